@@ -1,0 +1,8 @@
+"""Fits a logistic regression: `python scripts/train.py dataset=mnist lr=0.1`; `--help` says the rest."""
+
+import sys
+
+from logreg.door import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""What happens beside the training: checkpoints that a kill cannot break, and a sign of life."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from logreg.folder import CHECKPOINTS, run_folder_of, write_whole
+from logreg.tracking import RunLogger
+
+
+class HeldCheckpointIO(TorchCheckpointIO):
+    """Holds the newest state of each file in memory until ``flush`` writes it, whole or not at all.
+
+    An epoch of a small table takes a millisecond, a file takes longer.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Path, dict[str, Any]] = {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """As Lightning calls it.  Copies: the parameters will move on."""
+        self._held[Path(path)] = copy.deepcopy(checkpoint)
+
+    def flush(self) -> None:
+        """Writes what is held."""
+        for path, checkpoint in self._held.items():
+            write_whole(path, lambda file, checkpoint=checkpoint: torch.save(checkpoint, file))  # type: ignore[misc]
+        self._held.clear()
+
+
+class Checkpoints(Checkpoint):
+    """Keeps ``last.ckpt`` and ``best.ckpt`` in the run folder's ``checkpoints``.
+
+    ``best`` has the lowest loss/val so far; without a val split there is nothing to choose by and
+    it equals ``last``.  Both are written after the first epoch, then whenever ``every_s`` seconds
+    have gone, and after the last.
+    """
+
+    def __init__(self, folder: Path, io: HeldCheckpointIO, every_s: float = 2.0) -> None:
+        self.folder, self.io, self.every_s = folder / CHECKPOINTS, io, every_s
+        self.best: dict[str, float] = {}
+        """``epoch`` and ``loss/val`` of best.ckpt; empty without a val split."""
+        self._written_s = -math.inf
+        self._written_epoch = -1
+
+    @property
+    def last_path(self) -> Path:
+        """Where last.ckpt is."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def best_path(self) -> Path:
+        """Where best.ckpt is."""
+        return self.folder / "best.ckpt"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which epoch was best, for a resumed run to beat."""
+        return {"best": dict(self.best)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes up what ``state_dict`` gave."""
+        self.best = dict(state_dict["best"])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A resumed run may never beat the best epoch so far, so it brings that along."""
+        resumed = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        if not self.best or resumed is None:
+            return
+        best = resumed.parent / "best.ckpt"
+        if run_folder_of(resumed) and best.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(best, self.best_path)
+        else:
+            self.best = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes a new best epoch; writes the files when it is time."""
+        loss = trainer.callback_metrics.get("loss/val")
+        if loss is not None and float(loss) < self.best.get("loss/val", math.inf):
+            self.best = {"epoch": trainer.current_epoch + 1, "loss/val": float(loss)}
+            trainer.save_checkpoint(self.best_path, weights_only=False)
+        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        if is_last_epoch or time.monotonic() - self._written_s > self.every_s:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the files if training ended earlier than it was to."""
+        if self._written_epoch != trainer.current_epoch - 1:
+            self._write(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Saves what is held; the epoch that was interrupted is lost."""
+        self.io.flush()
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        trainer.save_checkpoint(self.last_path, weights_only=False)
+        if not self.best:
+            trainer.save_checkpoint(self.best_path, weights_only=False)
+        self.io.flush()
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.flush()
+        self._written_s, self._written_epoch = time.monotonic(), trainer.current_epoch
+
+
+class SignOfLife(Callback):
+    """A progress bar where a person watches stderr, a few plain lines where a file does."""
+
+    LINES = 5
+    """Plain lines in a run, spread evenly over its epochs."""
+
+    def __init__(self, label: str) -> None:
+        """Names the run.
+
+        Args:
+            label: Such as the dataset's name.
+        """
+        self.label = label
+        self._bar: Progress | None = None
+        self._shown_s = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the bar, at the epoch that a resumed run begins with."""
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("epoch {task.completed:.0f}/{task.total:.0f} {task.fields[scores]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(
+                self.label, total=trainer.max_epochs, completed=trainer.current_epoch, scores=""
+            )
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Shows the losses, at most ten times a second."""
+        done, total = trainer.current_epoch + 1, trainer.max_epochs or 1
+        if self._bar is not None:
+            if time.monotonic() - self._shown_s > 0.1 or done == total:
+                self._bar.update(self._task, completed=done, scores=self._scores(trainer))
+                self._shown_s = time.monotonic()
+        elif done * self.LINES // total > (done - 1) * self.LINES // total:
+            print(f"{self.label}: epoch {done}/{total} {self._scores(trainer)}", file=sys.stderr, flush=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Takes the bar away."""
+        self.on_train_end(trainer, pl_module)
+
+    def _scores(self, trainer: pl.Trainer) -> str:
+        metrics = trainer.callback_metrics
+        return "  ".join(f"{tag} {float(metrics[tag]):.4g}" for tag in ("loss/train", "loss/val") if tag in metrics)

@@ -1,0 +1,170 @@
+"""The front desk: every knob of a run, typed and checked.  Standard library only, so it answers at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from logreg.errors import ConfigError, did_you_mean
+from logreg.promises import Promise, check, flag, number, one_of, text, whole
+
+KNOBS: dict[str, Promise] = {
+    "loss": one_of(("auto", "bce", "cross_entropy")),
+    "reduction": one_of(("mean", "sum")),
+    "l2": number(at_least=0),
+    "l1": number(at_least=0),
+    "init": one_of(("zeros", "linear")),
+    "lr": number(above=0),
+    "batch_size": whole(at_least=1, or_word="full"),
+    "max_epochs": whole(at_least=1),
+    "accelerator": one_of(("auto", "cpu", "gpu", "mps")),
+    "devices": whole(at_least=1),
+    "precision": one_of(("32", "64")),
+    "seed": whole(at_least=0),
+    "verbose": flag(),
+}
+"""What each knob must be."""
+
+SECTIONS: dict[str, dict[str, dict[str, Promise]]] = {
+    "optimizer": {
+        "sgd": {"momentum": number(at_least=0, below=1), "nesterov": flag()},
+        "adam": {"beta1": number(at_least=0, below=1), "beta2": number(at_least=0, below=1), "eps": number(above=0)},
+        "adamw": {
+            "beta1": number(at_least=0, below=1),
+            "beta2": number(at_least=0, below=1),
+            "eps": number(above=0),
+            "weight_decay": number(at_least=0),
+        },
+    },
+    "schedule": {
+        "constant": {},
+        "cosine": {"floor": number(at_least=0, below=1)},
+        "step": {"every": whole(at_least=1), "factor": number(above=0)},
+    },
+}
+"""What a person chooses between, and the arguments of each choice."""
+
+REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
+    **{key: f"Set `{key}` instead." for key in ("accelerator", "devices", "precision", "max_epochs")},
+    "max_steps": "Training counts passes over the data: set `max_epochs`.",
+    "min_steps": "Training counts passes over the data: set `max_epochs`.",
+    "gradient_clip_val": "The gradient is taken in closed form and not clipped: lower `lr` instead.",
+    "gradient_clip_algorithm": "The gradient is taken in closed form and not clipped: lower `lr` instead.",
+    "accumulate_grad_batches": "Nothing is accumulated: raise `batch_size` instead.",
+    "logger": "Each run writes TensorBoard events and metrics.csv into its folder.",
+    "callbacks": "Use the Python interface, `logreg.run.train`, to add your own.",
+    "default_root_dir": "Set `hydra.run.dir` instead.",
+    "enable_checkpointing": "Each run keeps best.ckpt and last.ckpt.",
+    "num_nodes": "One machine fits a linear model.",
+    "barebones": "It would switch the checkpoints and TensorBoard off.",
+    "fast_dev_run": "Set `max_epochs=1` and `dataset` to a small one instead.",
+}
+"""Arguments of Lightning's Trainer that would be ignored or would break a promise, and what to do instead."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run, as a person asked for it.
+
+    Attributes:
+        dataset: ``name`` of the dataset; ``split`` (val and test fractions) and ``standardize``
+            where it has them; its own arguments.
+        optimizer: ``name`` and arguments.
+        schedule: ``name`` and arguments.
+        loss: "auto" is bce for two classes and cross_entropy for more.
+        reduction: Of the data term, over rows.
+        l2: Strength of the penalty (l2 / 2) * |coef|^2.
+        l1: Strength of the penalty l1 * |coef|_1.
+        init: Where the parameters start.
+        lr: Step size in the first epoch.
+        batch_size: Rows of a batch, or "full".
+        max_epochs: Passes over the train rows.
+        accelerator: "auto" takes a GPU if there is one; the others insist.
+        devices: How many of them.
+        precision: Bits of the arithmetic.
+        seed: Fixes the split, the order of rows and the start.
+        ckpt_path: What to resume: latest, best, last, a run folder or a file.
+        trainer: Further arguments of Lightning's Trainer.
+        expected: Result an experiment is expected to reach: value by "<metric>/<split>", and ``tolerance``.
+        verbose: Whether Lightning may speak.
+    """
+
+    dataset: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    schedule: Mapping[str, Any]
+    loss: str
+    reduction: str
+    l2: float
+    l1: float
+    init: str
+    lr: float
+    batch_size: int | str
+    max_epochs: int
+    accelerator: str
+    devices: int
+    precision: str
+    seed: int
+    ckpt_path: str | None
+    trainer: Mapping[str, Any]
+    expected: Mapping[str, Any]
+    verbose: bool
+
+    @classmethod
+    def from_mapping(cls, plain: Mapping[str, Any]) -> RunConfig:
+        """Checks each knob.
+
+        Args:
+            plain: One value for each attribute, as a yaml file has them.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value breaks its promise.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for key in plain:
+            if key not in known:
+                raise unknown_key(key, known)
+        for key in known:
+            if key not in plain:
+                raise ConfigError.broken(key, "be given", None)
+        for key, promise in KNOBS.items():
+            check(key, plain[key], promise)
+        for section, choices in SECTIONS.items():
+            _check_section(section, plain[section], choices)
+        for split, fraction in plain["dataset"].get("split", {}).items():
+            check(f"dataset.split.{split}", fraction, number(at_least=0, below=1))
+        if sum(plain["dataset"].get("split", {}).values()) >= 1:
+            raise ConfigError.broken("dataset.split", "leave rows to train on", dict(plain["dataset"]["split"]))
+        check("dataset.standardize", plain["dataset"]["standardize"], flag())
+        check("dataset.name", plain["dataset"]["name"], text())
+        if plain["ckpt_path"] is not None:
+            check("ckpt_path", plain["ckpt_path"], text())
+        for key, advice in REFUSED_TRAINER_ARGUMENTS.items():
+            if key in plain["trainer"]:
+                raise ConfigError(f"`trainer.{key}` must not be set. {advice}")
+        if plain["devices"] != 1:
+            raise ConfigError.broken(
+                "devices", "be 1", plain["devices"], "Training on several devices at once is not built yet."
+            )
+        return cls(**{**plain, "precision": str(plain["precision"])})
+
+
+def unknown_key(key: str, known: list[str]) -> ConfigError:
+    """The sentence for a key that no config has."""
+    near = did_you_mean(key, known) or "`--help` lists the keys."
+    return ConfigError(f"`{key}` must be a key of the config, and there is none of that name. {near}")
+
+
+def _check_section(section: str, plain: Mapping[str, Any], choices: Mapping[str, Mapping[str, Promise]]) -> None:
+    name = plain["name"]
+    if name not in choices:
+        raise ConfigError.not_a_choice(section, choices, name)
+    for key, value in plain.items():
+        if key == "name":
+            continue
+        if key not in choices[name]:
+            raise unknown_key(f"{section}.{key}", [f"{section}.{known}" for known in choices[name]])
+        check(f"{section}.{key}", value, choices[name][key])
+    if plain.get("nesterov") and not plain.get("momentum"):
+        raise ConfigError.broken("optimizer.nesterov", "go with a momentum > 0", True, "Set optimizer.momentum=0.9.")

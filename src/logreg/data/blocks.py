@@ -1,0 +1,91 @@
+"""Blocks of rows: the memory likes a few megabytes at once, never a row at a time.
+
+A standard DataLoader draws them: `BlockSampler` says which rows, `BlockDataset` fetches them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from logreg.facts import Batch
+
+BLOCK_BYTES = 6 * 2**20
+"""Size of a block of features: stays in the cache of common processors."""
+
+Rows = Tensor | slice
+"""Positions in a split: a tensor of numbers, or a slice where they are consecutive."""
+
+
+class BlockDataset(Dataset[Batch]):
+    """The rows of one split, fetched many at once."""
+
+    def __init__(self, features: Tensor, labels: Tensor, rows: Tensor | None, scale: float, dtype: torch.dtype) -> None:
+        """Looks at a table; nothing is copied.
+
+        Args:
+            features: Shape (M, D), any dtype, on the device that blocks shall live on.
+            labels: Shape (M,), int64.
+            rows: Which of the M rows are this split's, shape (N,); ``None`` for all, in order.
+            scale: Features times this are in source units.
+            dtype: Floating type of the blocks.
+        """
+        self.features, self.labels, self.rows, self.scale, self.dtype = features, labels, rows, scale, dtype
+
+    def __len__(self) -> int:
+        return len(self.features) if self.rows is None else len(self.rows)
+
+    def __getitem__(self, rows: Rows) -> Batch:
+        """The block of these positions; features in source units."""
+        if self.rows is not None:
+            rows = self.rows[rows]
+        if isinstance(rows, slice):
+            features, labels = self.features[rows], self.labels[rows]
+        else:
+            rows = rows.to(self.features.device)
+            features, labels = self.features.index_select(0, rows), self.labels.index_select(0, rows)
+        if features.dtype != self.dtype or self.scale != 1:
+            features = features.to(self.dtype, copy=True).mul_(self.scale)
+        return Batch(features, labels)
+
+
+class BlockSampler(Sampler[Rows]):
+    """Which positions come in which block; their order depends on seed and epoch alone."""
+
+    def __init__(self, num_rows: int, block_rows: int, shuffle: bool, seed: int = 0) -> None:
+        self.num_rows, self.block_rows, self.shuffle, self.seed, self.epoch = num_rows, block_rows, shuffle, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch, after a resume with the epoch that comes next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // self.block_rows)
+
+    def __iter__(self) -> Iterator[Rows]:
+        starts = range(0, self.num_rows, self.block_rows)
+        if not self.shuffle:
+            yield from (slice(start, min(start + self.block_rows, self.num_rows)) for start in starts)
+            return
+        order = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
+        yield from torch.randperm(self.num_rows, generator=order).split(self.block_rows)
+
+
+def block_loader(dataset: BlockDataset, batch_size: int, shuffle: bool, seed: int = 0) -> DataLoader[Batch]:
+    """A DataLoader whose items are blocks: whole batches, as many as fit into ``BLOCK_BYTES``.
+
+    Args:
+        dataset: The split.
+        batch_size: Rows of a batch; a block holds at least one.
+        shuffle: Whether each epoch has its own order.  Batches that hold all rows are not
+            shuffled: it would change nothing but the rounding.
+        seed: Fixes the order.
+    """
+    num_rows, num_features = len(dataset), dataset.features.shape[1]
+    batch_bytes = batch_size * num_features * dataset.dtype.itemsize
+    block_rows = batch_size * max(1, BLOCK_BYTES // batch_bytes)
+    sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed)
+    return DataLoader(dataset, batch_size=None, sampler=sampler)

@@ -1,0 +1,227 @@
+"""Where Hydra ends and logreg begins: composes a config, runs it, turns mistakes into one line.
+
+Nothing here imports torch before a run is certain to start: ``--help`` and typing mistakes are
+answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from logreg.config import RunConfig, unknown_key
+from logreg.errors import ConfigError, LogregError
+from logreg.folder import find_checkpoint, run_folder_of
+
+CONF = Path(__file__).parents[2] / "conf"
+"""The configs, at the top of the project."""
+
+ROOT = Path("runs")
+"""Where runs live, seen from where the person stands."""
+
+# `trainer` takes any key, where other keys must be known: it is Lightning's to say what it knows.
+ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
+
+_started = time.perf_counter()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line of ``scripts/train.py``.
+
+    Args:
+        arguments: What follows the script's name; ``sys.argv`` when ``None``.
+
+    Returns:
+        Exit code: 0 done; 1 a job of a sweep failed; 2 a mistake that the person can mend;
+        130 stopped from the keyboard.  A bug leaves with its traceback.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the sentence is ours
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    # Options first, as argparse wants them, whatever the order they were typed in.
+    options = [argument for argument in typed if argument.startswith("-") or not _is_override(argument)]
+    typed = [argument for argument in typed if argument not in options]
+    sweep: Path | None = None
+    try:
+        overrides = _parse(typed)
+        extra = _resumed_overrides(overrides)
+        if "-m" in options or "--multirun" in options:
+            from logreg.sweep import sweep_overrides
+
+            more, sweep = sweep_overrides(overrides, ROOT)
+            extra += more
+        sys.argv = [sys.argv[0], *options, *extra, *typed]
+        failures: list[Exception] = []
+        job = run_job if sweep is not None else _keeping(failures)
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        if failures:
+            raise failures[0]
+        if sweep is not None:
+            from logreg.sweep import gather
+
+            return gather(sweep)
+    except LogregError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (HydraException, OmegaConfBaseException) as error:
+        print(_in_our_words(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_job(composed: DictConfig) -> float | None:
+    """One run: alone, or as a job of a sweep, whose failure must not stop the others.
+
+    Args:
+        composed: The config as Hydra composed it.
+
+    Returns:
+        The last loss on val (on train where there is no val split), for sweepers that optimise it.
+    """
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    overrides = list(settings.overrides.task)
+    if settings.mode == RunMode.MULTIRUN:
+        from logreg.sweep import run_in_sweep
+
+        return run_in_sweep(lambda: _run(composed, folder, overrides), folder, overrides)
+    try:
+        return _run(composed, folder, overrides)
+    except LogregError:
+        _remove_if_empty(folder)
+        raise
+
+
+def _keeping(failures: list[Exception]) -> Callable[[DictConfig], None]:
+    """`run_job`, with what it raises kept for later: Hydra would print words of its own first."""
+
+    def job(composed: DictConfig) -> None:
+        try:
+            run_job(composed)
+        except Exception as error:
+            failures.append(error)
+
+    return job
+
+
+def _run(composed: DictConfig, folder: Path, overrides: list[str]) -> float:
+    """Checks, imports what takes seconds, trains, shows the result."""
+    plain = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(plain, dict)
+    config = RunConfig.from_mapping({str(key): value for key, value in plain.items()})
+
+    from logreg.lean import import_lightning
+
+    import_lightning()
+    from rich.console import Console
+
+    from logreg.report import print_summary
+    from logreg.run import train
+
+    single = HydraConfig.get().mode == RunMode.RUN
+    summary = train(config, folder, ROOT, overrides, started=_started if single else None)
+    if single:
+        print_summary(summary, Console())
+    metrics = summary["metrics"]
+    return float(metrics.get("val", metrics["train"])["loss"])
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument or argument.startswith("~")
+
+
+def _parse(arguments: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(arguments))
+
+
+def _resumed_overrides(overrides: Sequence[Override]) -> list[str]:
+    """What a resumed run was started with, less what is typed anew: a checkpoint path is enough."""
+    typed = {override.key_or_group: override for override in overrides}
+    if "ckpt_path" not in typed or typed["ckpt_path"].is_sweep_override():
+        return []
+    ckpt_path = typed["ckpt_path"].value()
+    folder = run_folder_of(find_checkpoint(str(ckpt_path), ROOT)) if ckpt_path is not None else None
+    if folder is None:
+        return []
+    before = _parse(list(OmegaConf.load(folder / ".hydra" / "overrides.yaml")))
+    changed = {key for key in typed if "." not in key}
+    return [
+        override.input_line or ""
+        for override in before
+        if override.key_or_group not in typed
+        # another optimizer does not take the arguments of the one before
+        and override.key_or_group.split(".")[0] not in changed
+    ]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Takes back the folder that Hydra made for a run that never started."""
+    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
+        shutil.rmtree(folder)
+        for parent in list(folder.parents)[:2]:
+            if parent.name and not any(parent.iterdir()) and parent.resolve() != Path.cwd():
+                parent.rmdir()
+
+
+def _in_our_words(error: Exception) -> str:
+    """What Hydra found wrong with the command line, in one line that says what to do."""
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return str(ConfigError.not_a_choice(group, sorted(error.options), name))
+    if isinstance(error, OverrideParseException):
+        return (
+            f"`{error.override}` must be written as key=value. Quote a value with special characters twice: "
+            "'key=\"some value\"'."
+        )
+    message = str(error) or str(error.__cause__)
+    words = message.replace("\n", " ").split("'")
+    if message.startswith("Could not override") or "is not in struct" in message:
+        key, known = words[1], _all_keys()
+        if key in known:
+            group = key.partition(".")[0]
+            return f"`{key}` belongs to another {group} than the one chosen. See conf/{group}/ for what each one takes."
+        return str(unknown_key(key, known))
+    if "requires --multirun" in message or message.startswith("Ambiguous value for argument"):
+        key, _, value = words[1].partition("=")
+        return f"`{key}` must be one value, got {value!r}. Add -m to run once for each of them."
+    return " ".join(message.split())
+
+
+def _all_keys() -> list[str]:
+    """Every key that some config has, with dots."""
+    keys: list[str] = []
+    for file in sorted(CONF.rglob("*.yaml")):
+        group = file.parent.relative_to(CONF).parts
+        if group[:1] not in (("experiment",), ("hydra",)):
+            keys += _flat(OmegaConf.to_container(OmegaConf.load(file)), ".".join(group))
+    return sorted(set(keys) - {"defaults", "hydra"})
+
+
+def _flat(tree: object, prefix: str) -> list[str]:
+    keys = [prefix] if prefix else []
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            keys += _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return keys
+
+
+def traceback_of(error: BaseException) -> str:
+    """The whole traceback as text."""
+    return "".join(traceback.format_exception(error))

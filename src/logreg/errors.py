@@ -1,0 +1,57 @@
+"""Errors a person can mend, each one sentence that says what to do.  Standard library only."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LogregError(ValueError):
+    """A mistake of the person who typed the command: one line on stderr, exit code 2, no traceback."""
+
+
+class ConfigError(LogregError):
+    """A key or a value that a run cannot work with."""
+
+    @classmethod
+    def broken(cls, key: str, promise: str, got: object, next_step: str = "") -> ConfigError:
+        """The house sentence: `` `key` must promise, got value. What to do next. ``.
+
+        Args:
+            key: The dotted name as the person types it, such as ``dataset.root``.
+            promise: What holds for a good value, such as "be a finite number > 0".
+            got: The value that broke the promise.
+            next_step: A sentence that says what to do, if the promise does not say it.
+        """
+        return cls(f"`{key}` must {promise}, got {got!r}." + (f" {next_step}" if next_step else ""))
+
+    @classmethod
+    def not_a_choice(cls, key: str, choices: Iterable[str], got: object) -> ConfigError:
+        """The sentence for a name that is not among ``choices``, with the nearest one offered."""
+        choices = list(choices)
+        return cls.broken(key, f"be one of {', '.join(choices)}", got, did_you_mean(got, choices))
+
+
+class DatasetNotFoundError(LogregError):
+    """Files of a dataset that are not where they were looked for."""
+
+
+class DataError(LogregError):
+    """Data that cannot be learned from: values, labels or splits at fault."""
+
+
+class DivergedError(LogregError):
+    """Training whose loss is no longer a finite number."""
+
+
+def did_you_mean(got: object, choices: Iterable[str]) -> str:
+    """Offers the choice nearest to ``got``, or nothing when none is near.
+
+    Example:
+        >>> did_you_mean("mnits", ["mnist", "toy"])
+        'Did you mean mnist?'
+        >>> did_you_mean("x", ["mnist", "toy"])
+        ''
+    """
+    near = difflib.get_close_matches(str(got), list(choices), n=1, cutoff=0.6)
+    return f"Did you mean {near[0]}?" if near else ""

@@ -1,0 +1,98 @@
+"""Pictures of a fitted model.  Drawn without a display: a Figure and its own canvas, no pyplot."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from logreg.facts import DataFacts
+
+
+def probability_curve(
+    coef: float,
+    intercept: float,
+    facts: DataFacts,
+    features: Tensor,
+    labels: Tensor,
+    axis: tuple[float, float] | None = None,
+) -> Figure:
+    """Probability of the positive class against the one feature, with the rows it was learned from.
+
+    Args:
+        coef: In source units.
+        intercept: In source units.
+        facts: Names the feature and the classes.
+        features: Shape (N, 1), source units.
+        labels: Shape (N,), 0 or 1.
+        axis: Range of the feature to draw; the rows' own when ``None``.
+    """
+    low, high = axis or _padded(float(features.min()), float(features.max()))
+    feature = facts.feature_names[0] if facts.feature_names else "feature"
+    positive = facts.class_names[1]
+    grid = np.linspace(low, high, 501)
+    # tanh saturates where exp would overflow
+    curve = (1 + np.tanh((coef * grid + intercept) / 2)) / 2
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.plot(grid, curve, color="#0072b2", linewidth=2, label=f"p({positive})")
+    axes.axhline(0.5, color="0.5", linewidth=1, linestyle="--")
+    even = -intercept / coef if coef else math.nan
+    if low <= even <= high:
+        axes.axvline(even, color="0.5", linewidth=1, linestyle="--")
+        axes.plot([even], [0.5], "o", color="black", markersize=5)
+        axes.annotate(f"even odds at {even:.2f}", (even, 0.5), xytext=(8, -14), textcoords="offset points")
+    for label, marker, colour in ((0, "o", "#d55e00"), (1, "^", "#009e73")):
+        rows = features[labels == label, 0]
+        axes.plot(
+            rows,
+            np.full(len(rows), float(label)),
+            marker,
+            color=colour,
+            markersize=8,
+            alpha=0.9 if len(rows) < 50 else 0.3,
+            label=facts.class_names[label],
+            linestyle="none",
+            clip_on=False,
+            zorder=3,
+        )
+    axes.set(xlim=(low, high), ylim=(0, 1), xlabel=feature, ylabel=f"probability of {positive}")
+    axes.set_title(f"{facts.name}: p({positive}) = sigmoid({coef:.3g} · {feature} {intercept:+.3g})")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center right")
+    return figure
+
+
+def coefficient_images(coef: Tensor, facts: DataFacts) -> Figure:
+    """One picture of the coefficients per output, red where a pixel speaks for the class.
+
+    Args:
+        coef: Shape (K, D), source units.
+        facts: Names the classes and the shape of an image.
+    """
+    names = facts.class_names if len(coef) > 1 else facts.class_names[1:]
+    columns = min(5, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(2.1 * columns + 0.9, 2.3 * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    # One scale for all, symmetric about 0: white is "no say", and classes can be compared.
+    limit = float(coef.abs().max()) or 1.0
+    for axes, name, row in zip(grid.flat, names, coef, strict=False):
+        image = row.reshape(facts.image_shape)
+        if image.ndim == 3:  # colours: a pixel's say is the sum over its channels
+            image = image.sum(0)
+        drawn = axes.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axes.set_title(name, fontsize=11)
+    figure.colorbar(drawn, ax=grid, shrink=0.8, label="coefficient")
+    figure.suptitle(f"{facts.name}: coefficients per class")
+    return figure
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    margin = (high - low or 1.0) * 0.1
+    return low - margin, high + margin

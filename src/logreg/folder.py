@@ -1,0 +1,87 @@
+"""The run folder: what lies where, written so that a kill at any moment leaves whole files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from logreg.errors import ConfigError
+
+CHECKPOINTS = "checkpoints"
+"""Folder of best.ckpt and last.ckpt inside a run folder."""
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file beside its place, then moves it there: readers see the old or the new one, whole.
+
+    Args:
+        path: Where the file shall be.
+        write: Is given the open binary file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def mark_latest(folder: Path, root: Path) -> None:
+    """Makes ``root/latest`` name the run folder: a link, or a text file where links are not allowed."""
+    latest = root / "latest"
+    target = os.path.relpath(folder, root)
+    temporary = root / f".latest.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(target, target_is_directory=True)
+    except OSError:  # Windows without the right to make links
+        temporary.write_text(target, encoding="utf-8")
+    temporary.replace(latest)
+
+
+def find_checkpoint(ckpt_path: str, root: Path) -> Path:
+    """The checkpoint file that a person means.
+
+    Args:
+        ckpt_path: "latest" (or "last") and "best" for those of the newest run; a run folder, for
+            its last.ckpt; or a file.
+        root: The folder whose ``latest`` names the newest run.
+
+    Raises:
+        ConfigError: There is none: nothing ever starts from scratch in silence.
+    """
+    advice = "Name a run folder or a .ckpt file, or leave ckpt_path out to start from scratch."
+    if ckpt_path in ("latest", "last", "best"):
+        folder = _latest(root)
+        if folder is None:
+            raise ConfigError(f"`ckpt_path={ckpt_path}` must find a run, and {root / 'latest'} is missing. {advice}")
+        path = folder / CHECKPOINTS / ("best.ckpt" if ckpt_path == "best" else "last.ckpt")
+    else:
+        path = Path(ckpt_path)
+        if path.is_dir():
+            path = path / CHECKPOINTS / "last.ckpt"
+    if not path.is_file():
+        raise ConfigError(f"`ckpt_path={ckpt_path}` must find a checkpoint, and {path} is missing. {advice}")
+    return path
+
+
+def run_folder_of(checkpoint: Path) -> Path | None:
+    """The run folder that a checkpoint lies in, or ``None`` if it was moved elsewhere."""
+    folder = checkpoint.parent.parent
+    return folder if checkpoint.parent.name == CHECKPOINTS and (folder / ".hydra").is_dir() else None
+
+
+def _latest(root: Path) -> Path | None:
+    latest = root / "latest"
+    if latest.is_dir():
+        return latest.resolve()
+    if latest.is_file():
+        return root / latest.read_text(encoding="utf-8").strip()
+    return None

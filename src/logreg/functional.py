@@ -1,0 +1,102 @@
+"""The mathematics of one row: links and losses.  Tensors in, tensors out; torch and nothing else.
+
+Axes, here and everywhere: N rows, D features, K outputs (K = 1: binary), C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LossName = Literal["bce", "cross_entropy"]
+
+
+def one_vs_rest(labels: Tensor, num_outputs: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Turns classes into the targets that a loss compares logits with.
+
+    Args:
+        labels: Classes, shape (N,), integers in [0, max(2, K)).
+        num_outputs: K; with 1 the only column is 1 for class 1, with more column k is 1 for class k.
+        dtype: Floating type of the result; torch's default when ``None``.
+
+    Returns:
+        Targets, shape (N, K), 0. or 1.
+
+    Example:
+        >>> one_vs_rest(torch.tensor([0, 1]), 1).tolist()
+        [[0.0], [1.0]]
+        >>> one_vs_rest(torch.tensor([0, 2]), 3).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    dtype = dtype or torch.get_default_dtype()
+    if num_outputs == 1:
+        return labels.to(dtype).unsqueeze(1)
+    return F.one_hot(labels, num_outputs).to(dtype)
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cost of each row, in nats, of predicting ``targets`` by ``sigmoid(logits)``.
+
+    One entry with logit z and target y costs softplus(z) - y z, which is -log p for y = 1 and
+    -log(1 - p) for y = 0.  torch computes it as max(z, 0) - y z + log1p(exp(-|z|)): no positive
+    number is exponentiated, so a wrong z = 800 costs 800 and not inf.
+
+    Args:
+        logits: Log-odds of each output, shape (N, K), any finite value.
+        targets: Probability of each output, shape (N, K), in [0, 1].
+
+    Returns:
+        Shape (N,): summed over the K outputs, so that each output is the fit it would be alone.
+
+    Example:
+        >>> binary_cross_entropy(torch.zeros(1, 1), torch.ones(1, 1))  # log 2
+        tensor([0.6931])
+    """
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
+
+
+def softmax_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cost of each row, in nats, of predicting ``targets`` by ``softmax(logits)``.
+
+    A row costs logsumexp(z) - sum_k y_k z_k (the targets of a row sum to 1), with the largest
+    logit subtracted before anything is exponentiated.
+
+    Args:
+        logits: Unnormalised log-probabilities, shape (N, K), K >= 2, any finite value.
+        targets: Probability of each class, shape (N, K), rows sum to 1.
+
+    Returns:
+        Shape (N,).
+
+    Example:
+        >>> softmax_cross_entropy(torch.zeros(1, 4), torch.eye(4)[:1])  # log 4
+        tensor([1.3863])
+    """
+    return F.cross_entropy(logits, targets, reduction="none")
+
+
+class Loss(NamedTuple):
+    """A loss with the link whose probabilities it scores; the pair is canonical.
+
+    Canonical means: the gradient of ``of_rows`` by the logits is ``link(logits) - targets``.
+    """
+
+    of_rows: Callable[[Tensor, Tensor], Tensor]
+    """(logits, targets), both (N, K) -> cost of each row in nats, (N,)."""
+    link: Callable[[Tensor], Tensor]
+    """logits (N, K) -> probabilities (N, K)."""
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return torch.softmax(logits, dim=1)
+
+
+LOSSES: dict[LossName, Loss] = {
+    "bce": Loss(binary_cross_entropy, torch.sigmoid),
+    "cross_entropy": Loss(softmax_cross_entropy, _softmax),
+}
+"""The losses by the name a person types."""

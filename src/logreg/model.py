@@ -1,0 +1,67 @@
+"""The logistic model: standardise, then linear, then nothing (the link belongs to the loss)."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from logreg.facts import DataFacts
+
+Init = Literal["zeros", "linear"]
+
+
+class LogisticModel(nn.Module):
+    """logits = ((features - mean) / std) @ coef.T + intercept.
+
+    Features come in source units; mean and std are buffers, so a checkpoint alone predicts.
+
+    Attributes:
+        coef: Shape (K, D), of the features as standardised here.
+        intercept: Shape (K,).
+        mean, std: Shape (D,) each, or empty when the facts do not standardise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, facts: DataFacts, num_outputs: int, init: Init = "zeros", seed: int = 0) -> None:
+        """Starts the parameters.
+
+        Args:
+            facts: Says D, and the mean and std to standardise by.
+            num_outputs: K.
+            init: "zeros", or "linear" for the start of ``nn.Linear`` right after
+                ``torch.manual_seed(seed)``: uniform within 1 / sqrt(D).
+            seed: Fixes the "linear" start.
+        """
+        super().__init__()
+        self.coef = nn.Parameter(torch.zeros(num_outputs, facts.num_features))
+        self.intercept = nn.Parameter(torch.zeros(num_outputs))
+        self.register_buffer("mean", torch.tensor(facts.mean, dtype=self.coef.dtype))
+        self.register_buffer("std", torch.tensor(facts.std, dtype=self.coef.dtype))
+        if init == "linear":
+            # The draws of nn.Linear.reset_parameters in its order, from a generator of our own.
+            draw = torch.Generator().manual_seed(seed)
+            nn.init.kaiming_uniform_(self.coef, a=math.sqrt(5), generator=draw)
+            bound = 1 / math.sqrt(facts.num_features)
+            nn.init.uniform_(self.intercept, -bound, bound, generator=draw)
+
+    def standardise(self, features: Tensor) -> Tensor:
+        """Features (N, D) in source units -> what ``coef`` multiplies, (N, D)."""
+        return (features - self.mean) / self.std if len(self.mean) else features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, D) in source units -> logits (N, K)."""
+        return torch.addmm(self.intercept, self.standardise(features), self.coef.T)
+
+    def in_source_units(self) -> tuple[Tensor, Tensor]:
+        """``coef`` (K, D) and ``intercept`` (K,) of the raw features, in float64 on the CPU."""
+        coef = self.coef.detach().to("cpu", torch.float64)
+        intercept = self.intercept.detach().to("cpu", torch.float64)
+        if not len(self.mean):
+            return coef, intercept
+        coef = coef / self.std.to("cpu", torch.float64)
+        return coef, intercept - coef @ self.mean.to("cpu", torch.float64)

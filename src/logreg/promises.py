@@ -1,0 +1,80 @@
+"""What a value must be, in words and as a test of it.  Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from logreg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A condition on one value."""
+
+    words: str
+    """Ends the sentence "`key` must ..."."""
+    holds: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+    """The names to choose from, where it is such a choice."""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf) -> Promise:
+    """A finite number, within these bounds."""
+    bounds = [
+        f"> {above:g}" if above > -math.inf else "",
+        f">= {at_least:g}" if at_least > -math.inf else "",
+        f"< {below:g}" if below < math.inf else "",
+    ]
+    words = " and ".join(bound for bound in bounds if bound)
+    return Promise(
+        f"be a finite number {words}".rstrip(),
+        lambda value: _is_number(value) and value > above and value >= at_least and value < below,
+    )
+
+
+def whole(at_least: int, or_word: str = "") -> Promise:
+    """A whole number from ``at_least`` on, or the one word."""
+    words = f"be a whole number >= {at_least}" + (f" or {or_word}" if or_word else "")
+    return Promise(
+        words,
+        lambda value: (
+            (isinstance(value, int) and not isinstance(value, bool) and value >= at_least)
+            or (bool(or_word) and value == or_word)
+        ),
+    )
+
+
+def one_of(choices: Iterable[str]) -> Promise:
+    """One of these names."""
+    names = tuple(choices)
+    return Promise(f"be one of {', '.join(names)}", lambda value: str(value) in names, names)
+
+
+def flag() -> Promise:
+    """True or false."""
+    return Promise("be true or false", lambda value: isinstance(value, bool))
+
+
+def text() -> Promise:
+    """Any text."""
+    return Promise("be text", lambda value: isinstance(value, str))
+
+
+def check(key: str, value: Any, promise: Promise, next_step: str = "") -> None:
+    """Raises the house sentence if ``value`` breaks the promise.
+
+    Raises:
+        ConfigError: Names the key, the promise, the value, and the nearest choice.
+    """
+    if promise.holds(value):
+        return
+    if promise.choices:
+        raise ConfigError.not_a_choice(key, promise.choices, value)
+    raise ConfigError.broken(key, promise.words, value, next_step)

@@ -1,0 +1,329 @@
+"""A finished run as a person reads it: summary.json, report.md, pictures, the table at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from logreg.config import RunConfig
+from logreg.data import KnownAnswer, TensorDataModule
+from logreg.facts import SPLITS, Split
+from logreg.folder import CHECKPOINTS, write_whole
+from logreg.metrics import Scores
+from logreg.module import LogisticModule
+from logreg.tracking import RunLogger
+
+Summary = dict[str, Any]
+"""The content of summary.json."""
+
+METRICS = ("loss", "accuracy", "auroc")
+"""Columns of every table, in this order; a column that no split has is left out."""
+
+FEW_FEATURES = 4
+"""Up to so many features the learned equation is written out."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run, with its objects still in memory."""
+
+    config: RunConfig
+    folder: Path
+    overrides: Sequence[str]
+    module: LogisticModule
+    data: TensorDataModule
+    scores: Mapping[Split, Scores]
+    """Of the parameters at the end of training."""
+    best: Mapping[str, float]
+    """Epoch and loss/val of best.ckpt."""
+    epochs: int
+
+
+def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
+    """All that is worth keeping of a run, as plain values.
+
+    Args:
+        result: The run.
+        seconds: How long what took.
+    """
+    module, facts = result.module, result.module.facts
+    summary: Summary = {
+        "status": "finished",
+        "folder": _relative(result.folder),
+        "command": shlex.join(["python", "scripts/train.py", *result.overrides]),
+        "overrides": list(result.overrides),
+        "dataset": {
+            "name": facts.name,
+            "rows": dict(facts.rows),
+            "features": facts.num_features,
+            "classes": list(facts.class_names),
+        },
+        "metrics": {split: dict(scores) for split, scores in result.scores.items()},
+        "objective": {
+            **dataclasses.asdict(module.objective),
+            "train": result.scores["train"]["loss"] + float(module.objective.penalty(module.model.coef.detach())),
+        },
+        "equation": equation(module),
+        "known_answer": _against(result.data.answer, result) if result.data.answer else None,
+        "expected": _expected(result.config.expected, result.scores),
+        "best": dict(result.best) or None,
+        "checkpoints": [f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"],
+        "epochs": result.epochs,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "seed": result.config.seed,
+        "config": dataclasses.asdict(result.config),
+        "git_commit": _git_commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("torch", "lightning", "torchmetrics", "numpy")},
+        },
+    }
+    return summary
+
+
+def write_report(result: RunResult, summary: Summary, figures: Sequence[str], logger: RunLogger) -> None:
+    """Writes summary.json and report.md, and closes TensorBoard's file.
+
+    Args:
+        result: The run.
+        summary: Of the same run.
+        figures: File names of its pictures.
+        logger: Still open.
+    """
+    for split, scores in result.scores.items():
+        if split == "test":  # train and val have their curves
+            logger.log_metrics({f"{name}/test": value for name, value in scores.items()}, result.epochs)
+    logger.flush()
+    logger.writer.close()
+    plain = json.dumps(summary, indent=2, ensure_ascii=False)
+    write_whole(result.folder / "summary.json", lambda file: file.write((plain + "\n").encode()))
+    page = as_markdown(summary, figures)
+    write_whole(result.folder / "report.md", lambda file: file.write(page.encode()))
+
+
+def draw(result: RunResult, logger: RunLogger) -> list[str]:
+    """Draws what there is to see into figures/*.png and TensorBoard's IMAGES; returns the names."""
+    facts = result.module.facts
+    one_feature = facts.num_features == 1 and facts.is_binary
+    if not (one_feature or facts.image_shape):
+        return []
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    from logreg import figures
+
+    if one_feature:
+        slope, offset = _log_odds(result.module)
+        rows = next(iter(result.data.blocks("train")))
+        features, labels = rows.features.cpu(), rows.labels.cpu()
+        figure = figures.probability_curve(float(slope[0]), offset, facts, features, labels, result.data.axis)
+        name = "probability"
+    else:
+        figure, name = figures.coefficient_images(result.module.model.in_source_units()[0], facts), "coefficients"
+    figure.set_dpi(130)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    path = result.folder / "figures" / f"{name}.png"
+    write_whole(path, lambda file: Image.fromarray(pixels).save(file, format="png"))
+    logger.writer.add_image(name, pixels, result.epochs, dataformats="HWC")
+    return [path.name]
+
+
+def equation(module: LogisticModule) -> str | None:
+    """The fitted model in words, for two classes and few features.
+
+    Returns:
+        Such as "p(pass) = sigmoid(1.50 * hours - 4.08), even odds at 2.72 hours", or ``None``.
+    """
+    facts = module.facts
+    if not facts.is_binary or facts.num_features > FEW_FEATURES or not facts.feature_names:
+        return None
+    slope, offset = _log_odds(module)
+    terms = [(float(value), f" * {name}") for value, name in zip(slope, facts.feature_names, strict=True)]
+    written = ""
+    for value, name in [*terms, (offset, "")]:
+        sign = "-" if value < 0 else "+"
+        written += (
+            f" {sign} {_short(abs(value))}{name}"
+            if written
+            else f"{'-' if value < 0 else ''}{_short(abs(value))}{name}"
+        )
+    text = f"p({facts.class_names[1]}) = sigmoid({written})"
+    if facts.num_features == 1 and slope[0]:
+        text += f", even odds at {_short(-offset / float(slope[0]))} {facts.feature_names[0]}"
+    return text
+
+
+def score_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the one table: a row per split that there is, a column per metric that there is."""
+    metrics = summary["metrics"]
+    columns = [name for name in METRICS if any(name in scores for scores in metrics.values())]
+    header = ["split", "rows", *columns]
+    rows = [
+        [split, f"{summary['dataset']['rows'][split]:,}", *(_cell(name, metrics[split].get(name)) for name in columns)]
+        for split in SPLITS
+        if split in metrics
+    ]
+    return header, rows
+
+
+def remarks(summary: Summary) -> list[str]:
+    """What the table does not say, a line each."""
+    lines = []
+    if summary["equation"]:
+        lines.append(summary["equation"])
+    if answer := summary["known_answer"]:
+        lines.append(
+            f"best possible accuracy {answer['accuracy']:.2%}; "
+            f"coefficients {answer['coef_error']:.1%} off the best ones"
+        )
+    for check in summary["expected"] or []:
+        verdict = "reached" if check["reached"] else "NOT reached"
+        lines.append(
+            f"expected {check['metric']} {check['value']:g} ± {check['tolerance']:g}: {verdict}, got {check['got']:.4g}"
+        )
+    if best := summary["best"]:
+        lines.append(f"lowest loss/val {best['loss/val']:.4f} after epoch {best['epoch']:.0f} of {summary['epochs']}")
+    seconds = summary["seconds"]
+    lines.append(f"took {seconds['total']:.1f} s, {seconds['fit']:.1f} s of it training")
+    return lines
+
+
+def next_commands(summary: Summary) -> list[str]:
+    """What a person may want to type now."""
+    folder = summary["folder"]
+    logdir = "runs" if Path(folder).parts[0] == "runs" else shlex.quote(folder)
+    other = "breast_cancer" if summary["dataset"]["name"] == "toy" else "toy"
+    return [
+        f"tensorboard --logdir {logdir}",
+        f"python scripts/train.py ckpt_path=latest max_epochs={2 * summary['epochs']}",
+        f"python scripts/train.py dataset={other}",
+    ]
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """The end of a run on the terminal."""
+    header, rows = score_table(summary)
+    table = Table(title=f"{summary['dataset']['name']}, {summary['objective']['loss']}", title_justify="left")
+    for position, name in enumerate(header):
+        table.add_column(name, justify="left" if position == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in [*remarks(summary), summary["folder"]]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print("next:")
+    for command in next_commands(summary):
+        console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
+    """report.md: the same, to keep."""
+    header, rows = score_table(summary)
+    lines = [
+        f"# {summary['dataset']['name']}",
+        "",
+        f"`{summary['command']}`",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+        *(f"- {line}" for line in remarks(summary)),
+        "",
+        *(f"![{Path(figure).stem}](figures/{figure})" for figure in figures),
+        "",
+        f"Commit {summary['git_commit'] or 'unknown'}, seed {summary['seed']}, "
+        + ", ".join(f"{package} {number}" for package, number in summary["versions"].items())
+        + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
+    """Slope (D,) and offset of the log-odds of class 1, in source units; with K = 2 a difference."""
+    coef, intercept = module.model.in_source_units()
+    if len(coef) == 1:
+        return coef[0], float(intercept[0])
+    return coef[1] - coef[0], float(intercept[1] - intercept[0])
+
+
+def _against(answer: KnownAnswer, result: RunResult) -> dict[str, Any]:
+    """The learned coefficients against the best ones; error relative to the norm of the latter."""
+    slope, offset = _log_odds(result.module)
+    best = torch.cat([answer.coef, torch.tensor([answer.intercept], dtype=torch.float64)])
+    learned = torch.cat([slope, torch.tensor([offset], dtype=torch.float64)])
+    few = len(answer.coef) <= 100
+    return {
+        "accuracy": answer.accuracy,
+        "coef": answer.coef.tolist() if few else None,
+        "intercept": answer.intercept,
+        "learned_coef": slope.tolist() if few else None,
+        "learned_intercept": offset,
+        "coef_error": float((learned - best).norm() / best.norm()) if float(best.norm()) else math.nan,
+    }
+
+
+def _expected(expected: Mapping[str, Any], scores: Mapping[Split, Scores]) -> list[dict[str, Any]] | None:
+    """What an experiment promised against what came out."""
+    checks = []
+    for metric, value in expected.items():
+        if metric == "tolerance":
+            continue
+        name, split = metric.split("/")
+        got = scores[split][name]  # type: ignore[index]  # a typo in a recipe is a bug of ours
+        tolerance = expected["tolerance"]
+        reached = abs(got - value) <= tolerance
+        checks.append({"metric": metric, "value": value, "tolerance": tolerance, "got": got, "reached": reached})
+    return checks or None
+
+
+def _cell(metric: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2%}" if metric == "accuracy" else f"{value:.4f}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.3g}"
+
+
+def _relative(folder: Path) -> str:
+    """The folder as seen from where the person stands, if it lies below."""
+    try:
+        return folder.resolve().relative_to(Path.cwd().resolve()).as_posix()
+    except ValueError:
+        return str(folder)
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, where the code is a git checkout; with "+changes" if it is not clean."""
+    here = os.fspath(Path(__file__).parent)
+    try:
+        commit = subprocess.run(
+            ["git", "-C", here, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip()

@@ -1,0 +1,244 @@
+"""One run, top to bottom: seed -> data -> module -> trainer -> fit -> score -> report."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import pickle
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from logreg.callbacks import Checkpoints, HeldCheckpointIO, SignOfLife
+from logreg.config import RunConfig
+from logreg.data import TensorDataModule, build_dataset
+from logreg.errors import ConfigError
+from logreg.facts import DataFacts, Split
+from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest
+from logreg.metrics import Scores, SplitScorer
+from logreg.module import LogisticModule
+from logreg.report import RunResult, Summary, draw, summarise, write_report
+from logreg.tracking import RunLogger
+
+log = logging.getLogger("logreg")
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    root: Path = Path("runs"),
+    overrides: Sequence[str] = (),
+    started: float | None = None,
+) -> Summary:
+    """Fits one model to one dataset and fills the run folder.
+
+    Order: seed -> data -> module -> trainer -> fit -> score -> report.
+
+    Args:
+        config: The run, checked.
+        folder: The run folder; one that has no checkpoints yet.
+        root: Where ``latest`` stands that names the newest run.
+        overrides: What the person typed after ``scripts/train.py``, for the report.
+        started: ``time.perf_counter()`` when the person pressed Enter; now when ``None``.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        LogregError: The person can mend it; the folder then has no checkpoints, unless training
+            diverged later.
+    """
+    started = time.perf_counter() if started is None else started
+    resumed = find_checkpoint(config.ckpt_path, root) if config.ckpt_path else None
+    _quieten(config.verbose)
+    _check_hardware(config.accelerator)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+
+    data = build_data(config)
+    data.setup("fit")
+    if resumed:
+        _check_resumable(resumed, config, data.facts)
+
+    module = build_module(config, data.facts)
+    if (folder / CHECKPOINTS).exists():
+        raise ConfigError(f"`hydra.run.dir` must name a new folder, and {folder} holds a run.")
+    checkpoints = Checkpoints(folder, HeldCheckpointIO())
+    trainer = build_trainer(config, folder, checkpoints, data)
+    logger = trainer.logger
+    assert isinstance(logger, RunLogger)
+    logger.log_hparams(_hparams(config, module))
+    mark_latest(folder, root)
+    log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
+
+    fit_start = time.perf_counter()
+    trainer.fit(module, datamodule=data, ckpt_path=resumed)
+    fit_seconds = time.perf_counter() - fit_start
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+    scores = {split: score(module, data, split) for split in data.splits}
+    result = RunResult(config, folder, overrides, module, data, scores, checkpoints.best, trainer.current_epoch)
+    figures = draw(result, logger)
+    summary = summarise(result, {"fit": fit_seconds, "total": time.perf_counter() - started})
+    write_report(result, summary, figures, logger)
+    return summary
+
+
+def build_data(config: RunConfig) -> TensorDataModule:
+    """The DataModule that a config names."""
+    own = dict(config.dataset)
+    name, split, standardize = own.pop("name"), own.pop("split", {}), own.pop("standardize")
+    own.pop("recipe", None)  # the front desk has taken from it what the person left open
+    return TensorDataModule(
+        build_dataset(name, own),
+        batch_size=_batch_size(config),
+        split=split,
+        standardize=standardize,
+        seed=config.seed,
+        dtype=torch.float64 if config.precision == "64" else torch.float32,
+    )
+
+
+def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
+    """The module that a config names."""
+    return LogisticModule(
+        facts=facts,
+        loss=config.loss,
+        reduction=config.reduction,  # type: ignore[arg-type]  # checked by the config
+        l2=float(config.l2),
+        l1=float(config.l1),
+        init=config.init,  # type: ignore[arg-type]  # checked by the config
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        lr=float(config.lr),
+        batch_size=_batch_size(config),
+        max_epochs=config.max_epochs,
+        seed=config.seed,
+    )
+
+
+def build_trainer(config: RunConfig, folder: Path, checkpoints: Checkpoints, data: TensorDataModule) -> pl.Trainer:
+    """Lightning's Trainer; ``config.trainer`` reaches it unchanged."""
+    known = list(inspect.signature(pl.Trainer.__init__).parameters)
+    for key in config.trainer:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ConfigError(
+                f"`trainer.{key}` must be an argument of Lightning's Trainer."
+                + (f" Did you mean trainer.{near[0]}?" if near else "")
+            )
+    arguments: dict[str, Any] = {
+        "accelerator": config.accelerator,
+        "devices": config.devices,
+        "precision": f"{config.precision}-true",
+        "max_epochs": config.max_epochs,
+        "logger": RunLogger(folder),
+        "callbacks": [checkpoints, SignOfLife(config.dataset["name"])],
+        "plugins": [checkpoints.io],
+        "enable_progress_bar": False,
+        "enable_model_summary": config.verbose,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 1.0 if "val" in data.splits else 0,
+        "log_every_n_steps": 1,
+        **config.trainer,
+    }
+    try:
+        return pl.Trainer(**arguments)
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise ConfigError(f"`trainer` must suit Lightning's Trainer: {error}") from error
+
+
+@torch.no_grad()
+def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Scores:
+    """Loss, accuracy and, for two classes, AUROC of all rows of a split."""
+    scorer = SplitScorer(module.objective, auroc=True)
+    for block in data.blocks(split):
+        module.to(block.features.device)
+        scorer.update(module(block.features), block.labels)
+    return scorer.compute()
+
+
+def _check_hardware(accelerator: str) -> None:
+    """``gpu`` without one is an error, never a quiet run on the CPU."""
+    there = {
+        "gpu": torch.cuda.is_available() or torch.backends.mps.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(accelerator, True):
+        kind = "CUDA device" if accelerator == "gpu" else "Apple GPU"
+        raise ConfigError(
+            f"`accelerator={accelerator}` must name hardware that torch can use here, and there is no {kind}. "
+            "Use accelerator=cpu, or accelerator=auto to take whatever there is."
+        )
+
+
+def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> None:
+    """A checkpoint goes on only with the data and the optimizer it was made with, and with epochs left."""
+    try:
+        held = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        arguments, epochs = held["hyper_parameters"], held["epoch"] + 1
+        theirs = DataFacts.from_dict(arguments["facts"])
+        optimizer = arguments["optimizer"]["name"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"`ckpt_path` must be a checkpoint of logreg, and {checkpoint} is not one.") from error
+    for what, ours, its in (
+        ("dataset", facts.name, theirs.name),
+        ("number of features", facts.num_features, theirs.num_features),
+        ("classes", facts.class_names, theirs.class_names),
+        ("train rows", facts.rows["train"], theirs.rows["train"]),
+        ("optimizer", config.optimizer["name"], optimizer),
+    ):
+        if ours != its:
+            raise ConfigError(
+                f"`ckpt_path` must fit the run: the {what} of {checkpoint} is {its!r}, of this run {ours!r}."
+            )
+    if config.max_epochs <= epochs:
+        raise ConfigError.broken(
+            "max_epochs",
+            f"exceed the {epochs} epochs in {checkpoint}",
+            config.max_epochs,
+            f"Try max_epochs={2 * epochs}.",
+        )
+
+
+def _quieten(verbose: bool) -> None:
+    """Sends what Lightning says into train.log, and drops the warnings known to be beside the point."""
+    if verbose:
+        return
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+    for message in (
+        ".*does not have many workers.*",  # blocks are indexed in one go; a worker would only copy them
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch >= 2.9
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _batch_size(config: RunConfig) -> int | None:
+    return None if config.batch_size == "full" else int(config.batch_size)
+
+
+def _hparams(config: RunConfig, module: LogisticModule) -> dict[str, float | str | bool]:
+    """The columns of TensorBoard's HPARAMS tab."""
+    flat: dict[str, float | str | bool] = {
+        "loss": module.objective.loss,
+        **{
+            key: getattr(config, key)
+            for key in ("reduction", "l2", "l1", "init", "lr", "batch_size", "max_epochs", "precision", "seed")
+        },
+    }
+    for section in ("dataset", "optimizer", "schedule"):
+        for key, value in getattr(config, section).items():
+            if isinstance(value, bool | int | float | str):
+                flat[section if key == "name" else f"{section}.{key}"] = value
+    return {key: str(value) if key == "batch_size" else value for key, value in flat.items()}

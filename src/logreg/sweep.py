@@ -1,0 +1,220 @@
+"""A grid sweep as one thing: job folders, failures that stop nobody else, a ranked table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+
+from logreg.errors import LogregError
+
+SEED = "seed"
+"""The key that is averaged over."""
+
+
+def sweep_overrides(overrides: Sequence[Override], root: Path) -> tuple[list[str], Path]:
+    """What Hydra must be told besides: where the sweep lives, and how its jobs are named.
+
+    Args:
+        overrides: What the person typed.
+        root: Where runs live.
+
+    Returns:
+        Overrides to add, and the sweep folder.
+    """
+    given = {override.key_or_group: override for override in overrides}
+    added = []
+    if "hydra.sweep.dir" in given:
+        folder = Path(str(given["hydra.sweep.dir"].value()))
+    else:
+        folder = root / "sweeps" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        added.append(f"hydra.sweep.dir={folder.as_posix()}")
+    # A job's folder names what the sweep varies; what all jobs share would only make it long.
+    shared = [key for key, override in given.items() if not override.is_sweep_override()]
+    if shared:
+        added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]")
+    return added, folder
+
+
+def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str]) -> float | None:
+    """One job; its failure is shown at once and written down, and the sweep goes on.
+
+    Args:
+        run: The job.
+        folder: Its folder.
+        overrides: What makes it differ.
+
+    Returns:
+        What ``run`` returns, or ``None`` if it failed.
+    """
+    _share_the_cores()
+    try:
+        loss = run()
+    except Exception as error:
+        from logreg.door import traceback_of
+
+        person = isinstance(error, LogregError)
+        line = str(error) if person else f"{type(error).__name__}: {error}"
+        details = line if person else traceback_of(error)
+        (folder / "train.log").open("a", encoding="utf-8").write(details + "\n")
+        failure = {"status": "failed", "error": line, "overrides": list(overrides), "metrics": {}}
+        (folder / "summary.json").write_text(json.dumps(failure, indent=2) + "\n", encoding="utf-8")
+        print(f"failed: {' '.join(overrides)} [{folder}]\n  {line}", file=sys.stderr, flush=True)
+        return None
+    print(f"done: {' '.join(overrides)}  loss {loss:.4f}", file=sys.stderr, flush=True)
+    return loss
+
+
+def gather(folder: Path) -> int:
+    """Ranks the jobs of a sweep, prints the table and writes results.csv.
+
+    Jobs that differ in the seed alone are one row: mean and standard deviation over the seeds.
+    Rows are ranked by loss on val, or on train where there is no val split.
+
+    Args:
+        folder: The sweep folder.
+
+    Returns:
+        Exit code: 1 if a job failed, else 0.
+    """
+    jobs = [
+        {**json.loads(path.read_text(encoding="utf-8")), "job": path.parent.relative_to(folder).as_posix()}
+        for path in folder.rglob("summary.json")
+    ]
+    jobs.sort(key=lambda job: int(job["job"].split("_")[0]))
+    if not jobs:
+        return 0
+    settings = [_settings(job["overrides"]) for job in jobs]
+    columns = list(dict.fromkeys(key for setting in settings for key in setting))
+    varied = [key for key in columns if len({setting.get(key) for setting in settings}) > 1]
+    metrics = _metric_names(jobs)
+    _write_csv(folder / "results.csv", jobs, settings, columns, metrics)
+
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    by = [key for key in varied if key != SEED]
+    for job, setting in zip(jobs, settings, strict=True):
+        if job["status"] == "finished":
+            groups.setdefault(tuple(setting.get(key, "") for key in by), []).append(job)
+    failed = [job for job in jobs if job["status"] != "finished"]
+    _print_table(folder, groups, by, metrics, failed)
+    return 1 if failed else 0
+
+
+def _settings(overrides: Sequence[str]) -> dict[str, str]:
+    return dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
+
+
+def _metric_names(jobs: Sequence[dict[str, Any]]) -> list[str]:
+    """Such as "loss/val"; the one that ranks comes first."""
+    there = list(
+        dict.fromkeys(
+            f"{metric}/{split}" for job in jobs for split, scores in job["metrics"].items() for metric in scores
+        )
+    )
+    order = ["loss/val", "accuracy/val", "auroc/val", "loss/test", "accuracy/test", "auroc/test"]
+    if "loss/val" not in there:
+        order = ["loss/train", "accuracy/train"]
+    return [name for name in order if name in there] + [name for name in there if name not in order]
+
+
+def _value(job: dict[str, Any], name: str) -> float | None:
+    metric, split = name.split("/")
+    value = job["metrics"].get(split, {}).get(metric)
+    return None if value is None else float(value)
+
+
+def _write_csv(
+    path: Path,
+    jobs: Sequence[dict[str, Any]],
+    settings: Sequence[dict[str, str]],
+    columns: list[str],
+    metrics: list[str],
+) -> None:
+    buffer = io.StringIO()
+    table = csv.DictWriter(buffer, ["job", "status", *columns, *metrics, "seconds", "error"])
+    table.writeheader()
+    for job, setting in zip(jobs, settings, strict=True):
+        table.writerow(
+            {
+                "job": job["job"],
+                "status": job["status"],
+                **setting,
+                **{name: _value(job, name) for name in metrics},
+                "seconds": job.get("seconds", {}).get("total"),
+                "error": job.get("error"),
+            }
+        )
+    path.write_text(buffer.getvalue(), encoding="utf-8")
+
+
+def _print_table(
+    folder: Path,
+    groups: dict[tuple[str, ...], list[dict[str, Any]]],
+    by: list[str],
+    metrics: list[str],
+    failed: Sequence[dict[str, Any]],
+) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if groups:
+        shown = [name for name in metrics if name.split("/")[1] != "train" or metrics[0].endswith("/train")]
+        table = Table(title=f"by {metrics[0]}, mean ± standard deviation over seeds", title_justify="left")
+        for heading in ("rank", *by, "runs", *shown):
+            table.add_column(heading, justify="right")
+
+        def mean_of(jobs: list[dict[str, Any]], name: str) -> float:
+            values = [value for job in jobs if (value := _value(job, name)) is not None]
+            return statistics.fmean(values) if values else math.inf
+
+        ranked = sorted(groups.items(), key=lambda group: mean_of(group[1], metrics[0]))
+        for rank, (setting, jobs) in enumerate(ranked, start=1):
+            cells = [_mean_and_deviation([_value(job, name) for job in jobs]) for name in shown]
+            table.add_row(str(rank), *setting, str(len(jobs)), *cells)
+        console.print(table)
+        console.print(f"best: {ranked[0][1][0]['command']}", markup=False, highlight=False, soft_wrap=True)
+    for job in failed:
+        console.print(f"failed: {folder / job['job']}: {job['error']}", markup=False, highlight=False, soft_wrap=True)
+    for line in (f"all jobs: {folder / 'results.csv'}", f"next:\n  tensorboard --logdir {folder}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _mean_and_deviation(values: Sequence[float | None]) -> str:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
+        return ""
+    if len(numbers) == 1:
+        return f"{numbers[0]:.4f}"
+    return f"{statistics.fmean(numbers):.4f} ± {statistics.stdev(numbers):.4f}"
+
+
+def _share_the_cores() -> None:
+    """Gives each worker of a parallel launcher its share of the cores, so that they do not fight.
+
+    The launcher's own processes each believe that they are alone.
+    """
+    workers = HydraConfig.get().launcher.get("n_jobs", 1)
+    if not workers or workers == 1:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores if workers < 0 else workers
+    threads = max(1, cores // workers)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    from logreg.lean import import_lightning
+
+    import_lightning()
+    import torch
+
+    torch.set_num_threads(threads)

@@ -1,0 +1,101 @@
+"""The curves of a run: TensorBoard events and metrics.csv, both in the run folder."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+from logreg.facts import SPLITS
+
+HPARAMS_METRICS = tuple(f"{metric}/{split}" for split in SPLITS for metric in ("loss", "accuracy"))
+"""Columns of the HPARAMS tab: the same in every run, since TensorBoard takes them from the first it reads."""
+
+
+class RunLogger(Logger):
+    """Writes each metric as a TensorBoard scalar and each step as a row of metrics.csv.
+
+    Files lie directly in the run folder: the folder's path is the run's name in TensorBoard.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.writer = SummaryWriter(str(folder), flush_secs=5)
+        self.writer.add_custom_scalars({"loss": {"train and val": ["Multiline", ["loss/train", "loss/val"]]}})
+        self._rows: dict[int, dict[str, float]] = {}
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """Nothing: the run folder is the run."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Nothing: the run folder is the run."""
+        return ""
+
+    @property
+    def log_dir(self) -> str:
+        """The run folder."""
+        return str(self.folder)
+
+    @property
+    def experiment(self) -> SummaryWriter:
+        """TensorBoard's writer, for what is not a scalar."""
+        return self.writer
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any] | Any, *args: Any, **kwargs: Any) -> None:
+        """Lightning offers the module's hyper-parameters; `log_hparams` takes the person's instead."""
+
+    def log_hparams(self, plain: Mapping[str, float | str | bool]) -> None:
+        """Makes this run a row of the HPARAMS tab.
+
+        The metrics of a row are the last points of the curves of the same names, so a split that
+        the dataset lacks stays blank.
+        """
+        for summary in hparams_summaries(dict(plain), dict.fromkeys(HPARAMS_METRICS, 0.0)):
+            self.writer._get_file_writer().add_summary(summary)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Writes one point of each curve.
+
+        Args:
+            metrics: Value by tag, such as "loss/train".
+            step: Passes over the data.
+        """
+        assert step is not None
+        row = self._rows.setdefault(int(step), {})
+        for tag, value in metrics.items():
+            if tag == "epoch":  # Lightning adds it; the axis says it already
+                continue
+            self.writer.add_scalar(tag, value, int(step))
+            row[tag] = value
+
+    def flush(self) -> None:
+        """Brings metrics.csv and the events on disk up to date.
+
+        Not named ``save``: Lightning calls that after every single point.
+        """
+        self.writer.flush()
+        columns = list(dict.fromkeys(tag for row in self._rows.values() for tag in row))
+        if not columns:
+            return
+        with (self.folder / "metrics.csv").open("w", newline="") as file:
+            table = csv.DictWriter(file, ["epoch", *columns])
+            table.writeheader()
+            table.writerows({"epoch": step, **row} for step, row in self._rows.items())
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Lightning calls this after each fit; the report still has pictures to add."""
+        self.flush()
