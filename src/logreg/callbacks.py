@@ -120,16 +120,14 @@ class Checkpoints(Checkpoint):
 class SignOfLife(Callback):
     """A progress bar where a person watches stderr, a few plain lines where a file does."""
 
-    LINES = 5
-    """Plain lines in a run, spread evenly over its epochs."""
-
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, lines: int = 5) -> None:
         """Names the run.
 
         Args:
             label: Such as the dataset's name.
+            lines: How many plain lines, spread evenly over the epochs.
         """
-        self.label = label
+        self.label, self.lines = label, lines
         self._bar: Progress | None = None
         self._shown_s = 0.0
 
@@ -156,7 +154,7 @@ class SignOfLife(Callback):
             if time.monotonic() - self._shown_s > 0.1 or done == total:
                 self._bar.update(self._task, completed=done, scores=self._scores(trainer))
                 self._shown_s = time.monotonic()
-        elif done * self.LINES // total > (done - 1) * self.LINES // total:
+        elif done * self.lines // total > (done - 1) * self.lines // total:
             print(f"{self.label}: epoch {done}/{total} {self._scores(trainer)}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

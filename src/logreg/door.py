@@ -136,7 +136,10 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str]) -> float:
     from logreg.run import train
 
     single = HydraConfig.get().mode == RunMode.RUN
-    summary = train(config, folder, ROOT, overrides, started=_started if single else None)
+    # In a sweep each job has one line of its own at its end.
+    summary = train(
+        config, folder, ROOT, overrides, started=_started if single else None, progress_lines=5 if single else 0
+    )
     if single:
         print_summary(summary, Console())
     metrics = summary["metrics"]

@@ -8,7 +8,8 @@ import logging
 import pickle
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from logreg.tracking import RunLogger
 
 log = logging.getLogger("logreg")
 
+ONE_THREAD_FLOP = 1e7
+"""Floating-point operations of a batch below which one thread does it: about 0.2 ms of work."""
+
 
 def train(
     config: RunConfig,
@@ -36,6 +40,7 @@ def train(
     root: Path = Path("runs"),
     overrides: Sequence[str] = (),
     started: float | None = None,
+    progress_lines: int = 5,
 ) -> Summary:
     """Fits one model to one dataset and fills the run folder.
 
@@ -47,6 +52,7 @@ def train(
         root: Where ``latest`` stands that names the newest run.
         overrides: What the person typed after ``scripts/train.py``, for the report.
         started: ``time.perf_counter()`` when the person pressed Enter; now when ``None``.
+        progress_lines: Lines on stderr during training, where stderr is not a terminal.
 
     Returns:
         The content of summary.json.
@@ -70,7 +76,8 @@ def train(
     if (folder / CHECKPOINTS).exists():
         raise ConfigError(f"`hydra.run.dir` must name a new folder, and {folder} holds a run.")
     checkpoints = Checkpoints(folder, HeldCheckpointIO())
-    trainer = build_trainer(config, folder, checkpoints, data)
+    sign_of_life = SignOfLife(config.dataset["name"], progress_lines)
+    trainer = build_trainer(config, RunLogger(folder), checkpoints, sign_of_life, has_val="val" in data.splits)
     logger = trainer.logger
     assert isinstance(logger, RunLogger)
     logger.log_hparams(_hparams(config, module))
@@ -78,7 +85,8 @@ def train(
     log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
 
     fit_start = time.perf_counter()
-    trainer.fit(module, datamodule=data, ckpt_path=resumed)
+    with _threads_for(module, data.facts):
+        trainer.fit(module, datamodule=data, ckpt_path=resumed)
     fit_seconds = time.perf_counter() - fit_start
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -124,7 +132,9 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
     )
 
 
-def build_trainer(config: RunConfig, folder: Path, checkpoints: Checkpoints, data: TensorDataModule) -> pl.Trainer:
+def build_trainer(
+    config: RunConfig, logger: RunLogger, checkpoints: Checkpoints, sign_of_life: SignOfLife, has_val: bool
+) -> pl.Trainer:
     """Lightning's Trainer; ``config.trainer`` reaches it unchanged."""
     known = list(inspect.signature(pl.Trainer.__init__).parameters)
     for key in config.trainer:
@@ -139,13 +149,13 @@ def build_trainer(config: RunConfig, folder: Path, checkpoints: Checkpoints, dat
         "devices": config.devices,
         "precision": f"{config.precision}-true",
         "max_epochs": config.max_epochs,
-        "logger": RunLogger(folder),
-        "callbacks": [checkpoints, SignOfLife(config.dataset["name"])],
+        "logger": logger,
+        "callbacks": [checkpoints, sign_of_life],
         "plugins": [checkpoints.io],
         "enable_progress_bar": False,
         "enable_model_summary": config.verbose,
         "num_sanity_val_steps": 0,
-        "limit_val_batches": 1.0 if "val" in data.splits else 0,
+        "limit_val_batches": 1.0 if has_val else 0,
         "log_every_n_steps": 1,
         **config.trainer,
     }
@@ -222,6 +232,24 @@ def _quieten(verbose: bool) -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
     ):
         warnings.filterwarnings("ignore", message)
+
+
+@contextmanager
+def _threads_for(module: LogisticModule, facts: DataFacts) -> Iterator[None]:
+    """One CPU thread where a batch is too little work for two.
+
+    Two threads wait for each other in every operation.  On a free machine that costs nothing; where
+    other programs want the cores too, an epoch of small batches takes tens of times as long.
+    """
+    batch = min(module.batch_size or facts.rows["train"], facts.rows["train"])
+    work = 4 * batch * facts.num_features * len(module.model.intercept)
+    threads = torch.get_num_threads()
+    if work < ONE_THREAD_FLOP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _batch_size(config: RunConfig) -> int | None:

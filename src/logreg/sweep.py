@@ -165,15 +165,17 @@ def _print_table(
     metrics: list[str],
     failed: Sequence[dict[str, Any]],
 ) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 200)
     if groups:
         shown = [name for name in metrics if name.split("/")[1] != "train" or metrics[0].endswith("/train")]
-        table = Table(title=f"by {metrics[0]}, mean ± standard deviation over seeds", title_justify="left")
+        title = f"by {metrics[0]}, mean±standard deviation over seeds"
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         for heading in ("rank", *by, "runs", *shown):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
 
         def mean_of(jobs: list[dict[str, Any]], name: str) -> float:
             values = [value for job in jobs if (value := _value(job, name)) is not None]
@@ -197,7 +199,7 @@ def _mean_and_deviation(values: Sequence[float | None]) -> str:
         return ""
     if len(numbers) == 1:
         return f"{numbers[0]:.4f}"
-    return f"{statistics.fmean(numbers):.4f} ± {statistics.stdev(numbers):.4f}"
+    return f"{statistics.fmean(numbers):.4f}±{statistics.stdev(numbers):.4f}"
 
 
 def _share_the_cores() -> None:

@@ -219,9 +219,11 @@ class TensorDataModule(pl.LightningDataModule):
                     f"`labels` must lie in [0, {len(raw.class_names)}), got {int(chosen.min())} to "
                     f"{int(chosen.max())} {where}."
                 )
+            # The sum is one pass without a copy; it may also overflow, so only then is each value looked at.
             if features.is_floating_point() and not bool(features.sum().isfinite()):
-                bad = int((~features.isfinite()).any(1).nonzero()[0])
-                raise DataError(f"`features` must be finite, got nan or inf in row {bad} {where}.")
+                bad = (~features.isfinite()).any(1).nonzero()
+                if len(bad):
+                    raise DataError(f"`features` must be finite, got nan or inf in row {int(bad[0])} {where}.")
         train = tables["train"]
         if len(torch.unique(train.labels if train.rows is None else train.labels[train.rows])) < 2:
             raise DataError(f"train of `dataset={self.dataset.name}` must hold at least 2 classes, got 1.")

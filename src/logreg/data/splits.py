@@ -26,14 +26,17 @@ def stratified_split(labels: Tensor, fractions: Mapping[Split, float], seed: int
         least one row.
     """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_class = [shuffled[labels[shuffled] == label] for label in range(int(labels.max()) + 1)]
+    by_class = [shuffled[labels[shuffled] == label] for label in labels.unique()]
     taken = [0] * len(by_class)
     rows: dict[Split, Tensor] = {}
     for split, fraction in fractions.items():
         if fraction == 0:
             continue
         wanted = [fraction * len(members) for members in by_class]
-        counts = [int(count) for count in wanted]
+        counts = [
+            min(int(count), len(members) - gone - 1)
+            for count, members, gone in zip(wanted, by_class, taken, strict=True)
+        ]
         # Rounding down loses rows; the classes that lost the largest part of one get it back.
         missing = round(sum(wanted)) - sum(counts)
         for label in sorted(range(len(counts)), key=lambda label: counts[label] - wanted[label]):

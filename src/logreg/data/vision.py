@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from logreg.data.base import RawData, Table
 from logreg.errors import DatasetNotFoundError
@@ -19,7 +20,13 @@ class ImageFacts:
     """Under ``root``; without or with .gz.  A file that is missing is named."""
 
 
-_IDX = tuple(f"{split}-{kind}" for split in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+_IDX = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+"""In the order of torchvision's own list."""
 
 FACTS = {
     "mnist": ImageFacts("MNIST", tuple("0123456789"), tuple(f"MNIST/raw/{file}" for file in _IDX)),
@@ -63,7 +70,9 @@ class Vision:
                 "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
             )
         try:
-            train = reader(self.root, train=True, download=self.download or not self._is_unpacked())
+            if not self.download:
+                self._unpack(reader)
+            train = reader(self.root, train=True, download=self.download)
             test = reader(self.root, train=False)
         except (OSError, RuntimeError, ValueError) as error:
             raise DatasetNotFoundError(
@@ -79,6 +88,13 @@ class Vision:
             scale=1 / 255,
         )
 
-    def _is_unpacked(self) -> bool:
-        """Whether the files lie there as torchvision reads them; it unpacks .gz only when it "downloads"."""
-        return all(Path(self.root, file).exists() for file in FACTS[self.name].files)
+    def _unpack(self, reader: Any) -> None:
+        """Unpacks .gz files that are whole; torchvision would do so only after a look at the network."""
+        from torchvision.datasets.utils import check_integrity, extract_archive
+
+        for file, (archive, checksum) in zip(FACTS[self.name].files, reader.resources, strict=True):
+            path = Path(self.root, file)
+            if not path.exists():
+                if not check_integrity(str(path.with_name(archive)), checksum):
+                    raise OSError(f"{archive} is broken, its checksum is not {checksum}")
+                extract_archive(str(path.with_name(archive)), str(path.parent))

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from logreg.facts import DataFacts
+from logreg.model import LogisticModel
+
+
+def facts(**others: object) -> DataFacts:
+    given: dict[str, object] = {
+        "name": "made",
+        "num_features": 2,
+        "class_names": ("no", "yes"),
+        "rows": {"train": 10},
+        **others,
+    }
+    return DataFacts(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_init_linear_is_the_start_of_nn_linear(seed: int) -> None:
+    torch.manual_seed(seed)
+    theirs = torch.nn.Linear(2, 3)
+    ours = LogisticModel(facts(), 3, init="linear", seed=seed)
+    torch.testing.assert_close(ours.coef, theirs.weight, rtol=0, atol=0)
+    torch.testing.assert_close(ours.intercept, theirs.bias, rtol=0, atol=0)
+
+
+def test_init_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.rand(3)
+    torch.manual_seed(1)
+    LogisticModel(facts(), 1, init="linear", seed=5)
+    torch.testing.assert_close(torch.rand(3), before, rtol=0, atol=0)
+
+
+def test_source_units_give_the_same_logits(draw: torch.Generator) -> None:
+    model = LogisticModel(facts(mean=(10.0, -3.0), std=(2.0, 0.5)), 3, init="linear").double()
+    features = torch.randn(5, 2, generator=draw, dtype=torch.float64) * 4 + 7
+    coef, intercept = model.in_source_units()
+    torch.testing.assert_close(features @ coef.T + intercept, model(features).detach())
+
+
+def test_the_standardisation_travels_in_the_state_dict() -> None:
+    model = LogisticModel(facts(mean=(10.0, -3.0), std=(2.0, 0.5)), 1)
+    other = LogisticModel(facts(mean=(0.0, 0.0), std=(1.0, 1.0)), 1)
+    other.load_state_dict(model.state_dict())
+    assert other.mean.tolist() == [10.0, -3.0]
+    assert other.std.tolist() == [2.0, 0.5]
+
+
+def test_facts_survive_as_plain_values() -> None:
+    ours = facts(mean=(10.0, -3.0), std=(2.0, 0.5), image_shape=(1, 2), feature_names=("a", "b"))
+    plain = ours.as_dict()
+    assert all(type(value) in (str, int, list, dict) for value in plain.values())
+    assert DataFacts.from_dict(plain) == ours
