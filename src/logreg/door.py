@@ -37,8 +37,6 @@ ROOT = Path("runs")
 # `trainer` takes any key, where other keys must be known: it is Lightning's to say what it knows.
 ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
 
-_started = time.perf_counter()
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/train.py``.
@@ -50,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done; 1 a job of a sweep failed; 2 a mistake that the person can mend;
         130 stopped from the keyboard.  A bug leaves with its traceback.
     """
+    started = time.perf_counter()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the sentence is ours
     typed = list(sys.argv[1:] if arguments is None else arguments)
     # Options first, as argparse wants them, whatever the order they were typed in.
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             extra += more
         sys.argv = [sys.argv[0], *options, *extra, *typed]
         failures: list[Exception] = []
-        job = run_job if sweep is not None else _keeping(failures)
+        job = run_job if sweep is not None else _keeping(failures, started)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
         if failures:
             raise failures[0]
@@ -86,11 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_job(composed: DictConfig) -> float | None:
+def run_job(composed: DictConfig, started: float | None = None) -> float | None:
     """One run: alone, or as a job of a sweep, whose failure must not stop the others.
 
     Args:
         composed: The config as Hydra composed it.
+        started: ``time.perf_counter()`` when the person pressed Enter, for a run alone.
 
     Returns:
         The last loss on val (on train where there is no val split), for sweepers that optimise it.
@@ -101,27 +101,27 @@ def run_job(composed: DictConfig) -> float | None:
     if settings.mode == RunMode.MULTIRUN:
         from logreg.sweep import run_in_sweep
 
-        return run_in_sweep(lambda: _run(composed, folder, overrides), folder, overrides)
+        return run_in_sweep(lambda: _run(composed, folder, overrides, None), folder, overrides)
     try:
-        return _run(composed, folder, overrides)
+        return _run(composed, folder, overrides, started)
     except LogregError:
         _remove_if_empty(folder)
         raise
 
 
-def _keeping(failures: list[Exception]) -> Callable[[DictConfig], None]:
+def _keeping(failures: list[Exception], started: float) -> Callable[[DictConfig], None]:
     """`run_job`, with what it raises kept for later: Hydra would print words of its own first."""
 
     def job(composed: DictConfig) -> None:
         try:
-            run_job(composed)
+            run_job(composed, started)
         except Exception as error:
             failures.append(error)
 
     return job
 
 
-def _run(composed: DictConfig, folder: Path, overrides: list[str]) -> float:
+def _run(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
     """Checks, imports what takes seconds, trains, shows the result."""
     plain = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(plain, dict)
@@ -137,9 +137,7 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str]) -> float:
 
     single = HydraConfig.get().mode == RunMode.RUN
     # In a sweep each job has one line of its own at its end.
-    summary = train(
-        config, folder, ROOT, overrides, started=_started if single else None, progress_lines=5 if single else 0
-    )
+    summary = train(config, folder, ROOT, overrides, started, progress_lines=5 if single else 0)
     if single:
         print_summary(summary, Console())
     metrics = summary["metrics"]

@@ -46,7 +46,7 @@ def probability_curve(
         axes.plot([even], [0.5], "o", color="black", markersize=5)
         axes.annotate(f"even odds at {even:.2f}", (even, 0.5), xytext=(8, -14), textcoords="offset points")
     for label, marker, colour in ((0, "o", "#d55e00"), (1, "^", "#009e73")):
-        rows = features[labels == label, 0]
+        rows = features[labels == label, 0].numpy()
         axes.plot(
             rows,
             np.full(len(rows), float(label)),
@@ -82,7 +82,7 @@ def coefficient_images(coef: Tensor, facts: DataFacts) -> Figure:
         axes.set_axis_off()
     # One scale for all, symmetric about 0: white is "no say", and classes can be compared.
     limit = float(coef.abs().max()) or 1.0
-    for axes, name, row in zip(grid.flat, names, coef, strict=False):
+    for axes, name, row in zip(grid.flat, names, coef.numpy(), strict=False):
         image = row.reshape(facts.image_shape)
         if image.ndim == 3:  # colours: a pixel's say is the sum over its channels
             image = image.sum(0)

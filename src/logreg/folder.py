@@ -33,8 +33,17 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def shown(path: Path) -> str:
+    """A path as a person would type it: relative if it lies below where they stand."""
+    try:
+        return path.resolve().relative_to(Path.cwd().resolve()).as_posix()
+    except ValueError:
+        return str(path)
+
+
 def mark_latest(folder: Path, root: Path) -> None:
     """Makes ``root/latest`` name the run folder: a link, or a text file where links are not allowed."""
+    root.mkdir(parents=True, exist_ok=True)
     latest = root / "latest"
     target = os.path.relpath(folder, root)
     temporary = root / f".latest.{os.getpid()}"

@@ -148,8 +148,13 @@ class LogisticModule(pl.LightningModule):
             self._steps.increment_completed()
         self.scorers["train"].update(logits, block.labels, targets)
 
-    def on_train_epoch_end(self) -> None:
-        """Logs the train split as the epoch saw it: each row scored just before its step."""
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Logs the train split as the epoch saw it: each row scored just before its step.
+
+        After the last block and not in ``on_train_epoch_end``, which comes after that of the callbacks.
+        """
+        if not self.trainer.is_last_batch:
+            return
         scores = self.scorers["train"].compute()
         if not math.isfinite(scores["loss"]):
             raise DivergedError(

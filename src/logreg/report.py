@@ -22,7 +22,7 @@ from rich.table import Table
 from logreg.config import RunConfig
 from logreg.data import KnownAnswer, TensorDataModule
 from logreg.facts import SPLITS, Split
-from logreg.folder import CHECKPOINTS, write_whole
+from logreg.folder import CHECKPOINTS, shown, write_whole
 from logreg.metrics import Scores
 from logreg.module import LogisticModule
 from logreg.tracking import RunLogger
@@ -63,7 +63,7 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
     module, facts = result.module, result.module.facts
     summary: Summary = {
         "status": "finished",
-        "folder": _relative(result.folder),
+        "folder": shown(result.folder),
         "command": shlex.join(["python", "scripts/train.py", *result.overrides]),
         "overrides": list(result.overrides),
         "dataset": {
@@ -89,7 +89,8 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "git_commit": _git_commit(),
         "versions": {
             "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "lightning", "torchmetrics", "numpy")},
+            "torch": torch.__version__,  # says which CUDA it was built for, unlike the package's number
+            **{package: version(package) for package in ("lightning", "torchmetrics", "numpy")},
         },
     }
     return summary
@@ -303,14 +304,6 @@ def _cell(metric: str, value: float | None) -> str:
 
 def _short(value: float) -> str:
     return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.3g}"
-
-
-def _relative(folder: Path) -> str:
-    """The folder as seen from where the person stands, if it lies below."""
-    try:
-        return folder.resolve().relative_to(Path.cwd().resolve()).as_posix()
-    except ValueError:
-        return str(folder)
 
 
 def _git_commit() -> str | None:

@@ -22,7 +22,7 @@ from logreg.config import RunConfig
 from logreg.data import TensorDataModule, build_dataset
 from logreg.errors import ConfigError
 from logreg.facts import DataFacts, Split
-from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest
+from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest, shown
 from logreg.metrics import Scores, SplitScorer
 from logreg.module import LogisticModule
 from logreg.report import RunResult, Summary, draw, summarise, write_report
@@ -74,7 +74,7 @@ def train(
 
     module = build_module(config, data.facts)
     if (folder / CHECKPOINTS).exists():
-        raise ConfigError(f"`hydra.run.dir` must name a new folder, and {folder} holds a run.")
+        raise ConfigError(f"`hydra.run.dir` must name a new folder, and {shown(folder)} holds a run.")
     checkpoints = Checkpoints(folder, HeldCheckpointIO())
     sign_of_life = SignOfLife(config.dataset["name"], progress_lines)
     trainer = build_trainer(config, RunLogger(folder), checkpoints, sign_of_life, has_val="val" in data.splits)
@@ -197,7 +197,7 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> N
         theirs = DataFacts.from_dict(arguments["facts"])
         optimizer = arguments["optimizer"]["name"]
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"`ckpt_path` must be a checkpoint of logreg, and {checkpoint} is not one.") from error
+        raise ConfigError(f"`ckpt_path` must be a checkpoint of logreg, and {shown(checkpoint)} is not one.") from error
     for what, ours, its in (
         ("dataset", facts.name, theirs.name),
         ("number of features", facts.num_features, theirs.num_features),
@@ -207,12 +207,12 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> N
     ):
         if ours != its:
             raise ConfigError(
-                f"`ckpt_path` must fit the run: the {what} of {checkpoint} is {its!r}, of this run {ours!r}."
+                f"`ckpt_path` must fit the run: the {what} of {shown(checkpoint)} is {its!r}, of this run {ours!r}."
             )
     if config.max_epochs <= epochs:
         raise ConfigError.broken(
             "max_epochs",
-            f"exceed the {epochs} epochs in {checkpoint}",
+            f"exceed the {epochs} epochs in {shown(checkpoint)}",
             config.max_epochs,
             f"Try max_epochs={2 * epochs}.",
         )

@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 
 from logreg.errors import LogregError
+from logreg.folder import shown
 
 SEED = "seed"
 """The key that is averaged over."""
@@ -70,7 +71,7 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
         (folder / "train.log").open("a", encoding="utf-8").write(details + "\n")
         failure = {"status": "failed", "error": line, "overrides": list(overrides), "metrics": {}}
         (folder / "summary.json").write_text(json.dumps(failure, indent=2) + "\n", encoding="utf-8")
-        print(f"failed: {' '.join(overrides)} [{folder}]\n  {line}", file=sys.stderr, flush=True)
+        print(f"failed: {' '.join(overrides)} [{shown(folder)}]\n  {line}", file=sys.stderr, flush=True)
         return None
     print(f"done: {' '.join(overrides)}  loss {loss:.4f}", file=sys.stderr, flush=True)
     return loss

@@ -1,0 +1,311 @@
+"""The life of a run: train, look, stop, go on, load elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import SCRIPT, Run, standing_in, train
+from torch import Tensor
+
+from logreg.door import main
+from logreg.module import LogisticModule
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The default run."""
+    return train(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def cancer(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A table with all three splits, standardised."""
+    return train(tmp_path_factory.mktemp("cancer"), "dataset=breast_cancer", "max_epochs=8", "l2=0.01")
+
+
+def tutorial(dtype: torch.dtype, epochs: int = 1000) -> tuple[list[float], torch.nn.Linear]:
+    """The twenty lines of the tutorials."""
+    torch.manual_seed(0)
+    hours = torch.tensor([[1.0], [2.0], [3.0]], dtype=dtype)
+    outcome = torch.tensor([[0.0], [0.0], [1.0]], dtype=dtype)
+    model = torch.nn.Linear(1, 1).to(dtype)
+    criterion = torch.nn.BCEWithLogitsLoss(reduction="sum")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(epochs):
+        loss = criterion(model(hours), outcome)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses, model
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [(32, 1e-5), (64, 1e-12)])
+def test_the_same_loss_as_the_tutorial_at_each_of_1000_epochs(tmp_path: Path, precision: int, tolerance: float) -> None:
+    theirs, their_model = tutorial(torch.float64 if precision == 64 else torch.float32)
+    run = train(tmp_path, "init=linear", f"precision={precision}")
+    with (run.folder / "metrics.csv").open() as file:
+        ours = {int(row["epoch"]): float(row["loss/train"]) for row in csv.DictReader(file)}
+    assert list(ours) == list(range(1, 1001))
+    np.testing.assert_allclose(list(ours.values()), theirs, rtol=tolerance)
+    # The event file keeps single precision, whatever was computed in.
+    curve = run.curve("loss/train")
+    assert list(curve) == list(ours)
+    np.testing.assert_allclose(list(curve.values()), theirs, rtol=max(tolerance, 1e-6))
+    parameters = run.checkpoint()["state_dict"]
+    torch.testing.assert_close(parameters["model.coef"], their_model.weight.detach(), rtol=tolerance, atol=0)
+    torch.testing.assert_close(parameters["model.intercept"], their_model.bias.detach(), rtol=tolerance, atol=0)
+
+
+def test_a_run_folder_holds_what_it_should(toy: Run) -> None:
+    there = {path.relative_to(toy.folder).as_posix() for path in toy.folder.rglob("*") if path.is_file()}
+    events = {name for name in there if name.startswith("events.out.tfevents.")}
+    assert len(events) == 1
+    assert there - events == {
+        ".hydra/config.yaml",
+        ".hydra/hydra.yaml",
+        ".hydra/overrides.yaml",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "figures/probability.png",
+        "metrics.csv",
+        "report.md",
+        "summary.json",
+        "train.log",
+    }
+    assert not any("=" in name for name in there)
+    assert toy.folder.parent.name == "toy"
+
+
+def test_the_summary_says_what_was_run_and_what_came_out(cancer: Run) -> None:
+    summary = cancer.summary
+    assert summary["status"] == "finished"
+    assert summary["command"] == "python scripts/train.py dataset=breast_cancer max_epochs=8 l2=0.01"
+    assert set(summary["metrics"]) == {"train", "val", "test"}
+    for scores in summary["metrics"].values():
+        assert set(scores) == {"loss", "accuracy", "auroc"}
+    assert summary["dataset"]["rows"] == {"train": 341, "val": 114, "test": 114}
+    assert summary["epochs"] == 8
+    assert summary["seed"] == 0
+    assert summary["versions"]["torch"] == torch.__version__
+    assert 0 < summary["seconds"]["fit"] < summary["seconds"]["total"]
+    penalty = 0.01 / 2 * float(cancer.checkpoint()["state_dict"]["model.coef"].square().sum())
+    assert summary["objective"]["train"] == pytest.approx(summary["metrics"]["train"]["loss"] + penalty, rel=1e-6)
+
+
+def test_the_equation_is_that_of_the_parameters(toy: Run) -> None:
+    parameters = toy.checkpoint()["state_dict"]
+    coef, intercept = float(parameters["model.coef"]), float(parameters["model.intercept"])
+    expected = f"p(pass) = sigmoid({coef:.2f} * hours - {-intercept:.2f}), even odds at {-intercept / coef:.2f} hours"
+    assert toy.summary["equation"] == expected
+    assert expected in (toy.folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_splits_that_a_dataset_lacks_have_no_curve(toy: Run) -> None:
+    assert set(toy.summary["metrics"]) == {"train"}
+    assert sorted(toy.events().Tags()["scalars"]) == ["accuracy/train", "loss/train", "lr"]
+
+
+def test_curves_lie_on_one_axis_of_passes_over_the_data(cancer: Run) -> None:
+    for tag in ("loss/train", "loss/val", "accuracy/train", "accuracy/val", "auroc/val", "lr"):
+        assert list(cancer.curve(tag)) == list(range(1, 9))
+    for tag in ("loss/test", "accuracy/test", "auroc/test"):
+        assert list(cancer.curve(tag)) == [8]
+    # The last point of val is the table's: same parameters, same rows.
+    assert cancer.curve("loss/val")[8] == pytest.approx(cancer.summary["metrics"]["val"]["loss"], rel=1e-6)
+
+
+def test_the_hparams_tab_has_the_run_with_the_same_columns_whatever_the_dataset(toy: Run, cancer: Run) -> None:
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    columns = []
+    for run in (toy, cancer):
+        summaries = run.events().summary_metadata
+        experiment = plugin_data_pb2.HParamsPluginData.FromString(
+            summaries["_hparams_/experiment"].plugin_data.content
+        ).experiment
+        columns.append([info.name.tag for info in experiment.metric_infos])
+        start = plugin_data_pb2.HParamsPluginData.FromString(
+            summaries["_hparams_/session_start_info"].plugin_data.content
+        ).session_start_info
+        assert start.hparams["dataset"].string_value == run.summary["dataset"]["name"]
+        assert start.hparams["lr"].number_value == run.summary["config"]["lr"]
+    assert columns[0] == columns[1]
+    assert {"loss/val", "accuracy/val", "loss/test", "accuracy/test"} <= set(columns[1])
+    assert set(columns[1]) <= set(cancer.events().Tags()["scalars"])
+
+
+def test_train_and_val_loss_share_a_custom_chart(cancer: Run) -> None:
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    (event,) = cancer.events().Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert list(layout.category[0].chart[0].multiline.tag) == ["loss/train", "loss/val"]
+
+
+def test_the_picture_is_on_disk_and_in_tensorboard(toy: Run) -> None:
+    with Image.open(toy.folder / "figures" / "probability.png") as picture:
+        pixels = np.asarray(picture)
+    assert pixels.shape[2] == 3
+    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50  # something is drawn
+    (image,) = toy.events().Images("probability")
+    assert (image.width, image.height) == (pixels.shape[1], pixels.shape[0])
+
+
+def test_a_checkpoint_alone_predicts_on_raw_features(cancer: Run) -> None:
+    from sklearn.datasets import load_breast_cancer
+
+    module = LogisticModule.load_from_checkpoint(cancer.folder / "checkpoints" / "last.ckpt", map_location="cpu")
+    features = torch.from_numpy(load_breast_cancer().data).float()
+    labels = torch.from_numpy(load_breast_cancer().target)
+    accuracy = float(((module(features)[:, 0] > 0).long() == labels).double().mean())
+    rows, metrics = cancer.summary["dataset"]["rows"], cancer.summary["metrics"]
+    expected = sum(metrics[split]["accuracy"] * rows[split] for split in rows) / sum(rows.values())
+    assert accuracy == pytest.approx(expected)
+    coef, intercept = module.model.in_source_units()
+    torch.testing.assert_close(
+        features.double() @ coef.T + intercept, module(features).double().detach(), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_best_has_the_lowest_loss_on_val(tmp_path: Path) -> None:
+    run = train(tmp_path, "dataset=breast_cancer", "max_epochs=40")
+    curve = run.curve("loss/val")
+    best = min(curve, key=lambda epoch: curve[epoch])
+    assert best < 40, "this run was chosen because it overfits"
+    assert run.summary["best"]["epoch"] == best
+    assert run.checkpoint("best")["epoch"] == best - 1  # Lightning counts from 0
+    assert run.checkpoint("last")["epoch"] == 39
+
+
+RECIPES = [
+    ("dataset=digits", "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.nesterov=true"),
+    ("dataset=breast_cancer", "optimizer=adam", "schedule=step", "schedule.every=2"),
+    ("dataset=iris", "optimizer=adamw", "optimizer.weight_decay=0.1", "batch_size=full", "l1=0.01"),
+]
+
+
+def parameters(run: Run) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = run.checkpoint()["state_dict"]
+    return tensors
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_resumed_run_ends_with_the_bits_of_one_that_was_never_stopped(
+    tmp_path: Path, recipe: tuple[str, ...]
+) -> None:
+    (tmp_path / "straight").mkdir()
+    (tmp_path / "stopped").mkdir()
+    straight = train(tmp_path / "straight", *recipe, "max_epochs=9")
+    first = train(tmp_path / "stopped", *recipe, "max_epochs=4")
+    resumed = train(tmp_path / "stopped", "ckpt_path=latest", "max_epochs=9")
+    assert first.folder != resumed.folder
+    for name, ours in parameters(resumed).items():
+        torch.testing.assert_close(ours, parameters(straight)[name], rtol=0, atol=0)
+    assert resumed.checkpoint()["global_step"] == straight.checkpoint()["global_step"]
+    assert list(resumed.curve("loss/train")) == list(range(5, 10))
+
+
+def test_killed_in_mid_training_it_goes_on_from_the_last_epoch_saved(tmp_path: Path) -> None:
+    # Everything that a resumed run must get right at once: order of rows, moments, schedule, epoch.
+    recipe = ("dataset=digits", "optimizer=adam", "schedule=cosine", "batch_size=256", "max_epochs=200")
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *recipe], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    last = tmp_path / "runs" / "latest" / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 60
+    while not last.exists():  # written after the first epoch
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    killed = Run((tmp_path / "runs" / "latest").resolve())
+    assert killed.checkpoint()["epoch"] < 199, "it must have been killed in mid-training"
+    assert not (killed.folder / "summary.json").exists()
+
+    resumed = train(tmp_path, "ckpt_path=latest")
+    (tmp_path / "straight").mkdir()
+    straight = train(tmp_path / "straight", *recipe)
+    for name, ours in parameters(resumed).items():
+        torch.testing.assert_close(ours, parameters(straight)[name], rtol=0, atol=0)
+    assert resumed.summary["best"] == straight.summary["best"]
+    assert resumed.checkpoint("best")["epoch"] == straight.checkpoint("best")["epoch"]
+
+
+@pytest.mark.parametrize("way", ["latest", "last", "best", "folder", "file"])
+def test_each_way_to_name_a_checkpoint_resumes_it(tmp_path: Path, way: str) -> None:
+    first = train(tmp_path, "dataset=iris", "max_epochs=2")
+    named = {"folder": str(first.folder), "file": str(first.folder / "checkpoints" / "last.ckpt")}.get(way, way)
+    resumed = train(tmp_path, f"ckpt_path={named}", "max_epochs=3")
+    # The saved overrides came along: nobody typed dataset=iris again.
+    assert resumed.summary["dataset"]["name"] == "iris"
+    assert max(resumed.curve("loss/train")) == 3
+
+
+REFUSED = [
+    (("max_epochs=2",), "`max_epochs` must exceed the 2 epochs in"),
+    (("max_epochs=9", "optimizer=adam"), "`ckpt_path` must fit the run: the optimizer of"),
+    (("max_epochs=9", "dataset=wine"), "`ckpt_path` must fit the run: the dataset of"),
+    (("max_epochs=9", "dataset.split.val=0.4"), "`ckpt_path` must fit the run: the train rows of"),
+]
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, "dataset=iris", "max_epochs=2")
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, message in REFUSED:
+        capsys.readouterr()
+        with standing_in(tmp_path):
+            assert main(["ckpt_path=latest", *arguments]) == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith(message)
+        assert printed.err.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04cut off"])
+def test_a_broken_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    (tmp_path / "broken.ckpt").write_bytes(content)
+    with standing_in(tmp_path):
+        assert main(["ckpt_path=broken.ckpt"]) == 2
+    assert capsys.readouterr().err == "`ckpt_path` must be a checkpoint of logreg, and broken.ckpt is not one.\n"
+
+
+def test_a_checkpoint_with_code_inside_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"hyper_parameters": Path("x"), "epoch": 0}, tmp_path / "code.ckpt")  # an object, not a plain value
+    with standing_in(tmp_path):
+        assert main(["ckpt_path=code.ckpt"]) == 2
+    assert "must be a checkpoint of logreg" in capsys.readouterr().err
+
+
+def test_a_diverging_run_says_so_and_keeps_what_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with standing_in(tmp_path):
+        assert main(["dataset=digits", "lr=1e38", "max_epochs=5"]) == 2
+    assert "Try" not in capsys.readouterr().out
+    (run,) = (tmp_path / "runs" / "digits").iterdir()
+    assert (run / ".hydra").is_dir()
+
+
+def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path, "dataset=iris", "max_epochs=1", "hydra.run.dir=mine")
+    capsys.readouterr()
+    summary = (tmp_path / "mine" / "summary.json").read_text()
+    with standing_in(tmp_path):
+        assert main(["dataset=iris", "max_epochs=1", "hydra.run.dir=mine"]) == 2
+    assert capsys.readouterr().err == "`hydra.run.dir` must name a new folder, and mine holds a run.\n"
+    assert json.loads(summary)["status"] == "finished"
+    assert (tmp_path / "mine" / "summary.json").read_text() == summary
