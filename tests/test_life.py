@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import SCRIPT, Run, standing_in, train
 from torch import Tensor
 
 from logreg.door import main
 from logreg.module import LogisticModule
+from whole_runs import SCRIPT, Run, newest, standing_in, train
 
 
 @pytest.fixture(scope="module")
@@ -223,15 +223,14 @@ def test_killed_in_mid_training_it_goes_on_from_the_last_epoch_saved(tmp_path: P
     process = subprocess.Popen(
         [sys.executable, SCRIPT, *recipe], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    last = tmp_path / "runs" / "latest" / "checkpoints" / "last.ckpt"
     deadline = time.monotonic() + 60
-    while not last.exists():  # written after the first epoch
+    while not list(tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")):  # written after the first epoch
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    killed = Run((tmp_path / "runs" / "latest").resolve())
+    killed = newest(tmp_path)
     assert killed.checkpoint()["epoch"] < 199, "it must have been killed in mid-training"
     assert not (killed.folder / "summary.json").exists()
 

@@ -18,6 +18,7 @@ def probability_curve(
     facts: DataFacts,
     features: Tensor,
     labels: Tensor,
+    title: str,
     axis: tuple[float, float] | None = None,
 ) -> Figure:
     """Probability of the positive class against the one feature, with the rows it was learned from.
@@ -28,6 +29,7 @@ def probability_curve(
         facts: Names the feature and the classes.
         features: Shape (N, 1), source units.
         labels: Shape (N,), 0 or 1.
+        title: Over the picture.
         axis: Range of the feature to draw; the rows' own when ``None``.
     """
     low, high = axis or _padded(float(features.min()), float(features.max()))
@@ -60,7 +62,7 @@ def probability_curve(
             zorder=3,
         )
     axes.set(xlim=(low, high), ylim=(0, 1), xlabel=feature, ylabel=f"probability of {positive}")
-    axes.set_title(f"{facts.name}: p({positive}) = sigmoid({coef:.3g} · {feature} {intercept:+.3g})")
+    axes.set_title(title, fontsize=11)
     axes.grid(alpha=0.3)
     axes.legend(loc="center right")
     return figure

@@ -42,17 +42,11 @@ def shown(path: Path) -> str:
 
 
 def mark_latest(folder: Path, root: Path) -> None:
-    """Makes ``root/latest`` name the run folder: a link, or a text file where links are not allowed."""
-    root.mkdir(parents=True, exist_ok=True)
-    latest = root / "latest"
-    target = os.path.relpath(folder, root)
-    temporary = root / f".latest.{os.getpid()}"
-    temporary.unlink(missing_ok=True)
-    try:
-        temporary.symlink_to(target, target_is_directory=True)
-    except OSError:  # Windows without the right to make links
-        temporary.write_text(target, encoding="utf-8")
-    temporary.replace(latest)
+    """Makes the text file ``root/latest`` name the run folder.
+
+    Not a link: TensorBoard would follow it and show the newest run twice.
+    """
+    write_whole(root / "latest", lambda file: file.write(f"{os.path.relpath(folder, root)}\n".encode()))
 
 
 def find_checkpoint(ckpt_path: str, root: Path) -> Path:
@@ -68,7 +62,7 @@ def find_checkpoint(ckpt_path: str, root: Path) -> Path:
     """
     advice = "Name a run folder or a .ckpt file, or leave ckpt_path out to start from scratch."
     if ckpt_path in ("latest", "last", "best"):
-        folder = _latest(root)
+        folder = latest_run(root)
         if folder is None:
             raise ConfigError(f"`ckpt_path={ckpt_path}` must find a run, and {root / 'latest'} is missing. {advice}")
         path = folder / CHECKPOINTS / ("best.ckpt" if ckpt_path == "best" else "last.ckpt")
@@ -87,10 +81,7 @@ def run_folder_of(checkpoint: Path) -> Path | None:
     return folder if checkpoint.parent.name == CHECKPOINTS and (folder / ".hydra").is_dir() else None
 
 
-def _latest(root: Path) -> Path | None:
+def latest_run(root: Path) -> Path | None:
+    """The run folder that ``root/latest`` names, or ``None`` if there is no such file."""
     latest = root / "latest"
-    if latest.is_dir():
-        return latest.resolve()
-    if latest.is_file():
-        return root / latest.read_text(encoding="utf-8").strip()
-    return None
+    return root / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None

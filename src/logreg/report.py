@@ -132,7 +132,8 @@ def draw(result: RunResult, logger: RunLogger) -> list[str]:
         slope, offset = _log_odds(result.module)
         rows = next(iter(result.data.blocks("train")))
         features, labels = rows.features.cpu(), rows.labels.cpu()
-        figure = figures.probability_curve(float(slope[0]), offset, facts, features, labels, result.data.axis)
+        title = f"{facts.name}: {equation(result.module)}"
+        figure = figures.probability_curve(float(slope[0]), offset, facts, features, labels, title, result.data.axis)
         name = "probability"
     else:
         figure, name = figures.coefficient_images(result.module.model.in_source_units()[0], facts), "coefficients"

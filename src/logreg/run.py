@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import logging
@@ -80,7 +81,7 @@ def train(
     trainer = build_trainer(config, RunLogger(folder), checkpoints, sign_of_life, has_val="val" in data.splits)
     logger = trainer.logger
     assert isinstance(logger, RunLogger)
-    logger.log_hparams(_hparams(config, module))
+    logger.log_hparams(_hparams(config, module, overrides))
     mark_latest(folder, root)
     log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
 
@@ -256,17 +257,26 @@ def _batch_size(config: RunConfig) -> int | None:
     return None if config.batch_size == "full" else int(config.batch_size)
 
 
-def _hparams(config: RunConfig, module: LogisticModule) -> dict[str, float | str | bool]:
-    """The columns of TensorBoard's HPARAMS tab."""
-    flat: dict[str, float | str | bool] = {
+def _hparams(config: RunConfig, module: LogisticModule, overrides: Sequence[str]) -> dict[str, float | str | bool]:
+    """The columns of TensorBoard's HPARAMS tab: what is compared most, and what the person typed.
+
+    Not all there is: TensorBoard shows the first five in the order of the alphabet, and lr must be among them.
+    """
+    columns: dict[str, Any] = {
+        "batch_size": str(config.batch_size),  # a number or "full"
+        "dataset": config.dataset["name"],
+        "l2": config.l2,
         "loss": module.objective.loss,
-        **{
-            key: getattr(config, key)
-            for key in ("reduction", "l2", "l1", "init", "lr", "batch_size", "max_epochs", "precision", "seed")
-        },
+        "lr": config.lr,
+        "max_epochs": config.max_epochs,
+        "optimizer": config.optimizer["name"],
+        "seed": config.seed,
     }
-    for section in ("dataset", "optimizer", "schedule"):
-        for key, value in getattr(config, section).items():
-            if isinstance(value, bool | int | float | str):
-                flat[section if key == "name" else f"{section}.{key}"] = value
-    return {key: str(value) if key == "batch_size" else value for key, value in flat.items()}
+    for override in overrides:
+        key, _, _ = override.lstrip("+").partition("=")
+        value: Any = dataclasses.asdict(config)
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, bool | int | float | str):
+            columns.setdefault(key, value)
+    return columns

@@ -167,7 +167,7 @@ class TensorDataModule(pl.LightningDataModule):
         return block_loader(dataset, self.batch_size or len(dataset), shuffle=True, seed=self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """Blocks of the val split in order; none if it has none."""
+        """Blocks of the val split in order; none if it has none (then give the Trainer ``limit_val_batches=0``)."""
         return self.blocks("val") if "val" in self.splits else []
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:

@@ -25,4 +25,5 @@ class Bundled:
             class_names=tuple(str(name) for name in bunch.target_names),
             feature_names=() if self.name == "digits" else tuple(str(name) for name in bunch.feature_names),
             image_shape=(8, 8) if self.name == "digits" else (),
+            scale=1 / 16 if self.name == "digits" else 1.0,  # pixels of 0 to 16, served in [0, 1] as all pixels are
         )

@@ -15,6 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from logreg.door import main
+from logreg.folder import latest_run
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 """What a person runs."""
@@ -63,4 +64,11 @@ def train(folder: Path, *arguments: str) -> Run:
     """``python scripts/train.py`` with these arguments, standing in ``folder``; it must succeed."""
     with standing_in(folder):
         assert main(arguments) == 0
-        return Run((Path("runs") / "latest").resolve())
+        return newest(folder)
+
+
+def newest(folder: Path) -> Run:
+    """The newest run of those who stand in ``folder``."""
+    run = latest_run(folder / "runs")
+    assert run is not None
+    return Run(run.resolve())

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from rich.console import Console
+
+from logreg.facts import DataFacts
+from logreg.figures import coefficient_images, probability_curve
+from logreg.module import LogisticModule
+from logreg.report import as_markdown, equation, next_commands, print_summary, score_table
+
+
+def module_of(coef: list[list[float]], intercept: list[float], names: tuple[str, ...], **others: Any) -> LogisticModule:
+    facts = DataFacts("made", len(names), ("fail", "pass"), {"train": 3}, feature_names=names, **others)
+    module = LogisticModule(facts, loss="bce" if len(coef) == 1 else "cross_entropy").double()
+    with torch.no_grad():
+        module.model.coef.copy_(torch.tensor(coef))
+        module.model.intercept.copy_(torch.tensor(intercept))
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (
+            module_of([[1.5]], [-4.08], ("hours",)),
+            "p(pass) = sigmoid(1.50 * hours - 4.08), even odds at 2.72 hours",
+        ),
+        (module_of([[-1.0, 0.5]], [2.0], ("a", "b")), "p(pass) = sigmoid(-1.00 * a + 0.50 * b + 2.00)"),
+        # standardised: 3 * (x - 10) / 2 = 1.5 x - 15
+        (
+            module_of([[3.0]], [0.0], ("x",), mean=(10.0,), std=(2.0,)),
+            "p(pass) = sigmoid(1.50 * x - 15.00), even odds at 10.00 x",
+        ),
+        # two softmax outputs: the log-odds are their difference
+        (module_of([[1.0], [3.0]], [0.0, -1.0], ("x",)), "p(pass) = sigmoid(2.00 * x - 1.00), even odds at 0.50 x"),
+        (module_of([[0.0]], [1.0], ("x",)), "p(pass) = sigmoid(0.00 * x + 1.00)"),
+        (module_of([[1.0] * 5], [0.0], tuple("abcde")), None),
+    ],
+)
+def test_the_equation_in_words(module: LogisticModule, expected: str | None) -> None:
+    assert equation(module) == expected
+
+
+SUMMARY: dict[str, Any] = {
+    "folder": "runs/made/2026",
+    "command": "python scripts/train.py dataset=made",
+    "dataset": {"name": "made", "rows": {"train": 1200, "test": 300}},
+    "metrics": {"train": {"loss": 0.25, "accuracy": 0.5}, "test": {"loss": 0.5, "accuracy": 0.25}},
+    "objective": {"loss": "bce"},
+    "equation": None,
+    "known_answer": None,
+    "expected": [{"metric": "accuracy/test", "value": 0.9, "tolerance": 0.01, "got": 0.25, "reached": False}],
+    "best": None,
+    "epochs": 10,
+    "seconds": {"total": 2.0, "fit": 1.0},
+    "seed": 0,
+    "git_commit": None,
+    "versions": {"python": "3.11"},
+}
+
+
+def test_the_table_has_a_row_per_split_and_a_column_per_metric_that_there_is() -> None:
+    header, rows = score_table(SUMMARY)
+    assert header == ["split", "rows", "loss", "accuracy"]
+    assert rows == [["train", "1,200", "0.2500", "50.00%"], ["test", "300", "0.5000", "25.00%"]]
+
+
+def test_the_end_of_a_run_on_the_terminal() -> None:
+    shown = io.StringIO()
+    print_summary(SUMMARY, Console(file=shown, width=80))
+    lines = [line.rstrip() for line in shown.getvalue().splitlines()]
+    assert "expected accuracy/test 0.9 ± 0.01: NOT reached, got 0.25" in lines
+    assert "took 2.0 s, 1.0 s of it training" in lines
+    for command in next_commands(SUMMARY):
+        assert f"  {command}" in lines
+    assert "nan" not in shown.getvalue()
+
+
+def test_the_report_page_has_the_table_and_the_pictures() -> None:
+    page = as_markdown(SUMMARY, ["probability.png"])
+    assert "| train | 1,200 | 0.2500 | 50.00% |" in page
+    assert "![probability](figures/probability.png)" in page
+
+
+def test_the_curve_goes_through_one_half_at_even_odds() -> None:
+    facts = DataFacts("made", 1, ("fail", "pass"), {"train": 3}, feature_names=("hours",))
+    features, labels = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1])
+    figure = probability_curve(1.5, -3.75, facts, features, labels, "title", axis=(0.0, 10.0))
+    (axes,) = figure.axes
+    curve, half, even_line, even, fails, passes = axes.get_lines()
+    assert axes.get_xlim() == (0.0, 10.0)
+    assert np.interp(2.5, *curve.get_data()) == pytest.approx(0.5)  # type: ignore[arg-type]
+    assert set(np.asarray(half.get_ydata())) == {0.5}
+    assert set(np.asarray(even_line.get_xdata())) == {2.5}
+    assert [float(np.asarray(even.get_xdata())[0]), float(np.asarray(even.get_ydata())[0])] == [2.5, 0.5]
+    assert np.asarray(fails.get_xdata()).tolist() == [1.0, 2.0]
+    assert np.asarray(passes.get_xdata()).tolist() == [3.0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("hours", "probability of pass")
+
+
+def test_coefficients_share_one_scale_with_white_at_zero() -> None:
+    facts = DataFacts("made", 4, ("a", "b", "c"), {"train": 3}, image_shape=(2, 2))
+    coef = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 0.0, 0.0, -6.0], [0.5, 0.5, 0.5, 0.5]])
+    figure = coefficient_images(coef, facts)
+    FigureCanvasAgg(figure).draw()
+    images = [axes.get_images()[0] for axes in figure.axes if axes.get_images()]
+    assert [image.get_clim() for image in images] == [(-6.0, 6.0)] * 3
+    assert np.asarray(images[0].get_array()).tolist() == [[0.0, 1.0], [2.0, 3.0]]
+    assert [axes.get_title() for axes in figure.axes if axes.get_images()] == ["a", "b", "c"]
