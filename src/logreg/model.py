@@ -27,7 +27,14 @@ class LogisticModel(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, facts: DataFacts, num_outputs: int, init: Init = "zeros", seed: int = 0) -> None:
+    def __init__(
+        self,
+        facts: DataFacts,
+        num_outputs: int,
+        init: Init = "zeros",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Starts the parameters.
 
         Args:
@@ -36,18 +43,20 @@ class LogisticModel(nn.Module):
             init: "zeros", or "linear" for the start of ``nn.Linear`` right after
                 ``torch.manual_seed(seed)``: uniform within 1 / sqrt(D).
             seed: Fixes the "linear" start.
+            dtype: Floating type of parameters and buffers; the start is drawn in float32 all the same.
         """
         super().__init__()
-        self.coef = nn.Parameter(torch.zeros(num_outputs, facts.num_features))
-        self.intercept = nn.Parameter(torch.zeros(num_outputs))
-        self.register_buffer("mean", torch.tensor(facts.mean, dtype=self.coef.dtype))
-        self.register_buffer("std", torch.tensor(facts.std, dtype=self.coef.dtype))
+        coef, intercept = torch.zeros(num_outputs, facts.num_features), torch.zeros(num_outputs)
         if init == "linear":
             # The draws of nn.Linear.reset_parameters in its order, from a generator of our own.
             draw = torch.Generator().manual_seed(seed)
-            nn.init.kaiming_uniform_(self.coef, a=math.sqrt(5), generator=draw)
+            nn.init.kaiming_uniform_(coef, a=math.sqrt(5), generator=draw)
             bound = 1 / math.sqrt(facts.num_features)
-            nn.init.uniform_(self.intercept, -bound, bound, generator=draw)
+            nn.init.uniform_(intercept, -bound, bound, generator=draw)
+        self.coef = nn.Parameter(coef.to(dtype))
+        self.intercept = nn.Parameter(intercept.to(dtype))
+        self.register_buffer("mean", torch.tensor(facts.mean, dtype=dtype))
+        self.register_buffer("std", torch.tensor(facts.std, dtype=dtype))
 
     def standardise(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> what ``coef`` multiplies, (N, D)."""

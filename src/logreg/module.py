@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -17,6 +17,10 @@ from logreg.metrics import Scores, SplitScorer
 from logreg.model import Init, LogisticModel
 from logreg.objective import Objective, Reduction
 from logreg.optim import build_optimizer, lr_factor
+
+
+DTYPES = {"32": torch.float32, "64": torch.float64}
+"""Floating type by its bits, as a person types them."""
 
 
 def resolve_loss(loss: str, facts: DataFacts) -> LossName:
@@ -52,6 +56,7 @@ class LogisticModule(pl.LightningModule):
         batch_size: int | None = None,
         max_epochs: int = 100,
         seed: int = 0,
+        precision: Literal["32", "64"] = "32",
     ) -> None:
         """Builds the model; all arguments are kept in the checkpoint as plain values.
 
@@ -68,6 +73,7 @@ class LogisticModule(pl.LightningModule):
             batch_size: Rows of a batch; ``None`` for all rows of a block.
             max_epochs: Length of the schedule, in passes over the train rows.
             seed: Fixes the "linear" start.
+            precision: Bits of the parameters; the Trainer's must be the same.
         """
         super().__init__()
         if not isinstance(facts, DataFacts):
@@ -77,7 +83,7 @@ class LogisticModule(pl.LightningModule):
         self.facts = facts
         self.objective = Objective(resolve_loss(loss, facts), reduction, l2, l1)
         num_outputs = 1 if self.objective.loss == "bce" and facts.is_binary else facts.num_classes
-        self.model = LogisticModel(facts, num_outputs, init, seed)
+        self.model = LogisticModel(facts, num_outputs, init, seed, DTYPES[precision])
         self.optimizer, self.schedule, self.lr = optimizer, schedule, lr
         self.batch_size, self.max_epochs = batch_size, max_epochs
         # Plain values only: an object in here would make the checkpoint unreadable for torch.load.
@@ -95,6 +101,7 @@ class LogisticModule(pl.LightningModule):
                 "batch_size": batch_size,
                 "max_epochs": max_epochs,
                 "seed": seed,
+                "precision": precision,
             },
             logger=False,
         )

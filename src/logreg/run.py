@@ -25,7 +25,7 @@ from logreg.errors import ConfigError
 from logreg.facts import DataFacts, Split
 from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest, shown
 from logreg.metrics import Scores, SplitScorer
-from logreg.module import LogisticModule
+from logreg.module import DTYPES, LogisticModule
 from logreg.report import RunResult, Summary, draw, summarise, write_report
 from logreg.tracking import RunLogger
 
@@ -111,7 +111,7 @@ def build_data(config: RunConfig) -> TensorDataModule:
         split=split,
         standardize=standardize,
         seed=config.seed,
-        dtype=torch.float64 if config.precision == "64" else torch.float32,
+        dtype=DTYPES[config.precision],
     )
 
 
@@ -130,6 +130,7 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
         batch_size=_batch_size(config),
         max_epochs=config.max_epochs,
         seed=config.seed,
+        precision=config.precision,  # type: ignore[arg-type]  # checked by the config
     )
 
 
