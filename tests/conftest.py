@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two files at a time on two cores: threads would only fight
 
 import pytest
 import torch

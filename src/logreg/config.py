@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from logreg.errors import ConfigError, did_you_mean
-from logreg.promises import Promise, check, flag, number, one_of, text, whole
+from logreg.promises import Promise, check, flag, mapping, number, one_of, text, whole
 
 KNOBS: dict[str, Promise] = {
     "loss": one_of(("auto", "bce", "cross_entropy")),
@@ -22,7 +22,7 @@ KNOBS: dict[str, Promise] = {
     "accelerator": one_of(("auto", "cpu", "gpu", "mps")),
     "devices": whole(at_least=1),
     "precision": one_of(("32", "64")),
-    "seed": whole(at_least=0),
+    "seed": whole(at_least=0, at_most=2**32 - 1),  # what numpy takes
     "verbose": flag(),
 }
 """What each knob must be."""
@@ -132,14 +132,11 @@ class RunConfig:
             check(key, plain[key], promise)
         for section, choices in SECTIONS.items():
             _check_section(section, plain[section], choices)
-        for split, fraction in plain["dataset"].get("split", {}).items():
-            check(f"dataset.split.{split}", fraction, number(at_least=0, below=1))
-        if sum(plain["dataset"].get("split", {}).values()) >= 1:
-            raise ConfigError.broken("dataset.split", "leave rows to train on", dict(plain["dataset"]["split"]))
-        check("dataset.standardize", plain["dataset"]["standardize"], flag())
-        check("dataset.name", plain["dataset"]["name"], text())
+        _check_dataset(plain["dataset"])
         if plain["ckpt_path"] is not None:
             check("ckpt_path", plain["ckpt_path"], text())
+        _check_expected(plain["expected"])
+        check("trainer", plain["trainer"], mapping("arguments of Lightning's Trainer, such as trainer.max_time=60"))
         for key, advice in REFUSED_TRAINER_ARGUMENTS.items():
             if key in plain["trainer"]:
                 raise ConfigError(f"`trainer.{key}` must not be set. {advice}")
@@ -156,8 +153,31 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
     return ConfigError(f"`{key}` must be a key of the config, and there is none of that name. {near}")
 
 
+def _check_dataset(plain: Mapping[str, Any]) -> None:
+    check("dataset.name", plain.get("name"), text())
+    check("dataset.standardize", plain.get("standardize"), flag())
+    split = plain.get("split", {})
+    check("dataset.split", split, mapping("fractions for val and test, such as {val: 0.2, test: 0.2}"))
+    for name, fraction in split.items():
+        if name not in ("val", "test"):
+            raise unknown_key(f"dataset.split.{name}", ["dataset.split.val", "dataset.split.test"])
+        check(f"dataset.split.{name}", fraction, number(at_least=0, below=1))
+    if sum(split.values()) >= 1:
+        raise ConfigError.broken("dataset.split", "leave rows to train on", dict(split))
+
+
+def _check_expected(plain: Any) -> None:
+    check("expected", plain, mapping("values and a tolerance, such as {accuracy/test: 0.92, tolerance: 0.003}"))
+    for metric, value in plain.items():
+        check(f"expected.{metric}", value, number())
+        if metric != "tolerance" and metric.count("/") != 1:
+            raise ConfigError(f"`expected.{metric}` must be written <metric>/<split>, such as accuracy/test.")
+    if plain and "tolerance" not in plain:
+        raise ConfigError.broken("expected", "have a tolerance", dict(plain))
+
+
 def _check_section(section: str, plain: Mapping[str, Any], choices: Mapping[str, Mapping[str, Promise]]) -> None:
-    name = plain["name"]
+    name = str(plain.get("name"))
     if name not in choices:
         raise ConfigError.not_a_choice(section, choices, name)
     for key, value in plain.items():

@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from logreg.config import RunConfig, unknown_key
+from logreg.config import SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, LogregError
 from logreg.folder import find_checkpoint, run_folder_of
 
@@ -51,14 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the sentence is ours
     typed = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(typed):  # without Hydra, which would list all groups first, its own too
+        print(OmegaConf.load(CONF / "hydra" / "help" / "logreg.yaml").template)
+        return 0
     # Options first, as argparse wants them, whatever the order they were typed in.
     options = [argument for argument in typed if argument.startswith("-") or not _is_override(argument)]
     typed = [argument for argument in typed if argument not in options]
     sweep: Path | None = None
     try:
         overrides = _parse(typed)
+        _check_groups(overrides)
         extra = _resumed_overrides(overrides)
-        if "-m" in options or "--multirun" in options:
+        if any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options):
             from logreg.sweep import sweep_overrides
 
             more, sweep = sweep_overrides(overrides, ROOT)
@@ -73,11 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from logreg.sweep import gather
 
             return gather(sweep)
-    except LogregError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (HydraException, OmegaConfBaseException) as error:
-        print(_in_our_words(error), file=sys.stderr)
+    except (LogregError, HydraException, OmegaConfBaseException) as error:
+        print(error if isinstance(error, LogregError) else _in_our_words(error), file=sys.stderr)
+        if sweep is not None:
+            _remove_if_empty(sweep)
         return 2
     except KeyboardInterrupt:
         print("Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.", file=sys.stderr)
@@ -97,7 +100,7 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
     """
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
-    overrides = list(settings.overrides.task)
+    overrides = _lines(settings.overrides.task)
     if settings.mode == RunMode.MULTIRUN:
         from logreg.sweep import run_in_sweep
 
@@ -123,9 +126,7 @@ def _keeping(failures: list[Exception], started: float) -> Callable[[DictConfig]
 
 def _run(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
     """Checks, imports what takes seconds, trains, shows the result."""
-    plain = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(plain, dict)
-    config = RunConfig.from_mapping({str(key): value for key, value in plain.items()})
+    config = RunConfig.from_mapping(_resolved(composed))
 
     from logreg.lean import import_lightning
 
@@ -142,6 +143,47 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
         print_summary(summary, Console())
     metrics = summary["metrics"]
     return float(metrics.get("val", metrics["train"])["loss"])
+
+
+def _lines(overrides: object) -> list[str]:
+    """Overrides as they were typed: what is written ${key} stays so."""
+    lines = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(lines, list)
+    return [str(line) for line in lines]
+
+
+def _resolved(composed: DictConfig) -> dict[str, object]:
+    """The config as plain values, with what refers to other keys filled in."""
+    for section, choices in SECTIONS.items():  # first, since the learning rate is looked up by such a name
+        name = OmegaConf.select(composed, f"{section}.name")
+        if name not in choices:
+            raise ConfigError.not_a_choice(section, choices, name)
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).splitlines()[0]
+        raise ConfigError(f"`{error.full_key}` must have a value, and it refers to none: {reason}.") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _check_groups(overrides: Sequence[Override]) -> None:
+    """A group takes the name of a file in conf/<group>/ and nothing else; in a sweep several."""
+    for override in overrides:
+        group = override.key_or_group
+        if group == "trainer":
+            raise ConfigError("`trainer` must be set by its arguments, such as trainer.max_time=60.")
+        if not group:
+            raise ConfigError(f"`{override.input_line}` must be written as key=value.")
+        if "/" in group or group == "hydra" or not (CONF / group).is_dir():
+            continue
+        choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        if override.is_delete():
+            raise ConfigError.not_a_choice(group, choices, None)
+        values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+        for value in values:
+            if str(value) not in choices and not (value is None and group == "experiment"):
+                raise ConfigError.not_a_choice(group, choices, value)
 
 
 def _is_override(argument: str) -> bool:
@@ -161,7 +203,7 @@ def _resumed_overrides(overrides: Sequence[Override]) -> list[str]:
     folder = run_folder_of(find_checkpoint(str(ckpt_path), ROOT)) if ckpt_path is not None else None
     if folder is None:
         return []
-    before = _parse(list(OmegaConf.load(folder / ".hydra" / "overrides.yaml")))
+    before = _parse(_lines(OmegaConf.load(folder / ".hydra" / "overrides.yaml")))
     changed = {key for key in typed if "." not in key}
     return [
         override.input_line or ""
@@ -173,8 +215,8 @@ def _resumed_overrides(overrides: Sequence[Override]) -> list[str]:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Takes back the folder that Hydra made for a run that never started."""
-    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
+    """Takes back the folder that Hydra made for a run or a sweep that never started."""
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".hydra", "train.log", "multirun.yaml"}:
         shutil.rmtree(folder)
         for parent in list(folder.parents)[:2]:
             if parent.name and not any(parent.iterdir()) and parent.resolve() != Path.cwd():

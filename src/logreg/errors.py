@@ -53,5 +53,6 @@ def did_you_mean(got: object, choices: Iterable[str]) -> str:
         >>> did_you_mean("x", ["mnist", "toy"])
         ''
     """
-    near = difflib.get_close_matches(str(got), list(choices), n=1, cutoff=0.6)
-    return f"Did you mean {near[0]}?" if near else ""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = difflib.get_close_matches(str(got).lower(), by_lower, n=1, cutoff=0.6)
+    return f"Did you mean {by_lower[near[0]]}?" if near else ""

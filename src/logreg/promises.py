@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,12 @@ class Promise:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
 
 
 def number(above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf) -> Promise:
@@ -39,16 +44,17 @@ def number(above: float = -math.inf, at_least: float = -math.inf, below: float =
     )
 
 
-def whole(at_least: int, or_word: str = "") -> Promise:
-    """A whole number from ``at_least`` on, or the one word."""
-    words = f"be a whole number >= {at_least}" + (f" or {or_word}" if or_word else "")
-    return Promise(
-        words,
-        lambda value: (
-            (isinstance(value, int) and not isinstance(value, bool) and value >= at_least)
-            or (bool(or_word) and value == or_word)
-        ),
-    )
+def whole(at_least: int, at_most: int | None = None, or_word: str = "") -> Promise:
+    """A whole number within these bounds, or the one word."""
+    words = f"be a whole number >= {at_least}"
+    words += (f" and <= {at_most}" if at_most is not None else "") + (f" or {or_word}" if or_word else "")
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value >= at_least and (at_most is None or value <= at_most)
+        return bool(or_word) and value == or_word
+
+    return Promise(words, holds)
 
 
 def one_of(choices: Iterable[str]) -> Promise:
@@ -60,6 +66,11 @@ def one_of(choices: Iterable[str]) -> Promise:
 def flag() -> Promise:
     """True or false."""
     return Promise("be true or false", lambda value: isinstance(value, bool))
+
+
+def mapping(of: str) -> Promise:
+    """Keys with values; ``of`` says which."""
+    return Promise(f"be {of}", lambda value: isinstance(value, Mapping))
 
 
 def text() -> Promise:

@@ -68,7 +68,8 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
         person = isinstance(error, LogregError)
         line = str(error) if person else f"{type(error).__name__}: {error}"
         details = line if person else traceback_of(error)
-        (folder / "train.log").open("a", encoding="utf-8").write(details + "\n")
+        with (folder / "train.log").open("a", encoding="utf-8") as file:
+            file.write(details + "\n")
         failure = {"status": "failed", "error": line, "overrides": list(overrides), "metrics": {}}
         (folder / "summary.json").write_text(json.dumps(failure, indent=2) + "\n", encoding="utf-8")
         print(f"failed: {' '.join(overrides)} [{shown(folder)}]\n  {line}", file=sys.stderr, flush=True)

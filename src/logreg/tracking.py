@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,15 @@ class RunLogger(Logger):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
-        self.writer = SummaryWriter(str(folder), flush_secs=5)
-        self.writer.add_custom_scalars({"loss": {"train and val": ["Multiline", ["loss/train", "loss/val"]]}})
         self._rows: dict[int, dict[str, float]] = {}
         self._columns: list[str] = []
+
+    @cached_property
+    def writer(self) -> SummaryWriter:
+        """TensorBoard's writer; its file is made when it is first used."""
+        writer = SummaryWriter(str(self.folder), flush_secs=5)
+        writer.add_custom_scalars({"loss": {"train and val": ["Multiline", ["loss/train", "loss/val"]]}})
+        return writer
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from logreg.data.base import RawData, Table
 from logreg.errors import DatasetNotFoundError
+from logreg.promises import check, flag, text
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Vision:
     name: str
     root: str = "data"
     download: bool = False
+
+    def __post_init__(self) -> None:
+        check("dataset.root", self.root, text())
+        check("dataset.download", self.download, flag())
 
     def read(self) -> RawData:
         """Both splits, 28 x 28 pixels flattened to D = 784.

@@ -1,0 +1,526 @@
+"""Measures logreg against what a person would write instead: `python scripts/benchmark.py [door] [toy] [mnist]`.
+
+Machines differ and are noisy, so what counts is a ratio of medians, with the two things compared
+taking turns.  `--help` says the rest; README.md quotes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import itertools
+import logging
+import os
+import platform
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from torch import Tensor
+
+    from logreg.config import RunConfig
+    from logreg.data import TensorDataModule
+    from logreg.module import LogisticModule
+
+TRAIN = str(Path(__file__).with_name("train.py").resolve())
+
+BATCH_SIZE = 128
+LR = 0.1
+
+PLAIN_TOY = """
+import torch
+from torch import nn
+
+hours = torch.tensor([[1.0], [2.0], [3.0]])
+passed = torch.tensor([[0.0], [0.0], [1.0]])
+
+model = nn.Linear(1, 1)
+cost = nn.BCEWithLogitsLoss(reduction="sum")
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+for epoch in range(1000):
+    optimizer.zero_grad()
+    loss = cost(model(hours), passed)
+    loss.backward()
+    optimizer.step()
+    if (epoch + 1) % 200 == 0:
+        print(f"epoch {epoch + 1}: loss {loss.item():.4f}")
+
+with torch.no_grad():
+    print(torch.sigmoid(model(torch.tensor([[4.0]]))).item())
+"""
+"""The tutorials' own script: three students, no logs, no checkpoints, no picture."""
+
+Seconds = Mapping[str, Sequence[float]]
+"""What was timed -> how long each time."""
+
+
+class Target(NamedTuple):
+    """What ours is held against."""
+
+    ratio: float
+    """Ours may take at most so many times the reference."""
+    remark: str = ""
+
+
+def main() -> int:
+    """Runs the parts that were asked for.
+
+    Returns:
+        Exit code: 0 done, whatever the numbers say; 2 there is no such part.
+    """
+    parser = argparse.ArgumentParser(description="Measures logreg against what a person would write instead.")
+    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all of them if none is named")
+    parser.add_argument("--repeats", type=int, default=5, help="times each thing is timed (default: 5)")
+    parser.add_argument(
+        "--mnist-root", type=Path, default=Path("data"), help="the folder that has MNIST/raw (default: data)"
+    )
+    arguments = parser.parse_args()
+    for part in arguments.parts:
+        if part not in PARTS:
+            parser.exit(2, f"`part` must be one of {', '.join(PARTS)}, got {part!r}.\n")
+    if arguments.repeats < 1:
+        parser.exit(2, f"`--repeats` must be at least 1, got {arguments.repeats}.\n")
+    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "lightning"))
+    print(f"python {platform.python_version()}, {versions}; {os.cpu_count()} cores", flush=True)
+    for part in arguments.parts or PARTS:
+        PARTS[part](arguments)
+    return 0
+
+
+def door(arguments: argparse.Namespace) -> None:
+    """Times what must be answered at once, as whole processes."""
+    seconds = alternate(
+        {
+            "--help": lambda: process_seconds([TRAIN, "--help"]),
+            "--cfg job": lambda: process_seconds([TRAIN, "--cfg", "job"]),
+            "lrr=0.1 (mistyped)": lambda: process_seconds([TRAIN, "lrr=0.1"], exit_code=2),
+        },
+        arguments.repeats,
+    )
+    print("\ndoor: seconds of a whole process")
+    print_row("", "median", "min", "max", "", "target")
+    for name, taken in seconds.items():
+        median = statistics.median(taken)
+        print_row(name, *spread(taken), "", "<= 1 s", "met" if median <= 1 else "not met")
+
+
+def toy(arguments: argparse.Namespace) -> None:
+    """Times the default run, as a whole process."""
+    seconds = alternate(
+        {
+            "ours": lambda: process_seconds([TRAIN]),
+            "import lightning, torchvision": lambda: process_seconds(["-c", "import lightning.pytorch, torchvision"]),
+            "the tutorial's plain script": lambda: process_seconds(["-c", PLAIN_TOY]),
+        },
+        arguments.repeats,
+    )
+    print_ratios(
+        "toy: seconds of a whole process; 1000 epochs, TensorBoard, checkpoints, picture",
+        seconds,
+        {"import lightning, torchvision": Target(1.45)},
+    )
+
+
+def mnist(arguments: argparse.Namespace) -> None:
+    """Times an epoch of 54,000 rows in batches of 128, validation and logging included."""
+    quieten()
+    with tempfile.TemporaryDirectory() as scratch:
+        root = arguments.mnist_root
+        if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+            print(f"\nNo MNIST in {root}: timed with random pixels of the same shape.")
+            root = Path(scratch, "data")
+            write_random_mnist(root / "MNIST" / "raw")
+        rows = MnistRows(root)
+        ours = OurRun(root, Path(scratch, "runs"))
+        per_image = PerImage(rows)
+        arms: dict[str, Callable[[], list[float]]] = {
+            "ours": ours.epochs,
+            "hand-written loop": HandWritten(rows).epochs,
+            "Lightning, a step per batch": PlainLightning(rows, Path(scratch, "lightning")).epochs,
+        }
+        # A single epoch of it takes as long as many of the others.
+        slow = {"torchvision, image by image": per_image.epochs}
+        repeats: int = arguments.repeats
+        seconds = dict(alternate(arms | slow, min(repeats, 3)))
+        if repeats > 3:
+            for name, taken in alternate(arms, repeats - 3).items():
+                seconds[name] = [*seconds[name], *taken]
+        print_ratios(
+            f"mnist: seconds of an epoch, {rows.counts}, batches of {BATCH_SIZE}, with validation and logging",
+            seconds,
+            {
+                "hand-written loop": Target(1.15, "aim 0.75"),
+                "torchvision, image by image": Target(0.1),
+            },
+        )
+        print_parts(ours.parts(repeats), statistics.median(seconds["ours"]))
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {"door": door, "toy": toy, "mnist": mnist}
+"""The parts by the names a person types."""
+
+
+def alternate(arms: Mapping[str, Callable[[], list[float]]], repeats: int) -> Seconds:
+    """Times several things in turns, A B A B ..., so that a slow minute slows them all.
+
+    Args:
+        arms: Name -> what runs once and returns the seconds it took, one or more times.
+        repeats: Turns each takes, after one that does not count.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for turn in range(repeats + 1):
+        for name, run in arms.items():
+            taken = run()
+            if turn:  # the first finds cold caches
+                seconds[name] += taken
+    return seconds
+
+
+def process_seconds(arguments: Sequence[str], exit_code: int = 0) -> list[float]:
+    """Wall seconds of a Python process in an empty folder, as a list of one.
+
+    Args:
+        arguments: What follows ``python``.
+        exit_code: What the process must leave with.
+
+    Raises:
+        RuntimeError: It left with another one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        seconds = time.perf_counter() - start
+    if done.returncode != exit_code:
+        raise RuntimeError(f"python {' '.join(arguments)} left with {done.returncode}:\n{done.stderr}")
+    return [seconds]
+
+
+def print_ratios(title: str, seconds: Seconds, targets: Mapping[str, Target]) -> None:
+    """Prints a table: the first thing is ours, the others are what it is held against."""
+    ours, *_ = seconds
+    median = statistics.median(seconds[ours])
+    print(f"\n{title}")
+    print_row("", "median", "min", "max", "ours / it", "target")
+    for name, taken in seconds.items():
+        ratio, target = median / statistics.median(taken), targets.get(name)
+        if name == ours:
+            print_row(name, *spread(taken))
+        elif target is None:
+            print_row(name, *spread(taken), f"{ratio:.2f}", "none")
+        else:
+            verdict = "met" if ratio <= target.ratio else "not met"
+            remark = f" ({target.remark})" if target.remark else ""
+            print_row(name, *spread(taken), f"{ratio:.2f}", f"<= {target.ratio:.2f}", verdict + remark)
+
+
+def print_parts(parts: Mapping[str, float], epoch: float) -> None:
+    """Prints what our epoch is made of; the rest is what was not timed alone."""
+    print("\nour epoch, part by part (each timed alone)")
+    print_row("", "median", share="of epoch")
+    for name, median in {**parts, "the rest": epoch - sum(parts.values())}.items():
+        print_row(name, f"{median:.4f}", share=f"{median / epoch:.0%}")
+
+
+def print_row(
+    name: str, median: str, least: str = "", most: str = "", share: str = "", target: str = "", verdict: str = ""
+) -> None:
+    """Prints a line of a table."""
+    print(f"{name:<30}{median:>10}{least:>10}{most:>10}{share:>11}  {target:<8} {verdict}".rstrip(), flush=True)
+
+
+def spread(taken: Sequence[float]) -> tuple[str, str, str]:
+    """Median, least and most, as a table shows them."""
+    return f"{statistics.median(taken):.4f}", f"{min(taken):.4f}", f"{max(taken):.4f}"
+
+
+def quieten() -> None:
+    """Silences what Lightning says about fits that are made to be short."""
+    from logreg.lean import import_lightning
+
+    warnings.filterwarnings("ignore")
+    import_lightning()
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def write_random_mnist(folder: Path) -> None:
+    """Writes files as MNIST has them: the same names, format and shapes; one pixel in five is not black."""
+    import torch
+
+    folder.mkdir(parents=True)
+    for split, count in (("train", 60_000), ("t10k", 10_000)):
+        pixels = torch.randint(-1020, 256, (count, 28, 28), dtype=torch.int16).clamp_(min=0).to(torch.uint8)
+        labels = torch.randint(0, 10, (count,), dtype=torch.uint8)
+        for kind, values in (("images-idx3", pixels), ("labels-idx1", labels)):
+            # The format: two zeros, 8 for bytes, the number of axes; their lengths; the values.
+            header = struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+            (folder / f"{split}-{kind}-ubyte").write_bytes(header + values.numpy().tobytes())
+
+
+class MnistRows:
+    """The rows that everyone trains on, read by torchvision and split as ours are."""
+
+    def __init__(self, root: Path) -> None:
+        from torchvision.datasets import MNIST
+        from torchvision.transforms import ToTensor
+
+        from logreg.data.splits import stratified_split
+
+        self.images = MNIST(str(root), train=True, transform=ToTensor())
+        self.features: Tensor = self.images.data.flatten(1) / 255
+        self.labels: Tensor = self.images.targets
+        rows = stratified_split(self.labels, {"val": 0.1}, seed=0)
+        self.train, self.val = rows["train"], rows["val"]
+        self.counts = f"{len(self.train):,} train and {len(self.val):,} val rows"
+
+
+Batches = Iterable[tuple["Tensor", "Tensor"]]
+"""Features and labels, batch by batch."""
+
+
+class HandWritten:
+    """The loop a person writes in plain PyTorch, over tensors in memory."""
+
+    def __init__(self, rows: MnistRows) -> None:
+        from torch import nn, optim
+
+        self.train = rows.features[rows.train], rows.labels[rows.train]
+        self.val = rows.features[rows.val], rows.labels[rows.val]
+        self.model = nn.Linear(784, 10)
+        self.optimizer = optim.SGD(self.model.parameters(), lr=LR)
+
+    def epochs(self) -> list[float]:
+        """Trains for three epochs; seconds of each."""
+        return timed(lambda: hand_written_epoch(self, self.batches(), [self.val]), times=3)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled rows, one indexing operation per batch."""
+        import torch
+
+        features, labels = self.train
+        for rows in torch.randperm(len(labels)).split(BATCH_SIZE):
+            yield features[rows], labels[rows]
+
+
+class PerImage:
+    """The same loop, fed as the tutorials do: a DataLoader that turns image after image into a tensor."""
+
+    def __init__(self, rows: MnistRows) -> None:
+        from torch import nn, optim
+        from torch.utils.data import DataLoader, Subset
+
+        train, val = (Subset(rows.images, part.tolist()) for part in (rows.train, rows.val))
+        self.train = DataLoader(train, BATCH_SIZE, shuffle=True, num_workers=0)
+        self.val = DataLoader(val, BATCH_SIZE, num_workers=0)
+        self.model = nn.Linear(784, 10)
+        self.optimizer = optim.SGD(self.model.parameters(), lr=LR)
+
+    def epochs(self) -> list[float]:
+        """Trains for one epoch; its seconds."""
+        return timed(lambda: hand_written_epoch(self, self.train, self.val))
+
+
+def hand_written_epoch(run: HandWritten | PerImage, train: Batches, val: Batches) -> tuple[float, float, float]:
+    """One epoch of plain PyTorch.
+
+    Returns:
+        Mean loss over the train batches; loss and accuracy of the val split.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    running, steps = 0.0, 0
+    for features, labels in train:
+        run.optimizer.zero_grad()
+        loss = F.cross_entropy(run.model(features.flatten(1)), labels)
+        loss.backward()
+        run.optimizer.step()
+        running += loss.item()
+        steps += 1
+    total, hits, rows = 0.0, 0, 0
+    with torch.no_grad():
+        for features, labels in val:
+            logits = run.model(features.flatten(1))
+            total += F.cross_entropy(logits, labels, reduction="sum").item()
+            hits += int((logits.argmax(1) == labels).sum())
+            rows += len(labels)
+    return running / steps, total / rows, hits / rows
+
+
+class PlainLightning:
+    """The LightningModule of the tutorials: a training step per batch, ``self.log`` in each."""
+
+    def __init__(self, rows: MnistRows, folder: Path) -> None:
+        self.fed = HandWritten(rows)
+        self.folder = folder
+
+    def epochs(self) -> list[float]:
+        """Fits a new model; seconds of its steady epochs."""
+        import lightning.pytorch as pl
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        clock, fed = EpochClock(), self.fed
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_epochs=4,
+            logger=TensorBoardLogger(str(self.folder)),
+            callbacks=[clock.callback()],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+        num_batches = -(-len(fed.train[1]) // BATCH_SIZE)
+        trainer.fit(plain_module(), Again(fed.batches, num_batches), Again(lambda: [fed.val], 1))
+        return clock.steady()
+
+
+class Again:
+    """Batches that can be gone through again and again, as a Trainer does."""
+
+    def __init__(self, batches: Callable[[], Batches], count: int) -> None:
+        self.batches, self.count = batches, count
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.batches())
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def plain_module() -> pl.LightningModule:
+    """The tutorials' LightningModule; made here, since Lightning takes seconds to import."""
+    import lightning.pytorch as pl
+    import torch
+    from torch.nn import functional as F
+
+    class Plain(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(784, 10)
+
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            loss = F.cross_entropy(self.linear(batch[0]), batch[1])
+            self.log("loss/train", loss)
+            return loss
+
+        def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+            logits = self.linear(batch[0])
+            self.log("loss/val", F.cross_entropy(logits, batch[1]))
+            self.log("accuracy/val", (logits.argmax(1) == batch[1]).float().mean())
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=LR)
+
+    return Plain()
+
+
+class OurRun:
+    """Ours: data, module and Trainer as ``scripts/train.py dataset=mnist`` builds them."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        from logreg.run import build_data
+
+        self.config = composed(root)
+        self.folder = folder
+        self.fits = 0
+        self.data: TensorDataModule = build_data(self.config)
+        self.data.setup("fit")
+        self.module: LogisticModule
+
+    def epochs(self) -> list[float]:
+        """Fits a new model; seconds of its steady epochs."""
+        from logreg.callbacks import Checkpoints, HeldCheckpointIO, SignOfLife
+        from logreg.run import build_module, build_trainer
+        from logreg.tracking import RunLogger
+
+        self.fits += 1
+        folder = self.folder / str(self.fits)
+        self.module = build_module(self.config, self.data.facts)
+        checkpoints = Checkpoints(folder, HeldCheckpointIO())
+        trainer = build_trainer(self.config, RunLogger(folder), checkpoints, SignOfLife("mnist"), has_val=True)
+        clock = EpochClock()
+        trainer.callbacks.insert(0, clock.callback())  # type: ignore[attr-defined]  # a connector of Lightning's sets it
+        with contextlib.redirect_stderr(io.StringIO()):  # five lines of progress
+            trainer.fit(self.module, datamodule=self.data)
+        return clock.steady()
+
+    def parts(self, repeats: int) -> dict[str, float]:
+        """Median seconds of what an epoch is made of, each part alone, after a fit."""
+        blocks = list(self.data.train_dataloader())
+        parts: dict[str, Callable[[], object]] = {
+            "loading the train blocks": lambda: list(map(len, self.data.train_dataloader())),
+            "steps in closed form": lambda: [self.module.training_step(block, 0) for block in blocks],
+            "scoring the train rows": self.module.scorers["train"].compute,
+            "loading and scoring val": self._validate,
+        }
+        seconds = alternate({name: partial(timed, part) for name, part in parts.items()}, 3 * repeats)
+        return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+    def _validate(self) -> None:
+        import torch
+
+        with torch.inference_mode():
+            for block in self.data.blocks("val"):
+                self.module.validation_step(block, 0)
+        self.module.scorers["val"].compute()
+
+
+def composed(root: Path) -> RunConfig:
+    """The config of ``dataset=mnist``, for five epochs on the CPU."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from logreg.config import RunConfig
+    from logreg.door import CONF
+
+    overrides = ["dataset=mnist", f"batch_size={BATCH_SIZE}", f"lr={LR}", "max_epochs=5", "accelerator=cpu"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        plain = OmegaConf.to_container(compose("config", overrides), resolve=True)
+    assert isinstance(plain, dict)
+    plain["dataset"]["root"] = str(root)
+    return RunConfig.from_mapping({str(key): value for key, value in plain.items()})
+
+
+class EpochClock:
+    """Notes when the epochs of a fit start."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+
+    def callback(self) -> pl.Callback:
+        """What the Trainer is to call."""
+        from lightning.pytorch.callbacks import LambdaCallback
+
+        return LambdaCallback(on_train_epoch_start=lambda trainer, module: self.starts.append(time.perf_counter()))
+
+    def steady(self) -> list[float]:
+        """Seconds from start to start, validation, logging and checkpoints included; neither first nor last epoch."""
+        return [end - start for start, end in itertools.pairwise(self.starts[1:])]
+
+
+def timed(work: Callable[[], object], times: int = 1) -> list[float]:
+    """Seconds that some work takes, each time."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""Every file under conf/: it composes, is checked, builds and takes an epoch.  A new file is tested by existing."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from logreg.config import KNOBS, SECTIONS, RunConfig
+from logreg.data import DATASETS, build_dataset
+from logreg.door import CONF
+from logreg.facts import SPLITS
+from logreg.optim import OPTIMIZERS, SCHEDULES, lr_factor
+from logreg.run import build_data, build_module, train
+
+FILES = sorted(file.relative_to(CONF).as_posix() for file in CONF.rglob("*.yaml"))
+
+NEED_FILES = {"mnist", "fashion_mnist"}
+"""Datasets that are not there until somebody has fetched them."""
+
+
+def options(group: str) -> list[str]:
+    """The options of a group that lie on disk."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def chosen_by(file: str) -> list[str]:
+    """What a person types to get this file."""
+    group, _, name = file.removesuffix(".yaml").rpartition("/")
+    return [f"{group}={name}"] if group else []
+
+
+@functools.cache
+def composed(*overrides: str) -> str:
+    """The composed config as yaml; text, so that no test can change what another one gets."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_yaml(compose("config", overrides=list(overrides)), resolve=True)
+
+
+def plain_of(*overrides: str) -> dict[str, Any]:
+    """The composed config as plain values."""
+    plain = OmegaConf.to_container(OmegaConf.create(composed(*overrides)))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def config_of(*overrides: str) -> RunConfig:
+    return RunConfig.from_mapping(plain_of(*overrides))
+
+
+Epoch = tuple[dict[str, Any], bool]
+"""The summary of a run, and whether its parameters moved."""
+
+
+@pytest.fixture(scope="module")
+def epoch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig], Epoch]:
+    """Builds data and module and takes one epoch; once, however many files compose the same run."""
+    taken: dict[str, Epoch] = {}
+
+    def take(config: RunConfig) -> Epoch:
+        if (key := repr(config)) not in taken:
+            here = tmp_path_factory.mktemp("epoch")
+            start = build_module(config, build_data(config).facts)
+            summary = train(config, here / "run", here)
+            end = torch.load(here / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+            moved = any(not torch.equal(end[name], value) for name, value in start.state_dict().items())
+            taken[key] = (summary, moved)
+        return taken[key]
+
+    return take
+
+
+def test_the_files_are_found() -> None:
+    # All tests below run over what is found: were nothing found, they would all pass.
+    assert {"config.yaml", "dataset/toy.yaml", "optimizer/sgd.yaml", "schedule/constant.yaml"} <= set(FILES)
+    assert len(options("experiment")) >= 1
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_first_line_says_what_the_file_is(file: str) -> None:
+    lines = (CONF / file).read_text(encoding="utf-8").splitlines()
+    # Hydra's own directive must stand first where it is needed, and tells a reader nothing.
+    first = next(line for line in lines if not line.startswith("# @package"))
+    assert first.startswith("# ")
+    assert len(first.split()) >= 4
+    assert first.rstrip().endswith(".")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_file_names_code_to_be_run(file: str) -> None:
+    # Config selects by name and code builds: so a stranger's config is only data.
+    assert "_target_" not in (CONF / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_file_composes_and_keeps_every_promise(file: str) -> None:
+    config = config_of(*chosen_by(file))
+    group, _, name = file.removesuffix(".yaml").rpartition("/")
+    if group in ("dataset", "optimizer", "schedule"):
+        assert getattr(config, group)["name"] == name
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_file_builds_and_takes_an_epoch(file: str, epoch: Callable[[RunConfig], Epoch]) -> None:
+    config = dataclasses.replace(config_of(*chosen_by(file)), max_epochs=1)
+    if config.dataset["name"] in NEED_FILES:
+        pytest.skip("its files are not there until somebody has fetched them")
+    summary, moved = epoch(config)
+    assert (summary["status"], summary["epochs"]) == ("finished", 1)
+    assert moved
+
+
+@pytest.mark.parametrize("name", options("dataset"))
+def test_a_dataset_has_a_learning_rate_for_every_optimizer(name: str) -> None:
+    rates = plain_of(f"dataset={name}")["dataset"]["recipe"]["lr"]
+    assert sorted(rates) == options("optimizer")
+    assert min(rates.values()) > 0
+
+
+@pytest.mark.parametrize("name", options("optimizer"))
+def test_the_learning_rate_is_the_one_that_the_dataset_has_for_the_optimizer(name: str) -> None:
+    config = config_of("dataset=digits", f"optimizer={name}")
+    assert config.lr == config.dataset["recipe"]["lr"][name]
+
+
+@pytest.mark.parametrize("dataset", options("dataset"))
+def test_the_command_line_wins_over_the_recipe_of_a_dataset(dataset: str) -> None:
+    config = config_of(f"dataset={dataset}", "lr=0.125", "batch_size=7", "max_epochs=3", "reduction=sum")
+    assert (config.lr, config.batch_size, config.max_epochs, config.reduction) == (0.125, 7, 3, "sum")
+
+
+def test_the_default_run_is_the_recipe_of_the_tutorial() -> None:
+    config = config_of()
+    assert (config.dataset["name"], config.optimizer["name"], config.schedule["name"]) == ("toy", "sgd", "constant")
+    assert (config.lr, config.reduction, config.batch_size, config.max_epochs) == (0.01, "sum", "full", 1000)
+    assert (config.init, config.l2, config.l1, config.seed) == ("zeros", 0.0, 0.0, 0)
+
+
+# The names on disk and the names in the code
+
+
+def test_the_datasets_on_disk_are_the_datasets_in_the_code() -> None:
+    assert options("dataset") == sorted(DATASETS)
+
+
+def test_the_optimizers_on_disk_are_the_optimizers_in_the_code() -> None:
+    assert options("optimizer") == sorted(OPTIMIZERS) == sorted(SECTIONS["optimizer"])
+
+
+def test_the_schedules_on_disk_are_the_schedules_in_the_code() -> None:
+    assert options("schedule") == sorted(SCHEDULES) == sorted(SECTIONS["schedule"])
+
+
+def test_the_keys_of_the_front_desk_are_the_keys_in_the_code() -> None:
+    plain = plain_of()
+    assert set(KNOBS) <= set(plain)
+    assert set(plain) == set(RunConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(("section", "name"), [(section, name) for section in SECTIONS for name in options(section)])
+def test_a_file_of_a_section_has_every_argument_of_the_choice(section: str, name: str) -> None:
+    # An argument that is missing on disk could not be set on the command line.
+    assert set(plain_of(f"{section}={name}")[section]) == {"name", *SECTIONS[section][name]}
+
+
+@pytest.mark.parametrize("name", options("schedule"))
+def test_the_default_arguments_of_a_schedule_reach_it(name: str) -> None:
+    schedule = config_of(f"schedule={name}").schedule
+    # Whatever it does later, each schedule starts from lr itself.
+    assert lr_factor(schedule, epoch=0, max_epochs=10) == 1.0
+    signature = inspect.signature(SCHEDULES[name]).parameters
+    assert {key: signature[key].default for key in schedule if key != "name"} == {
+        key: value for key, value in schedule.items() if key != "name"
+    }
+
+
+@pytest.mark.parametrize("name", options("dataset"))
+def test_a_dataset_takes_the_arguments_that_its_file_has(name: str) -> None:
+    config = config_of(f"dataset={name}")
+    assert build_dataset(name, arguments_of(config)).name == name
+
+
+def arguments_of(config: RunConfig) -> dict[str, Any]:
+    """The dataset's own arguments: without what every dataset has."""
+    return {
+        key: value for key, value in config.dataset.items() if key not in ("name", "split", "standardize", "recipe")
+    }
+
+
+# Experiments
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_an_experiment_says_what_it_is_expected_to_reach(name: str) -> None:
+    expected = dict(config_of(f"experiment={name}").expected)
+    assert expected.pop("tolerance") > 0
+    assert len(expected) >= 1
+    for key in expected:
+        metric, split = key.split("/")
+        assert metric in ("loss", "accuracy", "auroc")
+        assert split in SPLITS

@@ -1,0 +1,412 @@
+"""The front desk: every promise and every knob, what it takes, what it refuses and in which words."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+from typing import Any
+
+import pytest
+
+from logreg.config import KNOBS, REFUSED_TRAINER_ARGUMENTS, SECTIONS, RunConfig, unknown_key
+from logreg.errors import ConfigError, LogregError, did_you_mean
+from logreg.lean import import_lightning
+from logreg.promises import Promise, check, flag, number, one_of, text, whole
+
+
+def a_run(**changes: Any) -> dict[str, Any]:
+    """What a person may have asked for, as a yaml file has it, with some of it changed."""
+    plain: dict[str, Any] = {
+        "dataset": {"name": "iris", "split": {"val": 0.2, "test": 0.2}, "standardize": True},
+        "optimizer": {"name": "sgd", "momentum": 0.0, "nesterov": False},
+        "schedule": {"name": "constant"},
+        "loss": "auto",
+        "reduction": "mean",
+        "l2": 0.0,
+        "l1": 0.0,
+        "init": "zeros",
+        "lr": 0.1,
+        "batch_size": 32,
+        "max_epochs": 10,
+        "accelerator": "auto",
+        "devices": 1,
+        "precision": 32,
+        "seed": 0,
+        "ckpt_path": None,
+        "trainer": {},
+        "expected": {},
+        "verbose": False,
+    }
+    return plain | changes
+
+
+def whole_sentence(sentence: str) -> str:
+    """A pattern that the sentence alone matches."""
+    return rf"^{re.escape(sentence)}$"
+
+
+# The promises
+
+
+@pytest.mark.parametrize(
+    ("promise", "words", "good", "bad"),
+    [
+        (number(), "be a finite number", [-1, 0, 0.5, 1e300], [math.inf, -math.inf, math.nan, "1", None, True, [1]]),
+        (number(above=0), "be a finite number > 0", [1, 5e-324, 1e9], [0, 0.0, -0.0, -1, math.nan, math.inf, "abc"]),
+        (number(at_least=0), "be a finite number >= 0", [0, 0.0, 3], [-1, -5e-324, math.nan, False, "0"]),
+        (number(at_least=0, below=1), "be a finite number >= 0 and < 1", [0, 0.999], [1, 1.0, -0.1, math.nan, True]),
+        (whole(at_least=1), "be a whole number >= 1", [1, 10**12], [0, -1, 1.0, 1.5, True, "1", None, "full"]),
+        (whole(at_least=1, or_word="full"), "be a whole number >= 1 or full", [1, "full"], [0, 1.0, True, "half", ""]),
+        (whole(at_least=0), "be a whole number >= 0", [0], [-1, False, 0.0, ""]),
+        (one_of(("32", "64")), "be one of 32, 64", ["32", 32, "64", 64], [16, "16", None, "", 32.0, [32]]),
+        (flag(), "be true or false", [True, False], [0, 1, "true", None]),
+        (text(), "be text", ["", "x"], [1, None, True, ["x"]]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_promise_says_what_it_takes_and_takes_no_more(
+    promise: Promise, words: str, good: list[Any], bad: list[Any]
+) -> None:
+    assert promise.words == words
+    assert [value for value in good if not promise.holds(value)] == []
+    assert [value for value in bad if promise.holds(value)] == []
+
+
+def test_check_names_the_key_the_promise_the_value_and_the_next_step() -> None:
+    sentence = "`dataset.rows` must be a whole number >= 10, got 3. Three points are no cloud."
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        check("dataset.rows", 3, whole(at_least=10), "Three points are no cloud.")
+
+
+def test_check_lists_the_choices_and_offers_the_nearest() -> None:
+    sentence = "`reduction` must be one of mean, sum, got 'maen'. Did you mean mean?"
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        check("reduction", "maen", one_of(("mean", "sum")))
+
+
+def test_check_is_silent_when_the_promise_is_kept() -> None:
+    check("lr", 0.1, number(above=0))
+
+
+@pytest.mark.parametrize(
+    ("got", "answer"),
+    [
+        ("mnits", "Did you mean mnist?"),
+        ("MNIST", "Did you mean mnist?"),
+        ("fashion-mnist", "Did you mean fashion_mnist?"),
+        ("", ""),
+        (7, ""),
+        (None, ""),
+    ],
+)
+def test_the_nearest_name_is_offered_only_when_one_is_near(got: object, answer: str) -> None:
+    assert did_you_mean(got, ["toy", "mnist", "fashion_mnist"]) == answer
+
+
+# The knobs
+
+LOSSES, REDUCTIONS, STARTS = "one of auto, bce, cross_entropy", "one of mean, sum", "one of zeros, linear"
+ACCELERATORS, BITS = "one of auto, cpu, gpu, mps", "one of 32, 64"
+POSITIVE, NOT_NEGATIVE = "a finite number > 0", "a finite number >= 0"
+ROWS, FROM_ONE, FROM_ZERO = "a whole number >= 1 or full", "a whole number >= 1", "a whole number >= 0"
+
+REFUSED: dict[str, list[tuple[Any, str]]] = {
+    "loss": [
+        ("bse", f"{LOSSES}, got 'bse'. Did you mean bce?"),
+        ("cross-entropy", f"{LOSSES}, got 'cross-entropy'. Did you mean cross_entropy?"),
+        (None, f"{LOSSES}, got None."),
+    ],
+    "reduction": [("none", f"{REDUCTIONS}, got 'none'."), (0, f"{REDUCTIONS}, got 0.")],
+    "l2": [
+        (-1e-3, f"{NOT_NEGATIVE}, got -0.001."),
+        ("1e-3", f"{NOT_NEGATIVE}, got '1e-3'."),
+        (math.nan, f"{NOT_NEGATIVE}, got nan."),
+        (math.inf, f"{NOT_NEGATIVE}, got inf."),
+        (True, f"{NOT_NEGATIVE}, got True."),
+    ],
+    "l1": [(-1, f"{NOT_NEGATIVE}, got -1."), (None, f"{NOT_NEGATIVE}, got None.")],
+    "init": [("zero", f"{STARTS}, got 'zero'. Did you mean zeros?"), ("random", f"{STARTS}, got 'random'.")],
+    "lr": [
+        ("abc", f"{POSITIVE}, got 'abc'."),
+        (-1, f"{POSITIVE}, got -1."),
+        (0, f"{POSITIVE}, got 0."),
+        (math.nan, f"{POSITIVE}, got nan."),
+        (math.inf, f"{POSITIVE}, got inf."),
+        (None, f"{POSITIVE}, got None."),
+        ([0.1, 0.2], f"{POSITIVE}, got [0.1, 0.2]."),
+    ],
+    "batch_size": [
+        (0, f"{ROWS}, got 0."),
+        (-32, f"{ROWS}, got -32."),
+        (1.5, f"{ROWS}, got 1.5."),
+        ("all", f"{ROWS}, got 'all'."),
+        (True, f"{ROWS}, got True."),
+    ],
+    "max_epochs": [(0, f"{FROM_ONE}, got 0."), (-1, f"{FROM_ONE}, got -1."), (1e3, f"{FROM_ONE}, got 1000.0.")],
+    "accelerator": [
+        ("gpus", f"{ACCELERATORS}, got 'gpus'. Did you mean gpu?"),
+        ("cuda", f"{ACCELERATORS}, got 'cuda'."),
+        ("tpu", f"{ACCELERATORS}, got 'tpu'. Did you mean gpu?"),
+    ],
+    "devices": [
+        (0, f"{FROM_ONE}, got 0."),
+        ("auto", f"{FROM_ONE}, got 'auto'."),
+        (2, "1, got 2. Training on several devices at once is not built yet."),
+    ],
+    "precision": [(16, f"{BITS}, got 16."), ("bf16", f"{BITS}, got 'bf16'."), (True, f"{BITS}, got True.")],
+    "seed": [(bad, f"{FROM_ZERO} and <= 4294967295, got {bad}.") for bad in (-1, 0.5, None, 2**32)],
+    "verbose": [("yes", "true or false, got 'yes'."), (1, "true or false, got 1.")],
+}
+"""For each knob: bad values, and how the sentence "`knob` must be ..." goes on."""
+
+TAKEN: dict[str, list[Any]] = {
+    "loss": ["auto", "bce", "cross_entropy"],
+    "reduction": ["mean", "sum"],
+    "l2": [0, 0.0, 1e-3, 10],
+    "l1": [0, 0.0, 1e-3, 10],
+    "init": ["zeros", "linear"],
+    "lr": [1e-12, 0.1, 1, 1e3],
+    "batch_size": [1, 128, 10**9, "full"],
+    "max_epochs": [1, 1000],
+    "accelerator": ["auto", "cpu", "gpu", "mps"],
+    "devices": [1],
+    "precision": [32, "32", 64, "64"],
+    "seed": [0, 1, 2**32 - 1],
+    "verbose": [True, False],
+}
+"""For each knob: values that it must take."""
+
+
+def test_every_knob_stands_in_the_tables_of_this_file() -> None:
+    # A new knob without a bad value here would be a knob whose promise nobody has seen broken.
+    assert set(REFUSED) == set(TAKEN) == set(KNOBS)
+
+
+@pytest.mark.parametrize(("knob", "value", "rest"), [(knob, *row) for knob, rows in REFUSED.items() for row in rows])
+def test_a_knob_refuses_what_breaks_its_promise(knob: str, value: Any, rest: str) -> None:
+    with pytest.raises(ConfigError, match=whole_sentence(f"`{knob}` must be {rest}")):
+        RunConfig.from_mapping(a_run(**{knob: value}))
+
+
+@pytest.mark.parametrize(("knob", "value"), [(knob, value) for knob, values in TAKEN.items() for value in values])
+def test_a_knob_takes_what_keeps_its_promise(knob: str, value: Any) -> None:
+    ours = getattr(RunConfig.from_mapping(a_run(**{knob: value})), knob)
+    # yaml reads 32 as a number and "32" as text: both are the same promise kept, and one spelling comes out
+    assert ours == (str(value) if knob == "precision" else value)
+
+
+def test_a_mistake_at_the_front_desk_is_one_that_the_door_turns_into_one_line() -> None:
+    with pytest.raises(LogregError) as caught:
+        RunConfig.from_mapping(a_run(lr="abc"))
+    assert "\n" not in str(caught.value)
+
+
+# Keys
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one() -> None:
+    sentence = "`max_epoch` must be a key of the config, and there is none of that name. Did you mean max_epochs?"
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(max_epoch=3))
+
+
+def test_an_unknown_key_that_is_near_nothing_is_sent_to_the_help() -> None:
+    ours = str(unknown_key("zzz", ["lr", "seed"]))
+    assert ours == "`zzz` must be a key of the config, and there is none of that name. `--help` lists the keys."
+
+
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(RunConfig)])
+def test_a_key_that_is_missing_is_named(key: str) -> None:
+    plain = a_run()
+    del plain[key]
+    with pytest.raises(ConfigError, match=whole_sentence(f"`{key}` must be given, got None.")):
+        RunConfig.from_mapping(plain)
+
+
+@pytest.mark.parametrize("value", [3, True, ["latest"]])
+def test_ckpt_path_refuses_what_is_not_text(value: Any) -> None:
+    with pytest.raises(ConfigError, match=whole_sentence(f"`ckpt_path` must be text, got {value!r}.")):
+        RunConfig.from_mapping(a_run(ckpt_path=value))
+
+
+@pytest.mark.parametrize("value", [None, "latest", "runs/iris/2026"])
+def test_ckpt_path_takes_nothing_or_any_text(value: str | None) -> None:
+    assert RunConfig.from_mapping(a_run(ckpt_path=value)).ckpt_path == value
+
+
+# Sections
+
+BETA, FLOOR = "a finite number >= 0 and < 1", "a finite number >= 0 and < 1"
+
+BAD_ARGUMENTS: dict[str, dict[str, list[tuple[str, Any, str]]]] = {
+    "optimizer": {
+        "sgd": [("momentum", 1, BETA), ("momentum", -0.1, BETA), ("nesterov", 1, "true or false")],
+        "adam": [("beta1", 1.0, BETA), ("beta2", "high", BETA), ("eps", 0, POSITIVE)],
+        "adamw": [("beta1", -1, BETA), ("beta2", 1, BETA), ("eps", -1, POSITIVE), ("weight_decay", -1, NOT_NEGATIVE)],
+    },
+    "schedule": {
+        "constant": [],
+        "cosine": [("floor", 1, FLOOR), ("floor", -0.1, FLOOR)],
+        "step": [("every", 0, FROM_ONE), ("every", 2.5, FROM_ONE), ("factor", 0, POSITIVE)],
+    },
+}
+"""For each optimizer and schedule: an argument, a value that it refuses, and the promise in words."""
+
+GOOD_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
+    "optimizer": {
+        "sgd": {"momentum": 0.9, "nesterov": True},
+        "adam": {"beta1": 0, "beta2": 0.99, "eps": 1e-12},
+        "adamw": {"beta1": 0.5, "beta2": 0, "eps": 1, "weight_decay": 0.1},
+    },
+    "schedule": {"constant": {}, "cosine": {"floor": 0.5}, "step": {"every": 1, "factor": 2}},
+}
+"""For each optimizer and schedule: arguments other than the defaults, which it must take."""
+
+
+def test_every_argument_of_every_section_stands_in_the_tables_of_this_file() -> None:
+    known = {section: {name: set(args) for name, args in choices.items()} for section, choices in SECTIONS.items()}
+    good = {section: {name: set(args) for name, args in choices.items()} for section, choices in GOOD_ARGUMENTS.items()}
+    bad = {
+        section: {name: {argument for argument, *_ in rows} for name, rows in choices.items()}
+        for section, choices in BAD_ARGUMENTS.items()
+    }
+    assert known == good == bad
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "argument", "value", "words"),
+    [
+        (section, name, *row)
+        for section, choices in BAD_ARGUMENTS.items()
+        for name, rows in choices.items()
+        for row in rows
+    ],
+)
+def test_an_argument_of_a_section_refuses_what_breaks_its_promise(
+    section: str, name: str, argument: str, value: Any, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=whole_sentence(f"`{section}.{argument}` must be {words}, got {value!r}.")):
+        RunConfig.from_mapping(a_run(**{section: {"name": name, argument: value}}))
+
+
+@pytest.mark.parametrize(
+    ("section", "name"), [(section, name) for section, choices in GOOD_ARGUMENTS.items() for name in choices]
+)
+def test_a_section_keeps_the_arguments_it_was_given(section: str, name: str) -> None:
+    asked = {"name": name, **GOOD_ARGUMENTS[section][name]}
+    assert getattr(RunConfig.from_mapping(a_run(**{section: asked})), section) == asked
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "sentence"),
+    [
+        ("optimizer", "sgdd", "`optimizer` must be one of sgd, adam, adamw, got 'sgdd'. Did you mean sgd?"),
+        ("optimizer", "newton", "`optimizer` must be one of sgd, adam, adamw, got 'newton'."),
+        ("schedule", "cosin", "`schedule` must be one of constant, cosine, step, got 'cosin'. Did you mean cosine?"),
+    ],
+)
+def test_a_section_lists_its_choices(section: str, name: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(**{section: {"name": name}}))
+
+
+def test_an_argument_that_a_section_does_not_have_is_refused_with_the_nearest_one() -> None:
+    sentence = (
+        "`optimizer.momentun` must be a key of the config, and there is none of that name. "
+        "Did you mean optimizer.momentum?"
+    )
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(optimizer={"name": "sgd", "momentun": 0.9}))
+
+
+@pytest.mark.parametrize("momentum", [{}, {"momentum": 0}, {"momentum": 0.0}])
+def test_nesterov_without_momentum_is_refused(momentum: dict[str, Any]) -> None:
+    # torch says so too, but in its own words, seconds later and with a traceback
+    sentence = "`optimizer.nesterov` must go with a momentum > 0, got True. Set optimizer.momentum=0.9."
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(optimizer={"name": "sgd", "nesterov": True, **momentum}))
+
+
+# The dataset's part
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("value", [1, 1.0, -0.1, "much", None, True, math.nan])
+def test_a_fraction_of_a_split_refuses_what_is_none(split: str, value: Any) -> None:
+    sentence = f"`dataset.split.{split}` must be a finite number >= 0 and < 1, got {value!r}."
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(dataset={"name": "iris", "standardize": True, "split": {split: value}}))
+
+
+def test_fractions_that_leave_no_row_to_train_on_are_refused() -> None:
+    sentence = "`dataset.split` must leave rows to train on, got {'val': 0.5, 'test': 0.5}."
+    split = {"val": 0.5, "test": 0.5}
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(dataset={"name": "iris", "standardize": True, "split": split}))
+
+
+@pytest.mark.parametrize("split", [{}, {"val": 0}, {"val": 0.5}, {"val": 0.5, "test": 0.49}])
+def test_fractions_that_leave_rows_to_train_on_are_taken(split: dict[str, float]) -> None:
+    asked = {"name": "iris", "standardize": True, "split": split}
+    assert RunConfig.from_mapping(a_run(dataset=asked)).dataset["split"] == split
+
+
+def test_a_dataset_need_not_have_a_split() -> None:
+    assert RunConfig.from_mapping(a_run(dataset={"name": "toy", "standardize": False})).dataset["name"] == "toy"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "sentence"),
+    [
+        ({"name": "toy", "standardize": "yes"}, "`dataset.standardize` must be true or false, got 'yes'."),
+        ({"name": 3, "standardize": True}, "`dataset.name` must be text, got 3."),
+    ],
+)
+def test_what_every_dataset_has_is_checked_at_the_front_desk(dataset: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(dataset=dataset))
+
+
+# The trainer's part
+
+
+@pytest.mark.parametrize("argument", REFUSED_TRAINER_ARGUMENTS)
+def test_an_argument_of_the_trainer_that_would_break_a_promise_is_refused(argument: str) -> None:
+    sentence = f"`trainer.{argument}` must not be set. {REFUSED_TRAINER_ARGUMENTS[argument]}"
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(trainer={argument: None}))
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("max_epochs", "`trainer.max_epochs` must not be set. Set `max_epochs` instead."),
+        (
+            "gradient_clip_val",
+            "`trainer.gradient_clip_val` must not be set. "
+            "The gradient is taken in closed form and not clipped: lower `lr` instead.",
+        ),
+        (
+            "accumulate_grad_batches",
+            "`trainer.accumulate_grad_batches` must not be set. Nothing is accumulated: raise `batch_size` instead.",
+        ),
+    ],
+)
+def test_what_lightning_cannot_do_here_is_refused_not_ignored(argument: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(trainer={argument: 2}))
+
+
+def test_every_refused_argument_is_one_that_the_trainer_has() -> None:
+    # Lightning renames arguments; a refusal of an old name would let the new one through.
+    import_lightning()
+    import lightning.pytorch as pl
+
+    assert set(REFUSED_TRAINER_ARGUMENTS) <= set(inspect.signature(pl.Trainer.__init__).parameters)
+
+
+def test_any_other_argument_of_the_trainer_goes_through_unchanged() -> None:
+    asked = {"limit_train_batches": 0.5, "check_val_every_n_epoch": 2, "detect_anomaly": True}
+    assert RunConfig.from_mapping(a_run(trainer=asked)).trainer == asked

@@ -1,0 +1,392 @@
+"""`scripts/train.py` as a person types it: what comes back, in which words, and what is left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from logreg.config import RunConfig
+from logreg.door import CONF, main
+from logreg.folder import find_checkpoint
+
+TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
+
+NO_GPU = not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
+def options(group: str) -> list[str]:
+    """The options of a group that lie on disk."""
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def choices(group: str) -> str:
+    return ", ".join(options(group))
+
+
+class Answer(NamedTuple):
+    """What a command gave back."""
+
+    code: int
+    out: str
+    err: str
+    left: list[str]
+    """Files and folders that it left where the person stands."""
+    imported: frozenset[str]
+    """Top-level packages that it imported."""
+
+
+ADVICE = "Name a run folder or a .ckpt file, or leave ckpt_path out to start from scratch."
+QUOTE = "Quote a value with special characters twice: 'key=\"some value\"'."
+
+MISTAKES: dict[str, str] = {
+    "lr=abc": "`lr` must be a finite number > 0, got 'abc'.",
+    "lr=-1": "`lr` must be a finite number > 0, got -1.",
+    "batch_size=0": "`batch_size` must be a whole number >= 1 or full, got 0.",
+    "optimizer=sgdd": f"`optimizer` must be one of {choices('optimizer')}, got 'sgdd'. Did you mean sgd?",
+    "dataset=mnits": f"`dataset` must be one of {choices('dataset')}, got 'mnits'. Did you mean mnist?",
+    "lrr=0.1": "`lrr` must be a key of the config, and there is none of that name. Did you mean lr?",
+    "zzz=1": "`zzz` must be a key of the config, and there is none of that name. `--help` lists the keys.",
+    "ckpt_path=latest": f"`ckpt_path=latest` must find a run, and runs/latest is missing. {ADVICE}",
+    "ckpt_path=nowhere.ckpt": (
+        f"`ckpt_path=nowhere.ckpt` must find a checkpoint, and nowhere.ckpt is missing. {ADVICE}"
+    ),
+    "lr=1,2": "`lr` must be one value, got '1,2'. Add -m to run once for each of them.",
+    "optimizer=adam optimizer.momentum=0.9": (
+        "`optimizer.momentum` belongs to another optimizer than the one chosen. "
+        "See conf/optimizer/ for what each one takes."
+    ),
+    "lr=[1": f"`lr=[1` must be written as key=value. {QUOTE}",
+    "lr": f"`lr` must be written as key=value. {QUOTE}",
+}
+"""Mistakes that are found before torch is imported, and the one line that answers each."""
+
+LATE_MISTAKES: dict[str, str] = {
+    "dataset=mnist": (
+        "mnist not found in `dataset.root=data`: MNIST/raw/train-images-idx3-ubyte is missing. "
+        "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
+    ),
+    "dataset=digits +dataset.root=here": "`dataset.root` is not an argument of dataset=digits.",
+    "dataset=blobs dataset.rows=3": "`dataset.rows` must be a whole number >= 10, got 3.",
+}
+"""Mistakes that need torch to be found."""
+
+GPU_ANSWER = (
+    "`accelerator=gpu` must name hardware that torch can use here, and there is no CUDA device. "
+    "Use accelerator=cpu, or accelerator=auto to take whatever there is."
+)
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def ask(command: str, here: Path) -> Answer:
+    """Types a command in a folder of its own, while Python notes what it imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(TRAIN), *shlex.split(command)],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    lines = done.stderr.splitlines(keepends=True)
+    notes = [line for line in lines if line.startswith("import time:")]
+    imported = frozenset(line.rpartition("|")[2].strip().partition(".")[0] for line in notes)
+    said = "".join(line for line in lines if line not in notes)
+    return Answer(done.returncode, done.stdout, said, left_in(here), imported)
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Answer]]:
+    """What came back for a command of this file; all run once, two at a time."""
+    commands = [*MISTAKES, "--help", "--cfg job"]
+    with ThreadPoolExecutor(max_workers=2) as workers:
+        answers: dict[str, Future[Answer]] = {
+            command: workers.submit(ask, command, tmp_path_factory.mktemp("here")) for command in commands
+        }
+        yield lambda command: answers[command].result()
+
+
+@pytest.fixture
+def desk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[[str], Answer]]:
+    """The same door inside this process, where torch is there already; leaves the process as it was."""
+    monkeypatch.chdir(tmp_path)
+    root, environment = logging.getLogger(), dict(os.environ)
+    handlers, level = list(root.handlers), root.level
+
+    def type_(command: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["train.py"])
+        capfd.readouterr()
+        GlobalHydra.instance().clear()
+        code = main(shlex.split(command))
+        return Answer(code, *capfd.readouterr(), left_in(tmp_path), frozenset())
+
+    yield type_
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()  # train.log
+    root.handlers[:], root.level = handlers, level
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_gets_one_line_and_exit_code_2_and_leaves_nothing(
+    typed: Callable[[str], Answer], command: str
+) -> None:
+    answer = typed(command)
+    assert answer.err == MISTAKES[command] + "\n"
+    assert (answer.code, answer.out, answer.left) == (2, "", [])
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_answered_without_waiting_for_torch(typed: Callable[[str], Answer], command: str) -> None:
+    imported = typed(command).imported
+    assert "hydra" in imported  # else nothing was noted, and the next line could not fail
+    assert not {"torch", "lightning", "torchmetrics", "torchvision", "sklearn", "matplotlib"} & imported
+
+
+@pytest.mark.skipif(not NO_GPU, reason="there is a GPU, so this is no mistake here")
+def test_a_gpu_that_is_not_there_is_a_mistake_never_a_quiet_run_on_the_cpu(desk: Callable[[str], Answer]) -> None:
+    answer = desk("accelerator=gpu")
+    assert answer.err == GPU_ANSWER + "\n"
+    assert (answer.code, answer.out, answer.left) == (2, "", [])
+
+
+@pytest.mark.parametrize("command", LATE_MISTAKES)
+def test_a_mistake_that_torch_must_find_is_answered_in_the_same_way(
+    desk: Callable[[str], Answer], command: str
+) -> None:
+    answer = desk(command)
+    assert answer.err == LATE_MISTAKES[command] + "\n"
+    assert (answer.code, answer.out, answer.left) == (2, "", [])
+
+
+def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(desk: Callable[[str], Answer]) -> None:
+    answer = desk("trainer.max_step=3")
+    assert re.fullmatch(
+        r"`trainer\.max_step` must be an argument of Lightning's Trainer\.( Did you mean trainer\.\w+\?)?\n", answer.err
+    )
+    assert (answer.code, answer.out, answer.left) == (2, "", [])
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("lr=nan", "`lr` must be a finite number > 0, got nan."),
+        ("lr=null", "`lr` must be a finite number > 0, got None."),
+        ("lr=0.1 lr=-1", "`lr` must be a finite number > 0, got -1."),
+        ("~lr", "`lr` must be given, got None."),
+        ("max_epochs=0", "`max_epochs` must be a whole number >= 1, got 0."),
+        ("seed=true", "`seed` must be a whole number >= 0 and <= 4294967295, got True."),
+        ("seed=4294967296", "`seed` must be a whole number >= 0 and <= 4294967295, got 4294967296."),
+        ("loss=bse", "`loss` must be one of auto, bce, cross_entropy, got 'bse'. Did you mean bce?"),
+        ("optimizer.momentum=1", "`optimizer.momentum` must be a finite number >= 0 and < 1, got 1."),
+        ("schedule=cosin", f"`schedule` must be one of {choices('schedule')}, got 'cosin'. Did you mean cosine?"),
+        (
+            "schedule.floor=0.1",
+            "`schedule.floor` belongs to another schedule than the one chosen. "
+            "See conf/schedule/ for what each one takes.",
+        ),
+        ("trainer.max_epochs=3", "`trainer.max_epochs` must not be set. Set `max_epochs` instead."),
+        (
+            "dataset=iris dataset.split.val=0.9",
+            "`dataset.split` must leave rows to train on, got {'val': 0.9, 'test': 0.2}.",
+        ),
+        ("dataset=iris,wine", "`dataset` must be one value, got 'iris,wine'. Add -m to run once for each of them."),
+        ("+zzz=1", "`zzz` must be a key of the config, and there is none of that name. `--help` lists the keys."),
+    ],
+)
+def test_a_mistake_names_key_promise_value_and_choices(
+    desk: Callable[[str], Answer], command: str, sentence: str
+) -> None:
+    answer = desk(command)
+    assert answer.err == sentence + "\n"
+    assert (answer.code, answer.out, answer.left) == (2, "", [])
+
+
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        ("seed=4294967296", "seed"),  # one more than the random generators take
+        ("l2=1" + 400 * "0", "l2"),  # a whole number, but none that a float can hold
+        ("dataset=null", "dataset"),
+        ("optimizer.name=sgdd", "optimizer"),
+        ("lr=${nowhere}", "lr"),
+        ("dataset=iris dataset.split=0.2", "dataset.split"),
+        ("dataset=mnist dataset.root=null", "dataset.root"),
+        ("expected=3 max_epochs=1", "expected"),
+    ],
+)
+def test_a_mistake_far_from_what_people_type_is_answered_in_the_same_way(
+    desk: Callable[[str], Answer], command: str, key: str
+) -> None:
+    answer = desk(command)
+    assert re.search(rf"`{re.escape(key)}\b", answer.err)
+    assert answer.err.count("\n") == 1
+    assert (answer.code, answer.out, answer.left) == (2, "", [])
+
+
+def test_a_mistake_leaves_the_runs_that_are_there_as_they_were(desk: Callable[[str], Answer]) -> None:
+    before = desk("max_epochs=1")
+    assert before.code == 0
+    newest = find_checkpoint("latest", Path("runs"))
+    for command, sentence in (
+        ("lr=abc", "`lr` must be a finite number > 0, got 'abc'."),
+        (
+            "ckpt_path=latest max_epochs=1",
+            f"`max_epochs` must exceed the 1 epochs in runs/toy/{newest.parts[-3]}/checkpoints/last.ckpt, got 1. "
+            "Try max_epochs=2.",
+        ),
+    ):
+        answer = desk(command)
+        assert (answer.code, answer.err) == (2, sentence + "\n")
+        assert answer.left == before.left
+        assert find_checkpoint("latest", Path("runs")) == newest
+
+
+def test_a_run_that_has_no_checkpoint_yet_cannot_be_resumed(desk: Callable[[str], Answer]) -> None:
+    Path("runs/toy/killed").mkdir(parents=True)
+    answer = desk("ckpt_path=runs/toy/killed")
+    missing = Path("runs/toy/killed/checkpoints/last.ckpt")
+    assert answer.err == f"`ckpt_path=runs/toy/killed` must find a checkpoint, and {missing} is missing. {ADVICE}\n"
+    assert (answer.code, answer.out, answer.left) == (2, "", ["runs", "runs/toy", "runs/toy/killed"])
+
+
+def test_a_bug_keeps_its_traceback(desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug of ours")
+
+    monkeypatch.setattr("logreg.run.train", broken)
+    # What a person cannot mend must not look like what a person can.
+    with pytest.raises(ZeroDivisionError, match=r"^a bug of ours$"):
+        desk("max_epochs=1")
+
+
+def test_a_run_that_is_stopped_from_the_keyboard_says_how_to_go_on(
+    desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("logreg.run.train", stopped)
+    answer = desk("max_epochs=1")
+    assert answer.err == "Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.\n"
+    assert (answer.code, answer.out) == (130, "")
+
+
+# Runs
+
+
+def test_a_run_may_live_wherever_the_person_says(desk: Callable[[str], Answer]) -> None:
+    # In a place where no run has ever been, so `runs` is not there yet.
+    answer = desk("max_epochs=1 hydra.run.dir=out")
+    assert answer.code == 0
+    assert "out/summary.json" in answer.left
+
+
+def test_two_runs_in_the_same_second_have_folders_of_their_own(desk: Callable[[str], Answer]) -> None:
+    for _ in range(2):
+        assert desk("max_epochs=1").code == 0
+    folders = [path.name for path in Path("runs/toy").iterdir()]
+    assert len(folders) == 2
+    # Microseconds are in the name, so the same second is not the same folder; and it carries no `=`.
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", folder) for folder in folders)
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(desk: Callable[[str], Answer]) -> None:
+    before = desk("max_epochs=1 hydra.run.dir=runs/mine")
+    answer = desk("max_epochs=1 hydra.run.dir=runs/mine")
+    sentence = "`hydra.run.dir` must name a new folder, and runs/mine holds a run.\n"
+    assert (answer.code, answer.out, answer.err) == (2, "", sentence)
+    assert answer.left == before.left
+
+
+def test_options_may_stand_before_or_after_the_knobs(desk: Callable[[str], Answer]) -> None:
+    before, after = desk("--cfg job lr=0.25"), desk("lr=0.25 --cfg job")
+    assert before.code == after.code == 0
+    assert before.out == after.out
+    assert OmegaConf.create(before.out).lr == 0.25
+
+
+# Help
+
+
+def test_cfg_job_shows_every_knob_at_once_and_leaves_nothing(typed: Callable[[str], Answer]) -> None:
+    answer = typed("--cfg job")
+    assert set(OmegaConf.create(answer.out)) == {field.name for field in dataclasses.fields(RunConfig)}
+    assert (answer.code, answer.err, answer.left) == (0, "", [])
+    assert "hydra" in answer.imported
+    assert not {"torch", "lightning"} & answer.imported
+
+
+def test_help_answers_at_once_and_leaves_nothing(typed: Callable[[str], Answer]) -> None:
+    answer = typed("--help")
+    assert answer.out.startswith("logreg fits a logistic regression")
+    assert (answer.code, answer.err, answer.left) == (0, "", [])
+    assert "hydra" in answer.imported
+    assert not {"torch", "lightning"} & answer.imported
+
+
+@pytest.mark.parametrize("group", ["dataset", "optimizer", "schedule", "experiment"])
+def test_help_names_the_options_on_disk_and_no_others(typed: Callable[[str], Answer], group: str) -> None:
+    line = re.search(rf"^ +{group} +(\S+(?: \| \S+)*)$", typed("--help").out, re.MULTILINE)
+    assert line is not None
+    assert sorted(line.group(1).split(" | ")) == options(group)
+
+
+@pytest.mark.parametrize("knob", [field.name for field in dataclasses.fields(RunConfig)])
+def test_help_has_every_knob_with_its_default(typed: Callable[[str], Answer], knob: str) -> None:
+    shown = typed("--help").out
+    if knob in ("dataset", "optimizer", "schedule"):
+        assert f"{knob}.<key>" in shown
+        return
+    if knob == "trainer":
+        assert "trainer.<argument>" in shown
+        return
+    plain = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    assert isinstance(plain, dict)
+    default = plain[knob] if isinstance(plain[knob], str) else json.dumps(plain[knob])
+    # What the dataset's recipe decides has no default of its own: D.
+    default = "D" if default.startswith("${dataset.recipe.") else default
+    line = re.search(rf"^ +{knob} +(\S+) +\S.*$", shown, re.MULTILINE)
+    assert line is not None
+    assert line.group(1) == default
+
+
+def test_the_six_examples_of_help_can_be_typed(typed: Callable[[str], Answer], desk: Callable[[str], Answer]) -> None:
+    lines = [line.strip() for line in typed("--help").out.splitlines()]
+    examples = [re.split(r" {2,}", line)[0] for line in lines if line.startswith("python scripts/train.py")]
+    assert len(examples) == 6
+    for example in examples:
+        words = shlex.split(example)[2:]
+        # Of a sweep its first job; a checkpoint is not there to go on from.
+        knobs = [word.partition(",")[0] for word in words if word != "-m" and not word.startswith("ckpt_path=")]
+        answer = desk(shlex.join([*knobs, "--cfg", "job", "--resolve"]))
+        assert answer.err == ""
+        plain = OmegaConf.to_container(OmegaConf.create(answer.out))
+        assert isinstance(plain, dict)
+        RunConfig.from_mapping({str(key): value for key, value in plain.items()})
