@@ -243,6 +243,36 @@ def test_killed_in_mid_training_it_goes_on_from_the_last_epoch_saved(tmp_path: P
     assert resumed.checkpoint("best")["epoch"] == straight.checkpoint("best")["epoch"]
 
 
+def test_stopped_from_the_keyboard_it_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = LogisticModule.on_train_batch_end
+
+    def control_c(module: LogisticModule, *arguments: object) -> None:
+        log(module, *arguments)  # type: ignore[arg-type]
+        if module.current_epoch == 2:
+            raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patched, standing_in(tmp_path):
+        patched.setattr(LogisticModule, "on_train_batch_end", control_c)
+        assert main(["dataset=iris", "max_epochs=5", "batch_size=full"]) == 130
+    signal.signal(signal.SIGINT, handler)  # Lightning has switched it off
+    said = "Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.\n"
+    assert capsys.readouterr().err.endswith(said)
+    resumed = train(tmp_path, "ckpt_path=latest")
+    assert resumed.checkpoint()["epoch"] == 4
+
+
+def test_a_run_that_ends_before_its_last_epoch_is_saved_too(tmp_path: Path) -> None:
+    run = train(tmp_path, "dataset=iris", "max_epochs=100000", "trainer.max_time={seconds: 1}")
+    epochs = run.summary["epochs"]
+    assert 1 < epochs < 100000
+    assert run.checkpoint()["epoch"] == epochs - 1
+    resumed = train(tmp_path, "ckpt_path=latest", f"max_epochs={epochs + 1}", "trainer.max_time=null")
+    assert list(resumed.curve("loss/train")) == [epochs + 1]
+
+
 @pytest.mark.parametrize("way", ["latest", "last", "best", "folder", "file"])
 def test_each_way_to_name_a_checkpoint_resumes_it(tmp_path: Path, way: str) -> None:
     first = train(tmp_path, "dataset=iris", "max_epochs=2")

@@ -55,7 +55,6 @@ class Checkpoints(Checkpoint):
         self.best: dict[str, float] = {}
         """``epoch`` and ``loss/val`` of best.ckpt; empty without a val split."""
         self._written_s = -math.inf
-        self._written_epoch = -1
 
     @property
     def last_path(self) -> Path:
@@ -93,13 +92,8 @@ class Checkpoints(Checkpoint):
         if loss is not None and float(loss) < self.best.get("loss/val", math.inf):
             self.best = {"epoch": trainer.current_epoch + 1, "loss/val": float(loss)}
             trainer.save_checkpoint(self.best_path, weights_only=False)
-        is_last_epoch = trainer.current_epoch + 1 == trainer.max_epochs
+        is_last_epoch = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         if is_last_epoch or time.monotonic() - self._written_s > self.every_s:
-            self._write(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the files if training ended earlier than it was to."""
-        if self._written_epoch != trainer.current_epoch - 1:
             self._write(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -114,7 +108,7 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.flush()
-        self._written_s, self._written_epoch = time.monotonic(), trainer.current_epoch
+        self._written_s = time.monotonic()
 
 
 class SignOfLife(Callback):

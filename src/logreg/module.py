@@ -136,7 +136,8 @@ class LogisticModule(pl.LightningModule):
         """Keeps the gradients, which Lightning would free before each validation."""
 
     def on_train_epoch_start(self) -> None:
-        """Sets: the learning rate of this epoch."""
+        """Sets: the learning rate of this epoch.  Forgets the rows of an epoch that was broken off."""
+        self.scorers["train"].clear()
         lr = self.lr * lr_factor(self.schedule, self.current_epoch, self.max_epochs)
         for group in self._optimizer.param_groups:
             group["lr"] = lr

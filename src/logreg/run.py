@@ -86,17 +86,24 @@ def train(
 
     fit_start = time.perf_counter()
     with _threads_for(module, data.facts):
-        trainer.fit(module, datamodule=data, ckpt_path=resumed)
+        _fit(trainer, module, data, resumed)
     fit_seconds = time.perf_counter() - fit_start
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-
     scores = {split: score(module, data, split) for split in data.splits}
     result = RunResult(config, folder, overrides, module, data, scores, checkpoints.best, trainer.current_epoch)
     figures = draw(result, logger)
     summary = summarise(result, {"fit": fit_seconds, "total": time.perf_counter() - started})
     write_report(result, summary, figures, logger)
+    log.info("finished: %s", summary["metrics"])
     return summary
+
+
+def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resumed)
+    except SystemExit as left:  # how Lightning answers Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from left
+        raise
 
 
 def build_data(config: RunConfig) -> TensorDataModule:
@@ -227,7 +234,7 @@ def _quieten(verbose: bool) -> None:
     for message in (
         ".*does not have many workers.*",  # blocks are indexed in one go; a worker would only copy them
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch >= 2.9
-        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",  # the timer of trainer.max_time
     ):
         warnings.filterwarnings("ignore", message)
 
