@@ -26,9 +26,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 """From the ground up: what a module may import lies on its own floor or below."""
 
-TAKE_TURNS = {("door", "sweep"), ("sweep", "door")}
-"""May import each other, inside functions: the door starts sweeps, whose jobs come in by the door."""
-
 GROUND = {
     "functional": {"torch"},
     "objective": {"torch"},
@@ -115,8 +112,6 @@ def test_imports_go_downward_only() -> None:
 def test_no_two_modules_import_each_other() -> None:
     below: dict[str, set[str]] = {}
     for found in OURS:
-        if found.lazy and (found.by, found.of) in TAKE_TURNS:
-            continue
         if found.of != found.by:
             below.setdefault(found.by, set()).add(found.of)
     # raises CycleError, which names the circle

@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -263,8 +262,3 @@ def _flat(tree: object, prefix: str) -> list[str]:
         for key, value in tree.items():
             keys += _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return keys
-
-
-def traceback_of(error: BaseException) -> str:
-    """The whole traceback as text."""
-    return "".join(traceback.format_exception(error))

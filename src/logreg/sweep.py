@@ -9,6 +9,7 @@ import math
 import os
 import statistics
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -63,11 +64,9 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
     try:
         loss = run()
     except Exception as error:
-        from logreg.door import traceback_of
-
         person = isinstance(error, LogregError)
         line = str(error) if person else f"{type(error).__name__}: {error}"
-        details = line if person else traceback_of(error)
+        details = line if person else "".join(traceback.format_exception(error))
         with (folder / "train.log").open("a", encoding="utf-8") as file:
             file.write(details + "\n")
         failure = {"status": "failed", "error": line, "overrides": list(overrides), "metrics": {}}
