@@ -147,7 +147,7 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
     "max_epochs": [(0, f"{FROM_ONE}, got 0."), (-1, f"{FROM_ONE}, got -1."), (1e3, f"{FROM_ONE}, got 1000.0.")],
     "accelerator": [
         ("gpus", f"{ACCELERATORS}, got 'gpus'. Did you mean gpu?"),
-        ("cuda", f"{ACCELERATORS}, got 'cuda'."),
+        ("cuda", f"{ACCELERATORS}, got 'cuda'. Did you mean gpu?"),
         ("tpu", f"{ACCELERATORS}, got 'tpu'. Did you mean gpu?"),
     ],
     "devices": [

@@ -50,9 +50,18 @@ def test_the_equation_in_words(module: LogisticModule, expected: str | None) -> 
 SUMMARY: dict[str, Any] = {
     "folder": "runs/made/2026",
     "command": "python scripts/train.py dataset=made",
-    "dataset": {"name": "made", "rows": {"train": 1200, "test": 300}},
+    "dataset": {"name": "made", "rows": {"train": 1200, "test": 300}, "classes": ["a", "b", "c"]},
     "metrics": {"train": {"loss": 0.25, "accuracy": 0.5}, "test": {"loss": 0.5, "accuracy": 0.25}},
-    "objective": {"loss": "bce"},
+    "objective": {"loss": "bce", "reduction": "mean", "l2": 0.1, "l1": 0.0, "train": 0.375},
+    "resumed_from": "runs/made/2025/checkpoints/last.ckpt",
+    "config": {
+        "optimizer": {"name": "sgd"},
+        "schedule": {"name": "cosine"},
+        "lr": 0.5,
+        "batch_size": 32,
+        "l2": 0.1,
+        "l1": 0.0,
+    },
     "equation": None,
     "known_answer": None,
     "expected": [{"metric": "accuracy/test", "value": 0.9, "tolerance": 0.01, "got": 0.25, "reached": False}],
@@ -75,6 +84,8 @@ def test_the_end_of_a_run_on_the_terminal() -> None:
     shown = io.StringIO()
     print_summary(SUMMARY, Console(file=shown, width=80))
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
+    assert lines[0] == "made: one-vs-rest cross-entropy, summed over 3 classes, mean over rows"
+    assert "objective on train 0.3750, of it penalty 0.1250" in lines
     assert "expected accuracy/test 0.9 ± 0.01: NOT reached, got 0.25" in lines
     assert "took 2.0 s, 1.0 s of it training" in lines
     for command in next_commands(SUMMARY):
@@ -86,6 +97,9 @@ def test_the_report_page_has_the_table_and_the_pictures() -> None:
     page = as_markdown(SUMMARY, ["probability.png"])
     assert "| train | 1,200 | 0.2500 | 50.00% |" in page
     assert "![probability](figures/probability.png)" in page
+    assert "Goes on from `runs/made/2025/checkpoints/last.ckpt`." in page
+    assert "Trained by sgd with lr 0.5 (cosine), batches of 32, 10 epochs, l2 0.1, l1 0." in page
+    assert "\n\n\n" not in page
 
 
 def test_the_curve_goes_through_one_half_at_even_odds() -> None:

@@ -197,7 +197,7 @@ def test_each_job_is_announced_as_it_ends(good: Sweep) -> None:
     assert len(lines) == 4
     for line, row in zip(lines, good.results, strict=True):
         assert line.startswith("done: ")
-        assert f"lr={row['lr']} seed={row['seed']} " in line
+        assert f"lr={row['lr']} seed={row['seed']}: " in line
         assert line.endswith(f"loss {float(row['loss/val']):.4f}")
 
 

@@ -130,7 +130,7 @@ class SignOfLife(Callback):
         if sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=20),
                 TextColumn("epoch {task.completed:.0f}/{task.total:.0f} {task.fields[scores]}"),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),

@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from logreg import __version__
 from logreg.config import SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, LogregError
 from logreg.folder import find_checkpoint, run_folder_of
@@ -32,6 +33,13 @@ CONF = Path(__file__).parents[2] / "conf"
 
 ROOT = Path("runs")
 """Where runs live, seen from where the person stands."""
+
+HYDRA_OPTIONS = (
+    *("-c", "--cfg", "-p", "--package", "-r", "--run", "-m", "--multirun", "-i", "--info", "--resolve", "--hydra-help"),
+    *("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"),
+    "--experimental-rerun",
+)
+"""What Hydra takes with a dash; ours are --help and --version."""
 
 # `trainer` takes any key, where other keys must be known: it is Lightning's to say what it knows.
 ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
@@ -53,11 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(typed):  # without Hydra, which would list all groups first, its own too
         print(OmegaConf.load(CONF / "hydra" / "help" / "logreg.yaml").template)
         return 0
+    if "--version" in typed:
+        print(f"logreg {__version__}")
+        return 0
     # Options first, as argparse wants them, whatever the order they were typed in.
     options = [argument for argument in typed if argument.startswith("-") or not _is_override(argument)]
     typed = [argument for argument in typed if argument not in options]
     sweep: Path | None = None
     try:
+        for option in options:
+            if option.startswith("-") and not any(known.startswith(option) for known in HYDRA_OPTIONS):
+                raise ConfigError(f"`{option}` is no option. Write settings as key=value, such as lr=0.1.")
         overrides = _parse(typed)
         _check_groups(overrides)
         extra = _resumed_overrides(overrides)
@@ -81,6 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sweep is not None:
             _remove_if_empty(sweep)
         return 2
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # Python flushes it once more at exit
+        return 0
     except KeyboardInterrupt:
         print("Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.", file=sys.stderr)
         return 130
@@ -127,6 +144,8 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     """Checks, imports what takes seconds, trains, shows the result."""
     config = RunConfig.from_mapping(_resolved(composed))
 
+    if sys.stderr.isatty():  # the longest silence of a short run
+        print("importing torch and lightning ...", end="\r", file=sys.stderr, flush=True)
     from logreg.lean import import_lightning
 
     import_lightning()
@@ -137,7 +156,7 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
 
     single = HydraConfig.get().mode == RunMode.RUN
     # In a sweep each job has one line of its own at its end.
-    summary = train(config, folder, ROOT, overrides, started, progress_lines=5 if single else 0)
+    summary = train(config, folder, ROOT, single, overrides, started, progress_lines=5 if single else 0)
     if single:
         print_summary(summary, Console())
     metrics = summary["metrics"]
@@ -173,7 +192,7 @@ def _check_groups(overrides: Sequence[Override]) -> None:
         if group == "trainer":
             raise ConfigError("`trainer` must be set by its arguments, such as trainer.max_time=60.")
         if not group:
-            raise ConfigError(f"`{override.input_line}` must be written as key=value.")
+            raise ConfigError(f"`{override.input_line}` must be written as key=value, without spaces.")
         if "/" in group or group == "hydra" or not (CONF / group).is_dir():
             continue
         choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))

@@ -44,6 +44,16 @@ class DivergedError(LogregError):
     """Training whose loss is no longer a finite number."""
 
 
+OTHER_WORDS = {
+    "learning_rate": "lr",
+    "epochs": "max_epochs",
+    "weight_decay": "l2",
+    "cuda": "gpu",
+    "device": "accelerator",
+}
+"""What other programs call it."""
+
+
 def did_you_mean(got: object, choices: Iterable[str]) -> str:
     """Offers the choice nearest to ``got``, or nothing when none is near.
 
@@ -54,5 +64,8 @@ def did_you_mean(got: object, choices: Iterable[str]) -> str:
         ''
     """
     by_lower = {choice.lower(): choice for choice in choices}
+    other_word = OTHER_WORDS.get(str(got).lower())
+    if other_word in by_lower:
+        return f"Did you mean {other_word}?"
     near = difflib.get_close_matches(str(got).lower(), by_lower, n=1, cutoff=0.6)
     return f"Did you mean {by_lower[near[0]]}?" if near else ""

@@ -90,7 +90,7 @@ def coefficient_images(coef: Tensor, facts: DataFacts) -> Figure:
             image = image.sum(0)
         drawn = axes.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.set_title(name, fontsize=11)
-    figure.colorbar(drawn, ax=grid, shrink=0.8, label="coefficient")
+    figure.colorbar(drawn, ax=grid, shrink=0.8, label="coefficient per unit of the feature")
     figure.suptitle(f"{facts.name}: coefficients per class")
     return figure
 

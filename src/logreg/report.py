@@ -51,6 +51,8 @@ class RunResult:
     best: Mapping[str, float]
     """Epoch and loss/val of best.ckpt."""
     epochs: int
+    resumed_from: Path | None = None
+    """The checkpoint that the run went on from."""
 
 
 def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
@@ -64,6 +66,7 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
     summary: Summary = {
         "status": "finished",
         "folder": shown(result.folder),
+        "resumed_from": shown(result.resumed_from) if result.resumed_from else None,
         "command": shlex.join(["python", "scripts/train.py", *result.overrides]),
         "overrides": list(result.overrides),
         "dataset": {
@@ -172,6 +175,27 @@ def equation(module: LogisticModule) -> str | None:
     return text
 
 
+def loss_in_words(summary: Summary) -> str:
+    """What the column "loss" is, such as "softmax cross-entropy, mean over rows"."""
+    objective, classes = summary["objective"], len(summary["dataset"]["classes"])
+    if objective["loss"] == "cross_entropy":
+        words = "softmax cross-entropy"
+    elif classes == 2:
+        words = "binary cross-entropy"
+    else:
+        words = f"one-vs-rest cross-entropy, summed over {classes} classes"
+    return f"{words}, {objective['reduction']} over rows"
+
+
+def settings_in_words(summary: Summary) -> str:
+    """How it was trained, in one sentence."""
+    config = summary["config"]
+    return (
+        f"Trained by {config['optimizer']['name']} with lr {config['lr']:g} ({config['schedule']['name']}), batches of "
+        f"{config['batch_size']}, {summary['epochs']} epochs, l2 {config['l2']:g}, l1 {config['l1']:g}."
+    )
+
+
 def score_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the one table: a row per split that there is, a column per metric that there is."""
     metrics = summary["metrics"]
@@ -190,10 +214,14 @@ def remarks(summary: Summary) -> list[str]:
     lines = []
     if summary["equation"]:
         lines.append(summary["equation"])
+    objective = summary["objective"]
+    if objective["l2"] or objective["l1"]:
+        penalty = objective["train"] - summary["metrics"]["train"]["loss"]
+        lines.append(f"objective on train {objective['train']:.4f}, of it penalty {penalty:.4f}")
     if answer := summary["known_answer"]:
         lines.append(
-            f"best possible accuracy {answer['accuracy']:.2%}; "
-            f"coefficients {answer['coef_error']:.1%} off the best ones"
+            f"the best classifier scores {answer['accuracy']:.2%} on unseen rows; "
+            f"the distance from its coefficients is {answer['coef_error']:.1%} of their norm"
         )
     for check in summary["expected"] or []:
         verdict = "reached" if check["reached"] else "NOT reached"
@@ -222,7 +250,8 @@ def next_commands(summary: Summary) -> list[str]:
 def print_summary(summary: Summary, console: Console) -> None:
     """The end of a run on the terminal."""
     header, rows = score_table(summary)
-    table = Table(title=f"{summary['dataset']['name']}, {summary['objective']['loss']}", title_justify="left")
+    console.print(f"{summary['dataset']['name']}: {loss_in_words(summary)}", markup=False, highlight=False)
+    table = Table()
     for position, name in enumerate(header):
         table.add_column(name, justify="left" if position == 0 else "right")
     for row in rows:
@@ -243,14 +272,16 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
         "",
         f"`{summary['command']}`",
         "",
+        *([f"Goes on from `{summary['resumed_from']}`.", ""] if summary["resumed_from"] else []),
+        f"Loss: {loss_in_words(summary)}. {settings_in_words(summary)}",
+        "",
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
         *(f"- {line}" for line in remarks(summary)),
         "",
-        *(f"![{Path(figure).stem}](figures/{figure})" for figure in figures),
-        "",
+        *(line for figure in figures for line in (f"![{Path(figure).stem}](figures/{figure})", "")),
         f"Commit {summary['git_commit'] or 'unknown'}, seed {summary['seed']}, "
         + ", ".join(f"{package} {number}" for package, number in summary["versions"].items())
         + ".",

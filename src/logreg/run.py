@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import logging
 import pickle
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ def train(
     config: RunConfig,
     folder: Path,
     root: Path = Path("runs"),
+    is_newest: bool = True,
     overrides: Sequence[str] = (),
     started: float | None = None,
     progress_lines: int = 5,
@@ -50,6 +52,7 @@ def train(
         config: The run, checked.
         folder: The run folder; one that has no checkpoints yet.
         root: Where ``latest`` stands that names the newest run.
+        is_newest: Whether ``latest`` shall name this one; jobs of a sweep leave it alone.
         overrides: What the person typed after ``scripts/train.py``, for the report.
         started: ``time.perf_counter()`` when the person pressed Enter; now when ``None``.
         progress_lines: Lines on stderr during training, where stderr is not a terminal.
@@ -70,7 +73,8 @@ def train(
     data = build_data(config)
     data.setup("fit")
     if resumed:
-        _check_resumable(resumed, config, data.facts)
+        epochs = _check_resumable(resumed, config, data.facts)
+        print(f"going on from {shown(resumed)}, epoch {epochs}", file=sys.stderr)
 
     module = build_module(config, data.facts)
     if (folder / CHECKPOINTS).exists():
@@ -81,7 +85,8 @@ def train(
     logger = trainer.logger
     assert isinstance(logger, RunLogger)
     logger.log_hparams(_hparams(config, module, overrides))
-    mark_latest(folder, root)
+    if is_newest:
+        mark_latest(folder, root)
     log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
 
     fit_start = time.perf_counter()
@@ -89,7 +94,9 @@ def train(
         _fit(trainer, module, data, resumed)
     fit_seconds = time.perf_counter() - fit_start
     scores = {split: score(module, data, split) for split in data.splits}
-    result = RunResult(config, folder, overrides, module, data, scores, checkpoints.best, trainer.current_epoch)
+    result = RunResult(
+        config, folder, overrides, module, data, scores, checkpoints.best, trainer.current_epoch, resumed
+    )
     figures = draw(result, logger)
     summary = summarise(result, {"fit": fit_seconds, "total": time.perf_counter() - started})
     write_report(result, summary, figures, logger)
@@ -194,8 +201,12 @@ def _check_hardware(accelerator: str) -> None:
         )
 
 
-def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> None:
-    """A checkpoint goes on only with the data and the optimizer it was made with, and with epochs left."""
+def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> int:
+    """A checkpoint goes on only with the data and the optimizer it was made with, and with epochs left.
+
+    Returns:
+        The epochs that it has behind it.
+    """
     try:
         held = torch.load(checkpoint, map_location="cpu", weights_only=True)
         arguments, epochs = held["hyper_parameters"], held["epoch"] + 1
@@ -212,15 +223,13 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> N
     ):
         if ours != its:
             raise ConfigError(
-                f"`ckpt_path` must fit the run: the {what} of {shown(checkpoint)} is {its!r}, of this run {ours!r}."
+                f"`ckpt_path` must fit the run: the {what} of {shown(checkpoint)} is {its!r}, of this run {ours!r}. "
+                "Leave out what was typed anew, or name another run."
             )
     if config.max_epochs <= epochs:
-        raise ConfigError.broken(
-            "max_epochs",
-            f"exceed the {epochs} epochs in {shown(checkpoint)}",
-            config.max_epochs,
-            f"Try max_epochs={2 * epochs}.",
-        )
+        promise = f"exceed the {epochs} epochs in {shown(checkpoint)}"
+        raise ConfigError.broken("max_epochs", promise, config.max_epochs, f"Try max_epochs={2 * epochs}.")
+    return int(epochs)
 
 
 def _quieten(verbose: bool) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shlex
 import statistics
 import sys
 import traceback
@@ -73,7 +74,7 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
         (folder / "summary.json").write_text(json.dumps(failure, indent=2) + "\n", encoding="utf-8")
         print(f"failed: {' '.join(overrides)} [{shown(folder)}]\n  {line}", file=sys.stderr, flush=True)
         return None
-    print(f"done: {' '.join(overrides)}  loss {loss:.4f}", file=sys.stderr, flush=True)
+    print(f"done: {' '.join(overrides)}: loss {loss:.4f}", file=sys.stderr, flush=True)
     return loss
 
 
@@ -173,7 +174,7 @@ def _print_table(
     console = Console(width=None if sys.stdout.isatty() else 200)
     if groups:
         shown = [name for name in metrics if name.split("/")[1] != "train" or metrics[0].endswith("/train")]
-        title = f"by {metrics[0]}, mean±standard deviation over seeds"
+        title = f"by {metrics[0]}, mean±standard deviation over seeds (a seed also draws the split)"
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
         for heading in ("rank", *by, "runs", *shown):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -187,7 +188,10 @@ def _print_table(
             cells = [_mean_and_deviation([_value(job, name) for job in jobs]) for name in shown]
             table.add_row(str(rank), *setting, str(len(jobs)), *cells)
         console.print(table)
-        console.print(f"best: {ranked[0][1][0]['command']}", markup=False, highlight=False, soft_wrap=True)
+        best = [override for override in ranked[0][1][0]["overrides"] if not override.startswith(f"{SEED}=")]
+        console.print(
+            f"best: {shlex.join(['python', 'scripts/train.py', *best])}", markup=False, highlight=False, soft_wrap=True
+        )
     for job in failed:
         console.print(f"failed: {folder / job['job']}: {job['error']}", markup=False, highlight=False, soft_wrap=True)
     for line in (f"all jobs: {folder / 'results.csv'}", f"next:\n  tensorboard --logdir {folder}"):

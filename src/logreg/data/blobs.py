@@ -57,7 +57,7 @@ class Blobs:
         answer = KnownAnswer(coef=coef, intercept=0.0, accuracy=(1 + math.erf(self.distance / 2 / math.sqrt(2))) / 2)
         return RawData(
             {"train": Table(features, labels)},
-            class_names=("0", "1"),
+            class_names=("class 0", "class 1"),
             feature_names=tuple(f"x{1 + feature}" for feature in range(self.features)),
             answer=answer,
         )
