@@ -52,7 +52,6 @@ class Answer(NamedTuple):
 
 
 ADVICE = "Name a run folder or a .ckpt file, or leave ckpt_path out to start from scratch."
-QUOTE = "Quote a value with special characters twice: 'key=\"some value\"'."
 
 MISTAKES: dict[str, str] = {
     "lr=abc": "`lr` must be a finite number > 0, got 'abc'.",
@@ -71,8 +70,8 @@ MISTAKES: dict[str, str] = {
         "`optimizer.momentum` belongs to another optimizer than the one chosen. "
         "See conf/optimizer/ for what each one takes."
     ),
-    "lr=[1": f"`lr=[1` must be written as key=value. {QUOTE}",
-    "lr": f"`lr` must be written as key=value. {QUOTE}",
+    "lr=[1": "`lr=[1` must be written as key=value, brackets and quotes in pairs.",
+    "lr": "`lr` must be written as key=value, brackets and quotes in pairs.",
 }
 """Mistakes that are found before torch is imported, and the one line that answers each."""
 

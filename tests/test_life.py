@@ -224,7 +224,7 @@ def test_killed_in_mid_training_it_goes_on_from_the_last_epoch_saved(tmp_path: P
         [sys.executable, SCRIPT, *recipe], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/digits/*/checkpoints/last.ckpt")):  # written after the first epoch
+    while not (tmp_path / "runs" / "latest").exists():  # written when the first checkpoint is whole
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -284,6 +284,10 @@ def test_each_way_to_name_a_checkpoint_resumes_it(tmp_path: Path, way: str) -> N
 
 
 REFUSED = [
+    (("max_epochs=9", "seed=1"), "`ckpt_path` must fit the run: the seed of"),
+    (("max_epochs=9", "loss=bce"), "`ckpt_path` must fit the run: the loss of"),
+    (("max_epochs=9", "dataset.standardize=false"), "`ckpt_path` must fit the run: the standardising of"),
+    (("max_epochs=9", "optimizer.momentum=0.9"), "`ckpt_path` must fit the run: the optimizer of"),
     (("max_epochs=2",), "`max_epochs` must exceed the 2 epochs in"),
     (("max_epochs=9", "optimizer=adam"), "`ckpt_path` must fit the run: the optimizer of"),
     (("max_epochs=9", "dataset=wine"), "`ckpt_path` must fit the run: the dataset of"),
@@ -321,12 +325,73 @@ def test_a_checkpoint_with_code_inside_is_not_run(tmp_path: Path, capsys: pytest
     assert "must be a checkpoint of logreg" in capsys.readouterr().err
 
 
-def test_a_diverging_run_says_so_and_keeps_what_it_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_diverging_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with standing_in(tmp_path):
         assert main(["dataset=digits", "lr=1e38", "max_epochs=5"]) == 2
-    assert "Try" not in capsys.readouterr().out
-    (run,) = (tmp_path / "runs" / "digits").iterdir()
-    assert (run / ".hydra").is_dir()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("loss/train became nan in epoch ")
+
+
+def test_other_data_of_the_same_shape_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path, "dataset=blobs", "max_epochs=1")
+    with standing_in(tmp_path):
+        assert main(["ckpt_path=latest", "dataset.distance=4", "max_epochs=2"]) == 2
+    assert "the checksum of the train rows of" in capsys.readouterr().err
+
+
+def test_a_time_limit_ends_with_a_whole_epoch(tmp_path: Path) -> None:
+    # Half an epoch could not be resumed bit for bit.
+    run = train(tmp_path, "dataset=blobs", "dataset.rows=200000", "batch_size=64", "trainer.max_time={seconds: 1}")
+    steps = -(-run.summary["dataset"]["rows"]["train"] // 64)
+    assert run.checkpoint()["global_step"] == steps * run.summary["epochs"]
+    assert list(run.curve("loss/train")) == list(range(1, run.summary["epochs"] + 1))
+
+
+def test_the_resumed_file_is_written_down_and_not_the_word_latest(tmp_path: Path) -> None:
+    first = train(tmp_path, "dataset=iris", "max_epochs=1")
+    resumed = train(tmp_path, "ckpt_path=latest", "max_epochs=2")
+    file = (first.folder / "checkpoints" / "last.ckpt").relative_to(tmp_path.resolve()).as_posix()
+    assert resumed.summary["resumed_from"] == file
+    assert any(file in override for override in resumed.summary["overrides"])
+
+
+@pytest.mark.parametrize("folder", ["runs/höhe", "a b/c"])
+def test_folders_may_have_any_name(tmp_path: Path, folder: str) -> None:
+    run = train(tmp_path, "dataset=iris", "max_epochs=1", f"hydra.run.dir={folder}")
+    assert run.folder == (tmp_path / folder).resolve()
+    again = train(tmp_path, f"ckpt_path={folder}", "max_epochs=2")
+    assert again.checkpoint()["epoch"] == 1
+
+
+MISUSED = [
+    ("trainer.max_time=60", "`trainer` must suit Lightning's Trainer: "),
+    ("trainer.overfit_batches=1", "`trainer.overfit_batches` must not be set. "),
+    ("trainer.limit_train_batches=0.5", "`trainer` must suit Lightning's Trainer: "),
+    ("trainer.limit_train_batches=0", "`trainer.limit_train_batches` must leave something to train on, got 0."),
+    ("expected={accuracy/val: 0.9}", "`expected` must have a tolerance, "),
+    ("ckpt_path=[a,b]", "`ckpt_path=['a', 'b']` must find a checkpoint, "),
+]
+
+
+@pytest.mark.parametrize(("typed", "message"), MISUSED)
+def test_what_lightning_would_trip_over_is_one_line_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], typed: str, message: str
+) -> None:
+    with standing_in(tmp_path):
+        assert main(["dataset=iris", "max_epochs=2", typed]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(message)
+    assert printed.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_expectations_can_be_typed(tmp_path: Path) -> None:
+    run = train(tmp_path, "dataset=iris", "max_epochs=1", "expected={accuracy/val: 0.9, auroc/val: 1, tolerance: 0.5}")
+    first, second = run.summary["expected"]
+    assert first["reached"]
+    assert not second["reached"], "three classes have no auroc"
+    assert second["got"] is None
 
 
 def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

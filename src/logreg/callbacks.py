@@ -7,14 +7,14 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, Timer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -50,8 +50,18 @@ class Checkpoints(Checkpoint):
     have gone, and after the last.
     """
 
-    def __init__(self, folder: Path, io: HeldCheckpointIO, every_s: float = 2.0) -> None:
-        self.folder, self.io, self.every_s = folder / CHECKPOINTS, io, every_s
+    def __init__(
+        self, folder: Path, io: HeldCheckpointIO, when_saved: Callable[[], None] | None = None, every_s: float = 2.0
+    ) -> None:
+        """Nothing is written yet.
+
+        Args:
+            folder: The run folder.
+            io: Holds and writes the files; the Trainer must have it as a plugin.
+            when_saved: Is called each time that both files are on disk.
+            every_s: Seconds between two times.
+        """
+        self.folder, self.io, self.when_saved, self.every_s = folder / CHECKPOINTS, io, when_saved, every_s
         self.best: dict[str, float] = {}
         """``epoch`` and ``loss/val`` of best.ckpt; empty without a val split."""
         self._written_s = -math.inf
@@ -97,7 +107,7 @@ class Checkpoints(Checkpoint):
             self._write(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Saves what is held; the epoch that was interrupted is lost."""
+        """Saves a best epoch that is held; of the last ones up to ``every_s`` seconds are lost."""
         self.io.flush()
 
     def _write(self, trainer: pl.Trainer) -> None:
@@ -105,10 +115,23 @@ class Checkpoints(Checkpoint):
         if not self.best:
             trainer.save_checkpoint(self.best_path, weights_only=False)
         self.io.flush()
+        if self.when_saved is not None:
+            self.when_saved()
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.flush()
         self._written_s = time.monotonic()
+
+
+class TimeLimit(Timer):
+    """``trainer.max_time``, but at the end of an epoch: half an epoch could not be resumed bit for bit."""
+
+    def __init__(self, duration: Any) -> None:
+        super().__init__(duration, interval="epoch", verbose=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a resumed run has the whole time again."""
+        return {}
 
 
 class SignOfLife(Callback):

@@ -54,10 +54,13 @@ REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     "gradient_clip_algorithm": "The gradient is taken in closed form and not clipped: lower `lr` instead.",
     "accumulate_grad_batches": "Nothing is accumulated: raise `batch_size` instead.",
     "logger": "Each run writes TensorBoard events and metrics.csv into its folder.",
-    "callbacks": "Use the Python interface, `logreg.run.train`, to add your own.",
+    "callbacks": "Build a Trainer of your own: README, From Python.",
     "default_root_dir": "Set `hydra.run.dir` instead.",
     "enable_checkpointing": "Each run keeps best.ckpt and last.ckpt.",
     "num_nodes": "One machine fits a linear model.",
+    "enable_progress_bar": "Each run has a progress bar of its own.",
+    "overfit_batches": "Take a small dataset instead: Lightning would draw single rows.",
+    "use_distributed_sampler": "There is one device.",
     "barebones": "It would switch the checkpoints and TensorBoard off.",
     "fast_dev_run": "Set `max_epochs=1` and `dataset` to a small one instead.",
 }
@@ -128,6 +131,7 @@ class RunConfig:
         for key in known:
             if key not in plain:
                 raise ConfigError.broken(key, "be given", None)
+        plain = {**plain, "expected": {} if plain["expected"] is None else plain["expected"]}
         for key, promise in KNOBS.items():
             check(key, plain[key], promise)
         for section, choices in SECTIONS.items():
@@ -136,10 +140,16 @@ class RunConfig:
         if plain["ckpt_path"] is not None:
             check("ckpt_path", plain["ckpt_path"], text())
         _check_expected(plain["expected"])
-        check("trainer", plain["trainer"], mapping("arguments of Lightning's Trainer, such as trainer.max_time=60"))
+        check(
+            "trainer",
+            plain["trainer"],
+            mapping("arguments of Lightning's Trainer, such as trainer.max_time=00:00:10:00"),
+        )
         for key, advice in REFUSED_TRAINER_ARGUMENTS.items():
             if key in plain["trainer"]:
                 raise ConfigError(f"`trainer.{key}` must not be set. {advice}")
+        if plain["trainer"].get("limit_train_batches") == 0:
+            raise ConfigError.broken("trainer.limit_train_batches", "leave something to train on", 0)
         if plain["devices"] != 1:
             raise ConfigError.broken(
                 "devices", "be 1", plain["devices"], "Training on several devices at once is not built yet."

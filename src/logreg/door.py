@@ -6,11 +6,13 @@ answered at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -26,10 +28,16 @@ from omegaconf.errors import OmegaConfBaseException
 from logreg import __version__
 from logreg.config import SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, LogregError
-from logreg.folder import find_checkpoint, run_folder_of
+from logreg.folder import CHECKPOINTS, find_checkpoint, run_folder_of, shown
 
 CONF = Path(__file__).parents[2] / "conf"
 """The configs, at the top of the project."""
+
+MADE_BY_STARTING = {".hydra", "train.log", "multirun.yaml", "metrics.csv"}
+"""What lies in the folder of a run or a sweep before its first checkpoint, besides events."""
+
+NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOENT}
+"""Why a folder or a file cannot be written."""
 
 ROOT = Path("runs")
 """Where runs live, seen from where the person stands."""
@@ -66,21 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     # Options first, as argparse wants them, whatever the order they were typed in.
     options = [argument for argument in typed if argument.startswith("-") or not _is_override(argument)]
-    typed = [argument for argument in typed if argument not in options]
+    settings = [argument for argument in typed if argument not in options]
     sweep: Path | None = None
     try:
-        for option in options:
-            if option.startswith("-") and not any(known.startswith(option) for known in HYDRA_OPTIONS):
-                raise ConfigError(f"`{option}` is no option. Write settings as key=value, such as lr=0.1.")
-        overrides = _parse(typed)
-        _check_groups(overrides)
-        extra = _resumed_overrides(overrides)
-        if any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options):
-            from logreg.sweep import sweep_overrides
-
-            more, sweep = sweep_overrides(overrides, ROOT)
-            extra += more
-        sys.argv = [sys.argv[0], *options, *extra, *typed]
+        overrides, sweep = _understood(options, settings)
+        sys.argv = [sys.argv[0], *options, *overrides]
         failures: list[Exception] = []
         job = run_job if sweep is not None else _keeping(failures, started)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
@@ -93,13 +91,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (LogregError, HydraException, OmegaConfBaseException) as error:
         print(error if isinstance(error, LogregError) else _in_our_words(error), file=sys.stderr)
         if sweep is not None:
-            _remove_if_empty(sweep)
+            _remove_if_unused(sweep)
+        return 2
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"`hydra.run.dir` must be a place to write to: {error}. Stand elsewhere, or set it.", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # Python flushes it once more at exit
         return 0
     except KeyboardInterrupt:
-        print("Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.", file=sys.stderr)
+        if sweep is None:
+            print("Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.", file=sys.stderr)
+        else:
+            from logreg.sweep import gather
+
+            gather(sweep)
+            print("Stopped. The jobs that were finished are above.", file=sys.stderr)
         return 130
     return 0
 
@@ -124,7 +133,7 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
     try:
         return _run(composed, folder, overrides, started)
     except LogregError:
-        _remove_if_empty(folder)
+        _remove_if_unused(folder)
         raise
 
 
@@ -190,7 +199,7 @@ def _check_groups(overrides: Sequence[Override]) -> None:
     for override in overrides:
         group = override.key_or_group
         if group == "trainer":
-            raise ConfigError("`trainer` must be set by its arguments, such as trainer.max_time=60.")
+            raise ConfigError("`trainer` must be set by its arguments, such as trainer.max_time=00:00:10:00.")
         if not group:
             raise ConfigError(f"`{override.input_line}` must be written as key=value, without spaces.")
         if "/" in group or group == "hydra" or not (CONF / group).is_dir():
@@ -208,37 +217,95 @@ def _is_override(argument: str) -> bool:
     return "=" in argument or argument.startswith("~")
 
 
+def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[str], Path | None]:
+    """What was typed, checked and completed.
+
+    Args:
+        options: What starts with a dash, and what follows it.
+        settings: key=value.
+
+    Returns:
+        Overrides for Hydra; the sweep folder, if this is a sweep.
+    """
+    for option in options:
+        if option.startswith("-") and not any(known.startswith(option) for known in HYDRA_OPTIONS):
+            raise ConfigError(f"`{option}` is no option. Write settings as key=value, such as lr=0.1.")
+    overrides = _parse(settings)
+    _check_groups(overrides)
+    given = {override.key_or_group: override for override in overrides}
+    added, sweep = [], None
+    if "hydra.run.dir" in given and (Path(str(given["hydra.run.dir"].value())) / CHECKPOINTS).exists():
+        raise ConfigError(f"`hydra.run.dir` must name a new folder, and {given['hydra.run.dir'].value()} holds a run.")
+    if "ckpt_path" in given and given["ckpt_path"].value() is not None:
+        if given["ckpt_path"].is_sweep_override():
+            raise ConfigError("`ckpt_path` must be one checkpoint, got several. Resume one after the other.")
+        checkpoint = find_checkpoint(str(given["ckpt_path"].value()), ROOT)
+        # The file itself, since tomorrow "latest" is another one.
+        overrides = [override for override in overrides if override.key_or_group != "ckpt_path"]
+        overrides += _parse([f"ckpt_path={_quoted(shown(checkpoint))}"])
+        added += _resumed_overrides(checkpoint, set(given))
+    if any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options):
+        from logreg.sweep import sweep_overrides
+
+        more, sweep = sweep_overrides(overrides, ROOT)
+        added += more
+    return [*added, *(override.input_line or "" for override in overrides)], sweep
+
+
 def _parse(arguments: Sequence[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides(list(arguments))
+    """Overrides as Hydra reads them; a value that its grammar has no words for (é, spaces) is taken as text."""
+    parser = OverridesParser.create()
+    parsed = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        as_text = [] if set(value) & set("[]{}$'\"") else [f"{key}={_quoted(value)}"]
+        for line in (argument, *as_text):
+            with suppress(HydraException):
+                parsed.append(parser.parse_override(line))
+                break
+        else:
+            raise ConfigError(f"`{argument}` must be written as key=value, brackets and quotes in pairs.")
+    return parsed
 
 
-def _resumed_overrides(overrides: Sequence[Override]) -> list[str]:
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
     """What a resumed run was started with, less what is typed anew: a checkpoint path is enough."""
-    typed = {override.key_or_group: override for override in overrides}
-    if "ckpt_path" not in typed or typed["ckpt_path"].is_sweep_override():
-        return []
-    ckpt_path = typed["ckpt_path"].value()
-    folder = run_folder_of(find_checkpoint(str(ckpt_path), ROOT)) if ckpt_path is not None else None
+    folder = run_folder_of(checkpoint)
     if folder is None:
         return []
     before = _parse(_lines(OmegaConf.load(folder / ".hydra" / "overrides.yaml")))
-    changed = {key for key in typed if "." not in key}
+    groups = {key for key in typed if "." not in key}
     return [
         override.input_line or ""
         for override in before
         if override.key_or_group not in typed
         # another optimizer does not take the arguments of the one before
-        and override.key_or_group.split(".")[0] not in changed
+        and override.key_or_group.split(".")[0] not in groups
     ]
 
 
-def _remove_if_empty(folder: Path) -> None:
-    """Takes back the folder that Hydra made for a run or a sweep that never started."""
-    if folder.is_dir() and {path.name for path in folder.iterdir()} <= {".hydra", "train.log", "multirun.yaml"}:
-        shutil.rmtree(folder)
-        for parent in list(folder.parents)[:2]:
-            if parent.name and not any(parent.iterdir()) and parent.resolve() != Path.cwd():
-                parent.rmdir()
+def _remove_if_unused(folder: Path) -> None:
+    """Takes back the folder of a run or a sweep that never came to anything."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name not in MADE_BY_STARTING and not path.name.startswith("events.out.tfevents."):
+            return
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    here, root = Path.cwd().resolve(), ROOT.resolve()
+    for place in (folder.resolve(), *folder.resolve().parents):
+        if place == here or any(place.iterdir()) or not (place == folder.resolve() or place.is_relative_to(root)):
+            return
+        place.rmdir()
 
 
 def _in_our_words(error: Exception) -> str:
@@ -246,16 +313,13 @@ def _in_our_words(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return str(ConfigError.not_a_choice(group, sorted(error.options), name))
-    if isinstance(error, OverrideParseException):
-        return (
-            f"`{error.override}` must be written as key=value. Quote a value with special characters twice: "
-            "'key=\"some value\"'."
-        )
+    if isinstance(error, OverrideParseException):  # of an option's value, such as a word without =
+        return f"`{error.override}` must be written as key=value, brackets and quotes in pairs."
     message = str(error) or str(error.__cause__)
     words = message.replace("\n", " ").split("'")
     if message.startswith("Could not override") or "is not in struct" in message:
         key, known = words[1], _all_keys()
-        if key in known:
+        if key in known and "." in key:
             group = key.partition(".")[0]
             return f"`{key}` belongs to another {group} than the one chosen. See conf/{group}/ for what each one takes."
         return str(unknown_key(key, known))

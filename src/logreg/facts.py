@@ -46,6 +46,8 @@ class DataFacts:
     """Mean of each feature over the *train* split, in source units; empty: not standardised."""
     std: tuple[float, ...] = ()
     """Standard deviation likewise; 1 where a feature is constant."""
+    fingerprint: int = 0
+    """Checksum of the train rows: another split or other data has another one."""
 
     @property
     def num_classes(self) -> int:

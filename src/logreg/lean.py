@@ -3,8 +3,8 @@
 Lightning imports torchmetrics for two class names, and torchmetrics imports all of its metrics,
 image and audio ones too, with torchvision's models, SciPy's signal processing and matplotlib.  It
 imports them only if lightning_utilities finds those packages installed; here it is told that they
-are not, for as long as that one import takes.  All metrics but those of images and audio work as
-ever, and the packages themselves can be imported as ever.
+are not, for as long as that one import takes.  The metrics of classification work as ever; those of
+images and audio, what needs SciPy, and plots do not.  The packages themselves can be imported as ever.
 """
 
 from __future__ import annotations

@@ -51,10 +51,11 @@ class SplitScorer:
         self._losses.append(LOSSES[self.objective.loss].of_rows(logits, targets).sum())
         self._hits.append((predicted == labels).sum())
         if self.auroc and logits.shape[1] <= 2:
-            # Probabilities, never logits: torchmetrics would guess which of the two it was given.
-            probabilities = LOSSES[self.objective.loss].link(logits)
+            # Probabilities, never logits: torchmetrics would guess which of the two it was given.  In float64,
+            # since in float32 all logits above 17 are the same probability.
+            probabilities = LOSSES[self.objective.loss].link(logits.detach().to("cpu", torch.float64))
             self._positive.append(probabilities[:, -1])
-            self._labels.append(labels)
+            self._labels.append(labels.cpu())
 
     def compute(self) -> Scores:
         """The metrics of all rows since the last ``clear``; then forgets them."""

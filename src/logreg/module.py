@@ -199,6 +199,8 @@ class LogisticModule(pl.LightningModule):
 
         ``self.log`` does the same, in two milliseconds a metric: longer than an epoch of a small table.
         """
+        if self.trainer.sanity_checking:
+            return
         metrics = {f"{name}/{split}": value for name, value in scores.items()} | others
         self.trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in metrics.items()})
         for logger in self.trainer.loggers:

@@ -61,7 +61,7 @@ class Objective:
         intercept: Tensor,
         sample_weight: Tensor | None = None,
     ) -> Tensor:
-        """F itself.
+        """The value of f.
 
         Args:
             features: Shape (N, D).

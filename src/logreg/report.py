@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import platform
 import shlex
@@ -219,15 +218,14 @@ def remarks(summary: Summary) -> list[str]:
         penalty = objective["train"] - summary["metrics"]["train"]["loss"]
         lines.append(f"objective on train {objective['train']:.4f}, of it penalty {penalty:.4f}")
     if answer := summary["known_answer"]:
-        lines.append(
-            f"the best classifier scores {answer['accuracy']:.2%} on unseen rows; "
-            f"the distance from its coefficients is {answer['coef_error']:.1%} of their norm"
-        )
+        line = f"the best classifier scores {answer['accuracy']:.2%} on unseen rows"
+        if answer["coef_error"] is not None:
+            line += f"; the distance from its coefficients is {answer['coef_error']:.1%} of their norm"
+        lines.append(line)
     for check in summary["expected"] or []:
+        got = "nothing" if check["got"] is None else f"{check['got']:.4g}"
         verdict = "reached" if check["reached"] else "NOT reached"
-        lines.append(
-            f"expected {check['metric']} {check['value']:g} ± {check['tolerance']:g}: {verdict}, got {check['got']:.4g}"
-        )
+        lines.append(f"expected {check['metric']} {check['value']:g} ± {check['tolerance']:g}: {verdict}, got {got}")
     if best := summary["best"]:
         lines.append(f"lowest loss/val {best['loss/val']:.4f} after epoch {best['epoch']:.0f} of {summary['epochs']}")
     seconds = summary["seconds"]
@@ -238,7 +236,7 @@ def remarks(summary: Summary) -> list[str]:
 def next_commands(summary: Summary) -> list[str]:
     """What a person may want to type now."""
     folder = summary["folder"]
-    logdir = "runs" if Path(folder).parts[0] == "runs" else shlex.quote(folder)
+    logdir = "runs" if Path(folder).parts[:1] == ("runs",) else shlex.quote(folder)
     other = "breast_cancer" if summary["dataset"]["name"] == "toy" else "toy"
     return [
         f"tensorboard --logdir {logdir}",
@@ -310,7 +308,7 @@ def _against(answer: KnownAnswer, result: RunResult) -> dict[str, Any]:
         "intercept": answer.intercept,
         "learned_coef": slope.tolist() if few else None,
         "learned_intercept": offset,
-        "coef_error": float((learned - best).norm() / best.norm()) if float(best.norm()) else math.nan,
+        "coef_error": float((learned - best).norm() / best.norm()) if float(best.norm()) else None,
     }
 
 
@@ -321,9 +319,9 @@ def _expected(expected: Mapping[str, Any], scores: Mapping[Split, Scores]) -> li
         if metric == "tolerance":
             continue
         name, split = metric.split("/")
-        got = scores.get(split, {}).get(name, math.nan)  # type: ignore[call-overload]  # any text
+        got = scores.get(split, {}).get(name)  # type: ignore[call-overload]  # any text
         tolerance = expected["tolerance"]
-        reached = abs(got - value) <= tolerance  # nan never is
+        reached = got is not None and abs(got - value) <= tolerance
         checks.append({"metric": metric, "value": value, "tolerance": tolerance, "got": got, "reached": reached})
     return checks or None
 
@@ -331,7 +329,7 @@ def _expected(expected: Mapping[str, Any], scores: Mapping[Split, Scores]) -> li
 def _cell(metric: str, value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:.2%}" if metric == "accuracy" else f"{value:.4f}"
+    return f"{value:.2%}" if metric == "accuracy" else f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _short(value: float) -> str:

@@ -18,14 +18,14 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from logreg.callbacks import Checkpoints, HeldCheckpointIO, SignOfLife
+from logreg.callbacks import Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
 from logreg.config import REFUSED_TRAINER_ARGUMENTS, RunConfig
 from logreg.data import TensorDataModule, build_dataset
 from logreg.errors import ConfigError, did_you_mean
 from logreg.facts import DataFacts, Split
 from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest, shown
 from logreg.metrics import Scores, SplitScorer
-from logreg.module import DTYPES, LogisticModule
+from logreg.module import DTYPES, LogisticModule, resolve_loss
 from logreg.report import RunResult, Summary, draw, summarise, write_report
 from logreg.tracking import RunLogger
 
@@ -79,14 +79,12 @@ def train(
     module = build_module(config, data.facts)
     if (folder / CHECKPOINTS).exists():
         raise ConfigError(f"`hydra.run.dir` must name a new folder, and {shown(folder)} holds a run.")
-    checkpoints = Checkpoints(folder, HeldCheckpointIO())
+    checkpoints = Checkpoints(folder, HeldCheckpointIO(), (lambda: mark_latest(folder, root)) if is_newest else None)
     sign_of_life = SignOfLife(config.dataset["name"], progress_lines)
     trainer = build_trainer(config, RunLogger(folder), checkpoints, sign_of_life, has_val="val" in data.splits)
     logger = trainer.logger
     assert isinstance(logger, RunLogger)
     logger.log_hparams(_hparams(config, module, overrides))
-    if is_newest:
-        mark_latest(folder, root)
     log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
 
     fit_start = time.perf_counter()
@@ -107,6 +105,8 @@ def train(
 def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed)
+    except MisconfigurationException as error:
+        raise ConfigError(f"`trainer` must suit Lightning's Trainer: {' '.join(str(error).split())}") from error
     except SystemExit as left:  # how Lightning answers Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt from left
@@ -167,13 +167,17 @@ def build_trainer(
         "enable_progress_bar": False,
         "enable_model_summary": config.verbose,
         "num_sanity_val_steps": 0,
-        "limit_val_batches": 1.0 if has_val else 0,
         "log_every_n_steps": 1,
         **config.trainer,
     }
+    if not has_val:
+        arguments["limit_val_batches"] = 0
     try:
+        limit = arguments.pop("max_time", None)
+        if limit is not None:
+            arguments["callbacks"].append(TimeLimit(limit))
         return pl.Trainer(**arguments)
-    except (TypeError, ValueError, MisconfigurationException) as error:
+    except (AttributeError, TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"`trainer` must suit Lightning's Trainer: {error}") from error
 
 
@@ -202,7 +206,9 @@ def _check_hardware(accelerator: str) -> None:
 
 
 def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> int:
-    """A checkpoint goes on only with the data and the optimizer it was made with, and with epochs left.
+    """A checkpoint goes on only with the data, loss and optimizer it was made with, and with epochs left.
+
+    lr, l2, l1, batch_size, schedule and max_epochs may change.
 
     Returns:
         The epochs that it has behind it.
@@ -211,15 +217,20 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
         held = torch.load(checkpoint, map_location="cpu", weights_only=True)
         arguments, epochs = held["hyper_parameters"], held["epoch"] + 1
         theirs = DataFacts.from_dict(arguments["facts"])
-        optimizer = arguments["optimizer"]["name"]
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"`ckpt_path` must be a checkpoint of logreg, and {shown(checkpoint)} is not one.") from error
     for what, ours, its in (
         ("dataset", facts.name, theirs.name),
+        ("seed", config.seed, arguments["seed"]),
         ("number of features", facts.num_features, theirs.num_features),
         ("classes", facts.class_names, theirs.class_names),
         ("train rows", facts.rows["train"], theirs.rows["train"]),
-        ("optimizer", config.optimizer["name"], optimizer),
+        ("checksum of the train rows", facts.fingerprint, theirs.fingerprint),
+        ("standardising", bool(facts.mean), bool(theirs.mean)),
+        ("loss", resolve_loss(config.loss, facts), resolve_loss(arguments["loss"], theirs)),
+        ("reduction", config.reduction, arguments["reduction"]),
+        ("precision", config.precision, arguments["precision"]),
+        ("optimizer", dict(config.optimizer), arguments["optimizer"]),
     ):
         if ours != its:
             raise ConfigError(
@@ -243,7 +254,7 @@ def _quieten(verbose: bool) -> None:
     for message in (
         ".*does not have many workers.*",  # blocks are indexed in one go; a worker would only copy them
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch >= 2.9
-        ".*callbacks used to create the checkpoint need to be provided.*",  # the timer of trainer.max_time
+        ".*GPU available but not used.*",  # accelerator=cpu was the person's word
     ):
         warnings.filterwarnings("ignore", message)
 

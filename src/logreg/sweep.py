@@ -19,7 +19,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 
-from logreg.errors import LogregError
+from logreg.errors import ConfigError, LogregError
 from logreg.folder import shown
 
 SEED = "seed"
@@ -40,6 +40,8 @@ def sweep_overrides(overrides: Sequence[Override], root: Path) -> tuple[list[str
     added = []
     if "hydra.sweep.dir" in given:
         folder = Path(str(given["hydra.sweep.dir"].value()))
+        if "$" in str(folder):
+            raise ConfigError.broken("hydra.sweep.dir", "be a plain path", str(folder))
     else:
         folder = root / "sweeps" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         added.append(f"hydra.sweep.dir={folder.as_posix()}")
@@ -94,9 +96,10 @@ def gather(folder: Path) -> int:
         {**json.loads(path.read_text(encoding="utf-8")), "job": path.parent.relative_to(folder).as_posix()}
         for path in folder.rglob("summary.json")
     ]
-    jobs.sort(key=lambda job: int(job["job"].split("_")[0]))
+    jobs.sort(key=lambda job: (int(number) if (number := job["job"].split("_")[0]).isdigit() else 0, job["job"]))
     if not jobs:
-        return 0
+        print(f"No job of {folder} has come to an end.", file=sys.stderr)
+        return 1
     settings = [_settings(job["overrides"]) for job in jobs]
     columns = list(dict.fromkeys(key for setting in settings for key in setting))
     varied = [key for key in columns if len({setting.get(key) for setting in settings}) > 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -122,6 +123,11 @@ class TensorDataModule(pl.LightningDataModule):
         raw = self.dataset.read()
         tables = dict(raw.tables)
         held_out = {split: fraction for split, fraction in self.fractions.items() if fraction > 0}
+        for split in held_out:
+            if split in tables:
+                raise DataError(
+                    f"`dataset.split.{split}` must not be set: {self.dataset.name} has a {split} split of its own."
+                )
         if held_out:
             train = tables["train"]
             for split, rows in stratified_split(train.labels, held_out, self.seed).items():
@@ -138,6 +144,7 @@ class TensorDataModule(pl.LightningDataModule):
             image_shape=raw.image_shape,
             mean=mean,
             std=std,
+            fingerprint=self._fingerprint(tables["train"]),
         )
         self._held = _Held(raw, tables, facts)
 
@@ -227,6 +234,14 @@ class TensorDataModule(pl.LightningDataModule):
         train = tables["train"]
         if len(torch.unique(train.labels if train.rows is None else train.labels[train.rows])) < 2:
             raise DataError(f"train of `dataset={self.dataset.name}` must hold at least 2 classes, got 1.")
+
+    def _fingerprint(self, train: Table) -> int:
+        """CRC-32 of the table's bytes and of which rows are the train split's."""
+        checksum = 0
+        for tensor in (train.features, train.labels, train.rows):
+            if tensor is not None:
+                checksum = zlib.crc32(tensor.contiguous().numpy().data, checksum)
+        return checksum
 
     def _moments(self, train: Table, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each feature over the train rows, summed in float64."""

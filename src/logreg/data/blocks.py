@@ -40,6 +40,7 @@ class BlockDataset(Dataset[Batch]):
 
     def __getitem__(self, rows: Rows) -> Batch:
         """The block of these positions; features in source units."""
+        assert not isinstance(rows, int), "a sampler that is not ours draws single rows"
         if self.rows is not None:
             rows = self.rows[rows]
         if isinstance(rows, slice):
