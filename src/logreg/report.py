@@ -189,9 +189,10 @@ def loss_in_words(summary: Summary) -> str:
 def settings_in_words(summary: Summary) -> str:
     """How it was trained, in one sentence."""
     config = summary["config"]
+    batches = "full batches" if config["batch_size"] == "full" else f"batches of {config['batch_size']}"
     return (
-        f"Trained by {config['optimizer']['name']} with lr {config['lr']:g} ({config['schedule']['name']}), batches of "
-        f"{config['batch_size']}, {summary['epochs']} epochs, l2 {config['l2']:g}, l1 {config['l1']:g}."
+        f"Trained by {config['optimizer']['name']} with lr {config['lr']:g} ({config['schedule']['name']}), {batches}, "
+        f"{summary['epochs']} epochs, l2 {config['l2']:g}, l1 {config['l1']:g}."
     )
 
 
