@@ -177,10 +177,11 @@ def _print_table(
     console = Console(width=None if sys.stdout.isatty() else 200)
     if groups:
         shown = [name for name in metrics if name.split("/")[1] != "train" or metrics[0].endswith("/train")]
-        title = f"by {metrics[0]}, mean±standard deviation over seeds (a seed also draws the split)"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-        for heading in ("rank", *by, "runs", *shown):
-            table.add_column(heading, justify="right", no_wrap=True)
+        heading = f"by {metrics[0]}, mean±standard deviation over seeds (a seed also draws the split)"
+        console.print(heading, markup=False, highlight=False, soft_wrap=True)
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        for column in ("rank", *by, "runs", *shown):
+            table.add_column(column, justify="right", no_wrap=True)
 
         def mean_of(jobs: list[dict[str, Any]], name: str) -> float:
             values = [value for job in jobs if (value := _value(job, name)) is not None]
