@@ -197,7 +197,7 @@ class LogisticModule(pl.LightningModule):
     def _log(self, split: Split, scores: Scores, **others: float) -> None:
         """To the loggers and, for callbacks that monitor a metric, to the Trainer.
 
-        ``self.log`` does the same, in two milliseconds a metric: longer than an epoch of a small table.
+        ``self.log`` does the same, but takes longer for it than an epoch of a small table.
         """
         if self.trainer.sanity_checking:
             return
