@@ -70,7 +70,7 @@ def blocks_of(rows: int, batch_size: int, features: int = 3, shuffle: bool = Tru
     values = torch.arange(rows, dtype=torch.float32).unsqueeze(1).expand(rows, features).contiguous()
     dataset = BlockDataset(values, torch.arange(rows), None, 1.0, torch.float32)
     loader = block_loader(dataset, batch_size, shuffle, seed=3)
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # ours has it
     return list(loader)
 
 

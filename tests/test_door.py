@@ -376,6 +376,14 @@ def test_help_has_every_knob_with_its_default(typed: Callable[[str], Answer], kn
     assert line.group(1) == default
 
 
+def test_a_reader_that_leaves_early_as_head_does_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, TRAIN, "--help"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_six_examples_of_help_can_be_typed(typed: Callable[[str], Answer], desk: Callable[[str], Answer]) -> None:
     lines = [line.strip() for line in typed("--help").out.splitlines()]
     examples = [re.split(r" {2,}", line)[0] for line in lines if line.startswith("python scripts/train.py")]

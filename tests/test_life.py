@@ -126,6 +126,18 @@ def test_curves_lie_on_one_axis_of_passes_over_the_data(cancer: Run) -> None:
     assert cancer.curve("loss/val")[8] == pytest.approx(cancer.summary["metrics"]["val"]["loss"], rel=1e-6)
 
 
+def test_the_schedule_sets_the_learning_rate_of_each_epoch(tmp_path: Path) -> None:
+    run = train(
+        tmp_path, "dataset=iris", "lr=0.4", "schedule=step", "schedule.every=2", "schedule.factor=0.5", "max_epochs=5"
+    )
+    assert list(run.curve("lr").values()) == pytest.approx([0.4, 0.4, 0.2, 0.2, 0.1])
+    # and the steps have that size: a factor of almost 0 leaves the first epoch's parameters
+    (tmp_path / "other").mkdir()
+    common = ("dataset=iris", "schedule=step", "schedule.every=1", "schedule.factor=1e-12", "precision=64")
+    long, short = (train(tmp_path / "other", *common, f"max_epochs={epochs}") for epochs in (3, 1))
+    torch.testing.assert_close(parameters(long)["model.coef"], parameters(short)["model.coef"], rtol=1e-8, atol=1e-8)
+
+
 def test_the_hparams_tab_has_the_run_with_the_same_columns_whatever_the_dataset(toy: Run, cancer: Run) -> None:
     from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -249,7 +261,7 @@ def test_stopped_from_the_keyboard_it_says_how_to_go_on(
     log = LogisticModule.on_train_batch_end
 
     def control_c(module: LogisticModule, *arguments: object) -> None:
-        log(module, *arguments)  # type: ignore[arg-type]
+        log(module, *arguments)  # type: ignore[arg-type]  # handed on as they came
         if module.current_epoch == 2:
             raise KeyboardInterrupt
 

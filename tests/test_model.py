@@ -15,7 +15,7 @@ def facts(**others: object) -> DataFacts:
         "rows": {"train": 10},
         **others,
     }
-    return DataFacts(**given)  # type: ignore[arg-type]
+    return DataFacts(**given)  # type: ignore[arg-type]  # arguments of many types in one dict
 
 
 @pytest.mark.parametrize("seed", [0, 7])

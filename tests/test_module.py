@@ -32,7 +32,7 @@ def trainer(**arguments: object) -> pl.Trainer:
         "num_sanity_val_steps": 0,
         **arguments,
     }
-    return pl.Trainer(**given)  # type: ignore[arg-type]
+    return pl.Trainer(**given)  # type: ignore[arg-type]  # arguments of many types in one dict
 
 
 def digits(batch_size: int | None = 50) -> TensorDataModule:
@@ -52,7 +52,7 @@ def test_steps_in_closed_form_are_those_of_autograd_on_the_same_batches(optimize
     stepper = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer](theirs.parameters(), lr=0.01)
     loader = data.train_dataloader()
     for epoch in range(2):
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # ours has it
         for block in loader:
             for features, labels in zip(block.features.split(50), block.labels.split(50), strict=True):
                 stepper.zero_grad()
@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path: Path) 
     write_whole(path, lambda file: file.write(b"old"))
 
     def half(file: object) -> None:
-        file.write(b"ne")  # type: ignore[attr-defined]
+        file.write(b"ne")  # type: ignore[attr-defined]  # any open file
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):

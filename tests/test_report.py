@@ -109,7 +109,7 @@ def test_the_curve_goes_through_one_half_at_even_odds() -> None:
     (axes,) = figure.axes
     curve, half, even_line, even, fails, passes = axes.get_lines()
     assert axes.get_xlim() == (0.0, 10.0)
-    assert np.interp(2.5, *curve.get_data()) == pytest.approx(0.5)  # type: ignore[arg-type]
+    assert np.interp(2.5, *curve.get_data()) == pytest.approx(0.5)  # type: ignore[arg-type]  # matplotlib says ArrayLike
     assert set(np.asarray(half.get_ydata())) == {0.5}
     assert set(np.asarray(even_line.get_xdata())) == {2.5}
     assert [float(np.asarray(even.get_xdata())[0]), float(np.asarray(even.get_ydata())[0])] == [2.5, 0.5]

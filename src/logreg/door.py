@@ -36,7 +36,7 @@ CONF = Path(__file__).parents[2] / "conf"
 MADE_BY_STARTING = {".hydra", "train.log", "multirun.yaml", "metrics.csv"}
 """What lies in the folder of a run or a sweep before its first checkpoint, besides events."""
 
-NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOENT}
+NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC}
 """Why a folder or a file cannot be written."""
 
 ROOT = Path("runs")
@@ -66,17 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the sentence is ours
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    if {"-h", "--help"} & set(typed):  # without Hydra, which would list all groups first, its own too
-        print(OmegaConf.load(CONF / "hydra" / "help" / "logreg.yaml").template)
-        return 0
-    if "--version" in typed:
-        print(f"logreg {__version__}")
-        return 0
     # Options first, as argparse wants them, whatever the order they were typed in.
     options = [argument for argument in typed if argument.startswith("-") or not _is_override(argument)]
     settings = [argument for argument in typed if argument not in options]
     sweep: Path | None = None
     try:
+        if {"-h", "--help"} & set(options):  # without Hydra, which would list all groups first, its own too
+            print(OmegaConf.load(CONF / "hydra" / "help" / "logreg.yaml").template, flush=True)
+            return 0
+        if "--version" in options:
+            print(f"logreg {__version__}")
+            return 0
         overrides, sweep = _understood(options, settings)
         sys.argv = [sys.argv[0], *options, *overrides]
         failures: list[Exception] = []
@@ -93,14 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sweep is not None:
             _remove_if_unused(sweep)
         return 2
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # Python flushes it once more at exit
+        return 0
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
         print(f"`hydra.run.dir` must be a place to write to: {error}. Stand elsewhere, or set it.", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read our output has left, as `head` does
-        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # Python flushes it once more at exit
-        return 0
     except KeyboardInterrupt:
         if sweep is None:
             print("Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.", file=sys.stderr)
