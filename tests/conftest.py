@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two files at a time on two cores: threads would only fight
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from whole_runs import Answer
 
 MNIST_ROOTS = (Path(__file__).parents[1] / "data", Path(__file__).parents[2] / "shared" / "data" / "mnist")
 """Where the true MNIST may lie: in the project's own data folder, or beside the checkout."""
@@ -37,6 +44,30 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def draw() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def desk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[[str], Answer]]:
+    """Types a command of `scripts/train.py` in this process, where torch is there already; leaves it as it was."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from logreg.door import main
+    from whole_runs import Answer, left_in, standing_in
+
+    def type_(command: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["train.py"])
+        capfd.readouterr()
+        GlobalHydra.instance().clear()
+        code = main(shlex.split(command))
+        return Answer(code, *capfd.readouterr(), left_in(tmp_path), frozenset())
+
+    with standing_in(tmp_path):
+        yield type_
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="session")

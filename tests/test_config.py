@@ -13,13 +13,14 @@ import pytest
 from logreg.config import KNOBS, REFUSED_TRAINER_ARGUMENTS, SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, LogregError, did_you_mean
 from logreg.lean import import_lightning
-from logreg.promises import Promise, check, flag, number, one_of, text, whole
+from logreg.promises import Promise, check, flag, labels, listed, number, one_of, optional, text, weights, whole
 
 
 def a_run(**changes: Any) -> dict[str, Any]:
     """What a person may have asked for, as a yaml file has it, with some of it changed."""
     plain: dict[str, Any] = {
         "dataset": {"name": "iris", "split": {"val": 0.2, "test": 0.2}, "standardize": True},
+        "backbone": {"name": "none", "weights": "DEFAULT", "batch_size": 64},
         "optimizer": {"name": "sgd", "momentum": 0.0, "nesterov": False},
         "schedule": {"name": "constant"},
         "loss": "auto",
@@ -36,6 +37,7 @@ def a_run(**changes: Any) -> dict[str, Any]:
         "seed": 0,
         "ckpt_path": None,
         "trainer": {},
+        "facts": "none",
         "expected": {},
         "verbose": False,
     }
@@ -63,6 +65,20 @@ def whole_sentence(sentence: str) -> str:
         (one_of(("32", "64")), "be one of 32, 64", ["32", 32, "64", 64], [16, "16", None, "", 32.0, [32]]),
         (flag(), "be true or false", [True, False], [0, 1, "true", None]),
         (text(), "be text", ["", "x"], [1, None, True, ["x"]]),
+        (optional(whole(at_least=2)), "be a whole number >= 2 or null", [None, 2], [1, 2.0, "2", "null"]),
+        (listed(), "be a list, such as [a,b]", [[], ["a", 1], ("a",)], ["a", None, {"a": 1}, [None], [["a"]]]),
+        (
+            labels(),
+            "be a class or a list of classes, such as 7 or [3,8]",
+            [7, "pass", True, [3, 8], ["a"], 1.0],
+            [None, [], {"a": 1}, [None]],
+        ),
+        (
+            weights(),
+            "be none, balanced, or weights > 0 such as {pass: 2}",
+            ["none", "balanced", {"pass": 2}, {3: 0.5}],
+            ["equal", None, {"pass": 0}, {"pass": -1}, {"pass": "2"}, {"pass": math.inf}, [1, 2], 2],
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -145,6 +161,10 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
         (True, f"{ROWS}, got True."),
     ],
     "max_epochs": [(0, f"{FROM_ONE}, got 0."), (-1, f"{FROM_ONE}, got -1."), (1e3, f"{FROM_ONE}, got 1000.0.")],
+    "facts": [
+        ("onyl", "one of none, show, only, got 'onyl'. Did you mean only?"),
+        (True, "one of none, show, only, got True."),
+    ],
     "accelerator": [
         ("gpus", f"{ACCELERATORS}, got 'gpus'. Did you mean gpu?"),
         ("cuda", f"{ACCELERATORS}, got 'cuda'. Did you mean gpu?"),
@@ -170,6 +190,7 @@ TAKEN: dict[str, list[Any]] = {
     "lr": [1e-12, 0.1, 1, 1e3],
     "batch_size": [1, 128, 10**9, "full"],
     "max_epochs": [1, 1000],
+    "facts": ["none", "show", "only"],
     "accelerator": ["auto", "cpu", "gpu", "mps"],
     "devices": [1],
     "precision": [32, "32", 64, "64"],
@@ -333,9 +354,9 @@ def test_nesterov_without_momentum_is_refused(momentum: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-@pytest.mark.parametrize("value", [1, 1.0, -0.1, "much", None, True, math.nan])
+@pytest.mark.parametrize("value", [1, 1.0, -0.1, "much", True, math.nan])
 def test_a_fraction_of_a_split_refuses_what_is_none(split: str, value: Any) -> None:
-    sentence = f"`dataset.split.{split}` must be a finite number >= 0 and < 1, got {value!r}."
+    sentence = f"`dataset.split.{split}` must be a finite number >= 0 and < 1 or null, got {value!r}."
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(dataset={"name": "iris", "standardize": True, "split": {split: value}}))
 
@@ -347,8 +368,19 @@ def test_fractions_that_leave_no_row_to_train_on_are_refused() -> None:
         RunConfig.from_mapping(a_run(dataset={"name": "iris", "standardize": True, "split": split}))
 
 
-@pytest.mark.parametrize("split", [{}, {"val": 0}, {"val": 0.5}, {"val": 0.5, "test": 0.49}])
-def test_fractions_that_leave_rows_to_train_on_are_taken(split: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "split",
+    [
+        {},
+        {"val": 0},
+        {"val": 0.5},
+        {"val": 0.5, "test": 0.49},
+        {"val": None, "test": 0.3},
+        {"column": "part"},
+        {"group": "who", "val": 0.1},
+    ],
+)
+def test_splits_that_leave_rows_to_train_on_are_taken(split: dict[str, Any]) -> None:
     asked = {"name": "iris", "standardize": True, "split": split}
     assert RunConfig.from_mapping(a_run(dataset=asked)).dataset["split"] == split
 
@@ -360,13 +392,46 @@ def test_a_dataset_need_not_have_a_split() -> None:
 @pytest.mark.parametrize(
     ("dataset", "sentence"),
     [
-        ({"name": "toy", "standardize": "yes"}, "`dataset.standardize` must be true or false, got 'yes'."),
+        ({"name": "toy", "standardize": "yes"}, "`dataset.standardize` must be true or false or null, got 'yes'."),
         ({"name": 3, "standardize": True}, "`dataset.name` must be text, got 3."),
+        (
+            {"name": "toy", "classes": []},
+            "`dataset.classes` must be a class or a list of classes, such as 7 or [3,8] or null, got [].",
+        ),
+        (
+            {"name": "toy", "positive": {"a": 1}},
+            "`dataset.positive` must be a class or a list of classes, such as 7 or [3,8] or null, got {'a': 1}.",
+        ),
+        ({"name": "toy", "limit": 1}, "`dataset.limit` must be a whole number >= 2 or null, got 1."),
+        (
+            {"name": "toy", "class_weight": {"pass": 0}},
+            "`dataset.class_weight` must be none, balanced, or weights > 0 such as {pass: 2}, got {'pass': 0}.",
+        ),
+        (
+            {"name": "toy", "split": {"grup": "who"}},
+            "`dataset.split.grup` must be a key of the config, and there is none of that name. "
+            "Did you mean dataset.split.group?",
+        ),
+        ({"name": "toy", "split": {"group": 3}}, "`dataset.split.group` must be text or null, got 3."),
     ],
 )
 def test_what_every_dataset_has_is_checked_at_the_front_desk(dataset: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(dataset=dataset))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "sentence"),
+    [
+        (None, "`backbone` must be none or a model of torchvision, such as backbone=resnet18, got None."),
+        ({"name": 18}, "`backbone.name` must be text, got 18."),
+        ({"weight": "none"}, "Did you mean backbone.weights?"),
+        ({"batch_size": 0}, "`backbone.batch_size` must be a whole number >= 1, got 0."),
+    ],
+)
+def test_the_backbone_is_checked_at_the_front_desk(backbone: Any, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{re.escape(sentence)}$"):
+        RunConfig.from_mapping(a_run(backbone=backbone))
 
 
 # The trainer's part

@@ -145,9 +145,15 @@ def test_facts_come_from_the_train_split_alone(draw: torch.Generator) -> None:
             torch.tensor([[0.0], [1.0], [math.nan], [0.0]]),
             torch.tensor([0, 1, 0, 1]),
             2,
-            "`features` must be finite, got nan or inf in row 2 [in train of given].",
+            "`features` must be finite, got nan or inf in row 2, counted from 0 [in given]. "
+            "Mend the row, or leave it out.",
         ),
-        (torch.zeros(4, 1), torch.zeros(4).long(), 2, "train of `dataset=given` must hold at least 2 classes, got 1."),
+        (
+            torch.zeros(4, 1),
+            torch.zeros(4).long(),
+            2,
+            "train of `dataset=given` must hold at least 2 classes, got only '0'.",
+        ),
         (torch.zeros(4, 1), torch.zeros(4).long(), 1, "`dataset=given` must have at least 2 classes, got ('0',)."),
     ],
 )
@@ -187,7 +193,7 @@ def test_unknown_names_and_arguments_offer_the_nearest() -> None:
 )
 def test_datasets_have_their_true_shapes(name: str, rows: int, features: int, classes: int) -> None:
     raw = build_dataset(name, {}).read()
-    assert raw.tables["train"].features.shape == (rows, features)
+    assert raw.tables["train"].matrix.shape == (rows, features)
     assert raw.tables["train"].labels.unique().tolist() == list(range(classes))
     assert len(raw.class_names) == classes
     assert len(raw.feature_names) in (0, features)
@@ -196,7 +202,7 @@ def test_datasets_have_their_true_shapes(name: str, rows: int, features: int, cl
 
 def test_toy_is_the_tutorials_three_students() -> None:
     raw = DATASETS["toy"]().read()
-    assert raw.tables["train"].features.tolist() == [[1.0], [2.0], [3.0]]
+    assert raw.tables["train"].matrix.tolist() == [[1.0], [2.0], [3.0]]
     assert [raw.class_names[label] for label in raw.tables["train"].labels] == ["fail", "fail", "pass"]
 
 
@@ -205,7 +211,7 @@ def test_blobs_closed_form_is_that_of_their_covariance(features: int, correlatio
     blobs = Blobs(rows=200_000, features=features, distance=1.5, correlation=correlation, seed=1)
     raw = blobs.read()
     assert raw.answer is not None
-    x, y = raw.tables["train"].features, raw.tables["train"].labels
+    x, y = raw.tables["train"].matrix, raw.tables["train"].labels
     shift = x[y == 1].mean(0) - x[y == 0].mean(0)
     within = torch.cat([x[y == label] - x[y == label].mean(0) for label in (0, 1)])
     covariance = within.T @ within / len(x)

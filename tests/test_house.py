@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "promises", "functional", "objective"),
     ("facts", "model", "config", "folder"),
     ("data", "metrics", "optim"),
-    ("module", "tracking", "callbacks", "figures", "report"),
+    ("module", "tracking", "callbacks", "figures", "inspection", "report"),
     ("run",),
     ("lean", "door", "sweep"),
 )

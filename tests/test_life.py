@@ -78,6 +78,7 @@ def test_a_run_folder_holds_what_it_should(toy: Run) -> None:
         ".hydra/overrides.yaml",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "coefficients.csv",
         "figures/probability.png",
         "metrics.csv",
         "report.md",

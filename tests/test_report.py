@@ -50,7 +50,20 @@ def test_the_equation_in_words(module: LogisticModule, expected: str | None) -> 
 SUMMARY: dict[str, Any] = {
     "folder": "runs/made/2026",
     "command": "python scripts/train.py dataset=made",
-    "dataset": {"name": "made", "rows": {"train": 1200, "test": 300}, "classes": ["a", "b", "c"]},
+    "dataset": {
+        "name": "made",
+        "source": "made.csv",
+        "rows": {"train": 1200, "test": 300},
+        "classes": ["a", "b", "c"],
+        "class_weight": {"a": 1.0, "b": 2.5, "c": 1.0},
+        "backbone": None,
+        "notes": ["left out, since constant over train: z"],
+    },
+    "majority": {"class": "b", "accuracy": {"train": 0.5, "test": 0.4}},
+    "largest_coefficients": [
+        {"feature": "color=E", "class": "c", "coef": -2.5, "coef_per_std": -0.5},
+        {"feature": "carat", "class": "a", "coef": 0.125, "coef_per_std": 0.25},
+    ],
     "metrics": {"train": {"loss": 0.25, "accuracy": 0.5}, "test": {"loss": 0.5, "accuracy": 0.25}},
     "objective": {"loss": "bce", "reduction": "mean", "l2": 0.1, "l1": 0.0, "train": 0.375},
     "resumed_from": "runs/made/2025/checkpoints/last.ckpt",
@@ -84,9 +97,11 @@ def test_the_end_of_a_run_on_the_terminal() -> None:
     shown = io.StringIO()
     print_summary(SUMMARY, Console(file=shown, width=80))
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
-    assert lines[0] == "made: one-vs-rest cross-entropy, summed over 3 classes, mean over rows"
+    assert lines[0] == "made made.csv: one-vs-rest cross-entropy, summed over 3 classes, mean over rows"
     assert "objective on train 0.3750, of it penalty 0.1250" in lines
     assert "expected accuracy/test 0.9 ± 0.01: NOT reached, got 0.25" in lines
+    assert "always 'b', most frequent in train, is right in 40.00% of test" in lines
+    assert any(line.startswith("class weights a 1, b 2.5, c 1 count in the loss: probabilities are") for line in lines)
     assert "took 2.0 s, 1.0 s of it training" in lines
     for command in next_commands(SUMMARY):
         assert f"  {command}" in lines
@@ -99,6 +114,8 @@ def test_the_report_page_has_the_table_and_the_pictures() -> None:
     assert "![probability](figures/probability.png)" in page
     assert "Goes on from `runs/made/2025/checkpoints/last.ckpt`." in page
     assert "Trained by sgd with lr 0.5 (cosine), batches of 32, 10 epochs, l2 0.1, l1 0." in page
+    assert "- left out, since constant over train: z" in page
+    assert "| color=E | c | -2.5 | -0.5 |" in page
     assert "\n\n\n" not in page
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from logreg.errors import ConfigError, did_you_mean
-from logreg.promises import Promise, check, flag, mapping, number, one_of, text, whole
+from logreg.promises import Promise, check, flag, labels, mapping, number, one_of, optional, text, weights, whole
 
 KNOBS: dict[str, Promise] = {
     "loss": one_of(("auto", "bce", "cross_entropy")),
@@ -21,11 +21,28 @@ KNOBS: dict[str, Promise] = {
     "max_epochs": whole(at_least=1),
     "accelerator": one_of(("auto", "cpu", "gpu", "mps")),
     "devices": whole(at_least=1),
+    "facts": one_of(("none", "show", "only")),
     "precision": one_of(("32", "64")),
     "seed": whole(at_least=0, at_most=2**32 - 1),  # what numpy takes
     "verbose": flag(),
 }
 """What each knob must be."""
+
+DATASET_KNOBS: dict[str, Promise] = {
+    "standardize": optional(flag()),
+    "classes": optional(labels()),
+    "positive": optional(labels()),
+    "limit": optional(whole(at_least=2)),
+    "class_weight": weights(),
+}
+"""What every dataset takes, besides ``split`` and arguments of its own."""
+
+BACKBONE_KNOBS: dict[str, Promise] = {
+    "name": text(),
+    "weights": text(),
+    "batch_size": whole(at_least=1),
+}
+"""What turns images into features before the model sees them."""
 
 SECTIONS: dict[str, dict[str, dict[str, Promise]]] = {
     "optimizer": {
@@ -72,8 +89,9 @@ class RunConfig:
     """One run, as a person asked for it.
 
     Attributes:
-        dataset: ``name`` of the dataset; ``split`` (val and test fractions) and ``standardize``
-            where it has them; its own arguments.
+        dataset: ``name`` of the dataset; ``split`` and the knobs of ``DATASET_KNOBS``; its own arguments.
+        backbone: ``name`` of the model of torchvision that turns images into features, or "none"; its
+            ``weights`` and ``batch_size``.
         optimizer: ``name`` and arguments.
         schedule: ``name`` and arguments.
         loss: "auto" is bce for two classes and cross_entropy for more.
@@ -90,11 +108,13 @@ class RunConfig:
         seed: Fixes the split, the order of rows and the start.
         ckpt_path: What to resume: latest, best, last, a run folder or a file.
         trainer: Further arguments of Lightning's Trainer.
+        facts: Whether the facts of the data are shown before training, or shown and nothing else done.
         expected: Result an experiment is expected to reach: value by "<metric>/<split>", and ``tolerance``.
         verbose: Whether Lightning may speak.
     """
 
     dataset: Mapping[str, Any]
+    backbone: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any]
     loss: str
@@ -111,6 +131,7 @@ class RunConfig:
     seed: int
     ckpt_path: str | None
     trainer: Mapping[str, Any]
+    facts: str
     expected: Mapping[str, Any]
     verbose: bool
 
@@ -137,6 +158,7 @@ class RunConfig:
         for section, choices in SECTIONS.items():
             _check_section(section, plain[section], choices)
         _check_dataset(plain["dataset"])
+        _check_backbone(plain["backbone"])
         if plain["ckpt_path"] is not None:
             check("ckpt_path", plain["ckpt_path"], text())
         _check_expected(plain["expected"])
@@ -165,15 +187,28 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
 
 def _check_dataset(plain: Mapping[str, Any]) -> None:
     check("dataset.name", plain.get("name"), text())
-    check("dataset.standardize", plain.get("standardize"), flag())
+    for key, promise in DATASET_KNOBS.items():
+        check(f"dataset.{key}", plain.get(key, "none" if key == "class_weight" else None), promise)
     split = plain.get("split", {})
     check("dataset.split", split, mapping("fractions for val and test, such as {val: 0.2, test: 0.2}"))
-    for name, fraction in split.items():
-        if name not in ("val", "test"):
-            raise unknown_key(f"dataset.split.{name}", ["dataset.split.val", "dataset.split.test"])
-        check(f"dataset.split.{name}", fraction, number(at_least=0, below=1))
-    if sum(split.values()) >= 1:
+    promises = {
+        **dict.fromkeys(("val", "test"), optional(number(at_least=0, below=1))),
+        **dict.fromkeys(("column", "group"), optional(text())),
+    }
+    for key, value in split.items():
+        if key not in promises:
+            raise unknown_key(f"dataset.split.{key}", [f"dataset.split.{known}" for known in promises])
+        check(f"dataset.split.{key}", value, promises[key])
+    if sum(split.get(key) or 0 for key in ("val", "test")) >= 1:
         raise ConfigError.broken("dataset.split", "leave rows to train on", dict(split))
+
+
+def _check_backbone(plain: Any) -> None:
+    check("backbone", plain, mapping("none or a model of torchvision, such as backbone=resnet18"))
+    for key, value in plain.items():
+        if key not in BACKBONE_KNOBS:
+            raise unknown_key(f"backbone.{key}", [f"backbone.{known}" for known in BACKBONE_KNOBS])
+        check(f"backbone.{key}", value, BACKBONE_KNOBS[key])
 
 
 def _check_expected(plain: Any) -> None:

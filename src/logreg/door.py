@@ -161,8 +161,12 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     from rich.console import Console
 
     from logreg.report import print_summary
-    from logreg.run import train
+    from logreg.run import show_facts, train
 
+    if config.facts == "only":
+        show_facts(config)
+        _remove_if_unused(folder)
+        return 0.0
     single = HydraConfig.get().mode == RunMode.RUN
     # In a sweep each job has one line of its own at its end.
     summary = train(config, folder, ROOT, single, overrides, started, progress_lines=5 if single else 0)
@@ -230,6 +234,8 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
     for option in options:
         if option.startswith("-") and not any(known.startswith(option) for known in HYDRA_OPTIONS):
             raise ConfigError(f"`{option}` is no option. Write settings as key=value, such as lr=0.1.")
+    # A model of torchvision is named like an option of a group, but no file each stands in conf/.
+    settings = [f"backbone.name={line[9:]}" if line.startswith("backbone=") else line for line in settings]
     overrides = _parse(settings)
     _check_groups(overrides)
     given = {override.key_or_group: override for override in overrides}
@@ -333,7 +339,7 @@ def _all_keys() -> list[str]:
     """Every key that some config has, with dots."""
     keys: list[str] = []
     for file in sorted(CONF.rglob("*.yaml")):
-        group = file.parent.relative_to(CONF).parts
+        group = tuple(part for part in file.parent.relative_to(CONF).parts if part != "base")
         if group[:1] not in (("experiment",), ("hydra",)):
             keys += _flat(OmegaConf.to_container(OmegaConf.load(file)), ".".join(group))
     return sorted(set(keys) - {"defaults", "hydra"})

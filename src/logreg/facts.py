@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -24,6 +24,30 @@ class Batch(NamedTuple):
     """Shape (N, D), floating, in the units of the source (pixels: 0 to 1)."""
     labels: Tensor
     """Shape (N,), int64, in [0, C)."""
+    sample_weight: Tensor | None = None
+    """Weight of each row, shape (N,), >= 0, in the type of the features; ``None`` weighs all rows 1."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column of a table becomes features; plain values, learned on train, kept in the checkpoint."""
+
+    name: str
+    kind: Literal["number", "boolean", "category"]
+    levels: tuple[str, ...] = ()
+    """Of a boolean or a category, in order: each is a feature of 0 or 1, and a level not among them is all 0."""
+    fill: float | str = 0.0
+    """Stands in for a missing value: the median of train, or its most frequent level."""
+    indicator: bool = False
+    """Whether "<name> is missing" is a feature."""
+    constant: bool = False
+    """Whether all values of train are equal, so that only the indicator is left."""
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """What the column becomes: ``carat``, or ``color=D``, ``color=E``, ...; then ``carat is missing``."""
+        values = (self.name,) if self.kind == "number" else tuple(f"{self.name}={level}" for level in self.levels)
+        return (() if self.constant else values) + ((f"{self.name} is missing",) if self.indicator else ())
 
 
 @dataclass(frozen=True)
@@ -48,6 +72,16 @@ class DataFacts:
     """Standard deviation likewise; 1 where a feature is constant."""
     fingerprint: int = 0
     """Checksum of the train rows: another split or other data has another one."""
+    source: str = ""
+    """What was read, such as a file's name, where the dataset's name does not say it."""
+    columns: tuple[Column, ...] = ()
+    """How the columns of a table become the features, in order; empty: the source has features itself."""
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    """What turns images into the features; empty: they are the pixels."""
+    class_weight: tuple[float, ...] = ()
+    """Weight of each class in the loss, C of them; empty: all 1."""
+    mean_weight: float = 1.0
+    """Mean over the train rows of sample weight times class weight."""
 
     @property
     def num_classes(self) -> int:
@@ -59,11 +93,19 @@ class DataFacts:
         """Whether there are two classes."""
         return self.num_classes == 2
 
+    @property
+    def title(self) -> str:
+        """The dataset and what was read: ``table diamonds.csv``."""
+        return f"{self.name} {self.source}".rstrip()
+
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, strings and numbers; `from_dict` takes it back."""
         plain = dataclasses.asdict(self)
+        columns = [column | {"levels": list(column["levels"])} for column in plain["columns"]]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} | {
-            "rows": dict(self.rows)
+            "rows": dict(self.rows),
+            "backbone": dict(self.backbone),
+            "columns": columns,
         }
 
     @classmethod
@@ -72,4 +114,7 @@ class DataFacts:
         arguments: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
         }
+        arguments["columns"] = tuple(
+            Column(**column | {"levels": tuple(column["levels"])}) for column in plain.get("columns", ())
+        )
         return cls(**arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,16 +15,37 @@ Scores = dict[str, float]
 """Metric name (loss, accuracy, auroc) -> value."""
 
 
+def loss_weight(
+    labels: Tensor, sample_weight: Tensor | None, class_weight: Sequence[float], dtype: torch.dtype
+) -> Tensor | None:
+    """What each row weighs in the loss: its own weight times that of its class.
+
+    Args:
+        labels: Shape (N,), int64, in [0, C).
+        sample_weight: Shape (N,); ``None`` for all 1.
+        class_weight: C weights; empty for all 1.
+        dtype: Of the result.
+
+    Returns:
+        Shape (N,), or ``None`` for all 1.
+    """
+    if not class_weight:
+        return sample_weight
+    of_class = torch.tensor(class_weight, dtype=dtype, device=labels.device)[labels]
+    return of_class if sample_weight is None else of_class * sample_weight
+
+
 class SplitScorer:
     """Gathers blocks of one split, then scores the split.
 
     The metrics: ``loss`` is the data term under the objective's reduction; ``accuracy`` the
     fraction of rows whose most probable class is theirs; ``auroc`` (binary only, when asked for,
     and when both classes are there) the probability that a row of class 1 ranks above one of class 0.
+    A row of weight 2 counts as two rows in each of them; class weights count in the loss alone.
     """
 
-    def __init__(self, objective: Objective, auroc: bool) -> None:
-        self.objective, self.auroc = objective, auroc
+    def __init__(self, objective: Objective, auroc: bool, class_weight: Sequence[float] = ()) -> None:
+        self.objective, self.auroc, self.class_weight = objective, auroc, class_weight
         self.clear()
 
     def clear(self) -> None:
@@ -31,16 +53,21 @@ class SplitScorer:
         self.rows = 0
         self._losses: list[Tensor] = []
         self._hits: list[Tensor] = []
+        self._loss_weights: list[Tensor] = []
+        self._weights: list[Tensor] = []
         self._positive: list[Tensor] = []
         self._labels: list[Tensor] = []
 
-    def update(self, logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> None:
+    def update(
+        self, logits: Tensor, labels: Tensor, targets: Tensor | None = None, sample_weight: Tensor | None = None
+    ) -> None:
         """Takes one block.
 
         Args:
             logits: Shape (N, K).
             labels: Shape (N,), int64, in [0, C).
             targets: Shape (N, K), if they are made already.
+            sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
         """
         binary = logits.shape[1] == 1
         if targets is None:
@@ -48,8 +75,14 @@ class SplitScorer:
         predicted = (logits[:, 0] > 0).long() if binary else logits.argmax(1)
         self.rows += len(labels)
         # Kept on their device and added up at the end: one wait for the accelerator, not one per block.
-        self._losses.append(LOSSES[self.objective.loss].of_rows(logits, targets).sum())
-        self._hits.append((predicted == labels).sum())
+        losses, hits = LOSSES[self.objective.loss].of_rows(logits, targets), predicted == labels
+        weights = loss_weight(labels, sample_weight, self.class_weight, losses.dtype)
+        self._losses.append(losses.sum() if weights is None else losses @ weights)
+        self._hits.append(hits.sum() if sample_weight is None else sample_weight.double()[hits].sum())
+        if weights is not None:
+            self._loss_weights.append(weights.double().sum())
+        if sample_weight is not None:
+            self._weights.append(sample_weight)
         if self.auroc and logits.shape[1] <= 2:
             # Probabilities, never logits: torchmetrics would guess which of the two it was given.  In float64,
             # since in float32 all logits above 17 are the same probability.
@@ -58,17 +91,32 @@ class SplitScorer:
             self._labels.append(labels.cpu())
 
     def compute(self) -> Scores:
-        """The metrics of all rows since the last ``clear``; then forgets them."""
-        loss = math.fsum(torch.stack(self._losses).tolist())
-        scores = {
-            "loss": loss if self.objective.reduction == "sum" else loss / self.rows,
-            "accuracy": sum(torch.stack(self._hits).tolist()) / self.rows,
-        }
-        if self._labels:
-            labels = torch.cat(self._labels)
-            if 0 < int(labels.sum()) < len(labels):
-                from torchmetrics.functional.classification import binary_auroc
+        """The metrics of all rows since the last ``clear``; then forgets them.
 
-                scores["auroc"] = float(binary_auroc(torch.cat(self._positive).nan_to_num(0.5), labels))
+        A split whose rows all weigh 0 scores nan.
+        """
+        loss = math.fsum(torch.stack(self._losses).tolist())
+        loss_weight = math.fsum(torch.stack(self._loss_weights).tolist()) if self._loss_weights else self.rows
+        weights = torch.cat(self._weights).cpu().double() if self._weights else None
+        weight = self.rows if weights is None else float(weights.sum())
+        scores = {
+            "loss": loss if self.objective.reduction == "sum" else loss / loss_weight if loss_weight else math.nan,
+            "accuracy": math.fsum(torch.stack(self._hits).tolist()) / weight if weight else math.nan,
+        }
+        if self._labels and weight:
+            labels, positive = torch.cat(self._labels), torch.cat(self._positive).nan_to_num(0.5)
+            there = labels if weights is None else labels[weights > 0]
+            if 0 < int(there.sum()) < len(there):
+                scores["auroc"] = _auroc(positive, labels, weights)
         self.clear()
         return scores
+
+
+def _auroc(positive: Tensor, labels: Tensor, weights: Tensor | None) -> float:
+    if weights is None:
+        from torchmetrics.functional.classification import binary_auroc
+
+        return float(binary_auroc(positive, labels))
+    from sklearn.metrics import roc_auc_score  # takes a second to import, and torchmetrics knows no weights
+
+    return float(roc_auc_score(labels, positive, sample_weight=weights))

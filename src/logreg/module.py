@@ -13,7 +13,7 @@ from torch import Tensor
 from logreg.errors import DivergedError
 from logreg.facts import Batch, DataFacts, Split
 from logreg.functional import LOSSES, LossName, one_vs_rest
-from logreg.metrics import Scores, SplitScorer
+from logreg.metrics import Scores, SplitScorer, loss_weight
 from logreg.model import Init, LogisticModel
 from logreg.objective import Objective, Reduction
 from logreg.optim import build_optimizer, lr_factor
@@ -106,10 +106,14 @@ class LogisticModule(pl.LightningModule):
         )
         self.automatic_optimization = False
         self.scorers: dict[Split, SplitScorer] = {
-            "train": SplitScorer(self.objective, auroc=False),  # sorting all train rows each epoch is for the end
-            "val": SplitScorer(self.objective, auroc=True),
-            "test": SplitScorer(self.objective, auroc=True),
+            "train": self.scorer(auroc=False),  # sorting all train rows each epoch is for the end
+            "val": self.scorer(auroc=True),
+            "test": self.scorer(auroc=True),
         }
+
+    def scorer(self, auroc: bool) -> SplitScorer:
+        """Of this objective and these class weights."""
+        return SplitScorer(self.objective, auroc, self.facts.class_weight)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> logits (N, K)."""
@@ -149,13 +153,17 @@ class LogisticModule(pl.LightningModule):
         features = model.standardise(block.features)
         targets = one_vs_rest(block.labels, len(model.intercept), features.dtype)
         logits = torch.empty_like(targets)
-        batch_size = self.batch_size or len(features)
-        for batch in zip(features.split(batch_size), targets.split(batch_size), logits.split(batch_size), strict=True):
-            self.objective.gradient_(batch[0], batch[1], model.coef, model.intercept, len(batch[0]) / rows, batch[2])
+        weights = loss_weight(block.labels, block.sample_weight, self.facts.class_weight, features.dtype)
+        size = self.batch_size or len(features)
+        parts = features.split(size), targets.split(size), logits.split(size)
+        part_weights = [None] * len(parts[0]) if weights is None else weights.split(size)
+        mean_weight = self.facts.mean_weight
+        for x, y, z, weight in zip(*parts, part_weights, strict=True):
+            self.objective.gradient_(x, y, model.coef, model.intercept, len(x) / rows, z, weight, mean_weight)
             self._step(self._optimizer)
             self._steps.increment_ready()
             self._steps.increment_completed()
-        self.scorers["train"].update(logits, block.labels, targets)
+        self.scorers["train"].update(logits, block.labels, targets, block.sample_weight)
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Logs the train split as the epoch saw it: each row scored just before its step.
@@ -174,7 +182,7 @@ class LogisticModule(pl.LightningModule):
 
     def validation_step(self, block: Batch, batch_idx: int) -> None:
         """Scores a block of the val split."""
-        self.scorers["val"].update(self(block.features), block.labels)
+        self.scorers["val"].update(self(block.features), block.labels, sample_weight=block.sample_weight)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the val split as the parameters are at the end of the epoch."""
@@ -183,7 +191,7 @@ class LogisticModule(pl.LightningModule):
 
     def test_step(self, block: Batch, batch_idx: int) -> None:
         """Scores a block of the test split."""
-        self.scorers["test"].update(self(block.features), block.labels)
+        self.scorers["test"].update(self(block.features), block.labels, sample_weight=block.sample_weight)
 
     def on_test_epoch_end(self) -> None:
         """Logs the test split."""

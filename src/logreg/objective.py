@@ -77,7 +77,15 @@ class Objective:
         return self.data_term(logits, targets, sample_weight) + self.penalty(coef)
 
     def gradient_(
-        self, features: Tensor, targets: Tensor, coef: Tensor, intercept: Tensor, share: float, logits: Tensor
+        self,
+        features: Tensor,
+        targets: Tensor,
+        coef: Tensor,
+        intercept: Tensor,
+        share: float,
+        logits: Tensor,
+        sample_weight: Tensor | None = None,
+        mean_weight: float = 1.0,
     ) -> None:
         """Gradient over one batch, in closed form, into ``coef.grad`` and ``intercept.grad``.
 
@@ -92,14 +100,19 @@ class Objective:
             share: Fraction of the train rows that this batch holds.  With ``reduction="sum"`` the
                 penalty is scaled by it, so that the batches of an epoch add up to f.
             logits: Shape (N, K), overwritten by the logits before the step.
+            sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
+            mean_weight: Of all train rows.  With ``reduction="mean"`` a batch is divided by this times
+                its rows and not by its own weights, so that the batches of an epoch average to f.
         """
         assert coef.grad is not None
         assert intercept.grad is not None
         torch.addmm(intercept, features, coef.T, out=logits)
         residuals = LOSSES[self.loss].link(logits).sub_(targets)
         scale = 1.0
+        if sample_weight is not None:
+            residuals.mul_(sample_weight.unsqueeze(1))
         if self.reduction == "mean":
-            residuals.div_(len(features))
+            residuals.div_(len(features) * mean_weight)
         else:
             scale = share
         torch.mm(residuals.T, features, out=coef.grad)

@@ -78,6 +78,39 @@ def text() -> Promise:
     return Promise("be text", lambda value: isinstance(value, str))
 
 
+def optional(promise: Promise) -> Promise:
+    """This, or nothing."""
+    return Promise(f"{promise.words} or null", lambda value: value is None or promise.holds(value), promise.choices)
+
+
+def labels() -> Promise:
+    """A class, or a list of classes."""
+    return Promise(
+        "be a class or a list of classes, such as 7 or [3,8]",
+        lambda value: isinstance(value, str | int | float) or (listed().holds(value) and len(value) > 0),
+    )
+
+
+def weights() -> Promise:
+    """Weights of the classes."""
+    return Promise(
+        "be none, balanced, or weights > 0 such as {pass: 2}",
+        lambda value: (
+            value in ("none", "balanced")
+            if isinstance(value, str)
+            else isinstance(value, Mapping) and all(_is_number(weight) and weight > 0 for weight in value.values())
+        ),
+    )
+
+
+def listed() -> Promise:
+    """A list of names."""
+    return Promise(
+        "be a list, such as [a,b]",
+        lambda value: isinstance(value, list | tuple) and all(isinstance(name, str | int | float) for name in value),
+    )
+
+
 def check(key: str, value: Any, promise: Promise, next_step: str = "") -> None:
     """Raises the house sentence if ``value`` breaks the promise.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -34,6 +36,9 @@ METRICS = ("loss", "accuracy", "auroc")
 
 FEW_FEATURES = 4
 """Up to so many features the learned equation is written out."""
+
+LARGEST = 10
+"""Coefficients in report.md; all of them stand in coefficients.csv."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,18 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "overrides": list(result.overrides),
         "dataset": {
             "name": facts.name,
+            "source": facts.source,
             "rows": dict(facts.rows),
             "features": facts.num_features,
             "classes": list(facts.class_names),
+            "class_weight": dict(zip(facts.class_names, facts.class_weight, strict=True))
+            if facts.class_weight
+            else None,
+            "backbone": dict(facts.backbone) or None,
+            "notes": list(result.data.notes),
         },
+        "majority": _majority(result),
+        "largest_coefficients": largest_coefficients(module),
         "metrics": {split: dict(scores) for split, scores in result.scores.items()},
         "objective": {
             **dataclasses.asdict(module.objective),
@@ -112,6 +125,9 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
             logger.log_metrics({f"{name}/test": value for name, value in scores.items()}, result.epochs)
     logger.flush()
     logger.writer.close()
+    if result.module.facts.feature_names:
+        text = coefficients_csv(result.module)
+        write_whole(result.folder / "coefficients.csv", lambda file: file.write(text.encode()))
     plain = json.dumps(summary, indent=2, ensure_ascii=False)
     write_whole(result.folder / "summary.json", lambda file: file.write((plain + "\n").encode()))
     page = as_markdown(summary, figures)
@@ -174,6 +190,42 @@ def equation(module: LogisticModule) -> str | None:
     return text
 
 
+def coefficients_csv(module: LogisticModule) -> str:
+    """Intercept and coefficients in source units, a line per feature, a column per output."""
+    facts = module.facts
+    coef, intercept = module.model.in_source_units()
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["feature", *(facts.class_names if len(coef) > 1 else facts.class_names[1:])])
+    writer.writerow(["intercept", *intercept.tolist()])
+    writer.writerows([name, *row] for name, row in zip(facts.feature_names, coef.T.tolist(), strict=True))
+    return lines.getvalue()
+
+
+def largest_coefficients(module: LogisticModule) -> list[dict[str, Any]] | None:
+    """The features that say most, where they have names.
+
+    Returns:
+        Feature, class, coefficient in source units, and coefficient per standard deviation (``None`` where
+        the features are not standardised), by the size of what the model multiplies; at most ``LARGEST``.
+    """
+    facts = module.facts
+    if not facts.feature_names:
+        return None
+    own, (coef, _) = module.model.coef.detach().cpu().double(), module.model.in_source_units()
+    names = facts.class_names if len(coef) > 1 else facts.class_names[1:]
+    largest = own.abs().flatten().topk(min(LARGEST, own.numel())).indices
+    return [
+        {
+            "feature": facts.feature_names[place % own.shape[1]],
+            "class": names[place // own.shape[1]],
+            "coef": float(coef.flatten()[place]),
+            "coef_per_std": float(own.flatten()[place]) if facts.std else None,
+        }
+        for place in largest.tolist()
+    ]
+
+
 def loss_in_words(summary: Summary) -> str:
     """What the column "loss" is, such as "softmax cross-entropy, mean over rows"."""
     objective, classes = summary["objective"], len(summary["dataset"]["classes"])
@@ -214,6 +266,14 @@ def remarks(summary: Summary) -> list[str]:
     lines = []
     if summary["equation"]:
         lines.append(summary["equation"])
+    majority = summary["majority"]
+    split, accuracy = list(majority["accuracy"].items())[-1]
+    lines.append(f"always {majority['class']!r}, most frequent in train, is right in {accuracy:.2%} of {split}")
+    if weights := summary["dataset"]["class_weight"]:
+        lines.append(
+            f"class weights {', '.join(f'{name} {weight:.3g}' for name, weight in weights.items())} count in the loss: "
+            "probabilities are those of data with so many times the rows of each class, not of these rows"
+        )
     objective = summary["objective"]
     if objective["l2"] or objective["l1"]:
         penalty = objective["train"] - summary["metrics"]["train"]["loss"]
@@ -249,7 +309,7 @@ def next_commands(summary: Summary) -> list[str]:
 def print_summary(summary: Summary, console: Console) -> None:
     """The end of a run on the terminal."""
     header, rows = score_table(summary)
-    console.print(f"{summary['dataset']['name']}: {loss_in_words(summary)}", markup=False, highlight=False)
+    console.print(f"{title(summary)}: {loss_in_words(summary)}", markup=False, highlight=False)
     table = Table()
     for position, name in enumerate(header):
         table.add_column(name, justify="left" if position == 0 else "right")
@@ -267,7 +327,7 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
     """report.md: the same, to keep."""
     header, rows = score_table(summary)
     lines = [
-        f"# {summary['dataset']['name']}",
+        f"# {title(summary)}",
         "",
         f"`{summary['command']}`",
         "",
@@ -278,8 +338,9 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
         "|" + "---|" * len(header),
         *("| " + " | ".join(row) + " |" for row in rows),
         "",
-        *(f"- {line}" for line in remarks(summary)),
+        *(f"- {line}" for line in [*summary["dataset"]["notes"], *remarks(summary)]),
         "",
+        *_coefficient_lines(summary),
         *(line for figure in figures for line in (f"![{Path(figure).stem}](figures/{figure})", "")),
         f"Commit {summary['git_commit'] or 'unknown'}, seed {summary['seed']}, "
         + ", ".join(f"{package} {number}" for package, number in summary["versions"].items())
@@ -287,6 +348,48 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def title(summary: Summary) -> str:
+    """The dataset and what was read: ``table diamonds.csv``, ``image_folder birds by resnet18``."""
+    dataset = summary["dataset"]
+    by = f" by {dataset['backbone']['name']}" if dataset["backbone"] else ""
+    return f"{dataset['name']} {dataset['source']}".rstrip() + by
+
+
+def _coefficient_lines(summary: Summary) -> list[str]:
+    largest = summary["largest_coefficients"]
+    if not largest:
+        return []
+    per_std = largest[0]["coef_per_std"] is not None
+    return [
+        "Largest coefficients" + (" per standard deviation of the feature" if per_std else "") + ":",
+        "",
+        "| feature | class | per unit |" + (" per standard deviation |" if per_std else ""),
+        "|---|---|--:|" + ("--:|" if per_std else ""),
+        *(
+            f"| {row['feature']} | {row['class']} | {row['coef']:.4g} |"
+            + (f" {row['coef_per_std']:.4g} |" if per_std else "")
+            for row in largest
+        ),
+        "",
+        "All of them: coefficients.csv.",
+        "",
+    ]
+
+
+def _majority(result: RunResult) -> dict[str, Any]:
+    """The most frequent class of train, and how often it is right in each split: what any model must beat."""
+    facts, tables = result.module.facts, result.data.tables
+    counts = {}
+    for split, table in tables.items():
+        weights = None if table.sample_weight is None else table.chosen(table.sample_weight)
+        counts[split] = torch.bincount(table.chosen(table.labels), weights, facts.num_classes).double()
+    most = int(counts["train"].argmax())
+    return {
+        "class": facts.class_names[most],
+        "accuracy": {split: float(count[most] / count.sum()) for split, count in counts.items()},
+    }
 
 
 def _log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:

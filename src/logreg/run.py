@@ -17,19 +17,24 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
 
 from logreg.callbacks import Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
-from logreg.config import REFUSED_TRAINER_ARGUMENTS, RunConfig
-from logreg.data import TensorDataModule, build_dataset
+from logreg.config import DATASET_KNOBS, REFUSED_TRAINER_ARGUMENTS, RunConfig
+from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.errors import ConfigError, did_you_mean
 from logreg.facts import DataFacts, Split
 from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest, shown
-from logreg.metrics import Scores, SplitScorer
+from logreg.inspection import print_facts
+from logreg.metrics import Scores
 from logreg.module import DTYPES, LogisticModule, resolve_loss
 from logreg.report import RunResult, Summary, draw, summarise, write_report
 from logreg.tracking import RunLogger
 
 log = logging.getLogger("logreg")
+
+SPLIT_BY = {"column": "split_column", "group": "group"}
+"""Keys of ``dataset.split`` that name a column, and the dataset's argument for each."""
 
 ONE_THREAD_FLOP = 2e6
 """Floating-point operations of a batch below which one thread does it: about 0.05 ms of work."""
@@ -71,11 +76,15 @@ def train(
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     data = build_data(config)
+    if config.facts == "show":
+        print_facts(data, Console())
     data.setup("fit")
     if resumed:
         epochs = _check_resumable(resumed, config, data.facts)
         print(f"going on from {shown(resumed)}, epoch {epochs}", file=sys.stderr)
 
+    for note in data.notes if progress_lines else ():
+        print(f"{config.dataset['name']}: {note}", file=sys.stderr)
     module = build_module(config, data.facts)
     if (folder / CHECKPOINTS).exists():
         raise ConfigError(f"`hydra.run.dir` must name a new folder, and {shown(folder)} holds a run.")
@@ -102,6 +111,15 @@ def train(
     return summary
 
 
+def show_facts(config: RunConfig) -> None:
+    """What stands in the data, and nothing else: nothing is written.
+
+    Raises:
+        LogregError: What training on this data would raise, after what could be shown.
+    """
+    print_facts(build_data(config), Console())
+
+
 def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed)
@@ -116,16 +134,35 @@ def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, re
 def build_data(config: RunConfig) -> TensorDataModule:
     """The DataModule that a config names."""
     own = dict(config.dataset)
-    name, split, standardize = own.pop("name"), own.pop("split", {}), own.pop("standardize")
+    split = dict(own.pop("split", {}))
     own.pop("recipe", None)  # the front desk has taken from it what the person left open
+    generic = {key: own.pop(key) for key in DATASET_KNOBS if key in own}
+    # Which column says it is the source's to know; which fraction, the DataModule's.
+    own |= {argument: split.pop(key) for key, argument in SPLIT_BY.items() if key in split}
+    dataset = build_dataset(own.pop("name"), own)
+    has_backbone = config.backbone["name"] != "none"
+    if has_backbone:
+        dataset = build_frozen_features(dataset, config.backbone, _device(config.accelerator))
     return TensorDataModule(
-        build_dataset(name, own),
+        dataset,
         batch_size=_batch_size(config),
         split=split,
-        standardize=standardize,
+        standardize=has_backbone if generic["standardize"] is None else generic["standardize"],
         seed=config.seed,
         dtype=DTYPES[config.precision],
+        selection=Selection.of(generic.get("classes"), generic.get("positive")),
+        limit=generic.get("limit"),
+        class_weight=generic.get("class_weight", "none"),
     )
+
+
+def _device(accelerator: str) -> torch.device:
+    """Where a backbone runs."""
+    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
 
 
 def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
@@ -184,10 +221,10 @@ def build_trainer(
 @torch.no_grad()
 def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Scores:
     """Loss, accuracy and, for two classes, AUROC of all rows of a split."""
-    scorer = SplitScorer(module.objective, auroc=True)
+    scorer = module.scorer(auroc=True)
     for block in data.blocks(split):
         module.to(block.features.device)
-        scorer.update(module(block.features), block.labels)
+        scorer.update(module(block.features), block.labels, sample_weight=block.sample_weight)
     return scorer.compute()
 
 
@@ -224,6 +261,7 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
         ("seed", config.seed, arguments["seed"]),
         ("number of features", facts.num_features, theirs.num_features),
         ("classes", facts.class_names, theirs.class_names),
+        ("class weights", facts.class_weight, theirs.class_weight),
         ("train rows", facts.rows["train"], theirs.rows["train"]),
         ("checksum of the train rows", facts.fingerprint, theirs.fingerprint),
         ("standardising", bool(facts.mean), bool(theirs.mean)),

@@ -7,14 +7,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from logreg.data.base import Dataset, KnownAnswer, RawData, Table, TensorDataModule
+from logreg.data.base import Dataset, KnownAnswer, RawData, Table
 from logreg.data.blobs import Blobs
 from logreg.data.bundled import Bundled
+from logreg.data.datamodule import TensorDataModule
+from logreg.data.features import Features
+from logreg.data.image_folder import ImageFolder
+from logreg.data.selection import Selection
+from logreg.data.table import TableFile
 from logreg.data.toy import Toy
-from logreg.data.vision import Vision
+from logreg.data.vision import FACTS, Vision
 from logreg.errors import ConfigError, did_you_mean
 
-__all__ = ["DATASETS", "Dataset", "KnownAnswer", "RawData", "Table", "TensorDataModule", "build_dataset"]
+__all__ = ["DATASETS", "Dataset", "KnownAnswer", "RawData", "Selection", "Table", "TensorDataModule", "build_dataset"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "toy": Toy,
@@ -23,10 +28,28 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "iris": partial(Bundled, "iris"),
     "wine": partial(Bundled, "wine"),
     "digits": partial(Bundled, "digits"),
-    "mnist": partial(Vision, "mnist"),
-    "fashion_mnist": partial(Vision, "fashion_mnist"),
+    "table": TableFile,
+    "features": Features,
+    "image_folder": ImageFolder,
+    **{name: partial(Vision, name) for name in FACTS},
 }
 """The datasets: a name, and what reads it."""
+
+
+def build_frozen_features(source: Dataset, backbone: Mapping[str, Any], device: Any) -> Dataset:
+    """The features that a backbone makes of a dataset's images.
+
+    Args:
+        source: Has images.
+        backbone: ``name``, ``weights`` and ``batch_size``.
+        device: Where the backbone runs.
+
+    Raises:
+        ConfigError: The dataset has no images, or torchvision has no such model.
+    """
+    from logreg.data.backbone import FrozenFeatures
+
+    return FrozenFeatures(source, backbone["name"], backbone["weights"], backbone["batch_size"], device)
 
 
 def build_dataset(name: str, arguments: Mapping[str, Any]) -> Dataset:

@@ -23,7 +23,15 @@ Rows = Tensor | slice
 class BlockDataset(Dataset[Batch]):
     """The rows of one split, fetched many at once."""
 
-    def __init__(self, features: Tensor, labels: Tensor, rows: Tensor | None, scale: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        rows: Tensor | None,
+        scale: float,
+        dtype: torch.dtype,
+        sample_weight: Tensor | None = None,
+    ) -> None:
         """Looks at a table; nothing is copied.
 
         Args:
@@ -32,8 +40,10 @@ class BlockDataset(Dataset[Batch]):
             rows: Which of the M rows are this split's, shape (N,); ``None`` for all, in order.
             scale: Features times this are in source units.
             dtype: Floating type of the blocks.
+            sample_weight: Shape (M,), in this dtype and on the device of the features.
         """
         self.features, self.labels, self.rows, self.scale, self.dtype = features, labels, rows, scale, dtype
+        self.sample_weight = sample_weight
 
     def __len__(self) -> int:
         return len(self.features) if self.rows is None else len(self.rows)
@@ -48,9 +58,10 @@ class BlockDataset(Dataset[Batch]):
         else:
             rows = rows.to(self.features.device)
             features, labels = self.features.index_select(0, rows), self.labels.index_select(0, rows)
+        sample_weight = None if self.sample_weight is None else self.sample_weight[rows]
         if features.dtype != self.dtype or self.scale != 1:
             features = features.to(self.dtype, copy=True).mul_(self.scale)
-        return Batch(features, labels)
+        return Batch(features, labels, sample_weight)
 
 
 class BlockSampler(Sampler[Rows]):

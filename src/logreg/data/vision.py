@@ -2,41 +2,149 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import gzip
+import string
+import zipfile
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from logreg.data.base import RawData, Table
-from logreg.errors import DatasetNotFoundError
-from logreg.promises import check, flag, text
+from logreg.data.cache import Kept, cached, fetching
+from logreg.data.images import ImageSplit, Listing
+from logreg.errors import ConfigError, DatasetNotFoundError
+from logreg.facts import Split
+from logreg.promises import check, flag, one_of, optional, text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SPLITS: tuple[Split, Split] = ("train", "test")
+"""Those that all of them have."""
+
+AXES = {"hw": (0, 1, 2), "wh": (0, 2, 1), "chw": (0, 1, 2, 3), "hwc": (0, 3, 1, 2)}
+"""By what a reader has after the rows: the order of its axes that makes it (height, width) or (channels, height,
+width)."""
+
+
+def by_flag(split: Split) -> dict[str, Any]:
+    """How most readers are asked for a split."""
+    return {"train": split == "train"}
+
+
+def by_name(split: Split) -> dict[str, Any]:
+    """How the others are."""
+    return {"split": split}
 
 
 @dataclass(frozen=True)
 class ImageFacts:
     """What must be known of a torchvision dataset before its files are there."""
 
-    torchvision_class: str
+    reader: str
+    """Class of ``torchvision.datasets``."""
     class_names: tuple[str, ...]
     files: tuple[str, ...]
-    """Under ``root``; without or with .gz.  A file that is missing is named."""
+    """Under ``root``.  One that is missing is named."""
+    archive: str = "{}.gz"
+    """Under ``root``: what a file is unpacked from; {} is the file, alone where nothing is packed."""
+    axes: str = "hw"
+    """A key of ``AXES``."""
+    ask: Callable[[Split], dict[str, Any]] = by_flag
+    """Arguments of the reader for each split."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments."""
+    labels: str = "targets"
+    """Attribute of the reader."""
+    first_label: int = 0
 
 
-_IDX = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
+def _idx(folder: str, prefixes: tuple[str, str] = ("train", "t10k"), labels: str = "idx1-ubyte") -> tuple[str, ...]:
+    kinds = ("images-idx3-ubyte", f"labels-{labels}")
+    return tuple(f"{folder}/raw/{prefix}-{kind}" for prefix in prefixes for kind in kinds)
+
+
+DIGITS = tuple(string.digits)
+CIFAR100 = (
+    "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
+    "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
+    "flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man "
+    "maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree "
+    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper "
+    "snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train "
+    "trout tulip turtle wardrobe whale willow_tree wolf woman worm"
 )
-"""In the order of torchvision's own list."""
+_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+_MERGED = (*string.digits, *string.ascii_uppercase, *"abdefghnqrt")
+
+EMNIST = {
+    "balanced": _MERGED,
+    "byclass": (*string.digits, *string.ascii_uppercase, *string.ascii_lowercase),
+    "bymerge": _MERGED,
+    "digits": DIGITS,
+    "letters": tuple(string.ascii_lowercase),
+    "mnist": DIGITS,
+}
+"""The classes of each variant; letters look alike in both cases where they are merged."""
+
+
+def _emnist(variant: str) -> ImageFacts:
+    return ImageFacts(
+        "EMNIST",
+        EMNIST[variant],
+        _idx("EMNIST", (f"emnist-{variant}-train", f"emnist-{variant}-test")),
+        archive="EMNIST/raw/gzip.zip",
+        axes="wh",
+        more={"split": variant},
+        first_label=int(variant == "letters"),
+    )
+
 
 FACTS = {
-    "mnist": ImageFacts("MNIST", tuple("0123456789"), tuple(f"MNIST/raw/{file}" for file in _IDX)),
+    "mnist": ImageFacts("MNIST", DIGITS, _idx("MNIST")),
     "fashion_mnist": ImageFacts(
         "FashionMNIST",
         ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
-        tuple(f"FashionMNIST/raw/{file}" for file in _IDX),
+        _idx("FashionMNIST"),
     ),
+    "kmnist": ImageFacts("KMNIST", ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"), _idx("KMNIST")),
+    "qmnist": ImageFacts("QMNIST", DIGITS, _idx("QMNIST", ("qmnist-train", "qmnist-test"), "idx2-int")),
+    "usps": ImageFacts("USPS", DIGITS, ("usps.bz2", "usps.t.bz2"), archive="{}"),
+    "svhn": ImageFacts(
+        "SVHN", DIGITS, ("train_32x32.mat", "test_32x32.mat"), "{}", "chw", ask=by_name, labels="labels"
+    ),
+    "cifar10": ImageFacts(
+        "CIFAR10",
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+        tuple(f"cifar-10-batches-py/{file}" for file in (*_BATCHES, "test_batch", "batches.meta")),
+        archive="cifar-10-python.tar.gz",
+        axes="hwc",
+    ),
+    "cifar100": ImageFacts(
+        "CIFAR100",
+        tuple(CIFAR100.split()),
+        tuple(f"cifar-100-python/{file}" for file in ("train", "test", "meta")),
+        archive="cifar-100-python.tar.gz",
+        axes="hwc",
+    ),
+    "stl10": ImageFacts(
+        "STL10",
+        ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
+        tuple(f"stl10_binary/{file}.bin" for file in ("train_X", "train_y", "test_X", "test_y", "unlabeled_X")),
+        archive="stl10_binary.tar.gz",
+        axes="chw",
+        ask=by_name,
+        labels="labels",
+    ),
+    "emnist": _emnist("balanced"),
 }
+"""By name."""
 
 
 @dataclass(frozen=True)
@@ -47,59 +155,196 @@ class Vision:
         name: A key of ``FACTS``.
         root: Folder that torchvision keeps (or shall put) the files in.
         download: Whether to fetch files that are not there.
+        cache: Folder to keep the pixels in as they are served; ``None`` to read the files each time.
+        variant: Which of emnist's collections, a key of ``EMNIST``; for emnist only, ``None`` is balanced.
     """
 
     name: str
     root: str = "data"
     download: bool = False
+    cache: str | None = "data/cache"
+    variant: str | None = None
 
     def __post_init__(self) -> None:
         check("dataset.root", self.root, text())
         check("dataset.download", self.download, flag())
+        check("dataset.cache", self.cache, optional(text()))
+        if self.variant is not None:
+            if self.name != "emnist":
+                raise ConfigError(f"`dataset.variant` is not an argument of dataset={self.name}.")
+            check("dataset.variant", self.variant, one_of(EMNIST))
 
     def read(self) -> RawData:
-        """Both splits, 28 x 28 pixels flattened to D = 784.
+        """Both splits; pixels in the order (height, width) or (channels, height, width).
 
         Raises:
             DatasetNotFoundError: A file is missing or broken, or the download failed.
+            ConfigError: ``cache`` cannot be written to.
         """
-        import torchvision  # takes two seconds to import, and no table needs it
-
-        facts = FACTS[self.name]
-        reader = getattr(torchvision.datasets, facts.torchvision_class)
-        where = f"`dataset.root={self.root}`"
-        missing = [file for file in facts.files if not any(Path(self.root, file + end).exists() for end in ("", ".gz"))]
-        if missing and not self.download:
-            raise DatasetNotFoundError(
-                f"{self.name} not found in {where}: {missing[0]} is missing. "
-                "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
-            )
-        try:
-            if not self.download:
-                self._unpack(reader)
-            train = reader(self.root, train=True, download=self.download)
-            test = reader(self.root, train=False)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise DatasetNotFoundError(
-                f"{self.name} could not be read from {where}: {' '.join(str(error).split())}. "
-                f"Remove the broken file, or put {', '.join(Path(file).name + '.gz' for file in facts.files)} "
-                f"into {Path(self.root, facts.files[0]).parent}."
-            ) from error
-        height, width = train.data.shape[1:]
+        listing = self.listing()
+        kept = cached(self.cache, self.name, listing.key, lambda: Kept(self._pixels()))
+        pixels = {split: kept.tensors[f"{split}.pixels"] for split in SPLITS}
         return RawData(
-            {"train": Table(train.data.flatten(1), train.targets), "test": Table(test.data.flatten(1), test.targets)},
-            class_names=facts.class_names,
-            image_shape=(height, width),
+            {split: Table(pixels[split].flatten(1), kept.tensors[f"{split}.labels"]) for split in SPLITS},
+            class_names=listing.class_names,
+            image_shape=tuple(pixels["train"].shape[1:]),
             scale=1 / 255,
+            source=listing.source,
         )
 
-    def _unpack(self, reader: Any) -> None:
-        """Unpacks .gz files that are whole; torchvision would do so only after a look at the network."""
+    def listing(self) -> Listing:
+        """What there is: files, all of them unpacked, and what stands in them.
+
+        Raises:
+            DatasetNotFoundError: A file is missing or an archive broken, or the download failed.
+        """
+        missing = [file for file in self._facts.files if not self._path(file).exists()]
+        if missing:
+            self._provide(missing)
+        status = {file: self._path(file).stat() for file in self._facts.files}
+        return Listing(
+            key={file: [found.st_size, found.st_mtime_ns] for file, found in status.items()},
+            class_names=self._facts.class_names,
+            grey=len(self._facts.axes) == 2,
+            open=self._open,
+            source=(self.variant or "balanced") if self.name == "emnist" else "",
+        )
+
+    @property
+    def _facts(self) -> ImageFacts:
+        return FACTS[self.name] if self.variant is None else _emnist(self.variant)
+
+    @property
+    def _reader(self) -> Any:
+        import torchvision  # takes two seconds to import, and no table needs it
+
+        return getattr(torchvision.datasets, self._facts.reader)
+
+    @property
+    def _where(self) -> str:
+        return f"`dataset.root={self.root}`"
+
+    def _path(self, file: str) -> Path:
+        return Path(self.root, file)
+
+    def _archive(self, file: str) -> Path:
+        return self._path(self._facts.archive.format(file))
+
+    def _advice(self) -> str:
+        archives = list(dict.fromkeys(self._archive(file) for file in self._facts.files))
+        return f"put {', '.join(path.name for path in archives)} into {archives[0].parent}."
+
+    def _provide(self, missing: list[str]) -> None:
+        """Unpacks what is there, fetches what is not; one process at a time."""
+        absent = [file for file in missing if not self._archive(file).exists()]
+        if absent and not self.download:
+            raise DatasetNotFoundError(
+                f"{self.name} not found in {self._where}: {absent[0]} is missing. "
+                "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
+            )
+        doing = "downloaded to" if absent else "unpacked in"
+        try:
+            with self._alone():
+                if absent:
+                    for split in SPLITS:
+                        self._reader(self.root, download=True, **self._facts.ask(split), **self._facts.more)
+                for file in missing:
+                    if not self._path(file).exists():
+                        self._unpack(file)
+        except Exception as error:  # networks, archives and readers fail in ways of their own
+            reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+            raise DatasetNotFoundError(
+                f"{self.name} could not be {doing} {self._where}: {reason}. Try again, or {self._advice()}"
+            ) from error
+
+    def _alone(self) -> Any:
+        return fetching(self._path(f".{self.name}.lock"))
+
+    def _unpack(self, file: str) -> None:
+        """Unpacks an archive that is whole; torchvision would look at the network if it were not."""
         from torchvision.datasets.utils import check_integrity, extract_archive
 
-        for file, (archive, checksum) in zip(FACTS[self.name].files, reader.resources, strict=True):
-            path = Path(self.root, file)
+        path, archive = self._path(file), self._archive(file)
+        checksum = _checksums(self._reader)[archive.name]
+        if not check_integrity(str(archive), checksum):
+            raise OSError(f"{archive.name} is broken, its checksum is not {checksum}")
+        if archive.suffix == ".zip":  # emnist: of many files packed twice, the one
+            with zipfile.ZipFile(archive) as outer, gzip.open(outer.open(f"gzip/{path.name}.gz")) as inner:
+                path.write_bytes(inner.read())
+        else:
+            extract_archive(str(archive), str(archive.parent))
+
+    def _pixels(self) -> dict[str, Tensor]:
+        """Pixels of each split, shape (N, H, W) or (N, 3, H, W), uint8, and labels, shape (N,), int64."""
+        facts, tensors = self._facts, {}
+        try:
+            for split in SPLITS:
+                with self._alone() if self.download else nullcontext():  # torchvision mends some files then
+                    data = self._reader(self.root, download=self.download, **facts.ask(split), **facts.more)
+                pixels, labels = torch.as_tensor(data.data), torch.as_tensor(getattr(data, facts.labels))
+                if len(pixels) != len(labels):
+                    raise ValueError(f"{split} has {len(pixels)} images and {len(labels)} labels")
+                labels = labels if labels.ndim == 1 else labels[:, 0]  # qmnist: who wrote it and when
+                tensors[f"{split}.pixels"] = pixels.permute(AXES[facts.axes]).contiguous()
+                tensors[f"{split}.labels"] = labels.long() - facts.first_label
+        except ImportError:
+            raise
+        except Exception as error:  # a reader trips over a broken file in ways of its own
+            reason = self._broken() or " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+            raise DatasetNotFoundError(
+                f"{self.name} could not be read from {self._where}: {reason}. "
+                f"Remove the broken file, and {self._advice()}"
+            ) from error
+        return tensors
+
+    def _broken(self) -> str:
+        """Which file is broken, if any is: by torchvision's checksums, or by the length that its own header says."""
+        from torchvision.datasets.utils import check_integrity
+
+        checksums = _checksums(self._reader)
+        for file in self._facts.files:
+            path = self._path(file)
+            checksum = checksums.get(path.name)
             if not path.exists():
-                if not check_integrity(str(path.with_name(archive)), checksum):
-                    raise OSError(f"{archive} is broken, its checksum is not {checksum}")
-                extract_archive(str(path.with_name(archive)), str(path.parent))
+                continue
+            if checksum is not None and not check_integrity(str(path), checksum):
+                return f"{file} is broken, its checksum is not {checksum}"
+            if "-idx" in path.name:
+                with path.open("rb") as opened:
+                    header = opened.read(4)
+                    shape = np.frombuffer(opened.read(4 * header[3]) if len(header) == 4 else b"", ">u4")
+                    value_bytes = 4 if path.name.endswith("-int") else 1
+                    expected = 4 + shape.nbytes + value_bytes * int(shape.prod(dtype=np.int64))
+                if path.stat().st_size != expected:
+                    return f"{file} is cut off, {path.stat().st_size:,} bytes of {expected:,}"
+        return ""
+
+    def _open(self) -> dict[Split, ImageSplit]:
+        raw = self.read()
+        return {split: self._split(table, raw.image_shape) for split, table in raw.tables.items()}
+
+    def _split(self, table: Table, shape: tuple[int, ...]) -> ImageSplit:
+        assert isinstance(table.features, Tensor)
+        pixels = table.features.view(-1, *shape).numpy()
+
+        def image(row: int, at_least: int) -> Image:
+            from PIL import Image
+
+            return Image.fromarray(pixels[row] if len(shape) == 2 else pixels[row].transpose(1, 2, 0).copy())
+
+        return ImageSplit(table.labels, image)
+
+
+def _checksums(reader: Any) -> dict[str, str]:
+    """The MD5 of each file and archive that torchvision knows, by name; its classes keep them in five ways."""
+    resources = getattr(reader, "resources", [])
+    pairs = [pair for pairs in resources.values() for pair in pairs] if isinstance(resources, dict) else [*resources]
+    pairs += [*getattr(reader, "train_list", []), *getattr(reader, "test_list", [])]
+    pairs += [entry[1:] for entry in getattr(reader, "split_list", {}).values()]
+    if hasattr(reader, "tgz_md5"):
+        pairs.append((reader.filename, reader.tgz_md5))
+    if hasattr(reader, "meta"):
+        pairs.append((reader.meta["filename"], reader.meta["md5"]))
+    if hasattr(reader, "md5"):
+        pairs.append((reader.url, reader.md5))
+    return {url.rpartition("/")[2]: checksum for url, checksum in pairs}

@@ -1,0 +1,390 @@
+"""From the columns of a table to features: numbers as they are, text one-hot, gaps filled.
+
+`read_columns` takes them out of Arrow, `learn_encoding` looks at the train rows, `encode` fills the matrix.
+What was learned is a tuple of `Column`: plain values, so that a checkpoint alone reads a raw row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logreg.data.labels import name_of
+from logreg.errors import DataError
+from logreg.facts import Column
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Values: TypeAlias = "np.ndarray[Any, Any]"
+
+BLOCK_ROWS = 2**14
+"""Rows encoded at once: a column's part and the matrix's stay in the cache."""
+
+SAMPLE_ROWS = 10_001
+"""Where nothing is missing in train, the median of about so many of its rows will do."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One column as it was read."""
+
+    name: str
+    kind: Literal["number", "boolean", "category", "none"]
+    """"none" is a column of nothing but missing values."""
+    values: Values
+    """Shape (M,): numbers, nan where missing; or int32 positions in ``levels``, -1 where missing."""
+    levels: tuple[str, ...] = ()
+    problem: str = ""
+    """Why it cannot be learned from, and what to do: a whole sentence; empty if it can."""
+    typed: str = ""
+    """What the file says it is."""
+
+    def gaps(self) -> Values:
+        """Where a value is missing, shape (M,), boolean."""
+        if self.kind == "number":
+            return np.isnan(self.values) if self.values.dtype.kind == "f" else np.zeros(len(self.values), dtype=bool)
+        return self.values < 0
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A table as it was read; takes the place of a feature matrix until it is encoded."""
+
+    series: tuple[Series, ...]
+    num_rows: int
+    source: str = ""
+    """The file, for messages."""
+    starts: tuple[tuple[int, str], ...] = ()
+    """Where several files were read one after the other: first row and name of each."""
+    missing: Literal["impute", "error"] = "impute"
+    """"impute" fills gaps and marks them; "error" refuses them."""
+    max_levels: int = 100
+    """More levels than that in a category are refused."""
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def place(self, row: int) -> str:
+        """Where a person finds a row: ``row 3 [in new.csv]``, counted from 1 without the header."""
+        start, file = max((start, file) for start, file in self.starts or ((0, self.source),) if start <= row)
+        return f"row {row - start + 1} [in {file}]"
+
+
+def read_columns(table: pa.Table, as_category: Collection[str] = (), source: str = "", **policy: Any) -> Columns:
+    """Takes columns out of Arrow.
+
+    Args:
+        table: With only the columns to learn from.
+        as_category: Names of those that are categories though they hold numbers.
+        source: The file, for messages.
+        policy: The further fields of `Columns`.
+    """
+    with ThreadPoolExecutor(_cores()) as pool:
+        read = pool.map(
+            lambda name: _read_series(name, table.column(name), name in as_category, source), table.column_names
+        )
+        return Columns(tuple(read), table.num_rows, source, **policy)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the train rows say of one column."""
+
+    series: Series
+    column: Column | None = None
+    """How it is encoded; ``None`` if it says nothing (constant or empty) or cannot be."""
+    levels_in_train: int = 0
+    missing_in_train: int = 0
+    missing_anywhere: int = 0
+    problem: str = ""
+
+
+def profile(columns: Columns, rows: Tensor | None) -> list[Profile]:
+    """Looks at each column.
+
+    Args:
+        columns: Of all rows.
+        rows: The train rows; ``None`` for all.
+    """
+    chosen = np.arange(len(columns)) if rows is None else rows.numpy()
+    with ThreadPoolExecutor(_cores()) as pool:
+        return list(pool.map(lambda series: _profile(series, chosen, columns), columns.series))
+
+
+def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+    """What the train rows say about how to encode.
+
+    Args:
+        columns: Of all rows.
+        rows: The train rows; ``None`` for all.
+
+    Returns:
+        The encoding of each column that says something, and a sentence for each thing done.
+
+    Raises:
+        DataError: A column cannot be learned from, or has gaps that were to be an error.
+    """
+    profiles = profile(columns, rows)
+    faults = [profile.problem for profile in profiles if profile.problem]
+    if faults:
+        raise DataError(faults[0] + (f" See all {len(faults)} such columns with facts=only." if faults[1:] else ""))
+    kept = [profile.column for profile in profiles if profile.column is not None]
+    if not kept:
+        raise DataError(
+            f"`dataset.features` must leave a column that varies over train, got none [in {columns.source}]."
+        )
+    filled = [one for one in profiles if one.column is not None and one.missing_anywhere]
+    empty = [one.series.name for one in profiles if one.column is None and one.missing_in_train]
+    constant = [one.series.name for one in profiles if one.column is None and not one.missing_in_train]
+    said = {
+        "filled missing values by the median or most frequent of train, and marked them": [
+            f"{one.series.name} {one.missing_anywhere / len(columns):.1%}" for one in filled
+        ],
+        "left out, since constant over train": constant,
+        "left out, since nothing but missing values in train": empty,
+    }
+    return tuple(kept), tuple(f"{what}: {', '.join(names)}" for what, names in said.items() if names)
+
+
+def encode(columns: Columns, encoding: Sequence[Column], dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
+    """Fills the matrix.
+
+    Args:
+        columns: As read; those that the encoding does not name are passed over.
+        encoding: As learned on train.
+        dtype: Floating type of the matrix.
+
+    Returns:
+        Features, shape (M, D), in source units; and by name of a column, the rows whose level train
+        did not have, shape (m,): they are 0 in all features of the column.
+
+    Raises:
+        DataError: A column is missing, is text where train had numbers, or holds infinite values.
+    """
+    by_name = {series.name: series for series in columns.series}
+    features = torch.zeros(len(columns), sum(len(column.feature_names) for column in encoding), dtype=dtype)
+    writers: list[Callable[[slice], None]] = []
+    unseen: dict[str, Tensor] = {}
+    start = 0
+    for column in encoding:
+        series = _as_learned(by_name.get(column.name), column, columns)
+        place = features.numpy()[:, start : start + len(column.feature_names)]
+        start += place.shape[1]
+        if column.kind == "number":
+            writers.append(partial(_write_numbers, place, column, series.values))
+            continue
+        position = {level: number for number, level in enumerate(column.levels)}
+        levels = [level.lower() for level in series.levels] if column.kind == "boolean" else series.levels
+        # The last one is what a gap, -1, picks.
+        feature_of = np.array([*(position.get(level, -1) for level in levels), position[str(column.fill)]])
+        writers.append(partial(_write_levels, place, column, series.values, feature_of))
+        if bool((feature_of < 0).any()):
+            unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
+
+    def write(begin: int) -> None:
+        for writer in writers:
+            writer(slice(begin, begin + BLOCK_ROWS))
+
+    with ThreadPoolExecutor(_cores()) as pool:
+        list(pool.map(write, range(0, len(columns), BLOCK_ROWS)))
+    if not bool(features.sum().isfinite()):
+        _check_finite(columns, encoding, dtype)
+    return features, unseen
+
+
+def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
+    """What the train rows, ``chosen``, say of one column."""
+    gaps = series.gaps()
+    anywhere = int(gaps.sum())
+    in_train = int(gaps[chosen].sum()) if anywhere else 0
+    found = Profile(series, None, 0, in_train, anywhere, series.problem)
+    if series.problem:
+        return found
+    if anywhere and columns.missing == "error":
+        problem = (
+            f"`dataset.missing=error` must find no gaps, and column {series.name!r} has {anywhere:,}, the first in "
+            f"{columns.place(int(gaps.argmax()))}. Mend the file, or set dataset.missing=impute."
+        )
+        return replace(found, problem=problem)
+    if in_train == len(chosen):
+        return found
+    if series.kind == "number":
+        column = _learn_number(series, chosen[~gaps[chosen]] if in_train else chosen, marked=in_train > 0)
+        return replace(found, column=None if column.constant and not in_train else column)
+    assert series.kind != "none"
+    counts = np.bincount(series.values[chosen] + 1, minlength=len(series.levels) + 1)[1:]
+    levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
+    if len(levels) > columns.max_levels:
+        id_like = "It looks like an id: add" if len(levels) > counts.sum() / 2 else "Add"
+        problem = (
+            f"`dataset.max_levels={columns.max_levels}` must not be exceeded, and column {series.name!r} has "
+            f"{len(levels):,} levels in {counts.sum():,} train rows [in {columns.source}]. {id_like} "
+            f"dataset.drop=[{series.name}], or raise dataset.max_levels."
+        )
+        return replace(found, levels_in_train=len(levels), problem=problem)
+    if len(levels) == 1 and not in_train:
+        return replace(found, levels_in_train=1)
+    most = series.levels[int(counts.argmax())]
+    column = Column(series.name, series.kind, levels, most, in_train > 0, len(levels) == 1)
+    return replace(found, column=column, levels_in_train=len(levels))
+
+
+def _learn_number(series: Series, chosen: Values, marked: bool) -> Column:
+    """The encoding of numbers by the train rows that have one."""
+    constant = not (series.values[chosen[:100]] != series.values[chosen[0]]).any()
+    if marked or constant:
+        values = series.values[chosen]
+        constant = not (values != values[0]).any()
+    else:
+        # It fills nothing in train, so the median of fewer rows will do.
+        values = series.values[chosen[:: max(1, len(chosen) // SAMPLE_ROWS)]]
+    return Column(series.name, "number", (), float(np.median(values.astype(np.float64))), marked, constant)
+
+
+def _as_learned(series: Series | None, column: Column, columns: Columns) -> Series:
+    """The column that an encoding means."""
+    if series is None:
+        raise DataError(f"{columns.source} must have the column {column.name!r} that was learned from, and has not.")
+    if series.kind == "none":
+        gap = np.nan if column.kind == "number" else -1
+        return Series(series.name, column.kind, np.full(len(columns), gap, dtype=np.float32 if gap != -1 else np.int32))
+    if (column.kind == "number") != (series.kind == "number"):
+        raise DataError(
+            f"column {column.name!r} must be a {column.kind} as in train, got a {series.kind} [in {columns.source}]."
+        )
+    return series
+
+
+def _write_numbers(place: Values, column: Column, values: Values, rows: slice) -> None:
+    values = values[rows]
+    gaps = np.isnan(values) if values.dtype.kind == "f" else None
+    if gaps is not None and gaps.any():
+        values = np.where(gaps, column.fill, values)
+    if not column.constant:
+        place[rows, 0] = values
+    if column.indicator and gaps is not None:
+        place[rows, -1] = gaps
+
+
+def _write_levels(place: Values, column: Column, codes: Values, feature_of: Values, rows: slice) -> None:
+    codes = codes[rows]
+    if not column.constant:
+        features = feature_of[codes]
+        known = (features >= 0).nonzero()[0]
+        place[rows][known, features[known]] = 1
+    if column.indicator:
+        place[rows, -1] = codes < 0
+
+
+def _check_finite(columns: Columns, encoding: Sequence[Column], dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    numbers = {column.name for column in encoding if column.kind == "number"}
+    for series in columns.series:
+        if series.name in numbers and (too_large := np.abs(series.values) > largest).any():
+            row = int(too_large.argmax())
+            value = float(series.values[row])
+            advice = "Set precision=64, or mend the row" if np.isfinite(value) else "Mend the row"
+            raise DataError(
+                f"column {series.name!r} must hold finite numbers, got {value:g} in {columns.place(row)}. {advice}."
+            )
+
+
+def _read_series(name: str, column: Any, as_category: bool, source: str) -> Series:
+    """One column out of Arrow; what cannot be learned from is kept with the reason."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.types as kinds
+
+    kind = column.type
+    typed = str(kind)
+    if kinds.is_dictionary(kind):
+        kind = kind.value_type
+        if not (kinds.is_string(kind) or kinds.is_large_string(kind)):
+            column = pc.cast(column, kind)
+            as_category = True
+    nothing = np.full(len(column), -1, dtype=np.int32)
+    if kinds.is_null(kind) or column.null_count == len(column):
+        return Series(name, "none", nothing, typed=typed)
+    is_number = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
+    if is_number and not as_category:
+        if kinds.is_decimal(kind) or kinds.is_uint64(kind) or (kinds.is_integer(kind) and column.null_count):
+            column = pc.cast(column, pa.float64(), safe=False)
+        values = column.to_numpy()
+        if values.dtype == np.float16:
+            values = values.astype(np.float32)
+        return Series(name, "none" if bool(np.isnan(values).all()) else "number", values, typed=typed)
+    if kinds.is_boolean(kind) or is_number:
+        if kinds.is_floating(kind):  # nan is a gap; 3.0 is the level 3
+            column = pc.if_else(pc.is_nan(column), None, column)
+        encoded = column.combine_chunks().dictionary_encode()
+        levels = [name_of(level) for level in encoded.dictionary.to_pylist()]
+    elif kinds.is_string(kind) or kinds.is_large_string(kind):
+        whole = column.unify_dictionaries() if kinds.is_dictionary(column.type) else column
+        encoded = whole.combine_chunks()
+        if not kinds.is_dictionary(encoded.type):
+            encoded = encoded.dictionary_encode()
+        levels = encoded.dictionary.to_pylist()
+    else:
+        return Series(name, "none", nothing, problem=_unfit(name, kind, source), typed=typed)
+    # Sorted, so that nothing depends on the order of the rows; equal names (True, "true") fall together.
+    names = sorted({level for level in levels if level is not None})
+    position = {level: number for number, level in enumerate(names)}
+    lookup = np.array([*(position.get(level, -1) for level in levels), -1], dtype=np.int32)
+    codes = lookup[pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(levels)).to_numpy(zero_copy_only=False)]
+    text = not as_category and not kinds.is_boolean(kind)
+    problem = _text_among_numbers(name, names, codes, source) if text else ""
+    return Series(name, "boolean" if kinds.is_boolean(kind) else "category", codes, tuple(names), problem, typed)
+
+
+def _unfit(name: str, kind: Any, source: str) -> str:
+    """The sentence for a column of dates, lists, bytes."""
+    import pyarrow.types as kinds
+
+    if kinds.is_temporal(kind):
+        return (
+            f"`dataset.drop` must leave dates out, and column {name!r} holds {kind} [in {source}]. "
+            f"Make numbers of it first, such as days since a start, or add dataset.drop=[{name}]."
+        )
+    if kinds.is_binary(kind) or kinds.is_large_binary(kind):
+        return (
+            f"column {name!r} must be text in UTF-8, and holds other bytes [in {source}]. "
+            f"Convert the file (iconv -f latin1 -t utf-8), or add dataset.drop=[{name}]."
+        )
+    return (
+        f"column {name!r} must hold numbers, text or true and false, got {kind} [in {source}]. "
+        f"Add dataset.drop=[{name}]; a column of lists is read by dataset=features."
+    )
+
+
+def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, source: str) -> str:
+    """The sentence for a column of numbers with some text in it; nothing if it is a column of text."""
+    numeric = np.array([*(_is_number(level) for level in levels), True])  # the last is what a gap, -1, picks
+    if numeric[:-1].all() or numeric[codes[codes >= 0]].mean() < 0.5:
+        return ""
+    row = int((~numeric[codes]).argmax())
+    word = levels[codes[row]]
+    return (
+        f"column {name!r} must hold numbers, got {word!r} in row {row + 1} [in {source}]. Mend it, say that it means "
+        f"missing ('dataset.missing_values=[\"{word}\"]'), or take the column as text: dataset.categorical=[{name}]."
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

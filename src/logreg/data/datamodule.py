@@ -1,0 +1,199 @@
+"""From a dataset to blocks of rows: read, split, selected, encoded, checked, served."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader
+
+from logreg.data.base import Dataset, KnownAnswer, RawData, Table
+from logreg.data.blocks import BlockDataset, block_loader
+from logreg.data.prepare import (
+    check_features,
+    check_labels,
+    encode_columns,
+    fingerprint,
+    mean_and_std,
+    mean_weight,
+    select_rows,
+    split_rows,
+    warn_of_lost_digits,
+)
+from logreg.data.selection import Selection, class_weights
+from logreg.facts import Batch, DataFacts, Split
+
+
+@dataclass
+class _Held:
+    """What ``setup`` made, so that a second call changes nothing."""
+
+    raw: RawData
+    tables: dict[Split, Table]
+    facts: DataFacts
+    notes: tuple[str, ...]
+    datasets: dict[Split, BlockDataset] = field(default_factory=dict)
+
+
+class TensorDataModule(pl.LightningDataModule):
+    """Any dataset that fits into memory (or is mapped into it), split and served in blocks.
+
+    Splits that the dataset lacks and nobody asked to hold out are absent, not empty.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int | None = None,
+        split: Mapping[Split, float | None] | None = None,
+        standardize: bool = False,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        selection: Selection = Selection(),  # noqa: B008  # frozen
+        limit: int | None = None,
+        class_weight: str | Mapping[Any, float] = "none",
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            dataset: Where the rows come from.
+            batch_size: Rows of a batch; ``None`` for all train rows at once.
+            split: Fraction of the train rows to hold out for val and for test, stratified; ``None`` for
+                ``HELD_OUT`` where the dataset has no such split of its own.
+            standardize: Whether the facts carry mean and std of the train split.
+            seed: Fixes the split and the order of the rows.
+            dtype: Floating type of the features.
+            selection: Which classes are told apart.
+            limit: At most so many train rows, stratified; val and test stay as they are.
+            class_weight: "none", "balanced", or a weight by class name.
+        """
+        super().__init__()
+        self.dataset, self.batch_size, self.standardize = dataset, batch_size, standardize
+        self.fractions: dict[Split, float | None] = dict(split or {})
+        self.seed, self.dtype = seed, dtype
+        self.selection, self.limit, self.class_weight = selection, limit, class_weight
+        self._held: _Held | None = None
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads, splits, selects, encodes and checks the rows, and takes the facts of the train split; once."""
+        if self._held is not None:
+            return
+        raw, (tables, class_names) = self.raw, self.rows
+        check_labels(tables, class_names, self.dataset.name)
+        tables, columns, notes = encode_columns(tables, self.dtype)
+        if not columns:  # what was encoded from columns was checked there, by the names of the columns
+            check_features(tables, self.dataset.name)
+        train = tables["train"]
+        weights = class_weights(self.class_weight, train.chosen(train.labels), class_names)
+        weight = mean_weight(train, weights)
+        mean, std = mean_and_std(train, raw.scale) if self.standardize else ((), ())
+        names = tuple(name for column in columns for name in column.feature_names) or raw.feature_names
+        facts = DataFacts(
+            name=self.dataset.name,
+            num_features=train.matrix.shape[1],
+            class_names=class_names,
+            rows={split: len(table) for split, table in tables.items()},
+            feature_names=names,
+            image_shape=raw.image_shape,
+            mean=mean,
+            std=std,
+            fingerprint=fingerprint(train),
+            source=raw.source,
+            columns=columns,
+            backbone=raw.backbone,
+            class_weight=weights,
+            mean_weight=weight,
+        )
+        notes = (*raw.notes, *notes, *warn_of_lost_digits(mean, std, names, self.dtype))
+        self._held = _Held(dataclasses.replace(raw, tables={}), tables, facts, notes)
+        del self.raw, self.rows  # columns as they were read take more memory than the features made of them
+
+    @cached_property
+    def raw(self) -> RawData:
+        """What was read; read once."""
+        return self.dataset.read()
+
+    @cached_property
+    def rows(self) -> tuple[Mapping[Split, Table], tuple[str, ...]]:
+        """The rows of each split, not yet encoded or checked, and the names of the classes."""
+        tables = split_rows(self.raw, self.fractions, self.selection, self.seed, self.dataset.name)
+        return select_rows(self.raw, tables, self.selection, self.limit, self.seed, self.dataset.name)
+
+    @property
+    def tables(self) -> Mapping[Split, Table]:
+        """The rows of each split as the model reads them, all of them at once."""
+        return self._done.tables
+
+    @property
+    def facts(self) -> DataFacts:
+        """All that a model may know of the data."""
+        return self._done.facts
+
+    @property
+    def answer(self) -> KnownAnswer | None:
+        """The best classifier, where it is known in closed form."""
+        return self._done.raw.answer
+
+    @property
+    def axis(self) -> tuple[float, float] | None:
+        """Range to draw a single feature over, where the dataset has one in mind."""
+        return self._done.raw.axis
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how the rows were read and encoded, a sentence each."""
+        return self._done.notes
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that there are, train first."""
+        return tuple(self._done.tables)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Blocks of whole batches, in an order of each epoch's own."""
+        dataset = self._blocks("train")
+        return block_loader(dataset, self.batch_size or len(dataset), shuffle=True, seed=self.seed)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Blocks of the val split in order; none if it has none (then give the Trainer ``limit_val_batches=0``)."""
+        return self.blocks("val") if "val" in self.splits else []
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Blocks of the test split in order; none if it has none."""
+        return self.blocks("test") if "test" in self.splits else []
+
+    def blocks(self, split: Split) -> DataLoader[Batch]:
+        """The rows of a split in order, for scoring."""
+        return block_loader(self._blocks(split), batch_size=1, shuffle=False)
+
+    @property
+    def _done(self) -> _Held:
+        self.setup()
+        assert self._held is not None
+        return self._held
+
+    def _blocks(self, split: Split) -> BlockDataset:
+        """The split as blocks, its table on the accelerator if there is one and the table fits."""
+        held = self._done
+        if split not in held.datasets:
+            mine = held.tables[split]
+            features, labels, weights = mine.matrix, mine.labels, mine.sample_weight
+            # Wider than asked for is converted once; narrower (float16, perhaps mapped from a file) block by block.
+            if features.is_floating_point() and features.itemsize > self.dtype.itemsize:
+                features = features.to(self.dtype)
+            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+            if device.type == "cuda" and 2 * features.nbytes < torch.cuda.mem_get_info(device)[0]:
+                features, labels = features.to(device), labels.to(device)
+            if weights is not None:
+                weights = weights.to(features.device, self.dtype)
+            # The splits of one table share it, so it is converted and moved once.
+            for other, table in held.tables.items():
+                if table.features is mine.features:
+                    rows = table.rows if table.rows is None else table.rows.to(features.device)
+                    held.datasets[other] = BlockDataset(features, labels, rows, held.raw.scale, self.dtype, weights)
+        return held.datasets[split]

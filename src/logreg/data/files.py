@@ -1,0 +1,218 @@
+"""Tables in files: CSV, TSV, Parquet, Arrow and Feather into Arrow, each fault in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logreg.errors import ConfigError, DataError, DatasetNotFoundError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
+"""Between the values of a line, by the file's suffix; a .gz, .bz2 or .zst may follow it."""
+
+PACKED = (".gz", ".bz2", ".zst")
+
+BINARY = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
+
+TEXT_LEVELS = 2**31 - 1
+"""Text is read as positions in a dictionary, however many words it has."""
+
+
+def suffix_of(path: str | Path) -> str:
+    """What a file is, by its name: ``.csv`` for ``a.csv`` and for ``a.csv.gz``."""
+    name = Path(path)
+    return (name.with_suffix("") if name.suffix.lower() in PACKED else name).suffix.lower()
+
+
+def column_names(path: str, key: str, separator: str | None = None) -> list[str]:
+    """The columns of a file, without reading its rows.
+
+    Args:
+        path: The file.
+        key: What the person typed to name it, such as "dataset.path".
+        separator: Between the values of a line; ``None``: by the file's suffix.
+
+    Raises:
+        DatasetNotFoundError: There is no such file.
+        DataError: It is empty or broken, or two columns have one name.
+    """
+    _check_file(path, key)
+    if suffix_of(path) in BINARY:
+        names: list[str] = _reading(path, key, lambda: _schema(path).names)
+    else:
+        names = _csv_header(path, key, separator)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"`{key}` must have columns of different names, got {twice[0]!r} twice [in {path}]. Rename one."
+        )
+    return names
+
+
+def read_table(
+    path: str,
+    key: str,
+    columns: Sequence[str],
+    as_text: Collection[str] = (),
+    missing_values: Sequence[str] = (),
+    separator: str | None = None,
+) -> pa.Table:
+    """Some columns of a file, all rows.
+
+    Args:
+        path: The file.
+        key: What the person typed to name it.
+        columns: Which; they are there.
+        as_text: Those of a CSV that are text whatever they look like.
+        missing_values: What else stands for a missing value in a CSV, besides nothing, NA, NaN, null.
+        separator: Between the values of a line; ``None``: by the file's suffix.
+
+    Raises:
+        DataError: The file is broken, cut off or has no rows, or a CSV is ragged or not in UTF-8.
+    """
+    if suffix_of(path) in BINARY:
+        table = _reading(path, key, lambda: _read_binary(path, list(columns)))
+    else:
+        table = _read_csv(path, key, list(columns), as_text, missing_values, separator)
+    if not table.num_rows:
+        raise DataError(f"`{key}` must have rows, got only a header [in {path}].")
+    return table
+
+
+def _check_file(path: str, key: str) -> None:
+    if not Path(path).exists():
+        raise DatasetNotFoundError(f"`{key}` must be a file, and {path} is missing. Paths start where you stand.")
+    if not Path(path).is_file():
+        raise DatasetNotFoundError(f"`{key}` must be a file, got the folder {path}.")
+    known = [*SEPARATORS, *BINARY]
+    if suffix_of(path) not in known:
+        raise ConfigError.broken(key, f"end in one of {', '.join(known)} (text also in .gz)", path)
+    if not Path(path).stat().st_size:
+        raise DataError(f"`{key}` must have a header and rows, and {path} is empty.")
+
+
+def _reading(path: str, key: str, read: Any) -> Any:
+    """What ``read`` returns; what Arrow says against it in the house's words."""
+    import pyarrow as pa
+
+    try:
+        return read()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, key, error) from error
+
+
+def _schema(path: str) -> pa.Schema:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if suffix_of(path) in (".parquet", ".pq"):
+        return pq.read_schema(path)
+    with pa.memory_map(path) as file:
+        return pa.ipc.open_file(file).schema
+
+
+def _read_binary(path: str, columns: list[str]) -> pa.Table:
+    if suffix_of(path) in (".parquet", ".pq"):
+        import pyarrow.parquet as pq
+
+        return pq.read_table(path, columns=columns)
+    import pyarrow.feather
+
+    return pyarrow.feather.read_table(path, columns=columns)
+
+
+def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    def first_line() -> list[str]:
+        # One byte more than a header: the values are not looked at, and a ragged row is told of later.
+        handler = pyarrow.csv.ParseOptions(
+            delimiter=_separator(path, separator), newlines_in_values=True, invalid_row_handler=lambda row: "skip"
+        )
+        with pa.input_stream(path, compression="detect") as file:
+            names: list[str] = pyarrow.csv.open_csv(file, parse_options=handler).schema.names
+            return names
+
+    names: list[str] = _reading(path, key, first_line)
+    other = next((mark for mark in ";\t|" if mark in names[0]), None)
+    if len(names) == 1 and other and separator is None:
+        raise DataError(
+            f"`{key}` must have {_separator(path, separator)!r} between values, and {path} seems to have {other!r}. "
+            f"Set \"dataset.separator='{other}'\"."
+        )
+    return names
+
+
+_CONVERT = "Convert it: iconv -f latin1 -t utf-8 old.csv > new.csv."
+
+
+def _read_csv(
+    path: str,
+    key: str,
+    columns: list[str],
+    as_text: Collection[str],
+    missing_values: Sequence[str],
+    separator: str | None,
+) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    convert = pyarrow.csv.ConvertOptions(
+        include_columns=columns,
+        column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in as_text},
+        strings_can_be_null=True,
+        null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
+        auto_dict_encode=True,
+        auto_dict_max_cardinality=TEXT_LEVELS,
+    )
+    ragged: list[Any] = []
+
+    def read(threads: bool) -> pa.Table:
+        def refuse(row: Any) -> str:
+            ragged.append(row)
+            return "error"
+
+        parse = pyarrow.csv.ParseOptions(
+            delimiter=_separator(path, separator), newlines_in_values=True, invalid_row_handler=refuse
+        )
+        options = pyarrow.csv.ReadOptions(use_threads=threads)
+        with pa.input_stream(path, compression="detect") as file:
+            return pyarrow.csv.read_csv(file, options, parse, convert)
+
+    try:
+        table = read(threads=True)
+        for field in table.schema:
+            if field.type in (pa.binary(), pa.dictionary(pa.int32(), pa.binary())):  # what Arrow makes of other bytes
+                raise DataError(f"`{key}` must be in UTF-8, and column {field.name!r} of {path} is not. {_CONVERT}")
+        return table
+    except pa.ArrowInvalid as error:
+        if not ragged:
+            raise _unreadable(path, key, error) from error
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, key, error) from error
+    ragged.clear()
+    try:
+        read(threads=False)  # slower, and knows the number of the line
+    except pa.ArrowException as error:
+        row = ragged[0]
+        raise DataError(
+            f"`{key}` must have {row.expected_columns} values in every line, got {row.actual_columns} in line "
+            f"{row.number} [in {path}]: {row.text[:60]!r}. Mend the line."
+        ) from error
+    raise AssertionError("a file that is ragged with threads is ragged without")
+
+
+def _unreadable(path: str, key: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split()).replace(f" '{path}'", "").rstrip(".")
+    if isinstance(error, UnicodeDecodeError) or "UTF8" in reason or "UTF-8" in reason:
+        return DataError(f"`{key}` must be in UTF-8, and {path} is not: {reason}. {_CONVERT}")
+    return DataError(f"`{key}` must be a whole file, and {path} could not be read: {reason}. Make it anew.")
+
+
+def _separator(path: str, separator: str | None) -> str:
+    return separator or SEPARATORS[suffix_of(path)]

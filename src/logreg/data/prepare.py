@@ -1,0 +1,264 @@
+"""What happens to rows between a source and the model: split, select, encode, check, in this order."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from logreg.data.base import RawData, Table
+from logreg.data.blocks import BlockDataset, block_loader
+from logreg.data.columns import BLOCK_ROWS, Columns, encode, learn_encoding
+from logreg.data.selection import Selection
+from logreg.data.splits import group_split, stratified_sample, stratified_split
+from logreg.errors import ConfigError, DataError
+from logreg.facts import SPLITS, Column, Split
+
+HELD_OUT = 0.2
+"""Fraction of the train rows that is held out for a split that the source lacks, where nobody says otherwise."""
+
+MANY = 50
+"""More names than that do not help in an error."""
+
+Tables = dict[Split, Table]
+
+
+def split_rows(
+    raw: RawData, wanted: Mapping[Split, float | None], selection: Selection, seed: int, name: str
+) -> Tables:
+    """The splits that the source has, and those that are held out of its train rows.
+
+    By the labels of the source and before anything else, so that a row stays in its split whatever is
+    selected or encoded.
+
+    Args:
+        raw: The source's rows.
+        wanted: Fraction to hold out; ``None`` for ``HELD_OUT`` where the source has no such split.
+        selection: The classes that must reach into every split.
+        seed: Fixes who goes where.
+        name: The dataset, for messages.
+
+    Raises:
+        DataError: A split was asked for that the source has, a class has too few rows, or no row is left.
+    """
+    tables = dict(raw.tables)
+    train = tables["train"]
+    fractions: dict[Split, float] = {}
+    for split, fraction in wanted.items():
+        if fraction and split in tables:
+            raise DataError(f"`dataset.split.{split}` must not be set: {name} has a {split} split of its own.")
+        if fraction is None and split not in tables and not raw.complete:
+            fraction = HELD_OUT
+        if fraction:
+            fractions[split] = fraction
+    if fractions and train.groups is not None:
+        parts = group_split(train.chosen(train.groups), fractions, seed)
+    elif fractions:
+        labels = train.chosen(train.labels)
+        _check_sizes(labels, raw.class_names, selection, splits=1 + len(fractions))
+        parts = stratified_split(labels, fractions, seed)
+    else:
+        parts = {}
+    tables |= {split: train.narrowed(positions) for split, positions in parts.items()}
+    for split, table in tables.items():
+        if not len(table):
+            raise DataError(f"`dataset.split.{split}` must leave rows in every split, got none [in {split} of {name}].")
+    return {split: tables[split] for split in SPLITS if split in tables}
+
+
+def select_rows(
+    raw: RawData, tables: Mapping[Split, Table], selection: Selection, limit: int | None, seed: int, name: str
+) -> tuple[Tables, tuple[str, ...]]:
+    """The classes that are told apart, in their new numbers, and no more train rows than asked for.
+
+    Args:
+        raw: Has the names of the source's classes.
+        tables: As split.
+        selection: Which classes, against which.
+        limit: At most so many train rows, stratified; ``None`` for all.
+        seed: Fixes which rows.
+        name: The dataset, for messages.
+
+    Returns:
+        The tables, and the names of the new classes.
+    """
+    for split, table in tables.items():
+        labels = table.chosen(table.labels)
+        if int(labels.min()) < 0 or int(labels.max()) >= len(raw.class_names):
+            raise DataError(
+                f"`labels` must lie in [0, {len(raw.class_names)}), got {int(labels.min())} to {int(labels.max())} "
+                f"[in {split} of {name}]."
+            )
+    selected, class_names = dict(tables), raw.class_names
+    if selection != Selection():
+        new, class_names = selection.apply(raw.class_names)
+        relabelled: dict[int, Tensor] = {}  # splits of one table go on sharing its labels
+        for split, table in tables.items():
+            if id(table.labels) not in relabelled:
+                relabelled[id(table.labels)] = new[table.labels]
+            labels = relabelled[id(table.labels)]
+            kept = (table.chosen(labels) >= 0).nonzero()[:, 0]
+            if not len(kept):
+                raise DataError(f"`dataset.classes` must leave rows in every split, got none [in {split} of {name}].")
+            selected[split] = dataclasses.replace(table, labels=labels).narrowed(kept)
+    train = selected["train"]
+    if limit is not None and limit < len(train):
+        if limit < len(class_names):
+            raise ConfigError.broken("dataset.limit", f"be at least {len(class_names)}, a row of each class", limit)
+        selected["train"] = train.narrowed(stratified_sample(train.chosen(train.labels), limit, seed))
+    return selected, class_names
+
+
+def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name: str) -> None:
+    """Train must know every class that is asked for.
+
+    Raises:
+        DataError: There are fewer than two classes, or train lacks one that another split has.
+    """
+    if len(class_names) < 2:
+        raise DataError(f"`dataset={name}` must have at least 2 classes, got {tuple(class_names)}.")
+    train = tables["train"]
+    counts = torch.bincount(train.chosen(train.labels), minlength=len(class_names))
+    if int((counts > 0).sum()) < 2:
+        only = class_names[int(counts.argmax())]
+        raise DataError(f"train of `dataset={name}` must hold at least 2 classes, got only {only!r}.")
+    for label in (counts == 0).nonzero()[:, 0].tolist():
+        for split, table in tables.items():
+            if bool((table.chosen(table.labels) == label).any()):
+                raise DataError(
+                    f"train of `dataset={name}` must hold every class, and {class_names[label]!r} is only in {split}. "
+                    "Leave it out with dataset.classes=[...], or split otherwise."
+                )
+
+
+def encode_columns(
+    tables: Mapping[Split, Table], dtype: torch.dtype
+) -> tuple[Tables, tuple[Column, ...], tuple[str, ...]]:
+    """Columns to features, by what the train rows say; tables that have features already stay as they are.
+
+    Returns:
+        The tables; how each column was encoded; what a person should know of it.
+    """
+    train = tables["train"]
+    columns = train.features
+    if not isinstance(columns, Columns):
+        return dict(tables), (), ()
+    encoding, notes = learn_encoding(columns, train.rows)
+    features, unseen = encode(columns, encoding, dtype)
+    for column, rows in unseen.items():
+        for split, table in tables.items():
+            mine = len(rows) if table.rows is None else int(torch.isin(rows, table.rows).sum())
+            if mine:
+                notes = (*notes, f"{mine:,} of {split}: a level of {column} that train does not have, taken as none")
+    return {split: dataclasses.replace(table, features=features) for split, table in tables.items()}, encoding, notes
+
+
+def check_features(tables: Mapping[Split, Table], name: str) -> None:
+    """Every feature must be finite; splits of one table are looked at once.
+
+    Raises:
+        DataError: Names the first row that has nan or inf.
+    """
+    for table in {id(table.features): table for table in tables.values()}.values():
+        features = table.matrix
+        if not features.is_floating_point():
+            continue
+        wide = torch.promote_types(features.dtype, torch.float32)
+        for start in range(0, len(features), BLOCK_ROWS):
+            block = features[start : start + BLOCK_ROWS].to(wide)
+            # The sum is one pass without a copy; it may also overflow, so only then is each value looked at.
+            if not bool(block.sum().isfinite()) and len(bad := (~block.isfinite()).any(1).nonzero()):
+                raise DataError(
+                    f"`features` must be finite, got nan or inf in row {start + int(bad[0])}, counted from 0 "
+                    f"[in {name}]. Mend the row, or leave it out."
+                )
+
+
+def fingerprint(train: Table) -> int:
+    """CRC-32 of the table's bytes and of which rows are the train split's."""
+    checksum = 0
+    for tensor in (train.matrix, train.labels, train.rows, train.sample_weight):
+        if tensor is not None:
+            checksum = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, checksum)
+    return checksum
+
+
+def mean_and_std(train: Table, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each feature over the train rows, summed in float64.
+
+    A row of weight 2 counts as two rows.
+
+    Args:
+        train: The rows.
+        scale: Features times this are in source units.
+    """
+    weights = None if train.sample_weight is None else train.sample_weight.double()
+    dataset = BlockDataset(train.matrix, train.labels, train.rows, scale, torch.float64, weights)
+    blocks = block_loader(dataset, batch_size=1, shuffle=False)
+
+    def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
+        sums, total = torch.zeros(dataset.features.shape[1], dtype=torch.float64), 0.0
+        for block in blocks:
+            here = values(block.features)
+            sums += here.sum(0) if block.sample_weight is None else block.sample_weight @ here
+            total += len(here) if block.sample_weight is None else float(block.sample_weight.sum())
+        return sums / total
+
+    mean = mean_of(lambda features: features)
+    std = mean_of(lambda features: (features - mean).square()).sqrt()
+    # Rounding leaves a constant feature a tiny deviation; dividing by it would blow noise up.
+    constant = std <= 1e-12 * mean.abs().clamp(min=1e-300)
+    return tuple(mean.tolist()), tuple(std.masked_fill(constant, 1.0).tolist())
+
+
+def warn_of_lost_digits(
+    mean: Sequence[float], std: Sequence[float], names: Sequence[str], dtype: torch.dtype
+) -> tuple[str, ...]:
+    """A sentence on the features that vary so little for their size that ``dtype`` keeps few digits of it."""
+    lost = [
+        number for number, (m, s) in enumerate(zip(mean, std, strict=True)) if abs(m) * torch.finfo(dtype).eps > s / 100
+    ]
+    if not lost:
+        return ()
+    shown = ", ".join(names[number] if names else f"feature {number}" for number in lost[:5])
+    more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+    return (
+        f"large for how little they vary, so that digits are lost: {shown}{more}; subtract an offset, or precision=64",
+    )
+
+
+def mean_weight(train: Table, class_weight: Sequence[float]) -> float:
+    """Mean over the train rows of sample weight times class weight.
+
+    Raises:
+        DataError: It is 0.
+    """
+    weights = torch.ones(len(train), dtype=torch.float64)
+    if train.sample_weight is not None:
+        weights = train.chosen(train.sample_weight).double()
+    if class_weight:
+        weights = weights * torch.tensor(class_weight, dtype=torch.float64)[train.chosen(train.labels)]
+    mean = float(weights.mean())
+    if mean == 0:
+        raise DataError("`dataset.weight` must be > 0 somewhere in train, got only 0.")
+    return mean
+
+
+def _check_sizes(labels: Tensor, names: Sequence[str], selection: Selection, splits: int) -> None:
+    """Every class that is learned must reach into every split."""
+    learned = selection.apply(names)[0] >= 0
+    counts = torch.bincount(labels, minlength=len(names))
+    small = [names[label] for label in (learned & (counts > 0) & (counts < splits)).nonzero()[:, 0].tolist()]
+    if not small:
+        return
+    enough = [names[label] for label in (learned & (counts >= splits)).nonzero()[:, 0].tolist()]
+    shown = ", ".join(f"{name!r} ({int(counts[list(names).index(name)])})" for name in small[:5])
+    shown += f" and {len(small) - 5} more" if len(small) > 5 else ""
+    kept = ",".join(enough) if 2 <= len(enough) <= MANY else "..."
+    raise DataError(
+        f"`dataset.split` must leave each class a row in each of {splits} splits, and these have too few: {shown}. "
+        f"Leave them out with 'dataset.classes=[{kept}]', or hold none out: dataset.split.val=0 dataset.split.test=0."
+    )

@@ -1,0 +1,256 @@
+"""A person's own table: CSV, TSV, Parquet, Arrow or Feather."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logreg.data.base import RawData, Table
+from logreg.data.columns import read_columns
+from logreg.data.files import column_names, read_table
+from logreg.data.labels import MISSING, encode_labels
+from logreg.errors import ConfigError, DataError, did_you_mean
+from logreg.facts import SPLITS, Split
+from logreg.promises import check, listed, one_of, text, whole
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One file, or one for each split.
+
+    Attributes:
+        path: The file; or else ``train_path``, with ``val_path`` and ``test_path`` or without.
+        target: The column with the classes.
+        features: Columns to learn from; all others but those named below when ``None``.
+        drop: Columns to leave out.
+        categorical: Columns that are categories though they look like numbers.
+        missing: "impute" fills gaps by the median or most frequent of train and marks them; "error" refuses them.
+        missing_values: Words for a missing value in text files, besides nothing, NA, NaN and null.
+        max_levels: More levels than that in a column of text are refused.
+        weight: Column of sample weights, >= 0.
+        split_column: Column that says train, val or test.
+        group: Column whose equal values are never in two splits.
+        separator: Between the values of a line; by the file's suffix when ``None``.
+    """
+
+    path: str | None = None
+    train_path: str | None = None
+    val_path: str | None = None
+    test_path: str | None = None
+    target: str | None = None
+    features: Sequence[Any] | None = None
+    drop: Sequence[Any] = ()
+    categorical: Sequence[Any] = ()
+    missing: Literal["impute", "error"] = "impute"
+    missing_values: Sequence[Any] = ()
+    max_levels: int = 100
+    weight: str | None = None
+    split_column: str | None = None
+    group: str | None = None
+    separator: str | None = None
+    name: str = "table"
+
+    def __post_init__(self) -> None:
+        for key in ("path", "train_path", "val_path", "test_path", "target", "weight", "separator"):
+            if getattr(self, key) is not None:
+                check(f"dataset.{key}", getattr(self, key), text())
+        for key in ("drop", "categorical", "missing_values", *(["features"] if self.features is not None else [])):
+            check(f"dataset.{key}", getattr(self, key), listed())
+        check("dataset.missing", self.missing, one_of(("impute", "error")))
+        check("dataset.max_levels", self.max_levels, whole(at_least=2))
+
+    def read(self) -> RawData:
+        """The columns of all files, not yet encoded: that is learned on train.
+
+        Raises:
+            ConfigError: A column or a file that the person named is not there.
+            DataError: A file is broken, files do not fit each other, or a column does not hold what it must.
+        """
+        import pyarrow as pa
+
+        files = self._files()
+        headers = {split: column_names(path, key, self.separator) for split, (key, path) in files.items()}
+        wanted = self._choose(headers["train"], files["train"][1])
+        special = [name for name in (self.target, self.weight, self.split_column, self.group) if name is not None]
+        for split, header in headers.items():
+            self._check_same(split, wanted, special, headers["train"], header)
+        columns = [*dict.fromkeys([*wanted, *special])]
+        as_text = {str(name) for name in self.categorical}
+        parts = [
+            read_table(path, key, columns, as_text, [str(word) for word in self.missing_values], self.separator)
+            for key, path in files.values()
+        ]
+        starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+        try:
+            whole_table = pa.concat_tables(parts, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(self._types_differ(parts, files)) from error
+        names = [Path(path).name for _, path in files.values()]
+        read = read_columns(
+            whole_table.select(wanted),
+            as_text,
+            " + ".join(names),
+            starts=tuple(zip(starts, names, strict=False)),
+            missing=self.missing,
+            max_levels=self.max_levels,
+        )
+
+        labels, class_names = encode_labels(whole_table.column(self.target), f"dataset.target={self.target}")
+        notes = []
+        if unlabelled := int((labels == MISSING).sum()):
+            notes.append(f"left out {unlabelled:,} rows, since {self.target} is missing there")
+        if len(class_names) < 2:
+            found = f"only {class_names[0]!r}" if class_names else "none"
+            raise DataError(
+                f"`dataset.target={self.target}` must hold at least 2 classes, got {found} [in {read.source}]."
+            )
+        weights = self._weights(whole_table, read) if self.weight else None
+        groups = self._groups(whole_table, read) if self.group else None
+        if self.split_column:
+            rows = self._stated_splits(whole_table, read)
+        else:
+            rows = {
+                split: torch.arange(start, end)
+                for split, start, end in zip(files, starts[:-1], starts[1:], strict=True)
+            }
+        every = len(rows) == 1 and not unlabelled
+        return RawData(
+            {
+                split: Table(read, labels, None if every else mine[labels[mine] != MISSING], weights, groups)
+                for split, mine in rows.items()
+            },
+            class_names=class_names,
+            source=read.source,
+            notes=tuple(notes),
+            complete=self.split_column is not None,
+        )
+
+    def _files(self) -> dict[Split, tuple[str, str]]:
+        """Key and path of the file of each split; one file alone is train's."""
+        paths: dict[Split, str | None] = {"train": self.train_path, "val": self.val_path, "test": self.test_path}
+        if self.path is not None:
+            if any(paths.values()):
+                raise ConfigError("`dataset.path` must not go with `dataset.train_path` and its like: set one of them.")
+            return {"train": ("dataset.path", self.path)}
+        if self.train_path is None:
+            raise ConfigError.broken(
+                "dataset.path", "name a file", None, "Set dataset.path=FILE dataset.target=COLUMN."
+            )
+        if self.split_column:
+            raise ConfigError("`dataset.split.column` must go with one file, `dataset.path`.")
+        return {split: (f"dataset.{split}_path", path) for split in SPLITS if (path := paths[split]) is not None}
+
+    def _choose(self, header: Sequence[str], path: str) -> list[str]:
+        """The columns to learn from."""
+        if self.target is None:
+            raise ConfigError.broken("dataset.target", "name the column with the classes", None, _has(header, path))
+        named: dict[str, Sequence[Any]] = {
+            "dataset.target": [self.target],
+            "dataset.weight": [self.weight],
+            "dataset.split.column": [self.split_column],
+            "dataset.split.group": [self.group],
+            "dataset.features": self.features or (),
+            "dataset.drop": self.drop,
+            "dataset.categorical": self.categorical,
+        }
+        for key, columns in named.items():
+            for column in columns:
+                if column is not None and str(column) not in header:
+                    near = did_you_mean(column, header) or _has(header, path)
+                    raise ConfigError.broken(key, f"name a column of {path}", column, near)
+        no_features = {self.target, self.weight, self.split_column, self.group} | {str(name) for name in self.drop}
+        if self.features is None:
+            return [name for name in header if name not in no_features]
+        for name in self.features:
+            if str(name) in no_features:
+                raise ConfigError.broken("dataset.features", "not name a column with another part", name)
+        return [str(name) for name in self.features]
+
+    def _check_same(
+        self, split: Split, wanted: Sequence[str], special: Sequence[str], train: Sequence[str], header: Sequence[str]
+    ) -> None:
+        lacking = [name for name in (*wanted, *special) if name not in header]
+        extra = [name for name in header if name not in train] if self.features is None else []
+        extra = [name for name in extra if name not in {str(drop) for drop in self.drop}]
+        if lacking or extra:
+            does, name = ("lacks", lacking[0]) if lacking else ("also has", extra[0])
+            raise DataError(
+                f"`dataset.{split}_path` must have the columns of `dataset.train_path`, and {does} {name!r}. "
+                "Mend the file, or say which columns to learn from with dataset.features=[...]."
+            )
+
+    def _types_differ(self, parts: Sequence[Any], files: Mapping[Split, tuple[str, str]]) -> str:
+        first, *others = parts
+        for (split, (_, path)), other in zip(list(files.items())[1:], others, strict=True):
+            for field in first.schema:
+                if not _alike(field.type, other.schema.field(field.name).type):
+                    return (
+                        f"`dataset.{split}_path` must have the types of `dataset.train_path`, and column "
+                        f"{field.name!r} is {other.schema.field(field.name).type} [in {path}], not {field.type}. "
+                        f"Mend the file, or take it as text with dataset.categorical=[{field.name}]."
+                    )
+        raise AssertionError("tables of one schema can be put together")
+
+    def _weights(self, table: Any, read: Any) -> Tensor:
+        column = read_columns(table.select([self.weight]), (), read.source).series[0]
+        if column.kind != "number":
+            raise DataError(
+                f"`dataset.weight={self.weight}` must hold numbers >= 0, got {column.typed} [in {read.source}]."
+            )
+        weights = column.values.astype(np.float64)
+        bad = ~(np.isfinite(weights) & (weights >= 0))
+        if bad.any():
+            row = int(bad.argmax())
+            raise DataError(
+                f"`dataset.weight={self.weight}` must hold finite numbers >= 0, got {weights[row]:g} in "
+                f"{read.place(row)}. Mend the row, or leave it out."
+            )
+        return torch.from_numpy(weights)
+
+    def _groups(self, table: Any, read: Any) -> Tensor:
+        codes, _ = encode_labels(table.column(self.group), f"dataset.split.group={self.group}")
+        self._check_whole("group", codes, read)
+        return codes
+
+    def _stated_splits(self, table: Any, read: Any) -> dict[Split, Tensor]:
+        codes, found = encode_labels(table.column(self.split_column), f"dataset.split.column={self.split_column}")
+        self._check_whole("column", codes, read)
+        for name in found:
+            if name not in SPLITS:
+                row = int((codes == found.index(name)).nonzero()[0])
+                raise DataError(
+                    f"`dataset.split.column={self.split_column}` must hold train, val or test, got {name!r} in "
+                    f"{read.place(row)}."
+                )
+        if "train" not in found:
+            raise DataError(f"`dataset.split.column={self.split_column}` must leave rows to train on, got none.")
+        return {split: (codes == found.index(split)).nonzero()[:, 0] for split in SPLITS if split in found}
+
+    def _check_whole(self, key: str, codes: Tensor, read: Any) -> None:
+        if bool((codes == MISSING).any()):
+            row = int((codes == MISSING).nonzero()[0])
+            raise DataError(f"`dataset.split.{key}` must name a column without gaps, got one in {read.place(row)}.")
+
+
+def _has(header: Sequence[str], path: str) -> str:
+    shown = ", ".join(header[:10]) + (f" and {len(header) - 10} more" if len(header) > 10 else "")
+    return f"{path} has {shown}."
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two types of Arrow can stand in one column."""
+    import pyarrow.types as kinds
+
+    def family(kind: Any) -> str:
+        kind = kind.value_type if kinds.is_dictionary(kind) else kind
+        if kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind):
+            return "number"
+        return "any" if kinds.is_null(kind) else str(kind)
+
+    return "any" in (family(one), family(other)) or family(one) == family(other)
