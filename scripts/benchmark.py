@@ -1,4 +1,4 @@
-"""Measures logreg against what a person would write instead: `python scripts/benchmark.py [door] [toy] [mnist]`.
+"""Measures logreg against what a person would write instead: `python scripts/benchmark.py [door] [table] ...`.
 
 Machines differ and are noisy, so what counts is a ratio of medians, with the two things compared
 taking turns.  `--help` says the rest; README.md quotes the tables.
@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import io
 import itertools
+import json
 import logging
 import os
 import platform
@@ -21,6 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +30,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    import numpy as np
+    import pyarrow as pa
     from torch import Tensor
 
     from logreg.config import RunConfig
@@ -63,6 +67,38 @@ with torch.no_grad():
 """
 """The tutorials' own script: three students, no logs, no checkpoints, no picture."""
 
+SETUP = """
+import json, sys, time
+import torch
+from logreg.data import TensorDataModule, build_dataset, build_frozen_features
+
+arguments, backbone = json.loads(sys.argv[1])
+images = build_dataset("image_folder", arguments)
+if backbone:
+    images = build_frozen_features(images, backbone, torch.device("cpu"))
+data = TensorDataModule(images, split={"val": 0.2, "test": 0.2})
+start = time.perf_counter()
+data.setup()
+print(time.perf_counter() - start)
+"""
+"""A start on images, up to the point at which training would begin; prints its seconds."""
+
+BACKBONE = {"name": "resnet18", "weights": "none", "batch_size": 64}
+"""As slow as with weights that somebody trained."""
+
+IMAGES = 1000
+IMAGE_SIZE = (500, 375)
+"""Width and height in pixels, as photographs have them in ImageNet."""
+
+TABLE_ROWS = 1_000_000
+TABLE_COLUMNS = 30
+
+MATRIX_SHAPE = (1_000_000, 768)
+MATRIX_GIB = 8
+"""What a run on a matrix of this shape in float16, 1.4 GiB, may occupy at most."""
+
+WIDE_BATCH_SIZE = 1024
+
 Seconds = Mapping[str, Sequence[float]]
 """What was timed -> how long each time."""
 
@@ -87,6 +123,7 @@ def main() -> int:
     parser.add_argument(
         "--mnist-root", type=Path, default=Path("data"), help="the folder that has MNIST/raw (default: data)"
     )
+    parser.add_argument("--image-folder", type=Path, help="images for cache, a folder per class (default: made up)")
     arguments = parser.parse_args()
     for part in arguments.parts:
         if part not in PARTS:
@@ -143,9 +180,9 @@ def mnist(arguments: argparse.Namespace) -> None:
             print(f"\nNo MNIST in {root}: timed with random pixels of the same shape.")
             root = Path(scratch, "data")
             write_random_mnist(root / "MNIST" / "raw")
-        rows = MnistRows(root)
-        ours = OurRun(root, Path(scratch, "runs"))
-        per_image = PerImage(rows)
+        rows = Rows.of_mnist(root)
+        ours = OurRun(composed(MNIST_RUN, root=str(root)), Path(scratch, "runs"))
+        per_image = PerImage(root, rows)
         arms: dict[str, Callable[[], list[float]]] = {
             "ours": ours.epochs,
             "hand-written loop": HandWritten(rows).epochs,
@@ -169,7 +206,99 @@ def mnist(arguments: argparse.Namespace) -> None:
         print_parts(ours.parts(repeats), statistics.median(seconds["ours"]))
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], None]] = {"door": door, "toy": toy, "mnist": mnist}
+def table(arguments: argparse.Namespace) -> None:
+    """Times reading, splitting and encoding a table, in this process."""
+    quieten()
+    targets = {".parquet": Target(1.5), ".csv": Target(1.2)}
+    bare = {"numbers": bare_matrix, "numbers, text and booleans": bare_columns}
+    with tempfile.TemporaryDirectory() as scratch:
+        for kind, bare_read in bare.items():
+            for suffix, target in targets.items():
+                path = Path(scratch, f"table{suffix}")
+                write_table(path, with_text=bare_read is bare_columns)
+                reference = f"pyarrow to {'a matrix' if bare_read is bare_matrix else 'NumPy arrays'}"
+                seconds = alternate(
+                    {
+                        "ours": partial(timed, partial(set_up_table, path)),
+                        reference: partial(timed, partial(bare_read, path)),
+                    },
+                    arguments.repeats,
+                )
+                path.unlink()
+                print_ratios(
+                    f"table: seconds to read, split and encode {suffix}, {TABLE_ROWS:,} x {TABLE_COLUMNS} ({kind})",
+                    seconds,
+                    {reference: target},
+                )
+
+
+def epoch(arguments: argparse.Namespace) -> None:
+    """Times an epoch of a table in memory, validation and logging included."""
+    quieten()
+    with tempfile.TemporaryDirectory() as scratch:
+        ours = OurRun(composed(WIDE_RUN), Path(scratch, "runs"))
+        rows = Rows.of_blobs(ours)
+        arms = {"ours": ours.epochs, "hand-written loop": HandWritten(rows, WIDE_BATCH_SIZE).epochs}
+        print_ratios(
+            f"epoch: seconds of an epoch, {rows.counts} of {rows.features.shape[1]} features, batches of "
+            f"{WIDE_BATCH_SIZE}, with validation and logging",
+            alternate(arms, arguments.repeats),
+            {"hand-written loop": Target(1.5)},
+        )
+
+
+def cache(arguments: argparse.Namespace) -> None:
+    """Times the second start on images against the first, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.image_folder or Path(scratch, "images")
+        if not arguments.image_folder:
+            write_images(folder)
+        what = "images of --image-folder" if arguments.image_folder else f"{IMAGES:,} made-up photographs"
+        backbones: dict[str, tuple[Mapping[str, object] | None, int]] = {
+            "pixels, dataset.size=32": (None, arguments.repeats),
+            "backbone=resnet18 backbone.weights=none": (BACKBONE, min(arguments.repeats, 1)),  # the first start is slow
+        }
+        for name, (backbone, repeats) in backbones.items():
+            kept = Path(scratch, f"kept-{len(name)}")
+            arms = {
+                # The turn that does not count fills its cache.
+                "second start": partial(setup_seconds, folder.resolve(), kept, backbone),
+                "first start": partial(first_setup_seconds, folder.resolve(), backbone),
+            }
+            print_ratios(
+                f"cache: seconds until {what} are ready, {name}",
+                alternate(arms, repeats),
+                {"first start": Target(1 / 20)},
+            )
+
+
+def features(arguments: argparse.Namespace) -> None:
+    """Takes the time and the memory of a run of one epoch on a large matrix, as a whole process."""
+    rows, width = MATRIX_SHAPE
+    print(f"\nfeatures: a run of one epoch on {rows:,} x {width} in float16, as a whole process")
+    print_row("", "seconds", "peak GiB", "", "", "target")
+    with tempfile.TemporaryDirectory() as folder:
+        matrix, labels = make_matrix(Path(folder))
+        for suffix, write in MATRIX_WRITERS.items():
+            path = Path(folder, f"matrix{suffix}")
+            write(path, matrix, labels)
+            named = str(path) if path.exists() else f"[{folder}/features.npy,{folder}/labels.npy]"
+            run = [TRAIN, "dataset=features", f"dataset.path={named}", "max_epochs=1", "accelerator=cpu"]
+            seconds, peak = process_peak(run)
+            path.unlink(missing_ok=True)
+            verdict = "met" if peak <= MATRIX_GIB else "not met"
+            print_row(suffix, f"{seconds:.1f}", f"{peak:.2f}", "", "", f"<= {MATRIX_GIB}", verdict)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "door": door,
+    "toy": toy,
+    "mnist": mnist,
+    "table": table,
+    "epoch": epoch,
+    "cache": cache,
+    "features": features,
+}
 """The parts by the names a person types."""
 
 
@@ -270,21 +399,199 @@ def write_random_mnist(folder: Path) -> None:
             (folder / f"{split}-{kind}-ubyte").write_bytes(header + values.numpy().tobytes())
 
 
-class MnistRows:
-    """The rows that everyone trains on, read by torchvision and split as ours are."""
+def write_table(path: Path, with_text: bool) -> None:
+    """Writes a table from a seed: numbers and a target; with text and booleans in ten columns, if asked for."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
 
-    def __init__(self, root: Path) -> None:
+    draw = np.random.default_rng(0)
+    columns: dict[str, object] = {}
+    for number in range(TABLE_COLUMNS - 1):
+        if with_text and number % 4 == 1:
+            words = np.array([f"level {level}" for level in range(2 + number // 2)])
+            columns[f"text{number}"] = words[draw.integers(0, len(words), TABLE_ROWS)]
+        elif with_text and number % 8 == 2:
+            columns[f"flag{number}"] = draw.random(TABLE_ROWS) < 0.3
+        else:
+            columns[f"number{number}"] = draw.standard_normal(TABLE_ROWS).round(6)
+    columns["target"] = draw.integers(0, 2, TABLE_ROWS)
+    write = pyarrow.csv.write_csv if path.suffix == ".csv" else pyarrow.parquet.write_table
+    write(pa.table(columns), str(path))
+
+
+def set_up_table(path: Path) -> None:
+    """Ours: from a file to splits that are ready to train on."""
+    from logreg.data import TensorDataModule, build_dataset
+
+    data = TensorDataModule(
+        build_dataset("table", {"path": str(path), "target": "target"}), split={"val": 0.2, "test": 0.2}
+    )
+    data.setup()
+
+
+def bare_read(path: Path) -> pa.Table:
+    """The file as pyarrow reads it, when asked for nothing."""
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+
+
+def bare_matrix(path: Path) -> None:
+    """The reference for numbers: one matrix, with the target in it."""
+    import numpy as np
+
+    np.column_stack([column.to_numpy() for column in bare_read(path).columns])
+
+
+def bare_columns(path: Path) -> None:
+    """The reference where there is text: an array for each column, as it is."""
+    for column in bare_read(path).columns:
+        column.to_numpy()
+
+
+def write_images(folder: Path) -> None:
+    """Writes JPEG files from a seed, in ten folders: smooth pictures with some grain, as photographs are."""
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    width, height = IMAGE_SIZE
+    for number in range(IMAGES):
+        coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize(IMAGE_SIZE, Image.Resampling.BICUBIC), dtype=np.int16)
+        grain = draw.integers(-8, 9, (height, width, 3), dtype=np.int16)
+        place = folder / f"class {number % 10}"
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = (smooth + grain).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(place / f"{number:05}.jpg", quality=90)
+
+
+def setup_seconds(folder: Path, kept: Path, backbone: Mapping[str, object] | None) -> list[float]:
+    """Seconds of a start on a folder of images that keeps what it decodes in ``kept``, as a list of one."""
+    arguments = {"path": str(folder), "size": 32, "cache": str(kept)}
+    command = [sys.executable, "-c", SETUP, json.dumps([arguments, backbone])]
+    return [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])]
+
+
+def first_setup_seconds(folder: Path, backbone: Mapping[str, object] | None) -> list[float]:
+    """The same with nothing kept."""
+    with tempfile.TemporaryDirectory() as kept:
+        return setup_seconds(folder, Path(kept), backbone)
+
+
+def make_matrix(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Features and labels from a seed, mapped from features.npy and labels.npy in the folder."""
+    import numpy as np
+
+    rows, width = MATRIX_SHAPE
+    draw = np.random.default_rng(0)
+    labels = draw.integers(0, 10, rows)
+    np.save(folder / "labels.npy", labels)
+    centres = draw.standard_normal((10, width), dtype=np.float32) / 10
+    matrix = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float16, MATRIX_SHAPE)
+    for start in range(0, rows, 10_000):
+        some = labels[start : start + 10_000]
+        matrix[start : start + len(some)] = draw.standard_normal((len(some), width), dtype=np.float32) + centres[some]
+    matrix.flush()
+    return matrix, labels
+
+
+def write_nothing(path: Path, matrix: np.ndarray, labels: np.ndarray) -> None:
+    """The .npy files are there already."""
+
+
+def write_npz(path: Path, matrix: np.ndarray, labels: np.ndarray) -> None:
+    """As NumPy does, unpacked."""
+    import numpy as np
+
+    np.savez(path, features=matrix, labels=labels)
+
+
+def write_safetensors(path: Path, matrix: np.ndarray, labels: np.ndarray) -> None:
+    """As the package of that name does."""
+    from safetensors.numpy import save_file
+
+    save_file({"features": matrix, "labels": labels}, path)
+
+
+def write_parquet(path: Path, matrix: np.ndarray, labels: np.ndarray) -> None:
+    """A column of lists of one length, as pyarrow does unasked."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+    pyarrow.parquet.write_table(pa.table({"features": lists, "labels": labels}), str(path))
+
+
+MATRIX_WRITERS = {
+    ".npy": write_nothing,
+    ".npz": write_npz,
+    ".safetensors": write_safetensors,
+    ".parquet": write_parquet,
+}
+"""What writes a matrix and its labels, by the suffix of the file."""
+
+
+def process_peak(arguments: Sequence[str]) -> tuple[float, float]:
+    """Wall seconds of a Python process in an empty folder, and the most memory that it had, in GiB.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+        start = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(f"python {' '.join(arguments)} left with {process.returncode}:\n{said.read().decode()}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return seconds, usage.ru_maxrss * unit / 2**30
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows that everyone trains on, split as ours are."""
+
+    features: Tensor
+    labels: Tensor
+    train: Tensor
+    val: Tensor
+    outputs: int
+    """Of the model; 1 for two classes."""
+
+    @classmethod
+    def of_mnist(cls, root: Path) -> Rows:
+        """Read by torchvision."""
         from torchvision.datasets import MNIST
-        from torchvision.transforms import ToTensor
 
         from logreg.data.splits import stratified_split
 
-        self.images = MNIST(str(root), train=True, transform=ToTensor())
-        self.features: Tensor = self.images.data.flatten(1) / 255
-        self.labels: Tensor = self.images.targets
-        rows = stratified_split(self.labels, {"val": 0.1}, seed=0)
-        self.train, self.val = rows["train"], rows["val"]
-        self.counts = f"{len(self.train):,} train and {len(self.val):,} val rows"
+        images = MNIST(str(root), train=True)
+        rows = stratified_split(images.targets, {"val": 0.1}, seed=0)
+        return cls(images.data.flatten(1) / 255, images.targets, rows["train"], rows["val"], outputs=10)
+
+    @classmethod
+    def of_blobs(cls, run: OurRun) -> Rows:
+        """Those of a run of ours."""
+        import torch
+
+        train, val = (list(run.data.blocks(split)) for split in ("train", "val"))
+        features = torch.cat([block.features for block in (*train, *val)])
+        labels = torch.cat([block.labels for block in (*train, *val)])
+        numbers = torch.arange(len(labels))
+        middle = run.data.facts.rows["train"]
+        return cls(features, labels, numbers[:middle], numbers[middle:], outputs=1)
+
+    @property
+    def counts(self) -> str:
+        """How many there are, for a title."""
+        return f"{len(self.train):,} train and {len(self.val):,} val rows"
 
 
 Batches = Iterable[tuple["Tensor", "Tensor"]]
@@ -294,12 +601,13 @@ Batches = Iterable[tuple["Tensor", "Tensor"]]
 class HandWritten:
     """The loop a person writes in plain PyTorch, over tensors in memory."""
 
-    def __init__(self, rows: MnistRows) -> None:
+    def __init__(self, rows: Rows, batch_size: int = BATCH_SIZE) -> None:
         from torch import nn, optim
 
+        self.batch_size = batch_size
         self.train = rows.features[rows.train], rows.labels[rows.train]
         self.val = rows.features[rows.val], rows.labels[rows.val]
-        self.model = nn.Linear(784, 10)
+        self.model = nn.Linear(rows.features.shape[1], rows.outputs)
         self.optimizer = optim.SGD(self.model.parameters(), lr=LR)
 
     def epochs(self) -> list[float]:
@@ -311,18 +619,21 @@ class HandWritten:
         import torch
 
         features, labels = self.train
-        for rows in torch.randperm(len(labels)).split(BATCH_SIZE):
+        for rows in torch.randperm(len(labels)).split(self.batch_size):
             yield features[rows], labels[rows]
 
 
 class PerImage:
     """The same loop, fed as the tutorials do: a DataLoader that turns image after image into a tensor."""
 
-    def __init__(self, rows: MnistRows) -> None:
+    def __init__(self, root: Path, rows: Rows) -> None:
         from torch import nn, optim
         from torch.utils.data import DataLoader, Subset
+        from torchvision.datasets import MNIST
+        from torchvision.transforms import ToTensor
 
-        train, val = (Subset(rows.images, part.tolist()) for part in (rows.train, rows.val))
+        images = MNIST(str(root), train=True, transform=ToTensor())
+        train, val = (Subset(images, part.tolist()) for part in (rows.train, rows.val))
         self.train = DataLoader(train, BATCH_SIZE, shuffle=True, num_workers=0)
         self.val = DataLoader(val, BATCH_SIZE, num_workers=0)
         self.model = nn.Linear(784, 10)
@@ -342,10 +653,18 @@ def hand_written_epoch(run: HandWritten | PerImage, train: Batches, val: Batches
     import torch
     from torch.nn import functional as F
 
+    def loss_of(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        if logits.shape[1] == 1:
+            return F.binary_cross_entropy_with_logits(logits[:, 0], labels.float(), reduction=reduction)
+        return F.cross_entropy(logits, labels, reduction=reduction)
+
+    def guess(logits: Tensor) -> Tensor:
+        return logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)
+
     running, steps = 0.0, 0
     for features, labels in train:
         run.optimizer.zero_grad()
-        loss = F.cross_entropy(run.model(features.flatten(1)), labels)
+        loss = loss_of(run.model(features.flatten(1)), labels)
         loss.backward()
         run.optimizer.step()
         running += loss.item()
@@ -354,8 +673,8 @@ def hand_written_epoch(run: HandWritten | PerImage, train: Batches, val: Batches
     with torch.no_grad():
         for features, labels in val:
             logits = run.model(features.flatten(1))
-            total += F.cross_entropy(logits, labels, reduction="sum").item()
-            hits += int((logits.argmax(1) == labels).sum())
+            total += loss_of(logits, labels, "sum").item()
+            hits += int((guess(logits) == labels).sum())
             rows += len(labels)
     return running / steps, total / rows, hits / rows
 
@@ -363,7 +682,7 @@ def hand_written_epoch(run: HandWritten | PerImage, train: Batches, val: Batches
 class PlainLightning:
     """The LightningModule of the tutorials: a training step per batch, ``self.log`` in each."""
 
-    def __init__(self, rows: MnistRows, folder: Path) -> None:
+    def __init__(self, rows: Rows, folder: Path) -> None:
         self.fed = HandWritten(rows)
         self.folder = folder
 
@@ -429,12 +748,12 @@ def plain_module() -> pl.LightningModule:
 
 
 class OurRun:
-    """Ours: data, module and Trainer as ``scripts/train.py dataset=mnist`` builds them."""
+    """Ours: data, module and Trainer as ``scripts/train.py`` builds them."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
+    def __init__(self, config: RunConfig, folder: Path) -> None:
         from logreg.run import build_data
 
-        self.config = composed(root)
+        self.config = config
         self.folder = folder
         self.fits = 0
         self.data: TensorDataModule = build_data(self.config)
@@ -451,7 +770,7 @@ class OurRun:
         folder = self.folder / str(self.fits)
         self.module = build_module(self.config, self.data.facts)
         checkpoints = Checkpoints(folder, HeldCheckpointIO())
-        trainer = build_trainer(self.config, RunLogger(folder), checkpoints, SignOfLife("mnist"), has_val=True)
+        trainer = build_trainer(self.config, RunLogger(folder), checkpoints, SignOfLife("benchmark"), has_val=True)
         clock = EpochClock()
         trainer.callbacks.insert(0, clock.callback())  # type: ignore[attr-defined]  # a connector of Lightning's sets it
         with contextlib.redirect_stderr(io.StringIO()):  # five lines of progress
@@ -479,19 +798,32 @@ class OurRun:
         self.module.scorers["val"].compute()
 
 
-def composed(root: Path) -> RunConfig:
-    """The config of ``dataset=mnist``, for five epochs on the CPU."""
+MNIST_RUN = ("dataset=mnist", f"batch_size={BATCH_SIZE}", f"lr={LR}")
+
+WIDE_RUN = (
+    "dataset=blobs",
+    "dataset.rows=1000000",
+    "dataset.features=30",
+    "dataset.split.val=0.1",
+    "dataset.split.test=0",
+    f"batch_size={WIDE_BATCH_SIZE}",
+    f"lr={LR}",
+)
+
+
+def composed(overrides: Sequence[str], **dataset: str) -> RunConfig:
+    """The config of a run, for five epochs on the CPU; with further arguments of its dataset."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
     from logreg.config import RunConfig
     from logreg.door import CONF
 
-    overrides = ["dataset=mnist", f"batch_size={BATCH_SIZE}", f"lr={LR}", "max_epochs=5", "accelerator=cpu"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        plain = OmegaConf.to_container(compose("config", overrides), resolve=True)
+        config = compose("config", [*overrides, "max_epochs=5", "accelerator=cpu"])
+        plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    plain["dataset"]["root"] = str(root)
+    plain["dataset"] |= dataset
     return RunConfig.from_mapping({str(key): value for key, value in plain.items()})
 
 

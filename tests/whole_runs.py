@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from logreg.door import main
+from logreg.config import RunConfig
+from logreg.data import TensorDataModule
+from logreg.door import CONF, _parse, _resolved, main
 from logreg.folder import latest_run
+from logreg.run import build_data
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
 """What a person runs."""
@@ -45,10 +53,28 @@ class Run:
         return {event.step: event.value for event in self.events().Scalars(tag)}
 
 
+class Answer(NamedTuple):
+    """What a command gave back."""
+
+    code: int
+    out: str
+    err: str
+    left: list[str]
+    """Files and folders that it left where the person stands."""
+    imported: frozenset[str]
+    """Top-level packages that it imported."""
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
 @contextmanager
 def standing_in(folder: Path) -> Iterator[None]:
     """As if the person stood in ``folder`` and typed there; what the door changes is put back."""
     cwd, argv, environment = Path.cwd(), sys.argv, dict(os.environ)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     os.chdir(folder)
     sys.argv = [str(SCRIPT)]
     try:
@@ -58,6 +84,9 @@ def standing_in(folder: Path) -> Iterator[None]:
         sys.argv = argv
         os.environ.clear()
         os.environ.update(environment)
+        for handler in set(root.handlers) - set(handlers):
+            handler.close()  # train.log
+        root.handlers[:], root.level = handlers, level
 
 
 def train(folder: Path, *arguments: str) -> Run:
@@ -72,3 +101,29 @@ def newest(folder: Path) -> Run:
     run = latest_run(folder / "runs")
     assert run is not None
     return Run(run.resolve())
+
+
+@cache
+def hydra_composed(dataset: str) -> DictConfig:
+    """What Hydra makes of ``dataset=...``, with its own section; the files in conf/ are read once."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", [f"dataset={dataset}"], return_hydra_config=True)
+
+
+@cache
+def _without_hydra(dataset: str) -> DictConfig:
+    whole = hydra_composed(dataset)
+    return OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+
+
+def composed(dataset: str, *arguments: str) -> DictConfig:
+    """What a job gets for ``dataset=... arguments``."""
+    config = copy.deepcopy(_without_hydra(dataset))
+    for override in _parse(arguments):
+        OmegaConf.update(config, str(override.key_or_group), override.value())
+    return config
+
+
+def data_of(dataset: str, *arguments: str) -> TensorDataModule:
+    """The DataModule of ``scripts/train.py dataset=... arguments``."""
+    return build_data(RunConfig.from_mapping(_resolved(composed(dataset, *arguments))))

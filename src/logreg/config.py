@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from logreg.errors import ConfigError, did_you_mean
-from logreg.promises import Promise, check, flag, labels, mapping, number, one_of, optional, text, weights, whole
+from logreg.promises import Promise, check, flag, labels, mapping, name, number, one_of, optional, text, weights, whole
 
 KNOBS: dict[str, Promise] = {
     "loss": one_of(("auto", "bce", "cross_entropy")),
@@ -193,7 +193,7 @@ def _check_dataset(plain: Mapping[str, Any]) -> None:
     check("dataset.split", split, mapping("fractions for val and test, such as {val: 0.2, test: 0.2}"))
     promises = {
         **dict.fromkeys(("val", "test"), optional(number(at_least=0, below=1))),
-        **dict.fromkeys(("column", "group"), optional(text())),
+        **dict.fromkeys(("column", "group"), optional(name())),
     }
     for key, value in split.items():
         if key not in promises:

@@ -259,12 +259,17 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:
-    """Overrides as Hydra reads them; a value that its grammar has no words for (é, spaces) is taken as text."""
+    """Overrides as Hydra reads them; what its grammar has no words for (é, spaces) is text, also within a list."""
     parser = OverridesParser.create()
     parsed = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        as_text = [] if set(value) & set("[]{}$'\"") else [f"{key}={_quoted(value)}"]
+        listed = value[1:-1] if value[:1] == "[" and value[-1:] == "]" else ""
+        as_text = []
+        if not set(value) & set("[]{}$'\""):
+            as_text = [f"{key}={_quoted(value)}"]
+        elif listed and not set(listed) & set("[]{}$'\""):
+            as_text = [f"{key}=[{','.join(_quoted(part.strip()) for part in listed.split(','))}]"]
         for line in (argument, *as_text):
             with suppress(HydraException):
                 parsed.append(parser.parse_override(line))

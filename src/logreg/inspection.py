@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table as Grid
@@ -51,16 +53,14 @@ def print_facts(data: TensorDataModule, console: Console) -> None:
     columns = tables["train"].features
     if isinstance(columns, Columns):
         profiles = profile(columns, tables["train"].rows)
-        same = {} if fault else _same_features(data)
+        same = _same_columns(columns, _rows_of(tables["train"]))
         console.print(_column_table(profiles, same, len(columns)))
-    for note in data.notes if fault is None else raw.notes:
-        say(note)
+    for line in [*_rows_in_two_splits(tables), *(data.notes if fault is None else raw.notes)]:
+        say(line)
     if fault is not None:
         raise fault
     if data.facts.image_shape:
         say(f"images of {' x '.join(str(side) for side in data.facts.image_shape)}, pixels served in [0, 1]")
-    for line in _rows_in_two_splits(data):
-        say(line)
     held = {id(table.matrix): table.matrix for table in data.tables.values()}.values()
     kind = str(data.tables["train"].matrix.dtype).removeprefix("torch.")
     memory = _bytes(sum(matrix.nbytes for matrix in held))
@@ -131,60 +131,73 @@ def _levels(one: Profile) -> str:
     return f"one-hot: {shown}" + (" ..." if len(one.column.levels) > 6 else "")
 
 
-def _same_features(data: TensorDataModule) -> dict[str, str]:
+def _same_columns(columns: Columns, rows: Tensor) -> dict[str, str]:
     """Columns whose values in train are those of another one, which comes before them."""
-    train = data.tables["train"]
-    seen: dict[tuple[int, ...], str] = {}
-    same: dict[str, str] = {}
-    start = 0
     draw = torch.Generator().manual_seed(0)
-    salt = torch.randint(-(2**62), 2**62, (len(train.matrix), 1), generator=draw)
-    bits = torch.zeros(train.matrix.shape[1], dtype=torch.int64)
-    rows = torch.arange(len(train.matrix)) if train.rows is None else train.rows
-    for part in rows.split(max(1, HASH_BYTES // (8 * train.matrix.shape[1]))):
-        bits += (_as_integers(train.matrix[part]) * salt[part]).sum(0)  # wraps around, the same for the same bits
-    for column in data.facts.columns:
-        width = len(column.feature_names)
-        key = tuple(bits[start : start + width].tolist())
-        if key in seen:
-            same[column.name] = seen[key]
-        seen.setdefault(key, column.name)
-        start += width
+    salt = torch.randint(-(2**62), 2**62, (len(rows), 1), generator=draw)
+    series = [one for one in columns.series if one.kind != "none"]
+    sums = torch.zeros(len(series), dtype=torch.int64)
+    start = 0
+    for part in _blocks(rows, 8 * len(series)):
+        # Wraps around, but in the same way for the same values.
+        sums += (_as_integers(_values(columns, part), 8) * salt[start : start + len(part)]).sum(0)
+        start += len(part)
+    seen: dict[tuple[int, tuple[str, ...]], str] = {}
+    same: dict[str, str] = {}
+    for one, total in zip(series, sums.tolist(), strict=True):
+        if (first := seen.setdefault((total, one.levels), one.name)) != one.name:
+            same[one.name] = first
     return same
 
 
-def _rows_in_two_splits(data: TensorDataModule) -> list[str]:
-    """How many rows of a split have their very features in another one too."""
-    hashes = {split: _row_hashes(table) for split, table in data.tables.items()}
+def _rows_in_two_splits(tables: Mapping[Any, Table]) -> list[str]:
+    """How many rows of a split stand in another one too, as the source has them."""
+    hashes = {split: _row_hashes(table) for split, table in tables.items()}
     lines = []
     for one, other in combinations(hashes, 2):
         both = int(torch.isin(hashes[other], hashes[one]).sum())
         if both:
-            lines.append(f"{both:,} of {len(hashes[other]):,} rows of {other} stand in {one} too, feature by feature")
+            lines.append(f"{both:,} of {len(hashes[other]):,} rows of {other} stand in {one} too")
     return lines
 
 
 def _row_hashes(table: Table) -> Tensor:
-    """64 bits of each row's features: the same for equal rows, different for others but for one pair in 2**64."""
-    features = table.matrix
-    rows = torch.arange(len(features)) if table.rows is None else table.rows
-    row_bytes = features.shape[1] * features.itemsize
+    """64 bits of each row: the same for equal rows, different for others but for one pair in 2**64."""
+    rows = _rows_of(table)
+    row = _values(table.features, rows[:1])
+    row_bytes = row.shape[1] * row.itemsize
     size = next(size for size in _WORDS if row_bytes % size == 0)
-    width = row_bytes // size
-    salt = torch.randint(-(2**62), 2**62, (width,), generator=torch.Generator().manual_seed(0)) | 1
-    parts = rows.split(max(1, HASH_BYTES // (8 * width)))
-    return torch.cat([(_as_integers(features[part], size) * salt).sum(1) for part in parts])
+    salt = torch.randint(-(2**62), 2**62, (row_bytes // size,), generator=torch.Generator().manual_seed(0)) | 1
+    parts = _blocks(rows, 8 * len(salt))
+    return torch.cat([(_as_integers(_values(table.features, part), size) * salt).sum(1) for part in parts])
 
 
-def _as_integers(features: Tensor, size: int = 0) -> Tensor:
-    """Each value, or each ``size`` bytes, as 64 bits that are all in use; 0 and -0 are the same."""
-    if features.is_floating_point():
-        features = features + 0.0
-    bits = features.contiguous().view(torch.uint8).view(_WORDS[size or features.itemsize]).to(torch.int64)
+def _values(features: Tensor | Columns, rows: Tensor) -> Tensor:
+    """Some rows; of columns the numbers and the positions of levels, all in float64."""
+    if isinstance(features, Tensor):
+        return features[rows]
+    chosen = rows.numpy()
+    columns = [one.values[chosen].astype(np.float64) for one in features.series if one.kind != "none"]
+    return torch.from_numpy(np.stack(columns, axis=1))
+
+
+def _as_integers(values: Tensor, size: int) -> Tensor:
+    """Every ``size`` bytes of a row as 64 bits that are all in use; 0 and -0 are the same, and so is every nan."""
+    if values.is_floating_point():
+        values = (values + 0.0).masked_fill(values.isnan(), math.nan)
+    bits = values.contiguous().view(torch.uint8).view(_WORDS[size]).to(torch.int64)
     # The last bits of a small number are 0, and a product carries nothing downwards: shifts do.
     for factor in _ODD:
         bits = (bits ^ (bits >> 32)) * factor
     return bits ^ (bits >> 32)
+
+
+def _rows_of(table: Table) -> Tensor:
+    return torch.arange(len(table.labels)) if table.rows is None else table.rows
+
+
+def _blocks(rows: Tensor, row_bytes: int) -> list[Tensor]:
+    return list(rows.split(max(1, HASH_BYTES // max(1, row_bytes))))
 
 
 def _bytes(count: float) -> str:

@@ -78,6 +78,11 @@ def text() -> Promise:
     return Promise("be text", lambda value: isinstance(value, str))
 
 
+def name() -> Promise:
+    """The name of a column, which may look like a number."""
+    return Promise("be a name", lambda value: isinstance(value, str | int | float) and value != "")
+
+
 def optional(promise: Promise) -> Promise:
     """This, or nothing."""
     return Promise(f"{promise.words} or null", lambda value: value is None or promise.holds(value), promise.choices)
@@ -98,7 +103,9 @@ def weights() -> Promise:
         lambda value: (
             value in ("none", "balanced")
             if isinstance(value, str)
-            else isinstance(value, Mapping) and all(_is_number(weight) and weight > 0 for weight in value.values())
+            else isinstance(value, Mapping)
+            and bool(value)
+            and all(_is_number(weight) and weight > 0 for weight in value.values())
         ),
     )
 

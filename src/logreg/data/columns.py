@@ -7,6 +7,7 @@ What was learned is a tuple of `Column`: plain values, so that a checkpoint alon
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,8 +30,11 @@ Values: TypeAlias = "np.ndarray[Any, Any]"
 BLOCK_ROWS = 2**14
 """Rows encoded at once: a column's part and the matrix's stay in the cache."""
 
-SAMPLE_ROWS = 10_001
-"""Where nothing is missing in train, the median of about so many of its rows will do."""
+SAMPLE_ROWS = 1_000
+"""Rows that show where the middle of a column is, and whether it varies."""
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""What is a number in a text file."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,12 @@ def read_columns(table: pa.Table, as_category: Collection[str] = (), source: str
         source: The file, for messages.
         policy: The further fields of `Columns`.
     """
+    columns = Columns((), table.num_rows, source, **policy)
     with ThreadPoolExecutor(_cores()) as pool:
         read = pool.map(
-            lambda name: _read_series(name, table.column(name), name in as_category, source), table.column_names
+            lambda name: _read_series(name, table.column(name), name in as_category, columns), table.column_names
         )
-        return Columns(tuple(read), table.num_rows, source, **policy)
+        return replace(columns, series=tuple(read))
 
 
 @dataclass(frozen=True)
@@ -142,17 +147,23 @@ def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column,
         raise DataError(
             f"`dataset.features` must leave a column that varies over train, got none [in {columns.source}]."
         )
-    filled = [one for one in profiles if one.column is not None and one.missing_anywhere]
     empty = [one.series.name for one in profiles if one.column is None and one.missing_in_train]
     constant = [one.series.name for one in profiles if one.column is None and not one.missing_in_train]
     said = {
         "filled missing values by the median or most frequent of train, and marked them": [
-            f"{one.series.name} {one.missing_anywhere / len(columns):.1%}" for one in filled
+            f"{one.series.name} {one.missing_anywhere / len(columns):.1%}"
+            for one in profiles
+            if one.column is not None and one.column.indicator
+        ],
+        "filled missing values of val or test by the median or most frequent of train, which has none itself": [
+            f"{one.series.name} {one.missing_anywhere:,}"
+            for one in profiles
+            if one.column is not None and one.missing_anywhere and not one.column.indicator
         ],
         "left out, since constant over train": constant,
         "left out, since nothing but missing values in train": empty,
     }
-    return tuple(kept), tuple(f"{what}: {', '.join(names)}" for what, names in said.items() if names)
+    return tuple(kept), tuple(f"{what}: {_few(names)}" for what, names in said.items() if names)
 
 
 def encode(columns: Columns, encoding: Sequence[Column], dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
@@ -207,7 +218,7 @@ def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
     anywhere = int(gaps.sum())
     in_train = int(gaps[chosen].sum()) if anywhere else 0
     found = Profile(series, None, 0, in_train, anywhere, series.problem)
-    if series.problem:
+    if series.problem or series.kind == "none":
         return found
     if anywhere and columns.missing == "error":
         problem = (
@@ -220,7 +231,6 @@ def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
     if series.kind == "number":
         column = _learn_number(series, chosen[~gaps[chosen]] if in_train else chosen, marked=in_train > 0)
         return replace(found, column=None if column.constant and not in_train else column)
-    assert series.kind != "none"
     counts = np.bincount(series.values[chosen] + 1, minlength=len(series.levels) + 1)[1:]
     levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
     if len(levels) > columns.max_levels:
@@ -240,14 +250,28 @@ def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
 
 def _learn_number(series: Series, chosen: Values, marked: bool) -> Column:
     """The encoding of numbers by the train rows that have one."""
-    constant = not (series.values[chosen[:100]] != series.values[chosen[0]]).any()
-    if marked or constant:
-        values = series.values[chosen]
-        constant = not (values != values[0]).any()
-    else:
-        # It fills nothing in train, so the median of fewer rows will do.
-        values = series.values[chosen[:: max(1, len(chosen) // SAMPLE_ROWS)]]
-    return Column(series.name, "number", (), float(np.median(values.astype(np.float64))), marked, constant)
+    values = series.values[chosen]
+    constant = not (values[:SAMPLE_ROWS] != values[0]).any() and not (values != values[0]).any()
+    return Column(series.name, "number", (), median(values), marked, constant)
+
+
+def median(values: Values) -> float:
+    """The middle of the values in order, or the mean of the two in the middle; shape (N,), finite, N > 0.
+
+    Of many values only those are sorted that a sample shows to be near the middle.
+    """
+    near = values
+    below = 0
+    if len(values) > 10 * SAMPLE_ROWS:
+        sample = np.sort(values[:: len(values) // SAMPLE_ROWS])
+        low, high = sample[int(0.45 * len(sample))], sample[int(0.55 * len(sample))]
+        below = int(np.count_nonzero(values < low))
+        near = values[(values >= low) & (values <= high)]
+    first, last = (len(values) - 1) // 2 - below, len(values) // 2 - below
+    if first < 0 or last >= len(near):  # a sample that misleads
+        near, first, last = values, (len(values) - 1) // 2, len(values) // 2
+    middle = np.partition(near, (first, last))[[first, last]].astype(np.float64)
+    return float(middle[0] / 2 + middle[1] / 2)
 
 
 def _as_learned(series: Series | None, column: Column, columns: Columns) -> Series:
@@ -270,7 +294,8 @@ def _write_numbers(place: Values, column: Column, values: Values, rows: slice) -
     if gaps is not None and gaps.any():
         values = np.where(gaps, column.fill, values)
     if not column.constant:
-        place[rows, 0] = values
+        with np.errstate(over="ignore"):  # what is too large is named afterwards, by its row
+            place[rows, 0] = values
     if column.indicator and gaps is not None:
         place[rows, -1] = gaps
 
@@ -298,7 +323,7 @@ def _check_finite(columns: Columns, encoding: Sequence[Column], dtype: torch.dty
             )
 
 
-def _read_series(name: str, column: Any, as_category: bool, source: str) -> Series:
+def _read_series(name: str, column: Any, as_category: bool, columns: Columns) -> Series:
     """One column out of Arrow; what cannot be learned from is kept with the reason."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -321,7 +346,11 @@ def _read_series(name: str, column: Any, as_category: bool, source: str) -> Seri
         values = column.to_numpy()
         if values.dtype == np.float16:
             values = values.astype(np.float32)
-        return Series(name, "none" if bool(np.isnan(values).all()) else "number", values, typed=typed)
+        return (
+            Series(name, "none", nothing, typed=typed)
+            if np.isnan(values).all()
+            else Series(name, "number", values, typed=typed)
+        )
     if kinds.is_boolean(kind) or is_number:
         if kinds.is_floating(kind):  # nan is a gap; 3.0 is the level 3
             column = pc.if_else(pc.is_nan(column), None, column)
@@ -334,14 +363,14 @@ def _read_series(name: str, column: Any, as_category: bool, source: str) -> Seri
             encoded = encoded.dictionary_encode()
         levels = encoded.dictionary.to_pylist()
     else:
-        return Series(name, "none", nothing, problem=_unfit(name, kind, source), typed=typed)
+        return Series(name, "none", nothing, problem=_unfit(name, kind, columns.source), typed=typed)
     # Sorted, so that nothing depends on the order of the rows; equal names (True, "true") fall together.
     names = sorted({level for level in levels if level is not None})
     position = {level: number for number, level in enumerate(names)}
     lookup = np.array([*(position.get(level, -1) for level in levels), -1], dtype=np.int32)
     codes = lookup[pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(levels)).to_numpy(zero_copy_only=False)]
     text = not as_category and not kinds.is_boolean(kind)
-    problem = _text_among_numbers(name, names, codes, source) if text else ""
+    problem = _text_among_numbers(name, names, codes, columns) if text else ""
     return Series(name, "boolean" if kinds.is_boolean(kind) else "category", codes, tuple(names), problem, typed)
 
 
@@ -365,25 +394,30 @@ def _unfit(name: str, kind: Any, source: str) -> str:
     )
 
 
-def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, source: str) -> str:
+def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns: Columns) -> str:
     """The sentence for a column of numbers with some text in it; nothing if it is a column of text."""
-    numeric = np.array([*(_is_number(level) for level in levels), True])  # the last is what a gap, -1, picks
+    numeric = np.array([*(is_number(level) for level in levels), True])  # the last is what a gap, -1, picks
     if numeric[:-1].all() or numeric[codes[codes >= 0]].mean() < 0.5:
         return ""
     row = int((~numeric[codes]).argmax())
-    word = levels[codes[row]]
+    return not_a_number(name, levels[codes[row]], columns.place(row))
+
+
+def not_a_number(name: str, word: str, place: str) -> str:
+    """The sentence for a word where a number should be."""
     return (
-        f"column {name!r} must hold numbers, got {word!r} in row {row + 1} [in {source}]. Mend it, say that it means "
-        f"missing ('dataset.missing_values=[\"{word}\"]'), or take the column as text: dataset.categorical=[{name}]."
+        f"column {name!r} must hold numbers, got {word!r} in {place}. Mend it, say that it means missing "
+        f"('dataset.missing_values=[\"{word}\"]'), or take the column as text: dataset.categorical=[{name}]."
     )
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def is_number(text: str) -> bool:
+    """Whether a text file means a number by this."""
+    return NUMBER.fullmatch(text.strip()) is not None or text.strip().lower() in ("nan", "inf", "-inf", "+inf")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _cores() -> int:

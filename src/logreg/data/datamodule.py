@@ -89,7 +89,8 @@ class TensorDataModule(pl.LightningDataModule):
         if not columns:  # what was encoded from columns was checked there, by the names of the columns
             check_features(tables, self.dataset.name)
         train = tables["train"]
-        weights = class_weights(self.class_weight, train.chosen(train.labels), class_names)
+        own = None if train.sample_weight is None else train.chosen(train.sample_weight)
+        weights = class_weights(self.class_weight, train.chosen(train.labels), class_names, own)
         weight = mean_weight(train, weights)
         mean, std = mean_and_std(train, raw.scale) if self.standardize else ((), ())
         names = tuple(name for column in columns for name in column.feature_names) or raw.feature_names

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +104,7 @@ def _reading(path: str, key: str, read: Any) -> Any:
 
     try:
         return read()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise _unreadable(path, key, error) from error
 
 
@@ -127,18 +130,18 @@ def _read_binary(path: str, columns: list[str]) -> pa.Table:
 
 def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
     import pyarrow as pa
-    import pyarrow.csv
 
     def first_line() -> list[str]:
-        # One byte more than a header: the values are not looked at, and a ragged row is told of later.
-        handler = pyarrow.csv.ParseOptions(
-            delimiter=_separator(path, separator), newlines_in_values=True, invalid_row_handler=lambda row: "skip"
-        )
         with pa.input_stream(path, compression="detect") as file:
-            names: list[str] = pyarrow.csv.open_csv(file, parse_options=handler).schema.names
-            return names
+            # Other bytes are taken along: what is read with the header are values too, which are looked at later.
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+            return next(csv.reader(text, delimiter=_separator(path, separator)), [])
 
     names: list[str] = _reading(path, key, first_line)
+    if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
+        raise _not_utf8(path, key, "the header")
+    if not names:
+        raise DataError(f"`{key}` must have a header in its first line, and that of {path} is empty.")
     other = next((mark for mark in ";\t|" if mark in names[0]), None)
     if len(names) == 1 and other and separator is None:
         raise DataError(
@@ -146,9 +149,6 @@ def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
             f"Set \"dataset.separator='{other}'\"."
         )
     return names
-
-
-_CONVERT = "Convert it: iconv -f latin1 -t utf-8 old.csv > new.csv."
 
 
 def _read_csv(
@@ -162,6 +162,7 @@ def _read_csv(
     import pyarrow as pa
     import pyarrow.csv
 
+    parse = pyarrow.csv.ParseOptions(delimiter=_separator(path, separator), newlines_in_values=True)
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
         column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in as_text},
@@ -170,47 +171,57 @@ def _read_csv(
         auto_dict_encode=True,
         auto_dict_max_cardinality=TEXT_LEVELS,
     )
-    ragged: list[Any] = []
 
     def read(threads: bool) -> pa.Table:
-        def refuse(row: Any) -> str:
-            ragged.append(row)
-            return "error"
-
-        parse = pyarrow.csv.ParseOptions(
-            delimiter=_separator(path, separator), newlines_in_values=True, invalid_row_handler=refuse
-        )
-        options = pyarrow.csv.ReadOptions(use_threads=threads)
         with pa.input_stream(path, compression="detect") as file:
-            return pyarrow.csv.read_csv(file, options, parse, convert)
+            return pyarrow.csv.read_csv(file, pyarrow.csv.ReadOptions(use_threads=threads), parse, convert)
 
     try:
         table = read(threads=True)
-        for field in table.schema:
-            if field.type in (pa.binary(), pa.dictionary(pa.int32(), pa.binary())):  # what Arrow makes of other bytes
-                raise DataError(f"`{key}` must be in UTF-8, and column {field.name!r} of {path} is not. {_CONVERT}")
-        return table
-    except pa.ArrowInvalid as error:
-        if not ragged:
-            raise _unreadable(path, key, error) from error
     except (pa.ArrowException, OSError) as error:
+        if "Expected" in str(error):
+            try:
+                read(threads=False)  # slower, and knows the number of the line
+            except pa.ArrowException as told:
+                raise _ragged(path, key, str(told)) from error
         raise _unreadable(path, key, error) from error
-    ragged.clear()
-    try:
-        read(threads=False)  # slower, and knows the number of the line
-    except pa.ArrowException as error:
-        row = ragged[0]
-        raise DataError(
-            f"`{key}` must have {row.expected_columns} values in every line, got {row.actual_columns} in line "
-            f"{row.number} [in {path}]: {row.text[:60]!r}. Mend the line."
-        ) from error
-    raise AssertionError("a file that is ragged with threads is ragged without")
+    for field in table.schema:
+        if field.type in (pa.binary(), pa.dictionary(pa.int32(), pa.binary())):  # what Arrow makes of other bytes
+            raise _not_utf8(path, key, f"column {field.name!r}")
+    return table
+
+
+def _ragged(path: str, key: str, message: str) -> DataError:
+    """Of Arrow's words the numbers."""
+    told = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", message, re.DOTALL)
+    if told is None:
+        return DataError(
+            f"`{key}` must have as many values in every line, and {path} has not: {' '.join(message.split())}."
+        )
+    line, wanted, got, text = told.groups()
+    return DataError(
+        f"`{key}` must have {wanted} values in every line, got {got} in line {line} [in {path}]: {text[:60]!r}. "
+        "Mend the line."
+    )
+
+
+def _not_utf8(path: str, key: str, what: str) -> DataError:
+    with Path(path).open("rb") as file:
+        start = file.read(2)
+    if start == b"\x1f\x8b":
+        return DataError(f"`{key}` must be text, and {path} is packed by gzip. Call it {Path(path).name}.gz.")
+    old = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+    return DataError(
+        f"`{key}` must be in UTF-8, and {what} of {path} is not. Convert it: iconv -f {old} -t utf-8 old.csv > new.csv."
+    )
 
 
 def _unreadable(path: str, key: str, error: Exception) -> DataError:
     reason = " ".join(str(error).split()).replace(f" '{path}'", "").rstrip(".")
     if isinstance(error, UnicodeDecodeError) or "UTF8" in reason or "UTF-8" in reason:
-        return DataError(f"`{key}` must be in UTF-8, and {path} is not: {reason}. {_CONVERT}")
+        return _not_utf8(path, key, "the text")
+    if "cannot infer number of columns" in reason:
+        return DataError(f"`{key}` must have rows, got only a header [in {path}].")
     return DataError(f"`{key}` must be a whole file, and {path} could not be read: {reason}. Make it anew.")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,37 @@ from logreg.errors import DataError
 
 MISSING = -1
 """Code of a label that is missing."""
+
+
+def encode_values(values: Any) -> tuple[Tensor, list[Any]]:
+    """Integers for values of any kind, the same for equal ones.
+
+    Args:
+        values: A pyarrow array (chunked or not) or a NumPy array, shape (N,).
+
+    Returns:
+        Codes, shape (N,), int64, ``MISSING`` where a value is null or nan; and what each code stands for,
+        in ascending order.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.types as kinds
+
+    array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(np.ascontiguousarray(values))
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    if kinds.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if kinds.is_floating(array.type):
+        array = pc.if_else(pc.is_nan(array), None, array)
+    if kinds.is_null(array.type):
+        return torch.full((len(array),), MISSING), []
+    encoded = array.dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary)
+    rank = np.full(len(order) + 1, MISSING)  # the last is that of a missing value
+    rank[order.to_numpy()] = np.arange(len(order))
+    codes = rank[pc.fill_null(encoded.indices, len(order)).to_numpy(zero_copy_only=False)]
+    return torch.from_numpy(codes), encoded.dictionary.take(order).to_pylist()
 
 
 def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
@@ -29,44 +62,22 @@ def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
     Raises:
         DataError: The values are no classes: fractions, dates, lists.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.types as kinds
-
-    array = values if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(np.ascontiguousarray(values))
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    if kinds.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    kind = array.type
-    if kinds.is_null(kind):
-        return torch.full((len(array),), MISSING), ()
-    if kinds.is_floating(kind) or kinds.is_decimal(kind):
-        array = pc.cast(array, pa.float64())
-        array = pc.if_else(pc.is_nan(array), None, array)
-        odd = pc.filter(array, pc.invert(pc.and_(pc.is_finite(array), pc.equal(array, pc.floor(array)))))
-        if len(odd):
+    codes, found = encode_values(values)
+    for value in found:
+        if isinstance(value, float | Decimal) and not (math.isfinite(value) and value == int(value)):
             raise DataError(
-                f"`{key}` must hold classes, got fractions such as {odd[0].as_py():g}. Logistic regression predicts "
-                "classes: name another column, or cut this one into classes first."
+                f"`{key}` must hold classes, got numbers that are not whole, such as {value:g}. Logistic regression "
+                "predicts classes: name another column, or cut this one into classes first."
             )
-        array = pc.cast(array, pa.int64())
-    elif not (kinds.is_integer(kind) or kinds.is_boolean(kind) or kinds.is_string(kind) or kinds.is_large_string(kind)):
-        raise DataError(f"`{key}` must hold text, whole numbers or true and false, got {kind}.")
-    encoded = array.dictionary_encode()
-    found = encoded.dictionary
-    order = pc.sort_indices(found).to_numpy()
-    rank = np.empty(len(order) + 1, dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    rank[-1] = MISSING
-    codes = rank[pc.fill_null(encoded.indices, len(order)).to_numpy(zero_copy_only=False)]
-    return torch.from_numpy(codes), tuple(name_of(value.as_py()) for value in found.take(pc.sort_indices(found)))
+        if not isinstance(value, str | int | float | Decimal):
+            raise DataError(f"`{key}` must hold text, whole numbers or true and false, got {type(value).__name__}.")
+    return codes, tuple(name_of(value) for value in found)
 
 
 def name_of(value: Any) -> str:
     """A class as it is written: ``True`` is true, 3.0 is 3."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).lower()
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float | Decimal) and value == int(value):
         return str(int(value))
     return str(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -63,6 +64,7 @@ def split_rows(
     else:
         parts = {}
     tables |= {split: train.narrowed(positions) for split, positions in parts.items()}
+    _check_groups(tables)
     for split, table in tables.items():
         if not len(table):
             raise DataError(f"`dataset.split.{split}` must leave rows in every split, got none [in {split} of {name}].")
@@ -245,6 +247,18 @@ def mean_weight(train: Table, class_weight: Sequence[float]) -> float:
     if mean == 0:
         raise DataError("`dataset.weight` must be > 0 somewhere in train, got only 0.")
     return mean
+
+
+def _check_groups(tables: Mapping[Split, Table]) -> None:
+    """No group on two sides, whoever split them."""
+    groups = {split: table.chosen(table.groups).unique() for split, table in tables.items() if table.groups is not None}
+    for one, other in combinations(groups, 2):
+        both = int(torch.isin(groups[one], groups[other]).sum())
+        if both:
+            raise DataError(
+                f"`dataset.split.group` must keep each group in one split, and {both:,} stand in {one} and in {other}. "
+                "Mend the splits that the data has, or leave dataset.split.group out."
+            )
 
 
 def _check_sizes(labels: Tensor, names: Sequence[str], selection: Selection, splits: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from logreg.data.labels import name_of
-from logreg.errors import ConfigError
+from logreg.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class Selection:
         return name
 
 
-def class_weights(wanted: Any, labels: Tensor, names: Sequence[str]) -> tuple[float, ...]:
+def class_weights(
+    wanted: Any, labels: Tensor, names: Sequence[str], sample_weight: Tensor | None = None
+) -> tuple[float, ...]:
     """What each class weighs in the loss.
 
     Args:
@@ -72,6 +74,7 @@ def class_weights(wanted: Any, labels: Tensor, names: Sequence[str]) -> tuple[fl
             same together; or the weight by name, 1 for those that are not named.
         labels: Of the train rows, shape (N,), int64, in [0, C); every class is there.
         names: Of the C classes.
+        sample_weight: Of the train rows, shape (N,): one of weight 2 counts as two; ``None`` for all 1.
 
     Returns:
         C weights > 0; empty for "none".
@@ -82,8 +85,11 @@ def class_weights(wanted: Any, labels: Tensor, names: Sequence[str]) -> tuple[fl
     if wanted == "none":
         return ()
     if wanted == "balanced":
-        counts = torch.bincount(labels, minlength=len(names)).double()
-        return tuple((len(labels) / (len(names) * counts)).tolist())
+        counts = torch.bincount(labels, sample_weight, len(names)).double()
+        if bool((counts == 0).any()):
+            empty = names[int((counts == 0).nonzero()[0])]
+            raise DataError(f"`dataset.weight` must leave every class some weight, and {empty!r} has none in train.")
+        return tuple((counts.sum() / (len(names) * counts)).tolist())
     given = {name_of(key): float(weight) for key, weight in wanted.items()}
     for name in given:
         if name not in names:

@@ -15,8 +15,8 @@ from logreg.facts import SPLITS, Split
 def stratified_split(labels: Tensor, fractions: Mapping[Split, float], seed: int) -> dict[Split, Tensor]:
     """Holds rows out of a table, each class in proportion.
 
-    The result depends on the labels, the fractions and the seed alone.  Which rows are test does not
-    depend on the fraction of val, nor the other way round, and a smaller fraction is part of a larger one.
+    The result depends on the labels, the fractions and the seed alone; which rows are test does not
+    depend on the fraction of val.
 
     Args:
         labels: Classes, shape (N,), integers from 0.
@@ -26,15 +26,16 @@ def stratified_split(labels: Tensor, fractions: Mapping[Split, float], seed: int
 
     Returns:
         Row numbers of each split, ascending; train has what the others leave, and of each class at
-        least one row.
+        least one row.  A class with three rows or more has one in every split.
     """
     classes = _shuffled_classes(labels, seed)
     sizes = [len(members) for members in classes]
-    tests = _in_proportion(sizes, fractions.get("test", 0), [size - 1 for size in sizes])
-    vals = _in_proportion(
-        sizes, fractions.get("val", 0), [size - 1 - test for size, test in zip(sizes, tests, strict=True)]
-    )
-    # val from the front of each class and test from its end: neither moves when the other grows.
+    least = [int(size > 2) for size in sizes]
+    room = [size - 1 - few for size, few in zip(sizes, least, strict=True)]  # train's row, and val's
+    tests = _in_proportion(sizes, fractions["test"], least, room) if fractions.get("test") else [0] * len(sizes)
+    room = [size - 1 - test for size, test in zip(sizes, tests, strict=True)]
+    vals = _in_proportion(sizes, fractions["val"], least, room) if fractions.get("val") else [0] * len(sizes)
+    # val from the front of each class and test from its end, so that test stays where it is when val grows.
     split_of_row = np.zeros(len(labels), dtype=np.uint8)
     for members, val, test in zip(classes, vals, tests, strict=True):
         split_of_row[members[:val]] = 1
@@ -79,7 +80,7 @@ def stratified_sample(labels: Tensor, count: int, seed: int) -> Tensor:
     classes = _shuffled_classes(labels, seed)
     # One row of each class is set aside, so that the small ones are there; the rest is in proportion.
     sizes = [len(members) - 1 for members in classes]
-    counts = _in_proportion(sizes, (count - len(classes)) / sum(sizes), sizes)
+    counts = _in_proportion(sizes, (count - len(classes)) / sum(sizes), [0] * len(sizes), sizes)
     return torch.cat([members[: 1 + more] for members, more in zip(classes, counts, strict=True)]).sort().values
 
 
@@ -94,10 +95,10 @@ def _shuffled_classes(labels: Tensor, seed: int) -> list[Tensor]:
     return [members for members in shuffled[order].split(sizes) if len(members)]
 
 
-def _in_proportion(sizes: Sequence[int], fraction: float, room: Sequence[int]) -> list[int]:
-    """How many of each class make up the fraction of all, none more than it has room for."""
+def _in_proportion(sizes: Sequence[int], fraction: float, least: Sequence[int], room: Sequence[int]) -> list[int]:
+    """How many of each class make up the fraction of all, no fewer than ``least`` and no more than it has room for."""
     wanted = [fraction * size for size in sizes]
-    counts = [min(int(want), most) for want, most in zip(wanted, room, strict=True)]
+    counts = [min(max(int(want), few), most) for want, few, most in zip(wanted, least, room, strict=True)]
     # Rounding down loses rows; the classes that lost the largest part of one get it back.
     missing = round(sum(wanted)) - sum(counts)
     for label in sorted(range(len(counts)), key=lambda label: counts[label] - wanted[label]):

@@ -12,12 +12,22 @@ import torch
 from torch import Tensor
 
 from logreg.data.base import RawData, Table
-from logreg.data.columns import read_columns
+from logreg.data.columns import Columns, is_number, not_a_number, read_columns
 from logreg.data.files import column_names, read_table
-from logreg.data.labels import MISSING, encode_labels
+from logreg.data.labels import MISSING, encode_labels, encode_values
 from logreg.errors import ConfigError, DataError, did_you_mean
 from logreg.facts import SPLITS, Split
-from logreg.promises import check, listed, one_of, text, whole
+from logreg.promises import Promise, check, listed, name, one_of, optional, text, whole
+
+NAMED = {
+    "target": "dataset.target",
+    "weight": "dataset.weight",
+    "split_column": "dataset.split.column",
+    "group": "dataset.split.group",
+}
+"""Arguments that name a column with another part than a feature's, and what a person types for each."""
+
+ONE_CHARACTER = Promise("be one character, such as ';'", lambda value: isinstance(value, str) and len(value) == 1)
 
 
 @dataclass(frozen=True)
@@ -57,11 +67,16 @@ class TableFile:
     name: str = "table"
 
     def __post_init__(self) -> None:
-        for key in ("path", "train_path", "val_path", "test_path", "target", "weight", "separator"):
-            if getattr(self, key) is not None:
-                check(f"dataset.{key}", getattr(self, key), text())
-        for key in ("drop", "categorical", "missing_values", *(["features"] if self.features is not None else [])):
+        for key in ("path", "train_path", "val_path", "test_path"):
+            check(f"dataset.{key}", getattr(self, key), optional(text()))
+        for key, typed in NAMED.items():
+            check(typed, getattr(self, key), optional(name()))
+            if getattr(self, key) is not None:  # a column may be called 4
+                object.__setattr__(self, key, str(getattr(self, key)))
+        for key in ("drop", "categorical", "missing_values"):
             check(f"dataset.{key}", getattr(self, key), listed())
+        check("dataset.features", self.features, optional(listed()))
+        check("dataset.separator", self.separator, optional(ONE_CHARACTER))
         check("dataset.missing", self.missing, one_of(("impute", "error")))
         check("dataset.max_levels", self.max_levels, whole(at_least=2))
 
@@ -87,10 +102,10 @@ class TableFile:
             for key, path in files.values()
         ]
         starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
-        try:
-            whole_table = pa.concat_tables(parts, promote_options="permissive")
-        except pa.ArrowException as error:
-            raise DataError(self._types_differ(parts, files)) from error
+        self._check_types(parts, files)
+        whole_table = parts[0]
+        if len(parts) > 1:
+            whole_table = pa.concat_tables([_text_encoded(part) for part in parts], promote_options="permissive")
         names = [Path(path).name for _, path in files.values()]
         read = read_columns(
             whole_table.select(wanted),
@@ -150,27 +165,25 @@ class TableFile:
         """The columns to learn from."""
         if self.target is None:
             raise ConfigError.broken("dataset.target", "name the column with the classes", None, _has(header, path))
-        named: dict[str, Sequence[Any]] = {
-            "dataset.target": [self.target],
-            "dataset.weight": [self.weight],
-            "dataset.split.column": [self.split_column],
-            "dataset.split.group": [self.group],
-            "dataset.features": self.features or (),
-            "dataset.drop": self.drop,
-            "dataset.categorical": self.categorical,
-        }
+        named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in NAMED.items()}
+        for key in ("features", "drop", "categorical"):
+            named[f"dataset.{key}"] = getattr(self, key) or ()
         for key, columns in named.items():
             for column in columns:
                 if column is not None and str(column) not in header:
                     near = did_you_mean(column, header) or _has(header, path)
                     raise ConfigError.broken(key, f"name a column of {path}", column, near)
-        no_features = {self.target, self.weight, self.split_column, self.group} | {str(name) for name in self.drop}
+        no_features = {getattr(self, key) for key in NAMED} | {str(column) for column in self.drop}
         if self.features is None:
-            return [name for name in header if name not in no_features]
-        for name in self.features:
-            if str(name) in no_features:
-                raise ConfigError.broken("dataset.features", "not name a column with another part", name)
-        return [str(name) for name in self.features]
+            return [column for column in header if column not in no_features]
+        for column in self.features:
+            if str(column) in no_features:
+                raise ConfigError.broken("dataset.features", "not name a column that has another part", column)
+        chosen = [str(column) for column in self.features]
+        for column in chosen:
+            if chosen.count(column) > 1:
+                raise ConfigError.broken("dataset.features", f"name each column once, {column!r} too", chosen)
+        return chosen
 
     def _check_same(
         self, split: Split, wanted: Sequence[str], special: Sequence[str], train: Sequence[str], header: Sequence[str]
@@ -185,54 +198,58 @@ class TableFile:
                 "Mend the file, or say which columns to learn from with dataset.features=[...]."
             )
 
-    def _types_differ(self, parts: Sequence[Any], files: Mapping[Split, tuple[str, str]]) -> str:
-        first, *others = parts
-        for (split, (_, path)), other in zip(list(files.items())[1:], others, strict=True):
-            for field in first.schema:
-                if not _alike(field.type, other.schema.field(field.name).type):
-                    return (
-                        f"`dataset.{split}_path` must have the types of `dataset.train_path`, and column "
-                        f"{field.name!r} is {other.schema.field(field.name).type} [in {path}], not {field.type}. "
-                        f"Mend the file, or take it as text with dataset.categorical=[{field.name}]."
-                    )
-        raise AssertionError("tables of one schema can be put together")
+    def _check_types(self, parts: Sequence[Any], files: Mapping[Split, tuple[str, str]]) -> None:
+        """A column must be numbers in every file or in none."""
+        for column in parts[0].column_names:
+            families = [_family(part.schema.field(column).type) for part in parts]
+            first = next((family for family in families if family != "any"), "any")
+            for (key, path), part, family in zip(files.values(), parts, families, strict=True):
+                if family in ("any", first):
+                    continue
+                if family == "text" and first == "number":
+                    series = read_columns(part.select([column]), [column]).series[0]
+                    for row, code in enumerate(series.values.tolist()):
+                        if code >= 0 and not is_number(series.levels[code]):
+                            place = f"row {row + 1} [in {Path(path).name}]"
+                            raise DataError(not_a_number(column, series.levels[code], place))
+                raise DataError(
+                    f"`{key}` must have the kinds of columns of `dataset.train_path`, and {column!r} is {family} "
+                    f"[in {path}], not {first}. Mend the file, or set dataset.categorical=[{column}]."
+                )
 
-    def _weights(self, table: Any, read: Any) -> Tensor:
-        column = read_columns(table.select([self.weight]), (), read.source).series[0]
+    def _weights(self, table: Any, read: Columns) -> Tensor:
+        column = read_columns(table.select([self.weight]), (), read.source, starts=read.starts).series[0]
+        key = f"`dataset.weight={self.weight}` must hold finite numbers >= 0"
         if column.kind != "number":
-            raise DataError(
-                f"`dataset.weight={self.weight}` must hold numbers >= 0, got {column.typed} [in {read.source}]."
-            )
+            for row, code in enumerate(column.values.tolist()):
+                if code >= 0 and not is_number(column.levels[code]):
+                    raise DataError(f"{key}, got {column.levels[code]!r} in {read.place(row)}. Mend the row.")
+            raise DataError(f"{key}, got {column.typed} [in {read.source}]. Name another column.")
         weights = column.values.astype(np.float64)
         bad = ~(np.isfinite(weights) & (weights >= 0))
         if bad.any():
             row = int(bad.argmax())
-            raise DataError(
-                f"`dataset.weight={self.weight}` must hold finite numbers >= 0, got {weights[row]:g} in "
-                f"{read.place(row)}. Mend the row, or leave it out."
-            )
+            raise DataError(f"{key}, got {weights[row]:g} in {read.place(row)}. Mend the row, or leave it out.")
         return torch.from_numpy(weights)
 
-    def _groups(self, table: Any, read: Any) -> Tensor:
-        codes, _ = encode_labels(table.column(self.group), f"dataset.split.group={self.group}")
+    def _groups(self, table: Any, read: Columns) -> Tensor:
+        codes, _ = encode_values(table.column(self.group))
         self._check_whole("group", codes, read)
         return codes
 
-    def _stated_splits(self, table: Any, read: Any) -> dict[Split, Tensor]:
-        codes, found = encode_labels(table.column(self.split_column), f"dataset.split.column={self.split_column}")
+    def _stated_splits(self, table: Any, read: Columns) -> dict[Split, Tensor]:
+        codes, found = encode_values(table.column(self.split_column))
         self._check_whole("column", codes, read)
-        for name in found:
-            if name not in SPLITS:
-                row = int((codes == found.index(name)).nonzero()[0])
-                raise DataError(
-                    f"`dataset.split.column={self.split_column}` must hold train, val or test, got {name!r} in "
-                    f"{read.place(row)}."
-                )
+        for code, found_name in enumerate(found):
+            if found_name not in SPLITS:
+                place = read.place(int((codes == code).nonzero()[0]))
+                key = f"`dataset.split.column={self.split_column}`"
+                raise DataError(f"{key} must hold train, val or test, got {found_name!r} in {place}.")
         if "train" not in found:
             raise DataError(f"`dataset.split.column={self.split_column}` must leave rows to train on, got none.")
         return {split: (codes == found.index(split)).nonzero()[:, 0] for split in SPLITS if split in found}
 
-    def _check_whole(self, key: str, codes: Tensor, read: Any) -> None:
+    def _check_whole(self, key: str, codes: Tensor, read: Columns) -> None:
         if bool((codes == MISSING).any()):
             row = int((codes == MISSING).nonzero()[0])
             raise DataError(f"`dataset.split.{key}` must name a column without gaps, got one in {read.place(row)}.")
@@ -243,14 +260,28 @@ def _has(header: Sequence[str], path: str) -> str:
     return f"{path} has {shown}."
 
 
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two types of Arrow can stand in one column."""
+def _family(kind: Any) -> str:
+    """What values of a type of Arrow can stand in one column with."""
     import pyarrow.types as kinds
 
-    def family(kind: Any) -> str:
-        kind = kind.value_type if kinds.is_dictionary(kind) else kind
-        if kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind):
-            return "number"
-        return "any" if kinds.is_null(kind) else str(kind)
+    if kinds.is_dictionary(kind):
+        kind = kind.value_type
+    if kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind):
+        return "number"
+    return (
+        "any" if kinds.is_null(kind) else "text" if kinds.is_string(kind) or kinds.is_large_string(kind) else str(kind)
+    )
 
-    return "any" in (family(one), family(other)) or family(one) == family(other)
+
+def _text_encoded(table: Any) -> Any:
+    """The table with its text as positions in a dictionary, whatever its file had."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for number, field in enumerate(table.schema):
+        if _family(field.type) == "text":
+            column = pc.cast(table.column(number), pa.string()).dictionary_encode()
+            table = table.set_column(number, field.name, column)
+        elif pa.types.is_dictionary(field.type):
+            table = table.set_column(number, field.name, pc.cast(table.column(number), field.type.value_type))
+    return table

@@ -1,0 +1,569 @@
+"""A person's own table: from a file to a logistic regression whose every step can be followed by hand."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from logreg.data import TensorDataModule
+from logreg.data.columns import encode, read_columns
+from logreg.errors import DataError
+from logreg.facts import SPLITS
+from logreg.module import LogisticModule
+from whole_runs import Run, data_of, train
+
+TABLE_ROOTS = (Path(__file__).parents[1] / "data" / "tables", Path(__file__).parents[2] / "shared" / "data" / "tables")
+"""Where the true diamonds and planets may lie."""
+
+ROWS = 120
+
+
+def stones() -> dict[str, list[Any]]:
+    """A table as people have them: numbers, text, true and false, gaps, and three classes that depend on them."""
+    draw = np.random.default_rng(0)
+    carat = draw.uniform(0.2, 3, ROWS).round(2).tolist()
+    color = draw.choice(["D", "E", "F"], ROWS).tolist()
+    cleaned = (draw.random(ROWS) < 0.5).tolist()
+    mass = [None if draw.random() < 0.2 else round(draw.uniform(0, 9), 3) for _ in range(ROWS)]
+    shape = [None if draw.random() < 0.1 else str(draw.choice(["oval", "round"])) for _ in range(ROWS)]
+    score = np.array(carat) + (np.array(color) == "E") - 0.5 * np.array(cleaned) + draw.normal(size=ROWS)
+    cut = ["fair" if value < 1.2 else "good" if value < 2.2 else "ideal" for value in score.tolist()]
+    return {"carat": carat, "color": color, "cleaned": cleaned, "mass": mass, "shape": shape, "cut": cut}
+
+
+def as_text(columns: dict[str, list[Any]], separator: str = ",") -> str:
+    def written(value: Any) -> str:
+        return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+    rows = zip(*columns.values(), strict=True)
+    return "\n".join([separator.join(columns), *(separator.join(map(written, row)) for row in rows), ""])
+
+
+def write(folder: Path, **columns: Any) -> Path:
+    """``t.csv`` with these columns."""
+    path = folder / "t.csv"
+    path.write_text(as_text(columns), encoding="utf-8")
+    return path
+
+
+def table(path: Path, *arguments: str, target: str = "y") -> TensorDataModule:
+    """The DataModule of a table, set up."""
+    data = data_of("table", f"dataset.path={path}", f"dataset.target={target}", *arguments)
+    data.setup()
+    return data
+
+
+def features_of(data: TensorDataModule, split: str = "train") -> Tensor:
+    part = data.tables[split]  # type: ignore[index]  # train, val or test
+    assert isinstance(part.features, Tensor)
+    return part.chosen(part.features)
+
+
+def rows_of(data: TensorDataModule, split: str) -> list[int]:
+    """The numbers of a split's rows in the file, from 0."""
+    rows = data.tables[split].rows  # type: ignore[index]  # train, val or test
+    return list(range(len(data.tables["train"].labels))) if rows is None else rows.tolist()
+
+
+def column(data: TensorDataModule, name: str, split: str = "train") -> list[float]:
+    """Values of one feature."""
+    values: list[float] = features_of(data, split)[:, data.facts.feature_names.index(name)].tolist()
+    return values
+
+
+def alternating(*values: Any, rows: int = 60) -> list[Any]:
+    return [values[row % len(values)] for row in range(rows)]
+
+
+# files
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One table in every format."""
+    folder = tmp_path_factory.mktemp("files")
+    columns = stones()
+    text = as_text(columns)
+    arrow = pa.table(columns)
+    (folder / "t.csv").write_text(text, encoding="utf-8")
+    (folder / "bom.csv").write_text("\ufeff" + text.replace("\n", "\r\n"), encoding="utf-8")
+    (folder / "t.tsv").write_text(as_text(columns, "\t"), encoding="utf-8")
+    (folder / "semicolon.csv").write_text(as_text(columns, ";"), encoding="utf-8")
+    (folder / "t.csv.gz").write_bytes(gzip.compress(text.encode()))
+    pq.write_table(arrow, folder / "t.parquet")
+    pyarrow.feather.write_feather(arrow, folder / "t.feather")
+    dictionaries = pa.table(
+        {
+            name: arrow[name].dictionary_encode() if name in ("color", "shape", "cut") else arrow[name]
+            for name in columns
+        }
+    )
+    with pa.OSFile(str(folder / "t.arrow"), "wb") as file, pa.ipc.new_file(file, dictionaries.schema) as writer:
+        writer.write_table(dictionaries)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["bom.csv", "t.tsv", "semicolon.csv dataset.separator=;", "t.csv.gz", "t.parquet", "t.feather", "t.arrow"],
+)
+def test_every_format_gives_the_same_rows_features_and_classes(files: Path, typed: str) -> None:
+    name, *more = typed.split()
+    ours = table(files / "t.csv", target="cut").facts.as_dict()
+    theirs = table(files / name, *more, target="cut").facts.as_dict()
+    assert ours.pop("source") == "t.csv"
+    assert theirs.pop("source") == name
+    assert ours == theirs  # the fingerprint is a checksum of features, labels and split
+
+
+def test_two_formats_end_in_the_same_coefficients(files: Path, tmp_path: Path) -> None:
+    pages = []
+    for name in ("t.csv.gz", "t.parquet"):
+        run = train(
+            tmp_path, "dataset=table", f"dataset.path={files / name}", "dataset.target=cut",
+            "max_epochs=2", "accelerator=cpu",
+        )  # fmt: skip
+        pages.append((run.folder / "coefficients.csv").read_text(encoding="utf-8"))
+    assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize(("train_name", "test_name"), [("t.csv", "t.parquet"), ("t.parquet", "t.arrow")])
+def test_the_files_of_the_splits_may_be_of_different_formats(files: Path, train_name: str, test_name: str) -> None:
+    data = data_of(
+        "table", f"dataset.train_path={files / train_name}", f"dataset.test_path={files / test_name}",
+        "dataset.target=cut", "dataset.split.val=0",
+    )  # fmt: skip
+    assert data.facts.rows == {"train": ROWS, "test": ROWS}
+    torch.testing.assert_close(features_of(data, "train"), features_of(data, "test"))
+
+
+# columns
+
+
+def test_features_are_named_after_column_and_level(files: Path) -> None:
+    assert table(files / "t.csv", target="cut").facts.feature_names == (
+        "carat", "color=D", "color=E", "color=F", "cleaned=false", "cleaned=true", "mass", "mass is missing",
+        "shape=oval", "shape=round", "shape is missing",
+    )  # fmt: skip
+
+
+def test_features_drop_and_categorical_choose_columns(files: Path) -> None:
+    path = files / "t.csv"
+    assert table(path, "dataset.features=[color,carat]", target="cut").facts.feature_names == (
+        "color=D", "color=E", "color=F", "carat",
+    )  # fmt: skip
+    dropped = table(path, "dataset.drop=[color,mass,shape]", target="cut").facts.feature_names
+    assert dropped == ("carat", "cleaned=false", "cleaned=true")
+
+
+def test_a_number_can_be_taken_for_a_category(tmp_path: Path) -> None:
+    path = write(tmp_path, zip=alternating(8001, 8002, 3001), y=alternating("no", "yes"))
+    assert table(path).facts.feature_names == ("zip",)
+    data = table(path, "dataset.categorical=[zip]")
+    assert data.facts.feature_names == ("zip=3001", "zip=8001", "zip=8002")
+
+
+def test_names_that_are_numbers_can_be_typed(tmp_path: Path) -> None:
+    # A table of pandas without names of columns: 0, 1, 2.
+    columns = {
+        "0": list(range(60)),
+        "1": alternating("a", "b", "c"),
+        "2": alternating(2, 1),
+        "3": alternating("n", "y"),
+    }
+    data = table(write(tmp_path, **columns), "dataset.weight=2", "dataset.features=[1]", target="3")
+    assert data.facts.feature_names == ("1=a", "1=b", "1=c")
+
+
+def test_names_with_spaces_and_other_letters_can_be_typed(tmp_path: Path) -> None:
+    path = write(tmp_path, **{"größe in cm": list(range(60)), "日本": alternating("n", "y", "y")})
+    assert table(path, "dataset.features=['größe in cm']", target="日本").facts.feature_names == ("größe in cm",)
+
+
+def test_constant_and_empty_columns_are_left_out_with_a_line(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, a=list(range(60)), same=alternating(5), word=alternating("x"), nothing=alternating(None),
+        y=alternating("no", "yes"),
+    )  # fmt: skip
+    data = table(path)
+    assert data.facts.feature_names == ("a",)
+    assert any(re.search(r"left out.*constant.*: same, word$", note) for note in data.notes)
+    assert any(re.search(r"left out.*missing.*: nothing$", note) for note in data.notes)
+
+
+def test_constant_means_constant_over_train(tmp_path: Path) -> None:
+    part = ["train"] * 40 + ["test"] * 20
+    path = write(tmp_path, a=list(range(60)), b=[1] * 40 + [2] * 20, part=part, y=alternating("no", "yes"))
+    assert table(path, "dataset.split.column=part").facts.feature_names == ("a",)
+
+
+def test_a_level_that_train_lacks_is_all_zeros_and_counted(tmp_path: Path) -> None:
+    part = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    color = alternating("D", "E", rows=40) + alternating("D", "F", rows=10) + alternating("G", rows=10)
+    path = write(tmp_path, color=color, part=part, y=alternating("no", "yes"))
+    data = table(path, "dataset.split.column=part")
+    assert data.facts.feature_names == ("color=D", "color=E")
+    assert features_of(data, "val").tolist() == [[1, 0], [0, 0]] * 5
+    assert features_of(data, "test").tolist() == [[0, 0]] * 10
+    counted = [re.search(r"^([\d,]+) of (\w+): .*level of color", note) for note in data.notes]
+    assert [match.groups() for match in counted if match] == [("5", "val"), ("10", "test")]
+
+
+# missing values
+
+
+def test_gaps_are_filled_by_median_and_most_frequent_of_train_and_marked(files: Path) -> None:
+    columns, data = stones(), table(files / "t.csv", target="cut")
+    learned_from = rows_of(data, "train")
+    median = statistics.median(value for row in learned_from if (value := columns["mass"][row]) is not None)
+    assert median != statistics.median(value for value in columns["mass"] if value is not None)  # else no test
+    most = Counter(value for row in learned_from if (value := columns["shape"][row]) is not None).most_common()[0][0]
+    for split in SPLITS:
+        rows = rows_of(data, split)
+        mass = [columns["mass"][row] for row in rows]
+        assert None in mass
+        assert column(data, "mass", split) == pytest.approx([median if value is None else value for value in mass])
+        assert column(data, "mass is missing", split) == [value is None for value in mass]
+        shape = [columns["shape"][row] for row in rows]
+        assert column(data, f"shape={most}", split) == [value in (None, most) for value in shape]
+        assert column(data, "shape is missing", split) == [value is None for value in shape]
+    (line,) = [note for note in data.notes if "missing values" in note]
+    shares = {name: f"{sum(value is None for value in columns[name]) / ROWS:.1%}" for name in ("mass", "shape")}
+    assert all(f"{name} {share}" in line for name, share in shares.items())
+
+
+def test_a_gap_that_train_has_none_of_is_filled_by_the_exact_median_and_not_said_to_be_marked(tmp_path: Path) -> None:
+    # 30,000 train rows in a rhythm: of every other row the median is another one.
+    rows = 30_000
+    a = [float(row if row % 2 else row + 10**6) for row in range(rows)]
+    part = ["train"] * rows + ["test"] * 10
+    columns = {"a": [*a, *[None] * 10], "part": part, "y": alternating("n", "y", rows=rows + 10)}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    data = table(tmp_path / "t.parquet", "dataset.split.column=part", "precision=64")
+    assert set(column(data, "a", "test")) == {statistics.median(a)}
+    assert data.facts.feature_names == ("a",)
+    assert not any("marked" in note for note in data.notes)
+
+
+def test_words_for_a_missing_value_can_be_named(tmp_path: Path) -> None:
+    path = write(tmp_path, a=[*range(50), *["unknown"] * 10], y=alternating("no", "yes"))
+    data = table(path, "dataset.missing_values=[unknown]")
+    assert data.facts.feature_names == ("a", "a is missing")
+
+
+@pytest.mark.parametrize("written", ["", "NA", "NaN", "nan", "null", "N/A"])
+def test_a_gap_is_written_in_many_ways(tmp_path: Path, written: str) -> None:
+    path = write(tmp_path, a=[*range(40), *[written] * 20], y=alternating("no", "yes"))
+    assert table(path).facts.feature_names == ("a", "a is missing")
+
+
+# classes
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        (["low", "high", "mid"], ("high", "low", "mid")),
+        ([10, 9, 2], ("2", "9", "10")),
+        ([-1, 1], ("-1", "1")),
+        ([True, False], ("false", "true")),
+        ([2.0, 1.0, 10.0], ("1", "2", "10")),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_labels_may_be_text_whole_numbers_or_booleans(
+    tmp_path: Path, values: list[Any], names: tuple[str, ...], suffix: str
+) -> None:
+    columns = {"a": list(range(60)), "y": alternating(*values)}
+    path = write(tmp_path, **columns)
+    if suffix == "parquet":
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table(columns), path)
+    data = table(path)
+    assert data.facts.class_names == names
+    spoken = dict(zip(names, sorted(values), strict=True))
+    labels = data.tables["train"].labels.tolist()
+    assert [spoken[names[label]] for label in labels] == columns["y"]
+
+
+def test_rows_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
+    y = alternating("no", "yes", "no", None)
+    data = table(write(tmp_path, a=list(range(60)), y=y))
+    assert sum(data.facts.rows.values()) == 45
+    assert any(re.search(r"left out 15 rows.*\by\b", note) for note in data.notes)
+    assert all(y[row] is not None for split in SPLITS for row in rows_of(data, split))
+    assert data.facts.class_names == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"), [("9", ("not 9", "9")), ("[2,9]", ("10", "2 or 9")), ("[9]", ("not 9", "9"))]
+)
+def test_positive_makes_a_binary_task_of_more_classes(tmp_path: Path, typed: str, names: tuple[str, str]) -> None:
+    y = alternating(10, 9, 2)
+    data = table(write(tmp_path, a=list(range(60)), y=y), f"dataset.positive={typed}")
+    assert data.facts.class_names == names
+    asked = {int(word) for word in re.findall(r"\d+", typed)}
+    assert data.tables["train"].labels.tolist() == [int(value in asked) for value in y]
+
+
+def test_classes_keeps_some(tmp_path: Path) -> None:
+    y = alternating("a", "b", "c", "d")
+    data = table(write(tmp_path, n=list(range(60)), y=y), "dataset.classes=[d,b]")
+    assert data.facts.class_names == ("b", "d")
+    for split in SPLITS:
+        assert {y[row] for row in rows_of(data, split)} == {"b", "d"}
+
+
+# splits
+
+
+@pytest.fixture(scope="module")
+def long_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    draw = np.random.default_rng(1)
+    return write(
+        tmp_path_factory.mktemp("long"), a=draw.normal(size=200).round(3).tolist(),
+        b=draw.choice(["p", "q"], 200).tolist(), c=[None if row % 9 == 0 else row % 5 for row in range(200)],
+        w=[row % 4 for row in range(200)], g=[row // 3 for row in range(200)],
+        y=draw.choice(["x", "y", "z"], 200).tolist(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "dataset.features=[a]", "dataset.drop=[b]", "dataset.categorical=[c]", "dataset.missing_values=[p]",
+        "dataset.weight=w", "dataset.class_weight=balanced", "dataset.positive=z", "dataset.limit=20",
+        "dataset.standardize=false", "precision=64", "dataset.split.val=0.3", "dataset.split.val=0", "batch_size=7",
+        "loss=bce", "dataset.max_levels=50",
+    ],
+)  # fmt: skip
+def test_the_same_rows_are_test_whatever_else_changes(long_table: Path, change: str) -> None:
+    before, after = table(long_table), table(long_table, change)
+    assert rows_of(after, "test") == rows_of(before, "test")
+    if "split.val" not in change:
+        assert rows_of(after, "val") == rows_of(before, "val")
+    if "split.val" not in change and "limit" not in change:
+        assert rows_of(after, "train") == rows_of(before, "train")
+
+
+def test_the_rows_of_the_classes_that_are_kept_stay_where_they_were(long_table: Path) -> None:
+    before, after = table(long_table), table(long_table, "dataset.classes=[x,z]")
+    for split in SPLITS:
+        assert set(rows_of(after, split)) < set(rows_of(before, split))
+
+
+def test_a_limit_takes_train_rows_only_and_a_smaller_one_a_part_of_them(long_table: Path) -> None:
+    full, some, few = (table(long_table, *more) for more in ([], ["dataset.limit=60"], ["dataset.limit=20"]))
+    assert (some.facts.rows["train"], few.facts.rows["train"]) == (60, 20)
+    assert set(rows_of(few, "train")) <= set(rows_of(some, "train")) <= set(rows_of(full, "train"))
+
+
+def test_fractions_are_stratified_and_another_seed_is_another_split(long_table: Path) -> None:
+    data = table(long_table, "dataset.split.val=0.1", "dataset.split.test=0.3")
+    assert data.facts.rows == {"train": 120, "val": 20, "test": 60}
+    whole = Counter(data.tables["train"].labels.tolist())
+    for label, count in Counter(data.tables["test"].chosen(data.tables["test"].labels).tolist()).items():
+        assert abs(count - 0.3 * whole[label]) < 1
+    assert rows_of(table(long_table, "seed=1"), "test") != rows_of(table(long_table), "test")
+
+
+def test_a_column_may_say_which_split(tmp_path: Path) -> None:
+    part = alternating("train", "train", "test", "train", "val")
+    path = write(tmp_path, a=list(range(60)), part=part, y=alternating("no", "yes"))
+    data = table(path, "dataset.split.column=part")
+    for split in SPLITS:
+        assert rows_of(data, split) == [row for row, word in enumerate(part) if word == split]
+    assert data.facts.feature_names == ("a",)
+
+
+def test_what_a_split_column_does_not_say_is_not_held_out_unasked(tmp_path: Path) -> None:
+    part = alternating("train", "train", "test")
+    path = write(tmp_path, a=list(range(60)), part=part, y=alternating("no", "yes"))
+    assert table(path, "dataset.split.column=part").facts.rows == {"train": 40, "test": 20}
+    asked = table(path, "dataset.split.column=part", "dataset.split.val=0.25")
+    assert asked.facts.rows == {"train": 30, "val": 10, "test": 20}
+
+
+def test_no_group_is_on_two_sides(long_table: Path) -> None:
+    data = table(long_table, "dataset.split.group=g")
+    sides = [{row // 3 for row in rows_of(data, split)} for split in SPLITS]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+    assert not sides[0] & sides[2]
+    assert not sides[1] & sides[2]
+    assert "g" not in data.facts.feature_names
+
+
+@pytest.mark.parametrize("values", [alternating(*"abcdefgh"), alternating(*(n / 2 for n in range(9)))])
+def test_groups_may_have_names_or_any_numbers(tmp_path: Path, values: list[Any]) -> None:
+    path = write(tmp_path, a=list(range(60)), who=values, y=alternating("no", "yes", "yes"))
+    data = table(path, "dataset.split.group=who")
+    sides = [{values[row] for row in rows_of(data, split)} for split in SPLITS]
+    assert sum(map(len, sides)) == len(set(values))
+
+
+def test_each_split_may_be_a_file(tmp_path: Path) -> None:
+    for split, rows in (("train", 40), ("val", 10), ("test", 20)):
+        a, color = list(range(rows)), alternating("D", "E" if split == "train" else "F", rows=rows)
+        columns = {"a": a, "color": color, "y": alternating("no", "yes", rows=rows)}
+        (tmp_path / f"{split}.csv").write_text(as_text(columns), encoding="utf-8")
+    data = data_of("table", *(f"dataset.{split}_path={tmp_path / split}.csv" for split in SPLITS), "dataset.target=y")
+    assert data.facts.rows == {"train": 40, "val": 10, "test": 20}
+    assert column(data, "a", "test") == list(range(20))
+    assert data.facts.feature_names == ("a", "color=D", "color=E")
+
+
+# whole runs
+
+
+RECIPE = (
+    "dataset=table", "dataset.target=cut", "l2=0.1", "precision=64", "batch_size=full", "lr=0.5",
+    "optimizer.momentum=0.9", "max_epochs=300", "accelerator=cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(tmp_path_factory.mktemp("run"), f"dataset.path={files / 't.csv'}", *RECIPE)
+
+
+def encoded_by_hand(rows: list[int]) -> np.ndarray[Any, Any]:
+    """The features of all rows of `stones`, with what is learned learned from these."""
+    columns = stones()
+    median = statistics.median(value for row in rows if (value := columns["mass"][row]) is not None)
+    most = Counter(value for row in rows if (value := columns["shape"][row]) is not None).most_common()[0][0]
+    matrix = []
+    for carat, color, cleaned, mass, shape, _ in zip(*columns.values(), strict=True):
+        shown = shape or most
+        matrix.append([
+            carat, color == "D", color == "E", color == "F", not cleaned, cleaned, median if mass is None else mass,
+            mass is None, shown == "oval", shown == "round", shape is None,
+        ])  # fmt: skip
+    return np.array(matrix, dtype=np.float64)
+
+
+def test_a_run_ends_at_scikit_learns_optimum_in_source_units(run: Run, files: Path) -> None:
+    rows = rows_of(table(files / "t.csv", target="cut"), "train")
+    features, labels = encoded_by_hand(rows)[rows], np.array(stones()["cut"])[rows]
+    mean, std = features.mean(0), features.std(0)
+    scaled = (features - mean) / std
+    theirs = LogisticRegression(C=1 / (len(rows) * 0.1), tol=1e-12, solver="newton-cholesky").fit(scaled, labels)
+    with (run.folder / "coefficients.csv").open(encoding="utf-8") as file:
+        header, *lines = list(csv.reader(file))
+    assert header == ["feature", "fair", "good", "ideal"]
+    ours = {name: [float(value) for value in values] for name, *values in lines}
+    names = list(ours)
+    assert names[0] == "intercept"
+    assert tuple(names[1:]) == table(files / "t.csv", target="cut").facts.feature_names
+    coef = np.array([ours[name] for name in names[1:]]).T
+    # 300 steps with momentum 0.9 shrink the distance by about 0.95 each, and the recipe starts within 1 of the end.
+    np.testing.assert_allclose(coef, theirs.coef_ / std, atol=1e-6)
+    offset = theirs.intercept_ - theirs.coef_ @ (mean / std)
+    mine = np.array(ours["intercept"])
+    np.testing.assert_allclose(mine - mine.mean(), offset - offset.mean(), atol=1e-6)  # softmax sees differences alone
+    chance = theirs.predict_proba(scaled)[np.arange(len(rows)), np.searchsorted(theirs.classes_, labels)]
+    their_value = -np.log(chance).mean() + 0.05 * (theirs.coef_**2).sum()
+    assert run.summary["objective"]["train"] == pytest.approx(their_value, rel=1e-10)
+
+
+def test_a_checkpoint_alone_takes_raw_rows_to_the_same_probabilities(run: Run, files: Path) -> None:
+    path = run.folder / "checkpoints" / "last.ckpt"
+    torch.load(path, weights_only=True)  # nothing but tensors and plain values
+    module = LogisticModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    data = table(files / "t.csv", "precision=64", target="cut")
+    expected = torch.cat([module.predict_step(block, 0) for block in data.blocks("test")])
+    raw = pq.read_table(files / "t.parquet").take(rows_of(data, "test")).drop_columns("cut")
+    as_category = [column.name for column in module.facts.columns if column.kind != "number"]
+    features, _ = encode(read_columns(raw, as_category), module.facts.columns, torch.float64)
+    torch.testing.assert_close(torch.softmax(module(features), 1), expected, atol=1e-12, rtol=0)
+    # One row, with a level that was never seen and a gap.
+    one = pa.table({"carat": [1.0], "color": ["Z"], "cleaned": [True], "mass": pa.nulls(1), "shape": ["oval"]})
+    features, unseen = encode(read_columns(one, as_category), module.facts.columns, torch.float64)
+    assert unseen["color"].tolist() == [0]
+    assert torch.softmax(module(features), 1).sum().item() == pytest.approx(1)
+
+
+def test_the_report_says_what_was_done_with_the_table(run: Run) -> None:
+    page = (run.folder / "report.md").read_text(encoding="utf-8")
+    assert "t.csv" in page
+    assert re.search(r"missing values.*mass.*shape", page)
+    assert re.search(r"color=[DEF]", page)
+    assert run.summary["majority"]["accuracy"].keys() == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize("weights", ["dataset.class_weight=balanced", "dataset.class_weight={good: 3}", ""])
+def test_the_report_says_what_class_weights_do_to_probabilities(files: Path, tmp_path: Path, weights: str) -> None:
+    run = train(
+        tmp_path, "dataset=table", f"dataset.path={files / 't.csv'}", "dataset.target=cut", "max_epochs=1",
+        "accelerator=cpu", *filter(None, [weights]),
+    )  # fmt: skip
+    page = (run.folder / "report.md").read_text(encoding="utf-8")
+    said = re.search(r"class weights .*probabilities", page)
+    assert bool(said) == bool(weights)
+    if "good" in weights:
+        assert run.summary["dataset"]["class_weight"] == {"fair": 1.0, "good": 3.0, "ideal": 1.0}
+
+
+def test_a_table_run_goes_on_as_if_it_had_not_stopped(long_table: Path, tmp_path: Path) -> None:
+    recipe = (
+        "dataset=table", f"dataset.path={long_table}", "dataset.target=y", "dataset.weight=w",
+        "dataset.class_weight=balanced", "dataset.split.group=g", "batch_size=16", "accelerator=cpu",
+    )  # fmt: skip
+    whole = train(tmp_path, *recipe, "max_epochs=4").checkpoint()["state_dict"]
+    first = train(tmp_path, *recipe, "max_epochs=2")
+    resumed = train(tmp_path, f"ckpt_path={first.folder}", "max_epochs=4").checkpoint()["state_dict"]
+    for name, values in whole.items():
+        assert torch.equal(values, resumed[name]), name
+
+
+# the true tables
+
+
+@pytest.fixture(scope="session")
+def true_tables() -> Path:
+    for root in TABLE_ROOTS:
+        if (root / "diamonds.csv").exists() and (root / "planets.csv").exists():
+            return root
+    pytest.skip("diamonds.csv and planets.csv are not on this disk")
+
+
+def test_diamonds_beat_the_majority(true_tables: Path, tmp_path: Path) -> None:
+    run = train(
+        tmp_path, "dataset=table", f"dataset.path={true_tables / 'diamonds.csv'}", "dataset.target=cut",
+        "max_epochs=1", "accelerator=cpu",
+    )  # fmt: skip
+    summary = run.summary
+    assert sum(summary["dataset"]["rows"].values()) == 53_940
+    assert summary["dataset"]["features"] == 7 + 7 + 8  # numbers, colors, clarities
+    assert summary["dataset"]["classes"] == ["Fair", "Good", "Ideal", "Premium", "Very Good"]
+    assert summary["majority"]["class"] == "Ideal"
+    assert summary["metrics"]["test"]["accuracy"] > summary["majority"]["accuracy"]["test"] + 0.15
+
+
+def test_planets_are_refused_for_their_rare_methods_and_what_the_line_advises_works(true_tables: Path) -> None:
+    path = true_tables / "planets.csv"
+    with pytest.raises(DataError, match=r"'Pulsation Timing Variations' \(1\)") as refused:
+        table(path, target="method")
+    advised = re.search(r"'(dataset\.classes=\[[^']*\])'", str(refused.value))
+    assert advised
+    data = table(path, advised.group(1), target="method")
+    assert {"Radial Velocity", "Transit"} <= set(data.facts.class_names)
+    assert "Pulsation Timing Variations" not in data.facts.class_names
+    assert {"orbital_period is missing", "mass is missing", "distance is missing"} <= set(data.facts.feature_names)
+    every = table(path, "dataset.split.val=0", "dataset.split.test=0", target="method")
+    assert every.facts.rows == {"train": 1035}
+    assert every.facts.num_classes == 10
