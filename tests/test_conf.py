@@ -115,6 +115,8 @@ def test_every_file_composes_and_keeps_every_promise(file: str) -> None:
 @pytest.mark.parametrize("file", sorted(set(FILES) - FRAGMENTS))
 def test_every_file_builds_and_takes_an_epoch(file: str, epoch: Callable[[RunConfig], Epoch]) -> None:
     config = dataclasses.replace(config_of(*chosen_by(file)), max_epochs=1)
+    if config.backbone["name"] != "none":
+        pytest.skip("a backbone needs images, and those of the default run are none")
     if config.dataset["name"] in NEED_FILES:
         pytest.skip("its files are not there until somebody has fetched them")
     summary, moved = epoch(config)

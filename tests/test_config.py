@@ -392,27 +392,33 @@ def test_a_dataset_need_not_have_a_split() -> None:
 @pytest.mark.parametrize(
     ("dataset", "sentence"),
     [
-        ({"name": "toy", "standardize": "yes"}, "`dataset.standardize` must be true or false or null, got 'yes'."),
+        ({"name": "toy", "standardize": "yes"}, "`dataset.standardize` must be true or false, got 'yes'."),
         ({"name": 3, "standardize": True}, "`dataset.name` must be text, got 3."),
         (
-            {"name": "toy", "classes": []},
+            {"name": "toy", "standardize": True, "classes": []},
             "`dataset.classes` must be a class or a list of classes, such as 7 or [3,8] or null, got [].",
         ),
         (
-            {"name": "toy", "positive": {"a": 1}},
+            {"name": "toy", "standardize": True, "positive": {"a": 1}},
             "`dataset.positive` must be a class or a list of classes, such as 7 or [3,8] or null, got {'a': 1}.",
         ),
-        ({"name": "toy", "limit": 1}, "`dataset.limit` must be a whole number >= 2 or null, got 1."),
         (
-            {"name": "toy", "class_weight": {"pass": 0}},
+            {"name": "toy", "standardize": True, "limit": 1},
+            "`dataset.limit` must be a whole number >= 2 or null, got 1.",
+        ),
+        (
+            {"name": "toy", "standardize": True, "class_weight": {"pass": 0}},
             "`dataset.class_weight` must be none, balanced, or weights > 0 such as {pass: 2}, got {'pass': 0}.",
         ),
         (
-            {"name": "toy", "split": {"grup": "who"}},
+            {"name": "toy", "standardize": True, "split": {"grup": "who"}},
             "`dataset.split.grup` must be a key of the config, and there is none of that name. "
             "Did you mean dataset.split.group?",
         ),
-        ({"name": "toy", "split": {"group": 3}}, "`dataset.split.group` must be text or null, got 3."),
+        (
+            {"name": "toy", "standardize": True, "split": {"group": [3]}},
+            "`dataset.split.group` must be a name or null, got [3].",
+        ),
     ],
 )
 def test_what_every_dataset_has_is_checked_at_the_front_desk(dataset: dict[str, Any], sentence: str) -> None:

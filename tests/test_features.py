@@ -518,7 +518,12 @@ def test_arrays_that_break_a_promise_are_named(
 
 def test_labels_that_are_no_classes_are_refused_by_their_name(here: Path) -> None:
     path = write_npz(x=X, y=Y / 2)
-    refused(Features(path), DataError, "`dataset.labels=y` must hold classes, got fractions such as 0.5.", ...)
+    refused(
+        Features(path),
+        DataError,
+        "`dataset.labels=y` must hold classes, got numbers that are not whole, such as 0.5.",
+        ...,
+    )
 
 
 def lists(*rows: Any, kind: pa.DataType | None = None) -> dict[str, Any]:

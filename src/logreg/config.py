@@ -29,7 +29,7 @@ KNOBS: dict[str, Promise] = {
 """What each knob must be."""
 
 DATASET_KNOBS: dict[str, Promise] = {
-    "standardize": optional(flag()),
+    "standardize": flag(),
     "classes": optional(labels()),
     "positive": optional(labels()),
     "limit": optional(whole(at_least=2)),

@@ -234,9 +234,7 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
     for option in options:
         if option.startswith("-") and not any(known.startswith(option) for known in HYDRA_OPTIONS):
             raise ConfigError(f"`{option}` is no option. Write settings as key=value, such as lr=0.1.")
-    # A model of torchvision is named like an option of a group, but no file each stands in conf/.
-    settings = [f"backbone.name={line[9:]}" if line.startswith("backbone=") else line for line in settings]
-    overrides = _parse(settings)
+    overrides = _parse(_with_backbone(settings))
     _check_groups(overrides)
     given = {override.key_or_group: override for override in overrides}
     added, sweep = [], None
@@ -256,6 +254,18 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         more, sweep = sweep_overrides(overrides, ROOT)
         added += more
     return [*added, *(override.input_line or "" for override in overrides)], sweep
+
+
+def _with_backbone(settings: Sequence[str]) -> list[str]:
+    """A model of torchvision is named like an option of its group, though no file for each stands in conf/."""
+    spelled = []
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key == "backbone" and value not in ("none", "torchvision"):
+            spelled += ["backbone=torchvision", f"backbone.name={value}"]
+        else:
+            spelled.append(setting)
+    return spelled
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:
@@ -345,6 +355,8 @@ def _all_keys() -> list[str]:
     keys: list[str] = []
     for file in sorted(CONF.rglob("*.yaml")):
         group = tuple(part for part in file.parent.relative_to(CONF).parts if part != "base")
+        if "@package _global_" in file.read_text(encoding="utf-8"):
+            group = ()
         if group[:1] not in (("experiment",), ("hydra",)):
             keys += _flat(OmegaConf.to_container(OmegaConf.load(file)), ".".join(group))
     return sorted(set(keys) - {"defaults", "hydra"})

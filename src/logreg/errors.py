@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST_CHOICES = 25
+"""Names in one message."""
+
 
 class LogregError(ValueError):
     """A mistake of the person who typed the command: one line on stderr, exit code 2, no traceback."""
@@ -29,7 +32,9 @@ class ConfigError(LogregError):
     def not_a_choice(cls, key: str, choices: Iterable[str], got: object) -> ConfigError:
         """The sentence for a name that is not among ``choices``, with the nearest one offered."""
         choices = list(choices)
-        return cls.broken(key, f"be one of {', '.join(choices)}", got, did_you_mean(got, choices))
+        more = f" and {len(choices) - MOST_CHOICES} more" if len(choices) > MOST_CHOICES else ""
+        shown = ", ".join(choices[:MOST_CHOICES]) + more
+        return cls.broken(key, f"be one of {shown}", got, did_you_mean(got, choices))
 
 
 class DatasetNotFoundError(LogregError):

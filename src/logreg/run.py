@@ -140,14 +140,13 @@ def build_data(config: RunConfig) -> TensorDataModule:
     # Which column says it is the source's to know; which fraction, the DataModule's.
     own |= {argument: split.pop(key) for key, argument in SPLIT_BY.items() if key in split}
     dataset = build_dataset(own.pop("name"), own)
-    has_backbone = config.backbone["name"] != "none"
-    if has_backbone:
+    if config.backbone["name"] != "none":
         dataset = build_frozen_features(dataset, config.backbone, _device(config.accelerator))
     return TensorDataModule(
         dataset,
         batch_size=_batch_size(config),
         split=split,
-        standardize=has_backbone if generic["standardize"] is None else generic["standardize"],
+        standardize=generic["standardize"],
         seed=config.seed,
         dtype=DTYPES[config.precision],
         selection=Selection.of(generic.get("classes"), generic.get("positive")),

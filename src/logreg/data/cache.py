@@ -8,7 +8,7 @@ import json
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,11 @@ def fetching(lock: Path) -> Iterator[None]:
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.touch()
     patience = socket.getdefaulttimeout()
-    with FileLock(lock), nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+    with ExitStack() as stack:
+        stack.enter_context(FileLock(lock))
+        if not sys.stderr.isatty():
+            stack.enter_context(redirect_stderr(io.StringIO()))
+            stack.enter_context(redirect_stdout(io.StringIO()))
         socket.setdefaulttimeout(PATIENCE)
         try:
             yield

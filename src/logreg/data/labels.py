@@ -36,6 +36,7 @@ def encode_values(values: Any) -> tuple[Tensor, list[Any]]:
     if kinds.is_dictionary(array.type):
         array = array.dictionary_decode()
     if kinds.is_floating(array.type):
+        array = array.cast(pa.float64())
         array = pc.if_else(pc.is_nan(array), None, array)
     if kinds.is_null(array.type):
         return torch.full((len(array),), MISSING), []
