@@ -83,6 +83,16 @@ print(time.perf_counter() - start)
 """
 """A start on images, up to the point at which training would begin; prints its seconds."""
 
+PEAK = """
+import os, subprocess, sys
+
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Runs a command and prints the most memory that it had; small itself, as Linux counts in what it was started from."""
+
 BACKBONE = {"name": "resnet18", "weights": "none", "batch_size": 64}
 """As slow as with weights that somebody trained."""
 
@@ -518,12 +528,12 @@ def write_safetensors(path: Path, matrix: np.ndarray, labels: np.ndarray) -> Non
 
 
 def write_parquet(path: Path, matrix: np.ndarray, labels: np.ndarray) -> None:
-    """A column of lists of one length, as pyarrow does unasked."""
+    """A column of lists of one length."""
     import pyarrow as pa
     import pyarrow.parquet
 
     lists = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
-    pyarrow.parquet.write_table(pa.table({"features": lists, "labels": labels}), str(path))
+    pyarrow.parquet.write_table(pa.table({"features": lists, "labels": labels}), str(path), row_group_size=50_000)
 
 
 MATRIX_WRITERS = {
@@ -541,17 +551,15 @@ def process_peak(arguments: Sequence[str]) -> tuple[float, float]:
     Raises:
         RuntimeError: It failed.
     """
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *arguments], cwd=folder, stdout=subprocess.DEVNULL, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
+        command = [sys.executable, "-c", PEAK, sys.executable, *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            said.seek(0)
-            raise RuntimeError(f"python {' '.join(arguments)} left with {process.returncode}:\n{said.read().decode()}")
+    if done.returncode:
+        raise RuntimeError(f"python {' '.join(arguments)} left with {done.returncode}:\n{done.stderr}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return seconds, usage.ru_maxrss * unit / 2**30
+    return seconds, int(done.stdout) * unit / 2**30
 
 
 @dataclass(frozen=True)

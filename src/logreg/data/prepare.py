@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
 from logreg.data.base import RawData, Table
-from logreg.data.blocks import BlockDataset, block_loader
-from logreg.data.columns import BLOCK_ROWS, Columns, encode, learn_encoding
+from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
+from logreg.data.columns import Columns, encode, learn_encoding
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError
@@ -169,8 +169,9 @@ def check_features(tables: Mapping[Split, Table], name: str) -> None:
         if not features.is_floating_point():
             continue
         wide = torch.promote_types(features.dtype, torch.float32)
-        for start in range(0, len(features), BLOCK_ROWS):
-            block = features[start : start + BLOCK_ROWS].to(wide)
+        rows = max(1, BLOCK_BYTES // (features.shape[1] * wide.itemsize))
+        for start in range(0, len(features), rows):
+            block = features[start : start + rows].to(wide)
             # The sum is one pass without a copy; it may also overflow, so only then is each value looked at.
             if not bool(block.sum().isfinite()) and len(bad := (~block.isfinite()).any(1).nonzero()):
                 raise DataError(
@@ -199,18 +200,18 @@ def mean_and_std(train: Table, scale: float) -> tuple[tuple[float, ...], tuple[f
     """
     weights = None if train.sample_weight is None else train.sample_weight.double()
     dataset = BlockDataset(train.matrix, train.labels, train.rows, scale, torch.float64, weights)
-    blocks = block_loader(dataset, batch_size=1, shuffle=False)
-
-    def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
-        sums, total = torch.zeros(dataset.features.shape[1], dtype=torch.float64), 0.0
-        for block in blocks:
-            here = values(block.features)
-            sums += here.sum(0) if block.sample_weight is None else block.sample_weight @ here
-            total += len(here) if block.sample_weight is None else float(block.sample_weight.sum())
-        return sums / total
-
-    mean = mean_of(lambda features: features)
-    std = mean_of(lambda features: (features - mean).square()).sqrt()
+    # Seen from near the mean, the mean of the squares loses no digits to the square of the mean: one pass will do.
+    origin = dataset[slice(0, 1000)].features.mean(0)
+    sums, squares, total = torch.zeros_like(origin), torch.zeros_like(origin), 0.0
+    for block in block_loader(dataset, batch_size=1, shuffle=False):
+        weight = torch.ones(len(block.labels), dtype=torch.float64) if weights is None else block.sample_weight
+        assert weight is not None
+        seen = block.features - origin
+        sums += weight @ seen
+        squares += weight @ seen.square_()
+        total += float(weight.sum())
+    mean = origin + sums / total
+    std = (squares / total - (sums / total).square()).clamp(min=0).sqrt()
     # Rounding leaves a constant feature a tiny deviation; dividing by it would blow noise up.
     constant = std <= 1e-12 * mean.abs().clamp(min=1e-300)
     return tuple(mean.tolist()), tuple(std.masked_fill(constant, 1.0).tolist())
