@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MNIST_ROOTS = (Path(__file__).parents[1] / "data", Path(__file__).parents[2] / "shared" / "data" / "mnist")
 """Where the true MNIST may lie: in the project's own data folder, or beside the checkout."""
 
+TABLE_ROOTS = (Path(__file__).parents[1] / "data" / "tables", Path(__file__).parents[2] / "shared" / "data" / "tables")
+"""Where diamonds.csv and planets.csv may lie."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that train for a minute")
@@ -30,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="slow: trains on real data, or builds every model of torchvision; run with --slow"))
+                item.add_marker(pytest.mark.skip(reason="slow: takes a minute or needs real data; run with --slow"))
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +79,11 @@ def mnist_root() -> Path:
         if (root / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
             return root
     pytest.skip("the true MNIST is not on this disk")
+
+
+@pytest.fixture(scope="session")
+def true_tables() -> Path:
+    for root in TABLE_ROOTS:
+        if (root / "diamonds.csv").exists() and (root / "planets.csv").exists():
+            return root
+    pytest.skip("diamonds.csv and planets.csv are not on this disk")

@@ -26,9 +26,6 @@ from logreg.facts import SPLITS
 from logreg.module import LogisticModule
 from whole_runs import Run, data_of, train
 
-TABLE_ROOTS = (Path(__file__).parents[1] / "data" / "tables", Path(__file__).parents[2] / "shared" / "data" / "tables")
-"""Where the true diamonds and planets may lie."""
-
 ROWS = 120
 
 
@@ -531,14 +528,6 @@ def test_a_table_run_goes_on_as_if_it_had_not_stopped(long_table: Path, tmp_path
 
 
 # the true tables
-
-
-@pytest.fixture(scope="session")
-def true_tables() -> Path:
-    for root in TABLE_ROOTS:
-        if (root / "diamonds.csv").exists() and (root / "planets.csv").exists():
-            return root
-    pytest.skip("diamonds.csv and planets.csv are not on this disk")
 
 
 def test_diamonds_beat_the_majority(true_tables: Path, tmp_path: Path) -> None:
