@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return gather(sweep)
     except (LogregError, HydraException, OmegaConfBaseException) as error:
-        print(error if isinstance(error, LogregError) else _in_our_words(error), file=sys.stderr)
+        words = str(error) if isinstance(error, LogregError) else _in_our_words(error)
+        print(" ".join(words.split("\n")), file=sys.stderr)  # a column's name may have lines
         if sweep is not None:
             _remove_if_unused(sweep)
         return 2
@@ -237,6 +238,9 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
     overrides = _parse(_with_backbone(settings))
     _check_groups(overrides)
     given = {override.key_or_group: override for override in overrides}
+    sweeping = any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options)
+    if sweeping and "facts" in given and str(given["facts"].value()) == "only":
+        raise ConfigError("`facts=only` must go with one run. Leave -m out.")
     added, sweep = [], None
     if "hydra.run.dir" in given and (Path(str(given["hydra.run.dir"].value())) / CHECKPOINTS).exists():
         raise ConfigError(f"`hydra.run.dir` must name a new folder, and {given['hydra.run.dir'].value()} holds a run.")
@@ -248,7 +252,7 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         overrides = [override for override in overrides if override.key_or_group != "ckpt_path"]
         overrides += _parse([f"ckpt_path={_quoted(shown(checkpoint))}"])
         added += _resumed_overrides(checkpoint, set(given))
-    if any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options):
+    if sweeping:
         from logreg.sweep import sweep_overrides
 
         more, sweep = sweep_overrides(overrides, ROOT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 MOST_CHOICES = 25
@@ -48,6 +49,26 @@ class DataError(LogregError):
 class DivergedError(LogregError):
     """Training whose loss is no longer a finite number."""
 
+
+def as_typed(key: str, names: Iterable[object]) -> str:
+    r"""A list of names as a person types it, with quotes where Hydra or the shell would take them apart.
+
+    Example:
+        >>> as_typed("dataset.drop", ["age"])
+        'dataset.drop=[age]'
+        >>> as_typed("dataset.drop", ["Price (USD)", "a,b"])
+        '\'dataset.drop=["Price (USD)","a,b"]\''
+    """
+    plain = [str(name) for name in names]
+    if all(re.fullmatch(r"[A-Za-z][A-Za-z_-]*", name) and name.lower() not in NOT_TEXT for name in plain):
+        return f"{key}=[{','.join(plain)}]"
+    quoted = ",".join('"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in plain)
+    line = f"{key}=[{quoted}]".replace("'", "'\\''")
+    return f"'{line}'"
+
+
+NOT_TEXT = {"true", "false", "null", "nan", "inf"}
+"""Words that Hydra takes for something else."""
 
 OTHER_WORDS = {
     "learning_rate": "lr",

@@ -71,11 +71,13 @@ class DataFacts:
     std: tuple[float, ...] = ()
     """Standard deviation likewise; 1 where a feature is constant."""
     fingerprint: int = 0
-    """Checksum of the train rows: another split or other data has another one."""
+    """Checksum of the rows of all splits: another split or other data has another one."""
     source: str = ""
     """What was read, such as a file's name, where the dataset's name does not say it."""
     columns: tuple[Column, ...] = ()
     """How the columns of a table become the features, in order; empty: the source has features itself."""
+    missing_values: tuple[str, ...] = ()
+    """Words for a missing value in the text files of the table, besides the usual ones."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """What turns images into the features; empty: they are the pixels."""
     class_weight: tuple[float, ...] = ()

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 from torch import Tensor
 
 from logreg.data import Table, TensorDataModule
 from logreg.data.columns import Columns, Profile, profile
 from logreg.errors import LogregError
+
+WIDEST = 32
+"""Letters of a name in a cell."""
 
 MOST_CLASSES, MOST_COLUMNS = 10, 16
 """Lines of each table; what is left over is counted."""
@@ -80,7 +84,7 @@ def _class_table(tables: Mapping[Any, Table], class_names: Sequence[str]) -> Gri
         grid.add_column(split, justify="right")
         grid.add_column("share", justify="right")
     for label in order[:MOST_CLASSES]:
-        cells = [class_names[label]]
+        cells = [escape(_clipped(class_names[label]))]
         for split, count in counts.items():
             cells += [f"{int(count[label]):,}", f"{int(count[label]) / max(1, len(tables[split])):.1%}"]
         grid.add_row(*cells)
@@ -102,9 +106,11 @@ def _column_table(profiles: Sequence[Profile], same: Mapping[str, str], rows: in
     for one in profiles:
         remark = _remark(one, same)
         features = len(one.column.feature_names) if one.column else 0
-        missing = f"{one.missing_anywhere / max(1, rows):.1%}" if one.missing_anywhere else ""
+        gaps = one.missing_anywhere if not one.series.problem or one.series.kind == "category" else 0
+        missing = f"{gaps / max(1, rows):.1%}" if gaps else ""
         kind = one.series.kind if one.series.kind != "none" else one.series.typed
-        lines.append((bool(remark), [one.series.name, kind, missing, str(features), remark or _levels(one)]))
+        cells = [_clipped(one.series.name), kind, missing, str(features), remark or _levels(one)]
+        lines.append((bool(remark), [escape(cell) for cell in cells]))
     if len(lines) > MOST_COLUMNS:
         lines.sort(key=lambda line: not line[0])
     for _, cells in lines[:MOST_COLUMNS]:
@@ -116,18 +122,20 @@ def _column_table(profiles: Sequence[Profile], same: Mapping[str, str], rows: in
 
 def _remark(one: Profile, same: Mapping[str, str]) -> str:
     if one.series.problem:
-        return "refused: text among numbers" if one.series.kind == "category" else "refused: no numbers, no text"
+        return "refused: text among numbers" if one.series.kind == "category" else f"refused: {one.series.typed}"
     if one.problem:
         return f"refused: {one.levels_in_train:,} levels, an id?" if one.levels_in_train else "refused: missing values"
     if one.column is None:
         return "left out: nothing but missing" if one.missing_in_train else "left out: constant in train"
-    return f"the same as {same[one.series.name]}" if one.series.name in same else ""
+    if one.series.name in same:
+        return f"the same as {same[one.series.name]}"
+    return "another one in every row: an id?" if one.counts_rows else ""
 
 
 def _levels(one: Profile) -> str:
     if one.column is None or one.column.kind == "number":
         return "as it is" + (", gaps marked" if one.column and one.column.indicator else "")
-    shown = " ".join(one.column.levels[:6])
+    shown = " ".join(_clipped(level) for level in one.column.levels[:6])
     return f"one-hot: {shown}" + (" ..." if len(one.column.levels) > 6 else "")
 
 
@@ -157,7 +165,7 @@ def _rows_in_two_splits(tables: Mapping[Any, Table]) -> list[str]:
     for one, other in combinations(hashes, 2):
         both = int(torch.isin(hashes[other], hashes[one]).sum())
         if both:
-            lines.append(f"{both:,} of {len(hashes[other]):,} rows of {other} stand in {one} too")
+            lines.append(f"{both:,} of {len(hashes[other]):,} rows of {other} stand in {one} too, by their features")
     return lines
 
 
@@ -166,6 +174,8 @@ def _row_hashes(table: Table) -> Tensor:
     rows = _rows_of(table)
     row = _values(table.features, rows[:1])
     row_bytes = row.shape[1] * row.itemsize
+    if not row_bytes:
+        return torch.arange(0)
     size = next(size for size in _WORDS if row_bytes % size == 0)
     salt = torch.randint(-(2**62), 2**62, (row_bytes // size,), generator=torch.Generator().manual_seed(0)) | 1
     parts = _blocks(rows, 8 * len(salt))
@@ -178,7 +188,7 @@ def _values(features: Tensor | Columns, rows: Tensor) -> Tensor:
         return features[rows]
     chosen = rows.numpy()
     columns = [one.values[chosen].astype(np.float64) for one in features.series if one.kind != "none"]
-    return torch.from_numpy(np.stack(columns, axis=1))
+    return torch.from_numpy(np.stack([np.zeros(len(rows)), *columns], axis=1))[:, 1:]
 
 
 def _as_integers(values: Tensor, size: int) -> Tensor:
@@ -198,6 +208,11 @@ def _rows_of(table: Table) -> Tensor:
 
 def _blocks(rows: Tensor, row_bytes: int) -> list[Tensor]:
     return list(rows.split(max(1, HASH_BYTES // max(1, row_bytes))))
+
+
+def _clipped(text: str) -> str:
+    """A name, short enough for a cell."""
+    return repr(text)[1:-1] if len(text) <= WIDEST else repr(text[: WIDEST - 3])[1:-1] + "..."
 
 
 def _bytes(count: float) -> str:

@@ -37,6 +37,9 @@ METRICS = ("loss", "accuracy", "auroc")
 FEW_FEATURES = 4
 """Up to so many features the learned equation is written out."""
 
+FEW_CLASSES = 10
+"""Up to so many classes their weights are written out."""
+
 LARGEST = 10
 """Coefficients in report.md; all of them stand in coefficients.csv."""
 
@@ -270,8 +273,11 @@ def remarks(summary: Summary) -> list[str]:
     split, accuracy = list(majority["accuracy"].items())[-1]
     lines.append(f"always {majority['class']!r}, most frequent in train, is right in {accuracy:.2%} of {split}")
     if weights := summary["dataset"]["class_weight"]:
+        shown = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
+        if len(weights) > FEW_CLASSES:
+            shown = f"from {min(weights.values()):.3g} to {max(weights.values()):.3g}"
         lines.append(
-            f"class weights {', '.join(f'{name} {weight:.3g}' for name, weight in weights.items())} count in the loss: "
+            f"class weights {shown} count in the loss: "
             "probabilities are those of data with so many times the rows of each class, not of these rows"
         )
     objective = summary["objective"]

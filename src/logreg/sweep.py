@@ -172,6 +172,7 @@ def _print_table(
 ) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(width=None if sys.stdout.isatty() else 200)
@@ -190,7 +191,7 @@ def _print_table(
         ranked = sorted(groups.items(), key=lambda group: mean_of(group[1], metrics[0]))
         for rank, (setting, jobs) in enumerate(ranked, start=1):
             cells = [_mean_and_deviation([_value(job, name) for job in jobs]) for name in shown]
-            table.add_row(str(rank), *setting, str(len(jobs)), *cells)
+            table.add_row(str(rank), *(escape(value) for value in setting), str(len(jobs)), *cells)
         console.print(table)
         best = [override for override in ranked[0][1][0]["overrides"] if not override.startswith(f"{SEED}=")]
         console.print(

@@ -184,7 +184,7 @@ class FrozenFeatures:
         }
         if Path(self.weights).is_file():
             status = Path(self.weights).stat()
-            key["weights"] = [Path(self.weights).name, status.st_size, status.st_mtime_ns]
+            key["weights"] = [str(Path(self.weights).resolve()), status.st_size, status.st_mtime_ns]
         kept = cached(self.source.cache, f"{self.name}-{self.backbone}", key, lambda: self._compute(listing))
         tables = {
             split: Table(kept.tensors[f"{split}.features"], kept.tensors[f"{split}.labels"])

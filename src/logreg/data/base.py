@@ -77,6 +77,8 @@ class RawData:
     """What a person should know of the reading, a sentence each: rows left out, and why."""
     complete: bool = False
     """Whether the source says of each row which split it is in, so that nothing is held out unasked."""
+    missing_values: tuple[str, ...] = ()
+    """Words for a missing value in the text files of a table, besides the usual ones."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """What made the features of images, as plain values; empty: they are the pixels."""
 

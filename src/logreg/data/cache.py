@@ -68,7 +68,15 @@ def cached(folder: str | None, name: str, key: Any, make: Callable[[], Kept]) ->
         raise _unwritable(folder, error) from error
     with FileLock(lock):
         if (kept := _read(path)) is None:
-            kept = make()
+            try:
+                kept = make()
+            except Exception:
+                lock.unlink(missing_ok=True)
+                for place in (lock.parent, *lock.parent.parents):
+                    if place == Path() or any(place.iterdir()) or not place.resolve().is_relative_to(Path.cwd()):
+                        break
+                    place.rmdir()
+                raise
             tensors = {key: value.contiguous() for key, value in kept.tensors.items()}
             facts = {"facts": json.dumps(dict(kept.facts))}
             try:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from logreg.data.labels import name_of
-from logreg.errors import DataError
+from logreg.errors import DataError, as_typed
 from logreg.facts import Column
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ BLOCK_ROWS = 2**15
 
 SAMPLE_ROWS = 1_000
 """Rows that show where the middle of a column is, and whether it varies."""
+
+FEW_ROWS = 30
+"""So many rows may well hold different whole numbers by chance."""
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """What is a number in a text file."""
@@ -112,6 +115,8 @@ class Profile:
     missing_in_train: int = 0
     missing_anywhere: int = 0
     problem: str = ""
+    counts_rows: bool = False
+    """Whether it is whole numbers, another one in each train row: perhaps an id."""
 
 
 def profile(columns: Columns, rows: Tensor | None) -> list[Profile]:
@@ -160,6 +165,9 @@ def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column,
             f"{one.series.name} {one.missing_anywhere:,}"
             for one in profiles
             if one.column is not None and one.missing_anywhere and not one.column.indicator
+        ],
+        "whole numbers that differ in every row, learned from as they are; if they are ids, add dataset.drop": [
+            one.series.name for one in profiles if one.column is not None and one.counts_rows
         ],
         "left out, since constant over train": constant,
         "left out, since nothing but missing values in train": empty,
@@ -234,15 +242,19 @@ def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
         return found
     if series.kind == "number":
         column = _learn_number(series, chosen[~gaps[chosen]] if in_train else chosen, marked=in_train > 0)
-        return replace(found, column=None if column.constant and not in_train else column)
+        if column.constant and not in_train:
+            return found
+        return replace(found, column=column, counts_rows=not anywhere and _counts_rows(series.values[chosen]))
     counts = np.bincount(series.values[chosen] + 1, minlength=len(series.levels) + 1)[1:]
     levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
     if len(levels) > columns.max_levels:
         id_like = "It looks like an id: add" if len(levels) > counts.sum() / 2 else "Add"
+        if sum(is_number(re.sub(r"[,%$€£\s]", "", level)) for level in levels) > len(levels) / 2:
+            id_like = "Its numbers seem to be written with commas, blanks or signs: write them plainly, or add"
         problem = (
             f"`dataset.max_levels={columns.max_levels}` must not be exceeded, and column {series.name!r} has "
             f"{len(levels):,} levels in {counts.sum():,} train rows [in {columns.source}]. {id_like} "
-            f"dataset.drop=[{series.name}], or raise dataset.max_levels."
+            f"{as_typed('dataset.drop', [series.name])}, or raise dataset.max_levels."
         )
         return replace(found, levels_in_train=len(levels), problem=problem)
     if len(levels) == 1 and not in_train:
@@ -276,6 +288,13 @@ def median(values: Values) -> float:
         near, first, last = values, (len(values) - 1) // 2, len(values) // 2
     middle = np.partition(near, (first, last))[[first, last]].astype(np.float64)
     return float(middle[0] / 2 + middle[1] / 2)
+
+
+def _counts_rows(values: Values) -> bool:
+    """Whether these are whole numbers that are all different, and more than a few."""
+    if values.dtype.kind not in "iu" or len(values) < FEW_ROWS or len(np.unique(values[:FEW_ROWS])) < FEW_ROWS:
+        return False
+    return len(np.unique(values)) == len(values)
 
 
 def _as_learned(series: Series | None, column: Column, columns: Columns) -> Series:
@@ -383,16 +402,16 @@ def _unfit(name: str, kind: Any, source: str) -> str:
     if kinds.is_temporal(kind):
         return (
             f"`dataset.drop` must leave dates out, and column {name!r} holds {kind} [in {source}]. "
-            f"Make numbers of it first, such as days since a start, or add dataset.drop=[{name}]."
+            f"Make numbers of it first, such as days since a start, or add {as_typed('dataset.drop', [name])}."
         )
     if kinds.is_binary(kind) or kinds.is_large_binary(kind):
         return (
             f"column {name!r} must be text in UTF-8, and holds other bytes [in {source}]. "
-            f"Convert the file (iconv -f latin1 -t utf-8), or add dataset.drop=[{name}]."
+            f"Convert the file (iconv -f latin1 -t utf-8), or add {as_typed('dataset.drop', [name])}."
         )
     return (
         f"column {name!r} must hold numbers, text or true and false, got {kind} [in {source}]. "
-        f"Add dataset.drop=[{name}]; a column of lists is read by dataset=features."
+        f"Add {as_typed('dataset.drop', [name])}; a column of lists is read by dataset=features."
     )
 
 
@@ -408,8 +427,8 @@ def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns
 def not_a_number(name: str, word: str, place: str) -> str:
     """The sentence for a word where a number should be."""
     return (
-        f"column {name!r} must hold numbers, got {word!r} in {place}. Mend it, say that it means missing "
-        f"('dataset.missing_values=[\"{word}\"]'), or take the column as text: dataset.categorical=[{name}]."
+        f"column {name!r} must hold numbers, got {word!r} in {place}. Mend it, say that it means missing: "
+        f"{as_typed('dataset.missing_values', [word])}, or take it as text: {as_typed('dataset.categorical', [name])}."
     )
 
 

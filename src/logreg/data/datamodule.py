@@ -17,6 +17,7 @@ from logreg.data.blocks import BlockDataset, block_loader
 from logreg.data.prepare import (
     check_features,
     check_labels,
+    check_weights,
     encode_columns,
     fingerprint,
     mean_and_std,
@@ -85,6 +86,7 @@ class TensorDataModule(pl.LightningDataModule):
             return
         raw, (tables, class_names) = self.raw, self.rows
         check_labels(tables, class_names, self.dataset.name)
+        check_weights(tables)
         tables, columns, notes = encode_columns(tables, self.dtype)
         if not columns:  # what was encoded from columns was checked there, by the names of the columns
             check_features(tables, self.dataset.name)
@@ -103,9 +105,10 @@ class TensorDataModule(pl.LightningDataModule):
             image_shape=raw.image_shape,
             mean=mean,
             std=std,
-            fingerprint=fingerprint(train),
+            fingerprint=fingerprint(tables),
             source=raw.source,
             columns=columns,
+            missing_values=raw.missing_values,
             backbone=raw.backbone,
             class_weight=weights,
             mean_weight=weight,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 """Between the values of a line, by the file's suffix; a .gz, .bz2 or .zst may follow it."""
+
+LONG_LINE = 2**28
+"""Bytes that a line may have, where the megabyte that Arrow allows was too little."""
 
 PACKED = (".gz", ".bz2", ".zst")
 
@@ -48,7 +52,7 @@ def column_names(path: str, key: str, separator: str | None = None) -> list[str]
         names: list[str] = _reading(path, key, lambda: _schema(path).names)
     else:
         names = _csv_header(path, key, separator)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(
             f"`{key}` must have columns of different names, got {twice[0]!r} twice [in {path}]. Rename one."
@@ -78,6 +82,9 @@ def read_table(
         DataError: The file is broken, cut off or has no rows, or a CSV is ragged or not in UTF-8.
     """
     if suffix_of(path) in BINARY:
+        for option, given in (("missing_values", missing_values), ("separator", separator)):
+            if given:
+                raise ConfigError(f"`dataset.{option}` must go with a text file, and {path} is none. Leave it out.")
         table = _reading(path, key, lambda: _read_binary(path, list(columns)))
     else:
         table = _read_csv(path, key, list(columns), as_text, missing_values, separator)
@@ -115,7 +122,13 @@ def _schema(path: str) -> pa.Schema:
     if suffix_of(path) in (".parquet", ".pq"):
         return pq.read_schema(path)
     with pa.memory_map(path) as file:
-        return pa.ipc.open_file(file).schema
+        return (pa.ipc.open_file if _is_ipc_file(path) else pa.ipc.open_stream)(file).schema
+
+
+def _is_ipc_file(path: str) -> bool:
+    """Whether Arrow's file has its table of contents; else it is a stream."""
+    with Path(path).open("rb") as file:
+        return file.read(6) == b"ARROW1"
 
 
 def _read_binary(path: str, columns: list[str]) -> pa.Table:
@@ -123,9 +136,10 @@ def _read_binary(path: str, columns: list[str]) -> pa.Table:
         import pyarrow.parquet as pq
 
         return pq.read_table(path, columns=columns)
-    import pyarrow.feather
+    import pyarrow as pa
 
-    return pyarrow.feather.read_table(path, columns=columns)
+    with pa.memory_map(path) as file:
+        return (pa.ipc.open_file if _is_ipc_file(path) else pa.ipc.open_stream)(file).read_all().select(columns)
 
 
 def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
@@ -135,13 +149,13 @@ def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
         with pa.input_stream(path, compression="detect") as file:
             # Other bytes are taken along: what is read with the header are values too, which are looked at later.
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            return next(csv.reader(text, delimiter=_separator(path, separator)), [])
+            return next((row for row in csv.reader(text, delimiter=_separator(path, separator)) if row), [])
 
     names: list[str] = _reading(path, key, first_line)
     if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
         raise _not_utf8(path, key, "the header")
     if not names:
-        raise DataError(f"`{key}` must have a header in its first line, and that of {path} is empty.")
+        raise DataError(f"`{key}` must have a header and rows, and {path} has only empty lines.")
     other = next((mark for mark in ";\t|" if mark in names[0]), None)
     if len(names) == 1 and other and separator is None:
         raise DataError(
@@ -172,12 +186,18 @@ def _read_csv(
         auto_dict_max_cardinality=TEXT_LEVELS,
     )
 
-    def read(threads: bool) -> pa.Table:
+    def read(threads: bool, block_size: int | None = None) -> pa.Table:
+        options = pyarrow.csv.ReadOptions(use_threads=threads, block_size=block_size)
         with pa.input_stream(path, compression="detect") as file:
-            return pyarrow.csv.read_csv(file, pyarrow.csv.ReadOptions(use_threads=threads), parse, convert)
+            return pyarrow.csv.read_csv(file, options, parse, convert)
 
     try:
-        table = read(threads=True)
+        try:
+            table = read(threads=True)
+        except pa.ArrowInvalid as error:
+            if "straddl" not in str(error):
+                raise
+            table = read(threads=True, block_size=LONG_LINE)
     except (pa.ArrowException, OSError) as error:
         if "Expected" in str(error):
             try:

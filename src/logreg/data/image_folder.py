@@ -108,7 +108,11 @@ class ImageFolder:
             raise DataError(
                 f"`dataset.path` must be a folder that can be read, and {error.filename} cannot: {error.strerror}."
             ) from error
-        key = {"files": {split: [file[:3] for file in members] for split, members in files.items()}}
+        # Archives give files of two folders the same sizes and times, so the folder is part of what they are.
+        key = {
+            "folder": str(root.resolve()),
+            "files": {split: [file[:3] for file in members] for split, members in files.items()},
+        }
         notes: tuple[str, ...] = ()
         if others:
             what = "1 file that is no image" if len(others) == 1 else f"{len(others):,} files that are no images"

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from logreg.errors import DataError
 
+CLASSES = ("text", "number", "boolean", "nothing")
+"""Kinds of values that can be classes; of nothing there are none."""
+
 MISSING = -1
 """Code of a label that is missing."""
 
@@ -36,7 +39,7 @@ def encode_values(values: Any) -> tuple[Tensor, list[Any]]:
     if kinds.is_dictionary(array.type):
         array = array.dictionary_decode()
     if kinds.is_floating(array.type):
-        array = array.cast(pa.float64())
+        array = pc.add(array.cast(pa.float64()), 0.0)  # of -0 makes 0
         array = pc.if_else(pc.is_nan(array), None, array)
     if kinds.is_null(array.type):
         return torch.full((len(array),), MISSING), []
@@ -63,6 +66,11 @@ def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
     Raises:
         DataError: The values are no classes: fractions, dates, lists.
     """
+    if (kind := _type_of(values)) not in CLASSES:
+        raise DataError(
+            f"`{key}` must hold text, whole numbers or true and false, got {kind}. "
+            "Name another column, or make text of it."
+        )
     codes, found = encode_values(values)
     for value in found:
         if isinstance(value, float | Decimal) and not (math.isfinite(value) and value == int(value)):
@@ -70,15 +78,30 @@ def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
                 f"`{key}` must hold classes, got numbers that are not whole, such as {value:g}. Logistic regression "
                 "predicts classes: name another column, or cut this one into classes first."
             )
-        if not isinstance(value, str | int | float | Decimal):
-            raise DataError(f"`{key}` must hold text, whole numbers or true and false, got {type(value).__name__}.")
     return codes, tuple(name_of(value) for value in found)
+
+
+def _type_of(values: Any) -> str:
+    """The kind of values, if it is one of ``CLASSES``; else what Arrow calls it."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    kind = values.type if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values[:1]).type
+    if kinds.is_dictionary(kind):
+        kind = kind.value_type
+    families = {
+        "text": kinds.is_string(kind) or kinds.is_large_string(kind),
+        "number": kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind),
+        "boolean": kinds.is_boolean(kind),
+        "nothing": kinds.is_null(kind),
+    }
+    return next((family for family, found in families.items() if found), str(kind))
 
 
 def name_of(value: Any) -> str:
     """A class as it is written: ``True`` is true, 3.0 is 3."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).lower()
-    if isinstance(value, float | Decimal) and value == int(value):
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         return str(int(value))
     return str(value)

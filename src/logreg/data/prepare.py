@@ -15,7 +15,7 @@ from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
 from logreg.data.columns import Columns, encode, learn_encoding
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
-from logreg.errors import ConfigError, DataError
+from logreg.errors import ConfigError, DataError, as_typed
 from logreg.facts import SPLITS, Column, Split
 
 HELD_OUT = 0.2
@@ -67,7 +67,10 @@ def split_rows(
     _check_groups(tables)
     for split, table in tables.items():
         if not len(table):
-            raise DataError(f"`dataset.split.{split}` must leave rows in every split, got none [in {split} of {name}].")
+            raise DataError(
+                f"`dataset.split.{split}` must leave rows in every split, got none [in {split} of {name}]. "
+                f"Raise the fraction, or hold none out with dataset.split.{split}=0."
+            )
     return {split: tables[split] for split in SPLITS if split in tables}
 
 
@@ -158,6 +161,17 @@ def encode_columns(
     return {split: dataclasses.replace(table, features=features) for split, table in tables.items()}, encoding, notes
 
 
+def check_weights(tables: Mapping[Split, Table]) -> None:
+    """Every split must weigh something.
+
+    Raises:
+        DataError: All rows of a split have weight 0.
+    """
+    for split, table in tables.items():
+        if table.sample_weight is not None and not bool((table.chosen(table.sample_weight) > 0).any()):
+            raise DataError(f"`dataset.weight` must be > 0 somewhere in every split, got only 0 [in {split}].")
+
+
 def check_features(tables: Mapping[Split, Table], name: str) -> None:
     """Every feature must be finite; splits of one table are looked at once.
 
@@ -180,12 +194,16 @@ def check_features(tables: Mapping[Split, Table], name: str) -> None:
                 )
 
 
-def fingerprint(train: Table) -> int:
-    """CRC-32 of the table's bytes and of which rows are the train split's."""
+def fingerprint(tables: Mapping[Split, Table]) -> int:
+    """CRC-32 of the bytes of all splits, and of which row is in which."""
     checksum = 0
-    for tensor in (train.matrix, train.labels, train.rows, train.sample_weight):
-        if tensor is not None:
-            checksum = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, checksum)
+    seen: set[int] = set()
+    for split, table in tables.items():
+        checksum = zlib.crc32(split.encode(), checksum)
+        for tensor in (table.matrix, table.labels, table.rows, table.sample_weight):
+            if tensor is not None and id(tensor) not in seen:  # splits of one table share it
+                seen.add(id(tensor))
+                checksum = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, checksum)
     return checksum
 
 
@@ -234,20 +252,13 @@ def warn_of_lost_digits(
 
 
 def mean_weight(train: Table, class_weight: Sequence[float]) -> float:
-    """Mean over the train rows of sample weight times class weight.
-
-    Raises:
-        DataError: It is 0.
-    """
+    """Mean over the train rows of sample weight times class weight."""
     weights = torch.ones(len(train), dtype=torch.float64)
     if train.sample_weight is not None:
         weights = train.chosen(train.sample_weight).double()
     if class_weight:
         weights = weights * torch.tensor(class_weight, dtype=torch.float64)[train.chosen(train.labels)]
-    mean = float(weights.mean())
-    if mean == 0:
-        raise DataError("`dataset.weight` must be > 0 somewhere in train, got only 0.")
-    return mean
+    return float(weights.mean())
 
 
 def _check_groups(tables: Mapping[Split, Table]) -> None:
@@ -264,16 +275,18 @@ def _check_groups(tables: Mapping[Split, Table]) -> None:
 
 def _check_sizes(labels: Tensor, names: Sequence[str], selection: Selection, splits: int) -> None:
     """Every class that is learned must reach into every split."""
-    learned = selection.apply(names)[0] >= 0
-    counts = torch.bincount(labels, minlength=len(names))
-    small = [names[label] for label in (learned & (counts > 0) & (counts < splits)).nonzero()[:, 0].tolist()]
+    new, names = selection.apply(names)
+    new = new[labels]
+    counts = torch.bincount(new[new >= 0], minlength=len(names))
+    small = [names[label] for label in ((counts > 0) & (counts < splits)).nonzero()[:, 0].tolist()]
     if not small:
         return
-    enough = [names[label] for label in (learned & (counts >= splits)).nonzero()[:, 0].tolist()]
+    enough = [names[label] for label in (counts >= splits).nonzero()[:, 0].tolist()]
     shown = ", ".join(f"{name!r} ({int(counts[list(names).index(name)])})" for name in small[:5])
     shown += f" and {len(small) - 5} more" if len(small) > 5 else ""
-    kept = ",".join(enough) if 2 <= len(enough) <= MANY else "..."
+    kept = as_typed("dataset.classes", enough) if 2 <= len(enough) <= MANY else "dataset.classes=[...]"
+    advice = "" if selection.positive else f"Leave them out with {kept}, or hold none out: "
     raise DataError(
         f"`dataset.split` must leave each class a row in each of {splits} splits, and these have too few: {shown}. "
-        f"Leave them out with 'dataset.classes=[{kept}]', or hold none out: dataset.split.val=0 dataset.split.test=0."
+        f"{advice or 'Hold none out: '}dataset.split.val=0 dataset.split.test=0."
     )

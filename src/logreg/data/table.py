@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +14,11 @@ import torch
 from torch import Tensor
 
 from logreg.data.base import RawData, Table
-from logreg.data.columns import Columns, is_number, not_a_number, read_columns
-from logreg.data.files import column_names, read_table
+from logreg.data.columns import Columns, encode, is_number, not_a_number, read_columns
+from logreg.data.files import BINARY, column_names, read_table, suffix_of
 from logreg.data.labels import MISSING, encode_labels, encode_values
-from logreg.errors import ConfigError, DataError, did_you_mean
-from logreg.facts import SPLITS, Split
+from logreg.errors import ConfigError, DataError, as_typed, did_you_mean
+from logreg.facts import SPLITS, DataFacts, Split
 from logreg.promises import Promise, check, listed, name, one_of, optional, text, whole
 
 NAMED = {
@@ -69,6 +71,8 @@ class TableFile:
     def __post_init__(self) -> None:
         for key in ("path", "train_path", "val_path", "test_path"):
             check(f"dataset.{key}", getattr(self, key), optional(text()))
+            if getattr(self, key) is not None:  # the shell leaves a ~ behind an = alone
+                object.__setattr__(self, key, os.path.expanduser(getattr(self, key)))  # noqa: PTH111  # text stays text
         for key, typed in NAMED.items():
             check(typed, getattr(self, key), optional(name()))
             if getattr(self, key) is not None:  # a column may be called 4
@@ -101,6 +105,7 @@ class TableFile:
             read_table(path, key, columns, as_text, [str(word) for word in self.missing_values], self.separator)
             for key, path in files.values()
         ]
+        as_text |= {field.name for part in parts for field in part.schema if _is_dictionary(field.type)}
         starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
         self._check_types(parts, files)
         whole_table = parts[0]
@@ -118,6 +123,8 @@ class TableFile:
 
         labels, class_names = encode_labels(whole_table.column(self.target), f"dataset.target={self.target}")
         notes = []
+        if "" in headers["train"] and "" not in wanted:
+            notes.append("left out a column without a name, such as pandas writes for its index")
         if unlabelled := int((labels == MISSING).sum()):
             notes.append(f"left out {unlabelled:,} rows, since {self.target} is missing there")
         if len(class_names) < 2:
@@ -144,6 +151,7 @@ class TableFile:
             source=read.source,
             notes=tuple(notes),
             complete=self.split_column is not None,
+            missing_values=tuple(str(word) for word in self.missing_values),
         )
 
     def _files(self) -> dict[Split, tuple[str, str]]:
@@ -168,39 +176,40 @@ class TableFile:
         named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in NAMED.items()}
         for key in ("features", "drop", "categorical"):
             named[f"dataset.{key}"] = getattr(self, key) or ()
+        there = set(header)
         for key, columns in named.items():
             for column in columns:
-                if column is not None and str(column) not in header:
+                if column is not None and str(column) not in there:
                     near = did_you_mean(column, header) or _has(header, path)
                     raise ConfigError.broken(key, f"name a column of {path}", column, near)
-        no_features = {getattr(self, key) for key in NAMED} | {str(column) for column in self.drop}
+        no_features = {getattr(self, key) for key in NAMED} | {str(column) for column in self.drop} | {""}
         if self.features is None:
             return [column for column in header if column not in no_features]
         for column in self.features:
             if str(column) in no_features:
                 raise ConfigError.broken("dataset.features", "not name a column that has another part", column)
-        chosen = [str(column) for column in self.features]
-        for column in chosen:
-            if chosen.count(column) > 1:
-                raise ConfigError.broken("dataset.features", f"name each column once, {column!r} too", chosen)
-        return chosen
+        chosen = Counter(str(column) for column in self.features)
+        for column, count in chosen.items():
+            if count > 1:
+                raise ConfigError.broken("dataset.features", f"name each column once, {column!r} too", list(chosen))
+        return list(chosen)
 
     def _check_same(
         self, split: Split, wanted: Sequence[str], special: Sequence[str], train: Sequence[str], header: Sequence[str]
     ) -> None:
-        lacking = [name for name in (*wanted, *special) if name not in header]
-        extra = [name for name in header if name not in train] if self.features is None else []
-        extra = [name for name in extra if name not in {str(drop) for drop in self.drop}]
+        there, known = set(header), {*train, *(str(drop) for drop in self.drop)}
+        lacking = [column for column in (*wanted, *special) if column not in there]
+        extra = [column for column in header if column not in known] if self.features is None else []
         if lacking or extra:
-            does, name = ("lacks", lacking[0]) if lacking else ("also has", extra[0])
+            does, column = ("lacks", lacking[0]) if lacking else ("also has", extra[0])
             raise DataError(
-                f"`dataset.{split}_path` must have the columns of `dataset.train_path`, and {does} {name!r}. "
+                f"`dataset.{split}_path` must have the columns of `dataset.train_path`, and {does} {column!r}. "
                 "Mend the file, or say which columns to learn from with dataset.features=[...]."
             )
 
     def _check_types(self, parts: Sequence[Any], files: Mapping[Split, tuple[str, str]]) -> None:
         """A column must be numbers in every file or in none."""
-        for column in parts[0].column_names:
+        for column in parts[0].column_names if len(parts) > 1 else ():
             families = [_family(part.schema.field(column).type) for part in parts]
             first = next((family for family in families if family != "any"), "any")
             for (key, path), part, family in zip(files.values(), parts, families, strict=True):
@@ -214,7 +223,7 @@ class TableFile:
                             raise DataError(not_a_number(column, series.levels[code], place))
                 raise DataError(
                     f"`{key}` must have the kinds of columns of `dataset.train_path`, and {column!r} is {family} "
-                    f"[in {path}], not {first}. Mend the file, or set dataset.categorical=[{column}]."
+                    f"[in {path}], not {first}. Mend the file, or set {as_typed('dataset.categorical', [column])}."
                 )
 
     def _weights(self, table: Any, read: Columns) -> Tensor:
@@ -244,7 +253,7 @@ class TableFile:
             if found_name not in SPLITS:
                 place = read.place(int((codes == code).nonzero()[0]))
                 key = f"`dataset.split.column={self.split_column}`"
-                raise DataError(f"{key} must hold train, val or test, got {found_name!r} in {place}.")
+                raise DataError(f"{key} must hold train, val or test, got {found_name!r} in {place}. Mend the column.")
         if "train" not in found:
             raise DataError(f"`dataset.split.column={self.split_column}` must leave rows to train on, got none.")
         return {split: (codes == found.index(split)).nonzero()[:, 0] for split in SPLITS if split in found}
@@ -253,6 +262,34 @@ class TableFile:
         if bool((codes == MISSING).any()):
             row = int((codes == MISSING).nonzero()[0])
             raise DataError(f"`dataset.split.{key}` must name a column without gaps, got one in {read.place(row)}.")
+
+
+def read_features(
+    path: str, facts: DataFacts, dtype: torch.dtype = torch.float32, separator: str | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Features of a new file, by what was learned on train: a checkpoint's facts are all that it takes.
+
+    Args:
+        path: A table with the columns that the model learned from; others are passed over.
+        facts: Of the model.
+        dtype: Of the features.
+        separator: Between the values of a line; by the file's suffix when ``None``.
+
+    Returns:
+        Features, shape (N, D), in source units; and by name of a column, the rows whose level train did not have.
+
+    Raises:
+        LogregError: The file is missing or broken, or lacks a column.
+    """
+    there = set(column_names(path, "path", separator))
+    for column in facts.columns:
+        if column.name not in there:
+            raise DataError(f"`path` must have the column {column.name!r} that the model learned from [in {path}].")
+    categories = [column.name for column in facts.columns if column.kind == "category"]
+    words = () if suffix_of(path) in BINARY else facts.missing_values
+    table = read_table(path, "path", [column.name for column in facts.columns], categories, words, separator)
+    as_category = [column.name for column in facts.columns if column.kind != "number"]
+    return encode(read_columns(table, as_category, Path(path).name), facts.columns, dtype)
 
 
 def _has(header: Sequence[str], path: str) -> str:
@@ -271,6 +308,13 @@ def _family(kind: Any) -> str:
     return (
         "any" if kinds.is_null(kind) else "text" if kinds.is_string(kind) or kinds.is_large_string(kind) else str(kind)
     )
+
+
+def _is_dictionary(kind: Any) -> bool:
+    """Whether a type of Arrow is a dictionary of anything but text: categories that look like numbers."""
+    import pyarrow.types as kinds
+
+    return bool(kinds.is_dictionary(kind)) and _family(kind) != "text"
 
 
 def _text_encoded(table: Any) -> Any:
