@@ -92,6 +92,35 @@ BAD: dict[str, Bad] = {
     "an empty file": Bad(FILE, b"", r"`dataset\.path` .*t\.csv.* empty"),
     "nothing but line ends": Bad(FILE, b"\n\n", r"`dataset\.path` .*t\.csv.* [Ee]mpty"),
     "a header only": Bad(FILE, b"a,y\n", r"`dataset\.path` .*rows.*only a header.*t\.csv"),
+    "empty lines only": Bad(FILE, b"\n\n\n", r"`dataset\.path` .*header.*t\.csv"),
+    "a name of two lines": Bad(
+        FILE.replace("target=y", "target=z"), GOOD.replace(b"a,", b'"a\nb",', 1), r"`dataset\.target`"
+    ),
+    "lists for classes": Bad(
+        "dataset.path=t.parquet dataset.target=y",
+        {"t.parquet": parquet(pa.table({"a": [1, 2], "y": [[1], [2]]}))},
+        r"`dataset\.target=y` .*list.*Name another",
+    ),
+    "words for a gap in Parquet": Bad(
+        "dataset.path=t.parquet dataset.target=y dataset.missing_values=[-999]",
+        {"t.parquet": parquet(ARROW)},
+        r"`dataset\.missing_values` .*text file.*t\.parquet",
+    ),
+    "a positive class that is no number": Bad(f"{FILE} dataset.positive=nan", GOOD, r"`dataset\.positive` .*nan"),
+    "an infinite class": Bad(f"{FILE} dataset.classes=[inf,no]", GOOD, r"`dataset\.classes` .*inf"),
+    "a split without weight": Bad(
+        f"{FILE} dataset.weight=w dataset.split.column=s",
+        csv(w=lambda row: int(row < 30), s=lambda row: "train" if row < 30 else "test"),
+        r"`dataset\.weight` .*every split.*test",
+    ),
+    "numbers with commas": Bad(
+        FILE, csv(200, price=lambda row: f'"{row},50"'), r"'price'.*commas.*dataset\.drop=\[price\]"
+    ),
+    "an id of a name that must be quoted": Bad(
+        FILE,
+        csv(200, **{"the code (old)": lambda row: f"id{row}"}),
+        r"'dataset\.drop=\[\"the code \(old\)\"\]'",
+    ),
     "a header only, without a line end": Bad(FILE, b"a,y", r"`dataset\.path` .*rows.*only a header.*t\.csv"),
     "a header that is not UTF-8": Bad(
         FILE, csv(größe=lambda row: row).decode().encode("latin1"), r"`dataset\.path` .*UTF-8.*t\.csv.*iconv"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -333,3 +334,27 @@ def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
     (tmp_path / "b" / "2.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(DataError, match=r"^`dataset\.path` must .*b/2\.png cannot: No such file or directory\.$"):
         read(tmp_path)
+
+
+def test_folders_whose_files_have_one_size_and_time_are_told_apart(tmp_path: Path) -> None:
+    # As files from archives have.
+    names = [f"{label}/{number}.bmp" for label in "ab" for number in range(2)]
+    for seed, folder in enumerate(("one", "two")):
+        for number, name in enumerate(names):
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            noise(10 * seed + number).save(tmp_path / folder / name)
+            os.utime(tmp_path / folder / name, (0, 0))
+    one, two = (
+        ImageFolder(str(tmp_path / folder), cache=str(tmp_path / "cache")).read().tables["train"].matrix
+        for folder in ("one", "two")
+    )
+    assert not torch.equal(one, two)
+
+
+def test_a_broken_image_leaves_no_cache_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path("root"), "a/1.png", "b/1.png")
+    Path("root/b/1.png").write_bytes(b"no image")
+    with pytest.raises(DataError):
+        ImageFolder("root").read()
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]

@@ -228,3 +228,24 @@ def test_facts_show_is_the_screen_and_then_the_run(desk: Callable[[str], Answer]
     assert answer.code == 0
     assert answer.out.index("9 of float32") < answer.out.index("accuracy")
     assert any(path.endswith("last.ckpt") for path in answer.left)
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path) -> None:
+    columns = {"speed [/s]": list(range(60)), "temp [c]": alternating(1, 2, 3), "y": alternating("[bold]", "[/a]")}
+    text = facts_of(write(tmp_path, **columns))
+    for name in ("speed [/s]", "temp [c]", "[bold]", "[/a]"):
+        assert name in text
+
+
+def test_a_table_without_a_usable_column_is_shown_and_refused(desk: Callable[[str], Answer], tmp_path: Path) -> None:
+    path = write(tmp_path, born=[f"2020-01-{1 + row % 28:02}" for row in range(60)], y=alternating("no", "yes"))
+    answer = desk(f"dataset=table dataset.path={path} dataset.target=y facts=only")
+    assert "refused: date32" in answer.out
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
+
+
+def test_facts_only_goes_with_one_run(desk: Callable[[str], Answer]) -> None:
+    answer = desk("-m facts=only seed=0,1")
+    assert (answer.code, answer.out, answer.left) == (2, "", [])
+    assert answer.err == "`facts=only` must go with one run. Leave -m out.\n"

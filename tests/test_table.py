@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import re
+import shlex
 import statistics
 from collections import Counter
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,12 @@ from torch import Tensor
 
 from logreg.data import TensorDataModule
 from logreg.data.columns import encode, read_columns
-from logreg.errors import DataError
+from logreg.data.table import read_features
+from logreg.door import _parse, main
+from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
 from logreg.module import LogisticModule
-from whole_runs import Run, data_of, train
+from whole_runs import Run, data_of, standing_in, train
 
 ROWS = 120
 
@@ -556,3 +561,118 @@ def test_planets_are_refused_for_their_rare_methods_and_what_the_line_advises_wo
     every = table(path, "dataset.split.val=0", "dataset.split.test=0", target="method")
     assert every.facts.rows == {"train": 1035}
     assert every.facts.num_classes == 10
+
+
+# what is easily got wrong
+
+
+def test_a_positive_class_needs_no_rows_of_each_other_class_in_every_split(tmp_path: Path) -> None:
+    y = [*alternating("yes", "no"), "rare", "maybe", "maybe"]
+    path = write(tmp_path, a=list(range(63)), y=y)
+    data = table(path, "dataset.positive=yes")
+    assert data.facts.class_names == ("not yes", "yes")
+    assert sum(data.facts.rows.values()) == 63
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_dictionary_of_numbers_is_a_category_however_many_files(tmp_path: Path, separate: bool) -> None:
+    zips = pa.array(alternating(8001, 8002, 3001)).dictionary_encode()
+    columns = pa.table({"zip": zips, "y": alternating("no", "yes")})
+    for name in ("a.feather", "b.feather"):
+        pyarrow.feather.write_feather(columns, tmp_path / name)
+    files = {"train": "a.feather", "test": "b.feather"} if separate else {"": "a.feather"}
+    named = [f"dataset.{split}_path={tmp_path / name}".replace("._", ".") for split, name in files.items()]
+    data = data_of("table", *named, "dataset.target=y")
+    data.setup()
+    assert data.facts.feature_names == ("zip=3001", "zip=8001", "zip=8002")
+
+
+def test_the_index_of_pandas_is_left_out_and_an_id_is_spoken_of(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    # An index without a name, sorted by class: it would know every answer.
+    rows = [f"{row},{1000 + 7 * row},{row % 3},{'no' if row < 40 else 'yes'}" for row in range(80)]
+    path.write_text("\n".join([",id,a,y", *rows]), encoding="utf-8")
+    data = table(path)
+    assert data.facts.feature_names == ("id", "a")
+    assert any("without a name" in note for note in data.notes)
+    assert any(re.search(r"ids.*: id$", note) for note in data.notes)
+
+
+def test_a_checkpoint_reads_a_new_file_with_the_words_for_a_gap_that_it_learned(tmp_path: Path) -> None:
+    a = [*range(50), *["?"] * 10]
+    path = write(tmp_path, a=a, b=alternating(1, 2, 3), y=alternating("no", "yes"))
+    typed = ["dataset.missing_values=[?]", "dataset.categorical=[b]"]
+    run = train(
+        tmp_path, "dataset=table", f"dataset.path={path}", "dataset.target=y", *typed, "max_epochs=2",
+        "precision=64", "accelerator=cpu",
+    )  # fmt: skip
+    last = run.folder / "checkpoints" / "last.ckpt"
+    module = LogisticModule.load_from_checkpoint(last, map_location="cpu", weights_only=True)
+    features, unseen = read_features(str(path), module.facts, torch.float64)
+    assert unseen == {}
+    data = table(path, *typed, "precision=64")
+    assert torch.equal(features, data.tables["train"].matrix)
+    (tmp_path / "new.csv").write_text("b,a\n3,?\n9,1\n", encoding="utf-8")
+    features, unseen = read_features(str(tmp_path / "new.csv"), module.facts, torch.float64)
+    assert features[:, module.facts.feature_names.index("a is missing")].tolist() == [1, 0]
+    assert unseen["b"].tolist() == [1]
+    with pytest.raises(DataError, match="'b'"):
+        read_features(str(write(tmp_path, a=[1])), module.facts)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"velocity": "v"}, "names of the features"),
+        ({"level": "P"}, "encoding|names of the features"),
+        ({"swap": "split"}, "checksum|rows of each split"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, change: dict[str, str], what: str) -> None:
+    part = alternating("train", "train", "val", "train", "test")
+    columns = {"v": list(range(60)), "l": alternating("p", "q"), "part": part, "y": alternating("n", "y", "y")}
+    path = write(tmp_path, **columns)
+    typed = ["dataset=table", f"dataset.path={path}", "dataset.target=y", "dataset.split.column=part", "max_epochs=1"]
+    first = train(tmp_path, *typed, "accelerator=cpu")
+    if "velocity" in change:
+        columns["velocity"] = columns.pop("v")
+    elif "level" in change:
+        columns["l"] = alternating("P", "Q")
+    else:
+        columns["part"] = [{"val": "test", "test": "val"}.get(word, word) for word in part]
+    write(tmp_path, **columns)
+    with standing_in(tmp_path), redirect_stderr(io.StringIO()) as said:
+        assert main([f"ckpt_path={first.folder}", "max_epochs=2"]) == 2
+    assert re.search(rf"`ckpt_path` must fit the run: the ({what})", said.getvalue())
+
+
+def test_a_line_may_be_longer_than_a_megabyte(tmp_path: Path) -> None:
+    path = write(tmp_path, a=list(range(60)), b=["x" * 1_200_000, *["y"] * 59], y=alternating("no", "yes"))
+    assert table(path, "dataset.features=[a]").facts.rows["train"] == 36
+
+
+def test_a_stream_of_arrow_is_read_as_a_file_of_arrow_is(tmp_path: Path) -> None:
+    columns = pa.table({"a": list(range(60)), "y": alternating("no", "yes")})
+    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as file, pa.ipc.new_stream(file, columns.schema) as writer:
+        writer.write_table(columns)
+    assert sum(table(tmp_path / "t.arrow").facts.rows.values()) == 60
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, a=list(range(60)), y=alternating("no", "yes"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert table(Path("~/t.csv")).facts.source == "t.csv"
+
+
+def test_no_class_is_there_twice_for_the_sign_of_zero(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": list(range(60)), "y": alternating(-0.0, 0.0, 1.0)}), tmp_path / "t.parquet")
+    assert table(tmp_path / "t.parquet").facts.class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("name", ["Price (USD)", "a,b", "größe", "2020_01", "true", "it's", 'q"q', "a b"])
+def test_a_list_that_is_advised_can_be_typed(tmp_path: Path, name: str) -> None:
+    (word,) = shlex.split(as_typed("dataset.drop", [name]))
+    (override,) = _parse([word])
+    typed = override.value()
+    assert isinstance(typed, list)
+    assert [str(value) for value in typed] == [name]

@@ -132,7 +132,7 @@ class _Parquet:
                 f"`dataset.features={name}` must hold lists of numbers, got lists of {kind} [in {self.path.name}]."
             )
         rows, start = self.file.metadata.num_rows, 0
-        matrix = np.empty((rows, 0), kind.to_pandas_dtype())
+        matrix = np.empty((rows, 0), np.float32)
         # Batch by batch into one matrix: as a table the whole column would be there twice.
         for batch in self.file.iter_batches(BATCH_ROWS, columns=[name]):
             values = self._rows(name, batch.column(0), start, matrix.shape[1] if start else None)
