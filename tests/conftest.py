@@ -29,7 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that train for a minute")
 
 
+LONGEST = ("test_life", "test_sweep")
+"""Files that begin first, so that no worker is left alone with one at the end."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:

@@ -137,7 +137,7 @@ def test_the_learning_rate_is_the_one_that_the_dataset_has_for_the_optimizer(nam
     assert config.lr == config.dataset["recipe"]["lr"][name]
 
 
-@pytest.mark.parametrize("dataset", options("dataset"))
+@pytest.mark.parametrize("dataset", ["toy", "mnist", "table"])
 def test_the_command_line_wins_over_the_recipe_of_a_dataset(dataset: str) -> None:
     config = config_of(f"dataset={dataset}", "lr=0.125", "batch_size=7", "max_epochs=3", "reduction=sum")
     assert (config.lr, config.batch_size, config.max_epochs, config.reduction) == (0.125, 7, 3, "sum")

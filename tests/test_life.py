@@ -304,7 +304,7 @@ REFUSED = [
     (("max_epochs=2",), "`max_epochs` must exceed the 2 epochs in"),
     (("max_epochs=9", "optimizer=adam"), "`ckpt_path` must fit the run: the optimizer of"),
     (("max_epochs=9", "dataset=wine"), "`ckpt_path` must fit the run: the dataset of"),
-    (("max_epochs=9", "dataset.split.val=0.4"), "`ckpt_path` must fit the run: the train rows of"),
+    (("max_epochs=9", "dataset.split.val=0.4"), "`ckpt_path` must fit the run: the rows of each split of"),
 ]
 
 
@@ -350,7 +350,7 @@ def test_other_data_of_the_same_shape_is_not_gone_on_with(tmp_path: Path, capsys
     train(tmp_path, "dataset=blobs", "max_epochs=1")
     with standing_in(tmp_path):
         assert main(["ckpt_path=latest", "dataset.distance=4", "max_epochs=2"]) == 2
-    assert "the checksum of the train rows of" in capsys.readouterr().err
+    assert "the checksum of the rows of" in capsys.readouterr().err
 
 
 def test_a_time_limit_ends_with_a_whole_epoch(tmp_path: Path) -> None:

@@ -326,6 +326,7 @@ def test_a_mistake_in_one_job_is_logged_without_a_traceback(door_in_here: Path) 
 # In parallel
 
 
+@pytest.mark.slow
 def test_a_parallel_sweep_finds_the_same_losses(door_in_here: Path) -> None:
     words = ["-m", "max_epochs=2", "lr=0.5,0.1", "init=linear"]
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
