@@ -52,14 +52,14 @@ def cached(folder: str | None, name: str, key: Any, make: Callable[[], Kept]) ->
     """
     if folder is None:
         return make()
-    from filelock import FileLock
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     digest = hashlib.sha256(json.dumps([FORMAT, key], sort_keys=True).encode()).hexdigest()
     path = Path(folder, f"{name}-{digest[:32]}.safetensors")
     if (kept := _read(path)) is not None:
         return kept
+    from filelock import FileLock  # these take as long to import as all the rest of a second start
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     lock = path.with_name(f".{path.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
