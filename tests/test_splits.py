@@ -68,8 +68,8 @@ def test_train_keeps_a_row_of_each_class_and_each_class_is_in_proportion(
 def test_a_split_as_a_whole_has_the_fraction_that_was_asked_for(labels: Tensor, test: float, seed: int) -> None:
     rows = stratified_split(labels, {"test": test}, seed)
     assume(min(count for count in counts_of(labels[rows["train"]]) if count) > 1)
-    # Where a class's share is less than a row, it has one all the same.
-    assume(all(test * count >= 1 for count in counts_of(labels) if count) or not test)
+    # Where a class's share is less than a row, it has one all the same; and val and train keep one each.
+    assume(all(test * count >= 1 and (1 - test) * count >= 3 for count in counts_of(labels) if count) or not test)
     assert abs(len(rows.get("test", [])) - test * len(labels)) <= 0.5
 
 
