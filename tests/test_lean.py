@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CHECK = """
 import sys
 from lightning_utilities.core import imports
@@ -21,6 +23,7 @@ import_lightning()
 """
 
 
+@pytest.mark.slow
 def test_lightning_comes_without_what_a_linear_model_never_uses() -> None:
     done = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
