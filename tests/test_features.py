@@ -448,12 +448,14 @@ BAD_ARRAYS: list[tuple[dict[str, Any], dict[str, str], str]] = [
     (
         {"x": X, "y": Y[:9]},
         {},
-        "`dataset.labels=y` must have a value for each of the 12 rows of x, got 9 [in emb.npz].",
+        "`dataset.labels=y` must have a value for each of the 12 rows of x, got 9 [in emb.npz]. "
+        "Save both from the same rows.",
     ),
     (
         {"x": X, "y": Y, "g": Y[:9]},
         {"group": "g"},
-        "`dataset.split.group=g` must have a value for each of the 12 rows of x, got 9 [in emb.npz].",
+        "`dataset.split.group=g` must have a value for each of the 12 rows of x, got 9 [in emb.npz]. "
+        "Save both from the same rows.",
     ),
     (
         {"x": X[:, 0], "y": Y},

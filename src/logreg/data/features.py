@@ -127,7 +127,8 @@ class Features:
             if len(values) != len(features):
                 raise DataError(
                     f"`{_key(role)}={name}` must have a value for each of the {len(features)} rows of "
-                    f"{features_name}, got {len(values)} [in {last.name}]."
+                    f"{features_name}, got {len(values)} [in {last.name}]. "
+                    "Save both from the same rows."
                 )
             return name, values
 
