@@ -241,6 +241,9 @@ BAD: dict[str, Bad] = {
         csv(y=but(9, "rare", lambda row: ["no", "yes"][row % 2])),
         r"`dataset\.split` .*'rare' \(1\).*dataset\.classes=\[no,yes\]",
     ),
+    "numbers to predict": Bad(
+        FILE, csv(200, y=lambda row: 7 * row), r"`dataset\.split` .*200 of 200 classes.*name another target"
+    ),
     "one class in train": Bad(
         f"{FILE} dataset.split.column=part", csv(part=lambda row: ["test", "train"][row % 2]), r"train .*only 'yes'"
     ),

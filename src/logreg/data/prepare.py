@@ -285,6 +285,12 @@ def _check_sizes(labels: Tensor, names: Sequence[str], selection: Selection, spl
     shown = ", ".join(f"{name!r} ({int(counts[list(names).index(name)])})" for name in small[:5])
     shown += f" and {len(small) - 5} more" if len(small) > 5 else ""
     kept = as_typed("dataset.classes", enough) if 2 <= len(enough) <= MANY else "dataset.classes=[...]"
+    if len(names) > MANY and len(small) > len(names) / 2:
+        raise DataError(
+            f"`dataset.split` must leave each class a row in each of {splits} splits, and {len(small):,} of "
+            f"{len(names):,} classes have too few. These look like numbers to predict, or ids, rather than classes: "
+            "name another target."
+        )
     advice = "" if selection.positive else f"Leave them out with {kept}, or hold none out: "
     raise DataError(
         f"`dataset.split` must leave each class a row in each of {splits} splits, and these have too few: {shown}. "
