@@ -26,7 +26,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from benchmark_tools import Target, alternate, print_ratios, print_row, process_peak, spread, timed
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -83,16 +85,6 @@ print(time.perf_counter() - start)
 """
 """A start on images, up to the point at which training would begin; prints its seconds."""
 
-PEAK = """
-import os, subprocess, sys
-
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
-_, status, usage = os.wait4(process.pid, 0)
-print(usage.ru_maxrss)
-sys.exit(os.waitstatus_to_exitcode(status))
-"""
-"""Runs a command and prints the most memory that it had; small itself, as Linux counts in what it was started from."""
-
 BACKBONE = {"name": "resnet18", "weights": "none", "batch_size": 64}
 """As slow as with weights that somebody trained."""
 
@@ -109,17 +101,6 @@ MATRIX_GIB = 8
 
 WIDE_BATCH_SIZE = 1024
 
-Seconds = Mapping[str, Sequence[float]]
-"""What was timed -> how long each time."""
-
-
-class Target(NamedTuple):
-    """What ours is held against."""
-
-    ratio: float
-    """Ours may take at most so many times the reference."""
-    remark: str = ""
-
 
 def main() -> int:
     """Runs the parts that were asked for.
@@ -128,22 +109,29 @@ def main() -> int:
         Exit code: 0 done, whatever the numbers say; 2 there is no such part.
     """
     parser = argparse.ArgumentParser(description="Measures logreg against what a person would write instead.")
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all of them if none is named")
-    parser.add_argument("--repeats", type=int, default=5, help="times each thing is timed (default: 5)")
+    parser.add_argument(
+        "parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all but solvers if none is named"
+    )
+    parser.add_argument("--repeats", type=int, help="times each thing is timed (default: 5; solvers: 3)")
     parser.add_argument(
         "--mnist-root", type=Path, default=Path("data"), help="the folder that has MNIST/raw (default: data)"
     )
     parser.add_argument("--image-folder", type=Path, help="images for cache, a folder per class (default: made up)")
+    parser.add_argument(
+        "--problem", action="append", metavar="NAME", help="solvers: one of its problems; give it again for more"
+    )
+    parser.add_argument("--device", default="cpu", help="solvers: cuda times ours alone there (default: cpu)")
     arguments = parser.parse_args()
     for part in arguments.parts:
         if part not in PARTS:
             parser.exit(2, f"`part` must be one of {', '.join(PARTS)}, got {part!r}.\n")
-    if arguments.repeats < 1:
+    if arguments.repeats is not None and arguments.repeats < 1:
         parser.exit(2, f"`--repeats` must be at least 1, got {arguments.repeats}.\n")
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "lightning"))
+    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "lightning", "scikit-learn"))
     print(f"python {platform.python_version()}, {versions}; {os.cpu_count()} cores", flush=True)
-    for part in arguments.parts or PARTS:
-        PARTS[part](arguments)
+    for part in arguments.parts or [part for part in PARTS if part not in LONG]:
+        repeats = arguments.repeats or LONG.get(part, 5)
+        PARTS[part](argparse.Namespace(**{**vars(arguments), "repeats": repeats}))
     return 0
 
 
@@ -300,6 +288,13 @@ def features(arguments: argparse.Namespace) -> None:
             print_row(suffix, f"{seconds:.1f}", f"{peak:.2f}", "", "", f"<= {MATRIX_GIB}", verdict)
 
 
+def solvers(arguments: argparse.Namespace) -> None:
+    """Times the way to the optimum, against scikit-learn's solvers; takes an hour and more."""
+    import benchmark_solvers
+
+    benchmark_solvers.run(arguments)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "door": door,
     "toy": toy,
@@ -308,24 +303,12 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "epoch": epoch,
     "cache": cache,
     "features": features,
+    "solvers": solvers,
 }
 """The parts by the names a person types."""
 
-
-def alternate(arms: Mapping[str, Callable[[], list[float]]], repeats: int) -> Seconds:
-    """Times several things in turns, A B A B ..., so that a slow minute slows them all.
-
-    Args:
-        arms: Name -> what runs once and returns the seconds it took, one or more times.
-        repeats: Turns each takes, after one that does not count.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for turn in range(repeats + 1):
-        for name, run in arms.items():
-            taken = run()
-            if turn:  # the first finds cold caches
-                seconds[name] += taken
-    return seconds
+LONG = {"solvers": 3}
+"""Parts that run only when named, and how often they time a thing."""
 
 
 def process_seconds(arguments: Sequence[str], exit_code: int = 0) -> list[float]:
@@ -347,42 +330,12 @@ def process_seconds(arguments: Sequence[str], exit_code: int = 0) -> list[float]
     return [seconds]
 
 
-def print_ratios(title: str, seconds: Seconds, targets: Mapping[str, Target]) -> None:
-    """Prints a table: the first thing is ours, the others are what it is held against."""
-    ours, *_ = seconds
-    median = statistics.median(seconds[ours])
-    print(f"\n{title}")
-    print_row("", "median", "min", "max", "ours / it", "target")
-    for name, taken in seconds.items():
-        ratio, target = median / statistics.median(taken), targets.get(name)
-        if name == ours:
-            print_row(name, *spread(taken))
-        elif target is None:
-            print_row(name, *spread(taken), f"{ratio:.2f}", "none")
-        else:
-            verdict = "met" if ratio <= target.ratio else "not met"
-            remark = f" ({target.remark})" if target.remark else ""
-            print_row(name, *spread(taken), f"{ratio:.2f}", f"<= {target.ratio:.2f}", verdict + remark)
-
-
 def print_parts(parts: Mapping[str, float], epoch: float) -> None:
     """Prints what our epoch is made of; the rest is what was not timed alone."""
     print("\nour epoch, part by part (each timed alone)")
     print_row("", "median", share="of epoch")
     for name, median in {**parts, "the rest": epoch - sum(parts.values())}.items():
         print_row(name, f"{median:.4f}", share=f"{median / epoch:.0%}")
-
-
-def print_row(
-    name: str, median: str, least: str = "", most: str = "", share: str = "", target: str = "", verdict: str = ""
-) -> None:
-    """Prints a line of a table."""
-    print(f"{name:<30}{median:>10}{least:>10}{most:>10}{share:>11}  {target:<8} {verdict}".rstrip(), flush=True)
-
-
-def spread(taken: Sequence[float]) -> tuple[str, str, str]:
-    """Median, least and most, as a table shows them."""
-    return f"{statistics.median(taken):.4f}", f"{min(taken):.4f}", f"{max(taken):.4f}"
 
 
 def quieten() -> None:
@@ -543,23 +496,6 @@ MATRIX_WRITERS = {
     ".parquet": write_parquet,
 }
 """What writes a matrix and its labels, by the suffix of the file."""
-
-
-def process_peak(arguments: Sequence[str]) -> tuple[float, float]:
-    """Wall seconds of a Python process in an empty folder, and the most memory that it had, in GiB.
-
-    Raises:
-        RuntimeError: It failed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        command = [sys.executable, "-c", PEAK, sys.executable, *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - start
-    if done.returncode:
-        raise RuntimeError(f"python {' '.join(arguments)} left with {done.returncode}:\n{done.stderr}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return seconds, int(done.stdout) * unit / 2**30
 
 
 @dataclass(frozen=True)
@@ -850,16 +786,6 @@ class EpochClock:
     def steady(self) -> list[float]:
         """Seconds from start to start, validation, logging and checkpoints included; neither first nor last epoch."""
         return [end - start for start, end in itertools.pairwise(self.starts[1:])]
-
-
-def timed(work: Callable[[], object], times: int = 1) -> list[float]:
-    """Seconds that some work takes, each time."""
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return seconds
 
 
 if __name__ == "__main__":

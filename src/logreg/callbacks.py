@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from logreg.folder import CHECKPOINTS, run_folder_of, write_whole
+from logreg.module import LogisticModule
 from logreg.tracking import RunLogger
 
 
@@ -121,6 +122,45 @@ class Checkpoints(Checkpoint):
             if isinstance(logger, RunLogger):
                 logger.flush()
         self._written_s = time.monotonic()
+
+
+class Certificates(Callback):
+    """Says how far the parameters are from the optimum: after epochs 1, 2, 4, 8, ... and after the last.
+
+    A certificate costs two passes in float64, and where the Hessian is small two more; without a penalty and with many
+    parameters the last one costs up to 25 passes of conjugate gradients, and the others are left out.
+    """
+
+    def __init__(self) -> None:
+        self._started_s = time.perf_counter()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self._started_s = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Certifies, when it is time."""
+        assert isinstance(pl_module, LogisticModule)
+        epochs = trainer.current_epoch + 1
+        last = trainer.should_stop or epochs == trainer.max_epochs
+        if last or (pl_module.is_stochastic_now and not epochs & (epochs - 1)):
+            self.certify(trainer, pl_module, epochs, last)
+
+    def certify(self, trainer: pl.Trainer, module: LogisticModule, epochs: int, last: bool) -> None:
+        """Gives the module its certificate, and logs it."""
+        data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+        seconds = time.perf_counter() - self._started_s
+        if not module.certify(lambda mixed: data.blocks("train"), epochs, seconds, last):
+            return
+        assert module.certificate is not None
+        certificate = module.certificate[1]
+        metrics = {
+            "optimality/gap": certificate.gap,
+            "optimality/max_abs_gradient": certificate.max_abs_gradient,
+        }
+        trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in metrics.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=epochs)
 
 
 class TimeLimit(Timer):

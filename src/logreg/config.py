@@ -16,9 +16,11 @@ KNOBS: dict[str, Promise] = {
     "l2": number(at_least=0),
     "l1": number(at_least=0),
     "init": one_of(("zeros", "linear")),
-    "lr": number(above=0),
+    "lr": optional(number(above=0)),
     "batch_size": whole(at_least=1, or_word="full"),
     "max_epochs": whole(at_least=1),
+    "tolerance": number(above=0, below=1),
+    "polish": flag(),
     "accelerator": one_of(("auto", "cpu", "gpu", "mps")),
     "devices": whole(at_least=1),
     "facts": one_of(("none", "show", "only")),
@@ -54,6 +56,9 @@ SECTIONS: dict[str, dict[str, dict[str, Promise]]] = {
             "eps": number(above=0),
             "weight_decay": number(at_least=0),
         },
+        "newton": {},
+        "lbfgs": {},
+        "auto": {},
     },
     "schedule": {
         "constant": {},
@@ -62,6 +67,9 @@ SECTIONS: dict[str, dict[str, dict[str, Promise]]] = {
     },
 }
 """What a person chooses between, and the arguments of each choice."""
+
+EXACT = ("newton", "lbfgs", "auto")
+"""Optimizers that step once per pass over all rows, and end when they are certified to be at the optimum."""
 
 REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     **{key: f"Set `{key}` instead." for key in ("accelerator", "devices", "precision", "max_epochs")},
@@ -99,9 +107,11 @@ class RunConfig:
         l2: Strength of the penalty (l2 / 2) * |coef|^2.
         l1: Strength of the penalty l1 * |coef|_1.
         init: Where the parameters start.
-        lr: Step size in the first epoch.
-        batch_size: Rows of a batch, or "full".
-        max_epochs: Passes over the train rows.
+        lr: Step size of a first-order optimizer in the first epoch; ``None`` for an exact one.
+        batch_size: Its rows of a batch, or "full".
+        max_epochs: Passes over the train rows; of an exact optimizer at most.
+        tolerance: Relative gap to the optimum at which an exact optimizer ends, and which counts as optimal.
+        polish: Whether an exact optimizer finishes what a first-order one began.
         accelerator: "auto" takes a GPU if there is one; the others insist.
         devices: How many of them.
         precision: Bits of the arithmetic.
@@ -122,9 +132,11 @@ class RunConfig:
     l2: float
     l1: float
     init: str
-    lr: float
+    lr: float | None
     batch_size: int | str
     max_epochs: int
+    tolerance: float
+    polish: bool
     accelerator: str
     devices: int
     precision: str
@@ -157,6 +169,7 @@ class RunConfig:
             check(key, plain[key], promise)
         for section, choices in SECTIONS.items():
             _check_section(section, plain[section], choices)
+        _check_steps(plain)
         _check_dataset(plain["dataset"])
         _check_backbone(plain["backbone"])
         if plain["ckpt_path"] is not None:
@@ -183,6 +196,21 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
     """The sentence for a key that no config has."""
     near = did_you_mean(key, known) or "`--help` lists the keys."
     return ConfigError(f"`{key}` must be a key of the config, and there is none of that name. {near}")
+
+
+def _check_steps(plain: Mapping[str, Any]) -> None:
+    """What belongs to first-order optimizers stands with one, and nothing of it with an exact one."""
+    name = plain["optimizer"]["name"]
+    if name not in EXACT:
+        if plain["lr"] is None:
+            raise ConfigError.broken("lr", f"be given with optimizer={name}", None, "Leave it to the dataset, or set it.")
+        return
+    advice = f"optimizer={name} finds its own steps. Leave it out, or set optimizer=sgd."
+    for key, unset in (("lr", None), ("batch_size", "full"), ("polish", False)):
+        if plain[key] != unset:
+            raise ConfigError(f"`{key}` must go with a first-order optimizer, and {advice}")
+    if plain["schedule"]["name"] != "constant":
+        raise ConfigError(f"`schedule` must go with a first-order optimizer, and {advice}")
 
 
 def _check_dataset(plain: Mapping[str, Any]) -> None:

@@ -39,6 +39,9 @@ MADE_BY_STARTING = {".hydra", "train.log", "multirun.yaml", "metrics.csv"}
 NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC}
 """Why a folder or a file cannot be written."""
 
+STOCHASTIC = {"lr", "batch_size", "schedule", *(f"optimizer.{key}" for key in SECTIONS["optimizer"]["sgd"])}
+"""Knobs that nobody turns but for stochastic gradient descent."""
+
 ROOT = Path("runs")
 """Where runs live, seen from where the person stands."""
 
@@ -252,6 +255,9 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         overrides = [override for override in overrides if override.key_or_group != "ckpt_path"]
         overrides += _parse([f"ckpt_path={_quoted(shown(checkpoint))}"])
         added += _resumed_overrides(checkpoint, set(given))
+    typed = set(given) | {override.key_or_group for override in _parse(added)}
+    if not typed & {"optimizer", "experiment"} and any(key in STOCHASTIC or key.startswith("schedule.") for key in typed):
+        added.append("optimizer=sgd")  # whoever sets its knobs means it, whatever the dataset would prefer
     if sweeping:
         from logreg.sweep import sweep_overrides
 

@@ -60,11 +60,14 @@ class LogisticModel(nn.Module):
 
     def standardise(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> what ``coef`` multiplies, (N, D)."""
-        return (features - self.mean) / self.std if len(self.mean) else features
+        if not len(self.mean):
+            return features
+        return (features - self.mean.to(features.dtype)) / self.std.to(features.dtype)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, D) in source units -> logits (N, K)."""
-        return torch.addmm(self.intercept, self.standardise(features), self.coef.T)
+        """Features (N, D) in source units -> logits (N, K), in the floating type of the features."""
+        coef, intercept = self.coef.to(features.dtype), self.intercept.to(features.dtype)
+        return torch.addmm(intercept, self.standardise(features), coef.T)
 
     def in_source_units(self) -> tuple[Tensor, Tensor]:
         """``coef`` (K, D) and ``intercept`` (K,) of the raw features, in float64 on the CPU."""

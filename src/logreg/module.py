@@ -16,7 +16,10 @@ from logreg.functional import LOSSES, LossName, one_vs_rest
 from logreg.metrics import Scores, SplitScorer, loss_weight
 from logreg.model import Init, LogisticModel
 from logreg.objective import Objective, Reduction
-from logreg.optim import build_optimizer, lr_factor
+from logreg.optim import EXACT, build_optimizer, choose, lr_factor
+from logreg.optim.passes import Asking, Pass, Problem, RowSource
+from logreg.optim.progress import Progress
+from logreg.optimality import FULL, Certificate, bound_point, is_penalised, is_small, objective_in_words, problem_of
 
 DTYPES = {"32": torch.float32, "64": torch.float64}
 """Floating type by its bits, as a person types them."""
@@ -32,13 +35,18 @@ def resolve_loss(loss: str, facts: DataFacts) -> LossName:
 class LogisticModule(pl.LightningModule):
     """Logistic regression that Lightning can train, validate, test and predict with.
 
-    Minimises `Objective`.  One training step takes a block of rows and walks through it batch by
-    batch, with the gradient in closed form: Lightning's bookkeeping is paid per block.
+    Minimises `Objective`.  One epoch is one pass over the train rows.  A first-order optimizer walks
+    through each block batch by batch, with the gradient in closed form: Lightning's bookkeeping is
+    paid per block.  An exact one gathers over the blocks and steps at the end of the pass; it ends the
+    training when it is certified to be at the optimum.
 
     Attributes:
         facts: All that is known of the data.
         objective: What is minimised.
         model: Features in source units -> logits (N, K); K = 1 for two classes under bce, else C.
+        reason: Why optimizer "auto" chose what it chose; else empty.
+        progress: Of the exact optimizer; ``None`` before it begins.
+        certificate: The newest, with the epochs behind it; ``None`` before there is one.
     """
 
     def __init__(
@@ -51,11 +59,13 @@ class LogisticModule(pl.LightningModule):
         init: Init = "zeros",
         optimizer: Mapping[str, Any] | str = "sgd",
         schedule: Mapping[str, Any] | str = "constant",
-        lr: float = 0.1,
+        lr: float | None = 0.1,
         batch_size: int | None = None,
         max_epochs: int = 100,
         seed: int = 0,
         precision: Literal["32", "64"] = "32",
+        tolerance: float = 1e-6,
+        polish: bool = False,
     ) -> None:
         """Builds the model; all arguments are kept in the checkpoint as plain values.
 
@@ -64,15 +74,17 @@ class LogisticModule(pl.LightningModule):
             loss: "bce", "cross_entropy", or "auto" for bce when there are two classes.
             reduction: "mean" or "sum" of the data term over rows.
             l2: Strength of the penalty (l2 / 2) * |coef|^2, >= 0.
-            l1: Strength of the penalty l1 * |coef|_1, >= 0, followed by its subgradient.
+            l1: Strength of the penalty l1 * |coef|_1, >= 0; first-order optimizers follow its subgradient.
             init: "zeros", or "linear" as ``nn.Linear`` starts.
-            optimizer: Name, or a mapping of ``name`` and arguments.
+            optimizer: Name, or a mapping of ``name`` and arguments; "auto" is the exact one that suits.
             schedule: Likewise.
-            lr: Step size in the first epoch, > 0.
-            batch_size: Rows of a batch; ``None`` for all rows of a block.
-            max_epochs: Length of the schedule, in passes over the train rows.
-            seed: Fixes the "linear" start.
-            precision: Bits of the parameters; the Trainer's must be the same.
+            lr: Step size of a first-order optimizer in the first epoch, > 0.
+            batch_size: Its rows of a batch; ``None`` for all rows of a block.
+            max_epochs: Length of its schedule, in passes over the train rows.
+            seed: Fixes the "linear" start, and what an exact optimizer draws.
+            precision: Bits of the arithmetic; the Trainer's must be the same.
+            tolerance: Relative gap to the optimum at which an exact optimizer ends.
+            polish: Whether an exact optimizer goes on where a first-order one ends, after ``max_epochs``.
         """
         super().__init__()
         if not isinstance(facts, DataFacts):
@@ -82,9 +94,18 @@ class LogisticModule(pl.LightningModule):
         self.facts = facts
         self.objective = Objective(resolve_loss(loss, facts), reduction, l2, l1)
         num_outputs = 1 if self.objective.loss == "bce" and facts.is_binary else facts.num_classes
-        self.model = LogisticModel(facts, num_outputs, init, seed, DTYPES[precision])
-        self.optimizer, self.schedule, self.lr = optimizer, schedule, lr
-        self.batch_size, self.max_epochs = batch_size, max_epochs
+        self.dtype_of_arithmetic = DTYPES[precision]
+        self.tolerance, self.seed = tolerance, seed
+        problem = self.problem(torch.device("cpu"), num_outputs)
+        chosen, self.reason = choose(problem) if optimizer["name"] == "auto" else (optimizer["name"], "")
+        self.exact = chosen if chosen in EXACT else "newton" if polish else None
+        # An exact optimizer's parameters are exact, whatever the arithmetic that leads to them.
+        dtype = torch.float64 if self.exact else self.dtype_of_arithmetic
+        self.model = LogisticModel(facts, num_outputs, init, seed, dtype)
+        self.optimizer, self.schedule, self.lr = {**optimizer, "name": chosen}, schedule, lr
+        self.batch_size, self.max_epochs, self.polish = batch_size, max_epochs, polish
+        self.progress: Progress | None = None
+        self.certificate: tuple[int, Certificate] | None = None
         # Plain values only: an object in here would make the checkpoint unreadable for torch.load.
         self.save_hyperparameters(
             {
@@ -101,6 +122,8 @@ class LogisticModule(pl.LightningModule):
                 "max_epochs": max_epochs,
                 "seed": seed,
                 "precision": precision,
+                "tolerance": tolerance,
+                "polish": polish,
             },
             logger=False,
         )
@@ -115,17 +138,32 @@ class LogisticModule(pl.LightningModule):
         """Of this objective and these class weights."""
         return SplitScorer(self.objective, auroc, self.facts.class_weight)
 
+    def problem(self, device: torch.device, num_outputs: int | None = None) -> Problem:
+        """What is minimised over the train rows, for exact optimizers and certificates."""
+        outputs = len(self.model.intercept) if num_outputs is None else num_outputs
+        return problem_of(self.objective, self.facts, outputs, self.dtype_of_arithmetic, device)
+
+    @property
+    def is_stochastic_now(self) -> bool:
+        """Whether this epoch is one of a first-order optimizer."""
+        return self.exact is None or (self.polish and self.current_epoch < self.max_epochs)
+
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> logits (N, K)."""
         logits: Tensor = self.model(features)
         return logits
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer by its name; the schedule sets its lr at the start of each epoch."""
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        """The first-order optimizer by its name; the schedule sets its lr at the start of each epoch."""
+        if self.exact and not self.polish:
+            return None
+        assert self.lr is not None
         return build_optimizer(self.optimizer, self.lr, self.model.coef, self.model.intercept)
 
     def on_train_start(self) -> None:
         """Sets: the gradients, which each batch overwrites in place."""
+        if self.exact and not self.polish:
+            return
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         # torch's own, not Lightning's wrapper, whose bookkeeping takes longer than a batch; and without
@@ -142,15 +180,26 @@ class LogisticModule(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Sets: the learning rate of this epoch.  Forgets the rows of an epoch that was broken off."""
         self.scorers["train"].clear()
+        if not self.is_stochastic_now:
+            if self.progress is None:
+                self._begin_exact()
+            return
+        assert self.lr is not None
         lr = self.lr * lr_factor(self.schedule, self.current_epoch, self.max_epochs)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
-    @torch.no_grad()
     def training_step(self, block: Batch, batch_idx: int) -> None:
-        """Walks through a block batch by batch, one optimizer step each."""
+        """Walks through a block batch by batch, one optimizer step each; or shows it to an exact optimizer."""
+        with torch.no_grad():
+            if self.is_stochastic_now:
+                self._walk_through(block)
+            else:
+                self._gather(block)
+
+    def _walk_through(self, block: Batch) -> None:
         model, rows = self.model, self.facts.rows["train"]
-        features = model.standardise(block.features)
+        features = model.standardise(block.features.to(model.coef.dtype))
         targets = one_vs_rest(block.labels, len(model.intercept), features.dtype)
         logits = torch.empty_like(targets)
         weights = loss_weight(block.labels, block.sample_weight, self.facts.class_weight, features.dtype)
@@ -165,6 +214,45 @@ class LogisticModule(pl.LightningModule):
             self._steps.increment_completed()
         self.scorers["train"].update(logits, block.labels, targets, block.sample_weight)
 
+    def _begin_exact(self) -> None:
+        """Sets: the exact optimizer, starting at the parameters as they are."""
+        assert self.exact is not None
+        problem = self.problem(self.device)
+        point = torch.cat([self.model.coef, self.model.intercept.unsqueeze(1)], dim=1).detach().double()
+        self.progress = Progress(problem, point, self.tolerance, self.seed)
+        self._asking: Asking[None] = EXACT[self.exact](self.progress)
+        self._question: Pass[Any] | None = next(self._asking)
+
+    def _gather(self, block: Batch) -> None:
+        """Shows the block to the pass that is being made; a pass that wants no more makes room for the next."""
+        while self._question is not None:
+            self._question.add(block)
+            if not self._question.done:
+                return
+            self._question = next(self._asking, None)
+
+    def _end_pass(self) -> None:
+        """Goes on with what was gathered; takes over the point that was reached.  Sets: the parameters."""
+        progress = self.progress
+        assert progress is not None
+        self._question = next(self._asking, None)
+        if self._question is None:
+            self.trainer.should_stop = True
+        if not math.isfinite(progress.value) and progress.value != math.inf:
+            raise DivergedError(
+                f"the objective became {progress.value} in pass {self.current_epoch + 1}. Standardise the features with "
+                "dataset.standardize=true, or set precision=64."
+            )
+        point = progress.solution
+        self.model.coef.data.copy_(point[:, :-1])
+        self.model.intercept.data.copy_(point[:, -1])
+        if math.isfinite(progress.value):
+            penalty = float(self.objective.penalty(self.model.coef.detach()))
+            metrics = {"loss/train": progress.value - penalty}
+            if math.isfinite(progress.gap):
+                metrics["optimality/gap"] = progress.gap
+            self._write(metrics)
+
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Logs the train split as the epoch saw it: each row scored just before its step.
 
@@ -172,13 +260,55 @@ class LogisticModule(pl.LightningModule):
         """
         if not self.trainer.is_last_batch:
             return
+        if not self.is_stochastic_now:
+            self._end_pass()
+            return
         scores = self.scorers["train"].compute()
         if not math.isfinite(scores["loss"]):
+            assert self.lr is not None
             raise DivergedError(
                 f"loss/train became {scores['loss']} in epoch {self.current_epoch + 1}. `lr={self.lr}` is too high "
                 f"for these features: try lr={self.lr / 10:g}, or standardise them with dataset.standardize=true."
             )
         self._log("train", scores, lr=float(self._optimizer.param_groups[0]["lr"]))
+
+    def certify(self, rows: RowSource, epochs: int, seconds: float, last: bool) -> bool:
+        """Sets: the certificate of the parameters as they are.
+
+        Args:
+            rows: Begins a pass over the train rows when it is called.
+            epochs: Passes of the fit so far.
+            seconds: Of the fit so far.
+            last: Whether more passes may be spent on it, since it is the last one.
+
+        Returns:
+            Whether there is one: where nothing but a costly estimate could be had, it is left to the last.
+        """
+        problem = self.problem(self.device)
+        known = self.progress.bound if self.progress is not None else None
+        if known is None:
+            if not (last or is_penalised(self.objective) or is_small(problem)):
+                return False
+            enough = FULL if last or is_small(problem) else math.inf
+            known = bound_point(problem, self.model.coef, self.model.intercept, rows, enough)
+        self.certificate = epochs, Certificate(
+            objective=objective_in_words(self.objective, len(self.model.intercept), self.facts.mean_weight != 1),
+            value=known.value,
+            gap=known.gap,
+            rigorous=known.rigorous,
+            max_abs_gradient=float(known.gradient.abs().max()),
+            tolerance=self.tolerance,
+            rows=self.facts.rows["train"],
+            dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
+            passes=epochs,
+            seconds=seconds,
+        )
+        return True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the certificate of the parameters as they are, where there is one."""
+        if self.certificate is not None and self.certificate[0] == checkpoint["epoch"] + 1:
+            checkpoint["optimality"] = self.certificate[1].as_dict()
 
     def validation_step(self, block: Batch, batch_idx: int) -> None:
         """Scores a block of the val split."""
@@ -209,7 +339,9 @@ class LogisticModule(pl.LightningModule):
         """
         if self.trainer.sanity_checking:
             return
-        metrics = {f"{name}/{split}": value for name, value in scores.items()} | others
+        self._write({f"{name}/{split}": value for name, value in scores.items()} | others)
+
+    def _write(self, metrics: Mapping[str, float]) -> None:
         self.trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in metrics.items()})
         for logger in self.trainer.loggers:
             logger.log_metrics(metrics, step=self.current_epoch + 1)  # the axis: passes over the data

@@ -20,12 +20,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from logreg.config import RunConfig
+from logreg.config import EXACT, RunConfig
 from logreg.data import KnownAnswer, TensorDataModule
 from logreg.facts import SPLITS, Split
 from logreg.folder import CHECKPOINTS, shown, write_whole
 from logreg.metrics import Scores
 from logreg.module import LogisticModule
+from logreg.optimality import Certificate
 from logreg.tracking import RunLogger
 
 Summary = dict[str, Any]
@@ -55,6 +56,8 @@ class RunResult:
     data: TensorDataModule
     scores: Mapping[Split, Scores]
     """Of the parameters at the end of training."""
+    certificate: Certificate
+    """Of the same parameters."""
     best: Mapping[str, float]
     """Epoch and loss/val of best.ckpt."""
     epochs: int
@@ -95,6 +98,8 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
             **dataclasses.asdict(module.objective),
             "train": result.scores["train"]["loss"] + float(module.objective.penalty(module.model.coef.detach())),
         },
+        "optimality": result.certificate.as_dict(),
+        "reason": module.reason or None,
         "equation": equation(module),
         "known_answer": _against(result.data.answer, result) if result.data.answer else None,
         "expected": _expected(result.config.expected, result.scores),
@@ -244,6 +249,12 @@ def loss_in_words(summary: Summary) -> str:
 def settings_in_words(summary: Summary) -> str:
     """How it was trained, in one sentence."""
     config = summary["config"]
+    if config["optimizer"]["name"] in EXACT:
+        why = f" ({summary['reason']})" if summary["reason"] else ""
+        return (
+            f"Trained by {config['optimizer']['name']}{why} to a relative gap of {config['tolerance']:g}, "
+            f"{summary['epochs']} passes, l2 {config['l2']:g}, l1 {config['l1']:g}."
+        )
     batches = "full batches" if config["batch_size"] == "full" else f"batches of {config['batch_size']}"
     return (
         f"Trained by {config['optimizer']['name']} with lr {config['lr']:g} ({config['schedule']['name']}), {batches}, "
@@ -289,6 +300,7 @@ def remarks(summary: Summary) -> list[str]:
         if answer["coef_error"] is not None:
             line += f"; the distance from its coefficients is {answer['coef_error']:.1%} of their norm"
         lines.append(line)
+    lines.append(optimality_in_words(summary))
     for check in summary["expected"] or []:
         got = "nothing" if check["got"] is None else f"{check['got']:.4g}"
         verdict = "reached" if check["reached"] else "NOT reached"
@@ -300,6 +312,19 @@ def remarks(summary: Summary) -> list[str]:
     return lines
 
 
+def optimality_in_words(summary: Summary) -> str:
+    """The verdict, with what it rests on."""
+    found = summary["optimality"]
+    line = (
+        f"{found['verdict']} [objective {found['value']:.6g}, gap {'<=' if found['rigorous'] else 'about'} {found['gap']:.2g}, "
+        f"largest slope {found['max_abs_gradient']:.2g}, in float64 over {found['rows']:,} rows; {found['passes']} passes, "
+        f"{found['seconds']:.2g} s]"
+    )
+    exact = summary["config"]["optimizer"]["name"] in EXACT or summary["config"]["polish"]
+    warn = exact and not found["converged"] and not found["separation"]
+    return f"WARNING: not within tolerance={found['tolerance']:g}: {line}" if warn else line
+
+
 def next_commands(summary: Summary) -> list[str]:
     """What a person may want to type now."""
     folder = summary["folder"]
@@ -307,9 +332,20 @@ def next_commands(summary: Summary) -> list[str]:
     other = "breast_cancer" if summary["dataset"]["name"] == "toy" else "toy"
     return [
         f"tensorboard --logdir {logdir}",
-        f"python scripts/train.py ckpt_path=latest max_epochs={2 * summary['epochs']}",
+        *([] if summary["optimality"]["converged"] else [_closer(summary)]),
         f"python scripts/train.py dataset={other}",
     ]
+
+
+def _closer(summary: Summary) -> str:
+    """What brings the run nearer to its optimum."""
+    if summary["optimality"]["separation"]:
+        return shlex.join(["python", "scripts/train.py", *_without(summary["overrides"], "l2"), "l2=1e-3"])
+    return f"python scripts/train.py ckpt_path=latest max_epochs={2 * summary['epochs']}"
+
+
+def _without(overrides: Sequence[str], key: str) -> list[str]:
+    return [override for override in overrides if override.partition("=")[0] != key]
 
 
 def print_summary(summary: Summary, console: Console) -> None:

@@ -9,8 +9,7 @@ import pickle
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,18 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from logreg.callbacks import Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
-from logreg.config import DATASET_KNOBS, REFUSED_TRAINER_ARGUMENTS, RunConfig
+from logreg.callbacks import Certificates, Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
+from logreg.config import DATASET_KNOBS, EXACT, REFUSED_TRAINER_ARGUMENTS, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.errors import ConfigError, did_you_mean
+from logreg.existence import find_separation
 from logreg.facts import DataFacts, Split
 from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest, shown
 from logreg.inspection import print_facts
 from logreg.metrics import Scores
 from logreg.module import DTYPES, LogisticModule, resolve_loss
+from logreg.optim.passes import threads_for
+from logreg.optimality import Certificate, is_penalised
 from logreg.report import RunResult, Summary, draw, summarise, write_report
 from logreg.tracking import RunLogger
 
@@ -36,8 +38,8 @@ log = logging.getLogger("logreg")
 SPLIT_BY = {"column": "split_column", "group": "group"}
 """Keys of ``dataset.split`` that name a column, and the dataset's argument for each."""
 
-ONE_THREAD_FLOP = 2e6
-"""Floating-point operations of a batch below which one thread does it: about 0.05 ms of work."""
+POLISHING = 1000
+"""Passes at most of an exact optimizer that finishes what a first-order one began."""
 
 
 def train(
@@ -86,6 +88,8 @@ def train(
     for note in data.notes if progress_lines else ():
         print(f"{config.dataset['name']}: {note}", file=sys.stderr)
     module = build_module(config, data.facts)
+    if module.reason and progress_lines:
+        print(f"optimizer=auto: {module.reason}", file=sys.stderr)
     if (folder / CHECKPOINTS).exists():
         raise ConfigError(f"`hydra.run.dir` must name a new folder, and {shown(folder)} holds a run.")
     checkpoints = Checkpoints(folder, HeldCheckpointIO(), (lambda: mark_latest(folder, root)) if is_newest else None)
@@ -97,12 +101,13 @@ def train(
     log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
 
     fit_start = time.perf_counter()
-    with _threads_for(module, data.facts):
+    with threads_for(_work(module, data.facts)):
         _fit(trainer, module, data, resumed)
-    fit_seconds = time.perf_counter() - fit_start
+        fit_seconds = time.perf_counter() - fit_start
+        certificate = _certificate(module, data, trainer.current_epoch, fit_seconds)
     scores = {split: score(module, data, split) for split in data.splits}
     result = RunResult(
-        config, folder, overrides, module, data, scores, checkpoints.best, trainer.current_epoch, resumed
+        config, folder, overrides, module, data, scores, certificate, checkpoints.best, trainer.current_epoch, resumed
     )
     figures = draw(result, logger)
     summary = summarise(result, {"fit": fit_seconds, "total": time.perf_counter() - started})
@@ -145,6 +150,7 @@ def build_data(config: RunConfig) -> TensorDataModule:
     return TensorDataModule(
         dataset,
         batch_size=_batch_size(config),
+        whole_passes=config.optimizer["name"] in EXACT,
         split=split,
         standardize=generic["standardize"],
         seed=config.seed,
@@ -175,11 +181,13 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
         init=config.init,  # type: ignore[arg-type]  # checked by the config
         optimizer=config.optimizer,
         schedule=config.schedule,
-        lr=float(config.lr),
+        lr=None if config.lr is None else float(config.lr),
         batch_size=_batch_size(config),
         max_epochs=config.max_epochs,
         seed=config.seed,
         precision=config.precision,  # type: ignore[arg-type]  # checked by the config
+        tolerance=config.tolerance,
+        polish=config.polish,
     )
 
 
@@ -196,9 +204,9 @@ def build_trainer(
         "accelerator": config.accelerator,
         "devices": config.devices,
         "precision": f"{config.precision}-true",
-        "max_epochs": config.max_epochs,
+        "max_epochs": config.max_epochs + (POLISHING if config.polish else 0),
         "logger": logger,
-        "callbacks": [checkpoints, sign_of_life],
+        "callbacks": [Certificates(), checkpoints, sign_of_life],
         "plugins": [checkpoints.io],
         "enable_progress_bar": False,
         "enable_model_summary": config.verbose,
@@ -215,6 +223,25 @@ def build_trainer(
         return pl.Trainer(**arguments)
     except (AttributeError, TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"`trainer` must suit Lightning's Trainer: {error}") from error
+
+
+def _certificate(module: LogisticModule, data: TensorDataModule, epochs: int, seconds: float) -> Certificate:
+    """The certificate of the fit; where no penalty stands, with why there is no finite optimum if there is none."""
+    if module.certificate is None or module.certificate[0] != epochs:  # it was stopped where nobody expected it
+        module.certify(lambda mixed: data.blocks("train"), epochs, seconds, last=True)
+    assert module.certificate is not None
+    certificate = module.certificate[1]
+    objective, train = module.objective, data.tables["train"]
+    if is_penalised(objective):
+        return certificate
+    weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
+    facts = module.facts
+    found = find_separation(
+        train.chosen(train.matrix), train.chosen(train.labels), facts.num_classes, objective.loss, weights
+    )
+    if found.kind in ("none", "unknown"):
+        return certificate
+    return dataclasses.replace(certificate, separation=found.in_words(facts.feature_names, facts.class_names))
 
 
 @torch.no_grad()
@@ -271,6 +298,7 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
         ("reduction", config.reduction, arguments["reduction"]),
         ("precision", config.precision, arguments["precision"]),
         ("optimizer", dict(config.optimizer), arguments["optimizer"]),
+        ("polishing", config.polish, arguments["polish"]),
     ):
         if ours != its:
             raise ConfigError(
@@ -294,27 +322,17 @@ def _quieten(verbose: bool) -> None:
     for message in (
         ".*does not have many workers.*",  # blocks are indexed in one go; a worker would only copy them
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch >= 2.9
+        ".*configure_optimizers.*returned.*None.*",  # an exact optimizer is none of torch's
         ".*GPU available but not used.*",  # accelerator=cpu was the person's word
     ):
         warnings.filterwarnings("ignore", message)
 
 
-@contextmanager
-def _threads_for(module: LogisticModule, facts: DataFacts) -> Iterator[None]:
-    """One CPU thread where a batch is too little work for two.
-
-    Two threads wait for each other in every operation.  On a free machine that costs nothing; where
-    other programs want the cores too, an epoch of small batches takes tens of times as long.
-    """
-    batch = min(module.batch_size or facts.rows["train"], facts.rows["train"])
-    work = 4 * batch * facts.num_features * len(module.model.intercept)
-    threads = torch.get_num_threads()
-    if work < ONE_THREAD_FLOP:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _work(module: LogisticModule, facts: DataFacts) -> float:
+    """Floating-point operations of a step."""
+    rows = facts.rows["train"]
+    batch = rows if module.exact else min(module.batch_size or rows, rows)
+    return 4.0 * batch * facts.num_features * len(module.model.intercept)
 
 
 def _batch_size(config: RunConfig) -> int | None:
@@ -331,7 +349,7 @@ def _hparams(config: RunConfig, module: LogisticModule, overrides: Sequence[str]
         "dataset": config.dataset["name"],
         "l2": config.l2,
         "loss": module.objective.loss,
-        "lr": config.lr,
+        "lr": "none" if config.lr is None else config.lr,
         "max_epochs": config.max_epochs,
         "optimizer": config.optimizer["name"],
         "seed": config.seed,

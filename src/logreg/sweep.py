@@ -22,6 +22,9 @@ from hydra.core.override_parser.types import Override
 from logreg.errors import ConfigError, LogregError
 from logreg.folder import shown
 
+OPTIMALITY = ("optimality/gap", "optimality/converged", "optimality/verdict")
+"""What each job says of its distance from the optimum."""
+
 SEED = "seed"
 """The key that is averaged over."""
 
@@ -147,7 +150,7 @@ def _write_csv(
     metrics: list[str],
 ) -> None:
     buffer = io.StringIO()
-    table = csv.DictWriter(buffer, ["job", "status", *columns, *metrics, "seconds", "error"])
+    table = csv.DictWriter(buffer, ["job", "status", *columns, *metrics, *OPTIMALITY, "seconds", "error"])
     table.writeheader()
     for job, setting in zip(jobs, settings, strict=True):
         table.writerow(
@@ -156,6 +159,7 @@ def _write_csv(
                 "status": job["status"],
                 **setting,
                 **{name: _value(job, name) for name in metrics},
+                **{name: job.get("optimality", {}).get(name.split("/")[1]) for name in OPTIMALITY},
                 "seconds": job.get("seconds", {}).get("total"),
                 "error": job.get("error"),
             }

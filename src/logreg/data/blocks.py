@@ -67,8 +67,9 @@ class BlockDataset(Dataset[Batch]):
 class BlockSampler(Sampler[Rows]):
     """Which positions come in which block; their order depends on seed and epoch alone."""
 
-    def __init__(self, num_rows: int, block_rows: int, shuffle: bool, seed: int = 0) -> None:
+    def __init__(self, num_rows: int, block_rows: int, shuffle: bool, seed: int = 0, mixed: bool = False) -> None:
         self.num_rows, self.block_rows, self.shuffle, self.seed, self.epoch = num_rows, block_rows, shuffle, seed, 0
+        self.mixed = mixed
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch, after a resume with the epoch that comes next."""
@@ -79,6 +80,9 @@ class BlockSampler(Sampler[Rows]):
 
     def __iter__(self) -> Iterator[Rows]:
         starts = range(0, self.num_rows, self.block_rows)
+        if self.mixed:
+            yield from (slice(first, self.num_rows, len(self)) for first in range(len(self)))
+            return
         if not self.shuffle:
             yield from (slice(start, min(start + self.block_rows, self.num_rows)) for start in starts)
             return
@@ -86,7 +90,9 @@ class BlockSampler(Sampler[Rows]):
         yield from torch.randperm(self.num_rows, generator=order).split(self.block_rows)
 
 
-def block_loader(dataset: BlockDataset, batch_size: int, shuffle: bool, seed: int = 0) -> DataLoader[Batch]:
+def block_loader(
+    dataset: BlockDataset, batch_size: int, shuffle: bool, seed: int = 0, mixed: bool = False
+) -> DataLoader[Batch]:
     """A DataLoader whose items are blocks: whole batches, as many as fit into ``BLOCK_BYTES``.
 
     Args:
@@ -95,9 +101,10 @@ def block_loader(dataset: BlockDataset, batch_size: int, shuffle: bool, seed: in
         shuffle: Whether each epoch has its own order.  Batches that hold all rows are not
             shuffled: it would change nothing but the rounding.
         seed: Fixes the order.
+        mixed: Whether each block takes its rows evenly from all, where they are not shuffled.
     """
     num_rows, num_features = len(dataset), dataset.features.shape[1]
     batch_bytes = batch_size * num_features * dataset.dtype.itemsize
     block_rows = batch_size * max(1, BLOCK_BYTES // batch_bytes)
-    sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed)
+    sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed, mixed)
     return DataLoader(dataset, batch_size=None, sampler=sampler)

@@ -58,6 +58,7 @@ class TensorDataModule(pl.LightningDataModule):
         selection: Selection = Selection(),  # noqa: B008  # frozen
         limit: int | None = None,
         class_weight: str | Mapping[Any, float] = "none",
+        whole_passes: bool = False,
     ) -> None:
         """Nothing is read yet.
 
@@ -72,12 +73,15 @@ class TensorDataModule(pl.LightningDataModule):
             selection: Which classes are told apart.
             limit: At most so many train rows, stratified; val and test stay as they are.
             class_weight: "none", "balanced", or a weight by class name.
+            whole_passes: Whether train comes in the same blocks in every epoch, each a sample of all rows, as
+                exact optimizers like it; then ``batch_size`` does not matter.
         """
         super().__init__()
         self.dataset, self.batch_size, self.standardize = dataset, batch_size, standardize
         self.fractions: dict[Split, float | None] = dict(split or {})
         self.seed, self.dtype = seed, dtype
         self.selection, self.limit, self.class_weight = selection, limit, class_weight
+        self.whole_passes = whole_passes
         self._held: _Held | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -159,8 +163,10 @@ class TensorDataModule(pl.LightningDataModule):
         return tuple(self._done.tables)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Blocks of whole batches, in an order of each epoch's own."""
+        """Blocks of whole batches, in an order of each epoch's own; or the same blocks in each."""
         dataset = self._blocks("train")
+        if self.whole_passes:
+            return block_loader(dataset, batch_size=1, shuffle=False, mixed=True)
         return block_loader(dataset, self.batch_size or len(dataset), shuffle=True, seed=self.seed)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:

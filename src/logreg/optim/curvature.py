@@ -1,0 +1,267 @@
+"""Newton steps: from a Hessian that is held, or from products with one that is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from logreg.optim.passes import Asking, Diagonal, Frame, Problem, Product, SampledCurvature, ask
+
+Solve = Callable[[Tensor], Tensor]
+"""A gradient (K, D + 1) -> about the Newton step that is to be subtracted, (K, D + 1)."""
+
+DRAWN = 2000
+"""Rows per output that a preconditioner is made of."""
+
+WIDEST = 2048
+"""Features up to which it holds a matrix for each output."""
+
+MEMORY = 0.2
+"""Fraction of the data that those matrices may take."""
+
+DAMPING = 1e-7
+"""What steps with l1 add to the curvature, relative to it."""
+
+LITTLE = 4e6
+"""Numbers that they may hold in any case."""
+
+RIDGE = 1e-12
+"""What is added to a Hessian, relative to its diagonal, so that it can be factored where columns repeat each other."""
+
+
+def smallest_subgradient(point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
+    """The smallest subgradient of f, given the gradient of its smooth part: 0 where l1 holds a coefficient at 0."""
+    held = gradient.sign() * (gradient.abs() - l1).clamp(min=0)
+    return torch.where(point == 0, held, gradient + l1 * point.sign())
+
+
+def intercept_step(gradient: Tensor, curvature: Tensor) -> Tensor:
+    """Newton's step for the intercepts alone, to be subtracted.
+
+    Args:
+        gradient: Of f by the intercepts, (K,).
+        curvature: Second derivative by them, (K, K); singular for a softmax, where only differences matter.
+    """
+    return torch.linalg.pinv(curvature, rtol=1e-12, hermitian=True) @ gradient
+
+
+class Factored(NamedTuple):
+    """A Hessian that is held, ready to solve with."""
+
+    matrices: Tensor
+    """Shape (B, P, P): one for all outputs together (B = 1), or one for each."""
+    roots: Tensor
+    """Their Cholesky factors."""
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """The Newton step to be subtracted, in the shape of the gradient."""
+        flat = gradient.reshape(len(self.matrices), -1, 1)
+        return torch.cholesky_solve(flat, self.roots).view_as(gradient)
+
+
+def factored(problem: Problem, hessian: Tensor) -> Factored:
+    """Factors a Hessian of `Evaluate`; directions in which f does not change get a curvature of their own."""
+    k, p = problem.num_outputs, problem.num_features + 1
+    if problem.softmax:
+        # Adding one vector to all outputs changes no probability, and no gradient points that way but l1's.
+        mean = hessian.diagonal(dim1=1, dim2=3).diagonal(dim1=0, dim2=1).mean(1)  # (P,)
+        if problem.objective.l1:
+            mean = torch.cat([torch.zeros_like(mean[:-1]), mean[-1:]])
+        hessian = hessian + torch.diag(mean)[None, :, None, :] / k
+        matrices = hessian.reshape(1, k * p, k * p)
+    else:
+        matrices = hessian
+    size = matrices.diagonal(dim1=1, dim2=2).clamp(min=0)
+    size = torch.where(size > 0, size, 1.0).sqrt()
+    scaled = matrices / (size.unsqueeze(2) * size.unsqueeze(1))
+    ridge = RIDGE
+    while True:
+        roots, failed = torch.linalg.cholesky_ex(scaled + ridge * torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device))
+        if not bool(failed.any()):
+            return Factored(matrices, roots * size.unsqueeze(2))
+        ridge *= 100
+
+
+def minimise_with_l1(
+    matrices: Tensor, gradient: Tensor, point: Tensor, l1: Tensor, accuracy: float
+) -> tuple[Tensor, float]:
+    """Minimises the quadratic model with the penalty: g (v - u) + (v - u) H (v - u) / 2 + l1 |v|.
+
+    Args:
+        matrices: H, (B, P, P): one for all outputs together, or one for each.
+        gradient: Of the smooth part at the point, (K, D + 1).
+        point: u, (K, D + 1).
+        l1: Strength on each coordinate, (D + 1,).
+        accuracy: Last gain relative to all gain at which to end.
+
+    Returns:
+        v, in which zeros are exact, and by how much the model is lower there than at u.
+    """
+    flat = (len(matrices), -1)
+    parts = (matrices, gradient.reshape(flat), point.reshape(flat), l1.expand_as(point).reshape(flat))
+    solved = [_one_with_l1(*part, accuracy) for part in zip(*parts, strict=True)]
+    return torch.stack([v for v, _ in solved]).view_as(point), sum(gain for _, gain in solved)
+
+
+def _one_with_l1(
+    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, accuracy: float
+) -> tuple[Tensor, float]:
+    """By Newton steps within the orthant that the slope points to; each is exact on the coordinates that are free."""
+    diagonal = matrix.diagonal()
+    # Steps alone are damped, not the model: where columns repeat each other l1 has the last word.
+    damped = matrix + torch.diag(torch.where(diagonal > 0, DAMPING * diagonal, 1.0))
+
+    v, gain = start, 0.0
+    for _ in range(300):
+        smooth = gradient + matrix @ (v - start)
+        slope = smallest_subgradient(v, smooth, l1)
+        free = ((v != 0) | (slope != 0)).nonzero()[:, 0]
+        if not len(free):
+            break
+        root, failed = torch.linalg.cholesky_ex(damped[free][:, free])
+        step = torch.zeros_like(v)
+        step[free] = slope[free] / damped.diagonal()[free]
+        if not bool(failed):
+            step[free] = torch.cholesky_solve(slope[free].unsqueeze(1), root)[:, 0]
+        orthant = torch.where(v == 0, -slope.sign(), v.sign())
+        length, change = 1.0, 0.0
+        while length > 1e-9 and not change < 0:
+            moved = v - length * step
+            moved = torch.where((l1 > 0) & (moved.sign() != orthant), 0.0, moved)
+            change = _model_change(matrix, smooth, l1, v, moved)
+            length /= 2
+        if not change < 0:  # the steps of the coordinates hinder each other: one coordinate alone always gains
+            curvature = damped.diagonal()
+            j = int((slope.square() / curvature).argmax())
+            alone = v[j] - smooth[j] / curvature[j]
+            moved = v.clone()
+            moved[j] = alone.sign() * (alone.abs() - l1[j] / curvature[j]).clamp(min=0)
+            change = _model_change(matrix, smooth, l1, v, moved)
+            if not change < 0:
+                break
+        v, gain = moved, gain - change
+        if -change < accuracy * gain:
+            break
+    return v, gain
+
+
+def _model_change(matrix: Tensor, smooth: Tensor, l1: Tensor, v: Tensor, moved: Tensor) -> float:
+    """By how much the model changes; from the move itself, so that small changes keep their digits."""
+    move = moved - v
+    # |v + m| - |v| is m times the sign of both, where they agree
+    same = moved.sign() * v.sign() > 0
+    length = torch.where(same, move * v.sign(), moved.abs() - v.abs())
+    return float(smooth @ move + move @ (matrix @ move) / 2 + l1 @ length)
+
+
+def preconditioner(
+    problem: Problem, frame: Frame, point: Tensor, curvature: Tensor, seed: int
+) -> Asking[Solve]:
+    """About the inverse of the Hessian at a point: each output's own block, coupled by no more than the softmax's gauge.
+
+    Args:
+        problem: Whose rows will be shown.
+        frame: Of the point.
+        point: Shape (K, D + 1).
+        curvature: Of f by the intercepts there, (K, K).
+        seed: Fixes which rows are drawn.
+    """
+    k, d = problem.num_outputs, problem.num_features
+    own = curvature.diagonal().clamp(min=1e-30)
+    inverse: Solve
+    if d <= WIDEST and k * d * d <= max(MEMORY * problem.rows * d, LITTLE):
+        blocks = yield from ask(SampledCurvature(problem, frame, point, own, DRAWN, seed))
+        roots, failed = torch.linalg.cholesky_ex(blocks)
+        if bool(failed.any()):
+            blocks.diagonal(dim1=1, dim2=2).mul_(1 + 1e-5).add_(1e-30)
+            roots = torch.linalg.cholesky_ex(blocks)[0]
+
+        def inverse(gradient: Tensor) -> Tensor:
+            coef = torch.cholesky_solve(gradient[:, :-1].to(roots.dtype).unsqueeze(2), roots)[..., 0]
+            return torch.cat([coef.double(), (gradient[:, -1] / own).unsqueeze(1)], dim=1)
+
+    else:
+        diagonal = yield from ask(Diagonal(problem, frame, point))
+        metric = torch.where(diagonal > 0, diagonal, 1.0)
+
+        def inverse(gradient: Tensor) -> Tensor:
+            return gradient / metric
+
+    return inverse
+
+
+def centred(problem: Problem, point: Tensor) -> Tensor:
+    """The same logits up to a softmax's gauge, with outputs that sum to zero where no l1 forbids it.
+
+    The optimum is of that kind, and within that subspace no direction is without curvature.
+    """
+    if not problem.softmax:
+        return point
+    if not problem.objective.l1:
+        return point - point.mean(0)
+    point = point.clone()
+    point[:, -1] -= point[:, -1].mean()
+    return point
+
+
+class Solution(NamedTuple):
+    """What conjugate gradients came to."""
+
+    step: Tensor
+    """To be subtracted, (K, D + 1)."""
+    gain: float
+    """What the quadratic model says it is worth."""
+
+
+def conjugate_gradients(
+    problem: Problem,
+    frame: Frame,
+    point: Tensor,
+    gradient: Tensor,
+    inverse: Solve,
+    accuracy: float,
+    most: int,
+    free: Tensor | None = None,
+) -> Asking[Solution]:
+    """Solves Hessian @ step = gradient, a pass for each product.
+
+    Args:
+        problem: Whose rows will be shown.
+        frame: Of the point.
+        point: Where the Hessian is taken, (K, D + 1).
+        gradient: Shape (K, D + 1).
+        inverse: The preconditioner, symmetric and positive.
+        accuracy: Norm of the residual, in the metric of the preconditioner and relative to the first, to end at.
+        most: Products at most.
+        free: Coordinates that may move, (K, D + 1); ``None`` for all.
+    """
+
+    def within(vector: Tensor) -> Tensor:
+        return centred(problem, vector) if free is None else vector * free
+
+    residual = within(gradient)
+    step, gain = torch.zeros_like(residual), 0.0
+    towards = within(inverse(residual))
+    direction, squared = towards, float((residual * towards).sum())
+    enough = accuracy * accuracy * squared
+    for _ in range(most):
+        if not squared > 0:
+            break
+        product = within((yield from ask(Product(problem, frame, point, direction))))
+        curvature = float((direction * product).sum())
+        if not curvature > 0 or not math.isfinite(curvature):
+            break
+        length = squared / curvature
+        step = step + length * direction
+        residual = residual - length * product
+        gain += length * squared / 2
+        towards = within(inverse(residual))
+        last, squared = squared, float((residual * towards).sum())
+        if squared <= enough:
+            break
+        direction = towards + squared / last * direction
+    return Solution(step, gain)

@@ -1,0 +1,139 @@
+"""Exact optimizers by name, and a fit of rows in memory without a Trainer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from logreg.facts import Batch
+from logreg.objective import Objective
+from logreg.optim.certificate import GOOD, Bound, bound
+from logreg.optim.newton import holds_hessian, is_wide, newton
+from logreg.optim.passes import Asking, Frame, InMemory, Pass, Problem, RowSource, gather, row_weights, threads_for
+from logreg.optim.progress import Progress
+
+EXACT: dict[str, Callable[[Progress], Asking[None]]] = {"newton": newton}
+"""The exact optimizers by name: each a generator of passes that moves its `Progress` to the optimum."""
+
+
+def choose(problem: Problem) -> tuple[str, str]:
+    """The exact optimizer that suits a problem, and why in a few words."""
+    rows, features, outputs = problem.rows, problem.num_features, problem.num_outputs
+    shape = f"{rows:,} rows x {features:,} features" + (f" x {outputs} outputs" if outputs > 1 else "")
+    if holds_hessian(problem):
+        return "newton", f"Newton with Cholesky, since a Hessian of {problem.num_parameters:,} parameters is small [{shape}]"
+    if is_wide(problem):
+        return "newton", f"Newton in {rows:,} dimensions, since the rows span all that matters [{shape}]"
+    return "newton", f"Newton with conjugate gradients, since {problem.num_parameters:,} parameters are many [{shape}]"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A logistic regression that was fitted to rows in memory.
+
+    Attributes:
+        coef: Shape (K, D), float64, in source units.
+        intercept: Shape (K,).
+        bound: Of f - f* there, in float64 over all rows.
+        converged: Whether it is within the tolerance.
+        passes: Over the rows.
+        seconds: From the call to the certified answer.
+    """
+
+    coef: Tensor
+    intercept: Tensor
+    bound: Bound
+    converged: bool
+    passes: int
+    seconds: float
+
+
+def fit(
+    features: Tensor,
+    labels: Tensor,
+    objective: Objective,
+    num_classes: int | None = None,
+    sample_weight: Tensor | None = None,
+    class_weight: Sequence[float] = (),
+    optimizer: str = "newton",
+    tolerance: float = 1e-6,
+    max_passes: int = 10_000,
+    dtype: torch.dtype | None = None,
+    watch: Callable[[Progress, Pass[object]], None] | None = None,
+) -> Fit:
+    """Fits rows in memory to a certified optimum.
+
+    Args:
+        features: Shape (N, D), any floating type, in source units; the coefficients of these are penalised.
+        labels: Shape (N,), int64, in [0, C).
+        objective: What is minimised.
+        num_classes: C; one more than the largest label when ``None``.
+        sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
+        class_weight: C weights in the loss; empty for all 1.
+        optimizer: A name of `EXACT`.
+        tolerance: Relative gap to end at.
+        max_passes: Passes over the rows at most.
+        dtype: Of the arithmetic far from the optimum; float64 for features in float64, else float32.
+        watch: Is called after each pass.
+    """
+    started, passes = time.perf_counter(), 0
+    memory = InMemory(features, labels, sample_weight)
+    problem = problem_of(memory, objective, num_classes, class_weight, dtype)
+    progress = Progress(problem, problem.zeros(), tolerance)
+    with threads_for(4.0 * problem.rows * problem.num_parameters):
+        for question in EXACT[optimizer](progress):
+            gather(memory, question)
+            passes += not question.done
+            if watch is not None:
+                watch(progress, question)
+            if passes >= max_passes:
+                break
+        if progress.bound is None:
+            progress.bound = bound_of(problem, progress.solution, memory)
+    point = progress.solution
+    seconds = time.perf_counter() - started
+    return Fit(point[:, :-1], point[:, -1], progress.bound, progress.converged, passes, seconds)
+
+
+def problem_of(
+    memory: InMemory,
+    objective: Objective,
+    num_classes: int | None = None,
+    class_weight: Sequence[float] = (),
+    dtype: torch.dtype | None = None,
+) -> Problem:
+    """The problem over rows in memory whose coefficients are penalised in source units; arguments as of `fit`."""
+    features, labels = memory.features, memory.labels
+    classes = num_classes or int(labels.max()) + 1
+    weights = row_weights(Batch(features, labels, memory.sample_weight), tuple(class_weight), torch.float64)
+    origin = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    return Problem(
+        objective,
+        rows=len(labels),
+        total_weight=float(len(labels) if weights is None else weights.sum()),
+        num_outputs=1 if objective.loss == "bce" and classes == 2 else classes,
+        model=Frame(origin, torch.ones_like(origin)),
+        class_weight=tuple(class_weight),
+        dtype=dtype or wide,
+    )
+
+
+def bound_of(
+    problem: Problem, point: Tensor, rows: RowSource, enough: float = GOOD
+) -> Bound:
+    """Bounds f - f* at any point (K, D + 1) of the problem's model frame, whoever found it.
+
+    ``enough`` is the relative gap below which no better bound is looked for.
+    """
+    questions = bound(problem, point, enough=enough)
+    try:
+        while True:
+            gather(rows, next(questions))
+    except StopIteration as end:
+        answer: Bound = end.value
+        return answer

@@ -1,0 +1,609 @@
+"""What an exact optimizer asks of the rows: sums over one pass, gathered block by block.
+
+An exact optimizer is a generator.  It yields a `Pass`, whoever has the rows shows them to it block by block, and the
+optimizer goes on with what was gathered.  So it needs no closure, holds no rows, and does not know whether they lie in
+memory (`logreg.optim.exact.fit`) or come from Lightning (`logreg.module`).
+
+A point is one tensor of shape (K, D + 1): the coefficients, and the intercept as the last column; always in float64.
+Blocks are computed in the problem's floating type and summed over blocks in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from logreg.facts import Batch
+from logreg.functional import LOSSES, one_vs_rest
+from logreg.objective import Objective
+
+BLOCK_BYTES = 6 * 2**20
+"""Size of a block of features in float32: stays in the cache of common processors."""
+
+ONE_THREAD_FLOP = 2e6
+"""Floating-point operations below which one thread does them: about 0.05 ms of work."""
+
+FOLDED = {torch.float32: 10.0, torch.float64: 1e3}
+"""Deviations between zero and the mean of a feature up to which the mean may be subtracted after multiplying."""
+
+
+class Frame(NamedTuple):
+    """Coordinates for the features: (features - center) / scale; a change of frame changes no logit."""
+
+    center: Tensor
+    """Shape (D,), float64, in source units."""
+    scale: Tensor
+    """Shape (D,), float64, > 0."""
+
+    def to(self, other: Frame, point: Tensor) -> Tensor:
+        """The point (K, D + 1) of this frame as the other one has it."""
+        coef = point[:, :-1] / self.scale
+        intercept = point[:, -1] - coef @ self.center + coef @ other.center
+        return torch.cat([coef * other.scale, intercept.unsqueeze(1)], dim=1)
+
+    def gradient_to(self, other: Frame, gradient: Tensor) -> Tensor:
+        """The gradient (K, D + 1) by this frame's coordinates -> by the other's."""
+        by_intercept = gradient[:, -1:]
+        coef = gradient[:, :-1] * self.scale + by_intercept * (self.center - other.center)
+        return torch.cat([coef / other.scale, by_intercept], dim=1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The objective over the rows of one train split: all that an optimizer knows of them.
+
+    Attributes:
+        objective: What is minimised.
+        rows: N.
+        total_weight: Sum over the rows of what each weighs in the loss.
+        num_outputs: K.
+        model: The frame that the coefficients are penalised and reported in.
+        class_weight: Weight of each class in the loss, or empty.
+        dtype: Floating type of the arithmetic within a block.
+    """
+
+    objective: Objective
+    rows: int
+    total_weight: float
+    num_outputs: int
+    model: Frame
+    class_weight: tuple[float, ...] = ()
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return len(self.model.center)
+
+    @property
+    def num_parameters(self) -> int:
+        """K * (D + 1)."""
+        return self.num_outputs * (self.num_features + 1)
+
+    @property
+    def share(self) -> float:
+        """What a sum over the rows is multiplied by in the objective."""
+        return 1.0 if self.objective.reduction == "sum" else 1.0 / self.total_weight
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the outputs share one loss; else each is a problem of its own."""
+        return self.objective.loss == "cross_entropy"
+
+    def zeros(self) -> Tensor:
+        """The point of all zeros, (K, D + 1)."""
+        return self.model.center.new_zeros(self.num_outputs, self.num_features + 1)
+
+    def penalties(self, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Strength of l2 and of l1 on each coordinate of a point in a frame, (D + 1,) each; the intercept's is 0."""
+        ratio = self.model.scale / frame.scale
+        zero = torch.zeros(1, dtype=torch.float64, device=ratio.device)
+        return (
+            torch.cat([self.objective.l2 * ratio.square(), zero]),
+            torch.cat([self.objective.l1 * ratio, zero]),
+        )
+
+    def sub(self, sample: Batch) -> Problem:
+        """The same problem over a sample of the rows."""
+        weights = row_weights(sample, self.class_weight, torch.float64)
+        total = float(len(sample.labels) if weights is None else weights.sum())
+        objective = self.objective
+        if objective.reduction == "sum":  # the data term of a sample is smaller
+            l2, l1 = objective.l2 / self.total_weight, objective.l1 / self.total_weight
+            objective = replace(objective, reduction="mean", l2=l2, l1=l1)
+        return replace(self, objective=objective, rows=len(sample.labels), total_weight=total)
+
+
+def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtype) -> Tensor | None:
+    """What each row weighs in the loss, shape (n,); ``None`` for all 1."""
+    weights = None if block.sample_weight is None else block.sample_weight.to(dtype)
+    if not class_weight:
+        return weights
+    of_class = torch.tensor(class_weight, dtype=dtype, device=block.labels.device)[block.labels]
+    return of_class if weights is None else of_class * weights
+
+
+class Rows(NamedTuple):
+    """A block, ready to be computed with."""
+
+    features: Tensor
+    """Shape (n, D), in the coordinates that the pass works in."""
+    targets: Tensor
+    """Shape (n, K)."""
+    weights: Tensor | None
+    """Shape (n, 1)."""
+
+
+Answer = TypeVar("Answer")
+
+
+class Pass(Generic[Answer]):
+    """A question to the rows; each kind below adds up its own answer.
+
+    Attributes:
+        dtype: Floating type of the arithmetic within a block.
+        done: Whether enough rows were seen; most kinds want all of them.
+        mixed: Whether each block should be a sample of all rows.
+    """
+
+    done = False
+    mixed = False
+
+    def __init__(self, problem: Problem, frame: Frame, dtype: torch.dtype | None = None) -> None:
+        self.problem, self.frame, self.dtype = problem, frame, dtype or problem.dtype
+        # The mean is subtracted from the sums where the floating type can afford it, else from every row.
+        center, by = frame.center.to(self.dtype), (1 / frame.scale).to(self.dtype)
+        far = bool((frame.center.abs() > FOLDED[self.dtype] * frame.scale).any())
+        self._shift = (center, by) if far else None
+        # What is left to do after a shift is what rounding kept from it.
+        rest = Frame((frame.center - center.double()) * by.double(), frame.scale * by.double())
+        self._fold = rest if far else frame
+
+    def add(self, block: Batch) -> None:
+        """Takes one block of rows, features in source units."""
+        features = block.features.to(self.dtype)
+        if self._shift is not None:
+            features = (features - self._shift[0]).mul_(self._shift[1])
+        weights = row_weights(block, self.problem.class_weight, self.dtype)
+        targets = one_vs_rest(block.labels, self.problem.num_outputs, self.dtype)
+        self.gather(Rows(features, targets, None if weights is None else weights.unsqueeze(1)))
+
+    def gather(self, rows: Rows) -> None:
+        """Adds the rows' share to the sums."""
+        raise NotImplementedError
+
+    def result(self) -> Answer:
+        """What all rows together say."""
+        raise NotImplementedError
+
+    def linear(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """(K, D) and (K,) such that logits of features as they are seen are features @ coef.T + intercept."""
+        center, scale = self._fold
+        coef = point[:, :-1] / scale
+        return coef.to(self.dtype), (point[:, -1] - coef @ center).to(self.dtype)
+
+    def moments(self, of_features: Tensor, of_ones: Tensor) -> Tensor:
+        """Sums (K, D) against features as they are seen and sums (K,) of the same -> (K, D + 1) in the frame."""
+        center, scale = self._fold
+        return torch.cat([(of_features - of_ones.unsqueeze(-1) * center) / scale, of_ones.unsqueeze(-1)], dim=-1)
+
+
+class Evaluation(NamedTuple):
+    """The objective at a point."""
+
+    value: float
+    """f."""
+    gradient: Tensor
+    """Of the smooth part of f (without l1), shape (K, D + 1)."""
+    curvature: Tensor
+    """Second derivative of f by the intercepts: (K, K)."""
+    loss: float
+    """The data term of f."""
+    hessian: Tensor | None = None
+    """Of the smooth part of f, (K, D + 1, K, D + 1), or (K, D + 1, D + 1) where outputs are independent."""
+
+
+class Evaluate(Pass[Evaluation]):
+    """The objective and its gradient at a point, and its Hessian if asked for."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        frame: Frame,
+        point: Tensor,
+        dtype: torch.dtype | None = None,
+        hessian: torch.dtype | None = None,
+    ) -> None:
+        """``dtype`` is that of value and gradient, ``hessian`` that of the Hessian; ``None`` for no Hessian."""
+        super().__init__(problem, frame, dtype)
+        self.point = point
+        self._coef, self._intercept = self.linear(point)
+        k, d, exact = problem.num_outputs, problem.num_features, {"dtype": torch.float64, "device": point.device}
+        self._loss = torch.zeros((), **exact)
+        self._gradient, self._residuals = torch.zeros(k, d, **exact), torch.zeros(k, **exact)
+        self._curvature = torch.zeros(k, k, **exact)
+        shape = ((k, d + 1, k, d + 1) if problem.softmax else (k, d + 1, d + 1)) if hessian is not None else (0,)
+        self._hessian = torch.zeros(shape, **exact)
+        self._wants = hessian
+
+    def gather(self, rows: Rows) -> None:
+        """Loss, gradient and, over pairs of outputs, curvature."""
+        features, targets, weights = rows
+        loss = LOSSES[self.problem.objective.loss]
+        logits = torch.addmm(self._intercept, features, self._coef.T)
+        losses = loss.of_rows(logits, targets)
+        self._loss += (losses if weights is None else losses * weights[:, 0]).sum(dtype=torch.float64)
+        probabilities = loss.link(logits)
+        residuals = probabilities - targets
+        if weights is not None:
+            residuals *= weights
+        self._gradient += residuals.T @ features
+        self._residuals += residuals.sum(0, dtype=torch.float64)
+        spread = probabilities if weights is None else probabilities * weights
+        if self.problem.softmax:
+            self._curvature += torch.diag(spread.sum(0, dtype=torch.float64)) - spread.T @ probabilities
+        else:
+            spread = spread - spread * probabilities
+            self._curvature += torch.diag(spread.sum(0, dtype=torch.float64))
+        if self._wants is not None:
+            self._add_hessian(features.to(self._wants), probabilities.to(self._wants), spread.to(self._wants))
+
+    def _add_hessian(self, features: Tensor, probabilities: Tensor, spread: Tensor) -> None:
+        k, d = self.problem.num_outputs, self.problem.num_features
+        hessian = self._hessian
+        if not self.problem.softmax:
+            for output in range(k):
+                weighted = features * spread[:, output : output + 1]
+                hessian[output, :d, :d] += features.T @ weighted
+                sums = spread[:, output] @ features
+                hessian[output, :d, d] += sums
+                hessian[output, d, :d] += sums
+                hessian[output, d, d] += spread[:, output].sum(dtype=torch.float64)
+            return
+        ones = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+        for output in range(k):
+            of_pairs = -spread[:, output:] * probabilities[:, output : output + 1]
+            of_pairs[:, 0] += spread[:, output]
+            weighted = (of_pairs.unsqueeze(2) * ones.unsqueeze(1)).flatten(1)
+            block = (ones.T @ weighted).view(d + 1, k - output, d + 1).double()
+            hessian[output, :, output:] += block
+            if output + 1 < k:
+                hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
+
+    def result(self) -> Evaluation:
+        """What all rows together say."""
+        problem, share = self.problem, self.problem.share
+        l2, l1 = problem.penalties(self.frame)
+        loss = float(self._loss) * share
+        penalty = float((l2 / 2 * self.point.square() + l1 * self.point.abs()).sum())
+        gradient = self.moments(self._gradient, self._residuals) * share + l2 * self.point
+        hessian = None
+        if self._wants is not None:
+            hessian = self._in_frame(self._hessian) * share
+            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.softmax else _diagonal(hessian)
+            diagonal += l2
+        return Evaluation(loss + penalty, gradient, self._curvature * share, loss, hessian)
+
+    def _in_frame(self, hessian: Tensor) -> Tensor:
+        """The Hessian against features as they are seen -> in the frame: T' H T with x_frame = T' x."""
+        d = self.problem.num_features
+        center, scale = self._fold
+        change = torch.diag(torch.cat([1 / scale, scale.new_ones(1)]))
+        change[d, :d] = -center / scale  # x_frame_j = x_j / scale_j - center_j / scale_j * 1
+        if not self.problem.softmax:
+            return change.T @ hessian @ change
+        return torch.einsum("kalb,ai,bj->kilj", hessian, change, change)
+
+
+def _diagonal(hessian: Tensor) -> Tensor:
+    """A view of the diagonal of (K, P, K, P), shape (K, P)."""
+    k, p = hessian.shape[:2]
+    return hessian.view(k * p, k * p).diagonal().view(k, p)
+
+
+class Product(Pass[Tensor]):
+    """The Hessian at a point times a direction."""
+
+    def __init__(self, problem: Problem, frame: Frame, point: Tensor, direction: Tensor) -> None:
+        super().__init__(problem, frame)
+        self.direction = direction
+        coef, intercept = self.linear(point)
+        along, offset = self.linear(direction)
+        self._coef, self._intercept = torch.cat([coef, along]), torch.cat([intercept, offset])
+        k, d, exact = problem.num_outputs, problem.num_features, {"dtype": torch.float64, "device": point.device}
+        self._sums, self._ones = torch.zeros(k, d, **exact), torch.zeros(k, **exact)
+
+    def gather(self, rows: Rows) -> None:
+        """One product for logits and their change, since a second one over the same features would cost as much."""
+        features, _, weights = rows
+        logits, change = torch.addmm(self._intercept, features, self._coef.T).chunk(2, dim=1)
+        probabilities = LOSSES[self.problem.objective.loss].link(logits)
+        if self.problem.softmax:
+            change = change - (probabilities * change).sum(1, keepdim=True)
+        else:
+            change = change * (1 - probabilities)
+        change = change * probabilities
+        if weights is not None:
+            change = change * weights
+        self._sums += change.T @ features
+        self._ones += change.sum(0, dtype=torch.float64)
+
+    def result(self) -> Tensor:
+        """Shape (K, D + 1)."""
+        l2, _ = self.problem.penalties(self.frame)
+        return self.moments(self._sums, self._ones) * self.problem.share + l2 * self.direction
+
+
+class SampledCurvature(Pass[Tensor]):
+    """Each output's own Hessian block at a point, from rows drawn in proportion to their curvature.
+
+    Row i counts for output k with probability q = min(1, rows * w_ik / sum_i w_ik), w = p (1 - p), and then weighs
+    w_ik / q: an unbiased estimate that spends its rows where there is curvature.
+    """
+
+    def __init__(self, problem: Problem, frame: Frame, point: Tensor, mass: Tensor, rows: int, seed: int) -> None:
+        """Asks for about ``rows`` rows per output; ``mass`` (K,) is the curvature of the objective by each intercept."""
+        super().__init__(problem, frame)
+        self._coef, self._intercept = self.linear(point)
+        self._rate = (rows * problem.share / mass.clamp(min=1e-300)).to(self.dtype)
+        self._draw = torch.Generator().manual_seed(seed)
+        k, d = problem.num_outputs, problem.num_features
+        self._blocks = torch.zeros(k, d, d, dtype=self.dtype, device=point.device)
+        self._sums = torch.zeros(k, d, dtype=torch.float64, device=point.device)
+        self._ones = torch.zeros(k, dtype=torch.float64, device=point.device)
+
+    def gather(self, rows: Rows) -> None:
+        """Draws rows for each output."""
+        features, _, weights = rows
+        probabilities = LOSSES[self.problem.objective.loss].link(torch.addmm(self._intercept, features, self._coef.T))
+        spread = probabilities * (1 - probabilities)
+        if weights is not None:
+            spread = spread * weights
+        chance = (spread * self._rate).clamp(max=1)
+        drawn = torch.rand(chance.shape, generator=self._draw, dtype=chance.dtype).to(chance.device) < chance
+        for output in range(self.problem.num_outputs):
+            which = drawn[:, output].nonzero()[:, 0]
+            weight = spread[which, output] / chance[which, output]
+            some = features.index_select(0, which) * weight.sqrt().unsqueeze(1)
+            self._blocks[output].addmm_(some.T, some)
+            self._sums[output] += (weight.sqrt() @ some).double()
+            self._ones[output] += weight.sum(dtype=torch.float64)
+
+    def result(self) -> Tensor:
+        """Shape (K, D, D), in the problem's floating type: the blocks of the coefficients, penalty included."""
+        center, scale = self._fold
+        share, (l2, _) = self.problem.share, self.problem.penalties(self.frame)
+        c, a = center.expand_as(self._sums), self._sums
+        cross = a.unsqueeze(2) * c.unsqueeze(1)
+        shifted = cross + cross.mT - self._ones[:, None, None] * c.unsqueeze(2) * c.unsqueeze(1)
+        blocks = self._blocks - shifted.to(self.dtype)
+        blocks *= (share / (scale.unsqueeze(1) * scale)).to(self.dtype)
+        blocks.diagonal(dim1=1, dim2=2).add_(l2[:-1].to(self.dtype))
+        return blocks
+
+
+class Diagonal(Pass[Tensor]):
+    """The diagonal of the Hessian at a point."""
+
+    def __init__(self, problem: Problem, frame: Frame, point: Tensor) -> None:
+        super().__init__(problem, frame)
+        self._coef, self._intercept = self.linear(point)
+        k, d, exact = problem.num_outputs, problem.num_features, {"dtype": torch.float64, "device": point.device}
+        self._squares, self._sums, self._ones = torch.zeros(k, d, **exact), torch.zeros(k, d, **exact), torch.zeros(k, **exact)
+
+    def gather(self, rows: Rows) -> None:
+        """Weighted squares."""
+        features, _, weights = rows
+        probabilities = LOSSES[self.problem.objective.loss].link(torch.addmm(self._intercept, features, self._coef.T))
+        spread = probabilities * (1 - probabilities)
+        if weights is not None:
+            spread = spread * weights
+        self._squares += spread.T @ features.square()
+        self._sums += spread.T @ features
+        self._ones += spread.sum(0, dtype=torch.float64)
+
+    def result(self) -> Tensor:
+        """Shape (K, D + 1), penalty included."""
+        center, scale = self._fold
+        squares = self._squares - 2 * center * self._sums + center.square() * self._ones.unsqueeze(1)
+        diagonal = torch.cat([squares.clamp(min=0) / scale.square(), self._ones.unsqueeze(1)], dim=1)
+        return diagonal * self.problem.share + self.problem.penalties(self.frame)[0]
+
+
+class Sample(Pass[Batch]):
+    """The rows of the first block themselves."""
+
+    mixed = True
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem, problem.model)
+        self._block: Batch | None = None
+
+    def add(self, block: Batch) -> None:
+        """Keeps it.  Sets: done."""
+        self._block, self.done = block, True
+
+    def result(self) -> Batch:
+        """The block."""
+        assert self._block is not None
+        return self._block
+
+
+class Stochastic(Pass[Tensor]):
+    """One pass of stochastic gradient descent in small batches, with a step that falls to zero: a place to start from."""
+
+    mixed = True
+    batch_size = 32
+
+    def __init__(self, problem: Problem, frame: Frame, point: Tensor, step: float) -> None:
+        super().__init__(problem, frame)
+        self._coef, self._intercept = point[:, :-1].to(self.dtype).clone(), point[:, -1].to(self.dtype).clone()
+        self._decay = problem.penalties(frame)[0][:-1].to(self.dtype) / (problem.share * problem.total_weight)
+        self._step, self._seen = step, 0
+        self._center, self._invert = frame.center.to(self.dtype), (1 / frame.scale).to(self.dtype)
+
+    def gather(self, rows: Rows) -> None:
+        """Steps through the block."""
+        problem, link = self.problem, LOSSES[self.problem.objective.loss].link
+        features = rows.features if self._shift is not None else (rows.features - self._center).mul_(self._invert)
+        size, mean_weight = self.batch_size, problem.total_weight / problem.rows
+        weights = [None] * math.ceil(len(features) / size) if rows.weights is None else rows.weights.split(size)
+        for x, y, weight in zip(features.split(size), rows.targets.split(size), weights, strict=True):
+            step = self._step * (1 + math.cos(math.pi * min(self._seen / problem.rows, 1.0))) / 2
+            residuals = link(torch.addmm(self._intercept, x, self._coef.T)).sub_(y)
+            if weight is not None:
+                residuals.mul_(weight)
+            scale = -step / (len(x) * mean_weight)
+            self._coef.addcmul_(self._coef, self._decay, value=-step).addmm_(residuals.T, x, alpha=scale)
+            self._intercept.add_(residuals.sum(0), alpha=scale)
+            self._seen += len(x)
+
+    def result(self) -> Tensor:
+        """The point, (K, D + 1)."""
+        return torch.cat([self._coef, self._intercept.unsqueeze(1)], dim=1).double()
+
+
+def choose_frame(problem: Problem, sample: Batch, every_scale: bool) -> Frame:
+    """Coordinates in which a sample has mean 0 and deviations of one size; the model's own where it standardises.
+
+    Args:
+        problem: Whose rows they are.
+        sample: Some of its rows.
+        every_scale: Whether small deviations are brought to 1 too.  That blows rare features up, which harms steps along
+            the gradient and nothing else.
+    """
+    model = problem.model
+    if bool((model.scale != 1).any() | (model.center != 0).any()):
+        return model
+    weights = row_weights(sample, (), torch.float32)
+    features = sample.features if weights is None else sample.features[weights > 0]
+    origin = features[:1].double() if len(features) else torch.zeros_like(model.center).unsqueeze(0)
+    moved = features.double() - origin
+    center = origin[0] + moved.mean(0)
+    deviation = moved.std(0, correction=0)
+    deviation = torch.where(deviation > 1e-9 * center.abs(), deviation, 1.0).nan_to_num(1.0)
+    if every_scale:
+        return Frame(center, deviation)
+    return Frame(center, deviation.clamp(min=float(deviation.median())))
+
+
+class Gram(Pass[tuple[Tensor, Batch]]):
+    """Inner products of all rows with each other, for few rows of many features."""
+
+    def __init__(self, problem: Problem, frame: Frame) -> None:
+        super().__init__(problem, frame)
+        self._blocks: list[Batch] = []
+        self._center, self._invert = frame.center.to(self.dtype), (1 / frame.scale).to(self.dtype)
+        self._plain = not bool((frame.center != 0).any() | (frame.scale != 1).any())
+
+    def add(self, block: Batch) -> None:
+        """Keeps the rows: each meets every other."""
+        features = block.features.to(self.dtype)
+        if not self._plain:
+            features = (features - self._center).mul_(self._invert)
+        self._blocks.append(block._replace(features=features))
+
+    def result(self) -> tuple[Tensor, Batch]:
+        """Shape (N, N) in float64, and the labels and weights of the rows in the same order, without features."""
+        sizes = [len(block.labels) for block in self._blocks]
+        gram = torch.empty(sum(sizes), sum(sizes), dtype=torch.float64, device=self._blocks[0].features.device)
+        ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+        for number, block in enumerate(self._blocks):
+            mine = slice(ends[number] - sizes[number], ends[number])
+            for other in range(number + 1):
+                theirs = slice(ends[other] - sizes[other], ends[other])
+                products = (block.features @ self._blocks[other].features.T).double()
+                gram[mine, theirs], gram[theirs, mine] = products, products.T
+        labels = torch.cat([block.labels for block in self._blocks])
+        weights = [block.sample_weight for block in self._blocks if block.sample_weight is not None]
+        return gram, Batch(gram[:, :0], labels, torch.cat(weights) if weights else None)
+
+
+class Combination(Pass[Tensor]):
+    """The rows added up with given factors: coefficients that lie in their span."""
+
+    def __init__(self, problem: Problem, frame: Frame, factors: Tensor) -> None:
+        """``factors`` (K, N), of the rows in the order in which they come."""
+        super().__init__(problem, frame)
+        self._factors, self._seen = factors.to(self.dtype), 0
+        self._sums = torch.zeros(len(factors), problem.num_features, dtype=torch.float64, device=factors.device)
+        self._ones = torch.zeros(len(factors), dtype=torch.float64, device=factors.device)
+
+    def gather(self, rows: Rows) -> None:
+        """Takes the next factors."""
+        factors = self._factors[:, self._seen : self._seen + len(rows.features)]
+        self._sums += factors @ rows.features
+        self._ones += factors.sum(1, dtype=torch.float64)
+        self._seen += len(rows.features)
+
+    def result(self) -> Tensor:
+        """Shape (K, D), in the frame."""
+        return self.moments(self._sums, self._ones)[:, :-1]
+
+
+Asking = Generator[Pass[Any], None, Answer]
+"""What an exact optimizer is: it yields passes, and returns its answer."""
+
+
+def ask(question: Pass[Answer]) -> Asking[Answer]:
+    """Has a pass made, and returns what it gathered."""
+    yield question
+    return question.result()
+
+
+RowSource = Callable[[bool], Iterable[Batch]]
+"""Begins a new pass over all rows when it is called; with ``True`` each block should be a sample of all rows."""
+
+
+def gather(rows: RowSource, question: Pass[Any]) -> None:
+    """Shows the rows to a pass."""
+    for block in rows(question.mixed):
+        question.add(block)
+        if question.done:
+            return
+
+
+
+@contextmanager
+def threads_for(work: float) -> Iterator[None]:
+    """One CPU thread where there is too little work for two.
+
+    Two threads wait for each other in every operation.  On a free machine that costs nothing; where
+    other programs want the cores too, small operations take tens of times as long.
+
+    Args:
+        work: Floating-point operations between two such waits.
+    """
+    threads = torch.get_num_threads()
+    if work < ONE_THREAD_FLOP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class InMemory:
+    """Rows that lie in memory; calling it begins a pass over them, block by block, without a copy."""
+
+    def __init__(self, features: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> None:
+        """Features (N, D) in source units, labels (N,), weights (N,) or ``None``."""
+        self.features, self.labels, self.sample_weight = features, labels, sample_weight
+        row_bytes = features.shape[1] * 4
+        self.block_rows = max(1, BLOCK_BYTES // max(row_bytes, 1))
+
+    def __call__(self, mixed: bool) -> Iterator[Batch]:
+        """The blocks in order; where ``mixed`` each has rows from everywhere."""
+        number = len(self.labels)
+        blocks = -(-number // self.block_rows)
+        for block in range(blocks):
+            first = block * self.block_rows
+            part = slice(block, None, blocks) if mixed else slice(first, first + self.block_rows)
+            weights = None if self.sample_weight is None else self.sample_weight[part]
+            yield Batch(self.features[part], self.labels[part], weights)

@@ -1,0 +1,147 @@
+"""Whether a model is at its optimum: the certificate of a fit, in numbers and in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from logreg.facts import DataFacts
+from logreg.objective import Objective
+from logreg.optim.certificate import Bound, forms_hessian
+from logreg.optim.exact import bound_of
+from logreg.optim.passes import Frame, Problem, RowSource
+
+FULL = 1e-9
+"""Relative gap below which no better bound is looked for."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far a model is from the optimum of its own objective, in float64 over the whole train split.
+
+    Attributes:
+        objective: What is minimised, in words.
+        value: f, in nats.
+        gap: f - f* is at most this, in nats; where not ``rigorous``, about this.
+        rigorous: Whether the gap is a bound; else it is half the Newton decrement.
+        max_abs_gradient: Largest slope of f by a coefficient of the features as the model reads them, or an intercept.
+        tolerance: Relative gap that counts as optimal.
+        rows: Train rows.
+        dtype: Of the arithmetic of the fit.
+        passes: Over the train rows, so far.
+        seconds: Of the fit, so far.
+        separation: Why there is no finite optimum, where that is known; else empty.
+    """
+
+    objective: str
+    value: float
+    gap: float
+    rigorous: bool
+    max_abs_gradient: float
+    tolerance: float
+    rows: int
+    dtype: str
+    passes: int
+    seconds: float
+    separation: str = ""
+
+    @property
+    def relative_gap(self) -> float:
+        """The gap relative to f."""
+        return self.gap / abs(self.value) if self.value else 0.0
+
+    @property
+    def converged(self) -> bool:
+        """Whether the relative gap is known to be within the tolerance."""
+        return self.rigorous and not self.separation and self.relative_gap <= self.tolerance
+
+    @property
+    def verdict(self) -> str:
+        """All of it in one sentence."""
+        if self.separation:
+            return self.separation
+        if self.converged:
+            return f"optimal to {self.relative_gap:.1g}"
+        most = "at most" if self.rigorous else "by estimate"
+        if self.rigorous and self.gap >= self.value:
+            return "nothing is known of the optimum without a penalty: set l2, or train longer"
+        return f"{self.gap:.2g} nats above the optimum {most}: train longer, or use optimizer=newton"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for summary.json and the checkpoint."""
+        return dataclasses.asdict(self) | {
+            "relative_gap": self.relative_gap,
+            "converged": self.converged,
+            "verdict": self.verdict,
+        }
+
+
+def problem_of(
+    objective: Objective, facts: DataFacts, num_outputs: int, dtype: torch.dtype, device: torch.device
+) -> Problem:
+    """The problem that a model of these facts solves on its train split.
+
+    Args:
+        objective: What is minimised.
+        facts: Of the data.
+        num_outputs: K.
+        dtype: Of the arithmetic within a block.
+        device: Where the blocks are.
+    """
+    exact = {"dtype": torch.float64, "device": device}
+    ones = torch.ones(facts.num_features, **exact)
+    frame = Frame(torch.tensor(facts.mean, **exact), torch.tensor(facts.std, **exact)) if facts.mean else None
+    rows = facts.rows["train"]
+    return Problem(
+        objective,
+        rows=rows,
+        total_weight=rows * facts.mean_weight,
+        num_outputs=num_outputs,
+        model=frame or Frame(torch.zeros_like(ones), ones),
+        class_weight=facts.class_weight,
+        dtype=dtype,
+    )
+
+
+def bound_point(
+    problem: Problem, coef: Tensor, intercept: Tensor, rows: RowSource, enough: float = FULL
+) -> Bound:
+    """Bounds f - f* for a model's parameters.
+
+    Args:
+        problem: As `problem_of` makes it.
+        coef: Shape (K, D), of the features as the model reads them.
+        intercept: Shape (K,).
+        rows: The train rows.
+        enough: Relative gap below which no better bound is looked for; infinity for the cheapest bound.
+    """
+    point = torch.cat([coef.detach().double(), intercept.detach().double().unsqueeze(1)], dim=1)
+    return bound_of(problem, point, rows, enough)
+
+
+def is_penalised(objective: Objective) -> bool:
+    """Whether a finite optimum exists whatever the data."""
+    return objective.l2 > 0 or objective.l1 > 0
+
+
+def is_small(problem: Problem) -> bool:
+    """Whether the best bound costs no more than a few passes."""
+    return forms_hessian(problem)
+
+
+def objective_in_words(objective: Objective, num_outputs: int, weighted: bool) -> str:
+    """Such as "mean binary cross-entropy + 0.001/2 |coef|^2, intercept free"."""
+    if objective.loss == "cross_entropy":
+        loss = "softmax cross-entropy"
+    else:
+        loss = "binary cross-entropy" if num_outputs == 1 else f"one-vs-rest cross-entropy of {num_outputs} outputs"
+    words = f"{'weighted ' if weighted else ''}{objective.reduction} {loss}"
+    if objective.l2:
+        words += f" + {objective.l2:g}/2 |coef|^2"
+    if objective.l1:
+        words += f" + {objective.l1:g} |coef|_1"
+    return words + (", intercept free" if objective.l2 or objective.l1 else ", no penalty")
