@@ -45,8 +45,11 @@ OPTIMUM = 1e-12
 CAP = 120.0
 """Seconds that a fit may take."""
 
-CLOSE = 1.25
+CLOSE = 1.5
 """Solvers within this ratio of the fastest, when tried once, are all timed."""
+
+SHORT = 5.0
+"""Seconds within which a fit is timed in any case: one trial of it tells little."""
 
 HELD = 1000
 """Parameters up to which scikit-learn's newton-cholesky, which forms the Hessian, is tried."""
@@ -379,8 +382,8 @@ def choose(trials: Mapping[Solver, Sequence[Trial]], gap: float) -> list[Setting
             rivals[solver.rival].append(Setting(solver, trial))
     chosen = []
     for settings in rivals.values():
-        fastest = min(setting.trial.seconds for setting in settings)
-        chosen += [setting for setting in settings if setting.trial.seconds <= CLOSE * fastest]
+        most = max(SHORT, CLOSE * min(setting.trial.seconds for setting in settings))
+        chosen += [setting for setting in settings if setting.trial.seconds <= most]
     return chosen
 
 

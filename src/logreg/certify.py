@@ -77,7 +77,7 @@ the penalty that coef= was fitted with, on the coefficients and not on the inter
 
 the data and the loss, all as in scripts/train.py
   dataset, dataset.<key>, backbone, experiment, seed, loss, reduction, precision, accelerator
-               The rows are those of train: dataset.split.val=0 dataset.split.test=0 takes all.  Beside coef=, the
+               The rows are those of train: dataset.split.val=0 dataset.split.test=0 takes what is held out too.  Beside coef=, the
                penalty is on the raw features (dataset.standardize=true: on the standardised ones), the loss is a
                mean over the rows, and features are read with precision=64.
 
@@ -234,7 +234,7 @@ def understood(typed: Sequence[str]) -> Request:
     values = dict(argument.split("=", 1) for argument in typed if "=" in argument)
     known = [*OWN, *SHARED]
     for key in values:
-        if key.lstrip("+~").split(".")[0] not in known:
+        if _group(key) not in known:
             near = did_you_mean(key, known) or "`--help` lists the keys."
             raise ConfigError(f"`{key}` must be a key of certify.py, and there is none of that name. {near}")
     numbers = {key: _number(key, values[key]) for key in NUMBERS if key in values}
@@ -258,9 +258,7 @@ def understood(typed: Sequence[str]) -> Request:
         checkpoint, before = None, [line for line in FOREIGN if line.partition("=")[0] not in given]
     else:
         checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
-        before = [
-            line for line in _resumed_overrides(checkpoint, given) if line.partition("=")[0].split(".")[0] in SHARED
-        ]
+        before = [line for line in _resumed_overrides(checkpoint, given) if _group(line) in SHARED]
     if not given & {"dataset", "experiment"} and (checkpoint is None or run_folder_of(checkpoint) is None):
         raise ConfigError("`dataset` must be given: the data that the coefficients were fitted to.")
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -268,6 +266,11 @@ def understood(typed: Sequence[str]) -> Request:
     config = RunConfig.from_mapping(_resolved(composed))
     coef = Path(values["coef"]) if "coef" in values else None
     return Request(config, checkpoint, coef, frozenset(given), numbers, bool(as_json))
+
+
+def _group(line: str) -> str:
+    """``+dataset.path=FILE`` is about the dataset."""
+    return line.partition("=")[0].lstrip("+~").split(".")[0]
 
 
 def _number(key: str, text: str) -> float:
@@ -350,7 +353,7 @@ def certify(request: Request) -> Answer:
         nearest=nearest,
         notes=(*data.notes, *model.notes),
     )
-    return dataclasses.replace(answer, verdict=_verdict(answer, problem, request.checkpoint is not None))
+    return dataclasses.replace(answer, verdict=_verdict(answer, problem, request))
 
 
 @dataclass(frozen=True)
@@ -501,7 +504,7 @@ def _separation(data: TensorDataModule, loss: LossName) -> str:
     return "" if found.kind in ("none", "unknown") else found.in_words(facts.feature_names, facts.class_names)
 
 
-def _verdict(answer: Answer, problem: Problem, ours: bool) -> str:
+def _verdict(answer: Answer, problem: Problem, request: Request) -> str:
     """The answer in words; ``answer.verdict`` says why there is no optimum, where there is none."""
     if answer.optimal:
         return f"optimal to {answer.relative_gap:.1g}" + ("" if answer.rigorous else ", by estimate")
@@ -515,10 +518,12 @@ def _verdict(answer: Answer, problem: Problem, ours: bool) -> str:
         return f"{words}. The coefficients solve {_in_words(answer.nearest, problem, answer.features)}"
     if answer.verdict:
         return words
-    if ours:
+    if request.checkpoint is not None:
         return f"{words}. Train longer, or use optimizer=newton"
     words += ". The coefficients solve it with no other strength either: they are not converged, or of other data"
-    return words + (" (dataset.split.val=0 dataset.split.test=0 takes all rows)" if answer.left_out else "")
+    fractions = request.config.dataset.get("split", {})
+    held_out = [f"dataset.split.{split}=0" for split in answer.left_out if fractions.get(split)]
+    return words + (f" ({' '.join(held_out)} takes those rows too)" if held_out else "")
 
 
 def _in_words(reading: Reading, problem: Problem, features: str) -> str:
@@ -539,7 +544,7 @@ def _in_words(reading: Reading, problem: Problem, features: str) -> str:
             words += f", {confused}"
     if reading.relative_gap is None:
         return f"{words}, to {reading.residual:.1g} of the slope"
-    return f"{words}, to a relative gap of {reading.relative_gap:.1g}"
+    return f"{words}, to a relative gap of at most {reading.relative_gap:.1g}"
 
 
 def _shown(answer: Answer) -> str:

@@ -203,7 +203,9 @@ def _check_steps(plain: Mapping[str, Any]) -> None:
     name = plain["optimizer"]["name"]
     if name not in EXACT:
         if plain["lr"] is None:
-            raise ConfigError.broken("lr", f"be given with optimizer={name}", None, "Leave it to the dataset, or set it.")
+            raise ConfigError.broken(
+                "lr", f"be given with optimizer={name}", None, "Leave it to the dataset, or set it."
+            )
         return
     advice = f"optimizer={name} finds its own steps. Leave it out, or set optimizer=sgd."
     for key, unset in (("lr", None), ("batch_size", "full"), ("polish", False)):

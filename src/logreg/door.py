@@ -256,7 +256,9 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         overrides += _parse([f"ckpt_path={_quoted(shown(checkpoint))}"])
         added += _resumed_overrides(checkpoint, set(given))
     typed = set(given) | {override.key_or_group for override in _parse(added)}
-    if not typed & {"optimizer", "experiment"} and any(key in STOCHASTIC or key.startswith("schedule.") for key in typed):
+    if not typed & {"optimizer", "experiment"} and any(
+        key in STOCHASTIC or key.startswith("schedule.") for key in typed
+    ):
         added.append("optimizer=sgd")  # whoever sets its knobs means it, whatever the dataset would prefer
     if sweeping:
         from logreg.sweep import sweep_overrides

@@ -325,7 +325,7 @@ def _least_squares(rows: Tensor, targets: Tensor) -> tuple[Tensor, float]:
     """The b of the least |rows @ b - targets|, and |rows @ b|."""
     gram, right = rows.T @ rows, rows.T @ targets
     root, failed = torch.linalg.cholesky_ex(gram)
-    if not failed and bool((root.diagonal().square() > 1e-6 * gram.diagonal()).all()):
+    if not failed and bool((root.diagonal().square() > 1e-6 * gram.diagonal().max()).all()):
         best = torch.cholesky_solve(right.unsqueeze(1), root).squeeze(1)
         return best, float(right @ best) ** 0.5
     best, (values, axes) = torch.zeros_like(right), _axes(rows)

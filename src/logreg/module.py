@@ -291,17 +291,20 @@ class LogisticModule(pl.LightningModule):
                 return False
             enough = FULL if last or is_small(problem) else math.inf
             known = bound_point(problem, self.model.coef, self.model.intercept, rows, enough)
-        self.certificate = epochs, Certificate(
-            objective=objective_in_words(self.objective, len(self.model.intercept), self.facts.mean_weight != 1),
-            value=known.value,
-            gap=known.gap,
-            rigorous=known.rigorous,
-            max_abs_gradient=float(known.gradient.abs().max()),
-            tolerance=self.tolerance,
-            rows=self.facts.rows["train"],
-            dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
-            passes=epochs,
-            seconds=seconds,
+        self.certificate = (
+            epochs,
+            Certificate(
+                objective=objective_in_words(self.objective, len(self.model.intercept), self.facts.mean_weight != 1),
+                value=known.value,
+                gap=known.gap,
+                rigorous=known.rigorous,
+                max_abs_gradient=float(known.gradient.abs().max()),
+                tolerance=self.tolerance,
+                rows=self.facts.rows["train"],
+                dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
+                passes=epochs,
+                seconds=seconds,
+            ),
         )
         return True
 
@@ -344,4 +347,4 @@ class LogisticModule(pl.LightningModule):
     def _write(self, metrics: Mapping[str, float]) -> None:
         self.trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in metrics.items()})
         for logger in self.trainer.loggers:
-            logger.log_metrics(metrics, step=self.current_epoch + 1)  # the axis: passes over the data
+            logger.log_metrics(dict(metrics), step=self.current_epoch + 1)  # the axis: passes over the data

@@ -92,24 +92,21 @@ def problem_of(
         dtype: Of the arithmetic within a block.
         device: Where the blocks are.
     """
-    exact = {"dtype": torch.float64, "device": device}
-    ones = torch.ones(facts.num_features, **exact)
-    frame = Frame(torch.tensor(facts.mean, **exact), torch.tensor(facts.std, **exact)) if facts.mean else None
+    center = torch.tensor(facts.mean or (0.0,) * facts.num_features, dtype=torch.float64, device=device)
+    scale = torch.tensor(facts.std or (1.0,) * facts.num_features, dtype=torch.float64, device=device)
     rows = facts.rows["train"]
     return Problem(
         objective,
         rows=rows,
         total_weight=rows * facts.mean_weight,
         num_outputs=num_outputs,
-        model=frame or Frame(torch.zeros_like(ones), ones),
+        model=Frame(center, scale),
         class_weight=facts.class_weight,
         dtype=dtype,
     )
 
 
-def bound_point(
-    problem: Problem, coef: Tensor, intercept: Tensor, rows: RowSource, enough: float = FULL
-) -> Bound:
+def bound_point(problem: Problem, coef: Tensor, intercept: Tensor, rows: RowSource, enough: float = FULL) -> Bound:
     """Bounds f - f* for a model's parameters.
 
     Args:

@@ -140,7 +140,9 @@ def confusion(reading: Reading, total_weight: float) -> str:
         (2.0, "|coef|^2 had no half before it"),
         (0.5, "the penalty were halved twice, or a softmax of two classes were written as one logit"),
     ]
-    powers = [nothing] if reading.l1 else [nothing, (1 / (2 * reading.size), "|coef| stood for |coef|^2")]
+    powers = [nothing, (1 / (2 * reading.size), "|coef| stood for |coef|^2")]
+    if reading.l1:
+        halves, powers = [nothing], [nothing]
     for parts in sorted(product(scales, halves, powers), key=lambda parts: len(set(parts) - {nothing})):
         if abs(math.log(reading.factor / math.prod(part for part, _ in parts))) < SAME:
             words = [words for _, words in parts if words]

@@ -315,9 +315,10 @@ def remarks(summary: Summary) -> list[str]:
 def optimality_in_words(summary: Summary) -> str:
     """The verdict, with what it rests on."""
     found = summary["optimality"]
+    at_most = "<=" if found["rigorous"] else "about"
     line = (
-        f"{found['verdict']} [objective {found['value']:.6g}, gap {'<=' if found['rigorous'] else 'about'} {found['gap']:.2g}, "
-        f"largest slope {found['max_abs_gradient']:.2g}, in float64 over {found['rows']:,} rows; {found['passes']} passes, "
+        f"{found['verdict']} [objective {found['value']:.6g}, gap {at_most} {found['gap']:.2g}, largest slope "
+        f"{found['max_abs_gradient']:.2g}, in float64 over {found['rows']:,} rows; {found['passes']} passes, "
         f"{found['seconds']:.2g} s]"
     )
     exact = summary["config"]["optimizer"]["name"] in EXACT or summary["config"]["polish"]

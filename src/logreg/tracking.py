@@ -15,9 +15,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from logreg.facts import SPLITS
 
-HPARAMS_METRICS = tuple(f"{metric}/{split}" for split in SPLITS for metric in ("loss", "accuracy")) + (
-    "optimality/gap",
-)
+HPARAMS_METRICS = (*(f"{metric}/{split}" for split in SPLITS for metric in ("loss", "accuracy")), "optimality/gap")
 """Columns of the HPARAMS tab: the same in every run, since TensorBoard takes them from the first it reads."""
 
 

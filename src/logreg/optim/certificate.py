@@ -74,10 +74,10 @@ class Dual(Pass[tuple[Tensor, float]]):
         super().__init__(problem, frame, torch.float64)
         self._coef, self._intercept = self.linear(point)
         self._move, self._scale = shift, scale
-        k, d, exact = problem.num_outputs, problem.num_features, {"dtype": torch.float64, "device": point.device}
-        self._sums, self._ones = torch.zeros(k, d, **exact), torch.zeros(k, **exact)
-        self._conjugate = torch.zeros((), **exact)
-        self._fit = torch.zeros((), **exact)
+        k, d = problem.num_outputs, problem.num_features
+        self._sums, self._ones = self.zeros(k, d), self.zeros(k)
+        self._conjugate = self.zeros()
+        self._fit = self.zeros()
 
     def gather(self, rows: Rows) -> None:
         """Residuals against features, and what the conjugate of the loss costs beyond Fenchel's equality."""
@@ -107,9 +107,7 @@ class Dual(Pass[tuple[Tensor, float]]):
         return self.moments(self._sums, self._ones) * share, float(self._fit) * share
 
 
-def bound(
-    problem: Problem, point: Tensor, evaluation: Evaluation | None = None, enough: float = GOOD
-) -> Asking[Bound]:
+def bound(problem: Problem, point: Tensor, evaluation: Evaluation | None = None, enough: float = GOOD) -> Asking[Bound]:
     """Bounds f - f* at a point of the model's own frame.
 
     With a penalty by duality: with theta as in `Dual` and V = sum_i theta_i x_i / N,
@@ -190,7 +188,7 @@ class Leverage(Pass[Tensor]):
         """``roots`` (K, D + 1, R) are such that the squared norm of a row x for output k is |roots_k' x|^2."""
         super().__init__(problem, frame, torch.float64)
         self._roots = roots
-        self._largest = torch.zeros(len(roots), dtype=torch.float64, device=roots.device)
+        self._largest = self.zeros(len(roots))
 
     def gather(self, rows: Rows) -> None:
         """Keeps the largest."""
@@ -309,5 +307,7 @@ def _by_products(problem: Problem, point: Tensor, gradient: Tensor) -> Asking[fl
     """Half the Newton decrement, by a few steps of conjugate gradients: an estimate from below."""
     diagonal = yield from ask(Diagonal(problem, problem.model, point))
     metric = diagonal.clamp(min=1e-12 * float(diagonal.max()))
-    solution = yield from conjugate_gradients(problem, problem.model, point, gradient, lambda r: r / metric, 0.03, PRODUCTS)
+    solution = yield from conjugate_gradients(
+        problem, problem.model, point, gradient, lambda r: r / metric, 0.03, PRODUCTS
+    )
     return solution.gain

@@ -46,7 +46,8 @@ def intercept_step(gradient: Tensor, curvature: Tensor) -> Tensor:
         gradient: Of f by the intercepts, (K,).
         curvature: Second derivative by them, (K, K); singular for a softmax, where only differences matter.
     """
-    return torch.linalg.pinv(curvature, rtol=1e-12, hermitian=True) @ gradient
+    inverse: Tensor = torch.linalg.pinv(curvature, rtol=1e-12, hermitian=True)
+    return inverse @ gradient
 
 
 class Factored(NamedTuple):
@@ -80,18 +81,21 @@ def factored(problem: Problem, hessian: Tensor) -> Factored:
     scaled = matrices / (size.unsqueeze(2) * size.unsqueeze(1))
     ridge = RIDGE
     while True:
-        roots, failed = torch.linalg.cholesky_ex(scaled + ridge * torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device))
+        roots, failed = torch.linalg.cholesky_ex(
+            scaled + ridge * torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+        )
         if not bool(failed.any()):
             return Factored(matrices, roots * size.unsqueeze(2))
         ridge *= 100
 
 
 def minimise_with_l1(
-    matrices: Tensor, gradient: Tensor, point: Tensor, l1: Tensor, accuracy: float
+    problem: Problem, matrices: Tensor, gradient: Tensor, point: Tensor, l1: Tensor, accuracy: float
 ) -> tuple[Tensor, float]:
     """Minimises the quadratic model with the penalty: g (v - u) + (v - u) H (v - u) / 2 + l1 |v|.
 
     Args:
+        problem: Of the point.
         matrices: H, (B, P, P): one for all outputs together, or one for each.
         gradient: Of the smooth part at the point, (K, D + 1).
         point: u, (K, D + 1).
@@ -103,17 +107,26 @@ def minimise_with_l1(
     """
     flat = (len(matrices), -1)
     parts = (matrices, gradient.reshape(flat), point.reshape(flat), l1.expand_as(point).reshape(flat))
-    solved = [_one_with_l1(*part, accuracy) for part in zip(*parts, strict=True)]
+    gauge = point.shape if problem.softmax else None
+    solved = [_one_with_l1(*part, accuracy, gauge) for part in zip(*parts, strict=True)]
     return torch.stack([v for v, _ in solved]).view_as(point), sum(gain for _, gain in solved)
 
 
 def _one_with_l1(
-    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, accuracy: float
+    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, accuracy: float, gauge: tuple[int, ...] | None
 ) -> tuple[Tensor, float]:
-    """By Newton steps within the orthant that the slope points to; each is exact on the coordinates that are free."""
+    """By Newton steps within the orthant that the slope points to; each is exact on the coordinates that are free.
+
+    ``gauge`` is (K, D + 1) for a softmax: one vector added to all outputs changes nothing but the penalty.  Steps leave
+    that direction alone, and a median finds the best place along it.
+    """
     diagonal = matrix.diagonal()
     # Steps alone are damped, not the model: where columns repeat each other l1 has the last word.
     damped = matrix + torch.diag(torch.where(diagonal > 0, DAMPING * diagonal, 1.0))
+    if gauge is not None:
+        k, p = gauge
+        mean = diagonal.view(k, p).mean(0)
+        damped = (damped.view(k, p, k, p) + torch.diag(mean)[None, :, None, :] / k).view(k * p, k * p)
 
     v, gain = start, 0.0
     for _ in range(300):
@@ -132,6 +145,7 @@ def _one_with_l1(
         while length > 1e-9 and not change < 0:
             moved = v - length * step
             moved = torch.where((l1 > 0) & (moved.sign() != orthant), 0.0, moved)
+            moved = moved if gauge is None else _regauged(moved, l1, gauge)
             change = _model_change(matrix, smooth, l1, v, moved)
             length /= 2
         if not change < 0:  # the steps of the coordinates hinder each other: one coordinate alone always gains
@@ -149,6 +163,15 @@ def _one_with_l1(
     return v, gain
 
 
+def _regauged(point: Tensor, l1: Tensor, gauge: tuple[int, ...]) -> Tensor:
+    """The outputs' coefficients of each feature less their median, where 0 is not one of their medians."""
+    values = point.view(gauge)
+    ordered = values.sort(0).values
+    low, high = ordered[(len(values) - 1) // 2], ordered[len(values) // 2]
+    shift = torch.where(low > 0, low, torch.where(high < 0, high, 0.0))
+    return (values - torch.where(l1.view(gauge)[0] > 0, shift, 0.0)).flatten()
+
+
 def _model_change(matrix: Tensor, smooth: Tensor, l1: Tensor, v: Tensor, moved: Tensor) -> float:
     """By how much the model changes; from the move itself, so that small changes keep their digits."""
     move = moved - v
@@ -158,9 +181,7 @@ def _model_change(matrix: Tensor, smooth: Tensor, l1: Tensor, v: Tensor, moved: 
     return float(smooth @ move + move @ (matrix @ move) / 2 + l1 @ length)
 
 
-def preconditioner(
-    problem: Problem, frame: Frame, point: Tensor, curvature: Tensor, seed: int
-) -> Asking[Solve]:
+def preconditioner(problem: Problem, frame: Frame, point: Tensor, curvature: Tensor, seed: int) -> Asking[Solve]:
     """About the inverse of the Hessian at a point: each output's own block, coupled by no more than the softmax's gauge.
 
     Args:

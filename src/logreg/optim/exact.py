@@ -25,7 +25,10 @@ def choose(problem: Problem) -> tuple[str, str]:
     rows, features, outputs = problem.rows, problem.num_features, problem.num_outputs
     shape = f"{rows:,} rows x {features:,} features" + (f" x {outputs} outputs" if outputs > 1 else "")
     if holds_hessian(problem):
-        return "newton", f"Newton with Cholesky, since a Hessian of {problem.num_parameters:,} parameters is small [{shape}]"
+        return (
+            "newton",
+            f"Newton with Cholesky, since a Hessian of {problem.num_parameters:,} parameters is small [{shape}]",
+        )
     if is_wide(problem):
         return "newton", f"Newton in {rows:,} dimensions, since the rows span all that matters [{shape}]"
     return "newton", f"Newton with conjugate gradients, since {problem.num_parameters:,} parameters are many [{shape}]"
@@ -123,9 +126,7 @@ def problem_of(
     )
 
 
-def bound_of(
-    problem: Problem, point: Tensor, rows: RowSource, enough: float = GOOD
-) -> Bound:
+def bound_of(problem: Problem, point: Tensor, rows: RowSource, enough: float = GOOD) -> Bound:
     """Bounds f - f* at any point (K, D + 1) of the problem's model frame, whoever found it.
 
     ``enough`` is the relative gap below which no better bound is looked for.

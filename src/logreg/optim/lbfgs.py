@@ -1,20 +1,20 @@
-"""Limited-memory BFGS: curvature from the gradients of the last steps, on top of a preconditioner."""
+"""Limited-memory BFGS: the curvature that the last steps met, on top of a preconditioner."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from logreg.optim.certificate import forms_hessian
 from logreg.optim.curvature import Solve, centred, preconditioner, smallest_subgradient
 from logreg.optim.newton import (
     MANY_ROWS,
     NOISE,
-    _by_slope,
     _certified,
     _solve_in_rows,
     _solve_sample,
@@ -22,27 +22,26 @@ from logreg.optim.newton import (
     holds_hessian,
     is_wide,
 )
-from logreg.optim.passes import Asking, Evaluate, Evaluation, Sample, ask
-from logreg.optim.progress import Progress, choose_frame, start_stochastically
+from logreg.optim.passes import Asking, Evaluate, Evaluation, Problem, Sample, ask, choose_frame
+from logreg.optim.progress import Progress, start_stochastically
 
 PAIRS = 30
 """Steps that are remembered."""
 
-DECREASE, CURVATURE = 1e-4, 0.9
-"""Wolfe's constants."""
+DECREASE, FLATTER = 1e-4, 0.9
+"""Wolfe's constants: part of the slope that f must fall by, and part of it that may remain."""
 
 TRIALS = 8
 """Points that one line search may try."""
 
-PATIENCE = 5
-"""Steps in a row that gain next to nothing, before going to float64, and there before giving up."""
-
 REFRESH = 0.01
-"""Fall of the expected gain after which the preconditioner is made anew."""
+"""Fall of the expected gain at which the preconditioner is made anew."""
 
+PATIENCE = 8
+"""Steps in a row that lead no nearer, before going to float64, and there before giving up."""
 
-GAMMA = 1
-ALIGN=0.01
+SAFE = 10.0
+"""How much more than expected there may be to gain: the curvature of a few steps knows little of the rest."""
 
 
 class Trial(NamedTuple):
@@ -53,178 +52,224 @@ class Trial(NamedTuple):
     """f there."""
     slope: float
     """Derivative of f by the length."""
+    fall: float = 0.0
+    """What f would change by, if the slopes at length 0 were those all the way."""
 
 
-def decreases(first: Trial, trial: Trial, noise: float) -> bool:
-    """Whether f falls enough (Armijo), as far as it is known: its values err by ``noise``."""
-    return trial.value <= first.value + DECREASE * trial.length * first.slope + noise
+def decreases(first: Trial, trial: Trial, noise: float = 0.0) -> bool:
+    """Whether f falls enough (Armijo), where its values are known to within ``noise``."""
+    return trial.value <= first.value + DECREASE * trial.fall + noise
 
 
-def satisfies_wolfe(first: Trial, trial: Trial, noise: float) -> bool:
-    """Whether f falls enough and the slope has flattened enough: the strong Wolfe conditions."""
-    return decreases(first, trial, noise) and abs(trial.slope) <= -CURVATURE * first.slope
+def satisfies_wolfe(first: Trial, trial: Trial, noise: float = 0.0) -> bool:
+    """Whether f falls enough and its slope has flattened enough: the strong Wolfe conditions."""
+    return decreases(first, trial, noise) and abs(trial.slope) <= -FLATTER * first.slope
 
 
-def next_length(trials: Sequence[Trial], noise: float) -> float:
-    """Where to look next: lengths that satisfy the Wolfe conditions lie between the trials, or beyond the last.
+def next_length(trials: Sequence[Trial], noise: float = 0.0) -> float:
+    """Where to look next: beyond all trials while f falls, else between the last that falls and the first that rises.
 
     Args:
         trials: So far; the first is that of length 0, where f falls.
-        noise: Error of the values.
+        noise: How exactly values are known.
 
     Source:
-        Nocedal and Wright (2006), Numerical Optimization, algorithms 3.5 and 3.6, for convex functions.
+        Nocedal and Wright (2006), Numerical Optimization, algorithms 3.5 and 3.6.
     """
-    first = trials[0]
-    short = sorted(trial for trial in trials if decreases(first, trial, noise) and trial.slope < 0)
-    beyond = [trial for trial in trials if trial not in short]
-    low = short[-1]
-    if not beyond:
-        guess = _least_of_cubic(short[-2], low)
-        return min(max(guess, 2 * low.length), 10 * low.length)
-    high = min(beyond)
-    width = high.length - low.length
-    return min(max(_least_of_cubic(low, high), low.length + 0.1 * width), high.length - 0.1 * width)
+    falling = sorted(trial for trial in trials if trial.slope < 0 and decreases(trials[0], trial, noise))
+    rising = [trial for trial in trials if trial not in falling]
+    low = falling[-1]
+    if not rising:
+        return min(max(_least_of_cubic(falling[-2], low), 2 * low.length), 10 * low.length)
+    high = min(rising)
+    margin = 0.1 * (high.length - low.length)
+    return min(max(_least_of_cubic(low, high), low.length + margin), high.length - margin)
 
 
 def _least_of_cubic(left: Trial, right: Trial) -> float:
     """The minimum of the cubic with the values and slopes of two trials; halfway where it has none."""
     width = right.length - left.length
-    mean = left.slope + right.slope - 3 * (right.value - left.value) / width
-    square = mean * mean - left.slope * right.slope
+    bend = left.slope + right.slope - 3 * (right.value - left.value) / width
+    square = bend * bend - left.slope * right.slope
     root = math.sqrt(square) if 0 <= square < math.inf else math.nan
-    share = 1 - (right.slope + root - mean) / (right.slope - left.slope + 2 * root) if root else math.nan
+    below = right.slope - left.slope + 2 * root
+    share = 1 - (right.slope + root - bend) / below if below else math.nan
     return left.length + width * (share if math.isfinite(share) else 0.5)
 
 
 def lbfgs(progress: Progress) -> Asking[None]:
+    """Minimises f from where ``progress`` stands until it is certified to be within its tolerance.
+
+    float32 arithmetic, where the problem asks for it, serves as long as it leads nearer.  With l1 a step stays within
+    the orthant that the smallest subgradient points to: a coefficient stops at 0, and one that l1 holds there stays.
+
+    Args:
+        progress: Of the problem; told of each step.
+
+    Source:
+        Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4; Andrew and Gao (2007), Scalable training of
+        l1-regularized log-linear models.
+    """
     problem = progress.problem
-    held = holds_hessian(problem)
+    dtype = yield from _start(progress)
+    frame, l1 = progress.frame, problem.penalties(progress.frame)[1]
+    by_hessian = not problem.objective.l1 and (forms_hessian(problem) or not problem.objective.l2)
+    unpenalised = not (problem.objective.l2 or problem.objective.l1)
+    pairs: deque[Pair] = deque(maxlen=PAIRS)
+    inverse: Solve | None = None
+    known, nearest, poor, enough = math.inf, math.inf, 0, progress.tolerance
+    now = yield from ask(Evaluate(problem, frame, progress.point, dtype))
+    while True:
+        point, progress.value, size = progress.point, now.value, max(abs(now.value), 1e-300)
+        exact, noise = dtype == torch.float64, NOISE[dtype] * size
+        slope = smallest_subgradient(point, now.gradient, l1)
+        if inverse is None or progress.near < REFRESH * known:
+            inverse = yield from preconditioner(problem, frame, point, now.curvature, progress.seed)
+            known = progress.near
+        direction = _direction(problem, point, slope, l1, pairs, inverse)
+        first = Trial(0.0, now.value, float((slope * direction).sum()))
+        progress.near = -first.slope / 2 / size
+        known = min(known, progress.near) if known == math.inf else known
+        gap = expected_gap(problem, progress.solution, frame.gradient_to(problem.model, now.gradient)) / size
+        gap = min(gap, SAFE * progress.near) if by_hessian else gap
+        progress.gap = min(gap, 1.0) * size
+        if gap <= enough or (not exact and progress.near < FAR) or poor >= PATIENCE or not first.slope < 0:
+            if not exact:
+                dtype, poor, nearest = torch.float64, 0, math.inf
+                now = yield from ask(Evaluate(problem, frame, point, dtype))
+                continue
+            if gap <= enough and (yield from _certified(progress, now)):
+                return
+            if not gap <= enough or not first.slope < 0:
+                break
+            enough = gap / 10
+        if unpenalised and now.value < progress.tolerance * problem.share * problem.total_weight:
+            break  # separated: f goes to 0, and the coefficients go with it to infinity
+        orthant = torch.where(point == 0, -slope.sign(), point.sign())
+        best = yield from _search(problem, frame, point, direction, orthant, slope, l1, first, noise, dtype)
+        if best is None:
+            poor = PATIENCE
+            continue
+        at, there = best
+        pairs.append(Pair(at - point, there.gradient - now.gradient))
+        poor = 0 if now.value - there.value > noise or progress.near < nearest else poor + 1
+        nearest = min(nearest, progress.near)
+        progress.point, now = at, there
+    if progress.best is not progress.point:
+        yield from _certified(progress, now if exact else None)
+    if progress.best is not None:
+        progress.point = progress.best
+
+
+def _search(
+    problem, frame, point, direction, orthant, slope, l1, first, noise, dtype
+) -> Asking[tuple[Tensor, Evaluation] | None]:
+    """A point that satisfies the Wolfe conditions; else the lowest; ``None`` where f does not fall."""
+    trials, best, length = [first], None, 1.0
+    for _ in range(TRIALS):
+        at = point + length * direction
+        stopped = (l1 > 0) & (at.sign() != orthant)
+        at = at.masked_fill(stopped, 0.0)
+        there = yield from ask(Evaluate(problem, frame, at, dtype))
+        along = ((there.gradient + l1 * orthant) * direction).masked_fill(stopped, 0.0).sum()
+        trial = (
+            Trial(length, there.value, float(along), min(0.0, float((slope * (at - point)).sum())))
+            if math.isfinite(there.value)
+            else Trial(length, math.inf, math.inf)
+        )
+        trials.append(trial)
+        if satisfies_wolfe(first, trial, noise):
+            return at, there
+        if decreases(first, trial, noise) and (best is None or there.value < best[1].value):
+            best = at, there
+        length = next_length(trials, noise)
+    return best
+
+
+class Pair(NamedTuple):
+    """A step and what it changed."""
+
+    step: Tensor
+    change: Tensor
+    """Of the gradient."""
+
+
+def expected_gap(problem: Problem, point: Tensor, gradient: Tensor) -> float:
+    """About what a certificate will say by duality, without a pass: exact where the intercepts are at their optimum.
+
+    Args:
+        problem: With a penalty, else the answer is infinite.
+        point: Shape (K, D + 1), in the model frame.
+        gradient: Of the smooth part of f there, by the model's coordinates.
+    """
+    l2, l1 = problem.objective.l2, problem.objective.l1
+    coef = point[:, :-1]
+    slopes = gradient[:, :-1] - l2 * coef
+    if l2:
+        held = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
+        return float(((held + l2 * coef).square() / (2 * l2) + l1 * coef.abs() + coef * (slopes - held)).sum())
+    if not l1:
+        return math.inf
+    slopes = slopes * min(1.0, l1 / max(float(slopes.abs().max()), 1e-300))
+    return float((coef * slopes + l1 * coef.abs()).sum())
+
+
+def _direction(
+    problem: Problem, point: Tensor, slope: Tensor, l1: Tensor, pairs: Sequence[Pair], inverse: Solve
+) -> Tensor:
+    """Where to go, at full length: downhill, and with l1 within the orthant."""
+    free = (point != 0) | (slope != 0) | (l1 == 0)
+    while True:
+        direction = -_product(problem, slope, free, pairs, inverse)
+        wrong = free & (point == 0) & (l1 > 0) & (direction * slope >= 0)
+        if not bool(wrong.any()):
+            return direction
+        free = free & ~wrong
+
+
+STAT = []
+ALIGN = 0.01
+GAMMA = 1
+
+
+def _product(problem: Problem, gradient: Tensor, free: Tensor, pairs: Sequence[Pair], inverse: Solve) -> Tensor:
+    """What L-BFGS has for the inverse of the Hessian, times a gradient, on coordinates that are free."""
+
+    def within(vector: Tensor) -> Tensor:
+        return centred(problem, vector * free)
+
+    rest, used = within(gradient), []
+    for step, change in reversed(pairs):
+        step, change = step * free, change * free
+        curvature = float((step * change).sum())
+        if curvature > 0:
+            factor = float((step * rest).sum()) / curvature
+            rest = rest - factor * change
+            used.append((step, change, curvature, factor))
+    product = within(inverse(within(rest)))
+    if used and GAMMA:
+        _, change, curvature, _ = used[0]
+        product = product * (curvature / float((change * within(inverse(within(change)))).sum()))
+    for step, change, curvature, factor in reversed(used):
+        product = product + (factor - float((change * product).sum()) / curvature) * step
+    return within(product)
+
+
+def _start(progress: Progress) -> Asking[torch.dtype]:
+    """As newton."""
+    problem, held = progress.problem, holds_hessian(progress.problem)
     sample = yield from ask(Sample(problem))
-    progress.frame, progress.point = (frame := choose_frame(problem, sample, held)), progress.frame.to(frame, progress.point)
+    progress.frame, progress.point = (
+        (frame := choose_frame(problem, sample, held)),
+        progress.frame.to(frame, progress.point),
+    )
     progress.point = centred(problem, progress.point)
-    dtype = problem.dtype
     if not progress.point.any():
         if held and enough_rows(problem, sample):
             _solve_sample(progress, sample)
         elif is_wide(problem):
             yield from _solve_in_rows(progress)
-            dtype = torch.float64
+            return torch.float64
         elif not held and problem.rows >= MANY_ROWS:
             yield from start_stochastically(progress, sample)
-
-    l1 = problem.penalties(frame)[1]
-    pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=PAIRS)
-    inverse: Solve | None = None
-    made_at, lowest, poor, stop_at = math.inf, math.inf, 0, 0.1 * progress.tolerance
-    now: Evaluation = yield from ask(Evaluate(problem, frame, progress.point, dtype))
-    while poor < PATIENCE:
-        exact = dtype == torch.float64
-        point, progress.value = progress.point, now.value
-        slope = smallest_subgradient(point, now.gradient, l1)
-        if inverse is None or progress.near < REFRESH * made_at:
-            inverse = yield from preconditioner(problem, frame, point, now.curvature, progress.seed)
-            made_at = progress.near
-        direction = _direction(progress, slope, l1, pairs, inverse)
-        first = Trial(0.0, now.value, float((slope * direction).sum()))
-        progress.near = -first.slope / 2 / max(abs(now.value), 1e-300)
-        if math.isinf(made_at):
-            made_at = progress.near
-        close = expected_gap(problem, progress.solution, frame.gradient_to(problem.model, now.gradient)) / max(abs(now.value), 1e-300)
-        may = not problem.objective.l1 and (not problem.objective.l2 or (problem.num_parameters if problem.softmax else problem.num_features+1) <= 512)
-        if close <= progress.tolerance or (may or not exact) and progress.near <= stop_at:
-            if not exact:
-                dtype, now = torch.float64, (yield from ask(Evaluate(problem, frame, point, torch.float64)))
-                continue
-            if (yield from _certified(progress, now)):
-                return
-            stop_at = min(stop_at, progress.near) / 10
-        noise = NOISE[dtype] * abs(now.value)
-        orthant = torch.where(point == 0, -slope.sign(), point.sign())
-        trials, best, length = [first], None, 1.0
-        while len(trials) <= TRIALS:
-            raw = point + length * direction
-            inside = (l1 == 0) | (raw.sign() == orthant)
-            at = torch.where(inside, raw, 0.0)
-            there = yield from ask(Evaluate(problem, frame, at, dtype))
-            by_length = (there.gradient + l1 * orthant) * direction * inside
-            trial = Trial(length, there.value, float(by_length.sum()))
-            if not math.isfinite(trial.value):
-                trial = Trial(length, math.inf, math.inf)
-            trials.append(trial)
-            if decreases(first, trial, noise) and (best is None or there.value < best[1].value):
-                best = at, there
-            if satisfies_wolfe(first, trial, noise):
-                best = at, there
-                break
-            length = next_length(trials, noise)
-        if best is None:
-            poor = PATIENCE
-        else:
-            at, there = best
-            s, y = at - point, there.gradient - now.gradient
-            if float((s * y).sum()) > 0:
-                pairs.append((s, y))
-            poor = 0 if now.value - there.value > noise or progress.near < lowest else poor + 1
-            lowest = min(lowest, progress.near)
-            progress.point, now = at, there
-        if poor >= PATIENCE and not exact:
-            dtype, poor, lowest = torch.float64, 0, math.inf
-            now = yield from ask(Evaluate(problem, frame, progress.point, torch.float64))
-    yield from _certified(progress, now)
-
-
-def expected_gap(problem, point, gradient) -> float:
-    """About what the certificate will say of a point, for free: its bound by duality where the intercepts are solved."""
-    l2, l1 = problem.objective.l2, problem.objective.l1
-    if not l2 and not l1:
-        return math.inf
-    coef = point[:, :-1]
-    slopes = gradient[:, :-1] - l2 * coef
-    if not l2:
-        slopes = slopes * min(1.0, l1 / max(float(slopes.abs().max()), 1e-300))
-        return float((coef * slopes + l1 * coef.abs()).sum())
-    held = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
-    return float(((held + l2 * coef).square() / (2 * l2) + l1 * coef.abs() + coef * (slopes - held)).sum())
-
-
-def _direction(progress, slope, l1, pairs, inverse) -> Tensor:
-    problem, point = progress.problem, progress.point
-    free = ((point != 0) | (slope != 0) | (l1 == 0)).double()
-    while True:
-        within = lambda v: centred(problem, v * free)
-        direction = -_two_loops(slope * free, pairs, inverse, within, free)
-        wrong = (l1 > 0) & (point == 0) & (free != 0) & (direction * slope >= 0)
-        if not bool(wrong.any()):
-            break
-        free = free * ~wrong
-    if problem.objective.l1:
-        orthant = torch.where(point == 0, -slope.sign(), point.sign())
-        kept = torch.where(direction * slope <= 0, direction, 0.0)
-        direction, kept = (torch.where((l1 > 0) & ((point + d).sign() != orthant), -point, d) for d in (direction, kept))
-        if not float((slope * direction).sum()) < ALIGN * float((slope * kept).sum()):
-            print("fallback")
-            direction = kept
-    return direction
-
-
-def _two_loops(gradient, pairs, inverse, within, free):
-    q = within(gradient)
-    kept = []
-    for s, y in reversed(pairs):
-        s, y = s * free, y * free
-        sy = float((s * y).sum())
-        if not sy > 0:
-            continue
-        factor = float((s * q).sum()) / sy
-        q = q - factor * y
-        kept.append((s, y, sy, factor))
-    scale = 1.0
-    if GAMMA and kept:
-        s, y, sy, _ = kept[0]
-        scale = sy / float((y * within(inverse(within(y)))).sum())
-        if GAMMA == 2: scale = min(scale, 1.0)
-    q = scale * within(inverse(within(q)))
-    for s, y, sy, factor in reversed(kept):
-        q = q + (factor - float((y * q).sum()) / sy) * s
-    return within(q)
+    return problem.dtype

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from logreg.optim.passes import (
     Frame,
     Gram,
     InMemory,
+    Pass,
     Problem,
     Sample,
     ask,
@@ -61,6 +63,9 @@ ENOUGH = 20
 SHORT = 0.02
 """Length of a step at which float32 is no longer believed."""
 
+START = 50
+"""Features of the first working set."""
+
 EIGEN = 256
 """Parameters up to which the eigenvalues of the Hessian cost nothing."""
 
@@ -74,7 +79,8 @@ NOISE = {torch.float32: 3e-7, torch.float64: 1e-14}
 def holds_hessian(problem: Problem) -> bool:
     """Whether the Hessian is formed and factored."""
     dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
-    return dependent <= HELD and problem.rows >= dependent and problem.rows * dependent * problem.num_parameters <= WORK
+    enough = problem.rows >= dependent or problem.objective.l1 > 0
+    return dependent <= HELD and enough and problem.rows * dependent * problem.num_parameters <= WORK
 
 
 def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
@@ -83,8 +89,8 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     float32 arithmetic, where the problem asks for it, serves far from the optimum and in the curvature; the last
     gradients are taken in float64, so that the accuracy of the result does not depend on it.
 
-    With l1 each step minimises the quadratic model with the penalty (Cholesky), or moves within the orthant that the
-    smallest subgradient points to (conjugate gradients).
+    With l1 each step minimises the quadratic model with the penalty; where the Hessian of all features cannot be held, that
+    of the features which are not held at 0 is.
 
     Args:
         progress: Of the problem; told of each step.
@@ -96,8 +102,12 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     """
     problem = progress.problem
     held = holds_hessian(problem)
+    if problem.objective.l1 and not held:
+        yield from _on_working_sets(progress)
+        return
     sample = yield from ask(Sample(problem))
-    progress.frame, progress.point = (frame := choose_frame(problem, sample, held)), progress.frame.to(frame, progress.point)
+    frame = choose_frame(problem, sample, held)
+    progress.frame, progress.point = frame, progress.frame.to(frame, progress.point)
     progress.point = centred(problem, progress.point)
     dtype = problem.dtype
     if not progress.point.any():
@@ -149,20 +159,24 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
             if now.hessian is not None:
                 direct, of_hessian = factored(problem, now.hessian), at
             assert direct is not None
-            path, gain = _with_matrix(direct, at, now.gradient, l1, min(1e-2, max(1e-16, progress.near)))
+            path, gain = _with_matrix(problem, direct, at, now.gradient, l1, min(1e-2, max(1e-16, progress.near)))
         else:
             if inverse is None or progress.near > 1e-4:
                 inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed)
             accuracy = 0.5 * float((slope * inverse(slope)).sum()) ** 0.25
             accuracy = max(min(accuracy, 0.3), min(0.5, 0.3 * math.sqrt(progress.tolerance / max(close, 1e-300))))
-            path, gain = yield from _with_products(problem, frame, at, slope, inverse, accuracy, l1)
+            path, gain = yield from _with_products(problem, frame, at, slope, inverse, accuracy)
         expected, progress.near = progress.near, gain / max(abs(now.value), 1e-300)
         progress.gap = min(progress.gap, now.value, gain if held else math.inf)
         stale = progress.near > 0.03 * expected
         if rough and progress.near < rough:
             return
         if exact and progress.near <= stop_at:
-            if held and not problem.objective.l1 and (yield from _nearly_quadratic(progress, direct, at - of_hessian, now)):
+            if (
+                held
+                and not problem.objective.l1
+                and (yield from _nearly_quadratic(progress, direct, at - of_hessian, now))
+            ):
                 return
             if (yield from _certified(progress, now)) or stop_at < 1e-15:
                 break
@@ -185,11 +199,11 @@ Path = Callable[[float], Tensor]
 
 
 def _with_matrix(
-    direct: Factored, point: Tensor, gradient: Tensor, l1: Tensor, accuracy: float
+    problem: Problem, direct: Factored, point: Tensor, gradient: Tensor, l1: Tensor, accuracy: float
 ) -> tuple[Path, float]:
     """Newton's step, and what the quadratic model says it is worth."""
     if bool(l1.any()):
-        target, gain = minimise_with_l1(direct.matrices, gradient, point, l1, accuracy)
+        target, gain = minimise_with_l1(problem, direct.matrices, gradient, point, l1, accuracy)
     else:
         step = direct.step(gradient)
         target, gain = point - step, float((step * gradient).sum()) / 2
@@ -197,21 +211,11 @@ def _with_matrix(
 
 
 def _with_products(
-    problem: Problem, frame: Frame, point: Tensor, slope: Tensor, inverse: Solve, accuracy: float, l1: Tensor
+    problem: Problem, frame: Frame, point: Tensor, slope: Tensor, inverse: Solve, accuracy: float
 ) -> Asking[tuple[Path, float]]:
-    """The same by conjugate gradients; with l1 a coefficient stops at 0 and one that is held at 0 stays there."""
-    if not bool(l1.any()):
-        step, gain = yield from conjugate_gradients(problem, frame, point, slope, inverse, accuracy, PRODUCTS)
-        return lambda length: point - length * step, gain
-    free = ((point != 0) | (slope != 0)).double()
-    orthant = torch.where(point == 0, -slope.sign(), point.sign())
-    step, gain = yield from conjugate_gradients(problem, frame, point, slope, inverse, accuracy, PRODUCTS, free)
-
-    def path(length: float) -> Tensor:
-        moved = point - length * step
-        return torch.where((l1 > 0) & (moved.sign() != orthant), 0.0, moved)
-
-    return path, gain
+    """The same by conjugate gradients."""
+    step, gain = yield from conjugate_gradients(problem, frame, point, slope, inverse, accuracy, PRODUCTS)
+    return lambda length: point - length * step, gain
 
 
 def _by_slope(progress: Progress, slope: Tensor) -> float:
@@ -250,6 +254,59 @@ def _nearly_quadratic(progress: Progress, direct: Factored, moved: Tensor, evalu
     progress.bound, progress.best = Bound(evaluation.value, gap, True, gradient, evaluation.loss), progress.point
     progress.gap = gap
     return True
+
+
+class _Narrowed(Pass[None]):
+    """A pass that sees some of the features."""
+
+    def __init__(self, question: Pass[Any], features: Tensor) -> None:
+        self.question, self.features = question, features
+
+    def add(self, block: Batch) -> None:
+        """Hands on those features.  Sets: done."""
+        self.question.add(block._replace(features=block.features.index_select(1, self.features)))
+        self.done = self.question.done
+
+
+def _on_working_sets(progress: Progress) -> Asking[None]:
+    """With l1 and many features: solves for those that matter, looks which others do, and so on.
+
+    Source:
+        Massias, Gramfort and Salmon (2018), Celer: a fast solver for the lasso with dual extrapolation.
+    """
+    problem = progress.problem
+    point, l1 = progress.solution, problem.penalties(problem.model)[1]
+    most = min(HELD // (problem.num_outputs if problem.softmax else 1), problem.num_features + 1) - 1
+    sample = yield from ask(Sample(problem))
+    scale = choose_frame(problem, sample, every_scale=True).scale
+    accuracy, size, last = 0.1, START, math.inf
+    while True:
+        now = yield from ask(Evaluate(problem, problem.model, point, torch.float64))
+        progress.frame, progress.point, progress.value = problem.model, point, now.value
+        slope = smallest_subgradient(point, now.gradient, l1)
+        if (yield from _certified(progress, now)) or not (now.value < last or accuracy > 1e-12):
+            break
+        last = now.value
+        used = (point[:, :-1] != 0).any(0)
+        worth = torch.where(used, math.inf, slope[:, :-1].abs().amax(0) / scale)
+        size = min(max(size, 2 * int(used.sum())), most)
+        chosen = worth.topk(size).indices.sort().values
+        chosen = chosen[worth[chosen] > 0]
+        if int(used.sum()) > most or not len(chosen):
+            break
+        model = Frame(problem.model.center[chosen], problem.model.scale[chosen])
+        inside = replace(problem, model=model)
+        columns = torch.cat([chosen, chosen.new_tensor([problem.num_features])])
+        inner = Progress(inside, point[:, columns], accuracy, progress.seed)
+        for question in newton(inner):
+            narrowed = _Narrowed(question, chosen)
+            narrowed.mixed = question.mixed
+            yield narrowed
+        point = point.clone()
+        point[:, columns] = inner.solution
+        accuracy = max(accuracy / 10, 0.1 * progress.tolerance)
+    if progress.best is not None:
+        progress.point = progress.best
 
 
 def enough_rows(problem: Problem, sample: Batch) -> bool:

@@ -103,7 +103,7 @@ class Problem:
     def penalties(self, frame: Frame) -> tuple[Tensor, Tensor]:
         """Strength of l2 and of l1 on each coordinate of a point in a frame, (D + 1,) each; the intercept's is 0."""
         ratio = self.model.scale / frame.scale
-        zero = torch.zeros(1, dtype=torch.float64, device=ratio.device)
+        zero = ratio.new_zeros(1)
         return (
             torch.cat([self.objective.l2 * ratio.square(), zero]),
             torch.cat([self.objective.l1 * ratio, zero]),
@@ -182,6 +182,10 @@ class Pass(Generic[Answer]):
         """What all rows together say."""
         raise NotImplementedError
 
+    def zeros(self, *shape: int) -> Tensor:
+        """A sum in float64 where nothing is added yet."""
+        return self.frame.center.new_zeros(shape)
+
     def linear(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """(K, D) and (K,) such that logits of features as they are seen are features @ coef.T + intercept."""
         center, scale = self._fold
@@ -224,12 +228,12 @@ class Evaluate(Pass[Evaluation]):
         super().__init__(problem, frame, dtype)
         self.point = point
         self._coef, self._intercept = self.linear(point)
-        k, d, exact = problem.num_outputs, problem.num_features, {"dtype": torch.float64, "device": point.device}
-        self._loss = torch.zeros((), **exact)
-        self._gradient, self._residuals = torch.zeros(k, d, **exact), torch.zeros(k, **exact)
-        self._curvature = torch.zeros(k, k, **exact)
+        k, d = problem.num_outputs, problem.num_features
+        self._loss = self.zeros()
+        self._gradient, self._residuals = self.zeros(k, d), self.zeros(k)
+        self._curvature = self.zeros(k, k)
         shape = ((k, d + 1, k, d + 1) if problem.softmax else (k, d + 1, d + 1)) if hessian is not None else (0,)
-        self._hessian = torch.zeros(shape, **exact)
+        self._hessian = self.zeros(*shape)
         self._wants = hessian
 
     def gather(self, rows: Rows) -> None:
@@ -316,8 +320,8 @@ class Product(Pass[Tensor]):
         coef, intercept = self.linear(point)
         along, offset = self.linear(direction)
         self._coef, self._intercept = torch.cat([coef, along]), torch.cat([intercept, offset])
-        k, d, exact = problem.num_outputs, problem.num_features, {"dtype": torch.float64, "device": point.device}
-        self._sums, self._ones = torch.zeros(k, d, **exact), torch.zeros(k, **exact)
+        k, d = problem.num_outputs, problem.num_features
+        self._sums, self._ones = self.zeros(k, d), self.zeros(k)
 
     def gather(self, rows: Rows) -> None:
         """One product for logits and their change, since a second one over the same features would cost as much."""
@@ -355,8 +359,8 @@ class SampledCurvature(Pass[Tensor]):
         self._draw = torch.Generator().manual_seed(seed)
         k, d = problem.num_outputs, problem.num_features
         self._blocks = torch.zeros(k, d, d, dtype=self.dtype, device=point.device)
-        self._sums = torch.zeros(k, d, dtype=torch.float64, device=point.device)
-        self._ones = torch.zeros(k, dtype=torch.float64, device=point.device)
+        self._sums = self.zeros(k, d)
+        self._ones = self.zeros(k)
 
     def gather(self, rows: Rows) -> None:
         """Draws rows for each output."""
@@ -394,8 +398,12 @@ class Diagonal(Pass[Tensor]):
     def __init__(self, problem: Problem, frame: Frame, point: Tensor) -> None:
         super().__init__(problem, frame)
         self._coef, self._intercept = self.linear(point)
-        k, d, exact = problem.num_outputs, problem.num_features, {"dtype": torch.float64, "device": point.device}
-        self._squares, self._sums, self._ones = torch.zeros(k, d, **exact), torch.zeros(k, d, **exact), torch.zeros(k, **exact)
+        k, d = problem.num_outputs, problem.num_features
+        self._squares, self._sums, self._ones = (
+            self.zeros(k, d),
+            self.zeros(k, d),
+            self.zeros(k),
+        )
 
     def gather(self, rows: Rows) -> None:
         """Weighted squares."""
@@ -532,8 +540,8 @@ class Combination(Pass[Tensor]):
         """``factors`` (K, N), of the rows in the order in which they come."""
         super().__init__(problem, frame)
         self._factors, self._seen = factors.to(self.dtype), 0
-        self._sums = torch.zeros(len(factors), problem.num_features, dtype=torch.float64, device=factors.device)
-        self._ones = torch.zeros(len(factors), dtype=torch.float64, device=factors.device)
+        self._sums = self.zeros(len(factors), problem.num_features)
+        self._ones = self.zeros(len(factors))
 
     def gather(self, rows: Rows) -> None:
         """Takes the next factors."""
@@ -567,7 +575,6 @@ def gather(rows: RowSource, question: Pass[Any]) -> None:
         question.add(block)
         if question.done:
             return
-
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.optim.certificate import Bound
 from logreg.optim.curvature import centred
-from logreg.optim.passes import Asking, Frame, Problem, Stochastic, ask
+from logreg.optim.passes import Asking, Frame, Problem, Stochastic, ask, choose_frame  # noqa: F401
 
 
 @dataclass
