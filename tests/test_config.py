@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from logreg.config import KNOBS, REFUSED_TRAINER_ARGUMENTS, SECTIONS, RunConfig, unknown_key
+from logreg.config import EXACT, KNOBS, REFUSED_TRAINER_ARGUMENTS, SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, LogregError, did_you_mean
 from logreg.lean import import_lightning
 from logreg.promises import Promise, check, flag, labels, listed, number, one_of, optional, text, weights, whole
@@ -31,6 +31,8 @@ def a_run(**changes: Any) -> dict[str, Any]:
         "lr": 0.1,
         "batch_size": 32,
         "max_epochs": 10,
+        "tolerance": 1e-6,
+        "polish": False,
         "accelerator": "auto",
         "devices": 1,
         "precision": 32,
@@ -126,6 +128,7 @@ def test_the_nearest_name_is_offered_only_when_one_is_near(got: object, answer: 
 LOSSES, REDUCTIONS, STARTS = "one of auto, bce, cross_entropy", "one of mean, sum", "one of zeros, linear"
 ACCELERATORS, BITS = "one of auto, cpu, gpu, mps", "one of 32, 64"
 POSITIVE, NOT_NEGATIVE = "a finite number > 0", "a finite number >= 0"
+POSITIVE_OR_NULL, FRACTION = "a finite number > 0 or null", "a finite number > 0 and < 1"
 ROWS, FROM_ONE, FROM_ZERO = "a whole number >= 1 or full", "a whole number >= 1", "a whole number >= 0"
 
 REFUSED: dict[str, list[tuple[Any, str]]] = {
@@ -145,13 +148,13 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
     "l1": [(-1, f"{NOT_NEGATIVE}, got -1."), (None, f"{NOT_NEGATIVE}, got None.")],
     "init": [("zero", f"{STARTS}, got 'zero'. Did you mean zeros?"), ("random", f"{STARTS}, got 'random'.")],
     "lr": [
-        ("abc", f"{POSITIVE}, got 'abc'."),
-        (-1, f"{POSITIVE}, got -1."),
-        (0, f"{POSITIVE}, got 0."),
-        (math.nan, f"{POSITIVE}, got nan."),
-        (math.inf, f"{POSITIVE}, got inf."),
-        (None, f"{POSITIVE}, got None."),
-        ([0.1, 0.2], f"{POSITIVE}, got [0.1, 0.2]."),
+        ("abc", f"{POSITIVE_OR_NULL}, got 'abc'."),
+        (-1, f"{POSITIVE_OR_NULL}, got -1."),
+        (0, f"{POSITIVE_OR_NULL}, got 0."),
+        (math.nan, f"{POSITIVE_OR_NULL}, got nan."),
+        (math.inf, f"{POSITIVE_OR_NULL}, got inf."),
+        (None, "given with optimizer=sgd, got None. Leave it to the dataset, or set it."),
+        ([0.1, 0.2], f"{POSITIVE_OR_NULL}, got [0.1, 0.2]."),
     ],
     "batch_size": [
         (0, f"{ROWS}, got 0."),
@@ -161,6 +164,15 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
         (True, f"{ROWS}, got True."),
     ],
     "max_epochs": [(0, f"{FROM_ONE}, got 0."), (-1, f"{FROM_ONE}, got -1."), (1e3, f"{FROM_ONE}, got 1000.0.")],
+    "tolerance": [
+        (0, f"{FRACTION}, got 0."),
+        (1, f"{FRACTION}, got 1."),
+        (-1e-6, f"{FRACTION}, got -1e-06."),
+        (math.nan, f"{FRACTION}, got nan."),
+        ("1e-6", f"{FRACTION}, got '1e-6'."),
+        (None, f"{FRACTION}, got None."),
+    ],
+    "polish": [("yes", "true or false, got 'yes'."), (1, "true or false, got 1.")],
     "facts": [
         ("onyl", "one of none, show, only, got 'onyl'. Did you mean only?"),
         (True, "one of none, show, only, got True."),
@@ -190,6 +202,8 @@ TAKEN: dict[str, list[Any]] = {
     "lr": [1e-12, 0.1, 1, 1e3],
     "batch_size": [1, 128, 10**9, "full"],
     "max_epochs": [1, 1000],
+    "tolerance": [1e-12, 0.5],
+    "polish": [True, False],
     "facts": ["none", "show", "only"],
     "accelerator": ["auto", "cpu", "gpu", "mps"],
     "devices": [1],
@@ -216,6 +230,37 @@ def test_a_knob_takes_what_keeps_its_promise(knob: str, value: Any) -> None:
     ours = getattr(RunConfig.from_mapping(a_run(**{knob: value})), knob)
     # yaml reads 32 as a number and "32" as text: both are the same promise kept, and one spelling comes out
     assert ours == (str(value) if knob == "precision" else value)
+
+
+def an_exact_run(**changes: Any) -> dict[str, Any]:
+    return a_run(**{"optimizer": {"name": "newton"}, "lr": None, "batch_size": "full", **changes})
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_exact_optimizer_takes_a_tolerance_and_a_number_of_passes(name: str) -> None:
+    ours = RunConfig.from_mapping(an_exact_run(optimizer={"name": name}, tolerance=1e-9, max_epochs=7))
+    assert (ours.optimizer, ours.lr, ours.tolerance, ours.max_epochs) == ({"name": name}, None, 1e-9, 7)
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("lr", 0.1), ("batch_size", 32), ("polish", True), ("schedule", {"name": "cosine", "floor": 0.0})],
+)
+def test_an_exact_optimizer_refuses_what_it_would_ignore(name: str, key: str, value: Any) -> None:
+    sentence = (
+        f"`{key}` must go with a first-order optimizer, and optimizer={name} finds its own steps. "
+        "Leave it out, or set optimizer=sgd."
+    )
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(an_exact_run(**{"optimizer": {"name": name}, key: value}))
+
+
+@pytest.mark.parametrize("name", sorted(set(SECTIONS["optimizer"]) - set(EXACT)))
+def test_a_first_order_optimizer_needs_a_learning_rate(name: str) -> None:
+    sentence = f"`lr` must be given with optimizer={name}, got None. Leave it to the dataset, or set it."
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(optimizer={"name": name}, lr=None))
 
 
 def test_a_mistake_at_the_front_desk_is_one_that_the_door_turns_into_one_line() -> None:
@@ -266,6 +311,9 @@ BAD_ARGUMENTS: dict[str, dict[str, list[tuple[str, Any, str]]]] = {
         "sgd": [("momentum", 1, BETA), ("momentum", -0.1, BETA), ("nesterov", 1, "true or false")],
         "adam": [("beta1", 1.0, BETA), ("beta2", "high", BETA), ("eps", 0, POSITIVE)],
         "adamw": [("beta1", -1, BETA), ("beta2", 1, BETA), ("eps", -1, POSITIVE), ("weight_decay", -1, NOT_NEGATIVE)],
+        "newton": [],
+        "lbfgs": [],
+        "auto": [],
     },
     "schedule": {
         "constant": [],
@@ -280,6 +328,9 @@ GOOD_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
         "sgd": {"momentum": 0.9, "nesterov": True},
         "adam": {"beta1": 0, "beta2": 0.99, "eps": 1e-12},
         "adamw": {"beta1": 0.5, "beta2": 0, "eps": 1, "weight_decay": 0.1},
+        "newton": {},
+        "lbfgs": {},
+        "auto": {},
     },
     "schedule": {"constant": {}, "cosine": {"floor": 0.5}, "step": {"every": 1, "factor": 2}},
 }
@@ -317,14 +368,19 @@ def test_an_argument_of_a_section_refuses_what_breaks_its_promise(
 )
 def test_a_section_keeps_the_arguments_it_was_given(section: str, name: str) -> None:
     asked = {"name": name, **GOOD_ARGUMENTS[section][name]}
-    assert getattr(RunConfig.from_mapping(a_run(**{section: asked})), section) == asked
+    run = an_exact_run if name in EXACT else a_run
+    assert getattr(RunConfig.from_mapping(run(**{section: asked})), section) == asked
 
 
 @pytest.mark.parametrize(
     ("section", "name", "sentence"),
     [
-        ("optimizer", "sgdd", "`optimizer` must be one of sgd, adam, adamw, got 'sgdd'. Did you mean sgd?"),
-        ("optimizer", "newton", "`optimizer` must be one of sgd, adam, adamw, got 'newton'."),
+        (
+            "optimizer",
+            "sgdd",
+            "`optimizer` must be one of sgd, adam, adamw, newton, lbfgs, auto, got 'sgdd'. Did you mean sgd?",
+        ),
+        ("optimizer", "saga", "`optimizer` must be one of sgd, adam, adamw, newton, lbfgs, auto, got 'saga'."),
         ("schedule", "cosin", "`schedule` must be one of constant, cosine, step, got 'cosin'. Did you mean cosine?"),
     ],
 )
@@ -340,6 +396,13 @@ def test_an_argument_that_a_section_does_not_have_is_refused_with_the_nearest_on
     )
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(optimizer={"name": "sgd", "momentun": 0.9}))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_an_exact_optimizer_has_no_arguments(name: str) -> None:
+    sentence = "`optimizer.momentum` must be a key of the config, and there is none of that name."
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        RunConfig.from_mapping(an_exact_run(optimizer={"name": name, "momentum": 0.9}))
 
 
 @pytest.mark.parametrize("momentum", [{}, {"momentum": 0}, {"momentum": 0.0}])

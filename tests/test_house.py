@@ -19,10 +19,10 @@ SOURCE = HOUSE / "src" / "logreg"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "promises", "functional", "objective"),
     ("facts", "model", "config", "folder"),
-    ("data", "metrics", "optim"),
-    ("module", "tracking", "callbacks", "figures", "inspection", "report"),
+    ("data", "metrics", "optim", "existence"),
+    ("module", "optimality", "readings", "tracking", "callbacks", "figures", "inspection", "report"),
     ("run",),
-    ("lean", "door", "sweep"),
+    ("lean", "door", "sweep", "certify"),
 )
 """From the ground up: what a module may import lies on its own floor or below."""
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from logreg.optim import OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
+from logreg import config
+from logreg.optim import EXACT, OPTIMIZERS, SCHEDULES, build_optimizer, lr_factor
 
 ARGUMENTS: dict[str, dict[str, object]] = {
     "sgd": {"momentum": 0.9, "nesterov": True},
@@ -14,6 +15,10 @@ ARGUMENTS: dict[str, dict[str, object]] = {
 
 def test_every_optimizer_has_its_row_here() -> None:
     assert set(ARGUMENTS) == set(OPTIMIZERS)
+
+
+def test_the_exact_optimizers_of_the_front_desk_are_those_there_are() -> None:
+    assert set(config.EXACT) == {*EXACT, "auto"}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

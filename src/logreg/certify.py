@@ -77,9 +77,9 @@ the penalty that coef= was fitted with, on the coefficients and not on the inter
 
 the data and the loss, all as in scripts/train.py
   dataset, dataset.<key>, backbone, experiment, seed, loss, reduction, precision, accelerator
-               The rows are those of train: dataset.split.val=0 dataset.split.test=0 takes what is held out too.  Beside coef=, the
-               penalty is on the raw features (dataset.standardize=true: on the standardised ones), the loss is a
-               mean over the rows, and features are read with precision=64.
+               The rows are those of train: dataset.split.val=0 dataset.split.test=0 takes what is held out too.  Beside
+               coef=, the penalty is on the raw features (dataset.standardize=true: on the standardised ones), the loss
+               is a mean over the rows, and features are read with precision=64.
 
   tolerance    1e-6      gap, relative to the value, up to which coefficients are optimal
   json         false     true: prints one JSON object

@@ -15,6 +15,7 @@ KNOBS: dict[str, Promise] = {
     "reduction": one_of(("mean", "sum")),
     "l2": number(at_least=0),
     "l1": number(at_least=0),
+    "intercept": flag(),
     "init": one_of(("zeros", "linear")),
     "lr": optional(number(above=0)),
     "batch_size": whole(at_least=1, or_word="full"),
@@ -106,6 +107,7 @@ class RunConfig:
         reduction: Of the data term, over rows.
         l2: Strength of the penalty (l2 / 2) * |coef|^2.
         l1: Strength of the penalty l1 * |coef|_1.
+        intercept: Whether there is one; else it stays 0.
         init: Where the parameters start.
         lr: Step size of a first-order optimizer in the first epoch; ``None`` for an exact one.
         batch_size: Its rows of a batch, or "full".
@@ -131,6 +133,7 @@ class RunConfig:
     reduction: str
     l2: float
     l1: float
+    intercept: bool
     init: str
     lr: float | None
     batch_size: int | str

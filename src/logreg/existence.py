@@ -137,9 +137,9 @@ def find_separation(
         The kind, the columns and the classes.
     """
     rows = _Rows(features, labels, num_classes, sample_weight, time.thread_time() + seconds)
-    group = torch.arange(num_classes)
     if num_classes == 2:
-        return _told_apart(rows, group).named([1])
+        return _softmax(rows, torch.tensor([1, 0]))  # its one output tells class 1
+    group = torch.arange(num_classes)
     if loss == "cross_entropy":
         return _softmax(rows, group)
     return _together([_told_apart(rows, (group == own).long()) for own in range(num_classes)], group)
@@ -153,16 +153,10 @@ class _Verdict(NamedTuple):
     """What is known of two sides."""
 
     kind: Kind
-    weight: Tensor
-    """How much each column matters, shape (D,), >= 0."""
     told: Tensor
     """Whether a row lies strictly on its side, shape (N,)."""
-
-    def named(self, classes: Sequence[int]) -> Separation:
-        """The same, of these classes."""
-        if self.kind in ("none", "unknown"):
-            return Separation(self.kind)
-        return Separation(self.kind, _largest_first(self.weight), tuple(classes))
+    weigh: Callable[[], Tensor]
+    """Finds how much each column matters, shape (D,), >= 0."""
 
 
 def _largest_first(weight: Tensor) -> tuple[int, ...]:
@@ -252,26 +246,24 @@ def _evenly(places: Tensor, number: int) -> Tensor:
 def _told_apart(rows: _Rows, group: Tensor) -> _Verdict:
     """Whether classes of group 1 can be told from those of group 0; ``group`` has shape (C,), -1: not in play."""
     side = group[rows.labels]
-    nothing = torch.zeros(rows.width - 1, dtype=torch.float64)
     nobody, everybody = torch.zeros_like(side, dtype=torch.bool), side >= 0
     if not (bool((side == 0).any()) and bool((side == 1).any())):
-        return _Verdict("complete", nothing, everybody)
+        return _Verdict("complete", everybody, lambda: torch.zeros(rows.width - 1, dtype=torch.float64))
+    problem = _Inequalities(rows, group)
     kind: Kind = "unknown"
     with contextlib.suppress(_TooMuchWork):
-        problem = _Inequalities(rows, group)
-        kind, direction, won = problem.solve(problem.pairs())
+        kind, direction, told = problem.solve(problem.pairs())
     if kind == "none":
-        return _Verdict("none", nothing, nobody)
+        return _Verdict("none", nobody, lambda: torch.zeros(rows.width - 1, dtype=torch.float64))
     low, high = ([extreme[group == own] for own in (0, 1)] for extreme in rows.survey[1:])
     gap = torch.maximum(low[1].amin(0) - high[0].amax(0), low[0].amin(0) - high[1].amax(0))
     if bool((gap > 0).any()):
-        return _Verdict("complete", gap.clamp_min(0), everybody)
+        return _Verdict("complete", everybody, lambda: gap.clamp_min(0))
     if kind == "unknown":
         alone = (gap == 0) & (torch.cat(high).amax(0) > torch.cat(low).amin(0))
-        return _Verdict("quasi-complete" if bool(alone.any()) else "unknown", alone.double(), nobody)
-    told = nobody.clone()
-    told[problem.places] = won[:, 0]
-    return _Verdict(kind, problem.size(direction, problem.pairs(), won).amax(0), told)
+        return _Verdict("quasi-complete" if bool(alone.any()) else "unknown", nobody, alone.double)
+    nobody[problem.places] = told[:, 0]
+    return _Verdict(kind, nobody, lambda: problem.size(direction, problem.pairs(), told).amax(0))
 
 
 def _least_hinge(
@@ -311,7 +303,7 @@ def _least_hinge(
         if bool(((margins + change < 1) != left).any()):  # else the minimum is at 1
             while float((1 - margins - high * change).clamp_min(0) @ change) > 0:
                 low, high = high, 2 * high
-            for _ in range(40):
+            for _ in range(10):
                 middle = (low + high) / 2
                 if float((1 - margins - middle * change).clamp_min(0) @ change) > 0:
                     low = middle
@@ -534,36 +526,39 @@ def _with_worst(chosen: Tensor, lack: Tensor, most: int) -> Tensor:
     return torch.cat([chosen, new]).sort().values
 
 
-def _together(verdicts: Sequence[_Verdict], group: Tensor) -> Separation:
-    """Of one output for each group of classes; ``group``, of shape (C,), numbers them."""
+def _together(verdicts: Sequence[_Verdict], group: Tensor, kind: Kind | None = None) -> Separation:
+    """Of one output for each group of classes, which ``group``, of shape (C,), numbers; ``kind``: if known better."""
     kinds = {verdict.kind for verdict in verdicts}
     found = [own for own, verdict in enumerate(verdicts) if verdict.kind in ("complete", "quasi-complete")]
     if not found:
         return Separation("unknown" if "unknown" in kinds else "none")
-    weights = [verdicts[own].weight for own in found]
+    weights = [verdicts[own].weigh() for own in found]
     weight = torch.stack([one / one.max().clamp_min(1e-300) for one in weights]).sum(0)
-    classes = torch.isin(group, torch.tensor(found)).nonzero().flatten().tolist()
-    return Separation("complete" if kinds == {"complete"} else "quasi-complete", _largest_first(weight), tuple(classes))
+    if kind == "complete":
+        found = group.tolist()
+    kind = kind or ("complete" if kinds == {"complete"} else "quasi-complete")
+    return Separation(
+        kind, _largest_first(weight), tuple(torch.isin(group, torch.tensor(found)).nonzero().flatten().tolist())
+    )
 
 
 def _softmax(rows: _Rows, group: Tensor) -> Separation:
     """Of G groups of classes; ``group``, of shape (C,), numbers them."""
     groups = int(group.max()) + 1
     alone = [_told_apart(rows, (group == own).long()) for own in range(groups if groups > 2 else 1)]
-    result = _together(alone, group)
-    if groups == 2 or result.kind == "complete":
-        return result
-    try:
-        if result.kind != "quasi-complete":
+    kinds = {verdict.kind for verdict in alone}
+    if groups == 2 or kinds == {"complete"}:
+        return _together(alone, group)
+    kind: Kind = "unknown" if kinds <= {"none", "unknown"} else "quasi-complete"
+    with contextlib.suppress(_TooMuchWork):
+        if kind == "unknown":
             return _jointly(rows, group)
         told, own = torch.stack([one.told for one in alone], dim=1), group[rows.labels].unsqueeze(1)
         problem = _Inequalities(rows, group)
         left = ~(told | told.gather(1, own)).gather(1, problem.others)
-        if bool(left.any()) and problem.solve(left)[0] != "complete":
-            return result
-    except _TooMuchWork:
-        return result if result.kind == "quasi-complete" else Separation("unknown")
-    return replace(result, kind="complete", classes=tuple(range(len(group))))
+        if not bool(left.any()) or problem.solve(left)[0] == "complete":
+            kind = "complete"
+    return Separation("unknown") if kind == "unknown" else _together(alone, group, kind)
 
 
 def _jointly(rows: _Rows, group: Tensor) -> Separation:

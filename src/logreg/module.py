@@ -66,6 +66,7 @@ class LogisticModule(pl.LightningModule):
         precision: Literal["32", "64"] = "32",
         tolerance: float = 1e-6,
         polish: bool = False,
+        intercept: bool = True,
     ) -> None:
         """Builds the model; all arguments are kept in the checkpoint as plain values.
 
@@ -85,6 +86,7 @@ class LogisticModule(pl.LightningModule):
             precision: Bits of the arithmetic; the Trainer's must be the same.
             tolerance: Relative gap to the optimum at which an exact optimizer ends.
             polish: Whether an exact optimizer goes on where a first-order one ends, after ``max_epochs``.
+            intercept: Whether there is one; else it stays 0.
         """
         super().__init__()
         if not isinstance(facts, DataFacts):
@@ -95,13 +97,15 @@ class LogisticModule(pl.LightningModule):
         self.objective = Objective(resolve_loss(loss, facts), reduction, l2, l1)
         num_outputs = 1 if self.objective.loss == "bce" and facts.is_binary else facts.num_classes
         self.dtype_of_arithmetic = DTYPES[precision]
-        self.tolerance, self.seed = tolerance, seed
+        self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
         problem = self.problem(torch.device("cpu"), num_outputs)
         chosen, self.reason = choose(problem) if optimizer["name"] == "auto" else (optimizer["name"], "")
         self.exact = chosen if chosen in EXACT else "newton" if polish else None
         # An exact optimizer's parameters are exact, whatever the arithmetic that leads to them.
         dtype = torch.float64 if self.exact else self.dtype_of_arithmetic
         self.model = LogisticModel(facts, num_outputs, init, seed, dtype)
+        if not intercept:
+            self.model.intercept.data.zero_()
         self.optimizer, self.schedule, self.lr = {**optimizer, "name": chosen}, schedule, lr
         self.batch_size, self.max_epochs, self.polish = batch_size, max_epochs, polish
         self.progress: Progress | None = None
@@ -124,6 +128,7 @@ class LogisticModule(pl.LightningModule):
                 "precision": precision,
                 "tolerance": tolerance,
                 "polish": polish,
+                "intercept": intercept,
             },
             logger=False,
         )
@@ -141,7 +146,7 @@ class LogisticModule(pl.LightningModule):
     def problem(self, device: torch.device, num_outputs: int | None = None) -> Problem:
         """What is minimised over the train rows, for exact optimizers and certificates."""
         outputs = len(self.model.intercept) if num_outputs is None else num_outputs
-        return problem_of(self.objective, self.facts, outputs, self.dtype_of_arithmetic, device)
+        return problem_of(self.objective, self.facts, outputs, self.dtype_of_arithmetic, device, self.has_intercept)
 
     @property
     def is_stochastic_now(self) -> bool:
@@ -158,7 +163,8 @@ class LogisticModule(pl.LightningModule):
         if self.exact and not self.polish:
             return None
         assert self.lr is not None
-        return build_optimizer(self.optimizer, self.lr, self.model.coef, self.model.intercept)
+        intercept = self.model.intercept if self.has_intercept else None
+        return build_optimizer(self.optimizer, self.lr, self.model.coef, intercept)
 
     def on_train_start(self) -> None:
         """Sets: the gradients, which each batch overwrites in place."""
@@ -294,7 +300,9 @@ class LogisticModule(pl.LightningModule):
         self.certificate = (
             epochs,
             Certificate(
-                objective=objective_in_words(self.objective, len(self.model.intercept), self.facts.mean_weight != 1),
+                objective=objective_in_words(
+                    self.objective, len(self.model.intercept), self.facts.mean_weight != 1, self.has_intercept
+                ),
                 value=known.value,
                 gap=known.gap,
                 rigorous=known.rigorous,

@@ -81,7 +81,12 @@ class Certificate:
 
 
 def problem_of(
-    objective: Objective, facts: DataFacts, num_outputs: int, dtype: torch.dtype, device: torch.device
+    objective: Objective,
+    facts: DataFacts,
+    num_outputs: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    intercept: bool = True,
 ) -> Problem:
     """The problem that a model of these facts solves on its train split.
 
@@ -91,6 +96,7 @@ def problem_of(
         num_outputs: K.
         dtype: Of the arithmetic within a block.
         device: Where the blocks are.
+        intercept: Whether there is one.
     """
     center = torch.tensor(facts.mean or (0.0,) * facts.num_features, dtype=torch.float64, device=device)
     scale = torch.tensor(facts.std or (1.0,) * facts.num_features, dtype=torch.float64, device=device)
@@ -103,6 +109,7 @@ def problem_of(
         model=Frame(center, scale),
         class_weight=facts.class_weight,
         dtype=dtype,
+        intercept=intercept,
     )
 
 
@@ -130,7 +137,7 @@ def is_small(problem: Problem) -> bool:
     return forms_hessian(problem)
 
 
-def objective_in_words(objective: Objective, num_outputs: int, weighted: bool) -> str:
+def objective_in_words(objective: Objective, num_outputs: int, weighted: bool, intercept: bool = True) -> str:
     """Such as "mean binary cross-entropy + 0.001/2 |coef|^2, intercept free"."""
     if objective.loss == "cross_entropy":
         loss = "softmax cross-entropy"
@@ -141,4 +148,5 @@ def objective_in_words(objective: Objective, num_outputs: int, weighted: bool) -
         words += f" + {objective.l2:g}/2 |coef|^2"
     if objective.l1:
         words += f" + {objective.l1:g} |coef|_1"
-    return words + (", intercept free" if objective.l2 or objective.l1 else ", no penalty")
+    words += ", intercept free" if is_penalised(objective) else ", no penalty"
+    return words if intercept else words.replace(", intercept free", "") + ", no intercept"

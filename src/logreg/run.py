@@ -188,6 +188,7 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
         precision=config.precision,  # type: ignore[arg-type]  # checked by the config
         tolerance=config.tolerance,
         polish=config.polish,
+        intercept=config.intercept,
     )
 
 
@@ -232,7 +233,7 @@ def _certificate(module: LogisticModule, data: TensorDataModule, epochs: int, se
     assert module.certificate is not None
     certificate = module.certificate[1]
     objective, train = module.objective, data.tables["train"]
-    if is_penalised(objective):
+    if is_penalised(objective) or not module.has_intercept:
         return certificate
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
     facts = module.facts
@@ -299,6 +300,7 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
         ("precision", config.precision, arguments["precision"]),
         ("optimizer", dict(config.optimizer), arguments["optimizer"]),
         ("polishing", config.polish, arguments["polish"]),
+        ("intercept", config.intercept, arguments["intercept"]),
     ):
         if ours != its:
             raise ConfigError(

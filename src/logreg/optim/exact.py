@@ -66,6 +66,7 @@ def fit(
     tolerance: float = 1e-6,
     max_passes: int = 10_000,
     dtype: torch.dtype | None = None,
+    intercept: bool = True,
     watch: Callable[[Progress, Pass[object]], None] | None = None,
 ) -> Fit:
     """Fits rows in memory to a certified optimum.
@@ -81,11 +82,12 @@ def fit(
         tolerance: Relative gap to end at.
         max_passes: Passes over the rows at most.
         dtype: Of the arithmetic far from the optimum; float64 for features in float64, else float32.
+        intercept: Whether there is one; else it is 0.
         watch: Is called after each pass.
     """
     started, passes = time.perf_counter(), 0
     memory = InMemory(features, labels, sample_weight)
-    problem = problem_of(memory, objective, num_classes, class_weight, dtype)
+    problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept)
     progress = Progress(problem, problem.zeros(), tolerance)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         for question in EXACT[optimizer](progress):
@@ -108,6 +110,7 @@ def problem_of(
     num_classes: int | None = None,
     class_weight: Sequence[float] = (),
     dtype: torch.dtype | None = None,
+    intercept: bool = True,
 ) -> Problem:
     """The problem over rows in memory whose coefficients are penalised in source units; arguments as of `fit`."""
     features, labels = memory.features, memory.labels
@@ -123,6 +126,7 @@ def problem_of(
         model=Frame(origin, torch.ones_like(origin)),
         class_weight=tuple(class_weight),
         dtype=dtype or wide,
+        intercept=intercept,
     )
 
 

@@ -66,6 +66,7 @@ class Problem:
         model: The frame that the coefficients are penalised and reported in.
         class_weight: Weight of each class in the loss, or empty.
         dtype: Floating type of the arithmetic within a block.
+        intercept: Whether there is one; else it is 0.
     """
 
     objective: Objective
@@ -75,6 +76,7 @@ class Problem:
     model: Frame
     class_weight: tuple[float, ...] = ()
     dtype: torch.dtype = torch.float32
+    intercept: bool = True
 
     @property
     def num_features(self) -> int:
@@ -195,6 +197,9 @@ class Pass(Generic[Answer]):
     def moments(self, of_features: Tensor, of_ones: Tensor) -> Tensor:
         """Sums (K, D) against features as they are seen and sums (K,) of the same -> (K, D + 1) in the frame."""
         center, scale = self._fold
+        if not self.problem.intercept:  # nothing ever moves it away from 0
+            zero = torch.zeros_like(of_ones.unsqueeze(-1))
+            return torch.cat([(of_features - of_ones.unsqueeze(-1) * center) / scale, zero], dim=-1)
         return torch.cat([(of_features - of_ones.unsqueeze(-1) * center) / scale, of_ones.unsqueeze(-1)], dim=-1)
 
 
@@ -290,6 +295,9 @@ class Evaluate(Pass[Evaluation]):
         hessian = None
         if self._wants is not None:
             hessian = self._in_frame(self._hessian) * share
+            if not problem.intercept:
+                hessian[..., -1] = 0
+                hessian[:, -1] = 0
             diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.softmax else _diagonal(hessian)
             diagonal += l2
         return Evaluation(loss + penalty, gradient, self._curvature * share, loss, hessian)
@@ -469,7 +477,8 @@ class Stochastic(Pass[Tensor]):
                 residuals.mul_(weight)
             scale = -step / (len(x) * mean_weight)
             self._coef.addcmul_(self._coef, self._decay, value=-step).addmm_(residuals.T, x, alpha=scale)
-            self._intercept.add_(residuals.sum(0), alpha=scale)
+            if problem.intercept:
+                self._intercept.add_(residuals.sum(0), alpha=scale)
             self._seen += len(x)
 
     def result(self) -> Tensor:
@@ -494,6 +503,8 @@ def choose_frame(problem: Problem, sample: Batch, every_scale: bool) -> Frame:
     origin = features[:1].double() if len(features) else torch.zeros_like(model.center).unsqueeze(0)
     moved = features.double() - origin
     center = origin[0] + moved.mean(0)
+    if not problem.intercept:  # moving the features would need one
+        center = torch.zeros_like(center)
     deviation = moved.std(0, correction=0)
     deviation = torch.where(deviation > 1e-9 * center.abs(), deviation, 1.0).nan_to_num(1.0)
     if every_scale:
