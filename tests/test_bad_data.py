@@ -420,7 +420,9 @@ def test_a_good_table_goes_through_the_same_door(
     Path("t.csv").write_bytes(GOOD)
     answer = desk(f"dataset=table {FILE} max_epochs=1 accelerator=cpu")
     assert answer.code == 0
-    assert answer.err.startswith("table: epoch 1/1")
+    auto, epoch = answer.err.splitlines()
+    assert auto.startswith("optimizer=auto: Newton with Cholesky, since ")
+    assert epoch.startswith("table: epoch 1/1")
     assert "runs/table/now/checkpoints/last.ckpt" in answer.left
 
 

@@ -14,17 +14,21 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from logreg import config as front_desk
 from logreg.config import DATASET_KNOBS, KNOBS, SECTIONS, RunConfig
 from logreg.data import DATASETS
 from logreg.door import CONF
 from logreg.facts import SPLITS
-from logreg.optim import OPTIMIZERS, SCHEDULES, lr_factor
+from logreg.optim import EXACT, OPTIMIZERS, SCHEDULES, lr_factor
 from logreg.run import build_data, build_module, train
 
 FILES = sorted(file.relative_to(CONF).as_posix() for file in CONF.rglob("*.yaml"))
 
 FRAGMENTS = {file for file in FILES if file.startswith("dataset/base/")}
 """What datasets share; nobody chooses them."""
+
+TABLES = {"blobs", "breast_cancer", "iris", "wine", "digits", "table", "features"}
+"""Datasets whose optimizer is an exact one, unless another is asked for."""
 
 NEED_FILES = set(DATASETS) - {"toy", "blobs", "breast_cancer", "iris", "wine", "digits"}
 """Datasets that are not there until somebody has fetched or named their files."""
@@ -60,18 +64,18 @@ def config_of(*overrides: str) -> RunConfig:
     return RunConfig.from_mapping(plain_of(*overrides))
 
 
-Epoch = tuple[dict[str, Any], bool]
+Trained = tuple[dict[str, Any], bool]
 """The summary of a run, and whether its parameters moved."""
 
 
 @pytest.fixture(scope="module")
-def epoch(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig], Epoch]:
-    """Builds data and module and takes one epoch; once, however many files compose the same run."""
-    taken: dict[str, Epoch] = {}
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig], Trained]:
+    """Builds data and module and trains; once, however many files compose the same run."""
+    taken: dict[str, Trained] = {}
 
-    def take(config: RunConfig) -> Epoch:
+    def take(config: RunConfig) -> Trained:
         if (key := repr(config)) not in taken:
-            here = tmp_path_factory.mktemp("epoch")
+            here = tmp_path_factory.mktemp("trained")
             start = build_module(config, build_data(config).facts)
             summary = train(config, here / "run", here)
             end = torch.load(here / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -114,25 +118,46 @@ def test_every_file_composes_and_keeps_every_promise(file: str) -> None:
 
 # Recipes are run whole, with what they promise, by tests/test_answers.py.
 @pytest.mark.parametrize("file", [file for file in sorted(set(FILES) - FRAGMENTS) if "experiment/" not in file])
-def test_every_file_builds_and_takes_an_epoch(file: str, epoch: Callable[[RunConfig], Epoch]) -> None:
-    config = dataclasses.replace(config_of(*chosen_by(file)), max_epochs=1)
+def test_every_file_builds_and_trains(file: str, trained: Callable[[RunConfig], Trained]) -> None:
+    config = config_of(*chosen_by(file))
+    exact = config.optimizer["name"] in front_desk.EXACT
+    # A first-order optimizer has an epoch; an exact one as many as it takes to an optimum, which a penalty makes.
+    config = dataclasses.replace(config, l2=0.01) if exact else dataclasses.replace(config, max_epochs=1)
     if config.backbone["name"] != "none":
         pytest.skip("a backbone needs images, and those of the default run are none")
     if config.dataset["name"] in NEED_FILES:
         pytest.skip("its files are not there until somebody has fetched them")
-    summary, moved = epoch(config)
-    assert (summary["status"], summary["epochs"]) == ("finished", 1)
+    summary, moved = trained(config)
+    assert summary["status"] == "finished"
     assert moved
+    if exact:
+        assert 1 < summary["epochs"] < config.max_epochs
+        assert summary["optimality"]["converged"]
+    else:
+        assert summary["epochs"] == 1
 
 
 @pytest.mark.parametrize("name", options("dataset"))
-def test_a_dataset_has_a_learning_rate_for_every_optimizer(name: str) -> None:
+def test_a_dataset_has_a_learning_rate_for_every_first_order_optimizer(name: str) -> None:
     rates = plain_of(f"dataset={name}")["dataset"]["recipe"]["lr"]
-    assert sorted(rates) == options("optimizer")
+    assert sorted(rates) == sorted(OPTIMIZERS)
     assert min(rates.values()) > 0
 
 
-@pytest.mark.parametrize("name", options("optimizer"))
+@pytest.mark.parametrize("name", options("dataset"))
+def test_tables_have_an_exact_optimizer_and_the_rest_stochastic_gradient_descent(name: str) -> None:
+    config = config_of(f"dataset={name}")
+    assert config.optimizer["name"] == ("auto" if name in TABLES else "sgd")
+
+
+@pytest.mark.parametrize("name", sorted(front_desk.EXACT))
+@pytest.mark.parametrize("dataset", ["toy", "digits", "mnist"])
+def test_an_exact_optimizer_has_no_learning_rate_whatever_the_dataset(dataset: str, name: str) -> None:
+    config = config_of(f"dataset={dataset}", f"optimizer={name}")
+    assert (config.optimizer, config.lr, config.batch_size, config.max_epochs) == ({"name": name}, None, "full", 1000)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_the_learning_rate_is_the_one_that_the_dataset_has_for_the_optimizer(name: str) -> None:
     config = config_of("dataset=digits", f"optimizer={name}")
     assert config.lr == config.dataset["recipe"]["lr"][name]
@@ -140,8 +165,10 @@ def test_the_learning_rate_is_the_one_that_the_dataset_has_for_the_optimizer(nam
 
 @pytest.mark.parametrize("dataset", ["toy", "mnist", "table"])
 def test_the_command_line_wins_over_the_recipe_of_a_dataset(dataset: str) -> None:
-    config = config_of(f"dataset={dataset}", "lr=0.125", "batch_size=7", "max_epochs=3", "reduction=sum")
+    typed = ["lr=0.125", "batch_size=7", "max_epochs=3", "reduction=sum"]
+    config = config_of(f"dataset={dataset}", "optimizer=sgd", *typed)
     assert (config.lr, config.batch_size, config.max_epochs, config.reduction) == (0.125, 7, 3, "sum")
+    assert config_of(f"dataset={dataset}", "optimizer=newton", "max_epochs=3").max_epochs == 3
 
 
 def test_the_default_run_is_the_recipe_of_the_tutorial() -> None:
@@ -159,7 +186,7 @@ def test_the_datasets_on_disk_are_the_datasets_in_the_code() -> None:
 
 
 def test_the_optimizers_on_disk_are_the_optimizers_in_the_code() -> None:
-    assert options("optimizer") == sorted(OPTIMIZERS) == sorted(SECTIONS["optimizer"])
+    assert options("optimizer") == sorted([*OPTIMIZERS, *EXACT, "auto"]) == sorted(SECTIONS["optimizer"])
 
 
 def test_the_schedules_on_disk_are_the_schedules_in_the_code() -> None:

@@ -27,6 +27,7 @@ def a_run(**changes: Any) -> dict[str, Any]:
         "reduction": "mean",
         "l2": 0.0,
         "l1": 0.0,
+        "intercept": True,
         "init": "zeros",
         "lr": 0.1,
         "batch_size": 32,
@@ -146,6 +147,7 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
         (True, f"{NOT_NEGATIVE}, got True."),
     ],
     "l1": [(-1, f"{NOT_NEGATIVE}, got -1."), (None, f"{NOT_NEGATIVE}, got None.")],
+    "intercept": [("no", "true or false, got 'no'."), (0, "true or false, got 0."), (None, "true or false, got None.")],
     "init": [("zero", f"{STARTS}, got 'zero'. Did you mean zeros?"), ("random", f"{STARTS}, got 'random'.")],
     "lr": [
         ("abc", f"{POSITIVE_OR_NULL}, got 'abc'."),
@@ -198,6 +200,7 @@ TAKEN: dict[str, list[Any]] = {
     "reduction": ["mean", "sum"],
     "l2": [0, 0.0, 1e-3, 10],
     "l1": [0, 0.0, 1e-3, 10],
+    "intercept": [True, False],
     "init": ["zeros", "linear"],
     "lr": [1e-12, 0.1, 1, 1e3],
     "batch_size": [1, 128, 10**9, "full"],

@@ -101,6 +101,27 @@ def test_a_full_batch_is_not_shuffled() -> None:
     assert blocks_of(20, 20)[0].labels.tolist() == list(range(20))
 
 
+def test_blocks_of_whole_passes_are_the_same_in_every_epoch_and_each_a_sample_of_all_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("logreg.data.blocks.BLOCK_BYTES", 400)
+    data = TensorDataModule(Blobs(rows=300), whole_passes=True)
+    epochs = []
+    for epoch in (0, 1):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # ours has it
+        epochs.append([block.features.tolist() for block in loader])
+    assert epochs[0] == epochs[1]
+    assert len(epochs[0]) > 2
+    everything = data.tables["train"].matrix.float().tolist()
+    assert sorted(row for block in epochs[0] for row in block) == sorted(everything)
+    # Each reaches from the first rows to the last, so that classes that come one after the other are in it.
+    first, last = everything[: len(epochs[0])], everything[-len(epochs[0]) :]
+    for block in epochs[0]:
+        assert any(row in first for row in block)
+        assert any(row in last for row in block)
+
+
 # the DataModule
 
 

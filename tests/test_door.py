@@ -17,7 +17,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from logreg.config import RunConfig
+from logreg.config import EXACT, RunConfig
 from logreg.door import CONF
 from logreg.folder import find_checkpoint
 from whole_runs import Answer, left_in
@@ -39,8 +39,12 @@ def choices(group: str) -> str:
 ADVICE = "Name a run folder or a .ckpt file, or leave ckpt_path out to start from scratch."
 
 MISTAKES: dict[str, str] = {
-    "lr=abc": "`lr` must be a finite number > 0, got 'abc'.",
-    "lr=-1": "`lr` must be a finite number > 0, got -1.",
+    "lr=abc": "`lr` must be a finite number > 0 or null, got 'abc'.",
+    "lr=-1": "`lr` must be a finite number > 0 or null, got -1.",
+    "dataset=iris optimizer=newton lr=0.1": (
+        "`lr` must go with a first-order optimizer, and optimizer=newton finds its own steps. "
+        "Leave it out, or set optimizer=sgd."
+    ),
     "batch_size=0": "`batch_size` must be a whole number >= 1 or full, got 0.",
     "optimizer=sgdd": f"`optimizer` must be one of {choices('optimizer')}, got 'sgdd'. Did you mean sgd?",
     "dataset=mnits": f"`dataset` must be one of {choices('dataset')}, got 'mnits'. Did you mean mnist?",
@@ -150,9 +154,10 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(desk: Callable[
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        ("lr=nan", "`lr` must be a finite number > 0, got nan."),
-        ("lr=null", "`lr` must be a finite number > 0, got None."),
-        ("lr=0.1 lr=-1", "`lr` must be a finite number > 0, got -1."),
+        ("lr=nan", "`lr` must be a finite number > 0 or null, got nan."),
+        ("lr=null", "`lr` must be given with optimizer=sgd, got None. Leave it to the dataset, or set it."),
+        ("dataset=iris lr=null", "`lr` must be given with optimizer=sgd, got None. Leave it to the dataset, or set it."),
+        ("lr=0.1 lr=-1", "`lr` must be a finite number > 0 or null, got -1."),
         ("~lr", "`lr` must be given, got None."),
         ("max_epochs=0", "`max_epochs` must be a whole number >= 1, got 0."),
         ("seed=true", "`seed` must be a whole number >= 0 and <= 4294967295, got True."),
@@ -164,6 +169,28 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(desk: Callable[
             "schedule.floor=0.1",
             "`schedule.floor` belongs to another schedule than the one chosen. "
             "See conf/schedule/ for what each one takes.",
+        ),
+        *(
+            (
+                command,
+                f"`{key}` must go with a first-order optimizer, and optimizer={name} finds its own steps. "
+                "Leave it out, or set optimizer=sgd.",
+            )
+            for command, key, name in (
+                ("optimizer=newton lr=0.1", "lr", "newton"),
+                ("dataset=iris optimizer=auto batch_size=32", "batch_size", "auto"),
+                ("dataset=mnist optimizer=lbfgs schedule=cosine", "schedule", "lbfgs"),
+                ("dataset=iris polish=true", "polish", "auto"),
+                ("optimizer=newton polish=true", "polish", "newton"),
+            )
+        ),
+        ("tolerance=0", "`tolerance` must be a finite number > 0 and < 1, got 0."),
+        ("dataset=iris tolerance=1", "`tolerance` must be a finite number > 0 and < 1, got 1."),
+        ("polish=maybe", "`polish` must be true or false, got 'maybe'."),
+        (
+            "dataset=iris optimizer=newton optimizer.momentum=0.9",
+            "`optimizer.momentum` belongs to another optimizer than the one chosen. "
+            "See conf/optimizer/ for what each one takes.",
         ),
         ("trainer.max_epochs=3", "`trainer.max_epochs` must not be set. Set `max_epochs` instead."),
         (
@@ -209,7 +236,7 @@ def test_a_mistake_leaves_the_runs_that_are_there_as_they_were(desk: Callable[[s
     assert before.code == 0
     newest = find_checkpoint("latest", Path("runs"))
     for command, sentence in (
-        ("lr=abc", "`lr` must be a finite number > 0, got 'abc'."),
+        ("lr=abc", "`lr` must be a finite number > 0 or null, got 'abc'."),
         (
             "ckpt_path=latest max_epochs=1",
             f"`max_epochs` must exceed the 1 epochs in runs/toy/{newest.parts[-3]}/checkpoints/last.ckpt, got 1. "
@@ -284,6 +311,41 @@ def test_options_may_stand_before_or_after_the_knobs(desk: Callable[[str], Answe
     assert before.code == after.code == 0
     assert before.out == after.out
     assert OmegaConf.create(before.out).lr == 0.25
+
+
+# Who sets a knob of stochastic gradient descent asks for it
+
+
+@pytest.mark.parametrize(
+    ("command", "optimizer"),
+    [
+        ("dataset=iris", "auto"),
+        ("dataset=iris l2=0.1 max_epochs=7 tolerance=1e-9 precision=64", "auto"),
+        ("dataset=iris lr=0.25", "sgd"),
+        ("dataset=iris batch_size=7", "sgd"),
+        ("dataset=iris batch_size=full", "sgd"),
+        ("dataset=iris schedule=cosine", "sgd"),
+        ("dataset=iris schedule=step schedule.every=2", "sgd"),
+        ("dataset=iris optimizer.momentum=0.9 optimizer.nesterov=true", "sgd"),
+        ("dataset=iris optimizer=adam lr=0.25", "adam"),
+        ("dataset=iris optimizer=newton", "newton"),
+        ("optimizer=lbfgs", "lbfgs"),
+        ("experiment=digits_softmax lr=0.25", "sgd"),
+    ],
+)
+def test_the_optimizer_is_the_one_that_was_named_or_meant(
+    desk: Callable[[str], Answer], command: str, optimizer: str
+) -> None:
+    answer = desk(f"{command} --cfg job --resolve")
+    assert answer.err == ""
+    plain = OmegaConf.to_container(OmegaConf.create(answer.out))
+    assert isinstance(plain, dict)
+    config = RunConfig.from_mapping({str(key): value for key, value in plain.items()})
+    assert config.optimizer["name"] == optimizer
+    if optimizer in EXACT:
+        assert (config.lr, config.batch_size) == (None, "full")
+    else:
+        assert config.lr == (0.25 if "lr=" in command else 0.5)  # else the recipe of iris
 
 
 # Help

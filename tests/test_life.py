@@ -18,7 +18,7 @@ from torch import Tensor
 
 from logreg.door import main
 from logreg.module import LogisticModule
-from whole_runs import SCRIPT, Run, newest, standing_in, train
+from whole_runs import SCRIPT, Run, data_of, newest, standing_in, train
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def cancer(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A table with all three splits, standardised."""
-    return train(tmp_path_factory.mktemp("cancer"), "dataset=breast_cancer", "max_epochs=8", "l2=0.01")
+    return train(tmp_path_factory.mktemp("cancer"), "dataset=breast_cancer", "optimizer=sgd", "max_epochs=8", "l2=0.01")
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same table and penalty by the optimizer that tables have."""
+    return train(tmp_path_factory.mktemp("exact"), "dataset=breast_cancer", "l2=0.01")
 
 
 def tutorial(dtype: torch.dtype, epochs: int = 1000) -> tuple[list[float], torch.nn.Linear]:
@@ -92,7 +98,7 @@ def test_a_run_folder_holds_what_it_should(toy: Run) -> None:
 def test_the_summary_says_what_was_run_and_what_came_out(cancer: Run) -> None:
     summary = cancer.summary
     assert summary["status"] == "finished"
-    assert summary["command"] == "python scripts/train.py dataset=breast_cancer max_epochs=8 l2=0.01"
+    assert summary["command"] == "python scripts/train.py dataset=breast_cancer optimizer=sgd max_epochs=8 l2=0.01"
     assert set(summary["metrics"]) == {"train", "val", "test"}
     for scores in summary["metrics"].values():
         assert set(scores) == {"loss", "accuracy", "auroc"}
@@ -115,7 +121,8 @@ def test_the_equation_is_that_of_the_parameters(toy: Run) -> None:
 
 def test_splits_that_a_dataset_lacks_have_no_curve(toy: Run) -> None:
     assert set(toy.summary["metrics"]) == {"train"}
-    assert sorted(toy.events().Tags()["scalars"]) == ["accuracy/train", "loss/train", "lr"]
+    optimality = ["optimality/gap", "optimality/max_abs_gradient"]
+    assert sorted(toy.events().Tags()["scalars"]) == ["accuracy/train", "loss/train", "lr", *optimality]
 
 
 def test_curves_lie_on_one_axis_of_passes_over_the_data(cancer: Run) -> None:
@@ -123,6 +130,8 @@ def test_curves_lie_on_one_axis_of_passes_over_the_data(cancer: Run) -> None:
         assert list(cancer.curve(tag)) == list(range(1, 9))
     for tag in ("loss/test", "accuracy/test", "auroc/test"):
         assert list(cancer.curve(tag)) == [8]
+    for tag in ("optimality/gap", "optimality/max_abs_gradient"):
+        assert list(cancer.curve(tag)) == [1, 2, 4, 8]
     # The last point of val is the table's: same parameters, same rows.
     assert cancer.curve("loss/val")[8] == pytest.approx(cancer.summary["metrics"]["val"]["loss"], rel=1e-6)
 
@@ -193,7 +202,7 @@ def test_a_checkpoint_alone_predicts_on_raw_features(cancer: Run) -> None:
 
 
 def test_best_has_the_lowest_loss_on_val(tmp_path: Path) -> None:
-    run = train(tmp_path, "dataset=breast_cancer", "max_epochs=40")
+    run = train(tmp_path, "dataset=breast_cancer", "optimizer=sgd", "max_epochs=40")
     curve = run.curve("loss/val")
     best = min(curve, key=lambda epoch: curve[epoch])
     assert best < 40, "this run was chosen because it overfits"
@@ -278,10 +287,11 @@ def test_stopped_from_the_keyboard_it_says_how_to_go_on(
 
 
 def test_a_run_that_ends_before_its_last_epoch_is_saved_too(tmp_path: Path) -> None:
-    run = train(tmp_path, "dataset=iris", "max_epochs=100000", "trainer.max_time={seconds: 1}")
+    run = train(tmp_path, "dataset=iris", "optimizer=sgd", "max_epochs=100000", "trainer.max_time={seconds: 1}")
     epochs = run.summary["epochs"]
     assert 1 < epochs < 100000
     assert run.checkpoint()["epoch"] == epochs - 1
+    assert run.summary["optimality"]["passes"] == epochs
     resumed = train(tmp_path, "ckpt_path=latest", f"max_epochs={epochs + 1}", "trainer.max_time=null")
     assert list(resumed.curve("loss/train")) == [epochs + 1]
 
@@ -400,11 +410,120 @@ def test_what_lightning_would_trip_over_is_one_line_too(
 
 
 def test_expectations_can_be_typed(tmp_path: Path) -> None:
-    run = train(tmp_path, "dataset=iris", "max_epochs=1", "expected={accuracy/val: 0.9, auroc/val: 1, tolerance: 0.5}")
+    run = train(
+        tmp_path, "dataset=iris", "optimizer=sgd", "max_epochs=1", "expected={accuracy/val: 0.9, auroc/val: 1, tolerance: 0.5}"
+    )
     first, second = run.summary["expected"]
     assert first["reached"]
     assert not second["reached"], "three classes have no auroc"
     assert second["got"] is None
+
+
+# The optimum
+
+
+def test_an_exact_run_ends_certified_at_scikit_learns_optimum(exact: Run) -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    found, facts = exact.summary["optimality"], data_of("breast_cancer")
+    assert found["converged"]
+    assert found["rigorous"]
+    assert 0 <= found["relative_gap"] <= found["tolerance"] == 1e-6
+    assert found["verdict"] == f"optimal to {found['relative_gap']:.1g}"
+    assert found["objective"] == "mean binary cross-entropy + 0.01/2 |coef|^2, intercept free"
+    assert 1 < found["passes"] == exact.summary["epochs"] < 1000
+    assert exact.summary["reason"].startswith("Newton with Cholesky, since ")
+
+    facts.setup("fit")
+    table = facts.tables["train"]
+    features, labels = table.chosen(table.matrix).numpy(), table.chosen(table.labels).numpy()
+    scaled = (features - features.mean(0)) / features.std(0)
+    theirs = LogisticRegression(C=1 / (len(labels) * 0.01), tol=1e-12, solver="newton-cholesky").fit(scaled, labels)
+    logits = theirs.decision_function(scaled) * np.where(labels, -1, 1)
+    optimum = np.logaddexp(0, logits).mean() + 0.005 * np.square(theirs.coef_).sum()
+    assert found["value"] == pytest.approx(optimum, rel=1e-6)
+    # the bound holds, and strong convexity says how near the coefficients must be
+    assert found["value"] - optimum <= found["gap"] + 1e-12
+    ours = exact.checkpoint()["state_dict"]["model.coef"].numpy()
+    assert np.square(ours - theirs.coef_).sum() <= 2 * found["gap"] / 0.01 + 1e-12
+
+
+def test_the_certificate_stands_everywhere_and_is_everywhere_the_same(cancer: Run, exact: Run) -> None:
+    for run in (cancer, exact):
+        summary = run.summary
+        found, epochs = summary["optimality"], summary["epochs"]
+        assert found["rows"] == summary["dataset"]["rows"]["train"]
+        # One is taken in float64, the other is the sum of two scores in float32.
+        assert found["value"] == pytest.approx(summary["objective"]["train"], rel=1e-6)
+        assert run.checkpoint()["optimality"] == found
+        with (run.folder / "metrics.csv").open() as file:
+            last = {int(row["epoch"]): row for row in csv.DictReader(file)}[epochs]
+        for name in ("gap", "max_abs_gradient"):
+            assert float(last[f"optimality/{name}"]) == found[name]
+            assert run.curve(f"optimality/{name}")[epochs] == pytest.approx(found[name], rel=1e-6)
+        assert found["verdict"] in (run.folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_certificate_of_stochastic_gradient_descent_is_true(cancer: Run, exact: Run) -> None:
+    sgd, best = cancer.summary["optimality"], exact.summary["optimality"]
+    distance = sgd["value"] - best["value"]
+    assert distance > 1e-3, "else there is nothing to be certified"
+    assert distance <= sgd["gap"] <= 10 * distance
+    assert not sgd["converged"]
+    assert sgd["verdict"] == f"{sgd['gap']:.2g} nats above the optimum at most: train longer, or use optimizer=newton"
+    # and so is each on the way: the gap shrinks as the loss does
+    gaps = cancer.curve("optimality/gap")
+    assert list(gaps.values()) == sorted(gaps.values(), reverse=True)
+
+
+def test_an_exact_run_that_is_cut_short_warns_and_goes_on_to_the_optimum(tmp_path: Path, exact: Run) -> None:
+    short = train(tmp_path, "dataset=breast_cancer", "l2=0.01", "max_epochs=2")
+    found = short.summary["optimality"]
+    assert (found["passes"], found["converged"]) == (2, False)
+    page = (short.folder / "report.md").read_text(encoding="utf-8")
+    assert f"- WARNING: not within tolerance=1e-06: {found['verdict']} [" in page
+    long = train(tmp_path, "ckpt_path=latest", "max_epochs=1000").summary
+    assert long["optimality"]["converged"]
+    assert "WARNING" not in (newest(tmp_path).folder / "report.md").read_text(encoding="utf-8")
+    best = exact.summary["optimality"]
+    assert long["optimality"]["value"] == pytest.approx(best["value"], rel=2e-6)
+    # A run that has reached the optimum finds itself there, a pass or two later.
+    again = train(tmp_path, "ckpt_path=latest").summary
+    assert again["optimality"]["converged"]
+    assert long["epochs"] < again["epochs"] <= long["epochs"] + 3
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_polishing_takes_a_first_order_run_to_its_certified_optimum(
+    tmp_path: Path, exact: Run, optimizer: str
+) -> None:
+    typed = ("dataset=breast_cancer", "l2=0.01", f"optimizer={optimizer}", "max_epochs=3", "polish=true")
+    run = train(tmp_path, *typed)
+    found = run.summary["optimality"]
+    assert list(run.curve("lr")) == [1, 2, 3]
+    assert 3 < run.summary["epochs"] == found["passes"]
+    assert found["converged"]
+    assert found["value"] == pytest.approx(exact.summary["optimality"]["value"], rel=2e-6)
+
+
+@pytest.mark.parametrize("typed", [("toy",), ("breast_cancer",), ("wine",), ("digits", "dataset.limit=400")])
+def test_without_a_penalty_separable_classes_have_no_finite_optimum(tmp_path: Path, typed: tuple[str, ...]) -> None:
+    # However far training came: it is the data that says so.
+    run = train(tmp_path, f"dataset={typed[0]}", *typed[1:], "max_epochs=1")
+    found = run.summary["optimality"]
+    assert found["verdict"].startswith("no finite optimum: ")
+    assert "set a penalty, such as l2=1e-3" in found["verdict"]
+    assert not found["converged"]
+    page = (run.folder / "report.md").read_text(encoding="utf-8")
+    assert f"- {found['verdict']} [" in page
+    assert "WARNING" not in page
+
+
+def test_without_a_penalty_classes_that_overlap_have_one(tmp_path: Path) -> None:
+    found = train(tmp_path, "dataset=blobs").summary["optimality"]
+    assert found["converged"]
+    assert found["separation"] == ""
+    assert found["objective"] == "mean binary cross-entropy, no penalty"
 
 
 def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,15 @@ def test_source_units_give_the_same_logits(draw: torch.Generator) -> None:
     torch.testing.assert_close(features @ coef.T + intercept, model(features).detach())
 
 
+def test_parameters_in_float64_read_features_of_any_type(draw: torch.Generator) -> None:
+    # An exact optimizer's parameters are float64, whatever the arithmetic of the run.
+    model = LogisticModel(facts(mean=(10.0, -3.0), std=(2.0, 0.5)), 3, init="linear", dtype=torch.float64)
+    features = torch.randn(5, 2, generator=draw) * 4 + 7
+    logits = model(features)
+    assert (model.coef.dtype, logits.dtype) == (torch.float64, torch.float32)
+    torch.testing.assert_close(logits.double(), model(features.double()), rtol=1e-4, atol=1e-4)
+
+
 def test_the_standardisation_travels_in_the_state_dict() -> None:
     model = LogisticModel(facts(mean=(10.0, -3.0), std=(2.0, 0.5)), 1)
     other = LogisticModel(facts(mean=(0.0, 0.0), std=(1.0, 1.0)), 1)

@@ -82,6 +82,25 @@ def test_lightnings_own_verbs_work() -> None:
     assert tested["loss/test"] == pytest.approx(-float(probabilities[torch.arange(len(labels)), labels].log().mean()))
 
 
+@pytest.mark.parametrize("whole_passes", [True, False])
+def test_an_exact_optimizer_ends_the_training_by_itself(whole_passes: bool) -> None:
+    # With shuffled batches as with whole passes: it sums over all rows before it steps.
+    data = digits()
+    data.whole_passes = whole_passes
+    module = LogisticModule(data.facts, l2=0.1, optimizer="newton", lr=None, precision="64")
+    runner = trainer(max_epochs=100, precision="64-true", limit_val_batches=0)
+    runner.fit(module, datamodule=data)
+    assert 1 < runner.current_epoch < 100
+    assert module.progress is not None
+    assert module.progress.converged
+    features, labels = (torch.cat(parts) for parts in zip(*(block[:2] for block in data.blocks("train")), strict=True))
+    gradient = torch.autograd.grad(
+        torch.nn.functional.cross_entropy(module(features), labels) + 0.05 * module.model.coef.square().sum(),
+        module.model.coef,
+    )[0]
+    assert float(gradient.square().sum()) / (2 * 0.1) <= 1e-6 * module.progress.value
+
+
 def test_the_running_loss_is_the_mean_over_rows_also_with_a_short_last_batch() -> None:
     # With lr so small that nothing moves, the epoch's running loss is the loss of the start: log 10.
     data = digits(batch_size=100)

@@ -12,7 +12,16 @@ from rich.console import Console
 from logreg.facts import DataFacts
 from logreg.figures import coefficient_images, probability_curve
 from logreg.module import LogisticModule
-from logreg.report import as_markdown, equation, next_commands, print_summary, score_table
+from logreg.report import (
+    as_markdown,
+    equation,
+    next_commands,
+    optimality_in_words,
+    print_summary,
+    remarks,
+    score_table,
+    settings_in_words,
+)
 
 
 def module_of(coef: list[list[float]], intercept: list[float], names: tuple[str, ...], **others: Any) -> LogisticModule:
@@ -47,9 +56,24 @@ def test_the_equation_in_words(module: LogisticModule, expected: str | None) -> 
     assert equation(module) == expected
 
 
+OPTIMALITY: dict[str, Any] = {
+    "value": 0.375,
+    "gap": 1.5e-3,
+    "rigorous": True,
+    "max_abs_gradient": 0.0625,
+    "tolerance": 1e-6,
+    "rows": 1200,
+    "passes": 10,
+    "seconds": 1.0,
+    "separation": "",
+    "converged": False,
+    "verdict": "0.0015 nats above the optimum at most: train longer, or use optimizer=newton",
+}
+
 SUMMARY: dict[str, Any] = {
     "folder": "runs/made/2026",
     "command": "python scripts/train.py dataset=made",
+    "overrides": ["dataset=made", "l2=0.1"],
     "dataset": {
         "name": "made",
         "source": "made.csv",
@@ -74,7 +98,11 @@ SUMMARY: dict[str, Any] = {
         "batch_size": 32,
         "l2": 0.1,
         "l1": 0.0,
+        "tolerance": 1e-6,
+        "polish": False,
     },
+    "optimality": OPTIMALITY,
+    "reason": None,
     "equation": None,
     "known_answer": None,
     "expected": [{"metric": "accuracy/test", "value": 0.9, "tolerance": 0.01, "got": 0.25, "reached": False}],
@@ -103,6 +131,11 @@ def test_the_end_of_a_run_on_the_terminal() -> None:
     assert "always 'b', most frequent in train, is right in 40.00% of test" in lines
     assert any(line.startswith("class weights a 1, b 2.5, c 1 count in the loss: probabilities are") for line in lines)
     assert "took 2.0 s, 1.0 s of it training" in lines
+    assert (
+        "0.0015 nats above the optimum at most: train longer, or use optimizer=newton [objective 0.375, gap <= 0.0015, "
+        "largest slope 0.062, in float64 over 1,200 rows; 10 passes, 1 s]"
+    ) in lines
+    assert next_commands(SUMMARY)[1:2] == ["python scripts/train.py ckpt_path=latest max_epochs=20"]
     for command in next_commands(SUMMARY):
         assert f"  {command}" in lines
     assert "nan" not in shown.getvalue()
@@ -117,6 +150,48 @@ def test_the_report_page_has_the_table_and_the_pictures() -> None:
     assert "- left out, since constant over train: z" in page
     assert "| color=E | c | -2.5 | -0.5 |" in page
     assert "\n\n\n" not in page
+
+
+def a_summary(optimizer: str = "sgd", polish: bool = False, **optimality: Any) -> dict[str, Any]:
+    config = {**SUMMARY["config"], "optimizer": {"name": optimizer}, "polish": polish}
+    if optimizer == "auto":
+        config |= {"lr": None, "batch_size": "full"}
+    return {**SUMMARY, "config": config, "optimality": {**OPTIMALITY, **optimality}}
+
+
+def test_an_exact_run_is_reported_with_its_tolerance_and_why_it_was_chosen() -> None:
+    summary = a_summary("auto") | {"reason": "Newton with Cholesky, since 3 parameters are few"}
+    assert settings_in_words(summary) == (
+        "Trained by auto (Newton with Cholesky, since 3 parameters are few) to a relative gap of 1e-06, 10 passes, "
+        "l2 0.1, l1 0."
+    )
+    assert optimality_in_words(summary) in remarks(summary)
+
+
+@pytest.mark.parametrize(
+    ("summary", "warned"),
+    [
+        (a_summary("auto"), True),
+        (a_summary("sgd", polish=True), True),
+        (a_summary("sgd"), False),  # nobody promised it
+        (a_summary("auto", converged=True, verdict="optimal to 1e-09"), False),
+        (a_summary("auto", separation="no finite optimum", verdict="no finite optimum"), False),
+    ],
+)
+def test_an_optimum_that_was_promised_and_not_reached_is_warned_of(summary: dict[str, Any], warned: bool) -> None:
+    words = optimality_in_words(summary)
+    assert words.startswith("WARNING: not within tolerance=1e-06: ") == warned
+    assert f"{summary['optimality']['verdict']} [objective 0.375, gap <= 0.0015, " in words
+
+
+def test_a_gap_that_is_an_estimate_is_called_one() -> None:
+    assert "gap about 0.0015, " in optimality_in_words(a_summary(rigorous=False))
+
+
+def test_what_to_type_next_brings_the_run_nearer_to_its_optimum() -> None:
+    assert next_commands(a_summary("auto", converged=True))[1] == "python scripts/train.py dataset=toy"
+    separated = a_summary("auto", separation="no finite optimum")
+    assert next_commands(separated)[1] == "python scripts/train.py dataset=made l2=1e-3"
 
 
 def test_the_curve_goes_through_one_half_at_even_odds() -> None:

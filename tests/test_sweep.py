@@ -167,6 +167,14 @@ def test_results_csv_has_one_row_per_job(good: Sweep) -> None:
                 assert float(row[f"{metric}/{split}"]) == metrics[split][metric]
 
 
+def test_results_csv_says_of_each_job_how_far_it_is_from_its_optimum(good: Sweep) -> None:
+    for row, job in zip(good.results, good.jobs, strict=True):
+        optimality = json.loads((job / "summary.json").read_text(encoding="utf-8"))["optimality"]
+        assert float(row["optimality/gap"]) == optimality["gap"]
+        assert row["optimality/converged"] == str(optimality["converged"]) == "False"
+        assert row["optimality/verdict"] == optimality["verdict"]
+
+
 def test_the_table_ranks_by_val_loss_and_averages_over_seeds(good: Sweep) -> None:
     heading, *rows = good.table
     theirs = []
@@ -231,7 +239,7 @@ def test_a_failed_job_is_shown_at_once_with_its_folder_and_the_others_go_on(mixe
     assert failed.startswith("failed: ")
     assert "lr=-1" in failed
     assert failed.endswith(" [runs/sweeps/mixed/0_lr--1]")
-    assert why.strip() == "`lr` must be a finite number > 0, got -1."
+    assert why.strip() == "`lr` must be a finite number > 0 or null, got -1."
     assert done.startswith("done: ")
     assert (mixed.jobs[1] / "checkpoints" / "last.ckpt").is_file()
     assert mixed.code == 1
@@ -240,12 +248,12 @@ def test_a_failed_job_is_shown_at_once_with_its_folder_and_the_others_go_on(mixe
 def test_a_failed_job_stands_in_results_csv_and_below_the_table(mixed: Sweep) -> None:
     failed, finished = mixed.results
     assert (failed["job"], failed["status"]) == ("0_lr--1", "failed")
-    assert failed["error"] == "`lr` must be a finite number > 0, got -1."
-    assert failed["loss/val"] == failed["seconds"] == ""
+    assert failed["error"] == "`lr` must be a finite number > 0 or null, got -1."
+    assert failed["loss/val"] == failed["seconds"] == failed["optimality/gap"] == failed["optimality/verdict"] == ""
     assert (finished["job"], finished["status"], finished["error"]) == ("1_lr-0.1", "finished", "")
     # What failed has no rank: the table has the one job that finished.
     assert [row[:3] for row in mixed.table[1:]] == [["1", "0.1", "1"]]
-    assert "\nfailed: runs/sweeps/mixed/0_lr--1: `lr` must be a finite number > 0, got -1.\n" in mixed.out
+    assert "\nfailed: runs/sweeps/mixed/0_lr--1: `lr` must be a finite number > 0 or null, got -1.\n" in mixed.out
 
 
 def test_a_sweep_in_which_every_job_fails_has_no_table_and_still_its_results(hopeless: Sweep) -> None:

@@ -251,8 +251,22 @@ def parameters_of(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return coef.numpy(), intercept.numpy()
 
 
-@pytest.mark.parametrize("class_weight", ["none", "balanced", "{no: 3}"])
-def test_a_weighted_run_ends_at_scikit_learns_optimum(tmp_path: Path, class_weight: str, draw: torch.Generator) -> None:
+MOMENTUM = ("batch_size=full", "lr=1", "optimizer.momentum=0.7", "max_epochs=200")
+"""So many steps leave a strongly convex objective at machine precision."""
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "recipe"),
+    [
+        ("none", MOMENTUM),
+        ("balanced", MOMENTUM),
+        ("{no: 3}", MOMENTUM),
+        ("balanced", ("optimizer=newton", "tolerance=1e-12")),
+    ],
+)
+def test_a_weighted_run_ends_at_scikit_learns_optimum(
+    tmp_path: Path, class_weight: str, recipe: tuple[str, ...], draw: torch.Generator
+) -> None:
     labels = torch.randint(0, 5, (40,), generator=draw) == 0
     features = torch.randn(40, 2, generator=draw, dtype=torch.float64) + labels.unsqueeze(1)
     weight = torch.randint(0, 4, (40,), generator=draw).double()
@@ -265,8 +279,7 @@ def test_a_weighted_run_ends_at_scikit_learns_optimum(tmp_path: Path, class_weig
     run = train(
         tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=y", "dataset.weight=w", f"l2={l2}",
         f"dataset.class_weight={class_weight}", "dataset.split.val=0", "dataset.split.test=0",
-        "dataset.standardize=false", "precision=64", "batch_size=full", "lr=1", "optimizer.momentum=0.7",
-        "max_epochs=200", "accelerator=cpu",
+        "dataset.standardize=false", "precision=64", *recipe, "accelerator=cpu",
     )  # fmt: skip
     coef, intercept = parameters_of(run)
     y, s = np.where(labels.numpy(), "yes", "no"), weight.numpy()
@@ -278,8 +291,9 @@ def test_a_weighted_run_ends_at_scikit_learns_optimum(tmp_path: Path, class_weig
     total = sum(weigh * of_class[label] for weigh, label in zip(s, y, strict=True))
     model = LogisticRegression(C=1 / (total * l2), class_weight=theirs, tol=1e-12, solver="newton-cholesky")
     model.fit(features.numpy(), y, sample_weight=s)
-    # So many steps of momentum leave a strongly convex objective at machine precision.
     np.testing.assert_allclose(coef, model.coef_, atol=1e-9)
     np.testing.assert_allclose(intercept, model.intercept_, atol=1e-9)
+    assert run.summary["optimality"]["converged"]
+    assert run.summary["optimality"]["value"] == pytest.approx(run.summary["objective"]["train"], rel=1e-12)
     page = (run.folder / "report.md").read_text(encoding="utf-8")
     assert ("probabilities are those of data with" in page) == (class_weight != "none")

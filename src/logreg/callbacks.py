@@ -189,7 +189,9 @@ class SignOfLife(Callback):
         self._shown_s = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the bar, at the epoch that a resumed run begins with."""
+        """Says what "auto" chose; starts the bar, at the epoch that a resumed run begins with."""
+        if isinstance(pl_module, LogisticModule) and pl_module.reason and self.lines:
+            print(f"optimizer=auto: {pl_module.reason}", file=sys.stderr)
         if sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),

@@ -76,7 +76,7 @@ the penalty that coef= was fitted with, on the coefficients and not on the inter
   l1           beside one of them, or alone: + l1 |coef|_1
 
 the data and the loss, all as in scripts/train.py
-  dataset, dataset.<key>, backbone, experiment, seed, loss, reduction, precision, accelerator
+  dataset, dataset.<key>, backbone, experiment, seed, loss, reduction, intercept, precision, accelerator
                The rows are those of train: dataset.split.val=0 dataset.split.test=0 takes what is held out too.  Beside
                coef=, the penalty is on the raw features (dataset.standardize=true: on the standardised ones), the loss
                is a mean over the rows, and features are read with precision=64.
@@ -102,7 +102,7 @@ NUMBERS: dict[str, Promise] = {**CONVENTIONS, "l1": number(at_least=0), "toleran
 OWN = ("ckpt_path", "coef", "json", *NUMBERS)
 """Keys that Hydra does not see."""
 
-SHARED = ("dataset", "backbone", "experiment", "seed", "loss", "reduction", "precision", "accelerator")
+SHARED = ("dataset", "backbone", "experiment", "seed", "loss", "reduction", "intercept", "precision", "accelerator")
 """Keys of ``scripts/train.py`` that say what the data and the loss are."""
 
 FOREIGN = ("dataset.standardize=false", "reduction=mean", "precision=64")
@@ -110,6 +110,12 @@ FOREIGN = ("dataset.standardize=false", "reduction=mean", "precision=64")
 
 COEF, INTERCEPT = ("coef", "coef_", "weight"), ("intercept", "intercept_", "bias")
 """Names in a file: ours, scikit-learn's, torch's."""
+
+ROUNDING = 1e-5
+"""What a model in float32 may leave of an intercept that is 0."""
+
+ACCURACY = 0.01
+"""Relative error of a gap that is found by solving the problem."""
 
 MOST_NAMES, MOST_CLASSES = 3, 10
 """Features named in a message; classes named in the answer."""
@@ -309,32 +315,38 @@ def certify(request: Request) -> Answer:
 
     outputs, dtype, device = len(model.coef), DTYPES[config.precision], torch.device("cpu")
     problems = {
-        "raw": problem_of(model.objective, dataclasses.replace(facts, mean=(), std=()), outputs, dtype, device),
-        "standardised": problem_of(model.objective, facts, outputs, dtype, device),
+        name: problem_of(model.objective, theirs, outputs, dtype, device, model.has_intercept)
+        for name, theirs in (("raw", dataclasses.replace(facts, mean=(), std=())), ("standardised", facts))
     }
     frames = {name: problem.model for name, problem in problems.items()}
     problem = problems[penalised]
     objective = _stated(request.numbers, model.objective, problem.total_weight)
     problem = dataclasses.replace(problem, objective=objective)
     point = frames["raw"].to(problem.model, torch.cat([model.coef, model.intercept.unsqueeze(1)], dim=1))
+    if not model.has_intercept:
+        left = float(point[:, -1].abs().max())
+        if left > ROUNDING * max(1.0, float(model.intercept.abs().max())):
+            raise DataError(f"`intercept=false` must go with an intercept of 0 on {penalised} features, got {left:g}.")
+        point[:, -1] = 0
+        frames = {penalised: problem.model}  # without an intercept, other features make another model
 
     bound = bound_of(problem, point, rows)
     if not math.isfinite(bound.value):
         raise DataError(
             f"`coef` must have an objective that is finite, got {bound.value}: the coefficients are too large."
         )
-    separation = "" if is_penalised(objective) else _separation(data, objective.loss)
+    separation = "" if is_penalised(objective) or not model.has_intercept else _separation(data, objective.loss)
     gap, rigorous, optimum, nearest = bound.gap, bound.rigorous, None, None
     if gap > request.tolerance * bound.value and not separation:
         gap, rigorous = _gap_to_solution(problem, rows, bound, request.tolerance)
         optimum = bound.value - gap
     optimal = gap <= request.tolerance * bound.value and not separation
     if not optimal:
-        nearest = read(problem, point, rows, frames, intercept=request.checkpoint is None)
+        nearest = read(problem, point, rows, frames, intercept=model.has_intercept and request.coef is not None)
     answer = Answer(
         coefficients=shown(request.checkpoint or request.coef or Path()),
         data=facts.title,
-        objective=objective_in_words(objective, outputs, bool(facts.class_weight)),
+        objective=objective_in_words(objective, outputs, facts.mean_weight != 1, model.has_intercept),
         features=penalised,
         stated=" ".join(f"{key}={value:g}" for key, value in request.numbers.items() if key != "tolerance"),
         classes=facts.class_names,
@@ -366,6 +378,7 @@ class _Model:
     """Shape (K,)."""
     objective: Objective
     """Without what was typed of the penalty."""
+    has_intercept: bool
     notes: tuple[str, ...] = ()
 
 
@@ -392,11 +405,12 @@ def _of_checkpoint(request: Request, facts: DataFacts) -> _Model:
         objective = dataclasses.replace(objective, loss=resolve_loss(request.config.loss, facts))
     if "reduction" in request.typed:
         objective = dataclasses.replace(objective, reduction=request.config.reduction)  # type: ignore[arg-type]
+    has_intercept = request.config.intercept if "intercept" in request.typed else module.has_intercept
     coef, intercept = module.model.in_source_units()
     _check_shape(request, coef, intercept, facts, objective.loss)
-    if facts.fingerprint == theirs.fingerprint:
-        return _Model(coef, intercept, objective)
-    return _Model(coef, intercept, objective, ("these are not the rows that the checkpoint was trained on",))
+    same = facts.fingerprint == theirs.fingerprint
+    notes = () if same else ("these are not the rows that the checkpoint was trained on",)
+    return _Model(coef, intercept, objective, has_intercept, notes)
 
 
 def _of_file(request: Request, facts: DataFacts) -> _Model:
@@ -404,19 +418,21 @@ def _of_file(request: Request, facts: DataFacts) -> _Model:
     from logreg.objective import Objective
 
     assert request.coef is not None
-    coef, intercept = read_coefficients(request.coef)
+    coef, intercept = read_coefficients(request.coef, request.config.intercept)
     loss = resolve_loss(request.config.loss, facts)
     if request.config.loss == "auto" and facts.is_binary and len(coef) == 2:
         loss = "cross_entropy"  # nobody else has two rows for two classes
     _check_shape(request, coef, intercept, facts, loss)
-    return _Model(coef, intercept, Objective(loss, request.config.reduction))  # type: ignore[arg-type]  # checked
+    objective = Objective(loss, request.config.reduction)  # type: ignore[arg-type]  # checked by the config
+    return _Model(coef, intercept, objective, request.config.intercept)
 
 
-def read_coefficients(file: Path) -> tuple[Tensor, Tensor]:
+def read_coefficients(file: Path, has_intercept: bool = True) -> tuple[Tensor, Tensor]:
     """Reads coefficients that somebody wrote; never unpickles.
 
     Args:
         file: .npz, or else .json: an array under a name of ``COEF`` and one under a name of ``INTERCEPT``.
+        has_intercept: Whether the latter must be there; else it is 0.
 
     Returns:
         Shapes (K, D) and (K,), float64; a vector or a number is one row.
@@ -433,6 +449,8 @@ def read_coefficients(file: Path) -> tuple[Tensor, Tensor]:
         else:
             with np.load(file, allow_pickle=False) as archive:
                 held = {name: archive[name] for name in archive.files}
+        if not has_intercept and not set(INTERCEPT) & set(held):
+            held["intercept"] = np.zeros(len(np.atleast_2d(next(held[name] for name in COEF if name in held))))
         found = [next(name for name in names if name in held) for names in (COEF, INTERCEPT)]
         coef, intercept = (torch.from_numpy(np.array(held[name], dtype=np.float64)) for name in found)
     except FileNotFoundError as error:
@@ -440,7 +458,7 @@ def read_coefficients(file: Path) -> tuple[Tensor, Tensor]:
     except StopIteration as error:
         raise DataError(
             f"`coef={file}` must hold coef and intercept, got {', '.join(map(str, held)) or 'nothing'}. "
-            "Where the model has no intercept, save zeros."
+            "Of a model without one, type intercept=false."
         ) from error
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
@@ -481,15 +499,22 @@ def _stated(numbers: Mapping[str, float], objective: Objective, total_weight: fl
 
 
 def _gap_to_solution(problem: Problem, rows: RowSource, bound: Bound, tolerance: float) -> tuple[float, bool]:
-    """By solving the problem: what f - f* is at most, and whether that is rigorous."""
+    """By solving the problem as far as it takes: what f - f* is at most, and whether that is rigorous."""
     from logreg.optim.exact import EXACT, bound_of, choose
-    from logreg.optim.passes import gather
+    from logreg.optim.passes import gather, threads_for
     from logreg.optim.progress import Progress
 
-    progress = Progress(problem, problem.zeros(), tolerance)
-    for question in EXACT[choose(problem)[0]](progress):
-        gather(rows, question)
-    solved = progress.bound or bound_of(problem, progress.solution, rows)
+    progress, near = Progress(problem, problem.zeros(), 0.1 * tolerance), 0.1 * ACCURACY
+    with threads_for(4.0 * problem.rows * problem.num_parameters):
+        for question in EXACT[choose(problem)[0]](progress):
+            gather(rows, question)
+            if progress.gap <= near * (bound.value - progress.value):  # as the optimizer sees it
+                solved = bound_of(problem, progress.solution, rows)
+                if solved.gap <= ACCURACY * (bound.value - solved.value):
+                    break
+                near /= 10
+        else:
+            solved = progress.bound or bound_of(problem, progress.solution, rows)
     gap = max(bound.value - solved.value + solved.gap, 0.0)
     return (gap, solved.rigorous) if gap < bound.gap else (bound.gap, bound.rigorous)
 

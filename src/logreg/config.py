@@ -8,12 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from logreg.errors import ConfigError, did_you_mean
-from logreg.promises import Promise, check, flag, labels, mapping, name, number, one_of, optional, text, weights, whole
+from logreg.promises import (
+    Promise,
+    check,
+    flag,
+    labels,
+    mapping,
+    name,
+    number,
+    one_of,
+    optional,
+    strengths,
+    text,
+    weights,
+    whole,
+)
 
 KNOBS: dict[str, Promise] = {
     "loss": one_of(("auto", "bce", "cross_entropy")),
     "reduction": one_of(("mean", "sum")),
-    "l2": number(at_least=0),
+    "l2": strengths(),
     "l1": number(at_least=0),
     "intercept": flag(),
     "init": one_of(("zeros", "linear")),
@@ -105,7 +119,7 @@ class RunConfig:
         schedule: ``name`` and arguments.
         loss: "auto" is bce for two classes and cross_entropy for more.
         reduction: Of the data term, over rows.
-        l2: Strength of the penalty (l2 / 2) * |coef|^2.
+        l2: Strength of the penalty (l2 / 2) * |coef|^2; "path" or a list chooses one by the loss on val.
         l1: Strength of the penalty l1 * |coef|_1.
         intercept: Whether there is one; else it stays 0.
         init: Where the parameters start.
@@ -131,7 +145,7 @@ class RunConfig:
     schedule: Mapping[str, Any]
     loss: str
     reduction: str
-    l2: float
+    l2: float | str | list[float]
     l1: float
     intercept: bool
     init: str
@@ -204,6 +218,11 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
 def _check_steps(plain: Mapping[str, Any]) -> None:
     """What belongs to first-order optimizers stands with one, and nothing of it with an exact one."""
     name = plain["optimizer"]["name"]
+    if not isinstance(plain["l2"], int | float):
+        if name not in EXACT:
+            raise ConfigError("`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path.")
+        if plain["ckpt_path"] is not None:
+            raise ConfigError("`l2` must be one number to go on from a checkpoint. Leave ckpt_path out, or set l2.")
     if name not in EXACT:
         if plain["lr"] is None:
             raise ConfigError.broken(

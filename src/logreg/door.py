@@ -263,7 +263,7 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
     if sweeping:
         from logreg.sweep import sweep_overrides
 
-        more, sweep = sweep_overrides(overrides, ROOT)
+        more, sweep = sweep_overrides([*_parse(added), *overrides], ROOT)
         added += more
     return [*added, *(override.input_line or "" for override in overrides)], sweep
 

@@ -347,7 +347,7 @@ class _Inequalities:
         self.others = (self.own + torch.arange(1, self.groups)) % self.groups
         self.number = (self.groups - 1) * rows.width
         if scaling is None:
-            values = rows.raw(self.places[self._some(self.pairs(), 20 * self.number) // (self.groups - 1)])
+            values = rows.raw(self.places[self._some(self.pairs(), 10 * self.number) // (self.groups - 1)])
             scale = values.std(0, correction=0)
             scaling = _Scaling(values.median(0).values, scale.where(scale > 0, 1))
         self.scaling = scaling
@@ -392,7 +392,7 @@ class _Inequalities:
         """
         basis: Tensor | None = None  # directions are sought among the combinations of its columns; None: of all
         coef: Tensor | None = None
-        chosen = self._some(pairs, min(20 * self.number, 2**24 // self.number))
+        chosen = self._some(pairs, min(10 * self.number, 2**24 // self.number))
         while True:
             inside = signed = self._matrix(chosen)
             if basis is not None:
@@ -402,7 +402,7 @@ class _Inequalities:
                     moved = pairs & self._moved(basis)
                     if not bool(moved.any()):
                         break
-                    chosen = self._some(moved, 20 * self.number)
+                    chosen = self._some(moved, 10 * self.number)
                     continue
             coef, left = _least_hinge(inside, self.rows.seconds_left, coef)
             if coef is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from logreg.facts import DataFacts
+from logreg.path import PathRow, best_of, simplest_of
 
 
 def probability_curve(
@@ -98,3 +100,28 @@ def coefficient_images(coef: Tensor, facts: DataFacts) -> Figure:
 def _padded(low: float, high: float) -> tuple[float, float]:
     margin = (high - low or 1.0) * 0.1
     return low - margin, high + margin
+
+
+def path_curve(rows: Sequence[PathRow], title: str) -> Figure:
+    """Loss on train and val against l2, with what was chosen.
+
+    Args:
+        rows: Of the path.
+        title: Over the picture.
+    """
+    l2 = np.array([row.l2 for row in rows])
+    val, error = np.array([row.loss_val for row in rows]), np.array([row.error for row in rows])
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.fill_between(l2, val - error, val + error, color="#0072b2", alpha=0.2, label="val, ± one standard error")
+    axes.plot(l2, val, "o-", color="#0072b2", markersize=4, label="val")
+    axes.plot(l2, [row.loss_train for row in rows], "-", color="#d55e00", label="train")
+    best, simplest = rows[best_of(rows)], rows[simplest_of(rows)]
+    axes.axvline(best.l2, color="black", linewidth=1, label=f"best on val: l2 = {best.l2:.3g}")
+    axes.axvline(
+        simplest.l2, color="0.5", linewidth=1, linestyle="--", label=f"one standard error: l2 = {simplest.l2:.3g}"
+    )
+    axes.set(xscale="log", xlabel="l2 (stronger penalty to the right)", ylabel="loss, nats per row", title=title)
+    axes.set_ylim(0, 1.15 * float(val[np.isfinite(val)].max()))
+    axes.legend(frameon=False)
+    return figure

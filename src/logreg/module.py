@@ -148,6 +148,11 @@ class LogisticModule(pl.LightningModule):
         outputs = len(self.model.intercept) if num_outputs is None else num_outputs
         return problem_of(self.objective, self.facts, outputs, self.dtype_of_arithmetic, device, self.has_intercept)
 
+    def start_at(self, point: Tensor) -> None:
+        """Sets: the parameters, to a point (K, D + 1) whose last column is the intercept."""
+        self.model.coef.data.copy_(point[:, :-1])
+        self.model.intercept.data.copy_(point[:, -1])
+
     @property
     def is_stochastic_now(self) -> bool:
         """Whether this epoch is one of a first-order optimizer."""
@@ -249,9 +254,7 @@ class LogisticModule(pl.LightningModule):
                 f"the objective became {progress.value} in pass {self.current_epoch + 1}. Standardise the features with "
                 "dataset.standardize=true, or set precision=64."
             )
-        point = progress.solution
-        self.model.coef.data.copy_(point[:, :-1])
-        self.model.intercept.data.copy_(point[:, -1])
+        self.start_at(progress.solution)
         if math.isfinite(progress.value):
             penalty = float(self.objective.penalty(self.model.coef.detach()))
             metrics = {"loss/train": progress.value - penalty}

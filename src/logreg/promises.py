@@ -44,6 +44,19 @@ def number(above: float = -math.inf, at_least: float = -math.inf, below: float =
     )
 
 
+def strengths() -> Promise:
+    """A strength of a penalty, or several to choose from."""
+    one = number(at_least=0)
+    return Promise(
+        f"{one.words}, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
+        lambda value: (
+            value == "path"
+            or one.holds(value)
+            or (isinstance(value, list | tuple) and bool(value) and all(_is_number(x) and x > 0 for x in value))
+        ),
+    )
+
+
 def whole(at_least: int, at_most: int | None = None, or_word: str = "") -> Promise:
     """A whole number within these bounds, or the one word."""
     words = f"be a whole number >= {at_least}"

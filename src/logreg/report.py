@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -27,7 +27,11 @@ from logreg.folder import CHECKPOINTS, shown, write_whole
 from logreg.metrics import Scores
 from logreg.module import LogisticModule
 from logreg.optimality import Certificate
+from logreg.path import PathRow, path_csv, path_summary
 from logreg.tracking import RunLogger
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Summary = dict[str, Any]
 """The content of summary.json."""
@@ -63,6 +67,8 @@ class RunResult:
     epochs: int
     resumed_from: Path | None = None
     """The checkpoint that the run went on from."""
+    path: Sequence[PathRow] | None = None
+    """The regularisation path that l2 was chosen from."""
 
 
 def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
@@ -100,6 +106,7 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         },
         "optimality": result.certificate.as_dict(),
         "reason": module.reason or None,
+        "path": path_summary(result.path) if result.path else None,
         "equation": equation(module),
         "known_answer": _against(result.data.answer, result) if result.data.answer else None,
         "expected": _expected(result.config.expected, result.scores),
@@ -133,6 +140,9 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
             logger.log_metrics({f"{name}/test": value for name, value in scores.items()}, result.epochs)
     logger.flush()
     logger.writer.close()
+    if result.path:
+        table = path_csv(result.path, result.module.facts.rows["train"])
+        write_whole(result.folder / "path.csv", lambda file: file.write(table.encode()))
     if result.module.facts.feature_names:
         text = coefficients_csv(result.module)
         write_whole(result.folder / "coefficients.csv", lambda file: file.write(text.encode()))
@@ -146,23 +156,31 @@ def draw(result: RunResult, logger: RunLogger) -> list[str]:
     """Draws what there is to see into figures/*.png and TensorBoard's IMAGES; returns the names."""
     facts = result.module.facts
     one_feature = facts.num_features == 1 and facts.is_binary
-    if not (one_feature or facts.image_shape):
+    if not (one_feature or facts.image_shape or result.path):
         return []
-    import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
     from logreg import figures
 
+    drawn = {}
     if one_feature:
         slope, offset = _log_odds(result.module)
         rows = next(iter(result.data.blocks("train")))
         features, labels = rows.features.cpu(), rows.labels.cpu()
         title = f"{facts.name}: {equation(result.module)}"
-        figure = figures.probability_curve(float(slope[0]), offset, facts, features, labels, title, result.data.axis)
-        name = "probability"
-    else:
-        figure, name = figures.coefficient_images(result.module.model.in_source_units()[0], facts), "coefficients"
+        axis = result.data.axis
+        drawn["probability"] = figures.probability_curve(float(slope[0]), offset, facts, features, labels, title, axis)
+    elif facts.image_shape:
+        drawn["coefficients"] = figures.coefficient_images(result.module.model.in_source_units()[0], facts)
+    if result.path:
+        drawn["path"] = figures.path_curve(result.path, f"{facts.title}: loss against the strength of l2")
+    return [_save(figure, name, result, logger) for name, figure in drawn.items()]
+
+
+def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> str:
+    """Writes a figure to figures/<name>.png and to TensorBoard; returns the file's name."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
     figure.set_dpi(130)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -170,7 +188,7 @@ def draw(result: RunResult, logger: RunLogger) -> list[str]:
     path = result.folder / "figures" / f"{name}.png"
     write_whole(path, lambda file: Image.fromarray(pixels).save(file, format="png"))
     logger.writer.add_image(name, pixels, result.epochs, dataformats="HWC")
-    return [path.name]
+    return path.name
 
 
 def equation(module: LogisticModule) -> str | None:
@@ -300,7 +318,7 @@ def remarks(summary: Summary) -> list[str]:
         if answer["coef_error"] is not None:
             line += f"; the distance from its coefficients is {answer['coef_error']:.1%} of their norm"
         lines.append(line)
-    lines.append(optimality_in_words(summary))
+    lines += [*_path_lines(summary), optimality_in_words(summary)]
     for check in summary["expected"] or []:
         got = "nothing" if check["got"] is None else f"{check['got']:.4g}"
         verdict = "reached" if check["reached"] else "NOT reached"
@@ -310,6 +328,21 @@ def remarks(summary: Summary) -> list[str]:
     seconds = summary["seconds"]
     lines.append(f"took {seconds['total']:.1f} s, {seconds['fit']:.1f} s of it training")
     return lines
+
+
+def _path_lines(summary: Summary) -> list[str]:
+    """What was chosen from a path, and whether to trust it."""
+    path = summary["path"]
+    if not path:
+        return []
+    rows, best, simplest = path["rows"], path["rows"][path["best"]], path["rows"][path["one_standard_error"]]
+    sure = sum(row["converged"] for row in rows)
+    line = (
+        f"l2={best['l2']:.3g} has the lowest loss/val of {len(rows)} strengths, {best['loss_val']:.4f} ± {best['error']:.4f}; "
+        f"l2={simplest['l2']:.3g} is the strongest within one standard error, {simplest['loss_val']:.4f}; "
+        f"{sure} of {len(rows)} are within the tolerance [path.csv]"
+    )
+    return [line, f"ALARM: {path['alarm']}"] if path["alarm"] else [line]
 
 
 def optimality_in_words(summary: Summary) -> str:

@@ -28,8 +28,11 @@ from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest, shown
 from logreg.inspection import print_facts
 from logreg.metrics import Scores
 from logreg.module import DTYPES, LogisticModule, resolve_loss
+from logreg.optim.exact import drive
 from logreg.optim.passes import threads_for
+from logreg.optim.path import PathPoint, default_strengths, fit_path
 from logreg.optimality import Certificate, is_penalised
+from logreg.path import PathRow, best_of, score_path
 from logreg.report import RunResult, Summary, draw, summarise, write_report
 from logreg.tracking import RunLogger
 
@@ -87,9 +90,13 @@ def train(
 
     for note in data.notes if progress_lines else ():
         print(f"{config.dataset['name']}: {note}", file=sys.stderr)
+    path, start = None, None
+    if not isinstance(config.l2, int | float):
+        path, start = _along_path(config, data, progress_lines > 0)
+        config = dataclasses.replace(config, l2=start.l2)
     module = build_module(config, data.facts)
-    if module.reason and progress_lines:
-        print(f"optimizer=auto: {module.reason}", file=sys.stderr)
+    if start is not None:
+        module.start_at(start.point)
     if (folder / CHECKPOINTS).exists():
         raise ConfigError(f"`hydra.run.dir` must name a new folder, and {shown(folder)} holds a run.")
     checkpoints = Checkpoints(folder, HeldCheckpointIO(), (lambda: mark_latest(folder, root)) if is_newest else None)
@@ -107,7 +114,17 @@ def train(
         certificate = _certificate(module, data, trainer.current_epoch, fit_seconds)
     scores = {split: score(module, data, split) for split in data.splits}
     result = RunResult(
-        config, folder, overrides, module, data, scores, certificate, checkpoints.best, trainer.current_epoch, resumed
+        config,
+        folder,
+        overrides,
+        module,
+        data,
+        scores,
+        certificate,
+        checkpoints.best,
+        trainer.current_epoch,
+        resumed,
+        path,
     )
     figures = draw(result, logger)
     summary = summarise(result, {"fit": fit_seconds, "total": time.perf_counter() - started})
@@ -176,7 +193,7 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
         facts=facts,
         loss=config.loss,
         reduction=config.reduction,  # type: ignore[arg-type]  # checked by the config
-        l2=float(config.l2),
+        l2=float(config.l2),  # type: ignore[arg-type]  # a path has chosen one
         l1=float(config.l1),
         init=config.init,  # type: ignore[arg-type]  # checked by the config
         optimizer=config.optimizer,
@@ -224,6 +241,28 @@ def build_trainer(
         return pl.Trainer(**arguments)
     except (AttributeError, TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"`trainer` must suit Lightning's Trainer: {error}") from error
+
+
+def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:
+    """Fits a path over l2, scores it on val, and chooses.
+
+    Returns:
+        A row for each strength, and the point with the lowest loss on val.
+    """
+    if "val" not in data.splits:
+        raise ConfigError(
+            "`l2` must be one number where there is no val split to choose by. Set dataset.split.val=0.2."
+        )
+    problem = build_module(dataclasses.replace(config, l2=1.0), data.facts).problem(torch.device("cpu"))
+    values = [float(value) for value in config.l2] if isinstance(config.l2, list | tuple) else None
+    if values is None:
+        values = default_strengths(problem, next(iter(data.train_dataloader())))
+    if shown:
+        print(f"path: {len(values)} strengths of l2 from {max(values):.3g} to {min(values):.3g}", file=sys.stderr)
+    with threads_for(4.0 * problem.rows * problem.num_parameters):
+        points = drive(fit_path(problem, values, config.tolerance, config.seed), lambda mixed: data.train_dataloader())
+        rows = score_path(problem, points, data.blocks("val"))
+    return rows, points[best_of(rows)]
 
 
 def _certificate(module: LogisticModule, data: TensorDataModule, epochs: int, seconds: float) -> Certificate:
@@ -299,8 +338,8 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
         ("reduction", config.reduction, arguments["reduction"]),
         ("precision", config.precision, arguments["precision"]),
         ("optimizer", dict(config.optimizer), arguments["optimizer"]),
-        ("polishing", config.polish, arguments["polish"]),
-        ("intercept", config.intercept, arguments["intercept"]),
+        ("polishing", config.polish, arguments.get("polish", False)),
+        ("intercept", config.intercept, arguments.get("intercept", True)),
     ):
         if ours != its:
             raise ConfigError(

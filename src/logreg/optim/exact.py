@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -135,10 +136,17 @@ def bound_of(problem: Problem, point: Tensor, rows: RowSource, enough: float = G
 
     ``enough`` is the relative gap below which no better bound is looked for.
     """
-    questions = bound(problem, point, enough=enough)
+    return drive(bound(problem, point, enough=enough), rows)
+
+
+Answer = TypeVar("Answer")
+
+
+def drive(questions: Asking[Answer], rows: RowSource) -> Answer:
+    """Makes every pass that is asked for, and returns the answer at the end."""
     try:
         while True:
             gather(rows, next(questions))
     except StopIteration as end:
-        answer: Bound = end.value
+        answer: Answer = end.value
         return answer

@@ -1,0 +1,145 @@
+"""The certificate never lies: its bound is at least the true distance to the optimum, and not much more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from logreg.functional import LossName
+from logreg.objective import Objective
+from logreg.optim.exact import bound_of, fit, problem_of
+from logreg.optim.passes import Frame, InMemory
+from reference import Array, Reference
+
+ROUNDING = 1e-13
+"""What the float64 values of f may hide of a gap, relative to max(1, f)."""
+
+LOOSE = 10.0
+"""Largest median of bound over true gap."""
+
+WORK = 2e5
+"""Numbers in the logits' products of one pass, at most: what keeps hundreds of references cheap."""
+
+PENALTIES = ("l2", "l1", "elastic net", "none")
+
+
+class Drawn(NamedTuple):
+    """A random problem."""
+
+    features: Tensor
+    labels: Tensor
+    objective: Objective
+    num_classes: int
+    sample_weight: Tensor | None
+    class_weight: tuple[float, ...]
+    penalty: str
+
+
+def drawn(seed: int) -> Drawn:
+    """N from 5 to 2000, D from 1 to 3000, K from 2 to 20, columns and weights of every awkward kind."""
+    draw = np.random.default_rng(seed)
+    penalty = PENALTIES[seed % len(PENALTIES)]
+    while True:
+        rows, features = (int(np.exp(draw.uniform(np.log(low), np.log(high)))) for low, high in ((5, 2001), (1, 3001)))
+        classes = int(draw.choice([2, 2, 2, 3, 4, 5, 10, 20]))
+        fits = rows * features * classes <= WORK and min(rows, features) * classes <= 300
+        overlaps = rows >= 30 * features * classes
+        if fits and (overlaps if penalty == "none" else penalty != "elastic net" or features <= 100):
+            break
+    x = draw.standard_normal((rows, features))
+    signal = draw.choice([0.3, 1, 3]) if penalty != "none" else 0.5
+    logits = x @ draw.standard_normal((features, classes)) * signal / np.sqrt(features)
+    labels = (logits + draw.gumbel(size=logits.shape)).argmax(1)
+    if draw.random() < 0.4:
+        x += draw.standard_normal(features) * 10 ** draw.uniform(-2, 3)
+    if draw.random() < 0.5:
+        x *= 10 ** draw.uniform(-4, 4, features)
+    if draw.random() < 0.3:
+        x[:, draw.integers(features)] = x[:, draw.integers(features)]
+    if draw.random() < 0.3:
+        x[:, draw.integers(features)] = draw.choice([0, 1, 3.7, 1e4])
+    weight = draw.choice([0.0, 0.5, 1.0, 2.0], rows) if draw.random() < 0.3 else np.ones(rows)
+    weight[0] = 1.0
+    l1 = l2 = 0.0
+    if penalty in ("l1", "elastic net"):  # relative to the strength from which on all coefficients are 0
+        residuals = np.eye(classes)[labels] - np.bincount(labels, minlength=classes) / rows
+        l1 = 10 ** draw.uniform(-2, 0.1) * max(1e-3, float(np.abs(residuals.T @ x).max()) / rows)
+    if penalty in ("l2", "elastic net"):
+        l2 = 10 ** draw.uniform(-8, 2)
+    loss: LossName = "bce" if draw.random() < (0.7 if classes == 2 else 0.2) else "cross_entropy"
+    summed = draw.random() < 0.2
+    objective = Objective(loss, *(("sum", l2 * rows, l1 * rows) if summed else ("mean", l2, l1)))
+    dtype = torch.float32 if draw.random() < 0.4 else torch.float64
+    return Drawn(
+        torch.from_numpy(x).to(dtype),
+        torch.from_numpy(labels),
+        objective,
+        classes,
+        None if (weight == 1).all() else torch.from_numpy(weight).to(dtype),
+        tuple(draw.uniform(0.2, 3, classes)) if draw.random() < 0.2 else (),
+        penalty,
+    )
+
+
+def points(reference: Reference, draw: np.random.Generator) -> Iterator[tuple[str, Array]]:
+    """Random points, points half-way, nearly optimal ones and the optimum, in the coordinates of the reference."""
+    best = reference.solution
+    yield "zero", np.zeros_like(best)
+    yield "random", draw.standard_normal(best.shape) * draw.choice([1, 30])
+    yield "half-way", best / 2
+    for nearness in (1e-1, 1e-2, 1e-3, 1e-5, 1e-7):
+        size = np.abs(best) + draw.choice([0, 1]) * np.abs(best).max()
+        yield f"within {nearness:.0e}", best + nearness * size * draw.standard_normal(best.shape)
+    yield "optimum", best
+
+
+class Judged(NamedTuple):
+    """A bound and the truth."""
+
+    name: str
+    """Which problem and point."""
+    penalty: str
+    gap: float
+    """f - f*."""
+    bound: float
+    size: float
+    """max(1, f)."""
+    rigorous: bool
+
+
+def judged(seed: int) -> Iterator[Judged]:
+    """What the certificate says at all points of a problem, and at where a fit ends early."""
+    problem = drawn(seed)
+    data, penalty = problem[:-1], problem.penalty
+    features, labels, objective, classes, sample_weight, class_weight = data
+    reference = Reference(features, labels, objective, classes, sample_weight, class_weight)
+    rows = InMemory(features, labels, sample_weight)
+    stated = problem_of(rows, objective, classes, class_weight)
+    f = reference.minimum.value
+    for name, point in points(reference, np.random.default_rng(seed)):
+        bound = bound_of(stated, torch.from_numpy(reference.in_source_units(point)), rows)
+        assert bound.value == pytest.approx(reference.value(point), rel=1e-9, abs=1e-12), (seed, name)
+        yield Judged(f"{seed} {name}", penalty, bound.value - f, bound.gap, max(1, bound.value), bound.rigorous)
+    for tolerance in (0.1, 1e-3):
+        bound = fit(*data, tolerance=tolerance, max_passes=100).bound
+        yield Judged(f"{seed} fit", penalty, bound.value - f, bound.gap, max(1, bound.value), bound.rigorous)
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [*(range(first, first + 12) for first in range(0, 60, 12))]
+    + [pytest.param(range(first, first + 100), marks=pytest.mark.slow) for first in range(0, 500, 100)],
+    ids=lambda seeds: f"{seeds.start}-{seeds.stop}",
+)
+def test_the_bound_is_at_least_the_true_gap_and_not_far_above_it(seeds: range) -> None:
+    found = [one for seed in seeds for one in judged(seed)]
+    lies = [one for one in found if one.rigorous and not one.bound >= one.gap - ROUNDING * one.size]
+    assert not lies
+    told = [one for one in found if one.gap > 10 * ROUNDING * one.size]
+    for penalty in PENALTIES:
+        assert np.median([one.bound / one.gap for one in told if one.penalty == penalty]) <= LOOSE, penalty
