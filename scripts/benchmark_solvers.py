@@ -72,7 +72,7 @@ features, labels = (torch.from_numpy(np.load(f"{folder}/{name}.npy")) for name i
 if fits:
     assert fit(features, labels, Objective(loss, l2=l2), tolerance=1e-8).converged
 """
-"""Reads the rows of a problem and, if asked for, fits them; after a small fit, as libraries load some of their code late."""
+"""Reads the rows of a problem and, if asked for, fits them; first a small fit, as libraries load some code late."""
 
 
 @dataclass(frozen=True)

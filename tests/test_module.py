@@ -18,7 +18,11 @@ from logreg.folder import find_checkpoint, mark_latest, write_whole
 from logreg.functional import one_vs_rest
 from logreg.module import LogisticModule
 
-QUIET = ("ignore:.*does not have many workers", "ignore:.*isinstance.treespec, LeafSpec")  # Lightning's own, see run.py
+QUIET = (  # Lightning's own, see run.py
+    "ignore:.*does not have many workers",
+    "ignore:.*isinstance.treespec, LeafSpec",
+    "ignore:.*configure_optimizers.*returned.*None",
+)
 pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from logreg.data import TensorDataModule
 from logreg.data.columns import encode, read_columns
 from logreg.data.table import read_features
-from logreg.door import _parse, main
+from logreg.door import main, parse
 from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
 from logreg.module import LogisticModule
@@ -672,7 +672,7 @@ def test_no_class_is_there_twice_for_the_sign_of_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Price (USD)", "a,b", "größe", "2020_01", "true", "it's", 'q"q', "a b"])
 def test_a_list_that_is_advised_can_be_typed(tmp_path: Path, name: str) -> None:
     (word,) = shlex.split(as_typed("dataset.drop", [name]))
-    (override,) = _parse([word])
+    (override,) = parse([word])
     typed = override.value()
     assert isinstance(typed, list)
     assert [str(value) for value in typed] == [name]

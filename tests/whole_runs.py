@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from logreg.config import RunConfig
 from logreg.data import TensorDataModule
-from logreg.door import CONF, _parse, _resolved, main
+from logreg.door import CONF, main, parse, resolved
 from logreg.folder import latest_run
 from logreg.run import build_data
 
@@ -119,11 +119,11 @@ def _without_hydra(dataset: str) -> DictConfig:
 def composed(dataset: str, *arguments: str) -> DictConfig:
     """What a job gets for ``dataset=... arguments``."""
     config = copy.deepcopy(_without_hydra(dataset))
-    for override in _parse(arguments):
+    for override in parse(arguments):
         OmegaConf.update(config, str(override.key_or_group), override.value())
     return config
 
 
 def data_of(dataset: str, *arguments: str) -> TensorDataModule:
     """The DataModule of ``scripts/train.py dataset=... arguments``."""
-    return build_data(RunConfig.from_mapping(_resolved(composed(dataset, *arguments))))
+    return build_data(RunConfig.from_mapping(resolved(composed(dataset, *arguments))))

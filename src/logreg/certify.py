@@ -25,13 +25,13 @@ from logreg.config import RunConfig
 from logreg.door import (
     CONF,
     ROOT,
-    _check_groups,
-    _in_our_words,
-    _is_override,
-    _parse,
-    _resolved,
-    _resumed_overrides,
-    _with_backbone,
+    check_groups,
+    in_our_words,
+    is_override,
+    parse,
+    resolved,
+    resumed_overrides,
+    with_backbone,
 )
 from logreg.errors import ConfigError, DataError, LogregError, did_you_mean
 from logreg.folder import find_checkpoint, run_folder_of, shown
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answer = certify(request)
         print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if request.as_json else _shown(answer))
     except (LogregError, HydraException, OmegaConfBaseException) as error:
-        words = str(error) if isinstance(error, LogregError) else _in_our_words(error)
+        words = str(error) if isinstance(error, LogregError) else in_our_words(error)
         print(" ".join(words.split("\n")), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -235,7 +235,7 @@ def understood(typed: Sequence[str]) -> Request:
         ConfigError: A key, a value or a combination is at fault.
     """
     for argument in typed:
-        if not _is_override(argument):
+        if not is_override(argument):
             raise ConfigError(f"`{argument}` must be written as key=value, such as C=1. `--help` lists the keys.")
     values = dict(argument.split("=", 1) for argument in typed if "=" in argument)
     known = [*OWN, *SHARED]
@@ -252,11 +252,11 @@ def understood(typed: Sequence[str]) -> Request:
         raise ConfigError(f"`{stated[0]}` must be the only word for the penalty, got {' and '.join(stated)}.")
     if ("coef" in values) == ("ckpt_path" in values):
         raise ConfigError("`coef` or `ckpt_path` must say whose coefficients, one of the two. See --help.")
-    overrides = _parse(_with_backbone([line for line in typed if line.partition("=")[0] not in OWN]))
+    overrides = parse(with_backbone([line for line in typed if line.partition("=")[0] not in OWN]))
     for override in overrides:
         if override.is_sweep_override():
             raise ConfigError(f"`{override.key_or_group}` must be one value, got several in {override.input_line}.")
-    _check_groups(overrides)
+    check_groups(overrides)
     given = {override.key_or_group for override in overrides}
     if "coef" in values:
         if not numbers.keys() & {*CONVENTIONS, "l1"}:
@@ -264,12 +264,12 @@ def understood(typed: Sequence[str]) -> Request:
         checkpoint, before = None, [line for line in FOREIGN if line.partition("=")[0] not in given]
     else:
         checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
-        before = [line for line in _resumed_overrides(checkpoint, given) if _group(line) in SHARED]
+        before = [line for line in resumed_overrides(checkpoint, given) if _group(line) in SHARED]
     if not given & {"dataset", "experiment"} and (checkpoint is None or run_folder_of(checkpoint) is None):
         raise ConfigError("`dataset` must be given: the data that the coefficients were fitted to.")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("config", [*before, *(override.input_line or "" for override in overrides)])
-    config = RunConfig.from_mapping(_resolved(composed))
+    config = RunConfig.from_mapping(resolved(composed))
     coef = Path(values["coef"]) if "coef" in values else None
     return Request(config, checkpoint, coef, frozenset(given), numbers, bool(as_json))
 

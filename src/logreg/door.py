@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the sentence is ours
     typed = list(sys.argv[1:] if arguments is None else arguments)
     # Options first, as argparse wants them, whatever the order they were typed in.
-    options = [argument for argument in typed if argument.startswith("-") or not _is_override(argument)]
+    options = [argument for argument in typed if argument.startswith("-") or not is_override(argument)]
     settings = [argument for argument in typed if argument not in options]
     sweep: Path | None = None
     try:
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return gather(sweep)
     except (LogregError, HydraException, OmegaConfBaseException) as error:
-        words = str(error) if isinstance(error, LogregError) else _in_our_words(error)
+        words = str(error) if isinstance(error, LogregError) else in_our_words(error)
         print(" ".join(words.split("\n")), file=sys.stderr)  # a column's name may have lines
         if sweep is not None:
             _remove_if_unused(sweep)
@@ -155,7 +155,7 @@ def _keeping(failures: list[Exception], started: float) -> Callable[[DictConfig]
 
 def _run(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
     """Checks, imports what takes seconds, trains, shows the result."""
-    config = RunConfig.from_mapping(_resolved(composed))
+    config = RunConfig.from_mapping(resolved(composed))
 
     if sys.stderr.isatty():  # the longest silence of a short run
         print("importing torch and lightning ...", end="\r", file=sys.stderr, flush=True)
@@ -187,7 +187,7 @@ def _lines(overrides: object) -> list[str]:
     return [str(line) for line in lines]
 
 
-def _resolved(composed: DictConfig) -> dict[str, object]:
+def resolved(composed: DictConfig) -> dict[str, object]:
     """The config as plain values, with what refers to other keys filled in."""
     for section, choices in SECTIONS.items():  # first, since the learning rate is looked up by such a name
         name = OmegaConf.select(composed, f"{section}.name")
@@ -202,7 +202,7 @@ def _resolved(composed: DictConfig) -> dict[str, object]:
     return {str(key): value for key, value in plain.items()}
 
 
-def _check_groups(overrides: Sequence[Override]) -> None:
+def check_groups(overrides: Sequence[Override]) -> None:
     """A group takes the name of a file in conf/<group>/ and nothing else; in a sweep several."""
     for override in overrides:
         group = override.key_or_group
@@ -221,7 +221,7 @@ def _check_groups(overrides: Sequence[Override]) -> None:
                 raise ConfigError.not_a_choice(group, choices, value)
 
 
-def _is_override(argument: str) -> bool:
+def is_override(argument: str) -> bool:
     return "=" in argument or argument.startswith("~")
 
 
@@ -238,8 +238,8 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
     for option in options:
         if option.startswith("-") and not any(known.startswith(option) for known in HYDRA_OPTIONS):
             raise ConfigError(f"`{option}` is no option. Write settings as key=value, such as lr=0.1.")
-    overrides = _parse(_with_backbone(settings))
-    _check_groups(overrides)
+    overrides = parse(with_backbone(settings))
+    check_groups(overrides)
     given = {override.key_or_group: override for override in overrides}
     sweeping = any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options)
     if sweeping and "facts" in given and str(given["facts"].value()) == "only":
@@ -253,9 +253,9 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         checkpoint = find_checkpoint(str(given["ckpt_path"].value()), ROOT)
         # The file itself, since tomorrow "latest" is another one.
         overrides = [override for override in overrides if override.key_or_group != "ckpt_path"]
-        overrides += _parse([f"ckpt_path={_quoted(shown(checkpoint))}"])
-        added += _resumed_overrides(checkpoint, set(given))
-    typed = set(given) | {override.key_or_group for override in _parse(added)}
+        overrides += parse([f"ckpt_path={_quoted(shown(checkpoint))}"])
+        added += resumed_overrides(checkpoint, set(given))
+    typed = set(given) | {override.key_or_group for override in parse(added)}
     if not typed & {"optimizer", "experiment"} and any(
         key in STOCHASTIC or key.startswith("schedule.") for key in typed
     ):
@@ -263,12 +263,12 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
     if sweeping:
         from logreg.sweep import sweep_overrides
 
-        more, sweep = sweep_overrides([*_parse(added), *overrides], ROOT)
+        more, sweep = sweep_overrides([*parse(added), *overrides], ROOT)
         added += more
     return [*added, *(override.input_line or "" for override in overrides)], sweep
 
 
-def _with_backbone(settings: Sequence[str]) -> list[str]:
+def with_backbone(settings: Sequence[str]) -> list[str]:
     """A model of torchvision is named like an option of its group, though no file for each stands in conf/."""
     spelled = []
     for setting in settings:
@@ -280,7 +280,7 @@ def _with_backbone(settings: Sequence[str]) -> list[str]:
     return spelled
 
 
-def _parse(arguments: Sequence[str]) -> list[Override]:
+def parse(arguments: Sequence[str]) -> list[Override]:
     """Overrides as Hydra reads them; what its grammar has no words for (é, spaces) is text, also within a list."""
     parser = OverridesParser.create()
     parsed = []
@@ -306,12 +306,12 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
+def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
     """What a resumed run was started with, less what is typed anew: a checkpoint path is enough."""
     folder = run_folder_of(checkpoint)
     if folder is None:
         return []
-    before = _parse(_lines(OmegaConf.load(folder / ".hydra" / "overrides.yaml")))
+    before = parse(_lines(OmegaConf.load(folder / ".hydra" / "overrides.yaml")))
     groups = {key for key in typed if "." not in key}
     return [
         override.input_line or ""
@@ -341,7 +341,7 @@ def _remove_if_unused(folder: Path) -> None:
         place.rmdir()
 
 
-def _in_our_words(error: Exception) -> str:
+def in_our_words(error: Exception) -> str:
     """What Hydra found wrong with the command line, in one line that says what to do."""
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")

@@ -123,5 +123,5 @@ def path_curve(rows: Sequence[PathRow], title: str) -> Figure:
     )
     axes.set(xscale="log", xlabel="l2 (stronger penalty to the right)", ylabel="loss, nats per row", title=title)
     axes.set_ylim(0, 1.15 * float(val[np.isfinite(val)].max()))
-    axes.legend(frameon=False)
+    axes.legend(frameon=True, framealpha=0.9, edgecolor="none")
     return figure
