@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmark_tools import Seconds, alternate, process_peak, spread
+from benchmark_tools import Seconds, alternate, process_peak, spread, timed
 from logreg.functional import one_vs_rest
 from logreg.objective import Objective
 from logreg.optim import exact
+from logreg.optim.path import PathPoint, fit_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,9 @@ HELD = 1000
 
 BLOCK = 10_000
 """Rows whose objective is computed at a time."""
+
+PATH = 10
+"""Times one fit that a path of 45 may take."""
 
 MEMORY = 1.25
 """What a fit may occupy at most, the data themselves counted, relative to them."""
@@ -128,7 +132,8 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
         for solver, tried in trials.items():
             if loosest(tried, gap) is None:
                 best = min(tried, key=lambda trial: trial.gap)
-                end = f"ends at {_gap(best.gap)} after {best.seconds:.3g} s ({best.remark})"
+                end = f"ends at {_gap(best.gap)}" if math.isfinite(best.gap) else "is still going"
+                end += f" after {best.seconds:.3g} s ({best.remark})"
                 print(f"not reached by {solver.name}: {end}", flush=True)
     if (last := loosest(trials[solvers[0]], GAPS[-1])) is not None:
         print_passes(problem, last.tolerance)
@@ -318,7 +323,7 @@ def attempt(solver: Solver, tolerance: float) -> Trial:
         with at_most(CAP * 1.5):
             answer = solver.fit(tolerance)
     except TimeoutError:
-        return Trial(tolerance, math.inf, time.perf_counter() - start, "no answer", last=True)
+        return Trial(tolerance, math.inf, time.perf_counter() - start, f"{solver.knob}={tolerance:.0e}", last=True)
     seconds = time.perf_counter() - start
     gap = solver.problem.gap(answer.coef, answer.intercept)
     remark = f"{solver.knob}={tolerance:.0e}, {answer.remark}"
@@ -370,9 +375,7 @@ class Setting(NamedTuple):
 
     def run(self) -> list[float]:
         """Seconds of a fit, as a list of one."""
-        start = time.perf_counter()
-        self.solver.fit(self.trial.tolerance)
-        return [time.perf_counter() - start]
+        return timed(partial(self.solver.fit, self.trial.tolerance))
 
 
 def choose(trials: Mapping[Solver, Sequence[Trial]], gap: float) -> list[Setting]:
@@ -437,6 +440,34 @@ def print_line(
 ) -> None:
     """Prints a line of a table."""
     print(f"{name:<40}{median:>9}{least:>9}{most:>9}{gap:>10}{ratio:>11}  {target:<8} {verdict}".rstrip(), flush=True)
+
+
+def path(arguments: argparse.Namespace) -> None:
+    """Prints how long a whole path on MNIST takes, against one fit to the same tolerance."""
+    problem = Problem.of(CASES["mnist"], arguments)
+    if problem is None:
+        return
+    number = len(problem.labels)
+    strengths = [1 / (10**power * number) for power in torch.linspace(-6, 5, 45).tolist()]
+    rows = exact.InMemory(problem.features, problem.labels)
+    stated = exact.problem_of(rows, problem.objective)
+    print(f"\nsolvers, path: MNIST, {len(strengths)} values of C from 1e-6 to 1e5; seconds to a certified relative gap")
+    for gap in GAPS[:2]:
+        points: list[PathPoint] = []
+
+        def whole(gap: float = gap, points: list[PathPoint] = points) -> None:
+            points[:] = exact.drive(fit_path(stated, strengths, gap), rows)
+
+        arms = {"one fit, C = 1": lambda: timed(partial(Ours(problem).fit, gap)), "the path": lambda: timed(whole)}
+        seconds = alternate(arms, arguments.repeats, cold=0)
+        medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+        ratio = medians["the path"] / medians["one fit, C = 1"]
+        print_line(f"gap <= {gap:.0e}", "median", "min", "max", "", "of one fit", "target")
+        print_line("one fit, C = 1", *spread(seconds["one fit, C = 1"]), "")
+        met = f"{sum(point.converged for point in points)} of {len(points)} converged"
+        passes = sum(point.passes for point in points)
+        verdict = f"{_met(ratio <= PATH)}; {met}, {passes} passes"
+        print_line("the path", *spread(seconds["the path"]), "", f"{ratio:.1f}", f"<= {PATH}", verdict)
 
 
 def memory(arguments: argparse.Namespace) -> None:
@@ -555,6 +586,7 @@ CASES = {
 
 PROBLEMS: dict[str, Callable[[argparse.Namespace], None]] = {
     **{name: partial(compare, name) for name in CASES},
+    "path": path,
     "memory": memory,
 }
 """What --problem may name."""

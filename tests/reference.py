@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, logsumexp, softmax
+from scipy.special import expit, softmax
 from torch import Tensor
 
 from logreg.objective import Objective
@@ -78,7 +78,7 @@ class Reference:
         logits = self.rows @ point.T
         if self.softmax:  # the log-odds of all other classes, so that a small loss keeps its digits
             own = (logits * self.targets).sum(1, keepdims=True)
-            losses = np.logaddexp(0, logsumexp(np.where(self.targets > 0, -np.inf, logits - own), axis=1))
+            losses = np.logaddexp(0, np.logaddexp.reduce(np.where(self.targets > 0, -np.inf, logits - own), axis=1))
         else:
             losses = np.logaddexp(0, np.where(self.targets > 0, -logits, logits)).sum(1)
         return float(self.weight @ losses + (self.l2 / 2 * point**2 + self.l1 * np.abs(point)).sum())
@@ -163,8 +163,10 @@ class Reference:
                 end = start - length * step
                 return np.where((self.l1 > 0) & (np.sign(end) != orthant), 0, end)
 
-            tried = (moved(step, 0.5**halving) for step in (newton, steepest) for halving in range(25))
-            better = None if close else next((end for end in tried if self.value(end) < value), None)
+            better = None
+            if (slope * newton).sum() > 1e-13 * value and not close:
+                tried = (moved(step, 0.5**halving) for step in (newton, steepest) for halving in range(25))
+                better = next((end for end in tried if self.value(end) < value), None)
             # Nearer than values can tell Newton's step is right.
             point, close = (moved(newton, 1.0), close + 1) if better is None else (better, 0)
             if close == 4:

@@ -22,9 +22,6 @@ ROUNDING = 1e-13
 LOOSE = 10.0
 """Largest median of bound over true gap."""
 
-WORK = 2e5
-"""Numbers in the logits' products of one pass, at most: what keeps hundreds of references cheap."""
-
 PENALTIES = ("l2", "l1", "elastic net", "none")
 
 
@@ -40,14 +37,14 @@ class Drawn(NamedTuple):
     penalty: str
 
 
-def drawn(seed: int) -> Drawn:
-    """N from 5 to 2000, D from 1 to 3000, K from 2 to 20, columns and weights of every awkward kind."""
+def drawn(seed: int, size: float) -> Drawn:
+    """N from 5 to 2000, D from 1 to 3000, K from 2 to 20, N * D * K at most ``size``; awkward columns and weights."""
     draw = np.random.default_rng(seed)
     penalty = PENALTIES[seed % len(PENALTIES)]
     while True:
         rows, features = (int(np.exp(draw.uniform(np.log(low), np.log(high)))) for low, high in ((5, 2001), (1, 3001)))
         classes = int(draw.choice([2, 2, 2, 3, 4, 5, 10, 20]))
-        fits = rows * features * classes <= WORK and min(rows, features) * classes <= 300
+        fits = rows * features * classes <= size and min(rows, features) * classes <= 200
         overlaps = rows >= 30 * features * classes
         if fits and (overlaps if penalty == "none" else penalty != "elastic net" or features <= 100):
             break
@@ -89,12 +86,11 @@ def drawn(seed: int) -> Drawn:
 def points(reference: Reference, draw: np.random.Generator) -> Iterator[tuple[str, Array]]:
     """Random points, points half-way, nearly optimal ones and the optimum, in the coordinates of the reference."""
     best = reference.solution
-    yield "zero", np.zeros_like(best)
     yield "random", draw.standard_normal(best.shape) * draw.choice([1, 30])
     yield "half-way", best / 2
-    for nearness in (1e-1, 1e-2, 1e-3, 1e-5, 1e-7):
-        size = np.abs(best) + draw.choice([0, 1]) * np.abs(best).max()
-        yield f"within {nearness:.0e}", best + nearness * size * draw.standard_normal(best.shape)
+    for nearness in (1e-1, 1e-3, 1e-5):
+        scale = np.abs(best) + draw.choice([0, 1]) * np.abs(best).max()
+        yield f"within {nearness:.0e}", best + nearness * scale * draw.standard_normal(best.shape)
     yield "optimum", best
 
 
@@ -112,9 +108,9 @@ class Judged(NamedTuple):
     rigorous: bool
 
 
-def judged(seed: int) -> Iterator[Judged]:
+def judged(seed: int, size: float) -> Iterator[Judged]:
     """What the certificate says at all points of a problem, and at where a fit ends early."""
-    problem = drawn(seed)
+    problem = drawn(seed, size)
     data, penalty = problem[:-1], problem.penalty
     features, labels, objective, classes, sample_weight, class_weight = data
     reference = Reference(features, labels, objective, classes, sample_weight, class_weight)
@@ -125,19 +121,17 @@ def judged(seed: int) -> Iterator[Judged]:
         bound = bound_of(stated, torch.from_numpy(reference.in_source_units(point)), rows)
         assert bound.value == pytest.approx(reference.value(point), rel=1e-9, abs=1e-12), (seed, name)
         yield Judged(f"{seed} {name}", penalty, bound.value - f, bound.gap, max(1, bound.value), bound.rigorous)
-    for tolerance in (0.1, 1e-3):
-        bound = fit(*data, tolerance=tolerance, max_passes=100).bound
-        yield Judged(f"{seed} fit", penalty, bound.value - f, bound.gap, max(1, bound.value), bound.rigorous)
+    bound = fit(*data, tolerance=10.0 ** -(1 + seed % 5), max_passes=100).bound
+    yield Judged(f"{seed} fit", penalty, bound.value - f, bound.gap, max(1, bound.value), bound.rigorous)
 
 
-@pytest.mark.parametrize(
-    "seeds",
-    [*(range(first, first + 12) for first in range(0, 60, 12))]
-    + [pytest.param(range(first, first + 100), marks=pytest.mark.slow) for first in range(0, 500, 100)],
-    ids=lambda seeds: f"{seeds.start}-{seeds.stop}",
-)
-def test_the_bound_is_at_least_the_true_gap_and_not_far_above_it(seeds: range) -> None:
-    found = [one for seed in seeds for one in judged(seed)]
+FEW = [(range(first, first + 12), 2e4) for first in range(0, 60, 12)]
+MANY = [(range(first, first + 100), 2e5) for first in range(0, 500, 100)]
+
+
+@pytest.mark.parametrize(("seeds", "size"), [*FEW, *(pytest.param(*many, marks=pytest.mark.slow) for many in MANY)])
+def test_the_bound_is_at_least_the_true_gap_and_not_far_above_it(seeds: range, size: float) -> None:
+    found = [one for seed in seeds for one in judged(seed, size)]
     lies = [one for one in found if one.rigorous and not one.bound >= one.gap - ROUNDING * one.size]
     assert not lies
     told = [one for one in found if one.gap > 10 * ROUNDING * one.size]

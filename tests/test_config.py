@@ -129,6 +129,7 @@ def test_the_nearest_name_is_offered_only_when_one_is_near(got: object, answer: 
 LOSSES, REDUCTIONS, STARTS = "one of auto, bce, cross_entropy", "one of mean, sum", "one of zeros, linear"
 ACCELERATORS, BITS = "one of auto, cpu, gpu, mps", "one of 32, 64"
 POSITIVE, NOT_NEGATIVE = "a finite number > 0", "a finite number >= 0"
+STRENGTHS = f"{NOT_NEGATIVE}, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]"
 POSITIVE_OR_NULL, FRACTION = "a finite number > 0 or null", "a finite number > 0 and < 1"
 ROWS, FROM_ONE, FROM_ZERO = "a whole number >= 1 or full", "a whole number >= 1", "a whole number >= 0"
 
@@ -140,11 +141,8 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
     ],
     "reduction": [("none", f"{REDUCTIONS}, got 'none'."), (0, f"{REDUCTIONS}, got 0.")],
     "l2": [
-        (-1e-3, f"{NOT_NEGATIVE}, got -0.001."),
-        ("1e-3", f"{NOT_NEGATIVE}, got '1e-3'."),
-        (math.nan, f"{NOT_NEGATIVE}, got nan."),
-        (math.inf, f"{NOT_NEGATIVE}, got inf."),
-        (True, f"{NOT_NEGATIVE}, got True."),
+        (bad, f"{STRENGTHS}, got {bad!r}.")
+        for bad in (-1e-3, "1e-3", math.nan, math.inf, True, "paths", [], [0.1, 0], [0.1, "1"], {"a": 1}, None)
     ],
     "l1": [(-1, f"{NOT_NEGATIVE}, got -1."), (None, f"{NOT_NEGATIVE}, got None.")],
     "intercept": [("no", "true or false, got 'no'."), (0, "true or false, got 0."), (None, "true or false, got None.")],
@@ -257,6 +255,17 @@ def test_an_exact_optimizer_refuses_what_it_would_ignore(name: str, key: str, va
     )
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(an_exact_run(**{"optimizer": {"name": name}, key: value}))
+
+
+@pytest.mark.parametrize("l2", ["path", [0.1, 0.01], [1e-3]])
+def test_a_path_of_penalties_goes_with_an_exact_optimizer_and_no_checkpoint(l2: Any) -> None:
+    assert RunConfig.from_mapping(an_exact_run(l2=l2)).l2 == l2
+    sentence = "`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path."
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(l2=l2))
+    sentence = "`l2` must be one number to go on from a checkpoint. Leave ckpt_path out, or set l2."
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(an_exact_run(l2=l2, ckpt_path="latest"))
 
 
 @pytest.mark.parametrize("name", sorted(set(SECTIONS["optimizer"]) - set(EXACT)))

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "promises", "functional", "objective"),
     ("facts", "model", "config", "folder"),
     ("data", "metrics", "optim", "existence"),
-    ("module", "optimality", "readings", "tracking", "callbacks", "figures", "inspection", "report"),
+    ("module", "optimality", "path", "readings", "tracking", "callbacks", "figures", "inspection", "report"),
     ("run",),
     ("lean", "door", "sweep", "certify"),
 )

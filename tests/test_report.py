@@ -103,6 +103,7 @@ SUMMARY: dict[str, Any] = {
     },
     "optimality": OPTIMALITY,
     "reason": None,
+    "path": None,
     "equation": None,
     "known_answer": None,
     "expected": [{"metric": "accuracy/test", "value": 0.9, "tolerance": 0.01, "got": 0.25, "reached": False}],

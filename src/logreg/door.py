@@ -222,6 +222,7 @@ def check_groups(overrides: Sequence[Override]) -> None:
 
 
 def is_override(argument: str) -> bool:
+    """Whether it sets something, unlike an option."""
     return "=" in argument or argument.startswith("~")
 
 

@@ -43,8 +43,8 @@ FINE = 1e-9
 FAINT = 1e-7
 """A coefficient below this share of the largest one is 0."""
 
-LARGEST, LARGEST_PROGRAM = 2000, 1000
-"""Coefficients; beyond them neither Newton's method nor the linear program ends within seconds."""
+LARGEST, LARGEST_PROGRAM, MOST_PAIRS = 2000, 300, 10**8
+"""Coefficients beyond which Newton's method and the linear program take too long; pairs that fill the memory."""
 
 BLOCK = 2**20
 """Numbers looked at at once."""
@@ -90,23 +90,23 @@ bound; set a penalty, such as l2=1e-3"
             )
         told = _listed([class_names[place] for place in self.classes], "class", "classes")
         if len(class_names) == 2:
-            told += f" from {class_names[0]!r}"
+            told += f" from '{class_names[0]}'"
         elif len(self.classes) < len(class_names):
             told += " from the rest"
         else:
             told = f"all {len(class_names)} classes"
         names = [feature_names[place] if feature_names else f"feature {place}" for place in self.columns]
         who = _listed(names, "column", "columns") if names else "the intercept alone"
-        some = "" if self.kind == "complete" else "some rows of "
+        some = "" if self.kind == "complete" else ", for some rows at least"
         return (
-            f"no finite optimum: {who} {'tell' if len(names) > 1 else 'tells'} {some}{told} without an error, "
+            f"no finite optimum: {who} {'tell' if len(names) > 1 else 'tells'} {told} without an error{some}, "
             "so coefficients grow without bound; set a penalty, such as l2=1e-3"
         )
 
 
 def _listed(names: Sequence[str], one: str, many: str) -> str:
     """'a', 'b' and 'c'; 'a', 'b', 'c' and 4 more columns."""
-    shown, left = [repr(name) for name in names[:MOST_NAMES]], len(names) - MOST_NAMES
+    shown, left = [f"'{name}'" for name in names[:MOST_NAMES]], len(names) - MOST_NAMES
     if left > 0:
         return f"{', '.join(shown)} and {left:,} more {one if left == 1 else many}"
     return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
@@ -122,8 +122,8 @@ def find_separation(
 ) -> Separation:
     """Tells whether a model with intercept has a finite optimum on these rows when nothing is penalised.
 
-    Units, constant, repeated and dependent columns make no difference.  Data are taken at their word: that rows
-    overlap by 1e-9 of a standard deviation is an overlap, and the optimum very far out.
+    Units, constant, repeated and dependent columns make no difference.  Data are taken at their word, down to 1e-9
+    of a standard deviation: rows that overlap by so little overlap, and the optimum is very far out.
 
     Args:
         features: Shape (N, D), any type, finite.  No copy is made of them.
@@ -142,7 +142,8 @@ def find_separation(
     group = torch.arange(num_classes)
     if loss == "cross_entropy":
         return _softmax(rows, group)
-    return _together([_told_apart(rows, (group == own).long()) for own in range(num_classes)], group)
+    alone = [_told_apart(rows, (group == own).long()) for own in range(num_classes)]
+    return _named(alone, group, _kind_of(alone))
 
 
 class _TooMuchWork(Exception):
@@ -202,13 +203,19 @@ class _Rows:
             yield part, self.raw(part if everyone else places[part])
 
     @cached_property
+    def scaling(self) -> _Scaling:
+        """That of a sample, which is good enough to calculate with."""
+        values = self.raw(_evenly(torch.arange(len(self.labels)), 1000))
+        scale = values.std(0, correction=0)
+        return _Scaling(values.median(0).values, scale.where(scale > 0, 1))
+
+    @cached_property
     def survey(self) -> tuple[_Scaling, Tensor, Tensor]:
-        """All rows, looked at once: the scaling; the least and the largest of each column in each class, (C, D).
+        """All rows, looked at once: their scaling; the least and the largest of each column in each class, (C, D).
 
         The extremes are in standard deviations from the shift; inf and -inf where a class has no row.
         """
-        everyone = torch.arange(len(self.labels))
-        shift = self.raw(_evenly(everyone, 1000)).median(0).values
+        everyone, shift = torch.arange(len(self.labels)), self.scaling.shift
         low = torch.full((self.num_classes, len(shift)), torch.inf, dtype=torch.float64)
         high, total, square = -low, torch.zeros_like(shift), torch.zeros_like(shift)
         for part, values in self.blocks(everyone):
@@ -222,7 +229,7 @@ class _Rows:
             total += values.sum(0)
             square += values.square_().sum(0)
         scale = (square / len(everyone) - (total / len(everyone)).square()).sqrt()
-        scale = scale.where(high.amax(0) > low.amin(0), 1)
+        scale = scale.where(scale > 0, 1)
         return _Scaling(shift, scale), low / scale, high / scale
 
     def seconds_left(self) -> float:
@@ -247,14 +254,15 @@ def _told_apart(rows: _Rows, group: Tensor) -> _Verdict:
     """Whether classes of group 1 can be told from those of group 0; ``group`` has shape (C,), -1: not in play."""
     side = group[rows.labels]
     nobody, everybody = torch.zeros_like(side, dtype=torch.bool), side >= 0
+    nothing = torch.zeros(rows.width - 1, dtype=torch.float64)
     if not (bool((side == 0).any()) and bool((side == 1).any())):
-        return _Verdict("complete", everybody, lambda: torch.zeros(rows.width - 1, dtype=torch.float64))
-    problem = _Inequalities(rows, group)
+        return _Verdict("complete", everybody, lambda: nothing)
     kind: Kind = "unknown"
+    problem = _Inequalities(rows, group)
     with contextlib.suppress(_TooMuchWork):
         kind, direction, told = problem.solve(problem.pairs())
     if kind == "none":
-        return _Verdict("none", nobody, lambda: torch.zeros(rows.width - 1, dtype=torch.float64))
+        return _Verdict("none", nobody, lambda: nothing)
     low, high = ([extreme[group == own] for own in (0, 1)] for extreme in rows.survey[1:])
     gap = torch.maximum(low[1].amin(0) - high[0].amax(0), low[0].amin(0) - high[1].amax(0))
     if bool((gap > 0).any()):
@@ -262,8 +270,8 @@ def _told_apart(rows: _Rows, group: Tensor) -> _Verdict:
     if kind == "unknown":
         alone = (gap == 0) & (torch.cat(high).amax(0) > torch.cat(low).amin(0))
         return _Verdict("quasi-complete" if bool(alone.any()) else "unknown", nobody, alone.double)
-    nobody[problem.places] = told[:, 0]
-    return _Verdict(kind, nobody, lambda: problem.size(direction, problem.pairs(), told).amax(0))
+    told_rows = nobody.index_copy(0, problem.places, told[:, 0])
+    return _Verdict(kind, told_rows, lambda: problem.size(direction, problem.pairs(), told).amax(0))
 
 
 def _least_hinge(
@@ -344,13 +352,11 @@ class _Inequalities:
         own = group[rows.labels]
         self.rows, self.group, self.places = rows, group, (own >= 0).nonzero().squeeze(1)
         self.own, self.groups = own[self.places].unsqueeze(1), int(group.max()) + 1
-        self.others = (self.own + torch.arange(1, self.groups)) % self.groups
         self.number = (self.groups - 1) * rows.width
-        if scaling is None:
-            values = rows.raw(self.places[self._some(self.pairs(), 10 * self.number) // (self.groups - 1)])
-            scale = values.std(0, correction=0)
-            scaling = _Scaling(values.median(0).values, scale.where(scale > 0, 1))
-        self.scaling = scaling
+        if self.groups > 2 and (self.number > LARGEST or self.groups * len(own) > MOST_PAIRS):
+            raise _TooMuchWork
+        self.others = (self.own + torch.arange(1, self.groups)) % self.groups
+        self.scaling = scaling or rows.scaling
 
     def pairs(self) -> Tensor:
         """All of them, as a mask of shape (n, G - 1)."""
@@ -390,10 +396,12 @@ class _Inequalities:
         Raises:
             _TooMuchWork: It takes too long, or is too fine to see.
         """
+        nothing = torch.zeros(self.groups, self.rows.width, dtype=torch.float64), torch.zeros_like(pairs)
         basis: Tensor | None = None  # directions are sought among the combinations of its columns; None: of all
         coef: Tensor | None = None
         chosen = self._some(pairs, min(10 * self.number, 2**24 // self.number))
-        while True:
+        for _ in range(100):
+            self.rows.seconds_left()
             inside = signed = self._matrix(chosen)
             if basis is not None:
                 inside = signed @ basis
@@ -401,13 +409,15 @@ class _Inequalities:
                 if not len(inside):
                     moved = pairs & self._moved(basis)
                     if not bool(moved.any()):
-                        break
+                        return "none", *nothing
                     chosen = self._some(moved, 10 * self.number)
                     continue
             coef, left = _least_hinge(inside, self.rows.seconds_left, coef)
             if coef is None:
                 _, axes = _axes(inside[left])
                 if len(axes) == inside.shape[1]:
+                    return "none", *nothing
+                if inside.shape[1] > LARGEST:
                     break
                 beside = torch.linalg.qr(axes.T, mode="complete").Q[:, len(axes) :]
                 basis = beside if basis is None else basis @ beside
@@ -424,7 +434,7 @@ class _Inequalities:
             # With those that are only too near: else a few would come at a time.
             near = told & (cosines * self.norm * direction.norm() < 1)
             chosen = _with_worst(chosen, (1 - cosines).where(wrong | near, 0), max(100, len(chosen) // 2))
-        return "none", torch.zeros(self.groups, self.rows.width, dtype=torch.float64), torch.zeros_like(pairs)
+        raise _TooMuchWork
 
     def _moved(self, basis: Tensor) -> Tensor:
         """Whether some combination of these directions gives a pair a margin."""
@@ -526,39 +536,43 @@ def _with_worst(chosen: Tensor, lack: Tensor, most: int) -> Tensor:
     return torch.cat([chosen, new]).sort().values
 
 
-def _together(verdicts: Sequence[_Verdict], group: Tensor, kind: Kind | None = None) -> Separation:
-    """Of one output for each group of classes, which ``group``, of shape (C,), numbers; ``kind``: if known better."""
+def _kind_of(verdicts: Sequence[_Verdict]) -> Kind:
+    """Of a model with these outputs."""
     kinds = {verdict.kind for verdict in verdicts}
+    if kinds <= {"none", "unknown"}:
+        return "unknown" if "unknown" in kinds else "none"
+    return "complete" if kinds == {"complete"} else "quasi-complete"
+
+
+def _named(verdicts: Sequence[_Verdict], group: Tensor, kind: Kind) -> Separation:
+    """Of one output for each group of classes; ``group``, of shape (C,), numbers them."""
     found = [own for own, verdict in enumerate(verdicts) if verdict.kind in ("complete", "quasi-complete")]
     if not found:
-        return Separation("unknown" if "unknown" in kinds else "none")
+        return Separation(kind)
     weights = [verdicts[own].weigh() for own in found]
-    weight = torch.stack([one / one.max().clamp_min(1e-300) for one in weights]).sum(0)
-    if kind == "complete":
-        found = group.tolist()
-    kind = kind or ("complete" if kinds == {"complete"} else "quasi-complete")
-    return Separation(
-        kind, _largest_first(weight), tuple(torch.isin(group, torch.tensor(found)).nonzero().flatten().tolist())
-    )
+    columns = _largest_first(torch.stack([weight / weight.max().clamp_min(1e-300) for weight in weights]).sum(0))
+    told = torch.isin(group, torch.tensor(found)) | ((kind == "complete") & (len(verdicts) > 1))
+    return Separation(kind, columns, tuple(told.nonzero().flatten().tolist()))
 
 
 def _softmax(rows: _Rows, group: Tensor) -> Separation:
     """Of G groups of classes; ``group``, of shape (C,), numbers them."""
     groups = int(group.max()) + 1
     alone = [_told_apart(rows, (group == own).long()) for own in range(groups if groups > 2 else 1)]
-    kinds = {verdict.kind for verdict in alone}
-    if groups == 2 or kinds == {"complete"}:
-        return _together(alone, group)
-    kind: Kind = "unknown" if kinds <= {"none", "unknown"} else "quasi-complete"
-    with contextlib.suppress(_TooMuchWork):
-        if kind == "unknown":
+    kind = _kind_of(alone)
+    if groups == 2 or kind == "complete":
+        return _named(alone, group, kind)
+    try:
+        if kind != "quasi-complete":
             return _jointly(rows, group)
-        told, own = torch.stack([one.told for one in alone], dim=1), group[rows.labels].unsqueeze(1)
         problem = _Inequalities(rows, group)
+        told, own = torch.stack([one.told for one in alone], dim=1), group[rows.labels].unsqueeze(1)
         left = ~(told | told.gather(1, own)).gather(1, problem.others)
         if not bool(left.any()) or problem.solve(left)[0] == "complete":
             kind = "complete"
-    return Separation("unknown") if kind == "unknown" else _together(alone, group, kind)
+    except _TooMuchWork:
+        kind = "quasi-complete" if kind == "quasi-complete" else "unknown"
+    return _named(alone, group, kind)
 
 
 def _jointly(rows: _Rows, group: Tensor) -> Separation:

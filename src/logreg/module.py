@@ -251,8 +251,8 @@ class LogisticModule(pl.LightningModule):
             self.trainer.should_stop = True
         if not math.isfinite(progress.value) and progress.value != math.inf:
             raise DivergedError(
-                f"the objective became {progress.value} in pass {self.current_epoch + 1}. Standardise the features with "
-                "dataset.standardize=true, or set precision=64."
+                f"the objective became {progress.value} in pass {self.current_epoch + 1}. Standardise the features "
+                "with dataset.standardize=true, or set precision=64."
             )
         self.start_at(progress.solution)
         if math.isfinite(progress.value):

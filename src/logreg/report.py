@@ -338,7 +338,8 @@ def _path_lines(summary: Summary) -> list[str]:
     rows, best, simplest = path["rows"], path["rows"][path["best"]], path["rows"][path["one_standard_error"]]
     sure = sum(row["converged"] for row in rows)
     line = (
-        f"l2={best['l2']:.3g} has the lowest loss/val of {len(rows)} strengths, {best['loss_val']:.4f} ± {best['error']:.4f}; "
+        f"l2={best['l2']:.3g} has the lowest loss/val of {len(rows)} strengths, {best['loss_val']:.4f} "
+        f"± {best['error']:.4f}; "
         f"l2={simplest['l2']:.3g} is the strongest within one standard error, {simplest['loss_val']:.4f}; "
         f"{sure} of {len(rows)} are within the tolerance [path.csv]"
     )

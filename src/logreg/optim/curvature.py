@@ -182,7 +182,7 @@ def _model_change(matrix: Tensor, smooth: Tensor, l1: Tensor, v: Tensor, moved: 
 
 
 def preconditioner(problem: Problem, frame: Frame, point: Tensor, curvature: Tensor, seed: int) -> Asking[Solve]:
-    """About the inverse of the Hessian at a point: each output's own block, coupled by no more than the softmax's gauge.
+    """About the inverse of the Hessian at a point: that of each output's own block.
 
     Args:
         problem: Whose rows will be shown.

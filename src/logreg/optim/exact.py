@@ -13,11 +13,22 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.objective import Objective
 from logreg.optim.certificate import GOOD, Bound, bound
-from logreg.optim.newton import holds_hessian, is_wide, newton
+from logreg.optim.lbfgs import lbfgs
+from logreg.optim.newton import newton
 from logreg.optim.passes import Asking, Frame, InMemory, Pass, Problem, RowSource, gather, row_weights, threads_for
 from logreg.optim.progress import Progress
+from logreg.optim.start import holds_hessian, is_wide
+from logreg.optim.working_sets import newton_on_working_sets
 
-EXACT: dict[str, Callable[[Progress], Asking[None]]] = {"newton": newton}
+
+def _newton(progress: Progress) -> Asking[None]:
+    """The kind of Newton's method that suits the problem."""
+    problem = progress.problem
+    narrow = problem.objective.l1 > 0 and not holds_hessian(problem)
+    return newton_on_working_sets(progress) if narrow else newton(progress)
+
+
+EXACT: dict[str, Callable[[Progress], Asking[None]]] = {"newton": _newton, "lbfgs": lbfgs}
 """The exact optimizers by name: each a generator of passes that moves its `Progress` to the optimum."""
 
 
@@ -30,6 +41,8 @@ def choose(problem: Problem) -> tuple[str, str]:
             "newton",
             f"Newton with Cholesky, since a Hessian of {problem.num_parameters:,} parameters is small [{shape}]",
         )
+    if problem.objective.l1:
+        return "newton", f"Newton on the features that l1 leaves [{shape}]"
     if is_wide(problem):
         return "newton", f"Newton in {rows:,} dimensions, since the rows span all that matters [{shape}]"
     return "newton", f"Newton with conjugate gradients, since {problem.num_parameters:,} parameters are many [{shape}]"

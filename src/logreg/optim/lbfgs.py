@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from logreg.optim.certificate import forms_hessian
-from logreg.optim.curvature import Solve, centred, preconditioner, smallest_subgradient
+from logreg.optim.curvature import DRAWN, LITTLE, MEMORY, WIDEST, centred, preconditioner, smallest_subgradient
 from logreg.optim.newton import (
     MANY_ROWS,
     NOISE,
@@ -22,14 +22,24 @@ from logreg.optim.newton import (
     holds_hessian,
     is_wide,
 )
-from logreg.optim.passes import Asking, Evaluate, Evaluation, Problem, Sample, ask, choose_frame
+from logreg.optim.passes import (
+    Asking,
+    Diagonal,
+    Evaluate,
+    Evaluation,
+    Problem,
+    Sample,
+    SampledCurvature,
+    ask,
+    choose_frame,
+)
 from logreg.optim.progress import Progress, start_stochastically
 
-PAIRS = 30
+PAIRS = 50
 """Steps that are remembered."""
 
 DECREASE, FLATTER = 1e-4, 0.9
-"""Wolfe's constants: part of the slope that f must fall by, and part of it that may remain."""
+"""Wolfe's constants: the part of the slope that f must fall by, and the part that may remain."""
 
 TRIALS = 8
 """Points that one line search may try."""
@@ -37,11 +47,20 @@ TRIALS = 8
 REFRESH = 0.01
 """Fall of the expected gain at which the preconditioner is made anew."""
 
+SETTLED = 1e-4
+"""Expected gain, relative to f, from which on it stays."""
+
+NEAR = 1e-6
+"""Expected gain, relative to f, at which float32 has done its work."""
+
 PATIENCE = 8
 """Steps in a row that lead no nearer, before going to float64, and there before giving up."""
 
 SAFE = 10.0
-"""How much more than expected there may be to gain: the curvature of a few steps knows little of the rest."""
+"""How many times the expected gain there may be: the last steps did not meet all of the curvature."""
+
+RIDGE = 1e-5
+"""What keeps a sampled matrix positive, relative to its diagonal."""
 
 
 class Trial(NamedTuple):
@@ -52,8 +71,19 @@ class Trial(NamedTuple):
     """f there."""
     slope: float
     """Derivative of f by the length."""
-    fall: float = 0.0
-    """What f would change by, if the slopes at length 0 were those all the way."""
+    fall: float
+    """What f would have changed by, had the slope at length 0 lasted."""
+
+
+class Pair(NamedTuple):
+    """A step, and how it changed the gradient; both (K, D + 1)."""
+
+    step: Tensor
+    change: Tensor
+
+
+Inverse = Callable[[Tensor, Tensor], Tensor]
+"""A gradient and the coordinates that may move, both (K, D + 1) -> about the Newton step within them."""
 
 
 def decreases(first: Trial, trial: Trial, noise: float = 0.0) -> bool:
@@ -70,7 +100,7 @@ def next_length(trials: Sequence[Trial], noise: float = 0.0) -> float:
     """Where to look next: beyond all trials while f falls, else between the last that falls and the first that rises.
 
     Args:
-        trials: So far; the first is that of length 0, where f falls.
+        trials: So far; the first is that of length 0, and f falls there.
         noise: How exactly values are known.
 
     Source:
@@ -87,70 +117,70 @@ def next_length(trials: Sequence[Trial], noise: float = 0.0) -> float:
 
 
 def _least_of_cubic(left: Trial, right: Trial) -> float:
-    """The minimum of the cubic with the values and slopes of two trials; halfway where it has none."""
+    """Where the cubic with the values and slopes of two trials is least; halfway where it has no minimum."""
     width = right.length - left.length
     bend = left.slope + right.slope - 3 * (right.value - left.value) / width
     square = bend * bend - left.slope * right.slope
     root = math.sqrt(square) if 0 <= square < math.inf else math.nan
-    below = right.slope - left.slope + 2 * root
-    share = 1 - (right.slope + root - bend) / below if below else math.nan
+    rise = right.slope - left.slope + 2 * root
+    share = 1 - (right.slope + root - bend) / rise if rise else math.nan
     return left.length + width * (share if math.isfinite(share) else 0.5)
 
 
 def lbfgs(progress: Progress) -> Asking[None]:
     """Minimises f from where ``progress`` stands until it is certified to be within its tolerance.
 
-    float32 arithmetic, where the problem asks for it, serves as long as it leads nearer.  With l1 a step stays within
-    the orthant that the smallest subgradient points to: a coefficient stops at 0, and one that l1 holds there stays.
+    float32 arithmetic, where the problem asks for it, serves while it leads nearer.  With l1 a search stays within the
+    orthant that the smallest subgradient points to: a coefficient stops at 0, and one that l1 holds there stays.
 
     Args:
         progress: Of the problem; told of each step.
 
     Source:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4; Andrew and Gao (2007), Scalable training of
-        l1-regularized log-linear models.
+        l1-regularized log-linear models; within the coordinates that are free as in Byrd and others (2016), A family of
+        second-order methods for convex l1-regularized optimization.
     """
     problem = progress.problem
     dtype = yield from _start(progress)
     frame, l1 = progress.frame, problem.penalties(progress.frame)[1]
-    by_hessian = not problem.objective.l1 and (forms_hessian(problem) or not problem.objective.l2)
     unpenalised = not (problem.objective.l2 or problem.objective.l1)
+    by_hessian = unpenalised or (not problem.objective.l1 and forms_hessian(problem))
     pairs: deque[Pair] = deque(maxlen=PAIRS)
-    inverse: Solve | None = None
-    known, nearest, poor, enough = math.inf, math.inf, 0, progress.tolerance
+    inverse: Inverse | None = None
+    made_at, nearest, poor, enough = math.inf, math.inf, 0, progress.tolerance
     now = yield from ask(Evaluate(problem, frame, progress.point, dtype))
     while True:
-        point, progress.value, size = progress.point, now.value, max(abs(now.value), 1e-300)
-        exact, noise = dtype == torch.float64, NOISE[dtype] * size
-        slope = smallest_subgradient(point, now.gradient, l1)
-        if inverse is None or progress.near < REFRESH * known:
-            inverse = yield from preconditioner(problem, frame, point, now.curvature, progress.seed)
-            known = progress.near
+        point, exact, size = progress.point, dtype == torch.float64, max(abs(now.value), 1e-300)
+        slope, noise = smallest_subgradient(point, now.gradient, l1), NOISE[dtype] * size
+        stale = inverse is None or (made_at > SETTLED and progress.near < REFRESH * made_at)
+        if stale or inverse is None:
+            inverse = yield from _preconditioner(progress, now)
         direction = _direction(problem, point, slope, l1, pairs, inverse)
-        first = Trial(0.0, now.value, float((slope * direction).sum()))
-        progress.near = -first.slope / 2 / size
-        known = min(known, progress.near) if known == math.inf else known
+        downhill = float((slope * direction).sum())
+        progress.value, progress.near = now.value, -downhill / 2 / size
+        made_at = progress.near if stale else made_at
         gap = expected_gap(problem, progress.solution, frame.gradient_to(problem.model, now.gradient)) / size
-        gap = min(gap, SAFE * progress.near) if by_hessian else gap
+        gap = min(gap, SAFE * progress.near) if by_hessian else max(gap, progress.near)
         progress.gap = min(gap, 1.0) * size
-        if gap <= enough or (not exact and progress.near < FAR) or poor >= PATIENCE or not first.slope < 0:
-            if not exact:
-                dtype, poor, nearest = torch.float64, 0, math.inf
-                now = yield from ask(Evaluate(problem, frame, point, dtype))
-                continue
-            if gap <= enough and (yield from _certified(progress, now)):
-                return
-            if not gap <= enough or not first.slope < 0:
-                break
-            enough = gap / 10
         if unpenalised and now.value < progress.tolerance * problem.share * problem.total_weight:
             break  # separated: f goes to 0, and the coefficients go with it to infinity
-        orthant = torch.where(point == 0, -slope.sign(), point.sign())
-        best = yield from _search(problem, frame, point, direction, orthant, slope, l1, first, noise, dtype)
-        if best is None:
+        stuck = poor >= PATIENCE or not downhill < 0
+        if not exact and (stuck or gap <= enough or progress.near < NEAR):
+            dtype, poor, nearest = torch.float64, 0, math.inf
+            now = yield from ask(Evaluate(problem, frame, point, dtype))
+            continue
+        if gap <= enough:
+            if (yield from _certified(progress, now)):
+                return
+            enough = gap / 30
+        if stuck:
+            break
+        found = yield from _search(progress, now, slope, direction, l1, dtype, noise)
+        if found is None:
             poor = PATIENCE
             continue
-        at, there = best
+        at, there = found
         pairs.append(Pair(at - point, there.gradient - now.gradient))
         poor = 0 if now.value - there.value > noise or progress.near < nearest else poor + 1
         nearest = min(nearest, progress.near)
@@ -161,44 +191,11 @@ def lbfgs(progress: Progress) -> Asking[None]:
         progress.point = progress.best
 
 
-def _search(
-    problem, frame, point, direction, orthant, slope, l1, first, noise, dtype
-) -> Asking[tuple[Tensor, Evaluation] | None]:
-    """A point that satisfies the Wolfe conditions; else the lowest; ``None`` where f does not fall."""
-    trials, best, length = [first], None, 1.0
-    for _ in range(TRIALS):
-        at = point + length * direction
-        stopped = (l1 > 0) & (at.sign() != orthant)
-        at = at.masked_fill(stopped, 0.0)
-        there = yield from ask(Evaluate(problem, frame, at, dtype))
-        along = ((there.gradient + l1 * orthant) * direction).masked_fill(stopped, 0.0).sum()
-        trial = (
-            Trial(length, there.value, float(along), min(0.0, float((slope * (at - point)).sum())))
-            if math.isfinite(there.value)
-            else Trial(length, math.inf, math.inf)
-        )
-        trials.append(trial)
-        if satisfies_wolfe(first, trial, noise):
-            return at, there
-        if decreases(first, trial, noise) and (best is None or there.value < best[1].value):
-            best = at, there
-        length = next_length(trials, noise)
-    return best
-
-
-class Pair(NamedTuple):
-    """A step and what it changed."""
-
-    step: Tensor
-    change: Tensor
-    """Of the gradient."""
-
-
 def expected_gap(problem: Problem, point: Tensor, gradient: Tensor) -> float:
-    """About what a certificate will say by duality, without a pass: exact where the intercepts are at their optimum.
+    """About what a certificate by duality will say, without a pass: how far from it depends on the intercepts.
 
     Args:
-        problem: With a penalty, else the answer is infinite.
+        problem: With a penalty; else the answer is infinite.
         point: Shape (K, D + 1), in the model frame.
         gradient: Of the smooth part of f there, by the model's coordinates.
     """
@@ -214,56 +211,111 @@ def expected_gap(problem: Problem, point: Tensor, gradient: Tensor) -> float:
     return float((coef * slopes + l1 * coef.abs()).sum())
 
 
+def _search(
+    progress: Progress,
+    now: Evaluation,
+    slope: Tensor,
+    direction: Tensor,
+    l1: Tensor,
+    dtype: torch.dtype,
+    noise: float,
+) -> Asking[tuple[Tensor, Evaluation] | None]:
+    """A point that satisfies the Wolfe conditions; else the lowest that was met, ``None`` where f does not fall."""
+    point = progress.point
+    orthant = torch.where(point == 0, -slope.sign(), point.sign())
+    trials, best, length = [Trial(0.0, now.value, float((slope * direction).sum()), 0.0)], None, 1.0
+    for _ in range(TRIALS):
+        at = point + length * direction
+        stopped = (l1 > 0) & (at.sign() != orthant)
+        at = at.masked_fill(stopped, 0.0)
+        there = yield from ask(Evaluate(progress.problem, progress.frame, at, dtype))
+        trial = Trial(length, math.inf, math.inf, 0.0)
+        if math.isfinite(there.value):
+            along = ((there.gradient + l1 * orthant) * direction).masked_fill(stopped, 0.0).sum()
+            trial = Trial(length, there.value, float(along), min(float((slope * (at - point)).sum()), 0.0))
+        trials.append(trial)
+        if satisfies_wolfe(trials[0], trial, noise):
+            return at, there
+        if decreases(trials[0], trial, noise) and (best is None or there.value < best[1].value):
+            best = at, there
+        length = next_length(trials, noise)
+    return best
+
+
 def _direction(
-    problem: Problem, point: Tensor, slope: Tensor, l1: Tensor, pairs: Sequence[Pair], inverse: Solve
+    problem: Problem, point: Tensor, slope: Tensor, l1: Tensor, pairs: Sequence[Pair], inverse: Inverse
 ) -> Tensor:
-    """Where to go, at full length: downhill, and with l1 within the orthant."""
+    """Where to go, downhill; with l1 coefficients leave 0 towards the side that the slope allows, or not at all."""
     free = (point != 0) | (slope != 0) | (l1 == 0)
     while True:
         direction = -_product(problem, slope, free, pairs, inverse)
-        wrong = free & (point == 0) & (l1 > 0) & (direction * slope >= 0)
+        wrong = free & (l1 > 0) & (point == 0) & (direction * slope >= 0)
         if not bool(wrong.any()):
             return direction
         free = free & ~wrong
 
 
-STAT = []
-ALIGN = 0.01
-GAMMA = 1
-
-
-def _product(problem: Problem, gradient: Tensor, free: Tensor, pairs: Sequence[Pair], inverse: Solve) -> Tensor:
-    """What L-BFGS has for the inverse of the Hessian, times a gradient, on coordinates that are free."""
+def _product(problem: Problem, gradient: Tensor, free: Tensor, pairs: Sequence[Pair], inverse: Inverse) -> Tensor:
+    """What L-BFGS knows of the inverse of the Hessian, times a gradient, within the coordinates that are free."""
 
     def within(vector: Tensor) -> Tensor:
         return centred(problem, vector * free)
 
     rest, used = within(gradient), []
-    for step, change in reversed(pairs):
-        step, change = step * free, change * free
+    for pair in reversed(pairs):
+        step, change = pair.step * free, pair.change * free
         curvature = float((step * change).sum())
         if curvature > 0:
             factor = float((step * rest).sum()) / curvature
             rest = rest - factor * change
             used.append((step, change, curvature, factor))
-    product = within(inverse(within(rest)))
-    if used and GAMMA:
+    product = within(inverse(within(rest), free))
+    if used:
         _, change, curvature, _ = used[0]
-        product = product * (curvature / float((change * within(inverse(within(change)))).sum()))
+        product = product * (curvature / float((change * within(inverse(within(change), free))).sum()))
     for step, change, curvature, factor in reversed(used):
         product = product + (factor - float((change * product).sum()) / curvature) * step
     return within(product)
 
 
+def _preconditioner(progress: Progress, now: Evaluation) -> Asking[Inverse]:
+    """That of `curvature`, and with l1 what is left of it where some coordinates stay."""
+    problem, frame, point = progress.problem, progress.frame, progress.point
+    k, d = problem.num_outputs, problem.num_features
+    if not problem.objective.l1:
+        solve = yield from preconditioner(problem, frame, point, now.curvature, progress.seed)
+        return lambda gradient, _: solve(gradient)
+    own = now.curvature.diagonal().clamp(min=1e-30)
+    if d > WIDEST or k * d * d > max(MEMORY * problem.rows * d, LITTLE):
+        metric = yield from ask(Diagonal(problem, frame, point))
+        metric = torch.where(metric > RIDGE**2 * own.unsqueeze(1), metric, own.unsqueeze(1))
+        return lambda gradient, _: gradient / metric
+    blocks = yield from ask(SampledCurvature(problem, frame, point, own, DRAWN, progress.seed))
+    diagonal = blocks.diagonal(dim1=1, dim2=2)
+    largest = diagonal.amax(1, keepdim=True)
+    diagonal.copy_(torch.where(diagonal > RIDGE**2 * largest, (1 + RIDGE) * diagonal, largest))
+    factors: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def inverse(gradient: Tensor, free: Tensor) -> Tensor:
+        step = gradient / own.unsqueeze(1)
+        for output, mine in enumerate(free[:, :-1]):
+            if output not in factors or not torch.equal(factors[output][0], mine):
+                block = blocks[output][mine][:, mine]
+                root, failed = torch.linalg.cholesky_ex(block)
+                factors[output] = mine, block.diagonal().sqrt().diag() if failed else root
+            towards = gradient[output, :-1][mine].to(blocks.dtype).unsqueeze(1)
+            step[output, :-1][mine] = torch.cholesky_solve(towards, factors[output][1])[:, 0].double()
+        return step
+
+    return inverse
+
+
 def _start(progress: Progress) -> Asking[torch.dtype]:
-    """As newton."""
+    """Chooses coordinates and a start as `newton` does; the floating type to go on in."""
     problem, held = progress.problem, holds_hessian(progress.problem)
     sample = yield from ask(Sample(problem))
-    progress.frame, progress.point = (
-        (frame := choose_frame(problem, sample, held)),
-        progress.frame.to(frame, progress.point),
-    )
-    progress.point = centred(problem, progress.point)
+    frame = choose_frame(problem, sample, held)
+    progress.frame, progress.point = frame, centred(problem, progress.frame.to(frame, progress.point))
     if not progress.point.any():
         if held and enough_rows(problem, sample):
             _solve_sample(progress, sample)

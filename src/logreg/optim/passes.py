@@ -360,7 +360,7 @@ class SampledCurvature(Pass[Tensor]):
     """
 
     def __init__(self, problem: Problem, frame: Frame, point: Tensor, mass: Tensor, rows: int, seed: int) -> None:
-        """Asks for about ``rows`` rows per output; ``mass`` (K,) is the curvature of the objective by each intercept."""
+        """Asks for about ``rows`` rows per output; ``mass`` (K,) is the curvature of f by each intercept."""
         super().__init__(problem, frame)
         self._coef, self._intercept = self.linear(point)
         self._rate = (rows * problem.share / mass.clamp(min=1e-300)).to(self.dtype)
@@ -452,7 +452,7 @@ class Sample(Pass[Batch]):
 
 
 class Stochastic(Pass[Tensor]):
-    """One pass of stochastic gradient descent in small batches, with a step that falls to zero: a place to start from."""
+    """One pass of stochastic gradient descent in small batches, with a step that falls to zero."""
 
     mixed = True
     batch_size = 32
@@ -492,8 +492,8 @@ def choose_frame(problem: Problem, sample: Batch, every_scale: bool) -> Frame:
     Args:
         problem: Whose rows they are.
         sample: Some of its rows.
-        every_scale: Whether small deviations are brought to 1 too.  That blows rare features up, which harms steps along
-            the gradient and nothing else.
+        every_scale: Whether small deviations are brought to 1 too.  That blows rare features up, which harms
+            steps along the gradient and nothing else.
     """
     model = problem.model
     if bool((model.scale != 1).any() | (model.center != 0).any()):

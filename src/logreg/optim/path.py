@@ -1,4 +1,4 @@
-"""A regularisation path: the optimum for every strength of l2, from the strongest to the weakest, each from the last."""
+"""A regularisation path: the optimum for every strength of l2, each started from the one before."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.optim.certificate import Bound, bound
-from logreg.optim.newton import newton
+from logreg.optim.exact import EXACT
 from logreg.optim.passes import Asking, Frame, Problem, choose_frame
-from logreg.optim.progress import Progress, safe_step
+from logreg.optim.progress import Progress
+from logreg.optim.start import safe_step
 
 DECADES, PER_DECADE = 6, 4
 """Of the strengths that are tried where nobody names them."""
@@ -41,7 +42,7 @@ class PathPoint:
 
 
 def default_strengths(problem: Problem, sample: Batch) -> list[float]:
-    """From the largest curvature of the loss, where the penalty outweighs the data in every direction, down to 1e-6 of it.
+    """From the largest curvature of the loss, where the penalty outweighs the data, down to 1e-6 of it.
 
     Args:
         problem: Of the rows.
@@ -79,7 +80,7 @@ def fit_path(
     for l2 in sorted(strengths, reverse=True):
         this = replace(problem, objective=replace(problem.objective, l2=l2))
         progress, passes = Progress(this, _start(this, points), tolerance, seed), 0
-        for question in newton(progress):
+        for question in EXACT["newton"](progress):
             yield question
             passes += not question.done
             if passes >= most:

@@ -1,4 +1,4 @@
-"""Where an exact optimizer stands, and where it starts."""
+"""Where an exact optimizer stands, and whether that is near enough."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from logreg.facts import Batch
-from logreg.optim.certificate import Bound
-from logreg.optim.curvature import centred
-from logreg.optim.passes import Asking, Frame, Problem, Stochastic, ask, choose_frame  # noqa: F401
+from logreg.optim.certificate import Bound, bound
+from logreg.optim.passes import Asking, Evaluation, Frame, Problem
+
+NOISE = {torch.float32: 3e-7, torch.float64: 1e-14}
+"""How exactly f is known, relative to it."""
 
 
 @dataclass
@@ -58,21 +59,23 @@ class Progress:
         return self.bound is not None and self.bound.gap <= self.tolerance * abs(self.bound.value)
 
 
-def safe_step(problem: Problem, frame: Frame, sample: Batch) -> float:
-    """The largest stable step of gradient descent at zero, 2 over the largest curvature of the sample."""
-    features = ((sample.features.double() - frame.center) / frame.scale).float()
-    vector = features.new_ones(features.shape[1])
-    for _ in range(10):
-        vector = features.T @ (features @ (vector / vector.norm().clamp(min=1e-30)))
-    k = problem.num_outputs
-    spread = 1 / k * (1 - 1 / k) if problem.softmax else 0.25
-    return 2 / (spread * max(float(vector.norm()) / len(features), 1e-30))
-
-
-def start_stochastically(progress: Progress, sample: Batch) -> Asking[None]:
-    """Moves a start at zero to where a pass of small steps leads."""
+def by_slope(progress: Progress, slope: Tensor) -> float:
+    """The relative gap by the slope alone, |g|^2 / (2 l2); infinite without l2."""
     problem = progress.problem
-    step = safe_step(problem, progress.frame, sample)
-    point = yield from ask(Stochastic(problem, progress.frame, progress.point, step))
-    if bool(point.isfinite().all()):
-        progress.point = centred(problem, point)
+    if not problem.objective.l2:
+        return math.inf
+    coef = progress.frame.gradient_to(problem.model, slope)[:, :-1]
+    return float(coef.square().sum()) / (2 * problem.objective.l2) / max(abs(progress.value), 1e-300)
+
+
+def certified(progress: Progress, evaluation: Evaluation | None) -> Asking[bool]:
+    """Bounds the gap of the point in float64; whether it is within the tolerance."""
+    problem, frame = progress.problem, progress.frame
+    if evaluation is not None:
+        gradient = frame.gradient_to(problem.model, evaluation.gradient)
+        evaluation = evaluation._replace(gradient=gradient, hessian=None)
+    found = yield from bound(problem, progress.solution, evaluation, progress.tolerance)
+    if progress.bound is None or found.gap <= progress.bound.gap:
+        progress.bound, progress.best = found, progress.point
+    progress.gap = found.gap
+    return progress.converged

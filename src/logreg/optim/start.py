@@ -1,0 +1,141 @@
+"""Where an exact optimizer starts: as near to the optimum as a cheap look at the rows can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from logreg.facts import Batch
+from logreg.optim.curvature import centred
+from logreg.optim.passes import (
+    Asking,
+    Combination,
+    Frame,
+    Gram,
+    InMemory,
+    Problem,
+    Sample,
+    Stochastic,
+    ask,
+    choose_frame,
+    gather,
+)
+from logreg.optim.progress import Progress
+
+HELD = 1024
+"""Parameters that depend on each other, up to which the Hessian is held."""
+
+WORK = 2e11
+"""Rows times parameters times those that depend on each other, up to which it is."""
+
+MANY_ROWS = 5000
+"""Rows from which a pass of stochastic gradient descent is a good place to start from."""
+
+WIDE = 4
+"""Features per row from which the problem is solved in the rows first."""
+
+GRAM_RIDGE = 1e-6
+"""What keeps inner products of repeated rows positive, relative to their size; later steps undo it."""
+
+ENOUGH = 20
+"""Rows per parameter that make a sample worth solving first."""
+
+Solver = Callable[[Progress, float], Asking[None]]
+"""Newton's method, whole or, with a second argument > 0, roughly: what solves a sample, or the problem in the rows."""
+
+
+def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
+    """Chooses the frame, and moves a start at zero nearer; a start elsewhere stays.
+
+    Args:
+        progress: Of the problem.
+        solve: What solves smaller problems.
+
+    Returns:
+        The floating type to go on in.
+    """
+    problem, held = progress.problem, holds_hessian(progress.problem)
+    sample = yield from ask(Sample(problem))
+    frame = choose_frame(problem, sample, held)
+    progress.frame, progress.point = frame, centred(problem, progress.frame.to(frame, progress.point))
+    if not progress.point.any():
+        if held and enough_rows(problem, sample):
+            _solve_sample(progress, sample, solve)
+        elif is_wide(problem):
+            yield from _solve_in_rows(progress, solve)
+            return torch.float64
+        elif not held and problem.rows >= MANY_ROWS:
+            yield from _start_stochastically(progress, sample)
+    return problem.dtype
+
+
+def holds_hessian(problem: Problem) -> bool:
+    """Whether the Hessian is formed and factored."""
+    dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
+    enough = problem.rows >= dependent or problem.objective.l1 > 0
+    return dependent <= HELD and enough and problem.rows * dependent * problem.num_parameters <= WORK
+
+
+def enough_rows(problem: Problem, sample: Batch) -> bool:
+    """Whether a sample is a small part of the rows and still tells something of every parameter."""
+    dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
+    return ENOUGH * dependent <= len(sample.labels) <= problem.rows / 4
+
+
+def is_wide(problem: Problem) -> bool:
+    """Whether there are so many more features than rows that the rows span all that matters cheaply."""
+    return problem.objective.l2 > 0 and not problem.objective.l1 and problem.num_features >= WIDE * problem.rows
+
+
+def _solve_sample(progress: Progress, sample: Batch, solve: Solver) -> None:
+    """Moves the start to about the optimum of a sample."""
+    inner = Progress(progress.problem.sub(sample), progress.solution)
+    inner.problem = replace(inner.problem, dtype=torch.float32)
+    for question in solve(inner, 1e-3):
+        gather(lambda mixed: [sample], question)
+    progress.point = inner.frame.to(progress.frame, inner.point)
+
+
+def _solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
+    """Moves the start to the optimum, found in as many dimensions as there are rows.
+
+    With l2 alone the coefficients are a combination of the rows.  If G = L L' are the rows' inner products, the problem
+    over the rows of L has the same logits and the same penalty.
+    """
+    problem = progress.problem
+    model = problem.model
+    gram, rows = yield from ask(Gram(problem, model))
+    size = gram.diagonal().mean()
+    root = torch.linalg.cholesky(gram + GRAM_RIDGE * size * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    unit = Frame(torch.zeros_like(gram[0]), torch.ones_like(gram[0]))
+    inside = replace(problem, model=unit, dtype=torch.float64)
+    inner = Progress(inside, inside.zeros(), progress.tolerance)
+    memory = InMemory(root, rows.labels, rows.sample_weight)
+    for question in solve(inner, 0.0):
+        gather(memory, question)
+    point = inner.solution
+    factors = torch.linalg.solve_triangular(root, point[:, :-1], upper=False, left=False)
+    coef = yield from ask(Combination(problem, model, factors))
+    progress.point = model.to(progress.frame, torch.cat([coef, point[:, -1:]], dim=1))
+
+
+def safe_step(problem: Problem, frame: Frame, sample: Batch) -> float:
+    """The largest stable step of gradient descent at zero, 2 over the largest curvature of the sample."""
+    features = ((sample.features.double() - frame.center) / frame.scale).float()
+    vector = features.new_ones(features.shape[1])
+    for _ in range(10):
+        vector = features.T @ (features @ (vector / vector.norm().clamp(min=1e-30)))
+    k = problem.num_outputs
+    spread = 1 / k * (1 - 1 / k) if problem.softmax else 0.25
+    return 2 / (spread * max(float(vector.norm()) / len(features), 1e-30))
+
+
+def _start_stochastically(progress: Progress, sample: Batch) -> Asking[None]:
+    """Moves a start at zero to where a pass of small steps leads."""
+    problem = progress.problem
+    step = safe_step(problem, progress.frame, sample)
+    point = yield from ask(Stochastic(problem, progress.frame, progress.point, step))
+    if bool(point.isfinite().all()):
+        progress.point = centred(problem, point)
