@@ -22,6 +22,9 @@ ROUNDING = 1e-13
 LOOSE = 10.0
 """Largest median of bound over true gap."""
 
+OPTIMAL = 1e-6
+"""Largest bound at the optimum itself, where float64 parameters may be off by their last digits."""
+
 PENALTIES = ("l2", "l1", "elastic net", "none")
 
 
@@ -34,13 +37,11 @@ class Drawn(NamedTuple):
     num_classes: int
     sample_weight: Tensor | None
     class_weight: tuple[float, ...]
-    penalty: str
 
 
-def drawn(seed: int, size: float) -> Drawn:
+def drawn(penalty: str, seed: int, size: float) -> Drawn:
     """N from 5 to 2000, D from 1 to 3000, K from 2 to 20, N * D * K at most ``size``; awkward columns and weights."""
     draw = np.random.default_rng(seed)
-    penalty = PENALTIES[seed % len(PENALTIES)]
     while True:
         rows, features = (int(np.exp(draw.uniform(np.log(low), np.log(high)))) for low, high in ((5, 2001), (1, 3001)))
         classes = int(draw.choice([2, 2, 2, 3, 4, 5, 10, 20]))
@@ -79,7 +80,6 @@ def drawn(seed: int, size: float) -> Drawn:
         classes,
         None if (weight == 1).all() else torch.from_numpy(weight).to(dtype),
         tuple(draw.uniform(0.2, 3, classes)) if draw.random() < 0.2 else (),
-        penalty,
     )
 
 
@@ -88,7 +88,7 @@ def points(reference: Reference, draw: np.random.Generator) -> Iterator[tuple[st
     best = reference.solution
     yield "random", draw.standard_normal(best.shape) * draw.choice([1, 30])
     yield "half-way", best / 2
-    for nearness in (1e-1, 1e-3, 1e-5):
+    for nearness in (1e-2, 1e-4):
         scale = np.abs(best) + draw.choice([0, 1]) * np.abs(best).max()
         yield f"within {nearness:.0e}", best + nearness * scale * draw.standard_normal(best.shape)
     yield "optimum", best
@@ -99,41 +99,35 @@ class Judged(NamedTuple):
 
     name: str
     """Which problem and point."""
-    penalty: str
     gap: float
-    """f - f*."""
+    """f - f*, relative to max(1, f)."""
     bound: float
-    size: float
-    """max(1, f)."""
+    """Likewise."""
     rigorous: bool
 
 
-def judged(seed: int, size: float) -> Iterator[Judged]:
+def judged(penalty: str, seed: int, size: float) -> Iterator[Judged]:
     """What the certificate says at all points of a problem, and at where a fit ends early."""
-    problem = drawn(seed, size)
-    data, penalty = problem[:-1], problem.penalty
-    features, labels, objective, classes, sample_weight, class_weight = data
+    problem = drawn(penalty, seed, size)
+    features, labels, objective, classes, sample_weight, class_weight = problem
     reference = Reference(features, labels, objective, classes, sample_weight, class_weight)
     rows = InMemory(features, labels, sample_weight)
     stated = problem_of(rows, objective, classes, class_weight)
-    f = reference.minimum.value
+    bounds = [("where a fit ended", fit(*problem, tolerance=10.0 ** -(1 + seed % 4), max_passes=30).bound)]
     for name, point in points(reference, np.random.default_rng(seed)):
-        bound = bound_of(stated, torch.from_numpy(reference.in_source_units(point)), rows)
-        assert bound.value == pytest.approx(reference.value(point), rel=1e-9, abs=1e-12), (seed, name)
-        yield Judged(f"{seed} {name}", penalty, bound.value - f, bound.gap, max(1, bound.value), bound.rigorous)
-    bound = fit(*data, tolerance=10.0 ** -(1 + seed % 5), max_passes=100).bound
-    yield Judged(f"{seed} fit", penalty, bound.value - f, bound.gap, max(1, bound.value), bound.rigorous)
+        bounds.append((name, bound_of(stated, torch.from_numpy(reference.in_source_units(point)), rows)))
+        assert bounds[-1][1].value == pytest.approx(reference.value(point), rel=1e-9, abs=1e-12), (seed, name)
+    for name, bound in bounds:
+        scale = max(1, bound.value)
+        yield Judged(
+            f"{seed} {name}", (bound.value - reference.minimum.value) / scale, bound.gap / scale, bound.rigorous
+        )
 
 
-FEW = [(range(first, first + 12), 2e4) for first in range(0, 60, 12)]
-MANY = [(range(first, first + 100), 2e5) for first in range(0, 500, 100)]
-
-
-@pytest.mark.parametrize(("seeds", "size"), [*FEW, *(pytest.param(*many, marks=pytest.mark.slow) for many in MANY)])
-def test_the_bound_is_at_least_the_true_gap_and_not_far_above_it(seeds: range, size: float) -> None:
-    found = [one for seed in seeds for one in judged(seed, size)]
-    lies = [one for one in found if one.rigorous and not one.bound >= one.gap - ROUNDING * one.size]
-    assert not lies
-    told = [one for one in found if one.gap > 10 * ROUNDING * one.size]
-    for penalty in PENALTIES:
-        assert np.median([one.bound / one.gap for one in told if one.penalty == penalty]) <= LOOSE, penalty
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize(("seeds", "size"), [(range(15), 2e4), pytest.param(range(125), 2e5, marks=pytest.mark.slow)])
+def test_the_bound_is_at_least_the_true_gap_and_not_far_above_it(penalty: str, seeds: range, size: float) -> None:
+    found = [one for seed in seeds for one in judged(penalty, seed, size)]
+    assert not [one for one in found if one.rigorous and not one.bound >= one.gap - ROUNDING]
+    assert np.median([one.bound / one.gap for one in found if one.gap > 10 * ROUNDING]) <= LOOSE
+    assert not [one for one in found if one.name.endswith("optimum") and not one.bound <= OPTIMAL]

@@ -115,7 +115,7 @@ def alarm(rows: Sequence[PathRow]) -> str | None:
         return None
     edge = "only" if len(rows) == 1 else "smallest" if best.l2 == min(tried) else "largest"
     factors = {"only": (0.1, 1, 10), "smallest": (0.01, 0.1, 1), "largest": (1, 10, 100)}[edge]
-    further = ",".join(f"{best.l2 * factor:.2g}" for factor in factors)
+    further = ",".join(f"{float(f'{best.l2 * factor:.2g}'):g}" for factor in factors)
     return f"the best l2 is the {edge} that was tried, so a better one may lie beyond: try l2=[{further}]"
 
 

@@ -12,28 +12,10 @@ from torch import Tensor
 
 from logreg.optim.certificate import forms_hessian
 from logreg.optim.curvature import DRAWN, LITTLE, MEMORY, WIDEST, centred, preconditioner, smallest_subgradient
-from logreg.optim.newton import (
-    MANY_ROWS,
-    NOISE,
-    _certified,
-    _solve_in_rows,
-    _solve_sample,
-    enough_rows,
-    holds_hessian,
-    is_wide,
-)
-from logreg.optim.passes import (
-    Asking,
-    Diagonal,
-    Evaluate,
-    Evaluation,
-    Problem,
-    Sample,
-    SampledCurvature,
-    ask,
-    choose_frame,
-)
-from logreg.optim.progress import Progress, start_stochastically
+from logreg.optim.newton import newton
+from logreg.optim.passes import Asking, Diagonal, Evaluate, Evaluation, Problem, SampledCurvature, ask
+from logreg.optim.progress import NOISE, Progress, certified
+from logreg.optim.start import start
 
 PAIRS = 50
 """Steps that are remembered."""
@@ -142,7 +124,7 @@ def lbfgs(progress: Progress) -> Asking[None]:
         second-order methods for convex l1-regularized optimization.
     """
     problem = progress.problem
-    dtype = yield from _start(progress)
+    dtype = yield from start(progress, newton)
     frame, l1 = progress.frame, problem.penalties(progress.frame)[1]
     unpenalised = not (problem.objective.l2 or problem.objective.l1)
     by_hessian = unpenalised or (not problem.objective.l1 and forms_hessian(problem))
@@ -171,7 +153,7 @@ def lbfgs(progress: Progress) -> Asking[None]:
             now = yield from ask(Evaluate(problem, frame, point, dtype))
             continue
         if gap <= enough:
-            if (yield from _certified(progress, now)):
+            if (yield from certified(progress, now)):
                 return
             enough = gap / 30
         if stuck:
@@ -186,7 +168,7 @@ def lbfgs(progress: Progress) -> Asking[None]:
         nearest = min(nearest, progress.near)
         progress.point, now = at, there
     if progress.best is not progress.point:
-        yield from _certified(progress, now if exact else None)
+        yield from certified(progress, now if exact else None)
     if progress.best is not None:
         progress.point = progress.best
 
@@ -308,20 +290,3 @@ def _preconditioner(progress: Progress, now: Evaluation) -> Asking[Inverse]:
         return step
 
     return inverse
-
-
-def _start(progress: Progress) -> Asking[torch.dtype]:
-    """Chooses coordinates and a start as `newton` does; the floating type to go on in."""
-    problem, held = progress.problem, holds_hessian(progress.problem)
-    sample = yield from ask(Sample(problem))
-    frame = choose_frame(problem, sample, held)
-    progress.frame, progress.point = frame, centred(problem, progress.frame.to(frame, progress.point))
-    if not progress.point.any():
-        if held and enough_rows(problem, sample):
-            _solve_sample(progress, sample)
-        elif is_wide(problem):
-            yield from _solve_in_rows(progress)
-            return torch.float64
-        elif not held and problem.rows >= MANY_ROWS:
-            yield from start_stochastically(progress, sample)
-    return problem.dtype
