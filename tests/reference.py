@@ -35,8 +35,8 @@ class Minimum(NamedTuple):
 class Reference:
     """f over features (N, D) and labels (N,).
 
-    A point here is (K, P + 1), the intercepts last, over features of mean 0 and deviation 1; for l2 and more features
-    than rows over the P directions that the rows span.
+    A point here is (K, P + 1), the intercepts last, over features of mean 0 and size 1; for l2 and more features than
+    rows over the P directions that the rows span.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Reference:
         num_classes: int | None = None,
         sample_weight: Tensor | None = None,
         class_weight: Sequence[float] = (),
+        intercept: bool = True,
     ) -> None:
         classes = num_classes or int(labels.max()) + 1
         weight = np.ones(len(labels)) if sample_weight is None else sample_weight.double().numpy()
@@ -59,7 +60,7 @@ class Reference:
         if classes == 2 and not self.softmax:
             self.targets = self.targets[:, 1:]
         raw = features.double().numpy()[rows]
-        self.center = raw.mean(0)
+        self.center = raw.mean(0) * intercept
         moved = raw - self.center
         self.basis: Array | None = None
         if len(moved) < moved.shape[1] and not objective.l1:
@@ -67,10 +68,10 @@ class Reference:
             self.scale = np.where(size > 1e-14 * size[0], size, np.inf)
             moved = left * (self.scale < np.inf)
         else:
-            deviation = moved.std(0)
-            self.scale = np.where(deviation > 1e-13 * np.abs(self.center), deviation, np.inf)
+            size = np.sqrt((moved**2).mean(0))
+            self.scale = np.where(size > 1e-13 * np.abs(self.center), size, np.inf)
             moved = moved / self.scale
-        self.rows = np.column_stack([moved, np.ones(len(moved))])
+        self.rows = np.column_stack([moved, np.full(len(moved), float(intercept))])
         self.l2 = np.append(objective.l2 / self.scale**2, 0.0)
         self.l1 = np.append(objective.l1 / self.scale, 0.0)
 
@@ -92,6 +93,12 @@ class Reference:
         residuals = (self.probabilities(point) - self.targets) * self.weight[:, None]
         return residuals.T @ self.rows + self.l2 * point
 
+    def slope(self, point: Array) -> Array:
+        """The smallest subgradient of f."""
+        gradient = self.gradient(point)
+        held = np.sign(gradient) * np.maximum(np.abs(gradient) - self.l1, 0)
+        return np.where(point == 0, held, gradient + self.l1 * np.sign(point))
+
     def hessian(self, point: Array, free: NDArray[np.intp]) -> Array:
         """Of f without l1, by the coordinates of a flat point that are ``free``."""
         output, feature = np.divmod(free, self.rows.shape[1])
@@ -109,6 +116,12 @@ class Reference:
         if self.basis is not None:
             coef = coef @ self.basis
         return np.column_stack([coef, point[:, -1] - coef @ self.center])
+
+    def of_source_units(self, coef: Array, intercept: Array) -> Array:
+        """The way back, where features are not many."""
+        assert self.basis is None
+        scale = np.where(np.isinf(self.scale), 0, self.scale)
+        return np.column_stack([coef * scale, intercept + coef @ self.center])
 
     @cached_property
     def solution(self) -> Array:
@@ -145,10 +158,8 @@ class Reference:
         """Newton's method on what l1 leaves free; a coordinate ends its step at 0."""
         close = 0
         for _ in range(500):
-            gradient, held = self.gradient(point), point == 0
-            slope = np.where(held, np.sign(gradient) * np.maximum(np.abs(gradient) - self.l1, 0), 0)
-            slope = np.where(held, slope, gradient + self.l1 * np.sign(point))
-            orthant = np.where(held, -np.sign(slope), np.sign(point))
+            slope = self.slope(point)
+            orthant = np.where(point == 0, -np.sign(slope), np.sign(point))
             free = np.flatnonzero((point != 0) | (slope != 0))
             if not len(free):
                 break

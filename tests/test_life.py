@@ -311,6 +311,7 @@ REFUSED = [
     (("max_epochs=9", "loss=bce"), "`ckpt_path` must fit the run: the loss of"),
     (("max_epochs=9", "dataset.standardize=false"), "`ckpt_path` must fit the run: the standardising of"),
     (("max_epochs=9", "optimizer.momentum=0.9"), "`ckpt_path` must fit the run: the optimizer of"),
+    (("max_epochs=9", "intercept=false"), "`ckpt_path` must fit the run: the intercept of"),
     (("max_epochs=2",), "`max_epochs` must exceed the 2 epochs in"),
     (("max_epochs=9", "optimizer=adam"), "`ckpt_path` must fit the run: the optimizer of"),
     (("max_epochs=9", "dataset=wine"), "`ckpt_path` must fit the run: the dataset of"),
@@ -331,6 +332,16 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(
         assert printed.err.startswith(message)
         assert printed.err.count("\n") == 1
         assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checkpoint_of_before_there_were_exact_optimizers_goes_on(tmp_path: Path) -> None:
+    first = train(tmp_path, "max_epochs=2")
+    held = first.checkpoint()
+    for name in ("tolerance", "polish", "intercept"):
+        del held["hyper_parameters"][name]
+    del held["optimality"]
+    torch.save(held, first.folder / "checkpoints" / "last.ckpt")
+    assert list(train(tmp_path, "ckpt_path=latest", "max_epochs=3").curve("loss/train")) == [3]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04cut off"])
@@ -504,6 +515,18 @@ def test_polishing_takes_a_first_order_run_to_its_certified_optimum(
     assert 3 < run.summary["epochs"] == found["passes"]
     assert found["converged"]
     assert found["value"] == pytest.approx(exact.summary["optimality"]["value"], rel=2e-6)
+
+
+def test_a_run_without_an_intercept_is_certified_against_the_best_without_one(tmp_path: Path, exact: Run) -> None:
+    typed = ("dataset=breast_cancer", "l2=0.01", "intercept=false", "init=linear", "max_epochs=30")
+    sgd, newton = (train(tmp_path, *typed, f"optimizer={optimizer}") for optimizer in ("sgd", "newton"))
+    for run in (sgd, newton):
+        assert parameters(run)["model.intercept"].tolist() == [0.0]
+        assert run.summary["optimality"]["objective"] == "mean binary cross-entropy + 0.01/2 |coef|^2, no intercept"
+    ours, best = sgd.summary["optimality"], newton.summary["optimality"]
+    assert best["converged"]
+    assert best["value"] > 1.001 * exact.summary["optimality"]["value"]
+    assert 0 < ours["value"] - best["value"] <= ours["gap"]
 
 
 @pytest.mark.parametrize("typed", [("toy",), ("breast_cancer",), ("wine",), ("digits", "dataset.limit=400")])

@@ -43,8 +43,8 @@ FINE = 1e-9
 FAINT = 1e-7
 """A coefficient below this share of the largest one is 0."""
 
-LARGEST, LARGEST_PROGRAM, MOST_PAIRS = 2000, 300, 10**8
-"""Coefficients beyond which Newton's method and the linear program take too long; pairs that fill the memory."""
+LARGEST, LARGEST_PROGRAM, MOST_NUMBERS = 2000, 300, 10**8
+"""Coefficients beyond which Newton's method and the linear program take too long; numbers that fill the memory."""
 
 BLOCK = 2**20
 """Numbers looked at at once."""
@@ -88,14 +88,14 @@ bound; set a penalty, such as l2=1e-3"
             return (
                 "whether a finite optimum exists was too much work to find out; a penalty, such as l2=1e-3, makes sure"
             )
-        told = _listed([class_names[place] for place in self.classes], "class", "classes")
+        told = _listed([f"'{class_names[place]}'" for place in self.classes], "class", "classes")
         if len(class_names) == 2:
             told += f" from '{class_names[0]}'"
         elif len(self.classes) < len(class_names):
             told += " from the rest"
         else:
             told = f"all {len(class_names)} classes"
-        names = [feature_names[place] if feature_names else f"feature {place}" for place in self.columns]
+        names = [f"'{feature_names[place]}'" if feature_names else f"feature {place}" for place in self.columns]
         who = _listed(names, "column", "columns") if names else "the intercept alone"
         some = "" if self.kind == "complete" else ", for some rows at least"
         return (
@@ -105,8 +105,8 @@ bound; set a penalty, such as l2=1e-3"
 
 
 def _listed(names: Sequence[str], one: str, many: str) -> str:
-    """'a', 'b' and 'c'; 'a', 'b', 'c' and 4 more columns."""
-    shown, left = [f"'{name}'" for name in names[:MOST_NAMES]], len(names) - MOST_NAMES
+    """a, b and c; a, b, c and 4 more columns."""
+    shown, left = names[:MOST_NAMES], len(names) - MOST_NAMES
     if left > 0:
         return f"{', '.join(shown)} and {left:,} more {one if left == 1 else many}"
     return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
@@ -286,19 +286,12 @@ def _least_hinge(
     Raises:
         _TooMuchWork: Neither is certain.
     """
-    total, number = signed.shape
-    if total < number:
-        turn, smaller = torch.linalg.qr(signed.T)
-        coef, left = _least_hinge(smaller.T.contiguous(), seconds_left, None if start is None else turn.T @ start)
-        return None if coef is None else turn @ coef, left
-    coef = signed.new_zeros(number) if start is None else start
+    coef = signed.new_zeros(signed.shape[1]) if start is None else start
     for _ in range(100):
         margins = signed @ coef
         left = margins < 1 - 1e-9  # rounding leaves rows just there
         if bool((margins > 0.5).all()):
             return coef, left
-        if number > LARGEST:
-            break
         seconds_left()
         residuals = 1 - margins[left]
         step, decrement = _least_squares(signed[left], residuals)
@@ -353,7 +346,7 @@ class _Inequalities:
         self.rows, self.group, self.places = rows, group, (own >= 0).nonzero().squeeze(1)
         self.own, self.groups = own[self.places].unsqueeze(1), int(group.max()) + 1
         self.number = (self.groups - 1) * rows.width
-        if self.groups > 2 and (self.number > LARGEST or self.groups * len(own) > MOST_PAIRS):
+        if self.groups > 2 and (self.number > LARGEST or self.groups * len(own) > MOST_NUMBERS):
             raise _TooMuchWork
         self.others = (self.own + torch.arange(1, self.groups)) % self.groups
         self.scaling = scaling or rows.scaling
@@ -397,9 +390,15 @@ class _Inequalities:
             _TooMuchWork: It takes too long, or is too fine to see.
         """
         nothing = torch.zeros(self.groups, self.rows.width, dtype=torch.float64), torch.zeros_like(pairs)
+        total = int(pairs.sum())
+        if min(total, self.number) > LARGEST or min(total, self.number) * self.number > MOST_NUMBERS:
+            raise _TooMuchWork
         basis: Tensor | None = None  # directions are sought among the combinations of its columns; None: of all
         coef: Tensor | None = None
         chosen = self._some(pairs, min(10 * self.number, 2**24 // self.number))
+        if total < self.number:
+            chosen = pairs.flatten().nonzero().squeeze(1)
+            basis = torch.linalg.qr(self._matrix(chosen).T).Q  # what is orthogonal to all rows moves none
         for _ in range(100):
             self.rows.seconds_left()
             inside = signed = self._matrix(chosen)
@@ -417,8 +416,6 @@ class _Inequalities:
                 _, axes = _axes(inside[left])
                 if len(axes) == inside.shape[1]:
                     return "none", *nothing
-                if inside.shape[1] > LARGEST:
-                    break
                 beside = torch.linalg.qr(axes.T, mode="complete").Q[:, len(axes) :]
                 basis = beside if basis is None else basis @ beside
                 continue

@@ -246,22 +246,35 @@ def _by_curvature(problem: Problem, point: Tensor) -> Asking[float]:
 class Reach(Pass[float]):
     """The largest squared norm of a row in a frame, with the 1 that the intercept multiplies."""
 
-    def __init__(self, problem: Problem, frame: Frame) -> None:
+    def __init__(self, problem: Problem, frame: Frame, size: Tensor) -> None:
+        """``size`` (D + 1,) divides the coordinates of a row in the frame, and the 1."""
         super().__init__(problem, frame)
-        self._center, self._invert = frame.center.to(self.dtype), (1 / frame.scale).to(self.dtype)
+        self._one = float(size[-1]) ** -2
+        self._center = frame.center.to(self.dtype)
+        self._invert = (1 / (frame.scale * size[:-1])).to(self.dtype)
+        self._size = size[:-1].to(self.dtype)
         self._largest = torch.zeros((), dtype=self.dtype, device=frame.center.device)
 
     def gather(self, rows: Rows) -> None:
         """Keeps the largest."""
-        features = rows.features if self._shift is not None else (rows.features - self._center).mul_(self._invert)
+        shifted = self._shift is not None
+        features = rows.features / self._size if shifted else (rows.features - self._center).mul_(self._invert)
         self._largest = torch.maximum(self._largest, features.square_().sum(1).max())
 
     def result(self) -> float:
         """With room for the rounding of float32."""
-        return 1.001 * float(self._largest) + 1
+        return 1.001 * float(self._largest) + self._one
 
 
-def by_held_hessian(problem: Problem, direct: Factored, moved: Tensor, gradient: Tensor, reach: float) -> float:
+def size_of(direct: Factored, outputs: int) -> Tensor:
+    """Roots of the curvature by each coordinate, the smallest of all outputs: (D + 1,)."""
+    diagonal = direct.matrices.diagonal(dim1=1, dim2=2).reshape(outputs, -1).amin(0)
+    return torch.where(diagonal > 0, diagonal, 1.0).sqrt()
+
+
+def by_held_hessian(
+    problem: Problem, direct: Factored, moved: Tensor, gradient: Tensor, size: Tensor, reach: float
+) -> float:
     """The bound of `_by_curvature` from a Hessian of a point nearby, with all that this costs added.
 
     Args:
@@ -269,9 +282,11 @@ def by_held_hessian(problem: Problem, direct: Factored, moved: Tensor, gradient:
         direct: The Hessian.
         moved: The point less that of the Hessian, (K, D + 1), in the frame of the Hessian.
         gradient: At the point, likewise.
-        reach: Of `Reach` in that frame.
+        size: Units of the coordinates, (D + 1,).
+        reach: Of `Reach` in that frame and those units.
     """
-    values = torch.linalg.eigvalsh(direct.matrices)
+    units = (1 / size).repeat(direct.matrices.shape[1] // len(size))
+    values = torch.linalg.eigvalsh(direct.matrices * units * units.unsqueeze(1))
     smallest, largest = values[:, 0], values[:, -1]
     # A Hessian summed in float32 is off by about this much, relative to its smallest curvature.
     error = torch.finfo(problem.dtype).eps * 10 * values.shape[1] * largest / smallest.clamp(min=1e-300)

@@ -194,7 +194,7 @@ def preconditioner(problem: Problem, frame: Frame, point: Tensor, curvature: Ten
     k, d = problem.num_outputs, problem.num_features
     own = curvature.diagonal().clamp(min=1e-30)
     inverse: Solve
-    if d <= WIDEST and k * d * d <= max(MEMORY * problem.rows * d, LITTLE):
+    if d <= WIDEST and d <= problem.rows / 4 and k * d * d <= max(MEMORY * problem.rows * d, LITTLE):
         blocks = yield from ask(SampledCurvature(problem, frame, point, own, DRAWN, seed))
         roots, failed = torch.linalg.cholesky_ex(blocks)
         if bool(failed.any()):

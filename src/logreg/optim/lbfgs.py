@@ -130,24 +130,26 @@ def lbfgs(progress: Progress) -> Asking[None]:
     by_hessian = unpenalised or (not problem.objective.l1 and forms_hessian(problem))
     pairs: deque[Pair] = deque(maxlen=PAIRS)
     inverse: Inverse | None = None
-    made_at, nearest, poor, enough = math.inf, math.inf, 0, progress.tolerance
+    made_at, nearest, poor, enough, downhill = math.inf, math.inf, 0, progress.tolerance, -math.inf
+    direction = progress.point
     now = yield from ask(Evaluate(problem, frame, progress.point, dtype))
     while True:
         point, exact, size = progress.point, dtype == torch.float64, max(abs(now.value), 1e-300)
         slope, noise = smallest_subgradient(point, now.gradient, l1), NOISE[dtype] * size
-        stale = inverse is None or (made_at > SETTLED and progress.near < REFRESH * made_at)
-        if stale or inverse is None:
-            inverse = yield from _preconditioner(progress, now)
-        direction = _direction(problem, point, slope, l1, pairs, inverse)
-        downhill = float((slope * direction).sum())
-        progress.value, progress.near = now.value, -downhill / 2 / size
-        made_at = progress.near if stale else made_at
-        gap = expected_gap(problem, progress.solution, frame.gradient_to(problem.model, now.gradient)) / size
-        gap = min(gap, SAFE * progress.near) if by_hessian else max(gap, progress.near)
-        progress.gap = min(gap, 1.0) * size
+        gap = expected_gap(progress, now) / size
+        if gap > enough:
+            stale = made_at > SETTLED and progress.near < REFRESH * made_at
+            if inverse is None or stale:
+                inverse, stale = (yield from _preconditioner(progress, now)), True
+            direction = _direction(problem, point, slope, l1, pairs, inverse)
+            downhill = float((slope * direction).sum())
+            progress.near = -downhill / 2 / size
+            made_at = progress.near if stale else made_at
+            gap = min(gap, SAFE * progress.near) if by_hessian else gap
+        progress.value, progress.gap = now.value, min(gap, 1.0) * size
+        stuck = poor >= PATIENCE or not downhill < 0
         if unpenalised and now.value < progress.tolerance * problem.share * problem.total_weight:
             break  # separated: f goes to 0, and the coefficients go with it to infinity
-        stuck = poor >= PATIENCE or not downhill < 0
         if not exact and (stuck or gap <= enough or progress.near < NEAR):
             dtype, poor, nearest = torch.float64, 0, math.inf
             now = yield from ask(Evaluate(problem, frame, point, dtype))
@@ -155,7 +157,8 @@ def lbfgs(progress: Progress) -> Asking[None]:
         if gap <= enough:
             if (yield from certified(progress, now)):
                 return
-            enough = gap / 30
+            enough = gap / 30 if gap > 0 else -1.0
+            continue
         if stuck:
             break
         found = yield from _search(progress, now, slope, direction, l1, dtype, noise)
@@ -173,24 +176,26 @@ def lbfgs(progress: Progress) -> Asking[None]:
         progress.point = progress.best
 
 
-def expected_gap(problem: Problem, point: Tensor, gradient: Tensor) -> float:
-    """About what a certificate by duality will say, without a pass: how far from it depends on the intercepts.
+def expected_gap(progress: Progress, now: Evaluation) -> float:
+    """About what a certificate by duality will say, without a pass, as if the intercepts were at their optimum.
 
     Args:
-        problem: With a penalty; else the answer is infinite.
-        point: Shape (K, D + 1), in the model frame.
-        gradient: Of the smooth part of f there, by the model's coordinates.
+        progress: Of a problem with a penalty; else the answer is infinite.
+        now: The objective at its point.
     """
+    problem = progress.problem
     l2, l1 = problem.objective.l2, problem.objective.l1
-    coef = point[:, :-1]
-    slopes = gradient[:, :-1] - l2 * coef
+    coef = progress.solution[:, :-1]
+    slopes = progress.frame.gradient_to(problem.model, now.gradient)[:, :-1] - l2 * coef
     if l2:
         held = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
         return float(((held + l2 * coef).square() / (2 * l2) + l1 * coef.abs() + coef * (slopes - held)).sum())
     if not l1:
         return math.inf
-    slopes = slopes * min(1.0, l1 / max(float(slopes.abs().max()), 1e-300))
-    return float((coef * slopes + l1 * coef.abs()).sum())
+    scale = min(
+        1.0, l1 / max(float(slopes.abs().max()), 1e-300)
+    )  # what makes it feasible costs about so much of the loss
+    return float((scale * coef * slopes + l1 * coef.abs()).sum()) + (1 - scale) ** 2 * now.loss
 
 
 def _search(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from logreg.optim.certificate import Bound, Reach, by_held_hessian
+from logreg.optim.certificate import Bound, Reach, by_held_hessian, size_of
 from logreg.optim.curvature import (
     Factored,
     Solve,
@@ -31,6 +31,9 @@ from logreg.optim.start import holds_hessian, start
 
 PRODUCTS = 100
 """Products for one step at most."""
+
+REFRESH = 2e-3
+"""Relative gain of the last step up to which a preconditioner is kept."""
 
 SHORT = 0.02
 """Length of a step at which float32 is no longer believed."""
@@ -105,7 +108,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
             assert direct is not None
             path, gain = _with_matrix(problem, direct, at, now.gradient, l1, min(1e-2, max(1e-16, progress.near)))
         else:
-            if inverse is None or progress.near > 1e-4:
+            if inverse is None or progress.near > REFRESH:
                 inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed)
             accuracy = 0.5 * float((slope * inverse(slope)).sum()) ** 0.25
             accuracy = max(min(accuracy, 0.3), min(0.5, 0.3 * math.sqrt(progress.tolerance / max(close, 1e-300))))
@@ -168,8 +171,9 @@ def _nearly_quadratic(progress: Progress, direct: Factored, moved: Tensor, evalu
     if len(direct.matrices[0]) > EIGEN:
         return False
     if progress.reach is None:
-        progress.reach = yield from ask(Reach(problem, frame))
-    gap = by_held_hessian(problem, direct, moved, evaluation.gradient, progress.reach)
+        size = size_of(direct, problem.num_outputs)
+        progress.reach = size, (yield from ask(Reach(problem, frame, size)))
+    gap = by_held_hessian(problem, direct, moved, evaluation.gradient, *progress.reach)
     if not gap <= progress.tolerance * abs(evaluation.value):
         return False
     gradient = frame.gradient_to(problem.model, evaluation.gradient)

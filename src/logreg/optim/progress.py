@@ -28,7 +28,7 @@ class Progress:
         value: f at the point, once it is known.
         near: What the optimizer expects to gain still, relative to f.
         gap: About f - f* as the optimizer sees it while it is under way.
-        reach: The largest squared norm of a row in the frame, once it is known.
+        reach: Units of the frame's coordinates and the largest squared norm of a row in them, once known.
         bound: The best so far; the optimizer ends with it.
         best: The point it belongs to, in ``frame``.
     """
@@ -41,7 +41,7 @@ class Progress:
     value: float = math.inf
     near: float = math.inf
     gap: float = math.inf
-    reach: float | None = None
+    reach: tuple[Tensor, float] | None = None
     bound: Bound | None = None
     best: Tensor | None = None
 
