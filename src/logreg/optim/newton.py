@@ -132,7 +132,8 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
             break  # separated: f goes to 0, and the coefficients go with it to infinity
         if poor >= PATIENCE and exact:
             break
-        if poor >= PATIENCE or progress.near < (1e-3 if held else 1e-4):
+        # A Hessian that has to be made anew is made with a gradient in float32, while that still tells enough.
+        if poor >= PATIENCE or progress.near < (1e-5 if stale and held else 1e-3 if held else 1e-4):
             dtype, poor = torch.float64, poor if exact else 0
         at = path(1.0)
     if progress.best is not progress.point:

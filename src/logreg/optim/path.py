@@ -52,7 +52,7 @@ def default_strengths(problem: Problem, sample: Batch) -> list[float]:
         Strengths, each 10^(1/4) times the next, to two digits.
     """
     frame = Frame(choose_frame(problem, sample, every_scale=False).center, problem.model.scale)
-    curvature = 2 / safe_step(problem, frame, sample)
+    curvature = 1 / safe_step(problem, frame, sample)
     if problem.objective.reduction == "sum":
         curvature *= problem.total_weight
     largest = math.ceil(math.log10(curvature) * PER_DECADE)

@@ -122,14 +122,14 @@ def _solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
 
 
 def safe_step(problem: Problem, frame: Frame, sample: Batch) -> float:
-    """The largest stable step of gradient descent at zero, 2 over the largest curvature of the sample."""
+    """Half the largest stable step of gradient descent at zero: 1 over the largest curvature of the sample."""
     features = ((sample.features.double() - frame.center) / frame.scale).float()
     vector = features.new_ones(features.shape[1])
     for _ in range(10):
         vector = features.T @ (features @ (vector / vector.norm().clamp(min=1e-30)))
     k = problem.num_outputs
     spread = 1 / k * (1 - 1 / k) if problem.softmax else 0.25
-    return 2 / (spread * max(float(vector.norm()) / len(features), 1e-30))
+    return 1 / (spread * max(float(vector.norm()) / len(features), 1e-30))
 
 
 def _start_stochastically(progress: Progress, sample: Batch) -> Asking[None]:
