@@ -325,16 +325,19 @@ class Trial(NamedTuple):
 
 
 def attempt(solver: Solver, tolerance: float) -> Trial:
-    """Fits once."""
+    """Fits once, and says on stderr what came of it: looking for tolerances takes longer than the measurement."""
+    print(f"  {solver.name}, {solver.knob}={tolerance:.0e}:", end=" ", file=sys.stderr, flush=True)
     start = time.perf_counter()
     try:
         with at_most(CAP * LATE):
             answer = solver.fit(tolerance)
     except TimeoutError:
+        print("no answer", file=sys.stderr)
         return Trial(tolerance, math.inf, time.perf_counter() - start, f"{solver.knob}={tolerance:.0e}", last=True)
     seconds = time.perf_counter() - start
     gap = solver.problem.gap(answer.coef, answer.intercept)
     remark = f"{solver.knob}={tolerance:.0e}, {answer.remark}"
+    print(f"{_gap(gap)} after {seconds:.3g} s", file=sys.stderr)
     return Trial(tolerance, gap, seconds, remark, answer.cut or seconds > CAP)
 
 

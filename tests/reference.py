@@ -1,4 +1,4 @@
-"""The stated problem in float64 NumPy, minimised by SciPy and Newton, without a line of ours: what tests compare with."""
+"""The stated problem in float64 NumPy, minimised by SciPy and Newton: what tests compare with."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Reference:
         if classes == 2 and not self.softmax:
             self.targets = self.targets[:, 1:]
         raw = features.double().numpy()[rows]
-        self.center = raw.mean(0) * intercept
+        self.intercept, self.center = float(intercept), raw.mean(0) * intercept
         moved = raw - self.center
         self.basis: Array | None = None
         if len(moved) < moved.shape[1] and not objective.l1:
@@ -71,7 +71,7 @@ class Reference:
             size = np.sqrt((moved**2).mean(0))
             self.scale = np.where(size > 1e-13 * np.abs(self.center), size, np.inf)
             moved = moved / self.scale
-        self.rows = np.column_stack([moved, np.full(len(moved), float(intercept))])
+        self.rows = np.column_stack([moved, np.full(len(moved), self.intercept)])
         self.l2 = np.append(objective.l2 / self.scale**2, 0.0)
         self.l1 = np.append(objective.l1 / self.scale, 0.0)
 
@@ -91,13 +91,13 @@ class Reference:
     def gradient(self, point: Array) -> Array:
         """Of f without l1."""
         residuals = (self.probabilities(point) - self.targets) * self.weight[:, None]
-        return residuals.T @ self.rows + self.l2 * point
+        return np.asarray(residuals.T @ self.rows + self.l2 * point)
 
     def slope(self, point: Array) -> Array:
         """The smallest subgradient of f."""
         gradient = self.gradient(point)
         held = np.sign(gradient) * np.maximum(np.abs(gradient) - self.l1, 0)
-        return np.where(point == 0, held, gradient + self.l1 * np.sign(point))
+        return np.asarray(np.where(point == 0, held, gradient + self.l1 * np.sign(point)))
 
     def hessian(self, point: Array, free: NDArray[np.intp]) -> Array:
         """Of f without l1, by the coordinates of a flat point that are ``free``."""
@@ -115,7 +115,7 @@ class Reference:
         coef = point[:, :-1] / self.scale
         if self.basis is not None:
             coef = coef @ self.basis
-        return np.column_stack([coef, point[:, -1] - coef @ self.center])
+        return np.column_stack([coef, self.intercept * point[:, -1] - coef @ self.center])
 
     def of_source_units(self, coef: Array, intercept: Array) -> Array:
         """The way back, where features are not many."""

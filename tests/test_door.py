@@ -156,7 +156,10 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(desk: Callable[
     [
         ("lr=nan", "`lr` must be a finite number > 0 or null, got nan."),
         ("lr=null", "`lr` must be given with optimizer=sgd, got None. Leave it to the dataset, or set it."),
-        ("dataset=iris lr=null", "`lr` must be given with optimizer=sgd, got None. Leave it to the dataset, or set it."),
+        (
+            "dataset=iris lr=null",
+            "`lr` must be given with optimizer=sgd, got None. Leave it to the dataset, or set it.",
+        ),
         ("lr=0.1 lr=-1", "`lr` must be a finite number > 0 or null, got -1."),
         ("~lr", "`lr` must be given, got None."),
         ("max_epochs=0", "`max_epochs` must be a whole number >= 1, got 0."),

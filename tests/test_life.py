@@ -422,7 +422,11 @@ def test_what_lightning_would_trip_over_is_one_line_too(
 
 def test_expectations_can_be_typed(tmp_path: Path) -> None:
     run = train(
-        tmp_path, "dataset=iris", "optimizer=sgd", "max_epochs=1", "expected={accuracy/val: 0.9, auroc/val: 1, tolerance: 0.5}"
+        tmp_path,
+        "dataset=iris",
+        "optimizer=sgd",
+        "max_epochs=1",
+        "expected={accuracy/val: 0.9, auroc/val: 1, tolerance: 0.5}",
     )
     first, second = run.summary["expected"]
     assert first["reached"]
@@ -505,9 +509,7 @@ def test_an_exact_run_that_is_cut_short_warns_and_goes_on_to_the_optimum(tmp_pat
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_polishing_takes_a_first_order_run_to_its_certified_optimum(
-    tmp_path: Path, exact: Run, optimizer: str
-) -> None:
+def test_polishing_takes_a_first_order_run_to_its_certified_optimum(tmp_path: Path, exact: Run, optimizer: str) -> None:
     typed = ("dataset=breast_cancer", "l2=0.01", f"optimizer={optimizer}", "max_epochs=3", "polish=true")
     run = train(tmp_path, *typed)
     found = run.summary["optimality"]

@@ -227,8 +227,13 @@ def _by_curvature(problem: Problem, point: Tensor) -> Asking[float]:
     seen = values > values[:, -1:] * RANK
     inverse_root = units.unsqueeze(2) * vectors * torch.where(seen, values.clamp(min=1e-300).rsqrt(), 0.0).unsqueeze(1)
     decrement = (inverse_root.mT @ gradient.unsqueeze(2)).square().sum((1, 2))
+    # A constant feature has no curvature, and its slope is what rounding left of a sum over the rows.
+    reach = torch.cat([1 + (frame.center / frame.scale).abs(), torch.ones_like(point[0, :1])])
+    rounding = (1e-12 * problem.share * problem.total_weight * reach).repeat(gradient.shape[1] // p)
     unseen = (torch.where(seen, 0.0, 1.0).unsqueeze(1) * vectors).mT @ (units * gradient).unsqueeze(2)
-    if float(unseen.square().sum()) > NOTHING * abs(evaluation.value) or bool(gradient[size <= 0].any()):
+    if float(unseen.square().sum()) > NOTHING * abs(evaluation.value) or bool(
+        (gradient.abs() > rounding)[size <= 0].any()
+    ):
         return math.inf  # a slope without curvature: there is no bound
     roots = inverse_root.view(k, p, -1)
     reach = yield from ask(Leverage(problem, frame, roots))
