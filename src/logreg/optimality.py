@@ -68,7 +68,8 @@ class Certificate:
             return f"optimal to {self.relative_gap:.1g}"
         most = "at most" if self.rigorous else "by estimate"
         if self.rigorous and self.gap >= self.value:
-            return "nothing is known of the optimum without a penalty: set l2, or train longer"
+            advice = "set l2, or train longer" if "no penalty" in self.objective else "train longer"
+            return f"far from the optimum, which may be anything down to 0: {advice}"
         return f"{self.gap:.2g} nats above the optimum {most}: train longer, or use optimizer=newton"
 
     def as_dict(self) -> dict[str, Any]:
