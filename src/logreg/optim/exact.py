@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,18 @@ from logreg.objective import Objective
 from logreg.optim.certificate import GOOD, Bound, bound
 from logreg.optim.lbfgs import lbfgs
 from logreg.optim.newton import newton
-from logreg.optim.passes import Asking, Frame, InMemory, Pass, Problem, RowSource, gather, row_weights, threads_for
+from logreg.optim.passes import (
+    Answer,
+    Asking,
+    Frame,
+    InMemory,
+    Pass,
+    Problem,
+    RowSource,
+    gather,
+    row_weights,
+    threads_for,
+)
 from logreg.optim.progress import Progress
 from logreg.optim.start import holds_hessian, is_wide
 from logreg.optim.working_sets import newton_on_working_sets
@@ -150,9 +160,6 @@ def bound_of(problem: Problem, point: Tensor, rows: RowSource, enough: float = G
     ``enough`` is the relative gap below which no better bound is looked for.
     """
     return drive(bound(problem, point, enough=enough), rows)
-
-
-Answer = TypeVar("Answer")
 
 
 def drive(questions: Asking[Answer], rows: RowSource) -> Answer:
