@@ -287,18 +287,20 @@ def _least_hinge(
         _TooMuchWork: Neither is certain.
     """
     coef = signed.new_zeros(signed.shape[1]) if start is None else start
+    noise = 1e-9
     for _ in range(100):
         margins = signed @ coef
-        left = margins < 1 - 1e-9  # rounding leaves rows just there
+        left = margins < 1 - noise  # rounding leaves rows just there
         if bool((margins > 0.5).all()):
             return coef, left
         seconds_left()
         residuals = 1 - margins[left]
-        step, decrement = _least_squares(signed[left], residuals)
+        step, decrement, rounding = _least_squares(signed[left], residuals)
         # Any d that separates has r'm = (sum r z)'d <= decrement * |m|_2 <= decrement * |m|_1 for the margins m >= 0
         # of these rows: all m are 0 as soon as every r is larger.
-        if decrement < float(residuals.min()) / 2:
+        if decrement + rounding < float(residuals.min()) / 2:
             return None, left
+        noise = max(noise, rounding)
         change = signed @ step
         low, high = 0.0, 1.0
         if bool(((margins + change < 1) != left).any()):  # else the minimum is at 1
@@ -314,17 +316,18 @@ def _least_hinge(
     raise _TooMuchWork
 
 
-def _least_squares(rows: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-    """The b of the least |rows @ b - targets|, and |rows @ b|."""
+def _least_squares(rows: Tensor, targets: Tensor) -> tuple[Tensor, float, float]:
+    """The b of the least |rows @ b - targets|; |rows @ b|, and its error from rounding."""
+    rounding = 10 * torch.finfo(rows.dtype).eps * float(targets.norm())
     gram, right = rows.T @ rows, rows.T @ targets
     root, failed = torch.linalg.cholesky_ex(gram)
     if not failed and bool((root.diagonal().square() > 1e-6 * gram.diagonal().max()).all()):
         best = torch.cholesky_solve(right.unsqueeze(1), root).squeeze(1)
-        return best, float(right @ best) ** 0.5
+        return best, float(right @ best) ** 0.5, 1e3 * rounding
     best, (values, axes) = torch.zeros_like(right), _axes(rows)
     for _ in range(2):  # the second time corrects the rounding of the first
         best = best + axes.T @ (axes @ (rows.T @ (targets - rows @ best)) / values.square())
-    return best, float((rows @ best).norm())
+    return best, float((rows @ best).norm()), float(values[0] / values[-1]) * rounding
 
 
 def _axes(rows: Tensor) -> tuple[Tensor, Tensor]:
