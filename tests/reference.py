@@ -133,6 +133,8 @@ class Reference:
     def minimum(self) -> Minimum:
         """The same in source units."""
         point = self.in_source_units(self.solution)
+        if self.softmax and self.l2.any() and not self.l1.any():
+            point[:, :-1] -= point[:, :-1].mean(0)  # in large units the penalty hardly says so
         return Minimum(point[:, :-1], point[:, -1], self.value(self.solution))
 
     def _scipy(self, start: Array) -> Array:

@@ -105,7 +105,7 @@ def test_blocks_of_whole_passes_are_the_same_in_every_epoch_and_each_a_sample_of
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("logreg.data.blocks.BLOCK_BYTES", 400)
-    data = TensorDataModule(Blobs(rows=300), whole_passes=True)
+    data = TensorDataModule(Blobs(rows=300), whole_passes_after=0)
     epochs = []
     for epoch in (0, 1):
         loader = data.train_dataloader()

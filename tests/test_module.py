@@ -86,11 +86,11 @@ def test_lightnings_own_verbs_work() -> None:
     assert tested["loss/test"] == pytest.approx(-float(probabilities[torch.arange(len(labels)), labels].log().mean()))
 
 
-@pytest.mark.parametrize("whole_passes", [True, False])
-def test_an_exact_optimizer_ends_the_training_by_itself(whole_passes: bool) -> None:
+@pytest.mark.parametrize("whole_passes_after", [0, None])
+def test_an_exact_optimizer_ends_the_training_by_itself(whole_passes_after: int | None) -> None:
     # With shuffled batches as with whole passes: it sums over all rows before it steps.
     data = digits()
-    data.whole_passes = whole_passes
+    data.whole_passes_after = whole_passes_after
     module = LogisticModule(data.facts, l2=0.1, optimizer="newton", lr=None, precision="64")
     runner = trainer(max_epochs=100, precision="64-true", limit_val_batches=0)
     runner.fit(module, datamodule=data)

@@ -167,7 +167,7 @@ def build_data(config: RunConfig) -> TensorDataModule:
     return TensorDataModule(
         dataset,
         batch_size=_batch_size(config),
-        whole_passes=config.optimizer["name"] in EXACT,
+        whole_passes_after=0 if config.optimizer["name"] in EXACT else config.max_epochs if config.polish else None,
         split=split,
         standardize=generic["standardize"],
         seed=config.seed,

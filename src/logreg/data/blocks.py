@@ -5,6 +5,7 @@ A standard DataLoader draws them: `BlockSampler` says which rows, `BlockDataset`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -67,9 +68,11 @@ class BlockDataset(Dataset[Batch]):
 class BlockSampler(Sampler[Rows]):
     """Which positions come in which block; their order depends on seed and epoch alone."""
 
-    def __init__(self, num_rows: int, block_rows: int, shuffle: bool, seed: int = 0, mixed: bool = False) -> None:
+    def __init__(
+        self, num_rows: int, block_rows: int, shuffle: bool, seed: int = 0, mixed_after: int | None = None
+    ) -> None:
         self.num_rows, self.block_rows, self.shuffle, self.seed, self.epoch = num_rows, block_rows, shuffle, seed, 0
-        self.mixed = mixed
+        self.mixed_after = math.inf if mixed_after is None else mixed_after
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch, after a resume with the epoch that comes next."""
@@ -80,7 +83,7 @@ class BlockSampler(Sampler[Rows]):
 
     def __iter__(self) -> Iterator[Rows]:
         starts = range(0, self.num_rows, self.block_rows)
-        if self.mixed:
+        if self.epoch >= self.mixed_after:
             yield from (slice(first, self.num_rows, len(self)) for first in range(len(self)))
             return
         if not self.shuffle:
@@ -91,7 +94,7 @@ class BlockSampler(Sampler[Rows]):
 
 
 def block_loader(
-    dataset: BlockDataset, batch_size: int, shuffle: bool, seed: int = 0, mixed: bool = False
+    dataset: BlockDataset, batch_size: int, shuffle: bool, seed: int = 0, mixed_after: int | None = None
 ) -> DataLoader[Batch]:
     """A DataLoader whose items are blocks: whole batches, as many as fit into ``BLOCK_BYTES``.
 
@@ -101,10 +104,10 @@ def block_loader(
         shuffle: Whether each epoch has its own order.  Batches that hold all rows are not
             shuffled: it would change nothing but the rounding.
         seed: Fixes the order.
-        mixed: Whether each block takes its rows evenly from all, where they are not shuffled.
+        mixed_after: Epochs after which blocks are the same in each, and take their rows evenly from all.
     """
     num_rows, num_features = len(dataset), dataset.features.shape[1]
     batch_bytes = batch_size * num_features * dataset.dtype.itemsize
     block_rows = batch_size * max(1, BLOCK_BYTES // batch_bytes)
-    sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed, mixed)
+    sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed, mixed_after)
     return DataLoader(dataset, batch_size=None, sampler=sampler)

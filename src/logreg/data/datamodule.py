@@ -58,7 +58,7 @@ class TensorDataModule(pl.LightningDataModule):
         selection: Selection = Selection(),  # noqa: B008  # frozen
         limit: int | None = None,
         class_weight: str | Mapping[Any, float] = "none",
-        whole_passes: bool = False,
+        whole_passes_after: int | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -73,15 +73,15 @@ class TensorDataModule(pl.LightningDataModule):
             selection: Which classes are told apart.
             limit: At most so many train rows, stratified; val and test stay as they are.
             class_weight: "none", "balanced", or a weight by class name.
-            whole_passes: Whether train comes in the same blocks in every epoch, each a sample of all rows, as
-                exact optimizers like it; then ``batch_size`` does not matter.
+            whole_passes_after: Epochs after which train comes in the same blocks in every epoch, each a sample of
+                all rows, as exact optimizers need it; with 0 ``batch_size`` does not matter.  ``None`` for never.
         """
         super().__init__()
         self.dataset, self.batch_size, self.standardize = dataset, batch_size, standardize
         self.fractions: dict[Split, float | None] = dict(split or {})
         self.seed, self.dtype = seed, dtype
         self.selection, self.limit, self.class_weight = selection, limit, class_weight
-        self.whole_passes = whole_passes
+        self.whole_passes_after = whole_passes_after
         self._held: _Held | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -165,9 +165,8 @@ class TensorDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Blocks of whole batches, in an order of each epoch's own; or the same blocks in each."""
         dataset = self._blocks("train")
-        if self.whole_passes:
-            return block_loader(dataset, batch_size=1, shuffle=False, mixed=True)
-        return block_loader(dataset, self.batch_size or len(dataset), shuffle=True, seed=self.seed)
+        batch_size = 1 if self.whole_passes_after == 0 else self.batch_size or len(dataset)
+        return block_loader(dataset, batch_size, shuffle=True, seed=self.seed, mixed_after=self.whole_passes_after)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Blocks of the val split in order; none if it has none (then give the Trainer ``limit_val_batches=0``)."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logreg.functional import LOSSES
 from logreg.optim.curvature import Factored, conjugate_gradients, intercept_step, smallest_subgradient
+from logreg.optim.kernels import affine, sum_over_rows
 from logreg.optim.passes import (
     Asking,
     Diagonal,
@@ -82,7 +83,7 @@ class Dual(Pass[tuple[Tensor, float]]):
     def gather(self, rows: Rows) -> None:
         """Residuals against features, and what the conjugate of the loss costs beyond Fenchel's equality."""
         features, targets, weights = rows
-        logits = torch.addmm(self._intercept, features, self._coef.T)
+        logits = affine(features, self._coef, self._intercept)
         p = LOSSES[self.problem.objective.loss].link(logits)
         if self.problem.softmax:
             q = p * (1 - self._move + (p @ self._move).unsqueeze(1))
@@ -98,7 +99,7 @@ class Dual(Pass[tuple[Tensor, float]]):
         if weights is not None:
             excess, theta = excess * weights[:, 0], theta * weights
         self._fit += excess.sum()
-        self._sums += theta.T @ features
+        self._sums += sum_over_rows(theta, features)
         self._ones += theta.sum(0)
 
     def result(self) -> tuple[Tensor, float]:

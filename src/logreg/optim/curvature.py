@@ -33,6 +33,10 @@ RIDGE = 1e-12
 """What is added to a Hessian, relative to its diagonal, so that it can be factored where columns repeat each other."""
 
 
+Gauge = tuple[tuple[int, ...], Tensor]
+"""A softmax's shape (K, D + 1), and l2 (D + 1,): one vector added to all outputs changes the penalties alone."""
+
+
 def smallest_subgradient(point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
     """The smallest subgradient of f, given the gradient of its smooth part: 0 where l1 holds a coefficient at 0."""
     held = gradient.sign() * (gradient.abs() - l1).clamp(min=0)
@@ -90,41 +94,41 @@ def factored(problem: Problem, hessian: Tensor) -> Factored:
 
 
 def minimise_with_l1(
-    problem: Problem, matrices: Tensor, gradient: Tensor, point: Tensor, l1: Tensor, accuracy: float
+    problem: Problem, frame: Frame, matrices: Tensor, gradient: Tensor, point: Tensor, accuracy: float
 ) -> tuple[Tensor, float]:
     """Minimises the quadratic model with the penalty: g (v - u) + (v - u) H (v - u) / 2 + l1 |v|.
 
     Args:
         problem: Of the point.
+        frame: Likewise.
         matrices: H, (B, P, P): one for all outputs together, or one for each.
         gradient: Of the smooth part at the point, (K, D + 1).
         point: u, (K, D + 1).
-        l1: Strength on each coordinate, (D + 1,).
         accuracy: Last gain relative to all gain at which to end.
 
     Returns:
         v, in which zeros are exact, and by how much the model is lower there than at u.
     """
     flat = (len(matrices), -1)
+    l2, l1 = problem.penalties(frame)
     parts = (matrices, gradient.reshape(flat), point.reshape(flat), l1.expand_as(point).reshape(flat))
-    gauge = point.shape if problem.softmax else None
+    gauge = (point.shape, l2) if problem.softmax else None
     solved = [_one_with_l1(*part, accuracy, gauge) for part in zip(*parts, strict=True)]
     return torch.stack([v for v, _ in solved]).view_as(point), sum(gain for _, gain in solved)
 
 
 def _one_with_l1(
-    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, accuracy: float, gauge: tuple[int, ...] | None
+    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, accuracy: float, gauge: Gauge | None
 ) -> tuple[Tensor, float]:
     """By Newton steps within the orthant that the slope points to; each is exact on the coordinates that are free.
 
-    ``gauge`` is (K, D + 1) for a softmax: one vector added to all outputs changes nothing but the penalty.  Steps leave
-    that direction alone, and a median finds the best place along it.
+    Where there is a gauge, steps leave that direction alone, and `_regauged` finds the best place along it.
     """
     diagonal = matrix.diagonal()
     # Steps alone are damped, not the model: where columns repeat each other l1 has the last word.
     damped = matrix + torch.diag(torch.where(diagonal > 0, DAMPING * diagonal, 1.0))
     if gauge is not None:
-        k, p = gauge
+        k, p = gauge[0]
         mean = diagonal.view(k, p).mean(0)
         damped = (damped.view(k, p, k, p) + torch.diag(mean)[None, :, None, :] / k).view(k * p, k * p)
 
@@ -163,13 +167,22 @@ def _one_with_l1(
     return v, gain
 
 
-def _regauged(point: Tensor, l1: Tensor, gauge: tuple[int, ...]) -> Tensor:
-    """The outputs' coefficients of each feature less their median, where 0 is not one of their medians."""
-    values = point.view(gauge)
+def _regauged(point: Tensor, l1: Tensor, gauge: Gauge) -> Tensor:
+    """The outputs' coefficients of each feature less the number s that makes the penalties least.
+
+    Without l2 that is their median, or 0 where 0 is one of the medians.  With it, s is the median of the K of them and
+    of the K + 1 places where the slope would be 0 if j of them lay below s.
+    """
+    shape, l2 = gauge
+    values, l1 = point.view(shape), l1.view(shape)[0]
+    k = len(values)
+    below = torch.arange(k + 1, dtype=point.dtype, device=point.device).unsqueeze(1)
+    places = values.mean(0) + (k - 2 * below) * (l1 / (k * l2.clamp(min=1e-300)))
+    shift = torch.cat([values, places]).median(0).values
     ordered = values.sort(0).values
-    low, high = ordered[(len(values) - 1) // 2], ordered[len(values) // 2]
-    shift = torch.where(low > 0, low, torch.where(high < 0, high, 0.0))
-    return (values - torch.where(l1.view(gauge)[0] > 0, shift, 0.0)).flatten()
+    low, high = ordered[(k - 1) // 2], ordered[k // 2]
+    shift = torch.where(l2 > 0, shift, torch.where(low > 0, low, torch.where(high < 0, high, 0.0)))
+    return (values - torch.where(l1 > 0, shift, 0.0)).flatten()
 
 
 def _model_change(matrix: Tensor, smooth: Tensor, l1: Tensor, v: Tensor, moved: Tensor) -> float:
@@ -236,6 +249,10 @@ class Solution(NamedTuple):
     """To be subtracted, (K, D + 1)."""
     gain: float
     """What the quadratic model says it is worth."""
+    directions: Tensor
+    """Those that were tried, conjugate to each other and with curvature 1, (M, K * (D + 1))."""
+    products: Tensor
+    """The Hessian times those, (M, K * (D + 1))."""
 
 
 def conjugate_gradients(
@@ -269,14 +286,17 @@ def conjugate_gradients(
     towards = within(inverse(residual))
     direction, squared = towards, float((residual * towards).sum())
     enough = accuracy * accuracy * squared
+    probabilities: list[tuple[Tensor, Tensor]] = []
+    tried: list[tuple[Tensor, Tensor]] = []
     for _ in range(most):
         if not squared > 0:
             break
-        product = within((yield from ask(Product(problem, frame, point, direction))))
+        product = within((yield from ask(Product(problem, frame, point, direction, probabilities))))
         curvature = float((direction * product).sum())
         if not curvature > 0 or not math.isfinite(curvature):
             break
         length = squared / curvature
+        tried.append((direction / math.sqrt(curvature), product / math.sqrt(curvature)))
         step = step + length * direction
         residual = residual - length * product
         gain += length * squared / 2
@@ -285,4 +305,24 @@ def conjugate_gradients(
         if squared <= enough:
             break
         direction = towards + squared / last * direction
-    return Solution(step, gain)
+    pairs = [torch.stack(side).flatten(1) for side in zip(*tried, strict=True)] or [
+        residual.new_zeros(0, residual.numel())
+    ] * 2
+    return Solution(step, gain, *pairs)
+
+
+def corrected(inverse: Solve, known: Solution) -> Solve:
+    """A preconditioner that is exact on the directions of an earlier solution, where it was near enough.
+
+    Source:
+        Morales and Nocedal (2000), Automatic preconditioning by limited memory quasi-Newton updating.
+    """
+    directions, products = known.directions, known.products
+
+    def better(gradient: Tensor) -> Tensor:
+        flat = gradient.flatten()
+        along = directions @ flat
+        rest = inverse((flat - along @ products).view_as(gradient)).flatten()
+        return (rest + (along - products @ rest) @ directions).view_as(gradient)
+
+    return better

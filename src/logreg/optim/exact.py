@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from logreg.errors import DataError
 from logreg.facts import Batch
 from logreg.objective import Objective
 from logreg.optim.certificate import GOOD, Bound, bound
@@ -108,8 +109,14 @@ def fit(
         dtype: Of the arithmetic far from the optimum; float64 for features in float64, else float32.
         intercept: Whether there is one; else it is 0.
         watch: Is called after each pass.
+
+    Raises:
+        DataError: A feature is not finite.
     """
     started, passes = time.perf_counter(), 0
+    if not bool(features.sum().isfinite()) and not bool((finite := features.isfinite()).all()):
+        row, column = (int(place) for place in (~finite).nonzero()[0])
+        raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
     memory = InMemory(features, labels, sample_weight)
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept)
     progress = Progress(problem, problem.zeros(), tolerance)

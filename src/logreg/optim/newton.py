@@ -11,8 +11,11 @@ from torch import Tensor
 from logreg.optim.certificate import Bound, Reach, by_held_hessian, size_of
 from logreg.optim.curvature import (
     Factored,
+    Solution,
     Solve,
+    centred,
     conjugate_gradients,
+    corrected,
     factored,
     minimise_with_l1,
     preconditioner,
@@ -22,8 +25,6 @@ from logreg.optim.passes import (
     Asking,
     Evaluate,
     Evaluation,
-    Frame,
-    Problem,
     ask,
 )
 from logreg.optim.progress import NOISE, Progress, by_slope, certified
@@ -75,11 +76,14 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     base: Evaluation | None = None
     direct: Factored | None = None
     inverse: Solve | None = None
+    known: Solution | None = None
     at, path, length, poor, stale = progress.point, None, 1.0, 0, True
     of_hessian = at
     exact = False
     while True:
-        hessian = problem.dtype if held and (stale or progress.near > 1e-3) else None
+        # Newton's steps square what is left, so the next one is the last where that is enough.
+        last = max(1e-3, math.sqrt(0.1 * stop_at))
+        hessian = problem.dtype if held and (stale or progress.near > last) else None
         now = yield from ask(Evaluate(problem, frame, at, dtype, hessian))
         if path is not None and base is not None:
             worse = not now.value <= base.value + NOISE[torch.float64 if exact else problem.dtype] * abs(base.value)
@@ -106,13 +110,15 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
             if now.hessian is not None:
                 direct, of_hessian = factored(problem, now.hessian), at
             assert direct is not None
-            path, gain = _with_matrix(problem, direct, at, now.gradient, l1, min(1e-2, max(1e-16, progress.near)))
+            path, gain = _with_matrix(progress, direct, at, now.gradient)
         else:
             if inverse is None or progress.near > REFRESH:
                 inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed)
-            accuracy = 0.5 * float((slope * inverse(slope)).sum()) ** 0.25
+            accuracy = float((slope * inverse(slope)).sum()) ** 0.25
             accuracy = max(min(accuracy, 0.3), min(0.5, 0.3 * math.sqrt(progress.tolerance / max(close, 1e-300))))
-            path, gain = yield from _with_products(problem, frame, at, slope, inverse, accuracy)
+            solve = inverse if known is None else corrected(inverse, known)
+            known = yield from conjugate_gradients(problem, frame, at, slope, solve, accuracy, PRODUCTS)
+            path, gain = _along(at, known.step), known.gain
         expected, progress.near = progress.near, gain / max(abs(now.value), 1e-300)
         progress.gap = min(progress.gap, now.value, gain if held else math.inf)
         stale = progress.near > 0.03 * expected
@@ -133,7 +139,8 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
         if poor >= PATIENCE and exact:
             break
         # A Hessian that has to be made anew is made with a gradient in float32, while that still tells enough.
-        if poor >= PATIENCE or progress.near < (1e-5 if stale and held else 1e-3 if held else 1e-4):
+        enough = 1e-5 if stale and held else last if held else max(1e-4, 0.1 * progress.tolerance)
+        if poor >= PATIENCE or progress.near < enough:
             dtype, poor = torch.float64, poor if exact else 0
         at = path(1.0)
     if progress.best is not progress.point:
@@ -146,24 +153,19 @@ Path = Callable[[float], Tensor]
 """Length of a step -> the point it leads to."""
 
 
-def _with_matrix(
-    problem: Problem, direct: Factored, point: Tensor, gradient: Tensor, l1: Tensor, accuracy: float
-) -> tuple[Path, float]:
+def _with_matrix(progress: Progress, direct: Factored, point: Tensor, gradient: Tensor) -> tuple[Path, float]:
     """Newton's step, and what the quadratic model says it is worth."""
-    if bool(l1.any()):
-        target, gain = minimise_with_l1(problem, direct.matrices, gradient, point, l1, accuracy)
+    if progress.problem.objective.l1:
+        accuracy = min(1e-2, max(1e-16, progress.near))
+        target, gain = minimise_with_l1(progress.problem, progress.frame, direct.matrices, gradient, point, accuracy)
     else:
         step = direct.step(gradient)
-        target, gain = point - step, float((step * gradient).sum()) / 2
+        target, gain = centred(progress.problem, point - step), float((step * gradient).sum()) / 2
     return lambda length: target if length == 1 else point + length * (target - point), gain
 
 
-def _with_products(
-    problem: Problem, frame: Frame, point: Tensor, slope: Tensor, inverse: Solve, accuracy: float
-) -> Asking[tuple[Path, float]]:
-    """The same by conjugate gradients."""
-    step, gain = yield from conjugate_gradients(problem, frame, point, slope, inverse, accuracy, PRODUCTS)
-    return lambda length: point - length * step, gain
+def _along(point: Tensor, step: Tensor) -> Path:
+    return lambda length: point - length * step
 
 
 def _nearly_quadratic(progress: Progress, direct: Factored, moved: Tensor, evaluation: Evaluation) -> Asking[bool]:

@@ -22,9 +22,16 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.functional import LOSSES, one_vs_rest
 from logreg.objective import Objective
+from logreg.optim.kernels import affine, sum_over_rows
 
 BLOCK_BYTES = 6 * 2**20
 """Size of a block of features in float32: stays in the cache of common processors."""
+
+BLOCK_ROWS = 16_384
+"""Rows of a block at most."""
+
+GRAM_BYTES, GRAM_ROWS = 16 * 2**20, 250
+"""Size of the columns whose inner products are taken at once, and rows of them that meet all before them."""
 
 ONE_THREAD_FLOP = 2e6
 """Floating-point operations below which one thread does them: about 0.05 ms of work."""
@@ -245,14 +252,14 @@ class Evaluate(Pass[Evaluation]):
         """Loss, gradient and, over pairs of outputs, curvature."""
         features, targets, weights = rows
         loss = LOSSES[self.problem.objective.loss]
-        logits = torch.addmm(self._intercept, features, self._coef.T)
+        logits = affine(features, self._coef, self._intercept)
         losses = loss.of_rows(logits, targets)
         self._loss += (losses if weights is None else losses * weights[:, 0]).sum(dtype=torch.float64)
         probabilities = loss.link(logits)
         residuals = probabilities - targets
         if weights is not None:
             residuals *= weights
-        self._gradient += residuals.T @ features
+        self._gradient += sum_over_rows(residuals, features)
         self._residuals += residuals.sum(0, dtype=torch.float64)
         spread = probabilities if weights is None else probabilities * weights
         if self.problem.softmax:
@@ -269,7 +276,7 @@ class Evaluate(Pass[Evaluation]):
         if not self.problem.softmax:
             for output in range(k):
                 weighted = features * spread[:, output : output + 1]
-                hessian[output, :d, :d] += features.T @ weighted
+                hessian[output, :d, :d] += sum_over_rows(features, weighted)
                 sums = spread[:, output] @ features
                 hessian[output, :d, d] += sums
                 hessian[output, d, :d] += sums
@@ -280,7 +287,7 @@ class Evaluate(Pass[Evaluation]):
             of_pairs = -spread[:, output:] * probabilities[:, output : output + 1]
             of_pairs[:, 0] += spread[:, output]
             weighted = (of_pairs.unsqueeze(2) * ones.unsqueeze(1)).flatten(1)
-            block = (ones.T @ weighted).view(d + 1, k - output, d + 1).double()
+            block = sum_over_rows(ones, weighted).view(d + 1, k - output, d + 1).double()
             hessian[output, :, output:] += block
             if output + 1 < k:
                 hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
@@ -322,20 +329,41 @@ def _diagonal(hessian: Tensor) -> Tensor:
 class Product(Pass[Tensor]):
     """The Hessian at a point times a direction."""
 
-    def __init__(self, problem: Problem, frame: Frame, point: Tensor, direction: Tensor) -> None:
+    def __init__(
+        self, problem: Problem, frame: Frame, point: Tensor, direction: Tensor, known: list[tuple[Tensor, Tensor]]
+    ) -> None:
+        """``known`` are labels and probabilities of each block at the point, or empty: then this pass adds them."""
         super().__init__(problem, frame)
         self.direction = direction
         coef, intercept = self.linear(point)
         along, offset = self.linear(direction)
-        self._coef, self._intercept = torch.cat([coef, along]), torch.cat([intercept, offset])
+        self._first, self._known = not known, known
+        if self._first:  # one product for both, since a second one over the same features would cost as much
+            along, offset = torch.cat([along, coef]), torch.cat([offset, intercept])
+        self._coef, self._intercept, self._block = along, offset, 0
         k, d = problem.num_outputs, problem.num_features
         self._sums, self._ones = self.zeros(k, d), self.zeros(k)
 
+    def add(self, block: Batch) -> None:
+        """Takes one block of rows; those of a later pass must come as they came in the first.
+
+        Raises:
+            RuntimeError: They come in another order.
+        """
+        self._labels = block.labels
+        if not self._first and not torch.equal(self._known[self._block][0], block.labels):
+            raise RuntimeError("rows must come in the same blocks in every pass of an exact optimizer: do not shuffle")
+        super().add(block)
+
     def gather(self, rows: Rows) -> None:
-        """One product for logits and their change, since a second one over the same features would cost as much."""
+        """The change of the residuals along the direction, against the features."""
         features, _, weights = rows
-        logits, change = torch.addmm(self._intercept, features, self._coef.T).chunk(2, dim=1)
-        probabilities = LOSSES[self.problem.objective.loss].link(logits)
+        change = affine(features, self._coef, self._intercept)
+        if self._first:
+            change, logits = change.chunk(2, dim=1)
+            self._known.append((self._labels, LOSSES[self.problem.objective.loss].link(logits)))
+        _, probabilities = self._known[self._block]
+        self._block += 1
         if self.problem.softmax:
             change = change - (probabilities * change).sum(1, keepdim=True)
         else:
@@ -343,7 +371,7 @@ class Product(Pass[Tensor]):
         change = change * probabilities
         if weights is not None:
             change = change * weights
-        self._sums += change.T @ features
+        self._sums += sum_over_rows(change, features)
         self._ones += change.sum(0, dtype=torch.float64)
 
     def result(self) -> Tensor:
@@ -359,6 +387,9 @@ class SampledCurvature(Pass[Tensor]):
     w_ik / q: an unbiased estimate that spends its rows where there is curvature.
     """
 
+    together = 512
+    """Rows whose products are added up at once."""
+
     def __init__(self, problem: Problem, frame: Frame, point: Tensor, mass: Tensor, rows: int, seed: int) -> None:
         """Asks for about ``rows`` rows per output; ``mass`` (K,) is the curvature of f by each intercept."""
         super().__init__(problem, frame)
@@ -367,13 +398,14 @@ class SampledCurvature(Pass[Tensor]):
         self._draw = torch.Generator().manual_seed(seed)
         k, d = problem.num_outputs, problem.num_features
         self._blocks = torch.zeros(k, d, d, dtype=self.dtype, device=point.device)
+        self._waiting: list[list[Tensor]] = [[] for _ in range(k)]
         self._sums = self.zeros(k, d)
         self._ones = self.zeros(k)
 
     def gather(self, rows: Rows) -> None:
         """Draws rows for each output."""
         features, _, weights = rows
-        probabilities = LOSSES[self.problem.objective.loss].link(torch.addmm(self._intercept, features, self._coef.T))
+        probabilities = LOSSES[self.problem.objective.loss].link(affine(features, self._coef, self._intercept))
         spread = probabilities * (1 - probabilities)
         if weights is not None:
             spread = spread * weights
@@ -383,19 +415,30 @@ class SampledCurvature(Pass[Tensor]):
             which = drawn[:, output].nonzero()[:, 0]
             weight = spread[which, output] / chance[which, output]
             some = features.index_select(0, which) * weight.sqrt().unsqueeze(1)
-            self._blocks[output].addmm_(some.T, some)
+            self._waiting[output].append(some)
+            if sum(map(len, self._waiting[output])) >= self.together:
+                self._add_up(output)
             self._sums[output] += (weight.sqrt() @ some).double()
             self._ones[output] += weight.sum(dtype=torch.float64)
 
+    def _add_up(self, output: int) -> None:
+        if some := self._waiting[output]:
+            rows = torch.cat(some)
+            self._blocks[output].addmm_(rows.T, rows)
+            some.clear()
+
     def result(self) -> Tensor:
         """Shape (K, D, D), in the problem's floating type: the blocks of the coefficients, penalty included."""
+        for output in range(self.problem.num_outputs):
+            self._add_up(output)
         center, scale = self._fold
         share, (l2, _) = self.problem.share, self.problem.penalties(self.frame)
-        c, a = center.expand_as(self._sums), self._sums
-        cross = a.unsqueeze(2) * c.unsqueeze(1)
-        shifted = cross + cross.mT - self._ones[:, None, None] * c.unsqueeze(2) * c.unsqueeze(1)
-        blocks = self._blocks - shifted.to(self.dtype)
-        blocks *= (share / (scale.unsqueeze(1) * scale)).to(self.dtype)
+        # sum w (x - c)(x - c)' = sum w x x' - a c' - c a' + (sum w) c c', with a = sum w x
+        c, a, ones = center.expand_as(self._sums), self._sums, self._ones.unsqueeze(1)
+        left, right = torch.stack([c * ones - a, c], dim=2), torch.stack([c, -a], dim=1)
+        blocks = self._blocks.baddbmm_(left.to(self.dtype), right.to(self.dtype))
+        blocks *= (share / scale.unsqueeze(1)).to(self.dtype)
+        blocks *= (1 / scale).to(self.dtype)
         blocks.diagonal(dim1=1, dim2=2).add_(l2[:-1].to(self.dtype))
         return blocks
 
@@ -416,12 +459,12 @@ class Diagonal(Pass[Tensor]):
     def gather(self, rows: Rows) -> None:
         """Weighted squares."""
         features, _, weights = rows
-        probabilities = LOSSES[self.problem.objective.loss].link(torch.addmm(self._intercept, features, self._coef.T))
+        probabilities = LOSSES[self.problem.objective.loss].link(affine(features, self._coef, self._intercept))
         spread = probabilities * (1 - probabilities)
         if weights is not None:
             spread = spread * weights
-        self._squares += spread.T @ features.square()
-        self._sums += spread.T @ features
+        self._squares += sum_over_rows(spread, features.square())
+        self._sums += sum_over_rows(spread, features)
         self._ones += spread.sum(0, dtype=torch.float64)
 
     def result(self) -> Tensor:
@@ -452,16 +495,19 @@ class Sample(Pass[Batch]):
 
 
 class Stochastic(Pass[Tensor]):
-    """One pass of stochastic gradient descent in small batches, with a step that falls to zero."""
+    """A pass of stochastic gradient descent in small batches, one of several with a step that falls to zero."""
 
     mixed = True
-    batch_size = 32
+    batch_size = 64
 
-    def __init__(self, problem: Problem, frame: Frame, point: Tensor, step: float) -> None:
+    def __init__(
+        self, problem: Problem, frame: Frame, point: Tensor, step: float, number: int = 0, passes: int = 1
+    ) -> None:
+        """The pass of this ``number``, out of ``passes``."""
         super().__init__(problem, frame)
         self._coef, self._intercept = point[:, :-1].to(self.dtype).clone(), point[:, -1].to(self.dtype).clone()
         self._decay = problem.penalties(frame)[0][:-1].to(self.dtype) / (problem.share * problem.total_weight)
-        self._step, self._seen = step, 0
+        self._step, self._seen, self._all = step, number * problem.rows, passes * problem.rows
         self._center, self._invert = frame.center.to(self.dtype), (1 / frame.scale).to(self.dtype)
 
     def gather(self, rows: Rows) -> None:
@@ -471,7 +517,7 @@ class Stochastic(Pass[Tensor]):
         size, mean_weight = self.batch_size, problem.total_weight / problem.rows
         weights = [None] * math.ceil(len(features) / size) if rows.weights is None else rows.weights.split(size)
         for x, y, weight in zip(features.split(size), rows.targets.split(size), weights, strict=True):
-            step = self._step * (1 + math.cos(math.pi * min(self._seen / problem.rows, 1.0))) / 2
+            step = self._step * (1 + math.cos(math.pi * min(self._seen / self._all, 1.0))) / 2
             residuals = link(torch.addmm(self._intercept, x, self._coef.T)).sub_(y)
             if weight is not None:
                 residuals.mul_(weight)
@@ -530,15 +576,16 @@ class Gram(Pass[tuple[Tensor, Batch]]):
 
     def result(self) -> tuple[Tensor, Batch]:
         """Shape (N, N) in float64, and the labels and weights of the rows in the same order, without features."""
-        sizes = [len(block.labels) for block in self._blocks]
-        gram = torch.empty(sum(sizes), sum(sizes), dtype=torch.float64, device=self._blocks[0].features.device)
-        ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
-        for number, block in enumerate(self._blocks):
-            mine = slice(ends[number] - sizes[number], ends[number])
-            for other in range(number + 1):
-                theirs = slice(ends[other] - sizes[other], ends[other])
-                products = (block.features @ self._blocks[other].features.T).double()
-                gram[mine, theirs], gram[theirs, mine] = products, products.T
+        number = sum(len(block.labels) for block in self._blocks)
+        gram = self.zeros(number, number)
+        # A few columns of all rows at a time, so that products are large and no second copy of the rows is needed.
+        columns = max(1, GRAM_BYTES // (number * self.dtype.itemsize))
+        for first in range(0, self.problem.num_features, columns):
+            some = torch.cat([block.features[:, first : first + columns] for block in self._blocks])
+            for top in range(0, number, GRAM_ROWS):
+                bottom = top + GRAM_ROWS
+                gram[top:bottom, :bottom] += some[top:bottom] @ some[:bottom].T
+        gram = gram.tril() + gram.tril(-1).T
         labels = torch.cat([block.labels for block in self._blocks])
         weights = [block.sample_weight for block in self._blocks if block.sample_weight is not None]
         return gram, Batch(gram[:, :0], labels, torch.cat(weights) if weights else None)
@@ -614,7 +661,7 @@ class InMemory:
         """Features (N, D) in source units, labels (N,), weights (N,) or ``None``."""
         self.features, self.labels, self.sample_weight = features, labels, sample_weight
         row_bytes = features.shape[1] * 4
-        self.block_rows = max(1, BLOCK_BYTES // max(row_bytes, 1))
+        self.block_rows = min(max(1, BLOCK_BYTES // max(row_bytes, 1)), BLOCK_ROWS)
 
     def __call__(self, mixed: bool) -> Iterator[Batch]:
         """The blocks in order; where ``mixed`` each has rows from everywhere."""

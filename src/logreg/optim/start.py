@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.optim.curvature import centred
@@ -33,6 +34,12 @@ WORK = 2e11
 MANY_ROWS = 5000
 """Rows from which a pass of stochastic gradient descent is a good place to start from."""
 
+STOCHASTIC = 4
+"""Such passes."""
+
+STEP = 2
+"""Their first step, relative to half the largest that is stable."""
+
 WIDE = 4
 """Features per row from which the problem is solved in the rows first."""
 
@@ -41,6 +48,9 @@ GRAM_RIDGE = 1e-6
 
 ENOUGH = 20
 """Rows per parameter that make a sample worth solving first."""
+
+RARE = 50
+"""Rows that must tell of a feature for a sample to tell its coefficient."""
 
 Solver = Callable[[Progress, float], Asking[None]]
 """Newton's method, whole or, with a second argument > 0, roughly: what solves a sample, or the problem in the rows."""
@@ -90,12 +100,28 @@ def is_wide(problem: Problem) -> bool:
 
 
 def _solve_sample(progress: Progress, sample: Batch, solve: Solver) -> None:
-    """Moves the start to about the optimum of a sample."""
-    inner = Progress(progress.problem.sub(sample), progress.solution)
-    inner.problem = replace(inner.problem, dtype=torch.float32)
+    """Moves the start to about the optimum of a sample; what few of its rows tell of stays where it is."""
+    problem, frame = progress.problem, progress.frame
+    common = _common(sample, frame).nonzero()[:, 0]
+    if not len(common):
+        return
+    model = Frame(problem.model.center[common], problem.model.scale[common])
+    narrow = replace(problem, model=model, dtype=torch.float32)
+    sample = sample._replace(features=sample.features[:, common])
+    inner = Progress(narrow.sub(sample), narrow.zeros())
     for question in solve(inner, 1e-3):
         gather(lambda mixed: [sample], question)
-    progress.point = inner.frame.to(progress.frame, inner.point)
+    found = inner.solution
+    point = problem.zeros()
+    point[:, common] = found[:, :-1]
+    point[:, -1] = found[:, -1]
+    progress.point = problem.model.to(frame, point)
+
+
+def _common(sample: Batch, frame: Frame) -> Tensor:
+    """Which features vary in more than a few rows of a sample, (D,): about as many as are not at their usual value."""
+    squares = ((sample.features.double() - frame.center) / frame.scale).square()
+    return squares.sum(0).square() > RARE * squares.square().sum(0)
 
 
 def _solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
@@ -110,9 +136,9 @@ def _solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
     size = gram.diagonal().mean()
     root = torch.linalg.cholesky(gram + GRAM_RIDGE * size * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
     unit = Frame(torch.zeros_like(gram[0]), torch.ones_like(gram[0]))
-    inside = replace(problem, model=unit, dtype=torch.float64)
+    inside = replace(problem, model=unit)
     inner = Progress(inside, inside.zeros(), progress.tolerance)
-    memory = InMemory(root, rows.labels, rows.sample_weight)
+    memory = InMemory(root.to(problem.dtype), rows.labels, rows.sample_weight)
     for question in solve(inner, 0.0):
         gather(memory, question)
     point = inner.solution
@@ -135,7 +161,9 @@ def safe_step(problem: Problem, frame: Frame, sample: Batch) -> float:
 def _start_stochastically(progress: Progress, sample: Batch) -> Asking[None]:
     """Moves a start at zero to where a pass of small steps leads."""
     problem = progress.problem
-    step = safe_step(problem, progress.frame, sample)
-    point = yield from ask(Stochastic(problem, progress.frame, progress.point, step))
+    step = STEP * safe_step(problem, progress.frame, sample)
+    point = progress.point
+    for number in range(STOCHASTIC):
+        point = yield from ask(Stochastic(problem, progress.frame, point, step, number, STOCHASTIC))
     if bool(point.isfinite().all()):
         progress.point = centred(problem, point)
