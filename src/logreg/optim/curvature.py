@@ -208,14 +208,17 @@ def preconditioner(problem: Problem, frame: Frame, point: Tensor, curvature: Ten
     own = curvature.diagonal().clamp(min=1e-30)
     inverse: Solve
     if d <= WIDEST and d <= problem.rows / 4 and k * d * d <= max(MEMORY * problem.rows * d, LITTLE):
-        blocks = yield from ask(SampledCurvature(problem, frame, point, own, DRAWN, seed))
-        roots, failed = torch.linalg.cholesky_ex(blocks)
-        if bool(failed.any()):
-            blocks.diagonal(dim1=1, dim2=2).mul_(1 + 1e-5).add_(1e-30)
-            roots = torch.linalg.cholesky_ex(blocks)[0]
+        roots = yield from ask(SampledCurvature(problem, frame, point, own, DRAWN, seed))
+        for block in roots:  # each in its place: together they are a good part of what a fit occupies
+            root, failed = torch.linalg.cholesky_ex(block)
+            if bool(failed):
+                block.diagonal().mul_(1 + 1e-5).add_(1e-30)
+                root = torch.linalg.cholesky_ex(block)[0]
+            block.copy_(root)
 
         def inverse(gradient: Tensor) -> Tensor:
-            coef = torch.cholesky_solve(gradient[:, :-1].to(roots.dtype).unsqueeze(2), roots)[..., 0]
+            half = torch.linalg.solve_triangular(roots, gradient[:, :-1].to(roots.dtype).unsqueeze(2), upper=False)
+            coef = torch.linalg.solve_triangular(roots.mT, half, upper=True)[..., 0]
             return torch.cat([coef.double(), (gradient[:, -1] / own).unsqueeze(1)], dim=1)
 
     else:

@@ -76,6 +76,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     base: Evaluation | None = None
     direct: Factored | None = None
     inverse: Solve | None = None
+    solve: Solve | None = None
     known: Solution | None = None
     at, path, length, poor, stale = progress.point, None, 1.0, 0, True
     of_hessian = at
@@ -113,6 +114,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
             path, gain = _with_matrix(progress, direct, at, now.gradient)
         else:
             if inverse is None or progress.near > REFRESH:
+                inverse = solve = None  # frees their memory
                 inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed)
             accuracy = float((slope * inverse(slope)).sum()) ** 0.25
             accuracy = max(min(accuracy, 0.3), min(0.5, 0.3 * math.sqrt(progress.tolerance / max(close, 1e-300))))

@@ -176,6 +176,15 @@ class Pass(Generic[Answer]):
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
+        rows = len(block.features) // 2
+        if self.dtype.itemsize > block.features.itemsize and rows:  # a wider copy is no larger than the block
+            for part in (slice(None, rows), slice(rows, None)):
+                weight = None if block.sample_weight is None else block.sample_weight[part]
+                self._take(Batch(block.features[part], block.labels[part], weight))
+        else:
+            self._take(block)
+
+    def _take(self, block: Batch) -> None:
         features = block.features.to(self.dtype)
         if self._shift is not None:
             features = (features - self._shift[0]).mul_(self._shift[1])
@@ -387,7 +396,7 @@ class SampledCurvature(Pass[Tensor]):
     w_ik / q: an unbiased estimate that spends its rows where there is curvature.
     """
 
-    together = 512
+    together = 128
     """Rows whose products are added up at once."""
 
     def __init__(self, problem: Problem, frame: Frame, point: Tensor, mass: Tensor, rows: int, seed: int) -> None:
@@ -546,12 +555,13 @@ def choose_frame(problem: Problem, sample: Batch, every_scale: bool) -> Frame:
         return model
     weights = row_weights(sample, (), torch.float32)
     features = sample.features if weights is None else sample.features[weights > 0]
-    origin = features[:1].double() if len(features) else torch.zeros_like(model.center).unsqueeze(0)
-    moved = features.double() - origin
-    center = origin[0] + moved.mean(0)
+    features = features if features.is_floating_point() else features.double()
+    origin = features[:1] if len(features) else features.new_zeros(1, len(model.center))
+    moved = features - origin
+    center = origin[0].double() + moved.mean(0, dtype=torch.float64)
     if not problem.intercept:  # moving the features would need one
         center = torch.zeros_like(center)
-    deviation = moved.std(0, correction=0)
+    deviation = moved.std(0, correction=0).double()
     deviation = torch.where(deviation > 1e-9 * center.abs(), deviation, 1.0).nan_to_num(1.0)
     if every_scale:
         return Frame(center, deviation)

@@ -149,7 +149,8 @@ def _solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
 
 def safe_step(problem: Problem, frame: Frame, sample: Batch) -> float:
     """Half the largest stable step of gradient descent at zero: 1 over the largest curvature of the sample."""
-    features = ((sample.features.double() - frame.center) / frame.scale).float()
+    features = sample.features - frame.center.to(sample.features.dtype)
+    features = features.div_(frame.scale.to(features.dtype)).float()
     vector = features.new_ones(features.shape[1])
     for _ in range(10):
         vector = features.T @ (features @ (vector / vector.norm().clamp(min=1e-30)))
