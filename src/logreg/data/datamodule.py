@@ -29,6 +29,9 @@ from logreg.data.prepare import (
 from logreg.data.selection import Selection, class_weights
 from logreg.facts import Batch, DataFacts, Split
 
+HELD_BYTES = 2**30
+"""Size up to which an exact optimizer's train rows are converted once instead of in every pass."""
+
 
 @dataclass
 class _Held:
@@ -39,6 +42,8 @@ class _Held:
     facts: DataFacts
     notes: tuple[str, ...]
     datasets: dict[Split, BlockDataset] = field(default_factory=dict)
+    whole: BlockDataset | None = None
+    """The train split for an exact optimizer, which reads it many times."""
 
 
 class TensorDataModule(pl.LightningDataModule):
@@ -165,6 +170,8 @@ class TensorDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Blocks of whole batches, in an order of each epoch's own; or the same blocks in each."""
         dataset = self._blocks("train")
+        if self.whole_passes_after is not None:
+            dataset = self._held_blocks(dataset)
         batch_size = 1 if self.whole_passes_after == 0 else self.batch_size or len(dataset)
         return block_loader(dataset, batch_size, shuffle=True, seed=self.seed, mixed_after=self.whole_passes_after)
 
@@ -185,6 +192,16 @@ class TensorDataModule(pl.LightningDataModule):
         self.setup()
         assert self._held is not None
         return self._held
+
+    def _held_blocks(self, dataset: BlockDataset) -> BlockDataset:
+        """The same rows, converted and put in their order once, where they are few enough to be held so."""
+        many = len(dataset) * dataset.features.shape[1] * dataset.dtype.itemsize > HELD_BYTES
+        if many or (dataset.rows is None and dataset.features.dtype == dataset.dtype and dataset.scale == 1):
+            return dataset
+        if self._done.whole is None:
+            features, labels, weights = dataset[slice(None)]
+            self._done.whole = BlockDataset(features, labels, None, 1.0, dataset.dtype, weights)
+        return self._done.whole
 
     def _blocks(self, split: Split) -> BlockDataset:
         """The split as blocks, its table on the accelerator if there is one and the table fits."""

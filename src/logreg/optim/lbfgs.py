@@ -273,7 +273,7 @@ def _preconditioner(progress: Progress, now: Evaluation) -> Asking[Inverse]:
         solve = yield from preconditioner(problem, frame, point, now.curvature, progress.seed)
         return lambda gradient, _: solve(gradient)
     own = now.curvature.diagonal().clamp(min=1e-30)
-    if d > WIDEST or k * d * d > max(MEMORY * problem.rows * d, LITTLE):
+    if d > min(WIDEST, problem.rows) or k * d * d > max(MEMORY * problem.rows * d, LITTLE):
         metric = yield from ask(Diagonal(problem, frame, point))
         metric = torch.where(metric > RIDGE**2 * own.unsqueeze(1), metric, own.unsqueeze(1))
         return lambda gradient, _: gradient / metric
