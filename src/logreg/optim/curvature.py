@@ -29,6 +29,9 @@ DAMPING = 1e-7
 LITTLE = 4e6
 """Numbers that they may hold in any case."""
 
+STALLED = 0.5
+"""Ratio of the last gain to the mean gain of a product so far, below which conjugate gradients have done their work."""
+
 RIDGE = 1e-12
 """What is added to a Hessian, relative to its diagonal, so that it can be factored where columns repeat each other."""
 
@@ -291,7 +294,7 @@ def conjugate_gradients(
     enough = accuracy * accuracy * squared
     probabilities: list[tuple[Tensor, Tensor]] = []
     tried: list[tuple[Tensor, Tensor]] = []
-    for _ in range(most):
+    for number in range(1, most + 1):
         if not squared > 0:
             break
         product = within((yield from ask(Product(problem, frame, point, direction, probabilities))))
@@ -305,7 +308,7 @@ def conjugate_gradients(
         gain += length * squared / 2
         towards = within(inverse(residual))
         last, squared = squared, float((residual * towards).sum())
-        if squared <= enough:
+        if squared <= enough or number * length * last / 2 <= STALLED * gain:
             break
         direction = towards + squared / last * direction
     pairs = [torch.stack(side).flatten(1) for side in zip(*tried, strict=True)] or [

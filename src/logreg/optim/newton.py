@@ -102,7 +102,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
         base, exact, length = now, dtype == torch.float64, 1.0
         progress.point, progress.value = at, now.value
         slope = smallest_subgradient(at, now.gradient, l1)
-        close = by_slope(progress, slope)
+        close = by_slope(progress, slope, now.curvature)
         progress.gap = close * abs(now.value)
 
         if exact and not held and close <= progress.tolerance and (yield from certified(progress, now)):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from logreg.optim.certificate import Bound, bound
+from logreg.optim.curvature import intercept_step
 from logreg.optim.passes import Asking, Evaluation, Frame, Problem
 
 NOISE = {torch.float32: 3e-7, torch.float64: 1e-14}
@@ -59,13 +60,18 @@ class Progress:
         return self.bound is not None and self.bound.gap <= self.tolerance * abs(self.bound.value)
 
 
-def by_slope(progress: Progress, slope: Tensor) -> float:
-    """The relative gap by the slope alone, |g|^2 / (2 l2); infinite without l2."""
+def by_slope(progress: Progress, slope: Tensor, curvature: Tensor) -> float:
+    """The relative gap by the slope alone, |g|^2 / (2 l2) and what the intercepts can gain; infinite without l2.
+
+    ``curvature`` is that of f by the intercepts, (K, K).
+    """
     problem = progress.problem
     if not problem.objective.l2:
         return math.inf
     coef = progress.frame.gradient_to(problem.model, slope)[:, :-1]
-    return float(coef.square().sum()) / (2 * problem.objective.l2) / max(abs(progress.value), 1e-300)
+    of_intercepts = float(slope[:, -1] @ intercept_step(slope[:, -1], curvature)) / 2
+    of_coef = float(coef.square().sum()) / (2 * problem.objective.l2)
+    return (of_coef + of_intercepts) / max(abs(progress.value), 1e-300)
 
 
 def certified(progress: Progress, evaluation: Evaluation | None) -> Asking[bool]:
