@@ -122,6 +122,9 @@ SLOW = pytest.mark.slow
 ALL = [pytest.param(name, marks=SLOW) if name.startswith("many") else name for name in ROUTES]
 """Every route, those that take long where people ask for it."""
 
+SHORT = ("binary", "softmax", "l1", "elastic net", "wide", "conjugate gradients")
+"""One of each way to solve."""
+
 # Ours against theirs
 
 
@@ -335,11 +338,7 @@ BINARY = ["binary", "unpenalised, binary", "l1, binary", "wide, binary", "many f
 @pytest.mark.parametrize(
     ("name", "twins"),
     [
-        *(
-            pytest.param(name, twins, marks=SLOW if name.startswith("many") else ())
-            for name in ROUTES
-            for twins in FOR_ALL
-        ),
+        *(pytest.param(name, twins, marks=() if name in SHORT else SLOW) for name in ROUTES for twins in FOR_ALL),
         *((name, units_are_free_without_a_penalty) for name in UNPENALISED),
         *((name, two_classes_of_a_softmax_share_the_penalty) for name in BINARY),
     ],

@@ -361,7 +361,10 @@ class Product(Pass[Tensor]):
         """
         self._labels = block.labels
         if not self._first and not torch.equal(self._known[self._block][0], block.labels):
-            raise RuntimeError("rows must come in the same blocks in every pass of an exact optimizer: do not shuffle")
+            raise RuntimeError(
+                "an exact optimizer needs the same blocks of rows in every pass: do not shuffle, or give the "
+                "TensorDataModule whole_passes_after=0"
+            )
         super().add(block)
 
     def gather(self, rows: Rows) -> None:
