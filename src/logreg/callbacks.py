@@ -127,8 +127,10 @@ class Checkpoints(Checkpoint):
 class Certificates(Callback):
     """Says how far the parameters are from the optimum: after epochs 1, 2, 4, 8, ... and after the last.
 
-    A certificate costs two passes in float64, and where the Hessian is small two more; without a penalty and with many
-    parameters the last one costs up to 25 passes of conjugate gradients, and the others are left out.
+    A certificate costs two passes in float64, and where the Hessian is small two more.  With many parameters the last
+    one, where it would say little, costs at most as many passes as the fit and 25 in any case: an exact optimizer goes
+    on from there, and tells how far below the optimum lies.  Without a penalty it costs up to 25, and the others are
+    left out.
     """
 
     def __init__(self) -> None:

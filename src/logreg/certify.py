@@ -44,8 +44,7 @@ if TYPE_CHECKING:
     from logreg.facts import Batch, DataFacts
     from logreg.functional import LossName
     from logreg.objective import Objective
-    from logreg.optim.certificate import Bound
-    from logreg.optim.passes import Problem, RowSource
+    from logreg.optim.passes import Problem
     from logreg.readings import Reading
 
 HELP = """\
@@ -298,7 +297,7 @@ def certify(request: Request) -> Answer:
 
     from logreg.module import DTYPES
     from logreg.optim.exact import bound_of
-    from logreg.optimality import is_penalised, objective_in_words, problem_of
+    from logreg.optimality import bound_by_solution, is_penalised, objective_in_words, problem_of
     from logreg.readings import read
     from logreg.run import build_data
 
@@ -338,7 +337,8 @@ def certify(request: Request) -> Answer:
     separation = "" if is_penalised(objective) or not model.has_intercept else _separation(data, objective.loss)
     gap, rigorous, optimum, nearest = bound.gap, bound.rigorous, None, None
     if gap > request.tolerance * bound.value and not separation:
-        gap, rigorous = _gap_to_solution(problem, rows, bound, request.tolerance)
+        better = bound_by_solution(problem, point, rows, bound, ACCURACY, 0.1 * request.tolerance, problem.zeros())
+        gap, rigorous = better.gap, better.rigorous
         optimum = bound.value - gap
     optimal = gap <= request.tolerance * bound.value and not separation
     if not optimal:
@@ -496,27 +496,6 @@ def _stated(numbers: Mapping[str, float], objective: Objective, total_weight: fl
         if key in numbers:
             l2 = numbers[key] * (total_weight if of_a_sum else 1)
     return dataclasses.replace(objective, l2=l2, l1=numbers.get("l1", objective.l1))
-
-
-def _gap_to_solution(problem: Problem, rows: RowSource, bound: Bound, tolerance: float) -> tuple[float, bool]:
-    """By solving the problem as far as it takes: what f - f* is at most, and whether that is rigorous."""
-    from logreg.optim.exact import EXACT, bound_of, choose
-    from logreg.optim.passes import gather, threads_for
-    from logreg.optim.progress import Progress
-
-    progress, near = Progress(problem, problem.zeros(), 0.1 * tolerance), 0.1 * ACCURACY
-    with threads_for(4.0 * problem.rows * problem.num_parameters):
-        for question in EXACT[choose(problem)[0]](progress):
-            gather(rows, question)
-            if progress.gap <= near * (bound.value - progress.value):  # as the optimizer sees it
-                solved = bound_of(problem, progress.solution, rows)
-                if solved.gap <= ACCURACY * (bound.value - solved.value):
-                    break
-                near /= 10
-        else:
-            solved = progress.bound or bound_of(problem, progress.solution, rows)
-    gap = max(bound.value - solved.value + solved.gap, 0.0)
-    return (gap, solved.rigorous) if gap < bound.gap else (bound.gap, bound.rigorous)
 
 
 def _separation(data: TensorDataModule, loss: LossName) -> str:

@@ -17,9 +17,20 @@ from logreg.metrics import Scores, SplitScorer, loss_weight
 from logreg.model import Init, LogisticModel
 from logreg.objective import Objective, Reduction
 from logreg.optim import EXACT, build_optimizer, choose, lr_factor
+from logreg.optim.exact import bound_of
 from logreg.optim.passes import Asking, Pass, Problem, RowSource
 from logreg.optim.progress import Progress
-from logreg.optimality import FULL, Certificate, bound_point, is_penalised, is_small, objective_in_words, problem_of
+from logreg.optimality import (
+    FULL,
+    LEAST_PASSES,
+    VAGUE,
+    Certificate,
+    bound_by_solution,
+    is_penalised,
+    is_small,
+    objective_in_words,
+    problem_of,
+)
 
 DTYPES = {"32": torch.float32, "64": torch.float64}
 """Floating type by its bits, as a person types them."""
@@ -299,7 +310,11 @@ class LogisticModule(pl.LightningModule):
             if not (last or is_penalised(self.objective) or is_small(problem)):
                 return False
             enough = FULL if last or is_small(problem) else math.inf
-            known = bound_point(problem, self.model.coef, self.model.intercept, rows, enough)
+            point = torch.cat([self.model.coef, self.model.intercept.unsqueeze(1)], dim=1).detach().double()
+            known = bound_of(problem, point, rows, enough)
+            if last and is_penalised(self.objective) and known.gap > VAGUE * known.value:
+                most = max(LEAST_PASSES, epochs)
+                known = bound_by_solution(problem, point, rows, known, accuracy=0.1, most=most)
         self.certificate = (
             epochs,
             Certificate(

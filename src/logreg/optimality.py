@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,18 @@ from torch import Tensor
 from logreg.facts import DataFacts
 from logreg.objective import Objective
 from logreg.optim.certificate import Bound, forms_hessian
-from logreg.optim.exact import bound_of
-from logreg.optim.passes import Frame, Problem, RowSource
+from logreg.optim.exact import EXACT, bound_of, choose
+from logreg.optim.passes import Frame, Problem, RowSource, gather, threads_for
+from logreg.optim.progress import Progress
 
 FULL = 1e-9
 """Relative gap below which no better bound is looked for."""
+
+VAGUE = 0.01
+"""Relative gap above which it is worth passes to know it better."""
+
+LEAST_PASSES = 25
+"""Passes that may be spent on that where a fit took fewer itself."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +122,47 @@ def problem_of(
     )
 
 
-def bound_point(problem: Problem, coef: Tensor, intercept: Tensor, rows: RowSource, enough: float = FULL) -> Bound:
-    """Bounds f - f* for a model's parameters.
+def bound_by_solution(
+    problem: Problem,
+    point: Tensor,
+    rows: RowSource,
+    known: Bound,
+    accuracy: float,
+    tolerance: float = 0.0,
+    start: Tensor | None = None,
+    most: float = math.inf,
+) -> Bound:
+    """A better bound of f - f* at a point, by an exact optimizer that goes on from there to where f is lower.
 
     Args:
-        problem: As `problem_of` makes it.
-        coef: Shape (K, D), of the features as the model reads them.
-        intercept: Shape (K,).
-        rows: The train rows.
-        enough: Relative gap below which no better bound is looked for; infinity for the cheapest bound.
+        problem: Of the point.
+        point: Shape (K, D + 1).
+        rows: Begins a pass over the train rows when it is called.
+        known: The bound so far.
+        accuracy: Relative error of the gap at which to end.
+        tolerance: Relative gap at which the optimizer ends by itself.
+        start: Where it starts instead.
+        most: Passes at most, two more for the bound not counted.
     """
-    point = torch.cat([coef.detach().double(), intercept.detach().double().unsqueeze(1)], dim=1)
-    return bound_of(problem, point, rows, enough)
+    progress, near, passes = Progress(problem, point if start is None else start, tolerance), 0.1 * accuracy, 0
+    solved: Bound | None = None
+    with threads_for(4.0 * problem.rows * problem.num_parameters):
+        for question in EXACT[choose(problem)[0]](progress):
+            gather(rows, question)
+            passes += not question.done
+            if progress.gap <= near * (known.value - progress.value):  # as the optimizer sees it
+                solved = bound_of(problem, progress.solution, rows)
+                if solved.gap <= accuracy * (known.value - solved.value):
+                    break
+                near /= 10
+            if passes >= most:
+                solved = None
+                break
+        else:
+            solved = progress.bound
+        solved = solved or bound_of(problem, progress.solution, rows)
+    gap = max(known.value - solved.value + solved.gap, 0.0)
+    return known._replace(gap=gap, rigorous=solved.rigorous) if gap < known.gap else known
 
 
 def is_penalised(objective: Objective) -> bool:
