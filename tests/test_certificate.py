@@ -14,6 +14,7 @@ from logreg.functional import LossName
 from logreg.objective import Objective
 from logreg.optim.exact import bound_of, fit, problem_of
 from logreg.optim.passes import InMemory
+from logreg.optimality import bound_by_solution
 from reference import Array, Reference
 
 ROUNDING = 1e-12
@@ -146,3 +147,20 @@ def test_the_bound_is_at_least_the_true_gap_and_not_far_above_it(penalty: str, s
     assert not [one for one in found if one.rigorous and not one.bound >= one.gap - ROUNDING]
     assert np.median([one.bound / one.gap for one in found if one.gap > 10 * ROUNDING]) <= LOOSE
     assert not [one for one in found if one.name.endswith("optimum") and not one.bound <= OPTIMAL]
+
+
+@pytest.mark.parametrize("most", [3, 1000])
+def test_an_exact_optimizer_that_goes_on_makes_a_wide_bound_narrow(most: int) -> None:
+    draw = np.random.default_rng(0)
+    x, labels = torch.from_numpy(draw.standard_normal((400, 60))), torch.from_numpy(draw.integers(0, 10, 400))
+    objective = Objective("cross_entropy", l2=1e-4)
+    rows = InMemory(x, labels)
+    problem = problem_of(rows, objective)
+    point = torch.from_numpy(draw.standard_normal((10, 61))) / 100
+    wide = bound_of(problem, point, rows)
+    found = bound_by_solution(problem, point, rows, wide, accuracy=0.1, most=most)
+    gap = wide.value - Reference(x, labels, objective).minimum.value
+    assert found.value == wide.value
+    assert found.rigorous
+    assert gap <= found.gap <= wide.gap
+    assert (found.gap <= 1.1 * gap < 0.5 * wide.gap) == (most > 3)
