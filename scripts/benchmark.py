@@ -120,6 +120,13 @@ def main() -> int:
     parser.add_argument(
         "--problem", action="append", metavar="NAME", help="solvers: one of its problems; give it again for more"
     )
+    parser.add_argument(
+        "--gap",
+        action="append",
+        type=float,
+        metavar="GAP",
+        help="solvers: a relative gap to reach, such as 1e-5; again for more",
+    )
     parser.add_argument("--device", default="cpu", help="solvers: cuda times ours alone there (default: cpu)")
     arguments = parser.parse_args()
     for part in arguments.parts:

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 GAPS = (1e-3, 1e-5, 1e-8)
 """(f - f*) / f* that is to be reached."""
 
+EASY = 1e-5
+"""A gap that arithmetic in float32 can reach."""
+
 OPTIMUM = 1e-12
 """To what f* is to be certified, relative to it."""
 
@@ -131,8 +134,9 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
         solvers.append(Ours(easy, f"ours, {case.easy}"))
     if arguments.device == "cpu":
         solvers += theirs(problem)
-    trials = {solver: calibrate(solver) for solver in solvers}
-    chosen = {gap: choose(trials, gap) for gap in GAPS}
+    gaps = sorted(arguments.gap or GAPS, reverse=True)
+    trials = {solver: calibrate(solver, gaps) for solver in solvers}
+    chosen = {gap: choose(trials, gap) for gap in gaps}
     arms = {setting.label: setting.run for settings in chosen.values() for setting in settings}
     seconds = alternate(arms, arguments.repeats, cold=0)  # each ran already when its tolerance was looked for
     for gap, settings in chosen.items():
@@ -143,7 +147,7 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
                 end = f"ends at {_gap(best.gap)}" if math.isfinite(best.gap) else "is still going"
                 end += f" after {best.seconds:.3g} s ({best.remark})"
                 print(f"not reached by {solver.name}: {end}", flush=True)
-    if (last := loosest(trials[solvers[0]], GAPS[-1])) is not None:
+    if (last := loosest(trials[solvers[0]], gaps[-1])) is not None:
         print_passes(problem, last.tolerance)
 
 
@@ -341,16 +345,18 @@ def attempt(solver: Solver, tolerance: float) -> Trial:
     return Trial(tolerance, gap, seconds, remark, answer.cut or seconds > CAP)
 
 
-def calibrate(solver: Solver) -> list[Trial]:
+def calibrate(solver: Solver, gaps: Sequence[float]) -> list[Trial]:
     """Tries the tightest tolerance, which tells what can be reached, and then from loose to tight until it is.
+
+    What float32 reaches in any case is not worth the longest fit of all.
 
     Returns:
         What was tried, from loose to tight.
     """
-    tightest = attempt(solver, solver.tolerances[-1])
-    reached = tightest.gap if math.isfinite(tightest.gap) else 0.0
-    wanted = [gap for gap in GAPS if gap >= reached]
-    trials = [tightest]
+    trials, wanted = [], list(gaps)
+    if gaps[-1] < EASY:
+        trials.append(tightest := attempt(solver, solver.tolerances[-1]))
+        wanted = [gap for gap in gaps if gap >= tightest.gap or not math.isfinite(tightest.gap)]
     for tolerance in solver.tolerances[:-1]:
         if not wanted:
             break
@@ -359,7 +365,7 @@ def calibrate(solver: Solver) -> list[Trial]:
             break
     trials.sort(key=_tightness)
     if solver.step < 10:
-        found = {first.tolerance for gap in GAPS if (first := loosest(trials, gap)) is not None}
+        found = {first.tolerance for gap in gaps if (first := loosest(trials, gap)) is not None}
         trials += [attempt(solver, tolerance * solver.step) for tolerance in found]
     return sorted(trials, key=_tightness)
 
@@ -463,7 +469,7 @@ def path(arguments: argparse.Namespace) -> None:
     rows = InMemory(problem.features, problem.labels)
     stated = exact.problem_of(rows, problem.objective)
     print(f"\nsolvers, path: MNIST, {len(strengths)} values of C from 1e-6 to 1e5; seconds to a certified relative gap")
-    for gap in GAPS[:2]:
+    for gap in arguments.gap or GAPS[:2]:
         points: list[PathPoint] = []
         arms = {
             "one fit, C = 1": partial(timed, partial(Ours(problem).fit, gap)),
