@@ -21,7 +21,7 @@ from logreg.optim.progress import Progress
 
 
 def solve(features: Tensor, labels: Tensor, objective: Objective, **knobs: object) -> Fit:
-    return fit(features, labels, objective, optimizer="lbfgs", **knobs)  # type: ignore[arg-type]
+    return fit(features, labels, objective, optimizer="lbfgs", **knobs)  # type: ignore[arg-type]  # handed on as they came
 
 
 def table(rows: int, features: int, outputs: int, draw: torch.Generator, scales: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,7 @@ def test_the_objective_is_that_of_scipy_within_the_bound(
 ) -> None:
     features, labels = table(300, 6, outputs, draw, scales=30.0)
     features = features.float().double()
-    objective = Objective(loss, reduction, l2)  # type: ignore[arg-type]
+    objective = Objective(loss, reduction, l2)  # type: ignore[arg-type]  # names from the list above
     found = solve(features.to(dtype), labels, objective, tolerance=1e-8)
     theirs = by_scipy(features, labels, objective, outputs)
     assert found.converged
