@@ -122,6 +122,18 @@ def test_blocks_of_whole_passes_are_the_same_in_every_epoch_and_each_a_sample_of
         assert any(row in last for row in block)
 
 
+def test_a_polished_run_reads_shuffled_batches_first_and_whole_passes_then() -> None:
+    data = TensorDataModule(Blobs(rows=300), batch_size=20, whole_passes_after=2)
+    sampler = data.train_dataloader().sampler
+    epochs = []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # ours has it
+        everything = torch.arange(data.facts.rows["train"])
+        epochs.append([everything[rows].tolist() for rows in sampler])
+    assert epochs[0] != epochs[1] != epochs[2] == epochs[3]
+    assert all(sorted(row for block in epoch for row in block) == everything.tolist() for epoch in epochs)
+
+
 # the DataModule
 
 

@@ -16,9 +16,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from logreg.errors import LogregError
+from logreg.facts import Batch
 from logreg.objective import Objective
 from logreg.optim import passes
-from logreg.optim.exact import EXACT, Fit, fit
+from logreg.optim.exact import EXACT, Fit, drive, fit, problem_of
+from logreg.optim.passes import InMemory
+from logreg.optim.progress import Progress
 from reference import Array, Reference
 
 SAME = 1e-8
@@ -444,6 +447,20 @@ def test_too_few_passes_end_with_an_honest_bound(name: str) -> None:
 
 
 # What is no problem at all
+
+
+def test_rows_in_another_order_in_a_later_pass_are_noticed() -> None:
+    problem = stated("conjugate gradients")
+    memory = InMemory(problem.features, problem.labels)
+    orders = torch.Generator().manual_seed(0)
+
+    def shuffled(mixed: bool) -> list[Batch]:
+        order = torch.randperm(len(problem.labels), generator=orders)
+        return [Batch(problem.features[order], problem.labels[order], None)]
+
+    this = problem_of(memory, problem.objective)
+    with pytest.raises(RuntimeError, match="do not shuffle"):
+        drive(EXACT["newton"](Progress(this, this.zeros())), shuffled)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

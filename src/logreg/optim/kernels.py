@@ -19,7 +19,7 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
     """Features (n, D) @ coef.T + intercept, for coef (K, D) and intercept (K,): shape (n, K)."""
     outputs = len(intercept)
     missing = -outputs % LANES
-    if not missing or outputs <= FEW or features.is_cuda:
+    if not missing or outputs <= FEW or features.device.type != "cpu":
         return torch.addmm(intercept, features, coef.T)
     coef = torch.cat([coef, coef.new_zeros(missing, coef.shape[1])])
     intercept = torch.cat([intercept, intercept.new_zeros(missing)])
@@ -29,7 +29,7 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
 def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
     """Left (n, A).T @ right (n, B): shape (A, B), with as many parts of the rows as there are threads."""
     rows, threads = len(left), torch.get_num_threads()
-    if threads == 1 or rows < TALL * threads or left.is_cuda:
+    if threads == 1 or rows < TALL * threads or left.device.type != "cpu":
         return left.T @ right
     even = rows // threads * threads
     parts = (side[:even].unflatten(0, (threads, -1)) for side in (left, right))

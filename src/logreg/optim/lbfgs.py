@@ -192,9 +192,8 @@ def expected_gap(progress: Progress, now: Evaluation) -> float:
         return float(((held + l2 * coef).square() / (2 * l2) + l1 * coef.abs() + coef * (slopes - held)).sum())
     if not l1:
         return math.inf
-    scale = min(
-        1.0, l1 / max(float(slopes.abs().max()), 1e-300)
-    )  # what makes it feasible costs about so much of the loss
+    # What makes it feasible costs about (1 - scale)^2 of the loss.
+    scale = min(1.0, l1 / max(float(slopes.abs().max()), 1e-300))
     return float((scale * coef * slopes + l1 * coef.abs()).sum()) + (1 - scale) ** 2 * now.loss
 
 

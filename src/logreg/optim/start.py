@@ -13,6 +13,7 @@ from logreg.optim.curvature import centred
 from logreg.optim.passes import (
     Asking,
     Combination,
+    Evaluate,
     Frame,
     Gram,
     InMemory,
@@ -166,5 +167,13 @@ def _start_stochastically(progress: Progress, sample: Batch) -> Asking[None]:
     point = progress.point
     for number in range(STOCHASTIC):
         point = yield from ask(Stochastic(problem, progress.frame, point, step, number, STOCHASTIC))
-    if bool(point.isfinite().all()):
+    # Rows far larger than most make such steps go astray: the sample tells.
+    there, zero = (_value(problem.sub(sample), progress.frame, at, sample) for at in (point, progress.point))
+    if there < zero:
         progress.point = centred(problem, point)
+
+
+def _value(problem: Problem, frame: Frame, point: Tensor, rows: Batch) -> float:
+    question = Evaluate(problem, frame, point)
+    gather(lambda mixed: [rows], question)
+    return question.result().value
