@@ -83,7 +83,8 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     exact = False
     while True:
         # Newton's steps square what is left, so the next one is the last where that is enough.
-        last = max(1e-3, math.sqrt(0.1 * stop_at))
+        # A small Hessian from where the last step began bounds the gap at next to no cost, so it is made for it.
+        last = 1e-3 if held and problem.num_parameters <= EIGEN else max(1e-3, math.sqrt(0.1 * stop_at))
         hessian = problem.dtype if held and (stale or progress.near > last) else None
         now = yield from ask(Evaluate(problem, frame, at, dtype, hessian))
         if path is not None and base is not None:

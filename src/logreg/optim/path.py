@@ -18,7 +18,7 @@ from logreg.optim.start import safe_step
 DECADES, PER_DECADE = 6, 4
 """Of the strengths that are tried where nobody names them."""
 
-PASSES = 300
+PASSES = 100
 """For one strength at most; what is not within the tolerance by then says so."""
 
 
