@@ -110,7 +110,7 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description="Measures logreg against what a person would write instead.")
     parser.add_argument(
-        "parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all but solvers if none is named"
+        "parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all but solvers and predict if none is named"
     )
     parser.add_argument("--repeats", type=int, help="times each thing is timed (default: 5; solvers: 3)")
     parser.add_argument(
@@ -120,6 +120,7 @@ def main() -> int:
     parser.add_argument(
         "--problem", action="append", metavar="NAME", help="solvers: one of its problems; give it again for more"
     )
+    parser.add_argument("--ours-alone", action="store_true", help="solvers: leaves scikit-learn out")
     parser.add_argument(
         "--gap",
         action="append",
@@ -295,6 +296,13 @@ def features(arguments: argparse.Namespace) -> None:
             print_row(suffix, f"{seconds:.1f}", f"{peak:.2f}", "", "", f"<= {MATRIX_GIB}", verdict)
 
 
+def predict(arguments: argparse.Namespace) -> None:
+    """Runs ten million rows through scripts/predict.py, and blocks from memory through its model."""
+    import benchmark_predict
+
+    benchmark_predict.run(arguments)
+
+
 def solvers(arguments: argparse.Namespace) -> None:
     """Times the way to the optimum, against scikit-learn's solvers; takes an hour and more."""
     import benchmark_solvers
@@ -310,11 +318,12 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "epoch": epoch,
     "cache": cache,
     "features": features,
+    "predict": predict,
     "solvers": solvers,
 }
 """The parts by the names a person types."""
 
-LONG = {"solvers": 3}
+LONG = {"solvers": 3, "predict": 5}
 """Parts that run only when named, and how often they time a thing."""
 
 
@@ -767,8 +776,8 @@ def composed(overrides: Sequence[str], **dataset: str) -> RunConfig:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
+    from logreg.commands.desk import CONF
     from logreg.config import RunConfig
-    from logreg.door import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [*overrides, "max_epochs=5", "accelerator=cpu"])

@@ -132,7 +132,7 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
     solvers: list[Solver] = [Ours(problem)]
     if easy is not None:
         solvers.append(Ours(easy, f"ours, {case.easy}"))
-    if arguments.device == "cpu":
+    if arguments.device == "cpu" and not arguments.ours_alone:
         solvers += theirs(problem)
     gaps = sorted(arguments.gap or GAPS, reverse=True)
     trials = {solver: calibrate(solver, gaps) for solver in solvers}
@@ -247,7 +247,7 @@ class Ours(Solver):
     """`logreg.optim.exact.fit`."""
 
     knob, step = "tolerance", 10
-    tolerances = tuple(10.0**-power for power in range(1, 9))
+    tolerances = tuple(0.3 * 10 ** (-half / 2) for half in range(16))
 
     def __init__(self, problem: Problem, name: str = "ours") -> None:
         self.problem, self.name, self.rival = problem, name, name

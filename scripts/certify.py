@@ -2,7 +2,7 @@
 
 import sys
 
-from logreg.certify import main
+from logreg.commands.certify import main
 
 if __name__ == "__main__":
     sys.exit(main())

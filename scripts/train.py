@@ -2,7 +2,7 @@
 
 import sys
 
-from logreg.door import main
+from logreg.commands.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

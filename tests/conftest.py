@@ -16,6 +16,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from models import Models
     from whole_runs import Answer
 
 MNIST_ROOTS = (Path(__file__).parents[1] / "data", Path(__file__).parents[2] / "shared" / "data" / "mnist")
@@ -29,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that train for a minute")
 
 
-LONGEST = ("test_life", "test_sweep")
+LONGEST = ("test_life", "test_search", "test_sweep", "test_table")
 """Files that begin first, so that no worker is left alone with one at the end."""
 
 
@@ -62,7 +63,7 @@ def desk(
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
-    from logreg.door import main
+    from logreg.commands.train import main
     from whole_runs import Answer, left_in, standing_in
 
     def type_(command: str) -> Answer:
@@ -92,3 +93,30 @@ def true_tables() -> Path:
         if (root / "diamonds.csv").exists() and (root / "planets.csv").exists():
             return root
     pytest.skip("diamonds.csv and planets.csv are not on this disk")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Models that were trained once; nobody may change their runs."""
+    from models import Models
+
+    return Models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def types(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Types a command of any script in this process, standing in a folder: ``types(here, "predict", "hours=3")``."""
+    from importlib import import_module
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    from whole_runs import Answer, left_in, standing_in
+
+    def type_(here: Path, script: str, *arguments: str) -> Answer:
+        capfd.readouterr()
+        GlobalHydra.instance().clear()
+        with standing_in(here):
+            code = import_module(f"logreg.commands.{script}").main(arguments)
+        return Answer(code, *capfd.readouterr(), left_in(here), frozenset())
+
+    return type_

@@ -10,8 +10,8 @@ import torch
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
+from logreg.commands.desk import CONF
 from logreg.data import TensorDataModule, build_dataset
-from logreg.door import CONF
 from logreg.functional import one_vs_rest
 from logreg.module import LogisticModule
 from logreg.objective import Objective

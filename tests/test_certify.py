@@ -19,8 +19,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from logreg.certify import main
-from logreg.door import main as train
+from logreg.commands.certify import main
+from logreg.commands.train import main as train
 from whole_runs import left_in, standing_in
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "certify.py"
@@ -256,7 +256,7 @@ MISTAKES = {
     "--verbose": "`--verbose` must be written as key=value, such as C=1. `--help` lists the keys.",
     "ckpt_path=latest": (
         "`ckpt_path=latest` must find a run, and runs/latest is missing. "
-        "Name a run folder or a .ckpt file, or leave ckpt_path out to start from scratch."
+        "Name a run folder or a .ckpt file, or train one first: scripts/train.py."
     ),
     "coef=a.json l2=1 dataset=iris": "`coef=a.json` must be a file, and there is none of that name.",
     "coef=shape.json l2=1 dataset=iris": (

@@ -123,7 +123,7 @@ def test_encode_save_load_predict_gives_the_same_probabilities(table: pa.Table, 
     rows = read_columns(table, [column.name for column in facts.columns if column.kind != "number"])
     features, unseen = encode(rows, facts.columns, torch.float64)
     assert unseen == {}
-    after = torch.sigmoid(loaded(features))
+    after = loaded.probabilities(features)
     torch.testing.assert_close(after, before, atol=0, rtol=0)
 
 

@@ -15,9 +15,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from logreg import config as front_desk
+from logreg.commands.desk import CONF
 from logreg.config import DATASET_KNOBS, KNOBS, SECTIONS, RunConfig
 from logreg.data import DATASETS
-from logreg.door import CONF
 from logreg.facts import SPLITS
 from logreg.optim import EXACT, OPTIMIZERS, SCHEDULES, lr_factor
 from logreg.run import build_data, build_module, train
@@ -76,6 +76,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[RunConfig], T
     def take(config: RunConfig) -> Trained:
         if (key := repr(config)) not in taken:
             here = tmp_path_factory.mktemp("trained")
+            config = dataclasses.replace(config, report="brief")  # test_diagnostics looks at pictures
             start = build_module(config, build_data(config).facts)
             summary = train(config, here / "run", here)
             end = torch.load(here / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

@@ -17,8 +17,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from logreg.commands.desk import CONF
 from logreg.config import EXACT, RunConfig
-from logreg.door import CONF
 from logreg.folder import find_checkpoint
 from whole_runs import Answer, left_in
 

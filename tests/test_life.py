@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from logreg.door import main
+from logreg.commands.train import main
 from logreg.module import LogisticModule
 from whole_runs import SCRIPT, Run, data_of, newest, standing_in, train
 
@@ -24,7 +24,7 @@ from whole_runs import SCRIPT, Run, data_of, newest, standing_in, train
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The default run."""
-    return train(tmp_path_factory.mktemp("toy"))
+    return train(tmp_path_factory.mktemp("toy"), "report=full")
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,10 @@ def test_a_run_folder_holds_what_it_should(toy: Run) -> None:
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "coefficients.csv",
+        "figures/loss.png",
         "figures/probability.png",
         "metrics.csv",
+        "report.html",
         "report.md",
         "summary.json",
         "train.log",
@@ -98,7 +100,10 @@ def test_a_run_folder_holds_what_it_should(toy: Run) -> None:
 def test_the_summary_says_what_was_run_and_what_came_out(cancer: Run) -> None:
     summary = cancer.summary
     assert summary["status"] == "finished"
-    assert summary["command"] == "python scripts/train.py dataset=breast_cancer optimizer=sgd max_epochs=8 l2=0.01"
+    assert (
+        summary["command"]
+        == "python scripts/train.py dataset=breast_cancer optimizer=sgd max_epochs=8 l2=0.01 report=brief"
+    )
     assert set(summary["metrics"]) == {"train", "val", "test"}
     for scores in summary["metrics"].values():
         assert set(scores) == {"loss", "accuracy", "auroc"}

@@ -136,7 +136,7 @@ def test_path_csv_has_a_line_for_each_strength_with_scikit_learns_c() -> None:
 
 
 def test_a_path_is_one_word_on_the_command_line(tmp_path: Path) -> None:
-    run = train(tmp_path, "dataset=iris", "l2=path")
+    run = train(tmp_path, "dataset=iris", "l2=path", "report=full")
     path = run.summary["path"]
     best = path["rows"][path["best"]]
     assert len(path["rows"]) == 25

@@ -89,6 +89,8 @@ SUMMARY: dict[str, Any] = {
         {"feature": "carat", "class": "a", "coef": 0.125, "coef_per_std": 0.25},
     ],
     "metrics": {"train": {"loss": 0.25, "accuracy": 0.5}, "test": {"loss": 0.5, "accuracy": 0.25}},
+    "evaluation": None,
+    "mistakes": None,
     "objective": {"loss": "bce", "reduction": "mean", "l2": 0.1, "l1": 0.0, "train": 0.375},
     "resumed_from": "runs/made/2025/checkpoints/last.ckpt",
     "config": {

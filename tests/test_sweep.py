@@ -21,7 +21,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from logreg.door import CONF, main
+from logreg.commands.desk import CONF
+from logreg.commands.train import main
 from logreg.errors import DataError
 from logreg.sweep import run_in_sweep
 

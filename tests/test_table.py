@@ -22,10 +22,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from logreg.commands.desk import parse
+from logreg.commands.train import main
 from logreg.data import TensorDataModule
 from logreg.data.columns import encode, read_columns
 from logreg.data.table import read_features
-from logreg.door import main, parse
 from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
 from logreg.module import LogisticModule

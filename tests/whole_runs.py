@@ -19,9 +19,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from logreg.commands.desk import CONF, parse, resolved
+from logreg.commands.train import main
 from logreg.config import RunConfig
 from logreg.data import TensorDataModule
-from logreg.door import CONF, main, parse, resolved
 from logreg.folder import latest_run
 from logreg.run import build_data
 
@@ -90,9 +91,13 @@ def standing_in(folder: Path) -> Iterator[None]:
 
 
 def train(folder: Path, *arguments: str) -> Run:
-    """``python scripts/train.py`` with these arguments, standing in ``folder``; it must succeed."""
+    """``python scripts/train.py`` with these arguments, standing in ``folder``; it must succeed.
+
+    Without pictures, which take longer than a small run, unless ``report`` is among the arguments.
+    """
+    brief = [] if any(argument.startswith("report=") for argument in arguments) else ["report=brief"]
     with standing_in(folder):
-        assert main(arguments) == 0
+        assert main([*arguments, *brief]) == 0
         return newest(folder)
 
 

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from logreg.folder import CHECKPOINTS, run_folder_of, write_whole
 from logreg.module import LogisticModule
 from logreg.tracking import RunLogger
+from logreg.trained import Trained, read_checkpoint
 
 
 class HeldCheckpointIO(TorchCheckpointIO):
@@ -52,7 +53,12 @@ class Checkpoints(Checkpoint):
     """
 
     def __init__(
-        self, folder: Path, io: HeldCheckpointIO, when_saved: Callable[[], None] | None = None, every_s: float = 2.0
+        self,
+        folder: Path,
+        io: HeldCheckpointIO,
+        when_saved: Callable[[], None] | None = None,
+        every_s: float = 2.0,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing is written yet.
 
@@ -61,7 +67,9 @@ class Checkpoints(Checkpoint):
             io: Holds and writes the files; the Trainer must have it as a plugin.
             when_saved: Is called each time that both files are on disk.
             every_s: Seconds between two times.
+            config: Of the run, as plain values: with it the checkpoint says which data it is of.
         """
+        self.config = config
         self.folder, self.io, self.when_saved, self.every_s = folder / CHECKPOINTS, io, when_saved, every_s
         self.best: dict[str, float] = {}
         """``epoch`` and ``loss/val`` of best.ckpt; empty without a val split."""
@@ -84,6 +92,26 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes up what ``state_dict`` gave."""
         self.best = dict(state_dict["best"])
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds the config."""
+        if self.config is not None:
+            checkpoint["config"] = copy.deepcopy(dict(self.config))
+
+    def calibrate(self, fit: Callable[[LogisticModule], float]) -> None:
+        """Writes into each checkpoint the temperature of the model that is in it."""
+        for path in (self.last_path, self.best_path):
+            self._amend(path, temperature=fit(Trained.load(path).module))
+
+    def certify(self, optimality: Mapping[str, Any]) -> None:
+        """Writes what is known by now of the last parameters into their checkpoint."""
+        self._amend(self.last_path, optimality=dict(optimality))
+
+    def _amend(self, path: Path, **values: Any) -> None:
+        self.io.save_checkpoint({**read_checkpoint(path), **values}, path)
+        self.io.flush()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed run may never beat the best epoch so far, so it brings that along."""
@@ -231,3 +259,50 @@ class SignOfLife(Callback):
     def _scores(self, trainer: pl.Trainer) -> str:
         metrics = trainer.callback_metrics
         return "  ".join(f"{tag} {float(metrics[tag]):.4g}" for tag in ("loss/train", "loss/val") if tag in metrics)
+
+
+class Pruned(Exception):  # no error: a trial that was not worth going on
+    """A trial of a search that fell behind the others.
+
+    Attributes:
+        loss: On val, when it was broken off.
+        epoch: When that was.
+    """
+
+    def __init__(self, loss: float, epoch: int) -> None:
+        super().__init__(f"loss/val {loss:.4g} after epoch {epoch}")
+        self.loss, self.epoch = loss, epoch
+
+
+class Trial(Protocol):
+    """What Optuna calls so."""
+
+    def report(self, value: float, step: int) -> None:
+        """Takes a loss."""
+
+    def should_prune(self) -> bool:
+        """Whether others were lower at the same step."""
+
+
+class Pruning(Callback):
+    """Tells a search the loss on val after epochs 1, 2, 4, 8, ..., and breaks off what falls behind.
+
+    An exact optimizer, which takes few epochs and has its loss at the end, is left alone.
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reports where it is time.
+
+        Raises:
+            Pruned: The trial fell behind.
+        """
+        epoch, loss = trainer.current_epoch + 1, trainer.callback_metrics.get("loss/val")
+        assert isinstance(pl_module, LogisticModule)
+        if loss is None or epoch & (epoch - 1) or epoch == trainer.max_epochs or not pl_module.is_stochastic_now:
+            return
+        self.trial.report(float(loss), epoch)
+        if self.trial.should_prune():
+            raise Pruned(float(loss), epoch)

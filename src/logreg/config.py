@@ -36,11 +36,13 @@ KNOBS: dict[str, Promise] = {
     "max_epochs": whole(at_least=1),
     "tolerance": number(above=0, below=1),
     "polish": flag(),
+    "calibrate": one_of(("none", "temperature")),
     "accelerator": one_of(("auto", "cpu", "gpu", "mps")),
     "devices": whole(at_least=1),
     "facts": one_of(("none", "show", "only")),
     "precision": one_of(("32", "64")),
     "seed": whole(at_least=0, at_most=2**32 - 1),  # what numpy takes
+    "report": one_of(("full", "brief")),
     "verbose": flag(),
 }
 """What each knob must be."""
@@ -128,6 +130,7 @@ class RunConfig:
         max_epochs: Passes over the train rows; of an exact optimizer at most.
         tolerance: Relative gap to the optimum at which an exact optimizer ends, and which counts as optimal.
         polish: Whether an exact optimizer finishes what a first-order one began.
+        calibrate: "temperature" fits one on val after training, for the probabilities of classes.
         accelerator: "auto" takes a GPU if there is one; the others insist.
         devices: How many of them.
         precision: Bits of the arithmetic.
@@ -136,6 +139,7 @@ class RunConfig:
         trainer: Further arguments of Lightning's Trainer.
         facts: Whether the facts of the data are shown before training, or shown and nothing else done.
         expected: Result an experiment is expected to reach: value by "<metric>/<split>", and ``tolerance``.
+        report: "brief" leaves pictures and report.html out.
         verbose: Whether Lightning may speak.
     """
 
@@ -154,6 +158,7 @@ class RunConfig:
     max_epochs: int
     tolerance: float
     polish: bool
+    calibrate: str
     accelerator: str
     devices: int
     precision: str
@@ -162,6 +167,7 @@ class RunConfig:
     trainer: Mapping[str, Any]
     facts: str
     expected: Mapping[str, Any]
+    report: str
     verbose: bool
 
     @classmethod
@@ -207,6 +213,10 @@ class RunConfig:
                 "devices", "be 1", plain["devices"], "Training on several devices at once is not built yet."
             )
         return cls(**{**plain, "precision": str(plain["precision"])})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; `from_mapping` takes them back."""
+        return dataclasses.asdict(self)
 
 
 def unknown_key(key: str, known: list[str]) -> ConfigError:

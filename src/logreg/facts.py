@@ -76,6 +76,8 @@ class DataFacts:
     """What was read, such as a file's name, where the dataset's name does not say it."""
     columns: tuple[Column, ...] = ()
     """How the columns of a table become the features, in order; empty: the source has features itself."""
+    ignored: tuple[str, ...] = ()
+    """Columns of the table that say nothing: constant over train, or empty."""
     missing_values: tuple[str, ...] = ()
     """Words for a missing value in the text files of the table, besides the usual ones."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +86,8 @@ class DataFacts:
     """Weight of each class in the loss, C of them; empty: all 1."""
     mean_weight: float = 1.0
     """Mean over the train rows of sample weight times class weight."""
+    class_rates: tuple[float, ...] = ()
+    """Part of the weight of train that each class has, C of them; class weights do not count."""
 
     @property
     def num_classes(self) -> int:

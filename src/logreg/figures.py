@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -124,4 +124,43 @@ def path_curve(rows: Sequence[PathRow], title: str) -> Figure:
     axes.set(xscale="log", xlabel="l2 (stronger penalty to the right)", ylabel="loss, nats per row", title=title)
     axes.set_ylim(0, 1.15 * float(val[np.isfinite(val)].max()))
     axes.legend(frameon=True, framealpha=0.9, edgecolor="none")
+    return figure
+
+
+def search_history(history: Sequence[tuple[str, float | None]], title: str) -> Figure:
+    """Loss on val of each trial of a search in their order, and the lowest so far.
+
+    Args:
+        history: State (complete, pruned, fail) and loss of each.
+        title: Over the picture.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    there = [(number, loss) for number, (_, loss) in enumerate(history, start=1) if loss is not None]
+    if there:
+        number, loss = np.array(there).T
+        axes.plot(number, loss, "o", color="#0072b2", markersize=5, label="trial")
+        axes.step(number, np.minimum.accumulate(loss), "-", where="post", color="#d55e00", label="lowest so far")
+        if loss.max() > 3 * loss.min() > 0:
+            axes.set_yscale("log")
+    low = axes.get_ylim()[0]
+    for state, marker, words in (("pruned", "|", "broken off"), ("fail", "x", "failed")):
+        numbers = [number for number, (was, _) in enumerate(history, start=1) if was == state]
+        if numbers:
+            axes.plot(numbers, [low] * len(numbers), marker, color="0.4", label=words, clip_on=False, linestyle="none")
+    axes.set(xlabel="trial", ylabel="loss on val", title=f"{title}: what was tried")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def importance_bars(importance: Mapping[str, float], title: str) -> Figure:
+    """Part of the spread of the losses that each key explains."""
+    names, parts = list(importance)[::-1], list(importance.values())[::-1]
+    figure = Figure(figsize=(7, 1.1 + 0.4 * len(names)), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.barh(names, parts, color="#0072b2")
+    for place, part in enumerate(parts):
+        axes.annotate(f"{part:.0%}", (part, place), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set(xlim=(0, 1.1), xlabel="part of the spread of loss on val that it explains (fANOVA)", title=title)
     return figure

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -14,23 +15,53 @@ CHECKPOINTS = "checkpoints"
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file beside its place, then moves it there: readers see the old or the new one, whole.
+    """Writes a file, whole or not at all: readers see the old or the new one.
 
     Args:
         path: Where the file shall be.
         write: Is given the open binary file.
     """
+    with whole_file(path) as file:
+        write(file)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file beside its place, which is moved there at the end, and removed if there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_free(key: str, path: Path, overwrite: bool, suffixes: Sequence[str] = ()) -> None:
+    """Nothing is lost by writing there, and it can be written to.
+
+    Args:
+        key: What the person typed to name it.
+        path: A file that shall be written.
+        overwrite: Whether one that is there may be lost.
+        suffixes: One of which the name must end in; any if there are none.
+
+    Raises:
+        ConfigError: Says which.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ConfigError.broken(key, f"end in one of {', '.join(suffixes)}", str(path))
+    if path.is_dir():
+        raise ConfigError(f"`{key}` must be a file, got the folder {path}.")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"`{key}` must not exist, and {path} does. Name another one, or set overwrite=true.")
+    there = next(folder for folder in (path.parent, *path.parent.parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"`{key}` must be a place to write to, and {there} is not. Name another folder.")
 
 
 def shown(path: Path) -> str:
@@ -49,18 +80,19 @@ def mark_latest(folder: Path, root: Path) -> None:
     write_whole(root / "latest", lambda file: file.write(f"{os.path.relpath(folder, root)}\n".encode()))
 
 
-def find_checkpoint(ckpt_path: str, root: Path) -> Path:
+def find_checkpoint(ckpt_path: str, root: Path, or_else: str = "train one first: scripts/train.py") -> Path:
     """The checkpoint file that a person means.
 
     Args:
         ckpt_path: "latest" (or "last") and "best" for those of the newest run; a run folder, for
             its last.ckpt; or a file.
         root: The folder whose ``latest`` names the newest run.
+        or_else: What a person may do who has none.
 
     Raises:
         ConfigError: There is none: nothing ever starts from scratch in silence.
     """
-    advice = "Name a run folder or a .ckpt file, or leave ckpt_path out to start from scratch."
+    advice = f"Name a run folder or a .ckpt file, or {or_else}."
     if ckpt_path in ("latest", "last", "best"):
         folder = latest_run(root)
         if folder is None:

@@ -100,3 +100,30 @@ LOSSES: dict[LossName, Loss] = {
     "cross_entropy": Loss(softmax_cross_entropy, _softmax),
 }
 """The losses by the name a person types."""
+
+
+def class_probabilities(logits: Tensor, loss: LossName, temperature: float = 1.0) -> Tensor:
+    """Probability of each class, whatever the loss.
+
+    Args:
+        logits: Shape (N, K).
+        loss: Under "bce" with K > 1 the sigmoids, each of one class against the rest, are divided by
+            their sum, as scikit-learn's ``OneVsRestClassifier`` does.
+        temperature: Logits are divided by it: above 1 probabilities come nearer to each other.
+
+    Returns:
+        Shape (N, C), C = max(2, K); rows sum to 1.
+
+    Example:
+        >>> class_probabilities(torch.zeros(1, 1), "bce").tolist()
+        [[0.5, 0.5]]
+        >>> class_probabilities(torch.tensor([[0.0, -800.0]]), "bce").tolist()
+        [[1.0, 0.0]]
+    """
+    if temperature != 1:
+        logits = logits / temperature
+    if loss == "cross_entropy":
+        return torch.softmax(logits, dim=1)
+    if logits.shape[1] == 1:
+        return torch.cat([-logits, logits], dim=1).sigmoid_()
+    return torch.softmax(F.logsigmoid(logits), dim=1)  # what the sigmoids are over their sum, also where all are 0

@@ -107,12 +107,19 @@ class SplitScorer:
             labels, positive = torch.cat(self._labels), torch.cat(self._positive).nan_to_num(0.5)
             there = labels if weights is None else labels[weights > 0]
             if 0 < int(there.sum()) < len(there):
-                scores["auroc"] = _auroc(positive, labels, weights)
+                scores["auroc"] = area_under_roc(positive, labels, weights)
         self.clear()
         return scores
 
 
-def _auroc(positive: Tensor, labels: Tensor, weights: Tensor | None) -> float:
+def area_under_roc(positive: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
+    """Probability that a row of class 1 ranks above one of class 0; both are there.
+
+    Args:
+        positive: Probability of class 1, shape (N,).
+        labels: Shape (N,), 0 or 1.
+        weights: Of the rows, shape (N,); ``None`` for all 1.
+    """
     if weights is None:
         from torchmetrics.functional.classification import binary_auroc
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from logreg.errors import DivergedError
 from logreg.facts import Batch, DataFacts, Split
-from logreg.functional import LOSSES, LossName, one_vs_rest
+from logreg.functional import LossName, class_probabilities, one_vs_rest
 from logreg.metrics import Scores, SplitScorer, loss_weight
 from logreg.model import Init, LogisticModel
 from logreg.objective import Objective, Reduction
@@ -58,6 +58,7 @@ class LogisticModule(pl.LightningModule):
         reason: Why optimizer "auto" chose what it chose; else empty.
         progress: Of the exact optimizer; ``None`` before it begins.
         certificate: The newest, with the epochs behind it; ``None`` before there is one.
+        temperature: Logits are divided by it before they become probabilities of classes; 1 until it is fitted.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class LogisticModule(pl.LightningModule):
         self.batch_size, self.max_epochs, self.polish = batch_size, max_epochs, polish
         self.progress: Progress | None = None
         self.certificate: tuple[int, Certificate] | None = None
+        self.temperature = 1.0
         # Plain values only: an object in here would make the checkpoint unreadable for torch.load.
         self.save_hyperparameters(
             {
@@ -149,6 +151,12 @@ class LogisticModule(pl.LightningModule):
             "val": self.scorer(auroc=True),
             "test": self.scorer(auroc=True),
         }
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The class that each output speaks for, K of them."""
+        names = self.facts.class_names
+        return names if len(self.model.intercept) > 1 else names[1:]
 
     def scorer(self, auroc: bool) -> SplitScorer:
         """Of this objective and these class weights."""
@@ -334,8 +342,13 @@ class LogisticModule(pl.LightningModule):
         )
         return True
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Sets: the temperature.  Training that goes on from here will fit another one."""
+        self.temperature = float(checkpoint.get("temperature", 1.0))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the certificate of the parameters as they are, where there is one."""
+        """Adds the temperature, and the certificate of the parameters as they are where there is one."""
+        checkpoint["temperature"] = self.temperature
         if self.certificate is not None and self.certificate[0] == checkpoint["epoch"] + 1:
             checkpoint["optimality"] = self.certificate[1].as_dict()
 
@@ -358,8 +371,12 @@ class LogisticModule(pl.LightningModule):
             self._log("test", self.scorers["test"].compute())
 
     def predict_step(self, block: Batch, batch_idx: int) -> Tensor:
-        """Probabilities of a block, (N, K): of class 1 alone when K = 1."""
-        return LOSSES[self.objective.loss].link(self(block.features))
+        """Probability of each class for the rows of a block, (N, C)."""
+        return self.probabilities(block.features)
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Features (N, D) in source units -> probability of each class (N, C), calibrated if the model is."""
+        return class_probabilities(self(features), self.objective.loss, self.temperature)
 
     def _log(self, split: Split, scores: Scores, **others: float) -> None:
         """To the loggers and, for callbacks that monitor a metric, to the Trainer.

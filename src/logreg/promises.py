@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ class Promise:
     holds: Callable[[Any], bool]
     choices: tuple[str, ...] = ()
     """The names to choose from, where it is such a choice."""
+    is_text: bool = False
+    """Whether a value is taken as it was typed, whatever it looks like."""
 
 
 def _is_number(value: object) -> bool:
@@ -88,7 +91,7 @@ def mapping(of: str) -> Promise:
 
 def text() -> Promise:
     """Any text."""
-    return Promise("be text", lambda value: isinstance(value, str))
+    return Promise("be text", lambda value: isinstance(value, str), is_text=True)
 
 
 def name() -> Promise:
@@ -98,7 +101,9 @@ def name() -> Promise:
 
 def optional(promise: Promise) -> Promise:
     """This, or nothing."""
-    return Promise(f"{promise.words} or null", lambda value: value is None or promise.holds(value), promise.choices)
+    return dataclasses.replace(
+        promise, words=f"{promise.words} or null", holds=lambda value: value is None or promise.holds(value)
+    )
 
 
 def labels() -> Promise:

@@ -18,15 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from logreg.config import EXACT, RunConfig
 from logreg.data import KnownAnswer, TensorDataModule
+from logreg.data.blocks import BlockDataset
+from logreg.evaluation import Evaluation, Predicted
 from logreg.facts import SPLITS, Split
 from logreg.folder import CHECKPOINTS, shown, write_whole
 from logreg.metrics import Scores
 from logreg.module import LogisticModule
 from logreg.optimality import Certificate
+from logreg.page import as_html
 from logreg.path import PathRow, path_csv, path_summary
 from logreg.tracking import RunLogger
 
@@ -44,6 +48,15 @@ FEW_FEATURES = 4
 
 FEW_CLASSES = 10
 """Up to so many classes their weights are written out."""
+
+MISTAKES = 8
+"""Rows that the model is surest of and wrong about, in report.md."""
+
+THUMBNAILS = 24
+"""The same as pictures."""
+
+MOST_CURVES = 20
+"""Up to so many classes each has its precision against recall."""
 
 LARGEST = 10
 """Coefficients in report.md; all of them stand in coefficients.csv."""
@@ -69,6 +82,15 @@ class RunResult:
     """The checkpoint that the run went on from."""
     path: Sequence[PathRow] | None = None
     """The regularisation path that l2 was chosen from."""
+    predicted: Predicted | None = None
+    """The last split (test, or val, or train where there is no other) as the model sees it."""
+    evaluation: Evaluation | None = None
+    """All scores of that split."""
+
+    @property
+    def scored(self) -> Split:
+        """The last split."""
+        return self.data.splits[-1]
 
 
 def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
@@ -100,6 +122,10 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "majority": _majority(result),
         "largest_coefficients": largest_coefficients(module),
         "metrics": {split: dict(scores) for split, scores in result.scores.items()},
+        "evaluation": None
+        if result.evaluation is None
+        else {"split": result.scored, "temperature": module.temperature, **result.evaluation.as_dict()},
+        "mistakes": mistakes(result),
         "objective": {
             **dataclasses.asdict(module.objective),
             "train": result.scores["train"]["loss"] + float(module.objective.penalty(module.model.coef.detach())),
@@ -150,29 +176,104 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
     write_whole(result.folder / "summary.json", lambda file: file.write((plain + "\n").encode()))
     page = as_markdown(summary, figures)
     write_whole(result.folder / "report.md", lambda file: file.write(page.encode()))
+    if result.config.report == "full":
+        html = as_html(summary, page, {name: result.folder / "figures" / name for name in figures})
+        write_whole(result.folder / "report.html", lambda file: file.write(html.encode()))
 
 
 def draw(result: RunResult, logger: RunLogger) -> list[str]:
-    """Draws what there is to see into figures/*.png and TensorBoard's IMAGES; returns the names."""
-    facts = result.module.facts
-    one_feature = facts.num_features == 1 and facts.is_binary
-    if not (one_feature or facts.image_shape or result.path):
-        return []
-    from logreg import figures
+    """Draws what there is to see into figures/*.png and TensorBoard; returns the names of the files."""
+    from logreg import diagnostics, figures
 
-    drawn = {}
-    if one_feature:
-        slope, offset = _log_odds(result.module)
-        rows = next(iter(result.data.blocks("train")))
+    facts, data, module = result.module.facts, result.data, result.module
+    drawn: dict[str, Figure | None] = {}
+    if facts.num_features == 1 and facts.is_binary:
+        slope, offset = _log_odds(module)
+        rows = next(iter(data.blocks("train")))
         features, labels = rows.features.cpu(), rows.labels.cpu()
-        title = f"{facts.name}: {equation(result.module)}"
-        axis = result.data.axis
-        drawn["probability"] = figures.probability_curve(float(slope[0]), offset, facts, features, labels, title, axis)
+        title = f"{facts.name}: {equation(module)}"
+        drawn["probability"] = figures.probability_curve(
+            float(slope[0]), offset, facts, features, labels, title, data.axis
+        )
     elif facts.image_shape:
-        drawn["coefficients"] = figures.coefficient_images(result.module.model.in_source_units()[0], facts)
+        drawn["coefficients"] = figures.coefficient_images(module.model.in_source_units()[0], facts)
+    elif largest := largest_coefficients(module):
+        drawn["coefficients"] = diagnostics.coefficient_bars(largest, f"{facts.title}: largest coefficients")
+    drawn["loss"] = diagnostics.loss_curves(logger.history, f"{facts.title}: loss")
     if result.path:
         drawn["path"] = figures.path_curve(result.path, f"{facts.title}: loss against the strength of l2")
-    return [_save(figure, name, result, logger) for name, figure in drawn.items()]
+    if result.predicted is not None and result.evaluation is not None and result.scored != "train":
+        predicted, evaluation, title = result.predicted, result.evaluation, f"{facts.title}, {result.scored}"
+        drawn["reliability"] = diagnostics.reliability(predicted, evaluation, facts, title)
+        drawn["confusion"] = diagnostics.confusion_matrix(evaluation, facts, title)
+        if facts.is_binary:
+            drawn["roc"] = diagnostics.roc_and_precision_recall(predicted, evaluation, facts, title)
+        wrong = diagnostics.confident_mistakes(predicted, THUMBNAILS)
+        if wrong and facts.image_shape:
+            pixels = _features(data, result.scored, [one.position for one in wrong])
+            drawn["mistakes"] = diagnostics.mistakes_as_images(pixels, wrong, facts, f"{title}: the surest mistakes")
+        _log_curves(predicted, result, logger)
+    for name, row in zip(module.output_names, module.model.coef.detach().cpu(), strict=True):
+        logger.writer.add_histogram(f"coefficients/{name}", row, result.epochs)
+    return [_save(figure, name, result, logger) for name, figure in drawn.items() if figure is not None]
+
+
+def _log_curves(predicted: Predicted, result: RunResult, logger: RunLogger) -> None:
+    """Precision against recall for TensorBoard's PR CURVES: of the positive class, or of each of a few."""
+    facts = result.module.facts
+    classes = [1] if facts.is_binary else range(facts.num_classes)
+    for label in classes if facts.num_classes <= MOST_CURVES else ():
+        tag = f"{result.scored}/{facts.class_names[label]}"
+        of_class, weight = predicted.labels == label, predicted.sample_weight
+        logger.writer.add_pr_curve(
+            tag,
+            of_class.numpy(),
+            predicted.probabilities[:, label].numpy(),
+            result.epochs,
+            weights=None if weight is None else weight.numpy(),
+        )
+
+
+def _features(data: TensorDataModule, split: Split, positions: Sequence[int]) -> torch.Tensor:
+    """Some rows of a split in source units, shape (M, D)."""
+    blocks = data.blocks(split).dataset
+    assert isinstance(blocks, BlockDataset)
+    return blocks[torch.tensor(positions, dtype=torch.int64)].features.cpu()
+
+
+def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
+    """The rows that the model is wrong about and surest of, surest first.
+
+    Returns:
+        The row as it was read, counted from 1; its class, the predicted one and its probability; and, where
+        features have names, the three that spoke most for the wrong class.  ``None`` where no rows were held out.
+    """
+    from logreg.diagnostics import confident_mistakes
+
+    if result.predicted is None or result.scored == "train":
+        return None
+    module, table = result.module, result.data.tables[result.scored]
+    facts, wrong = module.facts, confident_mistakes(result.predicted, MISTAKES)
+    listed: list[dict[str, Any]] = []
+    if not wrong:
+        return listed
+    features = _features(result.data, result.scored, [one.position for one in wrong])
+    coef = module.model.coef.detach().cpu().double()
+    coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef
+    standardised = module.model.cpu().standardise(features.double())
+    for one, source, x in zip(wrong, features, standardised, strict=True):
+        said = (coef[one.predicted] - coef[one.true]) * x
+        most = said.topk(min(3, len(said))).indices.tolist() if facts.feature_names else []
+        listed.append(
+            {
+                "row": 1 + (one.position if table.rows is None else int(table.rows[one.position])),
+                "true": facts.class_names[one.true],
+                "predicted": facts.class_names[one.predicted],
+                "probability": one.probability,
+                "because": [f"{facts.feature_names[place]} = {float(source[place]):.4g}" for place in most],
+            }
+        )
+    return listed
 
 
 def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> str:
@@ -309,6 +410,14 @@ def remarks(summary: Summary) -> list[str]:
             f"class weights {shown} count in the loss: "
             "probabilities are those of data with so many times the rows of each class, not of these rows"
         )
+    found = summary["evaluation"]
+    if found and found["split"] != "train":
+        intervals = ", ".join(
+            f"{name.replace('_', ' ')} {scored(name, one['low'])} to {scored(name, one['high'])}"
+            for name in ("accuracy", "log_loss")
+            for one in [found["metrics"][name]]
+        )
+        lines.append(f"{found['confidence']:.0%} intervals on {found['split']}: {intervals}")
     objective = summary["objective"]
     if objective["l2"] or objective["l1"]:
         penalty = objective["train"] - summary["metrics"]["train"]["loss"]
@@ -387,17 +496,22 @@ def print_summary(summary: Summary, console: Console) -> None:
     """The end of a run on the terminal."""
     header, rows = score_table(summary)
     console.print(f"{title(summary)}: {loss_in_words(summary)}", markup=False, highlight=False)
-    table = Table()
-    for position, name in enumerate(header):
-        table.add_column(name, justify="left" if position == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    print_table(console, header, rows)
     for line in [*remarks(summary), summary["folder"]]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print("next:")
     for command in next_commands(summary):
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on the terminal; all but the first column lean to the right."""
+    table = Table()
+    for position, name in enumerate(header):
+        table.add_column(escape(name), justify="left" if position == 0 else "right")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console.print(table)
 
 
 def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
@@ -411,13 +525,14 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
         *([f"Goes on from `{summary['resumed_from']}`.", ""] if summary["resumed_from"] else []),
         f"Loss: {loss_in_words(summary)}. {settings_in_words(summary)}",
         "",
-        "| " + " | ".join(header) + " |",
-        "|" + "---|" * len(header),
-        *("| " + " | ".join(row) + " |" for row in rows),
+        *markdown_table(header, rows),
         "",
         *(f"- {line}" for line in [*summary["dataset"]["notes"], *remarks(summary)]),
         "",
+        *_evaluation_lines(summary),
         *_coefficient_lines(summary),
+        *_mistake_lines(summary),
+        *(["## Pictures", ""] if figures else []),
         *(line for figure in figures for line in (f"![{Path(figure).stem}](figures/{figure})", "")),
         f"Commit {summary['git_commit'] or 'unknown'}, seed {summary['seed']}, "
         + ", ".join(f"{package} {number}" for package, number in summary["versions"].items())
@@ -434,20 +549,114 @@ def title(summary: Summary) -> str:
     return f"{dataset['name']} {dataset['source']}".rstrip() + by
 
 
+def _evaluation_lines(summary: Summary) -> list[str]:
+    """Every score of the last split with its interval, beside what the base rates alone would score."""
+    found = summary["evaluation"]
+    if found is None or found["split"] == "train":
+        return []
+    lines = [
+        f"## Scores on {found['split']}",
+        "",
+        f"{found['rows']:,} rows, intervals of {found['confidence']:.0%}; "
+        "the baseline gives every row the rates of train.",
+        "",
+        *markdown_table(*evaluation_table(found)),
+        "",
+    ]
+    if found["temperature"] != 1:
+        lines += [f"Probabilities are calibrated on val: temperature {found['temperature']:.4g}.", ""]
+    if threshold := found["threshold"]:
+        lines += [f"{threshold_in_words(threshold)}.", ""]
+    return [*lines, *markdown_table(*class_table(found)), ""]
+
+
+def evaluation_table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of all scores with their intervals, beside the baseline's."""
+    rows = [
+        [
+            name.replace("_", " "),
+            scored(name, one["value"]),
+            f"{scored(name, one['low'])} to {scored(name, one['high'])}",
+            scored(name, found["baseline"][name]),
+        ]
+        for name, one in found["metrics"].items()
+    ]
+    return ["metric", "value", "interval", "baseline"], rows
+
+
+def class_table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of what each class scores."""
+    rows = [
+        [
+            one["class"],
+            f"{one['weight']:,.6g}",
+            *(
+                f"{one[what]['value']:.2f} [{one[what]['low']:.2f}, {one[what]['high']:.2f}]"
+                for what in ("precision", "recall", "f1")
+            ),
+        ]
+        for one in found["classes"]
+    ]
+    return ["class", "rows", "precision", "recall", "F1"], rows
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of a table; all but the first columns lean to the right."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    rule = "|" + "".join("---|" if number < left else "--:|" for number in range(len(header)))
+    first, *others = ("| " + " | ".join(row) + " |" for row in cells)
+    return [first, rule, *others]
+
+
+def threshold_in_words(threshold: Mapping[str, Any]) -> str:
+    """Where to say yes, and what it saves."""
+    ratio = threshold["cost_ratio"]
+    return (
+        f"Where a miss costs {ratio:g} false alarm{'s' if ratio != 1 else ''}, the best threshold is "
+        f"{threshold['value']:.4f} (chosen on {threshold['chosen_on']}): {threshold['cost']:.4g} a row, "
+        f"against {threshold['cost_at_half']:.4g} at 0.5"
+    )
+
+
+def scored(name: str, value: float) -> str:
+    """A score as it is written: accuracies in percent."""
+    return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}"
+
+
+def _mistake_lines(summary: Summary) -> list[str]:
+    if not summary["mistakes"]:
+        return []
+    rows = [
+        [f"{one['row']:,}", one["true"], one["predicted"], f"{one['probability']:.1%}", ", ".join(one["because"])]
+        for one in summary["mistakes"]
+    ]
+    header = ["row, from 1", "is", "taken for", "with", "because of"]
+    if not any(one["because"] for one in summary["mistakes"]):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    split = summary["evaluation"]["split"]
+    return [f"## The surest mistakes on {split}", "", *markdown_table(header, rows, left=len(header)), ""]
+
+
 def _coefficient_lines(summary: Summary) -> list[str]:
     largest = summary["largest_coefficients"]
     if not largest:
         return []
     per_std = largest[0]["coef_per_std"] is not None
     return [
-        "Largest coefficients" + (" per standard deviation of the feature" if per_std else "") + ":",
+        "## Largest coefficients" + (" per standard deviation of the feature" if per_std else ""),
         "",
-        "| feature | class | per unit |" + (" per standard deviation |" if per_std else ""),
-        "|---|---|--:|" + ("--:|" if per_std else ""),
-        *(
-            f"| {row['feature']} | {row['class']} | {row['coef']:.4g} |"
-            + (f" {row['coef_per_std']:.4g} |" if per_std else "")
-            for row in largest
+        *markdown_table(
+            ["feature", "class", "per unit", *(["per standard deviation"] if per_std else [])],
+            [
+                [
+                    row["feature"],
+                    row["class"],
+                    f"{row['coef']:.4g}",
+                    *([f"{row['coef_per_std']:.4g}"] if per_std else []),
+                ]
+                for row in largest
+            ],
+            left=2,
         ),
         "",
         "All of them: coefficients.csv.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-import pickle
 import sys
 import time
 import warnings
@@ -16,15 +15,19 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
+from logreg.calibration import fit_temperature
 from logreg.callbacks import Certificates, Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
 from logreg.config import DATASET_KNOBS, EXACT, REFUSED_TRAINER_ARGUMENTS, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.errors import ConfigError, did_you_mean
+from logreg.evaluation import Predicted, best_threshold, evaluate
 from logreg.existence import find_separation
 from logreg.facts import DataFacts, Split
 from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest, shown
+from logreg.functional import class_probabilities
 from logreg.inspection import print_facts
 from logreg.metrics import Scores
 from logreg.module import DTYPES, LogisticModule, resolve_loss
@@ -35,6 +38,7 @@ from logreg.optimality import Certificate, is_penalised
 from logreg.path import PathRow, best_of, score_path
 from logreg.report import RunResult, Summary, draw, summarise, write_report
 from logreg.tracking import RunLogger
+from logreg.trained import read_checkpoint
 
 log = logging.getLogger("logreg")
 
@@ -53,6 +57,8 @@ def train(
     overrides: Sequence[str] = (),
     started: float | None = None,
     progress_lines: int = 5,
+    data: TensorDataModule | None = None,
+    watchers: Sequence[Callback] = (),
 ) -> Summary:
     """Fits one model to one dataset and fills the run folder.
 
@@ -66,6 +72,8 @@ def train(
         overrides: What the person typed after ``scripts/train.py``, for the report.
         started: ``time.perf_counter()`` when the person pressed Enter; now when ``None``.
         progress_lines: Lines on stderr during training, where stderr is not a terminal.
+        data: That of this config, where it is read already; read when ``None``.
+        watchers: Further callbacks of the Trainer.
 
     Returns:
         The content of summary.json.
@@ -75,12 +83,14 @@ def train(
             diverged later.
     """
     started = time.perf_counter() if started is None else started
-    resumed = find_checkpoint(config.ckpt_path, root) if config.ckpt_path else None
+    resumed = None
+    if config.ckpt_path:
+        resumed = find_checkpoint(config.ckpt_path, root, "leave ckpt_path out to start from scratch")
     _quieten(config.verbose)
-    _check_hardware(config.accelerator)
+    check_hardware(config.accelerator)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
-    data = build_data(config)
+    data = build_data(config) if data is None else data
     if config.facts == "show":
         print_facts(data, Console())
     data.setup("fit")
@@ -90,6 +100,8 @@ def train(
 
     for note in data.notes if progress_lines else ():
         print(f"{config.dataset['name']}: {note}", file=sys.stderr)
+    if config.calibrate != "none" and "val" not in data.splits:
+        raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
     path, start = None, None
     if not isinstance(config.l2, int | float):
         path, start = _along_path(config, data, progress_lines > 0)
@@ -99,9 +111,12 @@ def train(
         module.start_at(start.point)
     if (folder / CHECKPOINTS).exists():
         raise ConfigError(f"`hydra.run.dir` must name a new folder, and {shown(folder)} holds a run.")
-    checkpoints = Checkpoints(folder, HeldCheckpointIO(), (lambda: mark_latest(folder, root)) if is_newest else None)
+    checkpoints = Checkpoints(
+        folder, HeldCheckpointIO(), (lambda: mark_latest(folder, root)) if is_newest else None, config=config.as_dict()
+    )
     sign_of_life = SignOfLife(config.dataset["name"], progress_lines)
-    trainer = build_trainer(config, RunLogger(folder), checkpoints, sign_of_life, has_val="val" in data.splits)
+    callbacks = [Certificates(), checkpoints, sign_of_life, *watchers]
+    trainer = build_trainer(config, RunLogger(folder), checkpoints.io, callbacks, has_val="val" in data.splits)
     logger = trainer.logger
     assert isinstance(logger, RunLogger)
     logger.log_hparams(_hparams(config, module, overrides))
@@ -112,7 +127,15 @@ def train(
         _fit(trainer, module, data, resumed)
         fit_seconds = time.perf_counter() - fit_start
         certificate = _certificate(module, data, trainer.current_epoch, fit_seconds)
+    if certificate.separation:
+        checkpoints.certify(certificate.as_dict())
+    if config.calibrate == "temperature":
+        module.temperature = calibrate(module, data)
+        checkpoints.calibrate(lambda other: calibrate(other, data))
     scores = {split: score(module, data, split) for split in data.splits}
+    last = data.splits[-1]
+    predicted = predict(module, data, last)
+    chosen = (best_threshold(predict(module, data, "val"), 1.0), "val") if last == "test" and "val" in scores else None
     result = RunResult(
         config,
         folder,
@@ -125,8 +148,10 @@ def train(
         trainer.current_epoch,
         resumed,
         path,
+        predicted,
+        evaluate(predicted, data.facts.class_names, data.facts.class_rates, chosen, seed=config.seed),
     )
-    figures = draw(result, logger)
+    figures = draw(result, logger) if config.report == "full" else []
     summary = summarise(result, {"fit": fit_seconds, "total": time.perf_counter() - started})
     write_report(result, summary, figures, logger)
     log.info("finished: %s", summary["metrics"])
@@ -153,8 +178,8 @@ def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, re
         raise
 
 
-def build_data(config: RunConfig) -> TensorDataModule:
-    """The DataModule that a config names."""
+def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataModule:
+    """The DataModule that a config names; with the facts of a trained model its rows are for that one."""
     own = dict(config.dataset)
     split = dict(own.pop("split", {}))
     own.pop("recipe", None)  # the front desk has taken from it what the person left open
@@ -163,7 +188,7 @@ def build_data(config: RunConfig) -> TensorDataModule:
     own |= {argument: split.pop(key) for key, argument in SPLIT_BY.items() if key in split}
     dataset = build_dataset(own.pop("name"), own)
     if config.backbone["name"] != "none":
-        dataset = build_frozen_features(dataset, config.backbone, _device(config.accelerator))
+        dataset = build_frozen_features(dataset, config.backbone, device_of(config.accelerator))
     return TensorDataModule(
         dataset,
         batch_size=_batch_size(config),
@@ -175,11 +200,12 @@ def build_data(config: RunConfig) -> TensorDataModule:
         selection=Selection.of(generic.get("classes"), generic.get("positive")),
         limit=generic.get("limit"),
         class_weight=generic.get("class_weight", "none"),
+        model=model,
     )
 
 
-def _device(accelerator: str) -> torch.device:
-    """Where a backbone runs."""
+def device_of(accelerator: str) -> torch.device:
+    """Where a backbone runs, and a model that needs no Trainer."""
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.device("cuda")
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
@@ -210,7 +236,7 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
 
 
 def build_trainer(
-    config: RunConfig, logger: RunLogger, checkpoints: Checkpoints, sign_of_life: SignOfLife, has_val: bool
+    config: RunConfig, logger: RunLogger, io: HeldCheckpointIO, callbacks: Sequence[Callback], has_val: bool
 ) -> pl.Trainer:
     """Lightning's Trainer; ``config.trainer`` reaches it unchanged."""
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - set(REFUSED_TRAINER_ARGUMENTS)
@@ -224,8 +250,8 @@ def build_trainer(
         "precision": f"{config.precision}-true",
         "max_epochs": config.max_epochs + (POLISHING if config.polish else 0),
         "logger": logger,
-        "callbacks": [Certificates(), checkpoints, sign_of_life],
-        "plugins": [checkpoints.io],
+        "callbacks": list(callbacks),
+        "plugins": [io],
         "enable_progress_bar": False,
         "enable_model_summary": config.verbose,
         "num_sanity_val_steps": 0,
@@ -294,7 +320,37 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
     return scorer.compute()
 
 
-def _check_hardware(accelerator: str) -> None:
+@torch.no_grad()
+def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Predicted:
+    """Probabilities of all rows of a split, with what is known of the rows."""
+    table = data.tables[split]
+    probabilities = []
+    for block in data.blocks(split):
+        module.to(block.features.device)
+        probabilities.append(
+            class_probabilities(module(block.features).cpu().double(), module.objective.loss, module.temperature)
+        )
+    return Predicted(
+        torch.cat(probabilities),
+        table.chosen(table.labels),
+        None if table.sample_weight is None else table.chosen(table.sample_weight),
+        None if table.groups is None else table.chosen(table.groups),
+    )
+
+
+@torch.no_grad()
+def calibrate(module: LogisticModule, data: TensorDataModule) -> float:
+    """The temperature of a model, on the val split."""
+    logits, labels, weights = [], [], []
+    for block in data.blocks("val"):
+        logits.append(module.to(block.features.device)(block.features).cpu())
+        labels.append(block.labels.cpu())
+        weights += [] if block.sample_weight is None else [block.sample_weight.cpu()]
+    weight = torch.cat(weights) if weights else None
+    return fit_temperature(torch.cat(logits), torch.cat(labels), module.objective.loss, weight)
+
+
+def check_hardware(accelerator: str) -> None:
     """``gpu`` without one is an error, never a quiet run on the CPU."""
     there = {
         "gpu": torch.cuda.is_available() or torch.backends.mps.is_available(),
@@ -316,12 +372,9 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
     Returns:
         The epochs that it has behind it.
     """
-    try:
-        held = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        arguments, epochs = held["hyper_parameters"], held["epoch"] + 1
-        theirs = DataFacts.from_dict(arguments["facts"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"`ckpt_path` must be a checkpoint of logreg, and {shown(checkpoint)} is not one.") from error
+    held = read_checkpoint(checkpoint)
+    arguments, epochs = held["hyper_parameters"], held["epoch"] + 1
+    theirs = DataFacts.from_dict(arguments["facts"])
     for what, ours, its in (
         ("dataset", facts.name, theirs.name),
         ("seed", config.seed, arguments["seed"]),

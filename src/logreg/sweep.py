@@ -11,7 +11,7 @@ import shlex
 import statistics
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 
 from logreg.errors import ConfigError, LogregError
-from logreg.folder import shown
+from logreg.folder import shown, write_whole
 
 OPTIMALITY = ("optimality/gap", "optimality/converged", "optimality/verdict")
 """What each job says of its distance from the optimum."""
@@ -114,8 +114,9 @@ def gather(folder: Path) -> int:
     for job, setting in zip(jobs, settings, strict=True):
         if job["status"] == "finished":
             groups.setdefault(tuple(setting.get(key, "") for key in by), []).append(job)
-    failed = [job for job in jobs if job["status"] != "finished"]
-    _print_table(folder, groups, by, metrics, failed)
+    failed = [job for job in jobs if job["status"] == "failed"]
+    pruned = sum(job["status"] == "pruned" for job in jobs)
+    _print_table(folder, groups, by, metrics, failed, pruned)
     return 1 if failed else 0
 
 
@@ -173,6 +174,7 @@ def _print_table(
     by: list[str],
     metrics: list[str],
     failed: Sequence[dict[str, Any]],
+    pruned: int = 0,
 ) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -201,6 +203,8 @@ def _print_table(
         console.print(
             f"best: {shlex.join(['python', 'scripts/train.py', *best])}", markup=False, highlight=False, soft_wrap=True
         )
+    if pruned:
+        console.print(f"{pruned} were broken off, since they fell behind", markup=False, highlight=False)
     for job in failed:
         console.print(f"failed: {folder / job['job']}: {job['error']}", markup=False, highlight=False, soft_wrap=True)
     for line in (f"all jobs: {folder / 'results.csv'}", f"next:\n  tensorboard --logdir {folder}"):
@@ -234,3 +238,29 @@ def _share_the_cores() -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def draw_search(
+    folder: Path, title: str, history: Sequence[tuple[str, float | None]], importance: Mapping[str, float]
+) -> list[Path]:
+    """Pictures of a tuned sweep: the losses in their order, and which keys they depend on.
+
+    Args:
+        folder: Of the sweep.
+        title: Over the pictures.
+        history: State and loss of each trial.
+        importance: Part of the spread that each key explains; empty where that is not known.
+
+    Returns:
+        The files.
+    """
+    from logreg.figures import importance_bars, search_history
+
+    drawn = {"history": search_history(history, title)}
+    if importance:
+        drawn["importance"] = importance_bars(importance, title)
+    files = []
+    for name, figure in drawn.items():
+        files.append(folder / "figures" / f"{name}.png")
+        write_whole(files[-1], lambda file, figure=figure: figure.savefig(file, format="png", dpi=130))  # type: ignore[misc]
+    return files

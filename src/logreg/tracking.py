@@ -39,6 +39,15 @@ class RunLogger(Logger):
         return writer
 
     @property
+    def history(self) -> dict[str, dict[int, float]]:
+        """Each curve so far: value by passes over the data, by tag."""
+        curves: dict[str, dict[int, float]] = {}
+        for step, row in self._rows.items():
+            for tag, value in row.items():
+                curves.setdefault(tag, {})[step] = value
+        return curves
+
+    @property
     def name(self) -> str:
         """Nothing: the run folder is the run."""
         return ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +35,9 @@ class Arrays(Protocol):
     def column(self, name: str) -> Any:
         """Of one axis, as a pyarrow array."""
 
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        """A matrix so many rows at a time, without having all of it in memory."""
+
 
 class _Npz:
     """A zip of .npy files.  Read and not mapped: in a zip numbers lie at any byte, in memory they must not."""
@@ -49,6 +53,10 @@ class _Npz:
 
     def column(self, name: str) -> Any:
         return _arrow(name, self._array(name), self.file)
+
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        with _no_objects(name, self.file), zipfile.ZipFile(self.file) as archive, archive.open(f"{name}.npy") as member:
+            yield from _streamed(name, member, rows, self.file, lambda: self.matrix(name))
 
     def _array(self, name: str) -> np.ndarray[Any, Any]:
         with _no_objects(name, self.file), zipfile.ZipFile(self.file) as archive, archive.open(f"{name}.npy") as member:
@@ -71,6 +79,11 @@ class _NpyPair:
     def column(self, name: str) -> Any:
         return _arrow(name, self._mapped(name, self.labels), self.labels)
 
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        # Read, not mapped: what is mapped counts as the memory of a process for as long as it was looked at.
+        with _no_objects(name, self.features), self.features.open("rb") as file:
+            yield from _streamed(name, file, rows, self.features, lambda: self.matrix(name))
+
     def _mapped(self, name: str, file: Path) -> np.ndarray[Any, Any]:
         with _no_objects(name, file):
             # "c", copy on write: torch wants memory that may be written to, and the file stays as it is
@@ -92,6 +105,9 @@ class _Safetensors:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise DataError(f"`{name}` must hold numbers, got {kind} [in {self.file.name}]. Save it as float32.")
         return tensor
+
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        return _mapped_blocks(self.matrix(name), rows)
 
     def column(self, name: str) -> Any:
         values = self.matrix(name)
@@ -124,6 +140,17 @@ class _Parquet:
             )
 
     def matrix(self, name: str) -> Tensor:
+        rows, start = self.file.metadata.num_rows, 0
+        matrix = np.empty((rows, 0), np.float32)
+        # Batch by batch into one matrix: as a table the whole column would be there twice.
+        for values in self.blocks(name, BATCH_ROWS):
+            if not start:
+                matrix = np.empty((rows, values.shape[1]), values.numpy().dtype)
+            matrix[start : start + len(values)] = values
+            start += len(values)
+        return torch.from_numpy(matrix)
+
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
         import pyarrow.types as kinds
 
         kind = self.schema.field(name).type.value_type
@@ -131,16 +158,11 @@ class _Parquet:
             raise DataError(
                 f"`dataset.features={name}` must hold lists of numbers, got lists of {kind} [in {self.path.name}]."
             )
-        rows, start = self.file.metadata.num_rows, 0
-        matrix = np.empty((rows, 0), np.float32)
-        # Batch by batch into one matrix: as a table the whole column would be there twice.
-        for batch in self.file.iter_batches(BATCH_ROWS, columns=[name]):
-            values = self._rows(name, batch.column(0), start, matrix.shape[1] if start else None)
-            if not start:
-                matrix = np.empty((rows, values.shape[1]), values.dtype)
-            matrix[start : start + len(values)] = values
-            start += len(values)
-        return torch.from_numpy(matrix)
+        start, width = 0, None
+        for batch in self.file.iter_batches(rows, columns=[name]):
+            values = self._rows(name, batch.column(0), start, width)
+            start, width = start + len(values), values.shape[1]
+            yield torch.from_numpy(np.array(values))
 
     def _rows(self, name: str, lists: Any, start: int, width: int | None) -> np.ndarray[Any, Any]:
         """The lists of the rows from ``start`` as a matrix; ``width`` is the length of those before."""
@@ -202,9 +224,7 @@ def whole(key: str, file: Path) -> Iterator[None]:
         raise
     except broken as error:
         why = " ".join(str(error).split()).rstrip(".")
-        raise DataError(
-            f"`dataset.{key}` must be a whole file, and {file} could not be read: {why}. Make it anew."
-        ) from error
+        raise DataError(f"`{key}` must be a whole file, and {file} could not be read: {why}. Make it anew.") from error
 
 
 @contextmanager
@@ -223,10 +243,40 @@ def _no_objects(name: str, file: Path) -> Iterator[None]:
 
 def _tensor(name: str, array: np.ndarray[Any, Any], file: Path) -> Tensor:
     """The array as a tensor: the same memory, but where the order of bytes or axes is unusual."""
-    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
-        advice = " NumPy has no bfloat16: keep it in a .safetensors file." if array.dtype.kind == "V" else ""
-        raise DataError(f"`dataset.features={name}` must hold numbers, got {array.dtype} [in {file.name}].{advice}")
+    _check_kind(name, array.dtype, file)
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False)).contiguous()
+
+
+def _check_kind(name: str, dtype: np.dtype[Any], file: Path) -> None:
+    if dtype.kind not in "fiub" or dtype.itemsize > 8:
+        advice = " NumPy has no bfloat16: keep it in a .safetensors file." if dtype.kind == "V" else ""
+        raise DataError(f"`dataset.features={name}` must hold numbers, got {dtype} [in {file.name}].{advice}")
+
+
+def _streamed(
+    name: str, member: IO[bytes], rows: int, file: Path, whole_matrix: Callable[[], Tensor]
+) -> Iterator[Tensor]:
+    """The rows of an array as they are read; where its axes lie the other way it is read as a whole."""
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    shape, by_columns, dtype = read_header[np.lib.format.read_magic(member)](member)
+    if dtype.hasobject or by_columns or not shape:
+        yield from _mapped_blocks(whole_matrix(), rows)
+        return
+    _check_kind(name, dtype, file)
+    size = dtype.itemsize * math.prod(shape[1:])
+    for start in range(0, shape[0], rows):
+        count = min(rows, shape[0] - start)
+        held = bytearray(member.read(count * size))
+        if len(held) != count * size:
+            raise EOFError(f"{name} ends after {start} rows")
+        yield _tensor(name, np.frombuffer(held, dtype).reshape(count, *shape[1:]), file)
+
+
+def _mapped_blocks(matrix: Tensor, rows: int) -> Iterator[Tensor]:
+    yield from matrix.split(rows)
 
 
 def _arrow(name: str, array: np.ndarray[Any, Any], file: Path) -> Any:

@@ -14,10 +14,13 @@ from torch.utils.data import DataLoader
 
 from logreg.data.base import Dataset, KnownAnswer, RawData, Table
 from logreg.data.blocks import BlockDataset, block_loader
+from logreg.data.columns import Columns
 from logreg.data.prepare import (
+    adopt_classes,
     check_features,
     check_labels,
     check_weights,
+    class_rates,
     encode_columns,
     fingerprint,
     mean_and_std,
@@ -27,6 +30,7 @@ from logreg.data.prepare import (
     warn_of_lost_digits,
 )
 from logreg.data.selection import Selection, class_weights
+from logreg.errors import DataError
 from logreg.facts import Batch, DataFacts, Split
 
 HELD_BYTES = 2**30
@@ -64,6 +68,7 @@ class TensorDataModule(pl.LightningDataModule):
         limit: int | None = None,
         class_weight: str | Mapping[Any, float] = "none",
         whole_passes_after: int | None = None,
+        model: DataFacts | None = None,
     ) -> None:
         """Nothing is read yet.
 
@@ -80,22 +85,30 @@ class TensorDataModule(pl.LightningDataModule):
             class_weight: "none", "balanced", or a weight by class name.
             whole_passes_after: Epochs after which train comes in the same blocks in every epoch, each a sample of
                 all rows, as exact optimizers need it; with 0 ``batch_size`` does not matter.  ``None`` for never.
+            model: The facts of a trained model that the rows are for: they are encoded as it learned, and their
+                classes are its own.
         """
         super().__init__()
         self.dataset, self.batch_size, self.standardize = dataset, batch_size, standardize
         self.fractions: dict[Split, float | None] = dict(split or {})
         self.seed, self.dtype = seed, dtype
         self.selection, self.limit, self.class_weight = selection, limit, class_weight
-        self.whole_passes_after = whole_passes_after
+        self.whole_passes_after, self.model = whole_passes_after, model
+        self.device: torch.device | None = None
         self._held: _Held | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Reads, splits, selects, encodes and checks the rows, and takes the facts of the train split; once."""
         if self._held is not None:
             return
+        if self.model is not None:
+            self._held = self._for(self.model)
+            return
         raw, (tables, class_names) = self.raw, self.rows
         check_labels(tables, class_names, self.dataset.name)
         check_weights(tables)
+        before = tables["train"].features
+        there = [series.name for series in before.series] if isinstance(before, Columns) else []
         tables, columns, notes = encode_columns(tables, self.dtype)
         if not columns:  # what was encoded from columns was checked there, by the names of the columns
             check_features(tables, self.dataset.name)
@@ -117,14 +130,32 @@ class TensorDataModule(pl.LightningDataModule):
             fingerprint=fingerprint(tables),
             source=raw.source,
             columns=columns,
+            ignored=tuple(name for name in there if name not in {column.name for column in columns}),
             missing_values=raw.missing_values,
             backbone=raw.backbone,
             class_weight=weights,
             mean_weight=weight,
+            class_rates=class_rates(train, len(class_names)),
         )
         notes = (*raw.notes, *notes, *warn_of_lost_digits(mean, std, names, self.dtype))
         self._held = _Held(dataclasses.replace(raw, tables={}), tables, facts, notes)
         del self.raw, self.rows  # columns as they were read take more memory than the features made of them
+
+    def _for(self, model: DataFacts) -> _Held:
+        """The rows as a trained model reads them."""
+        raw, (tables, class_names) = self.raw, self.rows
+        tables = adopt_classes(tables, class_names, model.class_names, self.dataset.name)
+        check_weights(tables)
+        tables, _, notes = encode_columns(tables, self.dtype, model.columns)
+        if not model.columns:
+            check_features(tables, self.dataset.name)
+        features, shape = tables["train"].matrix.shape[1], raw.image_shape or (model.num_features,)
+        if features != model.num_features or (model.image_shape and shape != model.image_shape):
+            wanted, got = model.image_shape or model.num_features, shape if model.image_shape else features
+            raise DataError(f"`dataset={self.dataset.name}` must have the features of the model, {wanted}, got {got}.")
+        rows: dict[str, int] = {split: len(table) for split, table in tables.items()}
+        facts = dataclasses.replace(model, rows=rows, fingerprint=fingerprint(tables), source=raw.source)
+        return _Held(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *notes))
 
     @cached_property
     def raw(self) -> RawData:
@@ -187,6 +218,10 @@ class TensorDataModule(pl.LightningDataModule):
         """The rows of a split in order, for scoring."""
         return block_loader(self._blocks(split), batch_size=1, shuffle=False)
 
+    def share(self, other: TensorDataModule) -> None:
+        """Takes over the rows of another one of the same dataset, split and seed; batches stay its own."""
+        self._held = other._done
+
     @property
     def _done(self) -> _Held:
         self.setup()
@@ -212,7 +247,7 @@ class TensorDataModule(pl.LightningDataModule):
             # Wider than asked for is converted once; narrower (float16, perhaps mapped from a file) block by block.
             if features.is_floating_point() and features.itemsize > self.dtype.itemsize:
                 features = features.to(self.dtype)
-            device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+            device = self.trainer.strategy.root_device if self.trainer else self.device or torch.device("cpu")
             if device.type == "cuda" and 2 * features.nbytes < torch.cuda.mem_get_info(device)[0]:
                 features, labels = features.to(device), labels.to(device)
             if weights is not None:

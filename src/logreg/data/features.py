@@ -113,16 +113,16 @@ class Features:
                 what = f"got the folder {file}" if file.exists() else f"and {file} is missing"
                 raise DatasetNotFoundError(f"`dataset.{key}` must be a file, {what}. Paths start where you stand.")
         first, last = files[0], files[-1]  # of a pair, the features and the labels
-        with whole(key, first):
+        with whole(f"dataset.{key}", first):
             arrays = FORMATS[first.suffix.lower()](files)
         features_name = self._choose("features", arrays.matrices, first)
-        with whole(key, first):
+        with whole(f"dataset.{key}", first):
             features = arrays.matrix(features_name)
         _check_matrix(f"dataset.features={features_name}", features, first)
 
         def column(role: str) -> tuple[str, Any]:
             name = self._choose(role, arrays.columns, last)
-            with whole(key, last):
+            with whole(f"dataset.{key}", last):
                 values = arrays.column(name)
             if len(values) != len(features):
                 raise DataError(

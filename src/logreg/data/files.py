@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,12 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 
 LONG_LINE = 2**28
 """Bytes that a line may have, where the megabyte that Arrow allows was too little."""
+
+BATCH_ROWS = 2**14
+"""Rows of a binary file that are read at once."""
+
+TEXT_BLOCK = 2**22
+"""Bytes of a text file that are read at once; no line may be longer."""
 
 PACKED = (".gz", ".bz2", ".zst")
 
@@ -247,3 +254,122 @@ def _unreadable(path: str, key: str, error: Exception) -> DataError:
 
 def _separator(path: str, separator: str | None) -> str:
     return separator or SEPARATORS[suffix_of(path)]
+
+
+def open_blocks(
+    path: str,
+    key: str,
+    choose: Callable[[Sequence[str]], list[str]],
+    numbers: Collection[str],
+    texts: Collection[str],
+    missing_values: Sequence[str] = (),
+    separator: str | None = None,
+) -> tuple[int | None, Iterator[pa.Table]]:
+    """Some columns of a file, a few thousand rows at a time.
+
+    Args:
+        path: The file; "-" is a CSV on standard input.
+        key: What the person typed to name it.
+        choose: Which columns, by those that there are.
+        numbers: Of a text file, the columns that are numbers.
+        texts: The others.
+        missing_values: What else stands for a missing value in a text file.
+        separator: Between the values of a line; ``None``: by the file's suffix.
+
+    Returns:
+        The number of rows, where the file says it; and the blocks.
+
+    Raises:
+        LogregError: The file is missing or broken; of a block that is broken, when it is asked for.
+    """
+    if path != "-" and suffix_of(path) in BINARY:
+        columns = choose(column_names(path, key))
+        return _binary_blocks(path, key, columns)
+    if path != "-":
+        columns = choose(column_names(path, key, separator))
+        return None, _text_blocks(path, key, None, columns, numbers, texts, missing_values, _separator(path, separator))
+    header = sys.stdin.buffer.readline().decode("utf-8-sig", errors="replace")
+    names = next(csv.reader([header], delimiter=separator or ","), [])
+    if not names:
+        raise DataError(f"`{key}` must have a header and rows, and standard input is empty.")
+    columns = choose(names)
+    return None, _text_blocks(path, key, names, columns, numbers, texts, missing_values, separator or ",")
+
+
+def _binary_blocks(path: str, key: str, columns: list[str]) -> tuple[int | None, Iterator[pa.Table]]:
+    import pyarrow as pa
+
+    if suffix_of(path) in (".parquet", ".pq"):
+        from pyarrow.parquet import ParquetFile
+
+        file = _reading(path, key, lambda: ParquetFile(path, pre_buffer=False, buffer_size=2**20))
+        batches = file.iter_batches(BATCH_ROWS, columns=columns)
+        return file.metadata.num_rows, _tables(path, key, batches, columns)
+    source = _reading(path, key, lambda: pa.memory_map(path))
+    if not _is_ipc_file(path):
+        return None, _tables(path, key, iter(_reading(path, key, lambda: pa.ipc.open_stream(source))), columns)
+    opened = _reading(path, key, lambda: pa.ipc.open_file(source))
+    return None, _tables(path, key, (opened.get_batch(n) for n in range(opened.num_record_batches)), columns)
+
+
+def _text_blocks(
+    path: str,
+    key: str,
+    header: list[str] | None,
+    columns: list[str],
+    numbers: Collection[str],
+    texts: Collection[str],
+    missing_values: Sequence[str],
+    separator: str,
+) -> Iterator[pa.Table]:
+    """``header`` where the line with the names has been read already."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    levels = pa.dictionary(pa.int32(), pa.string())
+    convert = pyarrow.csv.ConvertOptions(
+        include_columns=columns,
+        column_types={**dict.fromkeys(texts, levels), **dict.fromkeys(numbers, pa.float64())},
+        strings_can_be_null=True,
+        null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
+    )
+    parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    options = pyarrow.csv.ReadOptions(block_size=TEXT_BLOCK, column_names=header)
+    shown = "standard input" if path == "-" else path
+
+    def batches() -> Iterator[Any]:
+        source = (
+            pa.PythonFile(sys.stdin.buffer, mode="r") if path == "-" else pa.input_stream(path, compression="detect")
+        )
+        with source, pyarrow.csv.open_csv(source, options, parse, convert) as reader:
+            yield from reader
+
+    yield from _tables(shown, key, batches(), columns)
+
+
+def _tables(path: str, key: str, batches: Iterator[Any], columns: list[str]) -> Iterator[pa.Table]:
+    """Tables of a reader's batches that are not empty; what Arrow says against one in the house's words."""
+    import pyarrow as pa
+
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise _broken_block(path, key, error) from error
+        if batch is None:
+            return
+        if batch.num_rows:
+            yield pa.Table.from_batches([batch]).select(columns)
+
+
+def _broken_block(path: str, key: str, error: Exception) -> DataError:
+    told = re.search(
+        r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to double: invalid value '(.*)'", str(error)
+    )
+    if told:
+        return DataError(
+            f"`{key}` must hold numbers where the model learned from numbers, got {told[3]!r} [in {path}]."
+        )
+    if "Expected" in str(error):
+        return _ragged(path, key, str(error))
+    return _unreadable(path, key, error)

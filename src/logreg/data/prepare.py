@@ -139,10 +139,41 @@ def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name
                 )
 
 
+def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], known: Sequence[str], name: str) -> Tables:
+    """Labels as a model numbers its classes, by their names.
+
+    Args:
+        tables: With labels in the order of ``class_names``.
+        class_names: Of these rows.
+        known: Of the model.
+        name: The dataset, for messages.
+
+    Raises:
+        DataError: A row is of a class that the model does not know.
+    """
+    if tuple(class_names) == tuple(known):
+        return dict(tables)
+    for split, table in tables.items():
+        for label in table.chosen(table.labels).unique().tolist():
+            if class_names[label] not in known:
+                few = ", ".join(known[:MANY]) + (", ..." if len(known) > MANY else "")
+                raise DataError(
+                    f"`dataset={name}` must hold classes that the model knows, {few}, got {class_names[label]!r} "
+                    f"[in {split}]. Leave those rows out."
+                )
+    new = torch.tensor([known.index(one) if one in known else -1 for one in class_names])
+    return {split: dataclasses.replace(table, labels=new[table.labels]) for split, table in tables.items()}
+
+
 def encode_columns(
-    tables: Mapping[Split, Table], dtype: torch.dtype
+    tables: Mapping[Split, Table], dtype: torch.dtype, learned: Sequence[Column] | None = None
 ) -> tuple[Tables, tuple[Column, ...], tuple[str, ...]]:
     """Columns to features, by what the train rows say; tables that have features already stay as they are.
+
+    Args:
+        tables: As selected.
+        dtype: Floating type of the features.
+        learned: How a model encodes them, if they are for one that is trained already.
 
     Returns:
         The tables; how each column was encoded; what a person should know of it.
@@ -151,7 +182,7 @@ def encode_columns(
     columns = train.features
     if not isinstance(columns, Columns):
         return dict(tables), (), ()
-    encoding, notes = learn_encoding(columns, train.rows)
+    encoding, notes = learn_encoding(columns, train.rows) if learned is None else (tuple(learned), ())
     features, unseen = encode(columns, encoding, dtype)
     for column, rows in unseen.items():
         for split, table in tables.items():
@@ -259,6 +290,13 @@ def mean_weight(train: Table, class_weight: Sequence[float]) -> float:
     if class_weight:
         weights = weights * torch.tensor(class_weight, dtype=torch.float64)[train.chosen(train.labels)]
     return float(weights.mean())
+
+
+def class_rates(train: Table, classes: int) -> tuple[float, ...]:
+    """The part of the weight of train that each class has."""
+    weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
+    counts = torch.bincount(train.chosen(train.labels), weights, classes).double()
+    return tuple((counts / counts.sum()).tolist())
 
 
 def _check_groups(tables: Mapping[Split, Table]) -> None:

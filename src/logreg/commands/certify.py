@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import pickle
-import sys
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,23 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
-from logreg import __version__
-from logreg.config import RunConfig
-from logreg.door import (
+from logreg.commands.desk import (
     CONF,
     ROOT,
     check_groups,
-    in_our_words,
     is_override,
     parse,
     resolved,
     resumed_overrides,
+    say_importing,
+    serve,
     with_backbone,
 )
-from logreg.errors import ConfigError, DataError, LogregError, did_you_mean
+from logreg.config import RunConfig
+from logreg.errors import ConfigError, DataError, did_you_mean
 from logreg.folder import find_checkpoint, run_folder_of, shown
 from logreg.promises import Promise, check, flag, number
 
@@ -202,28 +198,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 answered, whatever the verdict; 2 a mistake that the person can mend; 130 stopped
         from the keyboard.
     """
-    typed = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        if {"-h", "--help"} & set(typed):
-            print(HELP, end="")
-            return 0
-        if "--version" in typed:
-            print(f"logreg {__version__}")
-            return 0
-        request = understood(typed)
-        if sys.stderr.isatty():
-            print("importing torch and lightning ...", end="\r", file=sys.stderr, flush=True)
-        from logreg.lean import import_lightning
+    return serve(HELP, _work, arguments)
 
-        import_lightning()
-        answer = certify(request)
-        print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if request.as_json else _shown(answer))
-    except (LogregError, HydraException, OmegaConfBaseException) as error:
-        words = str(error) if isinstance(error, LogregError) else in_our_words(error)
-        print(" ".join(words.split("\n")), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+
+def _work(typed: list[str]) -> int:
+    request = understood(typed)
+    say_importing()
+    from logreg.lean import import_lightning
+
+    import_lightning()
+    found = certify(request)
+    print(json.dumps(dataclasses.asdict(found), ensure_ascii=False) if request.as_json else _shown(found))
     return 0
 
 
@@ -383,14 +368,11 @@ class _Model:
 
 
 def _of_checkpoint(request: Request, facts: DataFacts) -> _Model:
-    from logreg.module import LogisticModule, resolve_loss
+    from logreg.module import resolve_loss
+    from logreg.trained import Trained
 
     assert request.checkpoint is not None
-    try:
-        module = LogisticModule.load_from_checkpoint(request.checkpoint, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
-        file = shown(request.checkpoint)
-        raise ConfigError(f"`ckpt_path` must be a checkpoint of logreg, and {file} is not one.") from error
+    module = Trained.load(request.checkpoint).module
     theirs, objective = module.facts, module.objective
     for what, ours, its in (
         ("classes", facts.class_names, theirs.class_names),

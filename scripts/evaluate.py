@@ -1,0 +1,8 @@
+"""Scores a trained model: `python scripts/evaluate.py ckpt_path=latest`; `--help` says the rest."""
+
+import sys
+
+from logreg.commands.evaluate import main
+
+if __name__ == "__main__":
+    sys.exit(main())

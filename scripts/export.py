@@ -1,0 +1,8 @@
+"""Exports a trained model: `python scripts/export.py format=onnx`; `--help` says the rest."""
+
+import sys
+
+from logreg.commands.export import main
+
+if __name__ == "__main__":
+    sys.exit(main())

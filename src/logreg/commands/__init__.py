@@ -1,0 +1,1 @@
+"""The commands: each file answers the script of its name in ``scripts/``."""

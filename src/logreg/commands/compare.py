@@ -1,0 +1,237 @@
+"""Runs beside each other, and whether one of two is better: `scripts/compare.py`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logreg.commands.desk import ROOT, is_override, read_typed, say_importing, serve
+from logreg.errors import ConfigError
+from logreg.folder import find_checkpoint, shown
+from logreg.promises import Promise, flag, one_of, optional
+
+if TYPE_CHECKING:
+    from logreg.comparison import Paired
+
+HELP = """\
+Shows runs beside each other: what differs in their settings, their scores with intervals, their certificates.  Of two
+runs that were scored on the same rows it says whether one is better, or whether that may be noise.
+
+usage: python scripts/compare.py RUN RUN ... [key=value ...]
+       python scripts/compare.py SWEEP
+
+examples
+  python scripts/compare.py runs/mnist/2026-11-22_10-00-00-000000 latest
+  python scripts/compare.py runs/sweeps/digits_l2_lr
+
+  RUN is a run folder, a folder of runs such as a sweep, or latest.
+
+keys
+  split        null      val or test, whose rows two runs are compared on; null: the last that both have
+  json         false     true: prints one JSON object, with all settings
+
+The paired test: the difference of the log-loss with a 95 % bootstrap interval, and McNemar's test on the rows that only
+one of them is right about.
+"""
+
+OWN: dict[str, tuple[Promise, Any]] = {
+    "split": (optional(one_of(("train", "val", "test"))), None),
+    "json": (flag(), False),
+}
+
+SCORES = ("log_loss", "accuracy", "auroc")
+"""Of the evaluation, in the table."""
+
+MOST_SETTINGS = 6
+"""Columns of settings; --help tells of json=true, which has all."""
+
+UNINTERESTING = ("dataset.recipe", "expected", "verbose", "report", "ckpt_path", "facts", "accelerator", "devices")
+"""Settings that say nothing of the model."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line of ``scripts/compare.py``; the exit code is that of `serve`."""
+    return serve(HELP, _work, arguments)
+
+
+def _work(arguments: list[str]) -> int:
+    named = [argument for argument in arguments if not is_override(argument)]
+    typed = read_typed([argument for argument in arguments if is_override(argument)], "compare.py", OWN)
+    for argument in named:
+        if argument.startswith("-"):
+            raise ConfigError(f"`{argument}` is no option. `--help` lists the keys.")
+    if not named:
+        raise ConfigError("`RUN` must be given: run folders to compare, or the folder of a sweep. See --help.")
+    runs = {folder: _summary(folder) for name in named for folder in _runs_in(name)}
+    rows = [_row(folder, summary) for folder, summary in runs.items()]
+    differing = _differing(list(runs.values()))
+    paired = None
+    if len(runs) == 2:
+        say_importing()
+        from logreg.lean import import_lightning
+
+        import_lightning()
+        paired = _compared(list(runs), typed.values["split"])
+    if typed.values["json"]:
+        plain = {"runs": rows, "paired": paired[1].as_dict() | {"split": paired[0]} if paired else None}
+        print(json.dumps(plain, ensure_ascii=False))
+        return 0
+    _show(rows, differing, paired)
+    return 0
+
+
+def _runs_in(name: str) -> list[Path]:
+    """The run folder of that name, or those in it.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    folder = find_checkpoint(name, ROOT).parent.parent if name in ("latest", "best", "last") else Path(name)
+    if (folder / "summary.json").is_file():
+        found = [folder]
+    else:
+        found = sorted({file.parent for file in folder.rglob("summary.json")}) if folder.is_dir() else []
+    finished = [each for each in found if _status(each) == "finished"]
+    if not finished:
+        what = "holds none that came to an end" if folder.is_dir() else "is missing"
+        raise ConfigError(f"`{name}` must be a run folder or hold some, and {folder} {what}.")
+    return finished
+
+
+def _status(folder: Path) -> str:
+    return str(_summary(folder).get("status"))
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    file = folder / "summary.json"
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(plain, dict):
+            raise TypeError
+    except (ValueError, TypeError, OSError) as error:
+        raise ConfigError(f"`{shown(file)}` must be the summary of a run, and cannot be read as that.") from error
+    return plain
+
+
+def _row(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    found = summary.get("evaluation") or {}
+    return {
+        "run": shown(folder),
+        "data": f"{summary['dataset']['name']} {summary['dataset']['source']}".rstrip(),
+        "split": found.get("split"),
+        "settings": _flat(summary["config"]),
+        "metrics": {name: found["metrics"][name] for name in SCORES if name in found.get("metrics", {})},
+        "verdict": summary["optimality"]["verdict"],
+        "seconds": summary["seconds"]["total"],
+    }
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        name = f"{prefix}{key}"
+        if name in UNINTERESTING:
+            continue
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def _differing(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys that have another value in some run: those that were typed, or all where none of them was."""
+    flat = [_flat(summary["config"]) for summary in summaries]
+    typed = {override.lstrip("+").partition("=")[0] for summary in summaries for override in summary["overrides"]}
+    keys = list(dict.fromkeys(key for one in flat for key in one))
+    keys = [key for key in keys if len({json.dumps(one.get(key)) for one in flat}) > 1]
+    shown = [key for key in keys if key in typed or key.removesuffix(".name") in typed] or keys
+    return shown[:MOST_SETTINGS]
+
+
+def _compared(folders: Sequence[Path], split: str | None) -> tuple[str, Paired] | None:
+    """The paired test of two runs, on rows that both were asked about; ``None`` where they have none in common."""
+    from logreg.comparison import compare
+    from logreg.facts import SPLITS
+    from logreg.run import build_data, predict
+    from logreg.trained import Trained
+
+    both = [Trained.load(find_checkpoint(str(folder), ROOT)) for folder in folders]
+    configs = [trained.of_its_run() for trained in both]
+    data = [build_data(config, trained.facts) for config, trained in zip(configs, both, strict=True)]
+    shared = [name for name in SPLITS if all(name in each.splits for each in data)]
+    if split is not None and split not in shared:
+        raise ConfigError(f"`split` must be one that both have, {', '.join(shared)}, got {split!r}.")
+    name = next(each for each in shared if each == split) if split else shared[-1]
+    same = (
+        both[0].facts.class_names == both[1].facts.class_names
+        and both[0].facts.name == both[1].facts.name
+        and len({each.tables[name].chosen(each.tables[name].labels).numpy().tobytes() for each in data}) == 1
+        and len({_places(each.tables[name]) for each in data}) == 1
+    )
+    if not same:
+        return None
+    a, b = (predict(trained.module, each, name) for trained, each in zip(both, data, strict=True))
+    return name, compare(a, b, configs[0].seed)
+
+
+def _places(table: Any) -> bytes:
+    """Which rows of the source these are."""
+    return b"" if table.rows is None else bytes(table.rows.numpy().tobytes())
+
+
+def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: tuple[str, Paired] | None) -> None:
+    import sys
+
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    letters = len(rows) == 2
+    scores = [name for name in SCORES if any(name in row["metrics"] for row in rows)]
+    for column in (
+        *([""] if letters else []),
+        "run",
+        *differing,
+        "split",
+        *(one.replace("_", " ") for one in scores),
+        "optimum",
+    ):
+        table.add_column(escape(column), overflow="fold")
+    for number, row in enumerate(sorted(rows, key=_rank) if not letters else rows):
+        settings = [_plain(row["settings"].get(key)) for key in differing]
+        metrics = [_cell(name, row["metrics"].get(name)) for name in scores]
+        cells = [row["run"], *settings, row["split"] or "", *metrics, row["verdict"].partition(":")[0]]
+        table.add_row(*(["AB"[number]] if letters else []), *map(escape, cells))
+    console.print(table)
+    if paired is not None:
+        split, found = paired
+        loss, accuracy = found.log_loss, found.accuracy
+        for line in (
+            f"B - A on {found.rows:,} rows of {split}: log-loss {loss.value:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}], "
+            f"accuracy {accuracy.value:+.2%} [{accuracy.low:+.2%}, {accuracy.high:+.2%}]",
+            f"only A right: {found.only_a:,}, only B right: {found.only_b:,}"
+            + ("" if found.p_value is None else f", McNemar p = {found.p_value:.2g}"),
+            found.verdict,
+        ):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    elif letters:
+        console.print("no paired test: the two were not scored on the same rows", markup=False, highlight=False)
+
+
+def _rank(row: Mapping[str, Any]) -> tuple[str, float]:
+    loss = row["metrics"].get("log_loss")
+    return row["data"], float("inf") if loss is None else loss["value"]
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _cell(name: str, measured: Mapping[str, float] | None) -> str:
+    if measured is None:
+        return ""
+    form = ".1%" if name == "accuracy" else ".4f"
+    return f"{measured['value']:{form}} [{measured['low']:{form}}, {measured['high']:{form}}]"

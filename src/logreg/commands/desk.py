@@ -1,0 +1,344 @@
+"""What all commands share: what a person typed, checked and composed; mistakes answered in one line.
+
+Nothing here imports torch: ``--help`` and typing mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from logreg import __version__
+from logreg.config import SECTIONS, RunConfig, unknown_key
+from logreg.errors import ConfigError, LogregError, did_you_mean
+from logreg.folder import run_folder_of
+from logreg.promises import Promise, check
+
+CONF = Path(__file__).parents[3] / "conf"
+"""The configs, at the top of the project."""
+
+ROOT = Path("runs")
+"""Where runs live, seen from where the person stands."""
+
+NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+"""Why a folder or a file cannot be written."""
+
+STOCHASTIC = {"lr", "batch_size", "schedule", *(f"optimizer.{key}" for key in SECTIONS["optimizer"]["sgd"])}
+"""Knobs that nobody turns but for stochastic gradient descent."""
+
+# `trainer` takes any key, where other keys must be known: it is Lightning's to say what it knows.
+ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
+
+
+def serve(help_text: str, work: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line; what went wrong is said in one line on stderr.
+
+    Args:
+        help_text: What ``--help`` prints.
+        work: Takes what was typed, returns the exit code.
+        arguments: What follows the script's name; ``sys.argv`` when ``None``.
+
+    Returns:
+        Exit code: that of ``work``; 2 a mistake that the person can mend; 130 stopped from the
+        keyboard.  A bug leaves with its traceback.
+    """
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if {"-h", "--help"} & set(typed):
+            print(help_text.rstrip("\n"), flush=True)
+            return 0
+        if "--version" in typed:
+            print(f"logreg {__version__}")
+            return 0
+        code = work(typed)
+        sys.stdout.flush()
+    except (LogregError, HydraException, OmegaConfBaseException) as error:
+        say(error)
+        return 2
+    except BrokenPipeError:
+        leave_quietly()
+        return 0
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"`output` must be a place to write to: {error}. Nothing was left there.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def say(error: Exception) -> None:
+    """A mistake in one line on stderr."""
+    words = str(error) if isinstance(error, LogregError) else in_our_words(error)
+    print(" ".join(words.split("\n")), file=sys.stderr)  # a column's name may have lines
+
+
+def leave_quietly() -> None:
+    """Whoever read our output has left, as `head` does."""
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # Python flushes it once more at exit
+
+
+def say_importing() -> None:
+    """Bridges the longest silence of a short command, where somebody watches."""
+    if sys.stderr.isatty():
+        print("importing torch and lightning ...", end="\r", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """What a person typed after a script that works on a trained model.
+
+    Attributes:
+        values: Of the command's own keys; the default of those that were not typed.
+        overrides: ``key=value`` for the config of the run.
+        given: Every key that was typed.
+    """
+
+    values: Mapping[str, Any]
+    overrides: tuple[Override, ...]
+    given: frozenset[str]
+
+
+def read_typed(
+    typed: Sequence[str],
+    script: str,
+    own: Mapping[str, tuple[Promise, Any]],
+    of_the_run: Sequence[str] = (),
+    free: Callable[[str], bool] = lambda key: False,
+) -> Typed:
+    """Checks what was typed, all of it ``key=value``.
+
+    Args:
+        typed: What follows the script's name.
+        script: Its name, for messages.
+        own: Promise and default of the keys of this command alone; a promise on text takes the value as it stands.
+        of_the_run: Keys of ``scripts/train.py`` that may be typed as well, with what lies below them.
+        free: Whether a key that is none of these is taken all the same, as text.
+
+    Raises:
+        ConfigError: Names the key, or the promise that the value breaks.
+    """
+    values = {key: default for key, (_, default) in own.items()}
+    overrides: list[Override] = []
+    given = []
+    for argument in typed:
+        if not is_override(argument) or argument.startswith("-"):
+            raise ConfigError(f"`{argument}` must be written as key=value. `--help` lists the keys.")
+        key, _, text = argument.partition("=")
+        group = key.lstrip("+~").partition(".")[0]
+        if key in given:
+            raise ConfigError(f"`{key}` must be typed once.")
+        given.append(key)
+        if key in own:
+            values[key] = read_value(key, text, own[key][0])
+        elif group in of_the_run:
+            overrides += parse(with_backbone([argument]))
+        elif free(key):
+            values[key] = text
+        else:
+            known = [*own, *of_the_run]
+            near = did_you_mean(key, known) or "`--help` lists the keys."
+            raise ConfigError(f"`{key}` must be a key of {script}, and there is none of that name. {near}")
+    for override in overrides:
+        if override.is_sweep_override():
+            raise ConfigError(f"`{override.key_or_group}` must be one value, got several in {override.input_line}.")
+    return Typed(values, tuple(overrides), frozenset(given))
+
+
+def read_value(key: str, text: str, promise: Promise) -> Any:
+    """A value as it was typed: text where that will do, else what Hydra reads.
+
+    Raises:
+        ConfigError: It breaks its promise.
+    """
+    value: Any = text
+    if not promise.is_text:
+        value = parse([f"{key}={text}"])[0].value()
+    check(key, value, promise)
+    return value
+
+
+def with_overrides(config: RunConfig, overrides: Sequence[Override]) -> RunConfig:
+    """The config of a run with some keys set anew.
+
+    Raises:
+        ConfigError: A key is a group, or unknown, or a value breaks its promise.
+    """
+    plain: dict[str, Any] = copy.deepcopy(config.as_dict())
+    for override in overrides:
+        key = str(override.key_or_group)
+        *above, last = key.split(".")
+        if not above and isinstance(plain.get(last), dict):
+            raise ConfigError(f"`{key}` must be that of the checkpoint. Set what is in it: {key}.<key>=VALUE.")
+        place: Any = plain
+        for part in above:
+            place = place.setdefault(part, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or (above[:1] != ["dataset"] and last not in place):
+            raise unknown_key(key, all_keys())
+        place[last] = override.value()
+    return RunConfig.from_mapping(plain)
+
+
+def resolved(composed: DictConfig) -> dict[str, object]:
+    """The config as plain values, with what refers to other keys filled in."""
+    for section, choices in SECTIONS.items():  # first, since the learning rate is looked up by such a name
+        name = OmegaConf.select(composed, f"{section}.name")
+        if name not in choices:
+            raise ConfigError.not_a_choice(section, choices, name)
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).splitlines()[0]
+        raise ConfigError(f"`{error.full_key}` must have a value, and it refers to none: {reason}.") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def check_groups(overrides: Sequence[Override]) -> None:
+    """A group takes the name of a file in conf/<group>/ and nothing else; in a sweep several."""
+    for override in overrides:
+        group = override.key_or_group
+        if group == "trainer":
+            raise ConfigError("`trainer` must be set by its arguments, such as trainer.max_time=00:00:10:00.")
+        if not group:
+            raise ConfigError(f"`{override.input_line}` must be written as key=value, without spaces.")
+        if "/" in group or group == "hydra" or not (CONF / group).is_dir():
+            continue
+        choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        if override.is_delete():
+            raise ConfigError.not_a_choice(group, choices, None)
+        values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+        for value in values:
+            if str(value) not in choices and not (value is None and group == "experiment"):
+                raise ConfigError.not_a_choice(group, choices, value)
+
+
+def implied(typed: Collection[str]) -> list[str]:
+    """What goes without saying: whoever sets a knob of gradient descent means it, whatever the dataset would prefer."""
+    if {"optimizer", "experiment"} & set(typed):
+        return []
+    meant = any(key in STOCHASTIC or key.startswith("schedule.") for key in typed)
+    return ["optimizer=sgd"] if meant else []
+
+
+def is_override(argument: str) -> bool:
+    """Whether it sets something, unlike an option."""
+    return "=" in argument or argument.startswith("~")
+
+
+def with_backbone(settings: Sequence[str]) -> list[str]:
+    """A model of torchvision is named like an option of its group, though no file for each stands in conf/."""
+    spelled = []
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key == "backbone" and value not in ("none", "torchvision"):
+            spelled += ["backbone=torchvision", f"backbone.name={value}"]
+        else:
+            spelled.append(setting)
+    return spelled
+
+
+def parse(arguments: Sequence[str]) -> list[Override]:
+    """Overrides as Hydra reads them; what its grammar has no words for (é, spaces) is text, also within a list."""
+    parser = OverridesParser.create()
+    parsed = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        listed = value[1:-1] if value[:1] == "[" and value[-1:] == "]" else ""
+        as_text = []
+        if not set(value) & set("[]{}$'\""):
+            as_text = [f"{key}={quoted(value)}"]
+        elif listed and not set(listed) & set("[]{}$'\""):
+            as_text = [f"{key}=[{','.join(quoted(part.strip()) for part in listed.split(','))}]"]
+        for line in (argument, *as_text):
+            with suppress(HydraException):
+                parsed.append(parser.parse_override(line))
+                break
+        else:
+            raise ConfigError(f"`{argument}` must be written as key=value, brackets and quotes in pairs.")
+    return parsed
+
+
+def quoted(text: str) -> str:
+    """Text that Hydra takes as it is."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
+    """What a resumed run was started with, less what is typed anew: a checkpoint path is enough."""
+    folder = run_folder_of(checkpoint)
+    if folder is None:
+        return []
+    before = parse(lines_of(OmegaConf.load(folder / ".hydra" / "overrides.yaml")))
+    groups = {key for key in typed if "." not in key}
+    return [
+        override.input_line or ""
+        for override in before
+        if override.key_or_group not in typed
+        # another optimizer does not take the arguments of the one before
+        and override.key_or_group.split(".")[0] not in groups
+    ]
+
+
+def in_our_words(error: Exception) -> str:
+    """What Hydra found wrong with the command line, in one line that says what to do."""
+    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return str(ConfigError.not_a_choice(group, sorted(error.options), name))
+    if isinstance(error, OverrideParseException):  # of an option's value, such as a word without =
+        return f"`{error.override}` must be written as key=value, brackets and quotes in pairs."
+    message = str(error) or str(error.__cause__)
+    words = message.replace("\n", " ").split("'")
+    if message.startswith("Could not override") or "is not in struct" in message:
+        key, known = words[1], all_keys()
+        if key in known and "." in key:
+            group = key.partition(".")[0]
+            return f"`{key}` belongs to another {group} than the one chosen. See conf/{group}/ for what each one takes."
+        return str(unknown_key(key, known))
+    if "requires --multirun" in message or message.startswith("Ambiguous value for argument"):
+        key, _, value = words[1].partition("=")
+        return f"`{key}` must be one value, got {value!r}. Add -m to run once for each of them."
+    return " ".join(message.split())
+
+
+def all_keys() -> list[str]:
+    """Every key that some config has, with dots."""
+    keys: list[str] = []
+    for file in sorted(CONF.rglob("*.yaml")):
+        group = tuple(part for part in file.parent.relative_to(CONF).parts if part != "base")
+        if "@package _global_" in file.read_text(encoding="utf-8"):
+            group = ()
+        if group[:1] not in (("experiment",), ("hydra",)):
+            keys += _flat(OmegaConf.to_container(OmegaConf.load(file)), ".".join(group))
+    return sorted(set(keys) - {"defaults", "hydra"})
+
+
+def _flat(tree: object, prefix: str) -> list[str]:
+    keys = [prefix] if prefix else []
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            keys += _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return keys
+
+
+def lines_of(overrides: object) -> list[str]:
+    """Overrides as they were typed: what is written ${key} stays so."""
+    lines = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(lines, list)
+    return [str(line) for line in lines]

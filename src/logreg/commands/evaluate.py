@@ -1,0 +1,178 @@
+"""What a trained model scores, from its checkpoint alone: `scripts/evaluate.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logreg.commands.desk import ROOT, Typed, read_typed, say_importing, serve, with_overrides
+from logreg.config import RunConfig
+from logreg.errors import ConfigError
+from logreg.folder import check_free, find_checkpoint, shown, write_whole
+from logreg.promises import Promise, flag, number, one_of, optional, text
+
+if TYPE_CHECKING:
+    from logreg.data import TensorDataModule
+    from logreg.trained import Trained
+
+HELP = """\
+Scores a trained model; its checkpoint is all that it takes.
+
+usage: python scripts/evaluate.py [ckpt_path=latest] [key=value ...]
+
+examples
+  python scripts/evaluate.py                                       the newest run, on its own splits
+  python scripts/evaluate.py ckpt_path=best                        its epoch of the lowest loss on val
+  python scripts/evaluate.py ckpt_path=runs/mnist/2026-11-22_10-00-00-000000 split=val
+  python scripts/evaluate.py dataset.path=other.csv                rows that it has never seen, with their classes
+  python scripts/evaluate.py cost_ratio=5                          a miss costs five false alarms
+
+keys
+  ckpt_path    latest    latest, best, last, a run folder or a .ckpt file
+  split        null      train, val or test; null is the last that there is
+  cost_ratio   1         what a miss costs, in false alarms: two classes have a best threshold for it, chosen on val
+  output       null      a .json file to write everything to; it must not exist
+  overwrite    false     true: it may
+  json         false     true: prints everything as one JSON object
+
+the data are those of the run, rebuilt from the checkpoint, unless something is set anew
+  dataset.<key>, accelerator, precision, seed
+               With another dataset.path (root, cache and download only say where the same rows are) all rows of it are
+               scored, encoded as the model learned it from train; nothing is learned from them.
+
+Intervals hold the true value in 95 of 100 samples of rows: bootstrap, Wilson for the accuracy.  The baseline gives
+every row the rates of the classes in train.
+"""
+
+OWN: dict[str, tuple[Promise, Any]] = {
+    "ckpt_path": (text(), "latest"),
+    "split": (optional(one_of(("train", "val", "test"))), None),
+    "cost_ratio": (number(above=0), 1.0),
+    "output": (optional(text()), None),
+    "overwrite": (flag(), False),
+    "json": (flag(), False),
+}
+
+OF_THE_RUN = ("dataset", "accelerator", "precision", "seed")
+"""Keys of scripts/train.py that may be set anew."""
+
+WHERE_ONLY = {"dataset.root", "dataset.cache", "dataset.download"}
+"""Keys that say where the rows are, not which."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line of ``scripts/evaluate.py``; the exit code is that of `serve`."""
+    return serve(HELP, _work, arguments)
+
+
+def _work(arguments: list[str]) -> int:
+    typed = read_typed(arguments, "evaluate.py", OWN, OF_THE_RUN)
+    checkpoint = find_checkpoint(typed.values["ckpt_path"], ROOT)
+    output = None if typed.values["output"] is None else Path(typed.values["output"])
+    if output is not None:
+        check_free("output", output, typed.values["overwrite"], (".json",))
+    say_importing()
+    from logreg.lean import import_lightning
+
+    import_lightning()
+    from rich.console import Console
+
+    from logreg.trained import Trained
+
+    trained = Trained.load(checkpoint)
+    found = evaluate(trained, typed)
+    if output is not None:
+        plain = json.dumps(found, indent=2, ensure_ascii=False)
+        write_whole(output, lambda file: file.write((plain + "\n").encode()))
+    if typed.values["json"]:
+        print(json.dumps(found, ensure_ascii=False))
+    else:
+        _show(found, Console())
+    return 0
+
+
+def data_of(trained: Trained, typed: Typed) -> tuple[RunConfig, TensorDataModule, bool]:
+    """The rows of a trained model's run, or others that were typed.
+
+    Returns:
+        The config; the data, as the model reads it; whether the rows are others than those of the run.
+    """
+    from logreg.run import build_data, check_hardware, device_of
+
+    config = with_overrides(trained.of_its_run(), typed.overrides)
+    others = {key for key in typed.given if key.startswith("dataset.")} - WHERE_ONLY
+    if others:
+        config = dataclasses.replace(config, dataset=_all_rows(config.dataset, others))
+    check_hardware(config.accelerator)
+    data = build_data(config, trained.facts)
+    data.device = device_of(config.accelerator)
+    return config, data, bool(others)
+
+
+def _all_rows(dataset: Mapping[str, Any], typed: set[str]) -> dict[str, Any]:
+    """A dataset of whose rows none are held out."""
+    plain = dict(dataset)
+    if "dataset.path" in typed:
+        plain |= {key: None for key in ("train_path", "val_path", "test_path") if key in plain}
+    if not any(key.startswith("dataset.split") for key in typed):
+        plain["split"] = {"val": 0, "test": 0}
+    return plain | {"limit": None}
+
+
+def evaluate(trained: Trained, typed: Typed) -> dict[str, Any]:
+    """Everything that is known of how a model scores, as plain values."""
+    from logreg.evaluation import best_threshold
+    from logreg.evaluation import evaluate as evaluate_rows
+    from logreg.run import predict, score
+
+    module, facts = trained.module, trained.facts
+    config, data, others = data_of(trained, typed)
+    split = typed.values["split"] or data.splits[-1]
+    if split not in data.splits:
+        raise ConfigError(f"`split` must be one of {', '.join(data.splits)}, which there are, got {split!r}.")
+    ratio = float(typed.values["cost_ratio"])
+    predicted = predict(module, data, split)
+    threshold = None
+    if facts.is_binary and not others and split == "test" and "val" in data.splits:
+        threshold = best_threshold(predict(module, data, "val"), ratio), "val"
+    scores = {name: score(module, data, name) for name in data.splits}
+    notes = list(data.notes)
+    if not others and data.facts.fingerprint != facts.fingerprint:
+        notes.append("these are not the rows that the model was trained with: the data has changed since")
+    return {
+        "checkpoint": shown(trained.file),
+        "data": data.facts.title,
+        "rows": dict(data.facts.rows),
+        "classes": list(facts.class_names),
+        "loss": dataclasses.asdict(module.objective),
+        "metrics": scores,
+        "evaluation": {
+            "split": "all rows" if others and len(data.splits) == 1 else split,
+            "temperature": module.temperature,
+            **evaluate_rows(predicted, facts.class_names, facts.class_rates, threshold, ratio, config.seed).as_dict(),
+        },
+        "optimality": trained.optimality,
+        "notes": notes,
+    }
+
+
+def _show(found: Mapping[str, Any], console: Any) -> None:
+    from logreg.report import class_table, evaluation_table, print_table, score_table, threshold_in_words
+
+    evaluation = found["evaluation"]
+    console.print(f"{found['checkpoint']} on {found['data']}", markup=False, highlight=False, soft_wrap=True)
+    print_table(console, *score_table({"metrics": found["metrics"], "dataset": {"rows": found["rows"]}}))
+    line = f"{evaluation['split']}: {evaluation['rows']:,} rows, intervals of {evaluation['confidence']:.0%}"
+    console.print(line, markup=False, highlight=False)
+    print_table(console, *evaluation_table(evaluation))
+    print_table(console, *class_table(evaluation))
+    lines = [] if evaluation["threshold"] is None else [threshold_in_words(evaluation["threshold"])]
+    if evaluation["temperature"] != 1:
+        lines.append(f"calibrated on val: temperature {evaluation['temperature']:.4g}")
+    if found["optimality"]:
+        lines.append(f"at the end of training: {found['optimality']['verdict']}")
+    for each in [*lines, *found["notes"]]:
+        console.print(each, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,167 @@
+"""A trained model in the format of somebody else: `scripts/export.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logreg.commands.desk import ROOT, Typed, read_typed, say_importing, serve
+from logreg.errors import ConfigError, LogregError
+from logreg.folder import check_free, find_checkpoint, run_folder_of, shown, write_whole
+from logreg.promises import Promise, flag, one_of, optional, text
+
+if TYPE_CHECKING:
+    from logreg.exports import Linear, Sample
+    from logreg.trained import Trained
+
+HELP = """\
+Writes a trained model for somebody else, reads it again as they would, and refuses what does not agree.
+
+usage: python scripts/export.py [ckpt_path=latest] format=FORMAT [output=FILE] [key=value ...]
+
+examples
+  python scripts/export.py format=onnx                      runs/.../export/model.onnx and MODEL_CARD.md beside it
+  python scripts/export.py format=sklearn output=model.joblib ckpt_path=best
+
+keys
+  ckpt_path    latest    latest, best, last, a run folder or a .ckpt file
+  format                 onnx: takes rows as they are (columns by name with their gaps and levels, pictures as bytes, or
+                               a matrix), gives `label` and `probabilities`; pip install -e ".[export]"
+                         torch_export: a program of features, for torch.export.load
+                         safetensors, json: coefficients of features in source units, and how to use them
+                         sklearn: a fitted LogisticRegression, for joblib.load
+  output       null      the file; null: export/model.<suffix> in the run folder
+  overwrite    false     true: the files may exist
+
+the held-out rows to compare on are those of the run, unless they lie elsewhere now
+  dataset.<key>          such as dataset.root or dataset.path
+
+Mean, deviation and temperature are folded into the coefficients; all is float64 inside.
+"""
+
+OWN: dict[str, tuple[Promise, Any]] = {
+    "ckpt_path": (text(), "latest"),
+    "format": (optional(one_of(("onnx", "torch_export", "safetensors", "json", "sklearn"))), None),
+    "output": (optional(text()), None),
+    "overwrite": (flag(), False),
+}
+
+ROWS = 1000
+"""At most so many rows are compared."""
+
+CARD = "MODEL_CARD.md"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line of ``scripts/export.py``; the exit code is that of `serve`."""
+    return serve(HELP, _work, arguments)
+
+
+def _work(arguments: list[str]) -> int:
+    typed = read_typed(arguments, "export.py", OWN, ("dataset",))
+    name, overwrite = typed.values["format"], typed.values["overwrite"]
+    if name is None:
+        raise ConfigError(f"`format` must be given: one of {', '.join(OWN['format'][0].choices)}.")
+    checkpoint = find_checkpoint(typed.values["ckpt_path"], ROOT)
+    run = run_folder_of(checkpoint)
+    say_importing()
+    from logreg.lean import import_lightning
+
+    import_lightning()
+    from logreg.card import model_card
+    from logreg.exports import FORMATS, Linear, check_installed
+    from logreg.trained import Trained
+
+    check_installed(name)
+    suffix = FORMATS[name].suffix
+    folder = checkpoint.parent if run is None else run / "export"
+    output = Path(typed.values["output"] or folder / f"model{suffix}")
+    check_free("output", output, overwrite, (suffix,))
+    summary = None if run is None else _summary(run)
+    card = output.parent / CARD
+    if summary is not None and typed.values["output"] is not None:
+        check_free("output", card, overwrite)
+    trained = Trained.load(checkpoint)
+    model = Linear.of(trained.module)
+    agreement = export(name, model, _held_out(trained, typed), output)
+    print(f"{shown(output)}: agrees to {agreement:.1g} with the trained model, {output.stat().st_size:,} bytes")
+    if summary is None:
+        print(f"no {CARD}: there is no summary.json beside the checkpoint", file=sys.stderr)
+    else:
+        page = model_card(summary, output.name, agreement)
+        write_whole(card, lambda file: file.write(page.encode()))
+        print(shown(card))
+    return 0
+
+
+def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
+    """Writes a model in a format, reads it again, and keeps it if it agrees.
+
+    Returns:
+        The largest difference of a probability on the sample.
+
+    Raises:
+        LogregError: It does not agree; nothing is left.
+    """
+    import numpy as np
+
+    from logreg.exports import AGREEMENT, FORMATS
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".new-{output.name}")
+    try:
+        FORMATS[name].write(model, temporary)
+        theirs = FORMATS[name].read(temporary, model, sample)
+        ours = model.probabilities(sample.features).numpy()
+        difference = float(np.abs(theirs - ours).max())
+        if not difference <= AGREEMENT:
+            raise LogregError(
+                f"`format={name}` must give the probabilities of the model to {AGREEMENT:g}, and is off by "
+                f"{difference:.2g} on {len(ours):,} rows. Nothing was written."
+            )
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return difference
+
+
+def _held_out(trained: Trained, typed: Typed) -> Sample:
+    """Rows of the last split, as features and, of a table, as they stand in it."""
+    import numpy as np
+    import torch
+
+    from logreg.commands.evaluate import data_of
+    from logreg.data.blocks import BlockDataset
+    from logreg.data.columns import Columns
+    from logreg.exports import Sample
+
+    _, data, _ = data_of(trained, typed)
+    split = data.splits[-1]
+    blocks = data.blocks(split).dataset
+    assert isinstance(blocks, BlockDataset)
+    features = blocks[torch.arange(min(ROWS, len(blocks)))].features
+    columns = {}
+    if trained.facts.columns:
+        table = data.tables[split]
+        read = data.raw.tables["train"].features  # as it stands in the file, before it was encoded
+        assert isinstance(read, Columns)
+        rows = (torch.arange(len(table)) if table.rows is None else table.rows)[: len(features)].numpy()
+        for column in trained.facts.columns:
+            series = next(series for series in read.series if series.name == column.name)
+            if column.kind == "number":
+                columns[column.name] = series.values[rows].astype(np.float64)
+                continue
+            levels = [level.lower() if column.kind == "boolean" else level for level in series.levels]
+            columns[column.name] = np.array([*levels, ""], dtype=object)[series.values[rows]]
+    return Sample(features, columns)
+
+
+def _summary(run: Path) -> dict[str, Any] | None:
+    file = run / "summary.json"
+    if not file.is_file():
+        return None
+    plain: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return plain if plain.get("status") == "finished" else None

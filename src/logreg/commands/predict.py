@@ -1,0 +1,188 @@
+"""Probabilities for new rows, from a checkpoint alone: `scripts/predict.py`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logreg.commands.desk import ROOT, Typed, read_typed, say_importing, serve
+from logreg.errors import ConfigError
+from logreg.folder import check_free, find_checkpoint
+from logreg.promises import Promise, flag, listed, number, one_of, optional, text, whole
+
+if TYPE_CHECKING:
+    from logreg.data.incoming import Incoming, Rows
+    from logreg.trained import Predictor, Trained
+
+HELP = """\
+Gives the probability of each class for new rows; the checkpoint is all that it takes.
+
+usage: python scripts/predict.py [ckpt_path=latest] input=FILE [output=FILE] [key=value ...]
+       python scripts/predict.py [ckpt_path=latest] COLUMN=VALUE ...
+
+examples
+  python scripts/predict.py hours=3.5                                   one row
+  python scripts/predict.py input=new.csv output=predictions.csv keep=[id]
+  python scripts/predict.py input=pictures/ output=predictions.parquet  a folder of images
+  python scripts/predict.py input=- output=- < new.csv                  from standard input to standard output
+  python scripts/predict.py input=new.csv output=flagged.csv threshold=0.2
+
+keys
+  ckpt_path    latest    latest, best, last, a run folder or a .ckpt file
+  input                  what the model learned from: a table (.csv .tsv .parquet .arrow .feather, text also in .gz)
+                         with the columns by their names, a matrix (.npz .npy .safetensors .parquet), a folder of images
+                         or one image, or - for a CSV on standard input
+  output       -         .csv, .tsv, .parquet or .npz; - is a CSV on standard output
+  overwrite    false     true: the file may exist
+  threshold    null      least probability of the second of two classes at which it is predicted; null: 0.5
+  keep         []        columns of the input to copy, before the predictions
+  drop         []        columns of the input to pass over, which the model's train file did not have
+  separator    null      between the values of a line; null: by the file's suffix
+  accelerator  cpu       cpu, gpu, mps or auto
+  batch_size   64        images that go through a backbone at once
+
+The output has the kept columns (of images their file), `predicted`, and for each class a column of probabilities under
+the class's name.  Rows are read, predicted and written in blocks, so a file may be larger than the memory.  A level
+that the model does not know counts as none, and such rows are counted.
+"""
+
+OWN: dict[str, tuple[Promise, Any]] = {
+    "ckpt_path": (text(), "latest"),
+    "input": (optional(text()), None),
+    "output": (text(), "-"),
+    "overwrite": (flag(), False),
+    "threshold": (optional(number(above=0, below=1)), None),
+    "keep": (listed(), []),
+    "drop": (listed(), []),
+    "separator": (optional(text()), None),
+    "accelerator": (one_of(("cpu", "gpu", "mps", "auto")), "cpu"),
+    "batch_size": (whole(at_least=1), 64),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line of ``scripts/predict.py``; the exit code is that of `serve`."""
+    return serve(HELP, _work, arguments)
+
+
+def _work(arguments: list[str]) -> int:
+    typed = read_typed(arguments, "predict.py", OWN, free=lambda key: True)
+    values = typed.values
+    cells = {key: value for key, value in values.items() if key not in OWN}
+    if values["input"] is not None and cells:
+        raise ConfigError(f"`{next(iter(cells))}` must be a key of predict.py beside input=. `--help` lists the keys.")
+    if values["input"] is None and not cells:
+        raise ConfigError("`input` must be given, or a value for each column, such as hours=3.5.")
+    checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
+    if values["output"] != "-":
+        from logreg.predictions import SUFFIXES
+
+        check_free("output", Path(values["output"]), values["overwrite"], SUFFIXES)
+    say_importing()
+    from logreg.lean import import_lightning
+
+    import_lightning()
+    from logreg.data.incoming import Incoming
+    from logreg.module import DTYPES
+    from logreg.run import check_hardware, device_of
+    from logreg.trained import Predictor, Trained
+
+    trained = Trained.load(checkpoint)
+    check_hardware(values["accelerator"])
+    if values["threshold"] is not None and not trained.facts.is_binary:
+        classes = trained.facts.num_classes
+        raise ConfigError(f"`threshold` must go with two classes, and the model has {classes}. Leave it out.")
+    device = device_of(values["accelerator"])
+    incoming = Incoming(
+        trained.facts,
+        {} if trained.config is None else trained.config.dataset,
+        DTYPES[trained.module.hparams["precision"]],
+        [str(name) for name in values["keep"]],
+        [str(name) for name in values["drop"]],
+        values["separator"],
+        device,
+        values["batch_size"],
+    )
+    predictor = Predictor(trained.module, device)
+    if values["input"] is None:
+        _print_single(trained, predictor, incoming.single(cells), values["threshold"])
+    else:
+        _predict(trained, predictor, incoming, typed)
+    return 0
+
+
+def _predict(trained: Trained, predictor: Predictor, incoming: Incoming, typed: Typed) -> None:
+    from logreg.predictions import open_writer
+
+    values, facts = typed.values, trained.facts
+    started, rows, unseen = time.perf_counter(), 0, dict[str, int]()
+    count, blocks = incoming.read(values["input"])
+    first = next(blocks, None)
+    if first is None:
+        raise ConfigError(f"`input` must have rows, got none [in {values['input']}].")
+    with open_writer(values["output"], facts.class_names, list(first.kept)) as writer, _bar(count) as advance:
+        block: Rows | None = first
+        while block is not None:
+            probabilities, labels = predicted(predictor, block, values["threshold"])
+            writer.write(block.kept, labels, probabilities)
+            rows += len(labels)
+            for name, number_of_rows in block.unseen.items():
+                unseen[name] = unseen.get(name, 0) + number_of_rows
+            advance(len(labels))
+            block = next(blocks, None)
+    for name, number_of_rows in unseen.items():
+        print(
+            f"{number_of_rows:,} rows: a level of {name} that the model does not know, taken as none", file=sys.stderr
+        )
+    seconds = time.perf_counter() - started
+    where = "" if values["output"] == "-" else f": {values['output']}"
+    print(f"{rows:,} rows in {seconds:.2f} s{where}", file=sys.stderr)
+
+
+def predicted(predictor: Predictor, rows: Rows, threshold: float | None) -> tuple[Any, Any]:
+    """Probabilities (n, C) and labels (n,) of a block, as NumPy arrays; its features are overwritten."""
+    import torch
+
+    with torch.inference_mode():
+        probabilities, labels = predictor(rows.features.to(predictor.coef.device), threshold)
+    return probabilities.cpu().numpy(), labels.cpu().numpy()
+
+
+def _print_single(trained: Trained, predictor: Predictor, rows: Rows, threshold: float | None) -> None:
+    probabilities, labels = predicted(predictor, rows, threshold)
+    names = trained.facts.class_names
+    print(names[int(labels[0])])
+    for place in probabilities[0].argsort()[::-1].tolist():
+        print(f"  {float(probabilities[0, place]):.4f}  {names[place]}")
+
+
+@contextmanager
+def _bar(count: int | None) -> Iterator[Any]:
+    """A progress bar on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda rows: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("predicting", total=count)
+        yield lambda rows: bar.update(task, advance=rows)

@@ -1,0 +1,289 @@
+"""A sweep that learns from its trials which values to try next: `scripts/sweep.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+
+from logreg.commands.desk import (
+    CONF,
+    ROOT,
+    check_groups,
+    implied,
+    is_override,
+    parse,
+    read_value,
+    resolved,
+    say_importing,
+    serve,
+    with_backbone,
+    with_overrides,
+)
+from logreg.config import RunConfig
+from logreg.errors import ConfigError, LogregError
+from logreg.folder import shown
+from logreg.promises import Promise, flag, optional, text, whole
+from logreg.search import FORMS, Range, Search, sqlite_url
+from logreg.search import shown as shown_value
+
+if TYPE_CHECKING:
+    from logreg.data import TensorDataModule
+
+HELP = """\
+Looks for the values that give the lowest loss on val, and learns from each trial which ones to try next.
+
+usage: python scripts/sweep.py 'search.KEY=RANGE' ... [trials=30] [key=value ...]
+
+examples
+  python scripts/sweep.py dataset=digits 'search.lr=log(1e-4,1)' 'search.l2=log(1e-8,1)' trials=30
+  python scripts/sweep.py dataset=breast_cancer 'search.l2=log(1e-8,1)' 'search.l1=log(1e-8,1)'
+  python scripts/sweep.py dataset=mnist optimizer=sgd 'search.batch_size=choice(32,128,512)' 'search.lr=log(1e-3,1)'
+
+keys
+  search.KEY             what to look for, a key of scripts/train.py: {forms}
+  trials       20        how many in all: the same command typed again goes on where it stopped, by a kill too
+  study        null      name of the sweep; null: the dataset and the keys, such as digits_l2_lr
+  storage      null      URL of a database that several processes or machines share, each with the same command; null:
+                         study.db in the folder of the sweep (which processes on one machine share as well)
+  prune        true      breaks trials off that are behind half of the others
+  everything else is a key of scripts/train.py and holds for all trials
+
+Trials run one after the other in this process and share its imports and its data.  The folder of the sweep, under
+runs/sweeps, has a folder for each trial, results.csv, and figures/history.png and importance.png.  A grid is for
+scripts/train.py -m.
+""".replace("{forms}", FORMS)
+
+OWN: dict[str, tuple[Promise, Any]] = {
+    "trials": (whole(at_least=1), 20),
+    "study": (optional(text()), None),
+    "storage": (optional(text()), None),
+    "prune": (flag(), True),
+}
+
+REFUSED = {
+    "ckpt_path": "Each trial starts anew.",
+    "facts": "Type scripts/train.py facts=only.",
+    "seed": "",
+}
+"""Keys of scripts/train.py that cannot be searched or set, and why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line of ``scripts/sweep.py``.
+
+    Returns:
+        Exit code: 0 done; 1 no trial came to an end; 2 a mistake that the person can mend; 130 stopped.
+    """
+    return serve(HELP, _work, arguments)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What was typed.
+
+    Attributes:
+        values: Of the own keys.
+        ranges: What is searched.
+        settings: What holds for all trials, as typed.
+        config: The run, with a value of each range.
+    """
+
+    values: Mapping[str, Any]
+    ranges: tuple[Range, ...]
+    settings: tuple[str, ...]
+    config: RunConfig
+
+    def trial(self, values: Mapping[str, str]) -> RunConfig:
+        """The config of one trial; Hydra, which takes a while, is asked only where a group is searched."""
+        if any((CONF / key).is_dir() for key in values):
+            return composed(self.settings, values)
+        return with_overrides(self.config, parse([f"{key}={value}" for key, value in values.items()]))
+
+    @property
+    def study(self) -> str:
+        """Its name."""
+        if self.values["study"]:
+            return str(self.values["study"])
+        return "_".join([self.config.dataset["name"], *sorted(one.key.replace(".", "-") for one in self.ranges)])
+
+
+def understood(typed: Sequence[str]) -> Plan:
+    """What was typed, checked and composed.
+
+    Raises:
+        ConfigError: A key, a value or a range is at fault.
+    """
+    values = {key: default for key, (_, default) in OWN.items()}
+    ranges: list[Range] = []
+    settings: list[str] = []
+    for argument in typed:
+        if not is_override(argument) or argument.startswith("-"):
+            raise ConfigError(f"`{argument}` must be written as key=value. `--help` lists the keys.")
+        key, _, value = argument.partition("=")
+        if key in OWN:
+            values[key] = read_value(key, value, OWN[key][0])
+        elif key.startswith("search."):
+            ranges.append(Range.read(key.removeprefix("search."), value))
+        elif REFUSED.get(key):
+            raise ConfigError(f"`{key}` must not be set in a sweep. {REFUSED[key]}")
+        else:
+            settings.append(argument)
+    if not ranges:
+        raise ConfigError(f"`search.<key>` must say what to look for, such as 'search.lr=log(1e-4,1)': {FORMS}.")
+    keys = [one.key for one in ranges]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ConfigError(f"`search.{key}` must be typed once.")
+        if key in (*REFUSED, "dataset", "experiment"):
+            raise ConfigError(f"`search.{key}` must be a key that makes a model better or worse on the same rows.")
+        if any(setting.partition("=")[0] == key for setting in settings):
+            raise ConfigError(f"`{key}` must be searched or set, not both.")
+    if values["study"] is not None and not re.fullmatch(r"[\w.-]+", values["study"]):
+        raise ConfigError.broken("study", "be made of letters, digits and -_.", values["study"])
+    first = {one.key: shown_value(one.ends[0]) for one in ranges}
+    plan = Plan(values, tuple(ranges), tuple(settings), composed(settings, first))
+    for one in ranges:
+        for end in one.ends[1:]:  # a promise that holds for one end and not for another is seen at once
+            plan.trial(first | {one.key: shown_value(end)})
+    if not isinstance(plan.config.l2, int | float):
+        raise ConfigError("`l2` must be one number in a sweep. A path chooses for itself: scripts/train.py l2=path.")
+    return plan
+
+
+def composed(settings: Sequence[str], values: Mapping[str, str]) -> RunConfig:
+    """The config of one trial."""
+    overrides = parse(with_backbone([*settings, *(f"{key}={value}" for key, value in values.items())]))
+    for override in overrides:
+        if override.is_sweep_override():
+            key = override.key_or_group
+            raise ConfigError(f"`{key}` must be one value, or searched: search.{key}=choice(a,b).")
+    check_groups(overrides)
+    lines = [*implied({override.key_or_group for override in overrides}), *(one.input_line or "" for one in overrides)]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return RunConfig.from_mapping(resolved(compose("config", lines)))
+
+
+def _work(typed: list[str]) -> int:
+    plan = understood(typed)
+    from importlib.util import find_spec
+
+    if find_spec("optuna") is None:
+        raise ConfigError('`search` must have the package optuna: pip install -e ".[sweep]".')
+    say_importing()
+    from logreg.lean import import_lightning
+
+    import_lightning()
+    folder = ROOT / "sweeps" / plan.study
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = plan.values["storage"] or sqlite_url(folder / "study.db")
+    search = Search(plan.study, storage, plan.ranges, plan.settings, plan.config.seed, plan.values["prune"])
+    search.free_what_was_killed()
+    try:
+        _run_trials(plan, search, folder)
+    except KeyboardInterrupt:
+        _gather(plan, search, folder)
+        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return _gather(plan, search, folder)
+
+
+def _run_trials(plan: Plan, search: Search, folder: Path) -> None:
+    total = plan.values["trials"]
+    before = len(search.counted)
+    if before:
+        print(f"{plan.study}: going on from {before} of {total} trials", file=sys.stderr)
+    data: dict[str, TensorDataModule] = {}
+    with _bar(total, before, plan.study) as tell:
+        while (asked := search.ask(total)) is not None:
+            trial, values = asked
+            typed = {key: shown_value(value) for key, value in values.items()}
+            name = "_".join([str(trial.number), *(f"{key}-{value}" for key, value in typed.items())])
+            words = _trial(plan, search, trial, typed, folder / name, data)
+            tell(len(search.counted), search.best, f"trial {trial.number}: {words}")
+
+
+def _trial(
+    plan: Plan, search: Search, trial: Any, typed: Mapping[str, str], folder: Path, shared: dict[str, TensorDataModule]
+) -> str:
+    """One run; returns what came of it in words."""
+    from logreg.callbacks import Pruned, Pruning
+    from logreg.run import build_data, train
+
+    said = " ".join(f"{key}={value}" for key, value in typed.items())
+    config = dataclasses.replace(plan.trial(typed), report="brief")
+    overrides = [*plan.settings, *(f"{key}={value}" for key, value in typed.items())]
+    data = build_data(config)
+    of_data = json.dumps([dict(config.dataset), dict(config.backbone), config.seed, config.precision], sort_keys=True)
+    if of_data in shared:
+        data.share(shared[of_data])
+    else:
+        shared[of_data] = data
+        data.setup()
+        if "val" not in data.splits:
+            raise ConfigError("`search` must have a val split to choose by. Set dataset.split.val=0.2.")
+    try:
+        summary = train(config, folder, ROOT, False, overrides, progress_lines=0, data=data, watchers=[Pruning(trial)])
+    except Pruned as pruned:
+        _note(folder, "pruned", overrides, {"metrics": {"val": {"loss": pruned.loss}}, "epochs": pruned.epoch})
+        search.pruned(trial, shown(folder))
+        return f"{said}: pruned after epoch {pruned.epoch}, loss/val {pruned.loss:.4f}"
+    except Exception as error:
+        line = str(error) if isinstance(error, LogregError) else f"{type(error).__name__}: {error}"
+        details = line if isinstance(error, LogregError) else "".join(traceback.format_exception(error))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "train.log").write_text(details + "\n", encoding="utf-8")
+        _note(folder, "failed", overrides, {"metrics": {}, "error": line})
+        search.failed(trial, line)
+        return f"{said}: failed: {line}"
+    loss = float(summary["metrics"]["val"]["loss"])
+    search.finished(trial, loss, shown(folder))
+    return f"{said}: loss/val {loss:.4f}"
+
+
+def _note(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str, Any]) -> None:
+    plain = {"status": status, "overrides": list(overrides), **more}
+    (folder / "summary.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+
+
+def _gather(plan: Plan, search: Search, folder: Path) -> int:
+    """The table, the pictures, and how to have the best run again."""
+    from logreg.sweep import draw_search, gather
+
+    if search.best is not None:
+        files = draw_search(folder, plan.study, search.history, search.importance())
+        print(f"pictures: {' '.join(map(shown, files))}")
+    gather(folder)
+    return 0 if search.best is not None else 1
+
+
+@contextmanager
+def _bar(total: int, before: int, label: str) -> Iterator[Callable[[int, Any, str], None]]:
+    """Progress: a bar on a terminal, a line for each trial elsewhere."""
+
+    def of_best(best: Any) -> str:
+        return "" if best is None else f"best loss/val {best[0]:.4f}"
+
+    if not sys.stderr.isatty():
+        yield lambda done, best, words: print(
+            f"{label}: {done}/{total} {words}; {of_best(best)}", file=sys.stderr, flush=True
+        )
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        *(TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()),
+        *(TextColumn("{task.fields[best]}"), TimeRemainingColumn()),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total, completed=before, best="")
+        yield lambda done, best, words: bar.update(task, completed=done, best=of_best(best))

@@ -1,0 +1,239 @@
+"""Where Hydra ends and logreg begins: composes a config, runs it, turns mistakes into one line.
+
+Nothing here imports torch before a run is certain to start: ``--help`` and typing mistakes are
+answered at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from logreg import __version__
+from logreg.commands.desk import (
+    CONF,
+    NO_ROOM,
+    ROOT,
+    check_groups,
+    implied,
+    is_override,
+    leave_quietly,
+    lines_of,
+    parse,
+    quoted,
+    resolved,
+    resumed_overrides,
+    say,
+    say_importing,
+    with_backbone,
+)
+from logreg.config import RunConfig
+from logreg.errors import ConfigError, LogregError
+from logreg.folder import CHECKPOINTS, find_checkpoint, shown
+
+MADE_BY_STARTING = {".hydra", "train.log", "multirun.yaml", "metrics.csv"}
+"""What lies in the folder of a run or a sweep before its first checkpoint, besides events."""
+
+FROM_SCRATCH = "leave ckpt_path out to start from scratch"
+
+HYDRA_OPTIONS = (
+    *("-c", "--cfg", "-p", "--package", "-r", "--run", "-m", "--multirun", "-i", "--info", "--resolve", "--hydra-help"),
+    *("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"),
+    "--experimental-rerun",
+)
+"""What Hydra takes with a dash; ours are --help and --version."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line of ``scripts/train.py``.
+
+    Args:
+        arguments: What follows the script's name; ``sys.argv`` when ``None``.
+
+    Returns:
+        Exit code: 0 done; 1 a job of a sweep failed; 2 a mistake that the person can mend;
+        130 stopped from the keyboard.  A bug leaves with its traceback.
+    """
+    started = time.perf_counter()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the sentence is ours
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    # Options first, as argparse wants them, whatever the order they were typed in.
+    options = [argument for argument in typed if argument.startswith("-") or not is_override(argument)]
+    settings = [argument for argument in typed if argument not in options]
+    sweep: Path | None = None
+    try:
+        if {"-h", "--help"} & set(options):  # without Hydra, which would list all groups first, its own too
+            print(OmegaConf.load(CONF / "hydra" / "help" / "logreg.yaml").template, flush=True)
+            return 0
+        if "--version" in options:
+            print(f"logreg {__version__}")
+            return 0
+        overrides, sweep = _understood(options, settings)
+        sys.argv = [sys.argv[0], *options, *overrides]
+        failures: list[Exception] = []
+        job = run_job if sweep is not None else _keeping(failures, started)
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        if failures:
+            raise failures[0]
+        if sweep is not None:
+            from logreg.sweep import gather
+
+            return gather(sweep)
+    except (LogregError, HydraException, OmegaConfBaseException) as error:
+        say(error)
+        if sweep is not None:
+            _remove_if_unused(sweep)
+        return 2
+    except BrokenPipeError:
+        leave_quietly()
+        return 0
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        print(f"`hydra.run.dir` must be a place to write to: {error}. Stand elsewhere, or set it.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if sweep is None:
+            print("Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.", file=sys.stderr)
+        else:
+            from logreg.sweep import gather
+
+            gather(sweep)
+            print("Stopped. The jobs that were finished are above.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_job(composed: DictConfig, started: float | None = None) -> float | None:
+    """One run: alone, or as a job of a sweep, whose failure must not stop the others.
+
+    Args:
+        composed: The config as Hydra composed it.
+        started: ``time.perf_counter()`` when the person pressed Enter, for a run alone.
+
+    Returns:
+        The last loss on val (on train where there is no val split), for sweepers that optimise it.
+    """
+    settings = HydraConfig.get()
+    folder = Path(settings.runtime.output_dir)
+    overrides = lines_of(settings.overrides.task)
+    if settings.mode == RunMode.MULTIRUN:
+        from logreg.sweep import run_in_sweep
+
+        return run_in_sweep(lambda: _run(composed, folder, overrides, None), folder, overrides)
+    try:
+        return _run(composed, folder, overrides, started)
+    except LogregError:
+        _remove_if_unused(folder)
+        raise
+
+
+def _keeping(failures: list[Exception], started: float) -> Callable[[DictConfig], None]:
+    """`run_job`, with what it raises kept for later: Hydra would print words of its own first."""
+
+    def job(composed: DictConfig) -> None:
+        try:
+            run_job(composed, started)
+        except Exception as error:
+            failures.append(error)
+
+    return job
+
+
+def _run(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
+    """Checks, imports what takes seconds, trains, shows the result."""
+    config = RunConfig.from_mapping(resolved(composed))
+
+    say_importing()
+    from logreg.lean import import_lightning
+
+    import_lightning()
+    from rich.console import Console
+
+    from logreg.report import print_summary
+    from logreg.run import show_facts, train
+
+    if config.facts == "only":
+        show_facts(config)
+        _remove_if_unused(folder)
+        return 0.0
+    single = HydraConfig.get().mode == RunMode.RUN
+    if not single and not any(override.startswith("report=") for override in overrides):
+        config = dataclasses.replace(config, report="brief")
+    # In a sweep each job has one line of its own at its end.
+    summary = train(config, folder, ROOT, single, overrides, started, progress_lines=5 if single else 0)
+    if single:
+        print_summary(summary, Console())
+    metrics = summary["metrics"]
+    return float(metrics.get("val", metrics["train"])["loss"])
+
+
+def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[str], Path | None]:
+    """What was typed, checked and completed.
+
+    Args:
+        options: What starts with a dash, and what follows it.
+        settings: key=value.
+
+    Returns:
+        Overrides for Hydra; the sweep folder, if this is a sweep.
+    """
+    for option in options:
+        if option.startswith("-") and not any(known.startswith(option) for known in HYDRA_OPTIONS):
+            raise ConfigError(f"`{option}` is no option. Write settings as key=value, such as lr=0.1.")
+    overrides = parse(with_backbone(settings))
+    check_groups(overrides)
+    given = {override.key_or_group: override for override in overrides}
+    sweeping = any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options)
+    if sweeping and "facts" in given and str(given["facts"].value()) == "only":
+        raise ConfigError("`facts=only` must go with one run. Leave -m out.")
+    added, sweep = [], None
+    if "hydra.run.dir" in given and (Path(str(given["hydra.run.dir"].value())) / CHECKPOINTS).exists():
+        raise ConfigError(f"`hydra.run.dir` must name a new folder, and {given['hydra.run.dir'].value()} holds a run.")
+    if "ckpt_path" in given and given["ckpt_path"].value() is not None:
+        if given["ckpt_path"].is_sweep_override():
+            raise ConfigError("`ckpt_path` must be one checkpoint, got several. Resume one after the other.")
+        checkpoint = find_checkpoint(str(given["ckpt_path"].value()), ROOT, FROM_SCRATCH)
+        # The file itself, since tomorrow "latest" is another one.
+        overrides = [override for override in overrides if override.key_or_group != "ckpt_path"]
+        overrides += parse([f"ckpt_path={quoted(shown(checkpoint))}"])
+        added += resumed_overrides(checkpoint, set(given))
+    typed = set(given) | {override.key_or_group for override in parse(added)}
+    added += implied(typed)
+    if sweeping:
+        from logreg.sweep import sweep_overrides
+
+        more, sweep = sweep_overrides([*parse(added), *overrides], ROOT)
+        added += more
+    return [*added, *(override.input_line or "" for override in overrides)], sweep
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """Takes back the folder of a run or a sweep that never came to anything."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name not in MADE_BY_STARTING and not path.name.startswith("events.out.tfevents."):
+            return
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    here, root = Path.cwd().resolve(), ROOT.resolve()
+    for place in (folder.resolve(), *folder.resolve().parents):
+        if place == here or any(place.iterdir()) or not (place == folder.resolve() or place.is_relative_to(root)):
+            return
+        place.rmdir()

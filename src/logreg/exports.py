@@ -1,0 +1,416 @@
+"""A trained model in the formats of others: written, and read again by those who will read it.
+
+All of them hold the model as one linear map of features in source units (mean, deviation and temperature are folded
+in) in float64, and the link to the probability of each class.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from logreg.errors import ConfigError
+from logreg.facts import DataFacts
+from logreg.functional import LossName, class_probabilities
+from logreg.module import LogisticModule
+
+Array = np.ndarray[Any, Any]
+
+AGREEMENT = 1e-6
+"""Largest difference of a probability between the model and what was read again."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The model as it is exported.
+
+    Attributes:
+        coef: Shape (K, D), float64, of the features in source units; the temperature is in it.
+        intercept: Shape (K,), float64.
+        loss: Says the link.
+        facts: Of the data.
+        precision: "32" or "64": the floating type in which the model reads features.
+    """
+
+    coef: Tensor
+    intercept: Tensor
+    loss: LossName
+    facts: DataFacts
+    precision: str
+
+    @classmethod
+    def of(cls, module: LogisticModule) -> Linear:
+        """That of a trained module."""
+        coef, intercept = module.model.in_source_units()
+        heat = module.temperature
+        return cls(coef / heat, intercept / heat, module.objective.loss, module.facts, module.hparams["precision"])
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Features (N, D) in source units -> probability of each class (N, C), in float64."""
+        return class_probabilities(torch.addmm(self.intercept, features.double(), self.coef.T), self.loss)
+
+    def described(self) -> dict[str, Any]:
+        """What somebody must know to use the numbers, as plain values."""
+        links = {"cross_entropy": "softmax", "bce": "sigmoid"}
+        link = links[self.loss] if len(self.coef) > 1 or self.loss == "cross_entropy" else "sigmoid"
+        if self.loss == "bce" and len(self.coef) > 1:
+            link = "sigmoid, divided by the sum over the classes"
+        return {
+            "made_by": "logreg",
+            "data": self.facts.title,
+            "classes": list(self.facts.class_names),
+            "link": link,
+            "outputs": list(self.facts.class_names if len(self.coef) > 1 else self.facts.class_names[1:]),
+            "features": list(self.facts.feature_names),
+            "image_shape": list(self.facts.image_shape),
+            "columns": self.facts.as_dict()["columns"],
+            "backbone": dict(self.facts.backbone),
+        }
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Held-out rows to compare on.
+
+    Attributes:
+        features: Shape (n, D), in source units.
+        columns: The same rows as they stand in the table, arrays (n,) of numbers or text by name; none elsewhere.
+    """
+
+    features: Tensor
+    columns: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write a model.
+
+    Attributes:
+        suffix: Of the file.
+        packages: That it takes besides ours.
+        write: Writes a model.
+        read: Reads the file again as its user would, and gives the probabilities of a sample (n, C).
+    """
+
+    suffix: str
+    packages: tuple[str, ...]
+    write: Callable[[Linear, Path], None]
+    read: Callable[[Path, Linear, Sample], Array]
+
+
+def check_installed(name: str) -> None:
+    """A format's packages are there.
+
+    Raises:
+        ConfigError: Names the extra to install.
+    """
+    from importlib.util import find_spec
+
+    for package in FORMATS[name].packages:
+        if find_spec(package) is None:
+            raise ConfigError(f'`format={name}` must have the package {package}: pip install -e ".[export]".')
+
+
+def write_json(model: Linear, file: Path) -> None:
+    """Coefficients and all that it takes to use them, as JSON."""
+    plain = {**model.described(), "coef": model.coef.tolist(), "intercept": model.intercept.tolist()}
+    file.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path, model: Linear, sample: Sample) -> Array:
+    """With the standard library and NumPy."""
+    held = json.loads(file.read_text(encoding="utf-8"))
+    return _linked(np.array(held["coef"]), np.array(held["intercept"]), held["link"], sample)
+
+
+def write_safetensors(model: Linear, file: Path) -> None:
+    """Tensors ``coef`` and ``intercept``, and the rest as JSON under ``logreg`` in the metadata."""
+    from safetensors.torch import save_file
+
+    tensors = {"coef": model.coef.contiguous(), "intercept": model.intercept.contiguous()}
+    save_file(tensors, file, metadata={"logreg": json.dumps(model.described(), ensure_ascii=False)})
+
+
+def read_safetensors(file: Path, model: Linear, sample: Sample) -> Array:
+    """With the package safetensors and NumPy."""
+    from safetensors import safe_open
+
+    with safe_open(file, "np") as held:
+        described = json.loads(held.metadata()["logreg"])
+        return _linked(held.get_tensor("coef"), held.get_tensor("intercept"), described["link"], sample)
+
+
+def _linked(coef: Array, intercept: Array, link: str, sample: Sample) -> Array:
+    """Probabilities in NumPy, by the words of `Linear.described`."""
+    logits = sample.features.double().numpy() @ coef.T + intercept
+    if link == "softmax":
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        return np.asarray(powers / powers.sum(1, keepdims=True))
+    sigmoid = (1 + np.tanh(logits / 2)) / 2
+    if sigmoid.shape[1] == 1:
+        return np.hstack([1 - sigmoid, sigmoid])
+    return np.asarray(sigmoid / sigmoid.sum(1, keepdims=True))
+
+
+def write_sklearn(model: Linear, file: Path) -> None:
+    """A fitted estimator, by joblib: of features as they are encoded, under their names."""
+    import joblib
+
+    joblib.dump(as_sklearn(model), file)
+
+
+def as_sklearn(model: Linear) -> Any:
+    """A fitted LogisticRegression; one-vs-rest with several classes is a OneVsRestClassifier of them."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.preprocessing import LabelBinarizer
+
+    facts = model.facts
+    # scikit-learn sorts its classes, ours have the order of the source.
+    order = np.argsort(np.array(facts.class_names, dtype=object).astype(str))
+    names = np.array(facts.class_names)[order]
+
+    def fitted(coef: Array, intercept: Array, classes: Array) -> Any:
+        one = LogisticRegression(C=np.inf)
+        one.coef_, one.intercept_, one.classes_ = coef, intercept, classes
+        one.n_features_in_, one.n_iter_ = coef.shape[1], np.array([0], dtype=np.int32)
+        if facts.feature_names:
+            one.feature_names_in_ = np.array(facts.feature_names, dtype=object)
+        return one
+
+    coef, intercept = model.coef.numpy(), model.intercept.numpy()
+    if facts.is_binary:
+        if len(coef) == 2 and model.loss == "cross_entropy":
+            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+        sign = 1 if order[1] == 1 else -1
+        return fitted(sign * coef, sign * intercept, names)
+    coef, intercept = coef[order], intercept[order]
+    if model.loss == "cross_entropy":
+        return fitted(coef, intercept, names)
+    several = OneVsRestClassifier(LogisticRegression())
+    ends = np.array([0, 1])
+    several.estimators_ = [fitted(coef[k : k + 1], intercept[k : k + 1], ends) for k in range(len(coef))]
+    several.label_binarizer_ = LabelBinarizer(sparse_output=True).fit(names)
+    several.classes_, several.n_features_in_ = names, coef.shape[1]
+    return several
+
+
+def read_sklearn(file: Path, model: Linear, sample: Sample) -> Array:
+    """As whoever has scikit-learn would, and back into our order of the classes."""
+    import warnings
+
+    import joblib
+
+    estimator = joblib.load(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an array has no names of features, and says so
+        probabilities = estimator.predict_proba(sample.features.double().numpy())
+    place = {str(name): number for number, name in enumerate(estimator.classes_)}
+    return np.asarray(probabilities[:, [place[name] for name in model.facts.class_names]])
+
+
+class _Probabilities(nn.Module):
+    """Features -> probabilities, for torch.export."""
+
+    def __init__(self, model: Linear) -> None:
+        super().__init__()
+        self.loss: LossName = model.loss
+        self.register_buffer("coef", model.coef)
+        self.register_buffer("intercept", model.intercept)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Shape (N, D), any floating type -> (N, C), float64."""
+        return class_probabilities(torch.addmm(self.intercept, features.double(), self.coef.T), self.loss)  # type: ignore[arg-type]  # buffers
+
+
+def write_torch_export(model: Linear, file: Path) -> None:
+    """A program of any number of rows; classes and names lie beside it in ``logreg.json``."""
+    dtype = torch.float64 if model.precision == "64" else torch.float32
+    example = (torch.zeros(2, model.facts.num_features, dtype=dtype),)
+    rows = torch.export.Dim("rows", min=1)
+    program = torch.export.export(_Probabilities(model), example, dynamic_shapes={"features": {0: rows}})
+    described = json.dumps(model.described(), ensure_ascii=False)
+    torch.export.save(program, file, extra_files={"logreg.json": described})
+
+
+def read_torch_export(file: Path, model: Linear, sample: Sample) -> Array:
+    """With torch alone."""
+    program = torch.export.load(file).module()
+    return np.asarray(program(sample.features).detach().numpy())
+
+
+def write_onnx(model: Linear, file: Path) -> None:
+    """A graph that takes rows as they are: the columns of a table by name, pictures in bytes, or a matrix.
+
+    Outputs: ``label`` (N,), text; ``probabilities`` (N, C), float32, in the order of the metadata's ``classes``.
+    """
+    from onnx import checker, helper, save
+
+    graph = _Graph()
+    if model.facts.columns:
+        total = graph.from_columns(model)
+    elif model.facts.image_shape and not model.facts.backbone:
+        total = graph.from_images(model)
+    else:
+        total = graph.from_matrix(model)
+    graph.link(total, model)
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, "logreg", graph.inputs, graph.outputs, graph.constants),
+        producer_name="logreg",
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)],
+        ir_version=8,
+    )
+    helper.set_model_props(
+        proto,
+        {"classes": json.dumps(list(model.facts.class_names), ensure_ascii=False), "data": model.facts.title},
+    )
+    checker.check_model(proto)
+    save(proto, file)
+
+
+class _Graph:
+    """An ONNX graph in the making; a method returns the name of what it made."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+        self.constants: list[Any] = []
+
+    def node(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        from onnx import helper
+
+        output = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], domain=domain, **attributes))
+        return output
+
+    def constant(self, values: Array) -> str:
+        from onnx import helper, numpy_helper
+
+        name = f"constant_{len(self.constants)}"
+        if values.dtype.kind in "UO":
+            from onnx import TensorProto
+
+            texts: Any = [str(text).encode() for text in values]
+            self.constants.append(helper.make_tensor(name, TensorProto.STRING, values.shape, texts))
+        else:
+            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def input(self, name: str, kind: int, shape: Sequence[int | str]) -> str:
+        from onnx import helper
+
+        self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+        return name
+
+    def double(self, name: str) -> str:
+        from onnx import TensorProto
+
+        return self.node("Cast", name, to=TensorProto.DOUBLE)
+
+    def linear(self, features: str, coef: Array, intercept: Array) -> str:
+        return self.node("Gemm", features, self.constant(coef.T), self.constant(intercept))
+
+    def from_matrix(self, model: Linear) -> str:
+        features = self.input("features", _float(model), ["rows", model.facts.num_features])
+        return self.linear(self.double(features), model.coef.numpy(), model.intercept.numpy())
+
+    def from_images(self, model: Linear) -> str:
+        from onnx import TensorProto
+
+        images = self.input("images", TensorProto.UINT8, ["rows", *model.facts.image_shape])
+        features = self.node("Flatten", self.double(images), axis=1)
+        return self.linear(features, model.coef.numpy() / 255, model.intercept.numpy())
+
+    def from_columns(self, model: Linear) -> str:
+        """Gaps are nan in numbers, and nothing in text; what fills them stands in the graph."""
+        from onnx import TensorProto
+
+        coef, parts, weights, start = model.coef.numpy(), [], [], 0
+        for column in model.facts.columns:
+            width = len(column.feature_names)
+            mine, start = coef[:, start : start + width], start + width
+            if column.kind == "number":
+                given = self.double(self.input(column.name, _float(model), ["rows", 1]))
+                gap = self.node("IsNaN", given)
+                if not column.constant:
+                    fill = self.constant(np.array(float(column.fill)))
+                    parts.append(self.node("Where", gap, fill, given))
+                if column.indicator:
+                    parts.append(self.double(gap))
+                weights.append(mine)
+                continue
+            given = self.input(column.name, TensorProto.STRING, ["rows", 1])
+            levels = () if column.constant else column.levels
+            # A gap counts as the level that fills it, and as a gap.
+            of_gap = mine[:, levels.index(str(column.fill))] if levels else np.zeros(len(mine))
+            of_gap = of_gap + (mine[:, -1] if column.indicator else 0)
+            known = self.node("OneHotEncoder", given, domain="ai.onnx.ml", cats_strings=[*levels, ""], zeros=1)
+            parts.append(self.node("Flatten", self.double(known), axis=1))
+            weights.append(np.column_stack([mine[:, : len(levels)], of_gap]))
+        features = self.node("Concat", *parts, axis=1)
+        return self.linear(features, np.concatenate(weights, axis=1), model.intercept.numpy())
+
+    def link(self, logits: str, model: Linear) -> None:
+        from onnx import TensorProto, helper
+
+        classes = len(model.facts.class_names)
+        if model.loss == "cross_entropy":
+            probabilities = self.node("Softmax", logits, axis=1)
+        elif len(model.coef) == 1:
+            no = self.node("Sigmoid", self.node("Neg", logits))
+            probabilities = self.node("Concat", no, self.node("Sigmoid", logits), axis=1)
+        else:
+            sigmoid = self.node("Sigmoid", logits)
+            total = self.node("ReduceSum", sigmoid, self.constant(np.array([1])), keepdims=1)
+            probabilities = self.node("Div", sigmoid, total)
+        best = self.node("ArgMax", probabilities, axis=1, keepdims=0)
+        names = self.constant(np.array(model.facts.class_names, dtype=object))
+        self.nodes.append(helper.make_node("Gather", [names, best], ["label"]))
+        self.nodes.append(helper.make_node("Cast", [probabilities], ["probabilities"], to=TensorProto.FLOAT))
+        self.outputs += [
+            helper.make_tensor_value_info("label", TensorProto.STRING, ["rows"]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["rows", classes]),
+        ]
+
+
+def _float(model: Linear) -> int:
+    from onnx import TensorProto
+
+    return int(TensorProto.DOUBLE if model.precision == "64" else TensorProto.FLOAT)
+
+
+def read_onnx(file: Path, model: Linear, sample: Sample) -> Array:
+    """With onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    kind = np.float64 if model.precision == "64" else np.float32
+    if sample.columns:
+        feed = {
+            name: (values.astype(kind) if values.dtype.kind == "f" else values.astype(object)).reshape(-1, 1)
+            for name, values in sample.columns.items()
+        }
+    elif model.facts.image_shape and not model.facts.backbone:
+        pixels = (sample.features.double() * 255).round().to(torch.uint8)
+        feed = {"images": pixels.reshape(-1, *model.facts.image_shape).numpy()}
+    else:
+        feed = {"features": sample.features.numpy().astype(kind)}
+    return np.asarray(session.run(["probabilities"], feed)[0])
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(".onnx", ("onnx", "onnxruntime"), write_onnx, read_onnx),
+    "torch_export": Format(".pt2", (), write_torch_export, read_torch_export),
+    "safetensors": Format(".safetensors", (), write_safetensors, read_safetensors),
+    "json": Format(".json", (), write_json, read_json),
+    "sklearn": Format(".joblib", (), write_sklearn, read_sklearn),
+}
+"""The formats by the name a person types."""

@@ -1,0 +1,113 @@
+"""`scripts/compare.py`: runs beside each other, and whether a difference is more than noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import binomtest, chi2
+
+from logreg.comparison import compare, mcnemar
+from logreg.evaluation import Predicted
+from models import Models
+from whole_runs import Answer, train
+
+Types = Callable[..., Answer]
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (3, 9), (40, 60), (0, 30)])
+def test_few_rows_are_tested_exactly(only_a: int, only_b: int) -> None:
+    expected = binomtest(only_a, only_a + only_b).pvalue
+    assert mcnemar(only_a, only_b) == pytest.approx(expected)
+
+
+def test_many_rows_are_tested_by_chi_squared() -> None:
+    assert mcnemar(700, 800) == pytest.approx(float(chi2.sf((100 - 1) ** 2 / 1500, 1)))
+    # where one goes over into the other they agree
+    assert mcnemar(480, 520) == pytest.approx(float(chi2.sf((40 - 1) ** 2 / 1000, 1)), rel=0.02)
+
+
+def pair(rows: int, better: float, seed: int) -> tuple[Predicted, Predicted]:
+    """Two models, of which the second errs by ``better`` less."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, 2, generator=draw, dtype=torch.float64)
+    labels = torch.multinomial(torch.softmax(logits, 1), 1, generator=draw)[:, 0]
+    noise = [torch.randn(rows, 2, generator=draw, dtype=torch.float64) for _ in "ab"]
+    a = torch.softmax(logits + noise[0], 1)
+    b = torch.softmax(logits + (1 - better) * noise[1], 1)
+    return Predicted(a, labels), Predicted(b, labels)
+
+
+def test_of_equals_one_is_called_better_in_five_of_a_hundred() -> None:
+    # the chance of more than 12 of 100 is below 1 in 500 where each has chance 0.05 of the loss, some more by McNemar
+    called = sum("is " in compare(*pair(400, 0.0, seed)).verdict for seed in range(100))
+    assert called <= 15
+
+
+def test_a_better_one_is_called_better_and_names_may_be_exchanged() -> None:
+    a, b = pair(2000, 1.0, 0)
+    found, other_way = compare(a, b), compare(b, a)
+    assert found.verdict.startswith("B is better than A")
+    assert other_way.verdict.startswith("A is better than B")
+    assert found.log_loss.value == pytest.approx(-other_way.log_loss.value)
+    assert found.log_loss.value == pytest.approx(float(b.losses.mean() - a.losses.mean()))
+    assert (found.only_a, found.only_b) == (other_way.only_b, other_way.only_a)
+
+
+def test_two_runs_on_the_same_rows(tmp_path: Path, types: Types) -> None:
+    one, other = (
+        train(tmp_path, "dataset=digits", f"l2={l2}", "report=brief").folder.relative_to(tmp_path)
+        for l2 in ("1e-3", "3")
+    )
+    answer = types(tmp_path, "compare", str(one), str(other))
+    assert answer.code == 0, answer.err
+    assert "A is better than B" in answer.out
+    assert "McNemar p = " in answer.out
+    found = json.loads(types(tmp_path, "compare", str(one), str(other), "json=true").out)
+    assert [run["settings"]["l2"] for run in found["runs"]] == [1e-3, 3.0]
+    assert found["paired"]["split"] == "test"
+    assert found["paired"]["log_loss"]["low"] > 0
+    a, b = (run["metrics"]["log_loss"]["value"] for run in found["runs"])
+    assert found["paired"]["log_loss"]["value"] == pytest.approx(b - a)
+
+
+def test_runs_on_other_rows_are_shown_and_not_tested(tmp_path: Path, types: Types) -> None:
+    runs = [train(tmp_path, "dataset=iris", f"seed={seed}", "l2=1e-2", "report=brief").folder for seed in (0, 1)]
+    answer = types(tmp_path, "compare", *map(str, runs))
+    assert answer.code == 0
+    assert "no paired test: the two were not scored on the same rows" in answer.out
+
+
+def test_a_folder_of_runs_is_ranked(models: Models, types: Types) -> None:
+    for name in ("softmax", "one_vs_rest", "binary"):
+        models(name)
+    answer = types(models.root, "compare", str(models.root))
+    assert answer.code == 0
+    assert "breast_cancer" in answer.out
+    assert "optimal" in answer.out
+    found = json.loads(types(models.root, "compare", str(models.root), "json=true").out)
+    assert {run["data"] for run in found["runs"]} >= {"iris", "breast_cancer"}
+    assert found["paired"] is None
+
+
+MISTAKES = {
+    (): "`RUN` must be given: run folders to compare, or the folder of a sweep. See --help.",
+    ("nowhere",): "`nowhere` must be a run folder or hold some, and nowhere is missing.",
+    ("hollow",): "`hollow` must be a run folder or hold some, and hollow holds none that came to an end.",
+    ("torn",): "`torn/summary.json` must be the summary of a run, and cannot be read as that.",
+    ("hollow", "splits=val"): (
+        "`splits` must be a key of compare.py, and there is none of that name. Did you mean split?"
+    ),
+}
+
+
+@pytest.mark.parametrize(("typed", "sentence"), MISTAKES.items())
+def test_a_mistake_is_answered_in_one_line(typed: tuple[str, ...], sentence: str, types: Types, tmp_path: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "summary.json").write_text("{")
+    answer = types(tmp_path, "compare", *typed)
+    assert (answer.code, answer.err, answer.out) == (2, sentence + "\n", "")

@@ -1,0 +1,200 @@
+"""`scripts/export.py`: every format, read by its real consumer, gives the probabilities of the model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from logreg.exports import FORMATS, Linear, as_sklearn
+from logreg.trained import Trained
+from models import MODELS, Models
+from whole_runs import Answer
+
+Types = Callable[..., Answer]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", [name for name in FORMATS if name != "torch_export"])
+def test_every_model_goes_into_every_format(kind: str, name: str, models: Models, types: Types, tmp_path: Path) -> None:
+    file = tmp_path / f"model{FORMATS[kind].suffix}"
+    answer = types(models(name), "export", f"format={kind}", f"output={file}")
+    assert answer.code == 0, answer.err
+    agrees = float(answer.out.split("agrees to ")[1].split()[0])
+    # float32 in the output of onnx, float64 in the others
+    assert agrees <= (1e-6 if kind == "onnx" else 1e-12)
+    assert file.is_file()
+    assert (tmp_path / "MODEL_CARD.md").is_file()
+
+
+@pytest.mark.parametrize("name", ["softmax", "one_vs_rest"])
+def test_a_program_of_torch_takes_any_number_of_rows(name: str, models: Models, types: Types, tmp_path: Path) -> None:
+    file = tmp_path / "model.pt2"
+    assert types(models(name), "export", "format=torch_export", f"output={file}").code == 0
+    described = {"logreg.json": ""}
+    program = torch.export.load(file, extra_files=described).module()
+    trained = Trained.load(models.run(name).folder / "checkpoints" / "last.ckpt")
+    for rows in (1, 2, 57):
+        features = torch.randn(rows, 4)
+        torch.testing.assert_close(program(features), Linear.of(trained.module).probabilities(features))
+    assert json.loads(described["logreg.json"])["classes"] == ["setosa", "versicolor", "virginica"]
+
+
+def test_the_onnx_file_runs_where_there_is_no_torch(models: Models, types: Types, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    here = models("table")
+    assert types(here, "export", "format=onnx", f"output={file}").code == 0
+    program = """
+import json, sys
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+column = lambda values, kind: np.array(values, dtype=kind).reshape(-1, 1)
+label, probabilities = session.run(["label", "probabilities"], {
+    "size": column([0.5, np.nan, -3], np.float32),
+    "colour": column(["red", "", "violet"], object),
+    "wet": column(["true", "false", "true"], object),
+})
+assert "torch" not in sys.modules
+classes = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+print(json.dumps([label.tolist(), probabilities.tolist(), classes]))
+"""
+    process = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=True)
+    labels, probabilities, classes = json.loads(process.stdout)
+    (here / "three.csv").write_text("size,colour,wet\n0.5,red,true\n,,false\n-3,violet,true\n")
+    assert types(here, "predict", "input=three.csv", "output=three_out.csv", "overwrite=true").code == 0
+    import pyarrow.csv
+
+    rows = pyarrow.csv.read_csv(here / "three_out.csv").to_pydict()
+    assert labels == rows["predicted"]
+    np.testing.assert_allclose(probabilities, np.column_stack([rows[name] for name in classes]), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["binary", "softmax", "one_vs_rest", "two_outputs"])
+def test_scikit_learn_decides_as_the_model(name: str, models: Models) -> None:
+    trained = Trained.load(models.run(name).folder / "checkpoints" / "last.ckpt")
+    linear = Linear.of(trained.module)
+    estimator = as_sklearn(linear)
+    features = torch.randn(50, trained.facts.num_features, dtype=torch.float64) * 3
+    names = np.array(trained.facts.class_names)
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an array has no names of features, and says so
+        taken = estimator.predict(features.numpy())
+    np.testing.assert_array_equal(taken, names[linear.probabilities(features).argmax(1)])
+
+
+def test_the_coefficients_are_of_raw_features_and_calibrated(models: Models, types: Types, tmp_path: Path) -> None:
+    file = tmp_path / "model.json"
+    assert types(models("softmax"), "export", "format=json", f"output={file}").code == 0
+    plain = json.loads(file.read_text())
+    held = models.run("softmax").checkpoint()
+    coef = held["state_dict"]["model.coef"].double() / held["state_dict"]["model.std"].double() / held["temperature"]
+    np.testing.assert_allclose(plain["coef"], coef.numpy(), rtol=1e-6)
+    assert plain["link"] == "softmax"
+    assert plain["outputs"] == ["setosa", "versicolor", "virginica"]
+
+
+def test_what_does_not_agree_is_refused_and_leaves_nothing(
+    models: Models, types: Types, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    def off(file: Path, model: Linear, sample: Any) -> Any:
+        return FORMATS["safetensors"].read(file, model, sample) + 1e-5
+
+    monkeypatch.setitem(FORMATS, "json", dataclasses.replace(FORMATS["safetensors"], suffix=".json", read=off))
+    answer = types(models("binary"), "export", "format=json", f"output={tmp_path / 'm.json'}")
+    assert answer.code == 2
+    assert answer.err == (
+        "`format=json` must give the probabilities of the model to 1e-06, and is off by 1e-05 on 114 rows. "
+        "Nothing was written.\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_says_what_the_summary_knows(models: Models, types: Types, tmp_path: Path) -> None:
+    assert types(models("binary"), "export", "format=json", f"output={tmp_path / 'model.json'}").code == 0
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    summary = models.run("binary").summary
+    assert card.startswith("# breast_cancer\n")
+    for words in (
+        "2 classes: malignant, benign",
+        summary["command"],
+        summary["optimality"]["verdict"],
+        "| log loss | ",
+        "## When not to use it",
+        summary["largest_coefficients"][0]["feature"],
+    ):
+        assert words in card
+
+
+def test_a_card_warns_of_what_the_numbers_show() -> None:
+    from logreg.card import warnings
+
+    summary: dict[str, Any] = {
+        "evaluation": {
+            "split": "test",
+            "rows": 40,
+            "metrics": {"log_loss": {"value": 0.6, "low": 0.5, "high": 0.9}},
+            "baseline": {"log_loss": 0.69},
+            "classes": [
+                {"class": "a", "weight": 40.0, "recall": {"value": 1.0}},
+                {"class": "b", "weight": 0.0, "recall": {"value": float("nan")}},
+            ],
+        },
+        "dataset": {"class_weight": {"a": 2.0}, "classes": ["a", "b", "c"]},
+        "metrics": {"train": {"accuracy": 0.99}, "test": {"accuracy": 0.7}},
+        "objective": {"loss": "bce"},
+        "optimality": {"separation": "", "converged": False},
+    }
+    text = "\n".join(warnings(summary))
+    for words in (
+        "40 rows",
+        "base rates",
+        "stronger penalty",
+        "'b'",
+        "class weights",
+        "one-vs-rest",
+        "before the optimum",
+    ):
+        assert words in text
+    assert "learned from alone" in "\n".join(warnings({**summary, "evaluation": {"split": "train"}}))
+
+
+def test_without_the_package_the_extra_is_named(models: Models, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnx" else found(name))
+    answer = types(models("binary"), "export", "format=onnx")
+    assert answer.code == 2
+    assert answer.err == '`format=onnx` must have the package onnx: pip install -e ".[export]".\n'
+
+
+MISTAKES = {
+    (): "`format` must be given: one of onnx, torch_export, safetensors, json, sklearn.",
+    ("format=onxx",): (
+        "`format` must be one of onnx, torch_export, safetensors, json, sklearn, got 'onxx'. Did you mean onnx?"
+    ),
+    ("format=json", "output=model.onnx"): "`output` must end in one of .json, got 'model.onnx'.",
+    ("format=json", "output=there.json"): (
+        "`output` must not exist, and there.json does. Name another one, or set overwrite=true."
+    ),
+}
+
+
+@pytest.mark.parametrize(("typed", "sentence"), MISTAKES.items())
+def test_a_mistake_is_answered_in_one_line(typed: tuple[str, ...], sentence: str, models: Models, types: Types) -> None:
+    here = models("binary")
+    (here / "there.json").write_text("mine")
+    answer = types(here, "export", *typed)
+    assert (answer.code, answer.err) == (2, sentence + "\n")
+    assert (here / "there.json").read_text() == "mine"

@@ -1,0 +1,351 @@
+"""`scripts/predict.py`: probabilities for new rows of every kind, in every format, and nothing half-written."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+import torch
+
+from logreg.functional import class_probabilities
+from logreg.trained import Trained
+from models import TABLE_HEADER, Models, table_rows, write_pictures, write_table
+from whole_runs import Answer
+
+Types = Callable[..., Answer]
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "predict.py"
+
+
+def rows_of(file: Path) -> dict[str, list[Any]]:
+    plain: dict[str, list[Any]] = pyarrow.csv.read_csv(file).to_pydict()
+    return plain
+
+
+def predicted(types: Types, here: Path, *arguments: str) -> dict[str, list[Any]]:
+    """What the command writes for these arguments."""
+    answer = types(here, "predict", "output=out.csv", "overwrite=true", *arguments)
+    assert answer.code == 0, answer.err
+    return rows_of(here / "out.csv")
+
+
+def model_of(models: Models, name: str) -> Trained:
+    return Trained.load(models.run(name).folder / "checkpoints" / "last.ckpt")
+
+
+def test_a_row_out_of_the_command_line(models: Models, types: Types) -> None:
+    answer = types(models("toy"), "predict", "hours=3.5")
+    coef, intercept = model_of(models, "toy").module.model.in_source_units()
+    p = float(torch.sigmoid(3.5 * coef[0, 0] + intercept[0]))
+    assert p > 0.5
+    assert answer.out == f"pass\n  {p:.4f}  pass\n  {1 - p:.4f}  fail\n"
+
+
+def test_a_row_with_gaps_and_levels_out_of_the_command_line(models: Models, types: Types) -> None:
+    here = models("table")
+    answer = types(here, "predict", "size=", "colour=deep blue", "wet=true")
+    (here / "one.csv").write_text("size,colour,wet\n,deep blue,true\n")
+    rows = predicted(types, here, "input=one.csv")
+    assert answer.out.splitlines()[0] == rows["predicted"][0]
+    for line in answer.out.splitlines()[1:]:
+        p, name = line.split(maxsplit=1)
+        assert float(p) == pytest.approx(rows[name][0], abs=1e-4)
+
+
+def test_a_table_gives_the_probabilities_of_its_encoding(models: Models, types: Types) -> None:
+    here = models("table")
+    write_table(here / "new.csv", number=60, seed=3)
+    rows = predicted(types, here, "input=new.csv", "keep=[id]", "drop=[]")
+    assert list(rows) == ["id", "predicted", "high, very", "low", "mid"]
+    assert rows["id"] == [f"r{row}" for row in range(60)]
+    from logreg.data.table import read_features
+
+    trained = model_of(models, "table")
+    features, _ = read_features(str(here / "new.csv"), trained.facts)
+    coef, intercept = trained.module.model.in_source_units()
+    expected = class_probabilities(features.double() @ coef.T + intercept, "cross_entropy").numpy()
+    ours = np.column_stack([rows[name] for name in trained.facts.class_names])
+    np.testing.assert_allclose(ours, expected, atol=2e-6)
+    assert rows["predicted"] == [trained.facts.class_names[place] for place in expected.argmax(1)]
+
+
+def written_as(name: str, table: pa.Table, file: Path) -> None:
+    if name == "csv":
+        pyarrow.csv.write_csv(table, file)
+    elif name == "tsv":
+        pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(delimiter="\t"))
+    elif name == "csv.gz":
+        sink = io.BytesIO()
+        pyarrow.csv.write_csv(table, sink)
+        file.write_bytes(gzip.compress(sink.getvalue()))
+    elif name == "parquet":
+        pyarrow.parquet.write_table(table, file)
+    elif name == "feather":
+        pyarrow.feather.write_feather(table, file)
+    else:
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "csv.gz", "parquet", "feather", "arrow"])
+def test_every_format_of_a_table_says_the_same(kind: str, models: Models, types: Types, tmp_path: Path) -> None:
+    here = models("table")
+    write_table(here / "same.csv", number=40, seed=4)
+    gaps = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+    table = pyarrow.csv.read_csv(here / "same.csv", convert_options=gaps).select(
+        ["wet", "size", "colour"]
+    )  # in another order
+    file = tmp_path / f"new.{kind}"
+    written_as(kind, table, file)
+    assert predicted(types, here, f"input={file}") == predicted(types, here, "input=same.csv", "drop=[id]")
+
+
+def test_every_format_of_predictions_says_the_same(models: Models, types: Types, tmp_path: Path) -> None:
+    here = models("softmax")
+    columns = [f"{part} {side} (cm)" for part in ("sepal", "petal") for side in ("length", "width")]
+    draw = np.random.default_rng(0).normal(3, 2, (25, 4)).astype(np.float32)
+    pyarrow.csv.write_csv(pa.table(dict(zip(columns, draw.T, strict=True))), tmp_path / "new.csv")
+    for suffix in ("csv", "tsv", "parquet", "npz"):
+        assert types(here, "predict", f"input={tmp_path / 'new.csv'}", f"output={tmp_path / 'p'}.{suffix}").code == 0
+    tables = [
+        pyarrow.csv.read_csv(tmp_path / "p.csv"),
+        pyarrow.csv.read_csv(tmp_path / "p.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
+        pyarrow.parquet.read_table(tmp_path / "p.parquet"),
+    ]
+    arrays = np.load(tmp_path / "p.npz", allow_pickle=False)
+    classes = arrays["classes"].tolist()
+    for table in tables:
+        assert table.column_names == ["predicted", *classes]
+        ours = np.column_stack([table.column(name).to_numpy() for name in classes]).astype(np.float32)
+        np.testing.assert_array_equal(ours, arrays["probabilities"])
+        assert table.column("predicted").to_pylist() == [classes[place] for place in arrays["predicted"]]
+    np.testing.assert_allclose(arrays["probabilities"].sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy", "safetensors", "parquet"])
+def test_a_matrix_in_every_format(suffix: str, models: Models, types: Types, tmp_path: Path) -> None:
+    here = models("features")
+    features = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
+    file = tmp_path / f"new.{suffix}"
+    if suffix == "npz":
+        np.savez(file, features=features)
+    elif suffix == "npy":
+        np.save(file, features)
+    elif suffix == "safetensors":
+        from safetensors.numpy import save_file
+
+        save_file({"features": features}, file)
+    else:
+        pyarrow.parquet.write_table(pa.table({"features": features.tolist()}), file)
+    rows = predicted(types, here, f"input={file}")
+    trained = model_of(models, "features")
+    expected = trained.module.probabilities(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(np.column_stack([rows[name] for name in "xyz"]), expected, atol=1e-6)
+
+
+def test_a_folder_of_pictures_and_one_alone(models: Models, types: Types) -> None:
+    here = models("pictures")
+    write_pictures(here / "new", number=3)
+    rows = predicted(types, here, "input=new")
+    assert rows["file"] == [f"{name}/{place}.png" for name in ("bright", "dark") for place in range(3)]
+    assert rows["predicted"] == ["bright"] * 3 + ["dark"] * 3
+    alone = predicted(types, here, "input=new/dark/1.png")
+    assert alone["file"] == ["1.png"]
+    assert alone["dark"] == [rows["dark"][4]]
+    # as bytes in an array the pixels mean the same
+    from PIL import Image
+
+    pixels = np.stack([np.asarray(Image.open(here / "new" / file)) for file in rows["file"]])
+    np.savez(here / "new.npz", images=pixels)
+    assert predicted(types, here, "input=new.npz")["dark"] == rows["dark"]
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.95])
+def test_the_threshold_decides_and_leaves_the_probabilities(threshold: float, models: Models, types: Types) -> None:
+    here = models("toy")
+    (here / "hours.csv").write_text("hours\n1\n2\n3\n4\n")
+    rows = predicted(types, here, "input=hours.csv", f"threshold={threshold}")
+    assert rows["predicted"] == ["pass" if p >= threshold else "fail" for p in rows["pass"]]
+    assert rows["pass"] == predicted(types, here, "input=hours.csv")["pass"]
+
+
+def test_from_standard_input_to_standard_output(models: Models) -> None:
+    process = subprocess.run(
+        [sys.executable, str(SCRIPT), "input=-"],
+        input=b"hours\n1\n4\n",
+        capture_output=True,
+        cwd=models("toy"),
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.decode().splitlines()
+    assert lines[0] == "predicted,fail,pass"
+    assert [line.split(",")[0].strip('"') for line in lines[1:]] == ["fail", "pass"]
+    assert process.stderr.decode().startswith("2 rows in ")
+
+
+def test_blocks_change_nothing(models: Models, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = models("table")
+    write_table(here / "long.csv", number=3000, seed=6)
+    whole = predicted(types, here, "input=long.csv", "drop=[id]")
+    monkeypatch.setattr("logreg.data.files.TEXT_BLOCK", 2000)
+    assert predicted(types, here, "input=long.csv", "drop=[id]") == whole
+
+
+def test_a_level_that_the_model_does_not_know_is_counted(models: Models, types: Types) -> None:
+    here = models("table")
+    (here / "odd.csv").write_text("size,colour,wet\n1,violet,true\n1,red,true\n1,ochre,false\n")
+    answer = types(here, "predict", "input=odd.csv", "output=odd_out.csv", "overwrite=true")
+    assert answer.code == 0
+    assert "2 rows: a level of colour that the model does not know, taken as none\n" in answer.err
+
+
+def test_a_class_with_the_name_of_another_column_is_told_apart() -> None:
+    from logreg.predictions import column_names
+
+    assert column_names(["predicted", "yes"], ["yes", "id"]) == ["p(predicted)", "p(yes)"]
+    assert column_names(["no", "yes"], ["id"]) == ["no", "yes"]
+
+
+NEW = {
+    "lacking.csv": "size,wet\n1,true\n",
+    "renamed.csv": "Size,colour,wet\n1,red,true\n",
+    "extra.csv": "size,colour,wet,weight\n1,red,true,5\n",
+    "twice.csv": "size,colour,wet,size\n1,red,true,5\n",
+    "text.csv": "size,colour,wet\n1,red,true\nlarge,red,true\n",
+    "ragged.csv": "size,colour,wet\n1,red,true\n1,red\n",
+    "header.csv": "size,colour,wet\n",
+    "empty.csv": "",
+}
+"""Files that are no good."""
+
+FAULTS = {
+    "lacking.csv": "`input` must have the column 'colour' that the model learned from [in lacking.csv].",
+    "renamed.csv": (
+        "`input` must have the column 'size' that the model learned from [in renamed.csv]. "
+        "Is it 'Size'? Rename that one."
+    ),
+    "extra.csv": (
+        "`input` must have the columns that the model learned from, and also has weight [in extra.csv]. "
+        "Pass over: drop=[weight], or copy: keep=[weight]."
+    ),
+    "twice.csv": "`input` must have columns of different names, got 'size' twice [in twice.csv]. Rename one.",
+    "text.csv": "`input` must hold numbers where the model learned from numbers, got 'large' [in text.csv].",
+    "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Mend the line.",
+    "header.csv": "`input` must have rows, got none [in header.csv].",
+    "empty.csv": "`input` must have a header and rows, and empty.csv is empty.",
+    "gone.csv": "`input` must be there, and gone.csv is missing. Paths start where you stand.",
+    "matrix.npz": (
+        "`input` must be what the model learned from, a table with the columns size, colour, wet, got matrix.npz."
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "sentence"), FAULTS.items())
+def test_bad_input_leaves_what_was_there(file: str, sentence: str, models: Models, types: Types) -> None:
+    here = models("table")
+    for name, text in NEW.items():
+        (here / name).write_text(text)
+    np.savez(here / "matrix.npz", features=np.zeros((2, 3)))
+    (here / "kept.csv").write_text("mine")
+    before = sorted(path.name for path in here.iterdir())
+    answer = types(here, "predict", f"input={file}", "output=kept.csv", "overwrite=true")
+    assert (answer.code, answer.err) == (2, sentence + "\n")
+    assert (here / "kept.csv").read_text() == "mine"
+    assert sorted(path.name for path in here.iterdir()) == before
+
+
+def test_a_fault_in_the_last_block_leaves_nothing(
+    models: Models, types: Types, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = models("table")
+    monkeypatch.setattr("logreg.data.files.TEXT_BLOCK", 2000)
+    lines = [TABLE_HEADER, *table_rows(500, 1), "r500,soup,red,true,7,low"]
+    (here / "late.csv").write_text("\n".join(lines) + "\n")
+    answer = types(here, "predict", "input=late.csv", "output=late_out.csv", "drop=[id]")
+    assert answer.code == 2
+    assert "got 'soup' [in late.csv]" in answer.err
+    assert [path for path in here.iterdir() if "late_out" in path.name] == []
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(models: Models, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = models("toy")
+    (here / "many.csv").write_text("hours\n" + "3\n" * 100)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    answer = types(here, "predict", "input=many.csv", "output=full.csv")
+    assert answer.code == 2
+    assert answer.err.startswith("`output` must be a place to write to: [Errno 28] No space left on device.")
+    assert [path for path in here.iterdir() if "full" in path.name] == []
+
+
+MISTAKES = {
+    ("toy", ()): "`input` must be given, or a value for each column, such as hours=3.5.",
+    ("toy", ("hour=3",)): "`hour` must be a column that the model learned from, or a key. Did you mean hours?",
+    ("toy", ("hours=long",)): "`hours` must be a number, got 'long'.",
+    ("toy", ("hours=3", "threshold=2")): "`threshold` must be a finite number > 0 and < 1 or null, got 2.",
+    ("toy", ("input=x.csv", "hours=3")): "`hours` must be a key of predict.py beside input=. `--help` lists the keys.",
+    ("toy", ("input=x.csv", "output=x.xls")): "`output` must end in one of .csv, .tsv, .parquet, .npz, got 'x.xls'.",
+    ("softmax", ("hours=3", "threshold=0.3")): (
+        "`threshold` must go with two classes, and the model has 3. Leave it out."
+    ),
+    ("table", ("size=1", "wet=true")): "`colour` must be given too: the model learned from size, colour, wet.",
+    ("table", ("size=1", "wet=true", "colour=rde")): (
+        "`colour` must be one of deep blue, green, red, got 'rde'. Did you mean red?"
+    ),
+    ("features", ("a=1",)): (
+        "`input` must be given: the model has features without names, a matrix of 5 features "
+        "(.npz, .npy, .safetensors)."
+    ),
+    ("toy", ("hours=3", "accelerator=gpu")): (
+        "`accelerator=gpu` must name hardware that torch can use here, and there is no CUDA device. "
+        "Use accelerator=cpu, or accelerator=auto to take whatever there is."
+    ),
+}
+
+
+@pytest.mark.parametrize(("which", "typed", "sentence"), [(*case, sentence) for case, sentence in MISTAKES.items()])
+def test_a_mistake_is_answered_in_one_line(
+    which: str, typed: tuple[str, ...], sentence: str, models: Models, types: Types
+) -> None:
+    if "accelerator=gpu" in typed and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")  # the sentence is about there being none
+    answer = types(models(which), "predict", *typed)
+    assert (answer.code, answer.err, answer.out) == (2, sentence + "\n", "")
+
+
+def test_a_matrix_of_another_width_and_one_with_nan_are_refused(models: Models, types: Types) -> None:
+    here = models("features")
+    np.savez(here / "wide.npz", features=np.zeros((4, 6), dtype=np.float32))
+    bad = np.zeros((4, 5), dtype=np.float32)
+    bad[2, 1] = np.nan
+    np.savez(here / "nan.npz", features=bad)
+    for file, sentence in (
+        ("wide", "`input` must have rows of 5 numbers as the model, got 6 [in wide.npz]."),
+        ("nan", "`input` must be finite, got nan or inf in row 2 [in nan.npz]."),
+    ):
+        answer = types(here, "predict", f"input={file}.npz", "output=never.csv")
+        assert (answer.code, answer.err) == (2, sentence + "\n")
+        assert not (here / "never.csv").exists()
+
+
+def test_pictures_of_another_size_are_refused(models: Models, types: Types) -> None:
+    here = models("pictures")
+    write_pictures(here / "larger", number=1, size=9)
+    answer = types(here, "predict", "input=larger", "output=never.csv")
+    sentence = "`input` must hold images of 6 x 6 pixels as the model, got bright/0.png of 9 x 9.\n"
+    assert (answer.code, answer.err) == (2, sentence)

@@ -1,0 +1,245 @@
+"""`scripts/sweep.py`: what is tried, what is remembered, and that a killed sweep goes on as if it had not been."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from logreg.errors import ConfigError
+from logreg.search import Range, Search, sqlite_url
+from whole_runs import Answer, train
+
+Types = Callable[..., Answer]
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "sweep.py"
+
+IRIS = ("dataset=iris", "max_epochs=9", "search.lr=log(1e-3,1)", "search.l2=log(1e-6,1)")
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tried(folder: Path) -> list[tuple[str, str]]:
+    """What the trials that came to an end were, in their order."""
+    return [(row["lr"], row["l2"]) for row in rows_of(folder) if row["status"] != "failed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("log(1e-4,1)", Range("lr", "log", (1e-4, 1.0))),
+        (" uniform( -1 , 2.5 ) ", Range("lr", "uniform", (-1.0, 2.5))),
+        ("int(8,64)", Range("lr", "int", (8, 64))),
+        ("choice(sgd,adam)", Range("lr", "choice", ("sgd", "adam"))),
+    ],
+)
+def test_a_range_as_it_is_typed(text: str, expected: Range) -> None:
+    assert Range.read("lr", text) == expected
+
+
+FORMS = "be written as log(1e-4,1), uniform(0,1), int(1,100) or choice(a,b,c)"
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("0.1", f"{FORMS}, got '0.1'."),
+        ("log()", f"{FORMS}, got 'log()'."),
+        ("normal(0,1)", f"{FORMS}, got 'normal(0,1)'."),
+        ("log(1,1)", "have two numbers, the smaller one first, got 'log(1,1)'."),
+        ("log(1,1e-4)", "have two numbers, the smaller one first, got 'log(1,1e-4)'."),
+        ("log(0,1)", "begin above 0, since it is drawn on a log scale, got 'log(0,1)'."),
+        ("log(-1,1)", "begin above 0, since it is drawn on a log scale, got 'log(-1,1)'."),
+        ("uniform(0,inf)", "have two numbers, the smaller one first, got 'uniform(0,inf)'."),
+        ("int(1,2.5)", "have two whole numbers, the smaller one first, got 'int(1,2.5)'."),
+        ("choice(a,a)", "name each choice once, got 'choice(a,a)'."),
+    ],
+)
+def test_a_range_that_is_none_is_refused(text: str, rest: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{re.escape(f'`search.lr` must {rest}')}$"):
+        Range.read("lr", text)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of nine trials that nobody stopped."""
+    here = tmp_path_factory.mktemp("whole")
+    process = subprocess.run(
+        [sys.executable, str(SCRIPT), *IRIS, "trials=9"], cwd=here, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    (here / "out").write_text(process.stdout)
+    (here / "err").write_text(process.stderr)
+    return here
+
+
+def test_the_folder_has_the_table_and_the_pictures(whole: Path) -> None:
+    folder = whole / "runs" / "sweeps" / "iris_l2_lr"
+    assert len(rows_of(folder)) == 9
+    for picture in ("history", "importance"):
+        assert (folder / "figures" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+    out = (whole / "out").read_text()
+    assert re.search(r"^best: python scripts/train.py dataset=iris max_epochs=9 lr=\S+ l2=\S+$", out, re.MULTILINE)
+    assert (whole / "err").read_text().count("iris_l2_lr: ") == 9
+
+
+def test_the_command_that_it_ends_with_repeats_the_best_run(whole: Path, tmp_path: Path) -> None:
+    out = (whole / "out").read_text()
+    typed = re.findall(r"^best: python scripts/train.py (.*)$", out, re.MULTILINE)[0].split()
+    best = min(float(row["loss/val"]) for row in rows_of(whole / "runs" / "sweeps" / "iris_l2_lr") if row["loss/val"])
+    assert train(tmp_path, *typed, "report=brief").summary["metrics"]["val"]["loss"] == best
+
+
+@pytest.mark.slow
+def test_a_part_and_the_rest_try_what_the_whole_tries(whole: Path, tmp_path: Path, types: Types) -> None:
+    assert types(tmp_path, "sweep", *IRIS, "trials=4").code == 0
+    answer = types(tmp_path, "sweep", *IRIS, "trials=9")
+    assert "iris_l2_lr: going on from 4 of 9 trials\n" in answer.err
+    folder = Path("runs") / "sweeps" / "iris_l2_lr"
+    assert tried(tmp_path / folder) == tried(whole / folder)
+    # all are done: nothing is tried again
+    assert types(tmp_path, "sweep", *IRIS, "trials=9").code == 0
+    assert tried(tmp_path / folder) == tried(whole / folder)
+
+
+def test_killed_it_goes_on_and_tries_what_it_would_have_tried(whole: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), *IRIS, "trials=9"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if " 3/9 " in line:
+            break
+    time.sleep(0.1)  # somewhere in the fourth
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    after = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert after.returncode == 0, after.stderr
+    assert re.search(r"going on from [3-9] of 9 trials", after.stderr)
+    folder = Path("runs") / "sweeps" / "iris_l2_lr"
+    assert tried(tmp_path / folder) == tried(whole / folder)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_and_its_total(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), *IRIS, "trials=8"]
+    processes = [
+        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    said = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert len(rows_of(tmp_path / "runs" / "sweeps" / "iris_l2_lr")) == 8
+    assert all(" trial " in err for err in said)
+
+
+def test_another_search_does_not_go_on_with_the_study(whole: Path, types: Types) -> None:
+    typed = ["dataset=iris", "max_epochs=9", "search.lr=log(1e-2,1)", "search.l2=log(1e-6,1)", "trials=9"]
+    answer = types(whole, "sweep", *typed)
+    assert answer.code == 2
+    assert answer.err == (
+        "`search` must go on with what iris_l2_lr began with: its search lr=log(0.001,1) l2=log(1e-06,1), "
+        "got lr=log(0.01,1) l2=log(1e-06,1). Type the same again, or begin another one with study=NAME.\n"
+    )
+    answer = types(whole, "sweep", *IRIS, "batch_size=8")
+    assert answer.code == 2
+    assert answer.err.startswith("`study` must go on with what iris_l2_lr began with: its settings dataset=iris")
+
+
+def test_what_falls_behind_is_broken_off(tmp_path: Path, types: Types) -> None:
+    typed = ("dataset=iris", "max_epochs=12", "search.lr=log(1e-5,1)", "trials=12")
+    assert types(tmp_path, "sweep", *typed).code == 0
+    rows = rows_of(tmp_path / "runs" / "sweeps" / "iris_lr")
+    pruned = [row for row in rows if row["status"] == "pruned"]
+    finished = [row for row in rows if row["status"] == "finished"]
+    assert pruned
+    assert min(float(row["loss/val"]) for row in finished) < min(float(row["loss/val"]) for row in pruned)
+    study = Search("iris_lr", sqlite_url(tmp_path / "runs/sweeps/iris_lr/study.db"), *_of(typed), seed=0, prune=True)
+    assert [state for state, _ in study.history].count("pruned") == len(pruned)
+
+
+def _of(typed: tuple[str, ...]) -> tuple[list[Range], list[str]]:
+    ranges = [
+        Range.read(*argument.removeprefix("search.").split("=", 1)) for argument in typed if "search." in argument
+    ]
+    return ranges, [argument for argument in typed if "search." not in argument and "trials" not in argument]
+
+
+def test_a_trial_that_fails_counts_and_stops_nobody(tmp_path: Path, types: Types) -> None:
+    # features of 1e3 and such steps: some diverge
+    typed = ("dataset=wine", "dataset.standardize=false", "max_epochs=3", "search.lr=log(1e-9,1e300)", "trials=6")
+    answer = types(tmp_path, "sweep", *typed)
+    assert answer.code == 0, answer.err
+    rows = rows_of(tmp_path / "runs" / "sweeps" / "wine_lr")
+    assert len(rows) == 6
+    assert {"finished", "failed"} <= {row["status"] for row in rows}
+    assert "failed: runs/sweeps/wine_lr/" in answer.out
+
+
+def test_groups_and_exact_optimizers_can_be_searched(tmp_path: Path, types: Types) -> None:
+    typed = ("dataset=iris", "search.optimizer=choice(newton,lbfgs)", "search.l2=log(1e-4,1)", "trials=3")
+    assert types(tmp_path, "sweep", *typed).code == 0
+    rows = rows_of(tmp_path / "runs" / "sweeps" / "iris_l2_optimizer")
+    assert [row["status"] for row in rows] == ["finished"] * 3
+    assert all(row["optimality/converged"] == "True" for row in rows)
+
+
+def test_trials_share_one_reading_of_the_data(tmp_path: Path, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
+    from logreg.data.bundled import Bundled
+
+    read: list[Bundled] = []
+    original = Bundled.read
+
+    def counted(self: Bundled) -> Any:
+        read.append(self)
+        return original(self)
+
+    monkeypatch.setattr(Bundled, "read", counted)
+    assert types(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-4,1)", "trials=3").code == 0
+    assert len(read) == 1
+
+
+MISTAKES = {
+    (): "`search.<key>` must say what to look for, such as 'search.lr=log(1e-4,1)': ",
+    ("search.lr=log(1,0.1)",): "`search.lr` must have two numbers, the smaller one first, got 'log(1,0.1)'.",
+    ("search.lr=log(1e-3,1)", "lr=0.1"): "`lr` must be searched or set, not both.",
+    ("search.lr=log(1e-3,1)", "search.lr=log(1e-3,2)"): "`search.lr` must be typed once.",
+    ("search.l3=log(1e-3,1)",): "`l3` must be a key of the config, and there is none of that name.",
+    ("search.l2=uniform(-1,1)", "dataset=iris"): "`l2` must be a finite number >= 0",
+    ("search.seed=int(1,5)",): "`search.seed` must be a key that makes a model better or worse on the same rows.",
+    ("search.lr=log(1e-3,1)", "trials=0"): "`trials` must be a whole number >= 1, got 0.",
+    ("search.lr=log(1e-3,1)", "ckpt_path=latest"): "`ckpt_path` must not be set in a sweep. Each trial starts anew.",
+    ("search.lr=log(1e-3,1)",): "`search` must have a val split to choose by. Set dataset.split.val=0.2.",
+    ("search.lr=log(1e-3,1)", "dataset=iris", "storage=nosuch://x"): "`storage` must be the URL of a database",
+    ("search.lr=log(1e-3,1)", "study=a/b"): "`study` must be made of letters, digits and -_., got 'a/b'.",
+    ("search.l2=log(1e-3,1)", "l1=1,2"): "`l1` must be one value, or searched: search.l1=choice(a,b).",
+}
+
+
+@pytest.mark.parametrize(("typed", "sentence"), MISTAKES.items())
+def test_a_mistake_is_answered_in_one_line(typed: tuple[str, ...], sentence: str, types: Types, tmp_path: Path) -> None:
+    answer = types(tmp_path, "sweep", *typed)
+    assert answer.code == 2
+    assert answer.err.startswith(sentence), answer.err
+    assert answer.err.count("\n") == 1
+
+
+def test_a_failure_is_kept_as_plain_values(tmp_path: Path, types: Types) -> None:
+    typed = ("dataset=wine", "dataset.standardize=false", "max_epochs=2", "search.lr=uniform(1e200,1e300)", "trials=1")
+    answer = types(tmp_path, "sweep", *typed)
+    assert answer.code == 1
+    (file,) = (tmp_path / "runs" / "sweeps" / "wine_lr").glob("0_*/summary.json")
+    plain = json.loads(file.read_text())
+    assert plain["status"] == "failed"
+    assert plain["error"] in answer.out
