@@ -591,7 +591,7 @@ def class_table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             one["class"],
             f"{one['weight']:,.6g}",
             *(
-                f"{one[what]['value']:.2f} [{one[what]['low']:.2f}, {one[what]['high']:.2f}]"
+                f"{one[what]['value']:.2f} [{one[what]['low']:.2f},{one[what]['high']:.2f}]"
                 for what in ("precision", "recall", "f1")
             ),
         ]

@@ -1,0 +1,83 @@
+"""A model out of its checkpoint: what it says, however it is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from logreg.errors import ConfigError
+from logreg.facts import DataFacts
+from logreg.functional import LossName
+from logreg.module import LogisticModule
+from logreg.trained import Predictor, Trained, read_checkpoint
+from models import Models
+
+
+def made(classes: int, loss: LossName, mean: float | None, precision: str = "32") -> LogisticModule:
+    draw = torch.Generator().manual_seed(0)
+    facts = DataFacts(
+        "made",
+        6,
+        tuple(f"c{number}" for number in range(classes)),
+        {"train": 9},
+        mean=() if mean is None else (mean,) * 6,
+        std=() if mean is None else (0.5,) * 6,
+    )
+    module = LogisticModule(facts, loss=loss, precision=precision)  # type: ignore[arg-type]  # one of two
+    module.model.coef.data = torch.randn(module.model.coef.shape, generator=draw, dtype=module.model.coef.dtype)
+    module.temperature = 1.7
+    return module.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("precision", ["32", "64"])
+@pytest.mark.parametrize("mean", [None, 0.5, 3.0, 1e4])
+@pytest.mark.parametrize(("classes", "loss"), [(2, "bce"), (2, "cross_entropy"), (5, "cross_entropy"), (5, "bce")])
+def test_made_ready_it_says_what_the_module_says(
+    classes: int, loss: LossName, mean: float | None, precision: str
+) -> None:
+    module = made(classes, loss, mean, precision)
+    dtype = torch.float64 if precision == "64" else torch.float32
+    draw = torch.Generator().manual_seed(1)
+    features = ((mean or 0.0) + torch.randn(50, 6, generator=draw)).to(dtype)
+    expected = module.probabilities(features)
+    probabilities, labels = Predictor(module)(features.clone())
+    # what is folded into the coefficients costs three of the 24 bits of float32 at most
+    torch.testing.assert_close(probabilities, expected, rtol=0, atol=1e-5 if precision == "32" else 1e-13)
+    sure = expected.topk(2, dim=1).values.diff(dim=1)[:, 0].abs() > 1e-4
+    assert torch.equal(labels[sure], expected.argmax(1)[sure])
+
+
+def test_the_threshold_is_met_by_what_is_equal_to_it() -> None:
+    module = made(2, "bce", None)
+    module.model.coef.data.zero_()
+    features = torch.zeros(1, 6)
+    assert Predictor(module)(features, 0.5)[1].tolist() == [1]
+    assert Predictor(module)(features, 0.51)[1].tolist() == [0]
+
+
+def test_a_checkpoint_knows_its_run_and_what_was_certified(models: Models) -> None:
+    trained = Trained.load(models.run("binary").folder / "checkpoints" / "last.ckpt")
+    assert trained.of_its_run().dataset["name"] == "breast_cancer"
+    assert trained.optimality is not None
+    assert trained.optimality["converged"] is True
+    assert trained.facts.class_rates == pytest.approx((126 / 341, 215 / 341))
+    assert not trained.module.model.coef.requires_grad
+
+
+def test_that_there_is_no_finite_optimum_stands_in_the_checkpoint(tmp_path: Path) -> None:
+    from whole_runs import train
+
+    run = train(tmp_path, "max_epochs=3")
+    assert run.checkpoint()["optimality"] == run.summary["optimality"]
+    assert run.summary["optimality"]["separation"]
+
+
+def test_one_that_was_trained_from_python_does_not_say_which_data(models: Models, tmp_path: Path) -> None:
+    held = read_checkpoint(models.run("toy").folder / "checkpoints" / "last.ckpt")
+    del held["config"]
+    torch.save(held, tmp_path / "mine.ckpt")
+    trained = Trained.load(tmp_path / "mine.ckpt")
+    with pytest.raises(ConfigError, match=r"must be a checkpoint of scripts/train\.py, and .*mine\.ckpt does not say"):
+        trained.of_its_run()
