@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
@@ -11,14 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from logreg.commands.sweep import main
 from logreg.errors import ConfigError
 from logreg.search import Range, Search, sqlite_url
-from whole_runs import Answer, train
+from whole_runs import Answer, standing_in, train
 
 Types = Callable[..., Answer]
 
@@ -75,25 +78,27 @@ def test_a_range_that_is_none_is_refused(text: str, rest: str) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of nine trials that nobody stopped."""
+    """Where a sweep of six trials ended that nobody stopped; what it said is in ``out`` and ``err``."""
     here = tmp_path_factory.mktemp("whole")
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), *IRIS, "trials=9"], cwd=here, capture_output=True, text=True, check=False
-    )
-    assert process.returncode == 0, process.stderr
-    (here / "out").write_text(process.stdout)
-    (here / "err").write_text(process.stderr)
+    with (
+        standing_in(here),
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+    ):
+        assert main([*IRIS, "trials=6"]) == 0
+    (here / "out").write_text(out.getvalue())
+    (here / "err").write_text(err.getvalue())
     return here
 
 
 def test_the_folder_has_the_table_and_the_pictures(whole: Path) -> None:
     folder = whole / "runs" / "sweeps" / "iris_l2_lr"
-    assert len(rows_of(folder)) == 9
+    assert len(rows_of(folder)) == 6
     for picture in ("history", "importance"):
         assert (folder / "figures" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     out = (whole / "out").read_text()
     assert re.search(r"^best: python scripts/train.py dataset=iris max_epochs=9 lr=\S+ l2=\S+$", out, re.MULTILINE)
-    assert (whole / "err").read_text().count("iris_l2_lr: ") == 9
+    assert (whole / "err").read_text().count("iris_l2_lr: ") == 6
 
 
 def test_the_command_that_it_ends_with_repeats_the_best_run(whole: Path, tmp_path: Path) -> None:
@@ -103,31 +108,49 @@ def test_the_command_that_it_ends_with_repeats_the_best_run(whole: Path, tmp_pat
     assert train(tmp_path, *typed, "report=brief").summary["metrics"]["val"]["loss"] == best
 
 
-@pytest.mark.slow
 def test_a_part_and_the_rest_try_what_the_whole_tries(whole: Path, tmp_path: Path, types: Types) -> None:
-    assert types(tmp_path, "sweep", *IRIS, "trials=4").code == 0
-    answer = types(tmp_path, "sweep", *IRIS, "trials=9")
-    assert "iris_l2_lr: going on from 4 of 9 trials\n" in answer.err
+    assert types(tmp_path, "sweep", *IRIS, "trials=3").code == 0
+    answer = types(tmp_path, "sweep", *IRIS, "trials=6")
+    assert "iris_l2_lr: going on from 3 of 6 trials\n" in answer.err
     folder = Path("runs") / "sweeps" / "iris_l2_lr"
     assert tried(tmp_path / folder) == tried(whole / folder)
     # all are done: nothing is tried again
-    assert types(tmp_path, "sweep", *IRIS, "trials=9").code == 0
+    assert types(tmp_path, "sweep", *IRIS, "trials=6").code == 0
     assert tried(tmp_path / folder) == tried(whole / folder)
 
 
+def test_a_trial_whose_process_is_gone_is_as_if_it_had_never_begun(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    search = Search("s", sqlite_url(tmp_path / "s.db"), [Range.read("lr", "log(1e-3,1)")], [], seed=0, prune=True)
+    asked = search.ask(5)
+    assert asked is not None
+    trial, values = asked
+    assert search.free_what_was_killed() == 0  # it is ours, and we are alive
+    assert len(search.counted) == 1
+    trial.set_user_attr("pid", gone.pid)
+    assert search.free_what_was_killed() == 1
+    assert search.counted == []
+    again = search.ask(5)
+    assert again is not None
+    assert again[1] == values
+    assert again[0].number != trial.number
+
+
+@pytest.mark.slow
 def test_killed_it_goes_on_and_tries_what_it_would_have_tried(whole: Path, tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPT), *IRIS, "trials=9"]
+    command = [sys.executable, str(SCRIPT), *IRIS, "trials=6"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
-        if " 3/9 " in line:
+        if " 2/6 " in line:
             break
-    time.sleep(0.1)  # somewhere in the fourth
+    time.sleep(0.1)  # somewhere in the third
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     after = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert after.returncode == 0, after.stderr
-    assert re.search(r"going on from [3-9] of 9 trials", after.stderr)
+    assert re.search(r"going on from [2-6] of 6 trials", after.stderr)
     folder = Path("runs") / "sweeps" / "iris_l2_lr"
     assert tried(tmp_path / folder) == tried(whole / folder)
 
@@ -145,7 +168,7 @@ def test_two_processes_share_a_study_and_its_total(tmp_path: Path) -> None:
 
 
 def test_another_search_does_not_go_on_with_the_study(whole: Path, types: Types) -> None:
-    typed = ["dataset=iris", "max_epochs=9", "search.lr=log(1e-2,1)", "search.l2=log(1e-6,1)", "trials=9"]
+    typed = ["dataset=iris", "max_epochs=9", "search.lr=log(1e-2,1)", "search.l2=log(1e-6,1)", "trials=6"]
     answer = types(whole, "sweep", *typed)
     assert answer.code == 2
     assert answer.err == (
