@@ -176,6 +176,20 @@ def test_what_is_no_whole_checkpoint_is_refused_and_never_run(
     assert not (tmp_path / "m.json").exists()
 
 
+def test_a_file_needs_no_column_that_the_model_does_not_read(models: Models, types: Types) -> None:
+    here = models("table")
+    (here / "less.csv").write_text("kind,size,colour,wet\nlow,-3,red,false\nmid,0.5,green,true\n")
+    assert evaluated(types, here, "dataset.path=less.csv")["evaluation"]["rows"] == 2
+
+
+@pytest.mark.parametrize("typed", ["dataset.limit=10", "dataset.standardize=true", "dataset.split.val=0.1"])
+def test_what_would_make_another_model_or_no_other_rows_is_refused(typed: str, models: Models, types: Types) -> None:
+    answer = types(models("table"), "evaluate", typed)
+    key = typed.partition("=")[0]
+    assert answer.code == 2
+    assert answer.err == f"`{key}` must be that of the checkpoint. Other rows are named by dataset.path=FILE.\n"
+
+
 MISTAKES = {
     ("ckpt_path=nowhere.ckpt",): (
         "`ckpt_path=nowhere.ckpt` must find a checkpoint, and nowhere.ckpt is missing. "
@@ -187,7 +201,7 @@ MISTAKES = {
     ("spilt=val",): "`spilt` must be a key of evaluate.py, and there is none of that name. Did you mean split?",
     ("val",): "`val` must be written as key=value. `--help` lists the keys.",
     ("dataset=iris",): "`dataset` must be that of the checkpoint. Set what is in it: dataset.<key>=VALUE.",
-    ("seed=1", "seed=2"): "`seed` must be typed once.",
+    ("split=val", "split=test"): "`split` must be typed once.",
     ("output=scores.txt",): "`output` must end in one of .json, got 'scores.txt'.",
 }
 

@@ -349,3 +349,103 @@ def test_pictures_of_another_size_are_refused(models: Models, types: Types) -> N
     answer = types(here, "predict", "input=larger", "output=never.csv")
     sentence = "`input` must hold images of 6 x 6 pixels as the model, got bright/0.png of 9 x 9.\n"
     assert (answer.code, answer.err) == (2, sentence)
+
+
+def test_what_is_only_copied_stays_as_it_is(models: Models, types: Types) -> None:
+    here = models("table")
+    (here / "ids.csv").write_text("size,colour,wet,code\n0.190,red,true,NA\n,NA,false,007\n2,green,true,\n")
+    answer = types(here, "predict", "input=ids.csv", "output=ids_out.csv", "keep=[code,size,colour]", "overwrite=true")
+    assert answer.code == 0, answer.err
+    everything = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(("code", "size", "colour"), pa.string()))
+    rows = pyarrow.csv.read_csv(here / "ids_out.csv", convert_options=everything).to_pydict()
+    assert (rows["code"], rows["size"], rows["colour"]) == (
+        ["NA", "007", ""],
+        ["0.190", "", "2"],
+        ["red", "NA", "green"],
+    )
+    # and means what it meant
+    plain = predicted(types, here, "input=ids.csv", "drop=[code]")
+    assert {name: rows[name] for name in ("predicted", "low", "mid")} == {
+        name: plain[name] for name in ("predicted", "low", "mid")
+    }
+
+
+def test_the_same_values_in_another_spelling(models: Models, types: Types) -> None:
+    here = models("table")
+    (here / "a.csv").write_text("size,colour,wet\n1,red,true\n2,green,false\n")
+    (here / "b.csv").write_text("\nsize,colour,wet\n 1 , red,1\n2.0,green,0\n")
+    table = pa.table({"size": [1, 2], "colour": pa.array(["red", "green"]).cast(pa.string_view()), "wet": [1, 0]})
+    with pa.OSFile(str(here / "c.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    expected = predicted(types, here, "input=a.csv")
+    assert predicted(types, here, "input=b.csv") == expected
+    assert predicted(types, here, "input=c.arrow") == expected
+
+
+def test_a_column_of_dates_is_no_column_of_gaps(models: Models, types: Types) -> None:
+    here = models("table")
+    dates = pa.array([0, 1], pa.int32()).cast(pa.date32())
+    pyarrow.parquet.write_table(
+        pa.table({"size": dates, "colour": ["red", "red"], "wet": [True, False]}), here / "d.parquet"
+    )
+    answer = types(here, "predict", "input=d.parquet", "output=never.csv")
+    assert answer.code == 2
+    assert answer.err == "column 'size' must be a number as in train, got date32[day] [in d.parquet].\n"
+
+
+def test_a_column_whose_name_has_an_equals_sign_can_be_typed(tmp_path: Path, types: Types) -> None:
+    from whole_runs import train
+
+    rows = "\n".join(f"{number % 7},{number % 3},{'yes' if number % 7 > 3 else 'no'}" for number in range(60))
+    (tmp_path / "t.csv").write_text(f"a=b,a,kind\n{rows}\n")
+    train(tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=kind", "l2=1e-2")
+    answer = types(tmp_path, "predict", "a=b=6", "a=1")
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("yes\n")
+
+
+MORE_MISTAKES = {
+    ("table", ("input=x.csv", "keep=[predicted]")): (
+        "`keep` must not name 'predicted', since the output has one of its own. Rename it first."
+    ),
+    ("table", ("input=x.csv", "output=p.npz", "keep=[classes]")): (
+        "`keep` must not name 'classes', since the output has one of its own. Rename it first."
+    ),
+    ("toy", ("hours=3", "output=p.csv")): "`output` must go with input=: a single row is printed. Leave it out.",
+    ("toy", ("input=x.csv", "output=x.csv", "overwrite=true")): "`output` must be another file than `input`.",
+    ("toy", ("input=x.csv", "separator=;;")): "`separator` must be one character, got ';;'.",
+    ("features", ("input=m.npz", "keep=[a]")): (
+        "`keep` must go with a table, and m.npz has no columns by name. Leave it out."
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("which", "typed", "sentence"), [(*case, sentence) for case, sentence in MORE_MISTAKES.items()]
+)
+def test_what_would_be_ignored_or_lost_is_refused(
+    which: str, typed: tuple[str, ...], sentence: str, models: Models, types: Types
+) -> None:
+    here = models(which)
+    np.savez(here / "m.npz", features=np.zeros((2, 5), dtype=np.float32))
+    answer = types(here, "predict", *typed)
+    assert (answer.code, answer.err) == (2, sentence + "\n")
+
+
+def test_a_path_that_is_none_is_one_line(models: Models, types: Types) -> None:
+    here = models("toy")
+    (here / "h.csv").write_text("hours\n1\n")
+    answer = types(here, "predict", "input=h.csv", f"output={'x' * 300}.csv")
+    assert answer.code == 2
+    assert answer.err.startswith("`output` must be a place to write to: ")
+    assert answer.err.count("\n") == 1
+
+
+def test_a_semicolon_is_named_by_the_key_that_there_is(models: Models, types: Types) -> None:
+    here = models("table")
+    (here / "semi.csv").write_text("size;colour;wet\n1;red;true\n")
+    answer = types(here, "predict", "input=semi.csv")
+    assert answer.err == (
+        "`input` must have ',' between values, and semi.csv seems to have ';'. Set \"separator=';'\".\n"
+    )
+    assert types(here, "predict", "input=semi.csv", "separator=;").code == 0

@@ -241,6 +241,7 @@ MISTAKES = {
     ("search.l3=log(1e-3,1)",): "`l3` must be a key of the config, and there is none of that name.",
     ("search.l2=uniform(-1,1)", "dataset=iris"): "`l2` must be a finite number >= 0",
     ("search.seed=int(1,5)",): "`search.seed` must be a key that makes a model better or worse on the same rows.",
+    ("search.max_epochs=uniform(1,5)", "dataset=iris"): "`max_epochs` must be a whole number >= 1, got 2.528",
     ("search.lr=log(1e-3,1)", "trials=0"): "`trials` must be a whole number >= 1, got 0.",
     ("search.lr=log(1e-3,1)", "ckpt_path=latest"): "`ckpt_path` must not be set in a sweep. Each trial starts anew.",
     ("search.lr=log(1e-3,1)",): "`search` must have a val split to choose by. Set dataset.split.val=0.2.",
@@ -248,6 +249,15 @@ MISTAKES = {
     ("search.lr=log(1e-3,1)", "study=a/b"): "`study` must be made of letters, digits and -_., got 'a/b'.",
     ("search.l2=log(1e-3,1)", "l1=1,2"): "`l1` must be one value, or searched: search.l1=choice(a,b).",
 }
+
+
+def test_a_mistake_that_all_trials_share_leaves_nothing(tmp_path: Path, types: Types) -> None:
+    answer = types(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-3,1)", "trainer.bogus=1", "trials=3")
+    assert answer.code == 2
+    assert answer.err.startswith("`trainer.bogus` must be an argument of Lightning's Trainer.")
+    assert list((tmp_path / "runs" / "sweeps").iterdir()) == []
+    # and the corrected line is not held against it
+    assert types(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-3,1)", "trials=1").code == 0
 
 
 @pytest.mark.parametrize(("typed", "sentence"), MISTAKES.items())

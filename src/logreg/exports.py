@@ -287,14 +287,14 @@ class _Graph:
     def node(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         from onnx import helper
 
-        output = f"{kind}_{len(self.nodes)}"
+        output = f"logreg.{kind}.{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [output], domain=domain, **attributes))
         return output
 
     def constant(self, values: Array) -> str:
         from onnx import helper, numpy_helper
 
-        name = f"constant_{len(self.constants)}"
+        name = f"logreg.constant.{len(self.constants)}"
         if values.dtype.kind in "UO":
             from onnx import TensorProto
 
@@ -335,6 +335,9 @@ class _Graph:
 
         coef, parts, weights, start = model.coef.numpy(), [], [], 0
         for column in model.facts.columns:
+            if column.name in OUTPUTS:
+                raise ConfigError(f"`format=onnx` must not have a column {column.name!r}, as an output is called so.")
+        for column in model.facts.columns:
             width = len(column.feature_names)
             mine, start = coef[:, start : start + width], start + width
             if column.kind == "number":
@@ -352,9 +355,12 @@ class _Graph:
             # A gap counts as the level that fills it, and as a gap.
             of_gap = mine[:, levels.index(str(column.fill))] if levels else np.zeros(len(mine))
             of_gap = of_gap + (mine[:, -1] if column.indicator else 0)
-            known = self.node("OneHotEncoder", given, domain="ai.onnx.ml", cats_strings=[*levels, ""], zeros=1)
+            cats, weight = [*levels, ""], np.column_stack([mine[:, : len(levels)], of_gap])
+            if "" in levels:  # then nothing is a level of its own, and a gap cannot be told from it
+                cats, weight = list(levels), mine[:, : len(levels)]
+            known = self.node("OneHotEncoder", given, domain="ai.onnx.ml", cats_strings=cats, zeros=1)
             parts.append(self.node("Flatten", self.double(known), axis=1))
-            weights.append(np.column_stack([mine[:, : len(levels)], of_gap]))
+            weights.append(weight)
         features = self.node("Concat", *parts, axis=1)
         return self.linear(features, np.concatenate(weights, axis=1), model.intercept.numpy())
 
@@ -379,6 +385,10 @@ class _Graph:
             helper.make_tensor_value_info("label", TensorProto.STRING, ["rows"]),
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["rows", classes]),
         ]
+
+
+OUTPUTS = ("label", "probabilities")
+"""Of an ONNX graph."""
 
 
 def _float(model: Linear) -> int:

@@ -77,6 +77,13 @@ class Range:
         """As it is typed, the same for the same range."""
         return f"{self.kind}({','.join(f'{end:g}' if isinstance(end, float) else str(end) for end in self.ends)})"
 
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """Its ends, and where it is continuous a value between them."""
+        if self.kind in ("log", "uniform"):
+            return (*self.ends, 0.61803 * self.ends[0] + 0.38197 * self.ends[1])
+        return self.ends
+
     def distribution(self) -> BaseDistribution:
         """The same in Optuna's words."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -218,6 +225,18 @@ class Search:
 
         trial.set_user_attr("error", error)
         self.study.tell(trial, state=TrialState.FAIL)
+
+    def dropped(self, trial: Trial) -> None:
+        """Notes that a trial does not count."""
+        from optuna.trial import TrialState
+
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def forget(self) -> None:
+        """Takes a study back that nothing came of."""
+        import optuna
+
+        optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage)
 
     @property
     def best(self) -> tuple[float, Mapping[str, Any]] | None:

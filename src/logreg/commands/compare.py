@@ -95,7 +95,7 @@ def _runs_in(name: str) -> list[Path]:
         found = sorted({file.parent for file in folder.rglob("summary.json")}) if folder.is_dir() else []
     finished = [each for each in found if _status(each) == "finished"]
     if not finished:
-        what = "holds none that came to an end" if folder.is_dir() else "is missing"
+        what = "holds none that came to an end" if folder.is_dir() else "is a file" if folder.exists() else "is missing"
         raise ConfigError(f"`{name}` must be a run folder or hold some, and {folder} {what}.")
     return finished
 

@@ -34,6 +34,9 @@ CONF = Path(__file__).parents[3] / "conf"
 ROOT = Path("runs")
 """Where runs live, seen from where the person stands."""
 
+NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+"""Why a path that a person named is none."""
+
 NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 """Why a folder or a file cannot be written."""
 
@@ -73,9 +76,10 @@ def serve(help_text: str, work: Callable[[list[str]], int], arguments: Sequence[
         leave_quietly()
         return 0
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in NO_ROOM | NO_PLACE:
             raise
-        print(f"`output` must be a place to write to: {error}. Nothing was left there.", file=sys.stderr)
+        reason = " ".join(str(error).split())
+        print(f"`output` must be a place to write to: {reason[:300]}. Nothing was left there.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -107,11 +111,13 @@ class Typed:
         values: Of the command's own keys; the default of those that were not typed.
         overrides: ``key=value`` for the config of the run.
         given: Every key that was typed.
+        free: ``key=value`` that is neither, as it was typed.
     """
 
     values: Mapping[str, Any]
     overrides: tuple[Override, ...]
     given: frozenset[str]
+    free: tuple[str, ...] = ()
 
 
 def read_typed(
@@ -119,7 +125,7 @@ def read_typed(
     script: str,
     own: Mapping[str, tuple[Promise, Any]],
     of_the_run: Sequence[str] = (),
-    free: Callable[[str], bool] = lambda key: False,
+    takes_more: bool = False,
 ) -> Typed:
     """Checks what was typed, all of it ``key=value``.
 
@@ -128,19 +134,22 @@ def read_typed(
         script: Its name, for messages.
         own: Promise and default of the keys of this command alone; a promise on text takes the value as it stands.
         of_the_run: Keys of ``scripts/train.py`` that may be typed as well, with what lies below them.
-        free: Whether a key that is none of these is taken all the same, as text.
+        takes_more: Whether a key that is none of these is taken all the same.
 
     Raises:
         ConfigError: Names the key, or the promise that the value breaks.
     """
     values = {key: default for key, (_, default) in own.items()}
     overrides: list[Override] = []
-    given = []
+    given, free = [], []
     for argument in typed:
         if not is_override(argument) or argument.startswith("-"):
             raise ConfigError(f"`{argument}` must be written as key=value. `--help` lists the keys.")
         key, _, text = argument.partition("=")
         group = key.lstrip("+~").partition(".")[0]
+        if takes_more and key not in own and group not in of_the_run:
+            free.append(argument)
+            continue
         if key in given:
             raise ConfigError(f"`{key}` must be typed once.")
         given.append(key)
@@ -148,8 +157,6 @@ def read_typed(
             values[key] = read_value(key, text, own[key][0])
         elif group in of_the_run:
             overrides += parse(with_backbone([argument]))
-        elif free(key):
-            values[key] = text
         else:
             known = [*own, *of_the_run]
             near = did_you_mean(key, known) or "`--help` lists the keys."
@@ -157,7 +164,7 @@ def read_typed(
     for override in overrides:
         if override.is_sweep_override():
             raise ConfigError(f"`{override.key_or_group}` must be one value, got several in {override.input_line}.")
-    return Typed(values, tuple(overrides), frozenset(given))
+    return Typed(values, tuple(overrides), frozenset(given), tuple(free))
 
 
 def read_value(key: str, text: str, promise: Promise) -> Any:

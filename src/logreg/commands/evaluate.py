@@ -16,6 +16,7 @@ from logreg.promises import Promise, flag, number, one_of, optional, text
 
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
+    from logreg.facts import DataFacts
     from logreg.trained import Trained
 
 HELP = """\
@@ -39,7 +40,7 @@ keys
   json         false     true: prints everything as one JSON object
 
 the data are those of the run, rebuilt from the checkpoint, unless something is set anew
-  dataset.<key>, accelerator, precision, seed
+  dataset.<key>, accelerator
                With another dataset.path (root, cache and download only say where the same rows are) all rows of it are
                scored, encoded as the model learned it from train; nothing is learned from them.
 
@@ -56,8 +57,24 @@ OWN: dict[str, tuple[Promise, Any]] = {
     "json": (flag(), False),
 }
 
-OF_THE_RUN = ("dataset", "accelerator", "precision", "seed")
+OF_THE_RUN = ("dataset", "accelerator")
 """Keys of scripts/train.py that may be set anew."""
+
+FILES = {f"dataset.{key}path" for key in ("", "train_", "val_", "test_")}
+"""Keys that name other rows."""
+
+OF_THE_MODEL = {
+    "name",
+    "standardize",
+    "limit",
+    "class_weight",
+    "classes",
+    "positive",
+    "recipe",
+    "max_levels",
+    "missing",
+}
+"""Keys of a dataset that another value would make another model of."""
 
 WHERE_ONLY = {"dataset.root", "dataset.cache", "dataset.download"}
 """Keys that say where the rows are, not which."""
@@ -105,16 +122,36 @@ def data_of(trained: Trained, typed: Typed) -> tuple[RunConfig, TensorDataModule
     config = with_overrides(trained.of_its_run(), typed.overrides)
     others = {key for key in typed.given if key.startswith("dataset.")} - WHERE_ONLY
     if others:
-        config = dataclasses.replace(config, dataset=_all_rows(config.dataset, others))
+        _check_others(config, others)
+        config = dataclasses.replace(config, dataset=_all_rows(config.dataset, others, trained.facts))
     check_hardware(config.accelerator)
     data = build_data(config, trained.facts)
     data.device = device_of(config.accelerator)
     return config, data, bool(others)
 
 
-def _all_rows(dataset: Mapping[str, Any], typed: set[str]) -> dict[str, Any]:
-    """A dataset of whose rows none are held out."""
+def _check_others(config: RunConfig, typed: set[str]) -> None:
+    """Keys that are set anew must mean other rows, not another model.
+
+    Raises:
+        ConfigError: One of them is the model's, or no file is named.
+    """
+    made = config.dataset["name"] == "blobs"
+    for key in sorted(typed):
+        if key.removeprefix("dataset.") in OF_THE_MODEL or not (made or FILES & typed):
+            raise ConfigError(f"`{key}` must be that of the checkpoint. Other rows are named by dataset.path=FILE.")
+
+
+def _all_rows(dataset: Mapping[str, Any], typed: set[str], facts: DataFacts) -> dict[str, Any]:
+    """A dataset of whose rows none are held out; of a table the columns that the model learned from."""
     plain = dict(dataset)
+    if facts.columns:
+        names = [column.name for column in facts.columns]
+        plain |= {
+            "features": names,
+            "drop": [],
+            "categorical": [one for one in plain["categorical"] if str(one) in names],
+        }
     if "dataset.path" in typed:
         plain |= {key: None for key in ("train_path", "val_path", "test_path") if key in plain}
     if not any(key.startswith("dataset.split") for key in typed):

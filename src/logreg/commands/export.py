@@ -54,6 +54,9 @@ ROWS = 1000
 
 CARD = "MODEL_CARD.md"
 
+SIGN = "was read again after it was written"
+"""What every card of ours has in it."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/export.py``; the exit code is that of `serve`."""
@@ -82,8 +85,8 @@ def _work(arguments: list[str]) -> int:
     check_free("output", output, overwrite, (suffix,))
     summary = None if run is None else _summary(run)
     card = output.parent / CARD
-    if summary is not None and typed.values["output"] is not None:
-        check_free("output", card, overwrite)
+    if card.exists() and not overwrite and SIGN not in card.read_text(encoding="utf-8", errors="replace"):
+        raise ConfigError(f"`output` must leave {card} as it is, which is no card of ours. Name another folder.")
     trained = Trained.load(checkpoint)
     model = Linear.of(trained.module)
     agreement = export(name, model, _held_out(trained, typed), output)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from logreg.commands.desk import ROOT, Typed, read_typed, say_importing, serve
 from logreg.errors import ConfigError
 from logreg.folder import check_free, find_checkpoint
+from logreg.predictions import PREDICTED
 from logreg.promises import Promise, flag, listed, number, one_of, optional, text, whole
 
 if TYPE_CHECKING:
@@ -50,6 +51,14 @@ the class's name.  Rows are read, predicted and written in blocks, so a file may
 that the model does not know counts as none, and such rows are counted.
 """
 
+ONE_CHARACTER = Promise(
+    "be one character",
+    lambda value: value is None or value == "\\t" or (isinstance(value, str) and len(value) == 1),
+    (),
+    True,
+)
+"""What stands between values; a tab may be typed as it is written."""
+
 OWN: dict[str, tuple[Promise, Any]] = {
     "ckpt_path": (text(), "latest"),
     "input": (optional(text()), None),
@@ -58,7 +67,7 @@ OWN: dict[str, tuple[Promise, Any]] = {
     "threshold": (optional(number(above=0, below=1)), None),
     "keep": (listed(), []),
     "drop": (listed(), []),
-    "separator": (optional(text()), None),
+    "separator": (ONE_CHARACTER, None),
     "accelerator": (one_of(("cpu", "gpu", "mps", "auto")), "cpu"),
     "batch_size": (whole(at_least=1), 64),
 }
@@ -70,13 +79,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work(arguments: list[str]) -> int:
-    typed = read_typed(arguments, "predict.py", OWN, free=lambda key: True)
-    values = typed.values
-    cells = {key: value for key, value in values.items() if key not in OWN}
+    typed = read_typed(arguments, "predict.py", OWN, takes_more=True)
+    values, cells = typed.values, typed.free
     if values["input"] is not None and cells:
-        raise ConfigError(f"`{next(iter(cells))}` must be a key of predict.py beside input=. `--help` lists the keys.")
+        raise ConfigError(
+            f"`{cells[0].partition('=')[0]}` must be a key of predict.py beside input=. `--help` lists the keys."
+        )
     if values["input"] is None and not cells:
         raise ConfigError("`input` must be given, or a value for each column, such as hours=3.5.")
+    for key in ("output", "keep", "drop", "separator") if values["input"] is None else ():
+        if key in typed.given:
+            raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
+    if values["input"] not in (None, "-") and Path(values["input"]).resolve() == Path(values["output"]).resolve():
+        raise ConfigError("`output` must be another file than `input`.")
+    taken = {PREDICTED, *(("probabilities", "classes") if values["output"].endswith(".npz") else ())}
+    for name in values["keep"]:
+        if str(name) in taken:
+            raise ConfigError(
+                f"`keep` must not name {str(name)!r}, since the output has one of its own. Rename it first."
+            )
     checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
     if values["output"] != "-":
         from logreg.predictions import SUFFIXES
@@ -103,7 +124,7 @@ def _work(arguments: list[str]) -> int:
         DTYPES[trained.module.hparams["precision"]],
         [str(name) for name in values["keep"]],
         [str(name) for name in values["drop"]],
-        values["separator"],
+        _separator(trained, values["separator"]),
         device,
         values["batch_size"],
     )
@@ -113,6 +134,14 @@ def _work(arguments: list[str]) -> int:
     else:
         _predict(trained, predictor, incoming, typed)
     return 0
+
+
+def _separator(trained: Trained, typed: str | None) -> str | None:
+    """What was typed, or else what the model's own file had."""
+    if typed is None:
+        own = None if trained.config is None else trained.config.dataset.get("separator")
+        return None if own is None else str(own)
+    return "\t" if typed == "\\t" else typed
 
 
 def _predict(trained: Trained, predictor: Predictor, incoming: Incoming, typed: Typed) -> None:

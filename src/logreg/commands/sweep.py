@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,8 +153,8 @@ def understood(typed: Sequence[str]) -> Plan:
     first = {one.key: shown_value(one.ends[0]) for one in ranges}
     plan = Plan(values, tuple(ranges), tuple(settings), composed(settings, first))
     for one in ranges:
-        for end in one.ends[1:]:  # a promise that holds for one end and not for another is seen at once
-            plan.trial(first | {one.key: shown_value(end)})
+        for value in one.samples[1:]:  # a promise that holds for one value and not for another is seen at once
+            plan.trial(first | {one.key: shown_value(value)})
     if not isinstance(plan.config.l2, int | float):
         raise ConfigError("`l2` must be one number in a sweep. A path chooses for itself: scripts/train.py l2=path.")
     return plan
@@ -183,12 +184,24 @@ def _work(typed: list[str]) -> int:
 
     import_lightning()
     folder = ROOT / "sweeps" / plan.study
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     storage = plan.values["storage"] or sqlite_url(folder / "study.db")
-    search = Search(plan.study, storage, plan.ranges, plan.settings, plan.config.seed, plan.values["prune"])
+    try:
+        search = Search(plan.study, storage, plan.ranges, plan.settings, plan.config.seed, plan.values["prune"])
+    except ConfigError:
+        if is_new:
+            shutil.rmtree(folder)
+        raise
     search.free_what_was_killed()
     try:
         _run_trials(plan, search, folder)
+    except ConfigError:  # of all trials alike
+        if not search.counted:
+            search.forget()
+            if is_new:
+                shutil.rmtree(folder)
+        raise
     except KeyboardInterrupt:
         _gather(plan, search, folder)
         print("Stopped. The same command goes on from here.", file=sys.stderr)
@@ -236,6 +249,9 @@ def _trial(
         _note(folder, "pruned", overrides, {"metrics": {"val": {"loss": pruned.loss}}, "epochs": pruned.epoch})
         search.pruned(trial, shown(folder))
         return f"{said}: pruned after epoch {pruned.epoch}, loss/val {pruned.loss:.4f}"
+    except ConfigError:
+        search.dropped(trial)
+        raise
     except Exception as error:
         line = str(error) if isinstance(error, LogregError) else f"{type(error).__name__}: {error}"
         details = line if isinstance(error, LogregError) else "".join(traceback.format_exception(error))

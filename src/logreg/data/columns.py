@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -203,9 +203,9 @@ def encode(columns: Columns, encoding: Sequence[Column], dtype: torch.dtype) -> 
             writers.append(partial(_write_numbers, place, column, series.values))
             continue
         position = {level: number for number, level in enumerate(column.levels)}
-        levels = [level.lower() for level in series.levels] if column.kind == "boolean" else series.levels
         # The last one is what a gap, -1, picks.
-        feature_of = np.array([*(position.get(level, -1) for level in levels), position[str(column.fill)]])
+        places = [_place(level, column, position) for level in series.levels]
+        feature_of = np.array([*places, position[str(column.fill)]])
         writers.append(partial(_write_levels, place, column, series.values, feature_of))
         if bool((feature_of < 0).any()):
             unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
@@ -222,6 +222,17 @@ def encode(columns: Columns, encoding: Sequence[Column], dtype: torch.dtype) -> 
     if not math.isfinite(sum(sums)):
         _check_finite(columns, encoding, dtype)
     return features, unseen
+
+
+def _place(level: str, column: Column, position: Mapping[str, int]) -> int:
+    """The feature that a level is, however it is written; -1 if train did not have it."""
+    if column.kind == "boolean":
+        level = level.strip().lower()
+        return position.get({"0": "false", "1": "true"}.get(level, level), -1)
+    if level in position:
+        return position[level]
+    level = level.strip()
+    return position.get(name_of(float(level)) if NUMBER.fullmatch(level) else level, -1)
 
 
 def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
@@ -301,6 +312,10 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
     """The column that an encoding means."""
     if series is None:
         raise DataError(f"{columns.source} must have the column {column.name!r} that was learned from, and has not.")
+    if series.problem and series.kind == "none":
+        raise DataError(
+            f"column {column.name!r} must be a {column.kind} as in train, got {series.typed} [in {columns.source}]."
+        )
     if series.kind == "none":
         gap = np.nan if column.kind == "number" else -1
         return Series(series.name, column.kind, np.full(len(columns), gap, dtype=np.float32 if gap != -1 else np.int32))
@@ -357,6 +372,9 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
         if not (kinds.is_string(kind) or kinds.is_large_string(kind)):
             column = pc.cast(column, kind)
             as_category = True
+    if kinds.is_string_view(kind):
+        column = pc.cast(column, pa.string())
+        kind = column.type
     nothing = np.full(len(column), -1, dtype=np.int32)
     if kinds.is_null(kind) or column.null_count == len(column):
         return Series(name, "none", nothing, typed=typed)

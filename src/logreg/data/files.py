@@ -167,7 +167,7 @@ def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
     if len(names) == 1 and other and separator is None:
         raise DataError(
             f"`{key}` must have {_separator(path, separator)!r} between values, and {path} seems to have {other!r}. "
-            f"Set \"dataset.separator='{other}'\"."
+            f"Set \"{'separator' if key == 'input' else 'dataset.separator'}='{other}'\"."
         )
     return names
 
@@ -288,12 +288,27 @@ def open_blocks(
     if path != "-":
         columns = choose(column_names(path, key, separator))
         return None, _text_blocks(path, key, None, columns, numbers, texts, missing_values, _separator(path, separator))
-    header = sys.stdin.buffer.readline().decode("utf-8-sig", errors="replace")
-    names = next(csv.reader([header], delimiter=separator or ","), [])
+    header = ""
+    while not header.strip():
+        line = sys.stdin.buffer.readline()
+        if not line:
+            break
+        header = line.decode("utf-8-sig", errors="replace")
+    names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator or ","), [])
     if not names:
         raise DataError(f"`{key}` must have a header and rows, and standard input is empty.")
     columns = choose(names)
     return None, _text_blocks(path, key, names, columns, numbers, texts, missing_values, separator or ",")
+
+
+def without_gaps(column: Any, missing_values: Sequence[str] = ()) -> Any:
+    """Text of a text file, with the words for a missing value taken as one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv
+
+    words = pa.array([*pyarrow.csv.ConvertOptions().null_values, *missing_values])
+    return pc.if_else(pc.is_in(column, value_set=words), None, column)
 
 
 def _binary_blocks(path: str, key: str, columns: list[str]) -> tuple[int | None, Iterator[pa.Table]]:
@@ -326,11 +341,10 @@ def _text_blocks(
     import pyarrow as pa
     import pyarrow.csv
 
-    levels = pa.dictionary(pa.int32(), pa.string())
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
-        column_types={**dict.fromkeys(texts, levels), **dict.fromkeys(numbers, pa.float64())},
-        strings_can_be_null=True,
+        column_types={**dict.fromkeys(numbers, pa.float64()), **dict.fromkeys(texts, pa.string())},
+        strings_can_be_null=False,  # what is only copied stays as it is: `without_gaps` is for the others
         null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
     )
     parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
@@ -372,4 +386,6 @@ def _broken_block(path: str, key: str, error: Exception) -> DataError:
         )
     if "Expected" in str(error):
         return _ragged(path, key, str(error))
+    if "Empty CSV file" in str(error):
+        return DataError(f"`{key}` must have rows, got only a header [in {path}].")
     return _unreadable(path, key, error)

@@ -18,7 +18,7 @@ from logreg.data.arrays import FORMATS, whole
 from logreg.data.blocks import BLOCK_BYTES
 from logreg.data.columns import encode, is_number, read_columns
 from logreg.data.features import USUAL_NAMES
-from logreg.data.files import open_blocks
+from logreg.data.files import BINARY, open_blocks, suffix_of, without_gaps
 from logreg.data.images import EXTENSIONS, in_threads, open_image, pixels_of
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean
 from logreg.facts import Column, DataFacts
@@ -110,11 +110,11 @@ class Incoming:
             raise ConfigError(f"`input` must be what the model learned from, {self._wanted()}, got {path}.")
         return self._table(path)
 
-    def single(self, cells: Mapping[str, str]) -> Rows:
+    def single(self, typed: Sequence[str]) -> Rows:
         """One row out of what a person typed.
 
         Args:
-            cells: Text by the name of the column; nothing is a gap.
+            typed: ``column=value`` for each column, whose name may have = in it; without a value it is a gap.
 
         Raises:
             ConfigError: A column is missing or unknown, or a number is none.
@@ -124,6 +124,14 @@ class Incoming:
         if not self.columns:
             raise ConfigError(f"`input` must be given: the model has features without names, {self._wanted()}.")
         names = [column.name for column in self.columns]
+        cells: dict[str, str] = {}
+        for argument in typed:
+            name = max(
+                (name for name in names if argument.startswith(f"{name}=")), key=len, default=argument.partition("=")[0]
+            )
+            if name in cells:
+                raise ConfigError(f"`{name}` must be typed once.")
+            cells[name] = argument[len(name) + 1 :]
         for cell in cells:
             if cell not in names:
                 near = did_you_mean(cell, [*names, "input", "output", "ckpt_path"]) or f"It has {_listed(names)}."
@@ -158,11 +166,12 @@ class Incoming:
         numbers = [column.name for column in self.columns if column.kind == "number"]
         texts = [column.name for column in self.columns if column.kind != "number"]
         words = self.facts.missing_values
+        is_text = path == STANDARD_INPUT or suffix_of(path) not in BINARY
         count, blocks = open_blocks(
             path,
             "input",
             lambda names: self._choose(names, source),
-            numbers,
+            [name for name in numbers if name not in self.keep],
             [*texts, *self.keep],
             words,
             self.separator,
@@ -171,7 +180,7 @@ class Incoming:
         def rows() -> Iterator[Rows]:
             start = 0
             for table in blocks:
-                yield self._encoded(table, source, start)
+                yield self._encoded(table, source, start, words if is_text else None)
                 start += table.num_rows
 
         return count, rows()
@@ -214,18 +223,39 @@ class Incoming:
             *(str(name) for name in named if name),
         }
 
-    def _encoded(self, table: Any, source: str, start: int) -> Rows:
+    def _encoded(self, table: Any, source: str, start: int, words: Sequence[str] | None = None) -> Rows:
+        """Features of a block; of a text file ``words`` are what stands for a gap besides the usual."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         names = [column.name for column in self.columns]
+        try:
+            kept = {name: pc.cast(table.column(name).combine_chunks(), pa.string()) for name in self.keep}
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise DataError(f"`keep` must name columns of text or numbers [in {source}].") from error
+        for number, name in enumerate(table.column_names if words is not None else ()):
+            if pa.types.is_string(table.column(number).type) and name in names:
+                column = without_gaps(table.column(number), words or ())
+                if self._is_number(name):
+                    column = _numbers(column, name, source)
+                table = table.set_column(number, name, column)
         as_category = [column.name for column in self.columns if column.kind != "number"]
         columns = read_columns(table.select(names), as_category, source, starts=((-start, source),))
         features, unseen = encode(columns, self.columns, self.dtype)
         if not self.facts.columns and bool(features.isnan().any()):
             row, place = features.isnan().nonzero()[0].tolist()
             raise DataError(f"column {names[place]!r} must have no gaps, got one in {columns.place(row)}.")
-        kept = {name: table.column(name).combine_chunks() for name in self.keep}
         return Rows(features, kept, {name: len(rows) for name, rows in unseen.items() if len(rows)})
 
+    def _is_number(self, name: str) -> bool:
+        return any(column.name == name and column.kind == "number" for column in self.columns)
+
+    def _refuse_to_keep(self, path: Path) -> None:
+        if self.keep:
+            raise ConfigError(f"`keep` must go with a table, and {path} has no columns by name. Leave it out.")
+
     def _matrix(self, file: Path) -> tuple[int | None, Iterator[Rows]]:
+        self._refuse_to_keep(file)
         with whole("input", file):
             arrays = FORMATS[file.suffix.lower()]([file, file])
         there = list(arrays.matrices)
@@ -267,6 +297,7 @@ class Incoming:
     def _pictures(self, path: Path) -> tuple[int | None, Iterator[Rows]]:
         import pyarrow as pa
 
+        self._refuse_to_keep(path)
         files = (
             [path]
             if path.is_file()
@@ -310,6 +341,23 @@ class Incoming:
                     held = []
 
         return len(files), rows()
+
+
+def _numbers(column: Any, name: str, source: str) -> Any:
+    """Text as numbers.
+
+    Raises:
+        DataError: It is none.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        return pc.cast(pc.utf8_trim_whitespace(column), pa.float64())
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"`input` must hold numbers where the model learned from numbers, and {name!r} does not [in {source}]."
+        ) from error
 
 
 def _hidden(file: Path, root: Path) -> bool:
