@@ -187,7 +187,7 @@ def test_facts_come_from_the_train_split_alone(draw: torch.Generator) -> None:
             2,
             "train of `dataset=given` must hold at least 2 classes, got only '0'.",
         ),
-        (torch.zeros(4, 1), torch.zeros(4).long(), 1, "`dataset=given` must have at least 2 classes, got ('0',)."),
+        (torch.zeros(4, 1), torch.zeros(4).long(), 1, "`dataset=given` must hold at least 2 classes, got only '0'."),
     ],
 )
 def test_bad_data_is_named_at_the_door(features: Tensor, labels: Tensor, classes: int, message: str) -> None:

@@ -182,6 +182,13 @@ def test_a_file_needs_no_column_that_the_model_does_not_read(models: Models, typ
     assert evaluated(types, here, "dataset.path=less.csv")["evaluation"]["rows"] == 2
 
 
+def test_rows_of_one_class_can_be_scored(models: Models, types: Types) -> None:
+    here = models("table")
+    (here / "one.csv").write_text("kind,size,colour,wet\nlow,-3,red,false\n")
+    found = evaluated(types, here, "dataset.path=one.csv")["evaluation"]
+    assert (found["rows"], [one["weight"] for one in found["classes"]]) == (1, [0.0, 1.0, 0.0])
+
+
 @pytest.mark.parametrize("typed", ["dataset.limit=10", "dataset.standardize=true", "dataset.split.val=0.1"])
 def test_what_would_make_another_model_or_no_other_rows_is_refused(typed: str, models: Models, types: Types) -> None:
     answer = types(models("table"), "evaluate", typed)

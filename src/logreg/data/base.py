@@ -73,6 +73,8 @@ class RawData:
     """Range to draw a single feature over, in source units."""
     source: str = ""
     """What was read, in a word or two, where the dataset's name does not say it: a file's name."""
+    labels: str = ""
+    """What the person typed to name the labels, where they did: ``dataset.target=cut``."""
     notes: tuple[str, ...] = ()
     """What a person should know of the reading, a sentence each: rows left out, and why."""
     complete: bool = False

@@ -105,7 +105,7 @@ class TensorDataModule(pl.LightningDataModule):
             self._held = self._for(self.model)
             return
         raw, (tables, class_names) = self.raw, self.rows
-        check_labels(tables, class_names, self.dataset.name)
+        check_labels(tables, class_names, self.dataset.name, raw)
         check_weights(tables)
         before = tables["train"].features
         there = [series.name for series in before.series] if isinstance(before, Columns) else []

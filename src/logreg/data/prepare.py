@@ -117,14 +117,16 @@ def select_rows(
     return selected, class_names
 
 
-def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name: str) -> None:
+def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name: str, raw: RawData) -> None:
     """Train must know every class that is asked for.
 
     Raises:
         DataError: There are fewer than two classes, or train lacks one that another split has.
     """
     if len(class_names) < 2:
-        raise DataError(f"`dataset={name}` must have at least 2 classes, got {tuple(class_names)}.")
+        place = f" [in {raw.source}]" if raw.source else ""
+        typed = raw.labels or f"dataset={name}"
+        raise DataError(f"`{typed}` must hold at least 2 classes, got only {class_names[0]!r}{place}.")
     train = tables["train"]
     counts = torch.bincount(train.chosen(train.labels), minlength=len(class_names))
     if int((counts > 0).sum()) < 2:

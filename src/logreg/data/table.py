@@ -127,10 +127,9 @@ class TableFile:
             notes.append("left out a column without a name, such as pandas writes for its index")
         if unlabelled := int((labels == MISSING).sum()):
             notes.append(f"left out {unlabelled:,} rows, since {self.target} is missing there")
-        if len(class_names) < 2:
-            found = f"only {class_names[0]!r}" if class_names else "none"
+        if not class_names:  # one alone may be scored by a model, though none can be learned
             raise DataError(
-                f"`dataset.target={self.target}` must hold at least 2 classes, got {found} [in {read.source}]."
+                f"`dataset.target={self.target}` must hold at least 2 classes, got none [in {read.source}]."
             )
         weights = self._weights(whole_table, read) if self.weight else None
         groups = self._groups(whole_table, read) if self.group else None
@@ -149,6 +148,7 @@ class TableFile:
             },
             class_names=class_names,
             source=read.source,
+            labels=f"dataset.target={self.target}",
             notes=tuple(notes),
             complete=self.split_column is not None,
             missing_values=tuple(str(word) for word in self.missing_values),
