@@ -123,7 +123,8 @@ def test_every_format_of_predictions_says_the_same(models: Models, types: Types,
         pyarrow.csv.read_csv(tmp_path / "p.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
         pyarrow.parquet.read_table(tmp_path / "p.parquet"),
     ]
-    arrays = np.load(tmp_path / "p.npz", allow_pickle=False)
+    with np.load(tmp_path / "p.npz", allow_pickle=False) as held:
+        arrays = dict(held)
     classes = arrays["classes"].tolist()
     for table in tables:
         assert table.column_names == ["predicted", *classes]
