@@ -13,7 +13,6 @@ from torchmetrics.functional.classification import binary_calibration_error, mul
 
 from logreg.evaluation import (
     BINS,
-    RESAMPLES,
     UNITS,
     Predicted,
     best_threshold,
@@ -202,7 +201,3 @@ def test_the_threshold_of_true_probabilities_is_where_theory_has_it() -> None:
     p = torch.rand(200_000, generator=draw, dtype=torch.float64)
     labels = (torch.rand(200_000, generator=draw, dtype=torch.float64) < p).long()
     assert best_threshold(Predicted(torch.stack([1 - p, p], 1), labels), 3.0) == pytest.approx(0.25, abs=0.03)
-
-
-def test_there_are_as_many_samples_as_it_says() -> None:
-    assert RESAMPLES == 1000

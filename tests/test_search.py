@@ -266,6 +266,7 @@ def test_a_mistake_is_answered_in_one_line(typed: tuple[str, ...], sentence: str
     assert answer.code == 2
     assert answer.err.startswith(sentence), answer.err
     assert answer.err.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_failure_is_kept_as_plain_values(tmp_path: Path, types: Types) -> None:

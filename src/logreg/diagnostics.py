@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from logreg.evaluation import BINS, Evaluation, Predicted
+from logreg.evaluation import BINS, Evaluation, Predicted, wilson
 from logreg.facts import DataFacts
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
@@ -75,17 +75,12 @@ def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, 
     total, at, of = (torch.bincount(places, values, BINS) for values in (weight, weight * sure, weight * right))
     there = total > 0
     at, of = (at / total)[there], (of / total)[there]
-    # Wilson's interval, bin by bin
-    z2, count = 1.96**2, total[there]
-    middle, half = (
-        (of + z2 / (2 * count)) / (1 + z2 / count),
-        1.96 * (of * (1 - of) / count + z2 / (4 * count**2)).sqrt(),
-    )
-    half = half / (1 + z2 / count)
+    bins = there.nonzero()[:, 0].tolist()
+    sure_of = [wilson(part, weight[places == number]) for part, number in zip(of.tolist(), bins, strict=True)]
     figure = Figure(figsize=(5.2, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     upper.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="perfectly calibrated")
-    errors = np.stack([(of - middle + half).clamp(min=0).numpy(), (middle + half - of).clamp(min=0).numpy()])
+    errors = np.array([(max(0.0, one.value - one.low), max(0.0, one.high - one.value)) for one in sure_of]).T
     ece = evaluation.metrics["ece"]
     upper.errorbar(
         at.numpy(),

@@ -228,6 +228,8 @@ def wilson(accuracy: float, weight: Tensor) -> Measured:
     Source:
         Wilson (1927), Probable inference, the law of succession, and statistical inference.
     """
+    if not float(weight.sum()):
+        return Measured(accuracy, 0.0, 1.0)
     rows = float(weight.sum().square() / weight.square().sum())
     middle = (accuracy + Z * Z / (2 * rows)) / (1 + Z * Z / rows)
     half = Z / (1 + Z * Z / rows) * math.sqrt(accuracy * (1 - accuracy) / rows + Z * Z / (4 * rows * rows))

@@ -161,7 +161,7 @@ def _compared(folders: Sequence[Path], split: str | None) -> tuple[str, Paired] 
     shared = [name for name in SPLITS if all(name in each.splits for each in data)]
     if split is not None and split not in shared:
         raise ConfigError(f"`split` must be one that both have, {', '.join(shared)}, got {split!r}.")
-    name = next(each for each in shared if each == split) if split else shared[-1]
+    name = shared[shared.index(split)] if split in shared else shared[-1]
     same = (
         both[0].facts.class_names == both[1].facts.class_names
         and both[0].facts.name == both[1].facts.name

@@ -184,6 +184,7 @@ def _work(typed: list[str]) -> int:
 
     import_lightning()
     folder = ROOT / "sweeps" / plan.study
+    data = {_of_data(plan.config): _read(plan.config)}  # what is wrong with it is said before anything is made
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     storage = plan.values["storage"] or sqlite_url(folder / "study.db")
@@ -195,7 +196,7 @@ def _work(typed: list[str]) -> int:
         raise
     search.free_what_was_killed()
     try:
-        _run_trials(plan, search, folder)
+        _run_trials(plan, search, folder, data)
     except ConfigError:  # of all trials alike
         if not search.counted:
             search.forget()
@@ -209,12 +210,31 @@ def _work(typed: list[str]) -> int:
     return _gather(plan, search, folder)
 
 
-def _run_trials(plan: Plan, search: Search, folder: Path) -> None:
+def _of_data(config: RunConfig) -> str:
+    """What two configs have in common whose rows are the same."""
+    return json.dumps([dict(config.dataset), dict(config.backbone), config.seed, config.precision], sort_keys=True)
+
+
+def _read(config: RunConfig) -> TensorDataModule:
+    """The rows of a trial.
+
+    Raises:
+        LogregError: There is something wrong with them, or none are held out for val.
+    """
+    from logreg.run import build_data
+
+    data = build_data(config)
+    data.setup()
+    if "val" not in data.splits:
+        raise ConfigError("`search` must have a val split to choose by. Set dataset.split.val=0.2.")
+    return data
+
+
+def _run_trials(plan: Plan, search: Search, folder: Path, data: dict[str, TensorDataModule]) -> None:
     total = plan.values["trials"]
     before = len(search.counted)
     if before:
         print(f"{plan.study}: going on from {before} of {total} trials", file=sys.stderr)
-    data: dict[str, TensorDataModule] = {}
     with _bar(total, before, plan.study) as tell:
         while (asked := search.ask(total)) is not None:
             trial, values = asked
@@ -234,16 +254,9 @@ def _trial(
     said = " ".join(f"{key}={value}" for key, value in typed.items())
     config = dataclasses.replace(plan.trial(typed), report="brief")
     overrides = [*plan.settings, *(f"{key}={value}" for key, value in typed.items())]
-    data = build_data(config)
-    of_data = json.dumps([dict(config.dataset), dict(config.backbone), config.seed, config.precision], sort_keys=True)
-    if of_data in shared:
-        data.share(shared[of_data])
-    else:
-        shared[of_data] = data
-        data.setup()
-        if "val" not in data.splits:
-            raise ConfigError("`search` must have a val split to choose by. Set dataset.split.val=0.2.")
     try:
+        data = build_data(config)
+        data.share(shared.setdefault(_of_data(config), data))
         summary = train(config, folder, ROOT, False, overrides, progress_lines=0, data=data, watchers=[Pruning(trial)])
     except Pruned as pruned:
         _note(folder, "pruned", overrides, {"metrics": {"val": {"loss": pruned.loss}}, "epochs": pruned.epoch})
