@@ -82,7 +82,7 @@ class Dual(Pass[tuple[Tensor, float]]):
 
     def gather(self, rows: Rows) -> None:
         """Residuals against features, and what the conjugate of the loss costs beyond Fenchel's equality."""
-        features, targets, weights = rows
+        features, targets, weights, _ = rows
         logits = affine(features, self._coef, self._intercept)
         p = LOSSES[self.problem.objective.loss].link(logits)
         if self.problem.softmax:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.optim.passes import Asking, Diagonal, Frame, Problem, Product, SampledCurvature, ask
+from logreg.optim.passes import Asking, Diagonal, Frame, Notes, Problem, Product, SampledCurvature, ask
 
 Solve = Callable[[Tensor], Tensor]
 """A gradient (K, D + 1) -> about the Newton step that is to be subtracted, (K, D + 1)."""
@@ -292,7 +292,7 @@ def conjugate_gradients(
     towards = within(inverse(residual))
     direction, squared = towards, float((residual * towards).sum())
     enough = accuracy * accuracy * squared
-    probabilities: list[tuple[Tensor, Tensor]] = []
+    probabilities: Notes[Tensor] = Notes()
     tried: list[tuple[Tensor, Tensor]] = []
     for number in range(1, most + 1):
         if not squared > 0:

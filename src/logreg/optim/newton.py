@@ -65,7 +65,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     problem = progress.problem
     held = holds_hessian(problem)
     assert held or not problem.objective.l1, "working_sets narrows such a problem first"
-    dtype = yield from start(progress, newton)
+    dtype, inverse = yield from start(progress, newton)
     frame = progress.frame
     l1 = problem.penalties(frame)[1]
     # The duality gap of l1 alone is of first order in the distance, what the model expects of second.
@@ -75,7 +75,6 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     floor = problem.share * problem.total_weight
     base: Evaluation | None = None
     direct: Factored | None = None
-    inverse: Solve | None = None
     solve: Solve | None = None
     known: Solution | None = None
     at, path, length, poor, stale = progress.point, None, 1.0, 0, True

@@ -147,6 +147,8 @@ class Rows(NamedTuple):
     """Shape (n, K)."""
     weights: Tensor | None
     """Shape (n, 1)."""
+    labels: Tensor
+    """Shape (n,)."""
 
 
 Answer = TypeVar("Answer")
@@ -190,7 +192,7 @@ class Pass(Generic[Answer]):
             features = (features - self._shift[0]).mul_(self._shift[1])
         weights = row_weights(block, self.problem.class_weight, self.dtype)
         targets = one_vs_rest(block.labels, self.problem.num_outputs, self.dtype)
-        self.gather(Rows(features, targets, None if weights is None else weights.unsqueeze(1)))
+        self.gather(Rows(features, targets, None if weights is None else weights.unsqueeze(1), block.labels))
 
     def gather(self, rows: Rows) -> None:
         """Adds the rows' share to the sums."""
@@ -259,9 +261,9 @@ class Evaluate(Pass[Evaluation]):
 
     def gather(self, rows: Rows) -> None:
         """Loss, gradient and, over pairs of outputs, curvature."""
-        features, targets, weights = rows
+        features, targets, weights, _ = rows
         loss = LOSSES[self.problem.objective.loss]
-        logits = affine(features, self._coef, self._intercept)
+        logits = self.logits(rows)
         losses = loss.of_rows(logits, targets)
         self._loss += (losses if weights is None else losses * weights[:, 0]).sum(dtype=torch.float64)
         probabilities = loss.link(logits)
@@ -278,6 +280,10 @@ class Evaluate(Pass[Evaluation]):
             self._curvature += torch.diag(spread.sum(0, dtype=torch.float64))
         if self._wants is not None:
             self._add_hessian(features.to(self._wants), probabilities.to(self._wants), spread.to(self._wants))
+
+    def logits(self, rows: Rows) -> Tensor:
+        """Of a block's rows at the point, (n, K)."""
+        return affine(rows.features, self._coef, self._intercept)
 
     def _add_hessian(self, features: Tensor, probabilities: Tensor, spread: Tensor) -> None:
         k, d = self.problem.num_outputs, self.problem.num_features
@@ -335,47 +341,71 @@ def _diagonal(hessian: Tensor) -> Tensor:
     return hessian.view(k * p, k * p).diagonal().view(k, p)
 
 
+Note = TypeVar("Note")
+
+
+class Notes(Generic[Note]):
+    """What passes keep of each block of rows for those after them, which must bring the same blocks."""
+
+    def __init__(self) -> None:
+        self._pages: list[tuple[Tensor, Note]] = []
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def rewind(self) -> None:
+        """A new pass begins."""
+        self._next = 0
+
+    def write(self, labels: Tensor, note: Note) -> None:
+        """Keeps something of the block with these labels, (n,)."""
+        self._pages.append((labels, note))
+
+    def read(self, labels: Tensor) -> Note:
+        """What was kept of the next block.
+
+        Raises:
+            RuntimeError: It is another block than it was.
+        """
+        if self._next >= len(self) or not torch.equal(self._pages[self._next][0], labels):
+            raise RuntimeError(
+                "an exact optimizer needs the same blocks of rows in every pass: do not shuffle, or give the "
+                "TensorDataModule whole_passes_after=0"
+            )
+        self._next += 1
+        return self._pages[self._next - 1][1]
+
+
 class Product(Pass[Tensor]):
     """The Hessian at a point times a direction."""
 
     def __init__(
-        self, problem: Problem, frame: Frame, point: Tensor, direction: Tensor, known: list[tuple[Tensor, Tensor]]
+        self, problem: Problem, frame: Frame, point: Tensor, direction: Tensor, known: Notes[Tensor]
     ) -> None:
-        """``known`` are labels and probabilities of each block at the point, or empty: then this pass adds them."""
+        """``known`` are the probabilities at the point; where nothing is noted yet, this pass notes them."""
         super().__init__(problem, frame)
         self.direction = direction
         coef, intercept = self.linear(point)
         along, offset = self.linear(direction)
         self._first, self._known = not known, known
+        known.rewind()
         if self._first:  # one product for both, since a second one over the same features would cost as much
             along, offset = torch.cat([along, coef]), torch.cat([offset, intercept])
-        self._coef, self._intercept, self._block = along, offset, 0
+        self._coef, self._intercept = along, offset
         k, d = problem.num_outputs, problem.num_features
         self._sums, self._ones = self.zeros(k, d), self.zeros(k)
 
-    def add(self, block: Batch) -> None:
-        """Takes one block of rows; those of a later pass must come as they came in the first.
-
-        Raises:
-            RuntimeError: They come in another order.
-        """
-        self._labels = block.labels
-        if not self._first and not torch.equal(self._known[self._block][0], block.labels):
-            raise RuntimeError(
-                "an exact optimizer needs the same blocks of rows in every pass: do not shuffle, or give the "
-                "TensorDataModule whole_passes_after=0"
-            )
-        super().add(block)
-
     def gather(self, rows: Rows) -> None:
         """The change of the residuals along the direction, against the features."""
-        features, _, weights = rows
+        features, _, weights, labels = rows
         change = affine(features, self._coef, self._intercept)
         if self._first:
             change, logits = change.chunk(2, dim=1)
-            self._known.append((self._labels, LOSSES[self.problem.objective.loss].link(logits)))
-        _, probabilities = self._known[self._block]
-        self._block += 1
+            probabilities = LOSSES[self.problem.objective.loss].link(logits)
+            self._known.write(labels, probabilities)
+        else:
+            probabilities = self._known.read(labels)
         if self.problem.softmax:
             change = change - (probabilities * change).sum(1, keepdim=True)
         else:
@@ -416,7 +446,7 @@ class SampledCurvature(Pass[Tensor]):
 
     def gather(self, rows: Rows) -> None:
         """Draws rows for each output."""
-        features, _, weights = rows
+        features, _, weights, _ = rows
         probabilities = LOSSES[self.problem.objective.loss].link(affine(features, self._coef, self._intercept))
         spread = probabilities * (1 - probabilities)
         if weights is not None:
@@ -470,7 +500,7 @@ class Diagonal(Pass[Tensor]):
 
     def gather(self, rows: Rows) -> None:
         """Weighted squares."""
-        features, _, weights = rows
+        features, _, weights, _ = rows
         probabilities = LOSSES[self.problem.objective.loss].link(affine(features, self._coef, self._intercept))
         spread = probabilities * (1 - probabilities)
         if weights is not None:

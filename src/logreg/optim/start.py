@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.optim.curvature import centred
+from logreg.optim.curvature import Solve, centred
+from logreg.optim.descent import MANY_ROWS, descend, descends
 from logreg.optim.passes import (
     Asking,
     Combination,
@@ -32,11 +34,8 @@ HELD = 1024
 WORK = 2e11
 """Rows times parameters times those that depend on each other, up to which it is."""
 
-MANY_ROWS = 5000
-"""Rows from which a pass of stochastic gradient descent is a good place to start from."""
-
-STOCHASTIC = 4
-"""Such passes."""
+STOCHASTIC = 2
+"""Passes of stochastic gradient descent to start with."""
 
 STEP = 2
 """Their first step, relative to half the largest that is stable."""
@@ -57,7 +56,16 @@ Solver = Callable[[Progress, float], Asking[None]]
 """Newton's method, whole or, with a second argument > 0, roughly: what solves a sample, or the problem in the rows."""
 
 
-def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
+class Start(NamedTuple):
+    """How to go on."""
+
+    dtype: torch.dtype
+    """The floating type to go on in."""
+    inverse: Solve | None = None
+    """A preconditioner, if there is one already."""
+
+
+def start(progress: Progress, solve: Solver) -> Asking[Start]:
     """Chooses the frame, and moves a start at zero nearer; a start elsewhere stays.
 
     Args:
@@ -65,7 +73,7 @@ def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
         solve: What solves smaller problems.
 
     Returns:
-        The floating type to go on in.
+        How to go on from there.
     """
     problem, held = progress.problem, holds_hessian(progress.problem)
     sample = yield from ask(Sample(problem))
@@ -76,10 +84,12 @@ def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
             _solve_sample(progress, sample, solve)
         elif is_wide(problem):
             yield from _solve_in_rows(progress, solve)
-            return torch.float64
+            return Start(torch.float64)
         elif not held and problem.rows >= MANY_ROWS:
             yield from _start_stochastically(progress, sample)
-    return problem.dtype
+    if not held and descends(problem):
+        return Start(torch.float64, (yield from descend(progress)))
+    return Start(problem.dtype)
 
 
 def holds_hessian(problem: Problem) -> bool:

@@ -1,0 +1,208 @@
+"""Nonlinear conjugate gradients with a step of its own for each output: from a rough start to where float32 ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from logreg.functional import LOSSES
+from logreg.optim.curvature import Solve, centred, preconditioner
+from logreg.optim.kernels import affine
+from logreg.optim.passes import Asking, Evaluate, Frame, Notes, Pass, Problem, Rows, ask
+from logreg.optim.progress import NOISE, Progress, by_slope
+
+MANY_ROWS = 5000
+"""Rows from which it is worth its while."""
+
+MEMORY = 0.1
+"""Fraction of the data that what is kept of the rows may take."""
+
+LITTLE = 4e6
+"""Numbers that may be kept in any case."""
+
+STEPS = 60
+"""At most."""
+
+ENOUGH = 1e-6
+"""Gain of a step, relative to f, from which exact curvature does better."""
+
+SAFE = 0.8
+"""Of the tolerance, to end at: the slope is one of float32."""
+
+SHORTER, SHORTEST = 0.25, 0.01
+"""Of a move that led upwards, what is tried next, and last."""
+
+FLAT = 1e-6
+"""Curvature along a direction, relative to the largest, that is rounding."""
+
+
+def descends(problem: Problem) -> bool:
+    """Whether there are many rows, and what is kept of them is small beside them."""
+    kept = 3 * problem.num_outputs
+    small = kept <= MEMORY * problem.num_features or kept * problem.rows <= LITTLE
+    return problem.rows >= MANY_ROWS and small and not problem.objective.l1
+
+
+@dataclass
+class Trail:
+    """What is kept of the rows of a block, each (n, K)."""
+
+    logits: Tensor
+    """At the point."""
+    along: Tensor | None = None
+    """How they change along the new direction."""
+    moved: Tensor | None = None
+    """How they changed by the last move."""
+
+
+Trails = Notes[Trail]
+
+
+class Follow(Evaluate):
+    """The objective and its gradient after a move, the logits of which are known from the directions it is made of."""
+
+    def __init__(
+        self, problem: Problem, frame: Frame, point: Tensor, trails: Trails, factors: Tensor | None = None
+    ) -> None:
+        """The point after the move, and factors (2, K) of the new direction and of the last move.
+
+        Where there are no trails yet this pass makes them.
+        """
+        super().__init__(problem, frame, point)
+        self._trails, self._first = trails, not trails
+        self._factors = None if factors is None else factors.to(self.dtype)
+        trails.rewind()
+
+    def logits(self, rows: Rows) -> Tensor:
+        """Moves them, (n, K)."""
+        if self._first:
+            trail = Trail(super().logits(rows))
+            self._trails.write(rows.labels, trail)
+            return trail.logits
+        trail = self._trails.read(rows.labels)
+        assert self._factors is not None and trail.along is not None
+        moved = trail.along * self._factors[0]
+        if trail.moved is not None:
+            moved.addcmul_(trail.moved, self._factors[1])
+        if self.problem.softmax:  # as `centred` does to the point
+            moved -= moved.mean(1, keepdim=True)
+        trail.moved = moved
+        trail.logits += moved
+        return trail.logits
+
+
+class Model(NamedTuple):
+    """f as it looks from a point along some directions, on each of which every output may take a step of its own."""
+
+    gradient: Tensor
+    """Shape (M, K)."""
+    hessian: Tensor
+    """Shape (M, K, M, K)."""
+
+
+class Along(Pass[Model]):
+    """How the loss looks along a new direction and along the last move."""
+
+    def __init__(self, problem: Problem, frame: Frame, direction: Tensor, trails: Trails, moves: int) -> None:
+        """``moves`` is 1 where there was a move before, else 0."""
+        super().__init__(problem, frame)
+        self._coef, self._intercept = self.linear(direction)
+        self._trails = trails
+        trails.rewind()
+        m, k = 1 + moves, problem.num_outputs
+        self._gradient, self._hessian = self.zeros(m, k), self.zeros(m, k, m, k)
+
+    def gather(self, rows: Rows) -> None:
+        """Products of pairs of directions."""
+        trail = self._trails.read(rows.labels)
+        trail.along = affine(rows.features, self._coef, self._intercept)
+        changes = [trail.along] if trail.moved is None else [trail.along, trail.moved]
+        probabilities = LOSSES[self.problem.objective.loss].link(trail.logits)
+        residuals = probabilities - rows.targets
+        weighed = probabilities if rows.weights is None else probabilities * rows.weights
+        if rows.weights is not None:
+            residuals = residuals * rows.weights
+        if self.problem.softmax:
+            left, right = (torch.cat([p * change for change in changes], dim=1) for p in (weighed, probabilities))
+            self._hessian -= (left.T @ right).view_as(self._hessian)
+        else:
+            weighed = weighed * (1 - probabilities)
+        for one, change in enumerate(changes):
+            self._gradient[one] += (residuals * change).sum(0)
+            scaled = weighed * change
+            for other in range(one, len(changes)):
+                both = (scaled * changes[other]).sum(0)
+                self._hessian[one, :, other].diagonal().add_(both)
+                if other > one:
+                    self._hessian[other, :, one].diagonal().add_(both)
+
+    def result(self) -> Model:
+        """Without the penalty."""
+        return Model(self._gradient * self.problem.share, self._hessian * self.problem.share)
+
+
+def descend(progress: Progress) -> Asking[Solve]:
+    """Moves the point down until it is within the tolerance, or exact curvature does better than one of the start.
+
+    Each step goes along the preconditioned slope and the last move, as conjugate gradients do, but as far as f's
+    curvature on the span of them says, and for each output as far as suits it.  The logits along both are kept, so a
+    step costs two half passes: one product with the features, and one with their transpose.
+
+    Args:
+        progress: Of the problem; told of each step.
+
+    Returns:
+        The preconditioner, of where it began.
+
+    Source:
+        Narkiss and Zibulevsky (2005), Sequential subspace optimization method for large-scale unconstrained problems.
+    """
+    problem, frame = progress.problem, progress.frame
+    trails: Trails = Notes()
+    at, move, near = progress.point, None, math.inf
+    now = yield from ask(Follow(problem, frame, at, trails))
+    inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed)
+    for _ in range(STEPS):
+        progress.point, progress.value, progress.near = at, now.value, near
+        close = by_slope(progress, now.gradient, now.curvature)
+        progress.gap = min(close, 1.0) * abs(now.value)
+        enough = max(ENOUGH, 0.1 * progress.tolerance) if math.isinf(close) else ENOUGH
+        if close <= SAFE * progress.tolerance or near <= enough:
+            break
+        direction = centred(problem, -inverse(now.gradient))
+        directions = torch.stack([direction] if move is None else [direction, move])
+        model = yield from ask(Along(problem, frame, direction, trails, len(directions) - 1))
+        factors, gain = _best(problem, frame, at, directions, model)
+        whole = centred(problem, (factors.unsqueeze(2) * directions).sum(0))
+        most, near = now.value * (1 + NOISE[problem.dtype]), gain / max(abs(now.value), 1e-300)
+        now = yield from ask(Follow(problem, frame, at + whole, trails, factors))
+        length, last = 1.0, 1.0  # how much of it was gone, and by the last move
+        while not now.value <= most and length > SHORTEST:
+            shorter = SHORTER * length
+            factors = torch.tensor([[0.0], [(shorter - length) / last]], dtype=at.dtype, device=at.device)
+            length, last = shorter, shorter - length
+            now = yield from ask(Follow(problem, frame, at + length * whole, trails, factors))
+        if not now.value <= most:
+            break
+        at, move = at + length * whole, last * whole
+    return inverse
+
+
+def _best(problem: Problem, frame: Frame, at: Tensor, directions: Tensor, model: Model) -> tuple[Tensor, float]:
+    """Factors (M, K) of the directions (M, K, D + 1) that minimise the model with the penalty, and what they gain."""
+    l2, _ = problem.penalties(frame)
+    m, k, _ = directions.shape
+    gradient = model.gradient + (directions * l2 * at).sum(2)
+    pairs = torch.einsum("akp,p,bkp->abk", directions, l2, directions)
+    hessian = model.hessian + torch.einsum("abk,kl->akbl", pairs, torch.eye(k, dtype=l2.dtype, device=l2.device))
+    hessian = hessian.reshape(m * k, m * k)
+    size = hessian.diagonal().clamp(min=0).sqrt()
+    units = torch.where(size > 0, 1 / size, 0.0)
+    values, vectors = torch.linalg.eigh(hessian * units * units.unsqueeze(1))
+    along = vectors.T @ (units * gradient.flatten())
+    steps = torch.where(values > FLAT * values[-1], along / values, 0.0)
+    return -(units * (vectors @ steps)).view(m, k), float(along @ steps) / 2
