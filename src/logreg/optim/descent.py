@@ -14,15 +14,16 @@ from logreg.optim.curvature import Solve, centred, preconditioner
 from logreg.optim.kernels import affine
 from logreg.optim.passes import Asking, Evaluate, Frame, Notes, Pass, Problem, Rows, ask
 from logreg.optim.progress import NOISE, Progress, by_slope
+from logreg.optim.start import MANY_ROWS, holds_hessian, is_wide
 
-MANY_ROWS = 5000
-"""Rows from which it is worth its while."""
+KEPT = 3
+"""Numbers that are kept of each row and output."""
 
 MEMORY = 0.1
-"""Fraction of the data that what is kept of the rows may take."""
+"""Fraction of the data that these may take."""
 
 LITTLE = 4e6
-"""Numbers that may be kept in any case."""
+"""How many there may be in any case."""
 
 STEPS = 60
 """At most."""
@@ -41,10 +42,11 @@ FLAT = 1e-6
 
 
 def descends(problem: Problem) -> bool:
-    """Whether there are many rows, and what is kept of them is small beside them."""
-    kept = 3 * problem.num_outputs
+    """Whether there are many rows and no quicker way, and what is kept of them is small beside them."""
+    kept = KEPT * problem.num_outputs
     small = kept <= MEMORY * problem.num_features or kept * problem.rows <= LITTLE
-    return problem.rows >= MANY_ROWS and small and not problem.objective.l1
+    other = holds_hessian(problem) or is_wide(problem) or problem.objective.l1 > 0
+    return problem.rows >= MANY_ROWS and small and not other
 
 
 @dataclass

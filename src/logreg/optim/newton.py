@@ -21,6 +21,7 @@ from logreg.optim.curvature import (
     preconditioner,
     smallest_subgradient,
 )
+from logreg.optim.descent import descend, descends
 from logreg.optim.passes import (
     Asking,
     Evaluate,
@@ -65,7 +66,10 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     problem = progress.problem
     held = holds_hessian(problem)
     assert held or not problem.objective.l1, "working_sets narrows such a problem first"
-    dtype, inverse = yield from start(progress, newton)
+    dtype = yield from start(progress, newton)
+    inverse: Solve | None = None
+    if descends(problem):
+        inverse, dtype = (yield from descend(progress)), torch.float64
     frame = progress.frame
     l1 = problem.penalties(frame)[1]
     # The duality gap of l1 alone is of first order in the distance, what the model expects of second.

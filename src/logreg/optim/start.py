@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.optim.curvature import Solve, centred
-from logreg.optim.descent import MANY_ROWS, descend, descends
+from logreg.optim.curvature import centred
 from logreg.optim.passes import (
     Asking,
     Combination,
@@ -34,8 +32,11 @@ HELD = 1024
 WORK = 2e11
 """Rows times parameters times those that depend on each other, up to which it is."""
 
+MANY_ROWS = 5000
+"""Rows from which a pass of stochastic gradient descent is a good place to start from."""
+
 STOCHASTIC = 2
-"""Passes of stochastic gradient descent to start with."""
+"""Such passes."""
 
 STEP = 2
 """Their first step, relative to half the largest that is stable."""
@@ -56,16 +57,7 @@ Solver = Callable[[Progress, float], Asking[None]]
 """Newton's method, whole or, with a second argument > 0, roughly: what solves a sample, or the problem in the rows."""
 
 
-class Start(NamedTuple):
-    """How to go on."""
-
-    dtype: torch.dtype
-    """The floating type to go on in."""
-    inverse: Solve | None = None
-    """A preconditioner, if there is one already."""
-
-
-def start(progress: Progress, solve: Solver) -> Asking[Start]:
+def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
     """Chooses the frame, and moves a start at zero nearer; a start elsewhere stays.
 
     Args:
@@ -73,7 +65,7 @@ def start(progress: Progress, solve: Solver) -> Asking[Start]:
         solve: What solves smaller problems.
 
     Returns:
-        How to go on from there.
+        The floating type to go on in.
     """
     problem, held = progress.problem, holds_hessian(progress.problem)
     sample = yield from ask(Sample(problem))
@@ -84,12 +76,10 @@ def start(progress: Progress, solve: Solver) -> Asking[Start]:
             _solve_sample(progress, sample, solve)
         elif is_wide(problem):
             yield from _solve_in_rows(progress, solve)
-            return Start(torch.float64)
+            return torch.float64
         elif not held and problem.rows >= MANY_ROWS:
             yield from _start_stochastically(progress, sample)
-    if not held and descends(problem):
-        return Start(torch.float64, (yield from descend(progress)))
-    return Start(problem.dtype)
+    return problem.dtype
 
 
 def holds_hessian(problem: Problem) -> bool:
