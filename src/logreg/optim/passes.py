@@ -30,8 +30,8 @@ BLOCK_BYTES = 6 * 2**20
 BLOCK_ROWS = 16_384
 """Rows of a block at most."""
 
-GRAM_BYTES, GRAM_ROWS = 16 * 2**20, 250
-"""Size of the columns whose inner products are taken at once, and rows of them that meet all before them."""
+GRAM_BYTES, GRAM_ROWS = 8 * 2**20, 125
+"""Size of the columns whose inner products are taken at once, and rows up to which their square is not split."""
 
 ONE_THREAD_FLOP = 2e6
 """Floating-point operations below which one thread does them: about 0.05 ms of work."""
@@ -591,10 +591,11 @@ def choose_frame(problem: Problem, sample: Batch, every_scale: bool) -> Frame:
     features = features if features.is_floating_point() else features.double()
     origin = features[:1] if len(features) else features.new_zeros(1, len(model.center))
     moved = features - origin
-    center = origin[0].double() + moved.mean(0, dtype=torch.float64)
+    mean = moved.mean(0)
+    center = origin[0].double() + mean.double()
     if not problem.intercept:  # moving the features would need one
         center = torch.zeros_like(center)
-    deviation = moved.std(0, correction=0).double()
+    deviation = moved.sub_(mean).square_().mean(0).double().sqrt()
     deviation = torch.where(deviation > 1e-9 * center.abs(), deviation, 1.0).nan_to_num(1.0)
     if every_scale:
         return Frame(center, deviation)
@@ -618,20 +619,34 @@ class Gram(Pass[tuple[Tensor, Batch]]):
         self._blocks.append(block._replace(features=features))
 
     def result(self) -> tuple[Tensor, Batch]:
-        """Shape (N, N) in float64, and the labels and weights of the rows in the same order, without features."""
-        number = sum(len(block.labels) for block in self._blocks)
-        gram = self.zeros(number, number)
-        # A few columns of all rows at a time, so that products are large and no second copy of the rows is needed.
-        columns = max(1, GRAM_BYTES // (number * self.dtype.itemsize))
-        for first in range(0, self.problem.num_features, columns):
-            some = torch.cat([block.features[:, first : first + columns] for block in self._blocks])
-            for top in range(0, number, GRAM_ROWS):
-                bottom = top + GRAM_ROWS
-                gram[top:bottom, :bottom] += some[top:bottom] @ some[:bottom].T
-        gram = gram.tril() + gram.tril(-1).T
+        """Shape (N, N) in float64, its lower triangle alone, and the rows in the same order without their features."""
         labels = torch.cat([block.labels for block in self._blocks])
         weights = [block.sample_weight for block in self._blocks if block.sample_weight is not None]
+        gram = self._lower_triangle(len(labels)).double()
         return gram, Batch(gram[:, :0], labels, torch.cat(weights) if weights else None)
+
+    def _lower_triangle(self, rows: int) -> Tensor:
+        # A few columns of all rows at a time, so that products are large and no second copy of the rows is needed.
+        columns = max(1, GRAM_BYTES // (rows * self.dtype.itemsize))
+        gram = torch.zeros(rows, rows, dtype=self.dtype, device=self.frame.center.device)
+        some = gram.new_empty(rows, columns)
+        for first in range(0, self.problem.num_features, columns):
+            parts = [block.features[:, first : first + columns] for block in self._blocks]
+            some = some[:, : parts[0].shape[1]]
+            _add_lower_triangle(gram, torch.cat(parts, out=some))
+        return gram
+
+
+def _add_lower_triangle(gram: Tensor, rows: Tensor) -> None:
+    """Adds inner products of all rows (n, D), by halves: large products are fast, and half of them is not needed."""
+    number = len(rows)
+    if number <= GRAM_ROWS:
+        gram.addmm_(rows, rows.T)
+        return
+    half = number // 2
+    gram[half:, :half].addmm_(rows[half:], rows[:half].T)
+    _add_lower_triangle(gram[:half, :half], rows[:half])
+    _add_lower_triangle(gram[half:, half:], rows[half:])
 
 
 class Combination(Pass[Tensor]):

@@ -134,12 +134,13 @@ def _solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
     problem = progress.problem
     model = problem.model
     gram, rows = yield from ask(Gram(problem, model))
-    size = gram.diagonal().mean()
-    root = torch.linalg.cholesky(gram + GRAM_RIDGE * size * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    gram.diagonal().add_(GRAM_RIDGE * gram.diagonal().mean())
+    root = torch.linalg.cholesky(gram)
     unit = Frame(torch.zeros_like(gram[0]), torch.ones_like(gram[0]))
     inside = replace(problem, model=unit)
     inner = Progress(inside, inside.zeros(), progress.tolerance)
-    memory = InMemory(root.to(problem.dtype), rows.labels, rows.sample_weight)
+    features = root.to(problem.dtype, memory_format=torch.contiguous_format)
+    memory = InMemory(features, rows.labels, rows.sample_weight)
     for question in solve(inner, 0.0):
         gather(memory, question)
     point = inner.solution
