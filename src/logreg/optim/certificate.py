@@ -256,7 +256,7 @@ class Reach(Pass[float]):
         """``size`` (D + 1,) divides the coordinates of a row in the frame, and the 1."""
         super().__init__(problem, frame)
         self._one = float(size[-1]) ** -2
-        self._center = frame.center.to(self.dtype)
+        self._origin = (-frame.center / (frame.scale * size[:-1])).to(self.dtype)
         self._invert = (1 / (frame.scale * size[:-1])).to(self.dtype)
         self._size = size[:-1].to(self.dtype)
         self._largest = torch.zeros((), dtype=self.dtype, device=frame.center.device)
@@ -264,8 +264,8 @@ class Reach(Pass[float]):
     def gather(self, rows: Rows) -> None:
         """Keeps the largest."""
         shifted = self._shift is not None
-        features = rows.features / self._size if shifted else (rows.features - self._center).mul_(self._invert)
-        self._largest = torch.maximum(self._largest, features.square_().sum(1).max())
+        features = rows.features / self._size if shifted else torch.addcmul(self._origin, rows.features, self._invert)
+        self._largest = torch.maximum(self._largest, torch.linalg.vector_norm(features, dim=1).max().square())
 
     def result(self) -> float:
         """With room for the rounding of float32."""

@@ -86,7 +86,8 @@ class Follow(Evaluate):
             self._trails.write(rows.labels, trail)
             return trail.logits
         trail = self._trails.read(rows.labels)
-        assert self._factors is not None and trail.along is not None
+        assert self._factors is not None
+        assert trail.along is not None
         moved = trail.along * self._factors[0]
         if trail.moved is not None:
             moved.addcmul_(trail.moved, self._factors[1])

@@ -270,33 +270,39 @@ class Evaluate(Pass[Evaluation]):
         residuals = probabilities - targets
         if weights is not None:
             residuals *= weights
-        self._gradient += sum_over_rows(residuals, features)
         self._residuals += residuals.sum(0, dtype=torch.float64)
         spread = probabilities if weights is None else probabilities * weights
         if self.problem.softmax:
+            self._gradient += sum_over_rows(residuals, features)
             self._curvature += torch.diag(spread.sum(0, dtype=torch.float64)) - spread.T @ probabilities
-        else:
-            spread = spread - spread * probabilities
-            self._curvature += torch.diag(spread.sum(0, dtype=torch.float64))
-        if self._wants is not None:
-            self._add_hessian(features.to(self._wants), probabilities.to(self._wants), spread.to(self._wants))
+            if self._wants is not None:
+                self._add_joint_hessian(features.to(self._wants), probabilities.to(self._wants), spread.to(self._wants))
+            return
+        spread = spread - spread * probabilities
+        ones = spread.sum(0, dtype=torch.float64)
+        self._curvature += torch.diag(ones)
+        if self._wants is None:
+            self._gradient += sum_over_rows(residuals, features)
+            return
+        gradient, sums = sum_over_rows(torch.cat([residuals, spread], dim=1), features).chunk(2)
+        self._gradient += gradient
+        self._add_hessians(features.to(self._wants), spread.to(self._wants), sums, ones)
 
     def logits(self, rows: Rows) -> Tensor:
         """Of a block's rows at the point, (n, K)."""
         return affine(rows.features, self._coef, self._intercept)
 
-    def _add_hessian(self, features: Tensor, probabilities: Tensor, spread: Tensor) -> None:
+    def _add_hessians(self, features: Tensor, spread: Tensor, sums: Tensor, ones: Tensor) -> None:
+        d = self.problem.num_features
+        for output, hessian in enumerate(self._hessian):
+            hessian[:d, :d] += sum_over_rows(features, features * spread[:, output : output + 1])
+            hessian[:d, d] += sums[output]
+            hessian[d, :d] += sums[output]
+            hessian[d, d] += ones[output]
+
+    def _add_joint_hessian(self, features: Tensor, probabilities: Tensor, spread: Tensor) -> None:
         k, d = self.problem.num_outputs, self.problem.num_features
         hessian = self._hessian
-        if not self.problem.softmax:
-            for output in range(k):
-                weighted = features * spread[:, output : output + 1]
-                hessian[output, :d, :d] += sum_over_rows(features, weighted)
-                sums = spread[:, output] @ features
-                hessian[output, :d, d] += sums
-                hessian[output, d, :d] += sums
-                hessian[output, d, d] += spread[:, output].sum(dtype=torch.float64)
-            return
         ones = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
         for output in range(k):
             of_pairs = -spread[:, output:] * probabilities[:, output : output + 1]
@@ -380,9 +386,7 @@ class Notes(Generic[Note]):
 class Product(Pass[Tensor]):
     """The Hessian at a point times a direction."""
 
-    def __init__(
-        self, problem: Problem, frame: Frame, point: Tensor, direction: Tensor, known: Notes[Tensor]
-    ) -> None:
+    def __init__(self, problem: Problem, frame: Frame, point: Tensor, direction: Tensor, known: Notes[Tensor]) -> None:
         """``known`` are the probabilities at the point; where nothing is noted yet, this pass notes them."""
         super().__init__(problem, frame)
         self.direction = direction
