@@ -17,7 +17,7 @@ Solve = Callable[[Tensor], Tensor]
 DRAWN = 2000
 """Rows per output that a preconditioner is made of."""
 
-SHRINK = 0.03
+SHRINK = 0.002
 """What is added to the curvatures of a sample, relative to their mean: it makes small ones too small."""
 
 WIDEST = 2048
