@@ -80,11 +80,12 @@ from logreg.optim.exact import fit
 
 folder, loss, l2, fits = json.loads(sys.argv[1])
 fit(torch.randn(300, 5), torch.arange(300) % 2, Objective("bce", l2=0.01))
+fit(torch.randn(5000, 110), torch.arange(5000) % 10, Objective("cross_entropy", l2=0.01))
 features, labels = (torch.from_numpy(np.load(f"{folder}/{name}.npy")) for name in ("features", "labels"))
 if fits:
     assert fit(features, labels, Objective(loss, l2=l2), tolerance=1e-8).converged
 """
-"""Reads the rows of a problem and, if asked for, fits them; first a small fit, as libraries load some code late."""
+"""Reads the rows of a problem and, if asked for, fits them; first two small fits, as libraries load some code late."""
 
 
 @dataclass(frozen=True)

@@ -82,18 +82,18 @@ class Follow(Evaluate):
     def logits(self, rows: Rows) -> Tensor:
         """Moves them, (n, K)."""
         if self._first:
-            trail = Trail(super().logits(rows))
+            trail = Trail(super().logits(rows).contiguous())
             self._trails.write(rows.labels, trail)
             return trail.logits
         trail = self._trails.read(rows.labels)
         assert self._factors is not None
         assert trail.along is not None
-        moved = trail.along * self._factors[0]
+        moved = trail.along.mul_(self._factors[0])
         if trail.moved is not None:
             moved.addcmul_(trail.moved, self._factors[1])
         if self.problem.softmax:  # as `centred` does to the point
             moved -= moved.mean(1, keepdim=True)
-        trail.moved = moved
+        trail.moved, trail.along = moved, None
         trail.logits += moved
         return trail.logits
 
@@ -122,7 +122,7 @@ class Along(Pass[Model]):
     def gather(self, rows: Rows) -> None:
         """Products of pairs of directions."""
         trail = self._trails.read(rows.labels)
-        trail.along = affine(rows.features, self._coef, self._intercept)
+        trail.along = affine(rows.features, self._coef, self._intercept).contiguous()
         changes = [trail.along] if trail.moved is None else [trail.along, trail.moved]
         probabilities = LOSSES[self.problem.objective.loss].link(trail.logits)
         residuals = probabilities - rows.targets

@@ -33,6 +33,9 @@ BLOCK_ROWS = 16_384
 GRAM_BYTES, GRAM_ROWS = 8 * 2**20, 125
 """Size of the columns whose inner products are taken at once, and rows up to which their square is not split."""
 
+COPIED = 2**18
+"""Numbers of a sample that are copied at once."""
+
 ONE_THREAD_FLOP = 2e6
 """Floating-point operations below which one thread does them: about 0.05 ms of work."""
 
@@ -138,6 +141,14 @@ def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtyp
     return of_class if weights is None else of_class * weights
 
 
+def parts(block: Batch, rows: int) -> Iterator[Batch]:
+    """A block as several of that many rows, and one of the rest."""
+    for first in range(0, len(block.labels), rows):
+        part = slice(first, first + rows)
+        weights = None if block.sample_weight is None else block.sample_weight[part]
+        yield Batch(block.features[part], block.labels[part], weights)
+
+
 class Rows(NamedTuple):
     """A block, ready to be computed with."""
 
@@ -178,13 +189,12 @@ class Pass(Generic[Answer]):
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
-        rows = len(block.features) // 2
-        if self.dtype.itemsize > block.features.itemsize and rows:  # a wider copy is no larger than the block
-            for part in (slice(None, rows), slice(rows, None)):
-                weight = None if block.sample_weight is None else block.sample_weight[part]
-                self._take(Batch(block.features[part], block.labels[part], weight))
-        else:
+        wider = self.dtype.itemsize // block.features.itemsize
+        if wider <= 1:
             self._take(block)
+            return
+        for part in parts(block, -(-len(block.labels) // (2 * wider))):  # so that its copy is half as large
+            self._take(part)
 
     def _take(self, block: Batch) -> None:
         features = block.features.to(self.dtype)
@@ -433,7 +443,7 @@ class SampledCurvature(Pass[Tensor]):
     w_ik / q: an unbiased estimate that spends its rows where there is curvature.
     """
 
-    together = 128
+    together = 64
     """Rows whose products are added up at once."""
 
     def __init__(self, problem: Problem, frame: Frame, point: Tensor, mass: Tensor, rows: int, seed: int) -> None:
@@ -545,6 +555,8 @@ class Stochastic(Pass[Tensor]):
 
     mixed = True
     batch_size = 64
+    together = 8
+    """Batches that are centred at once."""
 
     def __init__(
         self, problem: Problem, frame: Frame, point: Tensor, step: float, number: int = 0, passes: int = 1
@@ -556,8 +568,13 @@ class Stochastic(Pass[Tensor]):
         self._step, self._seen, self._all = step, number * problem.rows, passes * problem.rows
         self._center, self._invert = frame.center.to(self.dtype), (1 / frame.scale).to(self.dtype)
 
+    def add(self, block: Batch) -> None:
+        """Takes one block of rows, a few batches at a time."""
+        for part in parts(block, self.together * self.batch_size):
+            super().add(part)
+
     def gather(self, rows: Rows) -> None:
-        """Steps through the block."""
+        """Steps through the batches."""
         problem, link = self.problem, LOSSES[self.problem.objective.loss].link
         features = rows.features if self._shift is not None else (rows.features - self._center).mul_(self._invert)
         size, mean_weight = self.batch_size, problem.total_weight / problem.rows
@@ -592,14 +609,14 @@ def choose_frame(problem: Problem, sample: Batch, every_scale: bool) -> Frame:
         return model
     weights = row_weights(sample, (), torch.float32)
     features = sample.features if weights is None else sample.features[weights > 0]
-    features = features if features.is_floating_point() else features.double()
-    origin = features[:1] if len(features) else features.new_zeros(1, len(model.center))
-    moved = features - origin
-    mean = moved.mean(0)
-    center = origin[0].double() + mean.double()
+    few = features.split(max(1, COPIED // len(model.center)))  # at a time, since copies of all would be large
+    number = max(len(features), 1)
+    center = sum((part.sum(0, dtype=torch.float64) for part in few), start=torch.zeros_like(model.center)) / number
+    near = center.to(torch.promote_types(features.dtype, torch.float32))
+    squares = sum(((part - near).square_().sum(0) for part in few), start=torch.zeros_like(center))
+    deviation = (squares / number).sqrt()
     if not problem.intercept:  # moving the features would need one
         center = torch.zeros_like(center)
-    deviation = moved.sub_(mean).square_().mean(0).double().sqrt()
     deviation = torch.where(deviation > 1e-9 * center.abs(), deviation, 1.0).nan_to_num(1.0)
     if every_scale:
         return Frame(center, deviation)

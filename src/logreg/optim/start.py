@@ -151,11 +151,13 @@ def _solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
 
 def safe_step(problem: Problem, frame: Frame, sample: Batch) -> float:
     """Half the largest stable step of gradient descent at zero: 1 over the largest curvature of the sample."""
-    features = sample.features - frame.center.to(sample.features.dtype)
-    features = features.div_(frame.scale.to(features.dtype)).float()
-    vector = features.new_ones(features.shape[1])
-    for _ in range(10):
-        vector = features.T @ (features @ (vector / vector.norm().clamp(min=1e-30)))
+    features = sample.features.to(torch.float32)
+    center, scale = frame.center.float(), frame.scale.float()
+    vector = torch.ones_like(scale)
+    for _ in range(10):  # the mean is subtracted after multiplying, which spares a copy
+        unit = vector / vector.norm().clamp(min=1e-30) / scale
+        logits = features @ unit - center @ unit
+        vector = (features.T @ logits - center * logits.sum()) / scale
     k = problem.num_outputs
     spread = 1 / k * (1 - 1 / k) if problem.softmax else 0.25
     return 1 / (spread * max(float(vector.norm()) / len(features), 1e-30))
