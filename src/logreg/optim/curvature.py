@@ -200,7 +200,9 @@ def _model_change(matrix: Tensor, smooth: Tensor, l1: Tensor, v: Tensor, moved: 
     return float(smooth @ move + move @ (matrix @ move) / 2 + l1 @ length)
 
 
-def preconditioner(problem: Problem, frame: Frame, point: Tensor, curvature: Tensor, seed: int) -> Asking[Solve]:
+def preconditioner(
+    problem: Problem, frame: Frame, point: Tensor, curvature: Tensor, seed: int, drawn: int = DRAWN
+) -> Asking[Solve]:
     """About the inverse of the Hessian at a point: that of each output's own block.
 
     Args:
@@ -209,12 +211,13 @@ def preconditioner(problem: Problem, frame: Frame, point: Tensor, curvature: Ten
         point: Shape (K, D + 1).
         curvature: Of f by the intercepts there, (K, K).
         seed: Fixes which rows are drawn.
+        drawn: How many per output.
     """
     k, d = problem.num_outputs, problem.num_features
     own = curvature.diagonal().clamp(min=1e-30)
     inverse: Solve
     if d <= WIDEST and d <= problem.rows / 4 and k * d * d <= max(MEMORY * problem.rows * d, LITTLE):
-        roots = yield from ask(SampledCurvature(problem, frame, point, own, DRAWN, seed))
+        roots = yield from ask(SampledCurvature(problem, frame, point, own, drawn, seed))
         for block in roots:  # each in its place: together they are a good part of what a fit occupies
             block.diagonal().add_(SHRINK * block.diagonal().mean())
             root, failed = torch.linalg.cholesky_ex(block)

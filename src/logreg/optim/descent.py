@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from logreg.functional import LOSSES
-from logreg.optim.curvature import Solve, centred, preconditioner
+from logreg.optim.curvature import DRAWN, centred, preconditioner
 from logreg.optim.kernels import affine
 from logreg.optim.passes import Asking, Evaluate, Frame, Notes, Pass, Problem, Rows, ask
 from logreg.optim.progress import NOISE, Progress, by_slope
@@ -28,8 +28,11 @@ LITTLE = 4e6
 STEPS = 60
 """At most."""
 
-ENOUGH = 1e-6
+ENOUGH = 1e-8
 """Gain of a step, relative to f, from which exact curvature does better."""
+
+SERVED = 16
+"""Steps after which a preconditioner is renewed, from twice as many rows: what is left takes many more."""
 
 SAFE = 0.8
 """Of the tolerance, to end at: the slope is one of float32."""
@@ -148,7 +151,7 @@ class Along(Pass[Model]):
         return Model(self._gradient * self.problem.share, self._hessian * self.problem.share)
 
 
-def descend(progress: Progress) -> Asking[Solve]:
+def descend(progress: Progress) -> Asking[None]:
     """Moves the point down until it is within the tolerance, or exact curvature does better than one of the start.
 
     Each step goes along the preconditioned slope and the last move, as conjugate gradients do, but as far as f's
@@ -156,10 +159,7 @@ def descend(progress: Progress) -> Asking[Solve]:
     step costs two half passes: one product with the features, and one with their transpose.
 
     Args:
-        progress: Of the problem; told of each step.
-
-    Returns:
-        The preconditioner, of where it began.
+        progress: Of the problem; told of each step, and of the preconditioner where it has none yet.
 
     Source:
         Narkiss and Zibulevsky (2005), Sequential subspace optimization method for large-scale unconstrained problems.
@@ -168,15 +168,18 @@ def descend(progress: Progress) -> Asking[Solve]:
     trails: Trails = Notes()
     at, move, near = progress.point, None, math.inf
     now = yield from ask(Follow(problem, frame, at, trails))
-    inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed)
-    for _ in range(STEPS):
+    for step in range(STEPS):
         progress.point, progress.value, progress.near = at, now.value, near
         close = by_slope(progress, now.gradient, now.curvature)
         progress.gap = min(close, 1.0) * abs(now.value)
         enough = max(ENOUGH, 0.1 * progress.tolerance) if math.isinf(close) else ENOUGH
         if close <= SAFE * progress.tolerance or near <= enough:
             break
-        direction = centred(problem, -inverse(now.gradient))
+        if progress.inverse is None or step == SERVED:
+            progress.inverse = None  # frees its memory
+            rows = DRAWN if step < SERVED else 2 * DRAWN
+            progress.inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed, rows)
+        direction = centred(problem, -progress.inverse(now.gradient))
         directions = torch.stack([direction] if move is None else [direction, move])
         model = yield from ask(Along(problem, frame, direction, trails, len(directions) - 1))
         factors, gain = _best(problem, frame, at, directions, model)
@@ -192,7 +195,6 @@ def descend(progress: Progress) -> Asking[Solve]:
         if not now.value <= most:
             break
         at, move = at + length * whole, last * whole
-    return inverse
 
 
 def _best(problem: Problem, frame: Frame, at: Tensor, directions: Tensor, model: Model) -> tuple[Tensor, float]:

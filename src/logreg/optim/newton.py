@@ -67,9 +67,9 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     held = holds_hessian(problem)
     assert held or not problem.objective.l1, "working_sets narrows such a problem first"
     dtype = yield from start(progress, newton)
-    inverse: Solve | None = None
     if descends(problem):
-        inverse, dtype = (yield from descend(progress)), torch.float64
+        yield from descend(progress)
+        dtype = torch.float64
     frame = progress.frame
     l1 = problem.penalties(frame)[1]
     # The duality gap of l1 alone is of first order in the distance, what the model expects of second.
@@ -79,6 +79,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     floor = problem.share * problem.total_weight
     base: Evaluation | None = None
     direct: Factored | None = None
+    inverse: Solve | None = None
     solve: Solve | None = None
     known: Solution | None = None
     at, path, length, poor, stale = progress.point, None, 1.0, 0, True
@@ -117,9 +118,10 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
             assert direct is not None
             path, gain = _with_matrix(progress, direct, at, now.gradient)
         else:
-            if inverse is None or progress.near > REFRESH:
-                inverse = solve = None  # frees their memory
-                inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed)
+            if progress.inverse is None or progress.near > REFRESH:
+                inverse = solve = progress.inverse = None  # frees their memory
+                progress.inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed)
+            inverse = progress.inverse
             accuracy = float((slope * inverse(slope)).sum()) ** 0.25
             accuracy = max(min(accuracy, 0.3), min(0.5, 0.3 * math.sqrt(progress.tolerance / max(close, 1e-300))))
             solve = inverse if known is None else corrected(inverse, known)

@@ -22,6 +22,10 @@ PASSES = 100
 """For one strength at most; what is not within the tolerance by then says so."""
 
 
+SIMILAR = 10
+"""Ratio of two strengths up to which one preconditioner serves both."""
+
+
 @dataclass(frozen=True)
 class PathPoint:
     """The fit for one strength.
@@ -77,9 +81,13 @@ def fit_path(
         A point for each strength, from the strongest to the weakest.
     """
     points: list[PathPoint] = []
+    inverse, of = None, math.inf
     for l2 in sorted(strengths, reverse=True):
         this = replace(problem, objective=replace(problem.objective, l2=l2))
-        progress, passes = Progress(this, _start(this, points), tolerance, seed), 0
+        if l2 < of / SIMILAR:
+            inverse, of = None, l2
+        progress, passes = Progress(this, _start(this, points), tolerance, seed, inverse), 0
+        inverse = None  # it is the fit's to renew
         for question in EXACT["newton"](progress):
             yield question
             passes += not question.done
@@ -87,6 +95,7 @@ def fit_path(
                 break
         if progress.bound is None:
             progress.bound = yield from bound(this, progress.solution, enough=tolerance)
+        inverse = progress.inverse
         points.append(PathPoint(l2, progress.solution, progress.bound, progress.converged, passes))
     return points
 
