@@ -90,8 +90,7 @@ class Follow(Evaluate):
             return trail.logits
         trail = self._trails.read(rows.labels)
         assert self._factors is not None
-        assert trail.along is not None
-        moved = trail.along.mul_(self._factors[0])
+        moved = torch.zeros_like(trail.logits) if trail.along is None else trail.along.mul_(self._factors[0])
         if trail.moved is not None:
             moved.addcmul_(trail.moved, self._factors[1])
         if self.problem.softmax:  # as `centred` does to the point

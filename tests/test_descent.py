@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from logreg.facts import Batch
+from logreg.functional import one_vs_rest
+from logreg.objective import Objective
+from logreg.optim.descent import Along, Follow, Trails, descend, descends
+from logreg.optim.exact import drive, fit, problem_of
+from logreg.optim.kernels import affine, sum_over_rows
+from logreg.optim.newton import newton
+from logreg.optim.passes import Asking, Evaluate, Gram, InMemory, Pass, Problem, ask, gather
+from logreg.optim.path import fit_path
+from logreg.optim.progress import Progress
+from logreg.optim.start import start
+
+KINDS = {
+    "softmax": (4, Objective("cross_entropy", l2=0.02)),
+    "softmax, sum": (3, Objective("cross_entropy", l2=0.02, reduction="sum")),
+    "binary": (2, Objective("bce", l2=0.02)),
+    "one-vs-rest": (3, Objective("bce", l2=0.02)),
+    "unpenalised": (3, Objective("cross_entropy")),
+}
+
+
+def drawn(rows: int, features: int, classes: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Correlated features, and labels that they tell something about."""
+    draw = torch.Generator().manual_seed(rows + features)
+    x = torch.randn(rows, features, generator=draw) + 2 * torch.randn(rows, 3, generator=draw) @ torch.randn(
+        3, features, generator=draw
+    )
+    slopes = torch.randn(features, classes, generator=draw) / math.sqrt(features)
+    noise = -(-torch.rand(rows, classes, generator=draw).log()).log()
+    return x.to(dtype), (x @ slopes + noise).argmax(1)
+
+
+def stated(kind: str, rows: int = 90, weighted: bool = False) -> tuple[Problem, InMemory]:
+    """A problem of one kind in float64, in three blocks."""
+    classes, objective = KINDS[kind]
+    features, labels = drawn(rows, 5, classes, torch.float64)
+    memory = InMemory(features, labels, torch.arange(rows).double() % 3 if weighted else None)
+    memory.block_rows = rows // 3 + 1
+    return problem_of(memory, objective, classes), memory
+
+
+def objective_at(problem: Problem, memory: InMemory, point: Tensor) -> Tensor:
+    """f by torch's losses and autograd alone."""
+    logits = memory.features.double() @ point[:, :-1].T + point[:, -1]
+    targets = one_vs_rest(memory.labels, problem.num_outputs, torch.float64)
+    return problem.objective.data_term(logits, targets, memory.sample_weight) + problem.objective.penalty(point[:, :-1])
+
+
+def large(classes: int = 8, features: int = 140, rows: int = 6000) -> tuple[Tensor, Tensor, Objective]:
+    """A problem that is too large for a held Hessian and has rows enough to descend on."""
+    return *drawn(rows, features, classes), Objective("cross_entropy", l2=1e-3)
+
+
+def watched(problem: Problem, memory: InMemory, point: Tensor | None = None) -> tuple[Progress, list[str], list[float]]:
+    """Descends, from where Newton's method would or from a point: where it came to, the passes, the values."""
+    progress = Progress(problem, problem.zeros() if point is None else point, tolerance=1e-6)
+    drive(start(progress, newton), memory)
+    kinds, values = [], []
+    for question in descend(progress):
+        gather(memory, question)
+        kinds.append(type(question).__name__)
+        values.append(progress.value)
+    return progress, kinds, values
+
+
+# The passes
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_model_on_a_span_is_that_of_autograd(kind: str, weighted: bool) -> None:
+    problem, memory = stated(kind, weighted=weighted)
+    draw = torch.Generator().manual_seed(1)
+    k = problem.num_outputs
+    at, before, direction = torch.randn(3, k, 6, generator=draw, dtype=torch.float64)
+    before -= before.mean(0) if problem.softmax else 0.0
+    trails: Trails = Trails()
+    drive(ask(Follow(problem, problem.model, at - before, trails)), memory)
+    drive(ask(Along(problem, problem.model, before, trails, 0)), memory)
+    drive(ask(Follow(problem, problem.model, at, trails, torch.ones(1, k))), memory)
+    model = drive(ask(Along(problem, problem.model, direction, trails, 1)), memory)
+
+    def along(factors: Tensor) -> Tensor:
+        point = at + factors[0].unsqueeze(1) * direction + factors[1].unsqueeze(1) * before
+        return objective_at(problem, memory, point) - problem.objective.penalty(point[:, :-1])
+
+    zero = torch.zeros(2, k, dtype=torch.float64)
+    gradient = torch.autograd.functional.jacobian(along, zero)
+    hessian = torch.autograd.functional.hessian(along, zero)
+    torch.testing.assert_close(model.gradient, gradient, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(model.hessian, hessian, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_move_that_is_followed_gives_what_an_evaluation_gives(kind: str) -> None:
+    problem, memory = stated(kind, weighted=True)
+    draw = torch.Generator().manual_seed(2)
+    k = problem.num_outputs
+    at, direction = torch.randn(2, k, 6, generator=draw, dtype=torch.float64)
+    trails: Trails = Trails()
+    drive(ask(Follow(problem, problem.model, at, trails)), memory)
+    last = torch.zeros_like(at)
+    for factors in (torch.rand(1, k, generator=draw), torch.rand(2, k, generator=draw)):
+        drive(ask(Along(problem, problem.model, direction, trails, len(factors) - 1)), memory)
+        last = factors[0].unsqueeze(1) * direction + factors[-1].unsqueeze(1) * last
+        last = last - last.mean(0) if problem.softmax else last
+        at = at + last
+        followed = drive(ask(Follow(problem, problem.model, at, trails, factors.double())), memory)
+    evaluated = drive(ask(Evaluate(problem, problem.model, at)), memory)
+    assert followed.value == pytest.approx(evaluated.value, rel=1e-13)
+    torch.testing.assert_close(followed.gradient, evaluated.gradient, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(followed.curvature, evaluated.curvature, rtol=1e-11, atol=1e-13)
+
+
+def test_blocks_in_another_order_are_an_error_that_says_what_to_do() -> None:
+    problem, memory = stated("softmax")
+    trails: Trails = Trails()
+    drive(ask(Follow(problem, problem.model, problem.zeros(), trails)), memory)
+
+    def backwards(mixed: bool) -> Iterator[Batch]:
+        return reversed(list(memory(mixed)))
+
+    with pytest.raises(RuntimeError, match=r"the same blocks of rows in every pass: do not shuffle, or give the "):
+        drive(ask(Along(problem, problem.model, problem.zeros(), trails, 0)), backwards)
+
+
+# The way down
+
+
+def test_it_comes_as_near_to_the_optimum_as_float32_tells() -> None:
+    features, labels, objective = large()
+    memory = InMemory(features, labels)
+    problem = problem_of(memory, objective)
+    assert descends(problem)
+    progress, kinds, _ = watched(problem, memory)
+    optimum = fit(features, labels, objective, tolerance=1e-12, dtype=torch.float64)
+    assert optimum.converged
+    there = float(objective_at(problem, memory, progress.solution))
+    assert 0 <= there / optimum.bound.value - 1 < 1e-6
+    assert kinds.count("Follow") < 30  # each is one step; a first-order method takes hundreds
+    torch.testing.assert_close(progress.solution.sum(0), torch.zeros(141).double(), rtol=0, atol=1e-6)
+
+
+def test_it_never_leads_upwards_however_far_away_it_begins() -> None:
+    features, labels, objective = large(rows=5000)
+    features[::50] *= 30  # rows on which a quadratic model is soon wrong
+    memory = InMemory(features, labels)
+    problem = problem_of(memory, objective)
+    far = 3 * torch.randn(8, 141, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    _, kinds, values = watched(problem, memory, far)
+    known = [value for value in values if math.isfinite(value)]
+    assert all(after <= before * (1 + 1e-6) for before, after in pairwise(known))
+    assert known[-1] < 0.1 * known[0]
+    assert kinds.count("Follow") > kinds.count("Along") + 1  # some moves were shortened
+
+
+def test_without_an_intercept_there_is_none() -> None:
+    features, labels, objective = large()
+    memory = InMemory(features, labels)
+    progress, _, _ = watched(problem_of(memory, objective, intercept=False), memory)
+    assert not progress.solution[:, -1].any()
+    assert progress.solution[:, :-1].any()
+
+
+@pytest.mark.parametrize(
+    ("rows", "features", "classes", "objective", "answer"),
+    [
+        (6000, 140, 8, Objective("cross_entropy", l2=1e-3), True),
+        (6000, 2000, 2, Objective("bce", l2=1e-3), True),
+        (4000, 140, 8, Objective("cross_entropy", l2=1e-3), False),  # few rows: other ways are as quick
+        (6000, 140, 8, Objective("cross_entropy", l1=1e-3), False),  # l1 wants steps that keep zeros
+        (6000, 20, 3, Objective("cross_entropy", l2=1e-3), False),  # its Hessian is held
+        (200_000, 100, 50, Objective("cross_entropy", l2=1e-3), False),  # what is kept of the rows would be large
+    ],
+)
+def test_it_serves_where_it_is_the_quickest_way(
+    rows: int, features: int, classes: int, objective: Objective, answer: bool
+) -> None:
+    memory = InMemory(torch.zeros(1, features).expand(rows, -1), torch.arange(rows) % classes)
+    assert descends(problem_of(memory, objective)) is answer
+
+
+def test_a_preconditioner_serves_strengths_that_are_near_each_other() -> None:
+    features, labels, objective = large()
+    memory = InMemory(features, labels)
+    problem = problem_of(memory, objective)
+    asked: list[str] = []
+
+    def counted(questions: Asking[object]) -> Iterator[Pass[object]]:
+        for question in questions:
+            asked.append(type(question).__name__)
+            yield question
+
+    for question in counted(fit_path(problem, [1e-2, 3e-3, 1e-4], tolerance=1e-3)):
+        gather(memory, question)
+    assert asked.count("SampledCurvature") == 2  # 1e-2 and 3e-3 share one
+
+
+# The products it is made of
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 10])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 7, 4097])
+def test_products_of_tall_matrices_are_plain_products(rows: int, dtype: torch.dtype, outputs: int) -> None:
+    draw = torch.Generator().manual_seed(4)
+    features, residuals = torch.randn(rows, 6, generator=draw), torch.randn(rows, outputs, generator=draw)
+    coef, intercept = torch.randn(outputs, 6, generator=draw), torch.randn(outputs, generator=draw)
+    features, residuals, coef, intercept = (part.to(dtype) for part in (features, residuals, coef, intercept))
+    exact = 1e-5 if dtype == torch.float32 else 1e-12
+    assert_close = partial(torch.testing.assert_close, rtol=exact, atol=exact * math.sqrt(rows))
+    assert_close(affine(features, coef, intercept), features @ coef.T + intercept)
+    assert_close(sum_over_rows(residuals, features), residuals.T @ features)
+
+
+def test_inner_products_of_all_rows_are_the_lower_triangle_of_their_square() -> None:
+    features, labels = drawn(300, 1700, 2, torch.float64)
+    memory = InMemory(features, labels)
+    problem = problem_of(memory, Objective("bce", l2=1.0))
+    gram, rows = drive(ask(Gram(problem, problem.model)), memory)
+    torch.testing.assert_close(gram.tril(), (features @ features.T).tril(), rtol=1e-12, atol=1e-9)
+    assert torch.equal(rows.labels, labels)
