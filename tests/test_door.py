@@ -9,8 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -97,15 +96,68 @@ def ask(command: str, here: Path) -> Answer:
     return Answer(done.returncode, done.stdout, said, left_in(here), imported)
 
 
+FORKING = """
+import json, os, shlex, sys, traceback
+from logreg.commands.train import main
+
+def answer(script, command, here, out, err, imported):
+    os.chdir(here)
+    for file, number in ((out, 1), (err, 2)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    sys.argv = [script, *shlex.split(command)]
+    try:
+        code = main()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(imported, "w") as file:
+        json.dump(sorted({name.partition(".")[0] for name in sys.modules}), file)
+    os._exit(code)
+
+for words in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        answer(*words)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Does what scripts/train.py does, in a process of its own for each command, but starts Python and Hydra only once."""
+
+
+def ask_all(commands: Sequence[str], folder: Path) -> dict[str, Answer]:
+    """Types commands one after the other, each in a folder of its own."""
+    heres = [folder / str(number) for number in range(len(commands))]
+    words = []
+    for command, here in zip(commands, heres, strict=True):
+        here.mkdir()
+        words.append([str(TRAIN), command, str(here), *(f"{here}.{kind}" for kind in ("out", "err", "imported"))])
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING],
+        input=json.dumps(words),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stderr == ""
+    answers = {}
+    for command, here, code in zip(commands, heres, done.stdout.splitlines(), strict=True):
+        out, err, imported = (Path(f"{here}.{kind}").read_text() for kind in ("out", "err", "imported"))
+        answers[command] = Answer(int(code), out, err, left_in(here), frozenset(json.loads(imported)))
+    return answers
+
+
+WHOLE_PROCESSES = ("lrr=0.1", "--help", "--cfg job")
+"""Commands that are typed as a person does."""
+
+
 @pytest.fixture(scope="module")
-def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Answer]]:
-    """What came back for a command of this file; all run once, two at a time."""
-    commands = [*MISTAKES, "--help", "--cfg job"]
-    with ThreadPoolExecutor(max_workers=2) as workers:
-        answers: dict[str, Future[Answer]] = {
-            command: workers.submit(ask, command, tmp_path_factory.mktemp("here")) for command in commands
-        }
-        yield lambda command: answers[command].result()
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Answer]:
+    """What came back for a command of this file; all run once."""
+    forked = ask_all([command for command in MISTAKES if command not in WHOLE_PROCESSES], tmp_path_factory.mktemp("f"))
+    whole = {command: ask(command, tmp_path_factory.mktemp("here")) for command in WHOLE_PROCESSES}
+    return (forked | whole).__getitem__
 
 
 # Mistakes
@@ -235,7 +287,7 @@ def test_a_mistake_far_from_what_people_type_is_answered_in_the_same_way(
 
 
 def test_a_mistake_leaves_the_runs_that_are_there_as_they_were(desk: Callable[[str], Answer]) -> None:
-    before = desk("max_epochs=1")
+    before = desk("max_epochs=1 report=brief")
     assert before.code == 0
     newest = find_checkpoint("latest", Path("runs"))
     for command, sentence in (
@@ -287,14 +339,14 @@ def test_a_run_that_is_stopped_from_the_keyboard_says_how_to_go_on(
 
 def test_a_run_may_live_wherever_the_person_says(desk: Callable[[str], Answer]) -> None:
     # In a place where no run has ever been, so `runs` is not there yet.
-    answer = desk("max_epochs=1 hydra.run.dir=out")
+    answer = desk("max_epochs=1 report=brief hydra.run.dir=out")
     assert answer.code == 0
     assert "out/summary.json" in answer.left
 
 
 def test_two_runs_in_the_same_second_have_folders_of_their_own(desk: Callable[[str], Answer]) -> None:
     for _ in range(2):
-        assert desk("max_epochs=1").code == 0
+        assert desk("max_epochs=1 report=brief").code == 0
     folders = [path.name for path in Path("runs/toy").iterdir()]
     assert len(folders) == 2
     # Microseconds are in the name, so the same second is not the same folder; and it carries no `=`.
@@ -302,7 +354,7 @@ def test_two_runs_in_the_same_second_have_folders_of_their_own(desk: Callable[[s
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(desk: Callable[[str], Answer]) -> None:
-    before = desk("max_epochs=1 hydra.run.dir=runs/mine")
+    before = desk("max_epochs=1 report=brief hydra.run.dir=runs/mine")
     answer = desk("max_epochs=1 hydra.run.dir=runs/mine")
     sentence = "`hydra.run.dir` must name a new folder, and runs/mine holds a run.\n"
     assert (answer.code, answer.out, answer.err) == (2, "", sentence)
