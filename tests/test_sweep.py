@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from logreg.commands.desk import CONF
 from logreg.commands.train import main
 from logreg.errors import DataError
 from logreg.sweep import run_in_sweep
+from whole_runs import standing_in
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 
@@ -73,19 +76,34 @@ def start(here: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def wait(process: subprocess.Popen[str], here: Path) -> Sweep:
-    """Waits for a sweep, and finds its folder by what it said last."""
+    """Waits for a sweep to end."""
     out, err = process.communicate(timeout=240)
+    return ended(process.returncode, out, err, here)
+
+
+def run(here: Path, *arguments: str) -> Sweep:
+    """The same in this process, where torch is there already."""
+    with standing_in(here), redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(arguments)
+    return ended(code, out.getvalue(), err.getvalue(), here)
+
+
+def ended(code: int, out: str, err: str, here: Path) -> Sweep:
+    """A sweep, its folder found by what it said last."""
     named = re.search(r"^all jobs: (.+)/results\.csv$", out, re.MULTILINE)
     assert named is not None, err
-    return Sweep(process.returncode, out, err, here / named.group(1))
+    return Sweep(code, out, err, here / named.group(1))
 
 
 @pytest.fixture(scope="module")
 def two_sweeps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweep, Sweep]:
-    """A sweep in which all goes well and one in which nothing does, started at the same moment in one place."""
+    """A sweep in which all goes well and one in which nothing does, at the same time in one place.
+
+    The first in this process, where torch is there already; the other comes to its end without torch.
+    """
     here = tmp_path_factory.mktemp("here")
-    good, hopeless = start(here, *IRIS, "lr=0.1,0.5", "seed=0,1"), start(here, *IRIS, "lr=-1,-2")
-    return wait(good, here), wait(hopeless, here)
+    hopeless = start(here, *IRIS, "lr=-1,-2")
+    return run(here, *IRIS, "lr=0.1,0.5", "seed=0,1"), wait(hopeless, here)
 
 
 @pytest.fixture
@@ -119,11 +137,10 @@ def door_in_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def mixed(door_in_here: Path, capfd: pytest.CaptureFixture[str]) -> Sweep:
-    """The first job fails, the second does not; in this process, where torch is there already."""
-    code = main([*IRIS, "lr=-1,0.1", "hydra.sweep.dir=runs/sweeps/mixed"])
-    return Sweep(code, *capfd.readouterr(), door_in_here / "runs" / "sweeps" / "mixed")
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """The first job fails, the second does not."""
+    return run(tmp_path_factory.mktemp("mixed"), *IRIS, "lr=-1,0.1", "hydra.sweep.dir=runs/sweeps/mixed")
 
 
 # All goes well
@@ -212,7 +229,7 @@ def test_each_job_is_announced_as_it_ends(good: Sweep) -> None:
 
 def test_a_job_of_a_sweep_is_the_run_it_would_be_alone(good: Sweep, door_in_here: Path) -> None:
     # The last job, after three others in the same process: what they did to the random numbers must not matter.
-    assert main(["dataset=iris", "max_epochs=2", "lr=0.5", "seed=1", "hydra.run.dir=runs/alone"]) == 0
+    assert main(["dataset=iris", "max_epochs=2", "lr=0.5", "seed=1", "report=brief", "hydra.run.dir=runs/alone"]) == 0
     ours = json.loads((good.jobs[3] / "summary.json").read_text(encoding="utf-8"))["metrics"]
     theirs = json.loads(Path("runs/alone/summary.json").read_text(encoding="utf-8"))["metrics"]
     assert ours == theirs
