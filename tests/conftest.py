@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that train for a minute")
 
 
-LONGEST = ("test_life", "test_search", "test_sweep", "test_table")
+LONGEST = ("test_life", "test_exact", "test_search", "test_door", "test_tutorial")
 """Files that begin first, so that no worker is left alone with one at the end."""
 
 
@@ -48,6 +48,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a test reached for the network")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Nobody pulls the plug here, and what a killed process has written is there without it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture

@@ -418,7 +418,7 @@ def test_a_good_table_goes_through_the_same_door(
     # Else the answers above could come from the stand-in for Hydra.
     monkeypatch.setattr(hydra, "main", composed_at_once)
     Path("t.csv").write_bytes(GOOD)
-    answer = desk(f"dataset=table {FILE} max_epochs=1 accelerator=cpu")
+    answer = desk(f"dataset=table {FILE} max_epochs=1 report=brief accelerator=cpu")
     assert answer.code == 0
     auto, epoch = answer.err.splitlines()
     assert auto.startswith("optimizer=auto: Newton with Cholesky, since ")
@@ -437,5 +437,7 @@ def test_a_bad_column_that_is_left_out_is_no_mistake(
         "endless": but(9, "inf"),
     }
     Path("t.csv").write_bytes(csv(200, **everything))
-    answer = desk(f"dataset=table {FILE} dataset.drop=[{','.join(everything)}] max_epochs=1 accelerator=cpu")
+    answer = desk(
+        f"dataset=table {FILE} dataset.drop=[{','.join(everything)}] max_epochs=1 report=brief accelerator=cpu"
+    )
     assert answer.code == 0

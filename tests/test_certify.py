@@ -207,7 +207,7 @@ def test_a_checkpoint_is_held_against_its_own_run(
 ) -> None:
     with standing_in(tmp_path):
         GlobalHydra.instance().clear()
-        assert train(shlex.split("dataset=iris optimizer=newton l2=1e-2")) == 0
+        assert train(shlex.split("dataset=iris optimizer=newton l2=1e-2 report=brief")) == 0
     own = answered("ckpt_path=latest")
     assert own["optimal"]
     assert (own["rows"], own["features"], own["stated"], own["notes"]) == (90, "standardised", "", [])

@@ -224,7 +224,9 @@ def test_facts_only_of_data_that_would_be_refused_is_the_screen_and_one_line(
 
 
 def test_facts_show_is_the_screen_and_then_the_run(desk: Callable[[str], Answer], mixed: Path) -> None:
-    answer = desk(f"dataset=table dataset.path={mixed.name} dataset.target=y facts=show max_epochs=1 accelerator=cpu")
+    answer = desk(
+        f"dataset=table dataset.path={mixed.name} dataset.target=y facts=show max_epochs=1 report=brief accelerator=cpu"
+    )
     assert answer.code == 0
     assert answer.out.index("9 of float32") < answer.out.index("accuracy")
     assert any(path.endswith("last.ckpt") for path in answer.left)
