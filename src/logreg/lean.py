@@ -5,12 +5,22 @@ image and audio ones too, with torchvision's models, SciPy's signal processing a
 imports them only if lightning_utilities finds those packages installed; here it is told that they
 are not, for as long as that one import takes.  The metrics of classification work as ever; those of
 images and audio, what needs SciPy, and plots do not.  The packages themselves can be imported as ever.
+
+Lightning also imports torch's compiler, for a class to compare with and for functions that it must not
+compile, and so do torch's optimizers.  Nothing is compiled here, so something small stands in for it until
+Lightning is there; whoever asks for the compiler later gets the true one.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+COMPILER = "torch._dynamo"
 
 UNUSED = frozenset({"torchvision", "scipy", "matplotlib"})
 """What torchmetrics need not find."""
@@ -19,7 +29,7 @@ UNUSED = frozenset({"torchvision", "scipy", "matplotlib"})
 def import_lightning() -> None:
     """Imports ``lightning.pytorch``; without the detour if it is imported already.
 
-    Leaves nothing changed but ``sys.modules``.
+    Leaves nothing changed but ``sys.modules``, and that torch's optimizers no longer hide from the compiler.
     """
     if "torchmetrics" not in sys.modules:
         from lightning_utilities.core import imports
@@ -33,8 +43,48 @@ def import_lightning() -> None:
         imports.RequirementCache.__bool__ = requirement_met_and_used  # type: ignore[method-assign]
         imports.package_available = lambda name: name not in UNUSED and package_available(name)  # type: ignore[assignment]
         try:
-            import torchmetrics  # noqa: F401  # for the side effect, which is the point
+            with without_compiler():
+                import torchmetrics  # noqa: F401  # for the side effect, which is the point
         finally:
             imports.RequirementCache.__bool__ = requirement_met  # type: ignore[method-assign]
             imports.package_available = package_available
-    import lightning.pytorch  # noqa: F401
+    with without_compiler() as is_away:
+        import lightning.pytorch  # noqa: F401
+
+        if is_away:
+            _keep_away()
+
+
+@contextmanager
+def without_compiler() -> Iterator[bool]:
+    """Whoever imports torch's compiler within gets a stand-in; yields False where the true one is there already."""
+    if COMPILER in sys.modules:
+        yield False
+        return
+    import torch  # noqa: F401  # the whole of it, which must not see the stand-in
+
+    sys.modules[COMPILER] = _stand_in()
+    try:
+        yield True
+    finally:
+        del sys.modules[COMPILER]
+
+
+def _keep_away() -> None:
+    """Calls once what an optimizer hides from the compiler at its first call, and would import it for."""
+    import torch
+
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
+def _stand_in() -> ModuleType:
+    def disable(function: Callable[..., Any] | None = None, *_: object, **__: object) -> Any:
+        return (lambda decorated: decorated) if function is None else function
+
+    compiler: Any = ModuleType(COMPILER)
+    compiler.__path__ = []
+    compiler.OptimizedModule = type("OptimizedModule", (), {})  # of which there are none
+    compiler.disable = disable
+    module: ModuleType = compiler
+    return module

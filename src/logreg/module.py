@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -196,10 +197,10 @@ class LogisticModule(pl.LightningModule):
             return
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        # torch's own, not Lightning's wrapper, whose bookkeeping takes longer than a batch; and without
-        # the hooks of torch's profiler, which take a fifth of a step.
-        step: Any = type(optimizer).step
-        self._optimizer, self._step = optimizer, step.__wrapped__
+        # torch's own, not Lightning's wrapper, whose bookkeeping takes longer than a batch; and without what torch
+        # wraps around it: hooks of its profiler, a fifth of a step, and a word to its compiler, which takes over a
+        # second to import.  Gradients are off already.
+        self._optimizer, self._step = optimizer, inspect.unwrap(type(optimizer).step)
         self._steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
