@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -116,28 +117,22 @@ def judged(penalty: str, seed: int, size: float) -> Iterator[Judged]:
     rows = InMemory(features, labels, sample_weight)
     stated = problem_of(rows, objective, classes, class_weight, intercept=intercept)
     bounds = []
+    fitted = partial(
+        fit, features, labels, objective, classes, sample_weight, class_weight, intercept=intercept, max_passes=300
+    )
     if seed % 2:
-        early = fit(
-            features,
-            labels,
-            objective,
-            classes,
-            sample_weight,
-            class_weight,
-            tolerance=10.0 ** -(1 + seed % 4),
-            max_passes=30,
-            intercept=intercept,
-        )
+        early = fitted(tolerance=10.0 ** -(1 + seed % 4), max_passes=30)
         bounds.append(("where a fit ended", early.bound))
     for name, point in points(reference, np.random.default_rng(seed)):
         point = point * np.append(np.ones(point.shape[1] - 1), intercept)
         bounds.append((name, bound_of(stated, torch.from_numpy(reference.in_source_units(point)), rows)))
         assert bounds[-1][1].value == pytest.approx(reference.value(point), rel=1e-9, abs=1e-12), (seed, name)
+    least = reference.minimum.value
+    if bounds[-1][1].gap > OPTIMAL:  # perhaps the reference is not at the optimum: is there a better point?
+        least = min(least, fitted(tolerance=OPTIMAL).bound.value)
     for name, bound in bounds:
         scale = max(1, bound.value)
-        yield Judged(
-            f"{seed} {name}", (bound.value - reference.minimum.value) / scale, bound.gap / scale, bound.rigorous
-        )
+        yield Judged(f"{seed} {name}", (bound.value - least) / scale, bound.gap / scale, bound.rigorous)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -146,7 +141,25 @@ def test_the_bound_is_at_least_the_true_gap_and_not_far_above_it(penalty: str, s
     found = [one for seed in seeds for one in judged(penalty, seed, size)]
     assert not [one for one in found if one.rigorous and not one.bound >= one.gap - ROUNDING]
     assert np.median([one.bound / one.gap for one in found if one.gap > 10 * ROUNDING]) <= LOOSE
-    assert not [one for one in found if one.name.endswith("optimum") and not one.bound <= OPTIMAL]
+    optimal = [one for one in found if one.name.endswith("optimum") and one.gap <= ROUNDING]
+    assert len(optimal) > 0.95 * len(seeds)
+    assert not [one for one in optimal if not one.bound <= OPTIMAL]
+
+
+@pytest.mark.parametrize(
+    ("penalty", "seed"),
+    [
+        ("l2", 28),  # probabilities of 0 and 1 to the last digit: nothing can balance the residuals
+        ("l2", 31),  # the same, where the penalty is nearly all of f
+        ("l2", 91),  # nearly separated: the curvature by the intercepts is rounding along the direction of all
+        ("l2", 112),  # the same, in scales of 1e-4 to 1e4
+        ("none", 1),  # a constant column, the curvature of which is what rounding left
+    ],
+)
+def test_problems_that_were_once_judged_wrongly(penalty: str, seed: int) -> None:
+    found = list(judged(penalty, seed, 2e5))
+    assert not [one for one in found if one.rigorous and not one.bound >= one.gap - ROUNDING]
+    assert found[-1].bound <= OPTIMAL
 
 
 @pytest.mark.parametrize("most", [3, 1000])

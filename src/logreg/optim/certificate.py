@@ -37,11 +37,17 @@ GOOD = 1e-9
 FEASIBLE = 0.25
 """Largest move of an intercept that keeps the dual point feasible, with room to spare."""
 
+BALANCED, LAST_DIGIT = 1e-10, 1e-15
+"""Sum of a dual point's entries, relative to the sum of their sizes and to their number, that is rounding."""
+
 INTERCEPT_STEPS = 30
 """Passes spent on solving the intercepts alone, before giving up."""
 
 RANK = 1e-13
 """Curvature relative to the largest that counts as none."""
+
+FLAT = 1e-13
+"""Likewise by a coordinate, relative to what it is before the mean of the feature is subtracted."""
 
 NOTHING = 1e-26
 """Slope squared over curvature, relative to f, that is rounding."""
@@ -77,7 +83,7 @@ class Dual(Pass[tuple[Tensor, float]]):
         self._move, self._scale = shift, scale
         k, d = problem.num_outputs, problem.num_features
         self._sums, self._ones = self.zeros(k, d), self.zeros(k)
-        self._conjugate = self.zeros()
+        self._sizes = self.zeros()
         self._fit = self.zeros()
 
     def gather(self, rows: Rows) -> None:
@@ -101,11 +107,18 @@ class Dual(Pass[tuple[Tensor, float]]):
         self._fit += excess.sum()
         self._sums += sum_over_rows(theta, features)
         self._ones += theta.sum(0)
+        self._sizes += theta.abs().sum()
 
     def result(self) -> tuple[Tensor, float]:
-        """The sums of theta x in the frame, (K, D + 1), and the excess, both times the problem's share."""
+        """The sums of theta x in the frame, (K, D + 1), and the excess, both times the problem's share.
+
+        Where probabilities are 0 or 1 to the last digit no shift moves them, and theta may not sum to zero: then there
+        is no bound, and the excess is infinite.
+        """
         share = self.problem.share
-        return self.moments(self._sums, self._ones) * share, float(self._fit) * share
+        rounding = BALANCED * self._sizes + LAST_DIGIT * self.problem.total_weight
+        balanced = not self.problem.intercept or bool((self._ones.abs() <= rounding).all())
+        return self.moments(self._sums, self._ones) * share, float(self._fit) * share if balanced else math.inf
 
 
 def bound(problem: Problem, point: Tensor, evaluation: Evaluation | None = None, enough: float = GOOD) -> Asking[Bound]:
@@ -155,14 +168,14 @@ def forms_hessian(problem: Problem) -> bool:
 
 def _by_duality(problem: Problem, point: Tensor, evaluation: Evaluation) -> Asking[float]:
     value = evaluation.value
-    shift = intercept_step(evaluation.gradient[:, -1], evaluation.curvature)
+    shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
     for _ in range(INTERCEPT_STEPS):
         if float(shift.abs().max()) <= FEASIBLE:
             break
         point = point.clone()
         point[:, -1] -= shift.clamp(-1, 1)
         evaluation = yield from ask(Evaluate(problem, problem.model, point, torch.float64))
-        shift = intercept_step(evaluation.gradient[:, -1], evaluation.curvature)
+        shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
     else:
         return math.inf
     l2, l1 = problem.objective.l2, problem.objective.l1
@@ -222,14 +235,16 @@ def _by_curvature(problem: Problem, point: Tensor) -> Asking[float]:
     hessian = evaluation.hessian.view(1, k * p, k * p) if together else evaluation.hessian
     gradient = evaluation.gradient.view(len(hessian), -1)
     # In units in which the diagonal is 1; what has no curvature there is in none of the rows.
-    size = hessian.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+    reach = torch.cat([1 + (frame.center / frame.scale).abs(), torch.ones_like(point[0, :1])])
+    diagonal = hessian.diagonal(dim1=1, dim2=2).reshape(k, p)
+    some = diagonal > FLAT * reach.square() * diagonal[:, -1:]  # else it is what rounding left where a mean went
+    size = torch.where(some, diagonal, 0.0).sqrt().view(len(hessian), -1)
     units = torch.where(size > 0, 1 / size, 0.0)
     values, vectors = torch.linalg.eigh(units.unsqueeze(2) * hessian * units.unsqueeze(1))
     seen = values > values[:, -1:] * RANK
     inverse_root = units.unsqueeze(2) * vectors * torch.where(seen, values.clamp(min=1e-300).rsqrt(), 0.0).unsqueeze(1)
     decrement = (inverse_root.mT @ gradient.unsqueeze(2)).square().sum((1, 2))
     # A constant feature has no curvature, and its slope is what rounding left of a sum over the rows.
-    reach = torch.cat([1 + (frame.center / frame.scale).abs(), torch.ones_like(point[0, :1])])
     rounding = (1e-12 * problem.share * problem.total_weight * reach).repeat(gradient.shape[1] // p)
     unseen = (torch.where(seen, 0.0, 1.0).unsqueeze(1) * vectors).mT @ (units * gradient).unsqueeze(2)
     if float(unseen.square().sum()) > NOTHING * abs(evaluation.value) or bool(
@@ -237,11 +252,11 @@ def _by_curvature(problem: Problem, point: Tensor) -> Asking[float]:
     ):
         return math.inf  # a slope without curvature: there is no bound
     roots = inverse_root.view(k, p, -1)
-    reach = yield from ask(Leverage(problem, frame, roots))
+    leverages = yield from ask(Leverage(problem, frame, roots))
     if together:  # a difference of two logits moves by at most twice the larger
-        reach = 4 * reach.max().unsqueeze(0)
+        leverages = 4 * leverages.max().unsqueeze(0)
     total = 0.0
-    for squared, leverage in zip(decrement.tolist(), reach.tolist(), strict=True):
+    for squared, leverage in zip(decrement.tolist(), leverages.tolist(), strict=True):
         product = math.sqrt(squared * leverage)
         if product >= 0.9:
             return math.inf

@@ -49,15 +49,17 @@ def smallest_subgradient(point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
     return torch.where(point == 0, held, gradient + l1 * point.sign())
 
 
-def intercept_step(gradient: Tensor, curvature: Tensor) -> Tensor:
+def intercept_step(problem: Problem, gradient: Tensor, curvature: Tensor) -> Tensor:
     """Newton's step for the intercepts alone, to be subtracted.
 
     Args:
+        problem: Whose intercepts they are.
         gradient: Of f by the intercepts, (K,).
         curvature: Second derivative by them, (K, K); singular for a softmax, where only differences matter.
     """
     inverse: Tensor = torch.linalg.pinv(curvature, rtol=1e-12, hermitian=True)
-    return inverse @ gradient
+    step = inverse @ gradient
+    return step - step.mean() if problem.softmax else step  # rounding may have left some curvature along all of them
 
 
 class Factored(NamedTuple):

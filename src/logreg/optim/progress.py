@@ -12,7 +12,7 @@ from logreg.optim.certificate import Bound, bound
 from logreg.optim.curvature import Solve, intercept_step
 from logreg.optim.passes import Asking, Evaluation, Frame, Problem
 
-NOISE = {torch.float32: 3e-7, torch.float64: 1e-14}
+NOISE = {torch.float32: 3e-7, torch.float64: 1e-13}
 """How exactly f is known, relative to it."""
 
 
@@ -71,7 +71,7 @@ def by_slope(progress: Progress, slope: Tensor, curvature: Tensor) -> float:
     if not problem.objective.l2:
         return math.inf
     coef = progress.frame.gradient_to(problem.model, slope)[:, :-1]
-    of_intercepts = float(slope[:, -1] @ intercept_step(slope[:, -1], curvature)) / 2
+    of_intercepts = float(slope[:, -1] @ intercept_step(problem, slope[:, -1], curvature)) / 2
     of_coef = float(coef.square().sum()) / (2 * problem.objective.l2)
     return (of_coef + of_intercepts) / max(abs(progress.value), 1e-300)
 
