@@ -128,19 +128,19 @@ class Along(Pass[Model]):
         changes = [trail.along] if trail.moved is None else [trail.along, trail.moved]
         probabilities = LOSSES[self.problem.objective.loss].link(trail.logits)
         residuals = probabilities - rows.targets
-        weighed = probabilities if rows.weights is None else probabilities * rows.weights
+        spread = probabilities if self.problem.softmax else probabilities * (1 - probabilities)
+        by = [spread * change for change in changes]
+        together = torch.cat(by, dim=1) if self.problem.softmax else None
         if rows.weights is not None:
             residuals = residuals * rows.weights
-        if self.problem.softmax:
-            left, right = (torch.cat([p * change for change in changes], dim=1) for p in (weighed, probabilities))
-            self._hessian -= (left.T @ right).view_as(self._hessian)
-        else:
-            weighed = weighed * (1 - probabilities)
+            by = [one * rows.weights for one in by]
+        if together is not None:
+            weighed = together if rows.weights is None else torch.cat(by, dim=1)
+            self._hessian -= (weighed.T @ together).view_as(self._hessian)
         for one, change in enumerate(changes):
             self._gradient[one] += (residuals * change).sum(0)
-            scaled = weighed * change
             for other in range(one, len(changes)):
-                both = (scaled * changes[other]).sum(0)
+                both = (by[one] * changes[other]).sum(0)
                 self._hessian[one, :, other].diagonal().add_(both)
                 if other > one:
                     self._hessian[other, :, one].diagonal().add_(both)

@@ -193,7 +193,7 @@ class Pass(Generic[Answer]):
         if wider <= 1:
             self._take(block)
             return
-        for part in parts(block, -(-len(block.labels) // (2 * wider))):  # so that its copy is half as large
+        for part in parts(block, max(1, len(block.labels) // (2 * wider))):  # so that its copy is half as large
             self._take(part)
 
     def _take(self, block: Batch) -> None:
@@ -652,9 +652,9 @@ class Gram(Pass[tuple[Tensor, Batch]]):
         gram = torch.zeros(rows, rows, dtype=self.dtype, device=self.frame.center.device)
         some = gram.new_empty(rows, columns)
         for first in range(0, self.problem.num_features, columns):
-            parts = [block.features[:, first : first + columns] for block in self._blocks]
-            some = some[:, : parts[0].shape[1]]
-            _add_lower_triangle(gram, torch.cat(parts, out=some))
+            of_blocks = [block.features[:, first : first + columns] for block in self._blocks]
+            some = some[:, : of_blocks[0].shape[1]]
+            _add_lower_triangle(gram, torch.cat(of_blocks, out=some))
         return gram
 
 
