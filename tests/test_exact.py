@@ -471,3 +471,18 @@ def test_features_that_are_not_finite_are_refused(name: str, bad: float) -> None
     features[3, 2] = bad
     with pytest.raises(LogregError, match="finite"):
         solved(problem._replace(features=features))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("rows", "features", "classes"),
+    [(90_000, 5, 2), (6000, 140, 8), (30, 400, 2)],
+    ids=["a sample first", "descent", "in the rows"],
+)
+def test_a_fit_leaves_the_rows_as_they_are(rows: int, features: int, classes: int, dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, features, generator=draw, dtype=dtype) + 1
+    labels = torch.randint(classes, (rows,), generator=draw)
+    before = x.clone()
+    assert fit(x, labels, Objective("bce" if classes == 2 else "cross_entropy", l2=0.1)).converged
+    assert torch.equal(x, before)

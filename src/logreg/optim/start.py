@@ -11,6 +11,7 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.optim.curvature import centred
 from logreg.optim.passes import (
+    COPIED,
     Asking,
     Combination,
     Evaluate,
@@ -23,6 +24,7 @@ from logreg.optim.passes import (
     ask,
     choose_frame,
     gather,
+    parts,
 )
 from logreg.optim.progress import Progress
 
@@ -121,8 +123,12 @@ def _solve_sample(progress: Progress, sample: Batch, solve: Solver) -> None:
 
 def _common(sample: Batch, frame: Frame) -> Tensor:
     """Which features vary in more than a few rows of a sample, (D,): about as many as are not at their usual value."""
-    squares = ((sample.features.double() - frame.center) / frame.scale).square()
-    return squares.sum(0).square() > RARE * squares.square().sum(0)
+    second, fourth = torch.zeros_like(frame.center), torch.zeros_like(frame.center)
+    for part in parts(sample, max(1, COPIED // len(frame.center))):
+        squares = (part.features.double() - frame.center).div_(frame.scale).square_()
+        second += squares.sum(0)
+        fourth += squares.square_().sum(0)
+    return second.square() > RARE * fourth
 
 
 def _solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
