@@ -12,6 +12,7 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.functional import one_vs_rest
 from logreg.objective import Objective
+from logreg.optim import descent
 from logreg.optim.descent import Along, Follow, Trails, descend, descends
 from logreg.optim.exact import drive, fit, problem_of
 from logreg.optim.kernels import affine, sum_over_rows
@@ -163,6 +164,17 @@ def test_it_never_leads_upwards_however_far_away_it_begins() -> None:
     assert all(after <= before * (1 + 1e-6) for before, after in pairwise(known))
     assert known[-1] < 0.1 * known[0]
     assert kinds.count("Follow") > kinds.count("Along") + 1  # some moves were shortened
+
+
+def test_the_last_step_that_is_allowed_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "STEPS", 1)
+    features, labels, objective = large()
+    memory = InMemory(features, labels)
+    problem = problem_of(memory, objective)
+    progress, kinds, values = watched(problem, memory)
+    assert kinds == ["Follow", "SampledCurvature", "Along", "Follow"]
+    assert progress.value < values[-1]
+    assert progress.value == pytest.approx(float(objective_at(problem, memory, progress.solution)), rel=1e-5)
 
 
 def test_without_an_intercept_there_is_none() -> None:

@@ -73,9 +73,9 @@ class Follow(Evaluate):
     def __init__(
         self, problem: Problem, frame: Frame, point: Tensor, trails: Trails, factors: Tensor | None = None
     ) -> None:
-        """The point after the move, and factors (2, K) of the new direction and of the last move.
+        """The point after the move, and factors (M, K), or (M, 1), of the new direction and of a move before it.
 
-        Where there are no trails yet this pass makes them.
+        Where there are no trails yet this pass makes them, and needs no factors.
         """
         super().__init__(problem, frame, point)
         self._trails, self._first = trails, not trails
@@ -167,12 +167,12 @@ def descend(progress: Progress) -> Asking[None]:
     trails: Trails = Notes()
     at, move, near = progress.point, None, math.inf
     now = yield from ask(Follow(problem, frame, at, trails))
-    for step in range(STEPS):
+    for step in range(STEPS + 1):
         progress.point, progress.value, progress.near = at, now.value, near
         close = by_slope(progress, now.gradient, now.curvature)
         progress.gap = min(close, 1.0) * abs(now.value)
         enough = max(ENOUGH, 0.1 * progress.tolerance) if math.isinf(close) else ENOUGH
-        if close <= SAFE * progress.tolerance or near <= enough:
+        if close <= SAFE * progress.tolerance or near <= enough or step == STEPS:
             break
         if progress.inverse is None or step == SERVED:
             progress.inverse = None  # frees its memory
