@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,11 +15,11 @@ from logreg.optim.passes import Asking, Diagonal, Frame, Notes, Problem, Product
 Solve = Callable[[Tensor], Tensor]
 """A gradient (K, D + 1) -> about the Newton step that is to be subtracted, (K, D + 1)."""
 
-DRAWN = 2000
+DRAWN = 4000
 """Rows per output that a preconditioner is made of."""
 
-SHRINK = 0.002
-"""What is added to the curvatures of a sample, relative to their mean: it makes small ones too small."""
+SHRINK = 8
+"""What is added to the curvatures of a sample, relative to their mean over its rows: it makes small ones too small."""
 
 WIDEST = 2048
 """Features up to which it holds a matrix for each output."""
@@ -31,6 +32,9 @@ DAMPING = 1e-7
 
 LITTLE = 4e6
 """Numbers that they may hold in any case."""
+
+PAIRS, PAIRS_MEMORY = 300, 0.1
+"""Moves that are remembered at most, and the fraction of the data that they may take."""
 
 STALLED = 0.5
 """Ratio of the last gain to the mean gain of a product so far, below which conjugate gradients have done their work."""
@@ -202,6 +206,61 @@ def _model_change(matrix: Tensor, smooth: Tensor, l1: Tensor, v: Tensor, moved: 
     return float(smooth @ move + move @ (matrix @ move) / 2 + l1 @ length)
 
 
+class Learned:
+    """About the inverse of the Hessian: a preconditioner, and the curvature that moves have met since it was made.
+
+    What the loss has of it outlasts a change of l2.
+
+    Source:
+        Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4.
+    """
+
+    def __init__(self, first: Solve, problem: Problem, l2: Tensor) -> None:
+        """``first`` is the preconditioner, and ``l2`` the penalties (D + 1,) in the coordinates it works in."""
+        self._first, self._l2, self._dtype = first, l2, problem.dtype
+        most = max(LITTLE, PAIRS_MEMORY * problem.rows * problem.num_features) / (2 * problem.num_parameters)
+        self._pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=min(PAIRS, int(most)))
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """About the Newton step to be subtracted, (K, D + 1) as the gradient is."""
+        rest, factors = gradient.flatten().to(self._dtype), []
+        for move, change in reversed(self._pairs):
+            factors.append(float(move @ rest))
+            rest = rest.sub(change, alpha=factors[-1])
+        step = self._first(rest.view_as(gradient).double()).flatten().to(self._dtype)
+        for (move, change), factor in zip(self._pairs, reversed(factors), strict=True):
+            step = step.add_(move, alpha=factor - float(change @ step))
+        return step.view_as(gradient).double()
+
+    def learn(self, move: Tensor, change: Tensor) -> None:
+        """Takes a move of the point, and how it changed the gradient; both (K, D + 1)."""
+        self._keep(move.flatten(), change.flatten())
+
+    def under(self, l2: Tensor) -> None:
+        """Goes on with other penalties, (D + 1,)."""
+        more, pairs = (l2 - self._l2).to(self._dtype), list(self._pairs)
+        self._l2 = l2
+        if not bool(more.any()):
+            return
+        self._pairs.clear()
+        for move, change in pairs:
+            self._keep(move, change + (move.view(-1, len(more)) * more).flatten())
+
+    def last(self, number: int) -> tuple[Tensor, Tensor]:
+        """The last moves, and how they changed the gradient, each (``number``, K * (D + 1)), in float64."""
+        moves, changes = zip(*list(self._pairs)[-number:], strict=True)
+        return torch.stack(moves).double(), torch.stack(changes).double()
+
+    def _keep(self, move: Tensor, change: Tensor) -> None:
+        curvature = float(move.double() @ change.double())
+        if curvature > 0:
+            by = math.sqrt(curvature)
+            self._pairs.append(((move / by).to(self._dtype), (change / by).to(self._dtype)))
+
+
 def preconditioner(
     problem: Problem, frame: Frame, point: Tensor, curvature: Tensor, seed: int, drawn: int = DRAWN
 ) -> Asking[Solve]:
@@ -221,7 +280,7 @@ def preconditioner(
     if d <= WIDEST and d <= problem.rows / 4 and k * d * d <= max(MEMORY * problem.rows * d, LITTLE):
         roots = yield from ask(SampledCurvature(problem, frame, point, own, drawn, seed))
         for block in roots:  # each in its place: together they are a good part of what a fit occupies
-            block.diagonal().add_(SHRINK * block.diagonal().mean())
+            block.diagonal().add_(SHRINK / drawn * block.diagonal().mean())
             root, failed = torch.linalg.cholesky_ex(block)
             if bool(failed):
                 block.diagonal().mul_(1 + 1e-5).add_(1e-30)

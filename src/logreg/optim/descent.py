@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from logreg.functional import LOSSES
-from logreg.optim.curvature import DRAWN, centred, preconditioner
+from logreg.optim.curvature import Learned, centred, preconditioner
 from logreg.optim.kernels import affine
-from logreg.optim.passes import Asking, Evaluate, Frame, Notes, Pass, Problem, Rows, ask
-from logreg.optim.progress import NOISE, Progress, by_slope
+from logreg.optim.passes import Asking, Evaluate, Evaluation, Frame, Notes, Pass, Problem, Rows, ask
+from logreg.optim.progress import NOISE, Progress, by_slope, certified
 from logreg.optim.start import MANY_ROWS, holds_hessian, is_wide
 
 KEPT = 3
@@ -25,14 +25,17 @@ MEMORY = 0.1
 LITTLE = 4e6
 """How many there may be in any case."""
 
-STEPS = 60
+STEPS = 200
 """At most."""
 
 ENOUGH = 1e-8
-"""Gain of a step, relative to f, from which exact curvature does better."""
+"""Gain of a step, relative to f, from which exact curvature does better where no slope tells how near the end is."""
 
-SERVED = 16
-"""Steps after which a preconditioner is renewed, from twice as many rows: what is left takes many more."""
+FLATTENED = 40
+"""Last moves that tell where f is flattest."""
+
+RANK = 1e-10
+"""Relative size of what they tell twice."""
 
 SAFE = 0.8
 """Of the tolerance, to end at: the slope is one of float32."""
@@ -150,15 +153,18 @@ class Along(Pass[Model]):
         return Model(self._gradient * self.problem.share, self._hessian * self.problem.share)
 
 
-def descend(progress: Progress) -> Asking[None]:
-    """Moves the point down until it is within the tolerance, or exact curvature does better than one of the start.
+def descend(progress: Progress) -> Asking[bool]:
+    """Moves the point down until it is certified to be within the tolerance, or exact curvature does better.
 
-    Each step goes along the preconditioned slope and the last move, as conjugate gradients do, but as far as f's
-    curvature on the span of them says, and for each output as far as suits it.  The logits along both are kept, so a
-    step costs two half passes: one product with the features, and one with their transpose.
+    Each step goes along the slope, preconditioned with all that moves have met of the curvature, and along the last
+    move, but as far as f's curvature on the span of them says, and for each output as far as suits it.  The logits
+    along both are kept, so a step costs two half passes: one product with the features, and one with their transpose.
 
     Args:
-        progress: Of the problem; told of each step, and of the preconditioner where it has none yet.
+        progress: Of the problem; told of each step, and of the inverse where it has none yet.
+
+    Returns:
+        Whether it is certified.
 
     Source:
         Narkiss and Zibulevsky (2005), Sequential subspace optimization method for large-scale unconstrained problems.
@@ -166,25 +172,34 @@ def descend(progress: Progress) -> Asking[None]:
     problem, frame = progress.problem, progress.frame
     trails: Trails = Notes()
     at, move, near = progress.point, None, math.inf
+    enough, moves = SAFE * progress.tolerance, 0
+    if progress.inverse is not None:
+        progress.inverse.under(problem.penalties(frame)[0])
     now = yield from ask(Follow(problem, frame, at, trails))
     for step in range(STEPS + 1):
         progress.point, progress.value, progress.near = at, now.value, near
         close = by_slope(progress, now.gradient, now.curvature)
         progress.gap = min(close, 1.0) * abs(now.value)
-        enough = max(ENOUGH, 0.1 * progress.tolerance) if math.isinf(close) else ENOUGH
-        if close <= SAFE * progress.tolerance or near <= enough or step == STEPS:
+        flattest, least = _flattest(progress, now, moves) if moves else (at, close)
+        if least <= enough:
+            there = yield from ask(Evaluate(problem, frame, flattest, torch.float64))
+            found = by_slope(progress, there.gradient, there.curvature)
+            if found <= progress.tolerance:
+                progress.point, progress.value = flattest, there.value
+                return (yield from certified(progress, there))
+            enough *= least / found
+        if step == STEPS or (near <= ENOUGH and math.isinf(close)):
             break
-        if progress.inverse is None or step == SERVED:
-            progress.inverse = None  # frees its memory
-            rows = DRAWN if step < SERVED else 2 * DRAWN
-            progress.inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed, rows)
+        if progress.inverse is None:
+            solve = yield from preconditioner(problem, frame, at, now.curvature, progress.seed, progress.drawn)
+            progress.inverse = Learned(solve, problem, problem.penalties(frame)[0])
         direction = centred(problem, -progress.inverse(now.gradient))
         directions = torch.stack([direction] if move is None else [direction, move])
         model = yield from ask(Along(problem, frame, direction, trails, len(directions) - 1))
         factors, gain = _best(problem, frame, at, directions, model)
         whole = centred(problem, (factors.unsqueeze(2) * directions).sum(0))
         most, near = now.value * (1 + NOISE[problem.dtype]), gain / max(abs(now.value), 1e-300)
-        now = yield from ask(Follow(problem, frame, at + whole, trails, factors))
+        before, now = now, (yield from ask(Follow(problem, frame, at + whole, trails, factors)))
         length, last = 1.0, 1.0  # how much of it was gone, and by the last move
         while not now.value <= most and length > SHORTEST:
             shorter = SHORTER * length
@@ -194,6 +209,34 @@ def descend(progress: Progress) -> Asking[None]:
         if not now.value <= most:
             break
         at, move = at + length * whole, last * whole
+        progress.inverse.learn(length * whole, now.gradient - before.gradient)
+        moves = min(moves + 1, FLATTENED)
+    return False
+
+
+def _flattest(progress: Progress, now: Evaluation, moves: int) -> tuple[Tensor, float]:
+    """The point of least slope, as far as the last moves tell, and what `by_slope` might say of it.
+
+    f and its slope are not least at the same point, and a certificate asks for a small slope.
+
+    Source:
+        Pulay (1980), Convergence acceleration of iterative sequences: the case of SCF iteration.
+    """
+    problem, frame = progress.problem, progress.frame
+    assert progress.inverse is not None
+
+    def of_coef(gradients: Tensor) -> Tensor:
+        in_model = frame.gradient_to(problem.model, gradients.reshape(-1, progress.point.shape[1]))
+        return in_model[:, :-1].reshape(len(gradients), -1)
+
+    steps, changes = progress.inverse.last(moves)
+    along, slope = of_coef(changes), of_coef(now.gradient.unsqueeze(0))
+    size = torch.linalg.vector_norm(along, dim=1)
+    along = along / size.unsqueeze(1)
+    factors = -(torch.linalg.pinv(along @ along.T, rtol=RANK, hermitian=True) @ (along @ slope[0]))
+    change = (factors / size) @ changes
+    point = progress.point + ((factors / size) @ steps).view_as(progress.point)
+    return point, by_slope(progress, now.gradient + change.view_as(now.gradient), now.curvature)
 
 
 def _best(problem: Problem, frame: Frame, at: Tensor, directions: Tensor, model: Model) -> tuple[Tensor, float]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-LANES = 8
-"""Columns in float32 that a CPU's kernel works on at once; a few of them less take longer."""
+LANES = {torch.float32: 8, torch.float64: 12}
+"""Columns that a CPU's kernel works on at once; a few of them less take longer."""
 
-FEW = 6
-"""Columns up to which nothing is gained by filling them up."""
+FEW, MANY = 6, 48
+"""Columns up to which, and from which, nothing is gained by filling them up."""
 
 TALL = 512
 """Rows that each part of a product has at least, where it is split over threads."""
@@ -23,8 +24,8 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
         logits = torch.baddbmm(intercept, _split(features[:even], parts), coef.T.expand(parts, -1, -1)).view(even, 1)
         rest = features[even:]
         return torch.cat([logits, torch.addmm(intercept, rest, coef.T)]) if len(rest) else logits
-    missing = -outputs % LANES
-    if not missing or outputs <= FEW or features.dtype != torch.float32 or features.device.type != "cpu":
+    missing = _missing(features, outputs)
+    if not missing:
         return torch.addmm(intercept, features, coef.T)
     coef = torch.cat([coef, coef.new_zeros(missing, coef.shape[1])])
     intercept = torch.cat([intercept, intercept.new_zeros(missing)])
@@ -33,12 +34,19 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
 
 def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
     """Left (n, A).T @ right (n, B): shape (A, B), with as many parts of the rows as there are threads."""
-    parts = _parts(left)
+    parts, columns = _parts(left), left.shape[1]
+    if left.dtype == torch.float64 and (missing := _missing(left, columns)):
+        return sum_over_rows(F.pad(left, (0, missing)), right)[:columns]
     if parts == 1:
         return left.T @ right
     even = len(left) // parts * parts
     total = torch.bmm(_split(left[:even], parts).mT, _split(right[:even], parts)).sum(0)
     return total if even == len(left) else total.addmm_(left[even:].T, right[even:])
+
+
+def _missing(rows: Tensor, columns: int) -> int:
+    lanes = LANES.get(rows.dtype, 1)
+    return -columns % lanes if rows.device.type == "cpu" and FEW < columns < MANY else 0
 
 
 def _parts(rows: Tensor) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from logreg.optim.certificate import Bound, Reach, by_held_hessian, size_of
 from logreg.optim.curvature import (
     Factored,
+    Learned,
     Solution,
     Solve,
     centred,
@@ -68,7 +69,8 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     assert held or not problem.objective.l1, "working_sets narrows such a problem first"
     dtype = yield from start(progress, newton)
     if descends(problem):
-        yield from descend(progress)
+        if (yield from descend(progress)):
+            return
         dtype = torch.float64
     frame = progress.frame
     l1 = problem.penalties(frame)[1]
@@ -120,7 +122,8 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
         else:
             if progress.inverse is None or progress.near > REFRESH:
                 inverse = solve = progress.inverse = None  # frees their memory
-                progress.inverse = yield from preconditioner(problem, frame, at, now.curvature, progress.seed)
+                solve = yield from preconditioner(problem, frame, at, now.curvature, progress.seed, progress.drawn)
+                progress.inverse = Learned(solve, problem, problem.penalties(frame)[0])
             inverse = progress.inverse
             accuracy = float((slope * inverse(slope)).sum()) ** 0.25
             accuracy = max(min(accuracy, 0.3), min(0.5, 0.3 * math.sqrt(progress.tolerance / max(close, 1e-300))))

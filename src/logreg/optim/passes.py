@@ -193,7 +193,7 @@ class Pass(Generic[Answer]):
         if wider <= 1:
             self._take(block)
             return
-        for part in parts(block, max(1, len(block.labels) // (4 * wider))):  # so that its copy is a quarter as large
+        for part in parts(block, max(1, len(block.labels) // (2 * wider))):  # so that its copy is half as large
             self._take(part)
 
     def _take(self, block: Batch) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.optim.certificate import Bound, bound
+from logreg.optim.curvature import DRAWN
 from logreg.optim.exact import EXACT
 from logreg.optim.passes import Asking, Frame, Problem, choose_frame
 from logreg.optim.progress import Progress
@@ -19,11 +20,11 @@ DECADES, PER_DECADE = 6, 4
 """Of the strengths that are tried where nobody names them."""
 
 PASSES = 100
-"""For one strength at most; what is not within the tolerance by then says so."""
+"""For each strength at most, with what those before it left; what is not within the tolerance by then says so."""
 
-
-SIMILAR = 10
-"""Ratio of two strengths up to which one preconditioner serves both."""
+SIMILAR, MANY = 10, 25
+"""Ratio of two strengths up to which one preconditioner serves both, and moves from which it is worth more than a new
+one would be."""
 
 
 @dataclass(frozen=True)
@@ -75,27 +76,28 @@ def fit_path(
         strengths: Of l2, all > 0, in any order.
         tolerance: Relative gap to end each fit at.
         seed: Fixes what is drawn.
-        most: Passes for one strength at most.
+        most: Passes for each strength at most, with what those before it left.
 
     Returns:
         A point for each strength, from the strongest to the weakest.
     """
     points: list[PathPoint] = []
-    inverse, of = None, math.inf
+    inverse, of, left = None, math.inf, 0
     for l2 in sorted(strengths, reverse=True):
         this = replace(problem, objective=replace(problem.objective, l2=l2))
-        if l2 < of / SIMILAR:
+        if l2 < of / SIMILAR and (inverse is None or len(inverse) < MANY):
             inverse, of = None, l2
-        progress, passes = Progress(this, _start(this, points), tolerance, seed, inverse), 0
+        progress, passes = Progress(this, _start(this, points), tolerance, seed, 3 * DRAWN, inverse), 0
+        left += most
         inverse = None  # it is the fit's to renew
         for question in EXACT["newton"](progress):
             yield question
             passes += not question.done
-            if passes >= most:
+            if passes >= left:
                 break
         if progress.bound is None:
             progress.bound = yield from bound(this, progress.solution, enough=tolerance)
-        inverse = progress.inverse
+        inverse, left = progress.inverse, max(left - passes, 0)
         points.append(PathPoint(l2, progress.solution, progress.bound, progress.converged, passes))
     return points
 

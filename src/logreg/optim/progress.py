@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from logreg.optim.certificate import Bound, bound
-from logreg.optim.curvature import Solve, intercept_step
+from logreg.optim.curvature import DRAWN, Learned, intercept_step
 from logreg.optim.passes import Asking, Evaluation, Frame, Problem
 
 NOISE = {torch.float32: 3e-7, torch.float64: 1e-13}
@@ -26,7 +26,8 @@ class Progress:
         frame: The coordinates that the optimizer works in.
         tolerance: Relative gap to end at.
         seed: Fixes what is drawn.
-        inverse: A preconditioner in ``frame``, if one was made already.
+        drawn: Rows per output that an inverse of the Hessian is made of.
+        inverse: About that of the Hessian in ``frame``, if one was made already.
         value: f at the point, once it is known.
         near: What the optimizer expects to gain still, relative to f.
         gap: About f - f* as the optimizer sees it while it is under way.
@@ -39,7 +40,8 @@ class Progress:
     point: Tensor
     tolerance: float = 1e-6
     seed: int = 0
-    inverse: Solve | None = None
+    drawn: int = DRAWN
+    inverse: Learned | None = None
     frame: Frame = field(init=False)
     value: float = math.inf
     near: float = math.inf
