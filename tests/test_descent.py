@@ -80,7 +80,7 @@ def watched(problem: Problem, memory: InMemory, point: Tensor | None = None) -> 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_model_on_a_span_is_that_of_autograd(kind: str, weighted: bool) -> None:
+def test_the_curvature_on_a_span_is_that_of_autograd(kind: str, weighted: bool) -> None:
     problem, memory = stated(kind, weighted=weighted)
     draw = torch.Generator().manual_seed(1)
     k = problem.num_outputs
@@ -90,17 +90,15 @@ def test_the_model_on_a_span_is_that_of_autograd(kind: str, weighted: bool) -> N
     drive(ask(Follow(problem, problem.model, at - before, trails)), memory)
     drive(ask(Along(problem, problem.model, before, trails, 0)), memory)
     drive(ask(Follow(problem, problem.model, at, trails, torch.ones(1, k))), memory)
-    model = drive(ask(Along(problem, problem.model, direction, trails, 1)), memory)
+    found = drive(ask(Along(problem, problem.model, direction, trails, 1)), memory)
 
     def along(factors: Tensor) -> Tensor:
         point = at + factors[0].unsqueeze(1) * direction + factors[1].unsqueeze(1) * before
         return objective_at(problem, memory, point) - problem.objective.penalty(point[:, :-1])
 
     zero = torch.zeros(2, k, dtype=torch.float64)
-    gradient = torch.autograd.functional.jacobian(along, zero)
     hessian = torch.autograd.functional.hessian(along, zero)
-    torch.testing.assert_close(model.gradient, gradient, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(model.hessian, hessian, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found, hessian, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

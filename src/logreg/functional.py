@@ -35,7 +35,7 @@ def one_vs_rest(labels: Tensor, num_outputs: int, dtype: torch.dtype | None = No
     dtype = dtype or torch.get_default_dtype()
     if num_outputs == 1:
         return labels.to(dtype).unsqueeze(1)
-    return F.one_hot(labels, num_outputs).to(dtype)
+    return labels.new_zeros(len(labels), num_outputs, dtype=dtype).scatter_(1, labels.unsqueeze(1), 1.0)
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class Dual(Pass[tuple[Tensor, float]]):
 
     def gather(self, rows: Rows) -> None:
         """Residuals against features, and what the conjugate of the loss costs beyond Fenchel's equality."""
-        features, targets, weights, _ = rows
+        features, targets, weights = rows.features, rows.targets, rows.weights
         logits = affine(features, self._coef, self._intercept)
         p = LOSSES[self.problem.objective.loss].link(logits)
         if self.problem.softmax:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,17 +102,11 @@ class Follow(Evaluate):
         return trail.logits
 
 
-class Model(NamedTuple):
-    """f as it looks from a point along some directions, on each of which every output may take a step of its own."""
+class Along(Pass[Tensor]):
+    """The curvature of the loss along a new direction and along the last move, with a step of its own for each output.
 
-    gradient: Tensor
-    """Shape (M, K)."""
-    hessian: Tensor
-    """Shape (M, K, M, K)."""
-
-
-class Along(Pass[Model]):
-    """How the loss looks along a new direction and along the last move."""
+    Its result is of shape (M, K, M, K) for M directions, without the penalty.
+    """
 
     def __init__(self, problem: Problem, frame: Frame, direction: Tensor, trails: Trails, moves: int) -> None:
         """``moves`` is 1 where there was a move before, else 0."""
@@ -122,35 +115,33 @@ class Along(Pass[Model]):
         self._trails = trails
         trails.rewind()
         m, k = 1 + moves, problem.num_outputs
-        self._gradient, self._hessian = self.zeros(m, k), self.zeros(m, k, m, k)
+        self._hessian = self.zeros(m, k, m, k)
 
     def gather(self, rows: Rows) -> None:
         """Products of pairs of directions."""
         trail = self._trails.read(rows.labels)
         trail.along = affine(rows.features, self._coef, self._intercept).contiguous()
         changes = [trail.along] if trail.moved is None else [trail.along, trail.moved]
-        probabilities = LOSSES[self.problem.objective.loss].link(trail.logits)
-        residuals = probabilities - rows.targets
-        spread = probabilities if self.problem.softmax else probabilities * (1 - probabilities)
+        spread = LOSSES[self.problem.objective.loss].link(trail.logits)
+        if not self.problem.softmax:
+            spread = spread * (1 - spread)
         by = [spread * change for change in changes]
         together = torch.cat(by, dim=1) if self.problem.softmax else None
         if rows.weights is not None:
-            residuals = residuals * rows.weights
             by = [one * rows.weights for one in by]
         if together is not None:
             weighed = together if rows.weights is None else torch.cat(by, dim=1)
             self._hessian -= (weighed.T @ together).view_as(self._hessian)
-        for one, change in enumerate(changes):
-            self._gradient[one] += (residuals * change).sum(0)
+        for one in range(len(changes)):
             for other in range(one, len(changes)):
                 both = (by[one] * changes[other]).sum(0)
                 self._hessian[one, :, other].diagonal().add_(both)
                 if other > one:
                     self._hessian[other, :, one].diagonal().add_(both)
 
-    def result(self) -> Model:
-        """Without the penalty."""
-        return Model(self._gradient * self.problem.share, self._hessian * self.problem.share)
+    def result(self) -> Tensor:
+        """The sums, times the problem's share."""
+        return self._hessian * self.problem.share
 
 
 def descend(progress: Progress) -> Asking[bool]:
@@ -195,8 +186,8 @@ def descend(progress: Progress) -> Asking[bool]:
             progress.inverse = Learned(solve, problem, problem.penalties(frame)[0])
         direction = centred(problem, -progress.inverse(now.gradient))
         directions = torch.stack([direction] if move is None else [direction, move])
-        model = yield from ask(Along(problem, frame, direction, trails, len(directions) - 1))
-        factors, gain = _best(problem, frame, at, directions, model)
+        hessian = yield from ask(Along(problem, frame, direction, trails, len(directions) - 1))
+        factors, gain = _best(problem, frame, now.gradient, directions, hessian)
         whole = centred(problem, (factors.unsqueeze(2) * directions).sum(0))
         most, near = now.value * (1 + NOISE[problem.dtype]), gain / max(abs(now.value), 1e-300)
         before, now = now, (yield from ask(Follow(problem, frame, at + whole, trails, factors)))
@@ -239,13 +230,18 @@ def _flattest(progress: Progress, now: Evaluation, moves: int) -> tuple[Tensor, 
     return point, by_slope(progress, now.gradient + change.view_as(now.gradient), now.curvature)
 
 
-def _best(problem: Problem, frame: Frame, at: Tensor, directions: Tensor, model: Model) -> tuple[Tensor, float]:
-    """Factors (M, K) of the directions (M, K, D + 1) that minimise the model with the penalty, and what they gain."""
+def _best(
+    problem: Problem, frame: Frame, slope: Tensor, directions: Tensor, hessian: Tensor
+) -> tuple[Tensor, float]:
+    """Factors (M, K) of the directions (M, K, D + 1) that lead furthest down, and by how much: f as it looks from here.
+
+    ``slope`` is the gradient of f, (K, D + 1), and ``hessian`` what `Along` says of the loss.
+    """
     l2, _ = problem.penalties(frame)
     m, k, _ = directions.shape
-    gradient = model.gradient + (directions * l2 * at).sum(2)
+    gradient = (directions * slope).sum(2)
     pairs = torch.einsum("akp,p,bkp->abk", directions, l2, directions)
-    hessian = model.hessian + torch.einsum("abk,kl->akbl", pairs, torch.eye(k, dtype=l2.dtype, device=l2.device))
+    hessian = hessian + torch.einsum("abk,kl->akbl", pairs, torch.eye(k, dtype=l2.dtype, device=l2.device))
     hessian = hessian.reshape(m * k, m * k)
     size = hessian.diagonal().clamp(min=0).sqrt()
     units = torch.where(size > 0, 1 / size, 0.0)

@@ -154,12 +154,17 @@ class Rows(NamedTuple):
 
     features: Tensor
     """Shape (n, D), in the coordinates that the pass works in."""
-    targets: Tensor
-    """Shape (n, K)."""
-    weights: Tensor | None
-    """Shape (n, 1)."""
     labels: Tensor
     """Shape (n,)."""
+    weights: Tensor | None
+    """Shape (n, 1)."""
+    outputs: int
+    """K."""
+
+    @property
+    def targets(self) -> Tensor:
+        """Shape (n, K); made anew each time, since many passes need none."""
+        return one_vs_rest(self.labels, self.outputs, self.features.dtype)
 
 
 Answer = TypeVar("Answer")
@@ -201,8 +206,8 @@ class Pass(Generic[Answer]):
         if self._shift is not None:
             features = (features - self._shift[0]).mul_(self._shift[1])
         weights = row_weights(block, self.problem.class_weight, self.dtype)
-        targets = one_vs_rest(block.labels, self.problem.num_outputs, self.dtype)
-        self.gather(Rows(features, targets, None if weights is None else weights.unsqueeze(1), block.labels))
+        weights = None if weights is None else weights.unsqueeze(1)
+        self.gather(Rows(features, block.labels, weights, self.problem.num_outputs))
 
     def gather(self, rows: Rows) -> None:
         """Adds the rows' share to the sums."""
@@ -271,7 +276,7 @@ class Evaluate(Pass[Evaluation]):
 
     def gather(self, rows: Rows) -> None:
         """Loss, gradient and, over pairs of outputs, curvature."""
-        features, targets, weights, _ = rows
+        features, targets, weights = rows.features, rows.targets, rows.weights
         loss = LOSSES[self.problem.objective.loss]
         logits = self.logits(rows)
         losses = loss.of_rows(logits, targets)
@@ -412,7 +417,7 @@ class Product(Pass[Tensor]):
 
     def gather(self, rows: Rows) -> None:
         """The change of the residuals along the direction, against the features."""
-        features, _, weights, labels = rows
+        features, labels, weights, _ = rows
         change = affine(features, self._coef, self._intercept)
         if self._first:
             change, logits = change.chunk(2, dim=1)

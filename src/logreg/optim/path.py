@@ -22,7 +22,7 @@ DECADES, PER_DECADE = 6, 4
 PASSES = 100
 """For each strength at most, with what those before it left; what is not within the tolerance by then says so."""
 
-SIMILAR, MANY = 10, 25
+SIMILAR, MANY = 10, 50
 """Ratio of two strengths up to which one preconditioner serves both, and moves from which it is worth more than a new
 one would be."""
 
