@@ -13,8 +13,10 @@ from torch import Tensor
 
 from logreg.functional import LossName
 from logreg.objective import Objective
-from logreg.optim.exact import bound_of, fit, problem_of
-from logreg.optim.passes import InMemory
+from logreg.optim.certificate import Dual, dual_point
+from logreg.optim.curvature import intercept_step
+from logreg.optim.exact import bound_of, drive, fit, problem_of
+from logreg.optim.passes import Evaluate, InMemory, ask
 from logreg.optimality import bound_by_solution
 from reference import Array, Reference
 
@@ -133,6 +135,27 @@ def judged(penalty: str, seed: int, size: float) -> Iterator[Judged]:
     for name, bound in bounds:
         scale = max(1, bound.value)
         yield Judged(f"{seed} {name}", (bound.value - least) / scale, bound.gap / scale, bound.rigorous)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_of_independent_outputs_the_evaluation_tells_what_a_pass_would(classes: int, weighted: bool) -> None:
+    draw = torch.Generator().manual_seed(classes)
+    features = torch.randn(300, 5, generator=draw, dtype=torch.float64) + 2
+    labels = torch.randint(classes, (300,), generator=draw)
+    rows = InMemory(features, labels, torch.rand(300, generator=draw, dtype=torch.float64) if weighted else None)
+    problem = problem_of(rows, Objective("bce", l2=0.1), classes, (0.5, 2.0, 1.0, 3.0)[:classes] if weighted else ())
+    point = torch.randn(problem.num_outputs, 6, generator=draw, dtype=torch.float64) / 10
+    evaluation = drive(ask(Evaluate(problem, problem.model, point, torch.float64)), rows)
+    shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
+    assert 1e-3 < float(shift.abs().max()) < 1
+    sums, excess = drive(ask(Dual(problem, problem.model, point, shift)), rows)
+    known = dual_point(problem, point, evaluation, shift)
+    assert known is not None
+    torch.testing.assert_close(known[0], sums, rtol=1e-10, atol=1e-14)
+    assert excess <= known[1] <= 3 * excess
+    unbalanced = dual_point(problem, point, evaluation, 0.9 * shift)
+    assert unbalanced is None
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -13,13 +14,14 @@ from logreg.facts import Batch
 from logreg.functional import one_vs_rest
 from logreg.objective import Objective
 from logreg.optim import descent
+from logreg.optim.curvature import LITTLE, PAIRS, Learned
 from logreg.optim.descent import Along, Follow, Trails, descend, descends
 from logreg.optim.exact import drive, fit, problem_of
 from logreg.optim.kernels import affine, sum_over_rows
 from logreg.optim.newton import newton
-from logreg.optim.passes import Asking, Evaluate, Gram, InMemory, Pass, Problem, ask, gather
+from logreg.optim.passes import Asking, Evaluate, Frame, Gram, InMemory, Pass, Problem, ask, gather
 from logreg.optim.path import fit_path
-from logreg.optim.progress import Progress
+from logreg.optim.progress import Progress, by_slope
 from logreg.optim.start import start
 
 KINDS = {
@@ -73,6 +75,76 @@ def watched(problem: Problem, memory: InMemory, point: Tensor | None = None) -> 
         kinds.append(type(question).__name__)
         values.append(progress.value)
     return progress, kinds, values
+
+
+# What moves teach
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_learned_takes_each_move_for_what_it_did_to_the_gradient(kind: str) -> None:
+    problem, memory = stated(kind)
+    draw = torch.Generator().manual_seed(5)
+    point, *moves = torch.randn(4, problem.num_outputs, 6, generator=draw, dtype=torch.float64) / 5
+    first, more = problem.penalties(problem.model)[0], torch.full((6,), 0.7, dtype=torch.float64)
+    learned = Learned(lambda gradient: gradient, problem, first)
+    for move in moves:
+        before = drive(ask(Evaluate(problem, problem.model, point)), memory).gradient
+        point = point + move
+        change = drive(ask(Evaluate(problem, problem.model, point)), memory).gradient - before
+        learned.learn(move, change)
+    torch.testing.assert_close(learned(change), move, rtol=1e-10, atol=1e-12)
+    symmetric = torch.stack([learned(row.view_as(point)).flatten() for row in torch.eye(point.numel()).double()])
+    torch.testing.assert_close(symmetric, symmetric.T, rtol=1e-9, atol=1e-10)
+    assert bool((torch.linalg.eigvalsh(symmetric) > 0).all())
+    learned.under(first + more)  # the loss changed as it did, and so did the gradient of the penalty
+    torch.testing.assert_close(learned(change + more * move), move, rtol=1e-10, atol=1e-12)
+    assert len(learned) == 3
+    learned.learn(move, -change)  # a move that met no curvature teaches nothing
+    assert len(learned) == 3
+
+
+def test_what_is_remembered_is_a_fraction_of_the_data() -> None:
+    features, labels, objective = large()
+    problem = problem_of(InMemory(features, labels), objective, 8)
+    learned = Learned(lambda gradient: gradient, problem, problem.penalties(problem.model)[0])
+    draw = torch.Generator().manual_seed(6)
+    for _ in range(PAIRS + 5):
+        move = torch.randn(8, 141, generator=draw, dtype=torch.float64)
+        learned.learn(move, move)
+    assert len(learned) == PAIRS
+    many = replace(problem, model=Frame(*torch.ones(2, 9000, dtype=torch.float64)), rows=20)
+    assert Learned(lambda gradient: gradient, many, torch.zeros(9001)).most == int(LITTLE / 2 / many.num_parameters)
+
+
+def test_a_descent_ends_where_f_is_flattest_though_it_is_lower_elsewhere() -> None:
+    features, labels, objective = large()
+    memory = InMemory(features, labels)
+    problem = problem_of(memory, objective, 8)
+    progress = Progress(problem, problem.zeros(), tolerance=1e-5)
+    drive(start(progress, newton), memory)
+    slopes, ends = [], []
+    for question in descend(progress):
+        gather(memory, question)
+        if isinstance(question, Follow) and math.isfinite(progress.value):
+            now = question.result()
+            slopes.append(by_slope(progress, now.gradient, now.curvature))
+        elif isinstance(question, Evaluate):
+            now = question.result()
+            ends.append(by_slope(progress, now.gradient, now.curvature))
+    assert progress.converged
+    assert ends[-1] <= 1e-5
+    assert ends[-1] < slopes[-1] / 2
+    best = drive_to_optimum(problem, memory)
+    assert progress.bound is not None
+    assert progress.bound.gap >= progress.bound.value - best
+
+
+def drive_to_optimum(problem: Problem, memory: InMemory) -> float:
+    """f* by Newton's method in float64."""
+    progress = Progress(replace(problem, dtype=torch.float64), problem.zeros(), tolerance=1e-12)
+    drive(newton(progress), memory)
+    assert progress.converged
+    return progress.value
 
 
 # The passes

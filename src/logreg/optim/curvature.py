@@ -224,6 +224,11 @@ class Learned:
     def __len__(self) -> int:
         return len(self._pairs)
 
+    @property
+    def most(self) -> int:
+        """Moves that are remembered at most."""
+        return self._pairs.maxlen or 0
+
     def __call__(self, gradient: Tensor) -> Tensor:
         """About the Newton step to be subtracted, (K, D + 1) as the gradient is."""
         rest, factors = gradient.flatten().to(self._dtype), []
@@ -235,9 +240,9 @@ class Learned:
             step = step.add_(move, alpha=factor - float(change @ step))
         return step.view_as(gradient).double()
 
-    def learn(self, move: Tensor, change: Tensor) -> None:
-        """Takes a move of the point, and how it changed the gradient; both (K, D + 1)."""
-        self._keep(move.flatten(), change.flatten())
+    def learn(self, move: Tensor, change: Tensor) -> bool:
+        """Takes a move of the point, and how it changed the gradient, both (K, D + 1); whether it met curvature."""
+        return self._keep(move.flatten(), change.flatten())
 
     def under(self, l2: Tensor) -> None:
         """Goes on with other penalties, (D + 1,)."""
@@ -254,11 +259,13 @@ class Learned:
         moves, changes = zip(*list(self._pairs)[-number:], strict=True)
         return torch.stack(moves).double(), torch.stack(changes).double()
 
-    def _keep(self, move: Tensor, change: Tensor) -> None:
+    def _keep(self, move: Tensor, change: Tensor) -> bool:
         curvature = float(move.double() @ change.double())
-        if curvature > 0:
-            by = math.sqrt(curvature)
-            self._pairs.append(((move / by).to(self._dtype), (change / by).to(self._dtype)))
+        if not curvature > 0:
+            return False
+        by = math.sqrt(curvature)
+        self._pairs.append(((move / by).to(self._dtype), (change / by).to(self._dtype)))
+        return True
 
 
 def preconditioner(

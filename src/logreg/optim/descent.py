@@ -12,7 +12,7 @@ from logreg.functional import LOSSES
 from logreg.optim.curvature import Learned, centred, preconditioner
 from logreg.optim.kernels import affine
 from logreg.optim.passes import Asking, Evaluate, Evaluation, Frame, Notes, Pass, Problem, Rows, ask
-from logreg.optim.progress import NOISE, Progress, by_slope, certified
+from logreg.optim.progress import NOISE, Progress, by_slope, certified, steepness
 from logreg.optim.start import MANY_ROWS, holds_hessian, is_wide
 
 KEPT = 3
@@ -37,7 +37,7 @@ RANK = 1e-10
 """Relative size of what they tell twice."""
 
 SAFE = 0.8
-"""Of the tolerance, to end at: the slope is one of float32."""
+"""Of the tolerance, to look for an end at: what the last moves tell is not quite what is there."""
 
 SHORTER, SHORTEST = 0.25, 0.01
 """Of a move that led upwards, what is tried next, and last."""
@@ -177,8 +177,10 @@ def descend(progress: Progress) -> Asking[bool]:
             found = by_slope(progress, there.gradient, there.curvature)
             if found <= progress.tolerance:
                 progress.point, progress.value = flattest, there.value
-                return (yield from certified(progress, there))
-            enough *= least / found
+                if (yield from certified(progress, there)):
+                    return True
+                progress.point, found = at, progress.gap / max(abs(there.value), 1e-300)
+            enough *= SAFE * least / found
         if step == STEPS or (near <= ENOUGH and math.isinf(close)):
             break
         if progress.inverse is None:
@@ -200,8 +202,8 @@ def descend(progress: Progress) -> Asking[bool]:
         if not now.value <= most:
             break
         at, move = at + length * whole, last * whole
-        progress.inverse.learn(length * whole, now.gradient - before.gradient)
-        moves = min(moves + 1, FLATTENED)
+        moves += progress.inverse.learn(length * whole, now.gradient - before.gradient)
+        moves = min(moves, FLATTENED, len(progress.inverse))
     return False
 
 
@@ -213,26 +215,19 @@ def _flattest(progress: Progress, now: Evaluation, moves: int) -> tuple[Tensor, 
     Source:
         Pulay (1980), Convergence acceleration of iterative sequences: the case of SCF iteration.
     """
-    problem, frame = progress.problem, progress.frame
     assert progress.inverse is not None
-
-    def of_coef(gradients: Tensor) -> Tensor:
-        in_model = frame.gradient_to(problem.model, gradients.reshape(-1, progress.point.shape[1]))
-        return in_model[:, :-1].reshape(len(gradients), -1)
-
     steps, changes = progress.inverse.last(moves)
-    along, slope = of_coef(changes), of_coef(now.gradient.unsqueeze(0))
+    along = steepness(progress, changes.view(moves, *now.gradient.shape)).flatten(1)
+    slope = steepness(progress, now.gradient).flatten()
     size = torch.linalg.vector_norm(along, dim=1)
     along = along / size.unsqueeze(1)
-    factors = -(torch.linalg.pinv(along @ along.T, rtol=RANK, hermitian=True) @ (along @ slope[0]))
+    factors = -(torch.linalg.pinv(along @ along.T, rtol=RANK, hermitian=True) @ (along @ slope))
     change = (factors / size) @ changes
     point = progress.point + ((factors / size) @ steps).view_as(progress.point)
     return point, by_slope(progress, now.gradient + change.view_as(now.gradient), now.curvature)
 
 
-def _best(
-    problem: Problem, frame: Frame, slope: Tensor, directions: Tensor, hessian: Tensor
-) -> tuple[Tensor, float]:
+def _best(problem: Problem, frame: Frame, slope: Tensor, directions: Tensor, hessian: Tensor) -> tuple[Tensor, float]:
     """Factors (M, K) of the directions (M, K, D + 1) that lead furthest down, and by how much: f as it looks from here.
 
     ``slope`` is the gradient of f, (K, D + 1), and ``hessian`` what `Along` says of the loss.

@@ -249,6 +249,8 @@ class Evaluation(NamedTuple):
     """The data term of f."""
     hessian: Tensor | None = None
     """Of the smooth part of f, (K, D + 1, K, D + 1), or (K, D + 1, D + 1) where outputs are independent."""
+    by_intercept: Tensor | None = None
+    """Of the loss: how a move of its intercept changes each output's gradient, (K, D + 1)."""
 
 
 class Evaluate(Pass[Evaluation]):
@@ -273,6 +275,8 @@ class Evaluate(Pass[Evaluation]):
         shape = ((k, d + 1, k, d + 1) if problem.softmax else (k, d + 1, d + 1)) if hessian is not None else (0,)
         self._hessian = self.zeros(*shape)
         self._wants = hessian
+        # A certificate asks for it, and there each output's needs one more product alone.
+        self._by_intercept = self.zeros(k, d) if self.dtype == torch.float64 and not problem.softmax else None
 
     def gather(self, rows: Rows) -> None:
         """Loss, gradient and, over pairs of outputs, curvature."""
@@ -296,12 +300,15 @@ class Evaluate(Pass[Evaluation]):
         spread = spread - spread * probabilities
         ones = spread.sum(0, dtype=torch.float64)
         self._curvature += torch.diag(ones)
-        if self._wants is None:
+        if self._wants is None and self._by_intercept is None:
             self._gradient += sum_over_rows(residuals, features)
             return
         gradient, sums = sum_over_rows(torch.cat([residuals, spread], dim=1), features).chunk(2)
         self._gradient += gradient
-        self._add_hessians(features.to(self._wants), spread.to(self._wants), sums, ones)
+        if self._by_intercept is not None:
+            self._by_intercept += sums
+        if self._wants is not None:
+            self._add_hessians(features.to(self._wants), spread.to(self._wants), sums, ones)
 
     def logits(self, rows: Rows) -> Tensor:
         """Of a block's rows at the point, (n, K)."""
@@ -343,7 +350,10 @@ class Evaluate(Pass[Evaluation]):
                 hessian[:, -1] = 0
             diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.softmax else _diagonal(hessian)
             diagonal += l2
-        return Evaluation(loss + penalty, gradient, self._curvature * share, loss, hessian)
+        column = None
+        if self._by_intercept is not None:
+            column = self.moments(self._by_intercept, self._curvature.diagonal()) * share
+        return Evaluation(loss + penalty, gradient, self._curvature * share, loss, hessian, column)
 
     def _in_frame(self, hessian: Tensor) -> Tensor:
         """The Hessian against features as they are seen -> in the frame: T' H T with x_frame = T' x."""

@@ -15,6 +15,9 @@ from logreg.optim.passes import Asking, Evaluation, Frame, Problem
 NOISE = {torch.float32: 3e-7, torch.float64: 1e-13}
 """How exactly f is known, relative to it."""
 
+TURNED = 0.05
+"""Distance of the rows that a move of an intercept matters to from the mean of all, squared, relative to deviations."""
+
 
 @dataclass
 class Progress:
@@ -65,17 +68,30 @@ class Progress:
 
 
 def by_slope(progress: Progress, slope: Tensor, curvature: Tensor) -> float:
-    """The relative gap by the slope alone, |g|^2 / (2 l2) and what the intercepts can gain; infinite without l2.
+    """About the relative gap that a certificate will say, by the slope alone; infinite without l2.
 
-    ``curvature`` is that of f by the intercepts, (K, K).
+    Args:
+        progress: Of the problem.
+        slope: Of f by the coordinates of its frame, (K, D + 1).
+        curvature: Of f by the intercepts, (K, K).
     """
-    problem = progress.problem
-    if not problem.objective.l2:
+    l2 = progress.problem.objective.l2
+    if not l2:
         return math.inf
-    coef = progress.frame.gradient_to(problem.model, slope)[:, :-1]
-    of_intercepts = float(slope[:, -1] @ intercept_step(problem, slope[:, -1], curvature)) / 2
-    of_coef = float(coef.square().sum()) / (2 * problem.objective.l2)
+    of_intercepts = float(slope[:, -1] @ intercept_step(progress.problem, slope[:, -1], curvature)) / 2
+    of_coef = float(steepness(progress, slope).square().sum()) / (2 * l2)
     return (of_coef + of_intercepts) / max(abs(progress.value), 1e-300)
+
+
+def steepness(progress: Progress, slopes: Tensor) -> Tensor:
+    """Slopes (..., D + 1) by the frame's coordinates, such that their square is about 2 l2 times what they cost.
+
+    A certificate lets the intercepts move to where their slope is 0.  The means of the features, about which the frame
+    turns, are about where the others' slopes stay as they are; of what is left a part comes from those moves.
+    """
+    ratio = progress.frame.scale / progress.problem.model.scale
+    size = math.sqrt(TURNED) * torch.linalg.vector_norm(ratio)
+    return slopes * torch.cat([ratio, size.unsqueeze(0)])
 
 
 def certified(progress: Progress, evaluation: Evaluation | None) -> Asking[bool]:
@@ -83,7 +99,9 @@ def certified(progress: Progress, evaluation: Evaluation | None) -> Asking[bool]
     problem, frame = progress.problem, progress.frame
     if evaluation is not None:
         gradient = frame.gradient_to(problem.model, evaluation.gradient)
-        evaluation = evaluation._replace(gradient=gradient, hessian=None)
+        column = evaluation.by_intercept
+        column = None if column is None else frame.gradient_to(problem.model, column)
+        evaluation = evaluation._replace(gradient=gradient, hessian=None, by_intercept=column)
     found = yield from bound(problem, progress.solution, evaluation, progress.tolerance)
     if progress.bound is None or found.gap <= progress.bound.gap:
         progress.bound, progress.best = found, progress.point
