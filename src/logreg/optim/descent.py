@@ -1,4 +1,4 @@
-"""Nonlinear conjugate gradients with a step of its own for each output: from a rough start to where float32 ends."""
+"""Quasi-Newton steps with a length of its own for each output, from a rough start to the end if float32 leads there."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ MEMORY = 0.1
 LITTLE = 4e6
 """How many there may be in any case."""
 
-STEPS = 200
+STEPS = 300
 """At most."""
+
+PATIENCE = 30
+"""Steps in which the end must come nearer by half: what float32 knows of the slope ends somewhere."""
 
 ENOUGH = 1e-8
 """Gain of a step, relative to f, from which exact curvature does better where no slope tells how near the end is."""
@@ -164,6 +167,7 @@ def descend(progress: Progress) -> Asking[bool]:
     trails: Trails = Notes()
     at, move, near = progress.point, None, math.inf
     enough, moves = SAFE * progress.tolerance, 0
+    nearest, waited = math.inf, 0
     if progress.inverse is not None:
         progress.inverse.under(problem.penalties(frame)[0])
     now = yield from ask(Follow(problem, frame, at, trails))
@@ -172,6 +176,7 @@ def descend(progress: Progress) -> Asking[bool]:
         close = by_slope(progress, now.gradient, now.curvature)
         progress.gap = min(close, 1.0) * abs(now.value)
         flattest, least = _flattest(progress, now, moves) if moves else (at, close)
+        nearest, waited = (least, 0) if least <= nearest / 2 else (nearest, waited + 1)
         if least <= enough:
             there = yield from ask(Evaluate(problem, frame, flattest, torch.float64))
             found = by_slope(progress, there.gradient, there.curvature)
@@ -181,7 +186,7 @@ def descend(progress: Progress) -> Asking[bool]:
                     return True
                 progress.point, found = at, progress.gap / max(abs(there.value), 1e-300)
             enough *= SAFE * least / found
-        if step == STEPS or (near <= ENOUGH and math.isinf(close)):
+        if step == STEPS or waited == PATIENCE or (near <= ENOUGH and math.isinf(close)):
             break
         if progress.inverse is None:
             solve = yield from preconditioner(problem, frame, at, now.curvature, progress.seed, progress.drawn)
