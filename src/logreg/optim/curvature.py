@@ -254,10 +254,9 @@ class Learned:
         for move, change in pairs:
             self._keep(move, change + (move.view(-1, len(more)) * more).flatten())
 
-    def last(self, number: int) -> tuple[Tensor, Tensor]:
-        """The last moves, and how they changed the gradient, each (``number``, K * (D + 1)), in float64."""
-        moves, changes = zip(*list(self._pairs)[-number:], strict=True)
-        return torch.stack(moves).double(), torch.stack(changes).double()
+    def last(self, number: int) -> list[tuple[Tensor, Tensor]]:
+        """The last moves, and how they changed the gradient; each (K * (D + 1),), to one scale."""
+        return list(self._pairs)[-number:]
 
     def _keep(self, move: Tensor, change: Tensor) -> bool:
         curvature = float(move.double() @ change.double())

@@ -33,7 +33,7 @@ PATIENCE = 30
 ENOUGH = 1e-8
 """Gain of a step, relative to f, from which exact curvature does better where no slope tells how near the end is."""
 
-FLATTENED = 40
+FLATTENED = 24
 """Last moves that tell where f is flattest."""
 
 RANK = 1e-10
@@ -221,15 +221,18 @@ def _flattest(progress: Progress, now: Evaluation, moves: int) -> tuple[Tensor, 
         Pulay (1980), Convergence acceleration of iterative sequences: the case of SCF iteration.
     """
     assert progress.inverse is not None
-    steps, changes = progress.inverse.last(moves)
-    along = steepness(progress, changes.view(moves, *now.gradient.shape)).flatten(1)
-    slope = steepness(progress, now.gradient).flatten()
+    pairs = progress.inverse.last(moves)
+    like = now.gradient
+    along = torch.stack([steepness(progress, change.view_as(like).double()).flatten() for _, change in pairs])
     size = torch.linalg.vector_norm(along, dim=1)
-    along = along / size.unsqueeze(1)
-    factors = -(torch.linalg.pinv(along @ along.T, rtol=RANK, hermitian=True) @ (along @ slope))
-    change = (factors / size) @ changes
-    point = progress.point + ((factors / size) @ steps).view_as(progress.point)
-    return point, by_slope(progress, now.gradient + change.view_as(now.gradient), now.curvature)
+    along /= size.unsqueeze(1)
+    slope = along @ steepness(progress, like).flatten()
+    factors = -(torch.linalg.pinv(along @ along.T, rtol=RANK, hermitian=True) @ slope) / size
+    point, gradient = progress.point.clone(), like.clone()
+    for (move, change), factor in zip(pairs, factors.tolist(), strict=True):
+        point.add_(move.view_as(like), alpha=factor)
+        gradient.add_(change.view_as(like), alpha=factor)
+    return point, by_slope(progress, gradient, now.curvature)
 
 
 def _best(problem: Problem, frame: Frame, slope: Tensor, directions: Tensor, hessian: Tensor) -> tuple[Tensor, float]:

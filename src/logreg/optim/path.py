@@ -23,8 +23,10 @@ PASSES = 100
 """For each strength at most, with what those before it left; what is not within the tolerance by then says so."""
 
 SIMILAR, MANY = 10, 50
-"""Ratio of two strengths up to which one preconditioner serves both, and moves from which it is worth more than a new
-one would be."""
+"""Ratio of two strengths up to which one inverse serves both, and moves from which it knows more than a new one."""
+
+ROWS = 3
+"""Times the rows of one fit's that an inverse is made of, since it serves several."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def fit_path(
         this = replace(problem, objective=replace(problem.objective, l2=l2))
         if l2 < of / SIMILAR and (inverse is None or len(inverse) < MANY):
             inverse, of = None, l2
-        progress, passes = Progress(this, _start(this, points), tolerance, seed, 3 * DRAWN, inverse), 0
+        progress = Progress(this, _start(this, points), tolerance, seed, drawn=ROWS * DRAWN, inverse=inverse)
+        passes = 0
         left += most
         inverse = None  # it is the fit's to renew
         for question in EXACT["newton"](progress):
