@@ -33,7 +33,7 @@ PATIENCE = 30
 ENOUGH = 1e-8
 """Gain of a step, relative to f, from which exact curvature does better where no slope tells how near the end is."""
 
-FLATTENED = 24
+FLATTENED = 40
 """Last moves that tell where f is flattest."""
 
 RANK = 1e-10
