@@ -71,6 +71,15 @@ def test_a_point_that_was_not_given_passes_enough_says_so() -> None:
         assert point.bound.gap >= point.bound.value - best > 0
 
 
+def test_a_strength_may_take_the_passes_that_those_before_it_left() -> None:
+    memory = InMemory(*rows_of(2))
+    problem = problem_of(memory, Objective("bce", l2=1.0))
+    points = drive(fit_path(problem, [1e3, 1e2, 1e-4], 1e-10, most=5), memory)
+    assert all(point.converged for point in points)
+    assert points[-1].passes > 5
+    assert sum(point.passes for point in points) <= 3 * 5
+
+
 @pytest.mark.parametrize("factor", [1.0, 100.0])
 def test_default_strengths_go_from_where_the_penalty_outweighs_the_data(factor: float) -> None:
     features, labels = rows_of(2)
