@@ -20,6 +20,9 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """
 """Runs a command and prints the most memory that it had; small itself, as Linux counts in what it was started from."""
 
+IDLE = 0.2
+"""Seconds between two turns: threads of some pools wait busily for half of that after their last work."""
+
 Seconds = Mapping[str, Sequence[float]]
 """What was timed -> how long each time."""
 
@@ -43,6 +46,7 @@ def alternate(arms: Mapping[str, Callable[[], list[float]]], repeats: int, cold:
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(cold + repeats):
         for name, run in arms.items():
+            time.sleep(IDLE)
             taken = run()
             if turn >= cold:
                 seconds[name] += taken

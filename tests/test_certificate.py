@@ -13,8 +13,8 @@ from torch import Tensor
 
 from logreg.functional import LossName
 from logreg.objective import Objective
-from logreg.optim.certificate import Dual, dual_point
-from logreg.optim.curvature import intercept_step
+from logreg.optim.certificate import Dual, Reach, by_held_hessian, dual_point, norms, size_of
+from logreg.optim.curvature import factored, intercept_step
 from logreg.optim.exact import bound_of, drive, fit, problem_of
 from logreg.optim.passes import Evaluate, InMemory, ask
 from logreg.optimality import bound_by_solution
@@ -160,6 +160,41 @@ def test_of_independent_outputs_the_evaluation_tells_what_a_pass_would(classes: 
     assert excess <= known[1] <= 3 * excess
     unbalanced = dual_point(problem, point, evaluation, 0.9 * shift)
     assert unbalanced is None
+
+
+@pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: LossName) -> None:
+    ratios = []
+    for seed in range(40):
+        draw = torch.Generator().manual_seed(seed)
+        normal = partial(torch.randn, generator=draw, dtype=torch.float64)
+        features = normal(200, 3)
+        labels = (features @ normal(3, classes) - 2 * (-torch.rand(200, classes, generator=draw).log()).log()).argmax(1)
+        labels[:classes] = torch.arange(classes)
+        rows = InMemory(features, labels)
+        problem = problem_of(rows, Objective(loss, l2=(0.0, 1e-3)[seed % 2]), classes)
+        best = fit(features, labels, problem.objective, classes, tolerance=1e-12)
+        optimum = torch.cat([best.coef, best.intercept.unsqueeze(1)], dim=1)
+        before, point = (optimum + normal(optimum.shape) * off for off in (0.1, 0.003))
+        if problem.softmax:
+            before, point = before - before.mean(0), point - point.mean(0)
+        then = drive(ask(Evaluate(problem, problem.model, before, torch.float64, torch.float64)), rows)
+        now = drive(ask(Evaluate(problem, problem.model, point, torch.float64, since=before)), rows)
+        assert then.hessian is not None
+        assert now.change is not None
+        change = features @ (point - before)[:, :-1].T + (point - before)[:, -1]
+        apart = (change.unsqueeze(2) - change.unsqueeze(1)).abs().max().unsqueeze(0)
+        torch.testing.assert_close(now.change, apart if problem.softmax else change.abs().amax(0))
+        direct = factored(problem, then.hessian)
+        units = size_of(direct, problem.num_outputs)
+        of_rows = norms(problem, direct, units, drive(ask(Reach(problem, problem.model, units)), rows))
+        assert of_rows is not None
+        bound = by_held_hessian(direct, of_rows, now.change, now.gradient)
+        gap = now.value - best.bound.value
+        assert bound >= gap
+        ratios.append(bound / gap)
+    assert np.median(ratios) <= LOOSE
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

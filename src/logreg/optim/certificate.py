@@ -52,6 +52,9 @@ FLAT = 1e-13
 NOTHING = 1e-26
 """Slope squared over curvature, relative to f, that is rounding."""
 
+CLOSE = 0.9
+"""Norm of the slope in the metric of the inverse Hessian, times the largest of a row, below which curvature tells."""
+
 PRODUCTS = 25
 """Passes spent on an estimate."""
 
@@ -274,7 +277,7 @@ def _by_curvature(problem: Problem, point: Tensor) -> Asking[float]:
     total = 0.0
     for squared, leverage in zip(decrement.tolist(), leverages.tolist(), strict=True):
         product = math.sqrt(squared * leverage)
-        if product >= 0.9:
+        if product >= CLOSE:
             return math.inf
         total += squared / (4 * _psi(_invert(product)))
     return total
@@ -309,16 +312,26 @@ def size_of(direct: Factored, outputs: int) -> Tensor:
     return torch.where(diagonal > 0, diagonal, 1.0).sqrt()
 
 
-def by_held_hessian(
-    problem: Problem, direct: Factored, moved: Tensor, gradient: Tensor, size: Tensor, reach: float
-) -> float:
-    """The bound of `_by_curvature` from a Hessian of a point nearby, with all that this costs added.
+class Norms(NamedTuple):
+    """What a Hessian that is held tells of all rows, of each of its matrices; see `by_held_hessian`."""
+
+    rows: Tensor
+    """Largest squared norm of a row in the metric of the inverse, (B,)."""
+    error: Tensor
+    """Of the Hessian, relative to its smallest curvature, (B,)."""
+
+    @property
+    def reach(self) -> float:
+        """The f - f* up to which there is a bound still where curvature fell by half since the Hessian was made."""
+        return CLOSE**2 / 8 / float(self.rows.max())
+
+
+def norms(problem: Problem, direct: Factored, size: Tensor, reach: float) -> Norms | None:
+    """Those of a Hessian, or ``None`` where its smallest curvature is lost in rounding.
 
     Args:
         problem: Without l1.
         direct: The Hessian.
-        moved: The point less that of the Hessian, (K, D + 1), in the frame of the Hessian.
-        gradient: At the point, likewise.
         size: Units of the coordinates, (D + 1,).
         reach: Of `Reach` in that frame and those units.
     """
@@ -328,15 +341,25 @@ def by_held_hessian(
     # A Hessian summed in float32 is off by about this much, relative to its smallest curvature.
     error = torch.finfo(problem.dtype).eps * 10 * values.shape[1] * largest / smallest.clamp(min=1e-300)
     if not bool(((smallest > 0) & (error < 0.1)).all()):
-        return math.inf
-    rows = (2 if problem.softmax else 1) * reach / smallest
-    flat = moved.reshape(len(values), -1, 1)
-    change = (rows * (flat.mT @ direct.matrices @ flat)[:, 0, 0].clamp(min=0)).sqrt()
-    grown = change.exp() / (1 - error)
-    squared = (direct.step(gradient) * gradient).reshape(len(values), -1).sum(1).clamp(min=0) * grown
+        return None
+    return Norms((2 if problem.softmax else 1) * reach / smallest, error)
+
+
+def by_held_hessian(direct: Factored, of_rows: Norms, change: Tensor, gradient: Tensor) -> float:
+    """The bound of `_by_curvature` from a Hessian of a point nearby, with all that this costs added.
+
+    Args:
+        direct: The Hessian.
+        of_rows: Its `norms`.
+        change: Of the logits since that point, as `Evaluation` has it: curvature falls at most by exp(-change).
+        gradient: At the point, (K, D + 1), in the frame of the Hessian.
+    """
+    grown = change.exp() / (1 - of_rows.error)
+    flat = (direct.step(gradient) * gradient).reshape(len(grown), -1)
+    squared = flat.sum(1).clamp(min=0) * grown
     total = 0.0
-    for decrement, product in zip(squared.tolist(), (squared * rows * grown).sqrt().tolist(), strict=True):
-        if not product < 0.9:
+    for decrement, product in zip(squared.tolist(), (squared * of_rows.rows * grown).sqrt().tolist(), strict=True):
+        if not product < CLOSE:
             return math.inf
         total += decrement / (4 * _psi(_invert(product)))
     return total

@@ -15,6 +15,9 @@ FEW, MANY = 6, 48
 TALL = 512
 """Rows that each part of a product has at least, where it is split over threads."""
 
+STRIP = 168
+"""Rows of a symmetric product that are computed at once; the entries right of its diagonal are not wanted."""
+
 
 def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
     """Features (n, D) @ coef.T + intercept, for coef (K, D) and intercept (K,): shape (n, K)."""
@@ -42,6 +45,13 @@ def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
     even = len(left) // parts * parts
     total = torch.bmm(_split(left[:even], parts).mT, _split(right[:even], parts)).sum(0)
     return total if even == len(left) else total.addmm_(left[even:].T, right[even:])
+
+
+def add_lower_triangle(square: Tensor, rows: Tensor) -> None:
+    """Adds rows (n, B) @ rows.T to ``square`` (n, n): to its lower triangle, and to what lies near the diagonal."""
+    for first in range(0, len(rows), STRIP):
+        end = first + STRIP
+        square[first:end, :end].addmm_(rows[first:end], rows[:end].T)
 
 
 def _missing(rows: Tensor, columns: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from logreg.optim.certificate import Bound, Reach, by_held_hessian, size_of
+from logreg.optim.certificate import Bound, Norms, Reach, by_held_hessian, norms, size_of
 from logreg.optim.curvature import (
     Factored,
     Learned,
@@ -37,6 +37,12 @@ PRODUCTS = 100
 
 REFRESH = 2e-3
 """Relative gain of the last step up to which a preconditioner is kept."""
+
+KEPT = 1e-3
+"""Likewise a Hessian."""
+
+CHEAP = 0.1
+"""Likewise, up to which it is asked whether that Hessian will bound the gap."""
 
 SHORT = 0.02
 """Length of a step at which float32 is no longer believed."""
@@ -77,22 +83,23 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     # The duality gap of l1 alone is of first order in the distance, what the model expects of second.
     first_order = problem.objective.l1 > 0 and not problem.objective.l2
     stop_at = 0.1 * progress.tolerance ** (2 if first_order else 1)
+    dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
+    bounds_cheaply = held and not problem.objective.l1 and dependent <= EIGEN
     unpenalised = not (problem.objective.l2 or problem.objective.l1)
     floor = problem.share * problem.total_weight
     base: Evaluation | None = None
     direct: Factored | None = None
+    of_rows: Norms | None = None
     inverse: Solve | None = None
     solve: Solve | None = None
     known: Solution | None = None
-    at, path, length, poor, stale = progress.point, None, 1.0, 0, True
+    at, path, length, poor, renew = progress.point, None, 1.0, 0, held
     of_hessian = at
     exact = False
     while True:
-        # Newton's steps square what is left, so the next one is the last where that is enough.
-        # A small Hessian from where the last step began bounds the gap at next to no cost, so it is made for it.
-        last = 1e-3 if held and problem.num_parameters <= EIGEN else max(1e-3, math.sqrt(0.1 * stop_at))
-        hessian = problem.dtype if held and (stale or progress.near > last) else None
-        now = yield from ask(Evaluate(problem, frame, at, dtype, hessian))
+        hessian = problem.dtype if renew else None
+        since = of_hessian if of_rows is not None and dtype == torch.float64 and not renew else None
+        now = yield from ask(Evaluate(problem, frame, at, dtype, hessian, since))
         if path is not None and base is not None:
             worse = not now.value <= base.value + NOISE[torch.float64 if exact else problem.dtype] * abs(base.value)
             if worse and not exact and (dtype == torch.float64 or length < SHORT):
@@ -133,14 +140,16 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
         expected, progress.near = progress.near, gain / max(abs(now.value), 1e-300)
         progress.gap = min(progress.gap, now.value, gain if held else math.inf)
         stale = progress.near > 0.03 * expected
+        # Newton's steps square what is left; those by a Hessian of before shrink it as the last one did.
+        ahead = progress.near * (progress.near if now.hessian is not None or not held else progress.near / expected)
         if rough and progress.near < rough:
             return
+        if direct is not None and now.hessian is not None:
+            of_rows = (yield from _norms(progress, direct)) if bounds_cheaply and progress.near < CHEAP else None
+            within = math.inf if of_rows is None else of_rows.reach / max(abs(now.value), 1e-300)
+            stop_at = min(stop_at, within if within > NOISE[torch.float64] else math.inf)
         if exact and progress.near <= stop_at:
-            if (
-                direct is not None
-                and not problem.objective.l1
-                and (yield from _nearly_quadratic(progress, direct, at - of_hessian, now))
-            ):
+            if direct is not None and of_rows is not None and _nearly_quadratic(progress, direct, of_rows, now):
                 return
             if (yield from certified(progress, now)) or stop_at < 1e-15:
                 break
@@ -149,9 +158,11 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
             break  # separated: f goes to 0, and the coefficients go with it to infinity
         if poor >= PATIENCE and exact:
             break
-        # A Hessian that has to be made anew is made with a gradient in float32, while that still tells enough.
-        enough = 1e-5 if stale and held else last if held else max(1e-4, 0.1 * progress.tolerance)
-        if poor >= PATIENCE or progress.near < enough:
+        # A Hessian is made anew unless that of here does for two more steps, the second of which is from a point
+        # that is told in float64; with a gradient in float32, while that still tells enough.
+        renew = held and (stale or (progress.near > KEPT and progress.near * ahead > stop_at))
+        enough = 1e-5 if renew else 1e-4 if held else max(1e-4, 0.1 * progress.tolerance)
+        if poor >= PATIENCE or progress.near < enough or (held and not renew and ahead <= stop_at):
             dtype, poor = torch.float64, poor if exact else 0
         at = path(1.0)
     if progress.best is not progress.point:
@@ -179,18 +190,22 @@ def _along(point: Tensor, step: Tensor) -> Path:
     return lambda length: point - length * step
 
 
-def _nearly_quadratic(progress: Progress, direct: Factored, moved: Tensor, evaluation: Evaluation) -> Asking[bool]:
-    """Bounds the gap by the Hessian that is held, at next to no cost; whether it is within the tolerance."""
-    problem, frame = progress.problem, progress.frame
-    if len(direct.matrices[0]) > EIGEN:
-        return False
+def _norms(progress: Progress, direct: Factored) -> Asking[Norms | None]:
+    """What bounds the gap by the Hessian that is held."""
+    problem = progress.problem
     if progress.reach is None:
         size = size_of(direct, problem.num_outputs)
-        progress.reach = size, (yield from ask(Reach(problem, frame, size)))
-    gap = by_held_hessian(problem, direct, moved, evaluation.gradient, *progress.reach)
+        progress.reach = size, (yield from ask(Reach(problem, progress.frame, size)))
+    return norms(problem, direct, *progress.reach)
+
+
+def _nearly_quadratic(progress: Progress, direct: Factored, of_rows: Norms, evaluation: Evaluation) -> bool:
+    """Bounds the gap by the Hessian that is held, without a pass; whether it is within the tolerance."""
+    change = torch.zeros_like(of_rows.rows) if evaluation.change is None else evaluation.change
+    gap = by_held_hessian(direct, of_rows, change, evaluation.gradient)
     if not gap <= progress.tolerance * abs(evaluation.value):
         return False
-    gradient = frame.gradient_to(problem.model, evaluation.gradient)
+    gradient = progress.frame.gradient_to(progress.problem.model, evaluation.gradient)
     progress.bound, progress.best = Bound(evaluation.value, gap, True, gradient, evaluation.loss), progress.point
     progress.gap = gap
     return True

@@ -22,7 +22,7 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.functional import LOSSES, one_vs_rest
 from logreg.objective import Objective
-from logreg.optim.kernels import affine, sum_over_rows
+from logreg.optim.kernels import add_lower_triangle, affine, sum_over_rows
 
 BLOCK_BYTES = 6 * 2**20
 """Size of a block of features in float32: stays in the cache of common processors."""
@@ -30,8 +30,8 @@ BLOCK_BYTES = 6 * 2**20
 BLOCK_ROWS = 16_384
 """Rows of a block at most."""
 
-GRAM_BYTES, GRAM_ROWS = 8 * 2**20, 125
-"""Size of the columns whose inner products are taken at once, and rows up to which their square is not split."""
+GRAM_BYTES = 8 * 2**20
+"""Size of the columns whose inner products are taken at once."""
 
 COPIED = 2**18
 """Numbers of a sample that are copied at once."""
@@ -251,6 +251,8 @@ class Evaluation(NamedTuple):
     """Of the smooth part of f, (K, D + 1, K, D + 1), or (K, D + 1, D + 1) where outputs are independent."""
     by_intercept: Tensor | None = None
     """Of the loss: how a move of its intercept changes each output's gradient, (K, D + 1)."""
+    change: Tensor | None = None
+    """Most that a row's logit has changed since another point, (K,); of a softmax a difference of two of them, (1,)."""
 
 
 class Evaluate(Pass[Evaluation]):
@@ -263,12 +265,22 @@ class Evaluate(Pass[Evaluation]):
         point: Tensor,
         dtype: torch.dtype | None = None,
         hessian: torch.dtype | None = None,
+        since: Tensor | None = None,
     ) -> None:
-        """``dtype`` is that of value and gradient, ``hessian`` that of the Hessian; ``None`` for no Hessian."""
+        """``dtype`` is that of value and gradient, ``hessian`` that of the Hessian; ``None`` for no Hessian.
+
+        From a point ``since`` whose Hessian is known, in the same frame, the change of the logits is told, and not
+        what a certificate by duality needs.
+        """
         super().__init__(problem, frame, dtype)
         self.point = point
         self._coef, self._intercept = self.linear(point)
         k, d = problem.num_outputs, problem.num_features
+        self._change: Tensor | None = None
+        if since is not None:  # one product for both, since a second one over the same features would cost as much
+            both = zip((self._coef, self._intercept), self.linear(point - since), strict=True)
+            self._coef, self._intercept = (torch.cat(pair) for pair in both)
+            self._change = torch.zeros(1 if problem.softmax else k, dtype=self.dtype, device=point.device)
         self._loss = self.zeros()
         self._gradient, self._residuals = self.zeros(k, d), self.zeros(k)
         self._curvature = self.zeros(k, k)
@@ -276,7 +288,8 @@ class Evaluate(Pass[Evaluation]):
         self._hessian = self.zeros(*shape)
         self._wants = hessian
         # A certificate asks for it, and there each output's needs one more product alone.
-        self._by_intercept = self.zeros(k, d) if self.dtype == torch.float64 and not problem.softmax else None
+        column = self.dtype == torch.float64 and not problem.softmax and since is None
+        self._by_intercept = self.zeros(k, d) if column else None
 
     def gather(self, rows: Rows) -> None:
         """Loss, gradient and, over pairs of outputs, curvature."""
@@ -312,7 +325,13 @@ class Evaluate(Pass[Evaluation]):
 
     def logits(self, rows: Rows) -> Tensor:
         """Of a block's rows at the point, (n, K)."""
-        return affine(rows.features, self._coef, self._intercept)
+        logits = affine(rows.features, self._coef, self._intercept)
+        if self._change is None:
+            return logits
+        logits, change = logits.chunk(2, dim=1)
+        most = (change.amax(1) - change.amin(1)).max() if self.problem.softmax else change.abs().amax(0)
+        self._change = torch.maximum(self._change, most)
+        return logits
 
     def _add_hessians(self, features: Tensor, spread: Tensor, sums: Tensor, ones: Tensor) -> None:
         d = self.problem.num_features
@@ -353,7 +372,7 @@ class Evaluate(Pass[Evaluation]):
         column = None
         if self._by_intercept is not None:
             column = self.moments(self._by_intercept, self._curvature.diagonal()) * share
-        return Evaluation(loss + penalty, gradient, self._curvature * share, loss, hessian, column)
+        return Evaluation(loss + penalty, gradient, self._curvature * share, loss, hessian, column, self._change)
 
     def _in_frame(self, hessian: Tensor) -> Tensor:
         """The Hessian against features as they are seen -> in the frame: T' H T with x_frame = T' x."""
@@ -495,11 +514,11 @@ class SampledCurvature(Pass[Tensor]):
     def _add_up(self, output: int) -> None:
         if some := self._waiting[output]:
             rows = torch.cat(some)
-            self._blocks[output].addmm_(rows.T, rows)
+            add_lower_triangle(self._blocks[output], rows.T)
             some.clear()
 
     def result(self) -> Tensor:
-        """Shape (K, D, D), in the problem's floating type: the blocks of the coefficients, penalty included."""
+        """Shape (K, D, D), the lower triangles alone: the blocks of the coefficients, penalty included."""
         for output in range(self.problem.num_outputs):
             self._add_up(output)
         center, scale = self._fold
@@ -669,20 +688,8 @@ class Gram(Pass[tuple[Tensor, Batch]]):
         for first in range(0, self.problem.num_features, columns):
             of_blocks = [block.features[:, first : first + columns] for block in self._blocks]
             some = some[:, : of_blocks[0].shape[1]]
-            _add_lower_triangle(gram, torch.cat(of_blocks, out=some))
+            add_lower_triangle(gram, torch.cat(of_blocks, out=some))
         return gram
-
-
-def _add_lower_triangle(gram: Tensor, rows: Tensor) -> None:
-    """Adds inner products of all rows (n, D), by halves: large products are fast, and half of them is not needed."""
-    number = len(rows)
-    if number <= GRAM_ROWS:
-        gram.addmm_(rows, rows.T)
-        return
-    half = number // 2
-    gram[half:, :half].addmm_(rows[half:], rows[:half].T)
-    _add_lower_triangle(gram[:half, :half], rows[:half])
-    _add_lower_triangle(gram[half:, half:], rows[half:])
 
 
 class Combination(Pass[Tensor]):
