@@ -14,10 +14,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two files at a time on two core
 
 import pytest
 import torch
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from models import Models
     from whole_runs import Answer
+
+settings.register_profile("untimed", deadline=None)  # how long a test takes says nothing on a shared machine
+settings.load_profile("untimed")
 
 MNIST_ROOTS = (Path(__file__).parents[1] / "data", Path(__file__).parents[2] / "shared" / "data" / "mnist")
 """Where the true MNIST may lie: in the project's own data folder, or beside the checkout."""

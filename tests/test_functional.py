@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logreg.functional import LOSSES, LossName, binary_cross_entropy, one_vs_rest, softmax_cross_entropy
+from logreg.functional import LOSSES, LossName, binary_cross_entropy, one_vs_rest, scored, softmax_cross_entropy
 
 logit = st.floats(-1e4, 1e4)
 
@@ -80,6 +80,22 @@ def test_softmax_of_two_outputs_is_the_sigmoid_of_their_difference(draw: torch.G
     two = softmax_cross_entropy(logits, one_vs_rest(labels, 2, torch.float64))
     one = binary_cross_entropy((logits[:, 1] - logits[:, 0]).unsqueeze(1), one_vs_rest(labels, 1, torch.float64))
     torch.testing.assert_close(two, one)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("loss", "outputs"), [("bce", 1), ("bce", 4), ("cross_entropy", 2), ("cross_entropy", 7)])
+def test_rows_of_known_classes_are_scored_as_their_targets_are(
+    loss: LossName, outputs: int, dtype: torch.dtype, draw: torch.Generator
+) -> None:
+    logits = torch.randn(50, outputs, generator=draw, dtype=dtype) * 5
+    logits[:2] *= 200
+    labels = torch.randint(max(outputs, 2), (50,), generator=draw)
+    before, targets = logits.clone(), one_vs_rest(labels, outputs, dtype)
+    found = scored(logits, labels, loss)
+    torch.testing.assert_close(found.costs, LOSSES[loss].of_rows(logits, targets))
+    torch.testing.assert_close(found.probabilities, LOSSES[loss].link(logits))
+    torch.testing.assert_close(found.residuals, LOSSES[loss].link(logits) - targets)
+    assert torch.equal(logits, before)
 
 
 def test_one_vs_rest_sums_over_outputs_so_each_is_the_fit_it_would_be_alone(draw: torch.Generator) -> None:

@@ -102,6 +102,41 @@ LOSSES: dict[LossName, Loss] = {
 """The losses by the name a person types."""
 
 
+class Scored(NamedTuple):
+    """Rows whose classes are known, at their logits."""
+
+    costs: Tensor
+    """Of each row in nats, (N,)."""
+    probabilities: Tensor
+    """Shape (N, K)."""
+    residuals: Tensor
+    """Probabilities less targets, (N, K): the gradient of the costs by the logits."""
+
+
+def scored(logits: Tensor, labels: Tensor, loss: LossName) -> Scored:
+    """What `LOSSES` say of logits and the targets of `one_vs_rest`, without making what is mostly 0.
+
+    Args:
+        logits: Shape (N, K).
+        labels: Classes, shape (N,), int64.
+        loss: Which loss.
+
+    Example:
+        >>> scored(torch.zeros(1, 4), torch.tensor([2]), "cross_entropy").residuals
+        tensor([[ 0.2500,  0.2500, -0.7500,  0.2500]])
+    """
+    if loss == "bce":
+        targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
+        probabilities = torch.sigmoid(logits)
+        return Scored(binary_cross_entropy(logits, targets), probabilities, probabilities - targets)
+    own = labels.unsqueeze(1)
+    log_probabilities = torch.log_softmax(logits, dim=1)
+    costs = log_probabilities.gather(1, own)[:, 0].neg_()
+    probabilities = log_probabilities.exp_()
+    minus_one = logits.new_full((1, 1), -1.0).expand(len(own), 1)
+    return Scored(costs, probabilities, probabilities.scatter_add(1, own, minus_one))
+
+
 def class_probabilities(logits: Tensor, loss: LossName, temperature: float = 1.0) -> Tensor:
     """Probability of each class, whatever the loss.
 

@@ -30,7 +30,7 @@ MEMORY = 0.2
 DAMPING = 1e-7
 """What steps with l1 add to the curvature, relative to it."""
 
-LITTLE = 4e6
+LITTLE = 16e6
 """Numbers that they may hold in any case."""
 
 PAIRS, PAIRS_MEMORY = 300, 0.1

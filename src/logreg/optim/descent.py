@@ -223,7 +223,9 @@ def _flattest(progress: Progress, now: Evaluation, moves: int) -> tuple[Tensor, 
     assert progress.inverse is not None
     pairs = progress.inverse.last(moves)
     like = now.gradient
-    along = torch.stack([steepness(progress, change.view_as(like).double()).flatten() for _, change in pairs])
+    along = like.new_empty(len(pairs), like.numel())
+    for row, (_, change) in zip(along, pairs, strict=True):  # one at a time: a list of them all is as large again
+        row.copy_(steepness(progress, change.view_as(like).double()).flatten())
     size = torch.linalg.vector_norm(along, dim=1)
     along /= size.unsqueeze(1)
     slope = along @ steepness(progress, like).flatten()

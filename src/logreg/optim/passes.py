@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.functional import LOSSES, one_vs_rest
+from logreg.functional import LOSSES, one_vs_rest, scored
 from logreg.objective import Objective
 from logreg.optim.kernels import add_lower_triangle, affine, sum_over_rows
 
@@ -293,13 +293,9 @@ class Evaluate(Pass[Evaluation]):
 
     def gather(self, rows: Rows) -> None:
         """Loss, gradient and, over pairs of outputs, curvature."""
-        features, targets, weights = rows.features, rows.targets, rows.weights
-        loss = LOSSES[self.problem.objective.loss]
-        logits = self.logits(rows)
-        losses = loss.of_rows(logits, targets)
-        self._loss += (losses if weights is None else losses * weights[:, 0]).sum(dtype=torch.float64)
-        probabilities = loss.link(logits)
-        residuals = probabilities - targets
+        features, weights = rows.features, rows.weights
+        costs, probabilities, residuals = scored(self.logits(rows), rows.labels, self.problem.objective.loss)
+        self._loss += (costs if weights is None else costs * weights[:, 0]).sum(dtype=torch.float64)
         if weights is not None:
             residuals *= weights
         self._residuals += residuals.sum(0, dtype=torch.float64)
@@ -588,8 +584,8 @@ class Stochastic(Pass[Tensor]):
     """A pass of stochastic gradient descent in small batches, one of several with a step that falls to zero."""
 
     mixed = True
-    batch_size = 64
-    together = 8
+    batch_size = 256
+    together = 2
     """Batches that are centred at once."""
 
     def __init__(
@@ -615,7 +611,7 @@ class Stochastic(Pass[Tensor]):
         weights = [None] * math.ceil(len(features) / size) if rows.weights is None else rows.weights.split(size)
         for x, y, weight in zip(features.split(size), rows.targets.split(size), weights, strict=True):
             step = self._step * (1 + math.cos(math.pi * min(self._seen / self._all, 1.0))) / 2
-            residuals = link(torch.addmm(self._intercept, x, self._coef.T)).sub_(y)
+            residuals = link(torch.addmm(self._intercept.unsqueeze(1), self._coef, x.T).T).sub_(y)
             if weight is not None:
                 residuals.mul_(weight)
             scale = -step / (len(x) * mean_weight)

@@ -40,7 +40,7 @@ MANY_ROWS = 5000
 STOCHASTIC = 2
 """Such passes."""
 
-STEP = 2
+STEP = 4
 """Their first step, relative to half the largest that is stable."""
 
 WIDE = 4
