@@ -107,7 +107,7 @@ def learned(data: TensorDataModule) -> Tensor:
 
 
 @given(table=tables(), seed=st.integers(0, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_encode_save_load_predict_gives_the_same_probabilities(table: pa.Table, seed: int) -> None:
     data = read(table)
     module = LogisticModule(data.facts, init="linear", seed=seed, precision="64")
@@ -128,7 +128,7 @@ def test_encode_save_load_predict_gives_the_same_probabilities(table: pa.Table, 
 
 
 @given(table=tables())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_matrix_is_as_wide_as_it_has_names_and_finite_and_each_block_of_levels_sums_to_one_or_none(
     table: pa.Table,
 ) -> None:
@@ -151,7 +151,7 @@ def test_the_matrix_is_as_wide_as_it_has_names_and_finite_and_each_block_of_leve
 
 
 @given(table=tables(), order=st.randoms(use_true_random=False))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_order_of_the_columns_changes_nothing_but_the_order(table: pa.Table, order: Any) -> None:
     names = list(table.column_names)
     order.shuffle(names)
@@ -163,7 +163,7 @@ def test_the_order_of_the_columns_changes_nothing_but_the_order(table: pa.Table,
 
 
 @given(table=tables(), order=st.permutations(range(ROWS)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_order_of_the_rows_changes_neither_levels_nor_fills(table: pa.Table, order: list[int]) -> None:
     one = read(table)
     other = read(table.take(order))
@@ -172,7 +172,7 @@ def test_the_order_of_the_rows_changes_neither_levels_nor_fills(table: pa.Table,
 
 
 @given(table=tables())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_encoding_comes_back_from_plain_values(table: pa.Table) -> None:
     facts = read(table).facts
     assert DataFacts.from_dict(facts.as_dict()) == facts

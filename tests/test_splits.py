@@ -37,7 +37,7 @@ def counts_of(labels: Tensor) -> list[int]:
 
 
 @given(labels=classes(), val=FRACTIONS, test=FRACTIONS, seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_row_is_in_one_split_and_each_split_is_ascending(
     labels: Tensor, val: float, test: float, seed: int
 ) -> None:
@@ -50,7 +50,7 @@ def test_every_row_is_in_one_split_and_each_split_is_ascending(
 
 
 @given(labels=classes(), val=FRACTIONS, test=FRACTIONS, seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_train_keeps_a_row_of_each_class_and_each_class_is_in_proportion(
     labels: Tensor, val: float, test: float, seed: int
 ) -> None:
@@ -64,7 +64,7 @@ def test_train_keeps_a_row_of_each_class_and_each_class_is_in_proportion(
 
 
 @given(labels=classes(), seed=SEEDS, test=FRACTIONS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_split_as_a_whole_has_the_fraction_that_was_asked_for(labels: Tensor, test: float, seed: int) -> None:
     rows = stratified_split(labels, {"test": test}, seed)
     assume(min(count for count in counts_of(labels[rows["train"]]) if count) > 1)
@@ -74,7 +74,7 @@ def test_a_split_as_a_whole_has_the_fraction_that_was_asked_for(labels: Tensor, 
 
 
 @given(labels=classes(), test=FRACTIONS.filter(bool), vals=st.tuples(FRACTIONS, FRACTIONS), seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_which_rows_are_test_does_not_depend_on_how_many_are_val(
     labels: Tensor, test: float, vals: tuple[float, float], seed: int
 ) -> None:
@@ -84,7 +84,7 @@ def test_which_rows_are_test_does_not_depend_on_how_many_are_val(
 
 
 @given(labels=classes(), seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_seed_and_nothing_else_fixes_the_split(labels: Tensor, seed: int) -> None:
     torch.manual_seed(seed + 17)
     one = stratified_split(labels, {"val": 0.2, "test": 0.2}, seed)
@@ -114,7 +114,7 @@ def test_a_class_with_as_many_rows_as_there_are_splits_reaches_into_each(rare: l
 
 
 @given(group=groups(), val=FRACTIONS, test=FRACTIONS, seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_group_is_on_two_sides_and_no_row_is_lost(group: Tensor, val: float, test: float, seed: int) -> None:
     rows = group_split(group, {"val": val, "test": test}, seed)
     assert torch.cat(list(rows.values())).sort().values.tolist() == list(range(len(group)))
@@ -128,7 +128,7 @@ def test_no_group_is_on_two_sides_and_no_row_is_lost(group: Tensor, val: float, 
 
 
 @given(group=groups(), test=FRACTIONS.filter(bool), vals=st.tuples(FRACTIONS, FRACTIONS), seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_which_groups_are_test_does_not_depend_on_how_many_are_val(
     group: Tensor, test: float, vals: tuple[float, float], seed: int
 ) -> None:
@@ -146,7 +146,7 @@ def test_the_names_of_groups_may_leave_gaps() -> None:
 
 
 @given(labels=classes(), share=st.floats(0, 1), seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_sample_has_as_many_rows_as_asked_and_each_class_in_proportion(
     labels: Tensor, share: float, seed: int
 ) -> None:
@@ -164,7 +164,7 @@ def test_a_sample_has_as_many_rows_as_asked_and_each_class_in_proportion(
 
 
 @given(labels=classes(), seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_of_a_binary_table_a_smaller_sample_is_part_of_a_larger_one(labels: Tensor, seed: int) -> None:
     # With three classes and more, rounding may take a row of one class for that of another.
     labels = (labels > 1).long()
