@@ -15,8 +15,8 @@ FEW, MANY = 6, 48
 TALL = 512
 """Rows that each part of a product has at least, where it is split over threads."""
 
-STRIP = 168
-"""Rows of a symmetric product that are computed at once; the entries right of its diagonal are not wanted."""
+STRIP = 128
+"""Columns of a symmetric product that are computed at once; the entries above its diagonal are not wanted."""
 
 
 def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def add_lower_triangle(square: Tensor, rows: Tensor) -> None:
     """Adds rows (n, B) @ rows.T to ``square`` (n, n): to its lower triangle, and to what lies near the diagonal."""
     for first in range(0, len(rows), STRIP):
         end = first + STRIP
-        square[first:end, :end].addmm_(rows[first:end], rows[:end].T)
+        square[first:, first:end].addmm_(rows[first:], rows[first:end].T)
 
 
 def _missing(rows: Tensor, columns: int) -> int:
