@@ -217,6 +217,8 @@ def dual_point(problem: Problem, point: Tensor, evaluation: Evaluation, shift: T
 class Leverage(Pass[Tensor]):
     """The largest squared norm of a row under a metric, for each output."""
 
+    copies = True
+
     def __init__(self, problem: Problem, frame: Frame, roots: Tensor) -> None:
         """``roots`` (K, D + 1, R) are such that the squared norm of a row x for output k is |roots_k' x|^2."""
         super().__init__(problem, frame, torch.float64)
@@ -285,6 +287,8 @@ def _by_curvature(problem: Problem, point: Tensor) -> Asking[float]:
 
 class Reach(Pass[float]):
     """The largest squared norm of a row in a frame, with the 1 that the intercept multiplies."""
+
+    copies = True
 
     def __init__(self, problem: Problem, frame: Frame, size: Tensor) -> None:
         """``size`` (D + 1,) divides the coordinates of a row in the frame, and the 1."""

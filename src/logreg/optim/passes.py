@@ -24,11 +24,14 @@ from logreg.functional import LOSSES, one_vs_rest, scored
 from logreg.objective import Objective
 from logreg.optim.kernels import add_lower_triangle, affine, sum_over_rows
 
-BLOCK_BYTES = 6 * 2**20
-"""Size of a block of features in float32: stays in the cache of common processors."""
+BLOCK_BYTES = 32 * 2**20
+"""Size of a block of features in float32: so large that what is done once for each costs little."""
 
 BLOCK_ROWS = 16_384
 """Rows of a block at most."""
+
+PART_BYTES = {torch.float32: 6 * 2**20, torch.float64: 3 * 2**20}
+"""Size of a part of it, where features are copied: the copy stays in the cache of common processors."""
 
 GRAM_BYTES = 8 * 2**20
 """Size of the columns whose inner products are taken at once."""
@@ -149,6 +152,11 @@ def parts(block: Batch, rows: int) -> Iterator[Batch]:
         yield Batch(block.features[part], block.labels[part], weights)
 
 
+def part_rows(features: int, dtype: torch.dtype) -> int:
+    """How many rows of so many features may be copied at once."""
+    return min(max(1, PART_BYTES[dtype] // max(features * dtype.itemsize, 1)), BLOCK_ROWS)
+
+
 class Rows(NamedTuple):
     """A block, ready to be computed with."""
 
@@ -177,10 +185,12 @@ class Pass(Generic[Answer]):
         dtype: Floating type of the arithmetic within a block.
         done: Whether enough rows were seen; most kinds want all of them.
         mixed: Whether each block should be a sample of all rows.
+        copies: Whether features are copied.
     """
 
     done = False
     mixed = False
+    copies = False
 
     def __init__(self, problem: Problem, frame: Frame, dtype: torch.dtype | None = None) -> None:
         self.problem, self.frame, self.dtype = problem, frame, dtype or problem.dtype
@@ -194,11 +204,10 @@ class Pass(Generic[Answer]):
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
-        wider = self.dtype.itemsize // block.features.itemsize
-        if wider <= 1:
-            self._take(block)
-            return
-        for part in parts(block, max(1, len(block.labels) // (2 * wider))):  # so that its copy is half as large
+        rows = len(block.labels)
+        if self.copies or self._shift is not None or block.features.dtype != self.dtype:
+            rows = part_rows(block.features.shape[1], self.dtype)
+        for part in parts(block, rows):
             self._take(part)
 
     def _take(self, block: Batch) -> None:
@@ -286,7 +295,7 @@ class Evaluate(Pass[Evaluation]):
         self._curvature = self.zeros(k, k)
         shape = ((k, d + 1, k, d + 1) if problem.softmax else (k, d + 1, d + 1)) if hessian is not None else (0,)
         self._hessian = self.zeros(*shape)
-        self._wants = hessian
+        self._wants, self.copies = hessian, hessian is not None
         # A certificate asks for it, and there each output's needs one more product alone.
         column = self.dtype == torch.float64 and not problem.softmax and since is None
         self._by_intercept = self.zeros(k, d) if column else None
@@ -532,6 +541,8 @@ class SampledCurvature(Pass[Tensor]):
 class Diagonal(Pass[Tensor]):
     """The diagonal of the Hessian at a point."""
 
+    copies = True
+
     def __init__(self, problem: Problem, frame: Frame, point: Tensor) -> None:
         super().__init__(problem, frame)
         self._coef, self._intercept = self.linear(point)
@@ -562,7 +573,7 @@ class Diagonal(Pass[Tensor]):
 
 
 class Sample(Pass[Batch]):
-    """The rows of the first block themselves."""
+    """Rows of the first block themselves."""
 
     mixed = True
 
@@ -571,8 +582,10 @@ class Sample(Pass[Batch]):
         self._block: Batch | None = None
 
     def add(self, block: Batch) -> None:
-        """Keeps it.  Sets: done."""
-        self._block, self.done = block, True
+        """Keeps of it what may be copied, evenly.  Sets: done."""
+        every = slice(None, None, -(-len(block.labels) // part_rows(block.features.shape[1], torch.float32)))
+        weights = None if block.sample_weight is None else block.sample_weight[every]
+        self._block, self.done = Batch(block.features[every], block.labels[every], weights), True
 
     def result(self) -> Batch:
         """The block."""
