@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from itertools import pairwise
 
 import pytest
@@ -17,7 +18,7 @@ from logreg.optim import descent
 from logreg.optim.curvature import LITTLE, PAIRS, Learned
 from logreg.optim.descent import Along, Follow, Trails, descend, descends
 from logreg.optim.exact import drive, fit, problem_of
-from logreg.optim.kernels import affine, sum_over_rows
+from logreg.optim.kernels import _onednn, affine, sum_over_rows
 from logreg.optim.newton import newton
 from logreg.optim.passes import Asking, Evaluate, Frame, Gram, InMemory, Pass, Problem, ask, gather
 from logreg.optim.path import fit_path
@@ -292,10 +293,17 @@ def test_a_preconditioner_serves_strengths_that_are_near_each_other() -> None:
 # The products it is made of
 
 
-@pytest.mark.parametrize("outputs", [1, 3, 10])
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("outputs", [1, 3, 10, 50])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [1, 7, 4097])
-def test_products_of_tall_matrices_are_plain_products(rows: int, dtype: torch.dtype, outputs: int) -> None:
+def test_products_of_tall_matrices_are_plain_products(
+    rows: int, dtype: torch.dtype, outputs: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not onednn:  # as in a torch that has none, or calls it otherwise
+        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+        assert _onednn.__wrapped__() is None
+        monkeypatch.setattr("logreg.optim.kernels._onednn", _onednn.__wrapped__)
     draw = torch.Generator().manual_seed(4)
     features, residuals = torch.randn(rows, 6, generator=draw), torch.randn(rows, outputs, generator=draw)
     coef, intercept = torch.randn(outputs, 6, generator=draw), torch.randn(outputs, generator=draw)

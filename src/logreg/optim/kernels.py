@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,12 +30,31 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
         logits = torch.baddbmm(intercept, _split(features[:even], parts), coef.T.expand(parts, -1, -1)).view(even, 1)
         rest = features[even:]
         return torch.cat([logits, torch.addmm(intercept, rest, coef.T)]) if len(rest) else logits
-    missing = _missing(features, outputs)
-    if not missing:
-        return torch.addmm(intercept, features, coef.T)
-    coef = torch.cat([coef, coef.new_zeros(missing, coef.shape[1])])
-    intercept = torch.cat([intercept, intercept.new_zeros(missing)])
-    return torch.addmm(intercept, features, coef.T)[:, :outputs]
+    if missing := _missing(features, outputs):
+        coef = torch.cat([coef, coef.new_zeros(missing, coef.shape[1])])
+        intercept = torch.cat([intercept, intercept.new_zeros(missing)])
+    plain = features.dtype == torch.float32 and features.device.type == "cpu" and features.is_contiguous()
+    linear = _onednn() if plain and 2 < outputs < MANY else None
+    logits = torch.addmm(intercept, features, coef.T) if linear is None else linear(features, coef, intercept)
+    return logits[:, :outputs]
+
+
+@cache
+def _onednn() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """That of oneDNN, if this torch has it: 0.5 to 0.9 of the time of MKL, for 3 to 47 outputs on a Zen 3.
+
+    torch offers it to its compiler only, by a name that may change.
+    """
+
+    def linear(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
+        logits: Tensor = torch.ops.mkldnn._linear_pointwise(features, coef, intercept, "none", [], "")
+        return logits
+
+    try:
+        linear(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4))
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    return linear
 
 
 def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:

@@ -482,8 +482,8 @@ class SampledCurvature(Pass[Tensor]):
     w_ik / q: an unbiased estimate that spends its rows where there is curvature.
     """
 
-    together = 64
-    """Rows whose products are added up at once."""
+    enough, together = 64, 256
+    """Rows whose products are added up at once, at least and at most about so many."""
 
     def __init__(self, problem: Problem, frame: Frame, point: Tensor, mass: Tensor, rows: int, seed: int) -> None:
         """Asks for about ``rows`` rows per output; ``mass`` (K,) is the curvature of f by each intercept."""
@@ -509,16 +509,17 @@ class SampledCurvature(Pass[Tensor]):
         for output in range(self.problem.num_outputs):
             which = drawn[:, output].nonzero()[:, 0]
             weight = spread[which, output] / chance[which, output]
-            some = features.index_select(0, which) * weight.sqrt().unsqueeze(1)
-            self._waiting[output].append(some)
-            if sum(map(len, self._waiting[output])) >= self.together:
-                self._add_up(output)
-            self._sums[output] += (weight.sqrt() @ some).double()
             self._ones[output] += weight.sum(dtype=torch.float64)
+            for few, root in zip(which.split(self.together), weight.sqrt().split(self.together), strict=True):
+                some = features.index_select(0, few).mul_(root.unsqueeze(1))
+                self._sums[output] += (root @ some).double()
+                self._waiting[output].append(some)
+                if sum(map(len, self._waiting[output])) >= self.enough:
+                    self._add_up(output)
 
     def _add_up(self, output: int) -> None:
         if some := self._waiting[output]:
-            rows = torch.cat(some)
+            rows = some[0] if len(some) == 1 else torch.cat(some)
             add_lower_triangle(self._blocks[output], rows.T)
             some.clear()
 
