@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
