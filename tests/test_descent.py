@@ -20,7 +20,7 @@ from logreg.optim.descent import Along, Follow, Trails, descend, descends
 from logreg.optim.exact import drive, fit, problem_of
 from logreg.optim.kernels import _onednn, affine, sum_over_rows
 from logreg.optim.newton import newton
-from logreg.optim.passes import Asking, Evaluate, Frame, Gram, InMemory, Pass, Problem, ask, gather
+from logreg.optim.passes import Asking, Evaluate, Frame, Gram, InMemory, Pass, Problem, SampledCurvature, ask, gather
 from logreg.optim.path import fit_path
 from logreg.optim.progress import Progress, by_slope
 from logreg.optim.start import start
@@ -114,7 +114,7 @@ def test_what_is_remembered_is_a_fraction_of_the_data() -> None:
         learned.learn(move, move)
     assert len(learned) == PAIRS
     many = replace(problem, model=Frame(*torch.ones(2, 9000, dtype=torch.float64)), rows=20)
-    assert Learned(lambda gradient: gradient, many, torch.zeros(9001)).most == int(LITTLE / 2 / many.num_parameters)
+    assert Learned(lambda gradient: gradient, many, torch.zeros(9001)).most == int(LITTLE / 8 / many.num_parameters)
 
 
 def test_a_descent_ends_where_f_is_flattest_though_it_is_lower_elsewhere() -> None:
@@ -300,6 +300,8 @@ def test_a_preconditioner_serves_strengths_that_are_near_each_other() -> None:
 def test_products_of_tall_matrices_are_plain_products(
     rows: int, dtype: torch.dtype, outputs: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if onednn and torch.backends.mkldnn.is_available():
+        assert _onednn() is not None
     if not onednn:  # as in a torch that has none, or calls it otherwise
         monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
         assert _onednn.__wrapped__() is None
@@ -312,6 +314,31 @@ def test_products_of_tall_matrices_are_plain_products(
     assert_close = partial(torch.testing.assert_close, rtol=exact, atol=exact * math.sqrt(rows))
     assert_close(affine(features, coef, intercept), features @ coef.T + intercept)
     assert_close(sum_over_rows(residuals, features), residuals.T @ features)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_of_which_every_row_is_drawn_are_those_of_the_hessian(kind: str) -> None:
+    classes, objective = KINDS[kind]
+    features, labels = drawn(900, 200, classes, torch.float64)
+    memory = InMemory(features, labels, torch.arange(900).double() % 3)
+    memory.block_rows = 400
+    problem = problem_of(memory, objective, classes)
+    point = torch.randn(problem.num_outputs, 201, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 50
+    mass = torch.full((problem.num_outputs,), 1e-9, dtype=torch.float64)  # so that all rows are wanted
+    blocks = drive(ask(SampledCurvature(problem, problem.model, point, mass, 4000, 0)), memory)
+    hessian = torch.autograd.functional.hessian(partial(objective_at, problem, memory), point)
+    for output, block in enumerate(blocks):
+        torch.testing.assert_close(block.tril(), hessian[output, :-1, output, :-1].tril(), rtol=1e-9, atol=1e-12)
+
+
+def test_an_empty_block_tells_nothing() -> None:
+    problem, memory = stated(next(iter(KINDS)))
+    empty = Batch(memory.features[:0], memory.labels[:0])
+    point = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    plain, with_empty = (Evaluate(problem, problem.model, point, hessian=torch.float64) for _ in range(2))
+    gather(memory, plain)
+    gather(lambda mixed: [empty, *memory(mixed), empty], with_empty)
+    assert with_empty.result().value == plain.result().value
 
 
 def test_inner_products_of_all_rows_are_the_lower_triangle_of_their_square() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -424,6 +425,46 @@ def test_a_repeated_column_takes_half_of_the_coefficient(name: str) -> None:
     found = solved(problem._replace(features=twice))
     joined = torch.cat([found.coef[:, :2].sum(1, keepdim=True) / root, found.coef[:, 2:]], dim=1)
     assert apart(problem, of(solved(problem)), (joined, found.intercept)) < ROUTES[name].same
+
+
+@pytest.mark.parametrize(
+    ("objective", "labels"),
+    [
+        (Objective("bce", l2=0.1), [0, 1, 1, 0]),
+        (Objective("bce", l1=0.6), [0, 1, 0, 1]),
+        (Objective("bce", l1=2.0), [0, 1, 1, 0]),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_start_at_the_optimum_is_certified(objective: Objective, labels: list[int], dtype: torch.dtype) -> None:
+    corners = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=dtype)
+    found = fit(corners, torch.tensor(labels), objective)
+    assert found.converged
+    assert not found.coef.any()
+    assert found.bound.value == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("kind", ["binary", "one against the rest", "softmax"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_said_of_float32_features_is_true(kind: str, weighted: bool) -> None:
+    classes = 2 if kind == "binary" else 3
+    for seed in range(12):
+        draw = np.random.default_rng(seed)
+        x = draw.standard_normal((3000, 6)) * 10 ** draw.uniform(-3, 3, 6)
+        x += x.std(0) * draw.choice([0, 3, 30], 6)
+        x[:, 0] = draw.random(3000) < 0.003
+        x[:, 1] = draw.choice([1.0, 7.0])
+        logits = (x - x.mean(0)) / (x.std(0) + 1e-9) @ draw.standard_normal((6, classes)) * draw.choice([0.5, 4])
+        labels = torch.from_numpy((logits + draw.gumbel(size=logits.shape)).argmax(1))
+        weights = torch.from_numpy(draw.choice([0.0, 1, 2], 3000)).float() if weighted else None
+        objective = Objective("cross_entropy" if kind == "softmax" else "bce", l2=10 ** draw.uniform(-7, -2))
+        features = torch.from_numpy(x).float()
+        best = fit(features.double(), labels, objective, classes, weights, tolerance=1e-12)
+        assert best.bound.gap <= 1e-9 * best.bound.value
+        for tolerance in (0.3, 1e-3, 1e-6):
+            found = fit(features, labels, objective, classes, weights, tolerance=tolerance)
+            assert found.converged
+            assert found.bound.gap >= found.bound.value - best.bound.value - 1e-13
 
 
 def test_scikit_learns_silent_failure_is_none_of_ours() -> None:

@@ -285,8 +285,21 @@ def _by_curvature(problem: Problem, point: Tensor) -> Asking[float]:
     return total
 
 
-class Reach(Pass[float]):
-    """The largest squared norm of a row in a frame, with the 1 that the intercept multiplies."""
+class Reached(NamedTuple):
+    """What `Reach` finds, in the units that it was given."""
+
+    largest: float
+    """Squared norm of a row."""
+    mean: float
+    """Sum over the rows of what they weigh times their squared norms, times the problem's share."""
+    far: float
+    """Square of a mean that is taken away from sums over the rows, the largest of all columns."""
+    blurred: float
+    """Rounding of a column of which the mean is subtracted row by row, relative to its deviation."""
+
+
+class Reach(Pass[Reached]):
+    """How large rows are in a frame, with the 1 that the intercept multiplies."""
 
     copies = True
 
@@ -298,16 +311,27 @@ class Reach(Pass[float]):
         self._invert = (1 / (frame.scale * size[:-1])).to(self.dtype)
         self._size = size[:-1].to(self.dtype)
         self._largest = torch.zeros((), dtype=self.dtype, device=frame.center.device)
+        self._sum = self.zeros()
+        center, scale = self._fold
+        self._far = float((center / (scale * size[:-1])).square().max()) if len(center) else 0.0
+        blur = torch.finfo(self.dtype).eps * (frame.center / frame.scale).abs()
+        self._blurred = float(blur.max()) if self._shift is not None else 0.0
 
     def gather(self, rows: Rows) -> None:
-        """Keeps the largest."""
+        """Keeps the largest of those that weigh something, and adds up."""
         shifted = self._shift is not None
         features = rows.features / self._size if shifted else torch.addcmul(self._origin, rows.features, self._invert)
-        self._largest = torch.maximum(self._largest, torch.linalg.vector_norm(features, dim=1).max().square())
+        squares = torch.linalg.vector_norm(features, dim=1).square_()
+        if rows.weights is not None:
+            squares = torch.where(rows.weights[:, 0] > 0, squares, 0.0)
+        self._largest = torch.maximum(self._largest, squares.max())
+        self._sum += (squares if rows.weights is None else squares * rows.weights[:, 0]).sum(dtype=torch.float64)
 
-    def result(self) -> float:
+    def result(self) -> Reached:
         """With room for the rounding of float32."""
-        return 1.001 * float(self._largest) + self._one
+        share, total = self.problem.share, self.problem.total_weight
+        mean = float(self._sum) * share + share * total * self._one
+        return Reached(1.001 * float(self._largest) + self._one, 1.001 * mean, self._far, self._blurred)
 
 
 def size_of(direct: Factored, outputs: int) -> Tensor:
@@ -330,23 +354,28 @@ class Norms(NamedTuple):
         return CLOSE**2 / 8 / float(self.rows.max())
 
 
-def norms(problem: Problem, direct: Factored, size: Tensor, reach: float) -> Norms | None:
+def norms(problem: Problem, direct: Factored, size: Tensor, reached: Reached) -> Norms | None:
     """Those of a Hessian, or ``None`` where its smallest curvature is lost in rounding.
 
     Args:
         problem: Without l1.
         direct: The Hessian.
         size: Units of the coordinates, (D + 1,).
-        reach: Of `Reach` in that frame and those units.
+        reached: Of `Reach` in that frame and those units.
     """
     units = (1 / size).repeat(direct.matrices.shape[1] // len(size))
     values = torch.linalg.eigvalsh(direct.matrices * units * units.unsqueeze(1))
     smallest, largest = values[:, 0], values[:, -1]
-    # A Hessian summed in float32 is off by about this much, relative to its smallest curvature.
-    error = torch.finfo(problem.dtype).eps * 10 * values.shape[1] * largest / smallest.clamp(min=1e-300)
+    eps, k = torch.finfo(problem.dtype).eps, problem.num_outputs if problem.softmax else 1
+    of_ones = direct.matrices.diagonal(dim1=1, dim2=2)[:, len(size) - 1 :: len(size)].amax(1)
+    # By how much it may be off: sums of so many rows, what a mean takes away from them, probabilities that are known
+    # to so many digits, features likewise, and what was added so that it could be factored.
+    error = 10 * eps * values.shape[1] * (largest + 2 * reached.far * of_ones)
+    error = error + 4 * eps * k * reached.mean + (4 * reached.blurred + direct.ridge) * largest
+    error = error / smallest.clamp(min=1e-300)
     if not bool(((smallest > 0) & (error < 0.1)).all()):
         return None
-    return Norms((2 if problem.softmax else 1) * reach / smallest, error)
+    return Norms((2 if problem.softmax else 1) * reached.largest / smallest, error)
 
 
 def by_held_hessian(direct: Factored, of_rows: Norms, change: Tensor, gradient: Tensor) -> float:

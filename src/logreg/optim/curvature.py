@@ -73,6 +73,8 @@ class Factored(NamedTuple):
     """Shape (B, P, P): one for all outputs together (B = 1), or one for each."""
     roots: Tensor
     """Their Cholesky factors."""
+    ridge: float
+    """What was added to their diagonals for that, relative to these."""
 
     def step(self, gradient: Tensor) -> Tensor:
         """The Newton step to be subtracted, in the shape of the gradient."""
@@ -101,7 +103,7 @@ def factored(problem: Problem, hessian: Tensor) -> Factored:
             scaled + ridge * torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
         )
         if not bool(failed.any()):
-            return Factored(matrices, roots * size.unsqueeze(2))
+            return Factored(matrices, roots * size.unsqueeze(2), ridge)
         ridge *= 100
 
 
@@ -218,7 +220,7 @@ class Learned:
     def __init__(self, first: Solve, problem: Problem, l2: Tensor) -> None:
         """``first`` is the preconditioner, and ``l2`` the penalties (D + 1,) in the coordinates it works in."""
         self._first, self._l2, self._dtype = first, l2, problem.dtype
-        most = max(LITTLE, PAIRS_MEMORY * problem.rows * problem.num_features) / (2 * problem.num_parameters)
+        most = max(LITTLE / 4, PAIRS_MEMORY * problem.rows * problem.num_features) / (2 * problem.num_parameters)
         self._pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=min(PAIRS, int(most)))
 
     def __len__(self) -> int:

@@ -44,6 +44,9 @@ KEPT = 1e-3
 CHEAP = 0.1
 """Likewise, up to which it is asked whether that Hessian will bound the gap."""
 
+FAR = 1e-6
+"""Gap up to which it does, relative to what is wanted, below which no steps are made for it."""
+
 SHORT = 0.02
 """Length of a step at which float32 is no longer believed."""
 
@@ -84,12 +87,13 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     first_order = problem.objective.l1 > 0 and not problem.objective.l2
     stop_at = 0.1 * progress.tolerance ** (2 if first_order else 1)
     dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
-    bounds_cheaply = held and not problem.objective.l1 and dependent <= EIGEN
+    bounds_cheaply = held and not problem.objective.l1 and problem.intercept and dependent <= EIGEN and not rough
     unpenalised = not (problem.objective.l2 or problem.objective.l1)
     floor = problem.share * problem.total_weight
     base: Evaluation | None = None
     direct: Factored | None = None
     of_rows: Norms | None = None
+    cheap = math.inf  # relative gap up to which these give a bound
     inverse: Solve | None = None
     solve: Solve | None = None
     known: Solution | None = None
@@ -141,28 +145,30 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
         progress.gap = min(progress.gap, now.value, gain if held else math.inf)
         stale = progress.near > 0.03 * expected
         # Newton's steps square what is left; those by a Hessian of before shrink it as the last one did.
-        ahead = progress.near * (progress.near if now.hessian is not None or not held else progress.near / expected)
+        shrinks = progress.near if now.hessian is not None or not held else progress.near / max(expected, 1e-300)
+        ahead = progress.near * shrinks
         if rough and progress.near < rough:
             return
         if direct is not None and now.hessian is not None:
             of_rows = (yield from _norms(progress, direct)) if bounds_cheaply and progress.near < CHEAP else None
-            within = math.inf if of_rows is None else of_rows.reach / max(abs(now.value), 1e-300)
-            stop_at = min(stop_at, within if within > NOISE[torch.float64] else math.inf)
-        if exact and progress.near <= stop_at:
+            cheap = math.inf if of_rows is None else of_rows.reach / max(abs(now.value), 1e-300)
+            cheap = cheap if cheap > FAR * stop_at else math.inf
+        if exact and progress.near <= min(stop_at, cheap):
             if direct is not None and of_rows is not None and _nearly_quadratic(progress, direct, of_rows, now):
                 return
             if (yield from certified(progress, now)) or stop_at < 1e-15:
                 break
-            stop_at /= 10
+            stop_at, cheap = stop_at / 10, math.inf
         if unpenalised and now.value < progress.tolerance * floor:
             break  # separated: f goes to 0, and the coefficients go with it to infinity
         if poor >= PATIENCE and exact:
             break
         # A Hessian is made anew unless that of here does for two more steps, the second of which is from a point
         # that is told in float64; with a gradient in float32, while that still tells enough.
-        renew = held and (stale or (progress.near > KEPT and progress.near * ahead > stop_at))
+        last = min(stop_at, cheap)
+        renew = held and (stale or (progress.near > KEPT and progress.near * ahead > last))
         enough = 1e-5 if renew else 1e-4 if held else max(1e-4, 0.1 * progress.tolerance)
-        if poor >= PATIENCE or progress.near < enough or (held and not renew and ahead <= stop_at):
+        if poor >= PATIENCE or progress.near < enough or (held and not renew and ahead <= last):
             dtype, poor = torch.float64, poor if exact else 0
         at = path(1.0)
     if progress.best is not progress.point:

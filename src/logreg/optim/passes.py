@@ -146,7 +146,7 @@ def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtyp
 
 def parts(block: Batch, rows: int) -> Iterator[Batch]:
     """A block as several of that many rows, and one of the rest."""
-    for first in range(0, len(block.labels), rows):
+    for first in range(0, len(block.labels), max(rows, 1)):
         part = slice(first, first + rows)
         weights = None if block.sample_weight is None else block.sample_weight[part]
         yield Batch(block.features[part], block.labels[part], weights)
@@ -334,6 +334,8 @@ class Evaluate(Pass[Evaluation]):
         if self._change is None:
             return logits
         logits, change = logits.chunk(2, dim=1)
+        if rows.weights is not None:
+            change = torch.where(rows.weights > 0, change, 0.0)
         most = (change.amax(1) - change.amin(1)).max() if self.problem.softmax else change.abs().amax(0)
         self._change = torch.maximum(self._change, most)
         return logits
@@ -584,7 +586,7 @@ class Sample(Pass[Batch]):
 
     def add(self, block: Batch) -> None:
         """Keeps of it what may be copied, evenly.  Sets: done."""
-        every = slice(None, None, -(-len(block.labels) // part_rows(block.features.shape[1], torch.float32)))
+        every = slice(None, None, max(1, -(-len(block.labels) // part_rows(block.features.shape[1], torch.float32))))
         weights = None if block.sample_weight is None else block.sample_weight[every]
         self._block, self.done = Batch(block.features[every], block.labels[every], weights), True
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from logreg.optim.certificate import Bound, bound
+from logreg.optim.certificate import Bound, Reached, bound
 from logreg.optim.curvature import DRAWN, Learned, intercept_step
 from logreg.optim.passes import Asking, Evaluation, Frame, Problem
 
@@ -34,7 +34,7 @@ class Progress:
         value: f at the point, once it is known.
         near: What the optimizer expects to gain still, relative to f.
         gap: About f - f* as the optimizer sees it while it is under way.
-        reach: Units of the frame's coordinates and the largest squared norm of a row in them, once known.
+        reach: Units of the frame's coordinates and how large rows are in them, once known.
         bound: The best so far; the optimizer ends with it.
         best: The point it belongs to, in ``frame``.
     """
@@ -49,7 +49,7 @@ class Progress:
     value: float = math.inf
     near: float = math.inf
     gap: float = math.inf
-    reach: tuple[Tensor, float] | None = None
+    reach: tuple[Tensor, Reached] | None = None
     bound: Bound | None = None
     best: Tensor | None = None
 
