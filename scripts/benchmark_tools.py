@@ -21,7 +21,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 """Runs a command and prints the most memory that it had; small itself, as Linux counts in what it was started from."""
 
 IDLE = 0.2
-"""Seconds between two turns: threads of some pools wait busily for half of that after their last work."""
+"""Seconds between two turns: threads of some pools wait busily for a while after their last work."""
 
 Seconds = Mapping[str, Sequence[float]]
 """What was timed -> how long each time."""

@@ -41,7 +41,7 @@ def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
 
 @cache
 def _onednn() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """That of oneDNN, if this torch has it: 0.5 to 0.9 of the time of MKL, for 3 to 47 outputs on a Zen 3.
+    """That of oneDNN, if this torch has it: MKL's takes longer at few outputs, on AMD's processors at least.
 
     torch offers it to its compiler only, by a name that may change.
     """
