@@ -445,8 +445,8 @@ def test_a_start_at_the_optimum_is_certified(objective: Objective, labels: list[
 
 
 @pytest.mark.parametrize("kind", ["binary", "one against the rest", "softmax"])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_what_is_said_of_float32_features_is_true(kind: str, weighted: bool) -> None:
+@pytest.mark.parametrize(("weighted", "intercept"), [(False, True), (True, True), (True, False)])
+def test_what_is_said_of_float32_features_is_true(kind: str, weighted: bool, intercept: bool) -> None:
     classes = 2 if kind == "binary" else 3
     for seed in range(12):
         draw = np.random.default_rng(seed)
@@ -459,10 +459,10 @@ def test_what_is_said_of_float32_features_is_true(kind: str, weighted: bool) -> 
         weights = torch.from_numpy(draw.choice([0.0, 1, 2], 3000)).float() if weighted else None
         objective = Objective("cross_entropy" if kind == "softmax" else "bce", l2=10 ** draw.uniform(-7, -2))
         features = torch.from_numpy(x).float()
-        best = fit(features.double(), labels, objective, classes, weights, tolerance=1e-12)
+        best = fit(features.double(), labels, objective, classes, weights, tolerance=1e-12, intercept=intercept)
         assert best.bound.gap <= 1e-9 * best.bound.value
         for tolerance in (0.3, 1e-3, 1e-6):
-            found = fit(features, labels, objective, classes, weights, tolerance=tolerance)
+            found = fit(features, labels, objective, classes, weights, tolerance=tolerance, intercept=intercept)
             assert found.converged
             assert found.bound.gap >= found.bound.value - best.bound.value - 1e-13
 

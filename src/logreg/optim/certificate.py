@@ -306,7 +306,7 @@ class Reach(Pass[Reached]):
     def __init__(self, problem: Problem, frame: Frame, size: Tensor) -> None:
         """``size`` (D + 1,) divides the coordinates of a row in the frame, and the 1."""
         super().__init__(problem, frame)
-        self._one = float(size[-1]) ** -2
+        self._one = float(size[-1]) ** -2 if problem.intercept else 0.0
         self._origin = (-frame.center / (frame.scale * size[:-1])).to(self.dtype)
         self._invert = (1 / (frame.scale * size[:-1])).to(self.dtype)
         self._size = size[:-1].to(self.dtype)
@@ -364,7 +364,11 @@ def norms(problem: Problem, direct: Factored, size: Tensor, reached: Reached) ->
         reached: Of `Reach` in that frame and those units.
     """
     units = (1 / size).repeat(direct.matrices.shape[1] // len(size))
-    values = torch.linalg.eigvalsh(direct.matrices * units * units.unsqueeze(1))
+    matrices = direct.matrices * units * units.unsqueeze(1)
+    if not problem.intercept:
+        moves = torch.arange(len(units), device=size.device) % len(size) != len(size) - 1
+        matrices = matrices[:, moves][:, :, moves]
+    values = torch.linalg.eigvalsh(matrices)
     smallest, largest = values[:, 0], values[:, -1]
     eps, k = torch.finfo(problem.dtype).eps, problem.num_outputs if problem.softmax else 1
     of_ones = direct.matrices.diagonal(dim1=1, dim2=2)[:, len(size) - 1 :: len(size)].amax(1)

@@ -87,7 +87,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     first_order = problem.objective.l1 > 0 and not problem.objective.l2
     stop_at = 0.1 * progress.tolerance ** (2 if first_order else 1)
     dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
-    bounds_cheaply = held and not problem.objective.l1 and problem.intercept and dependent <= EIGEN and not rough
+    bounds_cheaply = held and not problem.objective.l1 and dependent <= EIGEN and not rough
     unpenalised = not (problem.objective.l2 or problem.objective.l1)
     floor = problem.share * problem.total_weight
     base: Evaluation | None = None
