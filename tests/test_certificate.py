@@ -16,7 +16,7 @@ from logreg.objective import Objective
 from logreg.optim.certificate import Dual, Reach, by_held_hessian, dual_point, norms, size_of
 from logreg.optim.curvature import factored, intercept_step
 from logreg.optim.exact import bound_of, drive, fit, problem_of
-from logreg.optim.passes import Evaluate, InMemory, ask
+from logreg.optim.passes import Evaluate, Frame, InMemory, ask
 from logreg.optimality import bound_by_solution
 from reference import Array, Reference
 
@@ -195,6 +195,35 @@ def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: Loss
         assert bound >= gap
         ratios.append(bound / gap)
     assert np.median(ratios) <= LOOSE
+
+
+@pytest.mark.parametrize(("offset", "confidence"), [(0.0, 1.0), (9.0, 1.0), (0.0, 30.0)])
+def test_a_hessian_in_float32_is_known_as_exactly_as_is_said(offset: float, confidence: float) -> None:
+    draw = torch.Generator().manual_seed(1)
+    features = torch.randn(20_000, 2, generator=draw) + offset
+    labels = (features.sum(1) > 2 * offset).long()
+    weights = torch.ones(20_000)
+    weights[0], features[0] = 0, 1e3  # a row that weighs nothing is none
+    rows = InMemory(features, labels, weights)
+    problem = problem_of(rows, Objective("bce", l2=1e-7))
+    frame = Frame(torch.full((2,), offset).double(), torch.ones(2).double())
+    point = torch.tensor([[confidence, confidence, 0.0]]).double()
+    coarse, fine = (
+        drive(ask(Evaluate(problem, frame, point, dtype, dtype)), rows).hessian
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert coarse is not None
+    assert fine is not None
+    direct = factored(problem, coarse)
+    units = size_of(direct, 1)
+    reached = drive(ask(Reach(problem, frame, units)), rows)
+    assert reached.largest < 100 / float(units.min()) ** 2
+    of_rows = norms(problem, direct, units, reached)
+    values, vectors = torch.linalg.eigh(fine[0])
+    root = vectors / values.sqrt()
+    off = torch.linalg.eigvalsh(root.T @ (coarse[0] - fine[0]) @ root).abs().max()
+    assert of_rows is not None
+    assert off <= of_rows.error[0]
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
