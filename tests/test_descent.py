@@ -15,7 +15,7 @@ from logreg.facts import Batch
 from logreg.functional import one_vs_rest
 from logreg.objective import Objective
 from logreg.optim import descent
-from logreg.optim.curvature import LITTLE, PAIRS, Learned
+from logreg.optim.curvature import PAIRS, PAIRS_LITTLE, Learned
 from logreg.optim.descent import Along, Follow, Trails, descend, descends
 from logreg.optim.exact import drive, fit, problem_of
 from logreg.optim.kernels import _onednn, affine, sum_over_rows
@@ -114,7 +114,9 @@ def test_what_is_remembered_is_a_fraction_of_the_data() -> None:
         learned.learn(move, move)
     assert len(learned) == PAIRS
     many = replace(problem, model=Frame(*torch.ones(2, 9000, dtype=torch.float64)), rows=20)
-    assert Learned(lambda gradient: gradient, many, torch.zeros(9001)).most == int(LITTLE / 8 / many.num_parameters)
+    assert Learned(lambda gradient: gradient, many, torch.zeros(9001)).most == int(
+        PAIRS_LITTLE / 2 / many.num_parameters
+    )
 
 
 def test_a_descent_ends_where_f_is_flattest_though_it_is_lower_elsewhere() -> None:

@@ -33,8 +33,8 @@ DAMPING = 1e-7
 LITTLE = 16e6
 """Numbers that they may hold in any case."""
 
-PAIRS, PAIRS_MEMORY = 300, 0.1
-"""Moves that are remembered at most, and the fraction of the data that they may take."""
+PAIRS, PAIRS_MEMORY, PAIRS_LITTLE = 300, 0.1, 4e6
+"""Moves that are remembered at most, the fraction of the data that they may take, and numbers in any case."""
 
 STALLED = 0.5
 """Ratio of the last gain to the mean gain of a product so far, below which conjugate gradients have done their work."""
@@ -220,7 +220,7 @@ class Learned:
     def __init__(self, first: Solve, problem: Problem, l2: Tensor) -> None:
         """``first`` is the preconditioner, and ``l2`` the penalties (D + 1,) in the coordinates it works in."""
         self._first, self._l2 = first, l2
-        most = max(LITTLE / 4, PAIRS_MEMORY * problem.rows * problem.num_features) / (2 * problem.num_parameters)
+        most = max(PAIRS_LITTLE, PAIRS_MEMORY * problem.rows * problem.num_features) / (2 * problem.num_parameters)
         # One allocation, of which memory is taken as it is filled: many small ones among others leave gaps.
         self._kept = torch.empty(
             min(PAIRS, int(most)), 2, problem.num_parameters, dtype=problem.dtype, device=l2.device
