@@ -20,7 +20,7 @@ from logreg.optim.descent import Along, Follow, Trails, descend, descends
 from logreg.optim.exact import drive, fit, problem_of
 from logreg.optim.kernels import _onednn, affine, sum_over_rows
 from logreg.optim.newton import newton
-from logreg.optim.passes import Asking, Evaluate, Frame, Gram, InMemory, Pass, Problem, SampledCurvature, ask, gather
+from logreg.optim.passes import Asking, Evaluate, Frame, InMemory, Pass, Problem, SampledCurvature, ask, gather
 from logreg.optim.path import fit_path
 from logreg.optim.progress import Progress, by_slope
 from logreg.optim.start import start
@@ -341,12 +341,3 @@ def test_an_empty_block_tells_nothing() -> None:
     gather(memory, plain)
     gather(lambda mixed: [empty, *memory(mixed), empty], with_empty)
     assert with_empty.result().value == plain.result().value
-
-
-def test_inner_products_of_all_rows_are_the_lower_triangle_of_their_square() -> None:
-    features, labels = drawn(300, 1700, 2, torch.float64)
-    memory = InMemory(features, labels)
-    problem = problem_of(memory, Objective("bce", l2=1.0))
-    gram, rows = drive(ask(Gram(problem, problem.model)), memory)
-    torch.testing.assert_close(gram.tril(), (features @ features.T).tril(), rtol=1e-12, atol=1e-9)
-    assert torch.equal(rows.labels, labels)

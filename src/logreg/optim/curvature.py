@@ -107,6 +107,22 @@ def factored(problem: Problem, hessian: Tensor) -> Factored:
         ridge *= 100
 
 
+def least(hessian: Tensor, gradient: Tensor, flat: float) -> tuple[Tensor, float]:
+    """Newton's step to be subtracted, (..., P), where some directions may have no curvature, and what it is worth.
+
+    Args:
+        hessian: Shape (..., P, P).
+        gradient: Shape (..., P).
+        flat: Curvature along a direction, relative to the largest, that is none.
+    """
+    size = hessian.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    units = torch.where(size > 0, 1 / size, 0.0)
+    values, vectors = torch.linalg.eigh(hessian * units.unsqueeze(-2) * units.unsqueeze(-1))
+    along = (vectors.mT @ (units * gradient).unsqueeze(-1))[..., 0]
+    steps = torch.where(values > flat * values[..., -1:], along / values, 0.0)
+    return units * (vectors @ steps.unsqueeze(-1))[..., 0], float((along * steps).sum()) / 2
+
+
 def minimise_with_l1(
     problem: Problem, frame: Frame, matrices: Tensor, gradient: Tensor, point: Tensor, accuracy: float
 ) -> tuple[Tensor, float]:

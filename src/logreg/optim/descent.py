@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from logreg.functional import LOSSES
-from logreg.optim.curvature import Learned, centred, preconditioner
+from logreg.optim.curvature import Learned, centred, least, preconditioner
 from logreg.optim.kernels import affine
 from logreg.optim.passes import Asking, Evaluate, Evaluation, Frame, Notes, Pass, Problem, Rows, ask
 from logreg.optim.progress import NOISE, Progress, by_slope, certified, steepness
-from logreg.optim.start import MANY_ROWS, holds_hessian, is_wide
+from logreg.optim.row_space import is_wide
+from logreg.optim.start import MANY_ROWS, holds_hessian
 
 KEPT = 3
 """Numbers that are kept of each row and output."""
@@ -248,9 +249,5 @@ def _best(problem: Problem, frame: Frame, slope: Tensor, directions: Tensor, hes
     pairs = torch.einsum("akp,p,bkp->abk", directions, l2, directions)
     hessian = hessian + torch.einsum("abk,kl->akbl", pairs, torch.eye(k, dtype=l2.dtype, device=l2.device))
     hessian = hessian.reshape(m * k, m * k)
-    size = hessian.diagonal().clamp(min=0).sqrt()
-    units = torch.where(size > 0, 1 / size, 0.0)
-    values, vectors = torch.linalg.eigh(hessian * units * units.unsqueeze(1))
-    along = vectors.T @ (units * gradient.flatten())
-    steps = torch.where(values > FLAT * values[-1], along / values, 0.0)
-    return -(units * (vectors @ steps)).view(m, k), float(along @ steps) / 2
+    step, gain = least(hessian, gradient.flatten(), FLAT)
+    return -step.view(m, k), gain

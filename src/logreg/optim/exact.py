@@ -28,7 +28,8 @@ from logreg.optim.passes import (
     threads_for,
 )
 from logreg.optim.progress import Progress
-from logreg.optim.start import holds_hessian, is_wide
+from logreg.optim.row_space import is_wide
+from logreg.optim.start import holds_hessian
 from logreg.optim.working_sets import newton_on_working_sets
 
 

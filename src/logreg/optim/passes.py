@@ -33,9 +33,6 @@ BLOCK_ROWS = 16_384
 PART_BYTES = {torch.float32: 6 * 2**20, torch.float64: 3 * 2**20}
 """Size of a part of it, where features are copied: the copy stays in the cache of common processors."""
 
-GRAM_BYTES = 8 * 2**20
-"""Size of the columns whose inner products are taken at once."""
-
 COPIED = 2**18
 """Numbers of a sample that are copied at once."""
 
@@ -667,63 +664,6 @@ def choose_frame(problem: Problem, sample: Batch, every_scale: bool) -> Frame:
     if every_scale:
         return Frame(center, deviation)
     return Frame(center, deviation.clamp(min=float(deviation.median())))
-
-
-class Gram(Pass[tuple[Tensor, Batch]]):
-    """Inner products of all rows with each other, for few rows of many features."""
-
-    def __init__(self, problem: Problem, frame: Frame) -> None:
-        super().__init__(problem, frame)
-        self._blocks: list[Batch] = []
-        self._center, self._invert = frame.center.to(self.dtype), (1 / frame.scale).to(self.dtype)
-        self._plain = not bool((frame.center != 0).any() | (frame.scale != 1).any())
-
-    def add(self, block: Batch) -> None:
-        """Keeps the rows: each meets every other."""
-        features = block.features.to(self.dtype)
-        if not self._plain:
-            features = (features - self._center).mul_(self._invert)
-        self._blocks.append(block._replace(features=features))
-
-    def result(self) -> tuple[Tensor, Batch]:
-        """Shape (N, N) in float64, its lower triangle alone, and the rows in the same order without their features."""
-        labels = torch.cat([block.labels for block in self._blocks])
-        weights = [block.sample_weight for block in self._blocks if block.sample_weight is not None]
-        gram = self._lower_triangle(len(labels)).double()
-        return gram, Batch(gram[:, :0], labels, torch.cat(weights) if weights else None)
-
-    def _lower_triangle(self, rows: int) -> Tensor:
-        # A few columns of all rows at a time, so that products are large and no second copy of the rows is needed.
-        columns = max(1, GRAM_BYTES // (rows * self.dtype.itemsize))
-        gram = torch.zeros(rows, rows, dtype=self.dtype, device=self.frame.center.device)
-        some = gram.new_empty(rows, columns)
-        for first in range(0, self.problem.num_features, columns):
-            of_blocks = [block.features[:, first : first + columns] for block in self._blocks]
-            some = some[:, : of_blocks[0].shape[1]]
-            add_lower_triangle(gram, torch.cat(of_blocks, out=some))
-        return gram
-
-
-class Combination(Pass[Tensor]):
-    """The rows added up with given factors: coefficients that lie in their span."""
-
-    def __init__(self, problem: Problem, frame: Frame, factors: Tensor) -> None:
-        """``factors`` (K, N), of the rows in the order in which they come."""
-        super().__init__(problem, frame)
-        self._factors, self._seen = factors.to(self.dtype), 0
-        self._sums = self.zeros(len(factors), problem.num_features)
-        self._ones = self.zeros(len(factors))
-
-    def gather(self, rows: Rows) -> None:
-        """Takes the next factors."""
-        factors = self._factors[:, self._seen : self._seen + len(rows.features)]
-        self._sums += factors @ rows.features
-        self._ones += factors.sum(1, dtype=torch.float64)
-        self._seen += len(rows.features)
-
-    def result(self) -> Tensor:
-        """Shape (K, D), in the frame."""
-        return self.moments(self._sums, self._ones)[:, :-1]
 
 
 Asking = Generator[Pass[Any], None, Answer]

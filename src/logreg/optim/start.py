@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -13,11 +12,8 @@ from logreg.optim.curvature import centred
 from logreg.optim.passes import (
     COPIED,
     Asking,
-    Combination,
     Evaluate,
     Frame,
-    Gram,
-    InMemory,
     Problem,
     Sample,
     Stochastic,
@@ -27,6 +23,7 @@ from logreg.optim.passes import (
     parts,
 )
 from logreg.optim.progress import Progress
+from logreg.optim.row_space import Solver, is_wide, solve_in_rows
 
 HELD = 1024
 """Parameters that depend on each other, up to which the Hessian is held."""
@@ -43,20 +40,11 @@ STOCHASTIC = 2
 STEP = 4
 """Their first step, relative to half the largest that is stable."""
 
-WIDE = 4
-"""Features per row from which the problem is solved in the rows first."""
-
-GRAM_RIDGE = 1e-6
-"""What keeps inner products of repeated rows positive, relative to their size; later steps undo it."""
-
 ENOUGH = 20
 """Rows per parameter that make a sample worth solving first."""
 
 RARE = 50
 """Rows that must tell of a feature for a sample to tell its coefficient."""
-
-Solver = Callable[[Progress, float], Asking[None]]
-"""Newton's method, whole or, with a second argument > 0, roughly: what solves a sample, or the problem in the rows."""
 
 
 def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
@@ -77,7 +65,7 @@ def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
         if held and enough_rows(problem, sample):
             _solve_sample(progress, sample, solve)
         elif is_wide(problem):
-            yield from _solve_in_rows(progress, solve)
+            yield from solve_in_rows(progress, solve)
             return torch.float64
         elif not held and problem.rows >= MANY_ROWS:
             yield from _start_stochastically(progress, sample)
@@ -95,11 +83,6 @@ def enough_rows(problem: Problem, sample: Batch) -> bool:
     """Whether a sample is a small part of the rows and still tells something of every parameter."""
     dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
     return ENOUGH * dependent <= len(sample.labels) <= problem.rows / 4
-
-
-def is_wide(problem: Problem) -> bool:
-    """Whether there are so many more features than rows that the rows span all that matters cheaply."""
-    return problem.objective.l2 > 0 and not problem.objective.l1 and problem.num_features >= WIDE * problem.rows
 
 
 def _solve_sample(progress: Progress, sample: Batch, solve: Solver) -> None:
@@ -129,30 +112,6 @@ def _common(sample: Batch, frame: Frame) -> Tensor:
         second += squares.sum(0)
         fourth += squares.square_().sum(0)
     return second.square() > RARE * fourth
-
-
-def _solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
-    """Moves the start to the optimum, found in as many dimensions as there are rows.
-
-    With l2 alone the coefficients are a combination of the rows.  If G = L L' are the rows' inner products, the problem
-    over the rows of L has the same logits and the same penalty.
-    """
-    problem = progress.problem
-    model = problem.model
-    gram, rows = yield from ask(Gram(problem, model))
-    gram.diagonal().add_(GRAM_RIDGE * gram.diagonal().mean())
-    root = torch.linalg.cholesky(gram)
-    unit = Frame(torch.zeros_like(gram[0]), torch.ones_like(gram[0]))
-    inside = replace(problem, model=unit)
-    inner = Progress(inside, inside.zeros(), progress.tolerance)
-    features = root.to(problem.dtype, memory_format=torch.contiguous_format)
-    memory = InMemory(features, rows.labels, rows.sample_weight)
-    for question in solve(inner, 0.0):
-        gather(memory, question)
-    point = inner.solution
-    factors = torch.linalg.solve_triangular(root, point[:, :-1], upper=False, left=False)
-    coef = yield from ask(Combination(problem, model, factors))
-    progress.point = model.to(progress.frame, torch.cat([coef, point[:, -1:]], dim=1))
 
 
 def safe_step(problem: Problem, frame: Frame, sample: Batch) -> float:

@@ -1,0 +1,327 @@
+"""Few rows of many features: Newton's steps in the rows, the way to the optimum, and what is left to other ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from logreg.functional import one_vs_rest
+from logreg.objective import Objective
+from logreg.optim import row_space
+from logreg.optim.exact import Fit, drive, fit, problem_of
+from logreg.optim.passes import Frame, InMemory, Problem, ask
+from logreg.optim.row_space import InRows, Kept
+from logreg.optim.span import Seen, Span, apart, start_apart, together
+from reference import Reference
+
+KINDS = {
+    "binary": (2, Objective("bce", l2=0.02)),
+    "binary, sum": (2, Objective("bce", l2=0.02, reduction="sum")),
+    "one-vs-rest": (3, Objective("bce", l2=0.02)),
+    "softmax": (4, Objective("cross_entropy", l2=0.02)),
+}
+
+
+class Stated(NamedTuple):
+    """A problem at some factors of its rows."""
+
+    problem: Problem
+    memory: InMemory
+    rows: Kept
+    factors: Tensor
+    logits: Tensor
+    intercept: Tensor
+
+
+def stated(kind: str, weighted: bool = False, intercept: bool = True, shift: float = 0.0) -> Stated:
+    """In float64, in three blocks; rows that have much in common."""
+    classes, objective = KINDS[kind]
+    draw = torch.Generator().manual_seed(7)
+    x = (
+        torch.randn(15, 70, generator=draw).double()
+        + 2 * torch.randn(15, 2, generator=draw).double() @ torch.randn(2, 70, generator=draw).double()
+    )
+    labels = torch.randint(0, classes, (15,), generator=draw)
+    memory = InMemory(x + shift, labels, torch.arange(15).double() % 3 if weighted else None)
+    memory.block_rows = 6
+    problem = problem_of(memory, objective, classes, intercept=intercept)
+    center = memory.features.mean(0) if intercept else torch.zeros(70).double()
+    rows = drive(ask(Kept(problem, Frame(center, torch.ones_like(center)))), memory)
+    factors = torch.randn(15, problem.num_outputs, generator=draw).double() / 400
+    free = torch.randn(problem.num_outputs, generator=draw).double() if intercept else torch.zeros(problem.num_outputs)
+    return Stated(problem, memory, rows, factors, rows.logits(rows.combined(factors)), free.double())
+
+
+def seen_at(given: Stated) -> Seen:
+    """As a span sees it."""
+    on = Span(given.problem, given.rows.labels, given.rows.weights)
+    return on.see(given.logits + given.intercept, given.factors)
+
+
+def objective_at(given: Stated, point: Tensor) -> Tensor:
+    """f by torch's losses and autograd alone, at a point (K, D + 1) of the rows' frame."""
+    center, _ = given.rows.frame
+    logits = (given.memory.features - center) @ point[:, :-1].T + point[:, -1]
+    targets = one_vs_rest(given.memory.labels, given.problem.num_outputs, torch.float64)
+    objective = given.problem.objective
+    return objective.data_term(logits, targets, given.memory.sample_weight) + objective.penalty(point[:, :-1])
+
+
+def derivatives(given: Stated) -> tuple[Tensor, Tensor, Tensor]:
+    """The point (K, D + 1), the gradient there, and the Hessian (K * (D + 1), K * (D + 1))."""
+    point = torch.cat([given.rows.combined(given.factors), given.intercept.unsqueeze(1)], dim=1)
+    flat = point.flatten()
+
+    def value(of: Tensor) -> Tensor:
+        return objective_at(given, of.view_as(point))
+
+    gradient = torch.autograd.functional.jacobian(value, flat)
+    return point, gradient.view_as(point), torch.autograd.functional.hessian(value, flat)
+
+
+# The rows
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0, 1e6])
+def test_rows_are_combined_and_multiplied_about_their_mean(shift: float) -> None:
+    given = stated("softmax", shift=shift)
+    x = given.memory.features - given.memory.features.mean(0)
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-8 if shift > 1e3 else 1e-12)
+    coef = given.rows.combined(given.factors)
+    close(coef, given.factors.T @ x)
+    close(given.rows.logits(coef), x @ coef.T)
+    close(given.rows.squares()[:, 0], x.square().sum(1))
+    close(given.rows.inner_products(), x @ x.T)
+
+
+def test_inner_products_of_many_columns_are_taken_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_space, "GRAM_BYTES", 1000)
+    test_rows_are_combined_and_multiplied_about_their_mean(3.0)
+
+
+# Newton's steps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_inverse_in_the_rows_is_that_of_the_hessian(kind: str, weighted: bool, intercept: bool) -> None:
+    given = stated(kind, weighted, intercept)
+    point, gradient, hessian = derivatives(given)
+    inverse = InRows(given.rows, given.rows.inner_products(), seen_at(given))
+    if not intercept:
+        free = torch.ones_like(point, dtype=torch.bool)
+        free[:, -1] = False
+        hessian, gradient = hessian[free.flatten()][:, free.flatten()], torch.where(free, gradient, 0.0)
+        flat = torch.zeros_like(point)
+        flat[free] = torch.linalg.solve(hessian, gradient[free])
+    else:
+        flat = (torch.linalg.pinv(hessian, rtol=1e-14, hermitian=True) @ gradient.flatten()).view_as(point)
+    step = inverse(gradient)
+    if given.problem.softmax:  # one number for all intercepts changes nothing
+        step[:, -1] -= step[:, -1].mean()
+        flat[:, -1] -= flat[:, -1].mean()
+    torch.testing.assert_close(step, flat, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_step_of_the_factors_is_the_step_of_the_coefficients(kind: str, weighted: bool) -> None:
+    given = stated(kind, weighted)
+    gram, seen = given.rows.inner_products(), seen_at(given)
+    _, gradient, _ = derivatives(given)
+    torch.testing.assert_close(given.rows.combined(seen.slope), gradient[:, :-1], rtol=1e-9, atol=1e-11)
+    step = seen.step(gram @ seen.slope, together(gram, seen))
+    expected = -InRows(given.rows, gram, seen)(gradient)[:, :-1]
+    torch.testing.assert_close(given.rows.combined(step), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_without_anything_in_common_are_those_whose_other_products_are_zero(kind: str) -> None:
+    given = stated(kind, weighted=True)
+    squares, seen = given.rows.squares(), seen_at(given)
+    ours, theirs = apart(squares, seen), together(torch.diag(squares[:, 0]), seen)
+    torch.testing.assert_close(ours.sums, theirs.sums, rtol=1e-9, atol=1e-11)
+    logits = given.logits.sin()
+    torch.testing.assert_close(ours.times(logits), theirs.times(logits), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_start_is_the_optimum_of_rows_without_anything_in_common(kind: str) -> None:
+    given = stated(kind, weighted=True)
+    squares = given.rows.squares()
+    on = Span(given.problem, given.rows.labels, given.rows.weights)
+    factors = start_apart(on, squares)
+    assert float((squares * on.see(squares * factors, factors).slope).abs().max()) < 1e-4
+    assert not factors[given.rows.weights[:, 0] == 0].any()
+
+
+# The span
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_least_on_a_span_has_no_slope_there(kind: str, intercept: bool) -> None:
+    given = stated(kind, weighted=True, intercept=intercept)
+    on = Span(given.problem, given.rows.labels, given.rows.weights)
+    directions = []
+    for number in range(3):
+        directions.append(on.beyond((given.factors * (number + 1)).sin()))
+        on.add(directions[-1], given.rows.logits(given.rows.combined(directions[-1])))
+    for _ in range(5):  # each ends where another step would gain little
+        seen = on.minimise()
+    factors, free = on.point
+    there = given._replace(factors=factors, intercept=free)
+    point, gradient, _ = derivatives(there)
+    assert seen.value == pytest.approx(float(objective_at(there, point)), rel=1e-12)
+    for direction in directions:  # each output has a factor of its own
+        slopes = (given.rows.combined(direction) * gradient[:, :-1]).sum(1)
+        assert float(slopes.abs().max()) < 1e-7
+    assert not intercept or float(gradient[:, -1].abs().max()) < 1e-7
+
+
+def test_a_direction_within_the_span_adds_nothing() -> None:
+    given = stated("binary")
+    on = Span(given.problem, given.rows.labels, given.rows.weights)
+    for _ in range(2):
+        direction = on.beyond(given.factors)
+        on.add(direction, given.rows.logits(given.rows.combined(direction)))
+        value = on.minimise().value
+    assert float(direction.abs().max()) < 1e-12
+    assert on.minimise().value == pytest.approx(value, rel=1e-14)
+
+
+# Whole fits
+
+
+class Counted(NamedTuple):
+    """A fit, and how often inner products and curvature were taken."""
+
+    found: Fit
+    grams: int
+    curvatures: int
+    roots: int
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Fit]) -> Counted:
+    calls = dict.fromkeys(("inner_products", "together", "_solve_at_root"), 0)
+
+    def count(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def counting(*arguments: object) -> object:
+            calls[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(Kept, "inner_products")
+    count(row_space, "together")
+    count(row_space, "_solve_at_root")
+    return Counted(run(), *calls.values())
+
+
+def unlike(rows: int, features: int, classes: int = 2) -> tuple[Tensor, Tensor]:
+    """Rows of noise."""
+    draw = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, features, generator=draw)
+    return x, (x[:, :50] @ torch.randn(50, classes, generator=draw)).argmax(1)
+
+
+def alike(rows: int, features: int, classes: int = 2) -> tuple[Tensor, Tensor]:
+    """Rows of noise and of 20 factors, of which the strongest is a hundred times the weakest."""
+    x, labels = unlike(rows, features, classes)
+    draw = torch.Generator().manual_seed(features)
+    strengths = torch.logspace(1, -1, 20)
+    return x + (torch.randn(rows, 20, generator=draw) * strengths) @ torch.randn(20, features, generator=draw), labels
+
+
+@pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
+def test_rows_that_differ_need_no_inner_products(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = unlike(500, 8000)
+    objective = Objective(loss, l2=1e-2)  # type: ignore[arg-type]
+    found, grams, _, _ = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-6))
+    assert found.converged
+    assert grams == (loss == "cross_entropy")  # with two outputs they are made up for by fewer trials
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_rows_that_are_alike_take_newtons_steps(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = alike(400, 2400, classes)
+    objective = Objective("bce" if classes == 2 else "cross_entropy", l2=1e-3)
+    found, grams, curvatures, _ = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-10))
+    assert found.converged
+    assert found.passes < 15
+    assert grams == 1
+    assert 0 < curvatures < 20
+    double = fit(features.double(), labels, objective, tolerance=1e-10)
+    assert double.converged
+    assert found.bound.value == pytest.approx(double.bound.value, rel=1e-9)
+
+
+def test_curvature_larger_than_the_data_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = alike(60, 250, 6)
+    objective = Objective("cross_entropy", l2=1e-3)
+    found, grams, curvatures, roots = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-8))
+    assert found.converged
+    assert (grams, curvatures, roots) == (1, 0, 1)
+
+
+ODD: dict[str, Callable[[Tensor], Tensor]] = {
+    "rows twice": lambda x: torch.cat([x[:30], x[:30]]),
+    "all zero": torch.zeros_like,
+    "one row": lambda x: x[:1].expand(60, -1),
+    "offset": lambda x: x + 1e4,
+    "a large constant": lambda x: torch.cat([x, torch.full_like(x[:, :1], 1e5)], dim=1),
+    "tiny": lambda x: x * 1e-12,
+    "rows in scales": lambda x: x * torch.logspace(-3, 1, len(x)).unsqueeze(1),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_odd_rows_have_a_certified_optimum_too(odd: str, classes: int, dtype: torch.dtype) -> None:
+    features, _ = unlike(60, 400)
+    features = ODD[odd](features).to(dtype)
+    labels = torch.randint(0, classes, (60,), generator=torch.Generator().manual_seed(3))
+    objective = Objective("bce" if classes == 2 else "cross_entropy", l2=0.01)
+    found = fit(features, labels, objective, classes, tolerance=1e-8)
+    assert found.converged
+    assert found.passes < 40
+
+
+def test_numbers_whose_products_are_infinite_are_left_to_other_ways() -> None:
+    features, labels = unlike(60, 400)
+    found = fit(features * 1e18, labels, Objective("bce", l2=0.01), max_passes=50)
+    assert found.coef.isfinite().all()
+    assert found.bound.gap >= 0
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_rows_without_weight_count_for_nothing(intercept: bool) -> None:
+    features, labels = unlike(60, 400)
+    weights = torch.arange(60).double() % 3
+    objective = Objective("bce", l2=0.01)
+    some = weights > 0
+    whole, part = (
+        fit(x, y, objective, 2, w, tolerance=1e-14, intercept=intercept)
+        for x, y, w in (
+            (features.double(), labels, weights),
+            (features[some].double(), labels[some], weights[some]),
+        )
+    )
+    torch.testing.assert_close(whole.coef, part.coef, rtol=1e-6, atol=1e-9)
+
+
+def test_a_class_without_rows_and_rows_of_one_class() -> None:
+    features, labels = unlike(60, 400, 3)
+    found = fit(features, labels, Objective("cross_entropy", l2=0.01), 5, tolerance=1e-8)
+    assert found.bound.gap <= 1e-4 * found.bound.value  # absent classes go to minus infinity
+    reference = Reference(features.double(), labels, Objective("cross_entropy", l2=0.01), 5)
+    assert found.bound.value == pytest.approx(reference.minimum.value, rel=1e-4)
