@@ -20,7 +20,18 @@ from logreg.optim.descent import Along, Follow, Trails, descend, descends
 from logreg.optim.exact import drive, fit, problem_of
 from logreg.optim.kernels import _onednn, affine, sum_over_rows
 from logreg.optim.newton import newton
-from logreg.optim.passes import Asking, Evaluate, Frame, InMemory, Pass, Problem, SampledCurvature, ask, gather
+from logreg.optim.passes import (
+    Asking,
+    Evaluate,
+    EvaluateSome,
+    Frame,
+    InMemory,
+    Pass,
+    Problem,
+    SampledCurvature,
+    ask,
+    gather,
+)
 from logreg.optim.path import fit_path
 from logreg.optim.progress import Progress, by_slope
 from logreg.optim.start import start
@@ -341,3 +352,42 @@ def test_an_empty_block_tells_nothing() -> None:
     gather(memory, plain)
     gather(lambda mixed: [empty, *memory(mixed), empty], with_empty)
     assert with_empty.result().value == plain.result().value
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_evaluation_over_some_rows_is_that_of_a_problem_of_these_rows(kind: str, weighted: bool) -> None:
+    problem, memory = stated(kind, weighted=weighted)
+    point = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    some = EvaluateSome(problem, problem.model, point, rows=40)
+    gather(memory, some)
+    first = [block for block, _ in zip(memory(True), range(2), strict=False)]  # 30 rows each, drawn from everywhere
+    weights = [block.sample_weight for block in first if block.sample_weight is not None]
+    rows = Batch(
+        torch.cat([block.features for block in first]),
+        torch.cat([block.labels for block in first]),
+        torch.cat(weights) if weights else None,
+    )
+    whole = Evaluate(problem.sub(rows), problem.model, point)
+    gather(lambda mixed: [rows], whole)
+    assert some.result().value == pytest.approx(whole.result().value, rel=1e-12)
+    torch.testing.assert_close(some.result().gradient, whole.result().gradient, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("rare", [False, True])
+def test_a_start_from_a_sample_is_moved_by_the_slope_of_more_rows(rare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = drawn(40_000, 6, 2)
+    if rare:  # a column that the sample knows next to nothing of
+        features = torch.cat([features, (torch.arange(40_000) % 8000 == 0).float().unsqueeze(1)], dim=1)
+    memory = InMemory(features, labels)
+    memory.block_rows = 1000
+    problem = problem_of(memory, Objective("bce", l2=1e-4))
+    best = fit(features, labels, problem.objective, tolerance=1e-8).bound.value
+    excess = []
+    for more in (8, 10**6):
+        monkeypatch.setattr("logreg.optim.start.MORE", more)
+        progress = Progress(problem, problem.zeros())
+        drive(start(progress, newton), memory)
+        excess.append(drive(ask(Evaluate(problem, progress.frame, progress.point)), memory).value - best)
+        assert not rare or float(progress.solution[0, 6]) == 0
+    assert excess[0] < excess[1] / 2

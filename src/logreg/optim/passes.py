@@ -124,12 +124,15 @@ class Problem:
     def sub(self, sample: Batch) -> Problem:
         """The same problem over a sample of the rows."""
         weights = row_weights(sample, self.class_weight, torch.float64)
-        total = float(len(sample.labels) if weights is None else weights.sum())
+        return self.part(len(sample.labels), float(len(sample.labels) if weights is None else weights.sum()))
+
+    def part(self, rows: int, total: float) -> Problem:
+        """The same problem over so many of the rows that weigh so much in the loss."""
         objective = self.objective
         if objective.reduction == "sum":  # the data term of a sample is smaller
             l2, l1 = objective.l2 / self.total_weight, objective.l1 / self.total_weight
             objective = replace(objective, reduction="mean", l2=l2, l1=l1)
-        return replace(self, objective=objective, rows=len(sample.labels), total_weight=total)
+        return replace(self, objective=objective, rows=rows, total_weight=total)
 
 
 def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtype) -> Tensor | None:
@@ -387,6 +390,33 @@ class Evaluate(Pass[Evaluation]):
         if not self.problem.softmax:
             return change.T @ hessian @ change
         return torch.einsum("kalb,ai,bj->kilj", hessian, change, change)
+
+
+class EvaluateSome(Evaluate):
+    """The same over some of the rows."""
+
+    mixed = True
+
+    def __init__(self, problem: Problem, frame: Frame, point: Tensor, rows: int) -> None:
+        """Sees about so many ``rows``."""
+        super().__init__(problem, frame, point)
+        self._rows, self._seen, self._weight = rows, 0, self.zeros()
+
+    def add(self, block: Batch) -> None:
+        """Takes one block of rows, as long as there are not enough."""
+        if self._seen < self._rows:
+            super().add(block)
+
+    def gather(self, rows: Rows) -> None:
+        """Counts them."""
+        super().gather(rows)
+        self._seen += len(rows.labels)
+        self._weight += len(rows.labels) if rows.weights is None else rows.weights.sum(dtype=torch.float64)
+
+    def result(self) -> Evaluation:
+        """What those rows together say."""
+        self.problem = self.problem.part(self._seen, float(self._weight))
+        return super().result()
 
 
 def _diagonal(hessian: Tensor) -> Tensor:

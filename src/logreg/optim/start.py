@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.optim.curvature import centred
+from logreg.optim.curvature import centred, factored
 from logreg.optim.passes import (
     COPIED,
     Asking,
     Evaluate,
+    EvaluateSome,
     Frame,
     Problem,
     Sample,
@@ -43,6 +44,9 @@ STEP = 4
 ENOUGH = 20
 """Rows per parameter that make a sample worth solving first."""
 
+MORE = 8
+"""A sample's optimum is moved by the slope of this part of the rows, if that is more."""
+
 RARE = 50
 """Rows that must tell of a feature for a sample to tell its coefficient."""
 
@@ -63,7 +67,7 @@ def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
     progress.frame, progress.point = frame, centred(problem, progress.frame.to(frame, progress.point))
     if not progress.point.any():
         if held and enough_rows(problem, sample):
-            _solve_sample(progress, sample, solve)
+            yield from _solve_sample(progress, sample, solve)
         elif is_wide(problem):
             yield from solve_in_rows(progress, solve)
             return torch.float64
@@ -85,7 +89,7 @@ def enough_rows(problem: Problem, sample: Batch) -> bool:
     return ENOUGH * dependent <= len(sample.labels) <= problem.rows / 4
 
 
-def _solve_sample(progress: Progress, sample: Batch, solve: Solver) -> None:
+def _solve_sample(progress: Progress, sample: Batch, solve: Solver) -> Asking[None]:
     """Moves the start to about the optimum of a sample; what few of its rows tell of stays where it is."""
     problem, frame = progress.problem, progress.frame
     common = _common(sample, frame).nonzero()[:, 0]
@@ -101,6 +105,23 @@ def _solve_sample(progress: Progress, sample: Batch, solve: Solver) -> None:
     point = problem.zeros()
     point[:, common] = found[:, :-1]
     point[:, -1] = found[:, -1]
+    progress.point = problem.model.to(frame, point)
+    more = problem.rows // MORE
+    if more < 2 * len(sample.labels) or problem.objective.l1:
+        return
+    # The sample's curvature is that of all rows but for a few percent, which its slope is not.
+    small = Evaluate(inner.problem, inner.frame, inner.point, hessian=torch.float32)
+    gather(lambda mixed: [sample], small)
+    hessian = small.result().hessian
+    assert hessian is not None
+    slope = frame.gradient_to(
+        problem.model, (yield from ask(EvaluateSome(problem, frame, progress.point, more))).gradient
+    )
+    slope = torch.cat([slope[:, :-1][:, common], slope[:, -1:]], dim=1)
+    step = factored(inner.problem, hessian).step(model.gradient_to(inner.frame, slope))
+    step = inner.frame.to(model, step)
+    point[:, common] -= step[:, :-1]
+    point[:, -1] -= step[:, -1]
     progress.point = problem.model.to(frame, point)
 
 
