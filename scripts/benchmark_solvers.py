@@ -596,6 +596,14 @@ def wide_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
     return features, labels.long()
 
 
+def alike_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """The same, and fifty factors in all of them, the strongest a hundred times the weakest."""
+    features, labels = wide_rows(arguments)
+    draw = torch.Generator().manual_seed(1)
+    factors = torch.randn(len(features), 50, generator=draw) * torch.logspace(1, -1, 50)
+    return features.addmm_(factors, torch.randn(50, features.shape[1], generator=draw)), labels
+
+
 def breast_cancer_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """As scikit-learn brings it, in float64."""
     from sklearn.datasets import load_breast_cancer
@@ -614,6 +622,7 @@ CASES = {
         of_easy={"binary": 1.5, "binary60": 1.5},
     ),
     "wide": Case("1,000 x 20,000, binary", wide_rows, of_theirs={1e-8: 0.5}),
+    "alike": Case("1,000 x 20,000, binary, rows that have much in common", alike_rows),
     "breast_cancer": Case("breast_cancer, 569 x 30, raw units", breast_cancer_rows, seconds={1e-8: 0.2}),
 }
 """The table's rows by name."""

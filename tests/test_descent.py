@@ -391,3 +391,20 @@ def test_a_start_from_a_sample_is_moved_by_the_slope_of_more_rows(rare: bool, mo
         excess.append(drive(ask(Evaluate(problem, progress.frame, progress.point)), memory).value - best)
         assert not rare or float(progress.solution[0, 6]) == 0
     assert excess[0] < excess[1] / 2
+
+
+@pytest.mark.parametrize("without", ["a class", "any weight"])
+def test_a_sample_that_knows_nothing_does_not_send_the_start_away(without: str) -> None:
+    features, _ = drawn(40_000, 2, 2)
+    number = torch.arange(len(features))
+    drawn_ones = number % 20 == 0  # the first of 20 blocks
+    labels = ((number % 1999 == 1) & ~drawn_ones if without == "a class" else number % 2 == 0).long()
+    weights = (~drawn_ones).double() if without == "any weight" else None
+    memory = InMemory(features, labels, weights)
+    memory.block_rows = 2000
+    problem = problem_of(memory, Objective("bce", l2=1e-4), 2)
+    progress = Progress(problem, problem.zeros())
+    drive(start(progress, newton), memory)
+    there = drive(ask(Evaluate(problem, progress.frame, progress.point, torch.float64)), memory).value
+    zero = drive(ask(Evaluate(problem, problem.model, problem.zeros(), torch.float64)), memory).value
+    assert there <= zero

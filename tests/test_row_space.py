@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -10,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from logreg.errors import DivergedError
 from logreg.functional import one_vs_rest
 from logreg.objective import Objective
-from logreg.optim import row_space
+from logreg.optim import exact, row_space
 from logreg.optim.exact import Fit, drive, fit, problem_of
-from logreg.optim.passes import Frame, InMemory, Problem, ask
-from logreg.optim.row_space import InRows, Kept
-from logreg.optim.span import Seen, Span, apart, start_apart, together
+from logreg.optim.passes import Frame, InMemory, Problem, ask, gather
+from logreg.optim.progress import Progress
+from logreg.optim.row_space import InRows, Kept, Search
+from logreg.optim.span import Seen, Span, best_apart, inverse_apart, inverse_together, root_of
 from reference import Reference
 
 KINDS = {
@@ -63,6 +66,13 @@ def seen_at(given: Stated) -> Seen:
     return on.see(given.logits + given.intercept, given.factors)
 
 
+def in_rows(given: Stated) -> InRows:
+    """The inverse there, in the rows' frame."""
+    search = Search(given.rows, 1e-6)
+    search.gram, search.seen = given.rows.inner_products(), seen_at(given)
+    return InRows(search, given.rows.frame)
+
+
 def objective_at(given: Stated, point: Tensor) -> Tensor:
     """f by torch's losses and autograd alone, at a point (K, D + 1) of the rows' frame."""
     center, _ = given.rows.frame
@@ -95,7 +105,7 @@ def test_rows_are_combined_and_multiplied_about_their_mean(shift: float) -> None
     coef = given.rows.combined(given.factors)
     close(coef, given.factors.T @ x)
     close(given.rows.logits(coef), x @ coef.T)
-    close(given.rows.squares()[:, 0], x.square().sum(1))
+    close(given.rows.squares[:, 0], x.square().sum(1))
     close(given.rows.inner_products(), x @ x.T)
 
 
@@ -113,7 +123,7 @@ def test_inner_products_of_many_columns_are_taken_a_few_at_a_time(monkeypatch: p
 def test_the_inverse_in_the_rows_is_that_of_the_hessian(kind: str, weighted: bool, intercept: bool) -> None:
     given = stated(kind, weighted, intercept)
     point, gradient, hessian = derivatives(given)
-    inverse = InRows(given.rows, given.rows.inner_products(), seen_at(given))
+    inverse = in_rows(given)
     if not intercept:
         free = torch.ones_like(point, dtype=torch.bool)
         free[:, -1] = False
@@ -136,16 +146,16 @@ def test_a_step_of_the_factors_is_the_step_of_the_coefficients(kind: str, weight
     gram, seen = given.rows.inner_products(), seen_at(given)
     _, gradient, _ = derivatives(given)
     torch.testing.assert_close(given.rows.combined(seen.slope), gradient[:, :-1], rtol=1e-9, atol=1e-11)
-    step = seen.step(gram @ seen.slope, together(gram, seen))
-    expected = -InRows(given.rows, gram, seen)(gradient)[:, :-1]
+    step = seen.step(gram @ seen.slope, inverse_together(gram, seen))
+    expected = -in_rows(given)(gradient)[:, :-1]
     torch.testing.assert_close(given.rows.combined(step), expected, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_without_anything_in_common_are_those_whose_other_products_are_zero(kind: str) -> None:
     given = stated(kind, weighted=True)
-    squares, seen = given.rows.squares(), seen_at(given)
-    ours, theirs = apart(squares, seen), together(torch.diag(squares[:, 0]), seen)
+    squares, seen = given.rows.squares, seen_at(given)
+    ours, theirs = inverse_apart(squares, seen), inverse_together(torch.diag(squares[:, 0]), seen)
     torch.testing.assert_close(ours.sums, theirs.sums, rtol=1e-9, atol=1e-11)
     logits = given.logits.sin()
     torch.testing.assert_close(ours.times(logits), theirs.times(logits), rtol=1e-9, atol=1e-11)
@@ -154,9 +164,9 @@ def test_rows_without_anything_in_common_are_those_whose_other_products_are_zero
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_start_is_the_optimum_of_rows_without_anything_in_common(kind: str) -> None:
     given = stated(kind, weighted=True)
-    squares = given.rows.squares()
+    squares = given.rows.squares
     on = Span(given.problem, given.rows.labels, given.rows.weights)
-    factors = start_apart(on, squares)
+    factors = best_apart(on, squares)
     assert float((squares * on.see(squares * factors, factors).slope).abs().max()) < 1e-4
     assert not factors[given.rows.weights[:, 0] == 0].any()
 
@@ -209,7 +219,7 @@ class Counted(NamedTuple):
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Fit]) -> Counted:
-    calls = dict.fromkeys(("inner_products", "together", "_solve_at_root"), 0)
+    calls = dict.fromkeys(("inner_products", "inverse_together", "_solve_at_root"), 0)
 
     def count(owner: object, name: str) -> None:
         original = getattr(owner, name)
@@ -221,7 +231,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Fit]) -> Counted:
         monkeypatch.setattr(owner, name, counting)
 
     count(Kept, "inner_products")
-    count(row_space, "together")
+    count(row_space, "inverse_together")
     count(row_space, "_solve_at_root")
     return Counted(run(), *calls.values())
 
@@ -265,6 +275,7 @@ def test_rows_that_are_alike_take_newtons_steps(classes: int, monkeypatch: pytes
 
 
 def test_curvature_larger_than_the_data_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_space, "LITTLE", 0)
     features, labels = alike(60, 250, 6)
     objective = Objective("cross_entropy", l2=1e-3)
     found, grams, curvatures, roots = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-8))
@@ -325,3 +336,72 @@ def test_a_class_without_rows_and_rows_of_one_class() -> None:
     assert found.bound.gap <= 1e-4 * found.bound.value  # absent classes go to minus infinity
     reference = Reference(features.double(), labels, Objective("cross_entropy", l2=0.01), 5)
     assert found.bound.value == pytest.approx(reference.minimum.value, rel=1e-4)
+
+
+@pytest.mark.parametrize("little", [row_space.LITTLE, 0])
+@pytest.mark.parametrize("odd", ["zeros", "three factors"])
+def test_rows_that_depend_on_each_other_are_solved_with_and_without_their_curvature(
+    odd: str, little: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_space, "LITTLE", little)
+    draw = torch.Generator().manual_seed(0)
+    features = 30 * torch.randn(60, 3, generator=draw) @ torch.randn(3, 250, generator=draw)
+    features += 1e-3 * torch.randn(60, 250, generator=draw)  # which float32's inner products cannot tell
+    labels = torch.randint(0, 6, (60,), generator=draw)
+    objective = Objective("cross_entropy", l2=0.01)
+    found = fit(features * (odd != "zeros"), labels, objective, 6, tolerance=1e-6, max_passes=200)
+    assert found.converged or not little
+    assert found.bound.gap <= 1e-2 * found.bound.value
+
+
+def test_inner_products_are_taken_in_float64_where_float32_cannot_tell_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = torch.Generator().manual_seed(0)
+    features = 30 * torch.randn(60, 3, generator=draw) @ torch.randn(3, 400, generator=draw)
+    features += 1e-3 * torch.randn(60, 400, generator=draw)
+    labels = torch.randint(0, 2, (60,), generator=draw)
+    objective = Objective("bce", l2=1e-2)
+    found, grams, _, _ = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-6, max_passes=100))
+    assert found.converged
+    assert grams == 2
+
+
+def test_nothing_asked_of_the_end_is_as_near_as_it_comes() -> None:
+    features, labels = unlike(40, 300)
+    found = fit(features, labels, Objective("bce", l2=0.01), tolerance=0.0, max_passes=30)
+    assert found.bound.gap <= 1e-12 * found.bound.value
+
+
+def test_rows_that_do_not_come_are_not_counted() -> None:
+    features, labels = unlike(60, 300)
+    memory = InMemory(features, labels)
+    memory.block_rows = 20
+    problem = problem_of(memory, Objective("bce", l2=0.01))
+    progress = Progress(problem, problem.zeros())
+    for question in exact.EXACT["newton"](progress):
+        gather(lambda mixed: list(memory(mixed))[:2], question)
+    part = fit(features[:40], labels[:40], Objective("bce", l2=0.01 * 60 / 40), tolerance=1e-10)  # the mean is over 60
+    torch.testing.assert_close(progress.solution[:, :-1], part.coef, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_a_start_elsewhere_leads_to_the_same_optimum(near: bool) -> None:
+    features, labels = alike(100, 600)
+    objective = Objective("bce", l2=0.01)
+    memory = InMemory(features, labels)
+    problem = problem_of(memory, objective)
+    best = fit(features, labels, objective, tolerance=1e-10)
+    point = torch.cat([best.coef, best.intercept.unsqueeze(1)], dim=1) * (0.99 if near else -3)
+    progress, passes = Progress(problem, point, tolerance=1e-8), 0
+    for question in exact.EXACT["newton"](progress):
+        gather(memory, question)
+        passes += 1
+    assert progress.converged
+    assert passes < 10
+    torch.testing.assert_close(progress.solution[:, :-1], best.coef, rtol=1e-3, atol=1e-6)
+
+
+def test_a_matrix_that_is_not_finite_has_no_root() -> None:
+    with pytest.raises(DivergedError, match="not finite"):
+        root_of(torch.full((3, 3), math.nan).double())
+    zero = root_of(torch.zeros(3, 3).double())
+    assert zero.isfinite().all()

@@ -192,11 +192,15 @@ class Pass(Generic[Answer]):
     mixed = False
     copies = False
 
-    def __init__(self, problem: Problem, frame: Frame, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, problem: Problem, frame: Frame, dtype: torch.dtype | None = None, deviation: Tensor | None = None
+    ) -> None:
+        """``deviation`` (D,) is about that of the features, where it is not the frame's scale."""
         self.problem, self.frame, self.dtype = problem, frame, dtype or problem.dtype
         # The mean is subtracted from the sums where the floating type can afford it, else from every row.
         center, by = frame.center.to(self.dtype), (1 / frame.scale).to(self.dtype)
-        far = bool((frame.center.abs() > FOLDED[self.dtype] * frame.scale).any())
+        deviation = frame.scale if deviation is None else deviation
+        far = bool((frame.center.abs() > FOLDED[self.dtype] * deviation).any())
         self._shift = (center, by) if far else None
         # What is left to do after a shift is what rounding kept from it.
         rest = Frame((frame.center - center.double()) * by.double(), frame.scale * by.double())
@@ -393,7 +397,10 @@ class Evaluate(Pass[Evaluation]):
 
 
 class EvaluateSome(Evaluate):
-    """The same over some of the rows."""
+    """The same over some of the rows.
+
+    It is never done: whoever shows the rows may begin the next pass where one is done, and that may want all of them.
+    """
 
     mixed = True
 
@@ -415,7 +422,7 @@ class EvaluateSome(Evaluate):
 
     def result(self) -> Evaluation:
         """What those rows together say."""
-        self.problem = self.problem.part(self._seen, float(self._weight))
+        self.problem = self.problem.part(self._seen, max(float(self._weight), 1e-300))
         return super().result()
 
 

@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.optim.curvature import Learned, Solve, centred
-from logreg.optim.kernels import add_lower_triangle, affine, sum_over_rows
+from logreg.optim.curvature import Learned, centred
+from logreg.optim.kernels import STRIP, add_lower_triangle, affine, sum_over_rows
 from logreg.optim.passes import (
     Asking,
     Frame,
@@ -26,7 +27,7 @@ from logreg.optim.passes import (
     row_weights,
 )
 from logreg.optim.progress import Progress
-from logreg.optim.span import Inverse, Seen, Span, apart, start_apart, together
+from logreg.optim.span import Inverse, Span, best_apart, inverse_apart, inverse_together, root_of
 
 WIDE = 4
 """Features per row from which the problem is solved in the rows first."""
@@ -40,8 +41,9 @@ ROWS, ROWS_MORE = 40, 8
 LEAST, FIRST = 8, 3
 """Trials that must cost less than inner products for these to be put off, and those made before one can tell."""
 
-HELD = 0.6
-"""Rows times outputs, per feature, up to which their curvature is held: it is about as large as the data."""
+HELD, LITTLE = 0.6, 8e6
+"""Rows times outputs, per feature, up to which their curvature is held: it is about as large as the data then; and how
+many numbers it may have in any case."""
 
 APART, STEPS = 20, 60
 """Steps at most with inner products: as if rows were apart, and Newton's."""
@@ -49,8 +51,8 @@ APART, STEPS = 20, 60
 NEAR = 1.0
 """Relative gap from which Newton's steps go on."""
 
-SAFE = 0.3
-"""Of the tolerance, to end at: what is seen from the rows is about what a certificate will say."""
+SAFE, LAST = 0.3, 1e-15
+"""Of the tolerance, to end at: what is seen from the rows is about what a certificate will say; and the last digit."""
 
 SLOWLY = 0.1
 """Part of the gap that is left after a step, from which curvature is taken anew."""
@@ -71,7 +73,7 @@ def is_wide(problem: Problem) -> bool:
 
 
 def solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
-    """Moves a start at zero to about the optimum, found in as many dimensions as there are rows.
+    """Moves the start to about the optimum, found in as many dimensions as there are rows.
 
     With l2 alone the coefficients are a combination of the rows.  Its factors are looked for in the span of a few, one
     more with each step.  Where rows differ from each other, their norms tell good ones; each then costs a product with
@@ -83,38 +85,41 @@ def solve_in_rows(progress: Progress, solve: Solver) -> Asking[None]:
         solve: What solves it in the rows where the curvature of so many outputs cannot be held.
     """
     problem = progress.problem
-    # Their mean would make rows alike; the intercept takes it.
-    frame = Frame(progress.frame.center, problem.model.scale)
-    rows = yield from ask(Kept(problem, frame))
-    squares = rows.squares()
-    if not float(squares.max()) < torch.finfo(rows.dtype).max / problem.rows:
-        return  # products would be infinite
-    held = problem.num_outputs * problem.rows <= HELD * problem.num_features
+    held = problem.num_outputs * problem.rows <= max(HELD * problem.num_features, LITTLE / problem.rows)
     trials = int(problem.rows / (ROWS + ROWS_MORE * problem.num_outputs))
-    search = Search(rows, squares, progress.tolerance)
-    if not (trials >= LEAST and search.apart(lambda factors: rows.logits(rows.combined(factors)), trials)):
-        if not held:
-            yield from _solve_at_root(progress, solve)
+    if held or trials >= LEAST:
+        # Their mean would make rows alike; the intercept takes it.
+        frame = Frame(progress.frame.center, problem.model.scale)
+        rows = yield from ask(Kept(problem, frame, progress.frame.scale))
+        search = Search(rows, progress.tolerance)
+        near = rows.multiply and search.run(trials if trials >= LEAST else 0, held)
+        if near or (held and not progress.point.any()):
+            factors, intercept = search.span.point
+            point = torch.cat([rows.combined(factors), intercept.unsqueeze(1)], dim=1)
+            progress.point = centred(problem, frame.to(progress.frame, point))
+            if search.gram is not None:
+                progress.near = search.closes[-1]
+                inverse = InRows(search, progress.frame)
+                progress.inverse = Learned(inverse, problem, problem.penalties(progress.frame)[0])
+        if near or held:
             return
-        gram = rows.inner_products()
-        if not search.apart(gram.matmul, APART):
-            search.together(gram)
-        progress.near = search.closes[-1]
-        progress.inverse = Learned(InRows(rows, gram, search.seen), problem, problem.penalties(frame)[0])
-    factors, intercept = search.span.point
-    point = torch.cat([rows.combined(factors), intercept.unsqueeze(1)], dim=1)
-    progress.frame, progress.point = frame, centred(problem, point)
+        del rows, search  # they may hold copies
+    if not progress.point.any():
+        yield from _solve_at_root(progress, solve)
 
 
 class Kept(Pass["Kept"]):
-    """All rows, kept as they are: each meets every other."""
+    """All rows, kept as they are: each meets every other.
 
-    def __init__(self, problem: Problem, frame: Frame) -> None:
-        super().__init__(problem, frame)
+    What shows them must leave them as they are.  Products with them are not passes.
+    """
+
+    def __init__(self, problem: Problem, frame: Frame, deviation: Tensor | None = None) -> None:
+        super().__init__(problem, frame, deviation=deviation)
         self._blocks: list[Batch] = []
 
     def add(self, block: Batch) -> None:
-        """Keeps the rows; a copy of them where their means are too large to be subtracted later."""
+        """Keeps the rows; a copy where they are of another type, or their means too large to be taken off later."""
         features = block.features.to(self.dtype)
         if self._shift is not None:
             features = (features - self._shift[0]).mul_(self._shift[1])
@@ -124,31 +129,20 @@ class Kept(Pass["Kept"]):
         """Itself."""
         return self
 
-    @property
+    @cached_property
     def labels(self) -> Tensor:
         """Shape (N,)."""
         return torch.cat([block.labels for block in self._blocks])
 
-    @property
+    @cached_property
     def weights(self) -> Tensor:
         """What each row weighs in the objective, shape (N, 1), float64."""
         of_blocks = [row_weights(block, self.problem.class_weight, torch.float64) for block in self._blocks]
-        ones = self.zeros(self.problem.rows).add_(1)
+        ones = self.zeros(len(self.labels)).add_(1)
         weights = torch.cat([one for one in of_blocks if one is not None] or [ones])
         return (weights * self.problem.share).unsqueeze(1)
 
-    def combined(self, factors: Tensor) -> Tensor:
-        """The rows times factors (N, K), added up: coefficients (K, D) in the frame."""
-        sums, of_blocks = self.zeros(factors.shape[1], self.problem.num_features), self._split(factors)
-        for block, some in zip(self._blocks, of_blocks, strict=True):
-            sums += sum_over_rows(some.to(self.dtype), block.features)
-        return self.moments(sums, factors.sum(0))[:, :-1]
-
-    def logits(self, coef: Tensor) -> Tensor:
-        """By coefficients (K, D) in the frame and an intercept of 0: (N, K), float64."""
-        by = self.linear(torch.cat([coef, torch.zeros_like(coef[:, :1])], dim=1))
-        return torch.cat([affine(block.features, *by) for block in self._blocks]).double()
-
+    @cached_property
     def squares(self) -> Tensor:
         """Of the rows' norms in the frame, (N, 1), float64."""
         center, scale = self._fold
@@ -160,120 +154,173 @@ class Kept(Pass["Kept"]):
         ]
         return torch.cat(norms).double().square_().unsqueeze(1)
 
-    def inner_products(self) -> Tensor:
-        """Of all rows with each other in the frame: (N, N), as exact as the arithmetic, in float64."""
+    @property
+    def multiply(self) -> bool:
+        """Whether products with them are finite."""
+        return float(self.squares.max()) < torch.finfo(self.dtype).max / len(self.labels)
+
+    def combined(self, factors: Tensor) -> Tensor:
+        """The rows times factors (N, K), added up: coefficients (K, D) in the frame."""
+        sums, of_blocks = (
+            self.zeros(factors.shape[1], self.problem.num_features),
+            factors.split([len(block.labels) for block in self._blocks]),
+        )
+        for block, some in zip(self._blocks, of_blocks, strict=True):
+            sums += sum_over_rows(some.to(self.dtype), block.features)
+        return self.moments(sums, factors.sum(0))[:, :-1]
+
+    def logits(self, coef: Tensor) -> Tensor:
+        """By coefficients (K, D) in the frame and an intercept of 0: (N, K), float64."""
+        by = self.linear(torch.cat([coef, torch.zeros_like(coef[:, :1])], dim=1))
+        return torch.cat([affine(block.features, *by) for block in self._blocks]).double()
+
+    def inner_products(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Of all rows with each other in the frame: (N, N), float64, as exact as sums in ``dtype`` are."""
         # A few columns of all rows at a time, so that products are large and no second copy of the rows is needed.
+        dtype = dtype or self.dtype
         center, scale = self._fold
-        rows, plain = self.problem.rows, not bool((center != 0).any() | (scale != 1).any())
-        columns = max(1, GRAM_BYTES // (rows * self.dtype.itemsize))
-        gram = torch.zeros(rows, rows, dtype=self.dtype, device=center.device)
-        some = gram.new_empty(rows, columns)
+        rows, plain = len(self.labels), not bool((center != 0).any() | (scale != 1).any())
+        columns = max(1, GRAM_BYTES // (rows * dtype.itemsize))
+        gram = torch.zeros(rows, rows, dtype=dtype, device=center.device)
+        some = torch.empty(rows, columns, dtype=dtype, device=center.device)
         for first in range(0, self.problem.num_features, columns):
             which = slice(first, first + columns)
-            of_blocks = [block.features[:, which] for block in self._blocks]
-            some = some[:, : of_blocks[0].shape[1]]
-            torch.cat(of_blocks, out=some)
+            some = some[:, : len(center[which])]
+            ends = [0, *accumulate(len(block.labels) for block in self._blocks)]
+            for block, (begin, end) in zip(self._blocks, pairwise(ends), strict=True):
+                some[begin:end] = block.features[:, which]
             if not plain:
-                some.sub_(center[which].to(self.dtype)).mul_((1 / scale[which]).to(self.dtype))
+                some.sub_(center[which].to(dtype)).mul_((1 / scale[which]).to(dtype))
             add_lower_triangle(gram, some)
-        wide = gram.double()  # where products with it cancel, their digits are needed
-        return wide.tril_().add_(wide.tril(-1).T)
-
-    def _split(self, of_rows: Tensor) -> tuple[Tensor, ...]:
-        split: tuple[Tensor, ...] = of_rows.split([len(block.labels) for block in self._blocks])
-        return split
+        gram = gram.double()
+        for first in range(0, rows, STRIP):  # above the diagonal what is below it
+            end = first + STRIP
+            own = gram[first:end, first:end].tril()
+            gram[first:end, first:end] = own + own.tril(-1).T
+            gram[first:end, end:] = gram[end:, first:end].T
+        return gram
 
 
 class Search:
     """The way to the best factors of the rows.
 
     Attributes:
+        rows: Whose factors they are.
         span: Of the directions so far; at the best point of it.
         seen: What is seen there.
+        gram: Inner products of the rows, (N, N), once taken.
         closes: About the relative gap that a certificate would have said, after each step.
     """
 
-    def __init__(self, rows: Kept, squares: Tensor, tolerance: float) -> None:
-        """``squares`` (N, 1) of the rows' norms."""
-        self._rows, self._squares, self._enough = rows, squares, SAFE * tolerance
+    def __init__(self, rows: Kept, tolerance: float) -> None:
+        self.rows = rows
+        self.gram: Tensor | None = None
+        self._enough = max(SAFE * tolerance, LAST)
         self._begin()
 
-    def _begin(self) -> None:
-        self.span = Span(self._rows.problem, self._rows.labels, self._rows.weights)
-        self.seen, self.closes = self.span.minimise(), [math.inf]
-
-    def apart(self, logits: Solve, most: int) -> bool:
-        """Takes steps as if no row had anything in common with another; whether so many lead to the optimum.
+    def run(self, trials: int, held: bool) -> bool:
+        """Goes to the optimum, and says whether it is near.
 
         Args:
-            logits: By factors, both (N, K).
-            most: Steps at most; at the pace of the last two they must do.
+            trials: Steps at most before inner products are taken.
+            held: Whether curvature may be taken.
         """
-        direction = start_apart(self.span, self._squares) if len(self.closes) == 1 else self._apart()
-        for left in range(most, 0, -1):
-            if self.closes[-1] <= self._enough:
-                return True
-            pace = math.log(self.closes[-3] / self.closes[-1]) / 2 if len(self.closes) > FIRST else math.inf
-            if left * pace < math.log(self.closes[-1] / self._enough):
-                return False
-            self._go(direction, logits)
-            self.closes.append(self.seen.close(self._squares * self.seen.slope))
-            direction = self._apart()
-        return self.closes[-1] <= self._enough
+        if self._apart(trials):
+            return True
+        if held:
+            self.gram = self.rows.inner_products()
+            if not self._apart(APART) and not self._together() and self.rows.dtype != torch.float64:
+                self.gram = self.rows.inner_products(torch.float64)
+                self._together()
+        return held and self.closes[-1] <= NEAR
 
-    def together(self, gram: Tensor) -> None:
-        """Takes Newton's steps, by inner products (N, N) of the rows: from zero, if what was found is far away."""
-        if self.closes[-1] > NEAR:
+    def _begin(self) -> None:
+        self.span = Span(self.rows.problem, self.rows.labels, self.rows.weights)
+        self.seen, self.closes = self.span.minimise(), [math.inf]
+
+    def _apart(self, most: int) -> bool:
+        """Takes steps as if no row had anything in common with another, while at their pace ``most`` are enough."""
+        squares = self.rows.squares
+        for left in range(most, 0, -1):
+            if len(self.closes) == 1:
+                self._go(best_apart(self.span, squares))
+            else:
+                self._go(self.seen.step(squares * self.seen.slope, inverse_apart(squares, self.seen)))
+            self.closes.append(self.seen.close(self._image()))
+            last = self.closes[-1]
+            if last <= self._enough:
+                return True
+            if len(self.closes) > FIRST and (left - 1) * math.log(self.closes[-3] / last) / 2 < math.log(
+                last / self._enough
+            ):
+                return False  # at the pace of the last two
+        return False
+
+    def _together(self) -> bool:
+        """Takes Newton's steps: from zero, if what was found is far away."""
+        assert self.gram is not None
+        if not self.closes[-1] <= NEAR:
             self._begin()
-        inverse, last, nearest, value, waited = None, math.inf, math.inf, math.inf, 0
+        inverse: Inverse | None = None
+        last, nearest, value, waited = math.inf, math.inf, math.inf, 0
         for _ in range(STEPS):
-            image = gram @ self.seen.slope
+            image = self._image()
             close = self.seen.close(image)
             self.closes.append(close)
+            if close <= self._enough:
+                return True
             waited = 0 if close <= nearest / 2 or self.seen.value <= FALLS * value else waited + 1
             nearest, value = min(nearest, close), self.seen.value
-            if close <= self._enough or waited == PATIENCE:
+            if waited == PATIENCE:
                 break
             if inverse is None or close > SLOWLY * last:
-                inverse = together(gram, self.seen)
+                inverse = None  # frees its memory
+                inverse = inverse_together(self.gram, self.seen)
             last = close
-            self._go(self.seen.step(image, inverse), gram.matmul)
+            self._go(self.seen.step(image, inverse))
+        return False
 
-    def _apart(self) -> Tensor:
-        return self.seen.step(self._squares * self.seen.slope, apart(self._squares, self.seen))
+    def _image(self) -> Tensor:
+        """The logits by the slope, or about them where only the norms of the rows are known."""
+        return self.rows.squares * self.seen.slope if self.gram is None else self.gram @ self.seen.slope
 
-    def _go(self, direction: Tensor, logits: Solve) -> None:
+    def _go(self, direction: Tensor) -> None:
         direction = self.span.beyond(direction)
-        self.span.add(direction, logits(direction))
+        logits = self.rows.logits(self.rows.combined(direction)) if self.gram is None else self.gram @ direction
+        self.span.add(direction, logits)
         self.seen = self.span.minimise()
 
 
 class InRows:
-    """The inverse of the Hessian at a point of a span, by Woodbury's formula."""
+    """The inverse of the Hessian at the end of a search, by Woodbury's formula."""
 
-    def __init__(self, rows: Kept, gram: Tensor, seen: Seen) -> None:
-        """``gram`` (N, N), what was ``seen`` at the point."""
-        self._rows, self._gram, self._seen = rows, gram, seen
+    def __init__(self, search: Search, frame: Frame) -> None:
+        """Works in any frame."""
+        assert search.gram is not None
+        self._rows, self._gram, self._seen, self._frame = search.rows, search.gram, search.seen, frame
 
     @cached_property
     def _inverse(self) -> Inverse:
-        return together(self._gram, self._seen)
+        return inverse_together(self._gram, self._seen)
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """The Newton step to be subtracted, (K, D + 1) as the gradient is."""
+        gradient = self._frame.gradient_to(self._rows.frame, gradient)
         coef, by_intercept = gradient[:, :-1], gradient[:, -1]
         back, intercept = self._seen.taken_back(self._rows.logits(coef), by_intercept, self._inverse)
         step = (coef - self._rows.combined(back)) / self._rows.problem.objective.l2
-        return torch.cat([step, intercept.unsqueeze(1)], dim=1)
+        return self._rows.frame.to(self._frame, torch.cat([step, intercept.unsqueeze(1)], dim=1))
 
 
 def _solve_at_root(progress: Progress, solve: Solver) -> Asking[None]:
     """If G = L L' are the inner products, the problem over the rows of L has the same logits and the same penalty."""
     problem, model = progress.problem, progress.problem.model
-    rows = yield from ask(Kept(problem, model))
+    rows = yield from ask(Kept(problem, model, progress.frame.scale))
+    if not rows.multiply:
+        return
     gram = rows.inner_products()
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-    root = torch.linalg.cholesky(gram)
+    root = root_of(gram)
     inside = replace(problem, model=Frame(torch.zeros_like(gram[0]), torch.ones_like(gram[0])), class_weight=())
     inner = Progress(inside, inside.zeros(), progress.tolerance)
     features = root.to(problem.dtype, memory_format=torch.contiguous_format)

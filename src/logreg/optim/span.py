@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from logreg.errors import DivergedError
 from logreg.functional import scored
-from logreg.optim.curvature import Solve, least
+from logreg.optim.curvature import least
 from logreg.optim.passes import Problem
 from logreg.optim.progress import NOISE
 
@@ -34,7 +37,7 @@ class Inverse(NamedTuple):
     By Woodbury's formula the inverse of the Hessian l2 + X' D X is (1 - X' A X) / l2.
     """
 
-    times: Solve
+    times: Callable[[Tensor], Tensor]
     """A times (N, K)."""
     sums: Tensor
     """Over the rows of A times the logits that each intercept gives, (K, K)."""
@@ -89,7 +92,7 @@ class Seen(NamedTuple):
         return back + l2 * inverse.times(intercept.expand_as(logits)), intercept
 
 
-def apart(squares: Tensor, seen: Seen) -> Inverse:
+def inverse_apart(squares: Tensor, seen: Seen) -> Inverse:
     """The inverse if no row had anything in common with another; ``squares`` (N, 1) of their norms."""
     own = seen.curvature / (seen.problem.objective.l2 + squares * seen.curvature)
     if not seen.problem.softmax:
@@ -101,28 +104,29 @@ def apart(squares: Tensor, seen: Seen) -> Inverse:
     )
 
 
-def together(gram: Tensor, seen: Seen) -> Inverse:
+def inverse_together(gram: Tensor, seen: Seen) -> Inverse:
     """The inverse by all inner products (N, N).
 
     Source:
         Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, sections 3.4 and 3.5.
     """
     sizes = seen.curvature.sqrt().T.unsqueeze(2)
-    roots = []
-    for size in sizes:
-        matrix = size * gram * size.T
+    own = gram.new_empty(len(sizes), *gram.shape)
+    for size, matrix in zip(sizes, own, strict=True):
+        torch.mul(size * gram, size.T, out=matrix)
         matrix.diagonal().add_(seen.problem.objective.l2)
-        roots.append(_root(matrix))
+        matrix.copy_(root_of(matrix))
+        if seen.problem.softmax:
+            matrix.copy_(torch.cholesky_inverse(matrix).mul_(size).mul_(size.T))
     if not seen.problem.softmax:
 
         def times(logits: Tensor) -> Tensor:
-            columns = zip(sizes, roots, logits.T.unsqueeze(2), strict=True)
+            columns = zip(sizes, own, logits.T.unsqueeze(2), strict=True)
             return torch.cat([size * torch.cholesky_solve(size * one, root) for size, root, one in columns], dim=1)
 
         return Inverse(times, torch.diag(times(torch.ones_like(seen.probabilities)).sum(0)))
 
-    own = torch.stack([size * torch.cholesky_inverse(root) * size.T for size, root in zip(sizes, roots, strict=True)])
-    root = _root(own.sum(0))
+    root = root_of(own.sum(0))
 
     def joint(logits: Tensor) -> Tensor:
         by_own = own @ logits.T.unsqueeze(2)
@@ -132,24 +136,33 @@ def together(gram: Tensor, seen: Seen) -> Inverse:
     return Inverse(joint, torch.diag(ones.sum(0)) - ones.T @ torch.cholesky_solve(ones, root))
 
 
-def _root(matrix: Tensor) -> Tensor:
-    """Its Cholesky factor; of one a little larger where rounding made it indefinite."""
-    ridge = RIDGE * float(matrix.diagonal().max())
-    while True:
+def root_of(matrix: Tensor) -> Tensor:
+    """The Cholesky factor (P, P); of a matrix that is a little larger where rounding made it indefinite.
+
+    Raises:
+        DivergedError: It is not finite.
+    """
+    root: Tensor
+    root, failed = torch.linalg.cholesky_ex(matrix)
+    ridge = max(RIDGE * float(matrix.diagonal().max()), torch.finfo(matrix.dtype).tiny)
+    while bool(failed):
+        if not math.isfinite(ridge):
+            raise DivergedError(
+                "inner products of the rows are not finite. Standardise the features with dataset.standardize=true, or "
+                "set precision=64."
+            )
         matrix.diagonal().add_(ridge)
-        root: Tensor
         root, failed = torch.linalg.cholesky_ex(matrix)
-        if not bool(failed):
-            return root
         ridge *= 100
+    return root
 
 
-def start_apart(span: Span, squares: Tensor) -> Tensor:
+def best_apart(span: Span, squares: Tensor) -> Tensor:
     """The best factors (N, K) if no row had anything in common with another; ``squares`` (N, 1) of their norms."""
     factors = torch.zeros_like(span.point[0])
     for _ in range(ITERATIONS):
         seen = span.see(squares * factors, factors)
-        inverse = apart(squares, seen)
+        inverse = inverse_apart(squares, seen)
         step = inverse.times(squares * seen.slope) - seen.slope
         step /= span.problem.objective.l2
         change = (squares * step).abs().amax(1, keepdim=True)

@@ -44,15 +44,16 @@ STEP = 4
 ENOUGH = 20
 """Rows per parameter that make a sample worth solving first."""
 
-MORE = 8
-"""A sample's optimum is moved by the slope of this part of the rows, if that is more."""
+MORE, LIKELY = 8, 0.1
+"""A sample's optimum is moved by the slope of one row in so many, if it gains at most so much of f: about a row's share
+for each parameter is likely."""
 
 RARE = 50
 """Rows that must tell of a feature for a sample to tell its coefficient."""
 
 
 def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
-    """Chooses the frame, and moves a start at zero nearer; a start elsewhere stays.
+    """Chooses the frame, and moves a start at zero nearer; a start elsewhere stays, unless the rows tell the optimum.
 
     Args:
         progress: Of the problem.
@@ -65,12 +66,12 @@ def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
     sample = yield from ask(Sample(problem))
     frame = choose_frame(problem, sample, held)
     progress.frame, progress.point = frame, centred(problem, progress.frame.to(frame, progress.point))
+    if is_wide(problem):
+        yield from solve_in_rows(progress, solve)
+        return torch.float64
     if not progress.point.any():
         if held and enough_rows(problem, sample):
             yield from _solve_sample(progress, sample, solve)
-        elif is_wide(problem):
-            yield from solve_in_rows(progress, solve)
-            return torch.float64
         elif not held and problem.rows >= MANY_ROWS:
             yield from _start_stochastically(progress, sample)
     return problem.dtype
@@ -90,39 +91,46 @@ def enough_rows(problem: Problem, sample: Batch) -> bool:
 
 
 def _solve_sample(progress: Progress, sample: Batch, solve: Solver) -> Asking[None]:
-    """Moves the start to about the optimum of a sample; what few of its rows tell of stays where it is."""
+    """Moves the start to about the optimum of a sample; what few of its rows tell of stays where it is.
+
+    The sample's curvature is that of all rows but for a few percent, which its slope is not: a step along the slope of
+    more rows follows, where there are many more.
+    """
     problem, frame = progress.problem, progress.frame
     common = _common(sample, frame).nonzero()[:, 0]
     if not len(common):
         return
     model = Frame(problem.model.center[common], problem.model.scale[common])
-    narrow = replace(problem, model=model, dtype=torch.float32)
     sample = sample._replace(features=sample.features[:, common])
-    inner = Progress(narrow.sub(sample), narrow.zeros())
+    narrow = replace(problem, model=model, dtype=torch.float32).sub(sample)
+    if not narrow.total_weight > 0:
+        return
+    inner = Progress(narrow, narrow.zeros())
     for question in solve(inner, 1e-3):
         gather(lambda mixed: [sample], question)
-    found = inner.solution
-    point = problem.zeros()
-    point[:, common] = found[:, :-1]
-    point[:, -1] = found[:, -1]
-    progress.point = problem.model.to(frame, point)
+
+    def whole(step: Tensor) -> Tensor:
+        """What is said of those features, in the inner frame, as the problem's frame has it."""
+        step = inner.frame.to(model, step)
+        point = problem.zeros()
+        point[:, common], point[:, -1] = step[:, :-1], step[:, -1]
+        return problem.model.to(frame, point)
+
+    progress.point = whole(inner.point)
     more = problem.rows // MORE
     if more < 2 * len(sample.labels) or problem.objective.l1:
         return
-    # The sample's curvature is that of all rows but for a few percent, which its slope is not.
-    small = Evaluate(inner.problem, inner.frame, inner.point, hessian=torch.float32)
-    gather(lambda mixed: [sample], small)
-    hessian = small.result().hessian
+    curved = Evaluate(narrow, inner.frame, inner.point, hessian=torch.float32)
+    gather(lambda mixed: [sample], curved)
+    hessian = curved.result().hessian
     assert hessian is not None
-    slope = frame.gradient_to(
-        problem.model, (yield from ask(EvaluateSome(problem, frame, progress.point, more))).gradient
-    )
-    slope = torch.cat([slope[:, :-1][:, common], slope[:, -1:]], dim=1)
-    step = factored(inner.problem, hessian).step(model.gradient_to(inner.frame, slope))
-    step = inner.frame.to(model, step)
-    point[:, common] -= step[:, :-1]
-    point[:, -1] -= step[:, -1]
-    progress.point = problem.model.to(frame, point)
+    now = yield from ask(EvaluateSome(problem, frame, progress.point, more))
+    gradient = frame.gradient_to(problem.model, now.gradient)
+    gradient = model.gradient_to(inner.frame, torch.cat([gradient[:, :-1][:, common], gradient[:, -1:]], dim=1))
+    step = factored(narrow, hessian).step(gradient)
+    # A sample without a row of some class knows of no curvature there: what its step promises is not to be had.
+    if 0 < float((step * gradient).sum()) / 2 <= LIKELY * now.value:
+        progress.point = centred(problem, whole(inner.point - step))
 
 
 def _common(sample: Batch, frame: Frame) -> Tensor:
