@@ -245,6 +245,22 @@ def test_the_fit_is_that_of_a_minimiser_of_scipy(name: str) -> None:
     assert apart(problem, of(solved(problem)), (theirs[:, :-1], theirs[:, -1])) < ROUTES[name].same
 
 
+@pytest.mark.parametrize("name", ["unpenalised, binary", "unpenalised"])
+def test_the_unpenalised_fit_is_that_of_statsmodels(name: str) -> None:
+    from statsmodels.api import Logit, MNLogit
+
+    problem = stated(name)
+    rows = np.hstack([problem.features.numpy(), np.ones((len(problem.labels), 1))])
+    model = (Logit if problem.num_classes == 2 else MNLogit)(problem.labels.numpy(), rows)
+    theirs = model.fit(method="newton", maxiter=100, tol=1e-14, disp=False)
+    found = solved(problem)
+    ours = torch.cat([found.coef, found.intercept.unsqueeze(1)], dim=1)
+    if problem.num_classes > 2:  # theirs of the first class are 0
+        ours = ours[1:] - ours[0]
+    np.testing.assert_allclose(ours, theirs.params.T.reshape(ours.shape), rtol=0, atol=SAME * float(ours.abs().max()))
+    assert found.bound.value == pytest.approx(-theirs.llf / len(rows), rel=1e-13)
+
+
 # What must come to the same
 
 
