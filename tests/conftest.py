@@ -16,12 +16,16 @@ import pytest
 import torch
 from hypothesis import settings
 
+from logreg.lean import import_lightning
+
 if TYPE_CHECKING:
     from models import Models
     from whole_runs import Answer
 
 settings.register_profile("untimed", deadline=None)  # how long a test takes says nothing on a shared machine
 settings.load_profile("untimed")
+
+import_lightning()  # as every script does: the tests are of that, and begin seconds sooner
 
 MNIST_ROOTS = (Path(__file__).parents[1] / "data", Path(__file__).parents[2] / "shared" / "data" / "mnist")
 """Where the true MNIST may lie: in the project's own data folder, or beside the checkout."""
