@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.functional import one_vs_rest
+from logreg.functional import LossName, one_vs_rest
 from logreg.objective import Objective
 from logreg.optim import exact, row_space
 from logreg.optim.exact import Fit, drive, fit, problem_of
@@ -252,9 +252,9 @@ def alike(rows: int, features: int, classes: int = 2) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
-def test_rows_that_differ_need_no_inner_products(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_differ_need_no_inner_products(loss: LossName, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = unlike(500, 8000)
-    objective = Objective(loss, l2=1e-2)  # type: ignore[arg-type]
+    objective = Objective(loss, l2=1e-2)
     found, grams, _, _ = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-6))
     assert found.converged
     assert grams == (loss == "cross_entropy")  # with two outputs they are made up for by fewer trials
