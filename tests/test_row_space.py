@@ -307,6 +307,16 @@ def test_odd_rows_have_a_certified_optimum_too(odd: str, classes: int, dtype: to
     assert found.passes < 40
 
 
+@pytest.mark.parametrize("l2", [1e-10, 1e6])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_penalty_may_be_very_weak_or_very_strong(l2: float, classes: int) -> None:
+    features, labels = unlike(60, 400, classes)
+    objective = Objective("bce" if classes == 2 else "cross_entropy", l2=l2)
+    found = fit(features, labels, objective, tolerance=1e-6)
+    assert found.converged
+    assert found.passes < 40
+
+
 def test_numbers_whose_products_are_infinite_are_left_to_other_ways() -> None:
     features, labels = unlike(60, 400)
     found = fit(features * 1e18, labels, Objective("bce", l2=0.01), max_passes=50)

@@ -182,11 +182,11 @@ class Kept(Pass["Kept"]):
         rows, plain = len(self.labels), not bool((center != 0).any() | (scale != 1).any())
         columns = max(1, GRAM_BYTES // (rows * dtype.itemsize))
         gram = torch.zeros(rows, rows, dtype=dtype, device=center.device)
+        ends = [0, *accumulate(len(block.labels) for block in self._blocks)]
         some = torch.empty(rows, columns, dtype=dtype, device=center.device)
         for first in range(0, self.problem.num_features, columns):
             which = slice(first, first + columns)
             some = some[:, : len(center[which])]
-            ends = [0, *accumulate(len(block.labels) for block in self._blocks)]
             for block, (begin, end) in zip(self._blocks, pairwise(ends), strict=True):
                 some[begin:end] = block.features[:, which]
             if not plain:

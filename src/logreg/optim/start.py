@@ -45,8 +45,7 @@ ENOUGH = 20
 """Rows per parameter that make a sample worth solving first."""
 
 MORE, LIKELY = 8, 0.1
-"""A sample's optimum is moved by the slope of one row in so many, if it gains at most so much of f: about a row's share
-for each parameter is likely."""
+"""A sample's optimum is moved by the slope of one row in so many, if that gains at most so much of f."""
 
 RARE = 50
 """Rows that must tell of a feature for a sample to tell its coefficient."""
@@ -93,8 +92,8 @@ def enough_rows(problem: Problem, sample: Batch) -> bool:
 def _solve_sample(progress: Progress, sample: Batch, solve: Solver) -> Asking[None]:
     """Moves the start to about the optimum of a sample; what few of its rows tell of stays where it is.
 
-    The sample's curvature is that of all rows but for a few percent, which its slope is not: a step along the slope of
-    more rows follows, where there are many more.
+    The sample's curvature is nearly that of all rows, while its slope is 0 where theirs is not: a step along the slope
+    of more rows follows, where there are many more.
     """
     problem, frame = progress.problem, progress.frame
     common = _common(sample, frame).nonzero()[:, 0]
