@@ -44,13 +44,31 @@ def test_source_units_give_the_same_logits(draw: torch.Generator) -> None:
     torch.testing.assert_close(features @ coef.T + intercept, model(features).detach())
 
 
-def test_parameters_in_float64_read_features_of_any_type(draw: torch.Generator) -> None:
-    # An exact optimizer's parameters are float64, whatever the arithmetic of the run.
-    model = LogisticModel(facts(mean=(10.0, -3.0), std=(2.0, 0.5)), 3, init="linear", dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_are_float64_whatever_the_type_of_features_and_parameters(
+    dtype: torch.dtype, draw: torch.Generator
+) -> None:
+    model = LogisticModel(facts(mean=(10.0, -3.0), std=(2.0, 0.5)), 3, init="linear", dtype=dtype)
     features = torch.randn(5, 2, generator=draw) * 4 + 7
+    coef, intercept = model.coef.double(), model.intercept.double()
+    expected = (features.double() - torch.tensor([10.0, -3.0])) / torch.tensor([2.0, 0.5]) @ coef.T + intercept
     logits = model(features)
-    assert (model.coef.dtype, logits.dtype) == (torch.float64, torch.float32)
-    torch.testing.assert_close(logits.double(), model(features.double()), rtol=1e-4, atol=1e-4)
+    assert logits.dtype == torch.float64
+    torch.testing.assert_close(logits, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_facts_of_stored_features_give_the_logits_of_features_in_source_units(draw: torch.Generator) -> None:
+    # x - 1e9 in units of 2, standardized by mean and deviation in source units
+    theirs = facts(mean=(1e9, -3.0), std=(4.0, 0.5), shift=(1e9, 0.0), unit=(2.0, 1.0))
+    model = LogisticModel(theirs, 3, init="linear", dtype=torch.float64)
+    assert (model.mean.tolist(), model.std.tolist()) == ([0.0, -3.0], [2.0, 0.5])
+    stored = torch.randn(5, 2, generator=draw, dtype=torch.float64)
+    coef, intercept = model.in_source_units()
+    logits = theirs.stored.source(stored) @ coef.T + intercept
+    torch.testing.assert_close(model(stored).detach(), logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(theirs.stored.of(theirs.stored.source(stored), torch.float64), stored, rtol=0, atol=1e-6)
+    plain = DataFacts.from_dict(json.loads(json.dumps(theirs.as_dict())))
+    assert plain == theirs
 
 
 def test_the_standardisation_travels_in_the_state_dict() -> None:

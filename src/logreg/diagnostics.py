@@ -16,6 +16,7 @@ from torch import Tensor
 
 from logreg.evaluation import BINS, Evaluation, Predicted, wilson
 from logreg.facts import DataFacts
+from logreg.ranking import Ranking
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
 
@@ -109,10 +110,9 @@ def roc_and_precision_recall(
     """Both curves of two classes side by side, with the chosen threshold; ``None`` where one class is missing."""
     if "auroc" not in evaluation.metrics:
         return None
-    score, order = predicted.probabilities[:, 1].sort(descending=True)
-    weight = predicted.weight[order]
+    order, last = Ranking.of(predicted.scores)
+    score, weight = predicted.probabilities[order, 1], predicted.weight[order]
     positive = (predicted.labels[order] == 1).double() * weight
-    last = torch.cat([score[1:] != score[:-1], torch.ones(1, dtype=torch.bool)])
     hits, taken = positive.cumsum(0)[last], weight.cumsum(0)[last]
     alarms, score = taken - hits, score[last]
     zero = torch.zeros(1, dtype=torch.float64)
@@ -136,7 +136,7 @@ def roc_and_precision_recall(
         linewidth=2,
         label=f"average precision {mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]",
     )
-    if evaluation.threshold is not None and len(at := (score >= evaluation.threshold.value).nonzero()):
+    if evaluation.threshold is not None and len(at := (score > evaluation.threshold.value).nonzero()):
         place = int(at[-1])
         label = f"threshold {evaluation.threshold.value:.3f}"
         left.plot(float(fallout[place + 1]), float(recall[place + 1]), "D", color=ORANGE, label=label)

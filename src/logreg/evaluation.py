@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.functional import decided
+from logreg.ranking import Ranked, Ranking
+
 CONFIDENCE = 0.95
 """Of every interval."""
 
@@ -131,12 +134,14 @@ class Predicted:
         labels: Shape (N,), int64, in [0, C).
         sample_weight: Shape (N,), float64, >= 0; ``None`` weighs all rows 1.
         groups: Shape (N,), int64: rows of one group are drawn together; ``None``: each for itself.
+        log_odds: Of two classes, what rows are ranked by, shape (N,); made of the probabilities when ``None``.
     """
 
     probabilities: Tensor
     labels: Tensor
     sample_weight: Tensor | None = None
     groups: Tensor | None = None
+    log_odds: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -147,8 +152,15 @@ class Predicted:
 
     @property
     def decided(self) -> Tensor:
-        """The most probable class of each row, shape (N,); with two equal ones the first."""
-        return self.probabilities.argmax(1)
+        """The class that each row is taken for, shape (N,)."""
+        return decided(self.probabilities)
+
+    @property
+    def scores(self) -> Tensor:
+        """What rows of two classes are ranked by, shape (N,)."""
+        if self.log_odds is not None:
+            return self.log_odds
+        return self.probabilities.clamp(min=TINY).log().diff(dim=1)[:, 0]
 
     @property
     def losses(self) -> Tensor:
@@ -361,30 +373,20 @@ def interval(value: float, sampled: Tensor) -> Measured:
 
 def _ranked(predicted: Predicted, sums: _Sums, drawn: Tensor) -> dict[str, Measured]:
     """The scores that only the order of the rows decides, where both classes are there."""
-    weight, positive = predicted.weight, predicted.probabilities[:, 1]
+    weight, n = predicted.weight, len(predicted.labels)
     there = predicted.labels[weight > 0]
     if not 0 < int(there.sum()) < len(there):
         return {}
-    ordered = positive.sort(descending=True)
-    order, n = ordered.indices, len(positive)
-    last = torch.cat([ordered.values[1:] != ordered.values[:-1], torch.ones(1, dtype=torch.bool)]).nonzero()[:, 0]
+    ranking = Ranking.of(predicted.scores)
     samples = max(100, min(RESAMPLES, ORDERED // n))
-    unit, is_positive, of_row = sums.unit[order], (predicted.labels[order] == 1), weight[order]
-    areas, precisions = [], []
+    unit, is_positive = sums.unit[ranking.order], predicted.labels[ranking.order] == 1
+    of_row, found = weight[ranking.order], []
     ones = torch.ones(1, sums.units, dtype=torch.float64)
     for counts in torch.cat([ones, drawn[:samples]]).split(max(1, 2**22 // n)):
-        rows = counts[:, unit] * of_row
-        hits = (rows * is_positive).cumsum(1)[:, last]
-        alarms = (rows * ~is_positive).cumsum(1)[:, last]
-        before = torch.nn.functional.pad(hits, (1, 0))[:, :-1]
-        new_alarms = alarms.diff(dim=1, prepend=torch.zeros(len(alarms), 1, dtype=torch.float64))
-        all_hits, all_alarms = hits[:, -1], alarms[:, -1]
-        areas.append(((hits + before) / 2 * new_alarms).sum(1) / (all_hits * all_alarms))
-        precision = torch.where(hits > 0, hits / (hits + alarms), 0.0)
-        precisions.append(((hits - before) * precision).sum(1) / all_hits)
+        found.append(ranking.scored(is_positive, counts[:, unit] * of_row))
     # the first sample is the rows themselves
-    found = {"auroc": torch.cat(areas), "average_precision": torch.cat(precisions)}
-    return {name: interval(float(each[0]), each[1:]) for name, each in found.items()}
+    both = Ranked(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    return {name: interval(float(each[0]), each[1:]) for name, each in both._asdict().items()}
 
 
 def _baseline(predicted: Predicted, rates: Tensor) -> dict[str, float]:
@@ -410,6 +412,6 @@ def _threshold(predicted: Predicted, chosen: tuple[float, str] | None, cost_rati
 
 
 def _cost(predicted: Predicted, threshold: float, cost_ratio: float) -> float:
-    yes, weight = predicted.probabilities[:, 1] >= threshold, predicted.weight
+    yes, weight = decided(predicted.probabilities, threshold) == 1, predicted.weight
     alarm, miss = yes & (predicted.labels == 0), ~yes & (predicted.labels == 1)
     return float(weight @ (alarm.double() + cost_ratio * miss.double()) / weight.sum())

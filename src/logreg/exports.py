@@ -1,7 +1,9 @@
 """A trained model in the formats of others: written, and read again by those who will read it.
 
 All of them hold the model as one linear map of features in source units (mean, deviation and temperature are folded
-in) in float64, and the link to the probability of each class.
+in) in float64, and the link to the probability of each class.  Where the model stores a column as its distance from a
+shift or in another unit, programs (ONNX, torch.export) take numbers in double precision and do the same first; bare
+coefficients are to be multiplied with numbers in double precision.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from logreg.errors import ConfigError
 from logreg.facts import DataFacts
 from logreg.functional import LossName, class_probabilities
-from logreg.module import LogisticModule
+from logreg.module import DTYPES, LogisticModule
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +34,7 @@ class Linear:
     """The model as it is exported.
 
     Attributes:
-        coef: Shape (K, D), float64, of the features in source units; the temperature is in it.
+        coef: Shape (K, D), float64, of the features as they are stored; the temperature is in it.
         intercept: Shape (K,), float64.
         loss: Says the link.
         facts: Of the data.
@@ -48,13 +50,29 @@ class Linear:
     @classmethod
     def of(cls, module: LogisticModule) -> Linear:
         """That of a trained module."""
-        coef, intercept = module.model.in_source_units()
+        coef, intercept = (part.detach().cpu() for part in module.model.of_stored())
         heat = module.temperature
         return cls(coef / heat, intercept / heat, module.objective.loss, module.facts, module.hparams["precision"])
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the features as they are stored."""
+        return DTYPES[self.precision]
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """Floating type in which a program takes features in source units without losing a digit of what is stored."""
+        return self.dtype if self.facts.stored.is_plain else torch.float64
+
+    def in_source_units(self) -> tuple[Tensor, Tensor]:
+        """``coef`` (K, D) and ``intercept`` (K,) of features in source units."""
+        coef = self.coef / self.facts.stored.unit
+        return coef, self.intercept - coef @ self.facts.stored.shift
+
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> probability of each class (N, C), in float64."""
-        return class_probabilities(torch.addmm(self.intercept, features.double(), self.coef.T), self.loss)
+        stored = self.facts.stored.of(features, self.dtype).double()
+        return class_probabilities(torch.addmm(self.intercept, stored, self.coef.T), self.loss)
 
     def described(self) -> dict[str, Any]:
         """What somebody must know to use the numbers, as plain values."""
@@ -80,7 +98,7 @@ class Sample:
     """Held-out rows to compare on.
 
     Attributes:
-        features: Shape (n, D), in source units.
+        features: Shape (n, D), in source units, float64.
         columns: The same rows as they stand in the table, arrays (n,) of numbers or text by name; none elsewhere.
     """
 
@@ -120,7 +138,8 @@ def check_installed(name: str) -> None:
 
 def write_json(model: Linear, file: Path) -> None:
     """Coefficients and all that it takes to use them, as JSON."""
-    plain = {**model.described(), "coef": model.coef.tolist(), "intercept": model.intercept.tolist()}
+    coef, intercept = model.in_source_units()
+    plain = {**model.described(), "coef": coef.tolist(), "intercept": intercept.tolist()}
     file.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -134,7 +153,8 @@ def write_safetensors(model: Linear, file: Path) -> None:
     """Tensors ``coef`` and ``intercept``, and the rest as JSON under ``logreg`` in the metadata."""
     from safetensors.torch import save_file
 
-    tensors = {"coef": model.coef.contiguous(), "intercept": model.intercept.contiguous()}
+    coef, intercept = model.in_source_units()
+    tensors = {"coef": coef.contiguous(), "intercept": intercept.contiguous()}
     save_file(tensors, file, metadata={"logreg": json.dumps(model.described(), ensure_ascii=False)})
 
 
@@ -185,7 +205,7 @@ def as_sklearn(model: Linear) -> Any:
             one.feature_names_in_ = np.array(facts.feature_names, dtype=object)
         return one
 
-    coef, intercept = model.coef.numpy(), model.intercept.numpy()
+    coef, intercept = (part.numpy() for part in model.in_source_units())
     if facts.is_binary:
         if len(coef) == 2 and model.loss == "cross_entropy":
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
@@ -222,18 +242,23 @@ class _Probabilities(nn.Module):
     def __init__(self, model: Linear) -> None:
         super().__init__()
         self.loss: LossName = model.loss
+        self.dtype, stored = model.dtype, model.facts.stored
+        self.is_plain = stored.is_plain
+        self.register_buffer("shift", stored.shift)
+        self.register_buffer("unit", stored.unit)
         self.register_buffer("coef", model.coef)
         self.register_buffer("intercept", model.intercept)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Shape (N, D), any floating type -> (N, C), float64."""
+        """Shape (N, D), in source units -> (N, C), float64."""
+        if not self.is_plain:
+            features = ((features - self.shift) / self.unit).to(self.dtype)  # type: ignore[operator]  # buffers
         return class_probabilities(torch.addmm(self.intercept, features.double(), self.coef.T), self.loss)  # type: ignore[arg-type]  # buffers
 
 
 def write_torch_export(model: Linear, file: Path) -> None:
     """A program of any number of rows; classes and names lie beside it in ``logreg.json``."""
-    dtype = torch.float64 if model.precision == "64" else torch.float32
-    example = (torch.zeros(2, model.facts.num_features, dtype=dtype),)
+    example = (torch.zeros(2, model.facts.num_features, dtype=model.input_dtype),)
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(_Probabilities(model), example, dynamic_shapes={"features": {0: rows}})
     described = json.dumps(model.described(), ensure_ascii=False)
@@ -243,7 +268,7 @@ def write_torch_export(model: Linear, file: Path) -> None:
 def read_torch_export(file: Path, model: Linear, sample: Sample) -> Array:
     """With torch alone."""
     program = torch.export.load(file).module()
-    return np.asarray(program(sample.features).detach().numpy())
+    return np.asarray(program(sample.features.to(model.input_dtype)).detach().numpy())
 
 
 def write_onnx(model: Linear, file: Path) -> None:
@@ -320,7 +345,20 @@ class _Graph:
 
     def from_matrix(self, model: Linear) -> str:
         features = self.input("features", _float(model), ["rows", model.facts.num_features])
-        return self.linear(self.double(features), model.coef.numpy(), model.intercept.numpy())
+        stored = self.stored(self.double(features), model, slice(None))
+        return self.linear(stored, model.coef.numpy(), model.intercept.numpy())
+
+    def stored(self, numbers: str, model: Linear, places: slice) -> str:
+        """Numbers in source units, (N, n) of double -> those of these features as the model stores them, (N, n)."""
+        from onnx import TensorProto
+
+        if model.facts.stored.is_plain:
+            return numbers
+        shift, unit = (self.constant(part[places].numpy()) for part in model.facts.stored)
+        near = self.node("Div", self.node("Sub", numbers, shift), unit)
+        if model.dtype == torch.float32:  # rounded as what the model learned from
+            near = self.double(self.node("Cast", near, to=TensorProto.FLOAT))
+        return near
 
     def from_images(self, model: Linear) -> str:
         from onnx import TensorProto
@@ -338,14 +376,15 @@ class _Graph:
             if column.name in OUTPUTS:
                 raise ConfigError(f"`format=onnx` must not have a column {column.name!r}, as an output is called so.")
         for column in model.facts.columns:
-            width = len(column.feature_names)
+            width, first = len(column.feature_names), start
             mine, start = coef[:, start : start + width], start + width
             if column.kind == "number":
                 given = self.double(self.input(column.name, _float(model), ["rows", 1]))
                 gap = self.node("IsNaN", given)
                 if not column.constant:
                     fill = self.constant(np.array(float(column.fill)))
-                    parts.append(self.node("Where", gap, fill, given))
+                    filled = self.node("Where", gap, fill, given)
+                    parts.append(self.stored(filled, model, slice(first, first + 1)))
                 if column.indicator:
                     parts.append(self.double(gap))
                 weights.append(mine)
@@ -377,6 +416,7 @@ class _Graph:
             sigmoid = self.node("Sigmoid", logits)
             total = self.node("ReduceSum", sigmoid, self.constant(np.array([1])), keepdims=1)
             probabilities = self.node("Div", sigmoid, total)
+        # As `functional.decided`: ArgMax takes the first of equal ones, which is the first class at even odds.
         best = self.node("ArgMax", probabilities, axis=1, keepdims=0)
         names = self.constant(np.array(model.facts.class_names, dtype=object))
         self.nodes.append(helper.make_node("Gather", [names, best], ["label"]))
@@ -394,7 +434,7 @@ OUTPUTS = ("label", "probabilities")
 def _float(model: Linear) -> int:
     from onnx import TensorProto
 
-    return int(TensorProto.DOUBLE if model.precision == "64" else TensorProto.FLOAT)
+    return int(TensorProto.DOUBLE if model.input_dtype == torch.float64 else TensorProto.FLOAT)
 
 
 def read_onnx(file: Path, model: Linear, sample: Sample) -> Array:
@@ -402,7 +442,7 @@ def read_onnx(file: Path, model: Linear, sample: Sample) -> Array:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    kind = np.float64 if model.precision == "64" else np.float32
+    kind = np.float64 if model.input_dtype == torch.float64 else np.float32
     if sample.columns:
         feed = {
             name: (values.astype(kind) if values.dtype.kind == "f" else values.astype(object)).reshape(-1, 1)

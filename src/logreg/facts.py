@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
+
+from logreg.stored import StoredForm
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -21,7 +24,7 @@ class Batch(NamedTuple):
     """A block of rows, as every DataModule yields it and every step receives it."""
 
     features: Tensor
-    """Shape (N, D), floating, in the units of the source (pixels: 0 to 1)."""
+    """Shape (N, D), floating, as they are stored: (x - shift) / unit of ``DataFacts`` (pixels: 0 to 1)."""
     labels: Tensor
     """Shape (N,), int64, in [0, C)."""
     sample_weight: Tensor | None = None
@@ -88,6 +91,10 @@ class DataFacts:
     """Mean over the train rows of sample weight times class weight."""
     class_rates: tuple[float, ...] = ()
     """Part of the weight of train that each class has, C of them; class weights do not count."""
+    shift: tuple[float, ...] = ()
+    """Features are stored as (x - shift) / unit, rounded to the floating type afterwards; in source units; empty: 0."""
+    unit: tuple[float, ...] = ()
+    """Of each feature, a power of two in source units; empty: 1."""
 
     @property
     def num_classes(self) -> int:
@@ -98,6 +105,30 @@ class DataFacts:
     def is_binary(self) -> bool:
         """Whether there are two classes."""
         return self.num_classes == 2
+
+    @property
+    def stored(self) -> StoredForm:
+        """How features are stored."""
+        plain = StoredForm.plain(self.num_features)
+        return StoredForm(
+            torch.tensor(self.shift, dtype=torch.float64) if self.shift else plain.shift,
+            torch.tensor(self.unit, dtype=torch.float64) if self.unit else plain.unit,
+        )
+
+    @property
+    def standardization(self) -> tuple[Tensor, Tensor] | None:
+        """Center and scale of the stored features, (D,) each in float64, such that coefficients are those of
+        (stored - center) / scale: of standardized features, or else of features in source units.
+
+        ``None`` where both are the same as stored: center 0 and scale 1.
+        """
+        stored = self.stored
+        if self.mean:
+            mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
+            return (mean - stored.shift) / stored.unit, std / stored.unit
+        if not self.unit:
+            return None
+        return torch.zeros_like(stored.unit), 1 / stored.unit
 
     @property
     def title(self) -> str:

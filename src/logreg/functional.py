@@ -162,3 +162,25 @@ def class_probabilities(logits: Tensor, loss: LossName, temperature: float = 1.0
     if logits.shape[1] == 1:
         return torch.cat([-logits, logits], dim=1).sigmoid_()
     return torch.softmax(F.logsigmoid(logits), dim=1)  # what the sigmoids are over their sum, also where all are 0
+
+
+def decided(probabilities: Tensor, threshold: float = 0.5) -> Tensor:
+    """The class that each row is taken for; every script and report takes it from here.
+
+    Of two classes the second where its probability is greater than the threshold, so that even odds are the first, as
+    in scikit-learn's ``predict``; of more classes the most probable one, of equal ones the first.
+
+    Args:
+        probabilities: Of `class_probabilities`, shape (N, C).
+        threshold: Of two classes, in [0, 1].
+
+    Returns:
+        Shape (N,), int64.
+
+    Example:
+        >>> decided(torch.tensor([[0.5, 0.5], [0.4, 0.6]])).tolist()
+        [0, 1]
+    """
+    if probabilities.shape[1] == 2:
+        return (probabilities[:, 1] > threshold).long()
+    return probabilities.argmax(1)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from logreg.functional import LOSSES, one_vs_rest
+from logreg.functional import LOSSES, class_probabilities, decided, one_vs_rest
 from logreg.objective import Objective
+from logreg.ranking import area_under_roc, log_odds
 
 Scores = dict[str, float]
 """Metric name (loss, accuracy, auroc) -> value."""
@@ -29,17 +30,18 @@ def loss_weight(
     Returns:
         Shape (N,), or ``None`` for all 1.
     """
+    own = None if sample_weight is None else sample_weight.to(dtype)
     if not class_weight:
-        return sample_weight
+        return own
     of_class = torch.tensor(class_weight, dtype=dtype, device=labels.device)[labels]
-    return of_class if sample_weight is None else of_class * sample_weight
+    return of_class if own is None else of_class * own
 
 
 class SplitScorer:
     """Gathers blocks of one split, then scores the split.
 
     The metrics: ``loss`` is the data term under the objective's reduction; ``accuracy`` the
-    fraction of rows whose most probable class is theirs; ``auroc`` (binary only, when asked for,
+    fraction of rows that are taken for their class (`functional.decided`); ``auroc`` (binary only, when asked for,
     and when both classes are there) the probability that a row of class 1 ranks above one of class 0.
     A row of weight 2 counts as two rows in each of them; class weights count in the loss alone.
     """
@@ -55,7 +57,7 @@ class SplitScorer:
         self._hits: list[Tensor] = []
         self._loss_weights: list[Tensor] = []
         self._weights: list[Tensor] = []
-        self._positive: list[Tensor] = []
+        self._scores: list[Tensor] = []
         self._labels: list[Tensor] = []
 
     def update(
@@ -69,10 +71,11 @@ class SplitScorer:
             targets: Shape (N, K), if they are made already.
             sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
         """
-        binary = logits.shape[1] == 1
+        labels = labels.to(logits.device)
+        sample_weight = None if sample_weight is None else sample_weight.to(logits.device)
         if targets is None:
             targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
-        predicted = (logits[:, 0] > 0).long() if binary else logits.argmax(1)
+        predicted = decided(class_probabilities(logits, self.objective.loss))
         self.rows += len(labels)
         # Kept on their device and added up at the end: one wait for the accelerator, not one per block.
         losses, hits = LOSSES[self.objective.loss].of_rows(logits, targets), predicted == labels
@@ -84,10 +87,8 @@ class SplitScorer:
         if sample_weight is not None:
             self._weights.append(sample_weight)
         if self.auroc and logits.shape[1] <= 2:
-            # Probabilities, never logits: torchmetrics would guess which of the two it was given.  In float64,
-            # since in float32 all logits above 17 are the same probability.
-            probabilities = LOSSES[self.objective.loss].link(logits.detach().to("cpu", torch.float64))
-            self._positive.append(probabilities[:, -1])
+            # By the logits: all probabilities of logits above 37 are 1, and sigmoids of equal logits may differ.
+            self._scores.append(log_odds(logits.detach()).cpu())
             self._labels.append(labels.cpu())
 
     def compute(self) -> Scores:
@@ -104,26 +105,9 @@ class SplitScorer:
             "accuracy": math.fsum(torch.stack(self._hits).tolist()) / weight if weight else math.nan,
         }
         if self._labels and weight:
-            labels, positive = torch.cat(self._labels), torch.cat(self._positive).nan_to_num(0.5)
+            labels = torch.cat(self._labels)
             there = labels if weights is None else labels[weights > 0]
             if 0 < int(there.sum()) < len(there):
-                scores["auroc"] = area_under_roc(positive, labels, weights)
+                scores["auroc"] = area_under_roc(torch.cat(self._scores), labels, weights)
         self.clear()
         return scores
-
-
-def area_under_roc(positive: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
-    """Probability that a row of class 1 ranks above one of class 0; both are there.
-
-    Args:
-        positive: Probability of class 1, shape (N,).
-        labels: Shape (N,), 0 or 1.
-        weights: Of the rows, shape (N,); ``None`` for all 1.
-    """
-    if weights is None:
-        from torchmetrics.functional.classification import binary_auroc
-
-        return float(binary_auroc(positive, labels))
-    from sklearn.metrics import roc_auc_score  # takes a second to import, and torchmetrics knows no weights
-
-    return float(roc_auc_score(labels, positive, sample_weight=weights))

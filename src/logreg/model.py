@@ -1,4 +1,4 @@
-"""The logistic model: standardise, then linear, then nothing (the link belongs to the loss)."""
+"""The logistic model: standardize, then linear, then nothing (the link belongs to the loss)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from logreg.facts import DataFacts
 Init = Literal["zeros", "linear"]
 
 
+def in_float64(tensor: Tensor) -> Tensor:
+    """A tensor in float64; on the CPU where its device has no float64 (Apple's GPUs)."""
+    return tensor.to("cpu" if tensor.device.type == "mps" else tensor.device, torch.float64)
+
+
 class LogisticModel(nn.Module):
     """logits = ((features - mean) / std) @ coef.T + intercept.
 
-    Features come in source units; mean and std are buffers, so a checkpoint alone predicts.
+    Features come as they are stored (`DataFacts.stored`), and logits are float64 whatever the type of the features and
+    of the parameters: what is scored is what the certificate, which is in float64 too, speaks of.
 
     Attributes:
-        coef: Shape (K, D), of the features as standardised here.
+        coef: Shape (K, D), of the features as standardized here.
         intercept: Shape (K,).
-        mean, std: Shape (D,) each, or empty when the facts do not standardise.
+        mean, std: Shape (D,) each, of the stored features, or empty when nothing is to be done.
     """
 
     mean: Tensor
@@ -38,12 +44,13 @@ class LogisticModel(nn.Module):
         """Starts the parameters.
 
         Args:
-            facts: Says D, and the mean and std to standardise by.
+            facts: Says D, how features are stored, and the mean and std to standardize by.
             num_outputs: K.
             init: "zeros", or "linear" for the start of ``nn.Linear`` right after
                 ``torch.manual_seed(seed)``: uniform within 1 / sqrt(D).
             seed: Fixes the "linear" start.
-            dtype: Floating type of parameters and buffers; the start is drawn in float32 all the same.
+            dtype: Floating type of parameters and buffers, which training computes in; the start is drawn in float32
+                all the same.
         """
         super().__init__()
         coef, intercept = torch.zeros(num_outputs, facts.num_features), torch.zeros(num_outputs)
@@ -55,25 +62,32 @@ class LogisticModel(nn.Module):
             nn.init.uniform_(intercept, -bound, bound, generator=draw)
         self.coef = nn.Parameter(coef.to(dtype))
         self.intercept = nn.Parameter(intercept.to(dtype))
-        self.register_buffer("mean", torch.tensor(facts.mean, dtype=dtype))
-        self.register_buffer("std", torch.tensor(facts.std, dtype=dtype))
+        center, scale = facts.standardization or (torch.zeros(0), torch.zeros(0))
+        self.register_buffer("mean", center.to(dtype))
+        self.register_buffer("std", scale.to(dtype))
+        self.stored = facts.stored
 
     def standardise(self, features: Tensor) -> Tensor:
-        """Features (N, D) in source units -> what ``coef`` multiplies, (N, D)."""
+        """Features (N, D) as they are stored -> what ``coef`` multiplies, (N, D), in the same type."""
         if not len(self.mean):
             return features
-        return (features - self.mean.to(features.dtype)) / self.std.to(features.dtype)
+        return (features - self.mean.to(features)) / self.std.to(features)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (N, D) in source units -> logits (N, K), in the floating type of the features."""
-        coef, intercept = self.coef.to(features.dtype), self.intercept.to(features.dtype)
-        return torch.addmm(intercept, self.standardise(features), coef.T)
-
-    def in_source_units(self) -> tuple[Tensor, Tensor]:
-        """``coef`` (K, D) and ``intercept`` (K,) of the raw features, in float64 on the CPU."""
-        coef = self.coef.detach().to("cpu", torch.float64)
-        intercept = self.intercept.detach().to("cpu", torch.float64)
+    def of_stored(self) -> tuple[Tensor, Tensor]:
+        """``coef`` (K, D) and ``intercept`` (K,) of the features as they are stored, in float64."""
+        coef, intercept = in_float64(self.coef), in_float64(self.intercept)
         if not len(self.mean):
             return coef, intercept
-        coef = coef / self.std.to("cpu", torch.float64)
-        return coef, intercept - coef @ self.mean.to("cpu", torch.float64)
+        coef = coef / in_float64(self.std)
+        return coef, intercept - coef @ in_float64(self.mean)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, D) as they are stored -> logits (N, K), in float64."""
+        coef, intercept = self.of_stored()
+        return torch.addmm(intercept, in_float64(features), coef.T)
+
+    def in_source_units(self) -> tuple[Tensor, Tensor]:
+        """``coef`` (K, D) and ``intercept`` (K,) of features in source units, in float64 on the CPU."""
+        coef, intercept = (part.detach().cpu() for part in self.of_stored())
+        coef = coef / self.stored.unit
+        return coef, intercept - coef @ self.stored.shift

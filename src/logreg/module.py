@@ -19,7 +19,7 @@ from logreg.model import Init, LogisticModel
 from logreg.objective import Objective, Reduction
 from logreg.optim import EXACT, build_optimizer, choose, lr_factor
 from logreg.optim.exact import bound_of
-from logreg.optim.passes import Asking, Pass, Problem, RowSource
+from logreg.optim.passes import Asking, Frame, Pass, Problem, RowSource
 from logreg.optim.progress import Progress
 from logreg.optimality import (
     FULL,
@@ -55,7 +55,7 @@ class LogisticModule(pl.LightningModule):
     Attributes:
         facts: All that is known of the data.
         objective: What is minimised.
-        model: Features in source units -> logits (N, K); K = 1 for two classes under bce, else C.
+        model: Features as they are stored -> logits (N, K); K = 1 for two classes under bce, else C.
         reason: Why optimizer "auto" chose what it chose; else empty.
         progress: Of the exact optimizer; ``None`` before it begins.
         certificate: The newest, with the epochs behind it; ``None`` before there is one.
@@ -173,13 +173,21 @@ class LogisticModule(pl.LightningModule):
         self.model.coef.data.copy_(point[:, :-1])
         self.model.intercept.data.copy_(point[:, -1])
 
+    def point_of(self, problem: Problem) -> Tensor:
+        """The parameters as the problem over the train rows has them, (K, D + 1) in float64, the intercept last."""
+        point = torch.cat([self.model.coef, self.model.intercept.unsqueeze(1)], dim=1).detach().double()
+        if self.model.coef.dtype == torch.float64 or not len(self.model.mean):
+            return point
+        # A first-order optimizer reads features by means and deviations that are rounded to its type.
+        return Frame(self.model.mean.double(), self.model.std.double()).to(problem.model, point)
+
     @property
     def is_stochastic_now(self) -> bool:
         """Whether this epoch is one of a first-order optimizer."""
         return self.exact is None or (self.polish and self.current_epoch < self.max_epochs)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, D) in source units -> logits (N, K)."""
+        """Features (N, D) as they are stored -> logits (N, K), in float64."""
         logits: Tensor = self.model(features)
         return logits
 
@@ -249,8 +257,7 @@ class LogisticModule(pl.LightningModule):
         """Sets: the exact optimizer, starting at the parameters as they are."""
         assert self.exact is not None
         problem = self.problem(self.device)
-        point = torch.cat([self.model.coef, self.model.intercept.unsqueeze(1)], dim=1).detach().double()
-        self.progress = Progress(problem, point, self.tolerance, self.seed)
+        self.progress = Progress(problem, self.point_of(problem), self.tolerance, self.seed)
         self._asking: Asking[None] = EXACT[self.exact](self.progress)
         self._question: Pass[Any] | None = next(self._asking)
 
@@ -319,11 +326,10 @@ class LogisticModule(pl.LightningModule):
             if not (last or is_penalised(self.objective) or is_small(problem)):
                 return False
             enough = FULL if last or is_small(problem) else math.inf
-            point = torch.cat([self.model.coef, self.model.intercept.unsqueeze(1)], dim=1).detach().double()
-            known = bound_of(problem, point, rows, enough)
+            known = bound_of(problem, self.point_of(problem), rows, enough)
             if last and is_penalised(self.objective) and known.gap > VAGUE * known.value:
                 most = max(LEAST_PASSES, epochs)
-                known = bound_by_solution(problem, point, rows, known, accuracy=0.1, most=most)
+                known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
         self.certificate = (
             epochs,
             Certificate(
@@ -376,7 +382,7 @@ class LogisticModule(pl.LightningModule):
         return self.probabilities(block.features)
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """Features (N, D) in source units -> probability of each class (N, C), calibrated if the model is."""
+        """Features (N, D) as they are stored -> probability of each class (N, C), calibrated if the model is."""
         return class_probabilities(self(features), self.objective.loss, self.temperature)
 
     def _log(self, split: Split, scores: Scores, **others: float) -> None:

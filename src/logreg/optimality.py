@@ -16,6 +16,7 @@ from logreg.optim.certificate import Bound, forms_hessian
 from logreg.optim.exact import EXACT, bound_of, choose
 from logreg.optim.passes import Frame, Problem, RowSource, gather, threads_for
 from logreg.optim.progress import Progress
+from logreg.stored import StoredForm, check_penalised
 
 FULL = 1e-9
 """Relative gap below which no better bound is looked for."""
@@ -107,15 +108,17 @@ def problem_of(
         device: Where the blocks are.
         intercept: Whether there is one.
     """
-    center = torch.tensor(facts.mean or (0.0,) * facts.num_features, dtype=torch.float64, device=device)
-    scale = torch.tensor(facts.std or (1.0,) * facts.num_features, dtype=torch.float64, device=device)
+    plain = StoredForm.plain(facts.num_features)
+    center, scale = facts.standardization or (plain.shift, plain.unit)
+    if is_penalised(objective):
+        check_penalised(scale, facts.feature_names)
     rows = facts.rows["train"]
     return Problem(
         objective,
         rows=rows,
         total_weight=rows * facts.mean_weight,
         num_outputs=num_outputs,
-        model=Frame(center, scale),
+        model=Frame(center.to(device), scale.to(device)),
         class_weight=facts.class_weight,
         dtype=dtype,
         intercept=intercept,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from logreg.facts import Batch
-from logreg.functional import LOSSES, one_vs_rest
+from logreg.functional import LOSSES, class_probabilities, decided, one_vs_rest
 from logreg.metrics import loss_weight
 from logreg.optim.passes import Problem
 from logreg.optim.path import PathPoint
@@ -62,7 +62,7 @@ def score_path(problem: Problem, points: Sequence[PathPoint], val: Iterable[Batc
         logits = torch.addmm(intercept, block.features.double(), coef.T).split(k, dim=1)
         targets = one_vs_rest(block.labels, k, torch.float64)
         losses.append(torch.stack([loss.of_rows(mine, targets) for mine in logits]))
-        predicted = torch.stack([(mine[:, 0] > 0).long() if k == 1 else mine.argmax(1) for mine in logits])
+        predicted = torch.stack([decided(class_probabilities(mine, problem.objective.loss)) for mine in logits])
         hits.append((predicted == block.labels).double())
         ones = torch.ones(len(block.labels), dtype=torch.float64, device=coef.device)
         own_weights.append(ones if block.sample_weight is None else block.sample_weight.double())

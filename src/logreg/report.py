@@ -190,7 +190,7 @@ def draw(result: RunResult, logger: RunLogger) -> list[str]:
     if facts.num_features == 1 and facts.is_binary:
         slope, offset = _log_odds(module)
         rows = next(iter(data.blocks("train")))
-        features, labels = rows.features.cpu(), rows.labels.cpu()
+        features, labels = facts.stored.source(rows.features), rows.labels.cpu()
         title = f"{facts.name}: {equation(module)}"
         drawn["probability"] = figures.probability_curve(
             float(slope[0]), offset, facts, features, labels, title, data.axis
@@ -235,7 +235,7 @@ def _log_curves(predicted: Predicted, result: RunResult, logger: RunLogger) -> N
 
 
 def _features(data: TensorDataModule, split: Split, positions: Sequence[int]) -> torch.Tensor:
-    """Some rows of a split in source units, shape (M, D)."""
+    """Some rows of a split as they are stored, shape (M, D)."""
     blocks = data.blocks(split).dataset
     assert isinstance(blocks, BlockDataset)
     return blocks[torch.tensor(positions, dtype=torch.int64)].features.cpu()
@@ -261,7 +261,7 @@ def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
     coef = module.model.coef.detach().cpu().double()
     coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef
     standardised = module.model.cpu().standardise(features.double())
-    for one, source, x in zip(wrong, features, standardised, strict=True):
+    for one, source, x in zip(wrong, facts.stored.source(features), standardised, strict=True):
         said = (coef[one.predicted] - coef[one.true]) * x
         most = said.topk(min(3, len(said))).indices.tolist() if facts.feature_names else []
         listed.append(

@@ -36,6 +36,7 @@ from logreg.optim.passes import threads_for
 from logreg.optim.path import PathPoint, default_strengths, fit_path
 from logreg.optimality import Certificate, is_penalised
 from logreg.path import PathRow, best_of, score_path
+from logreg.ranking import log_odds
 from logreg.report import RunResult, Summary, draw, summarise, write_report
 from logreg.tracking import RunLogger
 from logreg.trained import read_checkpoint
@@ -201,6 +202,7 @@ def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataM
         limit=generic.get("limit"),
         class_weight=generic.get("class_weight", "none"),
         model=model,
+        shifts=config.intercept or generic["standardize"],
     )
 
 
@@ -303,7 +305,7 @@ def _certificate(module: LogisticModule, data: TensorDataModule, epochs: int, se
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
     facts = module.facts
     found = find_separation(
-        train.chosen(train.matrix), train.chosen(train.labels), facts.num_classes, objective.loss, weights
+        data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, objective.loss, weights
     )
     if found.kind in ("none", "unknown"):
         return certificate
@@ -324,17 +326,13 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
 def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Predicted:
     """Probabilities of all rows of a split, with what is known of the rows."""
     table = data.tables[split]
-    probabilities = []
-    for block in data.blocks(split):
-        module.to(block.features.device)
-        probabilities.append(
-            class_probabilities(module(block.features).cpu().double(), module.objective.loss, module.temperature)
-        )
+    logits = torch.cat([module.to(block.features.device)(block.features).cpu() for block in data.blocks(split)])
     return Predicted(
-        torch.cat(probabilities),
+        class_probabilities(logits, module.objective.loss, module.temperature),
         table.chosen(table.labels),
         None if table.sample_weight is None else table.chosen(table.sample_weight),
         None if table.groups is None else table.chosen(table.groups),
+        log_odds(logits) if module.facts.is_binary else None,
     )
 
 

@@ -15,11 +15,8 @@ from logreg.config import RunConfig
 from logreg.errors import ConfigError
 from logreg.facts import DataFacts
 from logreg.folder import shown
-from logreg.functional import class_probabilities
-from logreg.module import DTYPES, LogisticModule
-
-NEAR = 8.0
-"""Deviations that a mean may lie from 0 for it to be subtracted after the sum: three bits of 24 are lost."""
+from logreg.functional import class_probabilities, decided
+from logreg.module import LogisticModule
 
 BROKEN = (
     *(pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError, OSError),
@@ -84,44 +81,29 @@ class Trained:
 
 
 class Predictor:
-    """A trained model made ready for many blocks.
-
-    Deviations, and where that costs no digit the means, are in its coefficients.
-    """
+    """A trained model made ready for many blocks: means and deviations are in its coefficients, all in float64."""
 
     def __init__(self, module: LogisticModule, device: str | torch.device = "cpu") -> None:
         """Copies the parameters.
 
         Args:
             module: Trained.
-            device: Where blocks come to.
+            device: Where the arithmetic is done; on the CPU where it has no float64.
         """
-        model, dtype = module.model, DTYPES[module.hparams["precision"]]
-        coef, intercept = (part.detach().cpu().double() for part in (model.coef, model.intercept))
-        mean, std = model.mean.cpu().double(), model.std.cpu().double()
-        self.loss, self.temperature, self.mean = module.objective.loss, module.temperature, None
-        if len(std):
-            coef = coef / std
-            if bool((mean.abs() <= NEAR * std).all()):
-                intercept = intercept - coef @ mean
-            else:
-                self.mean = mean.to(device, dtype)
-        self.coef, self.intercept = coef.to(device, dtype), intercept.to(device, dtype)
+        self.device = torch.device("cpu" if torch.device(device).type == "mps" else device)
+        self.loss, self.temperature = module.objective.loss, module.temperature
+        self.coef, self.intercept = (part.detach().to(self.device) for part in module.model.of_stored())
 
-    def __call__(self, features: Tensor, threshold: float | None = None) -> tuple[Tensor, Tensor]:
-        """Probabilities (N, C) and labels (N,) of features (N, D) in source units, which are overwritten.
+    def __call__(self, features: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
+        """Probabilities (N, C) in float64 and labels (N,) of features (N, D) as they are stored.
 
         Args:
-            features: On the device, in the floating type of the model.
-            threshold: Of two classes, the least probability of the second at which it is the label.
+            features: On any device.
+            threshold: Of two classes, the second is the label where its probability is greater.
         """
-        if self.mean is not None:
-            features.sub_(self.mean)
-        logits = torch.addmm(self.intercept, features, self.coef.T)
+        logits = torch.addmm(self.intercept, features.to(self.device, torch.float64), self.coef.T)
         probabilities = class_probabilities(logits, self.loss, self.temperature)
-        if threshold is not None:
-            return probabilities, (probabilities[:, 1] >= threshold).long()
-        return probabilities, (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+        return probabilities, decided(probabilities, threshold)
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

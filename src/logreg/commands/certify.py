@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from logreg.facts import Batch, DataFacts
     from logreg.functional import LossName
     from logreg.objective import Objective
-    from logreg.optim.passes import Problem
+    from logreg.optim.passes import Frame, Problem
     from logreg.readings import Reading
 
 HELP = """\
@@ -282,6 +282,7 @@ def certify(request: Request) -> Answer:
 
     from logreg.module import DTYPES
     from logreg.optim.exact import bound_of
+    from logreg.optim.passes import Frame
     from logreg.optimality import bound_by_solution, is_penalised, objective_in_words, problem_of
     from logreg.readings import read
     from logreg.run import build_data
@@ -291,7 +292,10 @@ def certify(request: Request) -> Answer:
     # Mean and deviation are taken in any case: the penalty may turn out to be on coefficients of standardised features.
     dataset = {**config.dataset, "standardize": True}
     data = build_data(dataclasses.replace(config, dataset=dataset, optimizer={"name": "newton"}))
+    data.shifts = config.intercept or config.dataset["standardize"]
     facts = data.facts
+    stored = facts.stored
+    source = Frame(-stored.shift / stored.unit, 1 / stored.unit)  # raw features, whatever is stored of them
     model = _of_file(request, facts) if request.checkpoint is None else _of_checkpoint(request, facts)
 
     def rows(mixed: bool) -> Iterable[Batch]:
@@ -302,11 +306,11 @@ def certify(request: Request) -> Answer:
         name: problem_of(model.objective, theirs, outputs, dtype, device, model.has_intercept)
         for name, theirs in (("raw", dataclasses.replace(facts, mean=(), std=())), ("standardised", facts))
     }
-    frames = {name: problem.model for name, problem in problems.items()}
     problem = problems[penalised]
+    frames = {"raw": source, "standardised": problems["standardised"].model}
     objective = _stated(request.numbers, model.objective, problem.total_weight)
     problem = dataclasses.replace(problem, objective=objective)
-    point = frames["raw"].to(problem.model, torch.cat([model.coef, model.intercept.unsqueeze(1)], dim=1))
+    point = (model.frame or source).to(problem.model, torch.cat([model.coef, model.intercept.unsqueeze(1)], dim=1))
     if not model.has_intercept:
         left = float(point[:, -1].abs().max())
         if left > ROUNDING * max(1.0, float(model.intercept.abs().max())):
@@ -355,7 +359,7 @@ def certify(request: Request) -> Answer:
 
 @dataclass(frozen=True)
 class _Model:
-    """Coefficients of the raw features, and what they are said to minimise."""
+    """Coefficients, and what they are said to minimise."""
 
     coef: Tensor
     """Shape (K, D), float64."""
@@ -365,10 +369,13 @@ class _Model:
     """Without what was typed of the penalty."""
     has_intercept: bool
     notes: tuple[str, ...] = ()
+    frame: Frame | None = None
+    """Of the features that they are of, as seen from how the data are stored; ``None``: of the raw features."""
 
 
 def _of_checkpoint(request: Request, facts: DataFacts) -> _Model:
     from logreg.module import resolve_loss
+    from logreg.optim.passes import Frame
     from logreg.trained import Trained
 
     assert request.checkpoint is not None
@@ -388,11 +395,13 @@ def _of_checkpoint(request: Request, facts: DataFacts) -> _Model:
     if "reduction" in request.typed:
         objective = dataclasses.replace(objective, reduction=request.config.reduction)  # type: ignore[arg-type]
     has_intercept = request.config.intercept if "intercept" in request.typed else module.has_intercept
-    coef, intercept = module.model.in_source_units()
+    coef, intercept = (part.detach() for part in module.model.of_stored())
     _check_shape(request, coef, intercept, facts, objective.loss)
     same = facts.fingerprint == theirs.fingerprint
     notes = () if same else ("these are not the rows that the checkpoint was trained on",)
-    return _Model(coef, intercept, objective, has_intercept, notes)
+    ours, its = facts.stored, theirs.stored
+    frame = Frame((its.shift - ours.shift) / ours.unit, its.unit / ours.unit)  # its features, seen from ours
+    return _Model(coef, intercept, objective, has_intercept, notes, frame)
 
 
 def _of_file(request: Request, facts: DataFacts) -> _Model:
@@ -486,7 +495,9 @@ def _separation(data: TensorDataModule, loss: LossName) -> str:
 
     facts, train = data.facts, data.tables["train"]
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    found = find_separation(train.chosen(train.matrix), train.chosen(train.labels), facts.num_classes, loss, weights)
+    found = find_separation(
+        data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, loss, weights
+    )
     return "" if found.kind in ("none", "unknown") else found.in_words(facts.feature_names, facts.class_names)
 
 

@@ -39,7 +39,9 @@ keys
 the held-out rows to compare on are those of the run, unless they lie elsewhere now
   dataset.<key>          such as dataset.root or dataset.path
 
-Mean, deviation and temperature are folded into the coefficients; all is float64 inside.
+Mean, deviation and temperature are folded into the coefficients; all is float64 inside.  Where a column lies far from
+zero for how little it varies, such as seconds since 1970, numbers must be given in double precision, as the graph's inputs
+then are.
 """
 
 OWN: dict[str, tuple[Promise, Any]] = {
@@ -145,7 +147,7 @@ def _held_out(trained: Trained, typed: Typed) -> Sample:
     split = data.splits[-1]
     blocks = data.blocks(split).dataset
     assert isinstance(blocks, BlockDataset)
-    features = blocks[torch.arange(min(ROWS, len(blocks)))].features
+    features = data.facts.stored.source(blocks[torch.arange(min(ROWS, len(blocks)))].features)
     columns = {}
     if trained.facts.columns:
         table = data.tables[split]

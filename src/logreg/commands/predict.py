@@ -39,7 +39,7 @@ keys
                          or one image, or - for a CSV on standard input
   output       -         .csv, .tsv, .parquet or .npz; - is a CSV on standard output
   overwrite    false     true: the file may exist
-  threshold    null      least probability of the second of two classes at which it is predicted; null: 0.5
+  threshold    null      the second of two classes is predicted where its probability is greater; null: 0.5
   keep         []        columns of the input to copy, before the predictions
   drop         []        columns of the input to pass over, which the model's train file did not have
   separator    null      between the values of a line; null: by the file's suffix
@@ -173,11 +173,11 @@ def _predict(trained: Trained, predictor: Predictor, incoming: Incoming, typed: 
 
 
 def predicted(predictor: Predictor, rows: Rows, threshold: float | None) -> tuple[Any, Any]:
-    """Probabilities (n, C) and labels (n,) of a block, as NumPy arrays; its features are overwritten."""
+    """Probabilities (n, C) and labels (n,) of a block, as NumPy arrays."""
     import torch
 
     with torch.inference_mode():
-        probabilities, labels = predictor(rows.features.to(predictor.coef.device), threshold)
+        probabilities, labels = predictor(rows.features, 0.5 if threshold is None else float(threshold))
     return probabilities.cpu().numpy(), labels.cpu().numpy()
 
 

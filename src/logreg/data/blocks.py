@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from logreg.facts import Batch
+from logreg.stored import StoredForm
 
 BLOCK_BYTES = 6 * 2**20
 """Size of a block of features: stays in the cache of common processors."""
@@ -32,6 +33,7 @@ class BlockDataset(Dataset[Batch]):
         scale: float,
         dtype: torch.dtype,
         sample_weight: Tensor | None = None,
+        stored: StoredForm | None = None,
     ) -> None:
         """Looks at a table; nothing is copied.
 
@@ -42,15 +44,21 @@ class BlockDataset(Dataset[Batch]):
             scale: Features times this are in source units.
             dtype: Floating type of the blocks.
             sample_weight: Shape (M,), in this dtype and on the device of the features.
+            stored: Brings features in source units into the form that blocks have; ``None`` where they have it.
         """
         self.features, self.labels, self.rows, self.scale, self.dtype = features, labels, rows, scale, dtype
-        self.sample_weight = sample_weight
+        self.sample_weight, self.stored = sample_weight, stored
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether blocks are the features as they lie there."""
+        return self.features.dtype == self.dtype and self.scale == 1 and self.stored is None
 
     def __len__(self) -> int:
         return len(self.features) if self.rows is None else len(self.rows)
 
     def __getitem__(self, rows: Rows) -> Batch:
-        """The block of these positions; features in source units."""
+        """The block of these positions; features as they are stored."""
         assert not isinstance(rows, int), "a sampler that is not ours draws single rows"
         if self.rows is not None:
             rows = self.rows[rows]
@@ -60,7 +68,9 @@ class BlockDataset(Dataset[Batch]):
             rows = rows.to(self.features.device)
             features, labels = self.features.index_select(0, rows), self.labels.index_select(0, rows)
         sample_weight = None if self.sample_weight is None else self.sample_weight[rows]
-        if features.dtype != self.dtype or self.scale != 1:
+        if self.stored is not None:
+            features = self.stored.of(features, self.dtype)
+        elif not self.is_ready:
             features = features.to(self.dtype, copy=True).mul_(self.scale)
         return Batch(features, labels, sample_weight)
 

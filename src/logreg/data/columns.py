@@ -22,6 +22,7 @@ from torch import Tensor
 from logreg.data.labels import name_of
 from logreg.errors import DataError, as_typed
 from logreg.facts import Column
+from logreg.stored import Moments, StoredForm, moments, stored_form
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -175,16 +176,60 @@ def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column,
     return tuple(kept), tuple(f"{what}: {_few(names)}" for what, names in said.items() if names)
 
 
-def encode(columns: Columns, encoding: Sequence[Column], dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
+def learn_stored_form(
+    columns: Columns, encoding: Sequence[Column], rows: Tensor | None, weights: Tensor | None, shifts: bool
+) -> tuple[StoredForm, tuple[str, ...]]:
+    """How the features of the columns are stored: numbers by their moments over train, gaps filled; others plain.
+
+    Args:
+        columns: Of all rows.
+        encoding: As learned on train.
+        rows: The train rows; ``None`` for all.
+        weights: Of the train rows, shape (N,), float64; ``None`` for all 1.
+        shifts: Whether a mean may be subtracted.
+
+    Returns:
+        The form, and the names of the columns that vary so little for their size that float64 keeps few digits.
+
+    Raises:
+        DataError: A column is larger or smaller than float64 can compute with.
+    """
+    by_name = {series.name: series for series in columns.series}
+    chosen: Any = slice(None) if rows is None else rows.numpy()
+
+    def measured(column: Column) -> Moments | None:
+        if column.kind != "number" or column.constant:
+            return None
+        values = torch.from_numpy(by_name[column.name].values[chosen].astype(np.float64))
+        values = values.nan_to_num_(float(column.fill), math.inf, -math.inf)
+        # What is not finite is named by `encode`, with its row.
+        return moments(lambda: [(values[:, None], weights)]) if bool(values.isfinite().all()) else None
+
+    with ThreadPoolExecutor(_cores()) as pool:
+        found = dict(zip(encoding, pool.map(measured, encoding), strict=True))
+    forms = []
+    for column, its in found.items():
+        form = StoredForm.plain(len(column.feature_names))
+        if its is not None:
+            form.shift[:1], form.unit[:1] = stored_form(its, shifts, [column.name])
+        forms.append(form)
+    lost = [column.name for column, its in found.items() if its is not None and bool(its.lacks_digits(torch.float64))]
+    return StoredForm(*(torch.cat(parts) for parts in zip(*forms, strict=True))), tuple(lost)
+
+
+def encode(
+    columns: Columns, encoding: Sequence[Column], dtype: torch.dtype, stored: StoredForm | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Fills the matrix.
 
     Args:
         columns: As read; those that the encoding does not name are passed over.
         encoding: As learned on train.
         dtype: Floating type of the matrix.
+        stored: How the features are stored; in source units when ``None``.
 
     Returns:
-        Features, shape (M, D), in source units; and by name of a column, the rows whose level train
+        Features, shape (M, D), as they are stored; and by name of a column, the rows whose level train
         did not have, shape (m,): they are 0 in all features of the column.
 
     Raises:
@@ -198,9 +243,10 @@ def encode(columns: Columns, encoding: Sequence[Column], dtype: torch.dtype) -> 
     for column in encoding:
         series = _as_learned(by_name.get(column.name), column, columns)
         place = features.numpy()[:, start : start + len(column.feature_names)]
+        form = (0.0, 1.0) if stored is None else (float(stored.shift[start]), float(stored.unit[start]))
         start += place.shape[1]
         if column.kind == "number":
-            writers.append(partial(_write_numbers, place, column, series.values))
+            writers.append(partial(_write_numbers, place, column, series.values, form))
             continue
         position = {level: number for number, level in enumerate(column.levels)}
         # The last one is what a gap, -1, picks.
@@ -220,7 +266,7 @@ def encode(columns: Columns, encoding: Sequence[Column], dtype: torch.dtype) -> 
     with ThreadPoolExecutor(_cores()) as pool:
         sums = list(pool.map(write, range(0, len(columns), BLOCK_ROWS)))
     if not math.isfinite(sum(sums)):
-        _check_finite(columns, encoding, dtype)
+        _check_finite(columns, encoding, features)
     return features, unseen
 
 
@@ -326,12 +372,15 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
     return series
 
 
-def _write_numbers(place: Values, column: Column, values: Values, rows: slice) -> None:
+def _write_numbers(place: Values, column: Column, values: Values, form: tuple[float, float], rows: slice) -> None:
     values = values[rows]
     # A sum is quicker than a look at each value.
     gaps = np.isnan(values) if values.dtype.kind == "f" and math.isnan(values.sum()) else None
     if not column.constant:
-        place[rows, 0] = values if gaps is None else np.where(gaps, column.fill, values)
+        filled = values if gaps is None else np.where(gaps, column.fill, values)
+        if form != (0.0, 1.0):
+            filled = (filled.astype(np.float64) - form[0]) / form[1]
+        place[rows, 0] = filled
     if column.indicator and gaps is not None:
         place[rows, -1] = gaps
 
@@ -346,17 +395,18 @@ def _write_levels(place: Values, column: Column, codes: Values, feature_of: Valu
         place[rows, -1] = codes < 0
 
 
-def _check_finite(columns: Columns, encoding: Sequence[Column], dtype: torch.dtype) -> None:
-    largest = torch.finfo(dtype).max
-    numbers = {column.name for column in encoding if column.kind == "number"}
-    for series in columns.series:
-        if series.name in numbers and (too_large := np.abs(series.values) > largest).any():
-            row = int(too_large.argmax())
-            value = float(series.values[row])
+def _check_finite(columns: Columns, encoding: Sequence[Column], features: Tensor) -> None:
+    by_name = {series.name: series for series in columns.series}
+    start = 0
+    for column in encoding:
+        if column.kind == "number" and not column.constant and len(row := features[:, start].isinf().nonzero()):
+            value = float(by_name[column.name].values[int(row[0])])
             advice = "Set precision=64, or mend the row" if np.isfinite(value) else "Mend the row"
             raise DataError(
-                f"column {series.name!r} must hold finite numbers, got {value:g} in {columns.place(row)}. {advice}."
+                f"column {column.name!r} must hold finite numbers, got {value:g} in {columns.place(int(row[0]))}. "
+                f"{advice}."
             )
+        start += len(column.feature_names)
 
 
 def _read_series(name: str, column: Any, as_category: bool, columns: Columns) -> Series:

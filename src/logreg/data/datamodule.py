@@ -23,15 +23,16 @@ from logreg.data.prepare import (
     class_rates,
     encode_columns,
     fingerprint,
-    mean_and_std,
+    lost_digits,
     mean_weight,
+    moments_of,
     select_rows,
     split_rows,
-    warn_of_lost_digits,
 )
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import DataError
 from logreg.facts import Batch, DataFacts, Split
+from logreg.stored import Moments, StoredForm, stored_form
 
 HELD_BYTES = 2**30
 """Size up to which an exact optimizer's train rows are converted once instead of in every pass."""
@@ -45,6 +46,8 @@ class _Held:
     tables: dict[Split, Table]
     facts: DataFacts
     notes: tuple[str, ...]
+    to_store: StoredForm | None = None
+    """What brings the features of the tables into the form of the blocks; ``None`` where they have it."""
     datasets: dict[Split, BlockDataset] = field(default_factory=dict)
     whole: BlockDataset | None = None
     """The train split for an exact optimizer, which reads it many times."""
@@ -69,6 +72,7 @@ class TensorDataModule(pl.LightningDataModule):
         class_weight: str | Mapping[Any, float] = "none",
         whole_passes_after: int | None = None,
         model: DataFacts | None = None,
+        shifts: bool = True,
     ) -> None:
         """Nothing is read yet.
 
@@ -87,13 +91,15 @@ class TensorDataModule(pl.LightningDataModule):
                 all rows, as exact optimizers need it; with 0 ``batch_size`` does not matter.  ``None`` for never.
             model: The facts of a trained model that the rows are for: they are encoded as it learned, and their
                 classes are its own.
+            shifts: Whether a column that lies far from zero may be stored as its distance from its mean: not without
+                an intercept, unless features are standardized.
         """
         super().__init__()
         self.dataset, self.batch_size, self.standardize = dataset, batch_size, standardize
         self.fractions: dict[Split, float | None] = dict(split or {})
         self.seed, self.dtype = seed, dtype
         self.selection, self.limit, self.class_weight = selection, limit, class_weight
-        self.whole_passes_after, self.model = whole_passes_after, model
+        self.whole_passes_after, self.model, self.shifts = whole_passes_after, model, shifts
         self.device: torch.device | None = None
         self._held: _Held | None = None
 
@@ -109,15 +115,21 @@ class TensorDataModule(pl.LightningDataModule):
         check_weights(tables)
         before = tables["train"].features
         there = [series.name for series in before.series] if isinstance(before, Columns) else []
-        tables, columns, notes = encode_columns(tables, self.dtype)
+        tables, columns, stored, notes = encode_columns(tables, self.dtype, shifts=self.shifts)
         if not columns:  # what was encoded from columns was checked there, by the names of the columns
             check_features(tables, self.dataset.name)
         train = tables["train"]
+        names = tuple(name for column in columns for name in column.feature_names) or raw.feature_names
+        to_store, found = None, None
+        if stored is None:
+            stored, found, notes = self._measure(train, raw.scale, names)
+            to_store = None if stored.is_plain else stored
+        elif self.standardize:
+            found = stored.source_moments(moments_of(train))
+        mean, std = ((), ()) if found is None or not self.standardize else stored.standardization(found)
         own = None if train.sample_weight is None else train.chosen(train.sample_weight)
         weights = class_weights(self.class_weight, train.chosen(train.labels), class_names, own)
         weight = mean_weight(train, weights)
-        mean, std = mean_and_std(train, raw.scale) if self.standardize else ((), ())
-        names = tuple(name for column in columns for name in column.feature_names) or raw.feature_names
         facts = DataFacts(
             name=self.dataset.name,
             num_features=train.matrix.shape[1],
@@ -125,8 +137,8 @@ class TensorDataModule(pl.LightningDataModule):
             rows={split: len(table) for split, table in tables.items()},
             feature_names=names,
             image_shape=raw.image_shape,
-            mean=mean,
-            std=std,
+            mean=tuple(mean),
+            std=tuple(std),
             fingerprint=fingerprint(tables),
             source=raw.source,
             columns=columns,
@@ -136,9 +148,10 @@ class TensorDataModule(pl.LightningDataModule):
             class_weight=weights,
             mean_weight=weight,
             class_rates=class_rates(train, len(class_names)),
+            shift=tuple(stored.shift.tolist()) if bool(stored.shift.any()) else (),
+            unit=tuple(stored.unit.tolist()) if bool((stored.unit != 1).any()) else (),
         )
-        notes = (*raw.notes, *notes, *warn_of_lost_digits(mean, std, names, self.dtype))
-        self._held = _Held(dataclasses.replace(raw, tables={}), tables, facts, notes)
+        self._held = _Held(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *notes), to_store)
         del self.raw, self.rows  # columns as they were read take more memory than the features made of them
 
     def _for(self, model: DataFacts) -> _Held:
@@ -146,7 +159,7 @@ class TensorDataModule(pl.LightningDataModule):
         raw, (tables, class_names) = self.raw, self.rows
         tables = adopt_classes(tables, class_names, model.class_names, self.dataset.name)
         check_weights(tables)
-        tables, _, notes = encode_columns(tables, self.dtype, model.columns)
+        tables, _, encoded, notes = encode_columns(tables, self.dtype, model)
         if not model.columns:
             check_features(tables, self.dataset.name)
         features, shape = tables["train"].matrix.shape[1], raw.image_shape or (model.num_features,)
@@ -155,7 +168,8 @@ class TensorDataModule(pl.LightningDataModule):
             raise DataError(f"`dataset={self.dataset.name}` must have the features of the model, {wanted}, got {got}.")
         rows: dict[str, int] = {split: len(table) for split, table in tables.items()}
         facts = dataclasses.replace(model, rows=rows, fingerprint=fingerprint(tables), source=raw.source)
-        return _Held(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *notes))
+        to_store = None if encoded is not None or model.stored.is_plain else model.stored
+        return _Held(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *notes), to_store)
 
     @cached_property
     def raw(self) -> RawData:
@@ -218,6 +232,12 @@ class TensorDataModule(pl.LightningDataModule):
         """The rows of a split in order, for scoring."""
         return block_loader(self._blocks(split), batch_size=1, shuffle=False)
 
+    def stored_matrix(self, split: Split) -> torch.Tensor:
+        """All features of a split as they are stored, (N, D), not rounded to the type of the blocks."""
+        table, form = self.tables[split], self._done.to_store
+        features = table.chosen(table.matrix)
+        return features if form is None else form.of(features, torch.float64)
+
     def share(self, other: TensorDataModule) -> None:
         """Takes over the rows of another one of the same dataset, split and seed; batches stay its own."""
         self._held = other._done
@@ -228,10 +248,24 @@ class TensorDataModule(pl.LightningDataModule):
         assert self._held is not None
         return self._held
 
+    def _measure(
+        self, train: Table, scale: float, names: tuple[str, ...]
+    ) -> tuple[StoredForm, Moments | None, tuple[str, ...]]:
+        """How a matrix is stored; its moments, where they were taken; what a person should know of it."""
+        if train.matrix.dtype == torch.uint8:  # bytes have no offset and no unit that could cost a digit
+            found = moments_of(train, scale) if self.standardize else None
+            return StoredForm.plain(train.matrix.shape[1]), found, ()
+        found = moments_of(train, scale)
+        is_narrow = train.matrix.is_floating_point() and train.matrix.dtype != torch.float64
+        kind = torch.float32 if is_narrow else torch.float64
+        lost = found.lacks_digits(kind).nonzero()[:, 0].tolist()
+        form = stored_form(found, self.shifts, names)
+        return form, found, lost_digits([names[place] if names else f"feature {place}" for place in lost])
+
     def _held_blocks(self, dataset: BlockDataset) -> BlockDataset:
         """The same rows, converted and put in their order once, where they are few enough to be held so."""
         many = len(dataset) * dataset.features.shape[1] * dataset.dtype.itemsize > HELD_BYTES
-        if many or (dataset.rows is None and dataset.features.dtype == dataset.dtype and dataset.scale == 1):
+        if many or (dataset.rows is None and dataset.is_ready):
             return dataset
         if self._done.whole is None:
             features, labels, weights = dataset[slice(None)]
@@ -243,10 +277,11 @@ class TensorDataModule(pl.LightningDataModule):
         held = self._done
         if split not in held.datasets:
             mine = held.tables[split]
-            features, labels, weights = mine.matrix, mine.labels, mine.sample_weight
+            features, labels, weights, stored = mine.matrix, mine.labels, mine.sample_weight, held.to_store
             # Wider than asked for is converted once; narrower (float16, perhaps mapped from a file) block by block.
             if features.is_floating_point() and features.itemsize > self.dtype.itemsize:
-                features = features.to(self.dtype)
+                features = features.to(self.dtype) if stored is None else stored.of(features, self.dtype)
+                stored = None
             device = self.trainer.strategy.root_device if self.trainer else self.device or torch.device("cpu")
             if device.type == "cuda" and 2 * features.nbytes < torch.cuda.mem_get_info(device)[0]:
                 features, labels = features.to(device), labels.to(device)
@@ -256,5 +291,7 @@ class TensorDataModule(pl.LightningDataModule):
             for other, table in held.tables.items():
                 if table.features is mine.features:
                     rows = table.rows if table.rows is None else table.rows.to(features.device)
-                    held.datasets[other] = BlockDataset(features, labels, rows, held.raw.scale, self.dtype, weights)
+                    held.datasets[other] = BlockDataset(
+                        features, labels, rows, held.raw.scale, self.dtype, weights, stored
+                    )
         return held.datasets[split]

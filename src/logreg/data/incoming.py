@@ -37,7 +37,7 @@ class Rows:
     """A block of new rows.
 
     Attributes:
-        features: Shape (n, D), in source units.
+        features: Shape (n, D), as the model stores them.
         kept: What shall stand beside the predictions: Arrow arrays of n values by name.
         unseen: How many rows have a level that the model does not know, by column.
     """
@@ -241,7 +241,7 @@ class Incoming:
                 table = table.set_column(number, name, column)
         as_category = [column.name for column in self.columns if column.kind != "number"]
         columns = read_columns(table.select(names), as_category, source, starts=((-start, source),))
-        features, unseen = encode(columns, self.columns, self.dtype)
+        features, unseen = encode(columns, self.columns, self.dtype, self.facts.stored)
         if not self.facts.columns and bool(features.isnan().any()):
             row, place = features.isnan().nonzero()[0].tolist()
             raise DataError(f"column {names[place]!r} must have no gaps, got one in {columns.place(row)}.")
@@ -268,6 +268,7 @@ class Incoming:
         name = usual[0] if len(usual) == 1 else there[0]
         shape = self.facts.image_shape or (self.facts.num_features,)
         block_rows = max(1, BLOCK_BYTES // (4 * self.facts.num_features))
+        stored = self.facts.stored
 
         def rows() -> Iterator[Rows]:
             start = 0
@@ -283,7 +284,7 @@ class Incoming:
                         f"got {' x '.join(map(str, block.shape[1:])) or 'one'} [in {file.name}]."
                     )
                 is_bytes = self.facts.image_shape and block.dtype == torch.uint8
-                features = block.flatten(1).to(self.dtype)
+                features = stored.of(block.flatten(1), self.dtype)
                 features = features / 255 if is_bytes else features
                 if not bool(features.sum().isfinite()) and len(bad := (~features.isfinite()).any(1).nonzero()):
                     raise DataError(

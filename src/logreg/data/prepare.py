@@ -6,17 +6,19 @@ import dataclasses
 import zlib
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from logreg.data.base import RawData, Table
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
-from logreg.data.columns import Columns, encode, learn_encoding
+from logreg.data.columns import Columns, encode, learn_encoding, learn_stored_form
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed
-from logreg.facts import SPLITS, Column, Split
+from logreg.facts import SPLITS, Column, DataFacts, Split
+from logreg.stored import Moments, StoredForm, moments
 
 HELD_OUT = 0.2
 """Fraction of the train rows that is held out for a split that the source lacks, where nobody says otherwise."""
@@ -167,31 +169,56 @@ def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], kno
     return {split: dataclasses.replace(table, labels=new[table.labels]) for split, table in tables.items()}
 
 
+class Encoded(NamedTuple):
+    """What became of tables of columns."""
+
+    tables: Tables
+    columns: tuple[Column, ...] = ()
+    """How each column was encoded; empty where the tables have features already."""
+    stored: StoredForm | None = None
+    """How the features are stored; ``None`` where the tables have features already."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of it, a sentence each."""
+
+
 def encode_columns(
-    tables: Mapping[Split, Table], dtype: torch.dtype, learned: Sequence[Column] | None = None
-) -> tuple[Tables, tuple[Column, ...], tuple[str, ...]]:
+    tables: Mapping[Split, Table], dtype: torch.dtype, model: DataFacts | None = None, shifts: bool = True
+) -> Encoded:
     """Columns to features, by what the train rows say; tables that have features already stay as they are.
 
     Args:
         tables: As selected.
         dtype: Floating type of the features.
-        learned: How a model encodes them, if they are for one that is trained already.
-
-    Returns:
-        The tables; how each column was encoded; what a person should know of it.
+        model: The facts of a trained model, if they are for one; then they are encoded as it learned.
+        shifts: Whether a column that lies far from zero may be stored as its distance from its mean.
     """
     train = tables["train"]
     columns = train.features
     if not isinstance(columns, Columns):
-        return dict(tables), (), ()
-    encoding, notes = learn_encoding(columns, train.rows) if learned is None else (tuple(learned), ())
-    features, unseen = encode(columns, encoding, dtype)
+        return Encoded(dict(tables))
+    if model is None:
+        encoding, notes = learn_encoding(columns, train.rows)
+        stored, lost = learn_stored_form(columns, encoding, train.rows, _own_weights(train), shifts)
+        notes = (*notes, *lost_digits(lost))
+    else:
+        encoding, stored, notes = model.columns, model.stored, ()
+    features, unseen = encode(columns, encoding, dtype, stored)
     for column, rows in unseen.items():
         for split, table in tables.items():
             mine = len(rows) if table.rows is None else int(torch.isin(rows, table.rows).sum())
             if mine:
                 notes = (*notes, f"{mine:,} of {split}: a level of {column} that train does not have, taken as none")
-    return {split: dataclasses.replace(table, features=features) for split, table in tables.items()}, encoding, notes
+    encoded = {split: dataclasses.replace(table, features=features) for split, table in tables.items()}
+    return Encoded(encoded, encoding, stored, notes)
+
+
+def lost_digits(names: Sequence[str]) -> tuple[str, ...]:
+    """A sentence on the features that vary so little for their size that the source itself has few digits of it."""
+    if not names:
+        return ()
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    shown = ", ".join(names[:5])
+    return (f"so large for how little they vary that their numbers hold few digits of it: {shown}{more}",)
 
 
 def check_weights(tables: Mapping[Split, Table]) -> None:
@@ -240,48 +267,21 @@ def fingerprint(tables: Mapping[Split, Table]) -> int:
     return checksum
 
 
-def mean_and_std(train: Table, scale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def moments_of(train: Table, scale: float = 1.0) -> Moments:
     """Mean and standard deviation of each feature over the train rows, summed in float64.
-
-    A row of weight 2 counts as two rows.
 
     Args:
         train: The rows.
-        scale: Features times this are in source units.
+        scale: Features times this are what is measured.
     """
     weights = None if train.sample_weight is None else train.sample_weight.double()
     dataset = BlockDataset(train.matrix, train.labels, train.rows, scale, torch.float64, weights)
-    # Seen from near the mean, the mean of the squares loses no digits to the square of the mean: one pass will do.
-    origin = dataset[slice(0, 1000)].features.mean(0)
-    sums, squares, total = torch.zeros_like(origin), torch.zeros_like(origin), 0.0
-    for block in block_loader(dataset, batch_size=1, shuffle=False):
-        weight = torch.ones(len(block.labels), dtype=torch.float64) if weights is None else block.sample_weight
-        assert weight is not None
-        seen = block.features - origin
-        sums += weight @ seen
-        squares += weight @ seen.square_()
-        total += float(weight.sum())
-    mean = origin + sums / total
-    std = (squares / total - (sums / total).square()).clamp(min=0).sqrt()
-    # Rounding leaves a constant feature a tiny deviation; dividing by it would blow noise up.
-    constant = std <= 1e-12 * mean.abs().clamp(min=1e-300)
-    return tuple(mean.tolist()), tuple(std.masked_fill(constant, 1.0).tolist())
+    blocks = block_loader(dataset, batch_size=1, shuffle=False)
+    return moments(lambda: ((block.features, block.sample_weight) for block in blocks))
 
 
-def warn_of_lost_digits(
-    mean: Sequence[float], std: Sequence[float], names: Sequence[str], dtype: torch.dtype
-) -> tuple[str, ...]:
-    """A sentence on the features that vary so little for their size that ``dtype`` keeps few digits of it."""
-    lost = [
-        number for number, (m, s) in enumerate(zip(mean, std, strict=True)) if abs(m) * torch.finfo(dtype).eps > s / 100
-    ]
-    if not lost:
-        return ()
-    shown = ", ".join(names[number] if names else f"feature {number}" for number in lost[:5])
-    more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
-    return (
-        f"large for how little they vary, so that digits are lost: {shown}{more}; subtract an offset, or precision=64",
-    )
+def _own_weights(table: Table) -> Tensor | None:
+    return None if table.sample_weight is None else table.chosen(table.sample_weight).double()
 
 
 def mean_weight(train: Table, class_weight: Sequence[float]) -> float:

@@ -1,0 +1,181 @@
+"""The form in which numbers are stored: (x - shift) / unit, so that neither an offset nor a unit costs digits.
+
+A floating type holds numbers relative to zero and within a range.  float32 tells seconds since 1970 apart only from
+about two minutes on, turns 1e-46 into 0 and 1e39 into inf, and cannot hold the square of 1e20.  So a column that lies
+far from zero is stored as its distance from its mean, and one whose size would break sums of squares is stored in
+another unit.  Both are computed in float64, before anything is rounded to the type of the arithmetic.  A unit is a
+power of two, which costs no digit; ordinary columns have shift 0 and unit 1 and keep their bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from logreg.errors import DataError
+
+FAR = 8.0
+"""Deviations between zero and the mean of a column from which the mean is subtracted: they cost three bits of 24."""
+
+PLAIN = 2.0**-32, 2.0**32
+"""Sizes of columns that need no unit: float32, up to 2^127, holds sums of their squares and products with weights."""
+
+SQUARED = 2.0**-400, 2.0**400
+"""Sizes of numbers whose squares float64 can add up."""
+
+HELD = 2.0**-1000, 2.0**1000
+"""Sizes of columns, about 1e-301 to 1e301, for which float64 holds a slope per unit and its inverse."""
+
+NOISE = 4 * torch.finfo(torch.float64).eps
+"""A deviation below this part of the mean is the rounding of a constant: dividing by it would make it a feature."""
+
+
+class StoredForm(NamedTuple):
+    """What is subtracted from each feature and what it is divided by; float64, on the CPU."""
+
+    shift: Tensor
+    """Shape (D,), in source units; 0 where nothing is subtracted."""
+    unit: Tensor
+    """Shape (D,), in source units: powers of two."""
+
+    @classmethod
+    def plain(cls, features: int) -> StoredForm:
+        """Of features that are stored as they are."""
+        return cls(torch.zeros(features, dtype=torch.float64), torch.ones(features, dtype=torch.float64))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all features are stored as they are."""
+        return not bool(self.shift.any()) and bool((self.unit == 1).all())
+
+    def of(self, features: Tensor, dtype: torch.dtype) -> Tensor:
+        """Features (N, D) in source units, of any type -> as they are stored, in a floating type."""
+        if self.is_plain:
+            return features.to(dtype)
+        shift, unit = self.shift.to(features.device), self.unit.to(features.device)
+        return features.to(torch.float64, copy=True).sub_(shift).div_(unit).to(dtype)
+
+    def source(self, stored: Tensor) -> Tensor:
+        """Stored features (N, D) -> in source units, float64, on the CPU."""
+        return stored.to("cpu", torch.float64) * self.unit + self.shift
+
+    def source_moments(self, found: Moments) -> Moments:
+        """Moments of stored features -> of features in source units."""
+        # What is subtracted is the mean, which the rounding of what is stored must not move again.
+        mean = torch.where(self.shift != 0, self.shift, found.mean * self.unit)
+        return Moments(mean, torch.where(found.is_constant, 0.0, found.std * self.unit))
+
+    def standardization(self, found: Moments) -> tuple[list[float], list[float]]:
+        """Mean and divisor of each feature in source units; a constant is divided by its unit."""
+        return found.mean.tolist(), torch.where(found.is_constant, self.unit, found.std).tolist()
+
+
+class Moments(NamedTuple):
+    """Of each column over weighted rows, in source units: (D,) each, float64."""
+
+    mean: Tensor
+    std: Tensor
+
+    @property
+    def is_constant(self) -> Tensor:
+        """Where all rows hold the same number, up to the rounding of float64; shape (D,), boolean."""
+        return self.std <= NOISE * self.mean.abs()
+
+    def lacks_digits(self, dtype: torch.dtype) -> Tensor:
+        """Where numbers of a floating type vary so little for their size that it tells few of them apart, (D,)."""
+        return (self.std > 0) & (self.std < 100 * torch.finfo(dtype).eps * self.mean.abs())
+
+
+Blocks = Iterable[tuple[Tensor, Tensor | None]]
+"""Features (n, D) in float64 and the weights of their rows (n,), ``None`` for all 1."""
+
+
+def moments(begin: Callable[[], Blocks]) -> Moments:
+    """Mean and standard deviation of each column.
+
+    A row of weight 2 counts as two rows.  Numbers whose squares float64 cannot add up (1e300, 1e-300) are seen in
+    another unit.
+
+    Args:
+        begin: Begins a pass over the rows when it is called, which is once or twice.
+    """
+    found, largest = _moments(begin(), None)
+    odd = (largest > 0) & ((largest < SQUARED[0]) | (largest > SQUARED[1]))
+    if bool(odd.any()):
+        unit = torch.where(odd, power_of_two(largest), 1.0)
+        found, _ = _moments(begin(), unit)
+        return Moments(found.mean * unit, found.std * unit)
+    return found
+
+
+def _moments(blocks: Blocks, unit: Tensor | None) -> tuple[Moments, Tensor]:
+    """The moments of columns divided by ``unit``, and the largest absolute value of each."""
+    origin, total = torch.zeros(0), 0.0
+    sums, squares, largest = origin, origin, origin
+    for features, weights in blocks:
+        x = features if unit is None else features / unit
+        if not total:
+            # Seen from near the mean, the mean of the squares loses no digits to the square of the mean: one pass
+            # will do.
+            origin = x[:1000].mean(0)
+            sums, squares, largest = (torch.zeros_like(origin) for _ in range(3))
+        largest = torch.maximum(largest, x.abs().amax(0))
+        seen = x - origin
+        weight = seen.new_ones(len(x)) if weights is None else weights.to(seen)
+        sums += weight @ seen
+        squares += weight @ seen.square_()
+        total += float(weight.sum())
+    distance = sums / total
+    std = (squares / total - distance.square()).clamp(min=0).sqrt()
+    return Moments(origin + distance, std), largest
+
+
+def stored_form(found: Moments, shifts: bool, names: Sequence[str] = ()) -> StoredForm:
+    """How columns of such moments are stored.
+
+    Args:
+        found: Over the train rows.
+        shifts: Whether a mean may be subtracted; it may where the model has an intercept to take it up, or
+            subtracts the mean itself.
+        names: Of the columns, for messages.
+
+    Raises:
+        DataError: A column is larger or smaller than float64 can compute with.
+    """
+    mean, std = found
+    far = (mean.abs() > FAR * std) & ~found.is_constant & shifts
+    size = torch.where(far, std, torch.hypot(mean, std))
+    beyond = (size > 0) & ~((size >= HELD[0]) & (size <= HELD[1]))
+    if bool(beyond.any()):
+        place = int(beyond.nonzero()[0])
+        name = repr(names[place]) if names else str(place)
+        raise DataError(
+            f"feature {name} must have a size of 1e-301 to 1e301, got {float(size[place]):.2g}. "
+            "Write it in another unit, or leave it out."
+        )
+    odd = (size > 0) & ((size < PLAIN[0]) | (size > PLAIN[1]))
+    return StoredForm(torch.where(far, mean, 0.0), torch.where(odd, power_of_two(size), 1.0))
+
+
+def power_of_two(size: Tensor) -> Tensor:
+    """The largest power of two that is at most ``size`` > 0, of the same shape."""
+    return torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)
+
+
+def check_penalised(scale: Tensor, names: Sequence[str] = ()) -> None:
+    """A penalty on coefficients of stored features divided by ``scale`` (D,) must be within what float64 holds.
+
+    Raises:
+        DataError: A column's unit is so large or so small that the square of its coefficient is not.
+    """
+    odd = (scale < SQUARED[0]) | (scale > SQUARED[1])
+    if bool(odd.any()):
+        place = int(odd.nonzero()[0])
+        name = repr(names[place]) if names else str(place)
+        raise DataError(
+            f"feature {name} must have a size of 1e-120 to 1e120 where its coefficient is penalized in its own units, "
+            f"got about {1 / float(scale[place]):.2g}. Set dataset.standardize=true, or write it in another unit."
+        )
