@@ -16,7 +16,7 @@ from logreg.optim.certificate import Bound, forms_hessian
 from logreg.optim.exact import EXACT, bound_of, choose
 from logreg.optim.passes import Frame, Problem, RowSource, gather, threads_for
 from logreg.optim.progress import Progress
-from logreg.stored import StoredForm, check_penalised
+from logreg.stored import StoredForm, check_scale
 
 FULL = 1e-9
 """Relative gap below which no better bound is looked for."""
@@ -110,8 +110,7 @@ def problem_of(
     """
     plain = StoredForm.plain(facts.num_features)
     center, scale = facts.standardization or (plain.shift, plain.unit)
-    if is_penalised(objective):
-        check_penalised(scale, facts.feature_names)
+    check_scale(scale, facts.feature_names)
     rows = facts.rows["train"]
     return Problem(
         objective,

@@ -29,6 +29,9 @@ SQUARED = 2.0**-400, 2.0**400
 HELD = 2.0**-1000, 2.0**1000
 """Sizes of columns, about 1e-301 to 1e301, for which float64 holds a slope per unit and its inverse."""
 
+SAMPLE_ROWS = 1000
+"""Rows that show about where a column lies and how much it varies."""
+
 NOISE = 4 * torch.finfo(torch.float64).eps
 """A deviation below this part of the mean is the rounding of a constant: dividing by it would make it a feature."""
 
@@ -100,37 +103,36 @@ def moments(begin: Callable[[], Blocks]) -> Moments:
     another unit.
 
     Args:
-        begin: Begins a pass over the rows when it is called, which is once or twice.
+        begin: Begins a pass over the rows when it is called: once, or three times where there are such numbers.
     """
-    found, largest = _moments(begin(), None)
-    odd = (largest > 0) & ((largest < SQUARED[0]) | (largest > SQUARED[1]))
+    found = _moments(begin())
+    size = torch.hypot(*found)
+    odd = ~((size >= SQUARED[0]) & (size <= SQUARED[1]))  # or 0 or nan
     if bool(odd.any()):
-        unit = torch.where(odd, power_of_two(largest), 1.0)
-        found, _ = _moments(begin(), unit)
-        return Moments(found.mean * unit, found.std * unit)
+        largest = torch.stack([features[:, odd].abs().amax(0) for features, _ in begin()]).amax(0)
+        unit = torch.where(largest > 0, power_of_two(largest), 1.0)
+        again = _moments((features[:, odd] / unit, weights) for features, weights in begin())
+        found.mean[odd], found.std[odd] = again.mean * unit, again.std * unit
     return found
 
 
-def _moments(blocks: Blocks, unit: Tensor | None) -> tuple[Moments, Tensor]:
-    """The moments of columns divided by ``unit``, and the largest absolute value of each."""
+def _moments(blocks: Blocks) -> Moments:
     origin, total = torch.zeros(0), 0.0
-    sums, squares, largest = origin, origin, origin
+    sums, squares = origin, origin
     for features, weights in blocks:
-        x = features if unit is None else features / unit
         if not total:
             # Seen from near the mean, the mean of the squares loses no digits to the square of the mean: one pass
             # will do.
-            origin = x[:1000].mean(0)
-            sums, squares, largest = (torch.zeros_like(origin) for _ in range(3))
-        largest = torch.maximum(largest, x.abs().amax(0))
-        seen = x - origin
-        weight = seen.new_ones(len(x)) if weights is None else weights.to(seen)
+            origin = features[:1000].mean(0)
+            sums, squares = torch.zeros_like(origin), torch.zeros_like(origin)
+        seen = features - origin
+        weight = seen.new_ones(len(seen)) if weights is None else weights.to(seen)
         sums += weight @ seen
         squares += weight @ seen.square_()
         total += float(weight.sum())
     distance = sums / total
     std = (squares / total - distance.square()).clamp(min=0).sqrt()
-    return Moments(origin + distance, std), largest
+    return Moments(origin + distance, std)
 
 
 def stored_form(found: Moments, shifts: bool, names: Sequence[str] = ()) -> StoredForm:
@@ -165,17 +167,29 @@ def power_of_two(size: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)
 
 
-def check_penalised(scale: Tensor, names: Sequence[str] = ()) -> None:
-    """A penalty on coefficients of stored features divided by ``scale`` (D,) must be within what float64 holds.
+def is_ordinary(features: Tensor) -> bool:
+    """Whether a sample of the rows shows already that all columns (N, D) may be stored as they are.
+
+    It spares a fit in memory a pass: a column is ordinary by half the distance and half the range (in powers of two)
+    that `stored_form` allows, and none is that of which the sample sees nothing but one number.
+    """
+    sample = features[:: max(1, len(features) // SAMPLE_ROWS)].double()
+    mean, std = sample.mean(0), sample.std(0, correction=0)
+    near = (mean.abs() <= FAR / 2 * std) & (std >= PLAIN[0] ** 0.5)
+    return bool(near.all()) and float(features.max()) <= PLAIN[1] and float(features.min()) >= -PLAIN[1]
+
+
+def check_scale(scale: Tensor, names: Sequence[str] = ()) -> None:
+    """Coefficients of stored features divided by ``scale`` (D,) must have squares that float64 holds.
 
     Raises:
-        DataError: A column's unit is so large or so small that the square of its coefficient is not.
+        DataError: A column that is not standardized is so large or so small that they have not.
     """
     odd = (scale < SQUARED[0]) | (scale > SQUARED[1])
     if bool(odd.any()):
         place = int(odd.nonzero()[0])
         name = repr(names[place]) if names else str(place)
         raise DataError(
-            f"feature {name} must have a size of 1e-120 to 1e120 where its coefficient is penalized in its own units, "
+            f"feature {name} must have a size of 1e-120 to 1e120 where its coefficient is one of its own units, "
             f"got about {1 / float(scale[place]):.2g}. Set dataset.standardize=true, or write it in another unit."
         )

@@ -349,7 +349,10 @@ def median(values: Values) -> float:
 
 def _counts_rows(values: Values) -> bool:
     """Whether these are whole numbers that are all different, and more than a few."""
-    if values.dtype.kind not in "iu" or len(values) < FEW_ROWS or len(np.unique(values[:FEW_ROWS])) < FEW_ROWS:
+    few = values[:FEW_ROWS]
+    if len(few) < FEW_ROWS or len(np.unique(few)) < FEW_ROWS or (few != np.floor(few)).any():
+        return False
+    if values.dtype.kind == "f" and (values != np.floor(values)).any():  # also integers beyond the range of int64
         return False
     return len(np.unique(values)) == len(values)
 

@@ -24,6 +24,7 @@ from logreg.optim.passes import (
     Problem,
     RowSource,
     gather,
+    part_rows,
     row_weights,
     threads_for,
 )
@@ -31,6 +32,7 @@ from logreg.optim.progress import Progress
 from logreg.optim.row_space import is_wide
 from logreg.optim.start import holds_hessian
 from logreg.optim.working_sets import newton_on_working_sets
+from logreg.stored import Blocks, Moments, StoredForm, check_scale, is_ordinary, moments, stored_form
 
 
 def _newton(progress: Progress) -> Asking[None]:
@@ -112,14 +114,17 @@ def fit(
         watch: Is called after each pass.
 
     Raises:
-        DataError: A feature is not finite.
+        DataError: A feature is not finite, or larger or smaller than float64 can compute with.
     """
     started, passes = time.perf_counter(), 0
     if not bool(features.sum().isfinite()) and not bool((finite := features.isfinite()).all()):
         row, column = (int(place) for place in (~finite).nonzero()[0])
         raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
-    memory = InMemory(features, labels, sample_weight)
-    problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept)
+    stored = StoredForm.plain(features.shape[1])
+    if not is_ordinary(features):
+        stored = stored_form(_moments(features, sample_weight), shifts=intercept)
+    memory = InMemory(features if stored.is_plain else stored.of(features, features.dtype), labels, sample_weight)
+    problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
     progress = Progress(problem, problem.zeros(), tolerance)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         for question in EXACT[optimizer](progress):
@@ -132,8 +137,24 @@ def fit(
         if progress.bound is None:
             progress.bound = bound_of(problem, progress.solution, memory)
     point = progress.solution
+    coef = point[:, :-1] / problem.model.scale / stored.unit.to(point.device)
     seconds = time.perf_counter() - started
-    return Fit(point[:, :-1], point[:, -1], progress.bound, progress.converged, passes, seconds)
+    constant = point[:, -1] - coef @ stored.shift.to(coef.device)
+    return Fit(coef, constant, progress.bound, progress.converged, passes, seconds)
+
+
+def _moments(features: Tensor, sample_weight: Tensor | None) -> Moments:
+    """Of the columns of features (N, D), a block at a time."""
+    weights = None if sample_weight is None else sample_weight.double()
+    rows = part_rows(features.shape[1], torch.float64)
+
+    def blocks() -> Blocks:
+        for first in range(0, len(features), rows):
+            part = slice(first, first + rows)
+            yield features[part].double(), None if weights is None else weights[part]
+
+    found = moments(blocks)
+    return Moments(found.mean.cpu(), found.std.cpu())
 
 
 def problem_of(
@@ -143,19 +164,27 @@ def problem_of(
     class_weight: Sequence[float] = (),
     dtype: torch.dtype | None = None,
     intercept: bool = True,
+    stored: StoredForm | None = None,
 ) -> Problem:
-    """The problem over rows in memory whose coefficients are penalised in source units; arguments as of `fit`."""
+    """The problem over rows in memory whose coefficients are penalised in source units; arguments as of `fit`.
+
+    ``stored`` is the form that the features in memory have; they are in source units when ``None``.  Without a penalty
+    the coefficients of the problem are those of the features as they are stored.
+    """
     features, labels = memory.features, memory.labels
     classes = num_classes or int(labels.max()) + 1
     weights = row_weights(Batch(features, labels, memory.sample_weight), tuple(class_weight), torch.float64)
-    origin = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
+    scale = torch.ones(features.shape[1], dtype=torch.float64, device=features.device)
+    if stored is not None and (objective.l2 or objective.l1):
+        check_scale(1 / stored.unit)
+        scale = 1 / stored.unit.to(features.device)
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
     return Problem(
         objective,
         rows=len(labels),
         total_weight=float(len(labels) if weights is None else weights.sum()),
         num_outputs=1 if objective.loss == "bce" and classes == 2 else classes,
-        model=Frame(origin, torch.ones_like(origin)),
+        model=Frame(torch.zeros_like(scale), scale),
         class_weight=tuple(class_weight),
         dtype=dtype or wide,
         intercept=intercept,
