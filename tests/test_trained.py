@@ -49,12 +49,14 @@ def test_made_ready_it_says_what_the_module_says(
     assert torch.equal(labels[sure], expected.argmax(1)[sure])
 
 
-def test_the_threshold_is_met_by_what_is_equal_to_it() -> None:
+def test_even_odds_are_the_first_class_with_and_without_a_threshold() -> None:
+    # as scikit-learn's predict has them: the second class is where decision_function > 0
     module = made(2, "bce", None)
     module.model.coef.data.zero_()
     features = torch.zeros(1, 6)
-    assert Predictor(module)(features, 0.5)[1].tolist() == [1]
-    assert Predictor(module)(features, 0.51)[1].tolist() == [0]
+    for labels in (Predictor(module)(features)[1], Predictor(module)(features, 0.5)[1]):
+        assert labels.tolist() == [0]
+    assert Predictor(module)(features, 0.49)[1].tolist() == [1]
 
 
 def test_a_checkpoint_knows_its_run_and_what_was_certified(models: Models) -> None:

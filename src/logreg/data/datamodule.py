@@ -259,7 +259,8 @@ class TensorDataModule(pl.LightningDataModule):
         is_narrow = train.matrix.is_floating_point() and train.matrix.dtype != torch.float64
         kind = torch.float32 if is_narrow else torch.float64
         lost = found.lacks_digits(kind).nonzero()[:, 0].tolist()
-        form = stored_form(found, self.shifts, names)
+        # Narrower numbers are what they are: rounding their distance from the mean would not give them digits.
+        form = stored_form(found, self.shifts and not is_narrow, names)
         return form, found, lost_digits([names[place] if names else f"feature {place}" for place in lost])
 
     def _held_blocks(self, dataset: BlockDataset) -> BlockDataset:

@@ -122,7 +122,9 @@ def fit(
         raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
     stored = StoredForm.plain(features.shape[1])
     if not is_ordinary(features):
-        stored = stored_form(_moments(features, sample_weight), shifts=intercept)
+        # A difference of narrower numbers need not fit into their type; passes subtract the mean row by row.
+        shifts = intercept and features.dtype == torch.float64
+        stored = stored_form(_moments(features, sample_weight), shifts)
     memory = InMemory(features if stored.is_plain else stored.of(features, features.dtype), labels, sample_weight)
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
     progress = Progress(problem, problem.zeros(), tolerance)
