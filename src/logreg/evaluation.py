@@ -380,11 +380,10 @@ def _ranked(predicted: Predicted, sums: _Sums, drawn: Tensor) -> dict[str, Measu
     ranking = Ranking.of(predicted.scores)
     samples = max(100, min(RESAMPLES, ORDERED // n))
     unit, is_positive = sums.unit[ranking.order], predicted.labels[ranking.order] == 1
-    of_row, found = weight[ranking.order], []
-    ones = torch.ones(1, sums.units, dtype=torch.float64)
-    for counts in torch.cat([ones, drawn[:samples]]).split(max(1, 2**22 // n)):
-        found.append(ranking.scored(is_positive, counts[:, unit] * of_row))
-    # the first sample is the rows themselves
+    of_row = weight[ranking.order]
+    ones = torch.ones(1, sums.units, dtype=torch.float64)  # the first sample is the rows themselves
+    drawn = torch.cat([ones, drawn[:samples]])
+    found = [ranking.scored(is_positive, counts[:, unit] * of_row) for counts in drawn.split(max(1, 2**22 // n))]
     both = Ranked(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     return {name: interval(float(each[0]), each[1:]) for name, each in both._asdict().items()}
 

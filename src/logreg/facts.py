@@ -117,10 +117,9 @@ class DataFacts:
 
     @property
     def standardization(self) -> tuple[Tensor, Tensor] | None:
-        """Center and scale of the stored features, (D,) each in float64, such that coefficients are those of
-        (stored - center) / scale: of standardized features, or else of features in source units.
+        """What coefficients belong to: (stored features - center) / scale; center and scale (D,), float64.
 
-        ``None`` where both are the same as stored: center 0 and scale 1.
+        These are standardized features, or else features in source units; ``None`` where they are as stored.
         """
         stored = self.stored
         if self.mean:

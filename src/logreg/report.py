@@ -128,7 +128,8 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "mistakes": mistakes(result),
         "objective": {
             **dataclasses.asdict(module.objective),
-            "train": result.scores["train"]["loss"] + float(module.objective.penalty(module.model.coef.detach())),
+            "train": result.scores["train"]["loss"]
+            + float(module.objective.penalty(module.model.coef.detach().double())),
         },
         "optimality": result.certificate.as_dict(),
         "reason": module.reason or None,

@@ -399,8 +399,8 @@ def _of_checkpoint(request: Request, facts: DataFacts) -> _Model:
     _check_shape(request, coef, intercept, facts, objective.loss)
     same = facts.fingerprint == theirs.fingerprint
     notes = () if same else ("these are not the rows that the checkpoint was trained on",)
-    ours, its = facts.stored, theirs.stored
-    frame = Frame((its.shift - ours.shift) / ours.unit, its.unit / ours.unit)  # its features, seen from ours
+    here, there = facts.stored, theirs.stored
+    frame = Frame((there.shift - here.shift) / here.unit, there.unit / here.unit)  # its features, seen from ours
     return _Model(coef, intercept, objective, has_intercept, notes, frame)
 
 
@@ -495,9 +495,7 @@ def _separation(data: TensorDataModule, loss: LossName) -> str:
 
     facts, train = data.facts, data.tables["train"]
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    found = find_separation(
-        data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, loss, weights
-    )
+    found = find_separation(data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, loss, weights)
     return "" if found.kind in ("none", "unknown") else found.in_words(facts.feature_names, facts.class_names)
 
 

@@ -38,6 +38,12 @@ SAMPLE_ROWS = 1_000
 FEW_ROWS = 30
 """So many rows may well hold different whole numbers by chance."""
 
+LARGEST = 3e38
+"""What float32 can hold."""
+
+DWARFED = 2.0**-64
+"""Where the middle row deviates by less than this part of the standard deviation, a few rows are out of all proportion."""
+
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """What is a number in a text file."""
 
@@ -202,8 +208,13 @@ def learn_stored_form(
             return None
         values = torch.from_numpy(by_name[column.name].values[chosen].astype(np.float64))
         values = values.nan_to_num_(float(column.fill), math.inf, -math.inf)
-        # What is not finite is named by `encode`, with its row.
-        return moments(lambda: [(values[:, None], weights)]) if bool(values.isfinite().all()) else None
+        if not bool(values.isfinite().all()):
+            return None  # `encode` names the row
+        its = moments(lambda: [(values[:, None], weights)])
+        size = (values - float(column.fill)).abs()
+        if float(size.max()) > LARGEST and float(size.median()) < DWARFED * float(its.std):
+            return None  # nor is that one a unit: `encode` names the row, or float64 holds it
+        return its
 
     with ThreadPoolExecutor(_cores()) as pool:
         found = dict(zip(encoding, pool.map(measured, encoding), strict=True))

@@ -252,7 +252,7 @@ class TensorDataModule(pl.LightningDataModule):
         self, train: Table, scale: float, names: tuple[str, ...]
     ) -> tuple[StoredForm, Moments | None, tuple[str, ...]]:
         """How a matrix is stored; its moments, where they were taken; what a person should know of it."""
-        if train.matrix.dtype == torch.uint8:  # bytes have no offset and no unit that could cost a digit
+        if train.matrix.dtype == torch.uint8 or scale != 1:  # pixels have no offset and no unit that could cost a digit
             found = moments_of(train, scale) if self.standardize else None
             return StoredForm.plain(train.matrix.shape[1]), found, ()
         found = moments_of(train, scale)

@@ -1,0 +1,369 @@
+"""What is scored is what is certified: every program gives the same loss, accuracy and AUROC, and the right ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_breast_cancer, load_iris, load_wine
+from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+
+from logreg.objective import Objective
+from logreg.optim.exact import fit
+from whole_runs import Answer, newest, train
+
+Types = Callable[..., Answer]
+
+SAME = 1e-6
+"""Largest difference of a score between two programs."""
+
+REFERENCES = Path(__file__).parents[2] / "shared" / "references"
+"""Where R's tables may lie: beside the checkout."""
+
+
+class Written(NamedTuple):
+    """A table of a test: its columns by name, the last one being the class, and what is typed to train on it."""
+
+    columns: dict[str, Sequence[Any]]
+    typed: tuple[str, ...] = ("l2=1e-3",)
+
+
+def odds(draw: np.random.Generator, logits: np.ndarray[Any, Any]) -> list[str]:
+    return ["yes" if hit else "no" for hit in draw.random(len(logits)) < 1 / (1 + np.exp(-logits))]
+
+
+def units(unit: float, *typed: str) -> Written:
+    x = [unit * (i + 0.5) / 200 for i in range(200)]
+    return Written({"x": x, "y": ["yes" if (37 * i) % 200 < i else "no" for i in range(200)]}, typed or ("l2=1e-3",))
+
+
+def hashes() -> Written:
+    draw = np.random.default_rng(0)
+    numbers = draw.integers(-(2**63), 2**63 - 1, 200)
+    return Written({"h": numbers.tolist(), "y": ["pq"[draw.integers(2)] for _ in range(200)]})
+
+
+def seconds() -> Written:
+    """Seconds since 1970 in steps of five: float32 tells them apart in steps of 128."""
+    draw = np.random.default_rng(0)
+    draw.integers(-(2**63), 2**63 - 1, 200)
+    for _ in range(200):
+        draw.integers(2)
+    t = 1_700_000_000 + 5 * np.arange(121)
+    y = [("no", "yes")[int(draw.random() < 1 / (1 + np.exp(-(i - 60) / 20)))] for i in range(121)]
+    return Written({"t": t.tolist(), "y": y}, ("l2=0",))
+
+
+def ties() -> Written:
+    levels = [["p", "q", "r"][i % 3] for i in range(120)]
+    return Written({"c": levels, "y": ["yes" if (i * 7) % 5 <= i % 3 else "no" for i in range(120)]}, ("l2=0",))
+
+
+def even_odds() -> Written:
+    rows = [(x, y) for x in (-1, 1) for y in ("no", "yes") for _ in range(10)]
+    return Written({"x": [x for x, _ in rows], "y": [y for _, y in rows]}, ("l2=1",))
+
+
+def gauge(l2: str) -> Written:
+    """A number and the levels of a category, whose free direction is that of the intercept."""
+    draw = np.random.default_rng(1)
+    z, c = draw.normal(size=200), draw.integers(0, 4, 200)
+    y = odds(draw, 0.8 * z + 0.5 * c - 1)
+    return Written({"x": [round(500 + 100 * a, 4) for a in z], "c": [f"l{b}" for b in c], "y": y}, (f"l2={l2}",))
+
+
+def gaps() -> Written:
+    draw = random.Random(0)
+    size = ["" if draw.random() < 0.1 else round(draw.gauss(2e6, 3.0), 3) for _ in range(150)]
+    colour = [draw.choice(["", "red", "green", "blue"]) for _ in range(150)]
+    y = ["yes" if draw.random() < (0.7 if c == "red" else 0.3) else "no" for c in colour]
+    return Written({"size": size, "colour": colour, "y": y})
+
+
+def offsets() -> Written:
+    """Columns of every offset, unit and kind at once; a strong signal, so that coefficients are large."""
+    draw = np.random.default_rng(2)
+    z = draw.normal(size=(300, 5))
+    y = odds(draw, 3 * z @ [1, -1, 1, -1, 0.5])
+    columns: dict[str, Sequence[Any]] = {
+        "plain": z[:, 0].tolist(),
+        "far": (1e9 + z[:, 1]).tolist(),
+        "tiny": (1e-40 * z[:, 2]).tolist(),
+        "huge": (1e40 * (z[:, 3] + 50)).tolist(),
+        "farthest": (1e12 + 1e-2 * z[:, 4]).tolist(),
+    }
+    return Written({**columns, "y": y}, ("l2=1e-6",))
+
+
+def nearly_collinear() -> Written:
+    """Coefficients of thousands, of opposite signs."""
+    draw = np.random.default_rng(3)
+    u, z = draw.normal(size=200), draw.normal(size=200)
+    v = u + 1e-4 * z
+    return Written({"u": u.tolist(), "v": v.tolist(), "y": odds(draw, u + 0.5 * z)}, ("l2=1e-12", "tolerance=1e-8"))
+
+
+def bundled(load: Callable[[], Any], typed: str = "l2=1e-3") -> Written:
+    bunch = load()
+    columns = {str(name): bunch.data[:, place].tolist() for place, name in enumerate(bunch.feature_names)}
+    return Written({**columns, "y": [str(bunch.target_names[label]) for label in bunch.target]}, (typed,))
+
+
+def separated() -> Written:
+    return Written({"hours": [1.0, 2.0, 3.0], "y": ["fail", "fail", "pass"]}, ("l2=1e-9",))
+
+
+QUICK: dict[str, Callable[[], Written]] = {
+    "seconds": seconds,
+    "ties": ties,
+    "even odds": even_odds,
+    "gaps": gaps,
+    "offsets": offsets,
+    "nearly collinear": nearly_collinear,
+    "gauge, no penalty": lambda: gauge("0"),
+}
+
+SLOW: dict[str, Callable[[], Written]] = {
+    "toy": separated,
+    "breast_cancer": lambda: bundled(load_breast_cancer),
+    "iris": lambda: bundled(load_iris),
+    "wine": lambda: bundled(load_wine),
+    "softmax of two classes": lambda: gaps()._replace(typed=("l2=1e-3", "loss=cross_entropy")),
+    "one against the rest": lambda: bundled(load_iris)._replace(typed=("l2=1e-3", "loss=bce")),
+    "not standardized": lambda: seconds()._replace(typed=("l2=0", "dataset.standardize=false")),
+    "sgd": lambda: gaps()._replace(typed=("optimizer=sgd", "max_epochs=5")),
+    "sgd, seconds": lambda: seconds()._replace(typed=("optimizer=sgd", "max_epochs=5")),
+    "double precision": lambda: seconds()._replace(typed=("l2=0", "precision=64")),
+    "gauge": lambda: gauge("1e-3"),
+    "hashes": hashes,
+    "1e-46": lambda: units(1e-46),
+    "1e37": lambda: units(1e37),
+}
+
+
+def write(table: Written, file: Path) -> None:
+    with file.open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(table.columns)
+        writer.writerows(zip(*table.columns.values(), strict=True))
+
+
+def scores(probabilities: np.ndarray[Any, Any], taken: Sequence[str], truth: Sequence[str], classes: list[str]) -> Any:
+    """Loss, accuracy and AUROC by scikit-learn; the loss of one against the rest is none of a distribution."""
+    labels = np.array([classes.index(name) for name in truth])
+    p = np.asarray(probabilities, dtype=np.float64)
+    found = {"log_loss": log_loss(labels, p / p.sum(1, keepdims=True)), "accuracy": accuracy_score(truth, list(taken))}
+    if len(classes) == 2:
+        found["auroc"] = roc_auc_score(labels, p[:, 1])
+    return found
+
+
+def predicted(here: Path, types: Types, file: str, truth: Sequence[str], classes: list[str], *typed: str) -> Any:
+    output = here / "out.parquet"
+    assert types(here, "predict", f"input={file}", f"output={output}", "overwrite=true", *typed).code == 0
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(output)
+    p = np.column_stack([rows.column(name).to_numpy() for name in classes])
+    return scores(p, rows.column("predicted").to_pylist(), truth, classes)
+
+
+def by_onnx(here: Path, types: Types, table: Written, truth: Sequence[str], classes: list[str]) -> Any:
+    import onnxruntime
+
+    file = here / "model.onnx"
+    answer = types(here, "export", "format=onnx", f"output={file}", "overwrite=true")
+    assert answer.code == 0, answer.err
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    kinds = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(string)": object}
+    feed = {}
+    for given in session.get_inputs():
+        kind, cells = kinds[given.type], list(table.columns[given.name])
+        cells = [np.nan if cell == "" and kind is not object else cell for cell in cells]
+        feed[given.name] = np.array(cells, dtype=kind).reshape(-1, 1)
+    labels, p = session.run(["label", "probabilities"], feed)
+    return scores(p, labels.tolist(), truth, classes)
+
+
+def trained(table: Written, here: Path, *typed: str) -> dict[str, Any]:
+    """The summary of a run on all rows."""
+    write(table, here / "t.csv")
+    target = list(table.columns)[-1]
+    typed = ("dataset=table", "dataset.path=t.csv", f"dataset.target={target}", *table.typed, *typed)
+    return train(here, *typed, "dataset.split.val=0", "dataset.split.test=0").summary
+
+
+def agree(table: Written, here: Path, types: Types) -> dict[str, Any]:
+    """Trains on all rows, asks every program, and compares.
+
+    Returns:
+        The content of summary.json.
+    """
+    summary, target = trained(table, here), list(table.columns)[-1]
+    in_table, certificate, classes = summary["metrics"]["train"], summary["optimality"], summary["dataset"]["classes"]
+    truth = [str(name) for name in table.columns[target]]
+    assert certificate["value"] == pytest.approx(summary["objective"]["train"], rel=0, abs=1e-9)
+    answer = types(here, "evaluate", "json=true", "split=train")
+    assert answer.code == 0, answer.err
+    evaluated = json.loads(answer.out)
+    assert evaluated["metrics"]["train"] == in_table
+    measured = {name: one["value"] for name, one in evaluated["evaluation"]["metrics"].items()}
+    loss = measured["log_loss"] if "loss=bce" in table.typed and len(classes) > 2 else in_table["loss"]
+    expected = {"log_loss": loss, "accuracy": in_table["accuracy"]}
+    if len(classes) == 2:
+        expected["auroc"] = in_table["auroc"]
+    others = {
+        "evaluate": {name: measured[name] for name in expected},
+        "predict": predicted(here, types, "t.csv", truth, classes, f"drop=[{target}]"),
+        "onnx": by_onnx(here, types, table, truth, classes),
+    }
+    for program, found in others.items():
+        assert found == pytest.approx(expected, rel=0, abs=SAME), program
+    return summary
+
+
+RIGHT = {
+    "seconds": {"loss": 0.529159, "accuracy": 0.743802, "auroc": 0.812774},
+    "ties": {"loss": 0.615475, "accuracy": 0.666667, "auroc": 0.685185},
+    "even odds": {"loss": 0.693147, "accuracy": 0.5, "auroc": 0.5},
+}
+"""By statsmodels, or by counting; six digits."""
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_every_program_gives_the_same_scores(name: str, tmp_path: Path, types: Types) -> None:
+    summary = agree(QUICK[name](), tmp_path, types)
+    right = RIGHT.get(name, {})
+    assert {score: summary["metrics"]["train"][score] for score in right} == pytest.approx(right, rel=0, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_every_program_gives_the_same_scores_for_more_tables(name: str, tmp_path: Path, types: Types) -> None:
+    agree(SLOW[name](), tmp_path, types)
+
+
+def read(file: Path, target: str, rows: int, *left_out: str) -> Written:
+    """The first rows of a CSV as its text and numbers, the class last."""
+    import pyarrow.csv
+
+    table = pyarrow.csv.read_csv(file).slice(0, rows)
+    names = [name for name in table.column_names if name not in {target, *left_out}]
+    columns = {name: ["" if cell is None else cell for cell in table.column(name).to_pylist()] for name in names}
+    return Written({**columns, target: [str(cell) for cell in table.column(target).to_pylist()]})
+
+
+@pytest.mark.slow
+def test_diamonds(true_tables: Path, tmp_path: Path, types: Types) -> None:
+    agree(read(true_tables / "diamonds.csv", "cut", 3000), tmp_path, types)
+
+
+@pytest.mark.slow
+def test_planets(true_tables: Path, tmp_path: Path, types: Types) -> None:
+    agree(read(true_tables / "planets.csv", "method", 1035), tmp_path, types)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "target"), [("birthwt.csv", "low"), ("endometrial.csv", "HG")])
+def test_tables_of_r(file: str, target: str, tmp_path: Path, types: Types) -> None:
+    if not (REFERENCES / file).exists():
+        pytest.skip("R's tables are not on this disk")
+    agree(read(REFERENCES / file, target, 1000), tmp_path, types)
+
+
+UNITS = [1e-46, 1e19, 1e37]
+"""Below what float32 holds, where squares leave it, and at its edge."""
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_column_in_any_unit_gives_the_same_optimum(unit: float, tmp_path: Path) -> None:
+    summary = trained(units(unit), tmp_path)
+    assert summary["optimality"]["value"] == pytest.approx(0.499537, abs=1e-6)
+    assert summary["metrics"]["train"]["auroc"] == pytest.approx(0.8382, abs=5e-5)
+    assert summary["optimality"]["converged"]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_column_in_any_unit_that_is_not_standardized_gives_the_same_optimum(unit: float, tmp_path: Path) -> None:
+    summary = trained(units(unit, "l2=0", "dataset.standardize=false"), tmp_path)
+    assert summary["optimality"]["value"] == pytest.approx(0.498363, abs=1e-6)
+    assert summary["optimality"]["converged"]
+
+
+@pytest.mark.parametrize(
+    ("unit", "typed", "sentence"),
+    [
+        (1e-310, (), "feature 'x' must have a size of 1e-301 to 1e301, got "),
+        (
+            1e-200,
+            ("dataset.standardize=false",),
+            "feature 'x' must have a size of 1e-120 to 1e120 where its coefficient",
+        ),
+    ],
+)
+def test_a_unit_that_cannot_be_held_is_refused_in_one_line(
+    unit: float, typed: tuple[str, ...], sentence: str, tmp_path: Path, types: Types
+) -> None:
+    write(units(unit), tmp_path / "t.csv")
+    answer = types(tmp_path, "train", "dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=1e-3", *typed)
+    assert answer.code == 2
+    assert answer.err.startswith(sentence)
+    assert answer.err.count("\n") == 1
+
+
+def test_hashes_of_64_bits_are_learned_from_and_called_ids(tmp_path: Path) -> None:
+    summary = trained(hashes(), tmp_path)
+    assert summary["optimality"]["value"] == pytest.approx(0.684725, abs=1e-6)
+    assert summary["metrics"]["train"]["auroc"] == pytest.approx(0.5734, abs=5e-5)
+    assert any("if they are ids, add dataset.drop: h" in note for note in summary["dataset"]["notes"])
+
+
+def test_seconds_keep_every_digit_of_their_slope(tmp_path: Path) -> None:
+    trained(seconds(), tmp_path, "tolerance=1e-13")
+    lines = (newest(tmp_path).folder / "coefficients.csv").read_text().splitlines()
+    assert float(lines[-1].split(",")[1]) == pytest.approx(0.00774661, abs=5e-9)  # by statsmodels
+
+
+def test_even_odds_are_the_first_class_for_every_program(tmp_path: Path, types: Types) -> None:
+    table = even_odds()
+    agree(table, tmp_path, types)
+    for typed in ((), ("threshold=0.5",)):
+        answer = types(tmp_path, "predict", "input=t.csv", "drop=[y]", *typed)
+        assert {line.split(",")[0].strip('"') for line in answer.out.splitlines()[1:]} == {"no"}
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    x = np.array(table.columns["x"], dtype=np.float32).reshape(-1, 1)
+    assert set(session.run(["label"], {"x": x})[0].tolist()) == {"no"}
+
+
+@pytest.mark.parametrize(("unit", "offset"), [(1, 1e9), (1e10, 1e14), (1e-25, 0), (1e30, 0), (1e300, 0), (1e-300, 0)])
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
+def test_a_fit_in_python_is_the_same_in_any_unit_from_any_origin(unit: float, offset: float, optimizer: str) -> None:
+    draw = np.random.default_rng(0)
+    z = np.round(draw.normal(size=(300, 2)), 3)
+    labels = torch.from_numpy(np.array(odds(draw, z[:, 0] - 0.5 * z[:, 1])) == "yes").long()
+    x = torch.from_numpy(z * unit + offset)
+    exactly = ((x - offset) / unit).contiguous()  # what is left of the numbers at that offset
+    plain = fit(exactly, labels, Objective("bce"), tolerance=1e-12)
+    found = fit(x, labels, Objective("bce"), tolerance=1e-12, optimizer=optimizer)
+    assert found.converged
+    assert found.bound.value == pytest.approx(plain.bound.value, rel=1e-11)
+    torch.testing.assert_close(found.coef * unit, plain.coef, rtol=1e-5, atol=1e-6)
+
+
+def test_a_fit_in_python_refuses_what_float64_cannot_hold() -> None:
+    from logreg.errors import DataError
+
+    x, labels = torch.tensor([[1e-310], [2e-310], [3e-310], [2e-310]], dtype=torch.float64), torch.tensor([0, 1, 1, 0])
+    with pytest.raises(DataError, match=r"feature 0 must have a size of 1e-301 to 1e301, got 2\.1e-310\. Write it"):
+        fit(x, labels, Objective("bce"))
+    with pytest.raises(DataError, match=r"feature 0 must have a size of 1e-120 to 1e120 where its coefficient"):
+        fit(x * 1e110, labels, Objective("bce", l2=1e-3))
