@@ -42,7 +42,7 @@ LARGEST = 3e38
 """What float32 can hold."""
 
 DWARFED = 2.0**-64
-"""Where the middle row deviates by less than this part of the standard deviation, a few rows are out of all proportion."""
+"""Where the middle row deviates by less than this part of the standard deviation, a few rows are out of proportion."""
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """What is a number in a text file."""
