@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("module", "trained", "optimality", "path", "readings", "tracking", "callbacks", "inspection"),
     ("figures", "diagnostics", "page", "report", "card", "exports", "predictions", "comparison"),
     ("run",),
-    ("lean", "search", "sweep", "commands"),
+    ("termination", "lean", "search", "sweep", "commands"),
 )
 """From the ground up: what a module may import lies on its own floor or below."""
 

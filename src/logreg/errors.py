@@ -50,6 +50,15 @@ class DivergedError(LogregError):
     """Training whose loss is no longer a finite number."""
 
 
+class Terminated(SystemExit):
+    """SIGTERM; whoever does not catch it ends with the exit code that shells give to it."""
+
+    EXIT_CODE = 143
+
+    def __init__(self) -> None:
+        super().__init__(self.EXIT_CODE)
+
+
 def as_typed(key: str, names: Iterable[object]) -> str:
     r"""A list of names as a person types it, with quotes where Hydra or the shell would take them apart.
 

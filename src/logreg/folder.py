@@ -28,17 +28,35 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file beside its place, which is moved there at the end, and removed if there is none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with unfinished(path) as temporary:
         with temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+
+
+_UNFINISHED: set[Path] = set()
+"""Files that are being written."""
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Where to write a file before it is moved to its place; what is still there at the end is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # some software goes by the suffix
+    _UNFINISHED.add(temporary)
+    try:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+        _UNFINISHED.discard(temporary)
+
+
+def remove_unfinished() -> None:
+    """Removes what is being written, for a process that ends without its ``finally``."""
+    for temporary in tuple(_UNFINISHED):
+        temporary.unlink(missing_ok=True)
 
 
 def check_free(key: str, path: Path, overwrite: bool, suffixes: Sequence[str] = ()) -> None:

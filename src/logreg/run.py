@@ -22,7 +22,7 @@ from logreg.calibration import fit_temperature
 from logreg.callbacks import Certificates, Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
 from logreg.config import DATASET_KNOBS, EXACT, REFUSED_TRAINER_ARGUMENTS, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
-from logreg.errors import ConfigError, did_you_mean
+from logreg.errors import ConfigError, Terminated, did_you_mean
 from logreg.evaluation import Predicted, best_threshold, evaluate
 from logreg.existence import find_separation
 from logreg.facts import DataFacts, Split
@@ -173,6 +173,8 @@ def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, re
         trainer.fit(module, datamodule=data, ckpt_path=resumed)
     except MisconfigurationException as error:
         raise ConfigError(f"`trainer` must suit Lightning's Trainer: {' '.join(str(error).split())}") from error
+    except Terminated:
+        raise
     except SystemExit as left:  # how Lightning answers Ctrl-C
         if trainer.interrupted:
             raise KeyboardInterrupt from left

@@ -27,6 +27,7 @@ from logreg.config import SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, LogregError, did_you_mean
 from logreg.folder import run_folder_of
 from logreg.promises import Promise, check
+from logreg.termination import ending_on_sigterm
 
 CONF = Path(__file__).parents[3] / "conf"
 """The configs, at the top of the project."""
@@ -47,6 +48,7 @@ STOCHASTIC = {"lr", "batch_size", "schedule", *(f"optimizer.{key}" for key in SE
 ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
 
 
+@ending_on_sigterm()
 def serve(help_text: str, work: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; what went wrong is said in one line on stderr.
 
@@ -57,7 +59,7 @@ def serve(help_text: str, work: Callable[[list[str]], int], arguments: Sequence[
 
     Returns:
         Exit code: that of ``work``; 2 a mistake that the person can mend; 130 stopped from the
-        keyboard.  A bug leaves with its traceback.
+        keyboard.  SIGTERM ends the process with 143.  A bug leaves with its traceback.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from logreg.commands.desk import ROOT, Typed, read_typed, say_importing, serve
 from logreg.errors import ConfigError, LogregError
-from logreg.folder import check_free, find_checkpoint, run_folder_of, shown, write_whole
+from logreg.folder import check_free, find_checkpoint, run_folder_of, shown, unfinished, write_whole
 from logreg.promises import Promise, flag, one_of, optional, text
 
 if TYPE_CHECKING:
@@ -115,9 +115,7 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
 
     from logreg.exports import AGREEMENT, FORMATS
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".new-{output.name}")
-    try:
+    with unfinished(output) as temporary:
         FORMATS[name].write(model, temporary)
         theirs = FORMATS[name].read(temporary, model, sample)
         ours = model.probabilities(sample.features).numpy()
@@ -128,8 +126,6 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
                 f"{difference:.2g} on {len(ours):,} rows. Nothing was written."
             )
         temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
     return difference
 
 

@@ -30,7 +30,7 @@ from logreg.commands.desk import (
     with_overrides,
 )
 from logreg.config import RunConfig
-from logreg.errors import ConfigError, LogregError
+from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.folder import shown
 from logreg.promises import Promise, flag, optional, text, whole
 from logreg.search import FORMS, Range, Search, sqlite_url
@@ -203,7 +203,7 @@ def _work(typed: list[str]) -> int:
             if is_new:
                 shutil.rmtree(folder)
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         _gather(plan, search, folder)
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return 130

@@ -40,8 +40,9 @@ from logreg.commands.desk import (
     with_backbone,
 )
 from logreg.config import RunConfig
-from logreg.errors import ConfigError, LogregError
+from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.folder import CHECKPOINTS, find_checkpoint, shown
+from logreg.termination import ending_on_sigterm
 
 MADE_BY_STARTING = {".hydra", "train.log", "multirun.yaml", "metrics.csv"}
 """What lies in the folder of a run or a sweep before its first checkpoint, besides events."""
@@ -56,6 +57,7 @@ HYDRA_OPTIONS = (
 """What Hydra takes with a dash; ours are --help and --version."""
 
 
+@ending_on_sigterm()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/train.py``.
 
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done; 1 a job of a sweep failed; 2 a mistake that the person can mend;
-        130 stopped from the keyboard.  A bug leaves with its traceback.
+        130 stopped from the keyboard.  SIGTERM ends the process with 143.  A bug leaves with its traceback.
     """
     started = time.perf_counter()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the sentence is ours
@@ -104,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"`hydra.run.dir` must be a place to write to: {error}. Stand elsewhere, or set it.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         if sweep is None:
             print("Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.", file=sys.stderr)
         else:
