@@ -77,6 +77,9 @@ MODELS: dict[str, Callable[[Path], tuple[str, ...]]] = {
     "binary": lambda here: ("dataset=breast_cancer", "l2=1e-3"),
     "softmax": lambda here: ("dataset=iris", "l2=1e-3", "calibrate=temperature"),
     "one_vs_rest": lambda here: ("dataset=iris", "l2=1e-3", "loss=bce"),
+    "weighted": lambda here: (
+        *("dataset=iris", "l2=1e-3", "loss=bce", "dataset.class_weight={virginica: 5}", "calibrate=temperature"),
+    ),
     "two_outputs": lambda here: ("dataset=breast_cancer", "l2=1e-3", "loss=cross_entropy"),
     "table": _table,
     "pictures": _pictures,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,16 @@ def test_a_better_one_is_called_better_and_names_may_be_exchanged() -> None:
     assert found.log_loss.value == pytest.approx(-other_way.log_loss.value)
     assert found.log_loss.value == pytest.approx(float(b.losses.mean() - a.losses.mean()))
     assert (found.only_a, found.only_b) == (other_way.only_b, other_way.only_a)
+
+
+def test_counts_of_rows_are_compared_as_the_rows_repeated() -> None:
+    a, b = pair(400, 0.2, seed=0)
+    weight = torch.randint(0, 4, (400,), generator=torch.Generator().manual_seed(5)).double()
+    times = torch.arange(400).repeat_interleave(weight.long())
+    weighted = (Predicted(each.probabilities, each.labels, weight, counts=True) for each in (a, b))
+    repeated = (Predicted(each.probabilities[times], each.labels[times]) for each in (a, b))
+    found, expected = (compare(next(both), next(both)) for both in (weighted, repeated))
+    assert dataclasses.replace(found, rows=len(times)) == expected
 
 
 def test_two_runs_on_the_same_rows(tmp_path: Path, types: Types) -> None:

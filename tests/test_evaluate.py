@@ -115,16 +115,54 @@ def test_the_temperature_makes_val_more_probable_and_changes_no_decision(tmp_pat
         name: evaluated(types, tmp_path, f"ckpt_path={run.folder}", "split=val")["evaluation"]
         for name, run in runs.items()
     }
-    assert found["temperature"]["temperature"] > 1
+    assert found["temperature"]["calibration"]["temperature"] > 1
     losses, accuracies = (
         {name: each["metrics"][what]["value"] for name, each in found.items()} for what in ("log_loss", "accuracy")
     )
     assert losses["temperature"] < losses["none"]
     assert accuracies["temperature"] == accuracies["none"]
     held = Run(runs["temperature"].folder).checkpoint()
-    assert held["temperature"] == found["temperature"]["temperature"]
+    assert held["calibration"] == found["temperature"]["calibration"]
     # best.ckpt has other parameters, and a temperature of its own
-    assert Run(runs["temperature"].folder).checkpoint("best")["temperature"] != 1.0
+    assert Run(runs["temperature"].folder).checkpoint("best")["calibration"]["temperature"] != 1.0
+
+
+def test_a_table_of_counts_has_the_intervals_of_its_rows_repeated(tmp_path: Path, types: Types) -> None:
+    draw = np.random.default_rng(0)
+    number = 200
+    x, times = draw.normal(size=number).round(3), draw.integers(1, 5, number)
+    y = np.where(x + draw.logistic(size=number) > 0, "yes", "no")
+    part = np.where(np.arange(number) % 3 == 0, "test", "train")
+    for name, columns in (("counts", (x, y, part, times)), ("other", (x, y, part, times + 0.5))):
+        lines = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["x,y,part,n", *lines]) + "\n")
+    lines = [",".join(map(str, row)) for row in zip(*(each.repeat(times) for each in (x, y, part)), strict=True)]
+    (tmp_path / "repeated.csv").write_text("\n".join(["x,y,part", *lines]) + "\n")
+    found = {}
+    for name in ("repeated", "counts", "other"):
+        typed = (
+            "dataset=table",
+            f"dataset.path={name}.csv",
+            "dataset.target=y",
+            "dataset.split.column=part",
+            "l2=1e-3",
+        )
+        run = train(tmp_path, *typed, "tolerance=1e-12", *([] if name == "repeated" else ["dataset.weight=n"]))
+        found[name] = run.summary["evaluation"], types(tmp_path, "evaluate").out, (run.folder / "report.md").read_text()
+    ours, theirs = found["counts"][0], found["repeated"][0]
+    for metric, one in theirs["metrics"].items():
+        assert tuple(ours["metrics"][metric].values()) == pytest.approx(tuple(one.values()), rel=1e-6), metric
+    assert theirs["weights"] is None
+    assert ours["weights"] == {"counts": True, "rows": theirs["rows"]}
+    words = (
+        f"eights are counts of rows, since all are whole numbers: the {ours['rows']} lines are {theirs['rows']} rows"
+    )
+    assert all(words in text for text in found["counts"][1:])
+    weight = (times + 0.5)[part == "test"]
+    kish = weight.sum() ** 2 / np.square(weight).sum()
+    assert found["other"][0]["weights"] == {"counts": False, "rows": pytest.approx(kish)}
+    words = f"intervals are those of {kish:.1f} equal rows (Kish's effective sample size of {ours['rows']})"
+    assert all(words in text for text in found["other"][1:])
 
 
 def test_everything_can_be_written_and_nothing_is_lost(models: Models, types: Types, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -15,8 +16,10 @@ from logreg.evaluation import (
     BINS,
     UNITS,
     Predicted,
+    are_counts,
     best_threshold,
     evaluate,
+    rows_worth,
     wilson,
 )
 
@@ -59,7 +62,7 @@ def test_every_score_is_that_of_scikit_learn(classes: int, weighted: bool) -> No
         expected["brier"] = theirs.brier_score_loss(y, p, sample_weight=w, labels=range(classes))
     if classes > 5:
         expected["top_5_accuracy"] = theirs.top_k_accuracy_score(y, p, k=5, sample_weight=w, labels=range(classes))
-    assert set(found.metrics) == set(expected) | {"ece"}
+    assert set(found.metrics) == set(expected) | {"ece"} | ({"ece_positive"} if classes == 2 else set())
     for name, value in expected.items():
         assert found.metrics[name].value == pytest.approx(value, rel=1e-12), name
     three = theirs.precision_recall_fscore_support(y, taken, sample_weight=w, labels=range(classes), zero_division=0)
@@ -96,12 +99,92 @@ def test_the_baseline_gives_every_row_the_rates_of_train() -> None:
 
 def test_wilson_is_that_of_the_textbook() -> None:
     # Agresti and Coull (1998): of 10 rows 9 right, 95 % interval 0.596 to 0.982
-    found = wilson(0.9, torch.ones(10, dtype=torch.float64))
+    found = wilson(0.9, 10)
     assert (found.low, found.high) == pytest.approx((0.596, 0.982), abs=5e-4)
-    # weights that are all 7 make no row count for more
-    same = wilson(0.9, torch.full((10,), 7.0, dtype=torch.float64))
-    assert same == pytest.approx(found)
-    assert wilson(1.0, torch.ones(10, dtype=torch.float64)).high == 1.0
+    assert wilson(1.0, 10).high == 1.0
+
+
+def test_how_many_rows_weights_are_worth() -> None:
+    three = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    assert rows_worth(three, counts=True) == 6
+    assert rows_worth(three, counts=False) == pytest.approx(36 / 14)  # Kish: 6^2 / (1 + 4 + 9)
+    assert rows_worth(0.37 * torch.ones(10, dtype=torch.float64), counts=False) == pytest.approx(10)
+    assert are_counts(three)
+    assert are_counts(torch.tensor([0.0, 1.0]))
+    assert not are_counts(torch.ones(3))
+    assert not are_counts(three + 0.5)
+
+
+def counted(rows: int, classes: int, most: int, seed: int = 0) -> tuple[Predicted, Predicted]:
+    """Rows with counts from 0 to ``most``, and the same rows repeated."""
+    plain = made(rows, classes, seed=seed)
+    draw = torch.Generator().manual_seed(seed + 1)
+    weight = torch.randint(0, most + 1, (rows,), generator=draw).double()
+    groups = torch.randint(0, rows // 4, (rows,), generator=draw)
+    times = torch.arange(rows).repeat_interleave(weight.long())
+    weighted = dataclasses.replace(plain, sample_weight=weight, counts=True, groups=groups)
+    return weighted, Predicted(plain.probabilities[times], plain.labels[times], groups=groups[times])
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(("rows", "classes"), [(200, 2), (200, 7), (8_000, 3)])
+def test_a_count_of_two_is_two_rows_in_every_interval(rows: int, classes: int, grouped: bool) -> None:
+    weighted, repeated = counted(rows, classes, 3)
+    if not grouped:
+        weighted, repeated = (dataclasses.replace(each, groups=None) for each in (weighted, repeated))
+    ours, theirs = scored(weighted), scored(repeated)
+    assert ours.rows == rows
+    assert ours.weights == {"counts": True, "rows": len(repeated.labels)}
+    for name, one in theirs.metrics.items():
+        assert ours.metrics[name] == pytest.approx(one, rel=1e-12), name
+    for one, other in zip(ours.classes, theirs.classes, strict=True):
+        assert (*one.precision, *one.recall, *one.f1) == pytest.approx(
+            (*other.precision, *other.recall, *other.f1), rel=1e-12
+        )
+    # not those of as many rows as there are lines
+    lines = scored(dataclasses.replace(weighted, counts=False)).metrics["accuracy"]
+    assert lines.high - lines.low > 1.1 * (ours.metrics["accuracy"].high - ours.metrics["accuracy"].low)
+
+
+def test_counts_that_are_too_many_to_repeat_have_the_same_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    weighted, repeated = (dataclasses.replace(each, groups=None) for each in counted(1500, 2, 30))
+    expected = scored(repeated)
+    monkeypatch.setattr("logreg.evaluation.SPELLED_OUT", 1000)
+    found = scored(weighted)
+    assert found.metrics["accuracy"] == pytest.approx(expected.metrics["accuracy"], rel=1e-12)
+    for name, one in expected.metrics.items():
+        other = found.metrics[name]
+        assert other.value == pytest.approx(one.value, rel=1e-12), name
+        # the ends of 1000 samples are known to a few hundredths of the interval
+        assert other.high - other.low == pytest.approx(one.high - one.low, rel=0.15), name
+        assert abs(other.high + other.low - one.high - one.low) < 0.2 * (one.high - one.low), name
+
+
+def test_the_scale_of_sampling_weights_changes_no_interval() -> None:
+    plain = made(300, 2)
+    weight = torch.rand(300, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    one, ten = (scored(dataclasses.replace(plain, sample_weight=scale * weight)) for scale in (1.0, 10.0))
+    for name, measured in one.metrics.items():
+        assert ten.metrics[name] == pytest.approx(measured, rel=1e-9), name
+    assert one.weights["rows"] == pytest.approx(float(weight.sum() ** 2 / weight.square().sum()))
+
+
+def test_the_calibration_error_of_the_positive_class_is_that_of_bins_counted_by_hand() -> None:
+    # 15 bins: 0.05 lies in the first, 0.10 and 0.12 in the second, 0.90 in the fourteenth
+    positive = torch.tensor([0.05, 0.10, 0.12, 0.90, 0.90], dtype=torch.float64)
+    labels, weight = torch.tensor([0, 1, 0, 1, 0]), torch.tensor([1.0, 2.0, 1.0, 1.0, 3.0], dtype=torch.float64)
+    predicted = Predicted(torch.stack([1 - positive, positive], 1), labels, weight)
+    off = abs(0.05 - 0) + abs(2 * 0.10 + 0.12 - 2) + abs(4 * 0.90 - 1)
+    found = scored(predicted)
+    assert found.metrics["ece_positive"].value == pytest.approx(off / 8)
+    # of the top label the bins are those of 0.95, of 0.90 and 0.88 together with 0.90 and 0.90
+    hits = [1, 0, 1, 1, 0]
+    sure = [0.95, 0.90, 0.88, 0.90, 0.90]
+    bins: dict[int, float] = {}
+    for one, hit, of in zip(sure, hits, weight.tolist(), strict=True):
+        bins[int(one * 15)] = bins.get(int(one * 15), 0.0) + of * (one - hit)
+    assert found.metrics["ece"].value == pytest.approx(sum(map(abs, bins.values())) / 8)
+    assert "ece_positive" not in scored(made(50, 3)).metrics
 
 
 def test_nineteen_of_twenty_intervals_hold_the_true_value() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from logreg.calibration import Calibration
 from logreg.errors import ConfigError
 from logreg.facts import DataFacts
 from logreg.functional import LossName
@@ -27,7 +28,7 @@ def made(classes: int, loss: LossName, mean: float | None, precision: str = "32"
     )
     module = LogisticModule(facts, loss=loss, precision=precision)  # type: ignore[arg-type]  # one of two
     module.model.coef.data = torch.randn(module.model.coef.shape, generator=draw, dtype=module.model.coef.dtype)
-    module.temperature = 1.7
+    module.calibration = Calibration(1.7, tuple(0.5 + k for k in range(classes)))
     return module.eval().requires_grad_(False)
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, Timer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from logreg.calibration import Calibration
 from logreg.folder import CHECKPOINTS, run_folder_of, write_whole
 from logreg.module import LogisticModule
 from logreg.tracking import RunLogger
@@ -100,10 +101,10 @@ class Checkpoints(Checkpoint):
         if self.config is not None:
             checkpoint["config"] = copy.deepcopy(dict(self.config))
 
-    def calibrate(self, fit: Callable[[LogisticModule], float]) -> None:
-        """Writes into each checkpoint the temperature of the model that is in it."""
+    def calibrate(self, fit: Callable[[LogisticModule], Calibration]) -> None:
+        """Writes into each checkpoint the calibration of the model that is in it."""
         for path in (self.last_path, self.best_path):
-            self._amend(path, temperature=fit(Trained.load(path).module))
+            self._amend(path, calibration=fit(Trained.load(path).module).as_dict())
 
     def certify(self, optimality: Mapping[str, Any]) -> None:
         """Writes what is known by now of the last parameters into their checkpoint."""

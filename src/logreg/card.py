@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from logreg.report import (
+    calibration_lines,
     class_table,
     evaluation_table,
+    is_corrected,
     loss_in_words,
     markdown_table,
     optimality_in_words,
     score_table,
+    sentence,
     settings_in_words,
     threshold_in_words,
     title,
+    weight_lines,
 )
 
 FEW_ROWS = 100
@@ -80,8 +84,8 @@ def model_card(summary: Mapping[str, Any], file: str, agreement: float) -> str:
         ]
         if found["threshold"]:
             lines += [f"{threshold_in_words(found['threshold'])}.", ""]
-        if found["temperature"] != 1:
-            lines += [f"Probabilities are calibrated on val: temperature {found['temperature']:.4g}.", ""]
+        for words in [*weight_lines(found), *calibration_lines(found)]:
+            lines += [f"{sentence(words)}.", ""]
     if largest := summary["largest_coefficients"]:
         rows = [[row["feature"], row["class"], f"{row['coef']:.4g}"] for row in largest]
         lines += [
@@ -108,6 +112,13 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"For its probabilities: {optimality['separation']}.")
     elif not optimality["converged"]:
         lines.append("For its coefficients: the training ended before the optimum was certified.")
+    if data["class_weight"] and not is_corrected(found):
+        lines.append(
+            "For frequencies: its probabilities and labels are those of the weighted problem, in which each class has "
+            "as many times its rows as it weighs."
+        )
+    if summary["objective"]["loss"] == "bce" and len(data["classes"]) > 2:
+        lines.append("Where classes compete: one-vs-rest fits each class for itself and divides by the sum afterwards.")
     if found is None or found["split"] == "train":
         lines.append("For anything that matters: it was scored on the rows that it learned from alone.")
         return lines
@@ -133,8 +144,4 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
         for one in found["classes"]
         if one["weight"] < RARE * total or not one["recall"]["value"] > 0
     ]
-    if data["class_weight"]:
-        lines.append("For probabilities as they are: class weights shift them towards the classes that weigh more.")
-    if summary["objective"]["loss"] == "bce" and len(data["classes"]) > 2:
-        lines.append("Where classes compete: one-vs-rest fits each class for itself and divides by the sum afterwards.")
     return lines

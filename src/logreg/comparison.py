@@ -69,19 +69,21 @@ def compare(a: Predicted, b: Predicted, seed: int = 0) -> Paired:
         McNemar (1947), Note on the sampling error of the difference between correlated proportions or percentages.
     """
     assert torch.equal(a.labels, b.labels)
+    rows = len(a.labels)
+    a, b = a.spelled_out(), b.spelled_out()
     weight = a.weight
     right_a, right_b = a.decided == a.labels, b.decided == b.labels
     units, unit = units_of(a)
     per_row = torch.stack([torch.ones_like(weight), b.losses - a.losses, right_b.double() - right_a.double()], 1)
     sums = torch.zeros(units, 3, dtype=torch.float64).index_add_(0, unit, per_row * weight[:, None])
     total = sums.sum(0)
-    sampled = draws(units, seed) @ sums
+    sampled = draws(a, units, seed) @ sums
     loss, accuracy = (
         interval(float(total[column] / total[0]), sampled[:, column] / sampled[:, 0]) for column in (1, 2)
     )
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     p_value = None if a.sample_weight is not None else mcnemar(only_a, only_b)
-    return Paired(len(weight), loss, accuracy, only_a, only_b, p_value)
+    return Paired(rows, loss, accuracy, only_a, only_b, p_value)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

@@ -130,7 +130,8 @@ class RunConfig:
         max_epochs: Passes over the train rows; of an exact optimizer at most.
         tolerance: Relative gap to the optimum at which an exact optimizer ends, and which counts as optimal.
         polish: Whether an exact optimizer finishes what a first-order one began.
-        calibrate: "temperature" fits one on val after training, for the probabilities of classes.
+        calibrate: "temperature" takes class weights out of the probabilities of classes after training, and fits a
+            temperature on val.
         accelerator: "auto" takes a GPU if there is one; the others insist.
         devices: How many of them.
         precision: Bits of the arithmetic.

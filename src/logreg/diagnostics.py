@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from logreg.evaluation import BINS, Evaluation, Predicted, wilson
+from logreg.evaluation import BINS, Evaluation, Predicted, rows_worth, wilson
 from logreg.facts import DataFacts
 from logreg.ranking import Ranking
 
@@ -77,7 +77,10 @@ def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, 
     there = total > 0
     at, of = (at / total)[there], (of / total)[there]
     bins = there.nonzero()[:, 0].tolist()
-    sure_of = [wilson(part, weight[places == number]) for part, number in zip(of.tolist(), bins, strict=True)]
+    sure_of = [
+        wilson(part, rows_worth(weight[places == number], predicted.counts))
+        for part, number in zip(of.tolist(), bins, strict=True)
+    ]
     figure = Figure(figsize=(5.2, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     upper.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="perfectly calibrated")

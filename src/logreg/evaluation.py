@@ -25,6 +25,12 @@ RESAMPLES = 1000
 UNITS = 10_000
 """More rows than that are dealt at random to so many units, and the units drawn: as good, and quicker."""
 
+SPELLED_OUT = 2 * 10**7
+"""Rows times classes at most, of a table in which rows are repeated."""
+
+DRAWN = 2 * 10**7
+"""Rows times samples at most, where each row is drawn for itself."""
+
 ORDERED = 10**8
 """Rows times samples at most, where each sample must be walked through in the order of the scores."""
 
@@ -90,12 +96,15 @@ class Evaluation:
 
     Attributes:
         rows: N.
-        metrics: By name: log_loss, accuracy, balanced_accuracy, top_5_accuracy (more than 5 classes), brier, ece; for
-            two classes auroc and average_precision, where both are there.
+        metrics: By name: log_loss, accuracy, balanced_accuracy, top_5_accuracy (more than 5 classes), brier, ece
+            (of the most probable class); for two classes ece_positive (of the second one), and where both are there
+            auroc and average_precision.
         baseline: The same of a model that knows nothing but how frequent each class is in train.
         classes: One for each class.
         confusion: Weight of the rows of class i that were taken for class j, shape (C, C).
         threshold: Two classes only.
+        weights: What those of the rows mean: ``counts``, whether they are numbers of rows, and ``rows``, how many rows
+            of equal weight say as much; ``None`` where rows have none.
     """
 
     rows: int
@@ -104,6 +113,7 @@ class Evaluation:
     classes: tuple[ClassScores, ...]
     confusion: Tensor
     threshold: Threshold | None
+    weights: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -121,6 +131,7 @@ class Evaluation:
                 for one in self.classes
             ],
             "confusion": self.confusion.tolist(),
+            "weights": self.weights,
             "threshold": None if self.threshold is None else dict(vars(self.threshold)),
         }
 
@@ -134,6 +145,8 @@ class Predicted:
         labels: Shape (N,), int64, in [0, C).
         sample_weight: Shape (N,), float64, >= 0; ``None`` weighs all rows 1.
         groups: Shape (N,), int64: rows of one group are drawn together; ``None``: each for itself.
+        counts: Whether these weights are numbers of rows: one of weight 2 is two rows that are alike.  Else they say
+            how much of the population a row stands for, and a row is one row whatever its weight.
         log_odds: Of two classes, what rows are ranked by, shape (N,); made of the probabilities when ``None``.
     """
 
@@ -142,6 +155,7 @@ class Predicted:
     sample_weight: Tensor | None = None
     groups: Tensor | None = None
     log_odds: Tensor | None = None
+    counts: bool = False
 
     @property
     def weight(self) -> Tensor:
@@ -149,6 +163,21 @@ class Predicted:
         if self.sample_weight is None:
             return torch.ones(len(self.labels), dtype=torch.float64)
         return self.sample_weight
+
+    def spelled_out(self) -> Predicted:
+        """The same rows without weights, where these are counts: each row as often as it counts.
+
+        Where they would be too many, the weights stay.
+        """
+        if not self.counts or float(self.weight.sum()) * self.probabilities.shape[1] > SPELLED_OUT:
+            return self
+        times = self.weight.long()
+        return Predicted(
+            *(
+                None if part is None else part.repeat_interleave(times, 0)  # type: ignore[arg-type]  # two are tensors
+                for part in (self.probabilities, self.labels, None, self.groups, self.log_odds)
+            )
+        )
 
     @property
     def decided(self) -> Tensor:
@@ -188,16 +217,27 @@ def evaluate(
         seed: Of the bootstrap.
 
     Returns:
-        Intervals are percentiles of ``RESAMPLES`` bootstrap samples; that of the accuracy is Wilson's, and that of
-        the calibration error, which resampling only makes larger, is reflected at its value.
+        Intervals are percentiles of ``RESAMPLES`` bootstrap samples; that of the accuracy is Wilson's, and those of
+        the calibration errors, which resampling only makes larger, are reflected at their values.
+
+        Weights that are counts of rows give the intervals of the table in which rows are repeated.  Other weights are
+        sampling weights: the bootstrap draws rows and keeps the weight of each, and Wilson's interval is that of as
+        many equal rows as would be as sure (Kish's effective sample size).
+
+    References:
+        Kish (1965), Survey Sampling.
     """
+    rows, of_weights = len(predicted.labels), _weights(predicted)
+    predicted = predicted.spelled_out()
     sums = _Sums(predicted, len(class_names))
-    drawn = draws(sums.units, seed)
+    drawn = draws(predicted, sums.units, seed)
     value, sampled = sums.scores(torch.ones(1, sums.units, dtype=torch.float64)), sums.scores(drawn)
     metrics = {name: interval(float(value[name][0]), sampled[name]) for name in value if name in NAMES}
-    metrics["accuracy"] = wilson(metrics["accuracy"].value, predicted.weight)
-    ece = metrics["ece"]
-    metrics["ece"] = Measured(ece.value, max(0.0, 2 * ece.value - ece.high), max(ece.value, 2 * ece.value - ece.low))
+    metrics["accuracy"] = wilson(metrics["accuracy"].value, rows_worth(predicted.weight, predicted.counts))
+    for name in ("ece", "ece_positive"):
+        if name in metrics:
+            value_of, low, high = metrics[name]
+            metrics[name] = Measured(value_of, max(0.0, 2 * value_of - high), max(value_of, 2 * value_of - low))
     if sums.classes == 2:
         metrics |= _ranked(predicted, sums, drawn)
     classes = tuple(
@@ -210,12 +250,13 @@ def evaluate(
     )
     baseline = _baseline(predicted, torch.tensor(base_rates, dtype=torch.float64))
     return Evaluation(
-        rows=len(predicted.labels),
+        rows=rows,
         metrics={name: metrics[name] for name in NAMES if name in metrics},
         baseline={name: baseline[name] for name in NAMES if name in metrics},
         classes=classes,
         confusion=_confusion(predicted, len(class_names)),
         threshold=_threshold(predicted, threshold, cost_ratio) if sums.classes == 2 else None,
+        weights=of_weights,
     )
 
 
@@ -228,21 +269,38 @@ NAMES = (
     "average_precision",
     "brier",
     "ece",
+    "ece_positive",
 )
 """The metrics in reading order."""
 
 OF_CLASSES = ("precision", "recall", "f1")
 
 
-def wilson(accuracy: float, weight: Tensor) -> Measured:
-    """An accuracy with its interval; weights count as the number of equal ones that would be as sure.
+def are_counts(weight: Tensor) -> bool:
+    """Whether weights are numbers of rows: all of them whole, and not all of them 1."""
+    return bool((weight == weight.round()).all()) and bool((weight != 1).any())
+
+
+def rows_worth(weight: Tensor, counts: bool) -> float:
+    """How many rows of equal weight say as much as these: of counts the sum, else Kish's effective sample size."""
+    total = float(weight.sum())
+    return total if counts or not total else total**2 / float(weight.square().sum())
+
+
+def _weights(predicted: Predicted) -> dict[str, Any] | None:
+    if predicted.sample_weight is None:
+        return None
+    return {"counts": predicted.counts, "rows": rows_worth(predicted.weight, predicted.counts)}
+
+
+def wilson(accuracy: float, rows: float) -> Measured:
+    """The accuracy of so many rows with its interval.
 
     Source:
         Wilson (1927), Probable inference, the law of succession, and statistical inference.
     """
-    if not float(weight.sum()):
+    if not rows:
         return Measured(accuracy, 0.0, 1.0)
-    rows = float(weight.sum().square() / weight.square().sum())
     middle = (accuracy + Z * Z / (2 * rows)) / (1 + Z * Z / rows)
     half = Z / (1 + Z * Z / rows) * math.sqrt(accuracy * (1 - accuracy) / rows + Z * Z / (4 * rows * rows))
     low, high = 0.0 if accuracy == 0 else middle - half, 1.0 if accuracy == 1 else middle + half
@@ -312,6 +370,12 @@ class _Sums:
         bin_ = (confidence * BINS).long().clamp(max=BINS - 1)
         calibration = torch.zeros(self.units, BINS, dtype=torch.float64)
         self.off = calibration.index_put_((self.unit, bin_), weight * (confidence - hit), accumulate=True)
+        if classes == 2:
+            positive, is_positive = probabilities[:, 1], (predicted.labels == 1).double()
+            bin_ = (positive * BINS).long().clamp(max=BINS - 1)
+            self.off_positive = torch.zeros_like(calibration).index_put_(
+                (self.unit, bin_), weight * (positive - is_positive), accumulate=True
+            )
 
     def _added(self, rows: Tensor) -> Tensor:
         return torch.zeros(self.units, rows.shape[1], dtype=torch.float64).index_add_(0, self.unit, rows)
@@ -332,6 +396,8 @@ class _Sums:
             "recall": recall,
             "f1": torch.where(actual + taken > 0, 2 * both / (actual + taken), 0.0),
         }
+        if self.classes == 2:
+            scores["ece_positive"] = (counts @ self.off_positive).abs().sum(1) / total[:, 0]
         if self.classes > TOP:
             scores[f"top_{TOP}_accuracy"] = means[:, 4] / total[:, 0]
         return scores
@@ -346,16 +412,23 @@ def units_of(predicted: Predicted) -> tuple[int, Tensor]:
     n = len(predicted.labels)
     if predicted.groups is not None:
         unit = predicted.groups.unique(return_inverse=True)[1]
-    elif n > UNITS:
+    elif n > UNITS and not predicted.counts:
         unit = torch.randperm(n, generator=torch.Generator().manual_seed(0)) % UNITS
     else:
         unit = torch.arange(n)
     return int(unit.max()) + 1, unit
 
 
-def draws(units: int, seed: int) -> Tensor:
-    """How often each unit is in each sample, shape (RESAMPLES, units), float64."""
+def draws(predicted: Predicted, units: int, seed: int) -> Tensor:
+    """How often each unit of `units_of` is in each sample, shape (B, units), float64; B is ``RESAMPLES`` or fewer.
+
+    Of counts that were too many to be spelled out each row is drawn a Poisson number of times, of which its count is
+    the mean: as if each of the rows that it stands for were drawn for itself (Poisson bootstrap).
+    """
     generator = torch.Generator().manual_seed(seed)
+    if predicted.counts and predicted.groups is None:
+        samples, weight = max(100, min(RESAMPLES, DRAWN // units)), predicted.weight
+        return torch.poisson(weight.expand(samples, -1), generator) / weight.clamp(min=1)
     drawn = torch.randint(units, (RESAMPLES, units), generator=generator)
     drawn += units * torch.arange(RESAMPLES).unsqueeze(1)
     return torch.bincount(drawn.flatten(), minlength=RESAMPLES * units).view(RESAMPLES, units).double()

@@ -1,6 +1,6 @@
 """A trained model in the formats of others: written, and read again by those who will read it.
 
-All of them hold the model as one linear map of features in source units (mean, deviation and temperature are folded
+All of them hold the model as one linear map of features in source units (mean, deviation and calibration are folded
 in) in float64, and the link to the probability of each class.  Where the model stores a column as its distance from a
 shift or in another unit, programs (ONNX, torch.export) take numbers in double precision and do the same first; bare
 coefficients are to be multiplied with numbers in double precision.
@@ -39,6 +39,8 @@ class Linear:
         loss: Says the link.
         facts: Of the data.
         precision: "32" or "64": the floating type in which the model reads features.
+        divisor: Of a calibrated one-vs-rest model with class weights, shape (C,): sigmoids are divided by it before
+            they are divided by their sum; ``None`` elsewhere, where the intercept has such a correction in it.
     """
 
     coef: Tensor
@@ -46,13 +48,20 @@ class Linear:
     loss: LossName
     facts: DataFacts
     precision: str
+    divisor: Tensor | None = None
 
     @classmethod
     def of(cls, module: LogisticModule) -> Linear:
         """That of a trained module."""
         coef, intercept = (part.detach().cpu() for part in module.model.of_stored())
-        heat = module.temperature
-        return cls(coef / heat, intercept / heat, module.objective.loss, module.facts, module.hparams["precision"])
+        calibration, loss = module.calibration, module.objective.loss
+        heat, log_weight = calibration.temperature, calibration.log_weight
+        divisor = None
+        if log_weight is not None and loss == "bce" and len(coef) > 1:
+            divisor = (log_weight / heat).exp()
+        elif log_weight is not None:
+            intercept = intercept - (log_weight.diff() if len(coef) == 1 else log_weight)
+        return cls(coef / heat, intercept / heat, loss, module.facts, module.hparams["precision"], divisor)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,7 +81,12 @@ class Linear:
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> probability of each class (N, C), in float64."""
         stored = self.facts.stored.of(features, self.dtype).double()
-        return class_probabilities(torch.addmm(self.intercept, stored, self.coef.T), self.loss)
+        return class_probabilities(torch.addmm(self.intercept, stored, self.coef.T), self.loss, 1.0, self.log_divisor)
+
+    @property
+    def log_divisor(self) -> Tensor | None:
+        """As `class_probabilities` takes it, shape (C,)."""
+        return None if self.divisor is None else self.divisor.log()
 
     def described(self) -> dict[str, Any]:
         """What somebody must know to use the numbers, as plain values."""
@@ -80,11 +94,14 @@ class Linear:
         link = links[self.loss] if len(self.coef) > 1 or self.loss == "cross_entropy" else "sigmoid"
         if self.loss == "bce" and len(self.coef) > 1:
             link = "sigmoid, divided by the sum over the classes"
+            if self.divisor is not None:
+                link = "sigmoid, divided by divisor, divided by the sum over the classes"
         return {
             "made_by": "logreg",
             "data": self.facts.title,
             "classes": list(self.facts.class_names),
             "link": link,
+            **({} if self.divisor is None else {"divisor": self.divisor.tolist()}),
             "outputs": list(self.facts.class_names if len(self.coef) > 1 else self.facts.class_names[1:]),
             "features": list(self.facts.feature_names),
             "image_shape": list(self.facts.image_shape),
@@ -146,7 +163,7 @@ def write_json(model: Linear, file: Path) -> None:
 def read_json(file: Path, model: Linear, sample: Sample) -> Array:
     """With the standard library and NumPy."""
     held = json.loads(file.read_text(encoding="utf-8"))
-    return _linked(np.array(held["coef"]), np.array(held["intercept"]), held["link"], sample)
+    return _linked(np.array(held["coef"]), np.array(held["intercept"]), held["link"], sample, held.get("divisor"))
 
 
 def write_safetensors(model: Linear, file: Path) -> None:
@@ -164,10 +181,12 @@ def read_safetensors(file: Path, model: Linear, sample: Sample) -> Array:
 
     with safe_open(file, "np") as held:
         described = json.loads(held.metadata()["logreg"])
-        return _linked(held.get_tensor("coef"), held.get_tensor("intercept"), described["link"], sample)
+        return _linked(
+            held.get_tensor("coef"), held.get_tensor("intercept"), described["link"], sample, described.get("divisor")
+        )
 
 
-def _linked(coef: Array, intercept: Array, link: str, sample: Sample) -> Array:
+def _linked(coef: Array, intercept: Array, link: str, sample: Sample, divisor: Sequence[float] | None) -> Array:
     """Probabilities in NumPy, by the words of `Linear.described`."""
     logits = sample.features.double().numpy() @ coef.T + intercept
     if link == "softmax":
@@ -176,6 +195,8 @@ def _linked(coef: Array, intercept: Array, link: str, sample: Sample) -> Array:
     sigmoid = (1 + np.tanh(logits / 2)) / 2
     if sigmoid.shape[1] == 1:
         return np.hstack([1 - sigmoid, sigmoid])
+    if divisor is not None:
+        sigmoid = sigmoid / np.array(divisor)
     return np.asarray(sigmoid / sigmoid.sum(1, keepdims=True))
 
 
@@ -214,6 +235,11 @@ def as_sklearn(model: Linear) -> Any:
     coef, intercept = coef[order], intercept[order]
     if model.loss == "cross_entropy":
         return fitted(coef, intercept, names)
+    if model.divisor is not None:
+        raise ConfigError(
+            "`format=sklearn` must be a model that scikit-learn has, and its OneVsRestClassifier has no place for the "
+            "class weights that calibrate=temperature takes out. Use format=onnx, json or torch_export."
+        )
     several = OneVsRestClassifier(LogisticRegression())
     ends = np.array([0, 1])
     several.estimators_ = [fitted(coef[k : k + 1], intercept[k : k + 1], ends) for k in range(len(coef))]
@@ -248,12 +274,14 @@ class _Probabilities(nn.Module):
         self.register_buffer("unit", stored.unit)
         self.register_buffer("coef", model.coef)
         self.register_buffer("intercept", model.intercept)
+        self.register_buffer("log_divisor", model.log_divisor)
 
     def forward(self, features: Tensor) -> Tensor:
         """Shape (N, D), in source units -> (N, C), float64."""
         if not self.is_plain:
             features = ((features - self.shift) / self.unit).to(self.dtype)  # type: ignore[operator]  # buffers
-        return class_probabilities(torch.addmm(self.intercept, features.double(), self.coef.T), self.loss)  # type: ignore[arg-type]  # buffers
+        logits = torch.addmm(self.intercept, features.double(), self.coef.T)  # type: ignore[arg-type]  # buffers
+        return class_probabilities(logits, self.loss, 1.0, self.log_divisor)  # type: ignore[arg-type]  # a buffer
 
 
 def write_torch_export(model: Linear, file: Path) -> None:
@@ -414,6 +442,8 @@ class _Graph:
             probabilities = self.node("Concat", no, self.node("Sigmoid", logits), axis=1)
         else:
             sigmoid = self.node("Sigmoid", logits)
+            if model.divisor is not None:
+                sigmoid = self.node("Div", sigmoid, self.constant(model.divisor.numpy()))
             total = self.node("ReduceSum", sigmoid, self.constant(np.array([1])), keepdims=1)
             probabilities = self.node("Div", sigmoid, total)
         # As `functional.decided`: ArgMax takes the first of equal ones, which is the first class at even odds.

@@ -137,31 +137,51 @@ def scored(logits: Tensor, labels: Tensor, loss: LossName) -> Scored:
     return Scored(costs, probabilities, probabilities.scatter_add(1, own, minus_one))
 
 
-def class_probabilities(logits: Tensor, loss: LossName, temperature: float = 1.0) -> Tensor:
+def class_probabilities(
+    logits: Tensor, loss: LossName, temperature: float = 1.0, log_weight: Tensor | None = None
+) -> Tensor:
     """Probability of each class, whatever the loss.
+
+    A model that was fitted with class weights w estimates q_k, proportional to w_k p_k: the probabilities of data in
+    which class k occurs w_k times as often.  The prior correction gives p_k back, proportional to q_k / w_k: one logit
+    loses log(w_1 / w_0), each logit of a softmax log w_k.  One-vs-rest logits cannot be shifted: the negatives of
+    output k have the weights of their own classes, so that its sigmoid estimates q_k itself, and sigmoid_k / w_k is
+    divided by its sum.
 
     Args:
         logits: Shape (N, K).
         loss: Under "bce" with K > 1 the sigmoids, each of one class against the rest, are divided by
             their sum, as scikit-learn's ``OneVsRestClassifier`` does.
-        temperature: Logits are divided by it: above 1 probabilities come nearer to each other.
+        temperature: Logits are divided by it, after the correction: above 1 probabilities come nearer to each other.
+        log_weight: Logarithm of each class's weight, shape (C,), to correct for; ``None`` for no correction.
 
     Returns:
         Shape (N, C), C = max(2, K); rows sum to 1.
+
+    References:
+        Saerens, Latinne and Decaestecker (2002), Adjusting the outputs of a classifier to new a priori probabilities.
 
     Example:
         >>> class_probabilities(torch.zeros(1, 1), "bce").tolist()
         [[0.5, 0.5]]
         >>> class_probabilities(torch.tensor([[0.0, -800.0]]), "bce").tolist()
         [[1.0, 0.0]]
+        >>> class_probabilities(torch.zeros(1, 1), "bce", log_weight=torch.tensor([1.0, 3.0]).log()).tolist()
+        [[0.75, 0.25]]
     """
+    several = loss == "bce" and logits.shape[1] > 1
+    if log_weight is not None:
+        log_weight = log_weight.to(logits)
+        if not several:
+            logits = logits - (log_weight.diff() if logits.shape[1] == 1 else log_weight)
     if temperature != 1:
         logits = logits / temperature
     if loss == "cross_entropy":
         return torch.softmax(logits, dim=1)
-    if logits.shape[1] == 1:
+    if not several:
         return torch.cat([-logits, logits], dim=1).sigmoid_()
-    return torch.softmax(F.logsigmoid(logits), dim=1)  # what the sigmoids are over their sum, also where all are 0
+    logs = F.logsigmoid(logits)  # what the sigmoids are over their sum, also where all are 0
+    return torch.softmax(logs if log_weight is None else logs - log_weight / temperature, dim=1)
 
 
 def decided(probabilities: Tensor, threshold: float = 0.5) -> Tensor:

@@ -61,7 +61,12 @@ class SplitScorer:
         self._labels: list[Tensor] = []
 
     def update(
-        self, logits: Tensor, labels: Tensor, targets: Tensor | None = None, sample_weight: Tensor | None = None
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        targets: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        log_weight: Tensor | None = None,
     ) -> None:
         """Takes one block.
 
@@ -70,12 +75,14 @@ class SplitScorer:
             labels: Shape (N,), int64, in [0, C).
             targets: Shape (N, K), if they are made already.
             sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
+            log_weight: Class weights that are taken out of the probabilities, and so of the decisions, of a calibrated
+                model (`class_probabilities`).
         """
         labels = labels.to(logits.device)
         sample_weight = None if sample_weight is None else sample_weight.to(logits.device)
         if targets is None:
             targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
-        predicted = decided(class_probabilities(logits, self.objective.loss))
+        predicted = decided(class_probabilities(logits, self.objective.loss, log_weight=log_weight))
         self.rows += len(labels)
         # Kept on their device and added up at the end: one wait for the accelerator, not one per block.
         losses, hits = LOSSES[self.objective.loss].of_rows(logits, targets), predicted == labels

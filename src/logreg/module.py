@@ -11,9 +11,10 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
+from logreg.calibration import Calibration
 from logreg.errors import DivergedError
 from logreg.facts import Batch, DataFacts, Split
-from logreg.functional import LossName, class_probabilities, one_vs_rest
+from logreg.functional import LossName, one_vs_rest
 from logreg.metrics import Scores, SplitScorer, loss_weight
 from logreg.model import Init, LogisticModel
 from logreg.objective import Objective, Reduction
@@ -59,7 +60,7 @@ class LogisticModule(pl.LightningModule):
         reason: Why optimizer "auto" chose what it chose; else empty.
         progress: Of the exact optimizer; ``None`` before it begins.
         certificate: The newest, with the epochs behind it; ``None`` before there is one.
-        temperature: Logits are divided by it before they become probabilities of classes; 1 until it is fitted.
+        calibration: How logits become probabilities of classes; by the link alone until it is fitted.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class LogisticModule(pl.LightningModule):
         self.batch_size, self.max_epochs, self.polish = batch_size, max_epochs, polish
         self.progress: Progress | None = None
         self.certificate: tuple[int, Certificate] | None = None
-        self.temperature = 1.0
+        self.calibration = Calibration()
         # Plain values only: an object in here would make the checkpoint unreadable for torch.load.
         self.save_hyperparameters(
             {
@@ -350,12 +351,12 @@ class LogisticModule(pl.LightningModule):
         return True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Sets: the temperature.  Training that goes on from here will fit another one."""
-        self.temperature = float(checkpoint.get("temperature", 1.0))
+        """Sets: the calibration.  Training that goes on from here will fit another one."""
+        self.calibration = Calibration.of_checkpoint(checkpoint)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the temperature, and the certificate of the parameters as they are where there is one."""
-        checkpoint["temperature"] = self.temperature
+        """Adds the calibration, and the certificate of the parameters as they are where there is one."""
+        checkpoint["calibration"] = self.calibration.as_dict()
         if self.certificate is not None and self.certificate[0] == checkpoint["epoch"] + 1:
             checkpoint["optimality"] = self.certificate[1].as_dict()
 
@@ -383,7 +384,7 @@ class LogisticModule(pl.LightningModule):
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (N, D) as they are stored -> probability of each class (N, C), calibrated if the model is."""
-        return class_probabilities(self(features), self.objective.loss, self.temperature)
+        return self.calibration.probabilities(self(features), self.objective.loss)
 
     def _log(self, split: Split, scores: Scores, **others: float) -> None:
         """To the loggers and, for callbacks that monitor a metric, to the Trainer.

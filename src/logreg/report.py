@@ -124,7 +124,12 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "metrics": {split: dict(scores) for split, scores in result.scores.items()},
         "evaluation": None
         if result.evaluation is None
-        else {"split": result.scored, "temperature": module.temperature, **result.evaluation.as_dict()},
+        else {
+            "split": result.scored,
+            "calibration": module.calibration.as_dict(),
+            "calibrated": module.calibration.in_words(facts.class_names),
+            **result.evaluation.as_dict(),
+        },
         "mistakes": mistakes(result),
         "objective": {
             **dataclasses.asdict(module.objective),
@@ -189,7 +194,7 @@ def draw(result: RunResult, logger: RunLogger) -> list[str]:
     facts, data, module = result.module.facts, result.data, result.module
     drawn: dict[str, Figure | None] = {}
     if facts.num_features == 1 and facts.is_binary:
-        slope, offset = _log_odds(module)
+        slope, offset = _calibrated_log_odds(module)
         rows = next(iter(data.blocks("train")))
         features, labels = facts.stored.source(rows.features), rows.labels.cpu()
         title = f"{facts.name}: {equation(module)}"
@@ -294,7 +299,7 @@ def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> st
 
 
 def equation(module: LogisticModule) -> str | None:
-    """The fitted model in words, for two classes and few features.
+    """The fitted model in words, for two classes and few features: what it predicts, calibrated if it is.
 
     Returns:
         Such as "p(pass) = sigmoid(1.50 * hours - 4.08), even odds at 2.72 hours", or ``None``.
@@ -302,7 +307,7 @@ def equation(module: LogisticModule) -> str | None:
     facts = module.facts
     if not facts.is_binary or facts.num_features > FEW_FEATURES or not facts.feature_names:
         return None
-    slope, offset = _log_odds(module)
+    slope, offset = _calibrated_log_odds(module)
     terms = [(float(value), f" * {name}") for value, name in zip(slope, facts.feature_names, strict=True)]
     written = ""
     for value, name in [*terms, (offset, "")]:
@@ -395,6 +400,11 @@ def score_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def is_corrected(found: Mapping[str, Any] | None) -> bool:
+    """Whether class weights were taken out of the probabilities of an evaluation."""
+    return bool(found and found.get("calibration", {}).get("class_weight"))
+
+
 def remarks(summary: Summary) -> list[str]:
     """What the table does not say, a line each."""
     lines = []
@@ -407,11 +417,14 @@ def remarks(summary: Summary) -> list[str]:
         shown = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
         if len(weights) > FEW_CLASSES:
             shown = f"from {min(weights.values()):.3g} to {max(weights.values()):.3g}"
-        lines.append(
-            f"class weights {shown} count in the loss: "
-            "probabilities are those of data with so many times the rows of each class, not of these rows"
-        )
+        lines.append(f"class weights {shown} count in the loss")
+        if not is_corrected(summary["evaluation"]):
+            lines[-1] += (
+                ": probabilities and predicted labels are those of the weighted problem, in which each class has so "
+                "many times its rows, not frequencies; calibrate=temperature takes the weights out of them"
+            )
     found = summary["evaluation"]
+    lines += calibration_lines(found)
     if found and found["split"] != "train":
         intervals = ", ".join(
             f"{name.replace('_', ' ')} {scored(name, one['low'])} to {scored(name, one['high'])}"
@@ -564,8 +577,9 @@ def _evaluation_lines(summary: Summary) -> list[str]:
         *markdown_table(*evaluation_table(found)),
         "",
     ]
-    if found["temperature"] != 1:
-        lines += [f"Probabilities are calibrated on val: temperature {found['temperature']:.4g}.", ""]
+    lines += [
+        line for words in [*weight_lines(found), *calibration_lines(found)] for line in (f"{sentence(words)}.", "")
+    ]
     if threshold := found["threshold"]:
         lines += [f"{threshold_in_words(threshold)}.", ""]
     return [*lines, *markdown_table(*class_table(found)), ""]
@@ -607,6 +621,37 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: i
     rule = "|" + "".join("---|" if number < left else "--:|" for number in range(len(header)))
     first, *others = ("| " + " | ".join(row) + " |" for row in cells)
     return [first, rule, *others]
+
+
+def sentence(words: str) -> str:
+    """Words that begin with a capital letter."""
+    return words[:1].upper() + words[1:]
+
+
+def weight_lines(found: Mapping[str, Any]) -> list[str]:
+    """What the weights of the rows mean to the intervals, where they have some."""
+    weights = found.get("weights")
+    if weights is None:
+        return []
+    if weights["counts"]:
+        return [
+            f"weights are counts of rows, since all are whole numbers: the {found['rows']:,} lines are "
+            f"{weights['rows']:,.0f} rows"
+        ]
+    return [
+        f"weights are sampling weights, since not all are whole numbers: intervals are those of {weights['rows']:,.1f} "
+        f"equal rows (Kish's effective sample size of {found['rows']:,})"
+    ]
+
+
+def calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """How probabilities were calibrated, and how well that is known; nothing where they were not."""
+    if found is None:
+        return []
+    if "calibrated" in found:
+        return list(found["calibrated"])
+    heat = found["temperature"]  # the summary of an older run
+    return [] if heat == 1 else [f"calibrated on val: temperature {heat:.4g}"]
 
 
 def threshold_in_words(threshold: Mapping[str, Any]) -> str:
@@ -685,6 +730,15 @@ def _log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
     if len(coef) == 1:
         return coef[0], float(intercept[0])
     return coef[1] - coef[0], float(intercept[1] - intercept[0])
+
+
+def _calibrated_log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
+    """The same of the probabilities as they are predicted."""
+    slope, offset = _log_odds(module)
+    calibration = module.calibration
+    if calibration.log_weight is not None:
+        offset -= float(calibration.log_weight.diff())
+    return slope / calibration.temperature, offset / calibration.temperature
 
 
 def _against(answer: KnownAnswer, result: RunResult) -> dict[str, Any]:

@@ -18,16 +18,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
-from logreg.calibration import fit_temperature
+from logreg.calibration import Calibration, fit_calibration
 from logreg.callbacks import Certificates, Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
 from logreg.config import DATASET_KNOBS, EXACT, REFUSED_TRAINER_ARGUMENTS, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.errors import ConfigError, Terminated, did_you_mean
-from logreg.evaluation import Predicted, best_threshold, evaluate
+from logreg.evaluation import Predicted, are_counts, best_threshold, evaluate
 from logreg.existence import find_separation
 from logreg.facts import DataFacts, Split
 from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest, shown
-from logreg.functional import class_probabilities
 from logreg.inspection import print_facts
 from logreg.metrics import Scores
 from logreg.module import DTYPES, LogisticModule, resolve_loss
@@ -131,7 +130,7 @@ def train(
     if certificate.separation:
         checkpoints.certify(certificate.as_dict())
     if config.calibrate == "temperature":
-        module.temperature = calibrate(module, data)
+        module.calibration = calibrate(module, data)
         checkpoints.calibrate(lambda other: calibrate(other, data))
     scores = {split: score(module, data, split) for split in data.splits}
     last = data.splits[-1]
@@ -320,7 +319,12 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
     scorer = module.scorer(auroc=True)
     for block in data.blocks(split):
         module.to(block.features.device)
-        scorer.update(module(block.features), block.labels, sample_weight=block.sample_weight)
+        scorer.update(
+            module(block.features),
+            block.labels,
+            sample_weight=block.sample_weight,
+            log_weight=module.calibration.log_weight,
+        )
     return scorer.compute()
 
 
@@ -330,24 +334,39 @@ def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Pre
     table = data.tables[split]
     logits = torch.cat([module.to(block.features.device)(block.features).cpu() for block in data.blocks(split)])
     return Predicted(
-        class_probabilities(logits, module.objective.loss, module.temperature),
+        module.calibration.probabilities(logits, module.objective.loss),
         table.chosen(table.labels),
         None if table.sample_weight is None else table.chosen(table.sample_weight),
         None if table.groups is None else table.chosen(table.groups),
         log_odds(logits) if module.facts.is_binary else None,
+        weights_are_counts(data),
     )
 
 
+def weights_are_counts(data: TensorDataModule) -> bool:
+    """Whether the weights of the rows are numbers of rows: those of all splits are whole, and not all are 1."""
+    weights = [t.chosen(t.sample_weight) for t in data.tables.values() if t.sample_weight is not None]
+    return bool(weights) and are_counts(torch.cat(weights))
+
+
 @torch.no_grad()
-def calibrate(module: LogisticModule, data: TensorDataModule) -> float:
-    """The temperature of a model, on the val split."""
+def calibrate(module: LogisticModule, data: TensorDataModule) -> Calibration:
+    """The calibration of a model: its class weights taken out, then a temperature fitted on the val split."""
     logits, labels, weights = [], [], []
     for block in data.blocks("val"):
         logits.append(module.to(block.features.device)(block.features).cpu())
         labels.append(block.labels.cpu())
         weights += [] if block.sample_weight is None else [block.sample_weight.cpu()]
     weight = torch.cat(weights) if weights else None
-    return fit_temperature(torch.cat(logits), torch.cat(labels), module.objective.loss, weight)
+    return fit_calibration(
+        torch.cat(logits),
+        torch.cat(labels),
+        module.objective.loss,
+        module.facts.class_names,
+        module.facts.class_weight,
+        weight,
+        weights_are_counts(data),
+    )
 
 
 def check_hardware(accelerator: str) -> None:

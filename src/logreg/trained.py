@@ -15,7 +15,7 @@ from logreg.config import RunConfig
 from logreg.errors import ConfigError
 from logreg.facts import DataFacts
 from logreg.folder import shown
-from logreg.functional import class_probabilities, decided
+from logreg.functional import decided
 from logreg.module import LogisticModule
 
 BROKEN = (
@@ -91,7 +91,7 @@ class Predictor:
             device: Where the arithmetic is done; on the CPU where it has no float64.
         """
         self.device = torch.device("cpu" if torch.device(device).type == "mps" else device)
-        self.loss, self.temperature = module.objective.loss, module.temperature
+        self.loss, self.calibration = module.objective.loss, module.calibration
         self.coef, self.intercept = (part.detach().to(self.device) for part in module.model.of_stored())
 
     def __call__(self, features: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
@@ -102,7 +102,7 @@ class Predictor:
             threshold: Of two classes, the second is the label where its probability is greater.
         """
         logits = torch.addmm(self.intercept, features.to(self.device, torch.float64), self.coef.T)
-        probabilities = class_probabilities(logits, self.loss, self.temperature)
+        probabilities = self.calibration.probabilities(logits, self.loss)
         return probabilities, decided(probabilities, threshold)
 
 

@@ -44,8 +44,9 @@ the data are those of the run, rebuilt from the checkpoint, unless something is 
                With another dataset.path (root, cache and download only say where the same rows are) all rows of it are
                scored, encoded as the model learned it from train; nothing is learned from them.
 
-Intervals hold the true value in 95 of 100 samples of rows: bootstrap, Wilson for the accuracy.  The baseline gives
-every row the rates of the classes in train.
+Intervals hold the true value in 95 of 100 samples of rows: bootstrap, Wilson for the accuracy.  Weights of rows that
+are whole numbers are counts of rows; others are sampling weights.  The baseline gives every row the rates of the
+classes in train.
 """
 
 OWN: dict[str, tuple[Promise, Any]] = {
@@ -188,7 +189,8 @@ def evaluate(trained: Trained, typed: Typed) -> dict[str, Any]:
         "metrics": scores,
         "evaluation": {
             "split": "all rows" if others and len(data.splits) == 1 else split,
-            "temperature": module.temperature,
+            "calibration": module.calibration.as_dict(),
+            "calibrated": module.calibration.in_words(facts.class_names),
             **evaluate_rows(predicted, facts.class_names, facts.class_rates, threshold, ratio, config.seed).as_dict(),
         },
         "optimality": trained.optimality,
@@ -197,7 +199,15 @@ def evaluate(trained: Trained, typed: Typed) -> dict[str, Any]:
 
 
 def _show(found: Mapping[str, Any], console: Any) -> None:
-    from logreg.report import class_table, evaluation_table, print_table, score_table, threshold_in_words
+    from logreg.report import (
+        calibration_lines,
+        class_table,
+        evaluation_table,
+        print_table,
+        score_table,
+        threshold_in_words,
+        weight_lines,
+    )
 
     evaluation = found["evaluation"]
     console.print(f"{found['checkpoint']} on {found['data']}", markup=False, highlight=False, soft_wrap=True)
@@ -207,8 +217,7 @@ def _show(found: Mapping[str, Any], console: Any) -> None:
     print_table(console, *evaluation_table(evaluation))
     print_table(console, *class_table(evaluation))
     lines = [] if evaluation["threshold"] is None else [threshold_in_words(evaluation["threshold"])]
-    if evaluation["temperature"] != 1:
-        lines.append(f"calibrated on val: temperature {evaluation['temperature']:.4g}")
+    lines += [*weight_lines(evaluation), *calibration_lines(evaluation)]
     if found["optimality"]:
         lines.append(f"at the end of training: {found['optimality']['verdict']}")
     for each in [*lines, *found["notes"]]:

@@ -39,7 +39,7 @@ keys
 the held-out rows to compare on are those of the run, unless they lie elsewhere now
   dataset.<key>          such as dataset.root or dataset.path
 
-Mean, deviation and temperature are folded into the coefficients; all is float64 inside.  Where a column lies far from
+Mean, deviation and calibration are folded into the coefficients; all is float64 inside.  Where a column lies far from
 zero for how little it varies, such as seconds since 1970, the inputs of a program are numbers in double precision, and
 those that bare coefficients are multiplied with must be.
 """
