@@ -132,7 +132,7 @@ def test_the_end_of_a_run_on_the_terminal() -> None:
     assert "objective on train 0.3750, of it penalty 0.1250" in lines
     assert "expected accuracy/test 0.9 ± 0.01: NOT reached, got 0.25" in lines
     assert "always 'b', most frequent in train, is right in 40.00% of test" in lines
-    assert any(line.startswith("class weights a 1, b 2.5, c 1 count in the loss: probabilities are") for line in lines)
+    assert any(line.startswith("class weights a 1, b 2.5, c 1 count in the loss: probabilities and") for line in lines)
     assert "took 2.0 s, 1.0 s of it training" in lines
     assert (
         "0.0015 nats above the optimum at most: train longer, or use optimizer=newton [objective 0.375, gap <= 0.0015, "

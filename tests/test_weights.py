@@ -297,4 +297,4 @@ def test_a_weighted_run_ends_at_scikit_learns_optimum(
     assert run.summary["optimality"]["converged"]
     assert run.summary["optimality"]["value"] == pytest.approx(run.summary["objective"]["train"], rel=1e-12)
     page = (run.folder / "report.md").read_text(encoding="utf-8")
-    assert ("probabilities are those of data with" in page) == (class_weight != "none")
+    assert ("those of the weighted problem" in page) == (class_weight != "none")

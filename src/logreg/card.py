@@ -14,7 +14,6 @@ from logreg.report import (
     markdown_table,
     optimality_in_words,
     score_table,
-    sentence,
     settings_in_words,
     threshold_in_words,
     title,
@@ -85,7 +84,7 @@ def model_card(summary: Mapping[str, Any], file: str, agreement: float) -> str:
         if found["threshold"]:
             lines += [f"{threshold_in_words(found['threshold'])}.", ""]
         for words in [*weight_lines(found), *calibration_lines(found)]:
-            lines += [f"{sentence(words)}.", ""]
+            lines += [f"{words[:1].upper()}{words[1:]}.", ""]
     if largest := summary["largest_coefficients"]:
         rows = [[row["feature"], row["class"], f"{row['coef']:.4g}"] for row in largest]
         lines += [
@@ -114,8 +113,8 @@ def warnings(summary: Mapping[str, Any]) -> list[str]:
         lines.append("For its coefficients: the training ended before the optimum was certified.")
     if data["class_weight"] and not is_corrected(found):
         lines.append(
-            "For frequencies: its probabilities and labels are those of the weighted problem, in which each class has "
-            "as many times its rows as it weighs."
+            "For frequencies: class weights make its probabilities and labels those of the weighted problem, in which "
+            "each class has so many times its rows."
         )
     if summary["objective"]["loss"] == "bce" and len(data["classes"]) > 2:
         lines.append("Where classes compete: one-vs-rest fits each class for itself and divides by the sum afterwards.")

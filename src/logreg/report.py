@@ -432,6 +432,7 @@ def remarks(summary: Summary) -> list[str]:
             for one in [found["metrics"][name]]
         )
         lines.append(f"{found['confidence']:.0%} intervals on {found['split']}: {intervals}")
+        lines += weight_lines(found)
     objective = summary["objective"]
     if objective["l2"] or objective["l1"]:
         penalty = objective["train"] - summary["metrics"]["train"]["loss"]
@@ -577,9 +578,6 @@ def _evaluation_lines(summary: Summary) -> list[str]:
         *markdown_table(*evaluation_table(found)),
         "",
     ]
-    lines += [
-        line for words in [*weight_lines(found), *calibration_lines(found)] for line in (f"{sentence(words)}.", "")
-    ]
     if threshold := found["threshold"]:
         lines += [f"{threshold_in_words(threshold)}.", ""]
     return [*lines, *markdown_table(*class_table(found)), ""]
@@ -623,11 +621,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: i
     return [first, rule, *others]
 
 
-def sentence(words: str) -> str:
-    """Words that begin with a capital letter."""
-    return words[:1].upper() + words[1:]
-
-
 def weight_lines(found: Mapping[str, Any]) -> list[str]:
     """What the weights of the rows mean to the intervals, where they have some."""
     weights = found.get("weights")
@@ -650,7 +643,7 @@ def calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
         return []
     if "calibrated" in found:
         return list(found["calibrated"])
-    heat = found["temperature"]  # the summary of an older run
+    heat = found.get("temperature", 1)  # the summary of an older run
     return [] if heat == 1 else [f"calibrated on val: temperature {heat:.4g}"]
 
 
