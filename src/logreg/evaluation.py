@@ -453,10 +453,12 @@ def _ranked(predicted: Predicted, sums: _Sums, drawn: Tensor) -> dict[str, Measu
     ranking = Ranking.of(predicted.scores)
     samples = max(100, min(RESAMPLES, ORDERED // n))
     unit, is_positive = sums.unit[ranking.order], predicted.labels[ranking.order] == 1
-    of_row = weight[ranking.order]
-    ones = torch.ones(1, sums.units, dtype=torch.float64)  # the first sample is the rows themselves
-    drawn = torch.cat([ones, drawn[:samples]])
-    found = [ranking.scored(is_positive, counts[:, unit] * of_row) for counts in drawn.split(max(1, 2**22 // n))]
+    of_row, ones = weight[ranking.order], torch.ones(1, sums.units, dtype=torch.float64)
+    found = [
+        ranking.scored(is_positive, counts[:, unit] * of_row)
+        for counts in (ones, *drawn[:samples].split(max(1, 2**22 // n)))
+    ]
+    # the first sample is the rows themselves
     both = Ranked(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     return {name: interval(float(each[0]), each[1:]) for name, each in both._asdict().items()}
 
