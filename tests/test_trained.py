@@ -53,6 +53,7 @@ def test_made_ready_it_says_what_the_module_says(
 def test_even_odds_are_the_first_class_with_and_without_a_threshold() -> None:
     # as scikit-learn's predict has them: the second class is where decision_function > 0
     module = made(2, "bce", None)
+    module.calibration = Calibration(1.7)  # class weights would move even odds
     module.model.coef.data.zero_()
     features = torch.zeros(1, 6)
     for labels in (Predictor(module)(features)[1], Predictor(module)(features, 0.5)[1]):
