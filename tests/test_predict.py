@@ -267,6 +267,15 @@ def test_bad_input_leaves_what_was_there(file: str, sentence: str, models: Model
     assert sorted(path.name for path in here.iterdir()) == before
 
 
+def test_a_ragged_line_is_named_however_many_threads_arrow_has(models: Models, types: Types) -> None:
+    before = pa.cpu_count()
+    try:
+        pa.set_cpu_count(4)
+        test_bad_input_leaves_what_was_there("ragged.csv", FAULTS["ragged.csv"], models, types)
+    finally:
+        pa.set_cpu_count(before)
+
+
 def test_a_fault_in_the_last_block_leaves_nothing(
     models: Models, types: Types, monkeypatch: pytest.MonkeyPatch
 ) -> None:

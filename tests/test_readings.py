@@ -13,7 +13,7 @@ from torch import Tensor
 from logreg.objective import Objective
 from logreg.optim.exact import fit, problem_of
 from logreg.optim.passes import Frame, InMemory, Problem
-from logreg.readings import Reading, confusion, read
+from logreg.readings import Reading, confusion, read, rounded
 
 SOLVED = 0.02
 """The l2 that the coefficients of every test are the optimum of, of standardised features or of raw ones."""
@@ -61,6 +61,29 @@ def test_the_strength_of_an_elastic_net_is_found() -> None:
     reading = reading_of(solved(2, l1=0.05), 10 * SOLVED, 0.5)
     assert reading is not None
     assert (reading.l2, reading.l1) == pytest.approx((SOLVED, 0.05), rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-7])
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_coefficients_that_did_not_quite_converge_give_the_digits_that_their_error_allows(
+    num_classes: int, size: float
+) -> None:
+    case, draw, within = solved(num_classes), torch.Generator().manual_seed(1), 0
+    for _ in range(20):
+        away = size * case.point * torch.randn(case.point.shape, generator=draw, dtype=torch.float64)
+        reading = reading_of(case, 10 * SOLVED, point=case.point + away)
+        assert reading is not None
+        assert reading.error < 1000 * size
+        within += abs(reading.l2 - SOLVED) <= reading.error * reading.l2
+        assert rounded(reading.l2, max(reading.error, abs(SOLVED / reading.l2 - 1))) == "0.02"
+    assert within >= 18
+
+
+def test_no_more_digits_are_cut_than_the_error_allows() -> None:
+    assert rounded(1.00001, 1.1e-5) == "1"
+    assert rounded(1.00001, 0.9e-5) == "1.00001"
+    assert rounded(0.0123456789, 0.0) == "0.0123457"
+    assert rounded(123456.7, 0.01) == "123000"
 
 
 def test_the_stated_penalty_is_no_other_one() -> None:

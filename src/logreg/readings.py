@@ -24,6 +24,12 @@ CLEARER = 0.2
 SAME = 0.02
 """Relative difference of two strengths that count as one."""
 
+MARGIN = 3.0
+"""What a strength may be off, relative to what is seen of that: 99 of 100 random errors of coefficients are within."""
+
+MOST_DIGITS = 6
+"""Significant digits of a strength, where its error allows more."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -38,6 +44,8 @@ class Reading:
         size: |coef| of the features that it is on.
         residual: What is left of the slope, |slope of the loss + slope of the penalty| / |slope of the loss|; 0 at
             the optimum of that penalty.
+        error: About what the strength may be off, relative to it: ``MARGIN`` times what is left of the slope, over
+            |slope of the penalty|.
         relative_gap: Of the coefficients to the optimum of that penalty; ``None`` if the intercept is penalised.
     """
 
@@ -48,6 +56,7 @@ class Reading:
     intercept: bool
     size: float
     residual: float
+    error: float
     relative_gap: float | None = None
 
 
@@ -58,6 +67,9 @@ def read(
 
     At an optimum of loss + factor * penalty both slopes do; so the best factor is
     -<slope of the loss, slope of the penalty> / |slope of the penalty|^2, for l2 alone l2_hat = -<g, coef> / |coef|^2.
+    Coefficients that are not quite converged leave a slope r, which moves the factor by <r, slope of the penalty> /
+    |slope of the penalty|^2. Of r only the part across the slope of the penalty is seen; the part along it is taken to
+    be ``MARGIN`` times as large at most.
 
     Args:
         problem: The stated one.
@@ -80,11 +92,13 @@ def read(
         factor = _factor(there, slope_there, stated, with_intercept)
         if factor > 0:
             objective = _times(stated, factor)
-            residual = _residual(there, slope_there, objective, with_intercept)
+            left = _left(there, slope_there, objective, with_intercept)
+            residual = left / float(slope_there.norm())
+            error = MARGIN * left / float(_along(there, objective, with_intercept).norm())
             size = float(there[:, :-1].norm())
-            found.append(Reading(objective.l2, objective.l1, factor, features, with_intercept, size, residual))
+            found.append(Reading(objective.l2, objective.l1, factor, features, with_intercept, size, residual, error))
     best = min(found, key=lambda reading: reading.residual, default=None)
-    if best is None or best.residual > min(CLEAR, CLEARER * _residual(point, slope, stated, False)):
+    if best is None or best.residual > min(CLEAR, CLEARER * _left(point, slope, stated, False) / float(slope.norm())):
         return None
     if best.intercept:
         return best
@@ -104,18 +118,39 @@ def _penalised(point: Tensor, intercept: bool) -> Tensor:
     return point if intercept else torch.cat([point[:, :-1], torch.zeros_like(point[:, -1:])], dim=1)
 
 
+def _along(point: Tensor, objective: Objective, intercept: bool) -> Tensor:
+    """Slope of the penalty."""
+    held = _penalised(point, intercept)
+    return objective.l2 * held + objective.l1 * held.sign()
+
+
 def _factor(point: Tensor, slope: Tensor, stated: Objective, intercept: bool) -> float:
-    held, once = _penalised(point, intercept), _times(stated, 1.0)
-    along = once.l2 * held + once.l1 * held.sign()
+    along = _along(point, _times(stated, 1.0), intercept)
     return -float((slope * along).sum() / along.square().sum())
 
 
-def _residual(point: Tensor, slope: Tensor, objective: Objective, intercept: bool) -> float:
+def _left(point: Tensor, slope: Tensor, objective: Objective, intercept: bool) -> float:
+    """What is left of the slope, |slope of the loss + slope of the penalty|."""
     l1 = torch.full_like(point[0], objective.l1)
     if not intercept:
         l1[-1] = 0
-    left = smallest_subgradient(point, slope + objective.l2 * _penalised(point, intercept), l1)
-    return float(left.norm() / slope.norm())
+    return float(smallest_subgradient(point, slope + objective.l2 * _penalised(point, intercept), l1).norm())
+
+
+def rounded(strength: float, error: float) -> str:
+    """The shortest decimal within the error of a strength, of ``MOST_DIGITS`` digits at most.
+
+    Args:
+        strength: > 0.
+        error: Relative to the strength.
+
+    Example:
+        >>> rounded(1.0000123, 3e-5), rounded(2.987, 0.07), rounded(1 / 569, 1e-9)
+        ('1', '3', '0.00175747')
+    """
+    decimals = (float(f"{strength:.{digits}g}") for digits in range(1, MOST_DIGITS))
+    short = next((decimal for decimal in decimals if abs(decimal - strength) <= error * strength), strength)
+    return f"{short:.{MOST_DIGITS}g}"
 
 
 def confusion(reading: Reading, total_weight: float) -> str:
@@ -126,7 +161,7 @@ def confusion(reading: Reading, total_weight: float) -> str:
         total_weight: N, or the sum of the weights.
 
     Example:
-        >>> confusion(Reading(0.5, 0.0, 1 / 500, "raw", False, 3.0, 1e-6), 500.0)
+        >>> confusion(Reading(0.5, 0.0, 1 / 500, "raw", False, 3.0, 1e-6, 1e-6), 500.0)
         'as if the loss were summed over the rows and not averaged'
     """
     nothing = (1.0, "")

@@ -522,19 +522,21 @@ def _verdict(answer: Answer, problem: Problem, request: Request) -> str:
 
 
 def _in_words(reading: Reading, problem: Problem, features: str) -> str:
-    from logreg.readings import SAME, confusion
+    from logreg.readings import SAME, confusion, rounded
 
-    parts = [f"{name}={value:.6g}" for name, value in (("l2", reading.l2), ("l1", reading.l1)) if value]
-    words = " ".join(parts)
+    def digits(strength: float) -> str:
+        return rounded(strength, reading.error)
+
+    words = " ".join(f"{name}={digits(value)}" for name, value in (("l2", reading.l2), ("l1", reading.l1)) if value)
     if not reading.l1:
-        words += f" (C={1 / (reading.l2 * (1 if problem.share == 1 else problem.total_weight)):.6g})"
+        words += f" (C={digits(1 / (reading.l2 * (1 if problem.share == 1 else problem.total_weight)))})"
     if reading.features != features:
         words += f" on {reading.features} features (dataset.standardize={str(features == 'raw').lower()})"
     if reading.intercept:
         words += " with the intercept penalised too"
     if problem.objective.l2 or problem.objective.l1:
-        if abs(math.log(reading.factor)) > SAME:
-            words += f", {reading.factor:.6g} times the stated strength"
+        if abs(math.log(reading.factor)) > max(SAME, reading.error):
+            words += f", {digits(reading.factor)} times the stated strength"
         if confused := confusion(reading, problem.total_weight):
             words += f", {confused}"
     if reading.relative_gap is None:

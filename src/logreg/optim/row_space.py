@@ -231,6 +231,7 @@ class Search:
             self.gram = self.rows.inner_products()
             if not self._apart(APART) and not self._together() and self.rows.dtype != torch.float64:
                 self.gram = self.rows.inner_products(torch.float64)
+                self._begin()  # the logits along the span are by the products before
                 self._together()
         return held and self.closes[-1] <= NEAR
 

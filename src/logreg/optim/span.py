@@ -27,6 +27,9 @@ FLAT = 1e-13
 FURTHEST, NEAR = 2.0, 1e-3
 """Change of a logit by a step on single rows at most, and at which they are done."""
 
+WITHIN = 1e-13
+"""Part of a direction that is outside the span, relative to the direction, that is rounding."""
+
 RIDGE = 1e-13
 """What keeps a matrix positive that rounding may have made indefinite, relative to its diagonal."""
 
@@ -191,8 +194,12 @@ class Span:
         return _along(self._factors, self._at), intercept
 
     def beyond(self, factors: Tensor) -> Tensor:
-        """The part of a direction (N, K) that is orthogonal to all of the span: else logits of it lose digits."""
-        return factors - _along(self._factors, self._shared(factors))
+        """The part of a direction (N, K) that is orthogonal to all of the span: else logits of it lose digits.
+
+        Zeros where the direction lies within the span but for rounding.
+        """
+        left = factors - _along(self._factors, self._shared(factors))
+        return left.where(left.norm(dim=0) > WITHIN * factors.norm(dim=0), 0.0)
 
     def add(self, factors: Tensor, logits: Tensor) -> None:
         """Takes a direction: factors of the rows, and the logits by them, both (N, K)."""
