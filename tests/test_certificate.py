@@ -13,7 +13,7 @@ from torch import Tensor
 
 from logreg.functional import LossName
 from logreg.objective import Objective
-from logreg.optim.certificate import Dual, Reach, by_held_hessian, dual_point, norms, size_of
+from logreg.optim.certificate import Dual, Reach, by_held_hessian, norms, size_of
 from logreg.optim.curvature import factored, intercept_step
 from logreg.optim.exact import bound_of, drive, fit, problem_of
 from logreg.optim.passes import Evaluate, Frame, InMemory, ask
@@ -153,13 +153,12 @@ def test_of_independent_outputs_the_evaluation_tells_what_a_pass_would(classes: 
     evaluation = drive(ask(Evaluate(problem, problem.model, point, torch.float64)), rows)
     shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
     assert 0.01 < float(shift.abs().max()) < 0.1
-    sums, excess = drive(ask(Dual(problem, problem.model, point, shift)), rows)
-    known = dual_point(problem, point, evaluation, shift)
-    assert known is not None
-    torch.testing.assert_close(known[0], sums, rtol=1e-10, atol=1e-14)
-    assert excess <= known[1] <= 3 * excess
-    unbalanced = dual_point(problem, point, evaluation, 0.9 * shift)
-    assert unbalanced is None
+    sums, excess, rounding = drive(ask(Dual(problem, problem.model, point, shift)), rows)
+    assert evaluation.by_intercept is not None
+    smooth = evaluation.gradient - problem.penalties(problem.model)[0] * point
+    torch.testing.assert_close(smooth - shift.unsqueeze(1) * evaluation.by_intercept, sums, rtol=1e-10, atol=1e-14)
+    assert excess <= float(shift @ evaluation.curvature @ shift) <= 3 * excess
+    assert 0 < rounding < 1e-12
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
