@@ -99,7 +99,7 @@ class Bound(NamedTuple):
     rounding: float = 0.0
     """By how much f may differ, at most, between the point that was judged and the same point as float64 stores it."""
     dependent: tuple[int, ...] = ()
-    """Features that depend on each other to within rounding, in ascending order; then no bound is rigorous."""
+    """Features that depend on each other to within rounding, in ascending order, where that spoils the bound."""
 
 
 def accumulated(problem: Problem) -> float:
@@ -423,20 +423,16 @@ def bound(
     measured, own = None, problem.model if frame is None else frame
     total = problem.share * problem.total_weight
     if evaluation is not None and evaluation.loss > SATURATED * total:
-        inner, at = own, point
-        folded = (own.center / own.scale).abs()
-        folded = torch.zeros_like(folded) if bool((folded > FOLDED[torch.float64]).any()) else folded
-        size = F.pad(LARGE + folded, (0, 1), value=1.0)
-        squares, largest = size.square() * total, size * math.sqrt(problem.rows)
+        known = known_by(problem, own, point, evaluation)
     else:
         inner = centered_frame(problem, (yield from ask(Sample(problem))))
         at = moved_to(own, inner, point)
         hessian = curved and not penalised and enough < math.inf
         measured = yield from ask(Measure(problem, inner, at, hessian))
-        evaluation, squares, largest = measured[:3]
-    known = Known(problem, inner, at, evaluation, squares, largest)
+        evaluation = measured.evaluation
+        known = Known(problem, inner, at, *measured[:3])
     value, error = evaluation.value, known.value_error
-    slope = inner.gradient_to(problem.model, evaluation.gradient)
+    slope = known.frame.gradient_to(problem.model, evaluation.gradient)
     slope = smallest_subgradient(own.to(problem.model, point), slope, problem.penalties(problem.model)[1])
     empty: tuple[int, ...] = ()
     # Neither a loss nor a penalty is negative, so f* >= 0.
@@ -447,13 +443,23 @@ def bound(
         gap = least_of(gap, (yield from _by_duality(known)))
     if curved and not gap <= enough * value:
         found = yield from _by_curvature(problem, own, point, known, measured)
+        dependent = found.dependent
         if found.gap < gap:
-            gap, rigorous, dependent = found
+            gap, rigorous = found.gap, found.rigorous
     elif not penalised and not gap <= enough * value and enough < math.inf:
         estimate = yield from _by_products(problem, moved_to(own, problem.model, point), slope)
         if estimate < gap:
             gap, rigorous = estimate, False
     return Bound(value, gap, rigorous, slope, evaluation.loss, rounding_of(known, own), dependent)
+
+
+def known_by(problem: Problem, frame: Frame, point: Tensor, evaluation: Evaluation) -> Known:
+    """What is known of a point by an optimizer's evaluation in its frame alone."""
+    folded = (frame.center / frame.scale).abs()  # how `Pass` subtracts the center, unless it is far
+    folded = torch.zeros_like(folded) if bool((folded > FOLDED[torch.float64]).any()) else folded
+    size = F.pad(LARGE + folded, (0, 1), value=1.0)
+    squares = size.square() * problem.share * problem.total_weight
+    return Known(problem, frame, point, evaluation, squares, size * math.sqrt(problem.rows))
 
 
 def rounding_of(known: Known, own: Frame) -> float:
@@ -678,7 +684,8 @@ def _by_curvature(
     outside = vectors * (~seen).unsqueeze(1) * units.unsqueeze(2)
     slopes = (outside.mT @ gradient.unsqueeze(2)).abs()[..., 0]
     most = (outside.abs().mT @ noise.unsqueeze(2))[..., 0] + of_logits.unsqueeze(1) * (values.abs() + error).sqrt()
-    return NOTHING_KNOWN if bool((slopes > most).any()) else Curved(total, False, dependent)
+    sloped = bool((slopes > most).any())
+    return Curved(math.inf, True, dependent) if sloped else Curved(total, False, dependent)
 
 
 class Gram(Certifying[Tensor]):
