@@ -324,6 +324,7 @@ class LogisticModule(pl.LightningModule):
             if last and is_penalised(self.objective) and known.gap > VAGUE * known.value:
                 most = max(LEAST_PASSES, epochs)
                 known = bound_by_solution(problem, point, rows, known, accuracy=0.1, most=most)
+        names = self.facts.feature_names
         self.certificate = (
             epochs,
             Certificate(
@@ -339,6 +340,8 @@ class LogisticModule(pl.LightningModule):
                 dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
                 passes=epochs,
                 seconds=seconds,
+                rounding=known.rounding,
+                dependent=tuple(names[place] if names else f"feature {place}" for place in known.dependent),
             ),
         )
         return True

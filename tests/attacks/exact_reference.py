@@ -89,7 +89,7 @@ class ExactReference:
 
     def least(self, starts: Sequence[NDArray[np.float64]]) -> mpf:
         """The lowest f that is found from these points in source units, and from zero."""
-        best = min(self.value(start) for start in starts)
+        best = min((self.value(start) for start in starts), default=mpf("inf"))
         zero = [[mpf(0)] * len(self.inner[0]) for _ in range(self.outputs)]
         if self.l1:  # Newton's method within the orthants that the starts are in
             return min(best, *(self._newton(self._inside(start)) for start in starts))
@@ -119,6 +119,8 @@ class ExactReference:
                 [[w / unit for w, unit in zip(row, self.units, strict=False)] for row in at]
             )
 
+        if not free:
+            return value(point)
         best, damping = value(point), mpf(10) ** -40
         for _ in range(STEPS):
             gradient, hessian = self._derivatives(point, free)
@@ -174,7 +176,7 @@ class ExactReference:
             for one, (output, place) in enumerate(free):
                 p = probabilities[output]
                 x = weight * row[place]
-                gradient[one] += (p - int(self.softmax and label == output or not self.softmax and self._is_target(label, output))) * x
+                gradient[one] += (p - int(self._is_target(label, output))) * x
                 for two in range(one + 1):
                     other, column = free[two]
                     if output == other:

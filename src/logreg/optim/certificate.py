@@ -100,6 +100,8 @@ class Bound(NamedTuple):
     """By how much f may differ, at most, between the point that was judged and the same point as float64 stores it."""
     dependent: tuple[int, ...] = ()
     """Features that depend on each other to within rounding, in ascending order, where that spoils the bound."""
+    error: float = 0.0
+    """Rounding error of ``value``; the gap does not contain it."""
 
 
 def accumulated(problem: Problem) -> float:
@@ -367,7 +369,7 @@ class Known(NamedTuple):
     squares: Tensor
     """As of `Measured`, by coordinates in which sums over the rows are made, (D + 1,)."""
     largest: Tensor
-    """Likewise."""
+    """As of `Measured`, by the same coordinates."""
 
     @property
     def total(self) -> float:
@@ -382,9 +384,15 @@ class Known(NamedTuple):
 
     @property
     def value_error(self) -> float:
-        """Of f as it was computed."""
-        value = self.evaluation.value
-        return float(self.logits_error.sum()) * 2 * math.sqrt(self.total) + 2 * accumulated(self.problem) * abs(value)
+        """Of f as it was computed.
+
+        The loss changes by no more than its logits, and, as `Measure` has it, by no larger factor than exp of that.
+        """
+        evaluation, summed = self.evaluation, 2 * accumulated(self.problem) * abs(self.evaluation.value)
+        if evaluation.loss > SATURATED * self.total:
+            return float(self.logits_error.sum()) * 2 * math.sqrt(self.total) + summed
+        reach = float((self.point.abs() @ self.largest).max())
+        return evaluation.loss * math.expm1(min(2 * (self.problem.num_features + 10) * UNIT * reach, 700.0)) + summed
 
 
 def bound(
@@ -450,7 +458,7 @@ def bound(
         estimate = yield from _by_products(problem, moved_to(own, problem.model, point), slope)
         if estimate < gap:
             gap, rigorous = estimate, False
-    return Bound(value, gap, rigorous, slope, evaluation.loss, rounding_of(known, own), dependent)
+    return Bound(value, gap, rigorous, slope, evaluation.loss, rounding_of(known, own), dependent, error)
 
 
 def known_by(problem: Problem, frame: Frame, point: Tensor, evaluation: Evaluation) -> Known:
@@ -871,7 +879,8 @@ class Norms(NamedTuple):
     @property
     def reach(self) -> float:
         """The f - f* up to which there is a bound still where curvature fell by half since the Hessian was made."""
-        return CLOSE**2 / 8 / float(self.rows.max())
+        largest = float(self.rows.max())
+        return CLOSE**2 / 8 / largest if largest else math.inf
 
 
 def norms(problem: Problem, direct: Factored, size: Tensor, reached: Reached) -> Norms | None:

@@ -212,8 +212,9 @@ def _nearly_quadratic(progress: Progress, direct: Factored, of_rows: Norms, eval
     if not gap <= progress.tolerance * abs(evaluation.value):
         return False
     gradient = progress.frame.gradient_to(progress.problem.model, evaluation.gradient)
-    rounding = rounding_of(known_by(progress.problem, progress.frame, progress.point, evaluation), progress.frame)
-    progress.bound = Bound(evaluation.value, gap, True, gradient, evaluation.loss, rounding)
+    known = known_by(progress.problem, progress.frame, progress.point, evaluation)
+    rounding, error = rounding_of(known, progress.frame), known.value_error
+    progress.bound = Bound(evaluation.value, gap, True, gradient, evaluation.loss, rounding, error=error)
     progress.best = progress.point
     progress.gap = gap
     return True
