@@ -18,7 +18,6 @@ from logreg.optim.passes import (
     Answer,
     Asking,
     Diagonal,
-    Evaluate,
     Evaluation,
     Frame,
     Pass,
@@ -78,7 +77,7 @@ ABSENT = 1e-5
 """Coefficient of a numerical dependence, relative to the largest, that is 0 but for rounding."""
 
 LOGARITHM = 745.0
-"""Size of the logarithm of a float64 at most: so much a probability may cost that moves by one."""
+"""Size of the logarithm of a positive float64 at most."""
 
 DISTILLATIONS = 12
 """Error-free transformations of a sum, before it is taken not to vanish."""
@@ -508,7 +507,7 @@ def _by_duality(known: Known) -> Asking[float]:
             break
         point, moved = point.clone(), True
         point[:, -1] -= shift.clamp(-1, 1)
-        evaluation = yield from ask(Evaluate(problem, frame, point, torch.float64))
+        evaluation = (yield from ask(Measure(problem, frame, point))).evaluation
     else:
         return math.inf
     at = known._replace(point=point, evaluation=evaluation)
@@ -527,7 +526,8 @@ def _by_duality(known: Known) -> Asking[float]:
     size = math.sqrt(min(3 * evaluation.loss, 2 * known.total))  # of theta, its norm over the rows
     noise = accumulated(problem) * size * squares[:-1].sqrt() + moves
     noise = noise + 8 * UNIT * (sums[:, :-1].abs() + l2 * coef.abs())
-    rounding = 0.0
+    # Probabilities near 1 of an optimizer's evaluation, rounded to float64.
+    rounding = 8 * UNIT * known.total * problem.num_outputs if evaluation.loss > SATURATED * known.total else 0.0
     if not problem.objective.l2 and bool(((reach := sums[:, :-1].abs() + noise) > l1).any()):
         # the conjugate of l1 alone is infinite beyond it
         scale = float(((l1 - noise) / (reach - noise)).min()) * (1 - 1e-12)
@@ -555,7 +555,8 @@ def _balance(at: Known, sums: Tensor) -> tuple[Tensor, Tensor]:
     """What it costs to move a dual point until its sums (K,) over the rows, known up to rounding, are zero.
 
     Spread over the rows as their curvatures are, that is chi squared of the move.  Where probabilities are so near 0
-    or 1 that this is not feasible, mass is taken from where there is some, at the logarithm of a probability at most.
+    or 1 that this is not feasible, mass is taken from where there is some.  That costs the logarithm of a probability
+    at most, which is the size of a logit.
 
     Returns:
         The costs of each output, (K,), and by how much the sums of theta x change, (K, D).
@@ -577,7 +578,8 @@ def _balance(at: Known, sums: Tensor) -> tuple[Tensor, Tensor]:
     squared = squared.sum().expand_as(off) if problem.softmax else squared
     spread = squared.sqrt().unsqueeze(1) * reach
     costs = squared / len(off) if problem.softmax else squared
-    return torch.where(feasible, costs, LOGARITHM * off), torch.where(
+    far = LOGARITHM + 2 * float((at.point.abs() @ at.largest).max())
+    return torch.where(feasible, costs, far * off), torch.where(
         feasible.unsqueeze(1), spread, off.unsqueeze(1) * largest
     )
 
@@ -686,7 +688,9 @@ def _by_curvature(
     copies = k - 1 if together else 1
     if least_seen >= copies * min(p, measured.rows):
         return Curved(total, True)
-    rank, dependent = yield from _rank(problem, frame, measured.rows)
+    widest = int(measured.evaluation.curvature.diagonal().argmax())
+    gram = hessian.view(k, p, k, p)[widest, :, widest] if together else hessian[widest]
+    rank, dependent = yield from _rank(problem, frame, gram, measured.rows)
     if least_seen >= copies * rank:
         return Curved(total, True)
     outside = vectors * (~seen).unsqueeze(1) * units.unsqueeze(2)
@@ -694,23 +698,6 @@ def _by_curvature(
     most = (outside.abs().mT @ noise.unsqueeze(2))[..., 0] + of_logits.unsqueeze(1) * (values.abs() + error).sqrt()
     sloped = bool((slopes > most).any())
     return Curved(math.inf, True, dependent) if sloped else Curved(total, False, dependent)
-
-
-class Gram(Certifying[Tensor]):
-    """Sums over the rows of products of two features, with the 1 that the intercept multiplies."""
-
-    def __init__(self, problem: Problem, frame: Frame) -> None:
-        super().__init__(problem, frame)
-        self._sums = self.zeros(problem.num_features + 1, problem.num_features + 1)
-
-    def gather(self, rows: Rows) -> None:
-        """Whatever the rows weigh."""
-        features = F.pad(rows.features, (0, 1), value=float(self.problem.intercept))
-        self._sums += sum_over_rows(features, features)
-
-    def result(self) -> Tensor:
-        """Shape (D + 1, D + 1)."""
-        return self._sums
 
 
 class Vanishing(Pass[Tensor]):
@@ -756,28 +743,29 @@ def _vanish(terms: Tensor) -> bool:
     return False
 
 
-def _rank(problem: Problem, frame: Frame, rows: int) -> Asking[tuple[int, tuple[int, ...]]]:
+def _rank(problem: Problem, frame: Frame, gram: Tensor, rows: int) -> Asking[tuple[int, tuple[int, ...]]]:
     """An upper bound of the rank of the features with the intercept, and the features that seem to depend on others.
 
     The numerical null space suggests combinations of features with simple coefficients: copies, sums, the levels of a
     category.  Those that vanish in exact arithmetic lower the rank.
+
+    Args:
+        problem: Whose rows will be shown.
+        frame: In which the features are multiplied.
+        gram: Weighted sums over the rows of products of two features, (P, P), with the 1 of the intercept if any.
+        rows: How many there are.
     """
-    gram = yield from ask(Gram(problem, frame))
-    p = problem.num_features + problem.intercept
-    gram = gram[:p, :p]
+    p = len(gram)
     diagonal = gram.diagonal()
     units = torch.where(diagonal > 0, diagonal.rsqrt(), 1.0)
-    scaled = units * gram * units.unsqueeze(1)
-    if not bool(scaled.isfinite().all()):
-        return min(p, rows), ()
     try:
-        values, vectors = torch.linalg.eigh(scaled)
+        values, vectors = torch.linalg.eigh(units * gram * units.unsqueeze(1))
     except RuntimeError:  # torch's LinAlgError, which it does not export
         return min(p, rows), ()
     null = values <= RESOLVED * p * (accumulated(problem) + 20 * UNIT * values[-1])
     basis = _echelon(vectors[: problem.num_features, null].T.contiguous())
     combinations = _simple(basis * (units[: problem.num_features] / frame.scale))
-    vanish = yield from ask(Vanishing(problem, combinations))
+    vanish = (yield from ask(Vanishing(problem, combinations))) & (combinations != 0).any(1)
     dependent = (basis[~vanish] != 0).any(0).nonzero()[:, 0]
     return min(p - int(vanish.sum()), rows), tuple(dependent.tolist())
 
