@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,11 +16,11 @@ from torch import Tensor
 
 from logreg.functional import LossName
 from logreg.objective import Objective
-from logreg.optim.certificate import Dual, Reach, by_held_hessian, dual_point, norms, size_of
+from logreg.optim.certificate import Bound, Dual, Reach, by_held_hessian, norms, size_of
 from logreg.optim.curvature import factored, intercept_step
 from logreg.optim.exact import bound_of, drive, fit, problem_of
 from logreg.optim.passes import Evaluate, Frame, InMemory, ask
-from logreg.optimality import bound_by_solution
+from logreg.optimality import Certificate, bound_by_solution
 from reference import Array, Reference
 
 ROUNDING = 1e-12
@@ -153,13 +156,12 @@ def test_of_independent_outputs_the_evaluation_tells_what_a_pass_would(classes: 
     evaluation = drive(ask(Evaluate(problem, problem.model, point, torch.float64)), rows)
     shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
     assert 0.01 < float(shift.abs().max()) < 0.1
-    sums, excess = drive(ask(Dual(problem, problem.model, point, shift)), rows)
-    known = dual_point(problem, point, evaluation, shift)
-    assert known is not None
-    torch.testing.assert_close(known[0], sums, rtol=1e-10, atol=1e-14)
-    assert excess <= known[1] <= 3 * excess
-    unbalanced = dual_point(problem, point, evaluation, 0.9 * shift)
-    assert unbalanced is None
+    sums, excess, rounding = drive(ask(Dual(problem, problem.model, point, shift)), rows)
+    assert evaluation.by_intercept is not None
+    smooth = evaluation.gradient - problem.penalties(problem.model)[0] * point
+    torch.testing.assert_close(smooth - shift.unsqueeze(1) * evaluation.by_intercept, sums, rtol=1e-10, atol=1e-14)
+    assert excess <= float(shift @ evaluation.curvature @ shift) <= 3 * excess
+    assert 0 < rounding < 1e-12
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
@@ -268,3 +270,144 @@ def test_an_exact_optimizer_that_goes_on_makes_a_wide_bound_narrow(most: int) ->
     assert found.rigorous
     assert gap <= found.gap <= wide.gap
     assert (found.gap <= 1.1 * gap < 0.5 * wide.gap) == (most > 3)
+
+
+def dyadic(draw: np.random.Generator, *shape: int) -> Array:
+    """Normal numbers with few binary digits, of which small sums and differences are exact."""
+    return np.round(draw.standard_normal(shape) * 64) / 64
+
+
+def labels_for(draw: np.random.Generator, logits: Array) -> Tensor:
+    return torch.from_numpy((draw.random(len(logits)) < 1 / (1 + np.exp(-logits))).astype(np.int64))
+
+
+def unpenalised(x: Array, labels: Tensor, point: Array | None = None) -> Bound:
+    """The bound at a point, or at where the slope ends for columns that are as good as equal."""
+    rows = InMemory(torch.from_numpy(x), labels)
+    problem = problem_of(rows, Objective("bce"), 2)
+    if point is None:
+        point = Reference(torch.from_numpy(x[:, :1]), labels, Objective("bce")).minimum.point
+        point = np.insert(point, 1, np.zeros(x.shape[1] - 1)[:, None], axis=1)
+    return bound_of(problem, torch.from_numpy(point), rows)
+
+
+@pytest.mark.parametrize("binary_digits", range(20, 51, 6))
+def test_columns_that_are_nearly_equal_have_no_rigorous_bound_above_rounding(binary_digits: int) -> None:
+    draw = np.random.default_rng(0)
+    u, z = dyadic(draw, 2, 200)
+    labels = labels_for(draw, u + z)
+    x = np.column_stack([u, u + 2.0**-binary_digits * z])
+    found = unpenalised(x, labels)
+    # In exact arithmetic the two columns span u and z.
+    least = Reference(torch.from_numpy(np.column_stack([u, z])), labels, Objective("bce")).minimum.value
+    assert found.value - least > 0.1
+    assert not (found.rigorous and found.gap < found.value - least)
+    assert found.dependent == (0, 1)
+
+
+@pytest.mark.parametrize("offset", [1e6, 1e12, 1e14])
+def test_an_offset_hides_no_gap(offset: float) -> None:
+    draw = np.random.default_rng(1)
+    u = np.round(draw.standard_normal((200, 1)) * 8)
+    labels = labels_for(draw, u[:, 0] / 4)
+    near = Reference(torch.from_numpy(u), labels, Objective("bce")).minimum.point
+    slope = np.round(near[0, 0] * 1024) / 1024  # so that the intercept is exact, and the logits are
+    intercept = np.round((near[0, 1] - slope * offset) * 1024) / 1024
+    found = unpenalised(u + offset, labels, np.array([[slope, intercept]]))
+    reference = Reference(torch.from_numpy(u), labels, Objective("bce"))
+    # f at the same logits, with the offset taken out of them in exact arithmetic
+    left = float(Fraction(intercept) + Fraction(slope) * Fraction(offset))
+    gap = reference.value(reference.of_source_units(np.array([[slope]]), np.array([left]))) - reference.minimum.value
+    assert found.rigorous
+    assert gap <= found.gap + found.rounding
+    assert found.gap <= 1.01 * gap + 1e-15
+    assert found.rounding <= (1e-2 if offset > 1e13 else 1e-5)
+
+
+@pytest.mark.parametrize("exponent", [-1000, -300, -83, 83, 300, 1000])
+def test_a_unit_changes_no_bound(exponent: int) -> None:
+    draw = np.random.default_rng(2)
+    x = draw.standard_normal((100, 2))
+    labels = labels_for(draw, x[:, 0])
+    point = Reference(torch.from_numpy(x), labels, Objective("bce")).minimum.point * 1.01
+    plain = unpenalised(x, labels, point)
+    point[0, 0] /= 2.0**exponent
+    other = unpenalised(x * [2.0**exponent, 1], labels, point)
+    assert plain.rigorous
+    assert 0 < plain.gap < 1e-3
+    assert other.rigorous
+    assert other.gap == pytest.approx(plain.gap, rel=1e-12)
+
+
+def exact_dependences(draw: np.random.Generator) -> dict[str, Array]:
+    """Columns of rank two with the intercept's less than their number, in exact arithmetic."""
+    u, z, level = draw.standard_normal(200), dyadic(draw, 200), np.eye(4)[draw.integers(4, size=200)]
+    return {
+        "a copy": np.column_stack([u, z, u]),
+        "a copy in another unit": np.column_stack([u * 1e3, z, -8 * (u * 1e3)]),
+        "a constant": np.column_stack([u, z, np.full(200, 3.7)]),
+        "nothing but zeros": np.column_stack([u, z, np.zeros(200)]),
+        "levels of a category": np.column_stack([u, level]),
+        "two categories": np.column_stack([u, level, np.eye(3)[draw.integers(3, size=200)]]),
+        "a sum": np.column_stack([dyadic(draw, 200), z, 3 * z]) @ [[1, 0, 1, 5], [0, 1, 1, -3], [0, 0, 0, 0.25]],
+        "a third": np.column_stack([3 * z, z, u]),
+        "levels far from zero": np.column_stack([u, level + 1024]),
+    }
+
+
+@pytest.mark.parametrize("kind", exact_dependences(np.random.default_rng(0)))
+def test_an_exact_dependence_leaves_the_bound_rigorous(kind: str) -> None:
+    x = exact_dependences(np.random.default_rng(0))[kind]
+    draw = np.random.default_rng(3)
+    labels = labels_for(draw, x[:, 0] / x[:, 0].std())
+    values, vectors = np.linalg.eigh(np.cov(x.T))
+    basis = vectors[:, values > 1e-9 * values[-1]]
+    narrow = Reference(torch.from_numpy((x - x.mean(0)) @ basis), labels, Objective("bce"))
+    coef = narrow.minimum.coef @ basis.T
+    point = np.column_stack([coef, narrow.minimum.intercept - coef @ x.mean(0)])
+    found = unpenalised(x, labels, point)
+    assert found.rigorous
+    assert found.dependent == ()
+    assert found.gap <= 1e-9
+
+
+def test_a_sum_that_is_rounded_is_no_exact_dependence() -> None:
+    draw = np.random.default_rng(4)
+    x = draw.standard_normal((200, 3))
+    x[:, 2] = x[:, 0] + x[:, 1]
+    labels = labels_for(draw, x[:, 2])
+    narrow = Reference(torch.from_numpy(x[:, :2]), labels, Objective("bce")).minimum
+    found = unpenalised(x, labels, np.array([[*narrow.coef[0], 0, narrow.intercept[0]]]))
+    assert not found.rigorous
+    assert found.dependent == (0, 1, 2)
+    assert found.gap <= 1e-9
+
+
+@pytest.mark.parametrize("penalty", ["l2", "l1", "none"])
+@pytest.mark.parametrize("size", [1e300, 1.7e308])
+def test_what_is_not_finite_has_an_infinite_bound(size: float, penalty: str) -> None:
+    x = np.array([[size], [-size], [size], [1.0]])
+    labels = torch.tensor([0, 1, 1, 0])
+    rows = InMemory(torch.from_numpy(x), labels)
+    objective = Objective("bce", l2=1e-3 * (penalty == "l2"), l1=1e-3 * (penalty == "l1"))
+    found = bound_of(problem_of(rows, objective, 2), torch.tensor([[1e10, 1e300]], dtype=torch.float64), rows)
+    assert found.gap == math.inf
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({}, "optimal to 2e-09"),
+        (
+            {"rigorous": False, "dependent": ("a", "b")},
+            "optimal to 2e-09 by estimate: 'a' and 'b' depend on each other",
+        ),
+        ({"gap": 0.5, "dependent": tuple("abcde")}, "'a', 'b', 'c' and 2 more features depend on each other to within"),
+        ({"rounding": 1e-3}, "0.001 nats above the optimum at most, by rounding alone"),
+    ],
+)
+def test_the_verdict_names_what_spoils_a_bound(said: dict[str, Any], words: str) -> None:
+    plain = Certificate("mean, no penalty", 0.5, 1e-9, True, 0.0, 1e-6, 10, "float64", 1, 1.0)
+    certificate = dataclasses.replace(plain, **said)
+    assert words in certificate.verdict
+    assert certificate.converged == (not said)

@@ -331,6 +331,7 @@ class LogisticModule(pl.LightningModule):
             if last and is_penalised(self.objective) and known.gap > VAGUE * known.value:
                 most = max(LEAST_PASSES, epochs)
                 known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
+        names = self.facts.feature_names
         self.certificate = (
             epochs,
             Certificate(
@@ -346,6 +347,8 @@ class LogisticModule(pl.LightningModule):
                 dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
                 passes=epochs,
                 seconds=seconds,
+                rounding=known.rounding,
+                dependent=tuple(names[place] if names else f"feature {place}" for place in known.dependent),
             ),
         )
         return True

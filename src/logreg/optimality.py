@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,10 @@ LEAST_PASSES = 25
 """Passes that may be spent on that where a fit took fewer itself."""
 
 
+MOST_NAMES = 3
+"""Features that a sentence names."""
+
+
 @dataclass(frozen=True)
 class Certificate:
     """How far a model is from the optimum of its own objective, in float64 over the whole train split.
@@ -35,7 +40,7 @@ class Certificate:
     Attributes:
         objective: What is minimised, in words.
         value: f, in nats.
-        gap: f - f* is at most this, in nats; where not ``rigorous``, about this.
+        gap: f - f* is at most this and ``rounding``, in nats; where not ``rigorous``, about this.
         rigorous: Whether the gap is a bound; else it is half the Newton decrement.
         max_abs_gradient: Largest slope of f by a coefficient of the features as the model reads them, or an intercept.
         tolerance: Relative gap that counts as optimal.
@@ -44,6 +49,8 @@ class Certificate:
         passes: Over the train rows, so far.
         seconds: Of the fit, so far.
         separation: Why there is no finite optimum, where that is known; else empty.
+        rounding: By how much f may differ, in nats, from that of the same parameters in exact arithmetic.
+        dependent: Names of features that depend on each other to within rounding, where that spoils the bound.
     """
 
     objective: str
@@ -57,11 +64,13 @@ class Certificate:
     passes: int
     seconds: float
     separation: str = ""
+    rounding: float = 0.0
+    dependent: tuple[str, ...] = ()
 
     @property
     def relative_gap(self) -> float:
-        """The gap relative to f."""
-        return self.gap / abs(self.value) if self.value else 0.0
+        """The gap, with the rounding, relative to f."""
+        return (self.gap + self.rounding) / abs(self.value) if self.value else 0.0
 
     @property
     def converged(self) -> bool:
@@ -75,6 +84,19 @@ class Certificate:
             return self.separation
         if self.converged:
             return f"optimal to {self.relative_gap:.1g}"
+        if self.dependent:
+            names = in_words(self.dependent)
+            known = f"{self.gap:.2g} nats above the optimum by estimate"
+            if self.rigorous:
+                known = "at an unknown distance from the optimum"
+            elif self.relative_gap <= self.tolerance:
+                known = f"optimal to {self.relative_gap:.1g} by estimate"
+            return f"{known}: {names} depend on each other to within rounding, so no bound holds; drop one, or set l2"
+        if self.gap <= self.tolerance * abs(self.value) and self.rigorous:
+            return (
+                f"{self.rounding:.2g} nats above the optimum at most, by rounding alone: "
+                "subtract an offset from the features, or set dataset.standardize=true"
+            )
         most = "at most" if self.rigorous else "by estimate"
         if self.rigorous and self.gap >= self.value:
             advice = "set l2, or train longer" if "no penalty" in self.objective else "train longer"
@@ -88,6 +110,13 @@ class Certificate:
             "converged": self.converged,
             "verdict": self.verdict,
         }
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Such as "'height' and 'width'", or the first of many."""
+    if len(names) > MOST_NAMES:
+        return f"{', '.join(map(repr, names[:MOST_NAMES]))} and {len(names) - MOST_NAMES} more features"
+    return " and ".join(filter(None, [", ".join(map(repr, names[:-1])), repr(names[-1])]))
 
 
 def problem_of(
@@ -163,7 +192,7 @@ def bound_by_solution(
         else:
             solved = progress.bound
         solved = solved or bound_of(problem, progress.solution, rows)
-    gap = max(known.value - solved.value + solved.gap, 0.0)
+    gap = max(known.value - solved.value, 0.0) + solved.gap + solved.rounding + solved.error + known.error
     return known._replace(gap=gap, rigorous=solved.rigorous) if gap < known.gap else known
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from logreg.optim.certificate import Bound, Norms, Reach, by_held_hessian, norms, size_of
+from logreg.optim.certificate import Bound, Norms, Reach, by_held_hessian, known_by, norms, rounding_of, size_of
 from logreg.optim.curvature import (
     Factored,
     Learned,
@@ -212,6 +212,9 @@ def _nearly_quadratic(progress: Progress, direct: Factored, of_rows: Norms, eval
     if not gap <= progress.tolerance * abs(evaluation.value):
         return False
     gradient = progress.frame.gradient_to(progress.problem.model, evaluation.gradient)
-    progress.bound, progress.best = Bound(evaluation.value, gap, True, gradient, evaluation.loss), progress.point
+    known = known_by(progress.problem, progress.frame, progress.point, evaluation)
+    rounding, error = rounding_of(known, progress.frame), known.value_error
+    progress.bound = Bound(evaluation.value, gap, True, gradient, evaluation.loss, rounding, error=error)
+    progress.best = progress.point
     progress.gap = gap
     return True

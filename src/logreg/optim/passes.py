@@ -117,7 +117,7 @@ class Problem:
         ratio = self.model.scale / frame.scale
         zero = ratio.new_zeros(1)
         return (
-            torch.cat([self.objective.l2 * ratio.square(), zero]),
+            torch.cat([self.objective.l2 * ratio * ratio, zero]),
             torch.cat([self.objective.l1 * ratio, zero]),
         )
 

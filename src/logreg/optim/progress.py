@@ -63,8 +63,13 @@ class Progress:
 
     @property
     def converged(self) -> bool:
-        """Whether the point is certified to be within the tolerance."""
-        return self.bound is not None and self.bound.gap <= self.tolerance * abs(self.bound.value)
+        """Whether the point is within the tolerance by its bound, or by an estimate where there is no better."""
+        return self.bound is not None and within(self.bound, self.tolerance)
+
+
+def within(bound: Bound, tolerance: float) -> bool:
+    """Whether a gap is within a tolerance relative to f."""
+    return bound.gap <= tolerance * abs(bound.value)
 
 
 def by_slope(progress: Progress, slope: Tensor, curvature: Tensor) -> float:
@@ -96,14 +101,14 @@ def steepness(progress: Progress, slopes: Tensor) -> Tensor:
 
 def certified(progress: Progress, evaluation: Evaluation | None) -> Asking[bool]:
     """Bounds the gap of the point in float64; whether it is within the tolerance."""
-    problem, frame = progress.problem, progress.frame
-    if evaluation is not None:
-        gradient = frame.gradient_to(problem.model, evaluation.gradient)
-        column = evaluation.by_intercept
-        column = None if column is None else frame.gradient_to(problem.model, column)
-        evaluation = evaluation._replace(gradient=gradient, hessian=None, by_intercept=column)
-    found = yield from bound(problem, progress.solution, evaluation, progress.tolerance)
-    if progress.bound is None or found.gap <= progress.bound.gap:
+    found = yield from bound(progress.problem, progress.point, evaluation, progress.tolerance, progress.frame)
+    best = progress.bound
+    # A bound is worth more than an estimate, unless that alone is within the tolerance.
+    if best is None or (within(found, progress.tolerance), found.rigorous, -found.gap) >= (
+        progress.converged,
+        best.rigorous,
+        -best.gap,
+    ):
         progress.bound, progress.best = found, progress.point
     progress.gap = found.gap
     return progress.converged
