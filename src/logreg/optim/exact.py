@@ -12,6 +12,7 @@ from torch import Tensor
 from logreg.errors import DataError
 from logreg.facts import Batch
 from logreg.objective import Objective
+from logreg.optim.canonical import settle
 from logreg.optim.certificate import GOOD, Bound, bound
 from logreg.optim.lbfgs import lbfgs
 from logreg.optim.newton import newton
@@ -34,14 +35,25 @@ from logreg.optim.working_sets import newton_on_working_sets
 
 
 def _newton(progress: Progress) -> Asking[None]:
-    """The kind of Newton's method that suits the problem."""
+    """The kind of Newton's method that suits the problem, ended at the optimum of least norm."""
     problem = progress.problem
-    narrow = problem.objective.l1 > 0 and not holds_hessian(problem)
-    return newton_on_working_sets(progress) if narrow else newton(progress)
+    if problem.objective.l1 > 0 and not holds_hessian(problem):
+        yield from newton_on_working_sets(progress)
+        yield from settle(progress)
+    else:
+        yield from settle(progress, (yield from newton(progress)))
 
 
-EXACT: dict[str, Callable[[Progress], Asking[None]]] = {"newton": _newton, "lbfgs": lbfgs}
-"""The exact optimizers by name: each a generator of passes that moves its `Progress` to the optimum."""
+def _lbfgs(progress: Progress) -> Asking[None]:
+    """L-BFGS, ended at the optimum of least norm."""
+    yield from settle(progress, (yield from lbfgs(progress)))
+
+
+EXACT: dict[str, Callable[[Progress], Asking[None]]] = {"newton": _newton, "lbfgs": _lbfgs}
+"""The exact optimizers by name: each a generator of passes that moves its `Progress` to the optimum.
+
+Where there are many optima it is the one of least norm; see `logreg.optim.canonical`.
+"""
 
 
 def choose(problem: Problem) -> tuple[str, str]:
