@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.optim.curvature import regauged
+from logreg.errors import DivergedError
+from logreg.optim.curvature import NOT_FINITE, regauged
 from logreg.optim.passes import Asking, Frame, Pass, Problem, Rows, Sample, ask, choose_frame
 from logreg.optim.progress import Progress, certified
 
@@ -88,11 +89,16 @@ def find_null_space(problem: Problem, frame: Frame | None = None) -> Asking[Null
     Args:
         problem: Whose rows will be shown.
         frame: In which the columns have mean 0, if it is known already.
+
+    Raises:
+        DivergedError: Squares of the rows are not finite.
     """
     if frame is None:
         frame = choose_frame(problem, (yield from ask(Sample(problem))), every_scale=True)
     triangle = yield from ask(Triangle(problem, frame))
     size = torch.linalg.vector_norm(triangle, dim=0)
+    if not bool(size.isfinite().all()):
+        raise DivergedError(NOT_FINITE)
     size = torch.where(size > 0, size, 1.0)
     _, values, vectors = torch.linalg.svd(triangle / size, full_matrices=True)
     rank = int((values > NULL * values.amax()).sum())

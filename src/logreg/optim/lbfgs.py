@@ -202,7 +202,8 @@ def lbfgs(progress: Progress) -> Asking[NullSpace | None]:
             break
         found = yield from _search(progress, now, slope, direction, l1, dtype, noise)
         if found is None:
-            poor = PATIENCE
+            poor = poor if pairs else PATIENCE
+            pairs.clear()  # curvature that no longer holds may have misled it
             continue
         at, there = found
         pairs.append(Pair(at - point, there.gradient - now.gradient))
