@@ -34,6 +34,9 @@ DAMPING = 1e-7
 L1_STEPS = 100
 """Of a quadratic model with l1, at most; what is left is done by the next Newton step."""
 
+L1_ROUNDING = 1e-12
+"""Gain of a step with l1, relative to all of them, that is rounding."""
+
 HOLDS = 10
 """Factorizations for one of them, at most: each time some coordinates at 0 are held there."""
 
@@ -180,7 +183,13 @@ def least(hessian: Tensor, gradient: Tensor, flat: float) -> tuple[Tensor, float
 
 
 def minimise_with_l1(
-    problem: Problem, frame: Frame, matrices: Tensor, gradient: Tensor, point: Tensor, accuracy: float
+    problem: Problem,
+    frame: Frame,
+    matrices: Tensor,
+    gradient: Tensor,
+    point: Tensor,
+    accuracy: float,
+    noise: float = 0.0,
 ) -> tuple[Tensor, float]:
     """Minimises the quadratic model with the penalty: g (v - u) + (v - u) H (v - u) / 2 + l1 |v|.
 
@@ -191,6 +200,7 @@ def minimise_with_l1(
         gradient: Of the smooth part at the point, (K, D + 1).
         point: u, (K, D + 1).
         accuracy: Last gain relative to all gain at which to end.
+        noise: Last gain itself at which to end.
 
     Returns:
         v, in which zeros are exact, and by how much the model is lower there than at u.
@@ -199,12 +209,12 @@ def minimise_with_l1(
     l2, l1 = problem.penalties(frame)
     parts = (matrices, gradient.reshape(flat), point.reshape(flat), l1.expand_as(point).reshape(flat))
     gauge = (point.shape, l2) if problem.softmax else None
-    solved = [_one_with_l1(*part, accuracy, gauge) for part in zip(*parts, strict=True)]
+    solved = [_one_with_l1(*part, accuracy, noise, gauge) for part in zip(*parts, strict=True)]
     return torch.stack([v for v, _ in solved]).view_as(point), sum(gain for _, gain in solved)
 
 
 def _one_with_l1(
-    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, accuracy: float, gauge: Gauge | None
+    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, accuracy: float, noise: float, gauge: Gauge | None
 ) -> tuple[Tensor, float]:
     """By projected Newton steps within the orthant that the slope points to.
 
@@ -220,16 +230,12 @@ def _one_with_l1(
     diagonal = matrix.diagonal()
     # Steps alone are damped, not the model: where columns repeat each other l1 has the last word.
     damped = matrix + torch.diag(torch.where(diagonal > 0, DAMPING * diagonal, 1.0))
-    if gauge is not None:
-        k, p = gauge[0]
-        mean = diagonal.view(k, p).mean(0)
-        damped = (damped.view(k, p, k, p) + torch.diag(mean)[None, :, None, :] / k).view(k * p, k * p)
     penalised = l1 > 0
     v, gain = start, 0.0
     for _ in range(L1_STEPS):
         smooth = gradient + matrix @ (v - start)
         slope = smallest_subgradient(v, smooth, l1)
-        step = _step_within(damped, slope, (v != 0) | (slope != 0), penalised & (v == 0))
+        step = _step_within(damped, slope, (v != 0) | (slope != 0), penalised & (v == 0), gauge)
         orthant = torch.where(v == 0, -slope.sign(), v.sign())
         ratio = torch.where(penalised & (v * step > 0), v / step, math.inf)  # length at which a coordinate is 0
         first = min(float(ratio.min()), 1.0)
@@ -245,12 +251,12 @@ def _one_with_l1(
         if not change < 0:
             break
         v, gain = moved, gain - change
-        if first == 1 and -change < accuracy * gain:
+        if -change < max((accuracy if first == 1 else L1_ROUNDING) * gain, noise):
             break
     return v, gain
 
 
-def _step_within(matrix: Tensor, slope: Tensor, free: Tensor, at_zero: Tensor) -> Tensor:
+def _step_within(matrix: Tensor, slope: Tensor, free: Tensor, at_zero: Tensor, gauge: Gauge | None) -> Tensor:
     """Newton's step to be subtracted, within the coordinates that are free, (P,).
 
     Coordinates at 0 may leave it only along the slope; others of them are held, and the rest is solved again.
@@ -259,7 +265,14 @@ def _step_within(matrix: Tensor, slope: Tensor, free: Tensor, at_zero: Tensor) -
     for _ in range(HOLDS):
         which = free.nonzero()[:, 0]
         step = torch.zeros_like(slope)
-        root, failed = torch.linalg.cholesky_ex(matrix[which][:, which])
+        within = matrix[which][:, which]
+        if gauge is not None:
+            # All outputs together have no curvature of their own; where one of them is held there is that of the rest.
+            k, p = gauge[0]
+            mean = torch.where(free.view(k, p).all(0), matrix.diagonal().view(k, p).mean(0), 0.0) / k
+            feature = which % p
+            within = within + torch.where(feature.unsqueeze(1) == feature, mean[feature], 0.0)
+        root, failed = torch.linalg.cholesky_ex(within)
         if bool(failed):
             step[which] = slope[which] / matrix.diagonal()[which]
             break

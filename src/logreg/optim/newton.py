@@ -52,6 +52,12 @@ CHEAP = 0.1
 FAR = 1e-6
 """Gap up to which it does, relative to what is wanted, below which no steps are made for it."""
 
+L1_ACCURACY = 1e-8
+"""Gain that is left in a quadratic model with l1, relative to all of it, at least: the next model will find it."""
+
+L1_NOISE = 1e-24
+"""Gain in it, relative to f, that is rounding: that of a slope, squared, over the least curvature."""
+
 SHORT = 0.02
 """Length of a step at which float32 is no longer believed."""
 
@@ -67,6 +73,9 @@ STEPS = 1000
 FINISH = 1e-3
 """Part of the usual gap that is aimed at without a penalty: one more step, so that coefficients have the digits that are
 compared with those of statistics packages, since their errors go with the root of the gap."""
+
+SURELY = 1e-16
+"""Gain, relative to f, at which a certificate is tried in any case."""
 
 FAILED = 5
 """Certificates in a row that come no nearer than half the best one so far, before giving up."""
@@ -113,7 +122,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[NullSpace | None]:
     l1 = problem.penalties(frame)[1]
     # The duality gap of l1 alone is of first order in the distance, what the model expects of second.
     first_order = problem.objective.l1 > 0 and not problem.objective.l2
-    stop_at = 0.1 * progress.tolerance ** (2 if first_order else 1)
+    stop_at = max(0.1 * progress.tolerance**2, SURELY) if first_order else 0.1 * progress.tolerance
     unpenalised = not (problem.objective.l2 or problem.objective.l1)
     if held and unpenalised:
         stop_at *= FINISH
@@ -215,7 +224,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[NullSpace | None]:
             nearest = min(nearest, progress.gap)
             if failed >= FAILED:
                 break
-            stop_at, cheap = max(stop_at / 10, 1e-16), math.inf
+            stop_at, cheap = stop_at / 10, math.inf
         if unpenalised and now.value < progress.tolerance * floor:
             break  # separated: f goes to 0, and the coefficients go with it to infinity
         if poor >= PATIENCE and exact:
@@ -250,8 +259,11 @@ def _with_matrix(
 ) -> tuple[Path, float]:
     """Newton's step, and what the quadratic model says it is worth."""
     if progress.problem.objective.l1:
-        accuracy = min(1e-2, max(1e-16, progress.near))
-        target, gain = minimise_with_l1(progress.problem, progress.frame, direct.matrices, gradient, point, accuracy)
+        accuracy = min(1e-2, max(L1_ACCURACY, progress.near))
+        noise = L1_NOISE * abs(progress.value)
+        target, gain = minimise_with_l1(
+            progress.problem, progress.frame, direct.matrices, gradient, point, accuracy, noise
+        )
     else:
         step = direct.step(gradient)
         target, gain = centred(progress.problem, point - step), float((step * gradient).sum()) / 2

@@ -146,7 +146,7 @@ def root_of(matrix: Tensor) -> Tensor:
     root, failed = torch.linalg.cholesky_ex(matrix)
     ridge = max(RIDGE * float(matrix.diagonal().max()), torch.finfo(matrix.dtype).tiny)
     for _ in range(ITERATIONS):
-        if not bool(failed):
+        if not bool(failed) and bool(root.diagonal().isfinite().all()):
             return root
         if not math.isfinite(ridge):
             break
