@@ -30,8 +30,8 @@ def levels(draw: np.random.Generator, number: int) -> Array:
 TABLES: dict[str, Callable[[np.random.Generator], Array]] = {
     "all levels of a category": lambda draw: np.column_stack([draw.normal(size=ROWS), levels(draw, 4)]),
     "two categories": lambda draw: np.column_stack([draw.normal(size=ROWS), levels(draw, 4), levels(draw, 3)]),
-    "a column twice": lambda draw: (z := draw.normal(size=(ROWS, 2)))[:, [0, 1, 0]],
-    "a sum of columns": lambda draw: (z := draw.integers(-9, 9, (ROWS, 2)) / 4.0) @ [[1.0, 0, 1], [0, 1, 1]],
+    "a column twice": lambda draw: draw.normal(size=(ROWS, 2))[:, [0, 1, 0]],
+    "a sum of columns": lambda draw: (draw.integers(-9, 9, (ROWS, 2)) / 4.0) @ [[1.0, 0, 1], [0, 1, 1]],
     "a constant column": lambda draw: np.column_stack([draw.normal(size=(ROWS, 2)), np.full(ROWS, 0.1)]),
     "a large constant column": lambda draw: np.column_stack([draw.normal(size=(ROWS, 2)), np.full(ROWS, 12345.678)]),
     "more columns than different rows": lambda draw: np.repeat(draw.normal(size=(8, 12)), ROWS // 8, 0),

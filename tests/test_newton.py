@@ -1,7 +1,8 @@
-"""Newton's method where it is hard: l1 with columns that depend on each other, and numbers at the ends of their range."""
+"""Newton's method where it is hard: l1 with columns that depend on each other, and numbers of any size."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -133,11 +134,8 @@ def test_numbers_of_any_size_come_to_an_end(size: float, optimizer: str) -> None
         if not bool(features.to(kind).isfinite().all()):
             continue
         for objective in (Objective("bce"), Objective("bce", l2=1e-3), Objective("bce", l1=1e-3)):
-            try:
+            with contextlib.suppress(LogregError):  # such numbers may be refused
                 found = fit(features.to(kind), labels, objective, optimizer=optimizer)
-            except LogregError as error:
-                assert "\n" not in str(error)
-            else:
                 assert bool(found.coef.isfinite().all())
                 assert found.bound.value <= math.log(2) * (1 + 1e-9)
 
@@ -158,9 +156,9 @@ def test_a_matrix_that_is_not_finite_is_said_to_be_so(bad: float) -> None:
     problem = problem_of(InMemory(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])), Objective("bce"))
     matrix = torch.eye(3, dtype=torch.float64)
     matrix[0, 0] = bad
-    with pytest.raises(DivergedError, match="not finite.*precision=64"):
+    with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
         factored(problem, matrix.unsqueeze(0))
-    with pytest.raises(DivergedError, match="not finite.*precision=64"):
+    with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
         root_of(matrix)
 
 

@@ -80,7 +80,7 @@ def checked_labels(features: Tensor, labels: Tensor, num_classes: int | None) ->
         found = torch.unique(whole)  # not a count by class, which labels such as 1e15 would make too long
         if len(found) == 1:
             raise DataError(
-                f"`labels` must have two classes at least, got {low} alone. Give num_classes if others are missing here."
+                f"`labels` must have two classes at least, got {low} alone. Give num_classes where more are known."
             )
         if len(found) <= high:
             expected = torch.arange(len(found), device=found.device)
@@ -120,8 +120,8 @@ def check_weights(labels: Tensor, sample_weight: Tensor | None, class_weight: Se
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
         raise DataError(
-            f"`sample_weight` must be finite and >= 0, got {sample_weight[row].item()} in row {row}. Leave out rows that "
-            "should not count, or give them 0."
+            f"`sample_weight` must be finite and >= 0, got {sample_weight[row].item()} in row {row}. Leave out "
+            "rows that should not count, or give them 0."
         )
     if not 0 < float(sample_weight.sum(dtype=torch.float64)) < math.inf:
         raise DataError(

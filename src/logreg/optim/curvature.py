@@ -56,7 +56,7 @@ RIDGES = 11
 """How often that is made a hundred times as large, at most."""
 
 FLAT = 1e-13
-"""Curvature by a coordinate that is rounding of float64, relative to what it is before the feature's mean is subtracted."""
+"""Curvature by a coordinate that is rounding of float64, relative to what it is before a mean is subtracted."""
 
 SINGULAR = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Smallest pivot of a Hessian computed in that type, relative to its diagonal, from which on it may be singular."""
@@ -287,8 +287,8 @@ def _step_within(matrix: Tensor, slope: Tensor, free: Tensor, at_zero: Tensor, g
 def regauged(point: Tensor, l1: Tensor, gauge: Gauge) -> Tensor:
     """The outputs' coefficients of each feature less the number s that makes the penalties least.
 
-    Without l2 that is any median of theirs, and of these the one next to their mean: it leaves the least norm.  With l2,
-    s is the median of the K of them and of the K + 1 places where the slope would be 0 if j of them lay below s.
+    Without l2 that is any median of theirs, and of these the one next to their mean: it leaves the least norm.  With
+    l2, s is the median of the K of them and of the K + 1 places where the slope would be 0 if j of them lay below s.
     """
     shape, l2 = gauge
     values, l1 = point.view(shape), l1.view(shape)[0]

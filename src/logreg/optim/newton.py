@@ -71,8 +71,8 @@ STEPS = 1000
 """Points at which f is evaluated, at most."""
 
 FINISH = 1e-3
-"""Part of the usual gap that is aimed at without a penalty: one more step, so that coefficients have the digits that are
-compared with those of statistics packages, since their errors go with the root of the gap."""
+"""Part of the usual gap that is aimed at without a penalty: one more step, so that coefficients have the digits that
+are compared with those of statistics packages, since their errors go with the root of the gap."""
 
 SURELY = 1e-16
 """Gain, relative to f, at which a certificate is tried in any case."""
