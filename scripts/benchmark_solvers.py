@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+import benchmark_l1
 from benchmark_tools import Seconds, alternate, process_peak, spread, timed
 from logreg.functional import LossName, one_vs_rest
 from logreg.objective import Objective
@@ -631,5 +632,6 @@ PROBLEMS: dict[str, Callable[[argparse.Namespace], None]] = {
     **{name: partial(compare, name) for name in CASES},
     "path": path,
     "memory": memory,
+    "l1": benchmark_l1.run,
 }
 """What --problem may name."""

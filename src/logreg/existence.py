@@ -49,6 +49,9 @@ LARGEST, LARGEST_PROGRAM, MOST_NUMBERS = 2000, 300, 10**8
 BLOCK = 2**20
 """Numbers looked at at once."""
 
+DOUBLINGS, PROGRAMS = 1100, 1000
+"""Of the length of a step, all that float64 has; and linear programs, each with more rows than the one before."""
+
 MOST_NAMES = 3
 """Columns and classes named in a sentence; the rest is counted."""
 
@@ -304,7 +307,9 @@ def _least_hinge(
         change = signed @ step
         low, high = 0.0, 1.0
         if bool(((margins + change < 1) != left).any()):  # else the minimum is at 1
-            while float((1 - margins - high * change).clamp_min(0) @ change) > 0:
+            for _ in range(DOUBLINGS):
+                if not float((1 - margins - high * change).clamp_min(0) @ change) > 0:
+                    break
                 low, high = high, 2 * high
             for _ in range(10):
                 middle = (low + high) / 2
@@ -476,7 +481,7 @@ class _Inequalities:
         cost[-1] = -1
         nearest = cosines.where(told, torch.inf).flatten().topk(min(5 * free, int(told.sum())), largest=False).indices
         chosen = torch.cat([nearest, self._some(pairs & ~told, 5 * free)]).unique()
-        while True:
+        for _ in range(PROGRAMS):
             signed = sparse.csr_array(self._matrix(chosen, first).numpy())
             needs = told.flatten()[chosen].double().unsqueeze(1).numpy()
             rows = sparse.hstack([-signed, sparse.csr_array((len(chosen), slopes)), needs])
@@ -503,6 +508,7 @@ class _Inequalities:
             if not bool(lack.any()):
                 return direction
             chosen = _with_worst(chosen, lack, max(100, free))
+        raise _TooMuchWork
 
     def _some(self, pairs: Tensor, number: int) -> Tensor:
         """Some of these pairs, of each group, by their places in a row-major list: shape (m,)."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.errors import DivergedError
 from logreg.optim.passes import Asking, Diagonal, Frame, Notes, Problem, Product, SampledCurvature, ask
 
 Solve = Callable[[Tensor], Tensor]
@@ -30,6 +31,18 @@ MEMORY = 0.2
 DAMPING = 1e-7
 """What steps with l1 add to the curvature, relative to it."""
 
+L1_STEPS = 100
+"""Of a quadratic model with l1, at most; what is left is done by the next Newton step."""
+
+L1_ROUNDING = 1e-12
+"""Gain of a step with l1, relative to all of them, that is rounding."""
+
+HOLDS = 10
+"""Factorizations for one of them, at most: each time some coordinates at 0 are held there."""
+
+PROJECTED = (1.0, 0.5, 0.25)
+"""Lengths of a step with l1 whose projections are tried beside the one to the first crossing."""
+
 LITTLE = 16e6
 """Numbers that they may hold in any case."""
 
@@ -38,6 +51,21 @@ PAIRS, PAIRS_MEMORY, PAIRS_LITTLE = 300, 0.1, 4e6
 
 STALLED = 0.5
 """Ratio of the last gain to the mean gain of a product so far, below which conjugate gradients have done their work."""
+
+RIDGES = 11
+"""How often that is made a hundred times as large, at most."""
+
+FLAT = 1e-13
+"""Curvature by a coordinate that is rounding of float64, relative to what it is before a mean is subtracted."""
+
+SINGULAR = {torch.float32: 1e-5, torch.float64: 1e-10}
+"""Smallest pivot of a Hessian computed in that type, relative to its diagonal, from which on it may be singular."""
+
+NOT_FINITE = (
+    "the curvature of the objective is not finite: features are too large or too small for the arithmetic. Standardize "
+    "them with dataset.standardize=true, bring them to units in which they are about 1, or set precision=64."
+)
+"""What is said of such a Hessian."""
 
 RIDGE = 1e-12
 """What is added to a Hessian, relative to its diagonal, so that it can be factored where columns repeat each other."""
@@ -75,6 +103,8 @@ class Factored(NamedTuple):
     """Their Cholesky factors."""
     ridge: float
     """What was added to their diagonals for that, relative to these."""
+    weakest: float = 1.0
+    """The smallest pivot, relative to the diagonal: about 0 where a direction has next to no curvature."""
 
     def step(self, gradient: Tensor) -> Tensor:
         """The Newton step to be subtracted, in the shape of the gradient."""
@@ -82,8 +112,23 @@ class Factored(NamedTuple):
         return torch.cholesky_solve(flat, self.roots).view_as(gradient)
 
 
-def factored(problem: Problem, hessian: Tensor) -> Factored:
-    """Factors a Hessian of `Evaluate`; directions in which f does not change get a curvature of their own."""
+def factored(
+    problem: Problem, hessian: Tensor, frame: Frame | None = None, null: Tensor | None = None, rounding: float = FLAT
+) -> Factored:
+    """Factors a Hessian of `Evaluate`; directions in which f does not change get a curvature of their own.
+
+    Args:
+        problem: Whose Hessian it is.
+        hessian: As `Evaluation` has it.
+        frame: Of the coordinates that it is by; the model's own for ``None``.
+        null: Directions that change no logit, (D + 1, R), in that frame.
+        rounding: Curvature by a coordinate that is none, without a penalty.
+
+    Raises:
+        DivergedError: It is not finite.
+    """
+    if not bool(hessian.isfinite().all()):
+        raise DivergedError(NOT_FINITE)
     k, p = problem.num_outputs, problem.num_features + 1
     if problem.softmax:
         # Adding one vector to all outputs changes no probability, and no gradient points that way but l1's.
@@ -95,16 +140,30 @@ def factored(problem: Problem, hessian: Tensor) -> Factored:
     else:
         matrices = hessian
     size = matrices.diagonal(dim1=1, dim2=2).clamp(min=0)
+    flat, frame = size <= 0, frame or problem.model
+    if not (problem.objective.l2 or problem.objective.l1):
+        # The curvature by a constant column is what rounding left where its mean was taken away.
+        reach = torch.cat([1 + (frame.center / frame.scale).abs(), torch.ones_like(frame.scale[:1])]).square()
+        of_ones = size.view(k, p)[:, -1:]
+        flat |= size <= (rounding * reach * of_ones).view_as(size)
+        size = torch.where(flat, (reach * of_ones).view_as(size), size)
     size = torch.where(size > 0, size, 1.0).sqrt()
     scaled = matrices / (size.unsqueeze(2) * size.unsqueeze(1))
-    ridge = RIDGE
-    while True:
-        roots, failed = torch.linalg.cholesky_ex(
-            scaled + ridge * torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
-        )
+    if null is not None and null.shape[1]:
+        along = torch.block_diag(*[null] * k) if problem.softmax else null
+        along = torch.linalg.qr(size.unsqueeze(2) * along).Q
+        scaled = scaled + along @ along.mT
+    one = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+    for power in range(RIDGES):
+        ridge = RIDGE * 100.0**power
+        roots, failed = torch.linalg.cholesky_ex(scaled + ridge * one)
         if not bool(failed.any()):
-            return Factored(matrices, roots * size.unsqueeze(2), ridge)
-        ridge *= 100
+            pivots = roots.diagonal(dim1=1, dim2=2).square().masked_fill(flat, 0.0)
+            pivots = pivots if ridge == RIDGE else torch.zeros_like(pivots)
+            if not problem.intercept:
+                pivots = pivots.view(k, p)[:, :-1]
+            return Factored(matrices, roots * size.unsqueeze(2), ridge, float(pivots.min()))
+    raise DivergedError(NOT_FINITE)
 
 
 def least(hessian: Tensor, gradient: Tensor, flat: float) -> tuple[Tensor, float]:
@@ -124,7 +183,13 @@ def least(hessian: Tensor, gradient: Tensor, flat: float) -> tuple[Tensor, float
 
 
 def minimise_with_l1(
-    problem: Problem, frame: Frame, matrices: Tensor, gradient: Tensor, point: Tensor, accuracy: float
+    problem: Problem,
+    frame: Frame,
+    matrices: Tensor,
+    gradient: Tensor,
+    point: Tensor,
+    accuracy: float,
+    noise: float = 0.0,
 ) -> tuple[Tensor, float]:
     """Minimises the quadratic model with the penalty: g (v - u) + (v - u) H (v - u) / 2 + l1 |v|.
 
@@ -135,6 +200,7 @@ def minimise_with_l1(
         gradient: Of the smooth part at the point, (K, D + 1).
         point: u, (K, D + 1).
         accuracy: Last gain relative to all gain at which to end.
+        noise: Last gain itself at which to end.
 
     Returns:
         v, in which zeros are exact, and by how much the model is lower there than at u.
@@ -143,65 +209,86 @@ def minimise_with_l1(
     l2, l1 = problem.penalties(frame)
     parts = (matrices, gradient.reshape(flat), point.reshape(flat), l1.expand_as(point).reshape(flat))
     gauge = (point.shape, l2) if problem.softmax else None
-    solved = [_one_with_l1(*part, accuracy, gauge) for part in zip(*parts, strict=True)]
+    solved = [_one_with_l1(*part, accuracy, noise, gauge) for part in zip(*parts, strict=True)]
     return torch.stack([v for v, _ in solved]).view_as(point), sum(gain for _, gain in solved)
 
 
 def _one_with_l1(
-    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, accuracy: float, gauge: Gauge | None
+    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, accuracy: float, noise: float, gauge: Gauge | None
 ) -> tuple[Tensor, float]:
-    """By Newton steps within the orthant that the slope points to; each is exact on the coordinates that are free.
+    """By projected Newton steps within the orthant that the slope points to.
 
-    Where there is a gauge, steps leave that direction alone, and `_regauged` finds the best place along it.
+    Each is exact on the coordinates that are free.  Those at 0 that it would lead out of the orthant are held there,
+    and the rest is solved again.  Of the projected step and the one that ends where the first coordinate becomes 0,
+    the better one is taken: the second always leads down.
+
+    Where there is a gauge, steps leave that direction alone, and `regauged` finds the best place along it.
+
+    References:
+        Bertsekas (1982), Projected Newton methods for optimization problems with simple constraints.
     """
     diagonal = matrix.diagonal()
     # Steps alone are damped, not the model: where columns repeat each other l1 has the last word.
     damped = matrix + torch.diag(torch.where(diagonal > 0, DAMPING * diagonal, 1.0))
-    if gauge is not None:
-        k, p = gauge[0]
-        mean = diagonal.view(k, p).mean(0)
-        damped = (damped.view(k, p, k, p) + torch.diag(mean)[None, :, None, :] / k).view(k * p, k * p)
-
+    penalised = l1 > 0
     v, gain = start, 0.0
-    for _ in range(300):
+    for _ in range(L1_STEPS):
         smooth = gradient + matrix @ (v - start)
         slope = smallest_subgradient(v, smooth, l1)
-        free = ((v != 0) | (slope != 0)).nonzero()[:, 0]
-        if not len(free):
-            break
-        root, failed = torch.linalg.cholesky_ex(damped[free][:, free])
-        step = torch.zeros_like(v)
-        step[free] = slope[free] / damped.diagonal()[free]
-        if not bool(failed):
-            step[free] = torch.cholesky_solve(slope[free].unsqueeze(1), root)[:, 0]
+        step = _step_within(damped, slope, (v != 0) | (slope != 0), penalised & (v == 0), gauge)
         orthant = torch.where(v == 0, -slope.sign(), v.sign())
-        length, change = 1.0, 0.0
-        while length > 1e-9 and not change < 0:
-            moved = v - length * step
-            moved = torch.where((l1 > 0) & (moved.sign() != orthant), 0.0, moved)
-            moved = moved if gauge is None else _regauged(moved, l1, gauge)
-            change = _model_change(matrix, smooth, l1, v, moved)
-            length /= 2
-        if not change < 0:  # the steps of the coordinates hinder each other: one coordinate alone always gains
-            curvature = damped.diagonal()
-            j = int((slope.square() / curvature).argmax())
-            alone = v[j] - smooth[j] / curvature[j]
-            moved = v.clone()
-            moved[j] = alone.sign() * (alone.abs() - l1[j] / curvature[j]).clamp(min=0)
-            change = _model_change(matrix, smooth, l1, v, moved)
-            if not change < 0:
-                break
+        ratio = torch.where(penalised & (v * step > 0), v / step, math.inf)  # length at which a coordinate is 0
+        first = min(float(ratio.min()), 1.0)
+        crossing = torch.where(ratio <= first, 0.0, v - first * step)
+        moves = [crossing] if first == 1 else [crossing, *(v - length * step for length in PROJECTED)]
+        moved, change = v, 0.0
+        for move in moves:
+            there = torch.where(penalised & (move.sign() != orthant), 0.0, move)
+            there = there if gauge is None else regauged(there, l1, gauge)
+            its = _model_change(matrix, smooth, l1, v, there)
+            if its < change:
+                moved, change = there, its
+        if not change < 0:
+            break
         v, gain = moved, gain - change
-        if -change < accuracy * gain:
+        if -change < max((accuracy if first == 1 else L1_ROUNDING) * gain, noise):
             break
     return v, gain
 
 
-def _regauged(point: Tensor, l1: Tensor, gauge: Gauge) -> Tensor:
+def _step_within(matrix: Tensor, slope: Tensor, free: Tensor, at_zero: Tensor, gauge: Gauge | None) -> Tensor:
+    """Newton's step to be subtracted, within the coordinates that are free, (P,).
+
+    Coordinates at 0 may leave it only along the slope; others of them are held, and the rest is solved again.
+    """
+    step = torch.zeros_like(slope)
+    for _ in range(HOLDS):
+        which = free.nonzero()[:, 0]
+        step = torch.zeros_like(slope)
+        within = matrix[which][:, which]
+        if gauge is not None:
+            # All outputs together have no curvature of their own; where one of them is held there is that of the rest.
+            k, p = gauge[0]
+            mean = torch.where(free.view(k, p).all(0), matrix.diagonal().view(k, p).mean(0), 0.0) / k
+            feature = which % p
+            within = within + torch.where(feature.unsqueeze(1) == feature, mean[feature], 0.0)
+        root, failed = torch.linalg.cholesky_ex(within)
+        if bool(failed):
+            step[which] = slope[which] / matrix.diagonal()[which]
+            break
+        step[which] = torch.cholesky_solve(slope[which].unsqueeze(1), root)[:, 0]
+        wrong = free & at_zero & (step * slope <= 0)
+        if not bool(wrong.any()):
+            break
+        free = free & ~wrong
+    return step
+
+
+def regauged(point: Tensor, l1: Tensor, gauge: Gauge) -> Tensor:
     """The outputs' coefficients of each feature less the number s that makes the penalties least.
 
-    Without l2 that is their median, or 0 where 0 is one of the medians.  With it, s is the median of the K of them and
-    of the K + 1 places where the slope would be 0 if j of them lay below s.
+    Without l2 that is any median of theirs, and of these the one next to their mean: it leaves the least norm.  With
+    l2, s is the median of the K of them and of the K + 1 places where the slope would be 0 if j of them lay below s.
     """
     shape, l2 = gauge
     values, l1 = point.view(shape), l1.view(shape)[0]
@@ -210,8 +297,8 @@ def _regauged(point: Tensor, l1: Tensor, gauge: Gauge) -> Tensor:
     places = values.mean(0) + (k - 2 * below) * (l1 / (k * l2.clamp(min=1e-300)))
     shift = torch.cat([values, places]).median(0).values
     ordered = values.sort(0).values
-    low, high = ordered[(k - 1) // 2], ordered[k // 2]
-    shift = torch.where(l2 > 0, shift, torch.where(low > 0, low, torch.where(high < 0, high, 0.0)))
+    median = values.mean(0).clamp(ordered[(k - 1) // 2], ordered[k // 2])
+    shift = torch.where(l2 > 0, shift, median)
     return (values - torch.where(l1 > 0, shift, 0.0)).flatten()
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from logreg.errors import DataError
 from logreg.facts import Batch
 from logreg.objective import Objective
+from logreg.optim.arguments import check_knobs, check_weights, checked_labels
+from logreg.optim.canonical import settle
 from logreg.optim.certificate import GOOD, Bound, bound
 from logreg.optim.lbfgs import lbfgs
 from logreg.optim.newton import newton
@@ -36,14 +38,25 @@ from logreg.stored import Blocks, Moments, StoredForm, check_scale, is_ordinary,
 
 
 def _newton(progress: Progress) -> Asking[None]:
-    """The kind of Newton's method that suits the problem."""
+    """The kind of Newton's method that suits the problem, ended at the optimum of least norm."""
     problem = progress.problem
-    narrow = problem.objective.l1 > 0 and not holds_hessian(problem)
-    return newton_on_working_sets(progress) if narrow else newton(progress)
+    if problem.objective.l1 > 0 and not holds_hessian(problem):
+        yield from newton_on_working_sets(progress)
+        yield from settle(progress)
+    else:
+        yield from settle(progress, (yield from newton(progress)))
 
 
-EXACT: dict[str, Callable[[Progress], Asking[None]]] = {"newton": _newton, "lbfgs": lbfgs}
-"""The exact optimizers by name: each a generator of passes that moves its `Progress` to the optimum."""
+def _lbfgs(progress: Progress) -> Asking[None]:
+    """L-BFGS, ended at the optimum of least norm."""
+    yield from settle(progress, (yield from lbfgs(progress)))
+
+
+EXACT: dict[str, Callable[[Progress], Asking[None]]] = {"newton": _newton, "lbfgs": _lbfgs}
+"""The exact optimizers by name: each a generator of passes that moves its `Progress` to the optimum.
+
+Where there are many optima it is the one of least norm; see `logreg.optim.canonical`.
+"""
 
 
 def choose(problem: Problem) -> tuple[str, str]:
@@ -101,22 +114,33 @@ def fit(
 
     Args:
         features: Shape (N, D), any floating type, in source units; the coefficients of these are penalised.
-        labels: Shape (N,), int64, in [0, C).
+        labels: Shape (N,), whole numbers in [0, C) of any type.
         objective: What is minimised.
-        num_classes: C; one more than the largest label when ``None``.
-        sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
-        class_weight: C weights in the loss; empty for all 1.
+        num_classes: C; ``None`` for one more than the largest label, where every class has a row.
+        sample_weight: Shape (N,), >= 0, some > 0; ``None`` weighs all rows 1.
+        class_weight: C weights > 0 in the loss; empty for all 1.
         optimizer: A name of `EXACT`.
-        tolerance: Relative gap to end at.
+        tolerance: Relative gap > 0 to end at.
         max_passes: Passes over the rows at most.
         dtype: Of the arithmetic far from the optimum; float64 for features in float64, else float32.
         intercept: Whether there is one; else it is 0.
         watch: Is called after each pass.
 
+    Where many coefficients are optimal, they are those of least norm: without a penalty where columns depend on each
+    other (all levels of a category, repeated or constant columns, more columns than rows), and of a softmax with l1
+    alone. The norm counts no intercept; those of a softmax sum to 0. Of columns that repeat each other l1 alone picks
+    any split of the coefficient.
+
     Raises:
-        DataError: A feature is not finite, or larger or smaller than float64 can compute with.
+        DataError: A feature is not finite, or larger or smaller than float64 can compute with; or labels or weights are
+            not what they must be.
+        ConfigError: Something else is out of its range.
+        DivergedError: Features are too large or too small for the arithmetic.
     """
     started, passes = time.perf_counter(), 0
+    check_knobs(objective, optimizer, tolerance, max_passes, EXACT)
+    labels, num_classes = checked_labels(features, labels, num_classes)
+    check_weights(labels, sample_weight, class_weight, num_classes)
     if not bool(features.sum().isfinite()) and not bool((finite := features.isfinite()).all()):
         row, column = (int(place) for place in (~finite).nonzero()[0])
         raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")

@@ -10,9 +10,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.errors import DivergedError
+from logreg.optim.canonical import WIDEST as WIDEST_NULL
+from logreg.optim.canonical import NullSpace, find_null_space
 from logreg.optim.certificate import forms_hessian
-from logreg.optim.curvature import DRAWN, LITTLE, MEMORY, WIDEST, centred, preconditioner, smallest_subgradient
-from logreg.optim.newton import newton
+from logreg.optim.curvature import (
+    DRAWN,
+    LITTLE,
+    MEMORY,
+    NOT_FINITE,
+    WIDEST,
+    centred,
+    preconditioner,
+    smallest_subgradient,
+)
+from logreg.optim.newton import is_finite, newton
 from logreg.optim.passes import Asking, Diagonal, Evaluate, Evaluation, Problem, SampledCurvature, ask
 from logreg.optim.progress import NOISE, Progress, certified
 from logreg.optim.start import start
@@ -40,6 +52,15 @@ PATIENCE = 8
 
 SAFE = 10.0
 """How many times the expected gain there may be: the last steps did not meet all of the curvature."""
+
+STEPS = 20_000
+"""At most."""
+
+LAST = 1e-20
+"""Expected gain, relative to f, that is rounding in float64."""
+
+HOLDS = 100
+"""Times that coordinates at 0 are held there for one direction, at most."""
 
 RIDGE = 1e-5
 """What keeps a sampled matrix positive, relative to its diagonal."""
@@ -109,7 +130,7 @@ def _least_of_cubic(left: Trial, right: Trial) -> float:
     return left.length + width * (share if math.isfinite(share) else 0.5)
 
 
-def lbfgs(progress: Progress) -> Asking[None]:
+def lbfgs(progress: Progress) -> Asking[NullSpace | None]:
     """Minimises f from where ``progress`` stands until it is certified to be within its tolerance.
 
     float32 arithmetic, where the problem asks for it, serves while it leads nearer.  With l1 a search stays within the
@@ -117,6 +138,12 @@ def lbfgs(progress: Progress) -> Asking[None]:
 
     Args:
         progress: Of the problem; told of each step.
+
+    Returns:
+        The directions that change no logit, where they were looked for: without a penalty.  No step goes along them.
+
+    Raises:
+        DivergedError: f or its gradient is not finite.
 
     Source:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4; Andrew and Gao (2007), Scalable training of
@@ -130,10 +157,20 @@ def lbfgs(progress: Progress) -> Asking[None]:
     by_hessian = unpenalised or (not problem.objective.l1 and forms_hessian(problem))
     pairs: deque[Pair] = deque(maxlen=PAIRS)
     inverse: Inverse | None = None
-    made_at, nearest, poor, enough, downhill = math.inf, math.inf, 0, progress.tolerance, -math.inf
+    made_at, nearest, poor, enough, again, downhill = math.inf, math.inf, 0, progress.tolerance, -1.0, -math.inf
     direction = progress.point
+    null = None
+    if unpenalised and problem.num_features < WIDEST_NULL:
+        null = yield from find_null_space(problem, frame)
+        progress.point = null.without(problem, frame, progress.point)
     now = yield from ask(Evaluate(problem, frame, progress.point, dtype))
-    while True:
+    for _ in range(STEPS):
+        if not is_finite(now):
+            if dtype == torch.float64:
+                raise DivergedError(NOT_FINITE)
+            dtype = torch.float64
+            now = yield from ask(Evaluate(problem, frame, progress.point, dtype))
+            continue
         point, exact, size = progress.point, dtype == torch.float64, max(abs(now.value), 1e-300)
         slope, noise = smallest_subgradient(point, now.gradient, l1), NOISE[dtype] * size
         gap = expected_gap(progress, now) / size
@@ -142,6 +179,7 @@ def lbfgs(progress: Progress) -> Asking[None]:
             if inverse is None or stale:
                 inverse, stale = (yield from _preconditioner(progress, now)), True
             direction = _direction(problem, point, slope, l1, pairs, inverse)
+            direction = direction if null is None else null.without(problem, frame, direction)
             downhill = float((slope * direction).sum())
             progress.near = -downhill / 2 / size
             made_at = progress.near if stale else made_at
@@ -154,26 +192,30 @@ def lbfgs(progress: Progress) -> Asking[None]:
             dtype, poor, nearest = torch.float64, 0, math.inf
             now = yield from ask(Evaluate(problem, frame, point, dtype))
             continue
-        if gap <= enough:
+        if gap <= enough or progress.near <= again:
             if (yield from certified(progress, now)):
-                return
-            enough = gap / 30 if gap > 0 else -1.0
+                return null
+            # Where all coefficients are 0 no gap is expected, while the intercepts have some way to go.
+            enough, again = (gap / 30, -1.0) if gap > 0 else (-1.0, min(progress.near, 1.0) / 30)
             continue
         if stuck:
             break
         found = yield from _search(progress, now, slope, direction, l1, dtype, noise)
         if found is None:
-            poor = PATIENCE
+            poor = poor if pairs else PATIENCE
+            pairs.clear()  # curvature that no longer holds may have misled it
             continue
         at, there = found
         pairs.append(Pair(at - point, there.gradient - now.gradient))
-        poor = 0 if now.value - there.value > noise or progress.near < nearest else poor + 1
+        nearer = now.value - there.value > noise or LAST < progress.near < nearest
+        poor = 0 if nearer else poor + 1
         nearest = min(nearest, progress.near)
         progress.point, now = at, there
     if progress.best is not progress.point:
         yield from certified(progress, now if exact else None)
     if progress.best is not None:
         progress.point = progress.best
+    return null
 
 
 def expected_gap(progress: Progress, now: Evaluation) -> float:
@@ -233,12 +275,14 @@ def _direction(
 ) -> Tensor:
     """Where to go, downhill; with l1 coefficients leave 0 towards the side that the slope allows, or not at all."""
     free = (point != 0) | (slope != 0) | (l1 == 0)
-    while True:
+    direction, wrong = torch.zeros_like(slope), free
+    for _ in range(HOLDS):
         direction = -_product(problem, slope, free, pairs, inverse)
         wrong = free & (l1 > 0) & (point == 0) & (direction * slope >= 0)
         if not bool(wrong.any()):
             return direction
         free = free & ~wrong
+    return direction.masked_fill(wrong, 0.0)
 
 
 def _product(problem: Problem, gradient: Tensor, free: Tensor, pairs: Sequence[Pair], inverse: Inverse) -> Tensor:
@@ -258,7 +302,8 @@ def _product(problem: Problem, gradient: Tensor, free: Tensor, pairs: Sequence[P
     product = within(inverse(within(rest), free))
     if used:
         _, change, curvature, _ = used[0]
-        product = product * (curvature / float((change * within(inverse(within(change), free))).sum()))
+        size = float((change * within(inverse(within(change), free))).sum())
+        product = product * (curvature / size if size > 0 else 1.0)
     for step, change, curvature, factor in reversed(used):
         product = product + (factor - float((change * product).sum()) / curvature) * step
     return within(product)

@@ -8,8 +8,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from logreg.errors import DivergedError
+from logreg.optim.canonical import NullSpace, find_null_space
 from logreg.optim.certificate import Bound, Norms, Reach, by_held_hessian, known_by, norms, rounding_of, size_of
 from logreg.optim.curvature import (
+    FLAT,
+    NOT_FINITE,
+    SINGULAR,
     Factored,
     Learned,
     Solution,
@@ -47,6 +52,12 @@ CHEAP = 0.1
 FAR = 1e-6
 """Gap up to which it does, relative to what is wanted, below which no steps are made for it."""
 
+L1_ACCURACY = 1e-8
+"""Gain that is left in a quadratic model with l1, relative to all of it, at least: the next model will find it."""
+
+L1_NOISE = 1e-24
+"""Gain in it, relative to f, that is rounding: that of a slope, squared, over the least curvature."""
+
 SHORT = 0.02
 """Length of a step at which float32 is no longer believed."""
 
@@ -56,8 +67,24 @@ EIGEN = 256
 PATIENCE = 12
 """Steps in a row that gain next to nothing, before giving up."""
 
+STEPS = 1000
+"""Points at which f is evaluated, at most."""
 
-def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
+FINISH = 1e-3
+"""Part of the usual gap that is aimed at without a penalty: one more step, so that coefficients have the digits that
+are compared with those of statistics packages, since their errors go with the root of the gap."""
+
+SURELY = 1e-16
+"""Gain, relative to f, at which a certificate is tried in any case."""
+
+FAILED = 5
+"""Certificates in a row that come no nearer than half the best one so far, before giving up."""
+
+ROUNDING = {torch.float32: 1e-6, torch.float64: FLAT}
+"""Curvature by a coordinate that is rounding, where the Hessian was computed in that type; see `FLAT`."""
+
+
+def newton(progress: Progress, rough: float = 0.0) -> Asking[NullSpace | None]:
     """Minimises f from where ``progress`` stands until it is certified to be within its tolerance.
 
     float32 arithmetic, where the problem asks for it, serves far from the optimum and in the curvature; the last
@@ -65,9 +92,19 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
 
     With l1 each step minimises the quadratic model with the penalty; the Hessian must be one that can be held.
 
+    Without a penalty, directions that change no logit are looked for as soon as the Hessian is nearly singular, and the
+    point stays the one of least norm; such a Hessian is computed in float64.
+
     Args:
         progress: Of the problem; told of each step.
         rough: Relative gain still expected, at which to end without a certificate; 0 for a certified end.
+
+    Returns:
+        The directions that change no logit; none where the Hessian shows that there are none, and ``None`` where nobody
+        looked for them.
+
+    Raises:
+        DivergedError: f or its derivatives are not finite.
 
     Source:
         Nocedal and Wright (2006), Numerical Optimization, chapter 7; Byrd and others (2016), A family of second-order
@@ -79,16 +116,18 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     dtype = yield from start(progress, newton)
     if descends(problem):
         if (yield from descend(progress)):
-            return
+            return None
         dtype = torch.float64
     frame = progress.frame
     l1 = problem.penalties(frame)[1]
     # The duality gap of l1 alone is of first order in the distance, what the model expects of second.
     first_order = problem.objective.l1 > 0 and not problem.objective.l2
-    stop_at = 0.1 * progress.tolerance ** (2 if first_order else 1)
+    stop_at = max(0.1 * progress.tolerance**2, SURELY) if first_order else 0.1 * progress.tolerance
+    unpenalised = not (problem.objective.l2 or problem.objective.l1)
+    if held and unpenalised:
+        stop_at *= FINISH
     dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
     bounds_cheaply = held and not problem.objective.l1 and dependent <= EIGEN and not rough
-    unpenalised = not (problem.objective.l2 or problem.objective.l1)
     floor = problem.share * problem.total_weight
     base: Evaluation | None = None
     direct: Factored | None = None
@@ -100,8 +139,11 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
     at, path, length, poor, renew = progress.point, None, 1.0, 0, held
     of_hessian = at
     exact = False
-    while True:
-        hessian = problem.dtype if renew else None
+    wide = problem.dtype  # the type that Hessians are computed in
+    null = NullSpace(frame.center.new_zeros(problem.num_features + 1, 0)) if held and unpenalised else None
+    looked, nearest, failed = False, math.inf, 0
+    for _ in range(STEPS):
+        hessian = wide if renew else None
         since = of_hessian if of_rows is not None and dtype == torch.float64 and not renew else None
         now = yield from ask(Evaluate(problem, frame, at, dtype, hessian, since))
         if path is not None and base is not None:
@@ -110,6 +152,11 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
                 # Perhaps it only looks so: the old value was one of float32.
                 dtype, at, base, path, length = torch.float64, progress.point, None, None, 1.0
                 continue
+            if worse and held and length < SHORT and wide != torch.float64:
+                # Nor is a Hessian of float32, which may have curvature where there is none.
+                dtype = wide = torch.float64
+                at, base, path, length, renew = progress.point, None, None, 1.0, True
+                continue
             if worse:
                 length, poor = length / 4, poor + 1
                 if poor >= PATIENCE:
@@ -117,6 +164,11 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
                 at = path(length)
                 continue
             poor = poor + 1 if base.value - now.value < 0.05 * progress.near * abs(base.value) else 0
+        if not is_finite(now):
+            if not held or (dtype == torch.float64 and (hessian is None or wide == torch.float64)):
+                raise DivergedError(NOT_FINITE)
+            dtype = wide = torch.float64
+            continue
         base, exact, length = now, dtype == torch.float64, 1.0
         progress.point, progress.value = at, now.value
         slope = smallest_subgradient(at, now.gradient, l1)
@@ -124,12 +176,22 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
         progress.gap = close * abs(now.value)
 
         if exact and not held and close <= progress.tolerance and (yield from certified(progress, now)):
-            return
+            return None
         if held:
             if now.hessian is not None:
-                direct, of_hessian = factored(problem, now.hessian), at
+                along = null.within(problem, frame) if null is not None else None
+                direct, of_hessian = factored(problem, now.hessian, frame, along, ROUNDING[wide]), at
+                if null is not None and direct.weakest < SINGULAR[wide]:
+                    if not looked:
+                        null, looked = (yield from find_null_space(problem, frame)), True
+                        at = progress.point = null.without(problem, frame, at)
+                        direct = factored(problem, now.hessian, frame, null.within(problem, frame), ROUNDING[wide])
+                        of_hessian = at
+                    if direct.weakest < SINGULAR[wide] and wide != torch.float64:
+                        wide, path = torch.float64, None
+                        continue
             assert direct is not None
-            path, gain = _with_matrix(progress, direct, at, now.gradient)
+            path, gain = _with_matrix(progress, direct, at, now.gradient, null)
         else:
             if progress.inverse is None or progress.near > REFRESH:
                 inverse = solve = progress.inverse = None  # frees their memory
@@ -148,15 +210,19 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
         shrinks = progress.near if now.hessian is not None or not held else progress.near / max(expected, 1e-300)
         ahead = progress.near * shrinks
         if rough and progress.near < rough:
-            return
+            return null
         if direct is not None and now.hessian is not None:
             of_rows = (yield from _norms(progress, direct)) if bounds_cheaply and progress.near < CHEAP else None
             cheap = math.inf if of_rows is None else of_rows.reach / max(abs(now.value), 1e-300)
             cheap = cheap if cheap > FAR * stop_at else math.inf
         if exact and progress.near <= min(stop_at, cheap):
             if direct is not None and of_rows is not None and _nearly_quadratic(progress, direct, of_rows, now):
-                return
-            if (yield from certified(progress, now)) or stop_at < 1e-15:
+                return null
+            if (yield from certified(progress, now)):
+                break
+            failed = 0 if progress.gap <= nearest / 2 else failed + 1
+            nearest = min(nearest, progress.gap)
+            if failed >= FAILED:
                 break
             stop_at, cheap = stop_at / 10, math.inf
         if unpenalised and now.value < progress.tolerance * floor:
@@ -175,20 +241,33 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[None]:
         yield from certified(progress, base if base is not None and exact else None)
     if progress.best is not None:
         progress.point = progress.best
+    return null
+
+
+def is_finite(evaluation: Evaluation) -> bool:
+    """Whether f and its gradient are, and the Hessian if there is one."""
+    tensors = (evaluation.gradient,) if evaluation.hessian is None else (evaluation.gradient, evaluation.hessian)
+    return math.isfinite(evaluation.value) and all(bool(one.isfinite().all()) for one in tensors)
 
 
 Path = Callable[[float], Tensor]
 """Length of a step -> the point it leads to."""
 
 
-def _with_matrix(progress: Progress, direct: Factored, point: Tensor, gradient: Tensor) -> tuple[Path, float]:
+def _with_matrix(
+    progress: Progress, direct: Factored, point: Tensor, gradient: Tensor, null: NullSpace | None
+) -> tuple[Path, float]:
     """Newton's step, and what the quadratic model says it is worth."""
     if progress.problem.objective.l1:
-        accuracy = min(1e-2, max(1e-16, progress.near))
-        target, gain = minimise_with_l1(progress.problem, progress.frame, direct.matrices, gradient, point, accuracy)
+        accuracy = min(1e-2, max(L1_ACCURACY, progress.near))
+        noise = L1_NOISE * abs(progress.value)
+        target, gain = minimise_with_l1(
+            progress.problem, progress.frame, direct.matrices, gradient, point, accuracy, noise
+        )
     else:
         step = direct.step(gradient)
         target, gain = centred(progress.problem, point - step), float((step * gradient).sum()) / 2
+        target = target if null is None else null.without(progress.problem, progress.frame, target)
     return lambda length: target if length == 1 else point + length * (target - point), gain
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ PATIENCE, FALLS = 5, 0.99
 RIDGE = 1e-6
 """What keeps inner products of repeated rows positive, relative to their size; later steps undo it."""
 
-Solver = Callable[[Progress, float], Asking[None]]
+Solver = Callable[[Progress, float], Asking[Any]]
 """Newton's method, whole or, with a second argument > 0, roughly: what solves a smaller problem."""
 
 

@@ -148,16 +148,18 @@ def root_of(matrix: Tensor) -> Tensor:
     root: Tensor
     root, failed = torch.linalg.cholesky_ex(matrix)
     ridge = max(RIDGE * float(matrix.diagonal().max()), torch.finfo(matrix.dtype).tiny)
-    while bool(failed):
+    for _ in range(ITERATIONS):
+        if not bool(failed) and bool(root.diagonal().isfinite().all()):
+            return root
         if not math.isfinite(ridge):
-            raise DivergedError(
-                "inner products of the rows are not finite. Standardise the features with dataset.standardize=true, or "
-                "set precision=64."
-            )
+            break
         matrix.diagonal().add_(ridge)
         root, failed = torch.linalg.cholesky_ex(matrix)
         ridge *= 100
-    return root
+    raise DivergedError(
+        "inner products of the rows are not finite. Standardize the features with dataset.standardize=true, or set "
+        "precision=64."
+    )
 
 
 def best_apart(span: Span, squares: Tensor) -> Tensor:

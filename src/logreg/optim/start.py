@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.optim.curvature import centred, factored
+from logreg.optim.curvature import SINGULAR, centred, factored
 from logreg.optim.passes import (
     COPIED,
     Asking,
@@ -126,7 +126,10 @@ def _solve_sample(progress: Progress, sample: Batch, solve: Solver) -> Asking[No
     now = yield from ask(EvaluateSome(problem, frame, progress.point, more))
     gradient = frame.gradient_to(problem.model, now.gradient)
     gradient = model.gradient_to(inner.frame, torch.cat([gradient[:, :-1][:, common], gradient[:, -1:]], dim=1))
-    step = factored(narrow, hessian).step(gradient)
+    direct = factored(narrow, hessian, inner.frame)
+    if direct.weakest < SINGULAR[torch.float32]:
+        return  # the slope of other rows along a direction that is flat here tells nothing of how far to go
+    step = direct.step(gradient)
     # A sample without a row of some class knows of no curvature there: what its step promises is not to be had.
     if 0 < float((step * gradient).sum()) / 2 <= LIKELY * now.value:
         progress.point = centred(problem, whole(inner.point - step))

@@ -17,6 +17,9 @@ from logreg.optim.passes import Asking, Evaluate, Frame, Pass, Sample, ask, choo
 from logreg.optim.progress import Progress, certified
 from logreg.optim.start import HELD
 
+ROUNDS = 200
+"""Working sets at most."""
+
 START = 50
 """Features of the first working set."""
 
@@ -50,7 +53,7 @@ def newton_on_working_sets(progress: Progress) -> Asking[None]:
     sample = yield from ask(Sample(problem))
     scale = choose_frame(problem, sample, every_scale=True).scale
     accuracy, size, last = 0.1, START, math.inf
-    while True:
+    for _ in range(ROUNDS):
         now = yield from ask(Evaluate(problem, problem.model, point, torch.float64))
         progress.frame, progress.point, progress.value = problem.model, point, now.value
         slope = smallest_subgradient(point, now.gradient, l1)

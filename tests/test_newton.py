@@ -1,0 +1,171 @@
+"""Newton's method where it is hard: l1 with columns that depend on each other, and numbers of any size."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from logreg.errors import DivergedError, LogregError
+from logreg.functional import LossName
+from logreg.objective import Objective
+from logreg.optim.curvature import RIDGE, factored, minimise_with_l1
+from logreg.optim.exact import EXACT, fit, problem_of
+from logreg.optim.passes import InMemory
+from logreg.optim.span import root_of
+
+
+def dependent(classes: int) -> tuple[Tensor, Tensor]:
+    """Five columns, the last the sum of two others."""
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(200, 5))
+    x[:, 4] = x[:, 0] + x[:, 1]
+    logits = 0.5 * x @ draw.normal(size=(5, classes)) + draw.gumbel(size=(200, classes))
+    return torch.from_numpy(x), torch.from_numpy(logits.argmax(1))
+
+
+def one_hot(classes: int) -> tuple[Tensor, Tensor]:
+    """A number and all levels of two categories."""
+    draw = np.random.default_rng(1)
+    x = np.column_stack(
+        [draw.normal(size=200), np.eye(4)[draw.integers(0, 4, 200)], np.eye(3)[draw.integers(0, 3, 200)]]
+    )
+    logits = x @ draw.normal(size=(8, classes)) + draw.gumbel(size=(200, classes))
+    return torch.from_numpy(x), torch.from_numpy(logits.argmax(1))
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, 1e-12])
+@pytest.mark.parametrize("l1", [1e-5, 1e-4, 1e-2])
+@pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("bce", 3), ("cross_entropy", 3)])
+@pytest.mark.parametrize("table", [dependent, one_hot])
+def test_l1_ends_within_any_tolerance_where_columns_depend_on_each_other(
+    table: Any, loss: LossName, classes: int, l1: float, tolerance: float
+) -> None:
+    features, labels = table(classes)
+    found = fit(features, labels, Objective(loss, l1=l1), tolerance=tolerance)
+    assert found.converged
+    assert found.bound.rigorous
+    assert found.passes <= 60
+    if tolerance == 1e-6:
+        other = fit(features, labels, Objective(loss, l1=l1), tolerance=tolerance, optimizer="lbfgs")
+        assert other.converged
+        assert other.bound.value == pytest.approx(found.bound.value, rel=2e-6)
+
+
+@pytest.mark.parametrize("table", [dependent, one_hot])
+def test_the_objective_with_l1_is_that_of_scikit_learn(table: Any) -> None:
+    features, labels = table(2)
+    l1 = 1e-3
+    theirs = LogisticRegression(
+        C=1 / (200 * l1), l1_ratio=1.0, solver="saga", tol=1e-9, max_iter=20_000, random_state=0
+    )
+    theirs.fit(features.numpy(), labels.numpy())
+    coef, intercept = torch.from_numpy(theirs.coef_), torch.from_numpy(theirs.intercept_)
+    value = Objective("bce", l1=l1).value(features, labels.double().unsqueeze(1), coef, intercept)
+    found = fit(features, labels, Objective("bce", l1=l1), tolerance=1e-10)
+    assert found.bound.value == pytest.approx(float(value), rel=1e-7)
+    assert found.bound.value <= float(value) * (1 + 1e-12)
+
+
+def test_a_step_with_l1_takes_few_factorizations(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = one_hot(2)
+    number, cholesky = [0], torch.linalg.cholesky_ex
+
+    def counted(*args: Any, **knobs: Any) -> Any:
+        number[0] += 1
+        return cholesky(*args, **knobs)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", counted)
+    found = fit(features, labels, Objective("bce", l1=1e-4))
+    assert number[0] <= 20 * found.passes
+
+
+def test_the_minimum_of_a_quadratic_model_with_l1_is_that_of_its_conditions() -> None:
+    # Ten coordinates that depend on each other, in all signs: the smallest subgradient at the minimum is 0.
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(30, 10, generator=draw, dtype=torch.float64)
+    rows[:, 9] = rows[:, 0] - rows[:, 1]
+    features = torch.cat([rows, rows], dim=1)
+    labels = torch.arange(30) % 2
+    problem = problem_of(InMemory(features, labels), Objective("bce", l1=0.1))
+    matrix = torch.zeros(1, 21, 21, dtype=torch.float64)
+    matrix[0, :20, :20] = features.T @ features / 30
+    matrix[0, 20, 20] = 1.0
+    gradient = torch.randn(1, 10, generator=draw, dtype=torch.float64).repeat(1, 2)
+    gradient = torch.cat([gradient @ matrix[0, :20, :20], torch.ones(1, 1, dtype=torch.float64)], dim=1)
+    start = torch.randn(1, 21, generator=draw, dtype=torch.float64)
+    v, gain = minimise_with_l1(problem, problem.model, matrix, gradient, start, 1e-16)
+    slope = gradient[0] + matrix[0] @ (v - start)[0]
+    held = v[0, :20] == 0
+    assert float((slope[:20] + 0.1 * v[0, :20].sign())[~held].abs().max()) < 1e-9
+    assert float(slope[:20][held].abs().max()) <= 0.1 + 1e-12
+    assert abs(float(slope[20])) < 1e-9
+    assert gain > 0
+
+
+def test_lbfgs_ends_where_all_coefficients_are_zero() -> None:
+    features, labels = torch.tensor([[0.0], [-0.0875], [-0.0594], [0.0]]), torch.tensor([2, 0, 0, 2])
+    for loss, least in (("bce", 2 * math.log(2)), ("cross_entropy", math.log(2))):
+        for l2 in (0.0, 0.1):
+            objective = Objective(loss, l1=0.03, l2=l2)  # type: ignore[arg-type]  # a name of a loss
+            found = fit(features.double(), labels, objective, num_classes=3, optimizer="lbfgs")
+            assert found.converged
+            assert found.passes < 200
+            assert not found.coef.any()
+            assert found.bound.value == pytest.approx(least, rel=1e-6)
+
+
+# Loops end
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-46, 1e19, 1e30, 1e150])
+@pytest.mark.parametrize("optimizer", EXACT)
+def test_numbers_of_any_size_come_to_an_end(size: float, optimizer: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    features = size * torch.randn(100, 2, generator=draw, dtype=torch.float64)
+    labels = torch.arange(100) % 2
+    for kind in (torch.float64, torch.float32):
+        if not bool(features.to(kind).isfinite().all()):
+            continue
+        for objective in (Objective("bce"), Objective("bce", l2=1e-3), Objective("bce", l1=1e-3)):
+            with contextlib.suppress(LogregError):  # such numbers may be refused
+                found = fit(features.to(kind), labels, objective, optimizer=optimizer)
+                assert bool(found.coef.isfinite().all())
+                assert found.bound.value <= math.log(2) * (1 + 1e-9)
+
+
+def test_numbers_of_64_bits_come_to_an_end() -> None:
+    draw = np.random.default_rng(0)
+    hashes = torch.from_numpy(draw.integers(-(2**63), 2**63 - 1, (200, 1)).astype(np.float64))
+    for optimizer in EXACT:
+        for kind in (torch.float64, torch.float32):
+            found = fit(
+                hashes.to(kind), torch.from_numpy(draw.integers(0, 2, 200)), Objective("bce"), optimizer=optimizer
+            )
+            assert found.passes < 1000
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_matrix_that_is_not_finite_is_said_to_be_so(bad: float) -> None:
+    problem = problem_of(InMemory(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])), Objective("bce"))
+    matrix = torch.eye(3, dtype=torch.float64)
+    matrix[0, 0] = bad
+    with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
+        factored(problem, matrix.unsqueeze(0))
+    with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
+        root_of(matrix)
+
+
+def test_a_matrix_that_is_indefinite_is_factored_with_a_larger_ridge() -> None:
+    problem = problem_of(InMemory(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])), Objective("bce", l2=1.0))
+    matrix = torch.tensor([[1.0, 1.5, 0.0], [1.5, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    found = factored(problem, matrix.unsqueeze(0))
+    assert found.ridge > RIDGE
+    assert bool(found.roots.isfinite().all())
+    assert bool(root_of(matrix.clone()).isfinite().all())
