@@ -542,7 +542,11 @@ def traced(copy: Path, work: Path) -> dict[str, dict[str, Any]]:
             answer = run_tests(copy, [file], Traced(copy, children), math.inf, work / "trace.log")
             os.environ["PYTHONPATH"] = before
             del os.environ["TRACED_CALLS"]
-            if answer["status"] not in (0, 1, 5):  # 5: there are none
+            if answer["status"] not in (
+                pytest.ExitCode.OK,
+                pytest.ExitCode.TESTS_FAILED,
+                pytest.ExitCode.NO_TESTS_COLLECTED,
+            ):
                 raise SystemExit(f"{file} cannot be run; see {work / 'trace.log'}")
             for test in answer["failed"]:
                 print(f"{test} fails without a fault: it is not used", flush=True)
@@ -557,31 +561,39 @@ def _digest(files: Iterable[Path]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(files) if file.is_file())).hexdigest()[:12]
 
 
-def run_mutant(copy: Path, mutant: Mutant, calls: Mapping[str, Mapping[str, Any]], work: Path) -> dict[str, Any]:
-    """Whether a test kills it."""
+def run_mutant(
+    copy: Path, mutant: Mutant, calls: Mapping[str, Mapping[str, Any]], budget: float, work: Path
+) -> dict[str, Any]:
+    """Whether a test kills it: one of the nearest files, then the quickest of the others, for ``budget`` seconds."""
     began = time.perf_counter()
     after, difference = mutated(copy, mutant)
-    result = {**asdict(mutant), "key": mutant.key, "diff": difference, "killed": True, "by": None, "tests": 0}
     chosen = {file: some for file, tests in calls.items() if (some := calling(mutant, tests))}
     own = f"tests/test_{Path(mutant.file).stem}.py"
     order = sorted(chosen, key=lambda file: (file != own, sum(chosen[file].values())))
+    nearest, left = order[:NEAREST], budget
+    others: dict[str, dict[str, float]] = defaultdict(dict)
+    rest = [(seconds, test, file) for file in order[NEAREST:] for test, seconds in chosen[file].items()]
+    for seconds, test, file in sorted(rest):
+        left -= seconds
+        if left >= 0:
+            others[file][test] = seconds
+    result = {**asdict(mutant), "key": mutant.key, "diff": difference, "killed": False, "by": None, "tests": 0}
+    result["calling"] = sum(map(len, chosen.values()))
     path = copy / mutant.file
     before = path.read_text(encoding="utf-8")
     try:
         path.write_text(after, encoding="utf-8")
-        for files in (order[:NEAREST], order[NEAREST:]):
-            seconds = {test: time for file in files for test, time in chosen[file].items()}
-            if not seconds:
+        for stage in ({file: chosen[file] for file in nearest}, others):
+            seconds_of = {test: seconds for tests in stage.values() for test, seconds in tests.items()}
+            if not seconds_of or result["killed"]:
                 continue
-            answer = run_tests(
-                copy, files, Killing(seconds), GRACE + PATIENCE * sum(seconds.values()), work / "mutant.log"
-            )
-            result["tests"] += len(seconds)
-            if answer["status"] != 0:
-                result["by"] = answer.get("by") or answer["status"]
-                break
-        else:
-            result["killed"] = False
+            limit = GRACE + PATIENCE * sum(seconds_of.values())
+            answer = run_tests(copy, list(stage), Killing(seconds_of), limit, work / "mutant.log")
+            result["tests"] += len(seconds_of)
+            if answer["status"] in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
+                raise SystemExit(f"tests cannot be run; see {work / 'mutant.log'}")
+            if answer["status"] != pytest.ExitCode.OK:
+                result |= {"killed": True, "by": answer.get("by") or answer["status"]}
     finally:
         path.write_text(before, encoding="utf-8")
     return {**result, "seconds": round(time.perf_counter() - began, 1)}
@@ -606,7 +618,11 @@ def report(mutants: Sequence[Mutant], results: Mapping[str, Mapping[str, Any]]) 
     lines = ["| file | mutants | killed |", "|---|---|---|", *rows, total, "", "Survivors:", ""]
     for one in done:
         if not one["killed"]:
-            lines += [f"{one['file']}:{one['line']} {one['operator']} ({one['tests']} tests)", one["diff"], ""]
+            lines += [
+                f"{one['file']}:{one['line']} {one['operator']} ({one['tests']} of {one['calling']} tests)",
+                one["diff"],
+                "",
+            ]
     return "\n".join(lines)
 
 
@@ -618,6 +634,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--files", nargs="+", default=FILES, help="patterns of what is mutated, relative to the root")
     parser.add_argument("--number", type=int, default=300, help="how many mutants")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--budget", type=float, default=120.0, help="seconds of tests in other files than the nearest")
+    parser.add_argument("--preload", nargs="*", default=PRELOAD, help="packages that are imported once")
     parser.add_argument("--again", action="store_true", help="run survivors once more")
     parser.add_argument("--report", action="store_true", help="run nothing")
     options = parser.parse_args(arguments)
@@ -637,14 +655,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         paths = [str(copy / "src"), str(copy / "tests")]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         sys.path[:0] = paths
-        for package in PRELOAD:
+        for package in options.preload:
             with contextlib.suppress(ImportError):
                 importlib.import_module(package)
         calls = traced(copy, work)
         for mutant in mutants:
             known = results.get(mutant.key)
             if known is None or (options.again and not known["killed"]):
-                result = results[mutant.key] = run_mutant(copy, mutant, calls, work)
+                result = results[mutant.key] = run_mutant(copy, mutant, calls, options.budget, work)
                 with stored.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(result) + "\n")
                 verdict = f"killed by {result['by']}" if result["killed"] else "SURVIVED"
