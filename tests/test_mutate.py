@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import ModuleType
 import pytest
 
 pytest.importorskip("cosmic_ray")
+pytest.importorskip("resource", reason="not on Windows, which cannot fork")
 
 HOUSE = Path(__file__).parents[1]
 
@@ -69,7 +69,6 @@ def test_what_is_left_alone_is_there(mutate: ModuleType) -> None:
     assert [name for name in sorted(mutate.TUNING) if f"{name} =" not in sources and f"{name}, " not in sources] == []
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_test_kills_the_mutant_of_what_it_calls_even_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "tests").mkdir()
