@@ -419,6 +419,11 @@ class Traced:
         self.failed: list[str] = []
         self._tracer, self._children = Tracer(folder), children
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """The last first: so a test that needs what those before it left behind fails, and is not used."""
+        items.reverse()
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Around each test with its fixtures."""
@@ -531,7 +536,7 @@ def traced(copy: Path, work: Path) -> dict[str, dict[str, Any]]:
         folder.mkdir(exist_ok=True)
     source = inspect.getsource(Tracer)
     (site / "sitecustomize.py").write_text(IN_CHILDREN.format(tracer=source, source=str(copy)))
-    common = _digest([*copy.glob("src/**/*.py"), *copy.glob("conf/**/*"), copy / "tests" / "conftest.py"])
+    common = _digest([*copy.glob("src/**/*.py"), *copy.glob("conf/**/*"), *copy.glob("tests/[!t]*.py")])
     known = json.loads(stored.read_text()) if stored.exists() else {}
     calls: dict[str, Any] = {}
     for file in [*sorted(str(test.relative_to(copy)) for test in copy.glob("tests/test_*.py")), "src"]:
@@ -549,7 +554,7 @@ def traced(copy: Path, work: Path) -> dict[str, dict[str, Any]]:
             ):
                 raise SystemExit(f"{file} cannot be run; see {work / 'trace.log'}")
             for test in answer["failed"]:
-                print(f"{test} fails without a fault: it is not used", flush=True)
+                print(f"{test} is not used: it fails without a fault, or without the tests before it", flush=True)
                 answer["tests"].pop(test, None)
             known[file] = {"digest": digest, "tests": answer["tests"]}
             stored.write_text(json.dumps(known))
