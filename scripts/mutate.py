@@ -31,7 +31,7 @@ import compileall
 import contextlib
 import difflib
 import hashlib
-import importlib.util
+import importlib
 import inspect
 import json
 import math
@@ -85,7 +85,6 @@ answer.  They are not mutated."""
 
 PRELOAD = (
     "hypothesis",
-    "xdist.plugin",
     "torch",
     "lightning.pytorch",
     "torchmetrics",
@@ -499,9 +498,9 @@ def run_tests(copy: Path, files: Sequence[str], plugin: object, seconds: float, 
             os.dup2(output, 2)
             resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
             os.chdir(copy)
-            options = ["-q", "-p", "no:cacheprovider", "--rootdir", str(copy), f"--basetemp={log.parent / 'tmp'}"]
+            options = ["-q", "-o", "addopts=", "--doctest-modules", "--rootdir", str(copy), "-p", "no:cacheprovider"]
+            options += ["--basetemp", str(log.parent / "tmp")]
             options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the plugins are imported already
-            options += ["-n0"] if importlib.util.find_spec("xdist") else []
             status = int(pytest.main([*options, *files], plugins=[plugin]))
             told = {name: value for name, value in vars(plugin).items() if not name.startswith("_")}
             answer.write_text(json.dumps({"status": status, **told}))
@@ -536,7 +535,8 @@ def traced(copy: Path, work: Path) -> dict[str, dict[str, Any]]:
         folder.mkdir(exist_ok=True)
     source = inspect.getsource(Tracer)
     (site / "sitecustomize.py").write_text(IN_CHILDREN.format(tracer=source, source=str(copy)))
-    common = _digest([*copy.glob("src/**/*.py"), *copy.glob("conf/**/*"), *copy.glob("tests/[!t]*.py")])
+    helpers = (file for file in copy.glob("tests/*.py") if not file.name.startswith("test_"))
+    common = _digest([*copy.glob("src/**/*.py"), *copy.glob("conf/**/*"), *helpers])
     known = json.loads(stored.read_text()) if stored.exists() else {}
     calls: dict[str, Any] = {}
     for file in [*sorted(str(test.relative_to(copy)) for test in copy.glob("tests/test_*.py")), "src"]:

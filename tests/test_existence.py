@@ -178,7 +178,7 @@ def test_order_and_units_change_neither_kind_nor_columns() -> None:
 
 
 def columns_by_definition(features: Array, labels: NDArray[np.int64]) -> list[int]:
-    """By one linear program: slopes per standard deviation sum to 1 in absolute value, and the margin is the largest."""
+    """By one linear program: the largest margin of slopes (per standard deviation) whose sizes sum to 1."""
     sign, (total, number) = 2.0 * labels - 1, features.shape
     standardised = (features - features.mean(0)) / features.std(0)
     signed = sign[:, np.newaxis] * standardised
