@@ -309,10 +309,11 @@ def test_a_preconditioner_serves_strengths_that_are_near_each_other() -> None:
 @pytest.mark.parametrize("onednn", [True, False])
 @pytest.mark.parametrize("outputs", [1, 3, 10, 50])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rows", [1, 7, 4097])
+@pytest.mark.parametrize(("rows", "threads"), [(1, 1), (7, 2), (4097, 1), (4096, 2), (4097, 3)])
 def test_products_of_tall_matrices_are_plain_products(
-    rows: int, dtype: torch.dtype, outputs: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
+    rows: int, threads: int, dtype: torch.dtype, outputs: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # what the rows are split by
     if onednn and torch.backends.mkldnn.is_available():
         assert _onednn() is not None
     if not onednn:  # as in a torch that has none, or calls it otherwise

@@ -177,6 +177,43 @@ def test_order_and_units_change_neither_kind_nor_columns() -> None:
         assert {int(columns[place]) for place in again.columns} == set(found.columns)
 
 
+def columns_by_definition(features: Array, labels: NDArray[np.int64]) -> list[int]:
+    """By one linear program: the largest margin of slopes (per standard deviation) whose sizes sum to 1."""
+    sign, (total, number) = 2.0 * labels - 1, features.shape
+    standardised = (features - features.mean(0)) / features.std(0)
+    signed = sign[:, np.newaxis] * standardised
+    # Unknown: the positive and the negative parts of the slopes, the intercept, the margin.
+    answer = linprog(
+        np.concatenate([np.zeros(2 * number + 1), [-1]]),
+        np.vstack([np.column_stack([-signed, signed, -sign, np.ones(total)]), [*np.ones(2 * number), 0, 0]]),
+        np.concatenate([np.zeros(total), [1]]),
+        bounds=[(0, None)] * (2 * number) + [(None, None)] * 2,
+    )
+    assert answer.status == 0
+    size = np.abs(answer.x[:number] - answer.x[number : 2 * number])
+    return [int(place) for place in np.argsort(-size) if size[place] > 1e-7]
+
+
+@pytest.mark.parametrize("threshold", [-1.5, 1.5])
+def test_the_columns_are_those_of_the_direction_with_the_largest_margin(threshold: float) -> None:
+    for seed in range(4):
+        draw = np.random.default_rng(seed)
+        features = draw.standard_normal((300, 6)) * [1, 1, 1, 5, 5, 5]
+        logits = features[:, 1] - 0.7 * features[:, 3] / 5 - threshold
+        features, labels = features[np.abs(logits) > 0.2], (logits > 0)[np.abs(logits) > 0.2].astype(int)
+        assert list(doctor(features, labels).columns) == columns_by_definition(features, labels), f"seed {seed}"
+
+
+@pytest.mark.parametrize("slopes", [(2.0, 1.0), (1.0, 2.0)])
+@pytest.mark.parametrize("offset", [0.0, 1e9])
+def test_an_offset_does_not_change_which_column_comes_first(slopes: tuple[float, float], offset: float) -> None:
+    features = torch.cartesian_prod(torch.arange(-4.0, 5), torch.arange(-4.0, 5)).double()
+    logits = features @ torch.tensor(slopes).double()
+    features[:, 0] += offset
+    first = 0 if slopes[0] > slopes[1] else 1
+    assert doctor(features[logits != 0], logits[logits != 0] > 0) == Separation("complete", (first, 1 - first), (1,))
+
+
 def test_columns_that_do_it_alone_come_with_the_widest_gap_first(draw: torch.Generator) -> None:
     labels = torch.arange(100) % 2
     noise = torch.rand(100, 4, generator=draw)

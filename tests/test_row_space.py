@@ -109,6 +109,23 @@ def test_rows_are_combined_and_multiplied_about_their_mean(shift: float) -> None
     close(given.rows.inner_products(), x @ x.T)
 
 
+@pytest.mark.parametrize("centers", ["zeros", "ones", "means"])
+@pytest.mark.parametrize("scales", ["ones", "deviations"])
+def test_rows_are_combined_and_multiplied_in_the_coordinates_of_any_frame(centers: str, scales: str) -> None:
+    given = stated("softmax")
+    features = given.memory.features
+    center = {"zeros": torch.zeros(70), "ones": torch.ones(70), "means": features.mean(0)}[centers].double()
+    scale = features.std(0) if scales == "deviations" else torch.ones_like(center)
+    rows = drive(ask(Kept(given.problem, Frame(center, scale))), given.memory)
+    x = (features - center) / scale
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
+    coef = rows.combined(given.factors)
+    close(coef, given.factors.T @ x)
+    close(rows.logits(coef), x @ coef.T)
+    close(rows.squares[:, 0], x.square().sum(1))
+    close(rows.inner_products(), x @ x.T)
+
+
 def test_inner_products_of_many_columns_are_taken_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_space, "GRAM_BYTES", 1000)
     test_rows_are_combined_and_multiplied_about_their_mean(3.0)
@@ -258,6 +275,15 @@ def test_rows_that_differ_need_no_inner_products(loss: LossName, monkeypatch: py
     found, grams, _, _ = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-6))
     assert found.converged
     assert grams == (loss == "cross_entropy")  # with two outputs they are made up for by fewer trials
+
+
+def test_rows_that_differ_need_nothing_else_where_curvature_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_space, "LITTLE", 0)
+    features, labels = unlike(600, 2400, 3)
+    objective = Objective("bce", l2=1)
+    found, grams, curvatures, roots = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-4))
+    assert found.converged
+    assert (grams, curvatures, roots) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
