@@ -15,7 +15,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from logreg.data import image_folder, images
 from logreg.data.image_folder import ImageFolder
-from logreg.data.images import EXTENSIONS, open_image, pixels_of
+from logreg.data.images import EXTENSIONS, Decoding, open_image, pixels_of
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 
 
@@ -57,8 +57,8 @@ def test_a_folder_is_read_as_torchvision_reads_it(tmp_path: Path) -> None:
     assert (raw.scale, raw.source, raw.notes) == (1 / 255, tmp_path.name, ())
 
 
-def test_the_extensions_are_torchvisions() -> None:
-    assert EXTENSIONS == torchvision.datasets.folder.IMG_EXTENSIONS
+def test_the_extensions_are_torchvisions_and_gif() -> None:
+    assert (*torchvision.datasets.folder.IMG_EXTENSIONS, ".gif") == EXTENSIONS
 
 
 def test_the_splits_are_the_folders(tmp_path: Path) -> None:
@@ -77,12 +77,12 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 def test_hidden_files_are_passed_over_and_others_counted(tmp_path: Path) -> None:
     write(tmp_path, "a/1.png", "b/1.png")
-    for name in (".DS_Store", "a/.hidden.png", ".git/x.png", "a/.thumbs/x.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in (".DS_Store", "a/.hidden.png", ".git/x.png", "a/.thumbs/x.png", "a/Thumbs.db", "__MACOSX/a/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert read(tmp_path).notes == ()
-    (tmp_path / "a" / "Thumbs.db").touch()
-    assert read(tmp_path).notes == ("left out 1 file that is no image: a/Thumbs.db",)
+    (tmp_path / "a" / "words.txt").touch()
+    assert read(tmp_path).notes == ("left out 1 file that is no image: a/words.txt",)
     (tmp_path / "labels.csv").touch()
     raw = read(tmp_path)
     assert raw.notes == ("left out 2 files that are no images: labels.csv, ...",)
@@ -107,7 +107,7 @@ def test_pictures_of_every_mode_are_made_rgb(mode: str, tmp_path: Path) -> None:
 def test_16_bits_keep_their_brightness(tmp_path: Path) -> None:
     wide = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     Image.fromarray(wide).save(tmp_path / "x.png")
-    np.testing.assert_array_equal(pixels_of(open_image(tmp_path / "x.png", grey=True)), wide // 257)
+    np.testing.assert_array_equal(pixels_of(open_image(tmp_path / "x.png", Decoding(grey=True))), wide // 257)
 
 
 def test_a_picture_taken_with_the_camera_turned_is_upright(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_picture_taken_with_the_camera_turned_is_upright(tmp_path: Path) -> No
 def test_size_is_the_shorter_side_and_the_middle_is_kept(width: int, height: int, tmp_path: Path) -> None:
     image = smooth(width, height)
     image.save(tmp_path / "x.png")
-    ours = pixels_of(open_image(tmp_path / "x.png", size=16)).short()
+    ours = pixels_of(open_image(tmp_path / "x.png", Decoding(size=16))).short()
     functional = torchvision.transforms.functional
     theirs = functional.center_crop(functional.resize(image, [16]), [16])
     assert ours.shape == (3, 16, 16)
@@ -134,7 +134,7 @@ def test_reducing_does_not_alias(tmp_path: Path) -> None:
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255  # picking pixels would give black or white
     Image.fromarray(stripes).save(tmp_path / "x.png")
-    pixels = pixels_of(open_image(tmp_path / "x.png", size=8))[:, 1:-1, 1:-1]
+    pixels = pixels_of(open_image(tmp_path / "x.png", Decoding(size=8)))[:, 1:-1, 1:-1]
     assert 120 <= int(pixels.min()) <= int(pixels.max()) <= 135
 
 
@@ -150,10 +150,10 @@ def test_a_jpeg_decoded_at_a_fraction_looks_the_same(tmp_path: Path, monkeypatch
         return drafted
 
     monkeypatch.setattr(JpegImageFile, "draft", spy)
-    quick = pixels_of(open_image(tmp_path / "x.jpg", size=32)).short()
+    quick = pixels_of(open_image(tmp_path / "x.jpg", Decoding(size=32))).short()
     assert decoded == [(160, 120)]  # an eighth would be shorter than twice 32
     monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
-    full = pixels_of(open_image(tmp_path / "x.jpg", size=32)).short()
+    full = pixels_of(open_image(tmp_path / "x.jpg", Decoding(size=32))).short()
     assert float((quick - full).abs().float().mean()) < 1
 
 
@@ -312,7 +312,8 @@ def test_a_broken_image_is_named(kind: str, ending: str, tmp_path: Path, monkeyp
         file.write_bytes(b"" if kind == "empty" else b"no image\n" * 99)
     with pytest.raises(
         DataError,
-        match=rf"^`dataset\.path` must hold images that can be read, and {file} cannot: [^\n]*[^.]\. Mend the file",
+        match=rf"^`dataset\.path={tmp_path}` must hold images that can be read, and 1 of 2 cannot: b/{file.name} "
+        r"\([^\n]*[^.]\)\. Mend or remove it\. Set dataset\.broken=skip to train without it\.$",
     ):
         read(tmp_path)
 
