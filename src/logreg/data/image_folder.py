@@ -20,7 +20,6 @@ from logreg.data.base import RawData, Table
 from logreg.data.cache import Kept, cached
 from logreg.data.images import (
     EXTENSIONS,
-    FEW_FILES,
     Decoding,
     Found,
     ImageSplit,
@@ -251,7 +250,7 @@ class ImageFolder:
         group_of = _listed_groups(given) if given.lower().endswith((".csv", ".tsv")) else _pattern(given)
         groups = [group_of(file) for file in every]
         if lacking := [file for file, group in zip(every, groups, strict=True) if group is None]:
-            shown = ", ".join(lacking[:FEW_FILES]) + (", ..." if len(lacking) > FEW_FILES else "")
+            shown = ", ".join(lacking[:3]) + (" and so on" if len(lacking) > 3 else "")
             raise DataError(
                 f"`dataset.split.group={given}` must give each image a group, and gives none to {len(lacking):,} of "
                 f"{len(every):,}: {shown}."

@@ -40,6 +40,9 @@ SYSTEM_NAMES = {
 CHUNK = 16
 """Images that a thread takes at once."""
 
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits a pixel that cameras and scanners have; all but the first write files of 16."""
+
 FEW_FILES = 20
 """Files that one message names."""
 
@@ -107,8 +110,9 @@ class Found:
             "broken": "cannot be read, left out",
             "transparent": "with transparent parts, shown on white",
             "several": "with several frames or pages, of which the first is taken",
-            "deep": f"of 16 bits a pixel, served as pixel / {white:,}, in [0, 1]; another white: dataset.white_level="
-            f"{65535 if white != 65535 else 4095}",
+            "deep": f"of 16 bits a pixel, with white at {white:,} (set another with dataset.white_level)"
+            if white
+            else "of 16 bits a pixel, reduced to the upper 8, as the model learned from images of 8",
             "deep_colors": "of 16 bits a color, of which the upper 8 are read",
         }
         notes = []
@@ -323,12 +327,12 @@ def deep_pixels(image: Image) -> np.ndarray[Any, Any]:
 
 
 def white_level_of(files: Sequence[Path]) -> int:
-    """The white of all images of 16 bits together: the largest number of as many bits as their largest pixel has.
+    """The white of all images of 16 bits together: the largest value of the fewest of ``DEPTHS`` that hold them.
 
-    Cameras and scanners of 10, 12 or 14 bits write files of 16.
+    One for all files, as a darker one may be darker for its class.
 
     Returns:
-        1, 3, 7, ..., 4095, ... or 65535; 0 if no image has 16 bits a pixel.
+        255, 1023, 4095, 16383 or 65535; 0 if no image has 16 bits a pixel.
     """
     from PIL import Image
 
@@ -342,7 +346,8 @@ def white_level_of(files: Sequence[Path]) -> int:
             return 0
 
     with closing(in_threads(largest, len(candidates), "looking for images of 16 bits")) as found:
-        return int(2 ** max(found, default=0).bit_length() - 1)
+        brightest = max(found, default=0)
+    return next(2**bits - 1 for bits in DEPTHS if brightest < 2**bits) if brightest else 0
 
 
 def pixels_of(image: Image, decoding: Decoding = Decoding()) -> Tensor:
