@@ -26,6 +26,9 @@ from logreg.promises import check, text, whole
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+FORMAT = 2
+"""Part of the cache's key: raise it when what is kept changes its meaning."""
+
 RANDOM = "none"
 """Weights that nobody trained; always the same ones."""
 
@@ -177,6 +180,7 @@ class FrozenFeatures:
         listing = self.source.listing()
         key: dict[str, Any] = {
             "images": listing.key,
+            "format": FORMAT,
             "backbone": self.backbone,
             "weights": self.weights,
             # which weights are the default, and what random ones are, is theirs to say

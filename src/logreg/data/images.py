@@ -63,10 +63,9 @@ class Decoding:
     Attributes:
         size: Side that the shorter side is reduced to; the square in the middle is taken. ``None``: as they are.
         grey: Whether they are made grey, rather than RGB.
-        white_level: Value of a pixel of 16 bits that is served as 1. 0 for images of bytes; one of 16 bits among
-            them is reduced to its upper 8.
-        background: Grey that transparent parts are shown on; ``None`` drops the transparency, as models did before
-            they kept this.
+        white_level: Value of a pixel of 16 bits that is served as 1; 0 where all images have 8 bits.
+        background: Grey that transparent parts are shown on.  ``None`` is for models from before they kept this:
+            transparency is dropped, and 16 bits are reduced to the upper 8.
     """
 
     size: int | None = None
@@ -112,7 +111,7 @@ class Found:
             "several": "with several frames or pages, of which the first is taken",
             "deep": f"of 16 bits a pixel, with white at {white:,} (set another with dataset.white_level)"
             if white
-            else "of 16 bits a pixel, reduced to the upper 8, as the model learned from images of 8",
+            else "of 16 bits a pixel, reduced to the upper 8",
             "deep_colors": "of 16 bits a color, of which the upper 8 are read",
         }
         notes = []
@@ -281,9 +280,10 @@ def open_image(
             image: Image.Image = opened
             ImageOps.exif_transpose(image, in_place=True)
             if is_deep(image):
-                pixels = deep_pixels(image)
+                pixels, deep = deep_pixels(image), decoding.white_level > 0
+                if not deep and decoding.background is not None:
+                    raise ValueError("it has 16 bits a pixel, and the images of train have 8: save it with 8")
                 found.deep.append(name)
-                deep = decoding.white_level > 0
                 image = Image.fromarray(pixels.astype(np.float32) if deep else (pixels >> 8).astype(np.uint8))
                 image = image if deep else image.convert(mode)
             else:
