@@ -667,7 +667,8 @@ def test_classes_that_are_numbers_are_in_their_order(names: list[str], order: li
         ("1 2 10 11", "dataset.classes=[10,2]", ["2", "10"]),
         ("1 2 10 11", "dataset.positive=[10,1]", ["other", "10 or 1"]),
         ("007 8", "dataset.positive=007", ["8", "007"]),
-        ("null a b", "'dataset.classes=[\"null\",a]'", ["a", "null"]),
+        ("null a b", "dataset.classes=[null,a]", ["a", "null"]),
+        ("null a b", "'dataset.positive=\"null\"'", ["null", "not null"]),
     ],
 )
 def test_names_typed_as_they_are_shown_work(

@@ -10,7 +10,25 @@ from logreg.commands.desk import parse
 from logreg.data.selection import Selection, class_named, class_weights
 from logreg.errors import ConfigError
 
-SHOWN = ("True", "no", "1_000", "1e3", "1.0", "2", "10", "010", "-3", ".5", "1e-2", "inf", "NaN", "a b", "1__0", "yes")
+SHOWN = (
+    "True",
+    "no",
+    "1_000",
+    "1e3",
+    "1.0",
+    "2",
+    "10",
+    "010",
+    "-3",
+    ".5",
+    "1e-2",
+    "inf",
+    "NaN",
+    "a b",
+    "1__0",
+    "yes",
+    "Null",
+)
 """Names that look like something else to Hydra or YAML, and some that do not."""
 
 
@@ -21,7 +39,8 @@ def typed(text: str) -> Any:
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_name_typed_as_it_is_shown_is_that_class(name: str) -> None:
-    assert class_named("dataset.positive", typed(name), SHOWN) == name
+    if name != "Null":  # which is a key left open, but in quotes or a list
+        assert class_named("dataset.positive", typed(name), SHOWN) == name
     assert class_named("dataset.positive", typed(f"'{name}'"), SHOWN) == name
     (listed,) = typed(f"[{name}]")
     assert class_named("dataset.positive", listed, SHOWN) == name

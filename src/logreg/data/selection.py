@@ -13,6 +13,9 @@ from torch import Tensor
 from logreg.data.labels import name_of
 from logreg.errors import ConfigError, DataError, as_typed
 
+WORDS = {"true": True, "false": False, "null": None}
+"""What Hydra reads as no text."""
+
 HYDRA_INT = r"(?:0|[1-9](?:_?[0-9])*)"
 """A whole number as Hydra's grammar has it, without its sign."""
 
@@ -103,8 +106,8 @@ def class_named(key: str, given: Any, names: Sequence[str]) -> str:
 
 def _as_hydra_reads(name: str) -> Any:
     """What becomes of a name that is typed without quotes."""
-    if name.lower() in ("true", "false"):
-        return name.lower() == "true"
+    if name.lower() in WORDS:
+        return WORDS[name.lower()]
     if len(name) <= LONGEST_NUMBER and re.fullmatch(f"[+-]?{HYDRA_INT}", name):
         return int(name)
     return float(name) if len(name) <= LONGEST_NUMBER and re.fullmatch(f"[+-]?{HYDRA_FLOAT}", name) else name
@@ -114,6 +117,8 @@ def _means(name: str, given: Any) -> bool:
     """Whether a name is another way to write a value: 007 for 7, yes for true."""
     if isinstance(given, bool):
         return name.lower() in (("true", "yes", "on") if given else ("false", "no", "off"))
+    if given is None:
+        return False
     try:
         return _same(float(name), float(given))
     except (ValueError, OverflowError):
@@ -159,6 +164,6 @@ def _names(key: str, given: Any) -> tuple[Any, ...]:
     if given is None:
         return ()
     listed = given if isinstance(given, list | tuple) else [given]
-    if not listed or any(isinstance(name, Mapping | list | tuple) or name is None for name in listed):
+    if not listed or any(isinstance(name, Mapping | list | tuple) for name in listed):
         raise ConfigError.broken(key, "be the name of a class or a list of names", given)
     return tuple(listed)
