@@ -598,7 +598,7 @@ def test_a_group_in_two_folders_of_splits_is_refused(tmp_path: Path) -> None:
         ("(p", "`dataset.split.group` must be a regular expression .* got '\\(p'. It is none: "),
         ("(q)", "`dataset.split.group=\\(q\\)` must give each image a group, and gives none to 4 of 4: a/p1_0.png, "),
         ("gone.csv", "`dataset.split.group=gone.csv` must be a table that can be read: No such file"),
-        ("{here}/other.csv", "`dataset.split.group=.*other.csv` must have the columns file and group, got .*'name'"),
+        ("{here}/other.csv", "`dataset.split.group=.*other.csv` must have the columns file and group, got name, group"),
         ("{here}/few.csv", "`dataset.split.group=.*few.csv` must give .*, and gives none to 1 of 4: b/p2_0.png"),
         ("{here}/two.csv", "`dataset.split.group=.*two.csv` must give each file one group, and a/p1_0.png has two"),
     ],
@@ -606,7 +606,7 @@ def test_a_group_in_two_folders_of_splits_is_refused(tmp_path: Path) -> None:
 def test_groups_that_are_none_are_one_line(group: str, message: str, tmp_path: Path) -> None:
     root = write(tmp_path / "root", "a/p1_0.png", "a/p1_1.png", "b/p2_0.png", "b/p2_1.png")
     (tmp_path / "other.csv").write_text("name,group\na/p1_0.png,1\n")
-    (tmp_path / "few.csv").write_text("file,group\na/p1_0.png,1\np1_1.png,1\n./b/p2_1.png,2\nb/p2_0.png,\n")
+    (tmp_path / "few.csv").write_text("file,group\na\\p1_0.png,1\np1_1.png,1\n./b/p2_1.png,2\nb/p2_0.png,\n")
     (tmp_path / "two.csv").write_text("file,group\na/p1_0.png,1\na/p1_0.png,2\n")
     with pytest.raises((ConfigError, DataError), match=f"^{message}"):
         read(root, group=group.format(here=tmp_path))
@@ -649,6 +649,7 @@ def test_other_names_are_not(name: str, tmp_path: Path) -> None:
         (["1.5", "-3", "1e3", "1_0"], ["-3", "1.5", "1_0", "1e3"]),
         (["10", "2", "b"], ["10", "2", "b"]),
         (["inf", "2"], ["2", "inf"]),
+        (["1__0", "2", "1_"], ["1_", "1__0", "2"]),
         (["007", "7", "08"], ["007", "7", "08"]),
     ],
 )
@@ -660,13 +661,10 @@ def test_classes_that_are_numbers_are_in_their_order(names: list[str], order: li
     ("folders", "typed", "classes"),
     [
         ("True False", "dataset.positive=True", ["False", "True"]),
-        ("True False", "dataset.positive=False", ["True", "False"]),
         ("True False", "dataset.classes=[True,False]", ["False", "True"]),
-        ("1_000 1e3 1.0", "dataset.positive=1e3", ["not 1e3", "1e3"]),
         ("1_000 1e3 1.0", "dataset.classes=[1_000,1.0]", ["1.0", "1_000"]),
         ("1 2 10 11", "dataset.classes=[10,2]", ["2", "10"]),
         ("1 2 10 11", "dataset.positive=[10,1]", ["other", "10 or 1"]),
-        ("007 8", "dataset.positive=007", ["8", "007"]),
         ("null a b", "dataset.classes=[null,a]", ["a", "null"]),
         ("null a b", "'dataset.positive=\"null\"'", ["null", "not null"]),
     ],

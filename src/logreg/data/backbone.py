@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from logreg.data.base import Dataset, RawData, Table
 from logreg.data.cache import Kept, cached, fetching
-from logreg.data.images import Decoding, Found, ImageSource, Listing, in_bytes, pixels_of
+from logreg.data.images import Decoding, ImageSource, Listing, in_bytes, pixels_of
 from logreg.errors import ConfigError
 from logreg.facts import SPLITS, Split
 from logreg.promises import check, text, whole
@@ -201,7 +201,7 @@ class FrozenFeatures:
             tables,
             class_names=listing.class_names,
             source=listing.source,
-            notes=(*listing.notes, *Found(**kept.facts["found"]).notes(decoding)),
+            notes=(*listing.notes, *kept.facts["notes"]),
             backbone={**kept.facts["backbone"], "size": listing.size, "grey": listing.grey},
             pixels=decoding.plain,
         )
@@ -232,8 +232,8 @@ class FrozenFeatures:
             positions = torch.tensor(mine, dtype=torch.int64)
             tensors[f"{split}.rows"], tensors[f"{split}.features"] = positions, part
             tensors[f"{split}.labels"] = opened.splits[split].labels[positions]
-        plain = {"backbone": dict(backbone.plain), "decoding": asdict(opened.decoding), "found": asdict(opened.found)}
-        return Kept(tensors, plain)
+        notes = opened.found.notes(opened.decoding)
+        return Kept(tensors, {"backbone": dict(backbone.plain), "decoding": asdict(opened.decoding), "notes": notes})
 
 
 def new_model(name: str, crop: int) -> nn.Module:

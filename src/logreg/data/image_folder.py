@@ -42,11 +42,10 @@ if TYPE_CHECKING:
 
 LAYOUT = "a folder for each class, or train, val and test with a folder for each class in them"
 
-
 READING = 2
 """Part of the cache's key: raise it when files are decoded otherwise."""
 
-NUMBER = r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?"
+NUMBER = r"[+-]?([0-9](_?[0-9])*\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
 """A name that is a number."""
 
 SERIES = r"([^/]+)[_-]([0-9]+)[.][a-zA-Z]+$"
@@ -94,7 +93,7 @@ class ImageFolder:
     cache: str | None = "data/cache"
     name: str = "image_folder"
     model: Mapping[str, Any] | None = None
-    """What a trained model keeps of how its images were decoded; ``None``: there is no model yet."""
+    """`Decoding.plain` of a trained model that the rows are for; ``None``: there is no model yet."""
 
     def __post_init__(self) -> None:
         check("dataset.path", self.path, optional(text()))
@@ -128,7 +127,7 @@ class ImageFolder:
             image_shape=tuple(kept.tensors["train.pixels"].shape[1:]),
             scale=1 / decoding.white,
             source=listing.source,
-            notes=(*listing.notes, *Found(**kept.facts["found"]).notes(decoding)),
+            notes=(*listing.notes, *kept.facts["notes"]),
             pixels=decoding.plain,
         )
 
@@ -305,7 +304,7 @@ class ImageFolder:
         tensors = {f"{split}.rows": torch.tensor(taken, dtype=torch.int64) for split, taken in rows.items()}
         parts = stack[:count].split([len(taken) for taken in rows.values()])
         tensors |= {f"{split}.pixels": part for split, part in zip(rows, parts, strict=True)}
-        return Kept(tensors, {"decoding": asdict(opened.decoding), "found": asdict(opened.found)})
+        return Kept(tensors, {"decoding": asdict(opened.decoding), "notes": opened.found.notes(opened.decoding)})
 
 
 def in_order(classes: Iterable[str]) -> list[str]:
@@ -358,14 +357,15 @@ def _listed_groups(given: str) -> Callable[[str], str | None]:
         with Path(given).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, delimiter="\t" if given.lower().endswith(".tsv") else ",")
             if not {"file", "group"} <= set(reader.fieldnames or ()):
-                raise ConfigError(f"{key} must have the columns file and group, got {reader.fieldnames or 'none'}.")
+                got = ", ".join(reader.fieldnames or ["none"])
+                raise ConfigError(f"{key} must have the columns file and group, got {got}.")
             lines = [(str(line["file"] or ""), str(line["group"] or "")) for line in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(f"{key} must be a table that can be read: {reason}. Paths start where you stand.") from error
     listed: dict[str, str] = {}
     for name, group in lines:
-        if group and listed.setdefault(name.removeprefix("./"), group) != group:
+        if group and listed.setdefault(name.replace("\\", "/").removeprefix("./"), group) != group:
             raise ConfigError(f"{key} must give each file one group, and {name} has two.")
 
     def group_of(file: str) -> str | None:
