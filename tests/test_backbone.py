@@ -21,9 +21,11 @@ from logreg.data import backbone as backbone_module
 from logreg.data.backbone import Backbone, FrozenFeatures, new_model, remove_head
 from logreg.data.base import RawData
 from logreg.data.image_folder import ImageFolder
+from logreg.data.incoming import Incoming
 from logreg.data.toy import Toy
 from logreg.data.vision import Vision
 from logreg.errors import ConfigError, DataError
+from logreg.facts import DataFacts
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
 
@@ -373,7 +375,7 @@ def test_arguments_are_checked_at_the_door(key: str, value: Any, tmp_path: Path)
 def test_a_broken_image_is_named_and_nothing_is_kept(tmp_path: Path) -> None:
     root = write(tmp_path / "root", *FILES)
     (root / FILES[1]).write_bytes((root / FILES[1]).read_bytes()[:500])
-    with pytest.raises(DataError, match=rf"{root / FILES[1]} cannot: "):
+    with pytest.raises(DataError, match=rf"1 of 4 cannot: {FILES[1]} \("):
         frozen(root, tmp_path / "cache").read()
     assert list((tmp_path / "cache").glob("[!.]*")) == []
 
@@ -402,3 +404,35 @@ def test_the_pixels_of_the_whole_set_are_never_held(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(backbone_module.Backbone, "features", features)
     frozen(root).read()
     assert 0 < most < 40
+
+
+# what files of images may hold
+
+
+def test_16_bits_transparency_broken_files_and_groups_as_without_a_backbone(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", "a/1.png", "a/2.png", "b/1.png")
+    wide = np.random.default_rng(0).integers(0, 4096, (40, 30)).astype(np.uint16)
+    Image.fromarray(wide).save(root / "a" / "12_bits.png")
+    Image.new("RGBA", (30, 40), (0, 0, 0, 0)).save(root / "b" / "clear.png")
+    (root / "a" / "1.png").write_bytes(b"no image")
+    for _ in range(2):  # from the files, and from the cache
+        source = ImageFolder(str(root), broken="skip", group=r"/(\w)", cache=str(tmp_path / "cache"))
+        raw = FrozenFeatures(source, SMALL, "none").read()
+        table, features = raw.tables["train"], features_of(raw)
+        assert table.labels.tolist() == [0, 0, 1, 1]
+        assert table.groups is not None
+        assert table.groups.tolist() == [0, 1, 0, 2]  # 1, 2, 1 and c
+        assert raw.notes == (
+            "1 image cannot be read, left out: a/1.png",
+            "1 image with transparent parts, shown on white: b/clear.png",
+            "1 image of 16 bits a pixel, with white at 4,095 (set another with dataset.white_level): a/12_bits.png",
+        )
+    backbone = Backbone.rebuild(raw.backbone)
+    as_bytes = Image.fromarray(np.rint(wide / 4095 * 255).astype(np.uint8))
+    images = [as_bytes, Image.new("RGB", (30, 40), (255, 255, 255))]
+    (right,) = backbone.features([backbone.prepare(image) for image in images])
+    torch.testing.assert_close(features[[0, 3]], right)
+    (root / "a" / "1.png").unlink()
+    facts = DataFacts("image_folder", len(right[0]), ("a", "b"), {"train": 4}, backbone=raw.backbone, pixels=raw.pixels)
+    _, blocks = Incoming(facts, {}).read(str(root))
+    torch.testing.assert_close(torch.cat([block.features for block in blocks]), features)

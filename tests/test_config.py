@@ -75,8 +75,8 @@ def whole_sentence(sentence: str) -> str:
         (
             labels(),
             "be a class or a list of classes, such as 7 or [3,8]",
-            [7, "pass", True, [3, 8], ["a"], 1.0],
-            [None, [], {"a": 1}, [None]],
+            [7, "pass", True, [3, 8], ["a"], 1.0, [None]],
+            [None, [], {"a": 1}, [[1]]],
         ),
         (
             weights(),

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from logreg.exports import FORMATS, Linear, as_sklearn
+from logreg.facts import DataFacts
 from logreg.trained import Trained
 from models import MODELS, Models
 from whole_runs import Answer
@@ -74,6 +75,20 @@ print(json.dumps([label.tolist(), probabilities.tolist(), classes]))
     rows = pyarrow.csv.read_csv(here / "three_out.csv").to_pydict()
     assert labels == rows["predicted"]
     np.testing.assert_allclose(probabilities, np.column_stack([rows[name] for name in classes]), atol=2e-6)
+
+
+def test_onnx_takes_pixels_of_16_bits_as_they_are_in_the_files(tmp_path: Path) -> None:
+    import onnxruntime
+
+    pixels = {"white_level": 4095, "background": 255}
+    facts = DataFacts("image_folder", 4, ("a", "b"), {"train": 9}, image_shape=(2, 2), pixels=pixels)
+    model = Linear(torch.tensor([[1.0, -2.0, 3.0, 0.5]]).double(), torch.tensor([-0.7]).double(), "bce", facts, "32")
+    FORMATS["onnx"].write(model, tmp_path / "model.onnx")
+    raw = np.array([[[0, 4095], [2047, 1]], [[100, 2000], [3000, 5000]]], dtype=np.uint16)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run(["probabilities"], {"images": raw})
+    logits = raw.reshape(2, 4) / 4095 @ [1, -2, 3, 0.5] - 0.7
+    np.testing.assert_allclose(probabilities[:, 1], 1 / (1 + np.exp(-logits)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["binary", "softmax", "one_vs_rest", "two_outputs"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +13,15 @@ import torch
 import torchvision
 from PIL import Image, ImageDraw
 from PIL.JpegImagePlugin import JpegImageFile
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 
-from logreg.data import image_folder, images
-from logreg.data.image_folder import ImageFolder
-from logreg.data.images import EXTENSIONS, open_image, pixels_of
+from logreg.data import Table, TensorDataModule, image_folder, images
+from logreg.data.image_folder import ImageFolder, _hint
+from logreg.data.images import EXTENSIONS, Decoding, open_image, pixels_of
+from logreg.data.incoming import Incoming
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
+from logreg.facts import DataFacts
 
 
 def noise(seed: int, width: int = 8, height: int = 6, mode: str = "RGB") -> Image.Image:
@@ -57,8 +62,8 @@ def test_a_folder_is_read_as_torchvision_reads_it(tmp_path: Path) -> None:
     assert (raw.scale, raw.source, raw.notes) == (1 / 255, tmp_path.name, ())
 
 
-def test_the_extensions_are_torchvisions() -> None:
-    assert EXTENSIONS == torchvision.datasets.folder.IMG_EXTENSIONS
+def test_the_extensions_are_torchvisions_and_gif() -> None:
+    assert (*torchvision.datasets.folder.IMG_EXTENSIONS, ".gif") == EXTENSIONS
 
 
 def test_the_splits_are_the_folders(tmp_path: Path) -> None:
@@ -77,12 +82,12 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 def test_hidden_files_are_passed_over_and_others_counted(tmp_path: Path) -> None:
     write(tmp_path, "a/1.png", "b/1.png")
-    for name in (".DS_Store", "a/.hidden.png", ".git/x.png", "a/.thumbs/x.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    for name in (".DS_Store", "a/.hidden.png", ".git/x.png", "a/.thumbs/x.png", "a/Thumbs.db", "__MACOSX/a/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert read(tmp_path).notes == ()
-    (tmp_path / "a" / "Thumbs.db").touch()
-    assert read(tmp_path).notes == ("left out 1 file that is no image: a/Thumbs.db",)
+    (tmp_path / "a" / "words.txt").touch()
+    assert read(tmp_path).notes == ("left out 1 file that is no image: a/words.txt",)
     (tmp_path / "labels.csv").touch()
     raw = read(tmp_path)
     assert raw.notes == ("left out 2 files that are no images: labels.csv, ...",)
@@ -104,10 +109,11 @@ def test_pictures_of_every_mode_are_made_rgb(mode: str, tmp_path: Path) -> None:
     assert pixels_of(open_image(file)).shape == (3, 6, 8)
 
 
-def test_16_bits_keep_their_brightness(tmp_path: Path) -> None:
+def test_older_models_see_the_upper_8_of_16_bits(tmp_path: Path) -> None:
     wide = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     Image.fromarray(wide).save(tmp_path / "x.png")
-    np.testing.assert_array_equal(pixels_of(open_image(tmp_path / "x.png", grey=True)), wide // 257)
+    before = Decoding.of({}, grey=True)  # of models that keep nothing of the pixels
+    np.testing.assert_array_equal(pixels_of(open_image(tmp_path / "x.png", before)), wide // 257)
 
 
 def test_a_picture_taken_with_the_camera_turned_is_upright(tmp_path: Path) -> None:
@@ -123,7 +129,7 @@ def test_a_picture_taken_with_the_camera_turned_is_upright(tmp_path: Path) -> No
 def test_size_is_the_shorter_side_and_the_middle_is_kept(width: int, height: int, tmp_path: Path) -> None:
     image = smooth(width, height)
     image.save(tmp_path / "x.png")
-    ours = pixels_of(open_image(tmp_path / "x.png", size=16)).short()
+    ours = pixels_of(open_image(tmp_path / "x.png", Decoding(size=16))).short()
     functional = torchvision.transforms.functional
     theirs = functional.center_crop(functional.resize(image, [16]), [16])
     assert ours.shape == (3, 16, 16)
@@ -134,7 +140,7 @@ def test_reducing_does_not_alias(tmp_path: Path) -> None:
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255  # picking pixels would give black or white
     Image.fromarray(stripes).save(tmp_path / "x.png")
-    pixels = pixels_of(open_image(tmp_path / "x.png", size=8))[:, 1:-1, 1:-1]
+    pixels = pixels_of(open_image(tmp_path / "x.png", Decoding(size=8)))[:, 1:-1, 1:-1]
     assert 120 <= int(pixels.min()) <= int(pixels.max()) <= 135
 
 
@@ -150,10 +156,10 @@ def test_a_jpeg_decoded_at_a_fraction_looks_the_same(tmp_path: Path, monkeypatch
         return drafted
 
     monkeypatch.setattr(JpegImageFile, "draft", spy)
-    quick = pixels_of(open_image(tmp_path / "x.jpg", size=32)).short()
+    quick = pixels_of(open_image(tmp_path / "x.jpg", Decoding(size=32))).short()
     assert decoded == [(160, 120)]  # an eighth would be shorter than twice 32
     monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
-    full = pixels_of(open_image(tmp_path / "x.jpg", size=32)).short()
+    full = pixels_of(open_image(tmp_path / "x.jpg", Decoding(size=32))).short()
     assert float((quick - full).abs().float().mean()) < 1
 
 
@@ -312,7 +318,8 @@ def test_a_broken_image_is_named(kind: str, ending: str, tmp_path: Path, monkeyp
         file.write_bytes(b"" if kind == "empty" else b"no image\n" * 99)
     with pytest.raises(
         DataError,
-        match=rf"^`dataset\.path` must hold images that can be read, and {file} cannot: [^\n]*[^.]\. Mend the file",
+        match=rf"^`dataset\.path={tmp_path}` must hold images that can be read, and 1 of 2 cannot: b/{file.name} "
+        r"\([^\n]*[^.]\)\. Mend or remove it\. Set dataset\.broken=skip to train without it\.$",
     ):
         read(tmp_path)
 
@@ -358,3 +365,314 @@ def test_a_broken_image_leaves_no_cache_behind(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(DataError):
         ImageFolder("root").read()
     assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+# files that are no images of the user's, or cannot be read
+
+
+def incoming(facts: DataFacts, folder: Path, **dataset: Any) -> tuple[list[str], torch.Tensor]:
+    """The files that predict.py reads, and their features."""
+    _, blocks = Incoming(facts, dataset).read(str(folder))
+    rows = list(blocks)
+    return [name for block in rows for name in block.kept["file"].to_pylist()], torch.cat([r.features for r in rows])
+
+
+def learned(root: Path, model: DataFacts | None = None, **arguments: Any) -> TensorDataModule:
+    """The rows of a folder, none of them held out, as a model would get them."""
+    dataset = ImageFolder(str(root), **{"cache": None, **arguments})
+    if model is not None:
+        dataset = dataclasses.replace(dataset, model=model.pixels)
+    data = TensorDataModule(dataset, split={"val": 0, "test": 0}, model=model)
+    data.setup()
+    return data
+
+
+def test_thumbnails_are_no_rows_when_training_nor_when_predicting(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{c}/{n}.jpg" for c in ("cats", "dogs") for n in range(3)))
+    write(tmp_path, "cats/@eaDir/0.jpg/SYNOFILE_THUMB_M.jpg", "@eaDir/x.jpg", "dogs/.thumbnails/1.jpg", width=4)
+    write(tmp_path, "__MACOSX/cats/1.jpg", "cats/._0.jpg", width=4)
+    data = learned(tmp_path)
+    names, features = incoming(data.facts, tmp_path)
+    assert names == [f"{c}/{n}.jpg" for c in ("cats", "dogs") for n in range(3)]
+    assert torch.equal(features, data.tables["train"].matrix / 255)
+    assert (data.facts.class_names, data.notes) == (("cats", "dogs"), ())
+
+
+def spoil(root: Path) -> Path:
+    """Six images, of which three cannot be read: one of them in test."""
+    write(root, *(f"{s}/{c}/{n}.jpg" for s in ("train", "test") for c in "ab" for n in range(2)), width=64, height=64)
+    (root / "train/a/0.jpg").write_bytes(b"")
+    (root / "train/b/1.jpg").write_bytes((root / "train/b/1.jpg").read_bytes()[:900])
+    (root / "test/a/1.jpg").write_text("<html>404</html>")
+    return root
+
+
+BROKEN = (
+    r"`dataset\.path=.*` must hold images that can be read, and 3 of 8 cannot: train/a/0\.jpg \(it is empty\), "
+    r"train/b/1\.jpg \(.*runcated.*\), test/a/1\.jpg \(its content is no image\)\. Mend or remove them\. "
+    r"Set dataset\.broken=skip to train without them\."
+)
+
+
+def test_all_broken_files_are_named_at_once_with_what_leaves_them_out(tmp_path: Path) -> None:
+    root = spoil(tmp_path / "root")
+    with pytest.raises(DataError, match=f"^{BROKEN}$"):
+        read(root)
+    model = dataclasses.replace(learned(write(tmp_path / "fine", "a/1.png", "b/1.png")).facts, image_shape=(3, 64, 64))
+    with pytest.raises(
+        DataError, match=r"^`input=.*/test` must .* 1 of 4 cannot: a/1\.jpg \(its .*\)\. Mend or remove it\.$"
+    ):
+        incoming(model, root / "test", broken="skip")  # a prediction for every file or none
+
+
+def test_broken_files_can_be_left_out_and_are_counted_also_from_the_cache(tmp_path: Path) -> None:
+    root, cache = spoil(tmp_path / "root"), str(tmp_path / "cache")
+    for _ in range(2):
+        raw = read(root, broken="skip", cache=cache, group=r"/(\d)\.")
+        assert raw.notes == ("3 images cannot be read, left out: test/a/1.jpg, ...",)
+        assert raw.tables["train"].labels.tolist() == [0, 1]
+        assert raw.tables["test"].labels.tolist() == [0, 1, 1]
+        assert raw.tables["train"].groups.tolist() == [1, 0]
+        for split, row, name in (("train", 0, "train/a/1.jpg"), ("test", 2, "test/b/1.jpg")):
+            assert torch.equal(raw.tables[split].matrix[row], pixels_of(open_image(root / name)).flatten())
+    with pytest.raises(ConfigError, match=r"^`dataset\.broken` must be one of error, skip, got 'no'"):
+        ImageFolder(broken="no")
+
+
+# 16 bits and transparency, from training to predictions
+
+
+def deep(file: Path, brightness: int, seed: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = brightness + np.random.default_rng(seed).integers(-3, 4, (8, 8))
+    Image.fromarray(pixels.astype(np.uint16)).save(file)
+
+
+@pytest.fixture
+def twelve_bits(tmp_path: Path) -> Path:
+    """Two classes whose means are 10 apart, where bytes would be 16 apart."""
+    for seed in range(40):
+        deep(tmp_path / f"twelve_bits/{'ab'[seed % 2]}/{seed}.png", 2000 + 10 * (seed % 2), seed)
+    return tmp_path / "twelve_bits"
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_12_bits_in_16_are_served_by_their_own_white(grey: bool, twelve_bits: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # from the files, and from the cache
+        data = learned(twelve_bits, grey=grey, cache=str(tmp_path / "cache"))
+        assert data.facts.pixels == {"white_level": 4095, "background": 255}
+        assert data.notes == (
+            "40 images of 16 bits a pixel, with white at 4,095 (set another with dataset.white_level): a/0.png, ...",
+        )
+        features = next(iter(data.blocks("train"))).features
+        right = np.asarray(Image.open(twelve_bits / "a" / "0.png")).reshape(1, -1).repeat(1 if grey else 3, 0) / 4095
+        np.testing.assert_allclose(features[0], right.flatten(), rtol=1e-6)
+    assert roc_auc_score(data.tables["train"].labels, features.mean(1)) == 1
+    names, predicted = incoming(DataFacts.from_dict(data.facts.as_dict()), twelve_bits, grey=grey)
+    assert (names[0], len(names)) == ("a/0.png", 40)
+    torch.testing.assert_close(predicted, features, rtol=1e-6, atol=0)
+
+
+def test_darker_files_stay_darker_for_the_model(twelve_bits: Path, tmp_path: Path) -> None:
+    data = learned(twelve_bits)
+    for label in "ab":
+        deep(tmp_path / f"dark/{label}/1.png", 500, 0)
+    there = learned(tmp_path / "dark", data.facts)
+    assert there.facts.pixels == data.facts.pixels
+    features = next(iter(there.blocks("train"))).features
+    assert float(features.mean()) == pytest.approx(500 / 4095, rel=1e-2)  # not 500 / 1023
+    torch.testing.assert_close(incoming(data.facts, tmp_path / "dark")[1], features)
+
+
+def test_a_white_that_was_typed_is_taken(twelve_bits: Path) -> None:
+    data = learned(twelve_bits, white_level=65535)
+    assert float(next(iter(data.blocks("train"))).features.mean()) == pytest.approx(2005 / 65535, rel=1e-3)
+    assert (
+        learned(write(twelve_bits.parent / "bytes", "a/1.png", "b/1.png"), white_level=9).facts.pixels["white_level"]
+        == 0
+    )
+
+
+def test_a_model_of_bytes_refuses_16_bits_rather_than_guess_their_white(twelve_bits: Path, tmp_path: Path) -> None:
+    facts = learned(write(tmp_path / "bytes", "a/1.png", "b/1.png", height=8)).facts
+    with pytest.raises(
+        DataError, match=r"40 of 40 cannot: a/0\.png \(it has 16 bits a pixel, and the images of train have 8"
+    ):
+        incoming(facts, twelve_bits)
+    before = dataclasses.replace(facts, pixels={})  # as its checkpoint was written by an older version
+    assert float(incoming(before, twelve_bits)[1].max()) == pytest.approx(7 / 255)
+
+
+def test_a_matrix_of_raw_pixels_is_scaled_as_the_files_were(twelve_bits: Path, tmp_path: Path) -> None:
+    data = learned(twelve_bits, grey=True)
+    raw = np.stack([np.asarray(Image.open(file)) for file in sorted(twelve_bits.glob("a/*.png"))]).astype(np.int32)
+    np.save(tmp_path / "x.npy", raw)
+    _, blocks = Incoming(data.facts, {}).read(str(tmp_path / "x.npy"))
+    np.testing.assert_allclose(next(blocks).features, raw.reshape(len(raw), -1) / 4095, rtol=1e-6)
+
+
+def test_transparent_drawings_are_told_apart_and_predicted_alike(tmp_path: Path) -> None:
+    for seed in range(40):
+        x, y = np.random.default_rng(seed).integers(-2, 3, 2).tolist()
+        image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+        draw = ImageDraw.Draw(image)
+        if seed % 2:
+            draw.line((8 + x, 3 + y, 8 + x, 13 + y), fill=(0, 0, 0, 255), width=2)
+        else:
+            draw.ellipse((3 + x, 3 + y, 12 + x, 12 + y), outline=(0, 0, 0, 255), width=2)
+        (tmp_path / str(seed % 2)).mkdir(exist_ok=True)
+        image.save(tmp_path / str(seed % 2) / f"{seed}.png")
+    data = learned(tmp_path)
+    assert data.notes == ("40 images with transparent parts, shown on white: 0/0.png, ...",)
+    features, labels = data.tables["train"].matrix, data.tables["train"].labels
+    assert roc_auc_score(labels, features.float().mean(1)) == 1  # a ring has more ink than a line
+    assert torch.equal(incoming(data.facts, tmp_path)[1], features / 255)
+
+
+# several images of one subject
+
+
+def patients(root: Path, count: int, images: int = 3) -> Path:
+    """Noise of its own for each patient, who is ill or well by chance: there is nothing to learn."""
+    for patient in range(count):
+        draw = np.random.default_rng(patient)
+        base, label = draw.integers(0, 255, (16, 16)), ("ill", "well")[int(draw.integers(2))]
+        for number in range(images):
+            (root / label).mkdir(parents=True, exist_ok=True)
+            pixels = (base + draw.integers(-3, 4, (16, 16))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / label / f"p{patient:03d}_{number}.png")
+    return root
+
+
+def rows_of(table: Table) -> list[int]:
+    assert table.rows is not None
+    rows: list[int] = table.rows.tolist()
+    return rows
+
+
+def test_groups_take_away_what_leaks(tmp_path: Path) -> None:
+    root = patients(tmp_path / "patients", 200)
+    listed = sorted(str(file.relative_to(root)) for file in root.rglob("*.png"))
+    lines = [f"{file},{file.split('/')[1][:4]}" for file in listed]
+    (tmp_path / "groups.csv").write_text("\n".join(["file,group", *lines, "gone.png,x", ""]))
+    (tmp_path / "names.tsv").write_text("group\tfile\n" + "".join(f"{n[-10:-6]}\t{n[-10:]}\n" for n in listed))
+    patient_of = [file.split("/")[1][:4] for file in listed]
+    auroc, held_out = {}, {}
+    for group in (None, r"/(p\d+)_", str(tmp_path / "groups.csv"), str(tmp_path / "names.tsv")):
+        dataset = ImageFolder(str(root), grey=True, group=group, cache=None)
+        data = TensorDataModule(dataset, split={"val": 0, "test": 0.3})
+        (x, y), (test_x, test_y) = (
+            (table.chosen(table.matrix) / 255, table.chosen(table.labels)) for table in data.tables.values()
+        )
+        model = LogisticRegression(max_iter=1000).fit(x, y)
+        auroc[group] = roc_auc_score(test_y, model.decision_function(test_x))
+        train, test = ([patient_of[row] for row in rows_of(table)] for table in data.tables.values())
+        held_out[group] = test
+        if group:
+            assert not set(train) & set(test)
+            assert len(train) + len(test) == 600
+            assert abs(len(test) - 180) <= 5
+    alone, *grouped = auroc.values()
+    assert alone > 0.9  # of 100 images 9 have no other one of theirs in train
+    assert grouped == [pytest.approx(0.5, abs=0.12)] * 3
+    _, by_pattern, *by_file = held_out.values()
+    assert by_file == [by_pattern] * 2
+
+
+def test_a_group_in_two_folders_of_splits_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/p1_0.png", "train/b/p2_0.png", "test/a/p1_1.png", "test/b/p3_0.png")
+    with pytest.raises(
+        DataError, match=r"^`dataset\.split\.group` must keep each group in one split, and 1 stand in train"
+    ):
+        _ = TensorDataModule(ImageFolder(str(tmp_path), group="(p.)_", cache=None)).tables
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (
+            "p._",
+            "`dataset.split.group` must be a regular expression with one group in brackets, such as .*Put what names",
+        ),
+        ("(p)(.)_", "`dataset.split.group` must be .* got .*Write \\(\\?:...\\) for the others."),
+        ("(p", "`dataset.split.group` must be a regular expression .* got '\\(p'. It is none: "),
+        ("(q)", "`dataset.split.group=\\(q\\)` must give each image a group, and gives none to 4 of 4: a/p1_0.png, "),
+        ("gone.csv", "`dataset.split.group=gone.csv` must be a table that can be read: No such file"),
+        ("{here}/other.csv", "`dataset.split.group=.*other.csv` must have the columns file and group, got name, group"),
+        ("{here}/few.csv", "`dataset.split.group=.*few.csv` must give .*, and gives none to 1 of 4: b/p2_0.png"),
+        ("{here}/two.csv", "`dataset.split.group=.*two.csv` must give each file one group, and a/p1_0.png has two"),
+    ],
+)
+def test_groups_that_are_none_are_one_line(group: str, message: str, tmp_path: Path) -> None:
+    root = write(tmp_path / "root", "a/p1_0.png", "a/p1_1.png", "b/p2_0.png", "b/p2_1.png")
+    (tmp_path / "other.csv").write_text("name,group\na/p1_0.png,1\n")
+    (tmp_path / "few.csv").write_text("file,group\na\\p1_0.png,1\np1_1.png,1\n./b/p2_1.png,2\nb/p2_0.png,\n")
+    (tmp_path / "two.csv").write_text("file,group\na/p1_0.png,1\na/p1_0.png,2\n")
+    with pytest.raises((ConfigError, DataError), match=f"^{message}"):
+        read(root, group=group.format(here=tmp_path))
+
+
+def test_names_of_many_subjects_are_pointed_out_and_the_advice_works(tmp_path: Path, desk: Any) -> None:
+    root = patients(tmp_path / "patients", 12)
+    (note,) = read(root).notes
+    assert note.startswith("the names look like 12 subjects with several images each (ill/p")
+    advice = re.search(r"'dataset[^']*'", note)
+    assert advice
+    answer = desk(f"dataset=image_folder dataset.path=patients dataset.cache=null facts=only {advice[0]}")
+    assert answer.code == 0
+    assert "subjects" not in answer.out
+    write(root, "train/ill/x_0.png", "train/well/x_1.png")  # with folders for splits nothing is split by chance
+    assert not any(
+        "subjects" in note for note in read(write(tmp_path / "own", "train/a/p1_0.png", "train/b/p1_1.png")).notes
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("cat_{n:03d}.jpg", "IMG_{n:04d}.jpg", "IMG_20240131_{t}.jpg", "{n}.png", "n01440764_{t}.jpg", "{t}_s.jpg"),
+        *("2024-01-{d:02d}_{t}.jpg", "scan-{t}-{n}.png"),
+    ],
+)
+def test_other_names_are_not(name: str, tmp_path: Path) -> None:
+    names = [f"{c}/{name.format(n=n, t=100000 + 7919 * n % 99991, d=n % 28)}" for c in "ab" for n in range(60)]
+    assert _hint(names) == ()
+
+
+# the names of classes
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (["10", "2", "1", "11"], ["1", "2", "10", "11"]),
+        (["1.5", "-3", "1e3", "1_0"], ["-3", "1.5", "1_0", "1e3"]),
+        (["10", "2", "b"], ["10", "2", "b"]),
+        (["inf", "2"], ["2", "inf"]),
+        (["1__0", "2", "1_"], ["1_", "1__0", "2"]),
+        (["007", "7", "08"], ["007", "7", "08"]),
+    ],
+)
+def test_classes_that_are_numbers_are_in_their_order(names: list[str], order: list[str], tmp_path: Path) -> None:
+    assert list(read(write(tmp_path, *(f"{name}/1.png" for name in names))).class_names) == order
+
+
+@pytest.mark.parametrize(
+    ("folders", "typed", "classes"),
+    [
+        ("True False", "dataset.positive=True", ["False", "True"]),
+        ("True False", "dataset.classes=[True,False]", ["False", "True"]),
+        ("1_000 1e3 1.0", "dataset.classes=[1_000,1.0]", ["1.0", "1_000"]),
+        ("1 2 10 11", "dataset.classes=[10,2]", ["2", "10"]),
+        ("1 2 10 11", "dataset.positive=[10,1]", ["other", "10 or 1"]),
+        ("null a b", "dataset.classes=[null,a]", ["a", "null"]),
+        ("null a b", "'dataset.positive=\"null\"'", ["null", "not null"]),
+    ],
+)
+def test_names_typed_as_they_are_shown_work(
+    folders: str, typed: str, classes: list[str], tmp_path: Path, desk: Any
+) -> None:
+    write(tmp_path / "root", *(f"{name}/{n}.png" for name in folders.split() for n in range(5)))
+    answer = desk(f"dataset=image_folder dataset.path=root dataset.cache=null facts=only {typed}")
+    shown = [line.split("│")[1].strip() for line in answer.out.splitlines() if line.startswith("│")]
+    assert (answer.code, answer.err, sorted(shown)) == (0, "", sorted([*classes, "all"]))

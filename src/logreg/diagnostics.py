@@ -217,7 +217,7 @@ def mistakes_as_images(images: Tensor, mistakes: Sequence[Mistake], facts: DataF
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, pixels, mistake in zip(grid.flat, images, mistakes, strict=False):
-        image = pixels.reshape(facts.image_shape)
+        image = pixels.reshape(facts.image_shape).clamp(0, 1)  # of 16 bits some may be brighter than white
         axes.imshow((image.permute(1, 2, 0) if image.ndim == 3 else image).numpy(), cmap="gray", vmin=0, vmax=1)
         true, taken = (_short(facts.class_names[label]) for label in (mistake.true, mistake.predicted))
         axes.set_title(f"{taken} {mistake.probability:.0%}\nis {true}", fontsize=9)

@@ -71,9 +71,19 @@ def as_typed(key: str, names: Iterable[object]) -> str:
     plain = [str(name) for name in names]
     if all(re.fullmatch(r"[A-Za-z][A-Za-z_-]*", name) and name.lower() not in NOT_TEXT for name in plain):
         return f"{key}=[{','.join(plain)}]"
-    quoted = ",".join('"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in plain)
+    quoted = ",".join('"' + escaped(name, '"') + '"' for name in plain)
     line = f"{key}=[{quoted}]".replace("'", "'\\''")
     return f"'{line}'"
+
+
+def escaped(text: str, quote: str) -> str:
+    r"""What stands between two quotes for Hydra to read the text: a backslash means itself but before a quote.
+
+    Example:
+        >>> escaped(r"(p\d+)'s", "'")
+        "(p\\d+)\\'s"
+    """
+    return re.sub(rf"(\\*)({quote}|\Z)", lambda found: found[1] * 2 + (f"\\{quote}" if found[2] else ""), text)
 
 
 NOT_TEXT = {"true", "false", "null", "nan", "inf"}

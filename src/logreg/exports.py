@@ -107,6 +107,7 @@ class Linear:
             "image_shape": list(self.facts.image_shape),
             "columns": self.facts.as_dict()["columns"],
             "backbone": dict(self.facts.backbone),
+            "pixels": dict(self.facts.pixels),
         }
 
 
@@ -391,9 +392,11 @@ class _Graph:
     def from_images(self, model: Linear) -> str:
         from onnx import TensorProto
 
-        images = self.input("images", TensorProto.UINT8, ["rows", *model.facts.image_shape])
+        level = model.facts.pixels.get("white_level")
+        kind = TensorProto.UINT16 if level else TensorProto.UINT8
+        images = self.input("images", kind, ["rows", *model.facts.image_shape])
         features = self.node("Flatten", self.double(images), axis=1)
-        return self.linear(features, model.coef.numpy() / 255, model.intercept.numpy())
+        return self.linear(features, model.coef.numpy() / (level or 255), model.intercept.numpy())
 
     def from_columns(self, model: Linear) -> str:
         """Gaps are nan in numbers, and nothing in text; what fills them stands in the graph."""
@@ -479,8 +482,9 @@ def read_onnx(file: Path, model: Linear, sample: Sample) -> Array:
             for name, values in sample.columns.items()
         }
     elif model.facts.image_shape and not model.facts.backbone:
-        pixels = (sample.features.double() * 255).round().to(torch.uint8)
-        feed = {"images": pixels.reshape(-1, *model.facts.image_shape).numpy()}
+        level = model.facts.pixels.get("white_level")
+        pixels = (sample.features.double() * (level or 255)).round().numpy()
+        feed = {"images": pixels.reshape(-1, *model.facts.image_shape).astype("uint16" if level else "uint8")}
     else:
         feed = {"features": sample.features.numpy().astype(kind)}
     return np.asarray(session.run(["probabilities"], feed)[0])

@@ -85,6 +85,8 @@ class DataFacts:
     """Words for a missing value in the text files of the table, besides the usual ones."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """What turns images into the features; empty: they are the pixels."""
+    pixels: Mapping[str, Any] = field(default_factory=dict)
+    """How files of images become pixels, besides size and color: ``white_level`` of 16 bits, ``background``."""
     class_weight: tuple[float, ...] = ()
     """Weight of each class in the loss, C of them; empty: all 1."""
     mean_weight: float = 1.0
@@ -141,6 +143,7 @@ class DataFacts:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} | {
             "rows": dict(self.rows),
             "backbone": dict(self.backbone),
+            "pixels": dict(self.pixels),
             "columns": columns,
         }
 

@@ -110,7 +110,14 @@ def labels() -> Promise:
     """A class, or a list of classes."""
     return Promise(
         "be a class or a list of classes, such as 7 or [3,8]",
-        lambda value: isinstance(value, str | int | float) or (listed().holds(value) and len(value) > 0),
+        lambda value: (
+            isinstance(value, str | int | float)
+            or (
+                isinstance(value, list | tuple)
+                and bool(value)
+                and listed().holds([name for name in value if name is not None])
+            )
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from logreg.calibration import Calibration, fit_calibration
 from logreg.callbacks import Certificates, Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
 from logreg.config import DATASET_KNOBS, EXACT, REFUSED_TRAINER_ARGUMENTS, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
+from logreg.data.image_folder import ImageFolder
 from logreg.errors import ConfigError, Terminated, did_you_mean
 from logreg.evaluation import Predicted, are_counts, best_threshold, evaluate
 from logreg.existence import find_separation
@@ -189,6 +190,8 @@ def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataM
     # Which column says it is the source's to know; which fraction, the DataModule's.
     own |= {argument: split.pop(key) for key, argument in SPLIT_BY.items() if key in split}
     dataset = build_dataset(own.pop("name"), own)
+    if model is not None and isinstance(dataset, ImageFolder):
+        dataset = dataclasses.replace(dataset, model=model.pixels)
     if config.backbone["name"] != "none":
         dataset = build_frozen_features(dataset, config.backbone, device_of(config.accelerator))
     return TensorDataModule(

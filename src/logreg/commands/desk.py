@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from logreg import __version__
 from logreg.config import SECTIONS, RunConfig, unknown_key
-from logreg.errors import ConfigError, LogregError, did_you_mean
+from logreg.errors import ConfigError, LogregError, did_you_mean, escaped
 from logreg.folder import run_folder_of
 from logreg.promises import Promise, check
 from logreg.termination import ending_on_sigterm
@@ -270,7 +270,8 @@ def parse(arguments: Sequence[str]) -> list[Override]:
         key, _, value = argument.partition("=")
         listed = value[1:-1] if value[:1] == "[" and value[-1:] == "]" else ""
         as_text = []
-        if not set(value) & set("[]{}$'\""):
+        in_pairs = all(value.count(left) == value.count(right) for left, right in ("[]", "{}"))
+        if value[:1] not in ("[", "{") and in_pairs and "${" not in value and not set(value) & set("'\""):
             as_text = [f"{key}={quoted(value)}"]
         elif listed and not set(listed) & set("[]{}$'\""):
             as_text = [f"{key}=[{','.join(quoted(part.strip()) for part in listed.split(','))}]"]
@@ -285,8 +286,7 @@ def parse(arguments: Sequence[str]) -> list[Override]:
 
 def quoted(text: str) -> str:
     """Text that Hydra takes as it is."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    return "'" + escaped(text, "'") + "'"
 
 
 def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:

@@ -74,6 +74,7 @@ OF_THE_MODEL = {
     "recipe",
     "max_levels",
     "missing",
+    "white_level",
 }
 """Keys of a dataset that another value would make another model of."""
 

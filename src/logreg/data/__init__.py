@@ -64,7 +64,7 @@ def build_dataset(name: str, arguments: Mapping[str, Any]) -> Dataset:
     """
     if name not in DATASETS:
         raise ConfigError.not_a_choice("dataset", DATASETS, name)
-    known = list(inspect.signature(DATASETS[name]).parameters)
+    known = [key for key in inspect.signature(DATASETS[name]).parameters if key != "model"]  # that is no setting
     for key in arguments:
         if key not in known:
             raise ConfigError(

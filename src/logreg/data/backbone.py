@@ -7,7 +7,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -18,13 +18,16 @@ from torch import Tensor, nn
 
 from logreg.data.base import Dataset, RawData, Table
 from logreg.data.cache import Kept, cached, fetching
-from logreg.data.images import ImageSource, ImageSplit, Listing, in_threads, pixels_of
+from logreg.data.images import Decoding, ImageSource, Listing, in_bytes, pixels_of
 from logreg.errors import ConfigError
-from logreg.facts import SPLITS
+from logreg.facts import SPLITS, Split
 from logreg.promises import check, text, whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+FORMAT = 2
+"""Part of the cache's key: raise it when what is kept changes its meaning."""
 
 RANDOM = "none"
 """Weights that nobody trained; always the same ones."""
@@ -177,6 +180,7 @@ class FrozenFeatures:
         listing = self.source.listing()
         key: dict[str, Any] = {
             "images": listing.key,
+            "format": FORMAT,
             "backbone": self.backbone,
             "weights": self.weights,
             # which weights are the default, and what random ones are, is theirs to say
@@ -186,38 +190,50 @@ class FrozenFeatures:
             status = Path(self.weights).stat()
             key["weights"] = [str(Path(self.weights).resolve()), status.st_size, status.st_mtime_ns]
         kept = cached(self.source.cache, f"{self.name}-{self.backbone}", key, lambda: self._compute(listing))
-        tables = {
-            split: Table(kept.tensors[f"{split}.features"], kept.tensors[f"{split}.labels"])
-            for split in SPLITS
-            if f"{split}.labels" in kept.tensors
-        }
+        tables = {}
+        for split in SPLITS:
+            if f"{split}.labels" in kept.tensors:
+                groups = listing.groups[split][kept.tensors[f"{split}.rows"]] if listing.groups else None
+                features, labels = (kept.tensors[f"{split}.{part}"] for part in ("features", "labels"))
+                tables[split] = Table(features, labels, groups=groups)
+        decoding = Decoding(**kept.facts["decoding"])
         return RawData(
             tables,
             class_names=listing.class_names,
             source=listing.source,
-            notes=listing.notes,
-            backbone={**kept.facts, "size": listing.size, "grey": listing.grey},
+            notes=(*listing.notes, *kept.facts["notes"]),
+            backbone={**kept.facts["backbone"], "size": listing.size, "grey": listing.grey},
+            pixels=decoding.plain,
         )
 
     def _compute(self, listing: Listing) -> Kept:
         backbone = Backbone.build(self.backbone, self.weights, self.device)
-        tensors = {}
-        for split, images in listing.open().items():
-            tensors[f"{split}.features"] = self._features(backbone, images, f"{self.backbone}: {split}")
-            tensors[f"{split}.labels"] = images.labels
-        return Kept(tensors, backbone.plain)
+        opened = listing.open()
+        rows: dict[Split, list[int]] = {split: [] for split in opened.splits}
 
-    def _features(self, backbone: Backbone, images: ImageSplit, doing: str) -> Tensor:
-        def prepared(row: int) -> Tensor:
-            return backbone.prepare(images.image(row, backbone.plain["resize"]))
+        def prepared(image: Image) -> Tensor:
+            return backbone.prepare(in_bytes(image, opened.decoding))
 
-        features = torch.empty(len(images.labels), backbone.plain["num_features"])
+        def taken(images: Iterable[tuple[Split, int, Tensor]]) -> Iterator[Tensor]:
+            for split, row, image in images:
+                rows[split].append(row)
+                yield image
+
+        images_of = opened.splits.values()
+        features = torch.empty(sum(len(images.labels) for images in images_of), backbone.plain["num_features"])
         done = 0
-        with closing(in_threads(prepared, len(features), doing)) as every:
-            for batch in backbone.features(every, self.batch_size):
+        with closing(opened.decoded(prepared, self.backbone, backbone.plain["resize"])) as images:
+            for batch in backbone.features(taken(images), self.batch_size):
                 features[done : done + len(batch)] = batch
                 done += len(batch)
-        return features
+        parts = features[:done].split([len(mine) for mine in rows.values()])
+        tensors = {}
+        for (split, mine), part in zip(rows.items(), parts, strict=True):
+            positions = torch.tensor(mine, dtype=torch.int64)
+            tensors[f"{split}.rows"], tensors[f"{split}.features"] = positions, part
+            tensors[f"{split}.labels"] = opened.splits[split].labels[positions]
+        notes = opened.found.notes(opened.decoding)
+        return Kept(tensors, {"backbone": dict(backbone.plain), "decoding": asdict(opened.decoding), "notes": notes})
 
 
 def new_model(name: str, crop: int) -> nn.Module:

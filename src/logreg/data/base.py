@@ -83,6 +83,8 @@ class RawData:
     """Words for a missing value in the text files of a table, besides the usual ones."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """What made the features of images, as plain values; empty: they are the pixels."""
+    pixels: Mapping[str, Any] = field(default_factory=dict)
+    """How files of images became pixels, as plain values: ``Decoding.plain``; empty: they were no files."""
 
 
 class Dataset(Protocol):

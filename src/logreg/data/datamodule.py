@@ -145,6 +145,7 @@ class TensorDataModule(pl.LightningDataModule):
             ignored=tuple(name for name in there if name not in {column.name for column in columns}),
             missing_values=raw.missing_values,
             backbone=raw.backbone,
+            pixels=raw.pixels,
             class_weight=weights,
             mean_weight=weight,
             class_rates=class_rates(train, len(class_names)),

@@ -19,7 +19,7 @@ from logreg.data.blocks import BLOCK_BYTES
 from logreg.data.columns import encode, is_number, read_columns
 from logreg.data.features import USUAL_NAMES
 from logreg.data.files import BINARY, open_blocks, suffix_of, without_gaps
-from logreg.data.images import EXTENSIONS, in_threads, open_image, pixels_of
+from logreg.data.images import EXTENSIONS, Decoding, decoded, files_below, in_bytes, is_image, open_image, pixels_of
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean
 from logreg.facts import Column, DataFacts
 
@@ -283,9 +283,11 @@ class Incoming:
                         f"`input` must have rows of {' x '.join(map(str, shape))} numbers as the model, "
                         f"got {' x '.join(map(str, block.shape[1:])) or 'one'} [in {file.name}]."
                     )
-                is_bytes = self.facts.image_shape and block.dtype == torch.uint8
                 features = stored.of(block.flatten(1), self.dtype)
-                features = features / 255 if is_bytes else features
+                if self.facts.image_shape and block.dtype == torch.uint8:
+                    features = features / 255
+                elif not block.is_floating_point() and (level := Decoding.of(self.facts.pixels).white_level):
+                    features = features / level
                 if not bool(features.sum().isfinite()) and len(bad := (~features.isfinite()).any(1).nonzero()):
                     raise DataError(
                         f"`input` must be finite, got nan or inf in row {start + int(bad[0])} [in {file.name}]."
@@ -299,28 +301,30 @@ class Incoming:
         import pyarrow as pa
 
         self._refuse_to_keep(path)
-        files = (
-            [path]
+        names = (
+            [path.name]
             if path.is_file()
-            else sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and not _hidden(file, path)
-            )
+            else sorted((name for name, _ in files_below(path) if is_image(name)), key=lambda name: name.split("/"))
         )
-        if not files:
+        if not names:
             raise DataError(f"`input` must have images, got none in {path} ({', '.join(EXTENSIONS)}).")
-        names = [file.name if path.is_file() else file.relative_to(path).as_posix() for file in files]
+        folder = path.parent if path.is_file() else path
         shape, backbone = self.facts.image_shape, None
         if self.facts.backbone:
             from logreg.data.backbone import Backbone
 
             backbone = Backbone.rebuild(self.facts.backbone, self.device)
 
+        grey = bool(self.dataset.get("grey")) if backbone is not None else len(shape) == 2
+        decoding = Decoding.of(self.facts.pixels, self.dataset.get("size"), grey)
+        # As in training; older models, which keep nothing of the pixels, had whole JPEGs here.
+        at_least = backbone.plain["resize"] if backbone is not None and self.facts.pixels else 0
+
         def picture(row: int) -> Tensor:
+            image = open_image(folder / names[row], decoding, at_least)
             if backbone is not None:
-                return backbone.prepare(
-                    open_image(files[row], self.dataset.get("size"), bool(self.dataset.get("grey")))
-                )
-            pixels = pixels_of(open_image(files[row], self.dataset.get("size"), grey=len(shape) == 2))
+                return backbone.prepare(in_bytes(image, decoding))
+            pixels = pixels_of(image, decoding)
             if tuple(pixels.shape) != shape:
                 wanted, got = (f"{size[-1]} x {size[-2]}" for size in (shape, pixels.shape))
                 raise DataError(f"`input` must hold images of {wanted} pixels as the model, got {names[row]} of {got}.")
@@ -330,18 +334,18 @@ class Incoming:
 
         def rows() -> Iterator[Rows]:
             held: list[Tensor] = []
-            for row, pixels in enumerate(in_threads(picture, len(files), "decoding")):
+            for row, pixels in decoded(picture, names, f"input={path}", "decoding"):
                 held.append(pixels)
-                if len(held) == at_once or row + 1 == len(files):
+                if len(held) == at_once or row + 1 == len(names):
                     first = row + 1 - len(held)
                     if backbone is not None:
                         features = torch.cat(list(backbone.features(held, self.batch_size))).to(self.dtype)
                     else:
-                        features = torch.stack(held).flatten(1).to(self.dtype) / 255
+                        features = torch.stack(held).flatten(1).to(self.dtype) / decoding.white
                     yield Rows(features, {"file": pa.array(names[first : row + 1])})
                     held = []
 
-        return len(files), rows()
+        return len(names), rows()
 
 
 def _numbers(column: Any, name: str, source: str) -> Any:
@@ -359,10 +363,6 @@ def _numbers(column: Any, name: str, source: str) -> Any:
         raise DataError(
             f"`input` must hold numbers where the model learned from numbers, and {name!r} does not [in {source}]."
         ) from error
-
-
-def _hidden(file: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def _listed(names: Sequence[str]) -> str:

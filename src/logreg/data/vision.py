@@ -17,7 +17,7 @@ from torch import Tensor
 
 from logreg.data.base import RawData, Table
 from logreg.data.cache import Kept, cached, fetching
-from logreg.data.images import ImageSplit, Listing
+from logreg.data.images import ImageSplit, Listing, Opened
 from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.facts import Split
 from logreg.promises import check, flag, one_of, optional, text
@@ -319,9 +319,9 @@ class Vision:
                     return f"{file} is cut off, {path.stat().st_size:,} bytes of {expected:,}"
         return ""
 
-    def _open(self) -> dict[Split, ImageSplit]:
+    def _open(self) -> Opened:
         raw = self.read()
-        return {split: self._split(table, raw.image_shape) for split, table in raw.tables.items()}
+        return Opened({split: self._split(table, raw.image_shape) for split, table in raw.tables.items()})
 
     def _split(self, table: Table, shape: tuple[int, ...]) -> ImageSplit:
         assert isinstance(table.features, Tensor)
