@@ -367,3 +367,31 @@ def test_a_fit_in_python_refuses_what_float64_cannot_hold() -> None:
         fit(x, labels, Objective("bce"))
     with pytest.raises(DataError, match=r"feature 0 must have a size of 1e-120 to 1e120 where its coefficient"):
         fit(x * 1e110, labels, Objective("bce", l2=1e-3))
+
+
+@pytest.mark.parametrize(("offset", "is_said"), [(1.7e9, False), (1e17, True)])
+def test_only_what_the_source_itself_has_lost_is_said(offset: float, is_said: bool, tmp_path: Path) -> None:
+    z = np.random.default_rng(0).normal(size=100)
+    table = Written({"x": (offset + 100 * z).tolist(), "y": odds(np.random.default_rng(1), z)})
+    notes = trained(table, tmp_path)["dataset"]["notes"]
+    assert any("hold few digits of it: x" in note for note in notes) == is_said
+
+
+@pytest.mark.parametrize("kind", ["json", "safetensors", "sklearn", "torch_export", "onnx"])
+def test_every_format_takes_numbers_from_far_away(kind: str, tmp_path: Path, types: Types) -> None:
+    trained(seconds(), tmp_path)
+    answer = types(tmp_path, "export", f"format={kind}")
+    assert answer.code == 0, answer.err
+    assert "double precision" in (newest(tmp_path).folder / "export" / "MODEL_CARD.md").read_text()
+
+
+def test_without_an_intercept_nothing_is_subtracted_unless_features_are_standardized(tmp_path: Path) -> None:
+    z = np.random.default_rng(0).normal(size=100)
+    table = Written({"x": (50 + z).tolist(), "y": odds(np.random.default_rng(1), z)})
+    plain = trained(table, tmp_path, "intercept=false", "dataset.standardize=false", "tolerance=1e-10")
+    x, labels = (
+        torch.tensor(table.columns["x"], dtype=torch.float64)[:, None],
+        torch.tensor(np.array(table.columns["y"]) == "yes").long(),
+    )
+    best = fit(x, labels, Objective("bce", l2=1e-3), tolerance=1e-12, intercept=False)
+    assert plain["optimality"]["value"] == pytest.approx(best.bound.value, abs=1e-7)

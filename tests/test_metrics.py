@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from logreg.functional import LOSSES
 from logreg.metrics import SplitScorer
 from logreg.objective import Objective
+from logreg.ranking import area_under_roc
 
 
 def test_scores_are_those_of_all_rows_at_once_also_with_a_short_last_block(draw: torch.Generator) -> None:
@@ -72,3 +73,25 @@ def test_computing_forgets_the_rows() -> None:
     assert scorer.compute()["accuracy"] == 0
     scorer.update(torch.tensor([[9.0], [-9.0]]), torch.tensor([1, 0]))
     assert scorer.compute()["accuracy"] == 1
+
+
+def test_the_same_score_for_all_rows_has_an_auroc_of_one_half() -> None:
+    # 1e-16 apart, as a matrix product may leave equal rows by their place
+    scores = 0.3 + 1e-16 * torch.arange(400, dtype=torch.float64)
+    assert area_under_roc(scores, torch.arange(400) // 200) == 0.5
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_auroc_counts_ties_half_as_scikit_learn_does(weighted: bool, draw: torch.Generator) -> None:
+    levels = torch.tensor([-40.0, -1.0, 0.0, 1 / 3, 41.0, 42.0], dtype=torch.float64)
+    scores = levels[torch.randint(6, (500,), generator=draw)]
+    labels = torch.randint(2, (500,), generator=draw)
+    weights = torch.rand(500, generator=draw, dtype=torch.float64).round(decimals=1) if weighted else None
+    noise = 1e-15 * torch.randn(500, generator=draw, dtype=torch.float64)
+    expected = roc_auc_score(labels, scores, sample_weight=weights)
+    assert area_under_roc(scores + noise, labels, weights) == pytest.approx(expected, rel=1e-13)
+
+
+def test_what_is_not_a_number_is_ranked_as_nothing_known() -> None:
+    scores = torch.tensor([-torch.inf, torch.nan, 1.0, torch.inf, torch.inf], dtype=torch.float64)
+    assert area_under_roc(scores, torch.tensor([0, 0, 1, 1, 0])) == pytest.approx(4.5 / 6)

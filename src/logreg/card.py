@@ -30,13 +30,14 @@ GAP = 0.05
 """How much lower than on train an accuracy is when the model has learned its rows by heart."""
 
 
-def model_card(summary: Mapping[str, Any], file: str, agreement: float) -> str:
+def model_card(summary: Mapping[str, Any], file: str, agreement: float, in_double: bool = False) -> str:
     """The card.
 
     Args:
         summary: The content of summary.json.
         file: The exported model's name.
         agreement: Largest difference of a probability between it and the model that was trained.
+        in_double: Whether numbers must be given in double precision.
     """
     data, found = summary["dataset"], summary["evaluation"]
     classes = data["classes"]
@@ -50,6 +51,10 @@ def model_card(summary: Mapping[str, Any], file: str, agreement: float) -> str:
         f"`{file}` was read again after it was written, and gives the probabilities of the trained model to "
         f"{agreement:.1g} on held-out rows. Made by `{summary['command']}`.",
         "",
+        *(
+            ["Give it numbers in double precision: single precision loses the digits that tell them apart.", ""]
+            * in_double
+        ),
         "## Data",
         "",
         *(f"- {rows:,} rows of {split}" for split, rows in data["rows"].items()),

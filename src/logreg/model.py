@@ -12,10 +12,29 @@ from logreg.facts import DataFacts
 
 Init = Literal["zeros", "linear"]
 
+WIDENED = 2**16
+"""Numbers that are converted to float64 at once on a processor: half a megabyte."""
+
 
 def in_float64(tensor: Tensor) -> Tensor:
     """A tensor in float64; on the CPU where its device has no float64 (Apple's GPUs)."""
     return tensor.to("cpu" if tensor.device.type == "mps" else tensor.device, torch.float64)
+
+
+def linear_in_float64(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
+    """The logits features @ coef.T + intercept, in float64.
+
+    Narrower features are converted a part at a time, so that the copy stays in the cache of a processor.
+
+    Args:
+        features: Shape (N, D), any floating type.
+        coef: Shape (K, D), float64.
+        intercept: Shape (K,), float64.
+    """
+    rows = max(1, WIDENED // max(1, features.shape[1]))
+    if features.dtype == torch.float64 or features.device.type == "cuda" or len(features) <= rows:
+        return torch.addmm(intercept, in_float64(features), coef.T)
+    return torch.cat([torch.addmm(intercept, in_float64(part), coef.T) for part in features.split(rows)])
 
 
 class LogisticModel(nn.Module):
@@ -84,7 +103,7 @@ class LogisticModel(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D) as they are stored -> logits (N, K), in float64."""
         coef, intercept = self.of_stored()
-        return torch.addmm(intercept, in_float64(features), coef.T)
+        return linear_in_float64(features, coef, intercept)
 
     def in_source_units(self) -> tuple[Tensor, Tensor]:
         """``coef`` (K, D) and ``intercept`` (K,) of features in source units, in float64 on the CPU."""

@@ -16,6 +16,7 @@ from logreg.errors import ConfigError
 from logreg.facts import DataFacts
 from logreg.folder import shown
 from logreg.functional import decided
+from logreg.model import linear_in_float64
 from logreg.module import LogisticModule
 
 BROKEN = (
@@ -101,7 +102,7 @@ class Predictor:
             features: On any device.
             threshold: Of two classes, the second is the label where its probability is greater.
         """
-        logits = torch.addmm(self.intercept, features.to(self.device, torch.float64), self.coef.T)
+        logits = linear_in_float64(features.to(self.device), self.coef, self.intercept)
         probabilities = self.calibration.probabilities(logits, self.loss)
         return probabilities, decided(probabilities, threshold)
 

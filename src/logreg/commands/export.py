@@ -96,7 +96,7 @@ def _work(arguments: list[str]) -> int:
     if summary is None:
         print(f"no {CARD}: there is no summary.json beside the checkpoint", file=sys.stderr)
     else:
-        page = model_card(summary, output.name, agreement)
+        page = model_card(summary, output.name, agreement, not model.facts.stored.is_plain)
         write_whole(card, lambda file: file.write(page.encode()))
         print(shown(card))
     return 0
