@@ -529,7 +529,7 @@ def _by_duality(known: Known) -> Asking[tuple[float, float]]:
     noise = noise + 8 * UNIT * (sums[:, :-1].abs() + l2 * coef.abs())
     # Probabilities near 1 of an optimizer's evaluation, rounded to float64.
     rounding = 8 * UNIT * known.total * problem.num_outputs if evaluation.loss > SATURATED * known.total else 0.0
-    if not problem.objective.l2 and float(reach := (sums[:, :-1].abs() / l1).max()) > 1:
+    if not problem.objective.l2 and (reach := float((sums[:, :-1].abs() / l1).max())) > 1:
         # the conjugate of l1 alone is infinite beyond it
         sums, excess, rounding = yield from ask(Dual(problem, frame, point, shift, (1 - 1e-12) / reach))
         excess = max(excess, 0.0)
