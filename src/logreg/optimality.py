@@ -106,6 +106,7 @@ class Certificate:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for summary.json and the checkpoint."""
         return dataclasses.asdict(self) | {
+            "dependent": list(self.dependent),
             "relative_gap": self.relative_gap,
             "converged": self.converged,
             "verdict": self.verdict,

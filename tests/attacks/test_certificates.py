@@ -418,9 +418,7 @@ def attack(name: str, seed: int) -> list[Outcome]:
 
 @pytest.mark.parametrize("name", [*FAMILIES, "large"])
 def test_no_certificate_of_a_few_hard_problems_is_false(name: str) -> None:
-    wrong = [
-        outcome for seed in range(2) for outcome in attack(name, seed) if outcome.kind in ("false", "hang", "raise")
-    ]
+    wrong = [outcome for outcome in attack(name, 0) if outcome.kind in ("false", "hang", "raise")]
     assert not wrong
 
 

@@ -96,7 +96,7 @@ class Bound(NamedTuple):
     loss: float
     """The data term of f."""
     rounding: float = 0.0
-    """By how much f may differ, at most, between the point that was judged and the same point as float64 stores it."""
+    """What arithmetic in float64 may hide, at most: of sums over the rows, and of the point as it is stored."""
     dependent: tuple[int, ...] = ()
     """Features that depend on each other to within rounding, in ascending order, where that spoils the bound."""
     error: float = 0.0
@@ -411,8 +411,8 @@ def bound(
     be formed, `_by_curvature` is taken if it is the better bound, and without a penalty.  Else, without a penalty, half
     the Newton decrement is an estimate.
 
-    All rounding errors are bounded and are part of the gap: those of sums over the rows, of logits, and of the
-    Hessian.  What is not finite gives an infinite gap.
+    All rounding errors are bounded: those of sums over the rows, of logits, and of the Hessian.  They are part of the
+    gap or of its ``rounding``.  What is not finite gives an infinite gap.
 
     Args:
         problem: Whose rows will be shown.
@@ -443,21 +443,21 @@ def bound(
     slope = smallest_subgradient(own.to(problem.model, point), slope, problem.penalties(problem.model)[1])
     empty: tuple[int, ...] = ()
     # Neither a loss nor a penalty is negative, so f* >= 0.
-    gap, rigorous, dependent = value + error, True, empty
+    gap, hidden, rigorous, dependent = value + error, 0.0, True, empty
     if not math.isfinite(gap) or not bool(evaluation.gradient.isfinite().all()):
         return Bound(value, math.inf, True, slope, evaluation.loss)
     if penalised:
-        gap = least_of(gap, (yield from _by_duality(known)))
-    if curved and not gap <= enough * value:
+        gap, hidden = min((gap, hidden), (yield from _by_duality(known)), key=_all_of)
+    if curved and not gap + hidden <= enough * value:
         found = yield from _by_curvature(problem, own, point, known, measured)
         dependent = found.dependent
-        if found.gap < gap:
-            gap, rigorous = found.gap, found.rigorous
+        if found.gap < gap + hidden:
+            gap, hidden, rigorous = found.gap, 0.0, found.rigorous
     elif not penalised and not gap <= enough * value and enough < math.inf:
         estimate = yield from _by_products(problem, moved_to(own, problem.model, point), slope)
         if estimate < gap:
             gap, rigorous = estimate, False
-    return Bound(value, gap, rigorous, slope, evaluation.loss, rounding_of(known, own), dependent, error)
+    return Bound(value, gap, rigorous, slope, evaluation.loss, rounding_of(known, own) + hidden, dependent, error)
 
 
 def known_by(problem: Problem, frame: Frame, point: Tensor, evaluation: Evaluation) -> Known:
@@ -484,9 +484,9 @@ def rounding_of(known: Known, own: Frame) -> float:
     return of_slope + float(of_logits.square().sum()) / 2
 
 
-def least_of(*gaps: float) -> float:
-    """The smallest that is a number."""
-    return min((gap for gap in gaps if not math.isnan(gap)), default=math.inf)
+def _all_of(found: tuple[float, float]) -> float:
+    """A gap with its rounding; infinite where it is no number."""
+    return math.inf if math.isnan(sum(found)) else sum(found)
 
 
 def forms_hessian(problem: Problem) -> bool:
@@ -495,13 +495,14 @@ def forms_hessian(problem: Problem) -> bool:
     return dependent <= SMALL and problem.rows * dependent * problem.num_parameters <= WORK
 
 
-def _by_duality(known: Known) -> Asking[float]:
+def _by_duality(known: Known) -> Asking[tuple[float, float]]:
+    """The duality gap as it is computed, and by how much the exact one may be larger."""
     problem, frame, point, evaluation, squares, _ = known
     value = evaluation.value
     moved = False
     for _ in range(INTERCEPT_STEPS):
         if not bool(evaluation.curvature.isfinite().all() & evaluation.gradient.isfinite().all()):
-            return math.inf
+            return math.inf, 0.0
         shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
         if float(shift.abs().max()) <= FEASIBLE:
             break
@@ -509,7 +510,7 @@ def _by_duality(known: Known) -> Asking[float]:
         point[:, -1] -= shift.clamp(-1, 1)
         evaluation = (yield from ask(Measure(problem, frame, point))).evaluation
     else:
-        return math.inf
+        return math.inf, 0.0
     at = known._replace(point=point, evaluation=evaluation)
     l2, l1 = (strength[:-1] for strength in problem.penalties(frame))
     coef = point[:, :-1]
@@ -520,7 +521,7 @@ def _by_duality(known: Known) -> Asking[float]:
             sums = (yield from ask(Dual(problem, frame, point, shift)))[0]
         else:
             sums = sums - shift.unsqueeze(1) * evaluation.by_intercept
-    excess = float(shift @ evaluation.curvature @ shift)  # chi squared, which is at least Kullback's divergence
+    excess = max(float(shift @ evaluation.curvature @ shift), 0.0)  # chi squared, at least Kullback's divergence
     costs, moves = _balance(at, sums[:, -1])
     balance = float(costs.sum())
     size = math.sqrt(min(3 * evaluation.loss, 2 * known.total))  # of theta, its norm over the rows
@@ -528,27 +529,27 @@ def _by_duality(known: Known) -> Asking[float]:
     noise = noise + 8 * UNIT * (sums[:, :-1].abs() + l2 * coef.abs())
     # Probabilities near 1 of an optimizer's evaluation, rounded to float64.
     rounding = 8 * UNIT * known.total * problem.num_outputs if evaluation.loss > SATURATED * known.total else 0.0
-    if not problem.objective.l2 and bool(((reach := sums[:, :-1].abs() + noise) > l1).any()):
+    if not problem.objective.l2 and (reach := float((sums[:, :-1].abs() / l1).max())) > 1:
         # the conjugate of l1 alone is infinite beyond it
-        scale = float(((l1 - noise) / (reach - noise)).min()) * (1 - 1e-12)
-        if not 0 < scale <= 1:
-            return math.inf
-        sums, excess, rounding = yield from ask(Dual(problem, frame, point, shift, scale))
-        if bool((sums[:, :-1].abs() + noise > l1).any()):
-            return math.inf
+        sums, excess, rounding = yield from ask(Dual(problem, frame, point, shift, (1 - 1e-12) / reach))
+        excess = max(excess, 0.0)
     slopes = sums[:, :-1]
     if problem.objective.l2:
         # |V + l2 w|^2 / (2 l2) for l1 = 0, written so that nothing large cancels
         held = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
-        off = (held + l2 * coef).abs() + noise
+        off = (held + l2 * coef).abs()
         rest = off * (off / l2) / 2 + l1 * coef.abs() + coef * (slopes - held)
+        rounding += float((noise * (off / l2) + noise * (noise / l2) / 2).sum())
     else:
-        rest = coef * slopes + l1 * coef.abs() + noise * coef.abs()
+        rest = coef * slopes + l1 * coef.abs()
+        # A theta shrunk by so much is feasible; the excess is convex in that, and is the loss where nothing is left.
+        shrunk = min(float(((slopes.abs() + noise) / l1).max()) - 1, 1.0)
+        rounding += max(shrunk, 0.0) * evaluation.value + float((noise * coef.abs()).sum())
     rounding += 8 * UNIT * float((l1 * coef.abs()).sum()) + float(at.logits_error.square().sum()) / 2
     if moved:
         rounding += known.value_error + at.value_error
-    excess = (math.sqrt(max(excess, 0.0)) + math.sqrt(balance)) ** 2
-    return value - evaluation.value + excess + max(float(rest.sum()), 0.0) + rounding
+    rounding += balance + 2 * math.sqrt(excess * balance)
+    return value - evaluation.value + excess + max(float(rest.sum()), 0.0), rounding
 
 
 def _balance(at: Known, sums: Tensor) -> tuple[Tensor, Tensor]:
