@@ -318,7 +318,7 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
     scorer = module.scorer(auroc=True)
     for block in data.blocks(split):
         module.to(block.features.device)
-        scorer.update(module(block.features), block.labels, sample_weight=block.sample_weight)
+        scorer.update(module.model(block.features), block.labels, sample_weight=block.sample_weight)
     return scorer.compute()
 
 
@@ -326,7 +326,7 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
 def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Predicted:
     """Probabilities of all rows of a split, with what is known of the rows."""
     table = data.tables[split]
-    logits = torch.cat([module.to(block.features.device)(block.features).cpu() for block in data.blocks(split)])
+    logits = torch.cat([module.to(block.features.device).model(block.features).cpu() for block in data.blocks(split)])
     return Predicted(
         class_probabilities(logits, module.objective.loss, module.temperature),
         table.chosen(table.labels),
@@ -341,7 +341,7 @@ def calibrate(module: LogisticModule, data: TensorDataModule) -> float:
     """The temperature of a model, on the val split."""
     logits, labels, weights = [], [], []
     for block in data.blocks("val"):
-        logits.append(module.to(block.features.device)(block.features).cpu())
+        logits.append(module.to(block.features.device).model(block.features).cpu())
         labels.append(block.labels.cpu())
         weights += [] if block.sample_weight is None else [block.sample_weight.cpu()]
     weight = torch.cat(weights) if weights else None
