@@ -188,8 +188,8 @@ class LogisticModule(pl.LightningModule):
         return self.exact is None or (self.polish and self.current_epoch < self.max_epochs)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, D) as they are stored -> logits (N, K), in float64."""
-        logits: Tensor = self.model(features)
+        """Features (N, D) in source units -> logits (N, K), in float64; blocks have another form, for ``model``."""
+        logits: Tensor = self.model(self.model.stored.of(features, self.dtype_of_arithmetic))
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
@@ -365,7 +365,7 @@ class LogisticModule(pl.LightningModule):
 
     def validation_step(self, block: Batch, batch_idx: int) -> None:
         """Scores a block of the val split."""
-        self.scorers["val"].update(self(block.features), block.labels, sample_weight=block.sample_weight)
+        self.scorers["val"].update(self.model(block.features), block.labels, sample_weight=block.sample_weight)
 
     def on_validation_epoch_end(self) -> None:
         """Logs the val split as the parameters are at the end of the epoch."""
@@ -374,7 +374,7 @@ class LogisticModule(pl.LightningModule):
 
     def test_step(self, block: Batch, batch_idx: int) -> None:
         """Scores a block of the test split."""
-        self.scorers["test"].update(self(block.features), block.labels, sample_weight=block.sample_weight)
+        self.scorers["test"].update(self.model(block.features), block.labels, sample_weight=block.sample_weight)
 
     def on_test_epoch_end(self) -> None:
         """Logs the test split."""
@@ -383,10 +383,10 @@ class LogisticModule(pl.LightningModule):
 
     def predict_step(self, block: Batch, batch_idx: int) -> Tensor:
         """Probability of each class for the rows of a block, (N, C)."""
-        return self.probabilities(block.features)
+        return self.calibration.probabilities(self.model(block.features), self.objective.loss)
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """Features (N, D) as they are stored -> probability of each class (N, C), calibrated if the model is."""
+        """Features (N, D) in source units -> probability of each class (N, C), calibrated if the model is."""
         return self.calibration.probabilities(self(features), self.objective.loss)
 
     def _log(self, split: Split, scores: Scores, **others: float) -> None:

@@ -323,7 +323,7 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
     for block in data.blocks(split):
         module.to(block.features.device)
         scorer.update(
-            module(block.features),
+            module.model(block.features),
             block.labels,
             sample_weight=block.sample_weight,
             log_weight=module.calibration.log_weight,
@@ -335,7 +335,7 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
 def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Predicted:
     """Probabilities of all rows of a split, with what is known of the rows."""
     table = data.tables[split]
-    logits = torch.cat([module.to(block.features.device)(block.features).cpu() for block in data.blocks(split)])
+    logits = torch.cat([module.to(block.features.device).model(block.features).cpu() for block in data.blocks(split)])
     return Predicted(
         module.calibration.probabilities(logits, module.objective.loss),
         table.chosen(table.labels),
@@ -357,7 +357,7 @@ def calibrate(module: LogisticModule, data: TensorDataModule) -> Calibration:
     """The calibration of a model: its class weights taken out, then a temperature fitted on the val split."""
     logits, labels, weights = [], [], []
     for block in data.blocks("val"):
-        logits.append(module.to(block.features.device)(block.features).cpu())
+        logits.append(module.to(block.features.device).model(block.features).cpu())
         labels.append(block.labels.cpu())
         weights += [] if block.sample_weight is None else [block.sample_weight.cpu()]
     weight = torch.cat(weights) if weights else None
