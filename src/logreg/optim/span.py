@@ -68,8 +68,11 @@ class Seen(NamedTuple):
         return p if self.problem.softmax else p * (1 - self.probabilities)
 
     def close(self, image: Tensor) -> float:
-        """About the relative gap that a certificate will say; ``image`` (N, K) are the logits by the slope."""
-        return float((self.slope * image).sum()) / (2 * self.problem.objective.l2) / max(self.value, 1e-300)
+        """About the relative gap that a certificate will say; ``image`` (N, K) are the logits by the slope.
+
+        Where rounding makes a square negative, its size is what is not known.
+        """
+        return abs(float((self.slope * image).sum())) / (2 * self.problem.objective.l2) / max(self.value, 1e-300)
 
     def step(self, image: Tensor, inverse: Inverse) -> Tensor:
         """Newton's step of the factors, (N, K)."""
