@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import pickle
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ from omegaconf import OmegaConf
 from logreg.commands.desk import CONF
 from logreg.config import EXACT, RunConfig
 from logreg.folder import find_checkpoint
-from whole_runs import Answer, left_in
+from whole_runs import Answer, left_in, train
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 
@@ -401,6 +403,123 @@ def test_the_optimizer_is_the_one_that_was_named_or_meant(
         assert (config.lr, config.batch_size) == (None, "full")
     else:
         assert config.lr == (0.25 if "lr=" in command else 0.5)  # else the recipe of iris
+
+
+# Run folders of strangers
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that may be copied."""
+    return train(tmp_path_factory.mktemp("one"), "max_epochs=1").folder
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, one_epoch: Path) -> Path:
+    """A run folder, of which only the checkpoint is trusted, and of that only the values; as it is typed."""
+    shutil.copytree(one_epoch, tmp_path / "stranger")
+    return Path("stranger")
+
+
+HOSTILE = (
+    "+hydra.callbacks.x._target_=joblib.load",
+    "+hydra.callbacks.x.filename=evil.pkl",
+    "++hydra.callbacks.y._target_=joblib.load",
+    "++hydra.callbacks.y.filename=evil.pkl",
+    "hydra.launcher._target_=joblib.load",
+    "hydra/job_logging=stdout",
+    "hydra.job_logging.handlers.file.filename=victim",
+    "hydra.run.dir=victim.d",
+    "hydra.output_subdir=x",
+    "+trainer@hydra.callbacks.x=arguments",
+    "+experiment/x@hydra=y",
+)
+
+
+@pytest.mark.parametrize("typed", ["ckpt_path=stranger", "ckpt_path=stranger/checkpoints/best.ckpt"])
+def test_the_settings_of_a_strangers_run_folder_set_nothing_of_hydra(
+    desk: Callable[[str], Answer], stranger: Path, typed: str
+) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
+            return os.mkdir, ("executed",)
+
+    Path("evil.pkl").write_bytes(pickle.dumps(Evil()))
+    Path("victim").write_text("mine")
+    (stranger / ".hydra" / "overrides.yaml").write_text(json.dumps(["l2=0.5", *HOSTILE]))
+    answer = desk(f"{typed} max_epochs=2 report=brief")
+    assert not Path("executed").exists()
+    assert Path("victim").read_text() == "mine"
+    assert "victim.d" not in answer.left
+    assert answer.code == 0
+    for setting in HOSTILE:
+        assert f"left out of the settings of stranger: {setting}\n" in answer.err
+    summary = json.loads((find_checkpoint("latest", Path("runs")).parents[1] / "summary.json").read_text())
+    assert summary["overrides"] == [
+        "l2=0.5",
+        "max_epochs=2",
+        "report=brief",
+        "ckpt_path='" + summary["resumed_from"] + "'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "{",
+        "lr: 0.1",
+        "- {lr: 0.1}",
+        "- 1",
+        "null",
+        "- " + 70_000 * "a",
+        "\x00",
+        b"\xff\xfe",
+        "\n".join(["- &a0 x", *(f"- &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]" for n in range(1, 40))]),
+        "!!python/object/apply:os.mkdir [executed]",
+        2000 * "[",
+    ],
+)
+def test_settings_that_cannot_be_read_are_one_line(
+    desk: Callable[[str], Answer], stranger: Path, content: str | bytes | None
+) -> None:
+    file = stranger / ".hydra" / "overrides.yaml"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    answer = desk("ckpt_path=stranger max_epochs=2")
+    assert answer.err == (
+        "`ckpt_path` must be of a run, whose settings stranger/.hydra/overrides.yaml lists, and that is no list of "
+        "settings. Copy the .ckpt file out of the run folder, and type the settings.\n"
+    )
+    assert answer.code == 2
+    assert not Path("executed").exists()
+
+
+def test_settings_in_a_pipe_are_not_waited_for(desk: Callable[[str], Answer], stranger: Path) -> None:
+    file = stranger / ".hydra" / "overrides.yaml"
+    file.unlink()
+    os.mkfifo(file)
+    answer = desk("ckpt_path=stranger max_epochs=2")
+    assert answer.code == 2
+    assert answer.err.startswith("`ckpt_path` must be of a run, whose settings stranger/.hydra/overrides.yaml lists")
+
+
+def test_the_settings_of_a_strangers_run_are_checked_like_typed_ones(
+    desk: Callable[[str], Answer], stranger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    for setting, sentence in (
+        ("dataset.name=../../x", "`dataset` must be one of "),
+        ("dataset=../evil", "`dataset` must be one of "),
+        ("lr=${oc.env:SECRET}", "`lr` must be a plain value, since the variable SECRET of the environment"),
+    ):
+        (stranger / ".hydra" / "overrides.yaml").write_text(json.dumps([setting]))
+        answer = desk("ckpt_path=stranger max_epochs=2")
+        assert (answer.code, answer.err.count("\n")) == (2, 1)
+        assert answer.err.startswith(sentence)
+        assert "hunter2" not in answer.err
 
 
 # Help

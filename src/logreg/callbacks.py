@@ -15,11 +15,11 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint, Timer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from logreg.folder import CHECKPOINTS, run_folder_of, write_whole
 from logreg.module import LogisticModule
+from logreg.terminal import terminal
 from logreg.tracking import RunLogger
 from logreg.trained import Trained, read_checkpoint
 
@@ -228,7 +228,7 @@ class SignOfLife(Callback):
                 BarColumn(bar_width=20),
                 TextColumn("epoch {task.completed:.0f}/{task.total:.0f} {task.fields[scores]}"),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=terminal(stderr=True),
                 transient=True,
             )
             self._bar.start()

@@ -32,6 +32,7 @@ from logreg.module import LogisticModule
 from logreg.optimality import Certificate
 from logreg.page import as_html
 from logreg.path import PathRow, path_csv, path_summary
+from logreg.terminal import on_one_line
 from logreg.tracking import RunLogger
 
 if TYPE_CHECKING:
@@ -539,7 +540,7 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
         + ".",
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(on_one_line, lines))
 
 
 def title(summary: Summary) -> str:

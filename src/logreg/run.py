@@ -16,7 +16,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 
 from logreg.calibration import fit_temperature
 from logreg.callbacks import Certificates, Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
@@ -26,7 +25,7 @@ from logreg.errors import ConfigError, did_you_mean
 from logreg.evaluation import Predicted, best_threshold, evaluate
 from logreg.existence import find_separation
 from logreg.facts import DataFacts, Split
-from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest, shown
+from logreg.folder import Latest, check_new, find_checkpoint, shown
 from logreg.functional import class_probabilities
 from logreg.inspection import print_facts
 from logreg.metrics import Scores
@@ -37,6 +36,7 @@ from logreg.optim.path import PathPoint, default_strengths, fit_path
 from logreg.optimality import Certificate, is_penalised
 from logreg.path import PathRow, best_of, score_path
 from logreg.report import RunResult, Summary, draw, summarise, write_report
+from logreg.terminal import terminal
 from logreg.tracking import RunLogger
 from logreg.trained import read_checkpoint
 
@@ -92,7 +92,7 @@ def train(
 
     data = build_data(config) if data is None else data
     if config.facts == "show":
-        print_facts(data, Console())
+        print_facts(data, terminal())
     data.setup("fit")
     if resumed:
         epochs = _check_resumable(resumed, config, data.facts)
@@ -109,10 +109,9 @@ def train(
     module = build_module(config, data.facts)
     if start is not None:
         module.start_at(start.point)
-    if (folder / CHECKPOINTS).exists():
-        raise ConfigError(f"`hydra.run.dir` must name a new folder, and {shown(folder)} holds a run.")
+    check_new("hydra.run.dir", folder, begun=True)
     checkpoints = Checkpoints(
-        folder, HeldCheckpointIO(), (lambda: mark_latest(folder, root)) if is_newest else None, config=config.as_dict()
+        folder, HeldCheckpointIO(), Latest(folder, root) if is_newest else None, config=config.as_dict()
     )
     sign_of_life = SignOfLife(config.dataset["name"], progress_lines)
     callbacks = [Certificates(), checkpoints, sign_of_life, *watchers]
@@ -164,7 +163,7 @@ def show_facts(config: RunConfig) -> None:
     Raises:
         LogregError: What training on this data would raise, after what could be shown.
     """
-    print_facts(build_data(config), Console())
+    print_facts(build_data(config), terminal())
 
 
 def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:

@@ -21,6 +21,7 @@ from hydra.core.override_parser.types import Override
 
 from logreg.errors import ConfigError, LogregError
 from logreg.folder import shown, write_whole
+from logreg.terminal import terminal
 
 OPTIMALITY = ("optimality/gap", "optimality/converged", "optimality/verdict")
 """What each job says of its distance from the optimum."""
@@ -177,11 +178,10 @@ def _print_table(
     pruned: int = 0,
 ) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = terminal(width=None if sys.stdout.isatty() else 200)
     if groups:
         shown = [name for name in metrics if name.split("/")[1] != "train" or metrics[0].endswith("/train")]
         heading = f"by {metrics[0]}, mean±standard deviation over seeds (a seed also draws the split)"

@@ -13,6 +13,7 @@ from logreg.config import RunConfig
 from logreg.errors import ConfigError
 from logreg.folder import check_free, find_checkpoint, shown, write_whole
 from logreg.promises import Promise, flag, number, one_of, optional, text
+from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
@@ -95,7 +96,6 @@ def _work(arguments: list[str]) -> int:
     from logreg.lean import import_lightning
 
     import_lightning()
-    from rich.console import Console
 
     from logreg.trained import Trained
 
@@ -107,7 +107,7 @@ def _work(arguments: list[str]) -> int:
     if typed.values["json"]:
         print(json.dumps(found, ensure_ascii=False))
     else:
-        _show(found, Console())
+        _show(found, terminal())
     return 0
 
 

@@ -14,6 +14,7 @@ from logreg.errors import ConfigError
 from logreg.folder import check_free, find_checkpoint
 from logreg.predictions import PREDICTED
 from logreg.promises import Promise, flag, listed, number, one_of, optional, text, whole
+from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from logreg.data.incoming import Incoming, Rows
@@ -195,7 +196,6 @@ def _bar(count: int | None) -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield lambda rows: None
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -212,6 +212,6 @@ def _bar(count: int | None) -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=terminal(stderr=True), transient=True) as bar:
         task = bar.add_task("predicting", total=count)
         yield lambda rows: bar.update(task, advance=rows)

@@ -35,6 +35,7 @@ from logreg.folder import shown
 from logreg.promises import Promise, flag, optional, text, whole
 from logreg.search import FORMS, Range, Search, sqlite_url
 from logreg.search import shown as shown_value
+from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
@@ -306,13 +307,12 @@ def _bar(total: int, before: int, label: str) -> Iterator[Callable[[int, Any, st
             f"{label}: {done}/{total} {words}; {of_best(best)}", file=sys.stderr, flush=True
         )
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         *(TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()),
         *(TextColumn("{task.fields[best]}"), TimeRemainingColumn()),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=terminal(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total, completed=before, best="")
         yield lambda done, best, words: bar.update(task, completed=done, best=of_best(best))
