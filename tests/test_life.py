@@ -577,3 +577,102 @@ def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: p
     assert capsys.readouterr().err == "`hydra.run.dir` must name a new folder, and mine holds a run.\n"
     assert json.loads(summary)["status"] == "finished"
     assert (tmp_path / "mine" / "summary.json").read_text() == summary
+
+
+# Clusters
+
+STARTERS = {
+    "SLURM": {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODELIST": "a,b",
+    },
+    "LSF": {
+        "LSB_JOBID": "7",
+        "LSB_DJOB_RANKFILE": "nowhere",
+        "JSM_NAMESPACE_RANK": "1",
+        "JSM_NAMESPACE_LOCAL_RANK": "1",
+        "JSM_NAMESPACE_SIZE": "2",
+    },
+    "torchrun": {
+        "TORCHELASTIC_RUN_ID": "7",
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    },
+    "Kubeflow": {
+        "KUBERNETES_PORT": "tcp://127.0.0.1:1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+    },
+}
+"""What each sets in the environment of the second of two processes."""
+
+
+@pytest.mark.parametrize("starter", STARTERS)
+def test_a_process_among_others_is_a_whole_run_and_says_so(
+    tmp_path: Path, cancer: Run, starter: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    for name, value in STARTERS[starter].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # what Lightning reads when it is imported
+    # what Lightning would silently go on from
+    shutil.copyfile(cancer.folder / "checkpoints" / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt")
+    run = train(tmp_path, "dataset=breast_cancer", "optimizer=sgd", "max_epochs=8", "l2=0.01")
+    said = {"Kubeflow": "torchrun"}.get(starter, starter)
+    assert capsys.readouterr().err.startswith(
+        f"process 1 of 2 that {said} started: several processes do not train together yet, each is a run of its own\n"
+    )
+    assert run.curve("loss/train") == cancer.curve("loss/train")
+    assert (run.folder / "metrics.csv").read_text() == (cancer.folder / "metrics.csv").read_text()
+    assert run.summary["metrics"] == cancer.summary["metrics"]
+
+
+def test_one_process_of_a_cluster_says_nothing_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("SLURM_NTASKS", "1"), ("SLURM_PROCID", "0"), ("SLURM_JOB_NAME", "train")):
+        monkeypatch.setenv(name, value)
+    train(tmp_path, "max_epochs=1")
+    assert "process" not in capsys.readouterr().err
+
+
+def test_slurm_does_not_start_a_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in STARTERS["SLURM"].items():
+        monkeypatch.setenv(name, value)
+    before = signal.getsignal(signal.SIGUSR1)
+    during = []
+
+    from logreg.callbacks import SignOfLife
+
+    def noted(self: SignOfLife, trainer: object, module: object) -> None:
+        during.append(signal.getsignal(signal.SIGUSR1))
+
+    monkeypatch.setattr(SignOfLife, "on_train_epoch_end", noted)
+    train(tmp_path, "max_epochs=1")
+    assert during == [before]
+
+
+def test_arguments_of_the_trainer_in_the_environment_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "1")
+    with standing_in(tmp_path):
+        assert main(["max_epochs=2"]) == 2
+    assert capsys.readouterr().err == (
+        "`PL_TRAINER_MAX_STEPS` must not be set in the environment. Unset it, and type trainer.max_steps=VALUE.\n"
+    )
+    assert not list(tmp_path.iterdir())

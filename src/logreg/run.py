@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import os
 import sys
 import time
 import warnings
@@ -14,6 +15,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
@@ -87,6 +89,8 @@ def train(
     if config.ckpt_path:
         resumed = find_checkpoint(config.ckpt_path, root, "leave ckpt_path out to start from scratch")
     _quieten(config.verbose)
+    if progress_lines and (alone := started_beside_others()):
+        print(alone, file=sys.stderr)
     check_hardware(config.accelerator)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
@@ -243,6 +247,13 @@ def build_trainer(
         if key not in known:
             near = did_you_mean(f"trainer.{key}", [f"trainer.{name}" for name in sorted(known)])
             raise ConfigError(f"`trainer.{key}` must be an argument of Lightning's Trainer. {near}".rstrip())
+    for variable in sorted(os.environ):
+        # Lightning takes them as arguments that were not given, unchecked.
+        if variable.startswith("PL_TRAINER_"):
+            key = variable.removeprefix("PL_TRAINER_").lower()
+            raise ConfigError(
+                f"`{variable}` must not be set in the environment. Unset it, and type trainer.{key}=VALUE."
+            )
     arguments: dict[str, Any] = {
         "accelerator": config.accelerator,
         "devices": config.devices,
@@ -250,7 +261,9 @@ def build_trainer(
         "max_epochs": config.max_epochs + (POLISHING if config.polish else 0),
         "logger": logger,
         "callbacks": list(callbacks),
-        "plugins": [io],
+        "plugins": [io, OneProcess()],
+        # Lightning looks there for checkpoints of its own that SLURM had it write
+        "default_root_dir": str(logger.folder.resolve()),
         "enable_progress_bar": False,
         "enable_model_summary": config.verbose,
         "num_sanity_val_steps": 0,
@@ -266,6 +279,64 @@ def build_trainer(
         return pl.Trainer(**arguments)
     except (AttributeError, TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"`trainer` must suit Lightning's Trainer: {error}") from error
+
+
+class OneProcess(ClusterEnvironment):
+    """A process that trains for itself, whatever started it: SLURM, LSF, torchrun, Kubeflow or nobody.
+
+    Without it Lightning reads from the environment how many processes there are, and waits for the others.
+    """
+
+    creates_processes_externally = True
+    main_address = "127.0.0.1"
+    main_port = 0
+
+    @staticmethod
+    def detect() -> bool:
+        """Whether it is there, as it always is."""
+        return True
+
+    def world_size(self) -> int:
+        """How many processes train together."""
+        return 1
+
+    def set_world_size(self, size: int) -> None:
+        """Nothing: it stays 1."""
+
+    def global_rank(self) -> int:
+        """Which of them it is."""
+        return 0
+
+    def set_global_rank(self, rank: int) -> None:
+        """Nothing: it stays 0."""
+
+    def local_rank(self) -> int:
+        """Which of them on its machine."""
+        return 0
+
+    def node_rank(self) -> int:
+        """Which machine."""
+        return 0
+
+
+STARTED_BY = {
+    "torchrun": ("RANK", "WORLD_SIZE"),  # Kubeflow sets the same
+    "SLURM": ("SLURM_PROCID", "SLURM_NTASKS"),
+    "LSF": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
+    "MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
+"""Which variables of the environment say the number of a process, and how many there are."""
+
+
+def started_beside_others() -> str | None:
+    """That this process is one of several which something started together, in words."""
+    for starter, (rank, size) in STARTED_BY.items():
+        if os.environ.get(size, "1") not in ("", "0", "1"):
+            return (
+                f"process {os.environ.get(rank, '?')} of {os.environ[size]} that {starter} started: "
+                "several processes do not train together yet, each is a run of its own"
+            )
+    return None
 
 
 def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:

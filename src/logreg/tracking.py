@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
@@ -67,7 +66,6 @@ class RunLogger(Logger):
         """TensorBoard's writer, for what is not a scalar."""
         return self.writer
 
-    @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any] | Any, *args: Any, **kwargs: Any) -> None:
         """Lightning offers the module's hyper-parameters; `log_hparams` takes the person's instead."""
 
@@ -80,7 +78,6 @@ class RunLogger(Logger):
         for summary in hparams_summaries(dict(plain), dict.fromkeys(HPARAMS_METRICS, 0.0)):
             self.writer._get_file_writer().add_summary(summary)
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Writes one point of each curve.
 
@@ -110,7 +107,6 @@ class RunLogger(Logger):
             table.writeheader()
             table.writerows({"epoch": step, **row} for step, row in self._rows.items())
 
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Lightning calls this after each fit; the report still has pictures to add."""
         self.flush()
