@@ -193,6 +193,20 @@ class Certificates(Callback):
             logger.log_metrics(metrics, step=epochs)
 
 
+class Ending(Callback):
+    """Notes that training came to its end.
+
+    Attributes:
+        epochs: That the model has behind it; ``None`` before the end.
+    """
+
+    epochs: int | None = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes it."""
+        self.epochs = trainer.current_epoch
+
+
 class TimeLimit(Timer):
     """``trainer.max_time``, but at the end of an epoch: half an epoch could not be resumed bit for bit."""
 

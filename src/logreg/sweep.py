@@ -11,7 +11,7 @@ import shlex
 import statistics
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -77,14 +77,14 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
         with (folder / "train.log").open("a", encoding="utf-8") as file:
             file.write(details + "\n")
         failure = {"status": "failed", "error": line, "overrides": list(overrides), "metrics": {}}
-        (folder / "summary.json").write_text(json.dumps(failure, indent=2) + "\n", encoding="utf-8")
+        write_whole(folder / "summary.json", lambda file: file.write((json.dumps(failure, indent=2) + "\n").encode()))
         print(f"failed: {' '.join(overrides)} [{shown(folder)}]\n  {line}", file=sys.stderr, flush=True)
         return None
     print(f"done: {' '.join(overrides)}: loss {loss:.4f}", file=sys.stderr, flush=True)
     return loss
 
 
-def gather(folder: Path) -> int:
+def gather(folder: Path, numbers: Collection[str] | None = None) -> int:
     """Ranks the jobs of a sweep, prints the table and writes results.csv.
 
     Jobs that differ in the seed alone are one row: mean and standard deviation over the seeds.
@@ -92,6 +92,7 @@ def gather(folder: Path) -> int:
 
     Args:
         folder: The sweep folder.
+        numbers: Of the jobs that count, which their folders begin with; ``None``: all.
 
     Returns:
         Exit code: 1 if a job failed, else 0.
@@ -99,6 +100,7 @@ def gather(folder: Path) -> int:
     jobs = [
         {**json.loads(path.read_text(encoding="utf-8")), "job": path.parent.relative_to(folder).as_posix()}
         for path in folder.rglob("summary.json")
+        if path.is_file() and (numbers is None or path.parent.name.partition("_")[0] in numbers)
     ]
     jobs.sort(key=lambda job: (int(number) if (number := job["job"].split("_")[0]).isdigit() else 0, job["job"]))
     if not jobs:
@@ -166,7 +168,7 @@ def _write_csv(
                 "error": job.get("error"),
             }
         )
-    path.write_text(buffer.getvalue(), encoding="utf-8")
+    write_whole(path, lambda file: file.write(buffer.getvalue().encode()))
 
 
 def _print_table(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import threading
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
@@ -16,6 +18,15 @@ from logreg.facts import SPLITS
 
 HPARAMS_METRICS = (*(f"{metric}/{split}" for split in SPLITS for metric in ("loss", "accuracy")), "optimality/gap")
 """Columns of the HPARAMS tab: the same in every run, since TensorBoard takes them from the first it reads."""
+
+
+_of_all_threads = threading.excepthook
+
+
+def _but_of_events(args: threading.ExceptHookArgs) -> None:
+    """Shows what ends a thread, but of the one that writes events: whoever writes the next event is told again."""
+    if type(args.thread).__module__ != event_file_writer.__name__:
+        _of_all_threads(args)
 
 
 class RunLogger(Logger):
@@ -33,6 +44,7 @@ class RunLogger(Logger):
     @cached_property
     def writer(self) -> SummaryWriter:
         """TensorBoard's writer; its file is made when it is first used."""
+        threading.excepthook = _but_of_events
         writer = SummaryWriter(str(self.folder), flush_secs=5)
         writer.add_custom_scalars({"loss": {"train and val": ["Multiline", ["loss/train", "loss/val"]]}})
         return writer
@@ -102,7 +114,7 @@ class RunLogger(Logger):
         columns = list(dict.fromkeys(tag for row in self._rows.values() for tag in row))
         if not columns:
             return
-        with (self.folder / "metrics.csv").open("w", newline="") as file:
+        with (self.folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, ["epoch", *columns])
             table.writeheader()
             table.writerows({"epoch": step, **row} for step, row in self._rows.items())

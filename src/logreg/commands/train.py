@@ -48,7 +48,7 @@ from logreg.commands.desk import (
 )
 from logreg.config import RunConfig
 from logreg.errors import ConfigError, LogregError
-from logreg.folder import check_new, find_checkpoint, is_unused, shown
+from logreg.folder import CHECKPOINTS, check_new, find_checkpoint, is_unused, shown
 from logreg.terminal import screened, terminal
 
 FROM_SCRATCH = "leave ckpt_path out to start from scratch"
@@ -179,6 +179,7 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
 
     import_lightning()
 
+    from logreg.callbacks import Ending
     from logreg.report import print_summary
     from logreg.run import show_facts, train
 
@@ -189,8 +190,19 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     single = HydraConfig.get().mode == RunMode.RUN
     if not single and not any(override.startswith("report=") for override in overrides):
         config = dataclasses.replace(config, report="brief")
-    # In a sweep each job has one line of its own at its end.
-    summary = train(config, folder, ROOT, single, overrides, started, progress_lines=5 if single else 0)
+    ending = Ending()
+    try:
+        # In a sweep each job has one line of its own at its end.
+        lines = 5 if single else 0
+        summary = train(config, folder, ROOT, single, overrides, started, progress_lines=lines, watchers=[ending])
+    except OSError as error:
+        if error.errno not in NO_ROOM or ending.epochs is None:
+            raise
+        last = shown(folder / CHECKPOINTS / "last.ckpt")
+        raise ConfigError(
+            f"`hydra.run.dir` must have room for the report, got {(error.strerror or str(error)).lower()}. Training is "
+            f"finished, and {last} has its {ending.epochs} epochs. Make room, and type ckpt_path={last}."
+        ) from error
     if single:
         print_summary(summary, terminal())
     metrics = summary["metrics"]
