@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from logreg.commands.train import main
+from logreg.errors import ConfigError
 from logreg.module import LogisticModule
+from logreg.trained import read_checkpoint
 from whole_runs import SCRIPT, Run, data_of, newest, standing_in, train
 
 
@@ -365,6 +368,27 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     with standing_in(tmp_path):
         assert main(["ckpt_path=broken.ckpt"]) == 2
     assert capsys.readouterr().err == "`ckpt_path` must be a checkpoint of logreg, and broken.ckpt is not one.\n"
+
+
+def test_whatever_a_file_begins_with_it_is_no_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    for first in range(256):  # each means something else to pickle
+        file.write_bytes(bytes([first]) + b"oot:x,y\n0:0,no\n1.5,yes\n")
+        with pytest.raises(
+            ConfigError, match=r"^`ckpt_path` must be a checkpoint of logreg, and .*rows.csv is not one.$"
+        ):
+            read_checkpoint(file)
+
+
+def test_a_checkpoint_that_would_grow_is_not_unpacked(tmp_path: Path, toy: Run) -> None:
+    file = tmp_path / "bomb.ckpt"
+    last = toy.folder / "checkpoints" / "last.ckpt"
+    with zipfile.ZipFile(last) as whole, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+        packed.writestr("last/data/99", bytes(2**20))
+    with pytest.raises(ConfigError, match="is not one"):
+        read_checkpoint(file)
 
 
 def test_a_checkpoint_with_code_inside_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import os
 import platform
 import shlex
 import subprocess
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -285,7 +286,9 @@ def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> st
 
     figure.set_dpi(130)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name may be in any script
+        canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     path = result.folder / "figures" / f"{name}.png"
     write_whole(path, lambda file: Image.fromarray(pixels).save(file, format="png"))

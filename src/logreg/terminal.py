@@ -148,8 +148,12 @@ def _console_class() -> type[Console]:
     """Made when it is first asked for: rich takes a while to import."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
+    from rich.text import Text
 
     class Terminal(Console):
+        def render_str(self, text: str, **how: Any) -> Text:
+            return super().render_str(IN_A_TEXT.sub(_escaped, text), **how)  # before its width is measured
+
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else segment._replace(text=IN_A_TEXT.sub(_escaped, segment.text))
