@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -175,6 +177,62 @@ def test_the_hparams_tab_has_the_run_with_the_same_columns_whatever_the_dataset(
     assert columns[0] == columns[1]
     assert {"loss/val", "accuracy/val", "loss/test", "accuracy/test"} <= set(columns[1])
     assert set(columns[1]) <= set(cancer.events().Tags()["scalars"])
+
+
+def test_the_hparams_tab_can_be_sorted_by_every_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # what is a number in one run and text or nothing in another: lr, l2, batch_size, dataset.features, dataset.positive
+    for typed in (
+        ("dataset=iris", "l2=[0.1,0.01]", "dataset.positive=setosa"),
+        ("dataset=digits", "dataset.positive=3", "l2=0.1", "batch_size=full", "lr=0.1", "max_epochs=1"),
+        ("dataset=blobs", "dataset.features=3", "lr=0.5", "max_epochs=1", "batch_size=7"),
+        ("max_epochs=1", "verbose=false", "l1=0.1"),
+    ):
+        train(tmp_path, *typed)
+    monkeypatch.undo()  # a server of our own is no network
+    from tensorboard import program
+
+    board = program.TensorBoard()
+    board.configure(argv=["tensorboard", "--logdir", str(tmp_path / "runs"), "--port", "0", "--load_fast", "false"])
+    url = board.launch() + "data/plugin/hparams/"
+
+    def ask(what: str, **question: object) -> dict[str, Any]:
+        request = urllib.request.Request(
+            url + what, json.dumps(question).encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            held: dict[str, Any] = json.load(answer)
+            return held
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        experiment = ask("experiment", experimentName="")
+        statuses = ["STATUS_SUCCESS"]
+        columns = [{"hparam": info["name"]} for info in experiment.get("hparamInfos", [])]
+        columns += [{"metric": info["name"]} for info in experiment.get("metricInfos", [])]
+        rows = ask("session_groups", allowedStatuses=statuses, colParams=columns, sliceSize=9)
+        if len(rows.get("sessionGroups", [])) == 4:
+            break
+        time.sleep(0.2)
+    kinds = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
+    assert {name: kinds[name] for name in ("l2", "lr", "max_epochs", "seed", "batch_size", "dataset")} == {
+        **dict.fromkeys(("l2", "lr", "max_epochs", "seed"), "DATA_TYPE_FLOAT64"),
+        **dict.fromkeys(("batch_size", "dataset"), "DATA_TYPE_STRING"),
+    }
+    seen: dict[str, set[type]] = {}
+    for group in rows["sessionGroups"]:
+        for name, value in group["hparams"].items():
+            seen.setdefault(name, set()).add(type(value))
+    assert {name: kinds for name, kinds in seen.items() if len(kinds) > 1} == {}
+    assert seen["lr"] == {float}
+    for column in [*columns, *({"hparam": name} for name in seen)]:
+        order = ask(
+            "session_groups", allowedStatuses=statuses, colParams=[column | {"order": "ORDER_ASC"}], sliceSize=9
+        )
+        assert len(order["sessionGroups"]) == 4
+    order = ask(
+        "session_groups", allowedStatuses=statuses, colParams=[{"hparam": "lr", "order": "ORDER_ASC"}], sliceSize=9
+    )
+    assert [group["hparams"].get("lr") for group in order["sessionGroups"]] == [0.01, 0.1, 0.5, None]
 
 
 def test_train_and_val_loss_share_a_custom_chart(cancer: Run) -> None:

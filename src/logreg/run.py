@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 
 from logreg.calibration import fit_temperature
 from logreg.callbacks import Certificates, Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
-from logreg.config import DATASET_KNOBS, EXACT, REFUSED_TRAINER_ARGUMENTS, RunConfig
+from logreg.config import DATASET_KNOBS, EXACT, KNOBS, REFUSED_TRAINER_ARGUMENTS, SECTIONS, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.errors import ConfigError, did_you_mean
 from logreg.evaluation import Predicted, best_threshold, evaluate
@@ -503,17 +503,20 @@ def _batch_size(config: RunConfig) -> int | None:
     return None if config.batch_size == "full" else int(config.batch_size)
 
 
-def _hparams(config: RunConfig, module: LogisticModule, overrides: Sequence[str]) -> dict[str, float | str | bool]:
-    """The columns of TensorBoard's HPARAMS tab: what is compared most, and what the person typed.
+def _hparams(
+    config: RunConfig, module: LogisticModule, overrides: Sequence[str]
+) -> dict[str, float | str | bool | None]:
+    """The columns of TensorBoard's HPARAMS tab: what is compared most, and what was typed.
 
-    Not all there is: TensorBoard shows the first five in the order of the alphabet, and lr must be among them.
+    Not all there is: TensorBoard shows the first five in the order of the alphabet, and lr must be among them.  A
+    column has one type in all runs.
     """
     columns: dict[str, Any] = {
         "batch_size": str(config.batch_size),  # a number or "full"
         "dataset": config.dataset["name"],
-        "l2": config.l2,
+        "l2": float(config.l2),  # type: ignore[arg-type]  # a path has chosen one
         "loss": module.objective.loss,
-        "lr": "none" if config.lr is None else config.lr,
+        "lr": config.lr,
         "max_epochs": config.max_epochs,
         "optimizer": config.optimizer["name"],
         "seed": config.seed,
@@ -523,6 +526,9 @@ def _hparams(config: RunConfig, module: LogisticModule, overrides: Sequence[str]
         value: Any = dataclasses.asdict(config)
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if isinstance(value, bool | int | float | str):
-            columns.setdefault(key, value)
+        if not isinstance(value, bool | int | float | str):
+            continue
+        # The same argument of two datasets may be a number in one and a name in the other.
+        has_one_type = key in KNOBS or key.split(".")[0] in SECTIONS
+        columns.setdefault(key, value if has_one_type else str(value))
     return columns

@@ -81,13 +81,22 @@ class RunLogger(Logger):
     def log_hyperparams(self, params: Mapping[str, Any] | Any, *args: Any, **kwargs: Any) -> None:
         """Lightning offers the module's hyper-parameters; `log_hparams` takes the person's instead."""
 
-    def log_hparams(self, plain: Mapping[str, float | str | bool]) -> None:
+    def log_hparams(self, plain: Mapping[str, float | str | bool | None]) -> None:
         """Makes this run a row of the HPARAMS tab.
 
         The metrics of a row are the last points of the curves of the same names, so a split that
         the dataset lacks stays blank.
+
+        Args:
+            plain: Value by column; ``None`` leaves a column of numbers blank, since text beside numbers makes it a
+                column of text, which TensorBoard cannot sort.
         """
-        for summary in hparams_summaries(dict(plain), dict.fromkeys(HPARAMS_METRICS, 0.0)):
+        metrics = dict.fromkeys(HPARAMS_METRICS, 0.0)
+        columns, _, _ = hparams_summaries(
+            {name: 0.0 if value is None else value for name, value in plain.items()}, metrics
+        )
+        row = {name: value for name, value in plain.items() if value is not None}
+        for summary in (columns, *hparams_summaries(row, metrics)[1:]):
             self.writer._get_file_writer().add_summary(summary)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
