@@ -179,6 +179,7 @@ def test_the_hparams_tab_has_the_run_with_the_same_columns_whatever_the_dataset(
     assert set(columns[1]) <= set(cancer.events().Tags()["scalars"])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own, in its server
 def test_the_hparams_tab_can_be_sorted_by_every_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what is a number in one run and text or nothing in another: lr, l2, batch_size, dataset.features, dataset.positive
     for typed in (

@@ -71,7 +71,7 @@ class _Npz:
             with archive.open(f"{name}.npy") as member:
                 _header(name, member, archive.getinfo(f"{name}.npy").file_size)
             with archive.open(f"{name}.npy") as member:
-                return np.lib.format.read_array(member, allow_pickle=False)  # type: ignore[no-any-return]
+                return np.lib.format.read_array(member, allow_pickle=False)
 
 
 class _NpyPair:
