@@ -16,7 +16,7 @@ import pytest
 from rich.table import Table
 
 from logreg.terminal import Letters, Screen, on_one_line, screened, terminal, without_passwords
-from whole_runs import SCRIPT, Answer, newest
+from whole_runs import SCRIPT, Answer, train
 
 Types = Callable[..., Answer]
 
@@ -26,13 +26,17 @@ COLUMN, OTHER, NO, YES = "wid\x1b[31mth\nor so", "two|\u202ebars`", "no\x1b]0;ow
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
+HOSTILE = ("dataset=table", "dataset.path=rows\x1bc.csv", "dataset.target=y", "l2=0.1")
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a table that has such names."""
+    """A folder with a table that has such names, and a run on it."""
     here = tmp_path_factory.mktemp("hostile")
     header = f'"{COLUMN}","{OTHER}",y'
     rows = [f'{n % 7},{n % 11},"{YES if (n * n) % 5 < 2 else NO}"' for n in range(80)]
     (here / "rows\x1bc.csv").write_text("\n".join([header, *rows]) + "\n")
+    train(here, *HOSTILE, "report=full")
     return here
 
 
@@ -114,10 +118,9 @@ def test_whoever_puts_another_stream_there_keeps_it(monkeypatch: pytest.MonkeyPa
 
 
 def test_names_never_command_the_terminal(hostile: Path, types: Types) -> None:
-    table = ("dataset=table", "dataset.path=rows\x1bc.csv", "dataset.target=y", "l2=0.1")
     answers = [
-        types(hostile, "train", *table, "facts=show"),
-        types(hostile, "train", *table, "dataset.drop=[nowhere\x1bc]"),
+        types(hostile, "train", *HOSTILE, "facts=show", "report=brief"),
+        types(hostile, "train", *HOSTILE, "dataset.drop=[nowhere\x1bc]"),
         types(hostile, "evaluate"),
         types(hostile, "predict", "input=rows\x1bc.csv", "output=out.csv"),
         types(hostile, "predict", f"{COLUMN}=1", f"{OTHER}=2"),
@@ -129,16 +132,16 @@ def test_names_never_command_the_terminal(hostile: Path, types: Types) -> None:
     ]
     assert [answer.code for answer in answers if answer.code not in (0, 2)] == []
     assert answers[0].code == answers[2].code == answers[3].code == answers[4].code == 0, answers
+    assert "\nor so" not in "".join(answer.out + answer.err for answer in answers)
     for answer in answers:
         assert CONTROL.findall(answer.out + answer.err) == []
     # what is written to files is the name itself
     assert NO in (hostile / "out.csv").read_bytes().decode()
 
 
-def test_names_do_not_break_the_report(hostile: Path, types: Types) -> None:
-    typed = ("dataset=table", "dataset.path=rows\x1bc.csv", "dataset.target=y", "l2=0.1")
-    assert types(hostile, "train", *typed).code == 0
-    folder = newest(hostile).folder
+def test_names_do_not_break_the_report(hostile: Path) -> None:
+    (page,) = hostile.rglob("report.html")
+    folder = page.parent
     text = (folder / "report.md").read_text()
     assert CONTROL.findall(text) == []
     assert "\n# c" not in text
@@ -155,7 +158,7 @@ def test_a_terminal_without_utf8_gets_readable_text(
 ) -> None:
     (hostile / "café.csv").write_text("größe,y\n" + "".join(f"{n % 7},{'ja' if n % 3 else 'né'}\n" for n in range(60)))
     held = io.BytesIO()
-    typed = ("dataset=table", "dataset.path=café.csv", "dataset.target=y", "l2=[0.1,0.01]", "facts=show")
+    typed = ("dataset=table", "dataset.path=café.csv", "dataset.target=y", "l2=[0.1,0.01]", "report=brief")
     for script, arguments in (("train", typed), ("predict", ("größe=3",)), ("evaluate", ())):
         for name in ("stdout", "stderr"):
             monkeypatch.setattr(sys, name, io.TextIOWrapper(held, encoding="ascii", write_through=True))
@@ -189,8 +192,7 @@ def test_processes_on_a_terminal_without_utf8_end_well(tmp_path: Path, environme
 
 @pytest.mark.slow
 def test_predictions_on_a_terminal_are_shown_and_in_a_pipe_are_data(hostile: Path, types: Types) -> None:
-    table = ("dataset=table", "dataset.path=rows\x1bc.csv", "dataset.target=y", "l2=0.1", "report=brief")
-    assert types(hostile, "train", *table).code == 0
+    assert types(hostile, "train", *HOSTILE, "report=brief").code == 0
     command = [sys.executable, str(SCRIPT.with_name("predict.py")), "input=rows\x1bc.csv"]
     piped = subprocess.run(command, cwd=hostile, capture_output=True, timeout=120, check=True)
     assert NO.encode() in piped.stdout

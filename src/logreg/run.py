@@ -38,7 +38,7 @@ from logreg.optim.path import PathPoint, default_strengths, fit_path
 from logreg.optimality import Certificate, is_penalised
 from logreg.path import PathRow, best_of, score_path
 from logreg.report import RunResult, Summary, draw, summarise, write_report
-from logreg.terminal import terminal
+from logreg.terminal import on_one_line, terminal
 from logreg.tracking import RunLogger
 from logreg.trained import read_checkpoint
 
@@ -103,7 +103,7 @@ def train(
         print(f"going on from {shown(resumed)}, epoch {epochs}", file=sys.stderr)
 
     for note in data.notes if progress_lines else ():
-        print(f"{config.dataset['name']}: {note}", file=sys.stderr)
+        print(on_one_line(f"{config.dataset['name']}: {note}"), file=sys.stderr)
     if config.calibrate != "none" and "val" not in data.splits:
         raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
     path, start = None, None

@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Override
 
 from logreg.errors import ConfigError, LogregError
 from logreg.folder import shown, write_whole
-from logreg.terminal import terminal
+from logreg.terminal import on_one_line, terminal
 
 OPTIMALITY = ("optimality/gap", "optimality/converged", "optimality/verdict")
 """What each job says of its distance from the optimum."""
@@ -78,9 +78,10 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
             file.write(details + "\n")
         failure = {"status": "failed", "error": line, "overrides": list(overrides), "metrics": {}}
         write_whole(folder / "summary.json", lambda file: file.write((json.dumps(failure, indent=2) + "\n").encode()))
-        print(f"failed: {' '.join(overrides)} [{shown(folder)}]\n  {line}", file=sys.stderr, flush=True)
+        said = on_one_line(f"failed: {' '.join(overrides)} [{shown(folder)}]")
+        print(f"{said}\n  {on_one_line(line)}", file=sys.stderr, flush=True)
         return None
-    print(f"done: {' '.join(overrides)}: loss {loss:.4f}", file=sys.stderr, flush=True)
+    print(on_one_line(f"done: {' '.join(overrides)}: loss {loss:.4f}"), file=sys.stderr, flush=True)
     return loss
 
 

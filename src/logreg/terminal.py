@@ -23,7 +23,7 @@ of writing, and half characters, which stand for bytes of a file name that are n
 
 INSIDE_A_LINE = re.compile(rf"[{UNPRINTABLE}\r\n]")
 
-IN_A_TEXT = re.compile(rf"[{UNPRINTABLE}]|(?<!\A)\r(?![\n]|\Z)")
+IN_A_TEXT = re.compile(rf"[{UNPRINTABLE}]|(?<!\A)\r(?!\Z)")
 """A carriage return may begin or end what is written at once, as those of progress bars do."""
 
 ASCII = str.maketrans({"±": "+/-", "…": "...", "≤": "<=", "≥": ">="})
@@ -152,7 +152,7 @@ def _console_class() -> type[Console]:
 
     class Terminal(Console):
         def render_str(self, text: str, **how: Any) -> Text:
-            return super().render_str(IN_A_TEXT.sub(_escaped, text), **how)  # before its width is measured
+            return super().render_str(on_one_line(text), **how)  # before its width is measured
 
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):

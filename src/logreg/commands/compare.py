@@ -77,7 +77,7 @@ def _work(arguments: list[str]) -> int:
         paired = _compared(list(runs), typed.values["split"])
     if typed.values["json"]:
         plain = {"runs": rows, "paired": paired[1].as_dict() | {"split": paired[0]} if paired else None}
-        print(json.dumps(plain, ensure_ascii=False))
+        print(json.dumps(plain))
         return 0
     _show(rows, differing, paired)
     return 0

@@ -355,7 +355,8 @@ def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
         group = override.key_or_group.split(".")[0]
         # The folder may be a stranger's: hydra.* calls functions and writes files.
         if group not in RunConfig.__dataclass_fields__ or override.package is not None:
-            print(f"left out of the settings of {shown(folder)}: {override.input_line}", file=sys.stderr)
+            line = f"left out of the settings of {shown(folder)}: {override.input_line}"
+            print(on_one_line(line), file=sys.stderr)
         elif override.key_or_group not in typed and group not in groups:
             # another optimizer does not take the arguments of the one before
             kept.append(override)

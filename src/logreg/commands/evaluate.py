@@ -105,7 +105,7 @@ def _work(arguments: list[str]) -> int:
         plain = json.dumps(found, indent=2, ensure_ascii=False)
         write_whole(output, lambda file: file.write((plain + "\n").encode()))
     if typed.values["json"]:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(found))
     else:
         _show(found, terminal())
     return 0

@@ -36,7 +36,7 @@ from logreg.folder import folder_name, shown, write_whole
 from logreg.promises import Promise, flag, optional, text, whole
 from logreg.search import FORMS, Range, Search, sqlite_url
 from logreg.search import shown as shown_value
-from logreg.terminal import terminal
+from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
@@ -337,7 +337,7 @@ def _bar(total: int, before: int, label: str) -> Iterator[Callable[[int, Any, st
 
     if not sys.stderr.isatty():
         yield lambda done, best, words: print(
-            f"{label}: {done}/{total} {words}; {of_best(best)}", file=sys.stderr, flush=True
+            on_one_line(f"{label}: {done}/{total} {words}; {of_best(best)}"), file=sys.stderr, flush=True
         )
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
