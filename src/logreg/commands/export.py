@@ -91,9 +91,8 @@ def _work(arguments: list[str]) -> int:
     trained = Trained.load(checkpoint)
     model = Linear.of(trained.module)
     agreement = export(name, model, _held_out(trained, typed), output)
-    print(
-        f"{on_one_line(shown(output))}: agrees to {agreement:.1g} with the trained model, {output.stat().st_size:,} bytes"
-    )
+    line = f"{shown(output)}: agrees to {agreement:.1g} with the trained model, {output.stat().st_size:,} bytes"
+    print(on_one_line(line))
     if summary is None:
         print(f"no {CARD}: there is no summary.json beside the checkpoint", file=sys.stderr)
     else:
