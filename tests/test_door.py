@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import pickle
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +22,7 @@ from omegaconf import OmegaConf
 from logreg.commands.desk import CONF
 from logreg.config import EXACT, RunConfig
 from logreg.folder import find_checkpoint
-from whole_runs import Answer, left_in
+from whole_runs import Answer, left_in, train
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 
@@ -273,6 +276,21 @@ def test_a_mistake_names_key_promise_value_and_choices(
         ("optimizer.name=sgdd", "optimizer"),
         ("lr=${nowhere}", "lr"),
         ("dataset=iris dataset.split=0.2", "dataset.split"),
+        ("-m experiment=null,toy_tutorial", "experiment"),
+        ("--resolve", "--resolve"),
+        ("-p dataset", "--package"),
+        ("-m -c job", "-m"),
+        ("--cfg job --info", "--cfg"),
+        ("-c", "--help"),
+        ("-c nothing", "--help"),
+        ("-sc", "hydra"),
+        ("--experimental-rerun x", "--experimental-rerun"),
+        ("hydra/job_logging=disabled", "hydra/job_logging"),
+        ("hydra/job_logging=none", "hydra/job_logging"),
+        ("hydra.mode=MULTIRUN", "hydra.mode"),
+        ("dataset.name=../../elsewhere", "dataset"),
+        ("max_epochs=1e23", "max_epochs"),
+        ("ckpt_path=" + 300 * "a", "ckpt_path=" + 300 * "a"),
         ("dataset=mnist dataset.root=null", "dataset.root"),
         ("expected=3 max_epochs=1", "expected"),
     ],
@@ -281,7 +299,7 @@ def test_a_mistake_far_from_what_people_type_is_answered_in_the_same_way(
     desk: Callable[[str], Answer], command: str, key: str
 ) -> None:
     answer = desk(command)
-    assert re.search(rf"`{re.escape(key)}\b", answer.err)
+    assert answer.err.startswith(f"`{key}")
     assert answer.err.count("\n") == 1
     assert (answer.code, answer.out, answer.left) == (2, "", [])
 
@@ -361,6 +379,145 @@ def test_a_folder_that_holds_a_run_is_not_written_over(desk: Callable[[str], Ans
     assert answer.left == before.left
 
 
+@pytest.mark.parametrize("typed", ["hydra.run.dir={}", "-m hydra.sweep.dir={} lr=0.1,0.2"])
+@pytest.mark.parametrize("place", ["other", ".", "/", "other/..", "file", "file/below", 300 * "a", 3000 * "a/"])
+def test_a_run_lives_in_a_folder_of_its_own(desk: Callable[[str], Answer], typed: str, place: str) -> None:
+    Path("other").mkdir()
+    Path("other/thesis.txt").write_text("three years")
+    Path("file").write_text("x")
+    answer = desk(f"{typed.format(place)} max_epochs=1")
+    assert re.match(
+        r"`hydra\.(run|sweep)\.dir` must (name a new folder|be a folder|be a place to write to)\b", answer.err
+    )
+    assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1)
+    assert answer.left == ["file", "other", "other/thesis.txt"]
+
+
+def test_a_folder_that_hydra_knows_the_name_of_is_looked_at_too(desk: Callable[[str], Answer]) -> None:
+    Path("train").mkdir()
+    Path("train/thesis.txt").write_text("three years")
+    answer = desk("'hydra.run.dir=${hydra.job.name}' max_epochs=1")
+    assert answer.err == "`hydra.run.dir` must name a new folder, and train holds other things.\n"
+    assert answer.code == 2
+    assert Path("train/thesis.txt").read_text() == "three years"
+
+
+def test_an_empty_folder_and_that_of_a_run_killed_at_its_start_can_be_used(desk: Callable[[str], Answer]) -> None:
+    Path("mine/.hydra").mkdir(parents=True)
+    Path("mine/checkpoints").mkdir()
+    for name in (".hydra/config.yaml", "train.log", "events.out.tfevents.1.x.1.0", "checkpoints/.last.ckpt.1"):
+        (Path("mine") / name).write_text("")
+    Path("empty").mkdir()
+    for folder in ("mine", "empty"):
+        assert desk(f"max_epochs=1 report=brief hydra.run.dir={folder}").code == 0
+        assert Path(folder, "summary.json").is_file()
+
+
+def test_where_runs_is_a_file_nothing_runs_but_elsewhere(
+    desk: Callable[[str], Answer], types: Callable[..., Answer]
+) -> None:
+    Path("runs").write_text("x")
+    sentence = "`runs` must be the folder of all runs, and it is a file. Move it away.\n"
+    for command in ("max_epochs=1", "-m lr=0.1,0.2"):
+        answer = desk(command)
+        assert (answer.code, answer.err, answer.left) == (2, sentence, ["runs"])
+    answer = types(Path.cwd(), "sweep", "dataset=iris", "search.l2=log(1e-3,1)", "trials=1")
+    assert (answer.code, answer.err, answer.left) == (2, sentence, ["runs"])
+    answer = desk("max_epochs=1 report=brief hydra.run.dir=elsewhere")
+    assert answer.code == 0
+    assert "elsewhere/summary.json" in answer.left
+    assert "runs/latest cannot be written (file exists): ckpt_path=latest does not know this run, " in answer.err
+    assert answer.err.count("runs/latest") == 1
+    assert Path("runs").read_text() == "x"
+
+
+def test_a_folder_called_latest_is_refused(desk: Callable[[str], Answer]) -> None:
+    Path("runs/latest").mkdir(parents=True)
+    answer = desk("max_epochs=1")
+    assert answer.err == "`runs/latest` must be the file that names the newest run, got a folder. Move it away.\n"
+    assert (answer.code, answer.left) == (2, ["runs", "runs/latest"])
+    answer = desk("ckpt_path=latest")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.slow
+def test_from_a_folder_that_cannot_be_written_to_a_run_goes_elsewhere(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", here], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        for places, code in (([], 2), ([f"hydra.run.dir={tmp_path}/run"], 0)):
+            command = [sys.executable, str(TRAIN), "max_epochs=1", "report=brief", *places]
+            done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == code, done.stderr
+            assert "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", here], check=True)
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_that_says_what_is_kept(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    ends = set()
+    for kilobytes in (30, 60, 80, 150, 400):
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", here], check=False).returncode:
+            pytest.skip("nothing can be mounted here")
+        try:
+            typed = ("dataset=iris", "l2=0.1", f"hydra.run.dir={here}/run")
+            command = [sys.executable, str(TRAIN), *typed]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 2, done.stderr
+            assert "Traceback" not in done.stderr
+            line = done.stderr.splitlines()[-1]
+            assert line.startswith("`hydra.run.dir` must ")
+            assert "o space left on device" in line
+            finished = "Training is finished" in line
+            ends.add(finished)
+            assert not finished or (here / "run" / "checkpoints" / "last.ckpt").is_file()
+        finally:
+            subprocess.run(["umount", here], check=True)
+    assert ends == {False, True}
+
+
+def test_a_disk_that_is_full_after_training_is_one_line_that_says_so(
+    desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("logreg.run.summarise", full)
+    answer = desk("max_epochs=3 hydra.run.dir=here")
+    assert answer.err.splitlines()[-1] == (
+        "`hydra.run.dir` must have room for the report, got no space left on device. Training is finished, and "
+        "here/checkpoints/last.ckpt has its 3 epochs. Make room, and type ckpt_path=here/checkpoints/last.ckpt."
+    )
+    assert answer.code == 2
+
+
+def test_the_thread_that_writes_events_leaves_its_end_to_us(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from logreg.tracking import RunLogger
+
+    logger = RunLogger(tmp_path / "run")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    logger.writer._get_file_writer().event_writer._async_writer._writer.write = full
+    logger.log_metrics({"loss/train": 1.0}, 1)
+    with pytest.raises(OSError, match="No space left"):
+        logger.writer.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_no_experiment_can_be_typed(desk: Callable[[str], Answer]) -> None:
+    assert desk("experiment=null --cfg job").out == desk("--cfg job").out
+
+
 def test_options_may_stand_before_or_after_the_knobs(desk: Callable[[str], Answer]) -> None:
     before, after = desk("--cfg job lr=0.25"), desk("lr=0.25 --cfg job")
     assert before.code == after.code == 0
@@ -401,6 +558,123 @@ def test_the_optimizer_is_the_one_that_was_named_or_meant(
         assert (config.lr, config.batch_size) == (None, "full")
     else:
         assert config.lr == (0.25 if "lr=" in command else 0.5)  # else the recipe of iris
+
+
+# Run folders of strangers
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that may be copied."""
+    return train(tmp_path_factory.mktemp("one"), "max_epochs=1").folder
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, one_epoch: Path) -> Path:
+    """A run folder, of which only the checkpoint is trusted, and of that only the values; as it is typed."""
+    shutil.copytree(one_epoch, tmp_path / "stranger")
+    return Path("stranger")
+
+
+HOSTILE = (
+    "+hydra.callbacks.x._target_=joblib.load",
+    "+hydra.callbacks.x.filename=evil.pkl",
+    "++hydra.callbacks.y._target_=joblib.load",
+    "++hydra.callbacks.y.filename=evil.pkl",
+    "hydra.launcher._target_=joblib.load",
+    "hydra/job_logging=stdout",
+    "hydra.job_logging.handlers.file.filename=victim",
+    "hydra.run.dir=victim.d",
+    "hydra.output_subdir=x",
+    "+trainer@hydra.callbacks.x=arguments",
+    "+experiment/x@hydra=y",
+)
+
+
+@pytest.mark.parametrize("typed", ["ckpt_path=stranger", "ckpt_path=stranger/checkpoints/best.ckpt"])
+def test_the_settings_of_a_strangers_run_folder_set_nothing_of_hydra(
+    desk: Callable[[str], Answer], stranger: Path, typed: str
+) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
+            return os.mkdir, ("executed",)
+
+    Path("evil.pkl").write_bytes(pickle.dumps(Evil()))
+    Path("victim").write_text("mine")
+    (stranger / ".hydra" / "overrides.yaml").write_text(json.dumps(["l2=0.5", *HOSTILE]))
+    answer = desk(f"{typed} max_epochs=2 report=brief")
+    assert not Path("executed").exists()
+    assert Path("victim").read_text() == "mine"
+    assert "victim.d" not in answer.left
+    assert answer.code == 0
+    for setting in HOSTILE:
+        assert f"left out of the settings of stranger: {setting}\n" in answer.err
+    summary = json.loads((find_checkpoint("latest", Path("runs")).parents[1] / "summary.json").read_text())
+    assert summary["overrides"] == [
+        "l2=0.5",
+        "max_epochs=2",
+        "report=brief",
+        "ckpt_path='" + summary["resumed_from"] + "'",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "",
+        "{",
+        "lr: 0.1",
+        "- {lr: 0.1}",
+        "- 1",
+        "null",
+        "- " + 70_000 * "a",
+        "\x00",
+        b"\xff\xfe",
+        "\n".join(["- &a0 x", *(f"- &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]" for n in range(1, 40))]),
+        "!!python/object/apply:os.mkdir [executed]",
+        1000 * "[",
+    ],
+)
+def test_settings_that_cannot_be_read_are_one_line(
+    desk: Callable[[str], Answer], stranger: Path, content: str | bytes | None
+) -> None:
+    file = stranger / ".hydra" / "overrides.yaml"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    answer = desk("ckpt_path=stranger max_epochs=2")
+    assert answer.err == (
+        "`ckpt_path` must be of a run, whose settings stranger/.hydra/overrides.yaml lists, and that is no list of "
+        "settings. Copy the .ckpt file out of the run folder, and type the settings.\n"
+    )
+    assert answer.code == 2
+    assert not Path("executed").exists()
+
+
+def test_settings_in_a_pipe_are_not_waited_for(desk: Callable[[str], Answer], stranger: Path) -> None:
+    file = stranger / ".hydra" / "overrides.yaml"
+    file.unlink()
+    os.mkfifo(file)
+    answer = desk("ckpt_path=stranger max_epochs=2")
+    assert answer.code == 2
+    assert answer.err.startswith("`ckpt_path` must be of a run, whose settings stranger/.hydra/overrides.yaml lists")
+
+
+def test_the_settings_of_a_strangers_run_are_checked_like_typed_ones(
+    desk: Callable[[str], Answer], stranger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    for setting, sentence in (
+        ("dataset.name=../../x", "`dataset` must be one of "),
+        ("dataset=../evil", "`dataset` must be one of "),
+        ("lr=${oc.env:SECRET}", "`lr` must be a plain value, since the variable SECRET of the environment"),
+    ):
+        (stranger / ".hydra" / "overrides.yaml").write_text(json.dumps([setting]))
+        answer = desk("ckpt_path=stranger max_epochs=2")
+        assert (answer.code, answer.err.count("\n")) == (2, 1)
+        assert answer.err.startswith(sentence)
+        assert "hunter2" not in answer.err
 
 
 # Help

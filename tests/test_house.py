@@ -17,7 +17,7 @@ HOUSE = Path(__file__).parents[1]
 SOURCE = HOUSE / "src" / "logreg"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "promises", "functional", "objective", "stored", "ranking"),
+    ("errors", "promises", "functional", "objective", "stored", "ranking", "terminal"),
     ("facts", "model", "config", "folder"),
     ("data", "metrics", "evaluation", "calibration", "optim", "existence"),
     ("module", "trained", "optimality", "path", "readings", "tracking", "callbacks", "inspection"),
@@ -33,6 +33,7 @@ GROUND = {
     "config": set(),
     "errors": set(),
     "promises": set(),
+    "terminal": {"rich"},
 }
 """What each may import besides the standard library and the ground floor itself."""
 

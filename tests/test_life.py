@@ -9,7 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from logreg.commands.train import main
+from logreg.errors import ConfigError
 from logreg.module import LogisticModule
+from logreg.trained import read_checkpoint
 from whole_runs import SCRIPT, Run, data_of, newest, standing_in, train
 
 
@@ -172,6 +177,63 @@ def test_the_hparams_tab_has_the_run_with_the_same_columns_whatever_the_dataset(
     assert columns[0] == columns[1]
     assert {"loss/val", "accuracy/val", "loss/test", "accuracy/test"} <= set(columns[1])
     assert set(columns[1]) <= set(cancer.events().Tags()["scalars"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own, in its server
+def test_the_hparams_tab_can_be_sorted_by_every_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # what is a number in one run and text or nothing in another: lr, l2, batch_size, dataset.features, dataset.positive
+    for typed in (
+        ("dataset=iris", "l2=[0.1,0.01]", "dataset.positive=setosa"),
+        ("dataset=digits", "dataset.positive=3", "l2=0.1", "batch_size=full", "lr=0.1", "max_epochs=1"),
+        ("dataset=blobs", "dataset.features=3", "lr=0.5", "max_epochs=1", "batch_size=7"),
+        ("max_epochs=1", "verbose=false", "l1=0.1"),
+    ):
+        train(tmp_path, *typed)
+    monkeypatch.undo()  # a server of our own is no network
+    from tensorboard import program
+
+    board = program.TensorBoard()
+    board.configure(argv=["tensorboard", "--logdir", str(tmp_path / "runs"), "--port", "0", "--load_fast", "false"])
+    url = board.launch() + "data/plugin/hparams/"
+
+    def ask(what: str, **question: object) -> dict[str, Any]:
+        request = urllib.request.Request(
+            url + what, json.dumps(question).encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            held: dict[str, Any] = json.load(answer)
+            return held
+
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        experiment = ask("experiment", experimentName="")
+        statuses = ["STATUS_SUCCESS"]
+        columns = [{"hparam": info["name"]} for info in experiment.get("hparamInfos", [])]
+        columns += [{"metric": info["name"]} for info in experiment.get("metricInfos", [])]
+        rows = ask("session_groups", allowedStatuses=statuses, colParams=columns, sliceSize=9)
+        if len(rows.get("sessionGroups", [])) == 4:
+            break
+        time.sleep(0.2)
+    kinds = {info["name"]: info["type"] for info in experiment["hparamInfos"]}
+    assert {name: kinds[name] for name in ("l2", "lr", "max_epochs", "seed", "batch_size", "dataset")} == {
+        **dict.fromkeys(("l2", "lr", "max_epochs", "seed"), "DATA_TYPE_FLOAT64"),
+        **dict.fromkeys(("batch_size", "dataset"), "DATA_TYPE_STRING"),
+    }
+    seen: dict[str, set[type]] = {}
+    for group in rows["sessionGroups"]:
+        for name, value in group["hparams"].items():
+            seen.setdefault(name, set()).add(type(value))
+    assert {name: kinds for name, kinds in seen.items() if len(kinds) > 1} == {}
+    assert seen["lr"] == {float}
+    for column in [*columns, *({"hparam": name} for name in seen)]:
+        order = ask(
+            "session_groups", allowedStatuses=statuses, colParams=[column | {"order": "ORDER_ASC"}], sliceSize=9
+        )
+        assert len(order["sessionGroups"]) == 4
+    order = ask(
+        "session_groups", allowedStatuses=statuses, colParams=[{"hparam": "lr", "order": "ORDER_ASC"}], sliceSize=9
+    )
+    assert [group["hparams"].get("lr") for group in order["sessionGroups"]] == [0.01, 0.1, 0.5, None]
 
 
 def test_train_and_val_loss_share_a_custom_chart(cancer: Run) -> None:
@@ -365,6 +427,27 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     with standing_in(tmp_path):
         assert main(["ckpt_path=broken.ckpt"]) == 2
     assert capsys.readouterr().err == "`ckpt_path` must be a checkpoint of logreg, and broken.ckpt is not one.\n"
+
+
+def test_whatever_a_file_begins_with_it_is_no_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    for first in range(256):  # each means something else to pickle
+        file.write_bytes(bytes([first]) + b"oot:x,y\n0:0,no\n1.5,yes\n")
+        with pytest.raises(
+            ConfigError, match=r"^`ckpt_path` must be a checkpoint of logreg, and .*rows.csv is not one.$"
+        ):
+            read_checkpoint(file)
+
+
+def test_a_checkpoint_that_would_grow_is_not_unpacked(tmp_path: Path, toy: Run) -> None:
+    file = tmp_path / "bomb.ckpt"
+    last = toy.folder / "checkpoints" / "last.ckpt"
+    with zipfile.ZipFile(last) as whole, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+        packed.writestr("last/data/99", bytes(2**20))
+    with pytest.raises(ConfigError, match="is not one"):
+        read_checkpoint(file)
 
 
 def test_a_checkpoint_with_code_inside_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -577,3 +660,102 @@ def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: p
     assert capsys.readouterr().err == "`hydra.run.dir` must name a new folder, and mine holds a run.\n"
     assert json.loads(summary)["status"] == "finished"
     assert (tmp_path / "mine" / "summary.json").read_text() == summary
+
+
+# Clusters
+
+STARTERS = {
+    "SLURM": {
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "1",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODELIST": "a,b",
+    },
+    "LSF": {
+        "LSB_JOBID": "7",
+        "LSB_DJOB_RANKFILE": "nowhere",
+        "JSM_NAMESPACE_RANK": "1",
+        "JSM_NAMESPACE_LOCAL_RANK": "1",
+        "JSM_NAMESPACE_SIZE": "2",
+    },
+    "torchrun": {
+        "TORCHELASTIC_RUN_ID": "7",
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    },
+    "Kubeflow": {
+        "KUBERNETES_PORT": "tcp://127.0.0.1:1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+        "WORLD_SIZE": "2",
+        "RANK": "1",
+    },
+}
+"""What each sets in the environment of the second of two processes."""
+
+
+@pytest.mark.parametrize("starter", STARTERS)
+def test_a_process_among_others_is_a_whole_run_and_says_so(
+    tmp_path: Path, cancer: Run, starter: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    for name, value in STARTERS[starter].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)  # what Lightning reads when it is imported
+    # what Lightning would silently go on from
+    shutil.copyfile(cancer.folder / "checkpoints" / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt")
+    run = train(tmp_path, "dataset=breast_cancer", "optimizer=sgd", "max_epochs=8", "l2=0.01")
+    said = {"Kubeflow": "torchrun"}.get(starter, starter)
+    assert capsys.readouterr().err.startswith(
+        f"process 1 of 2 that {said} started: several processes do not train together yet, each is a run of its own\n"
+    )
+    assert run.curve("loss/train") == cancer.curve("loss/train")
+    assert (run.folder / "metrics.csv").read_text() == (cancer.folder / "metrics.csv").read_text()
+    assert run.summary["metrics"] == cancer.summary["metrics"]
+
+
+def test_one_process_of_a_cluster_says_nothing_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("SLURM_NTASKS", "1"), ("SLURM_PROCID", "0"), ("SLURM_JOB_NAME", "train")):
+        monkeypatch.setenv(name, value)
+    train(tmp_path, "max_epochs=1")
+    assert "process" not in capsys.readouterr().err
+
+
+def test_slurm_does_not_start_a_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in STARTERS["SLURM"].items():
+        monkeypatch.setenv(name, value)
+    before = signal.getsignal(signal.SIGUSR1)
+    during = []
+
+    from logreg.callbacks import SignOfLife
+
+    def noted(self: SignOfLife, trainer: object, module: object) -> None:
+        during.append(signal.getsignal(signal.SIGUSR1))
+
+    monkeypatch.setattr(SignOfLife, "on_train_epoch_end", noted)
+    train(tmp_path, "max_epochs=1")
+    assert during == [before]
+
+
+def test_arguments_of_the_trainer_in_the_environment_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "1")
+    with standing_in(tmp_path):
+        assert main(["max_epochs=2"]) == 2
+    assert capsys.readouterr().err == (
+        "`PL_TRAINER_MAX_STEPS` must not be set in the environment. Unset it, and type trainer.max_steps=VALUE.\n"
+    )
+    assert not list(tmp_path.iterdir())

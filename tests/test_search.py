@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -247,6 +248,9 @@ MISTAKES = {
     ("search.lr=log(1e-3,1)",): "`search` must have a val split to choose by. Set dataset.split.val=0.2.",
     ("search.lr=log(1e-3,1)", "dataset=iris", "storage=nosuch://x"): "`storage` must be the URL of a database",
     ("search.lr=log(1e-3,1)", "study=a/b"): "`study` must be made of letters, digits and -_., got 'a/b'.",
+    ("search.lr=log(1e-3,1)", "study=.."): "`study` must begin with a letter or a digit, got '..'.",
+    ("search.lr=log(1e-3,1)", "study=../../x"): "`study` must be made of letters, digits and -_., got '../../x'.",
+    ("search.lr=log(1e-3,1)", "study=-x"): "`study` must begin with a letter or a digit, got '-x'.",
     ("search.l2=log(1e-3,1)", "l1=1,2"): "`l1` must be one value, or searched: search.l1=choice(a,b).",
 }
 
@@ -277,3 +281,84 @@ def test_a_failure_is_kept_as_plain_values(tmp_path: Path, types: Types) -> None
     plain = json.loads(file.read_text())
     assert plain["status"] == "failed"
     assert plain["error"] in answer.out
+
+
+def test_a_password_in_the_address_of_a_database_is_not_repeated(tmp_path: Path, types: Types) -> None:
+    for address in ("nosuch://me:hunter2@host/trials", "nosuch://host/trials?user=me&password=hunter2"):
+        for key in ("storage", "storag"):  # also where the key is mistyped
+            answer = types(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-3,1)", f"{key}={address}")
+            assert answer.code == 2
+            assert "hunter2" not in answer.err
+            assert answer.err.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_processes_that_open_a_new_study_at_the_same_moment_share_it(tmp_path: Path) -> None:
+    import optuna
+    import sqlalchemy  # noqa: F401  # before the fork, so that all of them are as quick
+
+    url = sqlite_url(tmp_path / "study.db")
+    ready, go = os.pipe(), os.pipe()
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.write(ready[1], b"x")
+                os.close(go[1])
+                os.read(go[0], 1)  # returns in all of them at once
+                search = Search("s", url, [Range.read("lr", "log(1e-3,1)")], [], seed=0, prune=True)
+                while (asked := search.ask(4)) is not None:
+                    search.finished(asked[0], 1.0, "")
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    for _ in children:
+        os.read(ready[0], 1)
+    for end in (*go, *ready):
+        os.close(end)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0, 0]
+    states = [trial.state.name for trial in optuna.load_study(study_name="s", storage=url).trials]
+    assert states.count("COMPLETE") == 4
+
+
+@pytest.mark.slow
+def test_groups_of_sweeps_that_start_together_share_their_study(tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), "dataset=iris", "search.l2=log(1e-4,1)", "trials=3"]
+    for number in range(3):
+        here = tmp_path / str(number)
+        here.mkdir()
+        processes = [subprocess.Popen(command, cwd=here, stderr=subprocess.PIPE, text=True) for _ in "abc"]
+        said = [process.communicate(timeout=240)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0, 0], said
+        assert "Traceback" not in "".join(said)
+        assert len(rows_of(here / "runs" / "sweeps" / "iris_l2")) == 3
+
+
+def test_a_trial_that_was_killed_after_its_summary_is_no_row(tmp_path: Path, types: Types) -> None:
+    typed = ("dataset=iris", "search.l2=log(1e-4,1)", "trials=2")
+    assert types(tmp_path, "sweep", *typed).code == 0
+    folder = tmp_path / "runs" / "sweeps" / "iris_l2"
+    before = rows_of(folder)
+    assert len(before) == 2
+    # tried again under another number, whose values are the same
+    shutil.copytree(folder / before[0]["job"], folder / f"7{before[0]['job'][1:]}")
+    assert types(tmp_path, "sweep", *typed).code == 0
+    assert rows_of(folder) == before
+
+
+def test_what_is_searched_never_names_a_folder_elsewhere(tmp_path: Path, types: Types) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name / (200 * name)).mkdir(parents=True)
+        rows = "\n".join(f"{n},{'no' if n % 3 else 'yes'}" for n in range(60))
+        (tmp_path / name / (200 * name) / "t.csv").write_text(f"x,y\n{rows}\n")
+    choice = f"search.dataset.path=choice(a/{200 * 'a'}/t.csv,b/{200 * 'b'}/t.csv)"
+    settings = ("dataset=table", "dataset.target=y", "l2=0.1", "trials=2")
+    answer = types(tmp_path, "sweep", *settings, choice)
+    assert answer.code == 0, answer.err
+    (study,) = (tmp_path / "runs" / "sweeps").iterdir()
+    folders = {path.parent for path in study.rglob("summary.json")}
+    assert {folder.parent for folder in folders} == {study}
+    assert all(len(os.fsencode(folder.name)) <= 255 for folder in folders)

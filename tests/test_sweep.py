@@ -11,7 +11,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from logreg.commands.desk import CONF
 from logreg.commands.train import main
 from logreg.errors import DataError
 from logreg.sweep import run_in_sweep
-from whole_runs import standing_in
+from whole_runs import Answer, standing_in
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
 
@@ -350,6 +350,23 @@ def test_a_mistake_in_one_job_is_logged_without_a_traceback(door_in_here: Path) 
 
 
 # In parallel
+
+
+def test_folders_of_jobs_lie_in_that_of_the_sweep_whatever_is_varied(desk: Callable[[str], Answer]) -> None:
+    paths = []
+    for letter in "ab":
+        folder = Path(letter, 200 * letter)
+        folder.mkdir(parents=True)
+        rows = "".join(f"{n % 7},{'no' if n % 3 else 'yes'}\n" for n in range(60))
+        (folder / "t=1.csv").write_text("x,y\n" + rows)
+        paths.append(f"'{folder.as_posix()}/t=1.csv'")
+    answer = desk(f"""-m dataset=table "dataset.path={",".join(paths)}" dataset.target=y l2=0.1,0.2 max_epochs=3""")
+    assert answer.code == 0, answer.err
+    (sweep,) = Path("runs/sweeps").iterdir()
+    folders = {path.parent for path in sweep.rglob("summary.json")}
+    assert len(folders) == 4
+    assert {folder.parent for folder in folders} == {sweep}
+    assert all(len(os.fsencode(folder.name)) <= 255 and "=" not in folder.name for folder in folders)
 
 
 @pytest.mark.slow

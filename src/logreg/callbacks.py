@@ -15,12 +15,12 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint, Timer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from logreg.calibration import Calibration
 from logreg.folder import CHECKPOINTS, run_folder_of, write_whole
 from logreg.module import LogisticModule
+from logreg.terminal import terminal
 from logreg.tracking import RunLogger
 from logreg.trained import Trained, read_checkpoint
 
@@ -194,6 +194,20 @@ class Certificates(Callback):
             logger.log_metrics(metrics, step=epochs)
 
 
+class Ending(Callback):
+    """Notes that training came to its end.
+
+    Attributes:
+        epochs: That the model has behind it; ``None`` before the end.
+    """
+
+    epochs: int | None = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes it."""
+        self.epochs = trainer.current_epoch
+
+
 class TimeLimit(Timer):
     """``trainer.max_time``, but at the end of an epoch: half an epoch could not be resumed bit for bit."""
 
@@ -229,7 +243,7 @@ class SignOfLife(Callback):
                 BarColumn(bar_width=20),
                 TextColumn("epoch {task.completed:.0f}/{task.total:.0f} {task.fields[scores]}"),
                 TimeRemainingColumn(),
-                console=Console(stderr=True),
+                console=terminal(stderr=True),
                 transient=True,
             )
             self._bar.start()

@@ -19,6 +19,7 @@ from logreg.report import (
     title,
     weight_lines,
 )
+from logreg.terminal import on_one_line
 
 FEW_ROWS = 100
 """Rows of the scored split below which the scores themselves are doubtful."""
@@ -101,7 +102,7 @@ def model_card(summary: Mapping[str, Any], file: str, agreement: float, in_doubl
     lines += ["## When not to use it", "", *(f"- {reason}" for reason in warnings(summary)), ""]
     versions = ", ".join(f"{package} {number}" for package, number in summary["versions"].items())
     lines += [f"Commit {summary['git_commit'] or 'unknown'}, seed {summary['seed']}, {versions}.", ""]
-    return "\n".join(lines)
+    return "\n".join(map(on_one_line, lines))
 
 
 def warnings(summary: Mapping[str, Any]) -> list[str]:

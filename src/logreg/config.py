@@ -100,6 +100,8 @@ REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     "default_root_dir": "Set `hydra.run.dir` instead.",
     "enable_checkpointing": "Each run keeps best.ckpt and last.ckpt.",
     "num_nodes": "One machine fits a linear model.",
+    "plugins": "Each run is a process of its own, and writes its checkpoints in its own way.",
+    "strategy": "There is one device.",
     "enable_progress_bar": "Each run has a progress bar of its own.",
     "overfit_batches": "Take a small dataset instead: Lightning would draw single rows.",
     "use_distributed_sampler": "There is one device.",

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from logreg.errors import ConfigError
+from logreg.terminal import on_one_line
 
 CHECKPOINTS = "checkpoints"
 """Folder of best.ckpt and last.ckpt inside a run folder."""
+
+MADE_BY_STARTING = {".hydra", "train.log", "multirun.yaml", "metrics.csv", CHECKPOINTS}
+"""What lies in the folder of a run or a sweep before its first checkpoint, besides events."""
+
+LONGEST_NAME = 255
+"""Bytes of a file's name on most file systems."""
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -82,6 +92,55 @@ def check_free(key: str, path: Path, overwrite: bool, suffixes: Sequence[str] = 
         raise ConfigError(f"`{key}` must be a place to write to, and {there} is not. Name another folder.")
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether nothing lies in a folder but what a run leaves that was killed before its first checkpoint."""
+    there = {path.name for path in folder.iterdir()}
+    of_a_run = {name for name in there if name in MADE_BY_STARTING or name.startswith("events.out.tfevents.")}
+    if there - of_a_run:
+        return False
+    return not [file for file in (folder / CHECKPOINTS).glob("*") if not file.name.startswith(".")]
+
+
+def check_new(key: str, folder: Path, begun: bool = False) -> None:
+    """A run can be written there, and nothing of others lies there.
+
+    Args:
+        key: What was typed to name it.
+        folder: Which need not exist.
+        begun: Whether this run has files there already.
+
+    Raises:
+        ConfigError: Says why not.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"`{key}` must be a folder, and {shown(folder)} is a file. Name another one.")
+        if folder.exists() and not (
+            is_unused(folder) and (begun or (folder / ".hydra").is_dir() or not any(folder.iterdir()))
+        ):
+            what = "a run" if (folder / CHECKPOINTS).exists() else "other things"
+            raise ConfigError(f"`{key}` must name a new folder, and {shown(folder)} holds {what}.")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"`{key}` must be a place to write to, got {shown(folder)[:100]}: {reason}.") from error
+
+
+def folder_name(text: str) -> str:
+    """Text as the name of one folder: without separators, control characters and "=", and not too long for the disk.
+
+    Example:
+        >>> folder_name("0_dataset.path-data/a.csv")
+        '0_dataset.path-data-a.csv'
+    """
+    name = re.sub(r"[/\\:=\0]", "-", on_one_line(text))
+    longest = os.pathconf(".", "PC_NAME_MAX") if hasattr(os, "pathconf") else LONGEST_NAME
+    held = name.encode("utf-8", "replace")
+    if len(held) <= longest:
+        return name
+    digest = hashlib.sha256(held).hexdigest()[:8]  # two long names may begin alike
+    return f"{held[: longest - len(digest) - 1].decode('utf-8', 'ignore')}_{digest}"
+
+
 def shown(path: Path) -> str:
     """A path as a person would type it: relative if it lies below where they stand."""
     try:
@@ -95,7 +154,38 @@ def mark_latest(folder: Path, root: Path) -> None:
 
     Not a link: TensorBoard would follow it and show the newest run twice.
     """
-    write_whole(root / "latest", lambda file: file.write(f"{os.path.relpath(folder, root)}\n".encode()))
+    write_whole(root / "latest", lambda file: file.write(os.fsencode(f"{os.path.relpath(folder, root)}\n")))
+
+
+class Latest:
+    """Makes ``root/latest`` name a run each time that it is called.
+
+    Where that cannot be written, a run that lies elsewhere says so once and goes on.
+    """
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder, self.root = folder, root
+        self._failed = False
+
+    def __call__(self) -> None:
+        """Writes the file.
+
+        Raises:
+            OSError: It cannot be written, and the run lies below ``root``.
+        """
+        if self._failed:
+            return
+        try:
+            mark_latest(self.folder, self.root)
+        except OSError as error:
+            if self.folder.resolve().is_relative_to(self.root.resolve()):
+                raise
+            self._failed = True
+            reason = (error.strerror or str(error)).lower()
+            sys.stderr.write(
+                f"{self.root / 'latest'} cannot be written ({reason}): "
+                f"ckpt_path=latest does not know this run, ckpt_path={shown(self.folder)} does\n"
+            )
 
 
 def find_checkpoint(ckpt_path: str, root: Path, or_else: str = "train one first: scripts/train.py") -> Path:
@@ -118,9 +208,12 @@ def find_checkpoint(ckpt_path: str, root: Path, or_else: str = "train one first:
         path = folder / CHECKPOINTS / ("best.ckpt" if ckpt_path == "best" else "last.ckpt")
     else:
         path = Path(ckpt_path)
-        if path.is_dir():
-            path = path / CHECKPOINTS / "last.ckpt"
-    if not path.is_file():
+        with suppress(OSError):  # a name that no file can have
+            path = path / CHECKPOINTS / "last.ckpt" if path.is_dir() else path
+    there = False
+    with suppress(OSError):
+        there = path.is_file()
+    if not there:
         raise ConfigError(f"`ckpt_path={ckpt_path}` must find a checkpoint, and {path} is missing. {advice}")
     return path
 
@@ -134,4 +227,4 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 def latest_run(root: Path) -> Path | None:
     """The run folder that ``root/latest`` names, or ``None`` if there is no such file."""
     latest = root / "latest"
-    return root / latest.read_text(encoding="utf-8").strip() if latest.is_file() else None
+    return root / os.fsdecode(latest.read_bytes()).strip("\n") if latest.is_file() else None

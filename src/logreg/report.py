@@ -10,6 +10,7 @@ import os
 import platform
 import shlex
 import subprocess
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -32,6 +33,7 @@ from logreg.module import LogisticModule
 from logreg.optimality import Certificate
 from logreg.page import as_html
 from logreg.path import PathRow, path_csv, path_summary
+from logreg.terminal import on_one_line
 from logreg.tracking import RunLogger
 
 if TYPE_CHECKING:
@@ -290,7 +292,9 @@ def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> st
 
     figure.set_dpi(130)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name may be in any script
+        canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     path = result.folder / "figures" / f"{name}.png"
     write_whole(path, lambda file: Image.fromarray(pixels).save(file, format="png"))
@@ -554,7 +558,7 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
         + ".",
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join(map(on_one_line, lines))
 
 
 def title(summary: Summary) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import os
 import sys
 import time
 import warnings
@@ -14,20 +15,20 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 
 from logreg.calibration import Calibration, fit_calibration
 from logreg.callbacks import Certificates, Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
-from logreg.config import DATASET_KNOBS, EXACT, REFUSED_TRAINER_ARGUMENTS, RunConfig
+from logreg.config import DATASET_KNOBS, EXACT, KNOBS, REFUSED_TRAINER_ARGUMENTS, SECTIONS, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.data.image_folder import ImageFolder
 from logreg.errors import ConfigError, Terminated, did_you_mean
 from logreg.evaluation import Predicted, are_counts, best_threshold, evaluate
 from logreg.existence import find_separation
 from logreg.facts import DataFacts, Split
-from logreg.folder import CHECKPOINTS, find_checkpoint, mark_latest, shown
+from logreg.folder import Latest, check_new, find_checkpoint, shown
 from logreg.inspection import print_facts
 from logreg.metrics import Scores
 from logreg.module import DTYPES, LogisticModule, resolve_loss
@@ -38,6 +39,7 @@ from logreg.optimality import Certificate, is_penalised
 from logreg.path import PathRow, best_of, score_path
 from logreg.ranking import log_odds
 from logreg.report import RunResult, Summary, draw, summarise, write_report
+from logreg.terminal import on_one_line, terminal
 from logreg.tracking import RunLogger
 from logreg.trained import read_checkpoint
 
@@ -88,19 +90,21 @@ def train(
     if config.ckpt_path:
         resumed = find_checkpoint(config.ckpt_path, root, "leave ckpt_path out to start from scratch")
     _quieten(config.verbose)
+    if progress_lines and (alone := started_beside_others()):
+        print(alone, file=sys.stderr)
     check_hardware(config.accelerator)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     data = build_data(config) if data is None else data
     if config.facts == "show":
-        print_facts(data, Console())
+        print_facts(data, terminal())
     data.setup("fit")
     if resumed:
         epochs = _check_resumable(resumed, config, data.facts)
         print(f"going on from {shown(resumed)}, epoch {epochs}", file=sys.stderr)
 
     for note in data.notes if progress_lines else ():
-        print(f"{config.dataset['name']}: {note}", file=sys.stderr)
+        print(on_one_line(f"{config.dataset['name']}: {note}"), file=sys.stderr)
     if config.calibrate != "none" and "val" not in data.splits:
         raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
     path, start = None, None
@@ -110,10 +114,9 @@ def train(
     module = build_module(config, data.facts)
     if start is not None:
         module.start_at(start.point)
-    if (folder / CHECKPOINTS).exists():
-        raise ConfigError(f"`hydra.run.dir` must name a new folder, and {shown(folder)} holds a run.")
+    check_new("hydra.run.dir", folder, begun=True)
     checkpoints = Checkpoints(
-        folder, HeldCheckpointIO(), (lambda: mark_latest(folder, root)) if is_newest else None, config=config.as_dict()
+        folder, HeldCheckpointIO(), Latest(folder, root) if is_newest else None, config=config.as_dict()
     )
     sign_of_life = SignOfLife(config.dataset["name"], progress_lines)
     callbacks = [Certificates(), checkpoints, sign_of_life, *watchers]
@@ -165,7 +168,7 @@ def show_facts(config: RunConfig) -> None:
     Raises:
         LogregError: What training on this data would raise, after what could be shown.
     """
-    print_facts(build_data(config), Console())
+    print_facts(build_data(config), terminal())
 
 
 def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
@@ -250,6 +253,13 @@ def build_trainer(
         if key not in known:
             near = did_you_mean(f"trainer.{key}", [f"trainer.{name}" for name in sorted(known)])
             raise ConfigError(f"`trainer.{key}` must be an argument of Lightning's Trainer. {near}".rstrip())
+    for variable in sorted(os.environ):
+        # Lightning takes them as arguments that were not given, unchecked.
+        if variable.startswith("PL_TRAINER_"):
+            key = variable.removeprefix("PL_TRAINER_").lower()
+            raise ConfigError(
+                f"`{variable}` must not be set in the environment. Unset it, and type trainer.{key}=VALUE."
+            )
     arguments: dict[str, Any] = {
         "accelerator": config.accelerator,
         "devices": config.devices,
@@ -257,7 +267,9 @@ def build_trainer(
         "max_epochs": config.max_epochs + (POLISHING if config.polish else 0),
         "logger": logger,
         "callbacks": list(callbacks),
-        "plugins": [io],
+        "plugins": [io, OneProcess()],
+        # Lightning looks there for checkpoints of its own that SLURM had it write
+        "default_root_dir": str(logger.folder.resolve()),
         "enable_progress_bar": False,
         "enable_model_summary": config.verbose,
         "num_sanity_val_steps": 0,
@@ -273,6 +285,64 @@ def build_trainer(
         return pl.Trainer(**arguments)
     except (AttributeError, TypeError, ValueError, MisconfigurationException) as error:
         raise ConfigError(f"`trainer` must suit Lightning's Trainer: {error}") from error
+
+
+class OneProcess(ClusterEnvironment):
+    """A process that trains for itself, whatever started it: SLURM, LSF, torchrun, Kubeflow or nobody.
+
+    Without it Lightning reads from the environment how many processes there are, and waits for the others.
+    """
+
+    creates_processes_externally = True
+    main_address = "127.0.0.1"
+    main_port = 0
+
+    @staticmethod
+    def detect() -> bool:
+        """Whether it is there, as it always is."""
+        return True
+
+    def world_size(self) -> int:
+        """How many processes train together."""
+        return 1
+
+    def set_world_size(self, size: int) -> None:
+        """Nothing: it stays 1."""
+
+    def global_rank(self) -> int:
+        """Which of them it is."""
+        return 0
+
+    def set_global_rank(self, rank: int) -> None:
+        """Nothing: it stays 0."""
+
+    def local_rank(self) -> int:
+        """Which of them on its machine."""
+        return 0
+
+    def node_rank(self) -> int:
+        """Which machine."""
+        return 0
+
+
+STARTED_BY = {
+    "torchrun": ("RANK", "WORLD_SIZE"),  # Kubeflow sets the same
+    "SLURM": ("SLURM_PROCID", "SLURM_NTASKS"),
+    "LSF": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
+    "MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
+"""Which variables of the environment say the number of a process, and how many there are."""
+
+
+def started_beside_others() -> str | None:
+    """That this process is one of several which something started together, in words."""
+    for starter, (rank, size) in STARTED_BY.items():
+        if os.environ.get(size, "1") not in ("", "0", "1"):
+            return (
+                f"process {os.environ.get(rank, '?')} of {os.environ[size]} that {starter} started: "
+                "several processes do not train together yet, each is a run of its own"
+            )
+    return None
 
 
 def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:
@@ -455,17 +525,20 @@ def _batch_size(config: RunConfig) -> int | None:
     return None if config.batch_size == "full" else int(config.batch_size)
 
 
-def _hparams(config: RunConfig, module: LogisticModule, overrides: Sequence[str]) -> dict[str, float | str | bool]:
-    """The columns of TensorBoard's HPARAMS tab: what is compared most, and what the person typed.
+def _hparams(
+    config: RunConfig, module: LogisticModule, overrides: Sequence[str]
+) -> dict[str, float | str | bool | None]:
+    """The columns of TensorBoard's HPARAMS tab: what is compared most, and what was typed.
 
-    Not all there is: TensorBoard shows the first five in the order of the alphabet, and lr must be among them.
+    Not all there is: TensorBoard shows the first five in the order of the alphabet, and lr must be among them.  A
+    column has one type in all runs.
     """
     columns: dict[str, Any] = {
         "batch_size": str(config.batch_size),  # a number or "full"
         "dataset": config.dataset["name"],
-        "l2": config.l2,
+        "l2": float(config.l2),  # type: ignore[arg-type]  # a path has chosen one
         "loss": module.objective.loss,
-        "lr": "none" if config.lr is None else config.lr,
+        "lr": config.lr,
         "max_epochs": config.max_epochs,
         "optimizer": config.optimizer["name"],
         "seed": config.seed,
@@ -475,6 +548,9 @@ def _hparams(config: RunConfig, module: LogisticModule, overrides: Sequence[str]
         value: Any = dataclasses.asdict(config)
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if isinstance(value, bool | int | float | str):
-            columns.setdefault(key, value)
+        if not isinstance(value, bool | int | float | str):
+            continue
+        # The same argument of two datasets may be a number in one and a name in the other.
+        has_one_type = key in KNOBS or key.split(".")[0] in SECTIONS
+        columns.setdefault(key, value if has_one_type else str(value))
     return columns

@@ -26,6 +26,9 @@ FORMS = "log(1e-4,1), uniform(0,1), int(1,100) or choice(a,b,c)"
 ATTEMPTS = 10
 """Times that a database is tried which another process is just making."""
 
+BEING_MADE = re.compile("exists|unique|duplicate|locked", re.IGNORECASE)
+"""What a database says against making what another process makes at the same moment."""
+
 STARTUP = 10
 """Trials that are drawn at random before the others are learned from."""
 
@@ -144,7 +147,7 @@ class Search:
                 )
                 break
             except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, ImportError, AssertionError) as error:
-                if isinstance(error, SQLAlchemyError) and "exists" in str(error) and attempt < ATTEMPTS - 1:
+                if isinstance(error, SQLAlchemyError) and BEING_MADE.search(str(error)) and attempt < ATTEMPTS - 1:
                     time.sleep(0.5)
                     continue
                 reason = " ".join(str(error).split())[:200]

@@ -11,7 +11,7 @@ import shlex
 import statistics
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hydra.core.override_parser.types import Override
 
 from logreg.errors import ConfigError, LogregError
 from logreg.folder import shown, write_whole
+from logreg.terminal import on_one_line, terminal
 
 OPTIMALITY = ("optimality/gap", "optimality/converged", "optimality/verdict")
 """What each job says of its distance from the optimum."""
@@ -76,14 +77,15 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
         with (folder / "train.log").open("a", encoding="utf-8") as file:
             file.write(details + "\n")
         failure = {"status": "failed", "error": line, "overrides": list(overrides), "metrics": {}}
-        (folder / "summary.json").write_text(json.dumps(failure, indent=2) + "\n", encoding="utf-8")
-        print(f"failed: {' '.join(overrides)} [{shown(folder)}]\n  {line}", file=sys.stderr, flush=True)
+        write_whole(folder / "summary.json", lambda file: file.write((json.dumps(failure, indent=2) + "\n").encode()))
+        said = on_one_line(f"failed: {' '.join(overrides)} [{shown(folder)}]")
+        print(f"{said}\n  {on_one_line(line)}", file=sys.stderr, flush=True)
         return None
-    print(f"done: {' '.join(overrides)}: loss {loss:.4f}", file=sys.stderr, flush=True)
+    print(on_one_line(f"done: {' '.join(overrides)}: loss {loss:.4f}"), file=sys.stderr, flush=True)
     return loss
 
 
-def gather(folder: Path) -> int:
+def gather(folder: Path, numbers: Collection[str] | None = None) -> int:
     """Ranks the jobs of a sweep, prints the table and writes results.csv.
 
     Jobs that differ in the seed alone are one row: mean and standard deviation over the seeds.
@@ -91,6 +93,7 @@ def gather(folder: Path) -> int:
 
     Args:
         folder: The sweep folder.
+        numbers: Of the jobs that count, which their folders begin with; ``None``: all.
 
     Returns:
         Exit code: 1 if a job failed, else 0.
@@ -98,6 +101,7 @@ def gather(folder: Path) -> int:
     jobs = [
         {**json.loads(path.read_text(encoding="utf-8")), "job": path.parent.relative_to(folder).as_posix()}
         for path in folder.rglob("summary.json")
+        if path.is_file() and (numbers is None or path.parent.name.partition("_")[0] in numbers)
     ]
     jobs.sort(key=lambda job: (int(number) if (number := job["job"].split("_")[0]).isdigit() else 0, job["job"]))
     if not jobs:
@@ -165,7 +169,7 @@ def _write_csv(
                 "error": job.get("error"),
             }
         )
-    path.write_text(buffer.getvalue(), encoding="utf-8")
+    write_whole(path, lambda file: file.write(buffer.getvalue().encode()))
 
 
 def _print_table(
@@ -177,11 +181,10 @@ def _print_table(
     pruned: int = 0,
 ) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = terminal(width=None if sys.stdout.isatty() else 200)
     if groups:
         shown = [name for name in metrics if name.split("/")[1] != "train" or metrics[0].endswith("/train")]
         heading = f"by {metrics[0]}, mean±standard deviation over seeds (a seed also draws the split)"

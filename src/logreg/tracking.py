@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import threading
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
@@ -17,6 +18,15 @@ from logreg.facts import SPLITS
 
 HPARAMS_METRICS = (*(f"{metric}/{split}" for split in SPLITS for metric in ("loss", "accuracy")), "optimality/gap")
 """Columns of the HPARAMS tab: the same in every run, since TensorBoard takes them from the first it reads."""
+
+
+_of_all_threads = threading.excepthook
+
+
+def _but_of_events(args: threading.ExceptHookArgs) -> None:
+    """Shows what ends a thread, but of the one that writes events: whoever writes the next event is told again."""
+    if type(args.thread).__module__ != event_file_writer.__name__:
+        _of_all_threads(args)
 
 
 class RunLogger(Logger):
@@ -34,6 +44,7 @@ class RunLogger(Logger):
     @cached_property
     def writer(self) -> SummaryWriter:
         """TensorBoard's writer; its file is made when it is first used."""
+        threading.excepthook = _but_of_events
         writer = SummaryWriter(str(self.folder), flush_secs=5)
         writer.add_custom_scalars({"loss": {"train and val": ["Multiline", ["loss/train", "loss/val"]]}})
         return writer
@@ -67,20 +78,27 @@ class RunLogger(Logger):
         """TensorBoard's writer, for what is not a scalar."""
         return self.writer
 
-    @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any] | Any, *args: Any, **kwargs: Any) -> None:
         """Lightning offers the module's hyper-parameters; `log_hparams` takes the person's instead."""
 
-    def log_hparams(self, plain: Mapping[str, float | str | bool]) -> None:
+    def log_hparams(self, plain: Mapping[str, float | str | bool | None]) -> None:
         """Makes this run a row of the HPARAMS tab.
 
         The metrics of a row are the last points of the curves of the same names, so a split that
         the dataset lacks stays blank.
+
+        Args:
+            plain: Value by column; ``None`` leaves a column of numbers blank, since text beside numbers makes it a
+                column of text, which TensorBoard cannot sort.
         """
-        for summary in hparams_summaries(dict(plain), dict.fromkeys(HPARAMS_METRICS, 0.0)):
+        metrics = dict.fromkeys(HPARAMS_METRICS, 0.0)
+        columns, _, _ = hparams_summaries(
+            {name: 0.0 if value is None else value for name, value in plain.items()}, metrics
+        )
+        row = {name: value for name, value in plain.items() if value is not None}
+        for summary in (columns, *hparams_summaries(row, metrics)[1:]):
             self.writer._get_file_writer().add_summary(summary)
 
-    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Writes one point of each curve.
 
@@ -105,12 +123,11 @@ class RunLogger(Logger):
         columns = list(dict.fromkeys(tag for row in self._rows.values() for tag in row))
         if not columns:
             return
-        with (self.folder / "metrics.csv").open("w", newline="") as file:
+        with (self.folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, ["epoch", *columns])
             table.writeheader()
             table.writerows({"epoch": step, **row} for step, row in self._rows.items())
 
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Lightning calls this after each fit; the report still has pictures to add."""
         self.flush()

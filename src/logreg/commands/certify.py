@@ -32,6 +32,7 @@ from logreg.config import RunConfig
 from logreg.errors import ConfigError, DataError, did_you_mean
 from logreg.folder import find_checkpoint, run_folder_of, shown
 from logreg.promises import Promise, check, flag, number
+from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -208,7 +209,7 @@ def _work(typed: list[str]) -> int:
 
     import_lightning()
     found = certify(request)
-    print(json.dumps(dataclasses.asdict(found), ensure_ascii=False) if request.as_json else _shown(found))
+    print(json.dumps(dataclasses.asdict(found)) if request.as_json else _shown(found))
     return 0
 
 
@@ -562,4 +563,4 @@ def _shown(answer: Answer) -> str:
         "verdict": answer.verdict,
     }
     width = max(map(len, lines)) + 2
-    return "\n".join([*(f"{name:{width}}{words}" for name, words in lines.items()), *answer.notes])
+    return "\n".join(map(on_one_line, [*(f"{name:{width}}{words}" for name, words in lines.items()), *answer.notes]))

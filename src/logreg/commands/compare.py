@@ -11,6 +11,7 @@ from logreg.commands.desk import ROOT, is_override, read_typed, say_importing, s
 from logreg.errors import ConfigError
 from logreg.folder import find_checkpoint, shown
 from logreg.promises import Promise, flag, one_of, optional
+from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from logreg.comparison import Paired
@@ -76,7 +77,7 @@ def _work(arguments: list[str]) -> int:
         paired = _compared(list(runs), typed.values["split"])
     if typed.values["json"]:
         plain = {"runs": rows, "paired": paired[1].as_dict() | {"split": paired[0]} if paired else None}
-        print(json.dumps(plain, ensure_ascii=False))
+        print(json.dumps(plain))
         return 0
     _show(rows, differing, paired)
     return 0
@@ -183,11 +184,10 @@ def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: t
     import sys
 
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = terminal(width=None if sys.stdout.isatty() else 200)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     letters = len(rows) == 2
     scores = [name for name in SCORES if any(name in row["metrics"] for row in rows)]

@@ -21,12 +21,14 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
 
 from logreg import __version__
 from logreg.config import SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, LogregError, did_you_mean, escaped
-from logreg.folder import run_folder_of
+from logreg.folder import folder_name, run_folder_of, shown
 from logreg.promises import Promise, check
+from logreg.terminal import on_one_line, screened, without_passwords
 from logreg.termination import ending_on_sigterm
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -35,7 +37,7 @@ CONF = Path(__file__).parents[3] / "conf"
 ROOT = Path("runs")
 """Where runs live, seen from where the person stands."""
 
-NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP}
 """Why a path that a person named is none."""
 
 NO_ROOM = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
@@ -46,6 +48,26 @@ STOCHASTIC = {"lr", "batch_size", "schedule", *(f"optimizer.{key}" for key in SE
 
 # `trainer` takes any key, where other keys must be known: it is Lightning's to say what it knows.
 ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
+
+LONGEST_FILE = 2**16
+"""Bytes of .hydra/overrides.yaml: what somebody typed on a line."""
+
+
+def _no_environment(name: object, *_: object) -> str:
+    """Refuses ``${oc.env:NAME}``.
+
+    Raises:
+        ConfigError: Always.
+    """
+    raise ConfigError(
+        f"the variable {name} of the environment may hold a secret, and settings are kept in summary.json and in "
+        "checkpoints. Let the shell fill in what is none"
+    )
+
+
+# Both are for conf/config.yaml and what is typed.
+OmegaConf.register_new_resolver("oc.env", _no_environment, replace=True)
+OmegaConf.register_new_resolver("folder_name", lambda *parts: folder_name("_".join(map(str, parts))), replace=True)
 
 
 @ending_on_sigterm()
@@ -61,7 +83,11 @@ def serve(help_text: str, work: Callable[[list[str]], int], arguments: Sequence[
         Exit code: that of ``work``; 2 a mistake that the person can mend; 130 stopped from the
         keyboard.  SIGTERM ends the process with 143.  A bug leaves with its traceback.
     """
-    typed = list(sys.argv[1:] if arguments is None else arguments)
+    with screened():
+        return _serve(help_text, work, list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _serve(help_text: str, work: Callable[[list[str]], int], typed: list[str]) -> int:
     try:
         if {"-h", "--help"} & set(typed):
             print(help_text.rstrip("\n"), flush=True)
@@ -81,7 +107,7 @@ def serve(help_text: str, work: Callable[[list[str]], int], arguments: Sequence[
         if error.errno not in NO_ROOM | NO_PLACE:
             raise
         reason = " ".join(str(error).split())
-        print(f"`output` must be a place to write to: {reason[:300]}. Nothing was left there.", file=sys.stderr)
+        say(ConfigError(f"`output` must be a place to write to: {reason[:300]}. Nothing was left there."))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -91,7 +117,8 @@ def serve(help_text: str, work: Callable[[list[str]], int], arguments: Sequence[
 def say(error: Exception) -> None:
     """A mistake in one line on stderr."""
     words = str(error) if isinstance(error, LogregError) else in_our_words(error)
-    print(" ".join(words.split("\n")), file=sys.stderr)  # a column's name may have lines
+    # a column's name may have lines, an address a password
+    print(without_passwords(on_one_line(" ".join(words.split("\n")))), file=sys.stderr)
 
 
 def leave_quietly() -> None:
@@ -120,6 +147,16 @@ class Typed:
     overrides: tuple[Override, ...]
     given: frozenset[str]
     free: tuple[str, ...] = ()
+
+
+def check_root(root: Path) -> None:
+    """The folder of all runs is one, if it is there.
+
+    Raises:
+        ConfigError: It is a file.
+    """
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"`{root}` must be the folder of all runs, and it is a file. Move it away.")
 
 
 def read_typed(
@@ -212,16 +249,32 @@ def resolved(composed: DictConfig) -> dict[str, object]:
     try:
         plain = OmegaConf.to_container(composed, resolve=True)
     except OmegaConfBaseException as error:
-        reason = str(error.msg or error).splitlines()[0]
-        raise ConfigError(f"`{error.full_key}` must have a value, and it refers to none: {reason}.") from error
+        raise ConfigError(_without_value(error)) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+OURS = "ConfigError raised while resolving interpolation: "
+"""How OmegaConf begins to say what one of our resolvers refused."""
+
+
+def _without_value(error: OmegaConfBaseException) -> str:
+    """What is wrong with a key that refers to something else."""
+    reason = str(error.msg or error).splitlines()[0]
+    if reason.startswith(OURS):
+        return f"`{error.full_key or 'key=value'}` must be a plain value, since {reason.removeprefix(OURS)}."
+    return f"`{error.full_key}` must have a value, and it refers to none: {reason}."
 
 
 def check_groups(overrides: Sequence[Override]) -> None:
     """A group takes the name of a file in conf/<group>/ and nothing else; in a sweep several."""
     for override in overrides:
         group = override.key_or_group
+        if group == "dataset.name":  # names the run folder, too
+            choices = sorted(file.stem for file in (CONF / "dataset").glob("*.yaml"))
+            for value in _values(override):
+                if value not in choices:
+                    raise ConfigError.not_a_choice("dataset", choices, value)
         if group == "trainer":
             raise ConfigError("`trainer` must be set by its arguments, such as trainer.max_time=00:00:10:00.")
         if not group:
@@ -231,10 +284,14 @@ def check_groups(overrides: Sequence[Override]) -> None:
         choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
         if override.is_delete():
             raise ConfigError.not_a_choice(group, choices, None)
-        values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
-        for value in values:
-            if str(value) not in choices and not (value is None and group == "experiment"):
+        for value in _values(override):
+            if str(value) not in choices:
                 raise ConfigError.not_a_choice(group, choices, value)
+
+
+def _values(override: Override) -> list[Any]:
+    """What it sets, one after the other in a sweep."""
+    return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
 
 
 def implied(typed: Collection[str]) -> list[str]:
@@ -294,19 +351,46 @@ def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
     folder = run_folder_of(checkpoint)
     if folder is None:
         return []
-    before = parse(lines_of(OmegaConf.load(folder / ".hydra" / "overrides.yaml")))
     groups = {key for key in typed if "." not in key}
-    return [
-        override.input_line or ""
-        for override in before
-        if override.key_or_group not in typed
-        # another optimizer does not take the arguments of the one before
-        and override.key_or_group.split(".")[0] not in groups
-    ]
+    kept = []
+    for override in parse(_overrides_in(folder / ".hydra" / "overrides.yaml")):
+        group = override.key_or_group.split(".")[0]
+        # The folder may be a stranger's: hydra.* calls functions and writes files.
+        if group not in RunConfig.__dataclass_fields__ or override.package is not None:
+            line = f"left out of the settings of {shown(folder)}: {override.input_line}"
+            print(on_one_line(line), file=sys.stderr)
+        elif override.key_or_group not in typed and group not in groups:
+            # another optimizer does not take the arguments of the one before
+            kept.append(override)
+    check_groups(kept)
+    return [override.input_line or "" for override in kept]
+
+
+def _overrides_in(file: Path) -> list[str]:
+    """What a run was started with, as Hydra keeps it.
+
+    Raises:
+        ConfigError: The file is missing, or holds something else.
+    """
+    try:
+        if not file.is_file() or file.stat().st_size > LONGEST_FILE:
+            raise ValueError
+        # not OmegaConf.load, which writes out what an alias of YAML repeats
+        lines = safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise TypeError
+    except (OSError, ValueError, TypeError, YAMLError, RecursionError) as error:
+        raise ConfigError(
+            f"`ckpt_path` must be of a run, whose settings {shown(file)} lists, and that is no list of settings. "
+            "Copy the .ckpt file out of the run folder, and type the settings."
+        ) from error
+    return lines
 
 
 def in_our_words(error: Exception) -> str:
     """What Hydra found wrong with the command line, in one line that says what to do."""
+    if isinstance(error, OmegaConfBaseException) and OURS in str(error):
+        return _without_value(error)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return str(ConfigError.not_a_choice(group, sorted(error.options), name))

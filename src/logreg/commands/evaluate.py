@@ -13,6 +13,7 @@ from logreg.config import RunConfig
 from logreg.errors import ConfigError
 from logreg.folder import check_free, find_checkpoint, shown, write_whole
 from logreg.promises import Promise, flag, number, one_of, optional, text
+from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
@@ -97,7 +98,6 @@ def _work(arguments: list[str]) -> int:
     from logreg.lean import import_lightning
 
     import_lightning()
-    from rich.console import Console
 
     from logreg.trained import Trained
 
@@ -107,9 +107,9 @@ def _work(arguments: list[str]) -> int:
         plain = json.dumps(found, indent=2, ensure_ascii=False)
         write_whole(output, lambda file: file.write((plain + "\n").encode()))
     if typed.values["json"]:
-        print(json.dumps(found, ensure_ascii=False))
+        print(json.dumps(found))
     else:
-        _show(found, Console())
+        _show(found, terminal())
     return 0
 
 

@@ -12,6 +12,7 @@ from logreg.commands.desk import ROOT, Typed, read_typed, say_importing, serve
 from logreg.errors import ConfigError, LogregError
 from logreg.folder import check_free, find_checkpoint, run_folder_of, shown, unfinished, write_whole
 from logreg.promises import Promise, flag, one_of, optional, text
+from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
     from logreg.exports import Linear, Sample
@@ -92,13 +93,14 @@ def _work(arguments: list[str]) -> int:
     trained = Trained.load(checkpoint)
     model = Linear.of(trained.module)
     agreement = export(name, model, _held_out(trained, typed), output)
-    print(f"{shown(output)}: agrees to {agreement:.1g} with the trained model, {output.stat().st_size:,} bytes")
+    line = f"{shown(output)}: agrees to {agreement:.1g} with the trained model, {output.stat().st_size:,} bytes"
+    print(on_one_line(line))
     if summary is None:
         print(f"no {CARD}: there is no summary.json beside the checkpoint", file=sys.stderr)
     else:
         page = model_card(summary, output.name, agreement, not model.facts.stored.is_plain)
         write_whole(card, lambda file: file.write(page.encode()))
-        print(shown(card))
+        print(on_one_line(shown(card)))
     return 0
 
 

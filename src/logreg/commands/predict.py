@@ -14,6 +14,7 @@ from logreg.errors import ConfigError
 from logreg.folder import check_free, find_checkpoint
 from logreg.predictions import PREDICTED
 from logreg.promises import Promise, flag, listed, number, one_of, optional, text, whole
+from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
     from logreg.data.incoming import Incoming, Rows
@@ -164,12 +165,11 @@ def _predict(trained: Trained, predictor: Predictor, incoming: Incoming, typed: 
             advance(len(labels))
             block = next(blocks, None)
     for name, number_of_rows in unseen.items():
-        print(
-            f"{number_of_rows:,} rows: a level of {name} that the model does not know, taken as none", file=sys.stderr
-        )
+        line = f"{number_of_rows:,} rows: a level of {name} that the model does not know, taken as none"
+        print(on_one_line(line), file=sys.stderr)
     seconds = time.perf_counter() - started
     where = "" if values["output"] == "-" else f": {values['output']}"
-    print(f"{rows:,} rows in {seconds:.2f} s{where}", file=sys.stderr)
+    print(on_one_line(f"{rows:,} rows in {seconds:.2f} s{where}"), file=sys.stderr)
 
 
 def predicted(predictor: Predictor, rows: Rows, threshold: float | None) -> tuple[Any, Any]:
@@ -184,9 +184,9 @@ def predicted(predictor: Predictor, rows: Rows, threshold: float | None) -> tupl
 def _print_single(trained: Trained, predictor: Predictor, rows: Rows, threshold: float | None) -> None:
     probabilities, labels = predicted(predictor, rows, threshold)
     names = trained.facts.class_names
-    print(names[int(labels[0])])
+    print(on_one_line(names[int(labels[0])]))
     for place in probabilities[0].argsort()[::-1].tolist():
-        print(f"  {float(probabilities[0, place]):.4f}  {names[place]}")
+        print(on_one_line(f"  {float(probabilities[0, place]):.4f}  {names[place]}"))
 
 
 @contextmanager
@@ -195,7 +195,6 @@ def _bar(count: int | None) -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield lambda rows: None
         return
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -212,6 +211,6 @@ def _bar(count: int | None) -> Iterator[Any]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=terminal(stderr=True), transient=True) as bar:
         task = bar.add_task("predicting", total=count)
         yield lambda rows: bar.update(task, advance=rows)

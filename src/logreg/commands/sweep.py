@@ -19,6 +19,7 @@ from logreg.commands.desk import (
     CONF,
     ROOT,
     check_groups,
+    check_root,
     implied,
     is_override,
     parse,
@@ -31,10 +32,11 @@ from logreg.commands.desk import (
 )
 from logreg.config import RunConfig
 from logreg.errors import ConfigError, LogregError, Terminated
-from logreg.folder import shown
+from logreg.folder import folder_name, shown, write_whole
 from logreg.promises import Promise, flag, optional, text, whole
 from logreg.search import FORMS, Range, Search, sqlite_url
 from logreg.search import shown as shown_value
+from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
@@ -69,6 +71,9 @@ OWN: dict[str, tuple[Promise, Any]] = {
     "storage": (optional(text()), None),
     "prune": (flag(), True),
 }
+
+LOCK = ".lock"
+"""Held in the folder of a sweep while it is made or removed."""
 
 REFUSED = {
     "ckpt_path": "Each trial starts anew.",
@@ -150,6 +155,8 @@ def understood(typed: Sequence[str]) -> Plan:
             raise ConfigError(f"`{key}` must be searched or set, not both.")
     if values["study"] is not None and not re.fullmatch(r"[\w.-]+", values["study"]):
         raise ConfigError.broken("study", "be made of letters, digits and -_.", values["study"])
+    if values["study"] is not None and values["study"][0] in ".-":
+        raise ConfigError.broken("study", "begin with a letter or a digit", values["study"])
     first = {one.key: shown_value(one.ends[0]) for one in ranges}
     plan = Plan(values, tuple(ranges), tuple(settings), composed(settings, first))
     for one in ranges:
@@ -183,24 +190,28 @@ def _work(typed: list[str]) -> int:
     from logreg.lean import import_lightning
 
     import_lightning()
-    folder = ROOT / "sweeps" / plan.study
+    check_root(ROOT)
+    folder = ROOT / "sweeps" / folder_name(plan.study)
     data = {_of_data(plan.config): _read(plan.config)}  # what is wrong with it is said before anything is made
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     storage = plan.values["storage"] or sqlite_url(folder / "study.db")
-    try:
-        search = Search(plan.study, storage, plan.ranges, plan.settings, plan.config.seed, plan.values["prune"])
-    except ConfigError:
-        if is_new:
-            shutil.rmtree(folder)
-        raise
-    search.free_what_was_killed()
-    try:
-        _run_trials(plan, search, folder, data)
-    except ConfigError:  # of all trials alike
-        if not search.counted:
-            search.forget()
+    with _alone(folder):
+        is_new = [path.name for path in folder.iterdir()] == [LOCK]
+        try:
+            search = Search(plan.study, storage, plan.ranges, plan.settings, plan.config.seed, plan.values["prune"])
+        except ConfigError:
             if is_new:
+                shutil.rmtree(folder)
+            raise
+        search.free_what_was_killed()
+        before = len(search.counted)
+        # A trial that is under way keeps others from taking the study back.
+        asked = search.ask(plan.values["trials"])
+    try:
+        _run_trials(plan, search, folder, data, before, asked)
+    except ConfigError:  # of all trials alike
+        with _alone(folder):
+            if not search.counted and not list(folder.rglob("summary.json")):
+                search.forget()
                 shutil.rmtree(folder)
         raise
     except (KeyboardInterrupt, Terminated):
@@ -208,6 +219,20 @@ def _work(typed: list[str]) -> int:
         print("Stopped. The same command goes on from here.", file=sys.stderr)
         return 130
     return _gather(plan, search, folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The folder of a sweep, which is there within and which no other process makes or removes."""
+    from filelock import FileLock
+
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK):
+            if not (folder / LOCK).exists():  # while this one waited, another removed it
+                continue
+            yield
+            return
 
 
 def _of_data(config: RunConfig) -> str:
@@ -230,18 +255,26 @@ def _read(config: RunConfig) -> TensorDataModule:
     return data
 
 
-def _run_trials(plan: Plan, search: Search, folder: Path, data: dict[str, TensorDataModule]) -> None:
+def _run_trials(
+    plan: Plan,
+    search: Search,
+    folder: Path,
+    data: dict[str, TensorDataModule],
+    before: int,
+    asked: tuple[Any, dict[str, Any]] | None,
+) -> None:
+    """Runs the trial that was asked for, and all that are left."""
     total = plan.values["trials"]
-    before = len(search.counted)
     if before:
         print(f"{plan.study}: going on from {before} of {total} trials", file=sys.stderr)
     with _bar(total, before, plan.study) as tell:
-        while (asked := search.ask(total)) is not None:
+        while asked is not None:
             trial, values = asked
             typed = {key: shown_value(value) for key, value in values.items()}
-            name = "_".join([str(trial.number), *(f"{key}-{value}" for key, value in typed.items())])
+            name = folder_name("_".join([str(trial.number), *(f"{key}-{value}" for key, value in typed.items())]))
             words = _trial(plan, search, trial, typed, folder / name, data)
             tell(len(search.counted), search.best, f"trial {trial.number}: {words}")
+            asked = search.ask(total)
 
 
 def _trial(
@@ -280,7 +313,7 @@ def _trial(
 
 def _note(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str, Any]) -> None:
     plain = {"status": status, "overrides": list(overrides), **more}
-    (folder / "summary.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / "summary.json", lambda file: file.write((json.dumps(plain, indent=2) + "\n").encode()))
 
 
 def _gather(plan: Plan, search: Search, folder: Path) -> int:
@@ -290,7 +323,8 @@ def _gather(plan: Plan, search: Search, folder: Path) -> int:
     if search.best is not None:
         files = draw_search(folder, plan.study, search.history, search.importance())
         print(f"pictures: {' '.join(map(shown, files))}")
-    gather(folder)
+    # One that was killed at its end has a summary, and was tried again.
+    gather(folder, {str(trial.number) for trial in search.counted})
     return 0 if search.best is not None else 1
 
 
@@ -303,16 +337,15 @@ def _bar(total: int, before: int, label: str) -> Iterator[Callable[[int, Any, st
 
     if not sys.stderr.isatty():
         yield lambda done, best, words: print(
-            f"{label}: {done}/{total} {words}; {of_best(best)}", file=sys.stderr, flush=True
+            on_one_line(f"{label}: {done}/{total} {words}; {of_best(best)}"), file=sys.stderr, flush=True
         )
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         *(TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn()),
         *(TextColumn("{task.fields[best]}"), TimeRemainingColumn()),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=terminal(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=total, completed=before, best="")
         yield lambda done, best, words: bar.update(task, completed=done, best=of_best(best))

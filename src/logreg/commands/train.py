@@ -6,16 +6,20 @@ answered at once.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -24,10 +28,13 @@ from omegaconf.errors import OmegaConfBaseException
 from logreg import __version__
 from logreg.commands.desk import (
     CONF,
+    NO_PLACE,
     NO_ROOM,
     ROOT,
     check_groups,
+    check_root,
     implied,
+    in_our_words,
     is_override,
     leave_quietly,
     lines_of,
@@ -41,20 +48,11 @@ from logreg.commands.desk import (
 )
 from logreg.config import RunConfig
 from logreg.errors import ConfigError, LogregError, Terminated
-from logreg.folder import CHECKPOINTS, find_checkpoint, shown
+from logreg.folder import CHECKPOINTS, check_new, find_checkpoint, is_unused, shown
+from logreg.terminal import screened, terminal
 from logreg.termination import ending_on_sigterm
 
-MADE_BY_STARTING = {".hydra", "train.log", "multirun.yaml", "metrics.csv"}
-"""What lies in the folder of a run or a sweep before its first checkpoint, besides events."""
-
 FROM_SCRATCH = "leave ckpt_path out to start from scratch"
-
-HYDRA_OPTIONS = (
-    *("-c", "--cfg", "-p", "--package", "-r", "--run", "-m", "--multirun", "-i", "--info", "--resolve", "--hydra-help"),
-    *("-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "-sc", "--shell-completion"),
-    "--experimental-rerun",
-)
-"""What Hydra takes with a dash; ours are --help and --version."""
 
 
 @ending_on_sigterm()
@@ -70,7 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     started = time.perf_counter()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the sentence is ours
-    typed = list(sys.argv[1:] if arguments is None else arguments)
+    with screened():
+        return _main(list(sys.argv[1:] if arguments is None else arguments), started)
+
+
+def _main(typed: list[str], started: float) -> int:
     # Options first, as argparse wants them, whatever the order they were typed in.
     options = [argument for argument in typed if argument.startswith("-") or not is_override(argument)]
     settings = [argument for argument in typed if argument not in options]
@@ -84,11 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         overrides, sweep = _understood(options, settings)
         sys.argv = [sys.argv[0], *options, *overrides]
-        failures: list[Exception] = []
-        job = run_job if sweep is not None else _keeping(failures, started)
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-        if failures:
-            raise failures[0]
+        _hand_to_hydra(sweep is not None, started)
         if sweep is not None:
             from logreg.sweep import gather
 
@@ -102,9 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         leave_quietly()
         return 0
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in NO_ROOM | NO_PLACE:
             raise
-        print(f"`hydra.run.dir` must be a place to write to: {error}. Stand elsewhere, or set it.", file=sys.stderr)
+        key = "hydra.run.dir" if sweep is None else "hydra.sweep.dir"
+        say(ConfigError(f"`{key}` must be a place to write to: {error}. Stand elsewhere, or set it."))
         return 2
     except (KeyboardInterrupt, Terminated):
         if sweep is None:
@@ -116,6 +115,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("Stopped. The jobs that were finished are above.", file=sys.stderr)
         return 130
     return 0
+
+
+def _hand_to_hydra(sweeping: bool, started: float) -> None:
+    """Composes the config of each run from ``sys.argv``, and has it run.
+
+    Raises:
+        ConfigError: Hydra could not begin.
+        Exception: Whatever a run alone raised.
+    """
+    failures: list[Exception] = []
+    job = run_job if sweeping else _keeping(failures, started)
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+    except (LogregError, HydraException, OmegaConfBaseException, OSError):
+        raise
+    except Exception as error:  # what the runs raise is in `failures`, and in the folders of a sweep
+        raise ConfigError(f"`hydra` must be set to what Hydra takes: {in_our_words(error).rstrip('.')}.") from error
+    if failures:
+        raise failures[0]
 
 
 def run_job(composed: DictConfig, started: float | None = None) -> float | None:
@@ -162,8 +180,8 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     from logreg.lean import import_lightning
 
     import_lightning()
-    from rich.console import Console
 
+    from logreg.callbacks import Ending
     from logreg.report import print_summary
     from logreg.run import show_facts, train
 
@@ -174,10 +192,21 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     single = HydraConfig.get().mode == RunMode.RUN
     if not single and not any(override.startswith("report=") for override in overrides):
         config = dataclasses.replace(config, report="brief")
-    # In a sweep each job has one line of its own at its end.
-    summary = train(config, folder, ROOT, single, overrides, started, progress_lines=5 if single else 0)
+    ending = Ending()
+    try:
+        # In a sweep each job has one line of its own at its end.
+        lines = 5 if single else 0
+        summary = train(config, folder, ROOT, single, overrides, started, progress_lines=lines, watchers=[ending])
+    except OSError as error:
+        if error.errno not in NO_ROOM or ending.epochs is None:
+            raise
+        last = shown(folder / CHECKPOINTS / "last.ckpt")
+        raise ConfigError(
+            f"`hydra.run.dir` must have room for the report, got {(error.strerror or str(error)).lower()}. Training is "
+            f"finished, and {last} has its {ending.epochs} epochs. Make room, and type ckpt_path={last}."
+        ) from error
     if single:
-        print_summary(summary, Console())
+        print_summary(summary, terminal())
     metrics = summary["metrics"]
     return float(metrics.get("val", metrics["train"])["loss"])
 
@@ -192,18 +221,22 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
     Returns:
         Overrides for Hydra; the sweep folder, if this is a sweep.
     """
-    for option in options:
-        if option.startswith("-") and not any(known.startswith(option) for known in HYDRA_OPTIONS):
-            raise ConfigError(f"`{option}` is no option. Write settings as key=value, such as lr=0.1.")
+    asked = _read_options(options)
     overrides = parse(with_backbone(settings))
-    check_groups(overrides)
     given = {override.key_or_group: override for override in overrides}
-    sweeping = any(option == "-m" or (option[:4] == "--mu" and "--multirun".startswith(option)) for option in options)
+    # No experiment is what conf/config.yaml has; Hydra has no word for it.
+    overrides = [one for one in overrides if one.key_or_group != "experiment" or not _is_nothing(one)]
+    check_groups(overrides)
+    sweeping = bool(asked.multirun)
     if sweeping and "facts" in given and str(given["facts"].value()) == "only":
         raise ConfigError("`facts=only` must go with one run. Leave -m out.")
+    if "hydra.mode" in given:
+        raise ConfigError("`hydra.mode` must not be set. Add -m for several runs.")
+    if "hydra/job_logging" in given and str(given["hydra/job_logging"].value()) in ("disabled", "none"):
+        raise ConfigError("`hydra/job_logging` must be default or stdout, since a run logs to its train.log.")
+    if not asked.cfg and not asked.info:
+        _check_places(given, sweeping)
     added, sweep = [], None
-    if "hydra.run.dir" in given and (Path(str(given["hydra.run.dir"].value())) / CHECKPOINTS).exists():
-        raise ConfigError(f"`hydra.run.dir` must name a new folder, and {given['hydra.run.dir'].value()} holds a run.")
     if "ckpt_path" in given and given["ckpt_path"].value() is not None:
         if given["ckpt_path"].is_sweep_override():
             raise ConfigError("`ckpt_path` must be one checkpoint, got several. Resume one after the other.")
@@ -222,13 +255,69 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
     return [*added, *(override.input_line or "" for override in overrides)], sweep
 
 
+def _is_nothing(override: Override) -> bool:
+    return not override.is_sweep_override() and not override.is_delete() and override.value() is None
+
+
+def _read_options(options: Sequence[str]) -> argparse.Namespace:
+    """What Hydra takes with a dash; ours are --help and --version.
+
+    Raises:
+        ConfigError: An option is unknown, or goes without another one.
+    """
+    for option in options:
+        if option.startswith("-") and not any(known.startswith(option) for known in _parser()._option_string_actions):
+            raise ConfigError(f"`{option}` is no option. Write settings as key=value, such as lr=0.1.")
+    asked = _parser().parse_args(options)
+    if asked.experimental_rerun is not None:
+        raise ConfigError("`--experimental-rerun` must not be used: it runs what is pickled. See ckpt_path.")
+    if (asked.resolve or asked.package) and not (asked.cfg or asked.info):
+        raise ConfigError(f"`{'--resolve' if asked.resolve else '--package'}` must go with --cfg job.")
+    modes = {"-m": asked.multirun, "--cfg": asked.cfg, "--run": asked.run, "--info": asked.info}
+    chosen = [option for option, is_there in modes.items() if is_there]
+    if len(chosen) > 1:
+        raise ConfigError(f"`{chosen[0]}` must not go with {chosen[1]}. Type one of them.")
+    for word in asked.overrides:
+        raise ConfigError(f"`{word}` must be written as key=value, brackets and quotes in pairs.")
+    return asked
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Hydra's, whose mistakes are ours."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"`--help` lists what can be typed: {message}.")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser
+
+
+def _check_places(given: Mapping[str, Override], sweeping: bool) -> None:
+    """What a run or a sweep will write to can be written to, and is nobody else's.
+
+    Raises:
+        ConfigError: Says which is not.
+    """
+    key = "hydra.sweep.dir" if sweeping else "hydra.run.dir"
+    if key in given:
+        folder = str(given[key].value())
+        if "$" not in folder:  # else `train` looks at it, once Hydra knows what it is
+            check_new(key, Path(folder))
+        return
+    check_root(ROOT)
+    if not sweeping and (ROOT / "latest").is_dir():
+        raise ConfigError(
+            f"`{ROOT / 'latest'}` must be the file that names the newest run, got a folder. Move it away."
+        )
+
+
 def _remove_if_unused(folder: Path) -> None:
     """Takes back the folder of a run or a sweep that never came to anything."""
     if not folder.is_dir():
         return
-    for path in folder.iterdir():
-        if path.name not in MADE_BY_STARTING and not path.name.startswith("events.out.tfevents."):
-            return
+    if not is_unused(folder):
+        return
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

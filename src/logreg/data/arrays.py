@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from logreg.data.files import MOST_GROWTH, most_bytes
 from logreg.errors import DataError, LogregError
 
 
@@ -46,6 +47,12 @@ class _Npz:
         self.file = files[0]
         with zipfile.ZipFile(self.file) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > most_bytes(self.file):
+            raise DataError(
+                f"{self.file} must grow to at most {MOST_GROWTH} times its size when it is unpacked, got {unpacked:,} "
+                f"bytes out of {self.file.stat().st_size:,}. Save it unpacked: numpy.savez."
+            )
         self.matrices = self.columns = [name.removesuffix(".npy") for name in members]
 
     def matrix(self, name: str) -> Tensor:
@@ -56,12 +63,15 @@ class _Npz:
 
     def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
         with _no_objects(name, self.file), zipfile.ZipFile(self.file) as archive, archive.open(f"{name}.npy") as member:
-            yield from _streamed(name, member, rows, self.file, lambda: self.matrix(name))
+            held = archive.getinfo(f"{name}.npy").file_size
+            yield from _streamed(name, member, held, rows, self.file, lambda: self.matrix(name))
 
     def _array(self, name: str) -> np.ndarray[Any, Any]:
-        with _no_objects(name, self.file), zipfile.ZipFile(self.file) as archive, archive.open(f"{name}.npy") as member:
-            array: np.ndarray[Any, Any] = np.lib.format.read_array(member, allow_pickle=False)
-            return array
+        with _no_objects(name, self.file), zipfile.ZipFile(self.file) as archive:
+            with archive.open(f"{name}.npy") as member:
+                _header(name, member, archive.getinfo(f"{name}.npy").file_size)
+            with archive.open(f"{name}.npy") as member:
+                return np.lib.format.read_array(member, allow_pickle=False)
 
 
 class _NpyPair:
@@ -82,10 +92,13 @@ class _NpyPair:
     def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
         # Read, not mapped: what is mapped counts as the memory of a process for as long as it was looked at.
         with _no_objects(name, self.features), self.features.open("rb") as file:
-            yield from _streamed(name, file, rows, self.features, lambda: self.matrix(name))
+            held = self.features.stat().st_size
+            yield from _streamed(name, file, held, rows, self.features, lambda: self.matrix(name))
 
     def _mapped(self, name: str, file: Path) -> np.ndarray[Any, Any]:
         with _no_objects(name, file):
+            with file.open("rb") as opened:
+                _header(name, opened, file.stat().st_size)
             # "c", copy on write: torch wants memory that may be written to, and the file stays as it is
             return np.lib.format.open_memmap(file, mode="c")
 
@@ -128,6 +141,17 @@ class _Parquet:
         is_lists = (kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list)
         self.matrices = [field.name for field in self.schema if any(is_list(field.type) for is_list in is_lists)]
         self.columns = [field.name for field in self.schema if not kinds.is_nested(field.type)]
+        held = self.file.metadata
+        values = sum(
+            held.row_group(group).column(column).num_values
+            for group in range(held.num_row_groups)
+            for column in range(held.num_columns)
+        )
+        if max(values, held.num_rows) > most_bytes(self.path):
+            raise DataError(
+                f"{self.path} must have the rows that it claims, got {held.num_rows:,} with {values:,} values in "
+                f"{self.path.stat().st_size:,} bytes. Make it anew."
+            )
         for field in self.schema:
             if self.schema.names.count(field.name) > 1:
                 raise DataError(
@@ -212,6 +236,8 @@ def whole(key: str, file: Path) -> Iterator[None]:
         OSError,
         ValueError,
         EOFError,
+        OverflowError,
+        MemoryError,
         NotImplementedError,
         zipfile.BadZipFile,
         zlib.error,
@@ -253,15 +279,35 @@ def _check_kind(name: str, dtype: np.dtype[Any], file: Path) -> None:
         raise DataError(f"`dataset.features={name}` must hold numbers, got {dtype} [in {file.name}].{advice}")
 
 
-def _streamed(
-    name: str, member: IO[bytes], rows: int, file: Path, whole_matrix: Callable[[], Tensor]
-) -> Iterator[Tensor]:
-    """The rows of an array as they are read; where its axes lie the other way it is read as a whole."""
+def _header(name: str, member: IO[bytes], held: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the first axis runs fastest, and type of an array.
+
+    Args:
+        name: Of the array.
+        member: Is read up to the first value.
+        held: Bytes that there are.
+
+    Raises:
+        ValueError: The shape is none, or of more values than there are.
+    """
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    shape, by_columns, dtype = read_header[np.lib.format.read_magic(member)](member)
+    version = np.lib.format.read_magic(member)
+    if version not in read_header:
+        raise ValueError(f"{name} is of version {version} of the format")
+    shape, by_columns, dtype = read_header[version](member)
+    if min(shape, default=0) < 0 or (not dtype.hasobject and math.prod(shape) * dtype.itemsize > held):
+        raise ValueError(f"{name} claims the shape {shape} of {dtype}, and {held:,} bytes are there")
+    return shape, by_columns, dtype
+
+
+def _streamed(
+    name: str, member: IO[bytes], held_bytes: int, rows: int, file: Path, whole_matrix: Callable[[], Tensor]
+) -> Iterator[Tensor]:
+    """The rows of an array as they are read; where its axes lie the other way it is read as a whole."""
+    shape, by_columns, dtype = _header(name, member, held_bytes)
     if dtype.hasobject or by_columns or not shape:
         yield from _mapped_blocks(whole_matrix(), rows)
         return

@@ -110,7 +110,8 @@ class Features:
         files = [Path(file) for file in ([given] if isinstance(given, str) else given)]
         for file in files:
             if not file.is_file():
-                what = f"got the folder {file}" if file.exists() else f"and {file} is missing"
+                what = f"got the folder {file}" if file.is_dir() else f"and {file} is missing"
+                what = f"got a pipe or a device: {file}" if file.exists() and not file.is_dir() else what
                 raise DatasetNotFoundError(f"`dataset.{key}` must be a file, {what}. Paths start where you stand.")
         first, last = files[0], files[-1]  # of a pair, the features and the labels
         with whole(f"dataset.{key}", first):

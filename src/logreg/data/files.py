@@ -22,6 +22,12 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
 LONG_LINE = 2**28
 """Bytes that a line may have, where the megabyte that Arrow allows was too little."""
 
+MOST_GROWTH = 100
+"""Times its size that a packed file may grow to: text of numbers grows about 3 times, that of mostly zeros 50."""
+
+SMALL = 2**26
+"""Bytes that any file may grow to."""
+
 BATCH_ROWS = 2**14
 """Rows of a binary file that are read at once."""
 
@@ -40,6 +46,11 @@ def suffix_of(path: str | Path) -> str:
     """What a file is, by its name: ``.csv`` for ``a.csv`` and for ``a.csv.gz``."""
     name = Path(path)
     return (name.with_suffix("") if name.suffix.lower() in PACKED else name).suffix.lower()
+
+
+def most_bytes(path: str | Path) -> int:
+    """Bytes that a file may grow to in memory; a few bytes of a stranger could otherwise fill any memory."""
+    return max(SMALL, MOST_GROWTH * Path(path).stat().st_size)
 
 
 def column_names(path: str, key: str, separator: str | None = None) -> list[str]:
@@ -92,7 +103,7 @@ def read_table(
         for option, given in (("missing_values", missing_values), ("separator", separator)):
             if given:
                 raise ConfigError(f"`dataset.{option}` must go with a text file, and {path} is none. Leave it out.")
-        table = _reading(path, key, lambda: _read_binary(path, list(columns)))
+        table = _reading(path, key, lambda: _read_binary(path, key, list(columns)))
     else:
         table = _read_csv(path, key, list(columns), as_text, missing_values, separator)
     if not table.num_rows:
@@ -104,7 +115,8 @@ def _check_file(path: str, key: str) -> None:
     if not Path(path).exists():
         raise DatasetNotFoundError(f"`{key}` must be a file, and {path} is missing. Paths start where you stand.")
     if not Path(path).is_file():
-        raise DatasetNotFoundError(f"`{key}` must be a file, got the folder {path}.")
+        what = "the folder" if Path(path).is_dir() else "a pipe or a device:"
+        raise DatasetNotFoundError(f"`{key}` must be a file, got {what} {path}.")
     known = [*SEPARATORS, *BINARY]
     if suffix_of(path) not in known:
         raise ConfigError.broken(key, f"end in one of {', '.join(known)} (text also in .gz)", path)
@@ -118,8 +130,54 @@ def _reading(path: str, key: str, read: Any) -> Any:
 
     try:
         return read()
-    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error, MemoryError) as error:
         raise _unreadable(path, key, error) from error
+
+
+class _Unpacked(io.RawIOBase):
+    """What is in a packed file of text, up to the bytes that it may grow to."""
+
+    def __init__(self, path: str, key: str) -> None:
+        import pyarrow as pa
+
+        self.path, self.key, self.left = path, key, most_bytes(path)
+        self.stream = pa.input_stream(path, compression="detect")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.stream.read(len(buffer))
+        self.left -= len(data)
+        if self.left < 0:
+            raise DataError(
+                f"`{self.key}` must grow to at most {MOST_GROWTH} times its size when it is unpacked, and {self.path} "
+                f"of {Path(self.path).stat().st_size:,} bytes grows further. Unpack it yourself, if you trust it."
+            )
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+def _open_text(path: str, key: str) -> Any:
+    """A file of text as bytes, unpacked."""
+    import pyarrow as pa
+
+    if Path(path).suffix.lower() not in PACKED:
+        return pa.input_stream(path)
+    return pa.PythonFile(io.BufferedReader(_Unpacked(path, key), 2**20), mode="r")
+
+
+def _check_rows(path: str, key: str, rows: int, columns: int) -> None:
+    """A file that is all header must not have the memory of its rows taken."""
+    if rows * max(1, columns) > most_bytes(path):
+        raise DataError(
+            f"`{key}` must have the rows that it claims, and {path} claims {rows:,} in "
+            f"{Path(path).stat().st_size:,} bytes. Make it anew."
+        )
 
 
 def _schema(path: str) -> pa.Schema:
@@ -138,22 +196,23 @@ def _is_ipc_file(path: str) -> bool:
         return file.read(6) == b"ARROW1"
 
 
-def _read_binary(path: str, columns: list[str]) -> pa.Table:
+def _read_binary(path: str, key: str, columns: list[str]) -> pa.Table:
     if suffix_of(path) in (".parquet", ".pq"):
         import pyarrow.parquet as pq
 
+        _check_rows(path, key, pq.read_metadata(path).num_rows, len(columns))
         return pq.read_table(path, columns=columns)
     import pyarrow as pa
 
     with pa.memory_map(path) as file:
-        return (pa.ipc.open_file if _is_ipc_file(path) else pa.ipc.open_stream)(file).read_all().select(columns)
+        table = (pa.ipc.open_file if _is_ipc_file(path) else pa.ipc.open_stream)(file).read_all().select(columns)
+    _check_rows(path, key, table.num_rows, len(columns))
+    return table
 
 
 def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
-    import pyarrow as pa
-
     def first_line() -> list[str]:
-        with pa.input_stream(path, compression="detect") as file:
+        with _open_text(path, key) as file:
             # Other bytes are taken along: what is read with the header are values too, which are looked at later.
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
             return next((row for row in csv.reader(text, delimiter=_separator(path, separator)) if row), [])
@@ -195,7 +254,7 @@ def _read_csv(
 
     def read(threads: bool, block_size: int | None = None) -> pa.Table:
         options = pyarrow.csv.ReadOptions(use_threads=threads, block_size=block_size)
-        with pa.input_stream(path, compression="detect") as file:
+        with _open_text(path, key) as file:
             return pyarrow.csv.read_csv(file, options, parse, convert)
 
     try:
@@ -318,6 +377,7 @@ def _binary_blocks(path: str, key: str, columns: list[str]) -> tuple[int | None,
         from pyarrow.parquet import ParquetFile
 
         file = _reading(path, key, lambda: ParquetFile(path, pre_buffer=False, buffer_size=2**20))
+        _check_rows(path, key, file.metadata.num_rows, len(columns))
         batches = file.iter_batches(BATCH_ROWS, columns=columns)
         return file.metadata.num_rows, _tables(path, key, batches, columns)
     source = _reading(path, key, lambda: pa.memory_map(path))
@@ -353,9 +413,7 @@ def _text_blocks(
     shown = "standard input" if path == "-" else path
 
     def batches() -> Iterator[Any]:
-        source = (
-            pa.PythonFile(sys.stdin.buffer, mode="r") if path == "-" else pa.input_stream(path, compression="detect")
-        )
+        source = pa.PythonFile(sys.stdin.buffer, mode="r") if path == "-" else _open_text(path, key)
         with source, pyarrow.csv.open_csv(source, options, parse, convert) as reader:
             yield from reader
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from logreg.data.base import RawData
 from logreg.errors import DataError
 from logreg.facts import Split
+from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -434,10 +435,9 @@ def in_threads(work: Callable[[int], T], count: int, doing: str) -> Generator[T,
     if not sys.stderr.isatty():
         yield from _in_order(work, count)
         return
-    from rich.console import Console
     from rich.progress import track
 
-    yield from track(_in_order(work, count), doing, count, console=Console(stderr=True), transient=True)
+    yield from track(_in_order(work, count), doing, count, console=terminal(stderr=True), transient=True)
 
 
 def _in_order(work: Callable[[int], T], count: int) -> Generator[T, None, None]:

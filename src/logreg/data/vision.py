@@ -198,7 +198,7 @@ class Vision:
         Raises:
             DatasetNotFoundError: A file is missing or an archive broken, or the download failed.
         """
-        missing = [file for file in self._facts.files if not self._path(file).exists()]
+        missing = [file for file in self._facts.files if not self._path(file).is_file()]
         if missing:
             self._provide(missing)
         status = {file: self._path(file).stat() for file in self._facts.files}

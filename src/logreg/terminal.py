@@ -1,0 +1,161 @@
+r"""What reaches a terminal: text without control characters, in the letters that it has.
+
+Names of columns, classes and files come from files of strangers: an escape sequence in one could recolor the terminal,
+set its title, or hide what was said before.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+UNPRINTABLE = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+"""Control characters but tab and the ends of lines, separators of lines and paragraphs, marks that turn the direction
+of writing, and half characters, which stand for bytes of a file name that are not UTF-8."""
+
+INSIDE_A_LINE = re.compile(rf"[{UNPRINTABLE}\r\n]")
+
+IN_A_TEXT = re.compile(rf"[{UNPRINTABLE}]|(?<!\A)\r(?!\Z)")
+"""A carriage return may begin or end what is written at once, as those of progress bars do."""
+
+ASCII = str.maketrans({"±": "+/-", "…": "...", "≤": "<=", "≥": ">="})
+"""What our own sentences have beyond ASCII."""
+
+PASSWORD = re.compile(
+    r"(?<=://)([^\s/:@]*):[^\s/]*@|(?<=[?&;])((?:\w*password|pwd|\w*token)=)[^\s&;'\"]+", re.IGNORECASE
+)
+"""Of a URL: what stands between the name and the last @ of the host, or in a parameter."""
+
+
+def on_one_line(text: str) -> str:
+    r"""Text without control characters and ends of lines, each written as Python writes it.
+
+    Example:
+        >>> on_one_line("a\x1b[31m\nb")
+        'a\\x1b[31m\\nb'
+    """
+    return INSIDE_A_LINE.sub(_escaped, text)
+
+
+def without_passwords(text: str) -> str:
+    """Text with the passwords of URLs hidden.
+
+    Example:
+        >>> without_passwords("postgresql://me:secret@host/trials?sslpassword=secret")
+        'postgresql://me:***@host/trials?sslpassword=***'
+    """
+    return PASSWORD.sub(lambda found: f"{found[2]}***" if found[2] else f"{found[1]}:***@", text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+class Screen:
+    """A text stream that is only given what it can show; all else is that of the stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes text, with control characters escaped."""
+        self.rich_proxied_file.write(IN_A_TEXT.sub(_escaped, text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Writes each."""
+        for line in lines:
+            self.write(line)
+
+    @property
+    def rich_proxied_file(self) -> Letters:
+        """Where rich writes, whose own control sequences are meant: `terminal` escapes those of others."""
+        return Letters(self._stream)
+
+    @property
+    def buffer(self) -> Any:
+        """Of bytes: as they are, but on a terminal as text."""
+        return _Bytes(self) if self._stream.isatty() else self._stream.buffer
+
+    def __getattr__(self, name: str) -> Any:
+        """What the stream has besides."""
+        return getattr(self._stream, name)
+
+
+class Letters:
+    """A text stream that takes characters which its encoding lacks, too."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Writes text, with what cannot be encoded written otherwise."""
+        encoding = self._stream.encoding or "utf-8"
+        try:
+            text.encode(encoding)
+        except UnicodeEncodeError:
+            text = text.translate(ASCII).encode(encoding, "backslashreplace").decode(encoding)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the stream has besides."""
+        return getattr(self._stream, name)
+
+
+class _Bytes(io.RawIOBase):
+    """UTF-8 on its way to a screen."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._screen.write(bytes(data).decode("utf-8", "replace"))
+        return len(data)
+
+
+@contextmanager
+def screened() -> Iterator[None]:
+    """Standard output and standard error that are only given what they can show."""
+    out, err = sys.stdout, sys.stderr
+    shown = Screen(out), Screen(err)
+    sys.stdout, sys.stderr = shown
+    try:
+        yield
+    finally:
+        # Whoever put something else in their place since then had a reason, such as a closed pipe.
+        sys.stdout = out if sys.stdout is shown[0] else sys.stdout
+        sys.stderr = err if sys.stderr is shown[1] else sys.stderr
+
+
+def terminal(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console of rich whose only control sequences are its own."""
+    return _console_class()(stderr=stderr, width=width)
+
+
+@cache
+def _console_class() -> type[Console]:
+    """Made when it is first asked for: rich takes a while to import."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+    from rich.text import Text
+
+    class Terminal(Console):
+        def render_str(self, text: str, **how: Any) -> Text:
+            return super().render_str(on_one_line(text), **how)  # before its width is measured
+
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=IN_A_TEXT.sub(_escaped, segment.text))
+
+    return Terminal
