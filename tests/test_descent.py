@@ -330,6 +330,39 @@ def test_products_of_tall_matrices_are_plain_products(
     assert_close(sum_over_rows(residuals, features), residuals.T @ features)
 
 
+@pytest.mark.parametrize(
+    ("outputs", "dtype", "transposed", "used"),
+    [
+        (2, torch.float32, False, False),
+        (3, torch.float32, False, True),
+        (47, torch.float32, False, True),
+        (48, torch.float32, False, False),
+        (10, torch.float64, False, False),
+        (10, torch.float32, True, False),
+    ],
+)
+def test_the_product_of_onednn_is_taken_where_it_is_quicker(
+    outputs: int, dtype: torch.dtype, transposed: bool, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def linear(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
+        calls.append(len(coef))
+        return torch.addmm(intercept, features, coef.T)
+
+    monkeypatch.setattr("logreg.optim.kernels._onednn", lambda: linear)
+    features = torch.ones(5, 9, dtype=dtype)
+    features = torch.ones(9, 5, dtype=dtype).T if transposed else features
+    assert affine(features, torch.ones(outputs, 9, dtype=dtype), torch.ones(outputs, dtype=dtype)).unique() == 10
+    assert bool(calls) == used
+
+
+def test_a_block_of_wide_rows_is_no_larger_than_others() -> None:
+    labels = torch.zeros(3, dtype=torch.int64)
+    for features, rows in [(2**18, 32), (2**23, 1), (2**24, 1), (7, 2**14), (0, 2**14)]:
+        assert InMemory(torch.empty(3, features, device="meta"), labels).block_rows == rows  # of 32 MiB
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_of_which_every_row_is_drawn_are_those_of_the_hessian(kind: str) -> None:
     classes, objective = KINDS[kind]

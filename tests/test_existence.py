@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 from sklearn import datasets
 from torch import Tensor
 
-from logreg.existence import Kind, Separation, find_separation
+from logreg.existence import Kind, Separation, _TooMuchWork, _with_worst, find_separation
 from logreg.functional import LossName
 
 Array = NDArray[np.float64]
@@ -323,6 +323,23 @@ def test_a_class_that_has_no_row_of_weight_is_told_by_the_intercept(draw: torch.
         assert found == Separation("quasi-complete", (), (1,))
         assert "the intercept alone tells 'b' from the rest" in found.in_words((), ("a", "b", "c"))
     assert find_separation(features, torch.zeros(300), 2, "bce").kind == "complete"
+
+
+def test_where_pairs_are_too_many_for_softmax_the_classes_alone_say_what_they_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, labels = torch.arange(60.0).unsqueeze(1), torch.arange(60) // 20
+    assert doctor(features, labels).kind == "complete"
+    monkeypatch.setattr("logreg.existence.MOST_NUMBERS", 100)
+    assert doctor(features, labels).kind == "quasi-complete"
+
+
+def test_the_pairs_that_lack_most_are_added_until_nothing_new_lacks() -> None:
+    chosen, lack = torch.tensor([1, 4]), torch.tensor([[0.0, 9.0, 3.0], [1.0, 0.0, 2.0]])
+    assert _with_worst(chosen, lack, 2).tolist() == [1, 2, 4, 5]
+    assert _with_worst(chosen, lack, 10).tolist() == [1, 2, 3, 4, 5]
+    with pytest.raises(_TooMuchWork):  # else the search for a direction would go on for ever
+        _with_worst(torch.tensor([1, 2, 3, 5]), lack, 10)
 
 
 def test_without_time_only_what_a_single_column_shows_is_found(draw: torch.Generator) -> None:
