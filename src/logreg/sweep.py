@@ -210,7 +210,7 @@ def _print_table(
         console.print(f"{pruned} were broken off, since they fell behind", markup=False, highlight=False)
     for job in failed:
         console.print(f"failed: {folder / job['job']}: {job['error']}", markup=False, highlight=False, soft_wrap=True)
-    for line in (f"all jobs: {folder / 'results.csv'}", f"next:\n  tensorboard --logdir {folder}"):
+    for line in (f"all jobs: {folder / 'results.csv'}", "next:", f"  tensorboard --logdir {folder}"):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
