@@ -166,8 +166,8 @@ def class_probabilities(
         [[0.5, 0.5]]
         >>> class_probabilities(torch.tensor([[0.0, -800.0]]), "bce").tolist()
         [[1.0, 0.0]]
-        >>> class_probabilities(torch.zeros(1, 1), "bce", log_weight=torch.tensor([1.0, 3.0]).log()).tolist()
-        [[0.75, 0.25]]
+        >>> class_probabilities(torch.zeros(1, 1), "bce", log_weight=torch.tensor([1.0, 3.0]).log())
+        tensor([[0.7500, 0.2500]])
     """
     several = loss == "bce" and logits.shape[1] > 1
     if log_weight is not None:
