@@ -178,8 +178,10 @@ def power_of_two(size: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)
 
 
-def is_ordinary(features: Tensor) -> bool:
+def is_ordinary(features: Tensor, largest: float) -> bool:
     """Whether a sample of the rows shows already that all columns (N, D) may be stored as they are.
+
+    ``largest`` is the largest size of a feature.
 
     It spares a fit in memory a pass: a column is ordinary by half the distance and half the range (in powers of two)
     that `stored_form` allows, and none is that of which the sample sees nothing but one number.
@@ -187,7 +189,7 @@ def is_ordinary(features: Tensor) -> bool:
     sample = features[:: max(1, len(features) // SAMPLE_ROWS)].double()
     mean, std = sample.mean(0), sample.std(0, correction=0)
     near = (mean.abs() <= FAR / 2 * std) & (std >= PLAIN[0] ** 0.5)
-    return bool(near.all()) and float(features.max()) <= PLAIN[1] and float(features.min()) >= -PLAIN[1]
+    return largest <= PLAIN[1] and bool(near.all())
 
 
 def check_scale(scale: Tensor, names: Sequence[str] = ()) -> None:

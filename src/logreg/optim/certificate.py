@@ -728,8 +728,11 @@ class Vanishing(Pass[Tensor]):
             for number in self._vanish.nonzero()[:, 0].tolist():
                 some = self._combinations[number].nonzero()[:, 0]
                 coef = self._combinations[number, some]
-                # Products with half of a feature's digits are exact.
-                terms = [coef * half for half in (*_halves(features[:, some]), *_halves(-self._first[:, some]))]
+                numbers: tuple[Tensor, ...] = features[:, some], -self._first[:, some]
+                if bool((torch.frexp(coef).mantissa.abs() != 0.5).any()):
+                    # Products with a power of two are exact, and with others those with half of a number's digits.
+                    numbers = (*_halves(numbers[0]), *_halves(numbers[1]))
+                terms = [coef * one for one in numbers]
                 self._vanish[number] = _vanish(torch.cat([one.expand(len(features), -1) for one in terms], dim=1))
 
     def result(self) -> Tensor:

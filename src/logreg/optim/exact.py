@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -141,11 +142,13 @@ def fit(
     check_knobs(objective, optimizer, tolerance, max_passes, EXACT)
     labels, num_classes = checked_labels(features, labels, num_classes)
     check_weights(labels, sample_weight, class_weight, num_classes)
-    if not bool(features.sum().isfinite()) and not bool((finite := features.isfinite()).all()):
+    least, largest = (float(extreme) for extreme in features.aminmax()) if features.numel() else (0.0, 0.0)
+    if not (math.isfinite(least) and math.isfinite(largest)):
+        finite = features.isfinite()
         row, column = (int(place) for place in (~finite).nonzero()[0])
         raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
     stored = StoredForm.plain(features.shape[1])
-    if not is_ordinary(features):
+    if not is_ordinary(features, max(-least, largest)):
         # A difference of narrower numbers need not fit into their type; passes subtract the mean row by row.
         shifts = intercept and features.dtype == torch.float64
         stored = stored_form(_moments(features, sample_weight), shifts).without_loss(features)
