@@ -30,6 +30,7 @@ from logreg.optimality import (
     bound_by_solution,
     is_penalised,
     is_small,
+    names_of,
     objective_in_words,
     problem_of,
 )
@@ -331,7 +332,6 @@ class LogisticModule(pl.LightningModule):
             if last and is_penalised(self.objective) and known.gap > VAGUE * known.value:
                 most = max(LEAST_PASSES, epochs)
                 known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
-        names = self.facts.feature_names
         self.certificate = (
             epochs,
             Certificate(
@@ -348,7 +348,7 @@ class LogisticModule(pl.LightningModule):
                 passes=epochs,
                 seconds=seconds,
                 rounding=known.rounding,
-                dependent=tuple(names[place] if names else f"feature {place}" for place in known.dependent),
+                dependent=names_of(known.dependent, self.facts.feature_names),
             ),
         )
         return True

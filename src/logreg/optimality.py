@@ -85,13 +85,12 @@ class Certificate:
         if self.converged:
             return f"optimal to {self.relative_gap:.1g}"
         if self.dependent:
-            names = in_words(self.dependent)
             known = f"{self.gap:.2g} nats above the optimum by estimate"
             if self.rigorous:
                 known = "at an unknown distance from the optimum"
             elif self.relative_gap <= self.tolerance:
                 known = f"optimal to {self.relative_gap:.1g} by estimate"
-            return f"{known}: {names} depend on each other to within rounding, so no bound holds; drop one, or set l2"
+            return f"{known}: {depend_in_words(self.dependent)}"
         if self.gap <= self.tolerance * abs(self.value) and self.rigorous:
             return (
                 f"{self.rounding:.2g} nats above the optimum at most, by rounding alone: "
@@ -111,6 +110,16 @@ class Certificate:
             "converged": self.converged,
             "verdict": self.verdict,
         }
+
+
+def names_of(places: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
+    """Those of features by their places; ``names`` of all features, or none."""
+    return tuple(names[place] if names else f"feature {place}" for place in places)
+
+
+def depend_in_words(dependent: Sequence[str]) -> str:
+    """What is wrong with features that depend on each other to within rounding, and what to do."""
+    return f"{in_words(dependent)} depend on each other to within rounding, so no bound holds; drop one, or set l2"
 
 
 def in_words(names: Sequence[str]) -> str:
@@ -194,7 +203,9 @@ def bound_by_solution(
             solved = progress.bound
         solved = solved or bound_of(problem, progress.solution, rows)
     gap = max(known.value - solved.value, 0.0) + solved.gap + solved.rounding + solved.error + known.error
-    return known._replace(gap=gap, rigorous=solved.rigorous) if gap < known.gap else known
+    if not gap < known.gap:
+        return known
+    return known._replace(gap=gap, rigorous=solved.rigorous, dependent=solved.dependent)
 
 
 def is_penalised(objective: Objective) -> bool:

@@ -61,15 +61,22 @@ class StoredForm(NamedTuple):
         shift, unit = self.shift.to(features.device), self.unit.to(features.device)
         return features.to(torch.float64, copy=True).sub_(shift).div_(unit).to(dtype)
 
+    def without_loss(self, features: Tensor) -> StoredForm:
+        """The form that subtracts nothing where float64 would round what is left of features (N, D)."""
+        far = self.shift.nonzero()[:, 0]
+        some, shift = features[:, far.to(features.device)].double(), self.shift[far].to(features.device)
+        exact = ((some - shift) + shift == some).all(0)
+        return StoredForm(self.shift.index_put((far,), torch.where(exact, shift, 0.0).cpu()), self.unit)
+
     def source(self, stored: Tensor) -> Tensor:
         """Stored features (N, D) -> in source units, float64, on the CPU."""
         return stored.to("cpu", torch.float64) * self.unit + self.shift
 
     def source_moments(self, found: Moments) -> Moments:
         """Moments of stored features -> of features in source units."""
-        # What is subtracted is the mean, which the rounding of what is stored must not move again.
-        mean = torch.where(self.shift != 0, self.shift, found.mean * self.unit)
-        return Moments(mean, torch.where(found.is_constant, 0.0, found.std * self.unit))
+        return Moments(
+            self.shift + found.mean * self.unit, torch.where(found.is_constant, 0.0, found.std * self.unit)
+        )
 
     def standardization(self, found: Moments) -> tuple[list[float], list[float]]:
         """Mean and divisor of each feature in source units; a constant is divided by its unit."""
@@ -138,6 +145,9 @@ def _moments(blocks: Blocks) -> Moments:
 def stored_form(found: Moments, shifts: bool, names: Sequence[str] = ()) -> StoredForm:
     """How columns of such moments are stored.
 
+    What is subtracted is the mean to about a deviation, a number of few binary digits: so what is left of integers, and
+    of other short numbers, is exact in float32, and columns that add up to another one still do.
+
     Args:
         found: Over the train rows.
         shifts: Whether a mean may be subtracted; it may where the model has an intercept to take it up, or
@@ -159,7 +169,8 @@ def stored_form(found: Moments, shifts: bool, names: Sequence[str] = ()) -> Stor
             "Write it in another unit, or leave it out."
         )
     odd = (size > 0) & ((size < PLAIN[0]) | (size > PLAIN[1]))
-    return StoredForm(torch.where(far, mean, 0.0), torch.where(odd, power_of_two(size), 1.0))
+    step = power_of_two(torch.where(far, std, 1.0))
+    return StoredForm(torch.where(far, (mean / step).round() * step, 0.0), torch.where(odd, power_of_two(size), 1.0))
 
 
 def power_of_two(size: Tensor) -> Tensor:
@@ -167,8 +178,10 @@ def power_of_two(size: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)
 
 
-def is_ordinary(features: Tensor) -> bool:
+def is_ordinary(features: Tensor, largest: float) -> bool:
     """Whether a sample of the rows shows already that all columns (N, D) may be stored as they are.
+
+    ``largest`` is the largest size of a feature.
 
     It spares a fit in memory a pass: a column is ordinary by half the distance and half the range (in powers of two)
     that `stored_form` allows, and none is that of which the sample sees nothing but one number.
@@ -176,7 +189,7 @@ def is_ordinary(features: Tensor) -> bool:
     sample = features[:: max(1, len(features) // SAMPLE_ROWS)].double()
     mean, std = sample.mean(0), sample.std(0, correction=0)
     near = (mean.abs() <= FAR / 2 * std) & (std >= PLAIN[0] ** 0.5)
-    return bool(near.all()) and float(features.max()) <= PLAIN[1] and float(features.min()) >= -PLAIN[1]
+    return largest <= PLAIN[1] and bool(near.all())
 
 
 def check_scale(scale: Tensor, names: Sequence[str] = ()) -> None:

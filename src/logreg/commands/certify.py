@@ -157,14 +157,15 @@ class Answer:
         rows: Over which the objective is taken, those of train.
         left_out: Rows of the other splits.
         value: f, in nats, of which ``loss`` is the data term.
-        gap: f - f* is at most this, in nats; where not ``rigorous``, about this.
+        gap: f - f* is at most this, in nats, with all rounding; where not ``rigorous``, about this.
         relative_gap: gap / value.
         optimum: value - gap, where the problem was solved to know it; else ``None``.
         max_abs_gradient: Largest slope of f by a coefficient; ``max_abs_gradient_intercept`` by an intercept.
-        optimal: Whether the relative gap is within the tolerance.
+        optimal: Whether the relative gap is known to be within the tolerance.
         verdict: All of it in words.
         nearest: The penalty that the coefficients do solve, if it is another one.
         notes: On the data.
+        dependent: Names of features that depend on each other to within rounding, where that spoils the bound.
     """
 
     coefficients: str
@@ -187,6 +188,7 @@ class Answer:
     verdict: str
     nearest: Reading | None
     notes: Sequence[str]
+    dependent: Sequence[str] = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -284,7 +286,7 @@ def certify(request: Request) -> Answer:
     from logreg.module import DTYPES
     from logreg.optim.exact import bound_of
     from logreg.optim.passes import Frame
-    from logreg.optimality import bound_by_solution, is_penalised, objective_in_words, problem_of
+    from logreg.optimality import bound_by_solution, is_penalised, names_of, objective_in_words, problem_of
     from logreg.readings import read
     from logreg.run import build_data
 
@@ -325,13 +327,13 @@ def certify(request: Request) -> Answer:
             f"`coef` must have an objective that is finite, got {bound.value}: the coefficients are too large."
         )
     separation = "" if is_penalised(objective) or not model.has_intercept else _separation(data, objective.loss)
-    gap, rigorous, optimum, nearest = bound.gap, bound.rigorous, None, None
+    gap, optimum, nearest = bound.gap + bound.rounding, None, None
     if gap > request.tolerance * bound.value and not separation:
-        better = bound_by_solution(problem, point, rows, bound, ACCURACY, 0.1 * request.tolerance, problem.zeros())
-        gap, rigorous = better.gap, better.rigorous
+        bound = bound_by_solution(problem, point, rows, bound, ACCURACY, 0.1 * request.tolerance, problem.zeros())
+        gap = bound.gap + bound.rounding
         optimum = bound.value - gap
-    optimal = gap <= request.tolerance * bound.value and not separation
-    if not optimal:
+    within = gap <= request.tolerance * bound.value and not separation
+    if not within:
         nearest = read(problem, point, rows, frames, intercept=model.has_intercept and request.coef is not None)
     answer = Answer(
         coefficients=shown(request.checkpoint or request.coef or Path()),
@@ -346,14 +348,15 @@ def certify(request: Request) -> Answer:
         loss=bound.loss,
         gap=gap,
         relative_gap=gap / bound.value if bound.value else 0.0,
-        rigorous=rigorous,
+        rigorous=bound.rigorous,
         optimum=optimum,
         max_abs_gradient=float(bound.gradient[:, :-1].abs().max()),
         max_abs_gradient_intercept=float(bound.gradient[:, -1].abs().max()),
-        optimal=optimal,
+        optimal=within and bound.rigorous,
         verdict=separation,
         nearest=nearest,
         notes=(*data.notes, *model.notes),
+        dependent=names_of(bound.dependent, facts.feature_names),
     )
     return dataclasses.replace(answer, verdict=_verdict(answer, problem, request))
 
@@ -502,14 +505,19 @@ def _separation(data: TensorDataModule, loss: LossName) -> str:
 
 def _verdict(answer: Answer, problem: Problem, request: Request) -> str:
     """The answer in words; ``answer.verdict`` says why there is no optimum, where there is none."""
-    if answer.optimal:
-        return f"optimal to {answer.relative_gap:.1g}" + ("" if answer.rigorous else ", by estimate")
+    from logreg.optimality import depend_in_words
+
+    if not answer.verdict and answer.relative_gap <= request.tolerance:
+        words = f"optimal to {answer.relative_gap:.1g}" + ("" if answer.rigorous else " by estimate")
+        return f"{words}: {depend_in_words(answer.dependent)}" if answer.dependent and not answer.optimal else words
     words = answer.verdict
     if not words:
         most = "at most" if answer.rigorous else "by estimate"
         words = f"not optimal: {answer.gap:.3g} nats above the optimum {most}"
         if answer.optimum:
             words += f", {100 * answer.gap / answer.optimum:.3g} %"
+        if answer.dependent and not answer.rigorous:
+            words += f"; {depend_in_words(answer.dependent)}"
     if answer.nearest is not None:
         return f"{words}. The coefficients solve {_in_words(answer.nearest, problem, answer.features)}"
     if answer.verdict:

@@ -77,14 +77,14 @@ def checked_labels(features: Tensor, labels: Tensor, num_classes: int | None) ->
     if num_classes is not None and high >= num_classes:
         raise DataError(f"`labels` must be in [0, {num_classes}), as num_classes says, got {high}. {MAP_LABELS}")
     if num_classes is None:
-        found = torch.unique(whole)  # not a count by class, which labels such as 1e15 would make too long
-        if len(found) == 1:
+        if low == high:
             raise DataError(
                 f"`labels` must have two classes at least, got {low} alone. Give num_classes where more are known."
             )
-        if len(found) <= high:
-            expected = torch.arange(len(found), device=found.device)
-            missing = int(expected[found != expected][0])
+        # There are no more classes than rows: labels such as 1e15 would make a count of all too long.
+        counts = torch.bincount(whole[whole < len(whole)], minlength=min(high + 1, len(whole)))
+        if high >= len(whole) or not bool(counts.all()):
+            missing = int((counts == 0).nonzero()[0])
             raise DataError(
                 f"`labels` must have every class from 0 to {high}, got none of class {missing}. {MAP_LABELS} Or give "
                 f"num_classes={high + 1} if a class may be missing."

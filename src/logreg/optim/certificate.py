@@ -629,7 +629,8 @@ def _by_curvature(
 
     That holds within the span of eigenvectors whose eigenvalues are above rounding.  It holds everywhere if the rank of
     the features is no larger than their number, since f then has the same values on that span as everywhere; `_rank`
-    proves that in exact arithmetic.  Otherwise it is an estimate, and nothing at all where f has a slope outside.
+    proves that in exact arithmetic.  Otherwise it is an estimate: where features depend on each other to within
+    rounding, as if they did so exactly, and else nothing at all where f has a slope outside.
     """
     frame, at = known.frame, known.point
     if measured is None:
@@ -691,9 +692,11 @@ def _by_curvature(
         return Curved(total, True)
     widest = int(measured.evaluation.curvature.diagonal().argmax())
     gram = hessian.view(k, p, k, p)[widest, :, widest] if together else hessian[widest]
-    rank, dependent = yield from _rank(problem, frame, gram, measured.rows)
+    rank, seeming, dependent = yield from _rank(problem, frame, gram, measured.rows)
     if least_seen >= copies * rank:
         return Curved(total, True)
+    if dependent and least_seen >= copies * seeming:
+        return Curved(total, False, dependent)  # it would be a bound, were those exact dependences
     outside = vectors * (~seen).unsqueeze(1) * units.unsqueeze(2)
     slopes = (outside.mT @ gradient.unsqueeze(2)).abs()[..., 0]
     most = (outside.abs().mT @ noise.unsqueeze(2))[..., 0] + of_logits.unsqueeze(1) * (values.abs() + error).sqrt()
@@ -725,8 +728,11 @@ class Vanishing(Pass[Tensor]):
             for number in self._vanish.nonzero()[:, 0].tolist():
                 some = self._combinations[number].nonzero()[:, 0]
                 coef = self._combinations[number, some]
-                # Products with half of a feature's digits are exact.
-                terms = [coef * half for half in (*_halves(features[:, some]), *_halves(-self._first[:, some]))]
+                numbers: tuple[Tensor, ...] = features[:, some], -self._first[:, some]
+                if bool((torch.frexp(coef).mantissa.abs() != 0.5).any()):
+                    # Products with a power of two are exact, and with others those with half of a number's digits.
+                    numbers = (*_halves(numbers[0]), *_halves(numbers[1]))
+                terms = [coef * one for one in numbers]
                 self._vanish[number] = _vanish(torch.cat([one.expand(len(features), -1) for one in terms], dim=1))
 
     def result(self) -> Tensor:
@@ -744,8 +750,8 @@ def _vanish(terms: Tensor) -> bool:
     return False
 
 
-def _rank(problem: Problem, frame: Frame, gram: Tensor, rows: int) -> Asking[tuple[int, tuple[int, ...]]]:
-    """An upper bound of the rank of the features with the intercept, and the features that seem to depend on others.
+def _rank(problem: Problem, frame: Frame, gram: Tensor, rows: int) -> Asking[tuple[int, int, tuple[int, ...]]]:
+    """The rank of the features with the intercept, at most; what it seems to be; and which seem to depend on others.
 
     The numerical null space suggests combinations of features with simple coefficients: copies, sums, the levels of a
     category.  Those that vanish in exact arithmetic lower the rank.
@@ -762,13 +768,13 @@ def _rank(problem: Problem, frame: Frame, gram: Tensor, rows: int) -> Asking[tup
     try:
         values, vectors = torch.linalg.eigh(units * gram * units.unsqueeze(1))
     except RuntimeError:  # torch's LinAlgError, which it does not export
-        return min(p, rows), ()
+        return min(p, rows), p, ()
     null = values <= RESOLVED * p * (accumulated(problem) + 20 * UNIT * values[-1])
     basis = _echelon(vectors[: problem.num_features, null].T.contiguous())
     combinations = _simple(basis * (units[: problem.num_features] / frame.scale))
     vanish = (yield from ask(Vanishing(problem, combinations))) & (combinations != 0).any(1)
     dependent = (basis[~vanish] != 0).any(0).nonzero()[:, 0]
-    return min(p - int(vanish.sum()), rows), tuple(dependent.tolist())
+    return min(p - int(vanish.sum()), rows), p - int(null.sum()), tuple(dependent.tolist())
 
 
 def _echelon(basis: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from logreg.errors import DivergedError
 from logreg.optim.passes import Asking, Diagonal, Frame, Notes, Problem, Product, SampledCurvature, ask
@@ -142,11 +143,10 @@ def factored(
     size = matrices.diagonal(dim1=1, dim2=2).clamp(min=0)
     flat, frame = size <= 0, frame or problem.model
     if not (problem.objective.l2 or problem.objective.l1):
-        # The curvature by a constant column is what rounding left where its mean was taken away.
-        reach = torch.cat([1 + (frame.center / frame.scale).abs(), torch.ones_like(frame.scale[:1])]).square()
-        of_ones = size.view(k, p)[:, -1:]
-        flat |= size <= (rounding * reach * of_ones).view_as(size)
-        size = torch.where(flat, (reach * of_ones).view_as(size), size)
+        # The curvature by a constant column is what rounding left where its mean was taken away, in its own unit.
+        mean = F.pad(frame.center / frame.scale, (0, 1)).square() * size.view(k, p)[:, -1:]
+        flat |= size <= (rounding * mean).view_as(size)
+        size = torch.where(flat, mean.view_as(size), size)
     size = torch.where(size > 0, size, 1.0).sqrt()
     scaled = matrices / (size.unsqueeze(2) * size.unsqueeze(1))
     if null is not None and null.shape[1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from logreg.facts import Batch
 from logreg.objective import Objective
 from logreg.optim.arguments import check_knobs, check_weights, checked_labels
 from logreg.optim.canonical import settle
-from logreg.optim.certificate import GOOD, Bound, bound
+from logreg.optim.certificate import GOOD, UNIT, Bound, bound, moved_to
 from logreg.optim.lbfgs import lbfgs
 from logreg.optim.newton import newton
 from logreg.optim.passes import (
@@ -141,14 +142,16 @@ def fit(
     check_knobs(objective, optimizer, tolerance, max_passes, EXACT)
     labels, num_classes = checked_labels(features, labels, num_classes)
     check_weights(labels, sample_weight, class_weight, num_classes)
-    if not bool(features.sum().isfinite()) and not bool((finite := features.isfinite()).all()):
+    least, largest = (float(extreme) for extreme in features.aminmax()) if features.numel() else (0.0, 0.0)
+    if not (math.isfinite(least) and math.isfinite(largest)):
+        finite = features.isfinite()
         row, column = (int(place) for place in (~finite).nonzero()[0])
         raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
     stored = StoredForm.plain(features.shape[1])
-    if not is_ordinary(features):
+    if not is_ordinary(features, max(-least, largest)):
         # A difference of narrower numbers need not fit into their type; passes subtract the mean row by row.
         shifts = intercept and features.dtype == torch.float64
-        stored = stored_form(_moments(features, sample_weight), shifts)
+        stored = stored_form(_moments(features, sample_weight), shifts).without_loss(features)
     memory = InMemory(features if stored.is_plain else stored.of(features, features.dtype), labels, sample_weight)
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
     progress = Progress(problem, problem.zeros(), tolerance)
@@ -162,11 +165,23 @@ def fit(
                 break
         if progress.bound is None:
             progress.bound = bound_of(problem, progress.solution, memory)
-    point = progress.solution
-    coef = point[:, :-1] / problem.model.scale / stored.unit.to(point.device)
+    point, bound = _in_source_units(problem, stored, progress.solution, progress.bound)
     seconds = time.perf_counter() - started
-    constant = point[:, -1] - coef @ stored.shift.to(coef.device)
-    return Fit(coef, constant, progress.bound, progress.converged, passes, seconds)
+    return Fit(point[:, :-1], point[:, -1], bound, progress.converged, passes, seconds)
+
+
+def _in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound: Bound) -> tuple[Tensor, Bound]:
+    """A point of the model's frame over stored features, and its bound, with the rounding of the intercept in it."""
+    if stored.is_plain:
+        return point, bound
+    shift, unit = (part.to(point.device) for part in stored)
+    plain = Frame(torch.zeros_like(shift), torch.ones_like(unit))
+    point = moved_to(Frame(shift, unit * problem.model.scale), plain, point)
+    error = 2 * UNIT * point[:, -1].abs()
+    # The second derivative of the loss by the logits of a row is at most 1/4, or 1/2 where they share a softmax.
+    total = problem.share * problem.total_weight
+    rounding = float(bound.gradient[:, -1].abs() @ error) + total * float(error.square().sum()) / 4
+    return point, bound._replace(rounding=bound.rounding + rounding, error=bound.error + rounding)
 
 
 def _moments(features: Tensor, sample_weight: Tensor | None) -> Moments:

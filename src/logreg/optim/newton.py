@@ -245,9 +245,9 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[NullSpace | None]:
 
 
 def is_finite(evaluation: Evaluation) -> bool:
-    """Whether f and its gradient are, and the Hessian if there is one."""
+    """Whether f and its gradient are, and the Hessian if there is one; so large that sums are not, they are not."""
     tensors = (evaluation.gradient,) if evaluation.hessian is None else (evaluation.gradient, evaluation.hessian)
-    return math.isfinite(evaluation.value) and all(bool(one.isfinite().all()) for one in tensors)
+    return math.isfinite(evaluation.value) and all(math.isfinite(float(one.sum())) for one in tensors)
 
 
 Path = Callable[[float], Tensor]

@@ -676,7 +676,7 @@ class Stochastic(Pass[Tensor]):
 
 
 def choose_frame(problem: Problem, sample: Batch, every_scale: bool) -> Frame:
-    """Coordinates in which a sample has mean 0 and deviations of one size; the model's own where it standardises.
+    """Coordinates in which a sample has mean 0 and deviations of one size; the model's own where it standardizes.
 
     Args:
         problem: Whose rows they are.
@@ -685,7 +685,8 @@ def choose_frame(problem: Problem, sample: Batch, every_scale: bool) -> Frame:
             steps along the gradient and nothing else.
     """
     model = problem.model
-    if bool((model.scale != 1).any() | (model.center != 0).any()):
+    of_units = torch.frexp(model.scale).mantissa == 0.5  # powers of two: features in source units, as they are stored
+    if bool((model.center != 0).any() | ~of_units.all()):
         return model
     weights = row_weights(sample, (), torch.float32)
     features = sample.features if weights is None else sample.features[weights > 0]
