@@ -377,6 +377,33 @@ def test_only_what_the_source_itself_has_lost_is_said(offset: float, is_said: bo
     assert any("hold few digits of it: x" in note for note in notes) == is_said
 
 
+def test_whole_numbers_that_float64_does_not_tell_apart_are_said(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    near = (2**62 + draw.integers(0, 50, 100)).tolist()  # its steps are 1024 there
+    table = Written({"near": near, "x": draw.normal(size=100).tolist(), "y": odds(draw, draw.normal(size=100))})
+    notes = trained(table, tmp_path)["dataset"]["notes"]
+    assert any("hold few digits of it: near" in note for note in notes)
+    np.savez(tmp_path / "t.npz", features=np.array(near)[:, None].repeat(2, 1), labels=np.array(table.columns["y"]))
+    notes = train(tmp_path, "dataset=features", "dataset.path=t.npz", "l2=1").summary["dataset"]["notes"]
+    assert any("hold few digits of it: feature 0, feature 1" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("typed", "is_said"),
+    [
+        (("intercept=false", "dataset.standardize=false"), True),
+        (("intercept=false", "dataset.standardize=false", "precision=64"), False),
+        (("intercept=false",), False),
+        (("dataset.standardize=false",), False),
+    ],
+)
+def test_an_offset_that_nothing_can_take_up_is_said(typed: tuple[str, ...], is_said: bool, tmp_path: Path) -> None:
+    z = np.random.default_rng(0).normal(size=100)
+    table = Written({"x": (1e7 + z).tolist(), "y": odds(np.random.default_rng(1), z)})
+    sentence = "few digits of it without an intercept; set dataset.standardize=true, or subtract an offset: x"
+    assert any(sentence in note for note in trained(table, tmp_path, *typed)["dataset"]["notes"]) == is_said
+
+
 @pytest.mark.parametrize("kind", ["json", "safetensors", "sklearn", "torch_export", "onnx"])
 def test_every_format_takes_numbers_from_far_away(kind: str, tmp_path: Path, types: Types) -> None:
     trained(seconds(), tmp_path)
