@@ -229,6 +229,27 @@ def agree(table: Written, here: Path, types: Types) -> dict[str, Any]:
     return summary
 
 
+def test_predictions_rank_rows_whose_probabilities_are_all_but_1(tmp_path: Path, types: Types) -> None:
+    # 1 - 1e-5 and closer: float32 tells 160 probabilities apart there
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=1000)
+    y = ["no" if place in (17, 400) else "yes" for place in range(1000)]
+    table = Written({"x": x.tolist(), "y": y}, ("dataset.class_weight={yes: 1e4}", "l2=1e-3"))
+    auroc = trained(table, tmp_path)["metrics"]["train"]["auroc"]
+    slope = np.polyfit(x, np.array(y) == "yes", 1)[0]
+    assert auroc == pytest.approx(roc_auc_score(np.array(y) == "yes", np.sign(slope) * x), abs=1e-12)
+    assert predicted(tmp_path, types, "t.csv", y, ["no", "yes"], "drop=[y]")["auroc"] == pytest.approx(auroc, abs=1e-12)
+
+
+def test_a_threshold_that_stands_in_the_output_divides_the_rows_there(tmp_path: Path, types: Types) -> None:
+    trained(gauge("1e-3"), tmp_path)
+    rows = list(csv.DictReader(types(tmp_path, "predict", "input=t.csv", "drop=[y]").out.splitlines()))
+    written = sorted(float(row["yes"]) for row in rows)[100]
+    answer = types(tmp_path, "predict", "input=t.csv", "drop=[y]", f"threshold={written!r}")
+    for row in csv.DictReader(answer.out.splitlines()):
+        assert (row["predicted"] == "yes") == (float(row["yes"]) > written)
+
+
 RIGHT = {
     "seconds": {"loss": 0.529159, "accuracy": 0.743802, "auroc": 0.812774},
     "ties": {"loss": 0.615475, "accuracy": 0.666667, "auroc": 0.685185},
