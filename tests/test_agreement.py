@@ -229,6 +229,27 @@ def agree(table: Written, here: Path, types: Types) -> dict[str, Any]:
     return summary
 
 
+def test_predictions_rank_rows_whose_probabilities_are_all_but_1(tmp_path: Path, types: Types) -> None:
+    # 1 - 1e-5 and closer: float32 tells 160 probabilities apart there
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=1000)
+    y = ["no" if place in (17, 400) else "yes" for place in range(1000)]
+    table = Written({"x": x.tolist(), "y": y}, ("dataset.class_weight={yes: 1e4}", "l2=1e-3"))
+    auroc = trained(table, tmp_path)["metrics"]["train"]["auroc"]
+    slope = np.polyfit(x, np.array(y) == "yes", 1)[0]
+    assert auroc == pytest.approx(roc_auc_score(np.array(y) == "yes", np.sign(slope) * x), abs=1e-12)
+    assert predicted(tmp_path, types, "t.csv", y, ["no", "yes"], "drop=[y]")["auroc"] == pytest.approx(auroc, abs=1e-12)
+
+
+def test_a_threshold_that_stands_in_the_output_divides_the_rows_there(tmp_path: Path, types: Types) -> None:
+    trained(gauge("1e-3"), tmp_path)
+    rows = list(csv.DictReader(types(tmp_path, "predict", "input=t.csv", "drop=[y]").out.splitlines()))
+    written = sorted(float(row["yes"]) for row in rows)[100]
+    answer = types(tmp_path, "predict", "input=t.csv", "drop=[y]", f"threshold={written!r}")
+    for row in csv.DictReader(answer.out.splitlines()):
+        assert (row["predicted"] == "yes") == (float(row["yes"]) > written)
+
+
 RIGHT = {
     "seconds": {"loss": 0.529159, "accuracy": 0.743802, "auroc": 0.812774},
     "ties": {"loss": 0.615475, "accuracy": 0.666667, "auroc": 0.685185},
@@ -375,6 +396,33 @@ def test_only_what_the_source_itself_has_lost_is_said(offset: float, is_said: bo
     table = Written({"x": (offset + 100 * z).tolist(), "y": odds(np.random.default_rng(1), z)})
     notes = trained(table, tmp_path)["dataset"]["notes"]
     assert any("hold few digits of it: x" in note for note in notes) == is_said
+
+
+def test_whole_numbers_that_float64_does_not_tell_apart_are_said(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    near = (2**62 + draw.integers(0, 50, 100)).tolist()  # its steps are 1024 there
+    table = Written({"near": near, "x": draw.normal(size=100).tolist(), "y": odds(draw, draw.normal(size=100))})
+    notes = trained(table, tmp_path)["dataset"]["notes"]
+    assert any("hold few digits of it: near" in note for note in notes)
+    np.savez(tmp_path / "t.npz", features=np.array(near)[:, None].repeat(2, 1), labels=np.array(table.columns["y"]))
+    notes = train(tmp_path, "dataset=features", "dataset.path=t.npz", "l2=1").summary["dataset"]["notes"]
+    assert any("hold few digits of it: feature 0, feature 1" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("typed", "is_said"),
+    [
+        (("intercept=false", "dataset.standardize=false"), True),
+        (("intercept=false", "dataset.standardize=false", "precision=64"), False),
+        (("intercept=false",), False),
+        (("dataset.standardize=false",), False),
+    ],
+)
+def test_an_offset_that_nothing_can_take_up_is_said(typed: tuple[str, ...], is_said: bool, tmp_path: Path) -> None:
+    z = np.random.default_rng(0).normal(size=100)
+    table = Written({"x": (1e7 + z).tolist(), "y": odds(np.random.default_rng(1), z)})
+    sentence = "few digits of it without an intercept; set dataset.standardize=true, or subtract an offset: x"
+    assert any(sentence in note for note in trained(table, tmp_path, *typed)["dataset"]["notes"]) == is_said
 
 
 @pytest.mark.parametrize("kind", ["json", "safetensors", "sklearn", "torch_export", "onnx"])

@@ -17,7 +17,7 @@ from logreg.exports import FORMATS, Linear, as_sklearn
 from logreg.facts import DataFacts
 from logreg.trained import Trained
 from models import MODELS, Models
-from whole_runs import Answer
+from whole_runs import Answer, train
 
 Types = Callable[..., Answer]
 
@@ -131,9 +131,23 @@ def test_what_does_not_agree_is_refused_and_leaves_nothing(
     assert answer.code == 2
     assert answer.err == (
         "`format=json` must give the probabilities of the model to 1e-06, and is off by 1e-05 on 114 rows. "
-        "Nothing was written.\n"
+        "Subtract an offset from the features, or use format=onnx or torch_export.\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_one_format_cannot_hold_the_formats_that_its_message_names_can(types: Types, tmp_path: Path) -> None:
+    # The intercept of numbers so far away, about 1e14, has no digit left for the logit.
+    draw = np.random.default_rng(0)
+    z = draw.normal(size=(100, 2))
+    labels = np.where(draw.random(100) < 1 / (1 + np.exp(-z[:, 0])), "yes", "no")
+    np.savez(tmp_path / "far.npz", features=1e12 + 1e-2 * z, labels=labels)
+    train(tmp_path, "dataset=features", "dataset.path=far.npz", "l2=0")
+    refused = types(tmp_path, "export", "format=json", "output=m.json")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "or use format=onnx or torch_export." in refused.err
+    for name, file in (("onnx", "m.onnx"), ("torch_export", "m.pt2")):
+        assert types(tmp_path, "export", f"format={name}", f"output={file}").code == 0
 
 
 def test_the_card_says_what_the_summary_knows(models: Models, types: Types, tmp_path: Path) -> None:

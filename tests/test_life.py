@@ -421,6 +421,23 @@ def test_a_checkpoint_of_before_there_were_exact_optimizers_goes_on(tmp_path: Pa
     assert list(train(tmp_path, "ckpt_path=latest", "max_epochs=3").curve("loss/train")) == [3]
 
 
+def test_a_checkpoint_of_before_offsets_were_subtracted_is_refused_in_words_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{1_700_000_000 + 5 * i},{'no' if (7 * i) % 40 > i else 'yes'}" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["t,y", *rows]) + "\n")
+    first = train(tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=1e-3", "max_epochs=2")
+    held = first.checkpoint()
+    for name in ("shift", "unit"):
+        del held["hyper_parameters"]["facts"][name]
+    torch.save(held, first.folder / "checkpoints" / "last.ckpt")
+    with standing_in(tmp_path):
+        assert main(["ckpt_path=latest", "max_epochs=9"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("`ckpt_path` must be of a run that stores features as this one does, and ")
+    assert said.endswith("Leave ckpt_path out to train anew.")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04cut off"])
 def test_a_broken_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
     (tmp_path / "broken.ckpt").write_bytes(content)

@@ -128,7 +128,7 @@ def test_every_format_of_predictions_says_the_same(models: Models, types: Types,
     classes = arrays["classes"].tolist()
     for table in tables:
         assert table.column_names == ["predicted", *classes]
-        ours = np.column_stack([table.column(name).to_numpy() for name in classes]).astype(np.float32)
+        ours = np.column_stack([table.column(name).to_numpy() for name in classes])
         np.testing.assert_array_equal(ours, arrays["probabilities"])
         assert table.column("predicted").to_pylist() == [classes[place] for place in arrays["predicted"]]
     np.testing.assert_allclose(arrays["probabilities"].sum(1), 1, atol=1e-6)

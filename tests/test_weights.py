@@ -14,6 +14,7 @@ from torch import Tensor
 
 from logreg.data import RawData, Table, TensorDataModule
 from logreg.data.selection import class_weights
+from logreg.errors import DataError
 from logreg.functional import LossName, one_vs_rest
 from logreg.metrics import SplitScorer, loss_weight
 from logreg.model import LogisticModel
@@ -205,6 +206,34 @@ def test_class_weights_count_in_the_loss_alone(draw: torch.Generator) -> None:
     assert scores["loss"] == pytest.approx(
         log_loss(labels, torch.sigmoid(logits)[:, 0].numpy(), sample_weight=of_class)
     )
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-31, 1e31, 1e300])
+def test_weights_that_the_arithmetic_cannot_hold_are_refused(size: float, draw: torch.Generator) -> None:
+    features, labels = rows(draw, 1)
+    sentence = rf"`dataset.weight` must give rows a mean weight of 1e-30 to 1e30, got {size:.2g} \[in train\]. Multiply"
+    with pytest.raises(DataError, match=sentence.replace("+", r"\+")):
+        given(features, labels, torch.full((len(labels),), size, dtype=torch.float64)).setup()
+    with pytest.raises(DataError, match=r"`dataset.class_weight` must give rows a mean weight of 1e-30 to 1e30"):
+        given(features, labels, class_weight={"0": size, "1": size}).setup()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
+def test_weights_of_one_size_change_no_fit(size: float, optimizer: str, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=60)
+    y = draw.random(60) < 1 / (1 + np.exp(-x))
+    lines = [f"{a},{b},{size!r}" for a, b in zip(x, np.where(y, "yes", "no"), strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,y,w", *lines]) + "\n")
+    run = train(
+        tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=y", "dataset.weight=w", "l2=0",
+        "dataset.split={val: 0, test: 0}", f"optimizer={optimizer}",
+    )  # fmt: skip
+    theirs = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12).fit(x[:, None], y)
+    loss = log_loss(y, theirs.predict_proba(x[:, None]))
+    assert run.summary["optimality"]["value"] == pytest.approx(loss, rel=1e-6)
+    assert run.summary["optimality"]["converged"]
 
 
 # class weights

@@ -48,7 +48,7 @@ class _Tables:
             [
                 *((name, pa.string()) for name in self.kept),
                 (PREDICTED, pa.string()),
-                *((name, pa.float32()) for name in self.names),
+                *((name, pa.float64()) for name in self.names),
             ]
         )
         self.sink = open_(self.schema)
@@ -61,7 +61,7 @@ class _Tables:
         columns = [
             *(pc.cast(kept[name], pa.string()) for name in self.kept),
             label,
-            *(pa.array(np.ascontiguousarray(column, dtype=np.float32)) for column in probabilities.T),
+            *(pa.array(np.ascontiguousarray(column, dtype=np.float64)) for column in probabilities.T),
         ]
         self.sink.write_table(pa.Table.from_arrays(columns, schema=self.schema))
 
@@ -84,14 +84,14 @@ class _Npz:
         self.kept: dict[str, list[str]] = {name: [] for name in kept}
 
     def write(self, kept: Mapping[str, Any], labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> None:
-        self.held["probabilities"].write(np.ascontiguousarray(probabilities, dtype="<f4").tobytes())
+        self.held["probabilities"].write(np.ascontiguousarray(probabilities, dtype="<f8").tobytes())
         self.held[PREDICTED].write(labels.astype("<i4").tobytes())
         for name, values in self.kept.items():
             values += ["" if value is None else str(value) for value in kept[name].to_pylist()]
         self.rows += len(labels)
 
     def close(self) -> None:
-        shapes = {"probabilities": ("<f4", (self.rows, len(self.class_names))), PREDICTED: ("<i4", (self.rows,))}
+        shapes = {"probabilities": ("<f8", (self.rows, len(self.class_names))), PREDICTED: ("<i4", (self.rows,))}
         with zipfile.ZipFile(self.file, "w", allowZip64=True) as archive:
             for name, held in self.held.items():
                 kind, shape = shapes[name]

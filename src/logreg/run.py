@@ -467,6 +467,12 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
     held = read_checkpoint(checkpoint)
     arguments, epochs = held["hyper_parameters"], held["epoch"] + 1
     theirs = DataFacts.from_dict(arguments["facts"])
+    if "shift" not in arguments["facts"] and not facts.stored.is_plain:
+        raise ConfigError(
+            f"`ckpt_path` must be of a run that stores features as this one does, and {shown(checkpoint)} is of an "
+            "older version, which rounded numbers far from 0, or very large or small. "
+            "Leave ckpt_path out to train anew."
+        )
     for what, ours, its in (
         ("dataset", facts.name, theirs.name),
         ("seed", config.seed, arguments["seed"]),

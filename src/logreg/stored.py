@@ -95,8 +95,12 @@ class Moments(NamedTuple):
         return self.std <= NOISE * self.mean.abs()
 
     def lacks_digits(self, dtype: torch.dtype) -> Tensor:
-        """Where numbers of a floating type vary so little for their size that it tells few of them apart, (D,)."""
-        return (self.std > 0) & (self.std < 100 * torch.finfo(dtype).eps * self.mean.abs())
+        """Where numbers of a floating type vary so little for their size that it tells few of them apart, (D,).
+
+        Whole numbers from 2^53 on may differ though float64 holds the same for all.
+        """
+        size = self.mean.abs()
+        return ((self.std > 0) | (size >= 2.0**53)) & (self.std < 100 * torch.finfo(dtype).eps * size)
 
 
 Blocks = Iterable[tuple[Tensor, Tensor | None]]

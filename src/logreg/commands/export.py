@@ -125,7 +125,8 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
         if not difference <= AGREEMENT:
             raise LogregError(
                 f"`format={name}` must give the probabilities of the model to {AGREEMENT:g}, and is off by "
-                f"{difference:.2g} on {len(ours):,} rows. Nothing was written."
+                f"{difference:.2g} on {len(ours):,} rows. Subtract an offset from the features, or use "
+                "format=onnx or torch_export."
             )
         temporary.replace(output)
     return difference

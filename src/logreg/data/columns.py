@@ -184,7 +184,7 @@ def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column,
 
 def learn_stored_form(
     columns: Columns, encoding: Sequence[Column], rows: Tensor | None, weights: Tensor | None, shifts: bool
-) -> tuple[StoredForm, tuple[str, ...]]:
+) -> tuple[StoredForm, Moments]:
     """How the features of the columns are stored: numbers by their moments over train, gaps filled; others plain.
 
     Args:
@@ -195,7 +195,7 @@ def learn_stored_form(
         shifts: Whether a mean may be subtracted.
 
     Returns:
-        The form, and the names of the columns that vary so little for their size that float64 keeps few digits.
+        The form, and the moments of the features; 0 and 1 stand for those of features that are not measured.
 
     Raises:
         DataError: A column is larger or smaller than float64 can compute with.
@@ -218,14 +218,18 @@ def learn_stored_form(
 
     with ThreadPoolExecutor(_cores()) as pool:
         found = dict(zip(encoding, pool.map(measured, encoding), strict=True))
-    forms = []
+    forms, means, stds = [], [], []
     for column, its in found.items():
         form = StoredForm.plain(len(column.feature_names))
+        mean, std = torch.zeros_like(form.shift), torch.ones_like(form.shift)
         if its is not None:
             form.shift[:1], form.unit[:1] = stored_form(its, shifts, [column.name])
+            mean[:1], std[:1] = its
         forms.append(form)
-    lost = [column.name for column, its in found.items() if its is not None and bool(its.lacks_digits(torch.float64))]
-    return StoredForm(*(torch.cat(parts) for parts in zip(*forms, strict=True))), tuple(lost)
+        means.append(mean)
+        stds.append(std)
+    form = StoredForm(*(torch.cat(parts) for parts in zip(*forms, strict=True)))
+    return form, Moments(torch.cat(means), torch.cat(stds))
 
 
 def encode(

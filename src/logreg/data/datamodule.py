@@ -19,11 +19,12 @@ from logreg.data.prepare import (
     adopt_classes,
     check_features,
     check_labels,
+    check_mean_weight,
     check_weights,
     class_rates,
+    digit_notes,
     encode_columns,
     fingerprint,
-    lost_digits,
     mean_weight,
     moments_of,
     select_rows,
@@ -130,6 +131,7 @@ class TensorDataModule(pl.LightningDataModule):
         own = None if train.sample_weight is None else train.chosen(train.sample_weight)
         weights = class_weights(self.class_weight, train.chosen(train.labels), class_names, own)
         weight = mean_weight(train, weights)
+        check_mean_weight("dataset.class_weight", weight)
         facts = DataFacts(
             name=self.dataset.name,
             num_features=train.matrix.shape[1],
@@ -259,10 +261,10 @@ class TensorDataModule(pl.LightningDataModule):
         found = moments_of(train, scale)
         is_narrow = train.matrix.is_floating_point() and train.matrix.dtype != torch.float64
         kind = torch.float32 if is_narrow else torch.float64
-        lost = found.lacks_digits(kind).nonzero()[:, 0].tolist()
         # Narrower numbers are what they are: rounding their distance from the mean would not give them digits.
         form = stored_form(found, self.shifts and not is_narrow, names)
-        return form, found, lost_digits([names[place] if names else f"feature {place}" for place in lost])
+        # nor do passes over narrow numbers lose any
+        return form, found, digit_notes(found, form, names, (kind, kind if is_narrow else self.dtype))
 
     def _held_blocks(self, dataset: BlockDataset) -> BlockDataset:
         """The same rows, converted and put in their order once, where they are few enough to be held so."""

@@ -198,8 +198,9 @@ def encode_columns(
         return Encoded(dict(tables))
     if model is None:
         encoding, notes = learn_encoding(columns, train.rows)
-        stored, lost = learn_stored_form(columns, encoding, train.rows, _own_weights(train), shifts)
-        notes = (*notes, *lost_digits(lost))
+        stored, found = learn_stored_form(columns, encoding, train.rows, _own_weights(train), shifts)
+        names = [name for column in encoding for name in column.feature_names]
+        notes = (*notes, *digit_notes(found, stored, names, (torch.float64, dtype)))
     else:
         encoding, stored, notes = model.columns, model.stored, ()
     features, unseen = encode(columns, encoding, dtype, stored)
@@ -212,24 +213,68 @@ def encode_columns(
     return Encoded(encoded, encoding, stored, notes)
 
 
-def lost_digits(names: Sequence[str]) -> tuple[str, ...]:
-    """A sentence on the features that vary so little for their size that the source itself has few digits of it."""
-    if not names:
-        return ()
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    shown = ", ".join(names[:5])
-    return (f"so large for how little they vary that their numbers hold few digits of it: {shown}{more}",)
+def digit_notes(
+    found: Moments, stored: StoredForm, names: Sequence[str], dtypes: tuple[torch.dtype, torch.dtype]
+) -> tuple[str, ...]:
+    """Sentences on the features that vary so little for their size that few digits of that are left.
+
+    Args:
+        found: Moments of the D features.
+        stored: Their stored form.
+        names: Of the features; empty for numbers from 0.
+        dtypes: Floating types that they were read in and that they are stored in.
+    """
+    lost = found.lacks_digits(dtypes[0])
+    rounded = found._replace(mean=found.mean - stored.shift).lacks_digits(dtypes[1]) & ~lost
+    said = {
+        "so large for how little they vary that their numbers hold few digits of it": lost,
+        "so far from 0 for how little they vary that their numbers keep few digits of it without an intercept; "
+        "set dataset.standardize=true, or subtract an offset": rounded,
+    }
+    notes = []
+    for what, its in said.items():
+        places = its.nonzero()[:, 0].tolist()
+        if places:
+            shown = ", ".join(names[place] if names else f"feature {place}" for place in places[:5])
+            notes.append(f"{what}: {shown}" + (f" and {len(places) - 5} more" if len(places) > 5 else ""))
+    return tuple(notes)
+
+
+WEIGHED = 2.0**-100, 2.0**100
+"""Mean weights of rows, about 1e-30 to 1e30, whose sums and products with residuals float32 holds."""
 
 
 def check_weights(tables: Mapping[Split, Table]) -> None:
-    """Every split must weigh something.
+    """Every split must weigh something that the arithmetic holds.
 
     Raises:
-        DataError: All rows of a split have weight 0.
+        DataError: All rows of a split have weight 0, or their weights are too large or too small.
     """
     for split, table in tables.items():
-        if table.sample_weight is not None and not bool((table.chosen(table.sample_weight) > 0).any()):
+        if table.sample_weight is None:
+            continue
+        weights = table.chosen(table.sample_weight).double()
+        if not bool((weights > 0).any()):
             raise DataError(f"`dataset.weight` must be > 0 somewhere in every split, got only 0 [in {split}].")
+        check_mean_weight("dataset.weight", float(weights.mean()), f" [in {split}]")
+
+
+def check_mean_weight(key: str, mean: float, where: str = "") -> None:
+    """Refuses weights that are all too large or too small for the arithmetic.
+
+    Args:
+        key: What gives the rows their weights.
+        mean: Of the weights.
+        where: What follows the mean in the message.
+
+    Raises:
+        DataError: The mean is out of range.
+    """
+    if not WEIGHED[0] <= mean <= WEIGHED[1]:
+        raise DataError(
+            f"`{key}` must give rows a mean weight of 1e-30 to 1e30, got {mean:.2g}{where}. "
+            "Multiply all weights by one number."
+        )
 
 
 def check_features(tables: Mapping[Split, Table], name: str) -> None:
