@@ -10,6 +10,7 @@ import shlex
 import statistics
 from collections import Counter
 from contextlib import redirect_stderr
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ from torch import Tensor
 from logreg.commands.desk import parse
 from logreg.commands.train import main
 from logreg.data import TensorDataModule
-from logreg.data.columns import encode, read_columns
-from logreg.data.table import read_features
+from logreg.data.columns import Columns, encode, read_columns
+from logreg.data.table import TableFile, read_features
 from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
 from logreg.module import LogisticModule
@@ -677,3 +678,93 @@ def test_a_list_that_is_advised_can_be_typed(tmp_path: Path, name: str) -> None:
     typed = override.value()
     assert isinstance(typed, list)
     assert [str(value) for value in typed] == [name]
+
+
+# types of Arrow
+
+BITS = pa.array(alternating(1, 0, rows=20))
+WORDS = pa.array(alternating("q", "p", rows=20))
+RUNS = pa.array(range(1, 21), pa.int32())
+
+
+def extension(kind: pa.DataType, storage: pa.Array) -> pa.Array:
+    return pa.ExtensionArray.from_storage(kind, storage.cast(kind.storage_type))
+
+
+READ: dict[str, pa.Array] = {
+    "bool": BITS.cast(pa.bool_()),
+    **{str(kind): BITS.cast(kind) for kind in (pa.int8(), pa.int16(), pa.int32(), pa.int64())},
+    **{str(kind): BITS.cast(kind) for kind in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())},
+    **{str(kind): BITS.cast(kind) for kind in (pa.float16(), pa.float32(), pa.float64())},
+    **{
+        str(kind): pa.array([Decimal(bit) for bit in BITS.to_pylist()], kind)
+        for kind in (pa.decimal32(5, 2), pa.decimal64(5, 2), pa.decimal128(5, 2), pa.decimal256(5, 2))
+    },
+    **{str(kind): WORDS.cast(kind) for kind in (pa.string(), pa.large_string(), pa.string_view())},
+    "dictionary of string": WORDS.dictionary_encode(),
+    "dictionary of large_string": WORDS.cast(pa.large_string()).dictionary_encode(),
+    "dictionary of string_view": pa.DictionaryArray.from_arrays(
+        pa.array(alternating(0, 1, rows=20), pa.uint8()), pa.array(["q", "p"]).cast(pa.string_view())
+    ),
+    "dictionary of int64": BITS.dictionary_encode(),
+    "dictionary of bool": BITS.cast(pa.bool_()).dictionary_encode(),
+    "runs of int64": pa.RunEndEncodedArray.from_arrays(RUNS, BITS),
+    "runs of string": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS),
+    "bool8": extension(pa.bool8(), BITS),
+    "json": extension(pa.json_(), WORDS),
+}
+"""A column that alternates between two values, of every type that is read; the first value is the larger one."""
+
+REFUSED: dict[str, pa.Array] = {
+    **{str(kind): WORDS.cast(pa.binary()).cast(kind) for kind in (pa.binary(), pa.large_binary(), pa.binary(1))},
+    "binary_view": WORDS.cast(pa.binary()).cast(pa.binary_view()),
+    **{str(kind): BITS.cast(pa.int32()).cast(kind) for kind in (pa.date32(), pa.time32("s"))},
+    **{str(kind): BITS.cast(kind) for kind in (pa.date64(), pa.time64("us"), pa.timestamp("us"), pa.duration("s"))},
+    "month_day_nano_interval": pa.array([pa.MonthDayNano([bit, 0, 0]) for bit in BITS.to_pylist()]),
+    **{
+        str(kind): pa.array([[bit] for bit in BITS.to_pylist()], kind)
+        for kind in (pa.list_(pa.int64()), pa.large_list(pa.int64()), pa.list_view(pa.int64()), pa.list_(pa.int64(), 1))
+    },
+    "map<string, int64>": pa.array([[("k", bit)] for bit in BITS.to_pylist()], pa.map_(pa.string(), pa.int64())),
+    "struct<k: int64>": pa.array([{"k": bit} for bit in BITS.to_pylist()]),
+    "sparse_union": pa.UnionArray.from_sparse(pa.array([0] * 20, pa.int8()), [BITS]),
+    "run_end_encoded": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS.cast(pa.string_view())),
+    "extension<arrow.uuid>": extension(pa.uuid(), pa.array([b"a" * 16, b"b" * 16] * 10, pa.binary(16))),
+    "extension<arrow.opaque": extension(pa.opaque(pa.int64(), "kind", "vendor"), BITS),
+}
+"""A column of every type that holds no numbers, text, or true and false, by how it must be named."""
+
+
+def arrow_file(folder: Path, **columns: pa.Array) -> str:
+    held = pa.table(columns)
+    with pa.OSFile(str(folder / "t.arrow"), "wb") as file, pa.ipc.new_file(file, held.schema) as writer:
+        writer.write_table(held)
+    return str(folder / "t.arrow")
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_a_type_of_arrow_is_read_as_feature_target_and_group(kind: str, tmp_path: Path) -> None:
+    path = arrow_file(tmp_path, c=READ[kind], y=READ[kind])
+    read_in = TableFile(path, target="y", group="y").read().tables["train"]
+    assert isinstance(read_in.features, Columns)
+    assert read_in.features.series[0].values.tolist() == alternating(1, 0, rows=20)
+    assert read_in.labels.tolist() == alternating(1, 0, rows=20)
+    assert read_in.groups is not None
+    assert read_in.groups.tolist() == alternating(1, 0, rows=20)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_another_type_of_arrow_is_refused_by_its_name(kind: str, tmp_path: Path) -> None:
+    path = arrow_file(tmp_path, c=REFUSED[kind], y=WORDS, z=BITS)
+    read_in = TableFile(path, target="y").read().tables["train"].features
+    assert isinstance(read_in, Columns)
+    assert "column 'c'" in read_in.series[0].problem
+    with pytest.raises(DataError, match=rf"`dataset\.target=c` must .*got .*{re.escape(kind)}"):
+        TableFile(path, target="c").read()
+
+
+@pytest.mark.parametrize("kind", ["list<item: int64>", "binary_view", "extension<arrow.uuid>"])
+def test_groups_that_cannot_be_compared_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    path = arrow_file(tmp_path, c=REFUSED[kind], y=WORDS, z=BITS)
+    with pytest.raises(DataError, match=rf"`dataset\.split\.group=c` must .*got {re.escape(kind)}"):
+        TableFile(path, target="y", group="c").read()

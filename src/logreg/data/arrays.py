@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from logreg.data.files import MOST_GROWTH, most_bytes
+from logreg.data.labels import plain_values
 from logreg.errors import DataError, LogregError
 
 
@@ -211,7 +212,7 @@ class _Parquet:
     def column(self, name: str) -> Any:
         import pyarrow.types as kinds
 
-        values = self.file.read(columns=[name]).column(0)
+        values = plain_values(self.file.read(columns=[name]).column(0))
         return values.cast(values.type.value_type) if kinds.is_dictionary(values.type) else values
 
 

@@ -440,9 +440,6 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
         if not (kinds.is_string(kind) or kinds.is_large_string(kind)):
             column = pc.cast(column, kind)
             as_category = True
-    if kinds.is_string_view(kind):
-        column = pc.cast(column, pa.string())
-        kind = column.type
     nothing = np.full(len(column), -1, dtype=np.int32)
     if kinds.is_null(kind) or column.null_count == len(column):
         return Series(name, "none", nothing, typed=typed)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from logreg.data.labels import plain_values
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def read_table(
         for option, given in (("missing_values", missing_values), ("separator", separator)):
             if given:
                 raise ConfigError(f"`dataset.{option}` must go with a text file, and {path} is none. Leave it out.")
-        table = _reading(path, key, lambda: _read_binary(path, key, list(columns)))
+        table = _reading(path, key, lambda: _plain(_read_binary(path, key, list(columns))))
     else:
         table = _read_csv(path, key, list(columns), as_text, missing_values, separator)
     if not table.num_rows:
@@ -208,6 +209,13 @@ def _read_binary(path: str, key: str, columns: list[str]) -> pa.Table:
         table = (pa.ipc.open_file if _is_ipc_file(path) else pa.ipc.open_stream)(file).read_all().select(columns)
     _check_rows(path, key, table.num_rows, len(columns))
     return table
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """The table with its columns in plain types of Arrow."""
+    import pyarrow as pa
+
+    return pa.table([plain_values(column) for column in table.columns], names=table.column_names)
 
 
 def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
@@ -432,7 +440,7 @@ def _tables(path: str, key: str, batches: Iterator[Any], columns: list[str]) -> 
         if batch is None:
             return
         if batch.num_rows:
-            yield pa.Table.from_batches([batch]).select(columns)
+            yield _plain(pa.Table.from_batches([batch]).select(columns))
 
 
 def _broken_block(path: str, key: str, error: Exception) -> DataError:

@@ -19,15 +19,48 @@ MISSING = -1
 """Code of a label that is missing."""
 
 
-def encode_values(values: Any) -> tuple[Tensor, list[Any]]:
+def plain_values(column: Any) -> Any:
+    """A column in the plainest type of Arrow that has its values: text, numbers, booleans, or dictionaries of them.
+
+    Args:
+        column: A pyarrow array, chunked or not.
+
+    Returns:
+        The same values; the column itself where its type is plain already, or has no plain one.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.types as kinds
+
+    kind = column.type
+    if kinds.is_dictionary(kind) and kinds.is_string_view(kind.value_type):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        texts = [pa.DictionaryArray.from_arrays(part.indices, pc.cast(part.dictionary, pa.string())) for part in chunks]
+        return pa.chunked_array(texts, pa.dictionary(kind.index_type, pa.string()))
+    if kinds.is_run_end_encoded(kind) and (kinds.is_primitive(kind.value_type) or kinds.is_string(kind.value_type)):
+        return pc.run_end_decode(column)
+    if kinds.is_string_view(kind) or isinstance(kind, pa.JsonType):
+        return pc.cast(column, pa.string())
+    if isinstance(kind, pa.Bool8Type):
+        return pc.cast(column, pa.bool_())
+    if kinds.is_decimal32(kind) or kinds.is_decimal64(kind):
+        return pc.cast(column, pa.decimal128(kind.precision, kind.scale))
+    return column
+
+
+def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
     """Integers for values of any kind, the same for equal ones.
 
     Args:
         values: A pyarrow array (chunked or not) or a NumPy array, shape (N,).
+        key: What the person typed to name them, for the error: ``dataset.split.group=patient``.
 
     Returns:
         Codes, shape (N,), int64, ``MISSING`` where a value is null or nan; and what each code stands for,
         in ascending order.
+
+    Raises:
+        DataError: Arrow cannot compare values of this type, such as lists.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -43,8 +76,11 @@ def encode_values(values: Any) -> tuple[Tensor, list[Any]]:
         array = pc.if_else(pc.is_nan(array), None, array)
     if kinds.is_null(array.type):
         return torch.full((len(array),), MISSING), []
-    encoded = array.dictionary_encode()
-    order = pc.sort_indices(encoded.dictionary)
+    try:
+        encoded = array.dictionary_encode()
+        order = pc.sort_indices(encoded.dictionary)
+    except pa.ArrowNotImplementedError as error:
+        raise DataError(f"`{key}` must hold text or numbers, got {array.type}. Name another column.") from error
     rank = np.full(len(order) + 1, MISSING)  # the last is that of a missing value
     rank[order.to_numpy()] = np.arange(len(order))
     codes = rank[pc.fill_null(encoded.indices, len(order)).to_numpy(zero_copy_only=False)]
@@ -71,7 +107,7 @@ def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
             f"`{key}` must hold text, whole numbers or true and false, got {kind}. "
             "Name another column, or make text of it."
         )
-    codes, found = encode_values(values)
+    codes, found = encode_values(values, key)
     for value in found:
         if isinstance(value, float | Decimal) and not (math.isfinite(value) and value == int(value)):
             raise DataError(

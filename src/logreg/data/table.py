@@ -242,12 +242,12 @@ class TableFile:
         return torch.from_numpy(weights)
 
     def _groups(self, table: Any, read: Columns) -> Tensor:
-        codes, _ = encode_values(table.column(self.group))
+        codes, _ = encode_values(table.column(self.group), f"dataset.split.group={self.group}")
         self._check_whole("group", codes, read)
         return codes
 
     def _stated_splits(self, table: Any, read: Columns) -> dict[Split, Tensor]:
-        codes, found = encode_values(table.column(self.split_column))
+        codes, found = encode_values(table.column(self.split_column), f"dataset.split.column={self.split_column}")
         self._check_whole("column", codes, read)
         for code, found_name in enumerate(found):
             if found_name not in SPLITS:
