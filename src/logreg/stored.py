@@ -74,9 +74,7 @@ class StoredForm(NamedTuple):
 
     def source_moments(self, found: Moments) -> Moments:
         """Moments of stored features -> of features in source units."""
-        return Moments(
-            self.shift + found.mean * self.unit, torch.where(found.is_constant, 0.0, found.std * self.unit)
-        )
+        return Moments(self.shift + found.mean * self.unit, torch.where(found.is_constant, 0.0, found.std * self.unit))
 
     def standardization(self, found: Moments) -> tuple[list[float], list[float]]:
         """Mean and divisor of each feature in source units; a constant is divided by its unit."""

@@ -77,7 +77,7 @@ ABSENT = 1e-5
 """Coefficient of a numerical dependence, relative to the largest, that is 0 but for rounding."""
 
 ROUNDED = 1e-6
-"""Difference between the two sides of a dependence, relative to its terms, that is rounding: to float32, a few times."""
+"""Difference between the sides of a dependence, relative to its terms, that is rounding: to float32, a few times."""
 
 LOGARITHM = 745.0
 """Size of the logarithm of a positive float64 at most."""
