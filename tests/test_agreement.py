@@ -6,6 +6,7 @@ import csv
 import json
 import random
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from logreg.objective import Objective
 from logreg.optim.exact import fit
+from logreg.stored import moments, stored_form
 from whole_runs import Answer, newest, train
 
 Types = Callable[..., Answer]
@@ -378,6 +380,33 @@ def test_a_fit_in_python_is_the_same_in_any_unit_from_any_origin(unit: float, of
     assert found.converged
     assert found.bound.value == pytest.approx(plain.bound.value, rel=1e-11)
     torch.testing.assert_close(found.coef * unit, plain.coef, rtol=1e-5, atol=1e-6)
+
+
+def test_the_bound_of_a_fit_contains_the_rounding_of_its_intercept() -> None:
+    """In source units, at 1e12 and more, the intercept has few digits behind the point."""
+    draw = np.random.default_rng(0)
+    x = np.round(draw.normal(size=(40, 1)) * 64) / 64
+    labels = torch.from_numpy((x[:, 0] + draw.logistic(size=40) > 0).astype(np.int64))
+    found = fit(torch.from_numpy(x + 2.0**42), labels, Objective("bce"))
+    near = fit(torch.from_numpy(x), labels, Objective("bce"), tolerance=1e-14)
+    # Of exact products and sums: the coefficient times (x + 2^42), and the intercept.
+    coef, intercept = Fraction(float(found.coef)), Fraction(float(found.intercept))
+    logits = [float(coef * (Fraction(one) + 2**42) + intercept) for one in x[:, 0].tolist()]
+    value = np.logaddexp(0, np.where(labels == 1, -1, 1) * logits).mean()
+    assert value - near.bound.value > 1e-12
+    assert value - near.bound.value <= found.bound.gap + found.bound.rounding
+    assert found.bound.rounding < 1e-6
+
+
+def test_what_is_left_of_short_numbers_is_exact() -> None:
+    columns = torch.tensor([[1.0, 3e9, 0.0], [1, 3e9 + 7, 1e3], [0, 3e9 - 5, 1e3 + 0.125]], dtype=torch.float64)
+    columns = columns[[1] * 90 + [0] * 9 + [2]]
+    form = stored_form(moments(lambda: [(columns, None)]), shifts=True)
+    assert form.shift[0] == 1
+    assert 3e9 < form.shift[1] < 3e9 + 9
+    assert form.shift[2] == 0
+    kept = form.of(columns, torch.float32)
+    assert torch.equal(form.source(kept), columns)
 
 
 def test_a_fit_in_python_refuses_what_float64_cannot_hold() -> None:

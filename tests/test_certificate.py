@@ -18,7 +18,7 @@ from logreg.functional import LossName
 from logreg.objective import Objective
 from logreg.optim.certificate import Bound, Dual, Reach, by_held_hessian, norms, size_of
 from logreg.optim.curvature import factored, intercept_step
-from logreg.optim.exact import bound_of, drive, fit, problem_of
+from logreg.optim.exact import EXACT, bound_of, drive, fit, problem_of
 from logreg.optim.passes import Evaluate, Frame, InMemory, ask
 from logreg.optimality import Certificate, bound_by_solution
 from reference import Array, Reference
@@ -381,6 +381,49 @@ def test_a_sum_that_is_rounded_is_no_exact_dependence() -> None:
     assert not found.rigorous
     assert found.dependent == (0, 1, 2)
     assert found.gap <= 1e-9
+
+
+def test_one_huge_row_is_no_dependence() -> None:
+    """Beside it all others look like rounding; but they are not rounding of their own numbers."""
+    draw = np.random.default_rng(0)
+    x = dyadic(draw, 200, 2)
+    labels = labels_for(draw, x @ [1, -1])
+    x[0] = 2.0**36
+    found = unpenalised(x, labels)
+    assert found.rigorous
+    assert found.gap >= found.value
+
+
+@pytest.mark.parametrize("digits", [torch.float32, torch.float64])
+@pytest.mark.parametrize("optimizer", EXACT)
+def test_a_total_that_is_rounded_ends_soon_at_the_point_of_least_norm(optimizer: str, digits: torch.dtype) -> None:
+    draw = np.random.default_rng(4)
+    x = torch.from_numpy(draw.standard_normal((300, 3))).to(digits)
+    x[:, 2] = x[:, 0] + x[:, 1]
+    labels = labels_for(draw, x[:, 2].double().numpy())
+    found = fit(x, labels, Objective("bce"), optimizer=optimizer)
+    assert found.converged
+    assert found.passes <= 20
+    assert found.bound.dependent == (0, 1, 2)
+    assert not found.bound.rigorous
+    narrow = Reference(x[:, :2].double(), labels, Objective("bce")).minimum
+    assert found.bound.value == pytest.approx(narrow.value, rel=1e-6)
+    # a (u) + b (v) + c (u + v) of least norm: c = (a + b) / 3 of those of u and v alone
+    third = narrow.coef[0].sum() / 3
+    np.testing.assert_allclose(found.coef[0], [*(narrow.coef[0] - third), third], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+def test_levels_of_a_category_have_a_rigorous_bound_wherever_they_lie(offset: float) -> None:
+    draw = np.random.default_rng(5)
+    rare = np.arange(400) < 5  # the other level lies far from zero for its deviation
+    x = np.column_stack([draw.standard_normal(400) + offset, rare, ~rare])
+    labels = labels_for(draw, x[:, 0] - offset)
+    labels[:5] = torch.tensor([0, 1, 0, 1, 1])
+    for dtype in (torch.float32, torch.float64):
+        found = fit(torch.from_numpy(x).to(dtype), labels, Objective("bce"))
+        assert found.converged
+        assert found.bound.rigorous
 
 
 @pytest.mark.parametrize("penalty", ["l2", "l1", "none"])

@@ -224,6 +224,26 @@ def test_a_checkpoint_is_held_against_its_own_run(
     assert capsys.readouterr().err == "`dataset` must be given: the data that the coefficients were fitted to.\n"
 
 
+def test_columns_that_depend_on_each_other_are_named_and_nothing_is_called_optimal(
+    tmp_path: Path, answered: Certify
+) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((300, 3))
+    x[:, 2] = x[:, 0] + x[:, 1]
+    y = draw.random(300) < 1 / (1 + np.exp(-x[:, 2]))
+    np.savetxt(tmp_path / "t.csv", np.column_stack([x, y]), "%.17g", ",", header="u,v,total,y", comments="")
+    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12).fit(x[:, :2], y)
+    np.savez(tmp_path / "model.npz", coef=np.append(model.coef_, 0), intercept=model.intercept_)
+    answer = answered(f"coef=model.npz dataset=table dataset.path=t.csv dataset.target=y l2=0 {ALL}")
+    assert not answer["optimal"]
+    assert not answer["rigorous"]
+    assert answer["relative_gap"] < 1e-9
+    assert answer["dependent"] == ["u", "v", "total"]
+    assert answer["nearest"] is None
+    words = "by estimate: 'u', 'v' and 'total' depend on each other to within rounding, so no bound holds; drop one, "
+    assert words in answer["verdict"]
+
+
 # The command line
 
 

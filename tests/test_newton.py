@@ -44,7 +44,9 @@ def one_hot(classes: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("tolerance", [1e-6, 1e-12])
-@pytest.mark.parametrize("l1", [1e-5, 1e-4, 1e-2])
+@pytest.mark.parametrize(
+    "l1", [pytest.param(1e-5, marks=pytest.mark.slow), 1e-4, pytest.param(1e-2, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("bce", 3), ("cross_entropy", 3)])
 @pytest.mark.parametrize("table", [dependent, one_hot])
 def test_l1_ends_within_any_tolerance_where_columns_depend_on_each_other(

@@ -187,6 +187,11 @@ def test_an_optimum_that_was_promised_and_not_reached_is_warned_of(summary: dict
     assert f"{summary['optimality']['verdict']} [objective 0.375, gap <= 0.0015, " in words
 
 
+def test_an_estimate_within_the_tolerance_is_a_warning_of_its_own() -> None:
+    words = optimality_in_words(a_summary("auto", rigorous=False, relative_gap=1e-8, verdict="optimal by estimate"))
+    assert words.startswith("WARNING: optimal by estimate [")
+
+
 def test_a_gap_that_is_an_estimate_is_called_one() -> None:
     assert "gap about 0.0015, " in optimality_in_words(a_summary(rigorous=False))
 

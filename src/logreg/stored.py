@@ -186,11 +186,11 @@ def is_ordinary(features: Tensor, largest: float) -> bool:
     ``largest`` is the largest size of a feature.
 
     It spares a fit in memory a pass: a column is ordinary by half the distance and half the range (in powers of two)
-    that `stored_form` allows, and none is that of which the sample sees nothing but one number.
+    that `stored_form` allows.  One of which the sample sees nothing but 0 is: what is rare lies near 0 for its size.
     """
     sample = features[:: max(1, len(features) // SAMPLE_ROWS)].double()
     mean, std = sample.mean(0), sample.std(0, correction=0)
-    near = (mean.abs() <= FAR / 2 * std) & (std >= PLAIN[0] ** 0.5)
+    near = (mean.abs() <= FAR / 2 * std) & ((std >= PLAIN[0] ** 0.5) | (std == 0))
     return largest <= PLAIN[1] and bool(near.all())
 
 

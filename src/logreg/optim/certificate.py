@@ -76,6 +76,9 @@ DIGITS, MULTIPLES = 12, 12
 ABSENT = 1e-5
 """Coefficient of a numerical dependence, relative to the largest, that is 0 but for rounding."""
 
+ROUNDED = 1e-6
+"""Difference between the sides of a dependence, relative to its terms, that is rounding: to float32, a few times."""
+
 LOGARITHM = 745.0
 """Size of the logarithm of a positive float64 at most."""
 
@@ -740,6 +743,36 @@ class Vanishing(Pass[Tensor]):
         return self._vanish
 
 
+class Residue(Pass[Tensor]):
+    """By how much combinations of the features differ between rows, relative to what they add up, at most."""
+
+    def __init__(self, problem: Problem, combinations: Tensor) -> None:
+        """``combinations`` (M, D) by source units."""
+        super().__init__(problem, problem.model, torch.float64)
+        self._combinations = combinations
+        self._largest = self.zeros(len(combinations))
+        self._first = None if problem.intercept else self._sums(problem.model.center.unsqueeze(0))[0]
+
+    def _sums(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the terms of each combination, and of their sizes, (n, M)."""
+        return features @ self._combinations.T, features.abs() @ self._combinations.abs().T
+
+    def add(self, block: Batch) -> None:
+        """Takes one block of rows, features in source units."""
+        for part in parts(block, part_rows(block.features.shape[1], self.dtype)):
+            features = weighing_rows(part, self.problem).features.double()
+            if not len(features):
+                continue
+            sums, sizes = self._sums(features)
+            self._first = sums[:1] if self._first is None else self._first
+            differences = (sums - self._first).abs() / (sizes + self._first.abs()).clamp(min=1e-300)
+            self._largest = torch.maximum(self._largest, differences.amax(0))
+
+    def result(self) -> Tensor:
+        """Shape (M,)."""
+        return self._largest
+
+
 def _vanish(terms: Tensor) -> bool:
     """Whether the exact sums of terms (n, m) over m are proven to be zero."""
     for _ in range(DISTILLATIONS):
@@ -751,7 +784,7 @@ def _vanish(terms: Tensor) -> bool:
 
 
 def _rank(problem: Problem, frame: Frame, gram: Tensor, rows: int) -> Asking[tuple[int, int, tuple[int, ...]]]:
-    """The rank of the features with the intercept, at most; what it seems to be; and which seem to depend on others.
+    """The rank of the features with the intercept, at most; what it is but for rounding; which depend on others so.
 
     The numerical null space suggests combinations of features with simple coefficients: copies, sums, the levels of a
     category.  Those that vanish in exact arithmetic lower the rank.
@@ -773,8 +806,13 @@ def _rank(problem: Problem, frame: Frame, gram: Tensor, rows: int) -> Asking[tup
     basis = _echelon(vectors[: problem.num_features, null].T.contiguous())
     combinations = _simple(basis * (units[: problem.num_features] / frame.scale))
     vanish = (yield from ask(Vanishing(problem, combinations))) & (combinations != 0).any(1)
-    dependent = (basis[~vanish] != 0).any(0).nonzero()[:, 0]
-    return min(p - int(vanish.sum()), rows), p - int(null.sum()), tuple(dependent.tolist())
+    rest = basis[~vanish]
+    known = int(vanish.sum())
+    if len(rest):
+        rest = rest * (units[: problem.num_features] / frame.scale)
+        known += int(((yield from ask(Residue(problem, rest))) <= ROUNDED).sum())
+    dependent = (rest != 0).any(0).nonzero()[:, 0]
+    return min(p - int(vanish.sum()), rows), p - known, tuple(dependent.tolist())
 
 
 def _echelon(basis: Tensor) -> Tensor:
