@@ -145,10 +145,10 @@ def test_names_do_not_break_the_report(hostile: Path) -> None:
     text = (folder / "report.md").read_text()
     assert CONTROL.findall(text) == []
     assert "\n# c" not in text
-    shown = (folder / "report.html").read_text()
-    assert CONTROL.findall(shown) == []
-    assert "<h1>c" not in shown
-    for part in shown.split("<table>")[1:]:  # each row has as many cells as the header
+    page = (folder / "report.html").read_text()
+    assert CONTROL.findall(page) == []
+    assert "<h1>c" not in page
+    for part in page.split("<table>")[1:]:  # each row has as many cells as the header
         rows = part.partition("</table>")[0].split("<tr>")[1:]
         assert len({row.count("<td") + row.count("<th") for row in rows}) == 1
 
