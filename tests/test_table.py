@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import re
 import shlex
 import statistics
@@ -27,6 +28,8 @@ from logreg.commands.desk import parse
 from logreg.commands.train import main
 from logreg.data import TensorDataModule
 from logreg.data.columns import Columns, encode, read_columns
+from logreg.data.files import column_names, open_blocks, read_table
+from logreg.data.incoming import Incoming
 from logreg.data.table import TableFile, read_features
 from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
@@ -768,3 +771,70 @@ def test_groups_that_cannot_be_compared_are_refused_by_name(kind: str, tmp_path:
     path = arrow_file(tmp_path, c=REFUSED[kind], y=WORDS, z=BITS)
     with pytest.raises(DataError, match=rf"`dataset\.split\.group=c` must .*got {re.escape(kind)}"):
         TableFile(path, target="y", group="c").read()
+
+
+# layouts of files
+
+
+@pytest.mark.parametrize("kind", ["index.parquet", "named.parquet", "unnamed.csv", "nameless.csv"])
+def test_what_pandas_writes_as_its_index_is_no_feature(kind: str, tmp_path: Path) -> None:
+    y = ["no"] * 30 + ["yes"] * 30
+    x = alternating(1.5, 2.5, 4.0)
+    name = {"unnamed.csv": "Unnamed: 0", "nameless.csv": "", "named.parquet": "who"}.get(kind, "__index_level_0__")
+    held = pa.table({name: list(range(60)), "x": x, "y": y})
+    path = tmp_path / kind
+    if kind.endswith(".csv"):
+        path.write_text(as_text(held.to_pydict()), encoding="utf-8")
+    else:
+        metadata = {"index_columns": [name], "columns": [], "column_indexes": []}
+        pq.write_table(held.replace_schema_metadata({"pandas": json.dumps(metadata)}), path)
+    data = table(path)
+    assert data.facts.feature_names == ("x",)
+    assert sum("index of pandas" in note and repr(name) in note for note in data.notes) == 1
+    if name:  # whoever wants it names it
+        read_in = TableFile(str(path), target="y", features=[name]).read().tables["train"].features
+        assert isinstance(read_in, Columns)
+        assert read_in.series[0].values.tolist() == list(range(60))
+    incoming = Incoming(data.facts, {"target": "y"})
+    _, blocks = incoming.read(str(path))
+    stored = data.facts.stored.of(torch.tensor(x, dtype=torch.float64)[:, None], torch.float32)
+    assert torch.equal(torch.cat([block.features for block in blocks]), stored)
+
+
+def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,y,,\n" + "".join(f"{row},{'no' if row % 3 else 'yes'},,\n" for row in range(60)) + ",,,\n" * 5)
+    data = table(path, "dataset.split.val=0", "dataset.split.test=0")
+    assert data.facts.feature_names == ("a",)
+    assert len(data.tables["train"]) == 60
+
+
+@pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "\ufeffsep=;\n"])
+def test_a_line_for_spreadsheets_says_the_separator(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "a;y\n" + "".join(f"{row % 7};{'no' if row % 3 else 'yes'}\n" for row in range(60))
+    path = tmp_path / "t.csv"
+    path.write_text(line + rows, encoding="utf-8")
+    data = table(path)
+    values = [row % 7 for row in range(60)]
+    assert data.facts.feature_names == ("a",)
+    stored = data.facts.stored.of(torch.tensor(values, dtype=torch.float64)[:, None], torch.float32)
+    for source in (str(path), "-"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+        _, blocks = Incoming(data.facts, {"target": "y"}).read(source)
+        assert torch.equal(torch.cat([block.features for block in blocks]), stored)
+
+
+def test_a_header_or_a_value_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "h" * 1_200_000  # a block of Arrow's has 2**20 bytes
+    path = tmp_path / "t.csv"
+    lines = [f"{row % 7},{row % 5},{'no' if row % 3 else 'yes'},w" for row in range(60)]
+    path.write_text("\n".join([f"a,{long},y,t", *lines[:40], f'1,2,no,"{"z" * 3_000_000}"', *lines[40:], ""]))
+    assert column_names(str(path), "k") == ["a", long, "y", "t"]
+    held = read_table(str(path), "k", ["a", long, "t"])
+    assert held.column(long).to_pylist() == [*(row % 5 for row in range(40)), 2, *(row % 5 for row in range(40, 60))]
+    for block in (2**11, 2**20, 2**22):  # rows before the long one have been passed on
+        monkeypatch.setattr("logreg.data.files.TEXT_BLOCK", block)
+        _, blocks = open_blocks(str(path), "input", lambda names: ["a", long], ["a", long], [])
+        whole = pa.concat_tables(list(blocks))
+        assert whole.column(long).to_pylist() == held.column(long).to_pylist()
+        assert whole.column("a").to_pylist() == held.column("a").to_pylist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -179,7 +179,7 @@ def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column,
         "left out, since constant over train": constant,
         "left out, since nothing but missing values in train": empty,
     }
-    return tuple(kept), tuple(f"{what}: {_few(names)}" for what, names in said.items() if names)
+    return tuple(kept), tuple(f"{what}: {few(names)}" for what, names in said.items() if names)
 
 
 def learn_stored_form(
@@ -516,7 +516,9 @@ def is_number(text: str) -> bool:
     return NUMBER.fullmatch(text.strip()) is not None or text.strip().lower() in ("nan", "inf", "-inf", "+inf")
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Iterable[str]) -> str:
+    """Ten of the names, and how many more there are."""
+    names = list(names)
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 import sys
 from collections import Counter
@@ -33,11 +34,17 @@ BATCH_ROWS = 2**14
 """Rows of a binary file that are read at once."""
 
 TEXT_BLOCK = 2**22
-"""Bytes of a text file that are read at once; no line may be longer."""
+"""Bytes of a text file that are read at once; of standard input no line may be longer."""
 
 PACKED = (".gz", ".bz2", ".zst")
 
 BINARY = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
+
+SEP_LINE = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n')
+"""The first line by which spreadsheets are told what stands between the values."""
+
+NAMELESS = re.compile(r"|Unnamed: \d+(?:\.\d+)*|__index_level_\d+__")
+"""What pandas calls a column without a name."""
 
 TEXT_LEVELS = 2**31 - 1
 """Text is read as positions in a dictionary, however many words it has."""
@@ -71,12 +78,26 @@ def column_names(path: str, key: str, separator: str | None = None) -> list[str]
         names: list[str] = _reading(path, key, lambda: _schema(path).names)
     else:
         names = _csv_header(path, key, separator)
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
         raise DataError(
             f"`{key}` must have columns of different names, got {twice[0]!r} twice [in {path}]. Rename one."
         )
     return names
+
+
+def row_labels(path: str, names: Sequence[str]) -> set[str]:
+    """Those columns of a file that label its rows: the index of pandas, by the schema's metadata, or without a name.
+
+    Args:
+        path: The file, or "-".
+        names: All its columns.
+    """
+    nameless = {name for name in names if NAMELESS.fullmatch(name)}
+    if path == "-" or suffix_of(path) not in BINARY:
+        return nameless
+    index = (_schema(path).pandas_metadata or {}).get("index_columns", [])
+    return nameless | {name for name in index if isinstance(name, str)}
 
 
 def read_table(
@@ -219,11 +240,15 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
+    csv.field_size_limit(LONG_LINE)
+    skipped, between = _layout(path, key, separator)
+
     def first_line() -> list[str]:
         with _open_text(path, key) as file:
             # Other bytes are taken along: what is read with the header are values too, which are looked at later.
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            return next((row for row in csv.reader(text, delimiter=_separator(path, separator)) if row), [])
+            lines = itertools.islice(text, skipped, None)
+            return next((row for row in csv.reader(lines, delimiter=between) if row), [])
 
     names: list[str] = _reading(path, key, first_line)
     if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
@@ -231,9 +256,9 @@ def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
     if not names:
         raise DataError(f"`{key}` must have a header and rows, and {path} has only empty lines.")
     other = next((mark for mark in ";\t|" if mark in names[0]), None)
-    if len(names) == 1 and other and separator is None:
+    if len(names) == 1 and other and separator is None and not skipped:
         raise DataError(
-            f"`{key}` must have {_separator(path, separator)!r} between values, and {path} seems to have {other!r}. "
+            f"`{key}` must have {between!r} between values, and {path} seems to have {other!r}. "
             f"Set \"{'separator' if key == 'input' else 'dataset.separator'}='{other}'\"."
         )
     return names
@@ -250,7 +275,8 @@ def _read_csv(
     import pyarrow as pa
     import pyarrow.csv
 
-    parse = pyarrow.csv.ParseOptions(delimiter=_separator(path, separator), newlines_in_values=True)
+    skipped, between = _layout(path, key, separator)
+    parse = pyarrow.csv.ParseOptions(delimiter=between, newlines_in_values=True)
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
         column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in as_text},
@@ -261,7 +287,7 @@ def _read_csv(
     )
 
     def read(threads: bool, block_size: int | None = None) -> pa.Table:
-        options = pyarrow.csv.ReadOptions(use_threads=threads, block_size=block_size)
+        options = pyarrow.csv.ReadOptions(use_threads=threads, block_size=block_size, skip_rows=skipped)
         with _open_text(path, key) as file:
             return pyarrow.csv.read_csv(file, options, parse, convert)
 
@@ -269,7 +295,7 @@ def _read_csv(
         try:
             table = read(threads=True)
         except pa.ArrowInvalid as error:
-            if "straddl" not in str(error):
+            if not _is_too_long(error):
                 raise
             table = read(threads=True, block_size=LONG_LINE)
     except (pa.ArrowException, OSError) as error:
@@ -319,8 +345,20 @@ def _unreadable(path: str, key: str, error: Exception) -> DataError:
     return DataError(f"`{key}` must be a whole file, and {path} could not be read: {reason}. Make it anew.")
 
 
-def _separator(path: str, separator: str | None) -> str:
-    return separator or SEPARATORS[suffix_of(path)]
+def _is_too_long(error: Exception) -> bool:
+    """Whether the header or a line may have been longer than a block."""
+    return "straddl" in str(error) or "cannot infer number of columns" in str(error)
+
+
+def _layout(path: str, key: str, separator: str | None) -> tuple[int, str]:
+    """How many lines of a text file stand before its header, and what stands between its values."""
+
+    def start() -> bytes:
+        with _open_text(path, key) as file:
+            return bytes(file.read(16))
+
+    stated = SEP_LINE.match(_reading(path, key, start))
+    return (1 if stated else 0), separator or (stated[1].decode("latin1") if stated else SEPARATORS[suffix_of(path)])
 
 
 def open_blocks(
@@ -354,18 +392,21 @@ def open_blocks(
         return _binary_blocks(path, key, columns)
     if path != "-":
         columns = choose(column_names(path, key, separator))
-        return None, _text_blocks(path, key, None, columns, numbers, texts, missing_values, _separator(path, separator))
+        layout = _layout(path, key, separator)
+        return None, _text_blocks(path, key, None, columns, numbers, texts, missing_values, layout)
     header = ""
     while not header.strip():
         line = sys.stdin.buffer.readline()
         if not line:
             break
         header = line.decode("utf-8-sig", errors="replace")
+        if stated := SEP_LINE.match(line):
+            separator, header = separator or stated[1].decode("latin1"), ""
     names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator or ","), [])
     if not names:
         raise DataError(f"`{key}` must have a header and rows, and standard input is empty.")
     columns = choose(names)
-    return None, _text_blocks(path, key, names, columns, numbers, texts, missing_values, separator or ",")
+    return None, _text_blocks(path, key, names, columns, numbers, texts, missing_values, (0, separator or ","))
 
 
 def without_gaps(column: Any, missing_values: Sequence[str] = ()) -> Any:
@@ -403,9 +444,9 @@ def _text_blocks(
     numbers: Collection[str],
     texts: Collection[str],
     missing_values: Sequence[str],
-    separator: str,
+    layout: tuple[int, str],
 ) -> Iterator[pa.Table]:
-    """``header`` where the line with the names has been read already."""
+    """``header`` where the line with the names has been read already; ``layout`` as `_layout` says it."""
     import pyarrow as pa
     import pyarrow.csv
 
@@ -415,15 +456,31 @@ def _text_blocks(
         strings_can_be_null=False,  # what is only copied stays as it is: `without_gaps` is for the others
         null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
     )
-    parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-    # Threads make reading block by block no faster, and lose the number of a line that is at fault.
-    options = pyarrow.csv.ReadOptions(use_threads=False, block_size=TEXT_BLOCK, column_names=header)
+    parse = pyarrow.csv.ParseOptions(delimiter=layout[1], newlines_in_values=True)
     shown = "standard input" if path == "-" else path
 
-    def batches() -> Iterator[Any]:
+    def read(block_size: int) -> Iterator[Any]:
+        # Threads make reading block by block no faster, and lose the number of a line that is at fault.
+        options = pyarrow.csv.ReadOptions(
+            use_threads=False, block_size=block_size, column_names=header, skip_rows=layout[0]
+        )
         source = pa.PythonFile(sys.stdin.buffer, mode="r") if path == "-" else _open_text(path, key)
         with source, pyarrow.csv.open_csv(source, options, parse, convert) as reader:
             yield from reader
+
+    def batches() -> Iterator[Any]:
+        done = 0
+        try:
+            for batch in read(TEXT_BLOCK):
+                yield batch
+                done += batch.num_rows
+        except pa.ArrowInvalid as error:
+            if path == "-" or not _is_too_long(error):
+                raise
+            # From the start in longer blocks, without the rows that have been passed on.
+            for batch in read(LONG_LINE):
+                yield batch.slice(min(done, batch.num_rows))
+                done = max(0, done - batch.num_rows)
 
     yield from _tables(shown, key, batches(), columns)
 
