@@ -47,6 +47,11 @@ DWARFED = 2.0**-64
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """What is a number in a text file."""
 
+FOR_PEOPLE = re.compile(
+    r"(?:[$€£¥]\s?)?[+-]?(?:[$€£¥]\s?)?(?:\d{1,3}(?:[.,'\s]\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d*)?|[.,]\d+)\s?([%‰$€£¥°]|[^\W\d_]{0,5})"
+)
+"""A number as people write it: 7,25 or 1.200,5 or 12% or $3 or 5 kg; the group is the unit."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -259,7 +264,8 @@ def encode(
         if column.kind == "number":
             writers.append(partial(_write_numbers, place, column, series.values, form))
             continue
-        position = {level: number for number, level in enumerate(column.levels)}
+        position = {level.strip(): number for number, level in enumerate(column.levels)}
+        position |= {level: number for number, level in enumerate(column.levels)}
         # The last one is what a gap, -1, picks.
         places = [_place(level, column, position) for level in series.levels]
         feature_of = np.array([*places, position[str(column.fill)]])
@@ -282,14 +288,11 @@ def encode(
 
 
 def _place(level: str, column: Column, position: Mapping[str, int]) -> int:
-    """The feature that a level is, however it is written; -1 if train did not have it."""
+    """The feature that a level is, with blanks around it or without; -1 if train did not have it."""
     if column.kind == "boolean":
         level = level.strip().lower()
         return position.get({"0": "false", "1": "true"}.get(level, level), -1)
-    if level in position:
-        return position[level]
-    level = level.strip()
-    return position.get(name_of(float(level)) if NUMBER.fullmatch(level) else level, -1)
+    return position.get(level, position.get(level.strip(), -1))
 
 
 def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
@@ -317,8 +320,6 @@ def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
     levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
     if len(levels) > columns.max_levels:
         id_like = "It looks like an id: add" if len(levels) > counts.sum() / 2 else "Add"
-        if sum(is_number(re.sub(r"[,%$€£\s]", "", level)) for level in levels) > len(levels) / 2:
-            id_like = "Its numbers seem to be written with commas, blanks or signs: write them plainly, or add"
         problem = (
             f"`dataset.max_levels={columns.max_levels}` must not be exceeded, and column {series.name!r} has "
             f"{len(levels):,} levels in {counts.sum():,} train rows [in {columns.source}]. {id_like} "
@@ -497,10 +498,26 @@ def _unfit(name: str, kind: Any, source: str) -> str:
 def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns: Columns) -> str:
     """The sentence for a column of numbers with some text in it; nothing if it is a column of text."""
     numeric = np.array([*(is_number(level) for level in levels), True])  # the last is what a gap, -1, picks
-    if numeric[:-1].all() or numeric[codes[codes >= 0]].mean() < 0.5:
+    given = codes[codes >= 0]
+    if numeric[:-1].all():
         return ""
-    row = int((~numeric[codes]).argmax())
-    return not_a_number(name, levels[codes[row]], columns.place(row))
+    if numeric[given].mean() >= 0.5:
+        row = int((~numeric[codes]).argmax())
+        return not_a_number(name, levels[codes[row]], columns.place(row))
+    units = [found[1] if (found := FOR_PEOPLE.fullmatch(level.strip())) else None for level in levels]
+    if len({unit for unit in units if unit and unit.isalpha()}) != 1 or len(levels) < 3:
+        units = [None if unit and unit.isalpha() else unit for unit in units]
+    for_people = np.array([*(unit is not None for unit in units), False])
+    if (numeric | for_people)[given].mean() < 0.5:
+        return ""
+    row = int((for_people & ~numeric)[codes].argmax())
+    word, place = levels[codes[row]], columns.place(row)
+    marks = re.sub(r"[\d.+-]", "", word).strip() or re.sub(r"[\d+-]", "", word)
+    return (
+        f"column {name!r} must hold numbers as programs write them, got {word!r} with {marks!r} in {place}. "
+        "Write a dot before the decimals and nothing else between or around the digits, or take it as text: "
+        f"{as_typed('dataset.categorical', [name])}."
+    )
 
 
 def not_a_number(name: str, word: str, place: str) -> str:

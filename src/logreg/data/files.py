@@ -107,6 +107,7 @@ def read_table(
     as_text: Collection[str] = (),
     missing_values: Sequence[str] = (),
     separator: str | None = None,
+    codes: Collection[str] = (),
 ) -> pa.Table:
     """Some columns of a file, all rows.
 
@@ -117,6 +118,7 @@ def read_table(
         as_text: Those of a CSV that are text whatever they look like.
         missing_values: What else stands for a missing value in a CSV, besides nothing, NA, NaN, null.
         separator: Between the values of a line; ``None``: by the file's suffix.
+        codes: Those of a CSV that are numbers only if the numbers, written again, are the same text: 0120 is not 120.
 
     Raises:
         DataError: The file is broken, cut off or has no rows, or a CSV is ragged or not in UTF-8.
@@ -127,7 +129,7 @@ def read_table(
                 raise ConfigError(f"`dataset.{option}` must go with a text file, and {path} is none. Leave it out.")
         table = _reading(path, key, lambda: _plain(_read_binary(path, key, list(columns))))
     else:
-        table = _read_csv(path, key, list(columns), as_text, missing_values, separator)
+        table = _read_csv(path, key, list(columns), as_text, missing_values, separator, codes)
     if not table.num_rows:
         raise DataError(f"`{key}` must have rows, got only a header [in {path}].")
     return table
@@ -271,6 +273,7 @@ def _read_csv(
     as_text: Collection[str],
     missing_values: Sequence[str],
     separator: str | None,
+    codes: Collection[str],
 ) -> pa.Table:
     import pyarrow as pa
     import pyarrow.csv
@@ -279,7 +282,7 @@ def _read_csv(
     parse = pyarrow.csv.ParseOptions(delimiter=between, newlines_in_values=True)
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
-        column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in as_text},
+        column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in [*as_text, *codes]},
         strings_can_be_null=True,
         null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
         auto_dict_encode=True,
@@ -308,7 +311,55 @@ def _read_csv(
     for field in table.schema:
         if field.type in (pa.binary(), pa.dictionary(pa.int32(), pa.binary())):  # what Arrow makes of other bytes
             raise _not_utf8(path, key, f"column {field.name!r}")
+    for number, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type) and table.num_rows:
+            column = _typed(table.column(number), missing_values, field.name in as_text, field.name in codes)
+            table = table.set_column(number, field.name, column)
     return table
+
+
+def _typed(column: pa.ChunkedArray, missing_values: Sequence[str], is_text: bool, is_code: bool) -> Any:
+    """A column of text without the blanks around its values; in the type that they look like, unless ``is_text``."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    read = column.unify_dictionaries().combine_chunks()
+    trimmed = without_gaps(read.dictionary, missing_values)
+    if trimmed.equals(read.dictionary):
+        if not is_code or is_text:
+            return column
+    else:
+        read = trimmed.take(read.indices).dictionary_encode()
+    texts = read.dictionary
+    if is_text:
+        return read
+    if not len(texts):
+        return pa.nulls(len(read))
+    # What they look like is left to what reads the other columns.
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(pa.table({"text": texts}), sink)
+    values = pyarrow.csv.read_csv(
+        pa.BufferReader(sink.getvalue()),
+        pyarrow.csv.ReadOptions(block_size=LONG_LINE),
+        pyarrow.csv.ParseOptions(newlines_in_values=True),
+    ).column(0)
+    if pa.types.is_string(values.type) or (is_code and not _same_when_written(texts.to_pylist(), values.to_pylist())):
+        return read
+    return values.combine_chunks().take(read.indices)
+
+
+def _same_when_written(texts: Sequence[str], values: Sequence[Any]) -> bool:
+    """Whether whole numbers are written as numbers are: no zeros in front, no exponent, no more digits than are held.
+
+    Fractions, of which nobody makes codes, are numbers however they are written.
+    """
+    if not all(type(value) in (int, float) for value in values) or any(value % 1 for value in values):
+        return True
+    plain = re.compile(r"-?(0|[1-9]\d*)(\.0*)?", re.ASCII)
+    return all(
+        plain.fullmatch(text) and int(text.partition(".")[0]) == value
+        for text, value in zip(texts, values, strict=True)
+    )
 
 
 def _ragged(path: str, key: str, message: str) -> DataError:
@@ -410,12 +461,13 @@ def open_blocks(
 
 
 def without_gaps(column: Any, missing_values: Sequence[str] = ()) -> Any:
-    """Text of a text file, with the words for a missing value taken as one."""
+    """Text of a text file, without the blanks around it, and with the words for a missing value taken as one."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.csv
 
-    words = pa.array([*pyarrow.csv.ConvertOptions().null_values, *missing_values])
+    words = pa.array([*pyarrow.csv.ConvertOptions().null_values, *(word.strip() for word in missing_values)])
+    column = pc.utf8_trim_whitespace(column)
     return pc.if_else(pc.is_in(column, value_set=words), None, column)
 
 
@@ -450,11 +502,12 @@ def _text_blocks(
     import pyarrow as pa
     import pyarrow.csv
 
+    words = [*pyarrow.csv.ConvertOptions().null_values, *missing_values]
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
         column_types={**dict.fromkeys(numbers, pa.float64()), **dict.fromkeys(texts, pa.string())},
         strings_can_be_null=False,  # what is only copied stays as it is: `without_gaps` is for the others
-        null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
+        null_values=[before + word + after for word in words for before in ("", " ") for after in ("", " ")],
     )
     parse = pyarrow.csv.ParseOptions(delimiter=layout[1], newlines_in_values=True)
     shown = "standard input" if path == "-" else path

@@ -14,6 +14,7 @@ from torch import Tensor
 from logreg.data.base import RawData, Table
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
 from logreg.data.columns import Columns, encode, learn_encoding, learn_stored_form
+from logreg.data.labels import near_twins
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed
@@ -137,9 +138,11 @@ def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name
     for label in (counts == 0).nonzero()[:, 0].tolist():
         for split, table in tables.items():
             if bool((table.chosen(table.labels) == label).any()):
+                twin = next((pair for pair in near_twins(class_names) if class_names[label] in pair), None)
+                differs = f"{twin[0]!r} and {twin[1]!r} differ only by blanks, case or a dot. " if twin else ""
                 raise DataError(
                     f"train of `dataset={name}` must hold every class, and {class_names[label]!r} is only in {split}. "
-                    "Leave it out with dataset.classes=[...], or split otherwise."
+                    f"{differs}Leave it out with dataset.classes=[...], or split otherwise."
                 )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from logreg.data.base import RawData, Table
 from logreg.data.columns import Columns, encode, few, is_number, not_a_number, read_columns
 from logreg.data.files import BINARY, column_names, read_table, row_labels, suffix_of
-from logreg.data.labels import MISSING, encode_labels, encode_values
+from logreg.data.labels import MISSING, encode_labels, encode_values, near_twins
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean
 from logreg.facts import SPLITS, DataFacts, Split
 from logreg.promises import Promise, check, listed, name, one_of, optional, text, whole
@@ -103,8 +103,9 @@ class TableFile:
             self._check_same(split, wanted, special, known, header)
         columns = [*dict.fromkeys([*wanted, *special])]
         as_text = {str(name) for name in self.categorical}
+        codes = {name for name in (self.target, self.split_column, self.group) if name is not None}
         parts = [
-            read_table(path, key, columns, as_text, [str(word) for word in self.missing_values], self.separator)
+            read_table(path, key, columns, as_text, [str(word) for word in self.missing_values], self.separator, codes)
             for key, path in files.values()
         ]
         as_text |= {field.name for part in parts for field in part.schema if _is_dictionary(field.type)}
@@ -130,6 +131,10 @@ class TableFile:
                 f"left out, as an index of pandas or without a name: {few(map(repr, unused))}; "
                 "dataset.features=[...] takes what it names"
             )
+        notes += [
+            f"classes {one!r} and {other!r} differ only by blanks, case or a dot; if they are one, mend {read.source}"
+            for one, other in near_twins(class_names)
+        ]
         if unlabelled := int((labels == MISSING).sum()):
             notes.append(f"left out {unlabelled:,} rows, since {self.target} is missing there")
         if not class_names:  # one alone may be scored by a model, though none can be learned
