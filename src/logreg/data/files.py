@@ -302,6 +302,9 @@ def _read_csv(
                 raise
             table = read(threads=True, block_size=LONG_LINE)
     except (pa.ArrowException, OSError) as error:
+        if told := re.search(r"In CSV column #(\d+).*invalid UTF8", str(error)):
+            name = _csv_header(path, key, separator)[int(told[1])]
+            raise _not_utf8(path, key, f"column {name!r}") from error
         if "Expected" in str(error):
             try:
                 read(threads=False)  # slower, and knows the number of the line
