@@ -985,3 +985,19 @@ def test_a_new_level_that_looks_like_a_known_number_is_unknown(tmp_path: Path) -
     features, unseen = read_features(str(path), facts)
     assert torch.equal(features, known)
     assert unseen["code"].tolist() == [1, 2, 3, 4, 6, 7, 9, 10]
+
+
+@pytest.mark.parametrize(("kind", "spread"), [(pa.float16(), 1.0), (pa.float32(), 1e-3), (pa.float64(), 1e-12)])
+def test_a_column_whose_type_has_rounded_its_variation_away_is_spoken_of(
+    kind: pa.DataType, spread: float, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0).normal(size=60)
+    y = alternating("no", "yes")
+    for name, values in (("t.arrow", 1000 + spread * draw), ("fine.arrow", 1000 + 1000 * spread * draw)):
+        held = pa.table({"x": pa.array(values).cast(kind, safe=False), "y": y})
+        pyarrow.feather.write_feather(held, tmp_path / name)
+    spoken = [
+        [note for note in table(tmp_path / name).notes if re.search(r"few digits of it: x$", note)]
+        for name in ("t.arrow", "fine.arrow")
+    ]
+    assert [len(notes) for notes in spoken] == [1, 0]

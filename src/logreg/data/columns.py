@@ -44,6 +44,9 @@ LARGEST = 3e38
 DWARFED = 2.0**-64
 """Where the middle row deviates by less than this part of the standard deviation, a few rows are out of proportion."""
 
+PRECISION = {"halffloat": torch.float16, "float": torch.float32}
+"""What a file has rounded a column to, by Arrow's name of the type; float64 has the others."""
+
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """What is a number in a text file."""
 
@@ -200,7 +203,7 @@ def learn_stored_form(
         shifts: Whether a mean may be subtracted.
 
     Returns:
-        The form, and the names of the columns that vary so little for their size that float64 keeps few digits.
+        The form, and the names of the columns that vary so little for their size that their type keeps few digits.
 
     Raises:
         DataError: A column is larger or smaller than float64 can compute with.
@@ -229,7 +232,11 @@ def learn_stored_form(
         if its is not None:
             form.shift[:1], form.unit[:1] = stored_form(its, shifts, [column.name])
         forms.append(form)
-    lost = [column.name for column, its in found.items() if its is not None and bool(its.lacks_digits(torch.float64))]
+    lost = [
+        column.name
+        for column, its in found.items()
+        if its is not None and bool(its.lacks_digits(PRECISION.get(by_name[column.name].typed, torch.float64)))
+    ]
     return StoredForm(*(torch.cat(parts) for parts in zip(*forms, strict=True))), tuple(lost)
 
 
