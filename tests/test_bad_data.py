@@ -114,7 +114,9 @@ BAD: dict[str, Bad] = {
         r"`dataset\.weight` .*every split.*test",
     ),
     "numbers with commas": Bad(
-        FILE, csv(200, price=lambda row: f'"{row},50"'), r"'price'.*commas.*dataset\.drop=\[price\]"
+        FILE,
+        csv(200, price=lambda row: f'"{row},50"'),
+        r"'price'.*'0,50' with ',' in row 1.*dataset\.categorical=\[price\]",
     ),
     "an id of a name that must be quoted": Bad(
         FILE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import re
 import shlex
 import statistics
@@ -27,6 +28,8 @@ from logreg.commands.desk import parse
 from logreg.commands.train import main
 from logreg.data import TensorDataModule
 from logreg.data.columns import Columns, encode, read_columns
+from logreg.data.files import column_names, open_blocks, read_table
+from logreg.data.incoming import Incoming
 from logreg.data.table import TableFile, read_features
 from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
@@ -768,3 +771,233 @@ def test_groups_that_cannot_be_compared_are_refused_by_name(kind: str, tmp_path:
     path = arrow_file(tmp_path, c=REFUSED[kind], y=WORDS, z=BITS)
     with pytest.raises(DataError, match=rf"`dataset\.split\.group=c` must .*got {re.escape(kind)}"):
         TableFile(path, target="y", group="c").read()
+
+
+# layouts of files
+
+
+@pytest.mark.parametrize("kind", ["index.parquet", "named.parquet", "unnamed.csv", "nameless.csv"])
+def test_what_pandas_writes_as_its_index_is_no_feature(kind: str, tmp_path: Path) -> None:
+    y = ["no"] * 30 + ["yes"] * 30
+    x = alternating(1.5, 2.5, 4.0)
+    name = {"unnamed.csv": "Unnamed: 0", "nameless.csv": "", "named.parquet": "who"}.get(kind, "__index_level_0__")
+    held = pa.table({name: list(range(60)), "x": x, "y": y})
+    path = tmp_path / kind
+    if kind.endswith(".csv"):
+        path.write_text(as_text(held.to_pydict()), encoding="utf-8")
+    else:
+        metadata = {"index_columns": [name], "columns": [], "column_indexes": []}
+        pq.write_table(held.replace_schema_metadata({"pandas": json.dumps(metadata)}), path)
+    data = table(path)
+    assert data.facts.feature_names == ("x",)
+    assert sum("index of pandas" in note and repr(name) in note for note in data.notes) == 1
+    if name:  # whoever wants it names it
+        read_in = TableFile(str(path), target="y", features=[name]).read().tables["train"].features
+        assert isinstance(read_in, Columns)
+        assert read_in.series[0].values.tolist() == list(range(60))
+    incoming = Incoming(data.facts, {"target": "y"})
+    _, blocks = incoming.read(str(path))
+    stored = data.facts.stored.of(torch.tensor(x, dtype=torch.float64)[:, None], torch.float32)
+    assert torch.equal(torch.cat([block.features for block in blocks]), stored)
+
+
+def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,y,,\n" + "".join(f"{row},{'no' if row % 3 else 'yes'},,\n" for row in range(60)) + ",,,\n" * 5)
+    data = table(path, "dataset.split.val=0", "dataset.split.test=0")
+    assert data.facts.feature_names == ("a",)
+    assert len(data.tables["train"]) == 60
+
+
+@pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "\ufeffsep=;\n"])
+def test_a_line_for_spreadsheets_says_the_separator(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = "a;y\n" + "".join(f"{row % 7};{'no' if row % 3 else 'yes'}\n" for row in range(60))
+    path = tmp_path / "t.csv"
+    path.write_text(line + rows, encoding="utf-8")
+    data = table(path)
+    values = [row % 7 for row in range(60)]
+    assert data.facts.feature_names == ("a",)
+    stored = data.facts.stored.of(torch.tensor(values, dtype=torch.float64)[:, None], torch.float32)
+    for source in (str(path), "-"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+        _, blocks = Incoming(data.facts, {"target": "y"}).read(source)
+        assert torch.equal(torch.cat([block.features for block in blocks]), stored)
+
+
+def test_a_header_or_a_value_longer_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "h" * 1_200_000  # a block of Arrow's has 2**20 bytes
+    path = tmp_path / "t.csv"
+    lines = [f"{row % 7},{row % 5},{'no' if row % 3 else 'yes'},w" for row in range(60)]
+    path.write_text("\n".join([f"a,{long},y,t", *lines[:40], f'1,2,no,"{"z" * 3_000_000}"', *lines[40:], ""]))
+    assert column_names(str(path), "k") == ["a", long, "y", "t"]
+    held = read_table(str(path), "k", ["a", long, "t"])
+    assert held.column(long).to_pylist() == [*(row % 5 for row in range(40)), 2, *(row % 5 for row in range(40, 60))]
+    for block in (2**11, 2**20, 2**22):  # rows before the long one have been passed on
+        monkeypatch.setattr("logreg.data.files.TEXT_BLOCK", block)
+        _, blocks = open_blocks(str(path), "input", lambda names: ["a", long], ["a", long], [])
+        whole = pa.concat_tables(list(blocks))
+        assert whole.column(long).to_pylist() == held.column(long).to_pylist()
+        assert whole.column("a").to_pylist() == held.column("a").to_pylist()
+
+
+# text, numbers and classes
+
+
+def both(folder: Path, **columns: list[str]) -> tuple[str, str]:
+    """A CSV, and a Parquet file whose columns but ``x`` are text."""
+    pq.write_table(pa.table({**columns, "x": [float(word) for word in columns["x"]]}), folder / "t.parquet")
+    return str(write(folder, **columns)), str(folder / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("words", "classes"),
+    [
+        (["12E1", "120", "0120", "77"], ("0120", "120", "12E1", "77")),
+        (["18446744073709551614", "18446744073709551615"], ("18446744073709551614", "18446744073709551615")),
+        (["007", "7"], ("007", "7")),
+        (["+1", "1"], ("+1", "1")),
+    ],
+)
+def test_codes_that_are_no_plain_numbers_stay_text(words: list[str], classes: tuple[str, ...], tmp_path: Path) -> None:
+    x = [str(value) for value in alternating(1, 2, 5)]
+    for path in both(tmp_path, x=x, code=alternating(*words)):
+        raw = TableFile(path, target="code", group="code").read()
+        assert raw.class_names == classes
+        labels = [classes.index(word) for word in alternating(*words)]
+        assert raw.tables["train"].labels.tolist() == labels
+        assert raw.tables["train"].groups is not None
+        assert raw.tables["train"].groups.tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("words", "classes"),
+    [
+        (["10", "9"], ("9", "10")),
+        (["1.0", "0.0"], ("0", "1")),
+        (["-1", "1"], ("-1", "1")),
+        (["True", "false"], ("false", "true")),
+    ],
+)
+def test_classes_that_are_plain_numbers_or_booleans_have_their_order(
+    words: list[str], classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = write(tmp_path, x=alternating(1, 2, 5), y=alternating(*words))
+    assert TableFile(str(path), target="y").read().class_names == classes
+
+
+@pytest.mark.parametrize("words", [["1.50", "2.25", "2.00"], ["1e-3", "2", "3"]])
+def test_fractions_are_no_classes_however_they_are_written(words: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path, x=alternating(1, 2, 5), y=alternating(*words))
+    with pytest.raises(DataError, match="numbers that are not whole"):
+        TableFile(str(path), target="y").read()
+
+
+def test_blanks_around_a_value_of_a_text_file_do_not_count(tmp_path: Path) -> None:
+    def text(blank: str) -> str:
+        rows = [
+            (
+                f"{row % 7}",
+                ["Private", "?", "State gov"][row % 3],
+                ["?", "3", "4.5"][row % 3],
+                ["<=50K", ">50K"][row % 2],
+            )
+            for row in range(60)
+        ]
+        return "a,work,n,y\n" + "".join(f",{blank}".join(row) + blank + "\n" for row in rows)
+
+    (tmp_path / "plain.csv").write_text(text(""))
+    (tmp_path / "blanks.csv").write_text(text(" "))
+    plain, blanks = (table(tmp_path / f"{name}.csv", "dataset.missing_values=[?]") for name in ("plain", "blanks"))
+    assert plain.facts.class_names == blanks.facts.class_names == ("<=50K", ">50K")
+    assert plain.facts.columns == blanks.facts.columns
+    assert torch.equal(features_of(plain), features_of(blanks))
+    found = [
+        torch.cat([block.features for block in Incoming(plain.facts, {"target": "y"}).read(str(tmp_path / name))[1]])
+        for name in ("plain.csv", "blanks.csv")
+    ]
+    assert torch.equal(*found)
+    for words in (["yes", "yes "], [" yes", "yes"]):
+        path = write(tmp_path, x=alternating(1, 2, 5), y=alternating(*words))
+        with pytest.raises(DataError, match="at least 2 classes, got only 'yes'"):
+            table(path)
+
+
+def test_classes_that_differ_by_blanks_case_or_a_dot_are_named(tmp_path: Path) -> None:
+    for first, second in (("yes", "yes "), ("Yes", "yes"), ("<=50K", "<=50K."), ("a b", "ab")):
+        pq.write_table(
+            pa.table({"x": alternating(1.0, 2.0, 5.0), "y": alternating(first, second)}), tmp_path / "t.parquet"
+        )
+        data = table(tmp_path / "t.parquet")
+        assert data.facts.class_names == tuple(sorted([first, second]))
+        assert [note for note in data.notes if repr(first) in note and repr(second) in note and "blanks, case" in note]
+    write(tmp_path, x=alternating(1, 2, 5), y=alternating("a", "b")).rename(tmp_path / "train.csv")
+    write(tmp_path, x=alternating(1, 2, 5), y=alternating("a.", "b.")).rename(tmp_path / "test.csv")
+    data = data_of(
+        "table", f"dataset.train_path={tmp_path / 'train.csv'}", f"dataset.test_path={tmp_path / 'test.csv'}",
+        "dataset.target=y",
+    )  # fmt: skip
+    with pytest.raises(DataError, match=r"'a\.' is only in test\. 'a' and 'a\.' differ only by blanks, case or a dot"):
+        data.setup()
+
+
+@pytest.mark.parametrize(
+    ("words", "mark"),
+    [
+        (["1,0", "1,5", "2,5"], ","),
+        (["7,25", "8,5"], ","),
+        (["1.100,5", "1.200,5"], ","),
+        (["1 200", "1 300"], " "),
+        (["10%", "15%"], "%"),
+        (["$1.0", "$3"], "$"),
+        (["5 kg", "7 kg", "9 kg"], "kg"),
+        (["5cm", "7cm", "9.5cm"], "cm"),
+    ],
+)
+def test_numbers_written_for_people_are_refused_by_their_mark(words: list[str], mark: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        "a;y\n" + "".join(f"{word};{'yes' if row % 4 else 'no'}\n" for row, word in enumerate(alternating(*words)))
+    )
+    semicolon = "dataset.separator=;"
+    with pytest.raises(DataError, match=re.escape(f"got {words[0]!r} with {mark!r} in row 1")):
+        table(path, semicolon)
+    assert table(path, semicolon, "dataset.categorical=[a]").facts.columns[0].levels == tuple(sorted(words))
+
+
+@pytest.mark.parametrize(
+    "words", [["l0", "l1", "l2"], ["4wd", "2wd"], ["A7", "B12"], ["1.0.2", "1.0.3"], ["3a", "3b", "4a"]]
+)
+def test_codes_with_digits_are_levels(words: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path, a=alternating(*words), y=alternating("no", "yes", "yes", "no"))
+    assert table(path).facts.columns[0].levels == tuple(sorted(words))
+
+
+def test_a_new_level_that_looks_like_a_known_number_is_unknown(tmp_path: Path) -> None:
+    path = write(tmp_path, code=alternating("100", "501", "A7"), y=alternating("no", "yes", "yes", "no"))
+    facts = table(path, "dataset.categorical=[code]").facts
+    new = ["100", "1E2", "00100", "1e+2", "+100", "501", "00501", "5.01e2", "A7", "a7", "zzz", " 100"]
+    path = write(tmp_path, code=new)
+    known = torch.zeros(12, 3)
+    known[0, 0] = known[5, 1] = known[8, 2] = known[11, 0] = 1
+    [block] = list(Incoming(facts, {"target": "y"}).read(str(path))[1])
+    assert torch.equal(block.features, known)
+    assert block.unseen == {"code": 8}
+    features, unseen = read_features(str(path), facts)
+    assert torch.equal(features, known)
+    assert unseen["code"].tolist() == [1, 2, 3, 4, 6, 7, 9, 10]
+
+
+@pytest.mark.parametrize(("kind", "spread"), [(pa.float16(), 1.0), (pa.float32(), 1e-3), (pa.float64(), 1e-12)])
+def test_a_column_whose_type_has_rounded_its_variation_away_is_spoken_of(
+    kind: pa.DataType, spread: float, tmp_path: Path
+) -> None:
+    draw = np.random.default_rng(0).normal(size=60)
+    y = alternating("no", "yes")
+    for name, values in (("t.arrow", 1000 + spread * draw), ("fine.arrow", 1000 + 1000 * spread * draw)):
+        held = pa.table({"x": pa.array(values).cast(kind, safe=False), "y": y})
+        pyarrow.feather.write_feather(held, tmp_path / name)
+    spoken = [
+        [note for note in table(tmp_path / name).notes if re.search(r"few digits of it: x$", note)]
+        for name in ("t.arrow", "fine.arrow")
+    ]
+    assert [len(notes) for notes in spoken] == [1, 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -44,8 +44,16 @@ LARGEST = 3e38
 DWARFED = 2.0**-64
 """Where the middle row deviates by less than this part of the standard deviation, a few rows are out of proportion."""
 
+PRECISION = {"halffloat": torch.float16, "float": torch.float32}
+"""What a file has rounded a column to, by Arrow's name of the type; float64 has the others."""
+
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 """What is a number in a text file."""
+
+FOR_PEOPLE = re.compile(
+    r"(?:[$€£¥]\s?)?[+-]?(?:[$€£¥]\s?)?(?:\d{1,3}(?:[.,'\s]\d{3})+(?:[.,]\d+)?|\d+(?:[.,]\d*)?|[.,]\d+)\s?([%‰$€£¥°]|[^\W\d_]{0,5})"
+)
+"""A number as people write it: 7,25 or 1.200,5 or 12% or $3 or 5 kg; the group is the unit."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +187,12 @@ def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column,
         "left out, since constant over train": constant,
         "left out, since nothing but missing values in train": empty,
     }
-    return tuple(kept), tuple(f"{what}: {_few(names)}" for what, names in said.items() if names)
+    return tuple(kept), tuple(f"{what}: {few(names)}" for what, names in said.items() if names)
 
 
 def learn_stored_form(
     columns: Columns, encoding: Sequence[Column], rows: Tensor | None, weights: Tensor | None, shifts: bool
-) -> tuple[StoredForm, Moments]:
+) -> tuple[StoredForm, Moments, Tensor]:
     """How the features of the columns are stored: numbers by their moments over train, gaps filled; others plain.
 
     Args:
@@ -195,7 +203,8 @@ def learn_stored_form(
         shifts: Whether a mean may be subtracted.
 
     Returns:
-        The form, and the moments of the features; 0 and 1 stand for those of features that are not measured.
+        The form; the moments of the features, 0 and 1 for those that are not measured; and which of them vary so little
+        for their size that the type they were read in keeps few digits of it, (D,).
 
     Raises:
         DataError: A column is larger or smaller than float64 can compute with.
@@ -218,7 +227,7 @@ def learn_stored_form(
 
     with ThreadPoolExecutor(_cores()) as pool:
         found = dict(zip(encoding, pool.map(measured, encoding), strict=True))
-    forms, means, stds = [], [], []
+    forms, means, stds, lost = [], [], [], []
     for column, its in found.items():
         form = StoredForm.plain(len(column.feature_names))
         mean, std = torch.zeros_like(form.shift), torch.ones_like(form.shift)
@@ -228,8 +237,10 @@ def learn_stored_form(
         forms.append(form)
         means.append(mean)
         stds.append(std)
+        read_in = PRECISION.get(by_name[column.name].typed, torch.float64)
+        lost.append(Moments(mean, std).lacks_digits(read_in))
     form = StoredForm(*(torch.cat(parts) for parts in zip(*forms, strict=True)))
-    return form, Moments(torch.cat(means), torch.cat(stds))
+    return form, Moments(torch.cat(means), torch.cat(stds)), torch.cat(lost)
 
 
 def encode(
@@ -263,7 +274,8 @@ def encode(
         if column.kind == "number":
             writers.append(partial(_write_numbers, place, column, series.values, form))
             continue
-        position = {level: number for number, level in enumerate(column.levels)}
+        position = {level.strip(): number for number, level in enumerate(column.levels)}
+        position |= {level: number for number, level in enumerate(column.levels)}
         # The last one is what a gap, -1, picks.
         places = [_place(level, column, position) for level in series.levels]
         feature_of = np.array([*places, position[str(column.fill)]])
@@ -286,14 +298,11 @@ def encode(
 
 
 def _place(level: str, column: Column, position: Mapping[str, int]) -> int:
-    """The feature that a level is, however it is written; -1 if train did not have it."""
+    """The feature that a level is, with blanks around it or without; -1 if train did not have it."""
     if column.kind == "boolean":
         level = level.strip().lower()
         return position.get({"0": "false", "1": "true"}.get(level, level), -1)
-    if level in position:
-        return position[level]
-    level = level.strip()
-    return position.get(name_of(float(level)) if NUMBER.fullmatch(level) else level, -1)
+    return position.get(level, position.get(level.strip(), -1))
 
 
 def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
@@ -321,8 +330,6 @@ def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
     levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
     if len(levels) > columns.max_levels:
         id_like = "It looks like an id: add" if len(levels) > counts.sum() / 2 else "Add"
-        if sum(is_number(re.sub(r"[,%$€£\s]", "", level)) for level in levels) > len(levels) / 2:
-            id_like = "Its numbers seem to be written with commas, blanks or signs: write them plainly, or add"
         problem = (
             f"`dataset.max_levels={columns.max_levels}` must not be exceeded, and column {series.name!r} has "
             f"{len(levels):,} levels in {counts.sum():,} train rows [in {columns.source}]. {id_like} "
@@ -501,10 +508,26 @@ def _unfit(name: str, kind: Any, source: str) -> str:
 def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns: Columns) -> str:
     """The sentence for a column of numbers with some text in it; nothing if it is a column of text."""
     numeric = np.array([*(is_number(level) for level in levels), True])  # the last is what a gap, -1, picks
-    if numeric[:-1].all() or numeric[codes[codes >= 0]].mean() < 0.5:
+    given = codes[codes >= 0]
+    if numeric[:-1].all():
         return ""
-    row = int((~numeric[codes]).argmax())
-    return not_a_number(name, levels[codes[row]], columns.place(row))
+    if numeric[given].mean() >= 0.5:
+        row = int((~numeric[codes]).argmax())
+        return not_a_number(name, levels[codes[row]], columns.place(row))
+    units = [found[1] if (found := FOR_PEOPLE.fullmatch(level.strip())) else None for level in levels]
+    if len({unit for unit in units if unit and unit.isalpha()}) != 1 or len(levels) < 3:
+        units = [None if unit and unit.isalpha() else unit for unit in units]
+    for_people = np.array([*(unit is not None for unit in units), False])
+    if (numeric | for_people)[given].mean() < 0.5:
+        return ""
+    row = int((for_people & ~numeric)[codes].argmax())
+    word, place = levels[codes[row]], columns.place(row)
+    marks = re.sub(r"[\d.+-]", "", word).strip() or re.sub(r"[\d+-]", "", word)
+    return (
+        f"column {name!r} must hold numbers as programs write them, got {word!r} with {marks!r} in {place}. "
+        "Write a dot before the decimals and nothing else between or around the digits, or take it as text: "
+        f"{as_typed('dataset.categorical', [name])}."
+    )
 
 
 def not_a_number(name: str, word: str, place: str) -> str:
@@ -520,7 +543,9 @@ def is_number(text: str) -> bool:
     return NUMBER.fullmatch(text.strip()) is not None or text.strip().lower() in ("nan", "inf", "-inf", "+inf")
 
 
-def _few(names: Sequence[str]) -> str:
+def few(names: Iterable[str]) -> str:
+    """Ten of the names, and how many more there are."""
+    names = list(names)
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 

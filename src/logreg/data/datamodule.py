@@ -264,7 +264,7 @@ class TensorDataModule(pl.LightningDataModule):
         # Narrower numbers are what they are: rounding their distance from the mean would not give them digits.
         form = stored_form(found, self.shifts and not is_narrow, names)
         # nor do passes over narrow numbers lose any
-        return form, found, digit_notes(found, form, names, (kind, kind if is_narrow else self.dtype))
+        return form, found, digit_notes(found, form, names, found.lacks_digits(kind), kind if is_narrow else self.dtype)
 
     def _held_blocks(self, dataset: BlockDataset) -> BlockDataset:
         """The same rows, converted and put in their order once, where they are few enough to be held so."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 import sys
 from collections import Counter
@@ -33,11 +34,17 @@ BATCH_ROWS = 2**14
 """Rows of a binary file that are read at once."""
 
 TEXT_BLOCK = 2**22
-"""Bytes of a text file that are read at once; no line may be longer."""
+"""Bytes of a text file that are read at once; of standard input no line may be longer."""
 
 PACKED = (".gz", ".bz2", ".zst")
 
 BINARY = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
+
+SEP_LINE = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n')
+"""The first line by which spreadsheets are told what stands between the values."""
+
+NAMELESS = re.compile(r"|Unnamed: \d+(?:\.\d+)*|__index_level_\d+__")
+"""What pandas calls a column without a name."""
 
 TEXT_LEVELS = 2**31 - 1
 """Text is read as positions in a dictionary, however many words it has."""
@@ -71,12 +78,26 @@ def column_names(path: str, key: str, separator: str | None = None) -> list[str]
         names: list[str] = _reading(path, key, lambda: _schema(path).names)
     else:
         names = _csv_header(path, key, separator)
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
         raise DataError(
             f"`{key}` must have columns of different names, got {twice[0]!r} twice [in {path}]. Rename one."
         )
     return names
+
+
+def row_labels(path: str, names: Sequence[str]) -> set[str]:
+    """Those columns of a file that label its rows: the index of pandas, by the schema's metadata, or without a name.
+
+    Args:
+        path: The file, or "-".
+        names: All its columns.
+    """
+    nameless = {name for name in names if NAMELESS.fullmatch(name)}
+    if path == "-" or suffix_of(path) not in BINARY:
+        return nameless
+    index = (_schema(path).pandas_metadata or {}).get("index_columns", [])
+    return nameless | {name for name in index if isinstance(name, str)}
 
 
 def read_table(
@@ -86,6 +107,7 @@ def read_table(
     as_text: Collection[str] = (),
     missing_values: Sequence[str] = (),
     separator: str | None = None,
+    codes: Collection[str] = (),
 ) -> pa.Table:
     """Some columns of a file, all rows.
 
@@ -96,6 +118,7 @@ def read_table(
         as_text: Those of a CSV that are text whatever they look like.
         missing_values: What else stands for a missing value in a CSV, besides nothing, NA, NaN, null.
         separator: Between the values of a line; ``None``: by the file's suffix.
+        codes: Those of a CSV that are numbers only if the numbers, written again, are the same text: 0120 is not 120.
 
     Raises:
         DataError: The file is broken, cut off or has no rows, or a CSV is ragged or not in UTF-8.
@@ -106,7 +129,7 @@ def read_table(
                 raise ConfigError(f"`dataset.{option}` must go with a text file, and {path} is none. Leave it out.")
         table = _reading(path, key, lambda: _plain(_read_binary(path, key, list(columns))))
     else:
-        table = _read_csv(path, key, list(columns), as_text, missing_values, separator)
+        table = _read_csv(path, key, list(columns), as_text, missing_values, separator, codes)
     if not table.num_rows:
         raise DataError(f"`{key}` must have rows, got only a header [in {path}].")
     return table
@@ -219,11 +242,15 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
+    csv.field_size_limit(LONG_LINE)
+    skipped, between = _layout(path, key, separator)
+
     def first_line() -> list[str]:
         with _open_text(path, key) as file:
             # Other bytes are taken along: what is read with the header are values too, which are looked at later.
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-            return next((row for row in csv.reader(text, delimiter=_separator(path, separator)) if row), [])
+            lines = itertools.islice(text, skipped, None)
+            return next((row for row in csv.reader(lines, delimiter=between) if row), [])
 
     names: list[str] = _reading(path, key, first_line)
     if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
@@ -231,9 +258,9 @@ def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
     if not names:
         raise DataError(f"`{key}` must have a header and rows, and {path} has only empty lines.")
     other = next((mark for mark in ";\t|" if mark in names[0]), None)
-    if len(names) == 1 and other and separator is None:
+    if len(names) == 1 and other and separator is None and not skipped:
         raise DataError(
-            f"`{key}` must have {_separator(path, separator)!r} between values, and {path} seems to have {other!r}. "
+            f"`{key}` must have {between!r} between values, and {path} seems to have {other!r}. "
             f"Set \"{'separator' if key == 'input' else 'dataset.separator'}='{other}'\"."
         )
     return names
@@ -246,14 +273,16 @@ def _read_csv(
     as_text: Collection[str],
     missing_values: Sequence[str],
     separator: str | None,
+    codes: Collection[str],
 ) -> pa.Table:
     import pyarrow as pa
     import pyarrow.csv
 
-    parse = pyarrow.csv.ParseOptions(delimiter=_separator(path, separator), newlines_in_values=True)
+    skipped, between = _layout(path, key, separator)
+    parse = pyarrow.csv.ParseOptions(delimiter=between, newlines_in_values=True)
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
-        column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in as_text},
+        column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in [*as_text, *codes]},
         strings_can_be_null=True,
         null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
         auto_dict_encode=True,
@@ -261,7 +290,7 @@ def _read_csv(
     )
 
     def read(threads: bool, block_size: int | None = None) -> pa.Table:
-        options = pyarrow.csv.ReadOptions(use_threads=threads, block_size=block_size)
+        options = pyarrow.csv.ReadOptions(use_threads=threads, block_size=block_size, skip_rows=skipped)
         with _open_text(path, key) as file:
             return pyarrow.csv.read_csv(file, options, parse, convert)
 
@@ -269,10 +298,13 @@ def _read_csv(
         try:
             table = read(threads=True)
         except pa.ArrowInvalid as error:
-            if "straddl" not in str(error):
+            if not _is_too_long(error):
                 raise
             table = read(threads=True, block_size=LONG_LINE)
     except (pa.ArrowException, OSError) as error:
+        if told := re.search(r"In CSV column #(\d+).*invalid UTF8", str(error)):
+            name = _csv_header(path, key, separator)[int(told[1])]
+            raise _not_utf8(path, key, f"column {name!r}") from error
         if "Expected" in str(error):
             try:
                 read(threads=False)  # slower, and knows the number of the line
@@ -282,7 +314,55 @@ def _read_csv(
     for field in table.schema:
         if field.type in (pa.binary(), pa.dictionary(pa.int32(), pa.binary())):  # what Arrow makes of other bytes
             raise _not_utf8(path, key, f"column {field.name!r}")
+    for number, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type) and table.num_rows:
+            column = _typed(table.column(number), missing_values, field.name in as_text, field.name in codes)
+            table = table.set_column(number, field.name, column)
     return table
+
+
+def _typed(column: pa.ChunkedArray, missing_values: Sequence[str], is_text: bool, is_code: bool) -> Any:
+    """A column of text without the blanks around its values; in the type that they look like, unless ``is_text``."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    read = column.unify_dictionaries().combine_chunks()
+    trimmed = without_gaps(read.dictionary, missing_values)
+    if trimmed.equals(read.dictionary):
+        if not is_code or is_text:
+            return column
+    else:
+        read = trimmed.take(read.indices).dictionary_encode()
+    texts = read.dictionary
+    if is_text:
+        return read
+    if not len(texts):
+        return pa.nulls(len(read))
+    # What they look like is left to what reads the other columns.
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(pa.table({"text": texts}), sink)
+    values = pyarrow.csv.read_csv(
+        pa.BufferReader(sink.getvalue()),
+        pyarrow.csv.ReadOptions(block_size=LONG_LINE),
+        pyarrow.csv.ParseOptions(newlines_in_values=True),
+    ).column(0)
+    if pa.types.is_string(values.type) or (is_code and not _same_when_written(texts.to_pylist(), values.to_pylist())):
+        return read
+    return values.combine_chunks().take(read.indices)
+
+
+def _same_when_written(texts: Sequence[str], values: Sequence[Any]) -> bool:
+    """Whether whole numbers are written as numbers are: no zeros in front, no exponent, no more digits than are held.
+
+    Fractions, of which nobody makes codes, are numbers however they are written.
+    """
+    if not all(type(value) in (int, float) for value in values) or any(value % 1 for value in values):
+        return True
+    plain = re.compile(r"-?(0|[1-9]\d*)(\.0*)?", re.ASCII)
+    return all(
+        plain.fullmatch(text) and int(text.partition(".")[0]) == value
+        for text, value in zip(texts, values, strict=True)
+    )
 
 
 def _ragged(path: str, key: str, message: str) -> DataError:
@@ -319,8 +399,20 @@ def _unreadable(path: str, key: str, error: Exception) -> DataError:
     return DataError(f"`{key}` must be a whole file, and {path} could not be read: {reason}. Make it anew.")
 
 
-def _separator(path: str, separator: str | None) -> str:
-    return separator or SEPARATORS[suffix_of(path)]
+def _is_too_long(error: Exception) -> bool:
+    """Whether the header or a line may have been longer than a block."""
+    return "straddl" in str(error) or "cannot infer number of columns" in str(error)
+
+
+def _layout(path: str, key: str, separator: str | None) -> tuple[int, str]:
+    """How many lines of a text file stand before its header, and what stands between its values."""
+
+    def start() -> bytes:
+        with _open_text(path, key) as file:
+            return bytes(file.read(16))
+
+    stated = SEP_LINE.match(_reading(path, key, start))
+    return (1 if stated else 0), separator or (stated[1].decode("latin1") if stated else SEPARATORS[suffix_of(path)])
 
 
 def open_blocks(
@@ -354,27 +446,31 @@ def open_blocks(
         return _binary_blocks(path, key, columns)
     if path != "-":
         columns = choose(column_names(path, key, separator))
-        return None, _text_blocks(path, key, None, columns, numbers, texts, missing_values, _separator(path, separator))
+        layout = _layout(path, key, separator)
+        return None, _text_blocks(path, key, None, columns, numbers, texts, missing_values, layout)
     header = ""
     while not header.strip():
         line = sys.stdin.buffer.readline()
         if not line:
             break
         header = line.decode("utf-8-sig", errors="replace")
+        if stated := SEP_LINE.match(line):
+            separator, header = separator or stated[1].decode("latin1"), ""
     names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator or ","), [])
     if not names:
         raise DataError(f"`{key}` must have a header and rows, and standard input is empty.")
     columns = choose(names)
-    return None, _text_blocks(path, key, names, columns, numbers, texts, missing_values, separator or ",")
+    return None, _text_blocks(path, key, names, columns, numbers, texts, missing_values, (0, separator or ","))
 
 
 def without_gaps(column: Any, missing_values: Sequence[str] = ()) -> Any:
-    """Text of a text file, with the words for a missing value taken as one."""
+    """Text of a text file, without the blanks around it, and with the words for a missing value taken as one."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.csv
 
-    words = pa.array([*pyarrow.csv.ConvertOptions().null_values, *missing_values])
+    words = pa.array([*pyarrow.csv.ConvertOptions().null_values, *(word.strip() for word in missing_values)])
+    column = pc.utf8_trim_whitespace(column)
     return pc.if_else(pc.is_in(column, value_set=words), None, column)
 
 
@@ -403,27 +499,44 @@ def _text_blocks(
     numbers: Collection[str],
     texts: Collection[str],
     missing_values: Sequence[str],
-    separator: str,
+    layout: tuple[int, str],
 ) -> Iterator[pa.Table]:
-    """``header`` where the line with the names has been read already."""
+    """``header`` where the line with the names has been read already; ``layout`` as `_layout` says it."""
     import pyarrow as pa
     import pyarrow.csv
 
+    words = [*pyarrow.csv.ConvertOptions().null_values, *missing_values]
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
         column_types={**dict.fromkeys(numbers, pa.float64()), **dict.fromkeys(texts, pa.string())},
         strings_can_be_null=False,  # what is only copied stays as it is: `without_gaps` is for the others
-        null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
+        null_values=[before + word + after for word in words for before in ("", " ") for after in ("", " ")],
     )
-    parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
-    # Threads make reading block by block no faster, and lose the number of a line that is at fault.
-    options = pyarrow.csv.ReadOptions(use_threads=False, block_size=TEXT_BLOCK, column_names=header)
+    parse = pyarrow.csv.ParseOptions(delimiter=layout[1], newlines_in_values=True)
     shown = "standard input" if path == "-" else path
 
-    def batches() -> Iterator[Any]:
+    def read(block_size: int) -> Iterator[Any]:
+        # Threads make reading block by block no faster, and lose the number of a line that is at fault.
+        options = pyarrow.csv.ReadOptions(
+            use_threads=False, block_size=block_size, column_names=header, skip_rows=layout[0]
+        )
         source = pa.PythonFile(sys.stdin.buffer, mode="r") if path == "-" else _open_text(path, key)
         with source, pyarrow.csv.open_csv(source, options, parse, convert) as reader:
             yield from reader
+
+    def batches() -> Iterator[Any]:
+        done = 0
+        try:
+            for batch in read(TEXT_BLOCK):
+                yield batch
+                done += batch.num_rows
+        except pa.ArrowInvalid as error:
+            if path == "-" or not _is_too_long(error):
+                raise
+            # From the start in longer blocks, without the rows that have been passed on.
+            for batch in read(LONG_LINE):
+                yield batch.slice(min(done, batch.num_rows))
+                done = max(0, done - batch.num_rows)
 
     yield from _tables(shown, key, batches(), columns)
 

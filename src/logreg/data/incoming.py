@@ -18,7 +18,7 @@ from logreg.data.arrays import FORMATS, whole
 from logreg.data.blocks import BLOCK_BYTES
 from logreg.data.columns import encode, is_number, read_columns
 from logreg.data.features import USUAL_NAMES
-from logreg.data.files import BINARY, open_blocks, suffix_of, without_gaps
+from logreg.data.files import BINARY, open_blocks, row_labels, suffix_of, without_gaps
 from logreg.data.images import EXTENSIONS, Decoding, decoded, files_below, in_bytes, is_image, open_image, pixels_of
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean
 from logreg.facts import Column, DataFacts
@@ -170,7 +170,7 @@ class Incoming:
         count, blocks = open_blocks(
             path,
             "input",
-            lambda names: self._choose(names, source),
+            lambda names: self._choose(names, source, row_labels(path, names)),
             [name for name in numbers if name not in self.keep],
             [*texts, *self.keep],
             words,
@@ -185,17 +185,17 @@ class Incoming:
 
         return count, rows()
 
-    def _choose(self, header: Sequence[str], source: str) -> list[str]:
-        """The columns to read.
+    def _choose(self, header: Sequence[str], source: str, row_labels: Collection[str]) -> list[str]:
+        """The columns to read; ``row_labels`` are passed over unless the model learned from them.
 
         Raises:
             DataError: One is missing, or there is one that train did not have.
         """
-        twice = [name for name, count in Counter(header).items() if count > 1]
+        twice = [name for name, count in Counter(header).items() if name and count > 1]
         if twice:
             raise DataError(f"`input` must have columns of different names, got {twice[0]!r} twice [in {source}].")
         names = [column.name for column in self.columns]
-        extra = [name for name in header if name not in {*names, *self._known(), *self.keep, *self.drop}]
+        extra = [name for name in header if name not in {*names, *self._known(), *row_labels, *self.keep, *self.drop}]
         for name in names:
             if name not in header:
                 near = did_you_mean(name, extra) and f"Is it {did_you_mean(name, extra)[13:-1]!r}? Rename that one."
@@ -217,7 +217,6 @@ class Incoming:
         split = self.dataset.get("split") or {}
         named = [self.dataset.get("target"), self.dataset.get("weight"), split.get("column"), split.get("group")]
         return {
-            "",
             *self.facts.ignored,
             *map(str, self.dataset.get("drop") or ()),
             *(str(name) for name in named if name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -141,3 +142,15 @@ def name_of(value: Any) -> str:
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         return str(int(value))
     return str(value)
+
+
+def near_twins(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of classes that differ only by blanks, case or a dot at the end.
+
+    Example:
+        >>> near_twins(["<=50K", "<=50K.", ">50K"])
+        [('<=50K', '<=50K.')]
+    """
+    first: dict[str, str] = {}
+    met = [(first.setdefault("".join(name.split()).rstrip(".").casefold(), name), name) for name in names]
+    return [(one, other) for one, other in met if one != other]

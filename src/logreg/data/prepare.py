@@ -14,6 +14,7 @@ from torch import Tensor
 from logreg.data.base import RawData, Table
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
 from logreg.data.columns import Columns, encode, learn_encoding, learn_stored_form
+from logreg.data.labels import near_twins
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed
@@ -137,9 +138,11 @@ def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name
     for label in (counts == 0).nonzero()[:, 0].tolist():
         for split, table in tables.items():
             if bool((table.chosen(table.labels) == label).any()):
+                twin = next((pair for pair in near_twins(class_names) if class_names[label] in pair), None)
+                differs = f"{twin[0]!r} and {twin[1]!r} differ only by blanks, case or a dot. " if twin else ""
                 raise DataError(
                     f"train of `dataset={name}` must hold every class, and {class_names[label]!r} is only in {split}. "
-                    "Leave it out with dataset.classes=[...], or split otherwise."
+                    f"{differs}Leave it out with dataset.classes=[...], or split otherwise."
                 )
 
 
@@ -198,9 +201,9 @@ def encode_columns(
         return Encoded(dict(tables))
     if model is None:
         encoding, notes = learn_encoding(columns, train.rows)
-        stored, found = learn_stored_form(columns, encoding, train.rows, _own_weights(train), shifts)
+        stored, found, lost = learn_stored_form(columns, encoding, train.rows, _own_weights(train), shifts)
         names = [name for column in encoding for name in column.feature_names]
-        notes = (*notes, *digit_notes(found, stored, names, (torch.float64, dtype)))
+        notes = (*notes, *digit_notes(found, stored, names, lost, dtype))
     else:
         encoding, stored, notes = model.columns, model.stored, ()
     features, unseen = encode(columns, encoding, dtype, stored)
@@ -214,7 +217,7 @@ def encode_columns(
 
 
 def digit_notes(
-    found: Moments, stored: StoredForm, names: Sequence[str], dtypes: tuple[torch.dtype, torch.dtype]
+    found: Moments, stored: StoredForm, names: Sequence[str], lost: Tensor, dtype: torch.dtype
 ) -> tuple[str, ...]:
     """Sentences on the features that vary so little for their size that few digits of that are left.
 
@@ -222,10 +225,10 @@ def digit_notes(
         found: Moments of the D features.
         stored: Their stored form.
         names: Of the features; empty for numbers from 0.
-        dtypes: Floating types that they were read in and that they are stored in.
+        lost: Which of them have few digits in the type that they were read in, shape (D,), boolean.
+        dtype: Floating type that they are stored in.
     """
-    lost = found.lacks_digits(dtypes[0])
-    rounded = found._replace(mean=found.mean - stored.shift).lacks_digits(dtypes[1]) & ~lost
+    rounded = found._replace(mean=found.mean - stored.shift).lacks_digits(dtype) & ~lost
     said = {
         "so large for how little they vary that their numbers hold few digits of it": lost,
         "so far from 0 for how little they vary that their numbers keep few digits of it without an intercept; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from logreg.data.base import RawData, Table
-from logreg.data.columns import Columns, encode, is_number, not_a_number, read_columns
-from logreg.data.files import BINARY, column_names, read_table, suffix_of
-from logreg.data.labels import MISSING, encode_labels, encode_values
+from logreg.data.columns import Columns, encode, few, is_number, not_a_number, read_columns
+from logreg.data.files import BINARY, column_names, read_table, row_labels, suffix_of
+from logreg.data.labels import MISSING, encode_labels, encode_values, near_twins
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean
 from logreg.facts import SPLITS, DataFacts, Split
 from logreg.promises import Promise, check, listed, name, one_of, optional, text, whole
@@ -95,14 +95,17 @@ class TableFile:
 
         files = self._files()
         headers = {split: column_names(path, key, self.separator) for split, (key, path) in files.items()}
-        wanted = self._choose(headers["train"], files["train"][1])
+        labels_of_rows = row_labels(files["train"][1], headers["train"])
+        wanted = self._choose(headers["train"], files["train"][1], labels_of_rows)
         special = [name for name in (self.target, self.weight, self.split_column, self.group) if name is not None]
         for split, header in headers.items():
-            self._check_same(split, wanted, special, headers["train"], header)
+            known = {*headers["train"], *row_labels(files[split][1], header)}
+            self._check_same(split, wanted, special, known, header)
         columns = [*dict.fromkeys([*wanted, *special])]
         as_text = {str(name) for name in self.categorical}
+        codes = {name for name in (self.target, self.split_column, self.group) if name is not None}
         parts = [
-            read_table(path, key, columns, as_text, [str(word) for word in self.missing_values], self.separator)
+            read_table(path, key, columns, as_text, [str(word) for word in self.missing_values], self.separator, codes)
             for key, path in files.values()
         ]
         as_text |= {field.name for part in parts for field in part.schema if _is_dictionary(field.type)}
@@ -123,8 +126,15 @@ class TableFile:
 
         labels, class_names = encode_labels(whole_table.column(self.target), f"dataset.target={self.target}")
         notes = []
-        if "" in headers["train"] and "" not in wanted:
-            notes.append("left out a column without a name, such as pandas writes for its index")
+        if unused := sorted(labels_of_rows - {*wanted, *special, *map(str, self.drop)}):
+            notes.append(
+                f"left out, as an index of pandas or without a name: {few(map(repr, unused))}; "
+                "dataset.features=[...] takes what it names"
+            )
+        notes += [
+            f"classes {one!r} and {other!r} differ only by blanks, case or a dot; if they are one, mend {read.source}"
+            for one, other in near_twins(class_names)
+        ]
         if unlabelled := int((labels == MISSING).sum()):
             notes.append(f"left out {unlabelled:,} rows, since {self.target} is missing there")
         if not class_names:  # one alone may be scored by a model, though none can be learned
@@ -169,8 +179,8 @@ class TableFile:
             raise ConfigError("`dataset.split.column` must go with one file, `dataset.path`.")
         return {split: (f"dataset.{split}_path", path) for split in SPLITS if (path := paths[split]) is not None}
 
-    def _choose(self, header: Sequence[str], path: str) -> list[str]:
-        """The columns to learn from."""
+    def _choose(self, header: Sequence[str], path: str, row_labels: Collection[str]) -> list[str]:
+        """The columns to learn from: without ``row_labels`` unless they are named."""
         if self.target is None:
             raise ConfigError.broken("dataset.target", "name the column with the classes", None, _has(header, path))
         named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in NAMED.items()}
@@ -184,7 +194,7 @@ class TableFile:
                     raise ConfigError.broken(key, f"name a column of {path}", column, near)
         no_features = {getattr(self, key) for key in NAMED} | {str(column) for column in self.drop} | {""}
         if self.features is None:
-            return [column for column in header if column not in no_features]
+            return [column for column in header if column not in no_features and column not in row_labels]
         for column in self.features:
             if str(column) in no_features:
                 raise ConfigError.broken("dataset.features", "not name a column that has another part", column)
@@ -195,9 +205,9 @@ class TableFile:
         return list(chosen)
 
     def _check_same(
-        self, split: Split, wanted: Sequence[str], special: Sequence[str], train: Sequence[str], header: Sequence[str]
+        self, split: Split, wanted: Sequence[str], special: Sequence[str], known: set[str], header: Sequence[str]
     ) -> None:
-        there, known = set(header), {*train, *(str(drop) for drop in self.drop)}
+        there, known = set(header), {*known, *(str(drop) for drop in self.drop)}
         lacking = [column for column in (*wanted, *special) if column not in there]
         extra = [column for column in header if column not in known] if self.features is None else []
         if lacking or extra:
