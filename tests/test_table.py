@@ -26,10 +26,11 @@ from torch import Tensor
 
 from logreg.commands.desk import parse
 from logreg.commands.train import main
-from logreg.data import TensorDataModule
+from logreg.data import Table, TensorDataModule
 from logreg.data.columns import Columns, encode, read_columns
 from logreg.data.files import column_names, open_blocks, read_table
 from logreg.data.incoming import Incoming
+from logreg.data.prepare import adopt_classes
 from logreg.data.table import TableFile, read_features
 from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
@@ -1001,3 +1002,9 @@ def test_a_column_whose_type_has_rounded_its_variation_away_is_spoken_of(
         for name in ("t.arrow", "fine.arrow")
     ]
     assert [len(notes) for notes in spoken] == [1, 0]
+
+
+def test_an_older_model_whose_classes_have_blanks_knows_those_of_a_text_file() -> None:
+    rows = {"test": Table(torch.zeros(3, 1), torch.tensor([0, 1, 0]))}
+    labels = adopt_classes(rows, ["<=50K", ">50K"], [" >50K", " <=50K"], "table")["test"].labels  # type: ignore[arg-type]
+    assert labels.tolist() == [1, 0, 1]

@@ -346,23 +346,25 @@ def _typed(column: pa.ChunkedArray, missing_values: Sequence[str], is_text: bool
         pyarrow.csv.ReadOptions(block_size=LONG_LINE),
         pyarrow.csv.ParseOptions(newlines_in_values=True),
     ).column(0)
-    if pa.types.is_string(values.type) or (is_code and not _same_when_written(texts.to_pylist(), values.to_pylist())):
+    if pa.types.is_string(values.type) or (is_code and not _same_when_written(texts, values)):
         return read
     return values.combine_chunks().take(read.indices)
 
 
-def _same_when_written(texts: Sequence[str], values: Sequence[Any]) -> bool:
+def _same_when_written(texts: Any, values: Any) -> bool:
     """Whether whole numbers are written as numbers are: no zeros in front, no exponent, no more digits than are held.
 
     Fractions, of which nobody makes codes, are numbers however they are written.
     """
-    if not all(type(value) in (int, float) for value in values) or any(value % 1 for value in values):
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_floating(values.type) and pc.all(pc.equal(pc.floor(values), values)).as_py():
+        texts = pc.replace_substring_regex(texts, r"\.0*$", "")
+        values = pc.cast(values, pa.decimal128(38), safe=False) if pc.max(pc.abs(values)).as_py() < 2**53 else None
+    elif not pa.types.is_integer(values.type):
         return True
-    plain = re.compile(r"-?(0|[1-9]\d*)(\.0*)?", re.ASCII)
-    return all(
-        plain.fullmatch(text) and int(text.partition(".")[0]) == value
-        for text, value in zip(texts, values, strict=True)
-    )
+    return values is not None and bool(pc.all(pc.equal(pc.cast(values, pa.string()), texts)).as_py())
 
 
 def _ragged(path: str, key: str, message: str) -> DataError:

@@ -160,6 +160,8 @@ def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], kno
     """
     if tuple(class_names) == tuple(known):
         return dict(tables)
+    # Older models have classes with the blanks that stood around them in text files.
+    known = [one if one in class_names else one.strip() for one in known]
     for split, table in tables.items():
         for label in table.chosen(table.labels).unique().tolist():
             if class_names[label] not in known:
