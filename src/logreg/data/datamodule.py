@@ -132,6 +132,7 @@ class TensorDataModule(pl.LightningDataModule):
         weights = class_weights(self.class_weight, train.chosen(train.labels), class_names, own)
         weight = mean_weight(train, weights)
         check_mean_weight("dataset.class_weight", weight)
+        encoded = {column.name for column in columns}
         facts = DataFacts(
             name=self.dataset.name,
             num_features=train.matrix.shape[1],
@@ -144,7 +145,7 @@ class TensorDataModule(pl.LightningDataModule):
             fingerprint=fingerprint(tables),
             source=raw.source,
             columns=columns,
-            ignored=tuple(name for name in there if name not in {column.name for column in columns}),
+            ignored=tuple(name for name in there if name not in encoded),
             missing_values=raw.missing_values,
             backbone=raw.backbone,
             pixels=raw.pixels,
