@@ -128,7 +128,7 @@ def factored(
     Raises:
         DivergedError: It is not finite.
     """
-    if not bool(hessian.isfinite().all()):
+    if not math.isfinite(float(hessian.sum())):
         raise DivergedError(NOT_FINITE)
     k, p = problem.num_outputs, problem.num_features + 1
     if problem.softmax:
@@ -148,21 +148,23 @@ def factored(
         flat |= size <= (rounding * mean).view_as(size)
         size = torch.where(flat, mean.view_as(size), size)
     size = torch.where(size > 0, size, 1.0).sqrt()
-    scaled = matrices / (size.unsqueeze(2) * size.unsqueeze(1))
+    scaled = matrices / size.unsqueeze(2)
+    scaled /= size.unsqueeze(1)
     if null is not None and null.shape[1]:
         along = torch.block_diag(*[null] * k) if problem.softmax else null
         along = torch.linalg.qr(size.unsqueeze(2) * along).Q
-        scaled = scaled + along @ along.mT
-    one = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
+        scaled += along @ along.mT
+    ridge = 0.0
     for power in range(RIDGES):
-        ridge = RIDGE * 100.0**power
-        roots, failed = torch.linalg.cholesky_ex(scaled + ridge * one)
+        before, ridge = ridge, RIDGE * 100.0**power
+        scaled.diagonal(dim1=1, dim2=2).add_(ridge - before)
+        roots, failed = torch.linalg.cholesky_ex(scaled)
         if not bool(failed.any()):
             pivots = roots.diagonal(dim1=1, dim2=2).square().masked_fill(flat, 0.0)
             pivots = pivots if ridge == RIDGE else torch.zeros_like(pivots)
             if not problem.intercept:
                 pivots = pivots.view(k, p)[:, :-1]
-            return Factored(matrices, roots * size.unsqueeze(2), ridge, float(pivots.min()))
+            return Factored(matrices, roots.mul_(size.unsqueeze(2)), ridge, float(pivots.min()))
     raise DivergedError(NOT_FINITE)
 
 
