@@ -40,6 +40,9 @@ WORK = 1e11
 GOOD = 1e-9
 """A relative gap that needs no better bound."""
 
+SHRUNK = 1e-9
+"""Part of a dual point that may be taken away without a look at what it costs."""
+
 FEASIBLE = 0.25
 """Largest move of an intercept that keeps the dual point feasible, with room to spare."""
 
@@ -532,9 +535,11 @@ def _by_duality(known: Known) -> Asking[tuple[float, float]]:
     noise = noise + 8 * UNIT * (sums[:, :-1].abs() + l2 * coef.abs())
     # Probabilities near 1 of an optimizer's evaluation, rounded to float64.
     rounding = 8 * UNIT * known.total * problem.num_outputs if evaluation.loss > SATURATED * known.total else 0.0
+    within = 1.0
     if not problem.objective.l2 and (reach := float((sums[:, :-1].abs() / l1).max())) > 1:
         # the conjugate of l1 alone is infinite beyond it
-        sums, excess, rounding = yield from ask(Dual(problem, frame, point, shift, (1 - 1e-12) / reach))
+        within = (1 - 1e-12) / reach
+        sums, excess, rounding = yield from ask(Dual(problem, frame, point, shift, within))
         excess = max(excess, 0.0)
     slopes = sums[:, :-1]
     if problem.objective.l2:
@@ -546,8 +551,14 @@ def _by_duality(known: Known) -> Asking[tuple[float, float]]:
     else:
         rest = coef * slopes + l1 * coef.abs()
         # A theta shrunk by so much is feasible; the excess is convex in that, and is the loss where nothing is left.
-        shrunk = min(float(((slopes.abs() + noise) / l1).max()) - 1, 1.0)
-        rounding += max(shrunk, 0.0) * evaluation.value + float((noise * coef.abs()).sum())
+        shrunk = min(max(float(((slopes.abs() + noise) / l1).max()) - 1, 0.0), 1.0)
+        if shrunk > SHRUNK:  # the loss is far more than that
+            sums, less, noise_there = yield from ask(Dual(problem, frame, point, shift, within * (1 - shrunk)))
+            more = max(less, 0.0) - excess + float((coef * (sums[:, :-1] - slopes)).sum())
+            rounding += max(more, 0.0) + noise_there
+        else:
+            rounding += shrunk * evaluation.value
+        rounding += float((noise * coef.abs()).sum())
     rounding += 8 * UNIT * float((l1 * coef.abs()).sum()) + float(at.logits_error.square().sum()) / 2
     if moved:
         rounding += known.value_error + at.value_error

@@ -70,7 +70,7 @@ PATIENCE = 12
 STEPS = 1000
 """Points at which f is evaluated, at most."""
 
-FINISH = 1e-3
+FINISH = 1e-6
 """Part of the usual gap that is aimed at without a penalty: one more step, so that coefficients have the digits that
 are compared with those of statistics packages, since their errors go with the root of the gap."""
 
@@ -192,6 +192,11 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[NullSpace | None]:
                         continue
             assert direct is not None
             path, gain = _with_matrix(progress, direct, at, now.gradient, null)
+            if first_order and wide != torch.float64 and (failed or not gain > 0) and bool(slope.any()):
+                # Of columns nearly alike a Hessian of float32 is not even convex, and what seems best there is nothing.
+                dtype = wide = torch.float64
+                path, renew, failed = None, True, 0
+                continue
         else:
             if progress.inverse is None or progress.near > REFRESH:
                 inverse = solve = progress.inverse = None  # frees their memory
