@@ -390,7 +390,8 @@ def by_other_points(problem: Attacked) -> Callable[[list[Array]], tuple[list[Any
         logits = x @ coef.T + intercept
         if softmax_:
             own = (logits * targets).sum(1, keepdims=True)
-            losses = np.log1p(np.where(targets > 0, 0, np.exp(logits - own)).sum(1))
+            others = np.logaddexp.reduce(np.where(targets > 0, -np.inf, logits - own), axis=1)
+            losses = np.logaddexp(0, others)
         else:
             losses = np.logaddexp(0, np.where(targets > 0, -logits, logits)).sum(1)
         penalty = problem.objective.l2 / 2 * (coef**2).sum() + problem.objective.l1 * np.abs(coef).sum()

@@ -240,6 +240,9 @@ def _one_with_l1(
         step = _step_within(damped, slope, (v != 0) | (slope != 0), penalised & (v == 0), gauge)
         orthant = torch.where(v == 0, -slope.sign(), v.sign())
         ratio = torch.where(penalised & (v * step > 0), v / step, math.inf)  # length at which a coordinate is 0
+        if bool((there := ratio <= L1_ROUNDING).any()):  # they are as good as at 0, and would hold up all others
+            v = v.masked_fill(there, 0.0)
+            continue
         first = min(float(ratio.min()), 1.0)
         crossing = torch.where(ratio <= first, 0.0, v - first * step)
         moves = [crossing] if first == 1 else [crossing, *(v - length * step for length in PROJECTED)]
