@@ -109,7 +109,9 @@ def test_the_minimum_of_a_quadratic_model_with_l1_is_that_of_its_conditions() ->
     assert float((slope[:20] + 0.1 * v[0, :20].sign())[~held].abs().max()) < 1e-9
     assert float(slope[:20][held].abs().max()) <= 0.1 + 1e-12
     assert abs(float(slope[20])) < 1e-9
-    assert gain > 0
+    move = (v - start)[0]
+    before, after = (0.1 * float(at[0, :20].abs().sum()) for at in (start, v))
+    assert gain == pytest.approx(before - after - float(gradient[0] @ move + move @ matrix[0] @ move / 2), rel=1e-9)
 
 
 def test_lbfgs_ends_where_all_coefficients_are_zero() -> None:
