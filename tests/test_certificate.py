@@ -23,8 +23,10 @@ from logreg.optim.certificate import (
     Dual,
     Known,
     Measure,
+    Norms,
     Reach,
     Reached,
+    bound,
     by_held_hessian,
     centered_frame,
     norms,
@@ -277,6 +279,28 @@ def test_the_norms_of_a_diagonal_hessian_are_those_of_its_entries(intercept: boo
     of_half = norms(problem, direct, size / 2, Reached(5.0, 2.0, 0.0, 0.0))
     assert of_half is not None
     torch.testing.assert_close(of_half.rows, torch.tensor([5.0 / 4]).double())
+
+
+def test_an_evaluation_in_hand_spares_a_pass_unless_it_is_saturated() -> None:
+    rows = InMemory(torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]).double(), torch.tensor([1, 0, 0, 1]))
+    problem = problem_of(rows, Objective("bce", l2=0.1))
+    evaluation = drive(ask(Evaluate(problem, problem.model, problem.zeros(), torch.float64)), rows)
+    assert list(bound(problem, problem.zeros(), evaluation)) == []  # 0 is the optimum
+    rows = InMemory(rows.features, torch.tensor([1, 0, 1, 0]))
+    point, small = torch.tensor([[40.0, 0.0]]).double(), math.exp(-40)
+    problem = problem_of(rows, Objective("bce"))
+    evaluation = drive(ask(Evaluate(problem, problem.model, point, torch.float64)), rows)
+    lost = evaluation._replace(value=0.0, loss=0.0, gradient=torch.zeros_like(point))
+    found = drive(bound(problem, point, lost), rows)
+    assert found.value == pytest.approx(small, rel=1e-12)
+    assert found.gradient.tolist() == [pytest.approx([-small, 0.0], rel=1e-12)]
+
+
+def test_a_held_hessian_reaches_as_far_as_its_output_of_largest_rows_allows() -> None:
+    none = torch.zeros(1).double()
+    rows = torch.tensor([2.0, 8.0, 0.5]).double()
+    alone = [Norms(row.unsqueeze(0), none, none).reach for row in rows]
+    assert Norms(rows, none.expand(3), none.expand(3)).reach == min(alone) == alone[1]
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])

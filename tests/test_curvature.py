@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from logreg.objective import Objective
-from logreg.optim.curvature import centred, conjugate_gradients, least
+from logreg.optim.curvature import centred, conjugate_gradients, factored, least
 from logreg.optim.exact import drive, problem_of
 from logreg.optim.passes import Evaluate, InMemory, Problem, ask
 
@@ -61,3 +63,15 @@ def test_a_step_goes_nowhere_along_a_direction_without_curvature() -> None:
     step, gain = least(hessian + 0, torch.tensor([1.0, 0.0, 2.0]).double(), 1e-13)
     torch.testing.assert_close(step, torch.tensor([0.5, 0.0, 0.25]).double())
     assert gain == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_weakest_pivot_is_what_a_column_has_beyond_those_before_it(intercept: bool) -> None:
+    problem, _, _ = stated(Objective("bce", l2=0.1))
+    problem = replace(problem, num_outputs=1, intercept=intercept)
+    hessian = torch.diag(torch.tensor([4.0, 1.0, 9.0, float(intercept)])).double()
+    hessian[1, 2] = hessian[2, 1] = 3 * 0.9  # a correlation of 0.9
+    direct = factored(problem, hessian.unsqueeze(0))
+    assert direct.weakest == pytest.approx(1 - 0.9**2, rel=1e-9)
+    gradient = torch.tensor([[1.0, 2.0, 3.0, 0.0]]).double()
+    torch.testing.assert_close(hessian @ direct.step(gradient)[0], gradient[0], rtol=1e-9, atol=1e-10)

@@ -58,7 +58,18 @@ def test_the_order_in_which_strengths_are_named_does_not_matter() -> None:
     one = drive(fit_path(problem, STRENGTHS), memory)
     other = drive(fit_path(problem, [STRENGTHS[2], STRENGTHS[0], STRENGTHS[3], STRENGTHS[1]]), memory)
     for left, right in zip(one, other, strict=True):
+        assert left.converged
+        assert left.bound.gap <= 1e-6 * left.bound.value
         assert torch.equal(left.point, right.point)
+
+
+def test_default_strengths_are_a_quarter_of_a_decade_apart() -> None:
+    features, labels = torch.tensor([[1.0], [-1.0]] * 10).double(), torch.arange(20) % 2
+    problem = problem_of(InMemory(features, labels), Objective("bce"))
+    found = default_strengths(problem, Batch(features, labels, None))  # the curvature at zero is 1/4
+    assert found[:5] == [0.32, 0.18, 0.1, 0.056, 0.032]
+    assert found[-1] == 3.2e-7
+    assert len(found) == 25
 
 
 def test_a_fit_starts_where_a_line_over_log_l2_leads() -> None:
