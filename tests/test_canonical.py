@@ -16,8 +16,10 @@ from torch import Tensor
 from logreg.functional import LossName
 from logreg.objective import Objective
 from logreg.optim import start, working_sets
-from logreg.optim.canonical import Triangle
-from logreg.optim.exact import EXACT, Fit, fit
+from logreg.optim.canonical import Triangle, settle
+from logreg.optim.exact import EXACT, Fit, bound_of, drive, fit, problem_of
+from logreg.optim.passes import InMemory
+from logreg.optim.progress import Progress
 
 Array = NDArray[np.float64]
 ROWS = 240
@@ -263,3 +265,32 @@ def test_rows_repeated_are_rows_weighted_for_l1(optimizer: str) -> None:
         return features @ found.coef.T + found.intercept
 
     torch.testing.assert_close(decision(weighted), decision(repeated), rtol=0, atol=1e-4)
+
+
+def test_the_bound_of_a_point_that_was_moved_is_its_own() -> None:
+    draw = torch.Generator().manual_seed(2)
+    features = torch.randn(60, 2, generator=draw, dtype=torch.float64)
+    features = torch.cat([features, features[:, :1]], dim=1)  # the third column repeats the first
+    memory = InMemory(features, torch.arange(60) % 2)
+    problem = problem_of(memory, Objective("bce"))
+    progress = Progress(problem, torch.tensor([[0.5, 0.2, -0.3, 0.1]], dtype=torch.float64))
+    before = bound_of(problem, progress.point, memory)
+    progress.best, progress.bound = progress.point, before._replace(gap=0.0)  # better than any that is true
+    drive(settle(progress), memory)
+    torch.testing.assert_close(progress.solution, torch.tensor([[0.1, 0.2, 0.1, 0.1]], dtype=torch.float64))
+    assert progress.bound is not None
+    assert progress.bound.gap == pytest.approx(before.gap, rel=1e-9)
+
+
+@pytest.mark.parametrize(("l2", "l1"), [(0.1, 0.0), (0.0, 0.1), (0.1, 0.1)])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_independent_outputs_with_a_penalty_stay_where_they_are_without_a_pass(
+    l2: float, l1: float, classes: int
+) -> None:
+    draw = torch.Generator().manual_seed(3)
+    memory = InMemory(torch.randn(30, 3, generator=draw, dtype=torch.float64), torch.arange(30) % classes)
+    problem = problem_of(memory, Objective("bce", l2=l2, l1=l1), classes)
+    progress = Progress(problem, torch.randn(problem.num_outputs, 4, generator=draw, dtype=torch.float64))
+    before = progress.solution
+    assert list(settle(progress)) == []
+    assert torch.equal(progress.solution, before)

@@ -14,11 +14,35 @@ import pytest
 import torch
 from torch import Tensor
 
+<<<<<<< HEAD
 from logreg.functional import LossName
 from logreg.objective import Objective
 from logreg.optim.certificate import Bound, Dual, Reach, by_held_hessian, norms, size_of
 from logreg.optim.curvature import factored, intercept_step
 from logreg.optim.exact import EXACT, bound_of, drive, fit, problem_of
+=======
+from logreg.facts import Batch
+from logreg.functional import LossName, one_vs_rest
+from logreg.objective import Objective, Reduction
+from logreg.optim.certificate import (
+    UNIT,
+    Bound,
+    Dual,
+    Known,
+    Measure,
+    Norms,
+    Reach,
+    Reached,
+    bound,
+    by_held_hessian,
+    centered_frame,
+    norms,
+    rounding_of,
+    size_of,
+)
+from logreg.optim.curvature import Factored, factored, intercept_step
+from logreg.optim.exact import bound_of, drive, fit, problem_of
+>>>>>>> lane-m
 from logreg.optim.passes import Evaluate, Frame, InMemory, ask
 from logreg.optimality import Certificate, bound_by_solution
 from reference import Array, Reference
@@ -162,6 +186,129 @@ def test_of_independent_outputs_the_evaluation_tells_what_a_pass_would(classes: 
     torch.testing.assert_close(smooth - shift.unsqueeze(1) * evaluation.by_intercept, sums, rtol=1e-10, atol=1e-14)
     assert excess <= float(shift @ evaluation.curvature @ shift) <= 3 * excess
     assert 0 < rounding < 1e-12
+
+
+@pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_what_is_measured_is_what_autograd_says(loss: LossName, reduction: Reduction) -> None:
+    draw = torch.Generator().manual_seed(3)
+    features = torch.randn(40, 3, generator=draw, dtype=torch.float64) + 2
+    labels, weight = torch.randint(3, (40,), generator=draw), torch.arange(40).double() % 3
+    rows, objective = InMemory(features, labels, weight), Objective(loss, reduction, l2=0.1)
+    problem = problem_of(rows, objective, 3)
+    point = torch.randn(3, 4, generator=draw, dtype=torch.float64)
+    found = drive(ask(Measure(problem, problem.model, point, hessian=True)), rows)
+
+    def f(at: Tensor) -> Tensor:
+        logits = features @ at[:, :-1].T + at[:, -1]
+        return objective.data_term(logits, one_vs_rest(labels, 3, torch.float64), weight) + objective.penalty(
+            at[:, :-1]
+        )
+
+    assert found.evaluation.value == pytest.approx(float(f(point)), rel=1e-13)
+    gradient, hessian = torch.autograd.functional.jacobian(f, point), torch.autograd.functional.hessian(f, point)
+    torch.testing.assert_close(found.evaluation.gradient, gradient, rtol=1e-12, atol=1e-13)
+    own = torch.stack([hessian[k, :, k] for k in range(3)])
+    assert found.evaluation.hessian is not None
+    torch.testing.assert_close(found.evaluation.hessian, hessian if problem.softmax else own, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(found.evaluation.curvature, hessian[:, -1, :, -1], rtol=1e-12, atol=1e-13)
+    if not problem.softmax:
+        torch.testing.assert_close(found.evaluation.by_intercept, own[:, -1], rtol=1e-12, atol=1e-13)
+    assert found.rows == int((weight > 0).sum())
+    mine = torch.cat([features, torch.ones(40, 1).double()], dim=1)
+    torch.testing.assert_close(found.squares, problem.share * weight @ mine.square())
+    torch.testing.assert_close(found.largest, mine[weight > 0].abs().amax(0))
+
+
+def test_a_weighted_sample_is_brought_to_mean_zero_and_deviations_of_about_one() -> None:
+    draw = torch.Generator().manual_seed(4)
+    plain = torch.randn(50, 4, generator=draw, dtype=torch.float64)
+    weight = torch.rand(50, generator=draw).double()
+    weight[0], plain[0] = 0, 1e6  # a row that weighs nothing is none
+    offset, unit = torch.tensor([[0, 1e3, -1e5, 3], [1, 1e-7, 1e5, 1e200]], dtype=torch.float64)
+    features = (plain + offset) * unit
+    labels = torch.arange(50) % 2
+    problem = problem_of(InMemory(features, labels, weight), Objective("bce", l2=1.0))
+    frame = centered_frame(problem, Batch(features, labels, weight))
+    moved, weight = (features - frame.center) / frame.scale, weight / weight.sum()
+    assert float((weight @ moved).abs().max()) < 1e-9
+    deviation = (weight @ moved.square()).sqrt()
+    assert bool(((deviation >= 0.5) & (deviation <= 1)).all())
+    assert bool((torch.frexp(frame.scale).mantissa == 0.5).all())  # powers of two
+    kept = centered_frame(dataclasses.replace(problem, intercept=False), Batch(features, labels, weight))
+    assert not kept.center.any()  # without an intercept nothing is moved
+
+
+@pytest.mark.parametrize("far", ["of the known frame", "of the own frame", "of the model"])
+def test_rounding_of_an_intercept_counts_each_center(far: str) -> None:
+    rows = InMemory(torch.randn(20, 2).double(), torch.arange(20) % 2)
+    problem, zero, ones = problem_of(rows, Objective("bce", l2=1.0)), torch.zeros(2).double(), torch.ones(2).double()
+    known_frame, own, model = (
+        Frame(torch.full_like(zero, 1e6 * (far == name)), ones)
+        for name in ("of the known frame", "of the own frame", "of the model")
+    )
+    point = torch.tensor([[3.0, -1.0, 0.0]]).double()
+    evaluation = drive(ask(Evaluate(problem, problem.model, point, torch.float64)), rows)
+    known = Known(dataclasses.replace(problem, model=model), known_frame, point, evaluation, zero.new_zeros(3), zero)
+    of_intercept = 7 * UNIT * 4e6
+    gradient = evaluation.gradient.abs()
+    stored = 4 * UNIT * float((gradient * point.abs()).sum())
+    expected = float(gradient[0, -1]) * of_intercept + stored + of_intercept**2 / 2
+    assert rounding_of(known, own) == pytest.approx(expected, rel=1e-12)
+
+
+def test_an_output_of_zero_logits_makes_no_saturated_value_better_known() -> None:
+    rows = InMemory(torch.ones(4, 1).double(), torch.ones(4, dtype=torch.int64))
+    errors = []
+    for coef in ([1e10], [1e10, 0.0]):
+        point = torch.tensor([[one, 0.0] for one in coef]).double()
+        problem = problem_of(rows, Objective("bce", l2=1.0), 2 if len(coef) == 1 else 3)
+        problem = dataclasses.replace(problem, num_outputs=len(coef))
+        evaluation = drive(ask(Evaluate(problem, problem.model, torch.zeros_like(point), torch.float64)), rows)
+        evaluation = evaluation._replace(value=1e-12, loss=1e-12)
+        known = Known(problem, problem.model, point, evaluation, torch.ones(2).double(), torch.ones(2).double())
+        errors.append(known.value_error)
+    assert errors[0] == pytest.approx(1e-12 * math.expm1(22 * UNIT * 1e10), rel=1e-6)
+    assert errors[1] == errors[0]
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_norms_of_a_diagonal_hessian_are_those_of_its_entries(intercept: bool) -> None:
+    rows = InMemory(torch.randn(50, 2).double(), torch.arange(50) % 2)
+    problem = problem_of(rows, Objective("bce", l2=1.0), intercept=intercept)
+    diagonal = torch.tensor([4.0, 100.0, 1.0 if intercept else 0.0]).double()
+    matrices = torch.diag(diagonal).unsqueeze(0)
+    direct = Factored(matrices, matrices.sqrt(), 0.0)
+    size = size_of(direct, 1)
+    torch.testing.assert_close(size, torch.tensor([2.0, 10.0, 1.0]).double())
+    found = norms(problem, direct, size, Reached(5.0, 2.0, 0.0, 0.0))
+    assert found is not None  # in these units each curvature is 1, but for that of an intercept which is not there
+    torch.testing.assert_close(found.rows, torch.tensor([5.0]).double())
+    of_half = norms(problem, direct, size / 2, Reached(5.0, 2.0, 0.0, 0.0))
+    assert of_half is not None
+    torch.testing.assert_close(of_half.rows, torch.tensor([5.0 / 4]).double())
+
+
+def test_an_evaluation_in_hand_spares_a_pass_unless_it_is_saturated() -> None:
+    rows = InMemory(torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]).double(), torch.tensor([1, 0, 0, 1]))
+    problem = problem_of(rows, Objective("bce", l2=0.1))
+    evaluation = drive(ask(Evaluate(problem, problem.model, problem.zeros(), torch.float64)), rows)
+    assert list(bound(problem, problem.zeros(), evaluation)) == []  # 0 is the optimum
+    rows = InMemory(rows.features, torch.tensor([1, 0, 1, 0]))
+    point, small = torch.tensor([[40.0, 0.0]]).double(), math.exp(-40)
+    problem = problem_of(rows, Objective("bce"))
+    evaluation = drive(ask(Evaluate(problem, problem.model, point, torch.float64)), rows)
+    lost = evaluation._replace(value=0.0, loss=0.0, gradient=torch.zeros_like(point))
+    found = drive(bound(problem, point, lost), rows)
+    assert found.value == pytest.approx(small, rel=1e-12)
+    assert found.gradient.tolist() == [pytest.approx([-small, 0.0], rel=1e-12)]
+
+
+def test_a_held_hessian_reaches_as_far_as_its_output_of_largest_rows_allows() -> None:
+    none = torch.zeros(1).double()
+    rows = torch.tensor([2.0, 8.0, 0.5]).double()
+    alone = [Norms(row.unsqueeze(0), none, none).reach for row in rows]
+    assert Norms(rows, none.expand(3), none.expand(3)).reach == min(alone) == alone[1]
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
@@ -454,3 +601,8 @@ def test_the_verdict_names_what_spoils_a_bound(said: dict[str, Any], words: str)
     certificate = dataclasses.replace(plain, **said)
     assert words in certificate.verdict
     assert certificate.converged == (not said)
+
+
+def test_a_certificate_that_tells_of_no_rounding_has_none() -> None:
+    certificate = Certificate("mean, no penalty", 0.5, 1e-9, True, 0.0, 1e-6, 10, "float64", 1, 1.0)
+    assert certificate.relative_gap == pytest.approx(2e-9, rel=1e-12)

@@ -130,6 +130,17 @@ def test_what_is_remembered_is_a_fraction_of_the_data() -> None:
     )
 
 
+def test_an_intercept_alone_costs_half_its_newton_decrement() -> None:
+    problem, _ = stated("binary")
+    progress = Progress(problem, problem.zeros())
+    progress.value = 0.5
+    slope = problem.zeros()
+    slope[0, -1] = 0.01
+    progress.frame = Frame(progress.frame.center, progress.frame.scale * 1e-100)  # no coefficient turns with it
+    found = by_slope(progress, slope, torch.tensor([[0.2]], dtype=torch.float64))
+    assert found == pytest.approx(0.01**2 / 0.2 / 2 / 0.5, rel=1e-12)
+
+
 def test_a_descent_ends_where_f_is_flattest_though_it_is_lower_elsewhere() -> None:
     features, labels, objective = large()
     memory = InMemory(features, labels)

@@ -264,6 +264,17 @@ def test_a_class_that_is_not_there_has_no_recall_and_does_not_count() -> None:
     assert found.metrics["balanced_accuracy"].value == pytest.approx(0.75)
 
 
+def test_samples_in_which_no_row_is_taken_for_a_class_have_a_precision_of_zero() -> None:
+    sure = torch.full((10,), 0.1, dtype=torch.float64)
+    sure[3] = 0.9
+    labels = (sure > 0.5).long()
+    found = scored(Predicted(torch.stack([1 - sure, sure], dim=1), labels)).classes[1]
+    assert found.precision.value == 1
+    assert (found.precision.low, found.precision.high) == (0, 1)  # a sample lacks the row with chance 0.9^10 = 0.35
+    none = scored(Predicted(torch.stack([1 - sure / 9, sure / 9], dim=1), labels)).classes[1]
+    assert none.precision == (0, 0, 0)
+
+
 def test_one_class_alone_has_no_order() -> None:
     found = evaluate(Predicted(made(20, 2).probabilities, torch.ones(20, dtype=torch.int64)), ["a", "b"], [0.5, 0.5])
     assert "auroc" not in found.metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -350,6 +351,16 @@ def test_without_time_only_what_a_single_column_shows_is_found(draw: torch.Gener
     assert doctor(features, labels, seconds=0) == Separation("quasi-complete", (1,), (1,))
     features[:, 1] += labels
     assert doctor(features, labels, seconds=0) == Separation("complete", (1,), (1,))
+
+
+def test_where_the_linear_program_fails_any_direction_names_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = torch.arange(40.0)
+    features = torch.stack([at, torch.where(at % 2 == 0, -at, 1 - at)], dim=1)  # their sum is 0 or 1
+    labels = at.long() % 2
+    assert doctor(features, labels) == Separation("complete", (0, 1), (1,))
+    monkeypatch.setattr("scipy.optimize.linprog", lambda *args, **options: SimpleNamespace(status=1, x=None))
+    found = doctor(features, labels)
+    assert (found.kind, sorted(found.columns)) == ("complete", [0, 1])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from logreg.functional import LossName, one_vs_rest
 from logreg.objective import Objective
 from logreg.optim.exact import Fit, bound_of, fit, problem_of
 from logreg.optim.lbfgs import Trial, decreases, expected_gap, lbfgs, next_length, satisfies_wolfe
-from logreg.optim.passes import Evaluate, InMemory, Pass, gather
+from logreg.optim.passes import Evaluate, Evaluation, InMemory, Pass, gather
 from logreg.optim.progress import Progress
 
 
@@ -295,6 +295,34 @@ def test_float32_serves_far_away_and_float64_at_the_end(draw: torch.Generator) -
     assert types[0] == torch.float32
     assert types[-1] == torch.float64
     assert types == sorted(types, key=str)  # it never goes back
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_sum_takes_the_steps_of_the_mean(outputs: int, draw: torch.Generator) -> None:
+    features, labels = table(256, 30, outputs, draw)
+    loss: LossName = "bce" if outputs == 1 else "cross_entropy"
+    mean, total = (
+        solve(features, labels, objective, tolerance=1e-9)
+        for objective in (Objective(loss, l2=2.0**-7), Objective(loss, l2=2.0**-7 * 256, reduction="sum"))
+    )
+    assert mean.converged
+    assert abs(total.passes - mean.passes) <= 1
+    torch.testing.assert_close(total.coef, mean.coef, rtol=1e-4, atol=1e-5)
+    assert total.bound.value == pytest.approx(256 * mean.bound.value, rel=1e-9)
+
+
+def test_a_separated_problem_ends_at_the_step_that_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+
+    def counted(progress: Progress, now: Evaluation) -> float:
+        looked.append(now.value)
+        return expected_gap(progress, now)
+
+    monkeypatch.setattr("logreg.optim.lbfgs.expected_gap", counted)
+    features = torch.linspace(-1, 1, 20, dtype=torch.float64).unsqueeze(1)
+    found = solve(features, (features[:, 0] > 0).long(), Objective("bce"))
+    assert not found.converged
+    assert len(looked) <= found.passes
 
 
 def test_it_goes_on_from_where_it_is_put(draw: torch.Generator) -> None:

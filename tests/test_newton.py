@@ -20,7 +20,9 @@ from logreg.functional import LossName
 from logreg.objective import Objective
 from logreg.optim.curvature import RIDGE, factored, minimise_with_l1
 from logreg.optim.exact import EXACT, fit, problem_of
-from logreg.optim.passes import InMemory
+from logreg.optim.newton import newton
+from logreg.optim.passes import Evaluate, InMemory, gather
+from logreg.optim.progress import Progress
 from logreg.optim.span import root_of
 
 
@@ -111,7 +113,54 @@ def test_the_minimum_of_a_quadratic_model_with_l1_is_that_of_its_conditions() ->
     assert float((slope[:20] + 0.1 * v[0, :20].sign())[~held].abs().max()) < 1e-9
     assert float(slope[:20][held].abs().max()) <= 0.1 + 1e-12
     assert abs(float(slope[20])) < 1e-9
-    assert gain > 0
+    move = (v - start)[0]
+    before, after = (0.1 * float(at[0, :20].abs().sum()) for at in (start, v))
+    assert gain == pytest.approx(before - after - float(gradient[0] @ move + move @ matrix[0] @ move / 2), rel=1e-9)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+def test_the_gap_that_is_seen_on_the_way_is_never_more_than_the_objective(l2: float) -> None:
+    draw = torch.Generator().manual_seed(6)
+    features = torch.randn(100, 3, generator=draw, dtype=torch.float64)
+    memory = InMemory(features, torch.randint(2, (100,), generator=draw))
+    problem = problem_of(memory, Objective("bce", l2=l2))
+    progress, seen = Progress(problem, torch.tensor([[3.0, -2.0, 1.0, 1.0]]).double()), []
+    for question in newton(progress):
+        gather(memory, question)
+        if math.isfinite(progress.value):
+            seen.append(progress.gap / progress.value)
+    assert progress.converged
+    assert len(seen) > 2
+    assert max(seen) <= 1
+    assert min(seen) < 1e-2
+
+
+@pytest.mark.parametrize("start", [4.0, 8.0])
+def test_a_step_that_leads_too_far_is_shortened(start: float) -> None:
+    # Three of four rows agree with the sign of their feature: the optimum is the log-odds, log 3.
+    features, labels = torch.tensor([[1.0], [-1.0]] * 4).double(), torch.tensor([1, 0, 1, 0, 1, 0, 0, 1])
+    memory = InMemory(features, labels)
+    problem = problem_of(memory, Objective("bce"))
+    progress = Progress(problem, torch.tensor([[start, 0.0]]).double(), tolerance=1e-12)
+    values = []
+    for question in newton(progress):
+        gather(memory, question)
+        if isinstance(question, Evaluate):
+            values.append(question.result().value)
+    assert max(values[1:]) > values[0]  # the first step overshoots
+    assert progress.converged
+    torch.testing.assert_close(progress.solution, torch.tensor([[math.log(3), 0.0]]).double(), rtol=1e-6, atol=1e-9)
+
+
+def test_a_fit_without_a_penalty_ends_a_step_nearer_than_its_tolerance() -> None:
+    # The errors of coefficients go with the root of the gap: 1e-3 of the usual gap is aimed at.
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        features = torch.randn(200, 2, generator=draw, dtype=torch.float64)
+        labels = (features @ torch.tensor([1.0, -2.0]).double() + torch.randn(200, generator=draw) > 1).long()
+        found = fit(features, labels, Objective("bce"), tolerance=1e-3)
+        assert found.converged
+        assert found.bound.gap <= 2e-7 * found.bound.value
 
 
 def test_lbfgs_ends_where_all_coefficients_are_zero() -> None:

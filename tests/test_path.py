@@ -13,9 +13,10 @@ from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.objective import Objective
+from logreg.optim.certificate import Bound
 from logreg.optim.exact import drive, fit, problem_of
 from logreg.optim.passes import InMemory
-from logreg.optim.path import default_strengths, fit_path
+from logreg.optim.path import PathPoint, _start, default_strengths, fit_path
 from logreg.path import PathRow, alarm, best_of, path_csv, score_path, simplest_of
 from whole_runs import train
 
@@ -57,7 +58,28 @@ def test_the_order_in_which_strengths_are_named_does_not_matter() -> None:
     one = drive(fit_path(problem, STRENGTHS), memory)
     other = drive(fit_path(problem, [STRENGTHS[2], STRENGTHS[0], STRENGTHS[3], STRENGTHS[1]]), memory)
     for left, right in zip(one, other, strict=True):
+        assert left.converged
+        assert left.bound.gap <= 1e-6 * left.bound.value
         assert torch.equal(left.point, right.point)
+
+
+def test_default_strengths_are_a_quarter_of_a_decade_apart() -> None:
+    features, labels = torch.tensor([[1.0], [-1.0]] * 10).double(), torch.arange(20) % 2
+    problem = problem_of(InMemory(features, labels), Objective("bce"))
+    found = default_strengths(problem, Batch(features, labels, None))  # the curvature at zero is 1/4
+    assert found[:5] == [0.32, 0.18, 0.1, 0.056, 0.032]
+    assert found[-1] == 3.2e-7
+    assert len(found) == 25
+
+
+def test_a_fit_starts_where_a_line_over_log_l2_leads() -> None:
+    problem = problem_of(InMemory(*rows_of(2)), Objective("bce", l2=1e-3))
+    line = torch.arange(14.0).double().view(2, 1, 7)
+    bound = Bound(1.0, 0.0, True, line[0], 1.0)
+    before, last = (PathPoint(10.0**power, line[0] + power * line[1], bound, True, 1) for power in (1, -1))
+    torch.testing.assert_close(_start(problem, [before, last]), line[0] - 3 * line[1])
+    assert torch.equal(_start(problem, [last]), last.point)
+    assert torch.equal(_start(problem, []), torch.zeros(1, 7).double())
 
 
 def test_a_point_that_was_not_given_passes_enough_says_so() -> None:
