@@ -14,13 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from logreg.functional import LossName
-from logreg.objective import Objective
-from logreg.optim.certificate import Bound, Dual, Reach, by_held_hessian, norms, size_of
-from logreg.optim.curvature import factored, intercept_step
-from logreg.optim.exact import EXACT, bound_of, drive, fit, problem_of
-=======
 from logreg.facts import Batch
 from logreg.functional import LossName, one_vs_rest
 from logreg.objective import Objective, Reduction
@@ -41,8 +34,7 @@ from logreg.optim.certificate import (
     size_of,
 )
 from logreg.optim.curvature import Factored, factored, intercept_step
-from logreg.optim.exact import bound_of, drive, fit, problem_of
->>>>>>> lane-m
+from logreg.optim.exact import EXACT, bound_of, drive, fit, problem_of
 from logreg.optim.passes import Evaluate, Frame, InMemory, ask
 from logreg.optimality import Certificate, bound_by_solution
 from reference import Array, Reference
