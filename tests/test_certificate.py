@@ -151,9 +151,9 @@ def judged(penalty: str, seed: int, size: float) -> Iterator[Judged]:
     least = reference.minimum.value
     if bounds[-1][1].gap > OPTIMAL:  # perhaps the reference is not at the optimum: is there a better point?
         least = min(least, fitted(tolerance=OPTIMAL).bound.value)
-    for name, bound in bounds:
-        scale = max(1, bound.value)
-        yield Judged(f"{seed} {name}", (bound.value - least) / scale, bound.gap / scale, bound.rigorous)
+    for name, found in bounds:
+        scale = max(1, found.value)
+        yield Judged(f"{seed} {name}", (found.value - least) / scale, found.gap / scale, found.rigorous)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
