@@ -26,6 +26,8 @@ from logreg.optim.certificate import (
     Norms,
     Reach,
     Reached,
+    _by_curvature,
+    accumulated,
     bound,
     by_held_hessian,
     centered_frame,
@@ -296,6 +298,35 @@ def test_an_evaluation_in_hand_spares_a_pass_unless_it_is_saturated() -> None:
     assert found.gradient.tolist() == [pytest.approx([-small, 0.0], rel=1e-12)]
 
 
+def test_a_slope_that_is_not_finite_tells_nothing_by_curvature() -> None:
+    rows = InMemory(torch.randn(30, 2).double(), torch.arange(30) % 2)
+    problem = problem_of(rows, Objective("bce", l2=0.1))
+    frame, at = problem.model, problem.zeros()
+    measured = drive(ask(Measure(problem, frame, at, hessian=True)), rows)
+    lost = measured._replace(evaluation=measured.evaluation._replace(gradient=torch.full_like(at, math.inf)))
+    known = Known(problem, frame, at, *lost[:3])
+    assert drive(_by_curvature(problem, frame, at, known, lost), rows) == (math.inf, True, ())
+
+
+def test_curvature_that_is_barely_known_makes_a_bound_wider_by_as_much() -> None:
+    column = torch.linspace(-1, 1, 30, dtype=torch.float64).unsqueeze(1)
+    rows = InMemory(torch.cat([column, column], dim=1), torch.arange(30) % 2)
+    problem = problem_of(rows, Objective("bce", l2=0.1))
+    frame, at = problem.model, problem.zeros()
+    measured = drive(ask(Measure(problem, frame, at, hessian=True)), rows)
+    error = 3 * (accumulated(problem) + 20 * UNIT * 2)
+    hessian = torch.eye(3).double()
+    hessian[0, 1] = hessian[1, 0] = 1 - 25 * error  # eigenvalues 2, and 25 times what is not known of them
+    gradient = torch.tensor([[1e-5, 1e-5, 0.0]]).double()
+    measured = measured._replace(
+        evaluation=measured.evaluation._replace(gradient=gradient, hessian=hessian.unsqueeze(0))
+    )
+    known = Known(problem, frame, at, *measured[:3])
+    found = drive(_by_curvature(problem, frame, at, known, measured), rows)
+    assert found.rigorous
+    assert found.gap == pytest.approx(1e-10 / 2 / (1 - 1 / 25), rel=2e-3)  # half the decrement, by what may be missing
+
+
 def test_a_held_hessian_reaches_as_far_as_its_output_of_largest_rows_allows() -> None:
     none = torch.zeros(1).double()
     rows = torch.tensor([2.0, 8.0, 0.5]).double()
@@ -409,6 +440,25 @@ def test_an_exact_optimizer_that_goes_on_makes_a_wide_bound_narrow(most: int) ->
     assert found.rigorous
     assert gap <= found.gap <= wide.gap
     assert (found.gap <= 1.1 * gap < 0.5 * wide.gap) == (most > 3)
+
+
+def test_an_exact_optimizer_goes_on_until_its_own_bound_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    bounds = []
+
+    def vague_at_first(*arguments: Any) -> Bound:
+        bounds.append(bound_of(*arguments))
+        return bounds[0]._replace(gap=bounds[0].value) if len(bounds) == 1 else bounds[-1]
+
+    draw = np.random.default_rng(1)
+    x, labels = torch.from_numpy(draw.standard_normal((200, 4))), torch.from_numpy(draw.integers(0, 3, 200))
+    objective, rows = Objective("cross_entropy", l2=1e-2), InMemory(x, labels)
+    problem = problem_of(rows, objective)
+    point = torch.from_numpy(draw.standard_normal((3, 5)))
+    wide = bound_of(problem, point, rows)
+    monkeypatch.setattr("logreg.optimality.bound_of", vague_at_first)
+    found = bound_by_solution(problem, point, rows, wide, accuracy=0.1)
+    gap = wide.value - Reference(x, labels, objective).minimum.value
+    assert gap <= found.gap <= 1.1 * gap < wide.gap
 
 
 def dyadic(draw: np.random.Generator, *shape: int) -> Array:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -232,6 +233,28 @@ def test_blocks_in_another_order_are_an_error_that_says_what_to_do() -> None:
 
 
 # The way down
+
+
+def test_the_gap_that_is_seen_is_in_nats(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def noted(*arguments: Any) -> float:
+        told.append(by_slope(*arguments))
+        return told[-1]
+
+    monkeypatch.setattr(descent, "by_slope", noted)
+    features, labels, objective = large()
+    memory = InMemory(features, labels)
+    problem = problem_of(memory, replace(objective, reduction="sum", l2=objective.l2 * len(labels)), 8)
+    progress = Progress(problem, problem.zeros())
+    drive(start(progress, newton), memory)
+    for question in islice(descend(progress), 4):
+        gather(memory, question)
+        if math.isfinite(progress.value):
+            assert progress.gap == pytest.approx(min(told[0], 1.0) * progress.value)
+            break
+    assert told
+    assert progress.value > 100
 
 
 def test_it_comes_as_near_to_the_optimum_as_float32_tells() -> None:

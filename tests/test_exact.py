@@ -20,8 +20,8 @@ from logreg.errors import LogregError
 from logreg.facts import Batch
 from logreg.objective import Objective
 from logreg.optim import passes
-from logreg.optim.exact import EXACT, Fit, drive, fit, problem_of
-from logreg.optim.passes import InMemory
+from logreg.optim.exact import EXACT, Fit, choose, drive, fit, problem_of
+from logreg.optim.passes import Frame, InMemory, Problem
 from logreg.optim.progress import Progress
 from reference import Array, Reference
 
@@ -550,3 +550,20 @@ def test_a_fit_leaves_the_rows_as_they_are(rows: int, features: int, classes: in
     before = x.clone()
     assert fit(x, labels, Objective("bce" if classes == 2 else "cross_entropy", l2=0.1)).converged
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("rows", "features", "l1", "words"),
+    [
+        (5000, 10, 0.1, "a Hessian of 11 parameters is small [5,000 rows x 10 features]"),
+        (5000, 2000, 0.1, "on the features that l1 leaves [5,000 rows x 2,000 features]"),
+        (500, 2000, 0.0, "in 500 dimensions, since the rows span all that matters"),
+        (5000, 2000, 0.0, "with conjugate gradients, since 2,001 parameters are many"),
+    ],
+)
+def test_how_a_problem_is_solved_is_said(rows: int, features: int, l1: float, words: str) -> None:
+    zeros = torch.zeros(features, dtype=torch.float64)
+    problem = Problem(Objective("bce", l2=0.1, l1=l1), rows, rows, 1, Frame(zeros, zeros + 1))
+    name, why = choose(problem)
+    assert name == "newton"
+    assert words in why

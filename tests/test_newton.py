@@ -21,9 +21,10 @@ from logreg.objective import Objective
 from logreg.optim.curvature import RIDGE, factored, minimise_with_l1
 from logreg.optim.exact import EXACT, fit, problem_of
 from logreg.optim.newton import newton
-from logreg.optim.passes import Evaluate, InMemory, gather
+from logreg.optim.passes import Evaluate, Evaluation, InMemory, gather
 from logreg.optim.progress import Progress
 from logreg.optim.span import root_of
+from reference import Reference
 
 
 def dependent(classes: int) -> tuple[Tensor, Tensor]:
@@ -150,6 +151,28 @@ def test_a_step_that_leads_too_far_is_shortened(start: float) -> None:
     assert max(values[1:]) > values[0]  # the first step overshoots
     assert progress.converged
     torch.testing.assert_close(progress.solution, torch.tensor([[math.log(3), 0.0]]).double(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("wrong", ["value", "curvature"])
+def test_what_float32_tells_wrongly_is_asked_again_in_float64(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Evaluate.result
+
+    def lying(question: Evaluate) -> Evaluation:
+        told = result(question)
+        if wrong == "value" and question.dtype == torch.float32:
+            told = told._replace(value=told.value * 0.999)
+        elif wrong == "curvature" and question._wants == torch.float32 and told.hessian is not None:
+            told = told._replace(hessian=told.hessian * 1e-14)
+        return told
+
+    monkeypatch.setattr(Evaluate, "result", lying)
+    draw = torch.Generator().manual_seed(8)
+    features = torch.randn(100, 3, generator=draw)
+    labels = torch.randint(2, (100,), generator=draw)
+    found = fit(features, labels, Objective("bce", l2=1e-2), tolerance=1e-9)
+    assert found.converged
+    least = Reference(features, labels, Objective("bce", l2=1e-2)).minimum
+    assert found.bound.value == pytest.approx(least.value, rel=1e-9)
 
 
 def test_a_fit_without_a_penalty_ends_a_step_nearer_than_its_tolerance() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -422,6 +423,44 @@ def test_a_tolerance_out_of_reach_ends_as_near_as_it_comes() -> None:
     features, labels = unlike(40, 300)
     found = fit(features, labels, Objective("bce", l2=0.01), tolerance=1e-300, max_passes=30)
     assert found.bound.gap <= 1e-12 * found.bound.value
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Search]:
+    """Has a method of a search noted where it is called."""
+    calls, method = [], getattr(Search, name)
+
+    def counted(search: Search, *arguments: Tensor) -> object:
+        calls.append(search)
+        return method(search, *arguments)
+
+    monkeypatch.setattr(Search, name, counted)
+    return calls
+
+
+def test_steps_that_come_no_nearer_end_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = counting(monkeypatch, "_go")
+    draw = torch.Generator().manual_seed(0)
+    features = 30 * torch.randn(60, 3, generator=draw) @ torch.randn(3, 400, generator=draw)
+    memory = InMemory(features + 1e-3 * torch.randn(60, 400, generator=draw), torch.arange(60) % 2)
+    problem = problem_of(memory, Objective("bce", l2=1e-2), dtype=torch.float32)
+    rows = drive(ask(Kept(problem, Frame(torch.zeros(400).double(), torch.ones(400).double()))), memory)
+    search = Search(rows, 0.0)
+    search.gram = rows.inner_products()  # in float32, which does not tell the last digits
+    assert not search._together()
+    assert row_space.PATIENCE <= len(steps) < row_space.STEPS / 2
+
+
+def test_newtons_steps_go_on_from_where_others_came_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = counting(monkeypatch, "_begin")
+    features, labels = unlike(40, 300)
+    memory = InMemory(features.double(), labels)
+    problem = problem_of(memory, Objective("bce", l2=1e-4))
+    rows = drive(ask(Kept(problem, Frame(memory.features.mean(0), torch.ones(300).double()))), memory)
+    search = Search(rows, 0.0)
+    assert search.run(0, held=True)
+    assert len(begun) == 1
+    closes = search.closes
+    assert [last for last, close in pairwise(closes) if last == close]  # where they took over
 
 
 def test_rows_that_do_not_come_are_not_counted() -> None:
