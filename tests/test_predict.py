@@ -201,7 +201,11 @@ def test_blocks_change_nothing(models: Models, types: Types, monkeypatch: pytest
     write_table(here / "long.csv", number=3000, seed=6)
     whole = predicted(types, here, "input=long.csv", "drop=[id]")
     monkeypatch.setattr("logreg.data.files.TEXT_BLOCK", 2000)
-    assert predicted(types, here, "input=long.csv", "drop=[id]") == whole
+    parts = predicted(types, here, "input=long.csv", "drop=[id]")
+    assert parts.keys() == whole.keys()
+    assert parts["predicted"] == whole["predicted"]
+    for name in parts.keys() - {"predicted"}:  # a product of fewer rows may be another kernel's
+        assert parts[name] == pytest.approx(whole[name], rel=1e-12)
 
 
 def test_a_level_that_the_model_does_not_know_is_counted(models: Models, types: Types) -> None:
