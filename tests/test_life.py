@@ -193,7 +193,9 @@ def test_the_hparams_tab_can_be_sorted_by_every_column(tmp_path: Path, monkeypat
     from tensorboard import program
 
     board = program.TensorBoard()
-    board.configure(argv=["tensorboard", "--logdir", str(tmp_path / "runs"), "--port", "0", "--load_fast", "false"])
+    # All is there, and a thread that goes on reading would write into the logs of later tests.
+    once = ("--port", "0", "--load_fast", "false", "--reload_interval", "0")
+    board.configure(argv=["tensorboard", "--logdir", str(tmp_path / "runs"), *once])
     url = board.launch() + "data/plugin/hparams/"
 
     def ask(what: str, **question: object) -> dict[str, Any]:
