@@ -17,6 +17,18 @@ from logreg.objective import Objective
 Array = NDArray[np.float64]
 
 
+class Stated(NamedTuple):
+    """A problem as `fit` and `Reference` take it."""
+
+    features: Tensor
+    labels: Tensor
+    objective: Objective
+    num_classes: int
+    sample_weight: Tensor | None = None
+    class_weight: tuple[float, ...] = ()
+    intercept: bool = True
+
+
 class Minimum(NamedTuple):
     """Where f is least."""
 

@@ -61,9 +61,10 @@ def test_no_other_temperature_makes_the_rows_more_probable() -> None:
 
 def test_the_interval_is_that_of_the_slope_of_a_regression_on_the_logits() -> None:
     # 1 / T is the slope of a logistic regression on the logits without an intercept
-    statsmodels = pytest.importorskip("statsmodels.api")
+    from statsmodels.api import Logit
+
     logits, labels = rows(1, "bce", number=200)
-    theirs = statsmodels.Logit(labels.numpy(), 1.7 * logits.numpy()).fit(disp=0, tol=1e-12)
+    theirs = Logit(labels.numpy(), 1.7 * logits.numpy()).fit(disp=0, tol=1e-12)
     slope, error = float(theirs.params[0]), float(theirs.bse[0])
     found = fitted(1.7 * logits, labels, "bce")
     half = 1.959963984540054 * error / slope  # of the logarithm, by the delta method

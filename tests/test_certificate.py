@@ -39,7 +39,7 @@ from logreg.optim.curvature import Factored, factored, intercept_step
 from logreg.optim.exact import EXACT, bound_of, drive, fit, problem_of
 from logreg.optim.passes import Evaluate, Frame, InMemory, ask
 from logreg.optimality import Certificate, bound_by_solution
-from reference import Array, Reference
+from reference import Array, Reference, Stated
 
 ROUNDING = 1e-12
 """What float64 may hide of a gap, relative to max(1, f): the means of the features are up to 1000 deviations from 0."""
@@ -53,19 +53,7 @@ OPTIMAL = 1e-6
 PENALTIES = ("l2", "l1", "elastic net", "none")
 
 
-class Drawn(NamedTuple):
-    """A random problem."""
-
-    features: Tensor
-    labels: Tensor
-    objective: Objective
-    num_classes: int
-    sample_weight: Tensor | None
-    class_weight: tuple[float, ...]
-    intercept: bool
-
-
-def drawn(penalty: str, seed: int, size: float) -> Drawn:
+def drawn(penalty: str, seed: int, size: float) -> Stated:
     """N from 5 to 2000, D from 1 to 3000, K from 2 to 20, N * D * K at most ``size``; awkward columns and weights."""
     draw = np.random.default_rng(seed)
     while True:
@@ -99,7 +87,7 @@ def drawn(penalty: str, seed: int, size: float) -> Drawn:
     summed = draw.random() < 0.2
     objective = Objective(loss, *(("sum", l2 * rows, l1 * rows) if summed else ("mean", l2, l1)))
     dtype = torch.float32 if draw.random() < 0.4 else torch.float64
-    return Drawn(
+    return Stated(
         torch.from_numpy(x).to(dtype),
         torch.from_numpy(labels),
         objective,

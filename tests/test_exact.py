@@ -23,22 +23,10 @@ from logreg.optim import passes
 from logreg.optim.exact import EXACT, Fit, choose, drive, fit, problem_of
 from logreg.optim.passes import Frame, InMemory, Problem
 from logreg.optim.progress import Progress
-from reference import Array, Reference
+from reference import Array, Reference, Stated
 
 SAME = 1e-8
 """How far apart the same coefficients may be, relative to the largest, in units of the features' deviations."""
-
-
-class Stated(NamedTuple):
-    """A problem."""
-
-    features: Tensor
-    labels: Tensor
-    objective: Objective
-    num_classes: int
-    sample_weight: Tensor | None = None
-    class_weight: tuple[float, ...] = ()
-    intercept: bool = True
 
 
 Parameters = tuple[Tensor, Tensor]

@@ -934,9 +934,11 @@ def test_classes_that_differ_by_blanks_case_or_a_dot_are_named(tmp_path: Path) -
     write(tmp_path, x=alternating(1, 2, 5), y=alternating("a", "b")).rename(tmp_path / "train.csv")
     write(tmp_path, x=alternating(1, 2, 5), y=alternating("a.", "b.")).rename(tmp_path / "test.csv")
     data = data_of(
-        "table", f"dataset.train_path={tmp_path / 'train.csv'}", f"dataset.test_path={tmp_path / 'test.csv'}",
+        "table",
+        f"dataset.train_path={tmp_path / 'train.csv'}",
+        f"dataset.test_path={tmp_path / 'test.csv'}",
         "dataset.target=y",
-    )  # fmt: skip
+    )
     with pytest.raises(DataError, match=r"'a\.' is only in test\. 'a' and 'a\.' differ only by blanks, case or a dot"):
         data.setup()
 
@@ -1006,5 +1008,5 @@ def test_a_column_whose_type_has_rounded_its_variation_away_is_spoken_of(
 
 def test_an_older_model_whose_classes_have_blanks_knows_those_of_a_text_file() -> None:
     rows = {"test": Table(torch.zeros(3, 1), torch.tensor([0, 1, 0]))}
-    labels = adopt_classes(rows, ["<=50K", ">50K"], [" >50K", " <=50K"], "table")["test"].labels  # type: ignore[arg-type]
+    labels = adopt_classes(rows, ["<=50K", ">50K"], [" >50K", " <=50K"], "table")["test"].labels  # type: ignore[arg-type]  # a dict
     assert labels.tolist() == [1, 0, 1]

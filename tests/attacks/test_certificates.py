@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 import torch
 from exact_reference import ExactReference
-from torch import Tensor
 
 from logreg.errors import DataError
 from logreg.functional import LossName
@@ -26,7 +25,7 @@ from logreg.objective import Objective
 from logreg.optim.certificate import Bound
 from logreg.optim.exact import bound_of, fit, problem_of
 from logreg.optim.passes import InMemory
-from reference import Array
+from reference import Array, Stated
 
 SECONDS = 10
 """Of processor time: a fit or a certificate that takes longer hangs."""
@@ -43,18 +42,6 @@ ANY_ROUNDING = 1e-18
 Draw = np.random.Generator
 
 
-class Attacked(NamedTuple):
-    """A problem, exactly as its floating types hold it."""
-
-    features: Tensor
-    labels: Tensor
-    objective: Objective
-    num_classes: int
-    sample_weight: Tensor | None
-    class_weight: tuple[float, ...]
-    intercept: bool
-
-
 def attacked(
     draw: Draw,
     x: Array,
@@ -68,7 +55,7 @@ def attacked(
     signal_size: float = 1.0,
     intercept: bool | None = None,
     labels: Array | None = None,
-) -> Attacked:
+) -> Stated:
     """A problem over these features; what is not given is drawn."""
     classes = classes or int(draw.choice([2, 2, 2, 3]))
     if labels is None:
@@ -83,7 +70,7 @@ def attacked(
     total = float(len(x) if weight is None else weight.sum())
     summed = draw.random() < 0.2
     objective = Objective(loss, *(("sum", l2 * total, l1 * total) if summed else ("mean", l2, l1)))
-    return Attacked(
+    return Stated(
         torch.from_numpy(np.ascontiguousarray(x)).to(dtype),
         torch.from_numpy(np.asarray(labels, dtype=np.int64)),
         objective,
@@ -103,7 +90,7 @@ def size(draw: Draw) -> tuple[int, int]:
     return int(draw.integers(6, 25)), int(draw.integers(1, 4))
 
 
-def collinear(draw: Draw) -> Attacked:
+def collinear(draw: Draw) -> Stated:
     rows, _ = size(draw)
     u, z = grid(draw, rows, 2).T
     near = u * draw.choice([1, 2, -1]) + 2.0 ** -draw.integers(8, 51) * z
@@ -111,31 +98,31 @@ def collinear(draw: Draw) -> Attacked:
     return attacked(draw, np.column_stack([u, near, *third]), l2=float(draw.choice([0, 0, 0, 1e-12])))
 
 
-def sums(draw: Draw) -> Attacked:
+def sums(draw: Draw) -> Stated:
     x = draw.standard_normal((int(draw.integers(8, 25)), 2)) if draw.random() < 0.5 else grid(draw, 16, 2)
     total = draw.choice([1, 2, 3, 0.1]) * x[:, 0] + draw.choice([1, -1, 0.5, 1 / 3]) * x[:, 1]
     return attacked(draw, np.column_stack([x, total]), classes=2)
 
 
-def offsets(draw: Draw) -> Attacked:
+def offsets(draw: Draw) -> Stated:
     rows, columns = size(draw)
     x = np.round(grid(draw, rows, columns) * 8) * draw.choice([1, 1, 1 / 8]) + 10 ** draw.uniform(0, 14, columns)
     return attacked(draw, x, l2=float(draw.choice([0, 0, 1e-3, 1e-9])))
 
 
-def scales(draw: Draw) -> Attacked:
+def scales(draw: Draw) -> Stated:
     rows, columns = size(draw)
     x = grid(draw, rows, columns) * 10 ** draw.uniform(-300, 300, columns)
     return attacked(draw, x, l2=float(draw.choice([0, 0, 1e-3])))
 
 
-def mild_scales(draw: Draw) -> Attacked:
+def mild_scales(draw: Draw) -> Stated:
     rows, columns = size(draw)
     x = grid(draw, rows, columns) * 10 ** draw.uniform(-30, 18, columns)
     return attacked(draw, x, l2=float(draw.choice([0, 0, 1e-3])), dtype=torch.float32)
 
 
-def weights(draw: Draw) -> Attacked:
+def weights(draw: Draw) -> Stated:
     rows, columns = size(draw)
     weight = 10 ** draw.uniform(-15, 8, rows)
     weight[draw.random(rows) < 0.1] = 0
@@ -143,53 +130,53 @@ def weights(draw: Draw) -> Attacked:
     return attacked(draw, grid(draw, rows, columns), weight=weight, l2=float(draw.choice([0, 0, 1e-3])))
 
 
-def halves(draw: Draw) -> Attacked:
+def halves(draw: Draw) -> Stated:
     rows, columns = size(draw)
     x = draw.standard_normal((rows, columns)) + draw.choice([0, 100])
     return attacked(draw, x, dtype=torch.float16, l2=float(draw.choice([0, 0, 1e-4])))
 
 
-def singles(draw: Draw) -> Attacked:
+def singles(draw: Draw) -> Stated:
     rows, columns = size(draw)
     x = draw.standard_normal((rows, columns)) + draw.choice([0, 1e4])
     return attacked(draw, x, dtype=torch.float32, l2=float(draw.choice([0, 0, 1e-4])))
 
 
-def l1(draw: Draw) -> Attacked:
+def l1(draw: Draw) -> Stated:
     rows, columns = size(draw)
     x = grid(draw, rows, columns) * 10 ** draw.uniform(-2, 2) + draw.choice([0, 0, 1000])
     return attacked(draw, x, l1=float(10 ** draw.uniform(-6, 0)))
 
 
-def elastic(draw: Draw) -> Attacked:
+def elastic(draw: Draw) -> Stated:
     rows, columns = size(draw)
     return attacked(
         draw, grid(draw, rows, columns), l1=float(10 ** draw.uniform(-6, 0)), l2=float(10 ** draw.uniform(-8, 0))
     )
 
 
-def tiny_l2(draw: Draw) -> Attacked:
+def tiny_l2(draw: Draw) -> Stated:
     rows, columns = size(draw)
     x = draw.standard_normal((rows, columns)) * 10 ** draw.uniform(-3, 3, columns)
     return attacked(draw, x, l2=float(10 ** draw.uniform(-16, -8)))
 
 
-def huge_l2(draw: Draw) -> Attacked:
+def huge_l2(draw: Draw) -> Stated:
     rows, columns = size(draw)
     return attacked(draw, draw.standard_normal((rows, columns)), l2=float(10 ** draw.uniform(2, 12)))
 
 
-def one_vs_rest(draw: Draw) -> Attacked:
+def one_vs_rest(draw: Draw) -> Stated:
     rows, _ = size(draw)
     return attacked(draw, grid(draw, rows, 1), classes=int(draw.integers(3, 6)), loss="bce")
 
 
-def softmax(draw: Draw) -> Attacked:
+def softmax(draw: Draw) -> Stated:
     rows, _ = size(draw)
     return attacked(draw, grid(draw, rows, 1), classes=int(draw.integers(3, 5)), loss="cross_entropy")
 
 
-def separated(draw: Draw) -> Attacked:
+def separated(draw: Draw) -> Stated:
     rows, _ = size(draw)
     x = np.sort(grid(draw, rows, 1), axis=0)
     labels = (np.arange(rows) > rows // 2).astype(float)
@@ -198,46 +185,64 @@ def separated(draw: Draw) -> Attacked:
     return attacked(draw, x, labels=labels, classes=2, l2=float(draw.choice([0, 0, 1e-14, 1e-6])))
 
 
-def saturated(draw: Draw) -> Attacked:
+def saturated(draw: Draw) -> Stated:
     rows, columns = size(draw)
     x = grid(draw, rows, columns)
     x[0] *= 2.0 ** draw.integers(4, 40)
     return attacked(draw, x, signal_size=20)
 
 
-def few_rows(draw: Draw) -> Attacked:
+def few_rows(draw: Draw) -> Stated:
     rows = int(draw.integers(2, 5))
     return attacked(draw, grid(draw, rows, int(draw.integers(1, 4))), classes=2, l2=float(draw.choice([0, 1e-3])))
 
 
-def duplicates(draw: Draw) -> Attacked:
+def duplicates(draw: Draw) -> Stated:
     rows, _ = size(draw)
     x = draw.standard_normal((rows, 1))
     return attacked(draw, np.column_stack([x, x * 2.0 ** draw.integers(-3, 4), np.full(rows, 3.7)]), classes=2)
 
 
-def levels(draw: Draw) -> Attacked:
+def levels(draw: Draw) -> Stated:
     number, rows = int(draw.integers(2, 4)), int(draw.integers(12, 25))
     codes = draw.integers(number, size=rows)
     return attacked(draw, np.column_stack([np.eye(number)[codes], grid(draw, rows, 1)]), classes=2)
 
 
-def wide(draw: Draw) -> Attacked:
+def wide(draw: Draw) -> Stated:
     rows = int(draw.integers(3, 6))
     x = np.repeat(grid(draw, rows, rows + 2), 2, axis=0)
     return attacked(draw, x, classes=2, loss="bce", labels=draw.integers(2, size=2 * rows).astype(float))
 
 
-FAMILIES: dict[str, Callable[[Draw], Attacked]] = {
+FAMILIES: dict[str, Callable[[Draw], Stated]] = {
     family.__name__: family
     for family in (
-        collinear, sums, offsets, scales, mild_scales, weights, halves, singles, l1, elastic, tiny_l2, huge_l2,
-        one_vs_rest, softmax, separated, saturated, few_rows, duplicates, levels, wide,
+        collinear,
+        sums,
+        offsets,
+        scales,
+        mild_scales,
+        weights,
+        halves,
+        singles,
+        l1,
+        elastic,
+        tiny_l2,
+        huge_l2,
+        one_vs_rest,
+        softmax,
+        separated,
+        saturated,
+        few_rows,
+        duplicates,
+        levels,
+        wide,
     )
-}  # fmt: skip
+}
 
 
-def large(draw: Draw) -> Attacked:
+def large(draw: Draw) -> Stated:
     """K up to 50, N up to 10,000, D up to 300."""
     while True:
         rows, columns = int(10 ** draw.uniform(2, 4)), int(10 ** draw.uniform(0, 2.5))
@@ -287,7 +292,7 @@ def point_of(found: Any) -> Array:
     return np.column_stack([found.coef.numpy(), found.intercept.numpy()])
 
 
-def attempts(problem: Attacked, draw: Draw, outcomes: list[Outcome]) -> Iterator[tuple[str, Array, Bound | None]]:
+def attempts(problem: Stated, draw: Draw, outcomes: list[Outcome]) -> Iterator[tuple[str, Array, Bound | None]]:
     """Points with what `fit` says of them, or ``None`` where it says nothing; adds hangs and raises to the outcomes."""
 
     def fitted(name: str, **options: Any) -> Iterator[tuple[str, Array, Bound | None]]:
@@ -327,7 +332,7 @@ def attempts(problem: Attacked, draw: Draw, outcomes: list[Outcome]) -> Iterator
 
 
 def outcomes_of(
-    problem: Attacked, draw: Draw, reference: Callable[[list[Array]], tuple[list[Any], Any]]
+    problem: Stated, draw: Draw, reference: Callable[[list[Array]], tuple[list[Any], Any]]
 ) -> list[Outcome]:
     """What certificates say at several points; ``reference`` gives f at points and the lowest f that it finds."""
     outcomes: list[Outcome] = []
@@ -364,7 +369,7 @@ def outcomes_of(
     return outcomes
 
 
-def in_sixty_digits(problem: Attacked) -> Callable[[list[Array]], tuple[list[Any], Any]]:
+def in_sixty_digits(problem: Stated) -> Callable[[list[Array]], tuple[list[Any], Any]]:
     reference = ExactReference(*problem)
 
     def judge(points: list[Array]) -> tuple[list[Any], Any]:
@@ -373,7 +378,7 @@ def in_sixty_digits(problem: Attacked) -> Callable[[list[Array]], tuple[list[Any
     return judge
 
 
-def by_other_points(problem: Attacked) -> Callable[[list[Array]], tuple[list[Any], Any]]:
+def by_other_points(problem: Stated) -> Callable[[list[Array]], tuple[list[Any], Any]]:
     """In long double, whose rounding counts in the certificate's favor; any lower f is a witness."""
     x = problem.features.double().numpy().astype(np.longdouble)
     weight = np.ones(len(x)) if problem.sample_weight is None else problem.sample_weight.double().numpy()

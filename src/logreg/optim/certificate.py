@@ -24,8 +24,8 @@ from logreg.optim.passes import (
     Problem,
     Rows,
     Sample,
-    _diagonal,
     ask,
+    diagonal_of,
     part_rows,
     parts,
     row_weights,
@@ -301,7 +301,7 @@ class Measure(Certifying[Measured]):
         penalty = float((l2 / 2 * self.point.square() + l1 * self.point.abs()).sum())
         hessian = self._hessian * share if self._wants else None
         if hessian is not None:
-            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.softmax else _diagonal(hessian)
+            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.softmax else diagonal_of(hessian)
             diagonal += l2
         evaluation = Evaluation(
             loss + penalty,

@@ -378,7 +378,7 @@ class Evaluate(Pass[Evaluation]):
             if not problem.intercept:
                 hessian[..., -1] = 0
                 hessian[:, -1] = 0
-            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.softmax else _diagonal(hessian)
+            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.softmax else diagonal_of(hessian)
             diagonal += l2
         column = None
         if self._by_intercept is not None:
@@ -426,7 +426,7 @@ class EvaluateSome(Evaluate):
         return super().result()
 
 
-def _diagonal(hessian: Tensor) -> Tensor:
+def diagonal_of(hessian: Tensor) -> Tensor:
     """A view of the diagonal of (K, P, K, P), shape (K, P)."""
     k, p = hessian.shape[:2]
     return hessian.view(k * p, k * p).diagonal().view(k, p)
