@@ -61,7 +61,7 @@ def _no_environment(name: object, *_: object) -> str:
     """
     raise ConfigError(
         f"the variable {name} of the environment may hold a secret, and settings are kept in summary.json and in "
-        "checkpoints. Let the shell fill in what is none"
+        "checkpoints. Type the value itself; the shell fills in $NAME"
     )
 
 
