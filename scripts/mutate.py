@@ -60,6 +60,7 @@ from parso.python.tree import Keyword, Name
 FILES = (
     *(f"src/logreg/{name}.py" for name in ("functional", "objective", "metrics", "evaluation", "calibration")),
     *(f"src/logreg/{name}.py" for name in ("existence", "optimality")),
+    "src/logreg/kernels.py",
     "src/logreg/optim/*.py",
 )
 """What is mutated: loss, objective, scores, calibration, separation, certificates and solvers."""

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.functional import one_vs_rest
+from logreg.kernels import _onednn, affine, sum_over_rows
 from logreg.objective import Objective
 from logreg.optim import descent
 from logreg.optim.curvature import PAIRS, PAIRS_LITTLE, Learned
 from logreg.optim.descent import Along, Follow, Trails, descend, descends
 from logreg.optim.exact import drive, fit, problem_of
-from logreg.optim.kernels import _onednn, affine, sum_over_rows
 from logreg.optim.newton import newton
 from logreg.optim.passes import (
     Asking,
@@ -353,7 +353,7 @@ def test_products_of_tall_matrices_are_plain_products(
     if not onednn:  # as in a torch that has none, or calls it otherwise
         monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
         assert _onednn.__wrapped__() is None
-        monkeypatch.setattr("logreg.optim.kernels._onednn", _onednn.__wrapped__)
+        monkeypatch.setattr("logreg.kernels._onednn", _onednn.__wrapped__)
     draw = torch.Generator().manual_seed(4)
     features, residuals = torch.randn(rows, 6, generator=draw), torch.randn(rows, outputs, generator=draw)
     coef, intercept = torch.randn(outputs, 6, generator=draw), torch.randn(outputs, generator=draw)
@@ -384,7 +384,7 @@ def test_the_product_of_onednn_is_taken_where_it_is_quicker(
         calls.append(len(coef))
         return torch.addmm(intercept, features, coef.T)
 
-    monkeypatch.setattr("logreg.optim.kernels._onednn", lambda: linear)
+    monkeypatch.setattr("logreg.kernels._onednn", lambda: linear)
     features = torch.ones(5, 9, dtype=dtype)
     features = torch.ones(9, 5, dtype=dtype).T if transposed else features
     assert affine(features, torch.ones(outputs, 9, dtype=dtype), torch.ones(outputs, dtype=dtype)).unique() == 10

@@ -17,7 +17,7 @@ HOUSE = Path(__file__).parents[1]
 SOURCE = HOUSE / "src" / "logreg"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "promises", "functional", "objective", "stored", "ranking", "terminal"),
+    ("errors", "promises", "functional", "objective", "kernels", "stored", "ranking", "terminal"),
     ("facts", "model", "config", "folder"),
     ("data", "metrics", "evaluation", "calibration", "optim", "existence"),
     ("module", "trained", "optimality", "path", "readings", "tracking", "callbacks", "inspection"),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from logreg.facts import DataFacts
+from logreg.kernels import affine
 
 Init = Literal["zeros", "linear"]
 
@@ -33,8 +34,8 @@ def linear_in_float64(features: Tensor, coef: Tensor, intercept: Tensor) -> Tens
     """
     rows = max(1, WIDENED // max(1, features.shape[1]))
     if features.dtype == torch.float64 or features.device.type == "cuda" or len(features) <= rows:
-        return torch.addmm(intercept, in_float64(features), coef.T)
-    return torch.cat([torch.addmm(intercept, in_float64(part), coef.T) for part in features.split(rows)])
+        return affine(in_float64(features), coef, intercept)
+    return torch.cat([affine(in_float64(part), coef, intercept) for part in features.split(rows)])
 
 
 class LogisticModel(nn.Module):

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.functional import LOSSES, one_vs_rest
+from logreg.kernels import affine, sum_over_rows
 from logreg.optim.curvature import Factored, conjugate_gradients, intercept_step, smallest_subgradient
-from logreg.optim.kernels import affine, sum_over_rows
 from logreg.optim.passes import (
     FOLDED,
     Answer,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from logreg.functional import LOSSES
+from logreg.kernels import affine
 from logreg.optim.curvature import Learned, centred, least, preconditioner
-from logreg.optim.kernels import affine
 from logreg.optim.passes import Asking, Evaluate, Evaluation, Frame, Notes, Pass, Problem, Rows, ask
 from logreg.optim.progress import NOISE, Progress, by_slope, certified, steepness
 from logreg.optim.row_space import is_wide

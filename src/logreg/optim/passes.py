@@ -21,8 +21,8 @@ from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.functional import LOSSES, one_vs_rest, scored
+from logreg.kernels import add_lower_triangle, affine, sum_over_rows
 from logreg.objective import Objective
-from logreg.optim.kernels import add_lower_triangle, affine, sum_over_rows
 
 BLOCK_BYTES = 32 * 2**20
 """Size of a block of features in float32: so large that what is done once for each costs little."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
+from logreg.kernels import STRIP, add_lower_triangle, affine, sum_over_rows
 from logreg.optim.curvature import Learned, centred
-from logreg.optim.kernels import STRIP, add_lower_triangle, affine, sum_over_rows
 from logreg.optim.passes import (
     Asking,
     Frame,
