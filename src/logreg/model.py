@@ -13,8 +13,8 @@ from logreg.kernels import affine
 
 Init = Literal["zeros", "linear"]
 
-WIDENED = 2**16
-"""Numbers that are converted to float64 at once on a processor: half a megabyte."""
+WIDENED = 2**18
+"""Numbers that are converted to float64 at once on a processor: two megabytes."""
 
 
 def in_float64(tensor: Tensor) -> Tensor:
