@@ -81,6 +81,35 @@ def test_the_objective_with_l1_is_that_of_scikit_learn(table: Any) -> None:
     assert found.bound.value <= float(value) * (1 + 1e-12)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("offset", [1e2, 1e4, 1e5])
+def test_columns_far_from_zero_without_an_intercept_and_with_l1_are_certified(offset: float, classes: int) -> None:
+    # Their differences have a curvature of 1 / offset^2 beside that of what they share.
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((100, 8))
+    y = draw.integers(0, classes, 100)
+    x = x + np.abs(x).max(0) * np.geomspace(1, offset, 8)
+    loss: Any = "bce" if classes == 2 else "cross_entropy"
+    problem = torch.from_numpy(x), torch.from_numpy(y), Objective(loss, l1=1e-4)
+    found = fit(*problem, intercept=False)
+    assert found.converged
+    assert found.bound.rigorous
+    assert found.passes <= 40
+
+
+def test_columns_that_float64_hardly_tells_apart_end_soon() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((200, 12))
+    y = (x @ draw.standard_normal(12) + draw.logistic(size=200) > 0).astype(int)
+    x = x + np.abs(x).max(0) * np.geomspace(1, 1e8, 12)
+    found = fit(torch.from_numpy(x), torch.from_numpy(y), Objective("bce", l1=1e-4), intercept=False)
+    assert found.passes <= 200
+    # With an intercept, which moves the columns to 0, the optimum is lower, and not by less than the bound.
+    free = fit(torch.from_numpy(x), torch.from_numpy(y), Objective("bce", l1=1e-4))
+    assert free.converged
+    assert free.bound.value - free.bound.gap <= found.bound.value
+
+
 def test_a_step_with_l1_takes_few_factorizations(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = one_hot(2)
     number, cholesky = [0], torch.linalg.cholesky_ex

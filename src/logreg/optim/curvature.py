@@ -30,7 +30,13 @@ MEMORY = 0.2
 """Fraction of the data that those matrices may take."""
 
 DAMPING = 1e-7
-"""What steps with l1 add to the curvature, relative to it."""
+"""What steps with l1 add to the curvature, relative to it, as long as they lead on."""
+
+LEAST_DAMPING = 1e-13
+"""What they add at least: rounding of a Hessian in float64."""
+
+LESS_DAMPING = 1e-3
+"""Factor from one strength of damping to the next."""
 
 L1_STEPS = 100
 """Of a quadratic model with l1, at most; what is left is done by the next Newton step."""
@@ -192,6 +198,7 @@ def minimise_with_l1(
     point: Tensor,
     accuracy: float,
     noise: float = 0.0,
+    damping: float = DAMPING,
 ) -> tuple[Tensor, float]:
     """Minimises the quadratic model with the penalty: g (v - u) + (v - u) H (v - u) / 2 + l1 |v|.
 
@@ -203,6 +210,7 @@ def minimise_with_l1(
         point: u, (K, D + 1).
         accuracy: Last gain relative to all gain at which to end.
         noise: Last gain itself at which to end.
+        damping: What steps add to the curvature, relative to it; more where that leads nowhere, up to `DAMPING`.
 
     Returns:
         v, in which zeros are exact, and by how much the model is lower there than at u.
@@ -211,12 +219,19 @@ def minimise_with_l1(
     l2, l1 = problem.penalties(frame)
     parts = (matrices, gradient.reshape(flat), point.reshape(flat), l1.expand_as(point).reshape(flat))
     gauge = (point.shape, l2) if problem.softmax else None
-    solved = [_one_with_l1(*part, accuracy, noise, gauge) for part in zip(*parts, strict=True)]
+    solved = [_one_with_l1(*part, accuracy, noise, damping, gauge) for part in zip(*parts, strict=True)]
     return torch.stack([v for v, _ in solved]).view_as(point), sum(gain for _, gain in solved)
 
 
 def _one_with_l1(
-    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, accuracy: float, noise: float, gauge: Gauge | None
+    matrix: Tensor,
+    gradient: Tensor,
+    start: Tensor,
+    l1: Tensor,
+    accuracy: float,
+    noise: float,
+    damping: float,
+    gauge: Gauge | None,
 ) -> tuple[Tensor, float]:
     """By projected Newton steps within the orthant that the slope points to.
 
@@ -231,7 +246,7 @@ def _one_with_l1(
     """
     diagonal = matrix.diagonal()
     # Steps alone are damped, not the model: where columns repeat each other l1 has the last word.
-    damped = matrix + torch.diag(torch.where(diagonal > 0, DAMPING * diagonal, 1.0))
+    damped = matrix + torch.diag(torch.where(diagonal > 0, damping * diagonal, 1.0))
     penalised = l1 > 0
     v, gain = start, 0.0
     for _ in range(L1_STEPS):
@@ -254,7 +269,11 @@ def _one_with_l1(
             if its < change:
                 moved, change = there, its
         if not change < 0:
-            break
+            if damping >= DAMPING:
+                break
+            damping /= LESS_DAMPING
+            damped = matrix + torch.diag(torch.where(diagonal > 0, damping * diagonal, 1.0))
+            continue
         v, gain = moved, gain - change
         if -change < max((accuracy if first == 1 else L1_ROUNDING) * gain, noise):
             break

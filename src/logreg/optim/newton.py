@@ -12,7 +12,10 @@ from logreg.errors import DivergedError
 from logreg.optim.canonical import NullSpace, find_null_space
 from logreg.optim.certificate import Bound, Norms, Reach, by_held_hessian, known_by, norms, rounding_of, size_of
 from logreg.optim.curvature import (
+    DAMPING,
     FLAT,
+    LEAST_DAMPING,
+    LESS_DAMPING,
     NOT_FINITE,
     SINGULAR,
     Factored,
@@ -69,6 +72,9 @@ PATIENCE = 12
 
 STEPS = 1000
 """Points at which f is evaluated, at most."""
+
+SLOW = 0.5
+"""Gain that the model expects, relative to what it expected a step before, from which on steps are damped less."""
 
 FINISH = 1e-6
 """Part of the usual gap that is aimed at without a penalty: one more step, so that coefficients have the digits that
@@ -142,6 +148,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[NullSpace | None]:
     wide = problem.dtype  # the type that Hessians are computed in
     null = NullSpace(frame.center.new_zeros(problem.num_features + 1, 0)) if held and unpenalised else None
     looked, nearest, failed = False, math.inf, 0
+    damping = DAMPING
     for _ in range(STEPS):
         hessian = wide if renew else None
         since = of_hessian if of_rows is not None and dtype == torch.float64 and not renew else None
@@ -191,7 +198,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[NullSpace | None]:
                         wide, path = torch.float64, None
                         continue
             assert direct is not None
-            path, gain = _with_matrix(progress, direct, at, now.gradient, null)
+            path, gain = _with_matrix(progress, direct, at, now.gradient, null, damping)
             if first_order and wide != torch.float64 and (failed or not gain > 0) and bool(slope.any()):
                 # Of columns nearly alike a Hessian of float32 is not even convex, and what seems best there is nothing.
                 dtype = wide = torch.float64
@@ -211,6 +218,8 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[NullSpace | None]:
         expected, progress.near = progress.near, gain / max(abs(now.value), 1e-300)
         progress.gap = min(progress.gap, now.value, gain if held else math.inf)
         stale = progress.near > 0.03 * expected
+        if progress.near > SLOW * expected and wide == torch.float64 and not failed:
+            damping = max(damping * LESS_DAMPING, LEAST_DAMPING)
         # Newton's steps square what is left; those by a Hessian of before shrink it as the last one did.
         shrinks = progress.near if now.hessian is not None or not held else progress.near / max(expected, 1e-300)
         ahead = progress.near * shrinks
@@ -226,6 +235,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[NullSpace | None]:
             if (yield from certified(progress, now)):
                 break
             failed = 0 if progress.gap <= nearest / 2 else failed + 1
+            damping = DAMPING  # steps of little length are repeated, which refines what they solve
             nearest = min(nearest, progress.gap)
             if failed >= FAILED:
                 break
@@ -260,14 +270,14 @@ Path = Callable[[float], Tensor]
 
 
 def _with_matrix(
-    progress: Progress, direct: Factored, point: Tensor, gradient: Tensor, null: NullSpace | None
+    progress: Progress, direct: Factored, point: Tensor, gradient: Tensor, null: NullSpace | None, damping: float
 ) -> tuple[Path, float]:
     """Newton's step, and what the quadratic model says it is worth."""
     if progress.problem.objective.l1:
         accuracy = min(1e-2, max(L1_ACCURACY, progress.near))
         noise = L1_NOISE * abs(progress.value)
         target, gain = minimise_with_l1(
-            progress.problem, progress.frame, direct.matrices, gradient, point, accuracy, noise
+            progress.problem, progress.frame, direct.matrices, gradient, point, accuracy, noise, damping
         )
     else:
         step = direct.step(gradient)
