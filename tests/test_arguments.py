@@ -54,7 +54,17 @@ def fitted(**changed: Any) -> Any:
             "`sample_weight` must be finite and >= 0, got -1.0 in row 1. Leave",
         ),
         ({"sample_weight": FEATURES[:, 0] / 0}, DataError, "`sample_weight` must be finite and >= 0, got nan in row 0"),
-        ({"sample_weight": 0 * FEATURES[:, 0]}, DataError, "`sample_weight` must have a positive, finite sum"),
+        ({"sample_weight": 0 * FEATURES[:, 0]}, DataError, "`sample_weight` must be > 0 somewhere, got only 0. Give"),
+        (
+            {"sample_weight": 1e-35 * (1 + FEATURES[:, 0])},
+            DataError,
+            "`sample_weight` must give rows a mean weight of 1e-30",
+        ),
+        (
+            {"sample_weight": 1e20 + FEATURES[:, 0], "class_weight": [1e20, 1e20]},
+            DataError,
+            "`sample_weight times class_weight` must give rows a mean weight .* got 1e\\+40. Multiply",
+        ),
         ({"sample_weight": FEATURES}, DataError, r"`sample_weight` must have one number for each row.* got \(6, 1\)"),
         ({"class_weight": (1.0, 2.0, 3.0)}, ConfigError, "`class_weight` must have one number for each of 2 classes"),
         ({"class_weight": (1.0, 0.0)}, ConfigError, r"`class_weight` must have finite numbers > 0, got \(1.0, 0.0\)"),

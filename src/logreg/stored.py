@@ -208,3 +208,25 @@ def check_scale(scale: Tensor, names: Sequence[str] = ()) -> None:
             f"feature {name} must have a size of 1e-120 to 1e120 where its coefficient is one of its own units, "
             f"got about {1 / float(scale[place]):.2g}. Set dataset.standardize=true, or write it in another unit."
         )
+
+
+WEIGHED = 2.0**-100, 2.0**100
+"""Mean weights of rows, about 1e-30 to 1e30, whose sums and products with residuals float32 holds."""
+
+
+def check_mean_weight(key: str, mean: float, where: str = "") -> None:
+    """Refuses weights that are all too large or too small for the arithmetic.
+
+    Args:
+        key: What gives the rows their weights.
+        mean: Of the weights.
+        where: What follows the mean in the message.
+
+    Raises:
+        DataError: The mean is out of range.
+    """
+    if not WEIGHED[0] <= mean <= WEIGHED[1]:
+        raise DataError(
+            f"`{key}` must give rows a mean weight of 1e-30 to 1e30, got {mean:.2g}{where}. "
+            "Multiply all weights by one number."
+        )

@@ -19,7 +19,6 @@ from logreg.data.prepare import (
     adopt_classes,
     check_features,
     check_labels,
-    check_mean_weight,
     check_weights,
     class_rates,
     digit_notes,
@@ -33,7 +32,7 @@ from logreg.data.prepare import (
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import DataError
 from logreg.facts import Batch, DataFacts, Split
-from logreg.stored import Moments, StoredForm, stored_form
+from logreg.stored import Moments, StoredForm, check_mean_weight, stored_form
 
 HELD_BYTES = 2**30
 """Size up to which an exact optimizer's train rows are converted once instead of in every pass."""

@@ -19,7 +19,7 @@ from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed
 from logreg.facts import SPLITS, Column, DataFacts, Split
-from logreg.stored import Moments, StoredForm, moments
+from logreg.stored import Moments, StoredForm, check_mean_weight, moments
 
 HELD_OUT = 0.2
 """Fraction of the train rows that is held out for a split that the source lacks, where nobody says otherwise."""
@@ -245,10 +245,6 @@ def digit_notes(
     return tuple(notes)
 
 
-WEIGHED = 2.0**-100, 2.0**100
-"""Mean weights of rows, about 1e-30 to 1e30, whose sums and products with residuals float32 holds."""
-
-
 def check_weights(tables: Mapping[Split, Table]) -> None:
     """Every split must weigh something that the arithmetic holds.
 
@@ -262,24 +258,6 @@ def check_weights(tables: Mapping[Split, Table]) -> None:
         if not bool((weights > 0).any()):
             raise DataError(f"`dataset.weight` must be > 0 somewhere in every split, got only 0 [in {split}].")
         check_mean_weight("dataset.weight", float(weights.mean()), f" [in {split}]")
-
-
-def check_mean_weight(key: str, mean: float, where: str = "") -> None:
-    """Refuses weights that are all too large or too small for the arithmetic.
-
-    Args:
-        key: What gives the rows their weights.
-        mean: Of the weights.
-        where: What follows the mean in the message.
-
-    Raises:
-        DataError: The mean is out of range.
-    """
-    if not WEIGHED[0] <= mean <= WEIGHED[1]:
-        raise DataError(
-            f"`{key}` must give rows a mean weight of 1e-30 to 1e30, got {mean:.2g}{where}. "
-            "Multiply all weights by one number."
-        )
 
 
 def check_features(tables: Mapping[Split, Table], name: str) -> None:

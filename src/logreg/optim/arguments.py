@@ -12,6 +12,7 @@ from torch import Tensor
 from logreg.errors import ConfigError, DataError
 from logreg.functional import LOSSES
 from logreg.objective import Objective, Reduction
+from logreg.stored import check_mean_weight
 
 MAP_LABELS = "Number the classes from 0: labels = torch.unique(labels, return_inverse=True)[1]."
 """What to do about labels of another kind."""
@@ -109,21 +110,23 @@ def check_weights(labels: Tensor, sample_weight: Tensor | None, class_weight: Se
         raise ConfigError.broken("class_weight", f"have one number for each of {classes} classes", tuple(class_weight))
     if not all(0 < weight < math.inf for weight in class_weight):
         raise ConfigError.broken("class_weight", "have finite numbers > 0", tuple(class_weight))
-    if sample_weight is None:
-        return
-    if sample_weight.shape != labels.shape:
-        raise DataError(
-            f"`sample_weight` must have one number for each row, shape ({len(labels)},), got "
-            f"{tuple(sample_weight.shape)}."
-        )
-    wrong = ~((sample_weight >= 0) & sample_weight.isfinite())
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        raise DataError(
-            f"`sample_weight` must be finite and >= 0, got {sample_weight[row].item()} in row {row}. Leave out "
-            "rows that should not count, or give them 0."
-        )
-    if not 0 < float(sample_weight.sum(dtype=torch.float64)) < math.inf:
-        raise DataError(
-            "`sample_weight` must have a positive, finite sum, got one that is not. Give some row a weight."
-        )
+    weights = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
+    if sample_weight is not None:
+        if sample_weight.shape != labels.shape:
+            raise DataError(
+                f"`sample_weight` must have one number for each row, shape ({len(labels)},), got "
+                f"{tuple(sample_weight.shape)}."
+            )
+        wrong = ~((sample_weight >= 0) & sample_weight.isfinite())
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise DataError(
+                f"`sample_weight` must be finite and >= 0, got {sample_weight[row].item()} in row {row}. Leave out "
+                "rows that should not count, or give them 0."
+            )
+        weights = sample_weight.double()
+    if class_weight:
+        weights = weights * weights.new_tensor(class_weight)[labels]
+    if not bool((weights > 0).any()):
+        raise DataError("`sample_weight` must be > 0 somewhere, got only 0. Give some row a weight.")
+    check_mean_weight("sample_weight times class_weight" if class_weight else "sample_weight", float(weights.mean()))
