@@ -17,6 +17,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from logreg.functional import class_probabilities
 from logreg.trained import Trained
@@ -170,6 +171,20 @@ def test_a_folder_of_pictures_and_one_alone(models: Models, types: Types) -> Non
     pixels = np.stack([np.asarray(Image.open(here / "new" / file)) for file in rows["file"]])
     np.savez(here / "new.npz", images=pixels)
     assert predicted(types, here, "input=new.npz")["dark"] == rows["dark"]
+
+
+def test_bytes_of_digits_mean_what_they_meant_in_training(tmp_path: Path, types: Types) -> None:
+    # scikit-learn's digits go from 0 to 16, and are read in [0, 1]
+    here = tmp_path
+    trained = types(here, "train", "dataset=digits", "dataset.limit=300", "optimizer=newton", "l2=1e-3", "report=brief")
+    assert trained.code == 0
+    bunch = load_digits()
+    np.save(here / "bytes.npy", bunch.data[:200].astype(np.uint8))
+    np.save(here / "parts.npy", bunch.data[:200] / 16)
+    rows = predicted(types, here, "input=bytes.npy")
+    assert rows == predicted(types, here, "input=parts.npy")
+    right = [str(said) == str(label) for said, label in zip(rows["predicted"], bunch.target, strict=False)]
+    assert sum(right) > 150
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.95])

@@ -87,6 +87,8 @@ class DataFacts:
     """What turns images into the features; empty: they are the pixels."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
     """How files of images become pixels, besides size and color: ``white_level`` of 16 bits, ``background``."""
+    white_byte: int = 255
+    """Value of a byte of an image that is 1 in source units."""
     class_weight: tuple[float, ...] = ()
     """Weight of each class in the loss, C of them; empty: all 1."""
     mean_weight: float = 1.0

@@ -148,6 +148,7 @@ class TensorDataModule(pl.LightningDataModule):
             missing_values=raw.missing_values,
             backbone=raw.backbone,
             pixels=raw.pixels,
+            white_byte=round(1 / raw.scale) if raw.image_shape else 255,
             class_weight=weights,
             mean_weight=weight,
             class_rates=class_rates(train, len(class_names)),

@@ -284,7 +284,7 @@ class Incoming:
                     )
                 features = stored.of(block.flatten(1), self.dtype)
                 if self.facts.image_shape and block.dtype == torch.uint8:
-                    features = features / 255
+                    features = features / self.facts.white_byte
                 elif not block.is_floating_point() and (level := Decoding.of(self.facts.pixels).white_level):
                     features = features / level
                 if not bool(features.sum().isfinite()) and len(bad := (~features.isfinite()).any(1).nonzero()):
