@@ -30,7 +30,7 @@ from torch import Tensor
 
 import benchmark_l1
 from benchmark_tools import Seconds, alternate, process_peak, spread, timed
-from logreg.functional import LossName, one_vs_rest
+from logreg.losses import one_vs_rest
 from logreg.objective import Objective
 from logreg.optim import exact
 from logreg.optim.passes import InMemory
@@ -171,7 +171,7 @@ class Problem:
         if rows is None:
             return None
         features, labels = (part.to(arguments.device) for part in rows)
-        loss: LossName = "bce" if int(labels.max()) == 1 else "cross_entropy"
+        loss: str = "bce" if int(labels.max()) == 1 else "cross_entropy"
         return cls(features, labels, Objective(loss, l2=1 / len(labels)))
 
     @property

@@ -58,7 +58,7 @@ from cosmic_ray.operators.provider import OperatorProvider
 from parso.python.tree import Keyword, Name
 
 FILES = (
-    *(f"src/logreg/{name}.py" for name in ("functional", "objective", "metrics", "evaluation", "calibration")),
+    *(f"src/logreg/{name}.py" for name in ("objective", "metrics", "evaluation", "calibration")),
     *(f"src/logreg/{name}.py" for name in ("existence", "optimality")),
     "src/logreg/kernels.py",
     "src/logreg/optim/*.py",

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from logreg.commands.desk import CONF
 from logreg.data import TensorDataModule, build_dataset
-from logreg.functional import one_vs_rest
+from logreg.losses import one_vs_rest
 from logreg.module import LogisticModule
 from logreg.objective import Objective
 from whole_runs import Run, data_of, train

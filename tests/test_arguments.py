@@ -75,7 +75,7 @@ def fitted(**changed: Any) -> Any:
         ({"optimizer": "adam"}, ConfigError, "`optimizer` must be one of newton, lbfgs, got 'adam'"),
         ({"objective": Objective("bce", l2=-1.0)}, ConfigError, "`l2` must be a finite number >= 0, got -1.0"),
         ({"objective": Objective("bce", l1=math.inf)}, ConfigError, "`l1` must be a finite number >= 0, got inf"),
-        ({"objective": Objective("hinge")}, ConfigError, "`loss` must be one of .*, got 'hinge'"),  # type: ignore[arg-type]  # no loss
+        ({"objective": Objective("hinge")}, ConfigError, "`loss` must be one of .*, got 'hinge'"),
         ({"objective": Objective("bce", "max")}, ConfigError, "`reduction` must be one of mean, sum, got 'max'"),  # type: ignore[arg-type]  # no reduction
     ],
 )

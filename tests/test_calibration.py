@@ -14,7 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from logreg.calibration import WIDE, Calibration, fit_calibration
-from logreg.functional import LossName, class_probabilities
+from logreg.losses import LOSSES
 from logreg.trained import Trained
 from models import Models
 from whole_runs import Answer, train
@@ -22,20 +22,20 @@ from whole_runs import Answer, train
 Types = Callable[..., Answer]
 
 
-def rows(outputs: int, loss: LossName, seed: int = 0, number: int = 40_000) -> tuple[torch.Tensor, torch.Tensor]:
+def rows(outputs: int, loss: str, seed: int = 0, number: int = 40_000) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels that are drawn by them."""
     draw = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(number, outputs, generator=draw, dtype=torch.float64)
-    return logits, torch.multinomial(class_probabilities(logits, loss), 1, generator=draw)[:, 0]
+    return logits, torch.multinomial(LOSSES[loss].class_probabilities(logits), 1, generator=draw)[:, 0]
 
 
-def fitted(logits: torch.Tensor, labels: torch.Tensor, loss: LossName, **more: Any) -> Calibration:
+def fitted(logits: torch.Tensor, labels: torch.Tensor, loss: str, **more: Any) -> Calibration:
     return fit_calibration(logits, labels, loss, [f"c{k}" for k in range(max(2, logits.shape[1]))], **more)
 
 
 @pytest.mark.parametrize("spoiled", [0.25, 1.0, 3.0])
 @pytest.mark.parametrize(("outputs", "loss"), [(1, "bce"), (4, "cross_entropy"), (4, "bce")])
-def test_it_finds_what_the_logits_were_multiplied_by(outputs: int, loss: LossName, spoiled: float) -> None:
+def test_it_finds_what_the_logits_were_multiplied_by(outputs: int, loss: str, spoiled: float) -> None:
     logits, labels = rows(outputs, loss)
     if loss == "bce" and outputs > 1 and spoiled != 1:
         pytest.skip("divided by their sum, sigmoids are no longer what they were drawn from")
@@ -53,7 +53,7 @@ def test_no_other_temperature_makes_the_rows_more_probable() -> None:
     best = fitted(logits, labels, "cross_entropy").temperature
 
     def cost(temperature: float) -> float:
-        p = class_probabilities(logits, "cross_entropy", temperature)
+        p = LOSSES["cross_entropy"].class_probabilities(logits, temperature)
         return float(-p.gather(1, labels[:, None]).log().mean())
 
     assert cost(best) <= min(cost(best * (1 + step)) for step in (-0.1, -1e-3, 1e-3, 0.1))
@@ -126,20 +126,20 @@ WEIGHTS = torch.tensor([0.5, 3.0, 20.0, 1.0], dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("outputs", "loss"), [(1, "bce"), (2, "cross_entropy"), (4, "cross_entropy"), (4, "bce")])
-def test_what_class_weights_do_to_probabilities_is_undone(outputs: int, loss: LossName) -> None:
+def test_what_class_weights_do_to_probabilities_is_undone(outputs: int, loss: str) -> None:
     draw = torch.Generator().manual_seed(0)
     weight = WEIGHTS[: max(2, outputs)]
     p = torch.softmax(3 * torch.randn(50, len(weight), generator=draw, dtype=torch.float64), dim=1)
     q = weight * p / (weight * p).sum(1, keepdim=True)  # what is learned of data in which class k is w_k times as often
     logits = q.log() if loss == "cross_entropy" else (q / (1 - q)).log()
     logits = logits[:, 1:] if outputs == 1 else logits
-    torch.testing.assert_close(class_probabilities(logits, loss), q)
-    torch.testing.assert_close(class_probabilities(logits, loss, log_weight=weight.log()), p)
+    torch.testing.assert_close(LOSSES[loss].class_probabilities(logits), q)
+    torch.testing.assert_close(LOSSES[loss].class_probabilities(logits, log_weight=weight.log()), p)
 
 
 def test_the_temperature_comes_after_the_correction() -> None:
     logits, log_weight = torch.tensor([[1.2], [-0.3]], dtype=torch.float64), WEIGHTS[:2].log()
-    found = class_probabilities(logits, "bce", 2.0, log_weight)
+    found = LOSSES["bce"].class_probabilities(logits, 2.0, log_weight)
     expected = torch.sigmoid((logits - math.log(3.0 / 0.5)) / 2)
     torch.testing.assert_close(found[:, 1:], expected)
 

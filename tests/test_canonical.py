@@ -13,7 +13,6 @@ from scipy.linalg import qr
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from logreg.functional import LossName
 from logreg.objective import Objective
 from logreg.optim import start, working_sets
 from logreg.optim.canonical import Triangle, settle
@@ -77,7 +76,7 @@ def least_norm(x: Array, logits: Array) -> tuple[Array, Array]:
     return part.T, logits.mean(0) - mean @ part
 
 
-def by_scikit_learn(x: Array, labels: Array, loss: LossName) -> Array:
+def by_scikit_learn(x: Array, labels: Array, loss: str) -> Array:
     """Logits at the optimum without a penalty, (N, K), by independent columns alone."""
     centered = x - x.mean(0)
     size = centered.std(0)
@@ -97,14 +96,14 @@ def by_scikit_learn(x: Array, labels: Array, loss: LossName) -> Array:
     return found - found.mean(1, keepdims=True) if loss == "cross_entropy" else found
 
 
-def solved(features: Tensor, labels: Tensor, loss: LossName = "bce", **knobs: Any) -> Fit:
+def solved(features: Tensor, labels: Tensor, loss: str = "bce", **knobs: Any) -> Fit:
     return fit(features, labels, Objective(loss), **{"tolerance": 1e-13} | knobs)
 
 
 @pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("bce", 3), ("cross_entropy", 3)])
 @pytest.mark.parametrize("table", TABLES)
 def test_the_solution_of_least_norm_is_that_of_scikit_learn_by_independent_columns(
-    table: str, loss: LossName, classes: int
+    table: str, loss: str, classes: int
 ) -> None:
     features, labels = labelled(table, classes)
     coef, intercept = least_norm(features.numpy(), by_scikit_learn(features.numpy(), labels.numpy(), loss))
@@ -146,7 +145,7 @@ def test_levels_beside_an_intercept_have_the_contrasts_of_statsmodels(
 
 @pytest.mark.parametrize("optimizer", EXACT)
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
-def test_it_is_the_limit_of_a_vanishing_penalty(loss: LossName, optimizer: str) -> None:
+def test_it_is_the_limit_of_a_vanishing_penalty(loss: str, optimizer: str) -> None:
     features, labels = labelled("two categories", 3)
     near = fit(features, labels, Objective(loss, l2=1e-8), tolerance=1e-15)
     found = solved(features, labels, loss, optimizer=optimizer)
@@ -178,7 +177,7 @@ def test_rows_that_weigh_nothing_tie_no_columns_apart(optimizer: str) -> None:
 
 @pytest.mark.parametrize("optimizer", EXACT)
 @pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("cross_entropy", 3)])
-def test_where_a_level_separates_the_others_stay_at_least_norm(loss: LossName, classes: int, optimizer: str) -> None:
+def test_where_a_level_separates_the_others_stay_at_least_norm(loss: str, classes: int, optimizer: str) -> None:
     features, labels = labelled("two categories", classes)
     known = features[:, 2] > 0
     labels[known] = 1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.functional import LossName, one_vs_rest
+from logreg.losses import one_vs_rest
 from logreg.objective import Objective, Reduction
 from logreg.optim.certificate import (
     UNIT,
@@ -83,7 +83,7 @@ def drawn(penalty: str, seed: int, size: float) -> Stated:
         l1 = 10 ** draw.uniform(-2, 0.1) * max(1e-3, float(np.abs(residuals.T @ x).max()) / rows)
     if penalty in ("l2", "elastic net"):
         l2 = 10 ** draw.uniform(-8, 2)
-    loss: LossName = "bce" if draw.random() < (0.7 if classes == 2 else 0.2) else "cross_entropy"
+    loss: str = "bce" if draw.random() < (0.7 if classes == 2 else 0.2) else "cross_entropy"
     summed = draw.random() < 0.2
     objective = Objective(loss, *(("sum", l2 * rows, l1 * rows) if summed else ("mean", l2, l1)))
     dtype = torch.float32 if draw.random() < 0.4 else torch.float64
@@ -172,7 +172,7 @@ def test_of_independent_outputs_the_evaluation_tells_what_a_pass_would(classes: 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_what_is_measured_is_what_autograd_says(loss: LossName, reduction: Reduction) -> None:
+def test_what_is_measured_is_what_autograd_says(loss: str, reduction: Reduction) -> None:
     draw = torch.Generator().manual_seed(3)
     features = torch.randn(40, 3, generator=draw, dtype=torch.float64) + 2
     labels, weight = torch.randint(3, (40,), generator=draw), torch.arange(40).double() % 3
@@ -192,9 +192,9 @@ def test_what_is_measured_is_what_autograd_says(loss: LossName, reduction: Reduc
     torch.testing.assert_close(found.evaluation.gradient, gradient, rtol=1e-12, atol=1e-13)
     own = torch.stack([hessian[k, :, k] for k in range(3)])
     assert found.evaluation.hessian is not None
-    torch.testing.assert_close(found.evaluation.hessian, hessian if problem.softmax else own, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(found.evaluation.hessian, hessian if problem.coupled else own, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(found.evaluation.curvature, hessian[:, -1, :, -1], rtol=1e-12, atol=1e-13)
-    if not problem.softmax:
+    if not problem.coupled:
         torch.testing.assert_close(found.evaluation.by_intercept, own[:, -1], rtol=1e-12, atol=1e-13)
     assert found.rows == int((weight > 0).sum())
     mine = torch.cat([features, torch.ones(40, 1).double()], dim=1)
@@ -318,13 +318,13 @@ def test_curvature_that_is_barely_known_makes_a_bound_wider_by_as_much() -> None
 def test_a_held_hessian_reaches_as_far_as_its_output_of_largest_rows_allows() -> None:
     none = torch.zeros(1).double()
     rows = torch.tensor([2.0, 8.0, 0.5]).double()
-    alone = [Norms(row.unsqueeze(0), none, none).reach for row in rows]
-    assert Norms(rows, none.expand(3), none.expand(3)).reach == min(alone) == alone[1]
+    alone = [Norms(row.unsqueeze(0), none, none, 1.0).reach for row in rows]
+    assert Norms(rows, none.expand(3), none.expand(3), 1.0).reach == min(alone) == alone[1]
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
 @pytest.mark.parametrize("classes", [2, 4])
-def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: LossName) -> None:
+def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: str) -> None:
     ratios = []
     for seed in range(40):
         draw = torch.Generator().manual_seed(seed)
@@ -337,7 +337,7 @@ def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: Loss
         best = fit(features, labels, problem.objective, classes, tolerance=1e-12)
         optimum = torch.cat([best.coef, best.intercept.unsqueeze(1)], dim=1)
         before, point = (optimum + normal(optimum.shape) * off for off in (0.1, 0.003))
-        if problem.softmax:
+        if problem.coupled:
             before, point = before - before.mean(0), point - point.mean(0)
         then = drive(ask(Evaluate(problem, problem.model, before, torch.float64, torch.float64)), rows)
         now = drive(ask(Evaluate(problem, problem.model, point, torch.float64, since=before)), rows)
@@ -345,7 +345,7 @@ def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: Loss
         assert now.change is not None
         change = features @ (point - before)[:, :-1].T + (point - before)[:, -1]
         apart = (change.unsqueeze(2) - change.unsqueeze(1)).abs().max().unsqueeze(0)
-        torch.testing.assert_close(now.change, apart if problem.softmax else change.abs().amax(0))
+        torch.testing.assert_close(now.change, apart if problem.coupled else change.abs().amax(0))
         direct = factored(problem, then.hessian)
         units = size_of(direct, problem.num_outputs)
         of_rows = norms(problem, direct, units, drive(ask(Reach(problem, problem.model, units)), rows))

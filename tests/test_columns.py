@@ -18,7 +18,7 @@ from logreg.data import RawData, Table, TensorDataModule
 from logreg.data.columns import encode, learn_encoding, read_columns
 from logreg.errors import DataError
 from logreg.facts import Column, DataFacts
-from logreg.functional import one_vs_rest
+from logreg.losses import one_vs_rest
 from logreg.module import LogisticModule
 
 ROWS = 16

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.functional import one_vs_rest
 from logreg.kernels import _onednn, affine, sum_over_rows
+from logreg.losses import one_vs_rest
 from logreg.objective import Objective
 from logreg.optim import descent
 from logreg.optim.curvature import PAIRS, PAIRS_LITTLE, Learned
@@ -183,7 +183,7 @@ def test_the_curvature_on_a_span_is_that_of_autograd(kind: str, weighted: bool) 
     draw = torch.Generator().manual_seed(1)
     k = problem.num_outputs
     at, before, direction = torch.randn(3, k, 6, generator=draw, dtype=torch.float64)
-    before -= before.mean(0) if problem.softmax else 0.0
+    before -= before.mean(0) if problem.coupled else 0.0
     trails: Trails = Trails()
     drive(ask(Follow(problem, problem.model, at - before, trails)), memory)
     drive(ask(Along(problem, problem.model, before, trails, 0)), memory)
@@ -211,7 +211,7 @@ def test_a_move_that_is_followed_gives_what_an_evaluation_gives(kind: str) -> No
     for factors in (torch.rand(1, k, generator=draw), torch.rand(2, k, generator=draw)):
         drive(ask(Along(problem, problem.model, direction, trails, len(factors) - 1)), memory)
         last = factors[0].unsqueeze(1) * direction + factors[-1].unsqueeze(1) * last
-        last = last - last.mean(0) if problem.softmax else last
+        last = last - last.mean(0) if problem.coupled else last
         at = at + last
         followed = drive(ask(Follow(problem, problem.model, at, trails, factors.double())), memory)
     evaluated = drive(ask(Evaluate(problem, problem.model, at)), memory)

@@ -12,7 +12,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from logreg.functional import LossName, one_vs_rest
+from logreg.losses import one_vs_rest
 from logreg.objective import Objective
 from logreg.optim.exact import Fit, bound_of, fit, problem_of
 from logreg.optim.lbfgs import Trial, decreases, expected_gap, lbfgs, next_length, satisfies_wolfe
@@ -138,7 +138,7 @@ def test_where_features_say_nothing_the_intercept_is_the_log_odds() -> None:
 @pytest.mark.parametrize(("loss", "outputs"), [("bce", 1), ("bce", 3), ("cross_entropy", 3)])
 @pytest.mark.parametrize(("reduction", "l2"), [("mean", 1e-2), ("sum", 3.0), ("mean", 0.0)])
 def test_the_objective_is_that_of_scipy_within_the_bound(
-    loss: LossName, outputs: int, reduction: str, l2: float, dtype: torch.dtype, draw: torch.Generator
+    loss: str, outputs: int, reduction: str, l2: float, dtype: torch.dtype, draw: torch.Generator
 ) -> None:
     features, labels = table(300, 6, outputs, draw, scales=30.0)
     features = features.float().double()
@@ -200,7 +200,7 @@ def test_many_outputs_take_steps_along_their_matrices_or_diagonals_alike(
 def test_l1_leaves_the_zeros_of_scikit_learn_and_they_are_exact(l2: float, outputs: int, draw: torch.Generator) -> None:
     features, labels = table(150, 8, outputs, draw)
     features, l1 = features - features.mean(0), 0.03
-    loss: LossName = "bce" if outputs == 1 else "cross_entropy"
+    loss: str = "bce" if outputs == 1 else "cross_entropy"
     found = solve(features, labels, Objective(loss, l2=l2, l1=l1), tolerance=1e-9)
     total = l1 + l2
     theirs = LogisticRegression(
@@ -300,7 +300,7 @@ def test_float32_serves_far_away_and_float64_at_the_end(draw: torch.Generator) -
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_a_sum_takes_the_steps_of_the_mean(outputs: int, draw: torch.Generator) -> None:
     features, labels = table(256, 30, outputs, draw)
-    loss: LossName = "bce" if outputs == 1 else "cross_entropy"
+    loss: str = "bce" if outputs == 1 else "cross_entropy"
     mean, total = (
         solve(features, labels, objective, tolerance=1e-9)
         for objective in (Objective(loss, l2=2.0**-7), Objective(loss, l2=2.0**-7 * 256, reduction="sum"))

@@ -15,7 +15,7 @@ from logreg.data import TensorDataModule, build_dataset
 from logreg.errors import DivergedError
 from logreg.facts import Batch
 from logreg.folder import find_checkpoint, mark_latest, write_whole
-from logreg.functional import one_vs_rest
+from logreg.losses import one_vs_rest
 from logreg.module import LogisticModule
 
 QUIET = (  # Lightning's own, see run.py

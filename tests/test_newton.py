@@ -16,7 +16,6 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from logreg.errors import DivergedError, LogregError
-from logreg.functional import LossName
 from logreg.objective import Objective
 from logreg.optim.curvature import RIDGE, factored, minimise_with_l1
 from logreg.optim.exact import EXACT, fit, problem_of
@@ -53,7 +52,7 @@ def one_hot(classes: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("bce", 3), ("cross_entropy", 3)])
 @pytest.mark.parametrize("table", [dependent, one_hot])
 def test_l1_ends_within_any_tolerance_where_columns_depend_on_each_other(
-    table: Any, loss: LossName, classes: int, l1: float, tolerance: float
+    table: Any, loss: str, classes: int, l1: float, tolerance: float
 ) -> None:
     features, labels = table(classes)
     found = fit(features, labels, Objective(loss, l1=l1), tolerance=tolerance)
@@ -219,7 +218,7 @@ def test_lbfgs_ends_where_all_coefficients_are_zero() -> None:
     features, labels = torch.tensor([[0.0], [-0.0875], [-0.0594], [0.0]]), torch.tensor([2, 0, 0, 2])
     for loss, least in (("bce", 2 * math.log(2)), ("cross_entropy", math.log(2))):
         for l2 in (0.0, 0.1):
-            objective = Objective(loss, l1=0.03, l2=l2)  # type: ignore[arg-type]  # a name of a loss
+            objective = Objective(loss, l1=0.03, l2=l2)
             found = fit(features.double(), labels, objective, num_classes=3, optimizer="lbfgs")
             assert found.converged
             assert found.passes < 200

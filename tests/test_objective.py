@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from logreg.functional import LOSSES, LossName, one_vs_rest
+from logreg.losses import LOSSES, one_vs_rest
 from logreg.objective import Objective, Reduction
 
 
@@ -21,7 +21,7 @@ def problem(draw: torch.Generator, rows: int = 20, features: int = 3, outputs: i
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize(("l2", "l1"), [(0.0, 0.0), (0.3, 0.0), (0.3, 0.2)])
 def test_gradient_in_closed_form_is_that_of_autograd(
-    loss: LossName, outputs: int, reduction: Reduction, l2: float, l1: float, draw: torch.Generator
+    loss: str, outputs: int, reduction: Reduction, l2: float, l1: float, draw: torch.Generator
 ) -> None:
     features, labels = problem(draw, outputs=outputs)
     targets = one_vs_rest(labels, outputs, torch.float64)
@@ -87,7 +87,7 @@ def test_the_intercept_is_not_penalised() -> None:
     coef = torch.zeros(1, 1, requires_grad=True)
     intercept = torch.tensor([3.0], requires_grad=True)
     value = objective.value(features, targets, coef, intercept)
-    torch.testing.assert_close(value, LOSSES["bce"].of_rows(torch.full((2, 1), 3.0), targets).mean())
+    torch.testing.assert_close(value, LOSSES["bce"].value(torch.full((2, 1), 3.0), targets).mean())
 
 
 def fitted(
@@ -112,7 +112,7 @@ def fitted(
 @pytest.mark.parametrize("outputs", [1, 3])
 def test_the_minimum_is_that_of_scikit_learn(outputs: int, draw: torch.Generator) -> None:
     features, labels = problem(draw, rows=60, outputs=outputs)
-    loss: LossName = "bce" if outputs == 1 else "cross_entropy"
+    loss: str = "bce" if outputs == 1 else "cross_entropy"
     l2 = 0.05
     coef, intercept, value = fitted(Objective(loss, l2=l2), features, labels, outputs)
     # C multiplies the summed loss, ours is the mean: C = 1 / (rows * l2).

@@ -74,7 +74,7 @@ def test_one_batch_of_stochastic_descent_is_a_step_along_the_gradient(weighted: 
 def test_the_safe_step_is_one_over_the_largest_curvature_at_zero(loss: str, classes: int) -> None:
     # With orthogonal columns the largest eigenvalue of the curvature at zero is that of the largest column.
     problem, sample = stated()
-    problem = replace(problem, objective=Objective(loss), num_outputs=1 if classes == 2 else classes)  # type: ignore[arg-type]  # plain str
+    problem = replace(problem, objective=Objective(loss), num_outputs=1 if classes == 2 else classes)
     columns = torch.linalg.qr(sample.features - sample.features.mean(0)).Q * torch.tensor([9.0, 3.0, 2.0, 1.0]).double()
     sample = sample._replace(features=columns + 5)
     frame = choose_frame(problem, sample, every_scale=True)
@@ -101,7 +101,7 @@ def test_a_hessian_is_held_up_to_1024_parameters_that_depend_on_each_other() -> 
         zeros = torch.zeros(features).double()
         problem = replace(stated()[0], rows=rows, num_outputs=outputs)
         model = problem.model._replace(center=zeros, scale=zeros + 1)
-        return holds_hessian(replace(problem, model=model, objective=Objective(loss, l2=1.0)))  # type: ignore[arg-type]  # plain str
+        return holds_hessian(replace(problem, model=model, objective=Objective(loss, l2=1.0)))
 
     assert holds(1023, 10, "bce")
     assert not holds(1024, 10, "bce")

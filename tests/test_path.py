@@ -38,7 +38,7 @@ def row(l2: float, loss_val: float, error: float = 0.1) -> PathRow:
 @pytest.mark.parametrize(("classes", "loss", "l1"), [(2, "bce", 0.0), (3, "cross_entropy", 0.0), (3, "bce", 1e-2)])
 def test_every_point_is_the_optimum_of_its_own_strength(classes: int, loss: str, l1: float) -> None:
     memory = InMemory(*rows_of(classes))
-    objective = Objective(loss, l2=1.0, l1=l1)  # type: ignore[arg-type]  # pytest hands on plain str
+    objective = Objective(loss, l2=1.0, l1=l1)
     points = drive(fit_path(problem_of(memory, objective, classes), STRENGTHS, 1e-10), memory)
     assert [point.l2 for point in points] == STRENGTHS
     for point in points:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from logreg.functional import class_probabilities
+from logreg.losses import LOSSES
 from logreg.trained import Trained
 from models import TABLE_HEADER, Models, table_rows, write_pictures, write_table
 from whole_runs import Answer
@@ -75,7 +75,7 @@ def test_a_table_gives_the_probabilities_of_its_encoding(models: Models, types: 
     trained = model_of(models, "table")
     features, _ = read_features(str(here / "new.csv"), trained.facts)
     coef, intercept = trained.module.model.in_source_units()
-    expected = class_probabilities(features.double() @ coef.T + intercept, "cross_entropy").numpy()
+    expected = LOSSES["cross_entropy"].class_probabilities(features.double() @ coef.T + intercept).numpy()
     ours = np.column_stack([rows[name] for name in trained.facts.class_names])
     np.testing.assert_allclose(ours, expected, atol=2e-6)
     assert rows["predicted"] == [trained.facts.class_names[place] for place in expected.argmax(1)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.functional import LossName, one_vs_rest
+from logreg.losses import one_vs_rest
 from logreg.objective import Objective
 from logreg.optim import exact, row_space
 from logreg.optim.exact import Fit, drive, fit, problem_of
@@ -151,7 +151,7 @@ def test_the_inverse_in_the_rows_is_that_of_the_hessian(kind: str, weighted: boo
     else:
         flat = (torch.linalg.pinv(hessian, rtol=1e-14, hermitian=True) @ gradient.flatten()).view_as(point)
     step = inverse(gradient)
-    if given.problem.softmax:  # one number for all intercepts changes nothing
+    if given.problem.coupled:  # one number for all intercepts changes nothing
         step[:, -1] -= step[:, -1].mean()
         flat[:, -1] -= flat[:, -1].mean()
     torch.testing.assert_close(step, flat, rtol=1e-6, atol=1e-8)
@@ -270,7 +270,7 @@ def alike(rows: int, features: int, classes: int = 2) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
-def test_rows_that_differ_need_no_inner_products(loss: LossName, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_differ_need_no_inner_products(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = unlike(500, 8000)
     objective = Objective(loss, l2=1e-2)
     found, grams, _, _ = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-6))

@@ -15,7 +15,7 @@ from torch import Tensor
 from logreg.data import RawData, Table, TensorDataModule
 from logreg.data.selection import class_weights
 from logreg.errors import DataError
-from logreg.functional import LossName, one_vs_rest
+from logreg.losses import one_vs_rest
 from logreg.metrics import SplitScorer, loss_weight
 from logreg.model import LogisticModel
 from logreg.module import LogisticModule
@@ -28,7 +28,7 @@ WEIGHTS = torch.tensor([2.0, 1.0, 0.0, 3.0, 1.0, 2.0, 1.0, 0.0, 1.0, 2.0, 1.0, 1
 TIMES = torch.repeat_interleave(torch.arange(len(WEIGHTS)), WEIGHTS.long())
 """The same rows, each as often as it weighs."""
 
-KINDS: list[tuple[LossName, int]] = [("bce", 1), ("bce", 3), ("cross_entropy", 3)]
+KINDS: list[tuple[str, int]] = [("bce", 1), ("bce", 3), ("cross_entropy", 3)]
 
 
 def rows(draw: torch.Generator, outputs: int) -> tuple[Tensor, Tensor]:
@@ -70,7 +70,7 @@ def given(
 @pytest.mark.parametrize(("loss", "outputs"), KINDS)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_the_objective_of_a_weighted_row_is_that_of_the_row_so_many_times(
-    loss: LossName, outputs: int, reduction: Reduction, draw: torch.Generator
+    loss: str, outputs: int, reduction: Reduction, draw: torch.Generator
 ) -> None:
     features, labels = rows(draw, outputs)
     targets = one_vs_rest(labels, outputs, torch.float64)
@@ -85,7 +85,7 @@ def test_the_objective_of_a_weighted_row_is_that_of_the_row_so_many_times(
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize(("l2", "l1"), [(0.0, 0.0), (0.3, 0.2)])
 def test_the_weighted_gradient_in_closed_form_is_that_of_autograd(
-    loss: LossName, outputs: int, reduction: Reduction, l2: float, l1: float, draw: torch.Generator
+    loss: str, outputs: int, reduction: Reduction, l2: float, l1: float, draw: torch.Generator
 ) -> None:
     features, labels = rows(draw, outputs)
     targets = one_vs_rest(labels, outputs, torch.float64)
@@ -160,7 +160,7 @@ def descend(module: LogisticModule, features: Tensor, labels: Tensor, weight: Te
 @pytest.mark.parametrize(("loss", "outputs"), KINDS)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_the_scores_of_weighted_rows_are_those_of_the_rows_so_many_times(
-    loss: LossName, outputs: int, reduction: Reduction, draw: torch.Generator
+    loss: str, outputs: int, reduction: Reduction, draw: torch.Generator
 ) -> None:
     logits = torch.randn(len(WEIGHTS), outputs, generator=draw, dtype=torch.float64)
     labels = torch.arange(len(WEIGHTS)) % max(outputs, 2)

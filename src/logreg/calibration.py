@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from logreg.evaluation import Z, rows_worth
-from logreg.functional import LossName, class_probabilities, decided
+from logreg.losses import LOSSES, decided
 
 LIMITS = (0.01, 100.0)
 """Where the temperature is looked for; rows without an error would have it at 0, rows of chance at infinity."""
@@ -49,12 +49,12 @@ class Calibration:
 
     @property
     def log_weight(self) -> Tensor | None:
-        """As `class_probabilities` takes it, shape (C,), float64."""
+        """As `Loss.class_probabilities` takes it, shape (C,), float64."""
         return torch.tensor(self.class_weight, dtype=torch.float64).log() if self.class_weight else None
 
-    def probabilities(self, logits: Tensor, loss: LossName) -> Tensor:
+    def probabilities(self, logits: Tensor, loss: str) -> Tensor:
         """Logits (N, K) -> probability of each class (N, C)."""
-        return class_probabilities(logits, loss, self.temperature, self.log_weight)
+        return LOSSES[loss].class_probabilities(logits, self.temperature, self.log_weight)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values; `of_checkpoint` takes them back."""
@@ -97,7 +97,7 @@ class Calibration:
 def fit_calibration(
     logits: Tensor,
     labels: Tensor,
-    loss: LossName,
+    loss: str,
     class_names: Sequence[str],
     class_weight: Sequence[float] = (),
     sample_weight: Tensor | None = None,
@@ -131,7 +131,7 @@ def fit_calibration(
 
     def cost(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)
-        probabilities = class_probabilities(wide, loss, temperature, found.log_weight)
+        probabilities = LOSSES[loss].class_probabilities(wide, temperature, found.log_weight)
         right = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
         return float(weight @ -right.clamp(min=torch.finfo(torch.float64).tiny).log())
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.functional import decided
+from logreg.losses import decided
 from logreg.ranking import Ranked, Ranking
 
 CONFIDENCE = 0.95

@@ -30,8 +30,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.functional import LossName
-
 Kind = Literal["none", "quasi-complete", "complete", "unknown"]
 
 TIE = 1e-11
@@ -119,7 +117,7 @@ def find_separation(
     features: Tensor,
     labels: Tensor,
     num_classes: int,
-    loss: LossName,
+    loss: str,
     sample_weight: Tensor | None = None,
     seconds: float = 5.0,
 ) -> Separation:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from logreg.errors import ConfigError
 from logreg.facts import DataFacts
-from logreg.functional import LossName, class_probabilities
+from logreg.losses import LOSSES
 from logreg.module import DTYPES, LogisticModule
 
 Array = np.ndarray[Any, Any]
@@ -45,7 +45,7 @@ class Linear:
 
     coef: Tensor
     intercept: Tensor
-    loss: LossName
+    loss: str
     facts: DataFacts
     precision: str
     divisor: Tensor | None = None
@@ -81,11 +81,12 @@ class Linear:
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> probability of each class (N, C), in float64."""
         stored = self.facts.stored.of(features, self.dtype).double()
-        return class_probabilities(torch.addmm(self.intercept, stored, self.coef.T), self.loss, 1.0, self.log_divisor)
+        logits = torch.addmm(self.intercept, stored, self.coef.T)
+        return LOSSES[self.loss].class_probabilities(logits, 1.0, self.log_divisor)
 
     @property
     def log_divisor(self) -> Tensor | None:
-        """As `class_probabilities` takes it, shape (C,)."""
+        """As `Loss.class_probabilities` takes it, shape (C,)."""
         return None if self.divisor is None else self.divisor.log()
 
     def described(self) -> dict[str, Any]:
@@ -268,7 +269,7 @@ class _Probabilities(nn.Module):
 
     def __init__(self, model: Linear) -> None:
         super().__init__()
-        self.loss: LossName = model.loss
+        self.loss = model.loss
         self.dtype, stored = model.dtype, model.facts.stored
         self.is_plain = stored.is_plain
         self.register_buffer("shift", stored.shift)
@@ -282,7 +283,7 @@ class _Probabilities(nn.Module):
         if not self.is_plain:
             features = ((features - self.shift) / self.unit).to(self.dtype)  # type: ignore[operator]  # buffers
         logits = torch.addmm(self.intercept, features.double(), self.coef.T)  # type: ignore[arg-type]  # buffers
-        return class_probabilities(logits, self.loss, 1.0, self.log_divisor)  # type: ignore[arg-type]  # a buffer
+        return LOSSES[self.loss].class_probabilities(logits, 1.0, self.log_divisor)  # type: ignore[arg-type]  # a buffer
 
 
 def write_torch_export(model: Linear, file: Path) -> None:
@@ -449,7 +450,7 @@ class _Graph:
                 sigmoid = self.node("Div", sigmoid, self.constant(model.divisor.numpy()))
             total = self.node("ReduceSum", sigmoid, self.constant(np.array([1])), keepdims=1)
             probabilities = self.node("Div", sigmoid, total)
-        # As `functional.decided`: ArgMax takes the first of equal ones, which is the first class at even odds.
+        # As `losses.decided`: ArgMax takes the first of equal ones, which is the first class at even odds.
         best = self.node("ArgMax", probabilities, axis=1, keepdims=0)
         names = self.constant(np.array(model.facts.class_names, dtype=object))
         self.nodes.append(helper.make_node("Gather", [names, best], ["label"]))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from logreg.functional import LOSSES, class_probabilities, decided, one_vs_rest
+from logreg.losses import decided, one_vs_rest
 from logreg.objective import Objective
 from logreg.ranking import area_under_roc, log_odds
 
@@ -41,7 +41,7 @@ class SplitScorer:
     """Gathers blocks of one split, then scores the split.
 
     The metrics: ``loss`` is the data term under the objective's reduction; ``accuracy`` the
-    fraction of rows that are taken for their class (`functional.decided`); ``auroc`` (binary only, when asked for,
+    fraction of rows that are taken for their class (`losses.decided`); ``auroc`` (binary only, when asked for,
     and when both classes are there) the probability that a row of class 1 ranks above one of class 0.
     A row of weight 2 counts as two rows in each of them; class weights count in the loss alone.
     """
@@ -76,16 +76,16 @@ class SplitScorer:
             targets: Shape (N, K), if they are made already.
             sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
             log_weight: Class weights that are taken out of the probabilities, and so of the decisions, of a calibrated
-                model (`class_probabilities`).
+                model (`Loss.class_probabilities`).
         """
         labels = labels.to(logits.device)
         sample_weight = None if sample_weight is None else sample_weight.to(logits.device)
         if targets is None:
             targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
-        predicted = decided(class_probabilities(logits, self.objective.loss, log_weight=log_weight))
+        predicted = decided(self.objective.row_loss.class_probabilities(logits, log_weight=log_weight))
         self.rows += len(labels)
         # Kept on their device and added up at the end: one wait for the accelerator, not one per block.
-        losses, hits = LOSSES[self.objective.loss].of_rows(logits, targets), predicted == labels
+        losses, hits = self.objective.row_loss.value(logits, targets), predicted == labels
         weights = loss_weight(labels, sample_weight, self.class_weight, losses.dtype)
         self._losses.append(losses.sum() if weights is None else losses @ weights)
         self._hits.append(hits.sum() if sample_weight is None else sample_weight.double()[hits].sum())

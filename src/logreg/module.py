@@ -14,7 +14,7 @@ from torch import Tensor
 from logreg.calibration import Calibration
 from logreg.errors import DivergedError
 from logreg.facts import Batch, DataFacts, Split
-from logreg.functional import LossName, one_vs_rest
+from logreg.losses import one_vs_rest
 from logreg.metrics import Scores, SplitScorer, loss_weight
 from logreg.model import Init, LogisticModel
 from logreg.objective import Objective, Reduction
@@ -39,11 +39,11 @@ DTYPES = {"32": torch.float32, "64": torch.float64}
 """Floating type by its bits, as a person types them."""
 
 
-def resolve_loss(loss: str, facts: DataFacts) -> LossName:
+def resolve_loss(loss: str, facts: DataFacts) -> str:
     """The loss that a name means: "auto" is bce for two classes and cross_entropy for more."""
     if loss == "auto":
         return "bce" if facts.is_binary else "cross_entropy"
-    return loss  # type: ignore[return-value]  # the config has checked it
+    return loss
 
 
 class LogisticModule(pl.LightningModule):
@@ -110,7 +110,7 @@ class LogisticModule(pl.LightningModule):
         schedule = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
         self.facts = facts
         self.objective = Objective(resolve_loss(loss, facts), reduction, l2, l1)
-        num_outputs = 1 if self.objective.loss == "bce" and facts.is_binary else facts.num_classes
+        num_outputs = self.objective.row_loss.num_outputs(facts.num_classes)
         self.dtype_of_arithmetic = DTYPES[precision]
         self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
         problem = self.problem(torch.device("cpu"), num_outputs)

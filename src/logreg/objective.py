@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from logreg.functional import LOSSES, LossName
+from logreg.losses import LOSSES, Loss
 
 Reduction = Literal["mean", "sum"]
 
@@ -27,10 +27,15 @@ class Objective:
     scikit-learn's ``C`` is 1 / (rows * l2) for "mean" and 1 / l2 for "sum".
     """
 
-    loss: LossName
+    loss: str
     reduction: Reduction = "mean"
     l2: float = 0.0
     l1: float = 0.0
+
+    @property
+    def row_loss(self) -> Loss:
+        """The loss of a row, by its name."""
+        return LOSSES[self.loss]
 
     def data_term(self, logits: Tensor, targets: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """The loss of all rows under ``reduction``.
@@ -43,7 +48,7 @@ class Objective:
         Returns:
             Scalar.
         """
-        losses = LOSSES[self.loss].of_rows(logits, targets)
+        losses = self.row_loss.value(logits, targets)
         if sample_weight is None:
             return losses.sum() if self.reduction == "sum" else losses.mean()
         total = (sample_weight * losses).sum()
@@ -89,8 +94,8 @@ class Objective:
     ) -> None:
         """Gradient over one batch, in closed form, into ``coef.grad`` and ``intercept.grad``.
 
-        The derivative of a row's loss by its logits is probabilities - targets, hence that by
-        ``coef`` is residuals.T @ features.  Call it under ``torch.no_grad()``.
+        The derivative of a row's loss by its logits are the residuals, hence that by ``coef`` is
+        residuals.T @ features.  Call it under ``torch.no_grad()``.
 
         Args:
             features: The batch, shape (N, D).
@@ -107,7 +112,7 @@ class Objective:
         assert coef.grad is not None
         assert intercept.grad is not None
         torch.addmm(intercept, features, coef.T, out=logits)
-        residuals = LOSSES[self.loss].link(logits).sub_(targets)
+        residuals = self.row_loss.residual(logits, targets)
         scale = 1.0
         if sample_weight is not None:
             residuals.mul_(sample_weight.unsqueeze(1))

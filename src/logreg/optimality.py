@@ -220,10 +220,7 @@ def is_small(problem: Problem) -> bool:
 
 def objective_in_words(objective: Objective, num_outputs: int, weighted: bool, intercept: bool = True) -> str:
     """Such as "mean binary cross-entropy + 0.001/2 |coef|^2, intercept free"."""
-    if objective.loss == "cross_entropy":
-        loss = "softmax cross-entropy"
-    else:
-        loss = "binary cross-entropy" if num_outputs == 1 else f"one-vs-rest cross-entropy of {num_outputs} outputs"
+    loss = objective.row_loss.described(num_outputs)
     words = f"{'weighted ' if weighted else ''}{objective.reduction} {loss}"
     if objective.l2:
         words += f" + {objective.l2:g}/2 |coef|^2"

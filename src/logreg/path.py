@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from logreg.facts import Batch
-from logreg.functional import LOSSES, class_probabilities, decided, one_vs_rest
+from logreg.losses import decided, one_vs_rest
 from logreg.metrics import loss_weight
 from logreg.optim.passes import Problem
 from logreg.optim.path import PathPoint
@@ -54,15 +54,15 @@ def score_path(problem: Problem, points: Sequence[PathPoint], val: Iterable[Batc
         points: Of its path.
         val: The rows of val, block by block.
     """
-    k, loss = problem.num_outputs, LOSSES[problem.objective.loss]
+    k, loss = problem.num_outputs, problem.loss
     coef = torch.cat([point.point[:, :-1] for point in points]) / problem.model.scale
     intercept = torch.cat([point.point[:, -1] for point in points]) - coef @ problem.model.center
     losses, hits, weights, own_weights = [], [], [], []
     for block in val:
         logits = torch.addmm(intercept, block.features.double(), coef.T).split(k, dim=1)
         targets = one_vs_rest(block.labels, k, torch.float64)
-        losses.append(torch.stack([loss.of_rows(mine, targets) for mine in logits]))
-        predicted = torch.stack([decided(class_probabilities(mine, problem.objective.loss)) for mine in logits])
+        losses.append(torch.stack([loss.value(mine, targets) for mine in logits]))
+        predicted = torch.stack([decided(loss.class_probabilities(mine)) for mine in logits])
         hits.append((predicted == block.labels).double())
         ones = torch.ones(len(block.labels), dtype=torch.float64, device=coef.device)
         own_weights.append(ones if block.sample_weight is None else block.sample_weight.double())

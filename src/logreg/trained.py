@@ -14,7 +14,7 @@ from logreg.config import RunConfig
 from logreg.errors import ConfigError
 from logreg.facts import DataFacts
 from logreg.folder import shown
-from logreg.functional import decided
+from logreg.losses import decided
 from logreg.model import linear_in_float64
 from logreg.module import LogisticModule
 

@@ -20,7 +20,6 @@ import torch
 from exact_reference import ExactReference
 
 from logreg.errors import DataError
-from logreg.functional import LossName
 from logreg.objective import Objective
 from logreg.optim.certificate import Bound
 from logreg.optim.exact import bound_of, fit, problem_of
@@ -51,7 +50,7 @@ def attacked(
     dtype: torch.dtype = torch.float64,
     weight: Array | None = None,
     classes: int = 0,
-    loss: LossName | None = None,
+    loss: str | None = None,
     signal_size: float = 1.0,
     intercept: bool | None = None,
     labels: Array | None = None,

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from logreg.data import TensorDataModule
     from logreg.facts import Batch, DataFacts
-    from logreg.functional import LossName
     from logreg.objective import Objective
     from logreg.optim.passes import Frame, Problem
     from logreg.readings import Reading
@@ -493,7 +492,7 @@ def _stated(numbers: Mapping[str, float], objective: Objective, total_weight: fl
     return dataclasses.replace(objective, l2=l2, l1=numbers.get("l1", objective.l1))
 
 
-def _separation(data: TensorDataModule, loss: LossName) -> str:
+def _separation(data: TensorDataModule, loss: str) -> str:
     """Why a fit without a penalty has no finite optimum, if it has none."""
     from logreg.existence import find_separation
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from logreg.errors import ConfigError, DataError
-from logreg.functional import LOSSES
+from logreg.losses import LOSSES
 from logreg.objective import Objective, Reduction
 from logreg.stored import check_mean_weight
 

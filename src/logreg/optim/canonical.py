@@ -135,21 +135,21 @@ def settle(progress: Progress, null: NullSpace | None = None) -> Asking[None]:
         minimum-norm solution, as of least squares by the pseudoinverse.
     """
     problem, before, model = progress.problem, progress.solution, progress.problem.model
-    if problem.objective.l2 and not problem.softmax:
+    if problem.objective.l2 and not problem.coupled:
         return
     point = before
     if not (problem.objective.l2 or problem.objective.l1):
         if null is None and problem.num_features < WIDEST:
             null = yield from find_null_space(problem)
         point = point if null is None else null.without(problem, model, point)
-        point = point - point.mean(0) if problem.softmax else point
-    elif problem.softmax and not problem.objective.l2:
+        point = point - point.mean(0) if problem.coupled else point
+    elif problem.coupled and not problem.objective.l2:
         l2, l1 = problem.penalties(model)
         point = regauged(point.flatten(), l1.expand_as(point).flatten(), (point.shape, l2)).view_as(point)
     moved = bool(((point - before)[:, :-1].abs() > SAME * before[:, :-1].abs().amax()).any())
     if not moved:
         point = before
-    if problem.softmax:
+    if problem.coupled:
         point = torch.cat([point[:, :-1], (point[:, -1] - point[:, -1].mean()).unsqueeze(1)], dim=1)
     was = progress.frame, progress.point, progress.best, progress.bound
     progress.frame, progress.point = model, point

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from logreg.facts import Batch
-from logreg.functional import LOSSES, one_vs_rest
 from logreg.kernels import affine, sum_over_rows
 from logreg.optim.curvature import Factored, conjugate_gradients, intercept_step, smallest_subgradient
 from logreg.optim.passes import (
@@ -81,9 +80,6 @@ ABSENT = 1e-5
 
 ROUNDED = 1e-6
 """Difference between the sides of a dependence, relative to its terms, that is rounding: to float32, a few times."""
-
-LOGARITHM = 745.0
-"""Size of the logarithm of a positive float64 at most."""
 
 DISTILLATIONS = 12
 """Error-free transformations of a sum, before it is taken not to vanish."""
@@ -235,7 +231,7 @@ class Measure(Certifying[Measured]):
         self._gradient, self._slopes, self._squares = self.zeros(k, p), self.zeros(k, p), self.zeros(p)
         self._largest = self.zeros(p)
         self._curvature, self._by_intercept = self.zeros(k, k), self.zeros(k, p)
-        shape = ((k, p, k, p) if problem.softmax else (k, p, p)) if hessian else (0,)
+        shape = ((k, p, k, p) if problem.coupled else (k, p, p)) if hessian else (0,)
         self._hessian = self.zeros(*shape)
 
     def gather(self, rows: Rows) -> None:
@@ -245,26 +241,15 @@ class Measure(Certifying[Measured]):
         logits = affine(features, coef, coef.new_zeros(len(coef)))
         weights = features.new_ones(len(features), 1) if rows.weights is None else rows.weights
         self._rows += len(features)
-        if self.problem.softmax:
-            own = one_vs_rest(rows.labels, rows.outputs, torch.float64) > 0
-            behind = (logits - logits[own].unsqueeze(1)).masked_fill(own, -math.inf)
-            costs = -F.logsigmoid(-behind.logsumexp(1))
-            probabilities = torch.softmax(logits, dim=1)
-            residuals = probabilities.masked_fill(own, 0.0)
-            residuals = torch.where(own, -residuals.sum(1, keepdim=True), residuals)
-            spread = probabilities * weights
-            pairs = (spread.T @ probabilities).fill_diagonal_(0)
+        values, residuals, curvature = self.problem.loss.evaluate_precisely(logits, rows.labels)
+        spread = curvature * weights
+        if self.problem.coupled:
+            pairs = (spread.T @ curvature).fill_diagonal_(0)
             self._curvature += torch.diag(pairs.sum(1)) - pairs
         else:
-            sign = 2 * rows.targets - 1
-            margins = sign * logits
-            costs = -F.logsigmoid(margins).sum(1)
-            wrong = torch.sigmoid(-margins)
-            residuals = -sign * wrong
-            spread = wrong * torch.sigmoid(margins) * weights
             self._curvature += torch.diag(spread.sum(0))
             self._by_intercept += sum_over_rows(spread, features)
-        self._loss += (costs * weights[:, 0]).sum()
+        self._loss += (values * weights[:, 0]).sum()
         residuals = residuals * weights
         self._gradient += sum_over_rows(residuals, features)
         self._largest = torch.maximum(self._largest, torch.linalg.vector_norm(features, math.inf, dim=0))
@@ -274,16 +259,16 @@ class Measure(Certifying[Measured]):
         sizes = features.abs()
         self._slopes += sum_over_rows(residuals.abs(), sizes)
         self._reach = torch.maximum(self._reach, (sizes @ coef.abs().T).max())
-        if self.problem.softmax:
-            self._add_joint_hessian(features, probabilities, spread)
+        if self.problem.coupled:
+            self._add_joint_hessian(features, curvature, spread)
         else:
             for output, hessian in enumerate(self._hessian):
                 hessian += sum_over_rows(features, features * spread[:, output : output + 1])
 
-    def _add_joint_hessian(self, features: Tensor, probabilities: Tensor, spread: Tensor) -> None:
+    def _add_joint_hessian(self, features: Tensor, curvature: Tensor, spread: Tensor) -> None:
         k, p = self.point.shape
         for output in range(k):
-            pairs = spread[:, output : output + 1] * probabilities
+            pairs = spread[:, output : output + 1] * curvature
             pairs[:, output] = 0
             of_pairs = -pairs[:, output:]
             of_pairs[:, 0] = pairs.sum(1)
@@ -301,7 +286,7 @@ class Measure(Certifying[Measured]):
         penalty = float((l2 / 2 * self.point.square() + l1 * self.point.abs()).sum())
         hessian = self._hessian * share if self._wants else None
         if hessian is not None:
-            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.softmax else diagonal_of(hessian)
+            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.coupled else diagonal_of(hessian)
             diagonal += l2
         evaluation = Evaluation(
             loss + penalty,
@@ -309,7 +294,7 @@ class Measure(Certifying[Measured]):
             self._curvature * share,
             loss,
             hessian,
-            None if problem.softmax else self._by_intercept * share,
+            None if problem.coupled else self._by_intercept * share,
         )
         return Measured(
             evaluation, self._squares * share, self._largest, self._slopes * share, float(self._reach), self._rows
@@ -319,7 +304,8 @@ class Measure(Certifying[Measured]):
 class Dual(Pass[tuple[Tensor, float, float]]):
     """The dual problem at the residuals of a point, moved so that those of each output sum to zero.
 
-    With q_i = p_i - J_i shift, J_i the derivative of the link, theta_i = q_i - y_i is feasible for the free intercept.
+    With r_i the residuals and J_i their derivative by the logits, theta_i = r_i - J_i shift is feasible for the free
+    intercept.
     ``scale`` in (0, 1] shrinks theta further, to what pure l1 asks for.
     """
 
@@ -335,20 +321,15 @@ class Dual(Pass[tuple[Tensor, float, float]]):
         """Residuals against features, and what the conjugate of the loss costs beyond Fenchel's equality."""
         features, targets, weights = rows.features, rows.targets, rows.weights
         logits = affine(features, self._coef, self._intercept)
-        p = LOSSES[self.problem.objective.loss].link(logits)
-        if self.problem.softmax:
-            q = p * (1 - self._move + (p @ self._move).unsqueeze(1))
-        else:
-            q = p - p * (1 - p) * self._move
-        theta = (q - targets) * self._scale
-        q = targets + theta
-        entropy = torch.special.entr(q).sum(1)
-        if not self.problem.softmax:
-            entropy = entropy + torch.special.entr(1 - q).sum(1)
-        # loss(z) + conjugate(theta) - z theta >= 0, and 0 where q = p
-        costs, product = LOSSES[self.problem.objective.loss].of_rows(logits, targets), logits * theta
-        excess = costs - entropy - product.sum(1)
-        noise = UNIT * (8 * (costs + entropy + product.abs().sum(1)) + LOGARITHM * self.problem.num_outputs)
+        loss = self.problem.loss
+        values, residuals, curvature = loss.evaluate(logits, rows.labels)
+        theta = (residuals - loss.curvature_product(curvature, self._move.expand_as(logits))) * self._scale
+        conjugate = loss.conjugate(theta, targets)
+        # loss(z) + conjugate(theta) - z theta >= 0, and 0 where theta is the residual at z
+        product = logits * theta
+        excess = values + conjugate - product.sum(1)
+        terms = values + conjugate.abs() + product.abs().sum(1)
+        noise = UNIT * (8 * terms + loss.conjugate_slope(0.0) * self.problem.num_outputs)
         if weights is not None:
             excess, noise, theta = excess * weights[:, 0], noise * weights[:, 0], theta * weights
         self._fit += excess.sum()
@@ -391,12 +372,16 @@ class Known(NamedTuple):
     def value_error(self) -> float:
         """Of f as it was computed.
 
-        The loss changes by no more than its logits, and, as `Measure` has it, by no larger factor than exp of that.
+        The loss changes with its logits by no more than its largest slope, and, as `Measure` has it, by no larger
+        factor than exp of that.
         """
-        evaluation, summed = self.evaluation, 2 * accumulated(self.problem) * abs(self.evaluation.value)
-        if evaluation.loss > SATURATED * self.total:
-            return float(self.logits_error.sum()) * 2 * math.sqrt(self.total) + summed
-        reach = float((self.point.abs() @ self.largest).max())
+        loss, evaluation = self.problem.loss, self.evaluation
+        summed = 2 * accumulated(self.problem) * abs(evaluation.value)
+        if evaluation.loss > SATURATED * self.total or loss.relative_lipschitz == math.inf:
+            slope = loss.lipschitz * math.sqrt(self.total)
+            slope = slope if math.isfinite(slope) else math.sqrt(2 * loss.max_curvature * evaluation.loss)
+            return float(self.logits_error.sum()) * 2 * slope + summed
+        reach = loss.relative_lipschitz * float((self.point.abs() @ self.largest).max())
         return evaluation.loss * math.expm1(min(2 * (self.problem.num_features + 10) * UNIT * reach, 700.0)) + summed
 
 
@@ -420,6 +405,9 @@ def bound(
     All rounding errors are bounded: those of sums over the rows, of logits, and of the Hessian.  They are part of the
     gap or of its ``rounding``.  What is not finite gives an infinite gap.
 
+    Duality needs the conjugate of the loss, and curvature its self-concordance; of a loss that is not convex only
+    f* >= 0 is known.
+
     Args:
         problem: Whose rows will be shown.
         point: Shape (K, D + 1).
@@ -430,9 +418,10 @@ def bound(
     References:
         Duality: Fenchel.  Curvature: Bach (2010), Self-concordant analysis for logistic regression.
     """
-    objective = problem.objective
+    objective, loss = problem.objective, problem.loss
     penalised = objective.l2 > 0 or objective.l1 > 0
-    curved = not objective.l1 and forms_hessian(problem)
+    curved = not objective.l1 and forms_hessian(problem) and math.isfinite(loss.self_concordance)
+    dual = penalised and loss.has_conjugate
     measured, own = None, problem.model if frame is None else frame
     total = problem.share * problem.total_weight
     if evaluation is not None and evaluation.loss > SATURATED * total:
@@ -452,14 +441,16 @@ def bound(
     gap, hidden, rigorous, dependent = value + error, 0.0, True, empty
     if not math.isfinite(gap) or not bool(evaluation.gradient.isfinite().all()):
         return Bound(value, math.inf, True, slope, evaluation.loss)
-    if penalised:
+    if not loss.is_convex:
+        return Bound(value, gap, True, slope, evaluation.loss, rounding_of(known, own), error=error)
+    if dual:
         gap, hidden = min((gap, hidden), (yield from _by_duality(known)), key=_all_of)
     if curved and not gap + hidden <= enough * value:
         found = yield from _by_curvature(problem, own, point, known, measured)
         dependent = found.dependent
         if found.gap < gap + hidden:
             gap, hidden, rigorous = found.gap, 0.0, found.rigorous
-    elif not penalised and not gap <= enough * value and enough < math.inf:
+    elif not (curved or dual or objective.l1) and not gap <= enough * value and enough < math.inf:
         estimate = yield from _by_products(problem, moved_to(own, problem.model, point), slope)
         if estimate < gap:
             gap, rigorous = estimate, False
@@ -487,7 +478,12 @@ def rounding_of(known: Known, own: Frame) -> float:
     gradient = known.evaluation.gradient.abs()
     of_slope = float(gradient[:, -1] @ of_intercept + 4 * UNIT * (gradient * known.point.abs()).sum())
     # The loss changes with the logits by its slope, which vanishes at the optimum, and by its curvature.
-    return of_slope + float(of_logits.square().sum()) / 2
+    return of_slope + _second_order(problem, of_logits)
+
+
+def _second_order(problem: Problem, of_logits: Tensor) -> float:
+    """By how much the loss changes with wrong logits (K,), their norms over the rows, beyond its slope."""
+    return max(problem.loss.max_curvature, 1.0) * float(of_logits.square().sum()) / 2
 
 
 def _all_of(found: tuple[float, float]) -> float:
@@ -497,7 +493,7 @@ def _all_of(found: tuple[float, float]) -> float:
 
 def forms_hessian(problem: Problem) -> bool:
     """Whether a certificate may form the Hessian."""
-    dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
+    dependent = problem.dependent
     return dependent <= SMALL and problem.rows * dependent * problem.num_parameters <= WORK
 
 
@@ -510,7 +506,7 @@ def _by_duality(known: Known) -> Asking[tuple[float, float]]:
         if not bool(evaluation.curvature.isfinite().all() & evaluation.gradient.isfinite().all()):
             return math.inf, 0.0
         shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
-        if float(shift.abs().max()) <= FEASIBLE:
+        if float(shift.abs().max()) * problem.loss.self_concordance <= FEASIBLE:
             break
         point, moved = point.clone(), True
         point[:, -1] -= shift.clamp(-1, 1)
@@ -527,10 +523,13 @@ def _by_duality(known: Known) -> Asking[tuple[float, float]]:
             sums = (yield from ask(Dual(problem, frame, point, shift)))[0]
         else:
             sums = sums - shift.unsqueeze(1) * evaluation.by_intercept
-    excess = max(float(shift @ evaluation.curvature @ shift), 0.0)  # chi squared, at least Kullback's divergence
+    # Chi squared, which is no less than what the conjugate costs: within such a move its curvature hardly changes.
+    excess = max(float(shift @ evaluation.curvature @ shift), 0.0)
     costs, moves = _balance(at, sums[:, -1])
     balance = float(costs.sum())
-    size = math.sqrt(min(3 * evaluation.loss, 2 * known.total))  # of theta, its norm over the rows
+    # Of theta, its norm over the rows: residuals of a smooth loss that is never negative, and a move by the curvature.
+    steepest = problem.loss.max_curvature
+    size = math.sqrt(2 * steepest * evaluation.loss) + math.sqrt(steepest * excess)
     noise = accumulated(problem) * size * squares[:-1].sqrt() + moves
     noise = noise + 8 * UNIT * (sums[:, :-1].abs() + l2 * coef.abs())
     # Probabilities near 1 of an optimizer's evaluation, rounded to float64.
@@ -559,7 +558,7 @@ def _by_duality(known: Known) -> Asking[tuple[float, float]]:
         else:
             rounding += shrunk * evaluation.value
         rounding += float((noise * coef.abs()).sum())
-    rounding += 8 * UNIT * float((l1 * coef.abs()).sum()) + float(at.logits_error.square().sum()) / 2
+    rounding += 8 * UNIT * float((l1 * coef.abs()).sum()) + _second_order(problem, at.logits_error)
     if moved:
         rounding += known.value_error + at.value_error
     rounding += balance + 2 * math.sqrt(excess * balance)
@@ -569,9 +568,8 @@ def _by_duality(known: Known) -> Asking[tuple[float, float]]:
 def _balance(at: Known, sums: Tensor) -> tuple[Tensor, Tensor]:
     """What it costs to move a dual point until its sums (K,) over the rows, known up to rounding, are zero.
 
-    Spread over the rows as their curvatures are, that is chi squared of the move.  Where probabilities are so near 0
-    or 1 that this is not feasible, mass is taken from where there is some.  That costs the logarithm of a probability
-    at most, which is the size of a logit.
+    Spread over the rows as their curvatures are, that is chi squared of the move.  Where curvatures are so small that
+    this is not feasible, some is taken from where there is any.  That costs the largest slope of the conjugate at most.
 
     Returns:
         The costs of each output, (K,), and by how much the sums of theta x change, (K, D).
@@ -580,20 +578,21 @@ def _balance(at: Known, sums: Tensor) -> tuple[Tensor, Tensor]:
     reach, largest = at.squares[:-1].sqrt(), at.largest[:-1]
     if not problem.intercept:
         return torch.zeros_like(sums), torch.zeros_like(at.point[:, :-1])
-    off = sums.abs() * (1 + UNIT) + accumulated(problem) * 3 * evaluation.loss
     curvature = evaluation.curvature
-    if problem.softmax:
+    sizes = problem.loss.residual_bound(evaluation.loss, at.total) + 2 * FEASIBLE * curvature.diagonal()
+    off = sums.abs() * (1 + UNIT) + accumulated(problem) * sizes
+    if problem.coupled:
         second = float(torch.linalg.eigvalsh(curvature)[1]) - accumulated(problem) * float(curvature.trace())
         least = torch.full_like(off, second)
-        feasible = (off.norm() <= FEASIBLE * least) & (least > 0)
+        feasible = (off.norm() * problem.loss.self_concordance <= FEASIBLE * least) & (least > 0)
     else:
         least = curvature.diagonal()
-        feasible = (off <= FEASIBLE * least) & (least > 0)
+        feasible = (off * problem.loss.self_concordance <= FEASIBLE * least) & (least > 0)
     squared = off.square() / least
-    squared = squared.sum().expand_as(off) if problem.softmax else squared
+    squared = squared.sum().expand_as(off) if problem.coupled else squared
     spread = squared.sqrt().unsqueeze(1) * reach
-    costs = squared / len(off) if problem.softmax else squared
-    far = LOGARITHM + 2 * float((at.point.abs() @ at.largest).max())
+    costs = squared / len(off) if problem.coupled else squared
+    far = problem.loss.conjugate_slope(float((at.point.abs() @ at.largest).max()))
     return torch.where(feasible, costs, far * off), torch.where(
         feasible.unsqueeze(1), spread, off.unsqueeze(1) * largest
     )
@@ -636,10 +635,11 @@ def _by_curvature(
 ) -> Asking[Curved]:
     """From the Hessian: f is so nearly quadratic around the point that half the Newton decrement bounds the gap.
 
-    Along a direction that changes no logit by more than r, the second derivative falls at most by exp(-r).  So with the
-    decrement d = |g| in the metric of the inverse Hessian, and R the largest norm of a row in it,
+    Along a direction that changes no logit by more than r / M, with M the self-concordance of the loss, the second
+    derivative falls at most by exp(-r).  So with the decrement d = |g| in the metric of the inverse Hessian, and R the
+    largest norm of a row in it,
 
-        f - f* <= d^2 / (4 psi(r)),  psi(r) = (exp(-r) + r - 1) / r^2,  r psi(r) = R d
+        f - f* <= d^2 / (4 psi(r)),  psi(r) = (exp(-r) + r - 1) / r^2,  r psi(r) = M R d
 
     That holds within the span of eigenvectors whose eigenvalues are above rounding.  It holds everywhere if the rank of
     the features is no larger than their number, since f then has the same values on that span as everywhere; `_rank`
@@ -655,7 +655,7 @@ def _by_curvature(
     known = Known(problem, frame, at, *measured[:3])
     hessian, gradient = measured.evaluation.hessian, measured.evaluation.gradient
     assert hessian is not None
-    (k, p), together = at.shape, problem.softmax
+    (k, p), together = at.shape, problem.coupled
     if not problem.intercept:
         p -= 1
         hessian = hessian[:, :p, :, :p] if together else hessian[:, :p, :p]
@@ -667,7 +667,8 @@ def _by_curvature(
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     units = torch.where(diagonal > 0, diagonal.rsqrt(), 1.0)  # the diagonal is 1 in these
     scaled = units.unsqueeze(2) * hessian * units.unsqueeze(1)
-    grown = math.exp(min(2 * (problem.num_features + 10) * UNIT * measured.reach, 10.0))  # curvature by wrong logits
+    off = 2 * (problem.num_features + 10) * UNIT * measured.reach  # logits, by which curvature is off as well
+    grown = math.exp(min(problem.loss.self_concordance * off, 10.0))
     if not bool(scaled.isfinite().all()) or grown > 1.1:
         return NOTHING_KNOWN
     try:
@@ -681,7 +682,7 @@ def _by_curvature(
     inverse_root = units.unsqueeze(2) * vectors * roots.unsqueeze(1)
     along = (inverse_root.mT @ gradient.unsqueeze(2))[..., 0]
     blurred = (inverse_root.abs().mT @ noise.unsqueeze(2))[..., 0]
-    of_logits = known.logits_error / 2
+    of_logits = known.logits_error * math.sqrt(problem.loss.max_curvature)
     of_logits = of_logits.norm().unsqueeze(0) if together else of_logits
     decrement = (along.norm(dim=1) + blurred.norm(dim=1) + of_logits).square() * grown
     if not bool(decrement.isfinite().all()):
@@ -691,6 +692,7 @@ def _by_curvature(
     leverages = yield from ask(Leverage(problem, frame, padded))
     if together:  # a difference of two logits moves by at most twice the larger
         leverages = 4 * leverages.max().unsqueeze(0)
+    leverages = problem.loss.self_concordance**2 * leverages
     total = 0.0
     for squared, leverage in zip(decrement.tolist(), (1.01 * grown * leverages).tolist(), strict=True):
         product = math.sqrt(squared * leverage)
@@ -919,11 +921,13 @@ class Norms(NamedTuple):
     """Of the Hessian, relative to its smallest curvature, (B,)."""
     blur: Tensor
     """Rounding error of a gradient in float64, its norm in the metric of the inverse, (B,)."""
+    self_concordance: float
+    """Of the loss."""
 
     @property
     def reach(self) -> float:
         """The f - f* up to which there is a bound still where curvature fell by half since the Hessian was made."""
-        largest = float(self.rows.max())
+        largest = float(self.rows.max()) * self.self_concordance**2
         return CLOSE**2 / 8 / largest if largest else math.inf
 
 
@@ -943,7 +947,7 @@ def norms(problem: Problem, direct: Factored, size: Tensor, reached: Reached) ->
         matrices = matrices[:, moves][:, :, moves]
     values = torch.linalg.eigvalsh(matrices)
     smallest, largest = values[:, 0], values[:, -1]
-    eps, k = torch.finfo(problem.dtype).eps, problem.num_outputs if problem.softmax else 1
+    eps, k = torch.finfo(problem.dtype).eps, problem.num_outputs if problem.coupled else 1
     of_ones = direct.matrices.diagonal(dim1=1, dim2=2)[:, len(size) - 1 :: len(size)].amax(1)
     # By how much it may be off: sums of so many rows, what a mean takes away from them, probabilities that are known
     # to so many digits, features likewise, and what was added so that it could be factored.
@@ -953,9 +957,10 @@ def norms(problem: Problem, direct: Factored, size: Tensor, reached: Reached) ->
     error = error / smallest.clamp(min=1e-300)
     if not bool(((smallest > 0) & (error < 0.1)).all()):
         return None
-    total = problem.share * problem.total_weight * (2 if problem.softmax else 1)
+    total = problem.share * problem.total_weight * problem.loss.lipschitz**2 * (2 if problem.coupled else 1)
     blur = accumulated(problem) * (total * (reached.mean + reached.far * total) / smallest).sqrt()
-    return Norms((2 if problem.softmax else 1) * reached.largest / smallest, error, blur)
+    rows = (2 if problem.coupled else 1) * reached.largest / smallest
+    return Norms(rows, error, blur, problem.loss.self_concordance)
 
 
 def by_held_hessian(direct: Factored, of_rows: Norms, change: Tensor, gradient: Tensor) -> float:
@@ -964,14 +969,15 @@ def by_held_hessian(direct: Factored, of_rows: Norms, change: Tensor, gradient: 
     Args:
         direct: The Hessian.
         of_rows: Its `norms`.
-        change: Of the logits since that point, as `Evaluation` has it: curvature falls at most by exp(-change).
+        change: Of the logits since that point, as `Evaluation` has it: curvature falls at most by exp(-M change).
         gradient: At the point, (K, D + 1), in the frame of the Hessian.
     """
-    grown = change.exp() / (1 - of_rows.error)
+    grown = (of_rows.self_concordance * change).exp() / (1 - of_rows.error)
     flat = (direct.step(gradient) * gradient).reshape(len(grown), -1)
     squared = (flat.sum(1).clamp(min=0).sqrt() + of_rows.blur).square() * grown
     total = 0.0
-    for decrement, product in zip(squared.tolist(), (squared * of_rows.rows * grown).sqrt().tolist(), strict=True):
+    products = of_rows.self_concordance * (squared * of_rows.rows * grown).sqrt()
+    for decrement, product in zip(squared.tolist(), products.tolist(), strict=True):
         if not product < CLOSE:
             return math.inf
         total += decrement / (4 * _psi(_invert(product)))

@@ -98,7 +98,7 @@ def intercept_step(problem: Problem, gradient: Tensor, curvature: Tensor) -> Ten
     """
     inverse: Tensor = torch.linalg.pinv(curvature, rtol=1e-12, hermitian=True)
     step = inverse @ gradient
-    return step - step.mean() if problem.softmax else step  # rounding may have left some curvature along all of them
+    return step - step.mean() if problem.coupled else step  # rounding may have left some curvature along all of them
 
 
 class Factored(NamedTuple):
@@ -137,7 +137,7 @@ def factored(
     if not math.isfinite(float(hessian.sum())):
         raise DivergedError(NOT_FINITE)
     k, p = problem.num_outputs, problem.num_features + 1
-    if problem.softmax:
+    if problem.coupled:
         # Adding one vector to all outputs changes no probability, and no gradient points that way but l1's.
         mean = hessian.diagonal(dim1=1, dim2=3).diagonal(dim1=0, dim2=1).mean(1)  # (P,)
         if problem.objective.l1:
@@ -157,7 +157,7 @@ def factored(
     scaled = matrices / size.unsqueeze(2)
     scaled /= size.unsqueeze(1)
     if null is not None and null.shape[1]:
-        along = torch.block_diag(*[null] * k) if problem.softmax else null
+        along = torch.block_diag(*[null] * k) if problem.coupled else null
         along = torch.linalg.qr(size.unsqueeze(2) * along).Q
         scaled += along @ along.mT
     ridge = 0.0
@@ -218,7 +218,7 @@ def minimise_with_l1(
     flat = (len(matrices), -1)
     l2, l1 = problem.penalties(frame)
     parts = (matrices, gradient.reshape(flat), point.reshape(flat), l1.expand_as(point).reshape(flat))
-    gauge = (point.shape, l2) if problem.softmax else None
+    gauge = (point.shape, l2) if problem.coupled else None
     solved = [_one_with_l1(*part, accuracy, noise, damping, gauge) for part in zip(*parts, strict=True)]
     return torch.stack([v for v, _ in solved]).view_as(point), sum(gain for _, gain in solved)
 
@@ -456,7 +456,7 @@ def centred(problem: Problem, point: Tensor) -> Tensor:
 
     The optimum is of that kind, and within that subspace no direction is without curvature.
     """
-    if not problem.softmax:
+    if not problem.coupled:
         return point
     if not problem.objective.l1:
         return point - point.mean(0)
@@ -509,12 +509,12 @@ def conjugate_gradients(
     towards = within(inverse(residual))
     direction, squared = towards, float((residual * towards).sum())
     enough = accuracy * accuracy * squared
-    probabilities: Notes[Tensor] = Notes()
+    curvatures: Notes[Tensor] = Notes()
     tried: list[tuple[Tensor, Tensor]] = []
     for number in range(1, most + 1):
         if not squared > 0:
             break
-        product = within((yield from ask(Product(problem, frame, point, direction, probabilities))))
+        product = within((yield from ask(Product(problem, frame, point, direction, curvatures))))
         curvature = float((direction * product).sum())
         if not curvature > 0 or not math.isfinite(curvature):
             break

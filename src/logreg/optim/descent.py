@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from logreg.functional import LOSSES
 from logreg.kernels import affine
 from logreg.optim.curvature import Learned, centred, least, preconditioner
 from logreg.optim.passes import Asking, Evaluate, Evaluation, Frame, Notes, Pass, Problem, Rows, ask
@@ -99,7 +98,7 @@ class Follow(Evaluate):
         moved = torch.zeros_like(trail.logits) if trail.along is None else trail.along.mul_(self._factors[0])
         if trail.moved is not None:
             moved.addcmul_(trail.moved, self._factors[1])
-        if self.problem.softmax:  # as `centred` does to the point
+        if self.problem.coupled:  # as `centred` does to the point
             moved -= moved.mean(1, keepdim=True)
         trail.moved, trail.along = moved, None
         trail.logits += moved
@@ -126,11 +125,9 @@ class Along(Pass[Tensor]):
         trail = self._trails.read(rows.labels)
         trail.along = affine(rows.features, self._coef, self._intercept).contiguous()
         changes = [trail.along] if trail.moved is None else [trail.along, trail.moved]
-        spread = LOSSES[self.problem.objective.loss].link(trail.logits)
-        if not self.problem.softmax:
-            spread = spread * (1 - spread)
+        spread = self.problem.loss.curvature_at(trail.logits, rows.labels)
         by = [spread * change for change in changes]
-        together = torch.cat(by, dim=1) if self.problem.softmax else None
+        together = torch.cat(by, dim=1) if self.problem.coupled else None
         if rows.weights is not None:
             by = [one * rows.weights for one in by]
         if together is not None:

@@ -178,9 +178,9 @@ def _in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound:
     plain = Frame(torch.zeros_like(shift), torch.ones_like(unit))
     point = moved_to(Frame(shift, unit * problem.model.scale), plain, point)
     error = 2 * UNIT * point[:, -1].abs()
-    # The second derivative of the loss by the logits of a row is at most 1/4, or 1/2 where they share a softmax.
     total = problem.share * problem.total_weight
-    rounding = float(bound.gradient[:, -1].abs() @ error) + total * float(error.square().sum()) / 4
+    second = problem.loss.max_curvature / 2 * total * float(error.square().sum())
+    rounding = float(bound.gradient[:, -1].abs() @ error) + second
     return point, bound._replace(rounding=bound.rounding + rounding, error=bound.error + rounding)
 
 
@@ -224,7 +224,7 @@ def problem_of(
         objective,
         rows=len(labels),
         total_weight=float(len(labels) if weights is None else weights.sum()),
-        num_outputs=1 if objective.loss == "bce" and classes == 2 else classes,
+        num_outputs=objective.row_loss.num_outputs(classes),
         model=Frame(torch.zeros_like(scale), scale),
         class_weight=tuple(class_weight),
         dtype=dtype or wide,

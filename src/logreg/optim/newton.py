@@ -132,7 +132,7 @@ def newton(progress: Progress, rough: float = 0.0) -> Asking[NullSpace | None]:
     unpenalised = not (problem.objective.l2 or problem.objective.l1)
     if held and unpenalised:
         stop_at *= FINISH
-    dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
+    dependent = problem.dependent
     bounds_cheaply = held and not problem.objective.l1 and dependent <= EIGEN and not rough
     floor = problem.share * problem.total_weight
     base: Evaluation | None = None

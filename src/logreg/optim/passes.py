@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.functional import LOSSES, one_vs_rest, scored
 from logreg.kernels import add_lower_triangle, affine, sum_over_rows
+from logreg.losses import Loss, one_vs_rest
 from logreg.objective import Objective
 
 BLOCK_BYTES = 32 * 2**20
@@ -104,9 +104,19 @@ class Problem:
         return 1.0 if self.objective.reduction == "sum" else 1.0 / self.total_weight
 
     @property
-    def softmax(self) -> bool:
-        """Whether the outputs share one loss; else each is a problem of its own."""
-        return self.objective.loss == "cross_entropy"
+    def loss(self) -> Loss:
+        """Of a row."""
+        return self.objective.row_loss
+
+    @property
+    def coupled(self) -> bool:
+        """Whether the outputs share one loss (a softmax); else each is a problem of its own."""
+        return self.loss.couples_outputs
+
+    @property
+    def dependent(self) -> int:
+        """How many parameters depend on each other through the Hessian: all, or those of one output."""
+        return self.num_parameters if self.coupled else self.num_features + 1
 
     def zeros(self) -> Tensor:
         """The point of all zeros, (K, D + 1)."""
@@ -293,33 +303,32 @@ class Evaluate(Pass[Evaluation]):
         if since is not None:  # one product for both, since a second one over the same features would cost as much
             both = zip((self._coef, self._intercept), self.linear(point - since), strict=True)
             self._coef, self._intercept = (torch.cat(pair) for pair in both)
-            self._change = torch.zeros(1 if problem.softmax else k, dtype=self.dtype, device=point.device)
+            self._change = torch.zeros(1 if problem.coupled else k, dtype=self.dtype, device=point.device)
         self._loss = self.zeros()
         self._gradient, self._residuals = self.zeros(k, d), self.zeros(k)
         self._curvature = self.zeros(k, k)
-        shape = ((k, d + 1, k, d + 1) if problem.softmax else (k, d + 1, d + 1)) if hessian is not None else (0,)
+        shape = ((k, d + 1, k, d + 1) if problem.coupled else (k, d + 1, d + 1)) if hessian is not None else (0,)
         self._hessian = self.zeros(*shape)
         self._wants, self.copies = hessian, hessian is not None
         # A certificate asks for it, and there each output's needs one more product alone.
-        column = self.dtype == torch.float64 and not problem.softmax and since is None
+        column = self.dtype == torch.float64 and not problem.coupled and since is None
         self._by_intercept = self.zeros(k, d) if column else None
 
     def gather(self, rows: Rows) -> None:
         """Loss, gradient and, over pairs of outputs, curvature."""
         features, weights = rows.features, rows.weights
-        costs, probabilities, residuals = scored(self.logits(rows), rows.labels, self.problem.objective.loss)
-        self._loss += (costs if weights is None else costs * weights[:, 0]).sum(dtype=torch.float64)
+        values, residuals, curvature = self.problem.loss.evaluate(self.logits(rows), rows.labels)
+        self._loss += (values if weights is None else values * weights[:, 0]).sum(dtype=torch.float64)
         if weights is not None:
             residuals *= weights
         self._residuals += residuals.sum(0, dtype=torch.float64)
-        spread = probabilities if weights is None else probabilities * weights
-        if self.problem.softmax:
+        spread = curvature if weights is None else curvature * weights
+        if self.problem.coupled:
             self._gradient += sum_over_rows(residuals, features)
-            self._curvature += torch.diag(spread.sum(0, dtype=torch.float64)) - spread.T @ probabilities
+            self._curvature += torch.diag(spread.sum(0, dtype=torch.float64)) - spread.T @ curvature
             if self._wants is not None:
-                self._add_joint_hessian(features.to(self._wants), probabilities.to(self._wants), spread.to(self._wants))
+                self._add_joint_hessian(features.to(self._wants), curvature.to(self._wants), spread.to(self._wants))
             return
-        spread = spread - spread * probabilities
         ones = spread.sum(0, dtype=torch.float64)
         self._curvature += torch.diag(ones)
         if self._wants is None and self._by_intercept is None:
@@ -340,7 +349,7 @@ class Evaluate(Pass[Evaluation]):
         logits, change = logits.chunk(2, dim=1)
         if rows.weights is not None:
             change = torch.where(rows.weights > 0, change, 0.0)
-        most = (change.amax(1) - change.amin(1)).max() if self.problem.softmax else change.abs().amax(0)
+        most = (change.amax(1) - change.amin(1)).max() if self.problem.coupled else change.abs().amax(0)
         self._change = torch.maximum(self._change, most)
         return logits
 
@@ -352,12 +361,12 @@ class Evaluate(Pass[Evaluation]):
             hessian[d, :d] += sums[output]
             hessian[d, d] += ones[output]
 
-    def _add_joint_hessian(self, features: Tensor, probabilities: Tensor, spread: Tensor) -> None:
+    def _add_joint_hessian(self, features: Tensor, curvature: Tensor, spread: Tensor) -> None:
         k, d = self.problem.num_outputs, self.problem.num_features
         hessian = self._hessian
         ones = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
         for output in range(k):
-            of_pairs = -spread[:, output:] * probabilities[:, output : output + 1]
+            of_pairs = -spread[:, output:] * curvature[:, output : output + 1]
             of_pairs[:, 0] += spread[:, output]
             weighted = (of_pairs.unsqueeze(2) * ones.unsqueeze(1)).flatten(1)
             block = sum_over_rows(ones, weighted).view(d + 1, k - output, d + 1).double()
@@ -378,7 +387,7 @@ class Evaluate(Pass[Evaluation]):
             if not problem.intercept:
                 hessian[..., -1] = 0
                 hessian[:, -1] = 0
-            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.softmax else diagonal_of(hessian)
+            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.coupled else diagonal_of(hessian)
             diagonal += l2
         column = None
         if self._by_intercept is not None:
@@ -391,7 +400,7 @@ class Evaluate(Pass[Evaluation]):
         center, scale = self._fold
         change = torch.diag(torch.cat([1 / scale, scale.new_ones(1)]))
         change[d, :d] = -center / scale  # x_frame_j = x_j / scale_j - center_j / scale_j * 1
-        if not self.problem.softmax:
+        if not self.problem.coupled:
             return change.T @ hessian @ change
         return torch.einsum("kalb,ai,bj->kilj", hessian, change, change)
 
@@ -472,7 +481,7 @@ class Product(Pass[Tensor]):
     """The Hessian at a point times a direction."""
 
     def __init__(self, problem: Problem, frame: Frame, point: Tensor, direction: Tensor, known: Notes[Tensor]) -> None:
-        """``known`` are the probabilities at the point; where nothing is noted yet, this pass notes them."""
+        """``known`` are the curvatures at the point; where nothing is noted yet, this pass notes them."""
         super().__init__(problem, frame)
         self.direction = direction
         coef, intercept = self.linear(point)
@@ -491,15 +500,11 @@ class Product(Pass[Tensor]):
         change = affine(features, self._coef, self._intercept)
         if self._first:
             change, logits = change.chunk(2, dim=1)
-            probabilities = LOSSES[self.problem.objective.loss].link(logits)
-            self._known.write(labels, probabilities)
+            curvature = self.problem.loss.curvature_at(logits, labels)
+            self._known.write(labels, curvature)
         else:
-            probabilities = self._known.read(labels)
-        if self.problem.softmax:
-            change = change - (probabilities * change).sum(1, keepdim=True)
-        else:
-            change = change * (1 - probabilities)
-        change = change * probabilities
+            curvature = self._known.read(labels)
+        change = self.problem.loss.curvature_product(curvature, change)
         if weights is not None:
             change = change * weights
         self._sums += sum_over_rows(change, features)
@@ -514,7 +519,7 @@ class Product(Pass[Tensor]):
 class SampledCurvature(Pass[Tensor]):
     """Each output's own Hessian block at a point, from rows drawn in proportion to their curvature.
 
-    Row i counts for output k with probability q = min(1, rows * w_ik / sum_i w_ik), w = p (1 - p), and then weighs
+    Row i counts for output k with probability q = min(1, rows * w_ik / sum_i w_ik), w its curvature, and then weighs
     w_ik / q: an unbiased estimate that spends its rows where there is curvature.
     """
 
@@ -535,9 +540,9 @@ class SampledCurvature(Pass[Tensor]):
 
     def gather(self, rows: Rows) -> None:
         """Draws rows for each output."""
-        features, _, weights, _ = rows
-        probabilities = LOSSES[self.problem.objective.loss].link(affine(features, self._coef, self._intercept))
-        spread = probabilities * (1 - probabilities)
+        features, labels, weights, _ = rows
+        loss = self.problem.loss
+        spread = loss.own_curvature(loss.curvature_at(affine(features, self._coef, self._intercept), labels))
         if weights is not None:
             spread = spread * weights
         chance = (spread * self._rate).clamp(max=1)
@@ -592,9 +597,9 @@ class Diagonal(Pass[Tensor]):
 
     def gather(self, rows: Rows) -> None:
         """Weighted squares."""
-        features, _, weights, _ = rows
-        probabilities = LOSSES[self.problem.objective.loss].link(affine(features, self._coef, self._intercept))
-        spread = probabilities * (1 - probabilities)
+        features, labels, weights, _ = rows
+        loss = self.problem.loss
+        spread = loss.own_curvature(loss.curvature_at(affine(features, self._coef, self._intercept), labels))
         if weights is not None:
             spread = spread * weights
         self._squares += sum_over_rows(spread, features.square())
@@ -655,13 +660,13 @@ class Stochastic(Pass[Tensor]):
 
     def gather(self, rows: Rows) -> None:
         """Steps through the batches."""
-        problem, link = self.problem, LOSSES[self.problem.objective.loss].link
+        problem, loss = self.problem, self.problem.loss
         features = rows.features if self._shift is not None else (rows.features - self._center).mul_(self._invert)
         size, mean_weight = self.batch_size, problem.total_weight / problem.rows
         weights = [None] * math.ceil(len(features) / size) if rows.weights is None else rows.weights.split(size)
         for x, y, weight in zip(features.split(size), rows.targets.split(size), weights, strict=True):
             step = self._step * (1 + math.cos(math.pi * min(self._seen / self._all, 1.0))) / 2
-            residuals = link(torch.addmm(self._intercept.unsqueeze(1), self._coef, x.T).T).sub_(y)
+            residuals = loss.residual(torch.addmm(self._intercept.unsqueeze(1), self._coef, x.T).T, y)
             if weight is not None:
                 residuals.mul_(weight)
             scale = -step / (len(x) * mean_weight)

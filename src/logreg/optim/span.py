@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.functional import scored
 from logreg.optim.curvature import least
 from logreg.optim.passes import Problem
 from logreg.optim.progress import NOISE
@@ -54,8 +53,8 @@ class Seen(NamedTuple):
     """f; without the penalty where `Span` does not say it."""
     weights: Tensor
     """Of the rows in the objective, (N, 1)."""
-    probabilities: Tensor
-    """Shape (N, K)."""
+    own_curvature: Tensor
+    """As `Loss.curvature` has it, (N, K)."""
     residuals: Tensor
     """Times the weights, (N, K)."""
     slope: Tensor
@@ -63,9 +62,8 @@ class Seen(NamedTuple):
 
     @property
     def curvature(self) -> Tensor:
-        """D by each logit, (N, K); of a softmax the part that outputs do not share: D = diag(p) - p p'."""
-        p = self.weights * self.probabilities
-        return p if self.problem.softmax else p * (1 - self.probabilities)
+        """D by each logit, (N, K); of coupled outputs the part that they do not share: D = diag(c) - c c'."""
+        return self.weights * self.own_curvature
 
     def close(self, image: Tensor) -> float:
         """About the relative gap that a certificate will say; ``image`` (N, K) are the logits by the slope.
@@ -101,7 +99,7 @@ class Seen(NamedTuple):
 def inverse_apart(squares: Tensor, seen: Seen) -> Inverse:
     """The inverse if no row had anything in common with another; ``squares`` (N, 1) of their norms."""
     own = seen.curvature / (seen.problem.objective.l2 + squares * seen.curvature)
-    if not seen.problem.softmax:
+    if not seen.problem.coupled:
         return Inverse(lambda logits: own * logits, torch.diag(own.sum(0)))
     shared = own / own.sum(1, keepdim=True).clamp(min=1e-300)
     return Inverse(
@@ -122,15 +120,15 @@ def inverse_together(gram: Tensor, seen: Seen) -> Inverse:
         torch.mul(size * gram, size.T, out=matrix)
         matrix.diagonal().add_(seen.problem.objective.l2)
         matrix.copy_(root_of(matrix))
-        if seen.problem.softmax:
+        if seen.problem.coupled:
             matrix.copy_(torch.cholesky_inverse(matrix).mul_(size).mul_(size.T))
-    if not seen.problem.softmax:
+    if not seen.problem.coupled:
 
         def times(logits: Tensor) -> Tensor:
             columns = zip(sizes, own, logits.T.unsqueeze(2), strict=True)
             return torch.cat([size * torch.cholesky_solve(size * one, root) for size, root, one in columns], dim=1)
 
-        return Inverse(times, torch.diag(times(torch.ones_like(seen.probabilities)).sum(0)))
+        return Inverse(times, torch.diag(times(torch.ones_like(seen.own_curvature)).sum(0)))
 
     root = root_of(own.sum(0))
 
@@ -244,10 +242,10 @@ class Span:
 
     def see(self, logits: Tensor, factors: Tensor) -> Seen:
         """The objective without the penalty at any logits and factors, (N, K)."""
-        costs, p, residuals = scored(logits, self._labels, self.problem.objective.loss)
+        values, residuals, curvature = self.problem.loss.evaluate(logits, self._labels)
         residuals = residuals * self._weights
         slope = residuals + self.problem.objective.l2 * factors
-        return Seen(self.problem, float(costs @ self._weights[:, 0]), self._weights, p, residuals, slope)
+        return Seen(self.problem, float(values @ self._weights[:, 0]), self._weights, curvature, residuals, slope)
 
     def _here(self, at: Tensor) -> Seen:
         """The objective at (K, M)."""
@@ -262,9 +260,9 @@ class Span:
         penalty[:, : self._free] = 0
         gradient = (self._logits.mT @ seen.residuals.T.unsqueeze(2))[..., 0] + penalty * self._at
         own = self._logits.mT @ (seen.curvature.T.unsqueeze(2) * self._logits) + torch.diag_embed(penalty)
-        if not self.problem.softmax:
+        if not self.problem.coupled:
             return least(own, gradient, FLAT)
-        by = (seen.probabilities.T.unsqueeze(2) * self._logits).transpose(0, 1).flatten(1)
+        by = (seen.own_curvature.T.unsqueeze(2) * self._logits).transpose(0, 1).flatten(1)
         hessian = torch.block_diag(*own) - by.T @ (self._weights * by)
         step, gain = least(hessian, gradient.flatten(), FLAT)
         return step.view(k, m), gain

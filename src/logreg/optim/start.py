@@ -78,14 +78,14 @@ def start(progress: Progress, solve: Solver) -> Asking[torch.dtype]:
 
 def holds_hessian(problem: Problem) -> bool:
     """Whether the Hessian is formed and factored."""
-    dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
+    dependent = problem.dependent
     enough = problem.rows >= dependent or problem.objective.l1 > 0
     return dependent <= HELD and enough and problem.rows * dependent * problem.num_parameters <= WORK
 
 
 def enough_rows(problem: Problem, sample: Batch) -> bool:
     """Whether a sample is a small part of the rows and still tells something of every parameter."""
-    dependent = problem.num_parameters if problem.softmax else problem.num_features + 1
+    dependent = problem.dependent
     return ENOUGH * dependent <= len(sample.labels) <= problem.rows / 4
 
 
@@ -155,7 +155,8 @@ def safe_step(problem: Problem, frame: Frame, sample: Batch) -> float:
         logits = features @ unit - center @ unit
         vector = (features.T @ logits - center * logits.sum()) / scale
     k = problem.num_outputs
-    spread = 1 / k * (1 - 1 / k) if problem.softmax else 0.25
+    zero = problem.loss.curvature_at(torch.zeros(2, k, dtype=torch.float64), torch.arange(2))
+    spread = float(problem.loss.own_curvature(zero).max())
     return 1 / (spread * max(float(vector.norm()) / len(features), 1e-30))
 
 

@@ -49,7 +49,7 @@ def newton_on_working_sets(progress: Progress) -> Asking[None]:
     """
     problem = progress.problem
     point, l1 = progress.solution, problem.penalties(problem.model)[1]
-    most = min(HELD // (problem.num_outputs if problem.softmax else 1), problem.num_features + 1) - 1
+    most = min(HELD // (problem.num_outputs if problem.coupled else 1), problem.num_features + 1) - 1
     sample = yield from ask(Sample(problem))
     scale = choose_frame(problem, sample, every_scale=True).scale
     accuracy, size, last = 0.1, START, math.inf

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logreg.functional import LOSSES, LossName, binary_cross_entropy, one_vs_rest, scored, softmax_cross_entropy
+from logreg.losses import LOSSES, LogisticLoss, SoftmaxLoss, one_vs_rest
 
 logit = st.floats(-1e4, 1e4)
 
@@ -17,7 +17,7 @@ logit = st.floats(-1e4, 1e4)
 def test_loss_is_minus_log_of_the_predicted_probability(z: float, label: float) -> None:
     # What is reported as a probability must be what was trained: else calibration is of another model.
     logits = torch.tensor([[z]], dtype=torch.float64)
-    loss = binary_cross_entropy(logits, torch.tensor([[label]], dtype=torch.float64))
+    loss = LogisticLoss().value(logits, torch.tensor([[label]], dtype=torch.float64))
     log_probability = torch.nn.functional.logsigmoid(logits if label else -logits)
     torch.testing.assert_close(loss, -log_probability.sum(1))
 
@@ -26,7 +26,7 @@ def test_loss_is_minus_log_of_the_predicted_probability(z: float, label: float) 
 def test_a_logit_and_its_negative_swap_the_classes(z: float) -> None:
     logits = torch.tensor([[z]], dtype=torch.float64)
     ones, zeros = torch.ones_like(logits), torch.zeros_like(logits)
-    torch.testing.assert_close(binary_cross_entropy(logits, ones), binary_cross_entropy(-logits, zeros))
+    torch.testing.assert_close(LogisticLoss().value(logits, ones), LogisticLoss().value(-logits, zeros))
 
 
 @pytest.mark.parametrize(
@@ -34,16 +34,16 @@ def test_a_logit_and_its_negative_swap_the_classes(z: float) -> None:
 )
 def test_the_tutorials_table_of_costs(target: float, probability: float, cost: float) -> None:
     logits = torch.tensor([[math.log(probability / (1 - probability))]])
-    ours = binary_cross_entropy(logits, torch.tensor([[float(target)]]))
+    ours = LogisticLoss().value(logits, torch.tensor([[float(target)]]))
     assert round(float(ours), 2) == cost
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("z", [-1e4, 1e4])
-def test_loss_and_gradient_are_finite_at_extreme_logits_in_float32(loss: LossName, z: float) -> None:
+def test_loss_and_gradient_are_finite_at_extreme_logits_in_float32(loss: str, z: float) -> None:
     logits = torch.tensor([[z, 0.0]], requires_grad=True)
     for targets in (torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])):
-        cost = LOSSES[loss].of_rows(logits, targets).sum()
+        cost = LOSSES[loss].value(logits, targets).sum()
         (gradient,) = torch.autograd.grad(cost, logits)
         assert cost.isfinite()
         assert gradient.isfinite().all()
@@ -55,21 +55,21 @@ def test_loss_and_gradient_are_finite_at_extreme_logits_in_float32(loss: LossNam
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_gradient_by_the_logits_is_probabilities_minus_targets(loss: LossName, draw: torch.Generator) -> None:
+def test_gradient_by_the_logits_is_probabilities_minus_targets(loss: str, draw: torch.Generator) -> None:
     logits = torch.randn(7, 4, generator=draw, dtype=torch.float64).mul_(3).requires_grad_()
     targets = one_vs_rest(torch.randint(4, (7,), generator=draw), 4, torch.float64)
-    of_rows, link = LOSSES[loss]
-    theirs = torch.autograd.grad(of_rows(logits, targets).sum(), logits)[0]
-    torch.testing.assert_close(link(logits) - targets, theirs)
+    theirs = torch.autograd.grad(LOSSES[loss].value(logits, targets).sum(), logits)[0]
+    torch.testing.assert_close(LOSSES[loss].inverse_link(logits) - targets, theirs)
+    torch.testing.assert_close(LOSSES[loss].residual(logits.detach(), targets), theirs)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_derivatives_agree_with_finite_differences(loss: LossName, draw: torch.Generator) -> None:
+def test_derivatives_agree_with_finite_differences(loss: str, draw: torch.Generator) -> None:
     logits = torch.randn(3, 3, generator=draw, dtype=torch.float64).requires_grad_()
     targets = torch.eye(3, dtype=torch.float64)
 
     def summed(logits: Tensor) -> Tensor:
-        return LOSSES[loss].of_rows(logits, targets).sum()
+        return LOSSES[loss].value(logits, targets).sum()
 
     assert torch.autograd.gradcheck(summed, (logits,))
 
@@ -77,29 +77,29 @@ def test_derivatives_agree_with_finite_differences(loss: LossName, draw: torch.G
 def test_softmax_of_two_outputs_is_the_sigmoid_of_their_difference(draw: torch.Generator) -> None:
     logits = torch.randn(9, 2, generator=draw, dtype=torch.float64)
     labels = torch.arange(9) % 2
-    two = softmax_cross_entropy(logits, one_vs_rest(labels, 2, torch.float64))
-    one = binary_cross_entropy((logits[:, 1] - logits[:, 0]).unsqueeze(1), one_vs_rest(labels, 1, torch.float64))
+    two = SoftmaxLoss().value(logits, one_vs_rest(labels, 2, torch.float64))
+    one = LogisticLoss().value((logits[:, 1] - logits[:, 0]).unsqueeze(1), one_vs_rest(labels, 1, torch.float64))
     torch.testing.assert_close(two, one)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("loss", "outputs"), [("bce", 1), ("bce", 4), ("cross_entropy", 2), ("cross_entropy", 7)])
 def test_rows_of_known_classes_are_scored_as_their_targets_are(
-    loss: LossName, outputs: int, dtype: torch.dtype, draw: torch.Generator
+    loss: str, outputs: int, dtype: torch.dtype, draw: torch.Generator
 ) -> None:
     logits = torch.randn(50, outputs, generator=draw, dtype=dtype) * 5
     logits[:2] *= 200
     labels = torch.randint(max(outputs, 2), (50,), generator=draw)
     before, targets = logits.clone(), one_vs_rest(labels, outputs, dtype)
-    found = scored(logits, labels, loss)
-    torch.testing.assert_close(found.costs, LOSSES[loss].of_rows(logits, targets))
-    torch.testing.assert_close(found.probabilities, LOSSES[loss].link(logits))
-    torch.testing.assert_close(found.residuals, LOSSES[loss].link(logits) - targets)
+    for found in (LOSSES[loss].evaluate(logits, labels), LOSSES[loss].evaluate_precisely(logits, labels)):
+        torch.testing.assert_close(found.value, LOSSES[loss].value(logits, targets))
+        torch.testing.assert_close(found.residual, LOSSES[loss].residual(logits, targets))
+        torch.testing.assert_close(found.curvature, LOSSES[loss].curvature(logits, targets))
     assert torch.equal(logits, before)
 
 
 def test_one_vs_rest_sums_over_outputs_so_each_is_the_fit_it_would_be_alone(draw: torch.Generator) -> None:
     logits = torch.randn(5, 3, generator=draw)
     targets = one_vs_rest(torch.tensor([0, 1, 2, 0, 1]), 3)
-    alone = [binary_cross_entropy(logits[:, [k]], targets[:, [k]]) for k in range(3)]
-    torch.testing.assert_close(binary_cross_entropy(logits, targets), torch.stack(alone).sum(0))
+    alone = [LogisticLoss().value(logits[:, [k]], targets[:, [k]]) for k in range(3)]
+    torch.testing.assert_close(LogisticLoss().value(logits, targets), torch.stack(alone).sum(0))

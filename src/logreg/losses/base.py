@@ -1,0 +1,217 @@
+"""What a loss is: everything that solvers, certificates and scores know of it stands in one object.
+
+Axes, here and everywhere: N rows, D features, K outputs (K = 1: binary), C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def one_vs_rest(labels: Tensor, num_outputs: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Turns classes into the targets that a loss compares logits with.
+
+    Args:
+        labels: Classes, shape (N,), integers in [0, max(2, K)).
+        num_outputs: K; with 1 the only column is 1 for class 1, with more column k is 1 for class k.
+        dtype: Floating type of the result; torch's default when ``None``.
+
+    Returns:
+        Targets, shape (N, K), 0. or 1.
+
+    Example:
+        >>> one_vs_rest(torch.tensor([0, 1]), 1).tolist()
+        [[0.0], [1.0]]
+        >>> one_vs_rest(torch.tensor([0, 2]), 3).tolist()
+        [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    dtype = dtype or torch.get_default_dtype()
+    if num_outputs == 1:
+        return labels.to(dtype).unsqueeze(1)
+    return labels.new_zeros(len(labels), num_outputs, dtype=dtype).scatter_(1, labels.unsqueeze(1), 1.0)
+
+
+def decided(probabilities: Tensor, threshold: float = 0.5) -> Tensor:
+    """The class that each row is taken for; every script and report takes it from here.
+
+    Of two classes the second where its probability is greater than the threshold, so that even odds are the first, as
+    in scikit-learn's ``predict``; of more classes the most probable one, of equal ones the first.
+
+    Args:
+        probabilities: Of `class_probabilities`, shape (N, C).
+        threshold: Of two classes, in [0, 1].
+
+    Returns:
+        Shape (N,), int64.
+
+    Example:
+        >>> decided(torch.tensor([[0.5, 0.5], [0.4, 0.6]])).tolist()
+        [0, 1]
+    """
+    if probabilities.shape[1] == 2:
+        return (probabilities[:, 1] > threshold).long()
+    return probabilities.argmax(1)
+
+
+class RowTerms(NamedTuple):
+    """A loss and its derivatives by the logits, row by row."""
+
+    value: Tensor
+    """Of each row in nats, (N,)."""
+    residual: Tensor
+    """First derivative by each logit, (N, K)."""
+    curvature: Tensor
+    """See `Loss.curvature`, (N, K)."""
+
+
+class Loss(ABC):
+    """The loss of a row as a function of its logits, with its link.
+
+    A loss is a sum over outputs, each with a target of its own (binary and one-vs-rest losses), unless it couples them
+    (the softmax).  It is smooth and never negative.  A subclass gives the four abstract methods; each of the facts
+    below that it also gives lets certificates prove more.
+    """
+
+    name: ClassVar[str]
+    """What a user types."""
+
+    couples_outputs: ClassVar[bool] = False
+    """Whether the outputs of a row share one loss, which does not change when one number is added to all logits."""
+
+    is_convex: ClassVar[bool] = True
+    """Whether it is convex in the logits: only then may anything be called an optimum."""
+
+    curvature_needs_targets: ClassVar[bool] = False
+    """False for a canonical link: then the curvature depends on the logits alone."""
+
+    max_curvature: ClassVar[float] = math.inf
+    """Largest second derivative along a direction of unit length in the space of a row's logits."""
+
+    lipschitz: ClassVar[float] = math.inf
+    """Largest size of the first derivative by a logit."""
+
+    relative_lipschitz: ClassVar[float] = math.inf
+    """The same relative to the value: a move of the logits by r changes the value at most by the factor exp(2 L r)."""
+
+    self_concordance: ClassVar[float] = math.inf
+    """M such that the second derivative along a direction falls at most by exp(-M r) where no logit (of coupled
+    outputs: no difference of two) moves by more than r.
+
+    References:
+        Bach (2010), Self-concordant analysis for logistic regression.
+    """
+
+    def described(self, num_outputs: int) -> str:
+        """The loss of so many outputs in words, such as "binary cross-entropy"."""
+        words = self.name.replace("_", " ")
+        return words if num_outputs == 1 else f"one-vs-rest {words} of {num_outputs} outputs"
+
+    def num_outputs(self, num_classes: int) -> int:
+        """K for C classes: one output tells two classes apart."""
+        return 1 if num_classes == 2 else num_classes
+
+    @abstractmethod
+    def value(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Loss of each row in nats, >= 0.
+
+        Args:
+            logits: Shape (N, K).
+            targets: Shape (N, K), in [0, 1].
+
+        Returns:
+            Shape (N,).
+        """
+
+    @abstractmethod
+    def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """First derivative of the value by the logits, (N, K), in memory of its own."""
+
+    @abstractmethod
+    def curvature(self, logits: Tensor, targets: Tensor | None) -> Tensor:
+        """What the second derivative by the logits is made of, (N, K).
+
+        Of separate outputs the second derivatives themselves.  Of coupled ones c such that a row has the matrix
+        diag(c) - c c', where c sums to 1.  ``targets`` are given where `curvature_needs_targets`.
+        """
+
+    @abstractmethod
+    def inverse_link(self, logits: Tensor) -> Tensor:
+        """Logits -> probabilities of the targets, both (N, K)."""
+
+    @property
+    def has_conjugate(self) -> bool:
+        """Whether `conjugate` is worked out, and proves duality gaps."""
+        return type(self).conjugate is not Loss.conjugate
+
+    def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
+        """Fenchel's conjugate of the value at ``dual`` (N, K), summed over outputs: (N,).
+
+        Raises:
+            NotImplementedError: Nobody has worked it out.
+        """
+        raise NotImplementedError
+
+    def conjugate_slope(self, reach: float) -> float:
+        """Largest slope of the conjugate between a dual point of logits up to ``reach`` and one that is feasible."""
+        return math.inf
+
+    def residual_bound(self, value: float, weight: float) -> float:
+        """Largest sum over the rows of the size of an output's residual, given the sum of values and of weights."""
+        return math.sqrt(2 * self.max_curvature * value * weight)  # as of any smooth function that is never negative
+
+    def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
+        """All three at logits (N, K) and classes (N,)."""
+        targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
+        return RowTerms(self.value(logits, targets), self.residual(logits, targets), self.curvature(logits, targets))
+
+    def evaluate_precisely(self, logits: Tensor, labels: Tensor) -> RowTerms:
+        """The same in float64 with small relative errors of each, also where the loss is nearly 0."""
+        return self.evaluate(logits, labels)
+
+    def curvature_at(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """`curvature` at logits (N, K) and classes (N,)."""
+        needs = self.curvature_needs_targets
+        return self.curvature(logits, one_vs_rest(labels, logits.shape[1], logits.dtype) if needs else None)
+
+    def own_curvature(self, curvature: Tensor) -> Tensor:
+        """Second derivative by each logit alone, (N, K), of a `curvature`."""
+        return curvature * (1 - curvature) if self.couples_outputs else curvature
+
+    def curvature_product(self, curvature: Tensor, change: Tensor) -> Tensor:
+        """Second derivative of a `curvature` times a change of the logits, both (N, K)."""
+        if self.couples_outputs:
+            change = change - (curvature * change).sum(1, keepdim=True)
+        return change * curvature
+
+    def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
+        """Probability of each class.
+
+        A model that was fitted with class weights w estimates q_k, proportional to w_k p_k: the probabilities of data
+        in which class k occurs w_k times as often.  The prior correction gives p_k back, proportional to q_k / w_k.
+        Of several outputs, each of one class against the rest, the probabilities are divided by their sum, as
+        scikit-learn's ``OneVsRestClassifier`` does.
+
+        Args:
+            logits: Shape (N, K).
+            temperature: Logits are divided by it, after the correction; above 1 probabilities are less extreme.
+            log_weight: Logarithm of each class's weight, shape (C,), to correct for; ``None`` for no correction.
+
+        Returns:
+            Shape (N, C), C = max(2, K); rows sum to 1.
+
+        References:
+            Saerens, Latinne and Decaestecker (2002), Adjusting the outputs of a classifier to new a priori
+            probabilities.
+        """
+        probabilities = self.inverse_link(logits / temperature)
+        if logits.shape[1] == 1:
+            probabilities = torch.cat([1 - probabilities, probabilities], dim=1)
+        logs = probabilities.clamp(min=torch.finfo(logits.dtype).tiny).log()
+        if log_weight is not None:
+            logs = logs - log_weight.to(logits) / temperature
+        return torch.softmax(logs, dim=1)
