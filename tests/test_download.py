@@ -16,6 +16,7 @@ import pytest
 from fake_server import Server, serving
 from logreg.data import download
 from logreg.data.download import NoAnswer, Remote, alone, fetch
+from logreg.terminal import screened
 
 CONTENT = bytes(range(256)) * 40
 
@@ -107,8 +108,10 @@ def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
-    fetch(remote(server.address), tmp_path / "file.gz")
+    with screened():
+        fetch(remote(server.address), tmp_path / "file.gz")
     assert "file.gz" in screen.getvalue()
+    assert "\\x1b" not in screen.getvalue()
     assert "10.2/10.2 kB" in screen.getvalue()
     assert screen.getvalue().endswith("\x1b[2K")  # the line is wiped
 
