@@ -280,7 +280,7 @@ def coefficient_bars(largest: Sequence[Mapping[str, object]], title: str) -> Fig
         side = {"xytext": (3 if value >= 0 else -3, 0), "ha": "left" if value >= 0 else "right"}
         axes.annotate(text, place, textcoords="offset points", va="center", fontsize=8, **side)  # type: ignore[arg-type]
     axes.set_yticks(range(len(names)), names, fontsize=9)
-    axes.margins(x=0.16, y=0.02)
+    axes.margins(x=0.16 if max(map(abs, values)) == end else 0.24, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)
     towards = "" if several else f" towards {label(str(largest[0]['class']), 24)}"
     axes.set_xlabel(f"log-odds{towards} per {'standard deviation' if per_std else 'unit'}")

@@ -35,7 +35,7 @@ from logreg.optimality import Certificate
 from logreg.page import as_html
 from logreg.path import PathRow, path_csv, path_summary
 from logreg.terminal import on_one_line
-from logreg.tracking import RunLogger
+from logreg.tracking import HPARAMS_METRICS, RunLogger
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -173,9 +173,13 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
         figures: File names of its pictures.
         logger: Still open.
     """
+    curves = logger.history
     for split, scores in result.scores.items():
-        if split == "test":  # train and val have their curves
-            logger.log_metrics({f"{name}/test": value for name, value in scores.items()}, result.epochs)
+        last = {f"{name}/{split}": value for name, value in scores.items()}
+        if split != "test":  # these have curves, but the accuracy on train of an exact optimizer
+            last = {tag: value for tag, value in last.items() if tag in HPARAMS_METRICS and tag not in curves}
+        if last:
+            logger.log_metrics(last, result.epochs)
     logger.flush()
     logger.writer.close()
     if result.path:
@@ -553,8 +557,9 @@ def print_summary(summary: Summary, console: Console) -> None:
     header, rows = score_table(summary)
     console.print(f"{title(summary)}: {loss_in_words(summary)}", markup=False, highlight=False)
     print_table(console, header, rows)
-    for line in [*remarks(summary), summary["folder"]]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in remarks(summary):  # in a terminal it is wrapped between words, in a pipe it is one line
+        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    console.print(summary["folder"], markup=False, highlight=False, soft_wrap=True)
     console.print("next:")
     for command in next_commands(summary):
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
