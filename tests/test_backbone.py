@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import re
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torchvision.models import regnet
 
 from fake_mnist import write_fake
+from fake_server import serving
 from logreg.data import backbone as backbone_module
 from logreg.data.backbone import Backbone, FrozenFeatures, new_model, remove_head
 from logreg.data.base import RawData
+from logreg.data.download import size
 from logreg.data.image_folder import ImageFolder
 from logreg.data.incoming import Incoming
 from logreg.data.toy import Toy
@@ -316,20 +318,40 @@ def member() -> Any:
 
 
 def test_weights_that_cannot_be_fetched_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-
-    def fail(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("no route to host")
-
-    monkeypatch.setattr(urllib.request, "urlopen", fail)
-    monkeypatch.setattr("torch.hub.urlopen", fail)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # by way of a proxy that nobody runs
+    *_, host, _, file = member().url.split("/")
     message = (
-        "`backbone.weights=DEFAULT` could not be downloaded: <urlopen error no route to host>. "
-        f"Put {member().url} into {tmp_path}/hub/checkpoints, or set `backbone.weights` to a file with a state dict, "
-        "or to none for random ones."
+        f"`backbone.weights=DEFAULT` could not be downloaded: {file}: {host}: Connection refused. "
+        f"Put {member().url} into {tmp_path}/torch/hub/checkpoints, or set `backbone.weights` to a file with a state "
+        "dict, or to none for random ones."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         Backbone.build(SMALL, "DEFAULT")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_downloaded_once(
+    tmp_path: Path, weights: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = tmp_path / "there" / "small-0000.pth"
+    there.parent.mkdir()
+    Path(weights()).rename(there)
+    digest = hashlib.sha256(there.read_bytes()).hexdigest()[:8]
+    there = there.rename(there.with_name(f"small-{digest}.pth"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with serving(there.parent) as server:
+        url = server.address + there.name
+        monkeypatch.setattr(member(), "_value_", dataclasses.replace(member().value, url=url))
+        built = Backbone.build(SMALL, "DEFAULT")
+        assert Backbone.build(SMALL, "DEFAULT").plain["checksum"] == built.plain["checksum"]
+        assert server.asked == [there.name]
+    assert built.plain["checksum"] == Backbone.build(SMALL, str(there)).plain["checksum"]
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    assert [file.name for file in folder.iterdir()] == [there.name]
+    assert capfd.readouterr().err == (
+        f"{SMALL}: downloading its weights from {server.address} to {folder}\n"
+        f"  {there.name}, {size(there.stat().st_size)}\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["DEFAULT", "IMAGENET1K_V1"])

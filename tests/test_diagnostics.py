@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from logreg.diagnostics import (
     reliability,
     roc_and_precision_recall,
 )
-from logreg.evaluation import Evaluation, Predicted, evaluate
+from logreg.evaluation import Evaluation, Predicted, best_threshold, evaluate
 from logreg.facts import DataFacts
 from logreg.page import as_html
 from whole_runs import Run, train
@@ -79,7 +81,9 @@ def test_the_curves_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(np.stack([x, ours]), np.stack([fallout, recall]))
     precision, recall, _ = precision_recall_curve(y, p)
     x, ours = next(line for line in figure.axes[1].lines if "average" in str(line.get_label())).get_data()
-    np.testing.assert_allclose(np.stack([x, ours]), np.stack([recall[-2::-1], precision[-2::-1]]))
+    np.testing.assert_allclose(np.stack([x, ours])[:, 1:], np.stack([recall[-2::-1], precision[-2::-1]]))
+    steps = (np.diff(x) * np.asarray(ours)[1:]).sum()
+    assert steps == pytest.approx(evaluation.metrics["average_precision"].value)  # the area that is drawn
 
 
 def test_one_class_alone_has_no_curves() -> None:
@@ -88,15 +92,73 @@ def test_one_class_alone_has_no_curves() -> None:
     assert roc_and_precision_recall(alone, evaluate(alone, ["a", "b"], [0.5, 0.5]), facts_of(2), "made") is None
 
 
-@pytest.mark.parametrize("classes", [2, 10, 40])
-def test_the_confusion_matrix_has_its_numbers_while_they_can_be_read(classes: int) -> None:
+def test_the_mark_of_the_threshold_lies_on_both_curves_where_its_rows_are() -> None:
+    predicted, _ = made(2)
+    p, positive = predicted.probabilities[:, 1], predicted.labels == 1
+    for value in (0.0, 0.3, 0.7, 1.0):
+        chosen = (best_threshold(predicted, 1.0), "val")
+        evaluation = evaluate(predicted, ["a", "b"], [0.5, 0.5], chosen)
+        assert evaluation.threshold is not None
+        moved = replace(evaluation, threshold=replace(evaluation.threshold, value=value))
+        figure = roc_and_precision_recall(predicted, moved, facts_of(2), "made")
+        drawn(figure)
+        assert figure is not None
+        yes = p > value
+        recall, fallout = float(yes[positive].double().mean()), float(yes[~positive].double().mean())
+        (mark,) = [line for line in figure.axes[0].lines if line.get_marker() == "D"]
+        assert np.ravel(np.asarray(mark.get_data())).tolist() == pytest.approx([fallout, recall])
+        assert f"recall {recall:.1%}, false alarms {fallout:.1%}" in str(mark.get_label())
+        assert not mark.get_clip_on()  # whole also in a corner
+        marks = [line for line in figure.axes[1].lines if line.get_marker() == "D"]
+        assert len(marks) == bool(yes.any())
+        for mark in marks:
+            precision = float(positive[yes].double().mean())
+            assert np.ravel(np.asarray(mark.get_data())).tolist() == pytest.approx([recall, precision])
+
+
+@pytest.mark.parametrize("classes", [2, 10, 20])
+@pytest.mark.parametrize("kind", ["short", "long", "alike"])
+def test_a_confusion_matrix_has_names_and_numbers(classes: int, kind: str) -> None:
+    names = {
+        "short": [str(k) for k in range(classes)],
+        "long": [f"{k} is a class with a name of many letters" for k in range(classes)],
+        "alike": [f"a class whose name begins as all do {k:02d} and ends so too" for k in range(classes)],
+    }[kind]
     _, evaluation = made(classes)
-    figure = confusion_matrix(evaluation, facts_of(classes), "made")
+    figure = confusion_matrix(evaluation, replace(facts_of(classes), class_names=tuple(names)), "made")
     drawn(figure)
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert len(texts) == (classes**2 if classes <= 12 else 0)
-    if texts:
-        assert texts == [f"{count:,.0f}" for count in evaluation.confusion.flatten().tolist()]
+    axes = figure.axes[0]
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert len({tick.get_text() for tick in ticks}) == classes
+    for one, other in pairwise(tick.get_window_extent() for tick in axes.get_xticklabels()):
+        assert one.x1 <= other.x0 + 1  # none lies on the next
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == [f"{count:,.0f}" for count in evaluation.confusion.flatten().tolist() if count]
+    width = axes.get_window_extent().width / classes
+    assert all(text.get_window_extent().width <= width for text in axes.texts)
+    extent = figure.bbox
+    for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        box = tick.get_window_extent()
+        assert extent.x0 <= box.x0 <= box.x1 <= extent.x1
+        assert extent.y0 <= box.y0 <= box.y1 <= extent.y1
+
+
+def test_a_confusion_matrix_of_very_many_classes_has_neither_names_nor_numbers() -> None:
+    _, evaluation = made(150, rows=2000)
+    figure = confusion_matrix(evaluation, facts_of(150), "made")
+    drawn(figure)
+    axes = figure.axes[0]
+    assert len(axes.texts) == 0
+    assert list(axes.get_xticks()) == []
+    assert axes.get_xlabel() == "predicted (150 classes)"
+
+
+def test_numbers_too_wide_for_their_cells_are_left_out() -> None:
+    _, evaluation = made(40)
+    texts = confusion_matrix(evaluation, facts_of(40), "made").axes[0].texts
+    assert len(texts) > 40
+    evaluation = replace(evaluation, confusion=evaluation.confusion * 12345.5)
+    assert len(confusion_matrix(evaluation, facts_of(40), "made").axes[0].texts) == 0
 
 
 def test_the_surest_mistakes_come_first() -> None:
@@ -117,9 +179,25 @@ def test_mistakes_as_thumbnails(shape: tuple[int, ...]) -> None:
     images = torch.rand(8, int(np.prod(shape)))
     figure = mistakes_as_images(images, found, facts_of(3, image_shape=shape), "made")
     drawn(figure)
+    first = found[0]
     assert (
-        figure.axes[0].get_title() == f"class {found[0].predicted} {found[0].probability:.0%}\nis class {found[0].true}"
+        figure.axes[0].get_title(loc="left")
+        == f"true: class {first.true}\nsaid: class {first.predicted}, {first.probability:.2f}"
     )
+
+
+@pytest.mark.parametrize("mistakes", [1, 7])
+def test_titles_of_mistakes_do_not_lie_on_each_other(mistakes: int) -> None:
+    predicted, _ = made(3)
+    found = confident_mistakes(predicted, mistakes)
+    names = ("MOUNTAIN BIKES AND WAGONS", "_comp.windows.x and more", "$a class$")
+    facts = replace(facts_of(3, image_shape=(2, 2)), class_names=names)
+    figure = mistakes_as_images(torch.rand(mistakes, 4), found, facts, "the surest mistakes on test")
+    drawn(figure)
+    boxes = [axes._left_title.get_window_extent() for axes in figure.axes[:mistakes]]  # type: ignore[attr-defined]
+    for one, other in pairwise(boxes[:6]):
+        assert one.x1 <= other.x0
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
 
 
 def test_the_curves_of_a_training() -> None:
@@ -151,6 +229,56 @@ def test_bars_of_coefficients_are_told_apart_without_colours() -> None:
     bars = figure.axes[0].patches
     assert [bar.get_width() for bar in bars] == [-0.5, 1.0]  # type: ignore[attr-defined]  # rectangles
     assert [bool(bar.get_hatch()) for bar in bars] == [True, False]
+
+
+def bars_of(*values: float) -> Figure:
+    largest = [{"feature": f"x{k}", "class": "yes", "coef": 1.0, "coef_per_std": v} for k, v in enumerate(values)]
+    figure = coefficient_bars(largest, "made")
+    drawn(figure)
+    return figure
+
+
+def test_one_huge_coefficient_leaves_the_others_their_bars() -> None:
+    axes = bars_of(-3e7, 2.0, 1.5, -1.0).axes[0]
+    widths = [bar.get_width() for bar in axes.patches][::-1]  # type: ignore[attr-defined]  # rectangles
+    assert widths == [-3.0, 2.0, 1.5, -1.0]
+    assert [text.get_text() for text in axes.texts][::-1] == ["-3e+07, cut off", "2", "1.5", "-1"]
+    low, high = axes.get_xlim()
+    assert -5 < low < -3
+    assert 2 < high < 4
+    inside = axes.get_window_extent()
+    assert all(inside.x0 <= text.get_window_extent().x0 for text in axes.texts)
+    assert all(text.get_window_extent().x1 <= inside.x1 for text in axes.texts)
+
+
+@pytest.mark.parametrize("values", [(9.0, 2.0, 1.0), (5.0,), (1e300, 9e299), (3.0, 0.0, 0.0), (0.0, 0.0)])
+def test_bars_that_can_be_seen_are_whole(values: tuple[float, ...]) -> None:
+    widths = [bar.get_width() for bar in bars_of(*values).axes[0].patches]  # type: ignore[attr-defined]  # rectangles
+    assert widths[::-1] == list(values)
+
+
+def test_names_of_strangers_are_no_formulas_and_not_too_long() -> None:
+    names = ["$\\frac{", "costs $5 or $6", "x" * 300, "two\nlines", "_hidden", "a\x1b[31m"]
+    largest = [{"feature": name, "class": f"class {name}", "coef": 1.0, "coef_per_std": None} for name in names]
+    figure = coefficient_bars(largest, "made")
+    drawn(figure)
+    texts = [tick.get_text() for tick in figure.axes[0].get_yticklabels()][::-1]
+    assert "costs $5 or $6 → class" in texts[1].replace("\\$", "$")
+    assert all(len(text) < 55 and text.isprintable() for text in texts)
+    assert figure.axes[0].get_window_extent().width > 0.4 * figure.bbox.width
+
+
+def test_few_rows_are_counted_in_whole_rows_and_every_point_is_seen() -> None:
+    predicted, evaluation = made(2, rows=5)
+    figure = reliability(predicted, evaluation, facts_of(2), "made")
+    drawn(figure)
+    upper, lower = figure.axes
+    assert upper.get_title() == "made, 5 rows"
+    assert all(tick == int(tick) for tick in lower.get_yticks())
+    low, high = upper.get_ylim()
+    assert low < 0 < 1 < high
+    (legend,) = figure.legends
+    assert legend.get_window_extent().y1 <= lower.get_window_extent().y0  # outside: points may be anywhere
 
 
 class Page(HTMLParser):
@@ -188,7 +316,7 @@ def test_the_page_is_whole_and_needs_nothing_else(full: Run) -> None:
     page.feed((full.folder / "report.html").read_text(encoding="utf-8"))
     assert page.open == []
     pictures = {path.stem for path in (full.folder / "figures").glob("*.png")}
-    assert pictures == {"coefficients", "confusion", "loss", "path", "reliability", "roc"}
+    assert pictures == {"coefficients", "confusion", "path", "reliability", "roc"}
     assert len(page.sources) == len(pictures)
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     inside = {base64.b64decode(source.partition(",")[2]) for source in page.sources}
@@ -199,7 +327,7 @@ def test_the_page_is_whole_and_needs_nothing_else(full: Run) -> None:
 
 def test_tensorboard_has_the_pictures_the_curves_and_the_coefficients(full: Run) -> None:
     tags = full.events().Tags()
-    assert set(tags["images"]) == {"coefficients", "confusion", "loss", "path", "reliability", "roc"}
+    assert set(tags["images"]) == {"coefficients", "confusion", "path", "reliability", "roc"}
     assert tags["histograms"] == ["coefficients/benign"]
     assert "test/benign" in tags["tensors"]
 

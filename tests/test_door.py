@@ -67,7 +67,7 @@ MISTAKES: dict[str, str] = {
 """Mistakes that are found before torch is imported, and the one line that answers each."""
 
 LATE_MISTAKES: dict[str, str] = {
-    "dataset=mnist": (
+    "dataset=mnist dataset.download=false": (
         "mnist not found in `dataset.root=data`: MNIST/raw/train-images-idx3-ubyte is missing. "
         "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
     ),

@@ -179,6 +179,15 @@ def test_the_hparams_tab_has_the_run_with_the_same_columns_whatever_the_dataset(
     assert set(columns[1]) <= set(cancer.events().Tags()["scalars"])
 
 
+def test_the_row_of_an_exact_run_has_all_scores(tmp_path: Path) -> None:
+    run = train(tmp_path, "dataset=iris", "l2=0.1")
+    for split, scores in run.summary["metrics"].items():
+        for name in ("loss", "accuracy"):
+            curve = run.curve(f"{name}/{split}")
+            assert curve[max(curve)] == pytest.approx(scores[name], rel=1e-6)
+    assert list(run.curve("accuracy/train")) == [run.summary["epochs"]]  # no curve while it trained
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own, in its server
 def test_the_hparams_tab_can_be_sorted_by_every_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what is a number in one run and text or nothing in another: lr, l2, batch_size, dataset.features, dataset.positive

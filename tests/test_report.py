@@ -124,6 +124,21 @@ def test_the_table_has_a_row_per_split_and_a_column_per_metric_that_there_is() -
     assert rows == [["train", "1,200", "0.2500", "50.00%"], ["test", "300", "0.5000", "25.00%"]]
 
 
+def test_sentences_are_wrapped_between_words_in_a_terminal_and_never_in_a_pipe() -> None:
+    sentence = next(line for line in remarks(SUMMARY) if len(line) > 80)
+    shown = {True: io.StringIO(), False: io.StringIO()}
+    for is_terminal, there in shown.items():
+        print_summary(SUMMARY, Console(file=there, width=80, force_terminal=is_terminal, no_color=True))
+    assert sentence in shown[False].getvalue().splitlines()
+    lines = [line.rstrip() for line in shown[True].getvalue().splitlines()]
+    begin = next(number for number, line in enumerate(lines) if sentence.startswith(line) and line)
+    wrapped = lines[begin]
+    while wrapped != sentence:
+        begin += 1
+        wrapped += f" {lines[begin]}"
+        assert sentence.startswith(wrapped)
+
+
 def test_the_end_of_a_run_on_the_terminal() -> None:
     shown = io.StringIO()
     print_summary(SUMMARY, Console(file=shown, width=80))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.progress import Progress
 from rich.table import Table
 
 from logreg.terminal import Letters, Screen, on_one_line, screened, terminal, without_passwords
@@ -97,6 +98,26 @@ def test_rich_keeps_its_colors_and_none_of_the_names(monkeypatch: pytest.MonkeyP
     assert "\x1b]" not in shown
     assert "\\x1b]0;owned\\x07" in shown
     assert "plain \\x1b[31m" in shown
+
+
+def test_a_bar_moves_and_what_is_said_meanwhile_is_shown_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = io.StringIO()
+    monkeypatch.setattr(there, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", there)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    with screened(), Progress(console=terminal(stderr=True), transient=True) as bar:
+        task = bar.add_task("mnist\x1bc", total=2)
+        bar.advance(task)
+        bar.refresh()
+        sys.stderr.write("a line\n")
+        terminal(stderr=True).print("another")  # a console that is made while there is a bar
+    text = there.getvalue()
+    assert "\x1b[2K" in text  # the bar's own sequences do what they should
+    assert "\\x1b[" not in text
+    assert "\x1bc" not in text  # a name's are written out
+    assert "a line\n" in text
+    assert "another\n" in text
 
 
 def test_letters_that_a_terminal_lacks_are_written_otherwise() -> None:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
+import errno
 import re
 import shutil
-import socket
 import sys
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import torch
 import torchvision
 
 from fake_mnist import md5s_of, write_fake, write_fake_mnist
+from fake_server import Server, serving
+from logreg.data.download import size
 from logreg.data.vision import EMNIST, FACTS, Vision
 from logreg.errors import ConfigError, DatasetNotFoundError
 
@@ -145,7 +146,8 @@ def test_a_missing_file_is_named_with_its_folder(name: str, tmp_path: Path) -> N
         "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
     )
     with pytest.raises(DatasetNotFoundError, match=f"^{re.escape(message)}$"):
-        Vision(name, str(tmp_path), cache=None).read()
+        Vision(name, str(tmp_path), download=False, cache=None).read()
+    assert list(tmp_path.iterdir()) == []
 
 
 def cut(path: Path) -> None:
@@ -153,7 +155,10 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_cut_off_file_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("download", "advice"), [(True, "run again"), (False, "put .* into .*")])
+def test_a_cut_off_file_is_named(
+    name: str, download: bool, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_fake(name, tmp_path, NUM_CLASSES.get(name, 10))
     know(monkeypatch, name, tmp_path)
     file = FACTS[name].files[1]  # the first would be named by a message that names them all
@@ -162,14 +167,15 @@ def test_a_cut_off_file_is_named(name: str, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(
         DatasetNotFoundError,
         match=rf"^{name} could not be read from `dataset\.root=.*`: {re.escape(file)} {says}.*"
-        r"\. Remove the broken file, and put .* into .*\.$",
+        rf"\. Remove the broken file, and {advice}\.$",
     ):
-        Vision(name, str(tmp_path), cache=None).read()
+        Vision(name, str(tmp_path), download=download, cache=None).read()
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("usps", "svhn")])
+@pytest.mark.parametrize(("download", "advice"), [(True, "run again to download it"), (False, "put a whole one there")])
 def test_a_broken_archive_is_named_and_nothing_is_fetched(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, download: bool, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_fake(name, tmp_path, NUM_CLASSES.get(name, 10), packed=True)
     know(monkeypatch, name, tmp_path)
@@ -177,9 +183,10 @@ def test_a_broken_archive_is_named_and_nothing_is_fetched(
     cut(archive)
     with pytest.raises(
         DatasetNotFoundError,
-        match=rf"^{name} could not be unpacked in .*: {re.escape(archive.name)} is broken, its checksum is not",
+        match=rf"^{name} could not be unpacked in .*: {re.escape(archive.name)} is broken, its checksum is not \w+\. "
+        rf"Remove {re.escape(str(archive))}, and {advice}\.$",
     ):
-        Vision(name, str(tmp_path), cache=None).read()
+        Vision(name, str(tmp_path), download=download, cache=None).read()
 
 
 def test_images_without_their_labels_are_noticed(tmp_path: Path) -> None:
@@ -200,42 +207,203 @@ def test_only_emnist_has_variants() -> None:
 # downloads
 
 
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with serving(tmp_path / "there") as server:
+        yield server
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, name: str, server: Server) -> dict[str, Any]:
+    """Has torchvision look for made-up files of a dataset at a server; returns what is in them."""
+    written = write_fake(name, server.folder, NUM_CLASSES.get(name, 10), packed=True)
+    if FACTS[name].archive != "{}":
+        write_fake(name, server.folder / "sums", NUM_CLASSES.get(name, 10))  # an archive's own files have sums too
+    know(monkeypatch, name, server.folder)
+    shutil.rmtree(server.folder / "sums", ignore_errors=True)
+    reader = reader_of(name)
+
+    def moved(address: str) -> str:
+        return server.address + address.rpartition("/")[2] if "://" in address else address
+
+    if hasattr(reader, "mirrors"):
+        monkeypatch.setattr(reader, "mirrors", ["http://127.0.0.1:9/", server.address])  # nobody is at the first
+    if isinstance(getattr(reader, "resources", None), dict):
+        monkeypatch.setattr(
+            reader,
+            "resources",
+            {key: [(moved(url), sum_) for url, sum_ in pairs] for key, pairs in reader.resources.items()},
+        )
+    if hasattr(reader, "split_list"):
+        split_list = {key: [moved(entry[0]), *entry[1:]] for key, entry in reader.split_list.items()}
+        monkeypatch.setattr(reader, "split_list", split_list)
+    if hasattr(reader, "url"):
+        monkeypatch.setattr(reader, "url", moved(reader.url))
+    return written
+
+
+def archives_of(name: str) -> list[Path]:
+    return [*dict.fromkeys(Path(FACTS[name].archive.format(file)) for file in FACTS[name].files)]
+
+
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("error", [urllib.error.URLError("no route to host"), TimeoutError("timed out")])
-def test_no_network_is_one_line_with_what_to_put_where(
-    name: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_missing_is_downloaded(
+    name: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        assert socket.getdefaulttimeout()  # else a silent network would be waited for without end
-        raise error
+    written, root, archives = offer(monkeypatch, name, server), tmp_path / "new" / "root", archives_of(name)
+    raw = Vision(name, str(root), cache=None).read()
+    for split, (images, labels) in written.items():
+        table = raw.tables[split]  # type: ignore[index]  # the two splits are named alike
+        np.testing.assert_array_equal(table.features.view(-1, *raw.image_shape), images)  # type: ignore[union-attr]
+        assert table.labels.tolist() == labels.tolist()
+    assert server.asked == [archive.name for archive in archives]
+    first, *lines = capsys.readouterr().err.splitlines()
+    where = "http://127.0.0.1:9/" if FACTS[name].reader.endswith("MNIST") and name[0] not in "qe" else server.address
+    much = size(1e6 * FACTS[name].megabytes)
+    assert first == f"{name}: downloading {much} from {where} to {(root / archives[0]).parent}"
+    assert [line.split(",")[0] for line in lines] == [f"  {archive.name}" for archive in archives]
+    left = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert left == {*FACTS[name].files, *map(str, archives)}  # no lock, nothing unfinished
+    Vision(name, str(root), cache=None).read()
+    assert len(server.asked) == len(archives)
 
-    monkeypatch.setattr(urllib.request, "urlopen", fail)
+
+def test_only_what_is_missing_is_downloaded(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offer(monkeypatch, "kmnist", server)
+    Vision("kmnist", str(tmp_path), cache=None).read()
+    archives = archives_of("kmnist")
+    (tmp_path / FACTS["kmnist"].files[2]).unlink()  # its archive is there
+    (tmp_path / FACTS["kmnist"].files[3]).unlink()
+    (tmp_path / archives[3]).unlink()
+    server.asked.clear()
+    capsys.readouterr()
+    Vision("kmnist", str(tmp_path), cache=None).read()
+    assert server.asked == [archives[3].name]
+    assert "kmnist: downloading 1 of its files from " in capsys.readouterr().err
+
+
+def test_the_sizes_are_those_of_what_torchvision_downloads() -> None:
+    # of https://yann.lecun.com/exdb/mnist and the other servers: bytes of each file
+    true = {
+        "mnist": (9912422, 28881, 1648877, 4542),
+        "fashion_mnist": (26421880, 29515, 4422102, 5148),
+        "kmnist": (18165135, 29497, 3041136, 5120),
+        "qmnist": (9704059, 463024, 9742279, 526800),
+        "emnist": (561753746,),
+        "usps": (6579383, 1831726),
+        "svhn": (182040794, 64275384),
+        "cifar10": (170498071,),
+        "cifar100": (169001437,),
+        "stl10": (2640397119,),
+    }
+    assert {name: round(sum(sizes) / 1e6, 1) for name, sizes in true.items()} == {
+        name: FACTS[name].megabytes for name in NAMES
+    }
+    assert {name: len(sizes) for name, sizes in true.items()} == {name: len(archives_of(name)) for name in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_network_is_one_line_with_what_to_put_where(name: str, tmp_path: Path) -> None:
+    # by way of a proxy that nobody runs, see `conftest.no_network`
+    root, archives = tmp_path / "new" / "root", archives_of(name)
     with pytest.raises(DatasetNotFoundError) as caught:
-        Vision(name, str(tmp_path), download=True, cache=None).read()
-    archive = Path(FACTS[name].archive.format(FACTS[name].files[0]))
-    assert str(caught.value).startswith(f"{name} could not be downloaded to `dataset.root={tmp_path}`: ")
-    assert re.search(rf"put {re.escape(archive.name)}\b.* into {tmp_path / archive.parent}\.$", str(caught.value))
-    assert re.search("no route to host|timed out", str(caught.value))
-    assert "\n" not in str(caught.value)
-    assert socket.getdefaulttimeout() is None
+        Vision(name, str(root), cache=None).read()
+    message = str(caught.value)
+    names = ", ".join(archive.name for archive in archives)
+    assert message.startswith(f"{name} could not be downloaded to `dataset.root={root}`: {archives[0].name}: "), message
+    assert ": Connection refused" in message
+    assert re.search(
+        r"\. Try again, set `dataset\.root` to a folder that has it, "
+        rf"or put {re.escape(names)} from https?://.*/ into {(root / archives[0]).parent}\.$",
+        message,
+    )
+    assert "\n" not in message
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_parallel_jobs_download_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    downloads = []
+@pytest.mark.parametrize("manner", ["missing", "cut", "broken", "stalls"])
+def test_a_broken_download_is_named_and_leaves_what_came_whole(
+    manner: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logreg.data.download.PATIENCE", 0.2)
+    offer(monkeypatch, "svhn", server)
+    root = tmp_path / "new" / "root"
+    fetched = server.answer
 
-    def download(self: Any) -> None:
-        if not self._check_exists():
-            downloads.append(1)
-            write_fake_mnist(tmp_path)
+    def answer(request: Any) -> None:
+        server.manner = "well" if "train" in request.path else manner
+        fetched(request)
 
-    monkeypatch.setattr(torchvision.datasets.MNIST, "download", download)
-    dataset = Vision("mnist", str(tmp_path), download=True, cache=None)
+    monkeypatch.setattr(server, "answer", answer)
+    with pytest.raises(DatasetNotFoundError, match=r"^svhn could not be downloaded to .*: test_32x32\.mat: ") as caught:
+        Vision("svhn", str(root), cache=None).read()
+    assert "or put test_32x32.mat from" in str(caught.value)
+    assert [path.name for path in root.iterdir()] == ["train_32x32.mat"]
+    monkeypatch.setattr(server, "answer", fetched)
+    server.manner = "well"
+    server.asked.clear()
+    Vision("svhn", str(root), cache=None).read()
+    assert server.asked == ["test_32x32.mat"]
+
+
+@pytest.mark.parametrize("manner", ["well", "missing"])
+def test_parallel_jobs_download_once(
+    manner: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(monkeypatch, "mnist", server)
+    server.manner = manner
+    dataset = Vision("mnist", str(tmp_path / "new" / "root"), cache=None)
+
+    def read(_: int) -> int | None:
+        try:
+            return len(dataset.read().tables["train"])
+        except DatasetNotFoundError:
+            return None
+
     with ThreadPoolExecutor(4) as pool:
-        read = list(pool.map(lambda _: len(dataset.read().tables["train"]), range(4)))
-    assert (read, len(downloads)) == ([200] * 4, 1)
+        rows = list(pool.map(read, range(4)))
+    if manner == "well":
+        assert rows == [20] * 4
+        assert server.asked == [archive.name for archive in archives_of("mnist")]
+    else:
+        assert rows == [None] * 4
+        assert not (tmp_path / "new").exists()
 
 
-def test_a_download_into_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DatasetNotFoundError, match=r"^usps could not be downloaded to .*Not a directory"):
-        Vision("usps", str(tmp_path / "file" / "root"), download=True, cache=None).read()
+    root = str(tmp_path / "file" / "root")
+    message = (
+        f"`dataset.root` must be a folder that can be written to, got {root!r}. "
+        "Not a directory: name another one, or one that has usps already."
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        Vision("usps", root, cache=None).read()
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "emnist"])
+def test_a_full_disk_leaves_no_half_file(
+    name: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(monkeypatch, name, server)
+    copied = 0
+
+    def copy(source: Any, target: Any) -> None:
+        nonlocal copied
+        copied += 1
+        target.write(source.read())
+        if copied == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    dataset = Vision(name, str(tmp_path / "root"), cache=None)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfileobj", copy)
+        with pytest.raises(ConfigError, match=r"^`dataset\.root` must have room for the data, got .*No space left"):
+            dataset.read()
+    left = {path.relative_to(tmp_path / "root").as_posix() for path in (tmp_path / "root").rglob("*") if path.is_file()}
+    unpacked = left - {*map(str, archives_of(name))}
+    assert unpacked == {FACTS[name].files[0]}  # whole
+    server.asked.clear()
+    dataset.read()
+    assert server.asked == []  # the archives were whole

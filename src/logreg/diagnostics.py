@@ -6,25 +6,31 @@ Colours are those of Okabe and Ito, which the colour-blind tell apart; lines dif
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from logreg.evaluation import BINS, Evaluation, Predicted, rows_worth, wilson
 from logreg.facts import DataFacts
+from logreg.figures import label, labels
 from logreg.ranking import Ranking
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
 
-MOST_CLASSES = 25
+MOST_CLASSES = 100
 """More than that are not written beside a confusion matrix."""
 
-NUMBERED = 12
-"""Up to so many classes the cells of a confusion matrix have their numbers."""
+SMALLEST = 5.0
+"""Points: letters of this size can be read, and smaller ones not."""
+
+FAR = 10.0
+"""Times the next one: a bar that is so much longer is cut off, or nothing would be seen of the others."""
 
 POINTS = 2000
 """Of a curve that is drawn; more cannot be seen."""
@@ -51,6 +57,7 @@ def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figur
         if points := history.get(tag):
             handles += axes.plot(*_thinned(points), dashes, color=colour, linewidth=2, label=tag)
     axes.set(xlabel="passes over the data", ylabel="loss, nats", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     if len(gaps) > 1:
@@ -67,7 +74,8 @@ def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, 
     """How often the model is right against how sure it was, with the rows in each bin below."""
     if facts.is_binary:
         sure, right = predicted.probabilities[:, 1], (predicted.labels == 1).double()
-        x, y = f"predicted probability of {facts.class_names[1]}", f"fraction that is {facts.class_names[1]}"
+        name = label(facts.class_names[1], 24)
+        x, y = f"predicted probability of {name}", f"fraction that is {name}"
     else:
         sure, right = predicted.probabilities.max(1).values, (predicted.decided == predicted.labels).double()
         x, y = "probability of the predicted class", "fraction that is right"
@@ -94,14 +102,17 @@ def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, 
         color=BLUE,
         capsize=2,
         markersize=5,
-        label=f"calibration error {ece.value:.3f}",
+        label=f"calibration error {ece.value:.3f} [{ece.low:.3f}, {ece.high:.3f}]",
     )
-    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel=y, title=title)
-    upper.legend(loc="upper left")
+    upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=y)
+    rows = len(predicted.labels)
+    upper.set_title(f"{title}, {rows:,} row{'s' if rows != 1 else ''}", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)  # points may be anywhere
     upper.grid(alpha=0.3)
     edges = np.linspace(0, 1, BINS + 1)
     lower.bar(edges[:-1], total.numpy(), width=1 / BINS, align="edge", color=BLUE, alpha=0.6, edgecolor="white")
     lower.set(xlabel=x, ylabel="rows")
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     if float(total.max()) > 50 * float(total[there].min()):
         lower.set_yscale("log")
     return figure
@@ -134,21 +145,27 @@ def roc_and_precision_recall(
     base = float(hits[-1] / taken[-1])
     right.axhline(base, linestyle="--", color="0.5", linewidth=1, label=f"base rate {base:.3f}")
     right.plot(
-        *_few(recall[1:], precision),
+        *_few(recall, torch.cat([precision[:1], precision])),
         color=BLUE,
+        drawstyle="steps-pre",  # average precision is the area below
         linewidth=2,
         label=f"average precision {mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]",
     )
-    if evaluation.threshold is not None and len(at := (score > evaluation.threshold.value).nonzero()):
-        place = int(at[-1])
-        label = f"threshold {evaluation.threshold.value:.3f}"
-        left.plot(float(fallout[place + 1]), float(recall[place + 1]), "D", color=ORANGE, label=label)
-        right.plot(float(recall[place + 1]), float(precision[place]), "D", color=ORANGE, label=label)
-    name = facts.class_names[1]
-    left.set(xlabel="false alarms, fraction of the others", ylabel=f"recall of {name}", xlim=(0, 1), ylim=(0, 1.01))
-    right.set(xlabel=f"recall of {name}", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
+    if evaluation.threshold is not None:
+        taken_so_far = int((score > evaluation.threshold.value).sum())  # of the scores that differ
+        at, caught = float(fallout[taken_so_far]), float(recall[taken_so_far])
+        mark: dict[str, Any] = {"marker": "D", "color": ORANGE, "linestyle": "none", "clip_on": False, "zorder": 3}
+        words = f"p > {evaluation.threshold.value:.3f}, best on {evaluation.threshold.chosen_on}"
+        left.plot(at, caught, label=f"{words}: recall {caught:.1%}, false alarms {at:.1%}", **mark)
+        if taken_so_far:
+            exact = float(precision[taken_so_far - 1])
+            right.plot(caught, exact, label=f"{words}: precision {exact:.1%}", **mark)
+    name = label(facts.class_names[1], 24)
+    left.set(xlabel="false alarms, fraction of the others", ylabel=f"recall of {name}")
+    right.set(xlabel=f"recall of {name}", ylabel="precision")
     for axes in (left, right):
-        axes.legend(loc="lower right" if axes is left else "lower left", fontsize=9)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.legend(loc="lower right" if axes is left else "lower left", fontsize=8)
         axes.grid(alpha=0.3)
     figure.suptitle(title)
     return figure
@@ -159,24 +176,33 @@ def confusion_matrix(evaluation: Evaluation, facts: DataFacts, title: str) -> Fi
     counts = evaluation.confusion
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1e-300)
     classes = len(counts)
-    side = max(3.6, min(9.0, 1.8 + 0.5 * classes))
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    side = max(2.6, min(9.0, 0.5 * classes))
+    cell = 72 * side / classes  # points
+    names = labels(facts.class_names, 16) if classes <= MOST_CLASSES else []
+    letters, size = max(map(len, names), default=0), max(SMALLEST, min(10.0, 0.8 * cell))
+    turned = 0.65 * size * letters > cell
+    margin = 0.65 * size * letters / 72  # for the longest name
+    width, height = side + margin + 1.6, side + (margin if turned else 0.2) + 1.0
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes: Axes = figure.subplots()
     drawn = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="part of the class's rows")
-    if classes <= MOST_CLASSES:
-        names = [name if len(name) <= 14 else name[:13] + "…" for name in facts.class_names]
-        turn = 90 if classes > 4 and max(map(len, names)) > 3 else 0
-        axes.set_xticks(range(classes), names, rotation=turn)
-        axes.set_yticks(range(classes), names)
-    if classes <= NUMBERED:
-        for row, column in np.ndindex(classes, classes):
-            number, share = float(counts[row, column]), float(shares[row, column])
-            text = f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share > 0.5 else "0.2")
+    if names:
+        axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=size)
+        axes.set_yticks(range(classes), names, fontsize=size)
+    else:
+        axes.set(xticks=[], yticks=[])
+    texts = [f"{count:,.0f}" if count == int(count) else f"{count:,.1f}" for count in counts.flatten().tolist()]
+    size = min(8.0, 0.8 * cell, 0.9 * cell / (0.65 * max(map(len, texts))))
+    for (row, column), text in zip(np.ndindex(classes, classes), texts, strict=True):
+        if size < SMALLEST or not counts[row, column]:
+            continue
+        color = "white" if float(shares[row, column]) > 0.5 else "0.2"
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
     accuracy = evaluation.metrics["accuracy"]
-    axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(f"{title}\naccuracy {accuracy.value:.2%} [{accuracy.low:.2%}, {accuracy.high:.2%}]", fontsize=10)
+    of = "" if names else f" ({classes:,} classes)"
+    axes.set(xlabel=f"predicted{of}", ylabel=f"true{of}")
+    figure.suptitle(f"{title}\naccuracy {accuracy.value:.2%} [{accuracy.low:.2%}, {accuracy.high:.2%}]", fontsize=10)
     return figure
 
 
@@ -212,21 +238,21 @@ def mistakes_as_images(images: Tensor, mistakes: Sequence[Mistake], facts: DataF
     """
     columns = min(6, len(mistakes))
     rows = -(-len(mistakes) // columns)
-    figure = Figure(figsize=(1.6 * columns, 1.9 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(max(4.0, 1.75 * columns), 2.1 * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, pixels, mistake in zip(grid.flat, images, mistakes, strict=False):
         image = pixels.reshape(facts.image_shape).clamp(0, 1)  # of 16 bits some may be brighter than white
         axes.imshow((image.permute(1, 2, 0) if image.ndim == 3 else image).numpy(), cmap="gray", vmin=0, vmax=1)
-        true, taken = (_short(facts.class_names[label]) for label in (mistake.true, mistake.predicted))
-        axes.set_title(f"{taken} {mistake.probability:.0%}\nis {true}", fontsize=9)
+        true, said = (label(facts.class_names[number], 11) for number in (mistake.true, mistake.predicted))
+        axes.set_title(f"true: {true}\nsaid: {said}, {mistake.probability:.2f}", fontsize=8, loc="left")
     figure.suptitle(title, fontsize=11)
     return figure
 
 
 def coefficient_bars(largest: Sequence[Mapping[str, object]], title: str) -> Figure:
-    """The largest coefficients by name.
+    """The largest coefficients by name, each with its value.
 
     Args:
         largest: As `logreg.report.largest_coefficients` has them.
@@ -235,23 +261,42 @@ def coefficient_bars(largest: Sequence[Mapping[str, object]], title: str) -> Fig
     per_std = largest[0]["coef_per_std"] is not None
     values = [float(str(row["coef_per_std" if per_std else "coef"])) for row in largest][::-1]
     several = len({row["class"] for row in largest}) > 1
-    names = [f"{row['feature']} → {row['class']}" if several else str(row["feature"]) for row in largest][::-1]
-    figure = Figure(figsize=(7, 0.9 + 0.34 * len(names)), layout="constrained")
+    names = [
+        f"{label(str(row['feature']), 26)} → {label(str(row['class']), 16)}"
+        if several
+        else label(str(row["feature"]), 36)
+        for row in largest
+    ][::-1]
+    figure = Figure(figsize=(8, 1.1 + 0.3 * len(names)), layout="constrained")
     axes: Axes = figure.subplots()
-    bars = axes.barh(range(len(names)), values, color=[BLUE if value > 0 else ORANGE for value in values])
+    end = _end_of_bars([abs(value) for value in values])
+    shown = [max(-end, min(end, value)) for value in values]
+    bars = axes.barh(range(len(names)), shown, color=[BLUE if value > 0 else ORANGE for value in values])
     for bar, value in zip(bars, values, strict=True):
         if value < 0:
             bar.set_hatch("//")
-    axes.set_yticks(range(len(names)), [name if len(name) < 45 else name[:44] + "…" for name in names])
+        text = f"{value:.3g}" + (", cut off" if abs(value) > end else "")
+        place = (max(-end, min(end, value)), bar.get_y() + bar.get_height() / 2)
+        side = {"xytext": (3 if value >= 0 else -3, 0), "ha": "left" if value >= 0 else "right"}
+        axes.annotate(text, place, textcoords="offset points", va="center", fontsize=8, **side)  # type: ignore[arg-type]
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.margins(x=0.16 if max(map(abs, values)) == end else 0.24, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)
-    towards = "" if several else f" towards {largest[0]['class']}"
-    axes.set(xlabel=f"log-odds{towards} per {'standard deviation' if per_std else 'unit'}", title=title)
+    towards = "" if several else f" towards {label(str(largest[0]['class']), 24)}"
+    axes.set_xlabel(f"log-odds{towards} per {'standard deviation' if per_std else 'unit'}")
+    figure.suptitle(title, fontsize=11)
     axes.grid(alpha=0.3, axis="x")
     return figure
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 12 else name[:11] + "…"
+def _end_of_bars(sizes: Sequence[float]) -> float:
+    """Where bars end: at the longest one, or not far beyond the others if few are ``FAR`` times as long as those."""
+    ordered = sorted(sizes, reverse=True)
+    few = max(1, len(ordered) // 4)
+    for longer, next_one in pairwise(ordered[: few + 1]):
+        if longer > FAR * next_one > 0:
+            return 1.5 * next_one
+    return ordered[0]
 
 
 def _thinned(points: Mapping[int, float]) -> tuple[list[int], list[float]]:

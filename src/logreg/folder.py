@@ -47,26 +47,49 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 _UNFINISHED: set[Path] = set()
-"""Files that are being written."""
+"""Files that are being written, and folders that were made for them."""
 
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
     """Where to write a file before it is moved to its place; what is still there at the end is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")  # some software goes by the suffix
-    _UNFINISHED.add(temporary)
+    with made_folders(path.parent):
+        _UNFINISHED.add(temporary)
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+            _UNFINISHED.discard(temporary)
+
+
+@contextmanager
+def made_folders(folder: Path) -> Iterator[list[Path]]:
+    """A folder, made with those above it where they are not there; what was made and is empty at the end is removed.
+
+    Yields:
+        What was made, the lowest first.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    _UNFINISHED.update(made)
     try:
-        yield temporary
+        folder.mkdir(parents=True, exist_ok=True)
+        yield made
     finally:
-        temporary.unlink(missing_ok=True)
-        _UNFINISHED.discard(temporary)
+        for place in made:
+            with suppress(OSError):  # it holds something, as it should
+                place.rmdir()
+        _UNFINISHED.difference_update(made)
 
 
 def remove_unfinished() -> None:
     """Removes what is being written, for a process that ends without its ``finally``."""
-    for temporary in tuple(_UNFINISHED):
-        temporary.unlink(missing_ok=True)
+    for path in sorted(_UNFINISHED, key=lambda path: len(path.parts), reverse=True):
+        with suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
 
 
 def check_free(key: str, path: Path, overwrite: bool, suffixes: Sequence[str] = ()) -> None:

@@ -15,10 +15,17 @@ body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid #ccc }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
 th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
-.r { text-align: right; font-variant-numeric: tabular-nums }
+.r { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+td:not(.r) { overflow-wrap: break-word; max-width: 20rem } h1, p, li, figcaption { overflow-wrap: anywhere }
 code { background: #f3f3f3; padding: .1rem .3rem; overflow-wrap: anywhere }
 .pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start }
-figure { margin: 0; flex: 1 1 24rem } img { max-width: 100%; height: auto } figcaption { color: #555 }
+figure { margin: 0; flex: 1 1 24rem; min-width: min(24rem, 100%); max-width: 100% }
+img { max-width: 100%; height: auto } figcaption { color: #555 }
+@media (max-width: 30rem) { body { font-size: 13px } th, td { padding-right: .4rem } td:not(.r) { max-width: 9rem } }
+@media screen and (prefers-color-scheme: dark) {
+  :root { color-scheme: dark } body { color: #ddd; background: #181a1b } h2 { border-color: #555 }
+  th, td { border-color: #444 } code { background: #2b2e30 } figcaption { color: #aaa } img { border-radius: 4px }
+}
 @media print { body { max-width: none; margin: 0 } figure, tr { break-inside: avoid } }
 """
 
@@ -26,7 +33,7 @@ CAPTIONS = {
     "probability": "Probability against the one feature, with the rows it was learned from",
     "coefficients": "The coefficients: what speaks for a class, and what against it",
     "loss": "Loss over the passes of the training, with the distance from the optimum where it was certified",
-    "path": "Loss against the strength of the penalty",
+    "path": "Loss and accuracy against the strength of the penalty, and which one was chosen",
     "reliability": "Reliability: of rows with probability p a part p should be right",
     "confusion": "What each class was taken for",
     "roc": "ROC, and precision against recall",

@@ -10,6 +10,7 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from logreg.optimality import Certificate
 from logreg.page import as_html
 from logreg.path import PathRow, path_csv, path_summary
 from logreg.terminal import on_one_line
-from logreg.tracking import RunLogger
+from logreg.tracking import HPARAMS_METRICS, RunLogger
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,6 +63,9 @@ MOST_CURVES = 20
 
 LARGEST = 10
 """Coefficients in report.md; all of them stand in coefficients.csv."""
+
+BARS = 20
+"""The same as bars."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +173,13 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
         figures: File names of its pictures.
         logger: Still open.
     """
+    curves = logger.history
     for split, scores in result.scores.items():
-        if split == "test":  # train and val have their curves
-            logger.log_metrics({f"{name}/test": value for name, value in scores.items()}, result.epochs)
+        last = {f"{name}/{split}": value for name, value in scores.items()}
+        if split != "test":  # these have curves, but the accuracy on train of an exact optimizer
+            last = {tag: value for tag, value in last.items() if tag in HPARAMS_METRICS and tag not in curves}
+        if last:
+            logger.log_metrics(last, result.epochs)
     logger.flush()
     logger.writer.close()
     if result.path:
@@ -191,6 +199,30 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
 
 def draw(result: RunResult, logger: RunLogger) -> list[str]:
     """Draws what there is to see into figures/*.png and TensorBoard; returns the names of the files."""
+    from logreg.figures import label, lettered
+
+    facts = result.module.facts
+    names = [facts.title, *facts.class_names, *facts.feature_names]
+    with lettered(names) as missing:
+        drawn = _drawn(result, logger, label(facts.title, 50))
+        files = [_save(figure, name, result, logger) for name, figure in drawn.items() if figure is not None]
+    if missing:
+        letters = on_one_line(missing[:10])
+        sys.stderr.write(
+            f"pictures: no font of this machine has {letters}, so boxes stand there. "
+            "Install one that has, such as Noto Sans CJK.\n"
+        )
+    return files
+
+
+def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | None]:
+    """The pictures by name; ``None`` is one that has nothing to show.
+
+    Args:
+        result: The run.
+        logger: Has its curves.
+        of: What the data is called over each picture.
+    """
     from logreg import diagnostics, figures
 
     facts, data, module = result.module.facts, result.data, result.module
@@ -199,19 +231,24 @@ def draw(result: RunResult, logger: RunLogger) -> list[str]:
         slope, offset = _calibrated_log_odds(module)
         rows = next(iter(data.blocks("train")))
         features, labels = facts.stored.source(rows.features), rows.labels.cpu()
-        title = f"{facts.name}: {equation(module)}"
+        title = figures.label(f"{facts.name}: {equation(module)}", 80)
         drawn["probability"] = figures.probability_curve(
             float(slope[0]), offset, facts, features, labels, title, data.axis
         )
     elif facts.image_shape:
         drawn["coefficients"] = figures.coefficient_images(module.model.in_source_units()[0], facts)
-    elif largest := largest_coefficients(module):
-        drawn["coefficients"] = diagnostics.coefficient_bars(largest, f"{facts.title}: largest coefficients")
-    drawn["loss"] = diagnostics.loss_curves(logger.history, f"{facts.title}: loss")
+    elif largest := largest_coefficients(module, BARS):
+        all_of_them = module.model.coef.numel()
+        which = (
+            "coefficients" if len(largest) == all_of_them else f"{len(largest)} largest of {all_of_them:,} coefficients"
+        )
+        drawn["coefficients"] = diagnostics.coefficient_bars(largest, f"{of}: {which}")
     if result.path:
-        drawn["path"] = figures.path_curve(result.path, f"{facts.title}: loss against the strength of l2")
+        drawn["path"] = figures.path_curve(result.path, f"{of}: loss and accuracy along l2")
+    else:  # a fit that begins at the end of a path has no curve worth seeing
+        drawn["loss"] = diagnostics.loss_curves(logger.history, f"{of}: loss")
     if result.predicted is not None and result.evaluation is not None and result.scored != "train":
-        predicted, evaluation, title = result.predicted, result.evaluation, f"{facts.title}, {result.scored}"
+        predicted, evaluation, title = result.predicted, result.evaluation, f"{of}, {result.scored}"
         drawn["reliability"] = diagnostics.reliability(predicted, evaluation, facts, title)
         drawn["confusion"] = diagnostics.confusion_matrix(evaluation, facts, title)
         if facts.is_binary:
@@ -223,7 +260,7 @@ def draw(result: RunResult, logger: RunLogger) -> list[str]:
         _log_curves(predicted, result, logger)
     for name, row in zip(module.output_names, module.model.coef.detach().cpu(), strict=True):
         logger.writer.add_histogram(f"coefficients/{name}", row, result.epochs)
-    return [_save(figure, name, result, logger) for name, figure in drawn.items() if figure is not None]
+    return drawn
 
 
 def _log_curves(predicted: Predicted, result: RunResult, logger: RunLogger) -> None:
@@ -293,7 +330,8 @@ def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> st
     figure.set_dpi(130)
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a name may be in any script
+        # a name may be in any script, and `draw` has said so
+        warnings.filterwarnings("ignore", "Glyph .* missing from font|Matplotlib currently does not support")
         canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     path = result.folder / "figures" / f"{name}.png"
@@ -339,19 +377,19 @@ def coefficients_csv(module: LogisticModule) -> str:
     return lines.getvalue()
 
 
-def largest_coefficients(module: LogisticModule) -> list[dict[str, Any]] | None:
+def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> list[dict[str, Any]] | None:
     """The features that say most, where they have names.
 
     Returns:
         Feature, class, coefficient in source units, and coefficient per standard deviation (``None`` where
-        the features are not standardised), by the size of what the model multiplies; at most ``LARGEST``.
+        the features are not standardised), by the size of what the model multiplies; at most ``most``.
     """
     facts = module.facts
     if not facts.feature_names:
         return None
     own, (coef, _) = module.model.coef.detach().cpu().double(), module.model.in_source_units()
     names = facts.class_names if len(coef) > 1 else facts.class_names[1:]
-    largest = own.abs().flatten().topk(min(LARGEST, own.numel())).indices
+    largest = own.abs().flatten().topk(min(most, own.numel())).indices
     return [
         {
             "feature": facts.feature_names[place % own.shape[1]],
@@ -519,8 +557,9 @@ def print_summary(summary: Summary, console: Console) -> None:
     header, rows = score_table(summary)
     console.print(f"{title(summary)}: {loss_in_words(summary)}", markup=False, highlight=False)
     print_table(console, header, rows)
-    for line in [*remarks(summary), summary["folder"]]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in remarks(summary):  # in a terminal it is wrapped between words, in a pipe it is one line
+        console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    console.print(summary["folder"], markup=False, highlight=False, soft_wrap=True)
     console.print("next:")
     for command in next_commands(summary):
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)

@@ -140,7 +140,10 @@ def screened() -> Iterator[None]:
 
 def terminal(*, stderr: bool = False, width: int | None = None) -> Console:
     """A console of rich whose only control sequences are its own."""
-    return _console_class()(stderr=stderr, width=width)
+    file: TextIO = sys.stderr if stderr else sys.stdout
+    while (inner := getattr(file, "rich_proxied_file", None)) is not None:  # a bar of rich stands before a `Screen`
+        file = inner
+    return _console_class()(file=file, width=width)
 
 
 @cache

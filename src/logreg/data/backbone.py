@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from logreg.data.base import Dataset, RawData, Table
-from logreg.data.cache import Kept, cached, fetching
+from logreg.data.cache import Kept, cached
+from logreg.data.download import NoAnswer, Remote, alone, fetch, say
 from logreg.data.images import Decoding, ImageSource, Listing, in_bytes, pixels_of
 from logreg.errors import ConfigError
 from logreg.facts import SPLITS, Split
@@ -275,19 +275,23 @@ def _fetched(name: str, weights: str, member: Any) -> nn.Module:
     import torchvision
 
     file = Path(torch.hub.get_dir(), "checkpoints", Path(member.url).name)
-    there = file.exists()
     key = f"`backbone.weights={weights}`"
     try:
-        with nullcontext() if there else fetching(file.with_name(f".{file.name}.lock")):
-            model: nn.Module = torchvision.models.get_model(name, weights=member, progress=sys.stderr.isatty())
-    except Exception as error:  # networks, disks and unpicklers fail in ways of their own
-        if there:
-            raise ConfigError(f"{key} must be a whole file, and {file} is broken. Remove it.") from error
-        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+        if not file.exists():
+            with alone(file.parent, name):
+                if not file.exists():  # another process may have fetched it meanwhile
+                    remote = Remote((member.url,), "".join(re.findall(r"-([0-9a-f]*)\.", file.name)))
+                    say(f"{name}: downloading its weights from {remote.folder} to {file.parent}")
+                    fetch(remote, file)
+    except (NoAnswer, OSError) as error:
         raise ConfigError(
-            f"{key} could not be downloaded: {reason}. Put {member.url} into {file.parent}, or set "
+            f"{key} could not be downloaded: {error}. Put {member.url} into {file.parent}, or set "
             "`backbone.weights` to a file with a state dict, or to none for random ones."
         ) from error
+    try:
+        model: nn.Module = torchvision.models.get_model(name, weights=member, progress=False)
+    except Exception as error:  # unpicklers fail in ways of their own
+        raise ConfigError(f"{key} must be a whole file, and {file} is broken. Remove it.") from error
     return model
 
 

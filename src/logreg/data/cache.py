@@ -1,14 +1,10 @@
-"""What is made or fetched once, however many runs ask for it at the same time."""
+"""What is made once, however many runs ask for it at the same time."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import socket
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,9 +16,6 @@ from logreg.folder import write_whole
 
 FORMAT = 1
 """Part of every key: raise it when what is kept changes its meaning."""
-
-PATIENCE = 30.0
-"""Seconds without an answer, after which a network counts as absent."""
 
 
 @dataclass(frozen=True)
@@ -113,30 +106,3 @@ def _unwritable(folder: str, error: Exception) -> ConfigError:
         folder,
         f"{reason}: name another one, or switch the cache off with dataset.cache=null.",
     )
-
-
-@contextmanager
-def fetching(lock: Path) -> Iterator[None]:
-    """For a download: one process at a time, an end to waiting, and no progress bar in a pipe.
-
-    Args:
-        lock: A file beside what is fetched; other processes wait for it.
-
-    Raises:
-        OSError: Its folder cannot be written to.
-    """
-    from filelock import FileLock
-
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    lock.touch()
-    patience = socket.getdefaulttimeout()
-    with ExitStack() as stack:
-        stack.enter_context(FileLock(lock))
-        if not sys.stderr.isatty():
-            stack.enter_context(redirect_stderr(io.StringIO()))
-            stack.enter_context(redirect_stdout(io.StringIO()))
-        socket.setdefaulttimeout(PATIENCE)
-        try:
-            yield
-        finally:
-            socket.setdefaulttimeout(patience)

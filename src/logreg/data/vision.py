@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import shutil
 import string
+import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +19,12 @@ import torch
 from torch import Tensor
 
 from logreg.data.base import RawData, Table
-from logreg.data.cache import Kept, cached, fetching
+from logreg.data.cache import Kept, cached
+from logreg.data.download import LARGE, NoAnswer, Remote, alone, fetch, say, size
 from logreg.data.images import ImageSplit, Listing, Opened
 from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.facts import Split
+from logreg.folder import write_whole
 from logreg.promises import check, flag, one_of, optional, text
 
 if TYPE_CHECKING:
@@ -52,6 +57,8 @@ class ImageFacts:
     class_names: tuple[str, ...]
     files: tuple[str, ...]
     """Under ``root``.  One that is missing is named."""
+    megabytes: float
+    """Of all that is downloaded, as its servers said in 2024."""
     archive: str = "{}.gz"
     """Under ``root``: what a file is unpacked from; {} is the file, alone where nothing is packed."""
     axes: str = "hw"
@@ -99,6 +106,7 @@ def _emnist(variant: str) -> ImageFacts:
         "EMNIST",
         EMNIST[variant],
         _idx("EMNIST", (f"emnist-{variant}-train", f"emnist-{variant}-test")),
+        561.8,
         archive="EMNIST/raw/gzip.zip",
         axes="wh",
         more={"split": variant},
@@ -107,22 +115,24 @@ def _emnist(variant: str) -> ImageFacts:
 
 
 FACTS = {
-    "mnist": ImageFacts("MNIST", DIGITS, _idx("MNIST")),
+    "mnist": ImageFacts("MNIST", DIGITS, _idx("MNIST"), 11.6),
     "fashion_mnist": ImageFacts(
         "FashionMNIST",
         ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
         _idx("FashionMNIST"),
+        30.9,
     ),
-    "kmnist": ImageFacts("KMNIST", ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"), _idx("KMNIST")),
-    "qmnist": ImageFacts("QMNIST", DIGITS, _idx("QMNIST", ("qmnist-train", "qmnist-test"), "idx2-int")),
-    "usps": ImageFacts("USPS", DIGITS, ("usps.bz2", "usps.t.bz2"), archive="{}"),
+    "kmnist": ImageFacts("KMNIST", ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"), _idx("KMNIST"), 21.2),
+    "qmnist": ImageFacts("QMNIST", DIGITS, _idx("QMNIST", ("qmnist-train", "qmnist-test"), "idx2-int"), 20.4),
+    "usps": ImageFacts("USPS", DIGITS, ("usps.bz2", "usps.t.bz2"), 8.4, archive="{}"),
     "svhn": ImageFacts(
-        "SVHN", DIGITS, ("train_32x32.mat", "test_32x32.mat"), "{}", "chw", ask=by_name, labels="labels"
+        "SVHN", DIGITS, ("train_32x32.mat", "test_32x32.mat"), 246.3, "{}", "chw", ask=by_name, labels="labels"
     ),
     "cifar10": ImageFacts(
         "CIFAR10",
         ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         tuple(f"cifar-10-batches-py/{file}" for file in (*_BATCHES, "test_batch", "batches.meta")),
+        170.5,
         archive="cifar-10-python.tar.gz",
         axes="hwc",
     ),
@@ -130,6 +140,7 @@ FACTS = {
         "CIFAR100",
         tuple(CIFAR100.split()),
         tuple(f"cifar-100-python/{file}" for file in ("train", "test", "meta")),
+        169.0,
         archive="cifar-100-python.tar.gz",
         axes="hwc",
     ),
@@ -137,6 +148,7 @@ FACTS = {
         "STL10",
         ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
         tuple(f"stl10_binary/{file}.bin" for file in ("train_X", "train_y", "test_X", "test_y", "unlabeled_X")),
+        2640.4,
         archive="stl10_binary.tar.gz",
         axes="chw",
         ask=by_name,
@@ -154,14 +166,14 @@ class Vision:
     Attributes:
         name: A key of ``FACTS``.
         root: Folder that torchvision keeps (or shall put) the files in.
-        download: Whether to fetch files that are not there.
+        download: Whether to fetch files that are not there, from where torchvision fetches them.
         cache: Folder to keep the pixels in as they are served; ``None`` to read the files each time.
         variant: Which of emnist's collections, a key of ``EMNIST``; for emnist only, ``None`` is balanced.
     """
 
     name: str
     root: str = "data"
-    download: bool = False
+    download: bool = True
     cache: str | None = "data/cache"
     variant: str | None = None
 
@@ -198,9 +210,8 @@ class Vision:
         Raises:
             DatasetNotFoundError: A file is missing or an archive broken, or the download failed.
         """
-        missing = [file for file in self._facts.files if not self._path(file).is_file()]
-        if missing:
-            self._provide(missing)
+        if self._missing():
+            self._provide()
         status = {file: self._path(file).stat() for file in self._facts.files}
         return Listing(
             key={file: [found.st_size, found.st_mtime_ns] for file, found in status.items()},
@@ -230,57 +241,104 @@ class Vision:
     def _archive(self, file: str) -> Path:
         return self._path(self._facts.archive.format(file))
 
-    def _advice(self) -> str:
-        archives = list(dict.fromkeys(self._archive(file) for file in self._facts.files))
-        return f"put {', '.join(path.name for path in archives)} into {archives[0].parent}."
+    def _missing(self) -> list[str]:
+        return [file for file in self._facts.files if not self._path(file).is_file()]
 
-    def _provide(self, missing: list[str]) -> None:
-        """Unpacks what is there, fetches what is not; one process at a time."""
-        absent = [file for file in missing if not self._archive(file).exists()]
+    def _absent(self) -> list[Path]:
+        """Archives that are needed and not there."""
+        return [path for path in dict.fromkeys(map(self._archive, self._missing())) if not path.exists()]
+
+    def _provide(self) -> None:
+        """Downloads what is not there, and unpacks it; one process at a time.
+
+        Raises:
+            DatasetNotFoundError: It may not be downloaded, no server gave it, or an archive is broken.
+            ConfigError: ``root`` cannot be written to.
+        """
+        absent = self._absent()
         if absent and not self.download:
             raise DatasetNotFoundError(
-                f"{self.name} not found in {self._where}: {absent[0]} is missing. "
+                f"{self.name} not found in {self._where}: {self._missing()[0]} is missing. "
                 "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
             )
-        doing = "downloaded to" if absent else "unpacked in"
+        known = _known(self._reader)
         try:
-            with self._alone():
-                if absent:
-                    for split in SPLITS:
-                        self._reader(self.root, download=True, **self._facts.ask(split), **self._facts.more)
-                for file in missing:
-                    if not self._path(file).exists():
-                        self._unpack(file)
-        except Exception as error:  # networks, archives and readers fail in ways of their own
-            reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-            raise DatasetNotFoundError(
-                f"{self.name} could not be {doing} {self._where}: {reason}. Try again, or {self._advice()}"
+            with alone(self._archive(self._facts.files[0]).parent, self.name):
+                self._download(known)
+                for file in self._missing():
+                    if not self._path(file).exists():  # a tar has them all
+                        self._unpack(file, known)
+        except OSError as error:
+            reason = (error.strerror or str(error)).rstrip(".")
+            what = {errno.ENOSPC: "have room for the data", errno.EDQUOT: "have room for the data"}
+            must = what.get(error.errno or 0, "be a folder that can be written to")
+            raise ConfigError.broken(
+                "dataset.root", must, self.root, f"{reason}: name another one, or one that has {self.name} already."
             ) from error
 
-    def _alone(self) -> Any:
-        return fetching(self._path(f".{self.name}.lock"))
+    def _download(self, known: Mapping[str, Remote]) -> None:
+        """Fetches the archives that are not there.
 
-    def _unpack(self, file: str) -> None:
-        """Unpacks an archive that is whole; torchvision would look at the network if it were not."""
-        from torchvision.datasets.utils import check_integrity, extract_archive
+        Raises:
+            DatasetNotFoundError: No server gave one.
+            OSError: There is no place for it.
+        """
+        absent = self._absent()  # which another process may have fetched meanwhile
+        if not absent:
+            return
+        facts, source = self._facts, known[absent[0].name].folder
+        all_of_it = len(absent) == len({*map(self._archive, facts.files)})
+        much = size(1e6 * facts.megabytes) if all_of_it else f"{len(absent)} of its files"
+        say(f"{self.name}: downloading {much} from {source} to {absent[0].parent}")
+        for path in absent:
+            try:
+                fetch(known[path.name], path)
+            except NoAnswer as error:
+                names = ", ".join(path.name for path in self._absent())
+                raise DatasetNotFoundError(
+                    f"{self.name} could not be downloaded to {self._where}: {error}. Try again, set `dataset.root` to "
+                    f"a folder that has it, or put {names} from {source} into {path.parent}."
+                ) from error
+
+    def _unpack(self, file: str, known: Mapping[str, Remote]) -> None:
+        """Unpacks an archive, if it is whole.
+
+        Raises:
+            DatasetNotFoundError: It is broken.
+            OSError: There is no place for what is in it.
+        """
+        from torchvision.datasets.utils import check_integrity
 
         path, archive = self._path(file), self._archive(file)
-        checksum = _checksums(self._reader)[archive.name]
+        checksum = known[archive.name].digest
         if not check_integrity(str(archive), checksum):
-            raise OSError(f"{archive.name} is broken, its checksum is not {checksum}")
+            again = "run again to download it" if self.download else "put a whole one there"
+            raise DatasetNotFoundError(
+                f"{self.name} could not be unpacked in {self._where}: {archive.name} is broken, its checksum is not "
+                f"{checksum}. Remove {archive}, and {again}."
+            )
+        if archive.stat().st_size >= LARGE:
+            say(f"{self.name}: unpacking {archive.name}")
         if archive.suffix == ".zip":  # emnist: of many files packed twice, the one
             with zipfile.ZipFile(archive) as outer, gzip.open(outer.open(f"gzip/{path.name}.gz")) as inner:
-                path.write_bytes(inner.read())
+                write_whole(path, lambda whole: shutil.copyfileobj(inner, whole))
+        elif archive.name.endswith(".tar.gz"):
+            with tarfile.open(archive) as tar:
+                for member in tar:
+                    if member.isfile():  # the checksum says that no name leads elsewhere
+                        inner_file = tar.extractfile(member)
+                        assert inner_file is not None
+                        write_whole(self._path(member.name), partial(shutil.copyfileobj, inner_file))
         else:
-            extract_archive(str(archive), str(archive.parent))
+            with gzip.open(archive) as inner:
+                write_whole(path, lambda whole: shutil.copyfileobj(inner, whole))
 
     def _pixels(self) -> dict[str, Tensor]:
         """Pixels of each split, shape (N, H, W) or (N, 3, H, W), uint8, and labels, shape (N,), int64."""
         facts, tensors = self._facts, {}
         try:
             for split in SPLITS:
-                with self._alone() if self.download else nullcontext():  # torchvision mends some files then
-                    data = self._reader(self.root, download=self.download, **facts.ask(split), **facts.more)
+                data = self._reader(self.root, download=False, **facts.ask(split), **facts.more)
                 pixels, labels = torch.as_tensor(data.data), torch.as_tensor(getattr(data, facts.labels))
                 if len(pixels) != len(labels):
                     raise ValueError(f"{split} has {len(pixels)} images and {len(labels)} labels")
@@ -291,9 +349,11 @@ class Vision:
             raise
         except Exception as error:  # a reader trips over a broken file in ways of its own
             reason = self._broken() or " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+            archives = ", ".join(dict.fromkeys(self._archive(file).name for file in facts.files))
+            folder = self._archive(facts.files[0]).parent
+            again = "run again" if self.download else f"put {archives} into {folder}"
             raise DatasetNotFoundError(
-                f"{self.name} could not be read from {self._where}: {reason}. "
-                f"Remove the broken file, and {self._advice()}"
+                f"{self.name} could not be read from {self._where}: {reason}. Remove the broken file, and {again}."
             ) from error
         return tensors
 
@@ -301,14 +361,13 @@ class Vision:
         """Which file is broken, if any is: by torchvision's checksums, or by the length that its own header says."""
         from torchvision.datasets.utils import check_integrity
 
-        checksums = _checksums(self._reader)
+        known = _known(self._reader)
         for file in self._facts.files:
             path = self._path(file)
-            checksum = checksums.get(path.name)
             if not path.exists():
                 continue
-            if checksum is not None and not check_integrity(str(path), checksum):
-                return f"{file} is broken, its checksum is not {checksum}"
+            if path.name in known and not check_integrity(str(path), known[path.name].digest):
+                return f"{file} is broken, its checksum is not {known[path.name].digest}"
             if "-idx" in path.name:
                 with path.open("rb") as opened:
                     header = opened.read(4)
@@ -335,16 +394,24 @@ class Vision:
         return ImageSplit(table.labels, image)
 
 
-def _checksums(reader: Any) -> dict[str, str]:
-    """The MD5 of each file and archive that torchvision knows, by name; its classes keep them in five ways."""
+def _known(reader: Any) -> dict[str, Remote]:
+    """Each file and archive that torchvision knows, by name; its classes keep them in five ways.
+
+    What is inside an archive has no address of its own.
+    """
     resources = getattr(reader, "resources", [])
     pairs = [pair for pairs in resources.values() for pair in pairs] if isinstance(resources, dict) else [*resources]
-    pairs += [*getattr(reader, "train_list", []), *getattr(reader, "test_list", [])]
-    pairs += [entry[1:] for entry in getattr(reader, "split_list", {}).values()]
+    found = [
+        ([address] if "://" in address else [mirror + address for mirror in reader.mirrors], digest)
+        for address, digest in pairs
+    ]
+    found += [([url], digest) for url, _, digest in getattr(reader, "split_list", {}).values()]
     if hasattr(reader, "tgz_md5"):
-        pairs.append((reader.filename, reader.tgz_md5))
-    if hasattr(reader, "meta"):
-        pairs.append((reader.meta["filename"], reader.meta["md5"]))
+        found.append(([reader.url], reader.tgz_md5))
     if hasattr(reader, "md5"):
-        pairs.append((reader.url, reader.md5))
-    return {url.rpartition("/")[2]: checksum for url, checksum in pairs}
+        found.append(([reader.url], reader.md5))
+    remotes = {urls[0].rpartition("/")[2]: Remote(tuple(urls), digest) for urls, digest in found}
+    inside = [*getattr(reader, "train_list", []), *getattr(reader, "test_list", [])]
+    if hasattr(reader, "meta"):
+        inside.append((reader.meta["filename"], reader.meta["md5"]))
+    return remotes | {name: Remote((), digest) for name, digest in inside}
