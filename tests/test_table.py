@@ -714,6 +714,10 @@ READ: dict[str, pa.Array] = {
     "dictionary of bool": BITS.cast(pa.bool_()).dictionary_encode(),
     "runs of int64": pa.RunEndEncodedArray.from_arrays(RUNS, BITS),
     "runs of string": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS),
+    "runs of string_view": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS.cast(pa.string_view())),
+    "runs of large_string": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS.cast(pa.large_string())),
+    "runs of a dictionary": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS.dictionary_encode()),
+    "runs of bool": pa.RunEndEncodedArray.from_arrays(RUNS, BITS.cast(pa.bool_())),
     "bool8": extension(pa.bool8(), BITS),
     "json": extension(pa.json_(), WORDS),
 }
@@ -732,7 +736,7 @@ REFUSED: dict[str, pa.Array] = {
     "map<string, int64>": pa.array([[("k", bit)] for bit in BITS.to_pylist()], pa.map_(pa.string(), pa.int64())),
     "struct<k: int64>": pa.array([{"k": bit} for bit in BITS.to_pylist()]),
     "sparse_union": pa.UnionArray.from_sparse(pa.array([0] * 20, pa.int8()), [BITS]),
-    "run_end_encoded": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS.cast(pa.string_view())),
+    "run_end_encoded": pa.RunEndEncodedArray.from_arrays(RUNS, pa.array([[bit] for bit in BITS.to_pylist()])),
     "extension<arrow.uuid>": extension(pa.uuid(), pa.array([b"a" * 16, b"b" * 16] * 10, pa.binary(16))),
     "extension<arrow.opaque": extension(pa.opaque(pa.int64(), "kind", "vendor"), BITS),
 }
@@ -755,6 +759,19 @@ def test_a_type_of_arrow_is_read_as_feature_target_and_group(kind: str, tmp_path
     assert read_in.labels.tolist() == alternating(1, 0, rows=20)
     assert read_in.groups is not None
     assert read_in.groups.tolist() == alternating(1, 0, rows=20)
+
+
+@pytest.mark.parametrize("kind", ["int64", "string_view"])
+def test_runs_are_decoded_from_where_their_array_begins(kind: str) -> None:
+    from logreg.data.labels import plain_values
+
+    values = READ[kind].slice(0, 3)
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 3, 7], pa.int32()), values)
+    one, other, another = values.to_pylist()
+    assert plain_values(runs.slice(1, 5)).to_pylist() == [one, other, another, another, another]
+    assert plain_values(pa.chunked_array([runs, runs.slice(2, 2)])).to_pylist() == (
+        [one, one, other, *[another] * 4, other, another]
+    )
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -808,6 +825,60 @@ def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
     data = table(path, "dataset.split.val=0", "dataset.split.test=0")
     assert data.facts.feature_names == ("a",)
     assert len(data.tables["train"]) == 60
+    assert not any("missing values" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("missing", ["impute", "error"])
+def test_gaps_in_rows_that_no_split_has_do_not_count(missing: str, tmp_path: Path) -> None:
+    # 8 rows without a label and 12 of a class that is left out: their gaps are nobody's.
+    values = [*range(60), *[None] * 20]
+    path = write(tmp_path, a=values, b=[1, *values[1:]], y=[*alternating("no", "yes"), *[None] * 8, *["other"] * 12])
+    data = table(path, "dataset.classes=[no,yes]", f"dataset.missing={missing}")
+    assert data.facts.feature_names == ("a", "b")
+    assert not any("missing values" in note for note in data.notes)
+    write(tmp_path, a=[None, None, *values[2:]], y=[*alternating("no", "yes"), *[None] * 8, *["other"] * 12])
+    typed = [str(path), "dataset.classes=[no,yes]", f"dataset.missing={missing}"]
+    if missing == "error":
+        with pytest.raises(DataError, match="column 'a' has 2, the first in row 1 "):
+            table(Path(typed[0]), *typed[1:])
+    else:
+        (note,) = [note for note in table(Path(typed[0]), *typed[1:]).notes if "missing values" in note]
+        assert note.endswith(("a 3.3%", "a 2"))  # of 60
+
+
+def test_blanks_around_the_names_in_a_header_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a , b, y\n" + "".join(f"{row % 7},p{row % 2},{'no' if row % 3 else 'yes'}\n" for row in range(60)))
+    data = table(path, "dataset.split.val=0", "dataset.split.test=0")
+    assert data.facts.feature_names == ("a", "b=p0", "b=p1")
+    assert features_of(data)[:3].tolist() == [[0, 1, 0], [1, 0, 1], [2, 1, 0]]
+    (tmp_path / "twice.csv").write_text("a, a,y\n1,2,no\n3,4,yes\n")
+    with pytest.raises(DataError, match="got 'a' twice"):
+        table(tmp_path / "twice.csv")
+    for source in (str(path), "-"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+        _, blocks = Incoming(data.facts, {"target": "y"}, keep=["b"]).read(source)
+        (block,) = blocks
+        assert torch.equal(block.features, features_of(data))
+        assert block.kept["b"].to_pylist()[:3] == ["p0", "p1", "p0"]
+
+
+def test_a_wide_table_is_no_task_for_each_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    tasks = []
+    submit = ThreadPoolExecutor.submit
+
+    def counted(*given: Any, **named: Any) -> Any:
+        tasks.append(given)
+        return submit(*given, **named)
+
+    monkeypatch.setattr("logreg.data.columns._cores", lambda: 2)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
+    columns = {f"c{number}": alternating(number, 1.5, 2.5) for number in range(999)}
+    data = table(write(tmp_path, y=alternating("no", "yes"), **columns))
+    assert data.facts.feature_names == tuple(columns)
+    assert len(tasks) < 50
 
 
 @pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "\ufeffsep=;\n"])

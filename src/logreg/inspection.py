@@ -16,6 +16,7 @@ from torch import Tensor
 
 from logreg.data import Table, TensorDataModule
 from logreg.data.columns import Columns, Profile, profile
+from logreg.data.prepare import used_rows
 from logreg.errors import LogregError
 
 WIDEST = 32
@@ -56,9 +57,9 @@ def print_facts(data: TensorDataModule, console: Console) -> None:
     console.print(_class_table(tables, class_names))
     columns = tables["train"].features
     if isinstance(columns, Columns):
-        profiles = profile(columns, tables["train"].rows)
+        profiles = profile(columns, tables["train"].rows, used_rows(tables))
         same = _same_columns(columns, _rows_of(tables["train"]))
-        console.print(_column_table(profiles, same, len(columns)))
+        console.print(_column_table(profiles, same, total))
     for line in [*_rows_in_two_splits(tables), *(data.notes if fault is None else raw.notes)]:
         say(line)
     if fault is not None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -29,14 +29,23 @@ if TYPE_CHECKING:
 
 Values: TypeAlias = "np.ndarray[Any, Any]"
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 BLOCK_ROWS = 2**15
 """Rows encoded at once: few enough to stay in the cache, enough to be worth a thread's while."""
+
+BLOCK_NUMBERS = 2**20
+"""Numbers of several columns that are measured at once."""
 
 SAMPLE_ROWS = 1_000
 """Rows that show where the middle of a column is, and whether it varies."""
 
 FEW_ROWS = 30
 """So many rows may well hold different whole numbers by chance."""
+
+PARTS = 4
+"""Parts of the columns that each core takes one after the other: columns differ in how long they take."""
 
 LARGEST = 3e38
 """What float32 can hold."""
@@ -112,11 +121,11 @@ def read_columns(table: pa.Table, as_category: Collection[str] = (), source: str
         policy: The further fields of `Columns`.
     """
     columns = Columns((), table.num_rows, source, **policy)
-    with ThreadPoolExecutor(_cores()) as pool:
-        read = pool.map(
-            lambda name: _read_series(name, table.column(name), name in as_category, columns), table.column_names
-        )
-        return replace(columns, series=tuple(read))
+
+    def read(part: Sequence[str]) -> list[Series]:
+        return [_read_series(name, table.column(name), name in as_category, columns) for name in part]
+
+    return replace(columns, series=tuple(_in_parts(read, table.column_names)))
 
 
 @dataclass(frozen=True)
@@ -134,24 +143,28 @@ class Profile:
     """Whether it is whole numbers, another one in each train row: perhaps an id."""
 
 
-def profile(columns: Columns, rows: Tensor | None) -> list[Profile]:
+def profile(columns: Columns, rows: Tensor | None, used: Tensor | None = None) -> list[Profile]:
     """Looks at each column.
 
     Args:
         columns: Of all rows.
         rows: The train rows; ``None`` for all.
+        used: The rows of all splits; ``None`` for all. Others, such as those without a label, do not count.
     """
     chosen = np.arange(len(columns)) if rows is None else rows.numpy()
-    with ThreadPoolExecutor(_cores()) as pool:
-        return list(pool.map(lambda series: _profile(series, chosen, columns), columns.series))
+    counted = None if used is None else used.numpy()
+    return _in_parts(lambda part: [_profile(series, chosen, counted, columns) for series in part], columns.series)
 
 
-def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+def learn_encoding(
+    columns: Columns, rows: Tensor | None, used: Tensor | None = None
+) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """What the train rows say about how to encode.
 
     Args:
         columns: Of all rows.
         rows: The train rows; ``None`` for all.
+        used: The rows of all splits; ``None`` for all.
 
     Returns:
         The encoding of each column that says something, and a sentence for each thing done.
@@ -159,7 +172,7 @@ def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column,
     Raises:
         DataError: A column cannot be learned from, or has gaps that were to be an error.
     """
-    profiles = profile(columns, rows)
+    profiles = profile(columns, rows, used)
     faults = [profile.problem for profile in profiles if profile.problem]
     if faults:
         raise DataError(faults[0] + (f" See all {len(faults)} such columns with facts=only." if faults[1:] else ""))
@@ -172,7 +185,7 @@ def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column,
     constant = [one.series.name for one in profiles if one.column is None and not one.missing_in_train]
     said = {
         "filled missing values by the median or most frequent of train, and marked them": [
-            f"{one.series.name} {one.missing_anywhere / len(columns):.1%}"
+            f"{one.series.name} {one.missing_anywhere / (len(columns) if used is None else len(used)):.1%}"
             for one in profiles
             if one.column is not None and one.column.indicator
         ],
@@ -211,36 +224,41 @@ def learn_stored_form(
     """
     by_name = {series.name: series for series in columns.series}
     chosen: Any = slice(None) if rows is None else rows.numpy()
+    starts = np.cumsum([0, *(len(column.feature_names) for column in encoding)]).tolist()
+    found = Moments(torch.zeros(starts[-1], dtype=torch.float64), torch.ones(starts[-1], dtype=torch.float64))
+    numbers = [
+        (start, column)
+        for start, column in zip(starts, encoding, strict=False)
+        if column.kind == "number" and not column.constant
+    ]
 
-    def measured(column: Column) -> Moments | None:
-        if column.kind != "number" or column.constant:
-            return None
-        values = torch.from_numpy(by_name[column.name].values[chosen].astype(np.float64))
-        values = values.nan_to_num_(float(column.fill), math.inf, -math.inf)
-        if not bool(values.isfinite().all()):
-            return None  # `encode` names the row
-        its = moments(lambda: [(values[:, None], weights)])
-        size = (values - float(column.fill)).abs()
-        if float(size.max()) > LARGEST and float(size.median()) < DWARFED * float(its.std):
-            return None  # nor is that one a unit: `encode` names the row, or float64 holds it
-        return its
+    def measure(part: Sequence[tuple[int, Column]]) -> list[tuple[int, Column]]:
+        """Sets: the moments of these columns.  Returns those that have some."""
+        values = torch.from_numpy(
+            np.stack([by_name[column.name].values[chosen].astype(np.float64) for _, column in part])
+        )
+        fills = torch.tensor([[float(column.fill)] for _, column in part], dtype=torch.float64)
+        values = torch.where(values.isnan(), fills, values)
+        usable = values.isfinite().all(1)  # of others `encode` names the row
+        its = moments(lambda: [(values.where(usable[:, None], fills).T, weights)])
+        size = (values - fills).abs_()
+        for row in (size.amax(1) > LARGEST).nonzero()[:, 0].tolist():
+            if float(size[row].median()) < DWARFED * float(its.std[row]):
+                usable[row] = False  # nor is that one a unit: `encode` names the row, or float64 holds it
+        places = torch.tensor([start for start, _ in part])[usable]
+        found.mean[places], found.std[places] = its.mean[usable], its.std[usable]
+        return [one for one, measured in zip(part, usable.tolist(), strict=True) if measured]
 
-    with ThreadPoolExecutor(_cores()) as pool:
-        found = dict(zip(encoding, pool.map(measured, encoding), strict=True))
-    forms, means, stds, lost = [], [], [], []
-    for column, its in found.items():
-        form = StoredForm.plain(len(column.feature_names))
-        mean, std = torch.zeros_like(form.shift), torch.ones_like(form.shift)
-        if its is not None:
-            form.shift[:1], form.unit[:1] = stored_form(its, shifts, [column.name])
-            mean[:1], std[:1] = its
-        forms.append(form)
-        means.append(mean)
-        stds.append(std)
-        read_in = PRECISION.get(by_name[column.name].typed, torch.float64)
-        lost.append(Moments(mean, std).lacks_digits(read_in))
-    form = StoredForm(*(torch.cat(parts) for parts in zip(*forms, strict=True)))
-    return form, Moments(torch.cat(means), torch.cat(stds)), torch.cat(lost)
+    rows_each = len(columns) if rows is None else len(rows)
+    measured = _in_parts(measure, numbers, most=max(1, BLOCK_NUMBERS // max(1, rows_each)))
+    form, places = StoredForm.plain(starts[-1]), [start for start, _ in measured]
+    its = Moments(found.mean[places], found.std[places])
+    form.shift[places], form.unit[places] = stored_form(its, shifts, [column.name for _, column in measured])
+    lost = torch.zeros(starts[-1], dtype=torch.bool)
+    for read_in in (torch.float64, *PRECISION.values()):
+        its_type = [PRECISION.get(by_name[column.name].typed, torch.float64) == read_in for _, column in measured]
+        lost[torch.tensor(places, dtype=torch.int64)[its_type]] = its.lacks_digits(read_in)[its_type]
+    return form, found, lost
 
 
 def encode(
@@ -305,18 +323,19 @@ def _place(level: str, column: Column, position: Mapping[str, int]) -> int:
     return position.get(level, position.get(level.strip(), -1))
 
 
-def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
-    """What the train rows, ``chosen``, say of one column."""
+def _profile(series: Series, chosen: Values, used: Values | None, columns: Columns) -> Profile:
+    """What the train rows, ``chosen``, say of one column; ``used`` are the rows of all splits."""
     gaps = series.gaps()
-    anywhere = int(gaps.sum())
+    anywhere = int(gaps.sum() if used is None else gaps[used].sum())
     in_train = int(gaps[chosen].sum()) if anywhere else 0
     found = Profile(series, None, 0, in_train, anywhere, series.problem)
     if series.problem or series.kind == "none":
         return found
     if anywhere and columns.missing == "error":
+        first = int(gaps.argmax()) if used is None else int(used[gaps[used]].min())
         problem = (
             f"`dataset.missing=error` must find no gaps, and column {series.name!r} has {anywhere:,}, the first in "
-            f"{columns.place(int(gaps.argmax()))}. Mend the file, or set dataset.missing=impute."
+            f"{columns.place(first)}. Mend the file, or set dataset.missing=impute."
         )
         return replace(found, problem=problem)
     if in_train == len(chosen):
@@ -547,6 +566,18 @@ def few(names: Iterable[str]) -> str:
     """Ten of the names, and how many more there are."""
     names = list(names)
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _in_parts(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], most: int = 2**31) -> list[Result]:
+    """What ``work`` gives for all items, ``most`` of them at a time at most.
+
+    A core has some at a time: to begin a task takes longer than a short column.
+    """
+    cores = _cores()
+    size = max(1, min(most, -(-len(items) // (PARTS * cores))))
+    with ThreadPoolExecutor(cores) as pool:
+        parts = pool.map(work, [items[start : start + size] for start in range(0, len(items), size)])
+        return [result for part in parts for result in part]
 
 
 def _cores() -> int:

@@ -38,8 +38,9 @@ def plain_values(column: Any) -> Any:
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
         texts = [pa.DictionaryArray.from_arrays(part.indices, pc.cast(part.dictionary, pa.string())) for part in chunks]
         return pa.chunked_array(texts, pa.dictionary(kind.index_type, pa.string()))
-    if kinds.is_run_end_encoded(kind) and (kinds.is_primitive(kind.value_type) or kinds.is_string(kind.value_type)):
-        return pc.run_end_decode(column)
+    if kinds.is_run_end_encoded(kind) and not kinds.is_nested(kind.value_type):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        return pa.chunked_array([_of_runs(chunk) for chunk in chunks], plain_values(pa.array([], kind.value_type)).type)
     if kinds.is_string_view(kind) or isinstance(kind, pa.JsonType):
         return pc.cast(column, pa.string())
     if isinstance(kind, pa.Bool8Type):
@@ -47,6 +48,18 @@ def plain_values(column: Any) -> Any:
     if kinds.is_decimal32(kind) or kinds.is_decimal64(kind):
         return pc.cast(column, pa.decimal128(kind.precision, kind.scale))
     return column
+
+
+def _of_runs(runs: Any) -> Any:
+    """The values of an array of runs, one by one; Arrow decodes runs of few types, but of numbers always."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    places = pa.RunEndEncodedArray.from_arrays(runs.run_ends, pa.array(np.arange(len(runs.values))))
+    values = plain_values(runs.values)
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return values.take(pc.run_end_decode(places.slice(runs.offset, len(runs))))
 
 
 def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:

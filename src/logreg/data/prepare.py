@@ -202,7 +202,7 @@ def encode_columns(
     if not isinstance(columns, Columns):
         return Encoded(dict(tables))
     if model is None:
-        encoding, notes = learn_encoding(columns, train.rows)
+        encoding, notes = learn_encoding(columns, train.rows, used_rows(tables))
         stored, found, lost = learn_stored_form(columns, encoding, train.rows, _own_weights(train), shifts)
         names = [name for column in encoding for name in column.feature_names]
         notes = (*notes, *digit_notes(found, stored, names, lost, dtype))
@@ -216,6 +216,12 @@ def encode_columns(
                 notes = (*notes, f"{mine:,} of {split}: a level of {column} that train does not have, taken as none")
     encoded = {split: dataclasses.replace(table, features=features) for split, table in tables.items()}
     return Encoded(encoded, encoding, stored, notes)
+
+
+def used_rows(tables: Mapping[Split, Table]) -> Tensor | None:
+    """The rows of one table that the splits have, each once and in ascending order; ``None`` for all."""
+    chosen = [table.rows for table in tables.values() if table.rows is not None]
+    return torch.cat(chosen).unique() if len(chosen) == len(tables) else None
 
 
 def digit_notes(

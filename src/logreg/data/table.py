@@ -332,10 +332,9 @@ def _text_encoded(table: Any) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for number, field in enumerate(table.schema):
-        if _family(field.type) == "text":
-            column = pc.cast(table.column(number), pa.string()).dictionary_encode()
-            table = table.set_column(number, field.name, column)
-        elif pa.types.is_dictionary(field.type):
-            table = table.set_column(number, field.name, pc.cast(table.column(number), field.type.value_type))
-    return table
+    def encoded(column: Any) -> Any:
+        if _family(column.type) == "text":
+            return pc.cast(column, pa.string()).dictionary_encode()
+        return pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+    return pa.table([encoded(column) for column in table.columns], names=table.column_names)
