@@ -791,6 +791,99 @@ def test_groups_that_cannot_be_compared_are_refused_by_name(kind: str, tmp_path:
         TableFile(path, target="y", group="c").read()
 
 
+# several columns that are refused
+
+
+def troubled(rows: int = 600) -> dict[str, list[Any]]:
+    """A table with a column of each kind that is refused."""
+    return {
+        "id": [f"r{row}" for row in range(rows)],
+        "when it was": [f"2020-01-{row % 28 + 1:02}" for row in range(rows)],
+        "price": [f'"{row},50"' for row in range(rows)],
+        "zip": [f"{10 + row % 7} kg" for row in range(rows)],
+        "age": [*range(rows - 2), "?", "-"],
+        "town": [f"t{row % 120}" for row in range(rows)],
+        "mass": [*range(rows - 1), None],
+        "fine": alternating(1, 2, 4, rows=rows),
+        "y": alternating("no", "yes", "yes", rows=rows),
+    }
+
+
+def advised(message: str) -> list[str]:
+    """What a message says to type, as the shell takes it apart."""
+    assert "\n" not in message
+    return shlex.split(message.rpartition(" or type: ")[2])
+
+
+def test_all_columns_that_are_refused_are_named_at_once_with_one_line_that_works(tmp_path: Path) -> None:
+    path = write(tmp_path, **troubled())
+    typed = ["dataset.missing=error", "dataset.drop=[fine]", "dataset.missing_values=[none]"]
+    with pytest.raises(DataError) as refused:
+        table(path, *typed)
+    message = str(refused.value)
+    assert "7 are not [in t.csv]: 'id' has 360 levels in 360 train rows, 'when it was' holds date32[day], " in message
+    assert "'price' has '0,50' in row 1" in message
+    assert "'zip' has '10 kg' in row 1" in message
+    assert "'age' has '?' in row 599" in message
+    assert "'town' has 120 levels" in message
+    assert message.endswith(
+        "'mass' has 1 gap. Mend the file, or type: "
+        + (
+            '\'dataset.drop=["fine","id","when it was","price"]\' dataset.categorical=[zip] '
+            '\'dataset.missing_values=["none","-","?"]\' dataset.max_levels=120 dataset.missing=impute'
+        )
+    )
+    # whether "age" and "mass" have a gap in train is a matter of chance
+    names = [name for name in table(path, *typed, *advised(message)).facts.feature_names if "missing" not in name]
+    assert names == [*(f"zip={10 + k} kg" for k in range(7)), "age", *sorted(f"town=t{k}" for k in range(120)), "mass"]
+
+
+def test_the_line_that_makes_gaps_of_words_fills_them(tmp_path: Path) -> None:
+    columns = {name: values for name, values in troubled().items() if name in ("id", "age", "y")}
+    with pytest.raises(DataError) as refused:
+        table(write(tmp_path, **columns), "dataset.missing=error")
+    facts = table(tmp_path / "t.csv", "dataset.missing=error", *advised(str(refused.value))).facts
+    assert facts.columns[0].name == "age"
+
+
+def test_where_the_features_were_named_the_line_names_the_rest(tmp_path: Path) -> None:
+    path = write(tmp_path, **troubled())
+    with pytest.raises(DataError) as refused:
+        table(path, "dataset.features=[id,'when it was',zip,fine]")
+    (line, _) = advised(str(refused.value))
+    assert line == 'dataset.features=["zip","fine"]'.replace('"', "")
+    facts = table(path, *advised(str(refused.value))).facts
+    assert facts.feature_names == (*(f"zip={10 + k} kg" for k in range(7)), "fine")
+
+
+def test_what_a_file_that_is_no_text_cannot_do_is_not_advised(tmp_path: Path) -> None:
+    columns = {
+        name: list(map(str, values)) for name, values in troubled().items() if name in ("id", "age", "fine", "y")
+    }
+    pq.write_table(pa.table({**columns, "fine": alternating(1, 2, rows=600)}), tmp_path / "t.parquet")
+    with pytest.raises(DataError) as refused:
+        table(tmp_path / "t.parquet")
+    assert advised(str(refused.value)) == ["dataset.drop=[id,age]"]
+    assert table(tmp_path / "t.parquet", *advised(str(refused.value))).facts.feature_names == ("fine",)
+    with pytest.raises(DataError) as alone:
+        table(tmp_path / "t.parquet", "dataset.drop=[id]")
+    assert "missing_values" not in str(alone.value)
+
+
+def test_no_line_is_advised_that_leaves_no_column(tmp_path: Path) -> None:
+    columns = {name: values for name, values in troubled().items() if name in ("id", "when it was", "y")}
+    with pytest.raises(DataError, match=r"2 are not .*Mend the file\.$"):
+        table(write(tmp_path, **columns))
+
+
+def test_advice_on_one_column_keeps_what_was_typed(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, **{name: values for name, values in troubled().items() if name in ("id", "fine", "zip", "y")}
+    )
+    with pytest.raises(DataError, match=r"add dataset\.drop=\[zip,id\], or raise"):
+        table(path, "dataset.drop=[zip]")
+
+
 # layouts of files
 
 

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -43,6 +43,15 @@ SAMPLE_ROWS = 1_000
 
 FEW_ROWS = 30
 """So many rows may well hold different whole numbers by chance."""
+
+MANY_LEVELS = 10
+"""Times as many levels as are allowed: of more, the features of a column may not fit into memory."""
+
+FEW_WORDS = 3
+"""Words among numbers that may all stand for a gap."""
+
+LISTS = ("dataset.drop", "dataset.categorical", "dataset.missing_values")
+"""Settings that are lists of names, in the order in which they are advised."""
 
 PARTS = 4
 """Parts of the columns that each core takes one after the other: columns differ in how long they take."""
@@ -77,6 +86,8 @@ class Series:
     levels: tuple[str, ...] = ()
     problem: str = ""
     """Why it cannot be learned from, and what to do: a whole sentence; empty if it can."""
+    brief: str = ""
+    """Of the problem the end of a sentence that begins with the column: has '7,25' in row 1."""
     typed: str = ""
     """What the file says it is."""
 
@@ -101,6 +112,10 @@ class Columns:
     """"impute" fills gaps and marks them; "error" refuses them."""
     max_levels: int = 100
     """More levels than that in a category are refused."""
+    is_text: bool = True
+    """Whether all of it comes from files of text, where words may stand for a gap."""
+    settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What a person typed of ``dataset.features``, ``drop``, ``categorical`` and ``missing_values``."""
 
     def __len__(self) -> int:
         return self.num_rows
@@ -109,6 +124,12 @@ class Columns:
         """Where a person finds a row: ``row 3 [in new.csv]``, counted from 1 without the header."""
         start, file = max((start, file) for start, file in self.starts or ((0, self.source),) if start <= row)
         return f"row {row - start + 1} [in {file}]"
+
+    def setting(self, key: str, names: Sequence[str]) -> str:
+        """A setting of a list with these names added to those that were typed, as a person types it."""
+        if key == "dataset.drop" and (features := self.settings.get("dataset.features")):
+            return as_typed("dataset.features", [name for name in features if name not in names])
+        return as_typed(key, dict.fromkeys([*self.settings.get(key, ()), *names]))
 
 
 def read_columns(table: pa.Table, as_category: Collection[str] = (), source: str = "", **policy: Any) -> Columns:
@@ -139,6 +160,9 @@ class Profile:
     missing_in_train: int = 0
     missing_anywhere: int = 0
     problem: str = ""
+    brief: str = ""
+    remedies: tuple[tuple[str, str], ...] = ()
+    """Settings that make an end of the problem, by their keys; a list has the value added to it."""
     counts_rows: bool = False
     """Whether it is whole numbers, another one in each train row: perhaps an id."""
 
@@ -173,9 +197,10 @@ def learn_encoding(
         DataError: A column cannot be learned from, or has gaps that were to be an error.
     """
     profiles = profile(columns, rows, used)
-    faults = [profile.problem for profile in profiles if profile.problem]
+    faults = [profile for profile in profiles if profile.problem]
     if faults:
-        raise DataError(faults[0] + (f" See all {len(faults)} such columns with facts=only." if faults[1:] else ""))
+        alone = len(faults) == 1
+        raise DataError(faults[0].problem if alone else _all_refused(faults, len(faults) < len(profiles), columns))
     kept = [profile.column for profile in profiles if profile.column is not None]
     if not kept:
         raise DataError(
@@ -328,16 +353,40 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
     gaps = series.gaps()
     anywhere = int(gaps.sum() if used is None else gaps[used].sum())
     in_train = int(gaps[chosen].sum()) if anywhere else 0
-    found = Profile(series, None, 0, in_train, anywhere, series.problem)
-    if series.problem or series.kind == "none":
+    found = Profile(series, None, 0, in_train, anywhere, series.problem, series.brief)
+    fill = (("dataset.missing", "impute"),) if columns.missing == "error" else ()
+    impute = fill if anywhere else ()
+    if series.problem and series.kind == "none":
+        return replace(found, remedies=(("dataset.drop", series.name),))
+    if series.kind == "none":
         return found
-    if anywhere and columns.missing == "error":
+    counts: Values = np.zeros(0)
+    if series.kind != "number":
+        counts = np.bincount(series.values[chosen] + 1, minlength=len(series.levels) + 1)[1:]
+    levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
+    if series.problem:
+        remedies = _remedies(series, len(levels), columns)
+        then = {"dataset.drop": (), "dataset.missing_values": fill}.get(remedies[0][0], impute)
+        return replace(found, remedies=remedies + then)
+    if len(levels) > columns.max_levels:
+        is_id = len(levels) > counts.sum() / 2
+        brief = f"has {len(levels):,} levels in {counts.sum():,} train rows"
+        problem = (
+            f"`dataset.max_levels={columns.max_levels}` must not be exceeded, and column {series.name!r} {brief} "
+            f"[in {columns.source}]. {'It looks like an id: add' if is_id else 'Add'} "
+            f"{columns.setting('dataset.drop', [series.name])}, or raise dataset.max_levels."
+        )
+        remedies = (("dataset.drop", series.name),)
+        if not is_id and len(levels) <= MANY_LEVELS * columns.max_levels:
+            remedies = (("dataset.max_levels", str(len(levels))), *impute)
+        return replace(found, levels_in_train=len(levels), problem=problem, brief=brief, remedies=remedies)
+    if impute:
         first = int(gaps.argmax()) if used is None else int(used[gaps[used]].min())
         problem = (
             f"`dataset.missing=error` must find no gaps, and column {series.name!r} has {anywhere:,}, the first in "
             f"{columns.place(first)}. Mend the file, or set dataset.missing=impute."
         )
-        return replace(found, problem=problem)
+        return replace(found, problem=problem, brief=f"has {anywhere:,} gap{'s' * (anywhere > 1)}", remedies=impute)
     if in_train == len(chosen):
         return found
     if series.kind == "number":
@@ -345,21 +394,35 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
         if column.constant and not in_train:
             return found
         return replace(found, column=column, counts_rows=not anywhere and _counts_rows(series.values[chosen]))
-    counts = np.bincount(series.values[chosen] + 1, minlength=len(series.levels) + 1)[1:]
-    levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
-    if len(levels) > columns.max_levels:
-        id_like = "It looks like an id: add" if len(levels) > counts.sum() / 2 else "Add"
-        problem = (
-            f"`dataset.max_levels={columns.max_levels}` must not be exceeded, and column {series.name!r} has "
-            f"{len(levels):,} levels in {counts.sum():,} train rows [in {columns.source}]. {id_like} "
-            f"{as_typed('dataset.drop', [series.name])}, or raise dataset.max_levels."
-        )
-        return replace(found, levels_in_train=len(levels), problem=problem)
     if len(levels) == 1 and not in_train:
         return replace(found, levels_in_train=1)
     most = series.levels[int(counts.argmax())]
     column = Column(series.name, series.kind, levels, most, in_train > 0, len(levels) == 1)
     return replace(found, column=column, levels_in_train=len(levels))
+
+
+def _remedies(series: Series, levels: int, columns: Columns) -> tuple[tuple[str, str], ...]:
+    """What makes a column out of numbers among which there is something else, ``levels`` of them in train."""
+    words = [level.strip() for level in series.levels if not NUMBER.fullmatch(level.strip())]
+    if columns.is_text and len(words) <= FEW_WORDS and not any(letter.isdigit() for word in words for letter in word):
+        return tuple(("dataset.missing_values", word) for word in words)
+    return (("dataset.categorical" if levels <= columns.max_levels else "dataset.drop", series.name),)
+
+
+def _all_refused(faults: Sequence[Profile], others: bool, columns: Columns) -> str:
+    """One sentence for several columns, with one line to type; ``others``: whether other columns have no fault."""
+    named: dict[str, list[str]] = {}
+    for key, value in (remedy for fault in faults for remedy in fault.remedies):
+        named.setdefault(key, []).append(value)
+    typed = [columns.setting(key, named[key]) for key in LISTS if key in named]
+    if "dataset.max_levels" in named:
+        typed.append(f"dataset.max_levels={max(map(int, named['dataset.max_levels']))}")
+    if "dataset.missing" in named:
+        typed.append("dataset.missing=impute")
+    told = few(f"{fault.series.name!r} {fault.brief}" for fault in faults)
+    what = f"columns must be such as can be learned from, and {len(faults):,} are not [in {columns.source}]: {told}."
+    is_left = others or any(key != "dataset.drop" for key in named)
+    return f"{what} Mend the file, or type: {' '.join(typed)}" if is_left else f"{what} Mend the file."
 
 
 def _learn_number(series: Series, chosen: Values, marked: bool) -> Column:
@@ -493,68 +556,72 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
             encoded = encoded.dictionary_encode()
         levels = encoded.dictionary.to_pylist()
     else:
-        return Series(name, "none", nothing, problem=_unfit(name, kind, columns.source), typed=typed)
+        problem, brief = _unfit(name, kind, columns)
+        return Series(name, "none", nothing, (), problem, brief, typed)
     # Sorted, so that nothing depends on the order of the rows; equal names (True, "true") fall together.
     names = sorted({level for level in levels if level is not None})
     position = {level: number for number, level in enumerate(names)}
     lookup = np.array([*(position.get(level, -1) for level in levels), -1], dtype=np.int32)
     codes = lookup[pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(levels)).to_numpy(zero_copy_only=False)]
     text = not as_category and not kinds.is_boolean(kind)
-    problem = _text_among_numbers(name, names, codes, columns) if text else ""
-    return Series(name, "boolean" if kinds.is_boolean(kind) else "category", codes, tuple(names), problem, typed)
+    problem, brief = _text_among_numbers(name, names, codes, columns) if text else ("", "")
+    return Series(name, "boolean" if kinds.is_boolean(kind) else "category", codes, tuple(names), problem, brief, typed)
 
 
-def _unfit(name: str, kind: Any, source: str) -> str:
-    """The sentence for a column of dates, lists, bytes."""
+def _unfit(name: str, kind: Any, columns: Columns) -> tuple[str, str]:
+    """The sentence for a column of dates, lists, bytes, and its end in brief."""
     import pyarrow.types as kinds
 
+    source, without = columns.source, columns.setting("dataset.drop", [name])
+    brief = f"holds {kind}"
     if kinds.is_temporal(kind):
         return (
-            f"`dataset.drop` must leave dates out, and column {name!r} holds {kind} [in {source}]. "
-            f"Make numbers of it first, such as days since a start, or add {as_typed('dataset.drop', [name])}."
-        )
+            f"`dataset.drop` must leave dates out, and column {name!r} {brief} [in {source}]. "
+            f"Make numbers of it first, such as days since a start, or add {without}."
+        ), brief
     if kinds.is_binary(kind) or kinds.is_large_binary(kind):
         return (
             f"column {name!r} must be text in UTF-8, and holds other bytes [in {source}]. "
-            f"Convert the file (iconv -f latin1 -t utf-8), or add {as_typed('dataset.drop', [name])}."
-        )
+            f"Convert the file (iconv -f latin1 -t utf-8), or add {without}."
+        ), "holds bytes that are no text in UTF-8"
     return (
         f"column {name!r} must hold numbers, text or true and false, got {kind} [in {source}]. "
-        f"Add {as_typed('dataset.drop', [name])}; a column of lists is read by dataset=features."
-    )
+        f"Add {without}; a column of lists is read by dataset=features."
+    ), brief
 
 
-def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns: Columns) -> str:
-    """The sentence for a column of numbers with some text in it; nothing if it is a column of text."""
+def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns: Columns) -> tuple[str, str]:
+    """The sentence for a column of numbers with some text in it, and its end in brief; nothing if it is text."""
     numeric = np.array([*(is_number(level) for level in levels), True])  # the last is what a gap, -1, picks
     given = codes[codes >= 0]
     if numeric[:-1].all():
-        return ""
+        return "", ""
     if numeric[given].mean() >= 0.5:
         row = int((~numeric[codes]).argmax())
-        return not_a_number(name, levels[codes[row]], columns.place(row))
+        return not_a_number(name, levels[codes[row]], columns.place(row), columns)
     units = [found[1] if (found := FOR_PEOPLE.fullmatch(level.strip())) else None for level in levels]
     if len({unit for unit in units if unit and unit.isalpha()}) != 1 or len(levels) < 3:
         units = [None if unit and unit.isalpha() else unit for unit in units]
     for_people = np.array([*(unit is not None for unit in units), False])
     if (numeric | for_people)[given].mean() < 0.5:
-        return ""
+        return "", ""
     row = int((for_people & ~numeric)[codes].argmax())
     word, place = levels[codes[row]], columns.place(row)
     marks = re.sub(r"[\d.+-]", "", word).strip() or re.sub(r"[\d+-]", "", word)
     return (
         f"column {name!r} must hold numbers as programs write them, got {word!r} with {marks!r} in {place}. "
         "Write a dot before the decimals and nothing else between or around the digits, or take it as text: "
-        f"{as_typed('dataset.categorical', [name])}."
-    )
+        f"{columns.setting('dataset.categorical', [name])}."
+    ), f"has {word!r} in {place}"
 
 
-def not_a_number(name: str, word: str, place: str) -> str:
-    """The sentence for a word where a number should be."""
+def not_a_number(name: str, word: str, place: str, columns: Columns) -> tuple[str, str]:
+    """The sentence for a word where a number should be, and its end in brief."""
+    missing = f"say that it means missing: {columns.setting('dataset.missing_values', [word])}, "
     return (
-        f"column {name!r} must hold numbers, got {word!r} in {place}. Mend it, say that it means missing: "
-        f"{as_typed('dataset.missing_values', [word])}, or take it as text: {as_typed('dataset.categorical', [name])}."
-    )
+        f"column {name!r} must hold numbers, got {word!r} in {place}. Mend it, {missing if columns.is_text else ''}"
+        f"or take it as text: {columns.setting('dataset.categorical', [name])}."
+    ), f"has {word!r} in {place}"
 
 
 def is_number(text: str) -> bool:
