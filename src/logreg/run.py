@@ -55,6 +55,10 @@ WITHOUT_OPTIMUM = 50
 """Passes of an exact optimizer where there is no finite optimum: the loss is then as low as it gets to some digits."""
 
 
+SEARCHING, MANY_NUMBERS = 5.0, 10**6
+"""Seconds that are spent on whether a finite optimum exists; so many features of train can be done in far less."""
+
+
 def train(
     config: RunConfig,
     folder: Path,
@@ -121,7 +125,10 @@ def train(
     checkpoints = Checkpoints(
         folder, HeldCheckpointIO(), Latest(folder, root) if is_newest else None, config=config.as_dict()
     )
-    separation = _separation(module, data)
+    is_large = data.facts.rows["train"] * data.facts.num_features > MANY_NUMBERS
+    # A few passes of a first-order optimizer may take less than that: what single columns do not show waits for the end.
+    is_short = is_large and module.exact is None
+    separation = _separation(module, data, 0.0 if is_short else SEARCHING)
     most = _last_pass(config, epochs) if separation and module.exact else None
     # Few rows of many features are separated whatever they are; for a first-order optimizer the report is soon enough.
     is_news = module.exact is not None or data.facts.rows["train"] > 2 * (data.facts.num_features + 1)
@@ -138,7 +145,9 @@ def train(
     with threads_for(_work(module, data.facts)):
         _fit(trainer, module, data, resumed)
         fit_seconds = time.perf_counter() - fit_start
-        certificate = _certificate(module, data, trainer.current_epoch, fit_seconds, separation)
+        certificate = _certificate(
+            module, data, trainer.current_epoch, fit_seconds, separation or (None if is_short else "")
+        )
     if certificate.separation:
         checkpoints.certify(certificate.as_dict())
     if config.calibrate == "temperature":
@@ -381,23 +390,27 @@ def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple
 
 
 def _certificate(
-    module: LogisticModule, data: TensorDataModule, epochs: int, seconds: float, separation: str
+    module: LogisticModule, data: TensorDataModule, epochs: int, seconds: float, separation: str | None
 ) -> Certificate:
-    """The certificate of the fit, with why there is no finite optimum if there is none."""
+    """The certificate of the fit, with why there is no finite optimum if there is none; ``None``: yet to be found."""
     if module.certificate is None or module.certificate[0] != epochs:  # it was stopped where nobody expected it
         module.certify(lambda mixed: data.blocks("train"), epochs, seconds, last=True)
     assert module.certificate is not None
-    return dataclasses.replace(module.certificate[1], separation=separation)
+    found = _separation(module, data) if separation is None else separation
+    return dataclasses.replace(module.certificate[1], separation=found)
 
 
-def _separation(module: LogisticModule, data: TensorDataModule) -> str:
-    """Why a fit without a penalty has no finite optimum, if it has none, as far as a few seconds tell."""
+def _separation(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCHING) -> str:
+    """Why a fit without a penalty has no finite optimum, if it has none, as far as so many seconds tell.
+
+    Without any, single columns are looked at.
+    """
     objective, train, facts = module.objective, data.tables["train"], module.facts
     if is_penalised(objective) or not module.has_intercept:
         return ""
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
     found = find_separation(
-        data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, objective.loss, weights
+        data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, objective.loss, weights, seconds
     )
     if found.kind in ("none", "unknown"):
         return ""
