@@ -126,7 +126,7 @@ def train(
         folder, HeldCheckpointIO(), Latest(folder, root) if is_newest else None, config=config.as_dict()
     )
     is_large = data.facts.rows["train"] * data.facts.num_features > MANY_NUMBERS
-    # A few passes of a first-order optimizer may take less than that: what single columns do not show waits for the end.
+    # A few passes of a first-order optimizer may take less: what single columns do not show is looked for afterwards.
     is_short = is_large and module.exact is None
     separation = _separation(module, data, 0.0 if is_short else SEARCHING)
     most = _last_pass(config, epochs) if separation and module.exact else None
