@@ -158,6 +158,7 @@ class TensorDataModule(pl.LightningDataModule):
             mean_weight=weight,
             class_rates=class_rates(train, len(class_names)),
             shift=tuple(stored.shift.tolist()) if bool(stored.shift.any()) else (),
+            class_kind=raw.class_kind if set(class_names) <= set(raw.class_names) else "text",
             unit=tuple(stored.unit.tolist()) if bool((stored.unit != 1).any()) else (),
         )
         notes = (*raw.notes, *notes, *leaks.notes(len(train)))

@@ -486,15 +486,20 @@ def open_blocks(
     return None, _text_blocks(path, key, names, written, numbers, texts, missing_values, layout, lines)
 
 
+def gap_words(missing_values: Sequence[str] = ()) -> list[str]:
+    """Words that stand for a missing value in a text file: those of Arrow, and others that a person named."""
+    import pyarrow.csv
+
+    return [*pyarrow.csv.ConvertOptions().null_values, *(word.strip() for word in missing_values)]
+
+
 def without_gaps(column: Any, missing_values: Sequence[str] = ()) -> Any:
     """Text of a text file, without the blanks around it, and with the words for a missing value taken as one."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.csv
 
-    words = pa.array([*pyarrow.csv.ConvertOptions().null_values, *(word.strip() for word in missing_values)])
     column = pc.utf8_trim_whitespace(column)
-    return pc.if_else(pc.is_in(column, value_set=words), None, column)
+    return pc.if_else(pc.is_in(column, value_set=pa.array(gap_words(missing_values))), None, column)
 
 
 def _binary_blocks(path: str, key: str, columns: list[str]) -> tuple[int | None, Iterator[pa.Table]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DataError
+from logreg.facts import ClassKind
 
 CLASSES = ("text", "number", "boolean", "nothing")
 """Kinds of values that can be classes; of nothing there are none."""
@@ -146,6 +147,19 @@ def _type_of(values: Any) -> str:
         "nothing": kinds.is_null(kind),
     }
     return next((family for family, found in families.items() if found), str(kind))
+
+
+def class_kind(values: Any) -> ClassKind:
+    """What classes are where they come from, so that exported models can give them back as that."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    found = _type_of(values)
+    if found != "number":
+        return "boolean" if found == "boolean" else "text"
+    kind = values.type if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values[:1]).type
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    return "integer" if kinds.is_integer(kind) else "float"
 
 
 def name_of(value: Any) -> str:

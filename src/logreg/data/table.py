@@ -16,7 +16,7 @@ from torch import Tensor
 from logreg.data.base import RawData, Table
 from logreg.data.columns import Columns, encode, few, is_number, not_a_number, read_columns
 from logreg.data.files import BINARY, column_names, read_table, row_labels, suffix_of
-from logreg.data.labels import MISSING, encode_labels, encode_values, near_twins
+from logreg.data.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean
 from logreg.facts import SPLITS, DataFacts, Split
 from logreg.promises import Promise, check, listed, name, one_of, optional, text, whole
@@ -165,6 +165,7 @@ class TableFile:
                 for split, mine in rows.items()
             },
             class_names=class_names,
+            class_kind=class_kind(whole_table.column(self.target)),
             source=read.source,
             labels=f"dataset.target={self.target}",
             notes=tuple(notes),
