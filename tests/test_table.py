@@ -1174,3 +1174,32 @@ def test_an_older_model_whose_classes_have_blanks_knows_those_of_a_text_file() -
     rows = {"test": Table(torch.zeros(3, 1), torch.tensor([0, 1, 0]))}
     labels = adopt_classes(rows, ["<=50K", ">50K"], [" >50K", " <=50K"], "table")["test"].labels  # type: ignore[arg-type]  # a dict
     assert labels.tolist() == [1, 0, 1]
+
+
+def test_a_model_of_true_and_false_knows_them_in_every_spelling() -> None:
+    words = ["0", "1", "True", "false", "TRUE", " true "]
+    rows = {"test": Table(torch.zeros(6, 1), torch.arange(6))}
+    labels = adopt_classes(rows, words, ["false", "true"], "table")["test"].labels  # type: ignore[arg-type]  # a dict
+    assert labels.tolist() == [0, 1, 1, 0, 1, 1]
+    with pytest.raises(DataError, match="got 'Yes'"):
+        adopt_classes(rows, ["Yes", *words[1:]], ["false", "true"], "table")  # type: ignore[arg-type]  # a dict
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [([1, 2], "integer"), ([1.0, 2.0], "float"), ([True, False], "boolean"), (["1a", "2"], "text")],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_what_the_classes_are_is_kept(values: list[Any], kind: str, suffix: str, tmp_path: Path) -> None:
+    columns = {"a": list(range(60)), "y": alternating(*values)}
+    path = write(tmp_path, **columns)
+    if suffix == "parquet":
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table(columns), path)
+    assert table(path).facts.class_kind == kind
+
+
+def test_the_rest_is_text_whatever_the_classes_are(tmp_path: Path) -> None:
+    path = write(tmp_path, a=list(range(60)), y=alternating(1, 2, 3))
+    assert table(path, "dataset.classes=[1,3]").facts.class_kind == "integer"
+    assert table(path, "dataset.positive=1").facts.class_kind == "text"

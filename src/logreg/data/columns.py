@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.data.labels import name_of
+from logreg.data.labels import boolean_of, name_of
 from logreg.errors import DataError, as_typed
 from logreg.facts import Column
 from logreg.stored import Moments, StoredForm, moments, stored_form
@@ -343,8 +343,7 @@ def encode(
 def _place(level: str, column: Column, position: Mapping[str, int]) -> int:
     """The feature that a level is, with blanks around it or without; -1 if train did not have it."""
     if column.kind == "boolean":
-        level = level.strip().lower()
-        return position.get({"0": "false", "1": "true"}.get(level, level), -1)
+        return position.get(boolean_of(level), -1)
     return position.get(level, position.get(level.strip(), -1))
 
 

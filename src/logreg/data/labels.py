@@ -171,6 +171,12 @@ def name_of(value: Any) -> str:
     return str(value)
 
 
+def boolean_of(text: str) -> str:
+    """What a text says where there are true and false: in any case, or as 1 and 0."""
+    small = text.strip().lower()
+    return {"0": "false", "1": "true"}.get(small, small)
+
+
 def near_twins(names: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of classes that differ only by blanks, case or a dot at the end.
 

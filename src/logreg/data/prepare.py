@@ -14,7 +14,7 @@ from torch import Tensor
 from logreg.data.base import RawData, Table
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
 from logreg.data.columns import Columns, encode, learn_encoding, learn_stored_form
-from logreg.data.labels import near_twins
+from logreg.data.labels import boolean_of, near_twins
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed
@@ -162,6 +162,8 @@ def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], kno
         return dict(tables)
     # Older models have classes with the blanks that stood around them in text files.
     known = [one if one in class_names else one.strip() for one in known]
+    if set(known) == {"false", "true"}:
+        class_names = [boolean_of(one) if boolean_of(one) in known else one for one in class_names]
     for split, table in tables.items():
         for label in table.chosen(table.labels).unique().tolist():
             if class_names[label] not in known:
