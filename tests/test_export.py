@@ -106,6 +106,170 @@ def test_scikit_learn_decides_as_the_model(name: str, models: Models) -> None:
     np.testing.assert_array_equal(taken, names[linear.probabilities(features).argmax(1)])
 
 
+# spellings
+
+SPELLED = {
+    "size": ["1.5", " 2 ", "3e-1", "+4.", "", "NA", "NaN", "null", "?"],
+    "code": ["1", "2 ", "10", "1.0", "1e0", "01", "", "N/A", " ?"],
+    "colour": ["red", " red", "deep blue ", "Red", "violet", "", "NA", "nan", "NULL", "?", "-1"],
+    "wet": [
+        *("true", "True", "TRUE", "tRuE", " true", "1", "false", "False", "FALSE ", "0"),
+        *("yes", "no", "2", "1.0", "t", "", "NA", "?"),
+    ],
+}
+"""What a person may write into the columns of a CSV, in every way that is read as a level, as a gap, or as neither."""
+
+CLASSES: dict[str, list[Any]] = {
+    "booleans": [False, True],
+    "whole numbers": [10, 9],
+    "fractions": [1.0, 2.0],
+    "text": ["low", "high"],
+    "three": [1, 2, 30],
+}
+
+
+def spelled_rows() -> list[dict[str, str]]:
+    """A row for each spelling, beside plain ones of the other columns."""
+    plain = {"size": "0.5", "code": "2", "colour": "green", "wet": "false"}
+    return [plain | {name: word} for name, words in SPELLED.items() for word in words]
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def spelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """A folder with a model of a table that has a column of every kind, with gaps, and the classes."""
+    folder, classes = tmp_path_factory.mktemp("spelled"), CLASSES[request.param]
+    draw = np.random.default_rng(0)
+    lines = ["size,code,colour,wet,flat,y"]
+    for _ in range(400):
+        size, code, wet = draw.normal(), draw.choice(["1", "2", "10"]), draw.choice(["true", "false"])
+        colour = draw.choice(["red", "green", "deep blue"])
+        score = size + (code == "1") - 2 * (colour == "red") + (wet == "true") + draw.normal()
+        label = classes[min(int(score > -0.5) + int(score > 1), len(classes) - 1)]
+        flat = "" if size > 0.7 else "7"  # nothing but its gaps says something
+        cells = [f"{size:.3f}", code, colour, wet]
+        shown = ["?" if draw.random() < 0.1 else cell for cell in cells]
+        lines.append(",".join([*shown, flat, str(label).lower() if isinstance(label, bool) else str(label)]))
+    (folder / "t.csv").write_text("\n".join(lines) + "\n")
+    typed = ("dataset=table", "dataset.path=t.csv", "dataset.target=y", "dataset.categorical=[code]", "l2=1e-3")
+    train(folder, *typed, "dataset.missing_values=[?]")
+    return folder, classes
+
+
+def predicted_by_us(types: Types, folder: Path, rows: list[dict[str, str]]) -> tuple[list[str], Any]:
+    """Labels and probabilities that predict.py gives to rows as they stand in a CSV."""
+    import csv
+
+    with (folder / "new.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert types(folder, "predict", "input=new.csv", "output=out.csv", "overwrite=true").code == 0
+    with (folder / "out.csv").open(newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header[0] == "predicted"
+    return [line[0] for line in lines], np.array([line[1:] for line in lines], dtype=float)
+
+
+def as_number(word: str) -> float:
+    return float("nan") if word in ("", "NA", "NaN", "null", "?") else float(word)
+
+
+def test_every_spelling_says_the_same_to_predict_onnx_and_scikit_learn(
+    spelled: tuple[Path, list[Any]], types: Types, tmp_path: Path
+) -> None:
+    import joblib
+    import onnxruntime
+
+    folder, classes = spelled
+    rows = [row | {"flat": flat} for row in spelled_rows() for flat in ("7", "")]
+    labels, probabilities = predicted_by_us(types, folder, rows)
+    assert types(folder, "export", "format=onnx", f"output={tmp_path / 'm.onnx'}").code == 0
+    assert types(folder, "export", "format=sklearn", f"output={tmp_path / 'm.joblib'}").code == 0
+    # classes keep their type
+    estimator = joblib.load(tmp_path / "m.joblib")
+    held = estimator.classes_.tolist()
+    assert held == sorted(classes)
+    assert [type(one) for one in held] == [type(one) for one in sorted(classes)]
+    # ONNX: text without blanks around it, numbers as numbers
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    kinds = {one.name: np.float32 if "float" in one.type else object for one in session.get_inputs()}
+    assert [name for name, kind in kinds.items() if kind is np.float32] == ["size", "flat"]
+    columns = {
+        name: [as_number(row[name]) if kind is np.float32 else row[name].strip() for row in rows]
+        for name, kind in kinds.items()
+    }
+    feed = {name: np.array(values, dtype=kinds[name]).reshape(-1, 1) for name, values in columns.items()}
+    label, theirs = session.run(["label", "probabilities"], feed)
+    np.testing.assert_allclose(theirs, probabilities, atol=1e-6)
+    assert {type(one) for one in label.tolist()} == {type(one) for one in classes}
+    names = json.loads(session.get_modelmeta().custom_metadata_map["classes"])
+    named = dict(zip(names, sorted(classes), strict=True))
+    assert label.tolist() == [named[one] for one in labels]
+    # scikit-learn: text as it stands
+    array = np.empty((len(rows), len(kinds)), dtype=object)
+    for place, name in enumerate(kinds):
+        array[:, place] = columns[name] if kinds[name] is np.float32 else [row[name] for row in rows]
+    assert estimator.predict(array).tolist() == [named[one] for one in labels]
+    np.testing.assert_allclose(estimator.predict_proba(array), probabilities, atol=1e-9)
+
+
+def test_the_card_says_what_to_pass(spelled: tuple[Path, list[Any]], types: Types, tmp_path: Path) -> None:
+    import sklearn
+
+    folder, _ = spelled
+    said = {}
+    for name in ("onnx", "sklearn", "json"):
+        file = tmp_path / name / f"m{FORMATS[name].suffix}"
+        file.parent.mkdir()
+        assert types(folder, "export", f"format={name}", f"output={file}").code == 0
+        card = (file.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
+        said[name] = card.split("## What to pass\n")[1].split("\n## ")[0]
+    for name in ("onnx", "sklearn"):
+        assert "\n- `size`: a number\n- `code`: text, written so: `1`, `10`, `2`; anything else" in said[name]
+        assert "\n- `wet`: " in said[name]
+        assert "true or false in any case, 1 or 0" in said[name]
+        assert "`NA`" in said[name]
+        assert "`?`, unless that is a level." in said[name]
+    assert "float32" in said["onnx"]
+    assert f"scikit-learn {sklearn.__version__}" in said["sklearn"]
+    assert "in order: `size`, `code`, `colour`, `wet`, `flat`." in said["sklearn"]
+    assert "It takes features, not rows of the table" in said["json"]
+
+
+def test_values_of_python_and_pandas_say_the_same_to_scikit_learn_as_in_a_file(
+    spelled: tuple[Path, list[Any]], types: Types, tmp_path: Path
+) -> None:
+    import joblib
+
+    pandas = pytest.importorskip("pandas")
+    folder, _ = spelled
+    assert types(folder, "export", "format=sklearn", f"output={tmp_path / 'm.joblib'}").code == 0
+    estimator = joblib.load(tmp_path / "m.joblib")
+    cells: dict[str, list[Any]] = {
+        "size": [1.5, None, 2, float("nan")],
+        "code": [1, 2, None, 10],
+        "colour": ["red", None, float("nan"), "green"],
+        "wet": [True, False, None, True],
+        "flat": [7, None, 7, None],
+    }
+    rows = [
+        {name: "" if one is None or one != one else str(one) for name, one in zip(cells, row, strict=True)}
+        for row in zip(*cells.values(), strict=True)
+    ]
+    _, probabilities = predicted_by_us(types, folder, rows)
+    frame = pandas.DataFrame({name: pandas.Series(values, dtype=object) for name, values in cells.items()})
+    np.testing.assert_allclose(estimator.predict_proba(frame), probabilities, atol=1e-9)
+    np.testing.assert_allclose(estimator.predict_proba(frame.to_numpy()), probabilities, atol=1e-9)
+    frame = frame.astype({"size": float, "flat": float, "code": "Int64", "wet": "boolean", "colour": "string"})
+    frame["code"] = frame["code"].astype("string")  # as the card says: pandas gives out whole numbers with gaps as 1.0
+    np.testing.assert_allclose(estimator.predict_proba(frame), probabilities, atol=1e-9)
+    whole = pandas.DataFrame(
+        {"size": [1.0, 2.0], "code": [1, 2], "colour": ["red"] * 2, "wet": [True, False], "flat": 7}
+    )
+    _, probabilities = predicted_by_us(types, folder, whole.astype(str).to_dict("records"))
+    np.testing.assert_allclose(estimator.predict_proba(whole), probabilities, atol=1e-9)
+
+
 def test_the_coefficients_are_of_raw_features_and_calibrated(models: Models, types: Types, tmp_path: Path) -> None:
     file = tmp_path / "model.json"
     assert types(models("softmax"), "export", "format=json", f"output={file}").code == 0

@@ -167,6 +167,17 @@ def test_columns_that_differ_in_one_row_are_not_the_same(tmp_path: Path) -> None
     assert "same as" not in text
 
 
+def test_the_screen_tells_of_recodings_and_of_what_may_be_the_target(tmp_path: Path) -> None:
+    y = alternating("no", "yes", "yes", rows=200)
+    sex = alternating("m", "f", "f", "m", "m", rows=200)
+    path = write(tmp_path, sex=sex, male=[int(one == "m") for one in sex], alive=[label == "yes" for label in y], y=y)
+    text = facts_of(path)
+    assert cells(text, "male")[4] == "a recoding of sex"
+    assert cells(text, "alive")[4] == "tells the class: the target under another name?"
+    assert "'alive' alone tells the class in all 120 rows of train" in text
+    assert "dataset.drop=[alive]" in text
+
+
 # data that would be refused
 
 

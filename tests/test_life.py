@@ -490,7 +490,7 @@ def test_a_diverging_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert main(["dataset=digits", "lr=1e38", "max_epochs=5"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("loss/train became nan in epoch ")
+    assert printed.err.splitlines()[-1].startswith("loss/train became nan in epoch ")
 
 
 def test_other_data_of_the_same_shape_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -670,6 +670,51 @@ def test_without_a_penalty_separable_classes_have_no_finite_optimum(tmp_path: Pa
     page = (run.folder / "report.md").read_text(encoding="utf-8")
     assert f"- {found['verdict']} [" in page
     assert "WARNING" not in page
+
+
+def no_finite_optimum(folder: Path) -> tuple[str, ...]:
+    """A table whose classes are told in part, for which L-BFGS takes more than 50 passes, and what is typed for it."""
+    draw = np.random.default_rng(0)
+    values = draw.normal(size=(900, 3))
+    labels = draw.random(900) < 1 / (1 + np.exp(-values[:, 0]))
+    told = labels & (draw.random(900) < 0.1)
+    rows = (",".join(map(str, [*row, int(one), label])) for row, one, label in zip(values, told, labels, strict=True))
+    (folder / "t.csv").write_text("a,b,c,d,y\n" + "\n".join(rows) + "\n")
+    held_out = ("dataset.split.val=0", "dataset.split.test=0")
+    return ("dataset=table", "dataset.path=t.csv", "dataset.target=y", *held_out, "l2=0", "optimizer=lbfgs")
+
+
+def test_an_exact_optimizer_is_told_before_that_there_is_no_optimum_and_ends_early(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = no_finite_optimum(tmp_path)
+    run = train(tmp_path, *typed)
+    err = capsys.readouterr().err
+    assert err.startswith("table: no finite optimum: ")
+    assert err.splitlines()[0].endswith("; the fit ends after at most 50 passes")
+    assert run.summary["epochs"] == 50
+    assert run.summary["optimality"]["separation"].startswith("no finite optimum: 'd' tells 'true' from 'false'")
+    # One that was broken off ends where it would have ended; one that had ended goes on.
+    train(tmp_path, *typed, "max_epochs=20")
+    assert train(tmp_path, "ckpt_path=latest", "max_epochs=1000").summary["epochs"] == 50
+    assert 50 < train(tmp_path, "ckpt_path=latest").summary["epochs"] <= 100
+
+
+def test_a_first_order_optimizer_is_told_before_and_keeps_its_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = no_finite_optimum(tmp_path)
+    run = train(tmp_path, *typed, "optimizer=sgd", "max_epochs=60")
+    err = capsys.readouterr().err
+    assert err.startswith("table: no finite optimum: 'd' tells 'true' from 'false' without an error, for some rows")
+    assert "ends after" not in err.splitlines()[0]
+    assert run.summary["epochs"] == 60
+    polished = train(tmp_path, *typed, "optimizer=sgd", "max_epochs=3", "polish=true")
+    assert 3 < polished.summary["epochs"] <= 53
+    capsys.readouterr()
+    students = train(tmp_path, "max_epochs=20")  # three of them, whom chance tells apart: the report is soon enough
+    assert "no finite optimum" not in capsys.readouterr().err
+    assert students.summary["optimality"]["separation"]
 
 
 def test_without_a_penalty_classes_that_overlap_have_one(tmp_path: Path) -> None:

@@ -295,6 +295,19 @@ def test_a_ragged_line_is_named_however_many_threads_arrow_has(models: Models, t
         pa.set_cpu_count(before)
 
 
+@pytest.mark.parametrize("before", ["", "\n\n", "sep=,\n"])
+def test_a_ragged_line_of_standard_input_is_numbered_as_in_a_file(
+    before: str, models: Models, types: Types, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = models("table")
+    text = before + NEW["ragged.csv"]
+    line = 1 + text.splitlines().index("1,red")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    answer = types(here, "predict", "input=-")
+    sentence = FAULTS["ragged.csv"].replace("line 3", f"line {line}").replace("ragged.csv", "standard input")
+    assert (answer.code, answer.err) == (2, sentence + "\n")
+
+
 def test_a_fault_in_the_last_block_leaves_nothing(
     models: Models, types: Types, monkeypatch: pytest.MonkeyPatch
 ) -> None:

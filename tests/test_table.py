@@ -714,6 +714,10 @@ READ: dict[str, pa.Array] = {
     "dictionary of bool": BITS.cast(pa.bool_()).dictionary_encode(),
     "runs of int64": pa.RunEndEncodedArray.from_arrays(RUNS, BITS),
     "runs of string": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS),
+    "runs of string_view": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS.cast(pa.string_view())),
+    "runs of large_string": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS.cast(pa.large_string())),
+    "runs of a dictionary": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS.dictionary_encode()),
+    "runs of bool": pa.RunEndEncodedArray.from_arrays(RUNS, BITS.cast(pa.bool_())),
     "bool8": extension(pa.bool8(), BITS),
     "json": extension(pa.json_(), WORDS),
 }
@@ -732,7 +736,7 @@ REFUSED: dict[str, pa.Array] = {
     "map<string, int64>": pa.array([[("k", bit)] for bit in BITS.to_pylist()], pa.map_(pa.string(), pa.int64())),
     "struct<k: int64>": pa.array([{"k": bit} for bit in BITS.to_pylist()]),
     "sparse_union": pa.UnionArray.from_sparse(pa.array([0] * 20, pa.int8()), [BITS]),
-    "run_end_encoded": pa.RunEndEncodedArray.from_arrays(RUNS, WORDS.cast(pa.string_view())),
+    "run_end_encoded": pa.RunEndEncodedArray.from_arrays(RUNS, pa.array([[bit] for bit in BITS.to_pylist()])),
     "extension<arrow.uuid>": extension(pa.uuid(), pa.array([b"a" * 16, b"b" * 16] * 10, pa.binary(16))),
     "extension<arrow.opaque": extension(pa.opaque(pa.int64(), "kind", "vendor"), BITS),
 }
@@ -757,6 +761,19 @@ def test_a_type_of_arrow_is_read_as_feature_target_and_group(kind: str, tmp_path
     assert read_in.groups.tolist() == alternating(1, 0, rows=20)
 
 
+@pytest.mark.parametrize("kind", ["int64", "string_view"])
+def test_runs_are_decoded_from_where_their_array_begins(kind: str) -> None:
+    from logreg.data.labels import plain_values
+
+    values = READ[kind].slice(0, 3)
+    runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 3, 7], pa.int32()), values)
+    one, other, another = values.to_pylist()
+    assert plain_values(runs.slice(1, 5)).to_pylist() == [one, other, another, another, another]
+    assert plain_values(pa.chunked_array([runs, runs.slice(2, 2)])).to_pylist() == (
+        [one, one, other, *[another] * 4, other, another]
+    )
+
+
 @pytest.mark.parametrize("kind", REFUSED)
 def test_another_type_of_arrow_is_refused_by_its_name(kind: str, tmp_path: Path) -> None:
     path = arrow_file(tmp_path, c=REFUSED[kind], y=WORDS, z=BITS)
@@ -772,6 +789,99 @@ def test_groups_that_cannot_be_compared_are_refused_by_name(kind: str, tmp_path:
     path = arrow_file(tmp_path, c=REFUSED[kind], y=WORDS, z=BITS)
     with pytest.raises(DataError, match=rf"`dataset\.split\.group=c` must .*got {re.escape(kind)}"):
         TableFile(path, target="y", group="c").read()
+
+
+# several columns that are refused
+
+
+def troubled(rows: int = 600) -> dict[str, list[Any]]:
+    """A table with a column of each kind that is refused."""
+    return {
+        "id": [f"r{row}" for row in range(rows)],
+        "when it was": [f"2020-01-{row % 28 + 1:02}" for row in range(rows)],
+        "price": [f'"{row},50"' for row in range(rows)],
+        "zip": [f"{10 + row % 7} kg" for row in range(rows)],
+        "age": [*range(rows - 2), "?", "-"],
+        "town": [f"t{row % 120}" for row in range(rows)],
+        "mass": [*range(rows - 1), None],
+        "fine": alternating(1, 2, 4, rows=rows),
+        "y": alternating("no", "yes", "yes", rows=rows),
+    }
+
+
+def advised(message: str) -> list[str]:
+    """What a message says to type, as the shell takes it apart."""
+    assert "\n" not in message
+    return shlex.split(message.rpartition(" or type: ")[2])
+
+
+def test_all_columns_that_are_refused_are_named_at_once_with_one_line_that_works(tmp_path: Path) -> None:
+    path = write(tmp_path, **troubled())
+    typed = ["dataset.missing=error", "dataset.drop=[fine]", "dataset.missing_values=[none]"]
+    with pytest.raises(DataError) as refused:
+        table(path, *typed)
+    message = str(refused.value)
+    assert "7 are not [in t.csv]: 'id' has 360 levels in 360 train rows, 'when it was' holds date32[day], " in message
+    assert "'price' has '0,50' in row 1" in message
+    assert "'zip' has '10 kg' in row 1" in message
+    assert "'age' has '?' in row 599" in message
+    assert "'town' has 120 levels" in message
+    assert message.endswith(
+        "'mass' has 1 gap. Mend the file, or type: "
+        + (
+            '\'dataset.drop=["fine","id","when it was","price"]\' dataset.categorical=[zip] '
+            '\'dataset.missing_values=["none","-","?"]\' dataset.max_levels=120 dataset.missing=impute'
+        )
+    )
+    # whether "age" and "mass" have a gap in train is a matter of chance
+    names = [name for name in table(path, *typed, *advised(message)).facts.feature_names if "missing" not in name]
+    assert names == [*(f"zip={10 + k} kg" for k in range(7)), "age", *sorted(f"town=t{k}" for k in range(120)), "mass"]
+
+
+def test_the_line_that_makes_gaps_of_words_fills_them(tmp_path: Path) -> None:
+    columns = {name: values for name, values in troubled().items() if name in ("id", "age", "y")}
+    with pytest.raises(DataError) as refused:
+        table(write(tmp_path, **columns), "dataset.missing=error")
+    facts = table(tmp_path / "t.csv", "dataset.missing=error", *advised(str(refused.value))).facts
+    assert facts.columns[0].name == "age"
+
+
+def test_where_the_features_were_named_the_line_names_the_rest(tmp_path: Path) -> None:
+    path = write(tmp_path, **troubled())
+    with pytest.raises(DataError) as refused:
+        table(path, "dataset.features=[id,'when it was',zip,fine]")
+    (line, _) = advised(str(refused.value))
+    assert line == 'dataset.features=["zip","fine"]'.replace('"', "")
+    facts = table(path, *advised(str(refused.value))).facts
+    assert facts.feature_names == (*(f"zip={10 + k} kg" for k in range(7)), "fine")
+
+
+def test_what_a_file_that_is_no_text_cannot_do_is_not_advised(tmp_path: Path) -> None:
+    columns = {
+        name: list(map(str, values)) for name, values in troubled().items() if name in ("id", "age", "fine", "y")
+    }
+    pq.write_table(pa.table({**columns, "fine": alternating(1, 2, rows=600)}), tmp_path / "t.parquet")
+    with pytest.raises(DataError) as refused:
+        table(tmp_path / "t.parquet")
+    assert advised(str(refused.value)) == ["dataset.drop=[id,age]"]
+    assert table(tmp_path / "t.parquet", *advised(str(refused.value))).facts.feature_names == ("fine",)
+    with pytest.raises(DataError) as alone:
+        table(tmp_path / "t.parquet", "dataset.drop=[id]")
+    assert "missing_values" not in str(alone.value)
+
+
+def test_no_line_is_advised_that_leaves_no_column(tmp_path: Path) -> None:
+    columns = {name: values for name, values in troubled().items() if name in ("id", "when it was", "y")}
+    with pytest.raises(DataError, match=r"2 are not .*Mend the file\.$"):
+        table(write(tmp_path, **columns))
+
+
+def test_advice_on_one_column_keeps_what_was_typed(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, **{name: values for name, values in troubled().items() if name in ("id", "fine", "zip", "y")}
+    )
+    with pytest.raises(DataError, match=r"add dataset\.drop=\[zip,id\], or raise"):
+        table(path, "dataset.drop=[zip]")
 
 
 # layouts of files
@@ -808,6 +918,60 @@ def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
     data = table(path, "dataset.split.val=0", "dataset.split.test=0")
     assert data.facts.feature_names == ("a",)
     assert len(data.tables["train"]) == 60
+    assert not any("missing values" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("missing", ["impute", "error"])
+def test_gaps_in_rows_that_no_split_has_do_not_count(missing: str, tmp_path: Path) -> None:
+    # 8 rows without a label and 12 of a class that is left out: their gaps are nobody's.
+    values = [*range(60), *[None] * 20]
+    path = write(tmp_path, a=values, b=[1, *values[1:]], y=[*alternating("no", "yes"), *[None] * 8, *["other"] * 12])
+    data = table(path, "dataset.classes=[no,yes]", f"dataset.missing={missing}")
+    assert data.facts.feature_names == ("a", "b")
+    assert not any("missing values" in note for note in data.notes)
+    write(tmp_path, a=[None, None, *values[2:]], y=[*alternating("no", "yes"), *[None] * 8, *["other"] * 12])
+    typed = [str(path), "dataset.classes=[no,yes]", f"dataset.missing={missing}"]
+    if missing == "error":
+        with pytest.raises(DataError, match="column 'a' has 2, the first in row 1 "):
+            table(Path(typed[0]), *typed[1:])
+    else:
+        (note,) = [note for note in table(Path(typed[0]), *typed[1:]).notes if "missing values" in note]
+        assert note.endswith(("a 3.3%", "a 2"))  # of 60
+
+
+def test_blanks_around_the_names_in_a_header_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a , b, y\n" + "".join(f"{row % 7},p{row % 2},{'no' if row % 3 else 'yes'}\n" for row in range(60)))
+    data = table(path, "dataset.split.val=0", "dataset.split.test=0")
+    assert data.facts.feature_names == ("a", "b=p0", "b=p1")
+    assert features_of(data)[:3].tolist() == [[0, 1, 0], [1, 0, 1], [2, 1, 0]]
+    (tmp_path / "twice.csv").write_text("a, a,y\n1,2,no\n3,4,yes\n")
+    with pytest.raises(DataError, match="got 'a' twice"):
+        table(tmp_path / "twice.csv")
+    for source in (str(path), "-"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
+        _, blocks = Incoming(data.facts, {"target": "y"}, keep=["b"]).read(source)
+        (block,) = blocks
+        assert torch.equal(block.features, features_of(data))
+        assert block.kept["b"].to_pylist()[:3] == ["p0", "p1", "p0"]
+
+
+def test_a_wide_table_is_no_task_for_each_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    tasks = []
+    submit = ThreadPoolExecutor.submit
+
+    def counted(*given: Any, **named: Any) -> Any:
+        tasks.append(given)
+        return submit(*given, **named)
+
+    monkeypatch.setattr("logreg.data.columns._cores", lambda: 2)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
+    columns = {f"c{number}": alternating(number, 1.5, 2.5) for number in range(999)}
+    data = table(write(tmp_path, y=alternating("no", "yes"), **columns))
+    assert data.facts.feature_names == tuple(columns)
+    assert len(tasks) < 50
 
 
 @pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "\ufeffsep=;\n"])
@@ -1010,3 +1174,32 @@ def test_an_older_model_whose_classes_have_blanks_knows_those_of_a_text_file() -
     rows = {"test": Table(torch.zeros(3, 1), torch.tensor([0, 1, 0]))}
     labels = adopt_classes(rows, ["<=50K", ">50K"], [" >50K", " <=50K"], "table")["test"].labels  # type: ignore[arg-type]  # a dict
     assert labels.tolist() == [1, 0, 1]
+
+
+def test_a_model_of_true_and_false_knows_them_in_every_spelling() -> None:
+    words = ["0", "1", "True", "false", "TRUE", " true "]
+    rows = {"test": Table(torch.zeros(6, 1), torch.arange(6))}
+    labels = adopt_classes(rows, words, ["false", "true"], "table")["test"].labels  # type: ignore[arg-type]  # a dict
+    assert labels.tolist() == [0, 1, 1, 0, 1, 1]
+    with pytest.raises(DataError, match="got 'Yes'"):
+        adopt_classes(rows, ["Yes", *words[1:]], ["false", "true"], "table")  # type: ignore[arg-type]  # a dict
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [([1, 2], "integer"), ([1.0, 2.0], "float"), ([True, False], "boolean"), (["1a", "2"], "text")],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_what_the_classes_are_is_kept(values: list[Any], kind: str, suffix: str, tmp_path: Path) -> None:
+    columns = {"a": list(range(60)), "y": alternating(*values)}
+    path = write(tmp_path, **columns)
+    if suffix == "parquet":
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table(columns), path)
+    assert table(path).facts.class_kind == kind
+
+
+def test_the_rest_is_text_whatever_the_classes_are(tmp_path: Path) -> None:
+    path = write(tmp_path, a=list(range(60)), y=alternating(1, 2, 3))
+    assert table(path, "dataset.classes=[1,3]").facts.class_kind == "integer"
+    assert table(path, "dataset.positive=1").facts.class_kind == "text"

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from logreg.calibration import Calibration
 from logreg.folder import CHECKPOINTS, run_folder_of, write_whole
 from logreg.module import LogisticModule
-from logreg.terminal import terminal
+from logreg.terminal import on_one_line, terminal
 from logreg.tracking import RunLogger
 from logreg.trained import Trained, read_checkpoint
 
@@ -222,21 +222,24 @@ class TimeLimit(Timer):
 class SignOfLife(Callback):
     """A progress bar where a person watches stderr, a few plain lines where a file does."""
 
-    def __init__(self, label: str, lines: int = 5) -> None:
+    def __init__(self, label: str, lines: int = 5, warning: str = "") -> None:
         """Names the run.
 
         Args:
             label: Such as the dataset's name.
-            lines: How many plain lines, spread evenly over the epochs.
+            lines: How many plain lines, spread evenly over the epochs; with 0 nothing else is said either.
+            warning: What to know of the fit before it begins.
         """
-        self.label, self.lines = label, lines
+        self.label, self.lines, self.warning = label, lines, warning
         self._bar: Progress | None = None
         self._shown_s = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says what "auto" chose; starts the bar, at the epoch that a resumed run begins with."""
+        """Says what "auto" chose, and the warning; starts the bar, at the epoch that a resumed run begins with."""
         if isinstance(pl_module, LogisticModule) and pl_module.reason and self.lines:
             print(f"optimizer=auto: {pl_module.reason}", file=sys.stderr)
+        if self.warning and self.lines:
+            print(on_one_line(f"{self.label}: {self.warning}"), file=sys.stderr)
         if sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),

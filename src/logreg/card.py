@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from logreg.report import (
@@ -31,7 +31,9 @@ GAP = 0.05
 """How much lower than on train an accuracy is when the model has learned its rows by heart."""
 
 
-def model_card(summary: Mapping[str, Any], file: str, agreement: float, in_double: bool = False) -> str:
+def model_card(
+    summary: Mapping[str, Any], file: str, agreement: float, in_double: bool = False, given: Sequence[str] = ()
+) -> str:
     """The card.
 
     Args:
@@ -39,6 +41,7 @@ def model_card(summary: Mapping[str, Any], file: str, agreement: float, in_doubl
         file: The exported model's name.
         agreement: Largest difference of a probability between it and the model that was trained.
         in_double: Whether numbers must be given in double precision.
+        given: What to pass to it, a line of Markdown each.
     """
     data, found = summary["dataset"], summary["evaluation"]
     classes = data["classes"]
@@ -56,6 +59,7 @@ def model_card(summary: Mapping[str, Any], file: str, agreement: float, in_doubl
             ["Give it numbers in double precision: single precision loses the digits that tell them apart.", ""]
             * in_double
         ),
+        *(["## What to pass", "", *_spaced(given), ""] if given else []),
         "## Data",
         "",
         *(f"- {rows:,} rows of {split}" for split, rows in data["rows"].items()),
@@ -103,6 +107,16 @@ def model_card(summary: Mapping[str, Any], file: str, agreement: float, in_doubl
     versions = ", ".join(f"{package} {number}" for package, number in summary["versions"].items())
     lines += [f"Commit {summary['git_commit'] or 'unknown'}, seed {summary['seed']}, {versions}.", ""]
     return "\n".join(map(on_one_line, lines))
+
+
+def _spaced(lines: Sequence[str]) -> list[str]:
+    """Paragraphs and lists of Markdown, with an empty line between those that are not of one list."""
+    spaced: list[str] = []
+    for line in lines:
+        if spaced and not (line.startswith("- ") and spaced[-1].startswith("- ")):
+            spaced.append("")
+        spaced.append(line)
+    return spaced
 
 
 def warnings(summary: Mapping[str, Any]) -> list[str]:

@@ -71,12 +71,13 @@ class Separation:
     """Classes that can be told, wholly or in part, from the others together; of two, the second.  Softmax can have
     a separation where no class can be told alone: then the classes whose coefficients grow."""
 
-    def in_words(self, feature_names: Sequence[str], class_names: Sequence[str]) -> str:
+    def in_words(self, feature_names: Sequence[str], class_names: Sequence[str], leak: str = "") -> str:
         """One sentence, with what to do.
 
         Args:
             feature_names: Of all features, or none.
             class_names: Of all classes.
+            leak: What leaves out the columns that may be the target under another name, where there are such.
 
         Example:
             >>> Separation("complete", (0,), (1,)).in_words(["hours"], ["failed", "passed"])
@@ -99,9 +100,12 @@ bound; set a penalty, such as l2=1e-3"
         names = [f"'{feature_names[place]}'" if feature_names else f"feature {place}" for place in self.columns]
         who = _listed(names, "column", "columns") if names else "the intercept alone"
         some = "" if self.kind == "complete" else ", for some rows at least"
+        advice = "set a penalty, such as l2=1e-3"
+        if leak:
+            advice = f"may be the target under another name: {leak}; if not, {advice}"
         return (
             f"no finite optimum: {who} {'tell' if len(names) > 1 else 'tells'} {told} without an error{some}, "
-            "so coefficients grow without bound; set a penalty, such as l2=1e-3"
+            f"so coefficients grow without bound; {advice}"
         )
 
 

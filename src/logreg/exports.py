@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from logreg.data.columns import few
+from logreg.data.files import gap_words
 from logreg.errors import ConfigError
-from logreg.facts import DataFacts
+from logreg.facts import Column, DataFacts
 from logreg.losses import LOSSES
 from logreg.module import DTYPES, LogisticModule
 
@@ -110,6 +113,38 @@ class Linear:
             "backbone": dict(self.facts.backbone),
             "pixels": dict(self.facts.pixels),
         }
+
+
+def classes_of(facts: DataFacts) -> Array:
+    """The classes as what they are in the data: numbers, booleans or text; shape (C,)."""
+    if facts.class_kind == "boolean":
+        return np.array([name == "true" for name in facts.class_names])
+    convert = {"integer": int, "float": float}.get(facts.class_kind, str)
+    return np.array([convert(name) for name in facts.class_names])
+
+
+def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[str, int]:
+    """What a column of text or booleans may hold, without blanks around it, and the place of the level that it is.
+
+    A gap has the place -1; what is not there is no level.  `logreg.data.columns.encode` reads a text file so.
+
+    Args:
+        column: How it was learned.
+        facts: Of the data.
+        any_case: Whether booleans will be in small letters; else they are there in every case.
+    """
+    places = {level.strip(): place for place, level in enumerate(column.levels)}
+    places |= {level: place for place, level in enumerate(column.levels)}
+    gaps = gap_words(facts.missing_values)
+    if column.kind == "boolean":
+        digits = {"false": "0", "true": "1"}
+        for level, place in list(places.items()):
+            places[digits[level]] = place
+            if not any_case:
+                letters = product(*zip(level, level.upper(), strict=True))
+                places |= {"".join(spelled): place for spelled in letters}
+        gaps = [gap.lower() for gap in gaps] if any_case else gaps
+    return dict.fromkeys(gaps, -1) | places
 
 
 @dataclass(frozen=True)
@@ -203,40 +238,51 @@ def _linked(coef: Array, intercept: Array, link: str, sample: Sample, divisor: S
 
 
 def write_sklearn(model: Linear, file: Path) -> None:
-    """A fitted estimator, by joblib: of features as they are encoded, under their names."""
+    """A fitted estimator, by joblib: of a table's rows as they are, else of features under their names."""
     import joblib
 
     joblib.dump(as_sklearn(model), file)
 
 
 def as_sklearn(model: Linear) -> Any:
-    """A fitted LogisticRegression; one-vs-rest with several classes is a OneVsRestClassifier of them."""
+    """A fitted LogisticRegression; one-vs-rest with several classes is a OneVsRestClassifier of them.
+
+    Of a table it is a Pipeline that takes the columns in their order, as an array of objects or a data frame.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import LabelBinarizer
 
     facts = model.facts
-    # scikit-learn sorts its classes, ours have the order of the source.
-    order = np.argsort(np.array(facts.class_names, dtype=object).astype(str))
-    names = np.array(facts.class_names)[order]
+    coef, intercept = (part.numpy() for part in model.in_source_units())
+    names, encoder = facts.feature_names, None
+    if facts.columns:
+        encoder, coef = _encoder(model, coef)
+        names = ()
+    classes = classes_of(facts)
+    order = np.argsort(classes)  # scikit-learn sorts its classes, ours have the order of the source
+    classes = classes[order]
 
     def fitted(coef: Array, intercept: Array, classes: Array) -> Any:
         one = LogisticRegression(C=np.inf)
         one.coef_, one.intercept_, one.classes_ = coef, intercept, classes
         one.n_features_in_, one.n_iter_ = coef.shape[1], np.array([0], dtype=np.int32)
-        if facts.feature_names:
-            one.feature_names_in_ = np.array(facts.feature_names, dtype=object)
+        if names:
+            one.feature_names_in_ = np.array(names, dtype=object)
         return one
 
-    coef, intercept = (part.numpy() for part in model.in_source_units())
+    def whole(estimator: Any) -> Any:
+        return estimator if encoder is None else Pipeline([("columns", encoder), ("model", estimator)])
+
     if facts.is_binary:
         if len(coef) == 2 and model.loss == "cross_entropy":
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
         sign = 1 if order[1] == 1 else -1
-        return fitted(sign * coef, sign * intercept, names)
+        return whole(fitted(sign * coef, sign * intercept, classes))
     coef, intercept = coef[order], intercept[order]
     if model.loss == "cross_entropy":
-        return fitted(coef, intercept, names)
+        return whole(fitted(coef, intercept, classes))
     if model.divisor is not None:
         raise ConfigError(
             "`format=sklearn` must be a model that scikit-learn has, and its OneVsRestClassifier has no place for the "
@@ -245,9 +291,50 @@ def as_sklearn(model: Linear) -> Any:
     several = OneVsRestClassifier(LogisticRegression())
     ends = np.array([0, 1])
     several.estimators_ = [fitted(coef[k : k + 1], intercept[k : k + 1], ends) for k in range(len(coef))]
-    several.label_binarizer_ = LabelBinarizer(sparse_output=True).fit(names)
-    several.classes_, several.n_features_in_ = names, coef.shape[1]
-    return several
+    several.label_binarizer_ = LabelBinarizer(sparse_output=True).fit(classes)
+    several.classes_, several.n_features_in_ = classes, coef.shape[1]
+    return whole(several)
+
+
+def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
+    """What makes numbers of the columns of a table, fitted, and the coefficients of these (K, n).
+
+    Made of scikit-learn and NumPy alone, so that who has the file needs nothing of ours.
+    """
+    from sklearn.compose import ColumnTransformer
+    from sklearn.impute import MissingIndicator, SimpleImputer
+    from sklearn.pipeline import make_pipeline, make_union
+    from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
+
+    def by(function: Callable[..., Array], **arguments: Any) -> Any:
+        return FunctionTransformer(function, kw_args=arguments)
+
+    number = np.float32 if model.input_dtype == torch.float32 else np.float64
+    parts, weights, start = [], [], 0
+    for place, column in enumerate(model.facts.columns):
+        mine, start = coef[:, start : start + len(column.feature_names)], start + len(column.feature_names)
+        if column.kind == "number":
+            steps = [] if column.constant else [SimpleImputer(strategy="constant", fill_value=number(column.fill))]
+            steps += [MissingIndicator(features="all")] if column.indicator else []
+            branch = make_pipeline(by(np.asarray, dtype=number), make_union(*steps))
+            weights.append(mine)
+        else:
+            places = dict.fromkeys(GAPS, -1) | spellings(column, model.facts, any_case=True)
+            if column.kind == "boolean":
+                places = {spelled.lower(): level for spelled, level in places.items()}
+            small = [by(np.char.lower)] if column.kind == "boolean" else []
+            text = make_pipeline(by(np.asarray, dtype=str), by(np.char.strip), *small, by(np.asarray, dtype=object))
+            levels = OneHotEncoder(categories=[np.array(list(places), dtype=object)], handle_unknown="ignore")
+            branch = make_pipeline(text, levels)
+            weights.append(_of_spellings(column, places, mine))
+        parts.append((f"column {place}", branch, [place]))
+    row = [[0.0 if column.kind == "number" else "" for column in model.facts.columns]]
+    encoder = ColumnTransformer(parts, sparse_threshold=0).fit(np.array(row, dtype=object))
+    return encoder, np.concatenate(weights, axis=1)
+
+
+GAPS = ("None", "nan", "<NA>")
+"""What ``str`` makes of a gap in Python, NumPy and pandas."""
 
 
 def read_sklearn(file: Path, model: Linear, sample: Sample) -> Array:
@@ -257,11 +344,14 @@ def read_sklearn(file: Path, model: Linear, sample: Sample) -> Array:
     import joblib
 
     estimator = joblib.load(file)
+    given = sample.features.double().numpy()
+    if sample.columns:
+        given = np.column_stack([values.astype(object) for values in sample.columns.values()])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an array has no names of features, and says so
-        probabilities = estimator.predict_proba(sample.features.double().numpy())
-    place = {str(name): number for number, name in enumerate(estimator.classes_)}
-    return np.asarray(probabilities[:, [place[name] for name in model.facts.class_names]])
+        probabilities = estimator.predict_proba(given)
+    place = {one: number for number, one in enumerate(estimator.classes_.tolist())}
+    return np.asarray(probabilities[:, [place[one] for one in classes_of(model.facts).tolist()]])
 
 
 class _Probabilities(nn.Module):
@@ -304,7 +394,8 @@ def read_torch_export(file: Path, model: Linear, sample: Sample) -> Array:
 def write_onnx(model: Linear, file: Path) -> None:
     """A graph that takes rows as they are: the columns of a table by name, pictures in bytes, or a matrix.
 
-    Outputs: ``label`` (N,), text; ``probabilities`` (N, C), float32, in the order of the metadata's ``classes``.
+    Outputs: ``label`` (N,), as the classes are in the data; ``probabilities`` (N, C), float32, in the order of the
+    metadata's ``classes``.
     """
     from onnx import checker, helper, save
 
@@ -400,7 +491,7 @@ class _Graph:
         return self.linear(features, model.coef.numpy() / (level or 255), model.intercept.numpy())
 
     def from_columns(self, model: Linear) -> str:
-        """Gaps are nan in numbers, and nothing in text; what fills them stands in the graph."""
+        """Gaps are nan in numbers, and nothing or a word for it in text; what fills them stands in the graph."""
         from onnx import TensorProto
 
         coef, parts, weights, start = model.coef.numpy(), [], [], 0
@@ -422,16 +513,10 @@ class _Graph:
                 weights.append(mine)
                 continue
             given = self.input(column.name, TensorProto.STRING, ["rows", 1])
-            levels = () if column.constant else column.levels
-            # A gap counts as the level that fills it, and as a gap.
-            of_gap = mine[:, levels.index(str(column.fill))] if levels else np.zeros(len(mine))
-            of_gap = of_gap + (mine[:, -1] if column.indicator else 0)
-            cats, weight = [*levels, ""], np.column_stack([mine[:, : len(levels)], of_gap])
-            if "" in levels:  # then nothing is a level of its own, and a gap cannot be told from it
-                cats, weight = list(levels), mine[:, : len(levels)]
-            known = self.node("OneHotEncoder", given, domain="ai.onnx.ml", cats_strings=cats, zeros=1)
+            places = spellings(column, model.facts)
+            known = self.node("OneHotEncoder", given, domain="ai.onnx.ml", cats_strings=list(places), zeros=1)
             parts.append(self.node("Flatten", self.double(known), axis=1))
-            weights.append(weight)
+            weights.append(_of_spellings(column, places, mine))
         features = self.node("Concat", *parts, axis=1)
         return self.linear(features, np.concatenate(weights, axis=1), model.intercept.numpy())
 
@@ -452,13 +537,24 @@ class _Graph:
             probabilities = self.node("Div", sigmoid, total)
         # As `losses.decided`: ArgMax takes the first of equal ones, which is the first class at even odds.
         best = self.node("ArgMax", probabilities, axis=1, keepdims=0)
-        names = self.constant(np.array(model.facts.class_names, dtype=object))
-        self.nodes.append(helper.make_node("Gather", [names, best], ["label"]))
+        names, kind = classes_of(model.facts), TensorProto.STRING
+        if names.dtype.kind in "biuf":
+            kind = helper.np_dtype_to_tensor_dtype(names.dtype)
+        self.nodes.append(helper.make_node("Gather", [self.constant(names), best], ["label"]))
         self.nodes.append(helper.make_node("Cast", [probabilities], ["probabilities"], to=TensorProto.FLOAT))
         self.outputs += [
-            helper.make_tensor_value_info("label", TensorProto.STRING, ["rows"]),
+            helper.make_tensor_value_info("label", kind, ["rows"]),
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["rows", classes]),
         ]
+
+
+def _of_spellings(column: Column, places: Mapping[str, int], coef: Array) -> Array:
+    """Coefficients (K, n) of features that say which of n spellings is there; ``coef`` (K, d) those of the column."""
+    of_level = np.zeros((len(coef), len(column.levels))) if column.constant else coef[:, : len(column.levels)]
+    # A gap counts as the level that fills it, and as a gap.
+    of_gap = of_level[:, column.levels.index(str(column.fill))] + (coef[:, -1] if column.indicator else 0)
+    every: Array = np.column_stack([of_level, of_gap])[:, list(places.values())]
+    return every
 
 
 OUTPUTS = ("label", "probabilities")
@@ -489,6 +585,51 @@ def read_onnx(file: Path, model: Linear, sample: Sample) -> Array:
     else:
         feed = {"features": sample.features.numpy().astype(kind)}
     return np.asarray(session.run(["probabilities"], feed)[0])
+
+
+def what_to_pass(name: str, model: Linear) -> list[str]:
+    """What a program that reads a format must give to the model, a line of Markdown each.
+
+    Args:
+        name: Of the format.
+        model: That was exported.
+    """
+    facts, lines = model.facts, list[str]()
+    if name == "sklearn":
+        import sklearn
+
+        lines.append(f"Made with scikit-learn {sklearn.__version__}: load it with that version, by `joblib.load`.")
+    if not facts.columns or name not in ("onnx", "sklearn"):
+        if facts.columns:
+            lines.append(
+                "It takes features, not rows of the table: `columns` in it says of each column its levels, what fills "
+                "a gap, and whether the gap is a feature; `features` has their names in order."
+            )
+        return lines
+    number = "float64" if model.input_dtype == torch.float64 else "float32"
+    if name == "onnx":
+        lines.append(f"An input of shape (rows, 1) for each column; numbers are {number}, a gap in them is nan.")
+    else:
+        order = ", ".join(f"`{column.name}`" for column in facts.columns)
+        lines.append(f"`predict_proba` takes a data frame or an array of objects with the columns, in order: {order}.")
+        lines.append("A gap is None, nan, or one of the words below. Blanks around text do not count.")
+    for column in facts.columns:
+        if column.kind == "number":
+            lines.append(f"- `{column.name}`: a number")
+        elif column.kind == "boolean":
+            truth = "True or False, or " if name == "sklearn" else ""
+            lines.append(f"- `{column.name}`: {truth}text: true or false in any case, 1 or 0; anything else is neither")
+        else:
+            levels = few(f"`{level}`" for level in column.levels)
+            lines.append(f"- `{column.name}`: text, written so: {levels}; anything else is no level")
+    if any(column.kind != "number" for column in facts.columns):
+        words = ", ".join(f"`{word}`" for word in dict.fromkeys(gap_words(facts.missing_values)) if word)
+        lines.append(f"A gap in text is nothing, or one of {words}, unless that is a level.")
+        if name == "onnx":
+            lines.append("Take away blanks around text first.")
+        else:
+            lines.append("Give codes as text: pandas gives out whole numbers with gaps as 1.0, which is no level 1.")
+    return lines
 
 
 FORMATS: dict[str, Format] = {

@@ -16,6 +16,9 @@ from torch import Tensor
 from logreg.stored import StoredForm
 
 Split = Literal["train", "val", "test"]
+ClassKind = Literal["text", "integer", "float", "boolean"]
+"""What the classes are in the data, whose names are text."""
+
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 """The splits in reading order; a dataset may lack val, test or both."""
 
@@ -99,6 +102,8 @@ class DataFacts:
     """Features are stored as (x - shift) / unit, rounded to the floating type afterwards; in source units; empty: 0."""
     unit: tuple[float, ...] = ()
     """Of each feature, a power of two in source units; empty: 1."""
+    class_kind: ClassKind = "text"
+    """What the classes are where they come from, by the names: 3 of 3, true of True."""
 
     @property
     def num_classes(self) -> int:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from logreg.data import Table, TensorDataModule
 from logreg.data.columns import Columns, Profile, profile
+from logreg.data.leaks import Leaks, find_leaks
+from logreg.data.prepare import used_rows
 from logreg.errors import LogregError
 
 WIDEST = 32
@@ -56,9 +58,9 @@ def print_facts(data: TensorDataModule, console: Console) -> None:
     console.print(_class_table(tables, class_names))
     columns = tables["train"].features
     if isinstance(columns, Columns):
-        profiles = profile(columns, tables["train"].rows)
-        same = _same_columns(columns, _rows_of(tables["train"]))
-        console.print(_column_table(profiles, same, len(columns)))
+        profiles = profile(columns, tables["train"].rows, used_rows(tables))
+        leaks = find_leaks(tables["train"], len(class_names))
+        console.print(_column_table(profiles, leaks, total))
     for line in [*_rows_in_two_splits(tables), *(data.notes if fault is None else raw.notes)]:
         say(line)
     if fault is not None:
@@ -96,7 +98,7 @@ def _class_table(tables: Mapping[Any, Table], class_names: Sequence[str]) -> Gri
     return grid
 
 
-def _column_table(profiles: Sequence[Profile], same: Mapping[str, str], rows: int) -> Grid:
+def _column_table(profiles: Sequence[Profile], leaks: Leaks, rows: int) -> Grid:
     """Each column: what it is, how much is missing, how it is encoded; those with something to say first."""
     grid = Grid()
     for name, side in (("column", "left"), ("kind", "left"), ("missing", "right"), ("features", "right")):
@@ -104,7 +106,7 @@ def _column_table(profiles: Sequence[Profile], same: Mapping[str, str], rows: in
     grid.add_column("remark", overflow="fold")
     lines = []
     for one in profiles:
-        remark = _remark(one, same)
+        remark = _remark(one, leaks)
         features = len(one.column.feature_names) if one.column else 0
         gaps = one.missing_anywhere if not one.series.problem or one.series.kind == "category" else 0
         missing = f"{gaps / max(1, rows):.1%}" if gaps else ""
@@ -120,15 +122,17 @@ def _column_table(profiles: Sequence[Profile], same: Mapping[str, str], rows: in
     return grid
 
 
-def _remark(one: Profile, same: Mapping[str, str]) -> str:
+def _remark(one: Profile, leaks: Leaks) -> str:
     if one.series.problem:
         return "refused: text among numbers" if one.series.kind == "category" else f"refused: {one.series.typed}"
     if one.problem:
         return f"refused: {one.levels_in_train:,} levels, an id?" if one.levels_in_train else "refused: missing values"
     if one.column is None:
         return "left out: nothing but missing" if one.missing_in_train else "left out: constant in train"
-    if one.series.name in same:
-        return f"the same as {same[one.series.name]}"
+    if one.series.name in leaks.target:
+        return "tells the class: the target under another name?"
+    if one.series.name in leaks.same:
+        return leaks.same[one.series.name]
     return "another one in every row: an id?" if one.counts_rows else ""
 
 
@@ -137,25 +141,6 @@ def _levels(one: Profile) -> str:
         return "as it is" + (", gaps marked" if one.column and one.column.indicator else "")
     shown = " ".join(_clipped(level) for level in one.column.levels[:6])
     return f"one-hot: {shown}" + (" ..." if len(one.column.levels) > 6 else "")
-
-
-def _same_columns(columns: Columns, rows: Tensor) -> dict[str, str]:
-    """Columns whose values in train are those of another one, which comes before them."""
-    draw = torch.Generator().manual_seed(0)
-    salt = torch.randint(-(2**62), 2**62, (len(rows), 1), generator=draw)
-    series = [one for one in columns.series if one.kind != "none"]
-    sums = torch.zeros(len(series), dtype=torch.int64)
-    start = 0
-    for part in _blocks(rows, 8 * len(series)):
-        # Wraps around, but in the same way for the same values.
-        sums += (_as_integers(_values(columns, part), 8) * salt[start : start + len(part)]).sum(0)
-        start += len(part)
-    seen: dict[tuple[int, tuple[str, ...]], str] = {}
-    same: dict[str, str] = {}
-    for one, total in zip(series, sums.tolist(), strict=True):
-        if (first := seen.setdefault((total, one.levels), one.name)) != one.name:
-            same[one.name] = first
-    return same
 
 
 def _rows_in_two_splits(tables: Mapping[Any, Table]) -> list[str]:

@@ -124,6 +124,7 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
             else None,
             "backbone": dict(facts.backbone) or None,
             "notes": list(result.data.notes),
+            "leak": result.data.leaks.advice,
         },
         "majority": _majority(result),
         "largest_coefficients": largest_coefficients(module),
@@ -536,9 +537,20 @@ def next_commands(summary: Summary) -> list[str]:
     other = "breast_cancer" if summary["dataset"]["name"] == "toy" else "toy"
     return [
         f"tensorboard --logdir {logdir}",
+        *_without_leak(summary),
         *([] if summary["optimality"]["converged"] else [_closer(summary)]),
         f"python scripts/train.py dataset={other}",
     ]
+
+
+def _without_leak(summary: Summary) -> list[str]:
+    """The run again without the columns that may be the target under another name."""
+    leak = summary["dataset"].get("leak", "")
+    (setting,) = shlex.split(leak) if leak.strip("'").startswith("dataset.") else ("",)
+    if not setting:
+        return []
+    overrides = _without(summary["overrides"], setting.partition("=")[0])
+    return [f"{shlex.join(['python', 'scripts/train.py', *overrides])} {leak}"]
 
 
 def _closer(summary: Summary) -> str:

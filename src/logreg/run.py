@@ -51,6 +51,13 @@ SPLIT_BY = {"column": "split_column", "group": "group"}
 POLISHING = 1000
 """Passes at most of an exact optimizer that finishes what a first-order one began."""
 
+WITHOUT_OPTIMUM = 50
+"""Passes of an exact optimizer where there is no finite optimum: the loss is then as low as it gets to some digits."""
+
+
+SEARCHING, MANY_NUMBERS = 5.0, 10**6
+"""Seconds that are spent on whether a finite optimum exists; so many features of train can be done in far less."""
+
 
 def train(
     config: RunConfig,
@@ -86,7 +93,7 @@ def train(
             diverged later.
     """
     started = time.perf_counter() if started is None else started
-    resumed = None
+    resumed, epochs = None, 0
     if config.ckpt_path:
         resumed = find_checkpoint(config.ckpt_path, root, "leave ckpt_path out to start from scratch")
     _quieten(config.verbose)
@@ -118,9 +125,17 @@ def train(
     checkpoints = Checkpoints(
         folder, HeldCheckpointIO(), Latest(folder, root) if is_newest else None, config=config.as_dict()
     )
-    sign_of_life = SignOfLife(config.dataset["name"], progress_lines)
-    callbacks = [Certificates(), checkpoints, sign_of_life, *watchers]
-    trainer = build_trainer(config, RunLogger(folder), checkpoints.io, callbacks, has_val="val" in data.splits)
+    is_large = data.facts.rows["train"] * data.facts.num_features > MANY_NUMBERS
+    # A few passes of a first-order optimizer may take less: what single columns do not show is looked for afterwards.
+    is_short = is_large and module.exact is None
+    separation = _separation(module, data, 0.0 if is_short else SEARCHING)
+    most = _last_pass(config, epochs) if separation and module.exact else None
+    # Few rows of many features are separated whatever they are; for a first-order optimizer the report is soon enough.
+    is_news = module.exact is not None or data.facts.rows["train"] > 2 * (data.facts.num_features + 1)
+    ends = f"; the fit ends after at most {most} passes" if most and most < config.max_epochs else ""
+    warning = f"{separation}{ends}" if separation and is_news else ""
+    callbacks = [Certificates(), checkpoints, SignOfLife(config.dataset["name"], progress_lines, warning), *watchers]
+    trainer = build_trainer(config, RunLogger(folder), checkpoints.io, callbacks, "val" in data.splits, most)
     logger = trainer.logger
     assert isinstance(logger, RunLogger)
     logger.log_hparams(_hparams(config, module, overrides))
@@ -130,7 +145,9 @@ def train(
     with threads_for(_work(module, data.facts)):
         _fit(trainer, module, data, resumed)
         fit_seconds = time.perf_counter() - fit_start
-        certificate = _certificate(module, data, trainer.current_epoch, fit_seconds)
+        certificate = _certificate(
+            module, data, trainer.current_epoch, fit_seconds, separation or (None if is_short else "")
+        )
     if certificate.separation:
         checkpoints.certify(certificate.as_dict())
     if config.calibrate == "temperature":
@@ -245,9 +262,14 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
 
 
 def build_trainer(
-    config: RunConfig, logger: RunLogger, io: HeldCheckpointIO, callbacks: Sequence[Callback], has_val: bool
+    config: RunConfig,
+    logger: RunLogger,
+    io: HeldCheckpointIO,
+    callbacks: Sequence[Callback],
+    has_val: bool,
+    most: int | None = None,
 ) -> pl.Trainer:
-    """Lightning's Trainer; ``config.trainer`` reaches it unchanged."""
+    """Lightning's Trainer; ``config.trainer`` reaches it unchanged; with ``most`` it ends after so many epochs."""
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - set(REFUSED_TRAINER_ARGUMENTS)
     for key in config.trainer:
         if key not in known:
@@ -264,7 +286,7 @@ def build_trainer(
         "accelerator": config.accelerator,
         "devices": config.devices,
         "precision": f"{config.precision}-true",
-        "max_epochs": config.max_epochs + (POLISHING if config.polish else 0),
+        "max_epochs": most or config.max_epochs + (POLISHING if config.polish else 0),
         "logger": logger,
         "callbacks": list(callbacks),
         "plugins": [io, OneProcess()],
@@ -367,23 +389,42 @@ def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple
     return rows, points[best_of(rows)]
 
 
-def _certificate(module: LogisticModule, data: TensorDataModule, epochs: int, seconds: float) -> Certificate:
-    """The certificate of the fit; where no penalty stands, with why there is no finite optimum if there is none."""
+def _certificate(
+    module: LogisticModule, data: TensorDataModule, epochs: int, seconds: float, separation: str | None
+) -> Certificate:
+    """The certificate of the fit, with why there is no finite optimum if there is none; ``None``: yet to be found."""
     if module.certificate is None or module.certificate[0] != epochs:  # it was stopped where nobody expected it
         module.certify(lambda mixed: data.blocks("train"), epochs, seconds, last=True)
     assert module.certificate is not None
-    certificate = module.certificate[1]
-    objective, train = module.objective, data.tables["train"]
+    found = _separation(module, data) if separation is None else separation
+    return dataclasses.replace(module.certificate[1], separation=found)
+
+
+def _separation(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCHING) -> str:
+    """Why a fit without a penalty has no finite optimum, if it has none, as far as so many seconds tell.
+
+    Without any, single columns are looked at.
+    """
+    objective, train, facts = module.objective, data.tables["train"], module.facts
     if is_penalised(objective) or not module.has_intercept:
-        return certificate
+        return ""
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    facts = module.facts
     found = find_separation(
-        data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, objective.loss, weights
+        data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, objective.loss, weights, seconds
     )
     if found.kind in ("none", "unknown"):
-        return certificate
-    return dataclasses.replace(certificate, separation=found.in_words(facts.feature_names, facts.class_names))
+        return ""
+    return found.in_words(facts.feature_names, facts.class_names, data.leaks.advice)
+
+
+def _last_pass(config: RunConfig, epochs: int) -> int:
+    """Where an exact optimizer ends that has no finite optimum to go to; ``epochs`` a resumed run has behind it.
+
+    A run that was broken off ends where it would have ended, and one that had ended goes on for as long again.
+    """
+    begins = config.max_epochs if config.polish else 0
+    parts = max(0, epochs - begins) // WITHOUT_OPTIMUM + 1
+    return min(begins + parts * WITHOUT_OPTIMUM, config.max_epochs + (POLISHING if config.polish else 0))
 
 
 @torch.no_grad()

@@ -499,7 +499,9 @@ def _separation(data: TensorDataModule, loss: str) -> str:
     facts, train = data.facts, data.tables["train"]
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
     found = find_separation(data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, loss, weights)
-    return "" if found.kind in ("none", "unknown") else found.in_words(facts.feature_names, facts.class_names)
+    if found.kind in ("none", "unknown"):
+        return ""
+    return found.in_words(facts.feature_names, facts.class_names, data.leaks.advice)
 
 
 def _verdict(answer: Answer, problem: Problem, request: Request) -> str:

@@ -33,7 +33,8 @@ keys
                                a matrix), gives `label` and `probabilities`; pip install -e ".[export]"
                          torch_export: a program of features, for torch.export.load
                          safetensors, json: coefficients of features in source units, and how to use them
-                         sklearn: a fitted LogisticRegression, for joblib.load
+                         sklearn: a fitted LogisticRegression, for joblib.load; of a table a Pipeline of its rows as
+                               they are, columns in order
   output       null      the file; null: export/model.<suffix> in the run folder
   overwrite    false     true: the files may exist
 
@@ -78,7 +79,7 @@ def _work(arguments: list[str]) -> int:
 
     import_lightning()
     from logreg.card import model_card
-    from logreg.exports import FORMATS, Linear, check_installed
+    from logreg.exports import FORMATS, Linear, check_installed, what_to_pass
     from logreg.trained import Trained
 
     check_installed(name)
@@ -98,7 +99,8 @@ def _work(arguments: list[str]) -> int:
     if summary is None:
         print(f"no {CARD}: there is no summary.json beside the checkpoint", file=sys.stderr)
     else:
-        page = model_card(summary, output.name, agreement, not model.facts.stored.is_plain)
+        in_double, given = not model.facts.stored.is_plain, what_to_pass(name, model)
+        page = model_card(summary, output.name, agreement, in_double, given)
         write_whole(card, lambda file: file.write(page.encode()))
         print(on_one_line(shown(card)))
     return 0

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from logreg.data.columns import Columns
-from logreg.facts import Split
+from logreg.facts import ClassKind, Split
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class RawData:
     """What made the features of images, as plain values; empty: they are the pixels."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
     """How files of images became pixels, as plain values: ``Decoding.plain``; empty: they were no files."""
+    class_kind: ClassKind = "text"
+    """What the classes are where they come from."""
 
 
 class Dataset(Protocol):

@@ -11,15 +11,15 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.data.labels import name_of
+from logreg.data.labels import boolean_of, name_of
 from logreg.errors import DataError, as_typed
 from logreg.facts import Column
 from logreg.stored import Moments, StoredForm, moments, stored_form
@@ -29,14 +29,32 @@ if TYPE_CHECKING:
 
 Values: TypeAlias = "np.ndarray[Any, Any]"
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 BLOCK_ROWS = 2**15
 """Rows encoded at once: few enough to stay in the cache, enough to be worth a thread's while."""
+
+BLOCK_NUMBERS = 2**20
+"""Numbers of several columns that are measured at once."""
 
 SAMPLE_ROWS = 1_000
 """Rows that show where the middle of a column is, and whether it varies."""
 
 FEW_ROWS = 30
 """So many rows may well hold different whole numbers by chance."""
+
+MANY_LEVELS = 10
+"""Times as many levels as are allowed: of more, the features of a column may not fit into memory."""
+
+FEW_WORDS = 3
+"""Words among numbers that may all stand for a gap."""
+
+LISTS = ("dataset.drop", "dataset.categorical", "dataset.missing_values")
+"""Settings that are lists of names, in the order in which they are advised."""
+
+PARTS = 4
+"""Parts of the columns that each core takes one after the other: columns differ in how long they take."""
 
 LARGEST = 3e38
 """What float32 can hold."""
@@ -68,6 +86,8 @@ class Series:
     levels: tuple[str, ...] = ()
     problem: str = ""
     """Why it cannot be learned from, and what to do: a whole sentence; empty if it can."""
+    brief: str = ""
+    """Of the problem the end of a sentence that begins with the column: has '7,25' in row 1."""
     typed: str = ""
     """What the file says it is."""
 
@@ -92,6 +112,10 @@ class Columns:
     """"impute" fills gaps and marks them; "error" refuses them."""
     max_levels: int = 100
     """More levels than that in a category are refused."""
+    is_text: bool = True
+    """Whether all of it comes from files of text, where words may stand for a gap."""
+    settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What a person typed of ``dataset.features``, ``drop``, ``categorical`` and ``missing_values``."""
 
     def __len__(self) -> int:
         return self.num_rows
@@ -100,6 +124,12 @@ class Columns:
         """Where a person finds a row: ``row 3 [in new.csv]``, counted from 1 without the header."""
         start, file = max((start, file) for start, file in self.starts or ((0, self.source),) if start <= row)
         return f"row {row - start + 1} [in {file}]"
+
+    def setting(self, key: str, names: Sequence[str]) -> str:
+        """A setting of a list with these names added to those that were typed, as a person types it."""
+        if key == "dataset.drop" and (features := self.settings.get("dataset.features")):
+            return as_typed("dataset.features", [name for name in features if name not in names])
+        return as_typed(key, dict.fromkeys([*self.settings.get(key, ()), *names]))
 
 
 def read_columns(table: pa.Table, as_category: Collection[str] = (), source: str = "", **policy: Any) -> Columns:
@@ -112,11 +142,11 @@ def read_columns(table: pa.Table, as_category: Collection[str] = (), source: str
         policy: The further fields of `Columns`.
     """
     columns = Columns((), table.num_rows, source, **policy)
-    with ThreadPoolExecutor(_cores()) as pool:
-        read = pool.map(
-            lambda name: _read_series(name, table.column(name), name in as_category, columns), table.column_names
-        )
-        return replace(columns, series=tuple(read))
+
+    def read(part: Sequence[str]) -> list[Series]:
+        return [_read_series(name, table.column(name), name in as_category, columns) for name in part]
+
+    return replace(columns, series=tuple(_in_parts(read, table.column_names)))
 
 
 @dataclass(frozen=True)
@@ -130,28 +160,35 @@ class Profile:
     missing_in_train: int = 0
     missing_anywhere: int = 0
     problem: str = ""
+    brief: str = ""
+    remedies: tuple[tuple[str, str], ...] = ()
+    """Settings that make an end of the problem, by their keys; a list has the value added to it."""
     counts_rows: bool = False
     """Whether it is whole numbers, another one in each train row: perhaps an id."""
 
 
-def profile(columns: Columns, rows: Tensor | None) -> list[Profile]:
+def profile(columns: Columns, rows: Tensor | None, used: Tensor | None = None) -> list[Profile]:
     """Looks at each column.
 
     Args:
         columns: Of all rows.
         rows: The train rows; ``None`` for all.
+        used: The rows of all splits; ``None`` for all. Others, such as those without a label, do not count.
     """
     chosen = np.arange(len(columns)) if rows is None else rows.numpy()
-    with ThreadPoolExecutor(_cores()) as pool:
-        return list(pool.map(lambda series: _profile(series, chosen, columns), columns.series))
+    counted = None if used is None else used.numpy()
+    return _in_parts(lambda part: [_profile(series, chosen, counted, columns) for series in part], columns.series)
 
 
-def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+def learn_encoding(
+    columns: Columns, rows: Tensor | None, used: Tensor | None = None
+) -> tuple[tuple[Column, ...], tuple[str, ...]]:
     """What the train rows say about how to encode.
 
     Args:
         columns: Of all rows.
         rows: The train rows; ``None`` for all.
+        used: The rows of all splits; ``None`` for all.
 
     Returns:
         The encoding of each column that says something, and a sentence for each thing done.
@@ -159,10 +196,11 @@ def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column,
     Raises:
         DataError: A column cannot be learned from, or has gaps that were to be an error.
     """
-    profiles = profile(columns, rows)
-    faults = [profile.problem for profile in profiles if profile.problem]
+    profiles = profile(columns, rows, used)
+    faults = [profile for profile in profiles if profile.problem]
     if faults:
-        raise DataError(faults[0] + (f" See all {len(faults)} such columns with facts=only." if faults[1:] else ""))
+        alone = len(faults) == 1
+        raise DataError(faults[0].problem if alone else _all_refused(faults, len(faults) < len(profiles), columns))
     kept = [profile.column for profile in profiles if profile.column is not None]
     if not kept:
         raise DataError(
@@ -172,7 +210,7 @@ def learn_encoding(columns: Columns, rows: Tensor | None) -> tuple[tuple[Column,
     constant = [one.series.name for one in profiles if one.column is None and not one.missing_in_train]
     said = {
         "filled missing values by the median or most frequent of train, and marked them": [
-            f"{one.series.name} {one.missing_anywhere / len(columns):.1%}"
+            f"{one.series.name} {one.missing_anywhere / (len(columns) if used is None else len(used)):.1%}"
             for one in profiles
             if one.column is not None and one.column.indicator
         ],
@@ -211,36 +249,41 @@ def learn_stored_form(
     """
     by_name = {series.name: series for series in columns.series}
     chosen: Any = slice(None) if rows is None else rows.numpy()
+    starts = np.cumsum([0, *(len(column.feature_names) for column in encoding)]).tolist()
+    found = Moments(torch.zeros(starts[-1], dtype=torch.float64), torch.ones(starts[-1], dtype=torch.float64))
+    numbers = [
+        (start, column)
+        for start, column in zip(starts, encoding, strict=False)
+        if column.kind == "number" and not column.constant
+    ]
 
-    def measured(column: Column) -> Moments | None:
-        if column.kind != "number" or column.constant:
-            return None
-        values = torch.from_numpy(by_name[column.name].values[chosen].astype(np.float64))
-        values = values.nan_to_num_(float(column.fill), math.inf, -math.inf)
-        if not bool(values.isfinite().all()):
-            return None  # `encode` names the row
-        its = moments(lambda: [(values[:, None], weights)])
-        size = (values - float(column.fill)).abs()
-        if float(size.max()) > LARGEST and float(size.median()) < DWARFED * float(its.std):
-            return None  # nor is that one a unit: `encode` names the row, or float64 holds it
-        return its
+    def measure(part: Sequence[tuple[int, Column]]) -> list[tuple[int, Column]]:
+        """Sets: the moments of these columns.  Returns those that have some."""
+        values = torch.from_numpy(
+            np.stack([by_name[column.name].values[chosen].astype(np.float64) for _, column in part])
+        )
+        fills = torch.tensor([[float(column.fill)] for _, column in part], dtype=torch.float64)
+        values = torch.where(values.isnan(), fills, values)
+        usable = values.isfinite().all(1)  # of others `encode` names the row
+        its = moments(lambda: [(values.where(usable[:, None], fills).T, weights)])
+        size = (values - fills).abs_()
+        for row in (size.amax(1) > LARGEST).nonzero()[:, 0].tolist():
+            if float(size[row].median()) < DWARFED * float(its.std[row]):
+                usable[row] = False  # nor is that one a unit: `encode` names the row, or float64 holds it
+        places = torch.tensor([start for start, _ in part])[usable]
+        found.mean[places], found.std[places] = its.mean[usable], its.std[usable]
+        return [one for one, measured in zip(part, usable.tolist(), strict=True) if measured]
 
-    with ThreadPoolExecutor(_cores()) as pool:
-        found = dict(zip(encoding, pool.map(measured, encoding), strict=True))
-    forms, means, stds, lost = [], [], [], []
-    for column, its in found.items():
-        form = StoredForm.plain(len(column.feature_names))
-        mean, std = torch.zeros_like(form.shift), torch.ones_like(form.shift)
-        if its is not None:
-            form.shift[:1], form.unit[:1] = stored_form(its, shifts, [column.name])
-            mean[:1], std[:1] = its
-        forms.append(form)
-        means.append(mean)
-        stds.append(std)
-        read_in = PRECISION.get(by_name[column.name].typed, torch.float64)
-        lost.append(Moments(mean, std).lacks_digits(read_in))
-    form = StoredForm(*(torch.cat(parts) for parts in zip(*forms, strict=True)))
-    return form, Moments(torch.cat(means), torch.cat(stds)), torch.cat(lost)
+    rows_each = len(columns) if rows is None else len(rows)
+    measured = _in_parts(measure, numbers, most=max(1, BLOCK_NUMBERS // max(1, rows_each)))
+    form, places = StoredForm.plain(starts[-1]), [start for start, _ in measured]
+    its = Moments(found.mean[places], found.std[places])
+    form.shift[places], form.unit[places] = stored_form(its, shifts, [column.name for _, column in measured])
+    lost = torch.zeros(starts[-1], dtype=torch.bool)
+    for read_in in (torch.float64, *PRECISION.values()):
+        its_type = [PRECISION.get(by_name[column.name].typed, torch.float64) == read_in for _, column in measured]
+        lost[torch.tensor(places, dtype=torch.int64)[its_type]] = its.lacks_digits(read_in)[its_type]
+    return form, found, lost
 
 
 def encode(
@@ -300,25 +343,49 @@ def encode(
 def _place(level: str, column: Column, position: Mapping[str, int]) -> int:
     """The feature that a level is, with blanks around it or without; -1 if train did not have it."""
     if column.kind == "boolean":
-        level = level.strip().lower()
-        return position.get({"0": "false", "1": "true"}.get(level, level), -1)
+        return position.get(boolean_of(level), -1)
     return position.get(level, position.get(level.strip(), -1))
 
 
-def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
-    """What the train rows, ``chosen``, say of one column."""
+def _profile(series: Series, chosen: Values, used: Values | None, columns: Columns) -> Profile:
+    """What the train rows, ``chosen``, say of one column; ``used`` are the rows of all splits."""
     gaps = series.gaps()
-    anywhere = int(gaps.sum())
+    anywhere = int(gaps.sum() if used is None else gaps[used].sum())
     in_train = int(gaps[chosen].sum()) if anywhere else 0
-    found = Profile(series, None, 0, in_train, anywhere, series.problem)
-    if series.problem or series.kind == "none":
+    found = Profile(series, None, 0, in_train, anywhere, series.problem, series.brief)
+    fill = (("dataset.missing", "impute"),) if columns.missing == "error" else ()
+    impute = fill if anywhere else ()
+    if series.problem and series.kind == "none":
+        return replace(found, remedies=(("dataset.drop", series.name),))
+    if series.kind == "none":
         return found
-    if anywhere and columns.missing == "error":
+    counts: Values = np.zeros(0)
+    if series.kind != "number":
+        counts = np.bincount(series.values[chosen] + 1, minlength=len(series.levels) + 1)[1:]
+    levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
+    if series.problem:
+        remedies = _remedies(series, len(levels), columns)
+        then = {"dataset.drop": (), "dataset.missing_values": fill}.get(remedies[0][0], impute)
+        return replace(found, remedies=remedies + then)
+    if len(levels) > columns.max_levels:
+        is_id = len(levels) > counts.sum() / 2
+        brief = f"has {len(levels):,} levels in {counts.sum():,} train rows"
+        problem = (
+            f"`dataset.max_levels={columns.max_levels}` must not be exceeded, and column {series.name!r} {brief} "
+            f"[in {columns.source}]. {'It looks like an id: add' if is_id else 'Add'} "
+            f"{columns.setting('dataset.drop', [series.name])}, or raise dataset.max_levels."
+        )
+        remedies = (("dataset.drop", series.name),)
+        if not is_id and len(levels) <= MANY_LEVELS * columns.max_levels:
+            remedies = (("dataset.max_levels", str(len(levels))), *impute)
+        return replace(found, levels_in_train=len(levels), problem=problem, brief=brief, remedies=remedies)
+    if impute:
+        first = int(gaps.argmax()) if used is None else int(used[gaps[used]].min())
         problem = (
             f"`dataset.missing=error` must find no gaps, and column {series.name!r} has {anywhere:,}, the first in "
-            f"{columns.place(int(gaps.argmax()))}. Mend the file, or set dataset.missing=impute."
+            f"{columns.place(first)}. Mend the file, or set dataset.missing=impute."
         )
-        return replace(found, problem=problem)
+        return replace(found, problem=problem, brief=f"has {anywhere:,} gap{'s' * (anywhere > 1)}", remedies=impute)
     if in_train == len(chosen):
         return found
     if series.kind == "number":
@@ -326,21 +393,35 @@ def _profile(series: Series, chosen: Values, columns: Columns) -> Profile:
         if column.constant and not in_train:
             return found
         return replace(found, column=column, counts_rows=not anywhere and _counts_rows(series.values[chosen]))
-    counts = np.bincount(series.values[chosen] + 1, minlength=len(series.levels) + 1)[1:]
-    levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
-    if len(levels) > columns.max_levels:
-        id_like = "It looks like an id: add" if len(levels) > counts.sum() / 2 else "Add"
-        problem = (
-            f"`dataset.max_levels={columns.max_levels}` must not be exceeded, and column {series.name!r} has "
-            f"{len(levels):,} levels in {counts.sum():,} train rows [in {columns.source}]. {id_like} "
-            f"{as_typed('dataset.drop', [series.name])}, or raise dataset.max_levels."
-        )
-        return replace(found, levels_in_train=len(levels), problem=problem)
     if len(levels) == 1 and not in_train:
         return replace(found, levels_in_train=1)
     most = series.levels[int(counts.argmax())]
     column = Column(series.name, series.kind, levels, most, in_train > 0, len(levels) == 1)
     return replace(found, column=column, levels_in_train=len(levels))
+
+
+def _remedies(series: Series, levels: int, columns: Columns) -> tuple[tuple[str, str], ...]:
+    """What makes a column out of numbers among which there is something else, ``levels`` of them in train."""
+    words = [level.strip() for level in series.levels if not NUMBER.fullmatch(level.strip())]
+    if columns.is_text and len(words) <= FEW_WORDS and not any(letter.isdigit() for word in words for letter in word):
+        return tuple(("dataset.missing_values", word) for word in words)
+    return (("dataset.categorical" if levels <= columns.max_levels else "dataset.drop", series.name),)
+
+
+def _all_refused(faults: Sequence[Profile], others: bool, columns: Columns) -> str:
+    """One sentence for several columns, with one line to type; ``others``: whether other columns have no fault."""
+    named: dict[str, list[str]] = {}
+    for key, value in (remedy for fault in faults for remedy in fault.remedies):
+        named.setdefault(key, []).append(value)
+    typed = [columns.setting(key, named[key]) for key in LISTS if key in named]
+    if "dataset.max_levels" in named:
+        typed.append(f"dataset.max_levels={max(map(int, named['dataset.max_levels']))}")
+    if "dataset.missing" in named:
+        typed.append("dataset.missing=impute")
+    told = few(f"{fault.series.name!r} {fault.brief}" for fault in faults)
+    what = f"columns must be such as can be learned from, and {len(faults):,} are not [in {columns.source}]: {told}."
+    is_left = others or any(key != "dataset.drop" for key in named)
+    return f"{what} Mend the file, or type: {' '.join(typed)}" if is_left else f"{what} Mend the file."
 
 
 def _learn_number(series: Series, chosen: Values, marked: bool) -> Column:
@@ -474,68 +555,72 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
             encoded = encoded.dictionary_encode()
         levels = encoded.dictionary.to_pylist()
     else:
-        return Series(name, "none", nothing, problem=_unfit(name, kind, columns.source), typed=typed)
+        problem, brief = _unfit(name, kind, columns)
+        return Series(name, "none", nothing, (), problem, brief, typed)
     # Sorted, so that nothing depends on the order of the rows; equal names (True, "true") fall together.
     names = sorted({level for level in levels if level is not None})
     position = {level: number for number, level in enumerate(names)}
     lookup = np.array([*(position.get(level, -1) for level in levels), -1], dtype=np.int32)
     codes = lookup[pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(levels)).to_numpy(zero_copy_only=False)]
     text = not as_category and not kinds.is_boolean(kind)
-    problem = _text_among_numbers(name, names, codes, columns) if text else ""
-    return Series(name, "boolean" if kinds.is_boolean(kind) else "category", codes, tuple(names), problem, typed)
+    problem, brief = _text_among_numbers(name, names, codes, columns) if text else ("", "")
+    return Series(name, "boolean" if kinds.is_boolean(kind) else "category", codes, tuple(names), problem, brief, typed)
 
 
-def _unfit(name: str, kind: Any, source: str) -> str:
-    """The sentence for a column of dates, lists, bytes."""
+def _unfit(name: str, kind: Any, columns: Columns) -> tuple[str, str]:
+    """The sentence for a column of dates, lists, bytes, and its end in brief."""
     import pyarrow.types as kinds
 
+    source, without = columns.source, columns.setting("dataset.drop", [name])
+    brief = f"holds {kind}"
     if kinds.is_temporal(kind):
         return (
-            f"`dataset.drop` must leave dates out, and column {name!r} holds {kind} [in {source}]. "
-            f"Make numbers of it first, such as days since a start, or add {as_typed('dataset.drop', [name])}."
-        )
+            f"`dataset.drop` must leave dates out, and column {name!r} {brief} [in {source}]. "
+            f"Make numbers of it first, such as days since a start, or add {without}."
+        ), brief
     if kinds.is_binary(kind) or kinds.is_large_binary(kind):
         return (
             f"column {name!r} must be text in UTF-8, and holds other bytes [in {source}]. "
-            f"Convert the file (iconv -f latin1 -t utf-8), or add {as_typed('dataset.drop', [name])}."
-        )
+            f"Convert the file (iconv -f latin1 -t utf-8), or add {without}."
+        ), "holds bytes that are no text in UTF-8"
     return (
         f"column {name!r} must hold numbers, text or true and false, got {kind} [in {source}]. "
-        f"Add {as_typed('dataset.drop', [name])}; a column of lists is read by dataset=features."
-    )
+        f"Add {without}; a column of lists is read by dataset=features."
+    ), brief
 
 
-def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns: Columns) -> str:
-    """The sentence for a column of numbers with some text in it; nothing if it is a column of text."""
+def _text_among_numbers(name: str, levels: Sequence[str], codes: Values, columns: Columns) -> tuple[str, str]:
+    """The sentence for a column of numbers with some text in it, and its end in brief; nothing if it is text."""
     numeric = np.array([*(is_number(level) for level in levels), True])  # the last is what a gap, -1, picks
     given = codes[codes >= 0]
     if numeric[:-1].all():
-        return ""
+        return "", ""
     if numeric[given].mean() >= 0.5:
         row = int((~numeric[codes]).argmax())
-        return not_a_number(name, levels[codes[row]], columns.place(row))
+        return not_a_number(name, levels[codes[row]], columns.place(row), columns)
     units = [found[1] if (found := FOR_PEOPLE.fullmatch(level.strip())) else None for level in levels]
     if len({unit for unit in units if unit and unit.isalpha()}) != 1 or len(levels) < 3:
         units = [None if unit and unit.isalpha() else unit for unit in units]
     for_people = np.array([*(unit is not None for unit in units), False])
     if (numeric | for_people)[given].mean() < 0.5:
-        return ""
+        return "", ""
     row = int((for_people & ~numeric)[codes].argmax())
     word, place = levels[codes[row]], columns.place(row)
     marks = re.sub(r"[\d.+-]", "", word).strip() or re.sub(r"[\d+-]", "", word)
     return (
         f"column {name!r} must hold numbers as programs write them, got {word!r} with {marks!r} in {place}. "
         "Write a dot before the decimals and nothing else between or around the digits, or take it as text: "
-        f"{as_typed('dataset.categorical', [name])}."
-    )
+        f"{columns.setting('dataset.categorical', [name])}."
+    ), f"has {word!r} in {place}"
 
 
-def not_a_number(name: str, word: str, place: str) -> str:
-    """The sentence for a word where a number should be."""
+def not_a_number(name: str, word: str, place: str, columns: Columns) -> tuple[str, str]:
+    """The sentence for a word where a number should be, and its end in brief."""
+    missing = f"say that it means missing: {columns.setting('dataset.missing_values', [word])}, "
     return (
-        f"column {name!r} must hold numbers, got {word!r} in {place}. Mend it, say that it means missing: "
-        f"{as_typed('dataset.missing_values', [word])}, or take it as text: {as_typed('dataset.categorical', [name])}."
-    )
+        f"column {name!r} must hold numbers, got {word!r} in {place}. Mend it, {missing if columns.is_text else ''}"
+        f"or take it as text: {columns.setting('dataset.categorical', [name])}."
+    ), f"has {word!r} in {place}"
 
 
 def is_number(text: str) -> bool:
@@ -547,6 +632,18 @@ def few(names: Iterable[str]) -> str:
     """Ten of the names, and how many more there are."""
     names = list(names)
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def _in_parts(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], most: int = 2**31) -> list[Result]:
+    """What ``work`` gives for all items, ``most`` of them at a time at most.
+
+    A core has some at a time: to begin a task takes longer than a short column.
+    """
+    cores = _cores()
+    size = max(1, min(most, -(-len(items) // (PARTS * cores))))
+    with ThreadPoolExecutor(cores) as pool:
+        parts = pool.map(work, [items[start : start + size] for start in range(0, len(items), size)])
+        return [result for part in parts for result in part]
 
 
 def _cores() -> int:

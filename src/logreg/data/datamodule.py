@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from logreg.data.base import Dataset, KnownAnswer, RawData, Table
 from logreg.data.blocks import BlockDataset, block_loader
 from logreg.data.columns import Columns
+from logreg.data.leaks import Leaks, find_leaks
 from logreg.data.prepare import (
     adopt_classes,
     check_features,
@@ -48,6 +49,7 @@ class _Held:
     notes: tuple[str, ...]
     to_store: StoredForm | None = None
     """What brings the features of the tables into the form of the blocks; ``None`` where they have it."""
+    leaks: Leaks = field(default_factory=Leaks)
     datasets: dict[Split, BlockDataset] = field(default_factory=dict)
     whole: BlockDataset | None = None
     """The train split for an exact optimizer, which reads it many times."""
@@ -114,6 +116,9 @@ class TensorDataModule(pl.LightningDataModule):
         check_labels(tables, class_names, self.dataset.name, raw)
         check_weights(tables)
         before = tables["train"].features
+        # What comes with the library, was drawn by it, or is a picture, is what it says.
+        own_data = bool(raw.source) and not raw.image_shape and not raw.backbone
+        leaks = find_leaks(tables["train"], len(class_names)) if own_data else Leaks()
         there = [series.name for series in before.series] if isinstance(before, Columns) else []
         tables, columns, stored, notes = encode_columns(tables, self.dtype, shifts=self.shifts)
         if not columns:  # what was encoded from columns was checked there, by the names of the columns
@@ -153,9 +158,11 @@ class TensorDataModule(pl.LightningDataModule):
             mean_weight=weight,
             class_rates=class_rates(train, len(class_names)),
             shift=tuple(stored.shift.tolist()) if bool(stored.shift.any()) else (),
+            class_kind=raw.class_kind if set(class_names) <= set(raw.class_names) else "text",
             unit=tuple(stored.unit.tolist()) if bool((stored.unit != 1).any()) else (),
         )
-        self._held = _Held(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *notes), to_store)
+        notes = (*raw.notes, *notes, *leaks.notes(len(train)))
+        self._held = _Held(dataclasses.replace(raw, tables={}), tables, facts, notes, to_store, leaks)
         del self.raw, self.rows  # columns as they were read take more memory than the features made of them
 
     def _for(self, model: DataFacts) -> _Held:
@@ -210,6 +217,11 @@ class TensorDataModule(pl.LightningDataModule):
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how the rows were read and encoded, a sentence each."""
         return self._done.notes
+
+    @property
+    def leaks(self) -> Leaks:
+        """Columns that may be the target under another name, and those that say the same as another one."""
+        return self._done.leaks
 
     @property
     def splits(self) -> tuple[Split, ...]:

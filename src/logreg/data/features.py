@@ -13,7 +13,7 @@ from torch import Tensor
 
 from logreg.data.arrays import FORMATS, whole
 from logreg.data.base import RawData, Table
-from logreg.data.labels import MISSING, encode_labels
+from logreg.data.labels import MISSING, class_kind, encode_labels
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, did_you_mean
 from logreg.facts import Split
 from logreg.promises import Promise, check
@@ -93,7 +93,7 @@ class Features:
             rows = known.nonzero()[:, 0] if missing else None
             tables[split] = Table(part.features, labels[split], rows, part.weight, groups.get(split))
         source = " + ".join(part.source for part in parts.values())
-        return RawData(tables, class_names, source=source, notes=tuple(notes))
+        return RawData(tables, class_names, source=source, notes=tuple(notes), class_kind=class_kind(train.labels))
 
     def _keys(self) -> dict[Split, str]:
         """The key that names the rows of each split that has some."""

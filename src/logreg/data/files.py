@@ -8,7 +8,7 @@ import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ def most_bytes(path: str | Path) -> int:
 
 
 def column_names(path: str, key: str, separator: str | None = None) -> list[str]:
-    """The columns of a file, without reading its rows.
+    """The columns of a file, without reading its rows; of a text file without the blanks around their names.
 
     Args:
         path: The file.
@@ -77,7 +77,7 @@ def column_names(path: str, key: str, separator: str | None = None) -> list[str]
     if suffix_of(path) in BINARY:
         names: list[str] = _reading(path, key, lambda: _schema(path).names)
     else:
-        names = _csv_header(path, key, separator)
+        names = [name.strip() for name in _csv_header(path, key, separator)]
     twice = [name for name, count in Counter(names).items() if name and count > 1]
     if twice:
         raise DataError(
@@ -266,6 +266,12 @@ def _csv_header(path: str, key: str, separator: str | None) -> list[str]:
     return names
 
 
+def _as_written(path: str, key: str, separator: str | None, columns: Sequence[str]) -> dict[str, str]:
+    """Names of columns of a text file, in the order of ``columns``, by what its header has with blanks around them."""
+    written = {name.strip(): name for name in _csv_header(path, key, separator)}
+    return {written[column]: column for column in columns}
+
+
 def _read_csv(
     path: str,
     key: str,
@@ -279,10 +285,15 @@ def _read_csv(
     import pyarrow.csv
 
     skipped, between = _layout(path, key, separator)
+    written = _as_written(path, key, separator, columns)
     parse = pyarrow.csv.ParseOptions(delimiter=between, newlines_in_values=True)
     convert = pyarrow.csv.ConvertOptions(
-        include_columns=columns,
-        column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in [*as_text, *codes]},
+        include_columns=list(written),
+        column_types={
+            name: pa.dictionary(pa.int32(), pa.string())
+            for name, column in written.items()
+            if column in as_text or column in codes
+        },
         strings_can_be_null=True,
         null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
         auto_dict_encode=True,
@@ -311,14 +322,19 @@ def _read_csv(
             except pa.ArrowException as told:
                 raise _ragged(path, key, str(told)) from error
         raise _unreadable(path, key, error) from error
+    table = table.rename_columns(columns)
     for field in table.schema:
         if field.type in (pa.binary(), pa.dictionary(pa.int32(), pa.binary())):  # what Arrow makes of other bytes
             raise _not_utf8(path, key, f"column {field.name!r}")
-    for number, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type) and table.num_rows:
-            column = _typed(table.column(number), missing_values, field.name in as_text, field.name in codes)
-            table = table.set_column(number, field.name, column)
-    return table
+    if not table.num_rows:
+        return table
+    read_in = [
+        _typed(column, missing_values, name in as_text, name in codes)
+        if pa.types.is_dictionary(column.type)
+        else column
+        for name, column in zip(columns, table.columns, strict=True)
+    ]
+    return pa.table(read_in, names=columns)
 
 
 def _typed(column: pa.ChunkedArray, missing_values: Sequence[str], is_text: bool, is_code: bool) -> Any:
@@ -367,14 +383,15 @@ def _same_when_written(texts: Any, values: Any) -> bool:
     return values is not None and bool(pc.all(pc.equal(pc.cast(values, pa.string()), texts)).as_py())
 
 
-def _ragged(path: str, key: str, message: str) -> DataError:
-    """Of Arrow's words the numbers."""
+def _ragged(path: str, key: str, message: str, lines: int = 0) -> DataError:
+    """Of Arrow's words the numbers; ``lines`` were read before Arrow began to count."""
     told = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", message, re.DOTALL)
     if told is None:
         return DataError(
             f"`{key}` must have as many values in every line, and {path} has not: {' '.join(message.split())}."
         )
-    line, wanted, got, text = told.groups()
+    row, wanted, got, text = told.groups()
+    line = int(row) + lines
     return DataError(
         f"`{key}` must have {wanted} values in every line, got {got} in line {line} [in {path}]: {text[:60]!r}. "
         "Mend the line."
@@ -449,31 +466,40 @@ def open_blocks(
     if path != "-":
         columns = choose(column_names(path, key, separator))
         layout = _layout(path, key, separator)
-        return None, _text_blocks(path, key, None, columns, numbers, texts, missing_values, layout)
-    header = ""
+        written = _as_written(path, key, separator, columns)
+        return None, _text_blocks(path, key, None, written, numbers, texts, missing_values, layout)
+    header, lines = "", 0
     while not header.strip():
         line = sys.stdin.buffer.readline()
         if not line:
             break
-        header = line.decode("utf-8-sig", errors="replace")
+        header, lines = line.decode("utf-8-sig", errors="replace"), lines + 1
         if stated := SEP_LINE.match(line):
             separator, header = separator or stated[1].decode("latin1"), ""
-    names = next(csv.reader([header.rstrip("\r\n")], delimiter=separator or ","), [])
+    row = next(csv.reader([header.rstrip("\r\n")], delimiter=separator or ","), [])
+    names = [name.strip() for name in row]
     if not names:
         raise DataError(f"`{key}` must have a header and rows, and standard input is empty.")
     columns = choose(names)
-    return None, _text_blocks(path, key, names, columns, numbers, texts, missing_values, (0, separator or ","))
+    written = {name: name for name in columns}
+    layout = (0, separator or ",")
+    return None, _text_blocks(path, key, names, written, numbers, texts, missing_values, layout, lines)
+
+
+def gap_words(missing_values: Sequence[str] = ()) -> list[str]:
+    """Words that stand for a missing value in a text file: those of Arrow, and others that a person named."""
+    import pyarrow.csv
+
+    return [*pyarrow.csv.ConvertOptions().null_values, *(word.strip() for word in missing_values)]
 
 
 def without_gaps(column: Any, missing_values: Sequence[str] = ()) -> Any:
     """Text of a text file, without the blanks around it, and with the words for a missing value taken as one."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.csv
 
-    words = pa.array([*pyarrow.csv.ConvertOptions().null_values, *(word.strip() for word in missing_values)])
     column = pc.utf8_trim_whitespace(column)
-    return pc.if_else(pc.is_in(column, value_set=words), None, column)
+    return pc.if_else(pc.is_in(column, value_set=pa.array(gap_words(missing_values))), None, column)
 
 
 def _binary_blocks(path: str, key: str, columns: list[str]) -> tuple[int | None, Iterator[pa.Table]]:
@@ -497,20 +523,25 @@ def _text_blocks(
     path: str,
     key: str,
     header: list[str] | None,
-    columns: list[str],
+    written: Mapping[str, str],
     numbers: Collection[str],
     texts: Collection[str],
     missing_values: Sequence[str],
     layout: tuple[int, str],
+    lines: int = 0,
 ) -> Iterator[pa.Table]:
-    """``header`` where the line with the names has been read already; ``layout`` as `_layout` says it."""
+    """Tables of a text file.
+
+    ``header`` where its line has been read already, as the last of so many ``lines``; ``written`` as `_as_written`
+    gives it; ``layout`` as `_layout` says it.
+    """
     import pyarrow as pa
     import pyarrow.csv
 
     words = [*pyarrow.csv.ConvertOptions().null_values, *missing_values]
     convert = pyarrow.csv.ConvertOptions(
-        include_columns=columns,
-        column_types={**dict.fromkeys(numbers, pa.float64()), **dict.fromkeys(texts, pa.string())},
+        include_columns=list(written),
+        column_types={name: pa.float64() if column in numbers else pa.string() for name, column in written.items()},
         strings_can_be_null=False,  # what is only copied stays as it is: `without_gaps` is for the others
         null_values=[before + word + after for word in words for before in ("", " ") for after in ("", " ")],
     )
@@ -540,25 +571,29 @@ def _text_blocks(
                 yield batch.slice(min(done, batch.num_rows))
                 done = max(0, done - batch.num_rows)
 
-    yield from _tables(shown, key, batches(), columns)
+    for table in _tables(shown, key, batches(), list(written), lines):
+        yield table.rename_columns(list(written.values()))
 
 
-def _tables(path: str, key: str, batches: Iterator[Any], columns: list[str]) -> Iterator[pa.Table]:
-    """Tables of a reader's batches that are not empty; what Arrow says against one in the house's words."""
+def _tables(path: str, key: str, batches: Iterator[Any], columns: list[str], lines: int = 0) -> Iterator[pa.Table]:
+    """Tables of a reader's batches that are not empty; what Arrow says against one in the house's words.
+
+    ``lines`` of a text file were read before.
+    """
     import pyarrow as pa
 
     while True:
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise _broken_block(path, key, error) from error
+            raise _broken_block(path, key, error, lines) from error
         if batch is None:
             return
         if batch.num_rows:
             yield _plain(pa.Table.from_batches([batch]).select(columns))
 
 
-def _broken_block(path: str, key: str, error: Exception) -> DataError:
+def _broken_block(path: str, key: str, error: Exception, lines: int) -> DataError:
     told = re.search(
         r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to double: invalid value '(.*)'", str(error)
     )
@@ -567,7 +602,7 @@ def _broken_block(path: str, key: str, error: Exception) -> DataError:
             f"`{key}` must hold numbers where the model learned from numbers, got {told[3]!r} [in {path}]."
         )
     if "Expected" in str(error):
-        return _ragged(path, key, str(error))
+        return _ragged(path, key, str(error), lines)
     if "Empty CSV file" in str(error):
         return DataError(f"`{key}` must have rows, got only a header [in {path}].")
     return _unreadable(path, key, error)

@@ -171,8 +171,8 @@ class Incoming:
             path,
             "input",
             lambda names: self._choose(names, source, row_labels(path, names)),
-            [name for name in numbers if name not in self.keep],
-            [*texts, *self.keep],
+            {*numbers} - {*self.keep},
+            {*texts, *self.keep},
             words,
             self.separator,
         )
@@ -195,9 +195,10 @@ class Incoming:
         if twice:
             raise DataError(f"`input` must have columns of different names, got {twice[0]!r} twice [in {source}].")
         names = [column.name for column in self.columns]
-        extra = [name for name in header if name not in {*names, *self._known(), *row_labels, *self.keep, *self.drop}]
+        there, expected = set(header), {*names, *self._known(), *row_labels, *self.keep, *self.drop}
+        extra = [name for name in header if name not in expected]
         for name in names:
-            if name not in header:
+            if name not in there:
                 near = did_you_mean(name, extra) and f"Is it {did_you_mean(name, extra)[13:-1]!r}? Rename that one."
                 raise DataError(
                     f"`input` must have the column {name!r} that the model learned from [in {source}]. {near}".rstrip()
@@ -227,27 +228,24 @@ class Incoming:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        names = [column.name for column in self.columns]
+        kinds = {column.name: column.kind for column in self.columns}
         try:
             kept = {name: pc.cast(table.column(name).combine_chunks(), pa.string()) for name in self.keep}
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise DataError(f"`keep` must name columns of text or numbers [in {source}].") from error
-        for number, name in enumerate(table.column_names if words is not None else ()):
-            if pa.types.is_string(table.column(number).type) and name in names:
-                column = without_gaps(table.column(number), words or ())
-                if self._is_number(name):
-                    column = _numbers(column, name, source)
-                table = table.set_column(number, name, column)
-        as_category = [column.name for column in self.columns if column.kind != "number"]
-        columns = read_columns(table.select(names), as_category, source, starts=((-start, source),))
+        cells = {name: table.column(name) for name in kinds}
+        for name, column in cells.items() if words is not None else ():
+            if pa.types.is_string(column.type):
+                cells[name] = without_gaps(column, words or ())
+                if kinds[name] == "number":
+                    cells[name] = _numbers(cells[name], name, source)
+        as_category = {name for name, kind in kinds.items() if kind != "number"}
+        columns = read_columns(pa.table(cells), as_category, source, starts=((-start, source),))
         features, unseen = encode(columns, self.columns, self.dtype, self.facts.stored)
         if not self.facts.columns and bool(features.isnan().any()):
             row, place = features.isnan().nonzero()[0].tolist()
-            raise DataError(f"column {names[place]!r} must have no gaps, got one in {columns.place(row)}.")
+            raise DataError(f"column {list(kinds)[place]!r} must have no gaps, got one in {columns.place(row)}.")
         return Rows(features, kept, {name: len(rows) for name, rows in unseen.items() if len(rows)})
-
-    def _is_number(self, name: str) -> bool:
-        return any(column.name == name and column.kind == "number" for column in self.columns)
 
     def _refuse_to_keep(self, path: Path) -> None:
         if self.keep:

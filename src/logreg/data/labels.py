@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DataError
+from logreg.facts import ClassKind
 
 CLASSES = ("text", "number", "boolean", "nothing")
 """Kinds of values that can be classes; of nothing there are none."""
@@ -38,8 +39,9 @@ def plain_values(column: Any) -> Any:
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
         texts = [pa.DictionaryArray.from_arrays(part.indices, pc.cast(part.dictionary, pa.string())) for part in chunks]
         return pa.chunked_array(texts, pa.dictionary(kind.index_type, pa.string()))
-    if kinds.is_run_end_encoded(kind) and (kinds.is_primitive(kind.value_type) or kinds.is_string(kind.value_type)):
-        return pc.run_end_decode(column)
+    if kinds.is_run_end_encoded(kind) and not kinds.is_nested(kind.value_type):
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        return pa.chunked_array([_of_runs(chunk) for chunk in chunks], plain_values(pa.array([], kind.value_type)).type)
     if kinds.is_string_view(kind) or isinstance(kind, pa.JsonType):
         return pc.cast(column, pa.string())
     if isinstance(kind, pa.Bool8Type):
@@ -47,6 +49,18 @@ def plain_values(column: Any) -> Any:
     if kinds.is_decimal32(kind) or kinds.is_decimal64(kind):
         return pc.cast(column, pa.decimal128(kind.precision, kind.scale))
     return column
+
+
+def _of_runs(runs: Any) -> Any:
+    """The values of an array of runs, one by one; Arrow decodes runs of few types, but of numbers always."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    places = pa.RunEndEncodedArray.from_arrays(runs.run_ends, pa.array(np.arange(len(runs.values))))
+    values = plain_values(runs.values)
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks()
+    return values.take(pc.run_end_decode(places.slice(runs.offset, len(runs))))
 
 
 def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
@@ -135,6 +149,19 @@ def _type_of(values: Any) -> str:
     return next((family for family, found in families.items() if found), str(kind))
 
 
+def class_kind(values: Any) -> ClassKind:
+    """What classes are where they come from, so that exported models can give them back as that."""
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    found = _type_of(values)
+    if found != "number":
+        return "boolean" if found == "boolean" else "text"
+    kind = values.type if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values[:1]).type
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    return "integer" if kinds.is_integer(kind) else "float"
+
+
 def name_of(value: Any) -> str:
     """A class as it is written: ``True`` is true, 3.0 is 3."""
     if isinstance(value, bool | np.bool_):
@@ -142,6 +169,12 @@ def name_of(value: Any) -> str:
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
         return str(int(value))
     return str(value)
+
+
+def boolean_of(text: str) -> str:
+    """What a text says where there are true and false: in any case, or as 1 and 0."""
+    small = text.strip().lower()
+    return {"0": "false", "1": "true"}.get(small, small)
 
 
 def near_twins(names: Sequence[str]) -> list[tuple[str, str]]:

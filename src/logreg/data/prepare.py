@@ -14,7 +14,7 @@ from torch import Tensor
 from logreg.data.base import RawData, Table
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
 from logreg.data.columns import Columns, encode, learn_encoding, learn_stored_form
-from logreg.data.labels import near_twins
+from logreg.data.labels import boolean_of, near_twins
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed
@@ -162,6 +162,8 @@ def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], kno
         return dict(tables)
     # Older models have classes with the blanks that stood around them in text files.
     known = [one if one in class_names else one.strip() for one in known]
+    if set(known) == {"false", "true"}:
+        class_names = [boolean_of(one) if boolean_of(one) in known else one for one in class_names]
     for split, table in tables.items():
         for label in table.chosen(table.labels).unique().tolist():
             if class_names[label] not in known:
@@ -202,7 +204,7 @@ def encode_columns(
     if not isinstance(columns, Columns):
         return Encoded(dict(tables))
     if model is None:
-        encoding, notes = learn_encoding(columns, train.rows)
+        encoding, notes = learn_encoding(columns, train.rows, used_rows(tables))
         stored, found, lost = learn_stored_form(columns, encoding, train.rows, _own_weights(train), shifts)
         names = [name for column in encoding for name in column.feature_names]
         notes = (*notes, *digit_notes(found, stored, names, lost, dtype))
@@ -216,6 +218,12 @@ def encode_columns(
                 notes = (*notes, f"{mine:,} of {split}: a level of {column} that train does not have, taken as none")
     encoded = {split: dataclasses.replace(table, features=features) for split, table in tables.items()}
     return Encoded(encoded, encoding, stored, notes)
+
+
+def used_rows(tables: Mapping[Split, Table]) -> Tensor | None:
+    """The rows of one table that the splits have, each once and in ascending order; ``None`` for all."""
+    chosen = [table.rows for table in tables.values() if table.rows is not None]
+    return torch.cat(chosen).unique() if len(chosen) == len(tables) else None
 
 
 def digit_notes(

@@ -16,7 +16,7 @@ from torch import Tensor
 from logreg.data.base import RawData, Table
 from logreg.data.columns import Columns, encode, few, is_number, not_a_number, read_columns
 from logreg.data.files import BINARY, column_names, read_table, row_labels, suffix_of
-from logreg.data.labels import MISSING, encode_labels, encode_values, near_twins
+from logreg.data.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean
 from logreg.facts import SPLITS, DataFacts, Split
 from logreg.promises import Promise, check, listed, name, one_of, optional, text, whole
@@ -110,7 +110,16 @@ class TableFile:
         ]
         as_text |= {field.name for part in parts for field in part.schema if _is_dictionary(field.type)}
         starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
-        self._check_types(parts, files)
+        policy = {
+            "missing": self.missing,
+            "max_levels": self.max_levels,
+            "is_text": not any(suffix_of(path) in BINARY for _, path in files.values()),
+            "settings": {
+                f"dataset.{key}": [str(name) for name in getattr(self, key) or ()]
+                for key in ("features", "drop", "categorical", "missing_values")
+            },
+        }
+        self._check_types(parts, files, policy)
         whole_table = parts[0]
         if len(parts) > 1:
             whole_table = pa.concat_tables([_text_encoded(part) for part in parts], promote_options="permissive")
@@ -120,8 +129,7 @@ class TableFile:
             as_text,
             " + ".join(names),
             starts=tuple(zip(starts, names, strict=False)),
-            missing=self.missing,
-            max_levels=self.max_levels,
+            **policy,
         )
 
         labels, class_names = encode_labels(whole_table.column(self.target), f"dataset.target={self.target}")
@@ -157,6 +165,7 @@ class TableFile:
                 for split, mine in rows.items()
             },
             class_names=class_names,
+            class_kind=class_kind(whole_table.column(self.target)),
             source=read.source,
             labels=f"dataset.target={self.target}",
             notes=tuple(notes),
@@ -217,8 +226,10 @@ class TableFile:
                 "Mend the file, or say which columns to learn from with dataset.features=[...]."
             )
 
-    def _check_types(self, parts: Sequence[Any], files: Mapping[Split, tuple[str, str]]) -> None:
-        """A column must be numbers in every file or in none."""
+    def _check_types(
+        self, parts: Sequence[Any], files: Mapping[Split, tuple[str, str]], policy: Mapping[str, Any]
+    ) -> None:
+        """A column must be numbers in every file or in none; ``policy`` are the further fields of `Columns`."""
         for column in parts[0].column_names if len(parts) > 1 else ():
             families = [_family(part.schema.field(column).type) for part in parts]
             first = next((family for family in families if family != "any"), "any")
@@ -226,14 +237,16 @@ class TableFile:
                 if family in ("any", first):
                     continue
                 if family == "text" and first == "number":
-                    series = read_columns(part.select([column]), [column]).series[0]
+                    read = read_columns(part.select([column]), [column], **policy)
+                    series = read.series[0]
                     for row, code in enumerate(series.values.tolist()):
                         if code >= 0 and not is_number(series.levels[code]):
                             place = f"row {row + 1} [in {Path(path).name}]"
-                            raise DataError(not_a_number(column, series.levels[code], place))
+                            raise DataError(not_a_number(column, series.levels[code], place, read)[0])
+                advice = as_typed("dataset.categorical", [*self.categorical, column])
                 raise DataError(
                     f"`{key}` must have the kinds of columns of `dataset.train_path`, and {column!r} is {family} "
-                    f"[in {path}], not {first}. Mend the file, or set {as_typed('dataset.categorical', [column])}."
+                    f"[in {path}], not {first}. Mend the file, or set {advice}."
                 )
 
     def _weights(self, table: Any, read: Columns) -> Tensor:
@@ -332,10 +345,9 @@ def _text_encoded(table: Any) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for number, field in enumerate(table.schema):
-        if _family(field.type) == "text":
-            column = pc.cast(table.column(number), pa.string()).dictionary_encode()
-            table = table.set_column(number, field.name, column)
-        elif pa.types.is_dictionary(field.type):
-            table = table.set_column(number, field.name, pc.cast(table.column(number), field.type.value_type))
-    return table
+    def encoded(column: Any) -> Any:
+        if _family(column.type) == "text":
+            return pc.cast(column, pa.string()).dictionary_encode()
+        return pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+    return pa.table([encoded(column) for column in table.columns], names=table.column_names)
