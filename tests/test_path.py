@@ -179,4 +179,6 @@ def test_a_path_is_one_word_on_the_command_line(tmp_path: Path) -> None:
     assert len((run.folder / "path.csv").read_text().splitlines()) == 26
     assert (run.folder / "figures" / "path.png").stat().st_size > 10_000
     assert "path" in run.events().Tags()["images"]
-    assert "has the lowest loss/val of 25 strengths" in (run.folder / "report.md").read_text()
+    assert (
+        f"l2={best['l2']:.3g}, chosen among 25 strengths by log-loss on val: " in (run.folder / "report.md").read_text()
+    )
