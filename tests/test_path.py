@@ -169,7 +169,9 @@ def searched(
     classes = int(labels.max()) + 1
     problem = problem_of(memory, Objective("bce" if classes == 2 else "cross_entropy", l2=1.0), classes)
     sample = Batch(features, labels)
-    rows, points = search_strength(problem, memory, lambda: held(False), sample, select)
+    rows, points, place = search_strength(problem, memory, lambda: held(False), sample, select)
+    same = SAME * abs(rows[0].score(select))
+    assert place == best_of(rows, select, same)
     assert (
         [each.l2 for each in rows] == [each.l2 for each in points] == sorted({each.l2 for each in rows}, reverse=True)
     )
@@ -244,7 +246,9 @@ def test_the_lowest_loss_is_best_and_the_strongest_within_one_error_is_simplest(
 def test_what_is_best_is_the_metrics_to_say_and_of_equals_the_strongest() -> None:
     rows = [row(10, 0.9, accuracy=0.7, auroc=0.8), row(1, 0.5, accuracy=0.8, auroc=0.9), row(0.1, 0.6, 0.1, 0.8, 0.95)]
     assert [rows[best_of(rows, select)].l2 for select in ("log_loss", "accuracy", "auroc")] == [1, 1, 0.1]
-    assert rows[best_of([row(1, 0.5), row(2, 0.5)])].l2 == 1  # the second of them
+    assert best_of([row(1, 0.5), row(2, 0.5)]) == 1
+    assert best_of([row(10, 0.6), row(1, 0.505), row(0.1, 0.5)], same=0.01) == 1
+    assert best_of([row(1, 0.5), row(0.1, math.nan)]) == 0
 
 
 def test_a_best_strength_at_an_edge_beyond_which_nothing_changes_raises_no_alarm() -> None:
@@ -315,11 +319,12 @@ def test_tables_get_a_strength_that_val_has_chosen(tmp_path: Path, dataset: str)
     run = train(tmp_path, f"dataset={dataset}", *(["dataset.limit=400"] if dataset == "digits" else []))
     path, l2 = run.summary["path"], run.summary["config"]["l2"]
     best = path["rows"][path["best"]]
-    assert best["loss_val"] == min(line["loss_val"] for line in path["rows"])
+    lowest = min(line["loss_val"] for line in path["rows"])
+    assert lowest <= best["loss_val"] <= lowest + SAME * max(line["loss_val"] for line in path["rows"])
     assert run.summary["objective"]["l2"] == l2 == best["l2"] > 0
     assert path["alarm"] is None
     # found roughly, fitted exactly
-    assert run.summary["metrics"]["val"]["loss"] == pytest.approx(best["loss_val"], rel=0.01)
+    assert run.summary["metrics"]["val"]["loss"] == pytest.approx(best["loss_val"], abs=3e-3)
     assert run.summary["optimality"]["relative_gap"] <= 1e-6
     assert run.checkpoint()["hyper_parameters"]["l2"] == run.checkpoint()["config"]["l2"] == l2
     said = f"l2={l2:.3g}, chosen among {len(path['rows'])} strengths by log-loss on val: "
@@ -412,7 +417,7 @@ def test_a_sweep_chooses_for_each_job_by_what_it_is_told(tmp_path: Path) -> None
     path = run.summary["path"]
     assert path["select"] == "auroc"
     best = path["rows"][path["best"]]
-    assert best["auroc_val"] == max(line["auroc_val"] for line in path["rows"])
+    assert best["auroc_val"] >= max(line["auroc_val"] for line in path["rows"]) - SAME
     assert f"strengths by auroc on val: {best['auroc_val']:.4f}" in (run.folder / "report.md").read_text()
     assert "within one standard error" not in (run.folder / "report.md").read_text()
 

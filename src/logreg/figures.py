@@ -102,13 +102,14 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def path_curve(rows: Sequence[PathRow], title: str, select: str = "log_loss") -> Figure:
+def path_curve(rows: Sequence[PathRow], title: str, select: str = "log_loss", chosen: int | None = None) -> Figure:
     """Loss on train and val against l2, with what was chosen.
 
     Args:
         rows: Of the path.
         title: Over the picture.
         select: What it was chosen by.
+        chosen: Its place; that of the best score when ``None``.
     """
     l2 = np.array([row.l2 for row in rows])
     val, error = np.array([row.loss_val for row in rows]), np.array([row.error for row in rows])
@@ -117,7 +118,7 @@ def path_curve(rows: Sequence[PathRow], title: str, select: str = "log_loss") ->
     axes.fill_between(l2, val - error, val + error, color="#0072b2", alpha=0.2, label="val, ± one standard error")
     axes.plot(l2, val, "o-", color="#0072b2", markersize=4, label="val")
     axes.plot(l2, [row.loss_train for row in rows], "-", color="#d55e00", label="train")
-    best, simplest = rows[best_of(rows, select)], rows[simplest_of(rows)]
+    best, simplest = rows[best_of(rows, select) if chosen is None else chosen], rows[simplest_of(rows)]
     axes.axvline(
         best.l2, color="black", linewidth=1, label=f"best {select.replace('_', '-')} on val: l2 = {best.l2:.3g}"
     )

@@ -32,8 +32,8 @@ PATIENCE = 2
 """Decades in a row that bring nothing, after which a search ends."""
 
 LEAST_DECADES, MOST_DECADES, DECADES_ABOVE = 4, 10, 2
-"""Below the largest curvature of the loss that a search goes at least, where the penalty is not below that of C = 1
-before, and at most; and above it, where the strongest penalty is best."""
+"""Below the largest curvature of the loss that a search goes at least, unless the penalty is that of C = 1 before, and
+at most; and above it, where the strongest penalty is best."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class PathRow:
         """By which the strength is chosen: the higher, the better."""
         name, sign = SELECT[select]
         value = getattr(self, f"{name}_val")
-        return -math.inf if value is None else sign * float(value)
+        return -math.inf if value is None or math.isnan(value) else sign * float(value)
 
 
 @torch.no_grad()
@@ -139,11 +139,11 @@ def search_strength(
     tolerance: float = ROUGH,
     seed: int = 0,
     tell: Callable[[PathRow], None] = lambda row: None,
-) -> tuple[list[PathRow], list[PathPoint]]:
+) -> tuple[list[PathRow], list[PathPoint], int]:
     """Looks for the strength of l2 whose fit scores best on val, with few fits.
 
-    Decade by decade from the largest curvature of the loss down, until two in a row bring nothing; then half a decade
-    to both sides of the best.
+    Decade by decade from the largest curvature of the loss down, until two in a row bring nothing or one is worse; then
+    half a decade to both sides of the best.
 
     Args:
         problem: Of the train rows; its l1 stays.
@@ -151,14 +151,15 @@ def search_strength(
         val: The rows of val, block by block.
         sample: Some of the train rows.
         select: A name of `SELECT`.
-        tolerance: Relative gap to end each fit at.
+        tolerance: Relative gap to end each fit at, about.
         seed: Fixes what is drawn.
         tell: Is called after each fit.
 
     Returns:
-        Rows and points, from the strongest penalty to the weakest.
+        Rows and points, from the strongest penalty to the weakest, and the place of the best: of those that are no
+        different the strongest.
     """
-    fits, rows = Fits(problem, tolerance, seed), []
+    fits, rows = Fits(problem, tolerance, seed, rough=True), []
 
     def score(step: float) -> float:
         """Of the strength 10^step."""
@@ -167,16 +168,15 @@ def search_strength(
         tell(rows[-1])
         return rows[-1].score(select)
 
-    curvature = largest_curvature(problem, sample)
-    top = math.ceil(math.log10(curvature))
+    top = math.ceil(math.log10(largest_curvature(problem, sample)))
     scores = {top: score(top)}
     best, same, without = scores[top], SAME * abs(scores[top]), 0
-    enough = max(curvature * 10**-LEAST_DECADES, problem.share)
     for step in range(top - 1, top - MOST_DECADES - 1, -1):
         scores[step] = score(step)
-        without = 0 if scores[step] > best + same else without + 1
+        # a decade that is worse is as telling as two that are no better
+        without = 0 if scores[step] > best + same else without + (2 if scores[step] < best - same else 1)
         best = max(best, scores[step])
-        if without >= PATIENCE and 10**step <= enough:
+        if without >= PATIENCE and (step <= top - LEAST_DECADES or 10**step <= problem.share):
             break
     while scores[max(scores)] == max(scores.values()) and max(scores) < top + DECADES_ABOVE:
         step = max(scores) + 1
@@ -186,12 +186,17 @@ def search_strength(
         if step in scores and scores[place] - scores[step] > same:
             score((place + step) / 2)
     order = sorted(range(len(rows)), key=lambda number: -rows[number].l2)
-    return [rows[number] for number in order], [fits.points[number] for number in order]
+    rows = [rows[number] for number in order]
+    return rows, [fits.points[number] for number in order], best_of(rows, select, same)
 
 
-def best_of(rows: Sequence[PathRow], select: str = "log_loss") -> int:
-    """The place of what scores best on val; of equal ones the strongest penalty."""
-    return max(range(len(rows)), key=lambda place: (rows[place].score(select), rows[place].l2))
+def best_of(rows: Sequence[PathRow], select: str = "log_loss", same: float = 0.0) -> int:
+    """The place of what scores best on val; of those within ``same`` of it the strongest penalty."""
+    highest = max(row.score(select) for row in rows)
+    return max(
+        (place for place, row in enumerate(rows) if row.score(select) >= highest - same),
+        key=lambda place: rows[place].l2,
+    )
 
 
 def simplest_of(rows: Sequence[PathRow]) -> int:
@@ -205,9 +210,9 @@ def simplest_of(rows: Sequence[PathRow]) -> int:
     return max(enough, key=lambda place: rows[place].l2)
 
 
-def alarm(rows: Sequence[PathRow], select: str = "log_loss") -> str | None:
+def alarm(rows: Sequence[PathRow], select: str = "log_loss", chosen: int | None = None) -> str | None:
     """Says so where the best strength is the strongest or the weakest that was tried, and the next is worse."""
-    best = rows[best_of(rows, select)]
+    best = rows[best_of(rows, select) if chosen is None else chosen]
     tried = [row.l2 for row in rows]
     if len(rows) > 1:
         if min(tried) < best.l2 < max(tried):
@@ -233,12 +238,13 @@ def path_csv(rows: Sequence[PathRow], train_rows: int) -> str:
     return lines.getvalue()
 
 
-def path_summary(rows: Sequence[PathRow], select: str = "log_loss") -> dict[str, Any]:
-    """Plain values for summary.json."""
+def path_summary(rows: Sequence[PathRow], select: str = "log_loss", chosen: int | None = None) -> dict[str, Any]:
+    """Plain values for summary.json; ``chosen`` is the place of what was taken, `best_of` them when ``None``."""
+    chosen = best_of(rows, select) if chosen is None else chosen
     return {
         "rows": [dataclasses.asdict(row) for row in rows],
         "select": select,
-        "best": best_of(rows, select),
+        "best": chosen,
         "one_standard_error": simplest_of(rows),
-        "alarm": alarm(rows, select),
+        "alarm": alarm(rows, select, chosen),
     }

@@ -95,6 +95,11 @@ class RunResult:
     """Why l2 is what it is, where nobody said what it shall be and none was chosen."""
 
     @property
+    def place(self) -> int:
+        """Of what was chosen, in the path."""
+        return [row.l2 for row in self.path or ()].index(self.module.objective.l2)
+
+    @property
     def scored(self) -> Split:
         """The last split."""
         return self.data.splits[-1]
@@ -146,7 +151,7 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "optimality": result.certificate.as_dict(),
         "reason": module.reason or None,
         "l2_reason": result.l2_reason or None,
-        "path": path_summary(result.path, result.config.select) if result.path else None,
+        "path": path_summary(result.path, result.config.select, result.place) if result.path else None,
         "equation": equation(module),
         "known_answer": _against(result.data.answer, result) if result.data.answer else None,
         "expected": _expected(result.config.expected, result.scores),
@@ -216,7 +221,7 @@ def draw(result: RunResult, logger: RunLogger) -> list[str]:
     drawn["loss"] = diagnostics.loss_curves(logger.history, f"{facts.title}: loss")
     if result.path:
         drawn["path"] = figures.path_curve(
-            result.path, f"{facts.title}: loss against the strength of l2", result.config.select
+            result.path, f"{facts.title}: loss against the strength of l2", result.config.select, result.place
         )
     if result.predicted is not None and result.evaluation is not None and result.scored != "train":
         predicted, evaluation, title = result.predicted, result.evaluation, f"{facts.title}, {result.scored}"
@@ -482,7 +487,8 @@ def _path_lines(summary: Summary) -> list[str]:
     if sure < len(rows):
         parts.append(f"{sure} of {len(rows)} are within the tolerance")
     else:
-        parts.append(f"each is optimal to {worst:.0e}")
+        about = "is optimal to" if worst <= summary["config"]["tolerance"] else "fitted to about"
+        parts.append(f"each {about} {worst:.0e}")
     lines = [f"{'; '.join(parts)} [path.csv]"]
     if val < FEW_ROWS:
         lines.append(f"val has {val} rows, so the choice of l2 means little: type l2, or get more rows")

@@ -439,12 +439,13 @@ def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple
         if values:
             points = drive(fit_path(problem, values, config.tolerance, config.seed), train_rows)
             rows = score_path(problem, points, rows_of("val"), config.select == "auroc")
+            place = best_of(rows, config.select)
         else:
             tolerance = max(ROUGH, config.tolerance)
-            rows, points = search_strength(
+            rows, points, place = search_strength(
                 problem, train_rows, lambda: rows_of("val"), sample, config.select, tolerance, config.seed, tell
             )
-    return rows, points[best_of(rows, config.select)]
+    return rows, points[place]
 
 
 def _certificate(module: LogisticModule, data: TensorDataModule, epochs: int, seconds: float) -> Certificate:

@@ -6,15 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.optim.certificate import Bound, bound
 from logreg.optim.curvature import DRAWN, Learned
 from logreg.optim.exact import EXACT
+from logreg.optim.newton import newton
 from logreg.optim.passes import Asking, Frame, Problem, choose_frame
 from logreg.optim.progress import Progress
-from logreg.optim.start import safe_step
+from logreg.optim.start import holds_hessian, safe_step
 
 DECADES, PER_DECADE = 6, 4
 """Of the strengths that are tried where nobody names them."""
@@ -82,7 +84,9 @@ class Fits:
         points: One for each strength so far, in the order in which they were asked for.
     """
 
-    def __init__(self, problem: Problem, tolerance: float = 1e-6, seed: int = 0, most: int = PASSES) -> None:
+    def __init__(
+        self, problem: Problem, tolerance: float = 1e-6, seed: int = 0, most: int = PASSES, rough: bool = False
+    ) -> None:
         """Nothing is fitted yet.
 
         Args:
@@ -90,7 +94,10 @@ class Fits:
             tolerance: Relative gap to end each fit at.
             seed: Fixes what is drawn.
             most: Passes for each strength at most, with what those before it left.
+            rough: Whether a gap may be what the quadratic model says, where there is one, and not a bound: that saves
+                the passes in float64.
         """
+        self._is_rough = rough
         self.points: list[PathPoint] = []
         self._problem, self._tolerance, self._seed, self._most = problem, tolerance, seed, most
         self._inverse: Learned | None = None
@@ -109,11 +116,16 @@ class Fits:
         passes = 0
         self._left += self._most
         self._inverse = inverse = None  # it is the fit's to renew
-        for question in EXACT["newton"](progress):
+        trusts = self._is_rough and holds_hessian(problem) and not problem.objective.l1
+        for question in newton(progress, self._tolerance) if trusts else EXACT["newton"](progress):
             yield question
             passes += not question.done
             if passes >= self._left:
                 break
+        if progress.bound is None and trusts and progress.near < self._tolerance:
+            gap = max(progress.near, 0.0) * abs(progress.value)
+            loss = progress.value - float(problem.objective.penalty(progress.solution[:, :-1]))
+            progress.bound = Bound(progress.value, gap, False, torch.zeros_like(start), loss)
         if progress.bound is None:
             progress.bound = yield from bound(problem, progress.solution, enough=self._tolerance)
         self._inverse, self._left = progress.inverse, max(self._left - passes, 0)
