@@ -212,7 +212,7 @@ def test_without_calibration_they_are_those_of_the_weighted_problem_and_said_to_
 ) -> None:
     features, labels = rare(tmp_path / "rare.csv")
     typed = ("dataset=table", "dataset.path=rare.csv", "dataset.target=y", "dataset.class_weight=balanced")
-    run = train(tmp_path, *typed, "tolerance=1e-12", "dataset.split.val=0", "dataset.split.test=0")
+    run = train(tmp_path, *typed, "l2=0", "tolerance=1e-12", "dataset.split.val=0", "dataset.split.test=0")
     theirs = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, class_weight="balanced")
     theirs.fit(features, labels)
     module = Trained.load(run.folder / "checkpoints" / "last.ckpt").module

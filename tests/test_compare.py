@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 from scipy.stats import binomtest, chi2
 
-from logreg.comparison import compare, mcnemar
-from logreg.evaluation import Predicted
+from logreg.commands.compare import LONGEST, shortened
+from logreg.comparison import Paired, compare, mcnemar
+from logreg.evaluation import Measured, Predicted
 from models import Models
 from whole_runs import Answer, train
 
@@ -66,6 +68,77 @@ def test_counts_of_rows_are_compared_as_the_rows_repeated() -> None:
     repeated = (Predicted(each.probabilities[times], each.labels[times]) for each in (a, b))
     found, expected = (compare(next(both), next(both)) for both in (weighted, repeated))
     assert dataclasses.replace(found, rows=len(times)) == expected
+
+
+def told(loss: tuple[float, float, float], accuracy: tuple[float, float, float], p_value: float | None) -> str:
+    return Paired(1000, Measured(*loss), Measured(*accuracy), 5, 9, p_value).verdict
+
+
+LOWER, HIGHER, ROUND_ZERO = (-0.1, -0.2, -0.01), (0.1, 0.01, 0.2), (0.001, -0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "p_value", "verdict"),
+    [
+        (LOWER, HIGHER, 0.01, "B is better than A: the interval of the difference of log-loss leaves 0 out"),
+        (HIGHER, LOWER, 0.01, "A is better than B: the interval of the difference of log-loss leaves 0 out"),
+        (LOWER, LOWER, 0.01, "B by log-loss, A by accuracy; both differences are more than noise"),
+        (HIGHER, HIGHER, 0.01, "A by log-loss, B by accuracy; both differences are more than noise"),
+        (LOWER, (-0.1, -0.2, 0.1), 0.4, "B by log-loss, A by accuracy; only that of log-loss is more than noise"),
+        ((-0.1, -0.2, 0.1), LOWER, 0.01, "B by log-loss, A by accuracy; only that of accuracy is more than noise"),
+        ((-0.1, -0.2, 0.1), LOWER, None, "B by log-loss, A by accuracy; only that of accuracy is more than noise"),
+        ((-0.1, -0.2, 0.1), HIGHER, 0.01, "B is right more often than A, though its log-loss may be no lower"),
+        (LOWER, (0.0, -0.1, 0.1), 1.0, "B is better than A: the interval of the difference of log-loss leaves 0 out"),
+        (ROUND_ZERO, ROUND_ZERO, 0.5, "no difference that 1,000 rows could tell from noise"),
+        (ROUND_ZERO, ROUND_ZERO, None, "no difference that 1,000 rows could tell from noise"),
+    ],
+)
+def test_the_verdict_says_by_what(
+    loss: tuple[float, float, float], accuracy: tuple[float, float, float], p_value: float | None, verdict: str
+) -> None:
+    assert told(loss, accuracy, p_value) == verdict
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"2026-11-28_09-25-{second}-054088_dataset.limit-1000_optimizer-newton_l2-0.1" for second in (20, 21, 22)],
+        [f"2026-11-28_09-25-20-054088_dataset.limit-1000_optimizer-newton_l2-{l2}" for l2 in ("0.1", "0.10", "1")],
+        [f"{number}_optimizer-newton_dataset.class_weight-balanced_l2-{number % 3}_seed-7" for number in range(120)],
+        ["x" * 60 + middle + "y" * 60 for middle in "abc"],
+        ["x" * 30 + middle + "y" * 60 for middle in ("a", "b", "ab")] + ["z" * 100],
+        ["same" * 30, "same" * 30, "other" * 30],
+        ["short", "a" * 300],
+    ],
+)
+def test_shortened_names_can_be_told_apart(names: list[str]) -> None:
+    short = shortened(names)
+    assert max(map(len, short)) <= LONGEST
+    assert len(set(short)) == len(set(names))
+    assert shortened(names, 500) == names
+
+
+def test_all_of_it_fits_into_eighty_columns(tmp_path: Path, types: Types) -> None:
+    typed = (
+        "dataset=breast_cancer",
+        "report=brief",
+        "max_epochs=2",
+        "lr=0.125",
+        "optimizer=adam",
+        "optimizer.beta1=0.5",
+    )
+    runs = []
+    for number, l2 in enumerate(("0.0123456", "0.0123457", "1.5")):
+        name = f"runs/2026-11-28_09-25-20-054088_optimizer.beta1-0.5_max_epochs-2_lr-0.125_{number}_l2-{l2}_seed-1"
+        train(tmp_path, *typed, f"l2={l2}", f"hydra.run.dir={name}")
+        runs.append(name)
+    for some in (runs, runs[1:], ["runs"]):
+        answer = types(tmp_path, "compare", *some)
+        assert answer.code == 0, answer.err
+        assert max(map(len, answer.out.splitlines())) <= 80, answer.out
+        names = [line for line in answer.out.splitlines() if "_l2-" in line]
+        assert len(names) == len(set(names)) == (2 if len(some) == 2 else 3)
+        assert len(re.findall(r"0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]  \d\d\.\d%", answer.out)) == len(names)
 
 
 def test_two_runs_on_the_same_rows(tmp_path: Path, types: Types) -> None:

@@ -151,6 +151,21 @@ def test_tables_have_an_exact_optimizer_and_the_rest_stochastic_gradient_descent
     assert config.optimizer["name"] == ("auto" if name in TABLES else "sgd")
 
 
+@pytest.mark.parametrize("name", options("dataset"))
+def test_the_penalty_of_tables_is_chosen_and_the_rest_have_none(name: str) -> None:
+    chosen = name in TABLES - {"blobs"}  # the best classifier of those is known, and it is not penalised
+    assert config_of(f"dataset={name}").l2 == ("auto" if chosen else 0)
+    assert config_of(f"dataset={name}", "l2=0.25").l2 == 0.25
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "image_folder"])
+def test_frozen_features_are_fitted_as_a_table_is(dataset: str) -> None:
+    config = config_of(f"dataset={dataset}", "backbone=torchvision")
+    assert (config.optimizer["name"], config.lr, config.l2) == ("auto", None, "auto")
+    config = config_of(f"dataset={dataset}", "backbone=torchvision", "optimizer=sgd", "l2=0")
+    assert (config.optimizer["name"], config.lr, config.l2) == ("sgd", 0.03, 0)
+
+
 @pytest.mark.parametrize("name", sorted(front_desk.EXACT))
 @pytest.mark.parametrize("dataset", ["toy", "digits", "mnist"])
 def test_an_exact_optimizer_has_no_learning_rate_whatever_the_dataset(dataset: str, name: str) -> None:

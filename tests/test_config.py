@@ -34,6 +34,7 @@ def a_run(**changes: Any) -> dict[str, Any]:
         "max_epochs": 10,
         "tolerance": 1e-6,
         "polish": False,
+        "select": "log_loss",
         "calibrate": "none",
         "report": "full",
         "accelerator": "auto",
@@ -131,7 +132,7 @@ def test_the_nearest_name_is_offered_only_when_one_is_near(got: object, answer: 
 LOSSES, REDUCTIONS, STARTS = "one of auto, bce, cross_entropy", "one of mean, sum", "one of zeros, linear"
 ACCELERATORS, BITS = "one of auto, cpu, gpu, mps", "one of 32, 64"
 POSITIVE, NOT_NEGATIVE = "a finite number > 0", "a finite number >= 0"
-STRENGTHS = f"{NOT_NEGATIVE}, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]"
+STRENGTHS = f"{NOT_NEGATIVE}, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]"
 POSITIVE_OR_NULL, FRACTION = "a finite number > 0 or null", "a finite number > 0 and < 1"
 ROWS, FROM_ONE, FROM_ZERO = "a whole number >= 1 or full", "a whole number >= 1", "a whole number >= 0"
 
@@ -174,6 +175,10 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
         ("1e-6", f"{FRACTION}, got '1e-6'."),
         (None, f"{FRACTION}, got None."),
     ],
+    "select": [
+        ("loss", "one of log_loss, accuracy, auroc, got 'loss'. Did you mean log_loss?"),
+        (1, "one of log_loss, accuracy, auroc, got 1."),
+    ],
     "calibrate": [("platt", "one of none, temperature, got 'platt'."), (True, "one of none, temperature, got True.")],
     "report": [("long", "one of full, brief, got 'long'.")],
     "polish": [("yes", "true or false, got 'yes'."), (1, "true or false, got 1.")],
@@ -200,7 +205,7 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
 TAKEN: dict[str, list[Any]] = {
     "loss": ["auto", "bce", "cross_entropy"],
     "reduction": ["mean", "sum"],
-    "l2": [0, 0.0, 1e-3, 10],
+    "l2": [0, 0.0, 1e-3, 10, "auto"],
     "l1": [0, 0.0, 1e-3, 10],
     "intercept": [True, False],
     "init": ["zeros", "linear"],
@@ -208,6 +213,7 @@ TAKEN: dict[str, list[Any]] = {
     "batch_size": [1, 128, 10**9, "full"],
     "max_epochs": [1, 1000],
     "tolerance": [1e-12, 0.5],
+    "select": ["log_loss", "accuracy", "auroc"],
     "calibrate": ["none", "temperature"],
     "report": ["full", "brief"],
     "polish": [True, False],
@@ -301,12 +307,23 @@ def test_an_unknown_key_that_is_near_nothing_is_sent_to_the_help() -> None:
     assert ours == "`zzz` must be a key of the config, and there is none of that name. `--help` lists the keys."
 
 
-@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(RunConfig)])
+LATER = {"select": "log_loss"}
+"""Keys that older checkpoints lack, and what they meant."""
+
+
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(RunConfig) if field.name not in LATER])
 def test_a_key_that_is_missing_is_named(key: str) -> None:
     plain = a_run()
     del plain[key]
     with pytest.raises(ConfigError, match=whole_sentence(f"`{key}` must be given, got None.")):
         RunConfig.from_mapping(plain)
+
+
+@pytest.mark.parametrize("key", LATER)
+def test_a_key_that_an_older_checkpoint_lacks_has_the_value_that_was_meant(key: str) -> None:
+    plain = a_run()
+    del plain[key]
+    assert getattr(RunConfig.from_mapping(plain), key) == LATER[key]
 
 
 @pytest.mark.parametrize("value", [3, True, ["latest"]])

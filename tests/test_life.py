@@ -662,7 +662,7 @@ def test_a_run_without_an_intercept_is_certified_against_the_best_without_one(tm
 @pytest.mark.parametrize("typed", [("toy",), ("breast_cancer",), ("wine",), ("digits", "dataset.limit=400")])
 def test_without_a_penalty_separable_classes_have_no_finite_optimum(tmp_path: Path, typed: tuple[str, ...]) -> None:
     # However far training came: it is the data that says so.
-    run = train(tmp_path, f"dataset={typed[0]}", *typed[1:], "max_epochs=1")
+    run = train(tmp_path, f"dataset={typed[0]}", *typed[1:], "max_epochs=1", "l2=0")
     found = run.summary["optimality"]
     assert found["verdict"].startswith("no finite optimum: ")
     assert "set a penalty, such as l2=1e-3" in found["verdict"]

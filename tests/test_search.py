@@ -362,3 +362,52 @@ def test_what_is_searched_never_names_a_folder_elsewhere(tmp_path: Path, types: 
     folders = {path.parent for path in study.rglob("summary.json")}
     assert {folder.parent for folder in folders} == {study}
     assert all(len(os.fsencode(folder.name)) <= 255 for folder in folders)
+
+
+def test_select_says_what_is_looked_for_and_which_way(tmp_path: Path, types: Types) -> None:
+    typed = ("dataset=digits", "dataset.limit=200", "search.l2=log(1e-4,100)", "trials=4", "select=accuracy")
+    answer = types(tmp_path, "sweep", *typed)
+    assert answer.code == 0, answer.err
+    folder = tmp_path / "runs" / "sweeps" / "digits_l2"
+    accuracies = [float(row["accuracy/val"]) for row in rows_of(folder)]
+    assert len(set(accuracies)) > 1
+    assert answer.err.splitlines()[-1].endswith(f"; best accuracy/val {max(accuracies):.4f}")
+    assert "by accuracy/val, " in answer.out
+    best = next(row for row in rows_of(folder) if float(row["accuracy/val"]) == max(accuracies))
+    assert f"select=accuracy l2={best['l2']}\n" in answer.out
+    answer = types(tmp_path, "sweep", *typed[:-1])
+    assert answer.code == 2  # another thing to look for
+    assert answer.err.startswith("`study` must go on with what digits_l2 began with: ")
+
+
+def test_what_falls_behind_is_told_by_what_is_looked_for(tmp_path: Path) -> None:
+    ranges = [Range.read("lr", "log(1e-3,1)")]
+    for sign in (-1, 1):
+        search = Search(f"s{sign}", sqlite_url(tmp_path / "s.db"), ranges, [], seed=0, prune=True, sign=sign)
+        for value in (0.1, 0.2, 0.3, 0.4, 0.5):
+            trial, _ = search.ask(9) or (None, None)
+            assert trial is not None
+            trial.report(value, 4)
+            search.finished(trial, value, "")
+        last, _ = search.ask(9) or (None, None)
+        assert last is not None
+        last.report(0.25, 4)
+        assert last.should_prune() == (sign > 0)  # the median is 0.3
+        assert search.best is not None
+        assert search.best[0] == (0.1 if sign < 0 else 0.5)
+
+
+def test_trials_that_name_no_strength_choose_their_own(tmp_path: Path, types: Types) -> None:
+    answer = types(tmp_path, "sweep", "dataset=iris", "search.loss=choice(bce,cross_entropy)", "trials=2")
+    assert answer.code == 0, answer.err
+    folder = tmp_path / "runs" / "sweeps" / "iris_loss"
+    for file in folder.rglob("summary.json"):
+        assert json.loads(file.read_text())["path"]["rows"]
+
+
+def test_what_cannot_be_told_is_not_looked_for(tmp_path: Path, types: Types) -> None:
+    answer = types(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-4,1)", "trials=2", "select=auroc")
+    assert (answer.code, answer.out, answer.left) == (2, "", [])
+    assert answer.err == (
+        "`select=auroc` must have two classes, and iris has 3. Type select=accuracy, or leave it out for log_loss.\n"
+    )

@@ -26,7 +26,7 @@ from omegaconf import open_dict
 from logreg.commands.desk import CONF
 from logreg.commands.train import main
 from logreg.errors import DataError
-from logreg.sweep import run_in_sweep
+from logreg.sweep import gather, run_in_sweep
 from whole_runs import Answer, standing_in
 
 TRAIN = Path(__file__).parents[1] / "scripts" / "train.py"
@@ -406,3 +406,47 @@ def test_a_job_that_runs_alone_keeps_all_cores(door_in_here: Path) -> None:
     in_a_sweep()
     torch.set_num_threads(3)
     assert run_in_sweep(lambda: float(torch.get_num_threads()), door_in_here, ["lr=0.1"]) == 3
+
+
+def a_job(folder: Path, l2: float, select: str, **val: float) -> None:
+    """A job that came to an end."""
+    folder.mkdir(parents=True)
+    plain = {
+        "status": "finished",
+        "overrides": [f"l2={l2:g}"],
+        "metrics": {"train": {"loss": 9.0, "accuracy": 0.0}, "val": val},
+        "objective": {"l2": l2, "l1": 0.0},
+        "config": {"select": select},
+    }
+    (folder / "summary.json").write_text(json.dumps(plain))
+
+
+@pytest.mark.parametrize(
+    ("select", "order"), [("log_loss", ["2", "0", "1"]), ("accuracy", ["1", "0", "2"]), ("auroc", ["1", "2", "0"])]
+)
+def test_select_says_what_ranks_and_of_equals_the_stronger_penalty_is_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], select: str, order: list[str]
+) -> None:
+    strengths = {"0": 0.01, "1": 0.1, "2": 1}
+    scores = {"0": (0.5, 0.9, 0.7), "1": (0.6, 0.9, 0.9), "2": (0.4, 0.8, 0.9 - 1e-4)}
+    for number, (loss, accuracy, auroc) in scores.items():
+        a_job(tmp_path / f"{number}_l2", strengths[number], select, loss=loss, accuracy=accuracy, auroc=auroc)
+    assert gather(tmp_path) == 0
+    out = capsys.readouterr().out
+    name = "loss" if select == "log_loss" else select
+    assert out.startswith(f"by {name}/val, ")
+    best = [line.split()[1] for line in out.splitlines()[3:6]]
+    assert best == [f"{strengths[number]:g}" for number in order]
+    assert f"best: python scripts/train.py l2={strengths[order[0]]:g}\n" in out
+
+
+def test_jobs_say_what_they_are_ranked_by_and_all_by_the_same(
+    door_in_here: Path, desk: Callable[[str], Answer]
+) -> None:
+    answer = desk("-m dataset=iris l2=1,0.01 select=accuracy")
+    assert answer.code == 0
+    assert re.search(r"^done: .*: accuracy 0\.\d{4}$", answer.err, re.MULTILINE)
+    assert answer.out.startswith("by accuracy/val, ")
+    answer = desk("-m dataset=iris select=accuracy,log_loss")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == "`select` must be one for all jobs, since it ranks them. Type one of its values.\n"

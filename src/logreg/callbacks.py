@@ -283,33 +283,33 @@ class Pruned(Exception):  # no error: a trial that was not worth going on
     """A trial of a search that fell behind the others.
 
     Attributes:
-        loss: On val, when it was broken off.
+        score: On val, when it was broken off.
         epoch: When that was.
     """
 
-    def __init__(self, loss: float, epoch: int) -> None:
-        super().__init__(f"loss/val {loss:.4g} after epoch {epoch}")
-        self.loss, self.epoch = loss, epoch
+    def __init__(self, score: float, epoch: int, name: str = "loss") -> None:
+        super().__init__(f"{name}/val {score:.4g} after epoch {epoch}")
+        self.score, self.epoch = score, epoch
 
 
 class Trial(Protocol):
     """What Optuna calls so."""
 
     def report(self, value: float, step: int) -> None:
-        """Takes a loss."""
+        """Takes a score."""
 
     def should_prune(self) -> bool:
-        """Whether others were lower at the same step."""
+        """Whether others were better at the same step."""
 
 
 class Pruning(Callback):
-    """Tells a search the loss on val after epochs 1, 2, 4, 8, ..., and breaks off what falls behind.
+    """Tells a search a score on val after epochs 1, 2, 4, 8, ..., and breaks off what falls behind.
 
-    An exact optimizer, which takes few epochs and has its loss at the end, is left alone.
+    An exact optimizer, which takes few epochs and has its score at the end, is left alone.
     """
 
-    def __init__(self, trial: Trial) -> None:
-        self.trial = trial
+    def __init__(self, trial: Trial, name: str = "loss") -> None:
+        self.trial, self.name = trial, name
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reports where it is time.
@@ -317,10 +317,10 @@ class Pruning(Callback):
         Raises:
             Pruned: The trial fell behind.
         """
-        epoch, loss = trainer.current_epoch + 1, trainer.callback_metrics.get("loss/val")
+        epoch, score = trainer.current_epoch + 1, trainer.callback_metrics.get(f"{self.name}/val")
         assert isinstance(pl_module, LogisticModule)
-        if loss is None or epoch & (epoch - 1) or epoch == trainer.max_epochs or not pl_module.is_stochastic_now:
+        if score is None or epoch & (epoch - 1) or epoch == trainer.max_epochs or not pl_module.is_stochastic_now:
             return
-        self.trial.report(float(loss), epoch)
+        self.trial.report(float(score), epoch)
         if self.trial.should_prune():
-            raise Pruned(float(loss), epoch)
+            raise Pruned(float(score), epoch, self.name)

@@ -39,13 +39,24 @@ class Paired:
     @property
     def verdict(self) -> str:
         """The answer in a sentence."""
-        if self.log_loss.high < 0 or self.log_loss.low > 0:
-            better, worse = ("B", "A") if self.log_loss.high < 0 else ("A", "B")
+        by_loss, by_accuracy = ("B" if self.log_loss.value < 0 else "A"), ("B" if self.accuracy.value > 0 else "A")
+        loss_differs = self.log_loss.high < 0 or self.log_loss.low > 0
+        if self.p_value is None:
+            accuracy_differs = self.accuracy.high < 0 or self.accuracy.low > 0
+        else:
+            accuracy_differs = self.p_value < ALPHA
+        if not loss_differs and not accuracy_differs:
+            return f"no difference that {self.rows:,} rows could tell from noise"
+        if by_loss != by_accuracy and self.accuracy.value and self.log_loss.value:
+            of_both = loss_differs and accuracy_differs
+            sure = (
+                "both differences are" if of_both else f"only that of {'log-loss' if loss_differs else 'accuracy'} is"
+            )
+            return f"{by_loss} by log-loss, {by_accuracy} by accuracy; {sure} more than noise"
+        better, worse = ("B", "A") if (by_loss if loss_differs else by_accuracy) == "B" else ("A", "B")
+        if loss_differs:
             return f"{better} is better than {worse}: the interval of the difference of log-loss leaves 0 out"
-        if self.p_value is not None and self.p_value < ALPHA:
-            better, worse = ("B", "A") if self.only_b > self.only_a else ("A", "B")
-            return f"{better} is right more often than {worse}, though its log-loss may be no lower"
-        return f"no difference that {self.rows:,} rows could tell from noise"
+        return f"{better} is right more often than {worse}, though its log-loss may be no lower"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -24,6 +24,9 @@ from logreg.promises import (
     whole,
 )
 
+SELECT = {"log_loss": ("loss", -1), "accuracy": ("accuracy", 1), "auroc": ("auroc", 1)}
+"""What may choose among models: its name among the scores of a split, and 1 if more of it is better, or else -1."""
+
 KNOBS: dict[str, Promise] = {
     "loss": one_of(("auto", "bce", "cross_entropy")),
     "reduction": one_of(("mean", "sum")),
@@ -36,6 +39,7 @@ KNOBS: dict[str, Promise] = {
     "max_epochs": whole(at_least=1),
     "tolerance": number(above=0, below=1),
     "polish": flag(),
+    "select": one_of(SELECT),
     "calibrate": one_of(("none", "temperature")),
     "accelerator": one_of(("auto", "cpu", "gpu", "mps")),
     "devices": whole(at_least=1),
@@ -123,7 +127,8 @@ class RunConfig:
         schedule: ``name`` and arguments.
         loss: "auto" is bce for two classes and cross_entropy for more.
         reduction: Of the data term, over rows.
-        l2: Strength of the penalty (l2 / 2) * |coef|^2; "path" or a list chooses one by the loss on val.
+        l2: Strength of the penalty (l2 / 2) * |coef|^2. "path" or a list fits several and takes the best on val; "auto"
+            does so with few, where that is possible.
         l1: Strength of the penalty l1 * |coef|_1.
         intercept: Whether there is one; else it stays 0.
         init: Where the parameters start.
@@ -132,6 +137,7 @@ class RunConfig:
         max_epochs: Passes over the train rows; of an exact optimizer at most.
         tolerance: Relative gap to the optimum at which an exact optimizer ends, and which counts as optimal.
         polish: Whether an exact optimizer finishes what a first-order one began.
+        select: What is best on val among the strengths of a path and the jobs of a sweep.
         calibrate: "temperature" takes class weights out of the probabilities of classes after training, and fits a
             temperature on val.
         accelerator: "auto" takes a GPU if there is one; the others insist.
@@ -172,6 +178,7 @@ class RunConfig:
     expected: Mapping[str, Any]
     report: str
     verbose: bool
+    select: str = "log_loss"  # checkpoints from before there was a choice lack it
 
     @classmethod
     def from_mapping(cls, plain: Mapping[str, Any]) -> RunConfig:
@@ -187,6 +194,7 @@ class RunConfig:
         for key in plain:
             if key not in known:
                 raise unknown_key(key, known)
+        plain = {"select": "log_loss", **plain}
         for key in known:
             if key not in plain:
                 raise ConfigError.broken(key, "be given", None)
@@ -231,7 +239,7 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
 def _check_steps(plain: Mapping[str, Any]) -> None:
     """What belongs to first-order optimizers stands with one, and nothing of it with an exact one."""
     name = plain["optimizer"]["name"]
-    if not isinstance(plain["l2"], int | float):
+    if not isinstance(plain["l2"], int | float) and plain["l2"] != "auto":
         if name not in EXACT:
             raise ConfigError("`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path.")
         if plain["ckpt_path"] is not None:

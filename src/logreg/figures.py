@@ -196,17 +196,19 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def path_curve(rows: Sequence[PathRow], title: str) -> Figure:
+def path_curve(rows: Sequence[PathRow], title: str, select: str = "log_loss", chosen: int | None = None) -> Figure:
     """Loss on train and val, and accuracy on val, against l2, with what was chosen.
 
     Args:
         rows: Of the path.
         title: Over the picture.
+        select: What it was chosen by.
+        chosen: Its place; that of the best score when ``None``.
     """
+    best, simplest = rows[best_of(rows, select) if chosen is None else chosen], rows[simplest_of(rows)]
     rows = sorted(rows, key=lambda row: row.l2)
     l2 = np.array([row.l2 for row in rows])
     val, error = np.array([row.loss_val for row in rows]), np.array([row.error for row in rows])
-    best, simplest = rows[best_of(rows)], rows[simplest_of(rows)]
     figure = Figure(figsize=(7, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     upper.fill_between(l2, val - error, val + error, color="#0072b2", alpha=0.2, label="val, ± one standard error")
@@ -218,7 +220,8 @@ def path_curve(rows: Sequence[PathRow], title: str) -> Figure:
         axes.axvline(best.l2, color="black", linewidth=1, zorder=1)
         axes.plot(best.l2, at, "*", color="black", markersize=11, clip_on=False, zorder=4)
         axes.grid(alpha=0.3)
-    words = f"lowest loss on val: l2 = {best.l2:.3g}, loss {best.loss_val:.4g}, accuracy {best.accuracy_val:.2%}"
+    words = f"best {select.replace('_', '-')} on val: l2 = {best.l2:.3g}"
+    words += f", loss {best.loss_val:.4g}, accuracy {best.accuracy_val:.2%}"
     upper.plot([], [], "k*-", linewidth=1, markersize=9, label=words)
     upper.plot([], [], "--", color="0.5", linewidth=1, label=f"strongest within one error: l2 = {simplest.l2:.3g}")
     top = (val + error)[np.isfinite(val + error)].max(initial=best.loss_val)
@@ -232,36 +235,43 @@ def path_curve(rows: Sequence[PathRow], title: str) -> Figure:
     return figure
 
 
-def search_history(history: Sequence[tuple[str, float | None]], title: str) -> Figure:
-    """Loss on val of each trial of a search in their order, and the lowest so far.
+def search_history(
+    history: Sequence[tuple[str, float | None]], title: str, score: str = "loss", sign: int = -1
+) -> Figure:
+    """Score on val of each trial of a search in their order, and the best so far.
 
     Args:
-        history: State (complete, pruned, fail) and loss of each.
+        history: State (complete, pruned, fail) and score of each.
         title: Over the picture.
+        score: Its name.
+        sign: 1 if more of it is better, or else -1.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes: Axes = figure.subplots()
-    there = [(number, loss) for number, (_, loss) in enumerate(history, start=1) if loss is not None]
+    there = [(number, value) for number, (_, value) in enumerate(history, start=1) if value is not None]
     if there:
-        number, loss = np.array(there).T
-        axes.plot(number, loss, "o", color="#0072b2", markersize=5, label="trial")
-        axes.step(number, np.minimum.accumulate(loss), "-", where="post", color="#d55e00", label="lowest so far")
-        if loss.max() > 3 * loss.min() > 0:
+        number, values = np.array(there).T
+        best = sign * np.maximum.accumulate(sign * values)
+        axes.plot(number, values, "o", color="#0072b2", markersize=5, label="trial")
+        axes.step(
+            number, best, "-", where="post", color="#d55e00", label=f"{'highest' if sign > 0 else 'lowest'} so far"
+        )
+        if values.max() > 3 * values.min() > 0:
             axes.set_yscale("log")
     low = axes.get_ylim()[0]
     for state, marker, words in (("pruned", "|", "broken off"), ("fail", "x", "failed")):
         numbers = [number for number, (was, _) in enumerate(history, start=1) if was == state]
         if numbers:
             axes.plot(numbers, [low] * len(numbers), marker, color="0.4", label=words, clip_on=False, linestyle="none")
-    axes.set(xlabel="trial", ylabel="loss on val", title=f"{title}: what was tried")
+    axes.set(xlabel="trial", ylabel=f"{score} on val", title=f"{title}: what was tried")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
-def importance_bars(importance: Mapping[str, float], title: str) -> Figure:
-    """Part of the spread of the losses that each key explains."""
+def importance_bars(importance: Mapping[str, float], title: str, score: str = "loss") -> Figure:
+    """Part of the spread of the scores that each key explains."""
     names, parts = list(importance)[::-1], list(importance.values())[::-1]
     figure = Figure(figsize=(7, 1.1 + 0.4 * len(names)), layout="constrained")
     axes: Axes = figure.subplots()
@@ -269,5 +279,5 @@ def importance_bars(importance: Mapping[str, float], title: str) -> Figure:
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     for place, part in enumerate(parts):
         axes.annotate(f"{part:.0%}", (part, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set(xlim=(0, 1.1), xlabel="part of the spread of loss on val that it explains (fANOVA)", title=title)
+    axes.set(xlim=(0, 1.1), xlabel=f"part of the spread of {score} on val that it explains (fANOVA)", title=title)
     return figure

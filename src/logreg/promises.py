@@ -51,9 +51,9 @@ def strengths() -> Promise:
     """A strength of a penalty, or several to choose from."""
     one = number(at_least=0)
     return Promise(
-        f"{one.words}, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
+        f"{one.words}, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
         lambda value: (
-            value == "path"
+            value in ("auto", "path")
             or one.holds(value)
             or (isinstance(value, list | tuple) and bool(value) and all(_is_number(x) and x > 0 for x in value))
         ),

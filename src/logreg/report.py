@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from logreg.config import EXACT, RunConfig
+from logreg.config import EXACT, SELECT, RunConfig
 from logreg.data import KnownAnswer, TensorDataModule
 from logreg.data.blocks import BlockDataset
 from logreg.evaluation import Evaluation, Predicted
@@ -61,6 +61,9 @@ THUMBNAILS = 24
 MOST_CURVES = 20
 """Up to so many classes each has its precision against recall."""
 
+FEW_ROWS = 30
+"""Below so many rows val says little."""
+
 LARGEST = 10
 """Coefficients in report.md; all of them stand in coefficients.csv."""
 
@@ -92,6 +95,13 @@ class RunResult:
     """The last split (test, or val, or train where there is no other) as the model sees it."""
     evaluation: Evaluation | None = None
     """All scores of that split."""
+    l2_reason: str = ""
+    """Why l2 is what it is, where nobody said what it shall be and none was chosen."""
+
+    @property
+    def place(self) -> int:
+        """Of what was chosen, in the path."""
+        return [row.l2 for row in self.path or ()].index(self.module.objective.l2)
 
     @property
     def scored(self) -> Split:
@@ -145,7 +155,8 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         },
         "optimality": result.certificate.as_dict(),
         "reason": module.reason or None,
-        "path": path_summary(result.path) if result.path else None,
+        "l2_reason": result.l2_reason or None,
+        "path": path_summary(result.path, result.config.select, result.place) if result.path else None,
         "equation": equation(module),
         "known_answer": _against(result.data.answer, result) if result.data.answer else None,
         "expected": _expected(result.config.expected, result.scores),
@@ -245,7 +256,9 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
         )
         drawn["coefficients"] = diagnostics.coefficient_bars(largest, f"{of}: {which}")
     if result.path:
-        drawn["path"] = figures.path_curve(result.path, f"{of}: loss and accuracy along l2")
+        drawn["path"] = figures.path_curve(
+            result.path, f"{of}: loss and accuracy along l2", result.config.select, result.place
+        )
     else:  # a fit that begins at the end of a path has no curve worth seeing
         drawn["loss"] = diagnostics.loss_curves(logger.history, f"{of}: loss")
     if result.predicted is not None and result.evaluation is not None and result.scored != "train":
@@ -498,19 +511,27 @@ def remarks(summary: Summary) -> list[str]:
 
 
 def _path_lines(summary: Summary) -> list[str]:
-    """What was chosen from a path, and whether to trust it."""
+    """How l2 was chosen where nobody typed it, and whether to trust that."""
     path = summary["path"]
     if not path:
-        return []
+        return [summary["l2_reason"]] if summary.get("l2_reason") else []
     rows, best, simplest = path["rows"], path["rows"][path["best"]], path["rows"][path["one_standard_error"]]
-    sure = sum(row["converged"] for row in rows)
-    line = (
-        f"l2={best['l2']:.3g} has the lowest loss/val of {len(rows)} strengths, {best['loss_val']:.4f} "
-        f"± {best['error']:.4f}; "
-        f"l2={simplest['l2']:.3g} is the strongest within one standard error, {simplest['loss_val']:.4f}; "
-        f"{sure} of {len(rows)} are within the tolerance [path.csv]"
-    )
-    return [line, f"ALARM: {path['alarm']}"] if path["alarm"] else [line]
+    select, val = path["select"], summary["dataset"]["rows"]["val"]
+    name, _ = SELECT[select]
+    value = f"{best['loss_val']:.4f} ± {best['error']:.4f}" if name == "loss" else _cell(name, best[f"{name}_val"])
+    parts = [f"l2={best['l2']:.3g}, chosen among {len(rows)} strengths by {select.replace('_', '-')} on val: {value}"]
+    if name == "loss":
+        parts.append(f"l2={simplest['l2']:.3g} is the strongest within one standard error, {simplest['loss_val']:.4f}")
+    sure, worst = sum(row["converged"] for row in rows), max(row["relative_gap"] for row in rows)
+    if sure < len(rows):
+        parts.append(f"{sure} of {len(rows)} are within the tolerance")
+    else:
+        about = "is optimal to" if worst <= summary["config"]["tolerance"] else "fitted to about"
+        parts.append(f"each {about} {worst:.0e}")
+    lines = [f"{'; '.join(parts)} [path.csv]"]
+    if val < FEW_ROWS:
+        lines.append(f"val has {val} rows, so the choice of l2 means little: type l2, or get more rows")
+    return [*lines, f"ALARM: {path['alarm']}"] if path["alarm"] else lines
 
 
 def optimality_in_words(summary: Summary) -> str:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from logreg.data.image_folder import ImageFolder
 from logreg.errors import ConfigError, Terminated, did_you_mean
 from logreg.evaluation import Predicted, are_counts, best_threshold, evaluate
 from logreg.existence import find_separation
-from logreg.facts import DataFacts, Split
+from logreg.facts import Batch, DataFacts, Split
 from logreg.folder import Latest, check_new, find_checkpoint, shown
 from logreg.inspection import print_facts
 from logreg.metrics import Scores
@@ -36,7 +36,7 @@ from logreg.optim.exact import drive
 from logreg.optim.passes import threads_for
 from logreg.optim.path import PathPoint, default_strengths, fit_path
 from logreg.optimality import Certificate, is_penalised
-from logreg.path import PathRow, best_of, score_path
+from logreg.path import ROUGH, PathRow, best_of, score_path, search_strength
 from logreg.ranking import log_odds
 from logreg.report import RunResult, Summary, draw, summarise, write_report
 from logreg.terminal import on_one_line, terminal
@@ -47,6 +47,9 @@ log = logging.getLogger("logreg")
 
 SPLIT_BY = {"column": "split_column", "group": "group"}
 """Keys of ``dataset.split`` that name a column, and the dataset's argument for each."""
+
+EVERY_S = 5.0
+"""Seconds between two lines about what was tried, where stderr is a file."""
 
 POLISHING = 1000
 """Passes at most of an exact optimizer that finishes what a first-order one began."""
@@ -114,7 +117,11 @@ def train(
         print(on_one_line(f"{config.dataset['name']}: {note}"), file=sys.stderr)
     if config.calibrate != "none" and "val" not in data.splits:
         raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
-    path, start = None, None
+    check_select(config, data)
+    path, start, l2_reason = None, None, ""
+    if config.l2 == "auto":
+        l2, l2_reason = _without_choice(config, data, resumed)
+        config = config if l2 is None else dataclasses.replace(config, l2=l2)
     if not isinstance(config.l2, int | float):
         path, start = _along_path(config, data, progress_lines > 0)
         config = dataclasses.replace(config, l2=start.l2)
@@ -171,6 +178,7 @@ def train(
         path,
         predicted,
         evaluate(predicted, data.facts.class_names, data.facts.class_rates, chosen, seed=config.seed),
+        l2_reason,
     )
     figures = draw(result, logger) if config.report == "full" else []
     summary = summarise(result, {"fit": fit_seconds, "total": time.perf_counter() - started})
@@ -367,26 +375,99 @@ def started_beside_others() -> str | None:
     return None
 
 
+def check_select(config: RunConfig, data: TensorDataModule) -> None:
+    """What is best on val is something that val can tell.
+
+    Raises:
+        ConfigError: It is the AUROC, and there are not two classes.
+    """
+    if config.select != "auroc":
+        return
+    advice = "Type select=accuracy, or leave it out for log_loss."
+    classes = data.facts.num_classes
+    if classes != 2:
+        raise ConfigError(f"`select=auroc` must have two classes, and {data.facts.name} has {classes}. {advice}")
+    if "val" in data.splits and (alone := _only_class(data, "val")):
+        raise ConfigError(f"`select=auroc` must have rows of both classes in val, and all are {alone!r}. {advice}")
+
+
+def _only_class(data: TensorDataModule, split: Split) -> str | None:
+    """The class of all rows of a split, if they have one."""
+    table = data.tables[split]
+    labels = table.chosen(table.labels).unique()
+    return data.facts.class_names[int(labels[0])] if len(labels) == 1 else None
+
+
+def _without_choice(config: RunConfig, data: TensorDataModule, resumed: Path | None) -> tuple[float | None, str]:
+    """What ``l2=auto`` is where no strength can be chosen on val, and why in a sentence; ``None`` where one can."""
+    if resumed:
+        return float(read_checkpoint(resumed)["hyper_parameters"]["l2"]), ""
+    if config.optimizer["name"] not in EXACT:
+        optimizer = config.optimizer["name"]
+        return 0.0, f"l2=0 with optimizer={optimizer}: type another, or optimizer=auto to have it chosen on val"
+    if config.l1:
+        return 0.0, f"l2=0 beside l1={config.l1:g}: type l2=path to have it chosen on val"
+    alone = _only_class(data, "val") if "val" in data.splits else None
+    if "val" in data.splits and alone is None:
+        return None, ""
+    problem = build_module(dataclasses.replace(config, l2=1.0), data.facts).problem(torch.device("cpu"))
+    l2 = float(f"{problem.share:.3g}")
+    why = f"all rows of val are {alone!r}" if alone else "there is no val split to choose it by"
+    return l2, f"l2={l2:g} as scikit-learn has it (C=1), since {why}: type l2, or dataset.split.val=0.2"
+
+
 def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:
-    """Fits a path over l2, scores it on val, and chooses.
+    """Fits several strengths of l2, scores them on val, and chooses.
+
+    With ``l2=auto`` the fits are rough and few; whatever it is, the last one goes on from there to its end.
 
     Returns:
-        A row for each strength, and the point with the lowest loss on val.
+        A row for each strength, and the point that is best on val.
     """
     if "val" not in data.splits:
         raise ConfigError(
             "`l2` must be one number where there is no val split to choose by. Set dataset.split.val=0.2."
         )
-    problem = build_module(dataclasses.replace(config, l2=1.0), data.facts).problem(torch.device("cpu"))
-    values = [float(value) for value in config.l2] if isinstance(config.l2, list | tuple) else None
-    if values is None:
-        values = default_strengths(problem, next(iter(data.train_dataloader())))
-    if shown:
-        print(f"path: {len(values)} strengths of l2 from {max(values):.3g} to {min(values):.3g}", file=sys.stderr)
+    device = device_of(config.accelerator)
+    data.device = device = torch.device("cpu") if device.type == "mps" else device  # where there is float64
+    problem = build_module(dataclasses.replace(config, l2=1.0), data.facts).problem(device)
+
+    def rows_of(split: Split) -> Iterator[Batch]:
+        for features, labels, weights in data.train_dataloader() if split == "train" else data.blocks(split):
+            yield Batch(features.to(device), labels.to(device), None if weights is None else weights.to(device))
+
+    told_s = time.monotonic()
+
+    def tell(row: PathRow) -> None:
+        nonlocal told_s
+        line = f"choosing l2 on val: with {row.l2:g} loss/val {row.loss_val:.4g}"
+        if shown and sys.stderr.isatty():
+            print(line.ljust(60), end="\r", file=sys.stderr, flush=True)
+        elif shown and time.monotonic() - told_s > EVERY_S:
+            print(line, file=sys.stderr, flush=True)
+            told_s = time.monotonic()
+
+    def train_rows(mixed: bool) -> Iterator[Batch]:
+        return rows_of("train")
+
+    sample = next(rows_of("train"))
+    values = list(config.l2) if isinstance(config.l2, list | tuple) else []
+    if config.l2 == "path":
+        values = default_strengths(problem, sample)
+    if shown and values:
+        said = f"path: {len(values)} strengths of l2 from {max(values):.3g} to {min(values):.3g}"
+        print(said, file=sys.stderr)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
-        points = drive(fit_path(problem, values, config.tolerance, config.seed), lambda mixed: data.train_dataloader())
-        rows = score_path(problem, points, data.blocks("val"))
-    return rows, points[best_of(rows)]
+        if values:
+            points = drive(fit_path(problem, values, config.tolerance, config.seed), train_rows)
+            rows = score_path(problem, points, rows_of("val"), config.select == "auroc")
+            place = best_of(rows, config.select)
+        else:
+            tolerance = max(ROUGH, config.tolerance)
+            rows, points, place = search_strength(
+                problem, train_rows, lambda: rows_of("val"), sample, config.select, tolerance, config.seed, tell
+            )
+    return rows, points[place]
 
 
 def _certificate(

@@ -113,7 +113,14 @@ class Search:
     """
 
     def __init__(
-        self, name: str, storage: str, ranges: Sequence[Range], settings: Sequence[str], seed: int, prune: bool
+        self,
+        name: str,
+        storage: str,
+        ranges: Sequence[Range],
+        settings: Sequence[str],
+        seed: int,
+        prune: bool,
+        sign: int = -1,
     ) -> None:
         """Opens the study, or makes it.
 
@@ -124,6 +131,7 @@ class Search:
             settings: What was typed besides; a study goes on only with the same.
             seed: Fixes what is tried.
             prune: Whether trials that fall behind are broken off.
+            sign: 1 if more of what trials score is better, or else -1.
 
         Raises:
             ConfigError: The study searched something else, or the database cannot be opened.
@@ -143,7 +151,11 @@ class Search:
             try:
                 held = optuna.storages.RDBStorage(storage, engine_kwargs=wait)
                 self.study: Study = optuna.create_study(
-                    storage=held, study_name=name, load_if_exists=True, direction="minimize", pruner=pruner
+                    storage=held,
+                    study_name=name,
+                    load_if_exists=True,
+                    direction="minimize" if sign < 0 else "maximize",
+                    pruner=pruner,
                 )
                 break
             except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, ImportError, AssertionError) as error:
@@ -210,10 +222,10 @@ class Search:
             return None
         return trial, {key: trial._suggest(key, kind) for key, kind in self._distributions.items()}
 
-    def finished(self, trial: Trial, loss: float, folder: str) -> None:
+    def finished(self, trial: Trial, score: float, folder: str) -> None:
         """Notes the result of a trial."""
         trial.set_user_attr("folder", folder)
-        self.study.tell(trial, loss)
+        self.study.tell(trial, score)
 
     def pruned(self, trial: Trial, folder: str) -> None:
         """Notes that a trial was broken off, with what it had reached."""
@@ -243,14 +255,14 @@ class Search:
 
     @property
     def best(self) -> tuple[float, Mapping[str, Any]] | None:
-        """The lowest loss on val and the values it was reached with, once there is one."""
+        """The best score on val and the values it was reached with, once there is one."""
         with suppress(ValueError):
             return self.study.best_value, self.study.best_params
         return None
 
     @property
     def history(self) -> list[tuple[str, float | None]]:
-        """State and loss on val of the trials that came to an end, in the order of their numbers."""
+        """State and score on val of the trials that came to an end, in the order of their numbers."""
         from optuna.trial import TrialState
 
         return [
@@ -260,7 +272,7 @@ class Search:
         ]
 
     def importance(self) -> dict[str, float]:
-        """How much of the spread of the losses each key explains, largest first; nothing where that cannot be told.
+        """How much of the spread of the scores each key explains, largest first; nothing where that cannot be told.
 
         Source:
             Hutter, Hoos and Leyton-Brown (2014), An efficient approach for assessing hyperparameter importance: fANOVA.

@@ -19,6 +19,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 
+from logreg.config import SELECT
 from logreg.errors import ConfigError, LogregError
 from logreg.folder import shown, write_whole
 from logreg.terminal import on_one_line, terminal
@@ -41,6 +42,8 @@ def sweep_overrides(overrides: Sequence[Override], root: Path) -> tuple[list[str
         Overrides to add, and the sweep folder.
     """
     given = {override.key_or_group: override for override in overrides}
+    if "select" in given and given["select"].is_sweep_override():
+        raise ConfigError("`select` must be one for all jobs, since it ranks them. Type one of its values.")
     added = []
     if "hydra.sweep.dir" in given:
         folder = Path(str(given["hydra.sweep.dir"].value()))
@@ -56,20 +59,21 @@ def sweep_overrides(overrides: Sequence[Override], root: Path) -> tuple[list[str
     return added, folder
 
 
-def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str]) -> float | None:
+def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str], score: str = "loss") -> float | None:
     """One job; its failure is shown at once and written down, and the sweep goes on.
 
     Args:
-        run: The job.
+        run: The job; returns what it is ranked by.
         folder: Its folder.
         overrides: What makes it differ.
+        score: Name of what it is ranked by.
 
     Returns:
         What ``run`` returns, or ``None`` if it failed.
     """
     _share_the_cores()
     try:
-        loss = run()
+        value = run()
     except Exception as error:
         person = isinstance(error, LogregError)
         line = str(error) if person else f"{type(error).__name__}: {error}"
@@ -81,15 +85,16 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
         said = on_one_line(f"failed: {' '.join(overrides)} [{shown(folder)}]")
         print(f"{said}\n  {on_one_line(line)}", file=sys.stderr, flush=True)
         return None
-    print(on_one_line(f"done: {' '.join(overrides)}: loss {loss:.4f}"), file=sys.stderr, flush=True)
-    return loss
+    print(on_one_line(f"done: {' '.join(overrides)}: {score} {value:.4f}"), file=sys.stderr, flush=True)
+    return value
 
 
 def gather(folder: Path, numbers: Collection[str] | None = None) -> int:
     """Ranks the jobs of a sweep, prints the table and writes results.csv.
 
     Jobs that differ in the seed alone are one row: mean and standard deviation over the seeds.
-    Rows are ranked by loss on val, or on train where there is no val split.
+    Rows are ranked by what ``select`` says of val, or of train where there is no val split; of equal ones the stronger
+    penalty comes first.
 
     Args:
         folder: The sweep folder.
@@ -110,7 +115,8 @@ def gather(folder: Path, numbers: Collection[str] | None = None) -> int:
     settings = [_settings(job["overrides"]) for job in jobs]
     columns = list(dict.fromkeys(key for setting in settings for key in setting))
     varied = [key for key in columns if len({setting.get(key) for setting in settings}) > 1]
-    metrics = _metric_names(jobs)
+    select = next((job["config"].get("select", "log_loss") for job in jobs if "config" in job), "log_loss")
+    metrics = _metric_names(jobs, SELECT[select][0])
     _write_csv(folder / "results.csv", jobs, settings, columns, metrics)
 
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
@@ -120,7 +126,7 @@ def gather(folder: Path, numbers: Collection[str] | None = None) -> int:
             groups.setdefault(tuple(setting.get(key, "") for key in by), []).append(job)
     failed = [job for job in jobs if job["status"] == "failed"]
     pruned = sum(job["status"] == "pruned" for job in jobs)
-    _print_table(folder, groups, by, metrics, failed, pruned)
+    _print_table(folder, groups, by, metrics, SELECT[select][1], failed, pruned)
     return 1 if failed else 0
 
 
@@ -128,16 +134,16 @@ def _settings(overrides: Sequence[str]) -> dict[str, str]:
     return dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
 
 
-def _metric_names(jobs: Sequence[dict[str, Any]]) -> list[str]:
+def _metric_names(jobs: Sequence[dict[str, Any]], ranking: str) -> list[str]:
     """Such as "loss/val"; the one that ranks comes first."""
     there = list(
         dict.fromkeys(
             f"{metric}/{split}" for job in jobs for split, scores in job["metrics"].items() for metric in scores
         )
     )
-    order = ["loss/val", "accuracy/val", "auroc/val", "loss/test", "accuracy/test", "auroc/test"]
-    if "loss/val" not in there:
-        order = ["loss/train", "accuracy/train"]
+    splits = ("val", "test") if "loss/val" in there else ("train",)
+    names = sorted(("loss", "accuracy", "auroc"), key=lambda name: name != ranking)
+    order = [f"{name}/{split}" for split in splits for name in names]
     return [name for name in order if name in there] + [name for name in there if name not in order]
 
 
@@ -177,6 +183,7 @@ def _print_table(
     groups: dict[tuple[str, ...], list[dict[str, Any]]],
     by: list[str],
     metrics: list[str],
+    sign: int,
     failed: Sequence[dict[str, Any]],
     pruned: int = 0,
 ) -> None:
@@ -193,11 +200,13 @@ def _print_table(
         for column in ("rank", *by, "runs", *shown):
             table.add_column(column, justify="right", no_wrap=True)
 
-        def mean_of(jobs: list[dict[str, Any]], name: str) -> float:
-            values = [value for job in jobs if (value := _value(job, name)) is not None]
-            return statistics.fmean(values) if values else math.inf
+        def order_of(jobs: list[dict[str, Any]]) -> tuple[float, ...]:
+            values = [value for job in jobs if (value := _value(job, metrics[0])) is not None]
+            penalties = ([job.get("objective", {}).get(key, 0.0) for job in jobs] for key in ("l2", "l1"))
+            score = statistics.fmean(values) if values else -sign * math.inf
+            return -sign * score, *(-statistics.fmean(strengths) for strengths in penalties)
 
-        ranked = sorted(groups.items(), key=lambda group: mean_of(group[1], metrics[0]))
+        ranked = sorted(groups.items(), key=lambda group: order_of(group[1]))
         for rank, (setting, jobs) in enumerate(ranked, start=1):
             cells = [_mean_and_deviation([_value(job, name) for job in jobs]) for name in shown]
             table.add_row(str(rank), *(escape(value) for value in setting), str(len(jobs)), *cells)
@@ -244,24 +253,31 @@ def _share_the_cores() -> None:
 
 
 def draw_search(
-    folder: Path, title: str, history: Sequence[tuple[str, float | None]], importance: Mapping[str, float]
+    folder: Path,
+    title: str,
+    history: Sequence[tuple[str, float | None]],
+    importance: Mapping[str, float],
+    score: str = "loss",
+    sign: int = -1,
 ) -> list[Path]:
-    """Pictures of a tuned sweep: the losses in their order, and which keys they depend on.
+    """Pictures of a tuned sweep: the scores in their order, and which keys they depend on.
 
     Args:
         folder: Of the sweep.
         title: Over the pictures.
-        history: State and loss of each trial.
+        history: State and score of each trial.
         importance: Part of the spread that each key explains; empty where that is not known.
+        score: Its name.
+        sign: 1 if more of it is better, or else -1.
 
     Returns:
         The files.
     """
     from logreg.figures import importance_bars, search_history
 
-    drawn = {"history": search_history(history, title)}
+    drawn = {"history": search_history(history, title, score, sign)}
     if importance:
-        drawn["importance"] = importance_bars(importance, title)
+        drawn["importance"] = importance_bars(importance, title, score)
     files = []
     for name, figure in drawn.items():
         files.append(folder / "figures" / f"{name}.png")

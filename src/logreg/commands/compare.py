@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,8 +47,17 @@ OWN: dict[str, tuple[Promise, Any]] = {
 SCORES = ("log_loss", "accuracy", "auroc")
 """Of the evaluation, in the table."""
 
+COLUMNS = 80
+"""Of the narrowest terminal, and of a file."""
+
+WIDTHS = {"log_loss": 23, "accuracy": 20, "auroc": 23}
+"""Columns of a score with its interval."""
+
+LONGEST = 40
+"""Characters of the name of a run or of the value of a setting, unless it takes more to tell them apart."""
+
 MOST_SETTINGS = 6
-"""Columns of settings; --help tells of json=true, which has all."""
+"""Of those that differ; --help tells of json=true, which has all."""
 
 UNINTERESTING = ("dataset.recipe", "expected", "verbose", "report", "ckpt_path", "facts", "accelerator", "devices")
 """Settings that say nothing of the model."""
@@ -181,44 +192,88 @@ def _places(table: Any) -> bytes:
 
 
 def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: tuple[str, Paired] | None) -> None:
-    import sys
-
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = terminal(width=None if sys.stdout.isatty() else 200)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    """Two lines a run, which fit into 80 columns: what it is, and its scores."""
+    console = terminal()
+    width = max(console.width, COLUMNS) if console.is_terminal else COLUMNS
     letters = len(rows) == 2
+    rows = list(rows) if letters else sorted(rows, key=_rank)
+    names = "AB" if letters else [str(number) for number in range(1, len(rows) + 1)]
+    indent = " " * (len(names[-1]) + 2)
     scores = [name for name in SCORES if any(name in row["metrics"] for row in rows)]
-    for column in (
-        *([""] if letters else []),
-        "run",
-        *differing,
-        "split",
-        *(one.replace("_", " ") for one in scores),
-        "optimum",
-    ):
-        table.add_column(escape(column), overflow="fold")
-    for number, row in enumerate(sorted(rows, key=_rank) if not letters else rows):
-        settings = [_plain(row["settings"].get(key)) for key in differing]
-        metrics = [_cell(name, row["metrics"].get(name)) for name in scores]
-        cells = [row["run"], *settings, row["split"] or "", *metrics, row["verdict"].partition(":")[0]]
-        table.add_row(*(["AB"[number]] if letters else []), *map(escape, cells))
-    console.print(table)
+    splits = {row["split"] for row in rows}
+    common, runs = _without_common_folder([row["run"] for row in rows])
+    settings = {key: shortened([_plain(row["settings"].get(key)) for row in rows]) for key in differing}
+
+    lines = [f"runs in {common}"] if common else []
+    header = "  ".join(f"{name.replace('_', ' '):<{WIDTHS[name]}}" for name in scores)
+    lines.append((indent + header).rstrip() + (f"  on {next(iter(splits))}" if len(splits) == 1 else ""))
+    for number, (name, run, row) in enumerate(zip(names, shortened(runs), rows, strict=True)):
+        said = [run, *(f"{key}={of_key[number]}" for key, of_key in settings.items() if of_key[number])]
+        said += [f"on {row['split']}"] if len(splits) > 1 else []
+        verdict = row["verdict"].partition(":")[0]
+        lines += _in_columns([*said, f"({verdict})"], f"{name:<{len(indent)}}", width)
+        values = "  ".join(f"{_cell(each, row['metrics'].get(each)):<{WIDTHS[each]}}" for each in scores)
+        lines.append((indent + values).rstrip())
+    if letters:
+        lines.append("")
     if paired is not None:
         split, found = paired
         loss, accuracy = found.log_loss, found.accuracy
-        for line in (
-            f"B - A on {found.rows:,} rows of {split}: log-loss {loss.value:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}], "
-            f"accuracy {accuracy.value:+.2%} [{accuracy.low:+.2%}, {accuracy.high:+.2%}]",
-            f"only A right: {found.only_a:,}, only B right: {found.only_b:,}"
+        lines += [
+            f"B - A on {found.rows:,} rows of {split}",
+            f"   log loss {loss.value:+.4f} [{loss.low:+.4f}, {loss.high:+.4f}]",
+            f"   accuracy {accuracy.value:+.2%} [{accuracy.low:+.2%}, {accuracy.high:+.2%}]",
+            f"   only A right: {found.only_a:,}, only B right: {found.only_b:,}"
             + ("" if found.p_value is None else f", McNemar p = {found.p_value:.2g}"),
-            found.verdict,
-        ):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            *textwrap.wrap(found.verdict, width),
+        ]
     elif letters:
-        console.print("no paired test: the two were not scored on the same rows", markup=False, highlight=False)
+        lines.append("no paired test: the two were not scored on the same rows")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _in_columns(parts: Sequence[str], head: str, width: int) -> list[str]:
+    """Parts that stand whole in lines of so many columns, the first of which begins with ``head``."""
+    lines = [head + parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f"  {part}"
+        else:
+            lines.append(" " * len(head) + part)
+    return lines
+
+
+def _without_common_folder(runs: Sequence[str]) -> tuple[str, list[str]]:
+    """The folder that all runs are in, and the rest of their names."""
+    common = os.path.commonpath([Path(run).parent for run in runs]) if len(runs) > 1 else ""
+    return common, [Path(run).relative_to(common).as_posix() if common else run for run in runs]
+
+
+def shortened(names: Sequence[str], most: int = LONGEST) -> list[str]:
+    """Names of at most so many characters, where they can be told apart so: what is left out is where they are alike.
+
+    Example:
+        >>> shortened(["2026-11-28_l2-0.1", "2026-11-28_l2-0.01"], 10)
+        ['…l2-0.1', '…l2-0.01']
+        >>> shortened(["short", "names"], 10)
+        ['short', 'names']
+    """
+    if max(map(len, names), default=0) <= most:
+        return list(names)
+    alike = next((place for place, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), 0)
+    while alike and names[0][alike - 1] not in "/_ ":  # to where a word begins
+        alike -= 1
+    cut = [f"…{name[alike:]}" if alike > 1 else name for name in names]
+
+    def with_tail(tail: int) -> list[str]:
+        return [name if len(name) <= most else f"{name[: most - tail - 1]}…{name[-tail:]}" for name in cut]
+
+    def window(start: int) -> list[str]:
+        return [name if len(name) <= most else f"…{name[start : start + most - 2]}…" for name in names]
+
+    tries = [*map(with_tail, (most // 2, most // 4, 3 * most // 4)), *map(window, range(max(map(len, names))))]
+    return next((short for short in tries if len(set(short)) == len(set(names))), list(names))
 
 
 def _rank(row: Mapping[str, Any]) -> tuple[str, float]:

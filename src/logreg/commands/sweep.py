@@ -30,7 +30,7 @@ from logreg.commands.desk import (
     with_backbone,
     with_overrides,
 )
-from logreg.config import RunConfig
+from logreg.config import SELECT, RunConfig
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.folder import folder_name, shown, write_whole
 from logreg.promises import Promise, flag, optional, text, whole
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from logreg.data import TensorDataModule
 
 HELP = """\
-Looks for the values that give the lowest loss on val, and learns from each trial which ones to try next.
+Looks for the values that give the best score on val, and learns from each trial which ones to try next.
 
 usage: python scripts/sweep.py 'search.KEY=RANGE' ... [trials=30] [key=value ...]
 
@@ -58,6 +58,7 @@ keys
   storage      null      URL of a database that several processes or machines share, each with the same command; null:
                          study.db in the folder of the sweep (which processes on one machine share as well)
   prune        true      breaks trials off that are behind half of the others
+  select       log_loss  what is best: the lowest log-loss, or the highest accuracy or auroc, on val
   everything else is a key of scripts/train.py and holds for all trials
 
 Trials run one after the other in this process and share its imports and its data.  The folder of the sweep, under
@@ -149,7 +150,7 @@ def understood(typed: Sequence[str]) -> Plan:
     for key in keys:
         if keys.count(key) > 1:
             raise ConfigError(f"`search.{key}` must be typed once.")
-        if key in (*REFUSED, "dataset", "experiment"):
+        if key in (*REFUSED, "dataset", "experiment", "select"):
             raise ConfigError(f"`search.{key}` must be a key that makes a model better or worse on the same rows.")
         if any(setting.partition("=")[0] == key for setting in settings):
             raise ConfigError(f"`{key}` must be searched or set, not both.")
@@ -162,7 +163,7 @@ def understood(typed: Sequence[str]) -> Plan:
     for one in ranges:
         for value in one.samples[1:]:  # a promise that holds for one value and not for another is seen at once
             plan.trial(first | {one.key: shown_value(value)})
-    if not isinstance(plan.config.l2, int | float):
+    if not isinstance(plan.config.l2, int | float) and plan.config.l2 != "auto":
         raise ConfigError("`l2` must be one number in a sweep. A path chooses for itself: scripts/train.py l2=path.")
     return plan
 
@@ -197,7 +198,8 @@ def _work(typed: list[str]) -> int:
     with _alone(folder):
         is_new = [path.name for path in folder.iterdir()] == [LOCK]
         try:
-            search = Search(plan.study, storage, plan.ranges, plan.settings, plan.config.seed, plan.values["prune"])
+            prune, (_, sign) = plan.values["prune"], SELECT[plan.config.select]
+            search = Search(plan.study, storage, plan.ranges, plan.settings, plan.config.seed, prune, sign)
         except ConfigError:
             if is_new:
                 shutil.rmtree(folder)
@@ -246,12 +248,13 @@ def _read(config: RunConfig) -> TensorDataModule:
     Raises:
         LogregError: There is something wrong with them, or none are held out for val.
     """
-    from logreg.run import build_data
+    from logreg.run import build_data, check_select
 
     data = build_data(config)
     data.setup()
     if "val" not in data.splits:
         raise ConfigError("`search` must have a val split to choose by. Set dataset.split.val=0.2.")
+    check_select(config, data)
     return data
 
 
@@ -267,7 +270,7 @@ def _run_trials(
     total = plan.values["trials"]
     if before:
         print(f"{plan.study}: going on from {before} of {total} trials", file=sys.stderr)
-    with _bar(total, before, plan.study) as tell:
+    with _bar(total, before, plan.study, SELECT[plan.config.select][0]) as tell:
         while asked is not None:
             trial, values = asked
             typed = {key: shown_value(value) for key, value in values.items()}
@@ -286,15 +289,17 @@ def _trial(
 
     said = " ".join(f"{key}={value}" for key, value in typed.items())
     config = dataclasses.replace(plan.trial(typed), report="brief")
+    name, _ = SELECT[config.select]
     overrides = [*plan.settings, *(f"{key}={value}" for key, value in typed.items())]
     try:
         data = build_data(config)
         data.share(shared.setdefault(_of_data(config), data))
-        summary = train(config, folder, ROOT, False, overrides, progress_lines=0, data=data, watchers=[Pruning(trial)])
+        watchers = [Pruning(trial, name)]
+        summary = train(config, folder, ROOT, False, overrides, progress_lines=0, data=data, watchers=watchers)
     except Pruned as pruned:
-        _note(folder, "pruned", overrides, {"metrics": {"val": {"loss": pruned.loss}}, "epochs": pruned.epoch})
+        _note(folder, "pruned", overrides, {"metrics": {"val": {name: pruned.score}}, "epochs": pruned.epoch})
         search.pruned(trial, shown(folder))
-        return f"{said}: pruned after epoch {pruned.epoch}, loss/val {pruned.loss:.4f}"
+        return f"{said}: pruned after epoch {pruned.epoch}, {name}/val {pruned.score:.4f}"
     except ConfigError:
         search.dropped(trial)
         raise
@@ -306,9 +311,9 @@ def _trial(
         _note(folder, "failed", overrides, {"metrics": {}, "error": line})
         search.failed(trial, line)
         return f"{said}: failed: {line}"
-    loss = float(summary["metrics"]["val"]["loss"])
-    search.finished(trial, loss, shown(folder))
-    return f"{said}: loss/val {loss:.4f}"
+    score = float(summary["metrics"]["val"][name])
+    search.finished(trial, score, shown(folder))
+    return f"{said}: {name}/val {score:.4f}"
 
 
 def _note(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str, Any]) -> None:
@@ -321,7 +326,8 @@ def _gather(plan: Plan, search: Search, folder: Path) -> int:
     from logreg.sweep import draw_search, gather
 
     if search.best is not None:
-        files = draw_search(folder, plan.study, search.history, search.importance())
+        name, sign = SELECT[plan.config.select]
+        files = draw_search(folder, plan.study, search.history, search.importance(), name, sign)
         print(f"pictures: {' '.join(map(shown, files))}")
     # One that was killed at its end has a summary, and was tried again.
     gather(folder, {str(trial.number) for trial in search.counted})
@@ -329,11 +335,11 @@ def _gather(plan: Plan, search: Search, folder: Path) -> int:
 
 
 @contextmanager
-def _bar(total: int, before: int, label: str) -> Iterator[Callable[[int, Any, str], None]]:
+def _bar(total: int, before: int, label: str, name: str) -> Iterator[Callable[[int, Any, str], None]]:
     """Progress: a bar on a terminal, a line for each trial elsewhere."""
 
     def of_best(best: Any) -> str:
-        return "" if best is None else f"best loss/val {best[0]:.4f}"
+        return "" if best is None else f"best {name}/val {best[0]:.4f}"
 
     if not sys.stderr.isatty():
         yield lambda done, best, words: print(

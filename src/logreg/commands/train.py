@@ -46,7 +46,7 @@ from logreg.commands.desk import (
     say_importing,
     with_backbone,
 )
-from logreg.config import RunConfig
+from logreg.config import SELECT, RunConfig
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.folder import CHECKPOINTS, check_new, find_checkpoint, is_unused, shown
 from logreg.terminal import screened, terminal
@@ -144,7 +144,7 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
         started: ``time.perf_counter()`` when the person pressed Enter, for a run alone.
 
     Returns:
-        The last loss on val (on train where there is no val split), for sweepers that optimise it.
+        What ``select`` says of val (of train where there is no val split), for sweepers that optimize it.
     """
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
@@ -152,7 +152,8 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
     if settings.mode == RunMode.MULTIRUN:
         from logreg.sweep import run_in_sweep
 
-        return run_in_sweep(lambda: _run(composed, folder, overrides, None), folder, overrides)
+        score = SELECT.get(str(composed.select), ("loss",))[0]  # else the job says what is wrong with it
+        return run_in_sweep(lambda: _run(composed, folder, overrides, None), folder, overrides, score)
     try:
         return _run(composed, folder, overrides, started)
     except LogregError:
@@ -173,7 +174,7 @@ def _keeping(failures: list[Exception], started: float) -> Callable[[DictConfig]
 
 
 def _run(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
-    """Checks, imports what takes seconds, trains, shows the result."""
+    """Checks, imports what takes seconds, trains, shows the result; returns what ``select`` says of it."""
     config = RunConfig.from_mapping(resolved(composed))
 
     say_importing()
@@ -207,8 +208,8 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
         ) from error
     if single:
         print_summary(summary, terminal())
-    metrics = summary["metrics"]
-    return float(metrics.get("val", metrics["train"])["loss"])
+    metrics, score = summary["metrics"], SELECT[config.select][0]
+    return float(metrics.get("val", metrics["train"])[score])
 
 
 def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -244,7 +245,9 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         # The file itself, since tomorrow "latest" is another one.
         overrides = [override for override in overrides if override.key_or_group != "ckpt_path"]
         overrides += parse([f"ckpt_path={quoted(shown(checkpoint))}"])
-        added += resumed_overrides(checkpoint, set(given))
+        # a strength that was chosen is that of the checkpoint
+        before = resumed_overrides(checkpoint, set(given))
+        added += ["l2=auto" if one.startswith(("l2=path", "l2=[")) else one for one in before]
     typed = set(given) | {override.key_or_group for override in parse(added)}
     added += implied(typed)
     if sweeping:

@@ -6,15 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.optim.certificate import Bound, bound
-from logreg.optim.curvature import DRAWN
+from logreg.optim.curvature import DRAWN, Learned
 from logreg.optim.exact import EXACT
+from logreg.optim.newton import newton
 from logreg.optim.passes import Asking, Frame, Problem, choose_frame
 from logreg.optim.progress import Progress
-from logreg.optim.start import safe_step
+from logreg.optim.start import holds_hessian, safe_step
 
 DECADES, PER_DECADE = 6, 4
 """Of the strengths that are tried where nobody names them."""
@@ -48,70 +50,110 @@ class PathPoint:
     passes: int
 
 
-def default_strengths(problem: Problem, sample: Batch) -> list[float]:
-    """From the largest curvature of the loss, where the penalty outweighs the data, down to 1e-6 of it.
+def largest_curvature(problem: Problem, sample: Batch) -> float:
+    """Of the loss at zero: the strength of l2 from which on the penalty outweighs the data.
 
     Args:
         problem: Of the rows.
-        sample: Some of them; the curvature at zero is estimated on these.
+        sample: Some of them, to estimate it on.
+    """
+    frame = Frame(choose_frame(problem, sample, every_scale=False).center, problem.model.scale)
+    curvature = 1 / safe_step(problem, frame, sample)
+    return curvature * problem.total_weight if problem.objective.reduction == "sum" else curvature
+
+
+def default_strengths(problem: Problem, sample: Batch) -> list[float]:
+    """From the largest curvature of the loss down to 1e-6 of it; arguments as of `largest_curvature`.
 
     Returns:
         Strengths, each 10^(1/4) times the next, to two digits.
     """
-    frame = Frame(choose_frame(problem, sample, every_scale=False).center, problem.model.scale)
-    curvature = 1 / safe_step(problem, frame, sample)
-    if problem.objective.reduction == "sum":
-        curvature *= problem.total_weight
-    largest = math.ceil(math.log10(curvature) * PER_DECADE)
-    return [
-        float(f"{10 ** (step / PER_DECADE):.2g}") for step in range(largest, largest - DECADES * PER_DECADE - 1, -1)
-    ]
+    largest = math.ceil(math.log10(largest_curvature(problem, sample)) * PER_DECADE)
+    return [to_two_digits(10 ** (step / PER_DECADE)) for step in range(largest, largest - DECADES * PER_DECADE - 1, -1)]
+
+
+def to_two_digits(strength: float) -> float:
+    """A strength as people write it."""
+    return float(f"{strength:.2g}")
+
+
+class Fits:
+    """Fits of one problem for several strengths of l2, each started from those before it.
+
+    Attributes:
+        points: One for each strength so far, in the order in which they were asked for.
+    """
+
+    def __init__(
+        self, problem: Problem, tolerance: float = 1e-6, seed: int = 0, most: int = PASSES, rough: bool = False
+    ) -> None:
+        """Nothing is fitted yet.
+
+        Args:
+            problem: Whose rows will be shown; its own l2 does not matter, its l1 stays.
+            tolerance: Relative gap to end each fit at.
+            seed: Fixes what is drawn.
+            most: Passes for each strength at most, with what those before it left.
+            rough: Whether a gap may be what the quadratic model says, where there is one, and not a bound: that saves
+                the passes in float64.
+        """
+        self._is_rough = rough
+        self.points: list[PathPoint] = []
+        self._problem, self._tolerance, self._seed, self._most = problem, tolerance, seed, most
+        self._inverse: Learned | None = None
+        self._of = math.inf
+        """The strength that the inverse was made for."""
+        self._left = 0
+
+    def at(self, l2: float) -> Asking[PathPoint]:
+        """The optimum for a strength > 0; it starts where the two nearest strengths point to on the scale of log l2."""
+        problem = replace(self._problem, objective=replace(self._problem.objective, l2=l2))
+        inverse = self._inverse
+        if not self._of / SIMILAR <= l2 <= self._of * SIMILAR and (inverse is None or len(inverse) < MANY):
+            inverse, self._of = None, l2
+        start = _start(problem, self.points)
+        progress = Progress(problem, start, self._tolerance, self._seed, drawn=ROWS * DRAWN, inverse=inverse)
+        passes = 0
+        self._left += self._most
+        self._inverse = inverse = None  # it is the fit's to renew
+        trusts = self._is_rough and holds_hessian(problem) and not problem.objective.l1
+        for question in newton(progress, self._tolerance) if trusts else EXACT["newton"](progress):
+            yield question
+            passes += not question.done
+            if passes >= self._left:
+                break
+        if progress.bound is None and trusts and progress.near < self._tolerance:
+            gap = max(progress.near, 0.0) * abs(progress.value)
+            loss = progress.value - float(problem.objective.penalty(progress.solution[:, :-1]))
+            progress.bound = Bound(progress.value, gap, False, torch.zeros_like(start), loss)
+        if progress.bound is None:
+            progress.bound = yield from bound(problem, progress.solution, enough=self._tolerance)
+        self._inverse, self._left = progress.inverse, max(self._left - passes, 0)
+        self.points.append(PathPoint(l2, progress.solution, progress.bound, progress.converged, passes))
+        return self.points[-1]
 
 
 def fit_path(
     problem: Problem, strengths: Sequence[float], tolerance: float = 1e-6, seed: int = 0, most: int = PASSES
 ) -> Asking[list[PathPoint]]:
-    """Solves for every strength; each fit starts where the two before it point to on the scale of log l2.
-
-    Args:
-        problem: Whose rows will be shown; its own l2 does not matter, its l1 stays.
-        strengths: Of l2, all > 0, in any order.
-        tolerance: Relative gap to end each fit at.
-        seed: Fixes what is drawn.
-        most: Passes for each strength at most, with what those before it left.
+    """Solves for every strength, each > 0; the other arguments are those of `Fits`.
 
     Returns:
         A point for each strength, from the strongest to the weakest.
     """
-    points: list[PathPoint] = []
-    inverse, of, left = None, math.inf, 0
-    for l2 in sorted(strengths, reverse=True):
-        this = replace(problem, objective=replace(problem.objective, l2=l2))
-        if l2 < of / SIMILAR and (inverse is None or len(inverse) < MANY):
-            inverse, of = None, l2
-        progress = Progress(this, _start(this, points), tolerance, seed, drawn=ROWS * DRAWN, inverse=inverse)
-        passes = 0
-        left += most
-        inverse = None  # it is the fit's to renew
-        for question in EXACT["newton"](progress):
-            yield question
-            passes += not question.done
-            if passes >= left:
-                break
-        if progress.bound is None:
-            progress.bound = yield from bound(this, progress.solution, enough=tolerance)
-        inverse, left = progress.inverse, max(left - passes, 0)
-        points.append(PathPoint(l2, progress.solution, progress.bound, progress.converged, passes))
-    return points
+    fits = Fits(problem, tolerance, seed, most)
+    for l2 in sorted(set(strengths), reverse=True):
+        yield from fits.at(l2)
+    return fits.points
 
 
 def _start(problem: Problem, points: Sequence[PathPoint]) -> Tensor:
-    """Zero, then the last point, then where a line through the last two leads."""
+    """Zero, then the last point, then where a line through the two that are nearest leads."""
     if not points:
         return problem.zeros()
-    last = points[-1]
-    if len(points) == 1 or problem.objective.l1:  # a line would leave the zeros that l1 holds
+    last, *others = sorted(points, key=lambda point: abs(math.log(point.l2 / problem.objective.l2)))
+    if not others or problem.objective.l1:  # a line would leave the zeros that l1 holds
         return last.point
-    before = points[-2]
+    before = others[0]
     ahead = math.log(problem.objective.l2 / last.l2) / math.log(last.l2 / before.l2)
     return last.point + ahead * (last.point - before.point)
