@@ -143,7 +143,7 @@ def test_a_path_shows_loss_and_accuracy_and_what_was_chosen() -> None:
         assert np.ravel(np.asarray(star.get_data())).tolist() == pytest.approx([0.01, expected])
     (legend,) = figure.legends
     texts = [text.get_text() for text in legend.get_texts()]
-    assert "lowest loss on val: l2 = 0.01, loss 0.3, accuracy 70.00%" in texts
+    assert "best log-loss on val: l2 = 0.01, loss 0.3, accuracy 70.00%" in texts
     assert "strongest within one error: l2 = 0.1" in texts
     assert legend.get_window_extent().y1 <= lower.get_window_extent().y0
     assert upper.get_ylim()[1] > 0.7  # the band is whole
