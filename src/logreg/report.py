@@ -180,13 +180,14 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
     if result.module.facts.feature_names:
         text = coefficients_csv(result.module)
         write_whole(result.folder / "coefficients.csv", lambda file: file.write(text.encode()))
-    plain = json.dumps(summary, indent=2, ensure_ascii=False)
-    write_whole(result.folder / "summary.json", lambda file: file.write((plain + "\n").encode()))
     page = as_markdown(summary, figures)
     write_whole(result.folder / "report.md", lambda file: file.write(page.encode()))
     if result.config.report == "full":
         html = as_html(summary, page, {name: result.folder / "figures" / name for name in figures})
         write_whole(result.folder / "report.html", lambda file: file.write(html.encode()))
+    plain = json.dumps(summary, indent=2, ensure_ascii=False)
+    # last, since it says that the run has come to its end
+    write_whole(result.folder / "summary.json", lambda file: file.write((plain + "\n").encode()))
 
 
 def draw(result: RunResult, logger: RunLogger) -> list[str]:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from logreg.calibration import Calibration, fit_calibration
-from logreg.callbacks import Certificates, Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
+from logreg.callbacks import Certificates, Checkpoints, Ending, HeldCheckpointIO, SignOfLife, TimeLimit
 from logreg.config import DATASET_KNOBS, EXACT, KNOBS, REFUSED_TRAINER_ARGUMENTS, SECTIONS, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.data.image_folder import ImageFolder
@@ -28,7 +28,7 @@ from logreg.errors import ConfigError, Terminated, did_you_mean
 from logreg.evaluation import Predicted, are_counts, best_threshold, evaluate
 from logreg.existence import find_separation
 from logreg.facts import DataFacts, Split
-from logreg.folder import Latest, check_new, find_checkpoint, shown
+from logreg.folder import Latest, check_new, find_checkpoint, goes_on_in, shown, start_anew
 from logreg.inspection import print_facts
 from logreg.metrics import Scores
 from logreg.module import DTYPES, LogisticModule, resolve_loss
@@ -69,7 +69,7 @@ def train(
 
     Args:
         config: The run, checked.
-        folder: The run folder; one that has no checkpoints yet.
+        folder: The run folder; one that has no checkpoints yet, or that of the run to go on with.
         root: Where ``latest`` stands that names the newest run.
         is_newest: Whether ``latest`` shall name this one; jobs of a sweep leave it alone.
         overrides: What the person typed after ``scripts/train.py``, for the report.
@@ -86,9 +86,12 @@ def train(
             diverged later.
     """
     started = time.perf_counter() if started is None else started
-    resumed = None
+    resumed, held, ours, ended = None, None, False, False
+    path, start, asked = None, None, config.l2
     if config.ckpt_path:
         resumed = find_checkpoint(config.ckpt_path, root, "leave ckpt_path out to start from scratch")
+        held = read_checkpoint(resumed)
+        ours = goes_on_in(resumed, folder)
     _quieten(config.verbose)
     if progress_lines and (alone := started_beside_others()):
         print(alone, file=sys.stderr)
@@ -99,38 +102,55 @@ def train(
     if config.facts == "show":
         print_facts(data, terminal())
     data.setup("fit")
-    if resumed:
-        epochs = _check_resumable(resumed, config, data.facts)
-        print(f"going on from {shown(resumed)}, epoch {epochs}", file=sys.stderr)
+    if resumed and held:
+        epochs, ended = _check_resumable(resumed, held, config, data.facts, ours)
+        if not isinstance(config.l2, int | float):
+            path = _path_before(config, held)
+            config = dataclasses.replace(config, l2=held["hyper_parameters"]["l2"])
+        said = f"going on from {shown(resumed)}, epoch {epochs}"
+        print(f"all {epochs} epochs are in {shown(resumed)}: making the report" if ended else said, file=sys.stderr)
+    if ours:  # it is one run, as it was begun
+        config = dataclasses.replace(config, ckpt_path=None)
+        overrides = [line for line in overrides if line.partition("=")[0] != "ckpt_path"]
 
     for note in data.notes if progress_lines else ():
         print(on_one_line(f"{config.dataset['name']}: {note}"), file=sys.stderr)
     if config.calibrate != "none" and "val" not in data.splits:
         raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
-    path, start = None, None
     if not isinstance(config.l2, int | float):
         path, start = _along_path(config, data, progress_lines > 0)
         config = dataclasses.replace(config, l2=start.l2)
     module = build_module(config, data.facts)
     if start is not None:
         module.start_at(start.point)
-    check_new("hydra.run.dir", folder, begun=True)
+    if not ours:
+        check_new("hydra.run.dir", folder, begun=True)
+        start_anew(folder)
     checkpoints = Checkpoints(
-        folder, HeldCheckpointIO(), Latest(folder, root) if is_newest else None, config=config.as_dict()
+        folder,
+        HeldCheckpointIO(),
+        Latest(folder, root) if is_newest else None,
+        config=config.as_dict(),
+        path={"asked": asked, "rows": [dataclasses.asdict(row) for row in path]} if path else None,
     )
     sign_of_life = SignOfLife(config.dataset["name"], progress_lines)
     callbacks = [Certificates(), checkpoints, sign_of_life, *watchers]
-    trainer = build_trainer(config, RunLogger(folder), checkpoints.io, callbacks, has_val="val" in data.splits)
-    logger = trainer.logger
-    assert isinstance(logger, RunLogger)
-    logger.log_hparams(_hparams(config, module, overrides))
+    logger = RunLogger(folder, epochs if ours else None)
+    trainer = build_trainer(config, logger, checkpoints.io, callbacks, has_val="val" in data.splits)
+    if not ours:
+        logger.log_hparams(_hparams(config, module, overrides))
     log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
 
     fit_start = time.perf_counter()
     with threads_for(_work(module, data.facts)):
-        _fit(trainer, module, data, resumed)
+        if ended:
+            assert held is not None
+            _take_over(held, module, data, checkpoints, [one for one in watchers if isinstance(one, Ending)])
+        else:
+            _fit(trainer, module, data, resumed)
+            epochs = trainer.current_epoch
         fit_seconds = time.perf_counter() - fit_start
-        certificate = _certificate(module, data, trainer.current_epoch, fit_seconds)
+        certificate = _certificate(module, data, epochs, fit_seconds)
     if certificate.separation:
         checkpoints.certify(certificate.as_dict())
     if config.calibrate == "temperature":
@@ -149,8 +169,8 @@ def train(
         scores,
         certificate,
         checkpoints.best,
-        trainer.current_epoch,
-        resumed,
+        epochs,
+        None if ours else resumed,
         path,
         predicted,
         evaluate(predicted, data.facts.class_names, data.facts.class_rates, chosen, seed=config.seed),
@@ -182,6 +202,27 @@ def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, re
         if trainer.interrupted:
             raise KeyboardInterrupt from left
         raise
+
+
+def _take_over(
+    held: Mapping[str, Any],
+    module: LogisticModule,
+    data: TensorDataModule,
+    checkpoints: Checkpoints,
+    watchers: Sequence[Ending],
+) -> None:
+    """Sets all to where a fit ended that a checkpoint is of."""
+    module.load_state_dict(held["state_dict"])
+    epochs = held["epoch"] + 1
+    if "optimality" in held:
+        module.certificate = epochs, Certificate.of(held["optimality"])
+    state = held.get("callbacks", {}).get(checkpoints.state_key)
+    if state is not None:
+        checkpoints.load_state_dict(state)
+    if checkpoints.when_saved is not None:
+        checkpoints.when_saved()
+    for watcher in watchers:
+        watcher.epochs = epochs
 
 
 def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataModule:
@@ -345,6 +386,21 @@ def started_beside_others() -> str | None:
     return None
 
 
+def _path_before(config: RunConfig, held: Mapping[str, Any]) -> list[PathRow]:
+    """The path that a checkpoint's l2 was chosen from.
+
+    Raises:
+        ConfigError: There was none, or another one.
+    """
+    before = held.get("path") or {}
+    if before.get("asked") != config.l2:
+        chosen = held["hyper_parameters"]["l2"]
+        raise ConfigError.broken(
+            "l2", "be one number to go on from this checkpoint", config.l2, f"Set l2={chosen:g}, which it has."
+        )
+    return [PathRow(**row) for row in before["rows"]]
+
+
 def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:
     """Fits a path over l2, scores it on val, and chooses.
 
@@ -456,15 +512,23 @@ def check_hardware(accelerator: str) -> None:
         )
 
 
-def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> int:
+def _check_resumable(
+    checkpoint: Path, held: Mapping[str, Any], config: RunConfig, facts: DataFacts, ours: bool
+) -> tuple[int, bool]:
     """A checkpoint goes on only with the data, loss and optimizer it was made with, and with epochs left.
 
     lr, l2, l1, batch_size, schedule and max_epochs may change.
 
+    Args:
+        checkpoint: The file.
+        held: What is in it.
+        config: Of this run.
+        facts: Of its data.
+        ours: Whether it is this run, which was broken off: then it may be that nothing but the report is left.
+
     Returns:
-        The epochs that it has behind it.
+        The epochs that it has behind it, and whether nothing but the report is left.
     """
-    held = read_checkpoint(checkpoint)
     arguments, epochs = held["hyper_parameters"], held["epoch"] + 1
     theirs = DataFacts.from_dict(arguments["facts"])
     if "shift" not in arguments["facts"] and not facts.stored.is_plain:
@@ -473,7 +537,7 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
             "older version, which rounded numbers far from 0, or very large or small. "
             "Leave ckpt_path out to train anew."
         )
-    for what, ours, its in (
+    for what, mine, its in (
         ("dataset", facts.name, theirs.name),
         ("seed", config.seed, arguments["seed"]),
         ("number of features", facts.num_features, theirs.num_features),
@@ -492,15 +556,18 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
         ("polishing", config.polish, arguments.get("polish", False)),
         ("intercept", config.intercept, arguments.get("intercept", True)),
     ):
-        if ours != its:
+        if mine != its:
             raise ConfigError(
-                f"`ckpt_path` must fit the run: the {what} of {shown(checkpoint)} is {its!r}, of this run {ours!r}. "
+                f"`ckpt_path` must fit the run: the {what} of {shown(checkpoint)} is {its!r}, of this run {mine!r}. "
                 "Leave out what was typed anew, or name another run."
             )
-    if config.max_epochs <= epochs:
+    ended = bool(held.get("ended")) or epochs >= config.max_epochs + (POLISHING if config.polish else 0)
+    if ours and ended:
+        return int(epochs), True
+    if config.max_epochs <= epochs and (ended or not config.polish):
         promise = f"exceed the {epochs} epochs in {shown(checkpoint)}"
         raise ConfigError.broken("max_epochs", promise, config.max_epochs, f"Try max_epochs={2 * epochs}.")
-    return int(epochs)
+    return int(epochs), False
 
 
 def _quieten(verbose: bool) -> None:

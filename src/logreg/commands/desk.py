@@ -353,7 +353,7 @@ def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
         return []
     groups = {key for key in typed if "." not in key}
     kept = []
-    for override in parse(_overrides_in(folder / ".hydra" / "overrides.yaml")):
+    for override in parse(overrides_in(folder)):
         group = override.key_or_group.split(".")[0]
         # The folder may be a stranger's: hydra.* calls functions and writes files.
         if group not in RunConfig.__dataclass_fields__ or override.package is not None:
@@ -366,12 +366,13 @@ def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
     return [override.input_line or "" for override in kept]
 
 
-def _overrides_in(file: Path) -> list[str]:
-    """What a run was started with, as Hydra keeps it.
+def overrides_in(folder: Path) -> list[str]:
+    """What the run in a folder was started with, as Hydra keeps it.
 
     Raises:
         ConfigError: The file is missing, or holds something else.
     """
+    file = folder / ".hydra" / "overrides.yaml"
     try:
         if not file.is_file() or file.stat().st_size > LONGEST_FILE:
             raise ValueError
