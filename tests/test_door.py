@@ -386,7 +386,7 @@ NAMES = {
     "backbone=resnet18 backbone.batch_size=8": "backbone-resnet18_backbone.batch_size-8",
     "dataset.features=[a] backbone.features=b": "dataset.features-a_backbone.features-b",
     # nothing secret, nothing long
-    "backbone.weights=/home/me/secret/best.pth lr=1": "weights-best.pth_lr-1",
+    "backbone.weights=/secret/best.pth lr=1": "weights-best.pth_lr-1",
     "dataset.weight=postgresql://me:hunter2@host/x lr=1": "lr-1",
     f"dataset.drop=[{','.join(20 * ['column'])}] lr=1": "lr-1",
     "lr=0.1 lr=0.2": "lr-0.2",

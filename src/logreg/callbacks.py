@@ -170,8 +170,13 @@ class Certificates(Callback):
     left out.
     """
 
-    def __init__(self) -> None:
-        self._started_s = time.perf_counter()
+    def __init__(self, tell: Callable[[str], None] = lambda words: None) -> None:
+        """Nothing is certified yet.
+
+        Args:
+            tell: Is told of the last certificate, which may take a while.
+        """
+        self._started_s, self._tell = time.perf_counter(), tell
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -182,6 +187,8 @@ class Certificates(Callback):
         assert isinstance(pl_module, LogisticModule)
         epochs = trainer.current_epoch + 1
         last = trainer.should_stop or epochs == trainer.max_epochs
+        if last:
+            self._tell("certifying how far the optimum is ...")
         if last or (pl_module.is_stochastic_now and not epochs & (epochs - 1)):
             self.certify(trainer, pl_module, epochs, last)
 
@@ -263,7 +270,9 @@ class SignOfLife(Callback):
         """Shows the losses, at most ten times a second."""
         done, total = trainer.current_epoch + 1, trainer.max_epochs or 1
         if self._bar is not None:
-            if time.monotonic() - self._shown_s > 0.1 or done == total:
+            if trainer.should_stop or done == total:
+                self.on_train_end(trainer, pl_module)
+            elif time.monotonic() - self._shown_s > 0.1:
                 self._bar.update(self._task, completed=done, scores=self._scores(trainer))
                 self._shown_s = time.monotonic()
         elif done * self.lines // total > (done - 1) * self.lines // total:

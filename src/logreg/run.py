@@ -39,7 +39,7 @@ from logreg.optimality import Certificate, is_penalised
 from logreg.path import PathRow, best_of, score_path
 from logreg.ranking import log_odds
 from logreg.report import RunResult, Summary, draw, summarise, write_report
-from logreg.terminal import on_one_line, terminal
+from logreg.terminal import doing, on_one_line, terminal
 from logreg.tracking import RunLogger
 from logreg.trained import read_checkpoint
 
@@ -47,6 +47,9 @@ log = logging.getLogger("logreg")
 
 SPLIT_BY = {"column": "split_column", "group": "group"}
 """Keys of ``dataset.split`` that name a column, and the dataset's argument for each."""
+
+SEARCHES = (0.5, 5.0)
+"""About how many seconds to look for separation: single columns, which are seen first, often decide already."""
 
 POLISHING = 1000
 """Passes at most of an exact optimizer that finishes what a first-order one began."""
@@ -98,6 +101,8 @@ def train(
     check_hardware(config.accelerator)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
+    tell = doing if progress_lines else _silent
+    tell(f"reading {config.dataset['name']} ...")
     data = build_data(config) if data is None else data
     if config.facts == "show":
         print_facts(data, terminal())
@@ -134,7 +139,8 @@ def train(
         path={"asked": asked, "rows": [dataclasses.asdict(row) for row in path]} if path else None,
     )
     sign_of_life = SignOfLife(config.dataset["name"], progress_lines)
-    callbacks = [Certificates(), checkpoints, sign_of_life, *watchers]
+    # The bar is gone before the last certificate.
+    callbacks = [sign_of_life, Certificates(tell), checkpoints, *watchers]
     logger = RunLogger(folder, epochs if ours else None)
     trainer = build_trainer(config, logger, checkpoints.io, callbacks, has_val="val" in data.splits)
     if not ours:
@@ -150,9 +156,11 @@ def train(
             _fit(trainer, module, data, resumed)
             epochs = trainer.current_epoch
         fit_seconds = time.perf_counter() - fit_start
+        tell("looking whether the classes are separable ...")
         certificate = _certificate(module, data, epochs, fit_seconds)
     if certificate.separation:
         checkpoints.certify(certificate.as_dict())
+    tell(f"scoring {', '.join(data.splits)} ...")
     if config.calibrate == "temperature":
         module.calibration = calibrate(module, data)
         checkpoints.calibrate(lambda other: calibrate(other, data))
@@ -175,11 +183,16 @@ def train(
         predicted,
         evaluate(predicted, data.facts.class_names, data.facts.class_rates, chosen, seed=config.seed),
     )
+    tell("drawing pictures and writing the report ...")
     figures = draw(result, logger) if config.report == "full" else []
     summary = summarise(result, {"fit": fit_seconds, "total": time.perf_counter() - started})
     write_report(result, summary, figures, logger)
     log.info("finished: %s", summary["metrics"])
     return summary
+
+
+def _silent(words: str) -> None:
+    """Says nothing."""
 
 
 def show_facts(config: RunConfig) -> None:
@@ -417,6 +430,7 @@ def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple
         values = default_strengths(problem, next(iter(data.train_dataloader())))
     if shown:
         print(f"path: {len(values)} strengths of l2 from {max(values):.3g} to {min(values):.3g}", file=sys.stderr)
+        doing(f"fitting {len(values)} strengths of l2 ...")
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         points = drive(fit_path(problem, values, config.tolerance, config.seed), lambda mixed: data.train_dataloader())
         rows = score_path(problem, points, data.blocks("val"))
@@ -434,9 +448,11 @@ def _certificate(module: LogisticModule, data: TensorDataModule, epochs: int, se
         return certificate
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
     facts = module.facts
-    found = find_separation(
-        data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, objective.loss, weights
-    )
+    features, labels = data.stored_matrix("train"), train.chosen(train.labels)
+    for seconds in SEARCHES:
+        found = find_separation(features, labels, facts.num_classes, objective.loss, weights, seconds)
+        if found.kind != "unknown":
+            break
     if found.kind in ("none", "unknown"):
         return certificate
     return dataclasses.replace(certificate, separation=found.in_words(facts.feature_names, facts.class_names))

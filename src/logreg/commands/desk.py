@@ -30,7 +30,7 @@ from logreg.config import SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, LogregError, did_you_mean, escaped
 from logreg.folder import folder_name, run_folder_of, shown
 from logreg.promises import Promise, check
-from logreg.terminal import on_one_line, screened, without_passwords
+from logreg.terminal import doing, on_one_line, screened, without_passwords
 from logreg.termination import ending_on_sigterm
 
 CONF = Path(__file__).parents[3] / "conf"
@@ -196,8 +196,7 @@ def leave_quietly() -> None:
 
 def say_importing() -> None:
     """Bridges the longest silence of a short command, where somebody watches."""
-    if sys.stderr.isatty():
-        print("importing torch and lightning ...", end="\r", file=sys.stderr, flush=True)
+    doing("importing torch and lightning ...")
 
 
 @dataclass(frozen=True)
