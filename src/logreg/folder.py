@@ -16,6 +16,9 @@ from typing import IO
 from logreg.errors import ConfigError
 from logreg.terminal import on_one_line
 
+RUNS = Path("runs")
+"""Where runs live, seen from where the person stands."""
+
 CHECKPOINTS = "checkpoints"
 """Folder of best.ckpt and last.ckpt inside a run folder."""
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import IO, TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -168,7 +168,10 @@ def screened() -> Iterator[None]:
 
 def terminal(*, stderr: bool = False, width: int | None = None) -> Console:
     """A console of rich whose only control sequences are its own."""
-    return _console_class()(stderr=stderr, width=width)
+    file: TextIO = sys.stderr if stderr else sys.stdout
+    while (inner := getattr(file, "rich_proxied_file", None)) is not None:  # a bar of rich stands before a `Screen`
+        file = inner
+    return _console_class()(file=file, width=width)
 
 
 @cache
@@ -179,16 +182,6 @@ def _console_class() -> type[Console]:
     from rich.text import Text
 
     class Terminal(Console):
-        @property
-        def file(self) -> IO[str]:
-            # A bar that is shown puts a stream of rich in front of ours, and rich looks behind one only.
-            found = super().file
-            return found.rich_proxied_file if isinstance(found, Screen) else found  # type: ignore[return-value]
-
-        @file.setter
-        def file(self, new_file: IO[str]) -> None:
-            self._file = new_file
-
         def render_str(self, text: str, **how: Any) -> Text:
             return super().render_str(on_one_line(text), **how)  # before its width is measured
 

@@ -28,7 +28,7 @@ from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
 from logreg import __version__
 from logreg.config import SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, LogregError, did_you_mean, escaped
-from logreg.folder import folder_name, run_folder_of, shown
+from logreg.folder import RUNS, folder_name, run_folder_of, shown
 from logreg.promises import Promise, check
 from logreg.terminal import doing, on_one_line, screened, without_passwords
 from logreg.termination import ending_on_sigterm
@@ -36,7 +36,7 @@ from logreg.termination import ending_on_sigterm
 CONF = Path(__file__).parents[3] / "conf"
 """The configs, at the top of the project."""
 
-ROOT = Path("runs")
+ROOT = RUNS
 """Where runs live, seen from where the person stands."""
 
 NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP}
