@@ -109,7 +109,7 @@ def test_a_short_run_of_sgd_is_told_to_go_on_and_to_calibrate(tmp_path: Path, ty
 
 
 def test_a_run_that_overfits_says_so_and_since_when(tmp_path: Path, types: Types) -> None:
-    typed = ("dataset=breast_cancer", "dataset.limit=40", "lr=30", "max_epochs=200", "report=brief")
+    typed = ("dataset=breast_cancer", "lr=5", "max_epochs=40", "report=brief")
     answer = types(tmp_path, "train", *typed)
     assert " at the end: the model overfits; best.ckpt is that of epoch " in answer.out
     _, first, *_ = after(answer)

@@ -340,7 +340,7 @@ def test_a_bug_keeps_its_traceback(desk: Callable[[str], Answer], monkeypatch: p
         desk("max_epochs=1")
 
 
-def test_a_run_that_is_stopped_from_the_keyboard_says_how_to_go_on(
+def test_a_run_that_is_stopped_before_an_epoch_was_saved_says_so_and_leaves_nothing(
     desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
@@ -348,8 +348,8 @@ def test_a_run_that_is_stopped_from_the_keyboard_says_how_to_go_on(
 
     monkeypatch.setattr("logreg.run.train", stopped)
     answer = desk("max_epochs=1")
-    assert answer.err == "Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.\n"
-    assert (answer.code, answer.out) == (130, "")
+    assert answer.err == "Stopped. No epoch was saved yet: the same command starts again.\n"
+    assert (answer.code, answer.out, answer.left) == (130, "", [])
 
 
 # Runs
@@ -390,6 +390,7 @@ NAMES = {
     "dataset.weight=postgresql://me:hunter2@host/x lr=1": "lr-1",
     f"dataset.drop=[{','.join(20 * ['column'])}] lr=1": "lr-1",
     "lr=0.1 lr=0.2": "lr-0.2",
+    "'l2=${lr}' lr=1": "lr-1",
 }
 
 
@@ -469,6 +470,13 @@ def test_a_folder_that_hydra_knows_the_name_of_is_looked_at_too(desk: Callable[[
     assert answer.err == "`hydra.run.dir` must name a new folder, and train holds other things.\n"
     assert answer.code == 2
     assert Path("train/thesis.txt").read_text() == "three years"
+
+
+@pytest.mark.parametrize("sweep", ["", "-m lr=0.1,0.2 "])
+def test_a_job_whose_log_would_need_a_folder_is_refused(desk: Callable[[str], Answer], sweep: str) -> None:
+    answer = desk(f"{sweep}hydra.job.name=x/y")
+    assert answer.err == "`hydra.job.name` must be a name without separators, got 'x/y'. Try x-y.\n"
+    assert (answer.code, answer.out, answer.left) == (2, "", [])
 
 
 def test_an_empty_folder_and_that_of_a_run_killed_at_its_start_can_be_used(desk: Callable[[str], Answer]) -> None:

@@ -121,9 +121,9 @@ def typed_name(lines: Sequence[str]) -> str:
 
 
 def _value_in_name(override: Override) -> str:
-    """A value as it was typed, without brackets and quotes; of a path the last part, of an address nothing."""
+    """A value as it was typed, without brackets and quotes; the last part of a path, nothing of what may be secret."""
     text = (override.input_line or "").partition("=")[2]
-    if "://" in text:
+    if "://" in text or "${" in text:
         return ""
     parts = re.split(r"[^\w./\\+-]+", text)
     return "-".join(PurePath(part.replace("\\", "/")).name for part in parts if part)
@@ -135,7 +135,7 @@ OmegaConf.register_new_resolver(
     "folder_name", lambda *parts: folder_name("_".join(str(part) for part in parts if part != "")), replace=True
 )
 OmegaConf.register_new_resolver("data_name", data_name, replace=True)
-OmegaConf.register_new_resolver("typed_name", typed_name, replace=True)
+OmegaConf.register_new_resolver("typed_name", lambda overrides: typed_name(lines_of(overrides)), replace=True)
 
 
 @ending_on_sigterm()

@@ -54,9 +54,11 @@ from logreg.folder import (
     CHECKPOINTS,
     check_new,
     find_checkpoint,
+    folder_name,
     goes_on_in,
     is_finished,
     is_unused,
+    latest_run,
     run_folder_of,
     shown,
     written_by_us,
@@ -66,6 +68,9 @@ from logreg.termination import ending_on_sigterm
 
 SHOWN = ("facts", "report", "verbose")
 """Keys that make no other run, but say what is shown of it."""
+
+NOTHING_SAVED = "No epoch was saved yet: the same command starts again."
+"""What is said of a run that was stopped before its first checkpoint."""
 
 FROM_SCRATCH = "leave ckpt_path out to start from scratch"
 
@@ -120,9 +125,9 @@ def _main(typed: list[str], started: float) -> int:
         key = "hydra.run.dir" if sweep is None else "hydra.sweep.dir"
         say(ConfigError(f"`{key}` must be a place to write to: {error}. Stand elsewhere, or set it."))
         return 2
-    except (KeyboardInterrupt, Terminated):
+    except (KeyboardInterrupt, Terminated) as stopped:
         if sweep is None:
-            print("Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.", file=sys.stderr)
+            print(f"Stopped. {stopped.args[0] if stopped.args else NOTHING_SAVED}", file=sys.stderr)
         else:
             from logreg.sweep import gather
 
@@ -172,6 +177,14 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
         return _run(composed, folder, overrides, started)
     except LogregError:
         _remove_if_unused(folder)
+        raise
+    except (KeyboardInterrupt, Terminated) as stopped:
+        _remove_if_unused(folder)
+        if (folder / CHECKPOINTS / "last.ckpt").is_file():
+            newest = latest_run(ROOT)
+            is_newest = newest is not None and newest.resolve() == folder.resolve()
+            way = f"`ckpt_path={'latest' if is_newest else shown(folder)}`"
+            stopped.args = (f"{way} goes on from the last epoch that was saved.",)
         raise
 
 
@@ -249,6 +262,8 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         raise ConfigError("`facts=only` must go with one run. Leave -m out.")
     if "hydra.mode" in given:
         raise ConfigError("`hydra.mode` must not be set. Add -m for several runs.")
+    if "hydra.job.name" in given and folder_name(name := str(given["hydra.job.name"].value())) != name:
+        raise ConfigError.broken("hydra.job.name", "be a name without separators", name, f"Try {folder_name(name)}.")
     if "hydra/job_logging" in given and str(given["hydra/job_logging"].value()) in ("disabled", "none"):
         raise ConfigError("`hydra/job_logging` must be default or stdout, since a run logs to its train.log.")
     if not asked.cfg and not asked.info:
