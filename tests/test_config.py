@@ -270,14 +270,11 @@ def test_an_exact_optimizer_refuses_what_it_would_ignore(name: str, key: str, va
 
 
 @pytest.mark.parametrize("l2", ["path", [0.1, 0.01], [1e-3]])
-def test_a_path_of_penalties_goes_with_an_exact_optimizer_and_no_checkpoint(l2: Any) -> None:
+def test_a_path_of_penalties_goes_with_an_exact_optimizer(l2: Any) -> None:
     assert RunConfig.from_mapping(an_exact_run(l2=l2)).l2 == l2
     sentence = "`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path."
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(l2=l2))
-    sentence = "`l2` must be one number to go on from a checkpoint. Leave ckpt_path out, or set l2."
-    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
-        RunConfig.from_mapping(an_exact_run(l2=l2, ckpt_path="latest"))
 
 
 @pytest.mark.parametrize("name", sorted(set(SECTIONS["optimizer"]) - set(EXACT)))

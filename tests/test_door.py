@@ -19,7 +19,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from logreg.commands.desk import CONF
+from logreg.commands.desk import CONF, data_name, implied, typed_name, with_backbone
 from logreg.config import EXACT, RunConfig
 from logreg.folder import find_checkpoint
 from whole_runs import Answer, left_in, train
@@ -340,7 +340,7 @@ def test_a_bug_keeps_its_traceback(desk: Callable[[str], Answer], monkeypatch: p
         desk("max_epochs=1")
 
 
-def test_a_run_that_is_stopped_from_the_keyboard_says_how_to_go_on(
+def test_a_run_that_is_stopped_before_an_epoch_was_saved_says_so_and_leaves_nothing(
     desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
@@ -348,8 +348,8 @@ def test_a_run_that_is_stopped_from_the_keyboard_says_how_to_go_on(
 
     monkeypatch.setattr("logreg.run.train", stopped)
     answer = desk("max_epochs=1")
-    assert answer.err == "Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.\n"
-    assert (answer.code, answer.out) == (130, "")
+    assert answer.err == "Stopped. No epoch was saved yet: the same command starts again.\n"
+    assert (answer.code, answer.out, answer.left) == (130, "", [])
 
 
 # Runs
@@ -368,7 +368,77 @@ def test_two_runs_in_the_same_second_have_folders_of_their_own(desk: Callable[[s
     folders = [path.name for path in Path("runs/toy").iterdir()]
     assert len(folders) == 2
     # Microseconds are in the name, so the same second is not the same folder; and it carries no `=`.
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", folder) for folder in folders)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}_max_epochs-1", folder) for folder in folders)
+    assert desk("report=brief").code == 0  # nothing that makes another model
+    assert any(re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", path.name) for path in Path("runs/toy").iterdir())
+
+
+NAMES = {
+    "": "",
+    "dataset=mnist lr=0.1": "lr-0.1",  # and not the optimizer that goes without saying
+    "optimizer=sgd lr=0.1": "lr-0.1",
+    "optimizer=sgd": "optimizer-sgd",
+    "optimizer=adam lr=-1": "optimizer-adam_lr--1",
+    "dataset=table dataset.path=data/titanic.csv l2=1e-3 ~l1": "l2-1e-3",
+    "'dataset.classes=[3, 8]' 'dataset.class_weight={pass: 2}'": "classes-3-8_class_weight-pass-2",
+    "dataset.split.val=0.3 +trainer.max_time=00:00:10:00": "val-0.3_max_time-00-00-10-00",
+    # what another key is called keeps its group
+    "backbone=resnet18 backbone.batch_size=8": "backbone-resnet18_backbone.batch_size-8",
+    "dataset.features=[a] backbone.features=b": "dataset.features-a_backbone.features-b",
+    # nothing secret, nothing long
+    "backbone.weights=/secret/best.pth lr=1": "weights-best.pth_lr-1",
+    "dataset.weight=postgresql://me:hunter2@host/x lr=1": "lr-1",
+    f"dataset.drop=[{','.join(20 * ['column'])}] lr=1": "lr-1",
+    "lr=0.1 lr=0.2": "lr-0.2",
+    "'l2=${lr}' lr=1": "lr-1",
+}
+
+
+@pytest.mark.parametrize("typed", NAMES)
+def test_a_run_folder_is_called_after_what_was_typed(typed: str) -> None:
+    words = with_backbone(shlex.split(typed))
+    lines = [*implied({word.partition("=")[0] for word in words}), *words]
+    assert typed_name(lines) == NAMES[typed]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ({"name": "mnist", "root": "data"}, "mnist"),
+        ({"name": "table", "path": "data/titanic.csv"}, "titanic"),
+        ({"name": "table", "path": "../titanic.v2.tsv.gz"}, "titanic.v2"),
+        ({"name": "table", "path": None, "train_path": "a/one.parquet", "test_path": "b/two.parquet"}, "one"),
+        ({"name": "features", "path": ["x/clip.npy", "x/labels.npy"]}, "clip"),
+        ({"name": "image_folder", "path": "birds.small/"}, "birds.small"),
+        ({"name": "image_folder", "path": "birds/sub/.."}, "birds"),
+        ({"name": "image_folder", "path": "/"}, "image_folder"),
+        ({"name": "table", "path": "...csv"}, "table"),
+        ({"name": "table", "path": "latest.csv"}, "table_latest"),  # runs/latest is a file
+        ({"name": "table", "path": "s3://me:hunter2@host/taxis.csv?token=hunter2"}, "taxis"),
+    ],
+)
+def test_the_folder_above_is_called_after_the_data(dataset: dict[str, object], name: str) -> None:
+    assert data_name(dataset) == name
+
+
+def test_runs_of_a_file_lie_together_under_its_name(desk: Callable[[str], Answer]) -> None:
+    Path("data").mkdir()
+    rows = [f"{n % 7},{n % 3},{'no' if (5 * n) % 11 < 5 else 'yes'}" for n in range(60)]
+    long = "\N{OX}" * 60 + "=b"
+    for file in ("titanic", long):
+        Path("data", f"{file}.csv").write_text("\n".join(["x,z,y", *rows]) + "\n", encoding="utf-8")
+        typed = f"dataset=table 'dataset.path=\"data/{file}.csv\"' dataset.target=y l2=0.1 report=brief"
+        assert desk(typed).code == 0
+    time = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}"
+    (folder,) = Path("runs/titanic").iterdir()
+    assert re.fullmatch(time + "_target-y_l2-0.1", folder.name)
+    (other,) = (path for path in Path("runs").iterdir() if path.name[0] == "\N{OX}")
+    assert "=" not in other.name
+    # going on with other settings is a run beside it; the newest
+    assert desk(f"ckpt_path={folder} l2=0.2 report=brief").code == 0
+    (further,) = set(Path("runs/titanic").iterdir()) - {folder}
+    assert re.fullmatch(time + "_target-y_l2-0.2", further.name)
+    assert find_checkpoint("latest", Path("runs")).parents[1] == further
 
 
 def test_a_folder_that_holds_a_run_is_not_written_over(desk: Callable[[str], Answer]) -> None:
@@ -400,6 +470,13 @@ def test_a_folder_that_hydra_knows_the_name_of_is_looked_at_too(desk: Callable[[
     assert answer.err == "`hydra.run.dir` must name a new folder, and train holds other things.\n"
     assert answer.code == 2
     assert Path("train/thesis.txt").read_text() == "three years"
+
+
+@pytest.mark.parametrize("sweep", ["", "-m lr=0.1,0.2 "])
+def test_a_job_whose_log_would_need_a_folder_is_refused(desk: Callable[[str], Answer], sweep: str) -> None:
+    answer = desk(f"{sweep}hydra.job.name=x/y")
+    assert answer.err == "`hydra.job.name` must be a name without separators, got 'x/y'. Try x-y.\n"
+    assert (answer.code, answer.out, answer.left) == (2, "", [])
 
 
 def test_an_empty_folder_and_that_of_a_run_killed_at_its_start_can_be_used(desk: Callable[[str], Answer]) -> None:

@@ -368,7 +368,7 @@ def test_where_the_linear_program_fails_any_direction_names_the_columns(monkeypa
         (Separation("complete", (2,), (1,)), "'c' tells 'yes' from 'no' without an error, so"),
         (
             Separation("quasi-complete", (2, 0), (1,)),
-            "'c' and 'a' tell 'yes' from 'no' without an error, for some rows",
+            "'c' and 'a' tell some rows of 'yes' from 'no' without an error, so",
         ),
         (Separation("complete", (2, 0, 1, 3), (1,)), "'c', 'a', 'b' and 1 more column tell 'yes'"),
     ],
@@ -382,5 +382,7 @@ def test_one_sentence_says_who_and_what_to_do(found: Separation, words: str) -> 
 def test_the_sentence_counts_many_classes_and_numbers_columns_without_names() -> None:
     names = [str(digit) for digit in range(10)]
     assert "feature 3 tells all 10 classes" in Separation("complete", (3,), tuple(range(10))).in_words([], names)
+    many = Separation("quasi-complete", tuple(range(297)), tuple(range(10))).in_words([], names)
+    assert many.startswith("no finite optimum: 297 features tell some rows of all 10 classes without an error, so ")
     some = Separation("complete", (3,), (0, 1, 2, 4, 5)).in_words([], names)
     assert "tells '0', '1', '2' and 2 more classes from the rest" in some

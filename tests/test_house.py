@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("facts", "model", "config", "folder"),
     ("data", "metrics", "evaluation", "calibration", "optim", "existence"),
     ("module", "trained", "optimality", "path", "readings", "tracking", "callbacks", "inspection"),
-    ("figures", "diagnostics", "page", "report", "card", "exports", "predictions", "comparison"),
+    ("advice", "figures", "diagnostics", "page", "report", "card", "exports", "predictions", "comparison"),
     ("run",),
     ("termination", "lean", "search", "sweep", "commands"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -733,6 +734,246 @@ def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: p
     assert capsys.readouterr().err == "`hydra.run.dir` must name a new folder, and mine holds a run.\n"
     assert json.loads(summary)["status"] == "finished"
     assert (tmp_path / "mine" / "summary.json").read_text() == summary
+
+
+# Killed
+
+KILLING = """
+import importlib, json, os, signal, sys
+from logreg.commands.train import main
+import logreg.run
+
+def killed(typed, here, place, calls):
+    os.chdir(here)
+    sys.argv = ["train.py"]
+    os.dup2(os.open("said", os.O_WRONLY | os.O_CREAT), 2)
+    module, _, names = place.partition(":")
+    *holder, name = names.split(".")
+    owner = importlib.import_module(module)
+    for part in holder:
+        owner = getattr(owner, part)
+    true, left = getattr(owner, name), [calls]
+    def hook(*arguments, **named):
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return true(*arguments, **named)
+    setattr(owner, name, hook)
+    main(typed)
+    os._exit(0)
+
+for words in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        killed(*words)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Types commands, each in a process that is killed when it calls a function for the n-th time."""
+
+CANCER = ("dataset=breast_cancer", "l2=0.01")
+SGD = ("dataset=iris", "optimizer=sgd", "max_epochs=6", "batch_size=16")
+
+KILLED: dict[str, tuple[tuple[str, ...], str, int]] = {
+    "before the scores": ((*SGD, "report=brief"), "logreg.run:score", 1),
+    "while it calibrates": (
+        (*SGD, "calibrate=temperature", "report=brief"),
+        "logreg.callbacks:Checkpoints._amend",
+        2,
+    ),
+    "in its pictures": ((*CANCER, "report=full"), "logreg.report:_save", 3),
+    "before its summary": (("dataset=wine", "report=brief"), "logreg.report:write_whole", 3),
+    "after a path": (("dataset=iris", "l2=[1,0.1,0.01]", "report=brief"), "logreg.run:summarise", 1),
+    "after the time it had": (
+        (
+            "dataset=blobs",
+            "optimizer=sgd",
+            "max_epochs=1000000",
+            "trainer.max_time={milliseconds: 200}",
+            "report=brief",
+        ),
+        "logreg.run:summarise",
+        1,
+    ),
+}
+"""What was typed, and where the run was killed: a function, and which call of it; nothing but the report was left."""
+
+UNDER_WAY: dict[str, tuple[tuple[str, ...], str, int]] = {
+    "in an epoch": ((*SGD, "max_epochs=9", "report=brief"), "logreg.module:LogisticModule.training_step", 5),
+    "while it polishes": (
+        (*CANCER, "optimizer=sgd", "max_epochs=3", "polish=true", "report=brief"),
+        "logreg.module:LogisticModule._end_pass",
+        3,
+    ),
+    "before any checkpoint": ((*SGD, "hydra.run.dir=mine", "report=brief"), "logreg.callbacks:write_whole", 1),
+    "between two checkpoints": ((*SGD, "hydra.run.dir=mine", "report=brief"), "logreg.callbacks:write_whole", 2),
+}
+"""The same of runs that were still training."""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where each was killed."""
+    places = {name: tmp_path_factory.mktemp("killed") for name in KILLED | UNDER_WAY}
+    words = [[list(typed), str(places[name]), *how] for name, (typed, *how) in (KILLED | UNDER_WAY).items()]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLING],
+        input=json.dumps(words),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    codes = dict(zip(places, map(int, done.stdout.split()), strict=True))
+    assert codes == dict.fromkeys(places, -signal.SIGKILL), done.stderr
+    return places
+
+
+def numbers(run: Run) -> dict[str, Any]:
+    """All that a run says of itself, but when and where it was and how long it took."""
+    summary = run.summary
+    for name in ("folder", "seconds"):
+        del summary[name]
+    del summary["optimality"]["seconds"]
+    with (run.folder / "metrics.csv").open() as file:
+        curves = [{tag: value for tag, value in row.items() if value} for row in csv.DictReader(file)]
+    page = re.sub(r"[\d.e-]+ s\b", "", (run.folder / "report.md").read_text(encoding="utf-8"))
+    files = ("coefficients.csv", "path.csv", *(f"figures/{path.name}" for path in run.folder.glob("figures/*")))
+    kept = {name: (run.folder / name).read_bytes() for name in files if (run.folder / name).exists()}
+    return {"summary": summary, "curves": curves, "page": page, **kept}
+
+
+def points(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """Every point of every curve, and every picture, as TensorBoard has them."""
+    events = run.events()
+    tags = events.Tags()
+    # the last gap is both that of the optimizer and that of the certificate
+    scalars = {
+        tag: list(dict.fromkeys((event.step, event.value) for event in events.Scalars(tag))) for tag in tags["scalars"]
+    }
+    return scalars | {tag: [(event.step, 0.0) for event in events.Images(tag)] for tag in tags["images"]}
+
+
+@pytest.mark.parametrize("when", KILLED)
+def test_a_run_that_was_killed_when_training_was_over_is_finished_to_the_bit(
+    killed: dict[str, Path], tmp_path: Path, when: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder,) = killed[when].glob("runs/*/*/")
+    assert not (folder / "summary.json").exists()
+    before = dict(Run(folder).checkpoint()["state_dict"])
+    finished = train(killed[when], f"ckpt_path={folder.relative_to(killed[when])}", KILLED[when][0][-1])
+    assert finished.folder == folder.resolve()
+    said = capfd.readouterr()
+    epochs = finished.summary["epochs"]
+    file = folder.relative_to(killed[when]) / "checkpoints" / "last.ckpt"
+    assert f"all {epochs} epochs are in {file}: making the report\n" in said.err
+    assert "epoch 1/" not in said.err
+    assert said.out.startswith(finished.summary["dataset"]["name"])
+    for name, ours in parameters(finished).items():
+        assert torch.equal(ours, before[name])
+    assert not [path for path in folder.rglob(".*") if path.name != ".hydra"]
+    if when == "after the time it had":  # how many epochs that are depends on the machine
+        assert list(finished.curve("loss/train")) == list(range(1, epochs + 1))
+        return
+    straight = train(tmp_path, *KILLED[when][0])
+    assert numbers(finished) == numbers(straight)
+    assert points(finished) == points(straight)
+    assert finished.checkpoint()["calibration"] == straight.checkpoint()["calibration"]
+    capfd.readouterr()
+    # and then it is finished like any other
+    with standing_in(killed[when]):
+        assert main([f"ckpt_path={folder}", f"max_epochs={epochs}"]) == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith(f"`max_epochs` must exceed the {epochs} epochs in ")
+
+
+def test_a_run_that_was_killed_in_an_epoch_goes_on_in_its_folder(killed: dict[str, Path], tmp_path: Path) -> None:
+    when = "in an epoch"
+    (folder,) = killed[when].glob("runs/*/*/")
+    finished = train(killed[when], "ckpt_path=latest")
+    assert finished.folder == folder.resolve()
+    straight = train(tmp_path, *UNDER_WAY[when][0])
+    assert numbers(finished) == numbers(straight)
+    assert points(finished) == points(straight)
+    for name, ours in parameters(finished).items():
+        assert torch.equal(ours, parameters(straight)[name])
+
+
+def test_a_run_that_was_killed_while_it_polished_goes_on_polishing(killed: dict[str, Path], tmp_path: Path) -> None:
+    when = "while it polishes"
+    finished = train(killed[when], "ckpt_path=latest")
+    assert list(finished.curve("lr")) == [1, 2, 3], "no further epoch of sgd"
+    found = finished.summary["optimality"]
+    assert found["converged"]
+    straight = train(tmp_path, *UNDER_WAY[when][0]).summary["optimality"]
+    assert found["value"] == pytest.approx(straight["value"], abs=found["gap"] + straight["gap"])
+
+
+@pytest.mark.parametrize("when", ["before any checkpoint", "between two checkpoints"])
+def test_a_run_that_was_killed_before_it_had_a_checkpoint_starts_again_in_its_folder(
+    killed: dict[str, Path], tmp_path: Path, when: str
+) -> None:
+    mine = killed[when] / "mine"
+    assert list(mine.glob("events.*"))
+    assert not (mine / "checkpoints" / "last.ckpt").exists()
+    again, straight = train(killed[when], *UNDER_WAY[when][0]), train(tmp_path, *UNDER_WAY[when][0])
+    assert again.folder == mine.resolve()
+    assert numbers(again) == numbers(straight)
+    assert points(again) == points(straight)
+    assert len(list(mine.glob("events.*"))) == 1
+    assert not [path for path in mine.rglob(".*") if path.name != ".hydra"]
+
+
+def test_with_other_settings_it_is_another_run(killed: dict[str, Path], tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    shutil.copytree(killed["in an epoch"], here)
+    (folder,) = here.glob("runs/*/*/")
+    (folder / "summary.json").unlink(missing_ok=True)  # another test has finished it
+    for typed in (("max_epochs=12",), ("lr=0.01", "max_epochs=13"), ("hydra.run.dir=there", "max_epochs=14")):
+        other = train(here, f"ckpt_path={folder}", *typed)
+        assert other.folder != folder.resolve()
+    assert not (folder / "summary.json").exists()
+
+
+def test_the_strength_of_a_path_stays_with_its_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = train(tmp_path, "dataset=iris", "l2=[1,0.1]")
+    resumed = train(tmp_path, "ckpt_path=latest")
+    assert resumed.folder != first.folder
+    assert resumed.summary["config"]["l2"] == first.summary["config"]["l2"]
+    assert resumed.summary["path"] == first.summary["path"]
+    capsys.readouterr()
+    with standing_in(tmp_path):
+        assert main(["ckpt_path=latest", "l2=path"]) == 2
+        said = capsys.readouterr().err
+        assert said == "`l2` must be one number to go on from this checkpoint, got 'path'. Set l2=0.1, which it has.\n"
+        assert main(["ckpt_path=latest", "l2=0.1", "report=brief"]) == 0
+
+
+def test_nobody_writes_into_the_folder_of_a_run_that_is_under_way(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    typed = ("dataset=digits", "optimizer=sgd", "max_epochs=100000", "report=brief", "hydra.run.dir=mine")
+    process = subprocess.Popen([sys.executable, SCRIPT, *typed], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "runs" / "latest").exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with standing_in(tmp_path):
+            assert main(["ckpt_path=mine"]) == 2
+        assert capfd.readouterr().err.endswith(
+            "`ckpt_path` must not be the folder of a run that is under way, and another process trains in mine. "
+            "Wait for its end, or stop it.\n"
+        )
+        (tmp_path / "mine" / "checkpoints" / "last.ckpt").rename(tmp_path / "moved.ckpt")  # as before the first
+        (tmp_path / "mine" / "checkpoints" / "best.ckpt").unlink()
+        with standing_in(tmp_path):
+            assert main(["max_epochs=1", "hydra.run.dir=mine"]) == 2
+    finally:
+        process.kill()
+        process.wait()
+    said = capfd.readouterr().err
+    assert said.startswith("`hydra.run.dir` must ")
+    assert said.count("\n") == 1
 
 
 # Clusters

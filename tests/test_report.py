@@ -9,13 +9,13 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 
+from logreg.advice import next_commands
 from logreg.facts import DataFacts
 from logreg.figures import coefficient_images, probability_curve
 from logreg.module import LogisticModule
 from logreg.report import (
     as_markdown,
     equation,
-    next_commands,
     optimality_in_words,
     print_summary,
     remarks,
@@ -153,7 +153,11 @@ def test_the_end_of_a_run_on_the_terminal() -> None:
         "0.0015 nats above the optimum at most: train longer, or use optimizer=newton [objective 0.375, gap <= 0.0015, "
         "largest slope 0.062, in float64 over 1,200 rows; 10 passes, 1 s]"
     ) in lines
-    assert next_commands(SUMMARY)[1:2] == ["python scripts/train.py ckpt_path=latest max_epochs=20"]
+    folder = SUMMARY["folder"]
+    assert next_commands(SUMMARY)[1:] == [
+        f"python scripts/train.py ckpt_path={folder} max_epochs=20",
+        f"python scripts/evaluate.py ckpt_path={folder}",
+    ]
     for command in next_commands(SUMMARY):
         assert f"  {command}" in lines
     assert "nan" not in shown.getvalue()
@@ -209,12 +213,6 @@ def test_an_estimate_within_the_tolerance_is_a_warning_of_its_own() -> None:
 
 def test_a_gap_that_is_an_estimate_is_called_one() -> None:
     assert "gap about 0.0015, " in optimality_in_words(a_summary(rigorous=False))
-
-
-def test_what_to_type_next_brings_the_run_nearer_to_its_optimum() -> None:
-    assert next_commands(a_summary("auto", converged=True))[1] == "python scripts/train.py dataset=toy"
-    separated = a_summary("auto", separation="no finite optimum")
-    assert next_commands(separated)[1] == "python scripts/train.py dataset=made l2=1e-3"
 
 
 def test_the_curve_goes_through_one_half_at_even_odds() -> None:

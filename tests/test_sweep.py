@@ -211,7 +211,12 @@ def test_the_table_ranks_by_val_loss_and_averages_over_seeds(good: Sweep) -> Non
 def test_the_sweep_says_what_to_type_next(good: Sweep) -> None:
     folder = "/".join(good.folder.parts[-3:])
     assert folder.startswith("runs/sweeps/")
-    assert good.out.endswith(f"all jobs: {folder}/results.csv\nnext:\n  tensorboard --logdir {folder}\n")
+    said = f"all jobs: {folder}/results.csv\nnext:\n  tensorboard --logdir {folder}\n"
+    first, second = (
+        next(row["job"] for row in good.results if row["lr"] == line[1] and row["seed"] == "0")
+        for line in good.table[1:]
+    )
+    assert good.out.endswith(f"{said}  python scripts/compare.py {folder}/{first} {folder}/{second}\n")
     best = re.search(r"^best: python scripts/train\.py (.*)$", good.out, re.MULTILINE)
     assert best is not None
     # the row that ranks first, as a command to copy

@@ -16,7 +16,7 @@ import pytest
 from rich.progress import Progress
 from rich.table import Table
 
-from logreg.terminal import Letters, Screen, on_one_line, screened, terminal, without_passwords
+from logreg.terminal import Letters, Screen, doing, on_one_line, screened, terminal, without_passwords
 from whole_runs import SCRIPT, Answer, train
 
 Types = Callable[..., Answer]
@@ -118,6 +118,61 @@ def test_a_bar_moves_and_what_is_said_meanwhile_is_shown_above_it(monkeypatch: p
     assert "\x1bc" not in text  # a name's are written out
     assert "a line\n" in text
     assert "another\n" in text
+
+
+class Tty(io.StringIO):
+    """A terminal that keeps what it was given."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_is_being_done_is_replaced_by_what_comes_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = io.StringIO(), Tty()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setenv("COLUMNS", "20")
+    doing("nobody looks after it")
+    with screened():
+        doing("reading a\x1bb ...")
+        doing("scoring what is longer than a line ...")
+        sys.stdout.write("table\n")  # another stream, the same terminal
+        doing("writing ...")
+    first, second, third = "reading a\\x1bb ...", "scoring what is lon", "writing ..."
+    assert err.getvalue() == "".join(f"{line}\r{' ' * len(line)}\r" for line in (first, second, third))
+    assert out.getvalue() == "table\n"
+
+
+def test_a_terminal_has_the_bar_and_says_what_is_being_done(
+    tmp_path: Path, types: Types, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    err = Tty()
+    monkeypatch.setattr(sys, "stderr", err)
+    typed = ("dataset=iris", "optimizer=sgd", "max_epochs=3", "calibrate=temperature")
+    assert types(tmp_path, "train", *typed).code == 0
+    shown = err.getvalue()
+    assert "\\x1b" not in shown
+    assert "epoch 0/3" in shown
+    bar = shown.rindex("\x1b[2K")  # where it is wiped away
+    told = [
+        "importing torch and lightning ...",
+        "reading iris ...",
+        "certifying how far the optimum is ...",
+        "looking whether the classes are separable ...",
+        "scoring train, val, test ...",
+        "drawing pictures and writing the report ...",
+    ]
+    places = [shown.index(f"{line}\r{' ' * len(line)}\r") for line in told]
+    assert places == sorted(places)
+    assert places[1] < bar < places[2]
+    assert shown.endswith(" \r")
+
+
+def test_a_pipe_has_none_of_that(tmp_path: Path, types: Types) -> None:
+    answer = types(tmp_path, "train", "dataset=iris", "optimizer=sgd", "max_epochs=2", "report=brief")
+    assert [line.partition(" loss/")[0] for line in answer.err.splitlines()] == ["iris: epoch 1/2", "iris: epoch 2/2"]
 
 
 def test_letters_that_a_terminal_lacks_are_written_otherwise() -> None:

@@ -60,6 +60,7 @@ class Checkpoints(Checkpoint):
         when_saved: Callable[[], None] | None = None,
         every_s: float = 2.0,
         config: Mapping[str, Any] | None = None,
+        path: Mapping[str, Any] | None = None,
     ) -> None:
         """Nothing is written yet.
 
@@ -69,12 +70,14 @@ class Checkpoints(Checkpoint):
             when_saved: Is called each time that both files are on disk.
             every_s: Seconds between two times.
             config: Of the run, as plain values: with it the checkpoint says which data it is of.
+            path: The regularisation path that l2 was chosen from, as plain values.
         """
-        self.config = config
+        self.config, self.path = config, path
         self.folder, self.io, self.when_saved, self.every_s = folder / CHECKPOINTS, io, when_saved, every_s
         self.best: dict[str, float] = {}
         """``epoch`` and ``loss/val`` of best.ckpt; empty without a val split."""
         self._written_s = -math.inf
+        self._ended = False
 
     @property
     def last_path(self) -> Path:
@@ -97,9 +100,12 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the config."""
+        """Adds the config, the path, and whether training came to its end, so that nothing but the report is left."""
         if self.config is not None:
             checkpoint["config"] = copy.deepcopy(dict(self.config))
+        if self.path is not None:
+            checkpoint["path"] = copy.deepcopy(dict(self.path))
+        checkpoint["ended"] = self._ended
 
     def calibrate(self, fit: Callable[[LogisticModule], Calibration]) -> None:
         """Writes into each checkpoint the calibration of the model that is in it."""
@@ -121,6 +127,8 @@ class Checkpoints(Checkpoint):
             return
         best = resumed.parent / "best.ckpt"
         if run_folder_of(resumed) and best.is_file():
+            if resumed.parent.resolve() == self.folder.resolve():
+                return
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(best, self.best_path)
         else:
@@ -128,12 +136,12 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes a new best epoch; writes the files when it is time."""
+        self._ended = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         loss = trainer.callback_metrics.get("loss/val")
         if loss is not None and float(loss) < self.best.get("loss/val", math.inf):
             self.best = {"epoch": trainer.current_epoch + 1, "loss/val": float(loss)}
             trainer.save_checkpoint(self.best_path, weights_only=False)
-        is_last_epoch = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        if is_last_epoch or time.monotonic() - self._written_s > self.every_s:
+        if self._ended or time.monotonic() - self._written_s > self.every_s:
             self._write(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -141,15 +149,15 @@ class Checkpoints(Checkpoint):
         self.io.flush()
 
     def _write(self, trainer: pl.Trainer) -> None:
+        for logger in trainer.loggers:  # first: whoever goes on from the checkpoint needs the curves up to it
+            if isinstance(logger, RunLogger):
+                logger.flush()
         trainer.save_checkpoint(self.last_path, weights_only=False)
         if not self.best:
             trainer.save_checkpoint(self.best_path, weights_only=False)
         self.io.flush()
         if self.when_saved is not None:
             self.when_saved()
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.flush()
         self._written_s = time.monotonic()
 
 
@@ -162,8 +170,13 @@ class Certificates(Callback):
     left out.
     """
 
-    def __init__(self) -> None:
-        self._started_s = time.perf_counter()
+    def __init__(self, tell: Callable[[str], None] = lambda words: None) -> None:
+        """Nothing is certified yet.
+
+        Args:
+            tell: Is told of the last certificate, which may take a while.
+        """
+        self._started_s, self._tell = time.perf_counter(), tell
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -174,6 +187,8 @@ class Certificates(Callback):
         assert isinstance(pl_module, LogisticModule)
         epochs = trainer.current_epoch + 1
         last = trainer.should_stop or epochs == trainer.max_epochs
+        if last:
+            self._tell("certifying how far the optimum is ...")
         if last or (pl_module.is_stochastic_now and not epochs & (epochs - 1)):
             self.certify(trainer, pl_module, epochs, last)
 
@@ -258,7 +273,9 @@ class SignOfLife(Callback):
         """Shows the losses, at most ten times a second."""
         done, total = trainer.current_epoch + 1, trainer.max_epochs or 1
         if self._bar is not None:
-            if time.monotonic() - self._shown_s > 0.1 or done == total:
+            if trainer.should_stop or done == total:
+                self.on_train_end(trainer, pl_module)
+            elif time.monotonic() - self._shown_s > 0.1:
                 self._bar.update(self._task, completed=done, scores=self._scores(trainer))
                 self._shown_s = time.monotonic()
         elif done * self.lines // total > (done - 1) * self.lines // total:

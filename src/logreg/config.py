@@ -239,11 +239,8 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
 def _check_steps(plain: Mapping[str, Any]) -> None:
     """What belongs to first-order optimizers stands with one, and nothing of it with an exact one."""
     name = plain["optimizer"]["name"]
-    if not isinstance(plain["l2"], int | float) and plain["l2"] != "auto":
-        if name not in EXACT:
-            raise ConfigError("`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path.")
-        if plain["ckpt_path"] is not None:
-            raise ConfigError("`l2` must be one number to go on from a checkpoint. Leave ckpt_path out, or set l2.")
+    if not isinstance(plain["l2"], int | float) and plain["l2"] != "auto" and name not in EXACT:
+        raise ConfigError("`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path.")
     if name not in EXACT:
         if plain["lr"] is None:
             raise ConfigError.broken(

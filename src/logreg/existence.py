@@ -99,12 +99,14 @@ bound; set a penalty, such as l2=1e-3"
             told = f"all {len(class_names)} classes"
         names = [f"'{feature_names[place]}'" if feature_names else f"feature {place}" for place in self.columns]
         who = _listed(names, "column", "columns") if names else "the intercept alone"
-        some = "" if self.kind == "complete" else ", for some rows at least"
+        if not feature_names and len(names) > MOST_NAMES:  # numbers of pixels say nothing
+            who = f"{len(names):,} features"
+        some = "" if self.kind == "complete" or not names else "some rows of "
         advice = "set a penalty, such as l2=1e-3"
         if leak:
             advice = f"may be the target under another name: {leak}; if not, {advice}"
         return (
-            f"no finite optimum: {who} {'tell' if len(names) > 1 else 'tells'} {told} without an error{some}, "
+            f"no finite optimum: {who} {'tell' if len(names) > 1 else 'tells'} {some}{told} without an error, "
             f"so coefficients grow without bound; {advice}"
         )
 

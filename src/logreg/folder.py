@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import os
 import re
 import sys
@@ -13,6 +15,9 @@ from typing import IO
 
 from logreg.errors import ConfigError
 from logreg.terminal import on_one_line
+
+RUNS = Path("runs")
+"""Where runs live, seen from where the person stands."""
 
 CHECKPOINTS = "checkpoints"
 """Folder of best.ckpt and last.ckpt inside a run folder."""
@@ -49,15 +54,37 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 _UNFINISHED: set[Path] = set()
 """Files that are being written, and folders that were made for them."""
 
+_NUMBERS = itertools.count()
+"""Tell the unfinished files of this process apart."""
+
+LEFT_BEHIND = re.compile(r"\.logreg-(\d+)-\d+\..*", re.DOTALL)
+"""The name of an unfinished file, with the process that writes it."""
+
+_SWEPT: set[Path] = set()
+"""Folders in which this process has looked for unfinished files of others."""
+
+LONGEST_END = 40
+"""Characters of the name of a file in that of its unfinished one: of four bytes each, they still make a name."""
+
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """Where to write a file before it is moved to its place; what is still there at the end is removed."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # some software goes by the suffix
+    """Where to write a file before it is moved to its place; what is still there at the end is removed.
+
+    So is what a process left in the same folder that was killed while it wrote.
+    """
+    end = path.name[-LONGEST_END:]  # some software goes by the suffix
+    temporary = path.with_name(f".logreg-{os.getpid()}-{next(_NUMBERS)}.{end}")
     with made_folders(path.parent):
+        _sweep(path.parent)
         _UNFINISHED.add(temporary)
         try:
-            yield temporary
+            with temporary.open("wb") as held:
+                if os.name == "posix":  # elsewhere an open file cannot be moved
+                    _lock(held.fileno())
+                else:
+                    held.close()
+                yield temporary
         finally:
             temporary.unlink(missing_ok=True)
             _UNFINISHED.discard(temporary)
@@ -80,6 +107,72 @@ def made_folders(folder: Path) -> Iterator[list[Path]]:
             with suppress(OSError):  # it holds something, as it should
                 place.rmdir()
         _UNFINISHED.difference_update(made)
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the unfinished files of processes that are gone, once for each folder."""
+    folder = folder.resolve()
+    if folder in _SWEPT:
+        return
+    _SWEPT.add(folder)
+    with suppress(OSError):  # a folder whose names may not be read; a file that another process removes
+        for entry in list(os.scandir(folder)):
+            found = LEFT_BEHIND.fullmatch(entry.name)
+            if found and entry.is_file(follow_symlinks=False) and _is_abandoned(Path(entry), int(found[1])):
+                Path(entry).unlink(missing_ok=True)
+
+
+def _is_abandoned(file: Path, process: int) -> bool:
+    """Whether the process that wrote a file is gone; one on another machine is gone if it left the lock."""
+    if os.name != "posix":
+        return False
+    with suppress(ProcessLookupError, OverflowError):
+        with suppress(PermissionError):
+            os.kill(process, 0)
+        return False
+    with file.open("rb") as held:
+        return _lock(held.fileno())
+
+
+def _lock(descriptor: int) -> bool:
+    """Holds an open file or folder until it is closed; the system lets go for a process that is killed.
+
+    Returns:
+        Whether no other process holds it; where nothing can be held, none does.
+    """
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, flock
+    except ImportError:
+        return True
+    try:
+        flock(descriptor, LOCK_EX | LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+@contextmanager
+def written_by_us(key: str, folder: Path) -> Iterator[None]:
+    """No other process writes a run into a folder while this one does.
+
+    Args:
+        key: What was typed to name the folder.
+        folder: Which is there.
+
+    Raises:
+        ConfigError: Another one does.
+    """
+    descriptor = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+    try:
+        if descriptor is not None and not _lock(descriptor):
+            raise ConfigError(
+                f"`{key}` must not be the folder of a run that is under way, and another process trains in "
+                f"{shown(folder)}. Wait for its end, or stop it."
+            )
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def remove_unfinished() -> None:
@@ -118,10 +211,34 @@ def check_free(key: str, path: Path, overwrite: bool, suffixes: Sequence[str] = 
 def is_unused(folder: Path) -> bool:
     """Whether nothing lies in a folder but what a run leaves that was killed before its first checkpoint."""
     there = {path.name for path in folder.iterdir()}
-    of_a_run = {name for name in there if name in MADE_BY_STARTING or name.startswith("events.out.tfevents.")}
+    of_a_run = {name for name in there if name in MADE_BY_STARTING or _is_of_a_start(name)}
     if there - of_a_run:
         return False
-    return not [file for file in (folder / CHECKPOINTS).glob("*") if not file.name.startswith(".")]
+    # best.ckpt, which is written first, is of no use without last.ckpt
+    return not [file for file in (folder / CHECKPOINTS).glob("*") if file.name != "best.ckpt" and file.name[0] != "."]
+
+
+def _is_of_a_start(name: str) -> bool:
+    return name.startswith("events.out.tfevents.") or LEFT_BEHIND.fullmatch(name) is not None
+
+
+def start_anew(folder: Path) -> None:
+    """Removes the curves of a run that was killed before its first checkpoint: those of another one follow."""
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if file.name == "metrics.csv" or _is_of_a_start(file.name):
+            file.unlink()
+    (folder / CHECKPOINTS / "best.ckpt").unlink(missing_ok=True)
+
+
+def goes_on_in(checkpoint: Path, folder: Path) -> bool:
+    """Whether who goes on from a checkpoint in a run folder goes on with that very run."""
+    own = run_folder_of(checkpoint)
+    return own is not None and own.resolve() == folder.resolve()
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run has come to an end: its summary, which is written last, is there."""
+    return (folder / "summary.json").exists()
 
 
 def check_new(key: str, folder: Path, begun: bool = False) -> None:
@@ -143,6 +260,9 @@ def check_new(key: str, folder: Path, begun: bool = False) -> None:
         ):
             what = "a run" if (folder / CHECKPOINTS).exists() else "other things"
             raise ConfigError(f"`{key}` must name a new folder, and {shown(folder)} holds {what}.")
+        if folder.exists() and not begun:
+            with written_by_us(key, folder):
+                pass
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ConfigError(f"`{key}` must be a place to write to, got {shown(folder)[:100]}: {reason}.") from error

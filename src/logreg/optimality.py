@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,12 @@ class Certificate:
     separation: str = ""
     rounding: float = 0.0
     dependent: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Certificate:
+        """Of what `as_dict` gave."""
+        own = {field.name: plain[field.name] for field in dataclasses.fields(cls)}
+        return cls(**own | {"dependent": tuple(plain["dependent"])})
 
     @property
     def relative_gap(self) -> float:

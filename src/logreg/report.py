@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from logreg.advice import has_risen, next_commands
 from logreg.config import EXACT, SELECT, RunConfig
 from logreg.data import KnownAnswer, TensorDataModule
 from logreg.data.blocks import BlockDataset
@@ -158,6 +159,7 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "l2_reason": result.l2_reason or None,
         "path": path_summary(result.path, result.config.select, result.place) if result.path else None,
         "equation": equation(module),
+        "example": example(result),
         "known_answer": _against(result.data.answer, result) if result.data.answer else None,
         "expected": _expected(result.config.expected, result.scores),
         "best": dict(result.best) or None,
@@ -200,13 +202,14 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
     if result.module.facts.feature_names:
         text = coefficients_csv(result.module)
         write_whole(result.folder / "coefficients.csv", lambda file: file.write(text.encode()))
-    plain = json.dumps(summary, indent=2, ensure_ascii=False)
-    write_whole(result.folder / "summary.json", lambda file: file.write((plain + "\n").encode()))
     page = as_markdown(summary, figures)
     write_whole(result.folder / "report.md", lambda file: file.write(page.encode()))
     if result.config.report == "full":
         html = as_html(summary, page, {name: result.folder / "figures" / name for name in figures})
         write_whole(result.folder / "report.html", lambda file: file.write(html.encode()))
+    plain = json.dumps(summary, indent=2, ensure_ascii=False)
+    # last, since it says that the run has come to its end
+    write_whole(result.folder / "summary.json", lambda file: file.write((plain + "\n").encode()))
 
 
 def draw(result: RunResult, logger: RunLogger) -> list[str]:
@@ -379,6 +382,16 @@ def equation(module: LogisticModule) -> str | None:
     return text
 
 
+def example(result: RunResult) -> dict[str, float] | None:
+    """The first row of train, as `scripts/predict.py` takes one; ``None`` where it is not a few numbers with names."""
+    facts = result.module.facts
+    few = 0 < len(facts.feature_names) <= FEW_FEATURES
+    if not few or tuple(column.name for column in facts.columns) not in ((), facts.feature_names):
+        return None
+    row = facts.stored.source(_features(result.data, "train", [0]))[0]
+    return dict(zip(facts.feature_names, row.tolist(), strict=True))
+
+
 def coefficients_csv(module: LogisticModule) -> str:
     """Intercept and coefficients in source units, a line per feature, a column per output."""
     facts = module.facts
@@ -503,8 +516,16 @@ def remarks(summary: Summary) -> list[str]:
         got = "nothing" if check["got"] is None else f"{check['got']:.4g}"
         verdict = "reached" if check["reached"] else "NOT reached"
         lines.append(f"expected {check['metric']} {check['value']:g} ± {check['tolerance']:g}: {verdict}, got {got}")
+    exact = summary["config"]["optimizer"]["name"] in EXACT
     if best := summary["best"]:
         lines.append(f"lowest loss/val {best['loss/val']:.4f} after epoch {best['epoch']:.0f} of {summary['epochs']}")
+        if has_risen(summary):
+            now, held = summary["metrics"]["val"]["loss"], f"best.ckpt is that of epoch {best['epoch']:.0f}"
+            lines[-1] += f", and {now:.4f} at the end: the model overfits; {held}"
+        elif not exact and best["epoch"] == summary["epochs"]:
+            lines[-1] += ": it still falls, so longer training may lower it"
+        elif not exact:
+            lines[-1] += ": it no longer falls, so longer training changes little"
     seconds = summary["seconds"]
     lines.append(f"took {seconds['total']:.1f} s, {seconds['fit']:.1f} s of it training")
     return lines
@@ -549,40 +570,6 @@ def optimality_in_words(summary: Summary) -> str:
     if not found["rigorous"] and found["relative_gap"] <= found["tolerance"]:
         return f"WARNING: {line}"
     return f"WARNING: not within tolerance={found['tolerance']:g}: {line}"
-
-
-def next_commands(summary: Summary) -> list[str]:
-    """What a person may want to type now."""
-    folder = summary["folder"]
-    logdir = "runs" if Path(folder).parts[:1] == ("runs",) else shlex.quote(folder)
-    other = "breast_cancer" if summary["dataset"]["name"] == "toy" else "toy"
-    return [
-        f"tensorboard --logdir {logdir}",
-        *_without_leak(summary),
-        *([] if summary["optimality"]["converged"] else [_closer(summary)]),
-        f"python scripts/train.py dataset={other}",
-    ]
-
-
-def _without_leak(summary: Summary) -> list[str]:
-    """The run again without the columns that may be the target under another name."""
-    leak = summary["dataset"].get("leak", "")
-    (setting,) = shlex.split(leak) if leak.strip("'").startswith("dataset.") else ("",)
-    if not setting:
-        return []
-    overrides = _without(summary["overrides"], setting.partition("=")[0])
-    return [f"{shlex.join(['python', 'scripts/train.py', *overrides])} {leak}"]
-
-
-def _closer(summary: Summary) -> str:
-    """What brings the run nearer to its optimum."""
-    if summary["optimality"]["separation"]:
-        return shlex.join(["python", "scripts/train.py", *_without(summary["overrides"], "l2"), "l2=1e-3"])
-    return f"python scripts/train.py ckpt_path=latest max_epochs={2 * summary['epochs']}"
-
-
-def _without(overrides: Sequence[str], key: str) -> list[str]:
-    return [override for override in overrides if override.partition("=")[0] != key]
 
 
 def print_summary(summary: Summary, console: Console) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
 from logreg.calibration import Calibration, fit_calibration
-from logreg.callbacks import Certificates, Checkpoints, HeldCheckpointIO, SignOfLife, TimeLimit
+from logreg.callbacks import Certificates, Checkpoints, Ending, HeldCheckpointIO, SignOfLife, TimeLimit
 from logreg.config import DATASET_KNOBS, EXACT, KNOBS, REFUSED_TRAINER_ARGUMENTS, SECTIONS, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.data.image_folder import ImageFolder
 from logreg.errors import ConfigError, Terminated, did_you_mean
 from logreg.evaluation import Predicted, are_counts, best_threshold, evaluate
-from logreg.existence import find_separation
+from logreg.existence import Separation, find_separation
 from logreg.facts import Batch, DataFacts, Split
-from logreg.folder import Latest, check_new, find_checkpoint, shown
+from logreg.folder import Latest, check_new, find_checkpoint, goes_on_in, shown, start_anew
 from logreg.inspection import print_facts
 from logreg.metrics import Scores
 from logreg.module import DTYPES, LogisticModule, resolve_loss
@@ -39,7 +39,7 @@ from logreg.optimality import Certificate, is_penalised
 from logreg.path import ROUGH, PathRow, best_of, score_path, search_strength
 from logreg.ranking import log_odds
 from logreg.report import RunResult, Summary, draw, summarise, write_report
-from logreg.terminal import on_one_line, terminal
+from logreg.terminal import doing, on_one_line, terminal
 from logreg.tracking import RunLogger
 from logreg.trained import read_checkpoint
 
@@ -51,6 +51,9 @@ SPLIT_BY = {"column": "split_column", "group": "group"}
 EVERY_S = 5.0
 """Seconds between two lines about what was tried, where stderr is a file."""
 
+SEARCHES = (0.5, 5.0)
+"""About how many seconds to look for separation: single columns, which are seen first, often decide already."""
+
 POLISHING = 1000
 """Passes at most of an exact optimizer that finishes what a first-order one began."""
 
@@ -58,8 +61,11 @@ WITHOUT_OPTIMUM = 50
 """Passes of an exact optimizer where there is no finite optimum: the loss is then as low as it gets to some digits."""
 
 
-SEARCHING, MANY_NUMBERS = 5.0, 10**6
-"""Seconds that are spent on whether a finite optimum exists; so many features of train can be done in far less."""
+MANY_NUMBERS = 10**6
+"""Features of train, in all its rows, up to which it takes next to no time to see whether a finite optimum exists."""
+
+SEPARABLE = "looking whether the classes are separable ..."
+"""What a terminal says meanwhile."""
 
 
 def train(
@@ -79,7 +85,7 @@ def train(
 
     Args:
         config: The run, checked.
-        folder: The run folder; one that has no checkpoints yet.
+        folder: The run folder; one that has no checkpoints yet, or that of the run to go on with.
         root: Where ``latest`` stands that names the newest run.
         is_newest: Whether ``latest`` shall name this one; jobs of a sweep leave it alone.
         overrides: What the person typed after ``scripts/train.py``, for the report.
@@ -96,31 +102,42 @@ def train(
             diverged later.
     """
     started = time.perf_counter() if started is None else started
-    resumed, epochs = None, 0
+    resumed, held, ours, ended, epochs = None, None, False, False, 0
+    path, start, asked, l2_reason = None, None, config.l2, ""
     if config.ckpt_path:
         resumed = find_checkpoint(config.ckpt_path, root, "leave ckpt_path out to start from scratch")
+        held = read_checkpoint(resumed)
+        ours = goes_on_in(resumed, folder)
     _quieten(config.verbose)
     if progress_lines and (alone := started_beside_others()):
         print(alone, file=sys.stderr)
     check_hardware(config.accelerator)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
+    tell = doing if progress_lines else _silent
+    tell(f"reading {config.dataset['name']} ...")
     data = build_data(config) if data is None else data
     if config.facts == "show":
         print_facts(data, terminal())
     data.setup("fit")
-    if resumed:
-        epochs = _check_resumable(resumed, config, data.facts)
-        print(f"going on from {shown(resumed)}, epoch {epochs}", file=sys.stderr)
+    if resumed and held:
+        epochs, ended = _check_resumable(resumed, held, config, data.facts, ours)
+        if not isinstance(config.l2, int | float):
+            strength, path = _chosen_before(config, held)
+            config = dataclasses.replace(config, l2=strength)
+        said = f"going on from {shown(resumed)}, epoch {epochs}"
+        print(f"all {epochs} epochs are in {shown(resumed)}: making the report" if ended else said, file=sys.stderr)
+    if ours:  # it is one run, as it was begun
+        config = dataclasses.replace(config, ckpt_path=None)
+        overrides = [line for line in overrides if line.partition("=")[0] != "ckpt_path"]
 
     for note in data.notes if progress_lines else ():
         print(on_one_line(f"{config.dataset['name']}: {note}"), file=sys.stderr)
     if config.calibrate != "none" and "val" not in data.splits:
         raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
     check_select(config, data)
-    path, start, l2_reason = None, None, ""
     if config.l2 == "auto":
-        l2, l2_reason = _without_choice(config, data, resumed)
+        l2, l2_reason = _without_choice(config, data)
         config = config if l2 is None else dataclasses.replace(config, l2=l2)
     if not isinstance(config.l2, int | float):
         path, start = _along_path(config, data, progress_lines > 0)
@@ -128,35 +145,52 @@ def train(
     module = build_module(config, data.facts)
     if start is not None:
         module.start_at(start.point)
-    check_new("hydra.run.dir", folder, begun=True)
+    if not ours:
+        check_new("hydra.run.dir", folder, begun=True)
+        start_anew(folder)
     checkpoints = Checkpoints(
-        folder, HeldCheckpointIO(), Latest(folder, root) if is_newest else None, config=config.as_dict()
+        folder,
+        HeldCheckpointIO(),
+        Latest(folder, root) if is_newest else None,
+        config=config.as_dict(),
+        path={"asked": asked, "rows": [dataclasses.asdict(row) for row in path]} if path else None,
     )
     is_large = data.facts.rows["train"] * data.facts.num_features > MANY_NUMBERS
     # A few passes of a first-order optimizer may take less: what single columns do not show is looked for afterwards.
     is_short = is_large and module.exact is None
-    separation = _separation(module, data, 0.0 if is_short else SEARCHING)
+    if not is_short:
+        tell(SEPARABLE)
+    separation = _separation(module, data, 0.0 if is_short else SEARCHES[-1])
     most = _last_pass(config, epochs) if separation and module.exact else None
     # Few rows of many features are separated whatever they are; for a first-order optimizer the report is soon enough.
     is_news = module.exact is not None or data.facts.rows["train"] > 2 * (data.facts.num_features + 1)
     ends = f"; the fit ends after at most {most} passes" if most and most < config.max_epochs else ""
     warning = f"{separation}{ends}" if separation and is_news else ""
-    callbacks = [Certificates(), checkpoints, SignOfLife(config.dataset["name"], progress_lines, warning), *watchers]
-    trainer = build_trainer(config, RunLogger(folder), checkpoints.io, callbacks, "val" in data.splits, most)
-    logger = trainer.logger
-    assert isinstance(logger, RunLogger)
-    logger.log_hparams(_hparams(config, module, overrides))
+    sign_of_life = SignOfLife(config.dataset["name"], progress_lines, warning)
+    # The bar is gone before the last certificate.
+    callbacks = [sign_of_life, Certificates(tell), checkpoints, *watchers]
+    logger = RunLogger(folder, epochs if ours else None)
+    trainer = build_trainer(config, logger, checkpoints.io, callbacks, "val" in data.splits, most)
+    if not ours:
+        logger.log_hparams(_hparams(config, module, overrides))
     log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
 
     fit_start = time.perf_counter()
     with threads_for(_work(module, data.facts)):
-        _fit(trainer, module, data, resumed)
+        if ended:
+            assert held is not None
+            _take_over(held, module, data, checkpoints, [one for one in watchers if isinstance(one, Ending)])
+        else:
+            _fit(trainer, module, data, resumed)
+            epochs = trainer.current_epoch
         fit_seconds = time.perf_counter() - fit_start
-        certificate = _certificate(
-            module, data, trainer.current_epoch, fit_seconds, separation or (None if is_short else "")
-        )
+        if is_short and not separation:
+            tell(SEPARABLE)
+            separation = _separation(module, data)
+        certificate = _certificate(module, data, epochs, fit_seconds, separation)
     if certificate.separation:
         checkpoints.certify(certificate.as_dict())
+    tell(f"scoring {', '.join(data.splits)} ...")
     if config.calibrate == "temperature":
         module.calibration = calibrate(module, data)
         checkpoints.calibrate(lambda other: calibrate(other, data))
@@ -173,18 +207,23 @@ def train(
         scores,
         certificate,
         checkpoints.best,
-        trainer.current_epoch,
-        resumed,
+        epochs,
+        None if ours else resumed,
         path,
         predicted,
         evaluate(predicted, data.facts.class_names, data.facts.class_rates, chosen, seed=config.seed),
         l2_reason,
     )
+    tell("drawing pictures and writing the report ...")
     figures = draw(result, logger) if config.report == "full" else []
     summary = summarise(result, {"fit": fit_seconds, "total": time.perf_counter() - started})
     write_report(result, summary, figures, logger)
     log.info("finished: %s", summary["metrics"])
     return summary
+
+
+def _silent(words: str) -> None:
+    """Says nothing."""
 
 
 def show_facts(config: RunConfig) -> None:
@@ -207,6 +246,27 @@ def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, re
         if trainer.interrupted:
             raise KeyboardInterrupt from left
         raise
+
+
+def _take_over(
+    held: Mapping[str, Any],
+    module: LogisticModule,
+    data: TensorDataModule,
+    checkpoints: Checkpoints,
+    watchers: Sequence[Ending],
+) -> None:
+    """Sets all to where a fit ended that a checkpoint is of."""
+    module.load_state_dict(held["state_dict"])
+    epochs = held["epoch"] + 1
+    if "optimality" in held:
+        module.certificate = epochs, Certificate.of(held["optimality"])
+    state = held.get("callbacks", {}).get(checkpoints.state_key)
+    if state is not None:
+        checkpoints.load_state_dict(state)
+    if checkpoints.when_saved is not None:
+        checkpoints.when_saved()
+    for watcher in watchers:
+        watcher.epochs = epochs
 
 
 def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataModule:
@@ -398,10 +458,8 @@ def _only_class(data: TensorDataModule, split: Split) -> str | None:
     return data.facts.class_names[int(labels[0])] if len(labels) == 1 else None
 
 
-def _without_choice(config: RunConfig, data: TensorDataModule, resumed: Path | None) -> tuple[float | None, str]:
+def _without_choice(config: RunConfig, data: TensorDataModule) -> tuple[float | None, str]:
     """What ``l2=auto`` is where no strength can be chosen on val, and why in a sentence; ``None`` where one can."""
-    if resumed:
-        return float(read_checkpoint(resumed)["hyper_parameters"]["l2"]), ""
     if config.optimizer["name"] not in EXACT:
         optimizer = config.optimizer["name"]
         return 0.0, f"l2=0 with optimizer={optimizer}: type another, or optimizer=auto to have it chosen on val"
@@ -414,6 +472,20 @@ def _without_choice(config: RunConfig, data: TensorDataModule, resumed: Path | N
     l2 = float(f"{problem.share:.3g}")
     why = f"all rows of val are {alone!r}" if alone else "there is no val split to choose it by"
     return l2, f"l2={l2:g} as scikit-learn has it (C=1), since {why}: type l2, or dataset.split.val=0.2"
+
+
+def _chosen_before(config: RunConfig, held: Mapping[str, Any]) -> tuple[float, list[PathRow] | None]:
+    """The strength that a checkpoint has, and the path that it was chosen from, if there was one.
+
+    Raises:
+        ConfigError: Another path is asked for.
+    """
+    before, chosen = held.get("path") or {}, float(held["hyper_parameters"]["l2"])
+    if config.l2 not in ("auto", before.get("asked")):
+        raise ConfigError.broken(
+            "l2", "be one number to go on from this checkpoint", config.l2, f"Set l2={chosen:g}, which it has."
+        )
+    return chosen, [PathRow(**row) for row in before["rows"]] if before else None
 
 
 def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:
@@ -441,9 +513,9 @@ def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple
     def tell(row: PathRow) -> None:
         nonlocal told_s
         line = f"choosing l2 on val: with {row.l2:g} loss/val {row.loss_val:.4g}"
-        if shown and sys.stderr.isatty():
-            print(line.ljust(60), end="\r", file=sys.stderr, flush=True)
-        elif shown and time.monotonic() - told_s > EVERY_S:
+        if shown:
+            doing(line)
+        if shown and not sys.stderr.isatty() and time.monotonic() - told_s > EVERY_S:
             print(line, file=sys.stderr, flush=True)
             told_s = time.monotonic()
 
@@ -471,17 +543,16 @@ def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple
 
 
 def _certificate(
-    module: LogisticModule, data: TensorDataModule, epochs: int, seconds: float, separation: str | None
+    module: LogisticModule, data: TensorDataModule, epochs: int, seconds: float, separation: str
 ) -> Certificate:
-    """The certificate of the fit, with why there is no finite optimum if there is none; ``None``: yet to be found."""
+    """The certificate of the fit, with why there is no finite optimum, if there is none."""
     if module.certificate is None or module.certificate[0] != epochs:  # it was stopped where nobody expected it
         module.certify(lambda mixed: data.blocks("train"), epochs, seconds, last=True)
     assert module.certificate is not None
-    found = _separation(module, data) if separation is None else separation
-    return dataclasses.replace(module.certificate[1], separation=found)
+    return dataclasses.replace(module.certificate[1], separation=separation)
 
 
-def _separation(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCHING) -> str:
+def _separation(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCHES[-1]) -> str:
     """Why a fit without a penalty has no finite optimum, if it has none, as far as so many seconds tell.
 
     Without any, single columns are looked at.
@@ -490,9 +561,14 @@ def _separation(module: LogisticModule, data: TensorDataModule, seconds: float =
     if is_penalised(objective) or not module.has_intercept:
         return ""
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    found = find_separation(
-        data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, objective.loss, weights, seconds
-    )
+    features, labels = data.stored_matrix("train"), train.chosen(train.labels)
+    found = Separation("unknown")
+    for most in (0.0,) if not seconds else SEARCHES:
+        if most > seconds:
+            break
+        found = find_separation(features, labels, facts.num_classes, objective.loss, weights, most)
+        if found.kind != "unknown":
+            break
     if found.kind in ("none", "unknown"):
         return ""
     return found.in_words(facts.feature_names, facts.class_names, data.leaks.advice)
@@ -578,15 +654,23 @@ def check_hardware(accelerator: str) -> None:
         )
 
 
-def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> int:
+def _check_resumable(
+    checkpoint: Path, held: Mapping[str, Any], config: RunConfig, facts: DataFacts, ours: bool
+) -> tuple[int, bool]:
     """A checkpoint goes on only with the data, loss and optimizer it was made with, and with epochs left.
 
     lr, l2, l1, batch_size, schedule and max_epochs may change.
 
+    Args:
+        checkpoint: The file.
+        held: What is in it.
+        config: Of this run.
+        facts: Of its data.
+        ours: Whether it is this run, which was broken off: then it may be that nothing but the report is left.
+
     Returns:
-        The epochs that it has behind it.
+        The epochs that it has behind it, and whether nothing but the report is left.
     """
-    held = read_checkpoint(checkpoint)
     arguments, epochs = held["hyper_parameters"], held["epoch"] + 1
     theirs = DataFacts.from_dict(arguments["facts"])
     if "shift" not in arguments["facts"] and not facts.stored.is_plain:
@@ -595,7 +679,7 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
             "older version, which rounded numbers far from 0, or very large or small. "
             "Leave ckpt_path out to train anew."
         )
-    for what, ours, its in (
+    for what, mine, its in (
         ("dataset", facts.name, theirs.name),
         ("seed", config.seed, arguments["seed"]),
         ("number of features", facts.num_features, theirs.num_features),
@@ -614,15 +698,18 @@ def _check_resumable(checkpoint: Path, config: RunConfig, facts: DataFacts) -> i
         ("polishing", config.polish, arguments.get("polish", False)),
         ("intercept", config.intercept, arguments.get("intercept", True)),
     ):
-        if ours != its:
+        if mine != its:
             raise ConfigError(
-                f"`ckpt_path` must fit the run: the {what} of {shown(checkpoint)} is {its!r}, of this run {ours!r}. "
+                f"`ckpt_path` must fit the run: the {what} of {shown(checkpoint)} is {its!r}, of this run {mine!r}. "
                 "Leave out what was typed anew, or name another run."
             )
-    if config.max_epochs <= epochs:
+    ended = bool(held.get("ended")) or epochs >= config.max_epochs + (POLISHING if config.polish else 0)
+    if ours and ended:
+        return int(epochs), True
+    if config.max_epochs <= epochs and (ended or not config.polish):
         promise = f"exceed the {epochs} epochs in {shown(checkpoint)}"
         raise ConfigError.broken("max_epochs", promise, config.max_epochs, f"Try max_epochs={2 * epochs}.")
-    return int(epochs)
+    return int(epochs), False
 
 
 def _quieten(verbose: bool) -> None:

@@ -21,11 +21,14 @@ from hydra.core.override_parser.types import Override
 
 from logreg.config import SELECT
 from logreg.errors import ConfigError, LogregError
-from logreg.folder import shown, write_whole
+from logreg.folder import RUNS, is_finished, latest_run, shown, write_whole
 from logreg.terminal import on_one_line, terminal
 
 OPTIMALITY = ("optimality/gap", "optimality/converged", "optimality/verdict")
 """What each job says of its distance from the optimum."""
+
+SAME_DATA = ("name", "source", "rows", "classes")
+"""What two runs on the same data have in common, of a summary's dataset."""
 
 SEED = "seed"
 """The key that is averaged over."""
@@ -219,8 +222,27 @@ def _print_table(
         console.print(f"{pruned} were broken off, since they fell behind", markup=False, highlight=False)
     for job in failed:
         console.print(f"failed: {folder / job['job']}: {job['error']}", markup=False, highlight=False, soft_wrap=True)
-    for line in (f"all jobs: {folder / 'results.csv'}", "next:", f"  tensorboard --logdir {folder}"):
+    after = [f"tensorboard --logdir {shlex.quote(folder.as_posix())}"]
+    after += _next_after([folder / jobs[0]["job"] for _, jobs in ranked], ranked[0][1][0]) if groups else []
+    for line in (f"all jobs: {folder / 'results.csv'}", "next:", *(f"  {command}" for command in after)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _next_after(ranked: Sequence[Path], best: Mapping[str, Any]) -> list[str]:
+    """The best job beside the newest run alone on the same data, or else beside the second best; or its scores.
+
+    Args:
+        ranked: Folders of jobs, the best first.
+        best: The summary of the first.
+    """
+    newest, words = latest_run(RUNS), ["python", "scripts/compare.py", ranked[0].as_posix()]
+    if newest is not None and is_finished(newest):
+        alone = json.loads((newest / "summary.json").read_text(encoding="utf-8"))
+        if alone["status"] == "finished" and all(alone["dataset"][key] == best["dataset"][key] for key in SAME_DATA):
+            return [shlex.join([*words, newest.as_posix()])]
+    if len(ranked) > 1:
+        return [shlex.join([*words, ranked[1].as_posix()])]
+    return [shlex.join(["python", "scripts/evaluate.py", f"ckpt_path={ranked[0].as_posix()}"])]
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -94,10 +95,11 @@ class Letters:
     """A text stream that takes characters which its encoding lacks, too."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self._stream = self.whole = stream
 
     def write(self, text: str) -> int:
-        """Writes text, with what cannot be encoded written otherwise."""
+        """Writes text, with what cannot be encoded written otherwise, in place of what `doing` shows."""
+        _wipe()
         encoding = self._stream.encoding or "utf-8"
         try:
             text.encode(encoding)
@@ -124,6 +126,31 @@ class _Bytes(io.RawIOBase):
         return len(data)
 
 
+_shown: list[tuple[TextIO, int]] = []
+"""Where `doing` shows a line, and its width; nothing where it shows none."""
+
+
+def doing(words: str) -> None:
+    """Shows on a terminal what is being done, in a line that the next output takes the place of.
+
+    It is for standard error within `screened`, and does nothing where that is a pipe or has a progress bar.
+    """
+    if not isinstance(sys.stderr, Screen) or not sys.stderr.isatty():
+        return
+    line = on_one_line(words)[: shutil.get_terminal_size().columns - 1]
+    stream = sys.stderr.rich_proxied_file
+    stream.write(line + "\r")
+    stream.flush()
+    _shown.append((stream.whole, len(line)))
+
+
+def _wipe() -> None:
+    while _shown:
+        stream, width = _shown.pop()
+        stream.write(" " * width + "\r")
+        stream.flush()
+
+
 @contextmanager
 def screened() -> Iterator[None]:
     """Standard output and standard error that are only given what they can show."""
@@ -133,6 +160,7 @@ def screened() -> Iterator[None]:
     try:
         yield
     finally:
+        _wipe()
         # Whoever put something else in their place since then had a reason, such as a closed pipe.
         sys.stdout = out if sys.stdout is shown[0] else sys.stdout
         sys.stderr = err if sys.stderr is shown[1] else sys.stderr

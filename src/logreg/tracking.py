@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import threading
 from collections.abc import Mapping
 from functools import cached_property
@@ -15,6 +16,10 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from logreg.facts import SPLITS
+from logreg.folder import write_whole
+
+METRICS = "metrics.csv"
+"""File of the curves in a run folder."""
 
 HPARAMS_METRICS = (*(f"{metric}/{split}" for split in SPLITS for metric in ("loss", "accuracy")), "optimality/gap")
 """Columns of the HPARAMS tab: the same in every run, since TensorBoard takes them from the first it reads."""
@@ -29,24 +34,54 @@ def _but_of_events(args: threading.ExceptHookArgs) -> None:
         _of_all_threads(args)
 
 
+def _rows_until(last: int, file: Path) -> dict[int, dict[str, float]]:
+    """The curves in a metrics.csv up to a pass, without scores of test, which are the report's; empty if it has none.
+
+    Returns:
+        Value by tag, by passes over the data.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = {int(row.pop("epoch")): row for row in csv.DictReader(lines)}
+        return {
+            step: {tag: float(value) for tag, value in row.items() if value and not tag.endswith("/test")}
+            for step, row in rows.items()
+            if step <= last
+        }
+    except (KeyError, TypeError, ValueError):  # somebody wrote into it: the model goes on all the same
+        return {}
+
+
 class RunLogger(Logger):
     """Writes each metric as a TensorBoard scalar and each step as a row of metrics.csv.
 
     Files lie directly in the run folder: the folder's path is the run's name in TensorBoard.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, after: int | None = None) -> None:
+        """Writes nothing yet.
+
+        Args:
+            folder: The run folder.
+            after: Passes over the data after which a run goes on whose curves are in the folder; ``None`` for a new
+                run.  What was logged later is forgotten.
+        """
         super().__init__()
-        self.folder = folder
-        self._rows: dict[int, dict[str, float]] = {}
-        self._columns: list[str] = []
+        self.folder, self.after = folder, after
+        self._rows: dict[int, dict[str, float]] = {} if after is None else _rows_until(after, folder / METRICS)
 
     @cached_property
     def writer(self) -> SummaryWriter:
         """TensorBoard's writer; its file is made when it is first used."""
         threading.excepthook = _but_of_events
-        writer = SummaryWriter(str(self.folder), flush_secs=5)
-        writer.add_custom_scalars({"loss": {"train and val": ["Multiline", ["loss/train", "loss/val"]]}})
+        # What is purged includes the last pass, which the report may have added to.
+        writer = SummaryWriter(str(self.folder), flush_secs=5, purge_step=self.after)
+        if self.after is None:
+            writer.add_custom_scalars({"loss": {"train and val": ["Multiline", ["loss/train", "loss/val"]]}})
+        for tag, value in self._rows.get(self.after or 0, {}).items():
+            writer.add_scalar(tag, value, self.after)
         return writer
 
     @property
@@ -123,10 +158,11 @@ class RunLogger(Logger):
         columns = list(dict.fromkeys(tag for row in self._rows.values() for tag in row))
         if not columns:
             return
-        with (self.folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, ["epoch", *columns])
-            table.writeheader()
-            table.writerows({"epoch": step, **row} for step, row in self._rows.items())
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, ["epoch", *columns])
+        table.writeheader()
+        table.writerows({"epoch": step, **row} for step, row in self._rows.items())
+        write_whole(self.folder / METRICS, lambda file: file.write(text.getvalue().encode()))
 
     def finalize(self, status: str) -> None:
         """Lightning calls this after each fit; the report still has pictures to add."""

@@ -26,7 +26,7 @@ usage: python scripts/compare.py RUN RUN ... [key=value ...]
        python scripts/compare.py SWEEP
 
 examples
-  python scripts/compare.py runs/mnist/2026-11-22_10-00-00-000000 latest
+  python scripts/compare.py runs/mnist/2026-11-22_10-00-00-000000_lr-0.1 latest
   python scripts/compare.py runs/sweeps/digits_l2_lr
 
   RUN is a run folder, a folder of runs such as a sweep, or latest.

@@ -8,12 +8,14 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import urlsplit
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,15 +28,15 @@ from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
 from logreg import __version__
 from logreg.config import SECTIONS, RunConfig, unknown_key
 from logreg.errors import ConfigError, LogregError, did_you_mean, escaped
-from logreg.folder import folder_name, run_folder_of, shown
+from logreg.folder import RUNS, folder_name, run_folder_of, shown
 from logreg.promises import Promise, check
-from logreg.terminal import on_one_line, screened, without_passwords
+from logreg.terminal import doing, on_one_line, screened, without_passwords
 from logreg.termination import ending_on_sigterm
 
 CONF = Path(__file__).parents[3] / "conf"
 """The configs, at the top of the project."""
 
-ROOT = Path("runs")
+ROOT = RUNS
 """Where runs live, seen from where the person stands."""
 
 NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP}
@@ -65,9 +67,75 @@ def _no_environment(name: object, *_: object) -> str:
     )
 
 
-# Both are for conf/config.yaml and what is typed.
+UNNAMED = {
+    *("ckpt_path", "dataset", "dataset.name", "dataset.path", "dataset.train_path", "dataset.val_path"),
+    *(
+        "dataset.test_path",
+        "dataset.root",
+        "dataset.cache",
+        "dataset.download",
+        "expected",
+        "facts",
+        "report",
+        "verbose",
+    ),
+}
+"""Keys that do not name a run folder: the folder above says which data it is, or they say nothing of the model."""
+
+LONGEST_VALUE = 32
+"""Characters of a value in the name of a run folder; a longer one is left out."""
+
+
+def data_name(dataset: Mapping[str, Any]) -> str:
+    """The folder for all runs of the same data: the name of the file, without its suffix, or of the dataset."""
+    name = str(dataset["name"])
+    paths = (dataset.get(key) for key in ("path", "train_path"))
+    path = next((path for path in paths if path), None)
+    if path is None:
+        return name
+    first = str(path if isinstance(path, str) else path[0])
+    file = Path(os.path.abspath(urlsplit(first).path if "://" in first else first)).name  # noqa: PTH100  # "." and ".."
+    stem = (file if name == "image_folder" else Path(file.removesuffix(".gz")).stem).lstrip(".")
+    return f"{name}_{stem}" if stem in ("latest", "sweeps") else stem or name
+
+
+def typed_name(lines: Sequence[str]) -> str:
+    """What was typed, for the name of a run folder.
+
+    Example:
+        >>> typed_name(["dataset=table", "dataset.path=data/titanic.csv", "dataset.drop=[alive]", "l2=0.1"])
+        'drop-alive_l2-0.1'
+    """
+    values = {one.key_or_group: one for one in parse(lines) if not one.is_delete()}
+    if implied(set(values) - {"optimizer"}) == [
+        f"optimizer={values['optimizer'].value()}" if "optimizer" in values else ""
+    ]:
+        del values["optimizer"]
+    if "backbone.name" in values:
+        values.pop("backbone", None)
+    named = {key.removesuffix(".name"): _value_in_name(one) for key, one in values.items() if key not in UNNAMED}
+    named = {key: value for key, value in named.items() if value and len(value) <= LONGEST_VALUE}
+    short = {key: key.rpartition(".")[2] for key in named}
+    taken = [*short.values(), *(RunConfig.__dataclass_fields__.keys() - named.keys())]
+    return "_".join(f"{short[key] if taken.count(short[key]) == 1 else key}-{value}" for key, value in named.items())
+
+
+def _value_in_name(override: Override) -> str:
+    """A value as it was typed, without brackets and quotes; the last part of a path, nothing of what may be secret."""
+    text = (override.input_line or "").partition("=")[2]
+    if "://" in text or "${" in text:
+        return ""
+    parts = re.split(r"[^\w./\\+-]+", text)
+    return "-".join(PurePath(part.replace("\\", "/")).name for part in parts if part)
+
+
+# These are for conf/config.yaml; the first also for what is typed.
 OmegaConf.register_new_resolver("oc.env", _no_environment, replace=True)
-OmegaConf.register_new_resolver("folder_name", lambda *parts: folder_name("_".join(map(str, parts))), replace=True)
+OmegaConf.register_new_resolver(
+    "folder_name", lambda *parts: folder_name("_".join(str(part) for part in parts if part != "")), replace=True
+)
+OmegaConf.register_new_resolver("data_name", data_name, replace=True)
+OmegaConf.register_new_resolver("typed_name", lambda overrides: typed_name(lines_of(overrides)), replace=True)
 
 
 @ending_on_sigterm()
@@ -128,8 +196,7 @@ def leave_quietly() -> None:
 
 def say_importing() -> None:
     """Bridges the longest silence of a short command, where somebody watches."""
-    if sys.stderr.isatty():
-        print("importing torch and lightning ...", end="\r", file=sys.stderr, flush=True)
+    doing("importing torch and lightning ...")
 
 
 @dataclass(frozen=True)
@@ -353,7 +420,7 @@ def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
         return []
     groups = {key for key in typed if "." not in key}
     kept = []
-    for override in parse(_overrides_in(folder / ".hydra" / "overrides.yaml")):
+    for override in parse(overrides_in(folder)):
         group = override.key_or_group.split(".")[0]
         # The folder may be a stranger's: hydra.* calls functions and writes files.
         if group not in RunConfig.__dataclass_fields__ or override.package is not None:
@@ -366,12 +433,13 @@ def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
     return [override.input_line or "" for override in kept]
 
 
-def _overrides_in(file: Path) -> list[str]:
-    """What a run was started with, as Hydra keeps it.
+def overrides_in(folder: Path) -> list[str]:
+    """What the run in a folder was started with, as Hydra keeps it.
 
     Raises:
         ConfigError: The file is missing, or holds something else.
     """
+    file = folder / ".hydra" / "overrides.yaml"
     try:
         if not file.is_file() or file.stat().st_size > LONGEST_FILE:
             raise ValueError

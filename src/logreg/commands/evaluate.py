@@ -13,7 +13,7 @@ from logreg.config import RunConfig
 from logreg.errors import ConfigError
 from logreg.folder import check_free, find_checkpoint, shown, write_whole
 from logreg.promises import Promise, flag, number, one_of, optional, text
-from logreg.terminal import terminal
+from logreg.terminal import doing, terminal
 
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
@@ -127,6 +127,7 @@ def data_of(trained: Trained, typed: Typed) -> tuple[RunConfig, TensorDataModule
         _check_others(config, others)
         config = dataclasses.replace(config, dataset=_all_rows(config.dataset, others, trained.facts))
     check_hardware(config.accelerator)
+    doing(f"reading {config.dataset['name']} ...")
     data = build_data(config, trained.facts)
     data.device = device_of(config.accelerator)
     return config, data, bool(others)

@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,6 +39,7 @@ from logreg.commands.desk import (
     is_override,
     leave_quietly,
     lines_of,
+    overrides_in,
     parse,
     quoted,
     resolved,
@@ -48,9 +50,27 @@ from logreg.commands.desk import (
 )
 from logreg.config import SELECT, RunConfig
 from logreg.errors import ConfigError, LogregError, Terminated
-from logreg.folder import CHECKPOINTS, check_new, find_checkpoint, is_unused, shown
+from logreg.folder import (
+    CHECKPOINTS,
+    check_new,
+    find_checkpoint,
+    folder_name,
+    goes_on_in,
+    is_finished,
+    is_unused,
+    latest_run,
+    run_folder_of,
+    shown,
+    written_by_us,
+)
 from logreg.terminal import screened, terminal
 from logreg.termination import ending_on_sigterm
+
+SHOWN = ("facts", "report", "verbose")
+"""Keys that make no other run, but say what is shown of it."""
+
+NOTHING_SAVED = "No epoch was saved yet: the same command starts again."
+"""What is said of a run that was stopped before its first checkpoint."""
 
 FROM_SCRATCH = "leave ckpt_path out to start from scratch"
 
@@ -105,9 +125,9 @@ def _main(typed: list[str], started: float) -> int:
         key = "hydra.run.dir" if sweep is None else "hydra.sweep.dir"
         say(ConfigError(f"`{key}` must be a place to write to: {error}. Stand elsewhere, or set it."))
         return 2
-    except (KeyboardInterrupt, Terminated):
+    except (KeyboardInterrupt, Terminated) as stopped:
         if sweep is None:
-            print("Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.", file=sys.stderr)
+            print(f"Stopped. {stopped.args[0] if stopped.args else NOTHING_SAVED}", file=sys.stderr)
         else:
             from logreg.sweep import gather
 
@@ -159,6 +179,14 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
     except LogregError:
         _remove_if_unused(folder)
         raise
+    except (KeyboardInterrupt, Terminated) as stopped:
+        _remove_if_unused(folder)
+        if (folder / CHECKPOINTS / "last.ckpt").is_file():
+            newest = latest_run(ROOT)
+            is_newest = newest is not None and newest.resolve() == folder.resolve()
+            way = f"`ckpt_path={'latest' if is_newest else shown(folder)}`"
+            stopped.args = (f"{way} goes on from the last epoch that was saved.",)
+        raise
 
 
 def _keeping(failures: list[Exception], started: float) -> Callable[[DictConfig], None]:
@@ -194,10 +222,12 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     if not single and not any(override.startswith("report=") for override in overrides):
         config = dataclasses.replace(config, report="brief")
     ending = Ending()
+    ours = config.ckpt_path is not None and goes_on_in(Path(config.ckpt_path), folder)
+    # In a sweep each job has one line of its own at its end.
+    lines, is_newest = 5 if single else 0, single and not (folder.parent / "multirun.yaml").exists()
     try:
-        # In a sweep each job has one line of its own at its end.
-        lines = 5 if single else 0
-        summary = train(config, folder, ROOT, single, overrides, started, progress_lines=lines, watchers=[ending])
+        with written_by_us("ckpt_path" if ours else "hydra.run.dir", folder):
+            summary = train(config, folder, ROOT, is_newest, overrides, started, lines, watchers=[ending])
     except OSError as error:
         if error.errno not in NO_ROOM or ending.epochs is None:
             raise
@@ -233,6 +263,8 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         raise ConfigError("`facts=only` must go with one run. Leave -m out.")
     if "hydra.mode" in given:
         raise ConfigError("`hydra.mode` must not be set. Add -m for several runs.")
+    if "hydra.job.name" in given and folder_name(name := str(given["hydra.job.name"].value())) != name:
+        raise ConfigError.broken("hydra.job.name", "be a name without separators", name, f"Try {folder_name(name)}.")
     if "hydra/job_logging" in given and str(given["hydra/job_logging"].value()) in ("disabled", "none"):
         raise ConfigError("`hydra/job_logging` must be default or stdout, since a run logs to its train.log.")
     if not asked.cfg and not asked.info:
@@ -248,6 +280,9 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         # a strength that was chosen is that of the checkpoint
         before = resumed_overrides(checkpoint, set(given))
         added += ["l2=auto" if one.startswith(("l2=path", "l2=[")) else one for one in before]
+        if not sweeping and _is_to_be_finished(checkpoint, overrides):
+            # .hydra stays as it was when the run began
+            added += [f"hydra.run.dir={quoted(shown(checkpoint.parents[1]))}", "hydra.output_subdir=null"]
     typed = set(given) | {override.key_or_group for override in parse(added)}
     added += implied(typed)
     if sweeping:
@@ -256,6 +291,19 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         more, sweep = sweep_overrides([*parse(added), *overrides], ROOT)
         added += more
     return [*added, *(override.input_line or "" for override in overrides)], sweep
+
+
+def _is_to_be_finished(checkpoint: Path, overrides: Sequence[Override]) -> bool:
+    """Whether a checkpoint is where a run was broken off that shall go on as it was begun: in its own folder.
+
+    With other settings it is another run, and the one that was broken off stays as it is.
+    """
+    folder = run_folder_of(checkpoint)
+    if folder is None or checkpoint.name != "last.ckpt" or is_finished(folder):
+        return False
+    typed = [one for one in overrides if one.key_or_group not in {"ckpt_path", *SHOWN}]
+    known = set(overrides_in(folder))
+    return all(one.input_line in known for one in typed)
 
 
 def _is_nothing(override: Override) -> bool:
@@ -317,15 +365,14 @@ def _check_places(given: Mapping[str, Override], sweeping: bool) -> None:
 
 def _remove_if_unused(folder: Path) -> None:
     """Takes back the folder of a run or a sweep that never came to anything."""
-    if not folder.is_dir():
+    if not folder.is_dir() or not is_unused(folder):
         return
-    if not is_unused(folder):
-        return
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    with suppress(ConfigError), written_by_us("hydra.run.dir", folder):  # not that of a run which is under way
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     here, root = Path.cwd().resolve(), ROOT.resolve()
     for place in (folder.resolve(), *folder.resolve().parents):
         if place == here or any(place.iterdir()) or not (place == folder.resolve() or place.is_relative_to(root)):
