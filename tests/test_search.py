@@ -245,7 +245,7 @@ MISTAKES = {
     ("search.max_epochs=uniform(1,5)", "dataset=iris"): "`max_epochs` must be a whole number >= 1, got 2.528",
     ("search.lr=log(1e-3,1)", "trials=0"): "`trials` must be a whole number >= 1, got 0.",
     ("search.lr=log(1e-3,1)", "ckpt_path=latest"): "`ckpt_path` must not be set in a sweep. Each trial starts anew.",
-    ("search.lr=log(1e-3,1)",): "`search` must have a val split to choose by. Set dataset.split.val=0.2.",
+    ("search.lr=log(1e-3,1)",): "`search` must have a val split to choose by. Choose another dataset.",
     ("search.lr=log(1e-3,1)", "dataset=iris", "storage=nosuch://x"): "`storage` must be the URL of a database",
     ("search.lr=log(1e-3,1)", "study=a/b"): "`study` must be made of letters, digits and -_., got 'a/b'.",
     ("search.lr=log(1e-3,1)", "study=.."): "`study` must begin with a letter or a digit, got '..'.",
