@@ -546,6 +546,15 @@ def test_a_long_value_is_not_repeated_in_full(desk: Callable[[str], Answer]) -> 
     assert len(answer.err) < 400
 
 
+def test_a_message_does_not_repeat_a_whole_file(desk: Callable[[str], Answer]) -> None:
+    Path("long.csv").write_text(50_000 * "x" + ",y\n1,a\n2,b\n")
+    answer = desk("dataset=table dataset.path=long.csv dataset.target=z")
+    assert answer.code == 2
+    assert answer.err.startswith("`dataset.target` must name a column of long.csv, got 'z'. long.csv has xxx")
+    assert answer.err.endswith("xxx, y.\n")
+    assert len(answer.err) < 5000
+
+
 def test_options_may_stand_before_or_after_the_knobs(desk: Callable[[str], Answer]) -> None:
     before, after = desk("--cfg job lr=0.25"), desk("lr=0.25 --cfg job")
     assert before.code == after.code == 0

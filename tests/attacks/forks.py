@@ -149,6 +149,10 @@ class Running:
         new = sorted(inside(self.here) - self.before)
         return Result(self.typed, HANG if hangs else code, out, err, time.monotonic() - self.started, new)
 
+    def has_ended(self, seconds: float) -> bool:
+        """Whether it ends within so many seconds; `wait` says how."""
+        return self.server.wait_for(self.pid, time.monotonic() + seconds, keep=True) is not None
+
     def send(self, signum: int) -> None:
         os.kill(self.pid, signum)
 
@@ -206,12 +210,12 @@ class Server:
         """The same, and waits for its end."""
         return self.start(here, command, *typed, **how).wait(seconds)
 
-    def wait_for(self, pid: int, until: float) -> int | None:
-        """Exit code of a fork, or ``None`` when it has not ended until then."""
+    def wait_for(self, pid: int, until: float, keep: bool = False) -> int | None:
+        """Exit code of a fork, or ``None`` when it has not ended until then; known once, or ``keep`` it."""
         while pid not in self._codes:
             if self._next(until) is None:
                 return None
-        return self._codes.pop(pid)
+        return self._codes[pid] if keep else self._codes.pop(pid)
 
     def _next(self, until: float) -> dict[str, int] | None:
         assert self._process.stdout is not None

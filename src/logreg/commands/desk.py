@@ -50,6 +50,9 @@ STOCHASTIC = {"lr", "batch_size", "schedule", *(f"optimizer.{key}" for key in SE
 # `trainer` takes any key, where other keys must be known: it is Lightning's to say what it knows.
 ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
 
+LONGEST_MESSAGE = 4_000
+"""Letters of a message; its ends are what is kept."""
+
 LONGEST_FILE = 2**16
 """Bytes of .hydra/overrides.yaml: what somebody typed on a line."""
 
@@ -118,6 +121,8 @@ def _serve(help_text: str, work: Callable[[list[str]], int], typed: list[str]) -
 def say(error: Exception) -> None:
     """A mistake in one line on stderr."""
     words = str(error) if isinstance(error, LogregError) else in_our_words(error)
+    if len(words) > LONGEST_MESSAGE:  # a name in it may be all of a file
+        words = f"{words[: LONGEST_MESSAGE // 2]} ... {words[-LONGEST_MESSAGE // 2 :]}"
     # a column's name may have lines, an address a password
     print(without_passwords(on_one_line(" ".join(words.split("\n")))), file=sys.stderr)
 

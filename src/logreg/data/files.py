@@ -393,7 +393,7 @@ def _not_utf8(path: str, key: str, what: str) -> DataError:
 
 
 def _unreadable(path: str, key: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()).replace(f" '{path}'", "").rstrip(".")
+    reason = " ".join(str(error).split()).replace(f" '{path}'", "").rstrip(".") or type(error).__name__
     if isinstance(error, UnicodeDecodeError) or "UTF8" in reason or "UTF-8" in reason:
         return _not_utf8(path, key, "the text")
     if "cannot infer number of columns" in reason:
