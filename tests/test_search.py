@@ -17,6 +17,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from logreg.commands.sweep import main
@@ -136,6 +137,24 @@ def test_a_trial_whose_process_is_gone_is_as_if_it_had_never_begun(tmp_path: Pat
     assert again is not None
     assert again[1] == values
     assert again[0].number != trial.number
+
+
+def test_a_trial_that_is_killed_as_it_begins_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search("s", sqlite_url(tmp_path / "s.db"), [Range.read("lr", "log(1e-3,1)")], [], 0, True)
+    with monkeypatch.context() as patched:
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(optuna.trial.Trial, "__init__", killed)  # the database has it, and nobody else knows
+        with pytest.raises(KeyboardInterrupt):
+            search.ask(1)
+    assert len(search.counted) == 1
+    assert search.free_what_was_killed() == 0
+    monkeypatch.setattr("logreg.search._is_alive", lambda pid: pid != os.getpid())
+    assert search.free_what_was_killed() == 1
+    assert search.counted == []
+    assert search.ask(1) is not None
 
 
 @pytest.mark.slow
