@@ -44,7 +44,7 @@ Array = NDArray[np.float64]
 
 GAPS = frozenset(pyarrow.csv.ConvertOptions().null_values)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
-TRUE_FALSE = {"true": "true", "false": "false"}
+TRUE_FALSE = {"true": "true", "false": "false", "1": "true", "0": "false"}
 
 
 class Column(NamedTuple):
@@ -400,14 +400,15 @@ def text_table(draw: Draw) -> Drawn:
         [c.name for c in columns], list(zip(*(c.values for c in columns), strict=True)), separator, end, quote_all
     )
     raw = (b"\xef\xbb\xbf" if bom else b"") + content.encode("utf-8", "surrogatepass")
+    target = columns[-1].name
     if draw.random() < 0.2:
-        raw, _ = broken(draw, raw, separator)
+        raw, damage = broken(draw, raw, separator)
         is_clean = False
-        columns = []  # whatever stands in it now
+        if damage not in ("no end", "sep", "blank lines"):
+            columns = []  # whatever stands in it now
     if suffix.endswith(".gz"):
         raw = gzip.compress(raw, 1)
     more, still_clean = options_of(draw, [column.name for column in columns[:-1]])
-    target = columns[-1].name if columns else "y"
     gaps = GAPS | {
         word for option in more for word in re.findall(r"none|unknown|\?", option.partition("missing_values=")[2])
     }
@@ -599,7 +600,7 @@ def encoded(drawn: Drawn, model: dict[str, Any]) -> Array:
             part = np.zeros((len(cells), len(described["levels"])))
             for row, cell in enumerate(cells):
                 word = described["fill"] if cell is None else str(cell)
-                word = word.lower() if described["kind"] == "boolean" else word
+                word = TRUE_FALSE[word.lower()] if described["kind"] == "boolean" else word
                 if word in place:
                     part[row, place[word]] = 1
         parts.append(part[:, :0] if described["constant"] else part)
@@ -690,12 +691,13 @@ def check_reading(drawn: Drawn, summary: dict[str, Any], model: dict[str, Any]) 
             close = math.isclose(described["fill"], middle, rel_tol=1e-6, abs_tol=1e-300) or math.isnan(middle)
             demand(close, f"median of {column.name!r}: {described['fill']}, not {middle}")
         else:
-            its = {str(cell).lower() if kind == "boolean" else str(cell) for cell in given}
+            spelled_out = [TRUE_FALSE[str(cell).lower()] if kind == "boolean" else str(cell) for cell in given]
+            its = set(spelled_out)
             demand(
                 set(described["levels"]) == its,
                 f"levels of {column.name!r}: {described['levels'][:9]}, not {sorted(its)[:9]}",
             )
-            counts = Counter(str(cell).lower() if kind == "boolean" else str(cell) for cell in given)
+            counts = Counter(spelled_out)
             demand(counts[described["fill"]] == max(counts.values()), f"most frequent of {column.name!r}")
     kept = {described["name"] for described in model["columns"]}
     special = {drawn.target, "w", "part", "who"}
@@ -768,7 +770,8 @@ def onnx_probabilities(file: Path, drawn: Drawn, model: dict[str, Any]) -> Array
         cells = [plain(drawn, value) for value in column.values]
         if "string" in wanted.type:
             words = ["" if cell is None else str(cell) for cell in cells]
-            words = [word.lower() for word in words] if kinds[wanted.name] == "boolean" else words
+            if kinds[wanted.name] == "boolean":
+                words = [TRUE_FALSE.get(word.lower(), "") for word in words]
             feed[wanted.name] = np.array(words, dtype=object)[:, None]
         else:
             kind = np.float64 if "double" in wanted.type else np.float32

@@ -508,16 +508,20 @@ def _text_blocks(
     import pyarrow.csv
 
     words = [*pyarrow.csv.ConvertOptions().null_values, *missing_values]
+    kinds = {**dict.fromkeys(numbers, pa.float64()), **dict.fromkeys(texts, pa.string())}
     convert = pyarrow.csv.ConvertOptions(
         include_columns=columns,
-        column_types={**dict.fromkeys(numbers, pa.float64()), **dict.fromkeys(texts, pa.string())},
+        column_types=kinds,
         strings_can_be_null=False,  # what is only copied stays as it is: `without_gaps` is for the others
         null_values=[before + word + after for word in words for before in ("", " ") for after in ("", " ")],
+    )
+    as_text = pyarrow.csv.ConvertOptions(
+        include_columns=columns, column_types=dict.fromkeys(kinds, pa.string()), strings_can_be_null=False
     )
     parse = pyarrow.csv.ParseOptions(delimiter=layout[1], newlines_in_values=True)
     shown = "standard input" if path == "-" else path
 
-    def read(block_size: int) -> Iterator[Any]:
+    def read(block_size: int, convert: Any = convert) -> Iterator[Any]:
         # Threads make reading block by block no faster, and lose the number of a line that is at fault.
         options = pyarrow.csv.ReadOptions(
             use_threads=False, block_size=block_size, column_names=header, skip_rows=layout[0]
@@ -533,14 +537,36 @@ def _text_blocks(
                 yield batch
                 done += batch.num_rows
         except pa.ArrowInvalid as error:
-            if path == "-" or not _is_too_long(error):
+            # Arrow knows no blanks but those of ASCII; training takes numbers out of text with any around them.
+            blanks = NO_NUMBER.search(str(error)) is not None
+            if path == "-" or not (blanks or _is_too_long(error)):
                 raise
-            # From the start in longer blocks, without the rows that have been passed on.
-            for batch in read(LONG_LINE):
-                yield batch.slice(min(done, batch.num_rows))
+            # From the start in another way, without the rows that have been passed on.
+            for batch in read(TEXT_BLOCK, as_text) if blanks else read(LONG_LINE):
+                rest = batch.slice(min(done, batch.num_rows))
                 done = max(0, done - batch.num_rows)
+                yield _with_numbers(rest, numbers, missing_values, error) if blanks else rest
 
     yield from _tables(shown, key, batches(), columns)
+
+
+def _with_numbers(batch: Any, numbers: Collection[str], missing_values: Sequence[str], otherwise: Exception) -> Any:
+    """A batch of text with some columns as numbers; raises ``otherwise`` where one is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for place, name in enumerate(batch.schema.names):
+        if name in numbers:
+            try:
+                column = pc.cast(without_gaps(batch.column(place), missing_values), pa.float64())
+            except pa.ArrowInvalid:
+                raise otherwise from None
+            batch = batch.set_column(place, name, column)
+    return batch
+
+
+NO_NUMBER = re.compile(r"In CSV column #\d+: (?:Row #\d+: )?CSV conversion error to double: invalid value '(.*)'")
+"""How Arrow says that a value is no number."""
 
 
 def _tables(path: str, key: str, batches: Iterator[Any], columns: list[str]) -> Iterator[pa.Table]:
@@ -559,12 +585,9 @@ def _tables(path: str, key: str, batches: Iterator[Any], columns: list[str]) -> 
 
 
 def _broken_block(path: str, key: str, error: Exception) -> DataError:
-    told = re.search(
-        r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to double: invalid value '(.*)'", str(error)
-    )
-    if told:
+    if told := NO_NUMBER.search(str(error)):
         return DataError(
-            f"`{key}` must hold numbers where the model learned from numbers, got {told[3]!r} [in {path}]."
+            f"`{key}` must hold numbers where the model learned from numbers, got {told[1]!r} [in {path}]."
         )
     if "Expected" in str(error):
         return _ragged(path, key, str(error))
