@@ -289,6 +289,11 @@ BAD: dict[str, Bad] = {
         f"{FILE} dataset.weight=w", csv(w=but(9, "heavy")), r"`dataset\.weight=w` .*'heavy'.*row 9\b"
     ),
     "weights of words": Bad(f"{FILE} dataset.weight=b", GOOD, r"`dataset\.weight=b` must hold .*numbers.*'p'.*row 1\b"),
+    "a weight that is a category": Bad(
+        f"{FILE} dataset.weight=w dataset.categorical=[w]",
+        csv(w=lambda row: 1),
+        r"`dataset\.categorical` must not name a column that has another part, got 'w'\.",
+    ),
     "no weight in train": Bad(f"{FILE} dataset.weight=w", csv(w=lambda row: 0), r"`dataset\.weight(=w)?` .*> 0.*train"),
     # splits
     "a split column that is absent": Bad(
