@@ -43,7 +43,9 @@ Draw = np.random.Generator
 Array = NDArray[np.float64]
 
 GAPS = frozenset(pyarrow.csv.ConvertOptions().null_values)
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+NUMBER = re.compile(
+    r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)|0x[\da-f]+", re.ASCII | re.IGNORECASE
+)
 TRUE_FALSE = {"true": "true", "false": "false", "1": "true", "0": "false"}
 
 
@@ -571,6 +573,10 @@ def plain(drawn: Drawn, value: Any) -> Any:
     return None if trimmed in drawn.gaps or value in drawn.gaps else trimmed
 
 
+def number_of(cell: Any) -> float:
+    return float(int(cell, 16)) if isinstance(cell, str) and cell[:2].lower() == "0x" else float(cell)
+
+
 def kind_of_column(drawn: Drawn, column: Column) -> str:
     given = [value for value in (plain(drawn, one) for one in column.values) if value is not None]
     if not given:
@@ -592,7 +598,7 @@ def encoded(drawn: Drawn, model: dict[str, Any]) -> Array:
         cells = [plain(drawn, value) for value in by_name[described["name"]].values]
         missing = np.array([cell is None for cell in cells], dtype=float)
         if described["kind"] == "number":
-            values = [described["fill"] if cell is None else float(cell) for cell in cells]
+            values = [described["fill"] if cell is None else number_of(cell) for cell in cells]
             part = np.array(values, dtype=float)[:, None]
         else:
             place = {level.strip(): number for number, level in enumerate(described["levels"])}
@@ -687,7 +693,7 @@ def check_reading(drawn: Drawn, summary: dict[str, Any], model: dict[str, Any]) 
         given = [cell for cell in cells if cell is not None]
         demand(described["indicator"] == (len(given) < len(cells)), f"gaps of {column.name!r}")
         if kind == "number":
-            middle = float(np.median([float(cell) for cell in given]))
+            middle = float(np.median([number_of(cell) for cell in given]))
             close = math.isclose(described["fill"], middle, rel_tol=1e-6, abs_tol=1e-300) or math.isnan(middle)
             demand(close, f"median of {column.name!r}: {described['fill']}, not {middle}")
         else:
@@ -706,7 +712,7 @@ def check_reading(drawn: Drawn, summary: dict[str, Any], model: dict[str, Any]) 
             continue
         cells = [plain(drawn, value) for value, label in zip(column.values, labels, strict=True) if label is not None]
         if kind_of_column(drawn, column) == "number":
-            cells = [None if cell is None else float(cell) for cell in cells]
+            cells = [None if cell is None else number_of(cell) for cell in cells]
         nameless = re.fullmatch(r"|Unnamed: \d+|__index_level_\d+__", column.name) or (
             column.name == "x1" and not drawn.is_text  # perhaps the index of pandas
         )
@@ -775,7 +781,7 @@ def onnx_probabilities(file: Path, drawn: Drawn, model: dict[str, Any]) -> Array
             feed[wanted.name] = np.array(words, dtype=object)[:, None]
         else:
             kind = np.float64 if "double" in wanted.type else np.float32
-            values = np.array([np.nan if cell is None else float(cell) for cell in cells])
+            values = np.array([np.nan if cell is None else number_of(cell) for cell in cells])
             with np.errstate(over="ignore"):
                 feed[wanted.name] = values.astype(kind)[:, None]
     return np.asarray(session.run(["probabilities"], feed)[0])

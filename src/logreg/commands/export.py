@@ -127,10 +127,10 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
         ours = model.probabilities(sample.features).numpy()
         difference = float(np.abs(theirs - ours).max())
         if not difference <= AGREEMENT:
+            others = " or ".join(other for other in ("onnx", "torch_export") if other != name)
             raise LogregError(
                 f"`format={name}` must give the probabilities of the model to {AGREEMENT:g}, and is off by "
-                f"{difference:.2g} on {len(ours):,} rows. Subtract an offset from the features, or use "
-                "format=onnx or torch_export."
+                f"{difference:.2g} on {len(ours):,} rows. Subtract an offset from the features, or use format={others}."
             )
         temporary.replace(output)
     return difference

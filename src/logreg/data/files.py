@@ -537,7 +537,7 @@ def _text_blocks(
                 yield batch
                 done += batch.num_rows
         except pa.ArrowInvalid as error:
-            # Arrow knows no blanks but those of ASCII; training takes numbers out of text with any around them.
+            # Training takes numbers with blanks beyond ASCII around them, and whole ones that are written 0x1F.
             blanks = NO_NUMBER.search(str(error)) is not None
             if path == "-" or not (blanks or _is_too_long(error)):
                 raise
@@ -557,10 +557,14 @@ def _with_numbers(batch: Any, numbers: Collection[str], missing_values: Sequence
 
     for place, name in enumerate(batch.schema.names):
         if name in numbers:
+            text = without_gaps(batch.column(place), missing_values)
             try:
-                column = pc.cast(without_gaps(batch.column(place), missing_values), pa.float64())
+                column = pc.cast(text, pa.float64())
             except pa.ArrowInvalid:
-                raise otherwise from None
+                try:
+                    column = pc.cast(pc.cast(text, pa.int64()), pa.float64(), safe=False)
+                except pa.ArrowInvalid:
+                    raise otherwise from None
             batch = batch.set_column(place, name, column)
     return batch
 
