@@ -299,6 +299,14 @@ def place(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("base", BASES)
+def test_the_lines_to_begin_from_are_right(server: Server, place: Path, tmp_path: Path, base: str) -> None:
+    command, *line = base.split()
+    result = typed(server, place, tmp_path / "there", command, line)
+    assert kind_of(result) == OK, result
+
+
 def typed(server: Server, place: Path, there: Path, command: str, line: list[str]) -> Result:
     shutil.rmtree(there, ignore_errors=True)
     shutil.copytree(place, there, symlinks=True)
@@ -331,11 +339,6 @@ def attack(server: Server, place: Path, there: Path, seed: int) -> list[tuple[st
             kind = judged(after, there)
             outcomes.append((CIRCLE if kind == REFUSED and after.err == result.err else kind, after))
     return outcomes
-
-
-def test_a_few_lines(server: Server, place: Path, tmp_path: Path) -> None:
-    outcomes = [one for seed in range(6) for one in attack(server, place, tmp_path / "there", seed)]
-    assert not [str(result) for kind, result in outcomes if kind in WRONG]
 
 
 @pytest.mark.slow

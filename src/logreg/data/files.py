@@ -382,13 +382,17 @@ def _ragged(path: str, key: str, message: str) -> DataError:
 
 
 def _not_utf8(path: str, key: str, what: str) -> DataError:
-    with Path(path).open("rb") as file:
-        start = file.read(2)
+    packed = Path(path).suffix.lower() in PACKED
+    with _open_text(path, key) as file:
+        start = bytes(file.read(2))
     if start == b"\x1f\x8b":
-        return DataError(f"`{key}` must be text, and {path} is packed by gzip. Call it {Path(path).name}.gz.")
+        advice = "Unpack it once" if packed else f"Call it {Path(path).name}.gz"
+        return DataError(f"`{key}` must be text, and {path} is packed by gzip{' twice' * packed}. {advice}.")
     old = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+    convert = f"iconv -f {old} -t utf-8 old.csv > new.csv"
     return DataError(
-        f"`{key}` must be in UTF-8, and {what} of {path} is not. Convert it: iconv -f {old} -t utf-8 old.csv > new.csv."
+        f"`{key}` must be in UTF-8, and {what} of {path} is not. {'Unpack and convert' if packed else 'Convert'} it: "
+        f"{convert}."
     )
 
 
