@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -287,10 +288,13 @@ MISTAKES = {
     "coef=names.json l2=1 dataset=iris": (
         "`coef=names.json` must hold coef and intercept, got w. Of a model without one, type intercept=false."
     ),
-    "coef=objects.npz l2=1 dataset=iris": (
-        "`coef=objects.npz` must be .npz or .json with numbers under coef and intercept, and cannot be read as that. "
-        "Nothing is unpickled: numpy.savez(file, coef=model.coef_, intercept=model.intercept_) writes a good one."
-    ),
+    **{
+        f"coef={file} l2=1 dataset=iris": (
+            f"`coef={file}` must be .npz or .json with numbers under coef and intercept, and cannot be read as that. "
+            "Nothing is unpickled: numpy.savez(file, coef=model.coef_, intercept=model.intercept_) writes a good one."
+        )
+        for file in ("objects.npz", "claims.npz", "deep.json")
+    },
     "ckpt_path=objects.npz dataset=iris": ("`ckpt_path` must be a checkpoint of logreg, and objects.npz is not one."),
 }
 
@@ -300,7 +304,11 @@ def test_a_mistake_is_answered_in_one_line(command: str, tmp_path: Path, capsys:
     for name, content in (("shape", '{"coef": [1, 2], "intercept": 0}'), ("names", '{"w": [1]}')):
         (tmp_path / f"{name}.json").write_text(content)
     (tmp_path / "nan.json").write_text('{"coef": [NaN], "intercept": 0}')
+    (tmp_path / "deep.json").write_text(100_000 * "[")
     np.savez(tmp_path / "objects.npz", coef=np.array([{}], dtype=object), intercept=0.0)
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive, archive.open("coef.npy", "w") as member:
+        claimed = {"descr": "<f8", "fortran_order": False, "shape": (10**12, 3)}  # and no value
+        np.lib.format.write_array_header_1_0(member, claimed)
     with standing_in(tmp_path):
         code = main(shlex.split(command))
     assert (code, *capsys.readouterr()) == (2, "", MISTAKES[command] + "\n")

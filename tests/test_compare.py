@@ -181,11 +181,27 @@ MISTAKES = {
     (): "`RUN` must be given: run folders to compare, or the folder of a sweep. See --help.",
     ("nowhere",): "`nowhere` must be a run folder or hold some, and nowhere is missing.",
     ("hollow",): "`hollow` must be a run folder or hold some, and hollow holds none that came to an end.",
-    ("torn",): "`torn/summary.json` must be the summary of a run, and cannot be read as that.",
+    (
+        "torn",
+    ): "`torn/summary.json` must be the summary of a run, and cannot be read as that. Remove it, or train anew.",
     ("hollow", "splits=val"): (
         "`splits` must be a key of compare.py, and there is none of that name. Did you mean split?"
     ),
 }
+
+
+STRANGE = ["", "[]", 5000 * "[", '{"status": "finished"}', '{"status": "finished", "config": 1}', b"\xff"]
+
+
+@pytest.mark.parametrize("content", STRANGE)
+def test_a_summary_that_is_none_is_one_line(content: str | bytes, models: Models, types: Types, tmp_path: Path) -> None:
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "summary.json").write_bytes(content.encode() if isinstance(content, str) else content)
+    answer = types(tmp_path, "compare", "strange", str(models.run("toy").folder))
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "`strange/summary.json` must be the summary of a run, and cannot be read as that. Remove it, or train anew.\n"
+    )
 
 
 @pytest.mark.parametrize(("typed", "sentence"), MISTAKES.items())

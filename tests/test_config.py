@@ -70,7 +70,7 @@ def whole_sentence(sentence: str) -> str:
         (whole(at_least=0), "be a whole number >= 0", [0], [-1, False, 0.0, ""]),
         (one_of(("32", "64")), "be one of 32, 64", ["32", 32, "64", 64], [16, "16", None, "", 32.0, [32]]),
         (flag(), "be true or false", [True, False], [0, 1, "true", None]),
-        (text(), "be text", ["", "x"], [1, None, True, ["x"]]),
+        (text(), "be text", ["x", " "], ["", None, True, ["x"]]),
         (optional(whole(at_least=2)), "be a whole number >= 2 or null", [None, 2], [1, 2.0, "2", "null"]),
         (listed(), "be a list, such as [a,b]", [[], ["a", 1], ("a",)], ["a", None, {"a": 1}, [None], [["a"]]]),
         (
@@ -323,7 +323,7 @@ def test_a_key_that_an_older_checkpoint_lacks_has_the_value_that_was_meant(key: 
     assert getattr(RunConfig.from_mapping(plain), key) == LATER[key]
 
 
-@pytest.mark.parametrize("value", [3, True, ["latest"]])
+@pytest.mark.parametrize("value", ["", True, ["latest"]])
 def test_ckpt_path_refuses_what_is_not_text(value: Any) -> None:
     with pytest.raises(ConfigError, match=whole_sentence(f"`ckpt_path` must be text, got {value!r}.")):
         RunConfig.from_mapping(a_run(ckpt_path=value))
@@ -488,7 +488,10 @@ def test_a_dataset_need_not_have_a_split() -> None:
     ("dataset", "sentence"),
     [
         ({"name": "toy", "standardize": "yes"}, "`dataset.standardize` must be true or false, got 'yes'."),
-        ({"name": 3, "standardize": True}, "`dataset.name` must be text, got 3."),
+        (
+            {"name": 3, "standardize": True},
+            "`dataset.name` must be text, got 3. Put quotes around it: 'dataset.name=\"3\"'.",
+        ),
         (
             {"name": "toy", "standardize": True, "classes": []},
             "`dataset.classes` must be a class or a list of classes, such as 7 or [3,8] or null, got [].",
@@ -525,7 +528,7 @@ def test_what_every_dataset_has_is_checked_at_the_front_desk(dataset: dict[str, 
     ("backbone", "sentence"),
     [
         (None, "`backbone` must be none or a model of torchvision, such as backbone=resnet18, got None."),
-        ({"name": 18}, "`backbone.name` must be text, got 18."),
+        ({"name": 18}, "`backbone.name` must be text, got 18. Put quotes around it: 'backbone.name=\"18\"'."),
         ({"weight": "none"}, "Did you mean backbone.weights?"),
         ({"batch_size": 0}, "`backbone.batch_size` must be a whole number >= 1, got 0."),
     ],

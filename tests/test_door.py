@@ -293,6 +293,10 @@ def test_a_mistake_names_key_promise_value_and_choices(
         ("ckpt_path=" + 300 * "a", "ckpt_path=" + 300 * "a"),
         ("dataset=mnist dataset.root=null", "dataset.root"),
         ("expected=3 max_epochs=1", "expected"),
+        ("trainer.benchmark=1e max_epochs=1", "trainer"),
+        ("hydra.job_logging=64", "hydra.job_logging"),
+        ("+dataset=iris", "+dataset=iris"),
+        ("++schedule=cosine", "++schedule=cosine"),
     ],
 )
 def test_a_mistake_far_from_what_people_type_is_answered_in_the_same_way(
@@ -595,6 +599,39 @@ def test_no_experiment_can_be_typed(desk: Callable[[str], Answer]) -> None:
     assert desk("experiment=null --cfg job").out == desk("--cfg job").out
 
 
+@pytest.mark.parametrize("typed", ["-i l2=0.5", "l2=0.5 -i report=brief", "--cfg job l2=0.5", "l2=0.5 --cfg job"])
+def test_an_option_does_not_take_a_setting_for_its_value(desk: Callable[[str], Answer], typed: str) -> None:
+    answer = desk(typed)
+    assert (answer.code, answer.err) == (0, "")
+    assert "\nl2: 0.5\n" in answer.out
+
+
+def test_a_name_that_looks_like_a_number_is_typed_in_quotes(desk: Callable[[str], Answer]) -> None:
+    typed = "dataset=table dataset.target=y l2=1 report=brief"
+    answer = desk(f"{typed} dataset.path=2024")
+    assert (
+        answer.err == "`dataset.path` must be text or null, got 2024. Put quotes around it: 'dataset.path=\"2024\"'.\n"
+    )
+    answer = desk(f"{typed} 'dataset.path=\"2024\"'")
+    assert answer.err == "`dataset.path` must be a file, and 2024 is missing. Paths start where you stand.\n"
+
+
+def test_a_long_value_is_not_repeated_in_full(desk: Callable[[str], Answer]) -> None:
+    answer = desk("loss=" + 5000 * "x")
+    assert answer.err.startswith("`loss` must be one of auto, bce, cross_entropy, got 'xxx")
+    assert answer.err.endswith("x....\n")
+    assert len(answer.err) < 400
+
+
+def test_a_message_does_not_repeat_a_whole_file(desk: Callable[[str], Answer]) -> None:
+    Path("long.csv").write_text(50_000 * "x" + ",y\n1,a\n2,b\n")
+    answer = desk("dataset=table dataset.path=long.csv dataset.target=z")
+    assert answer.code == 2
+    assert answer.err.startswith("`dataset.target` must name a column of long.csv, got 'z'. long.csv has xxx")
+    assert answer.err.endswith("xxx, y.\n")
+    assert len(answer.err) < 5000
+
+
 def test_options_may_stand_before_or_after_the_knobs(desk: Callable[[str], Answer]) -> None:
     before, after = desk("--cfg job lr=0.25"), desk("lr=0.25 --cfg job")
     assert before.code == after.code == 0
@@ -711,14 +748,17 @@ def test_the_settings_of_a_strangers_run_folder_set_nothing_of_hydra(
         "\n".join(["- &a0 x", *(f"- &a{n} [{', '.join(9 * [f'*a{n - 1}'])}]" for n in range(1, 40))]),
         "!!python/object/apply:os.mkdir [executed]",
         1000 * "[",
+        Path("overrides.yaml"),  # a link to itself
     ],
 )
 def test_settings_that_cannot_be_read_are_one_line(
-    desk: Callable[[str], Answer], stranger: Path, content: str | bytes | None
+    desk: Callable[[str], Answer], stranger: Path, content: str | bytes | Path | None
 ) -> None:
     file = stranger / ".hydra" / "overrides.yaml"
     file.unlink()
-    if content is not None:
+    if isinstance(content, Path):
+        file.symlink_to(content)
+    elif content is not None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
     answer = desk("ckpt_path=stranger max_epochs=2")
     assert answer.err == (

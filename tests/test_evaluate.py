@@ -247,6 +247,7 @@ MISTAKES = {
     ("val",): "`val` must be written as key=value. `--help` lists the keys.",
     ("dataset=iris",): "`dataset` must be that of the checkpoint. Set what is in it: dataset.<key>=VALUE.",
     ("split=val", "split=test"): "`split` must be typed once.",
+    ("~dataset.path=new.csv",): "`~dataset.path=new.csv` must be written as key=value: nothing is taken out here.",
     ("output=scores.txt",): "`output` must end in one of .json, got 'scores.txt'.",
 }
 

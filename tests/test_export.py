@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -392,3 +393,19 @@ def test_a_mistake_is_answered_in_one_line(typed: tuple[str, ...], sentence: str
     answer = types(here, "export", *typed)
     assert (answer.code, answer.err) == (2, sentence + "\n")
     assert (here / "there.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"status": "finished"}', 5000 * "["])
+def test_a_summary_that_is_none_is_one_line_and_nothing_is_written(
+    content: str, models: Models, types: Types, tmp_path: Path
+) -> None:
+    shutil.copytree(models.run("toy").folder, tmp_path / "strange", ignore=shutil.ignore_patterns("export"))
+    (tmp_path / "strange" / "summary.json").write_text(content)
+    answer = types(tmp_path, "export", "format=json", "ckpt_path=strange")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "`strange/summary.json` must be the summary of a run, and cannot be read as that. Remove it, or train anew.\n"
+    )
+    assert not (tmp_path / "strange" / "export").exists()
+    (tmp_path / "strange" / "summary.json").unlink()  # as it says
+    assert types(tmp_path, "export", "format=json", "ckpt_path=strange").code == 0

@@ -264,8 +264,8 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     [
         ({"size": 0}, "`dataset.size` must be a whole number >= 1 or null, got 0."),
         ({"grey": "no"}, "`dataset.grey` must be true or false, got 'no'."),
-        ({"cache": 3}, "`dataset.cache` must be text or null, got 3."),
-        ({"path": 3}, "`dataset.path` must be text or null, got 3."),
+        ({"cache": 3}, "`dataset.cache` must be text or null, got 3. Put quotes around it: 'dataset.cache=\"3\"'."),
+        ({"path": 3}, "`dataset.path` must be text or null, got 3. Put quotes around it: 'dataset.path=\"3\"'."),
     ],
 )
 def test_arguments_are_checked_at_the_door(arguments: dict[str, Any], message: str) -> None:
@@ -336,11 +336,17 @@ def test_images_of_two_sizes_are_named_with_what_to_set(tmp_path: Path) -> None:
     assert read(tmp_path, size=4).image_shape == (3, 4, 4)
 
 
-def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
-    write(tmp_path, "a/1.png", "b/1.png")
-    (tmp_path / "b" / "2.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(DataError, match=r"^`dataset\.path` must .*b/2\.png cannot: No such file or directory\.$"):
+def test_what_is_no_file_is_named_with_the_others_and_not_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, "a/0.png", "b/1.png")
+    (tmp_path / "b/2.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "b/3.png").symlink_to("3.png")
+    os.mkfifo(tmp_path / "b/4.png")
+    message = (
+        r" 3 of 5 cannot: b/2\.png \(it is no file\), b/3\.png \(it is no file\), b/4\.png \(it is no file\)\. Mend"
+    )
+    with pytest.raises(DataError, match=message):
         read(tmp_path)
+    assert len(read(tmp_path, broken="skip").tables["train"]) == 2
 
 
 def test_folders_whose_files_have_one_size_and_time_are_told_apart(tmp_path: Path) -> None:

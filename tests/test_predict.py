@@ -491,3 +491,20 @@ def test_a_semicolon_is_named_by_the_key_that_there_is(models: Models, types: Ty
         "`input` must have ',' between values, and semi.csv seems to have ';'. Set \"separator=';'\".\n"
     )
     assert types(here, "predict", "input=semi.csv", "separator=;").code == 0
+
+
+@pytest.mark.parametrize("form", ["\u00a0{}", "{:#04x}"])
+def test_numbers_are_those_of_training_however_they_are_written(form: str, types: Types, tmp_path: Path) -> None:
+    rows = "".join(f"{form.format(n % 7)},{n},{'yes' if n % 7 > 2 + n % 2 else 'no'}\n" for n in range(40))
+    (tmp_path / "t.csv").write_text(f"x,z,y\n{rows}")
+    typed = ("dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=0.1", "report=brief")
+    assert types(tmp_path, "train", *typed).code == 0
+    (tmp_path / "plain.csv").write_text((tmp_path / "t.csv").read_text().replace("\u00a0", "").replace("0x0", ""))
+    assert types(tmp_path, "predict", "input=t.csv", "output=a.csv").code == 0
+    assert types(tmp_path, "predict", "input=plain.csv", "output=b.csv").code == 0
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    (tmp_path / "bad.csv").write_text("x,z\n\u00a01,2\n\u2003three,2\n")
+    answer = types(tmp_path, "predict", "input=bad.csv", "output=c.csv")
+    assert answer.code == 2
+    assert answer.err.startswith("`input` must hold numbers where the model learned from numbers, got ")
+    assert not (tmp_path / "c.csv").exists()

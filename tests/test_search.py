@@ -17,6 +17,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 
 from logreg.commands.sweep import main
@@ -138,6 +139,24 @@ def test_a_trial_whose_process_is_gone_is_as_if_it_had_never_begun(tmp_path: Pat
     assert again[0].number != trial.number
 
 
+def test_a_trial_that_is_killed_as_it_begins_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search("s", sqlite_url(tmp_path / "s.db"), [Range.read("lr", "log(1e-3,1)")], [], 0, True)
+    with monkeypatch.context() as patched:
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(optuna.trial.Trial, "__init__", killed)  # the database has it, and nobody else knows
+        with pytest.raises(KeyboardInterrupt):
+            search.ask(1)
+    assert len(search.counted) == 1
+    assert search.free_what_was_killed() == 0
+    monkeypatch.setattr("logreg.search._is_alive", lambda pid: pid != os.getpid())
+    assert search.free_what_was_killed() == 1
+    assert search.counted == []
+    assert search.ask(1) is not None
+
+
 @pytest.mark.slow
 def test_killed_it_goes_on_and_tries_what_it_would_have_tried(whole: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), *IRIS, "trials=6"]
@@ -245,7 +264,7 @@ MISTAKES = {
     ("search.max_epochs=uniform(1,5)", "dataset=iris"): "`max_epochs` must be a whole number >= 1, got 2.528",
     ("search.lr=log(1e-3,1)", "trials=0"): "`trials` must be a whole number >= 1, got 0.",
     ("search.lr=log(1e-3,1)", "ckpt_path=latest"): "`ckpt_path` must not be set in a sweep. Each trial starts anew.",
-    ("search.lr=log(1e-3,1)",): "`search` must have a val split to choose by. Set dataset.split.val=0.2.",
+    ("search.lr=log(1e-3,1)",): "`search` must have a val split to choose by. Choose another dataset.",
     ("search.lr=log(1e-3,1)", "dataset=iris", "storage=nosuch://x"): "`storage` must be the URL of a database",
     ("search.lr=log(1e-3,1)", "study=a/b"): "`study` must be made of letters, digits and -_., got 'a/b'.",
     ("search.lr=log(1e-3,1)", "study=.."): "`study` must begin with a letter or a digit, got '..'.",

@@ -999,7 +999,7 @@ def test_a_header_or_a_value_longer_than_a_block(tmp_path: Path, monkeypatch: py
     assert held.column(long).to_pylist() == [*(row % 5 for row in range(40)), 2, *(row % 5 for row in range(40, 60))]
     for block in (2**11, 2**20, 2**22):  # rows before the long one have been passed on
         monkeypatch.setattr("logreg.data.files.TEXT_BLOCK", block)
-        _, blocks = open_blocks(str(path), "input", lambda names: ["a", long], ["a", long], [])
+        _, blocks = open_blocks(str(path), "input", lambda names: ["a", long], ["a", long])
         whole = pa.concat_tables(list(blocks))
         assert whole.column(long).to_pylist() == held.column(long).to_pylist()
         assert whole.column("a").to_pylist() == held.column("a").to_pylist()

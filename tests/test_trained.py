@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,9 @@ from logreg.facts import DataFacts
 from logreg.module import LogisticModule
 from logreg.trained import Predictor, Trained, read_checkpoint
 from models import Models
+from whole_runs import Answer
+
+Types = Callable[..., Answer]
 
 
 def made(classes: int, loss: str, mean: float | None, precision: str = "32") -> LogisticModule:
@@ -73,6 +78,70 @@ def test_that_there_is_no_finite_optimum_stands_in_the_checkpoint(tmp_path: Path
     run = train(tmp_path, "max_epochs=3")
     assert run.checkpoint()["optimality"] == run.summary["optimality"]
     assert run.summary["optimality"]["separation"]
+
+
+def _with(held: Any, place: tuple[Any, ...], value: object) -> None:
+    for key in place[:-1]:
+        held = held[key]
+    held[place[-1]] = value
+
+
+FACTS = ("hyper_parameters", "facts")
+
+STRANGE: list[tuple[tuple[Any, ...], object]] = [
+    ((*FACTS, "columns", 0, "kind"), []),
+    ((*FACTS, "columns", 1, "levels"), []),
+    ((*FACTS, "columns", 1, "fill"), "a level that is none"),
+    ((*FACTS, "columns", 0, "indicator"), torch.zeros(3)),
+    ((*FACTS, "columns", 0), torch.tensor(1)),
+    ((*FACTS, "class_names", 1), 10**30),
+    ((*FACTS, "class_names"), ["a", "a", "b"]),
+    ((*FACTS, "class_rates", 1), "<script>"),
+    ((*FACTS, "num_features"), -1),
+    ((*FACTS, "shift"), [1.0]),
+    ((*FACTS, "unit"), -1e-300),
+    ((*FACTS, "mean", 0), float("nan")),
+    ((*FACTS, "std", 0), 0.0),
+    (("hyper_parameters", "l2"), "x"),
+    (("hyper_parameters", "precision"), 16),
+    (("hyper_parameters",), torch.zeros(1, dtype=torch.int8)),
+    (("state_dict", "coef"), torch.full((3, 8), float("nan"))),
+    (("state_dict", "coef"), torch.zeros(2, 2)),
+    (("state_dict",), [1]),
+    (("calibration", "temperature"), None),
+    (("epoch",), -1),
+    (("epoch",), "1"),
+    (("config", "l2"), {"_target_": "os.system"}),
+]
+
+
+@pytest.mark.parametrize(("place", "value"), STRANGE)
+def test_one_that_holds_something_else_is_refused(
+    models: Models, tmp_path: Path, place: tuple[Any, ...], value: object
+) -> None:
+    held = torch.load(models.run("table").folder / "checkpoints" / "last.ckpt", weights_only=True)
+    if place[0] == "state_dict" and len(place) > 1:
+        (name,) = (name for name in held["state_dict"] if name.endswith(place[1]))
+        place = (*place[:-1], name)
+    _with(held, place, value)
+    torch.save(held, tmp_path / "strange.ckpt")
+    with pytest.raises(
+        ConfigError, match=r"^`ckpt_path` must be a checkpoint of logreg, and .*strange\.ckpt is not one\.$"
+    ):
+        Trained.load(tmp_path / "strange.ckpt")
+
+
+def test_one_that_training_cannot_go_on_from_is_one_line(models: Models, types: Types, tmp_path: Path) -> None:
+    held = torch.load(models.run("softmax").folder / "checkpoints" / "last.ckpt", weights_only=True)
+    held["loops"]["fit_loop"]["epoch_progress"] = 3
+    torch.save(held, tmp_path / "strange.ckpt")
+    typed = ("dataset=iris", "l2=1e-3", "max_epochs=2000", "ckpt_path=strange.ckpt")
+    answer = types(tmp_path, "train", *typed)
+    assert answer.code == 2
+    assert answer.err.splitlines()[-1] == (
+        "`ckpt_path` must be a checkpoint to go on from, and strange.ckpt lacks what Lightning wants of one. "
+        "Leave ckpt_path out to start from scratch."
+    )
 
 
 def test_one_that_was_trained_from_python_does_not_say_which_data(models: Models, tmp_path: Path) -> None:

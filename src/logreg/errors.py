@@ -10,6 +10,10 @@ MOST_CHOICES = 25
 """Names in one message."""
 
 
+LONGEST_VALUE = 300
+"""Letters of a value that is at fault, in a message."""
+
+
 class LogregError(ValueError):
     """A mistake of the person who typed the command: one line on stderr, exit code 2, no traceback."""
 
@@ -27,7 +31,10 @@ class ConfigError(LogregError):
             got: The value that broke the promise.
             next_step: A sentence that says what to do, if the promise does not say it.
         """
-        return cls(f"`{key}` must {promise}, got {got!r}." + (f" {next_step}" if next_step else ""))
+        value = repr(got)
+        if len(value) > LONGEST_VALUE:
+            value = f"{value[:LONGEST_VALUE]}..."
+        return cls(f"`{key}` must {promise}, got {value}." + (f" {next_step}" if next_step else ""))
 
     @classmethod
     def not_a_choice(cls, key: str, choices: Iterable[str], got: object) -> ConfigError:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -54,6 +55,18 @@ class Column:
         """What the column becomes: ``carat``, or ``color=D``, ``color=E``, ...; then ``carat is missing``."""
         values = (self.name,) if self.kind == "number" else tuple(f"{self.name}={level}" for level in self.levels)
         return (() if self.constant else values) + ((f"{self.name} is missing",) if self.indicator else ())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its parts are what they are said to be, wherever it comes from."""
+        texts = (self.name, *self.levels)
+        known = {level.strip() for level in self.levels} | set(self.levels)
+        return (
+            all(isinstance(one, str) for one in texts)
+            and self.kind in ("number", "boolean", "category")
+            and (_is_number(self.fill) if self.kind == "number" else str(self.fill) in known)
+            and all(isinstance(flag, bool) for flag in (self.indicator, self.constant))
+        )
 
 
 @dataclass(frozen=True)
@@ -156,11 +169,60 @@ class DataFacts:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> DataFacts:
-        """The facts that ``as_dict`` made ``plain`` of."""
+        """The facts that ``as_dict`` made ``plain`` of.
+
+        Raises:
+            ValueError: They are those of no model: a file may hold anything.
+        """
         arguments: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
         }
         arguments["columns"] = tuple(
             Column(**column | {"levels": tuple(column["levels"])}) for column in plain.get("columns", ())
         )
-        return cls(**arguments)
+        facts = cls(**arguments)
+        facts._check()
+        return facts
+
+    def _check(self) -> None:
+        """What a model is built from fits together.
+
+        Raises:
+            ValueError: It does not.
+        """
+        per_feature, per_class = self.num_features, len(self.class_names)
+        numbers = {
+            "mean": (self.mean, per_feature),
+            "std": (self.std, per_feature),
+            "shift": (self.shift, per_feature),
+            "unit": (self.unit, per_feature),
+            "class_weight": (self.class_weight, per_class),
+            "class_rates": (self.class_rates, per_class),
+        }
+        texts = (self.class_names, self.feature_names, self.ignored, self.missing_values)
+        from_columns = tuple(name for column in self.columns for name in column.feature_names)
+        holds = {
+            "name": isinstance(self.name, str) and isinstance(self.source, str),
+            "num_features": type(per_feature) is int and per_feature >= 1,
+            "names": all(isinstance(names, tuple) and all(isinstance(one, str) for one in names) for names in texts),
+            "class_names": len(set(self.class_names)) == per_class >= 2,
+            "feature_names": len(self.feature_names) in (0, per_feature),
+            "columns": all(column.is_whole for column in self.columns) and from_columns in ((), self.feature_names),
+            "image_shape": all(type(side) is int and side >= 1 for side in self.image_shape),
+            "rows": all(split in SPLITS and type(count) is int for split, count in self.rows.items()),
+            "fingerprint": type(self.fingerprint) is int,
+            "mean_weight": _is_number(self.mean_weight) and self.mean_weight > 0,
+            "backbone": isinstance(self.backbone, Mapping) and isinstance(self.pixels, Mapping),
+            **{
+                key: isinstance(values, tuple) and len(values) in (0, size) and all(map(_is_number, values))
+                for key, (values, size) in numbers.items()
+            },
+            "scale": all(value > 0 for value in (*self.std, *self.unit)),
+        }
+        for key, is_so in holds.items():
+            if not is_so:
+                raise ValueError(f"{key} does not fit the other facts")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -25,6 +25,9 @@ CHECKPOINTS = "checkpoints"
 MADE_BY_STARTING = {".hydra", "train.log", "multirun.yaml", "metrics.csv", CHECKPOINTS}
 """What lies in the folder of a run or a sweep before its first checkpoint, besides events."""
 
+LONGEST_PATH = 2**12
+"""Bytes of a path that an operating system takes."""
+
 LONGEST_NAME = 255
 """Bytes of a file's name on most file systems."""
 
@@ -288,7 +291,7 @@ def shown(path: Path) -> str:
     """A path as a person would type it: relative if it lies below where they stand."""
     try:
         return path.resolve().relative_to(Path.cwd().resolve()).as_posix()
-    except ValueError:
+    except (ValueError, RuntimeError, OSError):  # the latter two of links that go around in a circle
         return str(path)
 
 
@@ -370,4 +373,7 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 def latest_run(root: Path) -> Path | None:
     """The run folder that ``root/latest`` names, or ``None`` if there is no such file."""
     latest = root / "latest"
-    return root / os.fsdecode(latest.read_bytes()).strip("\n") if latest.is_file() else None
+    if not latest.is_file():
+        return None
+    with latest.open("rb") as file:
+        return root / os.fsdecode(file.read(LONGEST_PATH)).strip("\n")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from logreg.calibration import Calibration
+from logreg.config import KNOBS
 from logreg.errors import DivergedError
 from logreg.facts import Batch, DataFacts, Split
 from logreg.losses import one_vs_rest
@@ -34,6 +35,7 @@ from logreg.optimality import (
     objective_in_words,
     problem_of,
 )
+from logreg.promises import check, number
 
 DTYPES = {"32": torch.float32, "64": torch.float64}
 """Floating type by its bits, as a person types them."""
@@ -104,6 +106,18 @@ class LogisticModule(pl.LightningModule):
             intercept: Whether there is one; else it stays 0.
         """
         super().__init__()
+        check("l2", l2, number(at_least=0))
+        stated: dict[str, Any] = {
+            "reduction": reduction,
+            "l1": l1,
+            "init": init,
+            "lr": lr,
+            "max_epochs": max_epochs,
+            "seed": seed,
+        }
+        stated |= {"precision": precision, "tolerance": tolerance, "polish": polish, "intercept": intercept}
+        for key, value in stated.items():
+            check(key, value, KNOBS[key])
         if not isinstance(facts, DataFacts):
             facts = DataFacts.from_dict(facts)
         optimizer = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)

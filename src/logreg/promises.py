@@ -90,8 +90,8 @@ def mapping(of: str) -> Promise:
 
 
 def text() -> Promise:
-    """Any text."""
-    return Promise("be text", lambda value: isinstance(value, str), is_text=True)
+    """Any text but none at all."""
+    return Promise("be text", lambda value: isinstance(value, str) and value != "", is_text=True)
 
 
 def name() -> Promise:
@@ -153,4 +153,6 @@ def check(key: str, value: Any, promise: Promise, next_step: str = "") -> None:
         return
     if promise.choices:
         raise ConfigError.not_a_choice(key, promise.choices, value)
+    if promise.is_text and _is_number(value):  # such as the name of a folder
+        next_step = next_step or f"Put quotes around it: '{key}=\"{value}\"'."
     raise ConfigError.broken(key, promise.words, value, next_step)

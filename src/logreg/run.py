@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from logreg.callbacks import Certificates, Checkpoints, Ending, HeldCheckpointIO
 from logreg.config import DATASET_KNOBS, EXACT, KNOBS, REFUSED_TRAINER_ARGUMENTS, SECTIONS, RunConfig
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.data.image_folder import ImageFolder
-from logreg.errors import ConfigError, Terminated, did_you_mean
+from logreg.errors import ConfigError, LogregError, Terminated, did_you_mean
 from logreg.evaluation import Predicted, are_counts, best_threshold, evaluate
 from logreg.existence import Separation, find_separation
 from logreg.facts import Batch, DataFacts, Split
@@ -235,11 +236,23 @@ def show_facts(config: RunConfig) -> None:
     print_facts(build_data(config), terminal())
 
 
+RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
+"""The module that takes a checkpoint apart before training goes on."""
+
+
 def _fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resumed)
     except MisconfigurationException as error:
         raise ConfigError(f"`trainer` must suit Lightning's Trainer: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        restoring = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
+        if resumed is not None and not isinstance(error, LogregError) and RESTORING in restoring:
+            raise ConfigError(
+                f"`ckpt_path` must be a checkpoint to go on from, and {shown(resumed)} lacks what Lightning wants of "
+                "one. Leave ckpt_path out to start from scratch."
+            ) from error
+        raise
     except Terminated:
         raise
     except SystemExit as left:  # how Lightning answers Ctrl-C
@@ -373,7 +386,7 @@ def build_trainer(
         if limit is not None:
             arguments["callbacks"].append(TimeLimit(limit))
         return pl.Trainer(**arguments)
-    except (AttributeError, TypeError, ValueError, MisconfigurationException) as error:
+    except (AttributeError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(f"`trainer` must suit Lightning's Trainer: {error}") from error
 
 

@@ -212,15 +212,22 @@ class Search:
         self.study.sampler = TPESampler(
             n_startup_trials=STARTUP, seed=int.from_bytes(digest[:4], "big"), constant_liar=True
         )
-        trial = self.study.ask()
-        trial.set_user_attr("host", socket.gethostname())
-        trial.set_user_attr("pid", os.getpid())
+        trial = self._begun()
         ahead = [other for other in self.counted if other.number < trial.number]
         if len(ahead) >= total:  # another process took the last one at the same moment
             trial.set_user_attr("surplus", True)
             self.study.tell(trial, state=TrialState.FAIL)
             return None
         return trial, {key: trial._suggest(key, kind) for key, kind in self._distributions.items()}
+
+    def _begun(self) -> Trial:
+        """A new trial, which says from the first moment on which process runs it: one that is killed can be freed."""
+        import optuna
+
+        stated = {"host": socket.gethostname(), "pid": os.getpid()}
+        template = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs=stated)
+        number = self.study._storage.create_new_trial(self.study._study_id, template_trial=template)
+        return optuna.trial.Trial(self.study, number)
 
     def finished(self, trial: Trial, score: float, folder: str) -> None:
         """Notes the result of a trial."""

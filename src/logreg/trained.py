@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,15 +48,16 @@ class Trained:
             ConfigError: It is not one of ours, or broken.
         """
         held = read_checkpoint(file)
-        try:
+        with _of_strangers(file):
             module = LogisticModule(**held["hyper_parameters"])
             module.load_state_dict(held["state_dict"])
             module.on_load_checkpoint(held)
-            epochs = int(held["epoch"]) + 1
             config = RunConfig.from_mapping(held["config"]) if "config" in held else None
-        except Exception as error:  # what it holds may be anything
-            raise _no_checkpoint(file) from error
-        return cls(file, module.eval().requires_grad_(False), config, epochs, held.get("optimality"))
+            module.eval().requires_grad_(False)
+            probabilities, _ = Predictor(module)(torch.zeros(1, module.facts.num_features))
+            if probabilities.shape != (1, module.facts.num_classes) or not bool(probabilities.isfinite().all()):
+                raise ValueError("parameters")
+        return cls(file, module, config, held["epoch"] + 1, held.get("optimality"))
 
     @property
     def facts(self) -> DataFacts:
@@ -106,20 +110,30 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     Raises:
         ConfigError: It is not one of ours, or broken.
     """
-    try:
+    with _of_strangers(file):
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
                 # torch packs nothing, and unpacks whatever it finds
                 if sum(member.file_size for member in archive.infolist()) > file.stat().st_size:
                     raise zipfile.BadZipFile
         held = torch.load(file, map_location="cpu", weights_only=True)
-        if not isinstance(held, dict) or not {"hyper_parameters", "state_dict", "epoch"} <= held.keys():
-            raise KeyError("hyper_parameters")
-        DataFacts.from_dict(held["hyper_parameters"]["facts"])
-    except Exception as error:  # torch trips over other bytes in ways of its own
-        raise _no_checkpoint(file) from error
-    return held
+        if type(held["epoch"]) is not int or held["epoch"] < 0 or not isinstance(held["state_dict"], dict):
+            raise TypeError("epoch")
+        own = held["hyper_parameters"]
+        held["hyper_parameters"] = {**LogisticModule(**own).hparams, **own}  # also what older ones did not state
+    checked: dict[str, Any] = held
+    return checked
 
 
-def _no_checkpoint(file: Path) -> ConfigError:
-    return ConfigError(f"`ckpt_path` must be a checkpoint of logreg, and {shown(file)} is not one.")
+@contextmanager
+def _of_strangers(file: Path) -> Iterator[None]:
+    """For what takes a checkpoint apart, which may hold anything.
+
+    Raises:
+        ConfigError: Whatever was wrong with it.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of pickles as others write them, of values as nobody does
+            yield
+    except Exception as error:
+        raise ConfigError(f"`ckpt_path` must be a checkpoint of logreg, and {shown(file)} is not one.") from error

@@ -434,15 +434,15 @@ def read_coefficients(file: Path, has_intercept: bool = True) -> tuple[Tensor, T
     Raises:
         DataError: The file cannot be read, or lacks one of them, or they are no finite numbers.
     """
+    import zlib
+
     import numpy as np
     import torch
 
+    from logreg.data.arrays import read_npz
+
     try:
-        if file.suffix == ".json":
-            held = json.loads(file.read_text(encoding="utf-8"))
-        else:
-            with np.load(file, allow_pickle=False) as archive:
-                held = {name: archive[name] for name in archive.files}
+        held = json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else read_npz(file)
         if not has_intercept and not set(INTERCEPT) & set(held):
             held["intercept"] = np.zeros(len(np.atleast_2d(next(held[name] for name in COEF if name in held))))
         found = [next(name for name in names if name in held) for names in (COEF, INTERCEPT)]
@@ -454,7 +454,10 @@ def read_coefficients(file: Path, has_intercept: bool = True) -> tuple[Tensor, T
             f"`coef={file}` must hold coef and intercept, got {', '.join(map(str, held)) or 'nothing'}. "
             "Of a model without one, type intercept=false."
         ) from error
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, ValueError, TypeError, AttributeError, EOFError, MemoryError, RecursionError, NotImplementedError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise DataError(
             f"`coef={file}` must be .npz or .json with numbers under coef and intercept, and cannot be read as that. "
             "Nothing is unpickled: numpy.savez(file, coef=model.coef_, intercept=model.intercept_) writes a good one."

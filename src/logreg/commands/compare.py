@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.desk import ROOT, is_override, read_typed, say_importing, serve
+from logreg.commands.desk import ROOT, is_override, read_summary, read_typed, reading_summary, say_importing, serve
 from logreg.errors import ConfigError
 from logreg.folder import find_checkpoint, shown
 from logreg.promises import Promise, flag, one_of, optional
@@ -76,9 +76,13 @@ def _work(arguments: list[str]) -> int:
             raise ConfigError(f"`{argument}` is no option. `--help` lists the keys.")
     if not named:
         raise ConfigError("`RUN` must be given: run folders to compare, or the folder of a sweep. See --help.")
-    runs = {folder: _summary(folder) for name in named for folder in _runs_in(name)}
-    rows = [_row(folder, summary) for folder, summary in runs.items()]
-    differing = _differing(list(runs.values()))
+    runs = {folder: read_summary(folder) for name in named for folder in _runs_in(name)}
+    rows, typed_keys = [], set[str]()
+    for folder, summary in runs.items():
+        with reading_summary(folder / "summary.json"):
+            rows.append(_row(folder, summary))
+            typed_keys |= {override.lstrip("+").partition("=")[0] for override in summary["overrides"]}
+    differing = _differing([row["settings"] for row in rows], typed_keys)
     paired = None
     if len(runs) == 2:
         say_importing()
@@ -113,18 +117,7 @@ def _runs_in(name: str) -> list[Path]:
 
 
 def _status(folder: Path) -> str:
-    return str(_summary(folder).get("status"))
-
-
-def _summary(folder: Path) -> dict[str, Any]:
-    file = folder / "summary.json"
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(plain, dict):
-            raise TypeError
-    except (ValueError, TypeError, OSError) as error:
-        raise ConfigError(f"`{shown(file)}` must be the summary of a run, and cannot be read as that.") from error
-    return plain
+    return str(read_summary(folder).get("status"))
 
 
 def _row(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,9 +127,13 @@ def _row(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
         "data": f"{summary['dataset']['name']} {summary['dataset']['source']}".rstrip(),
         "split": found.get("split"),
         "settings": _flat(summary["config"]),
-        "metrics": {name: found["metrics"][name] for name in SCORES if name in found.get("metrics", {})},
-        "verdict": summary["optimality"]["verdict"],
-        "seconds": summary["seconds"]["total"],
+        "metrics": {
+            name: {part: float(found["metrics"][name][part]) for part in ("value", "low", "high")}
+            for name in SCORES
+            if name in found.get("metrics", {})
+        },
+        "verdict": str(summary["optimality"]["verdict"]),
+        "seconds": float(summary["seconds"]["total"]),
     }
 
 
@@ -150,10 +147,8 @@ def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differing(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _differing(flat: Sequence[Mapping[str, Any]], typed: Collection[str]) -> list[str]:
     """Keys that have another value in some run: those that were typed, or all where none of them was."""
-    flat = [_flat(summary["config"]) for summary in summaries]
-    typed = {override.lstrip("+").partition("=")[0] for summary in summaries for override in summary["overrides"]}
     keys = list(dict.fromkeys(key for one in flat for key in one))
     keys = [key for key in keys if len({json.dumps(one.get(key)) for one in flat}) > 1]
     shown = [key for key in keys if key in typed or key.removesuffix(".name") in typed] or keys

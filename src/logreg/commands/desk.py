@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -50,6 +51,9 @@ STOCHASTIC = {"lr", "batch_size", "schedule", *(f"optimizer.{key}" for key in SE
 
 # `trainer` takes any key, where other keys must be known: it is Lightning's to say what it knows.
 ConfigStore.instance().store(group="trainer", name="arguments", node=DictConfig({}, flags={"struct": False}))
+
+LONGEST_MESSAGE = 4_000
+"""Letters of a message; its ends are what is kept."""
 
 LONGEST_FILE = 2**16
 """Bytes of .hydra/overrides.yaml: what somebody typed on a line."""
@@ -185,6 +189,8 @@ def _serve(help_text: str, work: Callable[[list[str]], int], typed: list[str]) -
 def say(error: Exception) -> None:
     """A mistake in one line on stderr."""
     words = str(error) if isinstance(error, LogregError) else in_our_words(error)
+    if len(words) > LONGEST_MESSAGE:  # a name in it may be all of a file
+        words = f"{words[: LONGEST_MESSAGE // 2]} ... {words[-LONGEST_MESSAGE // 2 :]}"
     # a column's name may have lines, an address a password
     print(without_passwords(on_one_line(" ".join(words.split("\n")))), file=sys.stderr)
 
@@ -295,6 +301,8 @@ def with_overrides(config: RunConfig, overrides: Sequence[Override]) -> RunConfi
     plain: dict[str, Any] = copy.deepcopy(config.as_dict())
     for override in overrides:
         key = str(override.key_or_group)
+        if override.is_delete():
+            raise ConfigError(f"`{override.input_line}` must be written as key=value: nothing is taken out here.")
         *above, last = key.split(".")
         if not above and isinstance(plain.get(last), dict):
             raise ConfigError(f"`{key}` must be that of the checkpoint. Set what is in it: {key}.<key>=VALUE.")
@@ -351,6 +359,9 @@ def check_groups(overrides: Sequence[Override]) -> None:
         choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
         if override.is_delete():
             raise ConfigError.not_a_choice(group, choices, None)
+        if override.is_add() or override.is_force_add():
+            line = str(override.input_line)
+            raise ConfigError(f"`{line}` must be typed without +, since {group} has a value: {line.lstrip('+')}.")
         for value in _values(override):
             if str(value) not in choices:
                 raise ConfigError.not_a_choice(group, choices, value)
@@ -455,6 +466,10 @@ def overrides_in(folder: Path) -> list[str]:
     return lines
 
 
+MERGING = "Error merging override "
+"""How Hydra begins to say that a value does not fit its key."""
+
+
 def in_our_words(error: Exception) -> str:
     """What Hydra found wrong with the command line, in one line that says what to do."""
     if isinstance(error, OmegaConfBaseException) and OURS in str(error):
@@ -466,6 +481,9 @@ def in_our_words(error: Exception) -> str:
         return f"`{error.override}` must be written as key=value, brackets and quotes in pairs."
     message = str(error) or str(error.__cause__)
     words = message.replace("\n", " ").split("'")
+    if message.startswith(MERGING):
+        key, _, value = message.removeprefix(MERGING).partition("=")
+        return f"`{key}` must be what Hydra has under that name, got {value}. `--cfg hydra` shows it."
     if message.startswith("Could not override") or "is not in struct" in message:
         key, known = words[1], all_keys()
         if key in known and "." in key:
@@ -476,6 +494,37 @@ def in_our_words(error: Exception) -> str:
         key, _, value = words[1].partition("=")
         return f"`{key}` must be one value, got {value!r}. Add -m to run once for each of them."
     return " ".join(message.split())
+
+
+@contextmanager
+def reading_summary(file: Path) -> Iterator[None]:
+    """For what takes a summary.json apart, which may have come from anywhere.
+
+    Raises:
+        ConfigError: It lacks something, or holds something else.
+    """
+    try:
+        yield
+    except LogregError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"`{shown(file)}` must be the summary of a run, and cannot be read as that. Remove it, or train anew."
+        ) from error
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The summary of the run in a folder.
+
+    Raises:
+        ConfigError: It cannot be read as that.
+    """
+    file = folder / "summary.json"
+    with reading_summary(file):
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(plain, dict):
+            raise TypeError
+    return plain
 
 
 def all_keys() -> list[str]:

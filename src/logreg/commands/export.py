@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.desk import ROOT, Typed, read_typed, say_importing, serve
+from logreg.commands.desk import ROOT, Typed, read_summary, read_typed, reading_summary, say_importing, serve
 from logreg.errors import ConfigError, LogregError
 from logreg.folder import check_free, find_checkpoint, run_folder_of, shown, unfinished, write_whole
 from logreg.promises import Promise, flag, one_of, optional, text
@@ -87,12 +86,17 @@ def _work(arguments: list[str]) -> int:
     folder = checkpoint.parent if run is None else run / "export"
     output = Path(typed.values["output"] or folder / f"model{suffix}")
     check_free("output", output, overwrite, (suffix,))
-    summary = None if run is None else _summary(run)
+    summary = None if run is None or not (run / "summary.json").is_file() else read_summary(run)
+    if summary is not None and summary.get("status") != "finished":
+        summary = None
     card = output.parent / CARD
     if card.exists() and not overwrite and SIGN not in card.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"`output` must leave {card} as it is, which is no card of ours. Name another folder.")
     trained = Trained.load(checkpoint)
     model = Linear.of(trained.module)
+    if run is not None and summary is not None:
+        with reading_summary(run / "summary.json"):  # before anything is written
+            model_card(summary, output.name, 0.0)
     agreement = export(name, model, _held_out(trained, typed), output)
     line = f"{shown(output)}: agrees to {agreement:.1g} with the trained model, {output.stat().st_size:,} bytes"
     print(on_one_line(line))
@@ -125,10 +129,10 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
         ours = model.probabilities(sample.features).numpy()
         difference = float(np.abs(theirs - ours).max())
         if not difference <= AGREEMENT:
+            others = " or ".join(other for other in ("onnx", "torch_export") if other != name)
             raise LogregError(
                 f"`format={name}` must give the probabilities of the model to {AGREEMENT:g}, and is off by "
-                f"{difference:.2g} on {len(ours):,} rows. Subtract an offset from the features, or use "
-                "format=onnx or torch_export."
+                f"{difference:.2g} on {len(ours):,} rows. Subtract an offset from the features, or use format={others}."
             )
         temporary.replace(output)
     return difference
@@ -163,11 +167,3 @@ def _held_out(trained: Trained, typed: Typed) -> Sample:
             levels = [level.lower() if column.kind == "boolean" else level for level in series.levels]
             columns[column.name] = np.array([*levels, ""], dtype=object)[series.values[rows]]
     return Sample(features, columns)
-
-
-def _summary(run: Path) -> dict[str, Any] | None:
-    file = run / "summary.json"
-    if not file.is_file():
-        return None
-    plain: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return plain if plain.get("status") == "finished" else None

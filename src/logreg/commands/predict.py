@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from logreg.commands.desk import ROOT, Typed, read_typed, say_importing, serve
 from logreg.errors import ConfigError
 from logreg.folder import check_free, find_checkpoint
 from logreg.predictions import PREDICTED
-from logreg.promises import Promise, flag, listed, number, one_of, optional, text, whole
+from logreg.promises import Promise, check, flag, listed, number, one_of, optional, text, whole
 from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def _work(arguments: list[str]) -> int:
     for key in ("output", "keep", "drop", "separator") if values["input"] is None else ():
         if key in typed.given:
             raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
-    if values["input"] not in (None, "-") and Path(values["input"]).resolve() == Path(values["output"]).resolve():
+    # not Path.resolve, which raises where a link goes around in a circle
+    if values["input"] not in (None, "-") and realpath(values["input"]) == realpath(values["output"]):
         raise ConfigError("`output` must be another file than `input`.")
     taken = {PREDICTED, *(("probabilities", "classes") if values["output"].endswith(".npz") else ())}
     for name in values["keep"]:
@@ -141,6 +143,7 @@ def _separator(trained: Trained, typed: str | None) -> str | None:
     """What was typed, or else what the model's own file had."""
     if typed is None:
         own = None if trained.config is None else trained.config.dataset.get("separator")
+        check("dataset.separator", own, ONE_CHARACTER)
         return None if own is None else str(own)
     return "\t" if typed == "\\t" else typed
 

@@ -253,7 +253,8 @@ def _read(config: RunConfig) -> TensorDataModule:
     data = build_data(config)
     data.setup()
     if "val" not in data.splits:
-        raise ConfigError("`search` must have a val split to choose by. Set dataset.split.val=0.2.")
+        advice = "Set dataset.split.val=0.2." if "split" in config.dataset else "Choose another dataset."
+        raise ConfigError(f"`search` must have a val split to choose by. {advice}")
     check_select(config, data)
     return data
 

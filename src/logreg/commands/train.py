@@ -105,7 +105,7 @@ def _main(typed: list[str], started: float) -> int:
             print(f"logreg {__version__}")
             return 0
         overrides, sweep = _understood(options, settings)
-        sys.argv = [sys.argv[0], *options, *overrides]
+        sys.argv = [sys.argv[0], *overrides, *options]  # an option may take what comes after it for its value
         _hand_to_hydra(sweep is not None, started)
         if sweep is not None:
             from logreg.sweep import gather

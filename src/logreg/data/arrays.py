@@ -75,6 +75,17 @@ class _Npz:
                 return np.lib.format.read_array(member, allow_pickle=False)
 
 
+def read_npz(file: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """All arrays of a .npz file; none is larger than the file can hold, and none is unpickled.
+
+    Raises:
+        DataError: One is no array of numbers or text, or the file grows too much.
+        Exception: What `whole` knows.
+    """
+    archive = _Npz([file])
+    return {name: archive._array(name) for name in archive.columns}
+
+
 class _NpyPair:
     """Two .npy files, of the features and of the labels."""
 
@@ -250,7 +261,7 @@ def whole(key: str, file: Path) -> Iterator[None]:
     except LogregError:
         raise
     except broken as error:
-        why = " ".join(str(error).split()).rstrip(".")
+        why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise DataError(f"`{key}` must be a whole file, and {file} could not be read: {why}. Make it anew.") from error
 
 
@@ -298,7 +309,12 @@ def _header(name: str, member: IO[bytes], held: int) -> tuple[tuple[int, ...], b
     version = np.lib.format.read_magic(member)
     if version not in read_header:
         raise ValueError(f"{name} is of version {version} of the format")
-    shape, by_columns, dtype = read_header[version](member)
+    try:
+        shape, by_columns, dtype = read_header[version](member)
+    except ValueError as error:
+        if "allow_pickle" in str(error):  # NumPy's advice, which would run what is in there
+            raise ValueError(f"the header of {name} is longer than any of an array") from None
+        raise
     if min(shape, default=0) < 0 or (not dtype.hasobject and math.prod(shape) * dtype.itemsize > held):
         raise ValueError(f"{name} claims the shape {shape} of {dtype}, and {held:,} bytes are there")
     return shape, by_columns, dtype

@@ -399,18 +399,22 @@ def _ragged(path: str, key: str, message: str, lines: int = 0) -> DataError:
 
 
 def _not_utf8(path: str, key: str, what: str) -> DataError:
-    with Path(path).open("rb") as file:
-        start = file.read(2)
+    packed = Path(path).suffix.lower() in PACKED
+    with _open_text(path, key) as file:
+        start = bytes(file.read(2))
     if start == b"\x1f\x8b":
-        return DataError(f"`{key}` must be text, and {path} is packed by gzip. Call it {Path(path).name}.gz.")
+        advice = "Unpack it once" if packed else f"Call it {Path(path).name}.gz"
+        return DataError(f"`{key}` must be text, and {path} is packed by gzip{' twice' * packed}. {advice}.")
     old = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+    convert = f"iconv -f {old} -t utf-8 old.csv > new.csv"
     return DataError(
-        f"`{key}` must be in UTF-8, and {what} of {path} is not. Convert it: iconv -f {old} -t utf-8 old.csv > new.csv."
+        f"`{key}` must be in UTF-8, and {what} of {path} is not. {'Unpack and convert' if packed else 'Convert'} it: "
+        f"{convert}."
     )
 
 
 def _unreadable(path: str, key: str, error: Exception) -> DataError:
-    reason = " ".join(str(error).split()).replace(f" '{path}'", "").rstrip(".")
+    reason = " ".join(str(error).split()).replace(f" '{path}'", "").rstrip(".") or type(error).__name__
     if isinstance(error, UnicodeDecodeError) or "UTF8" in reason or "UTF-8" in reason:
         return _not_utf8(path, key, "the text")
     if "cannot infer number of columns" in reason:
@@ -439,7 +443,6 @@ def open_blocks(
     key: str,
     choose: Callable[[Sequence[str]], list[str]],
     numbers: Collection[str],
-    texts: Collection[str],
     missing_values: Sequence[str] = (),
     separator: str | None = None,
 ) -> tuple[int | None, Iterator[pa.Table]]:
@@ -449,8 +452,7 @@ def open_blocks(
         path: The file; "-" is a CSV on standard input.
         key: What the person typed to name it.
         choose: Which columns, by those that there are.
-        numbers: Of a text file, the columns that are numbers.
-        texts: The others.
+        numbers: Of a text file, the columns that are numbers; the others are text.
         missing_values: What else stands for a missing value in a text file.
         separator: Between the values of a line; ``None``: by the file's suffix.
 
@@ -467,7 +469,7 @@ def open_blocks(
         columns = choose(column_names(path, key, separator))
         layout = _layout(path, key, separator)
         written = _as_written(path, key, separator, columns)
-        return None, _text_blocks(path, key, None, written, numbers, texts, missing_values, layout)
+        return None, _text_blocks(path, key, None, written, numbers, missing_values, layout)
     header, lines = "", 0
     while not header.strip():
         line = sys.stdin.buffer.readline()
@@ -483,7 +485,7 @@ def open_blocks(
     columns = choose(names)
     written = {name: name for name in columns}
     layout = (0, separator or ",")
-    return None, _text_blocks(path, key, names, written, numbers, texts, missing_values, layout, lines)
+    return None, _text_blocks(path, key, names, written, numbers, missing_values, layout, lines)
 
 
 def gap_words(missing_values: Sequence[str] = ()) -> list[str]:
@@ -525,7 +527,6 @@ def _text_blocks(
     header: list[str] | None,
     written: Mapping[str, str],
     numbers: Collection[str],
-    texts: Collection[str],
     missing_values: Sequence[str],
     layout: tuple[int, str],
     lines: int = 0,
@@ -539,16 +540,21 @@ def _text_blocks(
     import pyarrow.csv
 
     words = [*pyarrow.csv.ConvertOptions().null_values, *missing_values]
+    kinds = {name: pa.float64() if column in numbers else pa.string() for name, column in written.items()}
     convert = pyarrow.csv.ConvertOptions(
         include_columns=list(written),
-        column_types={name: pa.float64() if column in numbers else pa.string() for name, column in written.items()},
+        column_types=kinds,
         strings_can_be_null=False,  # what is only copied stays as it is: `without_gaps` is for the others
         null_values=[before + word + after for word in words for before in ("", " ") for after in ("", " ")],
     )
+    as_text = pyarrow.csv.ConvertOptions(
+        include_columns=list(written), column_types=dict.fromkeys(kinds, pa.string()), strings_can_be_null=False
+    )
+    those = {name for name, column in written.items() if column in numbers}
     parse = pyarrow.csv.ParseOptions(delimiter=layout[1], newlines_in_values=True)
     shown = "standard input" if path == "-" else path
 
-    def read(block_size: int) -> Iterator[Any]:
+    def read(block_size: int, convert: Any = convert) -> Iterator[Any]:
         # Threads make reading block by block no faster, and lose the number of a line that is at fault.
         options = pyarrow.csv.ReadOptions(
             use_threads=False, block_size=block_size, column_names=header, skip_rows=layout[0]
@@ -564,15 +570,41 @@ def _text_blocks(
                 yield batch
                 done += batch.num_rows
         except pa.ArrowInvalid as error:
-            if path == "-" or not _is_too_long(error):
+            # Training takes numbers with blanks beyond ASCII around them, and whole ones that are written 0x1F.
+            blanks = NO_NUMBER.search(str(error)) is not None
+            if path == "-" or not (blanks or _is_too_long(error)):
                 raise
-            # From the start in longer blocks, without the rows that have been passed on.
-            for batch in read(LONG_LINE):
-                yield batch.slice(min(done, batch.num_rows))
+            # From the start in another way, without the rows that have been passed on.
+            for batch in read(TEXT_BLOCK, as_text) if blanks else read(LONG_LINE):
+                rest = batch.slice(min(done, batch.num_rows))
                 done = max(0, done - batch.num_rows)
+                yield _with_numbers(rest, those, missing_values, error) if blanks else rest
 
     for table in _tables(shown, key, batches(), list(written), lines):
         yield table.rename_columns(list(written.values()))
+
+
+def _with_numbers(batch: Any, numbers: Collection[str], missing_values: Sequence[str], otherwise: Exception) -> Any:
+    """A batch of text with some columns as numbers; raises ``otherwise`` where one is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for place, name in enumerate(batch.schema.names):
+        if name in numbers:
+            text = without_gaps(batch.column(place), missing_values)
+            try:
+                column = pc.cast(text, pa.float64())
+            except pa.ArrowInvalid:
+                try:
+                    column = pc.cast(pc.cast(text, pa.int64()), pa.float64(), safe=False)
+                except pa.ArrowInvalid:
+                    raise otherwise from None
+            batch = batch.set_column(place, name, column)
+    return batch
+
+
+NO_NUMBER = re.compile(r"In CSV column #\d+: (?:Row #\d+: )?CSV conversion error to double: invalid value '(.*)'")
+"""How Arrow says that a value is no number."""
 
 
 def _tables(path: str, key: str, batches: Iterator[Any], columns: list[str], lines: int = 0) -> Iterator[pa.Table]:
@@ -594,12 +626,9 @@ def _tables(path: str, key: str, batches: Iterator[Any], columns: list[str], lin
 
 
 def _broken_block(path: str, key: str, error: Exception, lines: int) -> DataError:
-    told = re.search(
-        r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to double: invalid value '(.*)'", str(error)
-    )
-    if told:
+    if told := NO_NUMBER.search(str(error)):
         return DataError(
-            f"`{key}` must hold numbers where the model learned from numbers, got {told[3]!r} [in {path}]."
+            f"`{key}` must hold numbers where the model learned from numbers, got {told[1]!r} [in {path}]."
         )
     if "Expected" in str(error):
         return _ragged(path, key, str(error), lines)

@@ -26,6 +26,7 @@ from logreg.data.images import (
     Listing,
     Opened,
     files_below,
+    is_folder,
     is_hidden,
     is_image,
     open_image,
@@ -209,8 +210,10 @@ class ImageFolder:
                 for below_class, entry in files_below(root / below / name):
                     file = "/".join(part for part in (below, name, below_class) if part)
                     if is_image(file):
-                        status = entry.stat()
-                        images.append(_File(file, status.st_size, status.st_mtime_ns, class_names.index(name)))
+                        # what is no file, such as a link to itself, is named with those that cannot be read
+                        status = entry.stat() if os.path.isfile(entry.path) else None  # noqa: PTH113  # no Path is made
+                        size, changed = (status.st_size, status.st_mtime_ns) if status else (0, 0)
+                        images.append(_File(file, size, changed, class_names.index(name)))
                     else:
                         others.append(file)
                 if not images:
@@ -318,7 +321,7 @@ def in_order(classes: Iterable[str]) -> list[str]:
 def _folders(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the folders and of the files in a folder, but hidden ones, in the order of the alphabet."""
     entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
-    names = [sorted(entry.name for entry in entries if entry.is_dir() == is_folder) for is_folder in (True, False)]
+    names = [sorted(entry.name for entry in entries if is_folder(entry) == wanted) for wanted in (True, False)]
     return names[0], names[1]
 
 

@@ -227,12 +227,20 @@ def files_below(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
         for entry in list(os.scandir(place)):
             if is_hidden(entry.name):
                 continue
-            if entry.is_dir():
+            if is_folder(entry):
                 yield from walk(place / entry.name, f"{name}{entry.name}/", above | {here})
             else:
                 yield name + entry.name, entry
 
     yield from walk(folder, "", frozenset())
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def is_hidden(name: str) -> bool:
@@ -269,6 +277,8 @@ def open_image(
 
     found = found or Found()
     mode = "L" if decoding.grey else "RGB"
+    if not file.is_file():  # a pipe would be waited for
+        raise UnreadableImageError("it is no file")
     try:
         with Image.open(file) as opened:
             # At twice the size, Pillow says, the reduction cannot be told from a full one.
@@ -337,7 +347,7 @@ def white_level_of(files: Sequence[Path]) -> int:
     """
     from PIL import Image
 
-    candidates = [file for file in files if file.name.lower().endswith(DEEP_EXTENSIONS)]
+    candidates = [file for file in files if file.name.lower().endswith(DEEP_EXTENSIONS) and file.is_file()]
 
     def largest(row: int) -> int:
         try:

@@ -172,7 +172,6 @@ class Incoming:
             "input",
             lambda names: self._choose(names, source, row_labels(path, names)),
             {*numbers} - {*self.keep},
-            {*texts, *self.keep},
             words,
             self.separator,
         )

@@ -195,6 +195,8 @@ class TableFile:
         named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in NAMED.items()}
         for key in ("features", "drop", "categorical"):
             named[f"dataset.{key}"] = getattr(self, key) or ()
+        if self.weight is not None and self.weight in map(str, self.categorical):
+            raise ConfigError.broken("dataset.categorical", "not name a column that has another part", self.weight)
         there = set(header)
         for key, columns in named.items():
             for column in columns:
