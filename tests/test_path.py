@@ -437,3 +437,16 @@ def test_the_auroc_of_many_classes_is_refused(desk: Callable[[str], Answer]) -> 
     assert answer.err == (
         "`select=auroc` must have two classes, and iris has 3. Type select=accuracy, or leave it out for log_loss.\n"
     )
+
+
+def test_one_row_of_val_with_a_slip_of_the_pen_does_not_choose() -> None:
+    features, labels = rows_of(2, 600)
+    train_rows, val, val_labels = features[:300], features[300:].clone(), labels[300:]
+    fine, _ = searched(train_rows, labels[:300], val, val_labels)
+    towards = fit(train_rows, labels[:300], Objective("bce", l2=1e-3)).coef[0]
+    val[0] = 1000 * towards * (1 - 2 * float(val_labels[0]))  # as if of the other class, and a thousand deviations off
+    rows, _ = searched(train_rows, labels[:300], val, val_labels)
+    chosen, usual = rows[best_of(rows)], fine[best_of(fine)]
+    by_that_row = min(rows, key=lambda each: each.loss_val)
+    assert by_that_row.l2 >= 10 * usual.l2
+    assert usual.l2 / 4 < chosen.l2 < 4 * usual.l2

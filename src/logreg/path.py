@@ -28,6 +28,10 @@ ROUGH = 1e-3
 SAME = 1e-3
 """Differences of a score below this part of what the strongest penalty scores are none."""
 
+CAP = 16.0
+"""Nats that a row of val counts at most when a strength is chosen, those of a probability of 1e-7: else one row with a
+slip of the pen in it, ten deviations off, outweighs thousands."""
+
 PATIENCE = 2
 """Decades in a row that bring nothing, after which a search ends."""
 
@@ -50,6 +54,7 @@ class PathRow:
         passes: Over the train rows.
         nonzero: Coefficients that are not zero.
         auroc_val: Of two classes, where it was wanted.
+        capped_val: ``loss_val`` where no row counts more than ``CAP``.
     """
 
     l2: float
@@ -63,11 +68,14 @@ class PathRow:
     passes: int
     nonzero: int
     auroc_val: float | None = None
+    capped_val: float | None = None
 
     def score(self, select: str) -> float:
         """By which the strength is chosen: the higher, the better."""
         name, sign = SELECT[select]
         value = getattr(self, f"{name}_val")
+        if name == "loss" and self.capped_val is not None:
+            value = self.capped_val
         return -math.inf if value is None or math.isnan(value) else sign * float(value)
 
 
@@ -103,6 +111,7 @@ def score_path(
     w, own = torch.cat(weights), torch.cat(own_weights)
     of_rows = torch.cat(losses, dim=1)
     mean = of_rows @ w / w.sum()
+    capped = of_rows.clamp(max=CAP) @ w / w.sum()
     error = ((of_rows - mean.unsqueeze(1)) * w).square().sum(1).sqrt() / w.sum()
     accuracy = torch.cat(hits, dim=1) @ own / own.sum()
     areas = _areas(torch.cat(odds, dim=1), torch.cat(labels), own) if auroc else [None] * len(points)
@@ -120,6 +129,7 @@ def score_path(
             passes=point.passes,
             nonzero=int((point.point[:, :-1] != 0).sum()),
             auroc_val=areas[number],
+            capped_val=float(capped[number]),
         )
         for number, point in enumerate(points)
     ]

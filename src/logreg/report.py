@@ -34,7 +34,7 @@ from logreg.metrics import Scores
 from logreg.module import LogisticModule
 from logreg.optimality import Certificate
 from logreg.page import as_html
-from logreg.path import PathRow, path_csv, path_summary
+from logreg.path import CAP, PathRow, path_csv, path_summary
 from logreg.terminal import on_one_line
 from logreg.tracking import HPARAMS_METRICS, RunLogger
 
@@ -550,6 +550,8 @@ def _path_lines(summary: Summary) -> list[str]:
         about = "is optimal to" if worst <= summary["config"]["tolerance"] else "fitted to about"
         parts.append(f"each {about} {worst:.0e}")
     lines = [f"{'; '.join(parts)} [path.csv]"]
+    if name == "loss" and any((row["capped_val"] or 0) < row["loss_val"] for row in rows):
+        lines.append(f"to choose l2, a row of val counts {CAP:g} nats at most: some have more with weak penalties")
     if val < FEW_ROWS:
         lines.append(f"val has {val} rows, so the choice of l2 means little: type l2, or get more rows")
     return [*lines, f"ALARM: {path['alarm']}"] if path["alarm"] else lines

@@ -106,17 +106,17 @@ class Fits:
         self._left = 0
 
     def at(self, l2: float) -> Asking[PathPoint]:
-        """The optimum for a strength > 0; it starts where the two nearest strengths point to on the scale of log l2."""
+        """The optimum for a strength > 0; it starts where those of the nearest strengths are or point to."""
         problem = replace(self._problem, objective=replace(self._problem.objective, l2=l2))
         inverse = self._inverse
         if not self._of / SIMILAR <= l2 <= self._of * SIMILAR and (inverse is None or len(inverse) < MANY):
             inverse, self._of = None, l2
-        start = _start(problem, self.points)
+        trusts = self._is_rough and holds_hessian(problem) and not problem.objective.l1
+        start = _start(problem, self.points, with_line=not trusts)  # over a decade Newton's steps do better without
         progress = Progress(problem, start, self._tolerance, self._seed, drawn=ROWS * DRAWN, inverse=inverse)
         passes = 0
         self._left += self._most
         self._inverse = inverse = None  # it is the fit's to renew
-        trusts = self._is_rough and holds_hessian(problem) and not problem.objective.l1
         for question in newton(progress, self._tolerance) if trusts else EXACT["newton"](progress):
             yield question
             passes += not question.done
@@ -147,12 +147,12 @@ def fit_path(
     return fits.points
 
 
-def _start(problem: Problem, points: Sequence[PathPoint]) -> Tensor:
-    """Zero, then the last point, then where a line through the two that are nearest leads."""
+def _start(problem: Problem, points: Sequence[PathPoint], with_line: bool = True) -> Tensor:
+    """Zero, then the nearest point, then where a line through the two that are nearest leads."""
     if not points:
         return problem.zeros()
     last, *others = sorted(points, key=lambda point: abs(math.log(point.l2 / problem.objective.l2)))
-    if not others or problem.objective.l1:  # a line would leave the zeros that l1 holds
+    if not others or not with_line or problem.objective.l1:  # a line would leave the zeros that l1 holds
         return last.point
     before = others[0]
     ahead = math.log(problem.objective.l2 / last.l2) / math.log(last.l2 / before.l2)
