@@ -164,7 +164,6 @@ class Incoming:
     def _table(self, path: str) -> tuple[int | None, Iterator[Rows]]:
         source = "standard input" if path == STANDARD_INPUT else Path(path).name
         numbers = [column.name for column in self.columns if column.kind == "number"]
-        texts = [column.name for column in self.columns if column.kind != "number"]
         words = self.facts.missing_values
         is_text = path == STANDARD_INPUT or suffix_of(path) not in BINARY
         count, blocks = open_blocks(
