@@ -128,6 +128,9 @@ def train(
     module = build_module(config, data.facts)
     if start is not None:
         module.start_at(start.point)
+    along = None
+    if not isinstance(asked, int | float):
+        along = {"asked": asked, "rows": [dataclasses.asdict(row) for row in path or ()]}
     if not ours:
         check_new("hydra.run.dir", folder, begun=True)
         start_anew(folder)
@@ -136,7 +139,7 @@ def train(
         HeldCheckpointIO(),
         Latest(folder, root) if is_newest else None,
         config=config.as_dict(),
-        path={"asked": asked, "rows": [dataclasses.asdict(row) for row in path]} if path else None,
+        path=along,
     )
     sign_of_life = SignOfLife(config.dataset["name"], progress_lines)
     # The bar is gone before the last certificate.
@@ -399,8 +402,8 @@ def started_beside_others() -> str | None:
     return None
 
 
-def _path_before(config: RunConfig, held: Mapping[str, Any]) -> list[PathRow]:
-    """The path that a checkpoint's l2 was chosen from.
+def _path_before(config: RunConfig, held: Mapping[str, Any]) -> list[PathRow] | None:
+    """The path that a checkpoint's l2 was chosen from, where there was one.
 
     Raises:
         ConfigError: There was none, or another one.
@@ -411,7 +414,7 @@ def _path_before(config: RunConfig, held: Mapping[str, Any]) -> list[PathRow]:
         raise ConfigError.broken(
             "l2", "be one number to go on from this checkpoint", config.l2, f"Set l2={chosen:g}, which it has."
         )
-    return [PathRow(**row) for row in before["rows"]]
+    return [PathRow(**row) for row in before["rows"]] or None
 
 
 def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:
