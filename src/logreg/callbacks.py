@@ -70,7 +70,7 @@ class Checkpoints(Checkpoint):
             when_saved: Is called each time that both files are on disk.
             every_s: Seconds between two times.
             config: Of the run, as plain values: with it the checkpoint says which data it is of.
-            path: The regularisation path that l2 was chosen from, as plain values.
+            path: What was asked of l2 and the regularisation path that it was chosen from, as plain values.
         """
         self.config, self.path = config, path
         self.folder, self.io, self.when_saved, self.every_s = folder / CHECKPOINTS, io, when_saved, every_s

@@ -511,11 +511,7 @@ def remarks(summary: Summary) -> list[str]:
         if answer["coef_error"] is not None:
             line += f"; the distance from its coefficients is {answer['coef_error']:.1%} of their norm"
         lines.append(line)
-    lines += [*_path_lines(summary), optimality_in_words(summary)]
-    for check in summary["expected"] or []:
-        got = "nothing" if check["got"] is None else f"{check['got']:.4g}"
-        verdict = "reached" if check["reached"] else "NOT reached"
-        lines.append(f"expected {check['metric']} {check['value']:g} ± {check['tolerance']:g}: {verdict}, got {got}")
+    lines += _path_lines(summary)
     exact = summary["config"]["optimizer"]["name"] in EXACT
     if best := summary["best"]:
         lines.append(f"lowest loss/val {best['loss/val']:.4f} after epoch {best['epoch']:.0f} of {summary['epochs']}")
@@ -526,6 +522,11 @@ def remarks(summary: Summary) -> list[str]:
             lines[-1] += ": it still falls, so longer training may lower it"
         elif not exact:
             lines[-1] += ": it no longer falls, so longer training changes little"
+    lines.append(optimality_in_words(summary))
+    for check in summary["expected"] or []:
+        got = "nothing" if check["got"] is None else f"{check['got']:.4g}"
+        verdict = "reached" if check["reached"] else "NOT reached"
+        lines.append(f"expected {check['metric']} {check['value']:g} ± {check['tolerance']:g}: {verdict}, got {got}")
     seconds = summary["seconds"]
     lines.append(f"took {seconds['total']:.1f} s, {seconds['fit']:.1f} s of it training")
     return lines

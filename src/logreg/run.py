@@ -146,6 +146,9 @@ def train(
     module = build_module(config, data.facts)
     if start is not None:
         module.start_at(start.point)
+    along = None
+    if not isinstance(asked, int | float):
+        along = {"asked": asked, "rows": [dataclasses.asdict(row) for row in path or ()]}
     if not ours:
         check_new("hydra.run.dir", folder, begun=True)
         start_anew(folder)
@@ -154,7 +157,7 @@ def train(
         HeldCheckpointIO(),
         Latest(folder, root) if is_newest else None,
         config=config.as_dict(),
-        path={"asked": asked, "rows": [dataclasses.asdict(row) for row in path]} if path else None,
+        path=along,
     )
     is_large = data.facts.rows["train"] * data.facts.num_features > MANY_NUMBERS
     # A few passes of a first-order optimizer may take less: what single columns do not show is looked for afterwards.
@@ -498,7 +501,7 @@ def _chosen_before(config: RunConfig, held: Mapping[str, Any]) -> tuple[float, l
         raise ConfigError.broken(
             "l2", "be one number to go on from this checkpoint", config.l2, f"Set l2={chosen:g}, which it has."
         )
-    return chosen, [PathRow(**row) for row in before["rows"]] if before else None
+    return chosen, [PathRow(**row) for row in before.get("rows", ())] or None
 
 
 def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:
