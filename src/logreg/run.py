@@ -94,6 +94,8 @@ def train(
     if progress_lines and (alone := started_beside_others()):
         print(alone, file=sys.stderr)
     check_hardware(config.accelerator)
+    if config.trainer:  # what Lightning does not take is said before anything is read, or fitted along a path
+        build_trainer(config, None, HeldCheckpointIO(), [], has_val=True)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     data = build_data(config) if data is None else data
@@ -258,9 +260,9 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
 
 
 def build_trainer(
-    config: RunConfig, logger: RunLogger, io: HeldCheckpointIO, callbacks: Sequence[Callback], has_val: bool
+    config: RunConfig, logger: RunLogger | None, io: HeldCheckpointIO, callbacks: Sequence[Callback], has_val: bool
 ) -> pl.Trainer:
-    """Lightning's Trainer; ``config.trainer`` reaches it unchanged."""
+    """Lightning's Trainer; ``config.trainer`` reaches it unchanged. One without a logger shows that it takes that."""
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - set(REFUSED_TRAINER_ARGUMENTS)
     for key in config.trainer:
         if key not in known:
@@ -278,11 +280,11 @@ def build_trainer(
         "devices": config.devices,
         "precision": f"{config.precision}-true",
         "max_epochs": config.max_epochs + (POLISHING if config.polish else 0),
-        "logger": logger,
+        "logger": logger or False,
         "callbacks": list(callbacks),
         "plugins": [io, OneProcess()],
         # Lightning looks there for checkpoints of its own that SLURM had it write
-        "default_root_dir": str(logger.folder.resolve()),
+        "default_root_dir": None if logger is None else str(logger.folder.resolve()),
         "enable_progress_bar": False,
         "enable_model_summary": config.verbose,
         "num_sanity_val_steps": 0,
