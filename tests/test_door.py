@@ -294,6 +294,7 @@ def test_a_mistake_names_key_promise_value_and_choices(
         ("dataset=mnist dataset.root=null", "dataset.root"),
         ("expected=3 max_epochs=1", "expected"),
         ("trainer.benchmark=1e max_epochs=1", "trainer"),
+        ("dataset=iris l2=path trainer.benchmark=1e", "trainer"),  # said before the path is fitted
         ("hydra.job_logging=64", "hydra.job_logging"),
         ("+dataset=iris", "+dataset=iris"),
         ("++schedule=cosine", "++schedule=cosine"),

@@ -113,6 +113,8 @@ def train(
     if progress_lines and (alone := started_beside_others()):
         print(alone, file=sys.stderr)
     check_hardware(config.accelerator)
+    if config.trainer:  # what Lightning does not take is said before anything is read, or fitted along a path
+        build_trainer(config, None, HeldCheckpointIO(), [], has_val=True)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     tell = doing if progress_lines else _silent
@@ -347,13 +349,16 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
 
 def build_trainer(
     config: RunConfig,
-    logger: RunLogger,
+    logger: RunLogger | None,
     io: HeldCheckpointIO,
     callbacks: Sequence[Callback],
     has_val: bool,
     most: int | None = None,
 ) -> pl.Trainer:
-    """Lightning's Trainer; ``config.trainer`` reaches it unchanged; with ``most`` it ends after so many epochs."""
+    """Lightning's Trainer; ``config.trainer`` reaches it unchanged; with ``most`` it ends after so many epochs.
+
+    One without a logger shows that it takes ``config.trainer``.
+    """
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - set(REFUSED_TRAINER_ARGUMENTS)
     for key in config.trainer:
         if key not in known:
@@ -371,11 +376,11 @@ def build_trainer(
         "devices": config.devices,
         "precision": f"{config.precision}-true",
         "max_epochs": most or config.max_epochs + (POLISHING if config.polish else 0),
-        "logger": logger,
+        "logger": logger or False,
         "callbacks": list(callbacks),
         "plugins": [io, OneProcess()],
         # Lightning looks there for checkpoints of its own that SLURM had it write
-        "default_root_dir": str(logger.folder.resolve()),
+        "default_root_dir": None if logger is None else str(logger.folder.resolve()),
         "enable_progress_bar": False,
         "enable_model_summary": config.verbose,
         "num_sanity_val_steps": 0,
