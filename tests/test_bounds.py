@@ -160,7 +160,7 @@ def test_a_pipe_among_the_files_of_a_dataset_is_not_waited_for(desk: Desk, tmp_p
     write_fake_mnist(tmp_path / "data")
     (raw / "train-images-idx3-ubyte").unlink()
     os.mkfifo(raw / "train-images-idx3-ubyte")
-    refused(desk, "dataset=mnist", "train-images-idx3-ubyte")
+    refused(desk, "dataset=mnist dataset.download=false", "train-images-idx3-ubyte")
 
 
 def test_images_that_claim_more_than_there_is_are_refused(desk: Desk, tmp_path: Path) -> None:

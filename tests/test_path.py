@@ -404,12 +404,18 @@ def test_rows_of_one_class_alone_choose_nothing_and_few_rows_little(desk: Callab
     )
 
 
-def test_what_goes_on_has_the_strength_that_was_chosen(tmp_path: Path) -> None:
+def test_what_goes_on_has_the_strength_that_was_chosen(tmp_path: Path, types: Callable[..., Answer]) -> None:
     for typed in ((), ("l2=path",), ("l2=[0.1,0.01]",)):
         first = train(tmp_path, "dataset=iris", "max_epochs=1", "tolerance=1e-14", *typed)
         again = train(tmp_path, "ckpt_path=latest", "max_epochs=5")
         assert again.summary["config"]["l2"] == first.summary["config"]["l2"] > 0
-        assert again.summary["path"] is None
+        assert again.summary["path"]["rows"] == first.summary["path"]["rows"]
+    train(tmp_path, "dataset=iris", "max_epochs=1", "l2=0.1")
+    answer = types(tmp_path, "train", "ckpt_path=latest", "l2=path", "max_epochs=5")
+    assert answer.code == 2
+    assert (
+        answer.err == "`l2` must be one number to go on from this checkpoint, got 'path'. Set l2=0.1, which it has.\n"
+    )
 
 
 def test_a_sweep_chooses_for_each_job_by_what_it_is_told(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class Checkpoints(Checkpoint):
         when_saved: Callable[[], None] | None = None,
         every_s: float = 2.0,
         config: Mapping[str, Any] | None = None,
-        path: Mapping[str, Any] | None = None,
+        path: dict[str, Any] | None = None,
     ) -> None:
         """Nothing is written yet.
 
@@ -103,8 +103,7 @@ class Checkpoints(Checkpoint):
         """Adds the config, the path, and whether training came to its end, so that nothing but the report is left."""
         if self.config is not None:
             checkpoint["config"] = copy.deepcopy(dict(self.config))
-        if self.path is not None:
-            checkpoint["path"] = copy.deepcopy(dict(self.path))
+        checkpoint["path"] = copy.deepcopy(self.path)
         checkpoint["ended"] = self._ended
 
     def calibrate(self, fit: Callable[[LogisticModule], Calibration]) -> None:

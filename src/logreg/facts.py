@@ -211,6 +211,7 @@ class DataFacts:
             "image_shape": all(type(side) is int and side >= 1 for side in self.image_shape),
             "rows": all(split in SPLITS and type(count) is int for split, count in self.rows.items()),
             "fingerprint": type(self.fingerprint) is int,
+            "white_byte": type(self.white_byte) is int and self.white_byte >= 1,
             "mean_weight": _is_number(self.mean_weight) and self.mean_weight > 0,
             "backbone": isinstance(self.backbone, Mapping) and isinstance(self.pixels, Mapping),
             **{

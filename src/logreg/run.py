@@ -126,7 +126,7 @@ def train(
     if resumed and held:
         epochs, ended = _check_resumable(resumed, held, config, data.facts, ours)
         if not isinstance(config.l2, int | float):
-            strength, path = _chosen_before(config, held)
+            strength, path, l2_reason = _chosen_before(config, held)
             config = dataclasses.replace(config, l2=strength)
         said = f"going on from {shown(resumed)}, epoch {epochs}"
         print(f"all {epochs} epochs are in {shown(resumed)}: making the report" if ended else said, file=sys.stderr)
@@ -150,7 +150,7 @@ def train(
         module.start_at(start.point)
     along = None
     if not isinstance(asked, int | float):
-        along = {"asked": asked, "rows": [dataclasses.asdict(row) for row in path or ()]}
+        along = {"asked": asked, "rows": [dataclasses.asdict(row) for row in path or ()], "reason": l2_reason}
     if not ours:
         check_new("hydra.run.dir", folder, begun=True)
         start_anew(folder)
@@ -495,18 +495,19 @@ def _without_choice(config: RunConfig, data: TensorDataModule) -> tuple[float | 
     return l2, f"l2={l2:g} as scikit-learn has it (C=1), since {why}: type l2, or dataset.split.val=0.2"
 
 
-def _chosen_before(config: RunConfig, held: Mapping[str, Any]) -> tuple[float, list[PathRow] | None]:
-    """The strength that a checkpoint has, and the path that it was chosen from, if there was one.
+def _chosen_before(config: RunConfig, held: Mapping[str, Any]) -> tuple[float, list[PathRow] | None, str]:
+    """The strength that a checkpoint has, the path that it was chosen from, if there was one, and why there was none.
 
     Raises:
         ConfigError: Another path is asked for.
     """
-    before, chosen = held.get("path") or {}, float(held["hyper_parameters"]["l2"])
+    # Checkpoints of before say nothing of it.
+    before, chosen = held.get("path", {"asked": config.l2}) or {}, float(held["hyper_parameters"]["l2"])
     if config.l2 not in ("auto", before.get("asked")):
         raise ConfigError.broken(
             "l2", "be one number to go on from this checkpoint", config.l2, f"Set l2={chosen:g}, which it has."
         )
-    return chosen, [PathRow(**row) for row in before.get("rows", ())] or None
+    return chosen, [PathRow(**row) for row in before.get("rows", ())] or None, before.get("reason", "")
 
 
 def _along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:

@@ -97,7 +97,7 @@ def data_name(dataset: Mapping[str, Any]) -> str:
     path = next((path for path in paths if path), None)
     if path is None:
         return name
-    first = str(path if isinstance(path, str) else path[0])
+    first = str(path[0] if isinstance(path, Sequence) and not isinstance(path, str) else path)
     file = Path(os.path.abspath(urlsplit(first).path if "://" in first else first)).name  # noqa: PTH100  # "." and ".."
     stem = (file if name == "image_folder" else Path(file.removesuffix(".gz")).stem).lstrip(".")
     return f"{name}_{stem}" if stem in ("latest", "sweeps") else stem or name

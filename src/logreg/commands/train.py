@@ -277,9 +277,7 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
         # The file itself, since tomorrow "latest" is another one.
         overrides = [override for override in overrides if override.key_or_group != "ckpt_path"]
         overrides += parse([f"ckpt_path={quoted(shown(checkpoint))}"])
-        # a strength that was chosen is that of the checkpoint
-        before = resumed_overrides(checkpoint, set(given))
-        added += ["l2=auto" if one.startswith(("l2=path", "l2=[")) else one for one in before]
+        added += resumed_overrides(checkpoint, set(given))
         if not sweeping and _is_to_be_finished(checkpoint, overrides):
             # .hydra stays as it was when the run began
             added += [f"hydra.run.dir={quoted(shown(checkpoint.parents[1]))}", "hydra.output_subdir=null"]
