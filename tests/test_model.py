@@ -80,12 +80,12 @@ def test_the_standardisation_travels_in_the_state_dict() -> None:
 
 
 def test_facts_survive_as_plain_values() -> None:
-    columns = (Column("a", "number", (), 1.5, True), Column("b", "category", ("x", "y"), "y"))
+    columns = (Column("a", "number", (), 1.5), Column("b", "category", ("x",), "x", True, True))
     ours = facts(
         mean=(10.0, -3.0),
         std=(2.0, 0.5),
         image_shape=(1, 2),
-        feature_names=("a", "b"),
+        feature_names=("a", "b is missing"),
         columns=columns,
         backbone={"name": "resnet18", "mean": [0.5]},
         class_weight=(1.0, 2.0),

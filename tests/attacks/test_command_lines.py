@@ -60,7 +60,7 @@ BASES: tuple[str, ...] = (
     "export format=json",
     "export format=onnx output=m.onnx overwrite=true",
     "sweep dataset=table dataset.path=t.csv dataset.target=y search.l2=log(1e-4,1) trials=2",
-    "sweep search.lr=uniform(0.1,1) max_epochs=2 trials=1 study=mine",
+    "sweep dataset=iris optimizer=sgd search.lr=uniform(0.1,1) max_epochs=2 trials=1 study=mine",
     "compare first latest",
     "compare runs json=true",
 )
