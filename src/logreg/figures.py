@@ -39,7 +39,7 @@ def label(text: str, most: int = 40) -> str:
         >>> label("talk.politics.mideast", 15)
         'talk.po…mideast'
         >>> label("price in $")
-        'price in \$'
+        'price in \\$'
     """
     text = on_one_line(text)
     width = sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
