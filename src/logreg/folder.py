@@ -94,17 +94,13 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def made_folders(folder: Path) -> Iterator[list[Path]]:
-    """A folder, made with those above it where they are not there; what was made and is empty at the end is removed.
-
-    Yields:
-        What was made, the lowest first.
-    """
+def made_folders(folder: Path) -> Iterator[None]:
+    """A folder, made with those above it where they are not there; what was made and is empty at the end is removed."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     _UNFINISHED.update(made)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        yield made
+        yield
     finally:
         for place in made:
             with suppress(OSError):  # it holds something, as it should
@@ -176,6 +172,18 @@ def written_by_us(key: str, folder: Path) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+@contextmanager
+def passing_file(path: Path) -> Iterator[None]:
+    """A file, such as a lock, that is gone at the end."""
+    _UNFINISHED.add(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        _UNFINISHED.discard(path)
 
 
 def remove_unfinished() -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from logreg import __version__
-from logreg.folder import made_folders, whole_file
+from logreg.folder import passing_file, whole_file
 from logreg.terminal import on_one_line, terminal
 
 PATIENCE = 30.0
@@ -67,38 +69,30 @@ def say(line: str) -> None:
 
 @contextmanager
 def alone(folder: Path, label: str) -> Iterator[None]:
-    """One process at a time; a folder that was made for nothing is removed again.
+    """One process of a person on this machine at a time.
+
+    The lock is no file in the folder, which is made by whoever has something to put there.
 
     Args:
         folder: Where files will be.
         label: What they are, for those who wait.
-
-    Raises:
-        OSError: The folder cannot be written to.
     """
     from filelock import FileLock, Timeout  # as long to import as all the rest of a second start
 
-    path = folder / f".{label}.lock"
+    owner = os.getuid() if hasattr(os, "getuid") else 0
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    path = Path(tempfile.gettempdir(), f".logreg-{owner}-{digest}-{label}.lock")
     lock = FileLock(path)
-    with made_folders(folder) as made:
-        while not lock.is_locked:
-            folder.mkdir(parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):  # another process, which failed, has removed the folder again
-                path.touch()  # a lock would wait for a folder that is never to be written to
-                try:
-                    lock.acquire(blocking=False)
-                except Timeout:
-                    with suppress(ValueError):  # the folders that it made are ours to remove if both fail
-                        made[:] = [folder, *folder.parents][: max(len(made), int(path.read_text()))]
-                    say(f"{label}: another process is downloading it, waiting for its end")
-                    lock.acquire()
-        try:
-            path.write_text(str(len(made)))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say(f"{label}: another process is downloading it, waiting for its end")
+        lock.acquire()
+    try:
+        with passing_file(path):  # those who wait go on with one of their own
             yield
-        finally:
-            with suppress(OSError):
-                path.unlink()  # those who wait for it go on with a file of their own
-            lock.release()
+    finally:
+        lock.release()
 
 
 class NoAnswer(Exception):

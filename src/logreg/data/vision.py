@@ -255,6 +255,11 @@ class Vision:
             DatasetNotFoundError: It may not be downloaded, no server gave it, or an archive is broken.
             ConfigError: ``root`` cannot be written to.
         """
+        for file in self._missing():
+            if self._path(file).exists():
+                raise DatasetNotFoundError(
+                    f"{self.name} could not be read from {self._where}: {file} is no file. Remove it, and run again."
+                )
         absent = self._absent()
         if absent and not self.download:
             raise DatasetNotFoundError(
@@ -263,7 +268,7 @@ class Vision:
             )
         known = _known(self._reader)
         try:
-            with alone(self._archive(self._facts.files[0]).parent, self.name):
+            with alone(Path(self.root), self.name):
                 self._download(known)
                 for file in self._missing():
                     if not self._path(file).exists():  # a tar has them all
