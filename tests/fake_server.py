@@ -67,6 +67,7 @@ def serving(folder: Path, manner: str = "well") -> Iterator[Server]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         listening.block_on_close = False
+        listening.handle_error = lambda *_: None  # type: ignore[method-assign]  # it would print into a later test
         server.address = f"http://127.0.0.1:{listening.server_port}/files/"
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
