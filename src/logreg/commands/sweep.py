@@ -9,7 +9,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +202,7 @@ def _work(typed: list[str]) -> int:
             search = Search(plan.study, storage, plan.ranges, plan.settings, plan.config.seed, prune, sign)
         except ConfigError:
             if is_new:
-                shutil.rmtree(folder)
+                _remove(folder)
             raise
         search.free_what_was_killed()
         before = len(search.counted)
@@ -214,7 +214,7 @@ def _work(typed: list[str]) -> int:
         with _alone(folder):
             if not search.counted and not list(folder.rglob("summary.json")):
                 search.forget()
-                shutil.rmtree(folder)
+                _remove(folder)
         raise
     except (KeyboardInterrupt, Terminated):
         _gather(plan, search, folder)
@@ -229,12 +229,23 @@ def _alone(folder: Path) -> Iterator[None]:
     from filelock import FileLock
 
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError:  # another process took the folder above back at this moment
+            continue
         with FileLock(folder / LOCK):
             if not (folder / LOCK).exists():  # while this one waited, another removed it
                 continue
             yield
             return
+
+
+def _remove(folder: Path) -> None:
+    """Takes the folder of a sweep back, and those above it that were made for it."""
+    shutil.rmtree(folder)
+    with suppress(OSError):  # there are others
+        folder.parent.rmdir()
+        ROOT.rmdir()
 
 
 def _of_data(config: RunConfig) -> str:
