@@ -168,8 +168,10 @@ def train(
         tell(SEPARABLE)
     separation = _separation(module, data, 0.0 if is_short else SEARCHES[-1])
     most = _last_pass(config, epochs) if separation and module.exact else None
-    # Few rows of many features are separated whatever they are; for a first-order optimizer the report is soon enough.
-    is_news = module.exact is not None or data.facts.rows["train"] > 2 * (data.facts.num_features + 1)
+    # Few rows of many features are separated whatever they are, and so are some rows of images: for a first-order
+    # optimizer the report is soon enough.
+    is_telling = data.facts.feature_names and data.facts.rows["train"] > 2 * (data.facts.num_features + 1)
+    is_news = module.exact is not None or is_telling
     ends = f"; the fit ends after at most {most} passes" if most and most < config.max_epochs else ""
     warning = f"{separation}{ends}" if separation and is_news else ""
     sign_of_life = SignOfLife(config.dataset["name"], progress_lines, warning)
