@@ -56,11 +56,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody listens there
     for variable in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(variable, "127.0.0.1")
+        monkeypatch.setenv(variable, "127.0.0.1,localhost")
     connect = socket.socket.connect
 
     def refuse(self: socket.socket, address: Any) -> None:
-        if not isinstance(address, tuple) or address[0] != "127.0.0.1":
+        if not isinstance(address, tuple) or address[0] not in ("127.0.0.1", "::1"):
             raise AssertionError("a test reached for the network")
         connect(self, address)
 
