@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -409,3 +411,21 @@ def test_a_summary_that_is_none_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "strange" / "export").exists()
     (tmp_path / "strange" / "summary.json").unlink()  # as it says
     assert types(tmp_path, "export", "format=json", "ckpt_path=strange").code == 0
+
+
+def test_a_level_of_no_letters_beside_gaps_is_refused_where_both_are_the_same_text(
+    tmp_path: Path, types: Types
+) -> None:
+    levels = [["", "b", None][row % 3] for row in range(90)]
+    table = pa.table({"a": levels, "y": [["no", "yes"][row % 2] for row in range(90)]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    train(tmp_path, "dataset=table", "dataset.path=t.parquet", "dataset.target=y", "l2=0.1", "report=brief")
+    for kind in ("onnx", "sklearn"):
+        answer = types(tmp_path, "export", f"format={kind}")
+        assert answer.code == 2
+        assert answer.err == (
+            "`format` must tell a gap of 'a' from its level '', and onnx and sklearn have '' for both. Use "
+            "format=json, safetensors or torch_export, or give the level a name in the file.\n"
+        )
+    for kind in ("json", "safetensors", "torch_export"):
+        assert types(tmp_path, "export", f"format={kind}").code == 0

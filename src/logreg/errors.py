@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable
 
 MOST_CHOICES = 25
@@ -81,6 +82,18 @@ def as_typed(key: str, names: Iterable[object]) -> str:
     quoted = ",".join('"' + escaped(name, '"') + '"' for name in plain)
     line = f"{key}=[{quoted}]".replace("'", "'\\''")
     return f"'{line}'"
+
+
+def shell_line(words: Iterable[str]) -> str:
+    """Words as they are typed in a shell, in the quotes that leave them readable.
+
+    Example:
+        >>> print(shell_line(["python", "scripts/train.py", "lr=0.1", "dataset.target='a b'", "dataset.drop=[a,b]"]))
+        python scripts/train.py lr=0.1 "dataset.target='a b'" 'dataset.drop=[a,b]'
+    """
+    return " ".join(
+        f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word) for word in words
+    )
 
 
 def escaped(text: str, quote: str) -> str:

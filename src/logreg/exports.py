@@ -132,7 +132,15 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
         column: How it was learned.
         facts: Of the data.
         any_case: Whether booleans will be in small letters; else they are there in every case.
+
+    Raises:
+        ConfigError: A level is written as a gap is.
     """
+    if column.indicator and "" in column.levels:
+        raise ConfigError(
+            f"`format` must tell a gap of {column.name!r} from its level '', and onnx and sklearn have '' for both. "
+            "Use format=json, safetensors or torch_export, or give the level a name in the file."
+        )
     places = {level.strip(): place for place, level in enumerate(column.levels)}
     places |= {level: place for place, level in enumerate(column.levels)}
     gaps = gap_words(facts.missing_values)

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import shlex
 import subprocess
 import sys
 import warnings
@@ -27,6 +26,7 @@ from logreg.advice import has_risen, next_commands
 from logreg.config import EXACT, SELECT, RunConfig
 from logreg.data import KnownAnswer, TensorDataModule
 from logreg.data.blocks import BlockDataset
+from logreg.errors import shell_line
 from logreg.evaluation import Evaluation, Predicted
 from logreg.facts import SPLITS, Split
 from logreg.folder import CHECKPOINTS, shown, write_whole
@@ -122,7 +122,7 @@ def summarise(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "status": "finished",
         "folder": shown(result.folder),
         "resumed_from": shown(result.resumed_from) if result.resumed_from else None,
-        "command": shlex.join(["python", "scripts/train.py", *result.overrides]),
+        "command": shell_line(["python", "scripts/train.py", *result.overrides]),
         "overrides": list(result.overrides),
         "dataset": {
             "name": facts.name,

@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 
 from logreg.config import SELECT
-from logreg.errors import ConfigError, LogregError
+from logreg.errors import ConfigError, LogregError, shell_line
 from logreg.folder import RUNS, is_finished, latest_run, shown, write_whole
 from logreg.terminal import on_one_line, terminal
 
@@ -216,7 +216,7 @@ def _print_table(
         console.print(table)
         best = [override for override in ranked[0][1][0]["overrides"] if not override.startswith(f"{SEED}=")]
         console.print(
-            f"best: {shlex.join(['python', 'scripts/train.py', *best])}", markup=False, highlight=False, soft_wrap=True
+            f"best: {shell_line(['python', 'scripts/train.py', *best])}", markup=False, highlight=False, soft_wrap=True
         )
     if pruned:
         console.print(f"{pruned} were broken off, since they fell behind", markup=False, highlight=False)
@@ -239,10 +239,10 @@ def _next_after(ranked: Sequence[Path], best: Mapping[str, Any]) -> list[str]:
     if newest is not None and is_finished(newest):
         alone = json.loads((newest / "summary.json").read_text(encoding="utf-8"))
         if alone["status"] == "finished" and all(alone["dataset"][key] == best["dataset"][key] for key in SAME_DATA):
-            return [shlex.join([*words, newest.as_posix()])]
+            return [shell_line([*words, newest.as_posix()])]
     if len(ranked) > 1:
-        return [shlex.join([*words, ranked[1].as_posix()])]
-    return [shlex.join(["python", "scripts/evaluate.py", f"ckpt_path={ranked[0].as_posix()}"])]
+        return [shell_line([*words, ranked[1].as_posix()])]
+    return [shell_line(["python", "scripts/evaluate.py", f"ckpt_path={ranked[0].as_posix()}"])]
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:
