@@ -143,7 +143,7 @@ def test_the_end_of_a_run_on_the_terminal() -> None:
     shown = io.StringIO()
     print_summary(SUMMARY, Console(file=shown, width=80))
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
-    assert lines[0] == "made made.csv: one-vs-rest cross-entropy, summed over 3 classes, mean over rows"
+    assert lines[0] == "made made.csv: one-vs-rest cross-entropy of 3 outputs, mean over rows"
     assert "objective on train 0.3750, of it penalty 0.1250" in lines
     assert "expected accuracy/test 0.9 ± 0.01: NOT reached, got 0.25" in lines
     assert "always 'b', most frequent in train, is right in 40.00% of test" in lines

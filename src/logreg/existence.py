@@ -30,6 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logreg.losses import LOSSES
+
 Kind = Literal["none", "quasi-complete", "complete", "unknown"]
 
 TIE = 1e-11
@@ -147,7 +149,7 @@ def find_separation(
     if num_classes == 2:
         return _softmax(rows, torch.tensor([1, 0]))  # its one output tells class 1
     group = torch.arange(num_classes)
-    if loss == "cross_entropy":
+    if LOSSES[loss].couples_outputs:
         return _softmax(rows, group)
     alone = [_told_apart(rows, (group == own).long()) for own in range(num_classes)]
     return _named(alone, group, _kind_of(alone))

@@ -30,6 +30,7 @@ from logreg.errors import shell_line
 from logreg.evaluation import Evaluation, Predicted
 from logreg.facts import SPLITS, Split
 from logreg.folder import CHECKPOINTS, shown, write_whole
+from logreg.losses import LOSSES
 from logreg.metrics import Scores
 from logreg.module import LogisticModule
 from logreg.optimality import Certificate
@@ -431,13 +432,8 @@ def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> list[di
 def loss_in_words(summary: Summary) -> str:
     """What the column "loss" is, such as "softmax cross-entropy, mean over rows"."""
     objective, classes = summary["objective"], len(summary["dataset"]["classes"])
-    if objective["loss"] == "cross_entropy":
-        words = "softmax cross-entropy"
-    elif classes == 2:
-        words = "binary cross-entropy"
-    else:
-        words = f"one-vs-rest cross-entropy, summed over {classes} classes"
-    return f"{words}, {objective['reduction']} over rows"
+    loss = LOSSES[objective["loss"]]
+    return f"{loss.described(loss.num_outputs(classes))}, {objective['reduction']} over rows"
 
 
 def settings_in_words(summary: Summary) -> str:

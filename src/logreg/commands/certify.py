@@ -469,7 +469,9 @@ def read_coefficients(file: Path, has_intercept: bool = True) -> tuple[Tensor, T
 
 
 def _check_shape(request: Request, coef: Tensor, intercept: Tensor, facts: DataFacts, loss: str) -> None:
-    outputs = 1 if facts.is_binary and loss == "bce" else facts.num_classes
+    from logreg.losses import LOSSES
+
+    outputs = LOSSES[loss].num_outputs(facts.num_classes)
     expected = (outputs, facts.num_features)
     if tuple(coef.shape) == expected and tuple(intercept.shape) == (outputs,):
         return
