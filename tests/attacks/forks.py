@@ -187,6 +187,8 @@ class Server:
             environment: Further variables.
         """
         streams = Path(tempfile.mkdtemp())
+        for name in ("out", "err"):  # also of a process that is killed before it has begun
+            (streams / name).touch()
         before = inside(here)
         asked = {
             "here": str(here),
