@@ -256,6 +256,7 @@ RIGHT = {
     "seconds": {"loss": 0.529159, "accuracy": 0.743802, "auroc": 0.812774},
     "ties": {"loss": 0.615475, "accuracy": 0.666667, "auroc": 0.685185},
     "even odds": {"loss": 0.693147, "accuracy": 0.5, "auroc": 0.5},
+    "gauge, no penalty": {"loss": 0.544215, "accuracy": 0.715, "auroc": 0.787972},
 }
 """By statsmodels, or by counting; six digits."""
 
@@ -301,8 +302,8 @@ def test_tables_of_r(file: str, target: str, tmp_path: Path, types: Types) -> No
     agree(read(REFERENCES / file, target, 1000), tmp_path, types)
 
 
-UNITS = [1e-46, 1e19, 1e37]
-"""Below what float32 holds, where squares leave it, and at its edge."""
+UNITS = [1e-46, 1e-20, 1e19, 1e37]
+"""Below what float32 holds, where squares leave it below and above, and at its edge."""
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -352,6 +353,20 @@ def test_seconds_keep_every_digit_of_their_slope(tmp_path: Path) -> None:
     trained(seconds(), tmp_path, "tolerance=1e-13")
     lines = (newest(tmp_path).folder / "coefficients.csv").read_text().splitlines()
     assert float(lines[-1].split(",")[1]) == pytest.approx(0.00774661, abs=5e-9)  # by statsmodels
+
+
+def test_an_intercept_beside_all_levels_stays_small_and_what_is_determined_is_right(
+    tmp_path: Path, types: Types
+) -> None:
+    trained(gauge("0"), tmp_path, "tolerance=1e-13")
+    lines = (newest(tmp_path).folder / "coefficients.csv").read_text().splitlines()[1:]
+    coef = {name: float(value) for name, value in (line.split(",") for line in lines)}
+    assert coef["x"] == pytest.approx(0.012747, abs=1e-6)  # all by statsmodels
+    assert coef["c=l3"] - coef["c=l0"] == pytest.approx(1.70086, abs=1e-5)
+    assert sum(coef[f"c=l{level}"] for level in range(4)) == pytest.approx(0, abs=0.1)  # was 1e6
+    (tmp_path / "new.csv").write_text("x,c\n500,l1\n")
+    (row,) = csv.DictReader(types(tmp_path, "predict", "input=new.csv").out.splitlines())
+    assert float(row["yes"]) == pytest.approx(0.30848, abs=1e-5)
 
 
 def test_even_odds_are_the_first_class_for_every_program(tmp_path: Path, types: Types) -> None:

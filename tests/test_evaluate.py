@@ -70,14 +70,25 @@ def test_other_rows_are_read_as_the_model_learned_and_teach_it_nothing(models: M
     assert found["evaluation"]["metrics"]["log_loss"]["value"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_class_that_the_model_does_not_know_is_named(models: Models, types: Types) -> None:
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("huge", "Leave those rows out."),
+        (
+            "mid.",
+            "'mid' and 'mid.' differ only by blanks, case or a dot: if they are one, spell them alike in the data. "
+            "Else leave those rows out.",
+        ),
+    ],
+)
+def test_a_class_that_the_model_does_not_know_is_named(name: str, advice: str, models: Models, types: Types) -> None:
     here = models("table")
-    (here / "new.csv").write_text("id,size,colour,wet,always,kind\nr0,1,red,true,7,low\nr1,2,red,true,7,huge\n")
+    (here / "new.csv").write_text(f"id,size,colour,wet,always,kind\nr0,1,red,true,7,low\nr1,2,red,true,7,{name}\n")
     answer = types(here, "evaluate", "dataset.path=new.csv")
     assert answer.code == 2
     assert answer.err == (
-        "`dataset=table` must hold classes that the model knows, high, very, low, mid, got 'huge' [in train]. "
-        "Leave those rows out.\n"
+        f"`dataset=table` must hold classes that the model knows, high, very, low, mid, got '{name}' [in train]. "
+        f"{advice}\n"
     )
 
 

@@ -244,6 +244,7 @@ NEW = {
     "extra.csv": "size,colour,wet,weight\n1,red,true,5\n",
     "twice.csv": "size,colour,wet,size\n1,red,true,5\n",
     "text.csv": "size,colour,wet\n1,red,true\nlarge,red,true\n",
+    "comma.csv": 'size,colour,wet\n1,red,true\n"7,25",red,true\n',
     "ragged.csv": "size,colour,wet\n1,red,true\n1,red\n",
     "header.csv": "size,colour,wet\n",
     "empty.csv": "",
@@ -261,7 +262,13 @@ FAULTS = {
         "Pass over: drop=[weight], or copy: keep=[weight]."
     ),
     "twice.csv": "`input` must have columns of different names, got 'size' twice [in twice.csv]. Rename one.",
-    "text.csv": "`input` must hold numbers where the model learned from numbers, got 'large' [in text.csv].",
+    **{
+        file: (
+            f"`input` must hold numbers where the model learned from numbers, got '{word}' [in {file}]. "
+            "Write numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
+        )
+        for file, word in (("text.csv", "large"), ("comma.csv", "7,25"))
+    },
     "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Mend the line.",
     "header.csv": "`input` must have rows, got none [in header.csv].",
     "empty.csv": "`input` must have a header and rows, and empty.csv is empty.",

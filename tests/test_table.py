@@ -1097,14 +1097,13 @@ def test_classes_that_differ_by_blanks_case_or_a_dot_are_named(tmp_path: Path) -
         assert [note for note in data.notes if repr(first) in note and repr(second) in note and "blanks, case" in note]
     write(tmp_path, x=alternating(1, 2, 5), y=alternating("a", "b")).rename(tmp_path / "train.csv")
     write(tmp_path, x=alternating(1, 2, 5), y=alternating("a.", "b.")).rename(tmp_path / "test.csv")
-    data = data_of(
-        "table",
-        f"dataset.train_path={tmp_path / 'train.csv'}",
-        f"dataset.test_path={tmp_path / 'test.csv'}",
-        "dataset.target=y",
-    )
-    with pytest.raises(DataError, match=r"'a\.' is only in test\. 'a' and 'a\.' differ only by blanks, case or a dot"):
+    typed = (*(f"dataset.{split}_path={tmp_path / split}.csv" for split in ("train", "test")), "dataset.target=y")
+    data = data_of("table", *typed)
+    alike = "only by blanks, case or a dot: if they are one, spell them alike in the data. Else leave it out with"
+    with pytest.raises(DataError, match=rf"'a\.' is only in test\. 'a' and 'a\.' differ {alike} dataset\.classes="):
         data.setup()
+    with pytest.raises(DataError, match=r"got none \[in test of table\]. Name classes that test has too, or"):
+        data_of("table", *typed, "dataset.classes=[a,b]").setup()
 
 
 @pytest.mark.parametrize(

@@ -606,6 +606,9 @@ def _with_numbers(batch: Any, numbers: Collection[str], missing_values: Sequence
 NO_NUMBER = re.compile(r"In CSV column #\d+: (?:Row #\d+: )?CSV conversion error to double: invalid value '(.*)'")
 """How Arrow says that a value is no number."""
 
+WRITE_NUMBERS = "Write numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
+"""What to do about it."""
+
 
 def _tables(path: str, key: str, batches: Iterator[Any], columns: list[str], lines: int = 0) -> Iterator[pa.Table]:
     """Tables of a reader's batches that are not empty; what Arrow says against one in the house's words.
@@ -628,7 +631,8 @@ def _tables(path: str, key: str, batches: Iterator[Any], columns: list[str], lin
 def _broken_block(path: str, key: str, error: Exception, lines: int) -> DataError:
     if told := NO_NUMBER.search(str(error)):
         return DataError(
-            f"`{key}` must hold numbers where the model learned from numbers, got {told[1]!r} [in {path}]."
+            f"`{key}` must hold numbers where the model learned from numbers, got {told[1]!r} [in {path}]. "
+            f"{WRITE_NUMBERS}"
         )
     if "Expected" in str(error):
         return _ragged(path, key, str(error), lines)

@@ -249,13 +249,15 @@ class ImageFolder:
         if self.group is None:
             return {}, _hint(every) if files.keys() == {"train"} else ()
         given = str(self.group)
-        group_of = _listed_groups(given) if given.lower().endswith((".csv", ".tsv")) else _pattern(given)
+        is_file = given.lower().endswith((".csv", ".tsv"))
+        group_of = _listed_groups(given) if is_file else _pattern(given)
         groups = [group_of(file) for file in every]
         if lacking := [file for file, group in zip(every, groups, strict=True) if group is None]:
             shown = ", ".join(lacking[:3]) + (" and so on" if len(lacking) > 3 else "")
+            advice = "Add a line for each." if is_file else "Write an expression that is found in each of these names."
             raise DataError(
                 f"`dataset.split.group={given}` must give each image a group, and gives none to {len(lacking):,} of "
-                f"{len(every):,}: {shown}."
+                f"{len(every):,}: {shown}. {advice}"
             )
         code = {group: number for number, group in enumerate(dict.fromkeys(groups))}
         parts = torch.tensor([code[group] for group in groups]).split([len(members) for members in files.values()])
@@ -361,7 +363,7 @@ def _listed_groups(given: str) -> Callable[[str], str | None]:
             reader = csv.DictReader(file, delimiter="\t" if given.lower().endswith(".tsv") else ",")
             if not {"file", "group"} <= set(reader.fieldnames or ()):
                 got = ", ".join(reader.fieldnames or ["none"])
-                raise ConfigError(f"{key} must have the columns file and group, got {got}.")
+                raise ConfigError(f"{key} must have the columns file and group, got {got}. Rename or add them.")
             lines = [(str(line["file"] or ""), str(line["group"] or "")) for line in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -369,7 +371,7 @@ def _listed_groups(given: str) -> Callable[[str], str | None]:
     listed: dict[str, str] = {}
     for name, group in lines:
         if group and listed.setdefault(name.replace("\\", "/").removeprefix("./"), group) != group:
-            raise ConfigError(f"{key} must give each file one group, and {name} has two.")
+            raise ConfigError(f"{key} must give each file one group, and {name} has two. Remove one of its lines.")
 
     def group_of(file: str) -> str | None:
         parts = file.split("/")

@@ -18,7 +18,7 @@ from logreg.data.arrays import FORMATS, whole
 from logreg.data.blocks import BLOCK_BYTES
 from logreg.data.columns import encode, is_number, read_columns
 from logreg.data.features import USUAL_NAMES
-from logreg.data.files import BINARY, open_blocks, row_labels, suffix_of, without_gaps
+from logreg.data.files import BINARY, WRITE_NUMBERS, open_blocks, row_labels, suffix_of, without_gaps
 from logreg.data.images import EXTENSIONS, Decoding, decoded, files_below, in_bytes, is_image, open_image, pixels_of
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean
 from logreg.facts import Column, DataFacts
@@ -356,7 +356,8 @@ def _numbers(column: Any, name: str, source: str) -> Any:
         return pc.cast(pc.utf8_trim_whitespace(column), pa.float64())
     except pa.ArrowInvalid as error:
         raise DataError(
-            f"`input` must hold numbers where the model learned from numbers, and {name!r} does not [in {source}]."
+            f"`input` must hold numbers where the model learned from numbers, and {name!r} does not [in {source}]. "
+            f"{WRITE_NUMBERS}"
         ) from error
 
 

@@ -110,7 +110,10 @@ def select_rows(
             labels = relabelled[id(table.labels)]
             kept = (table.chosen(labels) >= 0).nonzero()[:, 0]
             if not len(kept):
-                raise DataError(f"`dataset.classes` must leave rows in every split, got none [in {split} of {name}].")
+                raise DataError(
+                    f"`dataset.classes` must leave rows in every split, got none [in {split} of {name}]. "
+                    f"Name classes that {split} has too, or split otherwise."
+                )
             selected[split] = dataclasses.replace(table, labels=labels).narrowed(kept)
     train = selected["train"]
     if limit is not None and limit < len(train):
@@ -138,12 +141,20 @@ def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name
     for label in (counts == 0).nonzero()[:, 0].tolist():
         for split, table in tables.items():
             if bool((table.chosen(table.labels) == label).any()):
-                twin = next((pair for pair in near_twins(class_names) if class_names[label] in pair), None)
-                differs = f"{twin[0]!r} and {twin[1]!r} differ only by blanks, case or a dot. " if twin else ""
+                advice = "leave it out with dataset.classes=[...], or split otherwise."
                 raise DataError(
                     f"train of `dataset={name}` must hold every class, and {class_names[label]!r} is only in {split}. "
-                    f"{differs}Leave it out with dataset.classes=[...], or split otherwise."
+                    f"{_or_spelled_alike(class_names[label], class_names, advice)}"
                 )
+
+
+def _or_spelled_alike(given: str, known: Sequence[str], advice: str) -> str:
+    """Advice on a class that is unknown, after what to do if it is a known one in another spelling."""
+    for pair in near_twins([*known, given]):
+        if given in pair:
+            twins = f"{pair[0]!r} and {pair[1]!r} differ only by blanks, case or a dot"
+            return f"{twins}: if they are one, spell them alike in the data. Else {advice}"
+    return advice[0].upper() + advice[1:]
 
 
 def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], known: Sequence[str], name: str) -> Tables:
@@ -170,7 +181,7 @@ def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], kno
                 few = ", ".join(known[:MANY]) + (", ..." if len(known) > MANY else "")
                 raise DataError(
                     f"`dataset={name}` must hold classes that the model knows, {few}, got {class_names[label]!r} "
-                    f"[in {split}]. Leave those rows out."
+                    f"[in {split}]. {_or_spelled_alike(class_names[label], known, 'leave those rows out.')}"
                 )
     new = torch.tensor([known.index(one) if one in known else -1 for one in class_names])
     return {split: dataclasses.replace(table, labels=new[table.labels]) for split, table in tables.items()}
