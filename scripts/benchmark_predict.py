@@ -53,7 +53,8 @@ def whole(folder: Path) -> None:
     save(model(MANY_FEATURES, 1, mean=0.5), folder / "model.ckpt")
     features = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, (MANY_ROWS, MANY_FEATURES))
     for start in range(0, MANY_ROWS, 10**6):
-        features[start : start + 10**6] = draw.normal(size=(10**6, MANY_FEATURES))
+        rows = min(10**6, MANY_ROWS - start)
+        features[start : start + rows] = draw.normal(size=(rows, MANY_FEATURES))
     del features
     size = (folder / "x.npy").stat().st_size / 2**30
     print(f"\npredict: {MANY_ROWS:,} rows of {MANY_FEATURES} features, {size:.2f} GiB in .npy; whole processes")

@@ -16,7 +16,7 @@ from logreg.commands.evaluate import main as evaluate
 from logreg.commands.train import main
 from logreg.errors import Terminated
 from logreg.termination import GRACE_S
-from whole_runs import SCRIPT, newest, train
+from whole_runs import SCRIPT, Answer, newest, train
 
 SOON_S = 2.0
 """What a person waits for at most, on a machine that has a core to spare."""
@@ -95,6 +95,26 @@ def test_a_training_ends_at_once_and_goes_on_from_there(tmp_path: Path) -> None:
     epochs = stopped.checkpoint()["epoch"] + 1
     resumed = train(tmp_path, "ckpt_path=latest", f"max_epochs={epochs + 1}")
     assert list(resumed.curve("loss/train")) == [epochs + 1]
+
+
+def test_ctrl_c_in_compiled_code_that_raises_its_own_exception_is_still_ctrl_c(
+    tmp_path: Path, types: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(*_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("Invalid bounding box") from None
+
+    monkeypatch.setattr("logreg.run.draw", draw)
+    answer = types(tmp_path, "train", "max_epochs=3")
+    assert (answer.code, answer.err.splitlines()[-1]) == (130, STOPPED.rstrip())
+    assert "Traceback" not in answer.err
+    monkeypatch.setattr("logreg.commands.predict._work", draw)
+    assert types(tmp_path, "predict", "hours=3").code == 130
+    # The next command has nothing of it.
+    monkeypatch.undo()
+    assert types(tmp_path, "predict", "hours=3").code == 0
 
 
 def test_what_a_command_changes_is_put_back() -> None:

@@ -1,4 +1,4 @@
-"""SIGTERM ends a command within a second or two, whatever it is doing, and leaves no half-written file."""
+"""SIGTERM ends a command within a second or two, whatever it does, and leaves no half-written file; Ctrl-C stops it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,30 @@ from logreg.folder import remove_unfinished
 
 GRACE_S = 1.0
 """Seconds that a command has to end in order."""
+
+
+_INTERRUPTED = threading.Event()
+"""Whether SIGINT has come since `ending_on_sigterm` was opened."""
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    _INTERRUPTED.set()
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """What raises something else after Ctrl-C raises KeyboardInterrupt.
+
+    Compiled code that calls Python may put an exception of its own in the place of the one that it met, as matplotlib's
+    does with "Invalid bounding box".
+    """
+    try:
+        yield
+    except Exception as error:
+        if _INTERRUPTED.is_set():
+            raise KeyboardInterrupt from error
+        raise
 
 
 @contextmanager
@@ -51,6 +75,11 @@ def ending_on_sigterm() -> Iterator[None]:
                     _leave_at_once()
 
     handler = signal.signal(signal.SIGTERM, terminate)
+    _INTERRUPTED.clear()
+    # One that is ignored, as in the background of a shell, stays so.
+    ours = signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, _interrupt)
     wakeup = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=watch, name="termination", daemon=True).start()
     try:
@@ -63,6 +92,8 @@ def ending_on_sigterm() -> Iterator[None]:
         left.set()
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, handler)
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         telling.close()
 
 

@@ -260,7 +260,7 @@ def afterwards(
     server: Server, there: Path, victim: Victim, reference: Reference, killed: Result, said: str
 ) -> tuple[str, str]:
     """What became of it when it was typed again."""
-    if killed.code == 0 and victim.again == RESUME:
+    if (killed.code == 0 or is_there(victim, there, reference)) and victim.again == RESUME:
         return ENDED, said
     again = server.run(there, *victim.again)
     said = f"{said}\n  then {again}"

@@ -32,7 +32,7 @@ from logreg.errors import ConfigError, LogregError, did_you_mean, escaped
 from logreg.folder import RUNS, folder_name, run_folder_of, shown
 from logreg.promises import Promise, check
 from logreg.terminal import doing, on_one_line, screened, without_passwords
-from logreg.termination import ending_on_sigterm
+from logreg.termination import ending_on_sigterm, interrupts_kept
 
 CONF = Path(__file__).parents[3] / "conf"
 """The configs, at the top of the project."""
@@ -167,7 +167,8 @@ def _serve(help_text: str, work: Callable[[list[str]], int], typed: list[str]) -
         if "--version" in typed:
             print(f"logreg {__version__}")
             return 0
-        code = work(typed)
+        with interrupts_kept():
+            code = work(typed)
         sys.stdout.flush()
     except (LogregError, HydraException, OmegaConfBaseException) as error:
         say(error)

@@ -64,7 +64,7 @@ from logreg.folder import (
     written_by_us,
 )
 from logreg.terminal import screened, terminal
-from logreg.termination import ending_on_sigterm
+from logreg.termination import ending_on_sigterm, interrupts_kept
 
 SHOWN = ("facts", "report", "verbose")
 """Keys that make no other run, but say what is shown of it."""
@@ -175,7 +175,8 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
         score = SELECT.get(str(composed.select), ("loss",))[0]  # else the job says what is wrong with it
         return run_in_sweep(lambda: _run(composed, folder, overrides, None), folder, overrides, score)
     try:
-        return _run(composed, folder, overrides, started)
+        with interrupts_kept():
+            return _run(composed, folder, overrides, started)
     except LogregError:
         _remove_if_unused(folder)
         raise
