@@ -23,7 +23,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     monkeypatch.setattr(benchmark, "quieten", lambda: None)  # for good
     monkeypatch.setattr(benchmark, "TABLE_ROWS", 500)
-    monkeypatch.setattr(benchmark, "IMAGES", 20)
+    monkeypatch.setattr(benchmark, "IMAGES", 60)
     monkeypatch.setattr(benchmark, "MATRIX_SHAPE", (500, 16))
     tiny = [line.replace("rows=1000000", "rows=2000") for line in benchmark.WIDE_RUN]
     monkeypatch.setattr(benchmark, "WIDE_RUN", tiny)
