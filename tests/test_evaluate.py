@@ -61,6 +61,9 @@ def test_other_rows_are_read_as_the_model_learned_and_teach_it_nothing(models: M
         types(here, "predict", "input=others.csv", "output=p.csv", "keep=[kind]", "drop=[id]", "overwrite=true").code
         == 0
     )
+    shown = types(here, "evaluate", "dataset.path=others.csv").out
+    assert "│ all   │" in shown
+    assert "train" not in shown.split("intervals of")[0].partition("\n")[2]
     import pyarrow.csv
 
     rows = pyarrow.csv.read_csv(here / "p.csv").to_pydict()
