@@ -74,6 +74,10 @@ MISTAKES: dict[str, str] = {
         "`optimizer.momentum` must go with optimizer=sgd. Set optimizer=sgd, or leave it out."
     ),
     "lr=[1": "`lr=[1` must be written as key=value, brackets and quotes in pairs.",
+    "cuts.csv": (
+        "`cuts.csv` must be written as key=value, brackets and quotes in pairs. "
+        "For data of your own set dataset=table dataset.path=cuts.csv dataset.target=COLUMN."
+    ),
     "lr": "`lr` must be written as key=value, brackets and quotes in pairs.",
 }
 """Mistakes that are found before torch is imported, and the one line that answers each."""

@@ -393,6 +393,7 @@ def test_without_the_package_the_extra_is_named(models: Models, types: Types, mo
 
 
 MISTAKES = {
+    ("onnx",): "`onnx` must be written as key=value, such as format=onnx. `--help` lists the keys.",
     (): "`format` must be given: one of onnx, torch_export, safetensors, json, sklearn.",
     ("format=onxx",): (
         "`format` must be one of onnx, torch_export, safetensors, json, sklearn, got 'onxx'. Did you mean onnx?"

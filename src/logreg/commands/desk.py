@@ -256,7 +256,8 @@ def read_typed(
     given, free = [], []
     for argument in typed:
         if not is_override(argument) or argument.startswith("-"):
-            raise ConfigError(f"`{argument}` must be written as key=value. `--help` lists the keys.")
+            near = _such_as(argument, own, of_the_run)
+            raise ConfigError(f"`{argument}` must be written as key=value{near}. `--help` lists the keys.")
         key, _, text = argument.partition("=")
         group = key.lstrip("+~").partition(".")[0]
         if takes_more and key not in own and group not in of_the_run:
@@ -290,6 +291,19 @@ def read_value(key: str, text: str, promise: Promise) -> Any:
         value = parse([f"{key}={text}"])[0].value()
     check(key, value, promise)
     return value
+
+
+def _such_as(word: str, own: Mapping[str, tuple[Promise, Any]], of_the_run: Sequence[str]) -> str:
+    """The key that a value was typed without, where the value tells it."""
+    keys = [key for key, (promise, _) in own.items() if word in promise.choices]
+    path = Path(word)
+    if "ckpt_path" in own and (path.suffix == ".ckpt" or (path / ".hydra").is_dir()):
+        keys.append("ckpt_path")
+    elif not keys and path.suffix:
+        keys += [key for key in ("input",) if key in own] or [
+            "dataset.path" for group in of_the_run if group == "dataset"
+        ]
+    return "" if not keys or word.startswith("-") else f", such as {shell_line([f'{keys[0]}={word}'])}"
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[Override]) -> RunConfig:
@@ -364,11 +378,11 @@ def check_groups(overrides: Sequence[Override]) -> None:
             raise ConfigError(f"`{line}` must be typed without +, since {group} has a value: {line.lstrip('+')}.")
         for value in _values(override):
             if str(value) not in choices:
-                advice = _file_as_dataset(str(value)) if group == "dataset" else ""
+                advice = file_as_dataset(str(value)) if group == "dataset" else ""
                 raise ConfigError.not_a_choice(group, choices, value, advice)
 
 
-def _file_as_dataset(name: str) -> str:
+def file_as_dataset(name: str) -> str:
     """How a file or a folder is named that was typed as ``dataset=FILE``; nothing for another word."""
     path = Path(name)
     if not (path.suffix or path.is_dir()):
