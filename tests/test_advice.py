@@ -117,6 +117,15 @@ def test_a_run_that_overfits_says_so_and_since_when(tmp_path: Path, types: Types
     paste(types, tmp_path, f"{first} report=brief")
 
 
+@pytest.mark.parametrize("l2", ["1e-2", "auto"])
+def test_better_models_on_the_way_to_a_penalty_are_no_overfitting(tmp_path: Path, types: Types, l2: str) -> None:
+    # typed, the penalty is far too strong; chosen on val, no other strength does better there
+    dataset = "digits" if l2 == "1e-2" else "iris"
+    answer = types(tmp_path, "train", f"dataset={dataset}", f"l2={l2}", "report=brief")
+    assert " at the end; best.ckpt is that of epoch " in answer.out
+    assert "overfits" not in answer.out
+
+
 def test_the_best_of_a_sweep_is_compared_with_the_run_before_it_or_with_the_second(
     tmp_path: Path, types: Types
 ) -> None:

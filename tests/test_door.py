@@ -56,12 +56,28 @@ MISTAKES: dict[str, str] = {
     "ckpt_path=nowhere.ckpt": (
         f"`ckpt_path=nowhere.ckpt` must find a checkpoint, and nowhere.ckpt is missing. {ADVICE}"
     ),
+    "C=1": (
+        "`C` must be a key of the config, and there is none of that name. "
+        "scikit-learn's C is 1 / (rows * l2): set l2 instead."
+    ),
+    "target=cut": "`target` must be a key of the config, and there is none of that name. Did you mean dataset.target?",
+    "max_iter=9": "`max_iter` must be a key of the config, and there is none of that name. Did you mean max_epochs?",
+    "dataset=my/cuts.csv": (
+        f"`dataset` must be one of {choices('dataset')}, got 'my/cuts.csv'. "
+        "For data of your own set dataset=table dataset.path=my/cuts.csv dataset.target=COLUMN."
+    ),
+    "dataset.path=cuts.csv dataset.target=cut": (
+        "`dataset.path` must go with dataset=features, image_folder or table. Set one of these, or leave it out."
+    ),
     "lr=1,2": "`lr` must be one value, got '1,2'. Add -m to run once for each of them.",
     "optimizer=adam optimizer.momentum=0.9": (
-        "`optimizer.momentum` belongs to another optimizer than the one chosen. "
-        "See conf/optimizer/ for what each one takes."
+        "`optimizer.momentum` must go with optimizer=sgd. Set optimizer=sgd, or leave it out."
     ),
     "lr=[1": "`lr=[1` must be written as key=value, brackets and quotes in pairs.",
+    "cuts.csv": (
+        "`cuts.csv` must be written as key=value, brackets and quotes in pairs. "
+        "For data of your own set dataset=table dataset.path=cuts.csv dataset.target=COLUMN."
+    ),
     "lr": "`lr` must be written as key=value, brackets and quotes in pairs.",
 }
 """Mistakes that are found before torch is imported, and the one line that answers each."""
@@ -225,8 +241,7 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(desk: Callable[
         ("schedule=cosin", f"`schedule` must be one of {choices('schedule')}, got 'cosin'. Did you mean cosine?"),
         (
             "schedule.floor=0.1",
-            "`schedule.floor` belongs to another schedule than the one chosen. "
-            "See conf/schedule/ for what each one takes.",
+            "`schedule.floor` must go with schedule=cosine. Set schedule=cosine, or leave it out.",
         ),
         *(
             (
@@ -247,8 +262,7 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(desk: Callable[
         ("polish=maybe", "`polish` must be true or false, got 'maybe'."),
         (
             "dataset=iris optimizer=newton optimizer.momentum=0.9",
-            "`optimizer.momentum` belongs to another optimizer than the one chosen. "
-            "See conf/optimizer/ for what each one takes.",
+            "`optimizer.momentum` must go with optimizer=sgd. Set optimizer=sgd, or leave it out.",
         ),
         ("trainer.max_epochs=3", "`trainer.max_epochs` must not be set. Set `max_epochs` instead."),
         (

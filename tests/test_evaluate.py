@@ -61,6 +61,9 @@ def test_other_rows_are_read_as_the_model_learned_and_teach_it_nothing(models: M
         types(here, "predict", "input=others.csv", "output=p.csv", "keep=[kind]", "drop=[id]", "overwrite=true").code
         == 0
     )
+    shown = types(here, "evaluate", "dataset.path=others.csv").out
+    assert "│ all   │" in shown
+    assert "train" not in shown.split("intervals of")[0].partition("\n")[2]
     import pyarrow.csv
 
     rows = pyarrow.csv.read_csv(here / "p.csv").to_pydict()
@@ -255,7 +258,8 @@ MISTAKES = {
     ("split=val",): "`split` must be one of train, which there are, got 'val'.",
     ("cost_ratio=0",): "`cost_ratio` must be a finite number > 0, got 0.",
     ("spilt=val",): "`spilt` must be a key of evaluate.py, and there is none of that name. Did you mean split?",
-    ("val",): "`val` must be written as key=value. `--help` lists the keys.",
+    ("new.csv",): "`new.csv` must be written as key=value, such as dataset.path=new.csv. `--help` lists the keys.",
+    ("val",): "`val` must be written as key=value, such as split=val. `--help` lists the keys.",
     ("dataset=iris",): "`dataset` must be that of the checkpoint. Set what is in it: dataset.<key>=VALUE.",
     ("split=val", "split=test"): "`split` must be typed once.",
     ("~dataset.path=new.csv",): "`~dataset.path=new.csv` must be written as key=value: nothing is taken out here.",

@@ -273,6 +273,22 @@ def test_values_of_python_and_pandas_say_the_same_to_scikit_learn_as_in_a_file(
     np.testing.assert_allclose(estimator.predict_proba(whole), probabilities, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["sklearn", "onnx"])
+def test_columns_near_zero_and_far_from_it_are_rounded_as_the_model_reads_them(
+    tmp_path: Path, types: Types, kind: str
+) -> None:
+    # the classes depend on small differences of two columns, so that the rounding of either one shows
+    random = np.random.default_rng(0)
+    one, gap = random.uniform(1, 10, 400).round(2), random.normal(0, 0.03, 400).round(2)
+    far = random.normal(60, 0.1, 400).round(2)
+    label = np.where(gap + random.normal(0, 0.01, 400) > 0, "up", "down")
+    lines = [f"{a},{a + b:.2f},{c},{d}" for a, b, c, d in zip(one, gap, far, label, strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["one,other,far,label", *lines]))
+    train(tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=label", "l2=1e-6", "report=brief")
+    answer = types(tmp_path, "export", f"format={kind}")
+    assert answer.code == 0, answer.err
+
+
 def test_the_coefficients_are_of_raw_features_and_calibrated(models: Models, types: Types, tmp_path: Path) -> None:
     file = tmp_path / "model.json"
     assert types(models("softmax"), "export", "format=json", f"output={file}").code == 0
@@ -377,6 +393,7 @@ def test_without_the_package_the_extra_is_named(models: Models, types: Types, mo
 
 
 MISTAKES = {
+    ("onnx",): "`onnx` must be written as key=value, such as format=onnx. `--help` lists the keys.",
     (): "`format` must be given: one of onnx, torch_export, safetensors, json, sklearn.",
     ("format=onxx",): (
         "`format` must be one of onnx, torch_export, safetensors, json, sklearn, got 'onxx'. Did you mean onnx?"

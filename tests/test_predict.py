@@ -344,7 +344,8 @@ def test_a_full_disk_leaves_no_part_of_a_file(models: Models, types: Types, monk
 
 MISTAKES = {
     ("toy", ()): "`input` must be given, or a value for each column, such as hours=3.5.",
-    ("toy", ("hour=3",)): "`hour` must be a column that the model learned from, or a key. Did you mean hours?",
+    ("toy", ("hour=3",)): "`hour` must be a column that the model of toy learned from, or a key. Did you mean hours?",
+    ("toy", ("new.csv",)): "`new.csv` must be written as key=value, such as input=new.csv. `--help` lists the keys.",
     ("toy", ("hours=long",)): "`hours` must be a number, got 'long'.",
     ("toy", ("hours=3", "threshold=2")): "`threshold` must be a finite number > 0 and < 1 or null, got 2.",
     ("toy", ("input=x.csv", "hours=3")): "`hours` must be a key of predict.py beside input=. `--help` lists the keys.",

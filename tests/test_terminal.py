@@ -272,7 +272,7 @@ def test_predictions_on_a_terminal_are_shown_and_in_a_pipe_are_data(hostile: Pat
     piped = subprocess.run(command, cwd=hostile, capture_output=True, timeout=120, check=True)
     assert NO.encode() in piped.stdout
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(command, cwd=hostile, stdout=theirs, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=hostile, stdout=theirs, stderr=theirs)  # as a terminal has it
     os.close(theirs)
     shown = b""
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -52,6 +53,17 @@ def has_risen(summary: Summary) -> bool:
     """Whether loss/val was clearly lower before the end."""
     best, now = summary["best"], summary["metrics"].get("val")
     return bool(best and now) and now["loss"] > RISEN * best["loss/val"]
+
+
+def overfits(summary: Summary) -> bool:
+    """Whether loss/val rose while loss/train fell, by an optimizer that was not told to stop where val is best.
+
+    An exact optimizer on its way to a strong penalty passes better models, which had a lower loss on train, too; and
+    where l2 was chosen on val, all other strengths did no better there.
+    """
+    best = summary["best"]
+    fell = bool(best) and summary["metrics"]["train"]["loss"] < best.get("loss/train", math.inf)
+    return has_risen(summary) and fell and not summary["path"]
 
 
 def _again(summary: Summary, *settings: str, without: Sequence[str] = ()) -> str:

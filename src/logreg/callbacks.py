@@ -75,7 +75,7 @@ class Checkpoints(Checkpoint):
         self.config, self.path = config, path
         self.folder, self.io, self.when_saved, self.every_s = folder / CHECKPOINTS, io, when_saved, every_s
         self.best: dict[str, float] = {}
-        """``epoch`` and ``loss/val`` of best.ckpt; empty without a val split."""
+        """``epoch``, ``loss/val`` and ``loss/train`` of best.ckpt; empty without a val split."""
         self._written_s = -math.inf
         self._ended = False
 
@@ -139,6 +139,8 @@ class Checkpoints(Checkpoint):
         loss = trainer.callback_metrics.get("loss/val")
         if loss is not None and float(loss) < self.best.get("loss/val", math.inf):
             self.best = {"epoch": trainer.current_epoch + 1, "loss/val": float(loss)}
+            if (of_train := trainer.callback_metrics.get("loss/train")) is not None:
+                self.best["loss/train"] = float(of_train)
             trainer.save_checkpoint(self.best_path, weights_only=False)
         if self._ended or time.monotonic() - self._written_s > self.every_s:
             self._write(trainer)

@@ -232,7 +232,13 @@ class RunConfig:
 
 def unknown_key(key: str, known: list[str]) -> ConfigError:
     """The sentence for a key that no config has."""
-    near = did_you_mean(key, known) or "`--help` lists the keys."
+    inner = [one for one in known if one.endswith(f".{key}")]
+    if key == "C":
+        near = "scikit-learn's C is 1 / (rows * l2): set l2 instead."
+    elif len(inner) == 1:
+        near = f"Did you mean {inner[0]}?"
+    else:
+        near = did_you_mean(key, known) or "`--help` lists the keys."
     return ConfigError(f"`{key}` must be a key of the config, and there is none of that name. {near}")
 
 

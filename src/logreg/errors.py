@@ -38,12 +38,12 @@ class ConfigError(LogregError):
         return cls(f"`{key}` must {promise}, got {value}." + (f" {next_step}" if next_step else ""))
 
     @classmethod
-    def not_a_choice(cls, key: str, choices: Iterable[str], got: object) -> ConfigError:
-        """The sentence for a name that is not among ``choices``, with the nearest one offered."""
+    def not_a_choice(cls, key: str, choices: Iterable[str], got: object, advice: str = "") -> ConfigError:
+        """The sentence for a name that is not among ``choices``, with advice or else the nearest one offered."""
         choices = list(choices)
         more = f" and {len(choices) - MOST_CHOICES} more" if len(choices) > MOST_CHOICES else ""
         shown = ", ".join(choices[:MOST_CHOICES]) + more
-        return cls.broken(key, f"be one of {shown}", got, did_you_mean(got, choices))
+        return cls.broken(key, f"be one of {shown}", got, advice or did_you_mean(got, choices))
 
 
 class DatasetNotFoundError(LogregError):
@@ -112,6 +112,12 @@ NOT_TEXT = {"true", "false", "null", "nan", "inf"}
 OTHER_WORDS = {
     "learning_rate": "lr",
     "epochs": "max_epochs",
+    "num_epochs": "max_epochs",
+    "max_iter": "max_epochs",
+    "tol": "tolerance",
+    "solver": "optimizer",
+    "random_state": "seed",
+    "fit_intercept": "intercept",
     "weight_decay": "l2",
     "cuda": "gpu",
     "device": "accelerator",

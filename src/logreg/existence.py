@@ -140,12 +140,12 @@ def find_separation(
         num_classes: C >= 2.
         loss: With more than two classes, "bce" fits one output to each class against the rest.
         sample_weight: Shape (N,), >= 0; rows of weight 0 do not count, other weights make no difference.
-        seconds: About how long to try.
+        seconds: About how long to try, of processor time.
 
     Returns:
         The kind, the columns and the classes.
     """
-    rows = _Rows(features, labels, num_classes, sample_weight, time.thread_time() + seconds)
+    rows = _Rows(features, labels, num_classes, sample_weight, time.process_time() + seconds)
     if num_classes == 2:
         return _softmax(rows, torch.tensor([1, 0]))  # its one output tells class 1
     group = torch.arange(num_classes)
@@ -247,7 +247,7 @@ class _Rows:
         Raises:
             _TooMuchWork: There are none.
         """
-        left = self.deadline - time.thread_time()
+        left = self.deadline - time.process_time()
         if left <= 0:
             raise _TooMuchWork
         return left

@@ -317,11 +317,15 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
     def by(function: Callable[..., Array], **arguments: Any) -> Any:
         return FunctionTransformer(function, kw_args=arguments)
 
-    number = np.float32 if model.input_dtype == torch.float32 else np.float64
+    stored = model.facts.stored
     parts, weights, start = [], [], 0
     for place, column in enumerate(model.facts.columns):
-        mine, start = coef[:, start : start + len(column.feature_names)], start + len(column.feature_names)
+        first, start = start, start + len(column.feature_names)
+        mine = coef[:, first:start]
         if column.kind == "number":
+            # A column far from zero is stored less its offset, which single precision would round away before.
+            is_plain = bool((stored.shift[first:start] == 0).all() and (stored.unit[first:start] == 1).all())
+            number = np.float32 if is_plain and model.dtype == torch.float32 else np.float64
             steps = [] if column.constant else [SimpleImputer(strategy="constant", fill_value=number(column.fill))]
             steps += [MissingIndicator(features="all")] if column.indicator else []
             branch = make_pipeline(by(np.asarray, dtype=number), make_union(*steps))

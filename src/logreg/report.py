@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from logreg.advice import has_risen, next_commands
+from logreg.advice import has_risen, next_commands, overfits
 from logreg.config import EXACT, SELECT, RunConfig
 from logreg.data import KnownAnswer, TensorDataModule
 from logreg.data.blocks import BlockDataset
@@ -513,7 +513,7 @@ def remarks(summary: Summary) -> list[str]:
         lines.append(f"lowest loss/val {best['loss/val']:.4f} after epoch {best['epoch']:.0f} of {summary['epochs']}")
         if has_risen(summary):
             now, held = summary["metrics"]["val"]["loss"], f"best.ckpt is that of epoch {best['epoch']:.0f}"
-            lines[-1] += f", and {now:.4f} at the end: the model overfits; {held}"
+            lines[-1] += f", and {now:.4f} at the end{': the model overfits' if overfits(summary) else ''}; {held}"
         elif not exact and best["epoch"] == summary["epochs"]:
             lines[-1] += ": it still falls, so longer training may lower it"
         elif not exact:

@@ -194,7 +194,8 @@ def train(
         fit_seconds = time.perf_counter() - fit_start
         if is_short and not separation:
             tell(SEPARABLE)
-            separation = _separation(module, data)
+            # Numbers of pixels say nothing to anybody: a short look is enough.
+            separation = _separation(module, data, SEARCHES[-1 if data.facts.feature_names else 0])
         certificate = _certificate(module, data, epochs, fit_seconds, separation)
     if certificate.separation:
         checkpoints.certify(certificate.as_dict())

@@ -28,7 +28,7 @@ from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
 
 from logreg import __version__
 from logreg.config import SECTIONS, RunConfig, unknown_key
-from logreg.errors import ConfigError, LogregError, did_you_mean, escaped
+from logreg.errors import ConfigError, LogregError, did_you_mean, escaped, shell_line
 from logreg.folder import RUNS, folder_name, run_folder_of, shown
 from logreg.promises import Promise, check
 from logreg.terminal import doing, on_one_line, screened, without_passwords
@@ -257,7 +257,8 @@ def read_typed(
     given, free = [], []
     for argument in typed:
         if not is_override(argument) or argument.startswith("-"):
-            raise ConfigError(f"`{argument}` must be written as key=value. `--help` lists the keys.")
+            near = _such_as(argument, own, of_the_run)
+            raise ConfigError(f"`{argument}` must be written as key=value{near}. `--help` lists the keys.")
         key, _, text = argument.partition("=")
         group = key.lstrip("+~").partition(".")[0]
         if takes_more and key not in own and group not in of_the_run:
@@ -291,6 +292,19 @@ def read_value(key: str, text: str, promise: Promise) -> Any:
         value = parse([f"{key}={text}"])[0].value()
     check(key, value, promise)
     return value
+
+
+def _such_as(word: str, own: Mapping[str, tuple[Promise, Any]], of_the_run: Sequence[str]) -> str:
+    """The key that a value was typed without, where the value tells it."""
+    keys = [key for key, (promise, _) in own.items() if word in promise.choices]
+    path = Path(word)
+    if "ckpt_path" in own and (path.suffix == ".ckpt" or (path / ".hydra").is_dir()):
+        keys.append("ckpt_path")
+    elif not keys and path.suffix:
+        keys += [key for key in ("input",) if key in own] or [
+            "dataset.path" for group in of_the_run if group == "dataset"
+        ]
+    return "" if not keys or word.startswith("-") else f", such as {shell_line([f'{keys[0]}={word}'])}"
 
 
 def with_overrides(config: RunConfig, overrides: Sequence[Override]) -> RunConfig:
@@ -365,7 +379,22 @@ def check_groups(overrides: Sequence[Override]) -> None:
             raise ConfigError(f"`{line}` must be typed without +, since {group} has a value: {line.lstrip('+')}.")
         for value in _values(override):
             if str(value) not in choices:
-                raise ConfigError.not_a_choice(group, choices, value)
+                advice = file_as_dataset(str(value)) if group == "dataset" else ""
+                raise ConfigError.not_a_choice(group, choices, value, advice)
+
+
+def file_as_dataset(name: str) -> str:
+    """How a file or a folder is named that was typed as ``dataset=FILE``; nothing for another word."""
+    path = Path(name)
+    if not (path.suffix or path.is_dir()):
+        return ""
+    if path.is_dir():
+        settings = ["dataset=image_folder", f"dataset.path={name}"]
+    elif path.suffix.lower() in (".npz", ".npy", ".safetensors"):
+        settings = ["dataset=features", f"dataset.path={name}"]
+    else:
+        settings = ["dataset=table", f"dataset.path={name}", "dataset.target=COLUMN"]
+    return f"For data of your own set {shell_line(settings)}."
 
 
 def _values(override: Override) -> list[Any]:
@@ -488,8 +517,17 @@ def in_our_words(error: Exception) -> str:
     if message.startswith("Could not override") or "is not in struct" in message:
         key, known = words[1], all_keys()
         if key in known and "." in key:
-            group = key.partition(".")[0]
-            return f"`{key}` belongs to another {group} than the one chosen. See conf/{group}/ for what each one takes."
+            group, _, inner = key.partition(".")
+            takers = [
+                file.stem
+                for file in sorted((CONF / group).glob("*.yaml"))
+                if inner in _flat(OmegaConf.to_container(OmegaConf.load(file)), "")
+            ]
+            if not takers:  # what stands in a file that several of them share
+                return f"`{key}` must go with another {group} than the one chosen. Leave it out."
+            choices = " or ".join(filter(None, (", ".join(takers[:-1]), takers[-1])))
+            advice = f"Set {group}={takers[0]}" if len(takers) == 1 else "Set one of these"
+            return f"`{key}` must go with {group}={choices}. {advice}, or leave it out."
         return str(unknown_key(key, known))
     if "requires --multirun" in message or message.startswith("Ambiguous value for argument"):
         key, _, value = words[1].partition("=")

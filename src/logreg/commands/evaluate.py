@@ -79,6 +79,9 @@ OF_THE_MODEL = {
 }
 """Keys of a dataset that another value would make another model of."""
 
+ALL_ROWS = "all rows"
+"""Instead of a split, where other rows than those of the run are scored."""
+
 WHERE_ONLY = {"dataset.root", "dataset.cache", "dataset.download"}
 """Keys that say where the rows are, not which."""
 
@@ -190,7 +193,7 @@ def evaluate(trained: Trained, typed: Typed) -> dict[str, Any]:
         "loss": dataclasses.asdict(module.objective),
         "metrics": scores,
         "evaluation": {
-            "split": "all rows" if others and len(data.splits) == 1 else split,
+            "split": ALL_ROWS if others and len(data.splits) == 1 else split,
             "calibration": module.calibration.as_dict(),
             "calibrated": module.calibration.in_words(facts.class_names),
             **evaluate_rows(predicted, facts.class_names, facts.class_rates, threshold, ratio, config.seed).as_dict(),
@@ -213,7 +216,10 @@ def _show(found: Mapping[str, Any], console: Any) -> None:
 
     evaluation = found["evaluation"]
     console.print(f"{found['checkpoint']} on {found['data']}", markup=False, highlight=False, soft_wrap=True)
-    print_table(console, *score_table({"metrics": found["metrics"], "dataset": {"rows": found["rows"]}}))
+    header, scores = score_table({"metrics": found["metrics"], "dataset": {"rows": found["rows"]}})
+    if evaluation["split"] == ALL_ROWS:  # nothing was trained with them
+        scores = [["all", *scores[0][1:]]]
+    print_table(console, header, scores)
     line = f"{evaluation['split']}: {evaluation['rows']:,} rows, intervals of {evaluation['confidence']:.0%}"
     console.print(line, markup=False, highlight=False)
     print_table(console, *evaluation_table(evaluation))

@@ -157,7 +157,9 @@ def _predict(trained: Trained, predictor: Predictor, incoming: Incoming, typed: 
     first = next(blocks, None)
     if first is None:
         raise ConfigError(f"`input` must have rows, got none [in {values['input']}].")
-    with open_writer(values["output"], facts.class_names, list(first.kept)) as writer, _bar(count) as advance:
+    # A bar and the rows would overwrite each other on one screen.
+    bar = _bar(count, shown=not (values["output"] == "-" and sys.stdout.isatty()))
+    with open_writer(values["output"], facts.class_names, list(first.kept)) as writer, bar as advance:
         block: Rows | None = first
         while block is not None:
             probabilities, labels = predicted(predictor, block, values["threshold"])
@@ -193,9 +195,9 @@ def _print_single(trained: Trained, predictor: Predictor, rows: Rows, threshold:
 
 
 @contextmanager
-def _bar(count: int | None) -> Iterator[Any]:
+def _bar(count: int | None, shown: bool) -> Iterator[Any]:
     """A progress bar on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
+    if not (shown and sys.stderr.isatty()):
         yield lambda rows: None
         return
     from rich.progress import (

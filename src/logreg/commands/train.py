@@ -34,6 +34,7 @@ from logreg.commands.desk import (
     ROOT,
     check_groups,
     check_root,
+    file_as_dataset,
     implied,
     in_our_words,
     is_override,
@@ -328,7 +329,8 @@ def _read_options(options: Sequence[str]) -> argparse.Namespace:
     if len(chosen) > 1:
         raise ConfigError(f"`{chosen[0]}` must not go with {chosen[1]}. Type one of them.")
     for word in asked.overrides:
-        raise ConfigError(f"`{word}` must be written as key=value, brackets and quotes in pairs.")
+        near = file_as_dataset(word)
+        raise ConfigError(f"`{word}` must be written as key=value, brackets and quotes in pairs. {near}".rstrip())
     return asked
 
 

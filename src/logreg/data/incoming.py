@@ -134,8 +134,12 @@ class Incoming:
             cells[name] = argument[len(name) + 1 :]
         for cell in cells:
             if cell not in names:
-                near = did_you_mean(cell, [*names, "input", "output", "ckpt_path"]) or f"It has {_listed(names)}."
-                raise ConfigError(f"`{cell}` must be a column that the model learned from, or a key. {near}")
+                near = did_you_mean(cell, [*names, "input", "output", "ckpt_path"]) or (
+                    f"It has {_listed(names)}. Another run is named by ckpt_path=FOLDER."
+                )
+                raise ConfigError(
+                    f"`{cell}` must be a column that the model of {self.facts.title} learned from, or a key. {near}"
+                )
         if lacking := [name for name in names if name not in cells]:
             raise ConfigError(f"`{lacking[0]}` must be given too: the model learned from {_listed(names)}.")
         values: dict[str, Any] = {}
