@@ -81,7 +81,7 @@ def test_the_objective_with_l1_is_that_of_scikit_learn(table: Any) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("offset", [1e2, 1e4, 1e5])
+@pytest.mark.parametrize("offset", [1e2, 1e4, 3e4])
 def test_columns_far_from_zero_without_an_intercept_and_with_l1_are_certified(offset: float, classes: int) -> None:
     # Their differences have a curvature of 1 / offset^2 beside that of what they share.
     draw = np.random.default_rng(0)
