@@ -430,8 +430,13 @@ def a_job(folder: Path, l2: float, select: str, **val: float) -> None:
     ("select", "order"), [("log_loss", ["2", "0", "1"]), ("accuracy", ["1", "0", "2"]), ("auroc", ["1", "2", "0"])]
 )
 def test_select_says_what_ranks_and_of_equals_the_stronger_penalty_is_first(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], select: str, order: list[str]
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    select: str,
+    order: list[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where no run stands beside the sweep
     strengths = {"0": 0.01, "1": 0.1, "2": 1}
     scores = {"0": (0.5, 0.9, 0.7), "1": (0.6, 0.9, 0.9), "2": (0.4, 0.8, 0.9 - 1e-4)}
     for number, (loss, accuracy, auroc) in scores.items():
