@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Literal
 
 import torch
@@ -13,8 +14,8 @@ from logreg.kernels import affine
 
 Init = Literal["zeros", "linear"]
 
-WIDENED = 2**18
-"""Numbers that are converted to float64 at once on a processor: two megabytes."""
+WIDENED = 2**21
+"""Numbers that are converted to float64 at once on a processor, 16 megabytes: a block of rows, as they are read."""
 
 
 def in_float64(tensor: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def in_float64(tensor: Tensor) -> Tensor:
 def linear_in_float64(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
     """The logits features @ coef.T + intercept, in float64.
 
-    Narrower features are converted a part at a time, so that the copy stays in the cache of a processor.
+    Narrower features are converted a part at a time, so that the copy stays small.
 
     Args:
         features: Shape (N, D), any floating type.
@@ -33,9 +34,23 @@ def linear_in_float64(features: Tensor, coef: Tensor, intercept: Tensor) -> Tens
         intercept: Shape (K,), float64.
     """
     rows = max(1, WIDENED // max(1, features.shape[1]))
-    if features.dtype == torch.float64 or features.device.type == "cuda" or len(features) <= rows:
+    if features.dtype == torch.float64 or features.device.type != "cpu" or torch.is_grad_enabled():
         return affine(in_float64(features), coef, intercept)
-    return torch.cat([affine(in_float64(part), coef, intercept) for part in features.split(rows)])
+    parts = [affine(_widened(part), coef, intercept) for part in features.split(rows)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+_SCRATCH = threading.local()
+"""Memory that each thread has for its copies: to ask the system for it each time takes longer than to write it."""
+
+
+def _widened(features: Tensor) -> Tensor:
+    """Features (n, D) of the CPU in float64, until the thread asks for others."""
+    if getattr(_SCRATCH, "numbers", torch.empty(0)).numel() < features.numel():
+        with torch.inference_mode(False):  # it outlives the mode
+            _SCRATCH.numbers = torch.empty(max(features.numel(), WIDENED), dtype=torch.float64)
+    numbers: Tensor = _SCRATCH.numbers
+    return numbers[: features.numel()].view(features.shape).copy_(features)
 
 
 class LogisticModel(nn.Module):
