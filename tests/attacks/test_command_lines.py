@@ -244,7 +244,7 @@ def advised(command: str, line: list[str], said: str) -> list[list[str]]:
     near = re.search(r"Did you mean (.*?)\?(?:\s|$)", said)
     mine = [word for word in line if word.lstrip("+~").partition("=")[0] == key]
     if near and mine:
-        is_key = "there is none of that name" in said or "a column that the model learned" in said
+        is_key = "there is none of that name" in said or re.search("a column that the model .*learned", said)
         for word in mine:
             value = word.partition("=")[2]
             changed = f"{near[1]}={value}" if is_key else f"{key}={near[1]}"

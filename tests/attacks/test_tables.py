@@ -593,9 +593,9 @@ def kind_of_column(drawn: Drawn, column: Column) -> str:
 def encoded(drawn: Drawn, model: dict[str, Any]) -> Array:
     """The features of all rows, (N, D), by the exported description of the columns."""
     parts: list[Array] = []
-    by_name = {column.name: column for column in drawn.columns}
+    by_name = {column.name.strip(): column for column in drawn.columns}
     for described in model["columns"]:
-        cells = [plain(drawn, value) for value in by_name[described["name"]].values]
+        cells = [plain(drawn, value) for value in by_name[described["name"].strip()].values]
         missing = np.array([cell is None for cell in cells], dtype=float)
         if described["kind"] == "number":
             values = [described["fill"] if cell is None else number_of(cell) for cell in cells]
@@ -682,7 +682,7 @@ def check_reading(drawn: Drawn, summary: dict[str, Any], model: dict[str, Any]) 
     categorical = " ".join(drawn.options)
     whole = set(rows) == {"train"} and not has(drawn, "dataset.limit")
     for described in model["columns"]:
-        column = next(column for column in drawn.columns if column.name == described["name"])
+        column = next(column for column in drawn.columns if column.name.strip() == described["name"].strip())
         kind = kind_of_column(drawn, column)
         if f"categorical=[{quoted(column.name)}]" in categorical:
             kind = "category"
@@ -772,7 +772,7 @@ def onnx_probabilities(file: Path, drawn: Drawn, model: dict[str, Any]) -> Array
     feed = {}
     kinds = {described["name"]: described["kind"] for described in model["columns"]}
     for wanted in session.get_inputs():
-        column = next(column for column in drawn.columns if column.name == wanted.name)
+        column = next(column for column in drawn.columns if column.name.strip() == wanted.name.strip())
         cells = [plain(drawn, value) for value in column.values]
         if "string" in wanted.type:
             words = ["" if cell is None else str(cell) for cell in cells]
@@ -785,6 +785,19 @@ def onnx_probabilities(file: Path, drawn: Drawn, model: dict[str, Any]) -> Array
             with np.errstate(over="ignore"):
                 feed[wanted.name] = values.astype(kind)[:, None]
     return np.asarray(session.run(["probabilities"], feed)[0])
+
+
+def raw_rows(drawn: Drawn, model: dict[str, Any]) -> Array:
+    """What the pipeline of a table takes: a column for each of the model's, as somebody reads them."""
+    columns: list[list[Any]] = []
+    for described in model["columns"]:
+        column = next(column for column in drawn.columns if column.name.strip() == described["name"].strip())
+        cells = [plain(drawn, value) for value in column.values]
+        if described["kind"] == "number":
+            columns.append([np.nan if cell is None else number_of(cell) for cell in cells])
+        else:
+            columns.append(["" if cell is None else str(cell) for cell in cells])
+    return np.array(columns, dtype=object).T
 
 
 def attack(server: Server, there: Path, seed: int) -> tuple[str, str, str]:
@@ -883,12 +896,19 @@ def follow_up(server: Server, there: Path, drawn: Drawn, draw: Draw, said: str) 
         import joblib
 
         estimator = joblib.load(there / "n.joblib")
-        names_of_classes = [
-            str(name).lower() if isinstance(name, bool | np.bool_) else str(name) for name in estimator.classes_
-        ]
+        if estimator.classes_.dtype.kind in "biuf":  # as numbers or booleans, and the names as they are written
+            wanted = [TRUE_FALSE.get(name.lower(), name) for name in model["classes"]]
+            places = [
+                [float(one) for one in estimator.classes_].index(
+                    float(name == "true") if name in ("true", "false") else number_of(name)
+                )
+                for name in wanted
+            ]
+        else:
+            places = [[str(one) for one in estimator.classes_].index(name) for name in model["classes"]]
         with warnings.catch_warnings(action="ignore"):  # of names, which an array lacks
-            theirs = estimator.predict_proba(features)
-        theirs = theirs[:, [names_of_classes.index(name) for name in model["classes"]]]
+            theirs = estimator.predict_proba(raw_rows(drawn, model) if model["columns"] else features)
+        theirs = theirs[:, places]
         demand(np.abs(theirs - expected).max() < 1e-6, "scikit-learn differs")
     return OK, said
 

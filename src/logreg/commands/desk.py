@@ -383,10 +383,17 @@ def check_groups(overrides: Sequence[Override]) -> None:
                 raise ConfigError.not_a_choice(group, choices, value, advice)
 
 
+DATA_SUFFIXES = (
+    *(".csv", ".tsv", ".txt", ".gz", ".bz2", ".parquet", ".pq", ".arrow", ".feather"),
+    *(".npz", ".npy", ".safetensors"),
+)
+"""Of files that somebody may have data in, also where there is none of that name."""
+
+
 def file_as_dataset(name: str) -> str:
     """How a file or a folder is named that was typed as ``dataset=FILE``; nothing for another word."""
     path = Path(name)
-    if not (path.suffix or path.is_dir()):
+    if path.suffix.lower() not in DATA_SUFFIXES and not path.exists():
         return ""
     if path.is_dir():
         settings = ["dataset=image_folder", f"dataset.path={name}"]
