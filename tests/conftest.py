@@ -19,6 +19,8 @@ from hypothesis import settings
 from logreg.lean import import_lightning
 
 if TYPE_CHECKING:
+    from forks import Server
+
     from models import Models
     from whole_runs import Answer
 
@@ -118,6 +120,15 @@ def true_tables() -> Path:
         if (root / "diamonds.csv").exists() and (root / "planets.csv").exists():
             return root
     pytest.skip("diamonds.csv and planets.csv are not on this disk")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """Of the attacks: forks of one process that has imported what commands import."""
+    from forks import serving
+
+    with serving() as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,7 @@ def test_titles_of_mistakes_do_not_lie_on_each_other(mistakes: int) -> None:
     facts = replace(facts_of(3, image_shape=(2, 2)), class_names=names)
     figure = mistakes_as_images(torch.rand(mistakes, 4), found, facts, "the surest mistakes on test")
     drawn(figure)
-    boxes = [axes._left_title.get_window_extent() for axes in figure.axes[:mistakes]]  # type: ignore[attr-defined]
+    boxes = [axes._left_title.get_window_extent() for axes in figure.axes[:mistakes]]  # type: ignore[attr-defined]  # matplotlib's own
     for one, other in pairwise(boxes[:6]):
         assert one.x1 <= other.x0
     assert all(box.x1 <= figure.bbox.x1 for box in boxes)

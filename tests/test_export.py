@@ -244,7 +244,7 @@ def test_values_of_python_and_pandas_say_the_same_to_scikit_learn_as_in_a_file(
 ) -> None:
     import joblib
 
-    pandas = pytest.importorskip("pandas")
+    pandas = pytest.importorskip("pandas", reason="only for who has it: logreg does not need it")
     folder, _ = spelled
     assert types(folder, "export", "format=sklearn", f"output={tmp_path / 'm.joblib'}").code == 0
     estimator = joblib.load(tmp_path / "m.joblib")

@@ -71,7 +71,7 @@ def test_what_a_process_of_another_machine_writes_is_left_alone(tmp_path: Path) 
     # of whose number nobody here knows anything, but who holds the file
     name = of_a_killed_process(tmp_path / "p.csv")
     with (tmp_path / name).open() as held:
-        fcntl = pytest.importorskip("fcntl")
+        fcntl = pytest.importorskip("fcntl", reason="not on Windows, which locks files otherwise")
         fcntl.flock(held, fcntl.LOCK_EX)
         write_whole(tmp_path / "q.csv", lambda file: file.write(b"whole"))
     assert names_in(tmp_path) == {name, "q.csv"}

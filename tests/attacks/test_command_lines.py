@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pytest
-from forks import HANGS, LEFT, LINES, OK, REFUSED, TRACEBACK, Report, Result, Server, kind_of, seeds, serving, words
+from forks import HANGS, LEFT, LINES, OK, REFUSED, TRACEBACK, Report, Result, Server, kind_of, seeds, words
 from PIL import Image
 
 LINES_TYPED = 500
@@ -264,12 +264,6 @@ def advised(command: str, line: list[str], said: str) -> list[list[str]]:
     if "Leave -m out" in said:
         tried.append([word for word in line if word not in ("-m", "--multirun")])
     return tried
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import torch
-from forks import HANGS, LEFT, LINES, OK, REFUSED, TRACEBACK, Report, Server, kind_of, seeds, serving
+from forks import HANGS, LEFT, LINES, OK, REFUSED, TRACEBACK, Report, Server, kind_of, seeds
 from PIL import Image
 
 MEMORY = 3 * 2**30
@@ -346,7 +346,7 @@ NAMES = (
     '@x', '-x', '~', '.', 'a,b', 'a"b', "a'b", 'a=b', 'a[b]', '[red]x[/red]', '[/]', '\u202egnp', 'é', '日本', ' ',
     'x y', 'null', 'true', '1e5', 'a|b', '$x$', '$\\frac{1}{0}$', '\\', 'a\\', '#', '*a*', '_', '__class__', 'x.y',
     'a: b', '!!x', '&amp;', '😀',
-)  # fmt: skip
+)  # fmt: skip  # a name a line would be a page
 
 
 def names() -> Iterator[Case]:
@@ -622,12 +622,6 @@ FAMILIES = {
     "packed": packed,
     "pictures": pictures,
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

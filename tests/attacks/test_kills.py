@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from forks import OK, REFUSED, Report, Result, Server, inside, kind_of, seeds, serving
+from forks import OK, REFUSED, Report, Result, Server, inside, kind_of, seeds
 
 KILLS = 100
 
@@ -149,12 +149,6 @@ VICTIMS: dict[str, Victim] = {
         ("train", "-m", "dataset=iris", "l2=1,0.1,0.01"), ("train", "-m", "dataset=iris", "l2=1,0.1,0.01"), grid
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

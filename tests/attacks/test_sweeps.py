@@ -11,24 +11,17 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from forks import OK, Report, Server, kind_of, seeds, serving
+from forks import OK, Report, Server, kind_of, seeds
 
 GROUPS = 50
 
 FAILED, MISSING, TWICE, NUMBER = "one failed", "folder missing", "row twice", "other number"
 
 WRONG = (FAILED, MISSING, TWICE, NUMBER)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as one:
-        yield one
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ import shutil
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from forks import HANGS, LEFT, LINES, OK, REFUSED, TRACEBACK, Report, Result, Server, kind_of, seeds, serving
+from forks import HANGS, LEFT, LINES, OK, REFUSED, TRACEBACK, Report, Result, Server, kind_of, seeds
 from numpy.typing import NDArray
 
 TABLES = 500
@@ -156,7 +156,7 @@ def odd(draw: Draw, rows: int) -> list[str]:
         [pick(draw, ["NaN", "nan", "1", "2.5"]) for _ in n],
         [pick(draw, ["\u0661", "\u0662"]) for _ in n],
     ]
-    return pick(draw, kinds)  # type: ignore[no-any-return]
+    return pick(draw, kinds)  # type: ignore[no-any-return]  # one of several kinds of functions
 
 
 NAMES = (
@@ -911,12 +911,6 @@ def follow_up(server: Server, there: Path, drawn: Drawn, draw: Draw, said: str) 
         theirs = theirs[:, places]
         demand(np.abs(theirs - expected).max() < 1e-6, "scikit-learn differs")
     return OK, said
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving() as one:
-        yield one
 
 
 @pytest.mark.slow

@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.losses.base import Loss, RowTerms, one_vs_rest
-
-LOGARITHM = 745.0
-"""Size of the logarithm of a positive float64 at most."""
+from logreg.losses.base import RowTerms, one_vs_rest
+from logreg.losses.cross_entropy import CrossEntropy
 
 
-class LogisticLoss(Loss):
+class LogisticLoss(CrossEntropy):
     """softplus(z) - y z of a logit z and a target y: -log p for y = 1 and -log(1 - p) for y = 0, p = sigmoid(z).
 
     torch computes it as max(z, 0) - y z + log1p(exp(-|z|)): no positive number is exponentiated, so that a wrong
@@ -25,9 +23,6 @@ class LogisticLoss(Loss):
 
     name = "bce"
     max_curvature = 0.25
-    lipschitz = 1.0
-    relative_lipschitz = 1.0
-    self_concordance = 1.0
 
     def described(self, num_outputs: int) -> str:
         """As of `Loss`."""
@@ -43,7 +38,7 @@ class LogisticLoss(Loss):
         return torch.sigmoid(logits).sub_(targets)
 
     def curvature(self, logits: Tensor, targets: Tensor | None) -> Tensor:
-        """P (1 - p)."""
+        """The variance of a label, p (1 - p)."""
         p = torch.sigmoid(logits)
         return p * (1 - p)
 
@@ -56,14 +51,6 @@ class LogisticLoss(Loss):
         q = targets + dual
         entropy: Tensor = torch.special.entr(q) + torch.special.entr(1 - q)
         return -entropy.sum(1)
-
-    def conjugate_slope(self, reach: float) -> float:
-        """The logarithm of odds."""
-        return LOGARITHM + 2 * reach
-
-    def residual_bound(self, value: float, weight: float) -> float:
-        """The loss itself: 1 - p <= -log p."""
-        return value
 
     def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
         """With one sigmoid."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.losses.base import Loss, RowTerms, one_vs_rest
-from logreg.losses.logistic import LOGARITHM
+from logreg.losses.base import RowTerms, one_vs_rest
+from logreg.losses.cross_entropy import CrossEntropy
 
 
-class SoftmaxLoss(Loss):
+class SoftmaxLoss(CrossEntropy):
     """logsumexp(z) - y' z of the logits z of a row and targets y that sum to 1.
 
     The largest logit is subtracted before anything is exponentiated.
@@ -25,9 +25,6 @@ class SoftmaxLoss(Loss):
     name = "cross_entropy"
     couples_outputs = True
     max_curvature = 0.5
-    lipschitz = 1.0
-    relative_lipschitz = 1.0
-    self_concordance = 1.0
 
     def described(self, num_outputs: int) -> str:
         """As of `Loss`."""
@@ -58,14 +55,6 @@ class SoftmaxLoss(Loss):
         """Minus the entropy of the probabilities y + dual."""
         entropy: Tensor = torch.special.entr(targets + dual)
         return -entropy.sum(1)
-
-    def conjugate_slope(self, reach: float) -> float:
-        """The logarithm of odds."""
-        return LOGARITHM + 2 * reach
-
-    def residual_bound(self, value: float, weight: float) -> float:
-        """The loss itself: 1 - p <= -log p."""
-        return value
 
     def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
         """Without targets, which are mostly 0."""

@@ -53,7 +53,7 @@ class Seen(NamedTuple):
     """f; without the penalty where `Span` does not say it."""
     weights: Tensor
     """Of the rows in the objective, (N, 1)."""
-    own_curvature: Tensor
+    of_rows: Tensor
     """As `Loss.curvature` has it, (N, K)."""
     residuals: Tensor
     """Times the weights, (N, K)."""
@@ -63,7 +63,7 @@ class Seen(NamedTuple):
     @property
     def curvature(self) -> Tensor:
         """D by each logit, (N, K); of coupled outputs the part that they do not share: D = diag(c) - c c'."""
-        return self.weights * self.own_curvature
+        return self.weights * self.of_rows
 
     def close(self, image: Tensor) -> float:
         """About the relative gap that a certificate will say; ``image`` (N, K) are the logits by the slope.
@@ -128,7 +128,7 @@ def inverse_together(gram: Tensor, seen: Seen) -> Inverse:
             columns = zip(sizes, own, logits.T.unsqueeze(2), strict=True)
             return torch.cat([size * torch.cholesky_solve(size * one, root) for size, root, one in columns], dim=1)
 
-        return Inverse(times, torch.diag(times(torch.ones_like(seen.own_curvature)).sum(0)))
+        return Inverse(times, torch.diag(times(torch.ones_like(seen.of_rows)).sum(0)))
 
     root = root_of(own.sum(0))
 
@@ -262,7 +262,7 @@ class Span:
         own = self._logits.mT @ (seen.curvature.T.unsqueeze(2) * self._logits) + torch.diag_embed(penalty)
         if not self.problem.coupled:
             return least(own, gradient, FLAT)
-        by = (seen.own_curvature.T.unsqueeze(2) * self._logits).transpose(0, 1).flatten(1)
+        by = (seen.of_rows.T.unsqueeze(2) * self._logits).transpose(0, 1).flatten(1)
         hessian = torch.block_diag(*own) - by.T @ (self._weights * by)
         step, gain = least(hessian, gradient.flatten(), FLAT)
         return step.view(k, m), gain
