@@ -7,6 +7,7 @@ imports are shared, which take longer than most of the commands.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import resource
@@ -154,7 +155,9 @@ class Running:
         return self.server.wait_for(self.pid, time.monotonic() + seconds, keep=True) is not None
 
     def send(self, signum: int) -> None:
-        os.kill(self.pid, signum)
+        """A signal; one that has ended meanwhile gets none."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signum)
 
 
 class Server:
