@@ -1,4 +1,4 @@
-"""Measures logreg against what a person would write instead: `python scripts/benchmark.py [door] [table] ...`.
+"""Measures logreg against what a user would write instead: `python scripts/benchmark.py [door] [table] ...`.
 
 Machines differ and are noisy, so what counts is a ratio of medians, with the two things compared
 taking turns.  `--help` says the rest; README.md quotes the tables.
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from logreg.config import RunConfig
     from logreg.data import TensorDataModule
     from logreg.facts import Batch
-    from logreg.module import LogisticModule
+    from logreg.training.module import LogisticModule
 
 TRAIN = str(Path(__file__).with_name("train.py").resolve())
 
@@ -109,7 +109,7 @@ def main() -> int:
     Returns:
         Exit code: 0 done, whatever the numbers say; 2 there is no such part.
     """
-    parser = argparse.ArgumentParser(description="Measures logreg against what a person would write instead.")
+    parser = argparse.ArgumentParser(description="Measures logreg against what a user would write instead.")
     parser.add_argument(
         "parts", nargs="*", metavar="part", help=f"{', '.join(PARTS)}; all but solvers and predict if none is named"
     )
@@ -322,7 +322,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "predict": predict,
     "solvers": solvers,
 }
-"""The parts by the names a person types."""
+"""The parts by the names a user types."""
 
 LONG = {"solvers": 3, "predict": 5}
 """Parts that run only when named, and how often they time a thing."""
@@ -357,7 +357,7 @@ def print_parts(parts: Mapping[str, float], epoch: float) -> None:
 
 def quieten() -> None:
     """Silences what Lightning says about fits that are made to be short."""
-    from logreg.lean import import_lightning
+    from logreg.training.fast_import import import_lightning
 
     warnings.filterwarnings("ignore")
     import_lightning()
@@ -560,7 +560,7 @@ Batches = Iterable[tuple["Tensor", "Tensor"]]
 
 
 class HandWritten:
-    """The loop a person writes in plain PyTorch, over tensors in memory."""
+    """The loop a user writes in plain PyTorch, over tensors in memory."""
 
     def __init__(self, rows: Rows, batch_size: int = BATCH_SIZE) -> None:
         from torch import nn, optim
@@ -712,7 +712,7 @@ class OurRun:
     """Ours: data, module and Trainer as ``scripts/train.py`` builds them."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
-        from logreg.run import build_data
+        from logreg.run.building import build_data
 
         self.config = config
         self.folder = folder
@@ -723,15 +723,16 @@ class OurRun:
 
     def epochs(self) -> list[float]:
         """Fits a new model; seconds of its steady epochs."""
-        from logreg.callbacks import Checkpoints, HeldCheckpointIO, SignOfLife
-        from logreg.run import build_module, build_trainer
-        from logreg.tracking import RunLogger
+        from logreg.run.building import build_module, build_trainer
+        from logreg.training.checkpoints import BufferedCheckpointIO, Checkpoints
+        from logreg.training.progress_display import ProgressDisplay
+        from logreg.training.tracking import RunLogger
 
         self.fits += 1
         folder = self.folder / str(self.fits)
         self.module = build_module(self.config, self.data.facts)
-        held = HeldCheckpointIO()
-        callbacks = [SignOfLife("benchmark"), Checkpoints(folder, held)]
+        held = BufferedCheckpointIO()
+        callbacks = [ProgressDisplay("benchmark"), Checkpoints(folder, held)]
         trainer = build_trainer(self.config, RunLogger(folder), held, callbacks, has_val=True)
         clock = EpochClock()
         trainer.callbacks.insert(0, clock.callback())  # type: ignore[attr-defined]  # a connector of Lightning's sets it
@@ -783,7 +784,7 @@ def composed(overrides: Sequence[str], **dataset: str) -> RunConfig:
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from logreg.commands.desk import CONF
+    from logreg.commands.overrides import CONF
     from logreg.config import RunConfig
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -795,7 +796,7 @@ def composed(overrides: Sequence[str], **dataset: str) -> RunConfig:
 
 
 class EpochClock:
-    """Notes when the epochs of a fit start."""
+    """BlockCache when the epochs of a fit start."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []

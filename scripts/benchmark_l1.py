@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from logreg.losses import one_vs_rest
-from logreg.objective import Objective
-from logreg.optim import exact
+from logreg.losses.objective import Objective
+from logreg.solvers import fit as exact
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """Of l1; the loss is a mean."""

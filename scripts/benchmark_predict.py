@@ -16,10 +16,10 @@ from torch import Tensor
 from benchmark_tools import Target, alternate, print_ratios, print_row, process_peak, timed
 from logreg.commands.predict import predicted
 from logreg.data.blocks import BLOCK_BYTES
-from logreg.data.incoming import Rows
+from logreg.data.new_rows import Rows
 from logreg.facts import DataFacts
-from logreg.module import LogisticModule
-from logreg.trained import Predictor
+from logreg.training.module import LogisticModule
+from logreg.training.trained import Predictor
 
 PREDICT = str(Path(__file__).with_name("predict.py"))
 
@@ -89,7 +89,7 @@ def against_a_product(name: str, features: int, outputs: int, repeats: int) -> N
         }
         seconds = alternate(arms, repeats)
         speed = HELD * rows / statistics.median(seconds["ours"])
-        kind = "as they are" if mean is None else f"standardised, mean {mean} and deviation 2"
+        kind = "as they are" if mean is None else f"standardized, mean {mean} and deviation 2"
         title = f"predict: {name}, features {kind}; {HELD} blocks of {rows:,} rows, {speed:,.0f} rows a second"
         print_ratios(title, seconds, {"a bare product": Target(HALF)})
 

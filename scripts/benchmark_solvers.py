@@ -31,11 +31,12 @@ from torch import Tensor
 import benchmark_l1
 from benchmark_tools import Seconds, alternate, process_peak, spread, timed
 from logreg.losses import one_vs_rest
-from logreg.objective import Objective
-from logreg.optim import exact
-from logreg.optim.passes import InMemory
-from logreg.optim.passes import Problem as Stated
-from logreg.optim.path import PathPoint, fit_path
+from logreg.losses.objective import Objective
+from logreg.rows import MemoryRows
+from logreg.solvers import fit as exact
+from logreg.solvers.passes.base import drive
+from logreg.solvers.path import PathPoint, fit_path
+from logreg.solvers.problem import Problem as Stated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +82,7 @@ FIT = """
 import json, sys
 import numpy as np, torch
 from logreg.objective import Objective
-from logreg.optim.exact import fit
+from logreg.solvers.fit import fit
 
 folder, loss, l2, fits = json.loads(sys.argv[1])
 fit(torch.randn(300, 5), torch.arange(300) % 2, Objective("bce", l2=0.01))
@@ -229,14 +230,14 @@ class Solver:
     Attributes:
         name: What it is.
         rival: Those of one kind compete: only the fastest of them are timed.
-        knob: What its tolerance is called.
+        setting: What its tolerance is called.
         step: Ratio between two tolerances that are about as far apart as two gaps by a factor of ten.
         tolerances: To try, from loose to tight.
     """
 
     name: str
     rival: str
-    knob: str
+    setting: str
     step: float
     tolerances: Sequence[float]
     problem: Problem
@@ -247,16 +248,16 @@ class Solver:
 
 
 class Ours(Solver):
-    """`logreg.optim.exact.fit`."""
+    """`logreg.solvers.fit.fit`."""
 
-    knob, step = "tolerance", 10
+    setting, step = "tolerance", 10
     tolerances = tuple(0.3 * 10 ** (-half / 2) for half in range(16))
 
     def __init__(self, problem: Problem, name: str = "ours") -> None:
         self.problem, self.name, self.rival = problem, name, name
 
     def fit(self, tolerance: float) -> Answer:
-        """As a person would call it."""
+        """As a user would call it."""
         problem = self.problem
         fit = exact.fit(problem.features, problem.labels, problem.objective, tolerance=tolerance)
         return Answer(
@@ -267,7 +268,7 @@ class Ours(Solver):
 class Theirs(Solver):
     """scikit-learn's LogisticRegression."""
 
-    knob, step = "tol", math.sqrt(10)  # of the gradient, whose square is like the gap
+    setting, step = "tol", math.sqrt(10)  # of the gradient, whose square is like the gap
     tolerances = tuple(10.0**-power for power in range(1, 13))
 
     def __init__(self, problem: Problem, features: np.ndarray, solver: str) -> None:
@@ -333,17 +334,17 @@ class Trial(NamedTuple):
 
 def attempt(solver: Solver, tolerance: float) -> Trial:
     """Fits once, and says on stderr what came of it: looking for tolerances takes longer than the measurement."""
-    print(f"  {solver.name}, {solver.knob}={tolerance:.0e}:", end=" ", file=sys.stderr, flush=True)
+    print(f"  {solver.name}, {solver.setting}={tolerance:.0e}:", end=" ", file=sys.stderr, flush=True)
     start = time.perf_counter()
     try:
         with at_most(CAP * LATE):
             answer = solver.fit(tolerance)
     except TimeoutError:
         print("no answer", file=sys.stderr)
-        return Trial(tolerance, math.inf, time.perf_counter() - start, f"{solver.knob}={tolerance:.0e}", last=True)
+        return Trial(tolerance, math.inf, time.perf_counter() - start, f"{solver.setting}={tolerance:.0e}", last=True)
     seconds = time.perf_counter() - start
     gap = solver.problem.gap(answer.coef, answer.intercept)
-    remark = f"{solver.knob}={tolerance:.0e}, {answer.remark}"
+    remark = f"{solver.setting}={tolerance:.0e}, {answer.remark}"
     print(f"{_gap(gap)} after {seconds:.3g} s", file=sys.stderr)
     return Trial(tolerance, gap, seconds, remark, answer.cut or seconds > CAP)
 
@@ -391,7 +392,7 @@ class Setting(NamedTuple):
     @property
     def label(self) -> str:
         """For a line of a table."""
-        return f"{self.solver.name}, {self.solver.knob}={self.trial.tolerance:.0e}"
+        return f"{self.solver.name}, {self.solver.setting}={self.trial.tolerance:.0e}"
 
     def run(self) -> list[float]:
         """Seconds of a fit, as a list of one."""
@@ -469,7 +470,7 @@ def path(arguments: argparse.Namespace) -> None:
         return
     number = len(problem.labels)
     strengths = [1 / (10**power * number) for power in torch.linspace(-6, 5, 45).tolist()]
-    rows = InMemory(problem.features, problem.labels)
+    rows = MemoryRows(problem.features, problem.labels)
     stated = exact.problem_of(rows, problem.objective)
     print(f"\nsolvers, path: MNIST, {len(strengths)} values of C from 1e-6 to 1e5; seconds to a certified relative gap")
     for gap in arguments.gap or GAPS[:2]:
@@ -499,9 +500,9 @@ def _fit_cold(problem: Problem, l2: float, gap: float) -> exact.Fit:
 
 
 def _solve_path(
-    problem: Stated, rows: InMemory, strengths: Sequence[float], gap: float, points: list[PathPoint]
+    problem: Stated, rows: MemoryRows, strengths: Sequence[float], gap: float, points: list[PathPoint]
 ) -> None:
-    points[:] = exact.drive(fit_path(problem, strengths, gap), rows)
+    points[:] = drive(fit_path(problem, strengths, gap), rows)
 
 
 def memory(arguments: argparse.Namespace) -> None:

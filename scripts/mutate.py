@@ -58,10 +58,13 @@ from cosmic_ray.operators.provider import OperatorProvider
 from parso.python.tree import Keyword, Name
 
 FILES = (
-    *(f"src/logreg/{name}.py" for name in ("objective", "metrics", "evaluation", "calibration")),
-    *(f"src/logreg/{name}.py" for name in ("existence", "optimality")),
-    "src/logreg/kernels.py",
-    "src/logreg/optim/*.py",
+    "src/logreg/rows.py",
+    "src/logreg/losses/*.py",
+    *(f"src/logreg/evaluation/{name}.py" for name in ("scores", "held_out", "temperature")),
+    "src/logreg/optimality/*.py",
+    "src/logreg/optimality/separation/*.py",
+    "src/logreg/solvers/*.py",
+    "src/logreg/solvers/*/*.py",
 )
 """What is mutated: loss, objective, scores, calibration, separation, certificates and solvers."""
 
@@ -382,9 +385,9 @@ class Tracer:
         self._prefix, self._tell = f"{root}{os.sep}", tell
         self._names: dict[CodeType, str | None] = {}
 
-    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+    def __call__(self, coordinates: FrameType, event: str, argument: object) -> None:
         """As ``sys.settrace`` wants it: asks for no events within the function."""
-        code = frame.f_code
+        code = coordinates.f_code
         if code not in self._names:
             path = code.co_filename.removeprefix(self._prefix).replace(os.sep, "/")
             self._names[code] = f"{path}:{code.co_qualname}" if path.startswith("src/") else None
@@ -540,7 +543,7 @@ def traced(copy: Path, work: Path) -> dict[str, dict[str, Any]]:
     common = _digest([*copy.glob("src/**/*.py"), *copy.glob("conf/**/*"), *helpers])
     known = json.loads(stored.read_text()) if stored.exists() else {}
     calls: dict[str, Any] = {}
-    for file in [*sorted(str(test.relative_to(copy)) for test in copy.glob("tests/test_*.py")), "src"]:
+    for file in [*sorted(str(test.relative_to(copy)) for test in copy.glob("tests/**/test_*.py")), "src"]:
         digest = _digest([copy / file]) + common
         if known.get(file, {}).get("digest") != digest:
             os.environ["TRACED_CALLS"], before = str(children), os.environ["PYTHONPATH"]
@@ -574,8 +577,8 @@ def run_mutant(
     began = time.perf_counter()
     after, difference = mutated(copy, mutant)
     chosen = {file: some for file, tests in calls.items() if (some := calling(mutant, tests))}
-    own = f"tests/test_{Path(mutant.file).stem}.py"
-    order = sorted(chosen, key=lambda file: (file != own, sum(chosen[file].values())))
+    own = f"/test_{Path(mutant.file).stem}.py"
+    order = sorted(chosen, key=lambda file: (not file.endswith(own), sum(chosen[file].values())))
     nearest, left = order[:NEAREST], budget
     others: dict[str, dict[str, float]] = defaultdict(dict)
     rest = [(seconds, test, file) for file in order[NEAREST:] for test, seconds in chosen[file].items()]

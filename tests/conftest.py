@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from logreg.lean import import_lightning
+from logreg.training.fast_import import import_lightning
 
 if TYPE_CHECKING:
     from forks import Server
@@ -40,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that train for a minute")
 
 
-LONGEST = ("test_life", "test_exact", "test_search", "test_door", "test_tutorial")
+LONGEST = ("test_run_lifecycle", "test_fit", "test_search", "test_command_line_errors", "test_tutorial")
 """Files that begin first, so that no worker is left alone with one at the end."""
 
 

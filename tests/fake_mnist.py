@@ -70,7 +70,7 @@ def write_fake(
     """Noise under any of the ten names, and what was written.
 
     Args:
-        name: As a person selects it.
+        name: As a user selects it.
         root: What ``dataset.root`` shall be.
         classes: How many there are.
         variant: Of emnist.

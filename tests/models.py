@@ -1,4 +1,4 @@
-"""Trained models that many tests use, each trained once by the command that a person would type."""
+"""Trained models that many tests use, each trained once by the command that a user would type."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 import whole_runs
 
-TABLE_HEADER = "id,size,colour,wet,always,kind"
+TABLE_HEADER = "id,size,color,wet,always,kind"
 
 
 def table_rows(number: int, seed: int) -> list[str]:
@@ -19,12 +19,12 @@ def table_rows(number: int, seed: int) -> list[str]:
     draw = random.Random(seed)
     lines = []
     for row in range(number):
-        size, colour, wet = draw.gauss(0, 2), draw.choice(["red", "green", "deep blue"]), draw.random() < 0.5
-        score = size + {"red": 1.0, "green": 0.0, "deep blue": -2.0}[colour] + (1.5 if wet else 0) + draw.gauss(0, 1)
+        size, color, wet = draw.gauss(0, 2), draw.choice(["red", "green", "deep blue"]), draw.random() < 0.5
+        score = size + {"red": 1.0, "green": 0.0, "deep blue": -2.0}[color] + (1.5 if wet else 0) + draw.gauss(0, 1)
         kind = "low" if score < -1 else "mid" if score < 1.5 else "high, very"
         shown = "" if draw.random() < 0.1 else f"{size:.3f}"
-        colour = "" if draw.random() < 0.1 else colour
-        lines.append(f'r{row},{shown},{colour},{str(wet).lower()},7,"{kind}"')
+        color = "" if draw.random() < 0.1 else color
+        lines.append(f'r{row},{shown},{color},{str(wet).lower()},7,"{kind}"')
     return lines
 
 
@@ -89,13 +89,13 @@ MODELS: dict[str, Callable[[Path], tuple[str, ...]]] = {
 
 
 class Models:
-    """Folders in which a person has trained a model each."""
+    """Folders in which a user has trained a model each."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def __call__(self, name: str) -> Path:
-        """The folder that the person stood in."""
+        """The folder that the user stood in."""
         here = self.root / name
         if not here.exists():
             here.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The stated problem in float64 NumPy, minimised by SciPy and Newton: what tests compare with."""
+"""The stated problem in float64 NumPy, minimized by SciPy and Newton: what tests compare with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, softmax
 from torch import Tensor
 
-from logreg.objective import Objective
+from logreg.losses.objective import Objective
 
 Array = NDArray[np.float64]
 

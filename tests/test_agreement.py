@@ -16,9 +16,9 @@ import torch
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
-from logreg.objective import Objective
-from logreg.optim.exact import fit
-from logreg.stored import moments, stored_form
+from logreg.losses.objective import Objective
+from logreg.solvers.fit import fit
+from logreg.stored_form import moments, stored_form
 from whole_runs import Answer, newest, train
 
 Types = Callable[..., Answer]
@@ -84,9 +84,9 @@ def gauge(l2: str) -> Written:
 def gaps() -> Written:
     draw = random.Random(0)
     size = ["" if draw.random() < 0.1 else round(draw.gauss(2e6, 3.0), 3) for _ in range(150)]
-    colour = [draw.choice(["", "red", "green", "blue"]) for _ in range(150)]
-    y = ["yes" if draw.random() < (0.7 if c == "red" else 0.3) else "no" for c in colour]
-    return Written({"size": size, "colour": colour, "y": y})
+    color = [draw.choice(["", "red", "green", "blue"]) for _ in range(150)]
+    y = ["yes" if draw.random() < (0.7 if c == "red" else 0.3) else "no" for c in color]
+    return Written({"size": size, "color": color, "y": y})
 
 
 def offsets() -> Written:

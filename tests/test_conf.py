@@ -15,12 +15,15 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from logreg import config as front_desk
-from logreg.commands.desk import CONF
-from logreg.config import DATASET_KNOBS, KNOBS, SECTIONS, RunConfig
+from logreg.commands.overrides import CONF
+from logreg.config import DATASET_SETTINGS, SECTIONS, SETTINGS, RunConfig
 from logreg.data import DATASETS
 from logreg.facts import SPLITS
-from logreg.optim import EXACT, OPTIMIZERS, SCHEDULES, lr_factor
-from logreg.run import build_data, build_module, train
+from logreg.run.building import build_data, build_module
+from logreg.run.train import train
+from logreg.solvers.fit import EXACT
+from logreg.training.optimizers import OPTIMIZERS
+from logreg.training.schedules import SCHEDULES, lr_factor
 
 FILES = sorted(file.relative_to(CONF).as_posix() for file in CONF.rglob("*.yaml"))
 
@@ -40,7 +43,7 @@ def options(group: str) -> list[str]:
 
 
 def chosen_by(file: str) -> list[str]:
-    """What a person types to get this file."""
+    """What a user types to get this file."""
     group, _, name = file.removesuffix(".yaml").rpartition("/")
     return [f"{group}={name}"] if group else []
 
@@ -117,7 +120,7 @@ def test_every_file_composes_and_keeps_every_promise(file: str) -> None:
         assert getattr(config, group)["name"] == name
 
 
-# Recipes are run whole, with what they promise, by tests/test_answers.py.
+# Recipes are run whole, with what they constraint, by tests/test_reference_results.py.
 @pytest.mark.parametrize("file", [file for file in sorted(set(FILES) - FRAGMENTS) if "experiment/" not in file])
 def test_every_file_builds_and_trains(file: str, trained: Callable[[RunConfig], Trained]) -> None:
     config = config_of(*chosen_by(file))
@@ -153,7 +156,7 @@ def test_tables_have_an_exact_optimizer_and_the_rest_stochastic_gradient_descent
 
 @pytest.mark.parametrize("name", options("dataset"))
 def test_the_penalty_of_tables_is_chosen_and_the_rest_have_none(name: str) -> None:
-    chosen = name in TABLES - {"blobs"}  # the best classifier of those is known, and it is not penalised
+    chosen = name in TABLES - {"blobs"}  # the best classifier of those is known, and it is not penalized
     assert config_of(f"dataset={name}").l2 == ("auto" if chosen else 0)
     assert config_of(f"dataset={name}", "l2=0.25").l2 == 0.25
 
@@ -211,7 +214,7 @@ def test_the_schedules_on_disk_are_the_schedules_in_the_code() -> None:
 
 def test_the_keys_of_the_front_desk_are_the_keys_in_the_code() -> None:
     plain = plain_of()
-    assert set(KNOBS) <= set(plain)
+    assert set(SETTINGS) <= set(plain)
     assert set(plain) == set(RunConfig.__dataclass_fields__)
 
 
@@ -239,7 +242,7 @@ def test_a_dataset_takes_the_arguments_that_its_file_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", options("dataset"))
 def test_every_dataset_takes_what_is_said_of_its_rows(name: str) -> None:
-    assert set(DATASET_KNOBS) <= set(plain_of(f"dataset={name}")["dataset"])
+    assert set(DATASET_SETTINGS) <= set(plain_of(f"dataset={name}")["dataset"])
 
 
 # Experiments

@@ -1,4 +1,4 @@
-"""The front desk: every promise and every knob, what it takes, what it refuses and in which words."""
+"""The front desk: every constraint and every setting, what it takes, what it refuses and in which words."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from logreg.config import EXACT, KNOBS, REFUSED_TRAINER_ARGUMENTS, SECTIONS, RunConfig, unknown_key
+from logreg.config import EXACT, REFUSED_TRAINER_ARGUMENTS, SECTIONS, SETTINGS, RunConfig, unknown_key
+from logreg.constraints import Constraint, check, flag, labels, listed, number, one_of, optional, text, weights, whole
 from logreg.errors import ConfigError, LogregError, did_you_mean
-from logreg.lean import import_lightning
-from logreg.promises import Promise, check, flag, labels, listed, number, one_of, optional, text, weights, whole
+from logreg.training.fast_import import import_lightning
 
 
 def a_run(**changes: Any) -> dict[str, Any]:
-    """What a person may have asked for, as a yaml file has it, with some of it changed."""
+    """What a user may have asked for, as a yaml file has it, with some of it changed."""
     plain: dict[str, Any] = {
         "dataset": {"name": "iris", "split": {"val": 0.2, "test": 0.2}, "standardize": True},
         "backbone": {"name": "none", "weights": "DEFAULT", "batch_size": 64},
@@ -55,11 +55,11 @@ def whole_sentence(sentence: str) -> str:
     return rf"^{re.escape(sentence)}$"
 
 
-# The promises
+# The constraints
 
 
 @pytest.mark.parametrize(
-    ("promise", "words", "good", "bad"),
+    ("constraint", "words", "good", "bad"),
     [
         (number(), "be a finite number", [-1, 0, 0.5, 1e300], [math.inf, -math.inf, math.nan, "1", None, True, [1]]),
         (number(above=0), "be a finite number > 0", [1, 5e-324, 1e9], [0, 0.0, -0.0, -1, math.nan, math.inf, "abc"]),
@@ -89,11 +89,11 @@ def whole_sentence(sentence: str) -> str:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_promise_says_what_it_takes_and_takes_no_more(
-    promise: Promise, words: str, good: list[Any], bad: list[Any]
+    constraint: Constraint, words: str, good: list[Any], bad: list[Any]
 ) -> None:
-    assert promise.words == words
-    assert [value for value in good if not promise.holds(value)] == []
-    assert [value for value in bad if promise.holds(value)] == []
+    assert constraint.description == words
+    assert [value for value in good if not constraint.holds(value)] == []
+    assert [value for value in bad if constraint.holds(value)] == []
 
 
 def test_check_names_the_key_the_promise_the_value_and_the_next_step() -> None:
@@ -127,7 +127,7 @@ def test_the_nearest_name_is_offered_only_when_one_is_near(got: object, answer: 
     assert did_you_mean(got, ["toy", "mnist", "fashion_mnist"]) == answer
 
 
-# The knobs
+# The settings
 
 LOSSES, REDUCTIONS, STARTS = "one of auto, bce, cross_entropy", "one of mean, sum", "one of zeros, linear"
 ACCELERATORS, BITS = "one of auto, cpu, gpu, mps", "one of 32, 64"
@@ -200,7 +200,7 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
     "seed": [(bad, f"{FROM_ZERO} and <= 4294967295, got {bad}.") for bad in (-1, 0.5, None, 2**32)],
     "verbose": [("yes", "true or false, got 'yes'."), (1, "true or false, got 1.")],
 }
-"""For each knob: bad values, and how the sentence "`knob` must be ..." goes on."""
+"""For each setting: bad values, and how the sentence "`setting` must be ..." goes on."""
 
 TAKEN: dict[str, list[Any]] = {
     "loss": ["auto", "bce", "cross_entropy"],
@@ -224,25 +224,29 @@ TAKEN: dict[str, list[Any]] = {
     "seed": [0, 1, 2**32 - 1],
     "verbose": [True, False],
 }
-"""For each knob: values that it must take."""
+"""For each setting: values that it must take."""
 
 
 def test_every_knob_stands_in_the_tables_of_this_file() -> None:
-    # A new knob without a bad value here would be a knob whose promise nobody has seen broken.
-    assert set(REFUSED) == set(TAKEN) == set(KNOBS)
+    # A new setting without a bad value here would be a setting whose constraint nobody has seen broken.
+    assert set(REFUSED) == set(TAKEN) == set(SETTINGS)
 
 
-@pytest.mark.parametrize(("knob", "value", "rest"), [(knob, *row) for knob, rows in REFUSED.items() for row in rows])
-def test_a_knob_refuses_what_breaks_its_promise(knob: str, value: Any, rest: str) -> None:
-    with pytest.raises(ConfigError, match=whole_sentence(f"`{knob}` must be {rest}")):
-        RunConfig.from_mapping(a_run(**{knob: value}))
+@pytest.mark.parametrize(
+    ("setting", "value", "rest"), [(setting, *row) for setting, rows in REFUSED.items() for row in rows]
+)
+def test_a_knob_refuses_what_breaks_its_promise(setting: str, value: Any, rest: str) -> None:
+    with pytest.raises(ConfigError, match=whole_sentence(f"`{setting}` must be {rest}")):
+        RunConfig.from_mapping(a_run(**{setting: value}))
 
 
-@pytest.mark.parametrize(("knob", "value"), [(knob, value) for knob, values in TAKEN.items() for value in values])
-def test_a_knob_takes_what_keeps_its_promise(knob: str, value: Any) -> None:
-    ours = getattr(RunConfig.from_mapping(a_run(**{knob: value})), knob)
-    # yaml reads 32 as a number and "32" as text: both are the same promise kept, and one spelling comes out
-    assert ours == (str(value) if knob == "precision" else value)
+@pytest.mark.parametrize(
+    ("setting", "value"), [(setting, value) for setting, values in TAKEN.items() for value in values]
+)
+def test_a_knob_takes_what_keeps_its_promise(setting: str, value: Any) -> None:
+    ours = getattr(RunConfig.from_mapping(a_run(**{setting: value})), setting)
+    # yaml reads 32 as a number and "32" as text: both are the same constraint kept, and one spelling comes out
+    assert ours == (str(value) if setting == "precision" else value)
 
 
 def an_exact_run(**changes: Any) -> dict[str, Any]:
@@ -353,7 +357,7 @@ BAD_ARGUMENTS: dict[str, dict[str, list[tuple[str, Any, str]]]] = {
         "step": [("every", 0, FROM_ONE), ("every", 2.5, FROM_ONE), ("factor", 0, POSITIVE)],
     },
 }
-"""For each optimizer and schedule: an argument, a value that it refuses, and the promise in words."""
+"""For each optimizer and schedule: an argument, a value that it refuses, and the constraint in words."""
 
 GOOD_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "optimizer": {

@@ -36,7 +36,7 @@ BLOCKS = blocks_of(PAGES[0])
 
 
 class Command(NamedTuple):
-    """A line that a person types, and what comes back."""
+    """A line that a user types, and what comes back."""
 
     line: str
     shown: str

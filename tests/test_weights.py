@@ -15,11 +15,13 @@ from torch import Tensor
 from logreg.data import RawData, Table, TensorDataModule
 from logreg.data.selection import class_weights
 from logreg.errors import DataError
+from logreg.evaluation.scores import SplitScorer
+from logreg.facts import Batch
 from logreg.losses import one_vs_rest
-from logreg.metrics import SplitScorer, loss_weight
-from logreg.model import LogisticModel
-from logreg.module import LogisticModule
-from logreg.objective import Objective, Reduction
+from logreg.losses.objective import Objective, Reduction
+from logreg.rows import row_weights
+from logreg.training.model import LogisticModel
+from logreg.training.module import LogisticModule
 from whole_runs import Run, train
 
 WEIGHTS = torch.tensor([2.0, 1.0, 0.0, 3.0, 1.0, 2.0, 1.0, 0.0, 1.0, 2.0, 1.0, 1.0], dtype=torch.float64)
@@ -144,10 +146,9 @@ def descend(module: LogisticModule, features: Tensor, labels: Tensor, weight: Te
         parameter.grad = torch.zeros_like(parameter)
     with torch.no_grad():
         for _ in range(20):
-            module.objective.gradient_(
-                features, targets, model.coef, model.intercept, 1.0, torch.empty_like(targets),
-                loss_weight(labels, weight, module.facts.class_weight, features.dtype), module.facts.mean_weight,
-            )  # fmt: skip
+            weights = row_weights(Batch(features, labels, weight), module.facts.class_weight, features.dtype)
+            scratch, mean = torch.empty_like(targets), module.facts.mean_weight
+            module.objective.gradient_(features, targets, model.coef, model.intercept, 1.0, scratch, weights, mean)
             for parameter in model.parameters():
                 assert parameter.grad is not None
                 parameter.sub_(parameter.grad, alpha=0.1)
@@ -265,7 +266,7 @@ def test_a_class_weight_multiplies_the_weight_of_the_row(draw: torch.Generator) 
     features, labels = rows(draw, 1)
     data = given(features, labels, WEIGHTS, {"1": 5.0})
     (block,) = data.blocks("train")
-    weights = loss_weight(block.labels, block.sample_weight, data.facts.class_weight, torch.float64)
+    weights = row_weights(block, data.facts.class_weight, torch.float64)
     assert weights is not None
     torch.testing.assert_close(weights, WEIGHTS * torch.where(labels == 1, 5.0, 1.0))
     assert data.facts.mean_weight == pytest.approx(float(weights.mean()))

@@ -1,4 +1,4 @@
-"""Whole runs as a person types them, in this process: what comes back and what lies on the disk."""
+"""Whole runs as a user types them, in this process: what comes back and what lies on the disk."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from logreg.commands.desk import CONF, parse, resolved
+from logreg.commands.overrides import CONF, parse, resolved
 from logreg.commands.train import main
 from logreg.config import RunConfig
 from logreg.data import TensorDataModule
-from logreg.folder import latest_run
-from logreg.run import build_data
+from logreg.run.building import build_data
+from logreg.run_folder import latest_run
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
-"""What a person runs."""
+"""What a user runs."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Answer(NamedTuple):
     out: str
     err: str
     left: list[str]
-    """Files and folders that it left where the person stands."""
+    """Files and folders that it left where the user stands."""
     imported: frozenset[str]
     """Top-level packages that it imported."""
 
@@ -72,7 +72,7 @@ def left_in(folder: Path) -> list[str]:
 
 @contextmanager
 def standing_in(folder: Path) -> Iterator[None]:
-    """As if the person stood in ``folder`` and typed there; what the door changes is put back."""
+    """As if the user stood in ``folder`` and typed there; what the door changes is put back."""
     cwd, argv, environment = Path.cwd(), sys.argv, dict(os.environ)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level

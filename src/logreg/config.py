@@ -1,4 +1,4 @@
-"""The front desk: every knob of a run, typed and checked.  Standard library only, so it answers at once."""
+"""The front desk: every setting of a run, typed and checked.  Standard library only, so it answers at once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from logreg.errors import ConfigError, did_you_mean
-from logreg.promises import (
-    Promise,
+from logreg.constraints import (
+    Constraint,
     check,
     flag,
     labels,
@@ -23,11 +22,12 @@ from logreg.promises import (
     weights,
     whole,
 )
+from logreg.errors import ConfigError, did_you_mean
 
 SELECT = {"log_loss": ("loss", -1), "accuracy": ("accuracy", 1), "auroc": ("auroc", 1)}
 """What may choose among models: its name among the scores of a split, and 1 if more of it is better, or else -1."""
 
-KNOBS: dict[str, Promise] = {
+SETTINGS: dict[str, Constraint] = {
     "loss": one_of(("auto", "bce", "cross_entropy")),
     "reduction": one_of(("mean", "sum")),
     "l2": strengths(),
@@ -49,9 +49,9 @@ KNOBS: dict[str, Promise] = {
     "report": one_of(("full", "brief")),
     "verbose": flag(),
 }
-"""What each knob must be."""
+"""What each setting must be."""
 
-DATASET_KNOBS: dict[str, Promise] = {
+DATASET_SETTINGS: dict[str, Constraint] = {
     "standardize": flag(),
     "classes": optional(labels()),
     "positive": optional(labels()),
@@ -60,14 +60,14 @@ DATASET_KNOBS: dict[str, Promise] = {
 }
 """What every dataset takes, besides ``split`` and arguments of its own."""
 
-BACKBONE_KNOBS: dict[str, Promise] = {
+BACKBONE_SETTINGS: dict[str, Constraint] = {
     "name": text(),
     "weights": text(),
     "batch_size": whole(at_least=1),
 }
 """What turns images into features before the model sees them."""
 
-SECTIONS: dict[str, dict[str, dict[str, Promise]]] = {
+SECTIONS: dict[str, dict[str, dict[str, Constraint]]] = {
     "optimizer": {
         "sgd": {"momentum": number(at_least=0, below=1), "nesterov": flag()},
         "adam": {"beta1": number(at_least=0, below=1), "beta2": number(at_least=0, below=1), "eps": number(above=0)},
@@ -87,7 +87,7 @@ SECTIONS: dict[str, dict[str, dict[str, Promise]]] = {
         "step": {"every": whole(at_least=1), "factor": number(above=0)},
     },
 }
-"""What a person chooses between, and the arguments of each choice."""
+"""What a user chooses between, and the arguments of each choice."""
 
 EXACT = ("newton", "lbfgs", "auto")
 """Optimizers that step once per pass over all rows, and end when they are certified to be at the optimum."""
@@ -112,15 +112,15 @@ REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     "barebones": "It would switch the checkpoints and TensorBoard off.",
     "fast_dev_run": "Set `max_epochs=1` and `dataset` to a small one instead.",
 }
-"""Arguments of Lightning's Trainer that would be ignored or would break a promise, and what to do instead."""
+"""Arguments of Lightning's Trainer that would be ignored or would break a constraint, and what to do instead."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, as a person asked for it.
+    """One run, as a user asked for it.
 
     Attributes:
-        dataset: ``name`` of the dataset; ``split`` and the knobs of ``DATASET_KNOBS``; its own arguments.
+        dataset: ``name`` of the dataset; ``split`` and the settings of ``DATASET_SETTINGS``; its own arguments.
         backbone: ``name`` of the model of torchvision that turns images into features, or "none"; its
             ``weights`` and ``batch_size``.
         optimizer: ``name`` and arguments.
@@ -182,13 +182,13 @@ class RunConfig:
 
     @classmethod
     def from_mapping(cls, plain: Mapping[str, Any]) -> RunConfig:
-        """Checks each knob.
+        """Checks each setting.
 
         Args:
             plain: One value for each attribute, as a yaml file has them.
 
         Raises:
-            ConfigError: A key is unknown or missing, or a value breaks its promise.
+            ConfigError: A key is unknown or missing, or a value breaks its constraint.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for key in plain:
@@ -199,8 +199,8 @@ class RunConfig:
             if key not in plain:
                 raise ConfigError.broken(key, "be given", None)
         plain = {**plain, "expected": {} if plain["expected"] is None else plain["expected"]}
-        for key, promise in KNOBS.items():
-            check(key, plain[key], promise)
+        for key, constraint in SETTINGS.items():
+            check(key, plain[key], constraint)
         for section, choices in SECTIONS.items():
             _check_section(section, plain[section], choices)
         _check_steps(plain)
@@ -263,18 +263,18 @@ def _check_steps(plain: Mapping[str, Any]) -> None:
 
 def _check_dataset(plain: Mapping[str, Any]) -> None:
     check("dataset.name", plain.get("name"), text())
-    for key, promise in DATASET_KNOBS.items():
-        check(f"dataset.{key}", plain.get(key, "none" if key == "class_weight" else None), promise)
+    for key, constraint in DATASET_SETTINGS.items():
+        check(f"dataset.{key}", plain.get(key, "none" if key == "class_weight" else None), constraint)
     split = plain.get("split", {})
     check("dataset.split", split, mapping("fractions for val and test, such as {val: 0.2, test: 0.2}"))
-    promises = {
+    constraints = {
         **dict.fromkeys(("val", "test"), optional(number(at_least=0, below=1))),
         **dict.fromkeys(("column", "group"), optional(name())),
     }
     for key, value in split.items():
-        if key not in promises:
-            raise unknown_key(f"dataset.split.{key}", [f"dataset.split.{known}" for known in promises])
-        check(f"dataset.split.{key}", value, promises[key])
+        if key not in constraints:
+            raise unknown_key(f"dataset.split.{key}", [f"dataset.split.{known}" for known in constraints])
+        check(f"dataset.split.{key}", value, constraints[key])
     if sum(split.get(key) or 0 for key in ("val", "test")) >= 1:
         raise ConfigError.broken("dataset.split", "leave rows to train on", dict(split))
 
@@ -282,9 +282,9 @@ def _check_dataset(plain: Mapping[str, Any]) -> None:
 def _check_backbone(plain: Any) -> None:
     check("backbone", plain, mapping("none or a model of torchvision, such as backbone=resnet18"))
     for key, value in plain.items():
-        if key not in BACKBONE_KNOBS:
-            raise unknown_key(f"backbone.{key}", [f"backbone.{known}" for known in BACKBONE_KNOBS])
-        check(f"backbone.{key}", value, BACKBONE_KNOBS[key])
+        if key not in BACKBONE_SETTINGS:
+            raise unknown_key(f"backbone.{key}", [f"backbone.{known}" for known in BACKBONE_SETTINGS])
+        check(f"backbone.{key}", value, BACKBONE_SETTINGS[key])
 
 
 def _check_expected(plain: Any) -> None:
@@ -297,7 +297,7 @@ def _check_expected(plain: Any) -> None:
         raise ConfigError.broken("expected", "have a tolerance", dict(plain))
 
 
-def _check_section(section: str, plain: Mapping[str, Any], choices: Mapping[str, Mapping[str, Promise]]) -> None:
+def _check_section(section: str, plain: Mapping[str, Any], choices: Mapping[str, Mapping[str, Constraint]]) -> None:
     name = str(plain.get("name"))
     if name not in choices:
         raise ConfigError.not_a_choice(section, choices, name)

@@ -1,4 +1,4 @@
-"""Errors a person can mend, each one sentence that says what to do.  Standard library only."""
+"""Errors a user can mend, each one sentence that says what to do.  Standard library only."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ LONGEST_VALUE = 300
 
 
 class LogregError(ValueError):
-    """A mistake of the person who typed the command: one line on stderr, exit code 2, no traceback."""
+    """A mistake of the user who typed the command: one line on stderr, exit code 2, no traceback."""
 
 
 class ConfigError(LogregError):
     """A key or a value that a run cannot work with."""
 
     @classmethod
-    def broken(cls, key: str, promise: str, got: object, next_step: str = "") -> ConfigError:
-        """The house sentence: `` `key` must promise, got value. What to do next. ``.
+    def broken(cls, key: str, constraint: str, got: object, next_step: str = "") -> ConfigError:
+        """The house sentence: `` `key` must constraint, got value. What to do next. ``.
 
         Args:
-            key: The dotted name as the person types it, such as ``dataset.root``.
-            promise: What holds for a good value, such as "be a finite number > 0".
-            got: The value that broke the promise.
-            next_step: A sentence that says what to do, if the promise does not say it.
+            key: The dotted name as the user types it, such as ``dataset.root``.
+            constraint: What holds for a good value, such as "be a finite number > 0".
+            got: The value that broke the constraint.
+            next_step: A sentence that says what to do, if the constraint does not say it.
         """
         value = repr(got)
         if len(value) > LONGEST_VALUE:
             value = f"{value[:LONGEST_VALUE]}..."
-        return cls(f"`{key}` must {promise}, got {value}." + (f" {next_step}" if next_step else ""))
+        return cls(f"`{key}` must {constraint}, got {value}." + (f" {next_step}" if next_step else ""))
 
     @classmethod
     def not_a_choice(cls, key: str, choices: Iterable[str], got: object, advice: str = "") -> ConfigError:
@@ -68,7 +68,7 @@ class Terminated(SystemExit):
 
 
 def as_typed(key: str, names: Iterable[object]) -> str:
-    r"""A list of names as a person types it, with quotes where Hydra or the shell would take them apart.
+    r"""A list of names as a user types it, with quotes where Hydra or the shell would take them apart.
 
     Example:
         >>> as_typed("dataset.drop", ["age"])

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.stored import StoredForm
+from logreg.stored_form import StoredForm
 
 Split = Literal["train", "val", "test"]
 ClassKind = Literal["text", "integer", "float", "boolean"]
@@ -74,7 +74,7 @@ class DataFacts:
     """All that a model knows of its data; plain values, kept in the checkpoint."""
 
     name: str
-    """The dataset as the person selected it."""
+    """The dataset as the user selected it."""
     num_features: int
     """D."""
     class_names: tuple[str, ...]
@@ -84,9 +84,9 @@ class DataFacts:
     feature_names: tuple[str, ...] = ()
     """Name of each feature, D of them, or none (pixels)."""
     image_shape: tuple[int, ...] = ()
-    """(height, width) of a grey image, (channels, height, width) of a coloured one; empty otherwise."""
+    """(height, width) of a grey image, (channels, height, width) of a colored one; empty otherwise."""
     mean: tuple[float, ...] = ()
-    """Mean of each feature over the *train* split, in source units; empty: not standardised."""
+    """Mean of each feature over the *train* split, in source units; empty: not standardized."""
     std: tuple[float, ...] = ()
     """Standard deviation likewise; 1 where a feature is constant."""
     fingerprint: int = 0

@@ -13,7 +13,7 @@ from mpmath import mp, mpf
 from numpy.typing import NDArray
 from torch import Tensor
 
-from logreg.objective import Objective
+from logreg.losses.objective import Objective
 
 DIGITS = 60
 

@@ -40,10 +40,13 @@ COMMANDS = ("train", "evaluate", "predict", "certify", "export", "sweep", "compa
 
 MODULES = (
     *(f"logreg.commands.{command}" for command in COMMANDS),
-    *words("logreg.run logreg.report logreg.page logreg.card logreg.exports logreg.figures logreg.diagnostics"),
-    *words("logreg.sweep logreg.search logreg.comparison logreg.trained logreg.predictions"),
-    *words("logreg.data.incoming logreg.data.table logreg.data.features logreg.data.image_folder logreg.data.vision"),
-    *words("logreg.optim.exact logreg.existence logreg.optimality logreg.readings"),
+    *words("logreg.run.train logreg.reports.writing logreg.reports.html logreg.reports.model_card"),
+    *words("logreg.reports.figures logreg.reports.diagnostic_plots logreg.export.formats logreg.export.predictions"),
+    *words("logreg.sweeps.grid logreg.sweeps.search logreg.evaluation.paired_test logreg.training.trained"),
+    *words("logreg.data.new_rows logreg.data.sources.table logreg.data.sources.features"),
+    *words("logreg.data.sources.image_folder logreg.data.sources.vision"),
+    *words("logreg.solvers.fit logreg.optimality.separation logreg.optimality.certificate"),
+    *words("logreg.optimality.implied_penalty"),
     *words("pyarrow.csv pyarrow.parquet pyarrow.feather pyarrow.compute scipy.optimize sklearn.linear_model joblib"),
     *words("matplotlib.figure matplotlib.backends.backend_agg optuna onnx onnxruntime safetensors.torch"),
     *words("torch.utils.tensorboard rich.progress rich.table filelock torchvision.transforms.v2"),
@@ -254,11 +257,11 @@ def serving() -> Iterator[Server]:
         server.close()
 
 
-def _serve() -> None:
+def _run_command() -> None:
     """Reads lines of JSON from standard input, forks for each, and says on standard output what became of it."""
     from importlib import import_module
 
-    from logreg.lean import import_lightning
+    from logreg.training.fast_import import import_lightning
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import_lightning()
@@ -339,4 +342,4 @@ def _become(
 
 
 if __name__ == "__main__":
-    _serve()
+    _run_command()

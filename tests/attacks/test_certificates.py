@@ -20,10 +20,10 @@ import torch
 from exact_reference import ExactReference
 
 from logreg.errors import DataError
-from logreg.objective import Objective
-from logreg.optim.certificate import Bound
-from logreg.optim.exact import bound_of, fit, problem_of
-from logreg.optim.passes import InMemory
+from logreg.losses.objective import Objective
+from logreg.rows import MemoryRows
+from logreg.solvers.bounds import Bound
+from logreg.solvers.fit import bound_of, fit, problem_of
 from reference import Array, Stated
 
 SECONDS = 10
@@ -335,7 +335,7 @@ def outcomes_of(
 ) -> list[Outcome]:
     """What certificates say at several points; ``reference`` gives f at points and the lowest f that it finds."""
     outcomes: list[Outcome] = []
-    rows = InMemory(problem.features, problem.labels, problem.sample_weight)
+    rows = MemoryRows(problem.features, problem.labels, problem.sample_weight)
     stated = problem_of(rows, problem.objective, problem.num_classes, problem.class_weight, intercept=problem.intercept)
     found: list[tuple[str, Array, Bound]] = []
     for name, point, known in attempts(problem, draw, outcomes):

@@ -47,7 +47,7 @@ CODE, SLOW, TEMPORARY, HALF, LOST, BITS, BROKEN = (
 WRONG = (CODE, SLOW, TEMPORARY, HALF, LOST, BITS, BROKEN)
 
 TEMPORARY_NAME = re.compile(r"(^|/)\.\d+\.|\.tmp$|\.part$")
-"""How `logreg.folder.unfinished` calls a file that is being written, and how others do."""
+"""How `logreg.files.unfinished` calls a file that is being written, and how others do."""
 
 TABLE = ("dataset=table", "dataset.path=big.csv", "dataset.target=y")
 

@@ -1,1 +1,1 @@
-"""The commands: each file answers the script of its name in ``scripts/``."""
+"""The command line: one file a command, all of them on `command_line`."""

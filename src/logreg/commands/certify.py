@@ -16,22 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 
-from logreg.commands.desk import (
-    CONF,
-    ROOT,
-    check_groups,
-    is_override,
-    parse,
-    resolved,
-    resumed_overrides,
-    say_importing,
-    serve,
-    with_backbone,
-)
+from logreg.commands.command_line import ROOT, run_command, say_importing
+from logreg.commands.overrides import CONF, check_groups, is_override, parse, resolved, resumed_overrides, with_backbone
 from logreg.config import RunConfig
+from logreg.constraints import Constraint, check, flag, number
 from logreg.errors import ConfigError, DataError, did_you_mean
-from logreg.folder import find_checkpoint, run_folder_of, shown
-from logreg.promises import Promise, check, flag, number
+from logreg.files import shown
+from logreg.run_folder import find_checkpoint, run_folder_of
 from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
@@ -39,9 +30,9 @@ if TYPE_CHECKING:
 
     from logreg.data import TensorDataModule
     from logreg.facts import Batch, DataFacts
-    from logreg.objective import Objective
-    from logreg.optim.passes import Frame, Problem
-    from logreg.readings import Reading
+    from logreg.losses.objective import Objective
+    from logreg.optimality.implied_penalty import ImpliedPenalty
+    from logreg.solvers.problem import Coordinates, Problem
 
 HELP = """\
 Says how far coefficients are from the optimum of the problem that they are meant to solve.
@@ -73,7 +64,7 @@ the penalty that coef= was fitted with, on the coefficients and not on the inter
 the data and the loss, all as in scripts/train.py
   dataset, dataset.<key>, backbone, experiment, seed, loss, reduction, intercept, precision, accelerator
                The rows are those of train: dataset.split.val=0 dataset.split.test=0 takes what is held out too.  Beside
-               coef=, the penalty is on the raw features (dataset.standardize=true: on the standardised ones), the loss
+               coef=, the penalty is on the raw features (dataset.standardize=true: on the standardized ones), the loss
                is a mean over the rows, and features are read with precision=64.
 
   tolerance    1e-6      gap, relative to the value, up to which coefficients are optimal
@@ -83,15 +74,15 @@ Where the gap is larger, the stated problem is solved, so that the gap is known 
 is looked for that the coefficients do solve.  Nothing is written.  Exit code 0 whatever the verdict, 2 for a mistake.
 """
 
-CONVENTIONS: dict[str, Promise] = {
+CONVENTIONS: dict[str, Constraint] = {
     "l2": number(at_least=0),
-    "C": Promise("be a number > 0, or inf for no penalty", lambda value: isinstance(value, float) and value > 0),
+    "C": Constraint("be a number > 0, or inf for no penalty", lambda value: isinstance(value, float) and value > 0),
     "lambda": number(at_least=0),
     "weight_decay": number(at_least=0),
 }
 """What the strength of the penalty is called elsewhere; one of them is stated."""
 
-NUMBERS: dict[str, Promise] = {**CONVENTIONS, "l1": number(at_least=0), "tolerance": number(above=0, below=1)}
+NUMBERS: dict[str, Constraint] = {**CONVENTIONS, "l1": number(at_least=0), "tolerance": number(above=0, below=1)}
 """What else is typed as a number."""
 
 OWN = ("ckpt_path", "coef", "json", *NUMBERS)
@@ -118,13 +109,13 @@ MOST_NAMES, MOST_CLASSES = 3, 10
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asks for.
+    """What a user asks for.
 
     Attributes:
         config: Data and loss.
         checkpoint: Whose parameters; ``None`` for those of a file.
         coef: The file; ``None`` for a checkpoint.
-        typed: Keys of the config that the person typed.
+        typed: Keys of the config that the user typed.
         numbers: Those of ``NUMBERS`` that were typed.
         as_json: Whether to answer in JSON.
     """
@@ -149,8 +140,8 @@ class Answer:
     Attributes:
         coefficients: Where they come from.
         data: The dataset.
-        objective: What is minimised, in words.
-        features: Whose coefficients the penalty is on, "raw" or "standardised".
+        objective: What is minimized, in words.
+        features: Whose coefficients the penalty is on, "raw" or "standardized".
         stated: The penalty as it was typed; empty where it is the run's own.
         classes: In the order of the rows of the coefficients.
         rows: Over which the objective is taken, those of train.
@@ -185,7 +176,7 @@ class Answer:
     max_abs_gradient_intercept: float
     optimal: bool
     verdict: str
-    nearest: Reading | None
+    nearest: ImpliedPenalty | None
     notes: Sequence[str]
     dependent: Sequence[str] = ()
 
@@ -197,16 +188,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the script's name; ``sys.argv`` when ``None``.
 
     Returns:
-        Exit code: 0 answered, whatever the verdict; 2 a mistake that the person can mend; 130 stopped
+        Exit code: 0 answered, whatever the verdict; 2 a mistake that the user can mend; 130 stopped
         from the keyboard.
     """
-    return serve(HELP, _work, arguments)
+    return run_command(HELP, _work, arguments)
 
 
 def _work(typed: list[str]) -> int:
     request = understood(typed)
     say_importing()
-    from logreg.lean import import_lightning
+    from logreg.training.fast_import import import_lightning
 
     import_lightning()
     found = certify(request)
@@ -278,26 +269,26 @@ def certify(request: Request) -> Answer:
     """Reads the data and the coefficients, and compares them with the optimum.
 
     Raises:
-        LogregError: The person can mend it.
+        LogregError: The user can mend it.
     """
     import torch
 
-    from logreg.module import DTYPES
-    from logreg.optim.exact import bound_of
-    from logreg.optim.passes import Frame
-    from logreg.optimality import bound_by_solution, is_penalised, names_of, objective_in_words, problem_of
-    from logreg.readings import read
-    from logreg.run import build_data
+    from logreg.optimality.certificate import bound_by_solution, is_penalized, names_of, objective_in_words, problem_of
+    from logreg.optimality.implied_penalty import read
+    from logreg.run.building import build_data
+    from logreg.solvers.fit import bound_of
+    from logreg.solvers.problem import Coordinates
+    from logreg.training.module import DTYPES
 
     config = request.config
-    penalised = "standardised" if config.dataset["standardize"] else "raw"
-    # Mean and deviation are taken in any case: the penalty may turn out to be on coefficients of standardised features.
+    penalized = "standardized" if config.dataset["standardize"] else "raw"
+    # Mean and deviation are taken in any case: the penalty may turn out to be on coefficients of standardized features.
     dataset = {**config.dataset, "standardize": True}
     data = build_data(dataclasses.replace(config, dataset=dataset, optimizer={"name": "newton"}))
     data.shifts = config.intercept or config.dataset["standardize"]
     facts = data.facts
     stored = facts.stored
-    source = Frame(-stored.shift / stored.unit, 1 / stored.unit)  # raw features, whatever is stored of them
+    source = Coordinates(-stored.shift / stored.unit, 1 / stored.unit)  # raw features, whatever is stored of them
     model = _of_file(request, facts) if request.checkpoint is None else _of_checkpoint(request, facts)
 
     def rows(mixed: bool) -> Iterable[Batch]:
@@ -306,26 +297,28 @@ def certify(request: Request) -> Answer:
     outputs, dtype, device = len(model.coef), DTYPES[config.precision], torch.device("cpu")
     problems = {
         name: problem_of(model.objective, theirs, outputs, dtype, device, model.has_intercept)
-        for name, theirs in (("raw", dataclasses.replace(facts, mean=(), std=())), ("standardised", facts))
+        for name, theirs in (("raw", dataclasses.replace(facts, mean=(), std=())), ("standardized", facts))
     }
-    problem = problems[penalised]
-    frames = {"raw": source, "standardised": problems["standardised"].model}
+    problem = problems[penalized]
+    frames = {"raw": source, "standardized": problems["standardized"].model}
     objective = _stated(request.numbers, model.objective, problem.total_weight)
     problem = dataclasses.replace(problem, objective=objective)
-    point = (model.frame or source).to(problem.model, torch.cat([model.coef, model.intercept.unsqueeze(1)], dim=1))
+    point = (model.coordinates or source).to(
+        problem.model, torch.cat([model.coef, model.intercept.unsqueeze(1)], dim=1)
+    )
     if not model.has_intercept:
         left = float(point[:, -1].abs().max())
         if left > ROUNDING * max(1.0, float(model.intercept.abs().max())):
-            raise DataError(f"`intercept=false` must go with an intercept of 0 on {penalised} features, got {left:g}.")
+            raise DataError(f"`intercept=false` must go with an intercept of 0 on {penalized} features, got {left:g}.")
         point[:, -1] = 0
-        frames = {penalised: problem.model}  # without an intercept, other features make another model
+        frames = {penalized: problem.model}  # without an intercept, other features make another model
 
     bound = bound_of(problem, point, rows)
     if not math.isfinite(bound.value):
         raise DataError(
             f"`coef` must have an objective that is finite, got {bound.value}: the coefficients are too large."
         )
-    separation = "" if is_penalised(objective) or not model.has_intercept else _separation(data, objective.loss)
+    separation = "" if is_penalized(objective) or not model.has_intercept else _separation(data, objective.loss)
     gap, optimum, nearest = bound.gap + bound.rounding, None, None
     if gap > request.tolerance * bound.value and not separation:
         bound = bound_by_solution(problem, point, rows, bound, ACCURACY, 0.1 * request.tolerance, problem.zeros())
@@ -338,7 +331,7 @@ def certify(request: Request) -> Answer:
         coefficients=shown(request.checkpoint or request.coef or Path()),
         data=facts.title,
         objective=objective_in_words(objective, outputs, facts.mean_weight != 1, model.has_intercept),
-        features=penalised,
+        features=penalized,
         stated=" ".join(f"{key}={value:g}" for key, value in request.numbers.items() if key != "tolerance"),
         classes=facts.class_names,
         rows=problem.rows,
@@ -362,7 +355,7 @@ def certify(request: Request) -> Answer:
 
 @dataclass(frozen=True)
 class _Model:
-    """Coefficients, and what they are said to minimise."""
+    """Coefficients, and what they are said to minimize."""
 
     coef: Tensor
     """Shape (K, D), float64."""
@@ -372,14 +365,14 @@ class _Model:
     """Without what was typed of the penalty."""
     has_intercept: bool
     notes: tuple[str, ...] = ()
-    frame: Frame | None = None
+    coordinates: Coordinates | None = None
     """Of the features that they are of, as seen from how the data are stored; ``None``: of the raw features."""
 
 
 def _of_checkpoint(request: Request, facts: DataFacts) -> _Model:
-    from logreg.module import resolve_loss
-    from logreg.optim.passes import Frame
-    from logreg.trained import Trained
+    from logreg.solvers.problem import Coordinates
+    from logreg.training.module import resolve_loss
+    from logreg.training.trained import Trained
 
     assert request.checkpoint is not None
     module = Trained.load(request.checkpoint).module
@@ -403,13 +396,15 @@ def _of_checkpoint(request: Request, facts: DataFacts) -> _Model:
     same = facts.fingerprint == theirs.fingerprint
     notes = () if same else ("these are not the rows that the checkpoint was trained on",)
     here, there = facts.stored, theirs.stored
-    frame = Frame((there.shift - here.shift) / here.unit, there.unit / here.unit)  # its features, seen from ours
-    return _Model(coef, intercept, objective, has_intercept, notes, frame)
+    coordinates = Coordinates(
+        (there.shift - here.shift) / here.unit, there.unit / here.unit
+    )  # its features, seen from ours
+    return _Model(coef, intercept, objective, has_intercept, notes, coordinates)
 
 
 def _of_file(request: Request, facts: DataFacts) -> _Model:
-    from logreg.module import resolve_loss
-    from logreg.objective import Objective
+    from logreg.losses.objective import Objective
+    from logreg.training.module import resolve_loss
 
     assert request.coef is not None
     coef, intercept = read_coefficients(request.coef, request.config.intercept)
@@ -439,7 +434,7 @@ def read_coefficients(file: Path, has_intercept: bool = True) -> tuple[Tensor, T
     import numpy as np
     import torch
 
-    from logreg.data.arrays import read_npz
+    from logreg.data.formats.arrays import read_npz
 
     try:
         held = json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else read_npz(file)
@@ -499,7 +494,7 @@ def _stated(numbers: Mapping[str, float], objective: Objective, total_weight: fl
 
 def _separation(data: TensorDataModule, loss: str) -> str:
     """Why a fit without a penalty has no finite optimum, if it has none."""
-    from logreg.existence import find_separation
+    from logreg.optimality.separation import find_separation
 
     facts, train = data.facts, data.tables["train"]
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
@@ -511,7 +506,7 @@ def _separation(data: TensorDataModule, loss: str) -> str:
 
 def _verdict(answer: Answer, problem: Problem, request: Request) -> str:
     """The answer in words; ``answer.verdict`` says why there is no optimum, where there is none."""
-    from logreg.optimality import depend_in_words
+    from logreg.optimality.certificate import depend_in_words
 
     if not answer.verdict and answer.relative_gap <= request.tolerance:
         words = f"optimal to {answer.relative_gap:.1g}" + ("" if answer.rigorous else " by estimate")
@@ -536,23 +531,23 @@ def _verdict(answer: Answer, problem: Problem, request: Request) -> str:
     return words + (f" ({' '.join(held_out)} takes those rows too)" if held_out else "")
 
 
-def _in_words(reading: Reading, problem: Problem, features: str) -> str:
-    from logreg.readings import SAME, confusion, rounded
+def _in_words(reading: ImpliedPenalty, problem: Problem, features: str) -> str:
+    from logreg.optimality.implied_penalty import SAME, likely_cause, rounded
 
     def digits(strength: float) -> str:
         return rounded(strength, reading.error)
 
     words = " ".join(f"{name}={digits(value)}" for name, value in (("l2", reading.l2), ("l1", reading.l1)) if value)
     if not reading.l1:
-        words += f" (C={digits(1 / (reading.l2 * (1 if problem.share == 1 else problem.total_weight)))})"
+        words += f" (C={digits(1 / (reading.l2 * (1 if problem.row_sum_scale == 1 else problem.total_weight)))})"
     if reading.features != features:
         words += f" on {reading.features} features (dataset.standardize={str(features == 'raw').lower()})"
     if reading.intercept:
-        words += " with the intercept penalised too"
+        words += " with the intercept penalized too"
     if problem.objective.l2 or problem.objective.l1:
         if abs(math.log(reading.factor)) > max(SAME, reading.error):
             words += f", {digits(reading.factor)} times the stated strength"
-        if confused := confusion(reading, problem.total_weight):
+        if confused := likely_cause(reading, problem.total_weight):
             words += f", {confused}"
     if reading.relative_gap is None:
         return f"{words}, to {reading.residual:.1g} of the slope"
@@ -560,7 +555,7 @@ def _in_words(reading: Reading, problem: Problem, features: str) -> str:
 
 
 def _shown(answer: Answer) -> str:
-    """The answer as a person reads it."""
+    """The answer as a user reads it."""
     names = answer.classes[:MOST_CLASSES]
     others = " and ".join(f"{number:,} of {split}" for split, number in answer.left_out.items())
     stated = f" [{answer.stated}]" if answer.stated else ""

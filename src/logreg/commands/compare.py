@@ -9,14 +9,16 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.desk import ROOT, is_override, read_summary, read_typed, reading_summary, say_importing, serve
+from logreg.commands.command_line import ROOT, read_typed, run_command, say_importing
+from logreg.commands.overrides import is_override, read_summary, reading_summary
+from logreg.constraints import Constraint, flag, one_of, optional
 from logreg.errors import ConfigError
-from logreg.folder import find_checkpoint, shown
-from logreg.promises import Promise, flag, one_of, optional
+from logreg.files import shown
+from logreg.run_folder import find_checkpoint
 from logreg.terminal import terminal
 
 if TYPE_CHECKING:
-    from logreg.comparison import Paired
+    from logreg.evaluation.paired_test import Paired
 
 HELP = """\
 Shows runs beside each other: what differs in their settings, their scores with intervals, their certificates.  Of two
@@ -39,7 +41,7 @@ The paired test: the difference of the log-loss with a 95 % bootstrap interval, 
 one of them is right about.
 """
 
-OWN: dict[str, tuple[Promise, Any]] = {
+OWN: dict[str, tuple[Constraint, Any]] = {
     "split": (optional(one_of(("train", "val", "test"))), None),
     "json": (flag(), False),
 }
@@ -64,8 +66,8 @@ UNINTERESTING = ("dataset.recipe", "expected", "verbose", "report", "ckpt_path",
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line of ``scripts/compare.py``; the exit code is that of `serve`."""
-    return serve(HELP, _work, arguments)
+    """Runs the command line of ``scripts/compare.py``; the exit code is that of `run_command`."""
+    return run_command(HELP, _work, arguments)
 
 
 def _work(arguments: list[str]) -> int:
@@ -86,7 +88,7 @@ def _work(arguments: list[str]) -> int:
     paired = None
     if len(runs) == 2:
         say_importing()
-        from logreg.lean import import_lightning
+        from logreg.training.fast_import import import_lightning
 
         import_lightning()
         paired = _compared(list(runs), typed.values["split"])
@@ -157,10 +159,11 @@ def _differing(flat: Sequence[Mapping[str, Any]], typed: Collection[str]) -> lis
 
 def _compared(folders: Sequence[Path], split: str | None) -> tuple[str, Paired] | None:
     """The paired test of two runs, on rows that both were asked about; ``None`` where they have none in common."""
-    from logreg.comparison import compare
+    from logreg.evaluation.paired_test import compare
     from logreg.facts import SPLITS
-    from logreg.run import build_data, predict
-    from logreg.trained import Trained
+    from logreg.run.building import build_data
+    from logreg.run.scoring import predict
+    from logreg.training.trained import Trained
 
     both = [Trained.load(find_checkpoint(str(folder), ROOT)) for folder in folders]
     configs = [trained.of_its_run() for trained in both]

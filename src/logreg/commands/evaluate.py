@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.desk import ROOT, Typed, read_typed, say_importing, serve, with_overrides
+from logreg.commands.command_line import ROOT, TypedArguments, read_typed, run_command, say_importing
+from logreg.commands.overrides import with_overrides
 from logreg.config import RunConfig
+from logreg.constraints import Constraint, flag, number, one_of, optional, text
 from logreg.errors import ConfigError
-from logreg.folder import check_free, find_checkpoint, shown, write_whole
-from logreg.promises import Promise, flag, number, one_of, optional, text
+from logreg.files import check_free, shown, write_whole
+from logreg.run_folder import find_checkpoint
 from logreg.terminal import doing, terminal
 
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
     from logreg.facts import DataFacts
-    from logreg.trained import Trained
+    from logreg.training.trained import Trained
 
 HELP = """\
 Scores a trained model; its checkpoint is all that it takes.
@@ -50,7 +52,7 @@ are whole numbers are counts of rows; others are sampling weights.  The baseline
 classes in train.
 """
 
-OWN: dict[str, tuple[Promise, Any]] = {
+OWN: dict[str, tuple[Constraint, Any]] = {
     "ckpt_path": (text(), "latest"),
     "split": (optional(one_of(("train", "val", "test"))), None),
     "cost_ratio": (number(above=0), 1.0),
@@ -87,8 +89,8 @@ WHERE_ONLY = {"dataset.root", "dataset.cache", "dataset.download"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line of ``scripts/evaluate.py``; the exit code is that of `serve`."""
-    return serve(HELP, _work, arguments)
+    """Runs the command line of ``scripts/evaluate.py``; the exit code is that of `run_command`."""
+    return run_command(HELP, _work, arguments)
 
 
 def _work(arguments: list[str]) -> int:
@@ -98,11 +100,11 @@ def _work(arguments: list[str]) -> int:
     if output is not None:
         check_free("output", output, typed.values["overwrite"], (".json",))
     say_importing()
-    from logreg.lean import import_lightning
+    from logreg.training.fast_import import import_lightning
 
     import_lightning()
 
-    from logreg.trained import Trained
+    from logreg.training.trained import Trained
 
     trained = Trained.load(checkpoint)
     found = evaluate(trained, typed)
@@ -116,13 +118,13 @@ def _work(arguments: list[str]) -> int:
     return 0
 
 
-def data_of(trained: Trained, typed: Typed) -> tuple[RunConfig, TensorDataModule, bool]:
+def data_of(trained: Trained, typed: TypedArguments) -> tuple[RunConfig, TensorDataModule, bool]:
     """The rows of a trained model's run, or others that were typed.
 
     Returns:
         The config; the data, as the model reads it; whether the rows are others than those of the run.
     """
-    from logreg.run import build_data, check_hardware, device_of
+    from logreg.run.building import build_data, check_hardware, device_of
 
     config = with_overrides(trained.of_its_run(), typed.overrides)
     others = {key for key in typed.given if key.startswith("dataset.")} - WHERE_ONLY
@@ -165,11 +167,11 @@ def _all_rows(dataset: Mapping[str, Any], typed: set[str], facts: DataFacts) -> 
     return plain | {"limit": None}
 
 
-def evaluate(trained: Trained, typed: Typed) -> dict[str, Any]:
+def evaluate(trained: Trained, typed: TypedArguments) -> dict[str, Any]:
     """Everything that is known of how a model scores, as plain values."""
-    from logreg.evaluation import best_threshold
-    from logreg.evaluation import evaluate as evaluate_rows
-    from logreg.run import predict, score
+    from logreg.evaluation.held_out import best_threshold
+    from logreg.evaluation.held_out import evaluate as evaluate_rows
+    from logreg.run.scoring import predict, score
 
     module, facts = trained.module, trained.facts
     config, data, others = data_of(trained, typed)
@@ -204,11 +206,11 @@ def evaluate(trained: Trained, typed: Typed) -> dict[str, Any]:
 
 
 def _show(found: Mapping[str, Any], console: Any) -> None:
-    from logreg.report import (
+    from logreg.reports.console import print_table
+    from logreg.reports.wording import (
         calibration_lines,
         class_table,
         evaluation_table,
-        print_table,
         score_table,
         threshold_in_words,
         weight_lines,

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.desk import ROOT, Typed, read_summary, read_typed, reading_summary, say_importing, serve
+from logreg.commands.command_line import ROOT, TypedArguments, read_typed, run_command, say_importing
+from logreg.commands.overrides import read_summary, reading_summary
+from logreg.constraints import Constraint, flag, one_of, optional, text
 from logreg.errors import ConfigError, LogregError
-from logreg.folder import check_free, find_checkpoint, run_folder_of, shown, unfinished, write_whole
-from logreg.promises import Promise, flag, one_of, optional, text
+from logreg.files import check_free, shown, unfinished, write_whole
+from logreg.run_folder import find_checkpoint, run_folder_of
 from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
-    from logreg.exports import Linear, Sample
-    from logreg.trained import Trained
+    from logreg.export.linear import Linear, Sample
+    from logreg.training.trained import Trained
 
 HELP = """\
 Writes a trained model for somebody else, reads it again as they would, and refuses what does not agree.
@@ -45,7 +47,7 @@ zero for how little it varies, such as seconds since 1970, the inputs of a progr
 those that bare coefficients are multiplied with must be.
 """
 
-OWN: dict[str, tuple[Promise, Any]] = {
+OWN: dict[str, tuple[Constraint, Any]] = {
     "ckpt_path": (text(), "latest"),
     "format": (optional(one_of(("onnx", "torch_export", "safetensors", "json", "sklearn"))), None),
     "output": (optional(text()), None),
@@ -62,8 +64,8 @@ SIGN = "was read again after it was written"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line of ``scripts/export.py``; the exit code is that of `serve`."""
-    return serve(HELP, _work, arguments)
+    """Runs the command line of ``scripts/export.py``; the exit code is that of `run_command`."""
+    return run_command(HELP, _work, arguments)
 
 
 def _work(arguments: list[str]) -> int:
@@ -74,12 +76,13 @@ def _work(arguments: list[str]) -> int:
     checkpoint = find_checkpoint(typed.values["ckpt_path"], ROOT)
     run = run_folder_of(checkpoint)
     say_importing()
-    from logreg.lean import import_lightning
+    from logreg.training.fast_import import import_lightning
 
     import_lightning()
-    from logreg.card import model_card
-    from logreg.exports import FORMATS, Linear, check_installed, what_to_pass
-    from logreg.trained import Trained
+    from logreg.export.formats import FORMATS, check_installed, what_to_pass
+    from logreg.export.linear import Linear
+    from logreg.reports.model_card import model_card
+    from logreg.training.trained import Trained
 
     check_installed(name)
     suffix = FORMATS[name].suffix
@@ -121,7 +124,7 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
     """
     import numpy as np
 
-    from logreg.exports import AGREEMENT, FORMATS
+    from logreg.export.formats import AGREEMENT, FORMATS
 
     with unfinished(output) as temporary:
         FORMATS[name].write(model, temporary)
@@ -138,15 +141,15 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
     return difference
 
 
-def _held_out(trained: Trained, typed: Typed) -> Sample:
+def _held_out(trained: Trained, typed: TypedArguments) -> Sample:
     """Rows of the last split, as features and, of a table, as they stand in it."""
     import numpy as np
     import torch
 
     from logreg.commands.evaluate import data_of
     from logreg.data.blocks import BlockDataset
-    from logreg.data.columns import Columns
-    from logreg.exports import Sample
+    from logreg.data.encoding.columns import Columns
+    from logreg.export.linear import Sample
 
     _, data, _ = data_of(trained, typed)
     split = data.splits[-1]

@@ -10,16 +10,17 @@ from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.desk import ROOT, Typed, read_typed, say_importing, serve
+from logreg.commands.command_line import ROOT, TypedArguments, read_typed, run_command, say_importing
+from logreg.constraints import Constraint, check, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
-from logreg.folder import check_free, find_checkpoint
-from logreg.predictions import PREDICTED
-from logreg.promises import Promise, check, flag, listed, number, one_of, optional, text, whole
+from logreg.export.predictions import PREDICTED
+from logreg.files import check_free
+from logreg.run_folder import find_checkpoint
 from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
-    from logreg.data.incoming import Incoming, Rows
-    from logreg.trained import Predictor, Trained
+    from logreg.data.new_rows import NewRowsReader, Rows
+    from logreg.training.trained import Predictor, Trained
 
 HELP = """\
 Gives the probability of each class for new rows; the checkpoint is all that it takes.
@@ -53,7 +54,7 @@ the class's name.  Rows are read, predicted and written in blocks, so a file may
 that the model does not know counts as none, and such rows are counted.
 """
 
-ONE_CHARACTER = Promise(
+ONE_CHARACTER = Constraint(
     "be one character",
     lambda value: value is None or value == "\\t" or (isinstance(value, str) and len(value) == 1),
     (),
@@ -61,7 +62,7 @@ ONE_CHARACTER = Promise(
 )
 """What stands between values; a tab may be typed as it is written."""
 
-OWN: dict[str, tuple[Promise, Any]] = {
+OWN: dict[str, tuple[Constraint, Any]] = {
     "ckpt_path": (text(), "latest"),
     "input": (optional(text()), None),
     "output": (text(), "-"),
@@ -76,8 +77,8 @@ OWN: dict[str, tuple[Promise, Any]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line of ``scripts/predict.py``; the exit code is that of `serve`."""
-    return serve(HELP, _work, arguments)
+    """Runs the command line of ``scripts/predict.py``; the exit code is that of `run_command`."""
+    return run_command(HELP, _work, arguments)
 
 
 def _work(arguments: list[str]) -> int:
@@ -103,17 +104,17 @@ def _work(arguments: list[str]) -> int:
             )
     checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
     if values["output"] != "-":
-        from logreg.predictions import SUFFIXES
+        from logreg.export.predictions import SUFFIXES
 
         check_free("output", Path(values["output"]), values["overwrite"], SUFFIXES)
     say_importing()
-    from logreg.lean import import_lightning
+    from logreg.training.fast_import import import_lightning
 
     import_lightning()
-    from logreg.data.incoming import Incoming
-    from logreg.module import DTYPES
-    from logreg.run import check_hardware, device_of
-    from logreg.trained import Predictor, Trained
+    from logreg.data.new_rows import NewRowsReader
+    from logreg.run.building import check_hardware, device_of
+    from logreg.training.module import DTYPES
+    from logreg.training.trained import Predictor, Trained
 
     trained = Trained.load(checkpoint)
     check_hardware(values["accelerator"])
@@ -121,7 +122,7 @@ def _work(arguments: list[str]) -> int:
         classes = trained.facts.num_classes
         raise ConfigError(f"`threshold` must go with two classes, and the model has {classes}. Leave it out.")
     device = device_of(values["accelerator"])
-    incoming = Incoming(
+    incoming = NewRowsReader(
         trained.facts,
         {} if trained.config is None else trained.config.dataset,
         DTYPES[trained.module.hparams["precision"]],
@@ -148,8 +149,8 @@ def _separator(trained: Trained, typed: str | None) -> str | None:
     return "\t" if typed == "\\t" else typed
 
 
-def _predict(trained: Trained, predictor: Predictor, incoming: Incoming, typed: Typed) -> None:
-    from logreg.predictions import open_writer
+def _predict(trained: Trained, predictor: Predictor, incoming: NewRowsReader, typed: TypedArguments) -> None:
+    from logreg.export.predictions import open_writer
 
     values, facts = typed.values, trained.facts
     started, rows, unseen = time.perf_counter(), 0, dict[str, int]()

@@ -15,27 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose, initialize_config_dir
 
-from logreg.commands.desk import (
+from logreg.commands.command_line import ROOT, check_root, read_value, run_command, say_importing
+from logreg.commands.overrides import (
     CONF,
-    ROOT,
     check_groups,
-    check_root,
-    implied,
+    implied_overrides,
     is_override,
     parse,
-    read_value,
     resolved,
-    say_importing,
-    serve,
     with_backbone,
     with_overrides,
 )
 from logreg.config import SELECT, RunConfig
+from logreg.constraints import Constraint, flag, optional, text, whole
 from logreg.errors import ConfigError, LogregError, Terminated
-from logreg.folder import folder_name, shown, write_whole
-from logreg.promises import Promise, flag, optional, text, whole
-from logreg.search import FORMS, Range, Search, sqlite_url
-from logreg.search import shown as shown_value
+from logreg.files import folder_name, shown, write_whole
+from logreg.sweeps.search import FORMS, Range, Search, sqlite_url
+from logreg.sweeps.search import shown as shown_value
 from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
@@ -66,7 +62,7 @@ runs/sweeps, has a folder for each trial, results.csv, and figures/history.png a
 scripts/train.py -m.
 """.replace("{forms}", FORMS)
 
-OWN: dict[str, tuple[Promise, Any]] = {
+OWN: dict[str, tuple[Constraint, Any]] = {
     "trials": (whole(at_least=1), 20),
     "study": (optional(text()), None),
     "storage": (optional(text()), None),
@@ -88,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/sweep.py``.
 
     Returns:
-        Exit code: 0 done; 1 no trial came to an end; 2 a mistake that the person can mend; 130 stopped.
+        Exit code: 0 done; 1 no trial came to an end; 2 a mistake that the user can mend; 130 stopped.
     """
-    return serve(HELP, _work, arguments)
+    return run_command(HELP, _work, arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +157,7 @@ def understood(typed: Sequence[str]) -> Plan:
     first = {one.key: shown_value(one.ends[0]) for one in ranges}
     plan = Plan(values, tuple(ranges), tuple(settings), composed(settings, first))
     for one in ranges:
-        for value in one.samples[1:]:  # a promise that holds for one value and not for another is seen at once
+        for value in one.samples[1:]:  # a constraint that holds for one value and not for another is seen at once
             plan.trial(first | {one.key: shown_value(value)})
     if not isinstance(plan.config.l2, int | float) and plan.config.l2 != "auto":
         raise ConfigError("`l2` must be one number in a sweep. A path chooses for itself: scripts/train.py l2=path.")
@@ -176,7 +172,10 @@ def composed(settings: Sequence[str], values: Mapping[str, str]) -> RunConfig:
             key = override.key_or_group
             raise ConfigError(f"`{key}` must be one value, or searched: search.{key}=choice(a,b).")
     check_groups(overrides)
-    lines = [*implied({override.key_or_group for override in overrides}), *(one.input_line or "" for one in overrides)]
+    lines = [
+        *implied_overrides({override.key_or_group for override in overrides}),
+        *(one.input_line or "" for one in overrides),
+    ]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return RunConfig.from_mapping(resolved(compose("config", lines)))
 
@@ -188,7 +187,7 @@ def _work(typed: list[str]) -> int:
     if find_spec("optuna") is None:
         raise ConfigError('`search` must have the package optuna: pip install -e ".[sweep]".')
     say_importing()
-    from logreg.lean import import_lightning
+    from logreg.training.fast_import import import_lightning
 
     import_lightning()
     check_root(ROOT)
@@ -259,7 +258,8 @@ def _read(config: RunConfig) -> TensorDataModule:
     Raises:
         LogregError: There is something wrong with them, or none are held out for val.
     """
-    from logreg.run import build_data, check_select
+    from logreg.run.building import build_data
+    from logreg.run.choosing_l2 import check_select
 
     data = build_data(config)
     data.setup()
@@ -296,8 +296,9 @@ def _trial(
     plan: Plan, search: Search, trial: Any, typed: Mapping[str, str], folder: Path, shared: dict[str, TensorDataModule]
 ) -> str:
     """One run; returns what came of it in words."""
-    from logreg.callbacks import Pruned, Pruning
-    from logreg.run import build_data, train
+    from logreg.run.building import build_data
+    from logreg.run.train import train
+    from logreg.training.pruning import Pruned, Pruning
 
     said = " ".join(f"{key}={value}" for key, value in typed.items())
     config = dataclasses.replace(plan.trial(typed), report="brief")
@@ -306,8 +307,8 @@ def _trial(
     try:
         data = build_data(config)
         data.share(shared.setdefault(_of_data(config), data))
-        watchers = [Pruning(trial, name)]
-        summary = train(config, folder, ROOT, False, overrides, progress_lines=0, data=data, watchers=watchers)
+        callbacks = [Pruning(trial, name)]
+        summary = train(config, folder, ROOT, False, overrides, progress_lines=0, data=data, callbacks=callbacks)
     except Pruned as pruned:
         _note(folder, "pruned", overrides, {"metrics": {"val": {name: pruned.score}}, "epochs": pruned.epoch})
         search.pruned(trial, shown(folder))
@@ -335,7 +336,7 @@ def _note(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str
 
 def _gather(plan: Plan, search: Search, folder: Path) -> int:
     """The table, the pictures, and how to have the best run again."""
-    from logreg.sweep import draw_search, gather
+    from logreg.sweeps.results import draw_search, gather
 
     if search.best is not None:
         name, sign = SELECT[plan.config.select]

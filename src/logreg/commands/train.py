@@ -27,45 +27,46 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from logreg import __version__
-from logreg.commands.desk import (
-    CONF,
-    NO_PLACE,
-    NO_ROOM,
+from logreg.commands.command_line import (
+    MISSING_PATH_ERRNOS,
     ROOT,
-    check_groups,
+    UNWRITABLE_ERRNOS,
     check_root,
-    file_as_dataset,
-    implied,
-    in_our_words,
-    is_override,
     leave_quietly,
+    print_error,
+    say_importing,
+)
+from logreg.commands.overrides import (
+    CONF,
+    check_groups,
+    explain_hydra_error,
+    file_as_dataset,
+    implied_overrides,
+    is_override,
     lines_of,
     overrides_in,
     parse,
     quoted,
     resolved,
     resumed_overrides,
-    say,
-    say_importing,
     with_backbone,
 )
+from logreg.commands.signals import ending_on_sigterm, interrupts_kept
 from logreg.config import SELECT, RunConfig
 from logreg.errors import ConfigError, LogregError, Terminated
-from logreg.folder import (
+from logreg.files import folder_name, shown
+from logreg.run_folder import (
     CHECKPOINTS,
     check_new,
     find_checkpoint,
-    folder_name,
     goes_on_in,
     is_finished,
     is_unused,
     latest_run,
     run_folder_of,
-    shown,
     written_by_us,
 )
 from logreg.terminal import screened, terminal
-from logreg.termination import ending_on_sigterm, interrupts_kept
 
 SHOWN = ("facts", "report", "verbose")
 """Keys that make no other run, but say what is shown of it."""
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the script's name; ``sys.argv`` when ``None``.
 
     Returns:
-        Exit code: 0 done; 1 a job of a sweep failed; 2 a mistake that the person can mend;
+        Exit code: 0 done; 1 a job of a sweep failed; 2 a mistake that the user can mend;
         130 stopped from the keyboard.  SIGTERM ends the process with 143.  A bug leaves with its traceback.
     """
     started = time.perf_counter()
@@ -109,11 +110,11 @@ def _main(typed: list[str], started: float) -> int:
         sys.argv = [sys.argv[0], *overrides, *options]  # an option may take what comes after it for its value
         _hand_to_hydra(sweep is not None, started)
         if sweep is not None:
-            from logreg.sweep import gather
+            from logreg.sweeps.results import gather
 
             return gather(sweep)
     except (LogregError, HydraException, OmegaConfBaseException) as error:
-        say(error)
+        print_error(error)
         if sweep is not None:
             _remove_if_unused(sweep)
         return 2
@@ -121,16 +122,16 @@ def _main(typed: list[str], started: float) -> int:
         leave_quietly()
         return 0
     except OSError as error:
-        if error.errno not in NO_ROOM | NO_PLACE:
+        if error.errno not in UNWRITABLE_ERRNOS | MISSING_PATH_ERRNOS:
             raise
         key = "hydra.run.dir" if sweep is None else "hydra.sweep.dir"
-        say(ConfigError(f"`{key}` must be a place to write to: {error}. Stand elsewhere, or set it."))
+        print_error(ConfigError(f"`{key}` must be a place to write to: {error}. Stand elsewhere, or set it."))
         return 2
     except (KeyboardInterrupt, Terminated) as stopped:
         if sweep is None:
             print(f"Stopped. {stopped.args[0] if stopped.args else NOTHING_SAVED}", file=sys.stderr)
         else:
-            from logreg.sweep import gather
+            from logreg.sweeps.results import gather
 
             gather(sweep)
             print("Stopped. The jobs that were finished are above.", file=sys.stderr)
@@ -152,7 +153,9 @@ def _hand_to_hydra(sweeping: bool, started: float) -> None:
     except (LogregError, HydraException, OmegaConfBaseException, OSError):
         raise
     except Exception as error:  # what the runs raise is in `failures`, and in the folders of a sweep
-        raise ConfigError(f"`hydra` must be set to what Hydra takes: {in_our_words(error).rstrip('.')}.") from error
+        raise ConfigError(
+            f"`hydra` must be set to what Hydra takes: {explain_hydra_error(error).rstrip('.')}."
+        ) from error
     if failures:
         raise failures[0]
 
@@ -162,7 +165,7 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
 
     Args:
         composed: The config as Hydra composed it.
-        started: ``time.perf_counter()`` when the person pressed Enter, for a run alone.
+        started: ``time.perf_counter()`` when the user pressed Enter, for a run alone.
 
     Returns:
         What ``select`` says of val (of train where there is no val split), for sweepers that optimize it.
@@ -171,7 +174,7 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
     folder = Path(settings.runtime.output_dir)
     overrides = lines_of(settings.overrides.task)
     if settings.mode == RunMode.MULTIRUN:
-        from logreg.sweep import run_in_sweep
+        from logreg.sweeps.grid import run_in_sweep
 
         score = SELECT.get(str(composed.select), ("loss",))[0]  # else the job says what is wrong with it
         return run_in_sweep(lambda: _run(composed, folder, overrides, None), folder, overrides, score)
@@ -208,13 +211,13 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     config = RunConfig.from_mapping(resolved(composed))
 
     say_importing()
-    from logreg.lean import import_lightning
+    from logreg.training.fast_import import import_lightning
 
     import_lightning()
 
-    from logreg.callbacks import Ending
-    from logreg.report import print_summary
-    from logreg.run import show_facts, train
+    from logreg.reports.console import print_summary
+    from logreg.run.train import show_facts, train
+    from logreg.training.callbacks import Ending
 
     if config.facts == "only":
         show_facts(config)
@@ -229,9 +232,9 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     lines, is_newest = 5 if single else 0, single and not (folder.parent / "multirun.yaml").exists()
     try:
         with written_by_us("ckpt_path" if ours else "hydra.run.dir", folder):
-            summary = train(config, folder, ROOT, is_newest, overrides, started, lines, watchers=[ending])
+            summary = train(config, folder, ROOT, is_newest, overrides, started, lines, callbacks=[ending])
     except OSError as error:
-        if error.errno not in NO_ROOM or ending.epochs is None:
+        if error.errno not in UNWRITABLE_ERRNOS or ending.epochs is None:
             raise
         last = shown(folder / CHECKPOINTS / "last.ckpt")
         raise ConfigError(
@@ -284,9 +287,9 @@ def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[s
             # .hydra stays as it was when the run began
             added += [f"hydra.run.dir={quoted(shown(checkpoint.parents[1]))}", "hydra.output_subdir=null"]
     typed = set(given) | {override.key_or_group for override in parse(added)}
-    added += implied(typed)
+    added += implied_overrides(typed)
     if sweeping:
-        from logreg.sweep import sweep_overrides
+        from logreg.sweeps.grid import sweep_overrides
 
         more, sweep = sweep_overrides([*parse(added), *overrides], ROOT)
         added += more

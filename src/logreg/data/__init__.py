@@ -1,4 +1,4 @@
-"""Every dataset a person may select, by name.  To add one: CONTRIBUTING, "Add a dataset"."""
+"""Every dataset a user may select, by name.  To add one: CONTRIBUTING, "Add a dataset"."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import partial
 from typing import Any
 
 from logreg.data.base import Dataset, KnownAnswer, RawData, Table
-from logreg.data.blobs import Blobs
-from logreg.data.bundled import Bundled
 from logreg.data.datamodule import TensorDataModule
-from logreg.data.features import Features
-from logreg.data.image_folder import ImageFolder
 from logreg.data.selection import Selection
-from logreg.data.table import TableFile
-from logreg.data.toy import Toy
-from logreg.data.vision import FACTS, Vision
+from logreg.data.sources.blobs import Blobs
+from logreg.data.sources.bundled import Bundled
+from logreg.data.sources.features import Features
+from logreg.data.sources.image_folder import ImageFolder
+from logreg.data.sources.table import TableFile
+from logreg.data.sources.toy import Toy
+from logreg.data.sources.vision import FACTS, Vision
 from logreg.errors import ConfigError, did_you_mean
 
 __all__ = ["DATASETS", "Dataset", "KnownAnswer", "RawData", "Selection", "Table", "TensorDataModule", "build_dataset"]
@@ -47,7 +47,7 @@ def build_frozen_features(source: Dataset, backbone: Mapping[str, Any], device: 
     Raises:
         ConfigError: The dataset has no images, or torchvision has no such model.
     """
-    from logreg.data.backbone import FrozenFeatures
+    from logreg.data.sources.frozen_features import FrozenFeatures
 
     return FrozenFeatures(source, backbone["name"], backbone["weights"], backbone["batch_size"], device)
 
@@ -60,7 +60,7 @@ def build_dataset(name: str, arguments: Mapping[str, Any]) -> Dataset:
         arguments: The dataset's own arguments, such as ``root``.
 
     Raises:
-        ConfigError: The name or an argument is unknown, or a value breaks its promise.
+        ConfigError: The name or an argument is unknown, or a value breaks its constraint.
     """
     if name not in DATASETS:
         raise ConfigError.not_a_choice("dataset", DATASETS, name)

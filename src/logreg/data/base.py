@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from logreg.data.columns import Columns
+from logreg.data.encoding.columns import Columns
 from logreg.facts import ClassKind, Split
 
 
@@ -74,9 +74,9 @@ class RawData:
     source: str = ""
     """What was read, in a word or two, where the dataset's name does not say it: a file's name."""
     labels: str = ""
-    """What the person typed to name the labels, where they did: ``dataset.target=cut``."""
+    """What the user typed to name the labels, where they did: ``dataset.target=cut``."""
     notes: tuple[str, ...] = ()
-    """What a person should know of the reading, a sentence each: rows left out, and why."""
+    """What a user should know of the reading, a sentence each: rows left out, and why."""
     complete: bool = False
     """Whether the source says of each row which split it is in, so that nothing is held out unasked."""
     missing_values: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class Dataset(Protocol):
 
     @property
     def name(self) -> str:
-        """As the person selects it."""
+        """As the user selects it."""
 
     def read(self) -> RawData:
         """The tables, from wherever they come.

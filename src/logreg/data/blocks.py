@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from logreg.facts import Batch
-from logreg.stored import StoredForm
+from logreg.stored_form import StoredForm
 
 BLOCK_BYTES = 6 * 2**20
 """Size of a block of features: stays in the cache of common processors."""

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from logreg.data.base import Dataset, KnownAnswer, RawData, Table
 from logreg.data.blocks import BlockDataset, block_loader
-from logreg.data.columns import Columns
+from logreg.data.encoding.columns import Columns
 from logreg.data.leaks import Leaks, find_leaks
 from logreg.data.prepare import (
     adopt_classes,
@@ -33,7 +33,7 @@ from logreg.data.prepare import (
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import DataError
 from logreg.facts import Batch, DataFacts, Split
-from logreg.stored import Moments, StoredForm, check_mean_weight, stored_form
+from logreg.stored_form import Moments, StoredForm, check_mean_weight, stored_form
 
 HELD_BYTES = 2**30
 """Size up to which an exact optimizer's train rows are converted once instead of in every pass."""
@@ -72,7 +72,7 @@ class TensorDataModule(pl.LightningDataModule):
         selection: Selection = Selection(),  # noqa: B008  # frozen
         limit: int | None = None,
         class_weight: str | Mapping[Any, float] = "none",
-        whole_passes_after: int | None = None,
+        full_passes_from_epoch: int | None = None,
         model: DataFacts | None = None,
         shifts: bool = True,
     ) -> None:
@@ -89,7 +89,7 @@ class TensorDataModule(pl.LightningDataModule):
             selection: Which classes are told apart.
             limit: At most so many train rows, stratified; val and test stay as they are.
             class_weight: "none", "balanced", or a weight by class name.
-            whole_passes_after: Epochs after which train comes in the same blocks in every epoch, each a sample of
+            full_passes_from_epoch: Epochs after which train comes in the same blocks in every epoch, each a sample of
                 all rows, as exact optimizers need it; with 0 ``batch_size`` does not matter.  ``None`` for never.
             model: The facts of a trained model that the rows are for: they are encoded as it learned, and their
                 classes are its own.
@@ -101,7 +101,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.fractions: dict[Split, float | None] = dict(split or {})
         self.seed, self.dtype = seed, dtype
         self.selection, self.limit, self.class_weight = selection, limit, class_weight
-        self.whole_passes_after, self.model, self.shifts = whole_passes_after, model, shifts
+        self.full_passes_from_epoch, self.model, self.shifts = full_passes_from_epoch, model, shifts
         self.device: torch.device | None = None
         self._held: _Held | None = None
 
@@ -215,7 +215,7 @@ class TensorDataModule(pl.LightningDataModule):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of how the rows were read and encoded, a sentence each."""
+        """What a user should know of how the rows were read and encoded, a sentence each."""
         return self._done.notes
 
     @property
@@ -231,10 +231,10 @@ class TensorDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Blocks of whole batches, in an order of each epoch's own; or the same blocks in each."""
         dataset = self._blocks("train")
-        if self.whole_passes_after is not None:
+        if self.full_passes_from_epoch is not None:
             dataset = self._held_blocks(dataset)
-        batch_size = 1 if self.whole_passes_after == 0 else self.batch_size or len(dataset)
-        return block_loader(dataset, batch_size, shuffle=True, seed=self.seed, mixed_after=self.whole_passes_after)
+        batch_size = 1 if self.full_passes_from_epoch == 0 else self.batch_size or len(dataset)
+        return block_loader(dataset, batch_size, shuffle=True, seed=self.seed, mixed_after=self.full_passes_from_epoch)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Blocks of the val split in order; none if it has none (then give the Trainer ``limit_val_batches=0``)."""
@@ -267,7 +267,7 @@ class TensorDataModule(pl.LightningDataModule):
     def _measure(
         self, train: Table, scale: float, names: tuple[str, ...]
     ) -> tuple[StoredForm, Moments | None, tuple[str, ...]]:
-        """How a matrix is stored; its moments, where they were taken; what a person should know of it."""
+        """How a matrix is stored; its moments, where they were taken; what a user should know of it."""
         if train.matrix.dtype == torch.uint8 or scale != 1:  # pixels have no offset and no unit that could cost a digit
             found = moments_of(train, scale) if self.standardize else None
             return StoredForm.plain(train.matrix.shape[1]), found, ()

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from logreg import __version__
-from logreg.folder import passing_file, whole_file
+from logreg.files import passing_file, whole_file
 from logreg.terminal import on_one_line, terminal
 
 PATIENCE = 30.0
@@ -69,7 +69,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def alone(folder: Path, label: str) -> Iterator[None]:
-    """One process of a person on this machine at a time.
+    """One process of a user on this machine at a time.
 
     The lock is no file in the folder, which is made by whoever has something to put there.
 

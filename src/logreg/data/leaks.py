@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from logreg.data.base import Table
-from logreg.data.columns import Columns, Series, few
+from logreg.data.encoding.columns import Columns, Series, few
 
 Values: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -156,7 +156,7 @@ class _Held:
         return bool(is_same)
 
     def advice(self, names: Sequence[str]) -> str:
-        """What a person does to leave these out."""
+        """What a user does to leave these out."""
         if not names:
             return ""
         if isinstance(self.features, Columns):

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from logreg.data.base import RawData, Table
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
-from logreg.data.columns import Columns, encode, learn_encoding, learn_stored_form
-from logreg.data.labels import boolean_of, near_twins
+from logreg.data.encoding.columns import Columns, encode, learn_encoding, learn_stored_form
+from logreg.data.encoding.labels import boolean_of, near_twins
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed
 from logreg.facts import SPLITS, Column, DataFacts, Split
-from logreg.stored import Moments, StoredForm, check_mean_weight, moments
+from logreg.stored_form import Moments, StoredForm, check_mean_weight, moments
 
 HELD_OUT = 0.2
 """Fraction of the train rows that is held out for a split that the source lacks, where nobody says otherwise."""
@@ -196,7 +196,7 @@ class Encoded(NamedTuple):
     stored: StoredForm | None = None
     """How the features are stored; ``None`` where the tables have features already."""
     notes: tuple[str, ...] = ()
-    """What a person should know of it, a sentence each."""
+    """What a user should know of it, a sentence each."""
 
 
 def encode_columns(

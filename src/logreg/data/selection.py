@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logreg.data.labels import name_of
+from logreg.data.encoding.labels import name_of
 from logreg.errors import ConfigError, DataError, as_typed
 
 WORDS = {"true": True, "false": False, "null": None}
@@ -43,7 +43,7 @@ class Selection:
 
     @classmethod
     def of(cls, classes: Any = None, positive: Any = None) -> Selection:
-        """From what a person types: a value, a list of values, or nothing."""
+        """From what a user types: a value, a list of values, or nothing."""
         return cls(_names("dataset.classes", classes), _names("dataset.positive", positive))
 
     def apply(self, names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
@@ -75,13 +75,13 @@ class Selection:
 
 
 def class_named(key: str, given: Any, names: Sequence[str]) -> str:
-    """The class that a person named.
+    """The class that a user named.
 
     Hydra and YAML make numbers and booleans of names that look like some: of 1_000 and 1e3, of True. So a value
     that is no text stands for the name that is read as it.
 
     Args:
-        key: What the person typed to name it.
+        key: What the user typed to name it.
         given: Text, a number or a boolean.
         names: Of the classes.
 

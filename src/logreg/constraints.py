@@ -1,0 +1,160 @@
+"""What a value must be, in description and as a test of it.  Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from logreg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A condition on one value."""
+
+    description: str
+    """Ends the sentence "`key` must ..."."""
+    holds: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+    """The names to choose from, where it is such a choice."""
+    is_text: bool = False
+    """Whether a value is taken as it was typed, whatever it looks like."""
+
+
+def _is_number(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def number(above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf) -> Constraint:
+    """A finite number, within these bounds."""
+    bounds = [
+        f"> {above:g}" if above > -math.inf else "",
+        f">= {at_least:g}" if at_least > -math.inf else "",
+        f"< {below:g}" if below < math.inf else "",
+    ]
+    description = " and ".join(bound for bound in bounds if bound)
+    return Constraint(
+        f"be a finite number {description}".rstrip(),
+        lambda value: _is_number(value) and value > above and value >= at_least and value < below,
+    )
+
+
+def strengths() -> Constraint:
+    """A strength of a penalty, or several to choose from."""
+    one = number(at_least=0)
+    return Constraint(
+        f"{one.description}, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
+        lambda value: (
+            value in ("auto", "path")
+            or one.holds(value)
+            or (isinstance(value, list | tuple) and bool(value) and all(_is_number(x) and x > 0 for x in value))
+        ),
+    )
+
+
+def whole(at_least: int, at_most: int | None = None, or_word: str = "") -> Constraint:
+    """A whole number within these bounds, or the one word."""
+    description = f"be a whole number >= {at_least}"
+    description += (f" and <= {at_most}" if at_most is not None else "") + (f" or {or_word}" if or_word else "")
+
+    def holds(value: Any) -> bool:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value >= at_least and (at_most is None or value <= at_most)
+        return bool(or_word) and value == or_word
+
+    return Constraint(description, holds)
+
+
+def one_of(choices: Iterable[str]) -> Constraint:
+    """One of these names."""
+    names = tuple(choices)
+    return Constraint(f"be one of {', '.join(names)}", lambda value: str(value) in names, names)
+
+
+def flag() -> Constraint:
+    """True or false."""
+    return Constraint("be true or false", lambda value: isinstance(value, bool))
+
+
+def mapping(of: str) -> Constraint:
+    """Keys with values; ``of`` says which."""
+    return Constraint(f"be {of}", lambda value: isinstance(value, Mapping))
+
+
+def text() -> Constraint:
+    """Any text but none at all."""
+    return Constraint("be text", lambda value: isinstance(value, str) and value != "", is_text=True)
+
+
+def name() -> Constraint:
+    """The name of a column, which may look like a number."""
+    return Constraint("be a name", lambda value: isinstance(value, str | int | float) and value != "")
+
+
+def optional(constraint: Constraint) -> Constraint:
+    """This, or nothing."""
+    return dataclasses.replace(
+        constraint,
+        description=f"{constraint.description} or null",
+        holds=lambda value: value is None or constraint.holds(value),
+    )
+
+
+def labels() -> Constraint:
+    """A class, or a list of classes."""
+    return Constraint(
+        "be a class or a list of classes, such as 7 or [3,8]",
+        lambda value: (
+            isinstance(value, str | int | float)
+            or (
+                isinstance(value, list | tuple)
+                and bool(value)
+                and listed().holds([name for name in value if name is not None])
+            )
+        ),
+    )
+
+
+def weights() -> Constraint:
+    """Weights of the classes."""
+    return Constraint(
+        "be none, balanced, or weights > 0 such as {pass: 2}",
+        lambda value: (
+            value in ("none", "balanced")
+            if isinstance(value, str)
+            else isinstance(value, Mapping)
+            and bool(value)
+            and all(_is_number(weight) and weight > 0 for weight in value.values())
+        ),
+    )
+
+
+def listed() -> Constraint:
+    """A list of names."""
+    return Constraint(
+        "be a list, such as [a,b]",
+        lambda value: isinstance(value, list | tuple) and all(isinstance(name, str | int | float) for name in value),
+    )
+
+
+def check(key: str, value: Any, constraint: Constraint, next_step: str = "") -> None:
+    """Raises the house sentence if ``value`` breaks the constraint.
+
+    Raises:
+        ConfigError: Names the key, the constraint, the value, and the nearest choice.
+    """
+    if constraint.holds(value):
+        return
+    if constraint.choices:
+        raise ConfigError.not_a_choice(key, constraint.choices, value)
+    if constraint.is_text and _is_number(value):  # such as the name of a folder
+        next_step = next_step or f"Put quotes around it: '{key}=\"{value}\"'."
+    raise ConfigError.broken(key, constraint.description, value, next_step)

@@ -1,0 +1,1 @@
+"""File formats: tables, arrays, images, and the cache of what was decoded."""

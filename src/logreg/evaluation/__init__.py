@@ -1,0 +1,1 @@
+"""Scores of held-out rows: metrics and their intervals, calibration, comparison of models, choice along a path."""

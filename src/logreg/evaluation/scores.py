@@ -1,0 +1,101 @@
+"""What a split's rows score, over all rows at once and never averaged over batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from logreg.evaluation.ranking import area_under_roc, log_odds
+from logreg.facts import Batch
+from logreg.losses import decided, one_vs_rest
+from logreg.losses.objective import Objective
+from logreg.rows import row_weights
+
+Scores = dict[str, float]
+"""Metric name (loss, accuracy, auroc) -> value."""
+
+
+class SplitScorer:
+    """Gathers blocks of one split, then scores the split.
+
+    The metrics: ``loss`` is the data term under the objective's reduction; ``accuracy`` the
+    fraction of rows that are taken for their class (`losses.decided`); ``auroc`` (binary only, when asked for,
+    and when both classes are there) the probability that a row of class 1 ranks above one of class 0.
+    A row of weight 2 counts as two rows in each of them; class weights count in the loss alone.
+    """
+
+    def __init__(self, objective: Objective, auroc: bool, class_weight: Sequence[float] = ()) -> None:
+        self.objective, self.auroc, self.class_weight = objective, auroc, class_weight
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all rows.  Sets: everything."""
+        self.rows = 0
+        self._losses: list[Tensor] = []
+        self._hits: list[Tensor] = []
+        self._loss_weights: list[Tensor] = []
+        self._weights: list[Tensor] = []
+        self._scores: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def update(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        targets: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        log_weight: Tensor | None = None,
+    ) -> None:
+        """Takes one block.
+
+        Args:
+            logits: Shape (N, K).
+            labels: Shape (N,), int64, in [0, C).
+            targets: Shape (N, K), if they are made already.
+            sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
+            log_weight: Class weights that are taken out of the probabilities, and so of the decisions, of a calibrated
+                model (`Loss.class_probabilities`).
+        """
+        labels = labels.to(logits.device)
+        sample_weight = None if sample_weight is None else sample_weight.to(logits.device)
+        if targets is None:
+            targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
+        predicted = decided(self.objective.row_loss.class_probabilities(logits, log_weight=log_weight))
+        self.rows += len(labels)
+        # Kept on their device and added up at the end: one wait for the accelerator, not one per block.
+        losses, hits = self.objective.row_loss.value(logits, targets), predicted == labels
+        weights = row_weights(Batch(logits, labels, sample_weight), tuple(self.class_weight), losses.dtype)
+        self._losses.append(losses.sum() if weights is None else losses @ weights)
+        self._hits.append(hits.sum() if sample_weight is None else sample_weight.double()[hits].sum())
+        if weights is not None:
+            self._loss_weights.append(weights.double().sum())
+        if sample_weight is not None:
+            self._weights.append(sample_weight)
+        if self.auroc and logits.shape[1] <= 2:
+            # By the logits: all probabilities of logits above 37 are 1, and sigmoids of equal logits may differ.
+            self._scores.append(log_odds(logits.detach()).cpu())
+            self._labels.append(labels.cpu())
+
+    def compute(self) -> Scores:
+        """The metrics of all rows since the last ``clear``; then forgets them.
+
+        A split whose rows all weigh 0 scores nan.
+        """
+        loss = math.fsum(torch.stack(self._losses).tolist())
+        loss_weight = math.fsum(torch.stack(self._loss_weights).tolist()) if self._loss_weights else self.rows
+        weights = torch.cat(self._weights).cpu().double() if self._weights else None
+        weight = self.rows if weights is None else float(weights.sum())
+        scores = {
+            "loss": loss if self.objective.reduction == "sum" else loss / loss_weight if loss_weight else math.nan,
+            "accuracy": math.fsum(torch.stack(self._hits).tolist()) / weight if weight else math.nan,
+        }
+        if self._labels and weight:
+            labels = torch.cat(self._labels)
+            there = labels if weights is None else labels[weights > 0]
+            if 0 < int(there.sum()) < len(there):
+                scores["auroc"] = area_under_roc(torch.cat(self._scores), labels, weights)
+        self.clear()
+        return scores

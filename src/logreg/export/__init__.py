@@ -1,0 +1,1 @@
+"""Models and predictions in the formats that other programs read."""

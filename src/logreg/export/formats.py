@@ -1,0 +1,85 @@
+"""The formats that a model is exported to, by name."""
+
+from __future__ import annotations
+
+import torch
+
+from logreg.data.encoding.columns import few
+from logreg.data.formats.tables import gap_words
+from logreg.errors import ConfigError
+from logreg.export.linear import Format, Linear
+from logreg.export.onnx import read_onnx, write_onnx
+from logreg.export.plain import read_json, read_safetensors, write_json, write_safetensors
+from logreg.export.sklearn import read_sklearn, write_sklearn
+from logreg.export.torch_program import read_torch_export, write_torch_export
+
+AGREEMENT = 1e-6
+"""Largest difference of a probability between the model and what was read again."""
+
+
+def check_installed(name: str) -> None:
+    """A format's packages are there.
+
+    Raises:
+        ConfigError: Names the extra to install.
+    """
+    from importlib.util import find_spec
+
+    for package in FORMATS[name].packages:
+        if find_spec(package) is None:
+            raise ConfigError(f'`format={name}` must have the package {package}: pip install -e ".[export]".')
+
+
+def what_to_pass(name: str, model: Linear) -> list[str]:
+    """What a program that reads a format must give to the model, a line of Markdown each.
+
+    Args:
+        name: Of the format.
+        model: That was exported.
+    """
+    facts, lines = model.facts, list[str]()
+    if name == "sklearn":
+        import sklearn
+
+        lines.append(f"Made with scikit-learn {sklearn.__version__}: load it with that version, by `joblib.load`.")
+    if not facts.columns or name not in ("onnx", "sklearn"):
+        if facts.columns:
+            lines.append(
+                "It takes features, not rows of the table: `columns` in it says of each column its levels, what fills "
+                "a gap, and whether the gap is a feature; `features` has their names in order."
+            )
+        return lines
+    number = "float64" if model.input_dtype == torch.float64 else "float32"
+    if name == "onnx":
+        lines.append(f"An input of shape (rows, 1) for each column; numbers are {number}, a gap in them is nan.")
+    else:
+        order = ", ".join(f"`{column.name}`" for column in facts.columns)
+        lines.append(f"`predict_proba` takes a data frame or an array of objects with the columns, in order: {order}.")
+        lines.append("A gap is None, nan, or one of the words below. Blanks around text do not count.")
+    for column in facts.columns:
+        if column.kind == "number":
+            lines.append(f"- `{column.name}`: a number")
+        elif column.kind == "boolean":
+            truth = "True or False, or " if name == "sklearn" else ""
+            lines.append(f"- `{column.name}`: {truth}text: true or false in any case, 1 or 0; anything else is neither")
+        else:
+            levels = few(f"`{level}`" for level in column.levels)
+            lines.append(f"- `{column.name}`: text, written so: {levels}; anything else is no level")
+    if any(column.kind != "number" for column in facts.columns):
+        words = ", ".join(f"`{word}`" for word in dict.fromkeys(gap_words(facts.missing_values)) if word)
+        lines.append(f"A gap in text is nothing, or one of {words}, unless that is a level.")
+        if name == "onnx":
+            lines.append("Take away blanks around text first.")
+        else:
+            lines.append("Give codes as text: pandas gives out whole numbers with gaps as 1.0, which is no level 1.")
+    return lines
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(".onnx", ("onnx", "onnxruntime"), write_onnx, read_onnx),
+    "torch_export": Format(".pt2", (), write_torch_export, read_torch_export),
+    "safetensors": Format(".safetensors", (), write_safetensors, read_safetensors),
+    "json": Format(".json", (), write_json, read_json),
+    "sklearn": Format(".joblib", (), write_sklearn, read_sklearn),
+}
+"""The formats by the name a user types."""

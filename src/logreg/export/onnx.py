@@ -1,0 +1,201 @@
+"""A model as an ONNX graph that takes rows of a table as they stand in the file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from logreg.errors import ConfigError
+from logreg.export.linear import Array, Linear, Sample, classes_of, of_spellings, spellings
+
+
+def write_onnx(model: Linear, file: Path) -> None:
+    """A graph that takes rows as they are: the columns of a table by name, pictures in bytes, or a matrix.
+
+    Outputs: ``label`` (N,), as the classes are in the data; ``probabilities`` (N, C), float32, in the order of the
+    metadata's ``classes``.
+    """
+    from onnx import checker, helper, save
+
+    graph = _Graph()
+    if model.facts.columns:
+        total = graph.from_columns(model)
+    elif model.facts.image_shape and not model.facts.backbone:
+        total = graph.from_images(model)
+    else:
+        total = graph.from_matrix(model)
+    graph.link(total, model)
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, "logreg", graph.inputs, graph.outputs, graph.constants),
+        producer_name="logreg",
+        opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)],
+        ir_version=8,
+    )
+    helper.set_model_props(
+        proto,
+        {"classes": json.dumps(list(model.facts.class_names), ensure_ascii=False), "data": model.facts.title},
+    )
+    checker.check_model(proto)
+    save(proto, file)
+
+
+class _Graph:
+    """An ONNX graph in the making; a method returns the name of what it made."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+        self.constants: list[Any] = []
+
+    def node(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        from onnx import helper
+
+        output = f"logreg.{kind}.{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], domain=domain, **attributes))
+        return output
+
+    def constant(self, values: Array) -> str:
+        from onnx import helper, numpy_helper
+
+        name = f"logreg.constant.{len(self.constants)}"
+        if values.dtype.kind in "UO":
+            from onnx import TensorProto
+
+            texts: Any = [str(text).encode() for text in values]
+            self.constants.append(helper.make_tensor(name, TensorProto.STRING, values.shape, texts))
+        else:
+            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def input(self, name: str, kind: int, shape: Sequence[int | str]) -> str:
+        from onnx import helper
+
+        self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
+        return name
+
+    def double(self, name: str) -> str:
+        from onnx import TensorProto
+
+        return self.node("Cast", name, to=TensorProto.DOUBLE)
+
+    def linear(self, features: str, coef: Array, intercept: Array) -> str:
+        return self.node("Gemm", features, self.constant(coef.T), self.constant(intercept))
+
+    def from_matrix(self, model: Linear) -> str:
+        features = self.input("features", _float(model), ["rows", model.facts.num_features])
+        stored = self.stored(self.double(features), model, slice(None))
+        return self.linear(stored, model.coef.numpy(), model.intercept.numpy())
+
+    def stored(self, numbers: str, model: Linear, places: slice) -> str:
+        """Numbers in source units, (N, n) of double -> those of these features as the model stores them, (N, n)."""
+        from onnx import TensorProto
+
+        if model.facts.stored.is_plain:
+            return numbers
+        shift, unit = (self.constant(part[places].numpy()) for part in model.facts.stored)
+        near = self.node("Div", self.node("Sub", numbers, shift), unit)
+        if model.dtype == torch.float32:  # rounded as what the model learned from
+            near = self.double(self.node("Cast", near, to=TensorProto.FLOAT))
+        return near
+
+    def from_images(self, model: Linear) -> str:
+        from onnx import TensorProto
+
+        level = model.facts.pixels.get("white_level")
+        kind = TensorProto.UINT16 if level else TensorProto.UINT8
+        images = self.input("images", kind, ["rows", *model.facts.image_shape])
+        features = self.node("Flatten", self.double(images), axis=1)
+        return self.linear(features, model.coef.numpy() / (level or 255), model.intercept.numpy())
+
+    def from_columns(self, model: Linear) -> str:
+        """Gaps are nan in numbers, and nothing or a word for it in text; what fills them stands in the graph."""
+        from onnx import TensorProto
+
+        coef, parts, weights, start = model.coef.numpy(), [], [], 0
+        for column in model.facts.columns:
+            if column.name in OUTPUTS:
+                raise ConfigError(f"`format=onnx` must not have a column {column.name!r}, as an output is called so.")
+        for column in model.facts.columns:
+            width, first = len(column.feature_names), start
+            mine, start = coef[:, start : start + width], start + width
+            if column.kind == "number":
+                given = self.double(self.input(column.name, _float(model), ["rows", 1]))
+                gap = self.node("IsNaN", given)
+                if not column.constant:
+                    fill = self.constant(np.array(float(column.fill)))
+                    filled = self.node("Where", gap, fill, given)
+                    parts.append(self.stored(filled, model, slice(first, first + 1)))
+                if column.indicator:
+                    parts.append(self.double(gap))
+                weights.append(mine)
+                continue
+            given = self.input(column.name, TensorProto.STRING, ["rows", 1])
+            places = spellings(column, model.facts)
+            known = self.node("OneHotEncoder", given, domain="ai.onnx.ml", cats_strings=list(places), zeros=1)
+            parts.append(self.node("Flatten", self.double(known), axis=1))
+            weights.append(of_spellings(column, places, mine))
+        features = self.node("Concat", *parts, axis=1)
+        return self.linear(features, np.concatenate(weights, axis=1), model.intercept.numpy())
+
+    def link(self, logits: str, model: Linear) -> None:
+        from onnx import TensorProto, helper
+
+        classes = len(model.facts.class_names)
+        if model.loss == "cross_entropy":
+            probabilities = self.node("Softmax", logits, axis=1)
+        elif len(model.coef) == 1:
+            no = self.node("Sigmoid", self.node("Neg", logits))
+            probabilities = self.node("Concat", no, self.node("Sigmoid", logits), axis=1)
+        else:
+            sigmoid = self.node("Sigmoid", logits)
+            if model.divisor is not None:
+                sigmoid = self.node("Div", sigmoid, self.constant(model.divisor.numpy()))
+            total = self.node("ReduceSum", sigmoid, self.constant(np.array([1])), keepdims=1)
+            probabilities = self.node("Div", sigmoid, total)
+        # As `losses.decided`: ArgMax takes the first of equal ones, which is the first class at even odds.
+        best = self.node("ArgMax", probabilities, axis=1, keepdims=0)
+        names, kind = classes_of(model.facts), TensorProto.STRING
+        if names.dtype.kind in "biuf":
+            kind = helper.np_dtype_to_tensor_dtype(names.dtype)
+        self.nodes.append(helper.make_node("Gather", [self.constant(names), best], ["label"]))
+        self.nodes.append(helper.make_node("Cast", [probabilities], ["probabilities"], to=TensorProto.FLOAT))
+        self.outputs += [
+            helper.make_tensor_value_info("label", kind, ["rows"]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["rows", classes]),
+        ]
+
+
+OUTPUTS = ("label", "probabilities")
+"""Of an ONNX graph."""
+
+
+def _float(model: Linear) -> int:
+    from onnx import TensorProto
+
+    return int(TensorProto.DOUBLE if model.input_dtype == torch.float64 else TensorProto.FLOAT)
+
+
+def read_onnx(file: Path, model: Linear, sample: Sample) -> Array:
+    """With onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    kind = np.float64 if model.input_dtype == torch.float64 else np.float32
+    if sample.columns:
+        feed = {
+            name: (values.astype(kind) if values.dtype.kind == "f" else values.astype(object)).reshape(-1, 1)
+            for name, values in sample.columns.items()
+        }
+    elif model.facts.image_shape and not model.facts.backbone:
+        level = model.facts.pixels.get("white_level")
+        pixels = (sample.features.double() * (level or 255)).round().numpy()
+        feed = {"images": pixels.reshape(-1, *model.facts.image_shape).astype("uint16" if level else "uint8")}
+    else:
+        feed = {"features": sample.features.numpy().astype(kind)}
+    return np.asarray(session.run(["probabilities"], feed)[0])

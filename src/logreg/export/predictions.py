@@ -1,0 +1,161 @@
+"""Predictions on their way into a file: text, Parquet or arrays, block by block, whole or not at all."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from logreg.files import whole_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+PREDICTED = "predicted"
+"""Name of the column with the label."""
+
+
+class Writer(Protocol):
+    """Takes predictions in the order of the rows."""
+
+    def write(self, kept: Mapping[str, Any], labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> None:
+        """One block: Arrow arrays by name, labels (n,) int, probabilities (n, C)."""
+
+    def close(self) -> None:
+        """Writes what comes at the end."""
+
+
+def column_names(class_names: Sequence[str], kept: Sequence[str]) -> list[str]:
+    """What the probability of each class is called: the class's name, or ``p(name)`` where another column has it."""
+    taken = {*kept, PREDICTED}
+    return [f"p({name})" if name in taken else name for name in class_names]
+
+
+class _Tables:
+    """Kept columns, label and probabilities as an Arrow table."""
+
+    def __init__(self, class_names: Sequence[str], kept: Sequence[str], open_: Callable[[pa.Schema], Any]) -> None:
+        import pyarrow as pa
+
+        self.class_names, self.kept = list(class_names), list(kept)
+        self.names = column_names(class_names, kept)
+        self.schema = pa.schema(
+            [
+                *((name, pa.string()) for name in self.kept),
+                (PREDICTED, pa.string()),
+                *((name, pa.float64()) for name in self.names),
+            ]
+        )
+        self.sink = open_(self.schema)
+
+    def write(self, kept: Mapping[str, Any], labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        label = pa.DictionaryArray.from_arrays(labels.astype(np.int32), self.class_names).cast(pa.string())
+        columns = [
+            *(pc.cast(kept[name], pa.string()) for name in self.kept),
+            label,
+            *(pa.array(np.ascontiguousarray(column, dtype=np.float64)) for column in probabilities.T),
+        ]
+        self.sink.write_table(pa.Table.from_arrays(columns, schema=self.schema))
+
+    def close(self) -> None:
+        self.sink.close()
+
+
+class _Npz:
+    """Arrays ``probabilities`` (N, C), ``predicted`` (N,) positions in ``classes`` (C,), and the kept columns as text.
+
+    Each array grows in a file of its own beside the output, since its length is known at the end alone.
+    """
+
+    def __init__(self, class_names: Sequence[str], kept: Sequence[str], file: IO[bytes], folder: Path) -> None:
+        import tempfile
+
+        self.class_names, self.file, self.rows = class_names, file, 0
+        names = ("probabilities", PREDICTED)
+        self.held = {name: tempfile.TemporaryFile(dir=folder) for name in names}  # noqa: SIM115  # `close` closes them
+        self.kept: dict[str, list[str]] = {name: [] for name in kept}
+
+    def write(self, kept: Mapping[str, Any], labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> None:
+        self.held["probabilities"].write(np.ascontiguousarray(probabilities, dtype="<f8").tobytes())
+        self.held[PREDICTED].write(labels.astype("<i4").tobytes())
+        for name, values in self.kept.items():
+            values += ["" if value is None else str(value) for value in kept[name].to_pylist()]
+        self.rows += len(labels)
+
+    def close(self) -> None:
+        shapes = {"probabilities": ("<f8", (self.rows, len(self.class_names))), PREDICTED: ("<i4", (self.rows,))}
+        with zipfile.ZipFile(self.file, "w", allowZip64=True) as archive:
+            for name, held in self.held.items():
+                kind, shape = shapes[name]
+                with held, archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    header = {"descr": kind, "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(member, header)
+                    held.seek(0)
+                    while part := held.read(2**22):
+                        member.write(part)
+            for name, values in {"classes": list(self.class_names), **self.kept}.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, np.array(values, dtype=str), allow_pickle=False)
+
+
+def _text(separator: str) -> Callable[[pa.Schema, IO[bytes]], Any]:
+    def open_(schema: pa.Schema, file: IO[bytes]) -> Any:
+        import csv
+        import io
+
+        import pyarrow.csv
+
+        header = io.StringIO()  # pyarrow would put all names in quotes
+        csv.writer(header, delimiter=separator, lineterminator="\n").writerow(schema.names)
+        file.write(header.getvalue().encode())
+        options = pyarrow.csv.WriteOptions(include_header=False, delimiter=separator, quoting_style="needed")
+        return pyarrow.csv.CSVWriter(file, schema, write_options=options)
+
+    return open_
+
+
+def _parquet(schema: pa.Schema, file: IO[bytes]) -> Any:
+    from pyarrow.parquet import ParquetWriter
+
+    return ParquetWriter(file, schema)
+
+
+TABLES: dict[str, Callable[[Any, IO[bytes]], Any]] = {".csv": _text(","), ".tsv": _text("\t"), ".parquet": _parquet}
+"""What writes a table, by the suffix of the file."""
+
+SUFFIXES = (*TABLES, ".npz")
+"""Of files that predictions can be written to."""
+
+
+@contextmanager
+def open_writer(output: str, class_names: Sequence[str], kept: Sequence[str]) -> Iterator[Writer]:
+    """A writer by the suffix of the file; what is broken off leaves nothing.
+
+    Args:
+        output: The file; "-" is standard output, in CSV.
+        class_names: C of them.
+        kept: Columns that shall stand before the predictions.
+    """
+    if output == "-":
+        writer: Writer = _Tables(class_names, kept, lambda schema: TABLES[".csv"](schema, sys.stdout.buffer))
+        yield writer
+        writer.close()
+        return
+    path = Path(output)
+    suffix = path.suffix.lower()
+    with whole_file(path) as file:
+        if suffix == ".npz":
+            writer = _Npz(class_names, kept, file, path.parent)
+        else:
+            writer = _Tables(class_names, kept, lambda schema: TABLES[suffix](schema, file))
+        yield writer
+        writer.close()

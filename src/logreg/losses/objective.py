@@ -1,0 +1,128 @@
+"""The one function that every optimizer minimizes, written here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from logreg.losses import LOSSES, Loss
+
+Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Data term plus penalty, in nats.
+
+        f(coef, intercept) = (1 / sum_i s_i) * sum_i s_i * loss(logits_i, targets_i)
+                             + (l2 / 2) * |coef|^2 + l1 * |coef|_1
+
+    with logits = features @ coef.T + intercept.  ``reduction="sum"`` drops the division, and so
+    scales the data term only.  The intercept is never penalized.  ``coef`` is that of the features
+    as the model reads them: standardized ones if the model standardizes.
+
+    scikit-learn's ``C`` is 1 / (rows * l2) for "mean" and 1 / l2 for "sum".
+    """
+
+    loss: str
+    reduction: Reduction = "mean"
+    l2: float = 0.0
+    l1: float = 0.0
+
+    @property
+    def row_loss(self) -> Loss:
+        """The loss of a row, by its name."""
+        return LOSSES[self.loss]
+
+    def data_term(self, logits: Tensor, targets: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """The loss of all rows under ``reduction``.
+
+        Args:
+            logits: Shape (N, K).
+            targets: Shape (N, K), in [0, 1].
+            sample_weight: Weight of each row, shape (N,), >= 0; ``None`` weighs all rows 1.
+
+        Returns:
+            Scalar.
+        """
+        losses = self.row_loss.value(logits, targets)
+        if sample_weight is None:
+            return losses.sum() if self.reduction == "sum" else losses.mean()
+        total = (sample_weight * losses).sum()
+        return total if self.reduction == "sum" else total / sample_weight.sum()
+
+    def penalty(self, coef: Tensor) -> Tensor:
+        """(l2 / 2) * |coef|^2 + l1 * |coef|_1 of a ``coef`` of shape (K, D); scalar."""
+        return self.l2 / 2 * coef.square().sum() + self.l1 * coef.abs().sum()
+
+    def value(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        coef: Tensor,
+        intercept: Tensor,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        """The value of f.
+
+        Args:
+            features: Shape (N, D).
+            targets: Shape (N, K), in [0, 1].
+            coef: Shape (K, D).
+            intercept: Shape (K,).
+            sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
+
+        Returns:
+            Scalar; autograd differentiates it.
+        """
+        logits = torch.addmm(intercept, features, coef.T)
+        return self.data_term(logits, targets, sample_weight) + self.penalty(coef)
+
+    def gradient_(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        coef: Tensor,
+        intercept: Tensor,
+        share: float,
+        logits: Tensor,
+        sample_weight: Tensor | None = None,
+        mean_weight: float = 1.0,
+    ) -> None:
+        """Gradient over one batch, in closed form, into ``coef.grad`` and ``intercept.grad``.
+
+        The derivative of a row's loss by its logits are the residuals, hence that by ``coef`` is
+        residuals.T @ features.  Call it under ``torch.no_grad()``.
+
+        Args:
+            features: The batch, shape (N, D).
+            targets: Shape (N, K), in [0, 1].
+            coef: Shape (K, D); its ``grad`` must be there already.
+            intercept: Shape (K,); its ``grad`` likewise.
+            share: Fraction of the train rows that this batch holds.  With ``reduction="sum"`` the
+                penalty is scaled by it, so that the batches of an epoch add up to f.
+            logits: Shape (N, K), overwritten by the logits before the step.
+            sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
+            mean_weight: Of all train rows.  With ``reduction="mean"`` a batch is divided by this times
+                its rows and not by its own weights, so that the batches of an epoch average to f.
+        """
+        assert coef.grad is not None
+        assert intercept.grad is not None
+        torch.addmm(intercept, features, coef.T, out=logits)
+        residuals = self.row_loss.residual(logits, targets)
+        scale = 1.0
+        if sample_weight is not None:
+            residuals.mul_(sample_weight.unsqueeze(1))
+        if self.reduction == "mean":
+            residuals.div_(len(features) * mean_weight)
+        else:
+            scale = share
+        torch.mm(residuals.T, features, out=coef.grad)
+        torch.sum(residuals, dim=0, out=intercept.grad)
+        if self.l2:
+            coef.grad.add_(coef, alpha=self.l2 * scale)
+        if self.l1:
+            coef.grad.add_(coef.sign(), alpha=self.l1 * scale)

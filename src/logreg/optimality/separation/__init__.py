@@ -1,0 +1,5 @@
+"""Separation: whether an unpenalized fit has a finite optimum, and which columns and classes prevent one."""
+
+from logreg.optimality.separation.find import Separation, find_separation
+
+__all__ = ["Separation", "find_separation"]

@@ -1,0 +1,312 @@
+"""Pictures of how a model fares: curves of the training, and what its probabilities are worth on held-out rows.
+
+Colors are those of Okabe and Ito, which the color-blind tell apart; lines differ in their dashes too, for print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from logreg.evaluation.held_out import BINS, Evaluation, Predicted, rows_worth, wilson
+from logreg.evaluation.ranking import Ranking
+from logreg.facts import DataFacts
+from logreg.reports.figures import label, labels
+
+BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
+
+MOST_CLASSES = 100
+"""More than that are not written beside a confusion matrix."""
+
+SMALLEST = 5.0
+"""Points: letters of this size can be read, and smaller ones not."""
+
+FAR = 10.0
+"""Times the next one: a bar that is so much longer is cut off, or nothing would be seen of the others."""
+
+POINTS = 2000
+"""Of a curve that is drawn; more cannot be seen."""
+
+
+def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figure | None:
+    """Loss on train and val against passes over the data, with the gap to the optimum where it was known.
+
+    Args:
+        history: Value by pass, by tag such as "loss/train".
+        title: Over the picture.
+
+    Returns:
+        ``None`` where no curve has two points.
+    """
+    drawn = [("loss/train", ORANGE, "-"), ("loss/val", BLUE, "--")]
+    if all(len(history.get(tag, ())) < 2 for tag, _, _ in drawn):
+        return None
+    gaps = {step: gap for step, gap in history.get("optimality/gap", {}).items() if gap > 0}
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    handles = []
+    for tag, color, dashes in drawn:
+        if points := history.get(tag):
+            handles += axes.plot(*_thinned(points), dashes, color=color, linewidth=2, label=tag)
+    axes.set(xlabel="passes over the data", ylabel="loss, nats", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    if len(gaps) > 1:
+        other = axes.twinx()
+        handles += other.plot(
+            *_thinned(gaps), ":", color=GREEN, linewidth=2, marker=".", label="optimality/gap (right)"
+        )
+        other.set(yscale="log", ylabel="objective above its least value, at most")
+    axes.legend(handles=handles, loc="best")
+    return figure
+
+
+def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, title: str) -> Figure:
+    """How often the model is right against how sure it was, with the rows in each bin below."""
+    if facts.is_binary:
+        sure, right = predicted.probabilities[:, 1], (predicted.labels == 1).double()
+        name = label(facts.class_names[1], 24)
+        x, y = f"predicted probability of {name}", f"fraction that is {name}"
+    else:
+        sure, right = predicted.probabilities.max(1).values, (predicted.decided == predicted.labels).double()
+        x, y = "probability of the predicted class", "fraction that is right"
+    weight = predicted.weight
+    places = (sure * BINS).long().clamp(max=BINS - 1)
+    total, at, of = (torch.bincount(places, values, BINS) for values in (weight, weight * sure, weight * right))
+    there = total > 0
+    at, of = (at / total)[there], (of / total)[there]
+    bins = there.nonzero()[:, 0].tolist()
+    sure_of = [
+        wilson(part, rows_worth(weight[places == number], predicted.counts))
+        for part, number in zip(of.tolist(), bins, strict=True)
+    ]
+    figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="perfectly calibrated")
+    errors = np.array([(max(0.0, one.value - one.low), max(0.0, one.high - one.value)) for one in sure_of]).T
+    ece = evaluation.metrics["ece"]
+    upper.errorbar(
+        at.numpy(),
+        of.numpy(),
+        yerr=errors,
+        fmt="o",
+        color=BLUE,
+        capsize=2,
+        markersize=5,
+        label=f"calibration error {ece.value:.3f} [{ece.low:.3f}, {ece.high:.3f}]",
+    )
+    upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel=y)
+    rows = len(predicted.labels)
+    upper.set_title(f"{title}, {rows:,} row{'s' if rows != 1 else ''}", fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)  # points may be anywhere
+    upper.grid(alpha=0.3)
+    edges = np.linspace(0, 1, BINS + 1)
+    lower.bar(edges[:-1], total.numpy(), width=1 / BINS, align="edge", color=BLUE, alpha=0.6, edgecolor="white")
+    lower.set(xlabel=x, ylabel="rows")
+    lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    if float(total.max()) > 50 * float(total[there].min()):
+        lower.set_yscale("log")
+    return figure
+
+
+def roc_and_precision_recall(
+    predicted: Predicted, evaluation: Evaluation, facts: DataFacts, title: str
+) -> Figure | None:
+    """Both curves of two classes side by side, with the chosen threshold; ``None`` where one class is missing."""
+    if "auroc" not in evaluation.metrics:
+        return None
+    order, last = Ranking.of(predicted.scores)
+    score, weight = predicted.probabilities[order, 1], predicted.weight[order]
+    positive = (predicted.labels[order] == 1).double() * weight
+    hits, taken = positive.cumsum(0)[last], weight.cumsum(0)[last]
+    alarms, score = taken - hits, score[last]
+    zero = torch.zeros(1, dtype=torch.float64)
+    recall, fallout = torch.cat([zero, hits / hits[-1]]), torch.cat([zero, alarms / alarms[-1]])
+    precision = hits / taken
+    area, mean = evaluation.metrics["auroc"], evaluation.metrics["average_precision"]
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], "--", color="0.5", linewidth=1, label="chance")
+    left.plot(
+        *_few(fallout, recall),
+        color=BLUE,
+        linewidth=2,
+        label=f"AUROC {area.value:.4f} [{area.low:.4f}, {area.high:.4f}]",
+    )
+    base = float(hits[-1] / taken[-1])
+    right.axhline(base, linestyle="--", color="0.5", linewidth=1, label=f"base rate {base:.3f}")
+    right.plot(
+        *_few(recall, torch.cat([precision[:1], precision])),
+        color=BLUE,
+        drawstyle="steps-pre",  # average precision is the area below
+        linewidth=2,
+        label=f"average precision {mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]",
+    )
+    if evaluation.threshold is not None:
+        taken_so_far = int((score > evaluation.threshold.value).sum())  # of the scores that differ
+        at, caught = float(fallout[taken_so_far]), float(recall[taken_so_far])
+        mark: dict[str, Any] = {"marker": "D", "color": ORANGE, "linestyle": "none", "clip_on": False, "zorder": 3}
+        words = f"p > {evaluation.threshold.value:.3f}, best on {evaluation.threshold.chosen_on}"
+        left.plot(at, caught, label=f"{words}: recall {caught:.1%}, false alarms {at:.1%}", **mark)
+        if taken_so_far:
+            exact = float(precision[taken_so_far - 1])
+            right.plot(caught, exact, label=f"{words}: precision {exact:.1%}", **mark)
+    name = label(facts.class_names[1], 24)
+    left.set(xlabel="false alarms, fraction of the others", ylabel=f"recall of {name}")
+    right.set(xlabel=f"recall of {name}", ylabel="precision")
+    for axes in (left, right):
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.legend(loc="lower right" if axes is left else "lower left", fontsize=8)
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    return figure
+
+
+def confusion_matrix(evaluation: Evaluation, facts: DataFacts, title: str) -> Figure:
+    """What each class was taken for, a row's weight being 1 together: darker is more."""
+    counts = evaluation.confusion
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1e-300)
+    classes = len(counts)
+    side = max(2.6, min(9.0, 0.5 * classes))
+    cell = 72 * side / classes  # points
+    names = labels(facts.class_names, 16) if classes <= MOST_CLASSES else []
+    letters, size = max(map(len, names), default=0), max(SMALLEST, min(10.0, 0.8 * cell))
+    turned = 0.65 * size * letters > cell
+    margin = 0.65 * size * letters / 72  # for the longest name
+    width, height = side + margin + 1.6, side + (margin if turned else 0.2) + 1.0
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes: Axes = figure.subplots()
+    drawn = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="part of the class's rows")
+    if names:
+        axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=size)
+        axes.set_yticks(range(classes), names, fontsize=size)
+    else:
+        axes.set(xticks=[], yticks=[])
+    texts = [f"{count:,.0f}" if count == int(count) else f"{count:,.1f}" for count in counts.flatten().tolist()]
+    size = min(8.0, 0.8 * cell, 0.9 * cell / (0.65 * max(map(len, texts))))
+    for (row, column), text in zip(np.ndindex(classes, classes), texts, strict=True):
+        if size < SMALLEST or not counts[row, column]:
+            continue
+        color = "white" if float(shares[row, column]) > 0.5 else "0.2"
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+    accuracy = evaluation.metrics["accuracy"]
+    of = "" if names else f" ({classes:,} classes)"
+    axes.set(xlabel=f"predicted{of}", ylabel=f"true{of}")
+    figure.suptitle(f"{title}\naccuracy {accuracy.value:.2%} [{accuracy.low:.2%}, {accuracy.high:.2%}]", fontsize=10)
+    return figure
+
+
+class Mistake(NamedTuple):
+    """A row that the model is wrong about."""
+
+    position: int
+    """In its split, from 0."""
+    true: int
+    predicted: int
+    probability: float
+    """Of the predicted class."""
+
+
+def confident_mistakes(predicted: Predicted, most: int) -> list[Mistake]:
+    """The rows of wrong class that the model was surest of, surest first."""
+    sure, decided = predicted.probabilities.max(1)
+    wrong = ((decided != predicted.labels) & (predicted.weight > 0)).nonzero()[:, 0]
+    order = sure[wrong].argsort(descending=True, stable=True)[:most]
+    return [
+        Mistake(row, int(predicted.labels[row]), int(decided[row]), float(sure[row])) for row in wrong[order].tolist()
+    ]
+
+
+def mistakes_as_images(images: Tensor, mistakes: Sequence[Mistake], facts: DataFacts, title: str) -> Figure:
+    """Thumbnails of confident mistakes.
+
+    Args:
+        images: Pixels in [0, 1] of the mistakes, shape (M, D).
+        mistakes: M of them.
+        facts: The shape of an image, the names of the classes.
+        title: Over the picture.
+    """
+    columns = min(6, len(mistakes))
+    rows = -(-len(mistakes) // columns)
+    figure = Figure(figsize=(max(4.0, 1.75 * columns), 2.1 * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, pixels, mistake in zip(grid.flat, images, mistakes, strict=False):
+        image = pixels.reshape(facts.image_shape).clamp(0, 1)  # of 16 bits some may be brighter than white
+        axes.imshow((image.permute(1, 2, 0) if image.ndim == 3 else image).numpy(), cmap="gray", vmin=0, vmax=1)
+        true, said = (label(facts.class_names[number], 11) for number in (mistake.true, mistake.predicted))
+        axes.set_title(f"true: {true}\nsaid: {said}, {mistake.probability:.2f}", fontsize=8, loc="left")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def coefficient_bars(largest: Sequence[Mapping[str, object]], title: str) -> Figure:
+    """The largest coefficients by name, each with its value.
+
+    Args:
+        largest: As `logreg.reports.summary.largest_coefficients` has them.
+        title: Over the picture.
+    """
+    per_std = largest[0]["coef_per_std"] is not None
+    values = [float(str(row["coef_per_std" if per_std else "coef"])) for row in largest][::-1]
+    several = len({row["class"] for row in largest}) > 1
+    names = [
+        f"{label(str(row['feature']), 26)} → {label(str(row['class']), 16)}"
+        if several
+        else label(str(row["feature"]), 36)
+        for row in largest
+    ][::-1]
+    figure = Figure(figsize=(8, 1.1 + 0.3 * len(names)), layout="constrained")
+    axes: Axes = figure.subplots()
+    end = _end_of_bars([abs(value) for value in values])
+    shown = [max(-end, min(end, value)) for value in values]
+    bars = axes.barh(range(len(names)), shown, color=[BLUE if value > 0 else ORANGE for value in values])
+    for bar, value in zip(bars, values, strict=True):
+        if value < 0:
+            bar.set_hatch("//")
+        text = f"{value:.3g}" + (", cut off" if abs(value) > end else "")
+        place = (max(-end, min(end, value)), bar.get_y() + bar.get_height() / 2)
+        side = {"xytext": (3 if value >= 0 else -3, 0), "ha": "left" if value >= 0 else "right"}
+        axes.annotate(text, place, textcoords="offset points", va="center", fontsize=8, **side)  # type: ignore[arg-type]
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.margins(x=0.16 if max(map(abs, values)) == end else 0.24, y=0.02)
+    axes.axvline(0, color="black", linewidth=0.8)
+    towards = "" if several else f" towards {label(str(largest[0]['class']), 24)}"
+    axes.set_xlabel(f"log-odds{towards} per {'standard deviation' if per_std else 'unit'}")
+    figure.suptitle(title, fontsize=11)
+    axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def _end_of_bars(sizes: Sequence[float]) -> float:
+    """Where bars end: at the longest one, or not far beyond the others if few are ``FAR`` times as long as those."""
+    ordered = sorted(sizes, reverse=True)
+    few = max(1, len(ordered) // 4)
+    for longer, next_one in pairwise(ordered[: few + 1]):
+        if longer > FAR * next_one > 0:
+            return 1.5 * next_one
+    return ordered[0]
+
+
+def _thinned(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
+    steps = sorted(points)
+    every = -(-len(steps) // POINTS)
+    kept = sorted({*steps[::every], steps[-1]})
+    return kept, [points[step] for step in kept]
+
+
+def _few(x: Tensor, y: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """A curve with no more points than can be seen, its ends among them."""
+    kept = torch.linspace(0, len(x) - 1, min(len(x), POINTS)).long()
+    return x[kept].numpy(), y[kept].numpy()

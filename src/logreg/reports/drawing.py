@@ -1,0 +1,130 @@
+"""The pictures of a run: which there are, and where they go."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+from logreg.evaluation.held_out import Predicted
+from logreg.files import write_whole
+from logreg.reports.summary import RunResult, calibrated_log_odds, equation, largest_coefficients, stored_rows
+from logreg.terminal import on_one_line
+from logreg.training.tracking import RunLogger
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+THUMBNAILS = 24
+"""The same as pictures."""
+
+MOST_CURVES = 20
+"""Up to so many classes each has its precision against recall."""
+
+BARS = 20
+"""The same as bars."""
+
+
+def draw(result: RunResult, logger: RunLogger) -> list[str]:
+    """Draws what there is to see into figures/*.png and TensorBoard; returns the names of the files."""
+    from logreg.reports.figures import label, lettered
+
+    facts = result.module.facts
+    names = [facts.title, *facts.class_names, *facts.feature_names]
+    with lettered(names) as missing:
+        drawn = _drawn(result, logger, label(facts.title, 50))
+        files = [_save(figure, name, result, logger) for name, figure in drawn.items() if figure is not None]
+    if missing:
+        letters = on_one_line(missing[:10])
+        sys.stderr.write(
+            f"pictures: no font of this machine has {letters}, so boxes stand there. "
+            "Install one that has, such as Noto Sans CJK.\n"
+        )
+    return files
+
+
+def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | None]:
+    """The pictures by name; ``None`` is one that has nothing to show.
+
+    Args:
+        result: The run.
+        logger: Has its curves.
+        of: What the data is called over each picture.
+    """
+    from logreg.reports import diagnostic_plots as diagnostics
+    from logreg.reports import figures
+
+    facts, data, module = result.module.facts, result.data, result.module
+    drawn: dict[str, Figure | None] = {}
+    if facts.num_features == 1 and facts.is_binary:
+        slope, offset = calibrated_log_odds(module)
+        rows = next(iter(data.blocks("train")))
+        features, labels = facts.stored.source(rows.features), rows.labels.cpu()
+        title = figures.label(f"{facts.name}: {equation(module)}", 80)
+        drawn["probability"] = figures.probability_curve(
+            float(slope[0]), offset, facts, features, labels, title, data.axis
+        )
+    elif facts.image_shape:
+        drawn["coefficients"] = figures.coefficient_images(module.model.in_source_units()[0], facts)
+    elif largest := largest_coefficients(module, BARS):
+        all_of_them = module.model.coef.numel()
+        which = (
+            "coefficients" if len(largest) == all_of_them else f"{len(largest)} largest of {all_of_them:,} coefficients"
+        )
+        drawn["coefficients"] = diagnostics.coefficient_bars(largest, f"{of}: {which}")
+    if result.path:
+        drawn["path"] = figures.path_curve(
+            result.path, f"{of}: loss and accuracy along l2", result.config.select, result.place
+        )
+    else:  # a fit that begins at the end of a path has no curve worth seeing
+        drawn["loss"] = diagnostics.loss_curves(logger.history, f"{of}: loss")
+    if result.predicted is not None and result.evaluation is not None and result.scored != "train":
+        predicted, evaluation, title = result.predicted, result.evaluation, f"{of}, {result.scored}"
+        drawn["reliability"] = diagnostics.reliability(predicted, evaluation, facts, title)
+        drawn["confusion"] = diagnostics.confusion_matrix(evaluation, facts, title)
+        if facts.is_binary:
+            drawn["roc"] = diagnostics.roc_and_precision_recall(predicted, evaluation, facts, title)
+        wrong = diagnostics.confident_mistakes(predicted, THUMBNAILS)
+        if wrong and facts.image_shape:
+            pixels = stored_rows(data, result.scored, [one.position for one in wrong])
+            drawn["mistakes"] = diagnostics.mistakes_as_images(pixels, wrong, facts, f"{title}: the surest mistakes")
+        _log_curves(predicted, result, logger)
+    for name, row in zip(module.output_names, module.model.coef.detach().cpu(), strict=True):
+        logger.writer.add_histogram(f"coefficients/{name}", row, result.epochs)
+    return drawn
+
+
+def _log_curves(predicted: Predicted, result: RunResult, logger: RunLogger) -> None:
+    """Precision against recall for TensorBoard's PR CURVES: of the positive class, or of each of a few."""
+    facts = result.module.facts
+    classes = [1] if facts.is_binary else range(facts.num_classes)
+    for label in classes if facts.num_classes <= MOST_CURVES else ():
+        tag = f"{result.scored}/{facts.class_names[label]}"
+        of_class, weight = predicted.labels == label, predicted.sample_weight
+        logger.writer.add_pr_curve(
+            tag,
+            of_class.numpy(),
+            predicted.probabilities[:, label].numpy(),
+            result.epochs,
+            weights=None if weight is None else weight.numpy(),
+        )
+
+
+def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> str:
+    """Writes a figure to figures/<name>.png and to TensorBoard; returns the file's name."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    figure.set_dpi(130)
+    canvas = FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        # a name may be in any script, and `draw` has said so
+        warnings.filterwarnings("ignore", "Glyph .* missing from font|Matplotlib currently does not support")
+        canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    path = result.folder / "figures" / f"{name}.png"
+    write_whole(path, lambda file: Image.fromarray(pixels).save(file, format="png"))
+    logger.writer.add_image(name, pixels, result.epochs, dataformats="HWC")
+    return path.name

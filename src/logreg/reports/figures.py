@@ -1,0 +1,283 @@
+"""Pictures of a fitted model.  Drawn without a display: a Figure and its own canvas, no pyplot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unicodedata import east_asian_width
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+from torch import Tensor
+
+from logreg.evaluation.path_selection import PathRow, best_of, simplest_of
+from logreg.facts import DataFacts
+from logreg.terminal import on_one_line
+
+MOST_IMAGES = 100
+"""Classes whose coefficients are shown as images; more would be too small to see."""
+
+OUTLIER = 5.0
+"""Times the 95th percentile of what is shown: where colors end, so that one huge coefficient leaves the others some."""
+
+
+def label(text: str, most: int = 40) -> str:
+    r"""A name as a picture shows it: on one line, not too long, and never a formula.
+
+    Args:
+        text: Of anybody.
+        most: Letters; of a longer one the middle is left out, since names often differ in their ends.
+
+    Example:
+        >>> label("talk.politics.mideast", 15)
+        'talk.po…mideast'
+        >>> print(label("price in $"))
+        price in \$
+    """
+    text = on_one_line(text)
+    width = sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+    if width > most:
+        kept = max(3, most * len(text) // width) - 1
+        text = f"{text[: kept // 2]}…{text[len(text) - (kept + 1) // 2 :]}"
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text  # matplotlib keeps such a name out of a legend
+
+
+def labels(names: Sequence[str], most: int) -> list[str]:
+    """The same of several that shall differ as they did, with up to four times as many letters where they must."""
+    for letters in (most, 2 * most, 4 * most):
+        found = [label(name, letters) for name in names]
+        if len({*found}) == len({*names}):
+            break
+    return found
+
+
+def further_fonts(text: str) -> tuple[list[str], str]:
+    """Fonts of this machine for letters that the usual one lacks, such as Chinese ones.
+
+    Returns:
+        Their names, and the letters that no font has.
+    """
+    usual = get_font(findfont(FontProperties())).get_charmap()
+    missing = {letter for letter in text if ord(letter) not in usual and letter.isprintable()}
+    families: list[str] = []
+    for entry in fontManager.ttflist if missing else ():
+        if entry.name.startswith("Last Resort"):  # boxes for all there is
+            continue
+        charmap = get_font(entry.fname).get_charmap()
+        if found := {letter for letter in missing if ord(letter) in charmap}:
+            families.append(entry.name)
+            missing -= found
+        if not missing:
+            break
+    return families, "".join(sorted(missing))
+
+
+@contextmanager
+def lettered(texts: Iterable[str]) -> Iterator[str]:
+    """Pictures that are made and drawn inside have the letters of these texts, if this machine has them.
+
+    Yields:
+        The letters that no font has: boxes stand for them.
+    """
+    families, missing = further_fonts("".join(texts))
+    with mpl.rc_context({"font.family": [*mpl.rcParams["font.family"], *families]}):
+        yield missing
+
+
+def probability_curve(
+    coef: float,
+    intercept: float,
+    facts: DataFacts,
+    features: Tensor,
+    labels: Tensor,
+    title: str,
+    axis: tuple[float, float] | None = None,
+) -> Figure:
+    """Probability of the positive class against the one feature, with the rows it was learned from.
+
+    Args:
+        coef: In source units.
+        intercept: In source units.
+        facts: Names the feature and the classes.
+        features: Shape (N, 1), source units.
+        labels: Shape (N,), 0 or 1.
+        title: Over the picture.
+        axis: Range of the feature to draw; the rows' own when ``None``.
+    """
+    low, high = axis or _padded(float(features.min()), float(features.max()))
+    feature = label(facts.feature_names[0], 60) if facts.feature_names else "feature"
+    positive = label(facts.class_names[1], 24)
+    grid = np.linspace(low, high, 501)
+    # tanh saturates where exp would overflow
+    curve = (1 + np.tanh((coef * grid + intercept) / 2)) / 2
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.plot(grid, curve, color="#0072b2", linewidth=2, label=f"p({positive})")
+    axes.axhline(0.5, color="0.5", linewidth=1, linestyle="--")
+    even = -intercept / coef if coef else math.nan
+    if low <= even <= high:
+        axes.axvline(even, color="0.5", linewidth=1, linestyle="--")
+        axes.plot([even], [0.5], "o", color="black", markersize=5)
+        axes.annotate(f"even odds at {even:.2f}", (even, 0.5), xytext=(8, -14), textcoords="offset points")
+    for number, marker, color in ((0, "o", "#d55e00"), (1, "^", "#009e73")):
+        rows = features[labels == number, 0].numpy()
+        axes.plot(
+            rows,
+            np.full(len(rows), float(number)),
+            marker,
+            color=color,
+            markersize=8,
+            alpha=0.9 if len(rows) < 50 else 0.3,
+            label=label(facts.class_names[number], 24),
+            linestyle="none",
+            clip_on=False,
+            zorder=3,
+        )
+    axes.set(xlim=(low, high), ylim=(0, 1), xlabel=feature, ylabel=f"probability of {positive}")
+    axes.set_title(title, fontsize=11)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center right")
+    return figure
+
+
+def coefficient_images(coef: Tensor, facts: DataFacts) -> Figure:
+    """One picture of the coefficients per output, red where a pixel speaks for the class.
+
+    Args:
+        coef: Shape (K, D), source units.
+        facts: Names the classes and the shape of an image.
+    """
+    names = facts.class_names if len(coef) > 1 else facts.class_names[1:]
+    shown = names[:MOST_IMAGES]
+    columns = min(5 if len(shown) <= 25 else 10, len(shown))
+    rows, side = -(-len(shown) // columns), 2.1 if columns <= 5 else 1.3
+    figure = Figure(figsize=(side * columns + 0.9, (side + 0.2) * rows + 0.4), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    images = coef.numpy()[: len(shown)].reshape(len(shown), *facts.image_shape)
+    if images.ndim == 4:  # colors: a pixel's say is the sum over its channels
+        images = images.sum(1)
+    limit, largest = _limit_of_colors(images)
+    for axes, name, image in zip(grid.flat, shown, images, strict=False):
+        drawn = axes.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axes.set_title(label(name, round(9 * side)), fontsize=11 if columns <= 5 else 9)
+    cut = limit < largest
+    words = "coefficient per unit of the feature" + (f"\n(the largest has {largest:.3g})" if cut else "")
+    figure.colorbar(drawn, ax=grid, shrink=0.8, label=words, extend="both" if cut else "neither")
+    figure.suptitle(
+        f"{label(facts.title, 60)}: coefficients per class"
+        + (f", the first {len(shown)} of {len(names)}" if len(shown) < len(names) else "")
+    )
+    return figure
+
+
+def _limit_of_colors(images: NDArray[Any]) -> tuple[float, float]:
+    """Where the colors end, and the largest value.
+
+    One scale for all, symmetric about 0: white is "no say", and classes can be compared.
+    """
+    sizes = np.abs(images)
+    largest = float(sizes.max()) or 1.0
+    some = sizes[sizes > 0]
+    return min(largest, OUTLIER * float(np.quantile(some, 0.95))) if len(some) else largest, largest
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    margin = (high - low or 1.0) * 0.1
+    return low - margin, high + margin
+
+
+def path_curve(rows: Sequence[PathRow], title: str, select: str = "log_loss", chosen: int | None = None) -> Figure:
+    """Loss on train and val, and accuracy on val, against l2, with what was chosen.
+
+    Args:
+        rows: Of the path.
+        title: Over the picture.
+        select: What it was chosen by.
+        chosen: Its place; that of the best score when ``None``.
+    """
+    best, simplest = rows[best_of(rows, select) if chosen is None else chosen], rows[simplest_of(rows)]
+    rows = sorted(rows, key=lambda row: row.l2)
+    l2 = np.array([row.l2 for row in rows])
+    val, error = np.array([row.loss_val for row in rows]), np.array([row.error for row in rows])
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    upper.fill_between(l2, val - error, val + error, color="#0072b2", alpha=0.2, label="val, ± one standard error")
+    upper.plot(l2, val, "o-", color="#0072b2", markersize=4, label="val")
+    upper.plot(l2, [row.loss_train for row in rows], "--", color="#d55e00", label="train")
+    lower.plot(l2, [row.accuracy_val for row in rows], "o-", color="#0072b2", markersize=4)
+    for axes, at in ((upper, best.loss_val), (lower, best.accuracy_val)):
+        axes.axvline(simplest.l2, color="0.5", linewidth=1, linestyle="--", zorder=1)
+        axes.axvline(best.l2, color="black", linewidth=1, zorder=1)
+        axes.plot(best.l2, at, "*", color="black", markersize=11, clip_on=False, zorder=4)
+        axes.grid(alpha=0.3)
+    words = f"best {select.replace('_', '-')} on val: l2 = {best.l2:.3g}"
+    words += f", loss {best.loss_val:.4g}, accuracy {best.accuracy_val:.2%}"
+    upper.plot([], [], "k*-", linewidth=1, markersize=9, label=words)
+    upper.plot([], [], "--", color="0.5", linewidth=1, label=f"strongest within one error: l2 = {simplest.l2:.3g}")
+    top = (val + error)[np.isfinite(val + error)].max(initial=best.loss_val)
+    upper.set(
+        xscale="log", ylim=(0, 1.05 * min(top, 10 * best.loss_val) or 1), ylabel="loss, nats per row", title=title
+    )
+    lower.set(xlabel="l2 (stronger penalty to the right)", ylabel="accuracy on val")
+    lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    handles, words_of = upper.get_legend_handles_labels()
+    figure.legend(handles, words_of, loc="outside lower center", ncols=1, frameon=False, fontsize=9)
+    return figure
+
+
+def search_history(
+    history: Sequence[tuple[str, float | None]], title: str, score: str = "loss", sign: int = -1
+) -> Figure:
+    """Score on val of each trial of a search in their order, and the best so far.
+
+    Args:
+        history: State (complete, pruned, fail) and score of each.
+        title: Over the picture.
+        score: Its name.
+        sign: 1 if more of it is better, or else -1.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes: Axes = figure.subplots()
+    there = [(number, value) for number, (_, value) in enumerate(history, start=1) if value is not None]
+    if there:
+        number, values = np.array(there).T
+        best = sign * np.maximum.accumulate(sign * values)
+        axes.plot(number, values, "o", color="#0072b2", markersize=5, label="trial")
+        axes.step(
+            number, best, "-", where="post", color="#d55e00", label=f"{'highest' if sign > 0 else 'lowest'} so far"
+        )
+        if values.max() > 3 * values.min() > 0:
+            axes.set_yscale("log")
+    low = axes.get_ylim()[0]
+    for state, marker, words in (("pruned", "|", "broken off"), ("fail", "x", "failed")):
+        numbers = [number for number, (was, _) in enumerate(history, start=1) if was == state]
+        if numbers:
+            axes.plot(numbers, [low] * len(numbers), marker, color="0.4", label=words, clip_on=False, linestyle="none")
+    axes.set(xlabel="trial", ylabel=f"{score} on val", title=f"{title}: what was tried")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def importance_bars(importance: Mapping[str, float], title: str, score: str = "loss") -> Figure:
+    """Part of the spread of the scores that each key explains."""
+    names, parts = list(importance)[::-1], list(importance.values())[::-1]
+    figure = Figure(figsize=(7, 1.1 + 0.4 * len(names)), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.barh(range(len(names)), parts, color="#0072b2")
+    axes.set_yticks(range(len(names)), [label(name) for name in names])
+    for place, part in enumerate(parts):
+        axes.annotate(f"{part:.0%}", (part, place), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set(xlim=(0, 1.1), xlabel=f"part of the spread of {score} on val that it explains (fANOVA)", title=title)
+    return figure

@@ -1,0 +1,62 @@
+"""Writes the report of a run: coefficients, path, report.md, report.html, summary.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+
+from logreg.evaluation.path_selection import path_csv
+from logreg.files import write_whole
+from logreg.reports.html import as_html
+from logreg.reports.markdown import as_markdown
+from logreg.reports.summary import RunResult, Summary
+from logreg.training.module import LogisticModule
+from logreg.training.tracking import HPARAMS_METRICS, RunLogger
+
+
+def write_report(result: RunResult, summary: Summary, figures: Sequence[str], logger: RunLogger) -> None:
+    """Writes summary.json and report.md, and closes TensorBoard's file.
+
+    Args:
+        result: The run.
+        summary: Of the same run.
+        figures: File names of its pictures.
+        logger: Still open.
+    """
+    curves = logger.history
+    for split, scores in result.scores.items():
+        last = {f"{name}/{split}": value for name, value in scores.items()}
+        if split != "test":  # these have curves, but the accuracy on train of an exact optimizer
+            last = {tag: value for tag, value in last.items() if tag in HPARAMS_METRICS and tag not in curves}
+        if last:
+            logger.log_metrics(last, result.epochs)
+    logger.flush()
+    logger.writer.close()
+    if result.path:
+        table = path_csv(result.path, result.module.facts.rows["train"])
+        write_whole(result.folder / "path.csv", lambda file: file.write(table.encode()))
+    if result.module.facts.feature_names:
+        text = coefficients_csv(result.module)
+        write_whole(result.folder / "coefficients.csv", lambda file: file.write(text.encode()))
+    page = as_markdown(summary, figures)
+    write_whole(result.folder / "report.md", lambda file: file.write(page.encode()))
+    if result.config.report == "full":
+        html = as_html(summary, page, {name: result.folder / "figures" / name for name in figures})
+        write_whole(result.folder / "report.html", lambda file: file.write(html.encode()))
+    plain = json.dumps(summary, indent=2, ensure_ascii=False)
+    # last, since it says that the run has come to its end
+    write_whole(result.folder / "summary.json", lambda file: file.write((plain + "\n").encode()))
+
+
+def coefficients_csv(module: LogisticModule) -> str:
+    """Intercept and coefficients in source units, a line per feature, a column per output."""
+    facts = module.facts
+    coef, intercept = module.model.in_source_units()
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["feature", *(facts.class_names if len(coef) > 1 else facts.class_names[1:])])
+    writer.writerow(["intercept", *intercept.tolist()])
+    writer.writerows([name, *row] for name, row in zip(facts.feature_names, coef.T.tolist(), strict=True))
+    return lines.getvalue()

@@ -1,0 +1,1 @@
+"""One run, top to bottom: seed, data, module, Trainer, fit, score, report."""

@@ -1,0 +1,69 @@
+"""Scores, predictions and calibration of a module on a split of its data."""
+
+from __future__ import annotations
+
+import torch
+
+from logreg.data import TensorDataModule
+from logreg.evaluation.held_out import Predicted, are_counts
+from logreg.evaluation.ranking import log_odds
+from logreg.evaluation.scores import Scores
+from logreg.evaluation.temperature import Calibration, fit_calibration
+from logreg.facts import Split
+from logreg.training.module import LogisticModule
+
+
+@torch.no_grad()
+def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Scores:
+    """Loss, accuracy and, for two classes, AUROC of all rows of a split."""
+    scorer = module.scorer(auroc=True)
+    for block in data.blocks(split):
+        module.to(block.features.device)
+        scorer.update(
+            module.model(block.features),
+            block.labels,
+            sample_weight=block.sample_weight,
+            log_weight=module.calibration.log_weight,
+        )
+    return scorer.compute()
+
+
+@torch.no_grad()
+def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Predicted:
+    """Probabilities of all rows of a split, with what is known of the rows."""
+    table = data.tables[split]
+    logits = torch.cat([module.to(block.features.device).model(block.features).cpu() for block in data.blocks(split)])
+    return Predicted(
+        module.calibration.probabilities(logits, module.objective.loss),
+        table.chosen(table.labels),
+        None if table.sample_weight is None else table.chosen(table.sample_weight),
+        None if table.groups is None else table.chosen(table.groups),
+        log_odds(logits) if module.facts.is_binary else None,
+        weights_are_counts(data),
+    )
+
+
+def weights_are_counts(data: TensorDataModule) -> bool:
+    """Whether the weights of the rows are numbers of rows: those of all splits are whole, and not all are 1."""
+    weights = [t.chosen(t.sample_weight) for t in data.tables.values() if t.sample_weight is not None]
+    return bool(weights) and are_counts(torch.cat(weights))
+
+
+@torch.no_grad()
+def calibrate(module: LogisticModule, data: TensorDataModule) -> Calibration:
+    """The calibration of a model: its class weights taken out, then a temperature fitted on the val split."""
+    logits, labels, weights = [], [], []
+    for block in data.blocks("val"):
+        logits.append(module.to(block.features.device).model(block.features).cpu())
+        labels.append(block.labels.cpu())
+        weights += [] if block.sample_weight is None else [block.sample_weight.cpu()]
+    weight = torch.cat(weights) if weights else None
+    return fit_calibration(
+        torch.cat(logits),
+        torch.cat(labels),
+        module.objective.loss,
+        module.facts.class_names,
+        module.facts.class_weight,
+        weight,
+        weights_are_counts(data),
+    )

@@ -1,0 +1,1 @@
+"""Few rows of many features: the problem solved in the span of its rows."""

@@ -1,0 +1,233 @@
+"""Exact optimizers by name, and a fit of rows in memory without a Trainer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from logreg.errors import DataError
+from logreg.facts import Batch
+from logreg.losses.objective import Objective
+from logreg.rows import MemoryRows, RowSource, part_rows, row_weights
+from logreg.solvers.arguments import check_settings, check_weights, checked_labels
+from logreg.solvers.bounds import GOOD, Bound, bound
+from logreg.solvers.dual.row_space import is_wide
+from logreg.solvers.exact_sums import moved_to
+from logreg.solvers.lbfgs import lbfgs
+from logreg.solvers.minimum_norm import settle
+from logreg.solvers.newton import newton
+from logreg.solvers.passes.base import Pass, PassRequests, drive, gather
+from logreg.solvers.passes.certifying import UNIT
+from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.starting_point import holds_hessian
+from logreg.solvers.state import SolverState
+from logreg.solvers.threads import threads_for
+from logreg.solvers.working_sets import newton_on_working_sets
+from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, is_ordinary, moments, stored_form
+
+
+def _newton(state: SolverState) -> PassRequests[None]:
+    """The kind of Newton's method that suits the problem, ended at the optimum of least norm."""
+    problem = state.problem
+    if problem.objective.l1 > 0 and not holds_hessian(problem):
+        yield from newton_on_working_sets(state)
+        yield from settle(state)
+    else:
+        yield from settle(state, (yield from newton(state)))
+
+
+def _lbfgs(state: SolverState) -> PassRequests[None]:
+    """L-BFGS, ended at the optimum of least norm."""
+    yield from settle(state, (yield from lbfgs(state)))
+
+
+EXACT: dict[str, Callable[[SolverState], PassRequests[None]]] = {"newton": _newton, "lbfgs": _lbfgs}
+"""The exact optimizers by name: each a generator of passes that moves its `SolverState` to the optimum.
+
+Where there are many optima it is the one of least norm; see `logreg.solvers.minimum_norm`.
+"""
+
+
+def choose(problem: Problem) -> tuple[str, str]:
+    """The exact optimizer that suits a problem, and why in a few words."""
+    rows, features, outputs = problem.rows, problem.num_features, problem.num_outputs
+    shape = f"{rows:,} rows x {features:,} features" + (f" x {outputs} outputs" if outputs > 1 else "")
+    if holds_hessian(problem):
+        return (
+            "newton",
+            f"Newton with Cholesky, since a Hessian of {problem.num_parameters:,} parameters is small [{shape}]",
+        )
+    if problem.objective.l1:
+        return "newton", f"Newton on the features that l1 leaves [{shape}]"
+    if is_wide(problem):
+        return "newton", f"Newton in {rows:,} dimensions, since the rows span all that matters [{shape}]"
+    return "newton", f"Newton with conjugate gradients, since {problem.num_parameters:,} parameters are many [{shape}]"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A logistic regression that was fitted to rows in memory.
+
+    Attributes:
+        coef: Shape (K, D), float64, in source units.
+        intercept: Shape (K,).
+        bound: Of f - f* there, in float64 over all rows.
+        converged: Whether it is within the tolerance.
+        passes: Over the rows.
+        seconds: From the call to the certified answer.
+    """
+
+    coef: Tensor
+    intercept: Tensor
+    bound: Bound
+    converged: bool
+    passes: int
+    seconds: float
+
+
+def fit(
+    features: Tensor,
+    labels: Tensor,
+    objective: Objective,
+    num_classes: int | None = None,
+    sample_weight: Tensor | None = None,
+    class_weight: Sequence[float] = (),
+    optimizer: str = "newton",
+    tolerance: float = 1e-6,
+    max_passes: int = 10_000,
+    dtype: torch.dtype | None = None,
+    intercept: bool = True,
+    watch: Callable[[SolverState, Pass[object]], None] | None = None,
+) -> Fit:
+    """Fits rows in memory to a certified optimum.
+
+    Args:
+        features: Shape (N, D), any floating type, in source units; the coefficients of these are penalized.
+        labels: Shape (N,), whole numbers in [0, C) of any type.
+        objective: What is minimized.
+        num_classes: C; ``None`` for one more than the largest label, where every class has a row.
+        sample_weight: Shape (N,), >= 0, some > 0; ``None`` weighs all rows 1.
+        class_weight: C weights > 0 in the loss; empty for all 1.
+        optimizer: A name of `EXACT`.
+        tolerance: Relative gap > 0 to end at.
+        max_passes: Passes over the rows at most.
+        dtype: Of the arithmetic far from the optimum; float64 for features in float64, else float32.
+        intercept: Whether there is one; else it is 0.
+        watch: Is called after each pass.
+
+    Where many coefficients are optimal, they are those of least norm: without a penalty where columns depend on each
+    other (all levels of a category, repeated or constant columns, more columns than rows), and of a softmax with l1
+    alone. The norm counts no intercept; those of a softmax sum to 0. Of columns that repeat each other l1 alone picks
+    any split of the coefficient.
+
+    Raises:
+        DataError: A feature is not finite, or larger or smaller than float64 can compute with; or labels or weights are
+            not what they must be.
+        ConfigError: Something else is out of its range.
+        DivergedError: Features are too large or too small for the arithmetic.
+    """
+    started, passes = time.perf_counter(), 0
+    check_settings(objective, optimizer, tolerance, max_passes, EXACT)
+    labels, num_classes = checked_labels(features, labels, num_classes)
+    check_weights(labels, sample_weight, class_weight, num_classes)
+    least, largest = (float(extreme) for extreme in features.aminmax()) if features.numel() else (0.0, 0.0)
+    if not (math.isfinite(least) and math.isfinite(largest)):
+        finite = features.isfinite()
+        row, column = (int(place) for place in (~finite).nonzero()[0])
+        raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
+    stored = StoredForm.plain(features.shape[1])
+    if not is_ordinary(features, max(-least, largest)):
+        # A difference of narrower numbers need not fit into their type; passes subtract the mean row by row.
+        shifts = intercept and features.dtype == torch.float64
+        stored = stored_form(_moments(features, sample_weight), shifts).without_loss(features)
+    memory = MemoryRows(features if stored.is_plain else stored.of(features, features.dtype), labels, sample_weight)
+    problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
+    state = SolverState(problem, problem.zeros(), tolerance)
+    with threads_for(4.0 * problem.rows * problem.num_parameters):
+        for requested in EXACT[optimizer](state):
+            gather(memory, requested)
+            passes += not requested.done
+            if watch is not None:
+                watch(state, requested)
+            if passes >= max_passes:
+                break
+        if state.bound is None:
+            state.bound = bound_of(problem, state.solution, memory)
+    point, bound = _in_source_units(problem, stored, state.solution, state.bound)
+    seconds = time.perf_counter() - started
+    return Fit(point[:, :-1], point[:, -1], bound, state.converged, passes, seconds)
+
+
+def _in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound: Bound) -> tuple[Tensor, Bound]:
+    """The point and its bound in source units; the bound includes the rounding of the intercept."""
+    if stored.is_plain:
+        return point, bound
+    shift, unit = (part.to(point.device) for part in stored)
+    plain = Coordinates(torch.zeros_like(shift), torch.ones_like(unit))
+    point = moved_to(Coordinates(shift, unit * problem.model.scale), plain, point)
+    error = 2 * UNIT * point[:, -1].abs()
+    total = problem.row_sum_scale * problem.total_weight
+    second = problem.loss.max_curvature / 2 * total * float(error.square().sum())
+    rounding = float(bound.gradient[:, -1].abs() @ error) + second
+    return point, bound._replace(rounding=bound.rounding + rounding, error=bound.error + rounding)
+
+
+def _moments(features: Tensor, sample_weight: Tensor | None) -> Moments:
+    """Of the columns of features (N, D), a block at a time."""
+    weights = None if sample_weight is None else sample_weight.double()
+    rows = part_rows(features.shape[1], torch.float64)
+
+    def blocks() -> Blocks:
+        for first in range(0, len(features), rows):
+            part = slice(first, first + rows)
+            yield features[part].double(), None if weights is None else weights[part]
+
+    found = moments(blocks)
+    return Moments(found.mean.cpu(), found.std.cpu())
+
+
+def problem_of(
+    memory: MemoryRows,
+    objective: Objective,
+    num_classes: int | None = None,
+    class_weight: Sequence[float] = (),
+    dtype: torch.dtype | None = None,
+    intercept: bool = True,
+    stored: StoredForm | None = None,
+) -> Problem:
+    """The problem over rows in memory whose coefficients are penalized in source units; arguments as of `fit`.
+
+    ``stored`` is the form that the features in memory have; they are in source units when ``None``.  Without a penalty
+    the coefficients of the problem are those of the features as they are stored.
+    """
+    features, labels = memory.features, memory.labels
+    classes = num_classes or int(labels.max()) + 1
+    weights = row_weights(Batch(features, labels, memory.sample_weight), tuple(class_weight), torch.float64)
+    scale = torch.ones(features.shape[1], dtype=torch.float64, device=features.device)
+    if stored is not None and (objective.l2 or objective.l1):
+        check_scale(1 / stored.unit)
+        scale = 1 / stored.unit.to(features.device)
+    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    return Problem(
+        objective,
+        rows=len(labels),
+        total_weight=float(len(labels) if weights is None else weights.sum()),
+        num_outputs=objective.row_loss.num_outputs(classes),
+        model=Coordinates(torch.zeros_like(scale), scale),
+        class_weight=tuple(class_weight),
+        dtype=dtype or wide,
+        intercept=intercept,
+    )
+
+
+def bound_of(problem: Problem, point: Tensor, rows: RowSource, enough: float = GOOD) -> Bound:
+    """Bounds f - f* at any point (K, D + 1) of the problem's model coordinates, whoever found it.
+
+    ``enough`` is the relative gap below which no better bound is looked for.
+    """
+    return drive(bound(problem, point, enough=enough), rows)

@@ -1,0 +1,282 @@
+"""Passes in float64 that a certificate rests on, with small relative errors of every row's terms."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from logreg.facts import Batch
+from logreg.rows import part_rows, parts, row_weights
+from logreg.solvers.kernels import affine, sum_over_rows
+from logreg.solvers.passes.base import Pass, PreparedRows, Result
+from logreg.solvers.passes.evaluate import Derivatives, diagonal_of
+from logreg.solvers.problem import Coordinates, Problem
+
+UNIT = 2.0**-53
+"""Unit roundoff of float64."""
+
+SUMMED = 512
+"""Rows that a product of matrices adds up one after the other; such partial sums are added up in turn."""
+
+TOGETHER = 2048
+"""Rows at most whose Hessian is one product of matrices."""
+
+
+def accumulated(problem: Problem) -> float:
+    """Relative rounding error of a sum over the rows, of products of which each has a few roundings.
+
+    References:
+        Higham (2002), Accuracy and stability of numerical algorithms, sections 3.1 and 4.2.
+    """
+    return (min(problem.rows, SUMMED) + problem.rows / SUMMED + 20) * UNIT
+
+
+class Certifying(Pass[Result]):
+    """A pass in float64 that subtracts the center from every row, in coordinates whose scales are powers of two.
+
+    Then a feature in the coordinates has the relative error of one subtraction, whatever its offset and unit.
+    Rows of weight 0 are left out.
+    """
+
+    def __init__(self, problem: Problem, coordinates: Coordinates) -> None:
+        super().__init__(problem, coordinates, torch.float64)
+        self._shift = (coordinates.center, 1 / coordinates.scale)
+        self._fold = Coordinates(torch.zeros_like(coordinates.center), torch.ones_like(coordinates.scale))
+
+    def add(self, block: Batch) -> None:
+        """Takes one block of rows, features in source units."""
+        for part in parts(block, min(part_rows(block.features.shape[1], self.dtype), TOGETHER)):
+            if len((weighing := weighing_rows(part, self.problem)).labels):
+                self._take(weighing)
+
+
+def weighing_rows(block: Batch, problem: Problem) -> Batch:
+    """Those rows of a block that weigh more than nothing in the loss."""
+    weights = row_weights(block, problem.class_weight, torch.float64)
+    if weights is None or bool((weights > 0).all()):
+        return block
+    some = weights > 0
+    own = None if block.sample_weight is None else block.sample_weight[some]
+    return Batch(block.features[some], block.labels[some], own)
+
+
+def centered_coordinates(problem: Problem, sample: Batch) -> Coordinates:
+    """Coordinates in which a weighted sample has mean 0 and deviations between 1/2 and 1, up to rounding.
+
+    Scales are powers of two, found without squaring a feature in its own unit: so nothing overflows or underflows.
+    """
+    some = weighing_rows(sample, problem)
+    features = (some if len(some.labels) else sample).features.double()
+    weights = row_weights(some, problem.class_weight, torch.float64)
+    weights = features.new_ones(len(features)) if weights is None or not len(weights) else weights / weights.max()
+    weights = weights / weights.sum()
+    unit = _power_of_two(features.abs().amax(0))
+    features = features / unit
+    center = (weights @ features).clamp(features.amin(0), features.amax(0))
+    if not problem.intercept:  # moving the features would need one
+        center = problem.model.center / unit
+    deviation = (weights @ (features - center).square()).sqrt()
+    return Coordinates(center * unit, (unit * _power_of_two(deviation)).clamp(2.0**-1000, 2.0**1000))
+
+
+def _power_of_two(size: Tensor) -> Tensor:
+    """The smallest power of two above each, and 1 for 0."""
+    return torch.ldexp(torch.ones_like(size), torch.where(size > 0, torch.frexp(size).exponent, 0))
+
+
+class Measured(NamedTuple):
+    """f near a point, and how exactly it is known."""
+
+    evaluation: Derivatives
+    squares: Tensor
+    """Sum over the rows of what they weigh times squared features, times the problem's share: (D + 1,)."""
+    largest: Tensor
+    """Largest size of a feature, (D + 1,)."""
+    slopes: Tensor
+    """The same sum of sizes of what adds up to the gradient of the loss, (K, D + 1)."""
+    reach: float
+    """Largest sum of sizes of what adds up to a logit, of all rows."""
+    rows: int
+    """Rows that weigh more than nothing."""
+
+
+class Measure(Certifying[Measured]):
+    """The objective, its gradient, and its Hessian if asked for, with small relative errors of every row's share.
+
+    Residuals and curvatures are made of the small probability where it is near 1, so that saturated rows keep their
+    digits.
+    """
+
+    def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, hessian: bool = False) -> None:
+        super().__init__(problem, coordinates)
+        self.point, self._wants = point, hessian
+        k, p = point.shape
+        self._loss, self._rows, self._reach = self.zeros(), 0, self.zeros()
+        self._gradient, self._slopes, self._squares = self.zeros(k, p), self.zeros(k, p), self.zeros(p)
+        self._largest = self.zeros(p)
+        self._curvature, self._by_intercept = self.zeros(k, k), self.zeros(k, p)
+        shape = ((k, p, k, p) if problem.coupled else (k, p, p)) if hessian else (0,)
+        self._hessian = self.zeros(*shape)
+
+    def gather(self, rows: PreparedRows) -> None:
+        """Adds the rows' share to the sums."""
+        features = F.pad(rows.features, (0, 1), value=float(self.problem.intercept))
+        coef = self.point
+        logits = affine(features, coef, coef.new_zeros(len(coef)))
+        weights = features.new_ones(len(features), 1) if rows.weights is None else rows.weights
+        self._rows += len(features)
+        values, residuals, curvature = self.problem.loss.evaluate_precisely(logits, rows.labels)
+        spread = curvature * weights
+        if self.problem.coupled:
+            pairs = (spread.T @ curvature).fill_diagonal_(0)
+            self._curvature += torch.diag(pairs.sum(1)) - pairs
+        else:
+            self._curvature += torch.diag(spread.sum(0))
+            self._by_intercept += sum_over_rows(spread, features)
+        self._loss += (values * weights[:, 0]).sum()
+        residuals = residuals * weights
+        self._gradient += sum_over_rows(residuals, features)
+        self._largest = torch.maximum(self._largest, torch.linalg.vector_norm(features, math.inf, dim=0))
+        self._squares += sum_over_rows(weights, features.square())[0]
+        if not self._wants:
+            return
+        sizes = features.abs()
+        self._slopes += sum_over_rows(residuals.abs(), sizes)
+        self._reach = torch.maximum(self._reach, (sizes @ coef.abs().T).max())
+        if self.problem.coupled:
+            self._add_joint_hessian(features, curvature, spread)
+        else:
+            for output, hessian in enumerate(self._hessian):
+                hessian += sum_over_rows(features, features * spread[:, output : output + 1])
+
+    def _add_joint_hessian(self, features: Tensor, curvature: Tensor, spread: Tensor) -> None:
+        k, p = self.point.shape
+        for output in range(k):
+            pairs = spread[:, output : output + 1] * curvature
+            pairs[:, output] = 0
+            of_pairs = -pairs[:, output:]
+            of_pairs[:, 0] = pairs.sum(1)
+            weighted = (of_pairs.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
+            block = sum_over_rows(features, weighted).view(p, k - output, p)
+            self._hessian[output, :, output:] += block
+            if output + 1 < k:
+                self._hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
+
+    def result(self) -> Measured:
+        """What all rows together say."""
+        problem, share = self.problem, self.problem.row_sum_scale
+        l2, l1 = problem.penalties(self.coordinates)
+        loss = float(self._loss) * share
+        penalty = float((l2 / 2 * self.point.square() + l1 * self.point.abs()).sum())
+        hessian = self._hessian * share if self._wants else None
+        if hessian is not None:
+            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.coupled else diagonal_of(hessian)
+            diagonal += l2
+        evaluation = Derivatives(
+            loss + penalty,
+            self._gradient * share + l2 * self.point,
+            self._curvature * share,
+            loss,
+            hessian,
+            None if problem.coupled else self._by_intercept * share,
+        )
+        return Measured(
+            evaluation, self._squares * share, self._largest, self._slopes * share, float(self._reach), self._rows
+        )
+
+
+class Dual(Pass[tuple[Tensor, float, float]]):
+    """The dual problem at the residuals of a point, moved so that those of each output sum to zero.
+
+    With r_i the residuals and J_i their derivative by the logits, theta_i = r_i - J_i shift is feasible for the free
+    intercept.
+    ``scale`` in (0, 1] shrinks theta further, to what pure l1 asks for.
+    """
+
+    def __init__(
+        self, problem: Problem, coordinates: Coordinates, point: Tensor, shift: Tensor, scale: float = 1.0
+    ) -> None:
+        super().__init__(problem, coordinates, torch.float64)
+        self._coef, self._intercept = self.linear(point)
+        self._move, self._scale = shift, scale
+        k, d = problem.num_outputs, problem.num_features
+        self._sums, self._ones = self.zeros(k, d), self.zeros(k)
+        self._fit, self._noise = self.zeros(), self.zeros()
+
+    def gather(self, rows: PreparedRows) -> None:
+        """Residuals against features, and what the conjugate of the loss costs beyond Fenchel's equality."""
+        features, targets, weights = rows.features, rows.targets, rows.weights
+        logits = affine(features, self._coef, self._intercept)
+        loss = self.problem.loss
+        values, residuals, curvature = loss.evaluate(logits, rows.labels)
+        theta = (residuals - loss.curvature_product(curvature, self._move.expand_as(logits))) * self._scale
+        conjugate = loss.conjugate(theta, targets)
+        # loss(z) + conjugate(theta) - z theta >= 0, and 0 where theta is the residual at z
+        product = logits * theta
+        excess = values + conjugate - product.sum(1)
+        terms = values + conjugate.abs() + product.abs().sum(1)
+        noise = UNIT * (8 * terms + loss.conjugate_slope(0.0) * self.problem.num_outputs)
+        if weights is not None:
+            excess, noise, theta = excess * weights[:, 0], noise * weights[:, 0], theta * weights
+        self._fit += excess.sum()
+        self._noise += noise.sum()
+        self._sums += sum_over_rows(theta, features)
+        self._ones += theta.sum(0)
+
+    def result(self) -> tuple[Tensor, float, float]:
+        """The sums of theta x, (K, D + 1), the excess, and its rounding; all times `Problem.row_sum_scale`."""
+        share = self.problem.row_sum_scale
+        return self.moments(self._sums, self._ones) * share, float(self._fit) * share, float(self._noise) * share
+
+
+class Reached(NamedTuple):
+    """What `Reach` finds, in the units that it was given."""
+
+    largest: float
+    """Squared norm of a row."""
+    mean: float
+    """Sum over the rows of what they weigh times their squared norms, times the problem's share."""
+    far: float
+    """Square of a mean that is taken away from sums over the rows, the largest of all columns."""
+    blurred: float
+    """Rounding of a column of which the mean is subtracted row by row, relative to its deviation."""
+
+
+class Reach(Pass[Reached]):
+    """How large rows are in coordinates, with the 1 that the intercept multiplies."""
+
+    copies = True
+
+    def __init__(self, problem: Problem, coordinates: Coordinates, size: Tensor) -> None:
+        """``size`` (D + 1,) divides the coordinates of a row in the coordinates, and the 1."""
+        super().__init__(problem, coordinates)
+        self._one = float(size[-1]) ** -2 if problem.intercept else 0.0
+        self._origin = (-coordinates.center / (coordinates.scale * size[:-1])).to(self.dtype)
+        self._invert = (1 / (coordinates.scale * size[:-1])).to(self.dtype)
+        self._size = size[:-1].to(self.dtype)
+        self._largest = torch.zeros((), dtype=self.dtype, device=coordinates.center.device)
+        self._sum = self.zeros()
+        center, scale = self._fold
+        self._far = float((center / (scale * size[:-1])).square().max()) if len(center) else 0.0
+        blur = torch.finfo(self.dtype).eps * (coordinates.center / coordinates.scale).abs()
+        self._blurred = float(blur.max()) if self._shift is not None else 0.0
+
+    def gather(self, rows: PreparedRows) -> None:
+        """Keeps the largest of those that weigh something, and adds up."""
+        shifted = self._shift is not None
+        features = rows.features / self._size if shifted else torch.addcmul(self._origin, rows.features, self._invert)
+        squares = torch.linalg.vector_norm(features, dim=1).square_()
+        if rows.weights is not None:
+            squares = torch.where(rows.weights[:, 0] > 0, squares, 0.0)
+        self._largest = torch.maximum(self._largest, squares.max())
+        self._sum += (squares if rows.weights is None else squares * rows.weights[:, 0]).sum(dtype=torch.float64)
+
+    def result(self) -> Reached:
+        """With room for the rounding of float32."""
+        share, total = self.problem.row_sum_scale, self.problem.total_weight
+        mean = float(self._sum) * share + share * total * self._one
+        return Reached(1.001 * float(self._largest) + self._one, 1.001 * mean, self._far, self._blurred)

@@ -1,0 +1,195 @@
+"""Passes that evaluate the objective, its gradient and its Hessian at a point."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from logreg.facts import Batch
+from logreg.solvers.kernels import affine, sum_over_rows
+from logreg.solvers.passes.base import Pass, PreparedRows
+from logreg.solvers.problem import Coordinates, Problem
+
+
+class Derivatives(NamedTuple):
+    """The objective at a point."""
+
+    value: float
+    """f."""
+    gradient: Tensor
+    """Of the smooth part of f (without l1), shape (K, D + 1)."""
+    curvature: Tensor
+    """Second derivative of f by the intercepts: (K, K)."""
+    loss: float
+    """The data term of f."""
+    hessian: Tensor | None = None
+    """Of the smooth part of f, (K, D + 1, K, D + 1), or (K, D + 1, D + 1) where outputs are independent."""
+    by_intercept: Tensor | None = None
+    """Of the loss: how a move of its intercept changes each output's gradient, (K, D + 1)."""
+    change: Tensor | None = None
+    """Most that a row's logit has changed since another point, (K,); of a softmax a difference of two of them, (1,)."""
+
+
+class Evaluate(Pass[Derivatives]):
+    """The objective and its gradient at a point, and its Hessian if asked for."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        coordinates: Coordinates,
+        point: Tensor,
+        dtype: torch.dtype | None = None,
+        hessian: torch.dtype | None = None,
+        since: Tensor | None = None,
+    ) -> None:
+        """``dtype`` is that of value and gradient, ``hessian`` that of the Hessian; ``None`` for no Hessian.
+
+        With ``since``, a point in the same coordinates whose Hessian is known, the largest change of the logits since
+        then is computed in place of what a certificate by duality needs.
+        """
+        super().__init__(problem, coordinates, dtype)
+        self.point = point
+        self._coef, self._intercept = self.linear(point)
+        k, d = problem.num_outputs, problem.num_features
+        self._change: Tensor | None = None
+        if since is not None:  # one product for both, since a second one over the same features would cost as much
+            both = zip((self._coef, self._intercept), self.linear(point - since), strict=True)
+            self._coef, self._intercept = (torch.cat(pair) for pair in both)
+            self._change = torch.zeros(1 if problem.coupled else k, dtype=self.dtype, device=point.device)
+        self._loss = self.zeros()
+        self._gradient, self._residuals = self.zeros(k, d), self.zeros(k)
+        self._curvature = self.zeros(k, k)
+        shape = ((k, d + 1, k, d + 1) if problem.coupled else (k, d + 1, d + 1)) if hessian is not None else (0,)
+        self._hessian = self.zeros(*shape)
+        self._wants, self.copies = hessian, hessian is not None
+        # A certificate asks for it, and there each output's needs one more product alone.
+        column = self.dtype == torch.float64 and not problem.coupled and since is None
+        self._by_intercept = self.zeros(k, d) if column else None
+
+    def gather(self, rows: PreparedRows) -> None:
+        """Loss, gradient and, over pairs of outputs, curvature."""
+        features, weights = rows.features, rows.weights
+        values, residuals, curvature = self.problem.loss.evaluate(self.logits(rows), rows.labels)
+        self._loss += (values if weights is None else values * weights[:, 0]).sum(dtype=torch.float64)
+        if weights is not None:
+            residuals *= weights
+        self._residuals += residuals.sum(0, dtype=torch.float64)
+        spread = curvature if weights is None else curvature * weights
+        if self.problem.coupled:
+            self._gradient += sum_over_rows(residuals, features)
+            self._curvature += torch.diag(spread.sum(0, dtype=torch.float64)) - spread.T @ curvature
+            if self._wants is not None:
+                self._add_joint_hessian(features.to(self._wants), curvature.to(self._wants), spread.to(self._wants))
+            return
+        ones = spread.sum(0, dtype=torch.float64)
+        self._curvature += torch.diag(ones)
+        if self._wants is None and self._by_intercept is None:
+            self._gradient += sum_over_rows(residuals, features)
+            return
+        gradient, sums = sum_over_rows(torch.cat([residuals, spread], dim=1), features).chunk(2)
+        self._gradient += gradient
+        if self._by_intercept is not None:
+            self._by_intercept += sums
+        if self._wants is not None:
+            self._add_hessians(features.to(self._wants), spread.to(self._wants), sums, ones)
+
+    def logits(self, rows: PreparedRows) -> Tensor:
+        """Of a block's rows at the point, (n, K)."""
+        logits = affine(rows.features, self._coef, self._intercept)
+        if self._change is None:
+            return logits
+        logits, change = logits.chunk(2, dim=1)
+        if rows.weights is not None:
+            change = torch.where(rows.weights > 0, change, 0.0)
+        most = (change.amax(1) - change.amin(1)).max() if self.problem.coupled else change.abs().amax(0)
+        self._change = torch.maximum(self._change, most)
+        return logits
+
+    def _add_hessians(self, features: Tensor, spread: Tensor, sums: Tensor, ones: Tensor) -> None:
+        d = self.problem.num_features
+        for output, hessian in enumerate(self._hessian):
+            hessian[:d, :d] += sum_over_rows(features, features * spread[:, output : output + 1])
+            hessian[:d, d] += sums[output]
+            hessian[d, :d] += sums[output]
+            hessian[d, d] += ones[output]
+
+    def _add_joint_hessian(self, features: Tensor, curvature: Tensor, spread: Tensor) -> None:
+        k, d = self.problem.num_outputs, self.problem.num_features
+        hessian = self._hessian
+        ones = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+        for output in range(k):
+            of_pairs = -spread[:, output:] * curvature[:, output : output + 1]
+            of_pairs[:, 0] += spread[:, output]
+            weighted = (of_pairs.unsqueeze(2) * ones.unsqueeze(1)).flatten(1)
+            block = sum_over_rows(ones, weighted).view(d + 1, k - output, d + 1).double()
+            hessian[output, :, output:] += block
+            if output + 1 < k:
+                hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
+
+    def result(self) -> Derivatives:
+        """What all rows together say."""
+        problem, share = self.problem, self.problem.row_sum_scale
+        l2, l1 = problem.penalties(self.coordinates)
+        loss = float(self._loss) * share
+        penalty = float((l2 / 2 * self.point.square() + l1 * self.point.abs()).sum())
+        gradient = self.moments(self._gradient, self._residuals) * share + l2 * self.point
+        hessian = None
+        if self._wants is not None:
+            hessian = self._in_frame(self._hessian) * share
+            if not problem.intercept:
+                hessian[..., -1] = 0
+                hessian[:, -1] = 0
+            diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.coupled else diagonal_of(hessian)
+            diagonal += l2
+        column = None
+        if self._by_intercept is not None:
+            column = self.moments(self._by_intercept, self._curvature.diagonal()) * share
+        return Derivatives(loss + penalty, gradient, self._curvature * share, loss, hessian, column, self._change)
+
+    def _in_frame(self, hessian: Tensor) -> Tensor:
+        """The Hessian against features as they are seen -> in the coordinates: T' H T with x_frame = T' x."""
+        d = self.problem.num_features
+        center, scale = self._fold
+        change = torch.diag(torch.cat([1 / scale, scale.new_ones(1)]))
+        change[d, :d] = -center / scale  # x_frame_j = x_j / scale_j - center_j / scale_j * 1
+        if not self.problem.coupled:
+            return change.T @ hessian @ change
+        return torch.einsum("kalb,ai,bj->kilj", hessian, change, change)
+
+
+class EvaluateSome(Evaluate):
+    """The same over some of the rows.
+
+    It is never done: whoever shows the rows may begin the next pass where one is done, and that may want all of them.
+    """
+
+    mixed = True
+
+    def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, rows: int) -> None:
+        """Sees about so many ``rows``."""
+        super().__init__(problem, coordinates, point)
+        self._rows, self._seen, self._weight = rows, 0, self.zeros()
+
+    def add(self, block: Batch) -> None:
+        """Takes one block of rows, as long as there are not enough."""
+        if self._seen < self._rows:
+            super().add(block)
+
+    def gather(self, rows: PreparedRows) -> None:
+        """Counts them."""
+        super().gather(rows)
+        self._seen += len(rows.labels)
+        self._weight += len(rows.labels) if rows.weights is None else rows.weights.sum(dtype=torch.float64)
+
+    def result(self) -> Derivatives:
+        """What those rows together say."""
+        self.problem = self.problem.part(self._seen, max(float(self._weight), 1e-300))
+        return super().result()
+
+
+def diagonal_of(hessian: Tensor) -> Tensor:
+    """A view of the diagonal of (K, P, K, P), shape (K, P)."""
+    k, p = hessian.shape[:2]
+    return hessian.view(k * p, k * p).diagonal().view(k, p)

@@ -1,0 +1,188 @@
+"""Passes that know the Hessian only by its products, its diagonal, or a sample of its rows."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from logreg.solvers.kernels import add_lower_triangle, affine, sum_over_rows
+from logreg.solvers.passes.base import Pass, PreparedRows
+from logreg.solvers.problem import Coordinates, Problem
+
+Cached = TypeVar("Cached")
+
+
+class BlockCache(Generic[Cached]):
+    """What passes keep of each block of rows for those after them, which must bring the same blocks."""
+
+    def __init__(self) -> None:
+        self._pages: list[tuple[Tensor, Cached]] = []
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def rewind(self) -> None:
+        """A new pass begins."""
+        self._next = 0
+
+    def write(self, labels: Tensor, note: Cached) -> None:
+        """Keeps something of the block with these labels, (n,)."""
+        self._pages.append((labels, note))
+
+    def read(self, labels: Tensor) -> Cached:
+        """What was kept of the next block.
+
+        Raises:
+            RuntimeError: It is another block than it was.
+        """
+        if self._next >= len(self) or not torch.equal(self._pages[self._next][0], labels):
+            raise RuntimeError(
+                "an exact optimizer needs the same blocks of rows in every pass: do not shuffle, or give the "
+                "TensorDataModule full_passes_from_epoch=0"
+            )
+        self._next += 1
+        return self._pages[self._next - 1][1]
+
+
+class Product(Pass[Tensor]):
+    """The Hessian at a point times a direction."""
+
+    def __init__(
+        self, problem: Problem, coordinates: Coordinates, point: Tensor, direction: Tensor, known: BlockCache[Tensor]
+    ) -> None:
+        """``known`` are the curvatures at the point; where nothing is noted yet, this pass notes them."""
+        super().__init__(problem, coordinates)
+        self.direction = direction
+        coef, intercept = self.linear(point)
+        along, offset = self.linear(direction)
+        self._first, self._known = not known, known
+        known.rewind()
+        if self._first:  # one product for both, since a second one over the same features would cost as much
+            along, offset = torch.cat([along, coef]), torch.cat([offset, intercept])
+        self._coef, self._intercept = along, offset
+        k, d = problem.num_outputs, problem.num_features
+        self._sums, self._ones = self.zeros(k, d), self.zeros(k)
+
+    def gather(self, rows: PreparedRows) -> None:
+        """The change of the residuals along the direction, against the features."""
+        features, labels, weights, _ = rows
+        change = affine(features, self._coef, self._intercept)
+        if self._first:
+            change, logits = change.chunk(2, dim=1)
+            curvature = self.problem.loss.curvature_at(logits, labels)
+            self._known.write(labels, curvature)
+        else:
+            curvature = self._known.read(labels)
+        change = self.problem.loss.curvature_product(curvature, change)
+        if weights is not None:
+            change = change * weights
+        self._sums += sum_over_rows(change, features)
+        self._ones += change.sum(0, dtype=torch.float64)
+
+    def result(self) -> Tensor:
+        """Shape (K, D + 1)."""
+        l2, _ = self.problem.penalties(self.coordinates)
+        return self.moments(self._sums, self._ones) * self.problem.row_sum_scale + l2 * self.direction
+
+
+class SampledCurvature(Pass[Tensor]):
+    """Each output's own Hessian block at a point, from rows drawn in proportion to their curvature.
+
+    Row i counts for output k with probability q = min(1, rows * w_ik / sum_i w_ik), w its curvature, and then weighs
+    w_ik / q: an unbiased estimate that spends its rows where there is curvature.
+    """
+
+    enough, together = 64, 256
+    """Rows whose products are added up at once, at least and at most about so many."""
+
+    def __init__(
+        self, problem: Problem, coordinates: Coordinates, point: Tensor, mass: Tensor, rows: int, seed: int
+    ) -> None:
+        """Asks for about ``rows`` rows per output; ``mass`` (K,) is the curvature of f by each intercept."""
+        super().__init__(problem, coordinates)
+        self._coef, self._intercept = self.linear(point)
+        self._rate = (rows * problem.row_sum_scale / mass.clamp(min=1e-300)).to(self.dtype)
+        self._draw = torch.Generator().manual_seed(seed)
+        k, d = problem.num_outputs, problem.num_features
+        self._blocks = torch.zeros(k, d, d, dtype=self.dtype, device=point.device)
+        self._waiting: list[list[Tensor]] = [[] for _ in range(k)]
+        self._sums = self.zeros(k, d)
+        self._ones = self.zeros(k)
+
+    def gather(self, rows: PreparedRows) -> None:
+        """Draws rows for each output."""
+        features, labels, weights, _ = rows
+        loss = self.problem.loss
+        spread = loss.own_curvature(loss.curvature_at(affine(features, self._coef, self._intercept), labels))
+        if weights is not None:
+            spread = spread * weights
+        chance = (spread * self._rate).clamp(max=1)
+        drawn = torch.rand(chance.shape, generator=self._draw, dtype=chance.dtype).to(chance.device) < chance
+        for output in range(self.problem.num_outputs):
+            which = drawn[:, output].nonzero()[:, 0]
+            weight = spread[which, output] / chance[which, output]
+            self._ones[output] += weight.sum(dtype=torch.float64)
+            for few, root in zip(which.split(self.together), weight.sqrt().split(self.together), strict=True):
+                some = features.index_select(0, few).mul_(root.unsqueeze(1))
+                self._sums[output] += (root @ some).double()
+                self._waiting[output].append(some)
+                if sum(map(len, self._waiting[output])) >= self.enough:
+                    self._add_up(output)
+
+    def _add_up(self, output: int) -> None:
+        if some := self._waiting[output]:
+            rows = some[0] if len(some) == 1 else torch.cat(some)
+            add_lower_triangle(self._blocks[output], rows.T)
+            some.clear()
+
+    def result(self) -> Tensor:
+        """Shape (K, D, D), the lower triangles alone: the blocks of the coefficients, penalty included."""
+        for output in range(self.problem.num_outputs):
+            self._add_up(output)
+        center, scale = self._fold
+        share, (l2, _) = self.problem.row_sum_scale, self.problem.penalties(self.coordinates)
+        # sum w (x - c)(x - c)' = sum w x x' - a c' - c a' + (sum w) c c', with a = sum w x
+        c, a, ones = center.expand_as(self._sums), self._sums, self._ones.unsqueeze(1)
+        left, right = torch.stack([c * ones - a, c], dim=2), torch.stack([c, -a], dim=1)
+        blocks = self._blocks.baddbmm_(left.to(self.dtype), right.to(self.dtype))
+        blocks *= (share / scale.unsqueeze(1)).to(self.dtype)
+        blocks *= (1 / scale).to(self.dtype)
+        blocks.diagonal(dim1=1, dim2=2).add_(l2[:-1].to(self.dtype))
+        return blocks
+
+
+class Diagonal(Pass[Tensor]):
+    """The diagonal of the Hessian at a point."""
+
+    copies = True
+
+    def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor) -> None:
+        super().__init__(problem, coordinates)
+        self._coef, self._intercept = self.linear(point)
+        k, d = problem.num_outputs, problem.num_features
+        self._squares, self._sums, self._ones = (
+            self.zeros(k, d),
+            self.zeros(k, d),
+            self.zeros(k),
+        )
+
+    def gather(self, rows: PreparedRows) -> None:
+        """Weighted squares."""
+        features, labels, weights, _ = rows
+        loss = self.problem.loss
+        spread = loss.own_curvature(loss.curvature_at(affine(features, self._coef, self._intercept), labels))
+        if weights is not None:
+            spread = spread * weights
+        self._squares += sum_over_rows(spread, features.square())
+        self._sums += sum_over_rows(spread, features)
+        self._ones += spread.sum(0, dtype=torch.float64)
+
+    def result(self) -> Tensor:
+        """Shape (K, D + 1), penalty included."""
+        center, scale = self._fold
+        squares = self._squares - 2 * center * self._sums + center.square() * self._ones.unsqueeze(1)
+        diagonal = torch.cat([squares.clamp(min=0) / scale.square(), self._ones.unsqueeze(1)], dim=1)
+        return diagonal * self.problem.row_sum_scale + self.problem.penalties(self.coordinates)[0]

@@ -1,0 +1,1 @@
+"""Several runs: grids, searches with Optuna, and the table of their results."""

@@ -1,0 +1,99 @@
+"""Sweeps: the folder and settings of each job, and how a job reports its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+
+from logreg.errors import ConfigError, LogregError
+from logreg.files import shown, write_whole
+from logreg.terminal import on_one_line
+
+SAME_DATA = ("name", "source", "rows", "classes")
+"""What two runs on the same data have in common, of a summary's dataset."""
+
+
+def sweep_overrides(overrides: Sequence[Override], root: Path) -> tuple[list[str], Path]:
+    """What Hydra must be told besides: where the sweep lives, and how its jobs are named.
+
+    Args:
+        overrides: What the user typed.
+        root: Where runs live.
+
+    Returns:
+        Overrides to add, and the sweep folder.
+    """
+    given = {override.key_or_group: override for override in overrides}
+    if "select" in given and given["select"].is_sweep_override():
+        raise ConfigError("`select` must be one for all jobs, since it ranks them. Type one of its values.")
+    added = []
+    if "hydra.sweep.dir" in given:
+        folder = Path(str(given["hydra.sweep.dir"].value()))
+        if "$" in str(folder):
+            raise ConfigError.broken("hydra.sweep.dir", "be a plain path", str(folder))
+    else:
+        folder = root / "sweeps" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+        added.append(f"hydra.sweep.dir={folder.as_posix()}")
+    # A job's folder names what the sweep varies; what all jobs share would only make it long.
+    shared = [key for key, override in given.items() if not override.is_sweep_override()]
+    if shared:
+        added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]")
+    return added, folder
+
+
+def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str], score: str = "loss") -> float | None:
+    """One job; its failure is shown at once and written down, and the sweep goes on.
+
+    Args:
+        run: The job; returns what it is ranked by.
+        folder: Its folder.
+        overrides: What makes it differ.
+        score: Name of what it is ranked by.
+
+    Returns:
+        What ``run`` returns, or ``None`` if it failed.
+    """
+    _share_the_cores()
+    try:
+        value = run()
+    except Exception as error:
+        user = isinstance(error, LogregError)
+        line = str(error) if user else f"{type(error).__name__}: {error}"
+        details = line if user else "".join(traceback.format_exception(error))
+        with (folder / "train.log").open("a", encoding="utf-8") as file:
+            file.write(details + "\n")
+        failure = {"status": "failed", "error": line, "overrides": list(overrides), "metrics": {}}
+        write_whole(folder / "summary.json", lambda file: file.write((json.dumps(failure, indent=2) + "\n").encode()))
+        said = on_one_line(f"failed: {' '.join(overrides)} [{shown(folder)}]")
+        print(f"{said}\n  {on_one_line(line)}", file=sys.stderr, flush=True)
+        return None
+    print(on_one_line(f"done: {' '.join(overrides)}: {score} {value:.4f}"), file=sys.stderr, flush=True)
+    return value
+
+
+def _share_the_cores() -> None:
+    """Gives each worker of a parallel launcher its share of the cores, so that they do not fight.
+
+    The launcher's own processes each believe that they are alone.
+    """
+    workers = HydraConfig.get().launcher.get("n_jobs", 1)
+    if not workers or workers == 1:
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cores if workers < 0 else workers
+    threads = max(1, cores // workers)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    from logreg.training.fast_import import import_lightning
+
+    import_lightning()
+    import torch
+
+    torch.set_num_threads(threads)

@@ -1,0 +1,327 @@
+"""A tuned sweep: what to try next, remembered in a database, so that a killed sweep goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logreg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+
+FORMS = "log(1e-4,1), uniform(0,1), int(1,100) or choice(a,b,c)"
+"""How a range is written."""
+
+ATTEMPTS = 10
+"""Times that a database is tried which another process is just making."""
+
+BEING_MADE = re.compile("exists|unique|duplicate|locked", re.IGNORECASE)
+"""What a database says against making what another process makes at the same moment."""
+
+STARTUP = 10
+"""Trials that are drawn at random before the others are learned from."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values that a key may take.
+
+    Attributes:
+        key: As a user types it, such as "lr".
+        kind: log, uniform, int or choice.
+        ends: Smallest and largest; of a choice, its values.
+    """
+
+    key: str
+    kind: str
+    ends: tuple[Any, ...]
+
+    @classmethod
+    def read(cls, key: str, text: str) -> Range:
+        """What was typed, such as ``log(1e-4,1)``.
+
+        Raises:
+            ConfigError: It is written otherwise, empty, or not positive under log.
+        """
+        typed = f"search.{key}"
+        found = re.fullmatch(r"\s*(log|uniform|int|choice)\((.*)\)\s*", text)
+        parts = [part.strip() for part in found[2].split(",")] if found else []
+        if found is None or not all(parts):
+            raise ConfigError.broken(typed, f"be written as {FORMS}", text)
+        kind = found[1]
+        if kind == "choice":
+            if len(set(parts)) < len(parts):
+                raise ConfigError.broken(typed, "name each choice once", text)
+            return cls(key, kind, tuple(parts))
+        try:
+            ends = tuple((int if kind == "int" else float)(part) for part in parts)
+        except ValueError:
+            ends = ()
+        if len(ends) != 2 or not ends[0] < ends[1] or abs(ends[0]) == float("inf") or abs(ends[1]) == float("inf"):
+            what = "whole numbers" if kind == "int" else "numbers"
+            raise ConfigError.broken(typed, f"have two {what}, the smaller one first", text)
+        if kind == "log" and ends[0] <= 0:
+            raise ConfigError.broken(typed, "begin above 0, since it is drawn on a log scale", text)
+        return cls(key, kind, ends)
+
+    @property
+    def text(self) -> str:
+        """As it is typed, the same for the same range."""
+        return f"{self.kind}({','.join(f'{end:g}' if isinstance(end, float) else str(end) for end in self.ends)})"
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """Its ends, and where it is continuous a value between them."""
+        if self.kind in ("log", "uniform"):
+            return (*self.ends, 0.61803 * self.ends[0] + 0.38197 * self.ends[1])
+        return self.ends
+
+    def distribution(self) -> BaseDistribution:
+        """The same in Optuna's words."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.kind == "choice":
+            return CategoricalDistribution(self.ends)
+        low, high = self.ends
+        return (
+            IntDistribution(low, high) if self.kind == "int" else FloatDistribution(low, high, log=self.kind == "log")
+        )
+
+
+def shown(value: Any) -> str:
+    """A value as a user would type it: four digits are more than any range is worth."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Search:
+    """A study in a database, which several processes may share.
+
+    Counted are trials that came to an end, and those that are under way; one that was killed is as if it had never
+    begun.  What is tried next depends on the seed and on the trials that came to an end, so that a sweep that was
+    killed and goes on tries what it would have tried.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        storage: str,
+        ranges: Sequence[Range],
+        settings: Sequence[str],
+        seed: int,
+        prune: bool,
+        sign: int = -1,
+    ) -> None:
+        """Opens the study, or makes it.
+
+        Args:
+            name: Of the study.
+            storage: URL of the database.
+            ranges: What is searched.
+            settings: What was typed besides; a study goes on only with the same.
+            seed: Fixes what is tried.
+            prune: Whether trials that fall behind are broken off.
+            sign: 1 if more of what trials score is better, or else -1.
+
+        Raises:
+            ConfigError: The study searched something else, or the database cannot be opened.
+        """
+        import optuna
+        from sqlalchemy.exc import SQLAlchemyError
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.ranges, self.seed = {one.key: one for one in ranges}, seed
+        pruner: Any = optuna.pruners.NopPruner()
+        if prune:
+            # The first epochs favor large steps, whatever they lead to.
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
+        # A process that finds the database busy waits for it, and one that finds it half made tries again.
+        wait = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
+        for attempt in range(ATTEMPTS):
+            try:
+                held = optuna.storages.RDBStorage(storage, engine_kwargs=wait)
+                self.study: Study = optuna.create_study(
+                    storage=held,
+                    study_name=name,
+                    load_if_exists=True,
+                    direction="minimize" if sign < 0 else "maximize",
+                    pruner=pruner,
+                )
+                break
+            except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, ImportError, AssertionError) as error:
+                if isinstance(error, SQLAlchemyError) and BEING_MADE.search(str(error)) and attempt < ATTEMPTS - 1:
+                    time.sleep(0.5)
+                    continue
+                reason = " ".join(str(error).split())[:200]
+                constraint = "be the URL of a database that can be written to"
+                raise ConfigError(f"`storage` must {constraint}, got {storage!r}: {reason}.") from error
+        wanted = {"search": {one.key: one.text for one in ranges}, "settings": sorted(settings), "seed": seed}
+        known = self.study.user_attrs.get("logreg")
+        if known is None:
+            self.study.set_user_attr("logreg", wanted)
+        elif known != wanted:
+            _refuse(name, known, wanted)
+        self._distributions = {one.key: one.distribution() for one in ranges}
+
+    @property
+    def counted(self) -> list[FrozenTrial]:
+        """The trials that count, in the order of their numbers."""
+        from optuna.trial import TrialState
+
+        return [
+            trial
+            for trial in self.study.get_trials(deepcopy=False)
+            if trial.state != TrialState.WAITING
+            and "surplus" not in trial.user_attrs
+            and (trial.state != TrialState.FAIL or "error" in trial.user_attrs)
+        ]
+
+    def free_what_was_killed(self) -> int:
+        """Counts trials no longer whose process, on this machine, is gone; returns how many."""
+        from optuna.trial import TrialState
+
+        gone = 0
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            host, pid = trial.user_attrs.get("host"), trial.user_attrs.get("pid")
+            if host == socket.gethostname() and pid is not None and not _is_alive(int(pid)):
+                with suppress(ValueError):  # another process was quicker
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+                    gone += 1
+        return gone
+
+    def ask(self, total: int) -> tuple[Trial, dict[str, Any]] | None:
+        """The next trial and its values; ``None`` where so many count already."""
+        from optuna.samplers import TPESampler
+        from optuna.trial import TrialState
+
+        before = self.counted
+        if len(before) >= total:
+            return None
+        ended = sum(trial.state != TrialState.RUNNING for trial in before)
+        digest = hashlib.sha256(f"{self.seed} {ended} {len(before)}".encode()).digest()
+        self.study.sampler = TPESampler(
+            n_startup_trials=STARTUP, seed=int.from_bytes(digest[:4], "big"), constant_liar=True
+        )
+        trial = self._begun()
+        ahead = [other for other in self.counted if other.number < trial.number]
+        if len(ahead) >= total:  # another process took the last one at the same moment
+            trial.set_user_attr("surplus", True)
+            self.study.tell(trial, state=TrialState.FAIL)
+            return None
+        return trial, {key: trial._suggest(key, kind) for key, kind in self._distributions.items()}
+
+    def _begun(self) -> Trial:
+        """A new trial, which says from the first moment on which process runs it: one that is killed can be freed."""
+        import optuna
+
+        stated = {"host": socket.gethostname(), "pid": os.getpid()}
+        template = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs=stated)
+        number = self.study._storage.create_new_trial(self.study._study_id, template_trial=template)
+        return optuna.trial.Trial(self.study, number)
+
+    def finished(self, trial: Trial, score: float, folder: str) -> None:
+        """Notes the result of a trial."""
+        trial.set_user_attr("folder", folder)
+        self.study.tell(trial, score)
+
+    def pruned(self, trial: Trial, folder: str) -> None:
+        """Notes that a trial was broken off, with what it had reached."""
+        from optuna.trial import TrialState
+
+        trial.set_user_attr("folder", folder)
+        self.study.tell(trial, state=TrialState.PRUNED)
+
+    def failed(self, trial: Trial, error: str) -> None:
+        """Notes that a trial came to nothing."""
+        from optuna.trial import TrialState
+
+        trial.set_user_attr("error", error)
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def dropped(self, trial: Trial) -> None:
+        """Notes that a trial does not count."""
+        from optuna.trial import TrialState
+
+        self.study.tell(trial, state=TrialState.FAIL)
+
+    def forget(self) -> None:
+        """Takes a study back that nothing came of."""
+        import optuna
+
+        optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage)
+
+    @property
+    def best(self) -> tuple[float, Mapping[str, Any]] | None:
+        """The best score on val and the values it was reached with, once there is one."""
+        with suppress(ValueError):
+            return self.study.best_value, self.study.best_params
+        return None
+
+    @property
+    def history(self) -> list[tuple[str, float | None]]:
+        """State and score on val of the trials that came to an end, in the order of their numbers."""
+        from optuna.trial import TrialState
+
+        return [
+            (trial.state.name.lower(), trial.value if trial.state == TrialState.COMPLETE else None)
+            for trial in self.counted
+            if trial.state != TrialState.RUNNING
+        ]
+
+    def importance(self) -> dict[str, float]:
+        """How much of the spread of the scores each key explains, largest first; nothing where that cannot be told.
+
+        Source:
+            Hutter, Hoos and Leyton-Brown (2014), An efficient approach for assessing hyperparameter importance: fANOVA.
+        """
+        import optuna
+
+        if len(self.ranges) < 2:
+            return {}
+        with suppress(ValueError, RuntimeError):
+            return optuna.importance.get_param_importances(
+                self.study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=self.seed)
+            )
+        return {}
+
+
+def _refuse(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    what = next(key for key in wanted if known.get(key) != wanted[key])
+    said = {key: _listed(value[what]) for key, value in (("known", known), ("wanted", wanted))}
+    key = "search" if what == "search" else "study"
+    raise ConfigError(
+        f"`{key}` must go on with what {name} began with: its {what} {said['known']}, got {said['wanted']}. "
+        "Type the same again, or begin another one with study=NAME."
+    )
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={text}" for key, text in value.items())
+    return " ".join(value) or "nothing" if isinstance(value, list) else f"is {value}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def sqlite_url(file: Path) -> str:
+    """The database in a file, which need not be there."""
+    return f"sqlite:///{file.as_posix()}"

@@ -1,0 +1,1 @@
+"""Training with Lightning: the module, first-order optimizers, callbacks, checkpoints, TensorBoard."""

@@ -1,0 +1,160 @@
+"""Checkpoints that a kill cannot break."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from logreg.evaluation.temperature import Calibration
+from logreg.files import write_whole
+from logreg.run_folder import CHECKPOINTS, run_folder_of
+from logreg.training.module import LogisticModule
+from logreg.training.tracking import RunLogger
+from logreg.training.trained import Trained, read_checkpoint
+
+
+class BufferedCheckpointIO(TorchCheckpointIO):
+    """Holds the newest state of each file in memory until ``flush`` writes it, whole or not at all.
+
+    An epoch of a small table takes a millisecond, a file takes longer.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Path, dict[str, Any]] = {}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """As Lightning calls it.  Copies: the parameters will move on."""
+        self._held[Path(path)] = copy.deepcopy(checkpoint)
+
+    def flush(self) -> None:
+        """Writes what is held."""
+        for path, checkpoint in self._held.items():
+            write_whole(path, lambda file, checkpoint=checkpoint: torch.save(checkpoint, file))  # type: ignore[misc]
+        self._held.clear()
+
+
+class Checkpoints(Checkpoint):
+    """Keeps ``last.ckpt`` and ``best.ckpt`` in the run folder's ``checkpoints``.
+
+    ``best`` has the lowest loss/val so far; without a val split there is nothing to choose by and
+    it equals ``last``.  Both are written after the first epoch, then whenever ``every_s`` seconds
+    have gone, and after the last.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        io: BufferedCheckpointIO,
+        when_saved: Callable[[], None] | None = None,
+        every_s: float = 2.0,
+        config: Mapping[str, Any] | None = None,
+        path: dict[str, Any] | None = None,
+    ) -> None:
+        """Nothing is written yet.
+
+        Args:
+            folder: The run folder.
+            io: Holds and writes the files; the Trainer must have it as a plugin.
+            when_saved: Is called each time that both files are on disk.
+            every_s: Seconds between two times.
+            config: Of the run, as plain values: with it the checkpoint says which data it is of.
+            path: What was asked of l2 and the regularization path that it was chosen from, as plain values.
+        """
+        self.config, self.path = config, path
+        self.folder, self.io, self.when_saved, self.every_s = folder / CHECKPOINTS, io, when_saved, every_s
+        self.best: dict[str, float] = {}
+        """``epoch``, ``loss/val`` and ``loss/train`` of best.ckpt; empty without a val split."""
+        self._written_s = -math.inf
+        self._ended = False
+
+    @property
+    def last_path(self) -> Path:
+        """Where last.ckpt is."""
+        return self.folder / "last.ckpt"
+
+    @property
+    def best_path(self) -> Path:
+        """Where best.ckpt is."""
+        return self.folder / "best.ckpt"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which epoch was best, for a resumed run to beat."""
+        return {"best": dict(self.best)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Takes up what ``state_dict`` gave."""
+        self.best = dict(state_dict["best"])
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds the config, the path, and whether training came to its end, so that nothing but the report is left."""
+        if self.config is not None:
+            checkpoint["config"] = copy.deepcopy(dict(self.config))
+        checkpoint["path"] = copy.deepcopy(self.path)
+        checkpoint["ended"] = self._ended
+
+    def calibrate(self, fit: Callable[[LogisticModule], Calibration]) -> None:
+        """Writes into each checkpoint the calibration of the model that is in it."""
+        for path in (self.last_path, self.best_path):
+            self._amend(path, calibration=fit(Trained.load(path).module).as_dict())
+
+    def certify(self, optimality: Mapping[str, Any]) -> None:
+        """Writes what is known by now of the last parameters into their checkpoint."""
+        self._amend(self.last_path, optimality=dict(optimality))
+
+    def _amend(self, path: Path, **values: Any) -> None:
+        self.io.save_checkpoint({**read_checkpoint(path), **values}, path)
+        self.io.flush()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A resumed run may never beat the best epoch so far, so it brings that along."""
+        resumed = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        if not self.best or resumed is None:
+            return
+        best = resumed.parent / "best.ckpt"
+        if run_folder_of(resumed) and best.is_file():
+            if resumed.parent.resolve() == self.folder.resolve():
+                return
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(best, self.best_path)
+        else:
+            self.best = {}
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes a new best epoch; writes the files when it is time."""
+        self._ended = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        loss = trainer.callback_metrics.get("loss/val")
+        if loss is not None and float(loss) < self.best.get("loss/val", math.inf):
+            self.best = {"epoch": trainer.current_epoch + 1, "loss/val": float(loss)}
+            if (of_train := trainer.callback_metrics.get("loss/train")) is not None:
+                self.best["loss/train"] = float(of_train)
+            trainer.save_checkpoint(self.best_path, weights_only=False)
+        if self._ended or time.monotonic() - self._written_s > self.every_s:
+            self._write(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Saves a best epoch that is held; of the last ones up to ``every_s`` seconds are lost."""
+        self.io.flush()
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        for logger in trainer.loggers:  # first: whoever goes on from the checkpoint needs the curves up to it
+            if isinstance(logger, RunLogger):
+                logger.flush()
+        trainer.save_checkpoint(self.last_path, weights_only=False)
+        if not self.best:
+            trainer.save_checkpoint(self.best_path, weights_only=False)
+        self.io.flush()
+        if self.when_saved is not None:
+            self.when_saved()
+        self._written_s = time.monotonic()

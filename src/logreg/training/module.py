@@ -1,0 +1,421 @@
+"""The logistic model and its objective as a LightningModule."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from logreg.config import SETTINGS
+from logreg.constraints import check, number
+from logreg.errors import DivergedError
+from logreg.evaluation.scores import Scores, SplitScorer
+from logreg.evaluation.temperature import Calibration
+from logreg.facts import Batch, DataFacts, Split
+from logreg.losses import one_vs_rest
+from logreg.losses.objective import Objective, Reduction
+from logreg.optimality.certificate import (
+    FULL,
+    LEAST_PASSES,
+    VAGUE,
+    Certificate,
+    bound_by_solution,
+    is_penalized,
+    is_small,
+    names_of,
+    objective_in_words,
+    problem_of,
+)
+from logreg.rows import RowSource, row_weights
+from logreg.solvers.fit import EXACT, bound_of, choose
+from logreg.solvers.passes.base import Pass, PassRequests
+from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.state import SolverState
+from logreg.training.model import Init, LogisticModel
+from logreg.training.optimizers import build_optimizer
+from logreg.training.schedules import lr_factor
+
+DTYPES = {"32": torch.float32, "64": torch.float64}
+"""Floating type by its bits, as a user types them."""
+
+
+def resolve_loss(loss: str, facts: DataFacts) -> str:
+    """The loss that a name means: "auto" is bce for two classes and cross_entropy for more."""
+    if loss == "auto":
+        return "bce" if facts.is_binary else "cross_entropy"
+    return loss
+
+
+class LogisticModule(pl.LightningModule):
+    """Logistic regression that Lightning can train, validate, test and predict with.
+
+    Minimizes `Objective`.  One epoch is one pass over the train rows.  A first-order optimizer walks
+    through each block batch by batch, with the gradient in closed form: Lightning's bookkeeping is
+    paid per block.  An exact one gathers over the blocks and steps at the end of the pass; it ends the
+    training when it is certified to be at the optimum.
+
+    Attributes:
+        facts: All that is known of the data.
+        objective: What is minimized.
+        model: Features as they are stored -> logits (N, K); K = 1 for two classes under bce, else C.
+        reason: Why optimizer "auto" chose what it chose; else empty.
+        progress: Of the exact optimizer; ``None`` before it begins.
+        certificate: The newest, with the epochs behind it; ``None`` before there is one.
+        calibration: How logits become probabilities of classes; by the link alone until it is fitted.
+    """
+
+    def __init__(
+        self,
+        facts: DataFacts | Mapping[str, Any],
+        loss: str = "auto",
+        reduction: Reduction = "mean",
+        l2: float = 0.0,
+        l1: float = 0.0,
+        init: Init = "zeros",
+        optimizer: Mapping[str, Any] | str = "sgd",
+        schedule: Mapping[str, Any] | str = "constant",
+        lr: float | None = 0.1,
+        batch_size: int | None = None,
+        max_epochs: int = 100,
+        seed: int = 0,
+        precision: Literal["32", "64"] = "32",
+        tolerance: float = 1e-6,
+        polish: bool = False,
+        intercept: bool = True,
+    ) -> None:
+        """Builds the model; all arguments are kept in the checkpoint as plain values.
+
+        Args:
+            facts: Of the data, as the DataModule has them.
+            loss: "bce", "cross_entropy", or "auto" for bce when there are two classes.
+            reduction: "mean" or "sum" of the data term over rows.
+            l2: Strength of the penalty (l2 / 2) * |coef|^2, >= 0.
+            l1: Strength of the penalty l1 * |coef|_1, >= 0; first-order optimizers follow its subgradient.
+            init: "zeros", or "linear" as ``nn.Linear`` starts.
+            optimizer: Name, or a mapping of ``name`` and arguments; "auto" is the exact one that suits.
+            schedule: Likewise.
+            lr: Step size of a first-order optimizer in the first epoch, > 0.
+            batch_size: Its rows of a batch; ``None`` for all rows of a block.
+            max_epochs: Length of its schedule, in passes over the train rows.
+            seed: Fixes the "linear" start, and what an exact optimizer draws.
+            precision: Bits of the arithmetic; the Trainer's must be the same.
+            tolerance: Relative gap to the optimum at which an exact optimizer ends.
+            polish: Whether an exact optimizer goes on where a first-order one ends, after ``max_epochs``.
+            intercept: Whether there is one; else it stays 0.
+        """
+        super().__init__()
+        check("l2", l2, number(at_least=0))
+        stated: dict[str, Any] = {
+            "reduction": reduction,
+            "l1": l1,
+            "init": init,
+            "lr": lr,
+            "max_epochs": max_epochs,
+            "seed": seed,
+        }
+        stated |= {"precision": precision, "tolerance": tolerance, "polish": polish, "intercept": intercept}
+        for key, value in stated.items():
+            check(key, value, SETTINGS[key])
+        if not isinstance(facts, DataFacts):
+            facts = DataFacts.from_dict(facts)
+        optimizer = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
+        schedule = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
+        self.facts = facts
+        self.objective = Objective(resolve_loss(loss, facts), reduction, l2, l1)
+        num_outputs = self.objective.row_loss.num_outputs(facts.num_classes)
+        self.dtype_of_arithmetic = DTYPES[precision]
+        self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
+        problem = self.problem(torch.device("cpu"), num_outputs)
+        chosen, self.reason = choose(problem) if optimizer["name"] == "auto" else (optimizer["name"], "")
+        self.exact = chosen if chosen in EXACT else "newton" if polish else None
+        # An exact optimizer's parameters are exact, whatever the arithmetic that leads to them.
+        dtype = torch.float64 if self.exact else self.dtype_of_arithmetic
+        self.model = LogisticModel(facts, num_outputs, init, seed, dtype)
+        if not intercept:
+            self.model.intercept.data.zero_()
+        self.optimizer, self.schedule, self.lr = {**optimizer, "name": chosen}, schedule, lr
+        self.batch_size, self.max_epochs, self.polish = batch_size, max_epochs, polish
+        self.progress: SolverState | None = None
+        self.certificate: tuple[int, Certificate] | None = None
+        self.calibration = Calibration()
+        # Plain values only: an object in here would make the checkpoint unreadable for torch.load.
+        self.save_hyperparameters(
+            {
+                "facts": facts.as_dict(),
+                "loss": loss,
+                "reduction": reduction,
+                "l2": l2,
+                "l1": l1,
+                "init": init,
+                "optimizer": optimizer,
+                "schedule": schedule,
+                "lr": lr,
+                "batch_size": batch_size,
+                "max_epochs": max_epochs,
+                "seed": seed,
+                "precision": precision,
+                "tolerance": tolerance,
+                "polish": polish,
+                "intercept": intercept,
+            },
+            logger=False,
+        )
+        self.automatic_optimization = False
+        self.scorers: dict[Split, SplitScorer] = {
+            "train": self.scorer(auroc=False),  # sorting all train rows each epoch is for the end
+            "val": self.scorer(auroc=True),
+            "test": self.scorer(auroc=True),
+        }
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The class that each output speaks for, K of them."""
+        names = self.facts.class_names
+        return names if len(self.model.intercept) > 1 else names[1:]
+
+    def scorer(self, auroc: bool) -> SplitScorer:
+        """Of this objective and these class weights."""
+        return SplitScorer(self.objective, auroc, self.facts.class_weight)
+
+    def problem(self, device: torch.device, num_outputs: int | None = None) -> Problem:
+        """What is minimized over the train rows, for exact optimizers and certificates."""
+        outputs = len(self.model.intercept) if num_outputs is None else num_outputs
+        return problem_of(self.objective, self.facts, outputs, self.dtype_of_arithmetic, device, self.has_intercept)
+
+    def start_at(self, point: Tensor) -> None:
+        """Sets: the parameters, to a point (K, D + 1) whose last column is the intercept."""
+        self.model.coef.data.copy_(point[:, :-1])
+        self.model.intercept.data.copy_(point[:, -1])
+
+    def point_of(self, problem: Problem) -> Tensor:
+        """The parameters as the problem over the train rows has them, (K, D + 1) in float64, the intercept last."""
+        point = torch.cat([self.model.coef, self.model.intercept.unsqueeze(1)], dim=1).detach().double()
+        if self.model.coef.dtype == torch.float64 or not len(self.model.mean):
+            return point
+        # A first-order optimizer reads features by means and deviations that are rounded to its type.
+        return Coordinates(self.model.mean.double(), self.model.std.double()).to(problem.model, point)
+
+    @property
+    def is_stochastic_now(self) -> bool:
+        """Whether this epoch is one of a first-order optimizer."""
+        return self.exact is None or (self.polish and self.current_epoch < self.max_epochs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, D) in source units -> logits (N, K), in float64; blocks have another form, for ``model``."""
+        logits: Tensor = self.model(self.model.stored.of(features, self.dtype_of_arithmetic))
+        return logits
+
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        """The first-order optimizer by its name; the schedule sets its lr at the start of each epoch."""
+        if self.exact and not self.polish:
+            return None
+        assert self.lr is not None
+        intercept = self.model.intercept if self.has_intercept else None
+        return build_optimizer(self.optimizer, self.lr, self.model.coef, intercept)
+
+    def on_train_start(self) -> None:
+        """Sets: the gradients, which each batch overwrites in place."""
+        if self.exact and not self.polish:
+            return
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        # torch's own, not Lightning's wrapper, whose bookkeeping takes longer than a batch; and without what torch
+        # wraps around it: hooks of its profiler, a fifth of a step, and a word to its compiler, which takes over a
+        # second to import.  Gradients are off already.
+        self._optimizer, self._step = optimizer, inspect.unwrap(type(optimizer).step)
+        self._steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def on_validation_model_zero_grad(self) -> None:
+        """Keeps the gradients, which Lightning would free before each validation."""
+
+    def on_train_epoch_start(self) -> None:
+        """Sets: the learning rate of this epoch.  Forgets the rows of an epoch that was broken off."""
+        self.scorers["train"].clear()
+        if not self.is_stochastic_now:
+            if self.progress is None:
+                self._begin_exact()
+            return
+        assert self.lr is not None
+        lr = self.lr * lr_factor(self.schedule, self.current_epoch, self.max_epochs)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
+    def training_step(self, block: Batch, batch_idx: int) -> None:
+        """Walks through a block batch by batch, one optimizer step each; or shows it to an exact optimizer."""
+        with torch.no_grad():
+            if self.is_stochastic_now:
+                self._walk_through(block)
+            else:
+                self._gather(block)
+
+    def _walk_through(self, block: Batch) -> None:
+        model, rows = self.model, self.facts.rows["train"]
+        features = model.standardize(block.features.to(model.coef.dtype))
+        targets = one_vs_rest(block.labels, len(model.intercept), features.dtype)
+        logits = torch.empty_like(targets)
+        weights = row_weights(block, self.facts.class_weight, features.dtype)
+        size = self.batch_size or len(features)
+        parts = features.split(size), targets.split(size), logits.split(size)
+        part_weights = [None] * len(parts[0]) if weights is None else weights.split(size)
+        mean_weight = self.facts.mean_weight
+        for x, y, z, weight in zip(*parts, part_weights, strict=True):
+            self.objective.gradient_(x, y, model.coef, model.intercept, len(x) / rows, z, weight, mean_weight)
+            self._step(self._optimizer)
+            self._steps.increment_ready()
+            self._steps.increment_completed()
+        self.scorers["train"].update(logits, block.labels, targets, block.sample_weight)
+
+    def _begin_exact(self) -> None:
+        """Sets: the exact optimizer, starting at the parameters as they are."""
+        assert self.exact is not None
+        problem = self.problem(self.device)
+        self.progress = SolverState(problem, self.point_of(problem), self.tolerance, self.seed)
+        self._asking: PassRequests[None] = EXACT[self.exact](self.progress)
+        self._question: Pass[Any] | None = next(self._asking)
+
+    def _gather(self, block: Batch) -> None:
+        """Shows the block to the pass that is being made; a pass that wants no more makes room for the next."""
+        while self._question is not None:
+            self._question.add(block)
+            if not self._question.done:
+                return
+            self._question = next(self._asking, None)
+
+    def _end_pass(self) -> None:
+        """Goes on with what was gathered; takes over the point that was reached.  Sets: the parameters."""
+        progress = self.progress
+        assert progress is not None
+        self._question = next(self._asking, None)
+        if self._question is None:
+            self.trainer.should_stop = True
+        if not math.isfinite(progress.value) and progress.value != math.inf:
+            raise DivergedError(
+                f"the objective became {progress.value} in pass {self.current_epoch + 1}. Standardize the features "
+                "with dataset.standardize=true, or set precision=64."
+            )
+        self.start_at(progress.solution)
+        if math.isfinite(progress.value):
+            penalty = float(self.objective.penalty(self.model.coef.detach()))
+            metrics = {"loss/train": progress.value - penalty}
+            if math.isfinite(progress.gap):
+                metrics["optimality/gap"] = progress.gap
+            self._write(metrics)
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Logs the train split as the epoch saw it: each row scored just before its step.
+
+        After the last block and not in ``on_train_epoch_end``, which comes after that of the callbacks.
+        """
+        if not self.trainer.is_last_batch:
+            return
+        if not self.is_stochastic_now:
+            self._end_pass()
+            return
+        scores = self.scorers["train"].compute()
+        if not math.isfinite(scores["loss"]):
+            assert self.lr is not None
+            raise DivergedError(
+                f"loss/train became {scores['loss']} in epoch {self.current_epoch + 1}. `lr={self.lr}` is too high "
+                f"for these features: try lr={self.lr / 10:g}, or standardize them with dataset.standardize=true."
+            )
+        self._log("train", scores, lr=float(self._optimizer.param_groups[0]["lr"]))
+
+    def certify(self, rows: RowSource, epochs: int, seconds: float, last: bool) -> bool:
+        """Sets: the certificate of the parameters as they are.
+
+        Args:
+            rows: Begins a pass over the train rows when it is called.
+            epochs: Passes of the fit so far.
+            seconds: Of the fit so far.
+            last: Whether more passes may be spent on it, since it is the last one.
+
+        Returns:
+            Whether there is one: where nothing but a costly estimate could be had, it is left to the last.
+        """
+        problem = self.problem(self.device)
+        known = self.progress.bound if self.progress is not None else None
+        if known is None:
+            if not (last or is_penalized(self.objective) or is_small(problem)):
+                return False
+            enough = FULL if last or is_small(problem) else math.inf
+            known = bound_of(problem, self.point_of(problem), rows, enough)
+            if last and is_penalized(self.objective) and known.gap > VAGUE * known.value:
+                most = max(LEAST_PASSES, epochs)
+                known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
+        self.certificate = (
+            epochs,
+            Certificate(
+                objective=objective_in_words(
+                    self.objective, len(self.model.intercept), self.facts.mean_weight != 1, self.has_intercept
+                ),
+                value=known.value,
+                gap=known.gap,
+                rigorous=known.rigorous,
+                max_abs_gradient=float(known.gradient.abs().max()),
+                tolerance=self.tolerance,
+                rows=self.facts.rows["train"],
+                dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
+                passes=epochs,
+                seconds=seconds,
+                rounding=known.rounding,
+                dependent=names_of(known.dependent, self.facts.feature_names),
+            ),
+        )
+        return True
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Sets: the calibration.  Training that goes on from here will fit another one."""
+        self.calibration = Calibration.of_checkpoint(checkpoint)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the calibration, and the certificate of the parameters as they are where there is one."""
+        checkpoint["calibration"] = self.calibration.as_dict()
+        if self.certificate is not None and self.certificate[0] == checkpoint["epoch"] + 1:
+            checkpoint["optimality"] = self.certificate[1].as_dict()
+
+    def validation_step(self, block: Batch, batch_idx: int) -> None:
+        """Scores a block of the val split."""
+        self.scorers["val"].update(self.model(block.features), block.labels, sample_weight=block.sample_weight)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the val split as the parameters are at the end of the epoch."""
+        if self.scorers["val"].rows:
+            self._log("val", self.scorers["val"].compute())
+
+    def test_step(self, block: Batch, batch_idx: int) -> None:
+        """Scores a block of the test split."""
+        self.scorers["test"].update(self.model(block.features), block.labels, sample_weight=block.sample_weight)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test split."""
+        if self.scorers["test"].rows:
+            self._log("test", self.scorers["test"].compute())
+
+    def predict_step(self, block: Batch, batch_idx: int) -> Tensor:
+        """Probability of each class for the rows of a block, (N, C)."""
+        return self.calibration.probabilities(self.model(block.features), self.objective.loss)
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Features (N, D) in source units -> probability of each class (N, C), calibrated if the model is."""
+        return self.calibration.probabilities(self(features), self.objective.loss)
+
+    def _log(self, split: Split, scores: Scores, **others: float) -> None:
+        """To the loggers and, for callbacks that monitor a metric, to the Trainer.
+
+        ``self.log`` does the same, but takes longer for it than an epoch of a small table.
+        """
+        if self.trainer.sanity_checking:
+            return
+        self._write({f"{name}/{split}": value for name, value in scores.items()} | others)
+
+    def _write(self, metrics: Mapping[str, float]) -> None:
+        self.trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in metrics.items()})
+        for logger in self.trainer.loggers:
+            logger.log_metrics(dict(metrics), step=self.current_epoch + 1)  # the axis: passes over the data

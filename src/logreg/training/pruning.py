@@ -1,0 +1,57 @@
+"""Pruning: trials of a search that fall behind the others are stopped."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from logreg.training.module import LogisticModule
+
+
+class Pruned(Exception):  # no error: a trial that was not worth going on
+    """A trial of a search that fell behind the others.
+
+    Attributes:
+        score: On val, when it was broken off.
+        epoch: When that was.
+    """
+
+    def __init__(self, score: float, epoch: int, name: str = "loss") -> None:
+        super().__init__(f"{name}/val {score:.4g} after epoch {epoch}")
+        self.score, self.epoch = score, epoch
+
+
+class Trial(Protocol):
+    """What Optuna calls so."""
+
+    def report(self, value: float, step: int) -> None:
+        """Takes a score."""
+
+    def should_prune(self) -> bool:
+        """Whether others were better at the same step."""
+
+
+class Pruning(Callback):
+    """Tells a search a score on val after epochs 1, 2, 4, 8, ..., and breaks off what falls behind.
+
+    An exact optimizer, which takes few epochs and has its score at the end, is left alone.
+    """
+
+    def __init__(self, trial: Trial, name: str = "loss") -> None:
+        self.trial, self.name = trial, name
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Reports where it is time.
+
+        Raises:
+            Pruned: The trial fell behind.
+        """
+        epoch, score = trainer.current_epoch + 1, trainer.callback_metrics.get(f"{self.name}/val")
+        assert isinstance(pl_module, LogisticModule)
+        if score is None or epoch & (epoch - 1) or epoch == trainer.max_epochs or not pl_module.is_stochastic_now:
+            return
+        self.trial.report(float(score), epoch)
+        if self.trial.should_prune():
+            raise Pruned(float(score), epoch, self.name)

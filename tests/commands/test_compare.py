@@ -1,0 +1,213 @@
+"""`scripts/compare.py`: runs beside each other, and whether a difference is more than noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import binomtest, chi2
+
+from logreg.commands.compare import LONGEST, shortened
+from logreg.evaluation.held_out import Measured, Predicted
+from logreg.evaluation.paired_test import Paired, compare, mcnemar
+from models import Models
+from whole_runs import Answer, train
+
+Types = Callable[..., Answer]
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (3, 9), (40, 60), (0, 30)])
+def test_few_rows_are_tested_exactly(only_a: int, only_b: int) -> None:
+    expected = binomtest(only_a, only_a + only_b).pvalue
+    assert mcnemar(only_a, only_b) == pytest.approx(expected)
+
+
+def test_many_rows_are_tested_by_chi_squared() -> None:
+    assert mcnemar(700, 800) == pytest.approx(float(chi2.sf((100 - 1) ** 2 / 1500, 1)))
+    # where one goes over into the other they agree
+    assert mcnemar(480, 520) == pytest.approx(float(chi2.sf((40 - 1) ** 2 / 1000, 1)), rel=0.02)
+
+
+def pair(rows: int, better: float, seed: int) -> tuple[Predicted, Predicted]:
+    """Two models, of which the second errs by ``better`` less."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, 2, generator=draw, dtype=torch.float64)
+    labels = torch.multinomial(torch.softmax(logits, 1), 1, generator=draw)[:, 0]
+    noise = [torch.randn(rows, 2, generator=draw, dtype=torch.float64) for _ in "ab"]
+    a = torch.softmax(logits + noise[0], 1)
+    b = torch.softmax(logits + (1 - better) * noise[1], 1)
+    return Predicted(a, labels), Predicted(b, labels)
+
+
+def test_of_equals_one_is_called_better_in_five_of_a_hundred() -> None:
+    # the chance of more than 12 of 100 is below 1 in 500 where each has chance 0.05 of the loss, some more by McNemar
+    called = sum("is " in compare(*pair(400, 0.0, seed)).verdict for seed in range(100))
+    assert called <= 15
+
+
+def test_a_better_one_is_called_better_and_names_may_be_exchanged() -> None:
+    a, b = pair(2000, 1.0, 0)
+    found, other_way = compare(a, b), compare(b, a)
+    assert found.verdict.startswith("B is better than A")
+    assert other_way.verdict.startswith("A is better than B")
+    assert found.log_loss.value == pytest.approx(-other_way.log_loss.value)
+    assert found.log_loss.value == pytest.approx(float(b.losses.mean() - a.losses.mean()))
+    assert (found.only_a, found.only_b) == (other_way.only_b, other_way.only_a)
+
+
+def test_counts_of_rows_are_compared_as_the_rows_repeated() -> None:
+    a, b = pair(400, 0.2, seed=0)
+    weight = torch.randint(0, 4, (400,), generator=torch.Generator().manual_seed(5)).double()
+    times = torch.arange(400).repeat_interleave(weight.long())
+    weighted = (Predicted(each.probabilities, each.labels, weight, counts=True) for each in (a, b))
+    repeated = (Predicted(each.probabilities[times], each.labels[times]) for each in (a, b))
+    found, expected = (compare(next(both), next(both)) for both in (weighted, repeated))
+    assert dataclasses.replace(found, rows=len(times)) == expected
+
+
+def told(loss: tuple[float, float, float], accuracy: tuple[float, float, float], p_value: float | None) -> str:
+    return Paired(1000, Measured(*loss), Measured(*accuracy), 5, 9, p_value).verdict
+
+
+LOWER, HIGHER, ROUND_ZERO = (-0.1, -0.2, -0.01), (0.1, 0.01, 0.2), (0.001, -0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "p_value", "verdict"),
+    [
+        (LOWER, HIGHER, 0.01, "B is better than A: the interval of the difference of log-loss leaves 0 out"),
+        (HIGHER, LOWER, 0.01, "A is better than B: the interval of the difference of log-loss leaves 0 out"),
+        (LOWER, LOWER, 0.01, "B by log-loss, A by accuracy; both differences are more than noise"),
+        (HIGHER, HIGHER, 0.01, "A by log-loss, B by accuracy; both differences are more than noise"),
+        (LOWER, (-0.1, -0.2, 0.1), 0.4, "B by log-loss, A by accuracy; only that of log-loss is more than noise"),
+        ((-0.1, -0.2, 0.1), LOWER, 0.01, "B by log-loss, A by accuracy; only that of accuracy is more than noise"),
+        ((-0.1, -0.2, 0.1), LOWER, None, "B by log-loss, A by accuracy; only that of accuracy is more than noise"),
+        ((-0.1, -0.2, 0.1), HIGHER, 0.01, "B is right more often than A, though its log-loss may be no lower"),
+        (LOWER, (0.0, -0.1, 0.1), 1.0, "B is better than A: the interval of the difference of log-loss leaves 0 out"),
+        (ROUND_ZERO, ROUND_ZERO, 0.5, "no difference that 1,000 rows could tell from noise"),
+        (ROUND_ZERO, ROUND_ZERO, None, "no difference that 1,000 rows could tell from noise"),
+    ],
+)
+def test_the_verdict_says_by_what(
+    loss: tuple[float, float, float], accuracy: tuple[float, float, float], p_value: float | None, verdict: str
+) -> None:
+    assert told(loss, accuracy, p_value) == verdict
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"2026-11-28_09-25-{second}-054088_dataset.limit-1000_optimizer-newton_l2-0.1" for second in (20, 21, 22)],
+        [f"2026-11-28_09-25-20-054088_dataset.limit-1000_optimizer-newton_l2-{l2}" for l2 in ("0.1", "0.10", "1")],
+        [f"{number}_optimizer-newton_dataset.class_weight-balanced_l2-{number % 3}_seed-7" for number in range(120)],
+        ["x" * 60 + middle + "y" * 60 for middle in "abc"],
+        ["x" * 30 + middle + "y" * 60 for middle in ("a", "b", "ab")] + ["z" * 100],
+        ["same" * 30, "same" * 30, "other" * 30],
+        ["short", "a" * 300],
+    ],
+)
+def test_shortened_names_can_be_told_apart(names: list[str]) -> None:
+    short = shortened(names)
+    assert max(map(len, short)) <= LONGEST
+    assert len(set(short)) == len(set(names))
+    assert shortened(names, 500) == names
+
+
+def test_all_of_it_fits_into_eighty_columns(tmp_path: Path, types: Types) -> None:
+    typed = (
+        "dataset=breast_cancer",
+        "report=brief",
+        "max_epochs=2",
+        "lr=0.125",
+        "optimizer=adam",
+        "optimizer.beta1=0.5",
+    )
+    runs = []
+    for number, l2 in enumerate(("0.0123456", "0.0123457", "1.5")):
+        name = f"runs/2026-11-28_09-25-20-054088_optimizer.beta1-0.5_max_epochs-2_lr-0.125_{number}_l2-{l2}_seed-1"
+        train(tmp_path, *typed, f"l2={l2}", f"hydra.run.dir={name}")
+        runs.append(name)
+    for some in (runs, runs[1:], ["runs"]):
+        answer = types(tmp_path, "compare", *some)
+        assert answer.code == 0, answer.err
+        assert max(map(len, answer.out.splitlines())) <= 80, answer.out
+        names = [line for line in answer.out.splitlines() if "_l2-" in line]
+        assert len(names) == len(set(names)) == (2 if len(some) == 2 else 3)
+        assert len(re.findall(r"0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]  \d\d\.\d%", answer.out)) == len(names)
+
+
+def test_two_runs_on_the_same_rows(tmp_path: Path, types: Types) -> None:
+    one, other = (
+        train(tmp_path, "dataset=digits", f"l2={l2}", "report=brief").folder.relative_to(tmp_path)
+        for l2 in ("1e-3", "3")
+    )
+    answer = types(tmp_path, "compare", str(one), str(other))
+    assert answer.code == 0, answer.err
+    assert "A is better than B" in answer.out
+    assert "McNemar p = " in answer.out
+    found = json.loads(types(tmp_path, "compare", str(one), str(other), "json=true").out)
+    assert [run["settings"]["l2"] for run in found["runs"]] == [1e-3, 3.0]
+    assert found["paired"]["split"] == "test"
+    assert found["paired"]["log_loss"]["low"] > 0
+    a, b = (run["metrics"]["log_loss"]["value"] for run in found["runs"])
+    assert found["paired"]["log_loss"]["value"] == pytest.approx(b - a)
+
+
+def test_runs_on_other_rows_are_shown_and_not_tested(tmp_path: Path, types: Types) -> None:
+    runs = [train(tmp_path, "dataset=iris", f"seed={seed}", "l2=1e-2", "report=brief").folder for seed in (0, 1)]
+    answer = types(tmp_path, "compare", *map(str, runs))
+    assert answer.code == 0
+    assert "no paired test: the two were not scored on the same rows" in answer.out
+
+
+def test_a_folder_of_runs_is_ranked(models: Models, types: Types) -> None:
+    for name in ("softmax", "one_vs_rest", "binary"):
+        models(name)
+    answer = types(models.root, "compare", str(models.root))
+    assert answer.code == 0
+    assert "breast_cancer" in answer.out
+    assert "optimal" in answer.out
+    found = json.loads(types(models.root, "compare", str(models.root), "json=true").out)
+    assert {run["data"] for run in found["runs"]} >= {"iris", "breast_cancer"}
+    assert found["paired"] is None
+
+
+MISTAKES = {
+    (): "`RUN` must be given: run folders to compare, or the folder of a sweep. See --help.",
+    ("nowhere",): "`nowhere` must be a run folder or hold some, and nowhere is missing.",
+    ("hollow",): "`hollow` must be a run folder or hold some, and hollow holds none that came to an end.",
+    (
+        "torn",
+    ): "`torn/summary.json` must be the summary of a run, and cannot be read as that. Remove it, or train anew.",
+    ("hollow", "splits=val"): (
+        "`splits` must be a key of compare.py, and there is none of that name. Did you mean split?"
+    ),
+}
+
+
+STRANGE = ["", "[]", 5000 * "[", '{"status": "finished"}', '{"status": "finished", "config": 1}', b"\xff"]
+
+
+@pytest.mark.parametrize("content", STRANGE)
+def test_a_summary_that_is_none_is_one_line(content: str | bytes, models: Models, types: Types, tmp_path: Path) -> None:
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "summary.json").write_bytes(content.encode() if isinstance(content, str) else content)
+    answer = types(tmp_path, "compare", "strange", str(models.run("toy").folder))
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "`strange/summary.json` must be the summary of a run, and cannot be read as that. Remove it, or train anew.\n"
+    )
+
+
+@pytest.mark.parametrize(("typed", "sentence"), MISTAKES.items())
+def test_a_mistake_is_answered_in_one_line(typed: tuple[str, ...], sentence: str, types: Types, tmp_path: Path) -> None:
+    (tmp_path / "hollow").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "summary.json").write_text("{")
+    answer = types(tmp_path, "compare", *typed)
+    assert (answer.code, answer.err, answer.out) == (2, sentence + "\n", "")

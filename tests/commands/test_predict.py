@@ -1,0 +1,518 @@
+"""`scripts/predict.py`: probabilities for new rows of every kind, in every format, and nothing half-written."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+from logreg.losses import LOSSES
+from logreg.training.trained import Trained
+from models import TABLE_HEADER, Models, table_rows, write_pictures, write_table
+from whole_runs import Answer
+
+Types = Callable[..., Answer]
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
+
+
+def rows_of(file: Path) -> dict[str, list[Any]]:
+    plain: dict[str, list[Any]] = pyarrow.csv.read_csv(file).to_pydict()
+    return plain
+
+
+def predicted(types: Types, here: Path, *arguments: str) -> dict[str, list[Any]]:
+    """What the command writes for these arguments."""
+    answer = types(here, "predict", "output=out.csv", "overwrite=true", *arguments)
+    assert answer.code == 0, answer.err
+    return rows_of(here / "out.csv")
+
+
+def model_of(models: Models, name: str) -> Trained:
+    return Trained.load(models.run(name).folder / "checkpoints" / "last.ckpt")
+
+
+def test_a_row_out_of_the_command_line(models: Models, types: Types) -> None:
+    answer = types(models("toy"), "predict", "hours=3.5")
+    coef, intercept = model_of(models, "toy").module.model.in_source_units()
+    p = float(torch.sigmoid(3.5 * coef[0, 0] + intercept[0]))
+    assert p > 0.5
+    assert answer.out == f"pass\n  {p:.4f}  pass\n  {1 - p:.4f}  fail\n"
+
+
+def test_a_row_with_gaps_and_levels_out_of_the_command_line(models: Models, types: Types) -> None:
+    here = models("table")
+    answer = types(here, "predict", "size=", "color=deep blue", "wet=true")
+    (here / "one.csv").write_text("size,color,wet\n,deep blue,true\n")
+    rows = predicted(types, here, "input=one.csv")
+    assert answer.out.splitlines()[0] == rows["predicted"][0]
+    for line in answer.out.splitlines()[1:]:
+        p, name = line.split(maxsplit=1)
+        assert float(p) == pytest.approx(rows[name][0], abs=1e-4)
+
+
+def test_a_table_gives_the_probabilities_of_its_encoding(models: Models, types: Types) -> None:
+    here = models("table")
+    write_table(here / "new.csv", number=60, seed=3)
+    rows = predicted(types, here, "input=new.csv", "keep=[id]", "drop=[]")
+    assert list(rows) == ["id", "predicted", "high, very", "low", "mid"]
+    assert rows["id"] == [f"r{row}" for row in range(60)]
+    from logreg.data.sources.table import read_features
+
+    trained = model_of(models, "table")
+    features, _ = read_features(str(here / "new.csv"), trained.facts)
+    coef, intercept = trained.module.model.in_source_units()
+    expected = LOSSES["cross_entropy"].class_probabilities(features.double() @ coef.T + intercept).numpy()
+    ours = np.column_stack([rows[name] for name in trained.facts.class_names])
+    np.testing.assert_allclose(ours, expected, atol=2e-6)
+    assert rows["predicted"] == [trained.facts.class_names[place] for place in expected.argmax(1)]
+
+
+def written_as(name: str, table: pa.Table, file: Path) -> None:
+    if name == "csv":
+        pyarrow.csv.write_csv(table, file)
+    elif name == "tsv":
+        pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(delimiter="\t"))
+    elif name == "csv.gz":
+        sink = io.BytesIO()
+        pyarrow.csv.write_csv(table, sink)
+        file.write_bytes(gzip.compress(sink.getvalue()))
+    elif name == "parquet":
+        pyarrow.parquet.write_table(table, file)
+    elif name == "feather":
+        pyarrow.feather.write_feather(table, file)
+    else:
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "csv.gz", "parquet", "feather", "arrow"])
+def test_every_format_of_a_table_says_the_same(kind: str, models: Models, types: Types, tmp_path: Path) -> None:
+    here = models("table")
+    write_table(here / "same.csv", number=40, seed=4)
+    gaps = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
+    table = pyarrow.csv.read_csv(here / "same.csv", convert_options=gaps).select(
+        ["wet", "size", "color"]
+    )  # in another order
+    file = tmp_path / f"new.{kind}"
+    written_as(kind, table, file)
+    assert predicted(types, here, f"input={file}") == predicted(types, here, "input=same.csv", "drop=[id]")
+
+
+def test_every_format_of_predictions_says_the_same(models: Models, types: Types, tmp_path: Path) -> None:
+    here = models("softmax")
+    columns = [f"{part} {side} (cm)" for part in ("sepal", "petal") for side in ("length", "width")]
+    draw = np.random.default_rng(0).normal(3, 2, (25, 4)).astype(np.float32)
+    pyarrow.csv.write_csv(pa.table(dict(zip(columns, draw.T, strict=True))), tmp_path / "new.csv")
+    for suffix in ("csv", "tsv", "parquet", "npz"):
+        assert types(here, "predict", f"input={tmp_path / 'new.csv'}", f"output={tmp_path / 'p'}.{suffix}").code == 0
+    tables = [
+        pyarrow.csv.read_csv(tmp_path / "p.csv"),
+        pyarrow.csv.read_csv(tmp_path / "p.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
+        pyarrow.parquet.read_table(tmp_path / "p.parquet"),
+    ]
+    with np.load(tmp_path / "p.npz", allow_pickle=False) as held:
+        arrays = dict(held)
+    classes = arrays["classes"].tolist()
+    for table in tables:
+        assert table.column_names == ["predicted", *classes]
+        ours = np.column_stack([table.column(name).to_numpy() for name in classes])
+        np.testing.assert_array_equal(ours, arrays["probabilities"])
+        assert table.column("predicted").to_pylist() == [classes[place] for place in arrays["predicted"]]
+    np.testing.assert_allclose(arrays["probabilities"].sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy", "safetensors", "parquet"])
+def test_a_matrix_in_every_format(suffix: str, models: Models, types: Types, tmp_path: Path) -> None:
+    here = models("features")
+    features = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
+    file = tmp_path / f"new.{suffix}"
+    if suffix == "npz":
+        np.savez(file, features=features)
+    elif suffix == "npy":
+        np.save(file, features)
+    elif suffix == "safetensors":
+        from safetensors.numpy import save_file
+
+        save_file({"features": features}, file)
+    else:
+        pyarrow.parquet.write_table(pa.table({"features": features.tolist()}), file)
+    rows = predicted(types, here, f"input={file}")
+    trained = model_of(models, "features")
+    expected = trained.module.probabilities(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(np.column_stack([rows[name] for name in "xyz"]), expected, atol=1e-6)
+
+
+def test_a_folder_of_pictures_and_one_alone(models: Models, types: Types) -> None:
+    here = models("pictures")
+    write_pictures(here / "new", number=3)
+    rows = predicted(types, here, "input=new")
+    assert rows["file"] == [f"{name}/{place}.png" for name in ("bright", "dark") for place in range(3)]
+    assert rows["predicted"] == ["bright"] * 3 + ["dark"] * 3
+    alone = predicted(types, here, "input=new/dark/1.png")
+    assert alone["file"] == ["1.png"]
+    assert alone["dark"] == [rows["dark"][4]]
+    # as bytes in an array the pixels mean the same
+    from PIL import Image
+
+    pixels = np.stack([np.asarray(Image.open(here / "new" / file)) for file in rows["file"]])
+    np.savez(here / "new.npz", images=pixels)
+    assert predicted(types, here, "input=new.npz")["dark"] == rows["dark"]
+
+
+def test_bytes_of_digits_mean_what_they_meant_in_training(tmp_path: Path, types: Types) -> None:
+    # scikit-learn's digits go from 0 to 16, and are read in [0, 1]
+    here = tmp_path
+    trained = types(here, "train", "dataset=digits", "dataset.limit=300", "optimizer=newton", "l2=1e-3", "report=brief")
+    assert trained.code == 0
+    bunch = load_digits()
+    np.save(here / "bytes.npy", bunch.data[:200].astype(np.uint8))
+    np.save(here / "parts.npy", bunch.data[:200] / 16)
+    rows = predicted(types, here, "input=bytes.npy")
+    assert rows == predicted(types, here, "input=parts.npy")
+    right = [str(said) == str(label) for said, label in zip(rows["predicted"], bunch.target, strict=False)]
+    assert sum(right) > 150
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.95])
+def test_the_threshold_decides_and_leaves_the_probabilities(threshold: float, models: Models, types: Types) -> None:
+    here = models("toy")
+    (here / "hours.csv").write_text("hours\n1\n2\n3\n4\n")
+    rows = predicted(types, here, "input=hours.csv", f"threshold={threshold}")
+    assert rows["predicted"] == ["pass" if p >= threshold else "fail" for p in rows["pass"]]
+    assert rows["pass"] == predicted(types, here, "input=hours.csv")["pass"]
+
+
+def test_from_standard_input_to_standard_output(models: Models) -> None:
+    process = subprocess.run(
+        [sys.executable, str(SCRIPT), "input=-"],
+        input=b"hours\n1\n4\n",
+        capture_output=True,
+        cwd=models("toy"),
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.decode().splitlines()
+    assert lines[0] == "predicted,fail,pass"
+    assert [line.split(",")[0].strip('"') for line in lines[1:]] == ["fail", "pass"]
+    assert process.stderr.decode().startswith("2 rows in ")
+
+
+def test_blocks_change_nothing(models: Models, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = models("table")
+    write_table(here / "long.csv", number=3000, seed=6)
+    whole = predicted(types, here, "input=long.csv", "drop=[id]")
+    monkeypatch.setattr("logreg.data.formats.tables.TEXT_BLOCK", 2000)
+    parts = predicted(types, here, "input=long.csv", "drop=[id]")
+    assert parts.keys() == whole.keys()
+    assert parts["predicted"] == whole["predicted"]
+    for name in parts.keys() - {"predicted"}:  # a product of fewer rows may be another kernel's
+        assert parts[name] == pytest.approx(whole[name], rel=1e-12)
+
+
+def test_a_level_that_the_model_does_not_know_is_counted(models: Models, types: Types) -> None:
+    here = models("table")
+    (here / "odd.csv").write_text("size,color,wet\n1,violet,true\n1,red,true\n1,ochre,false\n")
+    answer = types(here, "predict", "input=odd.csv", "output=odd_out.csv", "overwrite=true")
+    assert answer.code == 0
+    assert "2 rows: a level of color that the model does not know, taken as none\n" in answer.err
+
+
+def test_a_class_with_the_name_of_another_column_is_told_apart() -> None:
+    from logreg.export.predictions import column_names
+
+    assert column_names(["predicted", "yes"], ["yes", "id"]) == ["p(predicted)", "p(yes)"]
+    assert column_names(["no", "yes"], ["id"]) == ["no", "yes"]
+
+
+NEW = {
+    "lacking.csv": "size,wet\n1,true\n",
+    "renamed.csv": "Size,color,wet\n1,red,true\n",
+    "extra.csv": "size,color,wet,weight\n1,red,true,5\n",
+    "twice.csv": "size,color,wet,size\n1,red,true,5\n",
+    "text.csv": "size,color,wet\n1,red,true\nlarge,red,true\n",
+    "comma.csv": 'size,color,wet\n1,red,true\n"7,25",red,true\n',
+    "ragged.csv": "size,color,wet\n1,red,true\n1,red\n",
+    "header.csv": "size,color,wet\n",
+    "empty.csv": "",
+}
+"""Files that are no good."""
+
+FAULTS = {
+    "lacking.csv": "`input` must have the column 'color' that the model learned from [in lacking.csv].",
+    "renamed.csv": (
+        "`input` must have the column 'size' that the model learned from [in renamed.csv]. "
+        "Is it 'Size'? Rename that one."
+    ),
+    "extra.csv": (
+        "`input` must have the columns that the model learned from, and also has weight [in extra.csv]. "
+        "Pass over: drop=[weight], or copy: keep=[weight]."
+    ),
+    "twice.csv": "`input` must have columns of different names, got 'size' twice [in twice.csv]. Rename one.",
+    **{
+        file: (
+            f"`input` must hold numbers where the model learned from numbers, got '{word}' [in {file}]. "
+            "Write numbers with a dot before the decimals and nothing else around them; leave missing ones empty."
+        )
+        for file, word in (("text.csv", "large"), ("comma.csv", "7,25"))
+    },
+    "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Mend the line.",
+    "header.csv": "`input` must have rows, got none [in header.csv].",
+    "empty.csv": "`input` must have a header and rows, and empty.csv is empty.",
+    "gone.csv": "`input` must be there, and gone.csv is missing. Paths start where you stand.",
+    "matrix.npz": (
+        "`input` must be what the model learned from, a table with the columns size, color, wet, got matrix.npz."
+    ),
+}
+
+
+@pytest.mark.parametrize(("file", "sentence"), FAULTS.items())
+def test_bad_input_leaves_what_was_there(file: str, sentence: str, models: Models, types: Types) -> None:
+    here = models("table")
+    for name, text in NEW.items():
+        (here / name).write_text(text)
+    np.savez(here / "matrix.npz", features=np.zeros((2, 3)))
+    (here / "kept.csv").write_text("mine")
+    before = sorted(path.name for path in here.iterdir())
+    answer = types(here, "predict", f"input={file}", "output=kept.csv", "overwrite=true")
+    assert (answer.code, answer.err) == (2, sentence + "\n")
+    assert (here / "kept.csv").read_text() == "mine"
+    assert sorted(path.name for path in here.iterdir()) == before
+
+
+def test_a_ragged_line_is_named_however_many_threads_arrow_has(models: Models, types: Types) -> None:
+    before = pa.cpu_count()
+    try:
+        pa.set_cpu_count(4)
+        test_bad_input_leaves_what_was_there("ragged.csv", FAULTS["ragged.csv"], models, types)
+    finally:
+        pa.set_cpu_count(before)
+
+
+@pytest.mark.parametrize("before", ["", "\n\n", "sep=,\n"])
+def test_a_ragged_line_of_standard_input_is_numbered_as_in_a_file(
+    before: str, models: Models, types: Types, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = models("table")
+    text = before + NEW["ragged.csv"]
+    line = 1 + text.splitlines().index("1,red")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    answer = types(here, "predict", "input=-")
+    sentence = FAULTS["ragged.csv"].replace("line 3", f"line {line}").replace("ragged.csv", "standard input")
+    assert (answer.code, answer.err) == (2, sentence + "\n")
+
+
+def test_a_fault_in_the_last_block_leaves_nothing(
+    models: Models, types: Types, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = models("table")
+    monkeypatch.setattr("logreg.data.formats.tables.TEXT_BLOCK", 2000)
+    lines = [TABLE_HEADER, *table_rows(500, 1), "r500,soup,red,true,7,low"]
+    (here / "late.csv").write_text("\n".join(lines) + "\n")
+    answer = types(here, "predict", "input=late.csv", "output=late_out.csv", "drop=[id]")
+    assert answer.code == 2
+    assert "got 'soup' [in late.csv]" in answer.err
+    assert [path for path in here.iterdir() if "late_out" in path.name] == []
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(models: Models, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = models("toy")
+    (here / "many.csv").write_text("hours\n" + "3\n" * 100)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    answer = types(here, "predict", "input=many.csv", "output=full.csv")
+    assert answer.code == 2
+    assert answer.err.startswith("`output` must be a place to write to: [Errno 28] No space left on device.")
+    assert [path for path in here.iterdir() if "full" in path.name] == []
+
+
+MISTAKES = {
+    ("toy", ()): "`input` must be given, or a value for each column, such as hours=3.5.",
+    ("toy", ("hour=3",)): "`hour` must be a column that the model of toy learned from, or a key. Did you mean hours?",
+    ("toy", ("new.csv",)): "`new.csv` must be written as key=value, such as input=new.csv. `--help` lists the keys.",
+    ("toy", ("hours=long",)): "`hours` must be a number, got 'long'.",
+    ("toy", ("hours=3", "threshold=2")): "`threshold` must be a finite number > 0 and < 1 or null, got 2.",
+    ("toy", ("input=x.csv", "hours=3")): "`hours` must be a key of predict.py beside input=. `--help` lists the keys.",
+    ("toy", ("input=x.csv", "output=x.xls")): "`output` must end in one of .csv, .tsv, .parquet, .npz, got 'x.xls'.",
+    ("softmax", ("hours=3", "threshold=0.3")): (
+        "`threshold` must go with two classes, and the model has 3. Leave it out."
+    ),
+    ("table", ("size=1", "wet=true")): "`color` must be given too: the model learned from size, color, wet.",
+    ("table", ("size=1", "wet=true", "color=rde")): (
+        "`color` must be one of deep blue, green, red, got 'rde'. Did you mean red?"
+    ),
+    ("features", ("a=1",)): (
+        "`input` must be given: the model has features without names, a matrix of 5 features "
+        "(.npz, .npy, .safetensors)."
+    ),
+    ("toy", ("hours=3", "accelerator=gpu")): (
+        "`accelerator=gpu` must name hardware that torch can use here, and there is no CUDA device. "
+        "Use accelerator=cpu, or accelerator=auto to take whatever there is."
+    ),
+}
+
+
+@pytest.mark.parametrize(("which", "typed", "sentence"), [(*case, sentence) for case, sentence in MISTAKES.items()])
+def test_a_mistake_is_answered_in_one_line(
+    which: str, typed: tuple[str, ...], sentence: str, models: Models, types: Types
+) -> None:
+    if "accelerator=gpu" in typed and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")  # the sentence is about there being none
+    answer = types(models(which), "predict", *typed)
+    assert (answer.code, answer.err, answer.out) == (2, sentence + "\n", "")
+
+
+def test_a_matrix_of_another_width_and_one_with_nan_are_refused(models: Models, types: Types) -> None:
+    here = models("features")
+    np.savez(here / "wide.npz", features=np.zeros((4, 6), dtype=np.float32))
+    bad = np.zeros((4, 5), dtype=np.float32)
+    bad[2, 1] = np.nan
+    np.savez(here / "nan.npz", features=bad)
+    for file, sentence in (
+        ("wide", "`input` must have rows of 5 numbers as the model, got 6 [in wide.npz]."),
+        ("nan", "`input` must be finite, got nan or inf in row 2 [in nan.npz]."),
+    ):
+        answer = types(here, "predict", f"input={file}.npz", "output=never.csv")
+        assert (answer.code, answer.err) == (2, sentence + "\n")
+        assert not (here / "never.csv").exists()
+
+
+def test_pictures_of_another_size_are_refused(models: Models, types: Types) -> None:
+    here = models("pictures")
+    write_pictures(here / "larger", number=1, size=9)
+    answer = types(here, "predict", "input=larger", "output=never.csv")
+    sentence = "`input` must hold images of 6 x 6 pixels as the model, got bright/0.png of 9 x 9.\n"
+    assert (answer.code, answer.err) == (2, sentence)
+
+
+def test_what_is_only_copied_stays_as_it_is(models: Models, types: Types) -> None:
+    here = models("table")
+    (here / "ids.csv").write_text("size,color,wet,code\n0.190,red,true,NA\n,NA,false,007\n2,green,true,\n")
+    answer = types(here, "predict", "input=ids.csv", "output=ids_out.csv", "keep=[code,size,color]", "overwrite=true")
+    assert answer.code == 0, answer.err
+    everything = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(("code", "size", "color"), pa.string()))
+    rows = pyarrow.csv.read_csv(here / "ids_out.csv", convert_options=everything).to_pydict()
+    assert (rows["code"], rows["size"], rows["color"]) == (
+        ["NA", "007", ""],
+        ["0.190", "", "2"],
+        ["red", "NA", "green"],
+    )
+    # and means what it meant
+    plain = predicted(types, here, "input=ids.csv", "drop=[code]")
+    assert {name: rows[name] for name in ("predicted", "low", "mid")} == {
+        name: plain[name] for name in ("predicted", "low", "mid")
+    }
+
+
+def test_the_same_values_in_another_spelling(models: Models, types: Types) -> None:
+    here = models("table")
+    (here / "a.csv").write_text("size,color,wet\n1,red,true\n2,green,false\n")
+    (here / "b.csv").write_text("\nsize,color,wet\n 1 , red,1\n2.0,green,0\n")
+    table = pa.table({"size": [1, 2], "color": pa.array(["red", "green"]).cast(pa.string_view()), "wet": [1, 0]})
+    with pa.OSFile(str(here / "c.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    expected = predicted(types, here, "input=a.csv")
+    assert predicted(types, here, "input=b.csv") == expected
+    assert predicted(types, here, "input=c.arrow") == expected
+
+
+def test_a_column_of_dates_is_no_column_of_gaps(models: Models, types: Types) -> None:
+    here = models("table")
+    dates = pa.array([0, 1], pa.int32()).cast(pa.date32())
+    pyarrow.parquet.write_table(
+        pa.table({"size": dates, "color": ["red", "red"], "wet": [True, False]}), here / "d.parquet"
+    )
+    answer = types(here, "predict", "input=d.parquet", "output=never.csv")
+    assert answer.code == 2
+    assert answer.err == "column 'size' must be a number as in train, got date32[day] [in d.parquet].\n"
+
+
+def test_a_column_whose_name_has_an_equals_sign_can_be_typed(tmp_path: Path, types: Types) -> None:
+    from whole_runs import train
+
+    rows = "\n".join(f"{number % 7},{number % 3},{'yes' if number % 7 > 3 else 'no'}" for number in range(60))
+    (tmp_path / "t.csv").write_text(f"a=b,a,kind\n{rows}\n")
+    train(tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=kind", "l2=1e-2")
+    answer = types(tmp_path, "predict", "a=b=6", "a=1")
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("yes\n")
+
+
+MORE_MISTAKES = {
+    ("table", ("input=x.csv", "keep=[predicted]")): (
+        "`keep` must not name 'predicted', since the output has one of its own. Rename it first."
+    ),
+    ("table", ("input=x.csv", "output=p.npz", "keep=[classes]")): (
+        "`keep` must not name 'classes', since the output has one of its own. Rename it first."
+    ),
+    ("toy", ("hours=3", "output=p.csv")): "`output` must go with input=: a single row is printed. Leave it out.",
+    ("toy", ("input=x.csv", "output=x.csv", "overwrite=true")): "`output` must be another file than `input`.",
+    ("toy", ("input=x.csv", "separator=;;")): "`separator` must be one character, got ';;'.",
+    ("features", ("input=m.npz", "keep=[a]")): (
+        "`keep` must go with a table, and m.npz has no columns by name. Leave it out."
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("which", "typed", "sentence"), [(*case, sentence) for case, sentence in MORE_MISTAKES.items()]
+)
+def test_what_would_be_ignored_or_lost_is_refused(
+    which: str, typed: tuple[str, ...], sentence: str, models: Models, types: Types
+) -> None:
+    here = models(which)
+    np.savez(here / "m.npz", features=np.zeros((2, 5), dtype=np.float32))
+    answer = types(here, "predict", *typed)
+    assert (answer.code, answer.err) == (2, sentence + "\n")
+
+
+def test_a_path_that_is_none_is_one_line(models: Models, types: Types) -> None:
+    here = models("toy")
+    (here / "h.csv").write_text("hours\n1\n")
+    answer = types(here, "predict", "input=h.csv", f"output={'x' * 300}.csv")
+    assert answer.code == 2
+    assert answer.err.startswith("`output` must be a place to write to: ")
+    assert answer.err.count("\n") == 1
+
+
+def test_a_semicolon_is_named_by_the_key_that_there_is(models: Models, types: Types) -> None:
+    here = models("table")
+    (here / "semi.csv").write_text("size;color;wet\n1;red;true\n")
+    answer = types(here, "predict", "input=semi.csv")
+    assert answer.err == (
+        "`input` must have ',' between values, and semi.csv seems to have ';'. Set \"separator=';'\".\n"
+    )
+    assert types(here, "predict", "input=semi.csv", "separator=;").code == 0
+
+
+@pytest.mark.parametrize("form", ["\u00a0{}", "{:#04x}"])
+def test_numbers_are_those_of_training_however_they_are_written(form: str, types: Types, tmp_path: Path) -> None:
+    rows = "".join(f"{form.format(n % 7)},{n},{'yes' if n % 7 > 2 + n % 2 else 'no'}\n" for n in range(40))
+    (tmp_path / "t.csv").write_text(f"x,z,y\n{rows}")
+    typed = ("dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=0.1", "report=brief")
+    assert types(tmp_path, "train", *typed).code == 0
+    (tmp_path / "plain.csv").write_text((tmp_path / "t.csv").read_text().replace("\u00a0", "").replace("0x0", ""))
+    assert types(tmp_path, "predict", "input=t.csv", "output=a.csv").code == 0
+    assert types(tmp_path, "predict", "input=plain.csv", "output=b.csv").code == 0
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    (tmp_path / "bad.csv").write_text("x,z\n\u00a01,2\n\u2003three,2\n")
+    answer = types(tmp_path, "predict", "input=bad.csv", "output=c.csv")
+    assert answer.code == 2
+    assert answer.err.startswith("`input` must hold numbers where the model learned from numbers, got ")
+    assert not (tmp_path / "c.csv").exists()

@@ -1,0 +1,275 @@
+"""Any table: what is learned of it is the same in any order, and plain values carry it to a checkpoint and back."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import lightning
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from logreg.data import RawData, Table, TensorDataModule
+from logreg.data.encoding.columns import encode, learn_encoding, read_columns
+from logreg.errors import DataError
+from logreg.facts import Column, DataFacts
+from logreg.losses import one_vs_rest
+from logreg.training.module import LogisticModule
+
+ROWS = 16
+
+GAP = st.none()
+KINDS: dict[str, st.SearchStrategy[Any]] = {
+    "float": st.floats(-1e3, 1e3, width=16) | st.just(float("nan")),
+    "int": st.integers(-1000, 1000),
+    "bool": st.booleans(),
+    "text": st.sampled_from(["a", "ß", "日本", "x y", "a=b", "is missing", ","]),
+    "levels like numbers": st.sampled_from(["1", "2", "01", "3.0", "1e3"]),
+    "dictionary": st.sampled_from(["a", "b", "c"]),
+}
+"""Kinds of columns; each may also have gaps, be constant or be nothing but gaps."""
+
+TYPES = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "dictionary": pa.string()}
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> pa.Table:
+    """Some columns of any kind, with any names."""
+    alphabet = st.characters(exclude_categories=["Cs", "Cc"])
+    names = draw(st.lists(st.text(alphabet, min_size=1, max_size=5), min_size=1, max_size=4, unique=True))
+    columns = {}
+    for name in names:
+        kind = draw(st.sampled_from(list(KINDS)))
+        values = draw(st.lists(KINDS[kind] | GAP if draw(st.booleans()) else KINDS[kind], min_size=ROWS, max_size=ROWS))
+        column = pa.array(values, TYPES.get(kind, pa.string()))
+        columns[name] = column.dictionary_encode() if kind == "dictionary" else column
+    return pa.table(columns)
+
+
+class Given:
+    """A dataset of a given table; two rows of one class, two of the other, and so on."""
+
+    name = "given"
+
+    def __init__(self, table: pa.Table, rows: Tensor | None = None) -> None:
+        labels = torch.arange(len(table)) // 2 % 2
+        self.raw = RawData({"train": Table(read_columns(table), labels, rows)}, ("no", "yes"))
+
+    def read(self) -> RawData:
+        return self.raw
+
+
+def read(table: pa.Table, rows: Tensor | None = None) -> TensorDataModule:
+    """Float64, nothing held out; a table that nothing can be learned from is not looked at any further."""
+    data = TensorDataModule(Given(table, rows), split={"val": 0, "test": 0}, dtype=torch.float64, standardize=True)
+    try:
+        data.setup()
+    except DataError as error:
+        assume("varies over train" not in str(error))
+        raise
+    return data
+
+
+def features_of(data: TensorDataModule) -> Tensor:
+    """Of all rows, those of train or not."""
+    features = data.tables["train"].features
+    assert isinstance(features, Tensor)
+    return features
+
+
+def by_name(data: TensorDataModule, values: Tensor) -> dict[str, list[float]]:
+    """A list per feature, of values of shape (..., D)."""
+    assert len(set(data.facts.feature_names)) == data.facts.num_features
+    return dict(zip(data.facts.feature_names, values.T.tolist(), strict=True))
+
+
+def learned(data: TensorDataModule) -> Tensor:
+    """The coefficients in source units after some full-batch steps, (1, D)."""
+    module = LogisticModule(data.facts, l2=0.1, precision="64")
+    model = module.model
+    features, labels = model.standardize(features_of(data)), data.tables["train"].labels
+    targets = one_vs_rest(labels, 1, torch.float64)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with torch.no_grad():
+        for _ in range(10):
+            logits = torch.empty_like(targets)
+            module.objective.gradient_(features, targets, model.coef, model.intercept, 1.0, logits)
+            for parameter in model.parameters():
+                assert parameter.grad is not None
+                parameter.sub_(parameter.grad, alpha=0.5)
+    return model.in_source_units()[0]
+
+
+@given(table=tables(), seed=st.integers(0, 9))
+@settings(max_examples=25)
+def test_encode_save_load_predict_gives_the_same_probabilities(table: pa.Table, seed: int) -> None:
+    data = read(table)
+    module = LogisticModule(data.facts, init="linear", seed=seed, precision="64")
+    before = module.predict_step(next(iter(data.blocks("train"))), 0)
+    file = io.BytesIO()
+    held = {"state_dict": module.state_dict(), "hyper_parameters": dict(module.hparams)}
+    torch.save(held | {"pytorch-lightning_version": lightning.__version__}, file)
+    # From here on there is nothing but the file and the raw rows.
+    file.seek(0)
+    loaded = LogisticModule.load_from_checkpoint(file, map_location="cpu", weights_only=True)
+    facts = loaded.facts
+    assert facts == data.facts
+    rows = read_columns(table, [column.name for column in facts.columns if column.kind != "number"])
+    features, unseen = encode(rows, facts.columns, torch.float64)
+    assert unseen == {}
+    after = loaded.probabilities(features)
+    torch.testing.assert_close(after, before, atol=0, rtol=0)
+
+
+@given(table=tables())
+@settings(max_examples=25)
+def test_the_matrix_is_as_wide_as_it_has_names_and_finite_and_each_block_of_levels_sums_to_one_or_none(
+    table: pa.Table,
+) -> None:
+    data = read(table, torch.arange(0, ROWS, 2))  # levels and medians of every other row only
+    features = features_of(data)
+    assert features.shape == (ROWS, len(data.facts.feature_names)) == (ROWS, data.facts.num_features)
+    assert bool(features.isfinite().all())
+    start = 0
+    for column in data.facts.columns:
+        block = features[:, start : start + len(column.feature_names)]
+        start += len(column.feature_names)
+        if column.indicator:
+            gaps = table.column(column.name).is_null(nan_is_null=True).to_pylist()
+            assert block[:, -1].tolist() == [float(gap) for gap in gaps]
+            block = block[:, :-1]
+        if column.kind != "number" and not column.constant:
+            assert set(block.sum(1).tolist()) <= {0.0, 1.0}
+            assert set(block[::2].sum(1).tolist()) == {1.0}  # a level of train is a level
+    assert start == features.shape[1]
+
+
+@given(table=tables(), order=st.randoms(use_true_random=False))
+@settings(max_examples=20)
+def test_the_order_of_the_columns_changes_nothing_but_the_order(table: pa.Table, order: Any) -> None:
+    names = list(table.column_names)
+    order.shuffle(names)
+    one, other = read(table), read(table.select(names))
+    assert by_name(one, features_of(one)) == by_name(other, features_of(other))
+    coefs, theirs = by_name(one, learned(one)), by_name(other, learned(other))
+    for name, coef in coefs.items():
+        assert coef == pytest.approx(theirs[name], rel=1e-9, abs=1e-12)  # sums in another order
+
+
+@given(table=tables(), order=st.permutations(range(ROWS)))
+@settings(max_examples=20)
+def test_the_order_of_the_rows_changes_neither_levels_nor_fills(table: pa.Table, order: list[int]) -> None:
+    one = read(table)
+    other = read(table.take(order))
+    assert one.facts.columns == other.facts.columns
+    torch.testing.assert_close(features_of(one)[order], features_of(other), atol=0, rtol=0)
+
+
+@given(table=tables())
+@settings(max_examples=20)
+def test_the_encoding_comes_back_from_plain_values(table: pa.Table) -> None:
+    facts = read(table).facts
+    assert DataFacts.from_dict(facts.as_dict()) == facts
+
+
+# single columns, by hand
+
+
+def encoded(values: Any, *more: Any, train: int | None = None) -> tuple[Column, list[list[float]]]:
+    """Encoding and features of one column ``c``, learned on the first ``train`` rows."""
+    columns = read_columns(pa.table({"c": values}), *more)
+    encoding, _ = learn_encoding(columns, None if train is None else torch.arange(train))
+    features, _ = encode(columns, encoding, torch.float64)
+    return encoding[0], features.tolist()
+
+
+def test_numbers_are_as_they_are() -> None:
+    column, features = encoded([3, 1, 2])
+    assert column.feature_names == ("c",)
+    assert features == [[3.0], [1.0], [2.0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "features"),
+    [
+        (["E", "D", "E"], ("c=D", "c=E"), [[0, 1], [1, 0], [0, 1]]),
+        ([True, False, True], ("c=false", "c=true"), [[0, 1], [1, 0], [0, 1]]),
+        (pa.array(["E", "D", "E"]).dictionary_encode(), ("c=D", "c=E"), [[0, 1], [1, 0], [0, 1]]),
+        (pa.array([7, 5, 7]).dictionary_encode(), ("c=5", "c=7"), [[0, 1], [1, 0], [0, 1]]),
+        (pa.array(["10", "9", "10"]), ("c=10", "c=9"), [[1, 0], [0, 1], [1, 0]]),
+    ],
+)
+def test_text_booleans_and_dictionaries_are_a_feature_per_level(
+    values: Any, names: tuple[str, ...], features: list[list[float]]
+) -> None:
+    column, ours = encoded(values)
+    assert column.feature_names == names
+    assert ours == features
+
+
+def test_levels_of_a_dictionary_that_no_row_has_are_no_features() -> None:
+    values = pa.DictionaryArray.from_arrays(pa.array([0, 2, 0]), pa.array(["a", "b", "c"]))
+    assert encoded(values)[0].feature_names == ("c=a", "c=c")
+
+
+def test_levels_and_the_median_are_those_of_train() -> None:
+    column, features = encoded(["a", "b", "a", "new", None], train=3)
+    assert column.feature_names == ("c=a", "c=b")
+    assert features[3] == [0.0, 0.0]
+    assert features[4] == [1.0, 0.0]  # the most frequent of train, which had no gap to mark
+    column, features = encoded([1.0, None, 2.0, 9.0, None, 100.0], train=4)
+    assert (column.fill, column.feature_names) == (2.0, ("c", "c is missing"))
+    assert features == [[1, 0], [2, 1], [2, 0], [9, 0], [2, 1], [100, 0]]
+
+
+def test_of_equally_frequent_levels_the_first_in_the_alphabet_fills() -> None:
+    # Else the order of the rows would decide.
+    assert encoded(["b", "a", "b", "a", None])[0].fill == encoded(["a", "b", None, "a", "b"])[0].fill == "a"
+
+
+def test_the_median_is_that_of_all_train_rows_however_many() -> None:
+    # A column without gaps, too: a raw row may have one when the model is used.
+    values = np.random.default_rng(0).exponential(size=30_000)
+    values[1::2] += 100  # a sample of every third row or so would do; one of every other row would not
+    assert encoded(values)[0].fill == float(np.median(values))
+
+
+def test_a_constant_column_with_gaps_leaves_its_indicator() -> None:
+    column, features = encoded([5.0, None, 5.0])
+    assert (column.feature_names, features) == (("c is missing",), [[0], [1], [0]])
+    column, features = encoded(["x", None, "x"])
+    assert (column.feature_names, features) == (("c is missing",), [[0], [1], [0]])
+
+
+@pytest.mark.parametrize("values", [[1, 1, 1], ["x", "x", "x"], [True] * 3, [None] * 3, [float("nan")] * 3])
+def test_a_column_that_says_nothing_is_left_out_and_named(values: Any) -> None:
+    columns = read_columns(pa.table({"says": [1, 2, 3], "says_nothing": values}))
+    encoding, notes = learn_encoding(columns, None)
+    assert [column.name for column in encoding] == ["says"]
+    assert [note for note in notes if "says_nothing" in note] == list(notes) != []
+
+
+def test_a_column_that_train_has_as_numbers_is_not_read_as_text() -> None:
+    encoding, _ = learn_encoding(read_columns(pa.table({"c": [1.0, 2.0]})), None)
+    with pytest.raises(DataError, match=r"'c'.*number.*category"):
+        encode(read_columns(pa.table({"c": ["a", "b"]})), encoding, torch.float32)
+
+
+def test_a_column_that_the_model_learned_from_must_be_there() -> None:
+    encoding, _ = learn_encoding(read_columns(pa.table({"c": [1.0, 2.0]})), None)
+    with pytest.raises(DataError, match="'c'"):
+        encode(read_columns(pa.table({"d": [1.0, 2.0]})), encoding, torch.float32)
+
+
+def test_a_row_with_nothing_but_a_gap_is_filled_like_any_other() -> None:
+    table = pa.table({"n": [1.0, None, 5.0], "t": ["a", "a", "b"], "b": [True, True, False]})
+    encoding, _ = learn_encoding(read_columns(table), None)
+    raw = pa.table({"n": pa.nulls(1), "t": pa.nulls(1), "b": pa.nulls(1)})
+    features, unseen = encode(read_columns(raw), encoding, torch.float64)
+    assert (features.tolist(), unseen) == ([[3.0, 1.0, 1.0, 0.0, 0.0, 1.0]], {})

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fake_mnist import write_fake_mnist
+from logreg.data import DATASETS, RawData, Table, TensorDataModule, build_dataset
+from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
+from logreg.data.sources.blobs import Blobs
+from logreg.data.splits import stratified_split
+from logreg.errors import ConfigError, DataError, DatasetNotFoundError
+from logreg.facts import Batch
+
+
+class Given:
+    """A dataset of given tensors."""
+
+    name = "given"
+
+    def __init__(self, features: Tensor, labels: Tensor, classes: int = 2) -> None:
+        self.raw = RawData({"train": Table(features, labels)}, tuple(str(label) for label in range(classes)))
+
+    def read(self) -> RawData:
+        return self.raw
+
+
+# splits
+
+
+@given(
+    counts=st.lists(st.integers(1, 40), min_size=2, max_size=5),
+    val=st.floats(0, 0.45),
+    test=st.floats(0, 0.45),
+    seed=st.integers(0, 5),
+)
+def test_splits_are_disjoint_complete_and_stratified(counts: list[int], val: float, test: float, seed: int) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    rows = stratified_split(labels, {"val": val, "test": test}, seed)
+    together = torch.cat(list(rows.values()))
+    assert together.sort().values.tolist() == list(range(len(labels)))
+    assert ("val" in rows) == (val > 0)
+    for label, count in enumerate(counts):
+        # Each class keeps a row to learn from, and gets its share to within one row.
+        assert int((labels[rows["train"]] == label).sum()) >= 1
+        for split, fraction in (("val", val), ("test", test)):
+            if split in rows:
+                got = int((labels[rows[split]] == label).sum())
+                assert abs(got - fraction * count) <= 1 or int((labels[rows["train"]] == label).sum()) == 1
+
+
+def test_the_split_depends_on_the_seed_alone() -> None:
+    labels = torch.arange(100) % 3
+    first, again, other = (stratified_split(labels, {"val": 0.3}, seed)["val"].tolist() for seed in (1, 1, 2))
+    assert first == again != other
+
+
+# blocks
+
+
+def blocks_of(rows: int, batch_size: int, features: int = 3, shuffle: bool = True, epoch: int = 0) -> list[Batch]:
+    values = torch.arange(rows, dtype=torch.float32).unsqueeze(1).expand(rows, features).contiguous()
+    dataset = BlockDataset(values, torch.arange(rows), None, 1.0, torch.float32)
+    loader = block_loader(dataset, batch_size, shuffle, seed=3)
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # ours has it
+    return list(loader)
+
+
+@given(rows=st.integers(1, 300), batch_size=st.integers(1, 400), shuffle=st.booleans())
+@settings(max_examples=30)
+def test_an_epoch_is_each_row_once_with_its_own_label(rows: int, batch_size: int, shuffle: bool) -> None:
+    blocks = blocks_of(rows, batch_size, shuffle=shuffle)
+    labels = torch.cat([block.labels for block in blocks])
+    assert labels.sort().values.tolist() == list(range(rows))
+    torch.testing.assert_close(torch.cat([block.features[:, 0] for block in blocks]), labels.float())
+
+
+def test_all_blocks_but_the_last_hold_whole_batches_within_the_size() -> None:
+    wide = BLOCK_BYTES // 4 // 100
+    blocks = blocks_of(1000, 7, features=wide)
+    assert len(blocks) > 2
+    for block in blocks[:-1]:
+        assert len(block.features) % 7 == 0
+        assert block.features.nbytes <= BLOCK_BYTES
+
+
+def test_each_epoch_has_an_order_of_its_own_that_a_second_run_repeats() -> None:
+    first, again, second = (torch.cat([b.labels for b in blocks_of(50, 5, epoch=e)]).tolist() for e in (1, 1, 2))
+    assert first == again != second
+
+
+def test_a_full_batch_is_not_shuffled() -> None:
+    assert blocks_of(20, 20)[0].labels.tolist() == list(range(20))
+
+
+def test_blocks_of_whole_passes_are_the_same_in_every_epoch_and_each_a_sample_of_all_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("logreg.data.blocks.BLOCK_BYTES", 400)
+    data = TensorDataModule(Blobs(rows=300), full_passes_from_epoch=0)
+    epochs = []
+    for epoch in (0, 1):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # ours has it
+        epochs.append([block.features.tolist() for block in loader])
+    assert epochs[0] == epochs[1]
+    assert len(epochs[0]) > 2
+    everything = data.tables["train"].matrix.float().tolist()
+    assert sorted(row for block in epochs[0] for row in block) == sorted(everything)
+    # Each reaches from the first rows to the last, so that classes that come one after the other are in it.
+    first, last = everything[: len(epochs[0])], everything[-len(epochs[0]) :]
+    for block in epochs[0]:
+        assert any(row in first for row in block)
+        assert any(row in last for row in block)
+
+
+def test_a_polished_run_reads_shuffled_batches_first_and_whole_passes_then() -> None:
+    data = TensorDataModule(Blobs(rows=300), batch_size=20, full_passes_from_epoch=2)
+    sampler = data.train_dataloader().sampler
+    epochs = []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # ours has it
+        everything = torch.arange(data.facts.rows["train"])
+        epochs.append([everything[rows].tolist() for rows in sampler])
+    assert epochs[0] != epochs[1] != epochs[2] == epochs[3]
+    assert all(sorted(row for block in epoch for row in block) == everything.tolist() for epoch in epochs)
+
+
+# the DataModule
+
+
+def test_setting_up_twice_changes_nothing() -> None:
+    data = TensorDataModule(Blobs(rows=50), split={"val": 0.2, "test": 0.2}, standardize=True)
+    data.setup("fit")
+    facts, order = data.facts, [block.labels.tolist() for block in data.train_dataloader()]
+    data.setup("test")
+    assert data.facts is facts
+    assert [block.labels.tolist() for block in data.train_dataloader()] == order
+
+
+def test_splits_that_a_dataset_lacks_are_absent() -> None:
+    data = TensorDataModule(build_dataset("toy", {}))
+    assert data.splits == ("train",)
+    assert data.facts.rows == {"train": 3}
+    assert data.val_dataloader() == data.test_dataloader() == []
+
+
+def test_facts_come_from_the_train_split_alone(draw: torch.Generator) -> None:
+    features = torch.randn(40, 3, generator=draw, dtype=torch.float64) * 5 + 2
+    features[:, 2] = 0.1 + 0.2  # constant: its deviation must not become a divisor
+    data = TensorDataModule(Given(features, torch.arange(40) % 2), split={"val": 0.25, "test": 0.25}, standardize=True)
+    train = torch.cat([block.features for block in data.blocks("train")]).double()
+    assert len(train) == 20
+    torch.testing.assert_close(torch.tensor(data.facts.mean, dtype=torch.float64), train.mean(0), atol=1e-6, rtol=1e-6)
+    expected = train.std(0, correction=0)
+    expected[2] = 1.0
+    torch.testing.assert_close(torch.tensor(data.facts.std, dtype=torch.float64), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("features", "labels", "classes", "message"),
+    [
+        (
+            torch.zeros(4, 1),
+            torch.tensor([0, 1, 2, 0]),
+            2,
+            "`labels` must lie in [0, 2), got 0 to 2 [in train of given].",
+        ),
+        (
+            torch.tensor([[0.0], [1.0], [math.nan], [0.0]]),
+            torch.tensor([0, 1, 0, 1]),
+            2,
+            "`features` must be finite, got nan or inf in row 2, counted from 0 [in given]. "
+            "Mend the row, or leave it out.",
+        ),
+        (
+            torch.zeros(4, 1),
+            torch.zeros(4).long(),
+            2,
+            "train of `dataset=given` must hold at least 2 classes, got only '0'.",
+        ),
+        (torch.zeros(4, 1), torch.zeros(4).long(), 1, "`dataset=given` must hold at least 2 classes, got only '0'."),
+    ],
+)
+def test_bad_data_is_named_at_the_door(features: Tensor, labels: Tensor, classes: int, message: str) -> None:
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        TensorDataModule(Given(features, labels, classes)).setup()
+
+
+def test_large_finite_features_are_not_taken_for_infinite() -> None:
+    # Their sum overflows; each of them is fine.
+    features = torch.full((4, 1), 3e38)
+    TensorDataModule(Given(features, torch.arange(4) % 2)).setup()
+
+
+# the datasets
+
+
+def test_unknown_names_and_arguments_offer_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=re.escape("got 'mnits'. Did you mean mnist?")):
+        build_dataset("mnits", {})
+    with pytest.raises(
+        ConfigError, match=re.escape("`dataset.row` is not an argument of dataset=blobs. Did you mean rows?")
+    ):
+        build_dataset("blobs", {"row": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "features", "classes"),
+    [
+        ("toy", 3, 1, 2),
+        ("blobs", 3000, 2, 2),
+        ("breast_cancer", 569, 30, 2),
+        ("iris", 150, 4, 3),
+        ("wine", 178, 13, 3),
+        ("digits", 1797, 64, 10),
+    ],
+)
+def test_datasets_have_their_true_shapes(name: str, rows: int, features: int, classes: int) -> None:
+    raw = build_dataset(name, {}).read()
+    assert raw.tables["train"].matrix.shape == (rows, features)
+    assert raw.tables["train"].labels.unique().tolist() == list(range(classes))
+    assert len(raw.class_names) == classes
+    assert len(raw.feature_names) in (0, features)
+    assert math.prod(raw.image_shape) in (1, features)
+
+
+def test_toy_is_the_tutorials_three_students() -> None:
+    raw = DATASETS["toy"]().read()
+    assert raw.tables["train"].matrix.tolist() == [[1.0], [2.0], [3.0]]
+    assert [raw.class_names[label] for label in raw.tables["train"].labels] == ["fail", "fail", "pass"]
+
+
+@pytest.mark.parametrize(("features", "correlation"), [(1, 0.0), (3, 0.0), (5, 0.8)])
+def test_blobs_closed_form_is_that_of_their_covariance(features: int, correlation: float) -> None:
+    blobs = Blobs(rows=200_000, features=features, distance=1.5, correlation=correlation, seed=1)
+    raw = blobs.read()
+    assert raw.answer is not None
+    x, y = raw.tables["train"].matrix, raw.tables["train"].labels
+    shift = x[y == 1].mean(0) - x[y == 0].mean(0)
+    within = torch.cat([x[y == label] - x[y == label].mean(0) for label in (0, 1)])
+    covariance = within.T @ within / len(x)
+    # 200,000 rows: means and covariances to about 1 / sqrt(200,000) = 0.002, a few times that in coef.
+    torch.testing.assert_close(torch.linalg.solve(covariance, shift), raw.answer.coef, atol=0.03, rtol=0)
+    distance = math.sqrt(float(shift @ torch.linalg.solve(covariance, shift)))
+    assert distance == pytest.approx(1.5, abs=0.02)
+    predicted = (x @ raw.answer.coef + raw.answer.intercept > 0).long()
+    assert float((predicted == y).double().mean()) == pytest.approx(raw.answer.accuracy, abs=0.004)
+
+
+def test_blobs_best_accuracy_is_phi_of_half_the_distance() -> None:
+    answer = Blobs(rows=10, distance=2.0).read().answer
+    assert answer is not None
+    assert answer.accuracy == pytest.approx(0.841344746068543)  # Phi(1), from a table
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_images_are_read_in_their_true_file_format(
+    tmp_path: Path, name: str, folder: str, gzipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_fake_mnist(tmp_path, folder, gzipped=gzipped)
+    if gzipped:  # torchvision knows the checksums of the true files
+        reader = getattr(torchvision.datasets, folder)
+        sums = [(n, hashlib.md5((tmp_path / folder / "raw" / n).read_bytes()).hexdigest()) for n, _ in reader.resources]
+        monkeypatch.setattr(reader, "resources", sums)
+    data = TensorDataModule(build_dataset(name, {"root": str(tmp_path)}), split={"val": 0.1})
+    assert data.facts.rows == {"train": 180, "val": 20, "test": 50}
+    assert data.facts.image_shape == (28, 28)
+    (block,) = data.blocks("test")
+    assert block.features.dtype == torch.float32
+    assert float(block.features.max()) == 1.0  # in [0, 1], as served
+    assert float(block.features.min()) >= 0.0
+    # Row 2k of class k is bright, so pixels and labels belong together.
+    assert (block.features.view(-1, 28, 28)[torch.arange(50), block.labels * 2] == 1).all()
+
+
+def test_missing_images_say_what_and_where(tmp_path: Path) -> None:
+    message = (
+        f"mnist not found in `dataset.root={tmp_path}`: MNIST/raw/train-images-idx3-ubyte is missing. "
+        "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
+    )
+    with pytest.raises(DatasetNotFoundError, match=f"^{re.escape(message)}$"):
+        build_dataset("mnist", {"root": str(tmp_path), "download": False}).read()
+
+
+def test_a_broken_archive_is_named_and_nothing_is_fetched(tmp_path: Path) -> None:
+    write_fake_mnist(tmp_path, gzipped=True)  # its checksum is not that of the true MNIST
+    with pytest.raises(
+        DatasetNotFoundError, match=re.escape("train-images-idx3-ubyte.gz is broken, its checksum is not")
+    ):
+        build_dataset("mnist", {"root": str(tmp_path)}).read()
+
+
+def test_a_cut_off_file_is_named_as_broken(tmp_path: Path) -> None:
+    write_fake_mnist(tmp_path)
+    images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:1000])
+    with pytest.raises(DatasetNotFoundError, match=r"^mnist could not be read from"):
+        build_dataset("mnist", {"root": str(tmp_path)}).read()

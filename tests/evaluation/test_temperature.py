@@ -1,0 +1,244 @@
+"""Calibration: class weights are taken out, the temperature is found, and what cannot be found is said."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from logreg.evaluation.temperature import WIDE, Calibration, fit_calibration
+from logreg.losses import LOSSES
+from logreg.training.trained import Trained
+from models import Models
+from whole_runs import Answer, train
+
+Types = Callable[..., Answer]
+
+
+def rows(outputs: int, loss: str, seed: int = 0, number: int = 40_000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels that are drawn by them."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(number, outputs, generator=draw, dtype=torch.float64)
+    return logits, torch.multinomial(LOSSES[loss].class_probabilities(logits), 1, generator=draw)[:, 0]
+
+
+def fitted(logits: torch.Tensor, labels: torch.Tensor, loss: str, **more: Any) -> Calibration:
+    return fit_calibration(logits, labels, loss, [f"c{k}" for k in range(max(2, logits.shape[1]))], **more)
+
+
+@pytest.mark.parametrize("spoiled", [0.25, 1.0, 3.0])
+@pytest.mark.parametrize(("outputs", "loss"), [(1, "bce"), (4, "cross_entropy"), (4, "bce")])
+def test_it_finds_what_the_logits_were_multiplied_by(outputs: int, loss: str, spoiled: float) -> None:
+    logits, labels = rows(outputs, loss)
+    if loss == "bce" and outputs > 1 and spoiled != 1:
+        pytest.skip("divided by their sum, sigmoids are no longer what they were drawn from")
+    # the standard error of the slope of 40,000 rows is about one in a hundred
+    found = fitted(spoiled * logits, labels, loss)
+    assert found.temperature == pytest.approx(spoiled, rel=0.05)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < spoiled < found.high < 1.1 * found.low
+
+
+def test_no_other_temperature_makes_the_rows_more_probable() -> None:
+    logits, labels = rows(3, "cross_entropy")
+    logits, labels = 1.7 * logits[:500], labels[:500]
+    best = fitted(logits, labels, "cross_entropy").temperature
+
+    def cost(temperature: float) -> float:
+        p = LOSSES["cross_entropy"].class_probabilities(logits, temperature)
+        return float(-p.gather(1, labels[:, None]).log().mean())
+
+    assert cost(best) <= min(cost(best * (1 + step)) for step in (-0.1, -1e-3, 1e-3, 0.1))
+
+
+def test_the_interval_is_that_of_the_slope_of_a_regression_on_the_logits() -> None:
+    # 1 / T is the slope of a logistic regression on the logits without an intercept
+    from statsmodels.api import Logit
+
+    logits, labels = rows(1, "bce", number=200)
+    theirs = Logit(labels.numpy(), 1.7 * logits.numpy()).fit(disp=0, tol=1e-12)
+    slope, error = float(theirs.params[0]), float(theirs.bse[0])
+    found = fitted(1.7 * logits, labels, "bce")
+    half = 1.959963984540054 * error / slope  # of the logarithm, by the delta method
+    assert found.temperature == pytest.approx(1 / slope, rel=1e-6)
+    assert (found.low, found.high) == pytest.approx((math.exp(-half) / slope, math.exp(half) / slope), rel=1e-4)
+
+
+def test_a_weight_that_counts_rows_is_the_row_so_many_times() -> None:
+    logits, labels = rows(1, "bce", number=300)
+    weight = torch.ones(300)
+    weight[:100], weight[100:120] = 2, 0
+    times = torch.arange(300).repeat_interleave(weight.long())
+    expected = fitted(logits[times], labels[times], "bce")
+    found = fitted(logits, labels, "bce", sample_weight=weight, counts=True)
+    assert (found.temperature, found.low, found.high) == pytest.approx(
+        (expected.temperature, expected.low, expected.high), rel=1e-6
+    )
+    assert (found.rows, expected.rows) == (280, 380)
+
+
+def test_the_scale_of_sampling_weights_says_nothing() -> None:
+    logits, labels = rows(1, "bce", number=300)
+    weight = torch.rand(300, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 0.5
+    one, ten = (fitted(logits, labels, "bce", sample_weight=scale * weight) for scale in (1, 10))
+    assert (one.temperature, one.low, one.high) == pytest.approx((ten.temperature, ten.low, ten.high), rel=1e-6)
+
+
+NOTHING = {
+    "right": ([-1.0, 2.0, -3.0, 0.5], [0, 1, 0, 1], "the model makes no mistake on the 4 rows of val"),
+    "chance": ([-1.0, 1.0, -1.0, 1.0], [0, 0, 1, 1], "above 100"),
+    "tiny": ([-1e-9, 1e-9, -1e-9, 1e-9, 1e-9], [0, 1, 0, 1, 0], "below 0.01"),
+    "one class": ([-1.0, 2.0, 1.0], [1, 1, 1], "the 3 rows of val are all of class 'c1'"),
+}
+
+
+@pytest.mark.parametrize("kind", NOTHING)
+def test_where_there_is_no_temperature_the_reason_is_said(kind: str) -> None:
+    logits, labels, reason = NOTHING[kind]
+    found = fitted(torch.tensor(logits).unsqueeze(1), torch.tensor(labels), "bce")
+    assert (found.temperature, found.low, found.high) == (1.0, None, None)
+    (line,) = found.in_words(["c0", "c1"])
+    assert line.startswith("no temperature was fitted: ")
+    assert reason in line
+
+
+@pytest.mark.parametrize(("number", "little"), [(40, True), (4000, False)])
+def test_few_rows_are_said_to_be_few(number: int, little: bool) -> None:
+    logits, labels = rows(1, "bce", number=number)
+    found = fitted(logits, labels, "bce")
+    assert found.low is not None
+    assert found.high is not None
+    assert (found.high > WIDE * found.low) is little
+    (line,) = found.in_words(["c0", "c1"])
+    assert f"fitted on {number:,} rows" in line
+    assert ("too few to say much" in line) is little
+
+
+WEIGHTS = torch.tensor([0.5, 3.0, 20.0, 1.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("outputs", "loss"), [(1, "bce"), (2, "cross_entropy"), (4, "cross_entropy"), (4, "bce")])
+def test_what_class_weights_do_to_probabilities_is_undone(outputs: int, loss: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight = WEIGHTS[: max(2, outputs)]
+    p = torch.softmax(3 * torch.randn(50, len(weight), generator=draw, dtype=torch.float64), dim=1)
+    q = weight * p / (weight * p).sum(1, keepdim=True)  # what is learned of data in which class k is w_k times as often
+    logits = q.log() if loss == "cross_entropy" else (q / (1 - q)).log()
+    logits = logits[:, 1:] if outputs == 1 else logits
+    torch.testing.assert_close(LOSSES[loss].class_probabilities(logits), q)
+    torch.testing.assert_close(LOSSES[loss].class_probabilities(logits, log_weight=weight.log()), p)
+
+
+def test_the_temperature_comes_after_the_correction() -> None:
+    logits, log_weight = torch.tensor([[1.2], [-0.3]], dtype=torch.float64), WEIGHTS[:2].log()
+    found = LOSSES["bce"].class_probabilities(logits, 2.0, log_weight)
+    expected = torch.sigmoid((logits - math.log(3.0 / 0.5)) / 2)
+    torch.testing.assert_close(found[:, 1:], expected)
+
+
+def test_it_is_fitted_after_the_correction_too() -> None:
+    logits, labels = rows(3, "cross_entropy")
+    weight = (0.2, 1.0, 6.0)
+    found = fitted(1.5 * logits + torch.tensor(weight).log(), labels, "cross_entropy", class_weight=weight)
+    assert found.temperature == pytest.approx(1.5, rel=0.05)
+    assert found.class_weight == weight
+
+
+def rare(file: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """One row in twenty is yes."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(4000) % 20 == 0
+    features = np.round(draw.normal(size=4000) + labels, 4)
+    lines = [f"{x:.4f},{'yes' if y else 'no'}" for x, y in zip(features, labels, strict=True)]
+    file.write_text("\n".join(["x,y", *lines]) + "\n")
+    return features[:, None], labels
+
+
+def test_balanced_class_weights_are_taken_out_wherever_a_probability_comes_from(tmp_path: Path, types: Types) -> None:
+    features, labels = rare(tmp_path / "rare.csv")
+    typed = ("dataset=table", "dataset.path=rare.csv", "dataset.target=y", "dataset.class_weight=balanced")
+    run = train(tmp_path, *typed, "calibrate=temperature", "report=brief")
+    shift = math.log(19)  # balanced: each class weighs N / (2 * its rows), and no has 19 rows for each of yes
+    found = run.summary["evaluation"]
+    no, yes = found["calibration"]["class_weight"]
+    assert math.log(yes / no) == pytest.approx(shift, rel=1e-3)  # train is 95.0 % no
+    module = Trained.load(run.folder / "checkpoints" / "last.ckpt").module
+    coef, intercept = (float(part) for part in module.model.in_source_units())
+    heat = module.calibration.temperature
+    assert heat == found["calibration"]["temperature"] != 1
+    p = 1 / (1 + np.exp(-(features[:, 0] * coef + intercept - math.log(yes / no)) / heat))
+    assert p.mean() == pytest.approx(labels.mean(), abs=0.005)  # 1.5 standard errors of so many rows
+    # predict.py, each format, and the sentence that the report has for it
+    assert types(tmp_path, "predict", "input=rare.csv", "output=p.csv").code == 0
+    with (tmp_path / "p.csv").open() as file:
+        predicted = list(csv.DictReader(file))
+    np.testing.assert_allclose([float(row["yes"]) for row in predicted], p, atol=1e-6)
+    assert [row["predicted"] == "yes" for row in predicted] == (p > 0.5).tolist()
+    for kind in ("onnx", "sklearn", "json"):
+        answer = types(tmp_path, "export", f"format={kind}", f"output=model.{kind}.{SUFFIX[kind]}", "overwrite=true")
+        assert answer.code == 0, answer.err
+    words = "class weights are taken out of the probabilities again (2.944 is subtracted from the log-odds of yes)"
+    answer = types(tmp_path, "evaluate")
+    assert words in answer.out
+    assert "temperature" in answer.out
+    assert words[1:] in (run.folder / "report.md").read_text()
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert words[1:] in card
+    assert "those of the weighted problem" not in card
+    # the accuracy of the table is that of the labels that are predicted, and the equation that of the probabilities
+    assert run.summary["metrics"]["test"]["accuracy"] == found["metrics"]["accuracy"]["value"] == 0.95
+    assert run.summary["equation"].startswith(f"p(yes) = sigmoid({coef / heat:.2f} * x - ")
+
+
+SUFFIX = {
+    "onnx": "onnx",
+    "sklearn": "joblib",
+    "json": "json",
+    "safetensors": "safetensors",
+    "torch_export": "pt2",
+}
+
+
+def test_without_calibration_they_are_those_of_the_weighted_problem_and_said_to_be(
+    tmp_path: Path, types: Types
+) -> None:
+    features, labels = rare(tmp_path / "rare.csv")
+    typed = ("dataset=table", "dataset.path=rare.csv", "dataset.target=y", "dataset.class_weight=balanced")
+    run = train(tmp_path, *typed, "l2=0", "tolerance=1e-12", "dataset.split.val=0", "dataset.split.test=0")
+    theirs = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, class_weight="balanced")
+    theirs.fit(features, labels)
+    module = Trained.load(run.folder / "checkpoints" / "last.ckpt").module
+    coef, intercept = (float(part) for part in module.model.in_source_units())
+    assert (coef, intercept) == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), rel=1e-4)
+    assert types(tmp_path, "export", "format=json", "output=model.json").code == 0
+    for file in (run.folder / "report.md", tmp_path / "MODEL_CARD.md"):
+        assert "those of the weighted problem" in file.read_text()
+
+
+def test_one_vs_rest_with_class_weights_goes_where_it_can(models: Models, types: Types, tmp_path: Path) -> None:
+    here = models("weighted")
+    for kind in ("onnx", "json", "safetensors", "torch_export"):
+        answer = types(
+            here, "export", f"format={kind}", f"output={tmp_path / 'model'}.{SUFFIX[kind]}", "overwrite=true"
+        )
+        assert answer.code == 0, answer.err
+    answer = types(here, "export", "format=sklearn", f"output={tmp_path / 'model.joblib'}")
+    assert answer.code == 2
+    assert answer.err.startswith("`format=sklearn` must be a model that scikit-learn has")
+    assert answer.err.count("\n") == 1
+
+
+def test_a_checkpoint_of_before_has_its_temperature_alone(models: Models, tmp_path: Path) -> None:
+    held = models.run("softmax").checkpoint()
+    del held["calibration"]
+    for old, expected in (({"temperature": 1.7}, 1.7), ({}, 1.0)):
+        torch.save({**held, **old}, tmp_path / "old.ckpt")
+        assert Trained.load(tmp_path / "old.ckpt").module.calibration == Calibration(expected)

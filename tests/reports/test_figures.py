@@ -1,0 +1,166 @@
+"""Pictures by what is drawn: curves, limits, names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.font_manager import fontManager
+
+from logreg.evaluation.path_selection import PathRow
+from logreg.facts import DataFacts
+from logreg.reports.figures import (
+    coefficient_images,
+    further_fonts,
+    label,
+    labels,
+    lettered,
+    path_curve,
+    probability_curve,
+)
+from whole_runs import Answer
+
+# names
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("age", "age"),
+        ("talk.politics.mideast", "talk.po…mideast"),
+        ("", ""),
+        ("學習時間的小時數每週", "學習時…數每週"),
+        ("two\nlines", r"two\nlines"),
+        ("$x$", r"\$x\$"),
+        ("_x", " _x"),
+        ("\x1b[31m", r"\x1b[31m"),
+    ],
+)
+def test_a_name_in_a_picture(text: str, expected: str) -> None:
+    assert label(text, 15) == expected
+
+
+def test_names_that_differ_in_their_middle_get_more_letters() -> None:
+    names = ["comp.sys.ibm.pc.hardware", "comp.sys.mac.hardware"]
+    assert label(names[0], 16) == "comp.sy…hardware"
+    assert len({*labels(names, 16)}) == 2
+    assert labels(["a" * 40, "b"], 16) == ["a" * 7 + "…" + "a" * 8, "b"]
+
+
+def test_letters_are_looked_for_in_all_fonts_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert further_fonts("an age of 3 größere αβγ имя") == ([], "")
+    # as if the usual font had none of these letters, and another one all
+    monkeypatch.setitem(mpl.rcParams, "font.family", ["cmr10"])
+    assert "Ж" not in further_fonts("aЖ")[1]
+    assert further_fonts("aЖ")[0] != []
+    with lettered(["aЖ"]) as missing:
+        assert missing == ""
+        assert mpl.rcParams["font.family"] == ["cmr10", *further_fonts("aЖ")[0]]
+    assert {*further_fonts("aЖ")[0]} <= {entry.name for entry in fontManager.ttflist}
+    assert mpl.rcParams["font.family"] == ["cmr10"]
+
+
+def test_a_run_with_names_of_many_scripts_is_drawn_and_says_what_it_cannot_write(
+    tmp_path: Path, types: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logreg.reports.figures.further_fonts", lambda text: ([], "小時" if "小時" in text else ""))
+    rows = [f"{n % 7},{n % 5},{n % 3},{'通過' if (n * n) % 7 < 3 else '$not'}" for n in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["小時,$\\frac{,_hidden,y", *rows]) + "\n", encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        answer = types(tmp_path, "train", "dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=0.1")
+    assert answer.code == 0
+    lines = [line for line in answer.err.splitlines() if not line.startswith(("optimizer=", "table: epoch"))]
+    assert lines == [
+        "pictures: no font of this machine has 小時, so boxes stand there. Install one that has, such as Noto Sans CJK."
+    ]
+
+
+# probability
+
+
+def test_classes_of_any_name_are_in_the_legend() -> None:
+    facts = DataFacts("made", 1, ("_no", "$yes$"), {"train": 4}, feature_names=("x" * 200,))
+    features, labels_of = torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([0, 0, 1, 1])
+    figure = probability_curve(1.5, -3.75, facts, features, labels_of, "title")
+    FigureCanvasAgg(figure).draw()
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [r"p(\$yes\$)", " _no", r"\$yes\$"]
+    assert len(figure.axes[0].get_xlabel()) <= 60
+
+
+# coefficients as images
+
+
+def images_of(axes: list[Axes]) -> list[Axes]:
+    return [one for one in axes if one.get_images()]
+
+
+def test_one_huge_coefficient_leaves_the_others_their_colors() -> None:
+    facts = DataFacts("made", 100, ("a", "b"), {"train": 3}, image_shape=(10, 10))
+    coef = torch.linspace(-1, 1, 100).repeat(1, 1)
+    coef[0, 7] = 1e9
+    figure = coefficient_images(coef, facts)
+    FigureCanvasAgg(figure).draw()
+    low, high = images_of(figure.axes)[0].get_images()[0].get_clim()
+    assert 4 < high < 5
+    assert low == -high
+    assert "(the largest has 1e+09)" in figure.axes[-1].get_ylabel()
+
+
+def test_colors_end_at_the_largest_sum_over_the_channels() -> None:
+    facts = DataFacts("made", 12, ("a", "b"), {"train": 3}, image_shape=(3, 2, 2))
+    figure = coefficient_images(torch.ones(1, 12), facts)
+    assert images_of(figure.axes)[0].get_images()[0].get_clim() == (-3.0, 3.0)
+
+
+def test_of_very_many_classes_the_first_hundred_are_shown() -> None:
+    facts = DataFacts("made", 4, tuple(f"a class {k}" for k in range(150)), {"train": 3}, image_shape=(2, 2))
+    figure = coefficient_images(torch.randn(150, 4), facts)
+    assert len(images_of(figure.axes)) == 100
+    assert figure.get_suptitle() == "made: coefficients per class, the first 100 of 150"
+    assert max(figure.get_size_inches()) < 20
+
+
+# paths
+
+
+def test_a_path_shows_loss_and_accuracy_and_what_was_chosen() -> None:
+    losses = {1.0: 0.6, 0.1: 0.35, 0.01: 0.3, 0.001: 0.5}
+    rows = [
+        PathRow(l2, loss / 2, loss, 0.1, 1 - loss, 0.0, 0.0, converged=True, passes=3, nonzero=4)
+        for l2, loss in losses.items()
+    ]
+    figure = path_curve(rows, "made")
+    FigureCanvasAgg(figure).draw()
+    upper, lower = figure.axes
+    assert upper.get_xscale() == "log"
+    by_label = {str(line.get_label()): line for line in upper.lines}
+    assert np.asarray(by_label["val"].get_data()).tolist() == [sorted(losses), [losses[l2] for l2 in sorted(losses)]]
+    assert np.asarray(lower.lines[0].get_ydata()).tolist() == [1 - losses[l2] for l2 in sorted(losses)]
+    for axes, expected in ((upper, 0.3), (lower, 0.7)):
+        (star,) = [line for line in axes.lines if line.get_marker() == "*" and len(np.ravel(line.get_xdata()))]
+        assert np.ravel(np.asarray(star.get_data())).tolist() == pytest.approx([0.01, expected])
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert "best log-loss on val: l2 = 0.01, loss 0.3, accuracy 70.00%" in texts
+    assert "strongest within one error: l2 = 0.1" in texts
+    assert legend.get_window_extent().y1 <= lower.get_window_extent().y0
+    assert upper.get_ylim()[1] > 0.7  # the band is whole
+
+
+def test_a_weak_penalty_whose_loss_explodes_does_not_flatten_the_rest() -> None:
+    rows = [
+        PathRow(l2, 0.1, loss, 0.1, 0.5, 0.0, 0.0, converged=True, passes=3, nonzero=4)
+        for l2, loss in ((1.0, 0.6), (0.1, 0.3), (1e-9, 5000.0))
+    ]
+    assert path_curve(rows, "made").axes[0].get_ylim()[1] < 4
+    assert path_curve(rows[1:2], "made").axes[0].get_ylim()[1] > 0.4  # one strength alone

@@ -1,0 +1,511 @@
+"""Few rows of many features: Newton's steps in the rows, the way to the optimum, and what is left to other ways."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from logreg.errors import DivergedError
+from logreg.losses import one_vs_rest
+from logreg.losses.objective import Objective
+from logreg.rows import MemoryRows
+from logreg.solvers import fit as exact
+from logreg.solvers.dual import row_space
+from logreg.solvers.dual.row_space import DualRows, DualSolver, WoodburyInverse
+from logreg.solvers.dual.span import (
+    DualPoint,
+    Span,
+    best_for_gram_diagonal,
+    inverse_of_gram,
+    inverse_of_gram_diagonal,
+    root_of,
+)
+from logreg.solvers.fit import Fit, fit, problem_of
+from logreg.solvers.passes.base import drive, gather, request
+from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.state import SolverState
+from reference import Reference
+
+KINDS = {
+    "binary": (2, Objective("bce", l2=0.02)),
+    "binary, sum": (2, Objective("bce", l2=0.02, reduction="sum")),
+    "one-vs-rest": (3, Objective("bce", l2=0.02)),
+    "softmax": (4, Objective("cross_entropy", l2=0.02)),
+}
+
+
+class Stated(NamedTuple):
+    """A problem at some factors of its rows."""
+
+    problem: Problem
+    memory: MemoryRows
+    rows: DualRows
+    factors: Tensor
+    logits: Tensor
+    intercept: Tensor
+
+
+def stated(kind: str, weighted: bool = False, intercept: bool = True, shift: float = 0.0) -> Stated:
+    """In float64, in three blocks; rows that have much in common."""
+    classes, objective = KINDS[kind]
+    draw = torch.Generator().manual_seed(7)
+    x = (
+        torch.randn(15, 70, generator=draw).double()
+        + 2 * torch.randn(15, 2, generator=draw).double() @ torch.randn(2, 70, generator=draw).double()
+    )
+    labels = torch.randint(0, classes, (15,), generator=draw)
+    memory = MemoryRows(x + shift, labels, torch.arange(15).double() % 3 if weighted else None)
+    memory.block_rows = 6
+    problem = problem_of(memory, objective, classes, intercept=intercept)
+    center = memory.features.mean(0) if intercept else torch.zeros(70).double()
+    rows = drive(request(DualRows(problem, Coordinates(center, torch.ones_like(center)))), memory)
+    factors = torch.randn(15, problem.num_outputs, generator=draw).double() / 400
+    free = torch.randn(problem.num_outputs, generator=draw).double() if intercept else torch.zeros(problem.num_outputs)
+    return Stated(problem, memory, rows, factors, rows.logits(rows.combined(factors)), free.double())
+
+
+def seen_at(given: Stated) -> DualPoint:
+    """As a span sees it."""
+    on = Span(given.problem, given.rows.labels, given.rows.weights)
+    return on.see(given.logits + given.intercept, given.factors)
+
+
+def in_rows(given: Stated) -> WoodburyInverse:
+    """The inverse there, in the rows' coordinates."""
+    search = DualSolver(given.rows, 1e-6)
+    search.gram, search.seen = given.rows.inner_products(), seen_at(given)
+    return WoodburyInverse(search, given.rows.coordinates)
+
+
+def objective_at(given: Stated, point: Tensor) -> Tensor:
+    """f by torch's losses and autograd alone, at a point (K, D + 1) of the rows' coordinates."""
+    center, _ = given.rows.coordinates
+    logits = (given.memory.features - center) @ point[:, :-1].T + point[:, -1]
+    targets = one_vs_rest(given.memory.labels, given.problem.num_outputs, torch.float64)
+    objective = given.problem.objective
+    return objective.data_term(logits, targets, given.memory.sample_weight) + objective.penalty(point[:, :-1])
+
+
+def derivatives(given: Stated) -> tuple[Tensor, Tensor, Tensor]:
+    """The point (K, D + 1), the gradient there, and the Hessian (K * (D + 1), K * (D + 1))."""
+    point = torch.cat([given.rows.combined(given.factors), given.intercept.unsqueeze(1)], dim=1)
+    flat = point.flatten()
+
+    def value(of: Tensor) -> Tensor:
+        return objective_at(given, of.view_as(point))
+
+    gradient = torch.autograd.functional.jacobian(value, flat)
+    return point, gradient.view_as(point), torch.autograd.functional.hessian(value, flat)
+
+
+# The rows
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0, 1e6])
+def test_rows_are_combined_and_multiplied_about_their_mean(shift: float) -> None:
+    given = stated("softmax", shift=shift)
+    x = given.memory.features - given.memory.features.mean(0)
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-8 if shift > 1e3 else 1e-12)
+    coef = given.rows.combined(given.factors)
+    close(coef, given.factors.T @ x)
+    close(given.rows.logits(coef), x @ coef.T)
+    close(given.rows.squares[:, 0], x.square().sum(1))
+    close(given.rows.inner_products(), x @ x.T)
+
+
+@pytest.mark.parametrize("centers", ["zeros", "ones", "means"])
+@pytest.mark.parametrize("scales", ["ones", "deviations"])
+def test_rows_are_combined_and_multiplied_in_the_coordinates_of_any_frame(centers: str, scales: str) -> None:
+    given = stated("softmax")
+    features = given.memory.features
+    center = {"zeros": torch.zeros(70), "ones": torch.ones(70), "means": features.mean(0)}[centers].double()
+    scale = features.std(0) if scales == "deviations" else torch.ones_like(center)
+    rows = drive(request(DualRows(given.problem, Coordinates(center, scale))), given.memory)
+    x = (features - center) / scale
+    close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
+    coef = rows.combined(given.factors)
+    close(coef, given.factors.T @ x)
+    close(rows.logits(coef), x @ coef.T)
+    close(rows.squares[:, 0], x.square().sum(1))
+    close(rows.inner_products(), x @ x.T)
+
+
+def test_inner_products_of_many_columns_are_taken_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_space, "GRAM_BYTES", 1000)
+    test_rows_are_combined_and_multiplied_about_their_mean(3.0)
+
+
+# Newton's steps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_inverse_in_the_rows_is_that_of_the_hessian(kind: str, weighted: bool, intercept: bool) -> None:
+    given = stated(kind, weighted, intercept)
+    point, gradient, hessian = derivatives(given)
+    inverse = in_rows(given)
+    if not intercept:
+        free = torch.ones_like(point, dtype=torch.bool)
+        free[:, -1] = False
+        hessian, gradient = hessian[free.flatten()][:, free.flatten()], torch.where(free, gradient, 0.0)
+        flat = torch.zeros_like(point)
+        flat[free] = torch.linalg.solve(hessian, gradient[free])
+    else:
+        flat = (torch.linalg.pinv(hessian, rtol=1e-14, hermitian=True) @ gradient.flatten()).view_as(point)
+    step = inverse(gradient)
+    if given.problem.coupled:  # one number for all intercepts changes nothing
+        step[:, -1] -= step[:, -1].mean()
+        flat[:, -1] -= flat[:, -1].mean()
+    torch.testing.assert_close(step, flat, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_step_of_the_factors_is_the_step_of_the_coefficients(kind: str, weighted: bool) -> None:
+    given = stated(kind, weighted)
+    gram, seen = given.rows.inner_products(), seen_at(given)
+    _, gradient, _ = derivatives(given)
+    torch.testing.assert_close(given.rows.combined(seen.slope), gradient[:, :-1], rtol=1e-9, atol=1e-11)
+    step = seen.step(gram @ seen.slope, inverse_of_gram(gram, seen))
+    expected = -in_rows(given)(gradient)[:, :-1]
+    torch.testing.assert_close(given.rows.combined(step), expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_without_anything_in_common_are_those_whose_other_products_are_zero(kind: str) -> None:
+    given = stated(kind, weighted=True)
+    squares, seen = given.rows.squares, seen_at(given)
+    ours, theirs = inverse_of_gram_diagonal(squares, seen), inverse_of_gram(torch.diag(squares[:, 0]), seen)
+    torch.testing.assert_close(ours.sums, theirs.sums, rtol=1e-9, atol=1e-11)
+    logits = given.logits.sin()
+    torch.testing.assert_close(ours.times(logits), theirs.times(logits), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_start_is_the_optimum_of_rows_without_anything_in_common(kind: str) -> None:
+    given = stated(kind, weighted=True)
+    squares = given.rows.squares
+    on = Span(given.problem, given.rows.labels, given.rows.weights)
+    factors = best_for_gram_diagonal(on, squares)
+    assert float((squares * on.see(squares * factors, factors).slope).abs().max()) < 1e-4
+    assert not factors[given.rows.weights[:, 0] == 0].any()
+
+
+# The span
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("intercept", [True, False])
+def test_the_least_on_a_span_has_no_slope_there(kind: str, intercept: bool) -> None:
+    given = stated(kind, weighted=True, intercept=intercept)
+    on = Span(given.problem, given.rows.labels, given.rows.weights)
+    directions = []
+    for number in range(3):
+        directions.append(on.beyond((given.factors * (number + 1)).sin()))
+        on.add(directions[-1], given.rows.logits(given.rows.combined(directions[-1])))
+    for _ in range(5):  # each ends where another step would gain little
+        seen = on.minimize()
+    factors, free = on.point
+    there = given._replace(factors=factors, intercept=free)
+    point, gradient, _ = derivatives(there)
+    assert seen.value == pytest.approx(float(objective_at(there, point)), rel=1e-12)
+    for direction in directions:  # each output has a factor of its own
+        slopes = (given.rows.combined(direction) * gradient[:, :-1]).sum(1)
+        assert float(slopes.abs().max()) < 1e-7
+    assert not intercept or float(gradient[:, -1].abs().max()) < 1e-7
+
+
+def test_a_direction_within_the_span_adds_nothing() -> None:
+    given = stated("binary")
+    on, least = Span(given.problem, given.rows.labels, given.rows.weights), []
+    for _ in range(2):
+        direction = on.beyond(given.factors)
+        on.add(direction, given.rows.logits(given.rows.combined(direction)))
+        least.append(min(on.minimize().value for _ in range(5)))  # each ends where another step would gain little
+    assert not direction.any()
+    assert least[1] == pytest.approx(least[0], rel=1e-13, abs=0)
+
+
+# Whole fits
+
+
+class Counted(NamedTuple):
+    """A fit, and how often inner products and curvature were taken."""
+
+    found: Fit
+    grams: int
+    curvatures: int
+    roots: int
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Fit]) -> Counted:
+    calls = dict.fromkeys(("inner_products", "inverse_of_gram", "_solve_at_root"), 0)
+
+    def count(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def counting(*arguments: object) -> object:
+            calls[name] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(DualRows, "inner_products")
+    count(row_space, "inverse_of_gram")
+    count(row_space, "_solve_at_root")
+    return Counted(run(), *calls.values())
+
+
+def unlike(rows: int, features: int, classes: int = 2) -> tuple[Tensor, Tensor]:
+    """Rows of noise."""
+    draw = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, features, generator=draw)
+    return x, (x[:, :50] @ torch.randn(50, classes, generator=draw)).argmax(1)
+
+
+def alike(rows: int, features: int, classes: int = 2) -> tuple[Tensor, Tensor]:
+    """Rows of noise and of 20 factors, of which the strongest is a hundred times the weakest."""
+    x, labels = unlike(rows, features, classes)
+    draw = torch.Generator().manual_seed(features)
+    strengths = torch.logspace(1, -1, 20)
+    return x + (torch.randn(rows, 20, generator=draw) * strengths) @ torch.randn(20, features, generator=draw), labels
+
+
+@pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
+def test_rows_that_differ_need_no_inner_products(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = unlike(500, 8000)
+    objective = Objective(loss, l2=1e-2)
+    found, grams, _, _ = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-6))
+    assert found.converged
+    assert grams == (loss == "cross_entropy")  # with two outputs they are made up for by fewer trials
+
+
+def test_rows_that_differ_need_nothing_else_where_curvature_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_space, "LITTLE", 0)
+    features, labels = unlike(600, 2400, 3)
+    objective = Objective("bce", l2=1)
+    found, grams, curvatures, roots = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-4))
+    assert found.converged
+    assert (grams, curvatures, roots) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_rows_that_are_alike_take_newtons_steps(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = alike(400, 2400, classes)
+    objective = Objective("bce" if classes == 2 else "cross_entropy", l2=1e-3)
+    found, grams, curvatures, _ = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-10))
+    assert found.converged
+    assert found.passes < 15
+    assert grams == 1
+    assert 0 < curvatures < 20
+    double = fit(features.double(), labels, objective, tolerance=1e-10)
+    assert double.converged
+    assert found.bound.value == pytest.approx(double.bound.value, rel=1e-9)
+
+
+def test_curvature_larger_than_the_data_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_space, "LITTLE", 0)
+    features, labels = alike(60, 250, 6)
+    objective = Objective("cross_entropy", l2=1e-3)
+    found, grams, curvatures, roots = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-8))
+    assert found.converged
+    assert (grams, curvatures, roots) == (1, 0, 1)
+
+
+ODD: dict[str, Callable[[Tensor], Tensor]] = {
+    "rows twice": lambda x: torch.cat([x[:30], x[:30]]),
+    "all zero": torch.zeros_like,
+    "one row": lambda x: x[:1].expand(60, -1),
+    "offset": lambda x: x + 1e4,
+    "a large constant": lambda x: torch.cat([x, torch.full_like(x[:, :1], 1e5)], dim=1),
+    "tiny": lambda x: x * 1e-12,
+    "rows in scales": lambda x: x * torch.logspace(-3, 1, len(x)).unsqueeze(1),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_odd_rows_have_a_certified_optimum_too(odd: str, classes: int, dtype: torch.dtype) -> None:
+    features, _ = unlike(60, 400)
+    features = ODD[odd](features).to(dtype)
+    labels = torch.randint(0, classes, (60,), generator=torch.Generator().manual_seed(3))
+    objective = Objective("bce" if classes == 2 else "cross_entropy", l2=0.01)
+    found = fit(features, labels, objective, classes, tolerance=1e-8)
+    assert found.converged
+    assert found.passes < 40
+
+
+@pytest.mark.parametrize("l2", [1e-10, 1e6])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_penalty_may_be_very_weak_or_very_strong(l2: float, classes: int) -> None:
+    features, labels = unlike(60, 400, classes)
+    objective = Objective("bce" if classes == 2 else "cross_entropy", l2=l2)
+    found = fit(features, labels, objective, tolerance=1e-6)
+    assert found.converged
+    assert found.passes < 40
+
+
+def test_numbers_whose_products_are_infinite_are_left_to_other_ways() -> None:
+    features, labels = unlike(60, 400)
+    found = fit(features * 1e18, labels, Objective("bce", l2=0.01), max_passes=50)
+    assert found.coef.isfinite().all()
+    assert found.bound.gap >= 0
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_rows_without_weight_count_for_nothing(intercept: bool) -> None:
+    features, labels = unlike(60, 400)
+    weights = torch.arange(60).double() % 3
+    objective = Objective("bce", l2=0.01)
+    some = weights > 0
+    whole, part = (
+        fit(x, y, objective, 2, w, tolerance=1e-14, intercept=intercept)
+        for x, y, w in (
+            (features.double(), labels, weights),
+            (features[some].double(), labels[some], weights[some]),
+        )
+    )
+    torch.testing.assert_close(whole.coef, part.coef, rtol=1e-6, atol=1e-9)
+
+
+def test_a_class_without_rows_and_rows_of_one_class() -> None:
+    features, labels = unlike(60, 400, 3)
+    found = fit(features, labels, Objective("cross_entropy", l2=0.01), 5, tolerance=1e-8)
+    assert found.bound.gap <= 1e-4 * found.bound.value  # absent classes go to minus infinity
+    reference = Reference(features.double(), labels, Objective("cross_entropy", l2=0.01), 5)
+    assert found.bound.value == pytest.approx(reference.minimum.value, rel=1e-4)
+
+
+@pytest.mark.parametrize("little", [row_space.LITTLE, 0])
+@pytest.mark.parametrize("odd", ["zeros", "three factors"])
+def test_rows_that_depend_on_each_other_are_solved_with_and_without_their_curvature(
+    odd: str, little: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_space, "LITTLE", little)
+    draw = torch.Generator().manual_seed(0)
+    features = 30 * torch.randn(60, 3, generator=draw) @ torch.randn(3, 250, generator=draw)
+    features += 1e-3 * torch.randn(60, 250, generator=draw)  # which float32's inner products cannot tell
+    labels = torch.randint(0, 6, (60,), generator=draw)
+    objective = Objective("cross_entropy", l2=0.01)
+    features = features * (odd != "zeros")
+    found = fit(features, labels, objective, 6, tolerance=1e-6, max_passes=200)
+    assert found.converged or not little
+    least = Reference(features.double(), labels, objective, 6).minimum.value
+    assert 0 <= found.bound.value - least + 1e-12 <= min(found.bound.gap + 2e-12, 1e-3 * least)
+
+
+def test_inner_products_are_taken_in_float64_where_float32_cannot_tell_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    for seed in range(6):  # those of float32 are enough for some, by the luck of rounding
+        draw = torch.Generator().manual_seed(seed)
+        features = 30 * torch.randn(60, 3, generator=draw) @ torch.randn(3, 400, generator=draw)
+        features += 1e-3 * torch.randn(60, 400, generator=draw)
+        labels, objective = torch.randint(0, 2, (60,), generator=draw), Objective("bce", l2=1e-2)
+        memory = MemoryRows(features, labels)
+        problem = problem_of(memory, objective, dtype=torch.float32)
+        rows = drive(
+            request(DualRows(problem, Coordinates(features.double().mean(0), torch.ones(400).double()))), memory
+        )
+        search = DualSolver(rows, tolerance=1e-8)
+        assert search.run(0, held=True)
+        assert search.closes[-1] <= 1e-8
+        run = partial(fit, features, labels, objective, tolerance=1e-6, max_passes=100)
+        found, grams, _, _ = counted(monkeypatch, run)
+        assert found.converged
+        taken.append(grams)
+    assert 2 in taken
+
+
+def test_a_slope_whose_square_is_negative_by_rounding_is_no_end() -> None:
+    given = stated("binary")
+    seen, image = seen_at(given), given.rows.inner_products() @ seen_at(given).slope
+    assert seen.close(-image) == seen.close(image) > 0
+
+
+def test_a_tolerance_out_of_reach_ends_as_near_as_it_comes() -> None:
+    features, labels = unlike(40, 300)
+    found = fit(features, labels, Objective("bce", l2=0.01), tolerance=1e-300, max_passes=30)
+    assert found.bound.gap <= 1e-12 * found.bound.value
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, name: str) -> list[DualSolver]:
+    """Has a method of a search noted where it is called."""
+    calls, method = [], getattr(DualSolver, name)
+
+    def counted(search: DualSolver, *arguments: Tensor) -> object:
+        calls.append(search)
+        return method(search, *arguments)
+
+    monkeypatch.setattr(DualSolver, name, counted)
+    return calls
+
+
+def test_steps_that_come_no_nearer_end_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = counting(monkeypatch, "_go")
+    draw = torch.Generator().manual_seed(0)
+    features = 30 * torch.randn(60, 3, generator=draw) @ torch.randn(3, 400, generator=draw)
+    memory = MemoryRows(features + 1e-3 * torch.randn(60, 400, generator=draw), torch.arange(60) % 2)
+    problem = problem_of(memory, Objective("bce", l2=1e-2), dtype=torch.float32)
+    rows = drive(request(DualRows(problem, Coordinates(torch.zeros(400).double(), torch.ones(400).double()))), memory)
+    search = DualSolver(rows, 0.0)
+    search.gram = rows.inner_products()  # in float32, which does not tell the last digits
+    assert not search._together()
+    assert row_space.PATIENCE <= len(steps) < row_space.STEPS / 2
+
+
+def test_newtons_steps_go_on_from_where_others_came_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = counting(monkeypatch, "_begin")
+    features, labels = unlike(40, 300)
+    memory = MemoryRows(features.double(), labels)
+    problem = problem_of(memory, Objective("bce", l2=1e-4))
+    rows = drive(request(DualRows(problem, Coordinates(memory.features.mean(0), torch.ones(300).double()))), memory)
+    search = DualSolver(rows, 0.0)
+    assert search.run(0, held=True)
+    assert len(begun) == 1
+    closes = search.closes
+    assert [last for last, close in pairwise(closes) if last == close]  # where they took over
+
+
+def test_rows_that_do_not_come_are_not_counted() -> None:
+    features, labels = unlike(60, 300)
+    memory = MemoryRows(features, labels)
+    memory.block_rows = 20
+    problem = problem_of(memory, Objective("bce", l2=0.01))
+    state = SolverState(problem, problem.zeros())
+    for question in exact.EXACT["newton"](state):
+        gather(lambda mixed: list(memory(mixed))[:2], question)
+    part = fit(features[:40], labels[:40], Objective("bce", l2=0.01 * 60 / 40), tolerance=1e-10)  # the mean is over 60
+    torch.testing.assert_close(state.solution[:, :-1], part.coef, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_a_start_elsewhere_leads_to_the_same_optimum(near: bool) -> None:
+    features, labels = alike(100, 600)
+    objective = Objective("bce", l2=0.01)
+    memory = MemoryRows(features, labels)
+    problem = problem_of(memory, objective)
+    best = fit(features, labels, objective, tolerance=1e-10)
+    point = torch.cat([best.coef, best.intercept.unsqueeze(1)], dim=1) * (0.99 if near else -3)
+    state, passes = SolverState(problem, point, tolerance=1e-8), 0
+    for question in exact.EXACT["newton"](state):
+        gather(memory, question)
+        passes += 1
+    assert state.converged
+    assert passes < 10
+    torch.testing.assert_close(state.solution[:, :-1], best.coef, rtol=1e-3, atol=1e-6)
+
+
+def test_a_matrix_that_is_not_finite_has_no_root() -> None:
+    with pytest.raises(DivergedError, match="not finite"):
+        root_of(torch.full((3, 3), math.nan).double())
+    zero = root_of(torch.zeros(3, 3).double())
+    assert zero.isfinite().all()

@@ -1,0 +1,201 @@
+"""The architecture: imports go downward only, and no file knows the machine it was written on."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+SOURCE = PROJECT / "src" / "logreg"
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors", "constraints", "terminal", "stored_form"),
+    ("facts", "files", "rows", "losses", "config", "run_folder"),
+    ("data", "solvers"),
+    ("evaluation", "optimality"),
+    ("training",),
+    ("reports", "export"),
+    ("run", "sweeps"),
+    ("commands",),
+)
+"""From the bottom up: what a module may import lies in its own layer or below."""
+
+BASE = {
+    "losses": {"torch"},
+    "config": set(),
+    "errors": set(),
+    "constraints": set(),
+    "terminal": {"rich"},
+}
+"""What each may import besides the standard library and the others."""
+
+
+class Import(NamedTuple):
+    """One import statement's worth of one module."""
+
+    by: str
+    """The importing module, without "logreg.": "run", or "data.base"."""
+    of: str
+    """The imported module, in full: "torch.nn", or "logreg.data.base"."""
+    lazy: bool
+    """Whether it stands inside a function."""
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {name: file for file in sorted(SOURCE.rglob("*.py")) if (name := name_of(file))}
+"""Every module but the package itself, whose file only names what there is."""
+
+
+def imports_in(name: str, tree: ast.AST, lazy: bool = False) -> Iterator[Import]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(name, alias.name, lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relative to itself"
+            module = node.module or ""
+            for alias in node.names:
+                # `from logreg import figures` imports a module, `from logreg.data import Table` a thing in one
+                inner = f"{module}.{alias.name}".removeprefix("logreg.")
+                yield Import(name, f"logreg.{inner}" if inner in MODULES else module, lazy)
+        else:
+            inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from imports_in(name, node, lazy or inside)
+
+
+IMPORTS = [
+    found
+    for name, file in MODULES.items()
+    for found in imports_in(name, ast.parse(file.read_text(encoding="utf-8"), str(file)))
+]
+
+OURS = [found._replace(of=found.of.removeprefix("logreg.")) for found in IMPORTS if found.of.startswith("logreg.")]
+"""Imports of one module by another."""
+
+
+def folder_of(module: str) -> str:
+    """The folder of a module, or the file itself where it lies at the top."""
+    return module.partition(".")[0]
+
+
+def layer_of(module: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if folder_of(module) in names)
+
+
+def test_every_folder_has_its_layer() -> None:
+    names = [name for names in LAYERS for name in names]
+    assert sorted(names) == sorted({folder_of(name) for name in MODULES})
+
+
+def test_the_walk_sees_imports_at_the_top_and_inside_functions() -> None:
+    # else the tests below would hold of anything
+    assert Import("run.train", "run.building", lazy=False) in OURS
+    assert Import("commands.train", "run.train", lazy=True) in OURS
+    assert any(found.of.partition(".")[0] == "torch" for found in IMPORTS)
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    # `import logreg.commands.train` runs it first, and every command must answer at once
+    tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
+    assert [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)] == []
+
+
+def test_imports_go_downward_only() -> None:
+    assert [found for found in OURS if layer_of(found.of) > layer_of(found.by)] == []
+
+
+def test_no_two_modules_import_each_other() -> None:
+    below: dict[str, set[str]] = {}
+    for found in OURS:
+        if found.of != found.by:
+            below.setdefault(found.by, set()).add(found.of)
+    # raises CycleError, which names the circle
+    TopologicalSorter(below).prepare()
+
+
+def test_no_two_folders_import_each_other() -> None:
+    below: dict[str, set[str]] = {}
+    for found in OURS:
+        by, of = folder_of(found.by), folder_of(found.of)
+        if by != of:
+            below.setdefault(by, set()).add(of)
+    TopologicalSorter(below).prepare()
+
+
+def test_data_and_solvers_do_not_know_each_other() -> None:
+    # They meet in Batch and DataFacts alone, so either can be exchanged; so do data and the Lightning module.
+    pairs = {(folder_of(found.by), folder_of(found.of)) for found in OURS}
+    assert pairs & {("data", "solvers"), ("solvers", "data"), ("data", "training"), ("training", "data")} == set()
+
+
+@pytest.mark.parametrize("module", BASE)
+def test_the_base_stands_on_torch_and_the_standard_library_alone(module: str) -> None:
+    theirs = {
+        found.of.partition(".")[0] for found in IMPORTS if folder_of(found.by) == module and found.of[:7] != "logreg."
+    }
+    assert theirs - set(sys.stdlib_module_names) <= BASE[module]
+    ours = {folder_of(found.of) for found in OURS if folder_of(found.by) == module}
+    with_torch = bool(BASE[module])
+    # mathematics imports mathematics, the words of the command line import words
+    assert ours <= {name for name, others in BASE.items() if bool(others) == with_torch}
+
+
+def files_of_the_repository() -> list[Path]:
+    """All that git has, and what it would be given next."""
+    listed = subprocess.run(
+        ["git", "-C", str(PROJECT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [PROJECT / name for name in listed.stdout.split("\0") if name and (PROJECT / name).is_file()]
+
+
+# Written in pieces, so that this file is not the one that is found.
+FORBIDDEN = {
+    "a path of the machine it was made on": rf"(?<![\w.~-])/(?:{'|'.join(('work', 'home', 'root', 'Users'))})/",
+    "a path of a Windows machine": r"\b[A-Z]:\\" + "Users",
+    "the address of a package registry": r"|".join(
+        re.escape(".".join(words))
+        for words in (
+            ("pypi", "org"),
+            ("files", "pythonhosted", "org"),
+            ("download", "pytorch", "org"),
+            ("conda", "anaconda", "org"),
+        )
+    ),
+    "an option that names a package registry": "--(?:extra-)?" + "index" + "-url",
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_file_holds(what: str) -> None:
+    files = files_of_the_repository()
+    assert PROJECT / "pyproject.toml" in files
+    pattern = re.compile(FORBIDDEN[what].encode())
+    assert [(str(file), found.group()) for file in files for found in pattern.finditer(file.read_bytes())] == []
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("a path of the machine it was made on", "root: /" + "home/someone/data"),
+        ("the address of a package registry", "https://" + "pypi" + ".org/simple"),
+        ("an option that names a package registry", "pip install --extra-" + "index" + "-url x"),
+    ],
+)
+def test_what_is_forbidden_would_be_found(what: str, text: str) -> None:
+    assert re.search(FORBIDDEN[what], text)
