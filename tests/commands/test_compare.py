@@ -14,7 +14,7 @@ from scipy.stats import binomtest, chi2
 
 from logreg.commands.compare import LONGEST, shortened
 from logreg.evaluation.held_out import Measured, Predicted
-from logreg.evaluation.paired_test import Paired, compare, mcnemar
+from logreg.evaluation.paired_comparison import Paired, compare, mcnemar
 from models import Models
 from whole_runs import Answer, train
 

@@ -18,7 +18,7 @@ from logreg.run_folder import find_checkpoint
 from logreg.terminal import terminal
 
 if TYPE_CHECKING:
-    from logreg.evaluation.paired_test import Paired
+    from logreg.evaluation.paired_comparison import Paired
 
 HELP = """\
 Shows runs beside each other: what differs in their settings, their scores with intervals, their certificates.  Of two
@@ -159,7 +159,7 @@ def _differing(flat: Sequence[Mapping[str, Any]], typed: Collection[str]) -> lis
 
 def _compared(folders: Sequence[Path], split: str | None) -> tuple[str, Paired] | None:
     """The paired test of two runs, on rows that both were asked about; ``None`` where they have none in common."""
-    from logreg.evaluation.paired_test import compare
+    from logreg.evaluation.paired_comparison import compare
     from logreg.facts import SPLITS
     from logreg.run.building import build_data
     from logreg.run.scoring import predict
