@@ -13,7 +13,8 @@ import torch
 from scipy.stats import binomtest, chi2
 
 from logreg.commands.compare import LONGEST, shortened
-from logreg.evaluation.held_out import Measured, Predicted
+from logreg.evaluation.held_out import Predicted
+from logreg.evaluation.measured import Measured
 from logreg.evaluation.paired_comparison import Paired, compare, mcnemar
 from models import Models
 from whole_runs import Answer, train

@@ -22,6 +22,7 @@ from logreg.export.sklearn import as_sklearn
 from logreg.facts import DataFacts
 from logreg.training.trained import Trained
 from models import MODELS, Models
+from summaries import EVALUATION, summary_of
 from whole_runs import Answer, train
 
 Types = Callable[..., Answer]
@@ -354,22 +355,17 @@ def test_the_card_says_what_the_summary_knows(models: Models, types: Types, tmp_
 def test_a_card_warns_of_what_the_numbers_show() -> None:
     from logreg.reports.model_card import warnings
 
-    summary: dict[str, Any] = {
-        "evaluation": {
-            "split": "test",
-            "rows": 40,
-            "metrics": {"log_loss": {"value": 0.6, "low": 0.5, "high": 0.9}},
-            "baseline": {"log_loss": 0.69},
-            "classes": [
-                {"class": "a", "weight": 40.0, "recall": {"value": 1.0}},
-                {"class": "b", "weight": 0.0, "recall": {"value": float("nan")}},
-            ],
-        },
-        "dataset": {"class_weight": {"a": 2.0}, "classes": ["a", "b", "c"]},
+    score = {"value": 0.5, "low": 0.4, "high": 0.6}
+    classes = [
+        {"class": "a", "weight": 40.0, "precision": score, "recall": score | {"value": 1.0}, "f1": score},
+        {"class": "b", "weight": 0.0, "precision": score, "recall": score | {"value": float("nan")}, "f1": score},
+    ]
+    found = {"rows": 40, "metrics": {"log_loss": {"value": 0.6, "low": 0.5, "high": 0.9}}, "classes": classes}
+    changes: dict[str, Any] = {
+        "dataset": {"class_weight": {"a": 2.0}},
         "metrics": {"train": {"accuracy": 0.99}, "test": {"accuracy": 0.7}},
-        "objective": {"loss": "bce"},
-        "optimality": {"separation": "", "converged": False},
     }
+    summary = summary_of(**changes, evaluation=EVALUATION | found)
     text = "\n".join(warnings(summary))
     for words in (
         "40 rows",
@@ -381,7 +377,9 @@ def test_a_card_warns_of_what_the_numbers_show() -> None:
         "before the optimum",
     ):
         assert words in text
-    assert "learned from alone" in "\n".join(warnings({**summary, "evaluation": {"split": "train"}}))
+    assert "learned from alone" in "\n".join(
+        warnings(summary_of(**changes, evaluation=EVALUATION | {"split": "train"}))
+    )
 
 
 def test_without_the_package_the_extra_is_named(models: Models, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:

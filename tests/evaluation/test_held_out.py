@@ -13,6 +13,7 @@ from sklearn import metrics as theirs
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from logreg.evaluation.held_out import BINS, UNITS, Predicted, are_counts, best_threshold, evaluate, rows_worth, wilson
+from logreg.evaluation.measured import RowWeights
 
 
 def made(rows: int, classes: int, seed: int = 0, weighted: bool = False) -> Predicted:
@@ -125,7 +126,7 @@ def test_a_count_of_two_is_two_rows_in_every_interval(rows: int, classes: int, g
         weighted, repeated = (dataclasses.replace(each, groups=None) for each in (weighted, repeated))
     ours, theirs = scored(weighted), scored(repeated)
     assert ours.rows == rows
-    assert ours.weights == {"counts": True, "rows": len(repeated.labels)}
+    assert ours.weights == RowWeights(counts=True, rows=len(repeated.labels))
     for name, one in theirs.metrics.items():
         assert ours.metrics[name] == pytest.approx(one, rel=1e-12), name
     for one, other in zip(ours.classes, theirs.classes, strict=True):
@@ -157,7 +158,7 @@ def test_the_scale_of_sampling_weights_changes_no_interval() -> None:
     one, ten = (scored(dataclasses.replace(plain, sample_weight=scale * weight)) for scale in (1.0, 10.0))
     for name, measured in one.metrics.items():
         assert ten.metrics[name] == pytest.approx(measured, rel=1e-9), name
-    assert one.weights["rows"] == pytest.approx(float(weight.sum() ** 2 / weight.square().sum()))
+    assert one.weights.rows == pytest.approx(float(weight.sum() ** 2 / weight.square().sum()))
 
 
 def test_the_calibration_error_of_the_positive_class_is_that_of_bins_counted_by_hand() -> None:
@@ -221,7 +222,9 @@ def test_rows_of_one_group_are_drawn_together() -> None:
 
 def test_the_same_seed_gives_the_same_intervals_and_another_one_others() -> None:
     predicted = made(100, 2)
-    first, second, other = (scored(predicted, seed=seed).as_dict() for seed in (0, 0, 1))
+    first, second, other = (
+        (found.metrics, found.classes, found.baseline) for found in (scored(predicted, seed=seed) for seed in (0, 0, 1))
+    )
     assert first == second != other
 
 

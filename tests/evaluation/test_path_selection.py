@@ -16,9 +16,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import (
     SAME,
-    PathRow,
     alarm,
     best_of,
     path_csv,

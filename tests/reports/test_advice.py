@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import shlex
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from logreg.reports.advice import logdir, next_commands
+from summaries import EVALUATION, merged, summary_of
 from whole_runs import Answer
 
 Types = Callable[..., Answer]
@@ -151,32 +151,26 @@ def test_a_row_to_predict_is_one_that_predict_takes(tmp_path: Path, types: Types
 
 
 FINE: dict[str, Any] = {
-    "folder": "runs/made/2026",
     "overrides": ["dataset=table", "dataset.path=t.csv", "dataset.drop=[id]", "report=brief", "ckpt_path='a.ckpt'"],
-    "dataset": {"class_weight": None, "leak": "dataset.drop=[id,alive]"},
+    "dataset": {"leak": "dataset.drop=[id,alive]"},
     "metrics": {"train": {"loss": 0.5}, "val": {"loss": 0.5}},
-    "evaluation": {
-        "split": "val",
-        "rows": 400,
-        "metrics": {"log_loss": {"value": 0.5, "low": 0.4}, "ece": {"value": 0.1, "low": 0.08}},
-    },
+    "evaluation": EVALUATION | {"split": "val", "rows": 400},
     "config": {"optimizer": {"name": "auto"}, "l2": 0.0, "l1": 0.0, "calibrate": "none", "max_epochs": 9},
-    "optimality": {"separation": "", "converged": True},
+    "optimality": {"converged": True},
     "best": {"epoch": 9, "loss/val": 0.5},
     "epochs": 9,
 }
 
 
 def test_columns_that_may_be_the_target_come_first() -> None:
-    lines = next_commands(FINE)[1:]
+    lines = next_commands(summary_of(**FINE))[1:]
     assert lines == [
         "python scripts/train.py dataset=table dataset.path=t.csv 'dataset.drop=[id,alive]'",
         "python scripts/train.py dataset=table dataset.path=t.csv 'dataset.drop=[id]' calibrate=temperature",
     ]
-    plain = copy.deepcopy(FINE)
-    plain["dataset"]["leak"] = ""
-    plain["evaluation"]["metrics"]["ece"] = {"value": 0.1, "low": 0.07}  # may be chance
-    assert next_commands(plain)[1:] == ["python scripts/evaluate.py ckpt_path=runs/made/2026"]
+    by_chance = {"metrics": {"ece": {"value": 0.1, "low": 0.07, "high": 0.12}}}
+    summary = summary_of(**merged(FINE, {"dataset": {"leak": ""}, "evaluation": by_chance}))
+    assert next_commands(summary)[1:] == ["python scripts/evaluate.py ckpt_path=runs/made/2026"]
 
 
 @pytest.mark.parametrize(

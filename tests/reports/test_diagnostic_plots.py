@@ -29,6 +29,7 @@ from logreg.reports.diagnostic_plots import (
     roc_and_precision_recall,
 )
 from logreg.reports.html import as_html
+from logreg.reports.summary_schema import CoefficientSummary
 from whole_runs import Run, train
 
 
@@ -221,8 +222,8 @@ def test_the_curves_of_a_training() -> None:
 
 def test_bars_of_coefficients_are_told_apart_without_colors() -> None:
     largest = [
-        {"feature": "a", "class": "yes", "coef": 2.0, "coef_per_std": 1.0},
-        {"feature": "b", "class": "yes", "coef": -9.0, "coef_per_std": -0.5},
+        CoefficientSummary(feature="a", class_name="yes", coef=2.0, coef_per_std=1.0),
+        CoefficientSummary(feature="b", class_name="yes", coef=-9.0, coef_per_std=-0.5),
     ]
     figure = coefficient_bars(largest, "made")
     drawn(figure)
@@ -232,7 +233,9 @@ def test_bars_of_coefficients_are_told_apart_without_colors() -> None:
 
 
 def bars_of(*values: float) -> Figure:
-    largest = [{"feature": f"x{k}", "class": "yes", "coef": 1.0, "coef_per_std": v} for k, v in enumerate(values)]
+    largest = [
+        CoefficientSummary(feature=f"x{k}", class_name="yes", coef=1.0, coef_per_std=v) for k, v in enumerate(values)
+    ]
     figure = coefficient_bars(largest, "made")
     drawn(figure)
     return figure
@@ -259,7 +262,9 @@ def test_bars_that_can_be_seen_are_whole(values: tuple[float, ...]) -> None:
 
 def test_names_of_strangers_are_no_formulas_and_not_too_long() -> None:
     names = ["$\\frac{", "costs $5 or $6", "x" * 300, "two\nlines", "_hidden", "a\x1b[31m"]
-    largest = [{"feature": name, "class": f"class {name}", "coef": 1.0, "coef_per_std": None} for name in names]
+    largest = [
+        CoefficientSummary(feature=name, class_name=f"class {name}", coef=1.0, coef_per_std=None) for name in names
+    ]
     figure = coefficient_bars(largest, "made")
     drawn(figure)
     texts = [tick.get_text() for tick in figure.axes[0].get_yticklabels()][::-1]
@@ -333,9 +338,7 @@ def test_tensorboard_has_the_pictures_the_curves_and_the_coefficients(full: Run)
 
 
 def test_text_in_a_page_is_no_markup() -> None:
-    page = as_html(
-        {"folder": "runs/<x>"}, "# a <b> & c\n\n| x\\|y | n |\n|---|--:|\n| <script> | 1 |\n\n- `<i>` & <u>\n", {}
-    )
+    page = as_html("runs/<x>", "# a <b> & c\n\n| x\\|y | n |\n|---|--:|\n| <script> | 1 |\n\n- `<i>` & <u>\n", {})
     parsed = Page()
     parsed.feed(page)
     assert parsed.open == []

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logreg.commands.command_line import ROOT, TypedArguments, read_typed, run_command, say_importing
-from logreg.commands.overrides import read_summary, reading_summary
 from logreg.constraints import Constraint, flag, one_of, optional, text
 from logreg.errors import ConfigError, LogregError
 from logreg.files import check_free, shown, unfinished, write_whole
@@ -82,6 +81,7 @@ def _work(arguments: list[str]) -> int:
     from logreg.export.formats import FORMATS, check_installed, what_to_pass
     from logreg.export.linear import Linear
     from logreg.reports.model_card import model_card
+    from logreg.reports.summary_schema import Summary, read_summary, reading_summary
     from logreg.training.trained import Trained
 
     check_installed(name)
@@ -90,7 +90,7 @@ def _work(arguments: list[str]) -> int:
     output = Path(typed.values["output"] or folder / f"model{suffix}")
     check_free("output", output, overwrite, (suffix,))
     summary = None if run is None or not (run / "summary.json").is_file() else read_summary(run)
-    if summary is not None and summary.get("status") != "finished":
+    if not isinstance(summary, Summary):  # of a job of a sweep that came to nothing
         summary = None
     card = output.parent / CARD
     if card.exists() and not overwrite and SIGN not in card.read_text(encoding="utf-8", errors="replace"):

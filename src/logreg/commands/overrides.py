@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load  # type: ignore[import-untyped]
 
 from logreg.config import SECTIONS, RunConfig, unknown_key
-from logreg.errors import ConfigError, LogregError, escaped, shell_line
+from logreg.errors import ConfigError, escaped, shell_line
 from logreg.files import folder_name, shown
 from logreg.run_folder import run_folder_of
 from logreg.terminal import on_one_line
@@ -359,37 +358,6 @@ def explain_hydra_error(error: Exception) -> str:
         key, _, value = words[1].partition("=")
         return f"`{key}` must be one value, got {value!r}. Add -m to run once for each of them."
     return " ".join(message.split())
-
-
-@contextmanager
-def reading_summary(file: Path) -> Iterator[None]:
-    """For what takes a summary.json apart, which may have come from anywhere.
-
-    Raises:
-        ConfigError: It lacks something, or holds something else.
-    """
-    try:
-        yield
-    except LogregError:
-        raise
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise ConfigError(
-            f"`{shown(file)}` must be the summary of a run, and cannot be read as that. Remove it, or train anew."
-        ) from error
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """The summary of the run in a folder.
-
-    Raises:
-        ConfigError: It cannot be read as that.
-    """
-    file = folder / "summary.json"
-    with reading_summary(file):
-        plain = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(plain, dict):
-            raise TypeError
-    return plain
 
 
 def all_keys() -> list[str]:

@@ -324,7 +324,7 @@ def _trial(
         _note(folder, "failed", overrides, {"metrics": {}, "error": line})
         search.failed(trial, line)
         return f"{said}: failed: {line}"
-    score = float(summary["metrics"]["val"][name])
+    score = summary.metrics["val"][name]
     search.finished(trial, score, shown(folder))
     return f"{said}: {name}/val {score:.4f}"
 

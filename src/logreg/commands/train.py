@@ -243,8 +243,8 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
         ) from error
     if single:
         print_summary(summary, terminal())
-    metrics, score = summary["metrics"], SELECT[config.select][0]
-    return float(metrics.get("val", metrics["train"])[score])
+    metrics, score = summary.metrics, SELECT[config.select][0]
+    return metrics.get("val", metrics["train"])[score]
 
 
 def _understood(options: Sequence[str], settings: Sequence[str]) -> tuple[list[str], Path | None]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from logreg.evaluation.measured import ClassScores, Measured, RowWeights, Threshold
 from logreg.evaluation.ranking import Ranked, Ranking
 from logreg.losses import decided
 
@@ -44,52 +44,6 @@ TINY = torch.finfo(torch.float64).tiny
 """Least probability that a logarithm is taken of."""
 
 
-class Measured(NamedTuple):
-    """A score with the interval that holds its true value in 95 of 100 such samples of rows."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """How one class fares against all others.
-
-    Attributes:
-        name: Of the class.
-        weight: Of its rows; their number where all weigh 1.
-        precision: Of the rows that are taken for it, the part that is of it.
-        recall: Of its rows, the part that is taken for it.
-        f1: Harmonic mean of both.
-    """
-
-    name: str
-    weight: float
-    precision: Measured
-    recall: Measured
-    f1: Measured
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """Where to say yes, for two classes.
-
-    Attributes:
-        cost_ratio: A miss costs so many false alarms.
-        value: Least probability of the positive class at which yes costs least.
-        chosen_on: The split that it was chosen on.
-        cost: Mean cost of a row, in false alarms, on the rows that were scored.
-        cost_at_half: The same with 0.5.
-    """
-
-    cost_ratio: float
-    value: float
-    chosen_on: str
-    cost: float
-    cost_at_half: float
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """All scores of one split.
@@ -103,8 +57,7 @@ class Evaluation:
         classes: One for each class.
         confusion: Weight of the rows of class i that were taken for class j, shape (C, C).
         threshold: Two classes only.
-        weights: What those of the rows mean: ``counts``, whether they are numbers of rows, and ``rows``, how many rows
-            of equal weight say as much; ``None`` where rows have none.
+        weights: The meaning of the rows' weights; ``None`` where rows have none.
     """
 
     rows: int
@@ -113,27 +66,7 @@ class Evaluation:
     classes: tuple[ClassScores, ...]
     confusion: Tensor
     threshold: Threshold | None
-    weights: dict[str, Any] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "rows": self.rows,
-            "confidence": CONFIDENCE,
-            "metrics": {name: measured._asdict() for name, measured in self.metrics.items()},
-            "baseline": dict(self.baseline),
-            "classes": [
-                {
-                    "class": one.name,
-                    "weight": one.weight,
-                    **{name: getattr(one, name)._asdict() for name in ("precision", "recall", "f1")},
-                }
-                for one in self.classes
-            ],
-            "confusion": self.confusion.tolist(),
-            "weights": self.weights,
-            "threshold": None if self.threshold is None else dict(vars(self.threshold)),
-        }
+    weights: RowWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -287,10 +220,10 @@ def rows_worth(weight: Tensor, counts: bool) -> float:
     return total if counts or not total else total**2 / float(weight.square().sum())
 
 
-def _weights(predicted: Predicted) -> dict[str, Any] | None:
+def _weights(predicted: Predicted) -> RowWeights | None:
     if predicted.sample_weight is None:
         return None
-    return {"counts": predicted.counts, "rows": rows_worth(predicted.weight, predicted.counts)}
+    return RowWeights(predicted.counts, rows_worth(predicted.weight, predicted.counts))
 
 
 def wilson(accuracy: float, rows: float) -> Measured:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from logreg.evaluation.held_out import CONFIDENCE, Measured, Predicted, draws, interval, units_of
+from logreg.evaluation.held_out import CONFIDENCE, Predicted, draws, interval, units_of
+from logreg.evaluation.measured import Measured
 
 ALPHA = 1 - CONFIDENCE
 """Chance of calling a difference real that is none."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from logreg.config import SELECT
+from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.ranking import area_under_roc, log_odds
 from logreg.facts import Batch
 from logreg.losses import decided, one_vs_rest
@@ -38,45 +35,6 @@ PATIENCE = 2
 LEAST_DECADES, MOST_DECADES, DECADES_ABOVE = 4, 10, 2
 """Below the largest curvature of the loss that a search goes at least, unless the penalty is that of C = 1 before, and
 at most; and above it, where the strongest penalty is best."""
-
-
-@dataclass(frozen=True)
-class PathRow:
-    """One strength, fitted on train and scored on val.
-
-    Attributes:
-        l2: The strength.
-        loss_train, loss_val: The data term, mean over rows.
-        error: Standard error of ``loss_val`` as a mean over the val rows.
-        accuracy_val: Fraction of val that is right.
-        gap, relative_gap: f - f* on train is at most this.
-        converged: Whether that is within the tolerance.
-        passes: Over the train rows.
-        nonzero: Coefficients that are not zero.
-        auroc_val: Of two classes, where it was wanted.
-        capped_val: ``loss_val`` where no row counts more than ``CAP``.
-    """
-
-    l2: float
-    loss_train: float
-    loss_val: float
-    error: float
-    accuracy_val: float
-    gap: float
-    relative_gap: float
-    converged: bool
-    passes: int
-    nonzero: int
-    auroc_val: float | None = None
-    capped_val: float | None = None
-
-    def score(self, select: str) -> float:
-        """By which the strength is chosen: the higher, the better."""
-        name, sign = SELECT[select]
-        value = getattr(self, f"{name}_val")
-        if name == "loss" and self.capped_val is not None:
-            value = self.capped_val
-        return -math.inf if value is None or math.isnan(value) else sign * float(value)
 
 
 @torch.no_grad()
@@ -246,15 +204,3 @@ def path_csv(rows: Sequence[PathRow], train_rows: int) -> str:
         numbers = [row.l2, 1 / (train_rows * row.l2), row.loss_train, row.loss_val, row.error, row.accuracy_val]
         writer.writerow([*numbers, row.auroc_val, row.gap, row.relative_gap, row.converged, row.passes, row.nonzero])
     return lines.getvalue()
-
-
-def path_summary(rows: Sequence[PathRow], select: str = "log_loss", chosen: int | None = None) -> dict[str, Any]:
-    """Plain values for summary.json; ``chosen`` is the place of what was taken, `best_of` them when ``None``."""
-    chosen = best_of(rows, select) if chosen is None else chosen
-    return {
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "select": select,
-        "best": chosen,
-        "one_standard_error": simplest_of(rows),
-        "alarm": alarm(rows, select, chosen),
-    }

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from logreg.config import EXACT
 from logreg.errors import shell_line
 from logreg.evaluation.held_out import BINS
+from logreg.reports.summary_schema import Summary
 from logreg.run_folder import RUNS, is_finished, latest_run
 
 MOST = 2
@@ -32,15 +31,12 @@ SHOWN_ONLY = ("report", "verbose", "facts", "expected", "ckpt_path")
 ROWS = ("dataset.path", "dataset.test_path", "dataset.val_path", "dataset.train_path")
 """Keys that name a file whose rows a model can predict."""
 
-Summary = Mapping[str, Any]
-"""The content of summary.json."""
-
 
 def next_commands(summary: Summary) -> list[str]:
     """TensorBoard, and one or two commands that help now; each can be typed from where the user stands."""
     ways = (_without_leak, _penalized, _longer, _calibrated, _compared, _used, _evaluated)
     helping = islice(filter(None, (way(summary) for way in ways)), MOST)
-    return [f"tensorboard --logdir {shlex.quote(logdir(summary['folder']))}", *helping]
+    return [f"tensorboard --logdir {shlex.quote(logdir(summary.folder))}", *helping]
 
 
 def logdir(folder: str) -> str:
@@ -51,8 +47,8 @@ def logdir(folder: str) -> str:
 
 def has_risen(summary: Summary) -> bool:
     """Whether loss/val was clearly lower before the end."""
-    best, now = summary["best"], summary["metrics"].get("val")
-    return bool(best and now) and now["loss"] > RISEN * best["loss/val"]
+    best, now = summary.best, summary.metrics.get("val")
+    return best is not None and now is not None and now["loss"] > RISEN * best.loss_val
 
 
 def overfits(summary: Summary) -> bool:
@@ -61,64 +57,66 @@ def overfits(summary: Summary) -> bool:
     An exact optimizer on its way to a strong penalty passes better models, which had a lower loss on train, too; and
     where l2 was chosen on val, all other strengths did no better there.
     """
-    best = summary["best"]
-    fell = bool(best) and summary["metrics"]["train"]["loss"] < best.get("loss/train", math.inf)
-    return has_risen(summary) and fell and not summary["path"]
+    if summary.best is None:
+        return False
+    before = math.inf if summary.best.loss_train is None else summary.best.loss_train
+    return has_risen(summary) and summary.metrics["train"]["loss"] < before and not summary.path
 
 
 def _again(summary: Summary, *settings: str, without: Sequence[str] = ()) -> str:
     """The same run with other settings."""
     left_out = {*SHOWN_ONLY, *without, *(setting.partition("=")[0] for setting in settings)}
-    kept = [line for line in summary["overrides"] if line.lstrip("+").partition("=")[0] not in left_out]
+    kept = [line for line in summary.overrides if line.lstrip("+").partition("=")[0] not in left_out]
     return shell_line(["python", "scripts/train.py", *kept, *settings])
 
 
 def _of_this(summary: Summary) -> list[str]:
     """What names the run, where it is not the newest."""
     newest = latest_run(RUNS)
-    is_newest = newest is not None and newest.resolve() == Path(summary["folder"]).resolve()
-    return [] if is_newest else [f"ckpt_path={summary['folder']}"]
-
-
-def _is_exact(summary: Summary) -> bool:
-    return summary["config"]["optimizer"]["name"] in EXACT
+    is_newest = newest is not None and newest.resolve() == Path(summary.folder).resolve()
+    return [] if is_newest else [f"ckpt_path={summary.folder}"]
 
 
 def _without_leak(summary: Summary) -> str:
     """The run again without the columns that may be the target under another name."""
-    leak = shlex.split(summary["dataset"].get("leak") or "")
+    leak = shlex.split(summary.dataset.leak)
     return _again(summary, leak[0]) if len(leak) == 1 and leak[0].startswith("dataset.") else ""
 
 
 def _penalized(summary: Summary) -> str:
     """The run again with a penalty, where it lacks one."""
-    found = summary["optimality"]
-    lacks = bool(found["separation"] or found.get("dependent")) or _overfits(summary)
-    if _is_exact(summary):
-        return _again(summary, "l2=path" if "val" in summary["metrics"] else "l2=1e-3") if lacks else ""
+    lacks = bool(summary.optimality.separation or summary.optimality.dependent) or _overfits(summary)
+    if summary.is_exact:
+        return _again(summary, "l2=path" if "val" in summary.metrics else "l2=1e-3") if lacks else ""
     # A first-order optimizer stops long before coefficients are large: it is val that says whether they are.
-    lacks = lacks and (has_risen(summary) or "val" not in summary["metrics"])
+    lacks = lacks and (has_risen(summary) or "val" not in summary.metrics)
     return _again(summary, "l2=1e-3") if lacks else ""
 
 
 def _overfits(summary: Summary) -> bool:
     """Whether nothing is penalized and rows that were held out have a higher loss, by more than chance."""
-    found, config = summary["evaluation"], summary["config"]
-    if config["l2"] or config["l1"] or not found or found["split"] == "train" or summary["dataset"]["class_weight"]:
+    evaluation, config, metrics = summary.evaluation, summary.config, summary.metrics
+    if (
+        config["l2"]
+        or config["l1"]
+        or evaluation is None
+        or evaluation.split == "train"
+        or summary.dataset.class_weight
+    ):
         return False
-    measured, metrics = found["metrics"]["log_loss"], summary["metrics"]
-    low = metrics[found["split"]]["loss"] * measured["low"] / measured["value"] if measured["value"] else 0.0
-    return bool(low > OVERFITTED * metrics["train"]["loss"])
+    log_loss = evaluation.metrics["log_loss"]
+    low = metrics[evaluation.split]["loss"] * log_loss.low / log_loss.value if log_loss.value else 0.0
+    return low > OVERFITTED * metrics["train"]["loss"]
 
 
 def _longer(summary: Summary) -> str:
     """Goes on, where that brings the model nearer to its optimum."""
-    found, best, epochs = summary["optimality"], summary["best"], summary["epochs"]
-    ended = summary["config"].get("max_epochs", epochs) > epochs  # an exact optimizer that has done what it could
-    endless = found["separation"] and (_is_exact(summary) or not best)
-    if found["converged"] or endless or ended or has_risen(summary):
+    found, best, epochs = summary.optimality, summary.best, summary.epochs
+    ended = summary.config.get("max_epochs", epochs) > epochs  # an exact optimizer that has done what it could
+    endless = found.separation and (summary.is_exact or not best)
+    if found.converged or endless or ended or has_risen(summary):
         return ""
-    if best and best["epoch"] < epochs and not _is_exact(summary):
+    if best and best.epoch < epochs and not summary.is_exact:
         return ""
     ours = _of_this(summary) or ["ckpt_path=latest"]
     return shell_line(["python", "scripts/train.py", *ours, f"max_epochs={2 * epochs}"])
@@ -126,21 +124,21 @@ def _longer(summary: Summary) -> str:
 
 def _calibrated(summary: Summary) -> str:
     """The run again with a temperature, where probabilities are off."""
-    found = summary["evaluation"]
-    if summary["config"].get("calibrate") != "none" or "val" not in summary["metrics"] or not found:
+    evaluation = summary.evaluation
+    if summary.config.get("calibrate") != "none" or "val" not in summary.metrics or not evaluation:
         return ""
-    error = found["metrics"]["ece"]
+    error = evaluation.metrics["ece"]
     # What it is on average where probabilities are right: 0.8 standard deviations, of 0.5 at most a row, in each bin.
-    chance = 0.4 * (BINS / found["rows"]) ** 0.5
-    is_off = error["value"] > MISCALIBRATED and error["low"] > chance
+    chance = 0.4 * (BINS / evaluation.rows) ** 0.5
+    is_off = error.value > MISCALIBRATED and error.low > chance
     return _again(summary, "calibrate=temperature") if is_off else ""
 
 
 def _compared(summary: Summary) -> str:
     """This run beside the one before it on the same data."""
-    folder = Path(summary["folder"])
+    folder = Path(summary.folder)
     above = folder.parent
-    if logdir(summary["folder"]) != above.as_posix() or not above.is_dir():
+    if logdir(summary.folder) != above.as_posix() or not above.is_dir():
         return ""
     before = [path for path in above.iterdir() if path.name < folder.name and is_finished(path)]
     return shell_line(["python", "scripts/compare.py", max(before).as_posix(), folder.as_posix()]) if before else ""
@@ -149,9 +147,9 @@ def _compared(summary: Summary) -> str:
 def _used(summary: Summary) -> str:
     """Predictions for a file of rows, or for one row where features are few."""
     words = ["python", "scripts/predict.py", *_of_this(summary)]
-    if example := summary.get("example"):
-        return shell_line([*words, *(f"{name}={value:.4g}" for name, value in example.items())])
-    dataset = summary["config"].get("dataset", {})
+    if summary.example:
+        return shell_line([*words, *(f"{name}={value:.4g}" for name, value in summary.example.items())])
+    dataset = summary.config.get("dataset", {})
     keys = (key.removeprefix("dataset.") for key in ROWS)
     path = next((dataset[key] for key in keys if isinstance(dataset.get(key), str)), None)
     if path is None:

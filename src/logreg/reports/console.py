@@ -9,18 +9,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from logreg.reports.advice import next_commands
-from logreg.reports.summary import Summary
+from logreg.reports.summary_schema import Summary
 from logreg.reports.wording import loss_in_words, remarks, score_table, title
 
 
 def print_summary(summary: Summary, console: Console) -> None:
     """The end of a run on the terminal."""
-    header, rows = score_table(summary)
+    header, rows = score_table(summary.metrics, summary.dataset.rows)
     console.print(f"{title(summary)}: {loss_in_words(summary)}", markup=False, highlight=False)
     print_table(console, header, rows)
     for line in remarks(summary):  # in a terminal it is wrapped between words, in a pipe it is one line
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
-    console.print(summary["folder"], markup=False, highlight=False, soft_wrap=True)
+    console.print(summary.folder, markup=False, highlight=False, soft_wrap=True)
     console.print("next:")
     for command in next_commands(summary):
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from logreg.evaluation.held_out import BINS, Evaluation, Predicted, rows_worth, 
 from logreg.evaluation.ranking import Ranking
 from logreg.facts import DataFacts
 from logreg.reports.figures import label, labels
+from logreg.reports.summary_schema import CoefficientSummary
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
 
@@ -251,20 +252,18 @@ def mistakes_as_images(images: Tensor, mistakes: Sequence[Mistake], facts: DataF
     return figure
 
 
-def coefficient_bars(largest: Sequence[Mapping[str, object]], title: str) -> Figure:
+def coefficient_bars(largest: Sequence[CoefficientSummary], title: str) -> Figure:
     """The largest coefficients by name, each with its value.
 
     Args:
         largest: As `logreg.reports.summary.largest_coefficients` has them.
         title: Over the picture.
     """
-    per_std = largest[0]["coef_per_std"] is not None
-    values = [float(str(row["coef_per_std" if per_std else "coef"])) for row in largest][::-1]
-    several = len({row["class"] for row in largest}) > 1
+    values = [row.coef if row.coef_per_std is None else row.coef_per_std for row in largest][::-1]
+    per_std = largest[0].coef_per_std is not None
+    several = len({row.class_name for row in largest}) > 1
     names = [
-        f"{label(str(row['feature']), 26)} → {label(str(row['class']), 16)}"
-        if several
-        else label(str(row["feature"]), 36)
+        f"{label(row.feature, 26)} → {label(row.class_name, 16)}" if several else label(row.feature, 36)
         for row in largest
     ][::-1]
     figure = Figure(figsize=(8, 1.1 + 0.3 * len(names)), layout="constrained")
@@ -282,7 +281,7 @@ def coefficient_bars(largest: Sequence[Mapping[str, object]], title: str) -> Fig
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.margins(x=0.16 if max(map(abs, values)) == end else 0.24, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)
-    towards = "" if several else f" towards {label(str(largest[0]['class']), 24)}"
+    towards = "" if several else f" towards {label(largest[0].class_name, 24)}"
     axes.set_xlabel(f"log-odds{towards} per {'standard deviation' if per_std else 'unit'}")
     figure.suptitle(title, fontsize=11)
     axes.grid(alpha=0.3, axis="x")

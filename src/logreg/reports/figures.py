@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from logreg.evaluation.path_selection import PathRow, best_of, simplest_of
+from logreg.evaluation.path_row import PathRow
+from logreg.evaluation.path_selection import best_of, simplest_of
 from logreg.facts import DataFacts
 from logreg.terminal import on_one_line
 

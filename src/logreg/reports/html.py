@@ -7,7 +7,6 @@ import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff }
@@ -43,11 +42,11 @@ CAPTIONS = {
 """What each picture shows, by the name of its file."""
 
 
-def as_html(summary: Mapping[str, Any], markdown: str, figures: Mapping[str, Path]) -> str:
+def as_html(folder: str, markdown: str, figures: Mapping[str, Path]) -> str:
     """The report as a page.
 
     Args:
-        summary: The content of summary.json.
+        folder: The run folder.
         markdown: report.md.
         figures: Where each of its pictures is, by the name that it goes by there.
     """
@@ -58,7 +57,7 @@ def as_html(summary: Mapping[str, Any], markdown: str, figures: Mapping[str, Pat
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>logreg: {title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n"
-        f"<p>Made by logreg in <code>{html.escape(str(summary['folder']))}</code>.</p>\n</body>\n</html>\n"
+        f"<p>Made by logreg in <code>{html.escape(folder)}</code>.</p>\n</body>\n</html>\n"
     )
 
 

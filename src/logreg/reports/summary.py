@@ -1,4 +1,4 @@
-"""A finished run as plain values: the content of summary.json."""
+"""Summarizes a finished run: its objects in memory become the plain values of summary.json."""
 
 from __future__ import annotations
 
@@ -18,17 +18,32 @@ from logreg.config import RunConfig
 from logreg.data import KnownAnswer, TensorDataModule
 from logreg.data.blocks import BlockDataset
 from logreg.errors import shell_line
-from logreg.evaluation.held_out import Evaluation, Predicted
-from logreg.evaluation.path_selection import PathRow, path_summary
+from logreg.evaluation.held_out import CONFIDENCE, Evaluation, Predicted
+from logreg.evaluation.path_row import PathRow
+from logreg.evaluation.path_selection import alarm, simplest_of
 from logreg.evaluation.scores import Scores
 from logreg.facts import Split
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
+from logreg.reports.json_fields import from_json
+from logreg.reports.summary_schema import (
+    BestEpochSummary,
+    CalibrationSummary,
+    CoefficientSummary,
+    DatasetSummary,
+    EvaluationSummary,
+    ExpectationSummary,
+    KnownAnswerSummary,
+    MajoritySummary,
+    MistakeSummary,
+    ObjectiveSummary,
+    OptimalitySummary,
+    PathSummary,
+    SecondsSummary,
+    Summary,
+)
 from logreg.run_folder import CHECKPOINTS
 from logreg.training.module import LogisticModule
-
-Summary = dict[str, Any]
-"""The content of summary.json."""
 
 FEW_FEATURES = 4
 """Up to so many features the learned equation is written out."""
@@ -78,72 +93,107 @@ class RunResult:
         return self.data.splits[-1]
 
 
-def summarize(result: RunResult, seconds: Mapping[str, float]) -> Summary:
-    """All that is worth keeping of a run, as plain values.
+def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Summary:
+    """The summary of a run.
 
     Args:
         result: The run.
-        seconds: How long what took.
+        fit_seconds: Duration of the fit.
+        total_seconds: Duration of the run so far, from the command on.
     """
-    module, facts = result.module, result.module.facts
-    summary: Summary = {
-        "status": "finished",
-        "folder": shown(result.folder),
-        "resumed_from": shown(result.resumed_from) if result.resumed_from else None,
-        "command": shell_line(["python", "scripts/train.py", *result.overrides]),
-        "overrides": list(result.overrides),
-        "dataset": {
-            "name": facts.name,
-            "source": facts.source,
-            "rows": dict(facts.rows),
-            "features": facts.num_features,
-            "classes": list(facts.class_names),
-            "class_weight": dict(zip(facts.class_names, facts.class_weight, strict=True))
-            if facts.class_weight
-            else None,
-            "backbone": dict(facts.backbone) or None,
-            "notes": list(result.data.notes),
-            "leak": result.data.leaks.advice,
-        },
-        "majority": _majority(result),
-        "largest_coefficients": largest_coefficients(module),
-        "metrics": {split: dict(scores) for split, scores in result.scores.items()},
-        "evaluation": None
+    module = result.module
+    return Summary(
+        folder=shown(result.folder),
+        resumed_from=shown(result.resumed_from) if result.resumed_from else None,
+        command=shell_line(["python", "scripts/train.py", *result.overrides]),
+        overrides=tuple(result.overrides),
+        dataset=_dataset(result),
+        majority=_majority(result),
+        largest_coefficients=largest_coefficients(module),
+        metrics={split: dict(scores) for split, scores in result.scores.items()},
+        evaluation=None
         if result.evaluation is None
-        else {
-            "split": result.scored,
-            "calibration": module.calibration.as_dict(),
-            "calibrated": module.calibration.in_words(facts.class_names),
-            **result.evaluation.as_dict(),
-        },
-        "mistakes": mistakes(result),
-        "objective": {
-            **dataclasses.asdict(module.objective),
-            "train": result.scores["train"]["loss"]
-            + float(module.objective.penalty(module.model.coef.detach().double())),
-        },
-        "optimality": result.certificate.as_dict(),
-        "reason": module.reason or None,
-        "l2_reason": result.l2_reason or None,
-        "path": path_summary(result.path, result.config.select, result.place) if result.path else None,
-        "equation": equation(module),
-        "example": example(result),
-        "known_answer": _against(result.data.answer, result) if result.data.answer else None,
-        "expected": _expected(result.config.expected, result.scores),
-        "best": dict(result.best) or None,
-        "checkpoints": [f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"],
-        "epochs": result.epochs,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "seed": result.config.seed,
-        "config": dataclasses.asdict(result.config),
-        "git_commit": _git_commit(),
-        "versions": {
+        else summarize_evaluation(result.evaluation, result.scored, module),
+        mistakes=mistakes(result),
+        objective=_objective(result),
+        optimality=from_json(OptimalitySummary, result.certificate.as_dict()),
+        reason=module.reason or None,
+        l2_reason=result.l2_reason or None,
+        path=_path(result),
+        equation=equation(module),
+        example=example(result),
+        known_answer=_against(result.data.answer, result) if result.data.answer else None,
+        expected=_expected(result.config.expected, result.scores),
+        best=from_json(BestEpochSummary, result.best) if result.best else None,
+        checkpoints=(f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"),
+        epochs=result.epochs,
+        seconds=SecondsSummary(fit=round(fit_seconds, 3), total=round(total_seconds, 3)),
+        seed=result.config.seed,
+        config=dataclasses.asdict(result.config),
+        git_commit=_git_commit(),
+        versions={
             "python": platform.python_version(),
-            "torch": torch.__version__,  # says which CUDA it was built for, unlike the package's number
+            "torch": torch.__version__,  # with the CUDA it was built for, which the package's number lacks
             **{package: version(package) for package in ("lightning", "torchmetrics", "numpy")},
         },
-    }
-    return summary
+    )
+
+
+def summarize_evaluation(evaluation: Evaluation, split: str, module: LogisticModule) -> EvaluationSummary:
+    """The scores of one split, with the calibration of the model that they are of."""
+    calibration = module.calibration
+    return EvaluationSummary(
+        split=split,
+        calibration=CalibrationSummary(**vars(calibration)),
+        calibrated=tuple(calibration.in_words(module.facts.class_names)),
+        rows=evaluation.rows,
+        confidence=CONFIDENCE,
+        metrics=evaluation.metrics,
+        baseline=evaluation.baseline,
+        classes=evaluation.classes,
+        confusion=tuple(map(tuple, evaluation.confusion.tolist())),
+        weights=evaluation.weights,
+        threshold=evaluation.threshold,
+    )
+
+
+def _dataset(result: RunResult) -> DatasetSummary:
+    facts, data = result.module.facts, result.data
+    return DatasetSummary(
+        name=facts.name,
+        source=facts.source,
+        rows=facts.rows,
+        features=facts.num_features,
+        classes=facts.class_names,
+        class_weight=dict(zip(facts.class_names, facts.class_weight, strict=True)) if facts.class_weight else None,
+        backbone=facts.backbone or None,
+        notes=tuple(data.notes),
+        leak=data.leaks.advice,
+    )
+
+
+def _objective(result: RunResult) -> ObjectiveSummary:
+    objective, coef = result.module.objective, result.module.model.coef.detach().double()
+    return ObjectiveSummary(
+        loss=objective.loss,
+        reduction=objective.reduction,
+        l2=objective.l2,
+        l1=objective.l1,
+        train=result.scores["train"]["loss"] + float(objective.penalty(coef)),
+    )
+
+
+def _path(result: RunResult) -> PathSummary | None:
+    if not result.path:
+        return None
+    rows, select, chosen = tuple(result.path), result.config.select, result.place
+    return PathSummary(
+        rows=rows,
+        select=select,
+        best=chosen,
+        one_standard_error=simplest_of(rows),
+        alarm=alarm(rows, select, chosen),
+    )
 
 
 def stored_rows(data: TensorDataModule, split: Split, positions: Sequence[int]) -> torch.Tensor:
@@ -153,7 +203,7 @@ def stored_rows(data: TensorDataModule, split: Split, positions: Sequence[int]) 
     return blocks[torch.tensor(positions, dtype=torch.int64)].features.cpu()
 
 
-def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
+def mistakes(result: RunResult) -> tuple[MistakeSummary, ...] | None:
     """The rows that the model is wrong about and surest of, surest first.
 
     Returns:
@@ -166,9 +216,9 @@ def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
         return None
     module, table = result.module, result.data.tables[result.scored]
     facts, wrong = module.facts, confident_mistakes(result.predicted, MISTAKES)
-    listed: list[dict[str, Any]] = []
+    listed: list[MistakeSummary] = []
     if not wrong:
-        return listed
+        return ()
     features = stored_rows(result.data, result.scored, [one.position for one in wrong])
     coef = module.model.coef.detach().cpu().double()
     coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef
@@ -177,15 +227,15 @@ def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
         said = (coef[one.predicted] - coef[one.true]) * x
         most = said.topk(min(3, len(said))).indices.tolist() if facts.feature_names else []
         listed.append(
-            {
-                "row": 1 + (one.position if table.rows is None else int(table.rows[one.position])),
-                "true": facts.class_names[one.true],
-                "predicted": facts.class_names[one.predicted],
-                "probability": one.probability,
-                "because": [f"{facts.feature_names[place]} = {float(source[place]):.4g}" for place in most],
-            }
+            MistakeSummary(
+                row=1 + (one.position if table.rows is None else int(table.rows[one.position])),
+                true=facts.class_names[one.true],
+                predicted=facts.class_names[one.predicted],
+                probability=one.probability,
+                because=tuple(f"{facts.feature_names[place]} = {float(source[place]):.4g}" for place in most),
+            )
         )
-    return listed
+    return tuple(listed)
 
 
 def equation(module: LogisticModule) -> str | None:
@@ -226,7 +276,7 @@ def example(result: RunResult) -> dict[str, float] | None:
     return dict(zip(facts.feature_names, row.tolist(), strict=True))
 
 
-def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> list[dict[str, Any]] | None:
+def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> tuple[CoefficientSummary, ...] | None:
     """The features that say most, where they have names.
 
     Returns:
@@ -239,18 +289,18 @@ def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> list[di
     own, (coef, _) = module.model.coef.detach().cpu().double(), module.model.in_source_units()
     names = facts.class_names if len(coef) > 1 else facts.class_names[1:]
     largest = own.abs().flatten().topk(min(most, own.numel())).indices
-    return [
-        {
-            "feature": facts.feature_names[place % own.shape[1]],
-            "class": names[place // own.shape[1]],
-            "coef": float(coef.flatten()[place]),
-            "coef_per_std": float(own.flatten()[place]) if facts.std else None,
-        }
+    return tuple(
+        CoefficientSummary(
+            feature=facts.feature_names[place % own.shape[1]],
+            class_name=names[place // own.shape[1]],
+            coef=float(coef.flatten()[place]),
+            coef_per_std=float(own.flatten()[place]) if facts.std else None,
+        )
         for place in largest.tolist()
-    ]
+    )
 
 
-def _majority(result: RunResult) -> dict[str, Any]:
+def _majority(result: RunResult) -> MajoritySummary:
     """The most frequent class of train, and how often it is right in each split: what any model must beat."""
     facts, tables = result.module.facts, result.data.tables
     counts = {}
@@ -258,10 +308,10 @@ def _majority(result: RunResult) -> dict[str, Any]:
         weights = None if table.sample_weight is None else table.chosen(table.sample_weight)
         counts[split] = torch.bincount(table.chosen(table.labels), weights, facts.num_classes).double()
     most = int(counts["train"].argmax())
-    return {
-        "class": facts.class_names[most],
-        "accuracy": {split: float(count[most] / count.sum()) for split, count in counts.items()},
-    }
+    return MajoritySummary(
+        class_name=facts.class_names[most],
+        accuracy={split: float(count[most] / count.sum()) for split, count in counts.items()},
+    )
 
 
 def _log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
@@ -281,24 +331,24 @@ def calibrated_log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
     return slope / calibration.temperature, offset / calibration.temperature
 
 
-def _against(answer: KnownAnswer, result: RunResult) -> dict[str, Any]:
+def _against(answer: KnownAnswer, result: RunResult) -> KnownAnswerSummary:
     """The learned coefficients against the best ones; error relative to the norm of the latter."""
     slope, offset = _log_odds(result.module)
     best = torch.cat([answer.coef, torch.tensor([answer.intercept], dtype=torch.float64)])
     learned = torch.cat([slope, torch.tensor([offset], dtype=torch.float64)])
     few = len(answer.coef) <= 100
-    return {
-        "accuracy": answer.accuracy,
-        "coef": answer.coef.tolist() if few else None,
-        "intercept": answer.intercept,
-        "learned_coef": slope.tolist() if few else None,
-        "learned_intercept": offset,
-        "coef_error": float((learned - best).norm() / best.norm()) if float(best.norm()) else None,
-    }
+    return KnownAnswerSummary(
+        accuracy=answer.accuracy,
+        coef=tuple(answer.coef.tolist()) if few else None,
+        intercept=answer.intercept,
+        learned_coef=tuple(slope.tolist()) if few else None,
+        learned_intercept=offset,
+        coef_error=float((learned - best).norm() / best.norm()) if float(best.norm()) else None,
+    )
 
 
-def _expected(expected: Mapping[str, Any], scores: Mapping[Split, Scores]) -> list[dict[str, Any]] | None:
-    """What an experiment promised against what came out."""
+def _expected(expected: Mapping[str, Any], scores: Mapping[Split, Scores]) -> tuple[ExpectationSummary, ...] | None:
+    """The scores that an experiment expects, beside those of the run."""
     checks = []
     for metric, value in expected.items():
         if metric == "tolerance":
@@ -307,8 +357,8 @@ def _expected(expected: Mapping[str, Any], scores: Mapping[Split, Scores]) -> li
         got = scores.get(split, {}).get(name)  # type: ignore[call-overload]  # any text
         tolerance = expected["tolerance"]
         reached = got is not None and abs(got - value) <= tolerance
-        checks.append({"metric": metric, "value": value, "tolerance": tolerance, "got": got, "reached": reached})
-    return checks or None
+        checks.append(ExpectationSummary(metric=metric, value=value, tolerance=tolerance, got=got, reached=reached))
+    return tuple(checks) or None
 
 
 def _git_commit() -> str | None:

@@ -13,7 +13,8 @@ import torch
 from logreg.config import EXACT, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
-from logreg.evaluation.path_selection import ROUGH, PathRow, best_of, score_path, search_strength
+from logreg.evaluation.path_row import PathRow
+from logreg.evaluation.path_selection import ROUGH, best_of, score_path, search_strength
 from logreg.facts import Batch, Split
 from logreg.run.building import build_module, device_of
 from logreg.solvers.passes.base import drive

@@ -23,7 +23,8 @@ from logreg.files import shown
 from logreg.optimality.certificate import Certificate
 from logreg.reports.data_profile import print_facts
 from logreg.reports.drawing import draw
-from logreg.reports.summary import RunResult, Summary, summarize
+from logreg.reports.summary import RunResult, summarize
+from logreg.reports.summary_schema import Summary
 from logreg.reports.writing import write_report
 from logreg.run.building import (
     POLISHING,
@@ -86,7 +87,7 @@ def train(
         callbacks: Further callbacks of the Trainer.
 
     Returns:
-        The content of summary.json.
+        The summary that the folder has.
 
     Raises:
         LogregError: The user can mend it; the folder then has no checkpoints, unless training
@@ -215,9 +216,9 @@ def train(
     )
     tell("drawing pictures and writing the report ...")
     figures = draw(result, logger) if config.report == "full" else []
-    summary = summarize(result, {"fit": fit_seconds, "total": time.perf_counter() - started})
+    summary = summarize(result, fit_seconds, time.perf_counter() - started)
     write_report(result, summary, figures, logger)
-    log.info("finished: %s", summary["metrics"])
+    log.info("finished: %s", summary.metrics)
     return summary
 
 

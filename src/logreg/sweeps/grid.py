@@ -17,9 +17,6 @@ from logreg.errors import ConfigError, LogregError
 from logreg.files import shown, write_whole
 from logreg.terminal import on_one_line
 
-SAME_DATA = ("name", "source", "rows", "classes")
-"""What two runs on the same data have in common, of a summary's dataset."""
-
 
 def sweep_overrides(overrides: Sequence[Override], root: Path) -> tuple[list[str], Path]:
     """What Hydra must be told besides: where the sweep lives, and how its jobs are named.
