@@ -77,6 +77,7 @@ def test_that_there_is_no_finite_optimum_stands_in_the_checkpoint(tmp_path: Path
 
     run = train(tmp_path, "max_epochs=3")
     assert run.checkpoint()["optimality"] == run.summary["optimality"]
+    assert run.checkpoint("best")["optimality"] == run.summary["optimality"], "without a val split it is the last"
     assert run.summary["optimality"]["separation"]
 
 

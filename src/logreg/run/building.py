@@ -136,7 +136,7 @@ def build_trainer(
     try:
         limit = arguments.pop("max_time", None)
         if limit is not None:
-            arguments["callbacks"].append(TimeLimit(limit))
+            arguments["callbacks"].insert(0, TimeLimit(limit))  # first: the others see that the epoch is the last
         return pl.Trainer(**arguments)
     except (AttributeError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(f"`trainer` must suit Lightning's Trainer: {error}") from error

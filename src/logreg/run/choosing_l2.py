@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def _only_class(data: TensorDataModule, split: Split) -> str | None:
 
 
 def without_choice(config: RunConfig, data: TensorDataModule) -> tuple[float | None, str]:
-    """What ``l2=auto`` is where no strength can be chosen on val, and why in a sentence; ``None`` where one can."""
+    """The value of ``l2=auto`` where no strength can be chosen on val, and the reason; ``None`` where one can."""
     if config.optimizer["name"] not in EXACT:
         optimizer = config.optimizer["name"]
         return 0.0, f"l2=0 with optimizer={optimizer}: type another, or optimizer=auto to have it chosen on val"
@@ -65,19 +66,74 @@ def without_choice(config: RunConfig, data: TensorDataModule) -> tuple[float | N
     return l2, f"l2={l2:g} as scikit-learn has it (C=1), since {why}: type l2, or dataset.split.val=0.2"
 
 
-def chosen_before(config: RunConfig, held: Mapping[str, Any]) -> tuple[float, list[PathRow] | None, str]:
-    """The strength that a checkpoint has, the path that it was chosen from, if there was one, and why there was none.
+@dataclass(frozen=True)
+class ChosenL2:
+    """The strength of l2 of a run.
+
+    Attributes:
+        l2: The strength.
+        asked: The setting as typed: a number, "auto", "path" or a list of strengths.
+        path: The regularization path that the strength was chosen from; ``None`` where there is none.
+        start: The fitted point of that path, from which training starts; ``None`` to start as the config says.
+        reason: Why l2 has its value, where it was neither typed nor chosen on val; else empty.
+    """
+
+    l2: float
+    asked: Any
+    path: Sequence[PathRow] | None = None
+    start: PathPoint | None = None
+    reason: str = ""
+
+    @property
+    def for_checkpoint(self) -> dict[str, Any] | None:
+        """Plain values, for a run that continues from a checkpoint; ``None`` where a number was typed."""
+        if isinstance(self.asked, int | float):
+            return None
+        rows = [dataclasses.asdict(row) for row in self.path or ()]
+        return {"asked": self.asked, "rows": rows, "reason": self.reason}
+
+
+def choose_l2(config: RunConfig, data: TensorDataModule, shown: bool) -> ChosenL2:
+    """The number that was typed, or the strength that is best on val.
+
+    Args:
+        config: Of the run.
+        data: Its rows.
+        shown: Whether progress is shown.
+
+    Raises:
+        ConfigError: There is no val split to choose by.
+    """
+    asked, reason = config.l2, ""
+    if config.l2 == "auto":
+        l2, reason = without_choice(config, data)
+        config = config if l2 is None else dataclasses.replace(config, l2=l2)
+    if isinstance(config.l2, int | float):
+        return ChosenL2(config.l2, asked, reason=reason)
+    path, start = along_path(config, data, shown)
+    return ChosenL2(start.l2, asked, path, start)
+
+
+def l2_of_checkpoint(config: RunConfig, held: Mapping[str, Any]) -> ChosenL2:
+    """The number that was typed, or the strength of the checkpoint that the run continues, with its path.
+
+    Args:
+        config: Of the run.
+        held: The checkpoint.
 
     Raises:
         ConfigError: Another path is asked for.
     """
+    if isinstance(config.l2, int | float):
+        return ChosenL2(config.l2, config.l2)
     # Checkpoints of before say nothing of it.
     before, chosen = held.get("path", {"asked": config.l2}) or {}, float(held["hyper_parameters"]["l2"])
     if config.l2 not in ("auto", before.get("asked")):
         raise ConfigError.broken(
             "l2", "be one number to go on from this checkpoint", config.l2, f"Set l2={chosen:g}, which it has."
         )
-    return chosen, [PathRow(**row) for row in before.get("rows", ())] or None, before.get("reason", "")
+    path = [PathRow(**row) for row in before.get("rows", ())] or None
+    return ChosenL2(chosen, config.l2, path, reason=before.get("reason", ""))
 
 
 def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:

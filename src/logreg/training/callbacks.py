@@ -51,7 +51,7 @@ class Certificates(Callback):
         if not module.certify(lambda mixed: data.blocks("train"), epochs, seconds, last):
             return
         assert module.certificate is not None
-        certificate = module.certificate[1]
+        certificate = module.certificate
         metrics = {
             "optimality/gap": certificate.gap,
             "optimality/max_abs_gradient": certificate.max_abs_gradient,

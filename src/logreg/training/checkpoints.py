@@ -15,12 +15,10 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from logreg.evaluation.temperature import Calibration
 from logreg.files import write_whole
 from logreg.run_folder import CHECKPOINTS, run_folder_of
-from logreg.training.module import LogisticModule
 from logreg.training.tracking import RunLogger
-from logreg.training.trained import Trained, read_checkpoint
+from logreg.training.trained import read_checkpoint
 
 
 class BufferedCheckpointIO(TorchCheckpointIO):
@@ -104,16 +102,12 @@ class Checkpoints(Checkpoint):
         checkpoint["path"] = copy.deepcopy(self.path)
         checkpoint["ended"] = self._ended
 
-    def calibrate(self, fit: Callable[[LogisticModule], Calibration]) -> None:
-        """Writes into each checkpoint the calibration of the model that is in it."""
-        for path in (self.last_path, self.best_path):
-            self._amend(path, calibration=fit(Trained.load(path).module).as_dict())
+    def amend(self, path: Path, **values: Any) -> None:
+        """Writes a checkpoint again with values that were computed after training, whole or not at all.
 
-    def certify(self, optimality: Mapping[str, Any]) -> None:
-        """Writes what is known by now of the last parameters into their checkpoint."""
-        self._amend(self.last_path, optimality=dict(optimality))
-
-    def _amend(self, path: Path, **values: Any) -> None:
+        The end of training is on disk before these values are computed, which may take seconds: a run that is killed
+        meanwhile loses nothing of its training.
+        """
         self.io.save_checkpoint({**read_checkpoint(path), **values}, path)
         self.io.flush()
 

@@ -65,7 +65,8 @@ class LogisticModule(pl.LightningModule):
         model: Features as they are stored -> logits (N, K); K = 1 for two classes under bce, else C.
         reason: Why optimizer "auto" chose what it chose; else empty.
         progress: Of the exact optimizer; ``None`` before it begins.
-        certificate: The newest, with the epochs behind it; ``None`` before there is one.
+        certificate: The newest, which may be of an earlier epoch (its ``passes``); ``None`` before there is one.
+        separation: Why no finite optimum exists, where that is known; part of every certificate; else empty.
         calibration: How logits become probabilities of classes; by the link alone until it is fitted.
     """
 
@@ -141,7 +142,8 @@ class LogisticModule(pl.LightningModule):
         self.optimizer, self.schedule, self.lr = {**optimizer, "name": chosen}, schedule, lr
         self.batch_size, self.max_epochs, self.polish = batch_size, max_epochs, polish
         self.progress: SolverState | None = None
-        self.certificate: tuple[int, Certificate] | None = None
+        self.certificate: Certificate | None = None
+        self.separation = ""
         self.calibration = Calibration()
         # Plain values only: an object in here would make the checkpoint unreadable for torch.load.
         self.save_hyperparameters(
@@ -349,24 +351,22 @@ class LogisticModule(pl.LightningModule):
             if last and is_penalized(self.objective) and known.gap > VAGUE * known.value:
                 most = max(LEAST_PASSES, epochs)
                 known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
-        self.certificate = (
-            epochs,
-            Certificate(
-                objective=objective_in_words(
-                    self.objective, len(self.model.intercept), self.facts.mean_weight != 1, self.has_intercept
-                ),
-                value=known.value,
-                gap=known.gap,
-                rigorous=known.rigorous,
-                max_abs_gradient=float(known.gradient.abs().max()),
-                tolerance=self.tolerance,
-                rows=self.facts.rows["train"],
-                dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
-                passes=epochs,
-                seconds=seconds,
-                rounding=known.rounding,
-                dependent=names_of(known.dependent, self.facts.feature_names),
+        self.certificate = Certificate(
+            objective=objective_in_words(
+                self.objective, len(self.model.intercept), self.facts.mean_weight != 1, self.has_intercept
             ),
+            value=known.value,
+            gap=known.gap,
+            rigorous=known.rigorous,
+            max_abs_gradient=float(known.gradient.abs().max()),
+            tolerance=self.tolerance,
+            rows=self.facts.rows["train"],
+            dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
+            passes=epochs,
+            seconds=seconds,
+            separation=self.separation,
+            rounding=known.rounding,
+            dependent=names_of(known.dependent, self.facts.feature_names),
         )
         return True
 
@@ -377,8 +377,8 @@ class LogisticModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the calibration, and the certificate of the parameters as they are where there is one."""
         checkpoint["calibration"] = self.calibration.as_dict()
-        if self.certificate is not None and self.certificate[0] == checkpoint["epoch"] + 1:
-            checkpoint["optimality"] = self.certificate[1].as_dict()
+        if self.certificate is not None and self.certificate.passes == checkpoint["epoch"] + 1:
+            checkpoint["optimality"] = self.certificate.as_dict()
 
     def validation_step(self, block: Batch, batch_idx: int) -> None:
         """Scores a block of the val split."""
