@@ -14,7 +14,7 @@ import pytest
 
 import logreg
 from logreg.errors import ConfigError
-from logreg.files import LEFT_BEHIND, unfinished, write_whole
+from logreg.files import TEMPORARY_NAME, unfinished, write_whole
 from logreg.run_folder import written_by_us
 from models import Models
 from whole_runs import SCRIPT
@@ -39,7 +39,7 @@ def of_a_killed_process(place: Path) -> str:
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(place)], check=False)
     assert done.returncode == -signal.SIGKILL
     (name,) = names_in(place.parent) - before
-    assert LEFT_BEHIND.fullmatch(name)
+    assert TEMPORARY_NAME.fullmatch(name)
     return name
 
 
@@ -90,7 +90,7 @@ def test_a_killed_predict_leaves_nothing_for_long(tmp_path: Path, models: Models
         [sys.executable, "-c", textwrap.dedent(code), *typed, "output=a.csv"], cwd=tmp_path, check=False
     )
     assert done.returncode == -signal.SIGKILL
-    assert [name for name in names_in(tmp_path) if LEFT_BEHIND.fullmatch(name)]
+    assert [name for name in names_in(tmp_path) if TEMPORARY_NAME.fullmatch(name)]
     script = SCRIPT.with_name("predict.py")
     subprocess.run([sys.executable, script, *typed, "output=b.csv"], cwd=tmp_path, check=True, capture_output=True)
     assert names_in(tmp_path) == {"b.csv"}

@@ -20,7 +20,7 @@ from logreg.export.formats import FORMATS
 from logreg.export.linear import Linear
 from logreg.export.sklearn import as_sklearn
 from logreg.facts import DataFacts
-from logreg.training.trained import Trained
+from logreg.training.checkpoint_reading import TrainedModel
 from models import MODELS, Models
 from summaries import EVALUATION, summary_of
 from whole_runs import Answer, train
@@ -47,7 +47,7 @@ def test_a_program_of_torch_takes_any_number_of_rows(name: str, models: Models, 
     assert types(models(name), "export", "format=torch_export", f"output={file}").code == 0
     described = {"logreg.json": ""}
     program = torch.export.load(file, extra_files=described).module()
-    trained = Trained.load(models.run(name).folder / "checkpoints" / "last.ckpt")
+    trained = TrainedModel.load(models.run(name).folder / "checkpoints" / "last.ckpt")
     for rows in (1, 2, 57):
         features = torch.randn(rows, 4)
         torch.testing.assert_close(program(features), Linear.of(trained.module).probabilities(features))
@@ -99,7 +99,7 @@ def test_onnx_takes_pixels_of_16_bits_as_they_are_in_the_files(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["binary", "softmax", "one_vs_rest", "two_outputs"])
 def test_scikit_learn_decides_as_the_model(name: str, models: Models) -> None:
-    trained = Trained.load(models.run(name).folder / "checkpoints" / "last.ckpt")
+    trained = TrainedModel.load(models.run(name).folder / "checkpoints" / "last.ckpt")
     linear = Linear.of(trained.module)
     estimator = as_sklearn(linear)
     features = torch.randn(50, trained.facts.num_features, dtype=torch.float64) * 3

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from logreg.commands.train import main
 from logreg.errors import ConfigError
+from logreg.training.checkpoint_reading import read_checkpoint
 from logreg.training.module import LogisticModule
-from logreg.training.trained import read_checkpoint
 from whole_runs import SCRIPT, Run, data_of, newest, standing_in, train
 
 

@@ -371,11 +371,11 @@ class _Model:
 
 def _of_checkpoint(request: Request, facts: DataFacts) -> _Model:
     from logreg.solvers.problem import Coordinates
+    from logreg.training.checkpoint_reading import TrainedModel
     from logreg.training.module import resolve_loss
-    from logreg.training.trained import Trained
 
     assert request.checkpoint is not None
-    module = Trained.load(request.checkpoint).module
+    module = TrainedModel.load(request.checkpoint).module
     theirs, objective = module.facts, module.objective
     for what, ours, its in (
         ("classes", facts.class_names, theirs.class_names),

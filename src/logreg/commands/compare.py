@@ -159,10 +159,10 @@ def _compared(folders: Sequence[Path], split: str | None) -> tuple[str, Paired] 
     from logreg.facts import SPLITS
     from logreg.run.building import build_data
     from logreg.run.scoring import predict
-    from logreg.training.trained import Trained
+    from logreg.training.checkpoint_reading import TrainedModel
 
-    both = [Trained.load(find_checkpoint(str(folder), ROOT)) for folder in folders]
-    configs = [trained.of_its_run() for trained in both]
+    both = [TrainedModel.load(find_checkpoint(str(folder), ROOT)) for folder in folders]
+    configs = [trained.run_config() for trained in both]
     data = [build_data(config, trained.facts) for config, trained in zip(configs, both, strict=True)]
     shared = [name for name in SPLITS if all(name in each.splits for each in data)]
     if split is not None and split not in shared:

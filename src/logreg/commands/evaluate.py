@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from logreg.data import TensorDataModule
     from logreg.facts import DataFacts
     from logreg.reports.summary_schema import EvaluationSummary
-    from logreg.training.trained import Trained
+    from logreg.training.checkpoint_reading import TrainedModel
 
 HELP = """\
 Scores a trained model; its checkpoint is all that it takes.
@@ -107,9 +107,9 @@ def _work(arguments: list[str]) -> int:
     import_lightning()
 
     from logreg.reports.json_fields import to_json
-    from logreg.training.trained import Trained
+    from logreg.training.checkpoint_reading import TrainedModel
 
-    trained = Trained.load(checkpoint)
+    trained = TrainedModel.load(checkpoint)
     found = evaluate(trained, typed)
     if output is not None:
         plain = json.dumps(to_json(found), indent=2, ensure_ascii=False)
@@ -121,7 +121,7 @@ def _work(arguments: list[str]) -> int:
     return 0
 
 
-def data_of(trained: Trained, typed: TypedArguments) -> tuple[RunConfig, TensorDataModule, bool]:
+def data_of(trained: TrainedModel, typed: TypedArguments) -> tuple[RunConfig, TensorDataModule, bool]:
     """The rows of a trained model's run, or others that were typed.
 
     Returns:
@@ -129,7 +129,7 @@ def data_of(trained: Trained, typed: TypedArguments) -> tuple[RunConfig, TensorD
     """
     from logreg.run.building import build_data, check_hardware, device_of
 
-    config = with_overrides(trained.of_its_run(), typed.overrides)
+    config = with_overrides(trained.run_config(), typed.overrides)
     others = {key for key in typed.given if key.startswith("dataset.")} - WHERE_ONLY
     if others:
         _check_others(config, others)
@@ -185,7 +185,7 @@ class EvaluateOutput:
     notes: tuple[str, ...]
 
 
-def evaluate(trained: Trained, typed: TypedArguments) -> EvaluateOutput:
+def evaluate(trained: TrainedModel, typed: TypedArguments) -> EvaluateOutput:
     """Scores a trained model on its own splits, or on other rows."""
     from logreg.evaluation.held_out import best_threshold
     from logreg.evaluation.held_out import evaluate as evaluate_rows

@@ -16,7 +16,7 @@ from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
     from logreg.export.linear import Linear, Sample
-    from logreg.training.trained import Trained
+    from logreg.training.checkpoint_reading import TrainedModel
 
 HELP = """\
 Writes a trained model for somebody else, reads it again as they would, and refuses what does not agree.
@@ -82,7 +82,7 @@ def _work(arguments: list[str]) -> int:
     from logreg.export.linear import Linear
     from logreg.reports.model_card import model_card
     from logreg.reports.summary_schema import Summary, read_summary, reading_summary
-    from logreg.training.trained import Trained
+    from logreg.training.checkpoint_reading import TrainedModel
 
     check_installed(name)
     suffix = FORMATS[name].suffix
@@ -95,7 +95,7 @@ def _work(arguments: list[str]) -> int:
     card = output.parent / CARD
     if card.exists() and not overwrite and SIGN not in card.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"`output` must leave {card} as it is, which is no card of ours. Name another folder.")
-    trained = Trained.load(checkpoint)
+    trained = TrainedModel.load(checkpoint)
     model = Linear.of(trained.module)
     if run is not None and summary is not None:
         with reading_summary(run / "summary.json"):  # before anything is written
@@ -141,7 +141,7 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
     return difference
 
 
-def _held_out(trained: Trained, typed: TypedArguments) -> Sample:
+def _held_out(trained: TrainedModel, typed: TypedArguments) -> Sample:
     """Rows of the last split, as features and, of a table, as they stand in it."""
     import numpy as np
     import torch

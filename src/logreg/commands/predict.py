@@ -20,7 +20,7 @@ from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
     from logreg.data.new_rows import NewRowsReader, Rows
-    from logreg.training.trained import Predictor, Trained
+    from logreg.training.checkpoint_reading import Predictor, TrainedModel
 
 HELP = """\
 Gives the probability of each class for new rows; the checkpoint is all that it takes.
@@ -113,10 +113,10 @@ def _work(arguments: list[str]) -> int:
     import_lightning()
     from logreg.data.new_rows import NewRowsReader
     from logreg.run.building import check_hardware, device_of
+    from logreg.training.checkpoint_reading import Predictor, TrainedModel
     from logreg.training.module import DTYPES
-    from logreg.training.trained import Predictor, Trained
 
-    trained = Trained.load(checkpoint)
+    trained = TrainedModel.load(checkpoint)
     check_hardware(values["accelerator"])
     if values["threshold"] is not None and not trained.facts.is_binary:
         classes = trained.facts.num_classes
@@ -140,7 +140,7 @@ def _work(arguments: list[str]) -> int:
     return 0
 
 
-def _separator(trained: Trained, typed: str | None) -> str | None:
+def _separator(trained: TrainedModel, typed: str | None) -> str | None:
     """What was typed, or else what the model's own file had."""
     if typed is None:
         own = None if trained.config is None else trained.config.dataset.get("separator")
@@ -149,7 +149,7 @@ def _separator(trained: Trained, typed: str | None) -> str | None:
     return "\t" if typed == "\\t" else typed
 
 
-def _predict(trained: Trained, predictor: Predictor, incoming: NewRowsReader, typed: TypedArguments) -> None:
+def _predict(trained: TrainedModel, predictor: Predictor, incoming: NewRowsReader, typed: TypedArguments) -> None:
     from logreg.export.predictions import open_writer
 
     values, facts = typed.values, trained.facts
@@ -187,7 +187,7 @@ def predicted(predictor: Predictor, rows: Rows, threshold: float | None) -> tupl
     return probabilities.cpu().numpy(), labels.cpu().numpy()
 
 
-def _print_single(trained: Trained, predictor: Predictor, rows: Rows, threshold: float | None) -> None:
+def _print_single(trained: TrainedModel, predictor: Predictor, rows: Rows, threshold: float | None) -> None:
     probabilities, labels = predicted(predictor, rows, threshold)
     names = trained.facts.class_names
     print(on_one_line(names[int(labels[0])]))

@@ -30,7 +30,7 @@ from logreg.config import SELECT, RunConfig
 from logreg.constraints import Constraint, flag, optional, text, whole
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.files import folder_name, shown, write_whole
-from logreg.sweeps.search import FORMS, Range, Search, sqlite_url
+from logreg.sweeps.search import RANGE_FORMS, Range, Search, sqlite_url
 from logreg.sweeps.search import shown as shown_value
 from logreg.terminal import on_one_line, terminal
 
@@ -60,7 +60,7 @@ keys
 Trials run one after the other in this process and share its imports and its data.  The folder of the sweep, under
 runs/sweeps, has a folder for each trial, results.csv, and figures/history.png and importance.png.  A grid is for
 scripts/train.py -m.
-""".replace("{forms}", FORMS)
+""".replace("{forms}", RANGE_FORMS)
 
 OWN: dict[str, tuple[Constraint, Any]] = {
     "trials": (whole(at_least=1), 20),
@@ -141,7 +141,7 @@ def understood(typed: Sequence[str]) -> Plan:
         else:
             settings.append(argument)
     if not ranges:
-        raise ConfigError(f"`search.<key>` must say what to look for, such as 'search.lr=log(1e-4,1)': {FORMS}.")
+        raise ConfigError(f"`search.<key>` must say what to look for, such as 'search.lr=log(1e-4,1)': {RANGE_FORMS}.")
     keys = [one.key for one in ranges]
     for key in keys:
         if keys.count(key) > 1:
@@ -203,7 +203,7 @@ def _work(typed: list[str]) -> int:
             if is_new:
                 _remove(folder)
             raise
-        search.free_what_was_killed()
+        search.fail_killed_trials()
         before = len(search.counted)
         # A trial that is under way keeps others from taking the study back.
         asked = search.ask(plan.values["trials"])

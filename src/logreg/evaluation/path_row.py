@@ -22,7 +22,7 @@ class PathRow:
         passes: Over the train rows.
         nonzero: Number of coefficients that are not zero.
         auroc_val: AUROC on val, for two classes and where it was asked for.
-        capped_val: ``loss_val`` with the loss of each row limited to ``CAP``.
+        capped_val: ``loss_val`` with the loss of each row limited to ``MAX_ROW_LOSS``.
     """
 
     l2: float

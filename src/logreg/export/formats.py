@@ -1,4 +1,4 @@
-"""The formats that a model is exported to, by name."""
+"""The export formats by name, and the inputs that each of them takes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from logreg.export.sklearn import read_sklearn, write_sklearn
 from logreg.export.torch_program import read_torch_export, write_torch_export
 
 AGREEMENT = 1e-6
-"""Largest difference of a probability between the model and what was read again."""
+"""Largest allowed difference between a probability of the trained model and of the exported one."""
 
 
 def check_installed(name: str) -> None:
-    """A format's packages are there.
+    """Checks that a format's packages are installed.
 
     Raises:
-        ConfigError: Names the extra to install.
+        ConfigError: One is missing; names the extra to install.
     """
     from importlib.util import find_spec
 
@@ -31,11 +31,11 @@ def check_installed(name: str) -> None:
 
 
 def what_to_pass(name: str, model: Linear) -> list[str]:
-    """What a program that reads a format must give to the model, a line of Markdown each.
+    """The inputs of an exported model, a line of Markdown each.
 
     Args:
         name: Of the format.
-        model: That was exported.
+        model: The model.
     """
     facts, lines = model.facts, list[str]()
     if name == "sklearn":

@@ -1,4 +1,4 @@
-"""What stands in the data, on one screen, before anything is learned from it."""
+"""A profile of the data on one screen, before training."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from logreg.data.prepare import used_rows
 from logreg.errors import LogregError
 
 WIDEST = 32
-"""Letters of a name in a cell."""
+"""Largest number of letters of a name in a cell."""
 
 MOST_CLASSES, MOST_COLUMNS = 10, 16
-"""Lines of each table; what is left over is counted."""
+"""Largest numbers of lines of the two tables; the rest is counted in one line."""
 
 _ODD = (0x5851F42D4C957F2D, 0x14057B7EF767814F)
 """Two odd numbers without a pattern in their bits."""

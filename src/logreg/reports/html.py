@@ -1,4 +1,4 @@
-"""report.html: one file that holds the whole report, pictures inside, and needs nothing else to be read."""
+"""report.html: the whole report in one file, with its pictures inside."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CAPTIONS = {
     "roc": "ROC, and precision against recall",
     "mistakes": "The mistakes that the model was surest of",
 }
-"""What each picture shows, by the name of its file."""
+"""Caption of each picture, by the name of its file."""
 
 
 def as_html(folder: str, markdown: str, figures: Mapping[str, Path]) -> str:
@@ -48,7 +48,7 @@ def as_html(folder: str, markdown: str, figures: Mapping[str, Path]) -> str:
     Args:
         folder: The run folder.
         markdown: report.md.
-        figures: Where each of its pictures is, by the name that it goes by there.
+        figures: File of each picture, by its name in report.md.
     """
     lines = markdown.splitlines()
     title = html.escape(lines[0].removeprefix("# "))
@@ -62,7 +62,7 @@ def as_html(folder: str, markdown: str, figures: Mapping[str, Path]) -> str:
 
 
 def _blocks(lines: Sequence[str], figures: Mapping[str, Path]) -> Iterator[str]:
-    """The little Markdown that reports are written in: headings, tables, lists, pictures, paragraphs."""
+    """Converts the part of Markdown that reports use: headings, tables, lists, pictures, paragraphs."""
     place = 0
     while place < len(lines):
         line, end = lines[place], place + 1

@@ -1,4 +1,4 @@
-"""report.md."""
+"""Writes the text of report.md."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ from logreg.terminal import on_one_line
 
 
 def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
-    """report.md: the same, to keep."""
+    """The text of report.md.
+
+    Args:
+        summary: Of the run.
+        figures: File names of its pictures.
+    """
     header, rows = score_table(summary.metrics, summary.dataset.rows)
     lines = [
         f"# {title(summary)}",
@@ -48,7 +53,7 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
 
 
 def _evaluation_lines(summary: Summary) -> list[str]:
-    """Every score of the last split with its interval, beside what the base rates alone would score."""
+    """All scores of the last split with their intervals, beside those of the baseline."""
     evaluation = summary.evaluation
     if evaluation is None or evaluation.split == "train":
         return []
@@ -67,7 +72,7 @@ def _evaluation_lines(summary: Summary) -> list[str]:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Lines of a table; all but the first columns lean to the right."""
+    """Lines of a Markdown table; the first ``left`` columns are left-aligned, the others right-aligned."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     rule = "|" + "".join("---|" if number < left else "--:|" for number in range(len(header)))
     first, *others = ("| " + " | ".join(row) + " |" for row in cells)

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what somebody must know who is given a model and nothing else; made from the summary of its run."""
+"""MODEL_CARD.md: describes an exported model to its users; made from the summary of its run."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from logreg.reports.wording import (
 )
 from logreg.terminal import on_one_line
 
-FEW_ROWS = 100
-"""Rows of the scored split below which the scores themselves are doubtful."""
+MIN_SCORED_ROWS = 100
+"""Rows of the scored split below which the card warns of wide intervals."""
 
-RARE = 0.01
-"""Part of train below which a class is rare."""
+RARE_CLASS_FRACTION = 0.01
+"""Fraction of the scored rows below which a class is called rare."""
 
-GAP = 0.05
-"""How much lower than on train an accuracy is when the model has learned its rows by heart."""
+MAX_ACCURACY_GAP = 0.05
+"""Difference of the accuracies on train and on the scored split above which the card warns of overfitting."""
 
 
 def model_card(
     summary: Summary, file: str, agreement: float, in_double: bool = False, given: Sequence[str] = ()
 ) -> str:
-    """The card.
+    """The text of the card.
 
     Args:
         summary: Of the run.
         file: The exported model's name.
-        agreement: Largest difference of a probability between it and the model that was trained.
-        in_double: Whether numbers must be given in double precision.
-        given: What to pass to it, a line of Markdown each.
+        agreement: Largest difference between a probability of the exported model and of the trained one.
+        in_double: Whether inputs must be in double precision.
+        given: The inputs of the exported model, a line of Markdown each.
     """
     data, evaluation, classes = summary.dataset, summary.evaluation, summary.dataset.classes
     listed = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
@@ -108,7 +108,7 @@ def model_card(
 
 
 def _spaced(lines: Sequence[str]) -> list[str]:
-    """Paragraphs and lists of Markdown, with an empty line between those that are not of one list."""
+    """Lines of Markdown with an empty line between them, except between items of one list."""
     spaced: list[str] = []
     for line in lines:
         if spaced and not (line.startswith("- ") and spaced[-1].startswith("- ")):
@@ -118,7 +118,7 @@ def _spaced(lines: Sequence[str]) -> list[str]:
 
 
 def warnings(summary: Summary) -> list[str]:
-    """Where the model must not be trusted, as far as its own numbers tell."""
+    """Uses that the model is not fit for, as far as its summary shows."""
     evaluation, data, metrics = summary.evaluation, summary.dataset, summary.metrics
     lines = [
         "On rows of another origin than the data above: nothing here says how it fares there.",
@@ -140,7 +140,7 @@ def warnings(summary: Summary) -> list[str]:
         lines.append("For anything that matters: it was scored on the rows that it learned from alone.")
         return lines
     split = evaluation.split
-    if evaluation.rows < FEW_ROWS:
+    if evaluation.rows < MIN_SCORED_ROWS:
         lines.append(
             f"For fine distinctions: {evaluation.rows} rows of {split} leave the scores uncertain, see their intervals."
         )
@@ -150,7 +150,7 @@ def warnings(summary: Summary) -> list[str]:
             f"Instead of the base rates: its log-loss on {split}, up to {ours.high:.4f}, is not surely below "
             f"theirs, {baseline:.4f}."
         )
-    if metrics["train"]["accuracy"] - metrics[split]["accuracy"] > GAP:
+    if metrics["train"]["accuracy"] - metrics[split]["accuracy"] > MAX_ACCURACY_GAP:
         lines.append(
             f"Without a stronger penalty: it is right in {metrics['train']['accuracy']:.1%} of train and "
             f"{metrics[split]['accuracy']:.1%} of {split}."
@@ -159,6 +159,6 @@ def warnings(summary: Summary) -> list[str]:
     lines += [
         f"To find {one.name!r}: {one.weight:,.6g} rows of {split}, found {one.recall.value:.0%}."
         for one in evaluation.classes
-        if one.weight < RARE * total or not one.recall.value > 0
+        if one.weight < RARE_CLASS_FRACTION * total or not one.recall.value > 0
     ]
     return lines

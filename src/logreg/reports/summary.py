@@ -45,14 +45,14 @@ from logreg.reports.summary_schema import (
 from logreg.run_folder import CHECKPOINTS
 from logreg.training.module import LogisticModule
 
-FEW_FEATURES = 4
-"""Up to so many features the learned equation is written out."""
+MAX_EQUATION_FEATURES = 4
+"""Largest number of features for which the fitted equation is written out."""
 
-MISTAKES = 8
-"""Rows that the model is surest of and wrong about, in report.md."""
+NUM_MISTAKES = 8
+"""Number of the most confident mistakes in report.md."""
 
-LARGEST = 10
-"""Coefficients in report.md; all of them stand in coefficients.csv."""
+NUM_COEFFICIENTS = 10
+"""Number of coefficients in report.md; coefficients.csv has all."""
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,26 @@ class RunResult:
     module: LogisticModule
     data: TensorDataModule
     scores: Mapping[Split, Scores]
-    """Of the parameters at the end of training."""
+    """Scores of the parameters at the end of training."""
     certificate: Certificate
-    """Of the same parameters."""
+    """Certificate of the same parameters."""
     best: Mapping[str, float]
     """Epoch and loss/val of best.ckpt."""
     epochs: int
     resumed_from: Path | None = None
-    """The checkpoint that the run went on from."""
+    """The checkpoint that the run continued."""
     path: Sequence[PathRow] | None = None
     """The regularization path that l2 was chosen from."""
     predicted: Predicted | None = None
-    """The last split (test, or val, or train where there is no other) as the model sees it."""
+    """Predictions of the last split: test, or else val, or else train."""
     evaluation: Evaluation | None = None
-    """All scores of that split."""
+    """All scores of the last split."""
     l2_reason: str = ""
-    """Why l2 is what it is, where nobody said what it shall be and none was chosen."""
+    """Why l2 has its value, where it was neither typed nor chosen on val; else empty."""
 
     @property
     def place(self) -> int:
-        """Of what was chosen, in the path."""
+        """Position of the chosen strength in the path."""
         return [row.l2 for row in self.path or ()].index(self.module.objective.l2)
 
     @property
@@ -204,18 +204,18 @@ def stored_rows(data: TensorDataModule, split: Split, positions: Sequence[int]) 
 
 
 def mistakes(result: RunResult) -> tuple[MistakeSummary, ...] | None:
-    """The rows that the model is wrong about and surest of, surest first.
+    """The wrong predictions with the highest probabilities, highest first.
 
     Returns:
-        The row as it was read, counted from 1; its class, the predicted one and its probability; and, where
-        features have names, the three that spoke most for the wrong class.  ``None`` where no rows were held out.
+        At most ``NUM_MISTAKES``; where features have names, each with the three features that contributed most to the
+        wrong class.  ``None`` where no rows were held out.
     """
     from logreg.reports.diagnostic_plots import confident_mistakes
 
     if result.predicted is None or result.scored == "train":
         return None
     module, table = result.module, result.data.tables[result.scored]
-    facts, wrong = module.facts, confident_mistakes(result.predicted, MISTAKES)
+    facts, wrong = module.facts, confident_mistakes(result.predicted, NUM_MISTAKES)
     listed: list[MistakeSummary] = []
     if not wrong:
         return ()
@@ -224,8 +224,8 @@ def mistakes(result: RunResult) -> tuple[MistakeSummary, ...] | None:
     coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef
     standardized = module.model.cpu().standardize(features.double())
     for one, source, x in zip(wrong, facts.stored.source(features), standardized, strict=True):
-        said = (coef[one.predicted] - coef[one.true]) * x
-        most = said.topk(min(3, len(said))).indices.tolist() if facts.feature_names else []
+        contributions = (coef[one.predicted] - coef[one.true]) * x
+        most = contributions.topk(min(3, len(contributions))).indices.tolist() if facts.feature_names else []
         listed.append(
             MistakeSummary(
                 row=1 + (one.position if table.rows is None else int(table.rows[one.position])),
@@ -239,13 +239,13 @@ def mistakes(result: RunResult) -> tuple[MistakeSummary, ...] | None:
 
 
 def equation(module: LogisticModule) -> str | None:
-    """The fitted model in words, for two classes and few features: what it predicts, calibrated if it is.
+    """The fitted model as a formula, for two classes and few features; calibrated where the model is.
 
     Returns:
         Such as "p(pass) = sigmoid(1.50 * hours - 4.08), even odds at 2.72 hours", or ``None``.
     """
     facts = module.facts
-    if not facts.is_binary or facts.num_features > FEW_FEATURES or not facts.feature_names:
+    if not facts.is_binary or facts.num_features > MAX_EQUATION_FEATURES or not facts.feature_names:
         return None
     slope, offset = calibrated_log_odds(module)
     terms = [(float(value), f" * {name}") for value, name in zip(slope, facts.feature_names, strict=True)]
@@ -262,26 +262,26 @@ def equation(module: LogisticModule) -> str | None:
 
 
 def short(value: float) -> str:
-    """Two decimals, or three digits of a very small or large number."""
+    """A number with two decimals, or with three digits where it is very small or large."""
     return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.3g}"
 
 
 def example(result: RunResult) -> dict[str, float] | None:
-    """The first row of train, as `scripts/predict.py` takes one; ``None`` where it is not a few numbers with names."""
+    """The first row of train, as an example for `scripts/predict.py`; ``None`` unless it is a few named numbers."""
     facts = result.module.facts
-    few = 0 < len(facts.feature_names) <= FEW_FEATURES
+    few = 0 < len(facts.feature_names) <= MAX_EQUATION_FEATURES
     if not few or tuple(column.name for column in facts.columns) not in ((), facts.feature_names):
         return None
     row = facts.stored.source(stored_rows(result.data, "train", [0]))[0]
     return dict(zip(facts.feature_names, row.tolist(), strict=True))
 
 
-def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> tuple[CoefficientSummary, ...] | None:
-    """The features that say most, where they have names.
+def largest_coefficients(module: LogisticModule, most: int = NUM_COEFFICIENTS) -> tuple[CoefficientSummary, ...] | None:
+    """The largest coefficients by name; ``None`` where features have no names.
 
     Returns:
-        Feature, class, coefficient in source units, and coefficient per standard deviation (``None`` where
-        the features are not standardized), by the size of what the model multiplies; at most ``most``.
+        At most ``most``, by size on the scale on which the model was fitted: per standard deviation where features
+        are standardized.
     """
     facts = module.facts
     if not facts.feature_names:
@@ -301,7 +301,7 @@ def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> tuple[C
 
 
 def _majority(result: RunResult) -> MajoritySummary:
-    """The most frequent class of train, and how often it is right in each split: what any model must beat."""
+    """The baseline of always predicting the most frequent class of train, and its accuracy in each split."""
     facts, tables = result.module.facts, result.data.tables
     counts = {}
     for split, table in tables.items():
@@ -323,7 +323,7 @@ def _log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
 
 
 def calibrated_log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
-    """The same of the probabilities as they are predicted."""
+    """Slope (D,) and offset of the log-odds of class 1 after calibration, in source units; of two classes."""
     slope, offset = _log_odds(module)
     calibration = module.calibration
     if calibration.log_weight is not None:
@@ -332,7 +332,7 @@ def calibrated_log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
 
 
 def _against(answer: KnownAnswer, result: RunResult) -> KnownAnswerSummary:
-    """The learned coefficients against the best ones; error relative to the norm of the latter."""
+    """The learned coefficients beside the best ones."""
     slope, offset = _log_odds(result.module)
     best = torch.cat([answer.coef, torch.tensor([answer.intercept], dtype=torch.float64)])
     learned = torch.cat([slope, torch.tensor([offset], dtype=torch.float64)])

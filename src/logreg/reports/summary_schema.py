@@ -134,7 +134,7 @@ class MistakeSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSummary:
-    """What was minimized, and its value on train at the end, in nats."""
+    """The minimized function, and its value on train at the end, in nats."""
 
     loss: str
     reduction: str

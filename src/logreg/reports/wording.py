@@ -6,31 +6,31 @@ from collections.abc import Mapping
 
 from logreg.config import SELECT
 from logreg.evaluation.measured import Threshold
-from logreg.evaluation.path_selection import CAP
+from logreg.evaluation.path_selection import MAX_ROW_LOSS
 from logreg.facts import SPLITS
 from logreg.losses import LOSSES
 from logreg.reports.advice import has_risen, overfits
 from logreg.reports.summary_schema import EvaluationSummary, Summary
 
 METRICS = ("loss", "accuracy", "auroc")
-"""Columns of every table, in this order; a column that no split has is left out."""
+"""Columns of the table of scores, in this order; a metric that no split has is left out."""
 
-FEW_CLASSES = 10
-"""Up to so many classes their weights are written out."""
+MAX_LISTED_WEIGHTS = 10
+"""Largest number of classes whose weights are written out; of more the range is given."""
 
-FEW_ROWS = 30
-"""Below so many rows val says little."""
+MIN_VAL_ROWS = 30
+"""Rows of val below which the report calls the choice of l2 unreliable."""
 
 
 def loss_in_words(summary: Summary) -> str:
-    """What the column "loss" is, such as "softmax cross-entropy, mean over rows"."""
+    """The meaning of the column "loss", such as "softmax cross-entropy, mean over rows"."""
     objective, classes = summary.objective, len(summary.dataset.classes)
     loss = LOSSES[objective.loss]
     return f"{loss.described(loss.num_outputs(classes))}, {objective.reduction} over rows"
 
 
 def settings_in_words(summary: Summary) -> str:
-    """How it was trained, in one sentence."""
+    """Optimizer, its settings and the penalties, in one sentence."""
     config = summary.config
     if summary.is_exact:
         why = f" ({summary.reason})" if summary.reason else ""
@@ -70,7 +70,7 @@ def is_corrected(evaluation: EvaluationSummary | None) -> bool:
 
 
 def remarks(summary: Summary) -> list[str]:
-    """What the table does not say, a line each."""
+    """The lines below the table of scores."""
     lines = []
     if summary.equation:
         lines.append(summary.equation)
@@ -79,7 +79,7 @@ def remarks(summary: Summary) -> list[str]:
     lines.append(f"always {majority.class_name!r}, most frequent in train, is right in {accuracy:.2%} of {split}")
     if weights := summary.dataset.class_weight:
         shown = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
-        if len(weights) > FEW_CLASSES:
+        if len(weights) > MAX_LISTED_WEIGHTS:
             shown = f"from {min(weights.values()):.3g} to {max(weights.values()):.3g}"
         lines.append(f"class weights {shown} count in the loss")
         if not is_corrected(summary.evaluation):
@@ -126,7 +126,7 @@ def remarks(summary: Summary) -> list[str]:
 
 
 def _path_lines(summary: Summary) -> list[str]:
-    """How l2 was chosen where nobody typed it, and whether to trust that."""
+    """How l2 was chosen where it was not typed, and warnings where that choice is unreliable."""
     path = summary.path
     if not path:
         return [summary.l2_reason] if summary.l2_reason else []
@@ -145,14 +145,16 @@ def _path_lines(summary: Summary) -> list[str]:
         parts.append(f"each {about} {worst:.0e}")
     lines = [f"{'; '.join(parts)} [path.csv]"]
     if name == "loss" and any((row.capped_val or 0) < row.loss_val for row in rows):
-        lines.append(f"to choose l2, a row of val counts {CAP:g} nats at most: some have more with weak penalties")
-    if val < FEW_ROWS:
+        lines.append(
+            f"to choose l2, a row of val counts {MAX_ROW_LOSS:g} nats at most: some have more with weak penalties"
+        )
+    if val < MIN_VAL_ROWS:
         lines.append(f"val has {val} rows, so the choice of l2 means little: type l2, or get more rows")
     return [*lines, f"ALARM: {path.alarm}"] if path.alarm else lines
 
 
 def optimality_in_words(summary: Summary) -> str:
-    """The verdict, with what it rests on."""
+    """The verdict of the certificate, with the numbers it rests on."""
     found = summary.optimality
     at_most = "<=" if found.rigorous else "about"
     line = (
@@ -169,14 +171,14 @@ def optimality_in_words(summary: Summary) -> str:
 
 
 def title(summary: Summary) -> str:
-    """The dataset and what was read: ``table diamonds.csv``, ``image_folder birds by resnet18``."""
+    """The dataset and its source, such as "table diamonds.csv" or "image_folder birds by resnet18"."""
     dataset = summary.dataset
     by = f" by {dataset.backbone['name']}" if dataset.backbone else ""
     return f"{dataset.name} {dataset.source}".rstrip() + by
 
 
 def evaluation_table(evaluation: EvaluationSummary) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of all scores with their intervals, beside the baseline's."""
+    """Header and rows of the table of all scores with their intervals, beside those of the baseline."""
     rows = [
         [
             name.replace("_", " "),
@@ -190,7 +192,7 @@ def evaluation_table(evaluation: EvaluationSummary) -> tuple[list[str], list[lis
 
 
 def class_table(evaluation: EvaluationSummary) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what each class scores."""
+    """Header and rows of the table of the scores of each class."""
     rows = [
         [
             one.name,
@@ -203,7 +205,7 @@ def class_table(evaluation: EvaluationSummary) -> tuple[list[str], list[list[str
 
 
 def weight_lines(evaluation: EvaluationSummary) -> list[str]:
-    """What the weights of the rows mean to the intervals, where they have some."""
+    """The meaning of the rows' weights for the intervals; no line without weights."""
     weights = evaluation.weights
     if weights is None:
         return []
@@ -219,7 +221,7 @@ def weight_lines(evaluation: EvaluationSummary) -> list[str]:
 
 
 def threshold_in_words(threshold: Threshold) -> str:
-    """Where to say yes, and what it saves."""
+    """The best threshold and its cost, against that of 0.5."""
     ratio = threshold.cost_ratio
     return (
         f"Where a miss costs {ratio:g} false alarm{'s' if ratio != 1 else ''}, the best threshold is "
@@ -229,7 +231,7 @@ def threshold_in_words(threshold: Threshold) -> str:
 
 
 def scored(name: str, value: float) -> str:
-    """A score as it is written: accuracies in percent."""
+    """A score as text; accuracies in percent."""
     return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}"
 
 

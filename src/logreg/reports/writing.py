@@ -18,7 +18,7 @@ from logreg.training.tracking import HPARAMS_METRICS, RunLogger
 
 
 def write_report(result: RunResult, summary: Summary, figures: Sequence[str], logger: RunLogger) -> None:
-    """Writes summary.json and report.md, and closes TensorBoard's file.
+    """Writes all files of the report, summary.json last, and closes TensorBoard's file.
 
     Args:
         result: The run.
@@ -29,7 +29,7 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
     curves = logger.history
     for split, scores in result.scores.items():
         last = {f"{name}/{split}": value for name, value in scores.items()}
-        if split != "test":  # these have curves, but the accuracy on train of an exact optimizer
+        if split != "test":  # train and val have curves, except for the accuracy on train of an exact optimizer
             last = {tag: value for tag, value in last.items() if tag in HPARAMS_METRICS and tag not in curves}
         if last:
             logger.log_metrics(last, result.epochs)
@@ -47,7 +47,7 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
         html = as_html(summary.folder, page, {name: result.folder / "figures" / name for name in figures})
         write_whole(result.folder / "report.html", lambda file: file.write(html.encode()))
     plain = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
-    # last, since it says that the run has come to its end
+    # last, since a run that has this file is finished
     write_whole(result.folder / FILE, lambda file: file.write((plain + "\n").encode()))
 
 

@@ -15,7 +15,7 @@ from logreg.config import EXACT, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
 from logreg.evaluation.path_row import PathRow
-from logreg.evaluation.path_selection import ROUGH, best_of, score_path, search_strength
+from logreg.evaluation.path_selection import SEARCH_TOLERANCE, best_of, score_path, search_strength
 from logreg.facts import Batch, Split
 from logreg.run.building import build_module, device_of
 from logreg.solvers.passes.base import drive
@@ -23,15 +23,15 @@ from logreg.solvers.path import PathPoint, default_strengths, fit_path
 from logreg.solvers.threads import threads_for
 from logreg.terminal import doing
 
-EVERY_S = 5.0
-"""Seconds between two lines about what was tried, where stderr is a file."""
+PROGRESS_INTERVAL_S = 5.0
+"""Least seconds between two progress lines, where stderr is not a terminal."""
 
 
 def check_select(config: RunConfig, data: TensorDataModule) -> None:
-    """What is best on val is something that val can tell.
+    """Checks that ``select`` can be computed on val.
 
     Raises:
-        ConfigError: It is the AUROC, and there are not two classes.
+        ConfigError: It is the AUROC, and the data, or the val split, do not have two classes.
     """
     if config.select != "auroc":
         return
@@ -44,7 +44,7 @@ def check_select(config: RunConfig, data: TensorDataModule) -> None:
 
 
 def _only_class(data: TensorDataModule, split: Split) -> str | None:
-    """The class of all rows of a split, if they have one."""
+    """The class of all rows of a split; ``None`` where they have several."""
     table = data.tables[split]
     labels = table.chosen(table.labels).unique()
     return data.facts.class_names[int(labels[0])] if len(labels) == 1 else None
@@ -126,7 +126,7 @@ def l2_of_checkpoint(config: RunConfig, held: Mapping[str, Any]) -> ChosenL2:
     """
     if isinstance(config.l2, int | float):
         return ChosenL2(config.l2, config.l2)
-    # Checkpoints of before say nothing of it.
+    # Checkpoints of earlier versions lack it.
     before, chosen = held.get("path", {"asked": config.l2}) or {}, float(held["hyper_parameters"]["l2"])
     if config.l2 not in ("auto", before.get("asked")):
         raise ConfigError.broken(
@@ -137,35 +137,38 @@ def l2_of_checkpoint(config: RunConfig, held: Mapping[str, Any]) -> ChosenL2:
 
 
 def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:
-    """Fits several strengths of l2, scores them on val, and chooses.
+    """Fits several strengths of l2, scores them on val, and chooses the best.
 
-    With ``l2=auto`` the fits are rough and few; whatever it is, the last one goes on from there to its end.
+    With ``l2=auto`` the fits are few and rough.  In either case the final fit starts from the chosen point.
 
     Returns:
         A row for each strength, and the point that is best on val.
+
+    Raises:
+        ConfigError: There is no val split to choose by.
     """
     if "val" not in data.splits:
         raise ConfigError(
             "`l2` must be one number where there is no val split to choose by. Set dataset.split.val=0.2."
         )
     device = device_of(config.accelerator)
-    data.device = device = torch.device("cpu") if device.type == "mps" else device  # where there is float64
+    data.device = device = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
     problem = build_module(dataclasses.replace(config, l2=1.0), data.facts).problem(device)
 
     def rows_of(split: Split) -> Iterator[Batch]:
         for features, labels, weights in data.train_dataloader() if split == "train" else data.blocks(split):
             yield Batch(features.to(device), labels.to(device), None if weights is None else weights.to(device))
 
-    told_s = time.monotonic()
+    printed_s = time.monotonic()
 
-    def tell(row: PathRow) -> None:
-        nonlocal told_s
+    def show(row: PathRow) -> None:
+        nonlocal printed_s
         line = f"choosing l2 on val: with {row.l2:g} loss/val {row.loss_val:.4g}"
         if shown:
             doing(line)
-        if shown and not sys.stderr.isatty() and time.monotonic() - told_s > EVERY_S:
+        if shown and not sys.stderr.isatty() and time.monotonic() - printed_s > PROGRESS_INTERVAL_S:
             print(line, file=sys.stderr, flush=True)
-            told_s = time.monotonic()
+            printed_s = time.monotonic()
 
     def train_rows(mixed: bool) -> Iterator[Batch]:
         return rows_of("train")
@@ -175,16 +178,16 @@ def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[
     if config.l2 == "path":
         values = default_strengths(problem, sample)
     if shown and values:
-        said = f"path: {len(values)} strengths of l2 from {max(values):.3g} to {min(values):.3g}"
-        print(said, file=sys.stderr)
+        line = f"path: {len(values)} strengths of l2 from {max(values):.3g} to {min(values):.3g}"
+        print(line, file=sys.stderr)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         if values:
             points = drive(fit_path(problem, values, config.tolerance, config.seed), train_rows)
             rows = score_path(problem, points, rows_of("val"), config.select == "auroc")
             place = best_of(rows, config.select)
         else:
-            tolerance = max(ROUGH, config.tolerance)
+            tolerance = max(SEARCH_TOLERANCE, config.tolerance)
             rows, points, place = search_strength(
-                problem, train_rows, lambda: rows_of("val"), sample, config.select, tolerance, config.seed, tell
+                problem, train_rows, lambda: rows_of("val"), sample, config.select, tolerance, config.seed, show
             )
     return rows, points[place]

@@ -18,12 +18,12 @@ from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
-from logreg.run.building import POLISHING
+from logreg.run.building import MAX_POLISHING_PASSES
 from logreg.run_folder import find_checkpoint, goes_on_in
 from logreg.training.callbacks import Ending
+from logreg.training.checkpoint_reading import read_checkpoint
 from logreg.training.checkpoints import Checkpoints
 from logreg.training.module import LogisticModule, resolve_loss
-from logreg.training.trained import read_checkpoint
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
 """Lightning's module that restores a checkpoint before training continues."""
@@ -62,7 +62,7 @@ class Resumption:
 
     def has_ended(self, config: RunConfig) -> bool:
         """Whether the training of the checkpoint came to its end."""
-        last = config.max_epochs + (POLISHING if config.polish else 0)
+        last = config.max_epochs + (MAX_POLISHING_PASSES if config.polish else 0)
         return bool(self.held.get("ended")) or self.epochs >= last
 
     def lacks_only_report(self, config: RunConfig) -> bool:
@@ -71,7 +71,7 @@ class Resumption:
 
 
 def fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
-    """Trains, from a checkpoint on where there is one.
+    """Trains, from a checkpoint where there is one.
 
     Raises:
         ConfigError: Lightning refuses its arguments, or the checkpoint.
@@ -85,13 +85,13 @@ def fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, res
         restoring = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
         if resumed is not None and not isinstance(error, LogregError) and RESTORING in restoring:
             raise ConfigError(
-                f"`ckpt_path` must be a checkpoint to go on from, and {shown(resumed)} lacks what Lightning wants of "
-                "one. Leave ckpt_path out to start from scratch."
+                f"`ckpt_path` must be a checkpoint to go on from, and {shown(resumed)} lacks a part that Lightning "
+                "needs. Leave ckpt_path out to start from scratch."
             ) from error
         raise
     except Terminated:
         raise
-    except SystemExit as left:  # how Lightning answers Ctrl-C
+    except SystemExit as left:  # Lightning turns Ctrl-C into SystemExit
         if trainer.interrupted:
             raise KeyboardInterrupt from left
         raise

@@ -9,18 +9,18 @@ from logreg.optimality.certificate import is_penalized
 from logreg.optimality.separation import Separation, find_separation
 from logreg.training.module import LogisticModule
 
-SEARCHES = (0.5, 5.0)
+SEARCH_LIMITS_S = (0.5, 5.0)
 """Approximate limits of the two searches for separation, in seconds; the first is often enough, since single columns
 come first."""
 
-FEW_NUMBERS = 10**6
+MAX_SEARCHED_NUMBERS = 10**6
 """Rows times features of train up to which the search takes less time than a short fit, and is made before it."""
 
 SEARCHING = "looking whether the classes are separable ..."
 """The status line during the search."""
 
 
-def separation_of(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCHES[-1]) -> str:
+def separation_of(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCH_LIMITS_S[-1]) -> str:
     """Why a fit without a penalty has no finite optimum; empty where it has one or none is found.
 
     Args:
@@ -34,7 +34,7 @@ def separation_of(module: LogisticModule, data: TensorDataModule, seconds: float
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
     features, labels = data.stored_matrix("train"), train.chosen(train.labels)
     found = Separation("unknown")
-    for most in (0.0,) if not seconds else SEARCHES:
+    for most in (0.0,) if not seconds else SEARCH_LIMITS_S:
         if most > seconds:
             break
         found = find_separation(features, labels, facts.num_classes, objective.loss, weights, most)
@@ -52,7 +52,7 @@ def is_searched_after_fit(module: LogisticModule) -> bool:
     tried before the fit in any case.
     """
     facts = module.facts
-    return module.exact is None and facts.rows["train"] * facts.num_features > FEW_NUMBERS
+    return module.exact is None and facts.rows["train"] * facts.num_features > MAX_SEARCHED_NUMBERS
 
 
 def separation_before_fit(module: LogisticModule, data: TensorDataModule, status: Callable[[str], None]) -> str:
@@ -75,7 +75,7 @@ def separation_after_fit(module: LogisticModule, data: TensorDataModule, status:
         return module.separation
     status(SEARCHING)
     # Features without names, such as pixels, explain nothing to a user: the short search is enough.
-    return separation_of(module, data, SEARCHES[-1 if module.facts.feature_names else 0])
+    return separation_of(module, data, SEARCH_LIMITS_S[-1 if module.facts.feature_names else 0])
 
 
 def is_worth_warning(module: LogisticModule) -> bool:

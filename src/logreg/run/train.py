@@ -27,7 +27,7 @@ from logreg.reports.summary import RunResult, summarize
 from logreg.reports.summary_schema import Summary
 from logreg.reports.writing import write_report
 from logreg.run.building import (
-    POLISHING,
+    MAX_POLISHING_PASSES,
     build_data,
     build_module,
     build_trainer,
@@ -42,15 +42,15 @@ from logreg.run_folder import Latest, check_new, start_anew
 from logreg.solvers.threads import threads_for
 from logreg.terminal import doing, on_one_line, terminal
 from logreg.training.callbacks import Certificates
+from logreg.training.checkpoint_reading import TrainedModel
 from logreg.training.checkpoints import BufferedCheckpointIO, Checkpoints
 from logreg.training.module import LogisticModule
 from logreg.training.progress_display import ProgressDisplay
 from logreg.training.tracking import RunLogger
-from logreg.training.trained import Trained
 
 log = logging.getLogger("logreg")
 
-WITHOUT_OPTIMUM = 50
+PASSES_WITHOUT_OPTIMUM = 50
 """Passes of an exact optimizer where no finite optimum exists: the loss no longer changes in its first digits."""
 
 
@@ -72,19 +72,19 @@ def train(
     Args:
         config: The run, checked.
         folder: The run folder; one that has no checkpoints yet, or that of the run to go on with.
-        root: Where ``latest`` stands that names the newest run.
-        is_newest: Whether ``latest`` shall name this one; jobs of a sweep leave it alone.
+        root: The folder whose file ``latest`` names the newest run.
+        is_newest: Whether ``latest`` shall name this run; false for jobs of a sweep.
         overrides: What the user typed after ``scripts/train.py``, for the report.
         started: ``time.perf_counter()`` when the user pressed Enter; now when ``None``.
-        progress_lines: Lines on stderr during training, where stderr is not a terminal.
-        data: That of this config, where it is read already; read when ``None``.
+        progress_lines: Number of lines on stderr during training, where stderr is not a terminal; 0 for no output.
+        data: The data of this config, where they are read already; read when ``None``.
         callbacks: Further callbacks of the Trainer.
 
     Returns:
         The summary that the folder has.
 
     Raises:
-        LogregError: The user can mend it; the folder then has no checkpoints, unless training
+        LogregError: A mistake that the user can mend; the folder then has no checkpoints, unless training
             diverged later.
     """
     started = time.perf_counter() if started is None else started
@@ -212,15 +212,17 @@ def _data_and_l2(
 
 
 def _max_passes(config: RunConfig, module: LogisticModule, resumed: Resumption | None) -> int | None:
-    """Where an exact optimizer ends that has no finite optimum to reach, in passes; ``None`` where no limit applies.
+    """Largest number of passes of an exact optimizer without a finite optimum; ``None`` where no limit applies.
 
     A run that was broken off ends where it would have ended; a run that had ended continues for as many passes again.
     """
     if not module.separation or not module.exact:
         return None
     begins = config.max_epochs if config.polish else 0
-    parts = max(0, (0 if resumed is None else resumed.epochs) - begins) // WITHOUT_OPTIMUM + 1
-    return min(begins + parts * WITHOUT_OPTIMUM, config.max_epochs + (POLISHING if config.polish else 0))
+    parts = max(0, (0 if resumed is None else resumed.epochs) - begins) // PASSES_WITHOUT_OPTIMUM + 1
+    return min(
+        begins + parts * PASSES_WITHOUT_OPTIMUM, config.max_epochs + (MAX_POLISHING_PASSES if config.polish else 0)
+    )
 
 
 def _warning(config: RunConfig, module: LogisticModule, max_passes: int | None) -> str:
@@ -258,7 +260,7 @@ def _calibrate(module: LogisticModule, data: TensorDataModule, checkpoints: Chec
     """Fits the calibration of the model and of best.ckpt, and writes each into its checkpoint."""
     module.calibration = calibrate(module, data)
     checkpoints.amend(checkpoints.last_path, calibration=module.calibration.as_dict())
-    best = Trained.load(checkpoints.best_path).module
+    best = TrainedModel.load(checkpoints.best_path).module
     checkpoints.amend(checkpoints.best_path, calibration=calibrate(best, data).as_dict())
 
 
@@ -272,20 +274,20 @@ def _evaluate(module: LogisticModule, data: TensorDataModule, seed: int) -> tupl
 
 
 def _silent(words: str) -> None:
-    """Says nothing."""
+    """Shows nothing."""
 
 
 def show_facts(config: RunConfig) -> None:
-    """What stands in the data, and nothing else: nothing is written.
+    """Shows a profile of the data; nothing is written.
 
     Raises:
-        LogregError: What training on this data would raise, after what could be shown.
+        LogregError: Training on this data would raise it; raised after the parts that can be shown.
     """
     print_facts(build_data(config), terminal())
 
 
 def _quieten(verbose: bool) -> None:
-    """Sends what Lightning says into train.log, and drops the warnings known to be beside the point."""
+    """Sends Lightning's log to train.log, and silences warnings that do not apply here."""
     if verbose:
         return
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
@@ -293,16 +295,16 @@ def _quieten(verbose: bool) -> None:
         library.handlers.clear()
         library.propagate = True
     for message in (
-        ".*does not have many workers.*",  # blocks are indexed in one go; a worker would only copy them
+        ".*does not have many workers.*",  # a block is one indexing operation; a worker would only copy it
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # Lightning 2.6 on torch >= 2.9
-        ".*configure_optimizers.*returned.*None.*",  # an exact optimizer is none of torch's
-        ".*GPU available but not used.*",  # accelerator=cpu was the user's word
+        ".*configure_optimizers.*returned.*None.*",  # an exact optimizer is not one of torch's
+        ".*GPU available but not used.*",  # the user typed accelerator=cpu
     ):
         warnings.filterwarnings("ignore", message)
 
 
 def _work(module: LogisticModule, facts: DataFacts) -> float:
-    """Floating-point operations of a step."""
+    """Floating-point operations of one optimizer step."""
     rows = facts.rows["train"]
     batch = rows if module.exact else min(module.batch_size or rows, rows)
     return 4.0 * batch * facts.num_features * len(module.model.intercept)
@@ -311,10 +313,10 @@ def _work(module: LogisticModule, facts: DataFacts) -> float:
 def _hparams(
     config: RunConfig, module: LogisticModule, overrides: Sequence[str]
 ) -> dict[str, float | str | bool | None]:
-    """The columns of TensorBoard's HPARAMS tab: what is compared most, and what was typed.
+    """The columns of TensorBoard's HPARAMS tab: the settings that are compared most, and those that were typed.
 
-    Not all there is: TensorBoard shows the first five in the order of the alphabet, and lr must be among them.  A
-    column has one type in all runs.
+    Few, since TensorBoard shows the first five in alphabetical order, and lr must be among them.  A column has one type
+    in all runs.
     """
     columns: dict[str, Any] = {
         "batch_size": str(config.batch_size),  # a number or "full"

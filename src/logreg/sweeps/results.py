@@ -20,13 +20,13 @@ from logreg.run_folder import RUNS, is_finished, latest_run
 from logreg.terminal import terminal
 
 OPTIMALITY = ("optimality/gap", "optimality/converged", "optimality/verdict")
-"""What each job says of its distance from the optimum."""
+"""Columns of results.csv from the certificate of each job."""
 
 SAME_DATA = ("name", "source", "rows", "classes")
-"""What the summaries of two runs on the same data have in common, of `DatasetSummary`."""
+"""Fields of `DatasetSummary` that are equal for two runs on the same data."""
 
 SEED = "seed"
-"""The key that is averaged over."""
+"""The key over whose values scores are averaged."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ def gather(folder: Path, numbers: Collection[str] | None = None) -> int:
     """Ranks the jobs of a sweep, prints the table and writes results.csv.
 
     Jobs that differ in the seed alone are one row: mean and standard deviation over the seeds.
-    Rows are ranked by what ``select`` says of val, or of train where there is no val split; of equal ones the stronger
-    penalty comes first.
+    Rows are ranked by the score that ``select`` names on val, or on train where there is no val split; among equal
+    scores the stronger penalty comes first.
 
     Args:
         folder: The sweep folder.
-        numbers: Of the jobs that count, which their folders begin with; ``None``: all.
+        numbers: Numbers of the jobs that count, with which the names of their folders begin; ``None`` for all.
 
     Returns:
         Exit code: 1 if a job failed, else 0.
@@ -97,7 +97,7 @@ def gather(folder: Path, numbers: Collection[str] | None = None) -> int:
 
 
 def _metric_names(jobs: Sequence[Job], ranking: str) -> list[str]:
-    """Such as "loss/val"; the one that ranks comes first."""
+    """Names such as "loss/val", the one that ranks first."""
     there = list(
         dict.fromkeys(
             f"{metric}/{split}" for job in jobs for split, scores in job.summary.metrics.items() for metric in scores
@@ -175,7 +175,9 @@ def _print_table(
 
 
 def _next_after(ranked: Sequence[Path], best: Job) -> list[str]:
-    """The best job beside the newest run alone on the same data, or else beside the second best; or its scores.
+    """A command that compares the best job with the newest run on the same data, or with the second best job.
+
+    With one job it is an evaluation of that job.
 
     Args:
         ranked: Folders of jobs, the best first.
@@ -214,15 +216,15 @@ def draw_search(
     score: str = "loss",
     sign: int = -1,
 ) -> list[Path]:
-    """Pictures of a tuned sweep: the scores in their order, and which keys they depend on.
+    """Draws the pictures of a tuned sweep: the scores in order, and the importance of each key.
 
     Args:
         folder: Of the sweep.
-        title: Over the pictures.
+        title: Of the pictures.
         history: State and score of each trial.
-        importance: Part of the spread that each key explains; empty where that is not known.
-        score: Its name.
-        sign: 1 if more of it is better, or else -1.
+        importance: Share of the variance of the scores that each key explains; empty where it is not known.
+        score: Name of the score.
+        sign: 1 where a higher score is better, else -1.
 
     Returns:
         The files.
