@@ -15,7 +15,7 @@ import pytest
 import logreg
 from logreg.errors import ConfigError
 from logreg.files import TEMPORARY_NAME, unfinished, write_whole
-from logreg.run_folder import written_by_us
+from logreg.run_folder import locked_run_folder
 from models import Models
 from whole_runs import SCRIPT
 
@@ -117,7 +117,7 @@ def test_every_file_that_is_not_there_yet_is_written_by_the_one_mechanism() -> N
 
 def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     refused = pytest.raises(ConfigError, match=r"^`hydra.run.dir` must not be the folder of a run that is under way")
-    with written_by_us("hydra.run.dir", tmp_path), refused, written_by_us("hydra.run.dir", tmp_path):
+    with locked_run_folder("hydra.run.dir", tmp_path), refused, locked_run_folder("hydra.run.dir", tmp_path):
         pass
-    with written_by_us("hydra.run.dir", tmp_path):
+    with locked_run_folder("hydra.run.dir", tmp_path):
         pass

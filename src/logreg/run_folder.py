@@ -25,7 +25,7 @@ MAX_PATH_BYTES = 2**12
 
 
 @contextmanager
-def written_by_us(key: str, folder: Path) -> Iterator[None]:
+def locked_run_folder(key: str, folder: Path) -> Iterator[None]:
     """Locks a run folder, so that no other process writes a run into it.
 
     Args:
@@ -62,7 +62,7 @@ def _is_of_a_start(name: str) -> bool:
     return name.startswith("events.out.tfevents.") or TEMPORARY_NAME.fullmatch(name) is not None
 
 
-def start_anew(folder: Path) -> None:
+def remove_unsaved_run(folder: Path) -> None:
     """Removes the curves of a run that was killed before its first checkpoint, for a run that starts again."""
     for file in folder.iterdir() if folder.is_dir() else ():
         if file.name == "metrics.csv" or _is_of_a_start(file.name):
@@ -70,7 +70,7 @@ def start_anew(folder: Path) -> None:
     (folder / CHECKPOINTS / "best.ckpt").unlink(missing_ok=True)
 
 
-def goes_on_in(checkpoint: Path, folder: Path) -> bool:
+def continues_in_place(checkpoint: Path, folder: Path) -> bool:
     """Whether a run in ``folder`` that continues from a checkpoint is the run of that checkpoint."""
     own = run_folder_of(checkpoint)
     return own is not None and own.resolve() == folder.resolve()
@@ -101,7 +101,7 @@ def check_new(key: str, folder: Path, begun: bool = False) -> None:
             what = "a run" if (folder / CHECKPOINTS).exists() else "other things"
             raise ConfigError(f"`{key}` must name a new folder, and {shown(folder)} holds {what}.")
         if folder.exists() and not begun:
-            with written_by_us(key, folder):
+            with locked_run_folder(key, folder):
                 pass
     except OSError as error:
         reason = (error.strerror or str(error)).lower()

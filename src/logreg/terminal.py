@@ -98,7 +98,7 @@ class Letters:
         self._stream = self.whole = stream
 
     def write(self, text: str) -> int:
-        """Writes text over the line that `doing` shows, with replacements for characters that cannot be encoded."""
+        """Writes text over the line of `show_status`, with replacements for characters that cannot be encoded."""
         _wipe()
         encoding = self._stream.encoding or "utf-8"
         try:
@@ -127,17 +127,17 @@ class _Bytes(io.RawIOBase):
 
 
 _shown: list[tuple[TextIO, int]] = []
-"""The stream on which `doing` shows a line, and the line's width; empty where it shows none."""
+"""The stream on which `show_status` shows a line, and the line's width; empty where it shows none."""
 
 
-def doing(words: str) -> None:
+def show_status(line: str) -> None:
     """Shows a status line on the terminal, which the next output replaces.
 
-    The line goes to standard error within `screened`; nothing is shown where that is a pipe or has a progress bar.
+    The line goes to standard error within `safe_terminal`; nothing is shown where that is a pipe or has a progress bar.
     """
     if not isinstance(sys.stderr, Screen) or not sys.stderr.isatty():
         return
-    line = on_one_line(words)[: shutil.get_terminal_size().columns - 1]
+    line = on_one_line(line)[: shutil.get_terminal_size().columns - 1]
     stream = sys.stderr.rich_proxied_file
     stream.write(line + "\r")
     stream.flush()
@@ -152,7 +152,7 @@ def _wipe() -> None:
 
 
 @contextmanager
-def screened() -> Iterator[None]:
+def safe_terminal() -> Iterator[None]:
     """Replaces standard output and standard error by a `Screen` each."""
     out, err = sys.stdout, sys.stderr
     shown = Screen(out), Screen(err)

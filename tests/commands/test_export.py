@@ -377,7 +377,7 @@ def test_a_card_warns_of_what_the_numbers_show() -> None:
         "before the optimum",
     ):
         assert words in text
-    assert "learned from alone" in "\n".join(
+    assert "trained on, and on no others" in "\n".join(
         warnings(summary_of(**changes, evaluation=EVALUATION | {"split": "train"}))
     )
 

@@ -401,7 +401,7 @@ def test_rows_of_one_class_alone_choose_nothing_and_few_rows_little(desk: Callab
     rows = [(*each, "val" if number < 20 else "train") for number, each in enumerate(some_rows())]
     typed = written(Path(), rows, "x,z,y,s") + " dataset.split.column=s"
     answer = desk(typed)
-    assert "val has 20 rows, so the choice of l2 means little: " in answer.out
+    assert "val has 20 rows, too few for a reliable choice of l2: " in answer.out
     alone = [(*each[:3], "val" if each[2] == "n" and number < 50 else "train") for number, each in enumerate(rows)]
     written(Path(), alone, "x,z,y,s")
     answer = desk(typed)

@@ -119,7 +119,7 @@ def test_few_rows_are_said_to_be_few(number: int, little: bool) -> None:
     assert (found.high > WIDE_INTERVAL_RATIO * found.low) is little
     (line,) = found.in_words(["c0", "c1"])
     assert f"fitted on {number:,} rows" in line
-    assert ("too few to say much" in line) is little
+    assert ("too few for a precise one" in line) is little
 
 
 WEIGHTS = torch.tensor([0.5, 3.0, 20.0, 1.0], dtype=torch.float64)
@@ -185,7 +185,7 @@ def test_balanced_class_weights_are_taken_out_wherever_a_probability_comes_from(
     for kind in ("onnx", "sklearn", "json"):
         answer = types(tmp_path, "export", f"format={kind}", f"output=model.{kind}.{SUFFIX[kind]}", "overwrite=true")
         assert answer.code == 0, answer.err
-    words = "class weights are taken out of the probabilities again (2.944 is subtracted from the log-odds of yes)"
+    words = "class weights are removed from the probabilities (2.944 is subtracted from the log-odds of yes)"
     answer = types(tmp_path, "evaluate")
     assert words in answer.out
     assert "temperature" in answer.out

@@ -95,7 +95,7 @@ def test_the_default_run_goes_on_to_a_penalty_and_a_prediction(tmp_path: Path, t
 def test_a_short_run_of_sgd_is_told_to_go_on_and_to_calibrate(tmp_path: Path, types: Types) -> None:
     typed = ("dataset=iris", "optimizer=sgd", "max_epochs=2", "lr=0.01", "report=brief", "hydra.run.dir=elsewhere")
     answer = types(tmp_path, "train", *typed)
-    assert "after epoch 2 of 2: it still falls, so longer training may lower it" in answer.out
+    assert "after epoch 2 of 2: loss/val is still falling, so longer training may lower it" in answer.out
     folder, *lines = after(answer)
     assert folder == "elsewhere"
     assert lines[0] == "python scripts/train.py ckpt_path=latest max_epochs=4"
@@ -111,7 +111,7 @@ def test_a_short_run_of_sgd_is_told_to_go_on_and_to_calibrate(tmp_path: Path, ty
 def test_a_run_that_overfits_says_so_and_since_when(tmp_path: Path, types: Types) -> None:
     typed = ("dataset=breast_cancer", "lr=5", "max_epochs=40", "report=brief")
     answer = types(tmp_path, "train", *typed)
-    assert " at the end: the model overfits; best.ckpt is that of epoch " in answer.out
+    assert " at the end: the model overfits; best.ckpt is from epoch " in answer.out
     _, first, *_ = after(answer)
     assert first == f"python scripts/train.py optimizer=sgd {' '.join(typed[:-1])} l2=1e-3"
     paste(types, tmp_path, f"{first} report=brief")
@@ -122,7 +122,7 @@ def test_better_models_on_the_way_to_a_penalty_are_no_overfitting(tmp_path: Path
     # typed, the penalty is far too strong; chosen on val, no other strength does better there
     dataset = "digits" if l2 == "1e-2" else "iris"
     answer = types(tmp_path, "train", f"dataset={dataset}", f"l2={l2}", "report=brief")
-    assert " at the end; best.ckpt is that of epoch " in answer.out
+    assert " at the end; best.ckpt is from epoch " in answer.out
     assert "overfits" not in answer.out
 
 

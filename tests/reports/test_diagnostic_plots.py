@@ -108,7 +108,7 @@ def test_the_mark_of_the_threshold_lies_on_both_curves_where_its_rows_are() -> N
         recall, fallout = float(yes[positive].double().mean()), float(yes[~positive].double().mean())
         (mark,) = [line for line in figure.axes[0].lines if line.get_marker() == "D"]
         assert np.ravel(np.asarray(mark.get_data())).tolist() == pytest.approx([fallout, recall])
-        assert f"recall {recall:.1%}, false alarms {fallout:.1%}" in str(mark.get_label())
+        assert f"recall {recall:.1%}, false positive rate {fallout:.1%}" in str(mark.get_label())
         assert not mark.get_clip_on()  # whole also in a corner
         marks = [line for line in figure.axes[1].lines if line.get_marker() == "D"]
         assert len(marks) == bool(yes.any())
@@ -183,7 +183,7 @@ def test_mistakes_as_thumbnails(shape: tuple[int, ...]) -> None:
     first = found[0]
     assert (
         figure.axes[0].get_title(loc="left")
-        == f"true: class {first.true}\nsaid: class {first.predicted}, {first.probability:.2f}"
+        == f"true: class {first.true}\npred: class {first.predicted}, {first.probability:.2f}"
     )
 
 
@@ -193,7 +193,7 @@ def test_titles_of_mistakes_do_not_lie_on_each_other(mistakes: int) -> None:
     found = confident_mistakes(predicted, mistakes)
     names = ("MOUNTAIN BIKES AND WAGONS", "_comp.windows.x and more", "$a class$")
     facts = replace(facts_of(3, image_shape=(2, 2)), class_names=names)
-    figure = mistakes_as_images(torch.rand(mistakes, 4), found, facts, "the surest mistakes on test")
+    figure = mistakes_as_images(torch.rand(mistakes, 4), found, facts, "most confident mistakes on test")
     drawn(figure)
     boxes = [axes._left_title.get_window_extent() for axes in figure.axes[:mistakes]]  # type: ignore[attr-defined]  # matplotlib's own
     for one, other in pairwise(boxes[:6]):

@@ -93,14 +93,16 @@ def test_the_end_of_a_run_on_the_terminal() -> None:
     print_summary(SUMMARY, Console(file=shown, width=80))
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
     assert lines[0] == "made made.csv: one-vs-rest cross-entropy of 3 outputs, mean over rows"
-    assert "objective on train 0.3750, of it penalty 0.1250" in lines
+    assert "objective on train 0.3750, of which penalty 0.1250" in lines
     assert "expected accuracy/test 0.9 ± 0.01: NOT reached, got 0.25" in lines
-    assert "always 'b', most frequent in train, is right in 40.00% of test" in lines
-    assert any(line.startswith("class weights a 1, b 2.5, c 1 count in the loss: probabilities and") for line in lines)
-    assert "took 2.0 s, 1.0 s of it training" in lines
+    assert "baseline: always predicting 'b' (most frequent in train) scores 40.00% on test" in lines
+    assert any(
+        line.startswith("class weights a 1, b 2.5, c 1 are part of the loss: probabilities and") for line in lines
+    )
+    assert "took 2.0 s, of which training 1.0 s" in lines
     assert (
         "0.0015 nats above the optimum at most: train longer, or use optimizer=newton [objective 0.375, gap <= 0.0015, "
-        "largest slope 0.062, in float64 over 1,200 rows; 10 passes, 1 s]"
+        "max |gradient| 0.062, in float64 over 1,200 rows; 10 passes, 1 s]"
     ) in lines
     folder = SUMMARY.folder
     assert next_commands(SUMMARY)[1:] == [
@@ -116,7 +118,7 @@ def test_the_report_page_has_the_table_and_the_pictures() -> None:
     page = as_markdown(SUMMARY, ["probability.png"])
     assert "| train | 1,200 | 0.2500 | 50.00% |" in page
     assert "![probability](figures/probability.png)" in page
-    assert "Goes on from `runs/made/2025/checkpoints/last.ckpt`." in page
+    assert "Continues `runs/made/2025/checkpoints/last.ckpt`." in page
     assert "Trained by sgd with lr 0.5 (cosine), batches of 32, 10 epochs, l2 0.1, l1 0." in page
     assert "- left out, since constant over train: z" in page
     assert "| color=E | c | -2.5 | -0.5 |" in page

@@ -192,12 +192,12 @@ def test_another_search_does_not_go_on_with_the_study(whole: Path, types: Types)
     answer = types(whole, "sweep", *typed)
     assert answer.code == 2
     assert answer.err == (
-        "`search` must go on with what iris_l2_lr began with: its search lr=log(0.001,1) l2=log(1e-06,1), "
+        "`search` must continue iris_l2_lr as it began: its search lr=log(0.001,1) l2=log(1e-06,1), "
         "got lr=log(0.01,1) l2=log(1e-06,1). Type the same again, or begin another one with study=NAME.\n"
     )
     answer = types(whole, "sweep", *IRIS, "batch_size=8")
     assert answer.code == 2
-    assert answer.err.startswith("`study` must go on with what iris_l2_lr began with: its settings dataset=iris")
+    assert answer.err.startswith("`study` must continue iris_l2_lr as it began: its settings dataset=iris")
 
 
 def test_what_falls_behind_is_broken_off(tmp_path: Path, types: Types) -> None:
@@ -396,7 +396,7 @@ def test_select_says_what_is_looked_for_and_which_way(tmp_path: Path, types: Typ
     assert f"select=accuracy l2={best['l2']}\n" in answer.out
     answer = types(tmp_path, "sweep", *typed[:-1])
     assert answer.code == 2  # another thing to look for
-    assert answer.err.startswith("`study` must go on with what digits_l2 began with: ")
+    assert answer.err.startswith("`study` must continue digits_l2 as it began: ")
 
 
 def test_what_falls_behind_is_told_by_what_is_looked_for(tmp_path: Path) -> None:

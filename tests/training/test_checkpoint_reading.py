@@ -140,7 +140,7 @@ def test_one_that_training_cannot_go_on_from_is_one_line(models: Models, types: 
     answer = types(tmp_path, "train", *typed)
     assert answer.code == 2
     assert answer.err.splitlines()[-1] == (
-        "`ckpt_path` must be a checkpoint to go on from, and strange.ckpt lacks what Lightning wants of one. "
+        "`ckpt_path` must be a checkpoint to go on from, and strange.ckpt lacks a part that Lightning needs. "
         "Leave ckpt_path out to start from scratch."
     )
 
@@ -150,5 +150,5 @@ def test_one_that_was_trained_from_python_does_not_say_which_data(models: Models
     del held["config"]
     torch.save(held, tmp_path / "mine.ckpt")
     trained = TrainedModel.load(tmp_path / "mine.ckpt")
-    with pytest.raises(ConfigError, match=r"must be a checkpoint of scripts/train\.py, and .*mine\.ckpt does not say"):
+    with pytest.raises(ConfigError, match=r"must be a checkpoint of scripts/train\.py, and .*mine\.ckpt does not name"):
         trained.run_config()

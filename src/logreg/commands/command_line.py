@@ -23,7 +23,7 @@ from logreg.commands.signals import ending_on_sigterm, interrupts_kept
 from logreg.constraints import Constraint, check
 from logreg.errors import ConfigError, LogregError, did_you_mean, shell_line
 from logreg.run_folder import RUNS
-from logreg.terminal import doing, on_one_line, screened, without_passwords
+from logreg.terminal import on_one_line, safe_terminal, show_status, without_passwords
 
 ROOT = RUNS
 """Where runs live, seen from where the user stands."""
@@ -51,7 +51,7 @@ def run_command(help_text: str, work: Callable[[list[str]], int], arguments: Seq
         Exit code: that of ``work``; 2 a mistake that the user can mend; 130 stopped from the
         keyboard.  SIGTERM ends the process with 143.  A bug leaves with its traceback.
     """
-    with screened():
+    with safe_terminal():
         return _run_command(help_text, work, list(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -99,7 +99,7 @@ def leave_quietly() -> None:
 
 def say_importing() -> None:
     """Bridges the longest silence of a short command, where somebody watches."""
-    doing("importing torch and lightning ...")
+    show_status("importing torch and lightning ...")
 
 
 @dataclass(frozen=True)

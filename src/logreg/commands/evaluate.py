@@ -16,7 +16,7 @@ from logreg.constraints import Constraint, flag, number, one_of, optional, text
 from logreg.errors import ConfigError
 from logreg.files import check_free, shown, write_whole
 from logreg.run_folder import find_checkpoint
-from logreg.terminal import doing, terminal
+from logreg.terminal import show_status, terminal
 
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
@@ -135,7 +135,7 @@ def data_of(trained: TrainedModel, typed: TypedArguments) -> tuple[RunConfig, Te
         _check_others(config, others)
         config = dataclasses.replace(config, dataset=_all_rows(config.dataset, others, trained.facts))
     check_hardware(config.accelerator)
-    doing(f"reading {config.dataset['name']} ...")
+    show_status(f"reading {config.dataset['name']} ...")
     data = build_data(config, trained.facts)
     data.device = device_of(config.accelerator)
     return config, data, bool(others)

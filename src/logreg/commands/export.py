@@ -78,7 +78,7 @@ def _work(arguments: list[str]) -> int:
     from logreg.training.fast_import import import_lightning
 
     import_lightning()
-    from logreg.export.formats import FORMATS, check_installed, what_to_pass
+    from logreg.export.formats import FORMATS, check_installed, describe_inputs
     from logreg.export.linear import Linear
     from logreg.reports.model_card import model_card
     from logreg.reports.summary_schema import Summary, read_summary, reading_summary
@@ -106,7 +106,7 @@ def _work(arguments: list[str]) -> int:
     if summary is None:
         print(f"no {CARD}: there is no summary.json beside the checkpoint", file=sys.stderr)
     else:
-        in_double, given = not model.facts.stored.is_plain, what_to_pass(name, model)
+        in_double, given = not model.facts.stored.is_plain, describe_inputs(name, model)
         page = model_card(summary, output.name, agreement, in_double, given)
         write_whole(card, lambda file: file.write(page.encode()))
         print(on_one_line(shown(card)))

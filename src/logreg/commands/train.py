@@ -58,15 +58,15 @@ from logreg.files import folder_name, shown
 from logreg.run_folder import (
     CHECKPOINTS,
     check_new,
+    continues_in_place,
     find_checkpoint,
-    goes_on_in,
     is_finished,
     is_unused,
     latest_run,
+    locked_run_folder,
     run_folder_of,
-    written_by_us,
 )
-from logreg.terminal import screened, terminal
+from logreg.terminal import safe_terminal, terminal
 
 SHOWN = ("facts", "report", "verbose")
 """Keys that make no other run, but say what is shown of it."""
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     started = time.perf_counter()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and the sentence is ours
-    with screened():
+    with safe_terminal():
         return _main(list(sys.argv[1:] if arguments is None else arguments), started)
 
 
@@ -217,7 +217,7 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
 
     from logreg.reports.console import print_summary
     from logreg.run.train import show_facts, train
-    from logreg.training.callbacks import Ending
+    from logreg.training.callbacks import TrainingEnd
 
     if config.facts == "only":
         show_facts(config)
@@ -226,12 +226,12 @@ def _run(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     single = HydraConfig.get().mode == RunMode.RUN
     if not single and not any(override.startswith("report=") for override in overrides):
         config = dataclasses.replace(config, report="brief")
-    ending = Ending()
-    ours = config.ckpt_path is not None and goes_on_in(Path(config.ckpt_path), folder)
+    ending = TrainingEnd()
+    ours = config.ckpt_path is not None and continues_in_place(Path(config.ckpt_path), folder)
     # In a sweep each job has one line of its own at its end.
     lines, is_newest = 5 if single else 0, single and not (folder.parent / "multirun.yaml").exists()
     try:
-        with written_by_us("ckpt_path" if ours else "hydra.run.dir", folder):
+        with locked_run_folder("ckpt_path" if ours else "hydra.run.dir", folder):
             summary = train(config, folder, ROOT, is_newest, overrides, started, lines, callbacks=[ending])
     except OSError as error:
         if error.errno not in UNWRITABLE_ERRNOS or ending.epochs is None:
@@ -371,7 +371,7 @@ def _remove_if_unused(folder: Path) -> None:
     """Takes back the folder of a run or a sweep that never came to anything."""
     if not folder.is_dir() or not is_unused(folder):
         return
-    with suppress(ConfigError), written_by_us("hydra.run.dir", folder):  # not that of a run which is under way
+    with suppress(ConfigError), locked_run_folder("hydra.run.dir", folder):  # not that of a run which is under way
         for path in folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

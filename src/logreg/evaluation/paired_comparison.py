@@ -47,17 +47,17 @@ class Paired:
         else:
             accuracy_differs = self.p_value < ALPHA
         if not loss_differs and not accuracy_differs:
-            return f"no difference that {self.rows:,} rows could tell from noise"
+            return f"no significant difference on {self.rows:,} rows"
         if by_loss != by_accuracy and self.accuracy.value and self.log_loss.value:
             of_both = loss_differs and accuracy_differs
             sure = (
-                "both differences are" if of_both else f"only that of {'log-loss' if loss_differs else 'accuracy'} is"
+                "both differences are" if of_both else f"only that in {'log-loss' if loss_differs else 'accuracy'} is"
             )
-            return f"{by_loss} by log-loss, {by_accuracy} by accuracy; {sure} more than noise"
+            return f"{by_loss} by log-loss, {by_accuracy} by accuracy; {sure} significant"
         better, worse = ("B", "A") if (by_loss if loss_differs else by_accuracy) == "B" else ("A", "B")
         if loss_differs:
-            return f"{better} is better than {worse}: the interval of the difference of log-loss leaves 0 out"
-        return f"{better} is right more often than {worse}, though its log-loss may be no lower"
+            return f"{better} is better than {worse}: the interval of the difference in log-loss excludes 0"
+        return f"{better} is more accurate than {worse}, though its log-loss may be no lower"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

@@ -78,8 +78,8 @@ class Calibration:
                 shift = math.log(self.class_weight[1] / self.class_weight[0])
                 how = f"{shift:.4g} is subtracted from the log-odds of {class_names[1]}"
             lines.append(
-                f"class weights are taken out of the probabilities again ({how}), "
-                "so that they are frequencies, and predicted labels follow them"
+                f"class weights are removed from the probabilities ({how}), "
+                "so that these estimate frequencies, and predicted labels follow them"
             )
         if self.reason:
             lines.append(f"no temperature was fitted: {self.reason}")
@@ -87,7 +87,7 @@ class Calibration:
             lines.append(
                 f"calibrated on val: temperature {self.temperature:.4g} (95 % interval {self.low:.3g} to "
                 f"{self.high:.3g}), fitted on {self.rows:,} row{'s' if self.rows != 1 else ''}"
-                + (", which is too few to say much" if self.high > WIDE_INTERVAL_RATIO * self.low else "")
+                + (", too few for a precise one" if self.high > WIDE_INTERVAL_RATIO * self.low else "")
             )
         elif self.temperature != 1:  # of an older checkpoint
             lines.append(f"calibrated on val: temperature {self.temperature:.4g}")
@@ -141,13 +141,15 @@ def fit_calibration(
         return dataclasses.replace(found, reason=f"{rows} are all of class {class_names[int(classes)]!r}")
     if bool((decided(found.probabilities(wide, loss)) == labels).all()):
         # the likelihood grows without end as the temperature falls to 0
-        return dataclasses.replace(found, reason=f"the model makes no mistake on {rows}, so none is too sure")
+        return dataclasses.replace(
+            found, reason=f"the model makes no mistake on {rows}, so its probabilities are never too high"
+        )
     best = _least(cost, *map(math.log, TEMPERATURE_RANGE))
     if not TEMPERATURE_RANGE[0] * LIMIT_FACTOR < math.exp(best) < TEMPERATURE_RANGE[1] / LIMIT_FACTOR:
         beyond = (
             f"below {TEMPERATURE_RANGE[0]:g}"
             if best < 0
-            else f"above {TEMPERATURE_RANGE[1]:g}, as if probabilities said nothing"
+            else f"above {TEMPERATURE_RANGE[1]:g}, where probabilities carry no information"
         )
         return dataclasses.replace(found, reason=f"the best one on {rows} is {beyond}")
     curvature = (

@@ -30,7 +30,7 @@ def check_installed(name: str) -> None:
             raise ConfigError(f'`format={name}` must have the package {package}: pip install -e ".[export]".')
 
 
-def what_to_pass(name: str, model: Linear) -> list[str]:
+def describe_inputs(name: str, model: Linear) -> list[str]:
     """The inputs of an exported model, a line of Markdown each.
 
     Args:
@@ -45,8 +45,8 @@ def what_to_pass(name: str, model: Linear) -> list[str]:
     if not facts.columns or name not in ("onnx", "sklearn"):
         if facts.columns:
             lines.append(
-                "It takes features, not rows of the table: `columns` in it says of each column its levels, what fills "
-                "a gap, and whether the gap is a feature; `features` has their names in order."
+                "It takes features, not rows of the table: `columns` in it has, for each column, its levels, the value "
+                "that fills a gap, and whether a gap is a feature; `features` has the features' names in order."
             )
         return lines
     number = "float64" if model.input_dtype == torch.float64 else "float32"

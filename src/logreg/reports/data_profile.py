@@ -66,7 +66,7 @@ def print_facts(data: TensorDataModule, console: Console) -> None:
     if fault is not None:
         raise fault
     if data.facts.image_shape:
-        say(f"images of {' x '.join(str(side) for side in data.facts.image_shape)}, pixels served in [0, 1]")
+        say(f"images of {' x '.join(str(side) for side in data.facts.image_shape)}, pixels in [0, 1]")
     held = {id(table.matrix): table.matrix for table in data.tables.values()}.values()
     kind = str(data.tables["train"].matrix.dtype).removeprefix("torch.")
     memory = _bytes(sum(matrix.nbytes for matrix in held))
@@ -99,7 +99,7 @@ def _class_table(tables: Mapping[Any, Table], class_names: Sequence[str]) -> Gri
 
 
 def _column_table(profiles: Sequence[Profile], leaks: Leaks, rows: int) -> Grid:
-    """Each column: what it is, how much is missing, how it is encoded; those with something to say first."""
+    """Kind, missing values and encoding of each column; columns with a remark first."""
     grid = Grid()
     for name, side in (("column", "left"), ("kind", "left"), ("missing", "right"), ("features", "right")):
         grid.add_column(name, justify=side)  # type: ignore[arg-type]  # left or right
@@ -130,10 +130,10 @@ def _remark(one: Profile, leaks: Leaks) -> str:
     if one.column is None:
         return "left out: nothing but missing" if one.missing_in_train else "left out: constant in train"
     if one.series.name in leaks.target:
-        return "tells the class: the target under another name?"
+        return "determines the class alone: the target under another name?"
     if one.series.name in leaks.same:
         return leaks.same[one.series.name]
-    return "another one in every row: an id?" if one.counts_rows else ""
+    return "unique in every row: an id?" if one.counts_rows else ""
 
 
 def _levels(one: Profile) -> str:
@@ -144,13 +144,13 @@ def _levels(one: Profile) -> str:
 
 
 def _rows_in_two_splits(tables: Mapping[Any, Table]) -> list[str]:
-    """How many rows of a split stand in another one too, as the source has them."""
+    """Number of rows of a split whose features, as in the source, are those of a row of another split."""
     hashes = {split: _row_hashes(table) for split, table in tables.items()}
     lines = []
     for one, other in combinations(hashes, 2):
         both = int(torch.isin(hashes[other], hashes[one]).sum())
         if both:
-            lines.append(f"{both:,} of {len(hashes[other]):,} rows of {other} stand in {one} too, by their features")
+            lines.append(f"{both:,} of {len(hashes[other]):,} rows of {other} also occur in {one}, by their features")
     return lines
 
 

@@ -67,7 +67,7 @@ def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figur
         handles += other.plot(
             *_thinned(gaps), ":", color=GREEN, linewidth=2, marker=".", label="optimality/gap (right)"
         )
-        other.set(yscale="log", ylabel="objective above its least value, at most")
+        other.set(yscale="log", ylabel="upper bound on objective - minimum, nats")
     axes.legend(handles=handles, loc="best")
     return figure
 
@@ -158,12 +158,12 @@ def roc_and_precision_recall(
         at, caught = float(fallout[taken_so_far]), float(recall[taken_so_far])
         mark: dict[str, Any] = {"marker": "D", "color": ORANGE, "linestyle": "none", "clip_on": False, "zorder": 3}
         words = f"p > {evaluation.threshold.value:.3f}, best on {evaluation.threshold.chosen_on}"
-        left.plot(at, caught, label=f"{words}: recall {caught:.1%}, false alarms {at:.1%}", **mark)
+        left.plot(at, caught, label=f"{words}: recall {caught:.1%}, false positive rate {at:.1%}", **mark)
         if taken_so_far:
             exact = float(precision[taken_so_far - 1])
             right.plot(caught, exact, label=f"{words}: precision {exact:.1%}", **mark)
     name = label(facts.class_names[1], 24)
-    left.set(xlabel="false alarms, fraction of the others", ylabel=f"recall of {name}")
+    left.set(xlabel="false positive rate", ylabel=f"recall of {name}")
     right.set(xlabel=f"recall of {name}", ylabel="precision")
     for axes in (left, right):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -188,7 +188,7 @@ def confusion_matrix(evaluation: Evaluation, facts: DataFacts, title: str) -> Fi
     figure = Figure(figsize=(width, height), layout="constrained")
     axes: Axes = figure.subplots()
     drawn = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(drawn, ax=axes, shrink=0.8, label="part of the class's rows")
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="fraction of the true class")
     if names:
         axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=size)
         axes.set_yticks(range(classes), names, fontsize=size)
@@ -247,8 +247,8 @@ def mistakes_as_images(images: Tensor, mistakes: Sequence[Mistake], facts: DataF
     for axes, pixels, mistake in zip(grid.flat, images, mistakes, strict=False):
         image = pixels.reshape(facts.image_shape).clamp(0, 1)  # 16-bit pixels may be brighter than white
         axes.imshow((image.permute(1, 2, 0) if image.ndim == 3 else image).numpy(), cmap="gray", vmin=0, vmax=1)
-        true, said = (label(facts.class_names[number], 11) for number in (mistake.true, mistake.predicted))
-        axes.set_title(f"true: {true}\nsaid: {said}, {mistake.probability:.2f}", fontsize=8, loc="left")
+        true, predicted = (label(facts.class_names[number], 11) for number in (mistake.true, mistake.predicted))
+        axes.set_title(f"true: {true}\npred: {predicted}, {mistake.probability:.2f}", fontsize=8, loc="left")
     figure.suptitle(title, fontsize=11)
     return figure
 

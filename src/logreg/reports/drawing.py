@@ -88,7 +88,9 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
         wrong = diagnostics.confident_mistakes(predicted, NUM_THUMBNAILS)
         if wrong and facts.image_shape:
             pixels = stored_rows(data, result.scored, [one.position for one in wrong])
-            drawn["mistakes"] = diagnostics.mistakes_as_images(pixels, wrong, facts, f"{title}: the surest mistakes")
+            drawn["mistakes"] = diagnostics.mistakes_as_images(
+                pixels, wrong, facts, f"{title}: most confident mistakes"
+            )
         _log_curves(predicted, result, logger)
     for name, row in zip(module.output_names, module.model.coef.detach().cpu(), strict=True):
         logger.writer.add_histogram(f"coefficients/{name}", row, result.epochs)

@@ -261,11 +261,11 @@ def search_history(
         if values.max() > 3 * values.min() > 0:
             axes.set_yscale("log")
     low = axes.get_ylim()[0]
-    for state, marker, words in (("pruned", "|", "broken off"), ("fail", "x", "failed")):
+    for state, marker, words in (("pruned", "|", "pruned"), ("fail", "x", "failed")):
         numbers = [number for number, (was, _) in enumerate(history, start=1) if was == state]
         if numbers:
             axes.plot(numbers, [low] * len(numbers), marker, color="0.4", label=words, clip_on=False, linestyle="none")
-    axes.set(xlabel="trial", ylabel=f"{score} on val", title=f"{title}: what was tried")
+    axes.set(xlabel="trial", ylabel=f"{score} on val", title=f"{title}: trials")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -281,5 +281,5 @@ def importance_bars(importance: Mapping[str, float], title: str, score: str = "l
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     for place, part in enumerate(parts):
         axes.annotate(f"{part:.0%}", (part, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set(xlim=(0, 1.1), xlabel=f"part of the spread of {score} on val that it explains (fANOVA)", title=title)
+    axes.set(xlim=(0, 1.1), xlabel=f"share of the variance of {score} on val (fANOVA)", title=title)
     return figure

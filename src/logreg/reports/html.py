@@ -30,14 +30,14 @@ img { max-width: 100%; height: auto } figcaption { color: #555 }
 
 
 CAPTIONS = {
-    "probability": "Probability against the one feature, with the rows it was learned from",
-    "coefficients": "The coefficients: what speaks for a class, and what against it",
-    "loss": "Loss over the passes of the training, with the distance from the optimum where it was certified",
-    "path": "Loss and accuracy against the strength of the penalty, and which one was chosen",
-    "reliability": "Reliability: of rows with probability p a part p should be right",
-    "confusion": "What each class was taken for",
+    "probability": "Probability against the one feature, with the train rows",
+    "coefficients": "Coefficients: positive ones raise the probability of a class, negative ones lower it",
+    "loss": "Loss over the passes of the training, with the certified gap to the optimum",
+    "path": "Loss and accuracy against the strength of the penalty, with the chosen one",
+    "reliability": "Reliability: of the rows with predicted probability p, a fraction p should be positive or right",
+    "confusion": "Confusion matrix: predicted against true classes",
     "roc": "ROC, and precision against recall",
-    "mistakes": "The mistakes that the model was surest of",
+    "mistakes": "Most confident mistakes",
 }
 """Caption of each picture, by the name of its file."""
 

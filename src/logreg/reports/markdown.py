@@ -32,7 +32,7 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
         "",
         f"`{summary.command}`",
         "",
-        *([f"Goes on from `{summary.resumed_from}`.", ""] if summary.resumed_from else []),
+        *([f"Continues `{summary.resumed_from}`.", ""] if summary.resumed_from else []),
         f"Loss: {loss_in_words(summary)}. {settings_in_words(summary)}",
         "",
         *markdown_table(header, rows),
@@ -61,7 +61,7 @@ def _evaluation_lines(summary: Summary) -> list[str]:
         f"## Scores on {evaluation.split}",
         "",
         f"{evaluation.rows:,} rows, intervals of {evaluation.confidence:.0%}; "
-        "the baseline gives every row the rates of train.",
+        "the baseline predicts the class rates of train for every row.",
         "",
         *markdown_table(*evaluation_table(evaluation)),
         "",
@@ -86,11 +86,11 @@ def _mistake_lines(summary: Summary) -> list[str]:
         [f"{one.row:,}", one.true, one.predicted, f"{one.probability:.1%}", ", ".join(one.because)]
         for one in summary.mistakes
     ]
-    header = ["row, from 1", "is", "taken for", "with", "because of"]
+    header = ["row, from 1", "class", "predicted", "probability", "largest contributions"]
     if not any(one.because for one in summary.mistakes):
         header, rows = header[:-1], [row[:-1] for row in rows]
     return [
-        f"## The surest mistakes on {summary.evaluation.split}",
+        f"## Most confident mistakes on {summary.evaluation.split}",
         "",
         *markdown_table(header, rows, left=len(header)),
         "",
@@ -119,6 +119,6 @@ def _coefficient_lines(summary: Summary) -> list[str]:
             left=2,
         ),
         "",
-        "All of them: coefficients.csv.",
+        "coefficients.csv has all coefficients.",
         "",
     ]

@@ -53,10 +53,7 @@ def model_card(
         f"`{file}` was read again after it was written, and gives the probabilities of the trained model to "
         f"{agreement:.1g} on held-out rows. Made by `{summary.command}`.",
         "",
-        *(
-            ["Give it numbers in double precision: single precision loses the digits that tell them apart.", ""]
-            * in_double
-        ),
+        *(["Give it numbers in double precision: single precision loses digits that matter here.", ""] * in_double),
         *(["## What to pass", "", *_spaced(given), ""] if given else []),
         "## Data",
         "",
@@ -82,7 +79,7 @@ def model_card(
     if evaluation:
         lines += [
             f"On {evaluation.split}, {evaluation.rows:,} rows, intervals of {evaluation.confidence:.0%}; the baseline "
-            "gives every row the rates of train:",
+            "predicts the class rates of train for every row:",
             "",
             *markdown_table(*evaluation_table(evaluation)),
             "",
@@ -121,8 +118,8 @@ def warnings(summary: Summary) -> list[str]:
     """Uses that the model is not fit for, as far as its summary shows."""
     evaluation, data, metrics = summary.evaluation, summary.dataset, summary.metrics
     lines = [
-        "On rows of another origin than the data above: nothing here says how it fares there.",
-        "To tell causes: a coefficient says what goes with a class in these data, the other features being equal.",
+        "For rows from another source than the data above: its scores there are unknown.",
+        "For causal claims: a coefficient is an association with a class in these data, other features held fixed.",
     ]
     optimality = summary.optimality
     if optimality.separation:
@@ -131,33 +128,35 @@ def warnings(summary: Summary) -> list[str]:
         lines.append("For its coefficients: the training ended before the optimum was certified.")
     if data.class_weight and not is_corrected(evaluation):
         lines.append(
-            "For frequencies: class weights make its probabilities and labels those of the weighted problem, in which "
-            "each class has so many times its rows."
+            "For frequencies: with class weights, its probabilities and labels are those of the weighted problem, not "
+            "of the data."
         )
     if summary.objective.loss == "bce" and len(data.classes) > 2:
-        lines.append("Where classes compete: one-vs-rest fits each class for itself and divides by the sum afterwards.")
+        lines.append(
+            "For probabilities of exclusive classes: one-vs-rest fits each class alone, and normalizes afterwards."
+        )
     if evaluation is None or evaluation.split == "train":
-        lines.append("For anything that matters: it was scored on the rows that it learned from alone.")
+        lines.append("Without further tests: it was scored on the rows that it was trained on, and on no others.")
         return lines
     split = evaluation.split
     if evaluation.rows < MIN_SCORED_ROWS:
         lines.append(
-            f"For fine distinctions: {evaluation.rows} rows of {split} leave the scores uncertain, see their intervals."
+            f"For fine distinctions: with {evaluation.rows} rows of {split} the intervals of the scores are wide."
         )
     ours, baseline = evaluation.metrics["log_loss"], evaluation.baseline["log_loss"]
     if ours.high >= baseline:
         lines.append(
-            f"Instead of the base rates: its log-loss on {split}, up to {ours.high:.4f}, is not surely below "
+            f"In place of the base rates: its log-loss on {split}, up to {ours.high:.4f}, is not significantly below "
             f"theirs, {baseline:.4f}."
         )
     if metrics["train"]["accuracy"] - metrics[split]["accuracy"] > MAX_ACCURACY_GAP:
         lines.append(
-            f"Without a stronger penalty: it is right in {metrics['train']['accuracy']:.1%} of train and "
-            f"{metrics[split]['accuracy']:.1%} of {split}."
+            f"Without a stronger penalty: it overfits, with accuracy {metrics['train']['accuracy']:.1%} on train and "
+            f"{metrics[split]['accuracy']:.1%} on {split}."
         )
     total = sum(one.weight for one in evaluation.classes)
     lines += [
-        f"To find {one.name!r}: {one.weight:,.6g} rows of {split}, found {one.recall.value:.0%}."
+        f"To detect {one.name!r}: {one.weight:,.6g} rows of {split}, recall {one.recall.value:.0%}."
         for one in evaluation.classes
         if one.weight < RARE_CLASS_FRACTION * total or not one.recall.value > 0
     ]

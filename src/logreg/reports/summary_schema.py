@@ -241,8 +241,10 @@ class Summary:
         command: To run it again.
         overrides: Settings as typed.
         largest_coefficients: Largest first; ``None`` where features have no names.
-        metrics: Scores by split, then by name.
-        evaluation: All scores of the last split, with intervals.
+        metrics: By split: ``loss``, the data term of the objective, which a calibration does not change; ``accuracy``;
+            and ``auroc`` of two classes.
+        evaluation: All scores of the last split with intervals, of calibrated probabilities.  Accuracy and AUROC are
+            those of ``metrics``; its log-loss is of calibrated probabilities and without class weights.
         mistakes: Most certain first; ``None`` where no rows were held out.
         reason: Why optimizer "auto" chose what it chose.
         l2_reason: Why l2 has its value, where it was neither typed nor chosen on val.

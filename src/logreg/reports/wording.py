@@ -76,16 +76,18 @@ def remarks(summary: Summary) -> list[str]:
         lines.append(summary.equation)
     majority = summary.majority
     split, accuracy = list(majority.accuracy.items())[-1]
-    lines.append(f"always {majority.class_name!r}, most frequent in train, is right in {accuracy:.2%} of {split}")
+    lines.append(
+        f"baseline: always predicting {majority.class_name!r} (most frequent in train) scores {accuracy:.2%} on {split}"
+    )
     if weights := summary.dataset.class_weight:
         shown = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
         if len(weights) > MAX_LISTED_WEIGHTS:
             shown = f"from {min(weights.values()):.3g} to {max(weights.values()):.3g}"
-        lines.append(f"class weights {shown} count in the loss")
+        lines.append(f"class weights {shown} are part of the loss")
         if not is_corrected(summary.evaluation):
             lines[-1] += (
-                ": probabilities and predicted labels are those of the weighted problem, in which each class has so "
-                "many times its rows, not frequencies; calibrate=temperature takes the weights out of them"
+                ": probabilities and predicted labels are those of the weighted problem, not frequencies; "
+                "calibrate=temperature removes the weights from them"
             )
     evaluation = summary.evaluation
     lines += evaluation.calibrated if evaluation else []
@@ -100,7 +102,7 @@ def remarks(summary: Summary) -> list[str]:
     objective = summary.objective
     if objective.l2 or objective.l1:
         penalty = objective.train - summary.metrics["train"]["loss"]
-        lines.append(f"objective on train {objective.train:.4f}, of it penalty {penalty:.4f}")
+        lines.append(f"objective on train {objective.train:.4f}, of which penalty {penalty:.4f}")
     if answer := summary.known_answer:
         line = f"the best classifier scores {answer.accuracy:.2%} on unseen rows"
         if answer.coef_error is not None:
@@ -110,18 +112,18 @@ def remarks(summary: Summary) -> list[str]:
     if best := summary.best:
         lines.append(f"lowest loss/val {best.loss_val:.4f} after epoch {best.epoch:.0f} of {summary.epochs}")
         if has_risen(summary):
-            now, held = summary.metrics["val"]["loss"], f"best.ckpt is that of epoch {best.epoch:.0f}"
+            now, held = summary.metrics["val"]["loss"], f"best.ckpt is from epoch {best.epoch:.0f}"
             lines[-1] += f", and {now:.4f} at the end{': the model overfits' if overfits(summary) else ''}; {held}"
         elif not summary.is_exact and best.epoch == summary.epochs:
-            lines[-1] += ": it still falls, so longer training may lower it"
+            lines[-1] += ": loss/val is still falling, so longer training may lower it"
         elif not summary.is_exact:
-            lines[-1] += ": it no longer falls, so longer training changes little"
+            lines[-1] += ": loss/val no longer falls, so longer training changes little"
     lines.append(optimality_in_words(summary))
     for check in summary.expected or ():
         got = "nothing" if check.got is None else f"{check.got:.4g}"
         verdict = "reached" if check.reached else "NOT reached"
         lines.append(f"expected {check.metric} {check.value:g} ± {check.tolerance:g}: {verdict}, got {got}")
-    lines.append(f"took {summary.seconds.total:.1f} s, {summary.seconds.fit:.1f} s of it training")
+    lines.append(f"took {summary.seconds.total:.1f} s, of which training {summary.seconds.fit:.1f} s")
     return lines
 
 
@@ -139,17 +141,18 @@ def _path_lines(summary: Summary) -> list[str]:
         parts.append(f"l2={simplest.l2:.3g} is the strongest within one standard error, {simplest.loss_val:.4f}")
     sure, worst = sum(row.converged for row in rows), max(row.relative_gap for row in rows)
     if sure < len(rows):
-        parts.append(f"{sure} of {len(rows)} are within the tolerance")
+        parts.append(f"{sure} of {len(rows)} fits are within the tolerance")
     else:
-        about = "is optimal to" if worst <= summary.config["tolerance"] else "fitted to about"
-        parts.append(f"each {about} {worst:.0e}")
+        about = "is optimal to" if worst <= summary.config["tolerance"] else "is optimal to about"
+        parts.append(f"each fit {about} {worst:.0e}")
     lines = [f"{'; '.join(parts)} [path.csv]"]
     if name == "loss" and any((row.capped_val or 0) < row.loss_val for row in rows):
         lines.append(
-            f"to choose l2, a row of val counts {MAX_ROW_LOSS:g} nats at most: some have more with weak penalties"
+            f"to choose l2, the loss of a val row is capped at {MAX_ROW_LOSS:g} nats: with weak penalties, some rows "
+            "exceed it"
         )
     if val < MIN_VAL_ROWS:
-        lines.append(f"val has {val} rows, so the choice of l2 means little: type l2, or get more rows")
+        lines.append(f"val has {val} rows, too few for a reliable choice of l2: type l2, or get more rows")
     return [*lines, f"ALARM: {path.alarm}"] if path.alarm else lines
 
 
@@ -158,7 +161,7 @@ def optimality_in_words(summary: Summary) -> str:
     found = summary.optimality
     at_most = "<=" if found.rigorous else "about"
     line = (
-        f"{found.verdict} [objective {found.value:.6g}, gap {at_most} {found.gap:.2g}, largest slope "
+        f"{found.verdict} [objective {found.value:.6g}, gap {at_most} {found.gap:.2g}, max |gradient| "
         f"{found.max_abs_gradient:.2g}, in float64 over {found.rows:,} rows; {found.passes} passes, "
         f"{found.seconds:.2g} s]"
     )

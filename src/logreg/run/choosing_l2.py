@@ -21,7 +21,7 @@ from logreg.run.building import build_module, device_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathPoint, default_strengths, fit_path
 from logreg.solvers.threads import threads_for
-from logreg.terminal import doing
+from logreg.terminal import show_status
 
 PROGRESS_INTERVAL_S = 5.0
 """Least seconds between two progress lines, where stderr is not a terminal."""
@@ -165,7 +165,7 @@ def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[
         nonlocal printed_s
         line = f"choosing l2 on val: with {row.l2:g} loss/val {row.loss_val:.4g}"
         if shown:
-            doing(line)
+            show_status(line)
         if shown and not sys.stderr.isatty() and time.monotonic() - printed_s > PROGRESS_INTERVAL_S:
             print(line, file=sys.stderr, flush=True)
             printed_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""Continues a run from a checkpoint: checks that they fit, then trains, or restores a fit that had ended."""
+"""Continues a run from a checkpoint: checks that the two fit, then trains, or restores a fit that had ended."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
 from logreg.run.building import MAX_POLISHING_PASSES
-from logreg.run_folder import find_checkpoint, goes_on_in
-from logreg.training.callbacks import Ending
+from logreg.run_folder import continues_in_place, find_checkpoint
+from logreg.training.callbacks import TrainingEnd
 from logreg.training.checkpoint_reading import read_checkpoint
 from logreg.training.checkpoints import Checkpoints
 from logreg.training.module import LogisticModule, resolve_loss
@@ -53,11 +53,11 @@ class Resumption:
         if not config.ckpt_path:
             return None
         file = find_checkpoint(config.ckpt_path, root, "leave ckpt_path out to start from scratch")
-        return cls(file, read_checkpoint(file), goes_on_in(file, folder))
+        return cls(file, read_checkpoint(file), continues_in_place(file, folder))
 
     @property
     def epochs(self) -> int:
-        """Passes over the train rows that the checkpoint has behind it."""
+        """Number of passes over the train rows that the checkpoint has made."""
         return int(self.held["epoch"]) + 1
 
     def has_ended(self, config: RunConfig) -> bool:
@@ -111,7 +111,7 @@ def restore_ended(
     if checkpoints.when_saved is not None:
         checkpoints.when_saved()
     for callback in callbacks:
-        if isinstance(callback, Ending):
+        if isinstance(callback, TrainingEnd):
             callback.epochs = resumed.epochs
 
 
@@ -158,7 +158,7 @@ def check_resumable(resumed: Resumption, config: RunConfig, facts: DataFacts) ->
         if mine != its:
             raise ConfigError(
                 f"`ckpt_path` must fit the run: the {what} of {shown(checkpoint)} is {its!r}, of this run {mine!r}. "
-                "Leave out what was typed anew, or name another run."
+                "Leave out the changed settings, or name another run."
             )
     if resumed.lacks_only_report(config):
         return

@@ -38,9 +38,9 @@ from logreg.run.choosing_l2 import ChosenL2, check_select, choose_l2, l2_of_chec
 from logreg.run.resuming import Resumption, check_resumable, fit, restore_ended
 from logreg.run.scoring import calibrate, predict, score
 from logreg.run.separability import is_worth_warning, separation_after_fit, separation_before_fit
-from logreg.run_folder import Latest, check_new, start_anew
+from logreg.run_folder import Latest, check_new, remove_unsaved_run
 from logreg.solvers.threads import threads_for
-from logreg.terminal import doing, on_one_line, terminal
+from logreg.terminal import on_one_line, show_status, terminal
 from logreg.training.callbacks import Certificates
 from logreg.training.checkpoint_reading import TrainedModel
 from logreg.training.checkpoints import BufferedCheckpointIO, Checkpoints
@@ -88,7 +88,7 @@ def train(
             diverged later.
     """
     started = time.perf_counter() if started is None else started
-    status = doing if progress_lines else _silent
+    status = show_status if progress_lines else _silent
     resumed = Resumption.of(config, folder, root)
     _prepare(config, progress_lines)
 
@@ -102,7 +102,7 @@ def train(
         module.start_at(l2.start.point)
     if resumed is None or not resumed.in_place:
         check_new("hydra.run.dir", folder, begun=True)
-        start_anew(folder)
+        remove_unsaved_run(folder)
     checkpoints = Checkpoints(
         folder,
         BufferedCheckpointIO(),
@@ -273,7 +273,7 @@ def _evaluate(module: LogisticModule, data: TensorDataModule, seed: int) -> tupl
     return predicted, evaluate(predicted, facts.class_names, facts.class_rates, threshold, seed=seed)
 
 
-def _silent(words: str) -> None:
+def _silent(line: str) -> None:
     """Shows nothing."""
 
 

@@ -73,7 +73,7 @@ def gather(folder: Path, numbers: Collection[str] | None = None) -> int:
     ]
     jobs.sort(key=lambda job: (int(number) if (number := job.name.split("_")[0]).isdigit() else 0, job.name))
     if not jobs:
-        print(f"No job of {folder} has come to an end.", file=sys.stderr)
+        print(f"No job of {folder} has finished.", file=sys.stderr)
         return 1
     columns = list(dict.fromkeys(key for job in jobs for key in job.settings))
     varied = [key for key in columns if len({job.settings.get(key) for job in jobs}) > 1]
@@ -165,7 +165,7 @@ def _print_table(
             f"best: {shell_line(['python', 'scripts/train.py', *best])}", markup=False, highlight=False, soft_wrap=True
         )
     if pruned:
-        console.print(f"{pruned} were broken off, since they fell behind", markup=False, highlight=False)
+        console.print(f"{pruned} pruned, since they fell behind", markup=False, highlight=False)
     for name, error in failures.items():
         console.print(f"failed: {folder / name}: {error}", markup=False, highlight=False, soft_wrap=True)
     after = [f"tensorboard --logdir {shlex.quote(folder.as_posix())}"]

@@ -305,7 +305,7 @@ def _refuse(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> N
     texts = {key: _listed(value[what]) for key, value in (("known", known), ("wanted", wanted))}
     key = "search" if what == "search" else "study"
     raise ConfigError(
-        f"`{key}` must go on with what {name} began with: its {what} {texts['known']}, got {texts['wanted']}. "
+        f"`{key}` must continue {name} as it began: its {what} {texts['known']}, got {texts['wanted']}. "
         "Type the same again, or begin another one with study=NAME."
     )
 

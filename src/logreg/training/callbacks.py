@@ -61,7 +61,7 @@ class Certificates(Callback):
             logger.log_metrics(metrics, step=epochs)
 
 
-class Ending(Callback):
+class TrainingEnd(Callback):
     """Records that training came to its end.
 
     Attributes:
