@@ -18,7 +18,7 @@ from torch import Tensor
 from logreg.errors import DivergedError, LogregError
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.dual.span import root_of
+from logreg.solvers.dual.span import cholesky_with_ridge
 from logreg.solvers.fit import EXACT, fit, problem_of
 from logreg.solvers.l1_steps import minimize_with_l1
 from logreg.solvers.newton import newton
@@ -267,7 +267,7 @@ def test_a_matrix_that_is_not_finite_is_said_to_be_so(bad: float) -> None:
     with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
         factored(problem, matrix.unsqueeze(0))
     with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
-        root_of(matrix)
+        cholesky_with_ridge(matrix)
 
 
 def test_a_matrix_that_is_indefinite_is_factored_with_a_larger_ridge() -> None:
@@ -276,7 +276,7 @@ def test_a_matrix_that_is_indefinite_is_factored_with_a_larger_ridge() -> None:
     found = factored(problem, matrix.unsqueeze(0))
     assert found.ridge > RIDGE
     assert bool(found.roots.isfinite().all())
-    assert bool(root_of(matrix.clone()).isfinite().all())
+    assert bool(cholesky_with_ridge(matrix.clone()).isfinite().all())
 
 
 def test_the_benchmark_of_l1_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from logreg.solvers.path import fit_path
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import PAIRS, PAIRS_LITTLE, LimitedMemoryInverse
 from logreg.solvers.starting_point import start
-from logreg.solvers.state import SolverState, by_slope
+from logreg.solvers.state import SolverState, gap_from_gradient
 from logreg.solvers.subspace_descent import Along, Follow, Trails, descend, descends
 
 KINDS = {
@@ -135,7 +135,7 @@ def test_an_intercept_alone_costs_half_its_newton_decrement() -> None:
     state.coordinates = Coordinates(
         state.coordinates.center, state.coordinates.scale * 1e-100
     )  # no coefficient turns with it
-    found = by_slope(state, slope, torch.tensor([[0.2]], dtype=torch.float64))
+    found = gap_from_gradient(state, slope, torch.tensor([[0.2]], dtype=torch.float64))
     assert found == pytest.approx(0.01**2 / 0.2 / 2 / 0.5, rel=1e-12)
 
 
@@ -150,10 +150,10 @@ def test_a_descent_ends_where_f_is_flattest_though_it_is_lower_elsewhere() -> No
         gather(memory, question)
         if isinstance(question, Follow) and math.isfinite(state.value):
             now = question.result()
-            slopes.append(by_slope(state, now.gradient, now.curvature))
+            slopes.append(gap_from_gradient(state, now.gradient, now.curvature))
         elif isinstance(question, Evaluate):
             now = question.result()
-            ends.append(by_slope(state, now.gradient, now.curvature))
+            ends.append(gap_from_gradient(state, now.gradient, now.curvature))
     assert state.converged
     assert ends[-1] <= 1e-5
     assert ends[-1] < slopes[-1] / 2
@@ -236,10 +236,10 @@ def test_the_gap_that_is_seen_is_in_nats(monkeypatch: pytest.MonkeyPatch) -> Non
     told = []
 
     def noted(*arguments: Any) -> float:
-        told.append(by_slope(*arguments))
+        told.append(gap_from_gradient(*arguments))
         return told[-1]
 
-    monkeypatch.setattr(descent, "by_slope", noted)
+    monkeypatch.setattr(descent, "gap_from_gradient", noted)
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, replace(objective, reduction="sum", l2=objective.l2 * len(labels)), 8)
@@ -450,7 +450,7 @@ def test_a_start_from_a_sample_is_moved_by_the_slope_of_more_rows(rare: bool, mo
     best = fit(features, labels, problem.objective, tolerance=1e-8).bound.value
     excess = []
     for more in (8, 10**6):
-        monkeypatch.setattr("logreg.solvers.starting_point.MORE", more)
+        monkeypatch.setattr("logreg.solvers.starting_point.EXTRA_ROWS_DIVISOR", more)
         state = SolverState(problem, problem.zeros())
         drive(start(state, newton), memory)
         excess.append(drive(request(Evaluate(problem, state.coordinates, state.point)), memory).value - best)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from logreg.errors import DivergedError
 from logreg.solvers.bounds import forms_hessian
-from logreg.solvers.minimum_norm import WIDEST as WIDEST_NULL
-from logreg.solvers.minimum_norm import NullSpace, find_null_space
+from logreg.solvers.minimum_norm import MAX_NULL_SPACE_FEATURES, NullSpace, find_null_space
 from logreg.solvers.newton import is_finite, newton
 from logreg.solvers.newton_steps import NOT_FINITE, smallest_subgradient
 from logreg.solvers.passes.base import PassRequests, request
@@ -22,7 +21,7 @@ from logreg.solvers.passes.hessian import Diagonal, SampledCurvature
 from logreg.solvers.preconditioner import DRAWN, LITTLE, MEMORY, WIDEST, centered, preconditioner
 from logreg.solvers.problem import Problem
 from logreg.solvers.starting_point import start
-from logreg.solvers.state import NOISE, SolverState, certified
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified
 
 PAIRS = 50
 """Steps that are remembered."""
@@ -155,9 +154,9 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
     made_at, nearest, poor, enough, again, downhill = math.inf, math.inf, 0, state.tolerance, -1.0, -math.inf
     direction = state.point
     null = None
-    if unpenalized and problem.num_features < WIDEST_NULL:
+    if unpenalized and problem.num_features < MAX_NULL_SPACE_FEATURES:
         null = yield from find_null_space(problem, coordinates)
-        state.point = null.without(problem, coordinates, state.point)
+        state.point = null.project_out(problem, coordinates, state.point)
     now = yield from request(Evaluate(problem, coordinates, state.point, dtype))
     for _ in range(STEPS):
         if not is_finite(now):
@@ -167,31 +166,31 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
             now = yield from request(Evaluate(problem, coordinates, state.point, dtype))
             continue
         point, exact, size = state.point, dtype == torch.float64, max(abs(now.value), 1e-300)
-        slope, noise = smallest_subgradient(point, now.gradient, l1), NOISE[dtype] * size
+        slope, noise = smallest_subgradient(point, now.gradient, l1), VALUE_ROUNDING[dtype] * size
         gap = expected_gap(state, now) / size
         if gap > enough:
-            stale = made_at > SETTLED and state.near < REFRESH * made_at
+            stale = made_at > SETTLED and state.expected_decrease < REFRESH * made_at
             if inverse is None or stale:
                 inverse, stale = (yield from _preconditioner(state, now)), True
             direction = _direction(problem, point, slope, l1, pairs, inverse)
-            direction = direction if null is None else null.without(problem, coordinates, direction)
+            direction = direction if null is None else null.project_out(problem, coordinates, direction)
             downhill = float((slope * direction).sum())
-            state.near = -downhill / 2 / size
-            made_at = state.near if stale else made_at
-            gap = min(gap, SAFE * state.near) if by_hessian else gap
+            state.expected_decrease = -downhill / 2 / size
+            made_at = state.expected_decrease if stale else made_at
+            gap = min(gap, SAFE * state.expected_decrease) if by_hessian else gap
         state.value, state.gap = now.value, min(gap, 1.0) * size
         stuck = poor >= PATIENCE or not downhill < 0
         if unpenalized and now.value < state.tolerance * problem.row_sum_scale * problem.total_weight:
             break  # separated: f goes to 0, and the coefficients go with it to infinity
-        if not exact and (stuck or gap <= enough or state.near < NEAR):
+        if not exact and (stuck or gap <= enough or state.expected_decrease < NEAR):
             dtype, poor, nearest = torch.float64, 0, math.inf
             now = yield from request(Evaluate(problem, coordinates, point, dtype))
             continue
-        if gap <= enough or state.near <= again:
+        if gap <= enough or state.expected_decrease <= again:
             if (yield from certified(state, now)):
                 return null
             # Where all coefficients are 0 no gap is expected, while the intercepts have some way to go.
-            enough, again = (gap / 30, -1.0) if gap > 0 else (-1.0, min(state.near, 1.0) / 30)
+            enough, again = (gap / 30, -1.0) if gap > 0 else (-1.0, min(state.expected_decrease, 1.0) / 30)
             continue
         if stuck:
             break
@@ -202,9 +201,9 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
             continue
         at, there = found
         pairs.append(Pair(at - point, there.gradient - now.gradient))
-        nearer = now.value - there.value > noise or LAST < state.near < nearest
+        nearer = now.value - there.value > noise or LAST < state.expected_decrease < nearest
         poor = 0 if nearer else poor + 1
-        nearest = min(nearest, state.near)
+        nearest = min(nearest, state.expected_decrease)
         state.point, now = at, there
     if state.best is not state.point:
         yield from certified(state, now if exact else None)

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.solvers.bounds import Bound, known_by, rounding_of
+from logreg.solvers.bounds import Bound, conversion_rounding, evaluated_point
 from logreg.solvers.conjugate_gradients import Solution, conjugate_gradients, corrected
-from logreg.solvers.curvature_bound import Norms, by_held_hessian, norms, size_of
+from logreg.solvers.curvature_bound import (
+    InverseHessianNorms,
+    bound_by_held_hessian,
+    diagonal_roots,
+    inverse_hessian_norms,
+)
 from logreg.solvers.l1_steps import DAMPING, LEAST_DAMPING, LESS_DAMPING, minimize_with_l1
 from logreg.solvers.minimum_norm import NullSpace, find_null_space
 from logreg.solvers.newton_steps import FLAT, NOT_FINITE, SINGULAR, Factored, Solve, factored, smallest_subgradient
@@ -21,7 +26,7 @@ from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import holds_hessian, start
-from logreg.solvers.state import NOISE, SolverState, by_slope, certified
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
 from logreg.solvers.subspace_descent import descend, descends
 
 PRODUCTS = 100
@@ -121,7 +126,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     floor = problem.row_sum_scale * problem.total_weight
     base: Derivatives | None = None
     direct: Factored | None = None
-    of_rows: Norms | None = None
+    of_rows: InverseHessianNorms | None = None
     cheap = math.inf  # relative gap up to which these give a bound
     inverse: Solve | None = None
     solve: Solve | None = None
@@ -138,7 +143,9 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
         since = of_hessian if of_rows is not None and dtype == torch.float64 and not renew else None
         now = yield from request(Evaluate(problem, coordinates, at, dtype, hessian, since))
         if path is not None and base is not None:
-            worse = not now.value <= base.value + NOISE[torch.float64 if exact else problem.dtype] * abs(base.value)
+            worse = not now.value <= base.value + VALUE_ROUNDING[torch.float64 if exact else problem.dtype] * abs(
+                base.value
+            )
             if worse and not exact and (dtype == torch.float64 or length < SHORT):
                 # Perhaps it only looks so: the old value was one of float32.
                 dtype, at, base, path, length = torch.float64, state.point, None, None, 1.0
@@ -154,7 +161,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
                     break
                 at = path(length)
                 continue
-            poor = poor + 1 if base.value - now.value < 0.05 * state.near * abs(base.value) else 0
+            poor = poor + 1 if base.value - now.value < 0.05 * state.expected_decrease * abs(base.value) else 0
         if not is_finite(now):
             if not held or (dtype == torch.float64 and (hessian is None or wide == torch.float64)):
                 raise DivergedError(NOT_FINITE)
@@ -163,21 +170,21 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
         base, exact, length = now, dtype == torch.float64, 1.0
         state.point, state.value = at, now.value
         slope = smallest_subgradient(at, now.gradient, l1)
-        close = by_slope(state, slope, now.curvature)
+        close = gap_from_gradient(state, slope, now.curvature)
         state.gap = close * abs(now.value)
 
         if exact and not held and close <= state.tolerance and (yield from certified(state, now)):
             return None
         if held:
             if now.hessian is not None:
-                along = null.within(problem, coordinates) if null is not None else None
+                along = null.in_coordinates(problem, coordinates) if null is not None else None
                 direct, of_hessian = factored(problem, now.hessian, coordinates, along, ROUNDING[wide]), at
                 if null is not None and direct.weakest < SINGULAR[wide]:
                     if not looked:
                         null, looked = (yield from find_null_space(problem, coordinates)), True
-                        at = state.point = null.without(problem, coordinates, at)
+                        at = state.point = null.project_out(problem, coordinates, at)
                         direct = factored(
-                            problem, now.hessian, coordinates, null.within(problem, coordinates), ROUNDING[wide]
+                            problem, now.hessian, coordinates, null.in_coordinates(problem, coordinates), ROUNDING[wide]
                         )
                         of_hessian = at
                     if direct.weakest < SINGULAR[wide] and wide != torch.float64:
@@ -191,9 +198,11 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
                 path, renew, failed = None, True, 0
                 continue
         else:
-            if state.inverse is None or state.near > REFRESH:
+            if state.inverse is None or state.expected_decrease > REFRESH:
                 inverse = solve = state.inverse = None  # frees their memory
-                solve = yield from preconditioner(problem, coordinates, at, now.curvature, state.seed, state.drawn)
+                solve = yield from preconditioner(
+                    problem, coordinates, at, now.curvature, state.seed, state.preconditioner_rows
+                )
                 state.inverse = LimitedMemoryInverse(solve, problem, problem.penalties(coordinates)[0])
             inverse = state.inverse
             accuracy = max(float((slope * inverse(slope)).sum()), 0.0) ** 0.25
@@ -201,21 +210,25 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
             solve = inverse if known is None else corrected(inverse, known)
             known = yield from conjugate_gradients(problem, coordinates, at, slope, solve, accuracy, PRODUCTS)
             path, gain = _along(at, known.step), known.gain
-        expected, state.near = state.near, gain / max(abs(now.value), 1e-300)
+        expected, state.expected_decrease = state.expected_decrease, gain / max(abs(now.value), 1e-300)
         state.gap = min(state.gap, now.value, gain if held else math.inf)
-        stale = state.near > 0.03 * expected
-        if state.near > SLOW * expected and wide == torch.float64 and not failed:
+        stale = state.expected_decrease > 0.03 * expected
+        if state.expected_decrease > SLOW * expected and wide == torch.float64 and not failed:
             damping = max(damping * LESS_DAMPING, LEAST_DAMPING)
         # Newton's steps square what is left; those by a Hessian of before shrink it as the last one did.
-        shrinks = state.near if now.hessian is not None or not held else state.near / max(expected, 1e-300)
-        ahead = state.near * shrinks
-        if rough and state.near < rough:
+        shrinks = (
+            state.expected_decrease
+            if now.hessian is not None or not held
+            else state.expected_decrease / max(expected, 1e-300)
+        )
+        ahead = state.expected_decrease * shrinks
+        if rough and state.expected_decrease < rough:
             return null
         if direct is not None and now.hessian is not None:
-            of_rows = (yield from _norms(state, direct)) if bounds_cheaply and state.near < CHEAP else None
+            of_rows = (yield from _norms(state, direct)) if bounds_cheaply and state.expected_decrease < CHEAP else None
             cheap = math.inf if of_rows is None else of_rows.reach / max(abs(now.value), 1e-300)
             cheap = cheap if cheap > FAR * stop_at else math.inf
-        if exact and state.near <= min(stop_at, cheap):
+        if exact and state.expected_decrease <= min(stop_at, cheap):
             if direct is not None and of_rows is not None and _nearly_quadratic(state, direct, of_rows, now):
                 return null
             if (yield from certified(state, now)):
@@ -233,9 +246,9 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
         # A Hessian is made anew unless that of here does for two more steps, the second of which is from a point
         # that is told in float64; with a gradient in float32, while that still tells enough.
         last = min(stop_at, cheap)
-        renew = held and (stale or (state.near > KEPT and state.near * ahead > last))
+        renew = held and (stale or (state.expected_decrease > KEPT and state.expected_decrease * ahead > last))
         enough = 1e-5 if renew else 1e-4 if held else max(1e-4, 0.1 * state.tolerance)
-        if poor >= PATIENCE or state.near < enough or (held and not renew and ahead <= last):
+        if poor >= PATIENCE or state.expected_decrease < enough or (held and not renew and ahead <= last):
             dtype, poor = torch.float64, poor if exact else 0
         at = path(1.0)
     if state.best is not state.point:
@@ -260,7 +273,7 @@ def _with_matrix(
 ) -> tuple[Path, float]:
     """Newton's step, and what the quadratic model says it is worth."""
     if state.problem.objective.l1:
-        accuracy = min(1e-2, max(L1_ACCURACY, state.near))
+        accuracy = min(1e-2, max(L1_ACCURACY, state.expected_decrease))
         noise = L1_NOISE * abs(state.value)
         target, gain = minimize_with_l1(
             state.problem, state.coordinates, direct.matrices, gradient, point, accuracy, noise, damping
@@ -268,7 +281,7 @@ def _with_matrix(
     else:
         step = direct.step(gradient)
         target, gain = centered(state.problem, point - step), float((step * gradient).sum()) / 2
-        target = target if null is None else null.without(state.problem, state.coordinates, target)
+        target = target if null is None else null.project_out(state.problem, state.coordinates, target)
     return lambda length: target if length == 1 else point + length * (target - point), gain
 
 
@@ -276,24 +289,26 @@ def _along(point: Tensor, step: Tensor) -> Path:
     return lambda length: point - length * step
 
 
-def _norms(state: SolverState, direct: Factored) -> PassRequests[Norms | None]:
+def _norms(state: SolverState, direct: Factored) -> PassRequests[InverseHessianNorms | None]:
     """What bounds the gap by the Hessian that is held."""
     problem = state.problem
-    if state.reach is None:
-        size = size_of(direct, problem.num_outputs)
-        state.reach = size, (yield from request(Reach(problem, state.coordinates, size)))
-    return norms(problem, direct, *state.reach)
+    if state.row_sizes is None:
+        size = diagonal_roots(direct, problem.num_outputs)
+        state.row_sizes = size, (yield from request(Reach(problem, state.coordinates, size)))
+    return inverse_hessian_norms(problem, direct, *state.row_sizes)
 
 
-def _nearly_quadratic(state: SolverState, direct: Factored, of_rows: Norms, evaluation: Derivatives) -> bool:
+def _nearly_quadratic(
+    state: SolverState, direct: Factored, of_rows: InverseHessianNorms, evaluation: Derivatives
+) -> bool:
     """Bounds the gap by the Hessian that is held, without a pass; whether it is within the tolerance."""
     change = torch.zeros_like(of_rows.rows) if evaluation.change is None else evaluation.change
-    gap = by_held_hessian(direct, of_rows, change, evaluation.gradient)
+    gap = bound_by_held_hessian(direct, of_rows, change, evaluation.gradient)
     if not gap <= state.tolerance * abs(evaluation.value):
         return False
     gradient = state.coordinates.gradient_to(state.problem.model, evaluation.gradient)
-    known = known_by(state.problem, state.coordinates, state.point, evaluation)
-    rounding, error = rounding_of(known, state.coordinates), known.value_error
+    known = evaluated_point(state.problem, state.coordinates, state.point, evaluation)
+    rounding, error = conversion_rounding(known, state.coordinates), known.value_error
     state.bound = Bound(evaluation.value, gap, True, gradient, evaluation.loss, rounding, error=error)
     state.best = state.point
     state.gap = gap

@@ -17,8 +17,8 @@ from logreg.solvers.passes.hessian import BlockCache
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.starting_point import MANY_ROWS, holds_hessian
-from logreg.solvers.state import NOISE, SolverState, by_slope, certified, steepness
+from logreg.solvers.starting_point import MIN_STOCHASTIC_ROWS, holds_hessian
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient, scaled_gradient
 
 KEPT = 3
 """Numbers that are kept of each row and output."""
@@ -59,7 +59,7 @@ def descends(problem: Problem) -> bool:
     kept = KEPT * problem.num_outputs
     small = kept <= MEMORY * problem.num_features or kept * problem.rows <= LITTLE
     other = holds_hessian(problem) or is_wide(problem) or problem.objective.l1 > 0
-    return problem.rows >= MANY_ROWS and small and not other
+    return problem.rows >= MIN_STOCHASTIC_ROWS and small and not other
 
 
 @dataclass
@@ -177,14 +177,14 @@ def descend(state: SolverState) -> PassRequests[bool]:
         state.inverse.under(problem.penalties(coordinates)[0])
     now = yield from request(Follow(problem, coordinates, at, trails))
     for step in range(STEPS + 1):
-        state.point, state.value, state.near = at, now.value, near
-        close = by_slope(state, now.gradient, now.curvature)
+        state.point, state.value, state.expected_decrease = at, now.value, near
+        close = gap_from_gradient(state, now.gradient, now.curvature)
         state.gap = min(close, 1.0) * abs(now.value)
         flattest, least = _flattest(state, now, moves) if moves else (at, close)
         nearest, waited = (least, 0) if least <= nearest / 2 else (nearest, waited + 1)
         if least <= enough:
             there = yield from request(Evaluate(problem, coordinates, flattest, torch.float64))
-            found = by_slope(state, there.gradient, there.curvature)
+            found = gap_from_gradient(state, there.gradient, there.curvature)
             if found <= state.tolerance:
                 state.point, state.value = flattest, there.value
                 if (yield from certified(state, there)):
@@ -194,14 +194,16 @@ def descend(state: SolverState) -> PassRequests[bool]:
         if step == STEPS or waited == PATIENCE or (near <= ENOUGH and math.isinf(close)):
             break
         if state.inverse is None:
-            solve = yield from preconditioner(problem, coordinates, at, now.curvature, state.seed, state.drawn)
+            solve = yield from preconditioner(
+                problem, coordinates, at, now.curvature, state.seed, state.preconditioner_rows
+            )
             state.inverse = LimitedMemoryInverse(solve, problem, problem.penalties(coordinates)[0])
         direction = centered(problem, -state.inverse(now.gradient))
         directions = torch.stack([direction] if move is None else [direction, move])
         hessian = yield from request(Along(problem, coordinates, direction, trails, len(directions) - 1))
         factors, gain = _best(problem, coordinates, now.gradient, directions, hessian)
         whole = centered(problem, (factors.unsqueeze(2) * directions).sum(0))
-        most, near = now.value * (1 + NOISE[problem.dtype]), gain / max(abs(now.value), 1e-300)
+        most, near = now.value * (1 + VALUE_ROUNDING[problem.dtype]), gain / max(abs(now.value), 1e-300)
         before, now = now, (yield from request(Follow(problem, coordinates, at + whole, trails, factors)))
         length, last = 1.0, 1.0  # how much of it was gone, and by the last move
         while not now.value <= most and length > SHORTEST:
@@ -218,7 +220,7 @@ def descend(state: SolverState) -> PassRequests[bool]:
 
 
 def _flattest(state: SolverState, now: Derivatives, moves: int) -> tuple[Tensor, float]:
-    """The point of least slope, as far as the last moves tell, and what `by_slope` might say of it.
+    """The point of least slope, as far as the last moves tell, and what `gap_from_gradient` might say of it.
 
     f and its slope are not least at the same point, and a certificate asks for a small slope.
 
@@ -230,16 +232,16 @@ def _flattest(state: SolverState, now: Derivatives, moves: int) -> tuple[Tensor,
     like = now.gradient
     along = like.new_empty(len(pairs), like.numel())
     for row, (_, change) in zip(along, pairs, strict=True):  # one at a time: a list of them all is as large again
-        row.copy_(steepness(state, change.view_as(like).double()).flatten())
+        row.copy_(scaled_gradient(state, change.view_as(like).double()).flatten())
     size = torch.linalg.vector_norm(along, dim=1)
     along /= size.unsqueeze(1)
-    slope = along @ steepness(state, like).flatten()
+    slope = along @ scaled_gradient(state, like).flatten()
     factors = -(torch.linalg.pinv(along @ along.T, rtol=RANK, hermitian=True) @ slope) / size
     point, gradient = state.point.clone(), like.clone()
     for (move, change), factor in zip(pairs, factors.tolist(), strict=True):
         point.add_(move.view_as(like), alpha=factor)
         gradient.add_(change.view_as(like), alpha=factor)
-    return point, by_slope(state, gradient, now.curvature)
+    return point, gap_from_gradient(state, gradient, now.curvature)
 
 
 def _best(

@@ -17,7 +17,7 @@ from logreg.solvers.passes.base import Pass, PassRequests, request
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.passes.sampling import Sample
 from logreg.solvers.problem import Coordinates, choose_coordinates
-from logreg.solvers.starting_point import HELD
+from logreg.solvers.starting_point import MAX_HELD_HESSIAN_PARAMETERS
 from logreg.solvers.state import SolverState, certified
 
 ROUNDS = 200
@@ -52,7 +52,10 @@ def newton_on_working_sets(state: SolverState) -> PassRequests[None]:
     """
     problem = state.problem
     point, l1 = state.solution, problem.penalties(problem.model)[1]
-    most = min(HELD // (problem.num_outputs if problem.coupled else 1), problem.num_features + 1) - 1
+    most = (
+        min(MAX_HELD_HESSIAN_PARAMETERS // (problem.num_outputs if problem.coupled else 1), problem.num_features + 1)
+        - 1
+    )
     sample = yield from request(Sample(problem))
     scale = choose_coordinates(problem, sample, every_scale=True).scale
     accuracy, size, last = 0.1, START, math.inf

@@ -23,7 +23,12 @@ class Vanishing(Pass[Tensor]):
     """
 
     def __init__(self, problem: Problem, combinations: Tensor) -> None:
-        """``combinations`` (M, D) by source units, each coefficient 0 or of `DIGITS` binary digits and at least 1."""
+        """Checks ``combinations`` of the features in source units.
+
+        Args:
+            problem: Whose rows will be shown.
+            combinations: Shape (M, D); each coefficient is 0, or of `COEFFICIENT_BITS` binary digits and at least 1.
+        """
         super().__init__(problem, problem.model, torch.float64)
         self._combinations = combinations
         self._vanish = torch.ones(len(combinations), dtype=torch.bool, device=combinations.device)
