@@ -13,7 +13,7 @@ from logreg.solvers.conjugate_gradients import conjugate_gradients
 from logreg.solvers.curvature_bound import LARGE, SATURATED, Known, by_curvature
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import intercept_step, smallest_subgradient
-from logreg.solvers.passes.base import FOLDED, PassRequests, request
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, request
 from logreg.solvers.passes.certifying import UNIT, Dual, Measure, accumulated, centered_coordinates
 from logreg.solvers.passes.evaluate import Derivatives
 from logreg.solvers.passes.hessian import Diagonal
@@ -137,7 +137,7 @@ def bound(
 def known_by(problem: Problem, coordinates: Coordinates, point: Tensor, evaluation: Derivatives) -> Known:
     """What is known of a point by an optimizer's evaluation in its coordinates alone."""
     folded = (coordinates.center / coordinates.scale).abs()  # how `Pass` subtracts the center, unless it is far
-    folded = torch.zeros_like(folded) if bool((folded > FOLDED[torch.float64]).any()) else folded
+    folded = torch.zeros_like(folded) if bool((folded > MAX_FOLDED_MEAN[torch.float64]).any()) else folded
     size = F.pad(LARGE + folded, (0, 1), value=1.0)
     squares = size.square() * problem.row_sum_scale * problem.total_weight
     return Known(problem, coordinates, point, evaluation, squares, size * math.sqrt(problem.rows))

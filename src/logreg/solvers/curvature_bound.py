@@ -82,6 +82,8 @@ class Known(NamedTuple):
 class Leverage(Certifying[Tensor]):
     """The largest squared norm of a row under a metric, for each output."""
 
+    maxima = ("_largest",)
+
     def __init__(self, problem: Problem, coordinates: Coordinates, roots: Tensor) -> None:
         """``roots`` (K, D + 1, R) are such that the squared norm of a row x for output k is |roots_k' x|^2."""
         super().__init__(problem, coordinates)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.rows import parts
+from logreg.rows import MemoryRows, parts
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.newton_steps import SINGULAR, factored
-from logreg.solvers.passes.base import PassRequests, gather, request
+from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
 from logreg.solvers.passes.sampling import Sample, Stochastic
 from logreg.solvers.preconditioner import centered
@@ -100,7 +100,7 @@ def _solve_sample(state: SolverState, sample: Batch, solve: Solver) -> PassReque
         return
     inner = SolverState(narrow, narrow.zeros())
     for requested in solve(inner, 1e-3):
-        gather(lambda mixed: [sample], requested)
+        run_pass(MemoryRows(*sample), requested)
 
     def whole(step: Tensor) -> Tensor:
         """What is said of those features, in the inner coordinates, as the problem's coordinates has it."""
@@ -114,7 +114,7 @@ def _solve_sample(state: SolverState, sample: Batch, solve: Solver) -> PassReque
     if more < 2 * len(sample.labels) or problem.objective.l1:
         return
     curved = Evaluate(narrow, inner.coordinates, inner.point, hessian=torch.float32)
-    gather(lambda mixed: [sample], curved)
+    run_pass(MemoryRows(*sample), curved)
     hessian = curved.result().hessian
     assert hessian is not None
     now = yield from request(EvaluateSome(problem, coordinates, state.point, more))
@@ -169,5 +169,5 @@ def _start_stochastically(state: SolverState, sample: Batch) -> PassRequests[Non
 
 def _value(problem: Problem, coordinates: Coordinates, point: Tensor, rows: Batch) -> float:
     requested = Evaluate(problem, coordinates, point)
-    gather(lambda mixed: [rows], requested)
+    run_pass(MemoryRows(*rows), requested)
     return requested.result().value
