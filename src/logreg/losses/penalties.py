@@ -1,4 +1,4 @@
-"""Penalties on the coefficients: one class each; a further one needs nothing but a class here and a row of `PENALTIES`."""
+"""Penalties on the coefficients: one class each; another one needs a class here and a row of `PENALTIES`."""
 
 from __future__ import annotations
 
