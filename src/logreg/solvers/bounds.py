@@ -37,7 +37,7 @@ from logreg.solvers.conjugate_gradients import conjugate_gradients
 from logreg.solvers.curvature_bound import MAX_FEATURE_RMS, SATURATED_LOSS, EvaluatedPoint, bound_by_curvature
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import intercept_step, smallest_subgradient
-from logreg.solvers.passes.base import FOLDED, PassRequests, request
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, request
 from logreg.solvers.passes.certifying import UNIT, Dual, Measure, accumulated, centered_coordinates
 from logreg.solvers.passes.evaluate import Derivatives
 from logreg.solvers.passes.hessian import Diagonal
@@ -169,7 +169,7 @@ def evaluated_point(
     """
     # `Pass` subtracts the center after multiplying with the features, unless it is too large for that.
     folded = (coordinates.center / coordinates.scale).abs()
-    folded = torch.zeros_like(folded) if bool((folded > FOLDED[torch.float64]).any()) else folded
+    folded = torch.zeros_like(folded) if bool((folded > MAX_FOLDED_MEAN[torch.float64]).any()) else folded
     size = F.pad(MAX_FEATURE_RMS + folded, (0, 1), value=1.0)
     squares = size.square() * problem.row_sum_scale * problem.total_weight
     return EvaluatedPoint(problem, coordinates, point, evaluation, squares, size * math.sqrt(problem.rows))

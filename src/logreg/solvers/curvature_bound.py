@@ -113,6 +113,8 @@ class EvaluatedPoint(NamedTuple):
 class Leverage(Certifying[Tensor]):
     """The largest squared norm of a row in a metric, for each output."""
 
+    maxima = ("_largest",)
+
     def __init__(self, problem: Problem, coordinates: Coordinates, roots: Tensor) -> None:
         """``roots`` (K, D + 1, R) define the metric: the squared norm of a row x for output k is |roots_k' x|^2."""
         super().__init__(problem, coordinates)

@@ -26,7 +26,7 @@ from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.lbfgs import lbfgs
 from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.newton import newton
-from logreg.solvers.passes.base import Pass, PassRequests, drive, gather
+from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
 from logreg.solvers.passes.certifying import UNIT
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.starting_point import holds_hessian
@@ -158,7 +158,7 @@ def fit(
     state = SolverState(problem, problem.zeros(), tolerance)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         for requested in EXACT[optimizer](state):
-            gather(memory, requested)
+            run_pass(memory, requested)
             passes += not requested.done
             if watch is not None:
                 watch(state, requested)

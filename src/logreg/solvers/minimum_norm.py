@@ -87,6 +87,7 @@ class TriangularFactor(Pass[Tensor]):
         factorizations.
     """
 
+    samples = ("_waiting",)
     copies = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates) -> None:
@@ -109,9 +110,15 @@ class TriangularFactor(Pass[Tensor]):
         factor = torch.linalg.qr(torch.cat(self._waiting), mode="r").R
         self._waiting, self._rows = [factor], len(factor)
 
+    def finish(self) -> None:
+        """One factor for the rows of this process."""
+        if self._waiting:
+            self._reduce()
+
     def result(self) -> Tensor:
         """Shape (min(N, D + 1), D + 1)."""
-        self._reduce()
+        if len(self._waiting) > 1:
+            self._reduce()
         return self._waiting[0]
 
 

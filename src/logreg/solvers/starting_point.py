@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.rows import parts
+from logreg.rows import MemoryRows, parts
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.newton_steps import SINGULAR, factored
-from logreg.solvers.passes.base import PassRequests, gather, request
+from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
 from logreg.solvers.passes.sampling import Sample, Stochastic
 from logreg.solvers.preconditioner import centered
@@ -128,7 +128,7 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
         return
     inner = SolverState(narrow, narrow.zeros())
     for requested in solve(inner, 1e-3):
-        gather(lambda mixed: [sample], requested)
+        run_pass(MemoryRows(*sample), requested)
 
     def whole(step: Tensor) -> Tensor:
         """A point of the common features in the sample's coordinates, as a point of all features in the state's."""
@@ -142,7 +142,7 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
     if more < 2 * len(sample.labels) or problem.objective.l1:
         return
     curved = Evaluate(narrow, inner.coordinates, inner.point, hessian=torch.float32)
-    gather(lambda mixed: [sample], curved)
+    run_pass(MemoryRows(*sample), curved)
     hessian = curved.result().hessian
     assert hessian is not None
     now = yield from request(EvaluateSome(problem, coordinates, state.point, more))
@@ -214,5 +214,5 @@ def _start_stochastically(state: SolverState, sample: Batch) -> PassRequests[Non
 def _value(problem: Problem, coordinates: Coordinates, point: Tensor, rows: Batch) -> float:
     """The objective at a point, over rows in memory."""
     requested = Evaluate(problem, coordinates, point)
-    gather(lambda mixed: [rows], requested)
+    run_pass(MemoryRows(*rows), requested)
     return requested.result().value

@@ -54,7 +54,7 @@ from logreg.solvers.dual.span import (
     minimize_with_gram_diagonal,
 )
 from logreg.solvers.kernels import TRIANGLE_STRIP_COLUMNS, add_lower_triangle, affine, sum_over_rows
-from logreg.solvers.passes.base import Pass, PassRequests, gather, request
+from logreg.solvers.passes.base import Pass, PassRequests, request, run_pass
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
@@ -180,6 +180,8 @@ class DualRows(Pass["DualRows"]):
 
     The row source must leave the tensors of its blocks unchanged.
     """
+
+    samples = ("_blocks",)
 
     def __init__(self, problem: Problem, coordinates: Coordinates, deviation: Tensor | None = None) -> None:
         super().__init__(problem, coordinates, deviation=deviation)
@@ -420,7 +422,7 @@ def _solve_at_cholesky_factor(state: SolverState, solve: Solver) -> PassRequests
     features = root.to(problem.dtype, memory_format=torch.contiguous_format)
     memory = MemoryRows(features, rows.labels, rows.weights[:, 0] / problem.row_sum_scale)
     for requested in solve(inner, 0.0):
-        gather(memory, requested)
+        run_pass(memory, requested)
     point = inner.solution
     dual_coef = torch.linalg.solve_triangular(root, point[:, :-1], upper=False, left=False).T
     point = torch.cat([rows.combined(dual_coef), point[:, -1:]], dim=1)
