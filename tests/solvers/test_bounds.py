@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -17,7 +17,6 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective, Reduction
-from logreg.optimality.certificate import Certificate, bound_by_solution
 from logreg.rows import MemoryRows
 from logreg.solvers.bounds import Bound, bound, conversion_rounding
 from logreg.solvers.curvature_bound import (
@@ -414,42 +413,6 @@ def test_problems_that_were_once_judged_wrongly(penalty: str, seed: int) -> None
     assert found[-1].bound <= OPTIMAL
 
 
-@pytest.mark.parametrize("most", [3, 1000])
-def test_an_exact_optimizer_that_goes_on_makes_a_wide_bound_narrow(most: int) -> None:
-    draw = np.random.default_rng(0)
-    x, labels = torch.from_numpy(draw.standard_normal((400, 60))), torch.from_numpy(draw.integers(0, 10, 400))
-    objective = Objective("cross_entropy", l2=1e-4)
-    rows = MemoryRows(x, labels)
-    problem = problem_of(rows, objective)
-    point = torch.from_numpy(draw.standard_normal((10, 61))) / 100
-    wide = bound_of(problem, point, rows)
-    found = bound_by_solution(problem, point, rows, wide, accuracy=0.1, most=most)
-    gap = wide.value - Reference(x, labels, objective).minimum.value
-    assert found.value == wide.value
-    assert found.rigorous
-    assert gap <= found.gap <= wide.gap
-    assert (found.gap <= 1.1 * gap < 0.5 * wide.gap) == (most > 3)
-
-
-def test_an_exact_optimizer_goes_on_until_its_own_bound_is_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    bounds = []
-
-    def vague_at_first(*arguments: Any) -> Bound:
-        bounds.append(bound_of(*arguments))
-        return bounds[0]._replace(gap=bounds[0].value) if len(bounds) == 1 else bounds[-1]
-
-    draw = np.random.default_rng(1)
-    x, labels = torch.from_numpy(draw.standard_normal((200, 4))), torch.from_numpy(draw.integers(0, 3, 200))
-    objective, rows = Objective("cross_entropy", l2=1e-2), MemoryRows(x, labels)
-    problem = problem_of(rows, objective)
-    point = torch.from_numpy(draw.standard_normal((3, 5)))
-    wide = bound_of(problem, point, rows)
-    monkeypatch.setattr("logreg.optimality.certificate.bound_of", vague_at_first)
-    found = bound_by_solution(problem, point, rows, wide, accuracy=0.1)
-    gap = wide.value - Reference(x, labels, objective).minimum.value
-    assert gap <= found.gap <= 1.1 * gap < wide.gap
-
-
 def dyadic(draw: np.random.Generator, *shape: int) -> Array:
     """Normal numbers with few binary digits, of which small sums and differences are exact."""
     return np.round(draw.standard_normal(shape) * 64) / 64
@@ -613,27 +576,3 @@ def test_what_is_not_finite_has_an_infinite_bound(size: float, penalty: str) -> 
     objective = Objective("bce", l2=1e-3 * (penalty == "l2"), l1=1e-3 * (penalty == "l1"))
     found = bound_of(problem_of(rows, objective, 2), torch.tensor([[1e10, 1e300]], dtype=torch.float64), rows)
     assert found.gap == math.inf
-
-
-@pytest.mark.parametrize(
-    ("said", "words"),
-    [
-        ({}, "optimal to 2e-09"),
-        (
-            {"rigorous": False, "dependent": ("a", "b")},
-            "optimal to 2e-09 by estimate: 'a' and 'b' depend on each other",
-        ),
-        ({"gap": 0.5, "dependent": tuple("abcde")}, "'a', 'b', 'c' and 2 more features depend on each other to within"),
-        ({"rounding": 1e-3}, "0.001 nats above the optimum at most, by rounding alone"),
-    ],
-)
-def test_the_verdict_names_what_spoils_a_bound(said: dict[str, Any], words: str) -> None:
-    plain = Certificate("mean, no penalty", 0.5, 1e-9, True, 0.0, 1e-6, 10, "float64", 1, 1.0)
-    certificate = dataclasses.replace(plain, **said)
-    assert words in certificate.verdict
-    assert certificate.converged == (not said)
-
-
-def test_a_certificate_that_tells_of_no_rounding_has_none() -> None:
-    certificate = Certificate("mean, no penalty", 0.5, 1e-9, True, 0.0, 1e-6, 10, "float64", 1, 1.0)
-    assert certificate.relative_gap == pytest.approx(2e-9, rel=1e-12)

@@ -1,33 +1,26 @@
-"""Whether a fit without a penalty has a finite optimum on this data."""
+"""Why a fit to the train split has no finite optimum, if it has none."""
 
 from __future__ import annotations
 
 from logreg.data import TensorDataModule
-from logreg.optimality.certificate import is_penalized
-from logreg.optimality.separation import Separation, find_separation
-from logreg.training.module import LogisticModule
-
-SEARCHES = (0.5, 5.0)
-"""About how many seconds to look for separation: single columns, which are seen first, often decide already."""
+from logreg.losses.objective import Objective
+from logreg.optimality.separation.explain import SEARCH_SECONDS, explain_separation
 
 
-def separation_of(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCHES[-1]) -> str:
-    """Why a fit without a penalty has no finite optimum, if it has none, as far as so many seconds tell.
+def separation_of(
+    data: TensorDataModule, objective: Objective, has_intercept: bool, seconds: float = SEARCH_SECONDS[-1]
+) -> str:
+    """The reason in one sentence; empty where a finite optimum exists or the search did not decide.
 
-    Without any, single columns are looked at.
+    Args:
+        data: The data; its train split is searched.
+        objective: The objective of the fit.
+        has_intercept: Whether the model has an intercept.
+        seconds: The longest search, of `SEARCH_SECONDS`; 0 for a comparison of single columns alone.
     """
-    objective, train, facts = module.objective, data.tables["train"], module.facts
-    if is_penalized(objective) or not module.has_intercept:
-        return ""
+    train = data.tables["train"]
     weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
     features, labels = data.stored_matrix("train"), train.chosen(train.labels)
-    found = Separation("unknown")
-    for most in (0.0,) if not seconds else SEARCHES:
-        if most > seconds:
-            break
-        found = find_separation(features, labels, facts.num_classes, objective.loss, weights, most)
-        if found.kind != "unknown":
-            break
-    if found.kind in ("none", "unknown"):
-        return ""
-    return found.in_words(facts.feature_names, facts.class_names, data.leaks.advice)
+    return explain_separation(
+        features, labels, objective, data.facts, has_intercept, weights, data.leaks.advice, seconds
+    )
