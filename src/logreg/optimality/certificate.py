@@ -31,7 +31,7 @@ from logreg.solvers.threads import threads_for
 from logreg.stored_form import StoredForm, check_scale
 
 LOOSE_RELATIVE_GAP = 0.01
-"""Relative gap above which an exact optimizer improves the bound of a finished fit: such a bound tells little."""
+"""Relative gap above which an exact optimizer improves the bound of a finished fit."""
 
 MIN_IMPROVING_PASSES = 25
 """Passes that the exact optimizer may take to improve a bound, where the fit itself took fewer."""
@@ -134,7 +134,7 @@ def names_of(positions: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
 
 
 def dependence_in_words(dependent: Sequence[str]) -> str:
-    """Says that features are linearly dependent to within rounding, and what to do."""
+    """The sentence on features that are linearly dependent to within rounding, with what to do."""
     names = listed([repr(name) for name in dependent], "feature", "features")
     return f"{names} are linearly dependent to within rounding, so no bound holds; drop one, or set l2"
 

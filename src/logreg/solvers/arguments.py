@@ -1,4 +1,4 @@
-"""Checks of the arguments of `logreg.solvers.fit.fit`: each mistake raises one sentence that says what to do."""
+"""Checks of the arguments of `logreg.solvers.fit.fit`: a mistake raises an error whose message gives the remedy."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
     gradient = model.gradient_to(inner.coordinates, torch.cat([gradient[:, :-1][:, common], gradient[:, -1:]], dim=1))
     direct = factored(narrow, hessian, inner.coordinates)
     if direct.weakest < SINGULAR[torch.float32]:
-        return  # along a direction without curvature in the sample the gradient does not tell how far to go
+        return  # along a direction without curvature in the sample the length of a step is not determined
     step = direct.step(gradient)
     # A sample without a row of some class has no curvature there, and its predicted decrease is far too large.
     if 0 < float((step * gradient).sum()) / 2 <= MAX_SAMPLE_STEP_DECREASE * now.value:

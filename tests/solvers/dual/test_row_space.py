@@ -459,7 +459,7 @@ def test_steps_without_progress_end_early(monkeypatch: pytest.MonkeyPatch) -> No
     solver = DualSolver(rows, 0.0)
     solver.gram = rows.gram_matrix()  # in float32, without the last digits
     assert not solver._use_gram()
-    assert row_space.MAX_STALLED_STEPS <= len(steps) < row_space.MAX_NEWTON_STEPS / 2
+    assert row_space.MAX_STALLED_DUAL_STEPS <= len(steps) < row_space.MAX_DUAL_NEWTON_STEPS / 2
 
 
 def test_newton_steps_continue_from_a_useful_point(monkeypatch: pytest.MonkeyPatch) -> None:

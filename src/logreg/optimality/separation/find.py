@@ -84,7 +84,7 @@ coefficients grow without bound; set a penalty, such as l2=1e-3"
             separated = f"all {len(class_names)} classes"
         names = [f"'{feature_names[place]}'" if feature_names else f"feature {place}" for place in self.columns]
         columns = listed(names, "column", "columns") if names else "the intercept alone"
-        if not feature_names and len(names) > MAX_LISTED_NAMES:  # positions of pixels help nobody
+        if not feature_names and len(names) > MAX_LISTED_NAMES:  # positions of pixels are of no use to a reader
             columns = f"{len(names):,} features"
         if self.kind == "complete":
             extent = " perfectly (complete separation)"

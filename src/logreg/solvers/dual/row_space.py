@@ -21,8 +21,8 @@ The solver has three stages, from cheap to dear; each ends where the estimated g
 
 After each step f is minimized over the span of all steps so far (`Span`), which makes poor steps harmless.
 
-Where the inverses of so many outputs are too large to hold, the problem is handed to a solver over the rows of the
-Cholesky factor L of G = L L', which has the same logits and the same penalty in N dimensions.
+Where the inverses of all outputs are too large to hold, another solver works on the rows of the Cholesky factor L of
+G = L L', which has the same logits and the same penalty in N dimensions.
 
 References:
     Kimeldorf and Wahba (1971), Some results on Tchebycheffian spline functions: the representer theorem.
@@ -93,7 +93,7 @@ MIN_INVERSE_NUMEL = 8e6
 MAX_DIAGONAL_STEPS = 20
 """Steps with the inverse of the Gram matrix's diagonal, once the Gram matrix is there, at most."""
 
-MAX_NEWTON_STEPS = 60
+MAX_DUAL_NEWTON_STEPS = 60
 """Newton's steps with the Gram matrix, at most."""
 
 MAX_USEFUL_GAP = 1.0
@@ -108,7 +108,7 @@ MIN_STOP_GAP = 1e-15
 MAX_REUSE_CONTRACTION = 0.1
 """Ratio of the gaps after and before a Newton step above which the inverse is computed anew."""
 
-MAX_STALLED_STEPS = 5
+MAX_STALLED_DUAL_STEPS = 5
 """Newton's steps without progress after which the solver gives up.
 
 Progress is a gap half the smallest so far, or an f that falls to `PROGRESS_VALUE_RATIO` of itself.
@@ -351,7 +351,7 @@ class DualSolver:
             self._start_at_zero()
         inverse: DualInverse | None = None
         last, nearest, value, stalled = math.inf, math.inf, math.inf, 0
-        for _ in range(MAX_NEWTON_STEPS):
+        for _ in range(MAX_DUAL_NEWTON_STEPS):
             logits = self._gradient_logits()
             gap = self.current.estimated_gap(logits)
             self.estimated_gaps.append(gap)
@@ -360,7 +360,7 @@ class DualSolver:
             progresses = gap <= nearest / 2 or self.current.value <= PROGRESS_VALUE_RATIO * value
             stalled = 0 if progresses else stalled + 1
             nearest, value = min(nearest, gap), self.current.value
-            if stalled == MAX_STALLED_STEPS:
+            if stalled == MAX_STALLED_DUAL_STEPS:
                 break
             if inverse is None or gap > MAX_REUSE_CONTRACTION * last:
                 inverse = None  # frees its memory
