@@ -284,4 +284,4 @@ def _by_products(problem: Problem, point: Tensor, gradient: Tensor) -> PassReque
     solution = yield from conjugate_gradients(
         problem, problem.model, point, gradient, lambda r: r / metric, 0.03, PRODUCTS
     )
-    return solution.gain
+    return solution.predicted_decrease

@@ -14,7 +14,7 @@ from logreg.solvers.bounds import Bound, bound
 from logreg.solvers.fit import EXACT
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import PassRequests
-from logreg.solvers.preconditioner import DRAWN
+from logreg.solvers.preconditioner import SAMPLED_ROWS
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import holds_hessian, safe_step
@@ -115,7 +115,7 @@ class Fits:
             inverse, self._of = None, l2
         trusts = self._is_rough and holds_hessian(problem) and not problem.objective.l1
         start = _start(problem, self.points, with_line=not trusts)  # over a decade Newton's steps do better without
-        state = SolverState(problem, start, self._tolerance, self._seed, drawn=ROWS * DRAWN, inverse=inverse)
+        state = SolverState(problem, start, self._tolerance, self._seed, drawn=ROWS * SAMPLED_ROWS, inverse=inverse)
         passes = 0
         self._left += self._most
         self._inverse = inverse = None  # it is the fit's to renew

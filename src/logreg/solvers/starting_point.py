@@ -10,7 +10,7 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.rows import parts
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
-from logreg.solvers.newton_steps import SINGULAR, factored
+from logreg.solvers.newton_steps import SINGULAR_PIVOT, factored
 from logreg.solvers.passes.base import PassRequests, gather, request
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
 from logreg.solvers.passes.sampling import Sample, Stochastic
@@ -121,7 +121,7 @@ def _solve_sample(state: SolverState, sample: Batch, solve: Solver) -> PassReque
     gradient = coordinates.gradient_to(problem.model, now.gradient)
     gradient = model.gradient_to(inner.coordinates, torch.cat([gradient[:, :-1][:, common], gradient[:, -1:]], dim=1))
     direct = factored(narrow, hessian, inner.coordinates)
-    if direct.weakest < SINGULAR[torch.float32]:
+    if direct.smallest_pivot < SINGULAR_PIVOT[torch.float32]:
         return  # the slope of other rows along a direction that is flat here tells nothing of how far to go
     step = direct.step(gradient)
     # A sample without a row of some class knows of no curvature there: what its step promises is not to be had.

@@ -13,7 +13,7 @@ from logreg.solvers.newton_steps import intercept_step
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.certifying import Reached
 from logreg.solvers.passes.evaluate import Derivatives
-from logreg.solvers.preconditioner import DRAWN
+from logreg.solvers.preconditioner import SAMPLED_ROWS
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 
@@ -48,7 +48,7 @@ class SolverState:
     point: Tensor
     tolerance: float = 1e-6
     seed: int = 0
-    drawn: int = DRAWN
+    drawn: int = SAMPLED_ROWS
     inverse: LimitedMemoryInverse | None = None
     coordinates: Coordinates = field(init=False)
     value: float = math.inf
