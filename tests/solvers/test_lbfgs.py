@@ -1,3 +1,5 @@
+"""L-BFGS: its line search, its optimum against SciPy and scikit-learn, and what ends it."""
+
 from __future__ import annotations
 
 import math
@@ -61,7 +63,7 @@ def by_scipy(features: Tensor, labels: Tensor, objective: Objective, outputs: in
     )
 
 
-# the line search
+# The line search
 
 
 def searched(function: Callable[[float], tuple[float, float]], most: int = 12) -> list[LineSearchPoint]:
@@ -122,7 +124,7 @@ def test_armijos_condition_allows_for_the_error_of_the_values() -> None:
     assert satisfies_armijo(first, trial, noise=3e-8)
 
 
-# the optimum
+# The optimum
 
 
 def test_two_rows_have_the_optimum_that_is_computed_by_hand() -> None:
@@ -247,7 +249,7 @@ def test_l1_over_more_features_than_rows_is_certified(
     assert not found.coef[:, :3].any()
 
 
-# what ends it
+# Stopping
 
 
 @pytest.mark.parametrize(("l2", "l1"), [(0.01, 0.0), (0.01, 0.02), (0.0, 0.02)])

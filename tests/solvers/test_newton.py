@@ -86,7 +86,7 @@ def test_the_objective_with_l1_is_that_of_scikit_learn(table: Any) -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("offset", [1e2, 1e4, 3e4])
 def test_columns_far_from_zero_without_an_intercept_and_with_l1_are_certified(offset: float, classes: int) -> None:
-    # Their differences have a curvature of 1 / offset^2 beside that of what they share.
+    # The curvature along differences of columns is 1 / offset^2 of that along their sum.
     draw = np.random.default_rng(0)
     x = draw.standard_normal((100, 8))
     y = draw.integers(0, classes, 100)
@@ -126,7 +126,7 @@ def test_a_newton_step_with_l1_takes_at_most_20_factorizations(monkeypatch: pyte
 
 
 def test_the_minimum_of_a_quadratic_model_with_l1_satisfies_its_optimality_conditions() -> None:
-    # Ten coordinates that depend on each other, in all signs: the smallest subgradient at the minimum is 0.
+    # Ten linearly dependent columns, with coefficients of both signs: the smallest subgradient at the minimum is 0.
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(30, 10, generator=draw, dtype=torch.float64)
     rows[:, 9] = rows[:, 0] - rows[:, 1]
@@ -190,7 +190,7 @@ def test_wrong_values_and_hessians_of_float32_are_computed_again_in_float64(
 ) -> None:
     result = Evaluate.result
 
-    def lying(requested: Evaluate) -> Derivatives:
+    def perturbed(requested: Evaluate) -> Derivatives:
         found = result(requested)
         if wrong == "value" and requested.dtype == torch.float32:
             found = found._replace(value=found.value * 0.999)
@@ -198,7 +198,7 @@ def test_wrong_values_and_hessians_of_float32_are_computed_again_in_float64(
             found = found._replace(hessian=found.hessian * 1e-14)
         return found
 
-    monkeypatch.setattr(Evaluate, "result", lying)
+    monkeypatch.setattr(Evaluate, "result", perturbed)
     draw = torch.Generator().manual_seed(8)
     features = torch.randn(100, 3, generator=draw)
     labels = torch.randint(2, (100,), generator=draw)
@@ -209,7 +209,7 @@ def test_wrong_values_and_hessians_of_float32_are_computed_again_in_float64(
 
 
 def test_a_fit_without_a_penalty_ends_a_step_nearer_than_its_tolerance() -> None:
-    # The errors of coefficients go with the root of the gap: 1e-3 of the usual gap is aimed at.
+    # The error of coefficients goes with the square root of the gap, so a fit without a penalty ends at a smaller gap.
     for seed in range(20):
         draw = torch.Generator().manual_seed(seed)
         features = torch.randn(200, 2, generator=draw, dtype=torch.float64)

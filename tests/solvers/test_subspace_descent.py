@@ -1,3 +1,5 @@
+"""Subspace descent: the limited-memory inverse, its passes, its steps, and the products that passes are made of."""
+
 from __future__ import annotations
 
 import math
@@ -92,22 +94,22 @@ def watched(
 def test_the_inverse_maps_the_last_change_of_the_gradient_to_its_step(kind: str) -> None:
     problem, memory = stated(kind)
     draw = torch.Generator().manual_seed(5)
-    point, *moves = torch.randn(4, problem.num_outputs, 6, generator=draw, dtype=torch.float64) / 5
+    point, *steps = torch.randn(4, problem.num_outputs, 6, generator=draw, dtype=torch.float64) / 5
     first, more = problem.penalties(problem.model)[0], torch.full((6,), 0.7, dtype=torch.float64)
     inverse = LimitedMemoryInverse(lambda gradient: gradient, problem, first)
-    for move in moves:
+    for step in steps:
         before = drive(request(Evaluate(problem, problem.model, point)), memory).gradient
-        point = point + move
+        point = point + step
         change = drive(request(Evaluate(problem, problem.model, point)), memory).gradient - before
-        inverse.update(move, change)
-    torch.testing.assert_close(inverse(change), move, rtol=1e-10, atol=1e-12)
+        inverse.update(step, change)
+    torch.testing.assert_close(inverse(change), step, rtol=1e-10, atol=1e-12)
     symmetric = torch.stack([inverse(row.view_as(point)).flatten() for row in torch.eye(point.numel()).double()])
     torch.testing.assert_close(symmetric, symmetric.T, rtol=1e-9, atol=1e-10)
     assert bool((torch.linalg.eigvalsh(symmetric) > 0).all())
     inverse.change_l2(first + more)  # the same change of the loss's gradient, and that of the new penalty
-    torch.testing.assert_close(inverse(change + more * move), move, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(inverse(change + more * step), step, rtol=1e-10, atol=1e-12)
     assert len(inverse) == 3
-    inverse.update(move, -change)  # a step that met no curvature is not stored
+    inverse.update(step, -change)  # a step that met no curvature is not stored
     assert len(inverse) == 3
 
 
@@ -117,8 +119,8 @@ def test_stored_pairs_take_a_fraction_of_the_data() -> None:
     inverse = LimitedMemoryInverse(lambda gradient: gradient, problem, problem.penalties(problem.model)[0])
     draw = torch.Generator().manual_seed(6)
     for _ in range(MAX_STORED_PAIRS + 5):
-        move = torch.randn(8, 141, generator=draw, dtype=torch.float64)
-        inverse.update(move, move)
+        step = torch.randn(8, 141, generator=draw, dtype=torch.float64)
+        inverse.update(step, step)
     assert len(inverse) == MAX_STORED_PAIRS
     many = replace(problem, model=Coordinates(*torch.ones(2, 9000, dtype=torch.float64)), rows=20)
     assert LimitedMemoryInverse(lambda gradient: gradient, many, torch.zeros(9001)).max_pairs == int(

@@ -151,11 +151,12 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
     The step is `-B @ slope`, with B the L-BFGS matrix of the last `LBFGS_MEMORY` pairs, which starts from a
     preconditioner, and slope the subgradient of f of minimum norm.  Each iteration:
 
-    1. Estimate the gap from the gradient by duality, without a pass.  Where it is small, or where the predicted
-       decrease is, certify the point.
-    2. Make a preconditioner, the first time and where the predicted decrease has fallen a hundredfold since.
-    3. Compute the direction.  With l1 it stays within one orthant (OWL-QN), and coefficients that the penalty holds at
-       0 do not move.
+    1. Estimate the gap by duality from the gradient, without a pass.
+    2. Unless it is within the tolerance, compute the direction.  The preconditioner is made the first time, and made
+       anew where the predicted decrease has fallen a hundredfold since.  With l1 the direction stays within one orthant
+       (OWL-QN), and coefficients that the penalty holds at 0 do not move.
+    3. Where the estimated gap is within the tolerance, certify the point.  Where that fails, the next certificate is
+       tried at a gap 30 times smaller.
     4. Search along the direction for a point that satisfies the strong Wolfe conditions; one pass for each trial.
     5. Store the step and the change of the gradient.
 
@@ -164,14 +165,14 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
 
     It stops where the point is certified; in float64 after `MAX_STEPS_WITHOUT_PROGRESS` steps without progress or where
     no direction leads down; without a penalty where f is nearly 0, which shows separation; or after `MAX_ITERATIONS`.
-    Where a line search fails, the stored pairs are dropped, and where there are none the solver gives up likewise.
+    Where a line search fails, the stored pairs are dropped; where there are none, that ends the steps in this type.
 
     Args:
         state: Of the problem; it is updated in each step.
 
     Returns:
-        Without a penalty, the directions that change no logit, to which all steps are orthogonal; ``None`` where they
-        were not looked for.
+        Without a penalty, the directions that change no logit, along which no step has a part; ``None`` where they were
+        not computed.
 
     Raises:
         DivergedError: f or its gradient is not finite.
@@ -232,8 +233,8 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
         if gap <= gap_limit or state.near <= decrease_limit:
             if (yield from certified(state, now)):
                 return null
-            # The next certificate is tried at a gap 30 times smaller.  Where all coefficients are 0, the estimated gap
-            # is 0 though the intercepts are not at their optimum; then the predicted decrease decides.
+            # Where all coefficients are 0, the estimated gap is 0 though the intercepts are not at their optimum; then
+            # the predicted decrease decides.
             gap_limit, decrease_limit = (gap / 30, -1.0) if gap > 0 else (-1.0, min(state.near, 1.0) / 30)
             continue
         if stalled:

@@ -70,7 +70,8 @@ MAX_STALLED_STEPS = 12
 # Hessians
 
 HESSIAN_REUSE_TOL = 1e-3
-"""Predicted decrease of the last step, relative to f, below which the factored Hessian is used again."""
+"""Predicted decrease of the last step, relative to f, up to which the factored Hessian is used again unless it is
+stale: the point moves so little then that the Hessian hardly changes."""
 
 STALE_CONTRACTION = 0.03
 """Ratio of two successive predicted decreases above which the Hessian is computed anew: it no longer fits the point."""
@@ -96,8 +97,8 @@ a pass is cheap, and the point may be one of the last."""
 # Stopping
 
 STOP_FRACTION = 0.1
-"""Predicted decrease at which a certificate is tried, as a fraction of the tolerance: the bound on the gap is somewhat
-larger than the predicted decrease."""
+"""Predicted decrease at which a certificate is tried, as a fraction of the tolerance: a bound on the gap is larger than
+the predicted decrease.  With l1 alone, a fraction of the square of the tolerance."""
 
 UNPENALIZED_STOP_FACTOR = 1e-6
 """Additional factor without a penalty.  The error of coefficients goes with the square root of the gap, and these are
@@ -134,7 +135,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
     3. Solve for the step and the decrease of f that it predicts.
-    4. Where that is small, certify the point: by the factored Hessian without a pass, or else by `certified`.
+    4. Where the predicted decrease is at most `STOP_FRACTION` of the tolerance, certify the point: by the factored
+       Hessian without a pass, or by `certified`.  Where that fails, the next certificate is tried at a tenth of it.
     5. Choose the floating type of the next evaluation and whether it computes H, and take the step.
 
     float32, where the problem asks for it, is used far from the optimum and for H.  The last gradients are in float64,
@@ -142,9 +144,9 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     nearly singular without a penalty, where it is not finite, where shortened steps do not decrease f, and where its
     model with l1 predicts no decrease.
 
-    It stops where the point is certified, where `MAX_FAILED_CERTIFICATES` did not bring the bound down, after
-    `MAX_STALLED_STEPS` in float64, without a penalty where f is nearly 0, which shows separation, or after
-    `MAX_EVALUATIONS`.  The point is then the one with the best bound.
+    It stops where the point is certified, after `MAX_FAILED_CERTIFICATES` that did not halve the gap, after
+    `MAX_STALLED_STEPS` in float64, after `MAX_EVALUATIONS`, and without a penalty where f is nearly 0, which shows
+    separation.  The point is then the one with the best bound.
 
     Without a penalty, directions that change no logit are computed as soon as H is nearly singular; steps have no part
     along them, and the point is the one of least norm.
@@ -190,7 +192,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
         if rough and state.near < rough:
             return loop.null_space
         yield from loop.prepare_cheap_bound()
-        if (yield from loop.is_certified()) or loop.gives_up():
+        if (yield from loop.ends_by_certificate()) or loop.gives_up():
             break
         loop.take_step()
     yield from loop.certify_last_point()
@@ -202,9 +204,35 @@ Path = Callable[[float], Tensor]
 
 
 class _Iteration:
-    """The iterations of `newton`, a method for each part.
+    """The parts of one iteration of `newton`, and what they share.
 
-    Decreases and limits are relative to f.
+    Decreases, gaps and limits are relative to f unless their unit is given.
+
+    Attributes:
+        point: The trial point, (K, D + 1).
+        dtype: Floating type in which f and its gradient are evaluated at the trial point.
+        refresh_hessian: Whether the Hessian is computed at the trial point.
+        hessian_dtype: Floating type in which Hessians are computed.
+        base: f and its derivatives at the last accepted point, the point of the state; ``None`` while it is evaluated
+            again.
+        exact: Whether ``base`` was evaluated in float64.
+        slope: Subgradient of f of minimum norm at the accepted point, (K, D + 1).
+        gap_by_slope: Gap that `by_slope` estimates there.
+        path: The step from the accepted point; ``None`` where the trial point is not the end of a step.
+        length: Length of the step that led to the trial point; 1 unless it was shortened.
+        stalled_steps: Steps in a row that were rejected or hardly decreased f.
+        last_predicted_decrease: Of the step before the current one.
+        factored_hessian: The last Hessian that was computed, if there is one.
+        hessian_point: The point it was computed at.
+        null_space: Directions that change no logit, as far as they are known; ``None`` where they do not matter.
+        damping: Multiple of the diagonal that steps with l1 add to the Hessian.
+        last_solution: Of conjugate gradients.
+        stop_limit: Predicted decrease at which an ordinary certificate is tried.
+        cheap_bound_limit: Predicted decrease up to which the factored Hessian gives a bound; infinite where no such
+            bound is used.
+        row_norms: Norms of the rows in the metric of the factored Hessian, which that bound needs.
+        failed_certificates: Certificates in a row that did not halve ``smallest_gap``.
+        smallest_gap: The smallest gap of a failed certificate, in units of f.
     """
 
     def __init__(self, state: SolverState, dtype: torch.dtype, rough: float) -> None:
@@ -217,27 +245,15 @@ class _Iteration:
         # second order.
         self.first_order_gap = objective.l1 > 0 and not objective.l2
 
-        # The trial point, and how it is evaluated.
-        self.point = state.point
-        self.dtype = dtype
-        """Type of f and the gradient."""
-        self.hessian_dtype = problem.dtype
-        """Type of Hessians."""
-        self.refresh_hessian = self.holds_hessian
+        self.point, self.dtype = state.point, dtype
+        self.refresh_hessian, self.hessian_dtype = self.holds_hessian, problem.dtype
 
-        # The last point that was accepted, and the step from there.
         self.base: Derivatives | None = None
         self.exact = False
-        """Whether ``base`` is in float64."""
-        self.slope = self.point
-        """Subgradient of minimum norm at the point, (K, D + 1)."""
-        self.gap_by_slope = math.inf
+        self.slope, self.gap_by_slope = self.point, math.inf
         self.path: Path | None = None
-        self.length = 1.0
-        self.stalled_steps = 0
-        self.last_predicted_decrease = math.inf
+        self.length, self.stalled_steps, self.last_predicted_decrease = 1.0, 0, math.inf
 
-        # What steps are made from.
         self.factored_hessian: Factored | None = None
         self.hessian_point = self.point
         no_directions = state.coordinates.center.new_zeros(problem.num_features + 1, 0)
@@ -246,9 +262,7 @@ class _Iteration:
         self.damping = MAX_DAMPING
         self.last_solution: Solution | None = None
 
-        # What ends the iterations.
         self.stop_limit = STOP_FRACTION * state.tolerance
-        """Predicted decrease at which a certificate is tried."""
         if self.first_order_gap:
             self.stop_limit = max(STOP_FRACTION * state.tolerance**2, MIN_FIRST_ORDER_STOP)
         if self.holds_hessian and self.unpenalized:
@@ -257,7 +271,6 @@ class _Iteration:
         self.bounds_cheaply = self.holds_hessian and not objective.l1 and few and not rough
         self.row_norms: Norms | None = None
         self.cheap_bound_limit = math.inf
-        """Predicted decrease up to which the factored Hessian gives a bound; infinite where no such bound is used."""
         self.failed_certificates, self.smallest_gap = 0, math.inf
 
     @property
@@ -422,8 +435,8 @@ class _Iteration:
             reach = self.row_norms.reach / max(abs(now.value), 1e-300)
             self.cheap_bound_limit = reach if reach > MIN_CHEAP_BOUND_REACH * self.stop_limit else math.inf
 
-    def is_certified(self) -> PassRequests[bool]:
-        """Certifies the point where the predicted decrease is small; also True where certificates failed too often."""
+    def ends_by_certificate(self) -> PassRequests[bool]:
+        """Certifies the point where the predicted decrease is small; True where it is, or where too many failed."""
         state = self.state
         if not (self.exact and state.near <= self.limit):
             return False
@@ -460,7 +473,8 @@ class _Iteration:
     def take_step(self) -> None:
         """Moves the trial point to the end of the step, and chooses how it is evaluated.
 
-        A Hessian serves again where the decrease that is predicted two steps ahead is within the limit.
+        The Hessian is used again unless it is stale, where steps are small or two more of them lead within the limit.
+        The second of them starts from a gradient in float64.
         """
         state, near = self.state, self.state.near
         has_new_hessian = self._now().hessian is not None or not self.holds_hessian
@@ -468,7 +482,8 @@ class _Iteration:
         contraction = near if has_new_hessian else near / max(self.last_predicted_decrease, 1e-300)
         next_decrease = near * contraction
         is_stale = near > STALE_CONTRACTION * self.last_predicted_decrease
-        is_far = near > HESSIAN_REUSE_TOL and near * next_decrease > self.limit
+        decrease_after_two = near * next_decrease
+        is_far = near > HESSIAN_REUSE_TOL and decrease_after_two > self.limit
         self.refresh_hessian = self.holds_hessian and (is_stale or is_far)
         float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
         if not self.holds_hessian:

@@ -65,7 +65,7 @@ def uses_descent(problem: Problem) -> bool:
     """Whether subspace descent comes before Newton's method.
 
     It does where there are many rows, where the cache of logits is small beside them, and where neither a factored
-    Hessian nor the span of the rows gives a faster way.  It knows no l1.
+    Hessian nor the span of the rows gives a faster way.  It cannot handle l1.
     """
     per_row = LOGITS_PER_OUTPUT * problem.num_outputs
     small = per_row <= LOGITS_MEMORY_FRACTION * problem.num_features or per_row * problem.rows <= SMALL_LOGITS_NUMEL
@@ -175,7 +175,7 @@ class SubspaceHessian(Pass[Tensor]):
 
 
 def descend(state: SolverState) -> PassRequests[bool]:
-    """Minimizes f by Newton steps on two-dimensional subspaces, until certified or until exact curvature does better.
+    """Minimizes f by Newton steps on small subspaces, until certified or until Newton steps on all of space do better.
 
     Each step s solves `H @ factors = -slopes` on the span of two directions for each output: d = -B @ gradient, with B
     the `LimitedMemoryInverse`, and the last step.  The logits along both are cached, so a step costs half a pass for
@@ -225,13 +225,8 @@ def descend(state: SolverState) -> PassRequests[bool]:
                     return True
                 state.point, gap_there = point, state.gap / max(abs(there.value), 1e-300)
             gap_limit *= CERTIFY_TOL_FACTOR * gap / gap_there
-        converges_slowly = steps_since_halving == MAX_STEPS_PER_HALVING
-        has_no_gap = math.isinf(gap_here)
-        if (
-            number == MAX_SUBSPACE_STEPS
-            or converges_slowly
-            or (predicted_decrease <= MIN_PREDICTED_DECREASE and has_no_gap)
-        ):
+        decreases_little = predicted_decrease <= MIN_PREDICTED_DECREASE and math.isinf(gap_here)
+        if number == MAX_SUBSPACE_STEPS or steps_since_halving == MAX_STEPS_PER_HALVING or decreases_little:
             break
         if state.inverse is None:
             first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed, state.drawn)
