@@ -66,9 +66,9 @@ def minimize_with_l1(
        orthant.
     4. The candidate of least model value is taken; the first one always decreases the model.
 
-    It stops where a step decreases the model by less than ``rtol`` of the total decrease or by less than ``atol``, or
-    after `MAX_MODEL_STEPS`.  Where no candidate decreases the model, the damping is increased; at `MAX_DAMPING` it
-    stops.
+    It stops where a step decreases the model by less than ``atol``, or by less than ``rtol`` of the total decrease, or
+    after `MAX_MODEL_STEPS`.  A step that a zero crossing cuts short ends it only where its decrease is rounding
+    (`DECREASE_ROUNDING`).  Where no candidate decreases the model, the damping is increased; at `MAX_DAMPING` it stops.
 
     Args:
         problem: Of the point.
