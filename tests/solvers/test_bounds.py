@@ -19,8 +19,15 @@ from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective, Reduction
 from logreg.optimality.certificate import Certificate, bound_by_solution
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds import Bound, bound, rounding_of
-from logreg.solvers.curvature_bound import Known, Norms, by_curvature, by_held_hessian, norms, size_of
+from logreg.solvers.bounds import Bound, bound, conversion_rounding
+from logreg.solvers.curvature_bound import (
+    EvaluatedPoint,
+    InverseHessianNorms,
+    bound_by_curvature,
+    bound_by_held_hessian,
+    diagonal_roots,
+    inverse_hessian_norms,
+)
 from logreg.solvers.fit import EXACT, bound_of, fit, problem_of
 from logreg.solvers.newton_steps import Factored, factored, intercept_step
 from logreg.solvers.passes.base import drive, request
@@ -219,12 +226,14 @@ def test_rounding_of_an_intercept_counts_each_center(far: str) -> None:
     )
     point = torch.tensor([[3.0, -1.0, 0.0]]).double()
     evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
-    known = Known(dataclasses.replace(problem, model=model), known_frame, point, evaluation, zero.new_zeros(3), zero)
+    known = EvaluatedPoint(
+        dataclasses.replace(problem, model=model), known_frame, point, evaluation, zero.new_zeros(3), zero
+    )
     of_intercept = 7 * UNIT * 4e6
     gradient = evaluation.gradient.abs()
     stored = 4 * UNIT * float((gradient * point.abs()).sum())
     expected = float(gradient[0, -1]) * of_intercept + stored + of_intercept**2 / 2
-    assert rounding_of(known, own) == pytest.approx(expected, rel=1e-12)
+    assert conversion_rounding(known, own) == pytest.approx(expected, rel=1e-12)
 
 
 def test_an_output_of_zero_logits_makes_no_saturated_value_better_known() -> None:
@@ -236,7 +245,9 @@ def test_an_output_of_zero_logits_makes_no_saturated_value_better_known() -> Non
         problem = dataclasses.replace(problem, num_outputs=len(coef))
         evaluation = drive(request(Evaluate(problem, problem.model, torch.zeros_like(point), torch.float64)), rows)
         evaluation = evaluation._replace(value=1e-12, loss=1e-12)
-        known = Known(problem, problem.model, point, evaluation, torch.ones(2).double(), torch.ones(2).double())
+        known = EvaluatedPoint(
+            problem, problem.model, point, evaluation, torch.ones(2).double(), torch.ones(2).double()
+        )
         errors.append(known.value_error)
     assert errors[0] == pytest.approx(1e-12 * math.expm1(22 * UNIT * 1e10), rel=1e-6)
     assert errors[1] == errors[0]
@@ -249,12 +260,12 @@ def test_the_norms_of_a_diagonal_hessian_are_those_of_its_entries(intercept: boo
     diagonal = torch.tensor([4.0, 100.0, 1.0 if intercept else 0.0]).double()
     matrices = torch.diag(diagonal).unsqueeze(0)
     direct = Factored(matrices, matrices.sqrt(), 0.0)
-    size = size_of(direct, 1)
+    size = diagonal_roots(direct, 1)
     torch.testing.assert_close(size, torch.tensor([2.0, 10.0, 1.0]).double())
-    found = norms(problem, direct, size, Reached(5.0, 2.0, 0.0, 0.0))
+    found = inverse_hessian_norms(problem, direct, size, Reached(5.0, 2.0, 0.0, 0.0))
     assert found is not None  # in these units each curvature is 1, but for that of an intercept which is not there
     torch.testing.assert_close(found.rows, torch.tensor([5.0]).double())
-    of_half = norms(problem, direct, size / 2, Reached(5.0, 2.0, 0.0, 0.0))
+    of_half = inverse_hessian_norms(problem, direct, size / 2, Reached(5.0, 2.0, 0.0, 0.0))
     assert of_half is not None
     torch.testing.assert_close(of_half.rows, torch.tensor([5.0 / 4]).double())
 
@@ -280,8 +291,8 @@ def test_a_slope_that_is_not_finite_tells_nothing_by_curvature() -> None:
     coordinates, at = problem.model, problem.zeros()
     measured = drive(request(Measure(problem, coordinates, at, hessian=True)), rows)
     lost = measured._replace(evaluation=measured.evaluation._replace(gradient=torch.full_like(at, math.inf)))
-    known = Known(problem, coordinates, at, *lost[:3])
-    assert drive(by_curvature(problem, coordinates, at, known, lost), rows) == (math.inf, True, ())
+    known = EvaluatedPoint(problem, coordinates, at, *lost[:3])
+    assert drive(bound_by_curvature(problem, coordinates, at, known, lost), rows) == (math.inf, True, ())
 
 
 def test_curvature_that_is_barely_known_makes_a_bound_wider_by_as_much() -> None:
@@ -297,8 +308,8 @@ def test_curvature_that_is_barely_known_makes_a_bound_wider_by_as_much() -> None
     measured = measured._replace(
         evaluation=measured.evaluation._replace(gradient=gradient, hessian=hessian.unsqueeze(0))
     )
-    known = Known(problem, coordinates, at, *measured[:3])
-    found = drive(by_curvature(problem, coordinates, at, known, measured), rows)
+    known = EvaluatedPoint(problem, coordinates, at, *measured[:3])
+    found = drive(bound_by_curvature(problem, coordinates, at, known, measured), rows)
     assert found.rigorous
     assert found.gap == pytest.approx(1e-10 / 2 / (1 - 1 / 25), rel=2e-3)  # half the decrement, by what may be missing
 
@@ -306,8 +317,8 @@ def test_curvature_that_is_barely_known_makes_a_bound_wider_by_as_much() -> None
 def test_a_held_hessian_reaches_as_far_as_its_output_of_largest_rows_allows() -> None:
     none = torch.zeros(1).double()
     rows = torch.tensor([2.0, 8.0, 0.5]).double()
-    alone = [Norms(row.unsqueeze(0), none, none, 1.0).reach for row in rows]
-    assert Norms(rows, none.expand(3), none.expand(3), 1.0).reach == min(alone) == alone[1]
+    alone = [InverseHessianNorms(row.unsqueeze(0), none, none, 1.0).reach for row in rows]
+    assert InverseHessianNorms(rows, none.expand(3), none.expand(3), 1.0).reach == min(alone) == alone[1]
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
@@ -335,10 +346,12 @@ def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: str)
         apart = (change.unsqueeze(2) - change.unsqueeze(1)).abs().max().unsqueeze(0)
         torch.testing.assert_close(now.change, apart if problem.coupled else change.abs().amax(0))
         direct = factored(problem, then.hessian)
-        units = size_of(direct, problem.num_outputs)
-        of_rows = norms(problem, direct, units, drive(request(Reach(problem, problem.model, units)), rows))
+        units = diagonal_roots(direct, problem.num_outputs)
+        of_rows = inverse_hessian_norms(
+            problem, direct, units, drive(request(Reach(problem, problem.model, units)), rows)
+        )
         assert of_rows is not None
-        bound = by_held_hessian(direct, of_rows, now.change, now.gradient)
+        bound = bound_by_held_hessian(direct, of_rows, now.change, now.gradient)
         gap = now.value - best.bound.value
         assert bound >= gap
         ratios.append(bound / gap)
@@ -363,10 +376,10 @@ def test_a_hessian_in_float32_is_known_as_exactly_as_is_said(offset: float, conf
     assert coarse is not None
     assert fine is not None
     direct = factored(problem, coarse)
-    units = size_of(direct, 1)
+    units = diagonal_roots(direct, 1)
     reached = drive(request(Reach(problem, coordinates, units)), rows)
     assert reached.largest < 100 / float(units.min()) ** 2
-    of_rows = norms(problem, direct, units, reached)
+    of_rows = inverse_hessian_norms(problem, direct, units, reached)
     values, vectors = torch.linalg.eigh(fine[0])
     root = vectors / values.sqrt()
     off = torch.linalg.eigvalsh(root.T @ (coarse[0] - fine[0]) @ root).abs().max()

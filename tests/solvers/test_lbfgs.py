@@ -26,7 +26,7 @@ from logreg.solvers.lbfgs import (
     satisfies_armijo,
     satisfies_wolfe,
 )
-from logreg.solvers.passes.base import Pass, gather
+from logreg.solvers.passes.base import Pass, run_pass
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.state import SolverState
 
@@ -257,7 +257,7 @@ def test_l1_over_more_features_than_rows_is_certified(
 def test_the_expected_gap_is_about_the_certified_gap(
     share: float, l2: float, l1: float, draw: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logreg.solvers.bounds.SMALL", 0)  # by duality alone
+    monkeypatch.setattr("logreg.solvers.bounds.MAX_BOUND_HESSIAN_PARAMETERS", 0)  # by duality alone
     features, labels = table(200, 5, 1, draw)
     rows = MemoryRows(features, labels)
     objective = Objective("bce", l2=l2, l1=l1)
@@ -265,9 +265,9 @@ def test_the_expected_gap_is_about_the_certified_gap(
     found = solve(features, labels, objective, tolerance=1e-9)
     point = torch.cat([found.coef * share, found.intercept.unsqueeze(1)], dim=1)
     for _ in range(30):  # solves for the intercept alone
-        gather(rows, requested := Evaluate(problem, problem.model, point, torch.float64))
+        run_pass(rows, requested := Evaluate(problem, problem.model, point, torch.float64))
         point[:, -1] -= requested.result().gradient[:, -1] / requested.result().curvature[0]
-    gather(rows, requested := Evaluate(problem, problem.model, point, torch.float64))
+    run_pass(rows, requested := Evaluate(problem, problem.model, point, torch.float64))
     expected = expected_gap(SolverState(problem, point), requested.result())
     bound = bound_of(problem, point, rows)
     assert min(expected, bound.value) == pytest.approx(bound.gap, rel=0.3 if l2 == 0 else 1e-6)
@@ -347,7 +347,7 @@ def test_it_starts_from_the_point_of_its_state(draw: torch.Generator) -> None:
     state = SolverState(problem, torch.cat([cold.coef, cold.intercept.unsqueeze(1)], dim=1))
     passes = 0
     for requested in lbfgs(state):
-        gather(rows, requested)
+        run_pass(rows, requested)
         passes += 1
     assert state.converged
     assert passes <= 4  # a sample, the objective and its certificate

@@ -18,12 +18,12 @@ from torch import Tensor
 from logreg.errors import DivergedError, LogregError
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.dual.span import root_of
+from logreg.solvers.dual.span import cholesky_with_ridge
 from logreg.solvers.fit import EXACT, fit, problem_of
 from logreg.solvers.l1_steps import minimize_with_l1
 from logreg.solvers.newton import newton
 from logreg.solvers.newton_steps import FIRST_RIDGE, factored
-from logreg.solvers.passes.base import gather
+from logreg.solvers.passes.base import run_pass
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.state import SolverState
 from reference import Reference
@@ -158,7 +158,7 @@ def test_the_estimated_gap_never_exceeds_the_objective(l2: float) -> None:
     problem = problem_of(memory, Objective("bce", l2=l2))
     state, seen = SolverState(problem, torch.tensor([[3.0, -2.0, 1.0, 1.0]]).double()), []
     for requested in newton(state):
-        gather(memory, requested)
+        run_pass(memory, requested)
         if math.isfinite(state.value):
             seen.append(state.gap / state.value)
     assert state.converged
@@ -176,7 +176,7 @@ def test_a_step_that_increases_f_is_shortened(start: float) -> None:
     state = SolverState(problem, torch.tensor([[start, 0.0]]).double(), tolerance=1e-12)
     values = []
     for requested in newton(state):
-        gather(memory, requested)
+        run_pass(memory, requested)
         if isinstance(requested, Evaluate):
             values.append(requested.result().value)
     assert max(values[1:]) > values[0]  # the first step overshoots
@@ -269,7 +269,7 @@ def test_a_hessian_that_is_not_finite_raises_an_error_that_says_so(bad: float) -
     with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
         factored(problem, matrix.unsqueeze(0))
     with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
-        root_of(matrix)
+        cholesky_with_ridge(matrix)
 
 
 def test_an_indefinite_hessian_is_factored_with_a_larger_ridge() -> None:
@@ -278,7 +278,7 @@ def test_an_indefinite_hessian_is_factored_with_a_larger_ridge() -> None:
     found = factored(problem, matrix.unsqueeze(0))
     assert found.ridge > FIRST_RIDGE
     assert bool(found.factors.isfinite().all())
-    assert bool(root_of(matrix.clone()).isfinite().all())
+    assert bool(cholesky_with_ridge(matrix.clone()).isfinite().all())
 
 
 def test_the_benchmark_of_l1_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,14 +22,14 @@ from logreg.solvers import subspace_descent as descent
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.kernels import _onednn, affine, sum_over_rows
 from logreg.solvers.newton import newton
-from logreg.solvers.passes.base import Pass, PassRequests, drive, gather, request
+from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
 from logreg.solvers.passes.hessian import SampledCurvature
 from logreg.solvers.path import fit_path
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import MAX_STORED_PAIRS, SMALL_PAIRS_NUMEL, LimitedMemoryInverse
 from logreg.solvers.starting_point import start
-from logreg.solvers.state import SolverState, by_slope
+from logreg.solvers.state import SolverState, gap_from_gradient
 from logreg.solvers.subspace_descent import EvaluateAfterStep, LogitsCache, SubspaceHessian, descend, uses_descent
 
 KINDS = {
@@ -81,7 +81,7 @@ def watched(
     drive(start(state, newton), memory)
     kinds, values = [], []
     for requested in descend(state):
-        gather(memory, requested)
+        run_pass(memory, requested)
         kinds.append(type(requested).__name__)
         values.append(state.value)
     return state, kinds, values
@@ -137,7 +137,7 @@ def test_an_intercept_alone_costs_half_its_newton_decrement() -> None:
     state.coordinates = Coordinates(
         state.coordinates.center, state.coordinates.scale * 1e-100
     )  # no coefficient turns with it
-    found = by_slope(state, slope, torch.tensor([[0.2]], dtype=torch.float64))
+    found = gap_from_gradient(state, slope, torch.tensor([[0.2]], dtype=torch.float64))
     assert found == pytest.approx(0.01**2 / 0.2 / 2 / 0.5, rel=1e-12)
 
 
@@ -149,13 +149,13 @@ def test_descent_ends_at_the_point_of_least_gradient_not_of_least_f() -> None:
     drive(start(state, newton), memory)
     slopes, ends = [], []
     for requested in descend(state):
-        gather(memory, requested)
+        run_pass(memory, requested)
         if isinstance(requested, EvaluateAfterStep) and math.isfinite(state.value):
             now = requested.result()
-            slopes.append(by_slope(state, now.gradient, now.curvature))
+            slopes.append(gap_from_gradient(state, now.gradient, now.curvature))
         elif isinstance(requested, Evaluate):
             now = requested.result()
-            ends.append(by_slope(state, now.gradient, now.curvature))
+            ends.append(gap_from_gradient(state, now.gradient, now.curvature))
     assert state.converged
     assert ends[-1] <= 1e-5
     assert ends[-1] < slopes[-1] / 2
@@ -224,11 +224,15 @@ def test_blocks_in_another_order_raise_an_error_that_says_what_to_do() -> None:
     cache: LogitsCache = LogitsCache()
     drive(request(EvaluateAfterStep(problem, problem.model, problem.zeros(), cache)), memory)
 
-    def backwards(mixed: bool) -> Iterator[Batch]:
-        return reversed(list(memory(mixed)))
+    class Backwards(MemoryRows):
+        def blocks(self) -> Iterator[Batch]:
+            return reversed(list(super().blocks()))
 
     with pytest.raises(RuntimeError, match=r"the same blocks of rows in every pass: do not shuffle, or give the "):
-        drive(request(SubspaceHessian(problem, problem.model, problem.zeros(), cache, 0)), backwards)
+        drive(
+            request(SubspaceHessian(problem, problem.model, problem.zeros(), cache, 0)),
+            Backwards(memory.features, memory.labels),
+        )
 
 
 # The descent
@@ -238,17 +242,17 @@ def test_the_estimated_gap_is_in_nats(monkeypatch: pytest.MonkeyPatch) -> None:
     gaps = []
 
     def noted(*arguments: Any) -> float:
-        gaps.append(by_slope(*arguments))
+        gaps.append(gap_from_gradient(*arguments))
         return gaps[-1]
 
-    monkeypatch.setattr(descent, "by_slope", noted)
+    monkeypatch.setattr(descent, "gap_from_gradient", noted)
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, replace(objective, reduction="sum", l2=objective.l2 * len(labels)), 8)
     state = SolverState(problem, problem.zeros())
     drive(start(state, newton), memory)
     for requested in islice(descend(state), 4):
-        gather(memory, requested)
+        run_pass(memory, requested)
         if math.isfinite(state.value):
             assert state.gap == pytest.approx(min(gaps[0], 1.0) * state.value)
             break
@@ -332,7 +336,7 @@ def test_strengths_within_a_factor_of_ten_share_a_preconditioner() -> None:
             yield requested
 
     for requested in counted(fit_path(problem, [1e-2, 3e-3, 1e-4], tolerance=1e-3)):
-        gather(memory, requested)
+        run_pass(memory, requested)
     assert kinds.count("SampledCurvature") == 2  # 1e-2 and 3e-3 share one
 
 
@@ -416,8 +420,9 @@ def test_an_empty_block_changes_nothing() -> None:
     empty = Batch(memory.features[:0], memory.labels[:0])
     point = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     plain, with_empty = (Evaluate(problem, problem.model, point, hessian=torch.float64) for _ in range(2))
-    gather(memory, plain)
-    gather(lambda mixed: [empty, *memory(mixed), empty], with_empty)
+    run_pass(memory, plain)
+    for block in (empty, *memory.blocks(), empty):
+        with_empty.add(block)
     assert with_empty.result().value == plain.result().value
 
 
@@ -427,8 +432,9 @@ def test_an_evaluation_over_some_rows_is_that_of_a_problem_of_these_rows(kind: s
     problem, memory = stated(kind, weighted=weighted)
     point = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     some = EvaluateSome(problem, problem.model, point, rows=40)
-    gather(memory, some)
-    first = [block for block, _ in zip(memory(True), range(2), strict=False)]  # 30 rows each, drawn from everywhere
+    run_pass(memory, some)
+    interleaved = memory.interleaved_blocks()
+    first = [block for block, _ in zip(interleaved, range(2), strict=False)]  # 30 rows each, drawn from everywhere
     weights = [block.sample_weight for block in first if block.sample_weight is not None]
     rows = Batch(
         torch.cat([block.features for block in first]),
@@ -436,7 +442,7 @@ def test_an_evaluation_over_some_rows_is_that_of_a_problem_of_these_rows(kind: s
         torch.cat(weights) if weights else None,
     )
     whole = Evaluate(problem.sub(rows), problem.model, point)
-    gather(lambda mixed: [rows], whole)
+    whole.add(rows)
     assert some.result().value == pytest.approx(whole.result().value, rel=1e-12)
     torch.testing.assert_close(some.result().gradient, whole.result().gradient, rtol=1e-10, atol=1e-12)
 
@@ -452,7 +458,7 @@ def test_a_start_from_a_sample_is_moved_by_the_slope_of_more_rows(rare: bool, mo
     best = fit(features, labels, problem.objective, tolerance=1e-8).bound.value
     excess = []
     for more in (8, 10**6):
-        monkeypatch.setattr("logreg.solvers.starting_point.MORE", more)
+        monkeypatch.setattr("logreg.solvers.starting_point.EXTRA_ROWS_DIVISOR", more)
         state = SolverState(problem, problem.zeros())
         drive(start(state, newton), memory)
         excess.append(drive(request(Evaluate(problem, state.coordinates, state.point)), memory).value - best)

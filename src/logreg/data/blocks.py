@@ -79,10 +79,10 @@ class BlockSampler(Sampler[Rows]):
     """Which positions come in which block; their order depends on seed and epoch alone."""
 
     def __init__(
-        self, num_rows: int, block_rows: int, shuffle: bool, seed: int = 0, mixed_after: int | None = None
+        self, num_rows: int, block_rows: int, shuffle: bool, seed: int = 0, interleaved_from_epoch: int | None = None
     ) -> None:
         self.num_rows, self.block_rows, self.shuffle, self.seed, self.epoch = num_rows, block_rows, shuffle, seed, 0
-        self.mixed_after = math.inf if mixed_after is None else mixed_after
+        self.interleaved_from_epoch = math.inf if interleaved_from_epoch is None else interleaved_from_epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch, after a resume with the epoch that comes next."""
@@ -93,7 +93,7 @@ class BlockSampler(Sampler[Rows]):
 
     def __iter__(self) -> Iterator[Rows]:
         starts = range(0, self.num_rows, self.block_rows)
-        if self.epoch >= self.mixed_after:
+        if self.epoch >= self.interleaved_from_epoch:
             yield from (slice(first, self.num_rows, len(self)) for first in range(len(self)))
             return
         if not self.shuffle:
@@ -104,7 +104,7 @@ class BlockSampler(Sampler[Rows]):
 
 
 def block_loader(
-    dataset: BlockDataset, batch_size: int, shuffle: bool, seed: int = 0, mixed_after: int | None = None
+    dataset: BlockDataset, batch_size: int, shuffle: bool, seed: int = 0, interleaved_from_epoch: int | None = None
 ) -> DataLoader[Batch]:
     """A DataLoader whose items are blocks: whole batches, as many as fit into ``BLOCK_BYTES``.
 
@@ -114,10 +114,10 @@ def block_loader(
         shuffle: Whether each epoch has its own order.  Batches that hold all rows are not
             shuffled: it would change nothing but the rounding.
         seed: Fixes the order.
-        mixed_after: Epochs after which blocks are the same in each, and take their rows evenly from all.
+        interleaved_from_epoch: Epochs after which blocks are the same in each, and take their rows evenly from all.
     """
     num_rows, num_features = len(dataset), dataset.features.shape[1]
     batch_bytes = batch_size * num_features * dataset.dtype.itemsize
     block_rows = batch_size * max(1, BLOCK_BYTES // batch_bytes)
-    sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed, mixed_after)
+    sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed, interleaved_from_epoch)
     return DataLoader(dataset, batch_size=None, sampler=sampler)

@@ -30,6 +30,7 @@ from logreg.data.prepare import (
     select_rows,
     split_rows,
 )
+from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import DataError
 from logreg.facts import Batch, DataFacts, Split
@@ -234,7 +235,9 @@ class TensorDataModule(pl.LightningDataModule):
         if self.full_passes_from_epoch is not None:
             dataset = self._held_blocks(dataset)
         batch_size = 1 if self.full_passes_from_epoch == 0 else self.batch_size or len(dataset)
-        return block_loader(dataset, batch_size, shuffle=True, seed=self.seed, mixed_after=self.full_passes_from_epoch)
+        return block_loader(
+            dataset, batch_size, shuffle=True, seed=self.seed, interleaved_from_epoch=self.full_passes_from_epoch
+        )
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Blocks of the val split in order; none if it has none (then give the Trainer ``limit_val_batches=0``)."""
@@ -247,6 +250,13 @@ class TensorDataModule(pl.LightningDataModule):
     def blocks(self, split: Split) -> DataLoader[Batch]:
         """The rows of a split in order, for scoring."""
         return block_loader(self._blocks(split), batch_size=1, shuffle=False)
+
+    def row_source(self, split: Split, device: torch.device | None = None) -> SplitRows:
+        """The rows of a split for exact solvers and certificates, on ``device``; on the CPU when ``None``."""
+        dataset = self._blocks(split)
+        if split == "train" and self.full_passes_from_epoch is not None:
+            dataset = self._held_blocks(dataset)
+        return SplitRows(dataset, device or torch.device("cpu"))
 
     def stored_matrix(self, split: Split) -> torch.Tensor:
         """All features of a split as they are stored, (N, D), not rounded to the type of the blocks."""

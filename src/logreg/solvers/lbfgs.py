@@ -12,8 +12,7 @@ from torch import Tensor
 
 from logreg.errors import DivergedError
 from logreg.solvers.bounds import forms_hessian
-from logreg.solvers.minimum_norm import WIDEST as WIDEST_NULL
-from logreg.solvers.minimum_norm import NullSpace, find_null_space
+from logreg.solvers.minimum_norm import MAX_NULL_SPACE_FEATURES, NullSpace, find_null_space
 from logreg.solvers.newton import is_finite, newton
 from logreg.solvers.newton_steps import NOT_FINITE_MESSAGE, smallest_subgradient
 from logreg.solvers.passes.base import PassRequests, request
@@ -30,7 +29,7 @@ from logreg.solvers.preconditioner import (
 )
 from logreg.solvers.problem import Problem
 from logreg.solvers.starting_point import start
-from logreg.solvers.state import NOISE, SolverState, certified
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified
 
 LBFGS_MEMORY = 50
 """Pairs (step, change of the gradient) that are stored, often called m: vectors are small beside a pass over the
@@ -195,9 +194,9 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
     gap_limit, decrease_limit, slope_along = state.tolerance, -1.0, -math.inf
     direction = state.point
     null = None
-    if unpenalized and problem.num_features < WIDEST_NULL:
+    if unpenalized and problem.num_features < MAX_NULL_SPACE_FEATURES:
         null = yield from find_null_space(problem, coordinates)
-        state.point = null.without(problem, coordinates, state.point)
+        state.point = null.project_out(problem, coordinates, state.point)
     now = yield from request(Evaluate(problem, coordinates, state.point, dtype))
     for _ in range(MAX_ITERATIONS):
         if not is_finite(now):
@@ -207,35 +206,35 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
             now = yield from request(Evaluate(problem, coordinates, state.point, dtype))
             continue
         point, exact, size = state.point, dtype == torch.float64, max(abs(now.value), 1e-300)
-        slope, noise = smallest_subgradient(point, now.gradient, l1), NOISE[dtype] * size
+        slope, noise = smallest_subgradient(point, now.gradient, l1), VALUE_ROUNDING[dtype] * size
         gap = expected_gap(state, now) / size
         if gap > gap_limit:
             stale = (
                 decrease_at_refresh > LAST_REFRESH_TOL
-                and state.near < PRECONDITIONER_REFRESH_RATIO * decrease_at_refresh
+                and state.expected_decrease < PRECONDITIONER_REFRESH_RATIO * decrease_at_refresh
             )
             if inverse is None or stale:
                 inverse, stale = (yield from _reduced_preconditioner(state, now)), True
             direction = _direction(problem, point, slope, l1, pairs, inverse)
-            direction = direction if null is None else null.without(problem, coordinates, direction)
+            direction = direction if null is None else null.project_out(problem, coordinates, direction)
             slope_along = float((slope * direction).sum())
-            state.near = -slope_along / 2 / size
-            decrease_at_refresh = state.near if stale else decrease_at_refresh
-            gap = min(gap, GAP_TO_PREDICTED_DECREASE * state.near) if certifies_by_hessian else gap
+            state.expected_decrease = -slope_along / 2 / size
+            decrease_at_refresh = state.expected_decrease if stale else decrease_at_refresh
+            gap = min(gap, GAP_TO_PREDICTED_DECREASE * state.expected_decrease) if certifies_by_hessian else gap
         state.value, state.gap = now.value, min(gap, 1.0) * size
         stalled = steps_without_progress >= MAX_STEPS_WITHOUT_PROGRESS or not slope_along < 0
         if unpenalized and now.value < separated_value:
             break  # f tends to 0 while the coefficients grow without bound
-        if not exact and (stalled or gap <= gap_limit or state.near < FLOAT32_END_TOL):
+        if not exact and (stalled or gap <= gap_limit or state.expected_decrease < FLOAT32_END_TOL):
             dtype, steps_without_progress, smallest_decrease = torch.float64, 0, math.inf
             now = yield from request(Evaluate(problem, coordinates, point, dtype))
             continue
-        if gap <= gap_limit or state.near <= decrease_limit:
+        if gap <= gap_limit or state.expected_decrease <= decrease_limit:
             if (yield from certified(state, now)):
                 return null
             # Where all coefficients are 0, the estimated gap is 0 though the intercepts are not at their optimum; then
             # the predicted decrease decides.
-            gap_limit, decrease_limit = (gap / 30, -1.0) if gap > 0 else (-1.0, min(state.near, 1.0) / 30)
+            gap_limit, decrease_limit = (gap / 30, -1.0) if gap > 0 else (-1.0, min(state.expected_decrease, 1.0) / 30)
             continue
         if stalled:
             break
@@ -246,9 +245,11 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
             continue
         new_point, there = found
         pairs.append(Pair(new_point - point, there.gradient - now.gradient))
-        progress = now.value - there.value > noise or ROUNDING_PREDICTED_DECREASE < state.near < smallest_decrease
+        progress = (
+            now.value - there.value > noise or ROUNDING_PREDICTED_DECREASE < state.expected_decrease < smallest_decrease
+        )
         steps_without_progress = 0 if progress else steps_without_progress + 1
-        smallest_decrease = min(smallest_decrease, state.near)
+        smallest_decrease = min(smallest_decrease, state.expected_decrease)
         state.point, now = new_point, there
     if state.best is not state.point:
         yield from certified(state, now if exact else None)

@@ -9,9 +9,14 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.solvers.bounds import Bound, known_by, rounding_of
+from logreg.solvers.bounds import Bound, conversion_rounding, evaluated_point
 from logreg.solvers.conjugate_gradients import Solution, conjugate_gradients, corrected
-from logreg.solvers.curvature_bound import Norms, by_held_hessian, norms, size_of
+from logreg.solvers.curvature_bound import (
+    InverseHessianNorms,
+    bound_by_held_hessian,
+    diagonal_roots,
+    inverse_hessian_norms,
+)
 from logreg.solvers.l1_steps import DAMPING_REDUCTION, MAX_DAMPING, MIN_DAMPING, minimize_with_l1
 from logreg.solvers.minimum_norm import NullSpace, find_null_space
 from logreg.solvers.newton_steps import (
@@ -28,7 +33,7 @@ from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import holds_hessian, start
-from logreg.solvers.state import NOISE, SolverState, by_slope, certified
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
 from logreg.solvers.subspace_descent import BACKTRACKING_RATIO, descend, uses_descent
 
 MAX_EVALUATIONS = 1000
@@ -189,7 +194,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
             break
         if not (yield from loop.solve()):
             continue
-        if rough and state.near < rough:
+        if rough and state.expected_decrease < rough:
             return loop.null_space
         yield from loop.prepare_cheap_bound()
         if (yield from loop.ends_by_certificate()) or loop.gives_up():
@@ -217,7 +222,7 @@ class _Iteration:
             again.
         exact: Whether ``base`` was evaluated in float64.
         slope: Subgradient of f of minimum norm at the accepted point, (K, D + 1).
-        gap_by_slope: Gap that `by_slope` estimates there.
+        estimated_gap: Gap that `gap_from_gradient` estimates there.
         path: The step from the accepted point; ``None`` where the trial point is not the end of a step.
         length: Length of the step that led to the trial point; 1 unless it was shortened.
         stalled_steps: Steps in a row that were rejected or hardly decreased f.
@@ -230,7 +235,7 @@ class _Iteration:
         stop_limit: Predicted decrease at which an ordinary certificate is tried.
         cheap_bound_limit: Predicted decrease up to which the factored Hessian gives a bound; infinite where no such
             bound is used.
-        row_norms: Norms of the rows in the metric of the factored Hessian, which that bound needs.
+        row_norms: InverseHessianNorms of the rows in the metric of the factored Hessian, which that bound needs.
         failed_certificates: Certificates in a row that did not halve ``smallest_gap``.
         smallest_gap: The smallest gap of a failed certificate, in units of f.
     """
@@ -250,7 +255,7 @@ class _Iteration:
 
         self.base: Derivatives | None = None
         self.exact = False
-        self.slope, self.gap_by_slope = self.point, math.inf
+        self.slope, self.estimated_gap = self.point, math.inf
         self.path: Path | None = None
         self.length, self.stalled_steps, self.last_predicted_decrease = 1.0, 0, math.inf
 
@@ -269,7 +274,7 @@ class _Iteration:
             self.stop_limit *= UNPENALIZED_STOP_FACTOR
         few = problem.dependent <= MAX_EIGENVALUE_PARAMETERS
         self.bounds_cheaply = self.holds_hessian and not objective.l1 and few and not rough
-        self.row_norms: Norms | None = None
+        self.row_norms: InverseHessianNorms | None = None
         self.cheap_bound_limit = math.inf
         self.failed_certificates, self.smallest_gap = 0, math.inf
 
@@ -289,7 +294,7 @@ class _Iteration:
         """Whether the trial point is the end of a step and f is larger there, beyond rounding, or undefined."""
         if self.path is None or self.base is None:
             return False
-        noise = NOISE[torch.float64 if self.exact else self.problem.dtype]
+        noise = VALUE_ROUNDING[torch.float64 if self.exact else self.problem.dtype]
         return not now.value <= self.base.value + noise * abs(self.base.value)
 
     def retreat(self) -> bool:
@@ -325,7 +330,7 @@ class _Iteration:
         """Counts steps in a row whose decrease of f is a small part of the predicted one."""
         if self.path is None or self.base is None:
             return
-        predicted = self.state.near * abs(self.base.value)
+        predicted = self.state.expected_decrease * abs(self.base.value)
         stalled = self.base.value - now.value < STALLED_DECREASE_RATIO * predicted
         self.stalled_steps = self.stalled_steps + 1 if stalled else 0
 
@@ -335,12 +340,12 @@ class _Iteration:
         self.base, self.exact, self.length = now, self.dtype == torch.float64, 1.0
         state.point, state.value = self.point, now.value
         self.slope = smallest_subgradient(self.point, now.gradient, self.l1)
-        self.gap_by_slope = by_slope(state, self.slope, now.curvature)
-        state.gap = self.gap_by_slope * abs(now.value)
+        self.estimated_gap = gap_from_gradient(state, self.slope, now.curvature)
+        state.gap = self.estimated_gap * abs(now.value)
 
     def certified_by_gradient(self) -> PassRequests[bool]:
         """Certifies the point before conjugate gradients solve for a step, where its gradient is small enough."""
-        if self.holds_hessian or not self.exact or not self.gap_by_slope <= self.state.tolerance:
+        if self.holds_hessian or not self.exact or not self.estimated_gap <= self.state.tolerance:
             return False
         return (yield from certified(self.state, self.base))
 
@@ -359,9 +364,12 @@ class _Iteration:
                 return False
         else:
             decrease = yield from self._solve_by_conjugate_gradients(now)
-        self.last_predicted_decrease, state.near = state.near, decrease / max(abs(now.value), 1e-300)
+        self.last_predicted_decrease, state.expected_decrease = (
+            state.expected_decrease,
+            decrease / max(abs(now.value), 1e-300),
+        )
         state.gap = min(state.gap, now.value, decrease if self.holds_hessian else math.inf)
-        is_slow = state.near > SLOW_CONTRACTION * self.last_predicted_decrease
+        is_slow = state.expected_decrease > SLOW_CONTRACTION * self.last_predicted_decrease
         if is_slow and self.hessian_dtype == torch.float64 and not self.failed_certificates:
             self.damping = max(self.damping * DAMPING_REDUCTION, MIN_DAMPING)
         return True
@@ -377,7 +385,7 @@ class _Iteration:
             if not self.looked_for_null_space:
                 self.null_space = yield from find_null_space(self.problem, self.coordinates)
                 self.looked_for_null_space = True
-                self.point = state.point = self.null_space.without(self.problem, self.coordinates, self.point)
+                self.point = state.point = self.null_space.project_out(self.problem, self.coordinates, self.point)
                 found = self._factored(hessian)
             if found.smallest_pivot < singular_pivot and self.hessian_dtype != torch.float64:
                 self.hessian_dtype, self.path = torch.float64, None
@@ -386,7 +394,7 @@ class _Iteration:
         return True
 
     def _factored(self, hessian: Tensor) -> Factored:
-        null = None if self.null_space is None else self.null_space.within(self.problem, self.coordinates)
+        null = None if self.null_space is None else self.null_space.in_coordinates(self.problem, self.coordinates)
         return factored(self.problem, hessian, self.coordinates, null, ZERO_CURVATURE_RTOL[self.hessian_dtype])
 
     def _solve_with_factors(self, now: Derivatives) -> float:
@@ -394,7 +402,7 @@ class _Iteration:
         problem, state, point, null_space = self.problem, self.state, self.point, self.null_space
         assert self.factored_hessian is not None
         if problem.objective.l1:
-            rtol = min(MAX_MODEL_RTOL, max(MIN_MODEL_RTOL, state.near))
+            rtol = min(MAX_MODEL_RTOL, max(MIN_MODEL_RTOL, state.expected_decrease))
             atol = MODEL_ATOL * abs(state.value)
             matrices = self.factored_hessian.matrices
             target, decrease = minimize_with_l1(
@@ -403,7 +411,7 @@ class _Iteration:
         else:
             step = self.factored_hessian.step(now.gradient)
             target, decrease = centered(problem, point - step), float((step * now.gradient).sum()) / 2
-            target = target if null_space is None else null_space.without(problem, self.coordinates, target)
+            target = target if null_space is None else null_space.project_out(problem, self.coordinates, target)
         # A whole step gives the target itself, so that zeros are exact.
         self.path = lambda length: target if length == 1 else point + length * (target - point)
         return decrease
@@ -411,12 +419,14 @@ class _Iteration:
     def _solve_by_conjugate_gradients(self, now: Derivatives) -> PassRequests[float]:
         """Solves for a step by conjugate gradients; returns the predicted decrease, in units of f."""
         problem, coordinates, state, point, slope = self.problem, self.coordinates, self.state, self.point, self.slope
-        if state.inverse is None or state.near > PRECONDITIONER_REUSE_TOL:
+        if state.inverse is None or state.expected_decrease > PRECONDITIONER_REUSE_TOL:
             state.inverse = None  # frees its memory before the next one takes it
-            first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed, state.drawn)
+            first = yield from preconditioner(
+                problem, coordinates, point, now.curvature, state.seed, state.preconditioner_rows
+            )
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
         squared_norm = max(float((slope * state.inverse(slope)).sum()), 0.0)
-        rtol_needed = MAX_CG_RTOL * math.sqrt(state.tolerance / max(self.gap_by_slope, 1e-300))
+        rtol_needed = MAX_CG_RTOL * math.sqrt(state.tolerance / max(self.estimated_gap, 1e-300))
         rtol = max(min(squared_norm**0.25, MAX_CG_RTOL), min(LAST_STEP_CG_RTOL, rtol_needed))
         inverse = state.inverse if self.last_solution is None else corrected(state.inverse, self.last_solution)
         found = yield from conjugate_gradients(problem, coordinates, point, slope, inverse, rtol, MAX_CG_PRODUCTS)
@@ -429,7 +439,7 @@ class _Iteration:
         if self.factored_hessian is None or now.hessian is None:
             return
         self.row_norms, self.cheap_bound_limit = None, math.inf
-        if self.bounds_cheaply and state.near < CHEAP_BOUND_TOL:
+        if self.bounds_cheaply and state.expected_decrease < CHEAP_BOUND_TOL:
             self.row_norms = yield from _row_norms(state, self.factored_hessian)
         if self.row_norms is not None:
             reach = self.row_norms.reach / max(abs(now.value), 1e-300)
@@ -438,7 +448,7 @@ class _Iteration:
     def ends_by_certificate(self) -> PassRequests[bool]:
         """Certifies the point where the predicted decrease is small; True where it is, or where too many failed."""
         state = self.state
-        if not (self.exact and state.near <= self.limit):
+        if not (self.exact and state.expected_decrease <= self.limit):
             return False
         if self._certified_by_factored_hessian() or (yield from certified(state, self.base)):
             return True
@@ -454,12 +464,12 @@ class _Iteration:
         if self.factored_hessian is None or self.row_norms is None:
             return False
         change = torch.zeros_like(self.row_norms.rows) if now.change is None else now.change
-        gap = by_held_hessian(self.factored_hessian, self.row_norms, change, now.gradient)
+        gap = bound_by_held_hessian(self.factored_hessian, self.row_norms, change, now.gradient)
         if not gap <= state.tolerance * abs(now.value):
             return False
         gradient = self.coordinates.gradient_to(self.problem.model, now.gradient)
-        known = known_by(self.problem, self.coordinates, state.point, now)
-        rounding, error = rounding_of(known, self.coordinates), known.value_error
+        known = evaluated_point(self.problem, self.coordinates, state.point, now)
+        rounding, error = conversion_rounding(known, self.coordinates), known.value_error
         state.bound = Bound(now.value, gap, True, gradient, now.loss, rounding, error=error)
         state.best, state.gap = state.point, gap
         return True
@@ -476,7 +486,7 @@ class _Iteration:
         The Hessian is used again unless it is stale, where steps are small or two more of them lead within the limit.
         The second of them starts from a gradient in float64.
         """
-        state, near = self.state, self.state.near
+        state, near = self.state, self.state.expected_decrease
         has_new_hessian = self._now().hessian is not None or not self.holds_hessian
         # Newton steps square the error; steps by an earlier Hessian shrink it by as much as the last one did.
         contraction = near if has_new_hessian else near / max(self.last_predicted_decrease, 1e-300)
@@ -513,10 +523,10 @@ def is_finite(evaluation: Derivatives) -> bool:
     return math.isfinite(evaluation.value) and all(math.isfinite(float(one.sum())) for one in tensors)
 
 
-def _row_norms(state: SolverState, factored_hessian: Factored) -> PassRequests[Norms | None]:
+def _row_norms(state: SolverState, factored_hessian: Factored) -> PassRequests[InverseHessianNorms | None]:
     """The norms of the rows in the metric of a factored Hessian; one pass, the first time."""
     problem = state.problem
-    if state.reach is None:
-        size = size_of(factored_hessian, problem.num_outputs)
-        state.reach = size, (yield from request(Reach(problem, state.coordinates, size)))
-    return norms(problem, factored_hessian, *state.reach)
+    if state.row_sizes is None:
+        size = diagonal_roots(factored_hessian, problem.num_outputs)
+        state.row_sizes = size, (yield from request(Reach(problem, state.coordinates, size)))
+    return inverse_hessian_norms(problem, factored_hessian, *state.row_sizes)

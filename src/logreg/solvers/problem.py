@@ -11,6 +11,7 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.losses import Loss
 from logreg.losses.objective import Objective
+from logreg.losses.penalties import L1Penalty, L2Penalty
 from logreg.rows import row_weights
 
 COPIED = 2**18
@@ -100,10 +101,8 @@ class Problem:
         """Strengths of l2 and of l1 by each of these coordinates, (D + 1,) each; 0 for the intercept."""
         ratio = self.model.scale / coordinates.scale
         zero = ratio.new_zeros(1)
-        return (
-            torch.cat([self.objective.l2 * ratio * ratio, zero]),
-            torch.cat([self.objective.l1 * ratio, zero]),
-        )
+        l2, l1 = L2Penalty(self.objective.l2).rescaled(ratio), L1Penalty(self.objective.l1).rescaled(ratio)
+        return torch.cat([l2, zero]), torch.cat([l1, zero])
 
     def sub(self, sample: Batch) -> Problem:
         """The same problem over a sample of the rows."""

@@ -17,8 +17,8 @@ from logreg.solvers.passes.hessian import BlockCache
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.starting_point import MANY_ROWS, holds_hessian
-from logreg.solvers.state import NOISE, SolverState, by_slope, certified, steepness
+from logreg.solvers.starting_point import MIN_STOCHASTIC_ROWS, holds_hessian
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient, scaled_gradient
 
 LOGITS_PER_OUTPUT = 3
 """Numbers that are cached for each row and output: those of `BlockLogits`."""
@@ -70,7 +70,7 @@ def uses_descent(problem: Problem) -> bool:
     per_row = LOGITS_PER_OUTPUT * problem.num_outputs
     small = per_row <= LOGITS_MEMORY_FRACTION * problem.num_features or per_row * problem.rows <= SMALL_LOGITS_NUMEL
     has_faster_solver = holds_hessian(problem) or is_wide(problem) or problem.objective.l1 > 0
-    return problem.rows >= MANY_ROWS and small and not has_faster_solver
+    return problem.rows >= MIN_STOCHASTIC_ROWS and small and not has_faster_solver
 
 
 @dataclass
@@ -137,6 +137,8 @@ class SubspaceHessian(Pass[Tensor]):
 
     Its result has the shape (M, K, M, K) for M directions, and does not contain the penalty.
     """
+
+    sums = ("_hessian",)
 
     def __init__(
         self, problem: Problem, coordinates: Coordinates, direction: Tensor, cache: LogitsCache, last_steps: int
@@ -210,15 +212,15 @@ def descend(state: SolverState) -> PassRequests[bool]:
         state.inverse.change_l2(problem.penalties(coordinates)[0])
     now = yield from request(EvaluateAfterStep(problem, coordinates, point, cache))
     for number in range(MAX_SUBSPACE_STEPS + 1):
-        state.point, state.value, state.near = point, now.value, predicted_decrease
-        gap_here = by_slope(state, now.gradient, now.curvature)
+        state.point, state.value, state.expected_decrease = point, now.value, predicted_decrease
+        gap_here = gap_from_gradient(state, now.gradient, now.curvature)
         state.gap = min(gap_here, 1.0) * abs(now.value)
         flattest, gap = _least_gradient_point(state, now, num_pairs) if num_pairs else (point, gap_here)
         halved = gap <= smallest_gap / 2
         smallest_gap, steps_since_halving = (gap, 0) if halved else (smallest_gap, steps_since_halving + 1)
         if gap <= gap_limit:
             there = yield from request(Evaluate(problem, coordinates, flattest, torch.float64))
-            gap_there = by_slope(state, there.gradient, there.curvature)
+            gap_there = gap_from_gradient(state, there.gradient, there.curvature)
             if gap_there <= state.tolerance:
                 state.point, state.value = flattest, there.value
                 if (yield from certified(state, there)):
@@ -229,7 +231,9 @@ def descend(state: SolverState) -> PassRequests[bool]:
         if number == MAX_SUBSPACE_STEPS or steps_since_halving == MAX_STEPS_PER_HALVING or decreases_little:
             break
         if state.inverse is None:
-            first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed, state.drawn)
+            first = yield from preconditioner(
+                problem, coordinates, point, now.curvature, state.seed, state.preconditioner_rows
+            )
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
         direction = centered(problem, -state.inverse(now.gradient))
         directions = torch.stack([direction] if last_step is None else [direction, last_step])
@@ -260,7 +264,7 @@ def _backtrack(
         is larger at all lengths down to `MIN_STEP_LENGTH`.
     """
     problem, coordinates, point = state.problem, state.coordinates, state.point
-    largest_value = now.value * (1 + NOISE[problem.dtype])
+    largest_value = now.value * (1 + VALUE_ROUNDING[problem.dtype])
     after = yield from request(EvaluateAfterStep(problem, coordinates, point + step, cache, factors))
     length, last_length = 1.0, 1.0
     while not after.value <= largest_value and length > MIN_STEP_LENGTH:
@@ -284,7 +288,7 @@ def _least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) 
         num_pairs: Last steps to use, >= 1.
 
     Returns:
-        The point, (K, D + 1), and the relative gap that `by_slope` estimates there.
+        The point, (K, D + 1), and the relative gap that `gap_from_gradient` estimates there.
 
     References:
         Pulay (1980), Convergence acceleration of iterative sequences: the case of SCF iteration.
@@ -294,17 +298,17 @@ def _least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) 
     like = now.gradient
     changes = like.new_empty(len(pairs), like.numel())
     for row, (_, change) in zip(changes, pairs, strict=True):  # one at a time: a list of them would double the memory
-        row.copy_(steepness(state, change.view_as(like).double()).flatten())
+        row.copy_(scaled_gradient(state, change.view_as(like).double()).flatten())
     size = torch.linalg.vector_norm(changes, dim=1)
     changes /= size.unsqueeze(1)
-    slopes = changes @ steepness(state, like).flatten()
+    slopes = changes @ scaled_gradient(state, like).flatten()
     gram_inverse = torch.linalg.pinv(changes @ changes.T, rtol=EXTRAPOLATION_PINV_RTOL, hermitian=True)
     factors = -(gram_inverse @ slopes) / size
     point, gradient = state.point.clone(), like.clone()
     for (step, change), factor in zip(pairs, factors.tolist(), strict=True):
         point.add_(step.view_as(like), alpha=factor)
         gradient.add_(change.view_as(like), alpha=factor)
-    return point, by_slope(state, gradient, now.curvature)
+    return point, gap_from_gradient(state, gradient, now.curvature)
 
 
 def _subspace_newton_step(

@@ -15,9 +15,10 @@ from logreg.solvers.newton import newton
 from logreg.solvers.newton_steps import smallest_subgradient
 from logreg.solvers.passes.base import Pass, PassRequests, request
 from logreg.solvers.passes.evaluate import Evaluate
+from logreg.solvers.passes.reduction import Processes
 from logreg.solvers.passes.sampling import Sample
 from logreg.solvers.problem import Coordinates, choose_coordinates
-from logreg.solvers.starting_point import HELD
+from logreg.solvers.starting_point import MAX_HELD_HESSIAN_PARAMETERS
 from logreg.solvers.state import SolverState, certified
 
 MAX_WORKING_SETS = 200
@@ -40,12 +41,20 @@ class _SelectedFeatures(Pass[None]):
 
     def __init__(self, requested: Pass[Any], features: Tensor) -> None:
         """``features`` are the numbers of the columns that ``requested`` is shown, (M,)."""
-        self.requested, self.features = requested, features
+        self.requested, self.features, self.interleaved = requested, features, requested.interleaved
 
     def add(self, block: Batch) -> None:
         """Hands on those features of a block; sets ``done``."""
         self.requested.add(block._replace(features=block.features.index_select(1, self.features)))
         self.done = self.requested.done
+
+    def finish(self) -> None:
+        """Ends the pass that it hands rows to."""
+        self.requested.finish()
+
+    def reduce(self, processes: Processes) -> None:
+        """Combines the accumulators of that pass."""
+        self.requested.reduce(processes)
 
 
 def newton_on_working_sets(state: SolverState) -> PassRequests[None]:
@@ -71,7 +80,10 @@ def newton_on_working_sets(state: SolverState) -> PassRequests[None]:
     """
     problem = state.problem
     point, l1 = state.solution, problem.penalties(problem.model)[1]
-    max_size = min(HELD // (problem.num_outputs if problem.coupled else 1), problem.num_features + 1) - 1
+    max_size = (
+        min(MAX_HELD_HESSIAN_PARAMETERS // (problem.num_outputs if problem.coupled else 1), problem.num_features + 1)
+        - 1
+    )
     sample = yield from request(Sample(problem))
     deviation = choose_coordinates(problem, sample, every_scale=True).scale
     inner_tol, size, last_value = FIRST_INNER_TOL, FIRST_SIZE, math.inf
@@ -94,9 +106,7 @@ def newton_on_working_sets(state: SolverState) -> PassRequests[None]:
         columns = torch.cat([selected, selected.new_tensor([problem.num_features])])
         inner = SolverState(replace(problem, model=model), point[:, columns], inner_tol, state.seed)
         for requested in newton(inner):
-            reduced = _SelectedFeatures(requested, selected)
-            reduced.mixed = requested.mixed
-            yield reduced
+            yield _SelectedFeatures(requested, selected)
         point = point.clone()
         point[:, columns] = inner.solution
         inner_tol = max(inner_tol / 10, 0.1 * state.tolerance)

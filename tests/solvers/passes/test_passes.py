@@ -15,7 +15,7 @@ from logreg.solvers.fit import problem_of
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.sampling import Stochastic
 from logreg.solvers.problem import COPIED, Problem, choose_coordinates
-from logreg.solvers.starting_point import enough_rows, holds_hessian, safe_step
+from logreg.solvers.starting_point import enough_rows, holds_hessian, stable_step
 from logreg.solvers.threads import threads_for
 
 
@@ -84,7 +84,7 @@ def test_the_safe_step_is_one_over_the_largest_curvature_at_zero(loss: str, clas
     coordinates = choose_coordinates(problem, sample, every_scale=True)
     coordinates = coordinates._replace(scale=torch.ones(4).double())
     spread = 0.25 if classes == 2 else (1 / 4) * (3 / 4)
-    assert safe_step(problem, coordinates, sample) == pytest.approx(400 / (spread * 81), rel=1e-3)
+    assert stable_step(problem, coordinates, sample) == pytest.approx(400 / (spread * 81), rel=1e-3)
 
 
 def test_a_sample_is_enough_where_it_is_a_small_part_of_the_rows_with_twenty_for_each_parameter() -> None:

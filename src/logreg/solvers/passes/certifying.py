@@ -111,11 +111,14 @@ class Measure(Certifying[Measured]):
     digits.
     """
 
+    sums = ("_loss", "_rows", "_gradient", "_slopes", "_squares", "_curvature", "_by_intercept", "_hessian")
+    maxima = ("_reach", "_largest")
+
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, hessian: bool = False) -> None:
         super().__init__(problem, coordinates)
         self.point, self._wants = point, hessian
         k, p = point.shape
-        self._loss, self._rows, self._reach = self.zeros(), 0, self.zeros()
+        self._loss, self._rows, self._reach = self.zeros(), self.zeros(), self.zeros()
         self._gradient, self._slopes, self._squares = self.zeros(k, p), self.zeros(k, p), self.zeros(p)
         self._largest = self.zeros(p)
         self._curvature, self._by_intercept = self.zeros(k, k), self.zeros(k, p)
@@ -185,7 +188,7 @@ class Measure(Certifying[Measured]):
             None if problem.coupled else self._by_intercept * share,
         )
         return Measured(
-            evaluation, self._squares * share, self._largest, self._slopes * share, float(self._reach), self._rows
+            evaluation, self._squares * share, self._largest, self._slopes * share, float(self._reach), int(self._rows)
         )
 
 
@@ -196,6 +199,8 @@ class Dual(Pass[tuple[Tensor, float, float]]):
     intercept.
     ``scale`` in (0, 1] shrinks theta further, to what pure l1 asks for.
     """
+
+    sums = ("_sums", "_ones", "_fit", "_noise")
 
     def __init__(
         self, problem: Problem, coordinates: Coordinates, point: Tensor, shift: Tensor, scale: float = 1.0
@@ -249,6 +254,8 @@ class Reached(NamedTuple):
 class Reach(Pass[Reached]):
     """How large rows are in coordinates, with the 1 that the intercept multiplies."""
 
+    sums = ("_sum",)
+    maxima = ("_largest",)
     copies = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates, size: Tensor) -> None:

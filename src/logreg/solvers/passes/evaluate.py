@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class Derivatives(NamedTuple):
 
 class Evaluate(Pass[Derivatives]):
     """The objective and its gradient at a point, and its Hessian if asked for."""
+
+    sums: ClassVar[tuple[str, ...]] = ("_loss", "_gradient", "_residuals", "_curvature", "_hessian", "_by_intercept")
+    maxima = ("_change",)
 
     def __init__(
         self,
@@ -165,27 +168,29 @@ class EvaluateSome(Evaluate):
     It is never done: whoever shows the rows may begin the next pass where one is done, and that may want all of them.
     """
 
-    mixed = True
+    sums: ClassVar[tuple[str, ...]] = (*Evaluate.sums, "_rows", "_weight")
+    interleaved = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, rows: int) -> None:
         """Sees about so many ``rows``."""
         super().__init__(problem, coordinates, point)
-        self._rows, self._seen, self._weight = rows, 0, self.zeros()
+        self._wanted, self._seen, self._rows, self._weight = rows, 0, self.zeros(), self.zeros()
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, as long as there are not enough."""
-        if self._seen < self._rows:
+        if self._seen < self._wanted:
             super().add(block)
 
     def gather(self, rows: PreparedRows) -> None:
         """Counts them."""
         super().gather(rows)
         self._seen += len(rows.labels)
+        self._rows += len(rows.labels)
         self._weight += len(rows.labels) if rows.weights is None else rows.weights.sum(dtype=torch.float64)
 
     def result(self) -> Derivatives:
         """What those rows together say."""
-        self.problem = self.problem.part(self._seen, max(float(self._weight), 1e-300))
+        self.problem = self.problem.part(int(self._rows), max(float(self._weight), 1e-300))
         return super().result()
 
 

@@ -50,6 +50,8 @@ class BlockCache(Generic[Cached]):
 class Product(Pass[Tensor]):
     """The Hessian at a point times a direction."""
 
+    sums = ("_sums", "_ones")
+
     def __init__(
         self, problem: Problem, coordinates: Coordinates, point: Tensor, direction: Tensor, known: BlockCache[Tensor]
     ) -> None:
@@ -95,6 +97,7 @@ class SampledCurvature(Pass[Tensor]):
     w_ik / q: an unbiased estimate that spends its rows where there is curvature.
     """
 
+    sums = ("_blocks", "_sums", "_ones")
     enough, together = 64, 256
     """Rows whose products are added up at once, at least and at most about so many."""
 
@@ -138,10 +141,13 @@ class SampledCurvature(Pass[Tensor]):
             add_lower_triangle(self._blocks[output], rows.T)
             some.clear()
 
-    def result(self) -> Tensor:
-        """Shape (K, D, D), the lower triangles alone: the blocks of the coefficients, penalty included."""
+    def finish(self) -> None:
+        """Adds up the rows that are waiting."""
         for output in range(self.problem.num_outputs):
             self._add_up(output)
+
+    def result(self) -> Tensor:
+        """Shape (K, D, D), the lower triangles alone: the blocks of the coefficients, penalty included."""
         center, scale = self._fold
         share, (l2, _) = self.problem.row_sum_scale, self.problem.penalties(self.coordinates)
         # sum w (x - c)(x - c)' = sum w x x' - a c' - c a' + (sum w) c c', with a = sum w x
@@ -157,6 +163,7 @@ class SampledCurvature(Pass[Tensor]):
 class Diagonal(Pass[Tensor]):
     """The diagonal of the Hessian at a point."""
 
+    sums = ("_squares", "_sums", "_ones")
     copies = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor) -> None:

@@ -14,30 +14,44 @@ from logreg.solvers.problem import Coordinates, Problem
 
 
 class Sample(Pass[Batch]):
-    """Rows of the first block themselves."""
+    """A sample of the rows: evenly spaced rows of the first block of each process, as many as `part_rows` allows."""
 
-    mixed = True
+    samples = ("_blocks",)
+    interleaved = True
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, problem.model)
-        self._block: Batch | None = None
+        self._blocks: list[Batch] = []
 
     def add(self, block: Batch) -> None:
-        """Keeps of it what may be copied, evenly.  Sets: done."""
-        every = slice(None, None, max(1, -(-len(block.labels) // part_rows(block.features.shape[1], torch.float32))))
-        weights = None if block.sample_weight is None else block.sample_weight[every]
-        self._block, self.done = Batch(block.features[every], block.labels[every], weights), True
+        """Keeps rows of the first block.  Sets: done."""
+        self._blocks.append(self._thinned(block))
+        self.done = True
 
     def result(self) -> Batch:
-        """The block."""
-        assert self._block is not None
-        return self._block
+        """The rows, in the order of the processes."""
+        if len(self._blocks) == 1:
+            return self._blocks[0]
+        features = torch.cat([block.features for block in self._blocks])
+        labels = torch.cat([block.labels for block in self._blocks])
+        weights = [block.sample_weight for block in self._blocks if block.sample_weight is not None]
+        return self._thinned(Batch(features, labels, torch.cat(weights) if weights else None))
+
+    @staticmethod
+    def _thinned(block: Batch) -> Batch:
+        step = max(1, -(-len(block.labels) // part_rows(block.features.shape[1], torch.float32)))
+        weights = None if block.sample_weight is None else block.sample_weight[::step]
+        return Batch(block.features[::step], block.labels[::step], weights)
 
 
 class Stochastic(Pass[Tensor]):
-    """A pass of stochastic gradient descent in small batches, one of several with a step that falls to zero."""
+    """A pass of stochastic gradient descent in small batches, one of several with a step that falls to zero.
 
-    mixed = True
+    Several processes descend each on its own rows; the result is the mean of their points.
+    """
+
+    sums = ("_coef", "_intercept", "_processes")
+    interleaved = True
     batch_size = 256
     together = 2
     """Batches that are centered at once."""
@@ -53,9 +67,11 @@ class Stochastic(Pass[Tensor]):
         )
         self._step, self._seen, self._all = step, number * problem.rows, passes * problem.rows
         self._center, self._invert = coordinates.center.to(self.dtype), (1 / coordinates.scale).to(self.dtype)
+        self._processes = self.zeros()
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, a few batches at a time."""
+        self._processes.fill_(1)
         for part in parts(block, self.together * self.batch_size):
             super().add(part)
 
@@ -76,6 +92,12 @@ class Stochastic(Pass[Tensor]):
                 self._intercept.add_(residuals.sum(0), alpha=scale)
             self._seen += len(x)
 
+    def finish(self) -> None:
+        """A process without rows has no point."""
+        if not self._processes:
+            self._coef.zero_()
+            self._intercept.zero_()
+
     def result(self) -> Tensor:
-        """The point, (K, D + 1)."""
-        return torch.cat([self._coef, self._intercept.unsqueeze(1)], dim=1).double()
+        """The mean of the points of the processes that have rows, (K, D + 1)."""
+        return torch.cat([self._coef, self._intercept.unsqueeze(1)], dim=1).double() / self._processes
