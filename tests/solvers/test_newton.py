@@ -22,7 +22,7 @@ from logreg.solvers.dual.span import cholesky_with_ridge
 from logreg.solvers.fit import EXACT, fit, problem_of
 from logreg.solvers.l1_steps import minimize_with_l1
 from logreg.solvers.newton import newton
-from logreg.solvers.newton_steps import FIRST_RIDGE, factored
+from logreg.solvers.newton_steps import FIRST_RIDGE, factor_hessian
 from logreg.solvers.passes.base import run_pass
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.state import SolverState
@@ -267,7 +267,7 @@ def test_a_hessian_that_is_not_finite_raises_an_error_that_says_so(bad: float) -
     matrix = torch.eye(3, dtype=torch.float64)
     matrix[0, 0] = bad
     with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
-        factored(problem, matrix.unsqueeze(0))
+        factor_hessian(problem, matrix.unsqueeze(0))
     with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
         cholesky_with_ridge(matrix)
 
@@ -275,7 +275,7 @@ def test_a_hessian_that_is_not_finite_raises_an_error_that_says_so(bad: float) -
 def test_an_indefinite_hessian_is_factored_with_a_larger_ridge() -> None:
     problem = problem_of(MemoryRows(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])), Objective("bce", l2=1.0))
     matrix = torch.tensor([[1.0, 1.5, 0.0], [1.5, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    found = factored(problem, matrix.unsqueeze(0))
+    found = factor_hessian(problem, matrix.unsqueeze(0))
     assert found.ridge > FIRST_RIDGE
     assert bool(found.factors.isfinite().all())
     assert bool(cholesky_with_ridge(matrix.clone()).isfinite().all())

@@ -12,7 +12,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.conjugate_gradients import conjugate_gradients
 from logreg.solvers.fit import problem_of
-from logreg.solvers.newton_steps import factored, newton_step_pinv
+from logreg.solvers.newton_steps import factor_hessian, newton_step_pinv
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.preconditioner import centered
@@ -78,7 +78,7 @@ def test_the_smallest_pivot_is_what_no_earlier_column_explains_of_a_column(inter
     problem = replace(problem, num_outputs=1, intercept=intercept)
     hessian = torch.diag(torch.tensor([4.0, 1.0, 9.0, float(intercept)])).double()
     hessian[1, 2] = hessian[2, 1] = 3 * 0.9  # a correlation of 0.9
-    factored_hessian = factored(problem, hessian.unsqueeze(0))
+    factored_hessian = factor_hessian(problem, hessian.unsqueeze(0))
     assert factored_hessian.smallest_pivot == pytest.approx(1 - 0.9**2, rel=1e-9)
     gradient = torch.tensor([[1.0, 2.0, 3.0, 0.0]]).double()
     torch.testing.assert_close(hessian @ factored_hessian.step(gradient)[0], gradient[0], rtol=1e-9, atol=1e-10)

@@ -211,30 +211,30 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
         if gap > gap_limit:
             stale = (
                 decrease_at_refresh > LAST_REFRESH_TOL
-                and state.expected_decrease < PRECONDITIONER_REFRESH_RATIO * decrease_at_refresh
+                and state.predicted_decrease < PRECONDITIONER_REFRESH_RATIO * decrease_at_refresh
             )
             if inverse is None or stale:
                 inverse, stale = (yield from _reduced_preconditioner(state, now)), True
             direction = _direction(problem, point, slope, l1, pairs, inverse)
             direction = direction if null is None else null.project_out(problem, coordinates, direction)
             slope_along = float((slope * direction).sum())
-            state.expected_decrease = -slope_along / 2 / size
-            decrease_at_refresh = state.expected_decrease if stale else decrease_at_refresh
-            gap = min(gap, GAP_TO_PREDICTED_DECREASE * state.expected_decrease) if certifies_by_hessian else gap
+            state.predicted_decrease = -slope_along / 2 / size
+            decrease_at_refresh = state.predicted_decrease if stale else decrease_at_refresh
+            gap = min(gap, GAP_TO_PREDICTED_DECREASE * state.predicted_decrease) if certifies_by_hessian else gap
         state.value, state.gap = now.value, min(gap, 1.0) * size
         stalled = steps_without_progress >= MAX_STEPS_WITHOUT_PROGRESS or not slope_along < 0
         if unpenalized and now.value < separated_value:
             break  # f tends to 0 while the coefficients grow without bound
-        if not exact and (stalled or gap <= gap_limit or state.expected_decrease < FLOAT32_END_TOL):
+        if not exact and (stalled or gap <= gap_limit or state.predicted_decrease < FLOAT32_END_TOL):
             dtype, steps_without_progress, smallest_decrease = torch.float64, 0, math.inf
             now = yield from request(Evaluate(problem, coordinates, point, dtype))
             continue
-        if gap <= gap_limit or state.expected_decrease <= decrease_limit:
+        if gap <= gap_limit or state.predicted_decrease <= decrease_limit:
             if (yield from certified(state, now)):
                 return null
             # Where all coefficients are 0, the estimated gap is 0 though the intercepts are not at their optimum; then
             # the predicted decrease decides.
-            gap_limit, decrease_limit = (gap / 30, -1.0) if gap > 0 else (-1.0, min(state.expected_decrease, 1.0) / 30)
+            gap_limit, decrease_limit = (gap / 30, -1.0) if gap > 0 else (-1.0, min(state.predicted_decrease, 1.0) / 30)
             continue
         if stalled:
             break
@@ -246,10 +246,11 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
         new_point, there = found
         pairs.append(Pair(new_point - point, there.gradient - now.gradient))
         progress = (
-            now.value - there.value > noise or ROUNDING_PREDICTED_DECREASE < state.expected_decrease < smallest_decrease
+            now.value - there.value > noise
+            or ROUNDING_PREDICTED_DECREASE < state.predicted_decrease < smallest_decrease
         )
         steps_without_progress = 0 if progress else steps_without_progress + 1
-        smallest_decrease = min(smallest_decrease, state.expected_decrease)
+        smallest_decrease = min(smallest_decrease, state.predicted_decrease)
         state.point, now = new_point, there
     if state.best is not state.point:
         yield from certified(state, now if exact else None)

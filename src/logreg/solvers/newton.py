@@ -23,8 +23,8 @@ from logreg.solvers.newton_steps import (
     NOT_FINITE_MESSAGE,
     SINGULAR_PIVOT,
     ZERO_CURVATURE_RTOL,
-    Factored,
-    factored,
+    FactoredHessian,
+    factor_hessian,
     smallest_subgradient,
 )
 from logreg.solvers.passes.base import PassRequests, request
@@ -194,7 +194,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
             break
         if not (yield from loop.solve()):
             continue
-        if rough and state.expected_decrease < rough:
+        if rough and state.predicted_decrease < rough:
             return loop.null_space
         yield from loop.prepare_cheap_bound()
         if (yield from loop.ends_by_certificate()) or loop.gives_up():
@@ -259,7 +259,7 @@ class _Iteration:
         self.path: Path | None = None
         self.length, self.stalled_steps, self.last_predicted_decrease = 1.0, 0, math.inf
 
-        self.factored_hessian: Factored | None = None
+        self.factored_hessian: FactoredHessian | None = None
         self.hessian_point = self.point
         no_directions = state.coordinates.center.new_zeros(problem.num_features + 1, 0)
         self.null_space = NullSpace(no_directions) if self.holds_hessian and self.unpenalized else None
@@ -330,7 +330,7 @@ class _Iteration:
         """Counts steps in a row whose decrease of f is a small part of the predicted one."""
         if self.path is None or self.base is None:
             return
-        predicted = self.state.expected_decrease * abs(self.base.value)
+        predicted = self.state.predicted_decrease * abs(self.base.value)
         stalled = self.base.value - now.value < STALLED_DECREASE_RATIO * predicted
         self.stalled_steps = self.stalled_steps + 1 if stalled else 0
 
@@ -353,7 +353,7 @@ class _Iteration:
         """Solves for the next step and its predicted decrease; returns False where a Hessian in float64 is needed."""
         state, now = self.state, self._now()
         if self.holds_hessian:
-            if now.hessian is not None and not (yield from self._factor(now.hessian)):
+            if now.hessian is not None and not (yield from self._update_factors(now.hessian)):
                 return False
             decrease = self._solve_with_factors(now)
             no_decrease = self.failed_certificates or not decrease > 0
@@ -364,45 +364,43 @@ class _Iteration:
                 return False
         else:
             decrease = yield from self._solve_by_conjugate_gradients(now)
-        self.last_predicted_decrease, state.expected_decrease = (
-            state.expected_decrease,
-            decrease / max(abs(now.value), 1e-300),
-        )
+        self.last_predicted_decrease = state.predicted_decrease
+        state.predicted_decrease = decrease / max(abs(now.value), 1e-300)
         state.gap = min(state.gap, now.value, decrease if self.holds_hessian else math.inf)
-        is_slow = state.expected_decrease > SLOW_CONTRACTION * self.last_predicted_decrease
+        is_slow = state.predicted_decrease > SLOW_CONTRACTION * self.last_predicted_decrease
         if is_slow and self.hessian_dtype == torch.float64 and not self.failed_certificates:
             self.damping = max(self.damping * DAMPING_REDUCTION, MIN_DAMPING)
         return True
 
-    def _factor(self, hessian: Tensor) -> PassRequests[bool]:
+    def _update_factors(self, hessian: Tensor) -> PassRequests[bool]:
         """Factors a new Hessian; returns False where it is nearly singular and must be computed in float64.
 
         The first time it is nearly singular without a penalty, the directions that change no logit are computed.
         """
         state, singular_pivot = self.state, SINGULAR_PIVOT[self.hessian_dtype]
-        found = self._factored(hessian)
+        found = self._factor_hessian(hessian)
         if self.null_space is not None and found.smallest_pivot < singular_pivot:
             if not self.looked_for_null_space:
                 self.null_space = yield from find_null_space(self.problem, self.coordinates)
                 self.looked_for_null_space = True
                 self.point = state.point = self.null_space.project_out(self.problem, self.coordinates, self.point)
-                found = self._factored(hessian)
+                found = self._factor_hessian(hessian)
             if found.smallest_pivot < singular_pivot and self.hessian_dtype != torch.float64:
                 self.hessian_dtype, self.path = torch.float64, None
                 return False
         self.factored_hessian, self.hessian_point = found, self.point
         return True
 
-    def _factored(self, hessian: Tensor) -> Factored:
+    def _factor_hessian(self, hessian: Tensor) -> FactoredHessian:
         null = None if self.null_space is None else self.null_space.in_coordinates(self.problem, self.coordinates)
-        return factored(self.problem, hessian, self.coordinates, null, ZERO_CURVATURE_RTOL[self.hessian_dtype])
+        return factor_hessian(self.problem, hessian, self.coordinates, null, ZERO_CURVATURE_RTOL[self.hessian_dtype])
 
     def _solve_with_factors(self, now: Derivatives) -> float:
         """Solves for a step by the factored Hessian; returns the predicted decrease, in units of f."""
         problem, state, point, null_space = self.problem, self.state, self.point, self.null_space
         assert self.factored_hessian is not None
         if problem.objective.l1:
-            rtol = min(MAX_MODEL_RTOL, max(MIN_MODEL_RTOL, state.expected_decrease))
+            rtol = min(MAX_MODEL_RTOL, max(MIN_MODEL_RTOL, state.predicted_decrease))
             atol = MODEL_ATOL * abs(state.value)
             matrices = self.factored_hessian.matrices
             target, decrease = minimize_with_l1(
@@ -419,7 +417,7 @@ class _Iteration:
     def _solve_by_conjugate_gradients(self, now: Derivatives) -> PassRequests[float]:
         """Solves for a step by conjugate gradients; returns the predicted decrease, in units of f."""
         problem, coordinates, state, point, slope = self.problem, self.coordinates, self.state, self.point, self.slope
-        if state.inverse is None or state.expected_decrease > PRECONDITIONER_REUSE_TOL:
+        if state.inverse is None or state.predicted_decrease > PRECONDITIONER_REUSE_TOL:
             state.inverse = None  # frees its memory before the next one takes it
             first = yield from preconditioner(
                 problem, coordinates, point, now.curvature, state.seed, state.preconditioner_rows
@@ -439,7 +437,7 @@ class _Iteration:
         if self.factored_hessian is None or now.hessian is None:
             return
         self.row_norms, self.cheap_bound_limit = None, math.inf
-        if self.bounds_cheaply and state.expected_decrease < CHEAP_BOUND_TOL:
+        if self.bounds_cheaply and state.predicted_decrease < CHEAP_BOUND_TOL:
             self.row_norms = yield from _row_norms(state, self.factored_hessian)
         if self.row_norms is not None:
             reach = self.row_norms.reach / max(abs(now.value), 1e-300)
@@ -448,7 +446,7 @@ class _Iteration:
     def ends_by_certificate(self) -> PassRequests[bool]:
         """Certifies the point where the predicted decrease is small; True where it is, or where too many failed."""
         state = self.state
-        if not (self.exact and state.expected_decrease <= self.limit):
+        if not (self.exact and state.predicted_decrease <= self.limit):
             return False
         if self._certified_by_factored_hessian() or (yield from certified(state, self.base)):
             return True
@@ -486,20 +484,20 @@ class _Iteration:
         The Hessian is used again unless it is stale, where steps are small or two more of them lead within the limit.
         The second of them starts from a gradient in float64.
         """
-        state, near = self.state, self.state.expected_decrease
+        state, decrease = self.state, self.state.predicted_decrease
         has_new_hessian = self._now().hessian is not None or not self.holds_hessian
         # Newton steps square the error; steps by an earlier Hessian shrink it by as much as the last one did.
-        contraction = near if has_new_hessian else near / max(self.last_predicted_decrease, 1e-300)
-        next_decrease = near * contraction
-        is_stale = near > STALE_CONTRACTION * self.last_predicted_decrease
-        decrease_after_two = near * next_decrease
-        is_far = near > HESSIAN_REUSE_TOL and decrease_after_two > self.limit
+        contraction = decrease if has_new_hessian else decrease / max(self.last_predicted_decrease, 1e-300)
+        next_decrease = decrease * contraction
+        is_stale = decrease > STALE_CONTRACTION * self.last_predicted_decrease
+        decrease_after_two = decrease * next_decrease
+        is_far = decrease > HESSIAN_REUSE_TOL and decrease_after_two > self.limit
         self.refresh_hessian = self.holds_hessian and (is_stale or is_far)
         float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
         if not self.holds_hessian:
             float64_tol = max(FLOAT64_TOL, STOP_FRACTION * state.tolerance)
         may_be_last = self.holds_hessian and not self.refresh_hessian and next_decrease <= self.limit
-        if self.stalled_steps >= MAX_STALLED_STEPS or near < float64_tol or may_be_last:
+        if self.stalled_steps >= MAX_STALLED_STEPS or decrease < float64_tol or may_be_last:
             self.dtype, self.stalled_steps = torch.float64, self.stalled_steps if self.exact else 0
         assert self.path is not None
         self.point = self.path(1.0)
@@ -523,7 +521,7 @@ def is_finite(evaluation: Derivatives) -> bool:
     return math.isfinite(evaluation.value) and all(math.isfinite(float(one.sum())) for one in tensors)
 
 
-def _row_norms(state: SolverState, factored_hessian: Factored) -> PassRequests[InverseHessianNorms | None]:
+def _row_norms(state: SolverState, factored_hessian: FactoredHessian) -> PassRequests[InverseHessianNorms | None]:
     """The norms of the rows in the metric of a factored Hessian; one pass, the first time."""
     problem = state.problem
     if state.row_sizes is None:

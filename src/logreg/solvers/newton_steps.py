@@ -80,7 +80,7 @@ def intercept_step(problem: Problem, gradient: Tensor, curvature: Tensor) -> Ten
     return step - step.mean() if problem.coupled else step
 
 
-class Factored(NamedTuple):
+class FactoredHessian(NamedTuple):
     """A Hessian with its Cholesky factors."""
 
     matrices: Tensor
@@ -98,13 +98,13 @@ class Factored(NamedTuple):
         return torch.cholesky_solve(flat, self.factors).view_as(gradient)
 
 
-def factored(
+def factor_hessian(
     problem: Problem,
     hessian: Tensor,
     coordinates: Coordinates | None = None,
     null: Tensor | None = None,
     zero_curvature_rtol: float = ZERO_CURVATURE_RTOL[torch.float64],
-) -> Factored:
+) -> FactoredHessian:
     """Factors a Hessian, made positive definite first.
 
     1. A softmax gets curvature along the vectors that are equal for all outputs, which change no probability.
@@ -163,7 +163,7 @@ def factored(
             pivots = pivots if attempt == 0 else torch.zeros_like(pivots)
             if not problem.intercept:
                 pivots = pivots.view(k, p)[:, :-1]
-            return Factored(matrices, factors.mul_(size.unsqueeze(2)), ridge, float(pivots.min()))
+            return FactoredHessian(matrices, factors.mul_(size.unsqueeze(2)), ridge, float(pivots.min()))
     raise DivergedError(NOT_FINITE_MESSAGE)
 
 

@@ -157,8 +157,8 @@ class PathFitter:
             passes += not requested.done
             if passes >= self._passes_left:
                 break
-        if state.bound is None and uses_model and state.expected_decrease < self._tolerance:
-            gap = max(state.expected_decrease, 0.0) * abs(state.value)
+        if state.bound is None and uses_model and state.predicted_decrease < self._tolerance:
+            gap = max(state.predicted_decrease, 0.0) * abs(state.value)
             loss = state.value - float(problem.objective.penalty(state.solution[:, :-1]))
             state.bound = Bound(state.value, gap, False, torch.zeros_like(start), loss)
         if state.bound is None:

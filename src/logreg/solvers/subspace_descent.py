@@ -212,7 +212,7 @@ def descend(state: SolverState) -> PassRequests[bool]:
         state.inverse.change_l2(problem.penalties(coordinates)[0])
     now = yield from request(EvaluateAfterStep(problem, coordinates, point, cache))
     for number in range(MAX_SUBSPACE_STEPS + 1):
-        state.point, state.value, state.expected_decrease = point, now.value, predicted_decrease
+        state.point, state.value, state.predicted_decrease = point, now.value, predicted_decrease
         gap_here = gap_from_gradient(state, now.gradient, now.curvature)
         state.gap = min(gap_here, 1.0) * abs(now.value)
         flattest, gap = _least_gradient_point(state, now, num_pairs) if num_pairs else (point, gap_here)
