@@ -28,7 +28,7 @@ from logreg.solvers.curvature_bound import (
     inverse_hessian_norms,
 )
 from logreg.solvers.fit import EXACT, bound_of, fit, problem_of
-from logreg.solvers.newton_steps import Factored, factored, intercept_step
+from logreg.solvers.newton_steps import FactoredHessian, factor_hessian, intercept_step
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.certifying import UNIT, Dual, Measure, Reach, Reached, accumulated, centered_coordinates
 from logreg.solvers.passes.evaluate import Evaluate
@@ -258,13 +258,13 @@ def test_the_norms_of_a_diagonal_hessian_are_those_of_its_entries(intercept: boo
     problem = problem_of(rows, Objective("bce", l2=1.0), intercept=intercept)
     diagonal = torch.tensor([4.0, 100.0, 1.0 if intercept else 0.0]).double()
     matrices = torch.diag(diagonal).unsqueeze(0)
-    direct = Factored(matrices, matrices.sqrt(), 0.0)
-    size = diagonal_roots(direct, 1)
+    factored_hessian = FactoredHessian(matrices, matrices.sqrt(), 0.0)
+    size = diagonal_roots(factored_hessian, 1)
     torch.testing.assert_close(size, torch.tensor([2.0, 10.0, 1.0]).double())
-    found = inverse_hessian_norms(problem, direct, size, Reached(5.0, 2.0, 0.0, 0.0))
+    found = inverse_hessian_norms(problem, factored_hessian, size, Reached(5.0, 2.0, 0.0, 0.0))
     assert found is not None  # in these units each curvature is 1, but for that of an intercept which is not there
     torch.testing.assert_close(found.rows, torch.tensor([5.0]).double())
-    of_half = inverse_hessian_norms(problem, direct, size / 2, Reached(5.0, 2.0, 0.0, 0.0))
+    of_half = inverse_hessian_norms(problem, factored_hessian, size / 2, Reached(5.0, 2.0, 0.0, 0.0))
     assert of_half is not None
     torch.testing.assert_close(of_half.rows, torch.tensor([5.0 / 4]).double())
 
@@ -344,13 +344,13 @@ def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: str)
         change = features @ (point - before)[:, :-1].T + (point - before)[:, -1]
         apart = (change.unsqueeze(2) - change.unsqueeze(1)).abs().max().unsqueeze(0)
         torch.testing.assert_close(now.change, apart if problem.coupled else change.abs().amax(0))
-        direct = factored(problem, then.hessian)
-        units = diagonal_roots(direct, problem.num_outputs)
-        of_rows = inverse_hessian_norms(
-            problem, direct, units, drive(request(Reach(problem, problem.model, units)), rows)
+        factored_hessian = factor_hessian(problem, then.hessian)
+        units = diagonal_roots(factored_hessian, problem.num_outputs)
+        row_norms = inverse_hessian_norms(
+            problem, factored_hessian, units, drive(request(Reach(problem, problem.model, units)), rows)
         )
-        assert of_rows is not None
-        bound = bound_by_held_hessian(direct, of_rows, now.change, now.gradient)
+        assert row_norms is not None
+        bound = bound_by_held_hessian(factored_hessian, row_norms, now.change, now.gradient)
         gap = now.value - best.bound.value
         assert bound >= gap
         ratios.append(bound / gap)
@@ -374,16 +374,16 @@ def test_a_hessian_in_float32_is_known_as_exactly_as_is_said(offset: float, conf
     )
     assert coarse is not None
     assert fine is not None
-    direct = factored(problem, coarse)
-    units = diagonal_roots(direct, 1)
+    factored_hessian = factor_hessian(problem, coarse)
+    units = diagonal_roots(factored_hessian, 1)
     reached = drive(request(Reach(problem, coordinates, units)), rows)
     assert reached.largest < 100 / float(units.min()) ** 2
-    of_rows = inverse_hessian_norms(problem, direct, units, reached)
+    row_norms = inverse_hessian_norms(problem, factored_hessian, units, reached)
     values, vectors = torch.linalg.eigh(fine[0])
     root = vectors / values.sqrt()
     off = torch.linalg.eigvalsh(root.T @ (coarse[0] - fine[0]) @ root).abs().max()
-    assert of_rows is not None
-    assert off <= of_rows.error[0]
+    assert row_norms is not None
+    assert off <= row_norms.error[0]
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)

@@ -373,4 +373,4 @@ def _half_decrement(problem: Problem, point: Tensor, gradient: Tensor) -> PassRe
     solution = yield from conjugate_gradients(
         problem, problem.model, point, gradient, lambda r: r / metric, 0.03, MAX_ESTIMATE_PRODUCTS
     )
-    return solution.gain
+    return solution.predicted_decrease

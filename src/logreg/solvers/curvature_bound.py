@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from logreg.solvers.dependent_features import RESOLVED_EIGENVALUE_RATIO, rank_of
 from logreg.solvers.exact_sums import moved_to
-from logreg.solvers.newton_steps import Factored
+from logreg.solvers.newton_steps import FactoredHessian
 from logreg.solvers.passes.base import PassRequests, PreparedRows, request
 from logreg.solvers.passes.certifying import (
     UNIT,
@@ -311,9 +311,9 @@ def _on_all_of_space(
     return CurvatureBound(math.inf, True, dependent) if sloped else CurvatureBound(total, False, dependent)
 
 
-def diagonal_roots(direct: Factored, outputs: int) -> Tensor:
+def diagonal_roots(factored_hessian: FactoredHessian, outputs: int) -> Tensor:
     """Square roots of the Hessian's diagonal, the smallest over the outputs: units of the coordinates, (D + 1,)."""
-    diagonal = direct.matrices.diagonal(dim1=1, dim2=2).reshape(outputs, -1).amin(0)
+    diagonal = factored_hessian.matrices.diagonal(dim1=1, dim2=2).reshape(outputs, -1).amin(0)
     return torch.where(diagonal > 0, diagonal, 1.0).sqrt()
 
 
@@ -340,33 +340,33 @@ class InverseHessianNorms(NamedTuple):
 
 
 def inverse_hessian_norms(
-    problem: Problem, direct: Factored, size: Tensor, reached: Reached
+    problem: Problem, factored_hessian: FactoredHessian, size: Tensor, reached: Reached
 ) -> InverseHessianNorms | None:
     """Bounds norms in the metric of the inverse of a held Hessian by its smallest eigenvalue.
 
     Args:
         problem: A problem without l1.
-        direct: The Hessian.
+        factored_hessian: The Hessian.
         size: Units of the coordinates, (D + 1,).
         reached: The result of `Reach` in these coordinates and units.
 
     Returns:
         The norms; ``None`` where the smallest eigenvalue is not known above rounding.
     """
-    units = (1 / size).repeat(direct.matrices.shape[1] // len(size))
-    matrices = direct.matrices * units * units.unsqueeze(1)
+    units = (1 / size).repeat(factored_hessian.matrices.shape[1] // len(size))
+    matrices = factored_hessian.matrices * units * units.unsqueeze(1)
     if not problem.intercept:
         moves = torch.arange(len(units), device=size.device) % len(size) != len(size) - 1
         matrices = matrices[:, moves][:, :, moves]
     values = torch.linalg.eigvalsh(matrices)
     smallest, largest = values[:, 0], values[:, -1]
     eps, k = torch.finfo(problem.dtype).eps, problem.num_outputs if problem.coupled else 1
-    of_ones = direct.matrices.diagonal(dim1=1, dim2=2)[:, len(size) - 1 :: len(size)].amax(1)
+    of_ones = factored_hessian.matrices.diagonal(dim1=1, dim2=2)[:, len(size) - 1 :: len(size)].amax(1)
     # Errors of the Hessian: of sums over the rows, and of a mean that is subtracted from them;
     summed = 10 * eps if problem.dtype != torch.float64 else accumulated(problem) + 10 * eps
     error = summed * values.shape[1] * (largest + 2 * reached.far * of_ones)
     # of probabilities and of features, which are rounded to the type; and the ridge that made it positive definite.
-    error = error + 4 * eps * k * reached.mean + (4 * reached.blurred + direct.ridge) * largest
+    error = error + 4 * eps * k * reached.mean + (4 * reached.blurred + factored_hessian.ridge) * largest
     error = error / smallest.clamp(min=1e-300)
     if not bool(((smallest > 0) & (error < 0.1)).all()):
         return None
@@ -376,12 +376,14 @@ def inverse_hessian_norms(
     return InverseHessianNorms(rows, error, blur, problem.loss.self_concordance)
 
 
-def bound_by_held_hessian(direct: Factored, of_rows: InverseHessianNorms, change: Tensor, gradient: Tensor) -> float:
+def bound_by_held_hessian(
+    factored_hessian: FactoredHessian, row_norms: InverseHessianNorms, change: Tensor, gradient: Tensor
+) -> float:
     """The bound of `bound_by_curvature` with a Hessian of a point nearby, and without a pass.
 
     Args:
-        direct: The Hessian.
-        of_rows: Its norms.
+        factored_hessian: The Hessian.
+        row_norms: Its norms.
         change: The largest change of a logit since the Hessian's point, `Derivatives.change`: curvature fell at most by
             the factor exp(-M change).
         gradient: At the point, (K, D + 1), in the coordinates of the Hessian.
@@ -389,10 +391,10 @@ def bound_by_held_hessian(direct: Factored, of_rows: InverseHessianNorms, change
     Returns:
         An upper bound of f - f* in nats; infinite where there is none.
     """
-    grown = (of_rows.self_concordance * change).exp() / (1 - of_rows.error)
-    flat = (direct.step(gradient) * gradient).reshape(len(grown), -1)
-    squared = (flat.sum(1).clamp(min=0).sqrt() + of_rows.blur).square() * grown
-    products = of_rows.self_concordance * (squared * of_rows.rows * grown).sqrt()
+    grown = (row_norms.self_concordance * change).exp() / (1 - row_norms.error)
+    flat = (factored_hessian.step(gradient) * gradient).reshape(len(grown), -1)
+    squared = (flat.sum(1).clamp(min=0).sqrt() + row_norms.blur).square() * grown
+    products = row_norms.self_concordance * (squared * row_norms.rows * grown).sqrt()
     return _sum_of_gaps(squared.tolist(), products.tolist())
 
 

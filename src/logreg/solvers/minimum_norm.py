@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.solvers.l1_steps import regauged
-from logreg.solvers.newton_steps import NOT_FINITE
+from logreg.solvers.l1_steps import shift_to_least_penalty
+from logreg.solvers.newton_steps import NOT_FINITE_MESSAGE
 from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
 from logreg.solvers.passes.sampling import Sample
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
@@ -137,7 +137,7 @@ def find_null_space(problem: Problem, coordinates: Coordinates | None = None) ->
     triangle = yield from request(TriangularFactor(problem, coordinates))
     size = torch.linalg.vector_norm(triangle, dim=0)
     if not bool(size.isfinite().all()):
-        raise DivergedError(NOT_FINITE)
+        raise DivergedError(NOT_FINITE_MESSAGE)
     size = torch.where(size > 0, size, 1.0)
     _, values, vectors = torch.linalg.svd(triangle / size, full_matrices=True)
     rank = int((values > NULL_SINGULAR_VALUE * values.amax()).sum())
@@ -189,7 +189,7 @@ def move_to_minimum_norm(state: SolverState, null: NullSpace | None = None) -> P
         point = point - point.mean(0) if problem.coupled else point
     elif problem.coupled and not problem.objective.l2:
         l2, l1 = problem.penalties(model)
-        point = regauged(point.flatten(), l1.expand_as(point).flatten(), (point.shape, l2)).view_as(point)
+        point = shift_to_least_penalty(point.flatten(), l1.expand_as(point).flatten(), (point.shape, l2)).view_as(point)
     moved = bool(((point - before)[:, :-1].abs() > NEGLIGIBLE_CHANGE * before[:, :-1].abs().amax()).any())
     if not moved:
         point = before

@@ -23,7 +23,7 @@ from logreg.solvers.bounds import Bound, bound
 from logreg.solvers.fit import EXACT
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import PassRequests
-from logreg.solvers.preconditioner import DRAWN
+from logreg.solvers.preconditioner import SAMPLED_ROWS
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import holds_hessian, stable_step
@@ -146,7 +146,7 @@ class PathFitter:
             start,
             self._tolerance,
             self._seed,
-            preconditioner_rows=PRECONDITIONER_ROWS_FACTOR * DRAWN,
+            preconditioner_rows=PRECONDITIONER_ROWS_FACTOR * SAMPLED_ROWS,
             inverse=inverse,
         )
         passes = 0
@@ -157,8 +157,8 @@ class PathFitter:
             passes += not requested.done
             if passes >= self._passes_left:
                 break
-        if state.bound is None and uses_model and state.expected_decrease < self._tolerance:
-            gap = max(state.expected_decrease, 0.0) * abs(state.value)
+        if state.bound is None and uses_model and state.predicted_decrease < self._tolerance:
+            gap = max(state.predicted_decrease, 0.0) * abs(state.value)
             loss = state.value - float(problem.objective.penalty(state.solution[:, :-1]))
             state.bound = Bound(state.value, gap, False, torch.zeros_like(start), loss)
         if state.bound is None:

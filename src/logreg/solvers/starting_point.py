@@ -25,7 +25,7 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, parts
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
-from logreg.solvers.newton_steps import SINGULAR, factored
+from logreg.solvers.newton_steps import SINGULAR_PIVOT, factor_hessian
 from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
 from logreg.solvers.passes.sampling import Sample, Stochastic
@@ -148,10 +148,10 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
     now = yield from request(EvaluateSome(problem, coordinates, state.point, more))
     gradient = coordinates.gradient_to(problem.model, now.gradient)
     gradient = model.gradient_to(inner.coordinates, torch.cat([gradient[:, :-1][:, common], gradient[:, -1:]], dim=1))
-    direct = factored(narrow, hessian, inner.coordinates)
-    if direct.weakest < SINGULAR[torch.float32]:
+    factored_hessian = factor_hessian(narrow, hessian, inner.coordinates)
+    if factored_hessian.smallest_pivot < SINGULAR_PIVOT[torch.float32]:
         return  # along a direction without curvature in the sample the length of a step is not determined
-    step = direct.step(gradient)
+    step = factored_hessian.step(gradient)
     # A sample without a row of some class has no curvature there, and its predicted decrease is far too large.
     if 0 < float((step * gradient).sum()) / 2 <= MAX_SAMPLE_STEP_DECREASE * now.value:
         state.point = centered(problem, whole(inner.point - step))

@@ -20,7 +20,7 @@ from logreg.solvers.newton_steps import intercept_step
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.certifying import Reached
 from logreg.solvers.passes.evaluate import Derivatives
-from logreg.solvers.preconditioner import DRAWN
+from logreg.solvers.preconditioner import SAMPLED_ROWS
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 
@@ -52,7 +52,7 @@ class SolverState:
         preconditioner_rows: Rows for each output that a preconditioner is computed from.
         inverse: An approximate inverse of the Hessian in ``coordinates``, once one was computed.
         value: f at the point, in nats; infinite until it is known.
-        expected_decrease: The decrease of f that the quadratic model predicts for the next step, relative to f.
+        predicted_decrease: The decrease of f that the quadratic model predicts for the next step, relative to f.
         gap: The optimizer's current estimate of f - f*, in nats.
         row_sizes: Units of the coordinates, (D + 1,), and how large rows are in these units, once known.
         bound: The best bound of f - f* so far; the optimizer ends with it.
@@ -63,11 +63,11 @@ class SolverState:
     point: Tensor
     tolerance: float = 1e-6
     seed: int = 0
-    preconditioner_rows: int = DRAWN
+    preconditioner_rows: int = SAMPLED_ROWS
     inverse: LimitedMemoryInverse | None = None
     coordinates: Coordinates = field(init=False)
     value: float = math.inf
-    expected_decrease: float = math.inf
+    predicted_decrease: float = math.inf
     gap: float = math.inf
     row_sizes: tuple[Tensor, Reached] | None = None
     bound: Bound | None = None

@@ -28,7 +28,7 @@ from logreg.solvers.passes.reduction import Accumulators, combined
 from logreg.solvers.passes.sampling import Sample, Stochastic
 from logreg.solvers.problem import Problem
 from logreg.solvers.state import SolverState
-from logreg.solvers.subspace_descent import Along, Follow
+from logreg.solvers.subspace_descent import EvaluateAfterStep, SubspaceHessian
 
 
 class Simulated:
@@ -120,13 +120,13 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], tuple[Pass[Any], ...]]
     Reach: lambda p, at: (Reach(p, p.model, torch.ones_like(at[0])),),
     Leverage: lambda p, at: (Leverage(p, p.model, torch.ones(len(at), at.shape[1], 1, dtype=torch.float64)),),
     TriangularFactor: lambda p, at: (TriangularFactor(p, p.model),),
-    Follow: lambda p, at: _after(
-        lambda cache: Follow(p, p.model, at, cache),
-        lambda cache: Along(p, p.model, _column(p, at), cache, 0),
+    EvaluateAfterStep: lambda p, at: _after(
+        lambda cache: EvaluateAfterStep(p, p.model, at, cache),
+        lambda cache: SubspaceHessian(p, p.model, _column(p, at), cache, 0),
     ),
-    Along: lambda p, at: _after(
-        lambda cache: Follow(p, p.model, at, cache),
-        lambda cache: Along(p, p.model, _column(p, at), cache, 0),
+    SubspaceHessian: lambda p, at: _after(
+        lambda cache: EvaluateAfterStep(p, p.model, at, cache),
+        lambda cache: SubspaceHessian(p, p.model, _column(p, at), cache, 0),
     ),
 }
 """Passes whose results do not depend on who had which rows, up to rounding; made anew for each process."""

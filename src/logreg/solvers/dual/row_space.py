@@ -146,7 +146,7 @@ def solve_in_rows(state: SolverState, solve: Solver) -> PassRequests[None]:
     The state keeps its point where the dual solver comes no nearer than `MAX_USEFUL_GAP` and the point is not zero.
 
     Args:
-        state: Its point is updated; so are ``inverse`` and ``expected_decrease`` where the Gram matrix was computed.
+        state: Its point is updated; so are ``inverse`` and ``predicted_decrease`` where the Gram matrix was computed.
         solve: Solves the problem over the rows of the Gram matrix's Cholesky factor, where inverses cannot be held.
     """
     problem = state.problem
@@ -165,7 +165,7 @@ def solve_in_rows(state: SolverState, solve: Solver) -> PassRequests[None]:
             point = torch.cat([rows.combined(dual_coef), intercept.unsqueeze(1)], dim=1)
             state.point = centered(problem, coordinates.to(state.coordinates, point))
             if solver.gram is not None:
-                state.expected_decrease = solver.estimated_gaps[-1]
+                state.predicted_decrease = solver.estimated_gaps[-1]
                 inverse = WoodburyInverse(solver, state.coordinates)
                 state.inverse = LimitedMemoryInverse(inverse, problem, problem.penalties(state.coordinates)[0])
         if is_near or held:
