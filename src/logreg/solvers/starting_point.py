@@ -15,7 +15,7 @@ from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
 from logreg.solvers.passes.sampling import Sample, Stochastic
 from logreg.solvers.preconditioner import centered
-from logreg.solvers.problem import COPIED, Coordinates, Problem, choose_coordinates
+from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
 from logreg.solvers.state import SolverState
 
 HELD = 1024
@@ -132,7 +132,7 @@ def _solve_sample(state: SolverState, sample: Batch, solve: Solver) -> PassReque
 def _common(sample: Batch, coordinates: Coordinates) -> Tensor:
     """Which features vary in more than a few rows of a sample, (D,): about as many as are not at their usual value."""
     second, fourth = torch.zeros_like(coordinates.center), torch.zeros_like(coordinates.center)
-    for part in parts(sample, max(1, COPIED // len(coordinates.center))):
+    for part in parts(sample, max(1, MAX_COPIED_NUMBERS // len(coordinates.center))):
         squares = (part.features.double() - coordinates.center).div_(coordinates.scale).square_()
         second += squares.sum(0)
         fourth += squares.square_().sum(0)
