@@ -30,7 +30,15 @@ from logreg.solvers.curvature_bound import (
 from logreg.solvers.fit import EXACT, bound_of, fit, problem_of
 from logreg.solvers.newton_steps import FactoredHessian, factor_hessian, intercept_step
 from logreg.solvers.passes.base import drive, request
-from logreg.solvers.passes.certifying import UNIT, Dual, Measure, Reach, Reached, accumulated, centered_coordinates
+from logreg.solvers.passes.certifying import (
+    UNIT_ROUNDOFF,
+    Dual,
+    Measure,
+    Reach,
+    Reached,
+    accumulated,
+    centered_coordinates,
+)
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Coordinates
 from reference import Array, Reference, Stated
@@ -228,9 +236,9 @@ def test_rounding_of_an_intercept_counts_each_center(far: str) -> None:
     known = EvaluatedPoint(
         dataclasses.replace(problem, model=model), known_frame, point, evaluation, zero.new_zeros(3), zero
     )
-    of_intercept = 7 * UNIT * 4e6
+    of_intercept = 7 * UNIT_ROUNDOFF * 4e6
     gradient = evaluation.gradient.abs()
-    stored = 4 * UNIT * float((gradient * point.abs()).sum())
+    stored = 4 * UNIT_ROUNDOFF * float((gradient * point.abs()).sum())
     expected = float(gradient[0, -1]) * of_intercept + stored + of_intercept**2 / 2
     assert conversion_rounding(known, own) == pytest.approx(expected, rel=1e-12)
 
@@ -248,7 +256,7 @@ def test_an_output_of_zero_logits_makes_no_saturated_value_better_known() -> Non
             problem, problem.model, point, evaluation, torch.ones(2).double(), torch.ones(2).double()
         )
         errors.append(known.value_error)
-    assert errors[0] == pytest.approx(1e-12 * math.expm1(22 * UNIT * 1e10), rel=1e-6)
+    assert errors[0] == pytest.approx(1e-12 * math.expm1(22 * UNIT_ROUNDOFF * 1e10), rel=1e-6)
     assert errors[1] == errors[0]
 
 
@@ -300,7 +308,7 @@ def test_curvature_that_is_barely_known_makes_a_bound_wider_by_as_much() -> None
     problem = problem_of(rows, Objective("bce", l2=0.1))
     coordinates, at = problem.model, problem.zeros()
     measured = drive(request(Measure(problem, coordinates, at, hessian=True)), rows)
-    error = 3 * (accumulated(problem) + 20 * UNIT * 2)
+    error = 3 * (accumulated(problem) + 20 * UNIT_ROUNDOFF * 2)
     hessian = torch.eye(3).double()
     hessian[0, 1] = hessian[1, 0] = 1 - 25 * error  # eigenvalues 2, and 25 times what is not known of them
     gradient = torch.tensor([[1e-5, 1e-5, 0.0]]).double()

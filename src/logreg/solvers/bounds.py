@@ -38,7 +38,7 @@ from logreg.solvers.curvature_bound import MAX_FEATURE_RMS, SATURATED_LOSS, Eval
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import intercept_step, smallest_subgradient
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, request
-from logreg.solvers.passes.certifying import UNIT, Dual, Measure, accumulated, centered_coordinates
+from logreg.solvers.passes.certifying import UNIT_ROUNDOFF, Dual, Measure, accumulated, centered_coordinates
 from logreg.solvers.passes.evaluate import Derivatives
 from logreg.solvers.passes.hessian import Diagonal
 from logreg.solvers.passes.sampling import Sample
@@ -187,10 +187,10 @@ def conversion_rounding(at: EvaluatedPoint, own: Coordinates) -> float:
     """
     coef, problem = at.point[:, :-1].abs() / at.coordinates.scale, at.problem
     offsets = coef @ (at.coordinates.center.abs() + own.center.abs() + problem.model.center.abs())
-    of_intercept = (problem.num_features + 5) * UNIT * offsets + 4 * UNIT * at.point[:, -1].abs()
+    of_intercept = (problem.num_features + 5) * UNIT_ROUNDOFF * offsets + 4 * UNIT_ROUNDOFF * at.point[:, -1].abs()
     of_logits = 4 * at.logits_error + of_intercept * math.sqrt(at.total)
     gradient = at.evaluation.gradient.abs()
-    of_slope = float(gradient[:, -1] @ of_intercept + 4 * UNIT * (gradient * at.point.abs()).sum())
+    of_slope = float(gradient[:, -1] @ of_intercept + 4 * UNIT_ROUNDOFF * (gradient * at.point.abs()).sum())
     # To first order f changes by the gradient, which vanishes at the optimum, and to second order by the curvature.
     return of_slope + _second_order(problem, of_logits)
 
@@ -255,9 +255,11 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     steepest = problem.loss.max_curvature
     size = math.sqrt(2 * steepest * evaluation.loss) + math.sqrt(steepest * excess)
     noise = accumulated(problem) * size * squares[:-1].sqrt() + moves
-    noise = noise + 8 * UNIT * (sums[:, :-1].abs() + l2 * coef.abs())
+    noise = noise + 8 * UNIT_ROUNDOFF * (sums[:, :-1].abs() + l2 * coef.abs())
     # An optimizer's evaluation has probabilities near 1 that are rounded to float64.
-    rounding = 8 * UNIT * start.total * problem.num_outputs if evaluation.loss > SATURATED_LOSS * start.total else 0.0
+    rounding = (
+        8 * UNIT_ROUNDOFF * start.total * problem.num_outputs if evaluation.loss > SATURATED_LOSS * start.total else 0.0
+    )
     scale = 1.0
     if not problem.objective.l2 and (reach := float((sums[:, :-1].abs() / l1).max())) > 1:
         # The conjugate of l1 |w| is infinite beyond l1.
@@ -269,7 +271,7 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
         terms, rounding = _penalty_terms(theta, l2, l1, rounding)
     else:
         terms, rounding = yield from _l1_penalty_terms(theta, l1, rounding)
-    rounding += 8 * UNIT * float((l1 * coef.abs()).sum()) + _second_order(problem, at.logits_error)
+    rounding += 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum()) + _second_order(problem, at.logits_error)
     if at.point is not start.point:
         rounding += start.value_error + at.value_error
     rounding += balance + 2 * math.sqrt(excess * balance)
@@ -348,7 +350,7 @@ def _balance(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(sums), torch.zeros_like(at.point[:, :-1])
     curvature = evaluation.curvature
     sizes = problem.loss.residual_bound(evaluation.loss, at.total) + 2 * MAX_FEASIBLE_SHIFT * curvature.diagonal()
-    off = sums.abs() * (1 + UNIT) + accumulated(problem) * sizes
+    off = sums.abs() * (1 + UNIT_ROUNDOFF) + accumulated(problem) * sizes
     if problem.coupled:
         second = float(torch.linalg.eigvalsh(curvature)[1]) - accumulated(problem) * float(curvature.trace())
         least = torch.full_like(off, second)

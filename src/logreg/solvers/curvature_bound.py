@@ -34,7 +34,7 @@ from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import FactoredHessian
 from logreg.solvers.passes.base import PassRequests, PreparedRows, request
 from logreg.solvers.passes.certifying import (
-    UNIT,
+    UNIT_ROUNDOFF,
     Certifying,
     Measure,
     Measured,
@@ -91,7 +91,7 @@ class EvaluatedPoint(NamedTuple):
     def logits_error(self) -> Tensor:
         """Root of the weighted sum over the rows of the squared rounding errors of each output's logits, (K,)."""
         reach = self.point[:, :-1].abs() @ self.squares[:-1].sqrt() + self.point[:, -1].abs() * math.sqrt(self.total)
-        return (self.problem.num_features + 10) * UNIT * reach
+        return (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach
 
     @property
     def value_error(self) -> float:
@@ -107,7 +107,10 @@ class EvaluatedPoint(NamedTuple):
             slope = slope if math.isfinite(slope) else math.sqrt(2 * loss.max_curvature * evaluation.loss)
             return float(self.logits_error.sum()) * 2 * slope + summed
         reach = loss.relative_lipschitz * float((self.point.abs() @ self.largest).max())
-        return evaluation.loss * math.expm1(min(2 * (self.problem.num_features + 10) * UNIT * reach, 700.0)) + summed
+        return (
+            evaluation.loss * math.expm1(min(2 * (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach, 700.0))
+            + summed
+        )
 
 
 class Leverage(Certifying[Tensor]):
@@ -165,7 +168,9 @@ def bound_by_curvature(
     """
     at, measured = yield from _with_hessian(problem, own, point, at, measured)
     blocks = _blocks(at, measured)
-    off = 2 * (problem.num_features + 10) * UNIT * measured.reach  # rounding of the logits, which the curvature is at
+    off = (
+        2 * (problem.num_features + 10) * UNIT_ROUNDOFF * measured.reach
+    )  # rounding of the logits, which the curvature is at
     grown = math.exp(min(problem.loss.self_concordance * off, 10.0))
     spectrum = _spectrum(problem, blocks.hessian)
     if spectrum is None or grown > MAX_LOGIT_ROUNDING_FACTOR:
@@ -233,7 +238,7 @@ def _blocks(at: EvaluatedPoint, measured: Measured) -> _Blocks:
     l2 = problem.penalties(at.coordinates)[0][:p]
     batch, count = (1, k * p) if together else (k, p)
     noise = accumulated(problem) * measured.slopes[:, :p]
-    noise = noise + 4 * UNIT * (gradient[:, :p].abs() + l2 * at.point[:, :p].abs())
+    noise = noise + 4 * UNIT_ROUNDOFF * (gradient[:, :p].abs() + l2 * at.point[:, :p].abs())
     return _Blocks(
         p, hessian.reshape(batch, count, count), gradient[:, :p].reshape(batch, count), noise.reshape(batch, count)
     )
@@ -267,7 +272,7 @@ def _spectrum(problem: Problem, hessian: Tensor) -> _Spectrum | None:
         values, vectors = torch.linalg.eigh(scaled)
     except RuntimeError:  # torch's LinAlgError, which it does not export
         return None
-    error = values.shape[1] * (accumulated(problem) + 20 * UNIT * values[:, -1:])
+    error = values.shape[1] * (accumulated(problem) + 20 * UNIT_ROUNDOFF * values[:, -1:])
     resolved = values > RESOLVED_EIGENVALUE_RATIO * error
     roots = torch.where(resolved, values, 1.0).rsqrt() * resolved
     return _Spectrum(units, values, vectors, error, resolved, roots)

@@ -30,7 +30,7 @@ from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
 from logreg.solvers.passes.sampling import Sample, Stochastic
 from logreg.solvers.preconditioner import centered
-from logreg.solvers.problem import COPIED, Coordinates, Problem, choose_coordinates
+from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
 from logreg.solvers.state import SolverState
 
 MAX_HELD_HESSIAN_PARAMETERS = 1024
@@ -164,7 +164,7 @@ def _common(sample: Batch, coordinates: Coordinates) -> Tensor:
     about the number of rows in which a rare feature is not at its usual value.
     """
     second, fourth = torch.zeros_like(coordinates.center), torch.zeros_like(coordinates.center)
-    for part in parts(sample, max(1, COPIED // len(coordinates.center))):
+    for part in parts(sample, max(1, MAX_COPIED_NUMBERS // len(coordinates.center))):
         squares = (part.features.double() - coordinates.center).div_(coordinates.scale).square_()
         second += squares.sum(0)
         fourth += squares.square_().sum(0)

@@ -1,4 +1,4 @@
-"""Passes that see a sample of the rows: one block of it, or stochastic gradient descent."""
+"""A sample of the rows, and a pass of stochastic gradient descent."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class Stochastic(Pass[Tensor]):
     sums = ("_coef", "_intercept", "_processes")
     interleaved = True
     batch_size = 256
-    together = 2
-    """Batches that are centered at once."""
+    batches_per_copy = 2
+    """Batches whose features are centered in one copy."""
 
     def __init__(
         self, problem: Problem, coordinates: Coordinates, point: Tensor, step: float, number: int = 0, passes: int = 1
     ) -> None:
-        """The pass of this ``number``, out of ``passes``."""
+        """``number`` counts the passes from 0; the step falls from ``step`` to 0 (cosine) over all ``passes``."""
         super().__init__(problem, coordinates)
         self._coef, self._intercept = point[:, :-1].to(self.dtype).clone(), point[:, -1].to(self.dtype).clone()
         self._decay = problem.penalties(coordinates)[0][:-1].to(self.dtype) / (
@@ -72,11 +72,11 @@ class Stochastic(Pass[Tensor]):
     def add(self, block: Batch) -> None:
         """Takes one block of rows, a few batches at a time."""
         self._processes.fill_(1)
-        for part in parts(block, self.together * self.batch_size):
+        for part in parts(block, self.batches_per_copy * self.batch_size):
             super().add(part)
 
     def gather(self, rows: PreparedRows) -> None:
-        """Steps through the batches."""
+        """Takes one step for each batch."""
         problem, loss = self.problem, self.problem.loss
         features = rows.features if self._shift is not None else (rows.features - self._center).mul_(self._invert)
         size, mean_weight = self.batch_size, problem.total_weight / problem.rows
