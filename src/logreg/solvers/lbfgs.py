@@ -63,7 +63,7 @@ GAP_TO_PREDICTED_DECREASE = 10.0
 """Estimated gap as a multiple of the predicted decrease, which is too small: the stored steps have not met all of the
 curvature."""
 
-MAX_ITERATIONS = 20_000
+MAX_LBFGS_ITERATIONS = 20_000
 """Steps at most: a backstop, far more than any problem should take."""
 
 ROUNDING_PREDICTED_DECREASE = 1e-20
@@ -163,8 +163,9 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
     `FLOAT32_END_TOL`, or where steps in that type bring no progress.
 
     It stops where the point is certified; in float64 after `MAX_STEPS_WITHOUT_PROGRESS` steps without progress or where
-    no direction leads down; without a penalty where f is nearly 0, which shows separation; or after `MAX_ITERATIONS`.
-    Where a line search fails, the stored pairs are dropped; where there are none, that ends the steps in this type.
+    no direction leads down; without a penalty where f is nearly 0, which shows separation; or after
+    `MAX_LBFGS_ITERATIONS`. Where a line search fails, the stored pairs are dropped; where there are none, that ends the
+    steps in this type.
 
     Args:
         state: Of the problem; it is updated in each step.
@@ -198,7 +199,7 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
         null = yield from find_null_space(problem, coordinates)
         state.point = null.project_out(problem, coordinates, state.point)
     now = yield from request(Evaluate(problem, coordinates, state.point, dtype))
-    for _ in range(MAX_ITERATIONS):
+    for _ in range(MAX_LBFGS_ITERATIONS):
         if not is_finite(now):
             if dtype == torch.float64:
                 raise DivergedError(NOT_FINITE_MESSAGE)

@@ -69,7 +69,7 @@ curvature."""
 STALLED_DECREASE_RATIO = 0.05
 """Actual decrease of f, relative to the predicted one, below which a step counts as stalled."""
 
-MAX_STALLED_STEPS = 12
+MAX_STALLED_NEWTON_STEPS = 12
 """Stalled or rejected steps in a row after which passes go on in float64, and in float64 the solver gives up."""
 
 # Hessians
@@ -150,8 +150,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     model with l1 predicts no decrease.
 
     It stops where the point is certified, after `MAX_FAILED_CERTIFICATES` that did not halve the gap, after
-    `MAX_STALLED_STEPS` in float64, after `MAX_EVALUATIONS`, and without a penalty where f is nearly 0, which shows
-    separation.  The point is then the one with the best bound.
+    `MAX_STALLED_NEWTON_STEPS` in float64, after `MAX_EVALUATIONS`, and without a penalty where f is nearly 0, which
+    shows separation.  The point is then the one with the best bound.
 
     Without a penalty, directions that change no logit are computed as soon as H is nearly singular; steps have no part
     along them, and the point is the one of least norm.
@@ -311,7 +311,7 @@ class _Iteration:
             return True
         assert self.path is not None
         self.length, self.stalled_steps = self.length * BACKTRACKING_RATIO, self.stalled_steps + 1
-        if self.stalled_steps >= MAX_STALLED_STEPS:
+        if self.stalled_steps >= MAX_STALLED_NEWTON_STEPS:
             return False
         self.point = self.path(self.length)
         return True
@@ -476,7 +476,7 @@ class _Iteration:
         """Whether f tends to 0 while the coefficients grow without bound (separation), or steps have stalled."""
         total = self.problem.row_sum_scale * self.problem.total_weight
         is_separated = self.unpenalized and self._now().value < self.state.tolerance * total
-        return is_separated or (self.stalled_steps >= MAX_STALLED_STEPS and self.exact)
+        return is_separated or (self.stalled_steps >= MAX_STALLED_NEWTON_STEPS and self.exact)
 
     def take_step(self) -> None:
         """Moves the trial point to the end of the step, and chooses how it is evaluated.
@@ -497,7 +497,7 @@ class _Iteration:
         if not self.holds_hessian:
             float64_tol = max(FLOAT64_TOL, STOP_FRACTION * state.tolerance)
         may_be_last = self.holds_hessian and not self.refresh_hessian and next_decrease <= self.limit
-        if self.stalled_steps >= MAX_STALLED_STEPS or decrease < float64_tol or may_be_last:
+        if self.stalled_steps >= MAX_STALLED_NEWTON_STEPS or decrease < float64_tol or may_be_last:
             self.dtype, self.stalled_steps = torch.float64, self.stalled_steps if self.exact else 0
         assert self.path is not None
         self.point = self.path(1.0)

@@ -24,7 +24,7 @@ from logreg.solvers.state import SolverState, certified
 MAX_WORKING_SETS = 200
 """Working sets that are solved for at most."""
 
-FIRST_SIZE = 50
+FIRST_WORKING_SET_SIZE = 50
 """Features of the first working set: so small a Hessian costs little beside a pass over all features."""
 
 FIRST_INNER_TOL = 0.1
@@ -65,7 +65,7 @@ def newton_on_working_sets(state: SolverState) -> PassRequests[None]:
     1. Evaluate f and its smallest subgradient over all features, and certify the point over all features.
     2. Rank the features: those with a coefficient first, then by the size of their subgradient in units of their
        deviation, which is how far they violate the optimality conditions.
-    3. The working set is the first of them: `FIRST_SIZE`, or twice the support if that is more.
+    3. The working set is the first of them: `FIRST_WORKING_SET_SIZE`, or twice the support if that is more.
     4. `newton` minimizes f over the working set, to a tolerance that falls tenfold each round.
 
     It stops where the point is certified to be within the tolerance, where f did not fall and the inner tolerance is at
@@ -86,7 +86,7 @@ def newton_on_working_sets(state: SolverState) -> PassRequests[None]:
     )
     sample = yield from request(Sample(problem))
     deviation = choose_coordinates(problem, sample, every_scale=True).scale
-    inner_tol, size, last_value = FIRST_INNER_TOL, FIRST_SIZE, math.inf
+    inner_tol, size, last_value = FIRST_INNER_TOL, FIRST_WORKING_SET_SIZE, math.inf
     for _ in range(MAX_WORKING_SETS):
         now = yield from request(Evaluate(problem, problem.model, point, torch.float64))
         state.coordinates, state.point, state.value = problem.model, point, now.value
