@@ -1,4 +1,4 @@
-"""Subspace descent: the limited-memory inverse, its passes, its steps, and the products that passes are made of."""
+"""Subspace descent: the limited-memory inverse, its passes and its steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice, pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers import subspace_descent as descent
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.kernels import _onednn, affine, sum_over_rows
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
@@ -31,6 +29,7 @@ from logreg.solvers.quasi_newton import MAX_STORED_PAIRS, SMALL_PAIRS_NUMEL, Lim
 from logreg.solvers.starting_point import start
 from logreg.solvers.state import SolverState, gap_from_gradient
 from logreg.solvers.subspace_descent import EvaluateAfterStep, LogitsCache, SubspaceHessian, descend, uses_descent
+from reference import correlated_rows
 
 KINDS = {
     "softmax": (4, Objective("cross_entropy", l2=0.02)),
@@ -41,21 +40,10 @@ KINDS = {
 }
 
 
-def drawn(rows: int, features: int, classes: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Correlated features, and labels that depend on them."""
-    draw = torch.Generator().manual_seed(rows + features)
-    x = torch.randn(rows, features, generator=draw) + 2 * torch.randn(rows, 3, generator=draw) @ torch.randn(
-        3, features, generator=draw
-    )
-    slopes = torch.randn(features, classes, generator=draw) / math.sqrt(features)
-    noise = -(-torch.rand(rows, classes, generator=draw).log()).log()
-    return x.to(dtype), (x @ slopes + noise).argmax(1)
-
-
 def stated(kind: str, rows: int = 90, weighted: bool = False) -> tuple[Problem, MemoryRows]:
     """A problem of one kind in float64, in three blocks."""
     classes, objective = KINDS[kind]
-    features, labels = drawn(rows, 5, classes, torch.float64)
+    features, labels = correlated_rows(rows, 5, classes, torch.float64)
     memory = MemoryRows(features, labels, torch.arange(rows).double() % 3 if weighted else None)
     memory.block_rows = rows // 3 + 1
     return problem_of(memory, objective, classes), memory
@@ -70,7 +58,7 @@ def objective_at(problem: Problem, memory: MemoryRows, point: Tensor) -> Tensor:
 
 def large(classes: int = 8, features: int = 140, rows: int = 6000) -> tuple[Tensor, Tensor, Objective]:
     """A problem that is too large for a factored Hessian and has enough rows for subspace descent."""
-    return *drawn(rows, features, classes), Objective("cross_entropy", l2=1e-3)
+    return *correlated_rows(rows, features, classes), Objective("cross_entropy", l2=1e-3)
 
 
 def watched(
@@ -340,58 +328,7 @@ def test_strengths_within_a_factor_of_ten_share_a_preconditioner() -> None:
     assert kinds.count("SampledCurvature") == 2  # 1e-2 and 3e-3 share one
 
 
-# The products with tall matrices
-
-
-@pytest.mark.parametrize("onednn", [True, False])
-@pytest.mark.parametrize("outputs", [1, 3, 10, 50])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("rows", "threads"), [(1, 1), (7, 2), (4097, 1), (4096, 2), (4097, 3)])
-def test_products_of_tall_matrices_are_plain_products(
-    rows: int, threads: int, dtype: torch.dtype, outputs: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # what the rows are split by
-    if onednn and torch.backends.mkldnn.is_available():
-        assert _onednn() is not None
-    if not onednn:  # as in a torch without oneDNN, or with another name for it
-        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
-        assert _onednn.__wrapped__() is None
-        monkeypatch.setattr("logreg.solvers.kernels._onednn", _onednn.__wrapped__)
-    draw = torch.Generator().manual_seed(4)
-    features, residuals = torch.randn(rows, 6, generator=draw), torch.randn(rows, outputs, generator=draw)
-    coef, intercept = torch.randn(outputs, 6, generator=draw), torch.randn(outputs, generator=draw)
-    features, residuals, coef, intercept = (part.to(dtype) for part in (features, residuals, coef, intercept))
-    exact = 1e-5 if dtype == torch.float32 else 1e-12
-    assert_close = partial(torch.testing.assert_close, rtol=exact, atol=exact * math.sqrt(rows))
-    assert_close(affine(features, coef, intercept), features @ coef.T + intercept)
-    assert_close(sum_over_rows(residuals, features), residuals.T @ features)
-
-
-@pytest.mark.parametrize(
-    ("outputs", "dtype", "transposed", "used"),
-    [
-        (2, torch.float32, False, False),
-        (3, torch.float32, False, True),
-        (47, torch.float32, False, True),
-        (48, torch.float32, False, False),
-        (10, torch.float64, False, False),
-        (10, torch.float32, True, False),
-    ],
-)
-def test_the_product_of_onednn_is_taken_where_it_is_quicker(
-    outputs: int, dtype: torch.dtype, transposed: bool, used: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-
-    def linear(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
-        calls.append(len(coef))
-        return torch.addmm(intercept, features, coef.T)
-
-    monkeypatch.setattr("logreg.solvers.kernels._onednn", lambda: linear)
-    features = torch.ones(5, 9, dtype=dtype)
-    features = torch.ones(9, 5, dtype=dtype).T if transposed else features
-    assert affine(features, torch.ones(outputs, 9, dtype=dtype), torch.ones(outputs, dtype=dtype)).unique() == 10
-    assert bool(calls) == used
+# Passes over blocks of rows
 
 
 def test_a_block_of_wide_rows_is_no_larger_than_others() -> None:
@@ -403,7 +340,7 @@ def test_a_block_of_wide_rows_is_no_larger_than_others() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_of_which_every_row_is_drawn_are_those_of_the_hessian(kind: str) -> None:
     classes, objective = KINDS[kind]
-    features, labels = drawn(900, 200, classes, torch.float64)
+    features, labels = correlated_rows(900, 200, classes, torch.float64)
     memory = MemoryRows(features, labels, torch.arange(900).double() % 3)
     memory.block_rows = 400
     problem = problem_of(memory, objective, classes)
@@ -445,39 +382,3 @@ def test_an_evaluation_over_some_rows_is_that_of_a_problem_of_these_rows(kind: s
     whole.add(rows)
     assert some.result().value == pytest.approx(whole.result().value, rel=1e-12)
     torch.testing.assert_close(some.result().gradient, whole.result().gradient, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("rare", [False, True])
-def test_a_start_from_a_sample_is_moved_by_the_slope_of_more_rows(rare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    features, labels = drawn(40_000, 6, 2)
-    if rare:  # a column that is almost constant in the sample
-        features = torch.cat([features, (torch.arange(40_000) % 8000 == 0).float().unsqueeze(1)], dim=1)
-    memory = MemoryRows(features, labels)
-    memory.block_rows = 1000
-    problem = problem_of(memory, Objective("bce", l2=1e-4))
-    best = fit(features, labels, problem.objective, tolerance=1e-8).bound.value
-    excess = []
-    for more in (8, 10**6):
-        monkeypatch.setattr("logreg.solvers.starting_point.EXTRA_ROWS_DIVISOR", more)
-        state = SolverState(problem, problem.zeros())
-        drive(start(state, newton), memory)
-        excess.append(drive(request(Evaluate(problem, state.coordinates, state.point)), memory).value - best)
-        assert not rare or float(state.solution[0, 6]) == 0
-    assert excess[0] < excess[1] / 2
-
-
-@pytest.mark.parametrize("without", ["a class", "any weight"])
-def test_a_sample_without_a_class_or_any_weight_leaves_a_good_start(without: str) -> None:
-    features, _ = drawn(40_000, 2, 2)
-    number = torch.arange(len(features))
-    drawn_ones = number % 20 == 0  # the first of 20 blocks
-    labels = ((number % 1999 == 1) & ~drawn_ones if without == "a class" else number % 2 == 0).long()
-    weights = (~drawn_ones).double() if without == "any weight" else None
-    memory = MemoryRows(features, labels, weights)
-    memory.block_rows = 2000
-    problem = problem_of(memory, Objective("bce", l2=1e-4), 2)
-    state = SolverState(problem, problem.zeros())
-    drive(start(state, newton), memory)
-    there = drive(request(Evaluate(problem, state.coordinates, state.point, torch.float64)), memory).value
-    zero = drive(request(Evaluate(problem, problem.model, problem.zeros(), torch.float64)), memory).value
-    assert there <= zero
