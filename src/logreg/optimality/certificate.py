@@ -23,7 +23,7 @@ from logreg.losses.objective import Objective
 from logreg.optimality.wording import listed
 from logreg.rows import RowSource
 from logreg.solvers.bounds import Bound
-from logreg.solvers.fit import EXACT, bound_of, choose
+from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
 from logreg.solvers.passes.base import run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
@@ -207,7 +207,7 @@ def bound_by_solution(
     target = 0.1 * accuracy  # the gap there, relative to the decrease of f so far, at which to compute a bound
     solved: Bound | None = None
     with threads_for(4.0 * problem.rows * problem.num_parameters):
-        for requested in EXACT[choose(problem)[0]](state):
+        for requested in EXACT[choose_optimizer(problem)[0]](state):
             run_pass(rows, requested)
             passes += not requested.done
             if state.gap <= target * (known.value - state.value):  # the optimizer's estimate

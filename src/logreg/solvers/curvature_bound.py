@@ -168,9 +168,8 @@ def bound_by_curvature(
     """
     at, measured = yield from _with_hessian(problem, own, point, at, measured)
     blocks = _blocks(at, measured)
-    off = (
-        2 * (problem.num_features + 10) * UNIT_ROUNDOFF * measured.reach
-    )  # rounding of the logits, which the curvature is at
+    # Rounding moves the logits by ``off`` at most, and the curvature by the factor exp(M off).
+    off = 2 * (problem.num_features + 10) * UNIT_ROUNDOFF * measured.reach
     grown = math.exp(min(problem.loss.self_concordance * off, 10.0))
     spectrum = _spectrum(problem, blocks.hessian)
     if spectrum is None or grown > MAX_LOGIT_ROUNDING_FACTOR:

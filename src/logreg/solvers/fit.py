@@ -58,7 +58,7 @@ Where the optimum is not unique it is the one of least norm; see `logreg.solvers
 """
 
 
-def choose(problem: Problem) -> tuple[str, str]:
+def choose_optimizer(problem: Problem) -> tuple[str, str]:
     """The name of the exact optimizer that suits a problem, and the reason in a few words."""
     rows, features, outputs = problem.rows, problem.num_features, problem.num_outputs
     shape = f"{rows:,} rows x {features:,} features" + (f" x {outputs} outputs" if outputs > 1 else "")
@@ -68,9 +68,12 @@ def choose(problem: Problem) -> tuple[str, str]:
             f"Newton with Cholesky, since a Hessian of {problem.num_parameters:,} parameters is small [{shape}]",
         )
     if problem.objective.l1:
-        return "newton", f"Newton on the features that l1 leaves [{shape}]"
+        return "newton", f"Newton on working sets of features, since l1 holds most coefficients at 0 [{shape}]"
     if is_wide(problem):
-        return "newton", f"Newton in {rows:,} dimensions, since the rows span all that matters [{shape}]"
+        return (
+            "newton",
+            f"Newton in {rows:,} dimensions, since the optimal coefficients lie in the span of the rows [{shape}]",
+        )
     return "newton", f"Newton with conjugate gradients, since {problem.num_parameters:,} parameters are many [{shape}]"
 
 

@@ -31,7 +31,7 @@ from logreg.optimality.certificate import (
 )
 from logreg.rows import RowSource, row_weights
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian
-from logreg.solvers.fit import EXACT, bound_of, choose
+from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
 from logreg.solvers.passes.base import Pass, PassRequests, finish_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
@@ -130,7 +130,7 @@ class LogisticModule(pl.LightningModule):
         self.dtype_of_arithmetic = DTYPES[precision]
         self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
         problem = self.problem(torch.device("cpu"), num_outputs)
-        chosen, self.reason = choose(problem) if optimizer["name"] == "auto" else (optimizer["name"], "")
+        chosen, self.reason = choose_optimizer(problem) if optimizer["name"] == "auto" else (optimizer["name"], "")
         self.exact = chosen if chosen in EXACT else "newton" if polish else None
         # An exact optimizer's parameters are exact, whatever the arithmetic that leads to them.
         dtype = torch.float64 if self.exact else self.dtype_of_arithmetic

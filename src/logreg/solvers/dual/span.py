@@ -203,7 +203,7 @@ def cholesky_with_ridge(matrix: Tensor) -> Tensor:
         root, failed = torch.linalg.cholesky_ex(matrix)
         ridge *= 100
     raise DivergedError(
-        "inner products of the rows are not finite. Standardize the features with dataset.standardize=true, or set "
+        "the Gram matrix of the rows is not finite. Standardize the features with dataset.standardize=true, or set "
         "precision=64."
     )
 
