@@ -14,11 +14,12 @@ from torch import Tensor
 
 from fake_mnist import write_fake_mnist
 from logreg.data import DATASETS, RawData, Table, TensorDataModule, build_dataset
-from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
+from logreg.data.blocks import BLOCK_BYTES, BlockDataset, FeatureReader, block_loader
 from logreg.data.sources.blobs import Blobs
 from logreg.data.splits import stratified_split
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 from logreg.facts import Batch
+from logreg.stored_form import StoredForm
 
 
 class Given:
@@ -120,6 +121,36 @@ def test_blocks_of_whole_passes_are_the_same_in_every_epoch_and_each_a_sample_of
     for block in epochs[0]:
         assert any(row in first for row in block)
         assert any(row in last for row in block)
+
+
+# what callers may ask of the rows of a split
+
+
+def test_rows_by_position_are_those_of_the_blocks_and_of_the_source() -> None:
+    features = 1e6 + torch.arange(60, dtype=torch.float64).reshape(30, 2).square()
+    labels = torch.arange(30) % 2
+    data = TensorDataModule(Given(features, labels), split={"val": 0.3})
+    numbers = data.source_row_numbers("val")
+    blocks = Batch(*(torch.cat(parts) for parts in list(zip(*data.blocks("val"), strict=True))[:2]))
+    rows = data.rows("val", [4, 0])
+    assert torch.equal(rows.features, blocks.features[[4, 0]])
+    assert torch.equal(rows.labels, labels[numbers[[4, 0]]])
+    assert torch.equal(data.labels("val"), labels[numbers])
+    assert (data.sample_weight("val"), data.groups("val"), data.source_columns("val", [0])) == (None, None, {})
+    torch.testing.assert_close(
+        data.facts.stored.source(data.feature_reader("val")[:]), features[numbers], rtol=1e-14, atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.uint8])
+def test_a_reader_of_features_gives_the_same_numbers_at_once_and_in_parts(dtype: torch.dtype) -> None:
+    features = (torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) * 200).to(dtype)
+    index, form = torch.arange(0, 50, 2), StoredForm(torch.full((3,), 1.7).double(), torch.full((3,), 0.5).double())
+    for stored in (None, form) if dtype == torch.float64 else (None,):
+        once, in_parts = (FeatureReader(features, index, stored, held) for held in (2**20, 0))
+        assert once.shape == in_parts.shape == (25, 3)
+        assert torch.equal(once[:], torch.cat([in_parts[:10], in_parts[torch.arange(10, 25)]]))
+        assert torch.equal(once[:], features[index] if stored is None else stored.of(features[index], torch.float64))
 
 
 def test_a_polished_run_reads_shuffled_batches_first_and_whole_passes_then() -> None:

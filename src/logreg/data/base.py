@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
+import torch
 from torch import Tensor
 
 from logreg.data.encoding.columns import Columns
@@ -15,35 +16,47 @@ from logreg.facts import ClassKind, Split
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in memory, as a source has them."""
+    """The rows of one split in memory.
+
+    Several splits may share the tensors of one source; ``index`` then holds the row numbers of this split.
+    """
 
     features: Tensor | Columns
-    """Shape (M, D); floating, or integers (pixels as bytes); or columns that are yet to be encoded."""
+    """Shape (M, D), floating or integer (pixels are bytes); or columns that are not encoded yet."""
     labels: Tensor
-    """Shape (M,), int64, in [0, C)."""
-    rows: Tensor | None = None
-    """Which of the M rows are meant, shape (N,); ``None`` for all of them."""
+    """Class of each row, shape (M,), int64, in [0, C)."""
+    index: Tensor | None = None
+    """Row numbers of this split among the M rows, shape (N,), int64; ``None`` for all M rows in order."""
     sample_weight: Tensor | None = None
-    """Weight of a row, shape (M,), float64, >= 0; ``None`` weighs all rows 1."""
+    """Weight of each row, shape (M,), float64, >= 0; ``None`` for weight 1 everywhere."""
     groups: Tensor | None = None
-    """Group of a row, shape (M,), int64; no group is held out in part."""
+    """Group of each row, shape (M,), int64; a group lies in one split as a whole."""
 
     def __len__(self) -> int:
-        return len(self.labels) if self.rows is None else len(self.rows)
+        return len(self.labels) if self.index is None else len(self.index)
 
     @property
     def matrix(self) -> Tensor:
-        """The features, which are no columns (any more), shape (M, D)."""
+        """The features as a matrix, shape (M, D); columns must have been encoded."""
         assert isinstance(self.features, Tensor)
         return self.features
 
-    def chosen(self, values: Tensor) -> Tensor:
-        """Of values of all M rows those of the N that are meant."""
-        return values if self.rows is None else values[self.rows]
+    @property
+    def row_numbers(self) -> Tensor:
+        """Row numbers of this split among the M rows, shape (N,), int64."""
+        return torch.arange(len(self.labels)) if self.index is None else self.index
 
-    def narrowed(self, positions: Tensor) -> Table:
-        """Of the N rows only these."""
-        return dataclasses.replace(self, rows=positions if self.rows is None else self.rows[positions])
+    @overload
+    def select(self, values: Tensor) -> Tensor: ...
+    @overload
+    def select(self, values: None) -> None: ...
+    def select(self, values: Tensor | None) -> Tensor | None:
+        """The values of this split's N rows, out of the values of all M rows; ``None`` stays ``None``."""
+        return values if self.index is None or values is None else values[self.index]
+
+    def subset(self, positions: Tensor) -> Table:
+        """The table with only the rows at these positions, which count the N rows from 0."""
+        return dataclasses.replace(self, index=positions if self.index is None else self.index[positions])
 
 
 @dataclass(frozen=True)

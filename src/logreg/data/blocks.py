@@ -29,7 +29,7 @@ class BlockDataset(Dataset[Batch]):
         self,
         features: Tensor,
         labels: Tensor,
-        rows: Tensor | None,
+        index: Tensor | None,
         scale: float,
         dtype: torch.dtype,
         sample_weight: Tensor | None = None,
@@ -40,13 +40,13 @@ class BlockDataset(Dataset[Batch]):
         Args:
             features: Shape (M, D), any dtype, on the device that blocks shall live on.
             labels: Shape (M,), int64.
-            rows: Which of the M rows are this split's, shape (N,); ``None`` for all, in order.
+            index: Numbers of this split's rows among the M, shape (N,); ``None`` for all M rows in order.
             scale: Features times this are in source units.
             dtype: Floating type of the blocks.
             sample_weight: Shape (M,), in this dtype and on the device of the features.
             stored: Brings features in source units into the form that blocks have; ``None`` where they have it.
         """
-        self.features, self.labels, self.rows, self.scale, self.dtype = features, labels, rows, scale, dtype
+        self.features, self.labels, self.index, self.scale, self.dtype = features, labels, index, scale, dtype
         self.sample_weight, self.stored = sample_weight, stored
 
     @property
@@ -55,13 +55,13 @@ class BlockDataset(Dataset[Batch]):
         return self.features.dtype == self.dtype and self.scale == 1 and self.stored is None
 
     def __len__(self) -> int:
-        return len(self.features) if self.rows is None else len(self.rows)
+        return len(self.features) if self.index is None else len(self.index)
 
     def __getitem__(self, rows: Rows) -> Batch:
         """The block of these positions; features as they are stored."""
         assert not isinstance(rows, int), "a sampler that is not ours draws single rows"
-        if self.rows is not None:
-            rows = self.rows[rows]
+        if self.index is not None:
+            rows = self.index[rows]
         if isinstance(rows, slice):
             features, labels = self.features[rows], self.labels[rows]
         else:
@@ -73,6 +73,36 @@ class BlockDataset(Dataset[Batch]):
         elif not self.is_ready:
             features = features.to(self.dtype, copy=True).mul_(self.scale)
         return Batch(features, labels, sample_weight)
+
+
+class FeatureReader:
+    """Random access to the features of a split in full precision.
+
+    Blocks may round features to float32; a search for separation must see the numbers that the source has.
+    """
+
+    def __init__(self, features: Tensor, index: Tensor | None, stored: StoredForm | None, held_bytes: int) -> None:
+        """Keeps a reference to the features; nothing is copied unless ``stored`` changes them.
+
+        Args:
+            features: Shape (M, D), any dtype.
+            index: Numbers of this split's rows among the M, shape (N,); ``None`` for all M rows in order.
+            stored: Brings features in source units into the form of the blocks; ``None`` where they have it.
+            held_bytes: Size up to which the features of the split are brought into that form once, not at each access.
+        """
+        rows = len(features) if index is None else len(index)
+        self.shape = (rows, features.shape[1])
+        if stored is not None and rows * features.shape[1] * torch.float64.itemsize <= held_bytes:
+            features = stored.of(features if index is None else features[index], torch.float64)
+            index, stored = None, None
+        self.features, self.index, self.stored = features, index, stored
+
+    def __getitem__(self, positions: Rows) -> Tensor:
+        """Features as they are stored, shape (n, D), in the type of the source or float64; bytes of pixels unscaled."""
+        if self.index is not None:
+            positions = self.index[positions]
+        values = self.features[positions] if isinstance(positions, slice) else self.features.index_select(0, positions)
+        return values if self.stored is None else self.stored.of(values, torch.float64)
 
 
 class BlockSampler(Sampler[Rows]):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from logreg.data.base import Dataset, KnownAnswer, RawData, Table
-from logreg.data.blocks import BlockDataset, block_loader
+from logreg.data.blocks import BlockDataset, FeatureReader, block_loader
 from logreg.data.encoding.columns import Columns
 from logreg.data.leaks import Leaks, find_leaks
 from logreg.data.prepare import (
@@ -112,7 +114,7 @@ class TensorDataModule(pl.LightningDataModule):
         if self.model is not None:
             self._held = self._for(self.model)
             return
-        raw, (tables, class_names) = self.raw, self.rows
+        raw, (tables, class_names) = self.raw, self.selected
         check_labels(tables, class_names, self.dataset.name, raw)
         check_weights(tables)
         before = tables["train"].features
@@ -132,8 +134,8 @@ class TensorDataModule(pl.LightningDataModule):
         elif self.standardize:
             found = stored.source_moments(moments_of(train))
         mean, std = ((), ()) if found is None or not self.standardize else stored.standardization(found)
-        own = None if train.sample_weight is None else train.chosen(train.sample_weight)
-        weights = class_weights(self.class_weight, train.chosen(train.labels), class_names, own)
+        own = None if train.sample_weight is None else train.select(train.sample_weight)
+        weights = class_weights(self.class_weight, train.select(train.labels), class_names, own)
         weight = mean_weight(train, weights)
         check_mean_weight("dataset.class_weight", weight)
         encoded = {column.name for column in columns}
@@ -163,11 +165,11 @@ class TensorDataModule(pl.LightningDataModule):
         )
         notes = (*raw.notes, *notes, *leaks.notes(len(train)))
         self._held = _Held(dataclasses.replace(raw, tables={}), tables, facts, notes, to_store, leaks)
-        del self.raw, self.rows  # columns as they were read take more memory than the features made of them
+        del self.raw, self.selected  # columns as they were read take more memory than the features made of them
 
     def _for(self, model: DataFacts) -> _Held:
         """The rows as a trained model reads them."""
-        raw, (tables, class_names) = self.raw, self.rows
+        raw, (tables, class_names) = self.raw, self.selected
         tables = adopt_classes(tables, class_names, model.class_names, self.dataset.name)
         check_weights(tables)
         tables, _, encoded, notes = encode_columns(tables, self.dtype, model)
@@ -188,7 +190,7 @@ class TensorDataModule(pl.LightningDataModule):
         return self.dataset.read()
 
     @cached_property
-    def rows(self) -> tuple[Mapping[Split, Table], tuple[str, ...]]:
+    def selected(self) -> tuple[Mapping[Split, Table], tuple[str, ...]]:
         """The rows of each split, not yet encoded or checked, and the names of the classes."""
         tables = split_rows(self.raw, self.fractions, self.selection, self.seed, self.dataset.name)
         return select_rows(self.raw, tables, self.selection, self.limit, self.seed, self.dataset.name)
@@ -248,11 +250,68 @@ class TensorDataModule(pl.LightningDataModule):
         """The rows of a split in order, for scoring."""
         return block_loader(self._blocks(split), batch_size=1, shuffle=False)
 
-    def stored_matrix(self, split: Split) -> torch.Tensor:
-        """All features of a split as they are stored, (N, D), not rounded to the type of the blocks."""
-        table, form = self.tables[split], self._done.to_store
-        features = table.chosen(table.matrix)
-        return features if form is None else form.of(features, torch.float64)
+    def labels(self, split: Split) -> Tensor:
+        """Class of each row of a split, shape (N,), int64, on the CPU."""
+        table = self.tables[split]
+        return table.select(table.labels)
+
+    def sample_weight(self, split: Split) -> Tensor | None:
+        """Weight of each row of a split, shape (N,), float64, on the CPU; ``None`` for weight 1 everywhere."""
+        table = self.tables[split]
+        return table.select(table.sample_weight)
+
+    def groups(self, split: Split) -> Tensor | None:
+        """Group of each row of a split, shape (N,), int64; ``None`` where the dataset has no groups."""
+        table = self.tables[split]
+        return table.select(table.groups)
+
+    def source_row_numbers(self, split: Split) -> Tensor:
+        """Row number in the source of each row of a split, counted from 0, shape (N,), int64."""
+        return self.tables[split].row_numbers
+
+    def rows(self, split: Split, positions: Tensor | Sequence[int]) -> Batch:
+        """Some rows of a split, on the CPU, with features as the model reads them.
+
+        Args:
+            split: One of ``splits``.
+            positions: Positions in the split, counted from 0, shape (n,).
+        """
+        features, labels, weights = self._blocks(split)[torch.as_tensor(positions, dtype=torch.int64)]
+        return Batch(features.cpu(), labels.cpu(), None if weights is None else weights.cpu())
+
+    def feature_reader(self, split: Split) -> FeatureReader:
+        """Random access to the features of a split in full precision, whatever the type of the blocks."""
+        table = self.tables[split]
+        return FeatureReader(table.matrix, table.index, self._done.to_store, HELD_BYTES)
+
+    def source_columns(self, split: Split, positions: Tensor | Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
+        """Some rows of a table as they are in the file, column by column.
+
+        The file is read again: the columns of a table are freed once they are encoded.
+
+        Args:
+            split: One of ``splits``.
+            positions: Positions in the split, counted from 0, shape (n,).
+
+        Returns:
+            The values of each column that the model learned from, shape (n,): numbers in float64, nan where missing;
+            levels as text, "" where missing.  Empty for a dataset without columns.
+        """
+        if not self.facts.columns:
+            return {}
+        numbers = self.source_row_numbers(split)[torch.as_tensor(positions, dtype=torch.int64)].numpy()
+        read = self.raw.tables["train"].features
+        assert isinstance(read, Columns)
+        by_name = {series.name: series for series in read.series}
+        columns: dict[str, np.ndarray[Any, Any]] = {}
+        for column in self.facts.columns:
+            series = by_name[column.name]
+            if column.kind == "number":
+                columns[column.name] = series.values[numbers].astype(np.float64)
+                continue
+            levels = [level.lower() if column.kind == "boolean" else level for level in series.levels]
+            columns[column.name] = np.array([*levels, ""], dtype=object)[series.values[numbers]]
+        return columns
 
     def share(self, other: TensorDataModule) -> None:
         """Takes over the rows of another one of the same dataset, split and seed; batches stay its own."""
@@ -282,7 +341,7 @@ class TensorDataModule(pl.LightningDataModule):
     def _held_blocks(self, dataset: BlockDataset) -> BlockDataset:
         """The same rows, converted and put in their order once, where they are few enough to be held so."""
         many = len(dataset) * dataset.features.shape[1] * dataset.dtype.itemsize > HELD_BYTES
-        if many or (dataset.rows is None and dataset.is_ready):
+        if many or (dataset.index is None and dataset.is_ready):
             return dataset
         if self._done.whole is None:
             features, labels, weights = dataset[slice(None)]
@@ -307,8 +366,8 @@ class TensorDataModule(pl.LightningDataModule):
             # The splits of one table share it, so it is converted and moved once.
             for other, table in held.tables.items():
                 if table.features is mine.features:
-                    rows = table.rows if table.rows is None else table.rows.to(features.device)
+                    index = None if table.index is None else table.index.to(features.device)
                     held.datasets[other] = BlockDataset(
-                        features, labels, rows, held.raw.scale, self.dtype, weights, stored
+                        features, labels, index, held.raw.scale, self.dtype, weights, stored
                     )
         return held.datasets[split]

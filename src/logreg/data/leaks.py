@@ -66,7 +66,7 @@ def find_leaks(train: Table, num_classes: int) -> Leaks:
         train: The rows, as columns or as a matrix of features without names.
         num_classes: C.
     """
-    rows = np.arange(len(train.labels)) if train.rows is None else train.rows.numpy()
+    rows = np.arange(len(train.labels)) if train.index is None else train.index.numpy()
     if train.sample_weight is not None:
         rows = rows[train.sample_weight.numpy()[rows] > 0]
     labels = train.labels.numpy()[rows]

@@ -59,14 +59,14 @@ def split_rows(
         if fraction:
             fractions[split] = fraction
     if fractions and train.groups is not None:
-        parts = group_split(train.chosen(train.groups), fractions, seed)
+        parts = group_split(train.select(train.groups), fractions, seed)
     elif fractions:
-        labels = train.chosen(train.labels)
+        labels = train.select(train.labels)
         _check_sizes(labels, raw.class_names, selection, splits=1 + len(fractions))
         parts = stratified_split(labels, fractions, seed)
     else:
         parts = {}
-    tables |= {split: train.narrowed(positions) for split, positions in parts.items()}
+    tables |= {split: train.subset(positions) for split, positions in parts.items()}
     _check_groups(tables)
     for split, table in tables.items():
         if not len(table):
@@ -94,7 +94,7 @@ def select_rows(
         The tables, and the names of the new classes.
     """
     for split, table in tables.items():
-        labels = table.chosen(table.labels)
+        labels = table.select(table.labels)
         if int(labels.min()) < 0 or int(labels.max()) >= len(raw.class_names):
             raise DataError(
                 f"`labels` must lie in [0, {len(raw.class_names)}), got {int(labels.min())} to {int(labels.max())} "
@@ -108,18 +108,18 @@ def select_rows(
             if id(table.labels) not in relabelled:
                 relabelled[id(table.labels)] = new[table.labels]
             labels = relabelled[id(table.labels)]
-            kept = (table.chosen(labels) >= 0).nonzero()[:, 0]
+            kept = (table.select(labels) >= 0).nonzero()[:, 0]
             if not len(kept):
                 raise DataError(
                     f"`dataset.classes` must leave rows in every split, got none [in {split} of {name}]. "
                     f"Name classes that {split} has too, or split otherwise."
                 )
-            selected[split] = dataclasses.replace(table, labels=labels).narrowed(kept)
+            selected[split] = dataclasses.replace(table, labels=labels).subset(kept)
     train = selected["train"]
     if limit is not None and limit < len(train):
         if limit < len(class_names):
             raise ConfigError.broken("dataset.limit", f"be at least {len(class_names)}, a row of each class", limit)
-        selected["train"] = train.narrowed(stratified_sample(train.chosen(train.labels), limit, seed))
+        selected["train"] = train.subset(stratified_sample(train.select(train.labels), limit, seed))
     return selected, class_names
 
 
@@ -134,13 +134,13 @@ def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name
         typed = raw.labels or f"dataset={name}"
         raise DataError(f"`{typed}` must hold at least 2 classes, got only {class_names[0]!r}{place}.")
     train = tables["train"]
-    counts = torch.bincount(train.chosen(train.labels), minlength=len(class_names))
+    counts = torch.bincount(train.select(train.labels), minlength=len(class_names))
     if int((counts > 0).sum()) < 2:
         only = class_names[int(counts.argmax())]
         raise DataError(f"train of `dataset={name}` must hold at least 2 classes, got only {only!r}.")
     for label in (counts == 0).nonzero()[:, 0].tolist():
         for split, table in tables.items():
-            if bool((table.chosen(table.labels) == label).any()):
+            if bool((table.select(table.labels) == label).any()):
                 advice = "leave it out with dataset.classes=[...], or split otherwise."
                 raise DataError(
                     f"train of `dataset={name}` must hold every class, and {class_names[label]!r} is only in {split}. "
@@ -176,7 +176,7 @@ def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], kno
     if set(known) == {"false", "true"}:
         class_names = [boolean_of(one) if boolean_of(one) in known else one for one in class_names]
     for split, table in tables.items():
-        for label in table.chosen(table.labels).unique().tolist():
+        for label in table.select(table.labels).unique().tolist():
             if class_names[label] not in known:
                 few = ", ".join(known[:MANY]) + (", ..." if len(known) > MANY else "")
                 raise DataError(
@@ -215,8 +215,8 @@ def encode_columns(
     if not isinstance(columns, Columns):
         return Encoded(dict(tables))
     if model is None:
-        encoding, notes = learn_encoding(columns, train.rows, used_rows(tables))
-        stored, found, lost = learn_stored_form(columns, encoding, train.rows, _own_weights(train), shifts)
+        encoding, notes = learn_encoding(columns, train.index, used_rows(tables))
+        stored, found, lost = learn_stored_form(columns, encoding, train.index, _own_weights(train), shifts)
         names = [name for column in encoding for name in column.feature_names]
         notes = (*notes, *digit_notes(found, stored, names, lost, dtype))
     else:
@@ -224,7 +224,7 @@ def encode_columns(
     features, unseen = encode(columns, encoding, dtype, stored)
     for column, rows in unseen.items():
         for split, table in tables.items():
-            mine = len(rows) if table.rows is None else int(torch.isin(rows, table.rows).sum())
+            mine = len(rows) if table.index is None else int(torch.isin(rows, table.index).sum())
             if mine:
                 notes = (*notes, f"{mine:,} of {split}: a level of {column} that train does not have, taken as none")
     encoded = {split: dataclasses.replace(table, features=features) for split, table in tables.items()}
@@ -233,7 +233,7 @@ def encode_columns(
 
 def used_rows(tables: Mapping[Split, Table]) -> Tensor | None:
     """The rows of one table that the splits have, each once and in ascending order; ``None`` for all."""
-    chosen = [table.rows for table in tables.values() if table.rows is not None]
+    chosen = [table.index for table in tables.values() if table.index is not None]
     return torch.cat(chosen).unique() if len(chosen) == len(tables) else None
 
 
@@ -273,7 +273,7 @@ def check_weights(tables: Mapping[Split, Table]) -> None:
     for split, table in tables.items():
         if table.sample_weight is None:
             continue
-        weights = table.chosen(table.sample_weight).double()
+        weights = table.select(table.sample_weight).double()
         if not bool((weights > 0).any()):
             raise DataError(f"`dataset.weight` must be > 0 somewhere in every split, got only 0 [in {split}].")
         check_mean_weight("dataset.weight", float(weights.mean()), f" [in {split}]")
@@ -307,7 +307,7 @@ def fingerprint(tables: Mapping[Split, Table]) -> int:
     seen: set[int] = set()
     for split, table in tables.items():
         checksum = zlib.crc32(split.encode(), checksum)
-        for tensor in (table.matrix, table.labels, table.rows, table.sample_weight):
+        for tensor in (table.matrix, table.labels, table.index, table.sample_weight):
             if tensor is not None and id(tensor) not in seen:  # splits of one table share it
                 seen.add(id(tensor))
                 checksum = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, checksum)
@@ -322,35 +322,35 @@ def moments_of(train: Table, scale: float = 1.0) -> Moments:
         scale: Features times this are what is measured.
     """
     weights = None if train.sample_weight is None else train.sample_weight.double()
-    dataset = BlockDataset(train.matrix, train.labels, train.rows, scale, torch.float64, weights)
+    dataset = BlockDataset(train.matrix, train.labels, train.index, scale, torch.float64, weights)
     blocks = block_loader(dataset, batch_size=1, shuffle=False)
     return moments(lambda: ((block.features, block.sample_weight) for block in blocks))
 
 
 def _own_weights(table: Table) -> Tensor | None:
-    return None if table.sample_weight is None else table.chosen(table.sample_weight).double()
+    return None if table.sample_weight is None else table.select(table.sample_weight).double()
 
 
 def mean_weight(train: Table, class_weight: Sequence[float]) -> float:
     """Mean over the train rows of sample weight times class weight."""
     weights = torch.ones(len(train), dtype=torch.float64)
     if train.sample_weight is not None:
-        weights = train.chosen(train.sample_weight).double()
+        weights = train.select(train.sample_weight).double()
     if class_weight:
-        weights = weights * torch.tensor(class_weight, dtype=torch.float64)[train.chosen(train.labels)]
+        weights = weights * torch.tensor(class_weight, dtype=torch.float64)[train.select(train.labels)]
     return float(weights.mean())
 
 
 def class_rates(train: Table, classes: int) -> tuple[float, ...]:
     """The part of the weight of train that each class has."""
-    weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    counts = torch.bincount(train.chosen(train.labels), weights, classes).double()
+    weights = None if train.sample_weight is None else train.select(train.sample_weight)
+    counts = torch.bincount(train.select(train.labels), weights, classes).double()
     return tuple((counts / counts.sum()).tolist())
 
 
 def _check_groups(tables: Mapping[Split, Table]) -> None:
     """No group on two sides, whoever split them."""
-    groups = {split: table.chosen(table.groups).unique() for split, table in tables.items() if table.groups is not None}
+    groups = {split: table.select(table.groups).unique() for split, table in tables.items() if table.groups is not None}
     for one, other in combinations(groups, 2):
         both = int(torch.isin(groups[one], groups[other]).sum())
         if both:

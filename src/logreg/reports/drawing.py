@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from logreg.evaluation.held_out import Predicted
 from logreg.files import write_whole
-from logreg.reports.summary import RunResult, calibrated_log_odds, equation, largest_coefficients, stored_rows
+from logreg.reports.summary import RunResult, calibrated_log_odds, equation, largest_coefficients
 from logreg.terminal import on_one_line
 from logreg.training.tracking import RunLogger
 
@@ -87,7 +87,7 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
             drawn["roc"] = diagnostics.roc_and_precision_recall(predicted, evaluation, facts, title)
         wrong = diagnostics.confident_mistakes(predicted, THUMBNAILS)
         if wrong and facts.image_shape:
-            pixels = stored_rows(data, result.scored, [one.position for one in wrong])
+            pixels = data.rows(result.scored, [one.position for one in wrong]).features
             drawn["mistakes"] = diagnostics.mistakes_as_images(pixels, wrong, facts, f"{title}: the surest mistakes")
         _log_curves(predicted, result, logger)
     for name, row in zip(module.output_names, module.model.coef.detach().cpu(), strict=True):

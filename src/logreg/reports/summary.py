@@ -16,7 +16,6 @@ import torch
 
 from logreg.config import RunConfig
 from logreg.data import KnownAnswer, TensorDataModule
-from logreg.data.blocks import BlockDataset
 from logreg.errors import shell_line
 from logreg.evaluation.held_out import Evaluation, Predicted
 from logreg.evaluation.path_selection import PathRow, path_summary
@@ -146,13 +145,6 @@ def summarize(result: RunResult, seconds: Mapping[str, float]) -> Summary:
     return summary
 
 
-def stored_rows(data: TensorDataModule, split: Split, positions: Sequence[int]) -> torch.Tensor:
-    """Some rows of a split as they are stored, shape (M, D)."""
-    blocks = data.blocks(split).dataset
-    assert isinstance(blocks, BlockDataset)
-    return blocks[torch.tensor(positions, dtype=torch.int64)].features.cpu()
-
-
 def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
     """The rows that the model is wrong about and surest of, surest first.
 
@@ -164,12 +156,13 @@ def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
 
     if result.predicted is None or result.scored == "train":
         return None
-    module, table = result.module, result.data.tables[result.scored]
+    module, data, split = result.module, result.data, result.scored
     facts, wrong = module.facts, confident_mistakes(result.predicted, MISTAKES)
     listed: list[dict[str, Any]] = []
     if not wrong:
         return listed
-    features = stored_rows(result.data, result.scored, [one.position for one in wrong])
+    features = data.rows(split, [one.position for one in wrong]).features
+    row_numbers = data.source_row_numbers(split)
     coef = module.model.coef.detach().cpu().double()
     coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef
     standardized = module.model.cpu().standardize(features.double())
@@ -178,7 +171,7 @@ def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
         most = said.topk(min(3, len(said))).indices.tolist() if facts.feature_names else []
         listed.append(
             {
-                "row": 1 + (one.position if table.rows is None else int(table.rows[one.position])),
+                "row": 1 + int(row_numbers[one.position]),
                 "true": facts.class_names[one.true],
                 "predicted": facts.class_names[one.predicted],
                 "probability": one.probability,
@@ -222,7 +215,7 @@ def example(result: RunResult) -> dict[str, float] | None:
     few = 0 < len(facts.feature_names) <= FEW_FEATURES
     if not few or tuple(column.name for column in facts.columns) not in ((), facts.feature_names):
         return None
-    row = facts.stored.source(stored_rows(result.data, "train", [0]))[0]
+    row = facts.stored.source(result.data.rows("train", [0]).features)[0]
     return dict(zip(facts.feature_names, row.tolist(), strict=True))
 
 
@@ -252,11 +245,11 @@ def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> list[di
 
 def _majority(result: RunResult) -> dict[str, Any]:
     """The most frequent class of train, and how often it is right in each split: what any model must beat."""
-    facts, tables = result.module.facts, result.data.tables
-    counts = {}
-    for split, table in tables.items():
-        weights = None if table.sample_weight is None else table.chosen(table.sample_weight)
-        counts[split] = torch.bincount(table.chosen(table.labels), weights, facts.num_classes).double()
+    facts, data = result.module.facts, result.data
+    counts = {
+        split: torch.bincount(data.labels(split), data.sample_weight(split), facts.num_classes).double()
+        for split in data.splits
+    }
     most = int(counts["train"].argmax())
     return {
         "class": facts.class_names[most],

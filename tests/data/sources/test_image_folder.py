@@ -553,8 +553,8 @@ def patients(root: Path, count: int, images: int = 3) -> Path:
 
 
 def rows_of(table: Table) -> list[int]:
-    assert table.rows is not None
-    rows: list[int] = table.rows.tolist()
+    assert table.index is not None
+    rows: list[int] = table.index.tolist()
     return rows
 
 
@@ -570,7 +570,7 @@ def test_groups_take_away_what_leaks(tmp_path: Path) -> None:
         dataset = ImageFolder(str(root), grey=True, group=group, cache=None)
         data = TensorDataModule(dataset, split={"val": 0, "test": 0.3})
         (x, y), (test_x, test_y) = (
-            (table.chosen(table.matrix) / 255, table.chosen(table.labels)) for table in data.tables.values()
+            (table.select(table.matrix) / 255, table.select(table.labels)) for table in data.tables.values()
         )
         model = LogisticRegression(max_iter=1000).fit(x, y)
         auroc[group] = roc_auc_score(test_y, model.decision_function(test_x))

@@ -57,12 +57,12 @@ def stones() -> dict[str, list[Any]]:
 def features_of(data: TensorDataModule, split: str = "train") -> Tensor:
     part = data.tables[split]  # type: ignore[index]  # train, val or test
     assert isinstance(part.features, Tensor)
-    return part.chosen(part.features)
+    return part.select(part.features)
 
 
 def rows_of(data: TensorDataModule, split: str) -> list[int]:
     """The numbers of a split's rows in the file, from 0."""
-    rows = data.tables[split].rows  # type: ignore[index]  # train, val or test
+    rows = data.tables[split].index  # type: ignore[index]  # train, val or test
     return list(range(len(data.tables["train"].labels))) if rows is None else rows.tolist()
 
 
@@ -359,7 +359,7 @@ def test_fractions_are_stratified_and_another_seed_is_another_split(long_table: 
     data = table(long_table, "dataset.split.val=0.1", "dataset.split.test=0.3")
     assert data.facts.rows == {"train": 120, "val": 20, "test": 60}
     whole = Counter(data.tables["train"].labels.tolist())
-    for label, count in Counter(data.tables["test"].chosen(data.tables["test"].labels).tolist()).items():
+    for label, count in Counter(data.tables["test"].select(data.tables["test"].labels).tolist()).items():
         assert abs(count - 0.3 * whole[label]) < 1
     assert rows_of(table(long_table, "seed=1"), "test") != rows_of(table(long_table), "test")
 

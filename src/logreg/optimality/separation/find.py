@@ -30,7 +30,7 @@ from torch import Tensor
 
 from logreg.losses import LOSSES
 from logreg.optimality.separation.inequalities import Inequalities
-from logreg.optimality.separation.rows import FAINT, Kind, SeparationRows, TooMuchWork
+from logreg.optimality.separation.rows import FAINT, Features, Kind, SeparationRows, TooMuchWork
 
 MOST_NAMES = 3
 """Columns and classes named in a sentence; the rest is counted."""
@@ -102,7 +102,7 @@ def _listed(names: Sequence[str], one: str, many: str) -> str:
 
 
 def find_separation(
-    features: Tensor,
+    features: Features,
     labels: Tensor,
     num_classes: int,
     loss: str,
