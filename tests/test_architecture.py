@@ -17,7 +17,7 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "logreg"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "constraints", "terminal", "stored_form"),
+    ("errors", "constraints", "terminal", "hardware", "stored_form"),
     ("facts", "files", "rows", "losses", "config", "run_folder"),
     ("data", "solvers"),
     ("evaluation", "optimality"),
@@ -34,6 +34,7 @@ BASE = {
     "errors": set(),
     "constraints": set(),
     "terminal": {"rich"},
+    "hardware": set(),
 }
 """What each may import besides the standard library and the others."""
 

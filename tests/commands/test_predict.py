@@ -463,7 +463,7 @@ MORE_MISTAKES = {
     ),
     ("toy", ("hours=3", "output=p.csv")): "`output` must go with input=: a single row is printed. Leave it out.",
     ("toy", ("input=x.csv", "output=x.csv", "overwrite=true")): "`output` must be another file than `input`.",
-    ("toy", ("input=x.csv", "separator=;;")): "`separator` must be one character, got ';;'.",
+    ("toy", ("input=x.csv", "separator=;;")): "`separator` must be one character, such as ';' or null, got ';;'.",
     ("features", ("input=m.npz", "keep=[a]")): (
         "`keep` must go with a table, and m.npz has no columns by name. Leave it out."
     ),

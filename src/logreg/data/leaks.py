@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from logreg.data.base import Table
-from logreg.data.encoding.columns import Columns, Series, few
+from logreg.data.encoding.columns import Columns, Series
+from logreg.errors import name_list
 
 Values: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -51,11 +52,13 @@ class Leaks:
         if self.target:
             tell = "tells the class" if len(self.target) == 1 else "each tell the class"
             notes.append(
-                f"{few(map(repr, self.target))} alone {tell} in all {rows:,} rows of train: "
+                f"{name_list(map(repr, self.target))} alone {tell} in all {rows:,} rows of train: "
                 f"may be the target under another name: {self.advice}"
             )
         if self.same:
-            notes.append(f"columns that say the same: {few(f'{name} is {other}' for name, other in self.same.items())}")
+            notes.append(
+                f"columns that say the same: {name_list(f'{name} is {other}' for name, other in self.same.items())}"
+            )
         return tuple(notes)
 
 

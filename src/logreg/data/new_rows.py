@@ -29,7 +29,7 @@ from logreg.data.formats.images import (
 )
 from logreg.data.formats.tables import BINARY, WRITE_NUMBERS, open_blocks, row_labels, suffix_of, without_gaps
 from logreg.data.sources.features import USUAL_NAMES
-from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean
+from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts
 
 STANDARD_INPUT = "-"
@@ -37,8 +37,8 @@ STANDARD_INPUT = "-"
 MATRICES = (".npz", ".npy", ".safetensors")
 """Files of numbers without names of columns."""
 
-FEW = 20
-"""Columns that are named in a message."""
+MOST_NAMES = 20
+"""Number of columns that one message lists."""
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,15 @@ class NewRowsReader:
         for cell in cells:
             if cell not in names:
                 near = did_you_mean(cell, [*names, "input", "output", "ckpt_path"]) or (
-                    f"It has {_listed(names)}. Another run is named by ckpt_path=FOLDER."
+                    f"It has {name_list(names, MOST_NAMES)}. Another run is named by ckpt_path=FOLDER."
                 )
                 raise ConfigError(
                     f"`{cell}` must be a column that the model of {self.facts.title} learned from, or a key. {near}"
                 )
         if lacking := [name for name in names if name not in cells]:
-            raise ConfigError(f"`{lacking[0]}` must be given too: the model learned from {_listed(names)}.")
+            raise ConfigError(
+                f"`{lacking[0]}` must be given too: the model learned from {name_list(names, MOST_NAMES)}."
+            )
         values: dict[str, Any] = {}
         for column in self.columns:
             text = cells[column.name].strip()
@@ -171,7 +173,7 @@ class NewRowsReader:
         if facts.image_shape:
             return f"images of {' x '.join(map(str, facts.image_shape))}"
         if self.columns:
-            return f"a table with the columns {_listed([column.name for column in self.columns])}"
+            return f"a table with the columns {name_list([column.name for column in self.columns], MOST_NAMES)}"
         return f"a matrix of {facts.num_features} features ({', '.join(MATRICES)})"
 
     def _table(self, path: str) -> tuple[int | None, Iterator[Rows]]:
@@ -210,17 +212,19 @@ class NewRowsReader:
         extra = [name for name in header if name not in expected]
         for name in names:
             if name not in there:
-                near = did_you_mean(name, extra) and f"Is it {did_you_mean(name, extra)[13:-1]!r}? Rename that one."
+                near = nearest(name, extra)
+                advice = f" Is it {near!r}? Rename that one." if near else ""
                 raise DataError(
-                    f"`input` must have the column {name!r} that the model learned from [in {source}]. {near}".rstrip()
+                    f"`input` must have the column {name!r} that the model learned from [in {source}].{advice}"
                 )
         for name in self.keep:
             if name not in header:
                 raise ConfigError.broken("keep", f"name a column of {source}", name, did_you_mean(name, header))
         if extra and not self.dataset.get("features"):
             raise DataError(
-                f"`input` must have the columns that the model learned from, and also has {_listed(extra)} "
-                f"[in {source}]. Pass over: {as_typed('drop', extra)}, or copy: {as_typed('keep', extra)}."
+                "`input` must have the columns that the model learned from, and also has "
+                f"{name_list(extra, MOST_NAMES)} [in {source}]. "
+                f"Pass over: {as_typed('drop', extra)}, or copy: {as_typed('keep', extra)}."
             )
         return list(dict.fromkeys([*names, *self.keep]))
 
@@ -272,7 +276,9 @@ class NewRowsReader:
             name for name in there if name.lower() in USUAL_NAMES["features"]
         ]
         if len(usual) != 1 and len(there) != 1:
-            raise DataError(f"`input` must hold one matrix called features, got {_listed(there)} [in {file.name}].")
+            raise DataError(
+                f"`input` must hold one matrix called features, got {name_list(there, MOST_NAMES)} [in {file.name}]."
+            )
         name = usual[0] if len(usual) == 1 else there[0]
         shape = self.facts.image_shape or (self.facts.num_features,)
         block_rows = max(1, BLOCK_BYTES // (4 * self.facts.num_features))
@@ -372,7 +378,3 @@ def _numbers(column: Any, name: str, source: str) -> Any:
             f"`input` must hold numbers where the model learned from numbers, and {name!r} does not [in {source}]. "
             f"{WRITE_NUMBERS}"
         ) from error
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")

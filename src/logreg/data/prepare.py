@@ -17,7 +17,7 @@ from logreg.data.encoding.columns import Columns, encode, learn_encoding, learn_
 from logreg.data.encoding.labels import boolean_of, near_twins
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
-from logreg.errors import ConfigError, DataError, as_typed
+from logreg.errors import ConfigError, DataError, as_typed, name_list
 from logreg.facts import SPLITS, Column, DataFacts, Split
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, moments
 
@@ -178,10 +178,10 @@ def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], kno
     for split, table in tables.items():
         for label in table.select(table.labels).unique().tolist():
             if class_names[label] not in known:
-                few = ", ".join(known[:MANY]) + (", ..." if len(known) > MANY else "")
                 raise DataError(
-                    f"`dataset={name}` must hold classes that the model knows, {few}, got {class_names[label]!r} "
-                    f"[in {split}]. {_or_spelled_alike(class_names[label], known, 'leave those rows out.')}"
+                    f"`dataset={name}` must hold classes that the model knows, {name_list(known, MANY)}, "
+                    f"got {class_names[label]!r} [in {split}]. "
+                    f"{_or_spelled_alike(class_names[label], known, 'leave those rows out.')}"
                 )
     new = torch.tensor([known.index(one) if one in known else -1 for one in class_names])
     return {split: dataclasses.replace(table, labels=new[table.labels]) for split, table in tables.items()}
@@ -259,8 +259,8 @@ def digit_notes(
     for what, its in said.items():
         places = its.nonzero()[:, 0].tolist()
         if places:
-            shown = ", ".join(names[place] if names else f"feature {place}" for place in places[:5])
-            notes.append(f"{what}: {shown}" + (f" and {len(places) - 5} more" if len(places) > 5 else ""))
+            shown = name_list((names[place] if names else f"feature {place}" for place in places), 5)
+            notes.append(f"{what}: {shown}")
     return tuple(notes)
 
 
@@ -369,8 +369,7 @@ def _check_sizes(labels: Tensor, names: Sequence[str], selection: Selection, spl
     if not small:
         return
     enough = [names[label] for label in (counts >= splits).nonzero()[:, 0].tolist()]
-    shown = ", ".join(f"{name!r} ({int(counts[list(names).index(name)])})" for name in small[:5])
-    shown += f" and {len(small) - 5} more" if len(small) > 5 else ""
+    shown = name_list((f"{name!r} ({int(counts[list(names).index(name)])})" for name in small), 5)
     kept = as_typed("dataset.classes", enough) if 2 <= len(enough) <= MANY else "dataset.classes=[...]"
     if len(names) > MANY and len(small) > len(names) / 2:
         raise DataError(

@@ -941,7 +941,7 @@ def test_a_wide_table_is_no_task_for_each_column(tmp_path: Path, monkeypatch: py
         tasks.append(given)
         return submit(*given, **named)
 
-    monkeypatch.setattr("logreg.data.encoding.columns._cores", lambda: 2)
+    monkeypatch.setattr("logreg.data.encoding.columns.usable_cores", lambda: 2)
     monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
     columns = {f"c{number}": alternating(number, 1.5, 2.5) for number in range(999)}
     data = table(write(tmp_path, y=alternating("no", "yes"), **columns))

@@ -7,9 +7,8 @@ What was learned is a tuple of `Column`: plain values, so that a checkpoint alon
 from __future__ import annotations
 
 import math
-import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,8 +19,9 @@ import torch
 from torch import Tensor
 
 from logreg.data.encoding.labels import boolean_of, name_of
-from logreg.errors import DataError, as_typed
+from logreg.errors import DataError, as_typed, name_list
 from logreg.facts import Column
+from logreg.hardware import usable_cores
 from logreg.stored_form import Moments, StoredForm, moments, stored_form
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def learn_encoding(
         "left out, since constant over train": constant,
         "left out, since nothing but missing values in train": empty,
     }
-    return tuple(kept), tuple(f"{what}: {few(names)}" for what, names in said.items() if names)
+    return tuple(kept), tuple(f"{what}: {name_list(names)}" for what, names in said.items() if names)
 
 
 def learn_stored_form(
@@ -335,7 +335,7 @@ def encode(
                 writer(rows)
             return float(features.numpy()[rows].sum())
 
-    with ThreadPoolExecutor(_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         sums = list(pool.map(write, range(0, len(columns), BLOCK_ROWS)))
     if not math.isfinite(sum(sums)):
         _check_finite(columns, encoding, features)
@@ -420,7 +420,7 @@ def _all_refused(faults: Sequence[Profile], others: bool, columns: Columns) -> s
         typed.append(f"dataset.max_levels={max(map(int, named['dataset.max_levels']))}")
     if "dataset.missing" in named:
         typed.append("dataset.missing=impute")
-    told = few(f"{fault.series.name!r} {fault.brief}" for fault in faults)
+    told = name_list(f"{fault.series.name!r} {fault.brief}" for fault in faults)
     what = f"columns must be such as can be learned from, and {len(faults):,} are not [in {columns.source}]: {told}."
     is_left = others or any(key != "dataset.drop" for key in named)
     return f"{what} Mend the file, or type: {' '.join(typed)}" if is_left else f"{what} Mend the file."
@@ -630,23 +630,13 @@ def is_number(text: str) -> bool:
     return NUMBER.fullmatch(text.strip()) is not None or text.strip().lower() in ("nan", "inf", "-inf", "+inf")
 
 
-def few(names: Iterable[str]) -> str:
-    """Ten of the names, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-
 def _in_parts(work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], most: int = 2**31) -> list[Result]:
     """What ``work`` gives for all items, ``most`` of them at a time at most.
 
     A core has some at a time: to begin a task takes longer than a short column.
     """
-    cores = _cores()
+    cores = usable_cores()
     size = max(1, min(most, -(-len(items) // (PARTS * cores))))
     with ThreadPoolExecutor(cores) as pool:
         parts = pool.map(work, [items[start : start + size] for start in range(0, len(items), size)])
         return [result for part in parts for result in part]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

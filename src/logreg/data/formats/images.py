@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from logreg.data.base import RawData
-from logreg.errors import DataError
+from logreg.errors import DataError, name_list
 from logreg.facts import Split
+from logreg.hardware import usable_cores
 from logreg.terminal import terminal
 
 if TYPE_CHECKING:
@@ -423,13 +424,12 @@ def decoded(
     if found is not None:
         found.broken.extend(broken)
     if broken and (found is None or len(broken) == len(names)):
-        shown = [f"{name} ({error})" for name, error in list(broken.items())[:FEW_FILES]]
-        more = f" and {len(broken) - FEW_FILES:,} more" if len(broken) > FEW_FILES else ""
+        shown = name_list((f"{name} ({error})" for name, error in broken.items()), FEW_FILES)
         them = "it" if len(broken) == 1 else "them"
         skip = f" Set dataset.broken=skip to train without {them}." if where.startswith("dataset") and not found else ""
         raise DataError(
             f"`{where}` must hold images that can be read, and {len(broken):,} of {len(names):,} cannot: "
-            f"{', '.join(shown)}{more}. Mend or remove {them}.{skip}"
+            f"{shown}. Mend or remove {them}.{skip}"
         ) from next(iter(broken.values()))
 
 
@@ -455,7 +455,7 @@ def _in_order(work: Callable[[int], T], count: int) -> Generator[T, None, None]:
     def chunk(start: int) -> list[T]:
         return [work(row) for row in range(start, min(start + CHUNK, count))]
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     ahead: deque[Future[list[T]]] = deque()
     with ThreadPoolExecutor(cores) as pool, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # it minds odd EXIF data of pictures that are fine

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.constraints import Constraint, check, listed, name, one_of, optional, text, whole
+from logreg.constraints import character, check, listed, name, one_of, optional, text, whole
 from logreg.data.base import RawData, Table
-from logreg.data.encoding.columns import Columns, encode, few, is_number, not_a_number, read_columns
+from logreg.data.encoding.columns import Columns, encode, is_number, not_a_number, read_columns
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.tables import BINARY, column_names, read_table, row_labels, suffix_of
-from logreg.errors import ConfigError, DataError, as_typed, did_you_mean
+from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, DataFacts, Split
 
 NAMED = {
@@ -28,8 +28,6 @@ NAMED = {
     "group": "dataset.split.group",
 }
 """Arguments that name a column with another part than a feature's, and what a user types for each."""
-
-ONE_CHARACTER = Constraint("be one character, such as ';'", lambda value: isinstance(value, str) and len(value) == 1)
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class TableFile:
         for key in ("drop", "categorical", "missing_values"):
             check(f"dataset.{key}", getattr(self, key), listed())
         check("dataset.features", self.features, optional(listed()))
-        check("dataset.separator", self.separator, optional(ONE_CHARACTER))
+        check("dataset.separator", self.separator, optional(character()))
         check("dataset.missing", self.missing, one_of(("impute", "error")))
         check("dataset.max_levels", self.max_levels, whole(at_least=2))
 
@@ -136,7 +134,7 @@ class TableFile:
         notes = []
         if unused := sorted(labels_of_rows - {*wanted, *special, *map(str, self.drop)}):
             notes.append(
-                f"left out, as an index of pandas or without a name: {few(map(repr, unused))}; "
+                f"left out, as an index of pandas or without a name: {name_list(map(repr, unused))}; "
                 "dataset.features=[...] takes what it names"
             )
         notes += [
@@ -318,8 +316,7 @@ def read_features(
 
 
 def _has(header: Sequence[str], path: str) -> str:
-    shown = ", ".join(header[:10]) + (f" and {len(header) - 10} more" if len(header) > 10 else "")
-    return f"{path} has {shown}."
+    return f"{path} has {name_list(header)}."
 
 
 def _family(kind: Any) -> str:
