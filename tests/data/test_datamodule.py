@@ -138,7 +138,7 @@ def test_rows_by_position_are_those_of_the_blocks_and_of_the_source() -> None:
     assert torch.equal(data.labels("val"), labels[numbers])
     assert (data.sample_weight("val"), data.groups("val"), data.source_columns("val", [0])) == (None, None, {})
     torch.testing.assert_close(
-        data.facts.stored.source(data.feature_reader("val")[:]), features[numbers], rtol=1e-14, atol=0
+        data.facts.stored.inverse_transform(data.feature_reader("val")[:]), features[numbers], rtol=1e-14, atol=0
     )
 
 
@@ -150,7 +150,9 @@ def test_a_reader_of_features_gives_the_same_numbers_at_once_and_in_parts(dtype:
         once, in_parts = (FeatureReader(features, index, stored, held) for held in (2**20, 0))
         assert once.shape == in_parts.shape == (25, 3)
         assert torch.equal(once[:], torch.cat([in_parts[:10], in_parts[torch.arange(10, 25)]]))
-        assert torch.equal(once[:], features[index] if stored is None else stored.of(features[index], torch.float64))
+        assert torch.equal(
+            once[:], features[index] if stored is None else stored.transform(features[index], torch.float64)
+        )
 
 
 def test_a_polished_run_reads_shuffled_batches_first_and_whole_passes_then() -> None:
@@ -274,21 +276,21 @@ def test_toy_is_the_tutorials_three_students() -> None:
 def test_blobs_closed_form_is_that_of_their_covariance(features: int, correlation: float) -> None:
     blobs = Blobs(rows=200_000, features=features, distance=1.5, correlation=correlation, seed=1)
     raw = blobs.read()
-    assert raw.answer is not None
+    assert raw.bayes_classifier is not None
     x, y = raw.tables["train"].matrix, raw.tables["train"].labels
     shift = x[y == 1].mean(0) - x[y == 0].mean(0)
     within = torch.cat([x[y == label] - x[y == label].mean(0) for label in (0, 1)])
     covariance = within.T @ within / len(x)
     # 200,000 rows: means and covariances to about 1 / sqrt(200,000) = 0.002, a few times that in coef.
-    torch.testing.assert_close(torch.linalg.solve(covariance, shift), raw.answer.coef, atol=0.03, rtol=0)
+    torch.testing.assert_close(torch.linalg.solve(covariance, shift), raw.bayes_classifier.coef, atol=0.03, rtol=0)
     distance = math.sqrt(float(shift @ torch.linalg.solve(covariance, shift)))
     assert distance == pytest.approx(1.5, abs=0.02)
-    predicted = (x @ raw.answer.coef + raw.answer.intercept > 0).long()
-    assert float((predicted == y).double().mean()) == pytest.approx(raw.answer.accuracy, abs=0.004)
+    predicted = (x @ raw.bayes_classifier.coef + raw.bayes_classifier.intercept > 0).long()
+    assert float((predicted == y).double().mean()) == pytest.approx(raw.bayes_classifier.accuracy, abs=0.004)
 
 
 def test_blobs_best_accuracy_is_phi_of_half_the_distance() -> None:
-    answer = Blobs(rows=10, distance=2.0).read().answer
+    answer = Blobs(rows=10, distance=2.0).read().bayes_classifier
     assert answer is not None
     assert answer.accuracy == pytest.approx(0.841344746068543)  # Phi(1), from a table
 

@@ -149,5 +149,5 @@ def _held_out(trained: Trained, typed: TypedArguments) -> Sample:
     _, data, _ = data_of(trained, typed)
     split = data.splits[-1]
     positions = range(min(ROWS, data.facts.rows[split]))
-    features = data.facts.stored.source(data.rows(split, positions).features)
+    features = data.facts.stored.inverse_transform(data.rows(split, positions).features)
     return Sample(features, data.source_columns(split, positions))

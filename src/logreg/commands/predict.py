@@ -166,7 +166,7 @@ def _predict(trained: Trained, predictor: Predictor, incoming: NewRowsReader, ty
             advance(len(labels))
             block = next(blocks, None)
     for name, number_of_rows in unseen.items():
-        line = f"{number_of_rows:,} rows: a level of {name} that the model does not know, taken as none"
+        line = f"{number_of_rows:,} rows have a level of {name} that the model does not know: encoded as no level"
         print(on_one_line(line), file=sys.stderr)
     seconds = time.perf_counter() - started
     where = "" if values["output"] == "-" else f": {values['output']}"

@@ -297,7 +297,7 @@ class NewRowsReader:
                         f"`input` must have rows of {' x '.join(map(str, shape))} numbers as the model, "
                         f"got {' x '.join(map(str, block.shape[1:])) or 'one'} [in {file.name}]."
                     )
-                features = stored.of(block.flatten(1), self.dtype)
+                features = stored.transform(block.flatten(1), self.dtype)
                 if self.facts.image_shape and block.dtype == torch.uint8:
                     features = features / self.facts.white_byte
                 elif not block.is_floating_point() and (level := Decoding.of(self.facts.pixels).white_level):

@@ -72,7 +72,7 @@ class Linear:
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> probability of each class (N, C), in float64."""
-        stored = self.facts.stored.of(features, self.dtype).double()
+        stored = self.facts.stored.transform(features, self.dtype).double()
         logits = torch.addmm(self.intercept, stored, self.coef.T)
         return LOSSES[self.loss].class_probabilities(logits, 1.0, self.log_divisor)
 

@@ -60,10 +60,10 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
     if facts.num_features == 1 and facts.is_binary:
         slope, offset = calibrated_log_odds(module)
         rows = next(iter(data.blocks("train")))
-        features, labels = facts.stored.source(rows.features), rows.labels.cpu()
+        features, labels = facts.stored.inverse_transform(rows.features), rows.labels.cpu()
         title = figures.label(f"{facts.name}: {equation(module)}", 80)
         drawn["probability"] = figures.probability_curve(
-            float(slope[0]), offset, facts, features, labels, title, data.axis
+            float(slope[0]), offset, facts, features, labels, title, data.plot_range
         )
     elif facts.image_shape:
         drawn["coefficients"] = figures.coefficient_images(module.model.in_source_units()[0], facts)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from logreg.config import RunConfig
-from logreg.data import KnownAnswer, TensorDataModule
+from logreg.data import BayesClassifier, TensorDataModule
 from logreg.errors import shell_line
 from logreg.evaluation.held_out import Evaluation, Predicted
 from logreg.evaluation.path_selection import PathRow, path_summary
@@ -127,7 +127,7 @@ def summarize(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "path": path_summary(result.path, result.config.select, result.place) if result.path else None,
         "equation": equation(module),
         "example": example(result),
-        "known_answer": _against(result.data.answer, result) if result.data.answer else None,
+        "known_answer": _against(result.data.bayes_classifier, result) if result.data.bayes_classifier else None,
         "expected": _expected(result.config.expected, result.scores),
         "best": dict(result.best) or None,
         "checkpoints": [f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"],
@@ -166,7 +166,7 @@ def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
     coef = module.model.coef.detach().cpu().double()
     coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef
     standardized = module.model.cpu().standardize(features.double())
-    for one, source, x in zip(wrong, facts.stored.source(features), standardized, strict=True):
+    for one, source, x in zip(wrong, facts.stored.inverse_transform(features), standardized, strict=True):
         said = (coef[one.predicted] - coef[one.true]) * x
         most = said.topk(min(3, len(said))).indices.tolist() if facts.feature_names else []
         listed.append(
@@ -215,7 +215,7 @@ def example(result: RunResult) -> dict[str, float] | None:
     few = 0 < len(facts.feature_names) <= FEW_FEATURES
     if not few or tuple(column.name for column in facts.columns) not in ((), facts.feature_names):
         return None
-    row = facts.stored.source(result.data.rows("train", [0]).features)[0]
+    row = facts.stored.inverse_transform(result.data.rows("train", [0]).features)[0]
     return dict(zip(facts.feature_names, row.tolist(), strict=True))
 
 
@@ -274,7 +274,7 @@ def calibrated_log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
     return slope / calibration.temperature, offset / calibration.temperature
 
 
-def _against(answer: KnownAnswer, result: RunResult) -> dict[str, Any]:
+def _against(answer: BayesClassifier, result: RunResult) -> dict[str, Any]:
     """The learned coefficients against the best ones; error relative to the norm of the latter."""
     slope, offset = _log_odds(result.module)
     best = torch.cat([answer.coef, torch.tensor([answer.intercept], dtype=torch.float64)])

@@ -132,7 +132,7 @@ def test_every_format_gives_back_what_was_written(
     assert (table.index, table.sample_weight, table.groups) == (None, None, None)
     assert raw.class_names == ("0", "1", "2")
     assert raw.source in ("emb.npz", "features.npy", "emb.safetensors", "emb.parquet")
-    assert (raw.notes, raw.image_shape, raw.complete) == ((), (), False)
+    assert (raw.notes, raw.image_shape, raw.splits_are_stated) == ((), (), False)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.bool], ids=str)

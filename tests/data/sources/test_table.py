@@ -202,7 +202,7 @@ def test_a_level_that_train_lacks_is_all_zeros_and_counted(tmp_path: Path) -> No
     assert data.facts.feature_names == ("color=D", "color=E")
     assert features_of(data, "val").tolist() == [[1, 0], [0, 0]] * 5
     assert features_of(data, "test").tolist() == [[0, 0]] * 10
-    counted = [re.search(r"^([\d,]+) of (\w+): .*level of color", note) for note in data.notes]
+    counted = [re.search(r"^([\d,]+) rows of (\w+) have a level of color", note) for note in data.notes]
     assert [match.groups() for match in counted if match] == [("5", "val"), ("10", "test")]
 
 
@@ -883,7 +883,7 @@ def test_what_pandas_writes_as_its_index_is_no_feature(kind: str, tmp_path: Path
         assert read_in.series[0].values.tolist() == list(range(60))
     incoming = NewRowsReader(data.facts, {"target": "y"})
     _, blocks = incoming.read(str(path))
-    stored = data.facts.stored.of(torch.tensor(x, dtype=torch.float64)[:, None], torch.float32)
+    stored = data.facts.stored.transform(torch.tensor(x, dtype=torch.float64)[:, None], torch.float32)
     assert torch.equal(torch.cat([block.features for block in blocks]), stored)
 
 
@@ -957,7 +957,7 @@ def test_a_line_for_spreadsheets_says_the_separator(line: str, tmp_path: Path, m
     data = table(path)
     values = [row % 7 for row in range(60)]
     assert data.facts.feature_names == ("a",)
-    stored = data.facts.stored.of(torch.tensor(values, dtype=torch.float64)[:, None], torch.float32)
+    stored = data.facts.stored.transform(torch.tensor(values, dtype=torch.float64)[:, None], torch.float32)
     for source in (str(path), "-"):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
         _, blocks = NewRowsReader(data.facts, {"target": "y"}).read(source)
@@ -1076,7 +1076,7 @@ def test_classes_that_differ_by_blanks_case_or_a_dot_are_named(tmp_path: Path) -
     write(tmp_path, x=alternating(1, 2, 5), y=alternating("a.", "b.")).rename(tmp_path / "test.csv")
     typed = (*(f"dataset.{split}_path={tmp_path / split}.csv" for split in ("train", "test")), "dataset.target=y")
     data = data_of("table", *typed)
-    alike = "only by blanks, case or a dot: if they are one, spell them alike in the data. Else leave it out with"
+    alike = "only by blanks, case or a dot: if they are one class, spell them alike in the data. Else leave it out with"
     with pytest.raises(DataError, match=rf"'a\.' is only in test\. 'a' and 'a\.' differ {alike} dataset\.classes="):
         data.setup()
     with pytest.raises(DataError, match=r"got none \[in test of table\]. Name classes that test has too, or"):
@@ -1140,7 +1140,11 @@ def test_a_column_whose_type_has_rounded_its_variation_away_is_spoken_of(
         held = pa.table({"x": pa.array(values).cast(kind, safe=False), "y": y})
         pyarrow.feather.write_feather(held, tmp_path / name)
     spoken = [
-        [note for note in table(tmp_path / name).notes if re.search(r"few digits of it: x$", note)]
+        [
+            note
+            for note in table(tmp_path / name).notes
+            if re.search(r"few significant digits in the source, .*: x$", note)
+        ]
         for name in ("t.arrow", "fine.arrow")
     ]
     assert [len(notes) for notes in spoken] == [1, 0]

@@ -22,7 +22,7 @@ from logreg.data.encoding.labels import boolean_of, name_of
 from logreg.errors import DataError, as_typed, name_list
 from logreg.facts import Column
 from logreg.hardware import usable_cores
-from logreg.stored_form import Moments, StoredForm, moments, stored_form
+from logreg.stored_form import Moments, StoredForm, choose_stored_form, moments
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -280,7 +280,7 @@ def learn_stored_form(
     measured = _in_parts(measure, numbers, most=max(1, BLOCK_NUMBERS // max(1, rows_each)))
     form, places = StoredForm.plain(starts[-1]), [start for start, _ in measured]
     its = Moments(found.mean[places], found.std[places])
-    form.shift[places], form.unit[places] = stored_form(its, shifts, [column.name for _, column in measured])
+    form.shift[places], form.unit[places] = choose_stored_form(its, shifts, [column.name for _, column in measured])
     lost = torch.zeros(starts[-1], dtype=torch.bool)
     for read_in in (torch.float64, *PRECISION.values()):
         its_type = [PRECISION.get(by_name[column.name].typed, torch.float64) == read_in for _, column in measured]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from logreg.constraints import check, number, whole
-from logreg.data.base import KnownAnswer, RawData, Table
+from logreg.data.base import BayesClassifier, RawData, Table
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Blobs:
         features = own.mul_(math.sqrt(1 - self.correlation)).add_(common, alpha=math.sqrt(self.correlation))
         shift, coef = self._shift_and_coef()
         features += (labels.unsqueeze(1) - 0.5) * shift
-        answer = KnownAnswer(coef=coef, intercept=0.0, accuracy=(1 + math.erf(self.distance / 2 / math.sqrt(2))) / 2)
+        best = BayesClassifier(coef=coef, intercept=0.0, accuracy=(1 + math.erf(self.distance / 2 / math.sqrt(2))) / 2)
         return RawData(
             {"train": Table(features, labels)},
             class_names=("class 0", "class 1"),
             feature_names=tuple(f"x{1 + feature}" for feature in range(self.features)),
-            answer=answer,
+            bayes_classifier=best,
         )
 
     def _shift_and_coef(self) -> tuple[Tensor, Tensor]:

@@ -165,9 +165,9 @@ class TableFile:
             class_names=class_names,
             class_kind=class_kind(whole_table.column(self.target)),
             source=read.source,
-            labels=f"dataset.target={self.target}",
+            target_setting=f"dataset.target={self.target}",
             notes=tuple(notes),
-            complete=self.split_column is not None,
+            splits_are_stated=self.split_column is not None,
             missing_values=tuple(str(word) for word in self.missing_values),
         )
 
