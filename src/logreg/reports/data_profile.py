@@ -14,6 +14,7 @@ from logreg.data.encoding.columns import Profile
 from logreg.data.leaks import Leaks
 from logreg.data.profile import profile_data
 from logreg.facts import Split
+from logreg.terminal import format_bytes
 
 WIDEST = 32
 """Letters of a name in a cell."""
@@ -47,8 +48,9 @@ def print_facts(data: TensorDataModule, console: Console) -> None:
     assert found.facts is not None
     if found.facts.image_shape:
         say(f"images of {' x '.join(str(side) for side in found.facts.image_shape)}, pixels served in [0, 1]")
-    memory = _bytes(found.feature_bytes)
-    say(f"features: {found.facts.num_features:,} of {found.feature_type}, {memory} of memory")
+    say(
+        f"features: {found.facts.num_features:,} of {found.feature_type}, {format_bytes(found.feature_bytes)} of memory"
+    )
 
 
 def _class_table(counts: Mapping[Split, Tensor], class_names: Sequence[str]) -> Grid:
@@ -105,10 +107,10 @@ def _remark(one: Profile, leaks: Leaks) -> str:
     if one.column is None:
         return "left out: nothing but missing" if one.missing_in_train else "left out: constant in train"
     if one.series.name in leaks.target:
-        return "tells the class: the target under another name?"
-    if one.series.name in leaks.same:
-        return leaks.same[one.series.name]
-    return "another one in every row: an id?" if one.counts_rows else ""
+        return "determines the class: the target under another name?"
+    if one.series.name in leaks.duplicates:
+        return leaks.duplicates[one.series.name]
+    return "unique in every row: an id?" if one.counts_rows else ""
 
 
 def _levels(one: Profile) -> str:
@@ -121,11 +123,3 @@ def _levels(one: Profile) -> str:
 def _clipped(text: str) -> str:
     """A name, short enough for a cell."""
     return repr(text)[1:-1] if len(text) <= WIDEST else repr(text[: WIDEST - 3])[1:-1] + "..."
-
-
-def _bytes(count: float) -> str:
-    for unit in ("bytes", "KB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"

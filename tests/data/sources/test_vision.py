@@ -16,9 +16,9 @@ import torchvision
 
 from fake_mnist import md5s_of, write_fake, write_fake_mnist
 from fake_server import Server, serving
-from logreg.data.download import size
 from logreg.data.sources.vision import EMNIST, FACTS, Vision
 from logreg.errors import ConfigError, DatasetNotFoundError
+from logreg.terminal import format_bytes
 
 NAMES = tuple(FACTS)
 
@@ -258,7 +258,7 @@ def test_what_is_missing_is_downloaded(
     assert server.asked == [archive.name for archive in archives]
     first, *lines = capsys.readouterr().err.splitlines()
     where = "http://127.0.0.1:9/" if FACTS[name].reader.endswith("MNIST") and name[0] not in "qe" else server.address
-    much = size(1e6 * FACTS[name].megabytes)
+    much = format_bytes(1e6 * FACTS[name].megabytes)
     assert first == f"{name}: downloading {much} from {where} to {(root / archives[0]).parent}"
     assert [line.split(",")[0] for line in lines] == [f"  {archive.name}" for archive in archives]
     left = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
@@ -326,7 +326,7 @@ def test_no_network_is_one_line_with_what_to_put_where(name: str, tmp_path: Path
 def test_a_broken_download_is_named_and_leaves_what_came_whole(
     manner: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logreg.data.download.PATIENCE", 0.2)
+    monkeypatch.setattr("logreg.data.download.TIMEOUT_S", 0.2)
     offer(monkeypatch, "svhn", server)
     root = tmp_path / "new" / "root"
     fetched = server.answer

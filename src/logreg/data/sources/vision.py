@@ -20,12 +20,13 @@ from torch import Tensor
 
 from logreg.constraints import check, flag, one_of, optional, text
 from logreg.data.base import RawData, Table
-from logreg.data.download import LARGE, NoAnswer, Remote, alone, fetch, say, size
+from logreg.data.download import MIN_PROGRESS_BYTES, DownloadError, RemoteFile, download_lock, fetch, print_line
 from logreg.data.formats.cache import Cached, cached
 from logreg.data.formats.images import ImageSplit, Listing, Opened
 from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.facts import Split
 from logreg.files import write_whole
+from logreg.terminal import format_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -272,7 +273,7 @@ class Vision:
             )
         known = _known(self._reader)
         try:
-            with alone(Path(self.root), self.name):
+            with download_lock(Path(self.root), self.name):
                 self._download(known)
                 for file in self._missing():
                     if not self._path(file).exists():  # a tar has them all
@@ -285,7 +286,7 @@ class Vision:
                 "dataset.root", must, self.root, f"{reason}: name another one, or one that has {self.name} already."
             ) from error
 
-    def _download(self, known: Mapping[str, Remote]) -> None:
+    def _download(self, known: Mapping[str, RemoteFile]) -> None:
         """Fetches the archives that are not there.
 
         Raises:
@@ -297,19 +298,19 @@ class Vision:
             return
         facts, source = self._facts, known[absent[0].name].folder
         all_of_it = len(absent) == len({*map(self._archive, facts.files)})
-        much = size(1e6 * facts.megabytes) if all_of_it else f"{len(absent)} of its files"
-        say(f"{self.name}: downloading {much} from {source} to {absent[0].parent}")
+        much = format_bytes(1e6 * facts.megabytes) if all_of_it else f"{len(absent)} of its files"
+        print_line(f"{self.name}: downloading {much} from {source} to {absent[0].parent}")
         for path in absent:
             try:
                 fetch(known[path.name], path)
-            except NoAnswer as error:
+            except DownloadError as error:
                 names = ", ".join(path.name for path in self._absent())
                 raise DatasetNotFoundError(
                     f"{self.name} could not be downloaded to {self._where}: {error}. Try again, set `dataset.root` to "
                     f"a folder that has it, or put {names} from {source} into {path.parent}."
                 ) from error
 
-    def _unpack(self, file: str, known: Mapping[str, Remote]) -> None:
+    def _unpack(self, file: str, known: Mapping[str, RemoteFile]) -> None:
         """Unpacks an archive, if it is whole.
 
         Raises:
@@ -326,8 +327,8 @@ class Vision:
                 f"{self.name} could not be unpacked in {self._where}: {archive.name} is broken, its checksum is not "
                 f"{checksum}. Remove {archive}, and {again}."
             )
-        if archive.stat().st_size >= LARGE:
-            say(f"{self.name}: unpacking {archive.name}")
+        if archive.stat().st_size >= MIN_PROGRESS_BYTES:
+            print_line(f"{self.name}: unpacking {archive.name}")
         if archive.suffix == ".zip":  # emnist: of many files packed twice, the one
             with zipfile.ZipFile(archive) as outer, gzip.open(outer.open(f"gzip/{path.name}.gz")) as inner:
                 write_whole(path, lambda whole: shutil.copyfileobj(inner, whole))
@@ -403,7 +404,7 @@ class Vision:
         return ImageSplit(table.labels, image)
 
 
-def _known(reader: Any) -> dict[str, Remote]:
+def _known(reader: Any) -> dict[str, RemoteFile]:
     """Each file and archive that torchvision knows, by name; its classes keep them in five ways.
 
     What is inside an archive has no address of its own.
@@ -419,8 +420,8 @@ def _known(reader: Any) -> dict[str, Remote]:
         found.append(([reader.url], reader.tgz_md5))
     if hasattr(reader, "md5"):
         found.append(([reader.url], reader.md5))
-    remotes = {urls[0].rpartition("/")[2]: Remote(tuple(urls), digest) for urls, digest in found}
+    remotes = {urls[0].rpartition("/")[2]: RemoteFile(tuple(urls), digest) for urls, digest in found}
     inside = [*getattr(reader, "train_list", []), *getattr(reader, "test_list", [])]
     if hasattr(reader, "meta"):
         inside.append((reader.meta["filename"], reader.meta["md5"]))
-    return remotes | {name: Remote((), digest) for name, digest in inside}
+    return remotes | {name: RemoteFile((), digest) for name, digest in inside}
