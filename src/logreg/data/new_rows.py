@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from logreg.data.blocks import BLOCK_BYTES
-from logreg.data.encoding.columns import encode, is_number, read_columns
+from logreg.data.encoding.columns import is_number, read_columns
+from logreg.data.encoding.encode import encode
 from logreg.data.formats.arrays import FORMATS, whole
 from logreg.data.formats.images import (
     EXTENSIONS,

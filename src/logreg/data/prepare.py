@@ -13,8 +13,10 @@ from torch import Tensor
 
 from logreg.data.base import RawData, Table
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
-from logreg.data.encoding.columns import Columns, encode, learn_encoding, learn_stored_form
+from logreg.data.encoding.columns import Columns
+from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import boolean_of, near_twins
+from logreg.data.encoding.learning import learn_encoding, learn_stored_form
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed, name_list

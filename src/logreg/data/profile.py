@@ -1,4 +1,4 @@
-"""Profile of a dataset before training: classes, columns and rows that occur in two splits."""
+"""ColumnProfile of a dataset before training: classes, columns and rows that occur in two splits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from logreg.data.base import Table
 from logreg.data.datamodule import TensorDataModule
-from logreg.data.encoding.columns import Columns, Profile, profile
+from logreg.data.encoding.columns import Columns
+from logreg.data.encoding.learning import ColumnProfile, profile_columns
 from logreg.data.leaks import Leaks, find_leaks
 from logreg.data.prepare import used_rows
 from logreg.errors import LogregError
@@ -44,7 +45,7 @@ class Repeated:
 
 @dataclass(frozen=True)
 class DataProfile:
-    """Profile of a dataset, also of one that cannot be trained on."""
+    """ColumnProfile of a dataset, also of one that cannot be trained on."""
 
     title: str
     """Name of the dataset, and the file that was read."""
@@ -52,8 +53,8 @@ class DataProfile:
     """Names of the C classes."""
     class_counts: Mapping[Split, Tensor]
     """Rows of each class, shape (C,), by split."""
-    columns: tuple[Profile, ...]
-    """Profile of each column of a table; empty for other datasets."""
+    columns: tuple[ColumnProfile, ...]
+    """ColumnProfile of each column of a table; empty for other datasets."""
     leaks: Leaks
     """Columns of a table that repeat the target or another column."""
     repeated: tuple[Repeated, ...]
@@ -85,11 +86,11 @@ def profile_data(data: TensorDataModule) -> DataProfile:
         data.setup()
     except LogregError as found:
         error = found
-    columns: tuple[Profile, ...] = ()
+    columns: tuple[ColumnProfile, ...] = ()
     leaks = Leaks()
     features = tables["train"].features
     if isinstance(features, Columns):
-        columns = tuple(profile(features, tables["train"].index, used_rows(tables)))
+        columns = tuple(profile_columns(features, tables["train"].index, used_rows(tables)))
         leaks = find_leaks(tables["train"], len(class_names))
     matrices = [] if error else list({id(table.matrix): table.matrix for table in data.tables.values()}.values())
     return DataProfile(

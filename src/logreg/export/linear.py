@@ -115,7 +115,7 @@ def classes_of(facts: DataFacts) -> Array:
 def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[str, int]:
     """What a column of text or booleans may hold, without blanks around it, and the place of the level that it is.
 
-    A gap has the place -1; what is not there is no level.  `logreg.data.encoding.columns.encode` reads a text file so.
+    A gap has the place -1; what is not there is no level.  `logreg.data.encoding.encode` reads a text file so.
 
     Args:
         column: How it was learned.

@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 from torch import Tensor
 
 from logreg.data import TensorDataModule
-from logreg.data.encoding.columns import Profile
+from logreg.data.encoding.learning import ColumnProfile
 from logreg.data.leaks import Leaks
 from logreg.data.profile import profile_data
 from logreg.facts import Split
@@ -75,7 +75,7 @@ def _class_table(counts: Mapping[Split, Tensor], class_names: Sequence[str]) -> 
     return grid
 
 
-def _column_table(profiles: Sequence[Profile], leaks: Leaks, rows: int) -> Grid:
+def _column_table(profiles: Sequence[ColumnProfile], leaks: Leaks, rows: int) -> Grid:
     """Each column: what it is, how much is missing, how it is encoded; those with something to say first."""
     grid = Grid()
     for name, side in (("column", "left"), ("kind", "left"), ("missing", "right"), ("features", "right")):
@@ -87,7 +87,7 @@ def _column_table(profiles: Sequence[Profile], leaks: Leaks, rows: int) -> Grid:
         features = len(one.column.feature_names) if one.column else 0
         gaps = one.missing_anywhere if not one.series.problem or one.series.kind == "category" else 0
         missing = f"{gaps / max(1, rows):.1%}" if gaps else ""
-        kind = one.series.kind if one.series.kind != "none" else one.series.typed
+        kind = one.series.kind if one.series.kind != "none" else one.series.file_type
         cells = [_clipped(one.series.name), kind, missing, str(features), remark or _levels(one)]
         lines.append((bool(remark), [escape(cell) for cell in cells]))
     if len(lines) > MOST_COLUMNS:
@@ -99,9 +99,9 @@ def _column_table(profiles: Sequence[Profile], leaks: Leaks, rows: int) -> Grid:
     return grid
 
 
-def _remark(one: Profile, leaks: Leaks) -> str:
+def _remark(one: ColumnProfile, leaks: Leaks) -> str:
     if one.series.problem:
-        return "refused: text among numbers" if one.series.kind == "category" else f"refused: {one.series.typed}"
+        return "refused: text among numbers" if one.series.kind == "category" else f"refused: {one.series.file_type}"
     if one.problem:
         return f"refused: {one.levels_in_train:,} levels, an id?" if one.levels_in_train else "refused: missing values"
     if one.column is None:
@@ -110,10 +110,10 @@ def _remark(one: Profile, leaks: Leaks) -> str:
         return "determines the class: the target under another name?"
     if one.series.name in leaks.duplicates:
         return leaks.duplicates[one.series.name]
-    return "unique in every row: an id?" if one.counts_rows else ""
+    return "unique in every row: an id?" if one.is_unique_integer else ""
 
 
-def _levels(one: Profile) -> str:
+def _levels(one: ColumnProfile) -> str:
     if one.column is None or one.column.kind == "number":
         return "as it is" + (", gaps marked" if one.column and one.column.indicator else "")
     shown = " ".join(_clipped(level) for level in one.column.levels[:6])

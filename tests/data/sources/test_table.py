@@ -27,7 +27,8 @@ from torch import Tensor
 from logreg.commands.overrides import parse
 from logreg.commands.train import main
 from logreg.data import Table, TensorDataModule
-from logreg.data.encoding.columns import Columns, encode, read_columns
+from logreg.data.encoding.columns import Columns, read_columns
+from logreg.data.encoding.encode import encode
 from logreg.data.formats.tables import column_names, open_blocks, read_table
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.prepare import adopt_classes
@@ -796,13 +797,13 @@ def test_all_columns_that_are_refused_are_named_at_once_with_one_line_that_works
     with pytest.raises(DataError) as refused:
         table(path, *typed)
     message = str(refused.value)
-    assert "7 are not [in t.csv]: 'id' has 360 levels in 360 train rows, 'when it was' holds date32[day], " in message
+    assert "7 do not [in t.csv]: 'id' has 360 levels in 360 train rows, 'when it was' holds date32[day], " in message
     assert "'price' has '0,50' in row 1" in message
     assert "'zip' has '10 kg' in row 1" in message
     assert "'age' has '?' in row 599" in message
     assert "'town' has 120 levels" in message
     assert message.endswith(
-        "'mass' has 1 gap. Mend the file, or type: "
+        "'mass' has 1 missing value. Mend the file, or type: "
         + (
             '\'dataset.drop=["fine","id","when it was","price"]\' dataset.categorical=[zip] '
             '\'dataset.missing_values=["none","-","?"]\' dataset.max_levels=120 dataset.missing=impute'
@@ -847,7 +848,7 @@ def test_what_a_file_that_is_no_text_cannot_do_is_not_advised(tmp_path: Path) ->
 
 def test_no_line_is_advised_that_leaves_no_column(tmp_path: Path) -> None:
     columns = {name: values for name, values in troubled().items() if name in ("id", "when it was", "y")}
-    with pytest.raises(DataError, match=r"2 are not .*Mend the file\.$"):
+    with pytest.raises(DataError, match=r"2 do not .*Mend the file\.$"):
         table(write(tmp_path, **columns))
 
 
@@ -941,7 +942,7 @@ def test_a_wide_table_is_no_task_for_each_column(tmp_path: Path, monkeypatch: py
         tasks.append(given)
         return submit(*given, **named)
 
-    monkeypatch.setattr("logreg.data.encoding.columns.usable_cores", lambda: 2)
+    monkeypatch.setattr("logreg.data.encoding.parallel.usable_cores", lambda: 2)
     monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
     columns = {f"c{number}": alternating(number, 1.5, 2.5) for number in range(999)}
     data = table(write(tmp_path, y=alternating("no", "yes"), **columns))

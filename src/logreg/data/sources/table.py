@@ -15,7 +15,8 @@ from torch import Tensor
 
 from logreg.constraints import character, check, listed, name, one_of, optional, text, whole
 from logreg.data.base import RawData, Table
-from logreg.data.encoding.columns import Columns, encode, is_number, not_a_number, read_columns
+from logreg.data.encoding.columns import Columns, is_number, not_a_number, read_columns
+from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.tables import BINARY, column_names, read_table, row_labels, suffix_of
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
@@ -256,7 +257,7 @@ class TableFile:
             for row, code in enumerate(column.values.tolist()):
                 if code >= 0 and not is_number(column.levels[code]):
                     raise DataError(f"{key}, got {column.levels[code]!r} in {read.place(row)}. Mend the row.")
-            raise DataError(f"{key}, got {column.typed} [in {read.source}]. Name another column.")
+            raise DataError(f"{key}, got {column.file_type} [in {read.source}]. Name another column.")
         weights = column.values.astype(np.float64)
         bad = ~(np.isfinite(weights) & (weights >= 0))
         if bad.any():
