@@ -346,7 +346,7 @@ def test_hashes_of_64_bits_are_learned_from_and_called_ids(tmp_path: Path) -> No
     summary = trained(hashes(), tmp_path)
     assert summary["optimality"]["value"] == pytest.approx(0.684725, abs=1e-6)
     assert summary["metrics"]["train"]["auroc"] == pytest.approx(0.5734, abs=5e-5)
-    assert any("if they are ids, add dataset.drop: h" in note for note in summary["dataset"]["notes"])
+    assert any("if they are ids, add them to dataset.drop: h" in note for note in summary["dataset"]["notes"])
 
 
 def test_seconds_keep_every_digit_of_their_slope(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ FAULTS = {
     ),
     "extra.csv": (
         "`input` must have the columns that the model learned from, and also has weight [in extra.csv]. "
-        "Pass over: drop=[weight], or copy: keep=[weight]."
+        "Ignore: drop=[weight], or copy: keep=[weight]."
     ),
     "twice.csv": "`input` must have columns of different names, got 'size' twice [in twice.csv]. Rename one.",
     **{
@@ -272,7 +272,7 @@ FAULTS = {
     "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Mend the line.",
     "header.csv": "`input` must have rows, got none [in header.csv].",
     "empty.csv": "`input` must have a header and rows, and empty.csv is empty.",
-    "gone.csv": "`input` must be there, and gone.csv is missing. Paths start where you stand.",
+    "gone.csv": "`input` must be there, and gone.csv is missing. Relative paths start at the current folder.",
     "matrix.npz": (
         "`input` must be what the model learned from, a table with the columns size, color, wet, got matrix.npz."
     ),
