@@ -374,7 +374,7 @@ def _check_groups(tables: Mapping[Split, Table]) -> None:
         both = int(torch.isin(groups[one], groups[other]).sum())
         if both:
             raise DataError(
-                f"`dataset.split.group` must keep each group in one split, and {both:,} stand in {one} and in {other}. "
+                f"`dataset.split.group` must keep each group in one split, and {both:,} are in both {one} and {other}. "
                 "Mend the splits that the data has, or leave dataset.split.group out."
             )
 

@@ -1,4 +1,4 @@
-"""What stands in the data, on one screen, before anything is learned from it."""
+"""Prints the profile of a dataset on one screen: rows, classes, columns, leaks and duplicates."""
 
 from __future__ import annotations
 
@@ -17,44 +17,50 @@ from logreg.facts import Split
 from logreg.terminal import format_bytes
 
 WIDEST = 32
-"""Letters of a name in a cell."""
+"""Width of a name in a table, in characters; a longer name is cut."""
 
 MOST_CLASSES, MOST_COLUMNS = 10, 16
-"""Lines of each table; what is left over is counted."""
+"""Number of lines of the tables of classes and of columns; the table ends with a count of the lines left out."""
+
+
+MOST_LEVELS = 6
+"""Number of levels that the remark on a column lists."""
 
 
 def print_facts(data: TensorDataModule, console: Console) -> None:
-    """Prints the screen; of columns that cannot be learned from, too.
+    """Prints the profile, also of data that cannot be trained on.
 
     Raises:
-        LogregError: What training on this data would raise, after the screen.
+        LogregError: The error that training on this data raises, after the profile is printed.
     """
     found = profile_data(data)
     total = sum(int(counts.sum()) for counts in found.class_counts.values())
 
-    def say(line: str) -> None:
+    def print_line(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    say(f"{found.title}: {total:,} rows, {len(found.class_names)} classes")
+    print_line(f"{found.title}: {total:,} rows, {len(found.class_names)} classes")
     console.print(_class_table(found.class_counts, found.class_names))
     if found.columns:
         console.print(_column_table(found.columns, found.leaks, total))
     for one in found.repeated:
-        say(f"{one.count:,} of {one.total:,} rows of {one.split} stand in {one.other} too, by their features")
+        print_line(
+            f"{one.count:,} of {one.total:,} rows of {one.split} also occur in {one.other}, with the same features"
+        )
     for note in found.notes:
-        say(note)
+        print_line(note)
     if found.error is not None:
         raise found.error
     assert found.facts is not None
     if found.facts.image_shape:
-        say(f"images of {' x '.join(str(side) for side in found.facts.image_shape)}, pixels served in [0, 1]")
-    say(
+        print_line(f"images of {' x '.join(str(side) for side in found.facts.image_shape)}, pixels served in [0, 1]")
+    print_line(
         f"features: {found.facts.num_features:,} of {found.feature_type}, {format_bytes(found.feature_bytes)} of memory"
     )
 
 
 def _class_table(counts: Mapping[Split, Tensor], class_names: Sequence[str]) -> Grid:
-    """Rows of each class in each split; the most frequent first."""
+    """A table of the number of rows of each class in each split, the most frequent class first."""
     train = counts["train"]
     order = train.argsort(descending=True, stable=True).tolist()
     grid = Grid(title_justify="left", caption_justify="left")
@@ -76,7 +82,7 @@ def _class_table(counts: Mapping[Split, Tensor], class_names: Sequence[str]) -> 
 
 
 def _column_table(profiles: Sequence[ColumnProfile], leaks: Leaks, rows: int) -> Grid:
-    """Each column: what it is, how much is missing, how it is encoded; those with something to say first."""
+    """A table of the columns: type, missing values, encoding and remark; columns with a remark come first."""
     grid = Grid()
     for name, side in (("column", "left"), ("kind", "left"), ("missing", "right"), ("features", "right")):
         grid.add_column(name, justify=side)  # type: ignore[arg-type]  # left or right
@@ -85,10 +91,10 @@ def _column_table(profiles: Sequence[ColumnProfile], leaks: Leaks, rows: int) ->
     for one in profiles:
         remark = _remark(one, leaks)
         features = len(one.column.feature_names) if one.column else 0
-        gaps = one.missing_anywhere if not one.series.problem or one.series.kind == "category" else 0
-        missing = f"{gaps / max(1, rows):.1%}" if gaps else ""
+        count = one.missing_anywhere if not one.series.problem or one.series.kind == "category" else 0
+        missing = f"{count / max(1, rows):.1%}" if count else ""
         kind = one.series.kind if one.series.kind != "none" else one.series.file_type
-        cells = [_clipped(one.series.name), kind, missing, str(features), remark or _levels(one)]
+        cells = [_clipped(one.series.name), kind, missing, str(features), remark or _encoding(one)]
         lines.append((bool(remark), [escape(cell) for cell in cells]))
     if len(lines) > MOST_COLUMNS:
         lines.sort(key=lambda line: not line[0])
@@ -100,12 +106,13 @@ def _column_table(profiles: Sequence[ColumnProfile], leaks: Leaks, rows: int) ->
 
 
 def _remark(one: ColumnProfile, leaks: Leaks) -> str:
+    """The most important remark on a column; empty for an ordinary column."""
     if one.series.problem:
         return "refused: text among numbers" if one.series.kind == "category" else f"refused: {one.series.file_type}"
     if one.problem:
         return f"refused: {one.levels_in_train:,} levels, an id?" if one.levels_in_train else "refused: missing values"
     if one.column is None:
-        return "left out: nothing but missing" if one.missing_in_train else "left out: constant in train"
+        return "left out: all values missing" if one.missing_in_train else "left out: constant in train"
     if one.series.name in leaks.target:
         return "determines the class: the target under another name?"
     if one.series.name in leaks.duplicates:
@@ -113,13 +120,14 @@ def _remark(one: ColumnProfile, leaks: Leaks) -> str:
     return "unique in every row: an id?" if one.is_unique_integer else ""
 
 
-def _levels(one: ColumnProfile) -> str:
+def _encoding(one: ColumnProfile) -> str:
+    """The encoding of a column in words."""
     if one.column is None or one.column.kind == "number":
-        return "as it is" + (", gaps marked" if one.column and one.column.indicator else "")
-    shown = " ".join(_clipped(level) for level in one.column.levels[:6])
-    return f"one-hot: {shown}" + (" ..." if len(one.column.levels) > 6 else "")
+        return "unchanged" + (", missing values marked" if one.column and one.column.indicator else "")
+    levels = one.column.levels
+    return f"one-hot: {' '.join(map(_clipped, levels[:MOST_LEVELS]))}" + (" ..." if len(levels) > MOST_LEVELS else "")
 
 
 def _clipped(text: str) -> str:
-    """A name, short enough for a cell."""
+    """A name, cut to ``WIDEST`` characters, with control characters escaped."""
     return repr(text)[1:-1] if len(text) <= WIDEST else repr(text[: WIDEST - 3])[1:-1] + "..."
