@@ -76,7 +76,7 @@ def split_rows(
         if not len(table):
             raise DataError(
                 f"`dataset.split.{split}` must leave rows in every split, got none [in {split} of {name}]. "
-                f"Raise the fraction, or hold none out with dataset.split.{split}=0."
+                f"Raise the fraction, or hold no rows out with dataset.split.{split}=0."
             )
     return {split: tables[split] for split in SPLITS if split in tables}
 
@@ -111,11 +111,11 @@ def select_rows(
     selected, class_names = dict(tables), raw.class_names
     if selection != Selection():
         new, class_names = selection.apply(raw.class_names)
-        relabelled: dict[int, Tensor] = {}  # splits that share their labels go on sharing them
+        relabeled: dict[int, Tensor] = {}  # splits that share their labels go on sharing them
         for split, table in tables.items():
-            if id(table.labels) not in relabelled:
-                relabelled[id(table.labels)] = new[table.labels]
-            labels = relabelled[id(table.labels)]
+            if id(table.labels) not in relabeled:
+                relabeled[id(table.labels)] = new[table.labels]
+            labels = relabeled[id(table.labels)]
             kept = (table.select(labels) >= 0).nonzero()[:, 0]
             if not len(kept):
                 raise DataError(
@@ -374,8 +374,8 @@ def _check_groups(tables: Mapping[Split, Table]) -> None:
         both = int(torch.isin(groups[one], groups[other]).sum())
         if both:
             raise DataError(
-                f"`dataset.split.group` must keep each group in one split, and {both:,} are in both {one} and {other}. "
-                "Mend the splits that the data has, or leave dataset.split.group out."
+                f"`dataset.split.group` must keep each group in one split, and {one} and {other} have {both:,} in "
+                "common. Mend the splits that the data has, or leave dataset.split.group out."
             )
 
 
@@ -396,12 +396,12 @@ def _check_sizes(labels: Tensor, names: Sequence[str], selection: Selection, spl
     kept = as_typed("dataset.classes", enough) if 2 <= len(enough) <= MOST_NAMES else "dataset.classes=[...]"
     if len(names) > MOST_NAMES and len(small) > len(names) / 2:
         raise DataError(
-            f"`dataset.split` must leave each class a row in each of {splits} splits, and {len(small):,} of "
+            f"`dataset.split` must give each class a row in each of {splits} splits, and {len(small):,} of "
             f"{len(names):,} classes have too few. These look like numbers to predict, or ids, rather than classes: "
             "name another target."
         )
-    advice = "" if selection.positive else f"Leave them out with {kept}, or hold none out: "
+    advice = "" if selection.positive else f"Leave them out with {kept}, or hold no rows out: "
     raise DataError(
-        f"`dataset.split` must leave each class a row in each of {splits} splits, and these have too few: {shown}. "
-        f"{advice or 'Hold none out: '}dataset.split.val=0 dataset.split.test=0."
+        f"`dataset.split` must give each class a row in each of {splits} splits, and these have too few: {shown}. "
+        f"{advice or 'Hold no rows out: '}dataset.split.val=0 dataset.split.test=0."
     )

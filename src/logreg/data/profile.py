@@ -1,4 +1,4 @@
-"""ColumnProfile of a dataset before training: classes, columns and rows that occur in two splits."""
+"""Profile of a dataset before training: classes, columns and rows that occur in two splits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Repeated:
 
 @dataclass(frozen=True)
 class DataProfile:
-    """ColumnProfile of a dataset, also of one that cannot be trained on."""
+    """Profile of a dataset, also of one that cannot be trained on."""
 
     title: str
     """Name of the dataset, and the file that was read."""
@@ -54,7 +54,7 @@ class DataProfile:
     class_counts: Mapping[Split, Tensor]
     """Rows of each class, shape (C,), by split."""
     columns: tuple[ColumnProfile, ...]
-    """ColumnProfile of each column of a table; empty for other datasets."""
+    """Profile of each column of a table; empty for other datasets."""
     leaks: Leaks
     """Columns of a table that repeat the target or another column."""
     repeated: tuple[Repeated, ...]
