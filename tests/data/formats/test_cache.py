@@ -9,21 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from logreg.data.formats.cache import Cached, cached
+from logreg.data.formats.cache import CacheEntry, load_or_compute
 from logreg.errors import ConfigError, DataError
 
 
-def never() -> Cached:
+def never() -> CacheEntry:
     raise AssertionError("made a second time")
 
 
-def some() -> Cached:
-    return Cached({"pixels": torch.arange(6, dtype=torch.uint8).view(2, 3), "none": torch.empty(0, 4)}, {"name": "né"})
+def some() -> CacheEntry:
+    return CacheEntry(
+        {"pixels": torch.arange(6, dtype=torch.uint8).view(2, 3), "none": torch.empty(0, 4)}, {"name": "né"}
+    )
 
 
-def same(first: Cached, second: Cached) -> bool:
+def same(first: CacheEntry, second: CacheEntry) -> bool:
     return (
-        dict(first.facts) == dict(second.facts)
+        dict(first.metadata) == dict(second.metadata)
         and first.tensors.keys() == second.tensors.keys()
         and all(torch.equal(value, second.tensors[key]) for key, value in first.tensors.items())
     )
@@ -35,42 +37,42 @@ def only_file(folder: Path) -> Path:
 
 
 def test_what_is_made_is_read_the_next_time(tmp_path: Path) -> None:
-    made = cached(str(tmp_path), "x", {"a": 1}, some)
+    made = load_or_compute(str(tmp_path), "x", {"a": 1}, some)
     assert same(made, some())
-    assert same(cached(str(tmp_path), "x", {"a": 1}, never), some())
+    assert same(load_or_compute(str(tmp_path), "x", {"a": 1}, never), some())
     assert only_file(tmp_path).name.startswith("x-")
 
 
 def test_another_key_is_made_for_itself(tmp_path: Path) -> None:
-    cached(str(tmp_path), "x", {"a": 1}, some)
-    other = Cached({"pixels": torch.ones(1)})
-    assert same(cached(str(tmp_path), "x", {"a": 2}, lambda: other), other)
-    assert same(cached(str(tmp_path), "x", {"a": 1}, never), some())
+    load_or_compute(str(tmp_path), "x", {"a": 1}, some)
+    other = CacheEntry({"pixels": torch.ones(1)})
+    assert same(load_or_compute(str(tmp_path), "x", {"a": 2}, lambda: other), other)
+    assert same(load_or_compute(str(tmp_path), "x", {"a": 1}, never), some())
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert same(cached(None, "x", {}, some), some())
+    assert same(load_or_compute(None, "x", {}, some), some())
     with pytest.raises(AssertionError, match="made a second time"):
-        cached(None, "x", {}, never)
+        load_or_compute(None, "x", {}, never)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_parts_of_one_tensor_are_kept_apart(tmp_path: Path) -> None:
     whole = torch.arange(10)
-    parts = Cached({"train": whole[:7], "test": whole[7:], "turned": torch.arange(6).view(2, 3).T})
-    assert same(cached(str(tmp_path), "x", {}, lambda: parts), parts)
+    parts = CacheEntry({"train": whole[:7], "test": whole[7:], "turned": torch.arange(6).view(2, 3).T})
+    assert same(load_or_compute(str(tmp_path), "x", {}, lambda: parts), parts)
 
 
 def test_a_change_in_place_changes_no_file(tmp_path: Path) -> None:
-    cached(str(tmp_path), "x", {}, some)
-    cached(str(tmp_path), "x", {}, never).tensors["pixels"].zero_()
-    assert same(cached(str(tmp_path), "x", {}, never), some())
+    load_or_compute(str(tmp_path), "x", {}, some)
+    load_or_compute(str(tmp_path), "x", {}, never).tensors["pixels"].zero_()
+    assert same(load_or_compute(str(tmp_path), "x", {}, never), some())
 
 
 def test_the_tensors_are_mapped_not_read(tmp_path: Path) -> None:
     size = 64 * 2**20
-    cached(str(tmp_path), "x", {}, lambda: Cached({"large": torch.zeros(size, dtype=torch.uint8)}))
+    load_or_compute(str(tmp_path), "x", {}, lambda: CacheEntry({"large": torch.zeros(size, dtype=torch.uint8)}))
 
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -78,28 +80,28 @@ def test_the_tensors_are_mapped_not_read(tmp_path: Path) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("this system does not tell how much memory a process has")
     before = resident()
-    kept = cached(str(tmp_path), "x", {}, never)
+    kept = load_or_compute(str(tmp_path), "x", {}, never)
     assert resident() - before < size / 4
     assert int(kept.tensors["large"][-1]) == 0
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 100, None])
 def test_a_damaged_file_is_made_anew(damage: bytes | None, tmp_path: Path) -> None:
-    cached(str(tmp_path), "x", {}, some)
+    load_or_compute(str(tmp_path), "x", {}, some)
     file = only_file(tmp_path)
     file.write_bytes(file.read_bytes()[:-1] if damage is None else damage)
-    assert same(cached(str(tmp_path), "x", {}, some), some())
-    assert same(cached(str(tmp_path), "x", {}, never), some())
+    assert same(load_or_compute(str(tmp_path), "x", {}, some), some())
+    assert same(load_or_compute(str(tmp_path), "x", {}, never), some())
 
 
 def test_what_could_not_be_made_leaves_no_file(tmp_path: Path) -> None:
-    def fail() -> Cached:
+    def fail() -> CacheEntry:
         raise DataError("a broken image")
 
     with pytest.raises(DataError):
-        cached(str(tmp_path), "x", {}, fail)
+        load_or_compute(str(tmp_path), "x", {}, fail)
     assert list(tmp_path.glob("[!.]*")) == []
-    assert same(cached(str(tmp_path), "x", {}, some), some())  # the lock was given back
+    assert same(load_or_compute(str(tmp_path), "x", {}, some), some())  # the lock was given back
 
 
 @pytest.mark.parametrize("folder", ["file", "file/below"])
@@ -109,9 +111,9 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(folder: str, tmp_path: P
     with pytest.raises(
         ConfigError,
         match=rf"^`dataset\.cache` must be a folder that can be written to, got '{re.escape(path)}'\. "
-        r"(File exists|Not a directory): name another one, or switch the cache off with dataset\.cache=null\.$",
+        r"(File exists|Not a directory): name another folder, or turn the cache off with dataset\.cache=null\.$",
     ):
-        cached(path, "x", {}, never)
+        load_or_compute(path, "x", {}, never)
 
 
 def test_a_folder_of_somebody_elses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,8 +121,8 @@ def test_a_folder_of_somebody_elses_is_one_line(tmp_path: Path, monkeypatch: pyt
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "touch", refuse)
-    with pytest.raises(ConfigError, match=r"^`dataset\.cache` must .* Permission denied: name another one"):
-        cached(str(tmp_path), "x", {}, never)
+    with pytest.raises(ConfigError, match=r"^`dataset\.cache` must .* Permission denied: name another folder"):
+        load_or_compute(str(tmp_path), "x", {}, never)
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,18 +130,18 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(ConfigError, match=r"^`dataset\.cache` must .* No space left on device: name another one"):
-        cached(str(tmp_path), "x", {}, some)
+    with pytest.raises(ConfigError, match=r"^`dataset\.cache` must .* No space left on device: name another folder"):
+        load_or_compute(str(tmp_path), "x", {}, some)
 
 
 def _one_of_eight(folder: Path) -> None:
-    def make() -> Cached:
+    def make() -> CacheEntry:
         with (folder / "made").open("a") as file:
             file.write("made\n")
         time.sleep(0.2)  # long enough for the others to come
         return some()
 
-    kept = cached(str(folder / "cache"), "x", {}, make)
+    kept = load_or_compute(str(folder / "cache"), "x", {}, make)
     (folder / f"read-{os.getpid()}").write_text(str(same(kept, some())))
 
 

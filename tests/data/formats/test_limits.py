@@ -29,7 +29,7 @@ Desk = Callable[[str], Answer]
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A megabyte may always be unpacked, instead of 64."""
-    monkeypatch.setattr("logreg.data.formats.tables.SMALL", 2**20)
+    monkeypatch.setattr("logreg.data.formats.tables.ALWAYS_ALLOWED_BYTES", 2**20)
 
 
 def npy(shape: tuple[int, ...], values: bytes, kind: str = "<f4") -> bytes:
@@ -62,7 +62,12 @@ def test_a_packed_table_that_grows_and_grows_is_refused(
     with open_(f"bomb.csv{suffix}", "wb") as file:
         file.write(header)
         file.write((b"0,1\n" if header else b"x" * 4) * 2**20)  # without a header one endless line
-    refused(desk, f"{TABLE}bomb.csv{suffix}", "`dataset.path` must grow to at most 100 times its size", "Unpack it")
+    refused(
+        desk,
+        f"{TABLE}bomb.csv{suffix}",
+        "`dataset.path` must decompress to at most 100 times its size",
+        "Decompress it",
+    )
 
 
 def test_a_packed_table_that_grows_as_tables_do_is_read(desk: Desk, small: None) -> None:
@@ -83,7 +88,7 @@ def test_new_rows_are_bounded_too(
         file.write(b"x\n" + b"0\n" * 2**21)
     answer = types(tmp_path, "predict", "input=bomb.csv.gz", "output=out.csv")
     assert answer.code == 2
-    assert answer.err.startswith("`input` must grow to at most 100 times its size")
+    assert answer.err.startswith("`input` must decompress to at most 100 times its size")
     assert "out.csv" not in answer.left
 
 
@@ -101,12 +106,17 @@ def test_an_array_that_claims_more_than_there_is_is_refused(desk: Desk, shape: t
             archive.write(features, "x.npy")
             archive.write(labels, "y.npy")
     for path in ("[x.npy,y.npy]", "[good.npy,bad.npy]", "x.npz", "y.npz"):
-        refused(desk, FEATURES + path, "`dataset.path` must be a whole file", "claims the shape")
+        refused(desk, FEATURES + path, "`dataset.path` must be a complete file", "claims the shape")
 
 
 def test_packed_arrays_that_grow_and_grow_are_refused(desk: Desk, small: None) -> None:
     np.savez_compressed("x.npz", x=np.zeros((2**18, 8), np.float32), y=np.arange(2**18) % 2)
-    refused(desk, f"{FEATURES}x.npz", "x.npz must grow to at most 100 times its size", "Save it unpacked: numpy.savez.")
+    refused(
+        desk,
+        f"{FEATURES}x.npz",
+        "x.npz must decompress to at most 100 times its size",
+        "Save it without compression: numpy.savez.",
+    )
     np.savez("x.npz", x=np.zeros((2**10, 8), np.float32), y=np.arange(2**10) % 2)
     assert desk(f"{FEATURES}x.npz").code == 0  # as it advises
 
@@ -115,9 +125,9 @@ def test_packed_arrays_that_grow_and_grow_are_refused(desk: Desk, small: None) -
 def test_tensors_that_claim_more_than_there_is_are_refused(desk: Desk, shape: list[int], end: int) -> None:
     header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
     Path("x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(32))
-    refused(desk, f"{FEATURES}x.safetensors", "`dataset.path` must be a whole file")
+    refused(desk, f"{FEATURES}x.safetensors", "`dataset.path` must be a complete file")
     Path("x.safetensors").write_bytes(struct.pack("<Q", 2**60) + header)
-    refused(desk, f"{FEATURES}x.safetensors", "`dataset.path` must be a whole file")
+    refused(desk, f"{FEATURES}x.safetensors", "`dataset.path` must be a complete file")
 
 
 def test_columns_of_many_rows_in_few_bytes_are_refused(desk: Desk, small: None) -> None:
@@ -125,15 +135,15 @@ def test_columns_of_many_rows_in_few_bytes_are_refused(desk: Desk, small: None) 
     constant = pa.array(np.zeros(rows, np.int8))
     pq.write_table(pa.table({"x": constant, "y": constant}), "t.parquet")
     assert Path("t.parquet").stat().st_size < 10_000
-    refused(desk, f"{TABLE}t.parquet", "`dataset.path` must have the rows that it claims", "1,048,576")
+    refused(desk, f"{TABLE}t.parquet", "`dataset.path` must have the rows that its header states", "1,048,576")
     lists = pa.FixedSizeListArray.from_arrays(constant, 2)
     pq.write_table(pa.table({"x": lists, "y": constant[: rows // 2]}), "x.parquet")
-    refused(desk, f"{FEATURES}x.parquet", "x.parquet must have the rows that it claims")
+    refused(desk, f"{FEATURES}x.parquet", "x.parquet must have the rows that its header states")
     # an Arrow column of nulls has no bytes at all
     nulls = pa.table({"x": pa.nulls(10**7), "y": pa.nulls(10**7)})
     with pa.OSFile("t.arrow", "wb") as file, pa.ipc.new_file(file, nulls.schema) as writer:
         writer.write_table(nulls)
-    refused(desk, f"{TABLE}t.arrow", "`dataset.path` must have the rows that it claims", "10,000,000")
+    refused(desk, f"{TABLE}t.arrow", "`dataset.path` must have the rows that its header states", "10,000,000")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from logreg.data.formats.arrays import BATCH_ROWS
+from logreg.data.formats.arrays import LIST_BATCH_ROWS
 from logreg.data.sources.features import Features
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, LogregError
 
@@ -147,9 +147,9 @@ def test_safetensors_may_hold_what_numpy_lacks(here: Path, dtype: torch.dtype) -
 def test_a_parquet_file_of_many_batches_and_row_groups_is_one_matrix(
     here: Path, write: Callable[[Tensor], Files]
 ) -> None:
-    rows = 2 * BATCH_ROWS + 100
+    rows = 2 * LIST_BATCH_ROWS + 100
     path = str(write(numbers(rows=rows)))
-    pq.write_table(pq.read_table(path), path, row_group_size=BATCH_ROWS - 24)
+    pq.write_table(pq.read_table(path), path, row_group_size=LIST_BATCH_ROWS - 24)
     table = Features(path).read().tables["train"]
     assert torch.equal(torch.as_tensor(table.features), numbers(rows=rows))
     assert table.labels.tolist() == labels(rows).tolist()
@@ -304,7 +304,9 @@ def test_objects_are_never_unpickled(here: Path) -> None:
             f"`{name}` must hold numbers or text, got Python objects [in {file}], which are never unpickled. "
             "Save numbers with .astype(numpy.float32) and labels with .astype(str).",
         )
-    refused(Features("raw.npz"), DataError, "`dataset.path` must be a whole file, and raw.npz could not be read:", ...)
+    refused(
+        Features("raw.npz"), DataError, "`dataset.path` must be a complete file, and raw.npz could not be read:", ...
+    )
     assert not Path("sprung").exists()
 
 
@@ -349,7 +351,7 @@ def test_without_a_file_it_says_how_to_name_one(arguments: dict[str, str]) -> No
 def test_a_missing_file_is_named(here: Path) -> None:
     np.save("features.npy", numbers().numpy())
     Path("folder.npz").mkdir()
-    end = "Paths start where you stand."
+    end = "Relative paths start at the current folder."
     for path, message in (
         ("emb.npz", f"`dataset.path` must be a file, and emb.npz is missing. {end}"),
         (["features.npy", "y.npy"], f"`dataset.path` must be a file, and y.npy is missing. {end}"),
@@ -365,7 +367,7 @@ def test_a_cut_off_file_is_named(here: Path, write: Callable[[Tensor], Files], k
     for file in path if isinstance(path, list) else [path]:
         content = Path(file).read_bytes()
         Path(file).write_bytes(content[: int(keep * len(content))])
-        message = f"`dataset.path` must be a whole file, and {file} could not be read: "
+        message = f"`dataset.path` must be a complete file, and {file} could not be read: "
         refused(Features(path), DataError, message, ...)
         Path(file).write_bytes(content)
 
@@ -378,7 +380,7 @@ def test_another_kind_of_file_is_named(here: Path, path: str, content: bytes) ->
     np.save("labels.npy", labels())
     Path(path).write_bytes(content)
     pair: Files = [path, "labels.npy"] if path.endswith(".npy") else path
-    refused(Features(pair), DataError, f"`dataset.path` must be a whole file, and {path} could not be read: ", ...)
+    refused(Features(pair), DataError, f"`dataset.path` must be a complete file, and {path} could not be read: ", ...)
 
 
 def test_a_changed_byte_in_a_zip_is_found(here: Path) -> None:
@@ -389,7 +391,7 @@ def test_a_changed_byte_in_a_zip_is_found(here: Path) -> None:
     refused(
         Features("emb.npz"),
         DataError,
-        "`dataset.path` must be a whole file, and emb.npz could not be read: Bad CRC",
+        "`dataset.path` must be a complete file, and emb.npz could not be read: Bad CRC",
         ...,
     )
 
@@ -412,7 +414,7 @@ def test_a_header_that_contradicts_its_file_is_found(here: Path, entry: dict[str
     refused(
         Features("emb.safetensors"),
         DataError,
-        "`dataset.path` must be a whole file, and emb.safetensors could not be read: ",
+        "`dataset.path` must be a complete file, and emb.safetensors could not be read: ",
         ...,
     )
 
@@ -543,8 +545,8 @@ def lists(*rows: Any, kind: pa.DataType | None = None) -> dict[str, Any]:
             "`dataset.features=x` must have lists of the same length, 2 in row 0, got 1 in row 2 [in emb.parquet].",
         ),
         (
-            lists(*[[1, 2]] * BATCH_ROWS, [1, 2], [1, 2, 3]),
-            f"`dataset.features=x` must have lists of the same length, 2 in row 0, got 3 in row {BATCH_ROWS + 1} "
+            lists(*[[1, 2]] * LIST_BATCH_ROWS, [1, 2], [1, 2, 3]),
+            f"`dataset.features=x` must have lists of the same length, 2 in row 0, got 3 in row {LIST_BATCH_ROWS + 1} "
             "[in emb.parquet].",
         ),
         (
@@ -553,7 +555,7 @@ def lists(*rows: Any, kind: pa.DataType | None = None) -> dict[str, Any]:
         ),
         (
             lists([1, 2], [3, None], [5, 6]),
-            "`dataset.features=x` must have lists without gaps, got one in row 1 [in emb.parquet].",
+            "`dataset.features=x` must have lists without missing values, got one in row 1 [in emb.parquet].",
         ),
         (
             lists(["a"], ["b"], kind=pa.string()),
@@ -628,7 +630,7 @@ def test_files_that_do_not_fit_each_other_are_named(here: Path) -> None:
     refused(
         Features(train_path="train.npz", test_path="words.npz"),
         DataError,
-        "`dataset.labels=y` must be of one kind in all files, got int64 in train, string in test. Mend the files.",
+        "`dataset.labels=y` must have one type in all files, got int64 in train, string in test. Mend the files.",
     )
 
 
@@ -638,5 +640,5 @@ def test_a_zip_without_arrays_says_so(here: Path) -> None:
     refused(
         Features("emb.npz"),
         ConfigError,
-        "`dataset.features` must name one of no arrays [in emb.npz], got None. Set dataset.features=NAME.",
+        "`dataset.features` must name an array [in emb.npz], and the file has none for this purpose. Save one into it.",
     )

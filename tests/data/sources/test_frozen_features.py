@@ -187,19 +187,19 @@ def test_random_weights_are_always_the_same_and_leave_the_seed_alone() -> None:
     torch.manual_seed(3)
     assert torch.equal(torch.rand(1), drawn)
     torch.manual_seed(4)
-    assert Backbone.build(SMALL, "none").plain == first.plain
+    assert Backbone.build(SMALL, "none").facts == first.facts
 
 
 def test_the_same_backbone_is_had_again_from_plain_values(tmp_path: Path, weights: Callable[..., str]) -> None:
     root = write(tmp_path / "root", *FILES)
     raw = frozen(root, weights=weights()).read()
-    again = Backbone.rebuild(raw.backbone)
+    again = Backbone.from_facts(raw.backbone)
     with Image.open(root / "test" / "b" / "1.png") as image:
         (features,) = again.features([again.prepare(image)])
     torch.testing.assert_close(features, features_of(raw, "test"))
     weights(SMALL, lambda state: state["features.0.bias"].add_(1))
     with pytest.raises(ConfigError, match=r"^`backbone\.weights` must be those that .* checksum .*: find the old file"):
-        Backbone.rebuild(raw.backbone)
+        Backbone.from_facts(raw.backbone)
 
 
 # the cache
@@ -225,7 +225,7 @@ def test_so_it_is_with_images_of_torchvision(tmp_path: Path, monkeypatch: pytest
     dataset = FrozenFeatures(Vision("usps", str(tmp_path / "root"), cache=str(tmp_path / "cache")), SMALL, "none")
     first = dataset.read()
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setattr(Vision, "_pixels", None)
+    monkeypatch.setattr(Vision, "_read_pixels", None)
     assert torch.equal(features_of(dataset.read()), features_of(first))
 
 
@@ -286,7 +286,7 @@ def rename(state: Any) -> None:
     [
         (lambda state: state.pop("features.0.bias"), "features.0.bias is missing."),
         (shorten, "features.0.bias is 3, not 64."),
-        (rename, "odd is none of them."),
+        (rename, "odd is not one of them."),
     ],
 )
 def test_weights_of_another_model_are_named(change: Any, message: str, weights: Callable[..., str]) -> None:
@@ -323,7 +323,7 @@ def test_weights_that_cannot_be_fetched_are_one_line(tmp_path: Path, monkeypatch
     message = (
         f"`backbone.weights=DEFAULT` could not be downloaded: {file}: {host}: Connection refused. "
         f"Put {member().url} into {tmp_path}/torch/hub/checkpoints, or set `backbone.weights` to a file with a state "
-        "dict, or to none for random ones."
+        "dict, or to none for random weights."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         Backbone.build(SMALL, "DEFAULT")
@@ -343,9 +343,9 @@ def test_weights_are_downloaded_once(
         url = server.address + there.name
         monkeypatch.setattr(member(), "_value_", dataclasses.replace(member().value, url=url))
         built = Backbone.build(SMALL, "DEFAULT")
-        assert Backbone.build(SMALL, "DEFAULT").plain["checksum"] == built.plain["checksum"]
+        assert Backbone.build(SMALL, "DEFAULT").facts["checksum"] == built.facts["checksum"]
         assert server.asked == [there.name]
-    assert built.plain["checksum"] == Backbone.build(SMALL, str(there)).plain["checksum"]
+    assert built.facts["checksum"] == Backbone.build(SMALL, str(there)).facts["checksum"]
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     assert [file.name for file in folder.iterdir()] == [there.name]
     assert capfd.readouterr().err == (
@@ -363,9 +363,9 @@ def test_weights_that_were_put_there_are_taken(
     file.parent.mkdir(parents=True)
     Path(weights()).rename(file)
     built = Backbone.build(SMALL, name)
-    assert built.plain["weights"] == "IMAGENET1K_V1"
-    assert built.plain["checksum"] == Backbone.build(SMALL, str(file)).plain["checksum"]
-    assert built.plain["checksum"] != Backbone.build(SMALL, "none").plain["checksum"]
+    assert built.facts["weights"] == "IMAGENET1K_V1"
+    assert built.facts["checksum"] == Backbone.build(SMALL, str(file)).facts["checksum"]
+    assert built.facts["checksum"] != Backbone.build(SMALL, "none").facts["checksum"]
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ConfigError, match=rf"^`backbone\.weights={name}` must .* {file} is broken\. Remove it\.$"):
         Backbone.build(SMALL, name)
@@ -418,10 +418,10 @@ def test_the_pixels_of_the_whole_set_are_never_held(tmp_path: Path, monkeypatch:
 
     def features(self: Any, prepared: Any, batch_size: int) -> Any:
         for _ in prepared:
-            yield torch.zeros(1, self.plain["num_features"])
+            yield torch.zeros(1, self.facts["num_features"])
 
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2))
-    monkeypatch.setattr("logreg.data.formats.images.CHUNK", 4)
+    monkeypatch.setattr("logreg.data.formats.images.IMAGES_PER_TASK", 4)
     monkeypatch.setattr(backbone_module.Backbone, "prepare", lambda *_: Pixels())
     monkeypatch.setattr(backbone_module.Backbone, "features", features)
     frozen(root).read()
@@ -447,9 +447,9 @@ def test_16_bits_transparency_broken_files_and_groups_as_without_a_backbone(tmp_
         assert raw.notes == (
             "1 image cannot be read, left out: a/1.png",
             "1 image with transparent parts, shown on white: b/clear.png",
-            "1 image of 16 bits a pixel, with white at 4,095 (set another with dataset.white_level): a/12_bits.png",
+            "1 image of 16 bits per pixel, with white at 4,095 (set another with dataset.white_level): a/12_bits.png",
         )
-    backbone = Backbone.rebuild(raw.backbone)
+    backbone = Backbone.from_facts(raw.backbone)
     as_bytes = Image.fromarray(np.rint(wide / 4095 * 255).astype(np.uint8))
     images = [as_bytes, Image.new("RGB", (30, 40), (255, 255, 255))]
     (right,) = backbone.features([backbone.prepare(image) for image in images])

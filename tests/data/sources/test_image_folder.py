@@ -18,10 +18,10 @@ from sklearn.metrics import roc_auc_score
 
 from logreg.data import Table, TensorDataModule
 from logreg.data.formats import images
-from logreg.data.formats.images import EXTENSIONS, Decoding, open_image, pixels_of
+from logreg.data.formats.images import IMAGE_SUFFIXES, DecodingOptions, image_to_tensor, open_image
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.sources import image_folder
-from logreg.data.sources.image_folder import ImageFolder, _hint
+from logreg.data.sources.image_folder import ImageFolder, _group_notes
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 from logreg.facts import DataFacts
 
@@ -65,7 +65,7 @@ def test_a_folder_is_read_as_torchvision_reads_it(tmp_path: Path) -> None:
 
 
 def test_the_extensions_are_torchvisions_and_gif() -> None:
-    assert (*torchvision.datasets.folder.IMG_EXTENSIONS, ".gif") == EXTENSIONS
+    assert (*torchvision.datasets.folder.IMG_EXTENSIONS, ".gif") == IMAGE_SUFFIXES
 
 
 def test_the_splits_are_the_folders(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_splits_are_the_folders(tmp_path: Path) -> None:
     raw = read(tmp_path)
     labels = {split: table.labels.tolist() for split, table in raw.tables.items()}
     assert labels == {"train": [0, 1], "val": [0, 1, 1], "test": [1]}
-    image = pixels_of(Image.open(tmp_path / "test" / "b" / "1.png")).flatten()
+    image = image_to_tensor(Image.open(tmp_path / "test" / "b" / "1.png")).flatten()
     assert torch.equal(raw.tables["test"].features[0], image)
 
 
@@ -89,10 +89,10 @@ def test_hidden_files_are_passed_over_and_others_counted(tmp_path: Path) -> None
         (tmp_path / name).touch()
     assert read(tmp_path).notes == ()
     (tmp_path / "a" / "words.txt").touch()
-    assert read(tmp_path).notes == ("left out 1 file that is no image: a/words.txt",)
+    assert read(tmp_path).notes == ("left out 1 file that is not an image: a/words.txt",)
     (tmp_path / "labels.csv").touch()
     raw = read(tmp_path)
-    assert raw.notes == ("left out 2 files that are no images: labels.csv, ...",)
+    assert raw.notes == ("left out 2 files that are not images: labels.csv, ...",)
     assert len(raw.tables["train"]) == 2
 
 
@@ -108,14 +108,14 @@ def test_grey_has_one_channel(tmp_path: Path) -> None:
 def test_pictures_of_every_mode_are_made_rgb(mode: str, tmp_path: Path) -> None:
     file = tmp_path / ("x.tiff" if mode == "CMYK" else "x.png")
     noise(0).convert(mode).save(file)
-    assert pixels_of(open_image(file)).shape == (3, 6, 8)
+    assert image_to_tensor(open_image(file)).shape == (3, 6, 8)
 
 
 def test_older_models_see_the_upper_8_of_16_bits(tmp_path: Path) -> None:
     wide = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     Image.fromarray(wide).save(tmp_path / "x.png")
-    before = Decoding.of({}, grey=True)  # of models that keep nothing of the pixels
-    np.testing.assert_array_equal(pixels_of(open_image(tmp_path / "x.png", before)), wide // 257)
+    before = DecodingOptions.from_facts({}, grey=True)  # of models that keep nothing of the pixels
+    np.testing.assert_array_equal(image_to_tensor(open_image(tmp_path / "x.png", before)), wide // 257)
 
 
 def test_a_picture_taken_with_the_camera_turned_is_upright(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_picture_taken_with_the_camera_turned_is_upright(tmp_path: Path) -> No
     exif[0x0112] = 6  # turn by 90 degrees
     image.save(tmp_path / "x.png", exif=exif)
     np.testing.assert_array_equal(
-        pixels_of(open_image(tmp_path / "x.png")), np.rot90(pixels_of(image), k=-1, axes=(1, 2))
+        image_to_tensor(open_image(tmp_path / "x.png")), np.rot90(image_to_tensor(image), k=-1, axes=(1, 2))
     )
 
 
@@ -131,18 +131,18 @@ def test_a_picture_taken_with_the_camera_turned_is_upright(tmp_path: Path) -> No
 def test_size_is_the_shorter_side_and_the_middle_is_kept(width: int, height: int, tmp_path: Path) -> None:
     image = smooth(width, height)
     image.save(tmp_path / "x.png")
-    ours = pixels_of(open_image(tmp_path / "x.png", Decoding(size=16))).short()
+    ours = image_to_tensor(open_image(tmp_path / "x.png", DecodingOptions(size=16))).short()
     functional = torchvision.transforms.functional
     theirs = functional.center_crop(functional.resize(image, [16]), [16])
     assert ours.shape == (3, 16, 16)
-    assert int((ours - pixels_of(theirs).short()).abs().max()) <= 10  # they cut whole pixels only
+    assert int((ours - image_to_tensor(theirs).short()).abs().max()) <= 10  # they cut whole pixels only
 
 
 def test_reducing_does_not_alias(tmp_path: Path) -> None:
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255  # picking pixels would give black or white
     Image.fromarray(stripes).save(tmp_path / "x.png")
-    pixels = pixels_of(open_image(tmp_path / "x.png", Decoding(size=8)))[:, 1:-1, 1:-1]
+    pixels = image_to_tensor(open_image(tmp_path / "x.png", DecodingOptions(size=8)))[:, 1:-1, 1:-1]
     assert 120 <= int(pixels.min()) <= int(pixels.max()) <= 135
 
 
@@ -158,10 +158,10 @@ def test_a_jpeg_decoded_at_a_fraction_looks_the_same(tmp_path: Path, monkeypatch
         return drafted
 
     monkeypatch.setattr(JpegImageFile, "draft", spy)
-    quick = pixels_of(open_image(tmp_path / "x.jpg", Decoding(size=32))).short()
+    quick = image_to_tensor(open_image(tmp_path / "x.jpg", DecodingOptions(size=32))).short()
     assert decoded == [(160, 120)]  # an eighth would be shorter than twice 32
     monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
-    full = pixels_of(open_image(tmp_path / "x.jpg", Decoding(size=32))).short()
+    full = image_to_tensor(open_image(tmp_path / "x.jpg", DecodingOptions(size=32))).short()
     assert float((quick - full).abs().float().mean()) < 1
 
 
@@ -218,17 +218,17 @@ def test_of_eight_that_start_at_once_one_decodes(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("count", [0, 1, 16, 1000])
 def test_threads_keep_the_order(count: int) -> None:
-    assert list(images.in_threads(lambda row: row * row, count, "")) == [row * row for row in range(count)]
+    assert list(images.map_in_threads(lambda row: row * row, count, "")) == [row * row for row in range(count)]
 
 
 def test_threads_are_not_far_ahead_of_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     # Else the pixels of a whole set would pile up while a backbone is busy.
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2))
     started: list[int] = []
-    rows = images.in_threads(started.append, 10_000, "")
+    rows = images.map_in_threads(started.append, 10_000, "")
     next(rows)
     rows.close()
-    assert len(started) <= 6 * images.CHUNK
+    assert len(started) <= 6 * images.IMAGES_PER_TASK
 
 
 def test_a_pipe_gets_no_progress_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -292,7 +292,7 @@ def test_arguments_are_checked_at_the_door(arguments: dict[str, Any], message: s
         (
             ["train/a/1.png", "train/b/1.png", "valid/a/1.png"],
             [],
-            "`dataset.path` must have no folder beside train but val and test, got {root}/valid. Rename it",
+            "`dataset.path` must have only the folders val and test beside train, got {root}/valid. Rename or",
         ),
         (["train/a/1.png", "train/b/1.png"], ["test"], ".* and there is no folder in {root}/test."),
     ],
@@ -343,9 +343,8 @@ def test_what_is_no_file_is_named_with_the_others_and_not_waited_for(tmp_path: P
     (tmp_path / "b/2.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "b/3.png").symlink_to("3.png")
     os.mkfifo(tmp_path / "b/4.png")
-    message = (
-        r" 3 of 5 cannot: b/2\.png \(it is no file\), b/3\.png \(it is no file\), b/4\.png \(it is no file\)\. Mend"
-    )
+    named = ", ".join(rf"b/{number}\.png \(it is not a file\)" for number in (2, 3, 4))
+    message = rf" 3 of 5 cannot: {named}\. Mend"
     with pytest.raises(DataError, match=message):
         read(tmp_path)
     assert len(read(tmp_path, broken="skip").tables["train"]) == 2
@@ -417,7 +416,7 @@ def spoil(root: Path) -> Path:
 
 BROKEN = (
     r"`dataset\.path=.*` must hold images that can be read, and 3 of 8 cannot: train/a/0\.jpg \(it is empty\), "
-    r"train/b/1\.jpg \(.*runcated.*\), test/a/1\.jpg \(its content is no image\)\. Mend or remove them\. "
+    r"train/b/1\.jpg \(.*runcated.*\), test/a/1\.jpg \(its content is not an image\)\. Mend or remove them\. "
     r"Set dataset\.broken=skip to train without them\."
 )
 
@@ -442,7 +441,7 @@ def test_broken_files_can_be_left_out_and_are_counted_also_from_the_cache(tmp_pa
         assert raw.tables["test"].labels.tolist() == [0, 1, 1]
         assert raw.tables["train"].groups.tolist() == [1, 0]
         for split, row, name in (("train", 0, "train/a/1.jpg"), ("test", 2, "test/b/1.jpg")):
-            assert torch.equal(raw.tables[split].matrix[row], pixels_of(open_image(root / name)).flatten())
+            assert torch.equal(raw.tables[split].matrix[row], image_to_tensor(open_image(root / name)).flatten())
     with pytest.raises(ConfigError, match=r"^`dataset\.broken` must be one of error, skip, got 'no'"):
         ImageFolder(broken="no")
 
@@ -470,7 +469,7 @@ def test_12_bits_in_16_are_served_by_their_own_white(grey: bool, twelve_bits: Pa
         data = learned(twelve_bits, grey=grey, cache=str(tmp_path / "cache"))
         assert data.facts.pixels == {"white_level": 4095, "background": 255}
         assert data.notes == (
-            "40 images of 16 bits a pixel, with white at 4,095 (set another with dataset.white_level): a/0.png, ...",
+            "40 images of 16 bits per pixel, with white at 4,095 (set another with dataset.white_level): a/0.png, ...",
         )
         features = next(iter(data.blocks("train"))).features
         right = np.asarray(Image.open(twelve_bits / "a" / "0.png")).reshape(1, -1).repeat(1 if grey else 3, 0) / 4095
@@ -504,7 +503,7 @@ def test_a_white_that_was_typed_is_taken(twelve_bits: Path) -> None:
 def test_a_model_of_bytes_refuses_16_bits_rather_than_guess_their_white(twelve_bits: Path, tmp_path: Path) -> None:
     facts = learned(write(tmp_path / "bytes", "a/1.png", "b/1.png", height=8)).facts
     with pytest.raises(
-        DataError, match=r"40 of 40 cannot: a/0\.png \(it has 16 bits a pixel, and the images of train have 8"
+        DataError, match=r"40 of 40 cannot: a/0\.png \(it has 16 bits per pixel, and the images of train have 8"
     ):
         incoming(facts, twelve_bits)
     before = dataclasses.replace(facts, pixels={})  # as its checkpoint was written by an older version
@@ -600,10 +599,10 @@ def test_a_group_in_two_folders_of_splits_is_refused(tmp_path: Path) -> None:
     [
         (
             "p._",
-            "`dataset.split.group` must be a regular expression with one group in brackets, such as .*Put what names",
+            "`dataset.split.group` must be a regular expression with one group in brackets, such .*Put brackets around",
         ),
         ("(p)(.)_", "`dataset.split.group` must be .* got .*Write \\(\\?:...\\) for the others."),
-        ("(p", "`dataset.split.group` must be a regular expression .* got '\\(p'. It is none: "),
+        ("(p", "`dataset.split.group` must be a regular expression .* got '\\(p'. It is not one: "),
         (
             "(q)",
             "`dataset.split.group=\\(q\\)` must give each image a group, and gives none to 4 of 4: a/p1_0.png, .*Write",
@@ -650,7 +649,7 @@ def test_names_of_many_subjects_are_pointed_out_and_the_advice_works(tmp_path: P
 )
 def test_other_names_are_not(name: str, tmp_path: Path) -> None:
     names = [f"{c}/{name.format(n=n, t=100000 + 7919 * n % 99991, d=n % 28)}" for c in "ab" for n in range(60)]
-    assert _hint(names) == ()
+    assert _group_notes(names) == ()
 
 
 # the names of classes

@@ -17,16 +17,16 @@ import torchvision
 from fake_mnist import md5s_of, write_fake, write_fake_mnist
 from fake_server import Server, serving
 from logreg.data.download import size
-from logreg.data.sources.vision import EMNIST, FACTS, Vision
+from logreg.data.sources.vision import EMNIST_CLASSES, VISION_DATASETS, Vision
 from logreg.errors import ConfigError, DatasetNotFoundError
 
-NAMES = tuple(FACTS)
+NAMES = tuple(VISION_DATASETS)
 
 NUM_CLASSES = {"emnist": 47, "cifar100": 100}
 
 
 def reader_of(name: str) -> Any:
-    return getattr(torchvision.datasets, FACTS[name].reader)
+    return getattr(torchvision.datasets, VISION_DATASETS[name].reader)
 
 
 def know(monkeypatch: pytest.MonkeyPatch, name: str, root: Path) -> None:
@@ -61,7 +61,7 @@ def test_each_is_read_in_its_true_format(
     name: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = write_fake(name, tmp_path, NUM_CLASSES.get(name, 10), packed=packed)
-    if packed and FACTS[name].archive != "{}":
+    if packed and VISION_DATASETS[name].archive != "{}":
         write_fake(name, tmp_path / "sums", NUM_CLASSES.get(name, 10))  # an archive's own files have sums too
     know(monkeypatch, name, tmp_path)
     shutil.rmtree(tmp_path / "sums", ignore_errors=True)
@@ -79,9 +79,9 @@ def test_each_is_read_in_its_true_format(
     assert raw.scale == 1 / 255
 
 
-@pytest.mark.parametrize("variant", EMNIST)
+@pytest.mark.parametrize("variant", EMNIST_CLASSES)
 def test_each_variant_of_emnist_has_classes_from_0(variant: str, tmp_path: Path) -> None:
-    written = write_fake("emnist", tmp_path, len(EMNIST[variant]), variant)
+    written = write_fake("emnist", tmp_path, len(EMNIST_CLASSES[variant]), variant)
     raw = Vision("emnist", str(tmp_path), cache=None, variant=variant).read()
     assert raw.tables["test"].labels.tolist() == written["test"][1].tolist()
     assert raw.source == variant
@@ -89,12 +89,14 @@ def test_each_variant_of_emnist_has_classes_from_0(variant: str, tmp_path: Path)
 
 def test_the_class_names_are_torchvisions() -> None:
     splits = torchvision.datasets.EMNIST.classes_split_dict
-    assert {name: tuple(c for c in splits[name] if c != "N/A") for name in splits} == EMNIST
-    assert FACTS["kmnist"].class_names == tuple(torchvision.datasets.KMNIST.classes)
+    assert {name: tuple(c for c in splits[name] if c != "N/A") for name in splits} == EMNIST_CLASSES
+    assert VISION_DATASETS["kmnist"].class_names == tuple(torchvision.datasets.KMNIST.classes)
     theirs = torchvision.datasets.FashionMNIST.classes
-    assert [name.lower() for name in FACTS["fashion_mnist"].class_names[1:]] == [name.lower() for name in theirs[1:]]
-    assert len(set(FACTS["cifar100"].class_names)) == 100
-    assert list(FACTS["cifar100"].class_names) == sorted(FACTS["cifar100"].class_names)
+    assert [name.lower() for name in VISION_DATASETS["fashion_mnist"].class_names[1:]] == [
+        name.lower() for name in theirs[1:]
+    ]
+    assert len(set(VISION_DATASETS["cifar100"].class_names)) == 100
+    assert list(VISION_DATASETS["cifar100"].class_names) == sorted(VISION_DATASETS["cifar100"].class_names)
 
 
 def test_the_true_mnist_is_as_torchvision_reads_it(mnist_root: Path) -> None:
@@ -142,7 +144,7 @@ def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_file_is_named_with_its_folder(name: str, tmp_path: Path) -> None:
     message = (
-        f"{name} not found in `dataset.root={tmp_path}`: {FACTS[name].files[0]} is missing. "
+        f"{name} not found in `dataset.root={tmp_path}`: {VISION_DATASETS[name].files[0]} is missing. "
         "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
     )
     with pytest.raises(DatasetNotFoundError, match=f"^{re.escape(message)}$"):
@@ -161,7 +163,7 @@ def test_a_cut_off_file_is_named(
 ) -> None:
     write_fake(name, tmp_path, NUM_CLASSES.get(name, 10))
     know(monkeypatch, name, tmp_path)
-    file = FACTS[name].files[1]  # the first would be named by a message that names them all
+    file = VISION_DATASETS[name].files[1]  # the first would be named by a message that names them all
     cut(tmp_path / file)
     says = "is cut off, " if "-idx" in file else "is broken, its checksum is not "
     with pytest.raises(
@@ -173,7 +175,9 @@ def test_a_cut_off_file_is_named(
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("usps", "svhn")])
-@pytest.mark.parametrize(("download", "advice"), [(True, "run again to download it"), (False, "put a whole one there")])
+@pytest.mark.parametrize(
+    ("download", "advice"), [(True, "run again to download it"), (False, "put a complete one there")]
+)
 def test_a_broken_archive_is_named_and_nothing_is_fetched(
     name: str, download: bool, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,8 +187,8 @@ def test_a_broken_archive_is_named_and_nothing_is_fetched(
     cut(archive)
     with pytest.raises(
         DatasetNotFoundError,
-        match=rf"^{name} could not be unpacked in .*: {re.escape(archive.name)} is broken, its checksum is not \w+\. "
-        rf"Remove {re.escape(str(archive))}, and {advice}\.$",
+        match=rf"^{name} could not be decompressed in .*: {re.escape(archive.name)} is broken, its checksum is not "
+        rf"\w+\. Remove {re.escape(str(archive))}, and {advice}\.$",
     ):
         Vision(name, str(tmp_path), download=download, cache=None).read()
 
@@ -216,7 +220,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 def offer(monkeypatch: pytest.MonkeyPatch, name: str, server: Server) -> dict[str, Any]:
     """Has torchvision look for made-up files of a dataset at a server; returns what is in them."""
     written = write_fake(name, server.folder, NUM_CLASSES.get(name, 10), packed=True)
-    if FACTS[name].archive != "{}":
+    if VISION_DATASETS[name].archive != "{}":
         write_fake(name, server.folder / "sums", NUM_CLASSES.get(name, 10))  # an archive's own files have sums too
     know(monkeypatch, name, server.folder)
     shutil.rmtree(server.folder / "sums", ignore_errors=True)
@@ -242,7 +246,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, name: str, server: Server) -> dict[st
 
 
 def archives_of(name: str) -> list[Path]:
-    return [*dict.fromkeys(Path(FACTS[name].archive.format(file)) for file in FACTS[name].files)]
+    return [*dict.fromkeys(Path(VISION_DATASETS[name].archive.format(file)) for file in VISION_DATASETS[name].files)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -257,12 +261,16 @@ def test_what_is_missing_is_downloaded(
         assert table.labels.tolist() == labels.tolist()
     assert server.asked == [archive.name for archive in archives]
     first, *lines = capsys.readouterr().err.splitlines()
-    where = "http://127.0.0.1:9/" if FACTS[name].reader.endswith("MNIST") and name[0] not in "qe" else server.address
-    much = size(1e6 * FACTS[name].megabytes)
+    where = (
+        "http://127.0.0.1:9/"
+        if VISION_DATASETS[name].reader.endswith("MNIST") and name[0] not in "qe"
+        else server.address
+    )
+    much = size(1e6 * VISION_DATASETS[name].megabytes)
     assert first == f"{name}: downloading {much} from {where} to {(root / archives[0]).parent}"
     assert [line.split(",")[0] for line in lines] == [f"  {archive.name}" for archive in archives]
     left = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-    assert left == {*FACTS[name].files, *map(str, archives)}  # no lock, nothing unfinished
+    assert left == {*VISION_DATASETS[name].files, *map(str, archives)}  # no lock, nothing unfinished
     Vision(name, str(root), cache=None).read()
     assert len(server.asked) == len(archives)
 
@@ -273,8 +281,8 @@ def test_only_what_is_missing_is_downloaded(
     offer(monkeypatch, "kmnist", server)
     Vision("kmnist", str(tmp_path), cache=None).read()
     archives = archives_of("kmnist")
-    (tmp_path / FACTS["kmnist"].files[2]).unlink()  # its archive is there
-    (tmp_path / FACTS["kmnist"].files[3]).unlink()
+    (tmp_path / VISION_DATASETS["kmnist"].files[2]).unlink()  # its archive is there
+    (tmp_path / VISION_DATASETS["kmnist"].files[3]).unlink()
     (tmp_path / archives[3]).unlink()
     server.asked.clear()
     capsys.readouterr()
@@ -298,7 +306,7 @@ def test_the_sizes_are_those_of_what_torchvision_downloads() -> None:
         "stl10": (2640397119,),
     }
     assert {name: round(sum(sizes) / 1e6, 1) for name, sizes in true.items()} == {
-        name: FACTS[name].megabytes for name in NAMES
+        name: VISION_DATASETS[name].megabytes for name in NAMES
     }
     assert {name: len(sizes) for name, sizes in true.items()} == {name: len(archives_of(name)) for name in NAMES}
 
@@ -403,7 +411,7 @@ def test_a_full_disk_leaves_no_half_file(
             dataset.read()
     left = {path.relative_to(tmp_path / "root").as_posix() for path in (tmp_path / "root").rglob("*") if path.is_file()}
     unpacked = left - {*map(str, archives_of(name))}
-    assert unpacked == {FACTS[name].files[0]}  # whole
+    assert unpacked == {VISION_DATASETS[name].files[0]}  # whole
     server.asked.clear()
     dataset.read()
     assert server.asked == []  # the archives were whole
