@@ -17,6 +17,8 @@ from torch import Tensor
 from logreg.data.blocks import BLOCK_BYTES
 from logreg.data.encoding.columns import encode, is_number, read_columns
 from logreg.data.formats.arrays import ARRAY_FORMATS, explaining_errors
+from logreg.data.formats.binary_tables import BINARY_SUFFIXES
+from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.images import (
     IMAGE_SUFFIXES,
     DecodingOptions,
@@ -27,14 +29,9 @@ from logreg.data.formats.images import (
     to_8_bits,
     walk_files,
 )
-from logreg.data.formats.tables import (
-    BINARY_SUFFIXES,
-    NUMBER_ADVICE,
-    index_columns,
-    mark_missing,
-    open_blocks,
-    suffix_of,
-)
+from logreg.data.formats.table_errors import NUMBER_ADVICE
+from logreg.data.formats.tables import index_columns, open_blocks
+from logreg.data.formats.text_tables import mark_missing
 from logreg.data.sources.features import USUAL_NAMES
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean
 from logreg.facts import Column, DataFacts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from logreg.data.encoding.columns import few
-from logreg.data.formats.tables import missing_words
+from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError
 from logreg.export.linear import Format, Linear
 from logreg.export.onnx import read_onnx, write_onnx

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.data.formats.tables import missing_words
+from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError
 from logreg.facts import Column, DataFacts
 from logreg.losses import LOSSES

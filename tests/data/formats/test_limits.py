@@ -29,7 +29,7 @@ Desk = Callable[[str], Answer]
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A megabyte may always be unpacked, instead of 64."""
-    monkeypatch.setattr("logreg.data.formats.tables.ALWAYS_ALLOWED_BYTES", 2**20)
+    monkeypatch.setattr("logreg.data.formats.compression.ALWAYS_ALLOWED_BYTES", 2**20)
 
 
 def npy(shape: tuple[int, ...], values: bytes, kind: str = "<f4") -> bytes:

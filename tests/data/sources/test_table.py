@@ -973,7 +973,7 @@ def test_a_header_or_a_value_longer_than_a_block(tmp_path: Path, monkeypatch: py
     held = read_table(str(path), "k", ["a", long, "t"])
     assert held.column(long).to_pylist() == [*(row % 5 for row in range(40)), 2, *(row % 5 for row in range(40, 60))]
     for block in (2**11, 2**20, 2**22):  # rows before the long one have been passed on
-        monkeypatch.setattr("logreg.data.formats.tables.TEXT_BLOCK_BYTES", block)
+        monkeypatch.setattr("logreg.data.formats.text_tables.TEXT_BLOCK_BYTES", block)
         _, blocks = open_blocks(str(path), "input", lambda names: ["a", long], ["a", long])
         whole = pa.concat_tables(list(blocks))
         assert whole.column(long).to_pylist() == held.column(long).to_pylist()

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from logreg.data.encoding.labels import plain_values
-from logreg.data.formats.tables import MAX_EXPANSION_RATIO, max_decoded_bytes
+from logreg.data.formats.compression import MAX_EXPANSION_RATIO, max_decoded_bytes
 from logreg.errors import DataError, LogregError
 
 LIST_BATCH_ROWS = 1024

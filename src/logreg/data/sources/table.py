@@ -20,7 +20,9 @@ from logreg.constraints import Constraint, check, listed, name, one_of, optional
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.columns import Columns, encode, few, is_number, not_a_number, read_columns
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
-from logreg.data.formats.tables import BINARY_SUFFIXES, column_names, index_columns, read_table, suffix_of
+from logreg.data.formats.binary_tables import BINARY_SUFFIXES
+from logreg.data.formats.compression import suffix_of
+from logreg.data.formats.tables import column_names, index_columns, read_table
 from logreg.errors import ConfigError, DataError, as_typed, did_you_mean
 from logreg.facts import SPLITS, DataFacts, Split
 
