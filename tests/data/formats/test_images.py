@@ -1,4 +1,4 @@
-"""What becomes of the pixels of every kind of image file: right values, or a refusal that says why."""
+"""Every kind of image file is decoded to the right pixels, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from logreg.errors import DataError
 
 COLOR = (10, 200, 30)
 GREY = 97
-"""A value of grey that is not the mean of the color's."""
+"""A gray level that is not the mean of `COLOR`."""
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -38,7 +38,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(bits: int, kind: int, row: bytes, *extra: bytes, width: int = 1) -> bytes:
-    """A PNG of one row, as its specification has it: Pillow writes few of its kinds."""
+    """A PNG of one row, by its specification, since Pillow writes only some kinds of PNG."""
     header = struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0)
     parts = (chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(b"\0" + row)), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -58,7 +58,7 @@ def palette(alpha: int) -> Image.Image:
 RGBA, CLEAR, SOLID = (Image.new("RGBA", (1, 1), (*COLOR, alpha)) for alpha in (100, 0, 255))
 
 KINDS: dict[str, tuple[str, Any, list[int] | str, str]] = {
-    # name: suffix, image or bytes, the right color or what the refusal says, what is noted
+    # name: suffix, image or bytes, the right color or the start of the error, the list of the report with the file
     "grey": (".png", Image.new("L", (1, 1), GREY), [GREY] * 3, ""),
     "color": (".png", Image.new("RGB", (1, 1), COLOR), list(COLOR), ""),
     "1 bit, black": (".png", Image.new("1", (1, 1), 0), [0] * 3, ""),
@@ -123,7 +123,7 @@ def test_every_kind_of_image_is_read_or_refused(kind: str, tmp_path: Path) -> No
     assert abs(int(grey) - (0.299 * right[0] + 0.587 * right[1] + 0.114 * right[2])) <= 1  # ITU-R 601-2
 
 
-def test_models_from_before_drop_the_transparency(tmp_path: Path) -> None:
+def test_older_models_drop_transparency(tmp_path: Path) -> None:
     CLEAR.save(tmp_path / "x.png")
     report = DecodingReport()
     assert image_to_tensor(
@@ -133,7 +133,7 @@ def test_models_from_before_drop_the_transparency(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "how"), [(".gif", {}), (".webp", {"lossless": True}), (".png", {}), (".tif", {})])
-def test_of_several_frames_the_first_is_taken_and_said(suffix: str, how: dict[str, Any], tmp_path: Path) -> None:
+def test_the_first_of_several_frames_is_taken_and_noted(suffix: str, how: dict[str, Any], tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), color) for color in (COLOR, (250, 0, 0), (0, 0, 250))]
     frames[0].save(tmp_path / f"x{suffix}", save_all=True, append_images=frames[1:], **how)
     report = DecodingReport()
@@ -160,7 +160,7 @@ def deep(file: Path, *values: int) -> Path:
     [(200, 255), (256, 1023), (2013, 4095), (4095, 4095), (4096, 16383), (16384, 65535), (65535, 65535), (0, 255)],
 )
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_white_is_that_of_the_fewest_bits_that_hold_all_files(
+def test_the_white_level_is_the_one_of_the_smallest_bit_depth_that_holds_all_files(
     brightest: int, white: int, suffix: str, tmp_path: Path
 ) -> None:
     files = [deep(tmp_path / f"{row}{suffix}", 0, value) for row, value in enumerate((0, brightest, brightest // 2))]
@@ -170,7 +170,7 @@ def test_white_is_that_of_the_fewest_bits_that_hold_all_files(
     assert find_white_level([tmp_path / "bytes.png", tmp_path / "broken.png"]) == 0
 
 
-def test_16_bits_keep_every_value_and_bytes_are_brought_to_their_white(tmp_path: Path) -> None:
+def test_16_bits_keep_every_value_and_8_bits_are_scaled_to_their_white_level(tmp_path: Path) -> None:
     file, decoding = deep(tmp_path / "x.png", 0, 1, 2000, 4095, 5000), DecodingOptions(white_level=4095)
     pixels = image_to_tensor(open_image(file, decoding), decoding)
     assert pixels.tolist() == [[[0, 1, 2000, 4095, 5000]]] * 3
@@ -180,7 +180,7 @@ def test_16_bits_keep_every_value_and_bytes_are_brought_to_their_white(tmp_path:
     assert image_to_tensor(open_image(tmp_path / "bytes.png", grey), grey).tolist() == [[0, 16, 1606, 4095]]
 
 
-def test_a_backbone_sees_16_bits_by_their_white(tmp_path: Path) -> None:
+def test_16_bits_become_8_bits_by_their_white_level(tmp_path: Path) -> None:
     file, decoding = deep(tmp_path / "x.png", 0, 2048, 4095, 5000), DecodingOptions(white_level=4095)
     image = to_8_bits(open_image(file, decoding), decoding)
     assert (image.mode, np.asarray(image)[0, :, 2].tolist()) == ("RGB", [0, 128, 255, 255])
@@ -192,10 +192,10 @@ def test_16_bits_are_reduced_in_size_without_rounding_to_bytes(tmp_path: Path) -
     assert image_to_tensor(open_image(file, decoding), decoding).tolist() == [[2002]]
 
 
-# which files
+# Files
 
 
-def test_one_rule_says_what_is_hidden(tmp_path: Path) -> None:
+def test_hidden_files_and_files_of_the_system_are_not_listed(tmp_path: Path) -> None:
     hidden = [
         "@eaDir",
         ".thumbnails",
@@ -215,7 +215,7 @@ def test_one_rule_says_what_is_hidden(tmp_path: Path) -> None:
     assert sorted(name for name, _ in walk_files(tmp_path)) == ["a/1.jpg", "a/b/3.jpg"]
 
 
-def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
+def test_links_are_followed_but_not_into_their_own_folder(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "1.jpg").touch()
     (tmp_path / "here").mkdir()
@@ -225,7 +225,7 @@ def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
     assert [name for name, _ in walk_files(tmp_path / "here")] == ["link/1.jpg"]
 
 
-# files that cannot be read
+# Files that cannot be read
 
 
 def fails(broken: set[int]) -> Callable[[int], int]:
@@ -237,7 +237,7 @@ def fails(broken: set[int]) -> Callable[[int], int]:
     return work
 
 
-def test_all_broken_files_are_named_and_no_row_comes_after_the_first() -> None:
+def test_all_broken_files_are_named_and_no_row_follows_the_first_one() -> None:
     names = [f"{row}.jpg" for row in range(100)]
     rows: list[int] = []
     with pytest.raises(DataError) as caught:
@@ -251,7 +251,7 @@ def test_all_broken_files_are_named_and_no_row_comes_after_the_first() -> None:
         list(decode_rows(fails(set(range(45))), names, "dataset.path=x", ""))
 
 
-def test_they_are_left_out_where_that_was_asked_for_but_never_all() -> None:
+def test_broken_files_are_left_out_with_a_report_unless_all_are_broken() -> None:
     report, names = DecodingReport(), [f"{row}.jpg" for row in range(40)]
     assert [row for row, _ in decode_rows(fails({3, 7}), names, "x", "", report)] == [
         *range(3),

@@ -1,4 +1,4 @@
-"""Reading is bounded: small files that claim to be large, or become it, are one line."""
+"""Memory stays bounded: a small file that states or decompresses to a large content is refused in one line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Desk = Callable[[str], Answer]
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A megabyte may always be unpacked, instead of 64."""
+    """Files may always decompress to 1 MiB, instead of 64 MiB."""
     monkeypatch.setattr("logreg.data.formats.compression.ALWAYS_ALLOWED_BYTES", 2**20)
 
 
@@ -44,7 +44,7 @@ FEATURE_VALUES = np.arange(8, dtype="<f4").tobytes()
 
 
 def refused(desk: Desk, command: str, *words: str) -> str:
-    """The one line that answers a command, which leaves nothing."""
+    """The error line of a command, which leaves no file."""
     before = sorted(path.name for path in Path().iterdir())
     answer = desk(command)
     assert (answer.code, answer.out, answer.err.count("\n")) == (2, "", 1), answer.err
@@ -56,7 +56,7 @@ def refused(desk: Desk, command: str, *words: str) -> str:
 
 @pytest.mark.parametrize(("suffix", "open_"), [(".gz", gzip.open), (".bz2", bz2.open)])
 @pytest.mark.parametrize("header", [b"x,y\n", b""])
-def test_a_packed_table_that_grows_and_grows_is_refused(
+def test_a_compressed_table_that_expands_too_much_is_refused(
     desk: Desk, small: None, suffix: str, open_: Callable[..., io.BufferedIOBase], header: bytes
 ) -> None:
     with open_(f"bomb.csv{suffix}", "wb") as file:
@@ -70,7 +70,7 @@ def test_a_packed_table_that_grows_and_grows_is_refused(
     )
 
 
-def test_a_packed_table_that_grows_as_tables_do_is_read(desk: Desk, small: None) -> None:
+def test_a_compressed_table_of_a_usual_ratio_is_read(desk: Desk, small: None) -> None:
     draw = np.random.default_rng(0).normal(size=200_000)
     rows = "".join(f"{value:.3f},{n % 2}\n" for n, value in enumerate(draw))
     with gzip.open("t.csv.gz", "wt") as file:
@@ -79,7 +79,7 @@ def test_a_packed_table_that_grows_as_tables_do_is_read(desk: Desk, small: None)
     assert desk(f"{TABLE}t.csv.gz").code == 0
 
 
-def test_new_rows_are_bounded_too(
+def test_new_rows_that_expand_too_much_are_refused(
     tmp_path: Path, types: Callable[..., Answer], small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{n % 7},{n % 2}\n" for n in range(60)))
@@ -96,7 +96,7 @@ CLAIMS = [(10**12, 2), (2, 10**12), (10**18, 10**18), (-(10**12), -2)]
 
 
 @pytest.mark.parametrize("shape", CLAIMS)
-def test_an_array_that_claims_more_than_there_is_is_refused(desk: Desk, shape: tuple[int, ...]) -> None:
+def test_an_array_whose_header_states_more_than_the_file_holds_is_refused(desk: Desk, shape: tuple[int, ...]) -> None:
     Path("x.npy").write_bytes(npy(shape, FEATURE_VALUES))
     Path("y.npy").write_bytes(LABELS)
     Path("good.npy").write_bytes(npy((4, 2), FEATURE_VALUES))
@@ -109,7 +109,7 @@ def test_an_array_that_claims_more_than_there_is_is_refused(desk: Desk, shape: t
         refused(desk, FEATURES + path, "`dataset.path` must be a complete file", "claims the shape")
 
 
-def test_packed_arrays_that_grow_and_grow_are_refused(desk: Desk, small: None) -> None:
+def test_compressed_arrays_that_expand_too_much_are_refused(desk: Desk, small: None) -> None:
     np.savez_compressed("x.npz", x=np.zeros((2**18, 8), np.float32), y=np.arange(2**18) % 2)
     refused(
         desk,
@@ -122,7 +122,9 @@ def test_packed_arrays_that_grow_and_grow_are_refused(desk: Desk, small: None) -
 
 
 @pytest.mark.parametrize(("shape", "end"), [([10**12, 1], 4 * 10**12), ([10**12, 1], 32), ([2**62, 2**62], 32)])
-def test_tensors_that_claim_more_than_there_is_are_refused(desk: Desk, shape: list[int], end: int) -> None:
+def test_tensors_whose_header_states_more_than_the_file_holds_are_refused(
+    desk: Desk, shape: list[int], end: int
+) -> None:
     header = json.dumps({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
     Path("x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(32))
     refused(desk, f"{FEATURES}x.safetensors", "`dataset.path` must be a complete file")
@@ -173,7 +175,7 @@ def test_a_pipe_among_the_files_of_a_dataset_is_not_waited_for(desk: Desk, tmp_p
     refused(desk, "dataset=mnist dataset.download=false", "train-images-idx3-ubyte")
 
 
-def test_images_that_claim_more_than_there_is_are_refused(desk: Desk, tmp_path: Path) -> None:
+def test_images_whose_header_states_more_than_the_file_holds_are_refused(desk: Desk, tmp_path: Path) -> None:
     write_fake_mnist(tmp_path / "data")
     images = tmp_path / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
     images.write_bytes(struct.pack(">4I", 0x803, 2**32 - 1, 2**31, 2**31) + images.read_bytes()[16:])

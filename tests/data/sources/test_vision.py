@@ -29,8 +29,8 @@ def reader_of(name: str) -> Any:
     return getattr(torchvision.datasets, VISION_DATASETS[name].reader)
 
 
-def know(monkeypatch: pytest.MonkeyPatch, name: str, root: Path) -> None:
-    """torchvision knows the checksums of the true files; now it knows those of the made-up ones."""
+def replace_checksums(monkeypatch: pytest.MonkeyPatch, name: str, root: Path) -> None:
+    """Replaces torchvision's checksums of the real files by those of the made-up files in ``root``."""
     sums, reader = md5s_of(root), reader_of(name)
 
     def known(pairs: Any) -> list[Any]:
@@ -52,18 +52,18 @@ def know(monkeypatch: pytest.MonkeyPatch, name: str, root: Path) -> None:
         monkeypatch.setattr(reader, "md5", sums.get("gzip.zip", reader.md5))
 
 
-# reading
+# Reading
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_read_in_its_true_format(
+def test_each_dataset_is_read_in_its_real_format(
     name: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = write_fake(name, tmp_path, NUM_CLASSES.get(name, 10), packed=packed)
     if packed and VISION_DATASETS[name].archive != "{}":
-        write_fake(name, tmp_path / "sums", NUM_CLASSES.get(name, 10))  # an archive's own files have sums too
-    know(monkeypatch, name, tmp_path)
+        write_fake(name, tmp_path / "sums", NUM_CLASSES.get(name, 10))  # the files in an archive have checksums too
+    replace_checksums(monkeypatch, name, tmp_path)
     shutil.rmtree(tmp_path / "sums", ignore_errors=True)
     raw = Vision(name, str(tmp_path), cache=None).read()
     assert set(raw.tables) == {"train", "test"}
@@ -87,7 +87,7 @@ def test_each_variant_of_emnist_has_classes_from_0(variant: str, tmp_path: Path)
     assert raw.source == variant
 
 
-def test_the_class_names_are_torchvisions() -> None:
+def test_the_class_names_are_those_of_torchvision() -> None:
     splits = torchvision.datasets.EMNIST.classes_split_dict
     assert {name: tuple(c for c in splits[name] if c != "N/A") for name in splits} == EMNIST_CLASSES
     assert VISION_DATASETS["kmnist"].class_names == tuple(torchvision.datasets.KMNIST.classes)
@@ -99,14 +99,14 @@ def test_the_class_names_are_torchvisions() -> None:
     assert list(VISION_DATASETS["cifar100"].class_names) == sorted(VISION_DATASETS["cifar100"].class_names)
 
 
-def test_the_true_mnist_is_as_torchvision_reads_it(mnist_root: Path) -> None:
+def test_the_real_mnist_is_as_torchvision_reads_it(mnist_root: Path) -> None:
     raw = Vision("mnist", str(mnist_root), cache=None).read()
     theirs = torchvision.datasets.MNIST(str(mnist_root), train=False)
     assert torch.equal(raw.tables["test"].features, theirs.data.flatten(1))  # type: ignore[arg-type]  # a tensor
     assert torch.equal(raw.tables["test"].labels, theirs.targets)
 
 
-def test_nothing_is_written_where_all_files_are(tmp_path: Path) -> None:
+def test_nothing_is_written_if_all_files_are_there(tmp_path: Path) -> None:
     # A root may be a folder that others share and nobody may write to.
     write_fake_mnist(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -114,12 +114,12 @@ def test_nothing_is_written_where_all_files_are(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-# the cache
+# The cache
 
 
-def test_a_second_read_does_without_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_read_does_not_import_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fake("cifar10", tmp_path / "root")
-    know(monkeypatch, "cifar10", tmp_path / "root")
+    replace_checksums(monkeypatch, "cifar10", tmp_path / "root")
     dataset = Vision("cifar10", str(tmp_path / "root"), cache=str(tmp_path / "cache"))
     first = dataset.read()
     monkeypatch.setitem(sys.modules, "torchvision", None)
@@ -130,7 +130,7 @@ def test_a_second_read_does_without_torchvision(tmp_path: Path, monkeypatch: pyt
     assert (first.image_shape, first.class_names) == (second.image_shape, second.class_names)
 
 
-def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     dataset = Vision("mnist", str(tmp_path / "root"), cache=str(tmp_path / "cache"))
     write_fake_mnist(tmp_path / "root")
     assert len(dataset.read().tables["train"]) == 200
@@ -138,7 +138,7 @@ def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
     assert len(dataset.read().tables["train"]) == 210
 
 
-# what a user can mend
+# Errors
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -162,7 +162,7 @@ def test_a_cut_off_file_is_named(
     name: str, download: bool, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_fake(name, tmp_path, NUM_CLASSES.get(name, 10))
-    know(monkeypatch, name, tmp_path)
+    replace_checksums(monkeypatch, name, tmp_path)
     file = VISION_DATASETS[name].files[1]  # the first would be named by a message that names them all
     cut(tmp_path / file)
     says = "is cut off, " if "-idx" in file else "is broken, its checksum is not "
@@ -178,11 +178,11 @@ def test_a_cut_off_file_is_named(
 @pytest.mark.parametrize(
     ("download", "advice"), [(True, "run again to download it"), (False, "put a complete one there")]
 )
-def test_a_broken_archive_is_named_and_nothing_is_fetched(
+def test_a_broken_archive_is_named_and_nothing_is_downloaded(
     name: str, download: bool, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_fake(name, tmp_path, NUM_CLASSES.get(name, 10), packed=True)
-    know(monkeypatch, name, tmp_path)
+    replace_checksums(monkeypatch, name, tmp_path)
     (archive, *_) = sorted(file for file in tmp_path.rglob("*") if file.suffix in (".gz", ".zip"))
     cut(archive)
     with pytest.raises(
@@ -208,7 +208,7 @@ def test_only_emnist_has_variants() -> None:
         Vision("emnist", variant="leters")
 
 
-# downloads
+# Downloads
 
 
 @pytest.fixture
@@ -218,11 +218,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, name: str, server: Server) -> dict[str, Any]:
-    """Has torchvision look for made-up files of a dataset at a server; returns what is in them."""
+    """Makes torchvision download made-up files of a dataset from a server; returns their images and labels."""
     written = write_fake(name, server.folder, NUM_CLASSES.get(name, 10), packed=True)
     if VISION_DATASETS[name].archive != "{}":
-        write_fake(name, server.folder / "sums", NUM_CLASSES.get(name, 10))  # an archive's own files have sums too
-    know(monkeypatch, name, server.folder)
+        write_fake(
+            name, server.folder / "sums", NUM_CLASSES.get(name, 10)
+        )  # the files in an archive have checksums too
+    replace_checksums(monkeypatch, name, server.folder)
     shutil.rmtree(server.folder / "sums", ignore_errors=True)
     reader = reader_of(name)
 
@@ -250,7 +252,7 @@ def archives_of(name: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_missing_is_downloaded(
+def test_missing_files_are_downloaded(
     name: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written, root, archives = offer(monkeypatch, name, server), tmp_path / "new" / "root", archives_of(name)
@@ -275,7 +277,7 @@ def test_what_is_missing_is_downloaded(
     assert len(server.asked) == len(archives)
 
 
-def test_only_what_is_missing_is_downloaded(
+def test_only_missing_files_are_downloaded(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     offer(monkeypatch, "kmnist", server)
@@ -291,7 +293,7 @@ def test_only_what_is_missing_is_downloaded(
     assert "kmnist: downloading 1 of its files from " in capsys.readouterr().err
 
 
-def test_the_sizes_are_those_of_what_torchvision_downloads() -> None:
+def test_the_sizes_are_those_of_the_real_downloads() -> None:
     # of https://yann.lecun.com/exdb/mnist and the other servers: bytes of each file
     true = {
         "mnist": (9912422, 28881, 1648877, 4542),
@@ -312,7 +314,7 @@ def test_the_sizes_are_those_of_what_torchvision_downloads() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_network_is_one_line_with_what_to_put_where(name: str, tmp_path: Path) -> None:
+def test_without_a_network_one_line_names_the_files_and_the_folder(name: str, tmp_path: Path) -> None:
     # by way of a proxy that nobody runs, see `conftest.no_network`
     root, archives = tmp_path / "new" / "root", archives_of(name)
     with pytest.raises(DatasetNotFoundError) as caught:
@@ -331,7 +333,7 @@ def test_no_network_is_one_line_with_what_to_put_where(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("manner", ["missing", "cut", "broken", "stalls"])
-def test_a_broken_download_is_named_and_leaves_what_came_whole(
+def test_a_broken_download_is_named_and_complete_files_stay(
     manner: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("logreg.data.download.PATIENCE", 0.2)
@@ -379,7 +381,7 @@ def test_parallel_jobs_download_once(
         assert not (tmp_path / "new").exists()
 
 
-def test_a_root_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_written_to_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     root = str(tmp_path / "file" / "root")
     message = (
@@ -391,7 +393,7 @@ def test_a_root_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "emnist"])
-def test_a_full_disk_leaves_no_half_file(
+def test_a_full_disk_leaves_no_incomplete_file(
     name: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(monkeypatch, name, server)
