@@ -324,21 +324,11 @@ def _read_blocks(
     import pyarrow as pa
     import pyarrow.csv
 
-    words = [*pyarrow.csv.ConvertOptions().null_values, *missing_values]
-    types = {name: pa.float64() if column in numbers else pa.string() for name, column in header_names.items()}
-    convert = pyarrow.csv.ConvertOptions(
-        include_columns=list(header_names),
-        column_types=types,
-        strings_can_be_null=False,  # text columns may be copied to the output; `mark_missing` serves the others
-        null_values=[before + word + after for word in words for before in ("", " ") for after in ("", " ")],
-    )
-    as_text = pyarrow.csv.ConvertOptions(
-        include_columns=list(header_names), column_types=dict.fromkeys(types, pa.string()), strings_can_be_null=False
-    )
+    as_typed, as_text = _conversions(header_names, numbers, missing_values)
     number_names = {name for name, column in header_names.items() if column in numbers}
     parse = pyarrow.csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True)
 
-    def read(block_size: int, convert: Any = convert) -> Iterator[Any]:
+    def read(block_size: int, convert: Any = as_typed) -> Iterator[Any]:
         # Threads do not make reading by blocks faster, and their errors lack the number of the line.
         options = pyarrow.csv.ReadOptions(
             use_threads=False, block_size=block_size, column_names=header, skip_rows=layout.skipped_lines
@@ -369,6 +359,30 @@ def _read_blocks(
     for batch in explained_batches(shown_path, key, batches(), earlier_lines):
         table = pa.Table.from_batches([batch]).select(list(header_names))
         yield table.rename_columns(list(header_names.values()))
+
+
+def _conversions(
+    header_names: Mapping[str, str], numbers: Collection[str], missing_values: Sequence[str]
+) -> tuple[Any, Any]:
+    """Arrow's options for the types of blocks: one with ``numbers`` as float64 and the rest as text, one all text.
+
+    The arguments are those of `_read_blocks`.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    words = [*pyarrow.csv.ConvertOptions().null_values, *missing_values]
+    types = {name: pa.float64() if column in numbers else pa.string() for name, column in header_names.items()}
+    as_typed = pyarrow.csv.ConvertOptions(
+        include_columns=list(header_names),
+        column_types=types,
+        strings_can_be_null=False,  # text columns may be copied to the output; `mark_missing` is for the others
+        null_values=[before + word + after for word in words for before in ("", " ") for after in ("", " ")],
+    )
+    as_text = pyarrow.csv.ConvertOptions(
+        include_columns=list(header_names), column_types=dict.fromkeys(types, pa.string()), strings_can_be_null=False
+    )
+    return as_typed, as_text
 
 
 def _text_to_numbers(
