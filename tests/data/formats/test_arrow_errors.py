@@ -48,6 +48,7 @@ RECOGNIZED: dict[str, tuple[Callable[[Exception], object], set[str]]] = {
         arrow_errors.is_longer_than_block,
         {"a long line", "a long header", "only a header"},
     ),
+    "is_straddling": (arrow_errors.is_straddling, {"a long line"}),
     "is_only_header": (arrow_errors.is_only_header, {"a long header", "only a header"}),
 }
 

@@ -982,6 +982,19 @@ def test_a_header_or_a_value_longer_than_a_block(tmp_path: Path, monkeypatch: py
         assert whole.column("a").to_pylist() == held.column("a").to_pylist()
 
 
+def test_a_line_of_standard_input_that_is_longer_than_a_block_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logreg.data.formats.text_tables.TEXT_BLOCK_BYTES", 2**11)
+    content = b"a,b\n1,y\n1," + b"x" * 5000 + b"\n2,z\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    _, blocks = open_blocks("-", "input", list, ["a"])
+    message = (
+        "`input` must have lines of at most 2,048 bytes on standard input, got a longer one. "
+        "Write the table to a file, and name the file."
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        list(blocks)
+
+
 # Text, numbers and classes
 
 

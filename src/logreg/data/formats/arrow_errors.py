@@ -78,4 +78,9 @@ def is_empty(error: Exception) -> bool:
 
 def is_longer_than_block(error: Exception) -> bool:
     """Whether the header or a line may be longer than a block of the reader."""
-    return "straddl" in str(error) or _NO_COLUMNS in str(error)
+    return is_straddling(error) or _NO_COLUMNS in str(error)
+
+
+def is_straddling(error: Exception) -> bool:
+    """Whether a line is longer than a block of the reader, and is not the last one."""
+    return "straddl" in str(error)

@@ -347,6 +347,11 @@ def _read_blocks(
             # `read_table` accepts numbers with non-ASCII blanks around them and hexadecimal ones such as 0x1F; Arrow
             # does not accept them in a column that is declared as numbers.
             retry_as_text = arrow_errors.invalid_number(error) is not None
+            if path == "-" and arrow_errors.is_straddling(error):
+                raise DataError(
+                    f"`{key}` must have lines of at most {TEXT_BLOCK_BYTES:,} bytes on standard input, "
+                    "got a longer one. Write the table to a file, and name the file."
+                ) from error
             if path == "-" or not (retry_as_text or arrow_errors.is_longer_than_block(error)):
                 raise
             # The file is read again from its start, and the rows that were yielded are skipped.
