@@ -84,7 +84,7 @@ class RawData:
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """What made the features of images, as plain values; empty: they are the pixels."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
-    """How files of images became pixels, as plain values: ``Decoding.plain``; empty: they were no files."""
+    """How files of images became pixels, as plain values: ``DecodingOptions.facts``; empty: they were no files."""
     class_kind: ClassKind = "text"
     """What the classes are where they come from."""
 
