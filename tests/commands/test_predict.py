@@ -215,7 +215,7 @@ def test_blocks_change_nothing(models: Models, types: Types, monkeypatch: pytest
     here = models("table")
     write_table(here / "long.csv", number=3000, seed=6)
     whole = predicted(types, here, "input=long.csv", "drop=[id]")
-    monkeypatch.setattr("logreg.data.formats.tables.TEXT_BLOCK", 2000)
+    monkeypatch.setattr("logreg.data.formats.text_tables.TEXT_BLOCK_BYTES", 2000)
     parts = predicted(types, here, "input=long.csv", "drop=[id]")
     assert parts.keys() == whole.keys()
     assert parts["predicted"] == whole["predicted"]
@@ -319,7 +319,7 @@ def test_a_fault_in_the_last_block_leaves_nothing(
     models: Models, types: Types, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = models("table")
-    monkeypatch.setattr("logreg.data.formats.tables.TEXT_BLOCK", 2000)
+    monkeypatch.setattr("logreg.data.formats.text_tables.TEXT_BLOCK_BYTES", 2000)
     lines = [TABLE_HEADER, *table_rows(500, 1), "r500,soup,red,true,7,low"]
     (here / "late.csv").write_text("\n".join(lines) + "\n")
     answer = types(here, "predict", "input=late.csv", "output=late_out.csv", "drop=[id]")

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from logreg.data import TensorDataModule
-    from logreg.facts import Batch, DataFacts
+    from logreg.facts import DataFacts
     from logreg.losses.objective import Objective
     from logreg.optimality.implied_penalty import ImpliedPenalty
     from logreg.solvers.problem import Coordinates, Problem
@@ -291,9 +291,7 @@ def certify(request: Request) -> Answer:
     source = Coordinates(-stored.shift / stored.unit, 1 / stored.unit)  # raw features, whatever is stored of them
     model = _of_file(request, facts) if request.checkpoint is None else _of_checkpoint(request, facts)
 
-    def rows(mixed: bool) -> Iterable[Batch]:
-        return data.train_dataloader() if mixed else data.blocks("train")
-
+    rows = data.row_source("train")
     outputs, dtype, device = len(model.coef), DTYPES[config.precision], torch.device("cpu")
     problems = {
         name: problem_of(model.objective, theirs, outputs, dtype, device, model.has_intercept)

@@ -16,7 +16,7 @@ from logreg.data.sources.features import Features
 from logreg.data.sources.image_folder import ImageFolder
 from logreg.data.sources.table import TableFile
 from logreg.data.sources.toy import Toy
-from logreg.data.sources.vision import FACTS, Vision
+from logreg.data.sources.vision import VISION_DATASETS, Vision
 from logreg.errors import ConfigError, did_you_mean
 
 __all__ = [
@@ -40,7 +40,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "table": TableFile,
     "features": Features,
     "image_folder": ImageFolder,
-    **{name: partial(Vision, name) for name in FACTS},
+    **{name: partial(Vision, name) for name in VISION_DATASETS},
 }
 """Class or constructor of each dataset, by name."""
 

@@ -102,7 +102,7 @@ class RawData:
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """The network that computed the features from images, as plain values; empty where none did."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
-    """How image files were decoded, as plain values (``Decoding.plain``); empty for other data."""
+    """How image files were decoded, as plain values (``DecodingOptions.facts``); empty for other data."""
     class_kind: ClassKind = "text"
     """Type of the classes in the source."""
 

@@ -32,6 +32,7 @@ from logreg.data.prepare import (
     select_rows,
     split_rows,
 )
+from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import DataError
 from logreg.facts import Batch, DataFacts, Split
@@ -256,6 +257,13 @@ class TensorDataModule(pl.LightningDataModule):
     def blocks(self, split: Split) -> DataLoader[Batch]:
         """All rows of a split in order, block by block."""
         return block_loader(self._blocks(split), batch_size=1, shuffle=False)
+
+    def row_source(self, split: Split, device: torch.device | None = None) -> SplitRows:
+        """The rows of a split for exact solvers and certificates, on ``device``; on the CPU when ``None``."""
+        dataset = self._blocks(split)
+        if split == "train" and self.full_passes_from_epoch is not None:
+            dataset = self._converted(dataset)
+        return SplitRows(dataset, device or torch.device("cpu"))
 
     def labels(self, split: Split) -> Tensor:
         """Class of each row of a split, shape (N,), int64, on the CPU."""

@@ -17,18 +17,22 @@ from torch import Tensor
 from logreg.data.blocks import BLOCK_BYTES
 from logreg.data.encoding.columns import is_number, read_columns
 from logreg.data.encoding.encode import encode
-from logreg.data.formats.arrays import FORMATS, whole
+from logreg.data.formats.arrays import ARRAY_FORMATS, explaining_errors
+from logreg.data.formats.binary_tables import BINARY_SUFFIXES
+from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.images import (
-    EXTENSIONS,
-    Decoding,
-    decoded,
-    files_below,
-    in_bytes,
+    IMAGE_SUFFIXES,
+    DecodingOptions,
+    decode_rows,
+    image_to_tensor,
     is_image,
     open_image,
-    pixels_of,
+    to_8_bits,
+    walk_files,
 )
-from logreg.data.formats.tables import BINARY, WRITE_NUMBERS, open_blocks, row_labels, suffix_of, without_gaps
+from logreg.data.formats.table_errors import NUMBER_ADVICE
+from logreg.data.formats.tables import index_columns, open_blocks
+from logreg.data.formats.text_tables import mark_missing
 from logreg.data.sources.features import USUAL_NAMES
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts
@@ -107,7 +111,7 @@ class NewRowsReader:
             raise DatasetNotFoundError(
                 f"`input` must be there, and {path} is missing. Relative paths start at the current folder."
             )
-        is_image_file = file.suffix.lower() in EXTENSIONS
+        is_image_file = file.suffix.lower() in IMAGE_SUFFIXES
         if self.facts.image_shape or self.facts.backbone:
             if file.is_dir() or is_image_file:
                 return self._images(file)
@@ -185,11 +189,11 @@ class NewRowsReader:
         source = "standard input" if path == STANDARD_INPUT else Path(path).name
         numbers = [column.name for column in self.columns if column.kind == "number"]
         words = self.facts.missing_values
-        is_text = path == STANDARD_INPUT or suffix_of(path) not in BINARY
+        is_text = path == STANDARD_INPUT or suffix_of(path) not in BINARY_SUFFIXES
         count, blocks = open_blocks(
             path,
             "input",
-            lambda names: self._choose(names, source, row_labels(path, names)),
+            lambda names: self._choose(names, source, index_columns(path, names)),
             {*numbers} - {*self.keep},
             words,
             self.separator,
@@ -264,7 +268,7 @@ class NewRowsReader:
         cells = {name: table.column(name) for name in kinds}
         for name, column in cells.items() if words is not None else ():
             if pa.types.is_string(column.type):
-                cells[name] = without_gaps(column, words or ())
+                cells[name] = mark_missing(column, words or ())
                 if kinds[name] == "number":
                     cells[name] = _numbers(cells[name], name, source)
         as_category = {name for name, kind in kinds.items() if kind != "number"}
@@ -285,8 +289,8 @@ class NewRowsReader:
     def _matrix(self, file: Path) -> tuple[int | None, Iterator[Rows]]:
         """Reads a file with a matrix."""
         self._refuse_to_keep(file)
-        with whole("input", file):
-            arrays = FORMATS[file.suffix.lower()]([file, file])
+        with explaining_errors("input", file):
+            arrays = ARRAY_FORMATS[file.suffix.lower()]([file, file])
         names = list(arrays.matrices)
         wanted = self.dataset.get("features") if isinstance(self.dataset.get("features"), str) else None
         matches = [name for name in names if name == wanted] or [
@@ -305,7 +309,7 @@ class NewRowsReader:
             start = 0
             blocks = iter(arrays.blocks(name, block_rows))
             while True:
-                with whole("input", file):
+                with explaining_errors("input", file):
                     block = next(blocks, None)
                 if block is None:
                     return
@@ -317,7 +321,9 @@ class NewRowsReader:
                 features = stored.transform(block.flatten(1), self.dtype)
                 if self.facts.image_shape and block.dtype == torch.uint8:
                     features = features / self.facts.white_byte
-                elif not block.is_floating_point() and (level := Decoding.of(self.facts.pixels).white_level):
+                elif not block.is_floating_point() and (
+                    level := DecodingOptions.from_facts(self.facts.pixels).white_level
+                ):
                     features = features / level
                 if not bool(features.sum().isfinite()) and len(bad := (~features.isfinite()).any(1).nonzero()):
                     raise DataError(
@@ -336,27 +342,27 @@ class NewRowsReader:
         names = (
             [path.name]
             if path.is_file()
-            else sorted((name for name, _ in files_below(path) if is_image(name)), key=lambda name: name.split("/"))
+            else sorted((name for name, _ in walk_files(path) if is_image(name)), key=lambda name: name.split("/"))
         )
         if not names:
-            raise DataError(f"`input` must have images, got none in {path} ({', '.join(EXTENSIONS)}).")
+            raise DataError(f"`input` must have images, got none in {path} ({', '.join(IMAGE_SUFFIXES)}).")
         folder = path.parent if path.is_file() else path
         shape, backbone = self.facts.image_shape, None
         if self.facts.backbone:
             from logreg.data.sources.frozen_features import Backbone
 
-            backbone = Backbone.rebuild(self.facts.backbone, self.device)
+            backbone = Backbone.from_facts(self.facts.backbone, self.device)
 
         grey = bool(self.dataset.get("grey")) if backbone is not None else len(shape) == 2
-        decoding = Decoding.of(self.facts.pixels, self.dataset.get("size"), grey)
+        decoding = DecodingOptions.from_facts(self.facts.pixels, self.dataset.get("size"), grey)
         # Images are decoded as in training; models without ``pixels``, of older versions, decoded whole JPEGs.
-        at_least = backbone.plain["resize"] if backbone is not None and self.facts.pixels else 0
+        at_least = backbone.facts["resize"] if backbone is not None and self.facts.pixels else 0
 
         def image_of(row: int) -> Tensor:
             image = open_image(folder / names[row], decoding, at_least)
             if backbone is not None:
-                return backbone.prepare(in_bytes(image, decoding))
-            pixels = pixels_of(image, decoding)
+                return backbone.prepare(to_8_bits(image, decoding))
+            pixels = image_to_tensor(image, decoding)
             if tuple(pixels.shape) != shape:
                 wanted, got = (f"{size[-1]} x {size[-2]}" for size in (shape, pixels.shape))
                 raise DataError(f"`input` must hold images of {wanted} pixels as the model, got {names[row]} of {got}.")
@@ -366,14 +372,14 @@ class NewRowsReader:
 
         def rows() -> Iterator[Rows]:
             images: list[Tensor] = []
-            for row, pixels in decoded(image_of, names, f"input={path}", "decoding"):
+            for row, pixels in decode_rows(image_of, names, f"input={path}", "decoding"):
                 images.append(pixels)
                 if len(images) == at_once or row + 1 == len(names):
                     first = row + 1 - len(images)
                     if backbone is not None:
                         features = torch.cat(list(backbone.features(images, self.batch_size))).to(self.dtype)
                     else:
-                        features = torch.stack(images).flatten(1).to(self.dtype) / decoding.white
+                        features = torch.stack(images).flatten(1).to(self.dtype) / decoding.white_value
                     yield Rows(features, {"file": pa.array(names[first : row + 1])})
                     images = []
 
@@ -394,5 +400,5 @@ def _numbers(column: Any, name: str, source: str) -> Any:
     except pa.ArrowInvalid as error:
         raise DataError(
             f"`input` must hold numbers where the model learned from numbers, and {name!r} does not [in {source}]. "
-            f"{WRITE_NUMBERS}"
+            f"{NUMBER_ADVICE}"
         ) from error

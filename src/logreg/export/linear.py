@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.data.formats.tables import gap_words
+from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError
 from logreg.facts import Column, DataFacts
 from logreg.losses import LOSSES
@@ -132,7 +132,7 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
         )
     places = {level.strip(): place for place, level in enumerate(column.levels)}
     places |= {level: place for place, level in enumerate(column.levels)}
-    gaps = gap_words(facts.missing_values)
+    gaps = missing_words(facts.missing_values)
     if column.kind == "boolean":
         digits = {"false": "0", "true": "1"}
         for level, place in list(places.items()):

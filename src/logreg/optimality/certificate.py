@@ -17,7 +17,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import RowSource
 from logreg.solvers.bounds import Bound, forms_hessian
 from logreg.solvers.fit import EXACT, bound_of, choose
-from logreg.solvers.passes.base import gather
+from logreg.solvers.passes.base import run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
@@ -185,7 +185,7 @@ def bound_by_solution(
     Args:
         problem: Of the point.
         point: Shape (K, D + 1).
-        rows: Begins a pass over the train rows when it is called.
+        rows: The train rows.
         known: The bound so far.
         accuracy: Relative error of the gap at which to end.
         tolerance: Relative gap at which the optimizer ends by itself.
@@ -196,7 +196,7 @@ def bound_by_solution(
     solved: Bound | None = None
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         for question in EXACT[choose(problem)[0]](progress):
-            gather(rows, question)
+            run_pass(rows, question)
             passes += not question.done
             if progress.gap <= near * (known.value - progress.value):  # as the optimizer sees it
                 solved = bound_of(problem, progress.solution, rows)

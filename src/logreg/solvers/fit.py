@@ -21,8 +21,8 @@ from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.lbfgs import lbfgs
 from logreg.solvers.minimum_norm import settle
 from logreg.solvers.newton import newton
-from logreg.solvers.passes.base import Pass, PassRequests, drive, gather
-from logreg.solvers.passes.certifying import UNIT
+from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
+from logreg.solvers.passes.certifying import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import SolverState
@@ -152,7 +152,7 @@ def fit(
     state = SolverState(problem, problem.zeros(), tolerance)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         for requested in EXACT[optimizer](state):
-            gather(memory, requested)
+            run_pass(memory, requested)
             passes += not requested.done
             if watch is not None:
                 watch(state, requested)
@@ -172,7 +172,7 @@ def _in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound:
     shift, unit = (part.to(point.device) for part in stored)
     plain = Coordinates(torch.zeros_like(shift), torch.ones_like(unit))
     point = moved_to(Coordinates(shift, unit * problem.model.scale), plain, point)
-    error = 2 * UNIT * point[:, -1].abs()
+    error = 2 * UNIT_ROUNDOFF * point[:, -1].abs()
     total = problem.row_sum_scale * problem.total_weight
     second = problem.loss.max_curvature / 2 * total * float(error.square().sum())
     rounding = float(bound.gradient[:, -1].abs() @ error) + second
