@@ -228,7 +228,7 @@ def test_a_level_that_the_model_does_not_know_is_counted(models: Models, types: 
     (here / "odd.csv").write_text("size,color,wet\n1,violet,true\n1,red,true\n1,ochre,false\n")
     answer = types(here, "predict", "input=odd.csv", "output=odd_out.csv", "overwrite=true")
     assert answer.code == 0
-    assert "2 rows: a level of color that the model does not know, taken as none\n" in answer.err
+    assert "2 rows have a level of color that the model does not know: encoded as no level\n" in answer.err
 
 
 def test_a_class_with_the_name_of_another_column_is_told_apart() -> None:
@@ -259,7 +259,7 @@ FAULTS = {
     ),
     "extra.csv": (
         "`input` must have the columns that the model learned from, and also has weight [in extra.csv]. "
-        "Pass over: drop=[weight], or copy: keep=[weight]."
+        "Ignore: drop=[weight], or copy: keep=[weight]."
     ),
     "twice.csv": "`input` must have columns of different names, got 'size' twice [in twice.csv]. Rename one.",
     **{
@@ -463,7 +463,7 @@ MORE_MISTAKES = {
     ),
     ("toy", ("hours=3", "output=p.csv")): "`output` must go with input=: a single row is printed. Leave it out.",
     ("toy", ("input=x.csv", "output=x.csv", "overwrite=true")): "`output` must be another file than `input`.",
-    ("toy", ("input=x.csv", "separator=;;")): "`separator` must be one character, got ';;'.",
+    ("toy", ("input=x.csv", "separator=;;")): "`separator` must be one character, such as ';' or null, got ';;'.",
     ("features", ("input=m.npz", "keep=[a]")): (
         "`keep` must go with a table, and m.npz has no columns by name. Leave it out."
     ),

@@ -494,9 +494,8 @@ def _separation(data: TensorDataModule, loss: str) -> str:
     """Why a fit without a penalty has no finite optimum, if it has none."""
     from logreg.optimality.separation import find_separation
 
-    facts, train = data.facts, data.tables["train"]
-    weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    found = find_separation(data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, loss, weights)
+    facts, labels, weights = data.facts, data.labels("train"), data.sample_weight("train")
+    found = find_separation(data.feature_reader("train"), labels, facts.num_classes, loss, weights)
     if found.kind in ("none", "unknown"):
         return ""
     return found.in_words(facts.feature_names, facts.class_names, data.leaks.advice)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logreg.errors import name_list
 from logreg.facts import DataFacts
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource
@@ -132,9 +133,7 @@ def depend_in_words(dependent: Sequence[str]) -> str:
 
 def in_words(names: Sequence[str]) -> str:
     """Such as "'height' and 'width'", or the first of many."""
-    if len(names) > MOST_NAMES:
-        return f"{', '.join(map(repr, names[:MOST_NAMES]))} and {len(names) - MOST_NAMES} more features"
-    return " and ".join(filter(None, [", ".join(map(repr, names[:-1])), repr(names[-1])]))
+    return name_list(map(repr, names), MOST_NAMES, ("feature", "features"), last=" and ")
 
 
 def problem_of(

@@ -129,10 +129,10 @@ def test_every_format_returns_the_written_arrays(
     assert torch.equal(table.features, numbers(dtype))
     assert table.features.is_contiguous()
     assert table.labels.tolist() == labels().tolist()
-    assert (table.rows, table.sample_weight, table.groups) == (None, None, None)
+    assert (table.index, table.sample_weight, table.groups) == (None, None, None)
     assert raw.class_names == ("0", "1", "2")
     assert raw.source in ("emb.npz", "features.npy", "emb.safetensors", "emb.parquet")
-    assert (raw.notes, raw.image_shape, raw.complete) == ((), (), False)
+    assert (raw.notes, raw.image_shape, raw.splits_are_stated) == ((), (), False)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.bool], ids=str)
@@ -213,7 +213,7 @@ def test_labels_in_bfloat16_are_whole_numbers(here: Path) -> None:
 def test_rows_without_a_label_are_left_out_and_counted(here: Path) -> None:
     path = write_parquet(x=list(numbers(rows=4).numpy()), y=["a", None, "b", None])
     raw = Features(path).read()
-    rows = raw.tables["train"].rows
+    rows = raw.tables["train"].index
     assert rows is not None
     assert rows.tolist() == [0, 2]
     assert len(raw.tables["train"].features) == 4  # not copied for it

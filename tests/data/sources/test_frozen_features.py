@@ -19,7 +19,6 @@ from torchvision.models import regnet
 from fake_mnist import write_fake
 from fake_server import serving
 from logreg.data.base import RawData
-from logreg.data.download import size
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.sources import frozen_features as backbone_module
 from logreg.data.sources.frozen_features import Backbone, FrozenFeatures, new_model, remove_head
@@ -28,6 +27,7 @@ from logreg.data.sources.toy import Toy
 from logreg.data.sources.vision import Vision
 from logreg.errors import ConfigError, DataError
 from logreg.facts import DataFacts
+from logreg.terminal import format_bytes
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
 
@@ -352,7 +352,7 @@ def test_weights_are_downloaded_once(
     assert [file.name for file in folder.iterdir()] == [there.name]
     assert capfd.readouterr().err == (
         f"{SMALL}: downloading its weights from {server.address} to {folder}\n"
-        f"  {there.name}, {size(there.stat().st_size)}\n"
+        f"  {there.name}, {format_bytes(there.stat().st_size)}\n"
     )
 
 

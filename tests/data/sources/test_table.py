@@ -27,7 +27,8 @@ from torch import Tensor
 from logreg.commands.overrides import parse
 from logreg.commands.train import main
 from logreg.data import Table, TensorDataModule
-from logreg.data.encoding.columns import Columns, encode, read_columns
+from logreg.data.encoding.columns import Columns, read_columns
+from logreg.data.encoding.encode import encode
 from logreg.data.formats.tables import column_names, open_blocks, read_table
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.prepare import adopt_classes
@@ -57,12 +58,12 @@ def stones() -> dict[str, list[Any]]:
 def features_of(data: TensorDataModule, split: str = "train") -> Tensor:
     part = data.tables[split]  # type: ignore[index]  # train, val or test
     assert isinstance(part.features, Tensor)
-    return part.chosen(part.features)
+    return part.select(part.features)
 
 
 def rows_of(data: TensorDataModule, split: str) -> list[int]:
     """The numbers of a split's rows in the file, from 0."""
-    rows = data.tables[split].rows  # type: ignore[index]  # train, val or test
+    rows = data.tables[split].index  # type: ignore[index]  # train, val or test
     return list(range(len(data.tables["train"].labels))) if rows is None else rows.tolist()
 
 
@@ -202,7 +203,7 @@ def test_a_level_that_train_lacks_is_all_zeros_and_counted(tmp_path: Path) -> No
     assert data.facts.feature_names == ("color=D", "color=E")
     assert features_of(data, "val").tolist() == [[1, 0], [0, 0]] * 5
     assert features_of(data, "test").tolist() == [[0, 0]] * 10
-    counted = [re.search(r"^([\d,]+) of (\w+): .*level of color", note) for note in data.notes]
+    counted = [re.search(r"^([\d,]+) rows of (\w+) have a level of color", note) for note in data.notes]
     assert [match.groups() for match in counted if match] == [("5", "val"), ("10", "test")]
 
 
@@ -359,7 +360,7 @@ def test_fractions_are_stratified_and_another_seed_is_another_split(long_table: 
     data = table(long_table, "dataset.split.val=0.1", "dataset.split.test=0.3")
     assert data.facts.rows == {"train": 120, "val": 20, "test": 60}
     whole = Counter(data.tables["train"].labels.tolist())
-    for label, count in Counter(data.tables["test"].chosen(data.tables["test"].labels).tolist()).items():
+    for label, count in Counter(data.tables["test"].select(data.tables["test"].labels).tolist()).items():
         assert abs(count - 0.3 * whole[label]) < 1
     assert rows_of(table(long_table, "seed=1"), "test") != rows_of(table(long_table), "test")
 
@@ -796,13 +797,13 @@ def test_all_refused_columns_are_named_at_once_and_the_advice_works(tmp_path: Pa
     with pytest.raises(DataError) as refused:
         table(path, *typed)
     message = str(refused.value)
-    assert "7 are not [in t.csv]: 'id' has 360 levels in 360 train rows, 'when it was' holds date32[day], " in message
+    assert "7 do not [in t.csv]: 'id' has 360 levels in 360 train rows, 'when it was' holds date32[day], " in message
     assert "'price' has '0,50' in row 1" in message
     assert "'zip' has '10 kg' in row 1" in message
     assert "'age' has '?' in row 599" in message
     assert "'town' has 120 levels" in message
     assert message.endswith(
-        "'mass' has 1 gap. Mend the file, or type: "
+        "'mass' has 1 missing value. Mend the file, or type: "
         + (
             '\'dataset.drop=["fine","id","when it was","price"]\' dataset.categorical=[zip] '
             '\'dataset.missing_values=["none","-","?"]\' dataset.max_levels=120 dataset.missing=impute'
@@ -847,7 +848,7 @@ def test_settings_of_text_files_are_not_advised_for_other_files(tmp_path: Path) 
 
 def test_nothing_is_advised_that_leaves_no_column(tmp_path: Path) -> None:
     columns = {name: values for name, values in troubled().items() if name in ("id", "when it was", "y")}
-    with pytest.raises(DataError, match=r"2 are not .*Mend the file\.$"):
+    with pytest.raises(DataError, match=r"2 do not .*Mend the file\.$"):
         table(write(tmp_path, **columns))
 
 
@@ -883,7 +884,7 @@ def test_the_index_of_pandas_is_not_a_feature(kind: str, tmp_path: Path) -> None
         assert read_in.series[0].values.tolist() == list(range(60))
     incoming = NewRowsReader(data.facts, {"target": "y"})
     _, blocks = incoming.read(str(path))
-    stored = data.facts.stored.of(torch.tensor(x, dtype=torch.float64)[:, None], torch.float32)
+    stored = data.facts.stored.transform(torch.tensor(x, dtype=torch.float64)[:, None], torch.float32)
     assert torch.equal(torch.cat([block.features for block in blocks]), stored)
 
 
@@ -941,7 +942,7 @@ def test_a_wide_table_is_read_in_few_tasks(tmp_path: Path, monkeypatch: pytest.M
         tasks.append(given)
         return submit(*given, **named)
 
-    monkeypatch.setattr("logreg.data.encoding.columns._cores", lambda: 2)
+    monkeypatch.setattr("logreg.data.encoding.parallel.usable_cores", lambda: 2)
     monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
     columns = {f"c{number}": alternating(number, 1.5, 2.5) for number in range(999)}
     data = table(write(tmp_path, y=alternating("no", "yes"), **columns))
@@ -959,7 +960,7 @@ def test_the_sep_line_of_spreadsheets_states_the_separator(
     data = table(path)
     values = [row % 7 for row in range(60)]
     assert data.facts.feature_names == ("a",)
-    stored = data.facts.stored.of(torch.tensor(values, dtype=torch.float64)[:, None], torch.float32)
+    stored = data.facts.stored.transform(torch.tensor(values, dtype=torch.float64)[:, None], torch.float32)
     for source in (str(path), "-"):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
         _, blocks = NewRowsReader(data.facts, {"target": "y"}).read(source)
@@ -1091,7 +1092,7 @@ def test_classes_that_differ_by_blanks_case_or_a_dot_are_named(tmp_path: Path) -
     write(tmp_path, x=alternating(1, 2, 5), y=alternating("a.", "b.")).rename(tmp_path / "test.csv")
     typed = (*(f"dataset.{split}_path={tmp_path / split}.csv" for split in ("train", "test")), "dataset.target=y")
     data = data_of("table", *typed)
-    alike = "only by blanks, case or a dot: if they are one, spell them alike in the data. Else leave it out with"
+    alike = "only by blanks, case or a dot: if they are one class, spell them alike in the data. Else leave it out with"
     with pytest.raises(DataError, match=rf"'a\.' is only in test\. 'a' and 'a\.' differ {alike} dataset\.classes="):
         data.setup()
     with pytest.raises(DataError, match=r"got none \[in test of table\]. Name classes that test has too, or"):
@@ -1155,7 +1156,11 @@ def test_a_column_whose_type_rounds_its_variation_away_is_noted(
         held = pa.table({"x": pa.array(values).cast(kind, safe=False), "y": y})
         pyarrow.feather.write_feather(held, tmp_path / name)
     spoken = [
-        [note for note in table(tmp_path / name).notes if re.search(r"few digits of it: x$", note)]
+        [
+            note
+            for note in table(tmp_path / name).notes
+            if re.search(r"few significant digits in the source, .*: x$", note)
+        ]
         for name in ("t.arrow", "fine.arrow")
     ]
     assert [len(notes) for notes in spoken] == [1, 0]

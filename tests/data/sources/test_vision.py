@@ -16,9 +16,9 @@ import torchvision
 
 from fake_mnist import md5s_of, write_fake, write_fake_mnist
 from fake_server import Server, serving
-from logreg.data.download import size
 from logreg.data.sources.vision import EMNIST_CLASSES, VISION_DATASETS, Vision
 from logreg.errors import ConfigError, DatasetNotFoundError
+from logreg.terminal import format_bytes
 
 NAMES = tuple(VISION_DATASETS)
 
@@ -268,7 +268,7 @@ def test_missing_files_are_downloaded(
         if VISION_DATASETS[name].reader.endswith("MNIST") and name[0] not in "qe"
         else server.address
     )
-    much = size(1e6 * VISION_DATASETS[name].megabytes)
+    much = format_bytes(1e6 * VISION_DATASETS[name].megabytes)
     assert first == f"{name}: downloading {much} from {where} to {(root / archives[0]).parent}"
     assert [line.split(",")[0] for line in lines] == [f"  {archive.name}" for archive in archives]
     left = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
@@ -336,7 +336,7 @@ def test_without_a_network_one_line_names_the_files_and_the_folder(name: str, tm
 def test_a_broken_download_is_named_and_complete_files_stay(
     manner: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logreg.data.download.PATIENCE", 0.2)
+    monkeypatch.setattr("logreg.data.download.TIMEOUT_S", 0.2)
     offer(monkeypatch, "svhn", server)
     root = tmp_path / "new" / "root"
     fetched = server.answer

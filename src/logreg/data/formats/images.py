@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from logreg.data.base import RawData
-from logreg.errors import DataError
+from logreg.errors import DataError, name_list
 from logreg.facts import Split
+from logreg.hardware import usable_cores
 from logreg.terminal import terminal
 
 if TYPE_CHECKING:
@@ -503,13 +504,12 @@ def decode_rows(
 def _broken_files_error(
     broken: Mapping[str, UnreadableImageError], num_files: int, typed: str, report: DecodingReport | None
 ) -> DataError:
-    named = [f"{name} ({error})" for name, error in list(broken.items())[:MAX_NAMED_FILES]]
-    more = f" and {len(broken) - MAX_NAMED_FILES:,} more" if len(broken) > MAX_NAMED_FILES else ""
+    named = name_list((f"{name} ({error})" for name, error in broken.items()), MAX_NAMED_FILES)
     them = "it" if len(broken) == 1 else "them"
     advice = f" Set dataset.broken=skip to train without {them}." if typed.startswith("dataset") and not report else ""
     return DataError(
         f"`{typed}` must hold images that can be read, and {len(broken):,} of {num_files:,} cannot: "
-        f"{', '.join(named)}{more}. Mend or remove {them}.{advice}"
+        f"{named}. Mend or remove {them}.{advice}"
     )
 
 
@@ -537,7 +537,7 @@ def _ordered_map(function: Callable[[int], Output], count: int) -> Generator[Out
     def run_task(start: int) -> list[Output]:
         return [function(number) for number in range(start, min(start + IMAGES_PER_TASK, count))]
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     pending: deque[Future[list[Output]]] = deque()
     with ThreadPoolExecutor(cores) as pool, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of odd EXIF data in images that it reads well

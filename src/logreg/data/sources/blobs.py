@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from logreg.constraints import check, number, whole
-from logreg.data.base import KnownAnswer, RawData, Table
+from logreg.data.base import BayesClassifier, RawData, Table
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Blobs:
             {"train": Table(features, labels)},
             class_names=("class 0", "class 1"),
             feature_names=tuple(f"x{1 + feature}" for feature in range(self.features)),
-            answer=KnownAnswer(coef=coef, intercept=0.0, accuracy=accuracy),
+            bayes_classifier=BayesClassifier(coef=coef, intercept=0.0, accuracy=accuracy),
         )
 
     def _mean_difference_and_coef(self) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from logreg.constraints import check, text, whole
 from logreg.data.base import Dataset, RawData, Table
-from logreg.data.download import NoAnswer, Remote, alone, fetch, say
+from logreg.data.download import DownloadError, RemoteFile, download_lock, fetch, print_line
 from logreg.data.formats.cache import CacheEntry, load_or_compute
 from logreg.data.formats.images import DecodingOptions, ImageListing, ImageSource, image_to_tensor, to_8_bits
 from logreg.errors import ConfigError
@@ -300,12 +300,12 @@ def _load_pretrained(name: str, weights: str, member: Any) -> nn.Module:
     key = f"`backbone.weights={weights}`"
     try:
         if not file.exists():
-            with alone(file.parent, name):
+            with download_lock(file.parent, name):
                 if not file.exists():  # another process may have downloaded the file in the meantime
-                    remote = Remote((member.url,), "".join(re.findall(r"-([0-9a-f]*)\.", file.name)))
-                    say(f"{name}: downloading its weights from {remote.folder} to {file.parent}")
+                    remote = RemoteFile((member.url,), "".join(re.findall(r"-([0-9a-f]*)\.", file.name)))
+                    print_line(f"{name}: downloading its weights from {remote.folder} to {file.parent}")
                     fetch(remote, file)
-    except (NoAnswer, OSError) as error:
+    except (DownloadError, OSError) as error:
         raise ConfigError(
             f"{key} could not be downloaded: {error}. Put {member.url} into {file.parent}, or set "
             "`backbone.weights` to a file with a state dict, or to none for random weights."

@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.constraints import Constraint, check, listed, name, one_of, optional, text, whole
+from logreg.constraints import character, check, listed, name, one_of, optional, text, whole
 from logreg.data.base import RawData, Table
-from logreg.data.encoding.columns import Columns, encode, few, is_number, not_a_number, read_columns
+from logreg.data.encoding.columns import Columns, is_number, not_a_number, read_columns
+from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.tables import column_names, index_columns, read_table
-from logreg.errors import ConfigError, DataError, as_typed, did_you_mean
+from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, DataFacts, Split
 
 ROLE_KEYS = {
@@ -33,8 +34,6 @@ ROLE_KEYS = {
     "group": "dataset.split.group",
 }
 """Attributes that name a column with another role than a feature, and the key that a user types for each."""
-
-ONE_CHARACTER = Constraint("be one character, such as ';'", lambda value: isinstance(value, str) and len(value) == 1)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class TableFile:
         for key in ("drop", "categorical", "missing_values"):
             check(f"dataset.{key}", getattr(self, key), listed())
         check("dataset.features", self.features, optional(listed()))
-        check("dataset.separator", self.separator, optional(ONE_CHARACTER))
+        check("dataset.separator", self.separator, optional(character()))
         check("dataset.missing", self.missing, one_of(("impute", "error")))
         check("dataset.max_levels", self.max_levels, whole(at_least=2))
 
@@ -138,9 +137,9 @@ class TableFile:
             class_names=class_names,
             class_kind=class_kind(table.column(self.target)),
             source=columns.source,
-            labels=f"dataset.target={self.target}",
+            target_setting=f"dataset.target={self.target}",
             notes=self._notes(index - {*wanted, *with_role}, class_names, unlabelled, columns.source),
-            complete=self.split_column is not None,
+            splits_are_stated=self.split_column is not None,
             missing_values=tuple(str(word) for word in self.missing_values),
         )
 
@@ -170,7 +169,7 @@ class TableFile:
         Raises:
             ConfigError: A column that the user named is missing, is named twice or has two roles.
         """
-        available = f"{path} has {few(header)}."
+        available = f"{path} has {name_list(header)}."
         if self.target is None:
             raise ConfigError.broken("dataset.target", "name the column with the classes", None, available)
         named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in ROLE_KEYS.items()}
@@ -296,7 +295,7 @@ class TableFile:
         notes = []
         if unused := sorted(unused_index - set(map(str, self.drop))):
             notes.append(
-                f"left out, as an index of pandas or without a name: {few(map(repr, unused))}; "
+                f"left out, as an index of pandas or without a name: {name_list(map(repr, unused))}; "
                 "to use one, name it in dataset.features=[...]"
             )
         notes += [
@@ -317,7 +316,7 @@ class TableFile:
             for row, code in enumerate(series.values.tolist()):
                 if code >= 0 and not is_number(series.levels[code]):
                     raise DataError(f"{key}, got {series.levels[code]!r} in {columns.place(row)}. Mend the row.")
-            raise DataError(f"{key}, got {series.typed} [in {columns.source}]. Name another column.")
+            raise DataError(f"{key}, got {series.file_type} [in {columns.source}]. Name another column.")
         weights = series.values.astype(np.float64)
         is_bad = ~(np.isfinite(weights) & (weights >= 0))
         if is_bad.any():

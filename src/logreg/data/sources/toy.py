@@ -27,5 +27,5 @@ class Toy:
             {"train": Table(hours, outcomes)},
             class_names=("fail", "pass"),
             feature_names=("hours",),
-            axis=(0.0, 10.0),
+            plot_range=(0.0, 10.0),
         )

@@ -26,12 +26,13 @@ from torch import Tensor
 
 from logreg.constraints import check, flag, one_of, optional, text
 from logreg.data.base import RawData, Table
-from logreg.data.download import LARGE, NoAnswer, Remote, alone, fetch, say, size
+from logreg.data.download import MIN_PROGRESS_BYTES, DownloadError, RemoteFile, download_lock, fetch, print_line
 from logreg.data.formats.cache import CacheEntry, load_or_compute
 from logreg.data.formats.images import ImageDecoder, ImageListing, ImageSplit
 from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.facts import Split
 from logreg.files import write_whole
+from logreg.terminal import format_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -293,7 +294,7 @@ class Vision:
             )
         remotes = _remote_files(self._reader)
         try:
-            with alone(Path(self.root), self.name):
+            with download_lock(Path(self.root), self.name):
                 self._download(remotes)
                 for file in self._missing_files():
                     if not self._path(file).exists():  # a tar archive holds several files
@@ -306,7 +307,7 @@ class Vision:
                 "dataset.root", must, self.root, f"{reason}: name another one, or one that has {self.name} already."
             ) from error
 
-    def _download(self, remotes: Mapping[str, Remote]) -> None:
+    def _download(self, remotes: Mapping[str, RemoteFile]) -> None:
         """Downloads the missing archives.
 
         Raises:
@@ -318,19 +319,19 @@ class Vision:
             return
         info, source = self._info, remotes[missing[0].name].folder
         is_all = len(missing) == len({*map(self._archive, info.files)})
-        amount = size(1e6 * info.megabytes) if is_all else f"{len(missing)} of its files"
-        say(f"{self.name}: downloading {amount} from {source} to {missing[0].parent}")
+        amount = format_bytes(1e6 * info.megabytes) if is_all else f"{len(missing)} of its files"
+        print_line(f"{self.name}: downloading {amount} from {source} to {missing[0].parent}")
         for path in missing:
             try:
                 fetch(remotes[path.name], path)
-            except NoAnswer as error:
+            except DownloadError as error:
                 names = ", ".join(path.name for path in self._missing_archives())
                 raise DatasetNotFoundError(
                     f"{self.name} could not be downloaded to {self._typed_root}: {error}. Try again, set "
                     f"`dataset.root` to a folder that has it, or put {names} from {source} into {path.parent}."
                 ) from error
 
-    def _decompress(self, file: str, remotes: Mapping[str, Remote]) -> None:
+    def _decompress(self, file: str, remotes: Mapping[str, RemoteFile]) -> None:
         """Checks the checksum of the archive that holds a file, and decompresses it.
 
         Raises:
@@ -347,8 +348,8 @@ class Vision:
                 f"{self.name} could not be decompressed in {self._typed_root}: {archive.name} is broken, its checksum "
                 f"is not {checksum}. Remove {archive}, and {again}."
             )
-        if archive.stat().st_size >= LARGE:
-            say(f"{self.name}: decompressing {archive.name}")
+        if archive.stat().st_size >= MIN_PROGRESS_BYTES:
+            print_line(f"{self.name}: decompressing {archive.name}")
         if archive.suffix == ".zip":  # emnist: a zip archive of many .gz files, of which this one is needed
             with zipfile.ZipFile(archive) as outer, gzip.open(outer.open(f"gzip/{path.name}.gz")) as inner:
                 write_whole(path, partial(shutil.copyfileobj, inner))
@@ -437,7 +438,7 @@ class Vision:
         return ImageSplit(table.labels, image)
 
 
-def _remote_files(reader: Any) -> dict[str, Remote]:
+def _remote_files(reader: Any) -> dict[str, RemoteFile]:
     """Each file that a reader of torchvision has an address or a checksum of, by its name.
 
     The readers hold them in five different attributes.  A file inside an archive has no address of its own.
@@ -453,8 +454,8 @@ def _remote_files(reader: Any) -> dict[str, Remote]:
         downloads.append(([reader.url], reader.tgz_md5))
     if hasattr(reader, "md5"):
         downloads.append(([reader.url], reader.md5))
-    remotes = {urls[0].rpartition("/")[2]: Remote(tuple(urls), digest) for urls, digest in downloads}
+    remotes = {urls[0].rpartition("/")[2]: RemoteFile(tuple(urls), digest) for urls, digest in downloads}
     members = [*getattr(reader, "train_list", []), *getattr(reader, "test_list", [])]
     if hasattr(reader, "meta"):
         members.append((reader.meta["filename"], reader.meta["md5"]))
-    return remotes | {name: Remote((), digest) for name, digest in members}
+    return remotes | {name: RemoteFile((), digest) for name, digest in members}
