@@ -11,7 +11,7 @@ import torch
 from logreg.facts import DataFacts
 from logreg.losses.objective import Objective
 from logreg.optimality.separation import Separation, explain
-from logreg.optimality.separation.explain import SEARCH_SECONDS, explain_separation
+from logreg.optimality.separation.explain import SEARCH_LIMITS_S, explain_separation
 
 FACTS = cast(DataFacts, SimpleNamespace(num_classes=2, feature_names=("hours",), class_names=("fail", "pass")))
 HOURS, PASSED = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0, 0, 1])
@@ -59,4 +59,4 @@ def test_a_search_that_does_not_decide_is_repeated_with_more_time(
     monkeypatch.setattr(explain, "find_separation", undecided)
     assert explain_separation(HOURS, PASSED, Objective("bce"), FACTS, seconds=seconds) == ""
     assert searched == budgets
-    assert set(budgets) <= {0.0, *SEARCH_SECONDS}
+    assert set(budgets) <= {0.0, *SEARCH_LIMITS_S}

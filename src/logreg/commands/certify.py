@@ -275,7 +275,7 @@ def certify(request: Request) -> Answer:
     from logreg.optimality.certificate import bound_by_solution, names_of, objective_in_words, problem_of
     from logreg.optimality.implied_penalty import find_implied_penalty
     from logreg.run.building import build_data
-    from logreg.run.separability import separation_of
+    from logreg.run.separability import separation_in
     from logreg.solvers.fit import bound_of
     from logreg.solvers.problem import Coordinates
     from logreg.training.module import DTYPES
@@ -316,7 +316,7 @@ def certify(request: Request) -> Answer:
         raise DataError(
             f"`coef` must have an objective that is finite, got {bound.value}: the coefficients are too large."
         )
-    separation = separation_of(data, objective, model.has_intercept)
+    separation = separation_in(data, objective, model.has_intercept)
     gap, optimum, nearest = bound.gap + bound.rounding, None, None
     if gap > request.tolerance * bound.value and not separation:
         bound = bound_by_solution(problem, point, rows, bound, ACCURACY, 0.1 * request.tolerance, problem.zeros())

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logreg.errors import name_list
 from logreg.facts import DataFacts
 from logreg.losses.objective import Objective
-from logreg.optimality.wording import listed
 from logreg.rows import RowSource
 from logreg.solvers.bounds import Bound
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
@@ -29,6 +29,9 @@ from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
 from logreg.stored_form import StoredForm, check_scale
+
+MAX_NAMED = 3
+"""Features, columns or classes that a sentence names; further ones are counted, so that it stays on a line."""
 
 LOOSE_RELATIVE_GAP = 0.01
 """Relative gap above which an exact optimizer improves the bound of a finished fit."""
@@ -135,7 +138,7 @@ def names_of(positions: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
 
 def dependence_in_words(dependent: Sequence[str]) -> str:
     """The sentence on features that are linearly dependent to within rounding, with what to do."""
-    names = listed([repr(name) for name in dependent], "feature", "features")
+    names = name_list(map(repr, dependent), MAX_NAMED, ("feature", "features"), last=" and ")
     return f"{names} are linearly dependent to within rounding, so no bound holds; drop one, or set l2"
 
 

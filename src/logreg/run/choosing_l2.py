@@ -43,8 +43,7 @@ def check_select(config: RunConfig, data: TensorDataModule) -> None:
 
 def _only_class(data: TensorDataModule, split: Split) -> str | None:
     """The class of all rows of a split, if they have one."""
-    table = data.tables[split]
-    labels = table.chosen(table.labels).unique()
+    labels = data.labels(split).unique()
     return data.facts.class_names[int(labels[0])] if len(labels) == 1 else None
 
 

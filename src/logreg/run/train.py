@@ -21,7 +21,7 @@ from logreg.evaluation.held_out import best_threshold, evaluate
 from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
-from logreg.optimality.separation.explain import SEARCH_SECONDS
+from logreg.optimality.separation.explain import SEARCH_LIMITS_S
 from logreg.reports.data_profile import print_facts
 from logreg.reports.drawing import draw
 from logreg.reports.summary import RunResult, Summary, summarize
@@ -157,7 +157,7 @@ def train(
     is_short = is_large and module.exact is None
     if not is_short:
         tell(SEPARABLE)
-    separation = separation_of(data, module.objective, module.has_intercept, 0.0 if is_short else SEARCH_SECONDS[-1])
+    separation = separation_of(module, data, 0.0 if is_short else SEARCH_LIMITS_S[-1])
     most = _last_pass(config, epochs) if separation and module.exact else None
     # Few rows of many features are separated whatever they are, and so are some rows of images: for a first-order
     # optimizer the report is soon enough.
@@ -186,8 +186,7 @@ def train(
         if is_short and not separation:
             tell(SEPARABLE)
             # Numbers of pixels say nothing to anybody: a short look is enough.
-            seconds = SEARCH_SECONDS[-1 if data.facts.feature_names else 0]
-            separation = separation_of(data, module.objective, module.has_intercept, seconds)
+            separation = separation_of(module, data, SEARCH_LIMITS_S[-1 if data.facts.feature_names else 0])
         certificate = _certificate(module, data, epochs, fit_seconds, separation)
     if certificate.separation:
         checkpoints.certify(certificate.as_dict())

@@ -33,7 +33,7 @@ from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
 from logreg.solvers.working_sets import newton_on_working_sets
-from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, is_ordinary, moments, stored_form
+from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, choose_stored_form, is_plain_by_sample, moments
 
 
 def _newton(state: SolverState) -> PassRequests[None]:
@@ -151,12 +151,14 @@ def fit(
         row, column = (int(place) for place in (~finite).nonzero()[0])
         raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
     stored = StoredForm.plain(features.shape[1])
-    if not is_ordinary(features, max(-least, largest)):
+    if not is_plain_by_sample(features, max(-least, largest)):
         # Only float64 features are stored shifted: a difference of narrower numbers may not fit into their type, and
         # passes subtract the mean from each row anyway.
         shifts = intercept and features.dtype == torch.float64
-        stored = stored_form(_moments(features, sample_weight), shifts).without_loss(features)
-    memory = MemoryRows(features if stored.is_plain else stored.of(features, features.dtype), labels, sample_weight)
+        stored = choose_stored_form(_moments(features, sample_weight), shifts).with_exact_shifts(features)
+    memory = MemoryRows(
+        features if stored.is_plain else stored.transform(features, features.dtype), labels, sample_weight
+    )
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
     state = SolverState(problem, problem.zeros(), tolerance)
     with threads_for(4.0 * problem.rows * problem.num_parameters):

@@ -206,7 +206,7 @@ class LogisticModule(pl.LightningModule):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> logits (N, K), in float64; blocks have another form, for ``model``."""
-        logits: Tensor = self.model(self.model.stored.of(features, self.dtype_of_arithmetic))
+        logits: Tensor = self.model(self.model.stored.transform(features, self.dtype_of_arithmetic))
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:

@@ -31,10 +31,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.errors import name_list
 from logreg.losses import LOSSES
+from logreg.optimality.certificate import MAX_NAMED
 from logreg.optimality.separation.inequalities import Inequalities
-from logreg.optimality.separation.rows import NEGLIGIBLE_SLOPE, Kind, SeparationRows, TooMuchWork
-from logreg.optimality.wording import MAX_LISTED_NAMES, listed
+from logreg.optimality.separation.rows import NEGLIGIBLE_SLOPE, Features, Kind, SeparationRows, TooMuchWork
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ coefficients grow without bound; set a penalty, such as l2=1e-3"
                 "whether a finite optimum exists is unknown, since the search for separation was too much work; a "
                 "penalty, such as l2=1e-3, ensures one"
             )
-        separated = listed([f"'{class_names[place]}'" for place in self.classes], "class", "classes")
+        classes = [f"'{class_names[place]}'" for place in self.classes]
+        separated = name_list(classes, MAX_NAMED, ("class", "classes"), last=" and ")
         if len(class_names) == 2:
             separated += f" from '{class_names[0]}'"
         elif len(self.classes) < len(class_names):
@@ -83,8 +85,8 @@ coefficients grow without bound; set a penalty, such as l2=1e-3"
         else:
             separated = f"all {len(class_names)} classes"
         names = [f"'{feature_names[place]}'" if feature_names else f"feature {place}" for place in self.columns]
-        columns = listed(names, "column", "columns") if names else "the intercept alone"
-        if not feature_names and len(names) > MAX_LISTED_NAMES:  # positions of pixels are of no use to a reader
+        columns = name_list(names, MAX_NAMED, ("column", "columns"), last=" and ") if names else "the intercept alone"
+        if not feature_names and len(names) > MAX_NAMED:  # positions of pixels are of no use to a reader
             columns = f"{len(names):,} features"
         if self.kind == "complete":
             extent = " perfectly (complete separation)"
@@ -100,7 +102,7 @@ coefficients grow without bound; set a penalty, such as l2=1e-3"
 
 
 def find_separation(
-    features: Tensor,
+    features: Features,
     labels: Tensor,
     num_classes: int,
     loss: str,
