@@ -1,4 +1,4 @@
-"""The certificate never lies: its bound is at least the true distance to the optimum, and not much more."""
+"""A bound is at least the true f - f* and not much larger, for random problems and points of every kind."""
 
 from __future__ import annotations
 
@@ -18,30 +18,23 @@ from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers.bounds import bound, conversion_rounding
-from logreg.solvers.curvature_bound import (
-    EvaluatedPoint,
-)
+from logreg.solvers.curvature_bound import EvaluatedPoint
 from logreg.solvers.fit import bound_of, fit, problem_of
 from logreg.solvers.newton_steps import intercept_step
 from logreg.solvers.passes.base import drive, request
-from logreg.solvers.passes.certifying import (
-    UNIT_ROUNDOFF,
-    Dual,
-    Measure,
-    centered_coordinates,
-)
+from logreg.solvers.passes.certifying import UNIT_ROUNDOFF, Dual, Measure, centered_coordinates
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Coordinates
 from reference import Array, Reference, Stated
 
 ROUNDING = 1e-12
-"""What float64 may hide of a gap, relative to max(1, f): the means of the features are up to 1000 deviations from 0."""
+"""Rounding of a gap, relative to max(1, f): the means of the features are up to 1000 standard deviations from 0."""
 
 LOOSE = 10.0
 """Largest median of bound over true gap."""
 
 OPTIMAL = 1e-6
-"""Largest bound at the optimum itself, where float64 parameters may be off by their last digits."""
+"""Largest bound at the optimum itself, whose float64 parameters are rounded."""
 
 PENALTIES = ("l2", "l1", "elastic net", "none")
 
@@ -110,12 +103,12 @@ class Judged(NamedTuple):
     gap: float
     """f - f*, relative to max(1, f)."""
     bound: float
-    """Likewise."""
+    """The bound of f - f*, relative to max(1, f)."""
     rigorous: bool
 
 
 def judged(penalty: str, seed: int, size: float) -> Iterator[Judged]:
-    """What the certificate says at all points of a problem, and at where a fit ends early."""
+    """The bounds at all points of a problem, and at the end of a fit that ends early."""
     features, labels, objective, classes, sample_weight, class_weight, intercept = drawn(penalty, seed, size)
     reference = Reference(features, labels, objective, classes, sample_weight, class_weight, intercept)
     rows = MemoryRows(features, labels, sample_weight)
@@ -141,7 +134,7 @@ def judged(penalty: str, seed: int, size: float) -> Iterator[Judged]:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("classes", [2, 4])
-def test_of_independent_outputs_the_evaluation_tells_what_a_pass_would(classes: int, weighted: bool) -> None:
+def test_for_independent_outputs_the_evaluation_replaces_a_pass(classes: int, weighted: bool) -> None:
     draw = torch.Generator().manual_seed(classes)
     features = torch.randn(300, 5, generator=draw, dtype=torch.float64) + 2
     labels = torch.randint(classes, (300,), generator=draw)
@@ -165,7 +158,7 @@ def test_of_independent_outputs_the_evaluation_tells_what_a_pass_would(classes: 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_what_is_measured_is_what_autograd_says(loss: str, reduction: Reduction) -> None:
+def test_measured_derivatives_are_those_of_autograd(loss: str, reduction: Reduction) -> None:
     draw = torch.Generator().manual_seed(3)
     features = torch.randn(40, 3, generator=draw, dtype=torch.float64) + 2
     labels, weight = torch.randint(3, (40,), generator=draw), torch.arange(40).double() % 3
@@ -199,7 +192,7 @@ def test_a_weighted_sample_is_brought_to_mean_zero_and_deviations_of_about_one()
     draw = torch.Generator().manual_seed(4)
     plain = torch.randn(50, 4, generator=draw, dtype=torch.float64)
     weight = torch.rand(50, generator=draw).double()
-    weight[0], plain[0] = 0, 1e6  # a row that weighs nothing is none
+    weight[0], plain[0] = 0, 1e6  # a row of weight 0 does not count
     offset, unit = torch.tensor([[0, 1e3, -1e5, 3], [1, 1e-7, 1e5, 1e200]], dtype=torch.float64)
     features = (plain + offset) * unit
     labels = torch.arange(50) % 2
@@ -287,7 +280,7 @@ def test_the_bound_is_at_least_the_true_gap_and_not_far_above_it(penalty: str, s
         ("none", 1),  # a constant column, the curvature of which is what rounding left
     ],
 )
-def test_problems_that_were_once_judged_wrongly(penalty: str, seed: int) -> None:
+def test_problems_that_once_had_wrong_bounds(penalty: str, seed: int) -> None:
     found = list(judged(penalty, seed, 2e5))
     assert not [one for one in found if one.rigorous and not one.bound >= one.gap - ROUNDING]
     assert found[-1].bound <= OPTIMAL
@@ -295,7 +288,7 @@ def test_problems_that_were_once_judged_wrongly(penalty: str, seed: int) -> None
 
 @pytest.mark.parametrize("penalty", ["l2", "l1", "none"])
 @pytest.mark.parametrize("size", [1e300, 1.7e308])
-def test_what_is_not_finite_has_an_infinite_bound(size: float, penalty: str) -> None:
+def test_an_objective_that_is_not_finite_has_an_infinite_bound(size: float, penalty: str) -> None:
     x = np.array([[size], [-size], [size], [1.0]])
     labels = torch.tensor([0, 1, 1, 0])
     rows = MemoryRows(torch.from_numpy(x), labels)

@@ -46,7 +46,7 @@ def test_the_norms_of_a_diagonal_hessian_are_those_of_its_entries(intercept: boo
     size = diagonal_roots(factored_hessian, 1)
     torch.testing.assert_close(size, torch.tensor([2.0, 10.0, 1.0]).double())
     found = inverse_hessian_norms(problem, factored_hessian, size, Reached(5.0, 2.0, 0.0, 0.0))
-    assert found is not None  # in these units each curvature is 1, but for that of an intercept which is not there
+    assert found is not None  # in these units each curvature is 1, but for that of an absent intercept
     torch.testing.assert_close(found.rows, torch.tensor([5.0]).double())
     of_half = inverse_hessian_norms(problem, factored_hessian, size / 2, Reached(5.0, 2.0, 0.0, 0.0))
     assert of_half is not None
@@ -71,7 +71,7 @@ def test_curvature_that_is_barely_above_rounding_makes_a_bound_wider_by_as_much(
     measured = drive(request(Measure(problem, coordinates, at, hessian=True)), rows)
     error = 3 * (accumulated(problem) + 20 * UNIT_ROUNDOFF * 2)
     hessian = torch.eye(3).double()
-    hessian[0, 1] = hessian[1, 0] = 1 - 25 * error  # eigenvalues 2, and 25 times what is not known of them
+    hessian[0, 1] = hessian[1, 0] = 1 - 25 * error  # eigenvalues 2, and 25 times their rounding error
     gradient = torch.tensor([[1e-5, 1e-5, 0.0]]).double()
     measured = measured._replace(
         evaluation=measured.evaluation._replace(gradient=gradient, hessian=hessian.unsqueeze(0))
@@ -79,7 +79,7 @@ def test_curvature_that_is_barely_above_rounding_makes_a_bound_wider_by_as_much(
     known = EvaluatedPoint(problem, coordinates, at, *measured[:3])
     found = drive(bound_by_curvature(problem, coordinates, at, known, measured), rows)
     assert found.rigorous
-    assert found.gap == pytest.approx(1e-10 / 2 / (1 - 1 / 25), rel=2e-3)  # half the decrement, by what may be missing
+    assert found.gap == pytest.approx(1e-10 / 2 / (1 - 1 / 25), rel=2e-3)  # half the decrement, over the relative error
 
 
 def test_a_held_hessian_reaches_as_far_as_its_output_of_largest_rows_allows() -> None:
@@ -132,7 +132,7 @@ def test_the_error_of_a_hessian_in_float32_is_bounded(offset: float, confidence:
     features = torch.randn(20_000, 2, generator=draw) + offset
     labels = (features.sum(1) > 2 * offset).long()
     weights = torch.ones(20_000)
-    weights[0], features[0] = 0, 1e3  # a row that weighs nothing is none
+    weights[0], features[0] = 0, 1e3  # a row of weight 0 does not count
     rows = MemoryRows(features, labels, weights)
     problem = problem_of(rows, Objective("bce", l2=1e-7))
     coordinates = Coordinates(torch.full((2,), offset).double(), torch.ones(2).double())

@@ -167,7 +167,7 @@ def test_without_an_intercept_constant_columns_are_columns(optimizer: str) -> No
 
 
 @pytest.mark.parametrize("optimizer", EXACT)
-def test_rows_that_weigh_nothing_tie_no_columns_apart(optimizer: str) -> None:
+def test_rows_of_weight_0_do_not_make_columns_independent(optimizer: str) -> None:
     features, labels = labelled("a sum of columns", 2)
     weight = torch.ones(ROWS, dtype=torch.float64)
     weight[:5] = 0
@@ -179,7 +179,7 @@ def test_rows_that_weigh_nothing_tie_no_columns_apart(optimizer: str) -> None:
 
 @pytest.mark.parametrize("optimizer", EXACT)
 @pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("cross_entropy", 3)])
-def test_where_a_level_separates_the_others_stay_at_least_norm(loss: str, classes: int, optimizer: str) -> None:
+def test_where_a_level_separates_the_other_levels_have_the_least_norm(loss: str, classes: int, optimizer: str) -> None:
     features, labels = labelled("two categories", classes)
     known = features[:, 2] > 0
     labels[known] = 1
@@ -207,7 +207,7 @@ def kinds_of_passes(features: Tensor, labels: Tensor, objective: Objective) -> l
     return kinds
 
 
-def test_where_nothing_is_free_nothing_is_looked_for() -> None:
+def test_no_null_space_is_looked_for_where_the_hessian_is_positive_definite() -> None:
     features, labels = labelled("two categories", 2)
     assert TriangularFactor in kinds_of_passes(features, labels, Objective("bce"))
     assert TriangularFactor not in kinds_of_passes(features[:, [0, 2, 3, 4, 6, 7]], labels, Objective("bce"))
