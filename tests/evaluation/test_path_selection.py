@@ -106,7 +106,7 @@ def test_a_fit_starts_where_a_line_over_log_l2_leads() -> None:
 def test_a_point_that_was_not_given_passes_enough_says_so() -> None:
     memory = MemoryRows(*rows_of(3))
     points = drive(
-        fit_path(problem_of(memory, Objective("cross_entropy", l2=1.0), 3), STRENGTHS, 1e-12, most=1), memory
+        fit_path(problem_of(memory, Objective("cross_entropy", l2=1.0), 3), STRENGTHS, 1e-12, max_passes=1), memory
     )
     assert not any(point.converged for point in points)
     for point in points:
@@ -117,7 +117,7 @@ def test_a_point_that_was_not_given_passes_enough_says_so() -> None:
 def test_a_strength_may_take_the_passes_that_those_before_it_left() -> None:
     memory = MemoryRows(*rows_of(2))
     problem = problem_of(memory, Objective("bce", l2=1.0))
-    points = drive(fit_path(problem, [1e3, 1e2, 1e-4], 1e-10, most=5), memory)
+    points = drive(fit_path(problem, [1e3, 1e2, 1e-4], 1e-10, max_passes=5), memory)
     assert all(point.converged for point in points)
     assert points[-1].passes > 5
     assert sum(point.passes for point in points) <= 3 * 5

@@ -19,7 +19,7 @@ from logreg.facts import Batch
 from logreg.losses import decided, one_vs_rest
 from logreg.rows import RowSource, row_weights
 from logreg.solvers.passes.base import drive
-from logreg.solvers.path import Fits, PathPoint, largest_curvature, to_two_digits
+from logreg.solvers.path import PathFitter, PathPoint, largest_curvature, to_two_digits
 from logreg.solvers.problem import Problem
 
 ROUGH = 1e-3
@@ -167,11 +167,11 @@ def search_strength(
         Rows and points, from the strongest penalty to the weakest, and the place of the best: of those that are no
         different the strongest.
     """
-    fits, rows = Fits(problem, tolerance, seed, rough=True), []
+    fitter, rows = PathFitter(problem, tolerance, seed, rough=True), []
 
     def score(step: float) -> float:
         """Of the strength 10^step."""
-        point = drive(fits.at(to_two_digits(10**step)), train)
+        point = drive(fitter.fit(to_two_digits(10**step)), train)
         rows.extend(score_path(problem, [point], val.blocks(), select == "auroc"))
         tell(rows[-1])
         return rows[-1].score(select)
@@ -195,7 +195,7 @@ def search_strength(
             score((place + step) / 2)
     order = sorted(range(len(rows)), key=lambda number: -rows[number].l2)
     rows = [rows[number] for number in order]
-    return rows, [fits.points[number] for number in order], best_of(rows, select, same)
+    return rows, [fitter.points[number] for number in order], best_of(rows, select, same)
 
 
 def best_of(rows: Sequence[PathRow], select: str = "log_loss", same: float = 0.0) -> int:

@@ -21,6 +21,7 @@ from logreg.evaluation.held_out import best_threshold, evaluate
 from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
+from logreg.optimality.separation.explain import SEARCH_LIMITS_S
 from logreg.reports.data_profile import print_facts
 from logreg.reports.drawing import draw
 from logreg.reports.summary import RunResult, Summary, summarize
@@ -36,7 +37,7 @@ from logreg.run.building import (
 from logreg.run.choosing_l2 import along_path, check_select, chosen_before, without_choice
 from logreg.run.resuming import check_resumable, fit, take_over
 from logreg.run.scoring import calibrate, predict, score
-from logreg.run.separability import SEARCHES, separation_of
+from logreg.run.separability import separation_of
 from logreg.run_folder import Latest, check_new, find_checkpoint, goes_on_in, start_anew
 from logreg.solvers.threads import threads_for
 from logreg.terminal import doing, on_one_line, terminal
@@ -156,7 +157,7 @@ def train(
     is_short = is_large and module.exact is None
     if not is_short:
         tell(SEPARABLE)
-    separation = separation_of(module, data, 0.0 if is_short else SEARCHES[-1])
+    separation = separation_of(module, data, 0.0 if is_short else SEARCH_LIMITS_S[-1])
     most = _last_pass(config, epochs) if separation and module.exact else None
     # Few rows of many features are separated whatever they are, and so are some rows of images: for a first-order
     # optimizer the report is soon enough.
@@ -185,7 +186,7 @@ def train(
         if is_short and not separation:
             tell(SEPARABLE)
             # Numbers of pixels say nothing to anybody: a short look is enough.
-            separation = separation_of(module, data, SEARCHES[-1 if data.facts.feature_names else 0])
+            separation = separation_of(module, data, SEARCH_LIMITS_S[-1 if data.facts.feature_names else 0])
         certificate = _certificate(module, data, epochs, fit_seconds, separation)
     if certificate.separation:
         checkpoints.certify(certificate.as_dict())

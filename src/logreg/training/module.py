@@ -20,19 +20,18 @@ from logreg.facts import Batch, DataFacts, Split
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective, Reduction
 from logreg.optimality.certificate import (
-    FULL,
-    LEAST_PASSES,
-    VAGUE,
+    LOOSE_RELATIVE_GAP,
+    MIN_IMPROVING_PASSES,
     Certificate,
     bound_by_solution,
     is_penalized,
-    is_small,
     names_of,
     objective_in_words,
     problem_of,
 )
 from logreg.rows import RowSource, row_weights
-from logreg.solvers.fit import EXACT, bound_of, choose
+from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian
+from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
 from logreg.solvers.passes.base import Pass, PassRequests, finish_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
@@ -131,7 +130,7 @@ class LogisticModule(pl.LightningModule):
         self.dtype_of_arithmetic = DTYPES[precision]
         self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
         problem = self.problem(torch.device("cpu"), num_outputs)
-        chosen, self.reason = choose(problem) if optimizer["name"] == "auto" else (optimizer["name"], "")
+        chosen, self.reason = choose_optimizer(problem) if optimizer["name"] == "auto" else (optimizer["name"], "")
         self.exact = chosen if chosen in EXACT else "newton" if polish else None
         # An exact optimizer's parameters are exact, whatever the arithmetic that leads to them.
         dtype = torch.float64 if self.exact else self.dtype_of_arithmetic
@@ -345,12 +344,12 @@ class LogisticModule(pl.LightningModule):
         problem = self.problem(self.device)
         known = self.progress.bound if self.progress is not None else None
         if known is None:
-            if not (last or is_penalized(self.objective) or is_small(problem)):
+            if not (last or is_penalized(self.objective) or forms_hessian(problem)):
                 return False
-            enough = FULL if last or is_small(problem) else math.inf
+            enough = GOOD_RELATIVE_GAP if last or forms_hessian(problem) else math.inf
             known = bound_of(problem, self.point_of(problem), rows, enough)
-            if last and is_penalized(self.objective) and known.gap > VAGUE * known.value:
-                most = max(LEAST_PASSES, epochs)
+            if last and is_penalized(self.objective) and known.gap > LOOSE_RELATIVE_GAP * known.value:
+                most = max(MIN_IMPROVING_PASSES, epochs)
                 known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
         self.certificate = (
             epochs,

@@ -18,7 +18,7 @@ from logreg.rows import MemoryRows
 from logreg.solvers.curvature_bound import Leverage
 from logreg.solvers.dual.row_space import DualRows
 from logreg.solvers.fit import EXACT, bound_of, problem_of
-from logreg.solvers.minimum_norm import Triangle
+from logreg.solvers.minimum_norm import TriangularFactor
 from logreg.solvers.passes.base import Pass, drive, run_pass
 from logreg.solvers.passes.certifying import Dual, Measure, Reach, centered_coordinates
 from logreg.solvers.passes.dependence import Residue, Vanishing
@@ -28,7 +28,7 @@ from logreg.solvers.passes.reduction import Accumulators, combined
 from logreg.solvers.passes.sampling import Sample, Stochastic
 from logreg.solvers.problem import Problem
 from logreg.solvers.state import SolverState
-from logreg.solvers.subspace_descent import Along, Follow
+from logreg.solvers.subspace_descent import EvaluateAfterStep, SubspaceHessian
 
 
 class Simulated:
@@ -119,14 +119,14 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], tuple[Pass[Any], ...]]
     Dual: lambda p, at: (Dual(p, p.model, at, torch.full((len(at),), 0.01, dtype=torch.float64)),),
     Reach: lambda p, at: (Reach(p, p.model, torch.ones_like(at[0])),),
     Leverage: lambda p, at: (Leverage(p, p.model, torch.ones(len(at), at.shape[1], 1, dtype=torch.float64)),),
-    Triangle: lambda p, at: (Triangle(p, p.model),),
-    Follow: lambda p, at: _after(
-        lambda cache: Follow(p, p.model, at, cache),
-        lambda cache: Along(p, p.model, _column(p, at), cache, 0),
+    TriangularFactor: lambda p, at: (TriangularFactor(p, p.model),),
+    EvaluateAfterStep: lambda p, at: _after(
+        lambda cache: EvaluateAfterStep(p, p.model, at, cache),
+        lambda cache: SubspaceHessian(p, p.model, _column(p, at), cache, 0),
     ),
-    Along: lambda p, at: _after(
-        lambda cache: Follow(p, p.model, at, cache),
-        lambda cache: Along(p, p.model, _column(p, at), cache, 0),
+    SubspaceHessian: lambda p, at: _after(
+        lambda cache: EvaluateAfterStep(p, p.model, at, cache),
+        lambda cache: SubspaceHessian(p, p.model, _column(p, at), cache, 0),
     ),
 }
 """Passes whose results do not depend on who had which rows, up to rounding; made anew for each process."""
@@ -171,11 +171,11 @@ def test_sums_over_processes_are_those_over_all_rows(kind: type[Pass[Any]], clas
         return last.result()
 
     alone = comparable(made(memory, None))
-    if kind is Triangle:  # the factor of a QR decomposition is unique up to signs
+    if kind is TriangularFactor:  # the factor of a QR decomposition is unique up to signs
         alone = [alone[0].T @ alone[0]]
     for result in together(dealt(memory, processes), made):
         found = comparable(result)
-        found = [found[0].T @ found[0]] if kind is Triangle else found
+        found = [found[0].T @ found[0]] if kind is TriangularFactor else found
         for mine, expected in zip(found, alone, strict=True):
             scale = float(expected.abs().max()) if expected.numel() else 0.0
             torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12 * max(scale, 1e-300))

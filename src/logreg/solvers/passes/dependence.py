@@ -53,7 +53,7 @@ class _Dependence(Pass[Tensor]):
 class Vanishing(_Dependence):
     """Which combinations are the same in all rows, in exact arithmetic.
 
-    Each coefficient is 0, or at least 1 with `DIGITS` binary digits.
+    Each coefficient is 0, or at least 1 with `COEFFICIENT_BITS` binary digits.
     """
 
     maxima = ("_differs",)
