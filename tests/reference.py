@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
@@ -15,6 +17,19 @@ from torch import Tensor
 from logreg.losses.objective import Objective
 
 Array = NDArray[np.float64]
+
+
+def correlated_rows(
+    rows: int, features: int, classes: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Correlated features, and labels that depend on them."""
+    draw = torch.Generator().manual_seed(rows + features)
+    x = torch.randn(rows, features, generator=draw) + 2 * torch.randn(rows, 3, generator=draw) @ torch.randn(
+        3, features, generator=draw
+    )
+    slopes = torch.randn(features, classes, generator=draw) / math.sqrt(features)
+    noise = -(-torch.rand(rows, classes, generator=draw).log()).log()
+    return x.to(dtype), (x @ slopes + noise).argmax(1)
 
 
 class Stated(NamedTuple):

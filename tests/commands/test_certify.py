@@ -241,7 +241,7 @@ def test_columns_that_depend_on_each_other_are_named_and_nothing_is_called_optim
     assert answer["relative_gap"] < 1e-9
     assert answer["dependent"] == ["u", "v", "total"]
     assert answer["nearest"] is None
-    words = "by estimate: 'u', 'v' and 'total' depend on each other to within rounding, so no bound holds; drop one, "
+    words = "by estimate: 'u', 'v' and 'total' are linearly dependent to within rounding, so no bound holds; drop one, "
     assert words in answer["verdict"]
 
 

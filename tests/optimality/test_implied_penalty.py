@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from logreg.losses.objective import Objective
-from logreg.optimality.implied_penalty import ImpliedPenalty, likely_cause, read, rounded
+from logreg.optimality.implied_penalty import ImpliedPenalty, find_implied_penalty, likely_cause, rounded
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.problem import Coordinates, Problem
@@ -24,7 +24,7 @@ class Case(NamedTuple):
     problem: Problem
     point: Tensor
     rows: MemoryRows
-    frames: dict[str, Coordinates]
+    coordinate_systems: dict[str, Coordinates]
 
 
 @cache
@@ -42,26 +42,28 @@ def solved(num_classes: int, l1: float = 0.0) -> Case:
     return Case(problem, point, rows, {"raw": problem.model, "standardized": standardized})
 
 
-def reading_of(case: Case, l2: float, l1: float = 0.0, point: Tensor | None = None) -> ImpliedPenalty | None:
+def implied_by(case: Case, l2: float, l1: float = 0.0, point: Tensor | None = None) -> ImpliedPenalty | None:
     stated = replace(case.problem, objective=replace(case.problem.objective, l2=l2, l1=l1))
-    return read(stated, case.point if point is None else point, case.rows, case.frames, intercept=True)
+    return find_implied_penalty(
+        stated, case.point if point is None else point, case.rows, case.coordinate_systems, intercept=True
+    )
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 @pytest.mark.parametrize("stated", [1e-4, 0.5, 0.0])
 def test_the_l2_that_was_solved_is_found(num_classes: int, stated: float) -> None:
-    reading = reading_of(solved(num_classes), stated)
-    assert reading is not None
-    assert reading.l2 == pytest.approx(SOLVED, rel=1e-5)
-    assert (reading.features, reading.intercept) == ("raw", False)
-    assert reading.relative_gap is not None
-    assert reading.relative_gap < 1e-10
+    implied = implied_by(solved(num_classes), stated)
+    assert implied is not None
+    assert implied.l2 == pytest.approx(SOLVED, rel=1e-5)
+    assert (implied.features, implied.intercept) == ("raw", False)
+    assert implied.relative_gap is not None
+    assert implied.relative_gap < 1e-10
 
 
 def test_the_strength_of_an_elastic_net_is_found() -> None:
-    reading = reading_of(solved(2, l1=0.05), 10 * SOLVED, 0.5)
-    assert reading is not None
-    assert (reading.l2, reading.l1) == pytest.approx((SOLVED, 0.05), rel=1e-4)
+    implied = implied_by(solved(2, l1=0.05), 10 * SOLVED, 0.5)
+    assert implied is not None
+    assert (implied.l2, implied.l1) == pytest.approx((SOLVED, 0.05), rel=1e-4)
 
 
 @pytest.mark.parametrize("size", [1e-3, 1e-5, 1e-7])
@@ -72,11 +74,11 @@ def test_coefficients_that_did_not_quite_converge_give_the_digits_that_their_err
     case, draw, within = solved(num_classes), torch.Generator().manual_seed(1), 0
     for _ in range(20):
         away = size * case.point * torch.randn(case.point.shape, generator=draw, dtype=torch.float64)
-        reading = reading_of(case, 10 * SOLVED, point=case.point + away)
-        assert reading is not None
-        assert reading.error < 1000 * size
-        within += abs(reading.l2 - SOLVED) <= reading.error * reading.l2
-        assert rounded(reading.l2, max(reading.error, abs(SOLVED / reading.l2 - 1))) == "0.02"
+        implied = implied_by(case, 10 * SOLVED, point=case.point + away)
+        assert implied is not None
+        assert implied.error < 1000 * size
+        within += abs(implied.l2 - SOLVED) <= implied.error * implied.l2
+        assert rounded(implied.l2, max(implied.error, abs(SOLVED / implied.l2 - 1))) == "0.02"
     assert within >= 18
 
 
@@ -88,25 +90,25 @@ def test_no_more_digits_are_cut_than_the_error_allows() -> None:
 
 
 def test_the_stated_penalty_is_no_other_one() -> None:
-    assert reading_of(solved(2), SOLVED) is None
+    assert implied_by(solved(2), SOLVED) is None
 
 
 def test_coefficients_that_solve_nothing_are_not_said_to() -> None:
     case = solved(2)
-    assert reading_of(case, SOLVED, point=case.point.flip(1)) is None
-    assert reading_of(case, SOLVED, point=torch.zeros_like(case.point)) is None
+    assert implied_by(case, SOLVED, point=case.point.flip(1)) is None
+    assert implied_by(case, SOLVED, point=torch.zeros_like(case.point)) is None
 
 
 def test_a_penalty_on_standardized_features_is_found() -> None:
     case = solved(2)
-    standardized = case.frames["standardized"]
+    standardized = case.coordinate_systems["standardized"]
     features = (case.rows.features - standardized.center) / standardized.scale
     found = fit(features, case.rows.labels, Objective("bce", l2=SOLVED), tolerance=1e-13)
     there = torch.cat([found.coef, found.intercept.unsqueeze(1)], dim=1)
-    reading = reading_of(case, SOLVED, point=standardized.to(case.frames["raw"], there))
-    assert reading is not None
-    assert (reading.features, reading.intercept) == ("standardized", False)
-    assert reading.factor == pytest.approx(1, rel=1e-5)
+    implied = implied_by(case, SOLVED, point=standardized.to(case.coordinate_systems["raw"], there))
+    assert implied is not None
+    assert (implied.features, implied.intercept) == ("standardized", False)
+    assert implied.factor == pytest.approx(1, rel=1e-5)
 
 
 CONFUSIONS = {
@@ -121,14 +123,14 @@ CONFUSIONS = {
 
 @pytest.mark.parametrize("words", CONFUSIONS)
 def test_a_confusion_is_named(words: str) -> None:
-    reading = reading_of(solved(2), SOLVED / CONFUSIONS[words])
-    assert reading is not None
-    assert likely_cause(reading, 200.0) == words
+    implied = implied_by(solved(2), SOLVED / CONFUSIONS[words])
+    assert implied is not None
+    assert likely_cause(implied, 200.0) == words
 
 
 def test_a_norm_that_was_not_squared_is_named() -> None:
     # the slope of l2/2 |w| is l2/2 w/|w|: that of l2_hat/2 |w|^2 with l2_hat = l2 / (2 |w|)
     case = solved(2)
-    reading = reading_of(case, SOLVED * 2 * float(case.point[:, :-1].norm()))
-    assert reading is not None
-    assert likely_cause(reading, 200.0) == "as if |coef| stood for |coef|^2"
+    implied = implied_by(case, SOLVED * 2 * float(case.point[:, :-1].norm()))
+    assert implied is not None
+    assert likely_cause(implied, 200.0) == "as if |coef| stood for |coef|^2"

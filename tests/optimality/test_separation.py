@@ -1,4 +1,4 @@
-"""Whether an unpenalized fit has a finite optimum: other people's linear program, constructed answers, known tables."""
+"""Whether an unpenalized fit has a finite optimum: another program's linear program, constructed answers, tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from logreg.optimality.separation.rows import Kind, TooMuchWork
 Array = NDArray[np.float64]
 
 
-def doctor(features: Any, labels: Any, loss: str = "cross_entropy", **options: Any) -> Separation:
+def separation_in(features: Any, labels: Any, loss: str = "cross_entropy", **options: Any) -> Separation:
     features, labels = torch.as_tensor(features), torch.as_tensor(labels).long()
     return find_separation(features, labels, int(labels.max()) + 1, loss, **options)
 
@@ -46,8 +46,8 @@ def kind_by_definition(features: Array, labels: NDArray[np.int64]) -> Kind:
         bounds=[(None, None)] * number + [(0, 1)] * total,
     )
     assert answer.status == 0
-    told = round(-answer.fun)
-    return "none" if told == 0 else "complete" if told == total else "quasi-complete"
+    separated = round(-answer.fun)
+    return "none" if separated == 0 else "complete" if separated == total else "quasi-complete"
 
 
 def small_problem(draw: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
@@ -77,15 +77,15 @@ def test_the_kind_is_that_of_the_definition(problems: int) -> None:
         features, labels = small_problem(draw)
         kind = kind_by_definition(features, labels)
         seen[kind] += 1
-        found = doctor(in_other_units(features, draw) if seed % 2 else features, labels)
+        found = separation_in(in_other_units(features, draw) if seed % 2 else features, labels)
         assert found.kind == kind, f"seed {seed}"
-        if found.columns and labels.max() == 1:  # they alone do it
+        if found.columns and labels.max() == 1:  # they alone separate
             assert kind_by_definition(features[:, found.columns], labels) == kind, f"seed {seed}"
     assert min(seen.values()) > problems / 5
 
 
 def overlapping(draw: np.random.Generator) -> tuple[Array, NDArray[np.int64]]:
-    """Rows that could be told, but for a few that are there with both labels, and span the space."""
+    """Rows that could be separated, but for a few that are there with both labels, and span the space."""
     columns = int(draw.choice([1, 3, 10, 40]))
     rows = int(draw.integers(columns + 5, 1000))
     features = draw.standard_normal((rows, columns))
@@ -98,7 +98,9 @@ def test_no_false_alarm_where_a_few_rows_overlap() -> None:
     for seed in range(100):
         draw = np.random.default_rng(seed)
         features, labels = overlapping(draw)
-        assert doctor(features if seed % 3 else in_other_units(features, draw), labels).kind == "none", f"seed {seed}"
+        assert separation_in(features if seed % 3 else in_other_units(features, draw), labels).kind == "none", (
+            f"seed {seed}"
+        )
 
 
 def test_a_dummy_of_one_class_only_is_named() -> None:
@@ -111,7 +113,7 @@ def test_a_dummy_of_one_class_only_is_named() -> None:
         dummy[draw.choice(members, int(draw.choice([1, 2, max(1, len(members) // 10)])))] = 1
         place = int(draw.integers(features.shape[1] + 1))
         features = np.insert(features, place, dummy, axis=1)
-        found = doctor(in_other_units(features, draw), labels)
+        found = separation_in(in_other_units(features, draw), labels)
         assert found == Separation("quasi-complete", (place,), (1,)), f"seed {seed}"
 
 
@@ -122,20 +124,20 @@ def separable(draw: np.random.Generator, rows: int, columns: int) -> tuple[Array
     return features + 0.01 * np.outer(labels - 0.5, direction), labels
 
 
-def test_no_miss_where_a_plane_tells_all() -> None:
+def test_no_miss_where_a_plane_separates_all() -> None:
     for seed in range(40):
         draw = np.random.default_rng(seed)
         columns = int(draw.choice([1, 2, 5, 20]))
         features, labels = separable(draw, int(draw.integers(5, 1000)), columns)
-        assert doctor(in_other_units(features, draw), labels).kind == "complete", f"seed {seed}"
+        assert separation_in(in_other_units(features, draw), labels).kind == "complete", f"seed {seed}"
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2000, 100), (300, 400), (20, 5000)])
 def test_many_columns(rows: int, columns: int) -> None:
     features, labels = separable(np.random.default_rng(0), rows, columns)
-    assert doctor(features, labels).kind == "complete"
+    assert separation_in(features, labels).kind == "complete"
     twice = np.concatenate([features, features])
-    assert doctor(twice, np.concatenate([labels, 1 - labels])).kind == "none"
+    assert separation_in(twice, np.concatenate([labels, 1 - labels])).kind == "none"
 
 
 @pytest.mark.parametrize(
@@ -147,13 +149,13 @@ def test_many_columns(rows: int, columns: int) -> None:
         ("iris", "cross_entropy", "quasi-complete", (0,)),
         ("iris", "bce", "quasi-complete", (0,)),
         ("digits", "cross_entropy", "complete", tuple(range(10))),
-        # 8 and 9 are told from the rest in part
+        # 8 and 9 are separated from the rest in part
         pytest.param("digits", "bce", "quasi-complete", tuple(range(10)), marks=pytest.mark.slow),
     ],
 )
 def test_none_of_the_bundled_tables_has_an_optimum(name: str, loss: str, kind: Kind, classes: tuple[int, ...]) -> None:
     bunch = getattr(datasets, f"load_{name}")()
-    found = doctor(bunch.data, bunch.target, loss)
+    found = separation_in(bunch.data, bunch.target, loss)
     assert (found.kind, found.classes) == (kind, classes)
     assert found.columns
 
@@ -170,9 +172,9 @@ def test_order_and_units_change_neither_kind_nor_columns() -> None:
     features, labels = overlapping(draw)
     quasi = np.column_stack([features, labels * (draw.random(len(labels)) < 0.1), labels * np.arange(len(labels))])
     for values, target in [(bunch.data, bunch.target), (quasi, labels)]:
-        found = doctor(values, target)
+        found = separation_in(values, target)
         rows, columns = draw.permutation(len(values)), draw.permutation(values.shape[1])
-        again = doctor(in_other_units(values, draw)[rows][:, columns], target[rows])
+        again = separation_in(in_other_units(values, draw)[rows][:, columns], target[rows])
         assert again.kind == found.kind
         assert {int(columns[place]) for place in again.columns} == set(found.columns)
 
@@ -201,7 +203,7 @@ def test_the_columns_are_those_of_the_direction_with_the_largest_margin(threshol
         features = draw.standard_normal((300, 6)) * [1, 1, 1, 5, 5, 5]
         logits = features[:, 1] - 0.7 * features[:, 3] / 5 - threshold
         features, labels = features[np.abs(logits) > 0.2], (logits > 0)[np.abs(logits) > 0.2].astype(int)
-        assert list(doctor(features, labels).columns) == columns_by_definition(features, labels), f"seed {seed}"
+        assert list(separation_in(features, labels).columns) == columns_by_definition(features, labels), f"seed {seed}"
 
 
 @pytest.mark.parametrize("slopes", [(2.0, 1.0), (1.0, 2.0)])
@@ -211,45 +213,47 @@ def test_an_offset_does_not_change_which_column_comes_first(slopes: tuple[float,
     logits = features @ torch.tensor(slopes).double()
     features[:, 0] += offset
     first = 0 if slopes[0] > slopes[1] else 1
-    assert doctor(features[logits != 0], logits[logits != 0] > 0) == Separation("complete", (first, 1 - first), (1,))
+    assert separation_in(features[logits != 0], logits[logits != 0] > 0) == Separation(
+        "complete", (first, 1 - first), (1,)
+    )
 
 
-def test_columns_that_do_it_alone_come_with_the_widest_gap_first(draw: torch.Generator) -> None:
+def test_columns_that_separate_alone_come_with_the_widest_gap_first(draw: torch.Generator) -> None:
     labels = torch.arange(100) % 2
     noise = torch.rand(100, 4, generator=draw)
     features = torch.stack([noise[:, 0], noise[:, 1] - 1.1 * labels, noise[:, 2], 50 + 3.0 * labels + noise[:, 3]], 1)
-    assert doctor(features, labels) == Separation("complete", (3, 1), (1,))
+    assert separation_in(features, labels) == Separation("complete", (3, 1), (1,))
 
 
 def test_an_id_that_counts_the_rows_of_the_classes_is_named(draw: torch.Generator) -> None:
     features = torch.cat([torch.randn(60, 5, generator=draw), torch.arange(60.0).unsqueeze(1)], dim=1)
-    assert doctor(features, torch.arange(60) >= 30).columns == (5,)
+    assert separation_in(features, torch.arange(60) >= 30).columns == (5,)
 
 
 @pytest.mark.parametrize("own", [0, 1])
 def test_one_row_among_many(own: int, draw: torch.Generator) -> None:
-    # Samples do not see it: what they cannot decide all rows must.
+    # A sample does not have the row: what samples cannot decide all rows must.
     features = torch.randn(50_000, 6, generator=draw)
     labels = (features[:, 0] + torch.randn(50_000, generator=draw) > 0).long()
-    assert doctor(features, labels).kind == "none"
+    assert separation_in(features, labels).kind == "none"
     row = int((labels == own).nonzero()[777])
     features = torch.cat([features, torch.zeros(50_000, 1)], dim=1)
-    assert doctor(features, labels).kind == "none"
+    assert separation_in(features, labels).kind == "none"
     features[row, 6] = 1
-    assert doctor(features, labels) == Separation("quasi-complete", (6,), (1,))
+    assert separation_in(features, labels) == Separation("quasi-complete", (6,), (1,))
     features[int((labels != own).nonzero()[777]), 6] = 1
-    assert doctor(features, labels).kind == "none"
+    assert separation_in(features, labels).kind == "none"
 
 
 def test_one_wrong_label_among_many_counts_unless_it_weighs_nothing(draw: torch.Generator) -> None:
     features = torch.randn(50_000, 6, generator=draw)
     labels = (features @ torch.randn(6, generator=draw) > 0).long()
     weight = torch.rand(50_000, generator=draw) + 0.1
-    assert doctor(features, labels, sample_weight=weight).kind == "complete"
+    assert separation_in(features, labels, sample_weight=weight).kind == "complete"
     labels[4321] = 1 - labels[4321]
-    assert doctor(features, labels, sample_weight=weight).kind == "none"
+    assert separation_in(features, labels, sample_weight=weight).kind == "none"
     weight[4321] = 0
-    assert doctor(features, labels, sample_weight=weight).kind == "complete"
+    assert separation_in(features, labels, sample_weight=weight).kind == "complete"
 
 
 @pytest.mark.parametrize(
@@ -262,14 +266,14 @@ def test_a_narrow_gap_is_a_gap_and_a_narrow_overlap_an_overlap(gap: float, kind:
     slab = np.column_stack([sign * distance, draw.standard_normal((300, 2))])
     turned = slab @ np.linalg.qr(draw.standard_normal((3, 3))).Q
     for features in (slab, turned, 1e-4 * turned):
-        assert doctor(features, sign > 0).kind == kind
+        assert separation_in(features, sign > 0).kind == kind
 
 
-def test_a_column_nearly_the_same_as_another_does_not_hide_what_it_knows() -> None:
+def test_a_column_nearly_the_same_as_another_does_not_hide_a_separation() -> None:
     draw = np.random.default_rng(0)
     features, labels = overlapping(draw)
     dummy = (labels == 1) & (draw.random(len(labels)) < 0.2)
-    found = doctor(np.column_stack([features, features[:, 0] + 1e-6 * dummy]), labels)
+    found = separation_in(np.column_stack([features, features[:, 0] + 1e-6 * dummy]), labels)
     assert found.kind == "quasi-complete"
     assert set(found.columns) == {0, features.shape[1]}
 
@@ -279,11 +283,11 @@ def test_any_type_is_read_and_none_is_changed(dtype: torch.dtype, draw: torch.Ge
     features = torch.randint(0, 200, (400, 3), generator=draw).to(dtype)
     before = features.clone()
     labels = features[:, 0].double() + features[:, 1].double() > 180
-    found = doctor(features, labels)
+    found = separation_in(features, labels)
     assert found.kind == "complete"
     assert set(found.columns) >= {0, 1}
     labels[7] = ~labels[7]
-    assert doctor(features, labels).kind == "none"
+    assert separation_in(features, labels).kind == "none"
     assert torch.equal(features, before)
 
 
@@ -293,45 +297,47 @@ def sectors(draw: torch.Generator, number: int) -> tuple[Tensor, Tensor]:
     return (0.5 + distance).unsqueeze(1) * torch.stack([turn.cos(), turn.sin()], 1), (angle * number).long()
 
 
-def test_softmax_tells_classes_that_no_plane_tells_from_the_rest(draw: torch.Generator) -> None:
+def test_softmax_separates_classes_that_no_plane_separates_from_the_rest(draw: torch.Generator) -> None:
     features, labels = sectors(draw, 6)
-    assert doctor(features, labels, "bce").kind == "none"
-    found = doctor(features, labels, "cross_entropy")
+    assert separation_in(features, labels, "bce").kind == "none"
+    found = separation_in(features, labels, "cross_entropy")
     assert (found.kind, set(found.columns), found.classes) == ("complete", {0, 1}, tuple(range(6)))
     labels[5] = (labels[5] + 3) % 6
-    assert doctor(features, labels, "cross_entropy").kind in ("none", "quasi-complete")
+    assert separation_in(features, labels, "cross_entropy").kind in ("none", "quasi-complete")
 
 
 def test_classes_in_order_on_a_line(draw: torch.Generator) -> None:
     hours = 5 * torch.rand(300, 1, generator=draw)
-    assert doctor(hours, hours.squeeze(1).long()) == Separation("complete", (0,), (0, 1, 2, 3, 4))
-    assert doctor(hours, hours.squeeze(1).long(), "bce") == Separation("quasi-complete", (0,), (0, 4))
+    assert separation_in(hours, hours.squeeze(1).long()) == Separation("complete", (0,), (0, 1, 2, 3, 4))
+    assert separation_in(hours, hours.squeeze(1).long(), "bce") == Separation("quasi-complete", (0,), (0, 4))
 
 
 def test_two_groups_of_classes_that_overlap_within(draw: torch.Generator) -> None:
     features = torch.randn(400, 2, generator=draw)
     labels = torch.randint(0, 2, (400,), generator=draw) + 2 * (features[:, 1] > 0)
-    assert doctor(features, labels, "bce").kind == "none"
-    assert doctor(features, labels, "cross_entropy") == Separation("quasi-complete", (1,), (2, 3))
+    assert separation_in(features, labels, "bce").kind == "none"
+    assert separation_in(features, labels, "cross_entropy") == Separation("quasi-complete", (1,), (2, 3))
 
 
-def test_a_class_that_has_no_row_of_weight_is_told_by_the_intercept(draw: torch.Generator) -> None:
+def test_a_class_that_has_no_row_of_weight_is_separated_by_the_intercept(draw: torch.Generator) -> None:
     features, labels = torch.randn(300, 2, generator=draw), torch.arange(300) % 3
     weight = (labels != 1).float()
     for loss in ("bce", "cross_entropy"):
         found = find_separation(features, labels, 3, loss, weight)
         assert found == Separation("quasi-complete", (), (1,))
-        assert "the intercept alone tells 'b' from the rest" in found.in_words((), ("a", "b", "c"))
+        assert "the intercept alone separates 'b' from the rest (quasi-complete separation)" in found.in_words(
+            (), ("a", "b", "c")
+        )
     assert find_separation(features, torch.zeros(300), 2, "bce").kind == "complete"
 
 
-def test_where_pairs_are_too_many_for_softmax_the_classes_alone_say_what_they_can(
+def test_where_pairs_are_too_many_for_softmax_the_classes_alone_decide_what_they_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     features, labels = torch.arange(60.0).unsqueeze(1), torch.arange(60) // 20
-    assert doctor(features, labels).kind == "complete"
-    monkeypatch.setattr("logreg.optimality.separation.inequalities.MOST_NUMBERS", 100)
-    assert doctor(features, labels).kind == "quasi-complete"
+    assert separation_in(features, labels).kind == "complete"
+    monkeypatch.setattr("logreg.optimality.separation.inequalities.MAX_NUMEL", 100)
+    assert separation_in(features, labels).kind == "quasi-complete"
 
 
 def test_the_pairs_that_lack_most_are_added_until_nothing_new_lacks() -> None:
@@ -345,20 +351,20 @@ def test_the_pairs_that_lack_most_are_added_until_nothing_new_lacks() -> None:
 def test_without_time_only_what_a_single_column_shows_is_found(draw: torch.Generator) -> None:
     features = torch.randn(500, 3, generator=draw)
     labels = torch.arange(500) % 2
-    assert doctor(features, labels, seconds=0).kind == "unknown"
+    assert separation_in(features, labels, seconds=0).kind == "unknown"
     features[:, 1] = labels * (torch.rand(500, generator=draw) < 0.2)
-    assert doctor(features, labels, seconds=0) == Separation("quasi-complete", (1,), (1,))
+    assert separation_in(features, labels, seconds=0) == Separation("quasi-complete", (1,), (1,))
     features[:, 1] += labels
-    assert doctor(features, labels, seconds=0) == Separation("complete", (1,), (1,))
+    assert separation_in(features, labels, seconds=0) == Separation("complete", (1,), (1,))
 
 
 def test_where_the_linear_program_fails_any_direction_names_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     at = torch.arange(40.0)
     features = torch.stack([at, torch.where(at % 2 == 0, -at, 1 - at)], dim=1)  # their sum is 0 or 1
     labels = at.long() % 2
-    assert doctor(features, labels) == Separation("complete", (0, 1), (1,))
+    assert separation_in(features, labels) == Separation("complete", (0, 1), (1,))
     monkeypatch.setattr("scipy.optimize.linprog", lambda *args, **options: SimpleNamespace(status=1, x=None))
-    found = doctor(features, labels)
+    found = separation_in(features, labels)
     assert (found.kind, sorted(found.columns)) == ("complete", [0, 1])
 
 
@@ -367,15 +373,15 @@ def test_where_the_linear_program_fails_any_direction_names_the_columns(monkeypa
     [
         (Separation("none"), "a finite optimum exists"),
         (Separation("unknown"), "too much work"),
-        (Separation("complete", (2,), (1,)), "'c' tells 'yes' from 'no' without an error, so"),
+        (Separation("complete", (2,), (1,)), "'c' separates 'yes' from 'no' perfectly (complete separation), so"),
         (
             Separation("quasi-complete", (2, 0), (1,)),
-            "'c' and 'a' tell some rows of 'yes' from 'no' without an error, so",
+            "'c' and 'a' separate 'yes' from 'no' in some rows (quasi-complete separation), so",
         ),
-        (Separation("complete", (2, 0, 1, 3), (1,)), "'c', 'a', 'b' and 1 more column tell 'yes'"),
+        (Separation("complete", (2, 0, 1, 3), (1,)), "'c', 'a', 'b' and 1 more column separate 'yes'"),
     ],
 )
-def test_one_sentence_says_who_and_what_to_do(found: Separation, words: str) -> None:
+def test_one_sentence_names_the_columns_and_says_what_to_do(found: Separation, words: str) -> None:
     sentence = found.in_words(["a", "b", "c", "d"], ["no", "yes"])
     assert words in sentence
     assert ("l2=1e-3" in sentence) == (found.kind != "none")
@@ -383,8 +389,10 @@ def test_one_sentence_says_who_and_what_to_do(found: Separation, words: str) -> 
 
 def test_the_sentence_counts_many_classes_and_numbers_columns_without_names() -> None:
     names = [str(digit) for digit in range(10)]
-    assert "feature 3 tells all 10 classes" in Separation("complete", (3,), tuple(range(10))).in_words([], names)
+    assert "feature 3 separates all 10 classes perfectly" in Separation("complete", (3,), tuple(range(10))).in_words(
+        [], names
+    )
     many = Separation("quasi-complete", tuple(range(297)), tuple(range(10))).in_words([], names)
-    assert many.startswith("no finite optimum: 297 features tell some rows of all 10 classes without an error, so ")
+    assert many.startswith("no finite optimum: 297 features separate all 10 classes in some rows (quasi-complete ")
     some = Separation("complete", (3,), (0, 1, 2, 4, 5)).in_words([], names)
-    assert "tells '0', '1', '2' and 2 more classes from the rest" in some
+    assert "separates '0', '1', '2' and 2 more classes from the rest" in some

@@ -600,7 +600,7 @@ def test_an_exact_run_ends_certified_at_scikit_learns_optimum(exact: Run) -> Non
 
     data = data_of("breast_cancer")
     table, facts = data.tables["train"], data.facts
-    features, labels = table.chosen(table.matrix).float().double().numpy(), table.chosen(table.labels).numpy()
+    features, labels = table.select(table.matrix).float().double().numpy(), table.select(table.labels).numpy()
     scaled = (features - np.array(facts.mean)) / np.array(facts.std)
     theirs = LogisticRegression(C=1 / (len(labels) * 0.01), tol=1e-12, solver="newton-cholesky").fit(scaled, labels)
     logits = theirs.decision_function(scaled) * np.where(labels, -1, 1)
@@ -694,7 +694,7 @@ def test_without_a_penalty_separable_classes_have_no_finite_optimum(tmp_path: Pa
 
 
 def no_finite_optimum(folder: Path) -> tuple[str, ...]:
-    """A table whose classes are told in part, for which L-BFGS takes more than 50 passes, and what is typed for it."""
+    """What is typed for a table whose classes are separated in part, for which L-BFGS takes more than 50 passes."""
     draw = np.random.default_rng(0)
     values = draw.normal(size=(900, 3))
     labels = draw.random(900) < 1 / (1 + np.exp(-values[:, 0]))
@@ -705,7 +705,7 @@ def no_finite_optimum(folder: Path) -> tuple[str, ...]:
     return ("dataset=table", "dataset.path=t.csv", "dataset.target=y", *held_out, "l2=0", "optimizer=lbfgs")
 
 
-def test_an_exact_optimizer_is_told_before_that_there_is_no_optimum_and_ends_early(
+def test_an_exact_optimizer_is_warned_that_there_is_no_optimum_and_ends_early(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = no_finite_optimum(tmp_path)
@@ -715,7 +715,7 @@ def test_an_exact_optimizer_is_told_before_that_there_is_no_optimum_and_ends_ear
     assert err.splitlines()[0].endswith("; the fit ends after at most 50 passes")
     assert run.summary["epochs"] == 50
     assert run.summary["optimality"]["separation"].startswith(
-        "no finite optimum: 'd' tells some rows of 'true' from 'false'"
+        "no finite optimum: 'd' separates 'true' from 'false' in some rows (quasi-complete separation)"
     )
     # One that was broken off ends where it would have ended; one that had ended goes on.
     train(tmp_path, *typed, "max_epochs=20")
@@ -723,19 +723,19 @@ def test_an_exact_optimizer_is_told_before_that_there_is_no_optimum_and_ends_ear
     assert 50 < train(tmp_path, "ckpt_path=latest").summary["epochs"] <= 100
 
 
-def test_a_first_order_optimizer_is_told_before_and_keeps_its_epochs(
+def test_a_first_order_optimizer_is_warned_and_keeps_its_epochs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = no_finite_optimum(tmp_path)
     run = train(tmp_path, *typed, "optimizer=sgd", "max_epochs=60")
     err = capsys.readouterr().err
-    assert err.startswith("table: no finite optimum: 'd' tells some rows of 'true' from 'false' without an error")
+    assert err.startswith("table: no finite optimum: 'd' separates 'true' from 'false' in some rows")
     assert "ends after" not in err.splitlines()[0]
     assert run.summary["epochs"] == 60
     polished = train(tmp_path, *typed, "optimizer=sgd", "max_epochs=3", "polish=true")
     assert 3 < polished.summary["epochs"] <= 53
     capsys.readouterr()
-    students = train(tmp_path, "max_epochs=20")  # three of them, whom chance tells apart: the report is soon enough
+    students = train(tmp_path, "max_epochs=20")  # three of them, whom chance separates: the report is soon enough
     assert "no finite optimum" not in capsys.readouterr().err
     assert students.summary["optimality"]["separation"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from logreg.errors import LogregError
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.fit import EXACT, Fit, choose, fit, problem_of
+from logreg.solvers.fit import EXACT, Fit, choose_optimizer, fit, problem_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
@@ -508,13 +508,14 @@ def test_rows_in_another_order_in_a_later_pass_are_noticed() -> None:
     memory = MemoryRows(problem.features, problem.labels)
     orders = torch.Generator().manual_seed(0)
 
-    def shuffled(mixed: bool) -> list[Batch]:
-        order = torch.randperm(len(problem.labels), generator=orders)
-        return [Batch(problem.features[order], problem.labels[order], None)]
+    class Shuffled(MemoryRows):
+        def blocks(self) -> Iterator[Batch]:
+            order = torch.randperm(len(problem.labels), generator=orders)
+            yield Batch(problem.features[order], problem.labels[order], None)
 
     this = problem_of(memory, problem.objective)
     with pytest.raises(RuntimeError, match="do not shuffle"):
-        drive(EXACT["newton"](SolverState(this, this.zeros())), shuffled)
+        drive(EXACT["newton"](SolverState(this, this.zeros())), Shuffled(problem.features, problem.labels))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -546,14 +547,19 @@ def test_a_fit_leaves_the_rows_as_they_are(rows: int, features: int, classes: in
     ("rows", "features", "l1", "words"),
     [
         (5000, 10, 0.1, "a Hessian of 11 parameters is small [5,000 rows x 10 features]"),
-        (5000, 2000, 0.1, "on the features that l1 leaves [5,000 rows x 2,000 features]"),
-        (500, 2000, 0.0, "in 500 dimensions, since the rows span all that matters"),
+        (
+            5000,
+            2000,
+            0.1,
+            "on working sets of features, since l1 holds most coefficients at 0 [5,000 rows x 2,000 features]",
+        ),
+        (500, 2000, 0.0, "in 500 dimensions, since the optimal coefficients lie in the span of the rows"),
         (5000, 2000, 0.0, "with conjugate gradients, since 2,001 parameters are many"),
     ],
 )
-def test_how_a_problem_is_solved_is_said(rows: int, features: int, l1: float, words: str) -> None:
+def test_the_chosen_optimizer_comes_with_the_reason(rows: int, features: int, l1: float, words: str) -> None:
     zeros = torch.zeros(features, dtype=torch.float64)
     problem = Problem(Objective("bce", l2=0.1, l1=l1), rows, rows, 1, Coordinates(zeros, zeros + 1))
-    name, why = choose(problem)
+    name, why = choose_optimizer(problem)
     assert name == "newton"
     assert words in why

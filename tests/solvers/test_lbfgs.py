@@ -1,3 +1,5 @@
+"""L-BFGS: its line search, its optimum against SciPy and scikit-learn, and what ends it."""
+
 from __future__ import annotations
 
 import math
@@ -16,18 +18,25 @@ from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import Fit, bound_of, fit, problem_of
-from logreg.solvers.lbfgs import Trial, decreases, expected_gap, lbfgs, next_length, satisfies_wolfe
-from logreg.solvers.passes.base import Pass, gather
+from logreg.solvers.lbfgs import (
+    LineSearchPoint,
+    expected_gap,
+    lbfgs,
+    next_length,
+    satisfies_armijo,
+    satisfies_wolfe,
+)
+from logreg.solvers.passes.base import Pass, run_pass
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.state import SolverState
 
 
 def solve(features: Tensor, labels: Tensor, objective: Objective, **settings: object) -> Fit:
-    return fit(features, labels, objective, optimizer="lbfgs", **settings)  # type: ignore[arg-type]  # handed on as they came
+    return fit(features, labels, objective, optimizer="lbfgs", **settings)  # type: ignore[arg-type]  # passed on unchanged
 
 
 def table(rows: int, features: int, outputs: int, draw: torch.Generator, scales: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Features whose sizes go from 1/scales to scales, and labels that they tell something about."""
+    """Features whose sizes go from 1/scales to scales, and labels that depend on them."""
     x = torch.randn(rows, features, generator=draw, dtype=torch.float64)
     slopes = torch.randn(features, max(outputs, 2), generator=draw, dtype=torch.float64)
     noise = torch.rand(rows, max(outputs, 2), generator=draw, dtype=torch.float64).log().neg().log()
@@ -54,15 +63,15 @@ def by_scipy(features: Tensor, labels: Tensor, objective: Objective, outputs: in
     )
 
 
-# the line search
+# The line search
 
 
-def searched(function: Callable[[float], tuple[float, float]], most: int = 12) -> list[Trial]:
+def searched(function: Callable[[float], tuple[float, float]], most: int = 12) -> list[LineSearchPoint]:
     """The trials of a search along a line, from 0 with a first length of 1."""
     value, slope = function(0.0)
-    trials, length = [Trial(0.0, value, slope, 0.0)], 1.0
+    trials, length = [LineSearchPoint(0.0, value, slope, 0.0)], 1.0
     for _ in range(most):
-        trials.append(Trial(length, *function(length), length * slope))
+        trials.append(LineSearchPoint(length, *function(length), length * slope))
         if satisfies_wolfe(trials[0], trials[-1]):
             break
         length = next_length(trials)
@@ -80,7 +89,7 @@ def searched(function: Callable[[float], tuple[float, float]], most: int = 12) -
     ],
     ids=["square", "fourth power", "cosh", "hyperbola"],
 )
-def test_a_search_along_a_convex_function_ends_at_the_wolfe_conditions(
+def test_a_search_along_a_convex_function_ends_where_the_wolfe_conditions_hold(
     curve: Callable[[float], tuple[float, float]], least: float
 ) -> None:
     def function(length: float) -> tuple[float, float]:
@@ -93,14 +102,14 @@ def test_a_search_along_a_convex_function_ends_at_the_wolfe_conditions(
     assert 0 < last.length < 2 * least  # beyond that a symmetric function is higher than where it began
 
 
-def test_a_search_takes_the_first_length_where_that_is_good_enough_and_three_for_a_parabola_otherwise() -> None:
+def test_a_search_takes_length_1_where_it_satisfies_wolfe_and_three_trials_for_a_parabola_otherwise() -> None:
     assert len(searched(lambda t: ((t - 1.3) ** 2, 2 * (t - 1.3)))) == 2
     trials = searched(lambda t: ((t - 0.01) ** 2, 2 * (t - 0.01)))
     assert len(trials) <= 4  # length 0, length 1, a tenth as the safeguard has it, and the minimum
     assert trials[-1].length == pytest.approx(0.01, rel=1e-6)
 
 
-def test_a_search_comes_back_from_where_f_cannot_be_computed() -> None:
+def test_a_search_returns_from_lengths_at_which_f_is_infinite() -> None:
     def function(length: float) -> tuple[float, float]:
         return (math.inf, math.inf) if length > 0.2 else ((length - 0.1) ** 2, 2 * (length - 0.1))
 
@@ -109,16 +118,16 @@ def test_a_search_comes_back_from_where_f_cannot_be_computed() -> None:
     assert last.length <= 0.2
 
 
-def test_values_that_err_are_believed_as_far_as_they_are_known() -> None:
-    first, trial = Trial(0.0, 1.0, -1e-9, 0.0), Trial(1.0, 1.0 + 1e-8, 0.0, -1e-9)
-    assert not decreases(first, trial)
-    assert decreases(first, trial, noise=3e-8)
+def test_armijos_condition_allows_for_the_error_of_the_values() -> None:
+    first, trial = LineSearchPoint(0.0, 1.0, -1e-9, 0.0), LineSearchPoint(1.0, 1.0 + 1e-8, 0.0, -1e-9)
+    assert not satisfies_armijo(first, trial)
+    assert satisfies_armijo(first, trial, noise=3e-8)
 
 
-# the optimum
+# The optimum
 
 
-def test_two_points_have_the_optimum_that_is_computed_by_hand() -> None:
+def test_two_rows_have_the_optimum_that_is_computed_by_hand() -> None:
     # By symmetry the intercept is 0, and the slope of log(1 + exp(-w)) + w^2 / 4 is 0: w = 2 sigmoid(-w).
     features, labels = torch.tensor([[-1.0], [1.0]], dtype=torch.float64), torch.tensor([0, 1])
     found = solve(features, labels, Objective("bce", l2=0.5), tolerance=1e-12)
@@ -128,7 +137,7 @@ def test_two_points_have_the_optimum_that_is_computed_by_hand() -> None:
     assert float(found.intercept) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_where_features_say_nothing_the_intercept_is_the_log_odds() -> None:
+def test_where_features_are_constant_the_intercept_is_the_log_odds() -> None:
     labels = torch.tensor([0, 0, 0, 1])
     found = solve(torch.full((4, 2), 3.0), labels, Objective("bce", l2=0.1), tolerance=1e-10)
     assert found.converged
@@ -153,7 +162,7 @@ def test_the_objective_is_that_of_scipy_within_the_bound(
 
 @pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
 @pytest.mark.parametrize("l2", [1e-1, 1e-4])
-def test_tables_in_source_units_end_where_newton_does(
+def test_tables_in_source_units_have_the_optimum_that_newton_finds(
     load: Callable[..., tuple[np.ndarray, np.ndarray]], l2: float
 ) -> None:
     x, y = load(return_X_y=True)
@@ -165,7 +174,7 @@ def test_tables_in_source_units_end_where_newton_does(
 
 
 @pytest.mark.parametrize("scales", [1.0, 1e3])
-def test_scales_of_features_cost_few_passes(scales: float, draw: torch.Generator) -> None:
+def test_features_of_very_different_scales_take_at_most_30_passes(scales: float, draw: torch.Generator) -> None:
     features, labels = table(1000, 20, 1, draw, scales)
     found = solve(features.float(), labels, Objective("bce", l2=1e-6))
     assert found.converged
@@ -180,14 +189,14 @@ def test_more_features_than_rows(draw: torch.Generator) -> None:
     torch.testing.assert_close(ours.coef, newtons.coef, atol=1e-3, rtol=1e-3)
 
 
-def test_many_outputs_take_steps_along_their_matrices_or_diagonals_alike(
+def test_block_and_diagonal_preconditioners_lead_to_the_same_optimum(
     draw: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features, labels = table(400, 10, 4, draw)
     objective = Objective("cross_entropy", l2=1e-3)
     values = []
-    for widest in (2048, 0):
-        monkeypatch.setattr("logreg.solvers.preconditioner.WIDEST", widest)
+    for max_features in (2048, 0):
+        monkeypatch.setattr("logreg.solvers.preconditioner.MAX_BLOCK_FEATURES", max_features)
         found = solve(features, labels, objective, tolerance=1e-9)
         assert found.converged
         values.append(found.bound.value)
@@ -199,7 +208,7 @@ def test_many_outputs_take_steps_along_their_matrices_or_diagonals_alike(
 
 @pytest.mark.parametrize("l2", [0.0, 0.05])
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_l1_leaves_the_zeros_of_scikit_learn_and_they_are_exact(l2: float, outputs: int, draw: torch.Generator) -> None:
+def test_l1_gives_exact_zeros_where_scikit_learn_has_them(l2: float, outputs: int, draw: torch.Generator) -> None:
     features, labels = table(150, 8, outputs, draw)
     features, l1 = features - features.mean(0), 0.03
     loss: str = "bce" if outputs == 1 else "cross_entropy"
@@ -215,7 +224,7 @@ def test_l1_leaves_the_zeros_of_scikit_learn_and_they_are_exact(l2: float, outpu
     np.testing.assert_allclose(found.coef, theirs.coef_, atol=1e-4)  # saga ends where its steps get small
 
 
-def test_l1_beyond_what_any_feature_is_worth_leaves_the_intercept_alone(draw: torch.Generator) -> None:
+def test_l1_above_the_largest_slope_at_zero_leaves_the_intercept_alone(draw: torch.Generator) -> None:
     features, labels = table(100, 5, 1, draw)
     rate = float(labels.double().mean())
     largest = float((features.T @ (rate - labels.double())).abs().max()) / 100
@@ -226,13 +235,13 @@ def test_l1_beyond_what_any_feature_is_worth_leaves_the_intercept_alone(draw: to
     assert solve(features, labels, Objective("bce", l1=largest * 0.99)).coef.count_nonzero() == 1
 
 
-@pytest.mark.parametrize("widest", [2048, 0])
+@pytest.mark.parametrize("max_features", [2048, 0])
 def test_l1_over_more_features_than_rows_is_certified(
-    widest: int, draw: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    max_features: int, draw: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logreg.solvers.lbfgs.WIDEST", widest)
+    monkeypatch.setattr("logreg.solvers.lbfgs.MAX_BLOCK_FEATURES", max_features)
     features, labels = table(60, 200, 1, draw)
-    features[:, :3] = 2.0  # say nothing
+    features[:, :3] = 2.0  # constant columns
     found = solve(features.float(), labels, Objective("bce", l1=0.02))
     assert found.converged
     assert found.bound.rigorous
@@ -240,15 +249,15 @@ def test_l1_over_more_features_than_rows_is_certified(
     assert not found.coef[:, :3].any()
 
 
-# what ends it
+# Stopping
 
 
 @pytest.mark.parametrize(("l2", "l1"), [(0.01, 0.0), (0.01, 0.02), (0.0, 0.02)])
 @pytest.mark.parametrize("share", [0.0, 0.9, 0.999])
-def test_the_gap_that_is_expected_is_about_the_gap_that_is_certified(
+def test_the_expected_gap_is_about_the_certified_gap(
     share: float, l2: float, l1: float, draw: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logreg.solvers.bounds.SMALL", 0)  # by duality alone
+    monkeypatch.setattr("logreg.solvers.bounds.MAX_BOUND_HESSIAN_PARAMETERS", 0)  # by duality alone
     features, labels = table(200, 5, 1, draw)
     rows = MemoryRows(features, labels)
     objective = Objective("bce", l2=l2, l1=l1)
@@ -256,16 +265,16 @@ def test_the_gap_that_is_expected_is_about_the_gap_that_is_certified(
     found = solve(features, labels, objective, tolerance=1e-9)
     point = torch.cat([found.coef * share, found.intercept.unsqueeze(1)], dim=1)
     for _ in range(30):  # solves for the intercept alone
-        gather(rows, question := Evaluate(problem, problem.model, point, torch.float64))
-        point[:, -1] -= question.result().gradient[:, -1] / question.result().curvature[0]
-    gather(rows, question := Evaluate(problem, problem.model, point, torch.float64))
-    expected = expected_gap(SolverState(problem, point), question.result())
+        run_pass(rows, requested := Evaluate(problem, problem.model, point, torch.float64))
+        point[:, -1] -= requested.result().gradient[:, -1] / requested.result().curvature[0]
+    run_pass(rows, requested := Evaluate(problem, problem.model, point, torch.float64))
+    expected = expected_gap(SolverState(problem, point), requested.result())
     bound = bound_of(problem, point, rows)
     assert min(expected, bound.value) == pytest.approx(bound.gap, rel=0.3 if l2 == 0 else 1e-6)
 
 
 @pytest.mark.parametrize("objective", [Objective("bce", l2=1e-3), Objective("bce", l1=1e-2)])
-def test_too_few_passes_end_unconverged_and_say_so(objective: Objective, draw: torch.Generator) -> None:
+def test_too_few_passes_end_unconverged(objective: Objective, draw: torch.Generator) -> None:
     features, labels = table(300, 10, 1, draw)
     found = solve(features, labels, objective, max_passes=4, tolerance=1e-8)
     assert not found.converged
@@ -289,11 +298,13 @@ def test_a_tolerance_that_no_arithmetic_reaches_is_given_up(draw: torch.Generato
     assert found.bound.gap < 1e-12
 
 
-def test_float32_serves_far_away_and_float64_at_the_end(draw: torch.Generator) -> None:
+def test_passes_are_in_float32_at_first_and_in_float64_at_the_end(draw: torch.Generator) -> None:
     features, labels = table(500, 10, 1, draw)
-    asked: list[Pass[object]] = []
-    solve(features.float(), labels, Objective("bce", l2=1e-4), watch=lambda state, question: asked.append(question))
-    types = [question.dtype for question in asked if isinstance(question, Evaluate)]
+    requests: list[Pass[object]] = []
+    solve(
+        features.float(), labels, Objective("bce", l2=1e-4), watch=lambda state, requested: requests.append(requested)
+    )
+    types = [requested.dtype for requested in requests if isinstance(requested, Evaluate)]
     assert types[0] == torch.float32
     assert types[-1] == torch.float64
     assert types == sorted(types, key=str)  # it never goes back
@@ -313,21 +324,21 @@ def test_a_sum_takes_the_steps_of_the_mean(outputs: int, draw: torch.Generator) 
     assert total.bound.value == pytest.approx(256 * mean.bound.value, rel=1e-9)
 
 
-def test_a_separated_problem_ends_at_the_step_that_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked = []
+def test_a_separated_problem_ends_at_the_first_value_near_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated = []
 
     def counted(state: SolverState, now: Derivatives) -> float:
-        looked.append(now.value)
+        evaluated.append(now.value)
         return expected_gap(state, now)
 
     monkeypatch.setattr("logreg.solvers.lbfgs.expected_gap", counted)
     features = torch.linspace(-1, 1, 20, dtype=torch.float64).unsqueeze(1)
     found = solve(features, (features[:, 0] > 0).long(), Objective("bce"))
     assert not found.converged
-    assert len(looked) <= found.passes
+    assert len(evaluated) <= found.passes
 
 
-def test_it_goes_on_from_where_it_is_put(draw: torch.Generator) -> None:
+def test_it_starts_from_the_point_of_its_state(draw: torch.Generator) -> None:
     features, labels = table(300, 10, 1, draw)
     objective = Objective("bce", l2=1e-3)
     cold = solve(features, labels, objective, tolerance=1e-10)
@@ -335,8 +346,8 @@ def test_it_goes_on_from_where_it_is_put(draw: torch.Generator) -> None:
     problem = replace(problem_of(rows, objective), dtype=torch.float64)
     state = SolverState(problem, torch.cat([cold.coef, cold.intercept.unsqueeze(1)], dim=1))
     passes = 0
-    for question in lbfgs(state):
-        gather(rows, question)
+    for requested in lbfgs(state):
+        run_pass(rows, requested)
         passes += 1
     assert state.converged
     assert passes <= 4  # a sample, the objective and its certificate

@@ -18,7 +18,7 @@ from logreg.rows import MemoryRows
 from logreg.solvers import starting_point as start
 from logreg.solvers import working_sets
 from logreg.solvers.fit import EXACT, Fit, bound_of, fit, problem_of
-from logreg.solvers.minimum_norm import Triangle, settle
+from logreg.solvers.minimum_norm import TriangularFactor, move_to_minimum_norm
 from logreg.solvers.passes.base import drive
 from logreg.solvers.state import SolverState
 
@@ -167,7 +167,7 @@ def test_without_an_intercept_constant_columns_are_columns(optimizer: str) -> No
 
 
 @pytest.mark.parametrize("optimizer", EXACT)
-def test_rows_that_weigh_nothing_tie_no_columns_apart(optimizer: str) -> None:
+def test_rows_of_weight_0_do_not_make_columns_independent(optimizer: str) -> None:
     features, labels = labelled("a sum of columns", 2)
     weight = torch.ones(ROWS, dtype=torch.float64)
     weight[:5] = 0
@@ -179,7 +179,7 @@ def test_rows_that_weigh_nothing_tie_no_columns_apart(optimizer: str) -> None:
 
 @pytest.mark.parametrize("optimizer", EXACT)
 @pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("cross_entropy", 3)])
-def test_where_a_level_separates_the_others_stay_at_least_norm(loss: str, classes: int, optimizer: str) -> None:
+def test_where_a_level_separates_the_other_levels_have_the_least_norm(loss: str, classes: int, optimizer: str) -> None:
     features, labels = labelled("two categories", classes)
     known = features[:, 2] > 0
     labels[known] = 1
@@ -207,12 +207,12 @@ def kinds_of_passes(features: Tensor, labels: Tensor, objective: Objective) -> l
     return kinds
 
 
-def test_where_nothing_is_free_nothing_is_looked_for() -> None:
+def test_no_null_space_is_looked_for_where_the_hessian_is_positive_definite() -> None:
     features, labels = labelled("two categories", 2)
-    assert Triangle in kinds_of_passes(features, labels, Objective("bce"))
-    assert Triangle not in kinds_of_passes(features[:, [0, 2, 3, 4, 6, 7]], labels, Objective("bce"))
-    assert Triangle not in kinds_of_passes(features, labels, Objective("bce", l2=1e-6))
-    assert Triangle not in kinds_of_passes(features, labels, Objective("bce", l1=1e-3))
+    assert TriangularFactor in kinds_of_passes(features, labels, Objective("bce"))
+    assert TriangularFactor not in kinds_of_passes(features[:, [0, 2, 3, 4, 6, 7]], labels, Objective("bce"))
+    assert TriangularFactor not in kinds_of_passes(features, labels, Objective("bce", l2=1e-6))
+    assert TriangularFactor not in kinds_of_passes(features, labels, Objective("bce", l1=1e-3))
 
 
 # The classes of a softmax with l1
@@ -225,8 +225,8 @@ def test_classes_are_moved_to_where_l1_leaves_the_least_norm(
     classes: int, optimizer: str, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not held:
-        monkeypatch.setattr(start, "HELD", 40)
-        monkeypatch.setattr(working_sets, "HELD", 40)
+        monkeypatch.setattr(start, "MAX_HELD_HESSIAN_PARAMETERS", 40)
+        monkeypatch.setattr(working_sets, "MAX_HELD_HESSIAN_PARAMETERS", 40)
     draw = np.random.default_rng(classes)
     x = draw.normal(size=(300, 20))
     y = (x[:, :5] @ draw.normal(size=(5, classes)) + draw.gumbel(size=(300, classes))).argmax(1)
@@ -277,7 +277,7 @@ def test_the_bound_of_a_point_that_was_moved_is_its_own() -> None:
     state = SolverState(problem, torch.tensor([[0.5, 0.2, -0.3, 0.1]], dtype=torch.float64))
     before = bound_of(problem, state.point, memory)
     state.best, state.bound = state.point, before._replace(gap=0.0)  # better than any that is true
-    drive(settle(state), memory)
+    drive(move_to_minimum_norm(state), memory)
     torch.testing.assert_close(state.solution, torch.tensor([[0.1, 0.2, 0.1, 0.1]], dtype=torch.float64))
     assert state.bound is not None
     assert state.bound.gap == pytest.approx(before.gap, rel=1e-9)
@@ -293,5 +293,5 @@ def test_independent_outputs_with_a_penalty_stay_where_they_are_without_a_pass(
     problem = problem_of(memory, Objective("bce", l2=l2, l1=l1), classes)
     state = SolverState(problem, torch.randn(problem.num_outputs, 4, generator=draw, dtype=torch.float64))
     before = state.solution
-    assert list(settle(state)) == []
+    assert list(move_to_minimum_norm(state)) == []
     assert torch.equal(state.solution, before)

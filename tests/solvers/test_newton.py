@@ -1,4 +1,4 @@
-"""Newton's method where it is hard: l1 with columns that depend on each other, and numbers of any size."""
+"""Newton's method on hard problems: l1 with linearly dependent columns, features of any size, wrong derivatives."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch import Tensor
 from logreg.errors import DivergedError, LogregError
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers.dual.span import root_of
+from logreg.solvers.dual.span import cholesky_with_ridge
 from logreg.solvers.fit import EXACT, fit, problem_of
 from logreg.solvers.l1_steps import minimize_with_l1
 from logreg.solvers.newton import newton
-from logreg.solvers.newton_steps import RIDGE, factored
-from logreg.solvers.passes.base import gather
+from logreg.solvers.newton_steps import FIRST_RIDGE, factor_hessian
+from logreg.solvers.passes.base import run_pass
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.state import SolverState
 from reference import Reference
@@ -86,7 +86,7 @@ def test_the_objective_with_l1_is_that_of_scikit_learn(table: Any) -> None:
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("offset", [1e2, 1e4, 3e4])
 def test_columns_far_from_zero_without_an_intercept_and_with_l1_are_certified(offset: float, classes: int) -> None:
-    # Their differences have a curvature of 1 / offset^2 beside that of what they share.
+    # The curvature along differences of columns is 1 / offset^2 of that along their sum.
     draw = np.random.default_rng(0)
     x = draw.standard_normal((100, 8))
     y = draw.integers(0, classes, 100)
@@ -99,7 +99,7 @@ def test_columns_far_from_zero_without_an_intercept_and_with_l1_are_certified(of
     assert found.passes <= 40
 
 
-def test_columns_that_float64_hardly_tells_apart_end_soon() -> None:
+def test_columns_that_are_nearly_equal_in_float64_end_within_200_passes() -> None:
     draw = np.random.default_rng(0)
     x = draw.standard_normal((200, 12))
     y = (x @ draw.standard_normal(12) + draw.logistic(size=200) > 0).astype(int)
@@ -112,7 +112,7 @@ def test_columns_that_float64_hardly_tells_apart_end_soon() -> None:
     assert free.bound.value - free.bound.gap <= found.bound.value
 
 
-def test_a_step_with_l1_takes_few_factorizations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newton_step_with_l1_takes_at_most_20_factorizations(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = one_hot(2)
     number, cholesky = [0], torch.linalg.cholesky_ex
 
@@ -125,8 +125,8 @@ def test_a_step_with_l1_takes_few_factorizations(monkeypatch: pytest.MonkeyPatch
     assert number[0] <= 20 * found.passes
 
 
-def test_the_minimum_of_a_quadratic_model_with_l1_is_that_of_its_conditions() -> None:
-    # Ten coordinates that depend on each other, in all signs: the smallest subgradient at the minimum is 0.
+def test_the_minimum_of_a_quadratic_model_with_l1_satisfies_its_optimality_conditions() -> None:
+    # Ten linearly dependent columns, with coefficients of both signs: the smallest subgradient at the minimum is 0.
     draw = torch.Generator().manual_seed(0)
     rows = torch.randn(30, 10, generator=draw, dtype=torch.float64)
     rows[:, 9] = rows[:, 0] - rows[:, 1]
@@ -139,7 +139,7 @@ def test_the_minimum_of_a_quadratic_model_with_l1_is_that_of_its_conditions() ->
     gradient = torch.randn(1, 10, generator=draw, dtype=torch.float64).repeat(1, 2)
     gradient = torch.cat([gradient @ matrix[0, :20, :20], torch.ones(1, 1, dtype=torch.float64)], dim=1)
     start = torch.randn(1, 21, generator=draw, dtype=torch.float64)
-    v, gain = minimize_with_l1(problem, problem.model, matrix, gradient, start, 1e-16)
+    v, decrease = minimize_with_l1(problem, problem.model, matrix, gradient, start, 1e-16)
     slope = gradient[0] + matrix[0] @ (v - start)[0]
     held = v[0, :20] == 0
     assert float((slope[:20] + 0.1 * v[0, :20].sign())[~held].abs().max()) < 1e-9
@@ -147,18 +147,18 @@ def test_the_minimum_of_a_quadratic_model_with_l1_is_that_of_its_conditions() ->
     assert abs(float(slope[20])) < 1e-9
     move = (v - start)[0]
     before, after = (0.1 * float(at[0, :20].abs().sum()) for at in (start, v))
-    assert gain == pytest.approx(before - after - float(gradient[0] @ move + move @ matrix[0] @ move / 2), rel=1e-9)
+    assert decrease == pytest.approx(before - after - float(gradient[0] @ move + move @ matrix[0] @ move / 2), rel=1e-9)
 
 
 @pytest.mark.parametrize("l2", [0.0, 1e-3])
-def test_the_gap_that_is_seen_on_the_way_is_never_more_than_the_objective(l2: float) -> None:
+def test_the_estimated_gap_never_exceeds_the_objective(l2: float) -> None:
     draw = torch.Generator().manual_seed(6)
     features = torch.randn(100, 3, generator=draw, dtype=torch.float64)
     memory = MemoryRows(features, torch.randint(2, (100,), generator=draw))
     problem = problem_of(memory, Objective("bce", l2=l2))
     state, seen = SolverState(problem, torch.tensor([[3.0, -2.0, 1.0, 1.0]]).double()), []
-    for question in newton(state):
-        gather(memory, question)
+    for requested in newton(state):
+        run_pass(memory, requested)
         if math.isfinite(state.value):
             seen.append(state.gap / state.value)
     assert state.converged
@@ -168,35 +168,37 @@ def test_the_gap_that_is_seen_on_the_way_is_never_more_than_the_objective(l2: fl
 
 
 @pytest.mark.parametrize("start", [4.0, 8.0])
-def test_a_step_that_leads_too_far_is_shortened(start: float) -> None:
+def test_a_step_that_increases_f_is_shortened(start: float) -> None:
     # Three of four rows agree with the sign of their feature: the optimum is the log-odds, log 3.
     features, labels = torch.tensor([[1.0], [-1.0]] * 4).double(), torch.tensor([1, 0, 1, 0, 1, 0, 0, 1])
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, Objective("bce"))
     state = SolverState(problem, torch.tensor([[start, 0.0]]).double(), tolerance=1e-12)
     values = []
-    for question in newton(state):
-        gather(memory, question)
-        if isinstance(question, Evaluate):
-            values.append(question.result().value)
+    for requested in newton(state):
+        run_pass(memory, requested)
+        if isinstance(requested, Evaluate):
+            values.append(requested.result().value)
     assert max(values[1:]) > values[0]  # the first step overshoots
     assert state.converged
     torch.testing.assert_close(state.solution, torch.tensor([[math.log(3), 0.0]]).double(), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("wrong", ["value", "curvature"])
-def test_what_float32_tells_wrongly_is_asked_again_in_float64(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_values_and_hessians_of_float32_are_computed_again_in_float64(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = Evaluate.result
 
-    def lying(question: Evaluate) -> Derivatives:
-        told = result(question)
-        if wrong == "value" and question.dtype == torch.float32:
-            told = told._replace(value=told.value * 0.999)
-        elif wrong == "curvature" and question._wants == torch.float32 and told.hessian is not None:
-            told = told._replace(hessian=told.hessian * 1e-14)
-        return told
+    def perturbed(requested: Evaluate) -> Derivatives:
+        found = result(requested)
+        if wrong == "value" and requested.dtype == torch.float32:
+            found = found._replace(value=found.value * 0.999)
+        elif wrong == "curvature" and requested._wants == torch.float32 and found.hessian is not None:
+            found = found._replace(hessian=found.hessian * 1e-14)
+        return found
 
-    monkeypatch.setattr(Evaluate, "result", lying)
+    monkeypatch.setattr(Evaluate, "result", perturbed)
     draw = torch.Generator().manual_seed(8)
     features = torch.randn(100, 3, generator=draw)
     labels = torch.randint(2, (100,), generator=draw)
@@ -207,7 +209,7 @@ def test_what_float32_tells_wrongly_is_asked_again_in_float64(wrong: str, monkey
 
 
 def test_a_fit_without_a_penalty_ends_a_step_nearer_than_its_tolerance() -> None:
-    # The errors of coefficients go with the root of the gap: 1e-3 of the usual gap is aimed at.
+    # The error of coefficients goes with the square root of the gap, so a fit without a penalty ends at a smaller gap.
     for seed in range(20):
         draw = torch.Generator().manual_seed(seed)
         features = torch.randn(200, 2, generator=draw, dtype=torch.float64)
@@ -229,12 +231,12 @@ def test_lbfgs_ends_where_all_coefficients_are_zero() -> None:
             assert found.bound.value == pytest.approx(least, rel=1e-6)
 
 
-# Loops end
+# Every loop ends
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-46, 1e19, 1e30, 1e150])
 @pytest.mark.parametrize("optimizer", EXACT)
-def test_numbers_of_any_size_come_to_an_end(size: float, optimizer: str) -> None:
+def test_features_of_any_size_end_with_finite_coefficients(size: float, optimizer: str) -> None:
     draw = torch.Generator().manual_seed(0)
     features = size * torch.randn(100, 2, generator=draw, dtype=torch.float64)
     labels = torch.arange(100) % 2
@@ -248,7 +250,7 @@ def test_numbers_of_any_size_come_to_an_end(size: float, optimizer: str) -> None
                 assert found.bound.value <= math.log(2) * (1 + 1e-9)
 
 
-def test_numbers_of_64_bits_come_to_an_end() -> None:
+def test_features_that_are_64_bit_integers_end_within_1000_passes() -> None:
     draw = np.random.default_rng(0)
     hashes = torch.from_numpy(draw.integers(-(2**63), 2**63 - 1, (200, 1)).astype(np.float64))
     for optimizer in EXACT:
@@ -260,23 +262,23 @@ def test_numbers_of_64_bits_come_to_an_end() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_matrix_that_is_not_finite_is_said_to_be_so(bad: float) -> None:
+def test_a_hessian_that_is_not_finite_raises_an_error_that_says_so(bad: float) -> None:
     problem = problem_of(MemoryRows(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])), Objective("bce"))
     matrix = torch.eye(3, dtype=torch.float64)
     matrix[0, 0] = bad
     with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
-        factored(problem, matrix.unsqueeze(0))
+        factor_hessian(problem, matrix.unsqueeze(0))
     with pytest.raises(DivergedError, match=r"not finite.*precision=64"):
-        root_of(matrix)
+        cholesky_with_ridge(matrix)
 
 
-def test_a_matrix_that_is_indefinite_is_factored_with_a_larger_ridge() -> None:
+def test_an_indefinite_hessian_is_factored_with_a_larger_ridge() -> None:
     problem = problem_of(MemoryRows(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])), Objective("bce", l2=1.0))
     matrix = torch.tensor([[1.0, 1.5, 0.0], [1.5, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-    found = factored(problem, matrix.unsqueeze(0))
-    assert found.ridge > RIDGE
-    assert bool(found.roots.isfinite().all())
-    assert bool(root_of(matrix.clone()).isfinite().all())
+    found = factor_hessian(problem, matrix.unsqueeze(0))
+    assert found.ridge > FIRST_RIDGE
+    assert bool(found.factors.isfinite().all())
+    assert bool(cholesky_with_ridge(matrix.clone()).isfinite().all())
 
 
 def test_the_benchmark_of_l1_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -289,7 +291,7 @@ def test_the_benchmark_of_l1_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 @pytest.mark.parametrize(("offset", "powers"), [(5, 5), (20, 5), (100, 3)])
 def test_l1_of_columns_that_are_nearly_alike_is_solved_in_float32(offset: float, powers: int) -> None:
-    # Of a year, its square and its cube the Hessian in float32 is not convex: the model saw no way down from 0.
+    # Of a year, its square and its cube the Hessian in float32 is not convex: its model predicted no decrease from 0.
     draw = np.random.default_rng(11)
     z = draw.normal(size=300)
     labels = torch.from_numpy((draw.random(300) < 1 / (1 + np.exp(-z))).astype(np.int64))

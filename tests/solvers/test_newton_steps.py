@@ -1,4 +1,4 @@
-"""Newton's steps: what conjugate gradients, quadratic models with l1 and a softmax's gauge give."""
+"""Newton steps: by conjugate gradients, by Cholesky factors, by a pseudo-inverse; centered points of a softmax."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.conjugate_gradients import conjugate_gradients
 from logreg.solvers.fit import problem_of
-from logreg.solvers.newton_steps import factored, newton_step_pinv
+from logreg.solvers.newton_steps import factor_hessian, newton_step_pinv
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.preconditioner import centered
@@ -34,7 +34,9 @@ def test_conjugate_gradients_solve_with_the_hessian() -> None:
     found = drive(conjugate_gradients(problem, problem.model, point, now.gradient, lambda r: r, 1e-13, 100), memory)
     residual = now.gradient - torch.einsum("kij,kj->ki", now.hessian, found.step)
     assert float((found.directions @ residual.flatten()).abs().max()) < 1e-12  # the best step within their span
-    assert found.gain == pytest.approx(float((found.step * (now.gradient + residual)).sum()) / 2, rel=1e-9)
+    assert found.predicted_decrease == pytest.approx(
+        float((found.step * (now.gradient + residual)).sum()) / 2, rel=1e-9
+    )
     directions = found.directions.view(-1, 3, 4)
     assert len(directions) > 1
     products = torch.einsum("kij,mkj->mki", now.hessian, directions).flatten(1)
@@ -42,16 +44,16 @@ def test_conjugate_gradients_solve_with_the_hessian() -> None:
     torch.testing.assert_close(found.directions @ found.products.T, torch.eye(len(directions)).double())
 
 
-def test_without_a_slope_conjugate_gradients_go_nowhere() -> None:
+def test_conjugate_gradients_return_a_step_of_zero_where_the_gradient_is_zero() -> None:
     problem, memory, point = stated(Objective("cross_entropy", l2=0.1))
     found = drive(conjugate_gradients(problem, problem.model, point, problem.zeros(), lambda r: r, 0.1, 9), memory)
     assert not found.step.any()
-    assert found.gain == 0
+    assert found.predicted_decrease == 0
     assert found.directions.shape == found.products.shape == (0, 12)
 
 
 @pytest.mark.parametrize("l1", [0.0, 0.1])
-def test_outputs_are_centred_as_far_as_the_penalty_allows(l1: float) -> None:
+def test_outputs_of_a_softmax_are_centered_as_far_as_the_penalty_allows(l1: float) -> None:
     problem, memory, point = stated(Objective("cross_entropy", l1=l1))
     found = centered(problem, point)
     before, after = (memory.features @ one[:, :-1].T + one[:, -1] for one in (point, found))
@@ -63,20 +65,20 @@ def test_outputs_are_centred_as_far_as_the_penalty_allows(l1: float) -> None:
         assert float(found.sum(0).abs().max()) < 1e-14
 
 
-def test_a_step_goes_nowhere_along_a_direction_without_curvature() -> None:
+def test_a_step_by_the_pseudo_inverse_has_no_part_along_a_direction_without_curvature() -> None:
     hessian = torch.diag(torch.tensor([2.0, 1e-20, 8.0])).double()
-    step, gain = newton_step_pinv(hessian + 0, torch.tensor([1.0, 0.0, 2.0]).double(), 1e-13)
+    step, decrease = newton_step_pinv(hessian + 0, torch.tensor([1.0, 0.0, 2.0]).double(), 1e-13)
     torch.testing.assert_close(step, torch.tensor([0.5, 0.0, 0.25]).double())
-    assert gain == pytest.approx(0.5)
+    assert decrease == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-def test_the_weakest_pivot_is_what_a_column_has_beyond_those_before_it(intercept: bool) -> None:
+def test_the_smallest_pivot_is_what_no_earlier_column_explains_of_a_column(intercept: bool) -> None:
     problem, _, _ = stated(Objective("bce", l2=0.1))
     problem = replace(problem, num_outputs=1, intercept=intercept)
     hessian = torch.diag(torch.tensor([4.0, 1.0, 9.0, float(intercept)])).double()
     hessian[1, 2] = hessian[2, 1] = 3 * 0.9  # a correlation of 0.9
-    direct = factored(problem, hessian.unsqueeze(0))
-    assert direct.weakest == pytest.approx(1 - 0.9**2, rel=1e-9)
+    factored_hessian = factor_hessian(problem, hessian.unsqueeze(0))
+    assert factored_hessian.smallest_pivot == pytest.approx(1 - 0.9**2, rel=1e-9)
     gradient = torch.tensor([[1.0, 2.0, 3.0, 0.0]]).double()
-    torch.testing.assert_close(hessian @ direct.step(gradient)[0], gradient[0], rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(hessian @ factored_hessian.step(gradient)[0], gradient[0], rtol=1e-9, atol=1e-10)

@@ -1,3 +1,5 @@
+"""Subspace descent: the limited-memory inverse, its passes and its steps."""
+
 from __future__ import annotations
 
 import math
@@ -5,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice, pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,17 +19,17 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers import subspace_descent as descent
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.kernels import _onednn, affine, sum_over_rows
 from logreg.solvers.newton import newton
-from logreg.solvers.passes.base import Pass, PassRequests, drive, gather, request
+from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
 from logreg.solvers.passes.hessian import SampledCurvature
 from logreg.solvers.path import fit_path
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.quasi_newton import PAIRS, PAIRS_LITTLE, LimitedMemoryInverse
+from logreg.solvers.quasi_newton import MAX_STORED_PAIRS, SMALL_PAIRS_NUMEL, LimitedMemoryInverse
 from logreg.solvers.starting_point import start
-from logreg.solvers.state import SolverState, by_slope
-from logreg.solvers.subspace_descent import Along, Follow, Trails, descend, descends
+from logreg.solvers.state import SolverState, gap_from_gradient
+from logreg.solvers.subspace_descent import EvaluateAfterStep, LogitsCache, SubspaceHessian, descend, uses_descent
+from reference import correlated_rows
 
 KINDS = {
     "softmax": (4, Objective("cross_entropy", l2=0.02)),
@@ -39,21 +40,10 @@ KINDS = {
 }
 
 
-def drawn(rows: int, features: int, classes: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Correlated features, and labels that they tell something about."""
-    draw = torch.Generator().manual_seed(rows + features)
-    x = torch.randn(rows, features, generator=draw) + 2 * torch.randn(rows, 3, generator=draw) @ torch.randn(
-        3, features, generator=draw
-    )
-    slopes = torch.randn(features, classes, generator=draw) / math.sqrt(features)
-    noise = -(-torch.rand(rows, classes, generator=draw).log()).log()
-    return x.to(dtype), (x @ slopes + noise).argmax(1)
-
-
 def stated(kind: str, rows: int = 90, weighted: bool = False) -> tuple[Problem, MemoryRows]:
     """A problem of one kind in float64, in three blocks."""
     classes, objective = KINDS[kind]
-    features, labels = drawn(rows, 5, classes, torch.float64)
+    features, labels = correlated_rows(rows, 5, classes, torch.float64)
     memory = MemoryRows(features, labels, torch.arange(rows).double() % 3 if weighted else None)
     memory.block_rows = rows // 3 + 1
     return problem_of(memory, objective, classes), memory
@@ -67,8 +57,8 @@ def objective_at(problem: Problem, memory: MemoryRows, point: Tensor) -> Tensor:
 
 
 def large(classes: int = 8, features: int = 140, rows: int = 6000) -> tuple[Tensor, Tensor, Objective]:
-    """A problem that is too large for a held Hessian and has rows enough to descend on."""
-    return *drawn(rows, features, classes), Objective("cross_entropy", l2=1e-3)
+    """A problem that is too large for a factored Hessian and has enough rows for subspace descent."""
+    return *correlated_rows(rows, features, classes), Objective("cross_entropy", l2=1e-3)
 
 
 def watched(
@@ -78,51 +68,51 @@ def watched(
     state = SolverState(problem, problem.zeros() if point is None else point, tolerance=1e-6)
     drive(start(state, newton), memory)
     kinds, values = [], []
-    for question in descend(state):
-        gather(memory, question)
-        kinds.append(type(question).__name__)
+    for requested in descend(state):
+        run_pass(memory, requested)
+        kinds.append(type(requested).__name__)
         values.append(state.value)
     return state, kinds, values
 
 
-# What moves teach
+# The limited-memory inverse
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_learned_takes_each_move_for_what_it_did_to_the_gradient(kind: str) -> None:
+def test_the_inverse_maps_the_last_change_of_the_gradient_to_its_step(kind: str) -> None:
     problem, memory = stated(kind)
     draw = torch.Generator().manual_seed(5)
-    point, *moves = torch.randn(4, problem.num_outputs, 6, generator=draw, dtype=torch.float64) / 5
+    point, *steps = torch.randn(4, problem.num_outputs, 6, generator=draw, dtype=torch.float64) / 5
     first, more = problem.penalties(problem.model)[0], torch.full((6,), 0.7, dtype=torch.float64)
-    learned = LimitedMemoryInverse(lambda gradient: gradient, problem, first)
-    for move in moves:
+    inverse = LimitedMemoryInverse(lambda gradient: gradient, problem, first)
+    for step in steps:
         before = drive(request(Evaluate(problem, problem.model, point)), memory).gradient
-        point = point + move
+        point = point + step
         change = drive(request(Evaluate(problem, problem.model, point)), memory).gradient - before
-        learned.learn(move, change)
-    torch.testing.assert_close(learned(change), move, rtol=1e-10, atol=1e-12)
-    symmetric = torch.stack([learned(row.view_as(point)).flatten() for row in torch.eye(point.numel()).double()])
+        inverse.update(step, change)
+    torch.testing.assert_close(inverse(change), step, rtol=1e-10, atol=1e-12)
+    symmetric = torch.stack([inverse(row.view_as(point)).flatten() for row in torch.eye(point.numel()).double()])
     torch.testing.assert_close(symmetric, symmetric.T, rtol=1e-9, atol=1e-10)
     assert bool((torch.linalg.eigvalsh(symmetric) > 0).all())
-    learned.under(first + more)  # the loss changed as it did, and so did the gradient of the penalty
-    torch.testing.assert_close(learned(change + more * move), move, rtol=1e-10, atol=1e-12)
-    assert len(learned) == 3
-    learned.learn(move, -change)  # a move that met no curvature teaches nothing
-    assert len(learned) == 3
+    inverse.change_l2(first + more)  # the same change of the loss's gradient, and that of the new penalty
+    torch.testing.assert_close(inverse(change + more * step), step, rtol=1e-10, atol=1e-12)
+    assert len(inverse) == 3
+    inverse.update(step, -change)  # a step that met no curvature is not stored
+    assert len(inverse) == 3
 
 
-def test_what_is_remembered_is_a_fraction_of_the_data() -> None:
+def test_stored_pairs_take_a_fraction_of_the_data() -> None:
     features, labels, objective = large()
     problem = problem_of(MemoryRows(features, labels), objective, 8)
-    learned = LimitedMemoryInverse(lambda gradient: gradient, problem, problem.penalties(problem.model)[0])
+    inverse = LimitedMemoryInverse(lambda gradient: gradient, problem, problem.penalties(problem.model)[0])
     draw = torch.Generator().manual_seed(6)
-    for _ in range(PAIRS + 5):
-        move = torch.randn(8, 141, generator=draw, dtype=torch.float64)
-        learned.learn(move, move)
-    assert len(learned) == PAIRS
+    for _ in range(MAX_STORED_PAIRS + 5):
+        step = torch.randn(8, 141, generator=draw, dtype=torch.float64)
+        inverse.update(step, step)
+    assert len(inverse) == MAX_STORED_PAIRS
     many = replace(problem, model=Coordinates(*torch.ones(2, 9000, dtype=torch.float64)), rows=20)
-    assert LimitedMemoryInverse(lambda gradient: gradient, many, torch.zeros(9001)).most == int(
-        PAIRS_LITTLE / 2 / many.num_parameters
+    assert LimitedMemoryInverse(lambda gradient: gradient, many, torch.zeros(9001)).max_pairs == int(
+        SMALL_PAIRS_NUMEL / 2 / many.num_parameters
     )
 
 
@@ -135,25 +125,25 @@ def test_an_intercept_alone_costs_half_its_newton_decrement() -> None:
     state.coordinates = Coordinates(
         state.coordinates.center, state.coordinates.scale * 1e-100
     )  # no coefficient turns with it
-    found = by_slope(state, slope, torch.tensor([[0.2]], dtype=torch.float64))
+    found = gap_from_gradient(state, slope, torch.tensor([[0.2]], dtype=torch.float64))
     assert found == pytest.approx(0.01**2 / 0.2 / 2 / 0.5, rel=1e-12)
 
 
-def test_a_descent_ends_where_f_is_flattest_though_it_is_lower_elsewhere() -> None:
+def test_descent_ends_at_the_point_of_least_gradient_not_of_least_f() -> None:
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, objective, 8)
     state = SolverState(problem, problem.zeros(), tolerance=1e-5)
     drive(start(state, newton), memory)
     slopes, ends = [], []
-    for question in descend(state):
-        gather(memory, question)
-        if isinstance(question, Follow) and math.isfinite(state.value):
-            now = question.result()
-            slopes.append(by_slope(state, now.gradient, now.curvature))
-        elif isinstance(question, Evaluate):
-            now = question.result()
-            ends.append(by_slope(state, now.gradient, now.curvature))
+    for requested in descend(state):
+        run_pass(memory, requested)
+        if isinstance(requested, EvaluateAfterStep) and math.isfinite(state.value):
+            now = requested.result()
+            slopes.append(gap_from_gradient(state, now.gradient, now.curvature))
+        elif isinstance(requested, Evaluate):
+            now = requested.result()
+            ends.append(gap_from_gradient(state, now.gradient, now.curvature))
     assert state.converged
     assert ends[-1] <= 1e-5
     assert ends[-1] < slopes[-1] / 2
@@ -170,22 +160,22 @@ def drive_to_optimum(problem: Problem, memory: MemoryRows) -> float:
     return state.value
 
 
-# The passes
+# The passes of subspace descent
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_curvature_on_a_span_is_that_of_autograd(kind: str, weighted: bool) -> None:
+def test_the_hessian_on_the_subspace_is_that_of_autograd(kind: str, weighted: bool) -> None:
     problem, memory = stated(kind, weighted=weighted)
     draw = torch.Generator().manual_seed(1)
     k = problem.num_outputs
     at, before, direction = torch.randn(3, k, 6, generator=draw, dtype=torch.float64)
     before -= before.mean(0) if problem.coupled else 0.0
-    trails: Trails = Trails()
-    drive(request(Follow(problem, problem.model, at - before, trails)), memory)
-    drive(request(Along(problem, problem.model, before, trails, 0)), memory)
-    drive(request(Follow(problem, problem.model, at, trails, torch.ones(1, k))), memory)
-    found = drive(request(Along(problem, problem.model, direction, trails, 1)), memory)
+    cache: LogitsCache = LogitsCache()
+    drive(request(EvaluateAfterStep(problem, problem.model, at - before, cache)), memory)
+    drive(request(SubspaceHessian(problem, problem.model, before, cache, 0)), memory)
+    drive(request(EvaluateAfterStep(problem, problem.model, at, cache, torch.ones(1, k))), memory)
+    found = drive(request(SubspaceHessian(problem, problem.model, direction, cache, 1)), memory)
 
     def along(factors: Tensor) -> Tensor:
         point = at + factors[0].unsqueeze(1) * direction + factors[1].unsqueeze(1) * before
@@ -197,60 +187,64 @@ def test_the_curvature_on_a_span_is_that_of_autograd(kind: str, weighted: bool) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_move_that_is_followed_gives_what_an_evaluation_gives(kind: str) -> None:
+def test_an_evaluation_after_a_step_from_cached_logits_is_an_ordinary_evaluation(kind: str) -> None:
     problem, memory = stated(kind, weighted=True)
     draw = torch.Generator().manual_seed(2)
     k = problem.num_outputs
     at, direction = torch.randn(2, k, 6, generator=draw, dtype=torch.float64)
-    trails: Trails = Trails()
-    drive(request(Follow(problem, problem.model, at, trails)), memory)
+    cache: LogitsCache = LogitsCache()
+    drive(request(EvaluateAfterStep(problem, problem.model, at, cache)), memory)
     last = torch.zeros_like(at)
     for factors in (torch.rand(1, k, generator=draw), torch.rand(2, k, generator=draw)):
-        drive(request(Along(problem, problem.model, direction, trails, len(factors) - 1)), memory)
+        drive(request(SubspaceHessian(problem, problem.model, direction, cache, len(factors) - 1)), memory)
         last = factors[0].unsqueeze(1) * direction + factors[-1].unsqueeze(1) * last
         last = last - last.mean(0) if problem.coupled else last
         at = at + last
-        followed = drive(request(Follow(problem, problem.model, at, trails, factors.double())), memory)
+        followed = drive(request(EvaluateAfterStep(problem, problem.model, at, cache, factors.double())), memory)
     evaluated = drive(request(Evaluate(problem, problem.model, at)), memory)
     assert followed.value == pytest.approx(evaluated.value, rel=1e-13)
     torch.testing.assert_close(followed.gradient, evaluated.gradient, rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(followed.curvature, evaluated.curvature, rtol=1e-11, atol=1e-13)
 
 
-def test_blocks_in_another_order_are_an_error_that_says_what_to_do() -> None:
+def test_blocks_in_another_order_raise_an_error_that_says_what_to_do() -> None:
     problem, memory = stated("softmax")
-    trails: Trails = Trails()
-    drive(request(Follow(problem, problem.model, problem.zeros(), trails)), memory)
+    cache: LogitsCache = LogitsCache()
+    drive(request(EvaluateAfterStep(problem, problem.model, problem.zeros(), cache)), memory)
 
-    def backwards(mixed: bool) -> Iterator[Batch]:
-        return reversed(list(memory(mixed)))
+    class Backwards(MemoryRows):
+        def blocks(self) -> Iterator[Batch]:
+            return reversed(list(super().blocks()))
 
     with pytest.raises(RuntimeError, match=r"the same blocks of rows in every pass: do not shuffle, or give the "):
-        drive(request(Along(problem, problem.model, problem.zeros(), trails, 0)), backwards)
+        drive(
+            request(SubspaceHessian(problem, problem.model, problem.zeros(), cache, 0)),
+            Backwards(memory.features, memory.labels),
+        )
 
 
-# The way down
+# The descent
 
 
-def test_the_gap_that_is_seen_is_in_nats(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+def test_the_estimated_gap_is_in_nats(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaps = []
 
     def noted(*arguments: Any) -> float:
-        told.append(by_slope(*arguments))
-        return told[-1]
+        gaps.append(gap_from_gradient(*arguments))
+        return gaps[-1]
 
-    monkeypatch.setattr(descent, "by_slope", noted)
+    monkeypatch.setattr(descent, "gap_from_gradient", noted)
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, replace(objective, reduction="sum", l2=objective.l2 * len(labels)), 8)
     state = SolverState(problem, problem.zeros())
     drive(start(state, newton), memory)
-    for question in islice(descend(state), 4):
-        gather(memory, question)
+    for requested in islice(descend(state), 4):
+        run_pass(memory, requested)
         if math.isfinite(state.value):
-            assert state.gap == pytest.approx(min(told[0], 1.0) * state.value)
+            assert state.gap == pytest.approx(min(gaps[0], 1.0) * state.value)
             break
-    assert told
+    assert gaps
     assert state.value > 100
 
 
@@ -258,17 +252,17 @@ def test_it_comes_as_near_to_the_optimum_as_float32_tells() -> None:
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, objective)
-    assert descends(problem)
+    assert uses_descent(problem)
     state, kinds, _ = watched(problem, memory)
     optimum = fit(features, labels, objective, tolerance=1e-12, dtype=torch.float64)
     assert optimum.converged
     there = float(objective_at(problem, memory, state.solution))
     assert 0 <= there / optimum.bound.value - 1 < 1e-6
-    assert kinds.count("Follow") < 30  # each is one step; a first-order method takes hundreds
+    assert kinds.count("EvaluateAfterStep") < 30  # each is one step; a first-order method takes hundreds
     torch.testing.assert_close(state.solution.sum(0), torch.zeros(141).double(), rtol=0, atol=1e-6)
 
 
-def test_it_never_leads_upwards_however_far_away_it_begins() -> None:
+def test_f_never_increases_however_far_away_descent_starts() -> None:
     features, labels, objective = large(rows=5000)
     features[::50] *= 30  # rows on which a quadratic model is soon wrong
     memory = MemoryRows(features, labels)
@@ -278,16 +272,16 @@ def test_it_never_leads_upwards_however_far_away_it_begins() -> None:
     known = [value for value in values if math.isfinite(value)]
     assert all(after <= before * (1 + 1e-6) for before, after in pairwise(known))
     assert known[-1] < 0.1 * known[0]
-    assert kinds.count("Follow") > kinds.count("Along") + 1  # some moves were shortened
+    assert kinds.count("EvaluateAfterStep") > kinds.count("SubspaceHessian") + 1  # some steps were shortened
 
 
 def test_the_last_step_that_is_allowed_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descent, "STEPS", 1)
+    monkeypatch.setattr(descent, "MAX_SUBSPACE_STEPS", 1)
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, objective)
     state, kinds, values = watched(problem, memory)
-    assert kinds == ["Follow", "SampledCurvature", "Along", "Follow"]
+    assert kinds == ["EvaluateAfterStep", "SampledCurvature", "SubspaceHessian", "EvaluateAfterStep"]
     assert state.value < values[-1]
     assert state.value == pytest.approx(float(objective_at(problem, memory, state.solution)), rel=1e-5)
 
@@ -305,87 +299,36 @@ def test_without_an_intercept_there_is_none() -> None:
     [
         (6000, 140, 8, Objective("cross_entropy", l2=1e-3), True),
         (6000, 2000, 2, Objective("bce", l2=1e-3), True),
-        (4000, 140, 8, Objective("cross_entropy", l2=1e-3), False),  # few rows: other ways are as quick
-        (6000, 140, 8, Objective("cross_entropy", l1=1e-3), False),  # l1 wants steps that keep zeros
+        (4000, 140, 8, Objective("cross_entropy", l2=1e-3), False),  # few rows: other solvers are as fast
+        (6000, 140, 8, Objective("cross_entropy", l1=1e-3), False),  # with l1, steps must keep zeros
         (6000, 20, 3, Objective("cross_entropy", l2=1e-3), False),  # its Hessian is held
-        (200_000, 100, 50, Objective("cross_entropy", l2=1e-3), False),  # what is kept of the rows would be large
+        (200_000, 100, 50, Objective("cross_entropy", l2=1e-3), False),  # the cache of logits would be large
     ],
 )
-def test_it_serves_where_it_is_the_quickest_way(
+def test_descent_is_used_where_it_is_the_fastest_solver(
     rows: int, features: int, classes: int, objective: Objective, answer: bool
 ) -> None:
     memory = MemoryRows(torch.zeros(1, features).expand(rows, -1), torch.arange(rows) % classes)
-    assert descends(problem_of(memory, objective)) is answer
+    assert uses_descent(problem_of(memory, objective)) is answer
 
 
-def test_a_preconditioner_serves_strengths_that_are_near_each_other() -> None:
+def test_strengths_within_a_factor_of_ten_share_a_preconditioner() -> None:
     features, labels, objective = large()
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, objective)
-    asked: list[str] = []
+    kinds: list[str] = []
 
-    def counted(questions: PassRequests[object]) -> Iterator[Pass[object]]:
-        for question in questions:
-            asked.append(type(question).__name__)
-            yield question
+    def counted(requests: PassRequests[object]) -> Iterator[Pass[object]]:
+        for requested in requests:
+            kinds.append(type(requested).__name__)
+            yield requested
 
-    for question in counted(fit_path(problem, [1e-2, 3e-3, 1e-4], tolerance=1e-3)):
-        gather(memory, question)
-    assert asked.count("SampledCurvature") == 2  # 1e-2 and 3e-3 share one
-
-
-# The products it is made of
+    for requested in counted(fit_path(problem, [1e-2, 3e-3, 1e-4], tolerance=1e-3)):
+        run_pass(memory, requested)
+    assert kinds.count("SampledCurvature") == 2  # 1e-2 and 3e-3 share one
 
 
-@pytest.mark.parametrize("onednn", [True, False])
-@pytest.mark.parametrize("outputs", [1, 3, 10, 50])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("rows", "threads"), [(1, 1), (7, 2), (4097, 1), (4096, 2), (4097, 3)])
-def test_products_of_tall_matrices_are_plain_products(
-    rows: int, threads: int, dtype: torch.dtype, outputs: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # what the rows are split by
-    if onednn and torch.backends.mkldnn.is_available():
-        assert _onednn() is not None
-    if not onednn:  # as in a torch that has none, or calls it otherwise
-        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
-        assert _onednn.__wrapped__() is None
-        monkeypatch.setattr("logreg.solvers.kernels._onednn", _onednn.__wrapped__)
-    draw = torch.Generator().manual_seed(4)
-    features, residuals = torch.randn(rows, 6, generator=draw), torch.randn(rows, outputs, generator=draw)
-    coef, intercept = torch.randn(outputs, 6, generator=draw), torch.randn(outputs, generator=draw)
-    features, residuals, coef, intercept = (part.to(dtype) for part in (features, residuals, coef, intercept))
-    exact = 1e-5 if dtype == torch.float32 else 1e-12
-    assert_close = partial(torch.testing.assert_close, rtol=exact, atol=exact * math.sqrt(rows))
-    assert_close(affine(features, coef, intercept), features @ coef.T + intercept)
-    assert_close(sum_over_rows(residuals, features), residuals.T @ features)
-
-
-@pytest.mark.parametrize(
-    ("outputs", "dtype", "transposed", "used"),
-    [
-        (2, torch.float32, False, False),
-        (3, torch.float32, False, True),
-        (47, torch.float32, False, True),
-        (48, torch.float32, False, False),
-        (10, torch.float64, False, False),
-        (10, torch.float32, True, False),
-    ],
-)
-def test_the_product_of_onednn_is_taken_where_it_is_quicker(
-    outputs: int, dtype: torch.dtype, transposed: bool, used: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-
-    def linear(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
-        calls.append(len(coef))
-        return torch.addmm(intercept, features, coef.T)
-
-    monkeypatch.setattr("logreg.solvers.kernels._onednn", lambda: linear)
-    features = torch.ones(5, 9, dtype=dtype)
-    features = torch.ones(9, 5, dtype=dtype).T if transposed else features
-    assert affine(features, torch.ones(outputs, 9, dtype=dtype), torch.ones(outputs, dtype=dtype)).unique() == 10
-    assert bool(calls) == used
+# Passes over blocks of rows
 
 
 def test_a_block_of_wide_rows_is_no_larger_than_others() -> None:
@@ -397,7 +340,7 @@ def test_a_block_of_wide_rows_is_no_larger_than_others() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_of_which_every_row_is_drawn_are_those_of_the_hessian(kind: str) -> None:
     classes, objective = KINDS[kind]
-    features, labels = drawn(900, 200, classes, torch.float64)
+    features, labels = correlated_rows(900, 200, classes, torch.float64)
     memory = MemoryRows(features, labels, torch.arange(900).double() % 3)
     memory.block_rows = 400
     problem = problem_of(memory, objective, classes)
@@ -409,13 +352,14 @@ def test_blocks_of_which_every_row_is_drawn_are_those_of_the_hessian(kind: str) 
         torch.testing.assert_close(block.tril(), hessian[output, :-1, output, :-1].tril(), rtol=1e-9, atol=1e-12)
 
 
-def test_an_empty_block_tells_nothing() -> None:
+def test_an_empty_block_changes_nothing() -> None:
     problem, memory = stated(next(iter(KINDS)))
     empty = Batch(memory.features[:0], memory.labels[:0])
     point = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     plain, with_empty = (Evaluate(problem, problem.model, point, hessian=torch.float64) for _ in range(2))
-    gather(memory, plain)
-    gather(lambda mixed: [empty, *memory(mixed), empty], with_empty)
+    run_pass(memory, plain)
+    for block in (empty, *memory.blocks(), empty):
+        with_empty.add(block)
     assert with_empty.result().value == plain.result().value
 
 
@@ -425,8 +369,9 @@ def test_an_evaluation_over_some_rows_is_that_of_a_problem_of_these_rows(kind: s
     problem, memory = stated(kind, weighted=weighted)
     point = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     some = EvaluateSome(problem, problem.model, point, rows=40)
-    gather(memory, some)
-    first = [block for block, _ in zip(memory(True), range(2), strict=False)]  # 30 rows each, drawn from everywhere
+    run_pass(memory, some)
+    interleaved = memory.interleaved_blocks()
+    first = [block for block, _ in zip(interleaved, range(2), strict=False)]  # 30 rows each, drawn from everywhere
     weights = [block.sample_weight for block in first if block.sample_weight is not None]
     rows = Batch(
         torch.cat([block.features for block in first]),
@@ -434,42 +379,6 @@ def test_an_evaluation_over_some_rows_is_that_of_a_problem_of_these_rows(kind: s
         torch.cat(weights) if weights else None,
     )
     whole = Evaluate(problem.sub(rows), problem.model, point)
-    gather(lambda mixed: [rows], whole)
+    whole.add(rows)
     assert some.result().value == pytest.approx(whole.result().value, rel=1e-12)
     torch.testing.assert_close(some.result().gradient, whole.result().gradient, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("rare", [False, True])
-def test_a_start_from_a_sample_is_moved_by_the_slope_of_more_rows(rare: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    features, labels = drawn(40_000, 6, 2)
-    if rare:  # a column that the sample knows next to nothing of
-        features = torch.cat([features, (torch.arange(40_000) % 8000 == 0).float().unsqueeze(1)], dim=1)
-    memory = MemoryRows(features, labels)
-    memory.block_rows = 1000
-    problem = problem_of(memory, Objective("bce", l2=1e-4))
-    best = fit(features, labels, problem.objective, tolerance=1e-8).bound.value
-    excess = []
-    for more in (8, 10**6):
-        monkeypatch.setattr("logreg.solvers.starting_point.MORE", more)
-        state = SolverState(problem, problem.zeros())
-        drive(start(state, newton), memory)
-        excess.append(drive(request(Evaluate(problem, state.coordinates, state.point)), memory).value - best)
-        assert not rare or float(state.solution[0, 6]) == 0
-    assert excess[0] < excess[1] / 2
-
-
-@pytest.mark.parametrize("without", ["a class", "any weight"])
-def test_a_sample_that_knows_nothing_does_not_send_the_start_away(without: str) -> None:
-    features, _ = drawn(40_000, 2, 2)
-    number = torch.arange(len(features))
-    drawn_ones = number % 20 == 0  # the first of 20 blocks
-    labels = ((number % 1999 == 1) & ~drawn_ones if without == "a class" else number % 2 == 0).long()
-    weights = (~drawn_ones).double() if without == "any weight" else None
-    memory = MemoryRows(features, labels, weights)
-    memory.block_rows = 2000
-    problem = problem_of(memory, Objective("bce", l2=1e-4), 2)
-    state = SolverState(problem, problem.zeros())
-    drive(start(state, newton), memory)
-    there = drive(request(Evaluate(problem, state.coordinates, state.point, torch.float64)), memory).value
-    zero = drive(request(Evaluate(problem, problem.model, problem.zeros(), torch.float64)), memory).value
-    assert there <= zero

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,7 @@ from logreg.terminal import on_one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from logreg.data import TensorDataModule
-    from logreg.facts import Batch, DataFacts
+    from logreg.facts import DataFacts
     from logreg.losses.objective import Objective
     from logreg.optimality.implied_penalty import ImpliedPenalty
     from logreg.solvers.problem import Coordinates, Problem
@@ -273,9 +272,10 @@ def certify(request: Request) -> Answer:
     """
     import torch
 
-    from logreg.optimality.certificate import bound_by_solution, is_penalized, names_of, objective_in_words, problem_of
-    from logreg.optimality.implied_penalty import read
+    from logreg.optimality.certificate import bound_by_solution, names_of, objective_in_words, problem_of
+    from logreg.optimality.implied_penalty import find_implied_penalty
     from logreg.run.building import build_data
+    from logreg.run.separability import separation_in
     from logreg.solvers.fit import bound_of
     from logreg.solvers.problem import Coordinates
     from logreg.training.module import DTYPES
@@ -291,9 +291,7 @@ def certify(request: Request) -> Answer:
     source = Coordinates(-stored.shift / stored.unit, 1 / stored.unit)  # raw features, whatever is stored of them
     model = _of_file(request, facts) if request.checkpoint is None else _of_checkpoint(request, facts)
 
-    def rows(mixed: bool) -> Iterable[Batch]:
-        return data.train_dataloader() if mixed else data.blocks("train")
-
+    rows = data.row_source("train")
     outputs, dtype, device = len(model.coef), DTYPES[config.precision], torch.device("cpu")
     problems = {
         name: problem_of(model.objective, theirs, outputs, dtype, device, model.has_intercept)
@@ -318,7 +316,7 @@ def certify(request: Request) -> Answer:
         raise DataError(
             f"`coef` must have an objective that is finite, got {bound.value}: the coefficients are too large."
         )
-    separation = "" if is_penalized(objective) or not model.has_intercept else _separation(data, objective.loss)
+    separation = separation_in(data, objective, model.has_intercept)
     gap, optimum, nearest = bound.gap + bound.rounding, None, None
     if gap > request.tolerance * bound.value and not separation:
         bound = bound_by_solution(problem, point, rows, bound, ACCURACY, 0.1 * request.tolerance, problem.zeros())
@@ -326,7 +324,9 @@ def certify(request: Request) -> Answer:
         optimum = bound.value - gap
     within = gap <= request.tolerance * bound.value and not separation
     if not within:
-        nearest = read(problem, point, rows, frames, intercept=model.has_intercept and request.coef is not None)
+        nearest = find_implied_penalty(
+            problem, point, rows, frames, intercept=model.has_intercept and request.coef is not None
+        )
     answer = Answer(
         coefficients=shown(request.checkpoint or request.coef or Path()),
         data=facts.title,
@@ -492,25 +492,13 @@ def _stated(numbers: Mapping[str, float], objective: Objective, total_weight: fl
     return dataclasses.replace(objective, l2=l2, l1=numbers.get("l1", objective.l1))
 
 
-def _separation(data: TensorDataModule, loss: str) -> str:
-    """Why a fit without a penalty has no finite optimum, if it has none."""
-    from logreg.optimality.separation import find_separation
-
-    facts, train = data.facts, data.tables["train"]
-    weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    found = find_separation(data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, loss, weights)
-    if found.kind in ("none", "unknown"):
-        return ""
-    return found.in_words(facts.feature_names, facts.class_names, data.leaks.advice)
-
-
 def _verdict(answer: Answer, problem: Problem, request: Request) -> str:
     """The answer in words; ``answer.verdict`` says why there is no optimum, where there is none."""
-    from logreg.optimality.certificate import depend_in_words
+    from logreg.optimality.certificate import dependence_in_words
 
     if not answer.verdict and answer.relative_gap <= request.tolerance:
         words = f"optimal to {answer.relative_gap:.1g}" + ("" if answer.rigorous else " by estimate")
-        return f"{words}: {depend_in_words(answer.dependent)}" if answer.dependent and not answer.optimal else words
+        return f"{words}: {dependence_in_words(answer.dependent)}" if answer.dependent and not answer.optimal else words
     words = answer.verdict
     if not words:
         most = "at most" if answer.rigorous else "by estimate"
@@ -518,7 +506,7 @@ def _verdict(answer: Answer, problem: Problem, request: Request) -> str:
         if answer.optimum:
             words += f", {100 * answer.gap / answer.optimum:.3g} %"
         if answer.dependent and not answer.rigorous:
-            words += f"; {depend_in_words(answer.dependent)}"
+            words += f"; {dependence_in_words(answer.dependent)}"
     if answer.nearest is not None:
         return f"{words}. The coefficients solve {_in_words(answer.nearest, problem, answer.features)}"
     if answer.verdict:
@@ -532,7 +520,7 @@ def _verdict(answer: Answer, problem: Problem, request: Request) -> str:
 
 
 def _in_words(reading: ImpliedPenalty, problem: Problem, features: str) -> str:
-    from logreg.optimality.implied_penalty import SAME, likely_cause, rounded
+    from logreg.optimality.implied_penalty import SAME_STRENGTH_TOLERANCE, likely_cause, rounded
 
     def digits(strength: float) -> str:
         return rounded(strength, reading.error)
@@ -545,7 +533,7 @@ def _in_words(reading: ImpliedPenalty, problem: Problem, features: str) -> str:
     if reading.intercept:
         words += " with the intercept penalized too"
     if problem.objective.l2 or problem.objective.l1:
-        if abs(math.log(reading.factor)) > max(SAME, reading.error):
+        if abs(math.log(reading.factor)) > max(SAME_STRENGTH_TOLERANCE, reading.error):
             words += f", {digits(reading.factor)} times the stated strength"
         if confused := likely_cause(reading, problem.total_weight):
             words += f", {confused}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logreg.commands.command_line import ROOT, TypedArguments, read_typed, run_command, say_importing
-from logreg.constraints import Constraint, check, flag, listed, number, one_of, optional, text, whole
+from logreg.constraints import Constraint, character, check, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
 from logreg.export.predictions import PREDICTED
 from logreg.files import check_free
@@ -54,13 +54,8 @@ the class's name.  Rows are read, predicted and written in blocks, so a file may
 that the model does not know counts as none, and such rows are counted.
 """
 
-ONE_CHARACTER = Constraint(
-    "be one character",
-    lambda value: value is None or value == "\\t" or (isinstance(value, str) and len(value) == 1),
-    (),
-    True,
-)
-"""What stands between values; a tab may be typed as it is written."""
+SEPARATOR = optional(character(escaped_tab=True))
+"""Separator of the values of a line; a tab may be typed as a backslash and a t."""
 
 OWN: dict[str, tuple[Constraint, Any]] = {
     "ckpt_path": (text(), "latest"),
@@ -70,7 +65,7 @@ OWN: dict[str, tuple[Constraint, Any]] = {
     "threshold": (optional(number(above=0, below=1)), None),
     "keep": (listed(), []),
     "drop": (listed(), []),
-    "separator": (ONE_CHARACTER, None),
+    "separator": (SEPARATOR, None),
     "accelerator": (one_of(("cpu", "gpu", "mps", "auto")), "cpu"),
     "batch_size": (whole(at_least=1), 64),
 }
@@ -144,7 +139,7 @@ def _separator(trained: TrainedModel, typed: str | None) -> str | None:
     """What was typed, or else what the model's own file had."""
     if typed is None:
         own = None if trained.config is None else trained.config.dataset.get("separator")
-        check("dataset.separator", own, ONE_CHARACTER)
+        check("dataset.separator", own, SEPARATOR)
         return None if own is None else str(own)
     return "\t" if typed == "\\t" else typed
 
@@ -171,7 +166,7 @@ def _predict(trained: TrainedModel, predictor: Predictor, incoming: NewRowsReade
             advance(len(labels))
             block = next(blocks, None)
     for name, number_of_rows in unseen.items():
-        line = f"{number_of_rows:,} rows: a level of {name} that the model does not know, taken as none"
+        line = f"{number_of_rows:,} rows have a level of {name} that the model does not know: encoded as no level"
         print(on_one_line(line), file=sys.stderr)
     seconds = time.perf_counter() - started
     where = "" if values["output"] == "-" else f": {values['output']}"

@@ -16,7 +16,7 @@ from logreg.facts import Batch
 from logreg.losses import decided, one_vs_rest
 from logreg.rows import RowSource, row_weights
 from logreg.solvers.passes.base import drive
-from logreg.solvers.path import Fits, PathPoint, largest_curvature, to_two_digits
+from logreg.solvers.path import PathFitter, PathPoint, largest_curvature, to_two_digits
 from logreg.solvers.problem import Problem
 
 SEARCH_TOLERANCE = 1e-3
@@ -102,8 +102,7 @@ def _areas(odds: Tensor, labels: Tensor, weights: Tensor) -> list[float]:
 def search_strength(
     problem: Problem,
     train: RowSource,
-    val: Callable[[], Iterable[Batch]],
-    sample: Batch,
+    val: RowSource,
     select: str = "log_loss",
     tolerance: float = SEARCH_TOLERANCE,
     seed: int = 0,
@@ -116,9 +115,8 @@ def search_strength(
 
     Args:
         problem: Of the train rows; its l1 stays.
-        train: Begins a pass over them.
-        val: The rows of val, block by block.
-        sample: Some of the train rows.
+        train: Its rows.
+        val: The rows of val.
         select: A name of `SELECT`.
         tolerance: Approximate relative gap at which each fit ends.
         seed: Of the fits' random draws.
@@ -128,16 +126,16 @@ def search_strength(
         Rows and points, from the strongest penalty to the weakest, and the position of the best: the strongest of
         those with equal scores.
     """
-    fits, rows = Fits(problem, tolerance, seed, rough=True), []
+    fitter, rows = PathFitter(problem, tolerance, seed, rough=True), []
 
     def score(step: float) -> float:
         """The score of the strength 10^step."""
-        point = drive(fits.at(to_two_digits(10**step)), train)
-        rows.extend(score_path(problem, [point], val(), select == "auroc"))
+        point = drive(fitter.fit(to_two_digits(10**step)), train)
+        rows.extend(score_path(problem, [point], val.blocks(), select == "auroc"))
         show(rows[-1])
         return rows[-1].score(select)
 
-    top = math.ceil(math.log10(largest_curvature(problem, sample)))
+    top = math.ceil(math.log10(largest_curvature(problem, next(train.interleaved_blocks()))))
     scores = {top: score(top)}
     best, same, without = scores[top], SCORE_RTOL * abs(scores[top]), 0
     for step in range(top - 1, top - MAX_DECADES_BELOW - 1, -1):
@@ -156,7 +154,7 @@ def search_strength(
             score((place + step) / 2)
     order = sorted(range(len(rows)), key=lambda number: -rows[number].l2)
     rows = [rows[number] for number in order]
-    return rows, [fits.points[number] for number in order], best_of(rows, select, same)
+    return rows, [fitter.points[number] for number in order], best_of(rows, select, same)
 
 
 def best_of(rows: Sequence[PathRow], select: str = "log_loss", same: float = 0.0) -> int:

@@ -1,1 +1,1 @@
-"""How far a fit is from its optimum, in words; whether a finite optimum exists; which problem coefficients solve."""
+"""Certificates of a fit, separation of the classes, and the penalty that given coefficients minimize."""

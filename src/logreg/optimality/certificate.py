@@ -1,4 +1,11 @@
-"""Whether a model is at its optimum: the certificate of a fit, in numbers and in words."""
+"""The certificate of a fit: how far the model is from the optimum of its own objective, in numbers and in words.
+
+A fit is called optimal if (f - f*) / f <= tolerance is proven by an upper bound of f - f* that is computed in float64
+over all train rows, with its rounding errors (`logreg.solvers.bounds`).  Where a bound is loose, the objective is
+minimized further from the same point by an exact optimizer: with its result f_better and its own bound,
+
+    f - f*  <=  (f - f_better)  +  (bound of f_better - f*).
+"""
 
 from __future__ import annotations
 
@@ -11,28 +18,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logreg.errors import name_list
 from logreg.facts import DataFacts
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource
-from logreg.solvers.bounds import Bound, forms_hessian
-from logreg.solvers.fit import EXACT, bound_of, choose
-from logreg.solvers.passes.base import gather
+from logreg.solvers.bounds import Bound
+from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
+from logreg.solvers.passes.base import run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
 from logreg.stored_form import StoredForm, check_scale
 
-FULL = 1e-9
-"""Relative gap below which no better bound is looked for."""
+MAX_NAMED = 3
+"""Features, columns or classes that a sentence names; further ones are counted, so that it stays on a line."""
 
-VAGUE = 0.01
-"""Relative gap above which it is worth passes to know it better."""
+LOOSE_RELATIVE_GAP = 0.01
+"""Relative gap above which an exact optimizer improves the bound of a finished fit."""
 
-LEAST_PASSES = 25
-"""Passes that may be spent on that where a fit took fewer itself."""
-
-MOST_NAMES = 3
-"""Features that a sentence names."""
+MIN_IMPROVING_PASSES = 25
+"""Passes that the exact optimizer may take to improve a bound, where the fit itself took fewer."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +45,20 @@ class Certificate:
     """How far a model is from the optimum of its own objective, in float64 over the whole train split.
 
     Attributes:
-        objective: What is minimized, in words.
+        objective: The objective f, in words.
         value: f, in nats.
-        gap: f - f* is at most this and ``rounding``, in nats; where not ``rigorous``, about this.
+        gap: f - f* is at most this plus ``rounding``, in nats; an estimate of f - f* where not ``rigorous``.
         rigorous: Whether the gap is a bound; else it is half the Newton decrement.
-        max_abs_gradient: Largest slope of f by a coefficient of the features as the model reads them, or an intercept.
-        tolerance: Relative gap that counts as optimal.
-        rows: Train rows.
-        dtype: Of the arithmetic of the fit.
-        passes: Over the train rows, so far.
-        seconds: Of the fit, so far.
+        max_abs_gradient: Largest absolute derivative of f by a coefficient of the features as the model reads them, or
+            by an intercept.
+        tolerance: The relative gap up to which the model counts as optimal.
+        rows: Number of train rows.
+        dtype: Floating type of the arithmetic of the fit.
+        passes: Passes over the train rows so far.
+        seconds: Seconds of the fit so far.
         separation: Why there is no finite optimum, where that is known; else empty.
-        rounding: By how much f may differ, in nats, from that of the same parameters in exact arithmetic.
-        dependent: Names of features that depend on each other to within rounding, where that spoils the bound.
+        rounding: Upper bound, in nats, of what rounding may add to the gap.
+        dependent: Names of features that are linearly dependent to within rounding, where they prevent a bound.
     """
 
     objective: str
@@ -71,13 +77,13 @@ class Certificate:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Certificate:
-        """Of what `as_dict` gave."""
+        """The certificate that `as_dict` made plain values of."""
         own = {field.name: plain[field.name] for field in dataclasses.fields(cls)}
         return cls(**own | {"dependent": tuple(plain["dependent"])})
 
     @property
     def relative_gap(self) -> float:
-        """The gap, with the rounding, relative to f."""
+        """The gap plus the rounding, relative to f."""
         return (self.gap + self.rounding) / abs(self.value) if self.value else 0.0
 
     @property
@@ -87,7 +93,7 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """All of it in one sentence."""
+        """The certificate in one sentence, with what to do where the model is not optimal."""
         if self.separation:
             return self.separation
         if self.converged:
@@ -98,7 +104,7 @@ class Certificate:
                 known = "at an unknown distance from the optimum"
             elif self.relative_gap <= self.tolerance:
                 known = f"optimal to {self.relative_gap:.1g} by estimate"
-            return f"{known}: {depend_in_words(self.dependent)}"
+            return f"{known}: {dependence_in_words(self.dependent)}"
         if self.gap <= self.tolerance * abs(self.value) and self.rigorous:
             return (
                 f"{self.rounding:.2g} nats above the optimum at most, by rounding alone: "
@@ -107,7 +113,7 @@ class Certificate:
         most = "at most" if self.rigorous else "by estimate"
         if self.rigorous and self.gap >= self.value:
             advice = "set l2, or train longer" if "no penalty" in self.objective else "train longer"
-            return f"far from the optimum, which may be anything down to 0: {advice}"
+            return f"no useful bound yet: the optimum may be as low as 0; {advice}"
         return f"{self.gap:.2g} nats above the optimum {most}: train longer, or use optimizer=newton"
 
     def as_dict(self) -> dict[str, Any]:
@@ -120,21 +126,20 @@ class Certificate:
         }
 
 
-def names_of(places: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
-    """Those of features by their places; ``names`` of all features, or none."""
-    return tuple(names[place] if names else f"feature {place}" for place in places)
+def names_of(positions: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
+    """The names of the features at these positions; "feature 3" where the features have no names.
+
+    Args:
+        positions: Positions of features, from 0.
+        names: The names of all features, or empty.
+    """
+    return tuple(names[position] if names else f"feature {position}" for position in positions)
 
 
-def depend_in_words(dependent: Sequence[str]) -> str:
-    """What is wrong with features that depend on each other to within rounding, and what to do."""
-    return f"{in_words(dependent)} depend on each other to within rounding, so no bound holds; drop one, or set l2"
-
-
-def in_words(names: Sequence[str]) -> str:
-    """Such as "'height' and 'width'", or the first of many."""
-    if len(names) > MOST_NAMES:
-        return f"{', '.join(map(repr, names[:MOST_NAMES]))} and {len(names) - MOST_NAMES} more features"
-    return " and ".join(filter(None, [", ".join(map(repr, names[:-1])), repr(names[-1])]))
+def dependence_in_words(dependent: Sequence[str]) -> str:
+    """The sentence on features that are linearly dependent to within rounding, with what to do."""
+    names = name_list(map(repr, dependent), MAX_NAMED, ("feature", "features"), last=" and ")
+    return f"{names} are linearly dependent to within rounding, so no bound holds; drop one, or set l2"
 
 
 def problem_of(
@@ -145,15 +150,18 @@ def problem_of(
     device: torch.device,
     intercept: bool = True,
 ) -> Problem:
-    """The problem that a model of these facts solves on its train split.
+    """The problem that a model solves on the train split of its data.
 
     Args:
-        objective: What is minimized.
-        facts: Of the data.
+        objective: The objective to minimize.
+        facts: The facts of the data.
         num_outputs: K.
-        dtype: Of the arithmetic within a block.
-        device: Where the blocks are.
-        intercept: Whether there is one.
+        dtype: The floating type of the arithmetic within a block.
+        device: The device of the blocks.
+        intercept: Whether the model has an intercept.
+
+    Raises:
+        DataError: A feature that is not standardized is too large or too small for its coefficient to be squared.
     """
     plain = StoredForm.plain(facts.num_features)
     center, scale = facts.standardization or (plain.shift, plain.unit)
@@ -181,35 +189,41 @@ def bound_by_solution(
     start: Tensor | None = None,
     most: float = math.inf,
 ) -> Bound:
-    """A better bound of f - f* at a point, by an exact optimizer that goes on from there to where f is lower.
+    """A better bound of f - f* at a point, by an exact optimizer that minimizes f further.
+
+    With the point f_better that the optimizer reached, f - f* is at most f - f_better plus the bound there.
 
     Args:
-        problem: Of the point.
-        point: Shape (K, D + 1).
-        rows: Begins a pass over the train rows when it is called.
+        problem: The problem of the point.
+        point: Shape (K, D + 1), in the problem's model coordinates.
+        rows: The train rows.
         known: The bound so far.
-        accuracy: Relative error of the gap at which to end.
-        tolerance: Relative gap at which the optimizer ends by itself.
-        start: Where it starts instead.
-        most: Passes at most, two more for the bound not counted.
+        accuracy: The relative error of the gap at which to end.
+        tolerance: The relative gap at which the optimizer ends by itself.
+        start: The start of the optimizer, (K, D + 1); ``None`` for the point.
+        most: Passes at most, not counting two more for the bound.
+
+    Returns:
+        The better bound; ``known`` if the optimizer's is no better.
     """
-    progress, near, passes = SolverState(problem, point if start is None else start, tolerance), 0.1 * accuracy, 0
+    state, passes = SolverState(problem, point if start is None else start, tolerance), 0
+    target = 0.1 * accuracy  # the gap there, relative to the decrease of f so far, at which to compute a bound
     solved: Bound | None = None
     with threads_for(4.0 * problem.rows * problem.num_parameters):
-        for question in EXACT[choose(problem)[0]](progress):
-            gather(rows, question)
-            passes += not question.done
-            if progress.gap <= near * (known.value - progress.value):  # as the optimizer sees it
-                solved = bound_of(problem, progress.solution, rows)
+        for requested in EXACT[choose_optimizer(problem)[0]](state):
+            run_pass(rows, requested)
+            passes += not requested.done
+            if state.gap <= target * (known.value - state.value):  # the optimizer's estimate
+                solved = bound_of(problem, state.solution, rows)
                 if solved.gap <= accuracy * (known.value - solved.value):
                     break
-                near /= 10
+                target /= 10
             if passes >= most:
                 solved = None
                 break
         else:
-            solved = progress.bound
-        solved = solved or bound_of(problem, progress.solution, rows)
+            solved = state.bound
+        solved = solved or bound_of(problem, state.solution, rows)
     gap = max(known.value - solved.value, 0.0) + solved.gap + solved.rounding + solved.error + known.error
     if not gap < known.gap:
         return known
@@ -217,17 +231,19 @@ def bound_by_solution(
 
 
 def is_penalized(objective: Objective) -> bool:
-    """Whether a finite optimum exists whatever the data."""
+    """Whether the coefficients are penalized, so that a finite optimum exists whatever the data."""
     return objective.l2 > 0 or objective.l1 > 0
 
 
-def is_small(problem: Problem) -> bool:
-    """Whether the best bound costs no more than a few passes."""
-    return forms_hessian(problem)
-
-
 def objective_in_words(objective: Objective, num_outputs: int, weighted: bool, intercept: bool = True) -> str:
-    """Such as "mean binary cross-entropy + 0.001/2 |coef|^2, intercept free"."""
+    """The objective in words, such as "mean binary cross-entropy + 0.001/2 |coef|^2, intercept free".
+
+    Args:
+        objective: The objective.
+        num_outputs: K.
+        weighted: Whether rows have weights.
+        intercept: Whether there is an intercept.
+    """
     loss = objective.row_loss.described(num_outputs)
     words = f"{'weighted ' if weighted else ''}{objective.reduction} {loss}"
     if objective.l2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from logreg.errors import name_list
 from logreg.reports.markdown import markdown_table
 from logreg.reports.summary_schema import Summary
 from logreg.reports.wording import (
@@ -26,6 +27,9 @@ MIN_SCORED_ROWS = 100
 RARE_CLASS_FRACTION = 0.01
 """Fraction of the scored rows below which a class is called rare."""
 
+MAX_LISTED_CLASSES = 20
+"""Largest number of classes that the card lists."""
+
 MAX_ACCURACY_GAP = 0.05
 """Difference of the accuracies on train and on the scored split above which the card warns of overfitting."""
 
@@ -43,12 +47,11 @@ def model_card(
         given: The inputs of the exported model, a line of Markdown each.
     """
     data, evaluation, classes = summary.dataset, summary.evaluation, summary.dataset.classes
-    listed = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
     lines = [
         f"# {title(summary)}",
         "",
         f"A logistic regression of {data.features:,} features that gives the probability of each of "
-        f"{len(classes)} classes: {listed}.",
+        f"{len(classes)} classes: {name_list(classes, MAX_LISTED_CLASSES)}.",
         "",
         f"`{file}` was read again after it was written, and gives the probabilities of the trained model to "
         f"{agreement:.1g} on held-out rows. Made by `{summary.command}`.",

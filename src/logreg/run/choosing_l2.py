@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
 from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import SEARCH_TOLERANCE, best_of, score_path, search_strength
-from logreg.facts import Batch, Split
+from logreg.facts import Split
 from logreg.run.building import build_module, device_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathPoint, default_strengths, fit_path
@@ -45,8 +45,7 @@ def check_select(config: RunConfig, data: TensorDataModule) -> None:
 
 def _only_class(data: TensorDataModule, split: Split) -> str | None:
     """The class of all rows of a split; ``None`` where they have several."""
-    table = data.tables[split]
-    labels = table.chosen(table.labels).unique()
+    labels = data.labels(split).unique()
     return data.facts.class_names[int(labels[0])] if len(labels) == 1 else None
 
 
@@ -155,10 +154,7 @@ def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[
     data.device = device = torch.device("cpu") if device.type == "mps" else device  # Apple's GPUs have no float64
     problem = build_module(dataclasses.replace(config, l2=1.0), data.facts).problem(device)
 
-    def rows_of(split: Split) -> Iterator[Batch]:
-        for features, labels, weights in data.train_dataloader() if split == "train" else data.blocks(split):
-            yield Batch(features.to(device), labels.to(device), None if weights is None else weights.to(device))
-
+    train, val = data.row_source("train", device), data.row_source("val", device)
     printed_s = time.monotonic()
 
     def show(row: PathRow) -> None:
@@ -170,24 +166,18 @@ def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[
             print(line, file=sys.stderr, flush=True)
             printed_s = time.monotonic()
 
-    def train_rows(mixed: bool) -> Iterator[Batch]:
-        return rows_of("train")
-
-    sample = next(rows_of("train"))
     values = list(config.l2) if isinstance(config.l2, list | tuple) else []
     if config.l2 == "path":
-        values = default_strengths(problem, sample)
+        values = default_strengths(problem, next(train.interleaved_blocks()))
     if shown and values:
         line = f"path: {len(values)} strengths of l2 from {max(values):.3g} to {min(values):.3g}"
         print(line, file=sys.stderr)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         if values:
-            points = drive(fit_path(problem, values, config.tolerance, config.seed), train_rows)
-            rows = score_path(problem, points, rows_of("val"), config.select == "auroc")
+            points = drive(fit_path(problem, values, config.tolerance, config.seed), train)
+            rows = score_path(problem, points, val.blocks(), config.select == "auroc")
             place = best_of(rows, config.select)
         else:
             tolerance = max(SEARCH_TOLERANCE, config.tolerance)
-            rows, points, place = search_strength(
-                problem, train_rows, lambda: rows_of("val"), sample, config.select, tolerance, config.seed, show
-            )
+            rows, points, place = search_strength(problem, train, val, config.select, tolerance, config.seed, show)
     return rows, points[place]

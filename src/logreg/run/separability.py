@@ -1,17 +1,13 @@
-"""Whether a fit without a penalty has a finite optimum on this data."""
+"""Why a fit to the train split has no finite optimum, if it has none."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from logreg.data import TensorDataModule
-from logreg.optimality.certificate import is_penalized
-from logreg.optimality.separation import Separation, find_separation
+from logreg.losses.objective import Objective
+from logreg.optimality.separation.explain import SEARCH_LIMITS_S, explain_separation
 from logreg.training.module import LogisticModule
-
-SEARCH_LIMITS_S = (0.5, 5.0)
-"""Approximate limits of the two searches for separation, in seconds; the first is often enough, since single columns
-come first."""
 
 MAX_SEARCHED_NUMBERS = 10**6
 """Rows times features of train up to which the search takes less time than a short fit, and is made before it."""
@@ -20,29 +16,26 @@ SEARCHING = "looking whether the classes are separable ..."
 """The status line during the search."""
 
 
-def separation_of(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCH_LIMITS_S[-1]) -> str:
-    """Why a fit without a penalty has no finite optimum; empty where it has one or none is found.
+def separation_in(
+    data: TensorDataModule, objective: Objective, has_intercept: bool, seconds: float = SEARCH_LIMITS_S[-1]
+) -> str:
+    """Why the fit of an objective to the train split has no finite optimum; empty where it has one or none is found.
 
     Args:
-        module: Its objective.
-        data: Its rows.
-        seconds: Approximate limit of the search; with 0 single columns alone are tried.
+        data: The data, whose train split is searched.
+        objective: The objective of the fit.
+        has_intercept: Whether the model has an intercept.
+        seconds: The longest search, of `SEARCH_LIMITS_S`; with 0 single columns alone are compared.
     """
-    objective, train, facts = module.objective, data.tables["train"], module.facts
-    if is_penalized(objective) or not module.has_intercept:
-        return ""
-    weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    features, labels = data.stored_matrix("train"), train.chosen(train.labels)
-    found = Separation("unknown")
-    for most in (0.0,) if not seconds else SEARCH_LIMITS_S:
-        if most > seconds:
-            break
-        found = find_separation(features, labels, facts.num_classes, objective.loss, weights, most)
-        if found.kind != "unknown":
-            break
-    if found.kind in ("none", "unknown"):
-        return ""
-    return found.in_words(facts.feature_names, facts.class_names, data.leaks.advice)
+    features, labels, weights = data.feature_reader("train"), data.labels("train"), data.sample_weight("train")
+    return explain_separation(
+        features, labels, objective, data.facts, has_intercept, weights, data.leaks.advice, seconds
+    )
+
+
+def separation_of(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCH_LIMITS_S[-1]) -> str:
+    """`separation_in` for a module's own objective."""
+    return separation_in(data, module.objective, module.has_intercept, seconds)
 
 
 def is_searched_after_fit(module: LogisticModule) -> bool:

@@ -247,7 +247,7 @@ def _certificate(
     """
     saved, module.separation = module.certificate, separation_after_fit(module, data, status)
     if module.certificate is None or module.certificate.passes != epochs:
-        module.certify(lambda mixed: data.blocks("train"), epochs, seconds, last=True)
+        module.certify(data.row_source("train", module.device), epochs, seconds, last=True)
     assert module.certificate is not None
     module.certificate = dataclasses.replace(module.certificate, separation=module.separation)
     if module.certificate != saved:

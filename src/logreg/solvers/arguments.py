@@ -1,4 +1,4 @@
-"""What `logreg.solvers.fit.fit` is called with: checked once, each mistake a sentence."""
+"""Checks of the arguments of `logreg.solvers.fit.fit`: a mistake raises an error whose message gives the remedy."""
 
 from __future__ import annotations
 
@@ -15,16 +15,23 @@ from logreg.losses.objective import Objective, Reduction
 from logreg.stored_form import check_mean_weight
 
 MAP_LABELS = "Number the classes from 0: labels = torch.unique(labels, return_inverse=True)[1]."
-"""What to do about labels of another kind."""
+"""The advice for labels that do not number the classes from 0."""
 
 
 def check_settings(
     objective: Objective, optimizer: str, tolerance: float, max_passes: int, known: Iterable[str]
 ) -> None:
-    """Looks at what is not data.
+    """Checks the arguments that are not data.
+
+    Args:
+        objective: Its loss, reduction and penalties are checked.
+        optimizer: The name to check.
+        tolerance: A relative gap, in (0, 1).
+        max_passes: At least 1.
+        known: The names of the optimizers that exist.
 
     Raises:
-        ConfigError: A name is unknown, or a number is out of its range.
+        ConfigError: A name is not known, or a number is out of its range.
     """
     for key, choices, got in (
         ("loss", tuple(LOSSES), objective.loss),
@@ -43,19 +50,19 @@ def check_settings(
 
 
 def checked_labels(features: Tensor, labels: Tensor, num_classes: int | None) -> tuple[Tensor, int]:
-    """Looks at the shapes and at the labels.
+    """Checks the shapes of features and labels, and the labels.
 
     Args:
         features: Shape (N, D).
         labels: Shape (N,), whole numbers in [0, C) of any type, also floating or boolean.
-        num_classes: C; ``None`` where every class has a row.
+        num_classes: C; ``None`` for one more than the largest label, where every class must have a row.
 
     Returns:
         The labels as int64, and C.
 
     Raises:
         ConfigError: ``num_classes`` is below 2.
-        DataError: Shapes or labels are not what they must be.
+        DataError: Shapes do not match, or labels do not number the classes.
     """
     if features.ndim != 2 or not len(features) or features.is_complex():
         shape = tuple(features.shape)
@@ -84,7 +91,8 @@ def checked_labels(features: Tensor, labels: Tensor, num_classes: int | None) ->
             raise DataError(
                 f"`labels` must have two classes at least, got {low} alone. Give num_classes where more are known."
             )
-        # There are no more classes than rows: labels such as 1e15 would make a count of all too long.
+        # Classes without a row are an error, so there are at most as many classes as rows.  The count is limited to
+        # that number, since labels such as 1e15 would fill the memory.
         counts = torch.bincount(whole[whole < len(whole)], minlength=min(high + 1, len(whole)))
         if high >= len(whole) or not bool(counts.all()):
             missing = int((counts == 0).nonzero()[0])
@@ -96,17 +104,17 @@ def checked_labels(features: Tensor, labels: Tensor, num_classes: int | None) ->
 
 
 def check_weights(labels: Tensor, sample_weight: Tensor | None, class_weight: Sequence[float], classes: int) -> None:
-    """Looks at the weights of rows and classes.
+    """Checks the weights of rows and of classes.
 
     Args:
         labels: Shape (N,).
-        sample_weight: Shape (N,), or ``None``.
-        class_weight: C numbers, or none.
+        sample_weight: Shape (N,), or ``None`` for all 1.
+        class_weight: C numbers, or empty for all 1.
         classes: C.
 
     Raises:
-        DataError: Of the weights of rows.
-        ConfigError: Of those of classes.
+        DataError: The weights of rows have another shape, are negative, not finite or all 0.
+        ConfigError: The weights of classes are not C finite numbers > 0.
     """
     if class_weight and len(class_weight) != classes:
         raise ConfigError.broken("class_weight", f"have one number for each of {classes} classes", tuple(class_weight))

@@ -1,4 +1,28 @@
-"""How far a point is from the optimum, at most: computed in float64 over all rows."""
+"""Upper bounds on f - f*, the distance of the objective from its minimum, computed in float64 over all rows.
+
+With a penalty the bound is a duality gap.  Let s_i be the weight of row i, S = sum_i s_i (or 1 for a summed loss), z_i
+its logits, g(w) = l2/2 w^2 + l1 |w| the penalty of one coefficient, and * the convex conjugate.  Every theta with
+sum_i s_i theta_i = 0 (the intercept is not penalized) gives a lower bound of f*, and with V = sum_i s_i theta_i x_i / S
+
+    f - f*  <=  sum_i s_i [loss_i(z_i) + loss_i*(theta_i) - z_i theta_i] / S  +  sum_j [w_j V_j + g(w_j) + g*(-V_j)]
+
+At theta_i = d loss_i / d z_i the first sum, the Fenchel-Young excess, is 0.  For l2 alone the second sum is then
+
+    |gradient by the coefficients|^2 / (2 l2),
+
+the bound by strong convexity.  Both need intercepts whose gradient is exactly 0: the intercepts are solved first, and
+theta is moved by the rest.  With l1 alone g* is infinite where |V_j| > l1; theta is scaled down until it is feasible.
+
+Where the Hessian can be formed a bound by curvature is tried too (`logreg.solvers.curvature_bound`); it is the only one
+without a penalty.  Else, without a penalty, half the Newton decrement is an estimate and no bound.
+
+Rounding errors are bounded as well.  They are part of the gap or of `Bound.rounding`.
+
+References:
+    Boyd and Vandenberghe (2004), Convex optimization, sections 5.7 (Fenchel duality) and 9.1.2 (strong convexity).
+    Koh, Kim and Boyd (2007), An interior-point method for large-scale l1-regularized logistic regression, section 3.
+    Higham (2002), Accuracy and stability of numerical algorithms, chapters 3 and 4.
+"""
 
 from __future__ import annotations
 
@@ -10,90 +34,88 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from logreg.solvers.conjugate_gradients import conjugate_gradients
-from logreg.solvers.curvature_bound import LARGE, SATURATED, Known, by_curvature
+from logreg.solvers.curvature_bound import MAX_FEATURE_RMS, SATURATED_LOSS, EvaluatedPoint, bound_by_curvature
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import intercept_step, smallest_subgradient
-from logreg.solvers.passes.base import FOLDED, PassRequests, request
-from logreg.solvers.passes.certifying import UNIT, Dual, Measure, accumulated, centered_coordinates
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, request
+from logreg.solvers.passes.certifying import UNIT_ROUNDOFF, Dual, Measure, accumulated, centered_coordinates
 from logreg.solvers.passes.evaluate import Derivatives
 from logreg.solvers.passes.hessian import Diagonal
 from logreg.solvers.passes.sampling import Sample
 from logreg.solvers.problem import Coordinates, Problem
 
-SMALL = 512
-"""Parameters that depend on each other, up to which the Hessian is formed for a certificate."""
+MAX_BOUND_HESSIAN_PARAMETERS = 512
+"""Parameters of one Hessian matrix up to which a certificate forms the Hessian: its eigenvalues take P^3 operations."""
 
-WORK = 1e11
-"""Rows times parameters times those that depend on each other, up to which it is formed."""
+MAX_BOUND_HESSIAN_WORK = 1e11
+"""Rows times parameters times the parameters of one Hessian matrix up to which a certificate forms the Hessian.
 
-GOOD = 1e-9
-"""A relative gap that needs no better bound."""
+The product is the number of multiplications; a certificate must not cost more than the fit.
+"""
 
-SHRUNK = 1e-9
-"""Part of a dual point that may be taken away without a look at what it costs."""
+GOOD_RELATIVE_GAP = 1e-9
+"""Relative gap below which no better bound is looked for: 1000 times below the default tolerance."""
 
-FEASIBLE = 0.25
-"""Largest move of an intercept that keeps the dual point feasible, with room to spare."""
+MAX_UNCHECKED_SHRINKAGE = 1e-9
+"""Fraction by which a dual point is scaled down without another pass for the exact cost.
 
-INTERCEPT_STEPS = 30
-"""Passes spent on solving the intercepts alone, before giving up."""
+The cost is at most the fraction times f.
+"""
 
-PRODUCTS = 25
-"""Passes spent on an estimate."""
+MAX_FEASIBLE_SHIFT = 0.25
+"""Largest move of an intercept, times the self-concordance of the loss, for which the moved dual point is feasible.
+
+The moved point theta_i = r_i - c_i shift, with residual r_i and curvature c_i, stays within the domain of the conjugate
+with room to spare.
+"""
+
+MAX_INTERCEPT_PASSES = 30
+"""Passes of Newton's method for the intercepts alone; where they do not suffice there is no bound by duality."""
+
+MAX_ESTIMATE_PRODUCTS = 25
+"""Products with the Hessian, each one pass, for the estimate without a penalty."""
 
 
 class Bound(NamedTuple):
-    """What is known of f - f* at a point."""
+    """A bound of f - f* at a point, with the derivatives that it was made from."""
 
     value: float
-    """f."""
+    """f, in nats."""
     gap: float
-    """f - f* is at most this and ``rounding``; where not ``rigorous``, about this."""
+    """f - f* is at most this plus ``rounding``, in nats; an estimate of f - f* where not ``rigorous``."""
     rigorous: bool
+    """Whether the gap is a bound, not an estimate."""
     gradient: Tensor
-    """Of f by the model's own coordinates, (K, D + 1); with l1 the subgradient of smallest size."""
+    """The gradient of f in the model's own coordinates, (K, D + 1); with l1 the subgradient of smallest norm."""
     loss: float
-    """The data term of f."""
+    """f without the penalty, in nats."""
     rounding: float = 0.0
-    """What arithmetic in float64 may hide, at most: of sums over the rows, and of the point as it is stored."""
+    """Upper bound of what rounding may add to the gap, in nats: of sums over the rows, and of the point as stored."""
     dependent: tuple[int, ...] = ()
-    """Features that depend on each other to within rounding, in ascending order, where that spoils the bound."""
+    """Features that are linearly dependent to within rounding, in ascending order, where they prevent a bound."""
     error: float = 0.0
-    """Rounding error of ``value``; the gap does not contain it."""
+    """Upper bound of the rounding error of ``value``, in nats; the gap does not contain it."""
 
 
 def bound(
     problem: Problem,
     point: Tensor,
     evaluation: Derivatives | None = None,
-    enough: float = GOOD,
+    enough: float = GOOD_RELATIVE_GAP,
     coordinates: Coordinates | None = None,
 ) -> PassRequests[Bound]:
-    """Bounds f - f* at a point.
+    """Bounds f - f* at a point: by duality with a penalty, by curvature where the Hessian can be formed.
 
-    With a penalty by duality: with theta as in `Dual` and V = sum_i theta_i x_i / N,
-
-        f - f* <= sum_i excess_i / N  +  sum_j [ w_j V_j + g(w_j) + g*(-V_j) ]
-
-    which for l2 alone is |V + l2 w|^2 / (2 l2) plus what an intercept that is not solved costs.  Where the Hessian can
-    be formed, `by_curvature` is taken if it is the better bound, and without a penalty.  Else, without a penalty, half
-    the Newton decrement is an estimate.
-
-    All rounding errors are bounded: those of sums over the rows, of logits, and of the Hessian.  They are part of the
-    gap or of its ``rounding``.  What is not finite gives an infinite gap.
-
-    Duality needs the conjugate of the loss, and curvature its self-concordance; of a loss that is not convex only
-    f* >= 0 is known.
+    The smaller bound is returned.  Duality needs the conjugate of the loss, curvature its self-concordance.  For a loss
+    that is not convex only f* >= 0 is known.  Where f or the gradient is not finite the gap is infinite.
 
     Args:
-        problem: Whose rows will be shown.
+        problem: The problem whose rows are requested.
         point: Shape (K, D + 1).
-        evaluation: Of that point in float64 and in that coordinates, if it is there already.
-        enough: Relative gap below which no better bound is looked for.
-        coordinates: Of the point; the model's own where ``None``.
-
-    References:
-        Duality: Fenchel.  Curvature: Bach (2010), Self-concordant analysis for logistic regression.
+        evaluation: The derivatives at the point in ``coordinates``, in float64, if they are known already.
+        enough: The relative gap below which no better bound is looked for; infinite for a bound that costs no passes
+            beyond the evaluation and the intercepts.
+        coordinates: The coordinates of the point; the model's own where ``None``.
     """
     objective, loss = problem.objective, problem.loss
     penalized = objective.l2 > 0 or objective.l1 > 0
@@ -101,17 +123,17 @@ def bound(
     dual = penalized and loss.has_conjugate
     measured, own = None, problem.model if coordinates is None else coordinates
     total = problem.row_sum_scale * problem.total_weight
-    if evaluation is not None and evaluation.loss > SATURATED * total:
-        known = known_by(problem, own, point, evaluation)
+    if evaluation is not None and evaluation.loss > SATURATED_LOSS * total:
+        at = evaluated_point(problem, own, point, evaluation)
     else:
         inner = centered_coordinates(problem, (yield from request(Sample(problem))))
-        at = moved_to(own, inner, point)
+        moved = moved_to(own, inner, point)
         hessian = curved and not penalized and enough < math.inf
-        measured = yield from request(Measure(problem, inner, at, hessian))
+        measured = yield from request(Measure(problem, inner, moved, hessian))
         evaluation = measured.evaluation
-        known = Known(problem, inner, at, *measured[:3])
-    value, error = evaluation.value, known.value_error
-    slope = known.coordinates.gradient_to(problem.model, evaluation.gradient)
+        at = EvaluatedPoint(problem, inner, moved, *measured[:3])
+    value, error = evaluation.value, at.value_error
+    slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
     slope = smallest_subgradient(own.to(problem.model, point), slope, problem.penalties(problem.model)[1])
     empty: tuple[int, ...] = ()
     # Neither a loss nor a penalty is negative, so f* >= 0.
@@ -119,154 +141,223 @@ def bound(
     if not math.isfinite(gap) or not bool(evaluation.gradient.isfinite().all()):
         return Bound(value, math.inf, True, slope, evaluation.loss)
     if not loss.is_convex:
-        return Bound(value, gap, True, slope, evaluation.loss, rounding_of(known, own), error=error)
+        return Bound(value, gap, True, slope, evaluation.loss, conversion_rounding(at, own), error=error)
     if dual:
-        gap, hidden = min((gap, hidden), (yield from _by_duality(known)), key=_all_of)
+        gap, hidden = min((gap, hidden), (yield from _bound_by_duality(at)), key=_total_gap)
     if curved and not gap + hidden <= enough * value:
-        found = yield from by_curvature(problem, own, point, known, measured)
+        found = yield from bound_by_curvature(problem, own, point, at, measured)
         dependent = found.dependent
         if found.gap < gap + hidden:
             gap, hidden, rigorous = found.gap, 0.0, found.rigorous
     elif not (curved or dual or objective.l1) and not gap <= enough * value and enough < math.inf:
-        estimate = yield from _by_products(problem, moved_to(own, problem.model, point), slope)
+        estimate = yield from _half_decrement(problem, moved_to(own, problem.model, point), slope)
         if estimate < gap:
             gap, rigorous = estimate, False
-    return Bound(value, gap, rigorous, slope, evaluation.loss, rounding_of(known, own) + hidden, dependent, error)
+    return Bound(value, gap, rigorous, slope, evaluation.loss, conversion_rounding(at, own) + hidden, dependent, error)
 
 
-def known_by(problem: Problem, coordinates: Coordinates, point: Tensor, evaluation: Derivatives) -> Known:
-    """What is known of a point by an optimizer's evaluation in its coordinates alone."""
-    folded = (coordinates.center / coordinates.scale).abs()  # how `Pass` subtracts the center, unless it is far
-    folded = torch.zeros_like(folded) if bool((folded > FOLDED[torch.float64]).any()) else folded
-    size = F.pad(LARGE + folded, (0, 1), value=1.0)
+def evaluated_point(
+    problem: Problem, coordinates: Coordinates, point: Tensor, evaluation: Derivatives
+) -> EvaluatedPoint:
+    """A point whose sizes of features are bounded and not measured, from an optimizer's evaluation in float64.
+
+    Args:
+        problem: The problem of the point.
+        coordinates: The coordinates of the optimizer.
+        point: Shape (K, D + 1).
+        evaluation: The derivatives there.
+    """
+    # `Pass` subtracts the center after multiplying with the features, unless it is too large for that.
+    folded = (coordinates.center / coordinates.scale).abs()
+    folded = torch.zeros_like(folded) if bool((folded > MAX_FOLDED_MEAN[torch.float64]).any()) else folded
+    size = F.pad(MAX_FEATURE_RMS + folded, (0, 1), value=1.0)
     squares = size.square() * problem.row_sum_scale * problem.total_weight
-    return Known(problem, coordinates, point, evaluation, squares, size * math.sqrt(problem.rows))
+    return EvaluatedPoint(problem, coordinates, point, evaluation, squares, size * math.sqrt(problem.rows))
 
 
-def rounding_of(known: Known, own: Coordinates) -> float:
+def conversion_rounding(at: EvaluatedPoint, own: Coordinates) -> float:
     """Upper bound on the change of f when the point is rounded to the model's coordinates and to source units.
 
-    Each coefficient is rounded a few times, and the intercept is what large offsets leave.
+    Each coefficient is rounded a few times.  The intercept is a difference of products of coefficients and offsets,
+    which may be large.
+
+    Args:
+        at: The point.
+        own: The coordinates in which the caller holds the point.
     """
-    coef, problem = known.point[:, :-1].abs() / known.coordinates.scale, known.problem
-    offsets = coef @ (known.coordinates.center.abs() + own.center.abs() + problem.model.center.abs())
-    of_intercept = (problem.num_features + 5) * UNIT * offsets + 4 * UNIT * known.point[:, -1].abs()
-    of_logits = 4 * known.logits_error + of_intercept * math.sqrt(known.total)
-    gradient = known.evaluation.gradient.abs()
-    of_slope = float(gradient[:, -1] @ of_intercept + 4 * UNIT * (gradient * known.point.abs()).sum())
-    # The loss changes with the logits by its slope, which vanishes at the optimum, and by its curvature.
+    coef, problem = at.point[:, :-1].abs() / at.coordinates.scale, at.problem
+    offsets = coef @ (at.coordinates.center.abs() + own.center.abs() + problem.model.center.abs())
+    of_intercept = (problem.num_features + 5) * UNIT_ROUNDOFF * offsets + 4 * UNIT_ROUNDOFF * at.point[:, -1].abs()
+    of_logits = 4 * at.logits_error + of_intercept * math.sqrt(at.total)
+    gradient = at.evaluation.gradient.abs()
+    of_slope = float(gradient[:, -1] @ of_intercept + 4 * UNIT_ROUNDOFF * (gradient * at.point.abs()).sum())
+    # To first order f changes by the gradient, which vanishes at the optimum, and to second order by the curvature.
     return of_slope + _second_order(problem, of_logits)
 
 
 def _second_order(problem: Problem, of_logits: Tensor) -> float:
-    """By how much the loss changes with wrong logits (K,), their norms over the rows, beyond its slope."""
+    """Upper bound on the change of f beyond first order, by errors of the logits whose norms over the rows are (K,)."""
     return max(problem.loss.max_curvature, 1.0) * float(of_logits.square().sum()) / 2
 
 
-def _all_of(found: tuple[float, float]) -> float:
-    """A gap with its rounding; infinite where it is no number."""
+def _total_gap(found: tuple[float, float]) -> float:
+    """A gap with its rounding; infinite where it is not a number."""
     return math.inf if math.isnan(sum(found)) else sum(found)
 
 
 def forms_hessian(problem: Problem) -> bool:
-    """Whether a certificate may form the Hessian."""
+    """Whether a certificate may form the Hessian, which then costs no more than a few passes."""
     dependent = problem.dependent
-    return dependent <= SMALL and problem.rows * dependent * problem.num_parameters <= WORK
+    return (
+        dependent <= MAX_BOUND_HESSIAN_PARAMETERS
+        and problem.rows * dependent * problem.num_parameters <= MAX_BOUND_HESSIAN_WORK
+    )
 
 
-def _by_duality(known: Known) -> PassRequests[tuple[float, float]]:
-    """The duality gap as it is computed, and by how much the exact one may be larger."""
-    problem, coordinates, point, evaluation, squares, _ = known
-    value = evaluation.value
-    moved = False
-    for _ in range(INTERCEPT_STEPS):
-        if not bool(evaluation.curvature.isfinite().all() & evaluation.gradient.isfinite().all()):
-            return math.inf, 0.0
-        shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
-        if float(shift.abs().max()) * problem.loss.self_concordance <= FEASIBLE:
-            break
-        point, moved = point.clone(), True
-        point[:, -1] -= shift.clamp(-1, 1)
-        evaluation = (yield from request(Measure(problem, coordinates, point))).evaluation
-    else:
+class _DualPoint(NamedTuple):
+    """A feasible point theta of the dual problem: residuals minus curvature times ``shift``, times ``scale``."""
+
+    at: EvaluatedPoint
+    """The primal point whose residuals they are."""
+    shift: Tensor
+    """The move of the intercepts that balances the residuals, (K,)."""
+    scale: float
+    """In (0, 1]."""
+    slopes: Tensor
+    """V, the sums of theta x over the rows, (K, D)."""
+    noise: Tensor
+    """Upper bound of the rounding errors of V, (K, D)."""
+    excess: float
+    """The Fenchel-Young excess."""
+
+
+def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]]:
+    """The duality gap at a point as it is computed, and an upper bound of what rounding hides of the exact one."""
+    solved = yield from _solve_intercepts(start)
+    if solved is None:
         return math.inf, 0.0
-    at = known._replace(point=point, evaluation=evaluation)
+    at, shift = solved
+    problem, coordinates, point, evaluation, squares, _ = at
     l2, l1 = (strength[:-1] for strength in problem.penalties(coordinates))
     coef = point[:, :-1]
-    # A theta of which the sums are rounding is moved once more in thought, so that they are exactly zero.
+    # Sums of theta that are only rounding are made exactly 0 by one more small move, which `_balance` accounts for.
     sums = evaluation.gradient - problem.penalties(coordinates)[0] * point
     if shift.any():
         if evaluation.by_intercept is None:
             sums = (yield from request(Dual(problem, coordinates, point, shift)))[0]
         else:
             sums = sums - shift.unsqueeze(1) * evaluation.by_intercept
-    # Chi squared, which is no less than what the conjugate costs: within such a move its curvature hardly changes.
+    # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
     excess = max(float(shift @ evaluation.curvature @ shift), 0.0)
     costs, moves = _balance(at, sums[:, -1])
     balance = float(costs.sum())
-    # Of theta, its norm over the rows: residuals of a smooth loss that is never negative, and a move by the curvature.
+    # The norm of theta over the rows: |residual|^2 <= 2 max_curvature loss, for a loss that is smooth and >= 0.
     steepest = problem.loss.max_curvature
     size = math.sqrt(2 * steepest * evaluation.loss) + math.sqrt(steepest * excess)
     noise = accumulated(problem) * size * squares[:-1].sqrt() + moves
-    noise = noise + 8 * UNIT * (sums[:, :-1].abs() + l2 * coef.abs())
-    # Probabilities near 1 of an optimizer's evaluation, rounded to float64.
-    rounding = 8 * UNIT * known.total * problem.num_outputs if evaluation.loss > SATURATED * known.total else 0.0
-    within = 1.0
+    noise = noise + 8 * UNIT_ROUNDOFF * (sums[:, :-1].abs() + l2 * coef.abs())
+    # An optimizer's evaluation has probabilities near 1 that are rounded to float64.
+    rounding = (
+        8 * UNIT_ROUNDOFF * start.total * problem.num_outputs if evaluation.loss > SATURATED_LOSS * start.total else 0.0
+    )
+    scale = 1.0
     if not problem.objective.l2 and (reach := float((sums[:, :-1].abs() / l1).max())) > 1:
-        # the conjugate of l1 alone is infinite beyond it
-        within = (1 - 1e-12) / reach
-        sums, excess, rounding = yield from request(Dual(problem, coordinates, point, shift, within))
+        # The conjugate of l1 |w| is infinite beyond l1.
+        scale = (1 - 1e-12) / reach
+        sums, excess, rounding = yield from request(Dual(problem, coordinates, point, shift, scale))
         excess = max(excess, 0.0)
-    slopes = sums[:, :-1]
+    theta = _DualPoint(at, shift, scale, sums[:, :-1], noise, excess)
     if problem.objective.l2:
-        # |V + l2 w|^2 / (2 l2) for l1 = 0, written so that nothing large cancels
-        held = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
-        off = (held + l2 * coef).abs()
-        rest = off * (off / l2) / 2 + l1 * coef.abs() + coef * (slopes - held)
-        rounding += float((noise * (off / l2) + noise * (noise / l2) / 2).sum())
+        terms, rounding = _penalty_terms(theta, l2, l1, rounding)
     else:
-        rest = coef * slopes + l1 * coef.abs()
-        # A theta shrunk by so much is feasible; the excess is convex in that, and is the loss where nothing is left.
-        shrunk = min(max(float(((slopes.abs() + noise) / l1).max()) - 1, 0.0), 1.0)
-        if shrunk > SHRUNK:  # the loss is far more than that
-            sums, less, noise_there = yield from request(
-                Dual(problem, coordinates, point, shift, within * (1 - shrunk))
-            )
-            more = max(less, 0.0) - excess + float((coef * (sums[:, :-1] - slopes)).sum())
-            rounding += max(more, 0.0) + noise_there
-        else:
-            rounding += shrunk * evaluation.value
-        rounding += float((noise * coef.abs()).sum())
-    rounding += 8 * UNIT * float((l1 * coef.abs()).sum()) + _second_order(problem, at.logits_error)
-    if moved:
-        rounding += known.value_error + at.value_error
+        terms, rounding = yield from _l1_penalty_terms(theta, l1, rounding)
+    rounding += 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum()) + _second_order(problem, at.logits_error)
+    if at.point is not start.point:
+        rounding += start.value_error + at.value_error
     rounding += balance + 2 * math.sqrt(excess * balance)
-    return value - evaluation.value + excess + max(float(rest.sum()), 0.0), rounding
+    return start.evaluation.value - evaluation.value + excess + max(float(terms.sum()), 0.0), rounding
 
 
-def _balance(at: Known, sums: Tensor) -> tuple[Tensor, Tensor]:
-    """What it costs to move a dual point until its sums (K,) over the rows, known up to rounding, are zero.
-
-    Spread over the rows as their curvatures are, that is chi squared of the move.  Where curvatures are so small that
-    this is not feasible, some is taken from where there is any.  That costs the largest slope of the conjugate at most.
+def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, Tensor] | None]:
+    """Minimizes f over the intercepts alone, until the rest of the way is at most `MAX_FEASIBLE_SHIFT`.
 
     Returns:
-        The costs of each output, (K,), and by how much the sums of theta x change, (K, D).
+        The point reached and the Newton step for the intercepts that is left there, (K,), to be subtracted; ``None``
+        where the passes do not suffice, or derivatives are not finite.
+    """
+    problem, coordinates = at.problem, at.coordinates
+    for _ in range(MAX_INTERCEPT_PASSES):
+        evaluation = at.evaluation
+        if not bool(evaluation.curvature.isfinite().all() & evaluation.gradient.isfinite().all()):
+            return None
+        shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
+        if float(shift.abs().max()) * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT:
+            return at, shift
+        point = at.point.clone()
+        point[:, -1] -= shift.clamp(-1, 1)
+        at = at._replace(point=point, evaluation=(yield from request(Measure(problem, coordinates, point))).evaluation)
+    return None
+
+
+def _penalty_terms(theta: _DualPoint, l2: Tensor, l1: Tensor, rounding: float) -> tuple[Tensor, float]:
+    """The terms w V + g(w) + g*(-V) of the coefficients, (K, D), with l2 > 0; and ``rounding`` with theirs added.
+
+    |V + l2 w|^2 / (2 l2) for l1 = 0, written so that nothing large cancels.
+    """
+    coef, slopes, noise = theta.at.point[:, :-1], theta.slopes, theta.noise
+    held = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
+    off = (held + l2 * coef).abs()
+    terms = off * (off / l2) / 2 + l1 * coef.abs() + coef * (slopes - held)
+    rounding += float((noise * (off / l2) + noise * (noise / l2) / 2).sum())
+    return terms, rounding
+
+
+def _l1_penalty_terms(theta: _DualPoint, l1: Tensor, rounding: float) -> PassRequests[tuple[Tensor, float]]:
+    """The terms w V + l1 |w| of the coefficients, (K, D), with l1 alone; and ``rounding`` with theirs added.
+
+    A theta whose exact V is too large by rounding is feasible once it is scaled down by that little.  The excess is
+    convex in the scale, and is the loss where nothing of theta is left: so the cost is at most the fraction times f.
+    """
+    problem, coordinates, point, evaluation, _, _ = theta.at
+    coef, slopes, noise = point[:, :-1], theta.slopes, theta.noise
+    terms = coef * slopes + l1 * coef.abs()
+    shrunk = min(max(float(((slopes.abs() + noise) / l1).max()) - 1, 0.0), 1.0)
+    if shrunk > MAX_UNCHECKED_SHRINKAGE:  # the exact cost is far less than the fraction times f
+        sums, less, noise_there = yield from request(
+            Dual(problem, coordinates, point, theta.shift, theta.scale * (1 - shrunk))
+        )
+        more = max(less, 0.0) - theta.excess + float((coef * (sums[:, :-1] - slopes)).sum())
+        rounding += max(more, 0.0) + noise_there
+    else:
+        rounding += shrunk * evaluation.value
+    rounding += float((noise * coef.abs()).sum())
+    return terms, rounding
+
+
+def _balance(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """The cost of moving a dual point until its sums over the rows, (K,), known up to rounding, are exactly zero.
+
+    A move that is spread over the rows in proportion to their curvatures costs its chi squared.  Where curvatures are
+    so small that such a move is not feasible, the move is made at rows with curvature; it costs at most the largest
+    slope of the conjugate.
+
+    Returns:
+        The cost for each output, (K,), and by how much the sums of theta x change at most, (K, D).
     """
     problem, evaluation = at.problem, at.evaluation
     reach, largest = at.squares[:-1].sqrt(), at.largest[:-1]
     if not problem.intercept:
         return torch.zeros_like(sums), torch.zeros_like(at.point[:, :-1])
     curvature = evaluation.curvature
-    sizes = problem.loss.residual_bound(evaluation.loss, at.total) + 2 * FEASIBLE * curvature.diagonal()
-    off = sums.abs() * (1 + UNIT) + accumulated(problem) * sizes
+    sizes = problem.loss.residual_bound(evaluation.loss, at.total) + 2 * MAX_FEASIBLE_SHIFT * curvature.diagonal()
+    off = sums.abs() * (1 + UNIT_ROUNDOFF) + accumulated(problem) * sizes
     if problem.coupled:
         second = float(torch.linalg.eigvalsh(curvature)[1]) - accumulated(problem) * float(curvature.trace())
         least = torch.full_like(off, second)
-        feasible = (off.norm() * problem.loss.self_concordance <= FEASIBLE * least) & (least > 0)
+        feasible = (off.norm() * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT * least) & (least > 0)
     else:
         least = curvature.diagonal()
-        feasible = (off * problem.loss.self_concordance <= FEASIBLE * least) & (least > 0)
+        feasible = (off * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT * least) & (least > 0)
     squared = off.square() / least
     squared = squared.sum().expand_as(off) if problem.coupled else squared
     spread = squared.sqrt().unsqueeze(1) * reach
@@ -277,11 +368,11 @@ def _balance(at: Known, sums: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _by_products(problem: Problem, point: Tensor, gradient: Tensor) -> PassRequests[float]:
-    """Half the Newton decrement, by a few steps of conjugate gradients: an estimate from below."""
+def _half_decrement(problem: Problem, point: Tensor, gradient: Tensor) -> PassRequests[float]:
+    """Half the Newton decrement g' H^-1 g / 2, by a few steps of conjugate gradients: an estimate from below."""
     diagonal = yield from request(Diagonal(problem, problem.model, point))
     metric = diagonal.clamp(min=1e-12 * float(diagonal.max()))
     solution = yield from conjugate_gradients(
-        problem, problem.model, point, gradient, lambda r: r / metric, 0.03, PRODUCTS
+        problem, problem.model, point, gradient, lambda r: r / metric, 0.03, MAX_ESTIMATE_PRODUCTS
     )
-    return solution.gain
+    return solution.predicted_decrease

@@ -1,4 +1,4 @@
-"""Newton steps from products with a Hessian that is not held: preconditioned conjugate gradients."""
+"""Truncated Newton steps: `H @ step = gradient` by preconditioned conjugate gradients, without forming H."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.solvers.newton_steps import Solve
+from logreg.solvers.newton_steps import InverseHessian
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.hessian import BlockCache, Product
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import Coordinates, Problem
 
-STALLED = 0.5
-"""Ratio of the last gain to the mean gain of a product so far, below which conjugate gradients have done their work."""
+MIN_DECREASE_RATIO = 0.5
+"""Decrease of the quadratic model by the last product, relative to the mean decrease by a product so far, at which
+conjugate gradients stop: a Newton step from the new point then decreases f more.  The value is Nash and Sofer's."""
 
 
 class Solution(NamedTuple):
-    """What conjugate gradients came to."""
+    """The result of conjugate gradients."""
 
     step: Tensor
     """To be subtracted, (K, D + 1)."""
-    gain: float
-    """What the quadratic model says it is worth."""
+    predicted_decrease: float
+    """Decrease of f that the quadratic model predicts for the step."""
     directions: Tensor
-    """Those that were tried, conjugate to each other and with curvature 1, (M, K * (D + 1))."""
+    """Search directions p, scaled to p @ H @ p = 1 and conjugate to each other, (M, K * (D + 1))."""
     products: Tensor
-    """The Hessian times those, (M, K * (D + 1))."""
+    """H @ p for each of them, (M, K * (D + 1))."""
 
 
 def conjugate_gradients(
@@ -36,69 +37,92 @@ def conjugate_gradients(
     coordinates: Coordinates,
     point: Tensor,
     gradient: Tensor,
-    inverse: Solve,
-    accuracy: float,
-    most: int,
+    inverse: InverseHessian,
+    rtol: float,
+    max_products: int,
     free: Tensor | None = None,
 ) -> PassRequests[Solution]:
-    """Solves Hessian @ step = gradient, a pass for each product.
+    """Solves `H @ step = gradient` for the Hessian H of f at a point; each product with H takes one pass.
+
+    Each iteration, with r the residual, z = inverse(r) and p the search direction (at first z):
+
+    1. Compute H @ p in one pass.
+    2. Move the step by the length (r @ z) / (p @ H @ p) along p.
+    3. Subtract that length times H @ p from r, and apply the preconditioner to it.
+    4. Make the next direction conjugate: p = z + (new r @ z) / (old r @ z) * p.
+
+    It stops where sqrt(r @ z) is at most ``rtol`` times what it was at first, where the last product decreased the
+    model by less than `MIN_DECREASE_RATIO` of the mean decrease, after ``max_products``, or where rounding leaves no
+    positive curvature along p.  The step so far is returned in any case; it is 0 where the gradient is.
 
     Args:
-        problem: Whose rows will be shown.
+        problem: Over whose rows the passes go.
         coordinates: Of the point.
         point: Where the Hessian is taken, (K, D + 1).
         gradient: Shape (K, D + 1).
-        inverse: The preconditioner, symmetric and positive.
-        accuracy: Norm of the residual, in the metric of the preconditioner and relative to the first, to end at.
-        most: Products at most.
+        inverse: The preconditioner, symmetric and positive definite.
+        rtol: Norm of the residual in the metric of the preconditioner, relative to the first, at which to stop.
+        max_products: Products with H at most.
         free: Coordinates that may move, (K, D + 1); ``None`` for all.
+
+    References:
+        Nocedal and Wright (2006), Numerical Optimization, algorithm 5.3; Nash and Sofer (1990), Assessing a search
+        direction within a truncated-Newton method, for the second stopping rule.
     """
 
-    def within(vector: Tensor) -> Tensor:
+    def restrict(vector: Tensor) -> Tensor:
         return centered(problem, vector) if free is None else vector * free
 
-    residual = within(gradient)
-    step, gain = torch.zeros_like(residual), 0.0
-    towards = within(inverse(residual))
-    direction, squared = towards, float((residual * towards).sum())
-    enough = accuracy * accuracy * squared
+    residual = restrict(gradient)
+    step, predicted_decrease = torch.zeros_like(residual), 0.0
+    preconditioned = restrict(inverse(residual))
+    direction, squared_norm = preconditioned, float((residual * preconditioned).sum())
+    squared_tol = rtol * rtol * squared_norm
     curvatures: BlockCache[Tensor] = BlockCache()
-    tried: list[tuple[Tensor, Tensor]] = []
-    for number in range(1, most + 1):
-        if not squared > 0:
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for number in range(1, max_products + 1):
+        if not squared_norm > 0:
             break
-        product = within((yield from request(Product(problem, coordinates, point, direction, curvatures))))
+        product = restrict((yield from request(Product(problem, coordinates, point, direction, curvatures))))
         curvature = float((direction * product).sum())
         if not curvature > 0 or not math.isfinite(curvature):
             break
-        length = squared / curvature
-        tried.append((direction / math.sqrt(curvature), product / math.sqrt(curvature)))
+        length = squared_norm / curvature
+        pairs.append((direction / math.sqrt(curvature), product / math.sqrt(curvature)))
         step = step + length * direction
         residual = residual - length * product
-        gain += length * squared / 2
-        towards = within(inverse(residual))
-        last, squared = squared, float((residual * towards).sum())
-        if squared <= enough or number * length * last / 2 <= STALLED * gain:
+        predicted_decrease += length * squared_norm / 2
+        preconditioned = restrict(inverse(residual))
+        last_squared_norm, squared_norm = squared_norm, float((residual * preconditioned).sum())
+        slows_down = number * length * last_squared_norm / 2 <= MIN_DECREASE_RATIO * predicted_decrease
+        if squared_norm <= squared_tol or slows_down:
             break
-        direction = towards + squared / last * direction
-    pairs = [torch.stack(side).flatten(1) for side in zip(*tried, strict=True)] or [
-        residual.new_zeros(0, residual.numel())
-    ] * 2
-    return Solution(step, gain, *pairs)
+        direction = preconditioned + squared_norm / last_squared_norm * direction
+    if not pairs:
+        none = residual.new_zeros(0, residual.numel())
+        return Solution(step, predicted_decrease, none, none)
+    directions, products = (torch.stack(side).flatten(1) for side in zip(*pairs, strict=True))
+    return Solution(step, predicted_decrease, directions, products)
 
 
-def corrected(inverse: Solve, known: Solution) -> Solve:
-    """A preconditioner that is exact on the directions of an earlier solution, where it was near enough.
+def corrected(inverse: InverseHessian, last_solution: Solution) -> InverseHessian:
+    """A preconditioner corrected to be exact on the search directions of an earlier solution.
 
-    Source:
+    With P the directions and Q = H @ P their products, it applies
+
+        B = P P' + (I - P Q') inverse (I - Q P')
+
+    which is symmetric and positive definite, and for which `B @ Q = P` holds.
+
+    References:
         Morales and Nocedal (2000), Automatic preconditioning by limited memory quasi-Newton updating.
     """
-    directions, products = known.directions, known.products
+    directions, products = last_solution.directions, last_solution.products
 
-    def better(gradient: Tensor) -> Tensor:
+    def apply_inverse(gradient: Tensor) -> Tensor:
         flat = gradient.flatten()
-        along = directions @ flat
-        rest = inverse((flat - along @ products).view_as(gradient)).flatten()
-        return (rest + (along - products @ rest) @ directions).view_as(gradient)
+        slopes = directions @ flat
+        rest = inverse((flat - slopes @ products).view_as(gradient)).flatten()
+        return (rest + (slopes - products @ rest) @ directions).view_as(gradient)
 
-    return better
+    return apply_inverse

@@ -1,20 +1,40 @@
-"""Bounds on the gap by the curvature of a self-concordant loss, where no penalty gives a duality gap."""
+"""Bounds of f - f* from the Hessian, for self-concordant losses: the only bounds where nothing is penalized.
+
+The loss is self-concordant in the sense of Bach: along a line the third derivative of the loss by its logits is at most
+M times the second derivative, times the speed of the logits.  Hence the Hessian H(x) at a point bounds the Hessian
+around it.  Along a direction in which no logit changes by more than r / M, the second derivative of f falls at most by
+the factor exp(-r).  With the Newton decrement d^2 = g' H^-1 g and with R^2 = max_i x_i' H^-1 x_i, the largest squared
+norm of a row in the metric of the inverse Hessian,
+
+    f - f*  <=  d^2 / (4 psi(r)),    psi(r) = (exp(-r) + r - 1) / r^2,    where r psi(r) = M R d.
+
+For M R d -> 0 it is d^2 / 2, half the squared decrement; there is no bound for M R d >= 1.
+
+The bound holds within the span of the eigenvectors of H whose eigenvalues are known above rounding.  It holds
+everywhere if the rank of the features is no larger than their number, since f then has the same values on that span as
+everywhere; `rank_of` proves the rank in exact arithmetic.
+
+References:
+    Bach (2010), Self-concordant analysis for logistic regression, Electronic Journal of Statistics 4, section 2.
+    Boyd and Vandenberghe (2004), Convex optimization, section 9.5.1: the Newton decrement.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.solvers.dependent_features import RESOLVED, rank_of
+from logreg.solvers.dependent_features import RESOLVED_EIGENVALUE_RATIO, rank_of
 from logreg.solvers.exact_sums import moved_to
-from logreg.solvers.newton_steps import Factored
+from logreg.solvers.newton_steps import FactoredHessian
 from logreg.solvers.passes.base import PassRequests, PreparedRows, request
 from logreg.solvers.passes.certifying import (
-    UNIT,
+    UNIT_ROUNDOFF,
     Certifying,
     Measure,
     Measured,
@@ -26,70 +46,86 @@ from logreg.solvers.passes.evaluate import Derivatives
 from logreg.solvers.passes.sampling import Sample
 from logreg.solvers.problem import Coordinates, Problem
 
-LARGE = 10.0
-"""Root mean square of a feature in an optimizer's coordinates, at most: of a sample of the rows it is about 1."""
+MAX_FEATURE_RMS = 10.0
+"""Root mean square of a feature in an optimizer's coordinates, at most.
 
-CLOSE = 0.9
-"""Norm of the slope in the metric of the inverse Hessian, times the largest of a row, below which curvature tells."""
+The coordinates give a sample of the rows a root mean square of about 1; the factor 10 covers what the sample missed.
+"""
+
+MAX_SCALED_DECREMENT = 0.9
+"""Largest M R d, the scaled Newton decrement, at which a bound is given.
+
+The bound becomes infinite at 1, where rounding would decide on it.
+"""
+
+MAX_LOGIT_ROUNDING_FACTOR = 1.1
+"""Largest factor by which rounding of the logits may change the Hessian; beyond it there is no bound."""
+
+SATURATED_LOSS = 1e-6
+"""Mean loss, in nats, below which residuals are computed anew by `Measure`.
+
+The probabilities of such rows are so near 1 that 1 - p has lost its digits in an optimizer's evaluation.
+"""
 
 
-SATURATED = 1e-6
-"""Mean loss below which residuals are computed anew, since probabilities near 1 have lost what they are from 1."""
-
-
-class Known(NamedTuple):
-    """A point and all that a bound is made of."""
+class EvaluatedPoint(NamedTuple):
+    """A point with its derivatives in float64, and with the sizes that bound their rounding errors."""
 
     problem: Problem
     coordinates: Coordinates
     point: Tensor
     """In the coordinates, (K, D + 1)."""
     evaluation: Derivatives
-    """There, in float64."""
+    """The derivatives there, in float64."""
     squares: Tensor
-    """As of `Measured`, by coordinates in which sums over the rows are made, (D + 1,)."""
+    """`Measured.squares` or an upper bound of it, (D + 1,)."""
     largest: Tensor
-    """As of `Measured`, by the same coordinates."""
+    """`Measured.largest` or an upper bound of it, (D + 1,)."""
 
     @property
     def total(self) -> float:
-        """What all rows weigh in the objective: 1 for a mean."""
+        """The weight of all rows in the objective: 1 for a mean loss."""
         return self.problem.row_sum_scale * self.problem.total_weight
 
     @property
     def logits_error(self) -> Tensor:
-        """Root of the weighted sum over the rows of squared rounding errors of each output's logits, (K,)."""
+        """Root of the weighted sum over the rows of the squared rounding errors of each output's logits, (K,)."""
         reach = self.point[:, :-1].abs() @ self.squares[:-1].sqrt() + self.point[:, -1].abs() * math.sqrt(self.total)
-        return (self.problem.num_features + 10) * UNIT * reach
+        return (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach
 
     @property
     def value_error(self) -> float:
-        """Of f as it was computed.
+        """Upper bound of the rounding error of f, in nats.
 
-        The loss changes with its logits by no more than its largest slope, and, as `Measure` has it, by no larger
-        factor than exp of that.
+        The loss changes with its logits at most by its Lipschitz constant times their errors.  Where it is saturated,
+        as computed by `Measure`, it changes at most by the factor exp(relative Lipschitz constant times error).
         """
         loss, evaluation = self.problem.loss, self.evaluation
         summed = 2 * accumulated(self.problem) * abs(evaluation.value)
-        if evaluation.loss > SATURATED * self.total or loss.relative_lipschitz == math.inf:
+        if evaluation.loss > SATURATED_LOSS * self.total or loss.relative_lipschitz == math.inf:
             slope = loss.lipschitz * math.sqrt(self.total)
             slope = slope if math.isfinite(slope) else math.sqrt(2 * loss.max_curvature * evaluation.loss)
             return float(self.logits_error.sum()) * 2 * slope + summed
         reach = loss.relative_lipschitz * float((self.point.abs() @ self.largest).max())
-        return evaluation.loss * math.expm1(min(2 * (self.problem.num_features + 10) * UNIT * reach, 700.0)) + summed
+        return (
+            evaluation.loss * math.expm1(min(2 * (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach, 700.0))
+            + summed
+        )
 
 
 class Leverage(Certifying[Tensor]):
-    """The largest squared norm of a row under a metric, for each output."""
+    """The largest squared norm of a row in a metric, for each output."""
+
+    maxima = ("_largest",)
 
     def __init__(self, problem: Problem, coordinates: Coordinates, roots: Tensor) -> None:
-        """``roots`` (K, D + 1, R) are such that the squared norm of a row x for output k is |roots_k' x|^2."""
+        """``roots`` (K, D + 1, R) define the metric: the squared norm of a row x for output k is |roots_k' x|^2."""
         super().__init__(problem, coordinates)
         self._roots = roots
         self._largest = self.zeros(len(roots))
 
     def gather(self, rows: PreparedRows) -> None:
-        """Keeps the largest."""
+        """Updates the maximum."""
         for output, root in enumerate(self._roots):
             norms = torch.addmm(root[-1], rows.features, root[:-1]).square().sum(1)
             self._largest[output] = torch.maximum(self._largest[output], norms.max())
@@ -99,192 +135,298 @@ class Leverage(Certifying[Tensor]):
         return self._largest
 
 
-class Curved(NamedTuple):
-    """What `by_curvature` finds."""
+class CurvatureBound(NamedTuple):
+    """The result of `bound_by_curvature`."""
 
     gap: float
+    """f - f* is at most this, in nats; an estimate where not ``rigorous``."""
     rigorous: bool
     dependent: tuple[int, ...] = ()
+    """Features that are linearly dependent to within rounding, in ascending order, where they prevent a bound."""
 
 
-NOTHING_KNOWN = Curved(math.inf, True)
+NO_BOUND = CurvatureBound(math.inf, True)
 """The infinite bound."""
 
 
-def by_curvature(
-    problem: Problem, own: Coordinates, point: Tensor, known: Known, measured: Measured | None
-) -> PassRequests[Curved]:
-    """From the Hessian: f is so nearly quadratic around the point that half the Newton decrement bounds the gap.
+def bound_by_curvature(
+    problem: Problem, own: Coordinates, point: Tensor, at: EvaluatedPoint, measured: Measured | None
+) -> PassRequests[CurvatureBound]:
+    """Bounds f - f* at a point by the Hessian there; see the formula of the module.
 
-    Along a direction that changes no logit by more than r / M, with M the self-concordance of the loss, the second
-    derivative falls at most by exp(-r).  So with the decrement d = |g| in the metric of the inverse Hessian, and R the
-    largest norm of a row in it,
+    All rounding errors are bounded: of the gradient, of the logits, and of the Hessian, which may be smaller by its
+    rounding error along every eigenvector.  Where the rank of the features exceeds the number of eigenvectors that are
+    known above rounding, the result is an estimate, as if features that depend on each other to within rounding did so
+    exactly; it is infinite where f has a slope outside of the span.
 
-        f - f* <= d^2 / (4 psi(r)),  psi(r) = (exp(-r) + r - 1) / r^2,  r psi(r) = M R d
-
-    That holds within the span of eigenvectors whose eigenvalues are above rounding.  It holds everywhere if the rank of
-    the features is no larger than their number, since f then has the same values on that span as everywhere; `rank_of`
-    proves that in exact arithmetic.  Otherwise it is an estimate: where features depend on each other to within
-    rounding, as if they did so exactly, and else nothing at all where f has a slope outside.
+    Args:
+        problem: The problem whose rows are requested.
+        own: The coordinates of the point.
+        point: Shape (K, D + 1).
+        at: The same point with its derivatives.
+        measured: The result of `Measure` at the point, if it is known already, with or without the Hessian.
     """
-    coordinates, at = known.coordinates, known.point
+    at, measured = yield from _with_hessian(problem, own, point, at, measured)
+    blocks = _blocks(at, measured)
+    # Rounding moves the logits by ``off`` at most, and the curvature by the factor exp(M off).
+    off = 2 * (problem.num_features + 10) * UNIT_ROUNDOFF * measured.reach
+    grown = math.exp(min(problem.loss.self_concordance * off, 10.0))
+    spectrum = _spectrum(problem, blocks.hessian)
+    if spectrum is None or grown > MAX_LOGIT_ROUNDING_FACTOR:
+        return NO_BOUND
+    grown = grown / (1 - float((spectrum.error * spectrum.roots.square()).max()))
+    inverse_root = spectrum.units.unsqueeze(2) * spectrum.vectors * spectrum.roots.unsqueeze(1)
+    of_logits = at.logits_error * math.sqrt(problem.loss.max_curvature)
+    of_logits = of_logits.norm().unsqueeze(0) if problem.coupled else of_logits
+    along = (inverse_root.mT @ blocks.gradient.unsqueeze(2))[..., 0]
+    blurred = (inverse_root.abs().mT @ blocks.noise.unsqueeze(2))[..., 0]
+    decrement = (along.norm(dim=1) + blurred.norm(dim=1) + of_logits).square() * grown
+    if not bool(decrement.isfinite().all()):
+        return NO_BOUND
+    padded = inverse_root.view(len(at.point), blocks.parameters, -1)
+    padded = padded if problem.intercept else F.pad(padded, (0, 0, 0, 1))
+    leverages = yield from request(Leverage(problem, at.coordinates, padded))
+    if problem.coupled:  # a difference of two logits changes by at most twice the larger change
+        leverages = 4 * leverages.max().unsqueeze(0)
+    leverages = problem.loss.self_concordance**2 * leverages
+    decrements = decrement.tolist()
+    products = [
+        math.sqrt(squared * leverage)
+        for squared, leverage in zip(decrements, (1.01 * grown * leverages).tolist(), strict=True)
+    ]
+    total = _sum_of_gaps(decrements, products)
+    if total == math.inf:
+        return NO_BOUND
+    return (yield from _on_all_of_space(at, measured, blocks, spectrum, of_logits, total))
+
+
+def _with_hessian(
+    problem: Problem, own: Coordinates, point: Tensor, at: EvaluatedPoint, measured: Measured | None
+) -> PassRequests[tuple[EvaluatedPoint, Measured]]:
+    """The point measured together with its Hessian, which takes a pass where it is not known yet."""
+    coordinates, moved = at.coordinates, at.point
     if measured is None:
         coordinates = centered_coordinates(problem, (yield from request(Sample(problem))))
-        at = moved_to(own, coordinates, point)
+        moved = moved_to(own, coordinates, point)
     if measured is None or measured.evaluation.hessian is None:
-        measured = yield from request(Measure(problem, coordinates, at, hessian=True))
-    known = Known(problem, coordinates, at, *measured[:3])
-    hessian, gradient = measured.evaluation.hessian, measured.evaluation.gradient
+        measured = yield from request(Measure(problem, coordinates, moved, hessian=True))
+    return EvaluatedPoint(problem, coordinates, moved, *measured[:3]), measured
+
+
+class _Blocks(NamedTuple):
+    """The Hessian as symmetric matrices: one for all outputs together (B = 1), or one for each (B = K)."""
+
+    parameters: int
+    """Parameters of one output: D + 1, or D without an intercept."""
+    hessian: Tensor
+    """Shape (B, P, P)."""
+    gradient: Tensor
+    """Shape (B, P)."""
+    noise: Tensor
+    """Upper bound of the rounding errors of the gradient, (B, P)."""
+
+
+def _blocks(at: EvaluatedPoint, measured: Measured) -> _Blocks:
+    """Flattens the parameters of outputs that are coupled, and leaves out an intercept that is fixed."""
+    problem, hessian, gradient = at.problem, measured.evaluation.hessian, measured.evaluation.gradient
     assert hessian is not None
-    (k, p), together = at.shape, problem.coupled
+    (k, p), together = at.point.shape, problem.coupled
     if not problem.intercept:
         p -= 1
         hessian = hessian[:, :p, :, :p] if together else hessian[:, :p, :p]
-    l2 = problem.penalties(coordinates)[0][:p]
+    l2 = problem.penalties(at.coordinates)[0][:p]
     batch, count = (1, k * p) if together else (k, p)
-    hessian = hessian.reshape(batch, count, count)
-    noise = accumulated(problem) * measured.slopes[:, :p] + 4 * UNIT * (gradient[:, :p].abs() + l2 * at[:, :p].abs())
-    gradient, noise = gradient[:, :p].reshape(batch, count), noise.reshape(batch, count)
+    noise = accumulated(problem) * measured.slopes[:, :p]
+    noise = noise + 4 * UNIT_ROUNDOFF * (gradient[:, :p].abs() + l2 * at.point[:, :p].abs())
+    return _Blocks(
+        p, hessian.reshape(batch, count, count), gradient[:, :p].reshape(batch, count), noise.reshape(batch, count)
+    )
+
+
+class _Spectrum(NamedTuple):
+    """Eigenvalues and eigenvectors of the Hessian in units in which its diagonal is 1."""
+
+    units: Tensor
+    """The units, (B, P)."""
+    values: Tensor
+    """Eigenvalues in ascending order, (B, P)."""
+    vectors: Tensor
+    """Shape (B, P, P)."""
+    error: Tensor
+    """Upper bound of the rounding error of the Hessian, in the norm of its eigenvalues, (B, 1)."""
+    resolved: Tensor
+    """Whether an eigenvalue is known above rounding, (B, P)."""
+    roots: Tensor
+    """1 / sqrt(eigenvalue) of those, and 0 of the others, (B, P)."""
+
+
+def _spectrum(problem: Problem, hessian: Tensor) -> _Spectrum | None:
+    """Decomposes the Hessian (B, P, P); ``None`` where it is not finite or the decomposition fails."""
     diagonal = hessian.diagonal(dim1=1, dim2=2)
-    units = torch.where(diagonal > 0, diagonal.rsqrt(), 1.0)  # the diagonal is 1 in these
+    units = torch.where(diagonal > 0, diagonal.rsqrt(), 1.0)
     scaled = units.unsqueeze(2) * hessian * units.unsqueeze(1)
-    off = 2 * (problem.num_features + 10) * UNIT * measured.reach  # logits, by which curvature is off as well
-    grown = math.exp(min(problem.loss.self_concordance * off, 10.0))
-    if not bool(scaled.isfinite().all()) or grown > 1.1:
-        return NOTHING_KNOWN
+    if not bool(scaled.isfinite().all()):
+        return None
     try:
         values, vectors = torch.linalg.eigh(scaled)
     except RuntimeError:  # torch's LinAlgError, which it does not export
-        return NOTHING_KNOWN
-    error = count * (accumulated(problem) + 20 * UNIT * values[:, -1:])
-    seen = values > RESOLVED * error
-    roots = torch.where(seen, values, 1.0).rsqrt() * seen
-    grown = grown / (1 - float((error * roots.square()).max()))
-    inverse_root = units.unsqueeze(2) * vectors * roots.unsqueeze(1)
-    along = (inverse_root.mT @ gradient.unsqueeze(2))[..., 0]
-    blurred = (inverse_root.abs().mT @ noise.unsqueeze(2))[..., 0]
-    of_logits = known.logits_error * math.sqrt(problem.loss.max_curvature)
-    of_logits = of_logits.norm().unsqueeze(0) if together else of_logits
-    decrement = (along.norm(dim=1) + blurred.norm(dim=1) + of_logits).square() * grown
-    if not bool(decrement.isfinite().all()):
-        return NOTHING_KNOWN
-    padded = inverse_root.view(k, p, -1)
-    padded = padded if problem.intercept else F.pad(padded, (0, 0, 0, 1))
-    leverages = yield from request(Leverage(problem, coordinates, padded))
-    if together:  # a difference of two logits moves by at most twice the larger
-        leverages = 4 * leverages.max().unsqueeze(0)
-    leverages = problem.loss.self_concordance**2 * leverages
-    total = 0.0
-    for squared, leverage in zip(decrement.tolist(), (1.01 * grown * leverages).tolist(), strict=True):
-        product = math.sqrt(squared * leverage)
-        if not product < CLOSE:
-            return NOTHING_KNOWN
-        total += squared / (4 * _psi(_invert(product)))
-    least_seen = int(seen.sum(1).min())
+        return None
+    error = values.shape[1] * (accumulated(problem) + 20 * UNIT_ROUNDOFF * values[:, -1:])
+    resolved = values > RESOLVED_EIGENVALUE_RATIO * error
+    roots = torch.where(resolved, values, 1.0).rsqrt() * resolved
+    return _Spectrum(units, values, vectors, error, resolved, roots)
+
+
+def _on_all_of_space(
+    at: EvaluatedPoint, measured: Measured, blocks: _Blocks, spectrum: _Spectrum, of_logits: Tensor, total: float
+) -> PassRequests[CurvatureBound]:
+    """Decides whether a bound on the span of the resolved eigenvectors holds for all parameters.
+
+    Args:
+        at: The point.
+        measured: Its measurement.
+        blocks: Its Hessian and gradient.
+        spectrum: The eigenvectors.
+        of_logits: Upper bound of the gradient's error by rounding of the logits, in the metric of the inverse, (B,).
+        total: The bound of f - f* on the span.
+    """
+    problem, p, count = at.problem, blocks.parameters, blocks.gradient.shape[1]
+    k, together = len(at.point), problem.coupled
+    resolved = int(spectrum.resolved.sum(1).min())
     if problem.objective.l2:
         free = 1 if together and problem.intercept else 0
-        return Curved(total, True) if least_seen >= count - free else NOTHING_KNOWN
+        return CurvatureBound(total, True) if resolved >= count - free else NO_BOUND
     copies = k - 1 if together else 1
-    if least_seen >= copies * min(p, measured.rows):
-        return Curved(total, True)
+    if resolved >= copies * min(p, measured.rows):
+        return CurvatureBound(total, True)
     widest = int(measured.evaluation.curvature.diagonal().argmax())
+    hessian = blocks.hessian
     gram = hessian.view(k, p, k, p)[widest, :, widest] if together else hessian[widest]
-    rank, seeming, dependent = yield from rank_of(problem, coordinates, gram, measured.rows)
-    if least_seen >= copies * rank:
-        return Curved(total, True)
-    if dependent and least_seen >= copies * seeming:
-        return Curved(total, False, dependent)  # it would be a bound, were those exact dependences
-    outside = vectors * (~seen).unsqueeze(1) * units.unsqueeze(2)
-    slopes = (outside.mT @ gradient.unsqueeze(2)).abs()[..., 0]
-    most = (outside.abs().mT @ noise.unsqueeze(2))[..., 0] + of_logits.unsqueeze(1) * (values.abs() + error).sqrt()
+    rank, seeming, dependent = yield from rank_of(problem, at.coordinates, gram, measured.rows)
+    if resolved >= copies * rank:
+        return CurvatureBound(total, True)
+    if dependent and resolved >= copies * seeming:
+        return CurvatureBound(total, False, dependent)  # it would be a bound if the features depended exactly
+    outside = spectrum.vectors * (~spectrum.resolved).unsqueeze(1) * spectrum.units.unsqueeze(2)
+    slopes = (outside.mT @ blocks.gradient.unsqueeze(2)).abs()[..., 0]
+    sizes = (spectrum.values.abs() + spectrum.error).sqrt()
+    most = (outside.abs().mT @ blocks.noise.unsqueeze(2))[..., 0] + of_logits.unsqueeze(1) * sizes
     sloped = bool((slopes > most).any())
-    return Curved(math.inf, True, dependent) if sloped else Curved(total, False, dependent)
+    return CurvatureBound(math.inf, True, dependent) if sloped else CurvatureBound(total, False, dependent)
 
 
-def size_of(direct: Factored, outputs: int) -> Tensor:
-    """Roots of the curvature by each coordinate, the smallest of all outputs: (D + 1,)."""
-    diagonal = direct.matrices.diagonal(dim1=1, dim2=2).reshape(outputs, -1).amin(0)
+def diagonal_roots(factored_hessian: FactoredHessian, outputs: int) -> Tensor:
+    """Square roots of the Hessian's diagonal, the smallest over the outputs: units of the coordinates, (D + 1,)."""
+    diagonal = factored_hessian.matrices.diagonal(dim1=1, dim2=2).reshape(outputs, -1).amin(0)
     return torch.where(diagonal > 0, diagonal, 1.0).sqrt()
 
 
-class Norms(NamedTuple):
-    """What a Hessian that is held tells of all rows, of each of its matrices; see `by_held_hessian`."""
+class InverseHessianNorms(NamedTuple):
+    """Upper bounds in the metric of the inverse of a held Hessian, for each of its B matrices.
+
+    With them `bound_by_held_hessian` needs no pass.
+    """
 
     rows: Tensor
-    """Largest squared norm of a row in the metric of the inverse, (B,)."""
+    """Largest squared norm of a row, (B,)."""
     error: Tensor
-    """Of the Hessian, relative to its smallest curvature, (B,)."""
+    """Rounding error of the Hessian, relative to its smallest curvature, (B,)."""
     blur: Tensor
-    """Rounding error of a gradient in float64, its norm in the metric of the inverse, (B,)."""
+    """Norm of the rounding error of a gradient in float64, (B,)."""
     self_concordance: float
-    """Of the loss."""
+    """M of the loss."""
 
     @property
     def reach(self) -> float:
-        """The f - f* up to which there is a bound still where curvature fell by half since the Hessian was made."""
+        """The f - f* up to which there is a bound even where curvature fell by half since the Hessian was formed."""
         largest = float(self.rows.max()) * self.self_concordance**2
-        return CLOSE**2 / 8 / largest if largest else math.inf
+        return MAX_SCALED_DECREMENT**2 / 8 / largest if largest else math.inf
 
 
-def norms(problem: Problem, direct: Factored, size: Tensor, reached: Reached) -> Norms | None:
-    """Those of a Hessian, or ``None`` where its smallest curvature is lost in rounding.
+def inverse_hessian_norms(
+    problem: Problem, factored_hessian: FactoredHessian, size: Tensor, reached: Reached
+) -> InverseHessianNorms | None:
+    """Bounds norms in the metric of the inverse of a held Hessian by its smallest eigenvalue.
 
     Args:
-        problem: Without l1.
-        direct: The Hessian.
+        problem: A problem without l1.
+        factored_hessian: The Hessian.
         size: Units of the coordinates, (D + 1,).
-        reached: Of `Reach` in that coordinates and those units.
+        reached: The result of `Reach` in these coordinates and units.
+
+    Returns:
+        The norms; ``None`` where the smallest eigenvalue is not known above rounding.
     """
-    units = (1 / size).repeat(direct.matrices.shape[1] // len(size))
-    matrices = direct.matrices * units * units.unsqueeze(1)
+    units = (1 / size).repeat(factored_hessian.matrices.shape[1] // len(size))
+    matrices = factored_hessian.matrices * units * units.unsqueeze(1)
     if not problem.intercept:
         moves = torch.arange(len(units), device=size.device) % len(size) != len(size) - 1
         matrices = matrices[:, moves][:, :, moves]
     values = torch.linalg.eigvalsh(matrices)
     smallest, largest = values[:, 0], values[:, -1]
     eps, k = torch.finfo(problem.dtype).eps, problem.num_outputs if problem.coupled else 1
-    of_ones = direct.matrices.diagonal(dim1=1, dim2=2)[:, len(size) - 1 :: len(size)].amax(1)
-    # By how much it may be off: sums of so many rows, what a mean takes away from them, probabilities that are known
-    # to so many digits, features likewise, and what was added so that it could be factored.
+    of_ones = factored_hessian.matrices.diagonal(dim1=1, dim2=2)[:, len(size) - 1 :: len(size)].amax(1)
+    # Errors of the Hessian: of sums over the rows, and of a mean that is subtracted from them;
     summed = 10 * eps if problem.dtype != torch.float64 else accumulated(problem) + 10 * eps
     error = summed * values.shape[1] * (largest + 2 * reached.far * of_ones)
-    error = error + 4 * eps * k * reached.mean + (4 * reached.blurred + direct.ridge) * largest
+    # of probabilities and of features, which are rounded to the type; and the ridge that made it positive definite.
+    error = error + 4 * eps * k * reached.mean + (4 * reached.blurred + factored_hessian.ridge) * largest
     error = error / smallest.clamp(min=1e-300)
     if not bool(((smallest > 0) & (error < 0.1)).all()):
         return None
     total = problem.row_sum_scale * problem.total_weight * problem.loss.lipschitz**2 * (2 if problem.coupled else 1)
     blur = accumulated(problem) * (total * (reached.mean + reached.far * total) / smallest).sqrt()
     rows = (2 if problem.coupled else 1) * reached.largest / smallest
-    return Norms(rows, error, blur, problem.loss.self_concordance)
+    return InverseHessianNorms(rows, error, blur, problem.loss.self_concordance)
 
 
-def by_held_hessian(direct: Factored, of_rows: Norms, change: Tensor, gradient: Tensor) -> float:
-    """The bound of `by_curvature` from a Hessian of a point nearby, with all that this costs added.
+def bound_by_held_hessian(
+    factored_hessian: FactoredHessian, row_norms: InverseHessianNorms, change: Tensor, gradient: Tensor
+) -> float:
+    """The bound of `bound_by_curvature` with a Hessian of a point nearby, and without a pass.
 
     Args:
-        direct: The Hessian.
-        of_rows: Its `norms`.
-        change: Of the logits since that point, as `Derivatives` has it: curvature falls at most by exp(-M change).
+        factored_hessian: The Hessian.
+        row_norms: Its norms.
+        change: The largest change of a logit since the Hessian's point, `Derivatives.change`: curvature fell at most by
+            the factor exp(-M change).
         gradient: At the point, (K, D + 1), in the coordinates of the Hessian.
+
+    Returns:
+        An upper bound of f - f* in nats; infinite where there is none.
     """
-    grown = (of_rows.self_concordance * change).exp() / (1 - of_rows.error)
-    flat = (direct.step(gradient) * gradient).reshape(len(grown), -1)
-    squared = (flat.sum(1).clamp(min=0).sqrt() + of_rows.blur).square() * grown
+    grown = (row_norms.self_concordance * change).exp() / (1 - row_norms.error)
+    flat = (factored_hessian.step(gradient) * gradient).reshape(len(grown), -1)
+    squared = (flat.sum(1).clamp(min=0).sqrt() + row_norms.blur).square() * grown
+    products = row_norms.self_concordance * (squared * row_norms.rows * grown).sqrt()
+    return _sum_of_gaps(squared.tolist(), products.tolist())
+
+
+def _sum_of_gaps(decrements: Iterable[float], products: Iterable[float]) -> float:
+    """The bound d^2 / (4 psi(r)), summed over the matrices of a Hessian.
+
+    Args:
+        decrements: Squared Newton decrements d^2.
+        products: Scaled decrements M R d.
+
+    Returns:
+        The bound in nats; infinite where a scaled decrement is too large for one.
+    """
     total = 0.0
-    products = of_rows.self_concordance * (squared * of_rows.rows * grown).sqrt()
-    for decrement, product in zip(squared.tolist(), products.tolist(), strict=True):
-        if not product < CLOSE:
+    for decrement, product in zip(decrements, products, strict=True):
+        if not product < MAX_SCALED_DECREMENT:
             return math.inf
         total += decrement / (4 * _psi(_invert(product)))
     return total
 
 
 def _psi(r: float) -> float:
+    """(exp(-r) + r - 1) / r^2, by its series near 0, where the differences cancel."""
     return 0.5 - r / 6 + r * r / 24 if r < 1e-3 else (math.expm1(-r) + r) / (r * r)
 
 
 def _invert(product: float) -> float:
-    """The r with r psi(r) = product; a little more, never less."""
+    """The r with r psi(r) = product, by bisection; a little more, never less."""
     low, high = 0.0, 20.0
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,4 +1,10 @@
-"""The rank of the features, and which of them depend linearly on others."""
+"""The rank of the feature matrix, proven in exact arithmetic, and the features that are linearly dependent.
+
+Without a penalty a bound by curvature holds on the span of the eigenvectors of the Hessian whose eigenvalues are known
+above rounding.  It holds everywhere if the rank of the features is no larger than the number of these eigenvectors.  A
+computed rank proves nothing, since rounding hides small singular values.  Therefore the numerical null space only
+suggests linear dependences; each is then checked in exact arithmetic over all rows, or counts as an estimate.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +14,53 @@ import torch
 from torch import Tensor
 
 from logreg.solvers.passes.base import PassRequests, request
-from logreg.solvers.passes.certifying import UNIT, accumulated
+from logreg.solvers.passes.certifying import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.passes.dependence import Residue, Vanishing
 from logreg.solvers.problem import Coordinates, Problem
 
-DIGITS, MULTIPLES = 12, 12
-"""A coefficient of an exact dependence has so many binary digits, once multiplied by a number up to the second."""
+COEFFICIENT_BITS = 12
+"""Binary digits of a coefficient of an exact linear dependence, at most.
 
-ABSENT = 1e-5
-"""Coefficient of a numerical dependence, relative to the largest, that is 0 but for rounding."""
+The dependences that tables have by construction (copies, sums, levels) have coefficients such as 1, -1 and 0.25.
+"""
 
-ROUNDED = 1e-6
-"""Difference between the sides of a dependence, relative to its terms, that is rounding: to float32, a few times."""
+MAX_DENOMINATOR = 12
+"""Largest number by which the coefficients of a dependence are multiplied to make them numbers of few binary digits.
 
+Thirds, fifths and twelfths become whole numbers.
+"""
 
-RESOLVED = 20.0
-"""An eigenvalue of the Hessian counts as known if it is so many times the Hessian's rounding error."""
+NEGLIGIBLE_COEFFICIENT = 1e-5
+"""Coefficient of a numerical null vector, relative to its largest, that is 0 but for rounding."""
+
+DEPENDENCE_ROUNDING = 1e-6
+"""Residue of a linear dependence, relative to its terms, that rounding of the features explains.
+
+Features in float32 have a relative rounding of 6e-8, and a dependence has a few terms.
+"""
+
+RESOLVED_EIGENVALUE_RATIO = 20.0
+"""An eigenvalue of the Hessian counts as known if it is at least 20 times the rounding error of the Hessian."""
 
 
 def rank_of(
     problem: Problem, coordinates: Coordinates, gram: Tensor, rows: int
 ) -> PassRequests[tuple[int, int, tuple[int, ...]]]:
-    """The rank of the features with the intercept, at most; what it is but for rounding; which depend on others so.
+    """Bounds the rank of the features together with the intercept.
 
-    The numerical null space suggests combinations of features with simple coefficients: copies, sums, the levels of a
-    category.  Those that vanish in exact arithmetic lower the rank.
+    The numerical null space is brought to reduced row echelon form, in which its vectors have simple coefficients
+    where the dependence is simple: a copy, a sum, the levels of a category.  Vectors whose combination of the features
+    vanishes in exact arithmetic lower the rank.
 
     Args:
-        problem: Whose rows will be shown.
-        coordinates: In which the features are multiplied.
-        gram: Weighted sums over the rows of products of two features, (P, P), with the 1 of the intercept if any.
-        rows: How many there are.
+        problem: The problem whose rows are requested.
+        coordinates: The coordinates of the features in ``gram``.
+        gram: Weighted sums over the rows of the products of two features, (P, P), with the 1 of the intercept if any.
+        rows: The number of rows of positive weight.
+
+    Returns:
+        An upper bound of the rank in exact arithmetic; the rank up to the rounding of the features; the features that
+        are dependent up to rounding and not proven to be so exactly, in ascending order.
     """
     p = len(gram)
     diagonal = gram.diagonal()
@@ -47,7 +69,7 @@ def rank_of(
         values, vectors = torch.linalg.eigh(units * gram * units.unsqueeze(1))
     except RuntimeError:  # torch's LinAlgError, which it does not export
         return min(p, rows), p, ()
-    null = values <= RESOLVED * p * (accumulated(problem) + 20 * UNIT * values[-1])
+    null = values <= RESOLVED_EIGENVALUE_RATIO * p * (accumulated(problem) + 20 * UNIT_ROUNDOFF * values[-1])
     basis = _echelon(vectors[: problem.num_features, null].T.contiguous())
     combinations = _simple(basis * (units[: problem.num_features] / coordinates.scale))
     vanish = (yield from request(Vanishing(problem, combinations))) & (combinations != 0).any(1)
@@ -55,35 +77,41 @@ def rank_of(
     known = int(vanish.sum())
     if len(rest):
         rest = rest * (units[: problem.num_features] / coordinates.scale)
-        known += int(((yield from request(Residue(problem, rest))) <= ROUNDED).sum())
+        known += int(((yield from request(Residue(problem, rest))) <= DEPENDENCE_ROUNDING).sum())
     dependent = (rest != 0).any(0).nonzero()[:, 0]
     return min(p - int(vanish.sum()), rows), p - known, tuple(dependent.tolist())
 
 
 def _echelon(basis: Tensor) -> Tensor:
-    """PreparedRows (M, D) -> others of the same span, each with a pivot where the others are 0; Gauss and Jordan."""
+    """The reduced row echelon form of vectors (M, D), by Gauss-Jordan elimination with complete pivoting.
+
+    Each vector of the result has a pivot of 1 where the other vectors are 0.  Negligible coefficients are set to 0.
+    """
     done: list[int] = []
     for _ in range(min(basis.shape)):
         rest = basis.abs()
         rest[done] = 0
         row, column = divmod(int(rest.argmax()), basis.shape[1])
-        if not float(rest[row, column]) > ABSENT:
+        if not float(rest[row, column]) > NEGLIGIBLE_COEFFICIENT:
             break
         basis[row] /= basis[row, column].clone()
         others = torch.arange(len(basis)) != row
         basis[others] -= basis[others, column].unsqueeze(1) * basis[row]
         done.append(row)
     basis = basis[done]
-    return torch.where(basis.abs() > ABSENT * basis.abs().amax(1, keepdim=True), basis, 0.0)
+    return torch.where(basis.abs() > NEGLIGIBLE_COEFFICIENT * basis.abs().amax(1, keepdim=True), basis, 0.0)
 
 
 def _simple(combinations: Tensor) -> Tensor:
-    """The same directions (M, D) with coefficients of few binary digits, the smallest at least 1; else 0."""
+    """Rounds vectors (M, D) to coefficients of few binary digits whose smallest is at least 1.
+
+    A vector that has no such multiple within its rounding becomes 0.
+    """
     combinations = combinations / torch.where(combinations == 0, math.inf, combinations.abs()).amin(1, keepdim=True)
     found = torch.zeros_like(combinations)
-    for multiple in range(MULTIPLES, 0, -1):
+    for multiple in range(MAX_DENOMINATOR, 0, -1):
         digits, exponent = torch.frexp(combinations * multiple)
-        rounded = torch.ldexp((digits * 2**DIGITS).round() / 2**DIGITS, exponent)
-        fits = ((rounded - combinations * multiple).abs() <= ABSENT * rounded.abs()).all(1)
+        rounded = torch.ldexp((digits * 2**COEFFICIENT_BITS).round() / 2**COEFFICIENT_BITS, exponent)
+        fits = ((rounded - combinations * multiple).abs() <= NEGLIGIBLE_COEFFICIENT * rounded.abs()).all(1)
         found[fits] = rounded[fits]
     return found

@@ -1,4 +1,13 @@
-"""Sums of floating-point numbers without their rounding errors (error-free transformations)."""
+"""Sums of floating-point numbers without rounding errors, by error-free transformations.
+
+The sum of two floating-point numbers a and b is not a floating-point number in general, but its rounding error is one:
+a + b = fl(a + b) + e exactly.  Such pairs replace a sum that cancels by one that does not.  A certificate needs them
+for intercepts, where products of coefficients and large offsets cancel, and to prove that a linear combination of
+features vanishes in every row.
+
+References:
+    Ogita, Rump and Oishi (2005), Accurate sum and dot product.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +19,16 @@ from logreg.solvers.problem import Coordinates
 
 
 def moved_to(coordinates: Coordinates, other: Coordinates, point: Tensor) -> Tensor:
-    """`Coordinates.to` with intercepts that are right to the last digit, also where large offsets cancel."""
+    """`Coordinates.to` with intercepts that are correct to the last digit, even where large offsets cancel.
+
+    Args:
+        coordinates: The coordinates of ``point``.
+        other: The coordinates of the result.
+        point: Shape (K, D + 1), float64.
+
+    Returns:
+        The same function of the features in the other coordinates, shape (K, D + 1).
+    """
     coef = point[:, :-1] / coordinates.scale
     terms = [point[:, -1:]]
     for one in halves(coef):
@@ -21,16 +39,16 @@ def moved_to(coordinates: Coordinates, other: Coordinates, point: Tensor) -> Ten
 
 
 def halves(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Numbers in float64 as sums of two with at most 27 binary digits each."""
+    """Splits float64 numbers into sums of two with at most 27 binary digits each."""
     high = (numbers.view(torch.int64) & ~(2**27 - 1)).view(torch.float64)
     return high, numbers - high
 
 
 def distilled(terms: Tensor) -> Tensor:
-    """Terms (n, m) -> others of the same exact sums over m, the first of which is nearly all.
+    """Replaces terms (n, m) by others whose exact sums over m are the same, the first of them nearly the whole sum.
 
     References:
-        Knuth's TwoSum; Ogita, Rump and Oishi (2005), Accurate sum and dot product.
+        Knuth's TwoSum, in Ogita, Rump and Oishi (2005), Accurate sum and dot product.
     """
     errors = []
     while terms.shape[1] > 1:

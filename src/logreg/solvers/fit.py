@@ -1,4 +1,9 @@
-"""Exact optimizers by name, and a fit of rows in memory without a Trainer."""
+"""The exact optimizers by name, and `fit`: a certified fit of rows in memory, without a Lightning Trainer.
+
+`fit` checks its arguments, drives the optimizer's generator with passes over the rows, and returns the coefficients in
+source units together with a bound of f - f*.  Features that are very large, very small or far from 0 are stored in
+other units (`logreg.stored_form`); the rounding of the way back is part of the bound.
+"""
 
 from __future__ import annotations
 
@@ -15,46 +20,46 @@ from logreg.facts import Batch
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, RowSource, part_rows, row_weights
 from logreg.solvers.arguments import check_settings, check_weights, checked_labels
-from logreg.solvers.bounds import GOOD, Bound, bound
+from logreg.solvers.bounds import GOOD_RELATIVE_GAP, Bound, bound
 from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.lbfgs import lbfgs
-from logreg.solvers.minimum_norm import settle
+from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.newton import newton
-from logreg.solvers.passes.base import Pass, PassRequests, drive, gather
-from logreg.solvers.passes.certifying import UNIT
+from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
+from logreg.solvers.passes.certifying import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
 from logreg.solvers.working_sets import newton_on_working_sets
-from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, is_ordinary, moments, stored_form
+from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, choose_stored_form, is_plain_by_sample, moments
 
 
 def _newton(state: SolverState) -> PassRequests[None]:
-    """The kind of Newton's method that suits the problem, ended at the optimum of least norm."""
+    """Newton's method, on working sets where l1 is used without a held Hessian; ends at the optimum of least norm."""
     problem = state.problem
     if problem.objective.l1 > 0 and not holds_hessian(problem):
         yield from newton_on_working_sets(state)
-        yield from settle(state)
+        yield from move_to_minimum_norm(state)
     else:
-        yield from settle(state, (yield from newton(state)))
+        yield from move_to_minimum_norm(state, (yield from newton(state)))
 
 
 def _lbfgs(state: SolverState) -> PassRequests[None]:
-    """L-BFGS, ended at the optimum of least norm."""
-    yield from settle(state, (yield from lbfgs(state)))
+    """L-BFGS; ends at the optimum of least norm."""
+    yield from move_to_minimum_norm(state, (yield from lbfgs(state)))
 
 
 EXACT: dict[str, Callable[[SolverState], PassRequests[None]]] = {"newton": _newton, "lbfgs": _lbfgs}
-"""The exact optimizers by name: each a generator of passes that moves its `SolverState` to the optimum.
+"""The exact optimizers by name: each is a generator of passes that moves its `SolverState` to the optimum.
 
-Where there are many optima it is the one of least norm; see `logreg.solvers.minimum_norm`.
+Where the optimum is not unique it is the one of least norm; see `logreg.solvers.minimum_norm`.
 """
 
 
-def choose(problem: Problem) -> tuple[str, str]:
-    """The exact optimizer that suits a problem, and why in a few words."""
+def choose_optimizer(problem: Problem) -> tuple[str, str]:
+    """The name of the exact optimizer that suits a problem, and the reason in a few words."""
     rows, features, outputs = problem.rows, problem.num_features, problem.num_outputs
     shape = f"{rows:,} rows x {features:,} features" + (f" x {outputs} outputs" if outputs > 1 else "")
     if holds_hessian(problem):
@@ -63,9 +68,12 @@ def choose(problem: Problem) -> tuple[str, str]:
             f"Newton with Cholesky, since a Hessian of {problem.num_parameters:,} parameters is small [{shape}]",
         )
     if problem.objective.l1:
-        return "newton", f"Newton on the features that l1 leaves [{shape}]"
+        return "newton", f"Newton on working sets of features, since l1 holds most coefficients at 0 [{shape}]"
     if is_wide(problem):
-        return "newton", f"Newton in {rows:,} dimensions, since the rows span all that matters [{shape}]"
+        return (
+            "newton",
+            f"Newton in {rows:,} dimensions, since the optimal coefficients lie in the span of the rows [{shape}]",
+        )
     return "newton", f"Newton with conjugate gradients, since {problem.num_parameters:,} parameters are many [{shape}]"
 
 
@@ -74,12 +82,12 @@ class Fit:
     """A logistic regression that was fitted to rows in memory.
 
     Attributes:
-        coef: Shape (K, D), float64, in source units.
-        intercept: Shape (K,).
-        bound: Of f - f* there, in float64 over all rows.
-        converged: Whether it is within the tolerance.
-        passes: Over the rows.
-        seconds: From the call to the certified answer.
+        coef: Coefficients, (K, D), float64, in source units.
+        intercept: Shape (K,), float64.
+        bound: The bound of f - f* there, computed in float64 over all rows.
+        converged: Whether the relative gap is within the tolerance.
+        passes: Passes over the rows that the fit took.
+        seconds: Wall-clock seconds from the call to the certified answer.
     """
 
     coef: Tensor
@@ -107,28 +115,30 @@ def fit(
     """Fits rows in memory to a certified optimum.
 
     Args:
-        features: Shape (N, D), any floating type, in source units; the coefficients of these are penalized.
+        features: Shape (N, D), any floating type, in source units; the penalty is on their coefficients.
         labels: Shape (N,), whole numbers in [0, C) of any type.
-        objective: What is minimized.
-        num_classes: C; ``None`` for one more than the largest label, where every class has a row.
-        sample_weight: Shape (N,), >= 0, some > 0; ``None`` weighs all rows 1.
+        objective: The objective f to minimize.
+        num_classes: C; ``None`` for one more than the largest label, where every class must have a row.
+        sample_weight: Shape (N,), >= 0, some > 0; ``None`` for all 1.
         class_weight: C weights > 0 in the loss; empty for all 1.
         optimizer: A name of `EXACT`.
-        tolerance: Relative gap > 0 to end at.
+        tolerance: The relative gap > 0 to end at.
         max_passes: Passes over the rows at most.
-        dtype: Of the arithmetic far from the optimum; float64 for features in float64, else float32.
-        intercept: Whether there is one; else it is 0.
-        watch: Is called after each pass.
+        dtype: The type of the arithmetic far from the optimum; ``None`` for float64 where features are in float64, and
+            for float32 else.
+        intercept: Whether an intercept is fitted; else it is 0.
+        watch: Is called after each pass with the state and the pass.
 
-    Where many coefficients are optimal, they are those of least norm: without a penalty where columns depend on each
-    other (all levels of a category, repeated or constant columns, more columns than rows), and of a softmax with l1
-    alone. The norm counts no intercept; those of a softmax sum to 0. Of columns that repeat each other l1 alone picks
-    any split of the coefficient.
+    Returns:
+        The fit.  Where the optimum is not unique it has the coefficients of least norm: without a penalty, where
+        columns are linearly dependent (all levels of a category, repeated or constant columns, more columns than
+        rows), and for a softmax with l1 alone.  The norm does not count the intercept; the intercepts of a softmax sum
+        to 0.  Where columns repeat each other, l1 alone determines the sum of their coefficients and not the split.
 
     Raises:
-        DataError: A feature is not finite, or larger or smaller than float64 can compute with; or labels or weights are
-            not what they must be.
-        ConfigError: Something else is out of its range.
+        DataError: A feature is not finite, or larger or smaller than float64 can compute with; or labels or weights
+            are not valid.
+        ConfigError: Another argument is out of its range.
         DivergedError: Features are too large or too small for the arithmetic.
     """
     started, passes = time.perf_counter(), 0
@@ -141,16 +151,19 @@ def fit(
         row, column = (int(place) for place in (~finite).nonzero()[0])
         raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
     stored = StoredForm.plain(features.shape[1])
-    if not is_ordinary(features, max(-least, largest)):
-        # A difference of narrower numbers need not fit into their type; passes subtract the mean row by row.
+    if not is_plain_by_sample(features, max(-least, largest)):
+        # Only float64 features are stored shifted: a difference of narrower numbers may not fit into their type, and
+        # passes subtract the mean from each row anyway.
         shifts = intercept and features.dtype == torch.float64
-        stored = stored_form(_moments(features, sample_weight), shifts).without_loss(features)
-    memory = MemoryRows(features if stored.is_plain else stored.of(features, features.dtype), labels, sample_weight)
+        stored = choose_stored_form(_moments(features, sample_weight), shifts).with_exact_shifts(features)
+    memory = MemoryRows(
+        features if stored.is_plain else stored.transform(features, features.dtype), labels, sample_weight
+    )
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
     state = SolverState(problem, problem.zeros(), tolerance)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         for requested in EXACT[optimizer](state):
-            gather(memory, requested)
+            run_pass(memory, requested)
             passes += not requested.done
             if watch is not None:
                 watch(state, requested)
@@ -164,13 +177,13 @@ def fit(
 
 
 def _in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound: Bound) -> tuple[Tensor, Bound]:
-    """The point and its bound in source units; the bound includes the rounding of the intercept."""
+    """The point (K, D + 1) and its bound in source units; the bound includes the rounding of the intercepts there."""
     if stored.is_plain:
         return point, bound
     shift, unit = (part.to(point.device) for part in stored)
     plain = Coordinates(torch.zeros_like(shift), torch.ones_like(unit))
     point = moved_to(Coordinates(shift, unit * problem.model.scale), plain, point)
-    error = 2 * UNIT * point[:, -1].abs()
+    error = 2 * UNIT_ROUNDOFF * point[:, -1].abs()
     total = problem.row_sum_scale * problem.total_weight
     second = problem.loss.max_curvature / 2 * total * float(error.square().sum())
     rounding = float(bound.gradient[:, -1].abs() @ error) + second
@@ -178,7 +191,7 @@ def _in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound:
 
 
 def _moments(features: Tensor, sample_weight: Tensor | None) -> Moments:
-    """Of the columns of features (N, D), a block at a time."""
+    """Mean and standard deviation of the columns of features (N, D), computed in float64 one block at a time."""
     weights = None if sample_weight is None else sample_weight.double()
     rows = part_rows(features.shape[1], torch.float64)
 
@@ -200,10 +213,18 @@ def problem_of(
     intercept: bool = True,
     stored: StoredForm | None = None,
 ) -> Problem:
-    """The problem over rows in memory whose coefficients are penalized in source units; arguments as of `fit`.
+    """The problem over rows in memory, with the penalty on coefficients in source units.
 
-    ``stored`` is the form that the features in memory have; they are in source units when ``None``.  Without a penalty
-    the coefficients of the problem are those of the features as they are stored.
+    Without a penalty the coefficients of the problem are those of the features as stored.
+
+    Args:
+        memory: The rows.
+        objective: As of `fit`.
+        num_classes: As of `fit`.
+        class_weight: As of `fit`.
+        dtype: As of `fit`.
+        intercept: As of `fit`.
+        stored: The form that the features in memory have; ``None`` for source units.
     """
     features, labels = memory.features, memory.labels
     classes = num_classes or int(labels.max()) + 1
@@ -225,9 +246,13 @@ def problem_of(
     )
 
 
-def bound_of(problem: Problem, point: Tensor, rows: RowSource, enough: float = GOOD) -> Bound:
-    """Bounds f - f* at any point (K, D + 1) of the problem's model coordinates, whoever found it.
+def bound_of(problem: Problem, point: Tensor, rows: RowSource, enough: float = GOOD_RELATIVE_GAP) -> Bound:
+    """Bounds f - f* at any point, whichever program found it.
 
-    ``enough`` is the relative gap below which no better bound is looked for.
+    Args:
+        problem: The problem.
+        point: Shape (K, D + 1), in the problem's model coordinates.
+        rows: All rows of the problem.
+        enough: The relative gap below which no better bound is looked for.
     """
     return drive(bound(problem, point, enough=enough), rows)

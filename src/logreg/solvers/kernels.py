@@ -1,4 +1,9 @@
-"""Products with tall matrices of few columns, in the shapes in which BLAS is fast at them."""
+"""Matrix products with few columns, in the shapes in which BLAS libraries are fast.
+
+The products of logistic regression are tall and thin: (n, D) @ (D, K) for the logits, and (n, K).T @ (n, D) for
+gradients, with K of 1 to some tens.  General matrix multiplication is tuned for large K.  The functions here compute
+the same products with padded columns, with the rows split over threads, or with another library.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +14,48 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LANES = {torch.float32: 8, torch.float64: 12}
-"""Columns that a CPU's kernel works on at once; a few of them less take longer."""
+TILE_COLUMNS = {torch.float32: 8, torch.float64: 12}
+"""Columns of one tile of a CPU's matrix kernel, by type; fewer columns than a multiple of it take longer, not less."""
 
-FEW, MANY = 6, 48
-"""Columns up to which, and from which, nothing is gained by filling them up."""
+MAX_UNPADDED_COLUMNS = 6
+"""Columns up to which a product is not padded, since padding saves no time there."""
 
-TALL = 512
-"""Rows that each part of a product has at least, where it is split over threads."""
+MIN_UNPADDED_COLUMNS = 48
+"""Columns from which a product is not padded: one incomplete tile among several costs little."""
 
-STRIP = 128
-"""Columns of a symmetric product that are computed at once; the entries above its diagonal are not wanted."""
+MIN_ROWS_PER_THREAD = 512
+"""Rows of each part of a product that is split over threads, at least, so that a part outweighs its overhead."""
+
+TRIANGLE_STRIP_COLUMNS = 128
+"""Columns of a symmetric product that are computed at once.
+
+Only the lower triangle is wanted; a strip computes its square on the diagonal in full, and nothing above it.
+"""
 
 
 def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
     """Features (n, D) @ coef.T + intercept, for coef (K, D) and intercept (K,): shape (n, K)."""
     outputs, parts = len(intercept), _parts(features)
-    if outputs == 1 and parts > 1:  # a product with a vector keeps to one thread
+    if outputs == 1 and parts > 1:  # BLAS computes a product with one vector on one thread
         even = len(features) // parts * parts
         logits = torch.baddbmm(intercept, _split(features[:even], parts), coef.T.expand(parts, -1, -1)).view(even, 1)
         rest = features[even:]
         return torch.cat([logits, torch.addmm(intercept, rest, coef.T)]) if len(rest) else logits
-    if missing := _missing(features, outputs):
-        coef = torch.cat([coef, coef.new_zeros(missing, coef.shape[1])])
-        intercept = torch.cat([intercept, intercept.new_zeros(missing)])
+    if padding := _padding(features, outputs):
+        coef = torch.cat([coef, coef.new_zeros(padding, coef.shape[1])])
+        intercept = torch.cat([intercept, intercept.new_zeros(padding)])
     plain = features.dtype == torch.float32 and features.device.type == "cpu" and features.is_contiguous()
-    linear = _onednn() if plain and 2 < outputs < MANY else None
+    linear = _onednn() if plain and 2 < outputs < MIN_UNPADDED_COLUMNS else None
     logits = torch.addmm(intercept, features, coef.T) if linear is None else linear(features, coef, intercept)
     return logits[:, :outputs]
 
 
 @cache
 def _onednn() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-    """That of oneDNN, if this torch has it: MKL's takes longer at few outputs, on AMD's processors at least.
+    """The linear layer of oneDNN, if this build of torch has it; ``None`` else.
 
-    torch offers it to its compiler only, by a name that may change.
+    With few outputs MKL's product takes longer than oneDNN's, at least on processors of AMD.  torch offers the
+    operator to its compiler only, under a name that may change.
     """
 
     def linear(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
@@ -58,10 +70,10 @@ def _onednn() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
 
 
 def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
-    """Left (n, A).T @ right (n, B): shape (A, B), with as many parts of the rows as there are threads."""
+    """Left (n, A).T @ right (n, B): shape (A, B), with the rows split into one part for each thread."""
     parts, columns = _parts(left), left.shape[1]
-    if left.dtype == torch.float64 and (missing := _missing(left, columns)):
-        return sum_over_rows(F.pad(left, (0, missing)), right)[:columns]
+    if left.dtype == torch.float64 and (padding := _padding(left, columns)):
+        return sum_over_rows(F.pad(left, (0, padding)), right)[:columns]
     if parts == 1:
         return left.T @ right
     even = len(left) // parts * parts
@@ -70,22 +82,28 @@ def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
 
 
 def add_lower_triangle(square: Tensor, rows: Tensor) -> None:
-    """Adds rows (n, B) @ rows.T to ``square`` (n, n): to its lower triangle, and to what lies near the diagonal."""
-    for first in range(0, len(rows), STRIP):
-        end = first + STRIP
+    """Adds rows (n, B) @ rows.T to the lower triangle of ``square`` (n, n).
+
+    Entries above the diagonal are not complete afterwards: only those within a strip of the diagonal are added to.
+    """
+    for first in range(0, len(rows), TRIANGLE_STRIP_COLUMNS):
+        end = first + TRIANGLE_STRIP_COLUMNS
         square[first:, first:end].addmm_(rows[first:], rows[first:end].T)
 
 
-def _missing(rows: Tensor, columns: int) -> int:
-    lanes = LANES.get(rows.dtype, 1)
-    return -columns % lanes if rows.device.type == "cpu" and FEW < columns < MANY else 0
+def _padding(rows: Tensor, columns: int) -> int:
+    """The number of columns to add so that the columns fill whole tiles; 0 where padding does not pay."""
+    tile = TILE_COLUMNS.get(rows.dtype, 1)
+    return -columns % tile if rows.device.type == "cpu" and MAX_UNPADDED_COLUMNS < columns < MIN_UNPADDED_COLUMNS else 0
 
 
 def _parts(rows: Tensor) -> int:
+    """The number of parts that rows (n, ...) are split into: one for each CPU thread, or 1 where they are too few."""
     threads = torch.get_num_threads()
-    return threads if rows.device.type == "cpu" and len(rows) >= TALL * threads else 1
+    return threads if rows.device.type == "cpu" and len(rows) >= MIN_ROWS_PER_THREAD * threads else 1
 
 
 def _split(rows: Tensor, parts: int) -> Tensor:
+    """A view of rows (n, ...) as (parts, n / parts, ...)."""
     split: Tensor = rows.unflatten(0, (parts, -1))
     return split

@@ -1,4 +1,4 @@
-"""Newton steps with l1: the quadratic model with the penalty, minimized by projected Newton steps."""
+"""Newton steps with l1: the quadratic model plus the penalty, minimized by projected Newton steps."""
 
 from __future__ import annotations
 
@@ -10,29 +10,39 @@ from torch import Tensor
 from logreg.solvers.newton_steps import smallest_subgradient
 from logreg.solvers.problem import Coordinates, Problem
 
-DAMPING = 1e-7
-"""What steps with l1 add to the curvature, relative to it, as long as they lead on."""
+MAX_DAMPING = 1e-7
+"""Multiple of the diagonal that is added to the model's Hessian when a step is computed, at first and at most.
 
-LEAST_DAMPING = 1e-13
-"""What they add at least: rounding of a Hessian in float64."""
+It bounds steps along directions of almost no curvature, and changes all others by a factor of 1 - 1e-7 at most."""
 
-LESS_DAMPING = 1e-3
-"""Factor from one strength of damping to the next."""
+MIN_DAMPING = 1e-13
+"""Smallest such multiple: the rounding error of a Hessian in float64."""
 
-L1_STEPS = 100
-"""Of a quadratic model with l1, at most; what is left is done by the next Newton step."""
+DAMPING_REDUCTION = 1e-3
+"""Factor from one strength of damping to the next smaller one: two reductions lead from the largest to the smallest."""
 
-L1_ROUNDING = 1e-12
-"""Gain of a step with l1, relative to all of them, that is rounding."""
+MAX_MODEL_STEPS = 100
+"""Projected Newton steps for one quadratic model at most; the next Newton step does what is left."""
 
-HOLDS = 10
-"""Factorizations for one of them, at most: each time some coordinates at 0 are held there."""
+ZERO_CROSSING_LENGTH = 1e-12
+"""Fraction of a step at which a coefficient reaches 0 below which it is set to 0 at once.
 
-PROJECTED = (1.0, 0.5, 0.25)
-"""Lengths of a step with l1 whose projections are tried beside the one to the first crossing."""
+Such a coefficient is 0 but for rounding, and would cut the step short for all others."""
 
-Gauge = tuple[tuple[int, ...], Tensor]
-"""A softmax's shape (K, D + 1), and l2 (D + 1,): one vector added to all outputs changes the penalties alone."""
+DECREASE_ROUNDING = 1e-12
+"""Decrease by one step, relative to that by all steps of the model, that is rounding: some thousand units of
+float64."""
+
+MAX_REDUCED_SOLVES = 10
+"""Linear systems solved for one step at most: each time, coordinates at 0 that would leave their orthant stay at 0."""
+
+PROJECTED_LENGTHS = (1.0, 0.5, 0.25)
+"""Lengths of a step whose projections onto the orthant are tried beside the step to the first zero crossing."""
+
+SharedShift = tuple[tuple[int, ...], Tensor]
+"""The shape (K, D + 1) of a softmax's point, and l2 by each coordinate, (D + 1,).
+
+Adding one vector to the coefficients of all outputs changes the penalties and no probability."""
 
 
 def minimize_with_l1(
@@ -41,111 +51,123 @@ def minimize_with_l1(
     matrices: Tensor,
     gradient: Tensor,
     point: Tensor,
-    accuracy: float,
-    noise: float = 0.0,
-    damping: float = DAMPING,
+    rtol: float,
+    atol: float = 0.0,
+    damping: float = MAX_DAMPING,
 ) -> tuple[Tensor, float]:
-    """Minimizes the quadratic model with the penalty: g (v - u) + (v - u) H (v - u) / 2 + l1 |v|.
+    """Minimizes the quadratic model of f with the penalty: g (v - u) + (v - u) H (v - u) / 2 + l1 |v|.
+
+    Each matrix of H is solved for on its own, by projected Newton steps:
+
+    1. The signs of v, and where v is 0 those of the steepest descent, give an orthant.
+    2. The free coordinates are those that are not held at 0 by l1; `H_free @ step = slope` is solved within them.
+       Coordinates at 0 that the step would move out of the orthant are held at 0, and the system is solved again.
+    3. The candidates are the step up to its first zero crossing, and projections of three lengths of it onto the
+       orthant.
+    4. The candidate of least model value is taken; the first one always decreases the model.
+
+    It stops where a step decreases the model by less than ``atol``, or by less than ``rtol`` of the total decrease, or
+    after `MAX_MODEL_STEPS`.  A step that a zero crossing cuts short ends it only where its decrease is rounding
+    (`DECREASE_ROUNDING`).  Where no candidate decreases the model, the damping is increased; at `MAX_DAMPING` it stops.
 
     Args:
         problem: Of the point.
-        coordinates: Likewise.
+        coordinates: Of the point.
         matrices: H, (B, P, P): one for all outputs together, or one for each.
-        gradient: Of the smooth part at the point, (K, D + 1).
+        gradient: g, of the smooth part of f at the point, (K, D + 1).
         point: u, (K, D + 1).
-        accuracy: Last gain relative to all gain at which to end.
-        noise: Last gain itself at which to end.
-        damping: What steps add to the curvature, relative to it; more where that leads nowhere, up to `DAMPING`.
+        rtol: Decrease by the last step, relative to that by all steps, at which to stop.
+        atol: Decrease by the last step at which to stop, in units of f.
+        damping: Multiple of the diagonal that is added to H when steps are computed; the model is not damped.
 
     Returns:
-        v, in which zeros are exact, and by how much the model is lower there than at u.
-    """
-    flat = (len(matrices), -1)
-    l2, l1 = problem.penalties(coordinates)
-    parts = (matrices, gradient.reshape(flat), point.reshape(flat), l1.expand_as(point).reshape(flat))
-    gauge = (point.shape, l2) if problem.coupled else None
-    solved = [_one_with_l1(*part, accuracy, noise, damping, gauge) for part in zip(*parts, strict=True)]
-    return torch.stack([v for v, _ in solved]).view_as(point), sum(gain for _, gain in solved)
-
-
-def _one_with_l1(
-    matrix: Tensor,
-    gradient: Tensor,
-    start: Tensor,
-    l1: Tensor,
-    accuracy: float,
-    noise: float,
-    damping: float,
-    gauge: Gauge | None,
-) -> tuple[Tensor, float]:
-    """By projected Newton steps within the orthant that the slope points to.
-
-    Each is exact on the coordinates that are free.  Those at 0 that it would lead out of the orthant are held there,
-    and the rest is solved again.  Of the projected step and the one that ends where the first coordinate becomes 0,
-    the better one is taken: the second always leads down.
-
-    Where there is a gauge, steps leave that direction alone, and `regauged` finds the best place along it.
+        v, in which zeros are exact, (K, D + 1), and by how much the model is lower there than at u.
 
     References:
         Bertsekas (1982), Projected Newton methods for optimization problems with simple constraints.
     """
+    flat = (len(matrices), -1)
+    l2, l1 = problem.penalties(coordinates)
+    parts = (matrices, gradient.reshape(flat), point.reshape(flat), l1.expand_as(point).reshape(flat))
+    shared = (point.shape, l2) if problem.coupled else None
+    solved = [_minimize_one(*part, rtol, atol, damping, shared) for part in zip(*parts, strict=True)]
+    return torch.stack([v for v, _ in solved]).view_as(point), sum(decrease for _, decrease in solved)
+
+
+def _minimize_one(
+    matrix: Tensor,
+    gradient: Tensor,
+    start: Tensor,
+    l1: Tensor,
+    rtol: float,
+    atol: float,
+    damping: float,
+    shared: SharedShift | None,
+) -> tuple[Tensor, float]:
+    """`minimize_with_l1` for one matrix (P, P); all vectors are (P,).
+
+    For a softmax, steps have no part along the shared shift of all outputs; `shift_to_least_penalty` finds its best
+    value.
+    """
     diagonal = matrix.diagonal()
-    # Steps alone are damped, not the model: where columns repeat each other l1 has the last word.
+    # Damping the model itself would change its minimum, which l1 determines where columns repeat each other.
     damped = matrix + torch.diag(torch.where(diagonal > 0, damping * diagonal, 1.0))
     penalized = l1 > 0
-    v, gain = start, 0.0
-    for _ in range(L1_STEPS):
+    v, decrease = start, 0.0
+    for _ in range(MAX_MODEL_STEPS):
         smooth = gradient + matrix @ (v - start)
         slope = smallest_subgradient(v, smooth, l1)
-        step = _step_within(damped, slope, (v != 0) | (slope != 0), penalized & (v == 0), gauge)
+        step = _reduced_step(damped, slope, (v != 0) | (slope != 0), penalized & (v == 0), shared)
         orthant = torch.where(v == 0, -slope.sign(), v.sign())
-        ratio = torch.where(penalized & (v * step > 0), v / step, math.inf)  # length at which a coordinate is 0
-        if bool((there := ratio <= L1_ROUNDING).any()):  # they are as good as at 0, and would hold up all others
-            v = v.masked_fill(there, 0.0)
+        zero_length = torch.where(penalized & (v * step > 0), v / step, math.inf)  # at which a coordinate becomes 0
+        if bool((at_zero := zero_length <= ZERO_CROSSING_LENGTH).any()):
+            v = v.masked_fill(at_zero, 0.0)
             continue
-        first = min(float(ratio.min()), 1.0)
-        crossing = torch.where(ratio <= first, 0.0, v - first * step)
-        moves = [crossing] if first == 1 else [crossing, *(v - length * step for length in PROJECTED)]
-        moved, change = v, 0.0
-        for move in moves:
-            there = torch.where(penalized & (move.sign() != orthant), 0.0, move)
-            there = there if gauge is None else regauged(there, l1, gauge)
-            its = _model_change(matrix, smooth, l1, v, there)
-            if its < change:
-                moved, change = there, its
-        if not change < 0:
-            if damping >= DAMPING:
+        first = min(float(zero_length.min()), 1.0)
+        crossing = torch.where(zero_length <= first, 0.0, v - first * step)
+        candidates = [crossing] if first == 1 else [crossing, *(v - length * step for length in PROJECTED_LENGTHS)]
+        best, best_change = v, 0.0
+        for candidate in candidates:
+            projected = torch.where(penalized & (candidate.sign() != orthant), 0.0, candidate)
+            projected = projected if shared is None else shift_to_least_penalty(projected, l1, shared)
+            change = _model_change(matrix, smooth, l1, v, projected)
+            if change < best_change:
+                best, best_change = projected, change
+        if not best_change < 0:
+            if damping >= MAX_DAMPING:
                 break
-            damping /= LESS_DAMPING
+            damping /= DAMPING_REDUCTION
             damped = matrix + torch.diag(torch.where(diagonal > 0, damping * diagonal, 1.0))
             continue
-        v, gain = moved, gain - change
-        if -change < max((accuracy if first == 1 else L1_ROUNDING) * gain, noise):
+        v, decrease = best, decrease - best_change
+        if -best_change < max((rtol if first == 1 else DECREASE_ROUNDING) * decrease, atol):
             break
-    return v, gain
+    return v, decrease
 
 
-def _step_within(matrix: Tensor, slope: Tensor, free: Tensor, at_zero: Tensor, gauge: Gauge | None) -> Tensor:
-    """Newton's step to be subtracted, within the coordinates that are free, (P,).
+def _reduced_step(matrix: Tensor, slope: Tensor, free: Tensor, at_zero: Tensor, shared: SharedShift | None) -> Tensor:
+    """Newton's step to be subtracted, (P,), within the free coordinates: `matrix_free @ step = slope`.
 
-    Coordinates at 0 may leave it only along the slope; others of them are held, and the rest is solved again.
+    Coordinates at 0 may leave it only against their slope; the others of them are held, and the rest is solved again.
+    Where the matrix is not positive definite, each coordinate's slope is divided by its own curvature.
     """
     step = torch.zeros_like(slope)
-    for _ in range(HOLDS):
+    for _ in range(MAX_REDUCED_SOLVES):
         which = free.nonzero()[:, 0]
         step = torch.zeros_like(slope)
-        within = matrix[which][:, which]
-        if gauge is not None:
-            # All outputs together have no curvature of their own; where one of them is held there is that of the rest.
-            k, p = gauge[0]
+        reduced = matrix[which][:, which]
+        if shared is not None:
+            # A softmax has no curvature along a shift of all outputs.  Where the coefficient of one output is held,
+            # the others cannot make that shift, and their curvature is their own.
+            k, p = shared[0]
             mean = torch.where(free.view(k, p).all(0), matrix.diagonal().view(k, p).mean(0), 0.0) / k
             feature = which % p
-            within = within + torch.where(feature.unsqueeze(1) == feature, mean[feature], 0.0)
-        root, failed = torch.linalg.cholesky_ex(within)
+            reduced = reduced + torch.where(feature.unsqueeze(1) == feature, mean[feature], 0.0)
+        factor, failed = torch.linalg.cholesky_ex(reduced)
         if bool(failed):
             step[which] = slope[which] / matrix.diagonal()[which]
             break
-        step[which] = torch.cholesky_solve(slope[which].unsqueeze(1), root)[:, 0]
+        step[which] = torch.cholesky_solve(slope[which].unsqueeze(1), factor)[:, 0]
         wrong = free & at_zero & (step * slope <= 0)
         if not bool(wrong.any()):
             break
@@ -153,18 +175,24 @@ def _step_within(matrix: Tensor, slope: Tensor, free: Tensor, at_zero: Tensor, g
     return step
 
 
-def regauged(point: Tensor, l1: Tensor, gauge: Gauge) -> Tensor:
-    """The outputs' coefficients of each feature less the number s that makes the penalties least.
+def shift_to_least_penalty(point: Tensor, l1: Tensor, shared: SharedShift) -> Tensor:
+    """Subtracts from all outputs' coefficients of a feature the number s that minimizes their penalties.
 
-    Without l2 that is any median of theirs, and of these the one next to their mean: it leaves the least norm.  With
-    l2, s is the median of the K of them and of the K + 1 places where the slope would be 0 if j of them lay below s.
+    Without l2, any median of the K coefficients is such an s; the median nearest to their mean leaves the least norm.
+    With l2, s is the median of the K coefficients and of K + 1 numbers: for each j, the place where the derivative of
+    the penalties would be 0 if j of the coefficients were below s.
+
+    Args:
+        point: Of a softmax, (K * (D + 1),).
+        l1: Strength of l1 by each coordinate, (K * (D + 1),); coordinates without l1 stay.
+        shared: Shape of the point, and l2.
     """
-    shape, l2 = gauge
+    shape, l2 = shared
     values, l1 = point.view(shape), l1.view(shape)[0]
     k = len(values)
     below = torch.arange(k + 1, dtype=point.dtype, device=point.device).unsqueeze(1)
-    places = values.mean(0) + (k - 2 * below) * (l1 / (k * l2.clamp(min=1e-300)))
-    shift = torch.cat([values, places]).median(0).values
+    zeros = values.mean(0) + (k - 2 * below) * (l1 / (k * l2.clamp(min=1e-300)))
+    shift = torch.cat([values, zeros]).median(0).values
     ordered = values.sort(0).values
     median = values.mean(0).clamp(ordered[(k - 1) // 2], ordered[k // 2])
     shift = torch.where(l2 > 0, shift, median)
@@ -172,9 +200,12 @@ def regauged(point: Tensor, l1: Tensor, gauge: Gauge) -> Tensor:
 
 
 def _model_change(matrix: Tensor, smooth: Tensor, l1: Tensor, v: Tensor, moved: Tensor) -> float:
-    """By how much the model changes; from the move itself, so that small changes keep their digits."""
+    """Change of the model from ``v`` to ``moved``.
+
+    It is computed from their difference, so that small changes keep their digits.
+    """
     move = moved - v
-    # |v + m| - |v| is m times the sign of both, where they agree
-    same = moved.sign() * v.sign() > 0
-    length = torch.where(same, move * v.sign(), moved.abs() - v.abs())
-    return float(smooth @ move + move @ (matrix @ move) / 2 + l1 @ length)
+    # |v + m| - |v| = m * sign(v) where v + m and v have the same sign.
+    same_sign = moved.sign() * v.sign() > 0
+    l1_change = torch.where(same_sign, move * v.sign(), moved.abs() - v.abs())
+    return float(smooth @ move + move @ (matrix @ move) / 2 + l1 @ l1_change)

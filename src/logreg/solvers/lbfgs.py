@@ -1,4 +1,4 @@
-"""Limited-memory BFGS: the curvature that the last steps met, on top of a preconditioner."""
+"""Limited-memory BFGS: quasi-Newton steps from the last pairs, on top of a preconditioner; orthant-wise with l1."""
 
 from __future__ import annotations
 
@@ -12,200 +12,247 @@ from torch import Tensor
 
 from logreg.errors import DivergedError
 from logreg.solvers.bounds import forms_hessian
-from logreg.solvers.minimum_norm import WIDEST as WIDEST_NULL
-from logreg.solvers.minimum_norm import NullSpace, find_null_space
+from logreg.solvers.minimum_norm import MAX_NULL_SPACE_FEATURES, NullSpace, find_null_space
 from logreg.solvers.newton import is_finite, newton
-from logreg.solvers.newton_steps import NOT_FINITE, smallest_subgradient
+from logreg.solvers.newton_steps import NOT_FINITE_MESSAGE, smallest_subgradient
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.hessian import Diagonal, SampledCurvature
-from logreg.solvers.preconditioner import DRAWN, LITTLE, MEMORY, WIDEST, centered, preconditioner
+from logreg.solvers.preconditioner import (
+    BLOCKS_MEMORY_FRACTION,
+    MAX_BLOCK_FEATURES,
+    SAMPLED_BLOCK_RIDGE,
+    SAMPLED_ROWS,
+    SMALL_BLOCKS_NUMEL,
+    centered,
+    preconditioner,
+)
 from logreg.solvers.problem import Problem
 from logreg.solvers.starting_point import start
-from logreg.solvers.state import NOISE, SolverState, certified
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified
 
-PAIRS = 50
-"""Steps that are remembered."""
+LBFGS_MEMORY = 50
+"""Pairs (step, change of the gradient) that are stored, often called m: vectors are small beside a pass over the
+rows."""
 
-DECREASE, FLATTER = 1e-4, 0.9
-"""Wolfe's constants: the part of the slope that f must fall by, and the part that may remain."""
+ARMIJO_CONSTANT = 1e-4
+"""c_1 of the Wolfe conditions: f must decrease by this fraction of what its slope at length 0 predicts.  The usual
+value."""
 
-TRIALS = 8
-"""Points that one line search may try."""
+CURVATURE_CONSTANT = 0.9
+"""c_2 of the Wolfe conditions: the fraction of the slope that may remain.  The usual value for quasi-Newton steps."""
 
-REFRESH = 0.01
-"""Fall of the expected gain at which the preconditioner is made anew."""
+MAX_LINE_SEARCH_POINTS = 8
+"""Points that one line search evaluates at most: each is a pass, and most searches take one."""
 
-SETTLED = 1e-4
-"""Expected gain, relative to f, from which on it stays."""
+PRECONDITIONER_REFRESH_RATIO = 0.01
+"""Ratio of the predicted decrease to that at which the preconditioner was made, at which it is made anew: by then the
+curvature at the point has changed."""
 
-NEAR = 1e-6
-"""Expected gain, relative to f, at which float32 has done its work."""
+LAST_REFRESH_TOL = 1e-4
+"""Predicted decrease, relative to f, below which a preconditioner that was made is the last: curvature hardly changes
+from there on."""
 
-PATIENCE = 8
-"""Steps in a row that lead no nearer, before going to float64, and there before giving up."""
+FLOAT32_END_TOL = 1e-6
+"""Predicted decrease, relative to f, at which passes go on in float64: f in float32 has about that accuracy."""
 
-SAFE = 10.0
-"""How many times the expected gain there may be: the last steps did not meet all of the curvature."""
+MAX_STEPS_WITHOUT_PROGRESS = 8
+"""Steps in a row without progress after which passes go on in float64, and in float64 the solver gives up."""
 
-STEPS = 20_000
-"""At most."""
+GAP_TO_PREDICTED_DECREASE = 10.0
+"""Estimated gap as a multiple of the predicted decrease, which is too small: the stored steps have not met all of the
+curvature."""
 
-LAST = 1e-20
-"""Expected gain, relative to f, that is rounding in float64."""
+MAX_LBFGS_ITERATIONS = 20_000
+"""Steps at most: a backstop, far more than any problem should take."""
 
-HOLDS = 100
-"""Times that coordinates at 0 are held there for one direction, at most."""
+ROUNDING_PREDICTED_DECREASE = 1e-20
+"""Predicted decrease, relative to f, that is rounding of float64 and no sign of progress."""
 
-RIDGE = 1e-5
-"""What keeps a sampled matrix positive, relative to its diagonal."""
+MAX_ORTHANT_ROUNDS = 100
+"""Directions computed for one step at most: each time, coordinates at 0 that would leave their orthant stay at 0."""
+
+ZERO_DIAGONAL_RTOL = SAMPLED_BLOCK_RIDGE**2
+"""Second derivative by a coefficient, relative to a usual one, that counts as 0 with l1: the square of the relative
+accuracy of float32."""
 
 
-class Trial(NamedTuple):
-    """A point of a line search."""
+class LineSearchPoint(NamedTuple):
+    """A point that a line search evaluated."""
 
     length: float
     value: float
     """f there."""
     slope: float
     """Derivative of f by the length."""
-    fall: float
-    """What f would have changed by, had the slope at length 0 lasted."""
+    linear_change: float
+    """Change of f that its slope at length 0 predicts, <= 0."""
 
 
 class Pair(NamedTuple):
-    """A step, and how it changed the gradient; both (K, D + 1)."""
+    """A step s, and the change of the gradient along it y; both (K, D + 1)."""
 
     step: Tensor
     change: Tensor
 
 
-Inverse = Callable[[Tensor, Tensor], Tensor]
-"""A gradient and the coordinates that may move, both (K, D + 1) -> about the Newton step within them."""
+ReducedInverse = Callable[[Tensor, Tensor], Tensor]
+"""A gradient and which coordinates are free, both (K, D + 1) -> about the Newton step within the free coordinates."""
 
 
-def decreases(first: Trial, trial: Trial, noise: float = 0.0) -> bool:
-    """Whether f falls enough (Armijo), where its values are known to within ``noise``."""
-    return trial.value <= first.value + DECREASE * trial.fall + noise
+def satisfies_armijo(first: LineSearchPoint, trial: LineSearchPoint, noise: float = 0.0) -> bool:
+    """Whether f decreases enough (Armijo's condition), where values of f have errors of up to ``noise``."""
+    return trial.value <= first.value + ARMIJO_CONSTANT * trial.linear_change + noise
 
 
-def satisfies_wolfe(first: Trial, trial: Trial, noise: float = 0.0) -> bool:
-    """Whether f falls enough and its slope has flattened enough: the strong Wolfe conditions."""
-    return decreases(first, trial, noise) and abs(trial.slope) <= -FLATTER * first.slope
+def satisfies_wolfe(first: LineSearchPoint, trial: LineSearchPoint, noise: float = 0.0) -> bool:
+    """Whether f decreases enough and its slope is flat enough: the strong Wolfe conditions."""
+    return satisfies_armijo(first, trial, noise) and abs(trial.slope) <= -CURVATURE_CONSTANT * first.slope
 
 
-def next_length(trials: Sequence[Trial], noise: float = 0.0) -> float:
-    """Where to look next: beyond all trials while f falls, else between the last that falls and the first that rises.
+def next_length(trials: Sequence[LineSearchPoint], noise: float = 0.0) -> float:
+    """The step length to try next.
+
+    While f decreases at all trials, it lies beyond them (bracketing).  Else it lies between the longest trial at which
+    f decreases and the shortest at which it does not (zoom).  Both take the minimizer of a cubic through two trials.
 
     Args:
-        trials: So far; the first is that of length 0, and f falls there.
-        noise: How exactly values are known.
+        trials: So far; the first is that of length 0, and f decreases there.
+        noise: Errors of the values of f.
 
-    Source:
+    References:
         Nocedal and Wright (2006), Numerical Optimization, algorithms 3.5 and 3.6.
     """
-    falling = sorted(trial for trial in trials if trial.slope < 0 and decreases(trials[0], trial, noise))
+    falling = sorted(trial for trial in trials if trial.slope < 0 and satisfies_armijo(trials[0], trial, noise))
     rising = [trial for trial in trials if trial not in falling]
     low = falling[-1]
     if not rising:
-        return min(max(_least_of_cubic(falling[-2], low), 2 * low.length), 10 * low.length)
+        return min(max(_cubic_minimizer(falling[-2], low), 2 * low.length), 10 * low.length)
     high = min(rising)
     margin = 0.1 * (high.length - low.length)
-    return min(max(_least_of_cubic(low, high), low.length + margin), high.length - margin)
+    return min(max(_cubic_minimizer(low, high), low.length + margin), high.length - margin)
 
 
-def _least_of_cubic(left: Trial, right: Trial) -> float:
-    """Where the cubic with the values and slopes of two trials is least; halfway where it has no minimum."""
+def _cubic_minimizer(left: LineSearchPoint, right: LineSearchPoint) -> float:
+    """The minimizer of the cubic with the values and slopes of two trials; halfway where it has none."""
     width = right.length - left.length
-    bend = left.slope + right.slope - 3 * (right.value - left.value) / width
-    square = bend * bend - left.slope * right.slope
-    root = math.sqrt(square) if 0 <= square < math.inf else math.nan
-    rise = right.slope - left.slope + 2 * root
-    share = 1 - (right.slope + root - bend) / rise if rise else math.nan
-    return left.length + width * (share if math.isfinite(share) else 0.5)
+    d1 = left.slope + right.slope - 3 * (right.value - left.value) / width
+    square = d1 * d1 - left.slope * right.slope
+    d2 = math.sqrt(square) if 0 <= square < math.inf else math.nan
+    denominator = right.slope - left.slope + 2 * d2
+    fraction = 1 - (right.slope + d2 - d1) / denominator if denominator else math.nan
+    return left.length + width * (fraction if math.isfinite(fraction) else 0.5)
 
 
 def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
-    """Minimizes f from where ``state`` stands until it is certified to be within its tolerance.
+    """Minimizes f from the point of ``state`` until it is certified to be within the tolerance.
 
-    float32 arithmetic, where the problem asks for it, serves while it leads nearer.  With l1 a search stays within the
-    orthant that the smallest subgradient points to: a coefficient stops at 0, and one that l1 holds there stays.
+    The step is `-B @ slope`, with B the L-BFGS matrix of the last `LBFGS_MEMORY` pairs, which starts from a
+    preconditioner, and slope the subgradient of f of minimum norm.  Each iteration:
+
+    1. Estimate the gap by duality from the gradient, without a pass.
+    2. Unless it is within the tolerance, compute the direction.  The preconditioner is made the first time, and made
+       anew where the predicted decrease has fallen a hundredfold since.  With l1 the direction stays within one orthant
+       (OWL-QN), and coefficients that the penalty holds at 0 do not move.
+    3. Where the estimated gap is within the tolerance, certify the point.  Where that fails, the next certificate is
+       tried at a gap 30 times smaller.
+    4. Search along the direction for a point that satisfies the strong Wolfe conditions; one pass for each trial.
+    5. Store the step and the change of the gradient.
+
+    Passes are in the problem's floating type at first, and in float64 from where the predicted decrease is at most
+    `FLOAT32_END_TOL`, or where steps in that type bring no progress.
+
+    It stops where the point is certified; in float64 after `MAX_STEPS_WITHOUT_PROGRESS` steps without progress or where
+    no direction leads down; without a penalty where f is nearly 0, which shows separation; or after
+    `MAX_LBFGS_ITERATIONS`. Where a line search fails, the stored pairs are dropped; where there are none, that ends the
+    steps in this type.
 
     Args:
-        state: Of the problem; told of each step.
+        state: Of the problem; it is updated in each step.
 
     Returns:
-        The directions that change no logit, where they were looked for: without a penalty.  No step goes along them.
+        Without a penalty, the directions that change no logit, along which no step has a part; ``None`` where they were
+        not computed.
 
     Raises:
         DivergedError: f or its gradient is not finite.
 
-    Source:
+    References:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4; Andrew and Gao (2007), Scalable training of
-        l1-regularized log-linear models; within the coordinates that are free as in Byrd and others (2016), A family of
-        second-order methods for convex l1-regularized optimization.
+        l1-regularized log-linear models; for the free coordinates, Byrd and others (2016), A family of second-order
+        methods for convex l1-regularized optimization.
     """
     problem = state.problem
     dtype = yield from start(state, newton)
     coordinates, l1 = state.coordinates, problem.penalties(state.coordinates)[1]
     unpenalized = not (problem.objective.l2 or problem.objective.l1)
-    by_hessian = unpenalized or (not problem.objective.l1 and forms_hessian(problem))
-    pairs: deque[Pair] = deque(maxlen=PAIRS)
-    inverse: Inverse | None = None
-    made_at, nearest, poor, enough, again, downhill = math.inf, math.inf, 0, state.tolerance, -1.0, -math.inf
+    separated_value = state.tolerance * problem.row_sum_scale * problem.total_weight
+    # The certificate then follows from the curvature, and may be smaller than the one by duality.
+    certifies_by_hessian = unpenalized or (not problem.objective.l1 and forms_hessian(problem))
+    pairs: deque[Pair] = deque(maxlen=LBFGS_MEMORY)
+    inverse: ReducedInverse | None = None
+    decrease_at_refresh, smallest_decrease, steps_without_progress = math.inf, math.inf, 0
+    gap_limit, decrease_limit, slope_along = state.tolerance, -1.0, -math.inf
     direction = state.point
     null = None
-    if unpenalized and problem.num_features < WIDEST_NULL:
+    if unpenalized and problem.num_features < MAX_NULL_SPACE_FEATURES:
         null = yield from find_null_space(problem, coordinates)
-        state.point = null.without(problem, coordinates, state.point)
+        state.point = null.project_out(problem, coordinates, state.point)
     now = yield from request(Evaluate(problem, coordinates, state.point, dtype))
-    for _ in range(STEPS):
+    for _ in range(MAX_LBFGS_ITERATIONS):
         if not is_finite(now):
             if dtype == torch.float64:
-                raise DivergedError(NOT_FINITE)
+                raise DivergedError(NOT_FINITE_MESSAGE)
             dtype = torch.float64
             now = yield from request(Evaluate(problem, coordinates, state.point, dtype))
             continue
         point, exact, size = state.point, dtype == torch.float64, max(abs(now.value), 1e-300)
-        slope, noise = smallest_subgradient(point, now.gradient, l1), NOISE[dtype] * size
+        slope, noise = smallest_subgradient(point, now.gradient, l1), VALUE_ROUNDING[dtype] * size
         gap = expected_gap(state, now) / size
-        if gap > enough:
-            stale = made_at > SETTLED and state.near < REFRESH * made_at
+        if gap > gap_limit:
+            stale = (
+                decrease_at_refresh > LAST_REFRESH_TOL
+                and state.predicted_decrease < PRECONDITIONER_REFRESH_RATIO * decrease_at_refresh
+            )
             if inverse is None or stale:
-                inverse, stale = (yield from _preconditioner(state, now)), True
+                inverse, stale = (yield from _reduced_preconditioner(state, now)), True
             direction = _direction(problem, point, slope, l1, pairs, inverse)
-            direction = direction if null is None else null.without(problem, coordinates, direction)
-            downhill = float((slope * direction).sum())
-            state.near = -downhill / 2 / size
-            made_at = state.near if stale else made_at
-            gap = min(gap, SAFE * state.near) if by_hessian else gap
+            direction = direction if null is None else null.project_out(problem, coordinates, direction)
+            slope_along = float((slope * direction).sum())
+            state.predicted_decrease = -slope_along / 2 / size
+            decrease_at_refresh = state.predicted_decrease if stale else decrease_at_refresh
+            gap = min(gap, GAP_TO_PREDICTED_DECREASE * state.predicted_decrease) if certifies_by_hessian else gap
         state.value, state.gap = now.value, min(gap, 1.0) * size
-        stuck = poor >= PATIENCE or not downhill < 0
-        if unpenalized and now.value < state.tolerance * problem.row_sum_scale * problem.total_weight:
-            break  # separated: f goes to 0, and the coefficients go with it to infinity
-        if not exact and (stuck or gap <= enough or state.near < NEAR):
-            dtype, poor, nearest = torch.float64, 0, math.inf
+        stalled = steps_without_progress >= MAX_STEPS_WITHOUT_PROGRESS or not slope_along < 0
+        if unpenalized and now.value < separated_value:
+            break  # f tends to 0 while the coefficients grow without bound
+        if not exact and (stalled or gap <= gap_limit or state.predicted_decrease < FLOAT32_END_TOL):
+            dtype, steps_without_progress, smallest_decrease = torch.float64, 0, math.inf
             now = yield from request(Evaluate(problem, coordinates, point, dtype))
             continue
-        if gap <= enough or state.near <= again:
+        if gap <= gap_limit or state.predicted_decrease <= decrease_limit:
             if (yield from certified(state, now)):
                 return null
-            # Where all coefficients are 0 no gap is expected, while the intercepts have some way to go.
-            enough, again = (gap / 30, -1.0) if gap > 0 else (-1.0, min(state.near, 1.0) / 30)
+            # Where all coefficients are 0, the estimated gap is 0 though the intercepts are not at their optimum; then
+            # the predicted decrease decides.
+            gap_limit, decrease_limit = (gap / 30, -1.0) if gap > 0 else (-1.0, min(state.predicted_decrease, 1.0) / 30)
             continue
-        if stuck:
+        if stalled:
             break
-        found = yield from _search(state, now, slope, direction, l1, dtype, noise)
+        found = yield from _line_search(state, now, slope, direction, l1, dtype, noise)
         if found is None:
-            poor = poor if pairs else PATIENCE
-            pairs.clear()  # curvature that no longer holds may have misled it
+            steps_without_progress = steps_without_progress if pairs else MAX_STEPS_WITHOUT_PROGRESS
+            pairs.clear()  # their curvature may belong to points far away
             continue
-        at, there = found
-        pairs.append(Pair(at - point, there.gradient - now.gradient))
-        nearer = now.value - there.value > noise or LAST < state.near < nearest
-        poor = 0 if nearer else poor + 1
-        nearest = min(nearest, state.near)
-        state.point, now = at, there
+        new_point, there = found
+        pairs.append(Pair(new_point - point, there.gradient - now.gradient))
+        progress = (
+            now.value - there.value > noise
+            or ROUNDING_PREDICTED_DECREASE < state.predicted_decrease < smallest_decrease
+        )
+        steps_without_progress = 0 if progress else steps_without_progress + 1
+        smallest_decrease = min(smallest_decrease, state.predicted_decrease)
+        state.point, now = new_point, there
     if state.best is not state.point:
         yield from certified(state, now if exact else None)
     if state.best is not None:
@@ -214,27 +261,34 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
 
 
 def expected_gap(state: SolverState, now: Derivatives) -> float:
-    """About what a certificate by duality will say, without a pass, as if the intercepts were at their optimum.
+    """Estimates the duality gap without a pass, as if the intercepts were at their optimum.
+
+    With l2 the gap of the dual point that the residuals give is a sum over the coefficients.  With l1 alone that point
+    is not feasible, and is scaled down until it is.
 
     Args:
-        state: Of a problem with a penalty; else the answer is infinite.
-        now: The objective at its point.
+        state: Of a problem with a penalty; without one the gap is infinite.
+        now: The objective at the point of ``state``.
+
+    Returns:
+        About f - f*, in units of f.
     """
     problem = state.problem
     l2, l1 = problem.objective.l2, problem.objective.l1
     coef = state.solution[:, :-1]
     slopes = state.coordinates.gradient_to(problem.model, now.gradient)[:, :-1] - l2 * coef
     if l2:
-        held = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
-        return float(((held + l2 * coef).square() / (2 * l2) + l1 * coef.abs() + coef * (slopes - held)).sum())
+        beyond_l1 = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
+        gaps = (beyond_l1 + l2 * coef).square() / (2 * l2) + l1 * coef.abs() + coef * (slopes - beyond_l1)
+        return float(gaps.sum())
     if not l1:
         return math.inf
-    # What makes it feasible costs about (1 - scale)^2 of the loss.
+    # Scaling the dual point costs about (1 - scale)^2 of the loss.
     scale = min(1.0, l1 / max(float(slopes.abs().max()), 1e-300))
     return float((scale * coef * slopes + l1 * coef.abs()).sum()) + (1 - scale) ** 2 * now.loss
 
 
-def _search(
+def _line_search(
     state: SolverState,
     now: Derivatives,
     slope: Tensor,
@@ -243,36 +297,48 @@ def _search(
     dtype: torch.dtype,
     noise: float,
 ) -> PassRequests[tuple[Tensor, Derivatives] | None]:
-    """A point that satisfies the Wolfe conditions; else the lowest that was met, ``None`` where f does not fall."""
+    """Searches along a direction for a point that satisfies the strong Wolfe conditions.
+
+    With l1 the points are projected onto the orthant of the point, so coefficients stop at 0.
+
+    Returns:
+        The point and f there; the lowest point that satisfies Armijo's condition where none satisfies Wolfe's after
+        `MAX_LINE_SEARCH_POINTS`; ``None`` where there is none of those either.
+    """
     point = state.point
     orthant = torch.where(point == 0, -slope.sign(), point.sign())
-    trials, best, length = [Trial(0.0, now.value, float((slope * direction).sum()), 0.0)], None, 1.0
-    for _ in range(TRIALS):
+    trials, best, length = [LineSearchPoint(0.0, now.value, float((slope * direction).sum()), 0.0)], None, 1.0
+    for _ in range(MAX_LINE_SEARCH_POINTS):
         at = point + length * direction
         stopped = (l1 > 0) & (at.sign() != orthant)
         at = at.masked_fill(stopped, 0.0)
         there = yield from request(Evaluate(state.problem, state.coordinates, at, dtype))
-        trial = Trial(length, math.inf, math.inf, 0.0)
+        trial = LineSearchPoint(length, math.inf, math.inf, 0.0)
         if math.isfinite(there.value):
-            along = ((there.gradient + l1 * orthant) * direction).masked_fill(stopped, 0.0).sum()
-            trial = Trial(length, there.value, float(along), min(float((slope * (at - point)).sum()), 0.0))
+            slope_along = ((there.gradient + l1 * orthant) * direction).masked_fill(stopped, 0.0).sum()
+            linear_change = min(float((slope * (at - point)).sum()), 0.0)
+            trial = LineSearchPoint(length, there.value, float(slope_along), linear_change)
         trials.append(trial)
         if satisfies_wolfe(trials[0], trial, noise):
             return at, there
-        if decreases(trials[0], trial, noise) and (best is None or there.value < best[1].value):
+        if satisfies_armijo(trials[0], trial, noise) and (best is None or there.value < best[1].value):
             best = at, there
         length = next_length(trials, noise)
     return best
 
 
 def _direction(
-    problem: Problem, point: Tensor, slope: Tensor, l1: Tensor, pairs: Sequence[Pair], inverse: Inverse
+    problem: Problem, point: Tensor, slope: Tensor, l1: Tensor, pairs: Sequence[Pair], inverse: ReducedInverse
 ) -> Tensor:
-    """Where to go, downhill; with l1 coefficients leave 0 towards the side that the slope allows, or not at all."""
+    """The direction `-B @ slope` within the free coordinates, (K, D + 1).
+
+    With l1 a coefficient leaves 0 only against its slope.  Those that the direction would move otherwise are held at 0,
+    and the direction is computed again.
+    """
     free = (point != 0) | (slope != 0) | (l1 == 0)
     direction, wrong = torch.zeros_like(slope), free
-    for _ in range(HOLDS):
-        direction = -_product(problem, slope, free, pairs, inverse)
+    for _ in range(MAX_ORTHANT_ROUNDS):
+        direction = -_two_loop_recursion(problem, slope, free, pairs, inverse)
         wrong = free & (l1 > 0) & (point == 0) & (direction * slope >= 0)
         if not bool(wrong.any()):
             return direction
@@ -280,13 +346,18 @@ def _direction(
     return direction.masked_fill(wrong, 0.0)
 
 
-def _product(problem: Problem, gradient: Tensor, free: Tensor, pairs: Sequence[Pair], inverse: Inverse) -> Tensor:
-    """What L-BFGS knows of the inverse of the Hessian, times a gradient, within the coordinates that are free."""
+def _two_loop_recursion(
+    problem: Problem, gradient: Tensor, free: Tensor, pairs: Sequence[Pair], inverse: ReducedInverse
+) -> Tensor:
+    """The L-BFGS approximation of the inverse Hessian within the free coordinates, times a gradient (K, D + 1).
 
-    def within(vector: Tensor) -> Tensor:
+    The preconditioner is scaled so that it fits the curvature of the newest pair: by (s @ y) / (y @ inverse(y)).
+    """
+
+    def restrict(vector: Tensor) -> Tensor:
         return centered(problem, vector * free)
 
-    rest, used = within(gradient), []
+    rest, used = restrict(gradient), []
     for pair in reversed(pairs):
         step, change = pair.step * free, pair.change * free
         curvature = float((step * change).sum())
@@ -294,43 +365,47 @@ def _product(problem: Problem, gradient: Tensor, free: Tensor, pairs: Sequence[P
             factor = float((step * rest).sum()) / curvature
             rest = rest - factor * change
             used.append((step, change, curvature, factor))
-    product = within(inverse(within(rest), free))
+    product = restrict(inverse(restrict(rest), free))
     if used:
         _, change, curvature, _ = used[0]
-        size = float((change * within(inverse(within(change), free))).sum())
+        size = float((change * restrict(inverse(restrict(change), free))).sum())
         product = product * (curvature / size if size > 0 else 1.0)
     for step, change, curvature, factor in reversed(used):
         product = product + (factor - float((change * product).sum()) / curvature) * step
-    return within(product)
+    return restrict(product)
 
 
-def _preconditioner(state: SolverState, now: Derivatives) -> PassRequests[Inverse]:
-    """That of `curvature`, and with l1 what is left of it where some coordinates stay."""
+def _reduced_preconditioner(state: SolverState, now: Derivatives) -> PassRequests[ReducedInverse]:
+    """The function `preconditioner`'s result; with l1, a preconditioner restricted to the free coordinates."""
     problem, coordinates, point = state.problem, state.coordinates, state.point
     k, d = problem.num_outputs, problem.num_features
     if not problem.objective.l1:
-        solve = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
-        return lambda gradient, _: solve(gradient)
-    own = now.curvature.diagonal().clamp(min=1e-30)
-    if d > min(WIDEST, problem.rows) or k * d * d > max(MEMORY * problem.rows * d, LITTLE):
+        apply_inverse = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
+        return lambda gradient, _: apply_inverse(gradient)
+    by_intercept = now.curvature.diagonal().clamp(min=1e-30)
+    max_numel = max(BLOCKS_MEMORY_FRACTION * problem.rows * d, SMALL_BLOCKS_NUMEL)
+    if d > min(MAX_BLOCK_FEATURES, problem.rows) or k * d * d > max_numel:
         metric = yield from request(Diagonal(problem, coordinates, point))
-        metric = torch.where(metric > RIDGE**2 * own.unsqueeze(1), metric, own.unsqueeze(1))
+        usual = by_intercept.unsqueeze(1)
+        metric = torch.where(metric > ZERO_DIAGONAL_RTOL * usual, metric, usual)
         return lambda gradient, _: gradient / metric
-    blocks = yield from request(SampledCurvature(problem, coordinates, point, own, DRAWN, state.seed))
+    blocks = yield from request(SampledCurvature(problem, coordinates, point, by_intercept, SAMPLED_ROWS, state.seed))
     diagonal = blocks.diagonal(dim1=1, dim2=2)
     largest = diagonal.amax(1, keepdim=True)
-    diagonal.copy_(torch.where(diagonal > RIDGE**2 * largest, (1 + RIDGE) * diagonal, largest))
+    has_curvature = diagonal > ZERO_DIAGONAL_RTOL * largest
+    diagonal.copy_(torch.where(has_curvature, (1 + SAMPLED_BLOCK_RIDGE) * diagonal, largest))
+    # For each output the features that were free last, (D,), and the Cholesky factor of their block.
     factors: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def inverse(gradient: Tensor, free: Tensor) -> Tensor:
-        step = gradient / own.unsqueeze(1)
-        for output, mine in enumerate(free[:, :-1]):
-            if output not in factors or not torch.equal(factors[output][0], mine):
-                block = blocks[output][mine][:, mine]
-                root, failed = torch.linalg.cholesky_ex(block)
-                factors[output] = mine, block.diagonal().sqrt().diag() if failed else root
-            towards = gradient[output, :-1][mine].to(blocks.dtype).unsqueeze(1)
-            step[output, :-1][mine] = torch.cholesky_solve(towards, factors[output][1])[:, 0].double()
+    def apply_reduced_inverse(gradient: Tensor, free: Tensor) -> Tensor:
+        step = gradient / by_intercept.unsqueeze(1)
+        for output, features in enumerate(free[:, :-1]):
+            if output not in factors or not torch.equal(factors[output][0], features):
+                block = blocks[output][features][:, features]
+                factor, failed = torch.linalg.cholesky_ex(block)
+                factors[output] = features, block.diagonal().sqrt().diag() if failed else factor
+            right_side = gradient[output, :-1][features].to(blocks.dtype).unsqueeze(1)
+            step[output, :-1][features] = torch.cholesky_solve(right_side, factors[output][1])[:, 0].double()
         return step
 
-    return inverse
+    return apply_reduced_inverse

@@ -1,4 +1,4 @@
-"""Newton's method: with Cholesky where the Hessian can be held, with conjugate gradients where it cannot."""
+"""Newton's method: by a Cholesky-factored Hessian where it can be held, by conjugate gradients where it cannot."""
 
 from __future__ import annotations
 
@@ -9,292 +9,522 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.solvers.bounds import Bound, known_by, rounding_of
+from logreg.solvers.bounds import Bound, conversion_rounding, evaluated_point
 from logreg.solvers.conjugate_gradients import Solution, conjugate_gradients, corrected
-from logreg.solvers.curvature_bound import Norms, by_held_hessian, norms, size_of
-from logreg.solvers.l1_steps import DAMPING, LEAST_DAMPING, LESS_DAMPING, minimize_with_l1
+from logreg.solvers.curvature_bound import (
+    InverseHessianNorms,
+    bound_by_held_hessian,
+    diagonal_roots,
+    inverse_hessian_norms,
+)
+from logreg.solvers.l1_steps import DAMPING_REDUCTION, MAX_DAMPING, MIN_DAMPING, minimize_with_l1
 from logreg.solvers.minimum_norm import NullSpace, find_null_space
-from logreg.solvers.newton_steps import FLAT, NOT_FINITE, SINGULAR, Factored, Solve, factored, smallest_subgradient
+from logreg.solvers.newton_steps import (
+    NOT_FINITE_MESSAGE,
+    SINGULAR_PIVOT,
+    ZERO_CURVATURE_RTOL,
+    FactoredHessian,
+    factor_hessian,
+    smallest_subgradient,
+)
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.certifying import Reach
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import holds_hessian, start
-from logreg.solvers.state import NOISE, SolverState, by_slope, certified
-from logreg.solvers.subspace_descent import descend, descends
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
+from logreg.solvers.subspace_descent import BACKTRACKING_RATIO, descend, uses_descent
 
-PRODUCTS = 100
-"""Products for one step at most."""
+MAX_EVALUATIONS = 1000
+"""Points at which f is evaluated at most: a backstop, since Newton steps converge in tens."""
 
-REFRESH = 2e-3
-"""Relative gain of the last step up to which a preconditioner is kept."""
+# Steps
 
-KEPT = 1e-3
-"""Likewise a Hessian."""
+PRECONDITIONER_REUSE_TOL = 2e-3
+"""Predicted decrease of the last step, relative to f, up to which the preconditioner is kept: the point moves so little
+then that its curvature hardly changes."""
 
-CHEAP = 0.1
-"""Likewise, up to which it is asked whether that Hessian will bound the gap."""
+MAX_CG_PRODUCTS = 100
+"""Products with the Hessian for one step at most: each is a pass."""
 
-FAR = 1e-6
-"""Gap up to which it does, relative to what is wanted, below which no steps are made for it."""
+MAX_CG_RTOL = 0.3
+"""Tolerance of conjugate gradients far from the optimum.  Nearer it is the square root of the gradient's norm, which
+makes the convergence superlinear."""
 
-L1_ACCURACY = 1e-8
-"""Gain that is left in a quadratic model with l1, relative to all of it, at least: the next model will find it."""
+LAST_STEP_CG_RTOL = 0.5
+"""Tolerance of conjugate gradients at most where a rough step will do to get within the tolerance of the fit."""
 
-L1_NOISE = 1e-24
-"""Gain in it, relative to f, that is rounding: that of a slope, squared, over the least curvature."""
+MAX_MODEL_RTOL = 1e-2
+"""Decrease of a quadratic model with l1 by the last projected step, relative to all of them, at which its minimization
+ends far from the optimum; nearer it is the predicted decrease of the last Newton step, relative to f."""
 
-SHORT = 0.02
-"""Length of a step at which float32 is no longer believed."""
+MIN_MODEL_RTOL = 1e-8
+"""The smallest such decrease: what is left then, the next model will find."""
 
-EIGEN = 256
-"""Parameters up to which the eigenvalues of the Hessian cost nothing."""
+MODEL_ATOL = 1e-24
+"""Decrease of a quadratic model with l1, relative to f, that is rounding: that of a slope, squared, over the least
+curvature."""
 
-PATIENCE = 12
-"""Steps in a row that gain next to nothing, before giving up."""
+STALLED_DECREASE_RATIO = 0.05
+"""Actual decrease of f, relative to the predicted one, below which a step counts as stalled."""
 
-STEPS = 1000
-"""Points at which f is evaluated, at most."""
+MAX_STALLED_NEWTON_STEPS = 12
+"""Stalled or rejected steps in a row after which passes go on in float64, and in float64 the solver gives up."""
 
-SLOW = 0.5
-"""Gain that the model expects, relative to what it expected a step before, from which on steps are damped less."""
+# Hessians
 
-FINISH = 1e-6
-"""Part of the usual gap that is aimed at without a penalty: one more step, so that coefficients have the digits that
-are compared with those of statistics packages, since their errors go with the root of the gap."""
+HESSIAN_REUSE_TOL = 1e-3
+"""Predicted decrease of the last step, relative to f, up to which the factored Hessian is used again unless it is
+stale: the point moves so little then that the Hessian hardly changes."""
 
-SURELY = 1e-16
-"""Gain, relative to f, at which a certificate is tried in any case."""
+STALE_CONTRACTION = 0.03
+"""Ratio of two successive predicted decreases above which the Hessian is computed anew: it no longer fits the point."""
 
-FAILED = 5
-"""Certificates in a row that come no nearer than half the best one so far, before giving up."""
+SLOW_CONTRACTION = 0.5
+"""Ratio of two successive predicted decreases above which steps with l1 are damped less: the damping slows them
+down."""
 
-ROUNDING = {torch.float32: 1e-6, torch.float64: FLAT}
-"""Curvature by a coordinate that is rounding, where the Hessian was computed in that type; see `FLAT`."""
+# Precision
+
+FLOAT32_MIN_LENGTH = 0.02
+"""Length of a shortened step, as a fraction of the whole one, below which derivatives in float32 are no longer
+trusted."""
+
+FLOAT64_TOL_NEW_HESSIAN = 1e-5
+"""Predicted decrease, relative to f, below which the next evaluation is in float64, where it computes a Hessian: above
+it, a gradient in float32 has enough digits for a step."""
+
+FLOAT64_TOL = 1e-4
+"""Predicted decrease, relative to f, below which the next evaluation is in float64, where it computes no Hessian: such
+a pass is cheap, and the point may be one of the last."""
+
+# Stopping
+
+STOP_FRACTION = 0.1
+"""Predicted decrease at which a certificate is tried, as a fraction of the tolerance: a bound on the gap is larger than
+the predicted decrease.  With l1 alone, a fraction of the square of the tolerance."""
+
+UNPENALIZED_STOP_FACTOR = 1e-6
+"""Additional factor without a penalty.  The error of coefficients goes with the square root of the gap, and these are
+compared with those of statistics packages digit by digit; one more step gives the digits."""
+
+MIN_FIRST_ORDER_STOP = 1e-16
+"""Predicted decrease, relative to f, at which a certificate with l1 alone is tried whatever the tolerance: float64
+resolves no smaller one."""
+
+MAX_FAILED_CERTIFICATES = 5
+"""Certificates in a row that do not halve the smallest gap so far, after which the solver gives up."""
+
+# The bound by the factored Hessian
+
+CHEAP_BOUND_TOL = 0.1
+"""Predicted decrease of the last step, relative to f, below which the bound by the factored Hessian is prepared."""
+
+MAX_EIGENVALUE_PARAMETERS = 256
+"""Parameters that depend on each other up to which that bound is used: the eigenvalues it needs cost almost nothing."""
+
+MIN_CHEAP_BOUND_REACH = 1e-6
+"""Largest gap that the bound can certify, relative to the stopping limit, from which it is used: for a smaller one,
+more steps would be taken than an ordinary certificate costs."""
 
 
 def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | None]:
-    """Minimizes f from where ``state`` stands until it is certified to be within its tolerance.
+    """Minimizes f by Newton's method from the point of ``state`` until it is certified to be within the tolerance.
 
-    float32 arithmetic, where the problem asks for it, serves far from the optimum and in the curvature; the last
-    gradients are taken in float64, so that the accuracy of the result does not depend on it.
+    The step solves `H @ step = gradient` and is subtracted.  Where the Hessian H can be held (see `holds_hessian`), it
+    is factored; with l1, the step goes to the minimum of the quadratic model with the penalty (see `minimize_with_l1`).
+    Where it cannot, `descend` comes first where there are many rows, and then preconditioned conjugate gradients solve
+    for the step, one pass for each product with H.  Each iteration:
 
-    With l1 each step minimizes the quadratic model with the penalty; the Hessian must be one that can be held.
+    1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
+    2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
+    3. Solve for the step and the decrease of f that it predicts.
+    4. Where the predicted decrease is at most `STOP_FRACTION` of the tolerance, certify the point: by the factored
+       Hessian without a pass, or by `certified`.  Where that fails, the next certificate is tried at a tenth of it.
+    5. Choose the floating type of the next evaluation and whether it computes H, and take the step.
 
-    Without a penalty, directions that change no logit are looked for as soon as the Hessian is nearly singular, and the
-    point stays the one of least norm; such a Hessian is computed in float64.
+    float32, where the problem asks for it, is used far from the optimum and for H.  The last gradients are in float64,
+    so the accuracy of the result does not depend on it.  A Hessian in float32 is computed anew in float64 where it is
+    nearly singular without a penalty, where it is not finite, where shortened steps do not decrease f, and where its
+    model with l1 predicts no decrease.
+
+    It stops where the point is certified, after `MAX_FAILED_CERTIFICATES` that did not halve the gap, after
+    `MAX_STALLED_NEWTON_STEPS` in float64, after `MAX_EVALUATIONS`, and without a penalty where f is nearly 0, which
+    shows separation.  The point is then the one with the best bound.
+
+    Without a penalty, directions that change no logit are computed as soon as H is nearly singular; steps have no part
+    along them, and the point is the one of least norm.
 
     Args:
-        state: Of the problem; told of each step.
-        rough: Relative gain still expected, at which to end without a certificate; 0 for a certified end.
+        state: Of the problem; it is updated in each step.  With l1 the Hessian must be one that can be held.
+        rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
 
     Returns:
-        The directions that change no logit; none where the Hessian shows that there are none, and ``None`` where nobody
-        looked for them.
+        The directions that change no logit; none where the Hessian shows that there are none, and ``None`` where they
+        were not computed.
 
     Raises:
         DivergedError: f or its derivatives are not finite.
 
-    Source:
-        Nocedal and Wright (2006), Numerical Optimization, chapter 7; Byrd and others (2016), A family of second-order
-        methods for convex l1-regularized optimization.
+    References:
+        Nocedal and Wright (2006), Numerical Optimization, chapters 3.3 and 7.1; Byrd and others (2016), A family of
+        second-order methods for convex l1-regularized optimization.
     """
     problem = state.problem
-    held = holds_hessian(problem)
-    assert held or not problem.objective.l1, "working_sets narrows such a problem first"
+    assert holds_hessian(problem) or not problem.objective.l1, "working_sets selects features of such a problem first"
     dtype = yield from start(state, newton)
-    if descends(problem):
+    if uses_descent(problem):
         if (yield from descend(state)):
             return None
         dtype = torch.float64
-    coordinates = state.coordinates
-    l1 = problem.penalties(coordinates)[1]
-    # The duality gap of l1 alone is of first order in the distance, what the model expects of second.
-    first_order = problem.objective.l1 > 0 and not problem.objective.l2
-    stop_at = max(0.1 * state.tolerance**2, SURELY) if first_order else 0.1 * state.tolerance
-    unpenalized = not (problem.objective.l2 or problem.objective.l1)
-    if held and unpenalized:
-        stop_at *= FINISH
-    dependent = problem.dependent
-    bounds_cheaply = held and not problem.objective.l1 and dependent <= EIGEN and not rough
-    floor = problem.row_sum_scale * problem.total_weight
-    base: Derivatives | None = None
-    direct: Factored | None = None
-    of_rows: Norms | None = None
-    cheap = math.inf  # relative gap up to which these give a bound
-    inverse: Solve | None = None
-    solve: Solve | None = None
-    known: Solution | None = None
-    at, path, length, poor, renew = state.point, None, 1.0, 0, held
-    of_hessian = at
-    exact = False
-    wide = problem.dtype  # the type that Hessians are computed in
-    null = NullSpace(coordinates.center.new_zeros(problem.num_features + 1, 0)) if held and unpenalized else None
-    looked, nearest, failed = False, math.inf, 0
-    damping = DAMPING
-    for _ in range(STEPS):
-        hessian = wide if renew else None
-        since = of_hessian if of_rows is not None and dtype == torch.float64 and not renew else None
-        now = yield from request(Evaluate(problem, coordinates, at, dtype, hessian, since))
-        if path is not None and base is not None:
-            worse = not now.value <= base.value + NOISE[torch.float64 if exact else problem.dtype] * abs(base.value)
-            if worse and not exact and (dtype == torch.float64 or length < SHORT):
-                # Perhaps it only looks so: the old value was one of float32.
-                dtype, at, base, path, length = torch.float64, state.point, None, None, 1.0
-                continue
-            if worse and held and length < SHORT and wide != torch.float64:
-                # Nor is a Hessian of float32, which may have curvature where there is none.
-                dtype = wide = torch.float64
-                at, base, path, length, renew = state.point, None, None, 1.0, True
-                continue
-            if worse:
-                length, poor = length / 4, poor + 1
-                if poor >= PATIENCE:
-                    break
-                at = path(length)
-                continue
-            poor = poor + 1 if base.value - now.value < 0.05 * state.near * abs(base.value) else 0
-        if not is_finite(now):
-            if not held or (dtype == torch.float64 and (hessian is None or wide == torch.float64)):
-                raise DivergedError(NOT_FINITE)
-            dtype = wide = torch.float64
+    loop = _Iteration(state, dtype, rough)
+    for _ in range(MAX_EVALUATIONS):
+        now = yield from loop.evaluate()
+        if loop.is_worse(now):
+            if not loop.retreat():
+                break
             continue
-        base, exact, length = now, dtype == torch.float64, 1.0
-        state.point, state.value = at, now.value
-        slope = smallest_subgradient(at, now.gradient, l1)
-        close = by_slope(state, slope, now.curvature)
-        state.gap = close * abs(now.value)
-
-        if exact and not held and close <= state.tolerance and (yield from certified(state, now)):
-            return None
-        if held:
-            if now.hessian is not None:
-                along = null.within(problem, coordinates) if null is not None else None
-                direct, of_hessian = factored(problem, now.hessian, coordinates, along, ROUNDING[wide]), at
-                if null is not None and direct.weakest < SINGULAR[wide]:
-                    if not looked:
-                        null, looked = (yield from find_null_space(problem, coordinates)), True
-                        at = state.point = null.without(problem, coordinates, at)
-                        direct = factored(
-                            problem, now.hessian, coordinates, null.within(problem, coordinates), ROUNDING[wide]
-                        )
-                        of_hessian = at
-                    if direct.weakest < SINGULAR[wide] and wide != torch.float64:
-                        wide, path = torch.float64, None
-                        continue
-            assert direct is not None
-            path, gain = _with_matrix(state, direct, at, now.gradient, null, damping)
-            if first_order and wide != torch.float64 and (failed or not gain > 0) and bool(slope.any()):
-                # Of columns nearly alike a Hessian of float32 is not even convex, and what seems best there is nothing.
-                dtype = wide = torch.float64
-                path, renew, failed = None, True, 0
-                continue
-        else:
-            if state.inverse is None or state.near > REFRESH:
-                inverse = solve = state.inverse = None  # frees their memory
-                solve = yield from preconditioner(problem, coordinates, at, now.curvature, state.seed, state.drawn)
-                state.inverse = LimitedMemoryInverse(solve, problem, problem.penalties(coordinates)[0])
-            inverse = state.inverse
-            accuracy = max(float((slope * inverse(slope)).sum()), 0.0) ** 0.25
-            accuracy = max(min(accuracy, 0.3), min(0.5, 0.3 * math.sqrt(state.tolerance / max(close, 1e-300))))
-            solve = inverse if known is None else corrected(inverse, known)
-            known = yield from conjugate_gradients(problem, coordinates, at, slope, solve, accuracy, PRODUCTS)
-            path, gain = _along(at, known.step), known.gain
-        expected, state.near = state.near, gain / max(abs(now.value), 1e-300)
-        state.gap = min(state.gap, now.value, gain if held else math.inf)
-        stale = state.near > 0.03 * expected
-        if state.near > SLOW * expected and wide == torch.float64 and not failed:
-            damping = max(damping * LESS_DAMPING, LEAST_DAMPING)
-        # Newton's steps square what is left; those by a Hessian of before shrink it as the last one did.
-        shrinks = state.near if now.hessian is not None or not held else state.near / max(expected, 1e-300)
-        ahead = state.near * shrinks
-        if rough and state.near < rough:
-            return null
-        if direct is not None and now.hessian is not None:
-            of_rows = (yield from _norms(state, direct)) if bounds_cheaply and state.near < CHEAP else None
-            cheap = math.inf if of_rows is None else of_rows.reach / max(abs(now.value), 1e-300)
-            cheap = cheap if cheap > FAR * stop_at else math.inf
-        if exact and state.near <= min(stop_at, cheap):
-            if direct is not None and of_rows is not None and _nearly_quadratic(state, direct, of_rows, now):
-                return null
-            if (yield from certified(state, now)):
-                break
-            failed = 0 if state.gap <= nearest / 2 else failed + 1
-            damping = DAMPING  # steps of little length are repeated, which refines what they solve
-            nearest = min(nearest, state.gap)
-            if failed >= FAILED:
-                break
-            stop_at, cheap = stop_at / 10, math.inf
-        if unpenalized and now.value < state.tolerance * floor:
-            break  # separated: f goes to 0, and the coefficients go with it to infinity
-        if poor >= PATIENCE and exact:
+        loop.count_stalled(now)
+        if not is_finite(now):
+            loop.require_float64()
+            continue
+        loop.accept(now)
+        if (yield from loop.certified_by_gradient()):
             break
-        # A Hessian is made anew unless that of here does for two more steps, the second of which is from a point
-        # that is told in float64; with a gradient in float32, while that still tells enough.
-        last = min(stop_at, cheap)
-        renew = held and (stale or (state.near > KEPT and state.near * ahead > last))
-        enough = 1e-5 if renew else 1e-4 if held else max(1e-4, 0.1 * state.tolerance)
-        if poor >= PATIENCE or state.near < enough or (held and not renew and ahead <= last):
-            dtype, poor = torch.float64, poor if exact else 0
-        at = path(1.0)
-    if state.best is not state.point:
-        yield from certified(state, base if base is not None and exact else None)
-    if state.best is not None:
-        state.point = state.best
-    return null
+        if not (yield from loop.solve()):
+            continue
+        if rough and state.predicted_decrease < rough:
+            return loop.null_space
+        yield from loop.prepare_cheap_bound()
+        if (yield from loop.ends_by_certificate()) or loop.gives_up():
+            break
+        loop.take_step()
+    yield from loop.certify_last_point()
+    return loop.null_space
+
+
+Path = Callable[[float], Tensor]
+"""The length of a step -> the point it leads to, (K, D + 1)."""
+
+
+class _Iteration:
+    """The parts of one iteration of `newton`, and what they share.
+
+    Decreases, gaps and limits are relative to f unless their unit is given.
+
+    Attributes:
+        point: The trial point, (K, D + 1).
+        dtype: Floating type in which f and its gradient are evaluated at the trial point.
+        refresh_hessian: Whether the Hessian is computed at the trial point.
+        hessian_dtype: Floating type in which Hessians are computed.
+        base: f and its derivatives at the last accepted point, the point of the state; ``None`` while it is evaluated
+            again.
+        exact: Whether ``base`` was evaluated in float64.
+        slope: Subgradient of f of minimum norm at the accepted point, (K, D + 1).
+        estimated_gap: Gap that `gap_from_gradient` estimates there.
+        path: The step from the accepted point; ``None`` where the trial point is not the end of a step.
+        length: Length of the step that led to the trial point; 1 unless it was shortened.
+        stalled_steps: Steps in a row that were rejected or hardly decreased f.
+        last_predicted_decrease: Of the step before the current one.
+        factored_hessian: The last Hessian that was computed, if there is one.
+        hessian_point: The point it was computed at.
+        null_space: Directions that change no logit, as far as they are known; ``None`` where they do not matter.
+        damping: Multiple of the diagonal that steps with l1 add to the Hessian.
+        last_solution: Of conjugate gradients.
+        stop_limit: Predicted decrease at which an ordinary certificate is tried.
+        cheap_bound_limit: Predicted decrease up to which the factored Hessian gives a bound; infinite where no such
+            bound is used.
+        row_norms: InverseHessianNorms of the rows in the metric of the factored Hessian, which that bound needs.
+        failed_certificates: Certificates in a row that did not halve ``smallest_gap``.
+        smallest_gap: The smallest gap of a failed certificate, in units of f.
+    """
+
+    def __init__(self, state: SolverState, dtype: torch.dtype, rough: float) -> None:
+        problem, objective = state.problem, state.problem.objective
+        self.state, self.problem, self.coordinates = state, problem, state.coordinates
+        self.l1 = problem.penalties(state.coordinates)[1]
+        self.holds_hessian = holds_hessian(problem)
+        self.unpenalized = not (objective.l2 or objective.l1)
+        # With l1 alone, the duality gap is of first order in the distance to the optimum, and the predicted decrease of
+        # second order.
+        self.first_order_gap = objective.l1 > 0 and not objective.l2
+
+        self.point, self.dtype = state.point, dtype
+        self.refresh_hessian, self.hessian_dtype = self.holds_hessian, problem.dtype
+
+        self.base: Derivatives | None = None
+        self.exact = False
+        self.slope, self.estimated_gap = self.point, math.inf
+        self.path: Path | None = None
+        self.length, self.stalled_steps, self.last_predicted_decrease = 1.0, 0, math.inf
+
+        self.factored_hessian: FactoredHessian | None = None
+        self.hessian_point = self.point
+        no_directions = state.coordinates.center.new_zeros(problem.num_features + 1, 0)
+        self.null_space = NullSpace(no_directions) if self.holds_hessian and self.unpenalized else None
+        self.looked_for_null_space = False
+        self.damping = MAX_DAMPING
+        self.last_solution: Solution | None = None
+
+        self.stop_limit = STOP_FRACTION * state.tolerance
+        if self.first_order_gap:
+            self.stop_limit = max(STOP_FRACTION * state.tolerance**2, MIN_FIRST_ORDER_STOP)
+        if self.holds_hessian and self.unpenalized:
+            self.stop_limit *= UNPENALIZED_STOP_FACTOR
+        few = problem.dependent <= MAX_EIGENVALUE_PARAMETERS
+        self.bounds_cheaply = self.holds_hessian and not objective.l1 and few and not rough
+        self.row_norms: InverseHessianNorms | None = None
+        self.cheap_bound_limit = math.inf
+        self.failed_certificates, self.smallest_gap = 0, math.inf
+
+    @property
+    def limit(self) -> float:
+        """Predicted decrease at which a certificate is tried, by either bound."""
+        return min(self.stop_limit, self.cheap_bound_limit)
+
+    def evaluate(self) -> PassRequests[Derivatives]:
+        """Evaluates f and its derivatives at the trial point, in one pass."""
+        hessian = self.hessian_dtype if self.refresh_hessian else None
+        measures_change = self.row_norms is not None and self.dtype == torch.float64 and not self.refresh_hessian
+        since = self.hessian_point if measures_change else None
+        return request(Evaluate(self.problem, self.coordinates, self.point, self.dtype, hessian, since))
+
+    def is_worse(self, now: Derivatives) -> bool:
+        """Whether the trial point is the end of a step and f is larger there, beyond rounding, or undefined."""
+        if self.path is None or self.base is None:
+            return False
+        noise = VALUE_ROUNDING[torch.float64 if self.exact else self.problem.dtype]
+        return not now.value <= self.base.value + noise * abs(self.base.value)
+
+    def retreat(self) -> bool:
+        """Goes back to the last accepted point in float64, or shortens the step; returns False to give up."""
+        is_short = self.length < FLOAT32_MIN_LENGTH
+        if not self.exact and (self.dtype == torch.float64 or is_short):
+            # The value of f there was one of float32, and may have been too small.
+            self._evaluate_base_again()
+            return True
+        if self.holds_hessian and is_short and self.hessian_dtype != torch.float64:
+            # A Hessian in float32 may have the wrong curvature along directions of almost none.
+            self._evaluate_base_again()
+            self.hessian_dtype, self.refresh_hessian = torch.float64, True
+            return True
+        assert self.path is not None
+        self.length, self.stalled_steps = self.length * BACKTRACKING_RATIO, self.stalled_steps + 1
+        if self.stalled_steps >= MAX_STALLED_NEWTON_STEPS:
+            return False
+        self.point = self.path(self.length)
+        return True
+
+    def _evaluate_base_again(self) -> None:
+        self.dtype, self.point, self.base, self.path, self.length = torch.float64, self.state.point, None, None, 1.0
+
+    def require_float64(self) -> None:
+        """Has the trial point evaluated in float64; raises `DivergedError` where it was, and was not finite."""
+        in_float64 = self.dtype == torch.float64 and (not self.refresh_hessian or self.hessian_dtype == torch.float64)
+        if not self.holds_hessian or in_float64:
+            raise DivergedError(NOT_FINITE_MESSAGE)
+        self.dtype = self.hessian_dtype = torch.float64
+
+    def count_stalled(self, now: Derivatives) -> None:
+        """Counts steps in a row whose decrease of f is a small part of the predicted one."""
+        if self.path is None or self.base is None:
+            return
+        predicted = self.state.predicted_decrease * abs(self.base.value)
+        stalled = self.base.value - now.value < STALLED_DECREASE_RATIO * predicted
+        self.stalled_steps = self.stalled_steps + 1 if stalled else 0
+
+    def accept(self, now: Derivatives) -> None:
+        """Makes the trial point the one that the next step starts from."""
+        state = self.state
+        self.base, self.exact, self.length = now, self.dtype == torch.float64, 1.0
+        state.point, state.value = self.point, now.value
+        self.slope = smallest_subgradient(self.point, now.gradient, self.l1)
+        self.estimated_gap = gap_from_gradient(state, self.slope, now.curvature)
+        state.gap = self.estimated_gap * abs(now.value)
+
+    def certified_by_gradient(self) -> PassRequests[bool]:
+        """Certifies the point before conjugate gradients solve for a step, where its gradient is small enough."""
+        if self.holds_hessian or not self.exact or not self.estimated_gap <= self.state.tolerance:
+            return False
+        return (yield from certified(self.state, self.base))
+
+    def solve(self) -> PassRequests[bool]:
+        """Solves for the next step and its predicted decrease; returns False where a Hessian in float64 is needed."""
+        state, now = self.state, self._now()
+        if self.holds_hessian:
+            if now.hessian is not None and not (yield from self._update_factors(now.hessian)):
+                return False
+            decrease = self._solve_with_factors(now)
+            no_decrease = self.failed_certificates or not decrease > 0
+            if self.first_order_gap and self.hessian_dtype != torch.float64 and no_decrease and bool(self.slope.any()):
+                # Where columns are nearly alike, a Hessian in float32 is not even positive semidefinite.
+                self.dtype = self.hessian_dtype = torch.float64
+                self.path, self.refresh_hessian, self.failed_certificates = None, True, 0
+                return False
+        else:
+            decrease = yield from self._solve_by_conjugate_gradients(now)
+        self.last_predicted_decrease = state.predicted_decrease
+        state.predicted_decrease = decrease / max(abs(now.value), 1e-300)
+        state.gap = min(state.gap, now.value, decrease if self.holds_hessian else math.inf)
+        is_slow = state.predicted_decrease > SLOW_CONTRACTION * self.last_predicted_decrease
+        if is_slow and self.hessian_dtype == torch.float64 and not self.failed_certificates:
+            self.damping = max(self.damping * DAMPING_REDUCTION, MIN_DAMPING)
+        return True
+
+    def _update_factors(self, hessian: Tensor) -> PassRequests[bool]:
+        """Factors a new Hessian; returns False where it is nearly singular and must be computed in float64.
+
+        The first time it is nearly singular without a penalty, the directions that change no logit are computed.
+        """
+        state, singular_pivot = self.state, SINGULAR_PIVOT[self.hessian_dtype]
+        found = self._factor_hessian(hessian)
+        if self.null_space is not None and found.smallest_pivot < singular_pivot:
+            if not self.looked_for_null_space:
+                self.null_space = yield from find_null_space(self.problem, self.coordinates)
+                self.looked_for_null_space = True
+                self.point = state.point = self.null_space.project_out(self.problem, self.coordinates, self.point)
+                found = self._factor_hessian(hessian)
+            if found.smallest_pivot < singular_pivot and self.hessian_dtype != torch.float64:
+                self.hessian_dtype, self.path = torch.float64, None
+                return False
+        self.factored_hessian, self.hessian_point = found, self.point
+        return True
+
+    def _factor_hessian(self, hessian: Tensor) -> FactoredHessian:
+        null = None if self.null_space is None else self.null_space.in_coordinates(self.problem, self.coordinates)
+        return factor_hessian(self.problem, hessian, self.coordinates, null, ZERO_CURVATURE_RTOL[self.hessian_dtype])
+
+    def _solve_with_factors(self, now: Derivatives) -> float:
+        """Solves for a step by the factored Hessian; returns the predicted decrease, in units of f."""
+        problem, state, point, null_space = self.problem, self.state, self.point, self.null_space
+        assert self.factored_hessian is not None
+        if problem.objective.l1:
+            rtol = min(MAX_MODEL_RTOL, max(MIN_MODEL_RTOL, state.predicted_decrease))
+            atol = MODEL_ATOL * abs(state.value)
+            matrices = self.factored_hessian.matrices
+            target, decrease = minimize_with_l1(
+                problem, self.coordinates, matrices, now.gradient, point, rtol, atol, self.damping
+            )
+        else:
+            step = self.factored_hessian.step(now.gradient)
+            target, decrease = centered(problem, point - step), float((step * now.gradient).sum()) / 2
+            target = target if null_space is None else null_space.project_out(problem, self.coordinates, target)
+        # A whole step gives the target itself, so that zeros are exact.
+        self.path = lambda length: target if length == 1 else point + length * (target - point)
+        return decrease
+
+    def _solve_by_conjugate_gradients(self, now: Derivatives) -> PassRequests[float]:
+        """Solves for a step by conjugate gradients; returns the predicted decrease, in units of f."""
+        problem, coordinates, state, point, slope = self.problem, self.coordinates, self.state, self.point, self.slope
+        if state.inverse is None or state.predicted_decrease > PRECONDITIONER_REUSE_TOL:
+            state.inverse = None  # frees its memory before the next one takes it
+            first = yield from preconditioner(
+                problem, coordinates, point, now.curvature, state.seed, state.preconditioner_rows
+            )
+            state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
+        squared_norm = max(float((slope * state.inverse(slope)).sum()), 0.0)
+        rtol_needed = MAX_CG_RTOL * math.sqrt(state.tolerance / max(self.estimated_gap, 1e-300))
+        rtol = max(min(squared_norm**0.25, MAX_CG_RTOL), min(LAST_STEP_CG_RTOL, rtol_needed))
+        inverse = state.inverse if self.last_solution is None else corrected(state.inverse, self.last_solution)
+        found = yield from conjugate_gradients(problem, coordinates, point, slope, inverse, rtol, MAX_CG_PRODUCTS)
+        self.last_solution, self.path = found, lambda length: point - length * found.step
+        return found.predicted_decrease
+
+    def prepare_cheap_bound(self) -> PassRequests[None]:
+        """Computes what a bound by a new factored Hessian needs, once steps are small."""
+        state, now = self.state, self._now()
+        if self.factored_hessian is None or now.hessian is None:
+            return
+        self.row_norms, self.cheap_bound_limit = None, math.inf
+        if self.bounds_cheaply and state.predicted_decrease < CHEAP_BOUND_TOL:
+            self.row_norms = yield from _row_norms(state, self.factored_hessian)
+        if self.row_norms is not None:
+            reach = self.row_norms.reach / max(abs(now.value), 1e-300)
+            self.cheap_bound_limit = reach if reach > MIN_CHEAP_BOUND_REACH * self.stop_limit else math.inf
+
+    def ends_by_certificate(self) -> PassRequests[bool]:
+        """Certifies the point where the predicted decrease is small; True where it is, or where too many failed."""
+        state = self.state
+        if not (self.exact and state.predicted_decrease <= self.limit):
+            return False
+        if self._certified_by_factored_hessian() or (yield from certified(state, self.base)):
+            return True
+        self.failed_certificates = 0 if state.gap <= self.smallest_gap / 2 else self.failed_certificates + 1
+        self.damping = MAX_DAMPING  # short steps are repeated, which refines the solution of the damped system
+        self.smallest_gap = min(self.smallest_gap, state.gap)
+        self.stop_limit, self.cheap_bound_limit = self.stop_limit / 10, math.inf
+        return self.failed_certificates >= MAX_FAILED_CERTIFICATES
+
+    def _certified_by_factored_hessian(self) -> bool:
+        """Bounds the gap by the factored Hessian without a pass; whether it is within the tolerance."""
+        state, now = self.state, self._now()
+        if self.factored_hessian is None or self.row_norms is None:
+            return False
+        change = torch.zeros_like(self.row_norms.rows) if now.change is None else now.change
+        gap = bound_by_held_hessian(self.factored_hessian, self.row_norms, change, now.gradient)
+        if not gap <= state.tolerance * abs(now.value):
+            return False
+        gradient = self.coordinates.gradient_to(self.problem.model, now.gradient)
+        known = evaluated_point(self.problem, self.coordinates, state.point, now)
+        rounding, error = conversion_rounding(known, self.coordinates), known.value_error
+        state.bound = Bound(now.value, gap, True, gradient, now.loss, rounding, error=error)
+        state.best, state.gap = state.point, gap
+        return True
+
+    def gives_up(self) -> bool:
+        """Whether f tends to 0 while the coefficients grow without bound (separation), or steps have stalled."""
+        total = self.problem.row_sum_scale * self.problem.total_weight
+        is_separated = self.unpenalized and self._now().value < self.state.tolerance * total
+        return is_separated or (self.stalled_steps >= MAX_STALLED_NEWTON_STEPS and self.exact)
+
+    def take_step(self) -> None:
+        """Moves the trial point to the end of the step, and chooses how it is evaluated.
+
+        The Hessian is used again unless it is stale, where steps are small or two more of them lead within the limit.
+        The second of them starts from a gradient in float64.
+        """
+        state, decrease = self.state, self.state.predicted_decrease
+        has_new_hessian = self._now().hessian is not None or not self.holds_hessian
+        # Newton steps square the error; steps by an earlier Hessian shrink it by as much as the last one did.
+        contraction = decrease if has_new_hessian else decrease / max(self.last_predicted_decrease, 1e-300)
+        next_decrease = decrease * contraction
+        is_stale = decrease > STALE_CONTRACTION * self.last_predicted_decrease
+        decrease_after_two = decrease * next_decrease
+        is_far = decrease > HESSIAN_REUSE_TOL and decrease_after_two > self.limit
+        self.refresh_hessian = self.holds_hessian and (is_stale or is_far)
+        float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
+        if not self.holds_hessian:
+            float64_tol = max(FLOAT64_TOL, STOP_FRACTION * state.tolerance)
+        may_be_last = self.holds_hessian and not self.refresh_hessian and next_decrease <= self.limit
+        if self.stalled_steps >= MAX_STALLED_NEWTON_STEPS or decrease < float64_tol or may_be_last:
+            self.dtype, self.stalled_steps = torch.float64, self.stalled_steps if self.exact else 0
+        assert self.path is not None
+        self.point = self.path(1.0)
+
+    def certify_last_point(self) -> PassRequests[None]:
+        """Certifies the last accepted point unless it was, and goes back to the point with the best bound."""
+        state = self.state
+        if state.best is not state.point:
+            yield from certified(state, self.base if self.exact else None)
+        if state.best is not None:
+            state.point = state.best
+
+    def _now(self) -> Derivatives:
+        assert self.base is not None
+        return self.base
 
 
 def is_finite(evaluation: Derivatives) -> bool:
-    """Whether f and its gradient are, and the Hessian if there is one; so large that sums are not, they are not."""
+    """Whether f, its gradient and its Hessian, if there is one, are finite and not so large that their sums are not."""
     tensors = (evaluation.gradient,) if evaluation.hessian is None else (evaluation.gradient, evaluation.hessian)
     return math.isfinite(evaluation.value) and all(math.isfinite(float(one.sum())) for one in tensors)
 
 
-Path = Callable[[float], Tensor]
-"""Length of a step -> the point it leads to."""
-
-
-def _with_matrix(
-    state: SolverState, direct: Factored, point: Tensor, gradient: Tensor, null: NullSpace | None, damping: float
-) -> tuple[Path, float]:
-    """Newton's step, and what the quadratic model says it is worth."""
-    if state.problem.objective.l1:
-        accuracy = min(1e-2, max(L1_ACCURACY, state.near))
-        noise = L1_NOISE * abs(state.value)
-        target, gain = minimize_with_l1(
-            state.problem, state.coordinates, direct.matrices, gradient, point, accuracy, noise, damping
-        )
-    else:
-        step = direct.step(gradient)
-        target, gain = centered(state.problem, point - step), float((step * gradient).sum()) / 2
-        target = target if null is None else null.without(state.problem, state.coordinates, target)
-    return lambda length: target if length == 1 else point + length * (target - point), gain
-
-
-def _along(point: Tensor, step: Tensor) -> Path:
-    return lambda length: point - length * step
-
-
-def _norms(state: SolverState, direct: Factored) -> PassRequests[Norms | None]:
-    """What bounds the gap by the Hessian that is held."""
+def _row_norms(state: SolverState, factored_hessian: FactoredHessian) -> PassRequests[InverseHessianNorms | None]:
+    """The norms of the rows in the metric of a factored Hessian; one pass, the first time."""
     problem = state.problem
-    if state.reach is None:
-        size = size_of(direct, problem.num_outputs)
-        state.reach = size, (yield from request(Reach(problem, state.coordinates, size)))
-    return norms(problem, direct, *state.reach)
-
-
-def _nearly_quadratic(state: SolverState, direct: Factored, of_rows: Norms, evaluation: Derivatives) -> bool:
-    """Bounds the gap by the Hessian that is held, without a pass; whether it is within the tolerance."""
-    change = torch.zeros_like(of_rows.rows) if evaluation.change is None else evaluation.change
-    gap = by_held_hessian(direct, of_rows, change, evaluation.gradient)
-    if not gap <= state.tolerance * abs(evaluation.value):
-        return False
-    gradient = state.coordinates.gradient_to(state.problem.model, evaluation.gradient)
-    known = known_by(state.problem, state.coordinates, state.point, evaluation)
-    rounding, error = rounding_of(known, state.coordinates), known.value_error
-    state.bound = Bound(evaluation.value, gap, True, gradient, evaluation.loss, rounding, error=error)
-    state.best = state.point
-    state.gap = gap
-    return True
+    if state.row_sizes is None:
+        size = diagonal_roots(factored_hessian, problem.num_outputs)
+        state.row_sizes = size, (yield from request(Reach(problem, state.coordinates, size)))
+    return inverse_hessian_norms(problem, factored_hessian, *state.row_sizes)

@@ -1,4 +1,13 @@
-"""A regularization path: the optimum for every strength of l2, each started from the one before."""
+"""A regularization path: the optimum for each of several strengths of l2, with warm starts.
+
+The optima lie on a smooth curve in log l2.  Each fit starts from the optimum of the nearest strength, or where the line
+through the two nearest optima, as a function of log l2, leads (a secant predictor).  The approximate inverse of the
+Hessian that one fit ends with serves the next one, since only the known penalty of it changes.
+
+References:
+    Friedman, Hastie and Tibshirani (2010), Regularization paths for generalized linear models via coordinate descent.
+    Allgower and Georg (2003), Introduction to numerical continuation methods: predictor and corrector.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +23,32 @@ from logreg.solvers.bounds import Bound, bound
 from logreg.solvers.fit import EXACT
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import PassRequests
-from logreg.solvers.preconditioner import DRAWN
+from logreg.solvers.preconditioner import SAMPLED_ROWS
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.starting_point import holds_hessian, safe_step
+from logreg.solvers.starting_point import holds_hessian, stable_step
 from logreg.solvers.state import SolverState
 
-DECADES, PER_DECADE = 6, 4
-"""Of the strengths that are tried where nobody names them."""
+PATH_DECADES = 6
+"""Powers of ten that the default strengths span."""
 
-PASSES = 100
-"""For each strength at most, with what those before it left; what is not within the tolerance by then says so."""
+STRENGTHS_PER_DECADE = 4
+"""Default strengths for each power of ten: neighbors differ by the factor 10^(1/4), about 1.8."""
 
-SIMILAR, MANY = 10, 50
-"""Ratio of two strengths up to which one inverse serves both, and moves from which it knows more than a new one."""
+MAX_PASSES_PER_STRENGTH = 100
+"""Passes for each strength at most, plus the passes that earlier strengths left over.
 
-ROWS = 3
-"""Times the rows of one fit's that an inverse is made of, since it serves several."""
+A fit that is not within the tolerance by then has a larger gap, and its point is not converged.
+"""
+
+MAX_INVERSE_STRENGTH_RATIO = 10
+"""Ratio of two strengths of l2 up to which an inverse of the Hessian that was made for one serves the other."""
+
+MIN_LEARNED_MOVES = 50
+"""Moves from which an inverse of the Hessian has learned enough to be kept for any strength."""
+
+PRECONDITIONER_ROWS_FACTOR = 3
+"""Rows that a preconditioner on a path is computed from, relative to those of a single fit: it serves several fits."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +58,9 @@ class PathPoint:
     Attributes:
         l2: The strength.
         point: Coefficients and, in the last column, intercepts, (K, D + 1), of the features as the model reads them.
-        bound: Of f - f* there.
-        converged: Whether that is within the tolerance.
-        passes: Over the rows, from the point before.
+        bound: The bound of f - f* there.
+        converged: Whether the gap is within the tolerance.
+        passes: Passes over the rows that this fit took.
     """
 
     l2: float
@@ -53,108 +71,132 @@ class PathPoint:
 
 
 def largest_curvature(problem: Problem, sample: Batch) -> float:
-    """Of the loss at zero: the strength of l2 from which on the penalty outweighs the data.
+    """The largest curvature of the loss at zero: with a larger l2 the penalty outweighs the data.
 
     Args:
-        problem: Of the rows.
-        sample: Some of them, to estimate it on.
+        problem: The problem over all rows.
+        sample: Some of the rows, which the curvature is estimated from.
     """
     coordinates = Coordinates(choose_coordinates(problem, sample, every_scale=False).center, problem.model.scale)
-    curvature = 1 / safe_step(problem, coordinates, sample)
+    curvature = 1 / stable_step(problem, coordinates, sample)
     return curvature * problem.total_weight if problem.objective.reduction == "sum" else curvature
 
 
 def default_strengths(problem: Problem, sample: Batch) -> list[float]:
-    """From the largest curvature of the loss down to 1e-6 of it; arguments as of `largest_curvature`.
+    """Strengths from the largest curvature of the loss down to 1e-6 of it; arguments as of `largest_curvature`.
 
     Returns:
-        Strengths, each 10^(1/4) times the next, to two digits.
+        Strengths in descending order, each 10^(1/4) times the next, rounded to two digits.
     """
-    largest = math.ceil(math.log10(largest_curvature(problem, sample)) * PER_DECADE)
-    return [to_two_digits(10 ** (step / PER_DECADE)) for step in range(largest, largest - DECADES * PER_DECADE - 1, -1)]
+    largest = math.ceil(math.log10(largest_curvature(problem, sample)) * STRENGTHS_PER_DECADE)
+    steps = range(largest, largest - PATH_DECADES * STRENGTHS_PER_DECADE - 1, -1)
+    return [to_two_digits(10 ** (step / STRENGTHS_PER_DECADE)) for step in steps]
 
 
 def to_two_digits(strength: float) -> float:
-    """A strength as people write it."""
+    """The strength, rounded to two significant digits."""
     return float(f"{strength:.2g}")
 
 
-class Fits:
-    """Fits of one problem for several strengths of l2, each started from those before it.
+class PathFitter:
+    """Fits one problem for several strengths of l2, in any order, each from a warm start.
 
     Attributes:
-        points: One for each strength so far, in the order in which they were asked for.
+        points: One point for each strength so far, in the order of the fits.
     """
 
     def __init__(
-        self, problem: Problem, tolerance: float = 1e-6, seed: int = 0, most: int = PASSES, rough: bool = False
+        self,
+        problem: Problem,
+        tolerance: float = 1e-6,
+        seed: int = 0,
+        max_passes: int = MAX_PASSES_PER_STRENGTH,
+        rough: bool = False,
     ) -> None:
         """Nothing is fitted yet.
 
         Args:
-            problem: Whose rows will be shown; its own l2 does not matter, its l1 stays.
-            tolerance: Relative gap to end each fit at.
-            seed: Fixes what is drawn.
-            most: Passes for each strength at most, with what those before it left.
-            rough: Whether a gap may be what the quadratic model says, where there is one, and not a bound: that saves
-                the passes in float64.
+            problem: The problem whose rows are requested; its own l2 does not matter, its l1 stays.
+            tolerance: The relative gap to end each fit at.
+            seed: Fixes the rows that are sampled.
+            max_passes: Passes for each strength at most, plus the passes that earlier strengths left over.
+            rough: Whether the decrease that the quadratic model predicts may stand for the gap, where the Hessian is
+                held, in place of a bound; that saves the passes in float64.
         """
         self._is_rough = rough
         self.points: list[PathPoint] = []
-        self._problem, self._tolerance, self._seed, self._most = problem, tolerance, seed, most
+        self._problem, self._tolerance, self._seed, self._max_passes = problem, tolerance, seed, max_passes
         self._inverse: LimitedMemoryInverse | None = None
-        self._of = math.inf
+        self._inverse_l2 = math.inf
         """The strength that the inverse was made for."""
-        self._left = 0
+        self._passes_left = 0
 
-    def at(self, l2: float) -> PassRequests[PathPoint]:
-        """The optimum for a strength > 0; it starts where those of the nearest strengths are or point to."""
+    def fit(self, l2: float) -> PassRequests[PathPoint]:
+        """Finds the optimum for a strength > 0, and appends it to ``points``."""
         problem = replace(self._problem, objective=replace(self._problem.objective, l2=l2))
-        inverse = self._inverse
-        if not self._of / SIMILAR <= l2 <= self._of * SIMILAR and (inverse is None or len(inverse) < MANY):
-            inverse, self._of = None, l2
-        trusts = self._is_rough and holds_hessian(problem) and not problem.objective.l1
-        start = _start(problem, self.points, with_line=not trusts)  # over a decade Newton's steps do better without
-        state = SolverState(problem, start, self._tolerance, self._seed, drawn=ROWS * DRAWN, inverse=inverse)
+        inverse, limit = self._inverse, MAX_INVERSE_STRENGTH_RATIO
+        is_near = self._inverse_l2 / limit <= l2 <= self._inverse_l2 * limit
+        if not is_near and (inverse is None or len(inverse) < MIN_LEARNED_MOVES):
+            inverse, self._inverse_l2 = None, l2
+        uses_model = self._is_rough and holds_hessian(problem) and not problem.objective.l1
+        # Newton's steps with a held Hessian are better off without a line: strengths may be a decade apart.
+        start = _start(problem, self.points, with_line=not uses_model)
+        state = SolverState(
+            problem,
+            start,
+            self._tolerance,
+            self._seed,
+            preconditioner_rows=PRECONDITIONER_ROWS_FACTOR * SAMPLED_ROWS,
+            inverse=inverse,
+        )
         passes = 0
-        self._left += self._most
-        self._inverse = inverse = None  # it is the fit's to renew
-        for requested in newton(state, self._tolerance) if trusts else EXACT["newton"](state):
+        self._passes_left += self._max_passes
+        self._inverse = inverse = None  # the solver frees its memory when it makes another one
+        for requested in newton(state, self._tolerance) if uses_model else EXACT["newton"](state):
             yield requested
             passes += not requested.done
-            if passes >= self._left:
+            if passes >= self._passes_left:
                 break
-        if state.bound is None and trusts and state.near < self._tolerance:
-            gap = max(state.near, 0.0) * abs(state.value)
+        if state.bound is None and uses_model and state.predicted_decrease < self._tolerance:
+            gap = max(state.predicted_decrease, 0.0) * abs(state.value)
             loss = state.value - float(problem.objective.penalty(state.solution[:, :-1]))
             state.bound = Bound(state.value, gap, False, torch.zeros_like(start), loss)
         if state.bound is None:
             state.bound = yield from bound(problem, state.solution, enough=self._tolerance)
-        self._inverse, self._left = state.inverse, max(self._left - passes, 0)
+        self._inverse, self._passes_left = state.inverse, max(self._passes_left - passes, 0)
         self.points.append(PathPoint(l2, state.solution, state.bound, state.converged, passes))
         return self.points[-1]
 
 
 def fit_path(
-    problem: Problem, strengths: Sequence[float], tolerance: float = 1e-6, seed: int = 0, most: int = PASSES
+    problem: Problem,
+    strengths: Sequence[float],
+    tolerance: float = 1e-6,
+    seed: int = 0,
+    max_passes: int = MAX_PASSES_PER_STRENGTH,
 ) -> PassRequests[list[PathPoint]]:
-    """Solves for every strength, each > 0; the other arguments are those of `Fits`.
+    """Finds the optimum for every strength, each > 0; the other arguments are those of `PathFitter`.
 
     Returns:
         A point for each strength, from the strongest to the weakest.
     """
-    fits = Fits(problem, tolerance, seed, most)
+    fitter = PathFitter(problem, tolerance, seed, max_passes)
     for l2 in sorted(set(strengths), reverse=True):
-        yield from fits.at(l2)
-    return fits.points
+        yield from fitter.fit(l2)
+    return fitter.points
 
 
 def _start(problem: Problem, points: Sequence[PathPoint], with_line: bool = True) -> Tensor:
-    """Zero, then the nearest point, then where a line through the two that are nearest leads."""
+    """The start of a fit, (K, D + 1).
+
+    It is zero without a point, then the nearest point in log l2; with two points the extrapolation along the line
+    through the two nearest, as a function of log l2.  With l1 no line is used: it would leave the coefficients that
+    are exactly 0.
+    """
     if not points:
         return problem.zeros()
     last, *others = sorted(points, key=lambda point: abs(math.log(point.l2 / problem.objective.l2)))
-    if not others or not with_line or problem.objective.l1:  # a line would leave the zeros that l1 holds
+    if not others or not with_line or problem.objective.l1:
         return last.point
     before = others[0]
     ahead = math.log(problem.objective.l2 / last.l2) / math.log(last.l2 / before.l2)

@@ -1,76 +1,102 @@
-"""A preconditioner from rows that are drawn in proportion to their curvature."""
+"""A block-diagonal preconditioner: each output's own Hessian block, estimated from a sample of the rows."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from logreg.solvers.newton_steps import Solve
+from logreg.solvers.newton_steps import InverseHessian
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.hessian import Diagonal, SampledCurvature
 from logreg.solvers.problem import Coordinates, Problem
 
-DRAWN = 4000
-"""Rows per output that a preconditioner is made of."""
+SAMPLED_ROWS = 4000
+"""Rows per output that a preconditioner is estimated from: about twice `MAX_BLOCK_FEATURES`, so that a sample
+determines the largest blocks too."""
 
-SHRINK = 8
-"""What is added to the curvatures of a sample, relative to their mean over its rows: it makes small ones too small."""
+SAMPLING_RIDGE = 8
+"""Added to the diagonal of a sampled block: this multiple of its mean, divided by the number of sampled rows.
 
-WIDEST = 2048
-"""Features up to which it holds a matrix for each output."""
+A sample makes the smallest eigenvalues too small, the more so the fewer rows it has."""
 
-MEMORY = 0.2
-"""Fraction of the data that those matrices may take."""
+SAMPLED_BLOCK_RIDGE = 1e-5
+"""Multiple of the diagonal that is added to a sampled block so that Cholesky succeeds: above the rounding of
+float32."""
 
-LITTLE = 16e6
-"""Numbers that they may hold in any case."""
+MAX_BLOCK_FEATURES = 2048
+"""Features up to which the preconditioner holds a matrix for each output: its factorization takes their third power."""
+
+MIN_ROWS_PER_FEATURE = 4
+"""Rows per feature from which the preconditioner holds a matrix for each output: then factoring one (D^3 / 3
+operations) costs less than a twelfth of forming it from all rows (N * D^2)."""
+
+BLOCKS_MEMORY_FRACTION = 0.2
+"""Size of those matrices at most, as a fraction of the numbers in the data."""
+
+SMALL_BLOCKS_NUMEL = 16e6
+"""Numbers in those matrices that are allowed however small the data is: 64 MB in float32."""
 
 
 def preconditioner(
-    problem: Problem, coordinates: Coordinates, point: Tensor, curvature: Tensor, seed: int, drawn: int = DRAWN
-) -> PassRequests[Solve]:
-    """About the inverse of the Hessian at a point: that of each output's own block.
+    problem: Problem,
+    coordinates: Coordinates,
+    point: Tensor,
+    curvature: Tensor,
+    seed: int,
+    sampled_rows: int = SAMPLED_ROWS,
+) -> PassRequests[InverseHessian]:
+    """An approximate inverse of the Hessian at a point, from one pass: that of each output's own block.
+
+    1. Where blocks are small beside the data, each output's block (D, D) is estimated from rows that are drawn in
+       proportion to their curvature, and factored.  Each intercept is divided by its own curvature.
+    2. Else the diagonal of the Hessian is computed over all rows, and the gradient is divided by it.
 
     Args:
-        problem: Whose rows will be shown.
+        problem: Over whose rows the passes go.
         coordinates: Of the point.
         point: Shape (K, D + 1).
         curvature: Of f by the intercepts there, (K, K).
         seed: Fixes which rows are drawn.
-        drawn: How many per output.
+        sampled_rows: Rows per output to draw.
     """
     k, d = problem.num_outputs, problem.num_features
-    own = curvature.diagonal().clamp(min=1e-30)
-    inverse: Solve
-    if d <= WIDEST and d <= problem.rows / 4 and k * d * d <= max(MEMORY * problem.rows * d, LITTLE):
-        roots = yield from request(SampledCurvature(problem, coordinates, point, own, drawn, seed))
-        for block in roots:  # each in its place: together they are a good part of what a fit occupies
-            block.diagonal().add_(SHRINK / drawn * block.diagonal().mean())
-            root, failed = torch.linalg.cholesky_ex(block)
+    by_intercept = curvature.diagonal().clamp(min=1e-30)
+    apply_inverse: InverseHessian
+    if (
+        d <= MAX_BLOCK_FEATURES
+        and d <= problem.rows / MIN_ROWS_PER_FEATURE
+        and k * d * d <= max(BLOCKS_MEMORY_FRACTION * problem.rows * d, SMALL_BLOCKS_NUMEL)
+    ):
+        factors = yield from request(SampledCurvature(problem, coordinates, point, by_intercept, sampled_rows, seed))
+        for block in factors:  # factored in place: all blocks together take a good part of the memory of a fit
+            block.diagonal().add_(SAMPLING_RIDGE / sampled_rows * block.diagonal().mean())
+            factor, failed = torch.linalg.cholesky_ex(block)
             if bool(failed):
-                block.diagonal().mul_(1 + 1e-5).add_(1e-30)
-                root = torch.linalg.cholesky_ex(block)[0]
-            block.copy_(root)
+                block.diagonal().mul_(1 + SAMPLED_BLOCK_RIDGE).add_(1e-30)
+                factor = torch.linalg.cholesky_ex(block)[0]
+            block.copy_(factor)
 
-        def inverse(gradient: Tensor) -> Tensor:
-            half = torch.linalg.solve_triangular(roots, gradient[:, :-1].to(roots.dtype).unsqueeze(2), upper=False)
-            coef = torch.linalg.solve_triangular(roots.mT, half, upper=True)[..., 0]
-            return torch.cat([coef.double(), (gradient[:, -1] / own).unsqueeze(1)], dim=1)
+        def apply_inverse(gradient: Tensor) -> Tensor:
+            half = torch.linalg.solve_triangular(factors, gradient[:, :-1].to(factors.dtype).unsqueeze(2), upper=False)
+            coef = torch.linalg.solve_triangular(factors.mT, half, upper=True)[..., 0]
+            return torch.cat([coef.double(), (gradient[:, -1] / by_intercept).unsqueeze(1)], dim=1)
 
     else:
         diagonal = yield from request(Diagonal(problem, coordinates, point))
         metric = torch.where(diagonal > 0, diagonal, 1.0)
 
-        def inverse(gradient: Tensor) -> Tensor:
+        def apply_inverse(gradient: Tensor) -> Tensor:
             return gradient / metric
 
-    return inverse
+    return apply_inverse
 
 
 def centered(problem: Problem, point: Tensor) -> Tensor:
-    """The same logits up to a softmax's gauge, with outputs that sum to zero where no l1 forbids it.
+    """Subtracts the mean over the outputs of a softmax's point or step, (K, D + 1), which changes no probability.
 
-    The optimum is of that kind, and within that subspace no direction is without curvature.
+    The optimum of a softmax without l1 sums to 0 over its outputs, and within that subspace every direction has
+    curvature.  With l1 the intercepts alone are centered, since the penalty determines the mean of the coefficients.
+    Other losses' points stay.
     """
     if not problem.coupled:
         return point

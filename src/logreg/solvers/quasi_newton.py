@@ -1,4 +1,4 @@
-"""A limited-memory inverse of the Hessian: a preconditioner, corrected by the steps since it was made."""
+"""A limited-memory inverse of the Hessian (L-BFGS) on top of a preconditioner."""
 
 from __future__ import annotations
 
@@ -8,83 +8,104 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from logreg.solvers.newton_steps import Solve
+from logreg.solvers.newton_steps import InverseHessian
 from logreg.solvers.problem import Problem
 
-PAIRS, PAIRS_MEMORY, PAIRS_LITTLE = 300, 0.1, 4e6
-"""Moves that are remembered at most, the fraction of the data that they may take, and numbers in any case."""
+MAX_STORED_PAIRS = 300
+"""Pairs (step, change of the gradient) that are stored at most: each adds two inner products and two sums of vectors to
+every application."""
+
+PAIRS_MEMORY_FRACTION = 0.1
+"""Size of those pairs at most, as a fraction of the numbers in the data."""
+
+SMALL_PAIRS_NUMEL = 4e6
+"""Numbers in those pairs that are allowed however small the data is: 16 MB in float32."""
 
 
 class LimitedMemoryInverse:
-    """About the inverse of the Hessian: a preconditioner, and the curvature that moves have met since it was made.
+    """An approximate inverse of the Hessian: a preconditioner, corrected by the steps since it was made.
 
-    What the loss has of it outlasts a change of l2.
+    It is the L-BFGS matrix H that the BFGS updates of all stored pairs (s, y) give when they start from the
+    preconditioner, so `H @ y = s` holds for the last pair.  Products with H take the two-loop recursion.  Each pair is
+    stored divided by sqrt(s @ y), so that s @ y = 1.
 
-    Source:
+    A change of l2 changes each y by a known vector, so the pairs of one strength serve the next.
+
+    References:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4.
     """
 
-    def __init__(self, first: Solve, problem: Problem, l2: Tensor) -> None:
-        """``first`` is the preconditioner, and ``l2`` the penalties (D + 1,) in the coordinates it works in."""
+    def __init__(self, first: InverseHessian, problem: Problem, l2: Tensor) -> None:
+        """``first`` is the preconditioner, and ``l2`` the penalty by each of its coordinates, (D + 1,)."""
         self._first, self._l2 = first, l2
-        most = max(PAIRS_LITTLE, PAIRS_MEMORY * problem.rows * problem.num_features) / (2 * problem.num_parameters)
-        # One allocation, of which memory is taken as it is filled: many small ones among others leave gaps.
-        self._kept = torch.empty(
-            min(PAIRS, int(most)), 2, problem.num_parameters, dtype=problem.dtype, device=l2.device
+        numel = max(SMALL_PAIRS_NUMEL, PAIRS_MEMORY_FRACTION * problem.rows * problem.num_features)
+        # One allocation, whose pages the system maps when they are written: many small ones would fragment the memory.
+        self._pairs = torch.empty(
+            min(MAX_STORED_PAIRS, int(numel / (2 * problem.num_parameters))),
+            2,
+            problem.num_parameters,
+            dtype=problem.dtype,
+            device=l2.device,
         )
-        self._places: deque[int] = deque()
+        self._slots: deque[int] = deque()
+        """Rows of the allocation that are in use, from the oldest pair to the newest."""
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._slots)
 
     @property
-    def most(self) -> int:
-        """Moves that are remembered at most."""
-        return len(self._kept)
+    def max_pairs(self) -> int:
+        """Pairs that are stored at most."""
+        return len(self._pairs)
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        """About the Newton step to be subtracted, (K, D + 1) as the gradient is."""
-        rest, factors = gradient.flatten().to(self._kept.dtype), []
-        for move, change in reversed(pairs := self.last(len(self))):
-            factors.append(float(move @ rest))
+        """H @ gradient: about the Newton step to be subtracted, (K, D + 1) as the gradient is."""
+        rest, factors = gradient.flatten().to(self._pairs.dtype), []
+        for step, change in reversed(pairs := self.last_pairs(len(self))):
+            factors.append(float(step @ rest))
             rest = rest.sub(change, alpha=factors[-1])
-        step = self._first(rest.view_as(gradient).double()).flatten().to(self._kept.dtype)
-        for (move, change), factor in zip(pairs, reversed(factors), strict=True):
-            step = step.add_(move, alpha=factor - float(change @ step))
-        return step.view_as(gradient).double()
+        product = self._first(rest.view_as(gradient).double()).flatten().to(self._pairs.dtype)
+        for (step, change), factor in zip(pairs, reversed(factors), strict=True):
+            product = product.add_(step, alpha=factor - float(change @ product))
+        return product.view_as(gradient).double()
 
-    def learn(self, move: Tensor, change: Tensor) -> bool:
-        """Takes a move of the point, and how it changed the gradient, both (K, D + 1); whether it met curvature."""
-        if not self.most:
+    def update(self, step: Tensor, change: Tensor) -> bool:
+        """Stores a step and the change of the gradient along it, both (K, D + 1), in place of the oldest pair if full.
+
+        Returns:
+            Whether the pair was stored: it is not where the step met no curvature (step @ change <= 0).
+        """
+        if not self.max_pairs:
             return False
-        place = self._places[0] if len(self) == self.most else min({*range(len(self) + 1)} - {*self._places})
-        if not self._keep(place, move.flatten(), change.flatten()):
+        full = len(self) == self.max_pairs
+        slot = self._slots[0] if full else min({*range(len(self) + 1)} - {*self._slots})
+        if not self._store(slot, step.flatten(), change.flatten()):
             return False
-        if len(self) == self.most:
-            self._places.popleft()
-        self._places.append(place)
+        if full:
+            self._slots.popleft()
+        self._slots.append(slot)
         return True
 
-    def under(self, l2: Tensor) -> None:
-        """Goes on with other penalties, (D + 1,)."""
-        more = (l2 - self._l2).to(self._kept.dtype)
+    def change_l2(self, l2: Tensor) -> None:
+        """Makes it the inverse for another penalty, (D + 1,): each y gains (new l2 - old l2) * s."""
+        added = (l2 - self._l2).to(self._pairs.dtype)
         self._l2 = l2
-        if not bool(more.any()):
+        if not bool(added.any()):
             return
-        for place in list(self._places):
-            move, change = self._kept[place]
-            if not self._keep(place, move, change + (move.view(-1, len(more)) * more).flatten()):
-                self._places.remove(place)
+        for slot in list(self._slots):
+            step, change = self._pairs[slot]
+            if not self._store(slot, step, change + (step.view(-1, len(added)) * added).flatten()):
+                self._slots.remove(slot)
 
-    def last(self, number: int) -> list[tuple[Tensor, Tensor]]:
-        """The last moves, and how they changed the gradient; each (K * (D + 1),), to one scale."""
-        places = list(self._places)[len(self) - number :]
-        return [(self._kept[place, 0], self._kept[place, 1]) for place in places]
+    def last_pairs(self, number: int) -> list[tuple[Tensor, Tensor]]:
+        """The newest pairs from the oldest to the newest, each vector (K * (D + 1),), scaled to step @ change = 1."""
+        slots = list(self._slots)[len(self) - number :]
+        return [(self._pairs[slot, 0], self._pairs[slot, 1]) for slot in slots]
 
-    def _keep(self, place: int, move: Tensor, change: Tensor) -> bool:
-        curvature = float(move.double() @ change.double())
+    def _store(self, slot: int, step: Tensor, change: Tensor) -> bool:
+        curvature = float(step.double() @ change.double())
         if not curvature > 0:
             return False
-        by = math.sqrt(curvature)
-        self._kept[place, 0], self._kept[place, 1] = move / by, change / by
+        size = math.sqrt(curvature)
+        self._pairs[slot, 0], self._pairs[slot, 1] = step / size, change / size
         return True

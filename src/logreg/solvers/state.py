@@ -1,4 +1,11 @@
-"""Where an exact optimizer stands, and whether that is near enough."""
+"""The state of an exact optimizer, and the tests that end it.
+
+An optimizer ends on a bound of its relative gap, (f - f*) / f <= tolerance, that is computed in float64 over all rows
+(`logreg.solvers.bounds`).  Such a bound costs passes.  While the optimizer is far from the optimum an estimate from the
+gradient decides whether to compute one: with l2, f is strongly convex in the coefficients, so that
+
+    f - f* <= |gradient by the coefficients|^2 / (2 l2),   at intercepts whose gradient is 0.
+"""
 
 from __future__ import annotations
 
@@ -13,48 +20,56 @@ from logreg.solvers.newton_steps import intercept_step
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.certifying import Reached
 from logreg.solvers.passes.evaluate import Derivatives
-from logreg.solvers.preconditioner import DRAWN
+from logreg.solvers.preconditioner import SAMPLED_ROWS
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 
-NOISE = {torch.float32: 3e-7, torch.float64: 1e-13}
-"""How exactly f is known, relative to it."""
+VALUE_ROUNDING = {torch.float32: 3e-7, torch.float64: 1e-13}
+"""Rounding error of a computed f, relative to f, by the type of the arithmetic.
 
-TURNED = 0.05
-"""Distance of the rows that a move of an intercept matters to from the mean of all, squared, relative to deviations."""
+It is some machine epsilons, since f is a sum over many rows.  A step whose f is higher by no more is not called worse.
+"""
+
+CURVATURE_MEAN_OFFSET = 0.05
+"""Assumed squared distance between two means of a feature, in squared standard deviations of the feature.
+
+One is the mean over all rows, where the coordinates have their center.  The other is the mean over the rows weighted by
+their curvature, which is the one that a move of an intercept acts at.
+"""
 
 
 @dataclass
 class SolverState:
-    """An exact optimizer's way to the optimum; its generator keeps this up to date.
+    """The state of an exact optimizer; the optimizer's generator updates it between the passes that it requests.
 
     Attributes:
-        problem: What is solved.
-        point: The best so far, (K, D + 1), in ``coordinates``; before the first pass the start, in `Problem.model`.
+        problem: The problem that is solved.
+        point: The best point so far, (K, D + 1), in ``coordinates``; before the first pass the start, in
+            `Problem.model`.
         coordinates: The coordinates that the optimizer works in.
-        tolerance: Relative gap to end at.
-        seed: Fixes what is drawn.
-        drawn: Rows per output that an inverse of the Hessian is made of.
-        inverse: About that of the Hessian in ``coordinates``, if one was made already.
-        value: f at the point, once it is known.
-        near: What the optimizer expects to gain still, relative to f.
-        gap: About f - f* as the optimizer sees it while it is under way.
-        reach: Units of the coordinates's coordinates and how large rows are in them, once known.
-        bound: The best so far; the optimizer ends with it.
-        best: The point it belongs to, in ``coordinates``.
+        tolerance: The relative gap (f - f*) / f to end at.
+        seed: Fixes the rows that are sampled.
+        preconditioner_rows: Rows for each output that a preconditioner is computed from.
+        inverse: An approximate inverse of the Hessian in ``coordinates``, once one was computed.
+        value: f at the point, in nats; infinite until it is known.
+        predicted_decrease: The decrease of f that the quadratic model predicts for the next step, relative to f.
+        gap: The optimizer's current estimate of f - f*, in nats.
+        row_sizes: Units of the coordinates, (D + 1,), and how large rows are in these units, once known.
+        bound: The best bound of f - f* so far; the optimizer ends with it.
+        best: The point of that bound, (K, D + 1), in ``coordinates``.
     """
 
     problem: Problem
     point: Tensor
     tolerance: float = 1e-6
     seed: int = 0
-    drawn: int = DRAWN
+    preconditioner_rows: int = SAMPLED_ROWS
     inverse: LimitedMemoryInverse | None = None
     coordinates: Coordinates = field(init=False)
     value: float = math.inf
-    near: float = math.inf
+    predicted_decrease: float = math.inf
     gap: float = math.inf
-    reach: tuple[Tensor, Reached] | None = None
+    row_sizes: tuple[Tensor, Reached] | None = None
     bound: Bound | None = None
     best: Tensor | None = None
 
@@ -63,12 +78,12 @@ class SolverState:
 
     @property
     def solution(self) -> Tensor:
-        """The point in the model's own coordinates."""
+        """The point in the model's own coordinates, (K, D + 1)."""
         return self.coordinates.to(self.problem.model, self.point)
 
     @property
     def converged(self) -> bool:
-        """Whether the point is within the tolerance by its bound, or by an estimate where there is no better."""
+        """Whether the gap is within the tolerance, by the bound; by an estimate where no bound could be had."""
         return self.bound is not None and within(self.bound, self.tolerance)
 
 
@@ -77,38 +92,54 @@ def within(bound: Bound, tolerance: float) -> bool:
     return bound.gap <= tolerance * abs(bound.value)
 
 
-def by_slope(state: SolverState, slope: Tensor, curvature: Tensor) -> float:
-    """About the relative gap that a certificate will say, by the slope alone; infinite without l2.
+def gap_from_gradient(state: SolverState, slope: Tensor, curvature: Tensor) -> float:
+    """Estimates the relative gap that a certificate would find, from the gradient alone; infinite without l2.
+
+        |gradient by the coefficients|^2 / (2 l2)  +  half the Newton decrement of the intercepts alone
 
     Args:
-        state: Of the problem.
-        slope: Of f by the coordinates of its coordinates, (K, D + 1).
-        curvature: Of f by the intercepts, (K, K).
+        state: The state whose point has the gradient.
+        slope: The gradient of f in ``state.coordinates``, (K, D + 1); with l1 its smallest subgradient.
+        curvature: The second derivatives of f by the intercepts, (K, K).
     """
     l2 = state.problem.objective.l2
     if not l2:
         return math.inf
     of_intercepts = float(slope[:, -1] @ intercept_step(state.problem, slope[:, -1], curvature)) / 2
-    of_coef = float(steepness(state, slope).square().sum()) / (2 * l2)
+    of_coef = float(scaled_gradient(state, slope).square().sum()) / (2 * l2)
     return (of_coef + of_intercepts) / max(abs(state.value), 1e-300)
 
 
-def steepness(state: SolverState, slopes: Tensor) -> Tensor:
-    """Slopes (..., D + 1) by the coordinates's coordinates, such that their square is about 2 l2 times what they cost.
+def scaled_gradient(state: SolverState, slopes: Tensor) -> Tensor:
+    """Scales gradients so that their squared norm is about 2 l2 times the gap that they imply.
 
-    A certificate lets the intercepts move to where their slope is 0.  At the means of the features, the center of the
-    coordinates, about the others' slopes stay as they are; of what is left a part comes from those moves.
+    A gradient by the coefficients becomes one in the model's coordinates, in which the penalty is l2 / 2 |coef|^2.  A
+    certificate moves the intercepts to where their gradient is 0, which changes the gradient by the coefficients in
+    proportion to the curvature-weighted mean of the features.  The center of the coordinates is about that mean; the
+    remaining distance is taken to be `CURVATURE_MEAN_OFFSET`.
+
+    Args:
+        state: The state whose coordinates the gradients are in.
+        slopes: Shape (..., D + 1).
     """
     ratio = state.coordinates.scale / state.problem.model.scale
-    size = math.sqrt(TURNED) * torch.linalg.vector_norm(ratio)
+    size = math.sqrt(CURVATURE_MEAN_OFFSET) * torch.linalg.vector_norm(ratio)
     return slopes * torch.cat([ratio, size.unsqueeze(0)])
 
 
 def certified(state: SolverState, evaluation: Derivatives | None) -> PassRequests[bool]:
-    """Bounds the gap of the point in float64; whether it is within the tolerance."""
+    """Bounds the gap of the state's point in float64, and keeps the bound if it is the best one so far.
+
+    Args:
+        state: Its ``bound``, ``best`` and ``gap`` are updated.
+        evaluation: The derivatives at the point in float64, if they are known already.
+
+    Returns:
+        Whether the best bound so far is within the tolerance.
+    """
     found = yield from bound(state.problem, state.point, evaluation, state.tolerance, state.coordinates)
     best = state.bound
-    # A bound is worth more than an estimate, unless that alone is within the tolerance.
+    # A bound is better than an estimate, unless only the estimate is within the tolerance.
     if best is None or (within(found, state.tolerance), found.rigorous, -found.gap) >= (
         state.converged,
         best.rigorous,

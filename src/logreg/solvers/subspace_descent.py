@@ -1,4 +1,4 @@
-"""Quasi-Newton steps with a length of its own for each output, from a rough start to the end if float32 leads there."""
+"""Subspace descent: Newton steps on the span of a quasi-Newton direction and the last step, for many rows."""
 
 from __future__ import annotations
 
@@ -17,243 +17,320 @@ from logreg.solvers.passes.hessian import BlockCache
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.starting_point import MANY_ROWS, holds_hessian
-from logreg.solvers.state import NOISE, SolverState, by_slope, certified, steepness
+from logreg.solvers.starting_point import MIN_STOCHASTIC_ROWS, holds_hessian
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient, scaled_gradient
 
-KEPT = 3
-"""Numbers that are kept of each row and output."""
+LOGITS_PER_OUTPUT = 3
+"""Numbers that are cached for each row and output: those of `BlockLogits`."""
 
-MEMORY = 0.1
-"""Fraction of the data that these may take."""
+LOGITS_MEMORY_FRACTION = 0.1
+"""Size of that cache at most, as a fraction of the numbers in the data."""
 
-LITTLE = 4e6
-"""How many there may be in any case."""
+SMALL_LOGITS_NUMEL = 4e6
+"""Numbers in that cache that are allowed however small the data is: 16 MB in float32."""
 
-STEPS = 300
-"""At most."""
+MAX_SUBSPACE_STEPS = 300
+"""Steps at most; Newton's method goes on from there."""
 
-PATIENCE = 30
-"""Steps in which the end must come nearer by half: what float32 knows of the slope ends somewhere."""
+MAX_STEPS_PER_HALVING = 30
+"""Steps in a row that may pass without halving the estimated gap: a gradient in float32 has only so many digits, so at
+some point more steps bring none."""
 
-ENOUGH = 1e-8
-"""Gain of a step, relative to f, from which exact curvature does better where no slope tells how near the end is."""
+MIN_PREDICTED_DECREASE = 1e-8
+"""Predicted decrease of a step, relative to f, at which descent ends where there is no l2: then no gap can be estimated
+from the gradient, and Newton steps with exact curvature converge faster."""
 
-FLATTENED = 40
-"""Last moves that tell where f is flattest."""
+MAX_EXTRAPOLATION_PAIRS = 40
+"""Last steps whose span is searched for the point of least gradient norm: their Gram matrix then costs little."""
 
-RANK = 1e-10
-"""Relative size of what they tell twice."""
+EXTRAPOLATION_PINV_RTOL = 1e-10
+"""Eigenvalues of that Gram matrix, relative to the largest, that count as linear dependence of the steps."""
 
-SAFE = 0.8
-"""Of the tolerance, to look for an end at: what the last moves tell is not quite what is there."""
+CERTIFY_TOL_FACTOR = 0.8
+"""Estimated gap, as a multiple of the tolerance, at which a point is evaluated in float64 to be certified.
 
-SHORTER, SHORTEST = 0.25, 0.01
-"""Of a move that led upwards, what is tried next, and last."""
+It is less than 1 since the extrapolated gradient that the estimate is made from is slightly too small."""
 
-FLAT = 1e-6
-"""Curvature along a direction, relative to the largest, that is rounding."""
+BACKTRACKING_RATIO = 0.25
+"""Ratio of the length of a shortened step to that of the step which increased f."""
+
+MIN_STEP_LENGTH = 0.01
+"""Length, as a fraction of the whole step, below which a step is not shortened further; descent then ends."""
+
+SUBSPACE_PINV_RTOL = 1e-6
+"""Eigenvalues of the Hessian on a subspace, relative to the largest, that are rounding errors of float32."""
 
 
-def descends(problem: Problem) -> bool:
-    """Whether there are many rows and no quicker way, and what is kept of them is small beside them."""
-    kept = KEPT * problem.num_outputs
-    small = kept <= MEMORY * problem.num_features or kept * problem.rows <= LITTLE
-    other = holds_hessian(problem) or is_wide(problem) or problem.objective.l1 > 0
-    return problem.rows >= MANY_ROWS and small and not other
+def uses_descent(problem: Problem) -> bool:
+    """Whether subspace descent comes before Newton's method.
+
+    It does where there are many rows, where the cache of logits is small beside them, and where neither a factored
+    Hessian nor the span of the rows gives a faster way.  It cannot handle l1.
+    """
+    per_row = LOGITS_PER_OUTPUT * problem.num_outputs
+    small = per_row <= LOGITS_MEMORY_FRACTION * problem.num_features or per_row * problem.rows <= SMALL_LOGITS_NUMEL
+    has_faster_solver = holds_hessian(problem) or is_wide(problem) or problem.objective.l1 > 0
+    return problem.rows >= MIN_STOCHASTIC_ROWS and small and not has_faster_solver
 
 
 @dataclass
 class BlockLogits:
-    """What is kept of the rows of a block, each (n, K)."""
+    """The logits of a block of rows that are cached from one pass to the next, each (n, K)."""
 
     logits: Tensor
     """At the point."""
-    along: Tensor | None = None
-    """How they change along the new direction."""
-    moved: Tensor | None = None
-    """How they changed by the last move."""
+    direction: Tensor | None = None
+    """Their derivative along the new direction."""
+    last_step: Tensor | None = None
+    """Their change by the last step."""
 
 
-Trails = BlockCache[BlockLogits]
+LogitsCache = BlockCache[BlockLogits]
 
 
-class Follow(Evaluate):
-    """The objective and its gradient after a move, the logits of which are known from the directions it is made of."""
+class EvaluateAfterStep(Evaluate):
+    """The objective and its gradient after a step, without a product of the features with the point.
 
-    def __init__(
-        self, problem: Problem, coordinates: Coordinates, point: Tensor, trails: Trails, factors: Tensor | None = None
-    ) -> None:
-        """The point after the move, and factors (M, K), or (M, 1), of the new direction and of a move before it.
-
-        Where there are no trails yet this pass makes them, and needs no factors.
-        """
-        super().__init__(problem, coordinates, point)
-        self._trails, self._first = trails, not trails
-        self._factors = None if factors is None else factors.to(self.dtype)
-        trails.rewind()
-
-    def logits(self, rows: PreparedRows) -> Tensor:
-        """Moves them, (n, K)."""
-        if self._first:
-            trail = BlockLogits(super().logits(rows).contiguous())
-            self._trails.write(rows.labels, trail)
-            return trail.logits
-        trail = self._trails.read(rows.labels)
-        assert self._factors is not None
-        moved = torch.zeros_like(trail.logits) if trail.along is None else trail.along.mul_(self._factors[0])
-        if trail.moved is not None:
-            moved.addcmul_(trail.moved, self._factors[1])
-        if self.problem.coupled:  # as `centered` does to the point
-            moved -= moved.mean(1, keepdim=True)
-        trail.moved, trail.along = moved, None
-        trail.logits += moved
-        return trail.logits
-
-
-class Along(Pass[Tensor]):
-    """The curvature of the loss along a new direction and along the last move, with a step of its own for each output.
-
-    Its result is of shape (M, K, M, K) for M directions, without the penalty.
+    The logits after the step are a combination of cached ones: those at the last point, along the new direction, and of
+    the last step.
     """
 
     def __init__(
-        self, problem: Problem, coordinates: Coordinates, direction: Tensor, trails: Trails, moves: int
+        self,
+        problem: Problem,
+        coordinates: Coordinates,
+        point: Tensor,
+        cache: LogitsCache,
+        factors: Tensor | None = None,
     ) -> None:
-        """``moves`` is 1 where there was a move before, else 0."""
+        """``point`` is the one after the step; the new direction and the last step are multiplied by ``factors``.
+
+        ``factors`` are (M, K), or (M, 1) for all outputs.
+
+        Where the cache is empty, this pass computes the logits of ``point`` and fills it, without factors.
+        """
+        super().__init__(problem, coordinates, point)
+        self._cache, self._fills_cache = cache, not cache
+        self._factors = None if factors is None else factors.to(self.dtype)
+        cache.rewind()
+
+    def logits(self, rows: PreparedRows) -> Tensor:
+        """Of the block's rows after the step, (n, K)."""
+        if self._fills_cache:
+            block = BlockLogits(super().logits(rows).contiguous())
+            self._cache.write(rows.labels, block)
+            return block.logits
+        block = self._cache.read(rows.labels)
+        assert self._factors is not None
+        step = torch.zeros_like(block.logits) if block.direction is None else block.direction.mul_(self._factors[0])
+        if block.last_step is not None:
+            step.addcmul_(block.last_step, self._factors[1])
+        if self.problem.coupled:  # as `centered` does to the point
+            step -= step.mean(1, keepdim=True)
+        block.last_step, block.direction = step, None
+        block.logits += step
+        return block.logits
+
+
+class SubspaceHessian(Pass[Tensor]):
+    """The Hessian of the loss on the span of a new direction and the last step, separately for each output.
+
+    Its result has the shape (M, K, M, K) for M directions, and does not contain the penalty.
+    """
+
+    sums = ("_hessian",)
+
+    def __init__(
+        self, problem: Problem, coordinates: Coordinates, direction: Tensor, cache: LogitsCache, last_steps: int
+    ) -> None:
+        """``direction`` is the new one, (K, D + 1); ``last_steps`` is 1 where the cache holds a last step, else 0."""
         super().__init__(problem, coordinates)
         self._coef, self._intercept = self.linear(direction)
-        self._trails = trails
-        trails.rewind()
-        m, k = 1 + moves, problem.num_outputs
+        self._cache = cache
+        cache.rewind()
+        m, k = 1 + last_steps, problem.num_outputs
         self._hessian = self.zeros(m, k, m, k)
 
     def gather(self, rows: PreparedRows) -> None:
-        """Products of pairs of directions."""
-        trail = self._trails.read(rows.labels)
-        trail.along = affine(rows.features, self._coef, self._intercept).contiguous()
-        changes = [trail.along] if trail.moved is None else [trail.along, trail.moved]
-        spread = self.problem.loss.curvature_at(trail.logits, rows.labels)
-        by = [spread * change for change in changes]
-        together = torch.cat(by, dim=1) if self.problem.coupled else None
+        """Adds the products of pairs of directions, weighted by the curvature of the loss."""
+        block = self._cache.read(rows.labels)
+        block.direction = affine(rows.features, self._coef, self._intercept).contiguous()
+        changes = [block.direction] if block.last_step is None else [block.direction, block.last_step]
+        curvature = self.problem.loss.curvature_at(block.logits, rows.labels)
+        products = [curvature * change for change in changes]
+        joint = torch.cat(products, dim=1) if self.problem.coupled else None
         if rows.weights is not None:
-            by = [one * rows.weights for one in by]
-        if together is not None:
-            weighed = together if rows.weights is None else torch.cat(by, dim=1)
-            self._hessian -= (weighed.T @ together).view_as(self._hessian)
+            products = [product * rows.weights for product in products]
+        if joint is not None:
+            weighted = joint if rows.weights is None else torch.cat(products, dim=1)
+            self._hessian -= (weighted.T @ joint).view_as(self._hessian)
         for one in range(len(changes)):
             for other in range(one, len(changes)):
-                both = (by[one] * changes[other]).sum(0)
-                self._hessian[one, :, other].diagonal().add_(both)
+                diagonal = (products[one] * changes[other]).sum(0)
+                self._hessian[one, :, other].diagonal().add_(diagonal)
                 if other > one:
-                    self._hessian[other, :, one].diagonal().add_(both)
+                    self._hessian[other, :, one].diagonal().add_(diagonal)
 
     def result(self) -> Tensor:
-        """The sums, times the problem's share."""
+        """The sums over the rows, times the scale of the objective."""
         return self._hessian * self.problem.row_sum_scale
 
 
 def descend(state: SolverState) -> PassRequests[bool]:
-    """Moves the point down until it is certified to be within the tolerance, or exact curvature does better.
+    """Minimizes f by Newton steps on small subspaces, until certified or until Newton steps on all of space do better.
 
-    Each step goes along the slope, preconditioned with all that moves have met of the curvature, and along the last
-    move, but as far as f's curvature on the span of them says, and for each output as far as suits it.  The logits
-    along both are kept, so a step costs two half passes: one product with the features, and one with their transpose.
+    Each step s solves `H @ factors = -slopes` on the span of two directions for each output: d = -B @ gradient, with B
+    the `LimitedMemoryInverse`, and the last step.  The logits along both are cached, so a step costs half a pass for
+    the products of the features with d, and half a pass for the gradient.  Each step:
+
+    1. Estimate the gap at the point of least gradient norm in the span of the last steps.  Where it is within the
+       tolerance, evaluate that point in float64 and certify it.
+    2. Compute d, and the Hessian on the span of d and the last step (first half pass).
+    3. Step to the minimum of the quadratic model on that span, and evaluate f and its gradient (second half pass).
+    4. While f is larger than before, shorten the step.
+    5. Store the step and the change of the gradient in B.
+
+    It stops where a point is certified, after `MAX_SUBSPACE_STEPS`, after `MAX_STEPS_PER_HALVING` steps that did not
+    halve the estimated gap, where no shorter step decreases f, and without l2 where a step is predicted to decrease f
+    by less than `MIN_PREDICTED_DECREASE`.
 
     Args:
-        state: Of the problem; told of each step, and of the inverse where it has none yet.
+        state: Of the problem; it is updated in each step, and gets an ``inverse`` where it has none yet.
 
     Returns:
-        Whether it is certified.
+        Whether the point is certified.
 
-    Source:
+    References:
         Narkiss and Zibulevsky (2005), Sequential subspace optimization method for large-scale unconstrained problems.
     """
     problem, coordinates = state.problem, state.coordinates
-    trails: Trails = BlockCache()
-    at, move, near = state.point, None, math.inf
-    enough, moves = SAFE * state.tolerance, 0
-    nearest, waited = math.inf, 0
+    cache: LogitsCache = BlockCache()
+    point, last_step, predicted_decrease = state.point, None, math.inf
+    gap_limit, num_pairs = CERTIFY_TOL_FACTOR * state.tolerance, 0
+    smallest_gap, steps_since_halving = math.inf, 0
     if state.inverse is not None:
-        state.inverse.under(problem.penalties(coordinates)[0])
-    now = yield from request(Follow(problem, coordinates, at, trails))
-    for step in range(STEPS + 1):
-        state.point, state.value, state.near = at, now.value, near
-        close = by_slope(state, now.gradient, now.curvature)
-        state.gap = min(close, 1.0) * abs(now.value)
-        flattest, least = _flattest(state, now, moves) if moves else (at, close)
-        nearest, waited = (least, 0) if least <= nearest / 2 else (nearest, waited + 1)
-        if least <= enough:
+        state.inverse.change_l2(problem.penalties(coordinates)[0])
+    now = yield from request(EvaluateAfterStep(problem, coordinates, point, cache))
+    for number in range(MAX_SUBSPACE_STEPS + 1):
+        state.point, state.value, state.predicted_decrease = point, now.value, predicted_decrease
+        gap_here = gap_from_gradient(state, now.gradient, now.curvature)
+        state.gap = min(gap_here, 1.0) * abs(now.value)
+        flattest, gap = _least_gradient_point(state, now, num_pairs) if num_pairs else (point, gap_here)
+        halved = gap <= smallest_gap / 2
+        smallest_gap, steps_since_halving = (gap, 0) if halved else (smallest_gap, steps_since_halving + 1)
+        if gap <= gap_limit:
             there = yield from request(Evaluate(problem, coordinates, flattest, torch.float64))
-            found = by_slope(state, there.gradient, there.curvature)
-            if found <= state.tolerance:
+            gap_there = gap_from_gradient(state, there.gradient, there.curvature)
+            if gap_there <= state.tolerance:
                 state.point, state.value = flattest, there.value
                 if (yield from certified(state, there)):
                     return True
-                state.point, found = at, state.gap / max(abs(there.value), 1e-300)
-            enough *= SAFE * least / found
-        if step == STEPS or waited == PATIENCE or (near <= ENOUGH and math.isinf(close)):
+                state.point, gap_there = point, state.gap / max(abs(there.value), 1e-300)
+            gap_limit *= CERTIFY_TOL_FACTOR * gap / gap_there
+        decreases_little = predicted_decrease <= MIN_PREDICTED_DECREASE and math.isinf(gap_here)
+        if number == MAX_SUBSPACE_STEPS or steps_since_halving == MAX_STEPS_PER_HALVING or decreases_little:
             break
         if state.inverse is None:
-            solve = yield from preconditioner(problem, coordinates, at, now.curvature, state.seed, state.drawn)
-            state.inverse = LimitedMemoryInverse(solve, problem, problem.penalties(coordinates)[0])
+            first = yield from preconditioner(
+                problem, coordinates, point, now.curvature, state.seed, state.preconditioner_rows
+            )
+            state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
         direction = centered(problem, -state.inverse(now.gradient))
-        directions = torch.stack([direction] if move is None else [direction, move])
-        hessian = yield from request(Along(problem, coordinates, direction, trails, len(directions) - 1))
-        factors, gain = _best(problem, coordinates, now.gradient, directions, hessian)
-        whole = centered(problem, (factors.unsqueeze(2) * directions).sum(0))
-        most, near = now.value * (1 + NOISE[problem.dtype]), gain / max(abs(now.value), 1e-300)
-        before, now = now, (yield from request(Follow(problem, coordinates, at + whole, trails, factors)))
-        length, last = 1.0, 1.0  # how much of it was gone, and by the last move
-        while not now.value <= most and length > SHORTEST:
-            shorter = SHORTER * length
-            factors = torch.tensor([[0.0], [(shorter - length) / last]], dtype=at.dtype, device=at.device)
-            length, last = shorter, shorter - length
-            now = yield from request(Follow(problem, coordinates, at + length * whole, trails, factors))
-        if not now.value <= most:
+        directions = torch.stack([direction] if last_step is None else [direction, last_step])
+        hessian = yield from request(SubspaceHessian(problem, coordinates, direction, cache, len(directions) - 1))
+        factors, decrease = _subspace_newton_step(problem, coordinates, now.gradient, directions, hessian)
+        predicted_decrease = decrease / max(abs(now.value), 1e-300)
+        step = centered(problem, (factors.unsqueeze(2) * directions).sum(0))
+        taken = yield from _backtrack(state, cache, now, step, factors)
+        if taken is None:
             break
-        at, move = at + length * whole, last * whole
-        moves += state.inverse.learn(length * whole, now.gradient - before.gradient)
-        moves = min(moves, FLATTENED, len(state.inverse))
+        length, last_length, after = taken
+        point, last_step = point + length * step, last_length * step
+        num_pairs += state.inverse.update(length * step, after.gradient - now.gradient)
+        num_pairs = min(num_pairs, MAX_EXTRAPOLATION_PAIRS, len(state.inverse))
+        now = after
     return False
 
 
-def _flattest(state: SolverState, now: Derivatives, moves: int) -> tuple[Tensor, float]:
-    """The point of least slope, as far as the last moves tell, and what `by_slope` might say of it.
+def _backtrack(
+    state: SolverState, cache: LogitsCache, now: Derivatives, step: Tensor, factors: Tensor
+) -> PassRequests[tuple[float, float, Derivatives] | None]:
+    """Takes a step (K, D + 1) with factors (M, K), and shortens it until f is no larger than it is ``now``.
 
-    f and its slope are not least at the same point, and a certificate asks for a small slope.
+    The cache holds the logits at the last point that was tried, so each shortening goes back by a part of the last one.
 
-    Source:
+    Returns:
+        The length of the step, the signed length by which the cache moved last, and f after the step; ``None`` where f
+        is larger at all lengths down to `MIN_STEP_LENGTH`.
+    """
+    problem, coordinates, point = state.problem, state.coordinates, state.point
+    largest_value = now.value * (1 + VALUE_ROUNDING[problem.dtype])
+    after = yield from request(EvaluateAfterStep(problem, coordinates, point + step, cache, factors))
+    length, last_length = 1.0, 1.0
+    while not after.value <= largest_value and length > MIN_STEP_LENGTH:
+        shorter = BACKTRACKING_RATIO * length
+        factors = torch.tensor([[0.0], [(shorter - length) / last_length]], dtype=point.dtype, device=point.device)
+        length, last_length = shorter, shorter - length
+        after = yield from request(EvaluateAfterStep(problem, coordinates, point + length * step, cache, factors))
+    return (length, last_length, after) if after.value <= largest_value else None
+
+
+def _least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) -> tuple[Tensor, float]:
+    """Extrapolates to the point of least gradient norm in the span of the last steps.
+
+    The gradient is taken to be linear on that span: gradient + sum_i factor_i * change_i, whose norm is least where the
+    normal equations of the changes hold.  The point of least f has a larger gradient, and a certificate bounds the gap
+    by the norm of the gradient.
+
+    Args:
+        state: Of the problem, with the steps in its ``inverse``.
+        now: The objective at the last point.
+        num_pairs: Last steps to use, >= 1.
+
+    Returns:
+        The point, (K, D + 1), and the relative gap that `gap_from_gradient` estimates there.
+
+    References:
         Pulay (1980), Convergence acceleration of iterative sequences: the case of SCF iteration.
     """
     assert state.inverse is not None
-    pairs = state.inverse.last(moves)
+    pairs = state.inverse.last_pairs(num_pairs)
     like = now.gradient
-    along = like.new_empty(len(pairs), like.numel())
-    for row, (_, change) in zip(along, pairs, strict=True):  # one at a time: a list of them all is as large again
-        row.copy_(steepness(state, change.view_as(like).double()).flatten())
-    size = torch.linalg.vector_norm(along, dim=1)
-    along /= size.unsqueeze(1)
-    slope = along @ steepness(state, like).flatten()
-    factors = -(torch.linalg.pinv(along @ along.T, rtol=RANK, hermitian=True) @ slope) / size
+    changes = like.new_empty(len(pairs), like.numel())
+    for row, (_, change) in zip(changes, pairs, strict=True):  # one at a time: a list of them would double the memory
+        row.copy_(scaled_gradient(state, change.view_as(like).double()).flatten())
+    size = torch.linalg.vector_norm(changes, dim=1)
+    changes /= size.unsqueeze(1)
+    slopes = changes @ scaled_gradient(state, like).flatten()
+    gram_inverse = torch.linalg.pinv(changes @ changes.T, rtol=EXTRAPOLATION_PINV_RTOL, hermitian=True)
+    factors = -(gram_inverse @ slopes) / size
     point, gradient = state.point.clone(), like.clone()
-    for (move, change), factor in zip(pairs, factors.tolist(), strict=True):
-        point.add_(move.view_as(like), alpha=factor)
+    for (step, change), factor in zip(pairs, factors.tolist(), strict=True):
+        point.add_(step.view_as(like), alpha=factor)
         gradient.add_(change.view_as(like), alpha=factor)
-    return point, by_slope(state, gradient, now.curvature)
+    return point, gap_from_gradient(state, gradient, now.curvature)
 
 
-def _best(
-    problem: Problem, coordinates: Coordinates, slope: Tensor, directions: Tensor, hessian: Tensor
+def _subspace_newton_step(
+    problem: Problem, coordinates: Coordinates, gradient: Tensor, directions: Tensor, hessian: Tensor
 ) -> tuple[Tensor, float]:
-    """Factors (M, K) of the directions (M, K, D + 1) that lead furthest down, and by how much: f as it looks from here.
+    """Minimizes the quadratic model of f on the span of the directions: `H @ factors = -slopes`.
 
-    ``slope`` is the gradient of f, (K, D + 1), and ``hessian`` what `Along` says of the loss.
+    Args:
+        problem: Of the point.
+        coordinates: Of the point.
+        gradient: Of f, (K, D + 1).
+        directions: Shape (M, K, D + 1).
+        hessian: Of the loss on the span, (M, K, M, K); the penalty's part is added.
+
+    Returns:
+        Factors of the directions, (M, K), and the predicted decrease.
     """
     l2, _ = problem.penalties(coordinates)
     m, k, _ = directions.shape
-    gradient = (directions * slope).sum(2)
-    pairs = torch.einsum("akp,p,bkp->abk", directions, l2, directions)
-    hessian = hessian + torch.einsum("abk,kl->akbl", pairs, torch.eye(k, dtype=l2.dtype, device=l2.device))
+    slopes = (directions * gradient).sum(2)
+    penalty = torch.einsum("akp,p,bkp->abk", directions, l2, directions)
+    hessian = hessian + torch.einsum("abk,kl->akbl", penalty, torch.eye(k, dtype=l2.dtype, device=l2.device))
     hessian = hessian.reshape(m * k, m * k)
-    step, gain = newton_step_pinv(hessian, gradient.flatten(), FLAT)
-    return -step.view(m, k), gain
+    step, decrease = newton_step_pinv(hessian, slopes.flatten(), SUBSPACE_PINV_RTOL)
+    return -step.view(m, k), decrease

@@ -1,4 +1,4 @@
-"""How many threads of the CPU are worth their waiting for each other."""
+"""The number of CPU threads that an operation runs on."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 import torch
 
 ONE_THREAD_FLOP = 2e6
-"""Floating-point operations below which one thread does them: about 0.05 ms of work."""
+"""Floating-point operations below which one thread does the work: about 0.05 ms, the order of one synchronization."""
 
 
 @contextmanager
 def threads_for(work: float) -> Iterator[None]:
-    """One CPU thread where there is too little work for two.
+    """Runs the enclosed operations on one CPU thread where each of them is too small for several threads.
 
-    Two threads wait for each other in every operation.  On a free machine that costs nothing; where
-    other programs want the cores too, small operations take tens of times as long.
+    Threads are synchronized at the end of every operation.  On an idle machine a synchronization costs next to
+    nothing.  Where other programs compete for the cores, it makes small operations take tens of times as long.
 
     Args:
-        work: Floating-point operations between two such waits.
+        work: Floating-point operations between two synchronizations.
     """
     threads = torch.get_num_threads()
     if work < ONE_THREAD_FLOP:

@@ -193,10 +193,10 @@ def _next_after(ranked: Sequence[Path], best: Job) -> list[str]:
     return [shell_line(["python", "scripts/evaluate.py", f"ckpt_path={ranked[0].as_posix()}"])]
 
 
-def _is_on_same_data(one: Summary | UnfinishedSummary, other: Summary | UnfinishedSummary) -> bool:
-    if not isinstance(one, Summary) or not isinstance(other, Summary):
+def _is_on_same_data(summary: Summary | UnfinishedSummary, other_summary: Summary | UnfinishedSummary) -> bool:
+    if not isinstance(summary, Summary) or not isinstance(other_summary, Summary):
         return False
-    return all(getattr(one.dataset, key) == getattr(other.dataset, key) for key in SAME_DATA)
+    return all(getattr(summary.dataset, key) == getattr(other_summary.dataset, key) for key in SAME_DATA)
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:

@@ -20,20 +20,19 @@ from logreg.facts import Batch, DataFacts, Split
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective, Reduction
 from logreg.optimality.certificate import (
-    FULL,
-    LEAST_PASSES,
-    VAGUE,
+    LOOSE_RELATIVE_GAP,
+    MIN_IMPROVING_PASSES,
     Certificate,
     bound_by_solution,
     is_penalized,
-    is_small,
     names_of,
     objective_in_words,
     problem_of,
 )
 from logreg.rows import RowSource, row_weights
-from logreg.solvers.fit import EXACT, bound_of, choose
-from logreg.solvers.passes.base import Pass, PassRequests
+from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian
+from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
+from logreg.solvers.passes.base import Pass, PassRequests, finish_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 from logreg.training.model import Init, LogisticModel
@@ -132,7 +131,7 @@ class LogisticModule(pl.LightningModule):
         self.dtype_of_arithmetic = DTYPES[precision]
         self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
         problem = self.problem(torch.device("cpu"), num_outputs)
-        chosen, self.reason = choose(problem) if optimizer["name"] == "auto" else (optimizer["name"], "")
+        chosen, self.reason = choose_optimizer(problem) if optimizer["name"] == "auto" else (optimizer["name"], "")
         self.exact = chosen if chosen in EXACT else "newton" if polish else None
         # An exact optimizer's parameters are exact, whatever the arithmetic that leads to them.
         dtype = torch.float64 if self.exact else self.dtype_of_arithmetic
@@ -209,7 +208,7 @@ class LogisticModule(pl.LightningModule):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> logits (N, K), in float64; blocks have another form, for ``model``."""
-        logits: Tensor = self.model(self.model.stored.of(features, self.dtype_of_arithmetic))
+        logits: Tensor = self.model(self.model.stored.transform(features, self.dtype_of_arithmetic))
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
@@ -282,23 +281,26 @@ class LogisticModule(pl.LightningModule):
         assert self.exact is not None
         problem = self.problem(self.device)
         self.progress = SolverState(problem, self.point_of(problem), self.tolerance, self.seed)
-        self._asking: PassRequests[None] = EXACT[self.exact](self.progress)
-        self._question: Pass[Any] | None = next(self._asking)
+        self._requests: PassRequests[None] = EXACT[self.exact](self.progress)
+        self._requested: Pass[Any] | None = next(self._requests)
 
     def _gather(self, block: Batch) -> None:
-        """Shows the block to the pass that is being made; a pass that wants no more makes room for the next."""
-        while self._question is not None:
-            self._question.add(block)
-            if not self._question.done:
+        """Adds the block to the pass under way; a pass that needs no more rows is followed by the next one."""
+        while self._requested is not None:
+            self._requested.add(block)
+            if not self._requested.done:
                 return
-            self._question = next(self._asking, None)
+            finish_pass(self._requested)
+            self._requested = next(self._requests, None)
 
     def _end_pass(self) -> None:
         """Ends a pass: the exact optimizer uses its sums, and the parameters become the point that it has reached."""
         progress = self.progress
         assert progress is not None
-        self._question = next(self._asking, None)
-        if self._question is None:
+        if self._requested is not None:
+            finish_pass(self._requested)
+        self._requested = next(self._requests, None)
+        if self._requested is None:
             self.trainer.should_stop = True
         if not math.isfinite(progress.value) and progress.value != math.inf:
             raise DivergedError(
@@ -336,7 +338,7 @@ class LogisticModule(pl.LightningModule):
         """Certifies the current parameters, and keeps the certificate in ``certificate``.
 
         Args:
-            rows: Begins a pass over the train rows when it is called.
+            rows: The train rows.
             epochs: Passes of the fit so far.
             seconds: Duration of the fit so far.
             last: Whether this is the last certificate, for which more passes may be made.
@@ -347,12 +349,12 @@ class LogisticModule(pl.LightningModule):
         problem = self.problem(self.device)
         known = self.progress.bound if self.progress is not None else None
         if known is None:
-            if not (last or is_penalized(self.objective) or is_small(problem)):
+            if not (last or is_penalized(self.objective) or forms_hessian(problem)):
                 return False
-            enough = FULL if last or is_small(problem) else math.inf
+            enough = GOOD_RELATIVE_GAP if last or forms_hessian(problem) else math.inf
             known = bound_of(problem, self.point_of(problem), rows, enough)
-            if last and is_penalized(self.objective) and known.gap > VAGUE * known.value:
-                most = max(LEAST_PASSES, epochs)
+            if last and is_penalized(self.objective) and known.gap > LOOSE_RELATIVE_GAP * known.value:
+                most = max(MIN_IMPROVING_PASSES, epochs)
                 known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
         self.certificate = Certificate(
             objective=objective_in_words(

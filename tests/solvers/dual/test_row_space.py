@@ -1,4 +1,4 @@
-"""Few rows of many features: Newton's steps in the rows, the way to the optimum, and what is left to other ways."""
+"""Few rows of many features: the Gram matrix, the Woodbury inverse, the span of the steps, and whole fits."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from logreg.solvers.dual.row_space import DualRows, DualSolver, WoodburyInverse
 from logreg.solvers.dual.span import (
     DualPoint,
     Span,
-    best_for_gram_diagonal,
+    cholesky_with_ridge,
     inverse_of_gram,
     inverse_of_gram_diagonal,
-    root_of,
+    minimize_with_gram_diagonal,
 )
 from logreg.solvers.fit import Fit, fit, problem_of
-from logreg.solvers.passes.base import drive, gather, request
+from logreg.solvers.passes.base import drive, request, run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 from reference import Reference
@@ -42,18 +42,18 @@ KINDS = {
 
 
 class Stated(NamedTuple):
-    """A problem at some factors of its rows."""
+    """A problem at given dual coefficients."""
 
     problem: Problem
     memory: MemoryRows
     rows: DualRows
-    factors: Tensor
+    dual_coef: Tensor
     logits: Tensor
     intercept: Tensor
 
 
 def stated(kind: str, weighted: bool = False, intercept: bool = True, shift: float = 0.0) -> Stated:
-    """In float64, in three blocks; rows that have much in common."""
+    """In float64, in three blocks; rows that are correlated."""
     classes, objective = KINDS[kind]
     draw = torch.Generator().manual_seed(7)
     x = (
@@ -66,22 +66,22 @@ def stated(kind: str, weighted: bool = False, intercept: bool = True, shift: flo
     problem = problem_of(memory, objective, classes, intercept=intercept)
     center = memory.features.mean(0) if intercept else torch.zeros(70).double()
     rows = drive(request(DualRows(problem, Coordinates(center, torch.ones_like(center)))), memory)
-    factors = torch.randn(15, problem.num_outputs, generator=draw).double() / 400
+    dual_coef = torch.randn(15, problem.num_outputs, generator=draw).double() / 400
     free = torch.randn(problem.num_outputs, generator=draw).double() if intercept else torch.zeros(problem.num_outputs)
-    return Stated(problem, memory, rows, factors, rows.logits(rows.combined(factors)), free.double())
+    return Stated(problem, memory, rows, dual_coef, rows.logits(rows.combined(dual_coef)), free.double())
 
 
-def seen_at(given: Stated) -> DualPoint:
-    """As a span sees it."""
+def dual_point_at(given: Stated) -> DualPoint:
+    """The objective and its derivatives there."""
     on = Span(given.problem, given.rows.labels, given.rows.weights)
-    return on.see(given.logits + given.intercept, given.factors)
+    return on.evaluate(given.logits + given.intercept, given.dual_coef)
 
 
-def in_rows(given: Stated) -> WoodburyInverse:
-    """The inverse there, in the rows' coordinates."""
-    search = DualSolver(given.rows, 1e-6)
-    search.gram, search.seen = given.rows.inner_products(), seen_at(given)
-    return WoodburyInverse(search, given.rows.coordinates)
+def woodbury_inverse(given: Stated) -> WoodburyInverse:
+    """The inverse of the Hessian there, in the rows' coordinates."""
+    solver = DualSolver(given.rows, 1e-6)
+    solver.gram, solver.current = given.rows.gram_matrix(), dual_point_at(given)
+    return WoodburyInverse(solver, given.rows.coordinates)
 
 
 def objective_at(given: Stated, point: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def objective_at(given: Stated, point: Tensor) -> Tensor:
 
 def derivatives(given: Stated) -> tuple[Tensor, Tensor, Tensor]:
     """The point (K, D + 1), the gradient there, and the Hessian (K * (D + 1), K * (D + 1))."""
-    point = torch.cat([given.rows.combined(given.factors), given.intercept.unsqueeze(1)], dim=1)
+    point = torch.cat([given.rows.combined(given.dual_coef), given.intercept.unsqueeze(1)], dim=1)
     flat = point.flatten()
 
     def value(of: Tensor) -> Tensor:
@@ -113,16 +113,16 @@ def test_rows_are_combined_and_multiplied_about_their_mean(shift: float) -> None
     given = stated("softmax", shift=shift)
     x = given.memory.features - given.memory.features.mean(0)
     close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-8 if shift > 1e3 else 1e-12)
-    coef = given.rows.combined(given.factors)
-    close(coef, given.factors.T @ x)
+    coef = given.rows.combined(given.dual_coef)
+    close(coef, given.dual_coef.T @ x)
     close(given.rows.logits(coef), x @ coef.T)
-    close(given.rows.squares[:, 0], x.square().sum(1))
-    close(given.rows.inner_products(), x @ x.T)
+    close(given.rows.squared_norms[:, 0], x.square().sum(1))
+    close(given.rows.gram_matrix(), x @ x.T)
 
 
 @pytest.mark.parametrize("centers", ["zeros", "ones", "means"])
 @pytest.mark.parametrize("scales", ["ones", "deviations"])
-def test_rows_are_combined_and_multiplied_in_the_coordinates_of_any_frame(centers: str, scales: str) -> None:
+def test_rows_are_combined_and_multiplied_in_any_coordinates(centers: str, scales: str) -> None:
     given = stated("softmax")
     features = given.memory.features
     center = {"zeros": torch.zeros(70), "ones": torch.ones(70), "means": features.mean(0)}[centers].double()
@@ -130,15 +130,15 @@ def test_rows_are_combined_and_multiplied_in_the_coordinates_of_any_frame(center
     rows = drive(request(DualRows(given.problem, Coordinates(center, scale))), given.memory)
     x = (features - center) / scale
     close = partial(torch.testing.assert_close, rtol=1e-10, atol=1e-12)
-    coef = rows.combined(given.factors)
-    close(coef, given.factors.T @ x)
+    coef = rows.combined(given.dual_coef)
+    close(coef, given.dual_coef.T @ x)
     close(rows.logits(coef), x @ coef.T)
-    close(rows.squares[:, 0], x.square().sum(1))
-    close(rows.inner_products(), x @ x.T)
+    close(rows.squared_norms[:, 0], x.square().sum(1))
+    close(rows.gram_matrix(), x @ x.T)
 
 
-def test_inner_products_of_many_columns_are_taken_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_space, "GRAM_BYTES", 1000)
+def test_the_gram_matrix_of_many_columns_is_computed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_space, "GRAM_BLOCK_BYTES", 1000)
     test_rows_are_combined_and_multiplied_about_their_mean(3.0)
 
 
@@ -148,10 +148,10 @@ def test_inner_products_of_many_columns_are_taken_a_few_at_a_time(monkeypatch: p
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("intercept", [True, False])
-def test_the_inverse_in_the_rows_is_that_of_the_hessian(kind: str, weighted: bool, intercept: bool) -> None:
+def test_the_woodbury_inverse_is_the_inverse_of_the_hessian(kind: str, weighted: bool, intercept: bool) -> None:
     given = stated(kind, weighted, intercept)
     point, gradient, hessian = derivatives(given)
-    inverse = in_rows(given)
+    inverse = woodbury_inverse(given)
     if not intercept:
         free = torch.ones_like(point, dtype=torch.bool)
         free[:, -1] = False
@@ -169,34 +169,34 @@ def test_the_inverse_in_the_rows_is_that_of_the_hessian(kind: str, weighted: boo
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_step_of_the_factors_is_the_step_of_the_coefficients(kind: str, weighted: bool) -> None:
+def test_a_newton_step_of_the_dual_coefficients_is_that_of_the_coefficients(kind: str, weighted: bool) -> None:
     given = stated(kind, weighted)
-    gram, seen = given.rows.inner_products(), seen_at(given)
+    gram, current = given.rows.gram_matrix(), dual_point_at(given)
     _, gradient, _ = derivatives(given)
-    torch.testing.assert_close(given.rows.combined(seen.slope), gradient[:, :-1], rtol=1e-9, atol=1e-11)
-    step = seen.step(gram @ seen.slope, inverse_of_gram(gram, seen))
-    expected = -in_rows(given)(gradient)[:, :-1]
+    torch.testing.assert_close(given.rows.combined(current.dual_gradient), gradient[:, :-1], rtol=1e-9, atol=1e-11)
+    step = current.newton_step(gram @ current.dual_gradient, inverse_of_gram(gram, current))
+    expected = -woodbury_inverse(given)(gradient)[:, :-1]
     torch.testing.assert_close(given.rows.combined(step), expected, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_without_anything_in_common_are_those_whose_other_products_are_zero(kind: str) -> None:
+def test_the_inverse_for_orthogonal_rows_is_that_of_a_diagonal_gram_matrix(kind: str) -> None:
     given = stated(kind, weighted=True)
-    squares, seen = given.rows.squares, seen_at(given)
-    ours, theirs = inverse_of_gram_diagonal(squares, seen), inverse_of_gram(torch.diag(squares[:, 0]), seen)
-    torch.testing.assert_close(ours.sums, theirs.sums, rtol=1e-9, atol=1e-11)
+    squares, current = given.rows.squared_norms, dual_point_at(given)
+    ours, theirs = inverse_of_gram_diagonal(squares, current), inverse_of_gram(torch.diag(squares[:, 0]), current)
+    torch.testing.assert_close(ours.intercept_sums, theirs.intercept_sums, rtol=1e-9, atol=1e-11)
     logits = given.logits.sin()
-    torch.testing.assert_close(ours.times(logits), theirs.times(logits), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(ours.apply(logits), theirs.apply(logits), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_start_is_the_optimum_of_rows_without_anything_in_common(kind: str) -> None:
+def test_the_start_is_the_optimum_for_orthogonal_rows(kind: str) -> None:
     given = stated(kind, weighted=True)
-    squares = given.rows.squares
+    squares = given.rows.squared_norms
     on = Span(given.problem, given.rows.labels, given.rows.weights)
-    factors = best_for_gram_diagonal(on, squares)
-    assert float((squares * on.see(squares * factors, factors).slope).abs().max()) < 1e-4
-    assert not factors[given.rows.weights[:, 0] == 0].any()
+    dual_coef = minimize_with_gram_diagonal(on, squares)
+    assert float((squares * on.evaluate(squares * dual_coef, dual_coef).dual_gradient).abs().max()) < 1e-4
+    assert not dual_coef[given.rows.weights[:, 0] == 0].any()
 
 
 # The span
@@ -204,19 +204,19 @@ def test_the_start_is_the_optimum_of_rows_without_anything_in_common(kind: str) 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("intercept", [True, False])
-def test_the_least_on_a_span_has_no_slope_there(kind: str, intercept: bool) -> None:
+def test_the_gradient_vanishes_along_the_span_at_its_optimum(kind: str, intercept: bool) -> None:
     given = stated(kind, weighted=True, intercept=intercept)
     on = Span(given.problem, given.rows.labels, given.rows.weights)
     directions = []
     for number in range(3):
-        directions.append(on.beyond((given.factors * (number + 1)).sin()))
+        directions.append(on.orthogonal_part((given.dual_coef * (number + 1)).sin()))
         on.add(directions[-1], given.rows.logits(given.rows.combined(directions[-1])))
     for _ in range(5):  # each ends where another step would gain little
-        seen = on.minimize()
-    factors, free = on.point
-    there = given._replace(factors=factors, intercept=free)
+        current = on.minimize()
+    dual_coef, free = on.point
+    there = given._replace(dual_coef=dual_coef, intercept=free)
     point, gradient, _ = derivatives(there)
-    assert seen.value == pytest.approx(float(objective_at(there, point)), rel=1e-12)
+    assert current.value == pytest.approx(float(objective_at(there, point)), rel=1e-12)
     for direction in directions:  # each output has a factor of its own
         slopes = (given.rows.combined(direction) * gradient[:, :-1]).sum(1)
         assert float(slopes.abs().max()) < 1e-7
@@ -227,7 +227,7 @@ def test_a_direction_within_the_span_adds_nothing() -> None:
     given = stated("binary")
     on, least = Span(given.problem, given.rows.labels, given.rows.weights), []
     for _ in range(2):
-        direction = on.beyond(given.factors)
+        direction = on.orthogonal_part(given.dual_coef)
         on.add(direction, given.rows.logits(given.rows.combined(direction)))
         least.append(min(on.minimize().value for _ in range(5)))  # each ends where another step would gain little
     assert not direction.any()
@@ -238,7 +238,7 @@ def test_a_direction_within_the_span_adds_nothing() -> None:
 
 
 class Counted(NamedTuple):
-    """A fit, and how often inner products and curvature were taken."""
+    """A fit, and how often the Gram matrix, an inverse and a Cholesky factor of the Gram matrix were computed."""
 
     found: Fit
     grams: int
@@ -247,7 +247,7 @@ class Counted(NamedTuple):
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Fit]) -> Counted:
-    calls = dict.fromkeys(("inner_products", "inverse_of_gram", "_solve_at_root"), 0)
+    calls = dict.fromkeys(("gram_matrix", "inverse_of_gram", "_solve_at_cholesky_factor"), 0)
 
     def count(owner: object, name: str) -> None:
         original = getattr(owner, name)
@@ -258,39 +258,39 @@ def counted(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Fit]) -> Counted:
 
         monkeypatch.setattr(owner, name, counting)
 
-    count(DualRows, "inner_products")
+    count(DualRows, "gram_matrix")
     count(row_space, "inverse_of_gram")
-    count(row_space, "_solve_at_root")
+    count(row_space, "_solve_at_cholesky_factor")
     return Counted(run(), *calls.values())
 
 
-def unlike(rows: int, features: int, classes: int = 2) -> tuple[Tensor, Tensor]:
-    """Rows of noise."""
+def nearly_orthogonal(rows: int, features: int, classes: int = 2) -> tuple[Tensor, Tensor]:
+    """Rows of noise, which are nearly orthogonal to each other in many dimensions."""
     draw = torch.Generator().manual_seed(rows)
     x = torch.randn(rows, features, generator=draw)
     return x, (x[:, :50] @ torch.randn(50, classes, generator=draw)).argmax(1)
 
 
-def alike(rows: int, features: int, classes: int = 2) -> tuple[Tensor, Tensor]:
+def correlated(rows: int, features: int, classes: int = 2) -> tuple[Tensor, Tensor]:
     """Rows of noise and of 20 factors, of which the strongest is a hundred times the weakest."""
-    x, labels = unlike(rows, features, classes)
+    x, labels = nearly_orthogonal(rows, features, classes)
     draw = torch.Generator().manual_seed(features)
     strengths = torch.logspace(1, -1, 20)
     return x + (torch.randn(rows, 20, generator=draw) * strengths) @ torch.randn(20, features, generator=draw), labels
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
-def test_rows_that_differ_need_no_inner_products(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    features, labels = unlike(500, 8000)
+def test_nearly_orthogonal_rows_need_no_gram_matrix(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = nearly_orthogonal(500, 8000)
     objective = Objective(loss, l2=1e-2)
     found, grams, _, _ = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-6))
     assert found.converged
-    assert grams == (loss == "cross_entropy")  # with two outputs they are made up for by fewer trials
+    assert grams == (loss == "cross_entropy")  # with two outputs the Gram matrix is worth fewer steps
 
 
-def test_rows_that_differ_need_nothing_else_where_curvature_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_space, "LITTLE", 0)
-    features, labels = unlike(600, 2400, 3)
+def test_nearly_orthogonal_rows_need_no_inverse_where_it_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_space, "MIN_INVERSE_NUMEL", 0)
+    features, labels = nearly_orthogonal(600, 2400, 3)
     objective = Objective("bce", l2=1)
     found, grams, curvatures, roots = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-4))
     assert found.converged
@@ -298,8 +298,8 @@ def test_rows_that_differ_need_nothing_else_where_curvature_is_not_held(monkeypa
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_rows_that_are_alike_take_newtons_steps(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    features, labels = alike(400, 2400, classes)
+def test_correlated_rows_take_newton_steps(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = correlated(400, 2400, classes)
     objective = Objective("bce" if classes == 2 else "cross_entropy", l2=1e-3)
     found, grams, curvatures, _ = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-10))
     assert found.converged
@@ -311,9 +311,9 @@ def test_rows_that_are_alike_take_newtons_steps(classes: int, monkeypatch: pytes
     assert found.bound.value == pytest.approx(double.bound.value, rel=1e-9)
 
 
-def test_curvature_larger_than_the_data_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_space, "LITTLE", 0)
-    features, labels = alike(60, 250, 6)
+def test_inverses_larger_than_the_data_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_space, "MIN_INVERSE_NUMEL", 0)
+    features, labels = correlated(60, 250, 6)
     objective = Objective("cross_entropy", l2=1e-3)
     found, grams, curvatures, roots = counted(monkeypatch, lambda: fit(features, labels, objective, tolerance=1e-8))
     assert found.converged
@@ -335,7 +335,7 @@ ODD: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_odd_rows_have_a_certified_optimum_too(odd: str, classes: int, dtype: torch.dtype) -> None:
-    features, _ = unlike(60, 400)
+    features, _ = nearly_orthogonal(60, 400)
     features = ODD[odd](features).to(dtype)
     labels = torch.randint(0, classes, (60,), generator=torch.Generator().manual_seed(3))
     objective = Objective("bce" if classes == 2 else "cross_entropy", l2=0.01)
@@ -347,15 +347,15 @@ def test_odd_rows_have_a_certified_optimum_too(odd: str, classes: int, dtype: to
 @pytest.mark.parametrize("l2", [1e-10, 1e6])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_penalty_may_be_very_weak_or_very_strong(l2: float, classes: int) -> None:
-    features, labels = unlike(60, 400, classes)
+    features, labels = nearly_orthogonal(60, 400, classes)
     objective = Objective("bce" if classes == 2 else "cross_entropy", l2=l2)
     found = fit(features, labels, objective, tolerance=1e-6)
     assert found.converged
     assert found.passes < 40
 
 
-def test_numbers_whose_products_are_infinite_are_left_to_other_ways() -> None:
-    features, labels = unlike(60, 400)
+def test_numbers_whose_products_are_infinite_are_left_to_other_solvers() -> None:
+    features, labels = nearly_orthogonal(60, 400)
     found = fit(features * 1e18, labels, Objective("bce", l2=0.01), max_passes=50)
     assert found.coef.isfinite().all()
     assert found.bound.gap >= 0
@@ -363,7 +363,7 @@ def test_numbers_whose_products_are_infinite_are_left_to_other_ways() -> None:
 
 @pytest.mark.parametrize("intercept", [True, False])
 def test_rows_without_weight_count_for_nothing(intercept: bool) -> None:
-    features, labels = unlike(60, 400)
+    features, labels = nearly_orthogonal(60, 400)
     weights = torch.arange(60).double() % 3
     objective = Objective("bce", l2=0.01)
     some = weights > 0
@@ -378,22 +378,22 @@ def test_rows_without_weight_count_for_nothing(intercept: bool) -> None:
 
 
 def test_a_class_without_rows_and_rows_of_one_class() -> None:
-    features, labels = unlike(60, 400, 3)
+    features, labels = nearly_orthogonal(60, 400, 3)
     found = fit(features, labels, Objective("cross_entropy", l2=0.01), 5, tolerance=1e-8)
     assert found.bound.gap <= 1e-4 * found.bound.value  # absent classes go to minus infinity
     reference = Reference(features.double(), labels, Objective("cross_entropy", l2=0.01), 5)
     assert found.bound.value == pytest.approx(reference.minimum.value, rel=1e-4)
 
 
-@pytest.mark.parametrize("little", [row_space.LITTLE, 0])
+@pytest.mark.parametrize("little", [row_space.MIN_INVERSE_NUMEL, 0])
 @pytest.mark.parametrize("odd", ["zeros", "three factors"])
-def test_rows_that_depend_on_each_other_are_solved_with_and_without_their_curvature(
+def test_dependent_rows_are_solved_with_and_without_held_inverses(
     odd: str, little: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_space, "LITTLE", little)
+    monkeypatch.setattr(row_space, "MIN_INVERSE_NUMEL", little)
     draw = torch.Generator().manual_seed(0)
     features = 30 * torch.randn(60, 3, generator=draw) @ torch.randn(3, 250, generator=draw)
-    features += 1e-3 * torch.randn(60, 250, generator=draw)  # which float32's inner products cannot tell
+    features += 1e-3 * torch.randn(60, 250, generator=draw)  # which the Gram matrix in float32 does not resolve
     labels = torch.randint(0, 6, (60,), generator=draw)
     objective = Objective("cross_entropy", l2=0.01)
     features = features * (odd != "zeros")
@@ -403,9 +403,9 @@ def test_rows_that_depend_on_each_other_are_solved_with_and_without_their_curvat
     assert 0 <= found.bound.value - least + 1e-12 <= min(found.bound.gap + 2e-12, 1e-3 * least)
 
 
-def test_inner_products_are_taken_in_float64_where_float32_cannot_tell_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gram_matrix_is_computed_in_float64_where_float32_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    for seed in range(6):  # those of float32 are enough for some, by the luck of rounding
+    for seed in range(6):  # float32 is enough for some, by the luck of rounding
         draw = torch.Generator().manual_seed(seed)
         features = 30 * torch.randn(60, 3, generator=draw) @ torch.randn(3, 400, generator=draw)
         features += 1e-3 * torch.randn(60, 400, generator=draw)
@@ -415,9 +415,9 @@ def test_inner_products_are_taken_in_float64_where_float32_cannot_tell_them(monk
         rows = drive(
             request(DualRows(problem, Coordinates(features.double().mean(0), torch.ones(400).double()))), memory
         )
-        search = DualSolver(rows, tolerance=1e-8)
-        assert search.run(0, held=True)
-        assert search.closes[-1] <= 1e-8
+        solver = DualSolver(rows, tolerance=1e-8)
+        assert solver.run(0, held=True)
+        assert solver.estimated_gaps[-1] <= 1e-8
         run = partial(fit, features, labels, objective, tolerance=1e-6, max_passes=100)
         found, grams, _, _ = counted(monkeypatch, run)
         assert found.converged
@@ -425,71 +425,69 @@ def test_inner_products_are_taken_in_float64_where_float32_cannot_tell_them(monk
     assert 2 in taken
 
 
-def test_a_slope_whose_square_is_negative_by_rounding_is_no_end() -> None:
+def test_a_squared_gradient_norm_that_is_negative_by_rounding_does_not_stop() -> None:
     given = stated("binary")
-    seen, image = seen_at(given), given.rows.inner_products() @ seen_at(given).slope
-    assert seen.close(-image) == seen.close(image) > 0
+    current, image = dual_point_at(given), given.rows.gram_matrix() @ dual_point_at(given).dual_gradient
+    assert current.estimated_gap(-image) == current.estimated_gap(image) > 0
 
 
-def test_a_tolerance_out_of_reach_ends_as_near_as_it_comes() -> None:
-    features, labels = unlike(40, 300)
+def test_a_tolerance_out_of_reach_ends_at_rounding() -> None:
+    features, labels = nearly_orthogonal(40, 300)
     found = fit(features, labels, Objective("bce", l2=0.01), tolerance=1e-300, max_passes=30)
     assert found.bound.gap <= 1e-12 * found.bound.value
 
 
 def counting(monkeypatch: pytest.MonkeyPatch, name: str) -> list[DualSolver]:
-    """Has a method of a search noted where it is called."""
+    """Records the solvers whose method of this name is called."""
     calls, method = [], getattr(DualSolver, name)
 
-    def counted(search: DualSolver, *arguments: Tensor) -> object:
-        calls.append(search)
-        return method(search, *arguments)
+    def counted(solver: DualSolver, *arguments: Tensor) -> object:
+        calls.append(solver)
+        return method(solver, *arguments)
 
     monkeypatch.setattr(DualSolver, name, counted)
     return calls
 
 
-def test_steps_that_come_no_nearer_end_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = counting(monkeypatch, "_go")
+def test_steps_without_progress_end_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = counting(monkeypatch, "_extend")
     draw = torch.Generator().manual_seed(0)
     features = 30 * torch.randn(60, 3, generator=draw) @ torch.randn(3, 400, generator=draw)
     memory = MemoryRows(features + 1e-3 * torch.randn(60, 400, generator=draw), torch.arange(60) % 2)
     problem = problem_of(memory, Objective("bce", l2=1e-2), dtype=torch.float32)
     rows = drive(request(DualRows(problem, Coordinates(torch.zeros(400).double(), torch.ones(400).double()))), memory)
-    search = DualSolver(rows, 0.0)
-    search.gram = rows.inner_products()  # in float32, which does not tell the last digits
-    assert not search._together()
-    assert row_space.PATIENCE <= len(steps) < row_space.STEPS / 2
+    solver = DualSolver(rows, 0.0)
+    solver.gram = rows.gram_matrix()  # in float32, without the last digits
+    assert not solver._use_gram()
+    assert row_space.MAX_STALLED_DUAL_STEPS <= len(steps) < row_space.MAX_DUAL_NEWTON_STEPS / 2
 
 
-def test_newtons_steps_go_on_from_where_others_came_near(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun = counting(monkeypatch, "_begin")
-    features, labels = unlike(40, 300)
+def test_newton_steps_continue_from_a_useful_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = counting(monkeypatch, "_start_at_zero")
+    features, labels = nearly_orthogonal(40, 300)
     memory = MemoryRows(features.double(), labels)
     problem = problem_of(memory, Objective("bce", l2=1e-4))
     rows = drive(request(DualRows(problem, Coordinates(memory.features.mean(0), torch.ones(300).double()))), memory)
-    search = DualSolver(rows, 0.0)
-    assert search.run(0, held=True)
+    solver = DualSolver(rows, 0.0)
+    assert solver.run(0, held=True)
     assert len(begun) == 1
-    closes = search.closes
-    assert [last for last, close in pairwise(closes) if last == close]  # where they took over
+    gaps = solver.estimated_gaps
+    assert [last for last, gap in pairwise(gaps) if last == gap]  # the stages meet at one point
 
 
 def test_rows_that_do_not_come_are_not_counted() -> None:
-    features, labels = unlike(60, 300)
-    memory = MemoryRows(features, labels)
-    memory.block_rows = 20
-    problem = problem_of(memory, Objective("bce", l2=0.01))
+    features, labels = nearly_orthogonal(60, 300)
+    problem = problem_of(MemoryRows(features, labels), Objective("bce", l2=0.01))
     state = SolverState(problem, problem.zeros())
-    for question in exact.EXACT["newton"](state):
-        gather(lambda mixed: list(memory(mixed))[:2], question)
+    for requested in exact.EXACT["newton"](state):
+        run_pass(MemoryRows(features[:40], labels[:40]), requested)
     part = fit(features[:40], labels[:40], Objective("bce", l2=0.01 * 60 / 40), tolerance=1e-10)  # the mean is over 60
     torch.testing.assert_close(state.solution[:, :-1], part.coef, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("near", [False, True])
 def test_a_start_elsewhere_leads_to_the_same_optimum(near: bool) -> None:
-    features, labels = alike(100, 600)
+    features, labels = correlated(100, 600)
     objective = Objective("bce", l2=0.01)
     memory = MemoryRows(features, labels)
     problem = problem_of(memory, objective)
@@ -497,15 +495,15 @@ def test_a_start_elsewhere_leads_to_the_same_optimum(near: bool) -> None:
     point = torch.cat([best.coef, best.intercept.unsqueeze(1)], dim=1) * (0.99 if near else -3)
     state, passes = SolverState(problem, point, tolerance=1e-8), 0
     for question in exact.EXACT["newton"](state):
-        gather(memory, question)
+        run_pass(memory, question)
         passes += 1
     assert state.converged
     assert passes < 10
     torch.testing.assert_close(state.solution[:, :-1], best.coef, rtol=1e-3, atol=1e-6)
 
 
-def test_a_matrix_that_is_not_finite_has_no_root() -> None:
+def test_a_matrix_that_is_not_finite_has_no_cholesky_factor() -> None:
     with pytest.raises(DivergedError, match="not finite"):
-        root_of(torch.full((3, 3), math.nan).double())
-    zero = root_of(torch.zeros(3, 3).double())
+        cholesky_with_ridge(torch.full((3, 3), math.nan).double())
+    zero = cholesky_with_ridge(torch.zeros(3, 3).double())
     assert zero.isfinite().all()

@@ -1,19 +1,22 @@
-"""Whether a fit without a penalty has a finite optimum, and whom to blame if it has none.
+"""Decides whether an unpenalized fit has a finite optimum, and names the columns and classes that prevent one.
 
-Maximum likelihood has a finite estimate if and only if the classes overlap (Albert and Anderson 1984,
-Biometrika 71:1).  Otherwise some direction of the coefficients hurts no row and helps one, and the loss falls
-for ever along it.  With one output, take z = (1, x) for rows of class 1 and z = -(1, x) for the others: a direction
-d separates if z'd >= 0 for all rows and > 0 for some.  With softmax it is (d_y - d_k)'(1, x) that counts, for all
-rows and all classes k but the row's own, y.  Separation is complete if it is > 0 for all.
+The maximum-likelihood estimate is finite if and only if the classes overlap (Albert and Anderson 1984).  Otherwise a
+direction of the coefficients exists along which no row's loss rises and some row's loss falls for ever.  With one
+output let z = (1, x) for rows of class 1 and z = -(1, x) for the others: a direction d separates if z'd >= 0 for all
+rows and z'd > 0 for some.  With a softmax the condition is on (d_y - d_k)'(1, x), for each row, its class y and every
+other class k.  The separation is complete if all these inequalities are strict, and quasi-complete if only some are.
 
-R's detectseparation decides by a linear program (Konis 2007, thesis, Oxford).  Here the sum of max(0, 1 - z'b)^2 is
-minimized, by Newton's method, which ends after finitely many steps (Keerthi and DeCoste 2005, JMLR 6), far sooner.
-Either it falls to 0, and b tells all rows.  Or rows A with residuals r > 0 are left, and sum r z = 0 over them; then
-any d that separates has sum r z'd = 0 with no term below 0, so that A lies on its boundary.  Hence d is sought among
-what is orthogonal to A, until all rows that are not orthogonal to that are told, or nothing is left.  This needs
-some rows only: first a sample, then those that it gets wrong.
+A linear program decides this (Konis 2007, as R's detectseparation does).  Here the squared hinge loss is minimized, by
+Newton's method in finitely many steps, which is faster (`logreg.optimality.separation.hinge`).  A linear program names
+the columns afterwards (`logreg.optimality.separation.inequalities`).
 
-A linear program names the columns: the direction of the largest margin whose slopes sum to 1 in absolute value.
+References:
+    Albert and Anderson (1984), On the existence of maximum likelihood estimates in logistic regression models,
+    Biometrika 71.
+    Konis (2007), Linear programming algorithms for detecting separated data in binary logistic regression models,
+    thesis, University of Oxford.
+    Keerthi and DeCoste (2005), A modified finite Newton method for fast solution of large scale linear SVMs, Journal
+    of Machine Learning Research 6.
 """
 
 from __future__ import annotations
@@ -28,202 +31,226 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.errors import name_list
 from logreg.losses import LOSSES
+from logreg.optimality.certificate import MAX_NAMED
 from logreg.optimality.separation.inequalities import Inequalities
-from logreg.optimality.separation.rows import FAINT, Kind, SeparationRows, TooMuchWork
-
-MOST_NAMES = 3
-"""Columns and classes named in a sentence; the rest is counted."""
+from logreg.optimality.separation.rows import NEGLIGIBLE_SLOPE, Features, Kind, SeparationRows, TooMuchWork
 
 
 @dataclass(frozen=True)
 class Separation:
-    """What keeps an unpenalized fit from a finite optimum."""
+    """The separation of the classes of a data set, which keeps an unpenalized fit from a finite optimum."""
 
     kind: Kind
-    """"none": a finite optimum exists.  "complete": the loss can fall to 0, since every row can be told.
-    "quasi-complete": some rows can be told.  "unknown": too much work to decide.
-    When more than that would be too much work, "quasi-complete" means "at least some rows"."""
+    """"none": a finite optimum exists.  "complete": a direction separates every row, and the loss can fall to 0.
+    "quasi-complete": a direction separates some rows; where more was too much work to decide, at least some rows.
+    "unknown": too much work to decide."""
     columns: tuple[int, ...] = ()
-    """Features whose coefficients grow without bound in a direction that tells all the rows that can be told,
-    the largest coefficient (per standard deviation) first.  The direction is a sparse one: of all whose
-    coefficients sum to 1 in absolute value, the one of the largest margin.  Where single columns tell every
-    row, they are named, the widest gap first; where the sparse one is too much work, any direction."""
+    """Features whose coefficients grow without bound along a direction that separates all rows that can be separated,
+    the largest coefficient (per standard deviation) first.  The direction is sparse: of all directions whose slopes
+    sum to 1 in absolute value it has the largest margin.  Where single columns separate every row, the columns are
+    these, the widest gap first.  Where the sparse direction is too much work, it is any separating direction."""
     classes: tuple[int, ...] = ()
-    """Classes that can be told, wholly or in part, from the others together; of two, the second.  Softmax can have
-    a separation where no class can be told alone: then the classes whose coefficients grow."""
+    """Classes that can be separated, wholly or in part, from the others together; of two classes the second.  A softmax
+    can have a separation where no class can be separated from the others together: then the classes whose
+    coefficients grow."""
 
     def in_words(self, feature_names: Sequence[str], class_names: Sequence[str], leak: str = "") -> str:
-        """One sentence, with what to do.
+        """The separation in one sentence, with what to do.
 
         Args:
-            feature_names: Of all features, or none.
-            class_names: Of all classes.
-            leak: What leaves out the columns that may be the target under another name, where there are such.
+            feature_names: The names of all features, or empty.
+            class_names: The names of all classes.
+            leak: How to leave out columns that may be the target under another name; empty where there are none.
 
         Example:
             >>> Separation("complete", (0,), (1,)).in_words(["hours"], ["failed", "passed"])
-            "no finite optimum: 'hours' tells 'passed' from 'failed' without an error, so coefficients grow without \
-bound; set a penalty, such as l2=1e-3"
+            "no finite optimum: 'hours' separates 'passed' from 'failed' perfectly (complete separation), so \
+coefficients grow without bound; set a penalty, such as l2=1e-3"
         """
         if self.kind == "none":
             return "a finite optimum exists: the classes overlap"
         if self.kind == "unknown":
             return (
-                "whether a finite optimum exists was too much work to find out; a penalty, such as l2=1e-3, makes sure"
+                "whether a finite optimum exists is unknown, since the search for separation was too much work; a "
+                "penalty, such as l2=1e-3, ensures one"
             )
-        told = _listed([f"'{class_names[place]}'" for place in self.classes], "class", "classes")
+        classes = [f"'{class_names[place]}'" for place in self.classes]
+        separated = name_list(classes, MAX_NAMED, ("class", "classes"), last=" and ")
         if len(class_names) == 2:
-            told += f" from '{class_names[0]}'"
+            separated += f" from '{class_names[0]}'"
         elif len(self.classes) < len(class_names):
-            told += " from the rest"
+            separated += " from the rest"
         else:
-            told = f"all {len(class_names)} classes"
+            separated = f"all {len(class_names)} classes"
         names = [f"'{feature_names[place]}'" if feature_names else f"feature {place}" for place in self.columns]
-        who = _listed(names, "column", "columns") if names else "the intercept alone"
-        if not feature_names and len(names) > MOST_NAMES:  # numbers of pixels say nothing
-            who = f"{len(names):,} features"
-        some = "" if self.kind == "complete" or not names else "some rows of "
+        columns = name_list(names, MAX_NAMED, ("column", "columns"), last=" and ") if names else "the intercept alone"
+        if not feature_names and len(names) > MAX_NAMED:  # positions of pixels are of no use to a reader
+            columns = f"{len(names):,} features"
+        if self.kind == "complete":
+            extent = " perfectly (complete separation)"
+        else:
+            extent = f"{' in some rows' if names else ''} (quasi-complete separation)"
         advice = "set a penalty, such as l2=1e-3"
         if leak:
             advice = f"may be the target under another name: {leak}; if not, {advice}"
         return (
-            f"no finite optimum: {who} {'tell' if len(names) > 1 else 'tells'} {some}{told} without an error, "
+            f"no finite optimum: {columns} {'separate' if len(names) > 1 else 'separates'} {separated}{extent}, "
             f"so coefficients grow without bound; {advice}"
         )
 
 
-def _listed(names: Sequence[str], one: str, many: str) -> str:
-    """a, b and c; a, b, c and 4 more columns."""
-    shown, left = names[:MOST_NAMES], len(names) - MOST_NAMES
-    if left > 0:
-        return f"{', '.join(shown)} and {left:,} more {one if left == 1 else many}"
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
-
-
 def find_separation(
-    features: Tensor,
+    features: Features,
     labels: Tensor,
     num_classes: int,
     loss: str,
     sample_weight: Tensor | None = None,
     seconds: float = 5.0,
 ) -> Separation:
-    """Tells whether a model with intercept has a finite optimum on these rows when nothing is penalized.
+    """Decides whether an unpenalized model with intercept has a finite optimum on these rows.
 
-    Units, constant, repeated and dependent columns make no difference.  Data are taken at their word, down to 1e-9
-    of a standard deviation: rows that overlap by so little overlap, and the optimum is very far out.
+    Units, constant, repeated and dependent columns make no difference.  Features count as exact down to 1e-9 of a
+    standard deviation: rows that overlap by so little do overlap, and the optimum is then very far out.
 
     Args:
-        features: Shape (N, D), any type, finite.  No copy is made of them.
+        features: Shape (N, D), any type, finite.  They are not copied.
         labels: Shape (N,), integers in [0, C).
         num_classes: C >= 2.
-        loss: With more than two classes, "bce" fits one output to each class against the rest.
+        loss: The name of the loss.  With more than two classes, "bce" fits one output to each class against the rest.
         sample_weight: Shape (N,), >= 0; rows of weight 0 do not count, other weights make no difference.
-        seconds: About how long to try, of processor time.
+        seconds: The processor time of the search, about.
 
     Returns:
-        The kind, the columns and the classes.
+        The kind of separation, the columns and the classes.
     """
     rows = SeparationRows(features, labels, num_classes, sample_weight, time.process_time() + seconds)
     if num_classes == 2:
-        return _softmax(rows, torch.tensor([1, 0]))  # its one output tells class 1
+        return _softmax(rows, torch.tensor([1, 0]))  # the one output is for class 1
     group = torch.arange(num_classes)
     if LOSSES[loss].couples_outputs:
         return _softmax(rows, group)
-    alone = [told_apart(rows, (group == own).long()) for own in range(num_classes)]
-    return _named(alone, group, _kind_of(alone))
+    alone = [separate_groups(rows, (group == own).long()) for own in range(num_classes)]
+    return _summarize(alone, group, _kind_of(alone))
 
 
-class _Verdict(NamedTuple):
-    """What is known of two sides."""
+class _GroupSeparation(NamedTuple):
+    """The separation of two groups of classes."""
 
     kind: Kind
-    told: Tensor
-    """Whether a row lies strictly on its side, shape (N,)."""
-    weigh: Callable[[], Tensor]
-    """Finds how much each column matters, shape (D,), >= 0."""
+    separated: Tensor
+    """Whether a row lies strictly on the side of its group, shape (n,)."""
+    column_sizes: Callable[[], Tensor]
+    """Computes how much each column contributes, shape (D,), >= 0."""
 
 
 def _largest_first(weight: Tensor) -> tuple[int, ...]:
+    """The positions of the weights (D,) that are not negligible, in descending order."""
     order = weight.argsort(descending=True, stable=True).tolist()
-    return tuple(place for place in order if weight[place] > FAINT * weight.max())
+    return tuple(place for place in order if weight[place] > NEGLIGIBLE_SLOPE * weight.max())
 
 
-def told_apart(rows: SeparationRows, group: Tensor) -> _Verdict:
-    """Whether classes of group 1 can be told from those of group 0; ``group`` has shape (C,), -1: not in play."""
+def separate_groups(rows: SeparationRows, group: Tensor) -> _GroupSeparation:
+    """Decides whether the classes of group 1 can be separated from those of group 0.
+
+    Where that is too much work only single columns are looked at.
+
+    Args:
+        rows: All rows.
+        group: The group of each class, shape (C,); -1 for classes that are left out.
+    """
     side = group[rows.labels]
     nobody, everybody = torch.zeros_like(side, dtype=torch.bool), side >= 0
     nothing = torch.zeros(rows.width - 1, dtype=torch.float64)
     if not (bool((side == 0).any()) and bool((side == 1).any())):
-        return _Verdict("complete", everybody, lambda: nothing)
+        return _GroupSeparation("complete", everybody, lambda: nothing)
     kind: Kind = "unknown"
-    problem = Inequalities(rows, group)
+    inequalities = Inequalities(rows, group)
     with contextlib.suppress(TooMuchWork):
-        kind, direction, told = problem.solve(problem.pairs())
+        kind, direction, separated = inequalities.solve(inequalities.pairs())
     if kind == "none":
-        return _Verdict("none", nobody, lambda: nothing)
-    low, high = ([extreme[group == own] for own in (0, 1)] for extreme in rows.survey[1:])
+        return _GroupSeparation("none", nobody, lambda: nothing)
+    low, high = ([extreme[group == own] for own in (0, 1)] for extreme in rows.column_ranges[1:])
     gap = torch.maximum(low[1].amin(0) - high[0].amax(0), low[0].amin(0) - high[1].amax(0))
     if bool((gap > 0).any()):
-        return _Verdict("complete", everybody, lambda: gap.clamp_min(0))
+        return _GroupSeparation("complete", everybody, lambda: gap.clamp_min(0))
     if kind == "unknown":
         alone = (gap == 0) & (torch.cat(high).amax(0) > torch.cat(low).amin(0))
-        return _Verdict("quasi-complete" if bool(alone.any()) else "unknown", nobody, alone.double)
-    told_rows = nobody.index_copy(0, problem.places, told[:, 0])
-    return _Verdict(kind, told_rows, lambda: problem.size(direction, problem.pairs(), told).amax(0))
+        return _GroupSeparation("quasi-complete" if bool(alone.any()) else "unknown", nobody, alone.double)
+    separated_rows = nobody.index_copy(0, inequalities.places, separated[:, 0])
+    return _GroupSeparation(
+        kind, separated_rows, lambda: inequalities.size(direction, inequalities.pairs(), separated).amax(0)
+    )
 
 
-def _kind_of(verdicts: Sequence[_Verdict]) -> Kind:
-    """Of a model with these outputs."""
-    kinds = {verdict.kind for verdict in verdicts}
+def _kind_of(outputs: Sequence[_GroupSeparation]) -> Kind:
+    """The kind of separation of a model with these outputs."""
+    kinds = {output.kind for output in outputs}
     if kinds <= {"none", "unknown"}:
         return "unknown" if "unknown" in kinds else "none"
     return "complete" if kinds == {"complete"} else "quasi-complete"
 
 
-def _named(verdicts: Sequence[_Verdict], group: Tensor, kind: Kind) -> Separation:
-    """Of one output for each group of classes; ``group``, of shape (C,), numbers them."""
-    found = [own for own, verdict in enumerate(verdicts) if verdict.kind in ("complete", "quasi-complete")]
+def _summarize(outputs: Sequence[_GroupSeparation], group: Tensor, kind: Kind) -> Separation:
+    """The separation of a model, with its columns and classes.
+
+    Args:
+        outputs: One for each group of classes, against the rest.
+        group: The group of each class, shape (C,).
+        kind: The kind of separation of the model.
+    """
+    found = [own for own, output in enumerate(outputs) if output.kind in ("complete", "quasi-complete")]
     if not found:
         return Separation(kind)
-    weights = [verdicts[own].weigh() for own in found]
+    weights = [outputs[own].column_sizes() for own in found]
     columns = _largest_first(torch.stack([weight / weight.max().clamp_min(1e-300) for weight in weights]).sum(0))
-    told = torch.isin(group, torch.tensor(found)) | ((kind == "complete") & (len(verdicts) > 1))
-    return Separation(kind, columns, tuple(told.nonzero().flatten().tolist()))
+    classes = torch.isin(group, torch.tensor(found)) | ((kind == "complete") & (len(outputs) > 1))
+    return Separation(kind, columns, tuple(classes.nonzero().flatten().tolist()))
 
 
 def _softmax(rows: SeparationRows, group: Tensor) -> Separation:
-    """Of G groups of classes; ``group``, of shape (C,), numbers them."""
+    """The separation of a softmax over groups of classes.
+
+    Each group against the rest comes first, which is cheap; the inequalities of all groups together decide the rest.
+
+    Args:
+        rows: All rows.
+        group: The group of each class, shape (C,), in [0, G).
+    """
     groups = int(group.max()) + 1
-    alone = [told_apart(rows, (group == own).long()) for own in range(groups if groups > 2 else 1)]
+    alone = [separate_groups(rows, (group == own).long()) for own in range(groups if groups > 2 else 1)]
     kind = _kind_of(alone)
     if groups == 2 or kind == "complete":
-        return _named(alone, group, kind)
+        return _summarize(alone, group, kind)
     try:
         if kind != "quasi-complete":
             return _jointly(rows, group)
-        problem = Inequalities(rows, group)
-        told, own = torch.stack([one.told for one in alone], dim=1), group[rows.labels].unsqueeze(1)
-        left = ~(told | told.gather(1, own)).gather(1, problem.others)
-        if not bool(left.any()) or problem.solve(left)[0] == "complete":
+        inequalities = Inequalities(rows, group)
+        separated, own = torch.stack([one.separated for one in alone], dim=1), group[rows.labels].unsqueeze(1)
+        left = ~(separated | separated.gather(1, own)).gather(1, inequalities.others)
+        if not bool(left.any()) or inequalities.solve(left)[0] == "complete":
             kind = "complete"
     except TooMuchWork:
         kind = "quasi-complete" if kind == "quasi-complete" else "unknown"
-    return _named(alone, group, kind)
+    return _summarize(alone, group, kind)
 
 
 def _jointly(rows: SeparationRows, group: Tensor) -> Separation:
-    """Where no group can be told from the others together.
+    """The separation of a softmax where no group can be separated from the others together.
 
-    Two groups that overlap have the same coefficients in every direction that separates, up to what makes no
-    difference to their rows: they count as one group.
+    Two groups that overlap have the same coefficients in every direction that separates, up to a difference that is 0
+    on their rows: they count as one group.
+
+    Args:
+        rows: All rows.
+        group: The group of each class, shape (C,), in [0, G).
     """
     parts = [frozenset([own]) for own in range(int(group.max()) + 1)]
     groups, apart = len(parts), set[tuple[frozenset[int], ...]]()
     while (pair := next((pair for pair in combinations(parts, 2) if pair not in apart), None)) is not None:
-        problem = Inequalities(rows, _numbered(group, pair))
-        if problem.solve(problem.pairs())[0] == "none":
+        inequalities = Inequalities(rows, _numbered(group, pair))
+        if inequalities.solve(inequalities.pairs())[0] == "none":
             parts = [pair[0] | pair[1], *(part for part in parts if part not in pair)]
         else:
             apart.add(pair)
@@ -232,17 +259,17 @@ def _jointly(rows: SeparationRows, group: Tensor) -> Separation:
     if len(parts) < groups:
         result = _softmax(rows, _numbered(group, parts))
         return replace(result, kind="quasi-complete") if result.kind == "complete" else result
-    problem = Inequalities(rows, group)
-    kind, direction, told = problem.solve(problem.pairs())
+    inequalities = Inequalities(rows, group)
+    kind, direction, separated = inequalities.solve(inequalities.pairs())
     if kind == "none":
         return Separation("none")
-    size = problem.size(direction, problem.pairs(), told)
-    grown = (size.amax(1) > FAINT * size.max()) | (kind == "complete")
+    size = inequalities.size(direction, inequalities.pairs(), separated)
+    grown = (size.amax(1) > NEGLIGIBLE_SLOPE * size.max()) | (kind == "complete")
     return Separation(kind, _largest_first(size.amax(0)), tuple(grown[group].nonzero().flatten().tolist()))
 
 
 def _numbered(group: Tensor, parts: Iterable[Iterable[int]]) -> Tensor:
-    """The number of the part that each class is in, by its group; -1: in none."""
+    """The number of the part that the group of each class belongs to, shape (C,); -1 for groups in no part."""
     numbered = torch.full_like(group, -1)
     for number, part in enumerate(parts):
         numbered[torch.isin(group, torch.tensor(sorted(part)))] = number

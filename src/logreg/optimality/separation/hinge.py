@@ -1,4 +1,14 @@
-"""The squared hinge loss, minimized by Newton's method, which separates rows or says which cannot be."""
+"""The squared hinge loss sum_i max(0, 1 - z_i'b)^2 of signed rows z, minimized by a finite Newton method.
+
+The loss is piecewise quadratic: on the rows with z'b < 1 it is a least-squares problem, and a step goes to its solution
+with an exact line search.  If the minimum is 0, b separates the rows.  If it is positive, the rows A with residuals
+r = 1 - z'b > 0 satisfy sum_A r z = 0.  For any d with z'd >= 0 for all rows then sum_A r z'd = 0, a sum without a
+negative term, so that z'd = 0 for all rows of A: they lie on the boundary of every direction that separates.
+
+References:
+    Keerthi and DeCoste (2005), A modified finite Newton method for fast solution of large scale linear SVMs, Journal
+    of Machine Learning Research 6.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +17,46 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from logreg.optimality.separation.rows import TIE, TooMuchWork
+from logreg.optimality.separation.rows import BOUNDARY_COSINE, TooMuchWork
 
-DOUBLINGS, PROGRAMS = 1100, 1000
-"""Of the length of a step, all that float64 has; and linear programs, each with more rows than the one before."""
+MAX_HINGE_STEPS = 100
+"""Newton's steps at most; in exact arithmetic they end after fewer."""
+
+MAX_STEP_DOUBLINGS = 1100
+"""Doublings of a step's length at most: all that the exponents of float64 allow."""
+
+STEP_BISECTIONS = 10
+"""Bisections of a step's length: the line search need not be exact to the last digit."""
+
+MARGIN_ROUNDING = 1e-9
+"""Rounding of a margin z'b near 1, at least."""
+
+MIN_CHOLESKY_PIVOT = 1e-6
+"""Smallest pivot of a Cholesky factorization, relative to the largest diagonal entry, for it to be accurate."""
 
 
-def least_hinge(
+def minimize_squared_hinge(
     signed: Tensor, seconds_left: Callable[[], float], start: Tensor | None = None
 ) -> tuple[Tensor | None, Tensor]:
-    """Minimizes the sum of max(0, 1 - z'b)^2 over rows z, of shape (n, p), from b = ``start`` on.
+    """Minimizes sum max(0, 1 - z'b)^2 over rows z until it is known whether the minimum is 0.
+
+    Args:
+        signed: The rows z, shape (n, p).
+        seconds_left: Raises `TooMuchWork` once the time is over.
+        start: The first b, shape (p,); zero where ``None``.
 
     Returns:
-        b if all z'b > 1/2, which is enough, or ``None``; and then a mask of the rows with z'b < 1, which lie on the
-        boundary of every direction that separates.
+        b if all z'b > 1/2, which separates the rows, or ``None``; and a mask of the rows with z'b < 1, which, in the
+        case of ``None``, lie on the boundary of every direction that separates.
 
     Raises:
-        TooMuchWork: Neither is certain.
+        TooMuchWork: Neither is certain within the steps or the time.
     """
     coef = signed.new_zeros(signed.shape[1]) if start is None else start
-    noise = 1e-9
-    for _ in range(100):
+    noise = MARGIN_ROUNDING
+    for _ in range(MAX_HINGE_STEPS):
         margins = signed @ coef
-        left = margins < 1 - noise  # rounding leaves rows just there
+        left = margins < 1 - noise
         if bool((margins > 0.5).all()):
             return coef, left
         seconds_left()
@@ -40,40 +67,54 @@ def least_hinge(
         if decrement + rounding < float(residuals.min()) / 2:
             return None, left
         noise = max(noise, rounding)
-        change = signed @ step
-        low, high = 0.0, 1.0
-        if bool(((margins + change < 1) != left).any()):  # else the minimum is at 1
-            for _ in range(DOUBLINGS):
-                if not float((1 - margins - high * change).clamp_min(0) @ change) > 0:
-                    break
-                low, high = high, 2 * high
-            for _ in range(10):
-                middle = (low + high) / 2
-                if float((1 - margins - middle * change).clamp_min(0) @ change) > 0:
-                    low = middle
-                else:
-                    high = middle
-        coef = coef + high * step
+        coef = coef + _step_length(margins, signed @ step, left) * step
     raise TooMuchWork
 
 
+def _step_length(margins: Tensor, change: Tensor, left: Tensor) -> float:
+    """The length of a step at which the loss is least along it, by bisection of its derivative.
+
+    Args:
+        margins: z'b before the step, (n,).
+        change: The change of the margins by a step of length 1, (n,).
+        left: The mask of the rows whose least-squares problem the step solves.
+    """
+    low, high = 0.0, 1.0
+    if not bool(((margins + change < 1) != left).any()):
+        return high  # the same rows have residuals there: the least-squares solution is the minimum
+    for _ in range(MAX_STEP_DOUBLINGS):
+        if not float((1 - margins - high * change).clamp_min(0) @ change) > 0:
+            break
+        low, high = high, 2 * high
+    for _ in range(STEP_BISECTIONS):
+        middle = (low + high) / 2
+        if float((1 - margins - middle * change).clamp_min(0) @ change) > 0:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 def _least_squares(rows: Tensor, targets: Tensor) -> tuple[Tensor, float, float]:
-    """The b of the least |rows @ b - targets|; |rows @ b|, and its error from rounding."""
+    """The b that minimizes |rows @ b - targets|, of least norm; the norm |rows @ b|; and the rounding error of that.
+
+    The normal equations serve where they are well conditioned, and a singular value decomposition else.
+    """
     rounding = 10 * torch.finfo(rows.dtype).eps * float(targets.norm())
     gram, right = rows.T @ rows, rows.T @ targets
     root, failed = torch.linalg.cholesky_ex(gram)
-    if not failed and bool((root.diagonal().square() > 1e-6 * gram.diagonal().max()).all()):
+    if not failed and bool((root.diagonal().square() > MIN_CHOLESKY_PIVOT * gram.diagonal().max()).all()):
         best = torch.cholesky_solve(right.unsqueeze(1), root).squeeze(1)
         return best, float(right @ best) ** 0.5, 1e3 * rounding
-    best, (values, axes) = torch.zeros_like(right), axes_of(rows)
-    for _ in range(2):  # the second time corrects the rounding of the first
+    best, (values, axes) = torch.zeros_like(right), row_space_axes(rows)
+    for _ in range(2):  # the second time is a step of iterative refinement
         best = best + axes.T @ (axes @ (rows.T @ (targets - rows @ best)) / values.square())
     return best, float((rows @ best).norm()), float(values[0] / values[-1]) * rounding
 
 
-def axes_of(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values that are not 0, shape (rank,), and their axes, (rank, p)."""
+def row_space_axes(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values above rounding, shape (rank,), and the right singular vectors of them, (rank, p)."""
     square = torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows
     _, values, axes = torch.linalg.svd(square, full_matrices=False)
-    rank = int((values > TIE * values[0]).sum())
+    rank = int((values > BOUNDARY_COSINE * values[0]).sum())
     return values[:rank], axes[:rank]

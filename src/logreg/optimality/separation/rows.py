@@ -1,85 +1,121 @@
-"""Rows as a search for separation sees them: signed, scaled, a block at a time."""
+"""The rows of a search for separation: read in float64, in blocks, with standardized columns; and its limits."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 Kind = Literal["none", "quasi-complete", "complete", "unknown"]
+"""The kind of separation, in the terms of Albert and Anderson (1984); "unknown" where it was not decided."""
 
-TIE = 1e-11
-"""A row this near to the boundary lies on it: the cosine of the angle between row and direction."""
+BOUNDARY_COSINE = 1e-11
+"""Cosine of the angle between a row and a direction up to which the row lies on the boundary: rounding of float64."""
 
-FINE = 1e-9
-"""A row this nearly orthogonal to all directions is orthogonal to them."""
+ORTHOGONAL_COSINE = 1e-9
+"""Length of a row's projection on a subspace, relative to the row, up to which the row is orthogonal to it.
 
-BLOCK = 2**20
-"""Numbers looked at at once."""
+It is larger than `BOUNDARY_COSINE`, since the basis of the subspace has rounding errors of its own.
+"""
 
+BLOCK_NUMEL = 2**20
+"""Numbers of a block: 8 MB in float64."""
 
-FAINT = 1e-7
-"""A coefficient below this share of the largest one is 0."""
+NEGLIGIBLE_SLOPE = 1e-7
+"""Coefficient of a separating direction, relative to its largest, that counts as 0."""
 
-LARGEST, LARGEST_PROGRAM, MOST_NUMBERS = 2000, 300, 10**8
-"""Coefficients beyond which Newton's method and the linear program take too long; numbers that fill the memory."""
+MAX_HINGE_COEFFICIENTS = 2000
+"""Coefficients up to which the squared hinge loss is minimized: one step takes p^3 operations."""
+
+MAX_PROGRAM_COEFFICIENTS = 300
+"""Coefficients up to which the linear program is solved, which takes longer than the squared hinge loss."""
+
+MAX_NUMEL = 10**8
+"""Numbers of one matrix at most: 0.8 GB in float64."""
 
 
 class TooMuchWork(Exception):
-    """Not to be decided in the time or the size there is."""
+    """Separation cannot be decided within the limits of time, size or rounding."""
 
 
 class Scaling(NamedTuple):
-    """How columns are made alike, shape (D,) each."""
+    """Standardization of the columns, shape (D,) each."""
 
     shift: Tensor
-    """A value of the column: so dummies stay 0 and 1, and subtracting it rounds once."""
+    """A value of the column, so that the levels of a dummy stay exact and a subtraction rounds once."""
     scale: Tensor
     """The standard deviation; 1 where a column is constant."""
 
 
+class Features(Protocol):
+    """Random access to the features of N rows: a tensor, or a reader that holds no more than it must."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(N, D)."""
+
+    def __getitem__(self, places: Tensor | slice, /) -> Tensor:
+        """The features of these rows, shape (n, D), any type."""
+
+
 class SeparationRows:
-    """The rows that count, read in float64 and in blocks."""
+    """The rows of positive weight, read in float64 and in blocks.
+
+    Attributes:
+        features: Shape (N, D), all rows, as they were given.
+        labels: Shape (n,), of the rows of positive weight.
+        num_classes: C.
+        width: 1 + D.
+    """
 
     def __init__(
-        self, features: Tensor, labels: Tensor, num_classes: int, sample_weight: Tensor | None, deadline: float
+        self, features: Features, labels: Tensor, num_classes: int, sample_weight: Tensor | None, deadline: float
     ) -> None:
+        """``deadline`` is the `time.process_time` at which the search ends; other arguments as of `find_separation`."""
         self.features, self.num_classes, self.deadline = features, num_classes, deadline
         self.width = 1 + features.shape[1]
-        self.kept: Tensor | None = None
+        self._positions: Tensor | None = None  # of the rows of positive weight, where some have none
         self.labels = labels.to("cpu", torch.int64)
         if sample_weight is not None and bool((sample_weight == 0).any()):
-            self.kept = sample_weight.nonzero().squeeze(1).cpu()
-            self.labels = self.labels[self.kept]
+            self._positions = sample_weight.nonzero().squeeze(1).cpu()
+            self.labels = self.labels[self._positions]
 
-    def raw(self, places: Tensor | slice) -> Tensor:
+    def in_float64(self, places: Tensor | slice) -> Tensor:
         """A copy of the features of these rows, shape (n, D), float64."""
-        if self.kept is not None:
-            places = self.kept[places]
+        if self._positions is not None:
+            places = self._positions[places]
         return self.features[places].to("cpu", torch.float64, copy=True)
 
     def blocks(self, places: Tensor, width: int = 0) -> Iterator[tuple[slice, Tensor]]:
-        """These rows block by block: where it lies among them, and its features; ``width``: numbers made of a row."""
+        """The features of these rows in blocks.
+
+        Args:
+            places: Positions of rows, shape (m,).
+            width: Numbers that the caller makes of each row, where they are more than its features.
+
+        Yields:
+            The part of ``places`` that a block has, and the features of the block.
+        """
         everyone = len(places) == len(self.labels)
-        step = max(1, BLOCK // max(width, self.width))
+        step = max(1, BLOCK_NUMEL // max(width, self.width))
         for start in range(0, len(places), step):
             part = slice(start, min(start + step, len(places)))
-            yield part, self.raw(part if everyone else places[part])
+            yield part, self.in_float64(part if everyone else places[part])
 
     @cached_property
     def scaling(self) -> Scaling:
-        """That of a sample, which is good enough to calculate with."""
-        values = self.raw(evenly(torch.arange(len(self.labels)), 1000))
+        """The standardization of a sample of 1000 rows, which is good enough for well-conditioned arithmetic."""
+        values = self.in_float64(evenly_spaced(torch.arange(len(self.labels)), 1000))
         scale = values.std(0, correction=0)
         return Scaling(values.median(0).values, scale.where(scale > 0, 1))
 
     @cached_property
-    def survey(self) -> tuple[Scaling, Tensor, Tensor]:
-        """All rows, looked at once: their scaling; the least and the largest of each column in each class, (C, D).
+    def column_ranges(self) -> tuple[Scaling, Tensor, Tensor]:
+        """The standardization of all rows, and the minimum and maximum of each column in each class, (C, D).
 
         The extremes are in standard deviations from the shift; inf and -inf where a class has no row.
         """
@@ -101,10 +137,10 @@ class SeparationRows:
         return Scaling(shift, scale), low / scale, high / scale
 
     def seconds_left(self) -> float:
-        """Of those there were.
+        """Seconds of processor time until the deadline.
 
         Raises:
-            TooMuchWork: There are none.
+            TooMuchWork: The deadline has passed.
         """
         left = self.deadline - time.process_time()
         if left <= 0:
@@ -112,7 +148,7 @@ class SeparationRows:
         return left
 
 
-def evenly(places: Tensor, number: int) -> Tensor:
-    """As many of these places, if there are, from first to last."""
+def evenly_spaced(places: Tensor, number: int) -> Tensor:
+    """``number`` of the places, or all where they are fewer, evenly spaced from the first to the last."""
     number = min(number, len(places))
     return places[torch.linspace(0, len(places) - 1, number, dtype=torch.float64).long()]

@@ -1,1 +1,1 @@
-"""Few rows of many features: the problem solved in the span of its rows."""
+"""The dual problem: few rows of many features, solved in the span of the rows (kernel logistic regression)."""

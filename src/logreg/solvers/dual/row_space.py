@@ -1,4 +1,35 @@
-"""Few rows of many features: the best coefficients are a combination of the rows, told by as many numbers."""
+"""Few rows of many features: the problem solved in the span of its rows, in N dimensions in place of D.
+
+With l2 alone the optimal coefficients of an output are a combination of the rows, coef = X' a, by the representer
+theorem: any part of the coefficients that is orthogonal to all rows changes no logit and only adds to the penalty.
+With the Gram matrix G = X X' the objective in the dual coefficients a is
+
+    f(a, b) = (1 / S) sum_i s_i loss_i((G a)_i + b) + (l2 / 2) a' G a
+
+Newton's step of the coefficients, with D = diag of the weighted second derivatives by the logits, is by the Woodbury
+identity a product with an inverse in N dimensions:
+
+    (l2 + X' D X)^-1 = (1 - X' A X) / l2,    A = (l2 D^-1 + X X')^-1
+
+The solver has three stages, from cheap to dear; each ends where the estimated gap is a fraction of the tolerance:
+
+1. Steps with the diagonal of G in place of G: `DualInverse` is then a division.  A step costs one product with the rows
+   and one with their transpose.  It is enough where rows are nearly orthogonal, as many rows of noise are.
+2. The Gram matrix, and such steps with it: no further product with the rows.
+3. Newton's steps with the Gram matrix, whose inverse is reused while the gap falls fast; the last one becomes the
+   optimizer's approximate inverse of the Hessian in all dimensions.
+
+After each step f is minimized over the span of all steps so far (`Span`), which makes poor steps harmless.
+
+Where the inverses of all outputs are too large to hold, another solver works on the rows of the Cholesky factor L of
+G = L L', which has the same logits and the same penalty in N dimensions.
+
+References:
+    Kimeldorf and Wahba (1971), Some results on Tchebycheffian spline functions: the representer theorem.
+    Rasmussen and Williams (2006), Gaussian processes for machine learning, sections 3.4 and 3.5: Newton's method in
+    the rows for one output and for a softmax.
+    Woodbury (1950), Inverting modified matrices.
+"""
 
 from __future__ import annotations
 
@@ -15,118 +46,156 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, part_rows, parts, row_weights
 from logreg.solvers.dual.span import (
-    Inverse,
+    DualInverse,
     Span,
-    best_for_gram_diagonal,
+    cholesky_with_ridge,
     inverse_of_gram,
     inverse_of_gram_diagonal,
-    root_of,
+    minimize_with_gram_diagonal,
 )
-from logreg.solvers.kernels import STRIP, add_lower_triangle, affine, sum_over_rows
-from logreg.solvers.passes.base import Pass, PassRequests, gather, request
+from logreg.solvers.kernels import TRIANGLE_STRIP_COLUMNS, add_lower_triangle, affine, sum_over_rows
+from logreg.solvers.passes.base import Pass, PassRequests, request, run_pass
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.state import SolverState
 
-WIDE = 4
-"""Features per row from which the problem is solved in the rows first."""
+MIN_FEATURES_PER_ROW = 4
+"""Features for each row from which the problem is solved in the span of its rows."""
 
-GRAM_BYTES = 8 * 2**20
-"""Size of the columns whose inner products are taken at once."""
+GRAM_BLOCK_BYTES = 8 * 2**20
+"""Size of the block of columns whose share of the Gram matrix is computed at once, in bytes.
 
-ROWS, ROWS_MORE = 40, 8
-"""So many rows, and so many more for each output, have inner products that take as long as a trial."""
+It holds all rows, so that products are large, and is no second copy of the data.
+"""
 
-LEAST, FIRST = 8, 3
-"""Trials that must cost less than inner products for these to be put off, and those made before one can tell."""
+GRAM_ROWS_PER_TRIAL = 40
+"""Cost model: the Gram matrix of N rows takes as long as N / (40 + 8 K) steps without it; this is the 40."""
 
-HELD, LITTLE = 0.6, 8e6
-"""Rows times outputs, per feature, up to which their curvature is held: it is about as large as the data then; and how
-many numbers it may have in any case."""
+GRAM_ROWS_PER_TRIAL_AND_OUTPUT = 8
+"""The 8 of the cost model N / (40 + 8 K) of the Gram matrix, for each of the K outputs."""
 
-APART, STEPS = 20, 60
-"""Steps at most with inner products: as if rows were apart, and Newton's."""
+MIN_TRIALS = 8
+"""Steps that must cost less than the Gram matrix for any to be tried before it."""
 
-NEAR = 1.0
-"""Relative gap from which Newton's steps go on."""
+MIN_PACE_STEPS = 3
+"""Steps that are made before their pace decides whether to go on without the Gram matrix."""
 
-SAFE, LAST = 0.3, 1e-15
-"""Of the tolerance, to end at: what is seen from the rows is about what a certificate will say; and the last digit."""
+MAX_INVERSE_DATA_RATIO = 0.6
+"""Numbers in the inverses of all outputs, K N^2, relative to those of the data, up to which the inverses are held.
 
-SLOWLY = 0.1
-"""Part of the gap that is left after a step, from which curvature is taken anew."""
+With the factors that belong to them they are then about as large as the data.
+"""
 
-PATIENCE, FALLS = 5, 0.99
-"""Steps in which the gap must fall to a half, or f to this part."""
+MIN_INVERSE_NUMEL = 8e6
+"""Numbers in the inverses of all outputs, K N^2, up to which they are held whatever the data: 64 MB in float64."""
 
-RIDGE = 1e-6
-"""What keeps inner products of repeated rows positive, relative to their size; later steps undo it."""
+MAX_DIAGONAL_STEPS = 20
+"""Steps with the inverse of the Gram matrix's diagonal, once the Gram matrix is there, at most."""
+
+MAX_DUAL_NEWTON_STEPS = 60
+"""Newton's steps with the Gram matrix, at most."""
+
+MAX_USEFUL_GAP = 1.0
+"""Estimated gap, relative to f, above which a point is not used: Newton's steps begin at zero again."""
+
+STOP_GAP_FRACTION = 0.3
+"""Fraction of the tolerance at which the estimated gap ends the solver: a certificate may be a little larger."""
+
+MIN_STOP_GAP = 1e-15
+"""Estimated relative gap that ends the solver whatever the tolerance: it is rounding of float64."""
+
+MAX_REUSE_CONTRACTION = 0.1
+"""Ratio of the gaps after and before a Newton step above which the inverse is computed anew."""
+
+MAX_STALLED_DUAL_STEPS = 5
+"""Newton's steps without progress after which the solver gives up.
+
+Progress is a gap half the smallest so far, or an f that falls to `PROGRESS_VALUE_RATIO` of itself.
+"""
+
+PROGRESS_VALUE_RATIO = 0.99
+"""Ratio of f after and before a step that counts as progress."""
+
+GRAM_RIDGE = 1e-6
+"""Ridge that is added to the Gram matrix before its Cholesky factorization, relative to its mean diagonal.
+
+It keeps the Gram matrix of repeated rows positive definite.  Later steps in all dimensions undo its effect.
+"""
 
 Solver = Callable[[SolverState, float], PassRequests[Any]]
-"""Newton's method, whole or, with a second argument > 0, roughly: what solves a smaller problem."""
+"""Newton's method, which solves a smaller problem.
+
+With a second argument > 0 it ends where the predicted decrease is below that number, relative to f, without a
+certificate.
+"""
 
 
 def is_wide(problem: Problem) -> bool:
-    """Whether there are so many more features than rows that the rows span all that matters cheaply."""
-    return problem.objective.l2 > 0 and not problem.objective.l1 and problem.num_features >= WIDE * problem.rows
+    """Whether there are so few rows, and l2 alone, that the problem is solved in the span of its rows."""
+    return (
+        problem.objective.l2 > 0
+        and not problem.objective.l1
+        and problem.num_features >= MIN_FEATURES_PER_ROW * problem.rows
+    )
 
 
 def solve_in_rows(state: SolverState, solve: Solver) -> PassRequests[None]:
-    """Moves the start to about the optimum, found in as many dimensions as there are rows.
+    """Moves the start to about the optimum, found in N dimensions.
 
-    With l2 alone the coefficients are a combination of the rows.  Its factors are looked for in the span of a few, one
-    more with each step.  Where rows differ from each other, their norms tell good ones; each then costs a product with
-    the rows, and one with their transpose.  Where rows are so alike that it would take many such trials, their inner
-    products are taken, which give Newton's steps; and that curvature serves what comes after, in all dimensions.
+    The state keeps its point where the dual solver comes no nearer than `MAX_USEFUL_GAP` and the point is not zero.
 
     Args:
-        state: Of the problem.
-        solve: What solves it in the rows where the curvature of so many outputs cannot be held.
+        state: Its point is updated; so are ``inverse`` and ``predicted_decrease`` where the Gram matrix was computed.
+        solve: Solves the problem over the rows of the Gram matrix's Cholesky factor, where inverses cannot be held.
     """
     problem = state.problem
-    held = problem.num_outputs * problem.rows <= max(HELD * problem.num_features, LITTLE / problem.rows)
-    trials = int(problem.rows / (ROWS + ROWS_MORE * problem.num_outputs))
-    if held or trials >= LEAST:
-        # Their mean would make rows alike; the intercept takes it.
+    held = problem.num_outputs * problem.rows <= max(
+        MAX_INVERSE_DATA_RATIO * problem.num_features, MIN_INVERSE_NUMEL / problem.rows
+    )
+    trials = int(problem.rows / (GRAM_ROWS_PER_TRIAL + GRAM_ROWS_PER_TRIAL_AND_OUTPUT * problem.num_outputs))
+    if held or trials >= MIN_TRIALS:
+        # Rows with their mean in common are not orthogonal; the intercept takes the mean.
         coordinates = Coordinates(state.coordinates.center, problem.model.scale)
         rows = yield from request(DualRows(problem, coordinates, state.coordinates.scale))
-        search = DualSolver(rows, state.tolerance)
-        near = rows.multiply and search.run(trials if trials >= LEAST else 0, held)
-        if near or (held and not state.point.any()):
-            factors, intercept = search.span.point
-            point = torch.cat([rows.combined(factors), intercept.unsqueeze(1)], dim=1)
+        solver = DualSolver(rows, state.tolerance)
+        is_near = rows.has_finite_products and solver.run(trials if trials >= MIN_TRIALS else 0, held)
+        if is_near or (held and not state.point.any()):
+            dual_coef, intercept = solver.span.point
+            point = torch.cat([rows.combined(dual_coef), intercept.unsqueeze(1)], dim=1)
             state.point = centered(problem, coordinates.to(state.coordinates, point))
-            if search.gram is not None:
-                state.near = search.closes[-1]
-                inverse = WoodburyInverse(search, state.coordinates)
+            if solver.gram is not None:
+                state.predicted_decrease = solver.estimated_gaps[-1]
+                inverse = WoodburyInverse(solver, state.coordinates)
                 state.inverse = LimitedMemoryInverse(inverse, problem, problem.penalties(state.coordinates)[0])
-        if near or held:
+        if is_near or held:
             return
-        del rows, search  # they may hold copies
+        del rows, solver  # frees their memory, since they may hold copies of the rows
     if not state.point.any():
-        yield from _solve_at_root(state, solve)
+        yield from _solve_at_cholesky_factor(state, solve)
 
 
 class DualRows(Pass["DualRows"]):
-    """All rows, kept as they are: each meets every other.
+    """All rows X, kept as they are, and products with them; a product with them is no pass.
 
-    What shows them must leave them as they are.  Products with them are not passes.
+    The row source must leave the tensors of its blocks unchanged.
     """
+
+    samples = ("_blocks",)
 
     def __init__(self, problem: Problem, coordinates: Coordinates, deviation: Tensor | None = None) -> None:
         super().__init__(problem, coordinates, deviation=deviation)
         self._blocks: list[Batch] = []
 
     def add(self, block: Batch) -> None:
-        """Keeps the rows; a copy where they are of another type, or their means too large to be taken off later."""
+        """Keeps the rows: a view, or a copy where their type differs or their mean is too large to subtract later."""
         features = block.features.to(self.dtype)
         if self._shift is not None:
             features = (features - self._shift[0]).mul_(self._shift[1])
         self._blocks.append(block._replace(features=features))
 
     def result(self) -> DualRows:
-        """Itself."""
+        """This pass itself."""
         return self
 
     @cached_property
@@ -136,15 +205,15 @@ class DualRows(Pass["DualRows"]):
 
     @cached_property
     def weights(self) -> Tensor:
-        """What each row weighs in the objective, shape (N, 1), float64."""
+        """The weight of each row in the objective, shape (N, 1), float64."""
         of_blocks = [row_weights(block, self.problem.class_weight, torch.float64) for block in self._blocks]
         ones = self.zeros(len(self.labels)).add_(1)
         weights = torch.cat([one for one in of_blocks if one is not None] or [ones])
         return (weights * self.problem.row_sum_scale).unsqueeze(1)
 
     @cached_property
-    def squares(self) -> Tensor:
-        """Of the rows' norms in the coordinates, (N, 1), float64."""
+    def squared_norms(self) -> Tensor:
+        """Squared norms of the rows in the coordinates, the diagonal of the Gram matrix, (N, 1), float64."""
         center, scale = self._fold
         origin, invert = (-center / scale).to(self.dtype), (1 / scale).to(self.dtype)
         norms = [
@@ -155,32 +224,31 @@ class DualRows(Pass["DualRows"]):
         return torch.cat(norms).double().square_().unsqueeze(1)
 
     @property
-    def multiply(self) -> bool:
-        """Whether products with them are finite."""
-        return float(self.squares.max()) < torch.finfo(self.dtype).max / len(self.labels)
+    def has_finite_products(self) -> bool:
+        """Whether products with the rows are finite."""
+        return float(self.squared_norms.max()) < torch.finfo(self.dtype).max / len(self.labels)
 
-    def combined(self, factors: Tensor) -> Tensor:
-        """The rows times factors (N, K), added up: coefficients (K, D) in the coordinates."""
+    def combined(self, dual_coef: Tensor) -> Tensor:
+        """Coefficients X' a, (K, D) in the coordinates, of dual coefficients a, (N, K)."""
         sums, of_blocks = (
-            self.zeros(factors.shape[1], self.problem.num_features),
-            factors.split([len(block.labels) for block in self._blocks]),
+            self.zeros(dual_coef.shape[1], self.problem.num_features),
+            dual_coef.split([len(block.labels) for block in self._blocks]),
         )
         for block, some in zip(self._blocks, of_blocks, strict=True):
             sums += sum_over_rows(some.to(self.dtype), block.features)
-        return self.moments(sums, factors.sum(0))[:, :-1]
+        return self.moments(sums, dual_coef.sum(0))[:, :-1]
 
     def logits(self, coef: Tensor) -> Tensor:
-        """By coefficients (K, D) in the coordinates and an intercept of 0: (N, K), float64."""
+        """Logits of coefficients (K, D) in the coordinates and an intercept of 0: (N, K), float64."""
         by = self.linear(torch.cat([coef, torch.zeros_like(coef[:, :1])], dim=1))
         return torch.cat([affine(block.features, *by) for block in self._blocks]).double()
 
-    def inner_products(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Of all rows with each other in the coordinates: (N, N), float64, as exact as sums in ``dtype`` are."""
-        # A few columns of all rows at a time, so that products are large and no second copy of the rows is needed.
+    def gram_matrix(self, dtype: torch.dtype | None = None) -> Tensor:
+        """X X' in the coordinates: (N, N), float64, from products in ``dtype``, the problem's own where ``None``."""
         dtype = dtype or self.dtype
         center, scale = self._fold
         rows, plain = len(self.labels), not bool((center != 0).any() | (scale != 1).any())
-        columns = max(1, GRAM_BYTES // (rows * dtype.itemsize))
+        columns = max(1, GRAM_BLOCK_BYTES // (rows * dtype.itemsize))
         gram = torch.zeros(rows, rows, dtype=dtype, device=center.device)
         ends = [0, *accumulate(len(block.labels) for block in self._blocks)]
         some = torch.empty(rows, columns, dtype=dtype, device=center.device)
@@ -193,8 +261,8 @@ class DualRows(Pass["DualRows"]):
                 some.sub_(center[which].to(dtype)).mul_((1 / scale[which]).to(dtype))
             add_lower_triangle(gram, some)
         gram = gram.double()
-        for first in range(0, rows, STRIP):  # above the diagonal what is below it
-            end = first + STRIP
+        for first in range(0, rows, TRIANGLE_STRIP_COLUMNS):  # copies the lower triangle to the upper one
+            end = first + TRIANGLE_STRIP_COLUMNS
             own = gram[first:end, first:end].tril()
             gram[first:end, first:end] = own + own.tril(-1).T
             gram[first:end, end:] = gram[end:, first:end].T
@@ -202,133 +270,160 @@ class DualRows(Pass["DualRows"]):
 
 
 class DualSolver:
-    """The way to the best factors of the rows.
+    """Minimizes f over the dual coefficients; see the stages of the module.
 
     Attributes:
-        rows: Whose factors they are.
-        span: Of the directions so far; at the best point of it.
-        seen: What is seen there.
-        gram: Inner products of the rows, (N, N), once taken.
-        closes: About the relative gap that a certificate would have said, after each step.
+        rows: The rows.
+        span: The span of the steps so far, at the best point within it.
+        current: The objective and its derivatives at that point.
+        gram: The Gram matrix, (N, N), once it was computed.
+        estimated_gaps: The estimated gap, relative to f, after each step; it begins with infinity.
     """
 
     def __init__(self, rows: DualRows, tolerance: float) -> None:
         self.rows = rows
         self.gram: Tensor | None = None
-        self._enough = max(SAFE * tolerance, LAST)
-        self._begin()
+        self._stop_gap = max(STOP_GAP_FRACTION * tolerance, MIN_STOP_GAP)
+        self._start_at_zero()
 
     def run(self, trials: int, held: bool) -> bool:
-        """Goes to the optimum, and says whether it is near.
+        """Goes to the optimum as far as the stages lead.
 
         Args:
-            trials: Steps at most before inner products are taken.
-            held: Whether curvature may be taken.
+            trials: Steps before the Gram matrix is computed, at most.
+            held: Whether the Gram matrix and inverses of its size may be computed.
+
+        Returns:
+            Whether the point reached is near the optimum.
         """
-        if self._apart(trials):
+        if self._use_gram_diagonal(trials):
             return True
         if held:
-            self.gram = self.rows.inner_products()
-            if not self._apart(APART) and not self._together() and self.rows.dtype != torch.float64:
-                self.gram = self.rows.inner_products(torch.float64)
-                self._begin()  # the logits along the span are by the products before
-                self._together()
-        return held and self.closes[-1] <= NEAR
-
-    def _begin(self) -> None:
-        self.span = Span(self.rows.problem, self.rows.labels, self.rows.weights)
-        self.seen, self.closes = self.span.minimize(), [math.inf]
-
-    def _apart(self, most: int) -> bool:
-        """Takes steps as if no row had anything in common with another, while at their pace ``most`` are enough."""
-        squares = self.rows.squares
-        for left in range(most, 0, -1):
-            if len(self.closes) == 1:
-                self._go(best_for_gram_diagonal(self.span, squares))
-            else:
-                self._go(self.seen.step(squares * self.seen.slope, inverse_of_gram_diagonal(squares, self.seen)))
-            self.closes.append(self.seen.close(self._image()))
-            last = self.closes[-1]
-            if last <= self._enough:
-                return True
-            if len(self.closes) > FIRST and (left - 1) * math.log(self.closes[-3] / last) / 2 < math.log(
-                last / self._enough
+            self.gram = self.rows.gram_matrix()
+            if (
+                not self._use_gram_diagonal(MAX_DIAGONAL_STEPS)
+                and not self._use_gram()
+                and self.rows.dtype != torch.float64
             ):
-                return False  # at the pace of the last two
-        return False
+                self.gram = self.rows.gram_matrix(torch.float64)
+                self._start_at_zero()  # the logits along the span came from the Gram matrix before
+                self._use_gram()
+        return held and self.estimated_gaps[-1] <= MAX_USEFUL_GAP
 
-    def _together(self) -> bool:
-        """Takes Newton's steps: from zero, if what was found is far away."""
-        assert self.gram is not None
-        if not self.closes[-1] <= NEAR:
-            self._begin()
-        inverse: Inverse | None = None
-        last, nearest, value, waited = math.inf, math.inf, math.inf, 0
-        for _ in range(STEPS):
-            image = self._image()
-            close = self.seen.close(image)
-            self.closes.append(close)
-            if close <= self._enough:
+    def _start_at_zero(self) -> None:
+        self.span = Span(self.rows.problem, self.rows.labels, self.rows.weights)
+        self.current, self.estimated_gaps = self.span.minimize(), [math.inf]
+
+    def _use_gram_diagonal(self, most: int) -> bool:
+        """Takes steps as if the rows were orthogonal to each other: with the inverse of the Gram matrix's diagonal.
+
+        The steps end early where their pace, that of the last two, does not reach the stopping gap in ``most`` steps.
+
+        Returns:
+            Whether the estimated gap is small enough to stop.
+        """
+        squares = self.rows.squared_norms
+        for left in range(most, 0, -1):
+            if len(self.estimated_gaps) == 1:
+                self._extend(minimize_with_gram_diagonal(self.span, squares))
+            else:
+                gradient = self.current.dual_gradient
+                inverse = inverse_of_gram_diagonal(squares, self.current)
+                self._extend(self.current.newton_step(squares * gradient, inverse))
+            self.estimated_gaps.append(self.current.estimated_gap(self._gradient_logits()))
+            last = self.estimated_gaps[-1]
+            if last <= self._stop_gap:
                 return True
-            waited = 0 if close <= nearest / 2 or self.seen.value <= FALLS * value else waited + 1
-            nearest, value = min(nearest, close), self.seen.value
-            if waited == PATIENCE:
-                break
-            if inverse is None or close > SLOWLY * last:
-                inverse = None  # frees its memory
-                inverse = inverse_of_gram(self.gram, self.seen)
-            last = close
-            self._go(self.seen.step(image, inverse))
+            if len(self.estimated_gaps) > MIN_PACE_STEPS and (left - 1) * math.log(
+                self.estimated_gaps[-3] / last
+            ) / 2 < math.log(last / self._stop_gap):
+                return False
         return False
 
-    def _image(self) -> Tensor:
-        """The logits by the slope, or about them where only the norms of the rows are known."""
-        return self.rows.squares * self.seen.slope if self.gram is None else self.gram @ self.seen.slope
+    def _use_gram(self) -> bool:
+        """Takes Newton's steps with the Gram matrix, from zero if the point so far is far from the optimum.
 
-    def _go(self, direction: Tensor) -> None:
-        direction = self.span.beyond(direction)
+        Returns:
+            Whether the estimated gap is small enough to stop.
+        """
+        assert self.gram is not None
+        if not self.estimated_gaps[-1] <= MAX_USEFUL_GAP:
+            self._start_at_zero()
+        inverse: DualInverse | None = None
+        last, nearest, value, stalled = math.inf, math.inf, math.inf, 0
+        for _ in range(MAX_DUAL_NEWTON_STEPS):
+            logits = self._gradient_logits()
+            gap = self.current.estimated_gap(logits)
+            self.estimated_gaps.append(gap)
+            if gap <= self._stop_gap:
+                return True
+            progresses = gap <= nearest / 2 or self.current.value <= PROGRESS_VALUE_RATIO * value
+            stalled = 0 if progresses else stalled + 1
+            nearest, value = min(nearest, gap), self.current.value
+            if stalled == MAX_STALLED_DUAL_STEPS:
+                break
+            if inverse is None or gap > MAX_REUSE_CONTRACTION * last:
+                inverse = None  # frees its memory
+                inverse = inverse_of_gram(self.gram, self.current)
+            last = gap
+            self._extend(self.current.newton_step(logits, inverse))
+        return False
+
+    def _gradient_logits(self) -> Tensor:
+        """The logits X X' g of the dual gradient g, (N, K); by the diagonal alone where there is no Gram matrix."""
+        gradient = self.current.dual_gradient
+        return self.rows.squared_norms * gradient if self.gram is None else self.gram @ gradient
+
+    def _extend(self, direction: Tensor) -> None:
+        """Adds a direction of the dual coefficients, (N, K), to the span, and minimizes f over the span."""
+        direction = self.span.orthogonal_part(direction)
         logits = self.rows.logits(self.rows.combined(direction)) if self.gram is None else self.gram @ direction
         self.span.add(direction, logits)
-        self.seen = self.span.minimize()
+        self.current = self.span.minimize()
 
 
 class WoodburyInverse:
-    """The inverse of the Hessian at the end of a search, by Woodbury's formula."""
+    """The inverse of the Hessian in all D dimensions, at the end of a dual solver, by the Woodbury identity."""
 
-    def __init__(self, search: DualSolver, coordinates: Coordinates) -> None:
-        """Works in any coordinates."""
-        assert search.gram is not None
-        self._rows, self._gram, self._seen, self._frame = search.rows, search.gram, search.seen, coordinates
+    def __init__(self, solver: DualSolver, coordinates: Coordinates) -> None:
+        """``coordinates`` are those of the gradients and steps."""
+        assert solver.gram is not None
+        self._rows, self._gram, self._current = solver.rows, solver.gram, solver.current
+        self._coordinates = coordinates
 
     @cached_property
-    def _inverse(self) -> Inverse:
-        return inverse_of_gram(self._gram, self._seen)
+    def _inverse(self) -> DualInverse:
+        return inverse_of_gram(self._gram, self._current)
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """The Newton step to be subtracted, (K, D + 1) as the gradient is."""
-        gradient = self._frame.gradient_to(self._rows.coordinates, gradient)
+        gradient = self._coordinates.gradient_to(self._rows.coordinates, gradient)
         coef, by_intercept = gradient[:, :-1], gradient[:, -1]
-        back, intercept = self._seen.taken_back(self._rows.logits(coef), by_intercept, self._inverse)
-        step = (coef - self._rows.combined(back)) / self._rows.problem.objective.l2
-        return self._rows.coordinates.to(self._frame, torch.cat([step, intercept.unsqueeze(1)], dim=1))
+        correction, intercept = self._current.woodbury_correction(self._rows.logits(coef), by_intercept, self._inverse)
+        step = (coef - self._rows.combined(correction)) / self._rows.problem.objective.l2
+        return self._rows.coordinates.to(self._coordinates, torch.cat([step, intercept.unsqueeze(1)], dim=1))
 
 
-def _solve_at_root(state: SolverState, solve: Solver) -> PassRequests[None]:
-    """If G = L L' are the inner products, the problem over the rows of L has the same logits and the same penalty."""
+def _solve_at_cholesky_factor(state: SolverState, solve: Solver) -> PassRequests[None]:
+    """Solves the problem whose rows are those of L, for the Gram matrix X X' = L L'.
+
+    Its coefficients u, (K, N), give the logits L u, and dual coefficients a with L' a = u give the same logits and the
+    same penalty.
+    """
     problem, model = state.problem, state.problem.model
     rows = yield from request(DualRows(problem, model, state.coordinates.scale))
-    if not rows.multiply:
+    if not rows.has_finite_products:
         return
-    gram = rows.inner_products()
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-    root = root_of(gram)
+    gram = rows.gram_matrix()
+    gram.diagonal().add_(GRAM_RIDGE * gram.diagonal().mean())
+    root = cholesky_with_ridge(gram)
     inside = replace(problem, model=Coordinates(torch.zeros_like(gram[0]), torch.ones_like(gram[0])), class_weight=())
     inner = SolverState(inside, inside.zeros(), state.tolerance)
     features = root.to(problem.dtype, memory_format=torch.contiguous_format)
     memory = MemoryRows(features, rows.labels, rows.weights[:, 0] / problem.row_sum_scale)
     for requested in solve(inner, 0.0):
-        gather(memory, requested)
+        run_pass(memory, requested)
     point = inner.solution
-    factors = torch.linalg.solve_triangular(root, point[:, :-1], upper=False, left=False).T
-    point = torch.cat([rows.combined(factors), point[:, -1:]], dim=1)
+    dual_coef = torch.linalg.solve_triangular(root, point[:, :-1], upper=False, left=False).T
+    point = torch.cat([rows.combined(dual_coef), point[:, -1:]], dim=1)
     state.point = centered(problem, model.to(state.coordinates, point))

@@ -1,4 +1,21 @@
-"""The objective on the span of some combinations of the rows, and Newton's steps out of it."""
+"""The objective over the dual coefficients, minimized on the span of a few directions; and Newton's steps out of it.
+
+Let X be the rows, (N, D), and coef = X' a with dual coefficients a.  The gradient of f by the coefficients is again a
+combination of the rows, X' g with the dual gradient
+
+    g = (weights * residuals) + l2 a
+
+and Newton's step of the dual coefficients follows from the Woodbury identity (see `logreg.solvers.dual.row_space`):
+
+    step = (A X X' g - g) / l2,    A = (l2 D^-1 + X X')^-1
+
+with D the weighted second derivatives of the loss by the logits, plus terms for the intercepts, which are not
+penalized.  For outputs that each have a loss of their own D is diagonal.  For a softmax it is diag(c) - C C' in each
+row, and A follows from the inverses of the outputs' own matrices by a second use of the identity.
+
+References:
+    Rasmussen and Williams (2006), Gaussian processes for machine learning, sections 3.4 and 3.5.
+"""
 
 from __future__ import annotations
 
@@ -12,144 +29,172 @@ from torch import Tensor
 from logreg.errors import DivergedError
 from logreg.solvers.newton_steps import newton_step_pinv
 from logreg.solvers.problem import Problem
-from logreg.solvers.state import NOISE
+from logreg.solvers.state import VALUE_ROUNDING
 
-EXACTLY = 1e-3
-"""Gain of a step within the span, relative to the first one there, that is the last."""
+LAST_SPAN_STEP_RATIO = 1e-3
+"""Predicted decrease of a step within the span, relative to that of the first step there, at which steps end.
 
-ITERATIONS = 30
-"""At most: of Newton's method within the span or on single rows, and halvings of a step."""
+The next direction changes the optimum on the span more than further steps would.
+"""
 
-FLAT = 1e-13
-"""Curvature within the span, relative to the largest, that is rounding."""
+MAX_SPAN_STEPS = 30
+"""Newton's steps within the span, at most; they converge quadratically."""
 
-FURTHEST, NEAR = 2.0, 1e-3
-"""Change of a logit by a step on single rows at most, and at which they are done."""
+MAX_HALVINGS = 30
+"""Halvings of a step within the span, at most, until f is not higher; 2^-30 of a step is no step."""
 
-WITHIN = 1e-13
-"""Part of a direction that is outside the span, relative to the direction, that is rounding."""
+MAX_ROWWISE_STEPS = 30
+"""Newton's steps for orthogonal rows, at most; they converge quadratically."""
 
-RIDGE = 1e-13
-"""What keeps a matrix positive that rounding may have made indefinite, relative to its diagonal."""
+MAX_RIDGE_INCREASES = 30
+"""Increases of a ridge, each a hundredfold, at most: beyond them the ridge is not finite."""
+
+SPAN_CURVATURE_ROUNDING = 1e-13
+"""Curvature along a direction within the span, relative to the largest, that is rounding of float64."""
+
+MAX_LOGIT_CHANGE = 2.0
+"""Largest change of a logit by one Newton step for orthogonal rows.
+
+The curvature of the logistic loss changes by a factor within such a distance, so that longer steps may go too far.
+"""
+
+LOGIT_CHANGE_TOLERANCE = 1e-3
+"""Largest change of a logit by a Newton step for orthogonal rows at which the steps end; they serve as a start only."""
+
+ORTHOGONAL_PART_ROUNDING = 1e-13
+"""Size of a direction's part outside the span, relative to the direction, that is rounding of float64."""
+
+CHOLESKY_RIDGE = 1e-13
+"""First ridge of a matrix that rounding made indefinite, relative to its largest diagonal entry."""
 
 
-class Inverse(NamedTuple):
-    """A = (l2 D^-1 + X X')^-1, for rows X and the loss's curvature D by their logits.
+class DualInverse(NamedTuple):
+    """A = (l2 D^-1 + X X')^-1, for rows X and the second derivatives D of the loss by the logits.
 
-    By Woodbury's formula the inverse of the Hessian l2 + X' D X is (1 - X' A X) / l2.
+    By the Woodbury identity the inverse of the Hessian l2 + X' D X is (1 - X' A X) / l2.
     """
 
-    times: Callable[[Tensor], Tensor]
+    apply: Callable[[Tensor], Tensor]
     """A times (N, K)."""
-    sums: Tensor
-    """Over the rows of A times the logits that each intercept gives, (K, K)."""
+    intercept_sums: Tensor
+    """1' A 1: sums over the rows of A times the logits that a unit of each intercept gives, (K, K)."""
 
 
 class DualPoint(NamedTuple):
-    """The objective at factors of the rows."""
+    """The objective and its derivatives at a point given by dual coefficients."""
 
     problem: Problem
     value: float
-    """f; without the penalty where `Span` does not say it."""
+    """f in nats; without the penalty where it comes from `Span.evaluate`."""
     weights: Tensor
-    """Of the rows in the objective, (N, 1)."""
-    of_rows: Tensor
-    """As `Loss.curvature` has it, (N, K)."""
+    """The weight of each row in the objective, (N, 1)."""
+    row_curvature: Tensor
+    """Second derivatives of each row's loss by the logits, as of `Loss.evaluate`, (N, K)."""
     residuals: Tensor
-    """Times the weights, (N, K)."""
-    slope: Tensor
-    """The gradient by the coefficients is a combination of the rows with these factors, (N, K)."""
+    """Derivatives of each row's loss by the logits, times the weights, (N, K)."""
+    dual_gradient: Tensor
+    """Dual coefficients g of the gradient by the coefficients, X' g, (N, K)."""
 
     @property
     def curvature(self) -> Tensor:
-        """D by each logit, (N, K); of coupled outputs the part that they do not share: D = diag(c) - c c'."""
-        return self.weights * self.of_rows
+        """The diagonal of D, (N, K); for a softmax its part c in D = diag(c) - C C'."""
+        return self.weights * self.row_curvature
 
-    def close(self, image: Tensor) -> float:
-        """About the relative gap that a certificate will say; ``image`` (N, K) are the logits by the slope.
+    def estimated_gap(self, gradient_logits: Tensor) -> float:
+        """The bound |gradient|^2 / (2 l2) by strong convexity, relative to f.
 
-        Where rounding makes a square negative, its size is what is not known.
-        """
-        return abs(float((self.slope * image).sum())) / (2 * self.problem.objective.l2) / max(self.value, 1e-300)
-
-    def step(self, image: Tensor, inverse: Inverse) -> Tensor:
-        """Newton's step of the factors, (N, K)."""
-        back, _ = self.taken_back(image, self.residuals.sum(0), inverse)
-        return (back - self.slope) / self.problem.objective.l2
-
-    def taken_back(self, logits: Tensor, by_intercept: Tensor, inverse: Inverse) -> tuple[Tensor, Tensor]:
-        """What is to be taken from a gradient to make it l2 times Newton's step to be subtracted.
+        It takes the intercepts for optimal.  Where rounding makes the squared norm g' X X' g negative, its absolute
+        value is the order of the rounding.
 
         Args:
-            logits: By the gradient, (N, K).
+            gradient_logits: The logits X X' g of the dual gradient, (N, K).
+        """
+        squared_norm = abs(float((self.dual_gradient * gradient_logits).sum()))
+        return squared_norm / (2 * self.problem.objective.l2) / max(self.value, 1e-300)
+
+    def newton_step(self, gradient_logits: Tensor, inverse: DualInverse) -> Tensor:
+        """Newton's step of the dual coefficients, to be added, (N, K); the intercepts follow by `Span.minimize`."""
+        correction, _ = self.woodbury_correction(gradient_logits, self.residuals.sum(0), inverse)
+        return (correction - self.dual_gradient) / self.problem.objective.l2
+
+    def woodbury_correction(self, logits: Tensor, by_intercept: Tensor, inverse: DualInverse) -> tuple[Tensor, Tensor]:
+        """The difference between a gradient and l2 times its Newton step, by the Woodbury identity.
+
+        Args:
+            logits: X times the gradient by the coefficients, (N, K).
             by_intercept: The gradient by the intercepts, (K,), which are not penalized.
-            inverse: At this point.
+            inverse: The inverse at this point.
 
         Returns:
-            Factors of the rows (N, K), and the intercepts' step to be subtracted, (K,).
+            The difference as dual coefficients, (N, K), and the Newton step of the intercepts, to be subtracted, (K,).
         """
-        back = inverse.times(logits)
+        correction = inverse.apply(logits)
         if not self.problem.intercept:
-            return back, torch.zeros_like(by_intercept)
+            return correction, torch.zeros_like(by_intercept)
         l2 = self.problem.objective.l2
-        intercept = torch.linalg.pinv(l2 * inverse.sums, rtol=FLAT, hermitian=True) @ (by_intercept - back.sum(0))
-        return back + l2 * inverse.times(intercept.expand_as(logits)), intercept
+        schur = torch.linalg.pinv(l2 * inverse.intercept_sums, rtol=SPAN_CURVATURE_ROUNDING, hermitian=True)
+        intercept = schur @ (by_intercept - correction.sum(0))
+        return correction + l2 * inverse.apply(intercept.expand_as(logits)), intercept
 
 
-def inverse_of_gram_diagonal(squares: Tensor, seen: DualPoint) -> Inverse:
-    """The inverse if no row had anything in common with another; ``squares`` (N, 1) of their norms."""
-    own = seen.curvature / (seen.problem.objective.l2 + squares * seen.curvature)
-    if not seen.problem.coupled:
-        return Inverse(lambda logits: own * logits, torch.diag(own.sum(0)))
+def inverse_of_gram_diagonal(squares: Tensor, current: DualPoint) -> DualInverse:
+    """The inverse A for rows that are orthogonal to each other, with squared norms ``squares`` (N, 1)."""
+    own = current.curvature / (current.problem.objective.l2 + squares * current.curvature)
+    if not current.problem.coupled:
+        return DualInverse(lambda logits: own * logits, torch.diag(own.sum(0)))
     shared = own / own.sum(1, keepdim=True).clamp(min=1e-300)
-    return Inverse(
+    return DualInverse(
         lambda logits: own * logits - shared * (own * logits).sum(1, keepdim=True),
         torch.diag(own.sum(0)) - shared.T @ own,
     )
 
 
-def inverse_of_gram(gram: Tensor, seen: DualPoint) -> Inverse:
-    """The inverse by all inner products (N, N).
+def inverse_of_gram(gram: Tensor, current: DualPoint) -> DualInverse:
+    """The inverse A by the Gram matrix (N, N).
 
-    Source:
-        Rasmussen and Williams (2006), Gaussian Processes for Machine Learning, sections 3.4 and 3.5.
+    With S = sqrt(D) it is S (l2 + S X X' S)^-1 S, which is well conditioned where curvatures are small.
+
+    References:
+        Rasmussen and Williams (2006), Gaussian processes for machine learning, algorithms 3.1 and 3.3.
     """
-    sizes = seen.curvature.sqrt().T.unsqueeze(2)
+    sizes = current.curvature.sqrt().T.unsqueeze(2)
     own = gram.new_empty(len(sizes), *gram.shape)
     for size, matrix in zip(sizes, own, strict=True):
         torch.mul(size * gram, size.T, out=matrix)
-        matrix.diagonal().add_(seen.problem.objective.l2)
-        matrix.copy_(root_of(matrix))
-        if seen.problem.coupled:
+        matrix.diagonal().add_(current.problem.objective.l2)
+        matrix.copy_(cholesky_with_ridge(matrix))
+        if current.problem.coupled:
             matrix.copy_(torch.cholesky_inverse(matrix).mul_(size).mul_(size.T))
-    if not seen.problem.coupled:
+    if not current.problem.coupled:
 
-        def times(logits: Tensor) -> Tensor:
+        def apply(logits: Tensor) -> Tensor:
             columns = zip(sizes, own, logits.T.unsqueeze(2), strict=True)
             return torch.cat([size * torch.cholesky_solve(size * one, root) for size, root, one in columns], dim=1)
 
-        return Inverse(times, torch.diag(times(torch.ones_like(seen.of_rows)).sum(0)))
+        return DualInverse(apply, torch.diag(apply(torch.ones_like(current.row_curvature)).sum(0)))
 
-    root = root_of(own.sum(0))
+    root = cholesky_with_ridge(own.sum(0))
 
-    def joint(logits: Tensor) -> Tensor:
+    def apply_coupled(logits: Tensor) -> Tensor:
         by_own = own @ logits.T.unsqueeze(2)
         return (by_own - own @ torch.cholesky_solve(by_own.sum(0), root))[..., 0].T
 
     ones = own.sum(2).T
-    return Inverse(joint, torch.diag(ones.sum(0)) - ones.T @ torch.cholesky_solve(ones, root))
+    return DualInverse(apply_coupled, torch.diag(ones.sum(0)) - ones.T @ torch.cholesky_solve(ones, root))
 
 
-def root_of(matrix: Tensor) -> Tensor:
-    """The Cholesky factor (P, P); of a matrix that is a little larger where rounding made it indefinite.
+def cholesky_with_ridge(matrix: Tensor) -> Tensor:
+    """The Cholesky factor (P, P) of a matrix, or of that matrix plus a ridge where rounding made it indefinite.
+
+    The matrix is changed in place where a ridge is needed.
 
     Raises:
-        DivergedError: It is not finite.
+        DivergedError: The matrix is not finite.
     """
     root: Tensor
     root, failed = torch.linalg.cholesky_ex(matrix)
-    ridge = max(RIDGE * float(matrix.diagonal().max()), torch.finfo(matrix.dtype).tiny)
-    for _ in range(ITERATIONS):
+    ridge = max(CHOLESKY_RIDGE * float(matrix.diagonal().max()), torch.finfo(matrix.dtype).tiny)
+    for _ in range(MAX_RIDGE_INCREASES):
         if not bool(failed) and bool(root.diagonal().isfinite().all()):
             return root
         if not math.isfinite(ridge):
@@ -158,116 +203,136 @@ def root_of(matrix: Tensor) -> Tensor:
         root, failed = torch.linalg.cholesky_ex(matrix)
         ridge *= 100
     raise DivergedError(
-        "inner products of the rows are not finite. Standardize the features with dataset.standardize=true, or set "
+        "the Gram matrix of the rows is not finite. Standardize the features with dataset.standardize=true, or set "
         "precision=64."
     )
 
 
-def best_for_gram_diagonal(span: Span, squares: Tensor) -> Tensor:
-    """The best factors (N, K) if no row had anything in common with another; ``squares`` (N, 1) of their norms."""
-    factors = torch.zeros_like(span.point[0])
-    for _ in range(ITERATIONS):
-        seen = span.see(squares * factors, factors)
-        inverse = inverse_of_gram_diagonal(squares, seen)
-        step = inverse.times(squares * seen.slope) - seen.slope
+def minimize_with_gram_diagonal(span: Span, squares: Tensor) -> Tensor:
+    """The optimal dual coefficients (N, K) for rows that are orthogonal to each other, without an intercept.
+
+    Args:
+        span: The problem.
+        squares: Squared norms of the rows, (N, 1).
+    """
+    dual_coef = torch.zeros_like(span.point[0])
+    for _ in range(MAX_ROWWISE_STEPS):
+        current = span.evaluate(squares * dual_coef, dual_coef)
+        inverse = inverse_of_gram_diagonal(squares, current)
+        step = inverse.apply(squares * current.dual_gradient) - current.dual_gradient
         step /= span.problem.objective.l2
         change = (squares * step).abs().amax(1, keepdim=True)
-        factors = factors + step * (FURTHEST / change).clamp(max=1)
-        if float(change.max()) <= NEAR:
+        dual_coef = dual_coef + step * (MAX_LOGIT_CHANGE / change).clamp(max=1)
+        if float(change.max()) <= LOGIT_CHANGE_TOLERANCE:
             break
-    return factors
+    return dual_coef
 
 
 class Span:
-    """The problem on the span of some combinations of the rows, of which each output takes its own part."""
+    """The problem on the span of M directions of the dual coefficients; each output has its own position in it.
+
+    The first direction is the intercept, if there is one: logits of 1, from no row.  The coefficients X' a of the other
+    directions are orthonormal for each output, so that the penalty is l2 / 2 times the squared position.
+    """
 
     def __init__(self, problem: Problem, labels: Tensor, weights: Tensor) -> None:
-        """``labels`` (N,), and ``weights`` (N, 1) in the objective, float64."""
+        """A span of the intercept alone.
+
+        Args:
+            problem: The problem.
+            labels: Shape (N,).
+            weights: The weight of each row in the objective, (N, 1), float64.
+        """
         self.problem, self._labels, self._weights = problem, labels, weights
         zeros = problem.zeros()
         k, n, self._free = len(zeros), len(labels), int(problem.intercept)
-        # The intercept comes first: logits of 1, by no row.  The others' coefficients are orthonormal.
-        self._factors, self._logits = zeros.new_zeros(k, n, self._free), zeros.new_ones(k, n, self._free)
-        self._at = zeros.new_zeros(k, self._free)
+        self._dual_coef, self._logits = zeros.new_zeros(k, n, self._free), zeros.new_ones(k, n, self._free)
+        self._position = zeros.new_zeros(k, self._free)
 
     @property
     def point(self) -> tuple[Tensor, Tensor]:
-        """Factors of the rows, (N, K), and intercepts, (K,)."""
-        intercept = self._at[:, 0] if self._free else self._factors.new_zeros(len(self._at))
-        return _along(self._factors, self._at), intercept
+        """Dual coefficients, (N, K), and intercepts, (K,), of the current position."""
+        intercept = self._position[:, 0] if self._free else self._dual_coef.new_zeros(len(self._position))
+        return linear_combination(self._dual_coef, self._position), intercept
 
-    def beyond(self, factors: Tensor) -> Tensor:
-        """The part of a direction (N, K) that is orthogonal to all of the span: else logits of it lose digits.
+    def orthogonal_part(self, dual_coef: Tensor) -> Tensor:
+        """The part of a direction (N, K) that is orthogonal to the span, so that its logits keep their digits.
 
-        Zeros where the direction lies within the span but for rounding.
+        It is 0 where the direction lies within the span but for rounding.
         """
-        left = factors - _along(self._factors, self._shared(factors))
-        return left.where(left.norm(dim=0) > WITHIN * factors.norm(dim=0), 0.0)
+        left = dual_coef - linear_combination(self._dual_coef, self._projections(dual_coef))
+        return left.where(left.norm(dim=0) > ORTHOGONAL_PART_ROUNDING * dual_coef.norm(dim=0), 0.0)
 
-    def add(self, factors: Tensor, logits: Tensor) -> None:
-        """Takes a direction: factors of the rows, and the logits by them, both (N, K)."""
-        shared = self._shared(factors)  # by rounding
-        factors, logits = factors - _along(self._factors, shared), logits - _along(self._logits, shared)
-        size = (factors * logits).sum(0).clamp(min=0).sqrt()
+    def add(self, dual_coef: Tensor, logits: Tensor) -> None:
+        """Adds a direction, orthonormalized: its dual coefficients and its logits, both (N, K)."""
+        shared = self._projections(dual_coef)  # what rounding left of them
+        dual_coef = dual_coef - linear_combination(self._dual_coef, shared)
+        logits = logits - linear_combination(self._logits, shared)
+        size = (dual_coef * logits).sum(0).clamp(min=0).sqrt()
         by = torch.where(size > 0, 1 / size, 0.0)
-        self._factors, self._logits = (
+        self._dual_coef, self._logits = (
             torch.cat([before, (new * by).T.unsqueeze(2)], dim=2)
-            for before, new in ((self._factors, factors), (self._logits, logits))
+            for before, new in ((self._dual_coef, dual_coef), (self._logits, logits))
         )
-        self._at = torch.cat([self._at, torch.zeros_like(by).unsqueeze(1)], dim=1)
+        self._position = torch.cat([self._position, torch.zeros_like(by).unsqueeze(1)], dim=1)
 
-    def _shared(self, factors: Tensor) -> Tensor:
-        """How far along each direction, (K, M)."""
-        shared = (self._logits.mT @ factors.T.unsqueeze(2))[..., 0]
+    def _projections(self, dual_coef: Tensor) -> Tensor:
+        """Inner products of the coefficients X' a with those of each direction, (K, M); 0 for the intercept."""
+        shared = (self._logits.mT @ dual_coef.T.unsqueeze(2))[..., 0]
         shared[:, : self._free] = 0
         return shared
 
     def minimize(self) -> DualPoint:
-        """Moves to the optimum on the span."""
-        seen, first = self._here(self._at), 0.0
-        for iteration in range(ITERATIONS if self._at.numel() else 0):
-            step, gain = self._newton(seen)
-            first = first if iteration else gain
-            for halvings in range(ITERATIONS):
-                at = self._at - step / 2**halvings
-                there = self._here(at)
-                if there.value <= seen.value * (1 + NOISE[torch.float64]):
-                    self._at, seen = at, there
+        """Moves to the optimum on the span, by Newton's method with halved steps."""
+        current, first = self._evaluate_at(self._position), 0.0
+        for iteration in range(MAX_SPAN_STEPS if self._position.numel() else 0):
+            step, decrease = self._newton_step(current)
+            first = first if iteration else decrease
+            for halvings in range(MAX_HALVINGS):
+                position = self._position - step / 2**halvings
+                there = self._evaluate_at(position)
+                if there.value <= current.value * (1 + VALUE_ROUNDING[torch.float64]):
+                    self._position, current = position, there
                     break
             else:
                 break
-            if gain <= EXACTLY * first:
+            if decrease <= LAST_SPAN_STEP_RATIO * first:
                 break
-        return seen
+        return current
 
-    def see(self, logits: Tensor, factors: Tensor) -> DualPoint:
-        """The objective without the penalty at any logits and factors, (N, K)."""
+    def evaluate(self, logits: Tensor, dual_coef: Tensor) -> DualPoint:
+        """The objective at any logits and dual coefficients, (N, K).
+
+        Its value is without the penalty, its dual gradient with the penalty.
+        """
         values, residuals, curvature = self.problem.loss.evaluate(logits, self._labels)
         residuals = residuals * self._weights
-        slope = residuals + self.problem.objective.l2 * factors
-        return DualPoint(self.problem, float(values @ self._weights[:, 0]), self._weights, curvature, residuals, slope)
+        gradient = residuals + self.problem.objective.l2 * dual_coef
+        value = float(values @ self._weights[:, 0])
+        return DualPoint(self.problem, value, self._weights, curvature, residuals, gradient)
 
-    def _here(self, at: Tensor) -> DualPoint:
-        """The objective at (K, M)."""
-        seen = self.see(_along(self._logits, at), _along(self._factors, at))
-        penalty = self.problem.objective.l2 / 2 * float(at[:, self._free :].square().sum())
-        return seen._replace(value=seen.value + penalty)
+    def _evaluate_at(self, position: Tensor) -> DualPoint:
+        """The objective at a position (K, M)."""
+        logits = linear_combination(self._logits, position)
+        current = self.evaluate(logits, linear_combination(self._dual_coef, position))
+        penalty = self.problem.objective.l2 / 2 * float(position[:, self._free :].square().sum())
+        return current._replace(value=current.value + penalty)
 
-    def _newton(self, seen: DualPoint) -> tuple[Tensor, float]:
-        """The step within the span to be subtracted, (K, M), and what it is worth."""
-        k, m = self._at.shape
-        penalty = torch.full_like(self._at, self.problem.objective.l2)
+    def _newton_step(self, current: DualPoint) -> tuple[Tensor, float]:
+        """The step within the span to be subtracted, (K, M), and the predicted decrease of f."""
+        k, m = self._position.shape
+        penalty = torch.full_like(self._position, self.problem.objective.l2)
         penalty[:, : self._free] = 0
-        gradient = (self._logits.mT @ seen.residuals.T.unsqueeze(2))[..., 0] + penalty * self._at
-        own = self._logits.mT @ (seen.curvature.T.unsqueeze(2) * self._logits) + torch.diag_embed(penalty)
+        gradient = (self._logits.mT @ current.residuals.T.unsqueeze(2))[..., 0] + penalty * self._position
+        own = self._logits.mT @ (current.curvature.T.unsqueeze(2) * self._logits) + torch.diag_embed(penalty)
         if not self.problem.coupled:
-            return newton_step_pinv(own, gradient, FLAT)
-        by = (seen.of_rows.T.unsqueeze(2) * self._logits).transpose(0, 1).flatten(1)
+            return newton_step_pinv(own, gradient, SPAN_CURVATURE_ROUNDING)
+        by = (current.row_curvature.T.unsqueeze(2) * self._logits).transpose(0, 1).flatten(1)
         hessian = torch.block_diag(*own) - by.T @ (self._weights * by)
-        step, gain = newton_step_pinv(hessian, gradient.flatten(), FLAT)
-        return step.view(k, m), gain
+        step, decrease = newton_step_pinv(hessian, gradient.flatten(), SPAN_CURVATURE_ROUNDING)
+        return step.view(k, m), decrease
 
 
-def _along(directions: Tensor, at: Tensor) -> Tensor:
-    """Directions (K, N, M) times how far along each, (K, M): shape (N, K)."""
-    return (directions @ at.unsqueeze(2))[..., 0].T
+def linear_combination(directions: Tensor, position: Tensor) -> Tensor:
+    """The combination of directions (K, N, M) with factors (K, M) for each output: shape (N, K)."""
+    return (directions @ position.unsqueeze(2))[..., 0].T

@@ -1,0 +1,54 @@
+"""The reason why a fit has no finite optimum, in one sentence: the one place where separation is decided."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from logreg.facts import DataFacts
+from logreg.losses.objective import Objective
+from logreg.optimality.certificate import is_penalized
+from logreg.optimality.separation.find import Separation, find_separation
+from logreg.optimality.separation.rows import Features
+
+SEARCH_LIMITS_S = (0.5, 5.0)
+"""Processor time of the short and of the long search for separation, in seconds, about.
+
+The short one often decides already, since single columns are compared whatever the time.
+"""
+
+
+def explain_separation(
+    features: Features,
+    labels: Tensor,
+    objective: Objective,
+    facts: DataFacts,
+    has_intercept: bool = True,
+    sample_weight: Tensor | None = None,
+    leak: str = "",
+    seconds: float = SEARCH_LIMITS_S[-1],
+) -> str:
+    """Why the fit of an objective to these rows has no finite optimum.
+
+    Args:
+        features: Shape (N, D), any type, finite, in any units.
+        labels: Shape (N,), integers in [0, C).
+        objective: The objective; with a penalty a finite optimum exists.
+        facts: The facts of the data: number and names of the classes, names of the features.
+        has_intercept: Whether the model has an intercept; without one separation is not looked for.
+        sample_weight: Shape (N,), >= 0.
+        leak: How to leave out columns that may be the target under another name; empty where there are none.
+        seconds: The longest search, of `SEARCH_LIMITS_S`; 0 for a comparison of single columns alone.
+
+    Returns:
+        The sentence of `Separation.in_words`; empty where a finite optimum exists or the search did not decide.
+    """
+    if is_penalized(objective) or not has_intercept:
+        return ""
+    found = Separation("unknown")
+    for budget in [budget for budget in SEARCH_LIMITS_S if budget <= seconds] or [0.0]:
+        found = find_separation(features, labels, facts.num_classes, objective.loss, sample_weight, budget)
+        if found.kind != "unknown":
+            break
+    if found.kind in ("none", "unknown"):
+        return ""
+    return found.in_words(facts.feature_names, facts.class_names, leak)

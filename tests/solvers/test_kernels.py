@@ -1,0 +1,72 @@
+"""Products with tall matrices are plain products, in every shape, type and number of threads."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from logreg.solvers.kernels import _onednn, add_lower_triangle, affine, sum_over_rows
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("outputs", [1, 3, 10, 50])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rows", "threads"), [(1, 1), (7, 2), (4097, 1), (4096, 2), (4097, 3)])
+def test_products_of_tall_matrices_are_plain_products(
+    rows: int, threads: int, dtype: torch.dtype, outputs: int, onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)  # what the rows are split by
+    if onednn and torch.backends.mkldnn.is_available():
+        assert _onednn() is not None
+    if not onednn:  # as in a torch without oneDNN, or with another name for it
+        monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
+        assert _onednn.__wrapped__() is None
+        monkeypatch.setattr("logreg.solvers.kernels._onednn", _onednn.__wrapped__)
+    draw = torch.Generator().manual_seed(4)
+    features, residuals = torch.randn(rows, 6, generator=draw), torch.randn(rows, outputs, generator=draw)
+    coef, intercept = torch.randn(outputs, 6, generator=draw), torch.randn(outputs, generator=draw)
+    features, residuals, coef, intercept = (part.to(dtype) for part in (features, residuals, coef, intercept))
+    exact = 1e-5 if dtype == torch.float32 else 1e-12
+    assert_close = partial(torch.testing.assert_close, rtol=exact, atol=exact * math.sqrt(rows))
+    assert_close(affine(features, coef, intercept), features @ coef.T + intercept)
+    assert_close(sum_over_rows(residuals, features), residuals.T @ features)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "dtype", "transposed", "used"),
+    [
+        (2, torch.float32, False, False),
+        (3, torch.float32, False, True),
+        (47, torch.float32, False, True),
+        (48, torch.float32, False, False),
+        (10, torch.float64, False, False),
+        (10, torch.float32, True, False),
+    ],
+)
+def test_the_product_of_onednn_is_taken_where_it_is_quicker(
+    outputs: int, dtype: torch.dtype, transposed: bool, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def linear(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
+        calls.append(len(coef))
+        return torch.addmm(intercept, features, coef.T)
+
+    monkeypatch.setattr("logreg.solvers.kernels._onednn", lambda: linear)
+    features = torch.ones(5, 9, dtype=dtype)
+    features = torch.ones(9, 5, dtype=dtype).T if transposed else features
+    assert affine(features, torch.ones(outputs, 9, dtype=dtype), torch.ones(outputs, dtype=dtype)).unique() == 10
+    assert bool(calls) == used
+
+
+@pytest.mark.parametrize("rows", [1, 128, 300])
+def test_the_lower_triangle_of_a_gram_matrix_is_added(rows: int) -> None:
+    some = torch.randn(rows, 7, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+    square = torch.ones(rows, rows, dtype=torch.float64)
+    add_lower_triangle(square, some)
+    torch.testing.assert_close(square.tril(), (some @ some.T + 1).tril(), rtol=1e-12, atol=1e-12)

@@ -1,0 +1,108 @@
+"""The start of an exact optimizer: from a sample, and the limits of a held Hessian."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from logreg.facts import Batch
+from logreg.losses.objective import Objective
+from logreg.rows import MemoryRows
+from logreg.solvers.fit import fit, problem_of
+from logreg.solvers.newton import newton
+from logreg.solvers.passes.base import drive, request
+from logreg.solvers.passes.evaluate import Evaluate
+from logreg.solvers.problem import Problem, choose_coordinates
+from logreg.solvers.starting_point import enough_rows, holds_hessian, stable_step, start
+from logreg.solvers.state import SolverState
+from reference import correlated_rows
+
+
+def stated() -> tuple[Problem, Batch]:
+    """A problem of 400 rows whose features have means and deviations of several sizes, and its rows."""
+    draw = torch.Generator().manual_seed(400)
+    features = torch.randn(400, 4, generator=draw, dtype=torch.float64)
+    features = features * torch.tensor([1e-3, 1.0, 5.0, 2e4]).double() + torch.tensor([1.0, 0.0, -7.0, 1e5]).double()
+    labels = torch.arange(400) % 2
+    return problem_of(MemoryRows(features, labels), Objective("bce", l2=0.1)), Batch(features, labels)
+
+
+@pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("cross_entropy", 4)])
+def test_the_stable_step_is_one_over_the_largest_curvature_at_zero(loss: str, classes: int) -> None:
+    # With orthogonal columns the largest eigenvalue of the curvature at zero is that of the largest column.
+    problem, sample = stated()
+    problem = replace(problem, objective=Objective(loss), num_outputs=1 if classes == 2 else classes)
+    columns = torch.linalg.qr(sample.features - sample.features.mean(0)).Q * torch.tensor([9.0, 3.0, 2.0, 1.0]).double()
+    sample = sample._replace(features=columns + 5)
+    coordinates = choose_coordinates(problem, sample, every_scale=True)
+    coordinates = coordinates._replace(scale=torch.ones(4).double())
+    spread = 0.25 if classes == 2 else (1 / 4) * (3 / 4)
+    assert stable_step(problem, coordinates, sample) == pytest.approx(400 / (spread * 81), rel=1e-3)
+
+
+def test_a_sample_is_enough_where_it_is_a_small_part_of_the_rows_with_twenty_for_each_parameter() -> None:
+    problem, sample = stated()  # D + 1 = 5 parameters: 100 rows are enough
+
+    def enough(problem: Problem, rows: int) -> bool:
+        return enough_rows(problem, sample._replace(labels=sample.labels[:rows]))
+
+    assert [enough(problem, rows) for rows in (99, 100, 101)] == [False, True, False]  # 400 / 4 at most
+    several = replace(problem, num_outputs=3, rows=10_000)
+    assert [enough(several, rows) for rows in (99, 100)] == [False, True]  # outputs are independent
+    softmax = replace(several, objective=Objective("cross_entropy"))
+    assert [enough(softmax, rows) for rows in (299, 300)] == [False, True]
+
+
+def test_a_hessian_is_held_up_to_1024_parameters_of_one_matrix() -> None:
+    def holds(features: int, outputs: int, loss: str, rows: int = 10_000) -> bool:
+        zeros = torch.zeros(features).double()
+        problem = replace(stated()[0], rows=rows, num_outputs=outputs)
+        model = problem.model._replace(center=zeros, scale=zeros + 1)
+        return holds_hessian(replace(problem, model=model, objective=Objective(loss, l2=1.0)))
+
+    assert holds(1023, 10, "bce")
+    assert not holds(1024, 10, "bce")
+    assert holds(255, 4, "cross_entropy")
+    assert not holds(256, 4, "cross_entropy")
+    assert not holds(100, 1, "bce", rows=100)  # fewer rows than parameters
+    assert not holds(500, 1, "bce", rows=10**6)  # too much work
+
+
+@pytest.mark.parametrize("rare", [False, True])
+def test_a_start_from_a_sample_is_improved_by_a_step_with_the_gradient_of_more_rows(
+    rare: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = correlated_rows(40_000, 6, 2)
+    if rare:  # a column that is almost constant in the sample
+        features = torch.cat([features, (torch.arange(40_000) % 8000 == 0).float().unsqueeze(1)], dim=1)
+    memory = MemoryRows(features, labels)
+    memory.block_rows = 1000
+    problem = problem_of(memory, Objective("bce", l2=1e-4))
+    best = fit(features, labels, problem.objective, tolerance=1e-8).bound.value
+    excess = []
+    for more in (8, 10**6):
+        monkeypatch.setattr("logreg.solvers.starting_point.EXTRA_ROWS_DIVISOR", more)
+        state = SolverState(problem, problem.zeros())
+        drive(start(state, newton), memory)
+        excess.append(drive(request(Evaluate(problem, state.coordinates, state.point)), memory).value - best)
+        assert not rare or float(state.solution[0, 6]) == 0
+    assert excess[0] < excess[1] / 2
+
+
+@pytest.mark.parametrize("without", ["a class", "any weight"])
+def test_a_sample_without_a_class_or_any_weight_leaves_a_good_start(without: str) -> None:
+    features, _ = correlated_rows(40_000, 2, 2)
+    number = torch.arange(len(features))
+    drawn_ones = number % 20 == 0  # the first of 20 blocks
+    labels = ((number % 1999 == 1) & ~drawn_ones if without == "a class" else number % 2 == 0).long()
+    weights = (~drawn_ones).double() if without == "any weight" else None
+    memory = MemoryRows(features, labels, weights)
+    memory.block_rows = 2000
+    problem = problem_of(memory, Objective("bce", l2=1e-4), 2)
+    state = SolverState(problem, problem.zeros())
+    drive(start(state, newton), memory)
+    there = drive(request(Evaluate(problem, state.coordinates, state.point, torch.float64)), memory).value
+    zero = drive(request(Evaluate(problem, problem.model, problem.zeros(), torch.float64)), memory).value
+    assert there <= zero
