@@ -273,9 +273,7 @@ FAULTS = {
     "header.csv": "`input` must have rows, got none [in header.csv].",
     "empty.csv": "`input` must have a header and rows, and empty.csv is empty.",
     "gone.csv": "`input` must be there, and gone.csv is missing. Relative paths start at the current folder.",
-    "matrix.npz": (
-        "`input` must be what the model learned from, a table with the columns size, color, wet, got matrix.npz."
-    ),
+    "matrix.npz": ("`input` must be a table with the columns size, color, wet, as in training, got matrix.npz."),
 }
 
 
