@@ -22,6 +22,7 @@ from logreg.commands.overrides import explain_hydra_error, is_override, parse, w
 from logreg.commands.signals import ending_on_sigterm, interrupts_kept
 from logreg.constraints import Constraint, check
 from logreg.errors import ConfigError, LogregError, did_you_mean, shell_line
+from logreg.invocation import as_started
 from logreg.run_folder import RUNS
 from logreg.terminal import doing, on_one_line, screened, without_passwords
 
@@ -58,7 +59,7 @@ def run_command(help_text: str, work: Callable[[list[str]], int], arguments: Seq
 def _run_command(help_text: str, work: Callable[[list[str]], int], typed: list[str]) -> int:
     try:
         if {"-h", "--help"} & set(typed):
-            print(help_text.rstrip("\n"), flush=True)
+            print(as_started(help_text.rstrip("\n")), flush=True)
             return 0
         if "--version" in typed:
             print(f"logreg {__version__}")
@@ -85,7 +86,7 @@ def _run_command(help_text: str, work: Callable[[list[str]], int], typed: list[s
 
 def print_error(error: Exception) -> None:
     """A mistake in one line on stderr."""
-    words = str(error) if isinstance(error, LogregError) else explain_hydra_error(error)
+    words = as_started(str(error) if isinstance(error, LogregError) else explain_hydra_error(error))
     if len(words) > LONGEST_MESSAGE:  # a name in it may be all of a file
         words = f"{words[: LONGEST_MESSAGE // 2]} ... {words[-LONGEST_MESSAGE // 2 :]}"
     # a column's name may have lines, an address a password

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from logreg.commands.command_line import ROOT, TypedArguments, read_typed, run_command, say_importing
 from logreg.commands.overrides import read_summary, reading_summary
+from logreg.commands.rows_for_model import data_of
 from logreg.constraints import Constraint, flag, one_of, optional, text
 from logreg.errors import ConfigError, LogregError
 from logreg.files import check_free, shown, unfinished, write_whole
@@ -146,7 +147,6 @@ def _held_out(trained: Trained, typed: TypedArguments) -> Sample:
     import numpy as np
     import torch
 
-    from logreg.commands.evaluate import data_of
     from logreg.data.blocks import BlockDataset
     from logreg.data.encoding.columns import Columns
     from logreg.export.linear import Sample

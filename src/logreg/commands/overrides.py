@@ -27,8 +27,10 @@ from logreg.files import folder_name, shown
 from logreg.run_folder import run_folder_of
 from logreg.terminal import on_one_line
 
-CONF = Path(__file__).parents[3] / "conf"
-"""The configs, at the top of the project."""
+_PACKAGE = Path(__file__).parents[1]
+
+CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
+"""The configs: in the package where it is installed from a wheel, else at the top of the project."""
 
 STOCHASTIC = {"lr", "batch_size", "schedule", *(f"optimizer.{key}" for key in SECTIONS["optimizer"]["sgd"])}
 """Settings that nobody turns but for stochastic gradient descent."""

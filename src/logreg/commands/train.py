@@ -55,6 +55,7 @@ from logreg.commands.signals import ending_on_sigterm, interrupts_kept
 from logreg.config import SELECT, RunConfig
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.files import folder_name, shown
+from logreg.invocation import as_started
 from logreg.run_folder import (
     CHECKPOINTS,
     check_new,
@@ -101,7 +102,7 @@ def _main(typed: list[str], started: float) -> int:
     sweep: Path | None = None
     try:
         if {"-h", "--help"} & set(options):  # without Hydra, which would list all groups first, its own too
-            print(OmegaConf.load(CONF / "hydra" / "help" / "logreg.yaml").template, flush=True)
+            print(as_started(OmegaConf.load(CONF / "hydra" / "help" / "logreg.yaml").template), flush=True)
             return 0
         if "--version" in options:
             print(f"logreg {__version__}")

@@ -1,0 +1,36 @@
+"""What pyproject.toml cannot say: a wheel has a copy of conf/, which stands at the top, as logreg/conf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithConf(build_py):
+    """Copies the package, and conf/ into it; an editable install reads conf/ where it stands."""
+
+    def _conf(self) -> dict[str, str]:
+        """Where each copy goes, and which file it is of."""
+        files = sorted(Path("conf").rglob("*.yaml"))
+        return {str(Path(self.build_lib, "logreg", file)): str(file) for file in files}
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for target, file in self._conf().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(file, target)
+
+    def get_source_files(self) -> list[str]:
+        return [*super().get_source_files(), *self._conf().values()]
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        return [*super().get_outputs(include_bytecode), *([] if self.editable_mode else self._conf())]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {**super().get_output_mapping(), **({} if self.editable_mode else self._conf())}
+
+
+setup(cmdclass={"build_py": BuildWithConf})

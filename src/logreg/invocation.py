@@ -1,0 +1,40 @@
+"""How a user starts a command here: `python scripts/train.py`, `logreg train` or `python -m logreg train`.
+
+All help, messages and reports name commands by this module, so that each line they print can be typed as it stands.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+_IN_CHECKOUT = (Path(__file__).parents[2] / "scripts" / "train.py").is_file()
+"""Whether the package is imported from a checkout, which has scripts."""
+
+_SCRIPT = re.compile(r"(?:(python) )?\bscripts/(\w+)\.py\b")
+
+
+def command_words(command: str) -> list[str]:
+    """The words that start a command, as those that started this process.
+
+    A process that no command started, such as a notebook, names the scripts where there are any.
+    """
+    started = Path(sys.argv[0] if sys.argv else "")
+    if started.name == "__main__.py" and started.parent.name == "logreg":
+        return ["python", "-m", "logreg", command]
+    if started.name in ("logreg", "logreg.exe") or not _IN_CHECKOUT:
+        return ["logreg", command]
+    return ["python", f"scripts/{command}.py"]
+
+
+def as_started(text: str) -> str:
+    """A text of ours, with each ``python scripts/NAME.py`` in it replaced by what starts that command here."""
+    return _SCRIPT.sub(_replaced, text)
+
+
+def _replaced(found: re.Match[str]) -> str:
+    words = command_words(found[2])
+    # Without "python" it is the name of the command in a sentence.
+    is_name = found[1] is None and words[0] == "python" and len(words) == 2
+    return words[1] if is_name else " ".join(words)
