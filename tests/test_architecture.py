@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "logreg"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "constraints", "invocation", "terminal", "stored_form"),
+    ("errors", "constraints", "invocation", "settings", "terminal", "stored_form"),
     ("facts", "files", "rows", "losses", "config", "run_folder"),
     ("data", "solvers"),
     ("evaluation", "optimality"),
@@ -37,6 +37,7 @@ BASE = {
     "errors": set(),
     "constraints": set(),
     "invocation": set(),
+    "settings": set(),
     "terminal": {"rich"},
 }
 """What each may import besides the standard library and the others."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from logreg.config import EXACT, REFUSED_TRAINER_ARGUMENTS, SECTIONS, SETTINGS, RunConfig, unknown_key
+from logreg.config import ADDED_LATER, EXACT, REFUSED_TRAINER_ARGUMENTS, SECTIONS, SETTINGS, RunConfig, unknown_key
 from logreg.constraints import Constraint, check, flag, labels, listed, number, one_of, optional, text, weights, whole
 from logreg.errors import ConfigError, LogregError, did_you_mean
 from logreg.training.fast_import import import_lightning
@@ -26,6 +26,7 @@ def a_run(**changes: Any) -> dict[str, Any]:
         "loss": "auto",
         "reduction": "mean",
         "l2": 0.0,
+        "l2_path": None,
         "l1": 0.0,
         "intercept": True,
         "init": "zeros",
@@ -133,6 +134,7 @@ LOSSES, REDUCTIONS, STARTS = "one of auto, bce, cross_entropy", "one of mean, su
 ACCELERATORS, BITS = "one of auto, cpu, gpu, mps", "one of 32, 64"
 POSITIVE, NOT_NEGATIVE = "a finite number > 0", "a finite number >= 0"
 STRENGTHS = f"{NOT_NEGATIVE}, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]"
+PATHS = "null, default, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]"
 POSITIVE_OR_NULL, FRACTION = "a finite number > 0 or null", "a finite number > 0 and < 1"
 ROWS, FROM_ONE, FROM_ZERO = "a whole number >= 1 or full", "a whole number >= 1", "a whole number >= 0"
 
@@ -145,8 +147,9 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
     "reduction": [("none", f"{REDUCTIONS}, got 'none'."), (0, f"{REDUCTIONS}, got 0.")],
     "l2": [
         (bad, f"{STRENGTHS}, got {bad!r}.")
-        for bad in (-1e-3, "1e-3", math.nan, math.inf, True, "paths", [], [0.1, 0], [0.1, "1"], {"a": 1}, None)
+        for bad in (-1e-3, "1e-3", math.nan, math.inf, True, "paths", [], [0.1, 0], [0.1, "1"], {"a": 1}, "default")
     ],
+    "l2_path": [(bad, f"{PATHS}, got {bad!r}.") for bad in (0.1, "path", "auto", [], [0.1, 0], True)],
     "l1": [(-1, f"{NOT_NEGATIVE}, got -1."), (None, f"{NOT_NEGATIVE}, got None.")],
     "intercept": [("no", "true or false, got 'no'."), (0, "true or false, got 0."), (None, "true or false, got None.")],
     "init": [("zero", f"{STARTS}, got 'zero'. Did you mean zeros?"), ("random", f"{STARTS}, got 'random'.")],
@@ -198,6 +201,11 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
     ],
     "precision": [(16, f"{BITS}, got 16."), ("bf16", f"{BITS}, got 'bf16'."), (True, f"{BITS}, got True.")],
     "seed": [(bad, f"{FROM_ZERO} and <= 4294967295, got {bad}.") for bad in (-1, 0.5, None, 2**32)],
+    "ckpt_path": [(bad, f"text or null, got {bad!r}.") for bad in ("", True, ["latest"])],
+    "expected": [
+        (bad, f"values and a tolerance, such as {{accuracy/test: 0.92, tolerance: 0.003}} or null, got {bad!r}.")
+        for bad in (3, "high", [0.9])
+    ],
     "verbose": [("yes", "true or false, got 'yes'."), (1, "true or false, got 1.")],
 }
 """For each setting: bad values, and how the sentence "`setting` must be ..." goes on."""
@@ -205,7 +213,8 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
 TAKEN: dict[str, list[Any]] = {
     "loss": ["auto", "bce", "cross_entropy"],
     "reduction": ["mean", "sum"],
-    "l2": [0, 0.0, 1e-3, 10, "auto"],
+    "l2": [0, 0.0, 1e-3, 10, None],
+    "l2_path": [None],
     "l1": [0, 0.0, 1e-3, 10],
     "intercept": [True, False],
     "init": ["zeros", "linear"],
@@ -222,6 +231,8 @@ TAKEN: dict[str, list[Any]] = {
     "devices": [1],
     "precision": [32, "32", 64, "64"],
     "seed": [0, 1, 2**32 - 1],
+    "ckpt_path": [None, "latest", "runs/iris/2026"],
+    "expected": [{}, {"accuracy/test": 0.92, "tolerance": 0.003}],
     "verbose": [True, False],
 }
 """For each setting: values that it must take."""
@@ -275,10 +286,19 @@ def test_an_exact_optimizer_refuses_what_it_would_ignore(name: str, key: str, va
 
 @pytest.mark.parametrize("l2", ["path", [0.1, 0.01], [1e-3]])
 def test_a_path_of_penalties_goes_with_an_exact_optimizer(l2: Any) -> None:
-    assert RunConfig.from_mapping(an_exact_run(l2=l2)).l2 == l2
+    ours = RunConfig.from_mapping(an_exact_run(l2=l2))
+    assert (ours.l2, ours.l2_path, ours.typed_l2) == (None, "default" if l2 == "path" else l2, l2)
+    assert RunConfig.from_mapping(an_exact_run(l2_path=ours.l2_path)) == ours  # whatever l2 the recipe has
+    assert RunConfig.from_mapping(ours.as_dict()) == ours
     sentence = "`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path."
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(l2=l2))
+
+
+@pytest.mark.parametrize("l2", ["auto", None])
+def test_a_strength_that_is_to_be_chosen_is_no_number(l2: Any) -> None:
+    ours = RunConfig.from_mapping(a_run(l2=l2))
+    assert (ours.l2, ours.l2_path, ours.typed_l2) == (None, None, "auto")
 
 
 @pytest.mark.parametrize("name", sorted(set(SECTIONS["optimizer"]) - set(EXACT)))
@@ -308,11 +328,9 @@ def test_an_unknown_key_that_is_near_nothing_is_sent_to_the_help() -> None:
     assert ours == "`zzz` must be a key of the config, and there is none of that name. `--help` lists the keys."
 
 
-LATER = {"select": "log_loss"}
-"""Keys that older checkpoints lack, and what they meant."""
-
-
-@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(RunConfig) if field.name not in LATER])
+@pytest.mark.parametrize(
+    "key", [field.name for field in dataclasses.fields(RunConfig) if field.name not in ADDED_LATER]
+)
 def test_a_key_that_is_missing_is_named(key: str) -> None:
     plain = a_run()
     del plain[key]
@@ -320,22 +338,11 @@ def test_a_key_that_is_missing_is_named(key: str) -> None:
         RunConfig.from_mapping(plain)
 
 
-@pytest.mark.parametrize("key", LATER)
+@pytest.mark.parametrize("key", ADDED_LATER)
 def test_a_key_that_an_older_checkpoint_lacks_has_the_value_that_was_meant(key: str) -> None:
     plain = a_run()
     del plain[key]
-    assert getattr(RunConfig.from_mapping(plain), key) == LATER[key]
-
-
-@pytest.mark.parametrize("value", ["", True, ["latest"]])
-def test_ckpt_path_refuses_what_is_not_text(value: Any) -> None:
-    with pytest.raises(ConfigError, match=whole_sentence(f"`ckpt_path` must be text, got {value!r}.")):
-        RunConfig.from_mapping(a_run(ckpt_path=value))
-
-
-@pytest.mark.parametrize("value", [None, "latest", "runs/iris/2026"])
-def test_ckpt_path_takes_nothing_or_any_text(value: str | None) -> None:
-    assert RunConfig.from_mapping(a_run(ckpt_path=value)).ckpt_path == value
+    assert getattr(RunConfig.from_mapping(plain), key) == ADDED_LATER[key]
 
 
 # Sections

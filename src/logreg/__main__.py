@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(import_module(f"logreg.commands.{typed[0]}").main(typed[1:]))
     from logreg.commands.command_line import run_command
 
-    return run_command(help_text(), _refuse, typed or ["--help"])
+    return run_command(help_text, _refuse, typed or ["--help"])
 
 
 def help_text() -> str:

@@ -47,14 +47,22 @@ def number(above: float = -math.inf, at_least: float = -math.inf, below: float =
     )
 
 
-def strengths() -> Constraint:
-    """A strength of a penalty, or several to choose from."""
-    one = number(at_least=0)
+def strength() -> Constraint:
+    """The strength of l2 as a user types it: a number, auto, path, or the strengths of a path; ``None`` is auto."""
+    one, several = number(at_least=0), strengths()
     return Constraint(
         f"{one.description}, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
+        lambda value: value in ("auto", "path") or one.holds(value) or (value != "default" and several.holds(value)),
+    )
+
+
+def strengths() -> Constraint:
+    """The strengths of l2 on a path."""
+    return Constraint(
+        "be null, default, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
         lambda value: (
-            value in ("auto", "path")
-            or one.holds(value)
+            value is None
+            or value == "default"
             or (isinstance(value, list | tuple) and bool(value) and all(_is_number(x) and x > 0 for x in value))
         ),
     )

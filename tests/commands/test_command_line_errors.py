@@ -19,8 +19,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from logreg.commands.overrides import CONF, data_name, implied_overrides, typed_name, with_backbone
-from logreg.config import EXACT, RunConfig
+from logreg.commands.overrides import CONF, expand_backbone, implied_overrides
+from logreg.commands.run_names import data_name, typed_name
+from logreg.config import EXACT, SETTINGS, RunConfig
 from logreg.run_folder import find_checkpoint
 from whole_runs import Answer, left_in, train
 
@@ -415,7 +416,7 @@ NAMES = {
 
 @pytest.mark.parametrize("typed", NAMES)
 def test_a_run_folder_is_called_after_what_was_typed(typed: str) -> None:
-    words = with_backbone(shlex.split(typed))
+    words = expand_backbone(shlex.split(typed))
     lines = [*implied_overrides({word.partition("=")[0] for word in words}), *words]
     assert typed_name(lines) == NAMES[typed]
 
@@ -848,12 +849,14 @@ def test_help_has_every_knob_with_its_default(typed: Callable[[str], Answer], se
         return
     plain = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
     assert isinstance(plain, dict)
+    assert plain[setting] == SETTINGS[setting].default
     default = plain[setting] if isinstance(plain[setting], str) else json.dumps(plain[setting])
     # What the dataset's recipe decides has no default of its own: D.
     default = "D" if default.startswith("${dataset.recipe.") else default
-    line = re.search(rf"^ +{setting} +(\S+) +\S.*$", shown, re.MULTILINE)
+    line = re.search(rf"^ +{setting} +(\S+) +(\S.*)$", shown, re.MULTILINE)
     assert line is not None
     assert line.group(1) == default
+    assert SETTINGS[setting].help.startswith(line.group(2))
 
 
 def test_a_reader_that_leaves_early_as_head_does_is_no_error() -> None:

@@ -185,7 +185,7 @@ MISTAKES = {
         "torn",
     ): "`torn/summary.json` must be the summary of a run, and cannot be read as that. Remove it, or train anew.",
     ("hollow", "splits=val"): (
-        "`splits` must be a key of compare.py, and there is none of that name. Did you mean split?"
+        "`splits` must be a key of compare, and there is none of that name. Did you mean split?"
     ),
 }
 

@@ -9,42 +9,28 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.command_line import ROOT, read_typed, run_command, say_importing
-from logreg.commands.overrides import is_override, read_summary, reading_summary
-from logreg.constraints import Constraint, flag, one_of, optional
+from logreg.commands.command_line import ROOT, import_libraries, parse_arguments, run_command
+from logreg.commands.overrides import is_override
+from logreg.commands.summary_files import read_summary, reading_summary
+from logreg.constraints import flag, one_of, optional
 from logreg.errors import ConfigError
 from logreg.files import shown
 from logreg.run_folder import find_checkpoint
+from logreg.settings import Setting, help_lines
 from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from logreg.evaluation.paired_comparison import Paired
 
-HELP = """\
-Shows runs beside each other: what differs in their settings, their scores with intervals, their certificates.  Of two
-runs that were scored on the same rows it says whether one is better, or whether that may be noise.
-
-usage: python scripts/compare.py RUN RUN ... [key=value ...]
-       python scripts/compare.py SWEEP
-
-examples
-  python scripts/compare.py runs/mnist/2026-11-22_10-00-00-000000_lr-0.1 latest
-  python scripts/compare.py runs/sweeps/digits_l2_lr
-
-  RUN is a run folder, a folder of runs such as a sweep, or latest.
-
-keys
-  split        null      val or test, whose rows two runs are compared on; null: the last that both have
-  json         false     true: prints one JSON object, with all settings
-
-The paired test: the difference of the log-loss with a 95 % bootstrap interval, and McNemar's test on the rows that only
-one of them is right about.
-"""
-
-OWN: dict[str, tuple[Constraint, Any]] = {
-    "split": (optional(one_of(("train", "val", "test"))), None),
-    "json": (flag(), False),
+OWN = {
+    "split": Setting(
+        None,
+        optional(one_of(("train", "val", "test"))),
+        "val or test, whose rows two runs are compared on; null: the last that both have",
+    ),
+    "json": Setting(False, flag(), "true: prints one JSON object, with all settings"),
 }
+"""The keys of this command."""
 
 SCORES = ("log_loss", "accuracy", "auroc")
 """Of the evaluation, in the table."""
@@ -65,14 +51,37 @@ UNINTERESTING = ("dataset.recipe", "expected", "verbose", "report", "ckpt_path",
 """Settings that say nothing of the model."""
 
 
+def help_text() -> str:
+    """What ``--help`` prints."""
+    return f"""\
+Shows runs beside each other: what differs in their settings, their scores with intervals, their certificates.  Of two
+runs that were scored on the same rows it says whether one is better, or whether that may be noise.
+
+usage: python scripts/compare.py RUN RUN ... [key=value ...]
+       python scripts/compare.py SWEEP
+
+examples
+  python scripts/compare.py runs/mnist/2026-11-22_10-00-00-000000_lr-0.1 latest
+  python scripts/compare.py runs/sweeps/digits_l2_lr
+
+  RUN is a run folder, a folder of runs such as a sweep, or latest.
+
+keys
+{help_lines(OWN)}
+
+The paired test: the difference of the log-loss with a 95 % bootstrap interval, and McNemar's test on the rows that only
+one of them classifies correctly.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/compare.py``; the exit code is that of `run_command`."""
-    return run_command(HELP, _work, arguments)
+    return run_command(help_text, _run, arguments)
 
 
-def _work(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
     named = [argument for argument in arguments if not is_override(argument)]
-    typed = read_typed([argument for argument in arguments if is_override(argument)], "compare.py", OWN)
+    typed = parse_arguments([argument for argument in arguments if is_override(argument)], "compare", OWN)
     for argument in named:
         if argument.startswith("-"):
             raise ConfigError(f"`{argument}` is no option. `--help` lists the keys.")
@@ -87,10 +96,7 @@ def _work(arguments: list[str]) -> int:
     differing = _differing([row["settings"] for row in rows], typed_keys)
     paired = None
     if len(runs) == 2:
-        say_importing()
-        from logreg.training.fast_import import import_lightning
-
-        import_lightning()
+        import_libraries()
         paired = _compared(list(runs), typed.values["split"])
     if typed.values["json"]:
         plain = {"runs": rows, "paired": paired[1].as_dict() | {"split": paired[0]} if paired else None}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from logreg.commands.command_line import TypedArguments
-from logreg.commands.overrides import with_overrides
+from logreg.commands.overrides import apply_overrides
 from logreg.config import RunConfig
 from logreg.errors import ConfigError
 from logreg.terminal import doing
@@ -46,7 +46,7 @@ def data_of(trained: Trained, typed: TypedArguments) -> tuple[RunConfig, TensorD
     """
     from logreg.run.building import build_data, check_hardware, device_of
 
-    config = with_overrides(trained.of_its_run(), typed.overrides)
+    config = apply_overrides(trained.of_its_run(), typed.overrides)
     others = {key for key in typed.given if key.startswith("dataset.")} - WHERE_ONLY
     if others:
         _check_others(config, others)

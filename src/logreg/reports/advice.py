@@ -96,7 +96,8 @@ def _penalized(summary: Summary) -> str:
     found = summary["optimality"]
     lacks = bool(found["separation"] or found.get("dependent")) or _overfits(summary)
     if _is_exact(summary):
-        return _again(summary, "l2=path" if "val" in summary["metrics"] else "l2=1e-3") if lacks else ""
+        l2 = "l2=path" if "val" in summary["metrics"] else "l2=1e-3"
+        return _again(summary, l2, without=["l2_path"]) if lacks else ""
     # A first-order optimizer stops long before coefficients are large: it is val that says whether they are.
     lacks = lacks and (has_risen(summary) or "val" not in summary["metrics"])
     return _again(summary, "l2=1e-3") if lacks else ""

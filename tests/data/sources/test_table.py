@@ -24,7 +24,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from logreg.commands.overrides import parse
+from logreg.commands.overrides import parse_overrides
 from logreg.commands.train import main
 from logreg.data import Table, TensorDataModule
 from logreg.data.encoding.columns import Columns, encode, read_columns
@@ -653,7 +653,7 @@ def test_no_class_is_there_twice_for_the_sign_of_zero(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Price (USD)", "a,b", "größe", "2020_01", "true", "it's", 'q"q', "a b"])
 def test_a_list_that_is_advised_can_be_typed(tmp_path: Path, name: str) -> None:
     (word,) = shlex.split(as_typed("dataset.drop", [name]))
-    (override,) = parse([word])
+    (override,) = parse_overrides([word])
     typed = override.value()
     assert isinstance(typed, list)
     assert [str(value) for value in typed] == [name]
