@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: a wheel has a copy of conf/, which stands at the top, as logreg/conf."""
+"""The one build step that pyproject.toml has no key for: a wheel gets a copy of conf/ as logreg/conf."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithConf(build_py):
-    """Copies the package, and conf/ into it; an editable install reads conf/ where it stands."""
+    """Copies the package, and conf/ into it; an editable install reads conf/ in the checkout."""
 
     def _conf(self) -> dict[str, str]:
-        """Where each copy goes, and which file it is of."""
+        """The path of each copy, and the file that is copied."""
         files = sorted(Path("conf").rglob("*.yaml"))
         return {str(Path(self.build_lib, "logreg", file)): str(file) for file in files}
 

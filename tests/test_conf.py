@@ -114,14 +114,14 @@ def test_no_file_names_code_to_be_run(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(set(FILES) - FRAGMENTS))
-def test_every_file_composes_and_keeps_every_promise(file: str) -> None:
+def test_every_file_composes_and_satisfies_every_constraint(file: str) -> None:
     config = config_of(*chosen_by(file))
     group, _, name = file.removesuffix(".yaml").rpartition("/")
     if group in ("dataset", "optimizer", "schedule"):
         assert getattr(config, group)["name"] == name
 
 
-# Recipes are run whole, with what they constraint, by tests/test_reference_results.py.
+# Recipes are run whole, with the results that they expect, by tests/test_reference_results.py.
 @pytest.mark.parametrize("file", [file for file in sorted(set(FILES) - FRAGMENTS) if "experiment/" not in file])
 def test_every_file_builds_and_trains(file: str, trained: Callable[[RunConfig], Trained]) -> None:
     config = config_of(*chosen_by(file))

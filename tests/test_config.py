@@ -1,4 +1,4 @@
-"""The front desk: every constraint and every setting, what it takes, what it refuses and in which words."""
+"""Every constraint and every setting: the values it takes, the values it refuses, and the message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from logreg.training.fast_import import import_lightning
 
 
 def a_run(**changes: Any) -> dict[str, Any]:
-    """What a user may have asked for, as a yaml file has it, with some of it changed."""
+    """A whole config as a yaml file has it, with some values changed."""
     plain: dict[str, Any] = {
         "dataset": {"name": "iris", "split": {"val": 0.2, "test": 0.2}, "standardize": True},
         "backbone": {"name": "none", "weights": "DEFAULT", "batch_size": 64},
@@ -89,7 +89,7 @@ def whole_sentence(sentence: str) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_promise_says_what_it_takes_and_takes_no_more(
+def test_a_constraint_holds_of_what_its_description_names_and_of_nothing_else(
     constraint: Constraint, words: str, good: list[Any], bad: list[Any]
 ) -> None:
     assert constraint.description == words
@@ -97,7 +97,7 @@ def test_a_promise_says_what_it_takes_and_takes_no_more(
     assert [value for value in bad if constraint.holds(value)] == []
 
 
-def test_check_names_the_key_the_promise_the_value_and_the_next_step() -> None:
+def test_check_names_the_key_the_constraint_the_value_and_the_next_step() -> None:
     sentence = "`dataset.rows` must be a whole number >= 10, got 3. Three points are no cloud."
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         check("dataset.rows", 3, whole(at_least=10), "Three points are no cloud.")
@@ -109,7 +109,7 @@ def test_check_lists_the_choices_and_offers_the_nearest() -> None:
         check("reduction", "maen", one_of(("mean", "sum")))
 
 
-def test_check_is_silent_when_the_promise_is_kept() -> None:
+def test_check_is_silent_when_the_constraint_holds() -> None:
     check("lr", 0.1, number(above=0))
 
 
@@ -238,7 +238,7 @@ TAKEN: dict[str, list[Any]] = {
 """For each setting: values that it must take."""
 
 
-def test_every_knob_stands_in_the_tables_of_this_file() -> None:
+def test_every_setting_is_in_the_tables_of_this_file() -> None:
     # A new setting without a bad value here would be a setting whose constraint nobody has seen broken.
     assert set(REFUSED) == set(TAKEN) == set(SETTINGS)
 
@@ -246,7 +246,7 @@ def test_every_knob_stands_in_the_tables_of_this_file() -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "rest"), [(setting, *row) for setting, rows in REFUSED.items() for row in rows]
 )
-def test_a_knob_refuses_what_breaks_its_promise(setting: str, value: Any, rest: str) -> None:
+def test_a_setting_refuses_what_breaks_its_constraint(setting: str, value: Any, rest: str) -> None:
     with pytest.raises(ConfigError, match=whole_sentence(f"`{setting}` must be {rest}")):
         RunConfig.from_mapping(a_run(**{setting: value}))
 
@@ -254,7 +254,7 @@ def test_a_knob_refuses_what_breaks_its_promise(setting: str, value: Any, rest: 
 @pytest.mark.parametrize(
     ("setting", "value"), [(setting, value) for setting, values in TAKEN.items() for value in values]
 )
-def test_a_knob_takes_what_keeps_its_promise(setting: str, value: Any) -> None:
+def test_a_setting_takes_what_satisfies_its_constraint(setting: str, value: Any) -> None:
     ours = getattr(RunConfig.from_mapping(a_run(**{setting: value})), setting)
     # yaml reads 32 as a number and "32" as text: both are the same constraint kept, and one spelling comes out
     assert ours == (str(value) if setting == "precision" else value)
@@ -308,7 +308,7 @@ def test_a_first_order_optimizer_needs_a_learning_rate(name: str) -> None:
         RunConfig.from_mapping(a_run(optimizer={"name": name}, lr=None))
 
 
-def test_a_mistake_at_the_front_desk_is_one_that_the_door_turns_into_one_line() -> None:
+def test_a_mistake_in_a_config_is_a_message_of_one_line() -> None:
     with pytest.raises(LogregError) as caught:
         RunConfig.from_mapping(a_run(lr="abc"))
     assert "\n" not in str(caught.value)
@@ -364,7 +364,7 @@ BAD_ARGUMENTS: dict[str, dict[str, list[tuple[str, Any, str]]]] = {
         "step": [("every", 0, FROM_ONE), ("every", 2.5, FROM_ONE), ("factor", 0, POSITIVE)],
     },
 }
-"""For each optimizer and schedule: an argument, a value that it refuses, and the constraint in words."""
+"""For each optimizer and schedule: an argument, a value that it refuses, and the description of the constraint."""
 
 GOOD_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "optimizer": {
@@ -380,7 +380,7 @@ GOOD_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
 """For each optimizer and schedule: arguments other than the defaults, which it must take."""
 
 
-def test_every_argument_of_every_section_stands_in_the_tables_of_this_file() -> None:
+def test_every_argument_of_every_section_is_in_the_tables_of_this_file() -> None:
     known = {section: {name: set(args) for name, args in choices.items()} for section, choices in SECTIONS.items()}
     good = {section: {name: set(args) for name, args in choices.items()} for section, choices in GOOD_ARGUMENTS.items()}
     bad = {
@@ -399,7 +399,7 @@ def test_every_argument_of_every_section_stands_in_the_tables_of_this_file() -> 
         for row in rows
     ],
 )
-def test_an_argument_of_a_section_refuses_what_breaks_its_promise(
+def test_an_argument_of_a_section_refuses_what_breaks_its_constraint(
     section: str, name: str, argument: str, value: Any, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=whole_sentence(f"`{section}.{argument}` must be {words}, got {value!r}.")):
@@ -530,7 +530,7 @@ def test_a_dataset_need_not_have_a_split() -> None:
         ),
     ],
 )
-def test_what_every_dataset_has_is_checked_at_the_front_desk(dataset: dict[str, Any], sentence: str) -> None:
+def test_the_settings_that_every_dataset_has_are_checked(dataset: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(dataset=dataset))
 
@@ -544,7 +544,7 @@ def test_what_every_dataset_has_is_checked_at_the_front_desk(dataset: dict[str, 
         ({"batch_size": 0}, "`backbone.batch_size` must be a whole number >= 1, got 0."),
     ],
 )
-def test_the_backbone_is_checked_at_the_front_desk(backbone: Any, sentence: str) -> None:
+def test_the_backbone_is_checked(backbone: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=rf"{re.escape(sentence)}$"):
         RunConfig.from_mapping(a_run(backbone=backbone))
 
@@ -553,7 +553,7 @@ def test_the_backbone_is_checked_at_the_front_desk(backbone: Any, sentence: str)
 
 
 @pytest.mark.parametrize("argument", REFUSED_TRAINER_ARGUMENTS)
-def test_an_argument_of_the_trainer_that_would_break_a_promise_is_refused(argument: str) -> None:
+def test_an_argument_of_the_trainer_that_would_have_a_wrong_effect_is_refused(argument: str) -> None:
     sentence = f"`trainer.{argument}` must not be set. {REFUSED_TRAINER_ARGUMENTS[argument]}"
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(trainer={argument: None}))

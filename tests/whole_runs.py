@@ -72,7 +72,7 @@ def left_in(folder: Path) -> list[str]:
 
 @contextmanager
 def standing_in(folder: Path) -> Iterator[None]:
-    """As if the user stood in ``folder`` and typed there; what the door changes is put back."""
+    """As if the user stood in ``folder`` and typed there; what a command changes in the process is put back."""
     cwd, argv, environment = Path.cwd(), sys.argv, dict(os.environ)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level

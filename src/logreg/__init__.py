@@ -1,7 +1,7 @@
 """logreg: the linear baseline you can trust.
 
 The names below are imported when they are first used, since torch takes seconds to import and a command must answer at
-once.  `docs/architecture.md` says where everything else lives.
+once.  `docs/architecture.md` describes the rest of the package.
 """
 
 from importlib import import_module

@@ -12,7 +12,7 @@ COMMANDS = {
     "train": "fits a logistic regression, scores it and writes a report",
     "evaluate": "scores a trained model, with intervals",
     "predict": "gives the probability of each class for new rows",
-    "certify": "says how far coefficients are from their optimum, also those of other programs",
+    "certify": "certifies how far coefficients are from their optimum, also those of other programs",
     "export": "writes a trained model for other programs",
     "sweep": "searches for the settings with the best score on val",
     "compare": "shows runs beside each other, and whether one of two is better",

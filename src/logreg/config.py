@@ -42,14 +42,14 @@ DATASET_SETTINGS: dict[str, Constraint] = {
     "limit": optional(whole(at_least=2)),
     "class_weight": weights(),
 }
-"""What every dataset takes, besides ``split`` and arguments of its own."""
+"""Settings that every dataset has, besides ``split`` and arguments of its own."""
 
 BACKBONE_SETTINGS: dict[str, Constraint] = {
     "name": text(),
     "weights": text(),
     "batch_size": whole(at_least=1),
 }
-"""What turns images into features before the model sees them."""
+"""Settings of the network that turns images into features."""
 
 SECTIONS: dict[str, dict[str, dict[str, Constraint]]] = {
     "optimizer": {
@@ -71,10 +71,10 @@ SECTIONS: dict[str, dict[str, dict[str, Constraint]]] = {
         "step": {"every": whole(at_least=1), "factor": number(above=0)},
     },
 }
-"""What a user chooses between, and the arguments of each choice."""
+"""The options of a section, and the arguments of each option."""
 
 EXACT = ("newton", "lbfgs", "auto")
-"""Optimizers that step once per pass over all rows, and end when they are certified to be at the optimum."""
+"""Optimizers that step once per pass over all rows, and stop when a certificate proves them to be at the optimum."""
 
 REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     **{key: f"Set `{key}` instead." for key in ("accelerator", "devices", "precision", "max_epochs")},
@@ -96,7 +96,7 @@ REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     "barebones": "It would switch the checkpoints and TensorBoard off.",
     "fast_dev_run": "Set `max_epochs=1` and `dataset` to a small one instead.",
 }
-"""Arguments of Lightning's Trainer that would be ignored or would break a constraint, and what to do instead."""
+"""Arguments of Lightning's Trainer that have no effect or a wrong one here, and the advice for each."""
 
 
 def _declare(default: Any, constraint: Constraint, help_text: str) -> dict[str, Setting]:
@@ -325,7 +325,7 @@ def _separate_path(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unknown_key(key: str, known: list[str]) -> ConfigError:
-    """The sentence for a key that no config has."""
+    """The message for a key that no config has, with the nearest of the known keys."""
     inner = [one for one in known if one.endswith(f".{key}")]
     if key == "C":
         near = "scikit-learn's C is 1 / (rows * l2): set l2 instead."
@@ -337,7 +337,7 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
 
 
 def _check_steps(plain: Mapping[str, Any]) -> None:
-    """What belongs to first-order optimizers stands with one, and nothing of it with an exact one."""
+    """Checks that lr, batch_size, schedule and polish go with a first-order optimizer, and a path with an exact one."""
     name = plain["optimizer"]["name"]
     if plain["l2_path"] is not None and name not in EXACT:
         raise ConfigError("`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path.")

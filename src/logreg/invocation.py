@@ -1,6 +1,6 @@
-"""How a user starts a command here: `python scripts/train.py`, `logreg train` or `python -m logreg train`.
+"""The words that start a command: `python scripts/train.py`, `logreg train` or `python -m logreg train`.
 
-All help, messages and reports name commands by this module, so that each line they print can be typed as it stands.
+Help texts, messages and reports name commands by this module, so that each command in them can be typed as printed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ _SCRIPT = re.compile(r"(?:(python) )?\bscripts/(\w+)\.py\b")
 
 
 def command_words(command: str) -> list[str]:
-    """The words that start a command, as those that started this process.
+    """The words that start ``command`` in the way in which this process was started.
 
-    A process that no command started, such as a notebook, names the scripts where there are any.
+    In a process that no command started, such as a notebook, they name the scripts where there are any.
     """
     started = Path(sys.argv[0] if sys.argv else "")
     if started.name == "__main__.py" and started.parent.name == "logreg":
@@ -29,7 +29,7 @@ def command_words(command: str) -> list[str]:
 
 
 def as_started(text: str) -> str:
-    """A text of ours, with each ``python scripts/NAME.py`` in it replaced by what starts that command here."""
+    """A help text or message in which each ``python scripts/NAME.py`` is replaced by the words that start it."""
     return _SCRIPT.sub(_replaced, text)
 
 

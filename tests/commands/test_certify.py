@@ -1,4 +1,4 @@
-"""`scripts/certify.py` as a user types it, on coefficients of ours and of others."""
+"""`scripts/certify.py` as a user types it, on coefficients of this program and of others."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_columns_that_depend_on_each_other_are_named_and_nothing_is_called_optim
 # The command line
 
 
-def test_a_person_reads_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_the_gap_and_the_penalty_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path, converged(10.0))
     with standing_in(tmp_path):
         assert main(shlex.split(f"{TUMOURS} C=1")) == 0

@@ -35,13 +35,13 @@ OWN = {
 """The keys of this command alone."""
 
 MAX_ROWS = 1000
-"""Rows at most on which the written model is compared with ours."""
+"""Rows at most on which the written file is compared with the model."""
 
 CARD = "MODEL_CARD.md"
 """The file name of the model card, beside the written model."""
 
 CARD_MARK = "was read again after it was written"
-"""Text that every model card of ours has: a file without it is not overwritten."""
+"""Text in every model card that logreg writes: a file without it is not overwritten."""
 
 
 def help_text() -> str:
@@ -104,7 +104,7 @@ def _run(arguments: list[str]) -> int:
         summary = None
     card = output.parent / CARD
     if card.exists() and not overwrite and CARD_MARK not in card.read_text(encoding="utf-8", errors="replace"):
-        raise ConfigError(f"`output` must leave {card} as it is, which is no card of ours. Name another folder.")
+        raise ConfigError(f"`output` must leave {card} as it is, which logreg did not write. Name another folder.")
     trained = Trained.load(checkpoint)
     model = Linear.of(trained.module)
     if run is not None and summary is not None:
@@ -124,13 +124,13 @@ def _run(arguments: list[str]) -> int:
 
 
 def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
-    """Writes a model in a format, reads it again, and keeps it if it agrees.
+    """Writes a model in a format, reads it again, and keeps the file if its probabilities agree with the model.
 
     Returns:
         The largest difference of a probability on the sample.
 
     Raises:
-        LogregError: It does not agree; nothing is left.
+        LogregError: They do not agree; no file is left.
     """
     import numpy as np
 
@@ -138,14 +138,15 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
 
     with unfinished(output) as temporary:
         FORMATS[name].write(model, temporary)
-        theirs = FORMATS[name].read(temporary, model, sample)
-        ours = model.probabilities(sample.features).numpy()
-        difference = float(np.abs(theirs - ours).max())
+        written = FORMATS[name].read(temporary, model, sample)
+        expected = model.probabilities(sample.features).numpy()
+        difference = float(np.abs(written - expected).max())
         if not difference <= AGREEMENT:
             others = " or ".join(other for other in ("onnx", "torch_export") if other != name)
             raise LogregError(
                 f"`format={name}` must give the probabilities of the model to {AGREEMENT:g}, and is off by "
-                f"{difference:.2g} on {len(ours):,} rows. Subtract an offset from the features, or use format={others}."
+                f"{difference:.2g} on {len(expected):,} rows. Subtract an offset from the features, or use "
+                f"format={others}."
             )
         temporary.replace(output)
     return difference
@@ -168,7 +169,7 @@ def _held_out(trained: Trained, typed: TypedArguments) -> Sample:
     columns = {}
     if trained.facts.columns:
         table = data.tables[split]
-        read = data.raw.tables["train"].features  # as it stands in the file, before it was encoded
+        read = data.raw.tables["train"].features  # as in the file, before the encoding
         assert isinstance(read, Columns)
         rows = (torch.arange(len(table)) if table.rows is None else table.rows)[: len(features)].numpy()
         for column in trained.facts.columns:

@@ -160,7 +160,7 @@ def _predict(trained: Trained, predictor: Predictor, incoming: NewRowsReader, ty
     first = next(blocks, None)
     if first is None:
         raise ConfigError(f"`input` must have rows, got none [in {values['input']}].")
-    # A bar and the rows would overwrite each other on one screen.
+    # A progress bar and rows on the same terminal would overwrite each other.
     bar = _progress_bar(count, shown=not (values["output"] == "-" and sys.stdout.isatty()))
     with open_writer(values["output"], facts.class_names, list(first.kept)) as writer, bar as advance:
         block: Rows | None = first
@@ -199,7 +199,7 @@ def _print_single(trained: Trained, predictor: Predictor, rows: Rows, threshold:
 
 @contextmanager
 def _progress_bar(count: int | None, shown: bool) -> Iterator[Any]:
-    """A progress bar on a terminal; nothing elsewhere."""
+    """Yields a function that advances a progress bar on a terminal, and does nothing elsewhere."""
     if not (shown and sys.stderr.isatty()):
         yield lambda rows: None
         return

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from logreg.facts import DataFacts
     from logreg.training.trained import Trained
 
-FILES = {f"dataset.{key}path" for key in ("", "train_", "val_", "test_")}
-"""Keys that name other rows."""
+FILE_KEYS = {f"dataset.{key}path" for key in ("", "train_", "val_", "test_")}
+"""Keys that name files with rows."""
 
 OF_THE_MODEL = {
     "name",
@@ -32,22 +32,22 @@ OF_THE_MODEL = {
     "missing",
     "white_level",
 }
-"""Keys of a dataset that another value would make another model of."""
+"""Keys of a dataset that belong to the model: another value would make another model."""
 
-WHERE_ONLY = {"dataset.root", "dataset.cache", "dataset.download"}
-"""Keys that say where the rows are, not which."""
+LOCATION_KEYS = {"dataset.root", "dataset.cache", "dataset.download"}
+"""Keys that name where the rows of the run are, and no other rows."""
 
 
 def data_of(trained: Trained, typed: TypedArguments) -> tuple[RunConfig, TensorDataModule, bool]:
-    """The rows of a trained model's run, or others that were typed.
+    """The rows of the run of a trained model, or other rows that a user named.
 
     Returns:
-        The config; the data, as the model reads it; whether the rows are others than those of the run.
+        The config; the data, as the model reads it; whether the rows are other ones than those of the run.
     """
     from logreg.run.building import build_data, check_hardware, device_of
 
     config = apply_overrides(trained.of_its_run(), typed.overrides)
-    others = {key for key in typed.given if key.startswith("dataset.")} - WHERE_ONLY
+    others = {key for key in typed.given if key.startswith("dataset.")} - LOCATION_KEYS
     if others:
         _check_others(config, others)
         config = dataclasses.replace(config, dataset=_all_rows(config.dataset, others, trained.facts))
@@ -59,19 +59,19 @@ def data_of(trained: Trained, typed: TypedArguments) -> tuple[RunConfig, TensorD
 
 
 def _check_others(config: RunConfig, typed: set[str]) -> None:
-    """Keys that are set anew must mean other rows, not another model.
+    """Checks that typed keys name other rows and do not change the model.
 
     Raises:
-        ConfigError: One of them is the model's, or no file is named.
+        ConfigError: One of them belongs to the model, or no file is named.
     """
     made = config.dataset["name"] == "blobs"
     for key in sorted(typed):
-        if key.removeprefix("dataset.") in OF_THE_MODEL or not (made or FILES & typed):
+        if key.removeprefix("dataset.") in OF_THE_MODEL or not (made or FILE_KEYS & typed):
             raise ConfigError(f"`{key}` must be that of the checkpoint. Other rows are named by dataset.path=FILE.")
 
 
 def _all_rows(dataset: Mapping[str, Any], typed: set[str], facts: DataFacts) -> dict[str, Any]:
-    """A dataset of whose rows none are held out; of a table the columns that the model learned from."""
+    """The settings of a dataset that hold no rows out, and for a table read only the columns of the model."""
     plain = dict(dataset)
     if facts.columns:
         names = [column.name for column in facts.columns]

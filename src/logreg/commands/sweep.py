@@ -60,11 +60,12 @@ REFUSED = {
     "facts": "Type scripts/train.py facts=only.",
     "seed": "",
 }
-"""Keys of scripts/train.py that cannot be searched or set, and why."""
+"""Keys of ``scripts/train.py`` that cannot be searched; those with a reason cannot be set either."""
 
 
 def help_text() -> str:
     """What ``--help`` prints."""
+    searched = Setting(None, text(), f"the values of a key of scripts/train.py: {FORMS}", shown="")
     return f"""\
 Searches for the values that give the best score on val, and learns from each trial which ones to try next.
 
@@ -76,9 +77,7 @@ examples
   python scripts/sweep.py dataset=mnist optimizer=sgd 'search.batch_size=choice(32,128,512)' 'search.lr=log(1e-3,1)'
 
 keys
-  search.KEY             what to search, a key of scripts/train.py: {FORMS}
-{help_lines(OWN)}
-{help_lines({"select": SETTINGS["select"]})}
+{help_lines({"search.KEY": searched, **OWN, "select": SETTINGS["select"]})}
   every other key is one of scripts/train.py and holds for all trials
 
 Trials run one after the other in this process and share its imports and its data.  The folder of the sweep, under
@@ -148,7 +147,7 @@ def parse_plan(arguments: Sequence[str]) -> Plan:
         else:
             settings.append(argument)
     if not ranges:
-        raise ConfigError(f"`search.<key>` must say what to look for, such as 'search.lr=log(1e-4,1)': {FORMS}.")
+        raise ConfigError(f"`search.<key>` must name what to search, such as 'search.lr=log(1e-4,1)': {FORMS}.")
     keys = [one.key for one in ranges]
     for key in keys:
         if keys.count(key) > 1:
@@ -164,7 +163,7 @@ def parse_plan(arguments: Sequence[str]) -> Plan:
     first = {one.key: shown_value(one.ends[0]) for one in ranges}
     plan = Plan(values, tuple(ranges), tuple(settings), trial_config(settings, first))
     for one in ranges:
-        for value in one.samples[1:]:  # a constraint that holds for one value and not for another is seen at once
+        for value in one.samples[1:]:  # a mistake at any end of a range is reported before the first trial
             plan.trial(first | {one.key: shown_value(value)})
     if plan.config.l2_path is not None:
         raise ConfigError("`l2` must be one number in a sweep. A path chooses for itself: scripts/train.py l2=path.")
@@ -213,11 +212,11 @@ def _run(arguments: list[str]) -> int:
             raise
         search.free_what_was_killed()
         before = len(search.counted)
-        # A trial that is under way keeps others from taking the study back.
+        # A running trial keeps other processes from removing the study.
         request = search.ask(plan.values["trials"])
     try:
         _run_trials(plan, search, folder, data, before, request)
-    except ConfigError:  # of all trials alike
+    except ConfigError:  # a mistake of all trials alike
         with _locked(folder):
             if not search.counted and not list(folder.rglob("summary.json")):
                 search.forget()
@@ -261,10 +260,10 @@ def _data_key(config: RunConfig) -> str:
 
 
 def _read(config: RunConfig) -> TensorDataModule:
-    """The rows of a trial.
+    """Reads the rows of a trial.
 
     Raises:
-        LogregError: There is something wrong with them, or none are held out for val.
+        LogregError: A mistake in the data, or no val split.
     """
     from logreg.run.building import build_data
     from logreg.run.choosing_l2 import check_select
@@ -290,25 +289,25 @@ def _run_trials(
     total = plan.values["trials"]
     if before:
         print(f"{plan.study}: going on from {before} of {total} trials", file=sys.stderr)
-    with _progress(total, before, plan.study, SELECT[plan.config.select][0]) as tell:
+    with _progress(total, before, plan.study, SELECT[plan.config.select][0]) as report:
         while request is not None:
             trial, values = request
             typed = {key: shown_value(value) for key, value in values.items()}
             name = folder_name("_".join([str(trial.number), *(f"{key}-{value}" for key, value in typed.items())]))
-            words = _trial(plan, search, trial, typed, folder / name, data)
-            tell(len(search.counted), search.best, f"trial {trial.number}: {words}")
+            outcome = _trial(plan, search, trial, typed, folder / name, data)
+            report(len(search.counted), search.best, f"trial {trial.number}: {outcome}")
             request = search.ask(total)
 
 
 def _trial(
     plan: Plan, search: Search, trial: Any, typed: Mapping[str, str], folder: Path, shared: dict[str, TensorDataModule]
 ) -> str:
-    """One run; returns what came of it in words."""
+    """Runs one trial; returns its outcome in words."""
     from logreg.run.building import build_data
     from logreg.run.train import train
     from logreg.training.pruning import Pruned, Pruning
 
-    said = " ".join(f"{key}={value}" for key, value in typed.items())
+    values = " ".join(f"{key}={value}" for key, value in typed.items())
     config = dataclasses.replace(plan.trial(typed), report="brief")
     name, _ = SELECT[config.select]
     overrides = [*plan.settings, *(f"{key}={value}" for key, value in typed.items())]
@@ -321,7 +320,7 @@ def _trial(
         reached = {"metrics": {"val": {name: pruned.score}}, "epochs": pruned.epoch}
         _write_unfinished(folder, "pruned", overrides, reached)
         search.pruned(trial, shown(folder))
-        return f"{said}: pruned after epoch {pruned.epoch}, {name}/val {pruned.score:.4f}"
+        return f"{values}: pruned after epoch {pruned.epoch}, {name}/val {pruned.score:.4f}"
     except ConfigError:
         search.dropped(trial)
         raise
@@ -332,10 +331,10 @@ def _trial(
         (folder / "train.log").write_text(details + "\n", encoding="utf-8")
         _write_unfinished(folder, "failed", overrides, {"metrics": {}, "error": line})
         search.failed(trial, line)
-        return f"{said}: failed: {line}"
+        return f"{values}: failed: {line}"
     score = float(summary["metrics"]["val"][name])
     search.finished(trial, score, shown(folder))
-    return f"{said}: {name}/val {score:.4f}"
+    return f"{values}: {name}/val {score:.4f}"
 
 
 def _write_unfinished(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str, Any]) -> None:
@@ -344,21 +343,21 @@ def _write_unfinished(folder: Path, status: str, overrides: Sequence[str], more:
 
 
 def _gather(plan: Plan, search: Search, folder: Path) -> int:
-    """The table, the pictures, and how to have the best run again."""
+    """Prints the table and the command of the best run, and draws the pictures; returns the exit code."""
     from logreg.sweeps.results import draw_search, gather
 
     if search.best is not None:
         name, sign = SELECT[plan.config.select]
         files = draw_search(folder, plan.study, search.history, search.importance(), name, sign)
         print(f"pictures: {' '.join(map(shown, files))}")
-    # One that was killed at its end has a summary, and was tried again.
+    # A trial that was killed after its summary was written has been tried again.
     gather(folder, {str(trial.number) for trial in search.counted})
     return 0 if search.best is not None else 1
 
 
 @contextmanager
 def _progress(total: int, before: int, label: str, name: str) -> Iterator[Callable[[int, Any, str], None]]:
-    """Progress: a bar on a terminal, a line for each trial elsewhere."""
+    """Yields a function that shows progress: as a bar on a terminal, else as a line for each trial."""
 
     def of_best(best: Any) -> str:
         return "" if best is None else f"best {name}/val {best[0]:.4f}"
