@@ -94,7 +94,8 @@ def train(
     """
     started = time.perf_counter() if started is None else started
     resumed, held, ours, ended, epochs = None, None, False, False, 0
-    path, start, typed_l2, l2_reason = None, None, config.typed_l2, ""
+    path, start, l2_reason = None, None, ""
+    chooses_l2, typed_l2 = config.l2 is None, config.typed_l2
     if config.ckpt_path:
         resumed = find_checkpoint(config.ckpt_path, root, "leave ckpt_path out to start from scratch")
         held = read_checkpoint(resumed)
@@ -139,7 +140,7 @@ def train(
     if start is not None:
         module.start_at(start.point)
     along = None
-    if isinstance(typed_l2, str | list):
+    if chooses_l2:
         along = {"asked": typed_l2, "rows": [dataclasses.asdict(row) for row in path or ()], "reason": l2_reason}
     if not ours:
         check_new("hydra.run.dir", folder, begun=True)
