@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from logreg.commands.command_line import ROOT, TypedArguments, import_libraries, parse_arguments, run_command
 from logreg.constraints import Constraint, check, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
-from logreg.export.predictions import PREDICTED
+from logreg.export.predictions import PREDICTED, SUFFIXES
 from logreg.files import check_free
 from logreg.run_folder import find_checkpoint
 from logreg.settings import Setting, help_lines
@@ -88,29 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     typed = parse_arguments(arguments, "predict", OWN, takes_more=True)
-    values, cells = typed.values, typed.free
-    if values["input"] is not None and cells:
-        raise ConfigError(
-            f"`{cells[0].partition('=')[0]}` must be a key of predict beside input=. `--help` lists the keys."
-        )
-    if values["input"] is None and not cells:
-        raise ConfigError("`input` must be given, or a value for each column, such as hours=3.5.")
-    for key in ("output", "keep", "drop", "separator") if values["input"] is None else ():
-        if key in typed.given:
-            raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
-    # not Path.resolve, which raises where a link goes around in a circle
-    if values["input"] not in (None, "-") and realpath(values["input"]) == realpath(values["output"]):
-        raise ConfigError("`output` must be another file than `input`.")
-    taken = {PREDICTED, *(("probabilities", "classes") if values["output"].endswith(".npz") else ())}
-    for name in values["keep"]:
-        if str(name) in taken:
-            raise ConfigError(
-                f"`keep` must not name {str(name)!r}, since the output has one of its own. Rename it first."
-            )
+    _check_combinations(typed)
+    values = typed.values
     checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
     if values["output"] != "-":
-        from logreg.export.predictions import SUFFIXES
-
         check_free("output", Path(values["output"]), values["overwrite"], SUFFIXES)
     import_libraries()
     from logreg.data.new_rows import NewRowsReader
@@ -124,7 +105,7 @@ def _run(arguments: list[str]) -> int:
         classes = trained.facts.num_classes
         raise ConfigError(f"`threshold` must go with two classes, and the model has {classes}. Leave it out.")
     device = device_of(values["accelerator"])
-    incoming = NewRowsReader(
+    reader = NewRowsReader(
         trained.facts,
         {} if trained.config is None else trained.config.dataset,
         DTYPES[trained.module.hparams["precision"]],
@@ -136,10 +117,37 @@ def _run(arguments: list[str]) -> int:
     )
     predictor = Predictor(trained.module, device)
     if values["input"] is None:
-        _print_single(trained, predictor, incoming.single(cells), values["threshold"])
+        _print_single(trained, predictor, reader.single(typed.free), values["threshold"])
     else:
-        _predict(trained, predictor, incoming, typed)
+        _predict(trained, predictor, reader, typed)
     return 0
+
+
+def _check_combinations(typed: TypedArguments) -> None:
+    """Checks that keys which are right alone go with each other.
+
+    Raises:
+        ConfigError: Names the key that does not.
+    """
+    values, cells = typed.values, typed.free
+    if values["input"] is not None and cells:
+        raise ConfigError(
+            f"`{cells[0].partition('=')[0]}` must be a key of predict beside input=. `--help` lists the keys."
+        )
+    if values["input"] is None and not cells:
+        raise ConfigError("`input` must be given, or a value for each column, such as hours=3.5.")
+    for key in ("output", "keep", "drop", "separator") if values["input"] is None else ():
+        if key in typed.given:
+            raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
+    # not Path.resolve, which raises where links form a circle
+    if values["input"] not in (None, "-") and realpath(values["input"]) == realpath(values["output"]):
+        raise ConfigError("`output` must be another file than `input`.")
+    taken = {PREDICTED, *(("probabilities", "classes") if values["output"].endswith(".npz") else ())}
+    for name in values["keep"]:
+        if str(name) in taken:
+            raise ConfigError(
+                f"`keep` must not name {str(name)!r}, since the output has one of its own. Rename it first."
+            )
 
 
 def _separator(trained: Trained, typed: str | None) -> str | None:
@@ -151,12 +159,12 @@ def _separator(trained: Trained, typed: str | None) -> str | None:
     return "\t" if typed == "\\t" else typed
 
 
-def _predict(trained: Trained, predictor: Predictor, incoming: NewRowsReader, typed: TypedArguments) -> None:
+def _predict(trained: Trained, predictor: Predictor, reader: NewRowsReader, typed: TypedArguments) -> None:
     from logreg.export.predictions import open_writer
 
     values, facts = typed.values, trained.facts
     started, rows, unseen = time.perf_counter(), 0, dict[str, int]()
-    count, blocks = incoming.read(values["input"])
+    count, blocks = reader.read(values["input"])
     first = next(blocks, None)
     if first is None:
         raise ConfigError(f"`input` must have rows, got none [in {values['input']}].")
