@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from logreg.losses.objective import Objective
 from logreg.solvers.fit import fit
-from logreg.stored_form import moments, stored_form
+from logreg.stored_form import choose_stored_form, moments
 from whole_runs import Answer, newest, train
 
 Types = Callable[..., Answer]
@@ -346,7 +346,7 @@ def test_hashes_of_64_bits_are_learned_from_and_called_ids(tmp_path: Path) -> No
     summary = trained(hashes(), tmp_path)
     assert summary["optimality"]["value"] == pytest.approx(0.684725, abs=1e-6)
     assert summary["metrics"]["train"]["auroc"] == pytest.approx(0.5734, abs=5e-5)
-    assert any("if they are ids, add dataset.drop: h" in note for note in summary["dataset"]["notes"])
+    assert any("if they are ids, add them to dataset.drop: h" in note for note in summary["dataset"]["notes"])
 
 
 def test_seconds_keep_every_digit_of_their_slope(tmp_path: Path) -> None:
@@ -416,12 +416,12 @@ def test_the_bound_of_a_fit_contains_the_rounding_of_its_intercept() -> None:
 def test_what_is_left_of_short_numbers_is_exact() -> None:
     columns = torch.tensor([[1.0, 3e9, 0.0], [1, 3e9 + 7, 1e3], [0, 3e9 - 5, 1e3 + 0.125]], dtype=torch.float64)
     columns = columns[[1] * 90 + [0] * 9 + [2]]
-    form = stored_form(moments(lambda: [(columns, None)]), shifts=True)
+    form = choose_stored_form(moments(lambda: [(columns, None)]), shifts=True)
     assert form.shift[0] == 1
     assert 3e9 < form.shift[1] < 3e9 + 9
     assert form.shift[2] == 0
-    kept = form.of(columns, torch.float32)
-    assert torch.equal(form.source(kept), columns)
+    kept = form.transform(columns, torch.float32)
+    assert torch.equal(form.inverse_transform(kept), columns)
 
 
 def test_a_fit_in_python_refuses_what_float64_cannot_hold() -> None:
@@ -439,7 +439,7 @@ def test_only_what_the_source_itself_has_lost_is_said(offset: float, is_said: bo
     z = np.random.default_rng(0).normal(size=100)
     table = Written({"x": (offset + 100 * z).tolist(), "y": odds(np.random.default_rng(1), z)})
     notes = trained(table, tmp_path)["dataset"]["notes"]
-    assert any("hold few digits of it: x" in note for note in notes) == is_said
+    assert any("in the source, since they vary little for their size: x" in note for note in notes) == is_said
 
 
 def test_whole_numbers_that_float64_does_not_tell_apart_are_said(tmp_path: Path) -> None:
@@ -447,10 +447,10 @@ def test_whole_numbers_that_float64_does_not_tell_apart_are_said(tmp_path: Path)
     near = (2**62 + draw.integers(0, 50, 100)).tolist()  # its steps are 1024 there
     table = Written({"near": near, "x": draw.normal(size=100).tolist(), "y": odds(draw, draw.normal(size=100))})
     notes = trained(table, tmp_path)["dataset"]["notes"]
-    assert any("hold few digits of it: near" in note for note in notes)
+    assert any("in the source, since they vary little for their size: near" in note for note in notes)
     np.savez(tmp_path / "t.npz", features=np.array(near)[:, None].repeat(2, 1), labels=np.array(table.columns["y"]))
     notes = train(tmp_path, "dataset=features", "dataset.path=t.npz", "l2=1").summary["dataset"]["notes"]
-    assert any("hold few digits of it: feature 0, feature 1" in note for note in notes)
+    assert any("in the source, since they vary little for their size: feature 0, feature 1" in note for note in notes)
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,10 @@ def test_whole_numbers_that_float64_does_not_tell_apart_are_said(tmp_path: Path)
 def test_an_offset_that_nothing_can_take_up_is_said(typed: tuple[str, ...], is_said: bool, tmp_path: Path) -> None:
     z = np.random.default_rng(0).normal(size=100)
     table = Written({"x": (1e7 + z).tolist(), "y": odds(np.random.default_rng(1), z)})
-    sentence = "few digits of it without an intercept; set dataset.standardize=true, or subtract an offset: x"
+    sentence = (
+        "few significant digits without an intercept, since they vary little for their size; "
+        "set dataset.standardize=true, or subtract an offset: x"
+    )
     assert any(sentence in note for note in trained(table, tmp_path, *typed)["dataset"]["notes"]) == is_said
 
 

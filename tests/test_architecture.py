@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "logreg"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "constraints", "invocation", "settings", "terminal", "stored_form"),
+    ("errors", "constraints", "hardware", "invocation", "settings", "terminal", "stored_form"),
     ("facts", "files", "rows", "losses", "config", "run_folder"),
     ("data", "solvers"),
     ("evaluation", "optimality"),
@@ -39,6 +39,7 @@ BASE = {
     "invocation": set(),
     "settings": set(),
     "terminal": {"rich"},
+    "hardware": set(),
 }
 """What each may import besides the standard library and the others."""
 
@@ -153,6 +154,35 @@ def test_data_and_solvers_do_not_know_each_other() -> None:
     # They meet in Batch and DataFacts alone, so either can be exchanged; so do data and the Lightning module.
     pairs = {(folder_of(found.by), folder_of(found.of)) for found in OURS}
     assert pairs & {("data", "solvers"), ("solvers", "data"), ("data", "training"), ("training", "data")} == set()
+
+
+INSIDE_DATA = ("raw", "selected", "tables", "matrix", "dataset", "_held", "_done", "_blocks")
+"""Attributes of `TensorDataModule`, of its tables and of its loaders that give all rows at once."""
+
+
+def uses_of_rows(name: str, tree: ast.AST) -> list[str]:
+    """Expressions that reach for rows behind the methods of `TensorDataModule`."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in INSIDE_DATA:
+            owner = ast.unparse(node.value)
+            settings = node.attr == "dataset" and owner.endswith("config")  # the section of a config
+            own = owner in ("self", "self.rows")  # `SeparationRows.raw` and other fields that share a name
+            if not settings and not own:
+                found.append(f"{name}: {ast.unparse(node)}")
+    return found
+
+
+def test_only_data_holds_tables() -> None:
+    # Rows that are streamed or shared among processes have no table in memory: callers ask for what they need.
+    assert uses_of_rows("x", ast.parse("data.tables['train'].matrix; data.blocks(split).dataset; config.dataset"))
+    found = [
+        use
+        for name, file in MODULES.items()
+        if folder_of(name) != "data"
+        for use in uses_of_rows(name, ast.parse(file.read_text(encoding="utf-8"), str(file)))
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize("module", BASE)

@@ -91,8 +91,8 @@ def test_a_table_with_gaps_ends_at_scikit_learns_optimum(tmp_path: Path, true_ta
     run = train(tmp_path, *typed)
     data = data_of("table", *(word for word in typed if word.startswith(("dataset.", "precision"))))
     table, facts = data.tables["train"], data.facts
-    features = (table.chosen(table.matrix) - torch.tensor(facts.mean)) / torch.tensor(facts.std)
-    labels = table.chosen(table.labels)
+    features = (table.select(table.matrix) - torch.tensor(facts.mean)) / torch.tensor(facts.std)
+    labels = table.select(table.labels)
     theirs = LogisticRegression(C=1 / (len(labels) * 1e-3), tol=1e-10, max_iter=20_000).fit(features, labels)
     objective = Objective("cross_entropy", l2=1e-3)
     coef, intercept = torch.from_numpy(theirs.coef_), torch.from_numpy(theirs.intercept_)

@@ -102,6 +102,19 @@ def text() -> Constraint:
     return Constraint("be text", lambda value: isinstance(value, str) and value != "", is_text=True)
 
 
+def character(escaped_tab: bool = False) -> Constraint:
+    """One character.
+
+    Args:
+        escaped_tab: Whether a tab may also be typed as a backslash and a t; the value is then taken as it was typed.
+    """
+    return Constraint(
+        "be one character, such as ';'",
+        lambda value: isinstance(value, str) and (len(value) == 1 or (escaped_tab and value == "\\t")),
+        is_text=escaped_tab,
+    )
+
+
 def name() -> Constraint:
     """The name of a column, which may look like a number."""
     return Constraint("be a name", lambda value: isinstance(value, str | int | float) and value != "")

@@ -40,9 +40,8 @@ class ConfigError(LogregError):
     def not_a_choice(cls, key: str, choices: Iterable[str], got: object, advice: str = "") -> ConfigError:
         """The message for a name that is not among ``choices``, with ``advice`` or else the nearest choice."""
         choices = list(choices)
-        more = f" and {len(choices) - MAX_CHOICES} more" if len(choices) > MAX_CHOICES else ""
-        shown = ", ".join(choices[:MAX_CHOICES]) + more
-        return cls.broken(key, f"be one of {shown}", got, advice or did_you_mean(got, choices))
+        listed = name_list(choices, MAX_CHOICES)
+        return cls.broken(key, f"be one of {listed}", got, advice or did_you_mean(got, choices))
 
 
 class DatasetNotFoundError(LogregError):
@@ -64,6 +63,28 @@ class Terminated(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(self.EXIT_CODE)
+
+
+def name_list(names: Iterable[object], most: int = 10, kind: tuple[str, str] = ("", ""), last: str = ", ") -> str:
+    """Names in one line, with a count of those left out.
+
+    Args:
+        names: The names; `str` makes text of them.
+        most: Number of names that are listed at most.
+        kind: What is counted, singular and plural.
+        last: Separates the last two names where none is left out.
+
+    Example:
+        >>> name_list(["a", "b", "c"]), name_list(["a", "b", "c"], last=" and ")
+        ('a, b, c', 'a, b and c')
+        >>> name_list("abcd", 2), name_list("abcd", 3, ("column", "columns"))
+        ('a, b and 2 more', 'a, b, c and 1 more column')
+    """
+    every = [str(name) for name in names]
+    left = len(every) - most
+    if left > 0:
+        return f"{', '.join(every[:most])} and {left:,} more {kind[left > 1]}".rstrip()
+    return last.join([", ".join(every[:-1]), every[-1]] if len(every) > 1 else every)
 
 
 def as_typed(key: str, names: Iterable[object]) -> str:
@@ -126,8 +147,23 @@ SYNONYMS = {
 """Keys and values of other programs, with those of this one."""
 
 
+def nearest(got: object, choices: Iterable[str]) -> str | None:
+    """The choice that ``got`` most likely stands for: another program's name of it, or the closest spelling.
+
+    Example:
+        >>> nearest("mnits", ["mnist", "toy"]), nearest("x", ["mnist", "toy"])
+        ('mnist', None)
+    """
+    by_lower = {choice.lower(): choice for choice in choices}
+    synonym = SYNONYMS.get(str(got).lower())
+    if synonym in by_lower:
+        return synonym
+    near = difflib.get_close_matches(str(got).lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[near[0]] if near else None
+
+
 def did_you_mean(got: object, choices: Iterable[str]) -> str:
-    """The sentence "Did you mean <choice>?" with the choice nearest to ``got``; empty where none is near.
+    """A sentence that offers the choice nearest to ``got``; empty where none is near.
 
     Example:
         >>> did_you_mean("mnits", ["mnist", "toy"])
@@ -135,9 +171,5 @@ def did_you_mean(got: object, choices: Iterable[str]) -> str:
         >>> did_you_mean("x", ["mnist", "toy"])
         ''
     """
-    by_lower = {choice.lower(): choice for choice in choices}
-    synonym = SYNONYMS.get(str(got).lower())
-    if synonym in by_lower:
-        return f"Did you mean {synonym}?"
-    near = difflib.get_close_matches(str(got).lower(), by_lower, n=1, cutoff=0.6)
-    return f"Did you mean {by_lower[near[0]]}?" if near else ""
+    name = nearest(got, choices)
+    return "" if name is None else f"Did you mean {name}?"

@@ -1,6 +1,6 @@
-"""The two types that cross from data to model: `Batch` row by row, `DataFacts` once.
+"""The two types that pass from data to model: `Batch` for each block of rows, `DataFacts` once.
 
-`data` and `module` do not know each other; whatever one needs of the other stands here.
+`data` and `training` do not import each other; they share only the types of this module.
 """
 
 from __future__ import annotations
@@ -18,47 +18,52 @@ from logreg.stored_form import StoredForm
 
 Split = Literal["train", "val", "test"]
 ClassKind = Literal["text", "integer", "float", "boolean"]
-"""What the classes are in the data, whose names are text."""
+"""Type of the classes in the source; their names are always text."""
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-"""The splits in reading order; a dataset may lack val, test or both."""
+"""The splits in their usual order; a dataset may lack val, test or both."""
 
 
 class Batch(NamedTuple):
-    """A block of rows, as every DataModule yields it and every step receives it."""
+    """A block of N rows, as a DataModule yields it and a training step receives it."""
 
     features: Tensor
-    """Shape (N, D), floating, as they are stored: (x - shift) / unit of ``DataFacts`` (pixels: 0 to 1)."""
+    """Stored features, (x - shift) / unit by ``DataFacts``, shape (N, D), floating; pixels lie in [0, 1]."""
     labels: Tensor
-    """Shape (N,), int64, in [0, C)."""
+    """Class of each row, shape (N,), int64, in [0, C)."""
     sample_weight: Tensor | None = None
-    """Weight of each row, shape (N,), >= 0, in the type of the features; ``None`` weighs all rows 1."""
+    """Weight of each row, shape (N,), >= 0, in the type of the features; ``None`` for weight 1 everywhere."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """How one column of a table becomes features; plain values, learned on train, kept in the checkpoint."""
+    """Encoding of one column of a table as features; plain values, learned on train, kept in the checkpoint."""
 
     name: str
+    """Name of the column."""
     kind: Literal["number", "boolean", "category"]
+    """Type of the column."""
     levels: tuple[str, ...] = ()
-    """Of a boolean or a category, in order: each is a feature of 0 or 1, and a level not among them is all 0."""
+    """Levels of a boolean or a category, in order.
+
+    Each level is a feature of 0 or 1 (one-hot); an unknown level has 0 in all of them.
+    """
     fill: float | str = 0.0
-    """Stands in for a missing value: the median of train, or its most frequent level."""
+    """Value imputed for a missing one: the median of train, or its most frequent level."""
     indicator: bool = False
-    """Whether "<name> is missing" is a feature."""
+    """Whether "<name> is missing" is a feature, 1 where a value is missing."""
     constant: bool = False
-    """Whether all values of train are equal, so that only the indicator is left."""
+    """Whether all values of train are equal; then the indicator is the only feature."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """What the column becomes: ``carat``, or ``color=D``, ``color=E``, ...; then ``carat is missing``."""
+        """Names of its features: ``carat``, or ``color=D``, ``color=E``, ...; then ``carat is missing``."""
         values = (self.name,) if self.kind == "number" else tuple(f"{self.name}={level}" for level in self.levels)
         return (() if self.constant else values) + ((f"{self.name} is missing",) if self.indicator else ())
 
     @property
-    def is_whole(self) -> bool:
-        """Whether its parts are what they are said to be, wherever it comes from."""
+    def is_valid(self) -> bool:
+        """Whether all fields have the declared types and fit together; a checkpoint may hold anything."""
         texts = (self.name, *self.levels)
         known = {level.strip() for level in self.levels} | set(self.levels)
         return (
@@ -71,56 +76,59 @@ class Column:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """All that a model knows of its data; plain values, kept in the checkpoint."""
+    """Everything that a model knows about its data; plain values, kept in the checkpoint."""
 
     name: str
-    """The dataset as the user selected it."""
+    """Name by which the user selected the dataset."""
     num_features: int
-    """D."""
+    """Number of features, D."""
     class_names: tuple[str, ...]
-    """Name of each class, C >= 2 of them; with two, the second is the positive one."""
+    """Names of the C >= 2 classes; of two, the second is the positive class."""
     rows: Mapping[str, int]
-    """Rows of each split that the dataset has, keyed by train, val, test."""
+    """Number of rows of each split that the dataset has, by split."""
     feature_names: tuple[str, ...] = ()
-    """Name of each feature, D of them, or none (pixels)."""
+    """Names of the D features; empty where they have none (pixels)."""
     image_shape: tuple[int, ...] = ()
-    """(height, width) of a grey image, (channels, height, width) of a colored one; empty otherwise."""
+    """(height, width) of a grey image, (channels, height, width) of a colored one; empty for other data."""
     mean: tuple[float, ...] = ()
-    """Mean of each feature over the *train* split, in source units; empty: not standardized."""
+    """Mean of each feature over *train*, in source units; empty where features are not standardized."""
     std: tuple[float, ...] = ()
-    """Standard deviation likewise; 1 where a feature is constant."""
+    """Standard deviation of each feature over train, in source units; its unit where a feature is constant."""
     fingerprint: int = 0
-    """Checksum of the rows of all splits: another split or other data has another one."""
+    """Checksum (CRC-32) of the rows of all splits; it changes with the data and with the split."""
     source: str = ""
-    """What was read, such as a file's name, where the dataset's name does not say it."""
+    """What was read, such as a file name, where the name of the dataset does not tell."""
     columns: tuple[Column, ...] = ()
-    """How the columns of a table become the features, in order; empty: the source has features itself."""
+    """Encoding of the columns of a table, in order; empty where the source has features instead of columns."""
     ignored: tuple[str, ...] = ()
-    """Columns of the table that say nothing: constant over train, or empty."""
+    """Columns of the table that carry no information: constant over train, or empty."""
     missing_values: tuple[str, ...] = ()
-    """Words for a missing value in the text files of the table, besides the usual ones."""
+    """Words that mean a missing value in text files of the table, in addition to the usual words."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
-    """What turns images into the features; empty: they are the pixels."""
+    """The network that computes the features from images, as plain values; empty where none does."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
-    """How files of images become pixels, besides size and color: ``white_level`` of 16 bits, ``background``."""
+    """How image files are decoded, apart from size and color: ``white_level`` of 16 bits, ``background``."""
     white_byte: int = 255
-    """Value of a byte of an image that is 1 in source units."""
+    """Byte value of an image that is 1 in source units."""
     class_weight: tuple[float, ...] = ()
-    """Weight of each class in the loss, C of them; empty: all 1."""
+    """Weight of each of the C classes in the loss; empty for weight 1 everywhere."""
     mean_weight: float = 1.0
     """Mean over the train rows of sample weight times class weight."""
     class_rates: tuple[float, ...] = ()
-    """Part of the weight of train that each class has, C of them; class weights do not count."""
+    """Fraction of the sample weight of train in each of the C classes; class weights do not count."""
     shift: tuple[float, ...] = ()
-    """Features are stored as (x - shift) / unit, rounded to the floating type afterwards; in source units; empty: 0."""
+    """Shift of each feature, in source units; empty for 0 everywhere.
+
+    Features are stored as (x - shift) / unit, computed in float64 and rounded to the floating type afterwards.
+    """
     unit: tuple[float, ...] = ()
-    """Of each feature, a power of two in source units; empty: 1."""
+    """Unit of each feature, a power of two in source units; empty for 1 everywhere."""
     class_kind: ClassKind = "text"
-    """What the classes are where they come from, by the names: 3 of 3, true of True."""
+    """Type of the classes in the source, which their names leave open: 3 or "3", True or "true"."""
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes, C."""
         return len(self.class_names)
 
     @property
@@ -130,7 +138,7 @@ class DataFacts:
 
     @property
     def stored(self) -> StoredForm:
-        """How features are stored."""
+        """Shift and unit of each feature."""
         plain = StoredForm.plain(self.num_features)
         return StoredForm(
             torch.tensor(self.shift, dtype=torch.float64) if self.shift else plain.shift,
@@ -139,9 +147,12 @@ class DataFacts:
 
     @property
     def standardization(self) -> tuple[Tensor, Tensor] | None:
-        """What coefficients belong to: (stored features - center) / scale; center and scale (D,), float64.
+        """Center and scale of the features that the coefficients multiply, (stored - center) / scale.
 
-        These are standardized features, or else features in source units; ``None`` where they are as stored.
+        These features are standardized, or else in source units.
+
+        Returns:
+            Center and scale, shape (D,) each, float64; ``None`` where coefficients multiply the stored features.
         """
         stored = self.stored
         if self.mean:
@@ -153,11 +164,11 @@ class DataFacts:
 
     @property
     def title(self) -> str:
-        """The dataset and what was read: ``table diamonds.csv``."""
+        """Name of the dataset and what was read: ``table diamonds.csv``."""
         return f"{self.name} {self.source}".rstrip()
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and numbers; `from_dict` takes it back."""
+        """The facts as plain dicts, lists, strings and numbers, for `from_dict`."""
         plain = dataclasses.asdict(self)
         columns = [column | {"levels": list(column["levels"])} for column in plain["columns"]]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} | {
@@ -169,10 +180,10 @@ class DataFacts:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> DataFacts:
-        """The facts that ``as_dict`` made ``plain`` of.
+        """The facts from the plain values of `as_dict`.
 
         Raises:
-            ValueError: They are those of no model: a file may hold anything.
+            ValueError: The values do not fit together; a checkpoint may hold anything.
         """
         arguments: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
@@ -185,10 +196,10 @@ class DataFacts:
         return facts
 
     def _check(self) -> None:
-        """What a model is built from fits together.
+        """Checks that all fields have the declared types and fit together.
 
         Raises:
-            ValueError: It does not.
+            ValueError: Some do not.
         """
         per_feature, per_class = self.num_features, len(self.class_names)
         numbers = {
@@ -207,7 +218,7 @@ class DataFacts:
             "names": all(isinstance(names, tuple) and all(isinstance(one, str) for one in names) for names in texts),
             "class_names": len(set(self.class_names)) == per_class >= 2,
             "feature_names": len(self.feature_names) in (0, per_feature),
-            "columns": all(column.is_whole for column in self.columns) and from_columns in ((), self.feature_names),
+            "columns": all(column.is_valid for column in self.columns) and from_columns in ((), self.feature_names),
             "image_shape": all(type(side) is int and side >= 1 for side in self.image_shape),
             "rows": all(split in SPLITS and type(count) is int for split, count in self.rows.items()),
             "fingerprint": type(self.fingerprint) is int,

@@ -1,8 +1,9 @@
-"""Blocks of rows: who serves them, and what each row weighs in the loss."""
+"""Sources of rows, block by block; the weight of each row in the loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,17 +11,23 @@ from torch import Tensor
 from logreg.facts import Batch
 
 BLOCK_BYTES = 32 * 2**20
-"""Size of a block of features in float32: so large that what is done once for each costs little."""
+"""Bytes of a block of features in float32: large enough that the fixed cost of a block is small."""
 
 BLOCK_ROWS = 16_384
-"""Rows of a block at most."""
+"""Largest number of rows in a block."""
 
 PART_BYTES = {torch.float32: 6 * 2**20, torch.float64: 3 * 2**20}
-"""Size of a part of it, where features are copied: the copy stays in the cache of common processors."""
+"""Bytes of features that are copied at once, by floating type: the copy stays in the cache of common processors."""
 
 
 def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtype) -> Tensor | None:
-    """What each row weighs in the loss, shape (n,); ``None`` for all 1."""
+    """Weight of each row in the loss: its own times that of its class, shape (n,); ``None`` if all are 1.
+
+    Args:
+        block: The rows.
+        class_weight: Weight of each class, C of them, or empty for all 1.
+        dtype: Of the result.
+    """
     weights = None if block.sample_weight is None else block.sample_weight.to(dtype)
     if not class_weight:
         return weights
@@ -29,7 +36,7 @@ def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtyp
 
 
 def parts(block: Batch, rows: int) -> Iterator[Batch]:
-    """A block as several of that many rows, and one of the rest."""
+    """A block cut into parts of ``rows`` rows; the last part has the rest."""
     for first in range(0, len(block.labels), max(rows, 1)):
         part = slice(first, first + rows)
         weights = None if block.sample_weight is None else block.sample_weight[part]
@@ -37,29 +44,68 @@ def parts(block: Batch, rows: int) -> Iterator[Batch]:
 
 
 def part_rows(features: int, dtype: torch.dtype) -> int:
-    """How many rows of so many features may be copied at once."""
+    """Number of rows with ``features`` features that are copied at once; see `PART_BYTES`."""
     return min(max(1, PART_BYTES[dtype] // max(features * dtype.itemsize, 1)), BLOCK_ROWS)
 
 
-RowSource = Callable[[bool], Iterable[Batch]]
-"""Begins a new pass over all rows when it is called; with ``True`` each block should be a sample of all rows."""
+class RowSource(Protocol):
+    """The rows of one split that this process reads, served in blocks.
+
+    Every pass reads the same blocks in the same order, since solvers keep numbers of each block between passes.
+    Several processes share a split: each has a source of its own part of the rows, which may be empty.
+    """
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of this process."""
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the features of a block are a sparse CSR tensor; else dense."""
+
+    @property
+    def has_random_access(self) -> bool:
+        """Whether interleaved blocks cost no more than blocks in order; else both are in order."""
+
+    @property
+    def may_be_held(self) -> bool:
+        """Whether a solver may keep all rows at once, as solvers in the span of the rows do."""
+
+    def blocks(self) -> Iterator[Batch]:
+        """All rows in order, block by block."""
+
+    def interleaved_blocks(self) -> Iterator[Batch]:
+        """All rows, each block a sample of rows from everywhere, where there is random access."""
 
 
 class MemoryRows:
-    """Rows that lie in memory; calling it begins a pass over them, block by block, without a copy."""
+    """A `RowSource` of tensors in memory; blocks are views."""
+
+    is_sparse = False
+    has_random_access = True
+    may_be_held = True
 
     def __init__(self, features: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> None:
         """Features (N, D) in source units, labels (N,), weights (N,) or ``None``."""
         self.features, self.labels, self.sample_weight = features, labels, sample_weight
-        row_bytes = features.shape[1] * 4
-        self.block_rows = min(max(1, BLOCK_BYTES // max(row_bytes, 1)), BLOCK_ROWS)
+        self.num_rows, self.num_features = len(labels), features.shape[1]
+        self.block_rows = min(max(1, BLOCK_BYTES // max(4 * self.num_features, 1)), BLOCK_ROWS)
 
-    def __call__(self, mixed: bool) -> Iterator[Batch]:
-        """The blocks in order; where ``mixed`` each has rows from everywhere."""
-        number = len(self.labels)
-        blocks = -(-number // self.block_rows)
-        for block in range(blocks):
-            first = block * self.block_rows
-            part = slice(block, None, blocks) if mixed else slice(first, first + self.block_rows)
-            weights = None if self.sample_weight is None else self.sample_weight[part]
-            yield Batch(self.features[part], self.labels[part], weights)
+    def blocks(self) -> Iterator[Batch]:
+        """All rows in order."""
+        for first in range(0, self.num_rows, self.block_rows):
+            yield self._block(slice(first, first + self.block_rows))
+
+    def interleaved_blocks(self) -> Iterator[Batch]:
+        """Every n-th row for a block, n the number of blocks."""
+        blocks = -(-self.num_rows // self.block_rows)
+        for first in range(blocks):
+            yield self._block(slice(first, None, blocks))
+
+    def _block(self, part: slice) -> Batch:
+        weights = None if self.sample_weight is None else self.sample_weight[part]
+        return Batch(self.features[part], self.labels[part], weights)

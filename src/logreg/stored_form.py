@@ -1,10 +1,11 @@
-"""The form in which numbers are stored: (x - shift) / unit, so that neither an offset nor a unit costs digits.
+"""The form in which features are stored, (x - shift) / unit, so that rounding costs no digits.
 
-A floating type holds numbers relative to zero and within a range.  float32 tells seconds since 1970 apart only from
-about two minutes on, turns 1e-46 into 0 and 1e39 into inf, and cannot hold the square of 1e20.  So a column that lies
-far from zero is stored as its distance from its mean, and one whose size would break sums of squares is stored in
-another unit.  Both are computed in float64, before anything is rounded to the type of the arithmetic.  A unit is a
-power of two, which costs no digit; ordinary columns have shift 0 and unit 1 and keep their bits.
+A floating type resolves numbers relative to their distance from zero, and within a range.  float32 resolves seconds
+since 1970 to about two minutes, turns 1e-46 into 0 and 1e39 into inf, and cannot hold the square of 1e20.  Therefore a
+column that lies far from zero is stored as its deviation from (about) its mean, and a column whose size would make sums
+of squares overflow or underflow is stored in another unit.  Both are computed in float64, before the result is rounded
+to the type of the arithmetic.  A unit is a power of two, so that dividing by it is exact; ordinary columns have shift 0
+and unit 1 and keep their bits.
 """
 
 from __future__ import annotations
@@ -17,106 +18,128 @@ from torch import Tensor
 
 from logreg.errors import DataError
 
-FAR = 8.0
-"""Deviations between zero and the mean of a column from which the mean is subtracted: they cost three bits of 24."""
+MAX_MEAN_IN_STDS = 8.0
+"""Distance of a column's mean from zero, in standard deviations, up to which nothing is subtracted.
 
-PLAIN = 2.0**-32, 2.0**32
-"""Sizes of columns that need no unit: float32, up to 2^127, holds sums of their squares and products with weights."""
+Such a distance costs three of the 24 significant bits of float32.
+"""
 
-SQUARED = 2.0**-400, 2.0**400
-"""Sizes of numbers whose squares float64 can add up."""
+PLAIN_SIZES = 2.0**-32, 2.0**32
+"""Smallest and largest size of a column that is stored with unit 1.
 
-HELD = 2.0**-1000, 2.0**1000
-"""Sizes of columns, about 1e-301 to 1e301, for which float64 holds a slope per unit and its inverse."""
+float32, whose largest number is about 2^127, holds sums of squares of these sizes and their products with weights.
+"""
+
+SQUARABLE_SIZES = 2.0**-400, 2.0**400
+"""Smallest and largest number whose squares float64 can sum without overflow or underflow."""
+
+ALLOWED_SIZES = 2.0**-1000, 2.0**1000
+"""Smallest and largest size of a column, about 1e-301 and 1e301.
+
+Between them float64 holds a coefficient per unit and its inverse.
+"""
+
+MEAN_WEIGHTS = 2.0**-100, 2.0**100
+"""Smallest and largest mean weight of a row, about 1e-30 and 1e30.
+
+Between them float32 holds sums of weights and their products with residuals.
+"""
 
 SAMPLE_ROWS = 1000
-"""Rows that show about where a column lies and how much it varies."""
+"""Rows of the sample from which `is_plain_by_sample` estimates mean and standard deviation."""
 
-NOISE = 4 * torch.finfo(torch.float64).eps
-"""A deviation below this part of the mean is the rounding of a constant: dividing by it would make it a feature."""
+ORIGIN_ROWS = 1000
+"""Rows whose mean is the origin of the one-pass moments: any value near the mean will do."""
+
+CONSTANT_RTOL = 4 * torch.finfo(torch.float64).eps
+"""Standard deviation relative to the mean below which a column is constant.
+
+A smaller deviation comes from the rounding of the sums; dividing by it would turn noise into a feature.
+"""
 
 
 class StoredForm(NamedTuple):
-    """What is subtracted from each feature and what it is divided by; float64, on the CPU."""
+    """Shift and unit of each feature; float64, on the CPU."""
 
     shift: Tensor
-    """Shape (D,), in source units; 0 where nothing is subtracted."""
+    """Number that is subtracted from each feature, shape (D,), in source units; 0 where nothing is subtracted."""
     unit: Tensor
-    """Shape (D,), in source units: powers of two."""
+    """Divisor of each feature, shape (D,), in source units: powers of two."""
 
     @classmethod
     def plain(cls, features: int) -> StoredForm:
-        """Of features that are stored as they are."""
+        """The form of D features that are stored unchanged."""
         return cls(torch.zeros(features, dtype=torch.float64), torch.ones(features, dtype=torch.float64))
 
     @property
     def is_plain(self) -> bool:
-        """Whether all features are stored as they are."""
+        """Whether all features are stored unchanged."""
         return not bool(self.shift.any()) and bool((self.unit == 1).all())
 
-    def of(self, features: Tensor, dtype: torch.dtype) -> Tensor:
-        """Features (N, D) in source units, of any type -> as they are stored, in a floating type."""
+    def transform(self, features: Tensor, dtype: torch.dtype) -> Tensor:
+        """Features in source units, shape (N, D), any type -> stored features, same shape, in ``dtype``."""
         if self.is_plain:
             return features.to(dtype)
         shift, unit = self.shift.to(features.device), self.unit.to(features.device)
         return features.to(torch.float64, copy=True).sub_(shift).div_(unit).to(dtype)
 
-    def without_loss(self, features: Tensor) -> StoredForm:
-        """The form that subtracts nothing where float64 would round what is left of features (N, D)."""
-        far = self.shift.nonzero()[:, 0]
-        some, shift = features[:, far.to(features.device)].double(), self.shift[far].to(features.device)
-        exact = ((some - shift) + shift == some).all(0)
-        return StoredForm(self.shift.index_put((far,), torch.where(exact, shift, 0.0).cpu()), self.unit)
-
-    def source(self, stored: Tensor) -> Tensor:
-        """Stored features (N, D) -> in source units, float64, on the CPU."""
+    def inverse_transform(self, stored: Tensor) -> Tensor:
+        """Stored features, shape (N, D) -> features in source units, same shape, float64, on the CPU."""
         return stored.to("cpu", torch.float64) * self.unit + self.shift
 
-    def source_moments(self, found: Moments) -> Moments:
-        """Moments of stored features -> of features in source units."""
+    def with_exact_shifts(self, features: Tensor) -> StoredForm:
+        """The form with shift 0 where subtracting the shift from features (N, D) would round in float64."""
+        shifted = self.shift.nonzero()[:, 0]
+        values, shift = features[:, shifted.to(features.device)].double(), self.shift[shifted].to(features.device)
+        is_exact = ((values - shift) + shift == values).all(0)
+        return StoredForm(self.shift.index_put((shifted,), torch.where(is_exact, shift, 0.0).cpu()), self.unit)
+
+    def moments_in_source_units(self, found: Moments) -> Moments:
+        """Moments of stored features -> moments of the features in source units."""
         return Moments(self.shift + found.mean * self.unit, torch.where(found.is_constant, 0.0, found.std * self.unit))
 
     def standardization(self, found: Moments) -> tuple[list[float], list[float]]:
-        """Mean and divisor of each feature in source units; a constant is divided by its unit."""
+        """Mean and divisor of each feature in source units; the divisor of a constant feature is its unit."""
         return found.mean.tolist(), torch.where(found.is_constant, self.unit, found.std).tolist()
 
 
 class Moments(NamedTuple):
-    """Of each column over weighted rows, in source units: (D,) each, float64."""
+    """Mean and standard deviation of each column over weighted rows, shape (D,) each, float64, in source units."""
 
     mean: Tensor
     std: Tensor
 
     @property
     def is_constant(self) -> Tensor:
-        """Where all rows hold the same number, up to the rounding of float64; shape (D,), boolean."""
-        return self.std <= NOISE * self.mean.abs()
+        """Whether all rows hold the same number, up to rounding in float64; shape (D,), boolean."""
+        return self.std <= CONSTANT_RTOL * self.mean.abs()
 
     def lacks_digits(self, dtype: torch.dtype) -> Tensor:
-        """Where numbers of a floating type vary so little for their size that it tells few of them apart, (D,).
+        """Whether ``dtype`` resolves few different values of a column; shape (D,), boolean.
 
-        Whole numbers from 2^53 on may differ though float64 holds the same for all.
+        This is so where the column varies little for its distance from zero: its standard deviation is less than 100
+        spacings of the type.  Integers from 2^53 on may differ although float64 holds the same number for all of them.
         """
         size = self.mean.abs()
         return ((self.std > 0) | (size >= 2.0**53)) & (self.std < 100 * torch.finfo(dtype).eps * size)
 
 
 Blocks = Iterable[tuple[Tensor, Tensor | None]]
-"""Features (n, D) in float64 and the weights of their rows (n,), ``None`` for all 1."""
+"""Features (n, D) in float64, and the weights of their rows (n,) or ``None`` for weight 1."""
 
 
 def moments(begin: Callable[[], Blocks]) -> Moments:
     """Mean and standard deviation of each column.
 
-    A row of weight 2 counts as two rows.  Numbers whose squares float64 cannot add up (1e300, 1e-300) are seen in
-    another unit.
+    A row of weight 2 counts as two rows.  Columns whose squares float64 cannot sum (1e300, 1e-300) are measured again
+    in another unit.
 
     Args:
-        begin: Begins a pass over the rows when it is called: once, or three times where there are such numbers.
+        begin: Begins a pass over the rows when it is called: once, or three times where there are such columns.
     """
     found = _moments(begin())
     size = torch.hypot(*found)
-    odd = ~((size >= SQUARED[0]) & (size <= SQUARED[1]))  # or 0 or nan
+    odd = ~((size >= SQUARABLE_SIZES[0]) & (size <= SQUARABLE_SIZES[1]))  # also true for 0 and nan
     if bool(odd.any()):
         largest = torch.stack([features[:, odd].abs().amax(0) for features, _ in begin()]).amax(0)
         unit = torch.where(largest > 0, power_of_two(largest), 1.0)
@@ -126,43 +149,47 @@ def moments(begin: Callable[[], Blocks]) -> Moments:
 
 
 def _moments(blocks: Blocks) -> Moments:
+    """Mean and standard deviation in one pass.
+
+    The sums are taken about an origin near the mean, so that the difference of mean square and squared mean cancels no
+    digits.
+    """
     origin, total = torch.zeros(0), 0.0
     sums, squares = origin, origin
     for features, weights in blocks:
         if not total:
-            # Seen from near the mean, the mean of the squares loses no digits to the square of the mean: one pass
-            # will do.
-            origin = features[:1000].mean(0)
+            origin = features[:ORIGIN_ROWS].mean(0)
             sums, squares = torch.zeros_like(origin), torch.zeros_like(origin)
-        seen = features - origin
-        weight = seen.new_ones(len(seen)) if weights is None else weights.to(seen)
-        sums += weight @ seen
-        squares += weight @ seen.square_()
+        deviations = features - origin
+        weight = deviations.new_ones(len(deviations)) if weights is None else weights.to(deviations)
+        sums += weight @ deviations
+        squares += weight @ deviations.square_()
         total += float(weight.sum())
-    distance = sums / total
-    std = (squares / total - distance.square()).clamp(min=0).sqrt()
-    return Moments(origin + distance, std)
+    offset = sums / total
+    std = (squares / total - offset.square()).clamp(min=0).sqrt()
+    return Moments(origin + offset, std)
 
 
-def stored_form(found: Moments, shifts: bool, names: Sequence[str] = ()) -> StoredForm:
-    """How columns of such moments are stored.
+def choose_stored_form(found: Moments, shifts: bool, names: Sequence[str] = ()) -> StoredForm:
+    """Chooses shift and unit of each column by its moments.
 
-    What is subtracted is the mean to about a deviation, a number of few binary digits: so what is left of integers, and
-    of other short numbers, is exact in float32, and columns that add up to another one still do.
+    The shift is the mean, rounded to a multiple of about a standard deviation, and so a number of few binary digits.
+    Differences of integers and of other short numbers are then exact in float32, and columns that sum to another column
+    still do.
 
     Args:
-        found: Over the train rows.
-        shifts: Whether a mean may be subtracted; it may where the model has an intercept to take it up, or
-            subtracts the mean itself.
-        names: Of the columns, for messages.
+        found: Moments over the train rows.
+        shifts: Whether a mean may be subtracted.  It may where the model has an intercept, which absorbs the shift, or
+            where features are standardized.
+        names: Names of the columns, for messages.
 
     Raises:
         DataError: A column is larger or smaller than float64 can compute with.
     """
     mean, std = found
-    far = (mean.abs() > FAR * std) & ~found.is_constant & shifts
-    size = torch.where(far, std, torch.hypot(mean, std))
-    beyond = (size > 0) & ~((size >= HELD[0]) & (size <= HELD[1]))
+    is_far = (mean.abs() > MAX_MEAN_IN_STDS * std) & ~found.is_constant & shifts
+    size = torch.where(is_far, std, torch.hypot(mean, std))
+    beyond = (size > 0) & ~((size >= ALLOWED_SIZES[0]) & (size <= ALLOWED_SIZES[1]))
     if bool(beyond.any()):
         place = int(beyond.nonzero()[0])
         name = repr(names[place]) if names else str(place)
@@ -170,9 +197,10 @@ def stored_form(found: Moments, shifts: bool, names: Sequence[str] = ()) -> Stor
             f"feature {name} must have a size of 1e-301 to 1e301, got {float(size[place]):.2g}. "
             "Write it in another unit, or leave it out."
         )
-    odd = (size > 0) & ((size < PLAIN[0]) | (size > PLAIN[1]))
-    step = power_of_two(torch.where(far, std, 1.0))
-    return StoredForm(torch.where(far, (mean / step).round() * step, 0.0), torch.where(odd, power_of_two(size), 1.0))
+    needs_unit = (size > 0) & ((size < PLAIN_SIZES[0]) | (size > PLAIN_SIZES[1]))
+    step = power_of_two(torch.where(is_far, std, 1.0))
+    shift = torch.where(is_far, (mean / step).round() * step, 0.0)
+    return StoredForm(shift, torch.where(needs_unit, power_of_two(size), 1.0))
 
 
 def power_of_two(size: Tensor) -> Tensor:
@@ -180,52 +208,55 @@ def power_of_two(size: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent - 1)
 
 
-def is_ordinary(features: Tensor, largest: float) -> bool:
-    """Whether a sample of the rows shows already that all columns (N, D) may be stored as they are.
+def is_plain_by_sample(features: Tensor, largest: float) -> bool:
+    """Whether a sample of the rows is enough to see that all columns (N, D) are stored unchanged.
 
-    ``largest`` is the largest size of a feature.
+    A fit in memory then needs no pass for the moments.  The sample must clear half the distance and half the range (in
+    powers of two) that `choose_stored_form` allows.  A column that is 0 in the whole sample passes: its rare values are
+    few, so its mean lies near 0.
 
-    It spares a fit in memory a pass: a column is ordinary by half the distance and half the range (in powers of two)
-    that `stored_form` allows.  One of which the sample sees nothing but 0 is: what is rare lies near 0 for its size.
+    Args:
+        features: Shape (N, D).
+        largest: Largest absolute value of all features.
     """
     sample = features[:: max(1, len(features) // SAMPLE_ROWS)].double()
     mean, std = sample.mean(0), sample.std(0, correction=0)
-    near = (mean.abs() <= FAR / 2 * std) & ((std >= PLAIN[0] ** 0.5) | (std == 0))
-    return largest <= PLAIN[1] and bool(near.all())
+    is_near = (mean.abs() <= MAX_MEAN_IN_STDS / 2 * std) & ((std >= PLAIN_SIZES[0] ** 0.5) | (std == 0))
+    return largest <= PLAIN_SIZES[1] and bool(is_near.all())
 
 
 def check_scale(scale: Tensor, names: Sequence[str] = ()) -> None:
-    """Coefficients of stored features divided by ``scale`` (D,) must have squares that float64 holds.
+    """Checks that float64 holds the squares of coefficients in source units.
+
+    Args:
+        scale: Divisor that takes coefficients of stored features to source units, shape (D,).
+        names: Names of the features, for messages.
 
     Raises:
-        DataError: A column that is not standardized is so large or so small that they have not.
+        DataError: A column that is not standardized is too large or too small.
     """
-    odd = (scale < SQUARED[0]) | (scale > SQUARED[1])
+    odd = (scale < SQUARABLE_SIZES[0]) | (scale > SQUARABLE_SIZES[1])
     if bool(odd.any()):
         place = int(odd.nonzero()[0])
         name = repr(names[place]) if names else str(place)
         raise DataError(
-            f"feature {name} must have a size of 1e-120 to 1e120 where its coefficient is one of its own units, "
+            f"feature {name} must have a size of 1e-120 to 1e120 where its coefficient is in source units, "
             f"got about {1 / float(scale[place]):.2g}. Set dataset.standardize=true, or write it in another unit."
         )
 
 
-WEIGHED = 2.0**-100, 2.0**100
-"""Mean weights of rows, about 1e-30 to 1e30, whose sums and products with residuals float32 holds."""
-
-
 def check_mean_weight(key: str, mean: float, where: str = "") -> None:
-    """Refuses weights that are all too large or too small for the arithmetic.
+    """Checks that weights are not too large or too small for the arithmetic.
 
     Args:
-        key: What gives the rows their weights.
-        mean: Of the weights.
-        where: What follows the mean in the message.
+        key: Setting that gives the rows their weights.
+        mean: Mean of the weights.
+        where: Place of the weights, appended to the mean in the message.
 
     Raises:
         DataError: The mean is out of range.
     """
-    if not WEIGHED[0] <= mean <= WEIGHED[1]:
+    if not MEAN_WEIGHTS[0] <= mean <= MEAN_WEIGHTS[1]:
         raise DataError(
             f"`{key}` must give rows a mean weight of 1e-30 to 1e30, got {mean:.2g}{where}. "
             "Multiply all weights by one number."

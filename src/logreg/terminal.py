@@ -56,6 +56,19 @@ def without_passwords(text: str) -> str:
     return PASSWORD.sub(lambda found: f"{found[2]}***" if found[2] else f"{found[1]}:***@", text)
 
 
+def format_bytes(count: float) -> str:
+    """A number of bytes in the unit that suits it.
+
+    Example:
+        >>> format_bytes(2_640_397_119), format_bytes(11_594_722), format_bytes(28_881)
+        ('2.6 GB', '11.6 MB', '29 kB')
+    """
+    for unit, factor, digits in (("GB", 1e9, 1), ("MB", 1e6, 1), ("kB", 1e3, 0)):
+        if count >= factor:
+            return f"{count / factor:,.{digits}f} {unit}"
+    return f"{count:,.0f} bytes"
+
+
 def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode()
 

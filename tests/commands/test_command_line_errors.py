@@ -629,7 +629,10 @@ def test_a_name_that_looks_like_a_number_is_typed_in_quotes(desk: Callable[[str]
         answer.err == "`dataset.path` must be text or null, got 2024. Put quotes around it: 'dataset.path=\"2024\"'.\n"
     )
     answer = desk(f"{typed} 'dataset.path=\"2024\"'")
-    assert answer.err == "`dataset.path` must be a file, and 2024 is missing. Paths start where you stand.\n"
+    assert (
+        answer.err
+        == "`dataset.path` must be a file, and 2024 is missing. Relative paths start at the current folder.\n"
+    )
 
 
 def test_a_long_value_is_not_repeated_in_full(desk: Callable[[str], Answer]) -> None:

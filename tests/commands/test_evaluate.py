@@ -79,8 +79,8 @@ def test_other_rows_are_read_as_the_model_learned_and_teach_it_nothing(models: M
         ("huge", "Leave those rows out."),
         (
             "mid.",
-            "'mid' and 'mid.' differ only by blanks, case or a dot: if they are one, spell them alike in the data. "
-            "Else leave those rows out.",
+            "'mid' and 'mid.' differ only by blanks, case or a dot: if they are one class, spell them alike in the "
+            "data. Else leave those rows out.",
         ),
     ],
 )

@@ -215,7 +215,7 @@ def test_blocks_change_nothing(models: Models, types: Types, monkeypatch: pytest
     here = models("table")
     write_table(here / "long.csv", number=3000, seed=6)
     whole = predicted(types, here, "input=long.csv", "drop=[id]")
-    monkeypatch.setattr("logreg.data.formats.tables.TEXT_BLOCK", 2000)
+    monkeypatch.setattr("logreg.data.formats.text_tables.TEXT_BLOCK_BYTES", 2000)
     parts = predicted(types, here, "input=long.csv", "drop=[id]")
     assert parts.keys() == whole.keys()
     assert parts["predicted"] == whole["predicted"]
@@ -228,7 +228,7 @@ def test_a_level_that_the_model_does_not_know_is_counted(models: Models, types: 
     (here / "odd.csv").write_text("size,color,wet\n1,violet,true\n1,red,true\n1,ochre,false\n")
     answer = types(here, "predict", "input=odd.csv", "output=odd_out.csv", "overwrite=true")
     assert answer.code == 0
-    assert "2 rows: a level of color that the model does not know, taken as none\n" in answer.err
+    assert "2 rows have a level of color that the model does not know: encoded as no level\n" in answer.err
 
 
 def test_a_class_with_the_name_of_another_column_is_told_apart() -> None:
@@ -259,7 +259,7 @@ FAULTS = {
     ),
     "extra.csv": (
         "`input` must have the columns that the model learned from, and also has weight [in extra.csv]. "
-        "Pass over: drop=[weight], or copy: keep=[weight]."
+        "Ignore: drop=[weight], or copy: keep=[weight]."
     ),
     "twice.csv": "`input` must have columns of different names, got 'size' twice [in twice.csv]. Rename one.",
     **{
@@ -272,7 +272,7 @@ FAULTS = {
     "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Mend the line.",
     "header.csv": "`input` must have rows, got none [in header.csv].",
     "empty.csv": "`input` must have a header and rows, and empty.csv is empty.",
-    "gone.csv": "`input` must be there, and gone.csv is missing. Paths start where you stand.",
+    "gone.csv": "`input` must be there, and gone.csv is missing. Relative paths start at the current folder.",
     "matrix.npz": (
         "`input` must be what the model learned from, a table with the columns size, color, wet, got matrix.npz."
     ),
@@ -319,7 +319,7 @@ def test_a_fault_in_the_last_block_leaves_nothing(
     models: Models, types: Types, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = models("table")
-    monkeypatch.setattr("logreg.data.formats.tables.TEXT_BLOCK", 2000)
+    monkeypatch.setattr("logreg.data.formats.text_tables.TEXT_BLOCK_BYTES", 2000)
     lines = [TABLE_HEADER, *table_rows(500, 1), "r500,soup,red,true,7,low"]
     (here / "late.csv").write_text("\n".join(lines) + "\n")
     answer = types(here, "predict", "input=late.csv", "output=late_out.csv", "drop=[id]")
@@ -463,7 +463,7 @@ MORE_MISTAKES = {
     ),
     ("toy", ("hours=3", "output=p.csv")): "`output` must go with input=: a single row is printed. Leave it out.",
     ("toy", ("input=x.csv", "output=x.csv", "overwrite=true")): "`output` must be another file than `input`.",
-    ("toy", ("input=x.csv", "separator=;;")): "`separator` must be one character, got ';;'.",
+    ("toy", ("input=x.csv", "separator=;;")): "`separator` must be one character, such as ';' or null, got ';;'.",
     ("features", ("input=m.npz", "keep=[a]")): (
         "`keep` must go with a table, and m.npz has no columns by name. Leave it out."
     ),

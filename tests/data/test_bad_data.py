@@ -154,16 +154,18 @@ BAD: dict[str, Bad] = {
         "dataset.path=t.csv.gz dataset.target=y", {"t.csv.gz": FLIPPED}, r"`dataset\.path` .*t\.csv\.gz"
     ),
     "gzip in name only": Bad("dataset.path=t.csv.gz dataset.target=y", {"t.csv.gz": GOOD}, r"`dataset\.path` .*\.gz"),
-    "gzip without the name": Bad(FILE, PACKED, r"`dataset\.path` .*t\.csv is packed by gzip\. Call it t\.csv\.gz\.$"),
+    "gzip without the name": Bad(
+        FILE, PACKED, r"`dataset\.path` .*t\.csv is compressed by gzip\. Call it t\.csv\.gz\.$"
+    ),
     "gzip twice": Bad(
         "dataset.path=t.csv.gz dataset.target=y",
         {"t.csv.gz": gzip.compress(PACKED)},
-        r"`dataset\.path` .*t\.csv\.gz is packed by gzip twice\. Unpack it once\.$",
+        r"`dataset\.path` .*t\.csv\.gz is compressed by gzip twice\. Decompress it once\.$",
     ),
     "latin-1 within gzip": Bad(
         "dataset.path=t.csv.gz dataset.target=y",
         {"t.csv.gz": gzip.compress("a,y\n1,\xe9\n2,b\n".encode("latin-1"))},
-        r"`dataset\.path` .*UTF-8.* Unpack and convert it: iconv -f latin1 -t utf-8 old\.csv > new\.csv\.$",
+        r"`dataset\.path` .*UTF-8.* Decompress and convert it: iconv -f latin1 -t utf-8 old\.csv > new\.csv\.$",
     ),
     "Parquet in name only": Bad(
         "dataset.path=t.parquet dataset.target=y", {"t.parquet": GOOD}, r"`dataset\.path` .*t\.parquet.*[Pp]arquet"
@@ -302,7 +304,7 @@ BAD: dict[str, Bad] = {
     "a weight that is a category": Bad(
         f"{FILE} dataset.weight=w dataset.categorical=[w]",
         csv(w=lambda row: 1),
-        r"`dataset\.categorical` must not name a column that has another part, got 'w'\.",
+        r"`dataset\.categorical` must not name a column that has another role, got 'w'\.",
     ),
     "no weight in train": Bad(f"{FILE} dataset.weight=w", csv(w=lambda row: 0), r"`dataset\.weight(=w)?` .*> 0.*train"),
     # splits

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from fake_mnist import write_fake_mnist
 from logreg.data import DATASETS, RawData, Table, TensorDataModule, build_dataset
-from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
+from logreg.data.blocks import BLOCK_BYTES, BlockDataset, FeatureReader, block_loader
 from logreg.data.sources.blobs import Blobs
 from logreg.data.splits import stratified_split
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 from logreg.facts import Batch
+from logreg.stored_form import StoredForm
 
 
 class Given:
@@ -120,6 +121,38 @@ def test_blocks_of_whole_passes_are_the_same_in_every_epoch_and_each_a_sample_of
     for block in epochs[0]:
         assert any(row in first for row in block)
         assert any(row in last for row in block)
+
+
+# what callers may ask of the rows of a split
+
+
+def test_rows_by_position_are_those_of_the_blocks_and_of_the_source() -> None:
+    features = 1e6 + torch.arange(60, dtype=torch.float64).reshape(30, 2).square()
+    labels = torch.arange(30) % 2
+    data = TensorDataModule(Given(features, labels), split={"val": 0.3})
+    numbers = data.source_row_numbers("val")
+    blocks = Batch(*(torch.cat(parts) for parts in list(zip(*data.blocks("val"), strict=True))[:2]))
+    rows = data.rows("val", [4, 0])
+    assert torch.equal(rows.features, blocks.features[[4, 0]])
+    assert torch.equal(rows.labels, labels[numbers[[4, 0]]])
+    assert torch.equal(data.labels("val"), labels[numbers])
+    assert (data.sample_weight("val"), data.groups("val"), data.source_columns("val", [0])) == (None, None, {})
+    torch.testing.assert_close(
+        data.facts.stored.inverse_transform(data.feature_reader("val")[:]), features[numbers], rtol=1e-14, atol=0
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.uint8])
+def test_a_reader_of_features_gives_the_same_numbers_at_once_and_in_parts(dtype: torch.dtype) -> None:
+    features = (torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) * 200).to(dtype)
+    index, form = torch.arange(0, 50, 2), StoredForm(torch.full((3,), 1.7).double(), torch.full((3,), 0.5).double())
+    for stored in (None, form) if dtype == torch.float64 else (None,):
+        once, in_parts = (FeatureReader(features, index, stored, held) for held in (2**20, 0))
+        assert once.shape == in_parts.shape == (25, 3)
+        assert torch.equal(once[:], torch.cat([in_parts[:10], in_parts[torch.arange(10, 25)]]))
+        assert torch.equal(
+            once[:], features[index] if stored is None else stored.transform(features[index], torch.float64)
+        )
 
 
 def test_a_polished_run_reads_shuffled_batches_first_and_whole_passes_then() -> None:
@@ -243,21 +276,21 @@ def test_toy_is_the_tutorials_three_students() -> None:
 def test_blobs_closed_form_is_that_of_their_covariance(features: int, correlation: float) -> None:
     blobs = Blobs(rows=200_000, features=features, distance=1.5, correlation=correlation, seed=1)
     raw = blobs.read()
-    assert raw.answer is not None
+    assert raw.bayes_classifier is not None
     x, y = raw.tables["train"].matrix, raw.tables["train"].labels
     shift = x[y == 1].mean(0) - x[y == 0].mean(0)
     within = torch.cat([x[y == label] - x[y == label].mean(0) for label in (0, 1)])
     covariance = within.T @ within / len(x)
     # 200,000 rows: means and covariances to about 1 / sqrt(200,000) = 0.002, a few times that in coef.
-    torch.testing.assert_close(torch.linalg.solve(covariance, shift), raw.answer.coef, atol=0.03, rtol=0)
+    torch.testing.assert_close(torch.linalg.solve(covariance, shift), raw.bayes_classifier.coef, atol=0.03, rtol=0)
     distance = math.sqrt(float(shift @ torch.linalg.solve(covariance, shift)))
     assert distance == pytest.approx(1.5, abs=0.02)
-    predicted = (x @ raw.answer.coef + raw.answer.intercept > 0).long()
-    assert float((predicted == y).double().mean()) == pytest.approx(raw.answer.accuracy, abs=0.004)
+    predicted = (x @ raw.bayes_classifier.coef + raw.bayes_classifier.intercept > 0).long()
+    assert float((predicted == y).double().mean()) == pytest.approx(raw.bayes_classifier.accuracy, abs=0.004)
 
 
 def test_blobs_best_accuracy_is_phi_of_half_the_distance() -> None:
-    answer = Blobs(rows=10, distance=2.0).read().answer
+    answer = Blobs(rows=10, distance=2.0).read().bayes_classifier
     assert answer is not None
     assert answer.accuracy == pytest.approx(0.841344746068543)  # Phi(1), from a table
 

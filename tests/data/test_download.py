@@ -15,7 +15,7 @@ import pytest
 
 from fake_server import Server, serving
 from logreg.data import download
-from logreg.data.download import NoAnswer, Remote, alone, fetch
+from logreg.data.download import DownloadError, RemoteFile, download_lock, fetch
 from logreg.terminal import screened
 
 CONTENT = bytes(range(256)) * 40
@@ -29,8 +29,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def remote(*addresses: str, digest: str = hashlib.md5(CONTENT).hexdigest()) -> Remote:
-    return Remote(tuple(f"{address}file.gz" for address in addresses), digest)
+def remote(*addresses: str, digest: str = hashlib.md5(CONTENT).hexdigest()) -> RemoteFile:
+    return RemoteFile(tuple(f"{address}file.gz" for address in addresses), digest)
 
 
 @pytest.mark.parametrize("manner", ["well", "without_length", "moved"])
@@ -46,7 +46,7 @@ def test_a_file_arrives_whole(manner: str, digest: str, server: Server, tmp_path
 WRONG = {
     "missing": "404 Not Found",
     "cut": f"the connection broke after {len(CONTENT) // 2:,} of {len(CONTENT):,} bytes",
-    "broken": f"what came is broken, its checksum is not {hashlib.md5(CONTENT).hexdigest()}",
+    "broken": f"the file is broken: its checksum is not {hashlib.md5(CONTENT).hexdigest()}",
     "stalls": "no answer for 0.2 seconds",
     "drips": "no answer for 0.2 seconds",
 }
@@ -56,11 +56,11 @@ WRONG = {
 def test_a_bad_server_leaves_nothing_and_the_next_one_is_asked(
     manner: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PATIENCE", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     server.manner = manner
     path = tmp_path / "new" / "folder" / "file.gz"
     host = server.address.split("/")[2]
-    with pytest.raises(NoAnswer) as caught:
+    with pytest.raises(DownloadError) as caught:
         fetch(remote(server.address), path)
     assert str(caught.value) == f"file.gz: {host}: {WRONG[manner]}"
     assert not (tmp_path / "new").exists()
@@ -70,7 +70,9 @@ def test_a_bad_server_leaves_nothing_and_the_next_one_is_asked(
 
 
 def test_where_nobody_listens_every_address_is_named(tmp_path: Path) -> None:
-    with pytest.raises(NoAnswer, match=r"^file\.gz: 127\.0\.0\.1:9: Connection refused; 127\.0\.0\.1:7: Connection"):
+    with pytest.raises(
+        DownloadError, match=r"^file\.gz: 127\.0\.0\.1:9: Connection refused; 127\.0\.0\.1:7: Connection"
+    ):
         fetch(remote("http://127.0.0.1:9/", "http://127.0.0.1:7/"), tmp_path / "new" / "file.gz")
     assert list(tmp_path.iterdir()) == []
 
@@ -91,10 +93,10 @@ def test_no_room_is_noticed_before_the_download(
 def test_a_pipe_gets_lines(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PART", 1024)
+    monkeypatch.setattr(download, "CHUNK_BYTES", 1024)
     fetch(remote(server.address), tmp_path / "file.gz")
     assert capsys.readouterr().err == "  file.gz, 10 kB\n"
-    monkeypatch.setattr(download, "LARGE", 10_000)
+    monkeypatch.setattr(download, "MIN_PROGRESS_BYTES", 10_000)
     fetch(remote(server.address), tmp_path / "file.gz")
     lines = "".join(f"  file.gz: {part} %\n" for part in (25, 50, 75, 100))
     assert capsys.readouterr() == ("", f"  file.gz, 10 kB\n{lines}")
@@ -123,7 +125,7 @@ def test_one_at_a_time_and_those_who_wait_say_so(tmp_path: Path, capsys: pytest.
     inside, most, folder = [], [], tmp_path / "new" / "folder"
 
     def work() -> None:
-        with alone(folder, "mnist"):
+        with download_lock(folder, "mnist"):
             inside.append(1)
             most.append(len(inside))
             time.sleep(0.1)
@@ -137,7 +139,7 @@ def test_one_at_a_time_and_those_who_wait_say_so(tmp_path: Path, capsys: pytest.
     assert most == [1] * 4
     assert not folder.exists()  # nothing was put there
     said = capsys.readouterr().err.splitlines()
-    assert set(said) == {"mnist: another process is downloading it, waiting for its end"}
+    assert set(said) == {"mnist: another process is downloading it; waiting until it ends"}
 
 
 # breaking off
@@ -154,10 +156,10 @@ def test_what_is_broken_off_leaves_nothing(
         "package.__path__ = [logreg.__path__[0] + '/data']\n"
         "from pathlib import Path\n"
         "from logreg.commands.signals import ending_on_sigterm\n"
-        "from logreg.data.download import Remote, alone, fetch\n"
+        "from logreg.data.download import RemoteFile, download_lock, fetch\n"
         "path = Path(sys.argv[2])\n"
-        "with ending_on_sigterm(), alone(path.parent, 'mnist'):\n"
-        "    fetch(Remote((sys.argv[1],), ''), path)\n"
+        "with ending_on_sigterm(), download_lock(path.parent, 'mnist'):\n"
+        "    fetch(RemoteFile((sys.argv[1],), ''), path)\n"
     )
     path = tmp_path / "new" / "folder" / "file.gz"
     (tmp_path / "tmp").mkdir()

@@ -1,4 +1,4 @@
-"""Columns that are the target under another name, and columns that say the same as another one."""
+"""Columns that are the target under another name, and duplicate columns."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_answer_under_another_name_is_found(how: str, y: list[str]) -> None:
     assert found.target == ("answer",)
     assert found.advice == "dataset.drop=[answer]"
     assert found.notes(ROWS) == (
-        "'answer' alone tells the class in all 600 rows of train: may be the target under another name: "
+        "'answer' alone determines the class in all 600 rows of train: may be the target under another name: "
         "dataset.drop=[answer]",
     )
 
@@ -131,14 +131,14 @@ def test_columns_that_say_the_same_are_named_by_how() -> None:
         zero=[0] * ROWS,
         y=drawn(9, "no", "yes"),
     )
-    assert found.same == {
+    assert found.duplicates == {
         "is_male": "a recoding of sex",
         "sexe": "a recoding of sex",
         "gender": "the same as sex",
         "price": "the same as fare",
     }
     assert found.notes(ROWS) == (
-        "columns that say the same: is_male is a recoding of sex, sexe is a recoding of sex, "
+        "duplicate columns: is_male is a recoding of sex, sexe is a recoding of sex, "
         "gender is the same as sex, price is the same as fare",
     )
 
@@ -148,9 +148,9 @@ def test_columns_that_part_outside_the_sample_do_not_say_the_same() -> None:
     draw = np.random.default_rng(9)
     level, number, y = draw.choice(list("pqr"), rows), draw.normal(size=rows), draw.choice(["no", "yes"], rows)
     other, near = np.char.upper(level), number.copy()
-    assert set(leaks_of(a=level, b=other, c=number, d=near, y=y).same) == {"b", "d"}
+    assert set(leaks_of(a=level, b=other, c=number, d=near, y=y).duplicates) == {"b", "d"}
     other[2], near[2] = "S", 0.5
-    assert leaks_of(a=level, b=other, c=number, d=near, y=y).same == {}
+    assert leaks_of(a=level, b=other, c=number, d=near, y=y).duplicates == {}
 
 
 def test_a_matrix_has_numbers_for_names() -> None:
@@ -179,8 +179,8 @@ def test_a_run_says_so_at_once_whatever_the_penalty_and_what_it_advises_works(
         run = train(tmp_path, *typed, f"l2={l2}")
         out, err = capsys.readouterr()
         assert err.startswith(
-            "table: 'was it so' alone tells the class in all 360 rows of train: may be the target under another name: "
-            f"{advice}\n"
+            "table: 'was it so' alone determines the class in all 360 rows of train: may be the target under another "
+            f"name: {advice}\n"
         )
         (again,) = [line for line in out.splitlines() if line.endswith(advice)]
         repeated = shlex.split(again)[2:]
@@ -209,4 +209,4 @@ def test_a_feature_of_data_that_comes_with_the_library_is_not_suspected(tmp_path
 def test_the_advice_keeps_what_was_dropped_before(tmp_path: Path, y: list[str]) -> None:
     data = table(write(tmp_path, a=noise(11), b=noise(12), c=y, y=y), "dataset.drop=[b]")
     assert data.leaks.advice == "dataset.drop=[b,c]"
-    assert re.search(r"'c' alone tells .*dataset\.drop=\[b,c\]$", "\n".join(data.notes), re.MULTILINE)
+    assert re.search(r"'c' alone determines .*dataset\.drop=\[b,c\]$", "\n".join(data.notes), re.MULTILINE)

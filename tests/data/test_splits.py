@@ -102,7 +102,7 @@ def test_another_seed_is_another_split() -> None:
 
 @pytest.mark.parametrize("rare", [[3], [3, 3, 3, 3], [4, 4, 4], [5, 3, 5, 3, 5]])
 def test_a_class_with_as_many_rows_as_there_are_splits_reaches_into_each(rare: list[int]) -> None:
-    # A class with fewer is refused, in the words "must leave each class a row in each of 3 splits".
+    # A class with fewer is refused, in the words "must give each class a row in each of 3 splits".
     labels = torch.repeat_interleave(torch.arange(len(rare) + 1), torch.tensor([200, *rare]))
     parts = stratified_split(labels, {"val": 0.2, "test": 0.2}, seed=0)
     assert {split: labels[part].unique().tolist() for split, part in parts.items()} == {

@@ -91,7 +91,7 @@ def test_the_screen_tells_of_each_column_its_kind_its_gaps_and_its_encoding(mixe
     assert "D E F" in cells(text, "color")[4]
     assert cells(text, "cleaned")[1:4] == ["boolean", "", "2"]
     assert cells(text, "mass")[1:4] == ["number", "25.0%", "2"]
-    assert "gaps marked" in cells(text, "mass")[4]
+    assert "missing values marked" in cells(text, "mass")[4]
     assert "constant" in cells(text, "same")[4]
     assert cells(text, "same")[3] == "0"
     assert cells(text, "nothing")[2] == "100.0%"
@@ -101,8 +101,8 @@ def test_the_screen_tells_of_each_column_its_kind_its_gaps_and_its_encoding(mixe
 
 def test_the_screen_tells_the_memory_needed(mixed: Path) -> None:
     # size, twice, 3 colors, 2 of cleaned, mass and its gaps: 9 features of 4 bytes in 60 rows.
-    assert re.search(r"9 of float32, 2\.16 KB", facts_of(mixed))
-    assert re.search(r"9 of float64, 4\.32 KB", facts_of(mixed, "precision=64"))
+    assert re.search(r"9 of float32, 2 kB", facts_of(mixed))
+    assert re.search(r"9 of float64, 4 kB", facts_of(mixed, "precision=64"))
 
 
 def test_it_is_one_screen_however_many_columns_and_classes(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_rows_that_stand_in_two_splits_are_counted(tmp_path: Path) -> None:
     part = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
     path = write(tmp_path, a=a, b=[value / 8 for value in a], part=part, y=alternating("no", "yes"))
     text = facts_of(path, "dataset.split.column=part")
-    lines = [line for line in text.splitlines() if "stand in" in line]
+    lines = [line for line in text.splitlines() if "also occur in" in line]
     assert len(lines) == 1
     assert re.search(r"\b4 of 10 rows of test .*train", lines[0])
 
@@ -140,7 +140,7 @@ def test_no_row_is_called_a_duplicate_that_is_none(dtype: torch.dtype, width: in
     every = every[torch.randperm(len(every), generator=draw)].to(dtype)
     half = len(every) // 2
     apart = TensorDataModule(Given(train=every[:half], test=every[half:]), split={"val": 0})
-    assert "stand in" not in screen(apart)
+    assert "also occur in" not in screen(apart)
     shared = TensorDataModule(Given(train=every[:half], test=every[half - 5 :]), split={"val": 0})
     assert re.search(rf"\b5 of {len(every) - half + 5} rows of test", screen(shared))
 
@@ -148,14 +148,14 @@ def test_no_row_is_called_a_duplicate_that_is_none(dtype: torch.dtype, width: in
 def test_numbers_that_float32_takes_for_one_are_not_called_one_row(tmp_path: Path) -> None:
     # Seconds since 1970: float32 knows every 128th of them.
     a = [1_600_000_000 + row for row in range(60)]
-    assert "stand in" not in facts_of(write(tmp_path, a=a, y=alternating("no", "yes")))
+    assert "also occur in" not in facts_of(write(tmp_path, a=a, y=alternating("no", "yes")))
 
 
 def test_levels_that_train_lacks_do_not_make_rows_the_same(tmp_path: Path) -> None:
     color = alternating("D", "E", rows=40) + ["F"] * 10 + ["G"] * 10
     part = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
     path = write(tmp_path, color=color, part=part, y=alternating("no", "yes"))
-    assert "of test stand in val" not in facts_of(path, "dataset.split.column=part")
+    assert "of test also occur in val" not in facts_of(path, "dataset.split.column=part")
 
 
 def test_columns_that_differ_in_one_row_are_not_the_same(tmp_path: Path) -> None:
@@ -173,8 +173,8 @@ def test_the_screen_tells_of_recodings_and_of_what_may_be_the_target(tmp_path: P
     path = write(tmp_path, sex=sex, male=[int(one == "m") for one in sex], alive=[label == "yes" for label in y], y=y)
     text = facts_of(path)
     assert cells(text, "male")[4] == "a recoding of sex"
-    assert cells(text, "alive")[4] == "tells the class: the target under another name?"
-    assert "'alive' alone tells the class in all 120 rows of train" in text
+    assert cells(text, "alive")[4] == "determines the class: the target under another name?"
+    assert "'alive' alone determines the class in all 120 rows of train" in text
     assert "dataset.drop=[alive]" in text
 
 

@@ -579,7 +579,7 @@ def test_an_exact_run_ends_certified_at_scikit_learns_optimum(exact: Run) -> Non
 
     data = data_of("breast_cancer")
     table, facts = data.tables["train"], data.facts
-    features, labels = table.chosen(table.matrix).float().double().numpy(), table.chosen(table.labels).numpy()
+    features, labels = table.select(table.matrix).float().double().numpy(), table.select(table.labels).numpy()
     scaled = (features - np.array(facts.mean)) / np.array(facts.std)
     theirs = LogisticRegression(C=1 / (len(labels) * 0.01), tol=1e-12, solver="newton-cholesky").fit(scaled, labels)
     logits = theirs.decision_function(scaled) * np.where(labels, -1, 1)

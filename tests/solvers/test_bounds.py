@@ -24,7 +24,15 @@ from logreg.solvers.curvature_bound import Known, Norms, by_curvature, by_held_h
 from logreg.solvers.fit import EXACT, bound_of, fit, problem_of
 from logreg.solvers.newton_steps import Factored, factored, intercept_step
 from logreg.solvers.passes.base import drive, request
-from logreg.solvers.passes.certifying import UNIT, Dual, Measure, Reach, Reached, accumulated, centered_coordinates
+from logreg.solvers.passes.certifying import (
+    UNIT_ROUNDOFF,
+    Dual,
+    Measure,
+    Reach,
+    Reached,
+    accumulated,
+    centered_coordinates,
+)
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Coordinates
 from reference import Array, Reference, Stated
@@ -220,9 +228,9 @@ def test_rounding_of_an_intercept_counts_each_center(far: str) -> None:
     point = torch.tensor([[3.0, -1.0, 0.0]]).double()
     evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
     known = Known(dataclasses.replace(problem, model=model), known_frame, point, evaluation, zero.new_zeros(3), zero)
-    of_intercept = 7 * UNIT * 4e6
+    of_intercept = 7 * UNIT_ROUNDOFF * 4e6
     gradient = evaluation.gradient.abs()
-    stored = 4 * UNIT * float((gradient * point.abs()).sum())
+    stored = 4 * UNIT_ROUNDOFF * float((gradient * point.abs()).sum())
     expected = float(gradient[0, -1]) * of_intercept + stored + of_intercept**2 / 2
     assert rounding_of(known, own) == pytest.approx(expected, rel=1e-12)
 
@@ -238,7 +246,7 @@ def test_an_output_of_zero_logits_makes_no_saturated_value_better_known() -> Non
         evaluation = evaluation._replace(value=1e-12, loss=1e-12)
         known = Known(problem, problem.model, point, evaluation, torch.ones(2).double(), torch.ones(2).double())
         errors.append(known.value_error)
-    assert errors[0] == pytest.approx(1e-12 * math.expm1(22 * UNIT * 1e10), rel=1e-6)
+    assert errors[0] == pytest.approx(1e-12 * math.expm1(22 * UNIT_ROUNDOFF * 1e10), rel=1e-6)
     assert errors[1] == errors[0]
 
 
@@ -290,7 +298,7 @@ def test_curvature_that_is_barely_known_makes_a_bound_wider_by_as_much() -> None
     problem = problem_of(rows, Objective("bce", l2=0.1))
     coordinates, at = problem.model, problem.zeros()
     measured = drive(request(Measure(problem, coordinates, at, hessian=True)), rows)
-    error = 3 * (accumulated(problem) + 20 * UNIT * 2)
+    error = 3 * (accumulated(problem) + 20 * UNIT_ROUNDOFF * 2)
     hessian = torch.eye(3).double()
     hessian[0, 1] = hessian[1, 0] = 1 - 25 * error  # eigenvalues 2, and 25 times what is not known of them
     gradient = torch.tensor([[1e-5, 1e-5, 0.0]]).double()

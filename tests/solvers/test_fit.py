@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -508,13 +508,14 @@ def test_rows_in_another_order_in_a_later_pass_are_noticed() -> None:
     memory = MemoryRows(problem.features, problem.labels)
     orders = torch.Generator().manual_seed(0)
 
-    def shuffled(mixed: bool) -> list[Batch]:
-        order = torch.randperm(len(problem.labels), generator=orders)
-        return [Batch(problem.features[order], problem.labels[order], None)]
+    class Shuffled(MemoryRows):
+        def blocks(self) -> Iterator[Batch]:
+            order = torch.randperm(len(problem.labels), generator=orders)
+            yield Batch(problem.features[order], problem.labels[order], None)
 
     this = problem_of(memory, problem.objective)
     with pytest.raises(RuntimeError, match="do not shuffle"):
-        drive(EXACT["newton"](SolverState(this, this.zeros())), shuffled)
+        drive(EXACT["newton"](SolverState(this, this.zeros())), Shuffled(problem.features, problem.labels))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -17,7 +17,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import Fit, bound_of, fit, problem_of
 from logreg.solvers.lbfgs import Trial, decreases, expected_gap, lbfgs, next_length, satisfies_wolfe
-from logreg.solvers.passes.base import Pass, gather
+from logreg.solvers.passes.base import Pass, run_pass
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.state import SolverState
 
@@ -256,9 +256,9 @@ def test_the_gap_that_is_expected_is_about_the_gap_that_is_certified(
     found = solve(features, labels, objective, tolerance=1e-9)
     point = torch.cat([found.coef * share, found.intercept.unsqueeze(1)], dim=1)
     for _ in range(30):  # solves for the intercept alone
-        gather(rows, question := Evaluate(problem, problem.model, point, torch.float64))
+        run_pass(rows, question := Evaluate(problem, problem.model, point, torch.float64))
         point[:, -1] -= question.result().gradient[:, -1] / question.result().curvature[0]
-    gather(rows, question := Evaluate(problem, problem.model, point, torch.float64))
+    run_pass(rows, question := Evaluate(problem, problem.model, point, torch.float64))
     expected = expected_gap(SolverState(problem, point), question.result())
     bound = bound_of(problem, point, rows)
     assert min(expected, bound.value) == pytest.approx(bound.gap, rel=0.3 if l2 == 0 else 1e-6)
@@ -336,7 +336,7 @@ def test_it_goes_on_from_where_it_is_put(draw: torch.Generator) -> None:
     state = SolverState(problem, torch.cat([cold.coef, cold.intercept.unsqueeze(1)], dim=1))
     passes = 0
     for question in lbfgs(state):
-        gather(rows, question)
+        run_pass(rows, question)
         passes += 1
     assert state.converged
     assert passes <= 4  # a sample, the objective and its certificate

@@ -23,7 +23,7 @@ from logreg.solvers.fit import EXACT, fit, problem_of
 from logreg.solvers.l1_steps import minimize_with_l1
 from logreg.solvers.newton import newton
 from logreg.solvers.newton_steps import RIDGE, factored
-from logreg.solvers.passes.base import gather
+from logreg.solvers.passes.base import run_pass
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.state import SolverState
 from reference import Reference
@@ -158,7 +158,7 @@ def test_the_gap_that_is_seen_on_the_way_is_never_more_than_the_objective(l2: fl
     problem = problem_of(memory, Objective("bce", l2=l2))
     state, seen = SolverState(problem, torch.tensor([[3.0, -2.0, 1.0, 1.0]]).double()), []
     for question in newton(state):
-        gather(memory, question)
+        run_pass(memory, question)
         if math.isfinite(state.value):
             seen.append(state.gap / state.value)
     assert state.converged
@@ -176,7 +176,7 @@ def test_a_step_that_leads_too_far_is_shortened(start: float) -> None:
     state = SolverState(problem, torch.tensor([[start, 0.0]]).double(), tolerance=1e-12)
     values = []
     for question in newton(state):
-        gather(memory, question)
+        run_pass(memory, question)
         if isinstance(question, Evaluate):
             values.append(question.result().value)
     assert max(values[1:]) > values[0]  # the first step overshoots

@@ -20,7 +20,7 @@ from logreg.solvers import subspace_descent as descent
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.kernels import _onednn, affine, sum_over_rows
 from logreg.solvers.newton import newton
-from logreg.solvers.passes.base import Pass, PassRequests, drive, gather, request
+from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
 from logreg.solvers.passes.hessian import SampledCurvature
 from logreg.solvers.path import fit_path
@@ -79,7 +79,7 @@ def watched(
     drive(start(state, newton), memory)
     kinds, values = [], []
     for question in descend(state):
-        gather(memory, question)
+        run_pass(memory, question)
         kinds.append(type(question).__name__)
         values.append(state.value)
     return state, kinds, values
@@ -147,7 +147,7 @@ def test_a_descent_ends_where_f_is_flattest_though_it_is_lower_elsewhere() -> No
     drive(start(state, newton), memory)
     slopes, ends = [], []
     for question in descend(state):
-        gather(memory, question)
+        run_pass(memory, question)
         if isinstance(question, Follow) and math.isfinite(state.value):
             now = question.result()
             slopes.append(by_slope(state, now.gradient, now.curvature))
@@ -222,11 +222,15 @@ def test_blocks_in_another_order_are_an_error_that_says_what_to_do() -> None:
     trails: Trails = Trails()
     drive(request(Follow(problem, problem.model, problem.zeros(), trails)), memory)
 
-    def backwards(mixed: bool) -> Iterator[Batch]:
-        return reversed(list(memory(mixed)))
+    class Backwards(MemoryRows):
+        def blocks(self) -> Iterator[Batch]:
+            return reversed(list(super().blocks()))
 
     with pytest.raises(RuntimeError, match=r"the same blocks of rows in every pass: do not shuffle, or give the "):
-        drive(request(Along(problem, problem.model, problem.zeros(), trails, 0)), backwards)
+        drive(
+            request(Along(problem, problem.model, problem.zeros(), trails, 0)),
+            Backwards(memory.features, memory.labels),
+        )
 
 
 # The way down
@@ -246,7 +250,7 @@ def test_the_gap_that_is_seen_is_in_nats(monkeypatch: pytest.MonkeyPatch) -> Non
     state = SolverState(problem, problem.zeros())
     drive(start(state, newton), memory)
     for question in islice(descend(state), 4):
-        gather(memory, question)
+        run_pass(memory, question)
         if math.isfinite(state.value):
             assert state.gap == pytest.approx(min(told[0], 1.0) * state.value)
             break
@@ -330,7 +334,7 @@ def test_a_preconditioner_serves_strengths_that_are_near_each_other() -> None:
             yield question
 
     for question in counted(fit_path(problem, [1e-2, 3e-3, 1e-4], tolerance=1e-3)):
-        gather(memory, question)
+        run_pass(memory, question)
     assert asked.count("SampledCurvature") == 2  # 1e-2 and 3e-3 share one
 
 
@@ -414,8 +418,9 @@ def test_an_empty_block_tells_nothing() -> None:
     empty = Batch(memory.features[:0], memory.labels[:0])
     point = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     plain, with_empty = (Evaluate(problem, problem.model, point, hessian=torch.float64) for _ in range(2))
-    gather(memory, plain)
-    gather(lambda mixed: [empty, *memory(mixed), empty], with_empty)
+    run_pass(memory, plain)
+    for block in (empty, *memory.blocks(), empty):
+        with_empty.add(block)
     assert with_empty.result().value == plain.result().value
 
 
@@ -425,8 +430,10 @@ def test_an_evaluation_over_some_rows_is_that_of_a_problem_of_these_rows(kind: s
     problem, memory = stated(kind, weighted=weighted)
     point = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     some = EvaluateSome(problem, problem.model, point, rows=40)
-    gather(memory, some)
-    first = [block for block, _ in zip(memory(True), range(2), strict=False)]  # 30 rows each, drawn from everywhere
+    run_pass(memory, some)
+    first = [
+        block for block, _ in zip(memory.interleaved_blocks(), range(2), strict=False)
+    ]  # 30 rows each, drawn from everywhere
     weights = [block.sample_weight for block in first if block.sample_weight is not None]
     rows = Batch(
         torch.cat([block.features for block in first]),
@@ -434,7 +441,7 @@ def test_an_evaluation_over_some_rows_is_that_of_a_problem_of_these_rows(kind: s
         torch.cat(weights) if weights else None,
     )
     whole = Evaluate(problem.sub(rows), problem.model, point)
-    gather(lambda mixed: [rows], whole)
+    whole.add(rows)
     assert some.result().value == pytest.approx(whole.result().value, rel=1e-12)
     torch.testing.assert_close(some.result().gradient, whole.result().gradient, rtol=1e-10, atol=1e-12)
 

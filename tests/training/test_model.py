@@ -64,9 +64,11 @@ def test_facts_of_stored_features_give_the_logits_of_features_in_source_units(dr
     assert (model.mean.tolist(), model.std.tolist()) == ([0.0, -3.0], [2.0, 0.5])
     stored = torch.randn(5, 2, generator=draw, dtype=torch.float64)
     coef, intercept = model.in_source_units()
-    logits = theirs.stored.source(stored) @ coef.T + intercept
+    logits = theirs.stored.inverse_transform(stored) @ coef.T + intercept
     torch.testing.assert_close(model(stored).detach(), logits, rtol=0, atol=1e-6)
-    torch.testing.assert_close(theirs.stored.of(theirs.stored.source(stored), torch.float64), stored, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        theirs.stored.transform(theirs.stored.inverse_transform(stored), torch.float64), stored, rtol=0, atol=1e-6
+    )
     plain = DataFacts.from_dict(json.loads(json.dumps(theirs.as_dict())))
     assert plain == theirs
 

@@ -181,18 +181,13 @@ def _compared(folders: Sequence[Path], split: str | None) -> tuple[str, Paired] 
     same = (
         both[0].facts.class_names == both[1].facts.class_names
         and both[0].facts.name == both[1].facts.name
-        and len({each.tables[name].chosen(each.tables[name].labels).numpy().tobytes() for each in data}) == 1
-        and len({_places(each.tables[name]) for each in data}) == 1
+        and len({each.labels(name).numpy().tobytes() for each in data}) == 1
+        and len({each.source_row_numbers(name).numpy().tobytes() for each in data}) == 1
     )
     if not same:
         return None
     a, b = (predict(trained.module, each, name) for trained, each in zip(both, data, strict=True))
     return name, compare(a, b, configs[0].seed)
-
-
-def _places(table: Any) -> bytes:
-    """The positions of the rows in the source, as bytes to compare."""
-    return b"" if table.rows is None else bytes(table.rows.numpy().tobytes())
 
 
 def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: tuple[str, Paired] | None) -> None:

@@ -154,29 +154,10 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
 
 def _held_out(trained: Trained, typed: TypedArguments) -> Sample:
     """Rows of the last split: their features and, of a table, their columns as they are in the file."""
-    import numpy as np
-    import torch
-
-    from logreg.data.blocks import BlockDataset
-    from logreg.data.encoding.columns import Columns
     from logreg.export.linear import Sample
 
     _, data, _ = data_of(trained, typed)
     split = data.splits[-1]
-    blocks = data.blocks(split).dataset
-    assert isinstance(blocks, BlockDataset)
-    features = data.facts.stored.source(blocks[torch.arange(min(MAX_ROWS, len(blocks)))].features)
-    columns = {}
-    if trained.facts.columns:
-        table = data.tables[split]
-        read = data.raw.tables["train"].features  # as in the file, before the encoding
-        assert isinstance(read, Columns)
-        rows = (torch.arange(len(table)) if table.rows is None else table.rows)[: len(features)].numpy()
-        for column in trained.facts.columns:
-            series = next(series for series in read.series if series.name == column.name)
-            if column.kind == "number":
-                columns[column.name] = series.values[rows].astype(np.float64)
-                continue
-            levels = [level.lower() if column.kind == "boolean" else level for level in series.levels]
-            columns[column.name] = np.array([*levels, ""], dtype=object)[series.values[rows]]
-    return Sample(features, columns)
+    positions = range(min(MAX_ROWS, data.facts.rows[split]))
+    features = data.facts.stored.inverse_transform(data.rows(split, positions).features)
+    return Sample(features, data.source_columns(split, positions))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from logreg.commands.command_line import ROOT, TypedArguments, import_libraries, parse_arguments, run_command
-from logreg.constraints import Constraint, check, flag, listed, number, one_of, optional, text, whole
+from logreg.constraints import character, check, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
 from logreg.export.predictions import PREDICTED, SUFFIXES
 from logreg.files import check_free
@@ -23,13 +23,8 @@ if TYPE_CHECKING:
     from logreg.data.new_rows import NewRowsReader, Rows
     from logreg.training.trained import Predictor, Trained
 
-ONE_CHARACTER = Constraint(
-    "be one character",
-    lambda value: value is None or value == "\\t" or (isinstance(value, str) and len(value) == 1),
-    (),
-    True,
-)
-"""A separator of values; a tab may be typed as \\t."""
+SEPARATOR = optional(character(escaped_tab=True))
+"""Separator of the values of a line; a tab may be typed as a backslash and a t."""
 
 OWN = {
     "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
@@ -50,7 +45,7 @@ OWN = {
     ),
     "keep": Setting([], listed(), "columns of the input to copy, before the predictions"),
     "drop": Setting([], listed(), "columns of the input to pass over, which the model's train file did not have"),
-    "separator": Setting(None, ONE_CHARACTER, "between the values of a line; null: by the file's suffix"),
+    "separator": Setting(None, SEPARATOR, "between the values of a line; null: by the file's suffix"),
     "accelerator": Setting("cpu", one_of(("cpu", "gpu", "mps", "auto")), "cpu, gpu, mps or auto"),
     "batch_size": Setting(64, whole(at_least=1), "images that go through a backbone at once"),
 }
@@ -154,7 +149,7 @@ def _separator(trained: Trained, typed: str | None) -> str | None:
     """The separator that was typed, or else that of the file that the model learned from."""
     if typed is None:
         own = None if trained.config is None else trained.config.dataset.get("separator")
-        check("dataset.separator", own, ONE_CHARACTER)
+        check("dataset.separator", own, SEPARATOR)
         return None if own is None else str(own)
     return "\t" if typed == "\\t" else typed
 
@@ -181,7 +176,7 @@ def _predict(trained: Trained, predictor: Predictor, reader: NewRowsReader, type
             advance(len(labels))
             block = next(blocks, None)
     for name, number_of_rows in unseen.items():
-        line = f"{number_of_rows:,} rows: a level of {name} that the model does not know, taken as none"
+        line = f"{number_of_rows:,} rows have a level of {name} that the model does not know: encoded as no level"
         print(on_one_line(line), file=sys.stderr)
     seconds = time.perf_counter() - started
     where = "" if values["output"] == "-" else f": {values['output']}"

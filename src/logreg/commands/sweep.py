@@ -313,7 +313,7 @@ def _trial(
     overrides = [*plan.settings, *(f"{key}={value}" for key, value in typed.items())]
     try:
         data = build_data(config)
-        data.share(shared.setdefault(_data_key(config), data))
+        data.adopt_rows_of(shared.setdefault(_data_key(config), data))
         callbacks = [Pruning(trial, name)]
         summary = train(config, folder, ROOT, False, overrides, progress_lines=0, data=data, callbacks=callbacks)
     except Pruned as pruned:

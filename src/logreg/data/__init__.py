@@ -1,4 +1,4 @@
-"""Every dataset a user may select, by name.  To add one: CONTRIBUTING, "Add a dataset"."""
+"""The datasets that a user can select by name.  To add one, see CONTRIBUTING, "Add a dataset"."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from logreg.data.base import Dataset, KnownAnswer, RawData, Table
+from logreg.data.base import BayesClassifier, Dataset, RawData, Table
 from logreg.data.datamodule import TensorDataModule
 from logreg.data.selection import Selection
 from logreg.data.sources.blobs import Blobs
@@ -16,10 +16,19 @@ from logreg.data.sources.features import Features
 from logreg.data.sources.image_folder import ImageFolder
 from logreg.data.sources.table import TableFile
 from logreg.data.sources.toy import Toy
-from logreg.data.sources.vision import FACTS, Vision
+from logreg.data.sources.vision import VISION_DATASETS, Vision
 from logreg.errors import ConfigError, did_you_mean
 
-__all__ = ["DATASETS", "Dataset", "KnownAnswer", "RawData", "Selection", "Table", "TensorDataModule", "build_dataset"]
+__all__ = [
+    "DATASETS",
+    "BayesClassifier",
+    "Dataset",
+    "RawData",
+    "Selection",
+    "Table",
+    "TensorDataModule",
+    "build_dataset",
+]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "toy": Toy,
@@ -31,18 +40,18 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "table": TableFile,
     "features": Features,
     "image_folder": ImageFolder,
-    **{name: partial(Vision, name) for name in FACTS},
+    **{name: partial(Vision, name) for name in VISION_DATASETS},
 }
-"""The datasets: a name, and what reads it."""
+"""Class or constructor of each dataset, by name."""
 
 
 def build_frozen_features(source: Dataset, backbone: Mapping[str, Any], device: Any) -> Dataset:
-    """The features that a backbone makes of a dataset's images.
+    """A dataset of the features that a pretrained network (backbone) computes from images.
 
     Args:
-        source: Has images.
+        source: A dataset of images.
         backbone: ``name``, ``weights`` and ``batch_size``.
-        device: Where the backbone runs.
+        device: Device of the backbone.
 
     Raises:
         ConfigError: The dataset has no images, or torchvision has no such model.
@@ -53,18 +62,18 @@ def build_frozen_features(source: Dataset, backbone: Mapping[str, Any], device: 
 
 
 def build_dataset(name: str, arguments: Mapping[str, Any]) -> Dataset:
-    """The dataset that a config names.
+    """Builds a dataset by its name.
 
     Args:
         name: A key of ``DATASETS``.
-        arguments: The dataset's own arguments, such as ``root``.
+        arguments: Arguments of the dataset, such as ``root``.
 
     Raises:
         ConfigError: The name or an argument is unknown, or a value breaks its constraint.
     """
     if name not in DATASETS:
         raise ConfigError.not_a_choice("dataset", DATASETS, name)
-    known = [key for key in inspect.signature(DATASETS[name]).parameters if key != "model"]  # that is no setting
+    known = [key for key in inspect.signature(DATASETS[name]).parameters if key != "model"]  # not a setting
     for key in arguments:
         if key not in known:
             raise ConfigError(

@@ -1,12 +1,13 @@
-"""What a source of rows is, and what it reads."""
+"""Types of a source of rows: `Dataset` reads `RawData`, which has a `Table` for each split."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
+import torch
 from torch import Tensor
 
 from logreg.data.encoding.columns import Columns
@@ -15,90 +16,107 @@ from logreg.facts import ClassKind, Split
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in memory, as a source has them."""
+    """The rows of one split in memory.
+
+    Several splits may share the tensors of one source; ``index`` then holds the row numbers of this split.
+    """
 
     features: Tensor | Columns
-    """Shape (M, D); floating, or integers (pixels as bytes); or columns that are yet to be encoded."""
+    """Shape (M, D), floating or integer (pixels are bytes); or columns that are not encoded yet."""
     labels: Tensor
-    """Shape (M,), int64, in [0, C)."""
-    rows: Tensor | None = None
-    """Which of the M rows are meant, shape (N,); ``None`` for all of them."""
+    """Class of each row, shape (M,), int64, in [0, C)."""
+    index: Tensor | None = None
+    """Row numbers of this split among the M rows, shape (N,), int64; ``None`` for all M rows in order."""
     sample_weight: Tensor | None = None
-    """Weight of a row, shape (M,), float64, >= 0; ``None`` weighs all rows 1."""
+    """Weight of each row, shape (M,), float64, >= 0; ``None`` for weight 1 everywhere."""
     groups: Tensor | None = None
-    """Group of a row, shape (M,), int64; no group is held out in part."""
+    """Group of each row, shape (M,), int64; a group lies in one split as a whole."""
 
     def __len__(self) -> int:
-        return len(self.labels) if self.rows is None else len(self.rows)
+        return len(self.labels) if self.index is None else len(self.index)
 
     @property
     def matrix(self) -> Tensor:
-        """The features, which are no columns (any more), shape (M, D)."""
+        """The features as a matrix, shape (M, D); columns must have been encoded."""
         assert isinstance(self.features, Tensor)
         return self.features
 
-    def chosen(self, values: Tensor) -> Tensor:
-        """Of values of all M rows those of the N that are meant."""
-        return values if self.rows is None else values[self.rows]
+    @property
+    def row_numbers(self) -> Tensor:
+        """Row numbers of this split among the M rows, shape (N,), int64."""
+        return torch.arange(len(self.labels)) if self.index is None else self.index
 
-    def narrowed(self, positions: Tensor) -> Table:
-        """Of the N rows only these."""
-        return dataclasses.replace(self, rows=positions if self.rows is None else self.rows[positions])
+    @overload
+    def select(self, values: Tensor) -> Tensor: ...
+    @overload
+    def select(self, values: None) -> None: ...
+    def select(self, values: Tensor | None) -> Tensor | None:
+        """The values of this split's N rows, out of the values of all M rows; ``None`` stays ``None``."""
+        return values if self.index is None or values is None else values[self.index]
+
+    def subset(self, positions: Tensor) -> Table:
+        """The table with only the rows at these positions, which count the N rows from 0."""
+        return dataclasses.replace(self, index=positions if self.index is None else self.index[positions])
 
 
 @dataclass(frozen=True)
-class KnownAnswer:
-    """What the best classifier of generated data is, in closed form."""
+class BayesClassifier:
+    """The classifier of least error on generated data, known in closed form."""
 
     coef: Tensor
-    """Shape (D,), in source units."""
+    """Coefficients, shape (D,), in source units."""
     intercept: float
+    """Intercept."""
     accuracy: float
-    """Of the best classifier on unseen rows, in [0, 1]."""
+    """Its accuracy on unseen rows, in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class RawData:
-    """What a dataset reads: tables and the names of what is in them."""
+    """Result of reading a dataset: tables, and the names of classes and features."""
 
     tables: Mapping[Split, Table]
-    """The splits that the source itself has; at least train."""
+    """Tables of the splits that the source has; at least train."""
     class_names: tuple[str, ...]
+    """Names of the C classes."""
     feature_names: tuple[str, ...] = ()
+    """Names of the D features; empty where they have none, or where the tables hold columns."""
     image_shape: tuple[int, ...] = ()
+    """(height, width) or (channels, height, width) of an image; empty for other data."""
     scale: float = 1.0
-    """Features times this are in source units (1 / 255 for pixels kept as bytes)."""
-    answer: KnownAnswer | None = None
-    axis: tuple[float, float] | None = None
-    """Range to draw a single feature over, in source units."""
+    """Factor from stored features to source units (1 / 255 for pixels kept as bytes)."""
+    bayes_classifier: BayesClassifier | None = None
+    """The best classifier of generated data; ``None`` for other data."""
+    plot_range: tuple[float, float] | None = None
+    """Range over which a single feature is plotted, in source units; ``None`` for the range of the data."""
     source: str = ""
-    """What was read, in a word or two, where the dataset's name does not say it: a file's name."""
-    labels: str = ""
-    """What the user typed to name the labels, where they did: ``dataset.target=cut``."""
+    """What was read, such as a file name, where the name of the dataset does not tell."""
+    target_setting: str = ""
+    """Setting that names the labels, as the user typed it: ``dataset.target=cut``; empty where there is none."""
     notes: tuple[str, ...] = ()
-    """What a user should know of the reading, a sentence each: rows left out, and why."""
-    complete: bool = False
-    """Whether the source says of each row which split it is in, so that nothing is held out unasked."""
+    """Sentences for the user on how the data was read, such as which rows were left out, and why."""
+    splits_are_stated: bool = False
+    """Whether the source states the split of each row; then no further split is held out by default."""
     missing_values: tuple[str, ...] = ()
-    """Words for a missing value in the text files of a table, besides the usual ones."""
+    """Words that mean a missing value in text files of a table, in addition to the usual words."""
     backbone: Mapping[str, Any] = field(default_factory=dict)
-    """What made the features of images, as plain values; empty: they are the pixels."""
+    """The network that computed the features from images, as plain values; empty where none did."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
-    """How files of images became pixels, as plain values: ``Decoding.plain``; empty: they were no files."""
+    """How image files were decoded, as plain values (``DecodingOptions.facts``); empty for other data."""
     class_kind: ClassKind = "text"
-    """What the classes are where they come from."""
+    """Type of the classes in the source."""
 
 
 class Dataset(Protocol):
-    """A source of rows: its arguments are its fields, ``read`` does the work."""
+    """A source of rows: its fields are its settings, and ``read`` does the work."""
 
     @property
     def name(self) -> str:
-        """As the user selects it."""
+        """Name by which the user selects the dataset."""
 
     def read(self) -> RawData:
-        """The tables, from wherever they come.
+        """Reads the tables.
 
         Raises:
-            DatasetNotFoundError: Files are missing; the message says which and what to do.
+            DatasetNotFoundError: Files are missing; the message names them and the next step.
         """

@@ -1,6 +1,6 @@
-"""Blocks of rows: the memory likes a few megabytes at once, never a row at a time.
+"""Blocks of rows: a few megabytes are fetched at once, since fetching single rows is slow.
 
-A standard DataLoader draws them: `BlockSampler` says which rows, `BlockDataset` fetches them.
+A standard DataLoader serves them: `BlockSampler` chooses the positions of a block, `BlockDataset` fetches its rows.
 """
 
 from __future__ import annotations
@@ -16,52 +16,52 @@ from logreg.facts import Batch
 from logreg.stored_form import StoredForm
 
 BLOCK_BYTES = 6 * 2**20
-"""Size of a block of features: stays in the cache of common processors."""
+"""Size of the features of a block, in bytes; such a block stays in the cache of common processors."""
 
 Rows = Tensor | slice
-"""Positions in a split: a tensor of numbers, or a slice where they are consecutive."""
+"""Positions in a split, counted from 0: a tensor, shape (n,), or a slice."""
 
 
 class BlockDataset(Dataset[Batch]):
-    """The rows of one split, fetched many at once."""
+    """The rows of one split, fetched a block at a time."""
 
     def __init__(
         self,
         features: Tensor,
         labels: Tensor,
-        rows: Tensor | None,
+        index: Tensor | None,
         scale: float,
         dtype: torch.dtype,
         sample_weight: Tensor | None = None,
         stored: StoredForm | None = None,
     ) -> None:
-        """Looks at a table; nothing is copied.
+        """Keeps references to the tensors of a table; nothing is copied.
 
         Args:
-            features: Shape (M, D), any dtype, on the device that blocks shall live on.
+            features: Shape (M, D), any dtype, on the device of the blocks.
             labels: Shape (M,), int64.
-            rows: Which of the M rows are this split's, shape (N,); ``None`` for all, in order.
-            scale: Features times this are in source units.
+            index: Numbers of this split's rows among the M, shape (N,); ``None`` for all M rows in order.
+            scale: Factor from ``features`` to source units.
             dtype: Floating type of the blocks.
-            sample_weight: Shape (M,), in this dtype and on the device of the features.
-            stored: Brings features in source units into the form that blocks have; ``None`` where they have it.
+            sample_weight: Shape (M,), in ``dtype`` and on the device of the features.
+            stored: Takes features in source units to the stored form; ``None`` where they have that form.
         """
-        self.features, self.labels, self.rows, self.scale, self.dtype = features, labels, rows, scale, dtype
+        self.features, self.labels, self.index, self.scale, self.dtype = features, labels, index, scale, dtype
         self.sample_weight, self.stored = sample_weight, stored
 
     @property
-    def is_ready(self) -> bool:
-        """Whether blocks are the features as they lie there."""
+    def is_converted(self) -> bool:
+        """Whether the features have the type and the form of the blocks already."""
         return self.features.dtype == self.dtype and self.scale == 1 and self.stored is None
 
     def __len__(self) -> int:
-        return len(self.features) if self.rows is None else len(self.rows)
+        return len(self.features) if self.index is None else len(self.index)
 
     def __getitem__(self, rows: Rows) -> Batch:
-        """The block of these positions; features as they are stored."""
-        assert not isinstance(rows, int), "a sampler that is not ours draws single rows"
-        if self.rows is not None:
-            rows = self.rows[rows]
+        """The rows at these positions, with stored features."""
+        assert not isinstance(rows, int), "blocks need BlockSampler; a standard sampler draws single rows"
+        if self.index is not None:
+            rows = self.index[rows]
         if isinstance(rows, slice):
             features, labels = self.features[rows], self.labels[rows]
         else:
@@ -69,23 +69,53 @@ class BlockDataset(Dataset[Batch]):
             features, labels = self.features.index_select(0, rows), self.labels.index_select(0, rows)
         sample_weight = None if self.sample_weight is None else self.sample_weight[rows]
         if self.stored is not None:
-            features = self.stored.of(features, self.dtype)
-        elif not self.is_ready:
+            features = self.stored.transform(features, self.dtype)
+        elif not self.is_converted:
             features = features.to(self.dtype, copy=True).mul_(self.scale)
         return Batch(features, labels, sample_weight)
 
 
+class FeatureReader:
+    """Random access to the features of a split in full precision.
+
+    Blocks may round features to float32; a search for separation must see the numbers that the source has.
+    """
+
+    def __init__(self, features: Tensor, index: Tensor | None, stored: StoredForm | None, held_bytes: int) -> None:
+        """Keeps a reference to the features; nothing is copied unless ``stored`` changes them.
+
+        Args:
+            features: Shape (M, D), any dtype.
+            index: Numbers of this split's rows among the M, shape (N,); ``None`` for all M rows in order.
+            stored: Brings features in source units into the form of the blocks; ``None`` where they have it.
+            held_bytes: Size up to which the features of the split are brought into that form once, not at each access.
+        """
+        rows = len(features) if index is None else len(index)
+        self.shape = (rows, features.shape[1])
+        if stored is not None and rows * features.shape[1] * torch.float64.itemsize <= held_bytes:
+            features = stored.transform(features if index is None else features[index], torch.float64)
+            index, stored = None, None
+        self.features, self.index, self.stored = features, index, stored
+
+    def __getitem__(self, positions: Rows) -> Tensor:
+        """Features as they are stored, shape (n, D), in the type of the source or float64; bytes of pixels unscaled."""
+        if self.index is not None:
+            positions = self.index[positions]
+        values = self.features[positions] if isinstance(positions, slice) else self.features.index_select(0, positions)
+        return values if self.stored is None else self.stored.transform(values, torch.float64)
+
+
 class BlockSampler(Sampler[Rows]):
-    """Which positions come in which block; their order depends on seed and epoch alone."""
+    """Chooses the positions of each block; the order depends on the seed and the epoch only."""
 
     def __init__(
-        self, num_rows: int, block_rows: int, shuffle: bool, seed: int = 0, mixed_after: int | None = None
+        self, num_rows: int, block_rows: int, shuffle: bool, seed: int = 0, interleaved_from_epoch: int | None = None
     ) -> None:
         self.num_rows, self.block_rows, self.shuffle, self.seed, self.epoch = num_rows, block_rows, shuffle, seed, 0
-        self.mixed_after = math.inf if mixed_after is None else mixed_after
+        self.interleaved_from_epoch = math.inf if interleaved_from_epoch is None else interleaved_from_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch, after a resume with the epoch that comes next."""
+        """Sets the epoch; Lightning calls this before each epoch, also after a resume."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -93,7 +123,7 @@ class BlockSampler(Sampler[Rows]):
 
     def __iter__(self) -> Iterator[Rows]:
         starts = range(0, self.num_rows, self.block_rows)
-        if self.epoch >= self.mixed_after:
+        if self.epoch >= self.interleaved_from_epoch:
             yield from (slice(first, self.num_rows, len(self)) for first in range(len(self)))
             return
         if not self.shuffle:
@@ -104,20 +134,21 @@ class BlockSampler(Sampler[Rows]):
 
 
 def block_loader(
-    dataset: BlockDataset, batch_size: int, shuffle: bool, seed: int = 0, mixed_after: int | None = None
+    dataset: BlockDataset, batch_size: int, shuffle: bool, seed: int = 0, interleaved_from_epoch: int | None = None
 ) -> DataLoader[Batch]:
-    """A DataLoader whose items are blocks: whole batches, as many as fit into ``BLOCK_BYTES``.
+    """A DataLoader whose items are blocks of whole batches, as many as fit into ``BLOCK_BYTES``.
 
     Args:
         dataset: The split.
-        batch_size: Rows of a batch; a block holds at least one.
-        shuffle: Whether each epoch has its own order.  Batches that hold all rows are not
-            shuffled: it would change nothing but the rounding.
-        seed: Fixes the order.
-        mixed_after: Epochs after which blocks are the same in each, and take their rows evenly from all.
+        batch_size: Rows of a batch; a block holds at least one batch.
+        shuffle: Whether each epoch has its own order.  A batch of all rows is not shuffled, since the order would only
+            change the rounding.
+        seed: Seed of the order.
+        interleaved_from_epoch: First epoch in which the blocks are fixed and interleaved: block b of B takes the rows
+            b, b + B, b + 2B, ..., and so is a sample of all rows.  ``None`` for never.
     """
     num_rows, num_features = len(dataset), dataset.features.shape[1]
     batch_bytes = batch_size * num_features * dataset.dtype.itemsize
     block_rows = batch_size * max(1, BLOCK_BYTES // batch_bytes)
-    sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed, mixed_after)
+    sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed, interleaved_from_epoch)
     return DataLoader(dataset, batch_size=None, sampler=sampler)

@@ -1,4 +1,4 @@
-"""Files from the network: each one whole and right, or not there at all."""
+"""Downloads of files: a file is complete and has the right checksum, or it does not exist."""
 
 from __future__ import annotations
 
@@ -18,66 +18,53 @@ from urllib.parse import urlsplit
 
 from logreg import __version__
 from logreg.files import passing_file, whole_file
-from logreg.terminal import on_one_line, terminal
+from logreg.terminal import format_bytes, on_one_line, terminal
 
-PATIENCE = 30.0
-"""Seconds without an answer, or with next to nothing, after which a server counts as absent."""
+TIMEOUT_S = 30.0
+"""Time without an answer, in seconds, after which a server counts as unreachable."""
 
-SLOWEST = 1024
-"""Bytes per second; a connection that brings less has stalled."""
+MIN_BYTES_PER_S = 1024
+"""Speed below which a connection counts as stalled, in bytes per second, as a mean over ``TIMEOUT_S``."""
 
-PART = 2**18
-"""Bytes at most that are taken at once."""
+CHUNK_BYTES = 2**18
+"""Largest number of bytes that are read at once."""
 
-LARGE = 50_000_000
-"""Bytes from which on a file's progress is told by lines, where there is no bar."""
+MIN_PROGRESS_BYTES = 50_000_000
+"""Size of a file, in bytes, from which its progress is printed where stderr is no terminal."""
 
 
 @dataclass(frozen=True)
-class Remote:
-    """A file that others offer."""
+class RemoteFile:
+    """A file on one or several servers."""
 
     urls: tuple[str, ...]
-    """Where it is, the first to be asked first."""
+    """Its addresses, in the order in which they are tried."""
     digest: str
-    """Hexadecimal: its MD5, or the first digits of its SHA-256; empty if nobody knows."""
+    """Its MD5, or the first digits of its SHA-256, hexadecimal; empty where it is unknown."""
 
     @property
     def folder(self) -> str:
-        """What comes before the file's name in the first address."""
+        """The first address without the file name."""
         return self.urls[0].rpartition("/")[0] + "/"
 
 
-def size(count: float) -> str:
-    """Bytes as people say them.
-
-    Example:
-        >>> size(2_640_397_119), size(11_594_722), size(28_881)
-        ('2.6 GB', '11.6 MB', '29 kB')
-    """
-    for unit, factor, digits in (("GB", 1e9, 1), ("MB", 1e6, 1), ("kB", 1e3, 0)):
-        if count >= factor:
-            return f"{count / factor:,.{digits}f} {unit}"
-    return f"{count:,.0f} bytes"
-
-
-def say(line: str) -> None:
-    """A line to whoever waits."""
+def print_line(line: str) -> None:
+    """Prints a line to stderr at once."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
 @contextmanager
-def alone(folder: Path, label: str) -> Iterator[None]:
-    """One process of a user on this machine at a time.
+def download_lock(folder: Path, label: str) -> Iterator[None]:
+    """A lock, so that only one process of a user downloads into a folder at a time.
 
-    The lock is no file in the folder, which is made by whoever has something to put there.
+    The lock file lies in the folder for temporary files, since ``folder`` is made only when a file is put there.
 
     Args:
-        folder: Where files will be.
-        label: What they are, for those who wait.
+        folder: Folder of the downloads.
+        label: Name of the downloads, for the message to a user who has to wait.
     """
-    from filelock import FileLock, Timeout  # as long to import as all the rest of a second start
+    from filelock import FileLock, Timeout  # a slow import, which a start without downloads can do without
 
     owner = os.getuid() if hasattr(os, "getuid") else 0
     digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
@@ -86,101 +73,101 @@ def alone(folder: Path, label: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say(f"{label}: another process is downloading it, waiting for its end")
+        print_line(f"{label}: another process is downloading it; waiting until it ends")
         lock.acquire()
     try:
-        with passing_file(path):  # those who wait go on with one of their own
+        with passing_file(path):  # processes that wait go on with a lock file of their own
             yield
     finally:
         lock.release()
 
 
-class NoAnswer(Exception):
-    """No server gave a file, and why."""
+class DownloadError(Exception):
+    """A file could not be downloaded from any server; the message has the reasons."""
 
 
-def fetch(remote: Remote, path: Path) -> None:
+def fetch(remote: RemoteFile, path: Path) -> None:
     """Downloads a file.
 
     Args:
-        remote: What to download.
-        path: Where it shall be.
+        remote: The file to download.
+        path: Where to store it; folders above it are made.
 
     Raises:
-        NoAnswer: No server gave it, or not the right one.
-        OSError: There is no place for it.
+        DownloadError: No server has the file, or all have a wrong one.
+        OSError: The file cannot be written.
     """
     reasons = []
     for url in remote.urls:
         try:
-            with whole_file(path) as file, closing(_parts(url, path, remote.digest)) as parts:
-                for part in parts:
-                    file.write(part)
+            with whole_file(path) as file, closing(_chunks(url, path, remote.digest)) as chunks:
+                for chunk in chunks:
+                    file.write(chunk)
             return
-        except NoAnswer as error:
+        except DownloadError as error:
             reasons.append(f"{urlsplit(url).netloc}: {error}")
-    raise NoAnswer(f"{path.name}: {'; '.join(reasons)}")
+    raise DownloadError(f"{path.name}: {'; '.join(reasons)}")
 
 
-def _parts(url: str, path: Path, digest: str) -> Generator[bytes]:
-    """A file as it comes from a server.
+def _chunks(url: str, path: Path, digest: str) -> Generator[bytes]:
+    """The content of a file on a server, in chunks.
 
     Raises:
-        NoAnswer: It does not come, or not whole, or is another file.
-        OSError: There is no room for it.
+        DownloadError: The server does not answer, or sends an incomplete or wrong file.
+        OSError: There is too little space on the disk.
     """
     from http.client import HTTPException, HTTPResponse
     from urllib.request import Request, urlopen
 
-    def told(ask: Callable[..., Any], *arguments: object, **named: object) -> Any:
+    def request_from_server(call: Callable[..., Any], *arguments: object, **named: object) -> Any:
         try:
-            return ask(*arguments, **named)
+            return call(*arguments, **named)
         except (OSError, HTTPException, ValueError) as error:
-            raise NoAnswer(_reason(error)) from error
+            raise DownloadError(_reason(error)) from error
 
     request = Request(url, headers={"User-Agent": f"logreg/{__version__}"})
     response: HTTPResponse
-    with told(urlopen, request, timeout=PATIENCE) as response:
+    with request_from_server(urlopen, request, timeout=TIMEOUT_S) as response:
         total = response.length
         free = shutil.disk_usage(path.parent).free
         if total is not None and total > free:
-            raise OSError(errno.ENOSPC, f"{path.name} has {size(total)}, and {size(free)} are free")
+            raise OSError(errno.ENOSPC, f"{path.name} has {format_bytes(total)}, and {format_bytes(free)} are free")
         checksum = hashlib.new("md5" if len(digest) == 32 else "sha256", usedforsecurity=False)
         received, before, since = 0, 0, time.monotonic()
         with _progress(path.name, total) as advance:
-            while part := told(response.read1, PART):
-                yield part
-                checksum.update(part)
-                received += len(part)
-                advance(len(part))
-                if (seconds := time.monotonic() - since) > PATIENCE:
-                    if received - before < SLOWEST * seconds:
-                        raise NoAnswer(_reason(TimeoutError()))
+            while chunk := request_from_server(response.read1, CHUNK_BYTES):
+                yield chunk
+                checksum.update(chunk)
+                received += len(chunk)
+                advance(len(chunk))
+                if (seconds := time.monotonic() - since) > TIMEOUT_S:
+                    if received - before < MIN_BYTES_PER_S * seconds:
+                        raise DownloadError(_reason(TimeoutError()))
                     since, before = time.monotonic(), received
     if total is not None and received < total:
-        raise NoAnswer(f"the connection broke after {received:,} of {total:,} bytes")
+        raise DownloadError(f"the connection broke after {received:,} of {total:,} bytes")
     if not checksum.hexdigest().startswith(digest):
-        raise NoAnswer(f"what came is broken, its checksum is not {digest}")
+        raise DownloadError(f"the file is broken: its checksum is not {digest}")
 
 
 def _reason(error: Exception) -> str:
-    """Why a server did not give a file, in a few words."""
+    """Why a server did not send a file, in a few words."""
     from urllib.error import HTTPError
 
     if isinstance(error, HTTPError):
         return f"{error.code} {error.reason}"
-    inner = getattr(error, "reason", error)  # of a URLError
+    inner = getattr(error, "reason", error)  # the cause of a URLError
     if isinstance(inner, TimeoutError):
-        return f"no answer for {PATIENCE:g} seconds"
+        return f"no answer for {TIMEOUT_S:g} seconds"
     return on_one_line(getattr(inner, "strerror", None) or str(inner) or type(inner).__name__).rstrip(".")
 
 
 @contextmanager
 def _progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Tells how far a download is: by a bar where somebody watches stderr, by lines where a file does.
+    """Shows the progress of a download: as a bar where stderr is a terminal, otherwise as a few lines.
 
     Yields:
-        What takes the number of bytes that came last.
+        A function that adds a number of received bytes.
     """
     if sys.stderr.isatty():
         from rich.progress import (
@@ -197,13 +184,13 @@ def _progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
             task = bar.add_task(name, total=total)
             yield lambda count: bar.advance(task, count)
         return
-    say(f"  {name}" + (f", {size(total)}" if total is not None else ""))
+    print_line(f"  {name}" + (f", {format_bytes(total)}" if total is not None else ""))
     done = 0
 
-    def tell(count: int) -> None:
+    def advance(count: int) -> None:
         nonlocal done
         before, done = done, done + count
-        if total is not None and total >= LARGE and (quarter := 4 * done // total) > 4 * before // total:
-            say(f"  {name}: {25 * quarter} %")
+        if total is not None and total >= MIN_PROGRESS_BYTES and (quarter := 4 * done // total) > 4 * before // total:
+            print_line(f"  {name}: {25 * quarter} %")
 
-    yield tell
+    yield advance

@@ -1,6 +1,6 @@
-"""Columns that may be the target under another name, and columns that say the same as another one.
+"""Target leaks (columns that determine the class by themselves) and duplicate columns.
 
-Both are looked for in a sample of the train rows first; the few columns that pass are compared in all of them.
+A sample of the train rows rules most columns out; the few that remain are compared in all train rows.
 """
 
 from __future__ import annotations
@@ -14,92 +14,103 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from logreg.data.base import Table
-from logreg.data.encoding.columns import Columns, Series, few
+from logreg.data.encoding.columns import Columns, Series
+from logreg.errors import name_list
 
 Values: TypeAlias = "np.ndarray[Any, Any]"
 
 SAMPLE_ROWS = 1000
-"""Rows of train that are looked at in every column."""
+"""Number of train rows in the sample."""
 
 BLOCK_NUMBERS = 2**20
-"""Numbers of the sample that are looked at at once."""
+"""Numbers of the sample that are compared at once; as float64 they take 8 MiB."""
 
-CHANCE = 1e-3
-"""Where labels that have nothing to do with the features give such a column more often than that, none is suspected."""
+MAX_CHANCE = 1e-3
+"""Probability below which a column is reported as a leak.
 
-MOST_LEVELS = 100
-"""Different values of a column that is compared by its levels; of more, classes must be ranges of it."""
+It is the probability, under random labels, that any column of the table determines the class by chance.
+"""
 
-ROWS_A_LEVEL = 10
-"""Train rows of each level, on the average; with fewer it is rather an id."""
+MAX_LEVELS = 100
+"""Number of different values up to which a column is tested level by level; otherwise only by ranges of its values."""
+
+MIN_ROWS_PER_LEVEL = 10
+"""Mean number of train rows of a level, below which a column is an id rather than a category."""
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """What was found in the train rows."""
+    """Target leaks and duplicate columns in the train rows."""
 
     target: tuple[str, ...] = ()
-    """Columns, or features without names by their number, each of which alone tells the class of every row."""
-    same: Mapping[str, str] = field(default_factory=dict)
-    """In words, by column: the same as an earlier one, or that one under other names."""
+    """Names of the columns (numbers of features without names) that determine the class of every row by themselves."""
+    duplicates: Mapping[str, str] = field(default_factory=dict)
+    """Relation to an earlier column, by name: "the same as x", or "a recoding of x" (its levels, renamed)."""
     advice: str = ""
-    """What leaves the columns of ``target`` out."""
+    """What the user can do to leave out the columns of ``target``."""
 
     def notes(self, rows: int) -> tuple[str, ...]:
-        """A sentence for each kind that was found; ``rows`` of train."""
+        """A sentence for the leaks and one for the duplicates.
+
+        Args:
+            rows: Number of train rows.
+        """
         notes = []
         if self.target:
-            tell = "tells the class" if len(self.target) == 1 else "each tell the class"
+            determine = "determines the class" if len(self.target) == 1 else "each determine the class"
             notes.append(
-                f"{few(map(repr, self.target))} alone {tell} in all {rows:,} rows of train: "
+                f"{name_list(map(repr, self.target))} alone {determine} in all {rows:,} rows of train: "
                 f"may be the target under another name: {self.advice}"
             )
-        if self.same:
-            notes.append(f"columns that say the same: {few(f'{name} is {other}' for name, other in self.same.items())}")
+        if self.duplicates:
+            relations = (f"{name} is {relation}" for name, relation in self.duplicates.items())
+            notes.append(f"duplicate columns: {name_list(relations)}")
         return tuple(notes)
 
 
 def find_leaks(train: Table, num_classes: int) -> Leaks:
-    """Looks for columns that tell the class alone, and for those that say the same as another one.
+    """Finds target leaks and duplicate columns.
 
     Args:
-        train: The rows, as columns or as a matrix of features without names.
-        num_classes: C.
+        train: The train rows, as columns or as a matrix of features without names.
+        num_classes: Number of classes, C.
     """
-    rows = np.arange(len(train.labels)) if train.rows is None else train.rows.numpy()
+    rows = train.row_numbers.numpy()
     if train.sample_weight is not None:
         rows = rows[train.sample_weight.numpy()[rows] > 0]
     labels = train.labels.numpy()[rows]
-    held = _Held(train, rows)
+    columns = _TrainColumns(train, rows)
     sample = _sample(labels, num_classes)
     target: list[int] = []
     groups: dict[tuple[str, bytes], list[int]] = {}
-    most = min(MOST_LEVELS, len(sample) // ROWS_A_LEVEL)
+    most = min(MAX_LEVELS, len(sample) // MIN_ROWS_PER_LEVEL)
     step = max(1, BLOCK_NUMBERS // len(sample))
-    for start in range(0, held.width, step):
-        places = range(start, min(start + step, held.width))
-        values = held.block(places, rows[sample])
-        maybe = _may_tell(values, labels[sample]).nonzero()[0].tolist()
-        target += [start + place for place in maybe if held.tells(start + place, labels, num_classes)]
-        for place, column in zip(places, values.T, strict=True) if held.names else ():
+    for start in range(0, columns.width, step):
+        places = range(start, min(start + step, columns.width))
+        values = columns.block(places, rows[sample])
+        candidates = _may_determine(values, labels[sample]).nonzero()[0].tolist()
+        target += [
+            start + place for place in candidates if columns.determines_class(start + place, labels, num_classes)
+        ]
+        for place, column in zip(places, values.T, strict=True) if columns.names else ():
             codes = _codes(column)
-            if codes.any():  # else it is constant
+            if codes.any():  # not constant
                 groups.setdefault(("the same as", _digest(column)), []).append(place)
                 if codes.max() < most:
                     groups.setdefault(("a recoding of", _digest(codes)), []).append(place)
-    same: dict[str, str] = {}
-    for (how, _), (first, *others) in groups.items():
-        same |= {
-            held.names[other]: f"{how} {held.names[first]}"
+    found: dict[str, str] = {}
+    for (relation, _), (first, *others) in groups.items():
+        found |= {
+            columns.names[other]: f"{relation} {columns.names[first]}"
             for other in others
-            if held.names[other] not in same and held.are_alike(first, other, how)
+            if columns.names[other] not in found and columns.are_duplicates(first, other, relation)
         }
-    names = tuple(held.names[place] if held.names else f"feature {place}" for place in target)
-    return Leaks(names, {name: same[name] for name in held.names if name in same}, held.advice(names))
+    names = tuple(columns.names[place] if columns.names else f"feature {place}" for place in target)
+    return Leaks(names, {name: found[name] for name in columns.names if name in found}, columns.advice(names))
 
 
-class _Held:
-    """The columns of a table, or of a matrix, as numbers: of text the positions of the levels."""
+class _TrainColumns:
+    """The train rows of a table or a matrix, column by column as numbers; text is given by positions of its levels."""
 
     def __init__(self, train: Table, rows: Values) -> None:
         self.features, self.rows = train.features, rows
@@ -110,20 +121,20 @@ class _Held:
         self.width = len(self.series) if isinstance(self.features, Columns) else self.features.shape[1]
 
     def block(self, places: Sequence[int], rows: Values) -> Values:
-        """These columns of these rows, (n, k) in float64; a gap is inf."""
+        """Values of k columns in n rows, shape (n, k), float64; a missing value is inf."""
         if isinstance(self.features, Columns):
             parts = [self.series[place].values[rows].astype(np.float64) for place in places]
             values = np.stack(parts, axis=1)
-            return np.where(np.isnan(values), np.inf, values) + 0.0  # of -0 makes 0
+            return np.where(np.isnan(values), np.inf, values) + 0.0  # + 0.0 turns -0 into 0
         return self.features[:, places[0] : places[-1] + 1][rows].double().numpy() + 0.0
 
     def column(self, place: int) -> Values:
-        """One of them in all train rows, (N,)."""
+        """Values of one column in all train rows, shape (N,)."""
         values: Values = self.block([place], self.rows)[:, 0]
         return values
 
-    def tells(self, place: int, labels: Values, num_classes: int) -> bool:
-        """Whether a column tells the class of every train row, and not by chance."""
+    def determines_class(self, place: int, labels: Values, num_classes: int) -> bool:
+        """Whether a column determines the class of every train row, and is unlikely to do so by chance."""
         _, first, level, counts = np.unique(
             self.column(place), return_index=True, return_inverse=True, return_counts=True
         )
@@ -133,30 +144,30 @@ class _Held:
         in_class = np.bincount(labels, minlength=num_classes).astype(float)
         in_class = in_class[in_class > 0]
         log_chance = 0.0
-        if len(counts) <= min(MOST_LEVELS, len(labels) // ROWS_A_LEVEL):
-            # that all rows of each level are of one class: the sum over the classes of share ** count, of each level
+        if len(counts) <= min(MAX_LEVELS, len(labels) // MIN_ROWS_PER_LEVEL):
+            # Probability that all rows of each level have one class: for each level the sum over classes of p ** count.
             powers = np.log(in_class / len(labels)) * counts[:, None]
             log_chance = float(np.logaddexp.reduce(powers, axis=1).sum())
         in_ranges = np.count_nonzero(of_level[1:] != of_level[:-1]) == len(in_class) - 1
-        if self.series and self.series[place].kind != "number":  # the order of levels means nothing, but one alone may
+        if self.series and self.series[place].kind != "number":  # levels have no order, but a single level is a range
             in_ranges = len(in_class) == 2 and 1 in np.bincount(of_level)
         if in_ranges:
-            # that the classes are ranges of the values, in any order
+            # Probability that the classes are ranges of the values, in any order.
             orders = math.lgamma(len(in_class) + 1) + sum(math.lgamma(count + 1) for count in in_class)
             log_chance = min(log_chance, orders - math.lgamma(len(labels) + 1))
-        return log_chance + math.log(self.width) < math.log(CHANCE)
+        return log_chance + math.log(self.width) < math.log(MAX_CHANCE)
 
-    def are_alike(self, one: int, other: int, how: str) -> bool:
-        """Whether two columns say the same in all train rows: equal, or what the one calls p the other calls q."""
+    def are_duplicates(self, one: int, other: int, relation: str) -> bool:
+        """Whether two columns are duplicates in all train rows: equal, or equal after renaming the levels."""
         values, others = self.column(one), self.column(other)
-        if how == "the same as":
-            is_same = self.series[one].levels == self.series[other].levels and (values == others).all()
+        if relation == "the same as":
+            is_duplicate = self.series[one].levels == self.series[other].levels and (values == others).all()
         else:
-            is_same = (_codes(values) == _codes(others)).all()
-        return bool(is_same)
+            is_duplicate = (_codes(values) == _codes(others)).all()
+        return bool(is_duplicate)
 
     def advice(self, names: Sequence[str]) -> str:
-        """What a user does to leave these out."""
+        """What the user can do to leave these columns out."""
         if not names:
             return ""
         if isinstance(self.features, Columns):
@@ -165,28 +176,28 @@ class _Held:
 
 
 def _sample(labels: Values, num_classes: int) -> Values:
-    """Positions of rows of every class, spread evenly, in ascending order."""
+    """Positions of a sample with rows of every class, spread evenly over the rows, ascending."""
     if len(labels) <= SAMPLE_ROWS:
         return np.arange(len(labels))
-    share = max(2, SAMPLE_ROWS // num_classes)
+    most = max(2, SAMPLE_ROWS // num_classes)
     by_class = [np.flatnonzero(labels == label) for label in range(num_classes)]
-    parts = [mine[np.linspace(0, len(mine) - 1, min(share, len(mine))).astype(int)] for mine in by_class if len(mine)]
+    parts = [mine[np.linspace(0, len(mine) - 1, min(most, len(mine))).astype(int)] for mine in by_class if len(mine)]
     return np.sort(np.concatenate(parts))
 
 
-def _may_tell(values: Values, labels: Values) -> Values:
-    """Which columns (n, k) tell the classes of these rows, by ranges or by few levels; shape (k,), boolean."""
+def _may_determine(values: Values, labels: Values) -> Values:
+    """Whether each column (n, k) determines the class in a sample, by ranges or few levels; shape (k,), boolean."""
     order = values.argsort(axis=0, kind="stable")
     values, of_row = np.take_along_axis(values, order, 0), labels[order]
     changes, equal = of_row[1:] != of_row[:-1], values[1:] == values[:-1]
     in_ranges = changes.sum(0) == len(np.unique(labels)) - 1
-    has_few = (~equal).sum(0) < MOST_LEVELS
+    has_few = (~equal).sum(0) < MAX_LEVELS
     is_pure: Values = ~(changes & equal).any(0) & (in_ranges | has_few)
     return is_pure
 
 
 def _codes(column: Values) -> Values:
-    """Numbers of the values in the order in which they first come: the same for columns that only rename them."""
+    """Values numbered by first occurrence, shape (N,): equal for columns that differ only in the names of levels."""
     _, first, level = np.unique(column, return_index=True, return_inverse=True)
     number = np.empty(len(first), dtype=np.int32)
     number[first.argsort()] = np.arange(len(first))
@@ -194,5 +205,5 @@ def _codes(column: Values) -> Values:
 
 
 def _digest(values: Values) -> bytes:
-    """What is the same for equal columns, and for others but by a chance of 1e-38."""
+    """A 128-bit hash: equal for equal columns, and for different ones with probability of about 1e-38."""
     return hashlib.blake2b(values.tobytes(), digest_size=16).digest()

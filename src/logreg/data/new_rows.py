@@ -1,6 +1,6 @@
-"""New rows for a trained model, block by block, so that a file of any length runs in bounded memory.
+"""Reads new rows for a trained model, block by block, so that memory is bounded whatever the length of a file.
 
-What the model read its train rows from says what it takes: a table with the columns by their names, a matrix, pictures.
+The input is of the kind that the model was trained on: a table with columns by name, a matrix, or images.
 """
 
 from __future__ import annotations
@@ -15,40 +15,46 @@ import torch
 from torch import Tensor
 
 from logreg.data.blocks import BLOCK_BYTES
-from logreg.data.encoding.columns import encode, is_number, read_columns
-from logreg.data.formats.arrays import FORMATS, whole
+from logreg.data.encoding.columns import is_number, read_columns
+from logreg.data.encoding.encode import encode
+from logreg.data.formats.arrays import ARRAY_FORMATS, explaining_errors
+from logreg.data.formats.binary_tables import BINARY_SUFFIXES
+from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.images import (
-    EXTENSIONS,
-    Decoding,
-    decoded,
-    files_below,
-    in_bytes,
+    IMAGE_SUFFIXES,
+    DecodingOptions,
+    decode_rows,
+    image_to_tensor,
     is_image,
     open_image,
-    pixels_of,
+    to_8_bits,
+    walk_files,
 )
-from logreg.data.formats.tables import BINARY, WRITE_NUMBERS, open_blocks, row_labels, suffix_of, without_gaps
+from logreg.data.formats.table_errors import NUMBER_ADVICE
+from logreg.data.formats.tables import index_columns, open_blocks
+from logreg.data.formats.text_tables import mark_missing
 from logreg.data.sources.features import USUAL_NAMES
-from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean
+from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts
 
 STANDARD_INPUT = "-"
+"""Path that stands for standard input."""
 
 MATRICES = (".npz", ".npy", ".safetensors")
-"""Files of numbers without names of columns."""
+"""Suffixes of files that hold a matrix without column names."""
 
-FEW = 20
-"""Columns that are named in a message."""
+MOST_NAMES = 20
+"""Number of columns that one message lists."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A block of new rows.
+    """A block of n new rows.
 
     Attributes:
-        features: Shape (n, D), as the model stores them.
-        kept: What shall stand beside the predictions: Arrow arrays of n values by name.
-        unseen: How many rows have a level that the model does not know, by column.
+        features: Stored features, shape (n, D).
+        kept: Columns to write beside the predictions, by name: Arrow arrays of n values.
+        unseen: Number of rows with a level that the model does not know, by column.
     """
 
     features: Tensor
@@ -58,17 +64,17 @@ class Rows:
 
 @dataclass(frozen=True)
 class NewRowsReader:
-    """Rows that a model shall be asked about.
+    """Reads rows that a trained model is to classify.
 
     Attributes:
-        facts: Of the model.
-        dataset: The dataset's part of the config of its run: which columns were no features, how big pictures are.
+        facts: Facts of the model.
+        dataset: Section ``dataset`` of the config of its run: which columns were no features, the size of images.
         dtype: Floating type of the features.
-        keep: Columns that shall stand beside the predictions.
-        drop: Columns that are there and shall be passed over.
-        separator: Between the values of a line; by the file's suffix when ``None``.
-        device: Where a backbone runs.
-        batch_size: Images that go through it at once.
+        keep: Columns to write beside the predictions.
+        drop: Further columns of the input that are ignored.
+        separator: Separator of the values of a line; ``None`` to choose by the suffix of the file.
+        device: Device of a backbone.
+        batch_size: Number of images in a batch of the backbone.
     """
 
     facts: DataFacts
@@ -82,35 +88,37 @@ class NewRowsReader:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The columns that the model wants; none if it knows its features by their places alone."""
+        """The columns that the model needs; empty where its features have no names."""
         if self.facts.columns or not self.facts.feature_names or self.facts.image_shape:
             return self.facts.columns
-        # Features that were never columns have names all the same, and no gap has a value to fill it.
+        # Named features that were never columns have no value that fills a missing one.
         return tuple(Column(name, "number", fill=float("nan")) for name in self.facts.feature_names)
 
     def read(self, path: str) -> tuple[int | None, Iterator[Rows]]:
-        """The rows of a file, a folder of pictures, or a CSV on standard input.
+        """Reads a file, a folder of images, or a CSV on standard input.
 
         Args:
-            path: Where they are; "-" is standard input.
+            path: Path of the input; "-" for standard input.
 
         Returns:
-            How many there are, where that is known beforehand; and the blocks.
+            The number of rows, or ``None`` where it is not known beforehand; and the blocks.
 
         Raises:
-            LogregError: There is nothing of that name, it is broken, or it is not what the model learned from.
+            LogregError: The input does not exist, is broken, or is not of the kind that the model was trained on.
         """
         file = Path(path)
         if path != STANDARD_INPUT and not file.exists():
-            raise DatasetNotFoundError(f"`input` must be there, and {path} is missing. Paths start where you stand.")
-        is_picture = file.suffix.lower() in EXTENSIONS
+            raise DatasetNotFoundError(
+                f"`input` must be there, and {path} is missing. Relative paths start at the current folder."
+            )
+        is_image_file = file.suffix.lower() in IMAGE_SUFFIXES
         if self.facts.image_shape or self.facts.backbone:
-            if file.is_dir() or is_picture:
-                return self._pictures(file)
+            if file.is_dir() or is_image_file:
+                return self._images(file)
             if self.facts.backbone:
                 raise ConfigError.broken("input", "be a folder of images, or one", path)
-        if path != STANDARD_INPUT and (file.is_dir() or is_picture):
-            raise ConfigError(f"`input` must be what the model learned from, {self._wanted()}, got pictures: {path}.")
+        if path != STANDARD_INPUT and (file.is_dir() or is_image_file):
+            raise ConfigError(f"`input` must be what the model learned from, {self._wanted()}, got images: {path}.")
         if file.suffix.lower() in MATRICES or (file.suffix.lower() == ".parquet" and not self.columns):
             if self.facts.columns:
                 raise ConfigError(f"`input` must be what the model learned from, {self._wanted()}, got {path}.")
@@ -120,13 +128,13 @@ class NewRowsReader:
         return self._table(path)
 
     def single(self, typed: Sequence[str]) -> Rows:
-        """One row out of what a user typed.
+        """Reads one row from arguments of the command line.
 
         Args:
-            typed: ``column=value`` for each column, whose name may have = in it; without a value it is a gap.
+            typed: ``column=value`` for each column; the name may contain "=", and an empty value is a missing one.
 
         Raises:
-            ConfigError: A column is missing or unknown, or a number is none.
+            ConfigError: A column is absent or unknown, or a value is not a number.
         """
         import pyarrow as pa
 
@@ -144,22 +152,23 @@ class NewRowsReader:
         for cell in cells:
             if cell not in names:
                 near = did_you_mean(cell, [*names, "input", "output", "ckpt_path"]) or (
-                    f"It has {_listed(names)}. Another run is named by ckpt_path=FOLDER."
+                    f"It has {name_list(names, MOST_NAMES)}. Another run is named by ckpt_path=FOLDER."
                 )
                 raise ConfigError(
                     f"`{cell}` must be a column that the model of {self.facts.title} learned from, or a key. {near}"
                 )
         if lacking := [name for name in names if name not in cells]:
-            raise ConfigError(f"`{lacking[0]}` must be given too: the model learned from {_listed(names)}.")
+            raise ConfigError(
+                f"`{lacking[0]}` must be given too: the model learned from {name_list(names, MOST_NAMES)}."
+            )
         values: dict[str, Any] = {}
         for column in self.columns:
             text = cells[column.name].strip()
             if column.kind == "number" and text and not is_number(text):
                 raise ConfigError.broken(column.name, "be a number", text)
-            is_gap = not text
-            values[column.name] = [None if is_gap else float(text) if column.kind == "number" else text]
+            values[column.name] = [None if not text else float(text) if column.kind == "number" else text]
         kinds = [(column.name, pa.float64() if column.kind == "number" else pa.string()) for column in self.columns]
-        rows = self._encoded(pa.table(values, schema=pa.schema(kinds)), "what was typed", 0)
+        rows = self._encoded(pa.table(values, schema=pa.schema(kinds)), "the command line", 0)
         if rows.unseen:
             name = next(iter(rows.unseen))
             levels = next(column.levels for column in self.columns if column.name == name)
@@ -167,22 +176,24 @@ class NewRowsReader:
         return rows
 
     def _wanted(self) -> str:
+        """The kind of input that the model needs, for messages."""
         facts = self.facts
         if facts.image_shape:
             return f"images of {' x '.join(map(str, facts.image_shape))}"
         if self.columns:
-            return f"a table with the columns {_listed([column.name for column in self.columns])}"
+            return f"a table with the columns {name_list([column.name for column in self.columns], MOST_NAMES)}"
         return f"a matrix of {facts.num_features} features ({', '.join(MATRICES)})"
 
     def _table(self, path: str) -> tuple[int | None, Iterator[Rows]]:
+        """Reads a table."""
         source = "standard input" if path == STANDARD_INPUT else Path(path).name
         numbers = [column.name for column in self.columns if column.kind == "number"]
         words = self.facts.missing_values
-        is_text = path == STANDARD_INPUT or suffix_of(path) not in BINARY
+        is_text = path == STANDARD_INPUT or suffix_of(path) not in BINARY_SUFFIXES
         count, blocks = open_blocks(
             path,
             "input",
-            lambda names: self._choose(names, source, row_labels(path, names)),
+            lambda names: self._choose(names, source, index_columns(path, names)),
             {*numbers} - {*self.keep},
             words,
             self.separator,
@@ -197,35 +208,37 @@ class NewRowsReader:
         return count, rows()
 
     def _choose(self, header: Sequence[str], source: str, row_labels: Collection[str]) -> list[str]:
-        """The columns to read; ``row_labels`` are passed over unless the model learned from them.
+        """Chooses the columns to read; ``row_labels`` are ignored unless the model learned from them.
 
         Raises:
-            DataError: One is missing, or there is one that train did not have.
+            DataError: A column is missing, or the input has a column that the train file did not have.
         """
         twice = [name for name, count in Counter(header).items() if name and count > 1]
         if twice:
             raise DataError(f"`input` must have columns of different names, got {twice[0]!r} twice [in {source}].")
         names = [column.name for column in self.columns]
-        there, expected = set(header), {*names, *self._known(), *row_labels, *self.keep, *self.drop}
+        present, expected = set(header), {*names, *self._known(), *row_labels, *self.keep, *self.drop}
         extra = [name for name in header if name not in expected]
         for name in names:
-            if name not in there:
-                near = did_you_mean(name, extra) and f"Is it {did_you_mean(name, extra)[13:-1]!r}? Rename that one."
+            if name not in present:
+                near = nearest(name, extra)
+                advice = f" Is it {near!r}? Rename that one." if near else ""
                 raise DataError(
-                    f"`input` must have the column {name!r} that the model learned from [in {source}]. {near}".rstrip()
+                    f"`input` must have the column {name!r} that the model learned from [in {source}].{advice}"
                 )
         for name in self.keep:
             if name not in header:
                 raise ConfigError.broken("keep", f"name a column of {source}", name, did_you_mean(name, header))
         if extra and not self.dataset.get("features"):
             raise DataError(
-                f"`input` must have the columns that the model learned from, and also has {_listed(extra)} "
-                f"[in {source}]. Pass over: {as_typed('drop', extra)}, or copy: {as_typed('keep', extra)}."
+                "`input` must have the columns that the model learned from, and also has "
+                f"{name_list(extra, MOST_NAMES)} [in {source}]. "
+                f"Ignore: {as_typed('drop', extra)}, or copy: {as_typed('keep', extra)}."
             )
         return list(dict.fromkeys([*names, *self.keep]))
 
     def _known(self) -> Collection[str]:
-        """Columns of the train file that are no features."""
+        """Columns of the train file that are not features."""
         split = self.dataset.get("split") or {}
         named = [self.dataset.get("target"), self.dataset.get("weight"), split.get("column"), split.get("group")]
         return {
@@ -235,7 +248,15 @@ class NewRowsReader:
         }
 
     def _encoded(self, table: Any, source: str, start: int, words: Sequence[str] | None = None) -> Rows:
-        """Features of a block; of a text file ``words`` are what stands for a gap besides the usual."""
+        """Encodes a block of a table.
+
+        Args:
+            table: The block, an Arrow table.
+            source: Name of the file, for messages.
+            start: Number of the first row in the file.
+            words: Words that mean a missing value in a text file, in addition to the usual words; ``None`` for other
+                files.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -247,7 +268,7 @@ class NewRowsReader:
         cells = {name: table.column(name) for name in kinds}
         for name, column in cells.items() if words is not None else ():
             if pa.types.is_string(column.type):
-                cells[name] = without_gaps(column, words or ())
+                cells[name] = mark_missing(column, words or ())
                 if kinds[name] == "number":
                     cells[name] = _numbers(cells[name], name, source)
         as_category = {name for name, kind in kinds.items() if kind != "number"}
@@ -255,25 +276,31 @@ class NewRowsReader:
         features, unseen = encode(columns, self.columns, self.dtype, self.facts.stored)
         if not self.facts.columns and bool(features.isnan().any()):
             row, place = features.isnan().nonzero()[0].tolist()
-            raise DataError(f"column {list(kinds)[place]!r} must have no gaps, got one in {columns.place(row)}.")
+            raise DataError(
+                f"column {list(kinds)[place]!r} must have no missing values, got one in {columns.place(row)}."
+            )
         return Rows(features, kept, {name: len(rows) for name, rows in unseen.items() if len(rows)})
 
     def _refuse_to_keep(self, path: Path) -> None:
+        """Raises a ConfigError if columns are to be kept, which a matrix and images do not have."""
         if self.keep:
             raise ConfigError(f"`keep` must go with a table, and {path} has no columns by name. Leave it out.")
 
     def _matrix(self, file: Path) -> tuple[int | None, Iterator[Rows]]:
+        """Reads a file with a matrix."""
         self._refuse_to_keep(file)
-        with whole("input", file):
-            arrays = FORMATS[file.suffix.lower()]([file, file])
-        there = list(arrays.matrices)
+        with explaining_errors("input", file):
+            arrays = ARRAY_FORMATS[file.suffix.lower()]([file, file])
+        names = list(arrays.matrices)
         wanted = self.dataset.get("features") if isinstance(self.dataset.get("features"), str) else None
-        usual = [name for name in there if name == wanted] or [
-            name for name in there if name.lower() in USUAL_NAMES["features"]
+        matches = [name for name in names if name == wanted] or [
+            name for name in names if name.lower() in USUAL_NAMES["features"]
         ]
-        if len(usual) != 1 and len(there) != 1:
-            raise DataError(f"`input` must hold one matrix called features, got {_listed(there)} [in {file.name}].")
-        name = usual[0] if len(usual) == 1 else there[0]
+        if len(matches) != 1 and len(names) != 1:
+            raise DataError(
+                f"`input` must hold one matrix called features, got {name_list(names, MOST_NAMES)} [in {file.name}]."
+            )
+        name = matches[0] if len(matches) == 1 else names[0]
         shape = self.facts.image_shape or (self.facts.num_features,)
         block_rows = max(1, BLOCK_BYTES // (4 * self.facts.num_features))
         stored = self.facts.stored
@@ -282,7 +309,7 @@ class NewRowsReader:
             start = 0
             blocks = iter(arrays.blocks(name, block_rows))
             while True:
-                with whole("input", file):
+                with explaining_errors("input", file):
                     block = next(blocks, None)
                 if block is None:
                     return
@@ -291,10 +318,12 @@ class NewRowsReader:
                         f"`input` must have rows of {' x '.join(map(str, shape))} numbers as the model, "
                         f"got {' x '.join(map(str, block.shape[1:])) or 'one'} [in {file.name}]."
                     )
-                features = stored.of(block.flatten(1), self.dtype)
+                features = stored.transform(block.flatten(1), self.dtype)
                 if self.facts.image_shape and block.dtype == torch.uint8:
                     features = features / self.facts.white_byte
-                elif not block.is_floating_point() and (level := Decoding.of(self.facts.pixels).white_level):
+                elif not block.is_floating_point() and (
+                    level := DecodingOptions.from_facts(self.facts.pixels).white_level
+                ):
                     features = features / level
                 if not bool(features.sum().isfinite()) and len(bad := (~features.isfinite()).any(1).nonzero()):
                     raise DataError(
@@ -305,34 +334,35 @@ class NewRowsReader:
 
         return None, rows()
 
-    def _pictures(self, path: Path) -> tuple[int | None, Iterator[Rows]]:
+    def _images(self, path: Path) -> tuple[int | None, Iterator[Rows]]:
+        """Reads a folder of images, or one image."""
         import pyarrow as pa
 
         self._refuse_to_keep(path)
         names = (
             [path.name]
             if path.is_file()
-            else sorted((name for name, _ in files_below(path) if is_image(name)), key=lambda name: name.split("/"))
+            else sorted((name for name, _ in walk_files(path) if is_image(name)), key=lambda name: name.split("/"))
         )
         if not names:
-            raise DataError(f"`input` must have images, got none in {path} ({', '.join(EXTENSIONS)}).")
+            raise DataError(f"`input` must have images, got none in {path} ({', '.join(IMAGE_SUFFIXES)}).")
         folder = path.parent if path.is_file() else path
         shape, backbone = self.facts.image_shape, None
         if self.facts.backbone:
             from logreg.data.sources.frozen_features import Backbone
 
-            backbone = Backbone.rebuild(self.facts.backbone, self.device)
+            backbone = Backbone.from_facts(self.facts.backbone, self.device)
 
         grey = bool(self.dataset.get("grey")) if backbone is not None else len(shape) == 2
-        decoding = Decoding.of(self.facts.pixels, self.dataset.get("size"), grey)
-        # As in training; older models, which keep nothing of the pixels, had whole JPEGs here.
-        at_least = backbone.plain["resize"] if backbone is not None and self.facts.pixels else 0
+        decoding = DecodingOptions.from_facts(self.facts.pixels, self.dataset.get("size"), grey)
+        # Images are decoded as in training; models without ``pixels``, of older versions, decoded whole JPEGs.
+        at_least = backbone.facts["resize"] if backbone is not None and self.facts.pixels else 0
 
-        def picture(row: int) -> Tensor:
+        def image_of(row: int) -> Tensor:
             image = open_image(folder / names[row], decoding, at_least)
             if backbone is not None:
-                return backbone.prepare(in_bytes(image, decoding))
-            pixels = pixels_of(image, decoding)
+                return backbone.prepare(to_8_bits(image, decoding))
+            pixels = image_to_tensor(image, decoding)
             if tuple(pixels.shape) != shape:
                 wanted, got = (f"{size[-1]} x {size[-2]}" for size in (shape, pixels.shape))
                 raise DataError(f"`input` must hold images of {wanted} pixels as the model, got {names[row]} of {got}.")
@@ -341,26 +371,26 @@ class NewRowsReader:
         at_once = self.batch_size if backbone is not None else max(1, BLOCK_BYTES // (4 * self.facts.num_features))
 
         def rows() -> Iterator[Rows]:
-            held: list[Tensor] = []
-            for row, pixels in decoded(picture, names, f"input={path}", "decoding"):
-                held.append(pixels)
-                if len(held) == at_once or row + 1 == len(names):
-                    first = row + 1 - len(held)
+            images: list[Tensor] = []
+            for row, pixels in decode_rows(image_of, names, f"input={path}", "decoding"):
+                images.append(pixels)
+                if len(images) == at_once or row + 1 == len(names):
+                    first = row + 1 - len(images)
                     if backbone is not None:
-                        features = torch.cat(list(backbone.features(held, self.batch_size))).to(self.dtype)
+                        features = torch.cat(list(backbone.features(images, self.batch_size))).to(self.dtype)
                     else:
-                        features = torch.stack(held).flatten(1).to(self.dtype) / decoding.white
+                        features = torch.stack(images).flatten(1).to(self.dtype) / decoding.white_value
                     yield Rows(features, {"file": pa.array(names[first : row + 1])})
-                    held = []
+                    images = []
 
         return len(names), rows()
 
 
 def _numbers(column: Any, name: str, source: str) -> Any:
-    """Text as numbers.
+    """Casts text to numbers.
 
     Raises:
-        DataError: It is none.
+        DataError: Some text is not a number.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -370,9 +400,5 @@ def _numbers(column: Any, name: str, source: str) -> Any:
     except pa.ArrowInvalid as error:
         raise DataError(
             f"`input` must hold numbers where the model learned from numbers, and {name!r} does not [in {source}]. "
-            f"{WRITE_NUMBERS}"
+            f"{NUMBER_ADVICE}"
         ) from error
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")

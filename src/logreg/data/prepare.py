@@ -1,4 +1,4 @@
-"""What happens to rows between a source and the model: split, select, encode, check, in this order."""
+"""The steps between a source and the model, in this order: split, select, check, encode, measure."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from torch import Tensor
 
 from logreg.data.base import RawData, Table
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
-from logreg.data.encoding.columns import Columns, encode, learn_encoding, learn_stored_form
+from logreg.data.encoding.columns import Columns
+from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import boolean_of, near_twins
+from logreg.data.encoding.learning import learn_encoding, learn_stored_form
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
-from logreg.errors import ConfigError, DataError, as_typed
+from logreg.errors import ConfigError, DataError, as_typed, name_list
 from logreg.facts import SPLITS, Column, DataFacts, Split
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, moments
 
-HELD_OUT = 0.2
-"""Fraction of the train rows that is held out for a split that the source lacks, where nobody says otherwise."""
+DEFAULT_FRACTION = 0.2
+"""Fraction of the train rows that is held out by default for each split that the source lacks."""
 
-MANY = 50
-"""More names than that do not help in an error."""
+MOST_NAMES = 50
+"""Number of classes that one message lists; a longer list does not help."""
 
 Tables = dict[Split, Table]
 
@@ -33,20 +35,22 @@ Tables = dict[Split, Table]
 def split_rows(
     raw: RawData, wanted: Mapping[Split, float | None], selection: Selection, seed: int, name: str
 ) -> Tables:
-    """The splits that the source has, and those that are held out of its train rows.
+    """Takes the splits of the source, and holds the missing ones out of its train rows.
 
-    By the labels of the source and before anything else, so that a row stays in its split whatever is
-    selected or encoded.
+    Splitting comes first and uses the labels of the source, so that a row stays in its split whatever is selected or
+    encoded later.
 
     Args:
-        raw: The source's rows.
-        wanted: Fraction to hold out; ``None`` for ``HELD_OUT`` where the source has no such split.
-        selection: The classes that must reach into every split.
-        seed: Fixes who goes where.
-        name: The dataset, for messages.
+        raw: The dataset as it was read.
+        wanted: Fraction of the train rows for each split; ``None`` for ``DEFAULT_FRACTION`` where the source has no
+            such split.
+        selection: The classes to learn; each needs a row in every split.
+        seed: Seed of the split.
+        name: Name of the dataset, for messages.
 
     Raises:
-        DataError: A split was asked for that the source has, a class has too few rows, or no row is left.
+        DataError: The source already has a split that was to be held out, a class has too few rows, or a split has
+            no rows.
     """
     tables = dict(raw.tables)
     train = tables["train"]
@@ -54,25 +58,25 @@ def split_rows(
     for split, fraction in wanted.items():
         if fraction and split in tables:
             raise DataError(f"`dataset.split.{split}` must not be set: {name} has a {split} split of its own.")
-        if fraction is None and split not in tables and not raw.complete:
-            fraction = HELD_OUT
+        if fraction is None and split not in tables and not raw.splits_are_stated:
+            fraction = DEFAULT_FRACTION
         if fraction:
             fractions[split] = fraction
     if fractions and train.groups is not None:
-        parts = group_split(train.chosen(train.groups), fractions, seed)
+        parts = group_split(train.select(train.groups), fractions, seed)
     elif fractions:
-        labels = train.chosen(train.labels)
+        labels = train.select(train.labels)
         _check_sizes(labels, raw.class_names, selection, splits=1 + len(fractions))
         parts = stratified_split(labels, fractions, seed)
     else:
         parts = {}
-    tables |= {split: train.narrowed(positions) for split, positions in parts.items()}
+    tables |= {split: train.subset(positions) for split, positions in parts.items()}
     _check_groups(tables)
     for split, table in tables.items():
         if not len(table):
             raise DataError(
                 f"`dataset.split.{split}` must leave rows in every split, got none [in {split} of {name}]. "
-                f"Raise the fraction, or hold none out with dataset.split.{split}=0."
+                f"Raise the fraction, or hold no rows out with dataset.split.{split}=0."
             )
     return {split: tables[split] for split in SPLITS if split in tables}
 
@@ -80,21 +84,25 @@ def split_rows(
 def select_rows(
     raw: RawData, tables: Mapping[Split, Table], selection: Selection, limit: int | None, seed: int, name: str
 ) -> tuple[Tables, tuple[str, ...]]:
-    """The classes that are told apart, in their new numbers, and no more train rows than asked for.
+    """Selects the rows of the classes to learn, renumbers the classes, and limits the train rows.
 
     Args:
-        raw: Has the names of the source's classes.
-        tables: As split.
-        selection: Which classes, against which.
-        limit: At most so many train rows, stratified; ``None`` for all.
-        seed: Fixes which rows.
-        name: The dataset, for messages.
+        raw: The dataset as it was read.
+        tables: The rows of each split.
+        selection: The classes to learn.
+        limit: Largest number of train rows; a stratified sample is taken.  ``None`` for all.
+        seed: Seed of the sample.
+        name: Name of the dataset, for messages.
 
     Returns:
-        The tables, and the names of the new classes.
+        The selected rows of each split, and the names of the new classes.
+
+    Raises:
+        DataError: A label is out of range, or a split has no rows of the classes.
+        ConfigError: A class is unknown, or the limit is below the number of classes.
     """
     for split, table in tables.items():
-        labels = table.chosen(table.labels)
+        labels = table.select(table.labels)
         if int(labels.min()) < 0 or int(labels.max()) >= len(raw.class_names):
             raise DataError(
                 f"`labels` must lie in [0, {len(raw.class_names)}), got {int(labels.min())} to {int(labels.max())} "
@@ -103,120 +111,124 @@ def select_rows(
     selected, class_names = dict(tables), raw.class_names
     if selection != Selection():
         new, class_names = selection.apply(raw.class_names)
-        relabelled: dict[int, Tensor] = {}  # splits of one table go on sharing its labels
+        relabeled: dict[int, Tensor] = {}  # splits that share their labels go on sharing them
         for split, table in tables.items():
-            if id(table.labels) not in relabelled:
-                relabelled[id(table.labels)] = new[table.labels]
-            labels = relabelled[id(table.labels)]
-            kept = (table.chosen(labels) >= 0).nonzero()[:, 0]
+            if id(table.labels) not in relabeled:
+                relabeled[id(table.labels)] = new[table.labels]
+            labels = relabeled[id(table.labels)]
+            kept = (table.select(labels) >= 0).nonzero()[:, 0]
             if not len(kept):
                 raise DataError(
                     f"`dataset.classes` must leave rows in every split, got none [in {split} of {name}]. "
                     f"Name classes that {split} has too, or split otherwise."
                 )
-            selected[split] = dataclasses.replace(table, labels=labels).narrowed(kept)
+            selected[split] = dataclasses.replace(table, labels=labels).subset(kept)
     train = selected["train"]
     if limit is not None and limit < len(train):
         if limit < len(class_names):
             raise ConfigError.broken("dataset.limit", f"be at least {len(class_names)}, a row of each class", limit)
-        selected["train"] = train.narrowed(stratified_sample(train.chosen(train.labels), limit, seed))
+        selected["train"] = train.subset(stratified_sample(train.select(train.labels), limit, seed))
     return selected, class_names
 
 
 def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name: str, raw: RawData) -> None:
-    """Train must know every class that is asked for.
+    """Checks that train has at least two classes, and every class of the other splits.
 
     Raises:
-        DataError: There are fewer than two classes, or train lacks one that another split has.
+        DataError: It has not.
     """
     if len(class_names) < 2:
         place = f" [in {raw.source}]" if raw.source else ""
-        typed = raw.labels or f"dataset={name}"
+        typed = raw.target_setting or f"dataset={name}"
         raise DataError(f"`{typed}` must hold at least 2 classes, got only {class_names[0]!r}{place}.")
     train = tables["train"]
-    counts = torch.bincount(train.chosen(train.labels), minlength=len(class_names))
+    counts = torch.bincount(train.select(train.labels), minlength=len(class_names))
     if int((counts > 0).sum()) < 2:
         only = class_names[int(counts.argmax())]
         raise DataError(f"train of `dataset={name}` must hold at least 2 classes, got only {only!r}.")
     for label in (counts == 0).nonzero()[:, 0].tolist():
         for split, table in tables.items():
-            if bool((table.chosen(table.labels) == label).any()):
+            if bool((table.select(table.labels) == label).any()):
                 advice = "leave it out with dataset.classes=[...], or split otherwise."
                 raise DataError(
                     f"train of `dataset={name}` must hold every class, and {class_names[label]!r} is only in {split}. "
-                    f"{_or_spelled_alike(class_names[label], class_names, advice)}"
+                    f"{_spelling_advice(class_names[label], class_names, advice)}"
                 )
 
 
-def _or_spelled_alike(given: str, known: Sequence[str], advice: str) -> str:
-    """Advice on a class that is unknown, after what to do if it is a known one in another spelling."""
+def _spelling_advice(given: str, known: Sequence[str], advice: str) -> str:
+    """Advice on an unknown class; it names a known class with almost the same spelling first."""
     for pair in near_twins([*known, given]):
         if given in pair:
             twins = f"{pair[0]!r} and {pair[1]!r} differ only by blanks, case or a dot"
-            return f"{twins}: if they are one, spell them alike in the data. Else {advice}"
+            return f"{twins}: if they are one class, spell them alike in the data. Else {advice}"
     return advice[0].upper() + advice[1:]
 
 
 def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], known: Sequence[str], name: str) -> Tables:
-    """Labels as a model numbers its classes, by their names.
+    """Renumbers the labels as a model numbers its classes, by name.
 
     Args:
-        tables: With labels in the order of ``class_names``.
-        class_names: Of these rows.
-        known: Of the model.
-        name: The dataset, for messages.
+        tables: Rows of each split, with labels in the order of ``class_names``.
+        class_names: Names of the classes of these rows.
+        known: Names of the classes of the model.
+        name: Name of the dataset, for messages.
 
     Raises:
-        DataError: A row is of a class that the model does not know.
+        DataError: A row has a class that the model does not know.
     """
     if tuple(class_names) == tuple(known):
         return dict(tables)
-    # Older models have classes with the blanks that stood around them in text files.
+    # Class names of older models may have the blanks that surrounded them in text files.
     known = [one if one in class_names else one.strip() for one in known]
     if set(known) == {"false", "true"}:
         class_names = [boolean_of(one) if boolean_of(one) in known else one for one in class_names]
     for split, table in tables.items():
-        for label in table.chosen(table.labels).unique().tolist():
+        for label in table.select(table.labels).unique().tolist():
             if class_names[label] not in known:
-                few = ", ".join(known[:MANY]) + (", ..." if len(known) > MANY else "")
                 raise DataError(
-                    f"`dataset={name}` must hold classes that the model knows, {few}, got {class_names[label]!r} "
-                    f"[in {split}]. {_or_spelled_alike(class_names[label], known, 'leave those rows out.')}"
+                    f"`dataset={name}` must hold classes that the model knows, {name_list(known, MOST_NAMES)}, "
+                    f"got {class_names[label]!r} [in {split}]. "
+                    f"{_spelling_advice(class_names[label], known, 'leave those rows out.')}"
                 )
     new = torch.tensor([known.index(one) if one in known else -1 for one in class_names])
     return {split: dataclasses.replace(table, labels=new[table.labels]) for split, table in tables.items()}
 
 
 class Encoded(NamedTuple):
-    """What became of tables of columns."""
+    """Result of encoding columns."""
 
     tables: Tables
+    """Rows of each split, with features."""
     columns: tuple[Column, ...] = ()
-    """How each column was encoded; empty where the tables have features already."""
+    """Encoding of each column; empty where the tables had features already."""
     stored: StoredForm | None = None
-    """How the features are stored; ``None`` where the tables have features already."""
+    """Stored form of the features; ``None`` where the tables had features already."""
     notes: tuple[str, ...] = ()
-    """What a user should know of it, a sentence each."""
+    """Sentences for the user."""
 
 
 def encode_columns(
     tables: Mapping[Split, Table], dtype: torch.dtype, model: DataFacts | None = None, shifts: bool = True
 ) -> Encoded:
-    """Columns to features, by what the train rows say; tables that have features already stay as they are.
+    """Encodes columns as features, with an encoding that is learned on train; features pass unchanged.
 
     Args:
-        tables: As selected.
+        tables: The selected rows of each split.
         dtype: Floating type of the features.
-        model: The facts of a trained model, if they are for one; then they are encoded as it learned.
-        shifts: Whether a column that lies far from zero may be stored as its distance from its mean.
+        model: Facts of a trained model, whose encoding is used; ``None`` to learn one.
+        shifts: Whether a column that lies far from zero may be stored as its deviation from its mean.
+
+    Raises:
+        DataError: A column cannot be learned from, or does not fit the model.
     """
     train = tables["train"]
     columns = train.features
     if not isinstance(columns, Columns):
         return Encoded(dict(tables))
     if model is None:
-        encoding, notes = learn_encoding(columns, train.rows, used_rows(tables))
-        stored, found, lost = learn_stored_form(columns, encoding, train.rows, _own_weights(train), shifts)
+        encoding, notes = learn_encoding(columns, train.index, used_rows(tables))
+        stored, found, lost = learn_stored_form(columns, encoding, train.index, _own_weights(train), shifts)
         names = [name for column in encoding for name in column.feature_names]
         notes = (*notes, *digit_notes(found, stored, names, lost, dtype))
     else:
@@ -224,66 +236,69 @@ def encode_columns(
     features, unseen = encode(columns, encoding, dtype, stored)
     for column, rows in unseen.items():
         for split, table in tables.items():
-            mine = len(rows) if table.rows is None else int(torch.isin(rows, table.rows).sum())
+            mine = len(rows) if table.index is None else int(torch.isin(rows, table.index).sum())
             if mine:
-                notes = (*notes, f"{mine:,} of {split}: a level of {column} that train does not have, taken as none")
+                notes = (
+                    *notes,
+                    f"{mine:,} rows of {split} have a level of {column} that train lacks: encoded as no level",
+                )
     encoded = {split: dataclasses.replace(table, features=features) for split, table in tables.items()}
     return Encoded(encoded, encoding, stored, notes)
 
 
 def used_rows(tables: Mapping[Split, Table]) -> Tensor | None:
-    """The rows of one table that the splits have, each once and in ascending order; ``None`` for all."""
-    chosen = [table.rows for table in tables.values() if table.rows is not None]
+    """Row numbers that are in any split, ascending and without repetition; ``None`` for all rows of the source."""
+    chosen = [table.index for table in tables.values() if table.index is not None]
     return torch.cat(chosen).unique() if len(chosen) == len(tables) else None
 
 
 def digit_notes(
     found: Moments, stored: StoredForm, names: Sequence[str], lost: Tensor, dtype: torch.dtype
 ) -> tuple[str, ...]:
-    """Sentences on the features that vary so little for their size that few digits of that are left.
+    """Sentences on the features that vary so little for their size that rounding leaves few digits.
 
     Args:
         found: Moments of the D features.
         stored: Their stored form.
-        names: Of the features; empty for numbers from 0.
-        lost: Which of them have few digits in the type that they were read in, shape (D,), boolean.
-        dtype: Floating type that they are stored in.
+        names: Names of the features; empty to number them from 0.
+        lost: Whether a feature has few digits in the type of the source, shape (D,), boolean.
+        dtype: Floating type of the stored features.
     """
     rounded = found._replace(mean=found.mean - stored.shift).lacks_digits(dtype) & ~lost
-    said = {
-        "so large for how little they vary that their numbers hold few digits of it": lost,
-        "so far from 0 for how little they vary that their numbers keep few digits of it without an intercept; "
+    reasons = {
+        "few significant digits in the source, since they vary little for their size": lost,
+        "few significant digits without an intercept, since they vary little for their size; "
         "set dataset.standardize=true, or subtract an offset": rounded,
     }
     notes = []
-    for what, its in said.items():
-        places = its.nonzero()[:, 0].tolist()
+    for what, concerned in reasons.items():
+        places = concerned.nonzero()[:, 0].tolist()
         if places:
-            shown = ", ".join(names[place] if names else f"feature {place}" for place in places[:5])
-            notes.append(f"{what}: {shown}" + (f" and {len(places) - 5} more" if len(places) > 5 else ""))
+            shown = name_list((names[place] if names else f"feature {place}" for place in places), 5)
+            notes.append(f"{what}: {shown}")
     return tuple(notes)
 
 
 def check_weights(tables: Mapping[Split, Table]) -> None:
-    """Every split must weigh something that the arithmetic holds.
+    """Checks the weights of the rows of each split.
 
     Raises:
-        DataError: All rows of a split have weight 0, or their weights are too large or too small.
+        DataError: All rows of a split have weight 0, or the weights are too large or too small for the arithmetic.
     """
     for split, table in tables.items():
         if table.sample_weight is None:
             continue
-        weights = table.chosen(table.sample_weight).double()
+        weights = table.select(table.sample_weight).double()
         if not bool((weights > 0).any()):
             raise DataError(f"`dataset.weight` must be > 0 somewhere in every split, got only 0 [in {split}].")
         check_mean_weight("dataset.weight", float(weights.mean()), f" [in {split}]")
 
 
 def check_features(tables: Mapping[Split, Table], name: str) -> None:
-    """Every feature must be finite; splits of one table are looked at once.
+    """Checks that every feature is finite; features that several splits share are checked once.
 
     Raises:
-        DataError: Names the first row that has nan or inf.
+        DataError: A row has nan or inf; the message names the first one.
     """
     for table in {id(table.features): table for table in tables.values()}.values():
         features = table.matrix
@@ -293,7 +308,7 @@ def check_features(tables: Mapping[Split, Table], name: str) -> None:
         rows = max(1, BLOCK_BYTES // (features.shape[1] * wide.itemsize))
         for start in range(0, len(features), rows):
             block = features[start : start + rows].to(wide)
-            # The sum is one pass without a copy; it may also overflow, so only then is each value looked at.
+            # The sum is finite where all values are, unless it overflows; single values are checked only if it is not.
             if not bool(block.sum().isfinite()) and len(bad := (~block.isfinite()).any(1).nonzero()):
                 raise DataError(
                     f"`features` must be finite, got nan or inf in row {start + int(bad[0])}, counted from 0 "
@@ -302,66 +317,74 @@ def check_features(tables: Mapping[Split, Table], name: str) -> None:
 
 
 def fingerprint(tables: Mapping[Split, Table]) -> int:
-    """CRC-32 of the bytes of all splits, and of which row is in which."""
+    """CRC-32 of the features, labels and weights of all splits, and of the row numbers of each split."""
     checksum = 0
     seen: set[int] = set()
     for split, table in tables.items():
         checksum = zlib.crc32(split.encode(), checksum)
-        for tensor in (table.matrix, table.labels, table.rows, table.sample_weight):
-            if tensor is not None and id(tensor) not in seen:  # splits of one table share it
+        for tensor in (table.matrix, table.labels, table.index, table.sample_weight):
+            if tensor is not None and id(tensor) not in seen:  # splits may share it
                 seen.add(id(tensor))
                 checksum = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, checksum)
     return checksum
 
 
 def moments_of(train: Table, scale: float = 1.0) -> Moments:
-    """Mean and standard deviation of each feature over the train rows, summed in float64.
+    """Weighted mean and standard deviation of each feature over the train rows, in float64.
 
     Args:
-        train: The rows.
-        scale: Features times this are what is measured.
+        train: The train rows.
+        scale: Factor that multiplies the features first.
     """
     weights = None if train.sample_weight is None else train.sample_weight.double()
-    dataset = BlockDataset(train.matrix, train.labels, train.rows, scale, torch.float64, weights)
+    dataset = BlockDataset(train.matrix, train.labels, train.index, scale, torch.float64, weights)
     blocks = block_loader(dataset, batch_size=1, shuffle=False)
     return moments(lambda: ((block.features, block.sample_weight) for block in blocks))
 
 
 def _own_weights(table: Table) -> Tensor | None:
-    return None if table.sample_weight is None else table.chosen(table.sample_weight).double()
+    weights = table.select(table.sample_weight)
+    return None if weights is None else weights.double()
 
 
 def mean_weight(train: Table, class_weight: Sequence[float]) -> float:
     """Mean over the train rows of sample weight times class weight."""
     weights = torch.ones(len(train), dtype=torch.float64)
     if train.sample_weight is not None:
-        weights = train.chosen(train.sample_weight).double()
+        weights = train.select(train.sample_weight).double()
     if class_weight:
-        weights = weights * torch.tensor(class_weight, dtype=torch.float64)[train.chosen(train.labels)]
+        weights = weights * torch.tensor(class_weight, dtype=torch.float64)[train.select(train.labels)]
     return float(weights.mean())
 
 
 def class_rates(train: Table, classes: int) -> tuple[float, ...]:
-    """The part of the weight of train that each class has."""
-    weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    counts = torch.bincount(train.chosen(train.labels), weights, classes).double()
+    """Fraction of the sample weight of train in each of the C classes."""
+    counts = torch.bincount(train.select(train.labels), train.select(train.sample_weight), classes).double()
     return tuple((counts / counts.sum()).tolist())
 
 
 def _check_groups(tables: Mapping[Split, Table]) -> None:
-    """No group on two sides, whoever split them."""
-    groups = {split: table.chosen(table.groups).unique() for split, table in tables.items() if table.groups is not None}
+    """Checks that no group is in two splits.
+
+    Raises:
+        DataError: A group is.
+    """
+    groups = {split: table.select(table.groups).unique() for split, table in tables.items() if table.groups is not None}
     for one, other in combinations(groups, 2):
         both = int(torch.isin(groups[one], groups[other]).sum())
         if both:
             raise DataError(
-                f"`dataset.split.group` must keep each group in one split, and {both:,} stand in {one} and in {other}. "
-                "Mend the splits that the data has, or leave dataset.split.group out."
+                f"`dataset.split.group` must keep each group in one split, and {one} and {other} have {both:,} in "
+                "common. Mend the splits that the data has, or leave dataset.split.group out."
             )
 
 
 def _check_sizes(labels: Tensor, names: Sequence[str], selection: Selection, splits: int) -> None:
-    """Every class that is learned must reach into every split."""
+    """Checks that every class to learn has enough rows for one in each split.
+
+    Raises:
+        DataError: Some have not.
+    """
     new, names = selection.apply(names)
     new = new[labels]
     counts = torch.bincount(new[new >= 0], minlength=len(names))
@@ -369,17 +392,16 @@ def _check_sizes(labels: Tensor, names: Sequence[str], selection: Selection, spl
     if not small:
         return
     enough = [names[label] for label in (counts >= splits).nonzero()[:, 0].tolist()]
-    shown = ", ".join(f"{name!r} ({int(counts[list(names).index(name)])})" for name in small[:5])
-    shown += f" and {len(small) - 5} more" if len(small) > 5 else ""
-    kept = as_typed("dataset.classes", enough) if 2 <= len(enough) <= MANY else "dataset.classes=[...]"
-    if len(names) > MANY and len(small) > len(names) / 2:
+    shown = name_list((f"{name!r} ({int(counts[list(names).index(name)])})" for name in small), 5)
+    kept = as_typed("dataset.classes", enough) if 2 <= len(enough) <= MOST_NAMES else "dataset.classes=[...]"
+    if len(names) > MOST_NAMES and len(small) > len(names) / 2:
         raise DataError(
-            f"`dataset.split` must leave each class a row in each of {splits} splits, and {len(small):,} of "
+            f"`dataset.split` must give each class a row in each of {splits} splits, and {len(small):,} of "
             f"{len(names):,} classes have too few. These look like numbers to predict, or ids, rather than classes: "
             "name another target."
         )
-    advice = "" if selection.positive else f"Leave them out with {kept}, or hold none out: "
+    advice = "" if selection.positive else f"Leave them out with {kept}, or hold no rows out: "
     raise DataError(
-        f"`dataset.split` must leave each class a row in each of {splits} splits, and these have too few: {shown}. "
-        f"{advice or 'Hold none out: '}dataset.split.val=0 dataset.split.test=0."
+        f"`dataset.split` must give each class a row in each of {splits} splits, and these have too few: {shown}. "
+        f"{advice or 'Hold no rows out: '}dataset.split.val=0 dataset.split.test=0."
     )

@@ -143,8 +143,7 @@ def _areas(odds: Tensor, labels: Tensor, weights: Tensor) -> list[float]:
 def search_strength(
     problem: Problem,
     train: RowSource,
-    val: Callable[[], Iterable[Batch]],
-    sample: Batch,
+    val: RowSource,
     select: str = "log_loss",
     tolerance: float = ROUGH,
     seed: int = 0,
@@ -157,9 +156,8 @@ def search_strength(
 
     Args:
         problem: Of the train rows; its l1 stays.
-        train: Begins a pass over them.
-        val: The rows of val, block by block.
-        sample: Some of the train rows.
+        train: Its rows.
+        val: The rows of val.
         select: A name of `SELECT`.
         tolerance: Relative gap to end each fit at, about.
         seed: Fixes what is drawn.
@@ -174,11 +172,11 @@ def search_strength(
     def score(step: float) -> float:
         """Of the strength 10^step."""
         point = drive(fits.at(to_two_digits(10**step)), train)
-        rows.extend(score_path(problem, [point], val(), select == "auroc"))
+        rows.extend(score_path(problem, [point], val.blocks(), select == "auroc"))
         tell(rows[-1])
         return rows[-1].score(select)
 
-    top = math.ceil(math.log10(largest_curvature(problem, sample)))
+    top = math.ceil(math.log10(largest_curvature(problem, next(train.interleaved_blocks()))))
     scores = {top: score(top)}
     best, same, without = scores[top], SAME * abs(scores[top]), 0
     for step in range(top - 1, top - MOST_DECADES - 1, -1):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from logreg.data.encoding.columns import few
-from logreg.data.formats.tables import gap_words
-from logreg.errors import ConfigError
+from logreg.data.formats.text_tables import missing_words
+from logreg.errors import ConfigError, name_list
 from logreg.export.linear import Format, Linear
 from logreg.export.onnx import read_onnx, write_onnx
 from logreg.export.plain import read_json, read_safetensors, write_json, write_safetensors
@@ -63,10 +62,10 @@ def what_to_pass(name: str, model: Linear) -> list[str]:
             truth = "True or False, or " if name == "sklearn" else ""
             lines.append(f"- `{column.name}`: {truth}text: true or false in any case, 1 or 0; anything else is neither")
         else:
-            levels = few(f"`{level}`" for level in column.levels)
+            levels = name_list(f"`{level}`" for level in column.levels)
             lines.append(f"- `{column.name}`: text, written so: {levels}; anything else is no level")
     if any(column.kind != "number" for column in facts.columns):
-        words = ", ".join(f"`{word}`" for word in dict.fromkeys(gap_words(facts.missing_values)) if word)
+        words = ", ".join(f"`{word}`" for word in dict.fromkeys(missing_words(facts.missing_values)) if word)
         lines.append(f"A gap in text is nothing, or one of {words}, unless that is a level.")
         if name == "onnx":
             lines.append("Take away blanks around text first.")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.data.formats.tables import gap_words
+from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError
 from logreg.facts import Column, DataFacts
 from logreg.losses import LOSSES
@@ -72,7 +72,7 @@ class Linear:
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> probability of each class (N, C), in float64."""
-        stored = self.facts.stored.of(features, self.dtype).double()
+        stored = self.facts.stored.transform(features, self.dtype).double()
         logits = torch.addmm(self.intercept, stored, self.coef.T)
         return LOSSES[self.loss].class_probabilities(logits, 1.0, self.log_divisor)
 
@@ -115,7 +115,7 @@ def classes_of(facts: DataFacts) -> Array:
 def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[str, int]:
     """What a column of text or booleans may hold, without blanks around it, and the place of the level that it is.
 
-    A gap has the place -1; what is not there is no level.  `logreg.data.encoding.columns.encode` reads a text file so.
+    A gap has the place -1; what is not there is no level.  `logreg.data.encoding.encode` reads a text file so.
 
     Args:
         column: How it was learned.
@@ -132,7 +132,7 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
         )
     places = {level.strip(): place for place, level in enumerate(column.levels)}
     places |= {level: place for place, level in enumerate(column.levels)}
-    gaps = gap_words(facts.missing_values)
+    gaps = missing_words(facts.missing_values)
     if column.kind == "boolean":
         digits = {"false": "0", "true": "1"}
         for level, place in list(places.items()):

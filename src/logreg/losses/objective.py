@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from logreg.losses import LOSSES, Loss
+from logreg.losses.penalties import PENALTIES, Penalty
 
 Reduction = Literal["mean", "sum"]
 
@@ -37,6 +39,17 @@ class Objective:
         """The loss of a row, by its name."""
         return LOSSES[self.loss]
 
+    @cached_property  # a step of SGD asks for it
+    def penalties(self) -> tuple[Penalty, ...]:
+        """The penalties whose strength is not 0."""
+        strengths = {"l2": self.l2, "l1": self.l1}
+        return tuple(PENALTIES[name](strength) for name, strength in strengths.items() if strength)
+
+    @property
+    def is_smooth(self) -> bool:
+        """Whether the gradient is continuous: no penalty has a kink."""
+        return all(penalty.is_smooth for penalty in self.penalties)
+
     def data_term(self, logits: Tensor, targets: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """The loss of all rows under ``reduction``.
 
@@ -55,8 +68,8 @@ class Objective:
         return total if self.reduction == "sum" else total / sample_weight.sum()
 
     def penalty(self, coef: Tensor) -> Tensor:
-        """(l2 / 2) * |coef|^2 + l1 * |coef|_1 of a ``coef`` of shape (K, D); scalar."""
-        return self.l2 / 2 * coef.square().sum() + self.l1 * coef.abs().sum()
+        """All penalties of a ``coef`` of shape (K, D); scalar."""
+        return sum((penalty.value(coef) for penalty in self.penalties), start=coef.new_zeros(()))
 
     def value(
         self,
@@ -122,7 +135,5 @@ class Objective:
             scale = share
         torch.mm(residuals.T, features, out=coef.grad)
         torch.sum(residuals, dim=0, out=intercept.grad)
-        if self.l2:
-            coef.grad.add_(coef, alpha=self.l2 * scale)
-        if self.l1:
-            coef.grad.add_(coef.sign(), alpha=self.l1 * scale)
+        for penalty in self.penalties:
+            penalty.add_gradient_(coef, coef.grad, scale)

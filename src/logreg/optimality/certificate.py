@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logreg.errors import name_list
 from logreg.facts import DataFacts
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource
 from logreg.solvers.bounds import Bound, forms_hessian
 from logreg.solvers.fit import EXACT, bound_of, choose
-from logreg.solvers.passes.base import gather
+from logreg.solvers.passes.base import run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
@@ -132,9 +133,7 @@ def depend_in_words(dependent: Sequence[str]) -> str:
 
 def in_words(names: Sequence[str]) -> str:
     """Such as "'height' and 'width'", or the first of many."""
-    if len(names) > MOST_NAMES:
-        return f"{', '.join(map(repr, names[:MOST_NAMES]))} and {len(names) - MOST_NAMES} more features"
-    return " and ".join(filter(None, [", ".join(map(repr, names[:-1])), repr(names[-1])]))
+    return name_list(map(repr, names), MOST_NAMES, ("feature", "features"), last=" and ")
 
 
 def problem_of(
@@ -186,7 +185,7 @@ def bound_by_solution(
     Args:
         problem: Of the point.
         point: Shape (K, D + 1).
-        rows: Begins a pass over the train rows when it is called.
+        rows: The train rows.
         known: The bound so far.
         accuracy: Relative error of the gap at which to end.
         tolerance: Relative gap at which the optimizer ends by itself.
@@ -197,7 +196,7 @@ def bound_by_solution(
     solved: Bound | None = None
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         for question in EXACT[choose(problem)[0]](progress):
-            gather(rows, question)
+            run_pass(rows, question)
             passes += not question.done
             if progress.gap <= near * (known.value - progress.value):  # as the optimizer sees it
                 solved = bound_of(problem, progress.solution, rows)

@@ -14,7 +14,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import RowSource
 from logreg.solvers.fit import bound_of
 from logreg.solvers.newton_steps import smallest_subgradient
-from logreg.solvers.passes.base import gather
+from logreg.solvers.passes.base import run_pass
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -87,7 +87,7 @@ def read(
     stated = problem.objective
     loss_alone = replace(problem, objective=replace(stated, l2=0.0, l1=0.0))
     question = Evaluate(loss_alone, problem.model, point, torch.float64)
-    gather(rows, question)
+    run_pass(rows, question)
     slope = question.result().gradient
     found = []
     for (features, coordinates), with_intercept in product(frames.items(), (False, True) if intercept else (False,)):

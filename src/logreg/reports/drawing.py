@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from logreg.evaluation.held_out import Predicted
 from logreg.files import write_whole
-from logreg.reports.summary import RunResult, calibrated_log_odds, equation, largest_coefficients, stored_rows
+from logreg.reports.summary import RunResult, calibrated_log_odds, equation, largest_coefficients
 from logreg.terminal import on_one_line
 from logreg.training.tracking import RunLogger
 
@@ -60,10 +60,10 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
     if facts.num_features == 1 and facts.is_binary:
         slope, offset = calibrated_log_odds(module)
         rows = next(iter(data.blocks("train")))
-        features, labels = facts.stored.source(rows.features), rows.labels.cpu()
+        features, labels = facts.stored.inverse_transform(rows.features), rows.labels.cpu()
         title = figures.label(f"{facts.name}: {equation(module)}", 80)
         drawn["probability"] = figures.probability_curve(
-            float(slope[0]), offset, facts, features, labels, title, data.axis
+            float(slope[0]), offset, facts, features, labels, title, data.plot_range
         )
     elif facts.image_shape:
         drawn["coefficients"] = figures.coefficient_images(module.model.in_source_units()[0], facts)
@@ -87,7 +87,7 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
             drawn["roc"] = diagnostics.roc_and_precision_recall(predicted, evaluation, facts, title)
         wrong = diagnostics.confident_mistakes(predicted, THUMBNAILS)
         if wrong and facts.image_shape:
-            pixels = stored_rows(data, result.scored, [one.position for one in wrong])
+            pixels = data.rows(result.scored, [one.position for one in wrong]).features
             drawn["mistakes"] = diagnostics.mistakes_as_images(pixels, wrong, facts, f"{title}: the surest mistakes")
         _log_curves(predicted, result, logger)
     for name, row in zip(module.output_names, module.model.coef.detach().cpu(), strict=True):

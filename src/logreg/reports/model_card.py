@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from logreg.errors import name_list
 from logreg.reports.markdown import markdown_table
 from logreg.reports.wording import (
     calibration_lines,
@@ -27,6 +28,9 @@ FEW_ROWS = 100
 RARE = 0.01
 """Part of train below which a class is rare."""
 
+MOST_CLASSES = 20
+"""Number of classes that the card lists."""
+
 GAP = 0.05
 """How much lower than on train an accuracy is when the model has learned its rows by heart."""
 
@@ -45,12 +49,11 @@ def model_card(
     """
     data, found = summary["dataset"], summary["evaluation"]
     classes = data["classes"]
-    listed = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
     lines = [
         f"# {title(dict(summary))}",
         "",
         f"A logistic regression of {data['features']:,} features that gives the probability of each of "
-        f"{len(classes)} classes: {listed}.",
+        f"{len(classes)} classes: {name_list(classes, MOST_CLASSES)}.",
         "",
         f"`{file}` was read again after it was written, and gives the probabilities of the trained model to "
         f"{agreement:.1g} on held-out rows. Made by `{summary['command']}`.",

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 
 from logreg.config import RunConfig
-from logreg.data import KnownAnswer, TensorDataModule
-from logreg.data.blocks import BlockDataset
+from logreg.data import BayesClassifier, TensorDataModule
 from logreg.errors import shell_line
 from logreg.evaluation.held_out import Evaluation, Predicted
 from logreg.evaluation.path_selection import PathRow, path_summary
@@ -129,7 +128,7 @@ def summarize(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "path": path_summary(result.path, result.config.select, result.place) if result.path else None,
         "equation": equation(module),
         "example": example(result),
-        "known_answer": _against(result.data.answer, result) if result.data.answer else None,
+        "known_answer": _against(result.data.bayes_classifier, result) if result.data.bayes_classifier else None,
         "expected": _expected(result.config.expected, result.scores),
         "best": dict(result.best) or None,
         "checkpoints": [f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"],
@@ -147,13 +146,6 @@ def summarize(result: RunResult, seconds: Mapping[str, float]) -> Summary:
     return summary
 
 
-def stored_rows(data: TensorDataModule, split: Split, positions: Sequence[int]) -> torch.Tensor:
-    """Some rows of a split as they are stored, shape (M, D)."""
-    blocks = data.blocks(split).dataset
-    assert isinstance(blocks, BlockDataset)
-    return blocks[torch.tensor(positions, dtype=torch.int64)].features.cpu()
-
-
 def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
     """The rows that the model is wrong about and surest of, surest first.
 
@@ -165,21 +157,22 @@ def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
 
     if result.predicted is None or result.scored == "train":
         return None
-    module, table = result.module, result.data.tables[result.scored]
+    module, data, split = result.module, result.data, result.scored
     facts, wrong = module.facts, confident_mistakes(result.predicted, MISTAKES)
     listed: list[dict[str, Any]] = []
     if not wrong:
         return listed
-    features = stored_rows(result.data, result.scored, [one.position for one in wrong])
+    features = data.rows(split, [one.position for one in wrong]).features
+    row_numbers = data.source_row_numbers(split)
     coef = module.model.coef.detach().cpu().double()
     coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef
     standardized = module.model.cpu().standardize(features.double())
-    for one, source, x in zip(wrong, facts.stored.source(features), standardized, strict=True):
+    for one, source, x in zip(wrong, facts.stored.inverse_transform(features), standardized, strict=True):
         said = (coef[one.predicted] - coef[one.true]) * x
         most = said.topk(min(3, len(said))).indices.tolist() if facts.feature_names else []
         listed.append(
             {
-                "row": 1 + (one.position if table.rows is None else int(table.rows[one.position])),
+                "row": 1 + int(row_numbers[one.position]),
                 "true": facts.class_names[one.true],
                 "predicted": facts.class_names[one.predicted],
                 "probability": one.probability,
@@ -223,7 +216,7 @@ def example(result: RunResult) -> dict[str, float] | None:
     few = 0 < len(facts.feature_names) <= FEW_FEATURES
     if not few or tuple(column.name for column in facts.columns) not in ((), facts.feature_names):
         return None
-    row = facts.stored.source(stored_rows(result.data, "train", [0]))[0]
+    row = facts.stored.inverse_transform(result.data.rows("train", [0]).features)[0]
     return dict(zip(facts.feature_names, row.tolist(), strict=True))
 
 
@@ -253,11 +246,11 @@ def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> list[di
 
 def _majority(result: RunResult) -> dict[str, Any]:
     """The most frequent class of train, and how often it is right in each split: what any model must beat."""
-    facts, tables = result.module.facts, result.data.tables
-    counts = {}
-    for split, table in tables.items():
-        weights = None if table.sample_weight is None else table.chosen(table.sample_weight)
-        counts[split] = torch.bincount(table.chosen(table.labels), weights, facts.num_classes).double()
+    facts, data = result.module.facts, result.data
+    counts = {
+        split: torch.bincount(data.labels(split), data.sample_weight(split), facts.num_classes).double()
+        for split in data.splits
+    }
     most = int(counts["train"].argmax())
     return {
         "class": facts.class_names[most],
@@ -282,7 +275,7 @@ def calibrated_log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
     return slope / calibration.temperature, offset / calibration.temperature
 
 
-def _against(answer: KnownAnswer, result: RunResult) -> dict[str, Any]:
+def _against(answer: BayesClassifier, result: RunResult) -> dict[str, Any]:
     """The learned coefficients against the best ones; error relative to the norm of the latter."""
     slope, offset = _log_odds(result.module)
     best = torch.cat([answer.coef, torch.tensor([answer.intercept], dtype=torch.float64)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,7 @@ from logreg.config import RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError, DataError
 from logreg.export.coefficient_files import read_coefficients
-from logreg.facts import Batch, DataFacts
+from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.losses import LOSSES
 from logreg.losses.objective import Objective, Reduction
@@ -81,9 +81,7 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
     source = Coordinates(-stored.shift / stored.unit, 1 / stored.unit)  # raw features, in whatever form they are stored
     model = _of_file(request, facts) if request.checkpoint is None else _of_checkpoint(request, facts)
 
-    def rows(mixed: bool) -> Iterable[Batch]:
-        return data.train_dataloader() if mixed else data.blocks("train")
-
+    rows = data.row_source("train")
     outputs, dtype, device = len(model.coef), DTYPES[config.precision], torch.device("cpu")
     problems = {
         name: problem_of(model.objective, those, outputs, dtype, device, model.has_intercept)
@@ -239,9 +237,8 @@ def _stated(penalty: Mapping[str, float], objective: Objective, total_weight: fl
 
 def _separation(data: TensorDataModule, loss: str) -> str:
     """Why a fit without a penalty has no finite optimum; empty where it has one, or where that is not known."""
-    facts, train = data.facts, data.tables["train"]
-    weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    found = find_separation(data.stored_matrix("train"), train.chosen(train.labels), facts.num_classes, loss, weights)
+    facts, labels, weights = data.facts, data.labels("train"), data.sample_weight("train")
+    found = find_separation(data.feature_reader("train"), labels, facts.num_classes, loss, weights)
     if found.kind in ("none", "unknown"):
         return ""
     return found.in_words(facts.feature_names, facts.class_names, data.leaks.advice)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from logreg.config import EXACT, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
 from logreg.evaluation.path_selection import ROUGH, PathRow, best_of, score_path, search_strength
-from logreg.facts import Batch, Split
+from logreg.facts import Split
 from logreg.run.building import build_module, device_of
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathPoint, default_strengths, fit_path
@@ -43,8 +43,7 @@ def check_select(config: RunConfig, data: TensorDataModule) -> None:
 
 def _only_class(data: TensorDataModule, split: Split) -> str | None:
     """The class of all rows of a split, if they have one."""
-    table = data.tables[split]
-    labels = table.chosen(table.labels).unique()
+    labels = data.labels(split).unique()
     return data.facts.class_names[int(labels[0])] if len(labels) == 1 else None
 
 
@@ -96,10 +95,7 @@ def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[
     data.device = device = torch.device("cpu") if device.type == "mps" else device  # where there is float64
     problem = build_module(dataclasses.replace(config, l2=1.0), data.facts).problem(device)
 
-    def rows_of(split: Split) -> Iterator[Batch]:
-        for features, labels, weights in data.train_dataloader() if split == "train" else data.blocks(split):
-            yield Batch(features.to(device), labels.to(device), None if weights is None else weights.to(device))
-
+    train, val = data.row_source("train", device), data.row_source("val", device)
     told_s = time.monotonic()
 
     def tell(row: PathRow) -> None:
@@ -111,24 +107,18 @@ def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[
             print(line, file=sys.stderr, flush=True)
             told_s = time.monotonic()
 
-    def train_rows(mixed: bool) -> Iterator[Batch]:
-        return rows_of("train")
-
-    sample = next(rows_of("train"))
     values = config.l2_path if isinstance(config.l2_path, list) else []
     if config.l2_path == "default":
-        values = default_strengths(problem, sample)
+        values = default_strengths(problem, next(train.interleaved_blocks()))
     if shown and values:
         said = f"path: {len(values)} strengths of l2 from {max(values):.3g} to {min(values):.3g}"
         print(said, file=sys.stderr)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         if values:
-            points = drive(fit_path(problem, values, config.tolerance, config.seed), train_rows)
-            rows = score_path(problem, points, rows_of("val"), config.select == "auroc")
+            points = drive(fit_path(problem, values, config.tolerance, config.seed), train)
+            rows = score_path(problem, points, val.blocks(), config.select == "auroc")
             place = best_of(rows, config.select)
         else:
             tolerance = max(ROUGH, config.tolerance)
-            rows, points, place = search_strength(
-                problem, train_rows, lambda: rows_of("val"), sample, config.select, tolerance, config.seed, tell
-            )
+            rows, points, place = search_strength(problem, train, val, config.select, tolerance, config.seed, tell)
     return rows, points[place]

@@ -31,13 +31,12 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
 @torch.no_grad()
 def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Predicted:
     """Probabilities of all rows of a split, with what is known of the rows."""
-    table = data.tables[split]
     logits = torch.cat([module.to(block.features.device).model(block.features).cpu() for block in data.blocks(split)])
     return Predicted(
         module.calibration.probabilities(logits, module.objective.loss),
-        table.chosen(table.labels),
-        None if table.sample_weight is None else table.chosen(table.sample_weight),
-        None if table.groups is None else table.chosen(table.groups),
+        data.labels(split),
+        data.sample_weight(split),
+        data.groups(split),
         log_odds(logits) if module.facts.is_binary else None,
         weights_are_counts(data),
     )
@@ -45,7 +44,7 @@ def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Pre
 
 def weights_are_counts(data: TensorDataModule) -> bool:
     """Whether the weights of the rows are numbers of rows: those of all splits are whole, and not all are 1."""
-    weights = [t.chosen(t.sample_weight) for t in data.tables.values() if t.sample_weight is not None]
+    weights = [weight for split in data.splits if (weight := data.sample_weight(split)) is not None]
     return bool(weights) and are_counts(torch.cat(weights))
 
 

@@ -16,11 +16,10 @@ def separation_of(module: LogisticModule, data: TensorDataModule, seconds: float
 
     Without any, single columns are looked at.
     """
-    objective, train, facts = module.objective, data.tables["train"], module.facts
+    objective, facts = module.objective, module.facts
     if is_penalized(objective) or not module.has_intercept:
         return ""
-    weights = None if train.sample_weight is None else train.chosen(train.sample_weight)
-    features, labels = data.stored_matrix("train"), train.chosen(train.labels)
+    features, labels, weights = data.feature_reader("train"), data.labels("train"), data.sample_weight("train")
     found = Separation("unknown")
     for most in (0.0,) if not seconds else SEARCHES:
         if most > seconds:

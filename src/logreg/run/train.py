@@ -240,7 +240,7 @@ def _certificate(
 ) -> Certificate:
     """The certificate of the fit, with why there is no finite optimum, if there is none."""
     if module.certificate is None or module.certificate[0] != epochs:  # it was stopped where nobody expected it
-        module.certify(lambda mixed: data.blocks("train"), epochs, seconds, last=True)
+        module.certify(data.row_source("train", module.device), epochs, seconds, last=True)
     assert module.certificate is not None
     return dataclasses.replace(module.certificate[1], separation=separation)
 

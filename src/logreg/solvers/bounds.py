@@ -13,8 +13,8 @@ from logreg.solvers.conjugate_gradients import conjugate_gradients
 from logreg.solvers.curvature_bound import LARGE, SATURATED, Known, by_curvature
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import intercept_step, smallest_subgradient
-from logreg.solvers.passes.base import FOLDED, PassRequests, request
-from logreg.solvers.passes.certifying import UNIT, Dual, Measure, accumulated, centered_coordinates
+from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, request
+from logreg.solvers.passes.certifying import UNIT_ROUNDOFF, Dual, Measure, accumulated, centered_coordinates
 from logreg.solvers.passes.evaluate import Derivatives
 from logreg.solvers.passes.hessian import Diagonal
 from logreg.solvers.passes.sampling import Sample
@@ -137,7 +137,7 @@ def bound(
 def known_by(problem: Problem, coordinates: Coordinates, point: Tensor, evaluation: Derivatives) -> Known:
     """What is known of a point by an optimizer's evaluation in its coordinates alone."""
     folded = (coordinates.center / coordinates.scale).abs()  # how `Pass` subtracts the center, unless it is far
-    folded = torch.zeros_like(folded) if bool((folded > FOLDED[torch.float64]).any()) else folded
+    folded = torch.zeros_like(folded) if bool((folded > MAX_FOLDED_MEAN[torch.float64]).any()) else folded
     size = F.pad(LARGE + folded, (0, 1), value=1.0)
     squares = size.square() * problem.row_sum_scale * problem.total_weight
     return Known(problem, coordinates, point, evaluation, squares, size * math.sqrt(problem.rows))
@@ -150,10 +150,10 @@ def rounding_of(known: Known, own: Coordinates) -> float:
     """
     coef, problem = known.point[:, :-1].abs() / known.coordinates.scale, known.problem
     offsets = coef @ (known.coordinates.center.abs() + own.center.abs() + problem.model.center.abs())
-    of_intercept = (problem.num_features + 5) * UNIT * offsets + 4 * UNIT * known.point[:, -1].abs()
+    of_intercept = (problem.num_features + 5) * UNIT_ROUNDOFF * offsets + 4 * UNIT_ROUNDOFF * known.point[:, -1].abs()
     of_logits = 4 * known.logits_error + of_intercept * math.sqrt(known.total)
     gradient = known.evaluation.gradient.abs()
-    of_slope = float(gradient[:, -1] @ of_intercept + 4 * UNIT * (gradient * known.point.abs()).sum())
+    of_slope = float(gradient[:, -1] @ of_intercept + 4 * UNIT_ROUNDOFF * (gradient * known.point.abs()).sum())
     # The loss changes with the logits by its slope, which vanishes at the optimum, and by its curvature.
     return of_slope + _second_order(problem, of_logits)
 
@@ -208,9 +208,11 @@ def _by_duality(known: Known) -> PassRequests[tuple[float, float]]:
     steepest = problem.loss.max_curvature
     size = math.sqrt(2 * steepest * evaluation.loss) + math.sqrt(steepest * excess)
     noise = accumulated(problem) * size * squares[:-1].sqrt() + moves
-    noise = noise + 8 * UNIT * (sums[:, :-1].abs() + l2 * coef.abs())
+    noise = noise + 8 * UNIT_ROUNDOFF * (sums[:, :-1].abs() + l2 * coef.abs())
     # Probabilities near 1 of an optimizer's evaluation, rounded to float64.
-    rounding = 8 * UNIT * known.total * problem.num_outputs if evaluation.loss > SATURATED * known.total else 0.0
+    rounding = (
+        8 * UNIT_ROUNDOFF * known.total * problem.num_outputs if evaluation.loss > SATURATED * known.total else 0.0
+    )
     within = 1.0
     if not problem.objective.l2 and (reach := float((sums[:, :-1].abs() / l1).max())) > 1:
         # the conjugate of l1 alone is infinite beyond it
@@ -237,7 +239,7 @@ def _by_duality(known: Known) -> PassRequests[tuple[float, float]]:
         else:
             rounding += shrunk * evaluation.value
         rounding += float((noise * coef.abs()).sum())
-    rounding += 8 * UNIT * float((l1 * coef.abs()).sum()) + _second_order(problem, at.logits_error)
+    rounding += 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum()) + _second_order(problem, at.logits_error)
     if moved:
         rounding += known.value_error + at.value_error
     rounding += balance + 2 * math.sqrt(excess * balance)
@@ -259,7 +261,7 @@ def _balance(at: Known, sums: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(sums), torch.zeros_like(at.point[:, :-1])
     curvature = evaluation.curvature
     sizes = problem.loss.residual_bound(evaluation.loss, at.total) + 2 * FEASIBLE * curvature.diagonal()
-    off = sums.abs() * (1 + UNIT) + accumulated(problem) * sizes
+    off = sums.abs() * (1 + UNIT_ROUNDOFF) + accumulated(problem) * sizes
     if problem.coupled:
         second = float(torch.linalg.eigvalsh(curvature)[1]) - accumulated(problem) * float(curvature.trace())
         least = torch.full_like(off, second)

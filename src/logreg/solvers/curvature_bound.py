@@ -14,7 +14,7 @@ from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import Factored
 from logreg.solvers.passes.base import PassRequests, PreparedRows, request
 from logreg.solvers.passes.certifying import (
-    UNIT,
+    UNIT_ROUNDOFF,
     Certifying,
     Measure,
     Measured,
@@ -60,7 +60,7 @@ class Known(NamedTuple):
     def logits_error(self) -> Tensor:
         """Root of the weighted sum over the rows of squared rounding errors of each output's logits, (K,)."""
         reach = self.point[:, :-1].abs() @ self.squares[:-1].sqrt() + self.point[:, -1].abs() * math.sqrt(self.total)
-        return (self.problem.num_features + 10) * UNIT * reach
+        return (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach
 
     @property
     def value_error(self) -> float:
@@ -76,11 +76,16 @@ class Known(NamedTuple):
             slope = slope if math.isfinite(slope) else math.sqrt(2 * loss.max_curvature * evaluation.loss)
             return float(self.logits_error.sum()) * 2 * slope + summed
         reach = loss.relative_lipschitz * float((self.point.abs() @ self.largest).max())
-        return evaluation.loss * math.expm1(min(2 * (self.problem.num_features + 10) * UNIT * reach, 700.0)) + summed
+        return (
+            evaluation.loss * math.expm1(min(2 * (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach, 700.0))
+            + summed
+        )
 
 
 class Leverage(Certifying[Tensor]):
     """The largest squared norm of a row under a metric, for each output."""
+
+    maxima = ("_largest",)
 
     def __init__(self, problem: Problem, coordinates: Coordinates, roots: Tensor) -> None:
         """``roots`` (K, D + 1, R) are such that the squared norm of a row x for output k is |roots_k' x|^2."""
@@ -143,12 +148,14 @@ def by_curvature(
     l2 = problem.penalties(coordinates)[0][:p]
     batch, count = (1, k * p) if together else (k, p)
     hessian = hessian.reshape(batch, count, count)
-    noise = accumulated(problem) * measured.slopes[:, :p] + 4 * UNIT * (gradient[:, :p].abs() + l2 * at[:, :p].abs())
+    noise = accumulated(problem) * measured.slopes[:, :p] + 4 * UNIT_ROUNDOFF * (
+        gradient[:, :p].abs() + l2 * at[:, :p].abs()
+    )
     gradient, noise = gradient[:, :p].reshape(batch, count), noise.reshape(batch, count)
     diagonal = hessian.diagonal(dim1=1, dim2=2)
     units = torch.where(diagonal > 0, diagonal.rsqrt(), 1.0)  # the diagonal is 1 in these
     scaled = units.unsqueeze(2) * hessian * units.unsqueeze(1)
-    off = 2 * (problem.num_features + 10) * UNIT * measured.reach  # logits, by which curvature is off as well
+    off = 2 * (problem.num_features + 10) * UNIT_ROUNDOFF * measured.reach  # logits, by which curvature is off as well
     grown = math.exp(min(problem.loss.self_concordance * off, 10.0))
     if not bool(scaled.isfinite().all()) or grown > 1.1:
         return NOTHING_KNOWN
@@ -156,7 +163,7 @@ def by_curvature(
         values, vectors = torch.linalg.eigh(scaled)
     except RuntimeError:  # torch's LinAlgError, which it does not export
         return NOTHING_KNOWN
-    error = count * (accumulated(problem) + 20 * UNIT * values[:, -1:])
+    error = count * (accumulated(problem) + 20 * UNIT_ROUNDOFF * values[:, -1:])
     seen = values > RESOLVED * error
     roots = torch.where(seen, values, 1.0).rsqrt() * seen
     grown = grown / (1 - float((error * roots.square()).max()))

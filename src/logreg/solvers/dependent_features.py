@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from logreg.solvers.passes.base import PassRequests, request
-from logreg.solvers.passes.certifying import UNIT, accumulated
+from logreg.solvers.passes.certifying import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.passes.dependence import Residue, Vanishing
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -47,7 +47,7 @@ def rank_of(
         values, vectors = torch.linalg.eigh(units * gram * units.unsqueeze(1))
     except RuntimeError:  # torch's LinAlgError, which it does not export
         return min(p, rows), p, ()
-    null = values <= RESOLVED * p * (accumulated(problem) + 20 * UNIT * values[-1])
+    null = values <= RESOLVED * p * (accumulated(problem) + 20 * UNIT_ROUNDOFF * values[-1])
     basis = _echelon(vectors[: problem.num_features, null].T.contiguous())
     combinations = _simple(basis * (units[: problem.num_features] / coordinates.scale))
     vanish = (yield from request(Vanishing(problem, combinations))) & (combinations != 0).any(1)

@@ -21,14 +21,14 @@ from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.lbfgs import lbfgs
 from logreg.solvers.minimum_norm import settle
 from logreg.solvers.newton import newton
-from logreg.solvers.passes.base import Pass, PassRequests, drive, gather
-from logreg.solvers.passes.certifying import UNIT
+from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
+from logreg.solvers.passes.certifying import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
 from logreg.solvers.working_sets import newton_on_working_sets
-from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, is_ordinary, moments, stored_form
+from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, choose_stored_form, is_plain_by_sample, moments
 
 
 def _newton(state: SolverState) -> PassRequests[None]:
@@ -141,16 +141,18 @@ def fit(
         row, column = (int(place) for place in (~finite).nonzero()[0])
         raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
     stored = StoredForm.plain(features.shape[1])
-    if not is_ordinary(features, max(-least, largest)):
+    if not is_plain_by_sample(features, max(-least, largest)):
         # A difference of narrower numbers need not fit into their type; passes subtract the mean row by row.
         shifts = intercept and features.dtype == torch.float64
-        stored = stored_form(_moments(features, sample_weight), shifts).without_loss(features)
-    memory = MemoryRows(features if stored.is_plain else stored.of(features, features.dtype), labels, sample_weight)
+        stored = choose_stored_form(_moments(features, sample_weight), shifts).with_exact_shifts(features)
+    memory = MemoryRows(
+        features if stored.is_plain else stored.transform(features, features.dtype), labels, sample_weight
+    )
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
     state = SolverState(problem, problem.zeros(), tolerance)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         for requested in EXACT[optimizer](state):
-            gather(memory, requested)
+            run_pass(memory, requested)
             passes += not requested.done
             if watch is not None:
                 watch(state, requested)
@@ -170,7 +172,7 @@ def _in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound:
     shift, unit = (part.to(point.device) for part in stored)
     plain = Coordinates(torch.zeros_like(shift), torch.ones_like(unit))
     point = moved_to(Coordinates(shift, unit * problem.model.scale), plain, point)
-    error = 2 * UNIT * point[:, -1].abs()
+    error = 2 * UNIT_ROUNDOFF * point[:, -1].abs()
     total = problem.row_sum_scale * problem.total_weight
     second = problem.loss.max_curvature / 2 * total * float(error.square().sum())
     rounding = float(bound.gradient[:, -1].abs() @ error) + second

@@ -58,6 +58,7 @@ class Triangle(Pass[Tensor]):
     Its singular values are those of the rows to all digits, while those of sums of squares have half of them.
     """
 
+    samples = ("_waiting",)
     copies = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates) -> None:
@@ -80,9 +81,15 @@ class Triangle(Pass[Tensor]):
         factor = torch.linalg.qr(torch.cat(self._waiting), mode="r").R
         self._waiting, self._rows = [factor], len(factor)
 
+    def finish(self) -> None:
+        """One factor for the rows of this process."""
+        if self._waiting:
+            self._reduce()
+
     def result(self) -> Tensor:
         """Shape (min(N, D + 1), D + 1)."""
-        self._reduce()
+        if len(self._waiting) > 1:
+            self._reduce()
         return self._waiting[0]
 
 

@@ -11,14 +11,18 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.losses import Loss
 from logreg.losses.objective import Objective
+from logreg.losses.penalties import L1Penalty, L2Penalty
 from logreg.rows import row_weights
 
-COPIED = 2**18
-"""Numbers of a sample that are copied at once."""
+MAX_COPIED_NUMBERS = 2**18
+"""Numbers of a sample that are copied at once: 1 MiB in float32, which stays in the cache."""
 
 
 class Coordinates(NamedTuple):
-    """Coordinates for the features: (features - center) / scale; a change of coordinates changes no logit."""
+    """An affine map of the features, (features - center) / scale, and the coefficients that go with it.
+
+    A change of coordinates changes no logit.
+    """
 
     center: Tensor
     """Shape (D,), float64, in source units."""
@@ -26,13 +30,13 @@ class Coordinates(NamedTuple):
     """Shape (D,), float64, > 0."""
 
     def to(self, other: Coordinates, point: Tensor) -> Tensor:
-        """The point (K, D + 1) of this coordinates as the other one has it."""
+        """A point (K, D + 1) of these coordinates in the other ones."""
         coef = point[:, :-1] / self.scale
         intercept = point[:, -1] - coef @ self.center + coef @ other.center
         return torch.cat([coef * other.scale, intercept.unsqueeze(1)], dim=1)
 
     def gradient_to(self, other: Coordinates, gradient: Tensor) -> Tensor:
-        """The gradient (K, D + 1) by this coordinates's coordinates -> by the other's."""
+        """A gradient (K, D + 1) by these coordinates -> by the other ones (the chain rule)."""
         by_intercept = gradient[:, -1:]
         coef = gradient[:, :-1] * self.scale + by_intercept * (self.center - other.center)
         return torch.cat([coef / other.scale, by_intercept], dim=1)
@@ -40,17 +44,17 @@ class Coordinates(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """The objective over the rows of one train split: all that an optimizer knows of them.
+    """The objective over the rows of one train split: all that a solver knows of the rows.
 
     Attributes:
-        objective: What is minimized.
-        rows: N.
-        total_weight: Sum over the rows of what each weighs in the loss.
+        objective: The function to minimize.
+        rows: N, over all processes.
+        total_weight: Sum of the weights of all rows in the loss.
         num_outputs: K.
-        model: The coordinates that the coefficients are penalized and reported in.
-        class_weight: Weight of each class in the loss, or empty.
+        model: The coordinates in which coefficients are penalized and reported.
+        class_weight: Weight of each class in the loss, C of them, or empty.
         dtype: Floating type of the arithmetic within a block.
-        intercept: Whether there is one; else it is 0.
+        intercept: Whether the model has an intercept; else the last column of every point is 0.
     """
 
     objective: Objective
@@ -74,22 +78,22 @@ class Problem:
 
     @property
     def row_sum_scale(self) -> float:
-        """What a sum over the rows is multiplied by in the objective."""
+        """Factor from a weighted sum over the rows to its term in the objective: 1 or 1 / `total_weight`."""
         return 1.0 if self.objective.reduction == "sum" else 1.0 / self.total_weight
 
     @property
     def loss(self) -> Loss:
-        """Of a row."""
+        """The loss of a row."""
         return self.objective.row_loss
 
     @property
     def coupled(self) -> bool:
-        """Whether the outputs share one loss (a softmax); else each is a problem of its own."""
+        """Whether the outputs share one loss (softmax); else the problem is K separate ones."""
         return self.loss.couples_outputs
 
     @property
     def dependent(self) -> int:
-        """How many parameters depend on each other through the Hessian: all, or those of one output."""
+        """Order of a diagonal block of the Hessian: K * (D + 1) if the outputs are coupled, else D + 1."""
         return self.num_parameters if self.coupled else self.num_features + 1
 
     def zeros(self) -> Tensor:
@@ -100,20 +104,18 @@ class Problem:
         """Strengths of l2 and of l1 by each of these coordinates, (D + 1,) each; 0 for the intercept."""
         ratio = self.model.scale / coordinates.scale
         zero = ratio.new_zeros(1)
-        return (
-            torch.cat([self.objective.l2 * ratio * ratio, zero]),
-            torch.cat([self.objective.l1 * ratio, zero]),
-        )
+        l2, l1 = L2Penalty(self.objective.l2).rescaled(ratio), L1Penalty(self.objective.l1).rescaled(ratio)
+        return torch.cat([l2, zero]), torch.cat([l1, zero])
 
     def sub(self, sample: Batch) -> Problem:
-        """The same problem over a sample of the rows."""
+        """The problem over a sample of the rows."""
         weights = row_weights(sample, self.class_weight, torch.float64)
         return self.part(len(sample.labels), float(len(sample.labels) if weights is None else weights.sum()))
 
     def part(self, rows: int, total: float) -> Problem:
-        """The same problem over so many of the rows that weigh so much in the loss."""
+        """The problem over ``rows`` of the rows, whose weights in the loss sum to ``total``."""
         objective = self.objective
-        if objective.reduction == "sum":  # the data term of a sample is smaller
+        if objective.reduction == "sum":  # the sum over a sample is smaller than that over all rows: a mean is not
             l2, l1 = objective.l2 / self.total_weight, objective.l1 / self.total_weight
             objective = replace(objective, reduction="mean", l2=l2, l1=l1)
         return replace(self, objective=objective, rows=rows, total_weight=total)
@@ -134,7 +136,9 @@ def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Co
         return model
     weights = row_weights(sample, (), torch.float32)
     features = sample.features if weights is None else sample.features[weights > 0]
-    few = features.split(max(1, COPIED // len(model.center)))  # at a time, since copies of all would be large
+    few = features.split(
+        max(1, MAX_COPIED_NUMBERS // len(model.center))
+    )  # at a time, since copies of all would be large
     number = max(len(features), 1)
     center = sum((part.sum(0, dtype=torch.float64) for part in few), start=torch.zeros_like(model.center)) / number
     near = center.to(torch.promote_types(features.dtype, torch.float32))

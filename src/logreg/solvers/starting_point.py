@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.rows import parts
+from logreg.rows import MemoryRows, parts
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.newton_steps import SINGULAR, factored
-from logreg.solvers.passes.base import PassRequests, gather, request
+from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
 from logreg.solvers.passes.sampling import Sample, Stochastic
 from logreg.solvers.preconditioner import centered
-from logreg.solvers.problem import COPIED, Coordinates, Problem, choose_coordinates
+from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
 from logreg.solvers.state import SolverState
 
 HELD = 1024
@@ -100,7 +100,7 @@ def _solve_sample(state: SolverState, sample: Batch, solve: Solver) -> PassReque
         return
     inner = SolverState(narrow, narrow.zeros())
     for requested in solve(inner, 1e-3):
-        gather(lambda mixed: [sample], requested)
+        run_pass(MemoryRows(*sample), requested)
 
     def whole(step: Tensor) -> Tensor:
         """What is said of those features, in the inner coordinates, as the problem's coordinates has it."""
@@ -114,7 +114,7 @@ def _solve_sample(state: SolverState, sample: Batch, solve: Solver) -> PassReque
     if more < 2 * len(sample.labels) or problem.objective.l1:
         return
     curved = Evaluate(narrow, inner.coordinates, inner.point, hessian=torch.float32)
-    gather(lambda mixed: [sample], curved)
+    run_pass(MemoryRows(*sample), curved)
     hessian = curved.result().hessian
     assert hessian is not None
     now = yield from request(EvaluateSome(problem, coordinates, state.point, more))
@@ -132,7 +132,7 @@ def _solve_sample(state: SolverState, sample: Batch, solve: Solver) -> PassReque
 def _common(sample: Batch, coordinates: Coordinates) -> Tensor:
     """Which features vary in more than a few rows of a sample, (D,): about as many as are not at their usual value."""
     second, fourth = torch.zeros_like(coordinates.center), torch.zeros_like(coordinates.center)
-    for part in parts(sample, max(1, COPIED // len(coordinates.center))):
+    for part in parts(sample, max(1, MAX_COPIED_NUMBERS // len(coordinates.center))):
         squares = (part.features.double() - coordinates.center).div_(coordinates.scale).square_()
         second += squares.sum(0)
         fourth += squares.square_().sum(0)
@@ -169,5 +169,5 @@ def _start_stochastically(state: SolverState, sample: Batch) -> PassRequests[Non
 
 def _value(problem: Problem, coordinates: Coordinates, point: Tensor, rows: Batch) -> float:
     requested = Evaluate(problem, coordinates, point)
-    gather(lambda mixed: [rows], requested)
+    run_pass(MemoryRows(*rows), requested)
     return requested.result().value

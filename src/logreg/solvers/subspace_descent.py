@@ -116,6 +116,8 @@ class Along(Pass[Tensor]):
     Its result is of shape (M, K, M, K) for M directions, without the penalty.
     """
 
+    sums = ("_hessian",)
+
     def __init__(
         self, problem: Problem, coordinates: Coordinates, direction: Tensor, trails: Trails, moves: int
     ) -> None:

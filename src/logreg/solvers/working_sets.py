@@ -15,6 +15,7 @@ from logreg.solvers.newton import newton
 from logreg.solvers.newton_steps import smallest_subgradient
 from logreg.solvers.passes.base import Pass, PassRequests, request
 from logreg.solvers.passes.evaluate import Evaluate
+from logreg.solvers.passes.reduction import Processes
 from logreg.solvers.passes.sampling import Sample
 from logreg.solvers.problem import Coordinates, choose_coordinates
 from logreg.solvers.starting_point import HELD
@@ -31,12 +32,20 @@ class _Narrowed(Pass[None]):
     """A pass that sees some of the features."""
 
     def __init__(self, requested: Pass[Any], features: Tensor) -> None:
-        self.requested, self.features = requested, features
+        self.requested, self.features, self.interleaved = requested, features, requested.interleaved
 
     def add(self, block: Batch) -> None:
         """Hands on those features.  Sets: done."""
         self.requested.add(block._replace(features=block.features.index_select(1, self.features)))
         self.done = self.requested.done
+
+    def finish(self) -> None:
+        """Ends the pass that it hands rows to."""
+        self.requested.finish()
+
+    def reduce(self, processes: Processes) -> None:
+        """Combines the accumulators of that pass."""
+        self.requested.reduce(processes)
 
 
 def newton_on_working_sets(state: SolverState) -> PassRequests[None]:
@@ -76,9 +85,7 @@ def newton_on_working_sets(state: SolverState) -> PassRequests[None]:
         columns = torch.cat([chosen, chosen.new_tensor([problem.num_features])])
         inner = SolverState(inside, point[:, columns], accuracy, state.seed)
         for requested in newton(inner):
-            narrowed = _Narrowed(requested, chosen)
-            narrowed.mixed = requested.mixed
-            yield narrowed
+            yield _Narrowed(requested, chosen)
         point = point.clone()
         point[:, columns] = inner.solution
         accuracy = max(accuracy / 10, 0.1 * state.tolerance)

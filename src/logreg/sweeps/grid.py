@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override
 
 from logreg.errors import ConfigError, LogregError
 from logreg.files import shown, write_whole
+from logreg.hardware import usable_cores
 from logreg.terminal import on_one_line
 
 SAME_DATA = ("name", "source", "rows", "classes")
@@ -87,7 +88,7 @@ def _share_the_cores() -> None:
     workers = HydraConfig.get().launcher.get("n_jobs", 1)
     if not workers or workers == 1:
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     workers = cores if workers < 0 else workers
     threads = max(1, cores // workers)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)

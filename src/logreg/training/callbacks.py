@@ -48,7 +48,7 @@ class Certificates(Callback):
         """Gives the module its certificate, and logs it."""
         data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         seconds = time.perf_counter() - self._started_s
-        if not module.certify(lambda mixed: data.blocks("train"), epochs, seconds, last):
+        if not module.certify(data.row_source("train", module.device), epochs, seconds, last):
             return
         assert module.certificate is not None
         certificate = module.certificate[1]

@@ -33,7 +33,7 @@ from logreg.optimality.certificate import (
 )
 from logreg.rows import RowSource, row_weights
 from logreg.solvers.fit import EXACT, bound_of, choose
-from logreg.solvers.passes.base import Pass, PassRequests
+from logreg.solvers.passes.base import Pass, PassRequests, finish_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 from logreg.training.model import Init, LogisticModel
@@ -207,7 +207,7 @@ class LogisticModule(pl.LightningModule):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> logits (N, K), in float64; blocks have another form, for ``model``."""
-        logits: Tensor = self.model(self.model.stored.of(features, self.dtype_of_arithmetic))
+        logits: Tensor = self.model(self.model.stored.transform(features, self.dtype_of_arithmetic))
         return logits
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
@@ -277,23 +277,26 @@ class LogisticModule(pl.LightningModule):
         assert self.exact is not None
         problem = self.problem(self.device)
         self.progress = SolverState(problem, self.point_of(problem), self.tolerance, self.seed)
-        self._asking: PassRequests[None] = EXACT[self.exact](self.progress)
-        self._question: Pass[Any] | None = next(self._asking)
+        self._requests: PassRequests[None] = EXACT[self.exact](self.progress)
+        self._requested: Pass[Any] | None = next(self._requests)
 
     def _gather(self, block: Batch) -> None:
-        """Shows the block to the pass that is being made; a pass that wants no more makes room for the next."""
-        while self._question is not None:
-            self._question.add(block)
-            if not self._question.done:
+        """Adds the block to the pass under way; a pass that needs no more rows is followed by the next one."""
+        while self._requested is not None:
+            self._requested.add(block)
+            if not self._requested.done:
                 return
-            self._question = next(self._asking, None)
+            finish_pass(self._requested)
+            self._requested = next(self._requests, None)
 
     def _end_pass(self) -> None:
         """Goes on with what was gathered; takes over the point that was reached.  Sets: the parameters."""
         progress = self.progress
         assert progress is not None
-        self._question = next(self._asking, None)
-        if self._question is None:
+        if self._requested is not None:
+            finish_pass(self._requested)
+        self._requested = next(self._requests, None)
+        if self._requested is None:
             self.trainer.should_stop = True
         if not math.isfinite(progress.value) and progress.value != math.inf:
             raise DivergedError(
@@ -331,7 +334,7 @@ class LogisticModule(pl.LightningModule):
         """Sets: the certificate of the parameters as they are.
 
         Args:
-            rows: Begins a pass over the train rows when it is called.
+            rows: The train rows.
             epochs: Passes of the fit so far.
             seconds: Of the fit so far.
             last: Whether more passes may be spent on it, since it is the last one.

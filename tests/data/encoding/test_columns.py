@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from logreg.data import RawData, Table, TensorDataModule
-from logreg.data.encoding.columns import encode, learn_encoding, read_columns
+from logreg.data.encoding.columns import read_columns
+from logreg.data.encoding.encode import encode
+from logreg.data.encoding.learning import learn_encoding
 from logreg.errors import DataError
 from logreg.facts import Column, DataFacts
 from logreg.losses import one_vs_rest

@@ -1,4 +1,4 @@
-"""What becomes of the pixels of every kind of image file: right values, or a refusal that says why."""
+"""Every kind of image file is decoded to the right pixels, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from PIL import Image
 
 from logreg.data.formats.images import (
     SYSTEM_NAMES,
-    Decoding,
-    Found,
+    DecodingOptions,
+    DecodingReport,
     UnreadableImageError,
-    decoded,
-    files_below,
-    in_bytes,
+    decode_rows,
+    find_white_level,
+    image_to_tensor,
     is_hidden,
     open_image,
-    pixels_of,
-    white_level_of,
+    to_8_bits,
+    walk_files,
 )
 from logreg.errors import DataError
 
 COLOR = (10, 200, 30)
 GREY = 97
-"""A value of grey that is not the mean of the color's."""
+"""A gray level that is not the mean of `COLOR`."""
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -38,7 +38,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(bits: int, kind: int, row: bytes, *extra: bytes, width: int = 1) -> bytes:
-    """A PNG of one row, as its specification has it: Pillow writes few of its kinds."""
+    """A PNG of one row, by its specification, since Pillow writes only some kinds of PNG."""
     header = struct.pack(">IIBBBBB", width, 1, bits, kind, 0, 0, 0)
     parts = (chunk(b"IHDR", header), *extra, chunk(b"IDAT", zlib.compress(b"\0" + row)), chunk(b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
@@ -58,7 +58,7 @@ def palette(alpha: int) -> Image.Image:
 RGBA, CLEAR, SOLID = (Image.new("RGBA", (1, 1), (*COLOR, alpha)) for alpha in (100, 0, 255))
 
 KINDS: dict[str, tuple[str, Any, list[int] | str, str]] = {
-    # name: suffix, image or bytes, the right color or what the refusal says, what is noted
+    # name: suffix, image or bytes, the right color or the start of the error, the list of the report with the file
     "grey": (".png", Image.new("L", (1, 1), GREY), [GREY] * 3, ""),
     "color": (".png", Image.new("RGB", (1, 1), COLOR), list(COLOR), ""),
     "1 bit, black": (".png", Image.new("1", (1, 1), 0), [0] * 3, ""),
@@ -95,9 +95,9 @@ KINDS: dict[str, tuple[str, Any, list[int] | str, str]] = {
     "inks": (".tif", Image.new("CMYK", (1, 1), (255, 0, 0, 0)), [0, 255, 255], ""),
     "inks, JPEG": (".jpg", Image.new("CMYK", (8, 8), (0, 0, 0, 0)), [255] * 3, ""),
     "GIF": (".gif", Image.new("P", (1, 1), 0), [0] * 3, ""),
-    "16 bits of color": (".png", png(16, 2, struct.pack(">3H", 2560, 51200, 7680)), list(COLOR), "deep_colors"),
-    "16 bits of grey": (".png", Image.fromarray(np.full((1, 1), 1000, np.uint16)), "it has 16 bits a pixel, and", ""),
-    "floats": (".tif", Image.new("F", (1, 1), 0.5), "its pixels are floats, whose white no file states", ""),
+    "16 bits of color": (".png", png(16, 2, struct.pack(">3H", 2560, 51200, 7680)), list(COLOR), "color_16_bits"),
+    "16 bits of grey": (".png", Image.fromarray(np.full((1, 1), 1000, np.uint16)), "it has 16 bits per pixel, and", ""),
+    "floats": (".tif", Image.new("F", (1, 1), 0.5), "its pixels are floats, whose white level no file states", ""),
     "32 bits": (".tif", Image.new("I", (1, 1), -5), r"its pixels lie in \[-5, -5\], not in \[0, 65535\]", ""),
 }
 
@@ -110,37 +110,41 @@ def test_every_kind_of_image_is_read_or_refused(kind: str, tmp_path: Path) -> No
         file.write_bytes(content)
     else:
         content.save(file, **({"lossless": True, "exact": True} if suffix == ".webp" else {}))
-    found = Found()
+    report = DecodingReport()
     if isinstance(right, str):
         with pytest.raises(UnreadableImageError, match=f"^{right}"):
-            open_image(file, found=found)
+            open_image(file, report=report)
         return
-    pixels = pixels_of(open_image(file, found=found, name="x"))
+    pixels = image_to_tensor(open_image(file, report=report, name="x"))
     assert pixels.dtype == torch.uint8
     np.testing.assert_allclose(pixels[:, 0, 0].tolist(), right, atol=1)  # Pillow composes in 8 bits
-    assert {heading for heading, names in vars(found).items() if names} == ({noted} if noted else set())
-    grey = pixels_of(open_image(file, Decoding(grey=True)))[0, 0]
+    assert {heading for heading, names in vars(report).items() if names} == ({noted} if noted else set())
+    grey = image_to_tensor(open_image(file, DecodingOptions(grey=True)))[0, 0]
     assert abs(int(grey) - (0.299 * right[0] + 0.587 * right[1] + 0.114 * right[2])) <= 1  # ITU-R 601-2
 
 
-def test_models_from_before_drop_the_transparency(tmp_path: Path) -> None:
+def test_older_models_drop_transparency(tmp_path: Path) -> None:
     CLEAR.save(tmp_path / "x.png")
-    found = Found()
-    assert pixels_of(open_image(tmp_path / "x.png", Decoding.of({}), found=found)).flatten().tolist() == list(COLOR)
-    assert found == Found()
+    report = DecodingReport()
+    assert image_to_tensor(
+        open_image(tmp_path / "x.png", DecodingOptions.from_facts({}), report=report)
+    ).flatten().tolist() == list(COLOR)
+    assert report == DecodingReport()
 
 
 @pytest.mark.parametrize(("suffix", "how"), [(".gif", {}), (".webp", {"lossless": True}), (".png", {}), (".tif", {})])
-def test_of_several_frames_the_first_is_taken_and_said(suffix: str, how: dict[str, Any], tmp_path: Path) -> None:
+def test_the_first_of_several_frames_is_taken_and_noted(suffix: str, how: dict[str, Any], tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), color) for color in (COLOR, (250, 0, 0), (0, 0, 250))]
     frames[0].save(tmp_path / f"x{suffix}", save_all=True, append_images=frames[1:], **how)
-    found = Found()
-    assert pixels_of(open_image(tmp_path / f"x{suffix}", found=found, name="x"))[:, 0, 0].tolist() == list(COLOR)
-    assert found.several == ["x"]
-    assert found.notes(Decoding()) == ("1 image with several frames or pages, of which the first is taken: x",)
+    report = DecodingReport()
+    assert image_to_tensor(open_image(tmp_path / f"x{suffix}", report=report, name="x"))[:, 0, 0].tolist() == list(
+        COLOR
+    )
+    assert report.multi_frame == ["x"]
+    assert report.notes(DecodingOptions()) == ("1 image with several frames or pages, of which the first is taken: x",)
     frames[0].save(tmp_path / f"one{suffix}", **how)
-    open_image(tmp_path / f"one{suffix}", found=found, name="one")
-    assert found.several == ["x"]
+    open_image(tmp_path / f"one{suffix}", report=report, name="one")
+    assert report.multi_frame == ["x"]
 
 
 # 16 bits
@@ -156,42 +160,42 @@ def deep(file: Path, *values: int) -> Path:
     [(200, 255), (256, 1023), (2013, 4095), (4095, 4095), (4096, 16383), (16384, 65535), (65535, 65535), (0, 255)],
 )
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_white_is_that_of_the_fewest_bits_that_hold_all_files(
+def test_the_white_level_is_the_one_of_the_smallest_bit_depth_that_holds_all_files(
     brightest: int, white: int, suffix: str, tmp_path: Path
 ) -> None:
     files = [deep(tmp_path / f"{row}{suffix}", 0, value) for row, value in enumerate((0, brightest, brightest // 2))]
     Image.new("RGB", (1, 1), (255, 255, 255)).save(tmp_path / "bytes.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
-    assert white_level_of([*files, tmp_path / "bytes.png", tmp_path / "broken.png"]) == white
-    assert white_level_of([tmp_path / "bytes.png", tmp_path / "broken.png"]) == 0
+    assert find_white_level([*files, tmp_path / "bytes.png", tmp_path / "broken.png"]) == white
+    assert find_white_level([tmp_path / "bytes.png", tmp_path / "broken.png"]) == 0
 
 
-def test_16_bits_keep_every_value_and_bytes_are_brought_to_their_white(tmp_path: Path) -> None:
-    file, decoding = deep(tmp_path / "x.png", 0, 1, 2000, 4095, 5000), Decoding(white_level=4095)
-    pixels = pixels_of(open_image(file, decoding), decoding)
+def test_16_bits_keep_every_value_and_8_bits_are_scaled_to_their_white_level(tmp_path: Path) -> None:
+    file, decoding = deep(tmp_path / "x.png", 0, 1, 2000, 4095, 5000), DecodingOptions(white_level=4095)
+    pixels = image_to_tensor(open_image(file, decoding), decoding)
     assert pixels.tolist() == [[[0, 1, 2000, 4095, 5000]]] * 3
-    grey = Decoding(white_level=4095, grey=True)
-    assert pixels_of(open_image(file, grey), grey).tolist() == [[0, 1, 2000, 4095, 5000]]
+    grey = DecodingOptions(white_level=4095, grey=True)
+    assert image_to_tensor(open_image(file, grey), grey).tolist() == [[0, 1, 2000, 4095, 5000]]
     Image.fromarray(np.array([[0, 1, 100, 255]], np.uint8)).save(tmp_path / "bytes.png")
-    assert pixels_of(open_image(tmp_path / "bytes.png", grey), grey).tolist() == [[0, 16, 1606, 4095]]
+    assert image_to_tensor(open_image(tmp_path / "bytes.png", grey), grey).tolist() == [[0, 16, 1606, 4095]]
 
 
-def test_a_backbone_sees_16_bits_by_their_white(tmp_path: Path) -> None:
-    file, decoding = deep(tmp_path / "x.png", 0, 2048, 4095, 5000), Decoding(white_level=4095)
-    image = in_bytes(open_image(file, decoding), decoding)
+def test_16_bits_become_8_bits_by_their_white_level(tmp_path: Path) -> None:
+    file, decoding = deep(tmp_path / "x.png", 0, 2048, 4095, 5000), DecodingOptions(white_level=4095)
+    image = to_8_bits(open_image(file, decoding), decoding)
     assert (image.mode, np.asarray(image)[0, :, 2].tolist()) == ("RGB", [0, 128, 255, 255])
 
 
 def test_16_bits_are_reduced_in_size_without_rounding_to_bytes(tmp_path: Path) -> None:
-    file, decoding = deep(tmp_path / "x.png", 2000, 2003), Decoding(size=1, grey=True, white_level=4095)
+    file, decoding = deep(tmp_path / "x.png", 2000, 2003), DecodingOptions(size=1, grey=True, white_level=4095)
     Image.fromarray(np.array([[2000, 2003], [2001, 2004]], np.uint16)).save(file)
-    assert pixels_of(open_image(file, decoding), decoding).tolist() == [[2002]]
+    assert image_to_tensor(open_image(file, decoding), decoding).tolist() == [[2002]]
 
 
-# which files
+# Files
 
 
-def test_one_rule_says_what_is_hidden(tmp_path: Path) -> None:
+def test_hidden_files_and_files_of_the_system_are_not_listed(tmp_path: Path) -> None:
     hidden = [
         "@eaDir",
         ".thumbnails",
@@ -208,20 +212,20 @@ def test_one_rule_says_what_is_hidden(tmp_path: Path) -> None:
     for name in ("a/1.jpg", "a/@eaDir/1.jpg/THUMB.jpg", "a/b/.x/2.jpg", "__MACOSX/a/1.jpg", "a/b/3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert sorted(name for name, _ in files_below(tmp_path)) == ["a/1.jpg", "a/b/3.jpg"]
+    assert sorted(name for name, _ in walk_files(tmp_path)) == ["a/1.jpg", "a/b/3.jpg"]
 
 
-def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
+def test_links_are_followed_but_not_into_their_own_folder(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "1.jpg").touch()
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
     (tmp_path / "here" / "circle").symlink_to(tmp_path / "here")
     (tmp_path / "there" / "back").symlink_to(tmp_path / "here")
-    assert [name for name, _ in files_below(tmp_path / "here")] == ["link/1.jpg"]
+    assert [name for name, _ in walk_files(tmp_path / "here")] == ["link/1.jpg"]
 
 
-# files that cannot be read
+# Files that cannot be read
 
 
 def fails(broken: set[int]) -> Callable[[int], int]:
@@ -233,23 +237,27 @@ def fails(broken: set[int]) -> Callable[[int], int]:
     return work
 
 
-def test_all_broken_files_are_named_and_no_row_comes_after_the_first() -> None:
+def test_all_broken_files_are_named_and_no_row_follows_the_first_one() -> None:
     names = [f"{row}.jpg" for row in range(100)]
     rows: list[int] = []
     with pytest.raises(DataError) as caught:
-        rows.extend(row for row, _ in decoded(fails({50, 70}), names, "input=x", ""))
+        rows.extend(row for row, _ in decode_rows(fails({50, 70}), names, "input=x", ""))
     assert rows == [*range(50)]
     assert str(caught.value) == (
         "`input=x` must hold images that can be read, and 2 of 100 cannot: 50.jpg (why), 70.jpg (why). "
         "Mend or remove them."
     )
     with pytest.raises(DataError, match=r"45 of 100 cannot: 0\.jpg \(why\), .*19\.jpg \(why\) and 25 more\. Mend"):
-        list(decoded(fails(set(range(45))), names, "dataset.path=x", ""))
+        list(decode_rows(fails(set(range(45))), names, "dataset.path=x", ""))
 
 
-def test_they_are_left_out_where_that_was_asked_for_but_never_all() -> None:
-    found, names = Found(), [f"{row}.jpg" for row in range(40)]
-    assert [row for row, _ in decoded(fails({3, 7}), names, "x", "", found)] == [*range(3), *range(4, 7), *range(8, 40)]
-    assert found.notes(Decoding()) == ("2 images cannot be read, left out: 3.jpg, ...",)
+def test_broken_files_are_left_out_with_a_report_unless_all_are_broken() -> None:
+    report, names = DecodingReport(), [f"{row}.jpg" for row in range(40)]
+    assert [row for row, _ in decode_rows(fails({3, 7}), names, "x", "", report)] == [
+        *range(3),
+        *range(4, 7),
+        *range(8, 40),
+    ]
+    assert report.notes(DecodingOptions()) == ("2 images cannot be read, left out: 3.jpg, ...",)
     with pytest.raises(DataError, match=r"40 of 40 cannot"):
-        list(decoded(fails(set(range(40))), names, "x", "", Found()))
+        list(decode_rows(fails(set(range(40))), names, "x", "", DecodingReport()))

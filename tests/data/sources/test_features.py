@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from logreg.data.formats.arrays import BATCH_ROWS
+from logreg.data.formats.arrays import LIST_BATCH_ROWS
 from logreg.data.sources.features import Features
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, LogregError
 
@@ -27,7 +27,7 @@ Files = str | list[str]
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to stand in, so that messages have short paths."""
+    """An empty current folder, so that messages have short paths."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -42,7 +42,7 @@ def labels(rows: int = ROWS) -> np.ndarray[Any, Any]:
 
 
 def write_safetensors(path: str, tensors: dict[str, Tensor], pad: int = 0) -> str:
-    """As the package of that name writes them; ``pad`` moves the tensors by so many bytes."""
+    """Writes the format of the package safetensors; ``pad`` shifts the tensors by this many bytes."""
     names = {
         torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
         torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL", torch.complex64: "C64",
@@ -111,14 +111,14 @@ def as_fixed_size_lists(features: Tensor) -> Files:
 FORMATS = [as_npz, as_compressed_npz, as_npy, as_safetensors, as_lists, as_large_lists, as_fixed_size_lists]
 
 
-# What is in the files
+# Content of the files
 
 
 @pytest.mark.parametrize("write", FORMATS)
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.float32, torch.float64, torch.uint8, torch.int32, torch.int64], ids=str
 )
-def test_every_format_gives_back_what_was_written(
+def test_every_format_returns_the_written_arrays(
     here: Path, write: Callable[[Tensor], Files], dtype: torch.dtype
 ) -> None:
     raw = Features(write(numbers(dtype))).read()
@@ -129,14 +129,14 @@ def test_every_format_gives_back_what_was_written(
     assert torch.equal(table.features, numbers(dtype))
     assert table.features.is_contiguous()
     assert table.labels.tolist() == labels().tolist()
-    assert (table.rows, table.sample_weight, table.groups) == (None, None, None)
+    assert (table.index, table.sample_weight, table.groups) == (None, None, None)
     assert raw.class_names == ("0", "1", "2")
     assert raw.source in ("emb.npz", "features.npy", "emb.safetensors", "emb.parquet")
-    assert (raw.notes, raw.image_shape, raw.complete) == ((), (), False)
+    assert (raw.notes, raw.image_shape, raw.splits_are_stated) == ((), (), False)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.bool], ids=str)
-def test_safetensors_may_hold_what_numpy_lacks(here: Path, dtype: torch.dtype) -> None:
+def test_safetensors_may_have_types_that_numpy_lacks(here: Path, dtype: torch.dtype) -> None:
     features = Features(as_safetensors(numbers(dtype))).read().tables["train"].features
     assert isinstance(features, Tensor)
     assert features.dtype == dtype
@@ -147,16 +147,16 @@ def test_safetensors_may_hold_what_numpy_lacks(here: Path, dtype: torch.dtype) -
 def test_a_parquet_file_of_many_batches_and_row_groups_is_one_matrix(
     here: Path, write: Callable[[Tensor], Files]
 ) -> None:
-    rows = 2 * BATCH_ROWS + 100
+    rows = 2 * LIST_BATCH_ROWS + 100
     path = str(write(numbers(rows=rows)))
-    pq.write_table(pq.read_table(path), path, row_group_size=BATCH_ROWS - 24)
+    pq.write_table(pq.read_table(path), path, row_group_size=LIST_BATCH_ROWS - 24)
     table = Features(path).read().tables["train"]
     assert torch.equal(torch.as_tensor(table.features), numbers(rows=rows))
     assert table.labels.tolist() == labels(rows).tolist()
 
 
 @pytest.mark.parametrize(("write", "file"), [(as_npy, "features.npy"), (as_safetensors, "emb.safetensors")])
-def test_the_matrix_is_the_file_and_no_copy(here: Path, write: Callable[[Tensor], Files], file: str) -> None:
+def test_the_matrix_is_memory_mapped(here: Path, write: Callable[[Tensor], Files], file: str) -> None:
     mine = torch.full((ROWS, WIDTH), 7.0)
     features = Features(write(mine)).read().tables["train"].features
     assert isinstance(features, Tensor)
@@ -170,7 +170,7 @@ def test_the_matrix_is_the_file_and_no_copy(here: Path, write: Callable[[Tensor]
     assert np.frombuffer(Path(file).read_bytes(), np.float32, 2, start).tolist() == [9, 7]
 
 
-def test_unusual_orders_of_bytes_and_axes_are_put_right(here: Path) -> None:
+def test_other_orders_of_bytes_and_axes_are_converted(here: Path) -> None:
     np.save("features.npy", np.asfortranarray(numbers().numpy().astype(">f4")))
     np.save("labels.npy", labels().astype(">i2"))
     table = Features(["features.npy", "labels.npy"]).read().tables["train"]
@@ -213,7 +213,7 @@ def test_labels_in_bfloat16_are_whole_numbers(here: Path) -> None:
 def test_rows_without_a_label_are_left_out_and_counted(here: Path) -> None:
     path = write_parquet(x=list(numbers(rows=4).numpy()), y=["a", None, "b", None])
     raw = Features(path).read()
-    rows = raw.tables["train"].rows
+    rows = raw.tables["train"].index
     assert rows is not None
     assert rows.tolist() == [0, 2]
     assert len(raw.tables["train"].features) == 4  # not copied for it
@@ -231,7 +231,7 @@ def test_weights_and_groups_belong_to_their_rows(here: Path) -> None:
     assert table.groups.tolist() == [1, 0, 1]
 
 
-def test_classes_and_groups_mean_the_same_in_every_file(here: Path) -> None:
+def test_classes_and_groups_have_one_encoding_for_all_files(here: Path) -> None:
     write_npz("train.npz", x=numbers(rows=3).numpy(), y=["b", "c", "b"], who=[5, 6, 5])
     write_parquet(
         "val.parquet",
@@ -253,7 +253,7 @@ def test_classes_and_groups_mean_the_same_in_every_file(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrays", "told"),
+    ("arrays", "typed"),
     [
         (("X", "y"), {}),
         (("embeddings", "target", "id"), {}),
@@ -262,13 +262,13 @@ def test_classes_and_groups_mean_the_same_in_every_file(here: Path) -> None:
         (("X", "features", "y", "label"), {"features": "X", "labels": "y"}),
     ],
 )
-def test_arrays_are_found_by_their_usual_names_or_as_told(here: Path, arrays: Any, told: dict[str, str]) -> None:
-    ones = {told.get("features", arrays[0]), told.get("labels", arrays[1])}
+def test_arrays_are_found_by_their_usual_names_or_as_typed(here: Path, arrays: Any, typed: dict[str, str]) -> None:
+    ones = {typed.get("features", arrays[0]), typed.get("labels", arrays[1])}
     of: dict[str, Any] = {
         name: numbers().numpy() if name in ("X", "embeddings", "data", "features", "a") else labels() for name in arrays
     }
     of |= {name: array * 0 for name, array in of.items() if name not in ones}
-    raw = Features(write_npz(**of), **told).read()
+    raw = Features(write_npz(**of), **typed).read()
     assert torch.equal(torch.as_tensor(raw.tables["train"].features), numbers())
     assert raw.class_names == ("0", "1", "2")
 
@@ -278,11 +278,11 @@ def test_the_only_column_of_lists_is_the_features(here: Path) -> None:
     assert torch.equal(torch.as_tensor(Features(path).read().tables["train"].features), numbers())
 
 
-# What is refused
+# Errors
 
 
 class Trap:
-    """Leaves a trace when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return Path.touch, (Path("sprung"),)  # type: ignore[return-value]  # pickle takes any callable
@@ -304,12 +304,14 @@ def test_objects_are_never_unpickled(here: Path) -> None:
             f"`{name}` must hold numbers or text, got Python objects [in {file}], which are never unpickled. "
             "Save numbers with .astype(numpy.float32) and labels with .astype(str).",
         )
-    refused(Features("raw.npz"), DataError, "`dataset.path` must be a whole file, and raw.npz could not be read:", ...)
+    refused(
+        Features("raw.npz"), DataError, "`dataset.path` must be a complete file, and raw.npz could not be read:", ...
+    )
     assert not Path("sprung").exists()
 
 
 def refused(features: Features, kind: type[LogregError], message: str, rest: object = None) -> None:
-    """Holds what ``read`` says against the whole message, or its beginning if there is a rest."""
+    """Compares the error of ``read`` with the whole message, or with its beginning if ``rest`` is given."""
     with pytest.raises(kind) as caught:
         features.read()
     said = str(caught.value)
@@ -342,14 +344,14 @@ def test_wrong_arguments_are_refused_before_anything_is_read(arguments: dict[str
 
 
 @pytest.mark.parametrize("arguments", [{}, {"test_path": "test.npz"}])
-def test_without_a_file_it_says_how_to_name_one(arguments: dict[str, str]) -> None:
+def test_without_a_file_the_message_advises_to_name_one(arguments: dict[str, str]) -> None:
     refused(Features(**arguments), ConfigError, "`dataset.path` must name a file, got None. Set dataset.path=FILE.")
 
 
 def test_a_missing_file_is_named(here: Path) -> None:
     np.save("features.npy", numbers().numpy())
     Path("folder.npz").mkdir()
-    end = "Paths start where you stand."
+    end = "Relative paths start at the current folder."
     for path, message in (
         ("emb.npz", f"`dataset.path` must be a file, and emb.npz is missing. {end}"),
         (["features.npy", "y.npy"], f"`dataset.path` must be a file, and y.npy is missing. {end}"),
@@ -365,7 +367,7 @@ def test_a_cut_off_file_is_named(here: Path, write: Callable[[Tensor], Files], k
     for file in path if isinstance(path, list) else [path]:
         content = Path(file).read_bytes()
         Path(file).write_bytes(content[: int(keep * len(content))])
-        message = f"`dataset.path` must be a whole file, and {file} could not be read: "
+        message = f"`dataset.path` must be a complete file, and {file} could not be read: "
         refused(Features(path), DataError, message, ...)
         Path(file).write_bytes(content)
 
@@ -378,10 +380,10 @@ def test_another_kind_of_file_is_named(here: Path, path: str, content: bytes) ->
     np.save("labels.npy", labels())
     Path(path).write_bytes(content)
     pair: Files = [path, "labels.npy"] if path.endswith(".npy") else path
-    refused(Features(pair), DataError, f"`dataset.path` must be a whole file, and {path} could not be read: ", ...)
+    refused(Features(pair), DataError, f"`dataset.path` must be a complete file, and {path} could not be read: ", ...)
 
 
-def test_a_changed_byte_in_a_zip_is_found(here: Path) -> None:
+def test_a_changed_byte_in_a_zip_archive_is_found(here: Path) -> None:
     path = Path(write_npz(x=numbers().numpy(), y=labels()))
     content = bytearray(path.read_bytes())
     content[content.index(numbers().numpy().tobytes())] ^= 1
@@ -389,7 +391,7 @@ def test_a_changed_byte_in_a_zip_is_found(here: Path) -> None:
     refused(
         Features("emb.npz"),
         DataError,
-        "`dataset.path` must be a whole file, and emb.npz could not be read: Bad CRC",
+        "`dataset.path` must be a complete file, and emb.npz could not be read: Bad CRC",
         ...,
     )
 
@@ -412,7 +414,7 @@ def test_a_header_that_contradicts_its_file_is_found(here: Path, entry: dict[str
     refused(
         Features("emb.safetensors"),
         DataError,
-        "`dataset.path` must be a whole file, and emb.safetensors could not be read: ",
+        "`dataset.path` must be a complete file, and emb.safetensors could not be read: ",
         ...,
     )
 
@@ -513,15 +515,15 @@ BAD_ARRAYS: list[tuple[dict[str, Any], dict[str, str], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arrays", "told", "message"), BAD_ARRAYS)
-def test_arrays_that_break_a_promise_are_named(
-    here: Path, arrays: dict[str, Any], told: dict[str, str], message: str
+@pytest.mark.parametrize(("arrays", "typed", "message"), BAD_ARRAYS)
+def test_arrays_that_break_a_constraint_are_named(
+    here: Path, arrays: dict[str, Any], typed: dict[str, str], message: str
 ) -> None:
     kind = ConfigError if "must name" in message else DataError
-    refused(Features(write_npz(**arrays), **told), kind, message)
+    refused(Features(write_npz(**arrays), **typed), kind, message)
 
 
-def test_labels_that_are_no_classes_are_refused_by_their_name(here: Path) -> None:
+def test_labels_that_are_not_classes_are_refused_by_name(here: Path) -> None:
     path = write_npz(x=X, y=Y / 2)
     refused(
         Features(path),
@@ -543,8 +545,8 @@ def lists(*rows: Any, kind: pa.DataType | None = None) -> dict[str, Any]:
             "`dataset.features=x` must have lists of the same length, 2 in row 0, got 1 in row 2 [in emb.parquet].",
         ),
         (
-            lists(*[[1, 2]] * BATCH_ROWS, [1, 2], [1, 2, 3]),
-            f"`dataset.features=x` must have lists of the same length, 2 in row 0, got 3 in row {BATCH_ROWS + 1} "
+            lists(*[[1, 2]] * LIST_BATCH_ROWS, [1, 2], [1, 2, 3]),
+            f"`dataset.features=x` must have lists of the same length, 2 in row 0, got 3 in row {LIST_BATCH_ROWS + 1} "
             "[in emb.parquet].",
         ),
         (
@@ -553,7 +555,7 @@ def lists(*rows: Any, kind: pa.DataType | None = None) -> dict[str, Any]:
         ),
         (
             lists([1, 2], [3, None], [5, 6]),
-            "`dataset.features=x` must have lists without gaps, got one in row 1 [in emb.parquet].",
+            "`dataset.features=x` must have lists without missing values, got one in row 1 [in emb.parquet].",
         ),
         (
             lists(["a"], ["b"], kind=pa.string()),
@@ -568,7 +570,7 @@ def lists(*rows: Any, kind: pa.DataType | None = None) -> dict[str, Any]:
         ),
     ],
 )
-def test_lists_that_make_no_matrix_are_named(here: Path, columns: dict[str, Any], message: str) -> None:
+def test_lists_that_do_not_form_a_matrix_are_named(here: Path, columns: dict[str, Any], message: str) -> None:
     refused(Features(write_parquet(**columns)), DataError, message)
 
 
@@ -628,15 +630,15 @@ def test_files_that_do_not_fit_each_other_are_named(here: Path) -> None:
     refused(
         Features(train_path="train.npz", test_path="words.npz"),
         DataError,
-        "`dataset.labels=y` must be of one kind in all files, got int64 in train, string in test. Mend the files.",
+        "`dataset.labels=y` must have one type in all files, got int64 in train, string in test. Mend the files.",
     )
 
 
-def test_a_zip_without_arrays_says_so(here: Path) -> None:
+def test_a_zip_archive_without_arrays_is_refused(here: Path) -> None:
     with zipfile.ZipFile("emb.npz", "w") as archive:
         archive.writestr("readme.txt", "nothing")
     refused(
         Features("emb.npz"),
         ConfigError,
-        "`dataset.features` must name one of no arrays [in emb.npz], got None. Set dataset.features=NAME.",
+        "`dataset.features` must name an array [in emb.npz], and the file has none for this purpose. Save one into it.",
     )

@@ -19,7 +19,6 @@ from torchvision.models import regnet
 from fake_mnist import write_fake
 from fake_server import serving
 from logreg.data.base import RawData
-from logreg.data.download import size
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.sources import frozen_features as backbone_module
 from logreg.data.sources.frozen_features import Backbone, FrozenFeatures, new_model, remove_head
@@ -28,6 +27,7 @@ from logreg.data.sources.toy import Toy
 from logreg.data.sources.vision import Vision
 from logreg.errors import ConfigError, DataError
 from logreg.facts import DataFacts
+from logreg.terminal import format_bytes
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
 
@@ -35,10 +35,10 @@ FAMILIES = {
     *("alexnet", "convnext_tiny", "googlenet", "inception_v3", "mobilenet_v3_small", "resnet18", "squeezenet1_1"),
     *("swin_t", "vgg11", "vit_b_16"),
 }
-"""One model for each way of ending: a layer, a sequence of them, heads beside the head, a convolution."""
+"""One model for each kind of classification layer: a layer, a sequence of layers, auxiliary heads, a convolution."""
 
 SMALL = "squeezenet1_1"
-"""The quickest."""
+"""The fastest model."""
 
 
 def write(root: Path, *names: str, size: tuple[int, int] = (30, 40)) -> Path:
@@ -68,7 +68,7 @@ def frozen(root: Path, cache: Path | None = None, **arguments: Any) -> FrozenFea
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Callable[..., str]:
-    """Writes a state dict to a file: other random weights than those of "none"."""
+    """Writes a state dict with other random weights than those of "none" to a file."""
 
     def write_weights(name: str = SMALL, change: Callable[[Any], None] = lambda state: None, **arguments: Any) -> str:
         torch.manual_seed(5)
@@ -80,7 +80,7 @@ def weights(tmp_path: Path) -> Callable[..., str]:
     return write_weights
 
 
-# every model
+# Every model
 
 
 def check_width(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,22 +99,22 @@ def check_width(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_a_model_without_its_head_has_the_features_that_the_head_took(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_without_its_head_returns_the_input_of_the_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_width(name, monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in FAMILIES])
-def test_so_has_every_other_model(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_other_model_without_its_head_returns_the_input_of_the_head(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_width(name, monkeypatch)
 
 
 # what the features are
 
 
-def test_features_are_what_a_plain_loop_over_torchvision_gives(tmp_path: Path, weights: Callable[..., str]) -> None:
+def test_features_agree_with_a_plain_loop_over_torchvision(tmp_path: Path, weights: Callable[..., str]) -> None:
     root = write(tmp_path / "root", *FILES)
     raw = frozen(root, backbone="resnet18", weights=weights("resnet18")).read()
     model = torchvision.models.resnet18()
@@ -148,7 +148,7 @@ def test_the_size_of_the_batches_does_not_matter(tmp_path: Path) -> None:
     torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
 
 
-def test_size_and_grey_of_the_source_come_first(tmp_path: Path) -> None:
+def test_size_and_grey_of_the_source_are_applied_first(tmp_path: Path) -> None:
     root = write(tmp_path / "root", *FILES)
     small = write(tmp_path / "small", *FILES)
     for file in small.rglob("*.png"):
@@ -162,7 +162,7 @@ def test_size_and_grey_of_the_source_come_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "svhn"])
-def test_images_of_torchvision_go_the_same_way_as_files(
+def test_images_of_torchvision_are_treated_as_files_are(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = write_fake(name, tmp_path / "root", classes=2)
@@ -187,25 +187,25 @@ def test_random_weights_are_always_the_same_and_leave_the_seed_alone() -> None:
     torch.manual_seed(3)
     assert torch.equal(torch.rand(1), drawn)
     torch.manual_seed(4)
-    assert Backbone.build(SMALL, "none").plain == first.plain
+    assert Backbone.build(SMALL, "none").facts == first.facts
 
 
-def test_the_same_backbone_is_had_again_from_plain_values(tmp_path: Path, weights: Callable[..., str]) -> None:
+def test_from_facts_builds_the_same_backbone(tmp_path: Path, weights: Callable[..., str]) -> None:
     root = write(tmp_path / "root", *FILES)
     raw = frozen(root, weights=weights()).read()
-    again = Backbone.rebuild(raw.backbone)
+    again = Backbone.from_facts(raw.backbone)
     with Image.open(root / "test" / "b" / "1.png") as image:
         (features,) = again.features([again.prepare(image)])
     torch.testing.assert_close(features, features_of(raw, "test"))
     weights(SMALL, lambda state: state["features.0.bias"].add_(1))
     with pytest.raises(ConfigError, match=r"^`backbone\.weights` must be those that .* checksum .*: find the old file"):
-        Backbone.rebuild(raw.backbone)
+        Backbone.from_facts(raw.backbone)
 
 
-# the cache
+# The cache
 
 
-def test_with_the_cache_warm_neither_models_nor_pixels_are_touched(
+def test_with_a_filled_cache_neither_models_nor_images_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write(tmp_path / "root", *FILES)
@@ -220,17 +220,17 @@ def test_with_the_cache_warm_neither_models_nor_pixels_are_touched(
     assert (first.class_names, first.backbone) == (second.class_names, second.backbone)
 
 
-def test_so_it_is_with_images_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_a_filled_cache_torchvision_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fake("usps", tmp_path / "root", classes=2)
     dataset = FrozenFeatures(Vision("usps", str(tmp_path / "root"), cache=str(tmp_path / "cache")), SMALL, "none")
     first = dataset.read()
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    monkeypatch.setattr(Vision, "_pixels", None)
+    monkeypatch.setattr(Vision, "_read_pixels", None)
     assert torch.equal(features_of(dataset.read()), features_of(first))
 
 
 @pytest.mark.parametrize("change", ["weights", "backbone", "image"])
-def test_what_has_changed_is_computed_anew(change: str, tmp_path: Path, weights: Callable[..., str]) -> None:
+def test_features_are_computed_again_after_a_change(change: str, tmp_path: Path, weights: Callable[..., str]) -> None:
     root, cache = write(tmp_path / "root", *FILES), tmp_path / "cache"
     file = weights()
     before = features_of(frozen(root, cache, weights=file).read())
@@ -247,7 +247,7 @@ def test_what_has_changed_is_computed_anew(change: str, tmp_path: Path, weights:
     assert after.shape != before.shape or not torch.equal(after[0], before[0])
 
 
-# weights from a file
+# Weights from a file
 
 
 def drop_head(state: Any) -> None:
@@ -263,7 +263,7 @@ def test_the_head_of_a_file_may_be_any_or_missing(arguments: dict[str, Any], wei
         assert torch.equal(value, state[key])
 
 
-def test_files_as_torchvision_distributes_them_are_read(weights: Callable[..., str]) -> None:
+def test_the_state_dicts_that_torchvision_distributes_are_read(weights: Callable[..., str]) -> None:
     def as_of_old(state: Any) -> None:
         for key in list(state):
             state[re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key)] = state.pop(key)
@@ -286,7 +286,7 @@ def rename(state: Any) -> None:
     [
         (lambda state: state.pop("features.0.bias"), "features.0.bias is missing."),
         (shorten, "features.0.bias is 3, not 64."),
-        (rename, "odd is none of them."),
+        (rename, "odd is not one of them."),
     ],
 )
 def test_weights_of_another_model_are_named(change: Any, message: str, weights: Callable[..., str]) -> None:
@@ -297,7 +297,7 @@ def test_weights_of_another_model_are_named(change: Any, message: str, weights: 
 
 
 @pytest.mark.parametrize("content", ["broken", "a list", "a whole checkpoint", "code"])
-def test_a_file_that_is_no_state_dict_is_refused(content: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_state_dict_is_refused(content: str, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     if content == "broken":
         file.write_bytes(b"not a pickle")
@@ -310,20 +310,22 @@ def test_a_file_that_is_no_state_dict_is_refused(content: str, tmp_path: Path) -
         Backbone.build(SMALL, str(file))
 
 
-# weights from the network
+# Weights from the network
 
 
 def member() -> Any:
     return torchvision.models.get_model_weights(SMALL).DEFAULT
 
 
-def test_weights_that_cannot_be_fetched_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_downloaded_are_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))  # by way of a proxy that nobody runs
     *_, host, _, file = member().url.split("/")
     message = (
         f"`backbone.weights=DEFAULT` could not be downloaded: {file}: {host}: Connection refused. "
         f"Put {member().url} into {tmp_path}/torch/hub/checkpoints, or set `backbone.weights` to a file with a state "
-        "dict, or to none for random ones."
+        "dict, or to none for random weights."
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         Backbone.build(SMALL, "DEFAULT")
@@ -343,19 +345,19 @@ def test_weights_are_downloaded_once(
         url = server.address + there.name
         monkeypatch.setattr(member(), "_value_", dataclasses.replace(member().value, url=url))
         built = Backbone.build(SMALL, "DEFAULT")
-        assert Backbone.build(SMALL, "DEFAULT").plain["checksum"] == built.plain["checksum"]
+        assert Backbone.build(SMALL, "DEFAULT").facts["checksum"] == built.facts["checksum"]
         assert server.asked == [there.name]
-    assert built.plain["checksum"] == Backbone.build(SMALL, str(there)).plain["checksum"]
+    assert built.facts["checksum"] == Backbone.build(SMALL, str(there)).facts["checksum"]
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     assert [file.name for file in folder.iterdir()] == [there.name]
     assert capfd.readouterr().err == (
         f"{SMALL}: downloading its weights from {server.address} to {folder}\n"
-        f"  {there.name}, {size(there.stat().st_size)}\n"
+        f"  {there.name}, {format_bytes(there.stat().st_size)}\n"
     )
 
 
 @pytest.mark.parametrize("name", ["DEFAULT", "IMAGENET1K_V1"])
-def test_weights_that_were_put_there_are_taken(
+def test_a_weights_file_in_the_folder_of_torch_hub_is_used(
     name: str, tmp_path: Path, weights: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -363,15 +365,15 @@ def test_weights_that_were_put_there_are_taken(
     file.parent.mkdir(parents=True)
     Path(weights()).rename(file)
     built = Backbone.build(SMALL, name)
-    assert built.plain["weights"] == "IMAGENET1K_V1"
-    assert built.plain["checksum"] == Backbone.build(SMALL, str(file)).plain["checksum"]
-    assert built.plain["checksum"] != Backbone.build(SMALL, "none").plain["checksum"]
+    assert built.facts["weights"] == "IMAGENET1K_V1"
+    assert built.facts["checksum"] == Backbone.build(SMALL, str(file)).facts["checksum"]
+    assert built.facts["checksum"] != Backbone.build(SMALL, "none").facts["checksum"]
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ConfigError, match=rf"^`backbone\.weights={name}` must .* {file} is broken\. Remove it\.$"):
         Backbone.build(SMALL, name)
 
 
-# what a user can mend
+# Errors
 
 
 def test_unknown_names_offer_the_nearest(tmp_path: Path) -> None:
@@ -389,12 +391,12 @@ def test_unknown_names_offer_the_nearest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("batch_size", 0), ("weights", None), ("backbone", 3)])
-def test_arguments_are_checked_at_the_door(key: str, value: Any, tmp_path: Path) -> None:
+def test_arguments_are_checked_before_reading(key: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^`backbone\.(batch_size|weights|name)` must be"):
         frozen(tmp_path, **{key: value})
 
 
-def test_a_broken_image_is_named_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_a_broken_image_is_named_and_nothing_is_cached(tmp_path: Path) -> None:
     root = write(tmp_path / "root", *FILES)
     (root / FILES[1]).write_bytes((root / FILES[1]).read_bytes()[:500])
     with pytest.raises(DataError, match=rf"1 of 4 cannot: {FILES[1]} \("):
@@ -402,7 +404,7 @@ def test_a_broken_image_is_named_and_nothing_is_kept(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").glob("[!.]*")) == []
 
 
-def test_the_pixels_of_the_whole_set_are_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_few_images_are_in_memory_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write(tmp_path / "root", *(f"{c}/{n}.png" for c in "ab" for n in range(60)))
     alive = most = 0
 
@@ -418,20 +420,20 @@ def test_the_pixels_of_the_whole_set_are_never_held(tmp_path: Path, monkeypatch:
 
     def features(self: Any, prepared: Any, batch_size: int) -> Any:
         for _ in prepared:
-            yield torch.zeros(1, self.plain["num_features"])
+            yield torch.zeros(1, self.facts["num_features"])
 
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2))
-    monkeypatch.setattr("logreg.data.formats.images.CHUNK", 4)
+    monkeypatch.setattr("logreg.data.formats.images.IMAGES_PER_TASK", 4)
     monkeypatch.setattr(backbone_module.Backbone, "prepare", lambda *_: Pixels())
     monkeypatch.setattr(backbone_module.Backbone, "features", features)
     frozen(root).read()
     assert 0 < most < 40
 
 
-# what files of images may hold
+# Kinds of image files
 
 
-def test_16_bits_transparency_broken_files_and_groups_as_without_a_backbone(tmp_path: Path) -> None:
+def test_16_bits_transparency_broken_files_and_groups_are_treated_as_without_a_backbone(tmp_path: Path) -> None:
     root = write(tmp_path / "root", "a/1.png", "a/2.png", "b/1.png")
     wide = np.random.default_rng(0).integers(0, 4096, (40, 30)).astype(np.uint16)
     Image.fromarray(wide).save(root / "a" / "12_bits.png")
@@ -447,9 +449,9 @@ def test_16_bits_transparency_broken_files_and_groups_as_without_a_backbone(tmp_
         assert raw.notes == (
             "1 image cannot be read, left out: a/1.png",
             "1 image with transparent parts, shown on white: b/clear.png",
-            "1 image of 16 bits a pixel, with white at 4,095 (set another with dataset.white_level): a/12_bits.png",
+            "1 image of 16 bits per pixel, with white at 4,095 (set another with dataset.white_level): a/12_bits.png",
         )
-    backbone = Backbone.rebuild(raw.backbone)
+    backbone = Backbone.from_facts(raw.backbone)
     as_bytes = Image.fromarray(np.rint(wide / 4095 * 255).astype(np.uint8))
     images = [as_bytes, Image.new("RGB", (30, 40), (255, 255, 255))]
     (right,) = backbone.features([backbone.prepare(image) for image in images])

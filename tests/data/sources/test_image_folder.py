@@ -18,10 +18,10 @@ from sklearn.metrics import roc_auc_score
 
 from logreg.data import Table, TensorDataModule
 from logreg.data.formats import images
-from logreg.data.formats.images import EXTENSIONS, Decoding, open_image, pixels_of
+from logreg.data.formats.images import IMAGE_SUFFIXES, DecodingOptions, image_to_tensor, open_image
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.sources import image_folder
-from logreg.data.sources.image_folder import ImageFolder, _hint
+from logreg.data.sources.image_folder import ImageFolder, _group_notes
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
 from logreg.facts import DataFacts
 
@@ -32,7 +32,7 @@ def noise(seed: int, width: int = 8, height: int = 6, mode: str = "RGB") -> Imag
 
 
 def smooth(width: int, height: int) -> Image.Image:
-    """A picture that JPEG hardly changes."""
+    """An image that JPEG compression hardly changes."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([255 * x / width, 255 * y / height, 0 * x + 90], -1).astype(np.uint8))
 
@@ -49,7 +49,7 @@ def read(root: Path, **arguments: Any) -> Any:
     return ImageFolder(str(root), **{"cache": None, **arguments}).read()
 
 
-# reading
+# Reading
 
 
 def test_a_folder_is_read_as_torchvision_reads_it(tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_a_folder_is_read_as_torchvision_reads_it(tmp_path: Path) -> None:
     assert (raw.scale, raw.source, raw.notes) == (1 / 255, tmp_path.name, ())
 
 
-def test_the_extensions_are_torchvisions_and_gif() -> None:
-    assert (*torchvision.datasets.folder.IMG_EXTENSIONS, ".gif") == EXTENSIONS
+def test_the_suffixes_are_those_of_torchvision_and_gif() -> None:
+    assert (*torchvision.datasets.folder.IMG_EXTENSIONS, ".gif") == IMAGE_SUFFIXES
 
 
 def test_the_splits_are_the_folders(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_splits_are_the_folders(tmp_path: Path) -> None:
     raw = read(tmp_path)
     labels = {split: table.labels.tolist() for split, table in raw.tables.items()}
     assert labels == {"train": [0, 1], "val": [0, 1, 1], "test": [1]}
-    image = pixels_of(Image.open(tmp_path / "test" / "b" / "1.png")).flatten()
+    image = image_to_tensor(Image.open(tmp_path / "test" / "b" / "1.png")).flatten()
     assert torch.equal(raw.tables["test"].features[0], image)
 
 
@@ -82,17 +82,17 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert read(tmp_path).class_names == ("bus", "train")
 
 
-def test_hidden_files_are_passed_over_and_others_counted(tmp_path: Path) -> None:
+def test_hidden_files_are_ignored_and_others_counted(tmp_path: Path) -> None:
     write(tmp_path, "a/1.png", "b/1.png")
     for name in (".DS_Store", "a/.hidden.png", ".git/x.png", "a/.thumbs/x.png", "a/Thumbs.db", "__MACOSX/a/x.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert read(tmp_path).notes == ()
     (tmp_path / "a" / "words.txt").touch()
-    assert read(tmp_path).notes == ("left out 1 file that is no image: a/words.txt",)
+    assert read(tmp_path).notes == ("left out 1 file that is not an image: a/words.txt",)
     (tmp_path / "labels.csv").touch()
     raw = read(tmp_path)
-    assert raw.notes == ("left out 2 files that are no images: labels.csv, ...",)
+    assert raw.notes == ("left out 2 files that are not images: labels.csv, ...",)
     assert len(raw.tables["train"]) == 2
 
 
@@ -105,48 +105,50 @@ def test_grey_has_one_channel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
-def test_pictures_of_every_mode_are_made_rgb(mode: str, tmp_path: Path) -> None:
+def test_images_of_every_mode_become_rgb(mode: str, tmp_path: Path) -> None:
     file = tmp_path / ("x.tiff" if mode == "CMYK" else "x.png")
     noise(0).convert(mode).save(file)
-    assert pixels_of(open_image(file)).shape == (3, 6, 8)
+    assert image_to_tensor(open_image(file)).shape == (3, 6, 8)
 
 
 def test_older_models_see_the_upper_8_of_16_bits(tmp_path: Path) -> None:
     wide = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     Image.fromarray(wide).save(tmp_path / "x.png")
-    before = Decoding.of({}, grey=True)  # of models that keep nothing of the pixels
-    np.testing.assert_array_equal(pixels_of(open_image(tmp_path / "x.png", before)), wide // 257)
+    before = DecodingOptions.from_facts({}, grey=True)  # of models that keep nothing of the pixels
+    np.testing.assert_array_equal(image_to_tensor(open_image(tmp_path / "x.png", before)), wide // 257)
 
 
-def test_a_picture_taken_with_the_camera_turned_is_upright(tmp_path: Path) -> None:
+def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     image, exif = noise(0), Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     image.save(tmp_path / "x.png", exif=exif)
     np.testing.assert_array_equal(
-        pixels_of(open_image(tmp_path / "x.png")), np.rot90(pixels_of(image), k=-1, axes=(1, 2))
+        image_to_tensor(open_image(tmp_path / "x.png")), np.rot90(image_to_tensor(image), k=-1, axes=(1, 2))
     )
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 60), (61, 41), (32, 32), (20, 25)])
-def test_size_is_the_shorter_side_and_the_middle_is_kept(width: int, height: int, tmp_path: Path) -> None:
+def test_size_is_the_shorter_side_and_the_middle_square_is_taken(width: int, height: int, tmp_path: Path) -> None:
     image = smooth(width, height)
     image.save(tmp_path / "x.png")
-    ours = pixels_of(open_image(tmp_path / "x.png", Decoding(size=16))).short()
+    ours = image_to_tensor(open_image(tmp_path / "x.png", DecodingOptions(size=16))).short()
     functional = torchvision.transforms.functional
     theirs = functional.center_crop(functional.resize(image, [16]), [16])
     assert ours.shape == (3, 16, 16)
-    assert int((ours - pixels_of(theirs).short()).abs().max()) <= 10  # they cut whole pixels only
+    assert int((ours - image_to_tensor(theirs).short()).abs().max()) <= 10  # they cut whole pixels only
 
 
-def test_reducing_does_not_alias(tmp_path: Path) -> None:
+def test_reducing_the_size_does_not_alias(tmp_path: Path) -> None:
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255  # picking pixels would give black or white
     Image.fromarray(stripes).save(tmp_path / "x.png")
-    pixels = pixels_of(open_image(tmp_path / "x.png", Decoding(size=8)))[:, 1:-1, 1:-1]
+    pixels = image_to_tensor(open_image(tmp_path / "x.png", DecodingOptions(size=8)))[:, 1:-1, 1:-1]
     assert 120 <= int(pixels.min()) <= int(pixels.max()) <= 135
 
 
-def test_a_jpeg_decoded_at_a_fraction_looks_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jpeg_decoded_at_a_fraction_of_its_size_has_nearly_the_same_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = smooth(640, 480)
     ImageDraw.Draw(image).ellipse((200, 100, 500, 400), fill=(250, 20, 200))
     image.save(tmp_path / "x.jpg", quality=95)
@@ -158,14 +160,14 @@ def test_a_jpeg_decoded_at_a_fraction_looks_the_same(tmp_path: Path, monkeypatch
         return drafted
 
     monkeypatch.setattr(JpegImageFile, "draft", spy)
-    quick = pixels_of(open_image(tmp_path / "x.jpg", Decoding(size=32))).short()
+    quick = image_to_tensor(open_image(tmp_path / "x.jpg", DecodingOptions(size=32))).short()
     assert decoded == [(160, 120)]  # an eighth would be shorter than twice 32
     monkeypatch.setattr(JpegImageFile, "draft", lambda *_: None)
-    full = pixels_of(open_image(tmp_path / "x.jpg", Decoding(size=32))).short()
+    full = image_to_tensor(open_image(tmp_path / "x.jpg", DecodingOptions(size=32))).short()
     assert float((quick - full).abs().float().mean()) < 1
 
 
-# the cache
+# The cache
 
 
 def test_the_second_read_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +182,7 @@ def test_the_second_read_decodes_nothing(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("change", ["settings", "content", "name"])
-def test_what_has_changed_is_decoded_anew(change: str, tmp_path: Path) -> None:
+def test_images_are_decoded_again_after_a_change(change: str, tmp_path: Path) -> None:
     root, cache = write(tmp_path / "root", "a/1.png", "b/1.png"), str(tmp_path / "cache")
     before = read(root, cache=cache)
     arguments: dict[str, Any] = {}
@@ -198,7 +200,7 @@ def test_what_has_changed_is_decoded_anew(change: str, tmp_path: Path) -> None:
     assert after.tables["train"].labels.tolist() == fresh.tables["train"].labels.tolist()
 
 
-def test_of_eight_that_start_at_once_one_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_of_eight_readers_at_once_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write(tmp_path / "root", *(f"{c}/{n}.png" for c in "ab" for n in range(20)))
     opened = []
 
@@ -213,30 +215,30 @@ def test_of_eight_that_start_at_once_one_decodes(tmp_path: Path, monkeypatch: py
     assert all(torch.equal(raw.tables["train"].features, raws[0].tables["train"].features) for raw in raws)
 
 
-# threads
+# Threads
 
 
 @pytest.mark.parametrize("count", [0, 1, 16, 1000])
 def test_threads_keep_the_order(count: int) -> None:
-    assert list(images.in_threads(lambda row: row * row, count, "")) == [row * row for row in range(count)]
+    assert list(images.map_in_threads(lambda row: row * row, count, "")) == [row * row for row in range(count)]
 
 
-def test_threads_are_not_far_ahead_of_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_stay_only_a_few_tasks_ahead_of_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     # Else the pixels of a whole set would pile up while a backbone is busy.
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(2))
     started: list[int] = []
-    rows = images.in_threads(started.append, 10_000, "")
+    rows = images.map_in_threads(started.append, 10_000, "")
     next(rows)
     rows.close()
-    assert len(started) <= 6 * images.CHUNK
+    assert len(started) <= 6 * images.IMAGES_PER_TASK
 
 
-def test_a_pipe_gets_no_progress_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_there_is_no_progress_bar(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     read(write(tmp_path, "a/1.png", "b/1.png"))
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_terminal_gets_one_that_goes_away(
+def test_a_terminal_shows_a_progress_bar(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write(tmp_path, "a/1.png", "b/1.png")
@@ -248,7 +250,7 @@ def test_a_terminal_gets_one_that_goes_away(
     assert "decoding" in errors
 
 
-# what a user can mend
+# Errors
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -270,7 +272,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         ({"path": 3}, "`dataset.path` must be text or null, got 3. Put quotes around it: 'dataset.path=\"3\"'."),
     ],
 )
-def test_arguments_are_checked_at_the_door(arguments: dict[str, Any], message: str) -> None:
+def test_arguments_are_checked_before_reading(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         ImageFolder(**arguments)
 
@@ -292,12 +294,14 @@ def test_arguments_are_checked_at_the_door(arguments: dict[str, Any], message: s
         (
             ["train/a/1.png", "train/b/1.png", "valid/a/1.png"],
             [],
-            "`dataset.path` must have no folder beside train but val and test, got {root}/valid. Rename it",
+            "`dataset.path` must have only the folders val and test beside train, got {root}/valid. Rename or",
         ),
         (["train/a/1.png", "train/b/1.png"], ["test"], ".* and there is no folder in {root}/test."),
     ],
 )
-def test_another_layout_is_one_line(names: list[str], empty: list[str], message: str, tmp_path: Path) -> None:
+def test_another_layout_is_refused_in_one_line(
+    names: list[str], empty: list[str], message: str, tmp_path: Path
+) -> None:
     write(tmp_path, *names)
     for name in empty:
         (tmp_path / name).mkdir()
@@ -326,7 +330,7 @@ def test_a_broken_image_is_named(kind: str, ending: str, tmp_path: Path, monkeyp
         read(tmp_path)
 
 
-def test_images_of_two_sizes_are_named_with_what_to_set(tmp_path: Path) -> None:
+def test_images_of_two_sizes_are_named_with_the_setting_that_helps(tmp_path: Path) -> None:
     write(tmp_path, "a/1.png", "b/1.png")
     noise(0, width=9, height=7).save(tmp_path / "b" / "2.png")
     message = (
@@ -338,20 +342,19 @@ def test_images_of_two_sizes_are_named_with_what_to_set(tmp_path: Path) -> None:
     assert read(tmp_path, size=4).image_shape == (3, 4, 4)
 
 
-def test_what_is_no_file_is_named_with_the_others_and_not_waited_for(tmp_path: Path) -> None:
+def test_links_to_nothing_and_pipes_are_named_with_the_broken_files(tmp_path: Path) -> None:
     write(tmp_path, "a/0.png", "b/1.png")
     (tmp_path / "b/2.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "b/3.png").symlink_to("3.png")
     os.mkfifo(tmp_path / "b/4.png")
-    message = (
-        r" 3 of 5 cannot: b/2\.png \(it is no file\), b/3\.png \(it is no file\), b/4\.png \(it is no file\)\. Mend"
-    )
+    named = ", ".join(rf"b/{number}\.png \(it is not a file\)" for number in (2, 3, 4))
+    message = rf" 3 of 5 cannot: {named}\. Mend"
     with pytest.raises(DataError, match=message):
         read(tmp_path)
     assert len(read(tmp_path, broken="skip").tables["train"]) == 2
 
 
-def test_folders_whose_files_have_one_size_and_time_are_told_apart(tmp_path: Path) -> None:
+def test_folders_whose_files_have_equal_sizes_and_times_have_their_own_cache(tmp_path: Path) -> None:
     # As files from archives have.
     names = [f"{label}/{number}.bmp" for label in "ab" for number in range(2)]
     for seed, folder in enumerate(("one", "two")):
@@ -395,7 +398,7 @@ def learned(root: Path, model: DataFacts | None = None, **arguments: Any) -> Ten
     return data
 
 
-def test_thumbnails_are_no_rows_when_training_nor_when_predicting(tmp_path: Path) -> None:
+def test_thumbnails_are_ignored_in_training_and_prediction(tmp_path: Path) -> None:
     write(tmp_path, *(f"{c}/{n}.jpg" for c in ("cats", "dogs") for n in range(3)))
     write(tmp_path, "cats/@eaDir/0.jpg/SYNOFILE_THUMB_M.jpg", "@eaDir/x.jpg", "dogs/.thumbnails/1.jpg", width=4)
     write(tmp_path, "__MACOSX/cats/1.jpg", "cats/._0.jpg", width=4)
@@ -407,7 +410,7 @@ def test_thumbnails_are_no_rows_when_training_nor_when_predicting(tmp_path: Path
 
 
 def spoil(root: Path) -> Path:
-    """Six images, of which three cannot be read: one of them in test."""
+    """Eight images of which three cannot be read, one of them in test."""
     write(root, *(f"{s}/{c}/{n}.jpg" for s in ("train", "test") for c in "ab" for n in range(2)), width=64, height=64)
     (root / "train/a/0.jpg").write_bytes(b"")
     (root / "train/b/1.jpg").write_bytes((root / "train/b/1.jpg").read_bytes()[:900])
@@ -417,12 +420,12 @@ def spoil(root: Path) -> Path:
 
 BROKEN = (
     r"`dataset\.path=.*` must hold images that can be read, and 3 of 8 cannot: train/a/0\.jpg \(it is empty\), "
-    r"train/b/1\.jpg \(.*runcated.*\), test/a/1\.jpg \(its content is no image\)\. Mend or remove them\. "
+    r"train/b/1\.jpg \(.*runcated.*\), test/a/1\.jpg \(its content is not an image\)\. Mend or remove them\. "
     r"Set dataset\.broken=skip to train without them\."
 )
 
 
-def test_all_broken_files_are_named_at_once_with_what_leaves_them_out(tmp_path: Path) -> None:
+def test_all_broken_files_are_named_at_once_with_the_setting_that_leaves_them_out(tmp_path: Path) -> None:
     root = spoil(tmp_path / "root")
     with pytest.raises(DataError, match=f"^{BROKEN}$"):
         read(root)
@@ -442,7 +445,7 @@ def test_broken_files_can_be_left_out_and_are_counted_also_from_the_cache(tmp_pa
         assert raw.tables["test"].labels.tolist() == [0, 1, 1]
         assert raw.tables["train"].groups.tolist() == [1, 0]
         for split, row, name in (("train", 0, "train/a/1.jpg"), ("test", 2, "test/b/1.jpg")):
-            assert torch.equal(raw.tables[split].matrix[row], pixels_of(open_image(root / name)).flatten())
+            assert torch.equal(raw.tables[split].matrix[row], image_to_tensor(open_image(root / name)).flatten())
     with pytest.raises(ConfigError, match=r"^`dataset\.broken` must be one of error, skip, got 'no'"):
         ImageFolder(broken="no")
 
@@ -458,19 +461,19 @@ def deep(file: Path, brightness: int, seed: int) -> None:
 
 @pytest.fixture
 def twelve_bits(tmp_path: Path) -> Path:
-    """Two classes whose means are 10 apart, where bytes would be 16 apart."""
+    """Two classes whose means are 10 apart, less than a step of 16 that 8 bits would have."""
     for seed in range(40):
         deep(tmp_path / f"twelve_bits/{'ab'[seed % 2]}/{seed}.png", 2000 + 10 * (seed % 2), seed)
     return tmp_path / "twelve_bits"
 
 
 @pytest.mark.parametrize("grey", [True, False])
-def test_12_bits_in_16_are_served_by_their_own_white(grey: bool, twelve_bits: Path, tmp_path: Path) -> None:
+def test_12_bits_in_16_are_scaled_by_their_own_white_level(grey: bool, twelve_bits: Path, tmp_path: Path) -> None:
     for _ in range(2):  # from the files, and from the cache
         data = learned(twelve_bits, grey=grey, cache=str(tmp_path / "cache"))
         assert data.facts.pixels == {"white_level": 4095, "background": 255}
         assert data.notes == (
-            "40 images of 16 bits a pixel, with white at 4,095 (set another with dataset.white_level): a/0.png, ...",
+            "40 images of 16 bits per pixel, with white at 4,095 (set another with dataset.white_level): a/0.png, ...",
         )
         features = next(iter(data.blocks("train"))).features
         right = np.asarray(Image.open(twelve_bits / "a" / "0.png")).reshape(1, -1).repeat(1 if grey else 3, 0) / 4095
@@ -481,7 +484,7 @@ def test_12_bits_in_16_are_served_by_their_own_white(grey: bool, twelve_bits: Pa
     torch.testing.assert_close(predicted, features, rtol=1e-6, atol=0)
 
 
-def test_darker_files_stay_darker_for_the_model(twelve_bits: Path, tmp_path: Path) -> None:
+def test_the_white_level_of_the_model_holds_for_darker_files(twelve_bits: Path, tmp_path: Path) -> None:
     data = learned(twelve_bits)
     for label in "ab":
         deep(tmp_path / f"dark/{label}/1.png", 500, 0)
@@ -492,7 +495,7 @@ def test_darker_files_stay_darker_for_the_model(twelve_bits: Path, tmp_path: Pat
     torch.testing.assert_close(incoming(data.facts, tmp_path / "dark")[1], features)
 
 
-def test_a_white_that_was_typed_is_taken(twelve_bits: Path) -> None:
+def test_a_typed_white_level_is_used(twelve_bits: Path) -> None:
     data = learned(twelve_bits, white_level=65535)
     assert float(next(iter(data.blocks("train"))).features.mean()) == pytest.approx(2005 / 65535, rel=1e-3)
     assert (
@@ -501,10 +504,12 @@ def test_a_white_that_was_typed_is_taken(twelve_bits: Path) -> None:
     )
 
 
-def test_a_model_of_bytes_refuses_16_bits_rather_than_guess_their_white(twelve_bits: Path, tmp_path: Path) -> None:
+def test_a_model_of_8_bits_refuses_16_bits_rather_than_guess_their_white_level(
+    twelve_bits: Path, tmp_path: Path
+) -> None:
     facts = learned(write(tmp_path / "bytes", "a/1.png", "b/1.png", height=8)).facts
     with pytest.raises(
-        DataError, match=r"40 of 40 cannot: a/0\.png \(it has 16 bits a pixel, and the images of train have 8"
+        DataError, match=r"40 of 40 cannot: a/0\.png \(it has 16 bits per pixel, and the images of train have 8"
     ):
         incoming(facts, twelve_bits)
     before = dataclasses.replace(facts, pixels={})  # as its checkpoint was written by an older version
@@ -519,7 +524,7 @@ def test_a_matrix_of_raw_pixels_is_scaled_as_the_files_were(twelve_bits: Path, t
     np.testing.assert_allclose(next(blocks).features, raw.reshape(len(raw), -1) / 4095, rtol=1e-6)
 
 
-def test_transparent_drawings_are_told_apart_and_predicted_alike(tmp_path: Path) -> None:
+def test_transparent_drawings_are_separated_in_training_and_prediction(tmp_path: Path) -> None:
     for seed in range(40):
         x, y = np.random.default_rng(seed).integers(-2, 3, 2).tolist()
         image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
@@ -537,11 +542,11 @@ def test_transparent_drawings_are_told_apart_and_predicted_alike(tmp_path: Path)
     assert torch.equal(incoming(data.facts, tmp_path)[1], features / 255)
 
 
-# several images of one subject
+# Several images of one subject
 
 
 def patients(root: Path, count: int, images: int = 3) -> Path:
-    """Noise of its own for each patient, who is ill or well by chance: there is nothing to learn."""
+    """Patients with random labels; the images of a patient share a noise pattern, so that nothing can be learned."""
     for patient in range(count):
         draw = np.random.default_rng(patient)
         base, label = draw.integers(0, 255, (16, 16)), ("ill", "well")[int(draw.integers(2))]
@@ -553,12 +558,12 @@ def patients(root: Path, count: int, images: int = 3) -> Path:
 
 
 def rows_of(table: Table) -> list[int]:
-    assert table.rows is not None
-    rows: list[int] = table.rows.tolist()
+    assert table.index is not None
+    rows: list[int] = table.index.tolist()
     return rows
 
 
-def test_groups_take_away_what_leaks(tmp_path: Path) -> None:
+def test_groups_prevent_leakage_between_train_and_test(tmp_path: Path) -> None:
     root = patients(tmp_path / "patients", 200)
     listed = sorted(str(file.relative_to(root)) for file in root.rglob("*.png"))
     lines = [f"{file},{file.split('/')[1][:4]}" for file in listed]
@@ -570,7 +575,7 @@ def test_groups_take_away_what_leaks(tmp_path: Path) -> None:
         dataset = ImageFolder(str(root), grey=True, group=group, cache=None)
         data = TensorDataModule(dataset, split={"val": 0, "test": 0.3})
         (x, y), (test_x, test_y) = (
-            (table.chosen(table.matrix) / 255, table.chosen(table.labels)) for table in data.tables.values()
+            (table.select(table.matrix) / 255, table.select(table.labels)) for table in data.tables.values()
         )
         model = LogisticRegression(max_iter=1000).fit(x, y)
         auroc[group] = roc_auc_score(test_y, model.decision_function(test_x))
@@ -590,7 +595,7 @@ def test_groups_take_away_what_leaks(tmp_path: Path) -> None:
 def test_a_group_in_two_folders_of_splits_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "train/a/p1_0.png", "train/b/p2_0.png", "test/a/p1_1.png", "test/b/p3_0.png")
     with pytest.raises(
-        DataError, match=r"^`dataset\.split\.group` must keep each group in one split, and 1 stand in train"
+        DataError, match=r"^`dataset\.split\.group` must keep each group in one split, and train and \w+ have 1 "
     ):
         _ = TensorDataModule(ImageFolder(str(tmp_path), group="(p.)_", cache=None)).tables
 
@@ -600,10 +605,10 @@ def test_a_group_in_two_folders_of_splits_is_refused(tmp_path: Path) -> None:
     [
         (
             "p._",
-            "`dataset.split.group` must be a regular expression with one group in brackets, such as .*Put what names",
+            "`dataset.split.group` must be a regular expression with one group in brackets, such .*Put brackets around",
         ),
         ("(p)(.)_", "`dataset.split.group` must be .* got .*Write \\(\\?:...\\) for the others."),
-        ("(p", "`dataset.split.group` must be a regular expression .* got '\\(p'. It is none: "),
+        ("(p", "`dataset.split.group` must be a regular expression .* got '\\(p'. It is not one: "),
         (
             "(q)",
             "`dataset.split.group=\\(q\\)` must give each image a group, and gives none to 4 of 4: a/p1_0.png, .*Write",
@@ -617,7 +622,7 @@ def test_a_group_in_two_folders_of_splits_is_refused(tmp_path: Path) -> None:
         ("{here}/two.csv", "`dataset.split.group=.*two.csv` must give each file one group, and a/p1_0.png has two"),
     ],
 )
-def test_groups_that_are_none_are_one_line(group: str, message: str, tmp_path: Path) -> None:
+def test_unusable_groups_are_refused_in_one_line(group: str, message: str, tmp_path: Path) -> None:
     root = write(tmp_path / "root", "a/p1_0.png", "a/p1_1.png", "b/p2_0.png", "b/p2_1.png")
     (tmp_path / "other.csv").write_text("name,group\na/p1_0.png,1\n")
     (tmp_path / "few.csv").write_text("file,group\na\\p1_0.png,1\np1_1.png,1\n./b/p2_1.png,2\nb/p2_0.png,\n")
@@ -626,7 +631,7 @@ def test_groups_that_are_none_are_one_line(group: str, message: str, tmp_path: P
         read(root, group=group.format(here=tmp_path))
 
 
-def test_names_of_many_subjects_are_pointed_out_and_the_advice_works(tmp_path: Path, desk: Any) -> None:
+def test_names_of_many_subjects_give_a_note_and_its_advice_works(tmp_path: Path, desk: Any) -> None:
     root = patients(tmp_path / "patients", 12)
     (note,) = read(root).notes
     assert note.startswith("the names look like 12 subjects with several images each (ill/p")
@@ -648,12 +653,12 @@ def test_names_of_many_subjects_are_pointed_out_and_the_advice_works(tmp_path: P
         *("2024-01-{d:02d}_{t}.jpg", "scan-{t}-{n}.png"),
     ],
 )
-def test_other_names_are_not(name: str, tmp_path: Path) -> None:
+def test_other_names_give_no_note(name: str, tmp_path: Path) -> None:
     names = [f"{c}/{name.format(n=n, t=100000 + 7919 * n % 99991, d=n % 28)}" for c in "ab" for n in range(60)]
-    assert _hint(names) == ()
+    assert _group_notes(names) == ()
 
 
-# the names of classes
+# Names of classes
 
 
 @pytest.mark.parametrize(
@@ -667,7 +672,7 @@ def test_other_names_are_not(name: str, tmp_path: Path) -> None:
         (["007", "7", "08"], ["007", "7", "08"]),
     ],
 )
-def test_classes_that_are_numbers_are_in_their_order(names: list[str], order: list[str], tmp_path: Path) -> None:
+def test_classes_that_are_numbers_are_sorted_by_value(names: list[str], order: list[str], tmp_path: Path) -> None:
     assert list(read(write(tmp_path, *(f"{name}/1.png" for name in names))).class_names) == order
 
 

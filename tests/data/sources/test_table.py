@@ -1,4 +1,4 @@
-"""A user's own table: from a file to a logistic regression whose every step can be followed by hand."""
+"""Tables of the user: from a file to a logistic regression, with each step checked against a computation by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from torch import Tensor
 from logreg.commands.overrides import parse_overrides
 from logreg.commands.train import main
 from logreg.data import Table, TensorDataModule
-from logreg.data.encoding.columns import Columns, encode, read_columns
+from logreg.data.encoding.columns import Columns, read_columns
+from logreg.data.encoding.encode import encode
 from logreg.data.formats.tables import column_names, open_blocks, read_table
 from logreg.data.new_rows import NewRowsReader
 from logreg.data.prepare import adopt_classes
@@ -42,7 +43,7 @@ ROWS = 120
 
 
 def stones() -> dict[str, list[Any]]:
-    """A table as people have them: numbers, text, true and false, gaps, and three classes that depend on them."""
+    """A typical table: numbers, text, booleans and missing values, and three classes that depend on them."""
     draw = np.random.default_rng(0)
     carat = draw.uniform(0.2, 3, ROWS).round(2).tolist()
     color = draw.choice(["D", "E", "F"], ROWS).tolist()
@@ -57,12 +58,12 @@ def stones() -> dict[str, list[Any]]:
 def features_of(data: TensorDataModule, split: str = "train") -> Tensor:
     part = data.tables[split]  # type: ignore[index]  # train, val or test
     assert isinstance(part.features, Tensor)
-    return part.chosen(part.features)
+    return part.select(part.features)
 
 
 def rows_of(data: TensorDataModule, split: str) -> list[int]:
     """The numbers of a split's rows in the file, from 0."""
-    rows = data.tables[split].rows  # type: ignore[index]  # train, val or test
+    rows = data.tables[split].index  # type: ignore[index]  # train, val or test
     return list(range(len(data.tables["train"].labels))) if rows is None else rows.tolist()
 
 
@@ -72,7 +73,7 @@ def column(data: TensorDataModule, name: str, split: str = "train") -> list[floa
     return values
 
 
-# files
+# Files
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_every_format_gives_the_same_rows_features_and_classes(files: Path, type
     assert ours == theirs  # the fingerprint is a checksum of features, labels and split
 
 
-def test_two_formats_end_in_the_same_coefficients(files: Path, tmp_path: Path) -> None:
+def test_two_formats_give_the_same_coefficients(files: Path, tmp_path: Path) -> None:
     pages = []
     for name in ("t.csv.gz", "t.parquet"):
         run = train(
@@ -134,7 +135,7 @@ def test_the_files_of_the_splits_may_be_of_different_formats(files: Path, train_
     torch.testing.assert_close(features_of(data, "train"), features_of(data, "test"))
 
 
-# columns
+# Columns
 
 
 def test_features_are_named_after_column_and_level(files: Path) -> None:
@@ -177,7 +178,7 @@ def test_names_with_spaces_and_other_letters_can_be_typed(tmp_path: Path) -> Non
     assert table(path, "dataset.features=['größe in cm']", target="日本").facts.feature_names == ("größe in cm",)
 
 
-def test_constant_and_empty_columns_are_left_out_with_a_line(tmp_path: Path) -> None:
+def test_constant_and_empty_columns_are_left_out_with_a_note(tmp_path: Path) -> None:
     path = write(
         tmp_path, a=list(range(60)), same=alternating(5), word=alternating("x"), nothing=alternating(None),
         y=alternating("no", "yes"),
@@ -188,7 +189,7 @@ def test_constant_and_empty_columns_are_left_out_with_a_line(tmp_path: Path) -> 
     assert any(re.search(r"left out.*missing.*: nothing$", note) for note in data.notes)
 
 
-def test_constant_means_constant_over_train(tmp_path: Path) -> None:
+def test_columns_that_are_constant_in_train_are_left_out(tmp_path: Path) -> None:
     part = ["train"] * 40 + ["test"] * 20
     path = write(tmp_path, a=list(range(60)), b=[1] * 40 + [2] * 20, part=part, y=alternating("no", "yes"))
     assert table(path, "dataset.split.column=part").facts.feature_names == ("a",)
@@ -202,11 +203,11 @@ def test_a_level_that_train_lacks_is_all_zeros_and_counted(tmp_path: Path) -> No
     assert data.facts.feature_names == ("color=D", "color=E")
     assert features_of(data, "val").tolist() == [[1, 0], [0, 0]] * 5
     assert features_of(data, "test").tolist() == [[0, 0]] * 10
-    counted = [re.search(r"^([\d,]+) of (\w+): .*level of color", note) for note in data.notes]
+    counted = [re.search(r"^([\d,]+) rows of (\w+) have a level of color", note) for note in data.notes]
     assert [match.groups() for match in counted if match] == [("5", "val"), ("10", "test")]
 
 
-# missing values
+# Missing values
 
 
 def test_gaps_are_filled_by_median_and_most_frequent_of_train_and_marked(files: Path) -> None:
@@ -229,7 +230,7 @@ def test_gaps_are_filled_by_median_and_most_frequent_of_train_and_marked(files: 
     assert all(f"{name} {share}" in line for name, share in shares.items())
 
 
-def test_a_gap_that_train_has_none_of_is_filled_by_the_exact_median_and_not_said_to_be_marked(tmp_path: Path) -> None:
+def test_a_gap_in_a_column_without_gaps_in_train_is_filled_by_the_exact_median_and_not_marked(tmp_path: Path) -> None:
     # 30,000 train rows in a rhythm: of every other row the median is another one.
     rows = 30_000
     a = [float(row if row % 2 else row + 10**6) for row in range(rows)]
@@ -254,7 +255,7 @@ def test_a_gap_is_written_in_many_ways(tmp_path: Path, written: str) -> None:
     assert table(path).facts.feature_names == ("a", "a is missing")
 
 
-# classes
+# Classes
 
 
 @pytest.mark.parametrize(
@@ -303,7 +304,7 @@ def test_positive_makes_a_binary_task_of_more_classes(tmp_path: Path, typed: str
     assert data.tables["train"].labels.tolist() == [int(value in asked) for value in y]
 
 
-def test_classes_keeps_some(tmp_path: Path) -> None:
+def test_classes_selects_rows(tmp_path: Path) -> None:
     y = alternating("a", "b", "c", "d")
     data = table(write(tmp_path, n=list(range(60)), y=y), "dataset.classes=[d,b]")
     assert data.facts.class_names == ("b", "d")
@@ -311,7 +312,7 @@ def test_classes_keeps_some(tmp_path: Path) -> None:
         assert {y[row] for row in rows_of(data, split)} == {"b", "d"}
 
 
-# splits
+# Splits
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +344,7 @@ def test_the_same_rows_are_test_whatever_else_changes(long_table: Path, change: 
         assert rows_of(after, "train") == rows_of(before, "train")
 
 
-def test_the_rows_of_the_classes_that_are_kept_stay_where_they_were(long_table: Path) -> None:
+def test_rows_of_the_selected_classes_stay_in_their_splits(long_table: Path) -> None:
     before, after = table(long_table), table(long_table, "dataset.classes=[x,z]")
     for split in SPLITS:
         assert set(rows_of(after, split)) < set(rows_of(before, split))
@@ -359,7 +360,7 @@ def test_fractions_are_stratified_and_another_seed_is_another_split(long_table: 
     data = table(long_table, "dataset.split.val=0.1", "dataset.split.test=0.3")
     assert data.facts.rows == {"train": 120, "val": 20, "test": 60}
     whole = Counter(data.tables["train"].labels.tolist())
-    for label, count in Counter(data.tables["test"].chosen(data.tables["test"].labels).tolist()).items():
+    for label, count in Counter(data.tables["test"].select(data.tables["test"].labels).tolist()).items():
         assert abs(count - 0.3 * whole[label]) < 1
     assert rows_of(table(long_table, "seed=1"), "test") != rows_of(table(long_table), "test")
 
@@ -373,7 +374,7 @@ def test_a_column_may_say_which_split(tmp_path: Path) -> None:
     assert data.facts.feature_names == ("a",)
 
 
-def test_what_a_split_column_does_not_say_is_not_held_out_unasked(tmp_path: Path) -> None:
+def test_a_split_that_the_split_column_lacks_is_held_out_only_on_request(tmp_path: Path) -> None:
     part = alternating("train", "train", "test")
     path = write(tmp_path, a=list(range(60)), part=part, y=alternating("no", "yes"))
     assert table(path, "dataset.split.column=part").facts.rows == {"train": 40, "test": 20}
@@ -381,13 +382,13 @@ def test_what_a_split_column_does_not_say_is_not_held_out_unasked(tmp_path: Path
     assert asked.facts.rows == {"train": 30, "val": 10, "test": 20}
 
 
-def test_no_group_is_on_two_sides(long_table: Path) -> None:
+def test_no_group_is_in_two_splits(long_table: Path) -> None:
     data = table(long_table, "dataset.split.group=g")
-    sides = [{row // 3 for row in rows_of(data, split)} for split in SPLITS]
-    assert all(sides)
-    assert not sides[0] & sides[1]
-    assert not sides[0] & sides[2]
-    assert not sides[1] & sides[2]
+    groups_of = [{row // 3 for row in rows_of(data, split)} for split in SPLITS]
+    assert all(groups_of)
+    assert not groups_of[0] & groups_of[1]
+    assert not groups_of[0] & groups_of[2]
+    assert not groups_of[1] & groups_of[2]
     assert "g" not in data.facts.feature_names
 
 
@@ -395,8 +396,8 @@ def test_no_group_is_on_two_sides(long_table: Path) -> None:
 def test_groups_may_have_names_or_any_numbers(tmp_path: Path, values: list[Any]) -> None:
     path = write(tmp_path, a=list(range(60)), who=values, y=alternating("no", "yes", "yes"))
     data = table(path, "dataset.split.group=who")
-    sides = [{values[row] for row in rows_of(data, split)} for split in SPLITS]
-    assert sum(map(len, sides)) == len(set(values))
+    groups_of = [{values[row] for row in rows_of(data, split)} for split in SPLITS]
+    assert sum(map(len, groups_of)) == len(set(values))
 
 
 def test_each_split_may_be_a_file(tmp_path: Path) -> None:
@@ -410,7 +411,7 @@ def test_each_split_may_be_a_file(tmp_path: Path) -> None:
     assert data.facts.feature_names == ("a", "color=D", "color=E")
 
 
-# whole runs
+# Whole runs
 
 
 RECIPE = (
@@ -425,7 +426,7 @@ def run(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def encoded_by_hand(rows: list[int]) -> np.ndarray[Any, Any]:
-    """The features of all rows of `stones`, with what is learned learned from these."""
+    """The features of all rows of `stones`, with the medians and most frequent levels of these rows."""
     columns = stones()
     median = statistics.median(value for row in rows if (value := columns["mass"][row]) is not None)
     most = Counter(value for row in rows if (value := columns["shape"][row]) is not None).most_common()[0][0]
@@ -480,7 +481,7 @@ def test_a_checkpoint_alone_takes_raw_rows_to_the_same_probabilities(run: Run, f
     assert torch.softmax(module(features), 1).sum().item() == pytest.approx(1)
 
 
-def test_the_report_says_what_was_done_with_the_table(run: Run) -> None:
+def test_the_report_describes_the_table(run: Run) -> None:
     page = (run.folder / "report.md").read_text(encoding="utf-8")
     assert "t.csv" in page
     assert re.search(r"missing values.*mass.*shape", page)
@@ -489,7 +490,7 @@ def test_the_report_says_what_was_done_with_the_table(run: Run) -> None:
 
 
 @pytest.mark.parametrize("weights", ["dataset.class_weight=balanced", "dataset.class_weight={good: 3}", ""])
-def test_the_report_says_what_class_weights_do_to_probabilities(files: Path, tmp_path: Path, weights: str) -> None:
+def test_the_report_warns_that_class_weights_change_probabilities(files: Path, tmp_path: Path, weights: str) -> None:
     run = train(
         tmp_path, "dataset=table", f"dataset.path={files / 't.csv'}", "dataset.target=cut", "max_epochs=1",
         "accelerator=cpu", *filter(None, [weights]),
@@ -501,7 +502,7 @@ def test_the_report_says_what_class_weights_do_to_probabilities(files: Path, tmp
         assert run.summary["dataset"]["class_weight"] == {"fair": 1.0, "good": 3.0, "ideal": 1.0}
 
 
-def test_a_table_run_goes_on_as_if_it_had_not_stopped(long_table: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_on_a_table_equals_an_uninterrupted_one(long_table: Path, tmp_path: Path) -> None:
     recipe = (
         "dataset=table", f"dataset.path={long_table}", "dataset.target=y", "dataset.weight=w",
         "dataset.class_weight=balanced", "dataset.split.group=g", "batch_size=16", "accelerator=cpu",
@@ -513,7 +514,7 @@ def test_a_table_run_goes_on_as_if_it_had_not_stopped(long_table: Path, tmp_path
         assert torch.equal(values, resumed[name]), name
 
 
-# the true tables
+# Real tables
 
 
 def test_diamonds_beat_the_majority(true_tables: Path, tmp_path: Path) -> None:
@@ -529,7 +530,7 @@ def test_diamonds_beat_the_majority(true_tables: Path, tmp_path: Path) -> None:
     assert summary["metrics"]["test"]["accuracy"] > summary["majority"]["accuracy"]["test"] + 0.15
 
 
-def test_planets_are_refused_for_their_rare_methods_and_what_the_line_advises_works(true_tables: Path) -> None:
+def test_planets_are_refused_for_their_rare_classes_and_the_advice_works(true_tables: Path) -> None:
     path = true_tables / "planets.csv"
     with pytest.raises(DataError, match=r"'Pulsation Timing Variations' \(1\)") as refused:
         table(path, target="method")
@@ -544,7 +545,7 @@ def test_planets_are_refused_for_their_rare_methods_and_what_the_line_advises_wo
     assert every.facts.num_classes == 10
 
 
-# what is easily got wrong
+# Special cases
 
 
 def test_a_positive_class_needs_no_rows_of_each_other_class_in_every_split(tmp_path: Path) -> None:
@@ -568,7 +569,7 @@ def test_a_dictionary_of_numbers_is_a_category_however_many_files(tmp_path: Path
     assert data.facts.feature_names == ("zip=3001", "zip=8001", "zip=8002")
 
 
-def test_the_index_of_pandas_is_left_out_and_an_id_is_spoken_of(tmp_path: Path) -> None:
+def test_the_index_of_pandas_is_left_out_and_an_id_is_noted(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     # An index without a name, sorted by class: it would know every answer.
     rows = [f"{row},{1000 + 7 * row},{row % 3},{'no' if row < 40 else 'yes'}" for row in range(80)]
@@ -579,7 +580,7 @@ def test_the_index_of_pandas_is_left_out_and_an_id_is_spoken_of(tmp_path: Path) 
     assert any(re.search(r"ids.*: id$", note) for note in data.notes)
 
 
-def test_a_checkpoint_reads_a_new_file_with_the_words_for_a_gap_that_it_learned(tmp_path: Path) -> None:
+def test_a_checkpoint_reads_new_files_with_the_missing_values_of_its_training(tmp_path: Path) -> None:
     a = [*range(50), *["?"] * 10]
     path = write(tmp_path, a=a, b=alternating(1, 2, 3), y=alternating("no", "yes"))
     typed = ["dataset.missing_values=[?]", "dataset.categorical=[b]"]
@@ -609,7 +610,7 @@ def test_a_checkpoint_reads_a_new_file_with_the_words_for_a_gap_that_it_learned(
         ({"swap": "split"}, "checksum|rows of each split"),
     ],
 )
-def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, change: dict[str, str], what: str) -> None:
+def test_a_run_does_not_resume_with_other_data(tmp_path: Path, change: dict[str, str], what: str) -> None:
     part = alternating("train", "train", "val", "train", "test")
     columns = {"v": list(range(60)), "l": alternating("p", "q"), "part": part, "y": alternating("n", "y", "y")}
     path = write(tmp_path, **columns)
@@ -632,7 +633,7 @@ def test_a_line_may_be_longer_than_a_megabyte(tmp_path: Path) -> None:
     assert table(path, "dataset.features=[a]").facts.rows["train"] == 36
 
 
-def test_a_stream_of_arrow_is_read_as_a_file_of_arrow_is(tmp_path: Path) -> None:
+def test_an_arrow_stream_is_read(tmp_path: Path) -> None:
     columns = pa.table({"a": list(range(60)), "y": alternating("no", "yes")})
     with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as file, pa.ipc.new_stream(file, columns.schema) as writer:
         writer.write_table(columns)
@@ -645,13 +646,13 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert table(Path("~/t.csv")).facts.source == "t.csv"
 
 
-def test_no_class_is_there_twice_for_the_sign_of_zero(tmp_path: Path) -> None:
+def test_positive_and_negative_zero_are_one_class(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": list(range(60)), "y": alternating(-0.0, 0.0, 1.0)}), tmp_path / "t.parquet")
     assert table(tmp_path / "t.parquet").facts.class_names == ("0", "1")
 
 
 @pytest.mark.parametrize("name", ["Price (USD)", "a,b", "größe", "2020_01", "true", "it's", 'q"q', "a b"])
-def test_a_list_that_is_advised_can_be_typed(tmp_path: Path, name: str) -> None:
+def test_an_advised_list_can_be_typed(tmp_path: Path, name: str) -> None:
     (word,) = shlex.split(as_typed("dataset.drop", [name]))
     (override,) = parse_overrides([word])
     typed = override.value()
@@ -659,7 +660,7 @@ def test_a_list_that_is_advised_can_be_typed(tmp_path: Path, name: str) -> None:
     assert [str(value) for value in typed] == [name]
 
 
-# types of Arrow
+# Types of Arrow
 
 BITS = pa.array(alternating(1, 0, rows=20))
 WORDS = pa.array(alternating("q", "p", rows=20))
@@ -696,7 +697,7 @@ READ: dict[str, pa.Array] = {
     "bool8": extension(pa.bool8(), BITS),
     "json": extension(pa.json_(), WORDS),
 }
-"""A column that alternates between two values, of every type that is read; the first value is the larger one."""
+"""A column of every type that is read, which alternates between two values, the larger one first."""
 
 REFUSED: dict[str, pa.Array] = {
     **{str(kind): WORDS.cast(pa.binary()).cast(kind) for kind in (pa.binary(), pa.large_binary(), pa.binary(1))},
@@ -715,7 +716,7 @@ REFUSED: dict[str, pa.Array] = {
     "extension<arrow.uuid>": extension(pa.uuid(), pa.array([b"a" * 16, b"b" * 16] * 10, pa.binary(16))),
     "extension<arrow.opaque": extension(pa.opaque(pa.int64(), "kind", "vendor"), BITS),
 }
-"""A column of every type that holds no numbers, text, or true and false, by how it must be named."""
+"""A column of every type that is not numbers, text or booleans, by its name in the error."""
 
 
 def arrow_file(folder: Path, **columns: pa.Array) -> str:
@@ -737,7 +738,7 @@ def test_a_type_of_arrow_is_read_as_feature_target_and_group(kind: str, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["int64", "string_view"])
-def test_runs_are_decoded_from_where_their_array_begins(kind: str) -> None:
+def test_a_slice_of_a_run_end_encoded_array_is_decoded(kind: str) -> None:
     from logreg.data.encoding.labels import plain_values
 
     values = READ[kind].slice(0, 3)
@@ -750,7 +751,7 @@ def test_runs_are_decoded_from_where_their_array_begins(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_another_type_of_arrow_is_refused_by_its_name(kind: str, tmp_path: Path) -> None:
+def test_another_type_of_arrow_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     path = arrow_file(tmp_path, c=REFUSED[kind], y=WORDS, z=BITS)
     read_in = TableFile(path, target="y").read().tables["train"].features
     assert isinstance(read_in, Columns)
@@ -766,11 +767,11 @@ def test_groups_that_cannot_be_compared_are_refused_by_name(kind: str, tmp_path:
         TableFile(path, target="y", group="c").read()
 
 
-# several columns that are refused
+# Several refused columns
 
 
 def troubled(rows: int = 600) -> dict[str, list[Any]]:
-    """A table with a column of each kind that is refused."""
+    """A table with a column for each reason to refuse a column."""
     return {
         "id": [f"r{row}" for row in range(rows)],
         "when it was": [f"2020-01-{row % 28 + 1:02}" for row in range(rows)],
@@ -785,24 +786,24 @@ def troubled(rows: int = 600) -> dict[str, list[Any]]:
 
 
 def advised(message: str) -> list[str]:
-    """What a message says to type, as the shell takes it apart."""
+    """The command-line arguments that a message advises, as the shell splits them."""
     assert "\n" not in message
     return shlex.split(message.rpartition(" or type: ")[2])
 
 
-def test_all_columns_that_are_refused_are_named_at_once_with_one_line_that_works(tmp_path: Path) -> None:
+def test_all_refused_columns_are_named_at_once_and_the_advice_works(tmp_path: Path) -> None:
     path = write(tmp_path, **troubled())
     typed = ["dataset.missing=error", "dataset.drop=[fine]", "dataset.missing_values=[none]"]
     with pytest.raises(DataError) as refused:
         table(path, *typed)
     message = str(refused.value)
-    assert "7 are not [in t.csv]: 'id' has 360 levels in 360 train rows, 'when it was' holds date32[day], " in message
+    assert "7 do not [in t.csv]: 'id' has 360 levels in 360 train rows, 'when it was' holds date32[day], " in message
     assert "'price' has '0,50' in row 1" in message
     assert "'zip' has '10 kg' in row 1" in message
     assert "'age' has '?' in row 599" in message
     assert "'town' has 120 levels" in message
     assert message.endswith(
-        "'mass' has 1 gap. Mend the file, or type: "
+        "'mass' has 1 missing value. Mend the file, or type: "
         + (
             '\'dataset.drop=["fine","id","when it was","price"]\' dataset.categorical=[zip] '
             '\'dataset.missing_values=["none","-","?"]\' dataset.max_levels=120 dataset.missing=impute'
@@ -813,7 +814,7 @@ def test_all_columns_that_are_refused_are_named_at_once_with_one_line_that_works
     assert names == [*(f"zip={10 + k} kg" for k in range(7)), "age", *sorted(f"town=t{k}" for k in range(120)), "mass"]
 
 
-def test_the_line_that_makes_gaps_of_words_fills_them(tmp_path: Path) -> None:
+def test_words_that_the_advice_turns_into_missing_values_are_filled(tmp_path: Path) -> None:
     columns = {name: values for name, values in troubled().items() if name in ("id", "age", "y")}
     with pytest.raises(DataError) as refused:
         table(write(tmp_path, **columns), "dataset.missing=error")
@@ -821,7 +822,7 @@ def test_the_line_that_makes_gaps_of_words_fills_them(tmp_path: Path) -> None:
     assert facts.columns[0].name == "age"
 
 
-def test_where_the_features_were_named_the_line_names_the_rest(tmp_path: Path) -> None:
+def test_where_the_features_were_named_the_advice_names_the_rest(tmp_path: Path) -> None:
     path = write(tmp_path, **troubled())
     with pytest.raises(DataError) as refused:
         table(path, "dataset.features=[id,'when it was',zip,fine]")
@@ -831,7 +832,7 @@ def test_where_the_features_were_named_the_line_names_the_rest(tmp_path: Path) -
     assert facts.feature_names == (*(f"zip={10 + k} kg" for k in range(7)), "fine")
 
 
-def test_what_a_file_that_is_no_text_cannot_do_is_not_advised(tmp_path: Path) -> None:
+def test_settings_of_text_files_are_not_advised_for_other_files(tmp_path: Path) -> None:
     columns = {
         name: list(map(str, values)) for name, values in troubled().items() if name in ("id", "age", "fine", "y")
     }
@@ -845,9 +846,9 @@ def test_what_a_file_that_is_no_text_cannot_do_is_not_advised(tmp_path: Path) ->
     assert "missing_values" not in str(alone.value)
 
 
-def test_no_line_is_advised_that_leaves_no_column(tmp_path: Path) -> None:
+def test_nothing_is_advised_that_leaves_no_column(tmp_path: Path) -> None:
     columns = {name: values for name, values in troubled().items() if name in ("id", "when it was", "y")}
-    with pytest.raises(DataError, match=r"2 are not .*Mend the file\.$"):
+    with pytest.raises(DataError, match=r"2 do not .*Mend the file\.$"):
         table(write(tmp_path, **columns))
 
 
@@ -859,11 +860,11 @@ def test_advice_on_one_column_keeps_what_was_typed(tmp_path: Path) -> None:
         table(path, "dataset.drop=[zip]")
 
 
-# layouts of files
+# Layouts of files
 
 
 @pytest.mark.parametrize("kind", ["index.parquet", "named.parquet", "unnamed.csv", "nameless.csv"])
-def test_what_pandas_writes_as_its_index_is_no_feature(kind: str, tmp_path: Path) -> None:
+def test_the_index_of_pandas_is_not_a_feature(kind: str, tmp_path: Path) -> None:
     y = ["no"] * 30 + ["yes"] * 30
     x = alternating(1.5, 2.5, 4.0)
     name = {"unnamed.csv": "Unnamed: 0", "nameless.csv": "", "named.parquet": "who"}.get(kind, "__index_level_0__")
@@ -883,11 +884,11 @@ def test_what_pandas_writes_as_its_index_is_no_feature(kind: str, tmp_path: Path
         assert read_in.series[0].values.tolist() == list(range(60))
     incoming = NewRowsReader(data.facts, {"target": "y"})
     _, blocks = incoming.read(str(path))
-    stored = data.facts.stored.of(torch.tensor(x, dtype=torch.float64)[:, None], torch.float32)
+    stored = data.facts.stored.transform(torch.tensor(x, dtype=torch.float64)[:, None], torch.float32)
     assert torch.equal(torch.cat([block.features for block in blocks]), stored)
 
 
-def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
+def test_several_columns_may_have_no_name(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("a,y,,\n" + "".join(f"{row},{'no' if row % 3 else 'yes'},,\n" for row in range(60)) + ",,,\n" * 5)
     data = table(path, "dataset.split.val=0", "dataset.split.test=0")
@@ -897,7 +898,7 @@ def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["impute", "error"])
-def test_gaps_in_rows_that_no_split_has_do_not_count(missing: str, tmp_path: Path) -> None:
+def test_gaps_in_rows_of_no_split_do_not_count(missing: str, tmp_path: Path) -> None:
     # 8 rows without a label and 12 of a class that is left out: their gaps are nobody's.
     values = [*range(60), *[None] * 20]
     path = write(tmp_path, a=values, b=[1, *values[1:]], y=[*alternating("no", "yes"), *[None] * 8, *["other"] * 12])
@@ -931,7 +932,7 @@ def test_blanks_around_the_names_in_a_header_do_not_count(tmp_path: Path, monkey
         assert block.kept["b"].to_pylist()[:3] == ["p0", "p1", "p0"]
 
 
-def test_a_wide_table_is_no_task_for_each_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wide_table_is_read_in_few_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     tasks = []
@@ -941,7 +942,7 @@ def test_a_wide_table_is_no_task_for_each_column(tmp_path: Path, monkeypatch: py
         tasks.append(given)
         return submit(*given, **named)
 
-    monkeypatch.setattr("logreg.data.encoding.columns._cores", lambda: 2)
+    monkeypatch.setattr("logreg.data.encoding.parallel.usable_cores", lambda: 2)
     monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
     columns = {f"c{number}": alternating(number, 1.5, 2.5) for number in range(999)}
     data = table(write(tmp_path, y=alternating("no", "yes"), **columns))
@@ -950,14 +951,16 @@ def test_a_wide_table_is_no_task_for_each_column(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n', "\ufeffsep=;\n"])
-def test_a_line_for_spreadsheets_says_the_separator(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sep_line_of_spreadsheets_states_the_separator(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = "a;y\n" + "".join(f"{row % 7};{'no' if row % 3 else 'yes'}\n" for row in range(60))
     path = tmp_path / "t.csv"
     path.write_text(line + rows, encoding="utf-8")
     data = table(path)
     values = [row % 7 for row in range(60)]
     assert data.facts.feature_names == ("a",)
-    stored = data.facts.stored.of(torch.tensor(values, dtype=torch.float64)[:, None], torch.float32)
+    stored = data.facts.stored.transform(torch.tensor(values, dtype=torch.float64)[:, None], torch.float32)
     for source in (str(path), "-"):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(path.read_bytes())))
         _, blocks = NewRowsReader(data.facts, {"target": "y"}).read(source)
@@ -973,14 +976,27 @@ def test_a_header_or_a_value_longer_than_a_block(tmp_path: Path, monkeypatch: py
     held = read_table(str(path), "k", ["a", long, "t"])
     assert held.column(long).to_pylist() == [*(row % 5 for row in range(40)), 2, *(row % 5 for row in range(40, 60))]
     for block in (2**11, 2**20, 2**22):  # rows before the long one have been passed on
-        monkeypatch.setattr("logreg.data.formats.tables.TEXT_BLOCK", block)
+        monkeypatch.setattr("logreg.data.formats.text_tables.TEXT_BLOCK_BYTES", block)
         _, blocks = open_blocks(str(path), "input", lambda names: ["a", long], ["a", long])
         whole = pa.concat_tables(list(blocks))
         assert whole.column(long).to_pylist() == held.column(long).to_pylist()
         assert whole.column("a").to_pylist() == held.column("a").to_pylist()
 
 
-# text, numbers and classes
+def test_a_line_of_standard_input_that_is_longer_than_a_block_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logreg.data.formats.text_tables.TEXT_BLOCK_BYTES", 2**11)
+    content = b"a,b\n1,y\n1," + b"x" * 5000 + b"\n2,z\n"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    _, blocks = open_blocks("-", "input", list, ["a"])
+    message = (
+        "`input` must have lines of at most 2,048 bytes on standard input, got a longer one. "
+        "Write the table to a file, and name the file."
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        list(blocks)
+
+
+# Text, numbers and classes
 
 
 def both(folder: Path, **columns: list[str]) -> tuple[str, str]:
@@ -998,7 +1014,7 @@ def both(folder: Path, **columns: list[str]) -> tuple[str, str]:
         (["+1", "1"], ("+1", "1")),
     ],
 )
-def test_codes_that_are_no_plain_numbers_stay_text(words: list[str], classes: tuple[str, ...], tmp_path: Path) -> None:
+def test_codes_that_are_not_plain_numbers_stay_text(words: list[str], classes: tuple[str, ...], tmp_path: Path) -> None:
     x = [str(value) for value in alternating(1, 2, 5)]
     for path in both(tmp_path, x=x, code=alternating(*words)):
         raw = TableFile(path, target="code", group="code").read()
@@ -1018,7 +1034,7 @@ def test_codes_that_are_no_plain_numbers_stay_text(words: list[str], classes: tu
         (["True", "false"], ("false", "true")),
     ],
 )
-def test_classes_that_are_plain_numbers_or_booleans_have_their_order(
+def test_classes_that_are_plain_numbers_or_booleans_are_sorted_by_value(
     words: list[str], classes: tuple[str, ...], tmp_path: Path
 ) -> None:
     path = write(tmp_path, x=alternating(1, 2, 5), y=alternating(*words))
@@ -1026,7 +1042,7 @@ def test_classes_that_are_plain_numbers_or_booleans_have_their_order(
 
 
 @pytest.mark.parametrize("words", [["1.50", "2.25", "2.00"], ["1e-3", "2", "3"]])
-def test_fractions_are_no_classes_however_they_are_written(words: list[str], tmp_path: Path) -> None:
+def test_fractions_are_not_classes_however_they_are_written(words: list[str], tmp_path: Path) -> None:
     path = write(tmp_path, x=alternating(1, 2, 5), y=alternating(*words))
     with pytest.raises(DataError, match="numbers that are not whole"):
         TableFile(str(path), target="y").read()
@@ -1076,7 +1092,7 @@ def test_classes_that_differ_by_blanks_case_or_a_dot_are_named(tmp_path: Path) -
     write(tmp_path, x=alternating(1, 2, 5), y=alternating("a.", "b.")).rename(tmp_path / "test.csv")
     typed = (*(f"dataset.{split}_path={tmp_path / split}.csv" for split in ("train", "test")), "dataset.target=y")
     data = data_of("table", *typed)
-    alike = "only by blanks, case or a dot: if they are one, spell them alike in the data. Else leave it out with"
+    alike = "only by blanks, case or a dot: if they are one class, spell them alike in the data. Else leave it out with"
     with pytest.raises(DataError, match=rf"'a\.' is only in test\. 'a' and 'a\.' differ {alike} dataset\.classes="):
         data.setup()
     with pytest.raises(DataError, match=r"got none \[in test of table\]. Name classes that test has too, or"):
@@ -1096,7 +1112,7 @@ def test_classes_that_differ_by_blanks_case_or_a_dot_are_named(tmp_path: Path) -
         (["5cm", "7cm", "9.5cm"], "cm"),
     ],
 )
-def test_numbers_written_for_people_are_refused_by_their_mark(words: list[str], mark: str, tmp_path: Path) -> None:
+def test_formatted_numbers_are_refused_by_their_mark(words: list[str], mark: str, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(
         "a;y\n" + "".join(f"{word};{'yes' if row % 4 else 'no'}\n" for row, word in enumerate(alternating(*words)))
@@ -1131,7 +1147,7 @@ def test_a_new_level_that_looks_like_a_known_number_is_unknown(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("kind", "spread"), [(pa.float16(), 1.0), (pa.float32(), 1e-3), (pa.float64(), 1e-12)])
-def test_a_column_whose_type_has_rounded_its_variation_away_is_spoken_of(
+def test_a_column_whose_type_rounds_its_variation_away_is_noted(
     kind: pa.DataType, spread: float, tmp_path: Path
 ) -> None:
     draw = np.random.default_rng(0).normal(size=60)
@@ -1140,19 +1156,23 @@ def test_a_column_whose_type_has_rounded_its_variation_away_is_spoken_of(
         held = pa.table({"x": pa.array(values).cast(kind, safe=False), "y": y})
         pyarrow.feather.write_feather(held, tmp_path / name)
     spoken = [
-        [note for note in table(tmp_path / name).notes if re.search(r"few digits of it: x$", note)]
+        [
+            note
+            for note in table(tmp_path / name).notes
+            if re.search(r"few significant digits in the source, .*: x$", note)
+        ]
         for name in ("t.arrow", "fine.arrow")
     ]
     assert [len(notes) for notes in spoken] == [1, 0]
 
 
-def test_an_older_model_whose_classes_have_blanks_knows_those_of_a_text_file() -> None:
+def test_an_older_model_whose_classes_have_blanks_matches_those_of_a_text_file() -> None:
     rows = {"test": Table(torch.zeros(3, 1), torch.tensor([0, 1, 0]))}
     labels = adopt_classes(rows, ["<=50K", ">50K"], [" >50K", " <=50K"], "table")["test"].labels  # type: ignore[arg-type]  # a dict
     assert labels.tolist() == [1, 0, 1]
 
 
-def test_a_model_of_true_and_false_knows_them_in_every_spelling() -> None:
+def test_a_model_of_booleans_reads_every_spelling_of_them() -> None:
     words = ["0", "1", "True", "false", "TRUE", " true "]
     rows = {"test": Table(torch.zeros(6, 1), torch.arange(6))}
     labels = adopt_classes(rows, words, ["false", "true"], "table")["test"].labels  # type: ignore[arg-type]  # a dict
@@ -1166,7 +1186,7 @@ def test_a_model_of_true_and_false_knows_them_in_every_spelling() -> None:
     [([1, 2], "integer"), ([1.0, 2.0], "float"), ([True, False], "boolean"), (["1a", "2"], "text")],
 )
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_what_the_classes_are_is_kept(values: list[Any], kind: str, suffix: str, tmp_path: Path) -> None:
+def test_the_kind_of_the_classes_is_stored(values: list[Any], kind: str, suffix: str, tmp_path: Path) -> None:
     columns = {"a": list(range(60)), "y": alternating(*values)}
     path = write(tmp_path, **columns)
     if suffix == "parquet":
@@ -1175,7 +1195,7 @@ def test_what_the_classes_are_is_kept(values: list[Any], kind: str, suffix: str,
     assert table(path).facts.class_kind == kind
 
 
-def test_the_rest_is_text_whatever_the_classes_are(tmp_path: Path) -> None:
+def test_classes_made_by_positive_are_text(tmp_path: Path) -> None:
     path = write(tmp_path, a=list(range(60)), y=alternating(1, 2, 3))
     assert table(path, "dataset.classes=[1,3]").facts.class_kind == "integer"
     assert table(path, "dataset.positive=1").facts.class_kind == "text"

@@ -16,21 +16,21 @@ import torchvision
 
 from fake_mnist import md5s_of, write_fake, write_fake_mnist
 from fake_server import Server, serving
-from logreg.data.download import size
-from logreg.data.sources.vision import EMNIST, FACTS, Vision
+from logreg.data.sources.vision import EMNIST_CLASSES, VISION_DATASETS, Vision
 from logreg.errors import ConfigError, DatasetNotFoundError
+from logreg.terminal import format_bytes
 
-NAMES = tuple(FACTS)
+NAMES = tuple(VISION_DATASETS)
 
 NUM_CLASSES = {"emnist": 47, "cifar100": 100}
 
 
 def reader_of(name: str) -> Any:
-    return getattr(torchvision.datasets, FACTS[name].reader)
+    return getattr(torchvision.datasets, VISION_DATASETS[name].reader)
 
 
-def know(monkeypatch: pytest.MonkeyPatch, name: str, root: Path) -> None:
-    """torchvision knows the checksums of the true files; now it knows those of the made-up ones."""
+def replace_checksums(monkeypatch: pytest.MonkeyPatch, name: str, root: Path) -> None:
+    """Replaces torchvision's checksums of the real files by those of the made-up files in ``root``."""
     sums, reader = md5s_of(root), reader_of(name)
 
     def known(pairs: Any) -> list[Any]:
@@ -52,18 +52,18 @@ def know(monkeypatch: pytest.MonkeyPatch, name: str, root: Path) -> None:
         monkeypatch.setattr(reader, "md5", sums.get("gzip.zip", reader.md5))
 
 
-# reading
+# Reading
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_is_read_in_its_true_format(
+def test_each_dataset_is_read_in_its_real_format(
     name: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = write_fake(name, tmp_path, NUM_CLASSES.get(name, 10), packed=packed)
-    if packed and FACTS[name].archive != "{}":
-        write_fake(name, tmp_path / "sums", NUM_CLASSES.get(name, 10))  # an archive's own files have sums too
-    know(monkeypatch, name, tmp_path)
+    if packed and VISION_DATASETS[name].archive != "{}":
+        write_fake(name, tmp_path / "sums", NUM_CLASSES.get(name, 10))  # the files in an archive have checksums too
+    replace_checksums(monkeypatch, name, tmp_path)
     shutil.rmtree(tmp_path / "sums", ignore_errors=True)
     raw = Vision(name, str(tmp_path), cache=None).read()
     assert set(raw.tables) == {"train", "test"}
@@ -79,32 +79,34 @@ def test_each_is_read_in_its_true_format(
     assert raw.scale == 1 / 255
 
 
-@pytest.mark.parametrize("variant", EMNIST)
+@pytest.mark.parametrize("variant", EMNIST_CLASSES)
 def test_each_variant_of_emnist_has_classes_from_0(variant: str, tmp_path: Path) -> None:
-    written = write_fake("emnist", tmp_path, len(EMNIST[variant]), variant)
+    written = write_fake("emnist", tmp_path, len(EMNIST_CLASSES[variant]), variant)
     raw = Vision("emnist", str(tmp_path), cache=None, variant=variant).read()
     assert raw.tables["test"].labels.tolist() == written["test"][1].tolist()
     assert raw.source == variant
 
 
-def test_the_class_names_are_torchvisions() -> None:
+def test_the_class_names_are_those_of_torchvision() -> None:
     splits = torchvision.datasets.EMNIST.classes_split_dict
-    assert {name: tuple(c for c in splits[name] if c != "N/A") for name in splits} == EMNIST
-    assert FACTS["kmnist"].class_names == tuple(torchvision.datasets.KMNIST.classes)
+    assert {name: tuple(c for c in splits[name] if c != "N/A") for name in splits} == EMNIST_CLASSES
+    assert VISION_DATASETS["kmnist"].class_names == tuple(torchvision.datasets.KMNIST.classes)
     theirs = torchvision.datasets.FashionMNIST.classes
-    assert [name.lower() for name in FACTS["fashion_mnist"].class_names[1:]] == [name.lower() for name in theirs[1:]]
-    assert len(set(FACTS["cifar100"].class_names)) == 100
-    assert list(FACTS["cifar100"].class_names) == sorted(FACTS["cifar100"].class_names)
+    assert [name.lower() for name in VISION_DATASETS["fashion_mnist"].class_names[1:]] == [
+        name.lower() for name in theirs[1:]
+    ]
+    assert len(set(VISION_DATASETS["cifar100"].class_names)) == 100
+    assert list(VISION_DATASETS["cifar100"].class_names) == sorted(VISION_DATASETS["cifar100"].class_names)
 
 
-def test_the_true_mnist_is_as_torchvision_reads_it(mnist_root: Path) -> None:
+def test_the_real_mnist_is_as_torchvision_reads_it(mnist_root: Path) -> None:
     raw = Vision("mnist", str(mnist_root), cache=None).read()
     theirs = torchvision.datasets.MNIST(str(mnist_root), train=False)
     assert torch.equal(raw.tables["test"].features, theirs.data.flatten(1))  # type: ignore[arg-type]  # a tensor
     assert torch.equal(raw.tables["test"].labels, theirs.targets)
 
 
-def test_nothing_is_written_where_all_files_are(tmp_path: Path) -> None:
+def test_nothing_is_written_if_all_files_are_there(tmp_path: Path) -> None:
     # A root may be a folder that others share and nobody may write to.
     write_fake_mnist(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -112,12 +114,12 @@ def test_nothing_is_written_where_all_files_are(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-# the cache
+# The cache
 
 
-def test_a_second_read_does_without_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_read_does_not_import_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_fake("cifar10", tmp_path / "root")
-    know(monkeypatch, "cifar10", tmp_path / "root")
+    replace_checksums(monkeypatch, "cifar10", tmp_path / "root")
     dataset = Vision("cifar10", str(tmp_path / "root"), cache=str(tmp_path / "cache"))
     first = dataset.read()
     monkeypatch.setitem(sys.modules, "torchvision", None)
@@ -128,7 +130,7 @@ def test_a_second_read_does_without_torchvision(tmp_path: Path, monkeypatch: pyt
     assert (first.image_shape, first.class_names) == (second.image_shape, second.class_names)
 
 
-def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     dataset = Vision("mnist", str(tmp_path / "root"), cache=str(tmp_path / "cache"))
     write_fake_mnist(tmp_path / "root")
     assert len(dataset.read().tables["train"]) == 200
@@ -136,13 +138,13 @@ def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
     assert len(dataset.read().tables["train"]) == 210
 
 
-# what a user can mend
+# Errors
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_missing_file_is_named_with_its_folder(name: str, tmp_path: Path) -> None:
     message = (
-        f"{name} not found in `dataset.root={tmp_path}`: {FACTS[name].files[0]} is missing. "
+        f"{name} not found in `dataset.root={tmp_path}`: {VISION_DATASETS[name].files[0]} is missing. "
         "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
     )
     with pytest.raises(DatasetNotFoundError, match=f"^{re.escape(message)}$"):
@@ -160,8 +162,8 @@ def test_a_cut_off_file_is_named(
     name: str, download: bool, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_fake(name, tmp_path, NUM_CLASSES.get(name, 10))
-    know(monkeypatch, name, tmp_path)
-    file = FACTS[name].files[1]  # the first would be named by a message that names them all
+    replace_checksums(monkeypatch, name, tmp_path)
+    file = VISION_DATASETS[name].files[1]  # the first would be named by a message that names them all
     cut(tmp_path / file)
     says = "is cut off, " if "-idx" in file else "is broken, its checksum is not "
     with pytest.raises(
@@ -173,18 +175,20 @@ def test_a_cut_off_file_is_named(
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("usps", "svhn")])
-@pytest.mark.parametrize(("download", "advice"), [(True, "run again to download it"), (False, "put a whole one there")])
-def test_a_broken_archive_is_named_and_nothing_is_fetched(
+@pytest.mark.parametrize(
+    ("download", "advice"), [(True, "run again to download it"), (False, "put a complete one there")]
+)
+def test_a_broken_archive_is_named_and_nothing_is_downloaded(
     name: str, download: bool, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_fake(name, tmp_path, NUM_CLASSES.get(name, 10), packed=True)
-    know(monkeypatch, name, tmp_path)
+    replace_checksums(monkeypatch, name, tmp_path)
     (archive, *_) = sorted(file for file in tmp_path.rglob("*") if file.suffix in (".gz", ".zip"))
     cut(archive)
     with pytest.raises(
         DatasetNotFoundError,
-        match=rf"^{name} could not be unpacked in .*: {re.escape(archive.name)} is broken, its checksum is not \w+\. "
-        rf"Remove {re.escape(str(archive))}, and {advice}\.$",
+        match=rf"^{name} could not be decompressed in .*: {re.escape(archive.name)} is broken, its checksum is not "
+        rf"\w+\. Remove {re.escape(str(archive))}, and {advice}\.$",
     ):
         Vision(name, str(tmp_path), download=download, cache=None).read()
 
@@ -204,7 +208,7 @@ def test_only_emnist_has_variants() -> None:
         Vision("emnist", variant="leters")
 
 
-# downloads
+# Downloads
 
 
 @pytest.fixture
@@ -214,11 +218,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, name: str, server: Server) -> dict[str, Any]:
-    """Has torchvision look for made-up files of a dataset at a server; returns what is in them."""
+    """Makes torchvision download made-up files of a dataset from a server; returns their images and labels."""
     written = write_fake(name, server.folder, NUM_CLASSES.get(name, 10), packed=True)
-    if FACTS[name].archive != "{}":
-        write_fake(name, server.folder / "sums", NUM_CLASSES.get(name, 10))  # an archive's own files have sums too
-    know(monkeypatch, name, server.folder)
+    if VISION_DATASETS[name].archive != "{}":
+        write_fake(
+            name, server.folder / "sums", NUM_CLASSES.get(name, 10)
+        )  # the files in an archive have checksums too
+    replace_checksums(monkeypatch, name, server.folder)
     shutil.rmtree(server.folder / "sums", ignore_errors=True)
     reader = reader_of(name)
 
@@ -242,11 +248,11 @@ def offer(monkeypatch: pytest.MonkeyPatch, name: str, server: Server) -> dict[st
 
 
 def archives_of(name: str) -> list[Path]:
-    return [*dict.fromkeys(Path(FACTS[name].archive.format(file)) for file in FACTS[name].files)]
+    return [*dict.fromkeys(Path(VISION_DATASETS[name].archive.format(file)) for file in VISION_DATASETS[name].files)]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_missing_is_downloaded(
+def test_missing_files_are_downloaded(
     name: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written, root, archives = offer(monkeypatch, name, server), tmp_path / "new" / "root", archives_of(name)
@@ -257,24 +263,28 @@ def test_what_is_missing_is_downloaded(
         assert table.labels.tolist() == labels.tolist()
     assert server.asked == [archive.name for archive in archives]
     first, *lines = capsys.readouterr().err.splitlines()
-    where = "http://127.0.0.1:9/" if FACTS[name].reader.endswith("MNIST") and name[0] not in "qe" else server.address
-    much = size(1e6 * FACTS[name].megabytes)
+    where = (
+        "http://127.0.0.1:9/"
+        if VISION_DATASETS[name].reader.endswith("MNIST") and name[0] not in "qe"
+        else server.address
+    )
+    much = format_bytes(1e6 * VISION_DATASETS[name].megabytes)
     assert first == f"{name}: downloading {much} from {where} to {(root / archives[0]).parent}"
     assert [line.split(",")[0] for line in lines] == [f"  {archive.name}" for archive in archives]
     left = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-    assert left == {*FACTS[name].files, *map(str, archives)}  # no lock, nothing unfinished
+    assert left == {*VISION_DATASETS[name].files, *map(str, archives)}  # no lock, nothing unfinished
     Vision(name, str(root), cache=None).read()
     assert len(server.asked) == len(archives)
 
 
-def test_only_what_is_missing_is_downloaded(
+def test_only_missing_files_are_downloaded(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     offer(monkeypatch, "kmnist", server)
     Vision("kmnist", str(tmp_path), cache=None).read()
     archives = archives_of("kmnist")
-    (tmp_path / FACTS["kmnist"].files[2]).unlink()  # its archive is there
-    (tmp_path / FACTS["kmnist"].files[3]).unlink()
+    (tmp_path / VISION_DATASETS["kmnist"].files[2]).unlink()  # its archive is there
+    (tmp_path / VISION_DATASETS["kmnist"].files[3]).unlink()
     (tmp_path / archives[3]).unlink()
     server.asked.clear()
     capsys.readouterr()
@@ -283,7 +293,7 @@ def test_only_what_is_missing_is_downloaded(
     assert "kmnist: downloading 1 of its files from " in capsys.readouterr().err
 
 
-def test_the_sizes_are_those_of_what_torchvision_downloads() -> None:
+def test_the_sizes_are_those_of_the_real_downloads() -> None:
     # of https://yann.lecun.com/exdb/mnist and the other servers: bytes of each file
     true = {
         "mnist": (9912422, 28881, 1648877, 4542),
@@ -298,13 +308,13 @@ def test_the_sizes_are_those_of_what_torchvision_downloads() -> None:
         "stl10": (2640397119,),
     }
     assert {name: round(sum(sizes) / 1e6, 1) for name, sizes in true.items()} == {
-        name: FACTS[name].megabytes for name in NAMES
+        name: VISION_DATASETS[name].megabytes for name in NAMES
     }
     assert {name: len(sizes) for name, sizes in true.items()} == {name: len(archives_of(name)) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_network_is_one_line_with_what_to_put_where(name: str, tmp_path: Path) -> None:
+def test_without_a_network_one_line_names_the_files_and_the_folder(name: str, tmp_path: Path) -> None:
     # by way of a proxy that nobody runs, see `conftest.no_network`
     root, archives = tmp_path / "new" / "root", archives_of(name)
     with pytest.raises(DatasetNotFoundError) as caught:
@@ -323,10 +333,10 @@ def test_no_network_is_one_line_with_what_to_put_where(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("manner", ["missing", "cut", "broken", "stalls"])
-def test_a_broken_download_is_named_and_leaves_what_came_whole(
+def test_a_broken_download_is_named_and_complete_files_stay(
     manner: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logreg.data.download.PATIENCE", 0.2)
+    monkeypatch.setattr("logreg.data.download.TIMEOUT_S", 0.2)
     offer(monkeypatch, "svhn", server)
     root = tmp_path / "new" / "root"
     fetched = server.answer
@@ -371,7 +381,7 @@ def test_parallel_jobs_download_once(
         assert not (tmp_path / "new").exists()
 
 
-def test_a_root_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_written_to_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     root = str(tmp_path / "file" / "root")
     message = (
@@ -383,7 +393,7 @@ def test_a_root_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "emnist"])
-def test_a_full_disk_leaves_no_half_file(
+def test_a_full_disk_leaves_no_incomplete_file(
     name: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offer(monkeypatch, name, server)
@@ -403,7 +413,7 @@ def test_a_full_disk_leaves_no_half_file(
             dataset.read()
     left = {path.relative_to(tmp_path / "root").as_posix() for path in (tmp_path / "root").rglob("*") if path.is_file()}
     unpacked = left - {*map(str, archives_of(name))}
-    assert unpacked == {FACTS[name].files[0]}  # whole
+    assert unpacked == {VISION_DATASETS[name].files[0]}  # whole
     server.asked.clear()
     dataset.read()
     assert server.asked == []  # the archives were whole

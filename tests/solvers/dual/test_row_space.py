@@ -28,7 +28,7 @@ from logreg.solvers.dual.span import (
     root_of,
 )
 from logreg.solvers.fit import Fit, fit, problem_of
-from logreg.solvers.passes.base import drive, gather, request
+from logreg.solvers.passes.base import drive, request, run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 from reference import Reference
@@ -477,12 +477,10 @@ def test_newtons_steps_go_on_from_where_others_came_near(monkeypatch: pytest.Mon
 
 def test_rows_that_do_not_come_are_not_counted() -> None:
     features, labels = unlike(60, 300)
-    memory = MemoryRows(features, labels)
-    memory.block_rows = 20
-    problem = problem_of(memory, Objective("bce", l2=0.01))
+    problem = problem_of(MemoryRows(features, labels), Objective("bce", l2=0.01))
     state = SolverState(problem, problem.zeros())
-    for question in exact.EXACT["newton"](state):
-        gather(lambda mixed: list(memory(mixed))[:2], question)
+    for requested in exact.EXACT["newton"](state):
+        run_pass(MemoryRows(features[:40], labels[:40]), requested)
     part = fit(features[:40], labels[:40], Objective("bce", l2=0.01 * 60 / 40), tolerance=1e-10)  # the mean is over 60
     torch.testing.assert_close(state.solution[:, :-1], part.coef, rtol=1e-3, atol=1e-5)
 
@@ -497,7 +495,7 @@ def test_a_start_elsewhere_leads_to_the_same_optimum(near: bool) -> None:
     point = torch.cat([best.coef, best.intercept.unsqueeze(1)], dim=1) * (0.99 if near else -3)
     state, passes = SolverState(problem, point, tolerance=1e-8), 0
     for question in exact.EXACT["newton"](state):
-        gather(memory, question)
+        run_pass(memory, question)
         passes += 1
     assert state.converged
     assert passes < 10

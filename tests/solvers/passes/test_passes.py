@@ -14,7 +14,7 @@ from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.sampling import Stochastic
-from logreg.solvers.problem import COPIED, Problem, choose_coordinates
+from logreg.solvers.problem import MAX_COPIED_NUMBERS, Problem, choose_coordinates
 from logreg.solvers.starting_point import enough_rows, holds_hessian, safe_step
 from logreg.solvers.threads import threads_for
 
@@ -31,8 +31,8 @@ def stated(rows: int = 400, weighted: bool = False) -> tuple[Problem, Batch]:
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_frame_has_the_means_and_deviations_of_the_sample(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("logreg.solvers.problem.COPIED", 40)  # ten rows at a time
-    assert COPIED > 40
+    monkeypatch.setattr("logreg.solvers.problem.MAX_COPIED_NUMBERS", 40)  # ten rows at a time
+    assert MAX_COPIED_NUMBERS > 40
     problem, sample = stated(weighted=weighted)
     there = sample.features if sample.sample_weight is None else sample.features[sample.sample_weight > 0]
     deviation = there.std(0, correction=0)

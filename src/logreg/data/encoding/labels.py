@@ -1,4 +1,4 @@
-"""From what a user calls the classes to integers in [0, C)."""
+"""Encodes class labels of any type as integers in [0, C)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from logreg.errors import DataError
 from logreg.facts import ClassKind
 
 CLASSES = ("text", "number", "boolean", "nothing")
-"""Kinds of values that can be classes; of nothing there are none."""
+"""Types of values that can be classes; "nothing" is the type of a column without values."""
 
 MISSING = -1
-"""Code of a label that is missing."""
+"""Code of a missing label."""
 
 
 def plain_values(column: Any) -> Any:
-    """A column in the plainest type of Arrow that has its values: text, numbers, booleans, or dictionaries of them.
+    """Casts a column to the plainest Arrow type with the same values: text, numbers, booleans, dictionaries of them.
 
     Args:
         column: A pyarrow array, chunked or not.
 
     Returns:
-        The same values; the column itself where its type is plain already, or has no plain one.
+        The same values; the column itself where its type is plain already, or where no plain type exists.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -41,7 +41,8 @@ def plain_values(column: Any) -> Any:
         return pa.chunked_array(texts, pa.dictionary(kind.index_type, pa.string()))
     if kinds.is_run_end_encoded(kind) and not kinds.is_nested(kind.value_type):
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        return pa.chunked_array([_of_runs(chunk) for chunk in chunks], plain_values(pa.array([], kind.value_type)).type)
+        plain_type = plain_values(pa.array([], kind.value_type)).type
+        return pa.chunked_array([_decoded_runs(chunk) for chunk in chunks], plain_type)
     if kinds.is_string_view(kind) or isinstance(kind, pa.JsonType):
         return pc.cast(column, pa.string())
     if isinstance(kind, pa.Bool8Type):
@@ -51,8 +52,11 @@ def plain_values(column: Any) -> Any:
     return column
 
 
-def _of_runs(runs: Any) -> Any:
-    """The values of an array of runs, one by one; Arrow decodes runs of few types, but of numbers always."""
+def _decoded_runs(runs: Any) -> Any:
+    """Decodes a run-end encoded array of any type.
+
+    Arrow decodes runs of few types, but always those of numbers; so the positions of the values are decoded.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -64,15 +68,14 @@ def _of_runs(runs: Any) -> Any:
 
 
 def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
-    """Integers for values of any kind, the same for equal ones.
+    """Encodes values of any type as integers; equal values get the same integer.
 
     Args:
         values: A pyarrow array (chunked or not) or a NumPy array, shape (N,).
-        key: What the user typed to name them, for the error: ``dataset.split.group=patient``.
+        key: Setting that names the values as the user typed it, for messages: ``dataset.split.group=patient``.
 
     Returns:
-        Codes, shape (N,), int64, ``MISSING`` where a value is null or nan; and what each code stands for,
-        in ascending order.
+        Codes, shape (N,), int64, ``MISSING`` where a value is null or nan; and the value of each code, ascending.
 
     Raises:
         DataError: Arrow cannot compare values of this type, such as lists.
@@ -87,7 +90,7 @@ def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
     if kinds.is_dictionary(array.type):
         array = array.dictionary_decode()
     if kinds.is_floating(array.type):
-        array = pc.add(array.cast(pa.float64()), 0.0)  # of -0 makes 0
+        array = pc.add(array.cast(pa.float64()), 0.0)  # + 0.0 turns -0 into 0
         array = pc.if_else(pc.is_nan(array), None, array)
     if kinds.is_null(array.type):
         return torch.full((len(array),), MISSING), []
@@ -96,26 +99,26 @@ def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
         order = pc.sort_indices(encoded.dictionary)
     except pa.ArrowNotImplementedError as error:
         raise DataError(f"`{key}` must hold text or numbers, got {array.type}. Name another column.") from error
-    rank = np.full(len(order) + 1, MISSING)  # the last is that of a missing value
+    rank = np.full(len(order) + 1, MISSING)  # the last entry is for a missing value
     rank[order.to_numpy()] = np.arange(len(order))
     codes = rank[pc.fill_null(encoded.indices, len(order)).to_numpy(zero_copy_only=False)]
     return torch.from_numpy(codes), encoded.dictionary.take(order).to_pylist()
 
 
 def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Integers for labels of any kind.
+    """Encodes class labels as integers.
 
     Args:
-        values: A pyarrow array (chunked or not) or a NumPy array of strings, integers, booleans, or
-            floats that are whole numbers; shape (N,).
-        key: What the user typed to name them, for the error: ``dataset.target=cut``.
+        values: A pyarrow array (chunked or not) or a NumPy array of strings, integers, booleans, or floats that are
+            whole numbers; shape (N,).
+        key: Setting that names the labels as the user typed it, for messages: ``dataset.target=cut``.
 
     Returns:
-        Codes, shape (N,), int64, ``MISSING`` where a label is null or nan; and the name of each
-        class: numbers in numeric order, text in the order of the alphabet, false before true.
+        Codes, shape (N,), int64, ``MISSING`` where a label is null or nan; and the name of each class: numbers in
+        numeric order, text in alphabetical order, false before true.
 
     Raises:
-        DataError: The values are no classes: fractions, dates, lists.
+        DataError: The values cannot be classes: fractions, dates, lists.
     """
     if (kind := _type_of(values)) not in CLASSES:
         raise DataError(
@@ -133,7 +136,7 @@ def encode_labels(values: Any, key: str) -> tuple[Tensor, tuple[str, ...]]:
 
 
 def _type_of(values: Any) -> str:
-    """The kind of values, if it is one of ``CLASSES``; else what Arrow calls it."""
+    """The type of values, as one of ``CLASSES`` or else Arrow's name of the type."""
     import pyarrow as pa
     import pyarrow.types as kinds
 
@@ -150,7 +153,7 @@ def _type_of(values: Any) -> str:
 
 
 def class_kind(values: Any) -> ClassKind:
-    """What classes are where they come from, so that exported models can give them back as that."""
+    """The type of the classes in the source, so that exported models can return classes of this type."""
     import pyarrow as pa
     import pyarrow.types as kinds
 
@@ -163,7 +166,7 @@ def class_kind(values: Any) -> ClassKind:
 
 
 def name_of(value: Any) -> str:
-    """A class as it is written: ``True`` is true, 3.0 is 3."""
+    """The name of a class: true for ``True``, 3 for 3.0."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).lower()
     if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
@@ -172,9 +175,9 @@ def name_of(value: Any) -> str:
 
 
 def boolean_of(text: str) -> str:
-    """What a text says where there are true and false: in any case, or as 1 and 0."""
-    small = text.strip().lower()
-    return {"0": "false", "1": "true"}.get(small, small)
+    """The name of a boolean that text stands for: true and false in any case, or 1 and 0; other text in lower case."""
+    lower = text.strip().lower()
+    return {"0": "false", "1": "true"}.get(lower, lower)
 
 
 def near_twins(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -185,5 +188,5 @@ def near_twins(names: Sequence[str]) -> list[tuple[str, str]]:
         [('<=50K', '<=50K.')]
     """
     first: dict[str, str] = {}
-    met = [(first.setdefault("".join(name.split()).rstrip(".").casefold(), name), name) for name in names]
-    return [(one, other) for one, other in met if one != other]
+    pairs = [(first.setdefault("".join(name.split()).rstrip(".").casefold(), name), name) for name in names]
+    return [(one, other) for one, other in pairs if one != other]

@@ -1,1 +1,1 @@
-"""File formats: tables, arrays, images, and the cache of what was decoded."""
+"""File formats: tables, named arrays, images, and the cache of computed tensors."""

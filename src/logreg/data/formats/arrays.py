@@ -1,4 +1,12 @@
-"""Files of named arrays: .npz, .npy, .safetensors, .parquet; mapped into memory where the format allows."""
+"""Reads files of named arrays: .npz, .npy, .safetensors and .parquet, memory-mapped where the format allows it.
+
+Nothing is unpickled, since a pickle may run any code.
+
+References:
+    NumPy, numpy.lib.format, https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html (.npy and .npz).
+    Safetensors, https://huggingface.co/docs/safetensors
+    Apache Parquet, file format, https://parquet.apache.org/docs/file-format/
+"""
 
 from __future__ import annotations
 
@@ -16,78 +24,78 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from logreg.data.encoding.labels import plain_values
-from logreg.data.formats.tables import MOST_GROWTH, most_bytes
+from logreg.data.formats.compression import MAX_EXPANSION_RATIO, max_decoded_bytes
 from logreg.errors import DataError, LogregError
 
+LIST_BATCH_ROWS = 1024
+"""Rows of a .parquet file that are decoded at once: a batch of embeddings takes little memory beside the matrix."""
 
-class Arrays(Protocol):
-    """The named arrays of a file; a file that cannot be read raises what `whole` knows."""
+
+class ArrayFile(Protocol):
+    """A file of named arrays.  Reading a broken file raises an exception that `explaining_errors` translates."""
 
     @property
     def matrices(self) -> Sequence[str]:
-        """What may be features."""
+        """Names of the arrays that can be features."""
 
     @property
     def columns(self) -> Sequence[str]:
-        """What may be labels, weights or groups."""
+        """Names of the arrays that can be labels, weights or groups."""
 
     def matrix(self, name: str) -> Tensor:
-        """Of any shape, in the file's own type of number."""
+        """An array of any shape, in the number type that it has in the file."""
 
     def column(self, name: str) -> Any:
-        """Of one axis, as a pyarrow array."""
+        """An array of shape (N,), as an Arrow array."""
 
     def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
-        """A matrix so many rows at a time, without having all of it in memory."""
+        """The matrix in blocks of at most ``rows`` rows, without holding the whole matrix in memory."""
 
 
-class _Npz:
-    """A zip of .npy files.  Read and not mapped: in a zip numbers lie at any byte, in memory they must not."""
+class _NpzFile:
+    """A zip archive of .npy files.
+
+    The arrays are copied, since a zip archive does not align numbers as memory needs them.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.file = files[0]
         with zipfile.ZipFile(self.file) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > most_bytes(self.file):
+            decompressed = sum(member.file_size for member in archive.infolist())
+        if decompressed > max_decoded_bytes(self.file):
             raise DataError(
-                f"{self.file} must grow to at most {MOST_GROWTH} times its size when it is unpacked, got {unpacked:,} "
-                f"bytes out of {self.file.stat().st_size:,}. Save it unpacked: numpy.savez."
+                f"{self.file} must decompress to at most {MAX_EXPANSION_RATIO} times its size, got {decompressed:,} "
+                f"bytes from {self.file.stat().st_size:,}. Save it without compression: numpy.savez."
             )
         self.matrices = self.columns = [name.removesuffix(".npy") for name in members]
 
     def matrix(self, name: str) -> Tensor:
-        return _tensor(name, self._array(name), self.file)
+        return _to_tensor(name, self.array(name), self.file)
 
     def column(self, name: str) -> Any:
-        return _arrow(name, self._array(name), self.file)
+        return _to_arrow(name, self.array(name), self.file)
 
     def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
-        with _no_objects(name, self.file), zipfile.ZipFile(self.file) as archive, archive.open(f"{name}.npy") as member:
-            held = archive.getinfo(f"{name}.npy").file_size
-            yield from _streamed(name, member, held, rows, self.file, lambda: self.matrix(name))
+        with (
+            _refusing_objects(name, self.file),
+            zipfile.ZipFile(self.file) as archive,
+            archive.open(f"{name}.npy") as member,
+        ):
+            num_bytes = archive.getinfo(f"{name}.npy").file_size
+            yield from _npy_blocks(name, member, num_bytes, rows, self.file, lambda: self.matrix(name))
 
-    def _array(self, name: str) -> np.ndarray[Any, Any]:
-        with _no_objects(name, self.file), zipfile.ZipFile(self.file) as archive:
+    def array(self, name: str) -> np.ndarray[Any, Any]:
+        """An array of numbers or text."""
+        with _refusing_objects(name, self.file), zipfile.ZipFile(self.file) as archive:
             with archive.open(f"{name}.npy") as member:
-                _header(name, member, archive.getinfo(f"{name}.npy").file_size)
+                _read_header(name, member, archive.getinfo(f"{name}.npy").file_size)
             with archive.open(f"{name}.npy") as member:
                 return np.lib.format.read_array(member, allow_pickle=False)
 
 
-def read_npz(file: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """All arrays of a .npz file; none is larger than the file can hold, and none is unpickled.
-
-    Raises:
-        DataError: One is no array of numbers or text, or the file grows too much.
-        Exception: What `whole` knows.
-    """
-    archive = _Npz([file])
-    return {name: archive._array(name) for name in archive.columns}
-
-
 class _NpyPair:
-    """Two .npy files, of the features and of the labels."""
+    """Two .npy files, one with the features and one with the labels, memory-mapped."""
 
     matrices = ("features",)
     columns = ("labels",)
@@ -96,27 +104,27 @@ class _NpyPair:
         self.features, self.labels = files
 
     def matrix(self, name: str) -> Tensor:
-        return _tensor(name, self._mapped(name, self.features), self.features)
+        return _to_tensor(name, self._mapped(name, self.features), self.features)
 
     def column(self, name: str) -> Any:
-        return _arrow(name, self._mapped(name, self.labels), self.labels)
+        return _to_arrow(name, self._mapped(name, self.labels), self.labels)
 
     def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
-        # Read, not mapped: what is mapped counts as the memory of a process for as long as it was looked at.
-        with _no_objects(name, self.features), self.features.open("rb") as file:
-            held = self.features.stat().st_size
-            yield from _streamed(name, file, held, rows, self.features, lambda: self.matrix(name))
+        # Not memory-mapped: pages of a mapped file that were read count as memory of the process.
+        with _refusing_objects(name, self.features), self.features.open("rb") as file:
+            num_bytes = self.features.stat().st_size
+            yield from _npy_blocks(name, file, num_bytes, rows, self.features, lambda: self.matrix(name))
 
     def _mapped(self, name: str, file: Path) -> np.ndarray[Any, Any]:
-        with _no_objects(name, file):
+        with _refusing_objects(name, file):
             with file.open("rb") as opened:
-                _header(name, opened, file.stat().st_size)
-            # "c", copy on write: torch wants memory that may be written to, and the file stays as it is
+                _read_header(name, opened, file.stat().st_size)
+            # "c" is copy-on-write: torch wants writable memory, and the file does not change.
             return np.lib.format.open_memmap(file, mode="c")
 
 
-class _Safetensors:
-    """Named tensors, mapped."""
+class _SafetensorsFile:
+    """Named tensors, memory-mapped."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.file = files[0]
@@ -127,43 +135,33 @@ class _Safetensors:
         with safe_open(self.file, "pt") as tensors:
             tensor: Tensor = tensors.get_tensor(name)
         if tensor.dtype.is_complex or (tensor.itemsize == 1 and tensor.is_floating_point()):
-            kind = str(tensor.dtype).removeprefix("torch.")
-            raise DataError(f"`{name}` must hold numbers, got {kind} [in {self.file.name}]. Save it as float32.")
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise DataError(f"`{name}` must hold numbers, got {dtype} [in {self.file.name}]. Save it as float32.")
         return tensor
 
     def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
-        return _mapped_blocks(self.matrix(name), rows)
+        return iter(self.matrix(name).split(rows))
 
     def column(self, name: str) -> Any:
         values = self.matrix(name)
-        return _arrow(name, (values.float() if values.dtype == torch.bfloat16 else values).numpy(), self.file)
+        return _to_arrow(name, (values.float() if values.dtype == torch.bfloat16 else values).numpy(), self.file)
 
 
-class _Parquet:
-    """A column of lists, and columns of single values beside it."""
+class _ParquetLists:
+    """A .parquet file with a column of lists, which is the matrix, and columns of single values."""
 
     def __init__(self, files: Sequence[Path]) -> None:
-        import pyarrow.types as kinds
+        import pyarrow.types as types
         from pyarrow.parquet import ParquetFile
 
         self.path = files[0]
-        # By default pyarrow holds all the bytes of a column, beside the matrix that it becomes.
+        # By default pyarrow holds all bytes of a column, besides the matrix that is made of them.
         self.file = ParquetFile(self.path, pre_buffer=False, buffer_size=2**20)
         self.schema = self.file.schema_arrow
-        is_lists = (kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list)
-        self.matrices = [field.name for field in self.schema if any(is_list(field.type) for is_list in is_lists)]
-        self.columns = [field.name for field in self.schema if not kinds.is_nested(field.type)]
-        held = self.file.metadata
-        values = sum(
-            held.row_group(group).column(column).num_values
-            for group in range(held.num_row_groups)
-            for column in range(held.num_columns)
-        )
-        if max(values, held.num_rows) > most_bytes(self.path):
-            raise DataError(
-                f"{self.path} must have the rows that it claims, got {held.num_rows:,} with {values:,} values in "
-                f"{self.path.stat().st_size:,} bytes. Make it anew."
-            )
+        list_tests = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+        self.matrices = [field.name for field in self.schema if any(is_list(field.type) for is_list in list_tests)]
+        self.columns = [field.name for field in self.schema if not types.is_nested(field.type)]
+        self._check_stated_rows()
         for field in self.schema:
             if self.schema.names.count(field.name) > 1:
                 raise DataError(
@@ -175,11 +173,25 @@ class _Parquet:
                 "A table with a column per feature is read by dataset=table."
             )
 
+    def _check_stated_rows(self) -> None:
+        """Refuses a small file that states so many rows or values that they would fill the memory."""
+        metadata = self.file.metadata
+        values = sum(
+            metadata.row_group(group).column(column).num_values
+            for group in range(metadata.num_row_groups)
+            for column in range(metadata.num_columns)
+        )
+        if max(values, metadata.num_rows) > max_decoded_bytes(self.path):
+            raise DataError(
+                f"{self.path} must have the rows that its header states, and it states {metadata.num_rows:,} rows with "
+                f"{values:,} values in {self.path.stat().st_size:,} bytes. Write the file again."
+            )
+
     def matrix(self, name: str) -> Tensor:
         rows, start = self.file.metadata.num_rows, 0
         matrix = np.empty((rows, 0), np.float32)
-        # Batch by batch into one matrix: as a table the whole column would be there twice.
-        for values in self.blocks(name, BATCH_ROWS):
+        # Batches are copied into one matrix: reading the column as a whole would hold all values twice.
+        for values in self.blocks(name, LIST_BATCH_ROWS):
             if not start:
                 matrix = np.empty((rows, values.shape[1]), values.numpy().dtype)
             matrix[start : start + len(values)] = values
@@ -187,27 +199,41 @@ class _Parquet:
         return torch.from_numpy(matrix)
 
     def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
-        import pyarrow.types as kinds
+        import pyarrow.types as types
 
-        kind = self.schema.field(name).type.value_type
-        if not (kinds.is_floating(kind) or kinds.is_integer(kind)):
+        value_type = self.schema.field(name).type.value_type
+        if not (types.is_floating(value_type) or types.is_integer(value_type)):
             raise DataError(
-                f"`dataset.features={name}` must hold lists of numbers, got lists of {kind} [in {self.path.name}]."
+                f"`dataset.features={name}` must hold lists of numbers, got lists of {value_type} "
+                f"[in {self.path.name}]."
             )
         start, width = 0, None
         for batch in self.file.iter_batches(rows, columns=[name]):
-            values = self._rows(name, batch.column(0), start, width)
+            values = self._to_matrix(name, batch.column(0), start, width)
             start, width = start + len(values), values.shape[1]
             yield torch.from_numpy(np.array(values))
 
-    def _rows(self, name: str, lists: Any, start: int, width: int | None) -> np.ndarray[Any, Any]:
-        """The lists of the rows from ``start`` as a matrix; ``width`` is the length of those before."""
+    def _to_matrix(self, name: str, lists: Any, start: int, width: int | None) -> np.ndarray[Any, Any]:
+        """Lists of equal length as a matrix.
+
+        Args:
+            name: Name of the column.
+            lists: Arrow array of n lists.
+            start: Number of the first row in the file.
+            width: Length of the lists before; ``None`` for the first batch.
+
+        Returns:
+            Shape (n, width).
+
+        Raises:
+            DataError: A list is missing, is of another length or has a missing value; names the first such row.
+        """
         import pyarrow.compute as pc
 
-        def refuse(bad: Any, constraint: str, got: Callable[[int], object]) -> None:
-            if len(rows := np.flatnonzero(bad)):
-                place = f"row {start + int(rows[0])} [in {self.path.name}]"
-                raise DataError(f"`dataset.features={name}` must {constraint}, got {got(int(rows[0]))} in {place}.")
+        def refuse(is_bad: Any, constraint: str, got: Callable[[int], object]) -> None:
+            if len(bad_rows := np.flatnonzero(is_bad)):
+                place = f"row {start + int(bad_rows[0])} [in {self.path.name}]"
+                raise DataError(f"`dataset.features={name}` must {constraint}, got {got(int(bad_rows[0]))} in {place}.")
 
         refuse(lists.is_null(), "have a list in every row", lambda row: "none")
         lengths = pc.list_value_length(lists).to_numpy()
@@ -215,33 +241,49 @@ class _Parquet:
         refuse(lengths != width, f"have lists of the same length, {width} in row 0", lambda row: lengths[row])
         values = lists.flatten()
         if values.null_count:
-            missing = np.asarray(values.is_null()).reshape(len(lists), width).any(1)
-            refuse(missing, "have lists without gaps", lambda row: "one")
+            has_missing = np.asarray(values.is_null()).reshape(len(lists), width).any(1)
+            refuse(has_missing, "have lists without missing values", lambda row: "one")
         matrix: np.ndarray[Any, Any] = values.to_numpy(zero_copy_only=False).reshape(len(lists), width)
         return matrix
 
     def column(self, name: str) -> Any:
-        import pyarrow.types as kinds
+        import pyarrow.types as types
 
         values = plain_values(self.file.read(columns=[name]).column(0))
-        return values.cast(values.type.value_type) if kinds.is_dictionary(values.type) else values
+        return values.cast(values.type.value_type) if types.is_dictionary(values.type) else values
 
 
-BATCH_ROWS = 1024
-"""Rows of a .parquet file that are decoded at once."""
-
-FORMATS: dict[str, Callable[[Sequence[Path]], Arrays]] = {
-    ".npz": _Npz,
+ARRAY_FORMATS: dict[str, Callable[[Sequence[Path]], ArrayFile]] = {
+    ".npz": _NpzFile,
     ".npy": _NpyPair,
-    ".safetensors": _Safetensors,
-    ".parquet": _Parquet,
+    ".safetensors": _SafetensorsFile,
+    ".parquet": _ParquetLists,
 }
-"""What reads a file, by its suffix."""
+"""The reader of each format, by the suffix of its files; it takes one file, or two for .npy."""
+
+
+def read_npz(file: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """All arrays of a .npz file by name.
+
+    Raises:
+        DataError: An array holds Python objects, or the file decompresses to more than `max_decoded_bytes`.
+        Exception: The file is broken; `explaining_errors` translates the exception.
+    """
+    archive = _NpzFile([file])
+    return {name: archive.array(name) for name in archive.columns}
 
 
 @contextmanager
-def whole(key: str, file: Path) -> Iterator[None]:
-    """Names the file that cannot be read."""
+def explaining_errors(key: str, file: Path) -> Iterator[None]:
+    """Translates what the readers raise for a broken file.
+
+    Args:
+        key: The key that the user typed to name the file.
+        file: The file that is read.
+
+    Raises:
+        DataError: The file is broken; names the file and the reason.
+    """
     from pyarrow import ArrowException
 
     broken = (
@@ -261,13 +303,15 @@ def whole(key: str, file: Path) -> Iterator[None]:
     except LogregError:
         raise
     except broken as error:
-        why = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise DataError(f"`{key}` must be a whole file, and {file} could not be read: {why}. Make it anew.") from error
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise DataError(
+            f"`{key}` must be a complete file, and {file} could not be read: {reason}. Write it again."
+        ) from error
 
 
 @contextmanager
-def _no_objects(name: str, file: Path) -> Iterator[None]:
-    """Tells an array that could only be unpickled, which runs whatever it says, from a broken file."""
+def _refusing_objects(name: str, file: Path) -> Iterator[None]:
+    """Raises a DataError for an array of Python objects, which only unpickling could read."""
     try:
         yield
     except ValueError as error:
@@ -279,28 +323,31 @@ def _no_objects(name: str, file: Path) -> Iterator[None]:
         ) from error
 
 
-def _tensor(name: str, array: np.ndarray[Any, Any], file: Path) -> Tensor:
-    """The array as a tensor: the same memory, but where the order of bytes or axes is unusual."""
-    _check_kind(name, array.dtype, file)
+def _to_tensor(name: str, array: np.ndarray[Any, Any], file: Path) -> Tensor:
+    """A tensor that shares the array's memory, unless its bytes or axes are in another order than torch needs."""
+    _check_numeric(name, array.dtype, file)
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False)).contiguous()
 
 
-def _check_kind(name: str, dtype: np.dtype[Any], file: Path) -> None:
+def _check_numeric(name: str, dtype: np.dtype[Any], file: Path) -> None:
     if dtype.kind not in "fiub" or dtype.itemsize > 8:
         advice = " NumPy has no bfloat16: keep it in a .safetensors file." if dtype.kind == "V" else ""
         raise DataError(f"`dataset.features={name}` must hold numbers, got {dtype} [in {file.name}].{advice}")
 
 
-def _header(name: str, member: IO[bytes], held: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether the first axis runs fastest, and type of an array.
+def _read_header(name: str, member: IO[bytes], num_bytes: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """The header of an array in the .npy format.
 
     Args:
-        name: Of the array.
-        member: Is read up to the first value.
-        held: Bytes that there are.
+        name: Name of the array.
+        member: The open file, which is read up to the first value.
+        num_bytes: Size of the file.
+
+    Returns:
+        The shape, whether the array is in Fortran order, and its type.
 
     Raises:
-        ValueError: The shape is none, or of more values than there are.
+        ValueError: The header is broken, or its shape has more values than the file can hold.
     """
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -308,42 +355,41 @@ def _header(name: str, member: IO[bytes], held: int) -> tuple[tuple[int, ...], b
     }
     version = np.lib.format.read_magic(member)
     if version not in read_header:
-        raise ValueError(f"{name} is of version {version} of the format")
+        raise ValueError(f"{name} has the format version {version}, which is not read")
     try:
-        shape, by_columns, dtype = read_header[version](member)
+        shape, is_fortran_order, dtype = read_header[version](member)
     except ValueError as error:
-        if "allow_pickle" in str(error):  # NumPy's advice, which would run what is in there
-            raise ValueError(f"the header of {name} is longer than any of an array") from None
+        if "allow_pickle" in str(error):  # NumPy advises to allow pickles, which would run code from the file
+            raise ValueError(f"the header of {name} is too long for an array") from None
         raise
-    if min(shape, default=0) < 0 or (not dtype.hasobject and math.prod(shape) * dtype.itemsize > held):
-        raise ValueError(f"{name} claims the shape {shape} of {dtype}, and {held:,} bytes are there")
-    return shape, by_columns, dtype
+    if min(shape, default=0) < 0 or (not dtype.hasobject and math.prod(shape) * dtype.itemsize > num_bytes):
+        raise ValueError(f"{name} claims the shape {shape} of {dtype}, but the file holds {num_bytes:,} bytes")
+    return shape, is_fortran_order, dtype
 
 
-def _streamed(
-    name: str, member: IO[bytes], held_bytes: int, rows: int, file: Path, whole_matrix: Callable[[], Tensor]
+def _npy_blocks(
+    name: str, member: IO[bytes], num_bytes: int, rows: int, file: Path, read_whole: Callable[[], Tensor]
 ) -> Iterator[Tensor]:
-    """The rows of an array as they are read; where its axes lie the other way it is read as a whole."""
-    shape, by_columns, dtype = _header(name, member, held_bytes)
-    if dtype.hasobject or by_columns or not shape:
-        yield from _mapped_blocks(whole_matrix(), rows)
+    """The array of an open file in the .npy format, in blocks of at most ``rows`` rows.
+
+    An array in Fortran order is read as a whole by ``read_whole``, since its rows are not contiguous.
+    """
+    shape, is_fortran_order, dtype = _read_header(name, member, num_bytes)
+    if dtype.hasobject or is_fortran_order or not shape:
+        yield from read_whole().split(rows)
         return
-    _check_kind(name, dtype, file)
-    size = dtype.itemsize * math.prod(shape[1:])
+    _check_numeric(name, dtype, file)
+    row_bytes = dtype.itemsize * math.prod(shape[1:])
     for start in range(0, shape[0], rows):
         count = min(rows, shape[0] - start)
-        held = bytearray(member.read(count * size))
-        if len(held) != count * size:
+        data = bytearray(member.read(count * row_bytes))
+        if len(data) != count * row_bytes:
             raise EOFError(f"{name} ends after {start} rows")
-        yield _tensor(name, np.frombuffer(held, dtype).reshape(count, *shape[1:]), file)
+        yield _to_tensor(name, np.frombuffer(data, dtype).reshape(count, *shape[1:]), file)
 
 
-def _mapped_blocks(matrix: Tensor, rows: int) -> Iterator[Tensor]:
-    yield from matrix.split(rows)
-
-
-def _arrow(name: str, array: np.ndarray[Any, Any], file: Path) -> Any:
-    """The array as pyarrow has it."""
+def _to_arrow(name: str, array: np.ndarray[Any, Any], file: Path) -> Any:
+    """An array of shape (N,) as an Arrow array."""
     import pyarrow as pa
 
     if array.ndim != 1:

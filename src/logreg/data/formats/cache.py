@@ -1,4 +1,8 @@
-"""What is made once, however many runs ask for it at the same time."""
+"""A cache on disk for tensors that are slow to compute, safe when several runs start at the same time.
+
+References:
+    Safetensors, https://huggingface.co/docs/safetensors
+"""
 
 from __future__ import annotations
 
@@ -14,95 +18,100 @@ from torch import Tensor
 from logreg.errors import ConfigError
 from logreg.files import write_whole
 
-FORMAT = 1
-"""Part of every key: raise it when what is kept changes its meaning."""
+FORMAT_VERSION = 1
+"""Version of the files of the cache, which is part of every key: raise it when the content changes its meaning."""
 
 
 @dataclass(frozen=True)
-class Cached:
-    """What the cache keeps under one key."""
+class CacheEntry:
+    """The content of one file of the cache."""
 
     tensors: Mapping[str, Tensor]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """Plain values that belong to them."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values that describe the tensors."""
 
 
-def cached(folder: str | None, name: str, key: Any, make: Callable[[], Cached]) -> Cached:
-    """What ``make`` returns, made once and read from disk from then on.
+def load_or_compute(folder: str | None, name: str, key: Any, compute: Callable[[], CacheEntry]) -> CacheEntry:
+    """The result of ``compute``, which is computed once and from then on read from disk.
 
-    The tensors are mapped: the system reads what is looked at, and processes on one machine share
-    it.  Changing one in place changes no file.  One process makes it, all others wait and read.
+    The tensors are memory-mapped: the system reads pages when they are used, and processes on one machine share them.
+    A change in place does not change the file.  One process computes; the others wait and read.
 
     Args:
-        folder: Where the files are; ``None`` to make it each time and keep nothing.
-        name: Begins the file's name, for people who look into the folder.
-        key: Plain values that say all that the result depends on: settings, and of each file that
-            is read its name, size and time of change.
-        make: Does the work.
+        folder: Folder of the cache; ``None`` computes each time and writes nothing.
+        name: Beginning of the file's name, for users who look into the folder.
+        key: Plain values on which the result depends: settings, and of each input file its name, size and time of
+            change.
+        compute: Returns the entry.
 
     Raises:
-        ConfigError: The folder cannot be written to.
+        ConfigError: The folder cannot be written to, or a file in it cannot be read.
     """
     if folder is None:
-        return make()
-    digest = hashlib.sha256(json.dumps([FORMAT, key], sort_keys=True).encode()).hexdigest()
+        return compute()
+    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, key], sort_keys=True).encode()).hexdigest()
     path = Path(folder, f"{name}-{digest[:32]}.safetensors")
-    if (kept := _read(path)) is not None:
-        return kept
-    from filelock import FileLock  # these take as long to import as all the rest of a second start
+    if (entry := _load(path)) is not None:
+        return entry
+    from filelock import FileLock  # these imports take as long as the rest of a start with a filled cache
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     lock = path.with_name(f".{path.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        lock.touch()  # here, since a lock would wait for a folder that is never to be written to
+        lock.touch()  # fails at once in a folder that cannot be written to, where a lock would wait forever
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise _unwritable_error(folder, error) from error
     with FileLock(lock):
-        if (kept := _read(path)) is None:
+        if (entry := _load(path)) is None:
             try:
-                kept = make()
+                entry = compute()
             except Exception:
-                lock.unlink(missing_ok=True)
-                for place in (lock.parent, *lock.parent.parents):
-                    if place == Path() or any(place.iterdir()) or not place.resolve().is_relative_to(Path.cwd()):
-                        break
-                    place.rmdir()
+                _remove_lock(lock)
                 raise
-            tensors = {key: value.contiguous() for key, value in kept.tensors.items()}
-            facts = {"facts": json.dumps(dict(kept.facts))}
+            tensors = {key: value.contiguous() for key, value in entry.tensors.items()}
+            metadata = {"facts": json.dumps(dict(entry.metadata))}
             try:
-                write_whole(path, lambda file: save_file(tensors, file.name, facts))
+                write_whole(path, lambda file: save_file(tensors, file.name, metadata))
             except (OSError, SafetensorError) as error:
-                raise _unwritable(folder, error) from error
-            kept = _read(path)
-            assert kept is not None, f"{path} was written a moment ago"
-    return kept
+                raise _unwritable_error(folder, error) from error
+            entry = _load(path)
+            assert entry is not None, f"{path} was written a moment ago"
+    return entry
 
 
-def _read(path: Path) -> Cached | None:
-    """What a file holds; ``None`` if there is none, or a broken one: it is made anew."""
+def _remove_lock(lock: Path) -> None:
+    """Removes a lock file, and the empty folders below the current folder that it stood in."""
+    lock.unlink(missing_ok=True)
+    for folder in (lock.parent, *lock.parent.parents):
+        if folder == Path() or any(folder.iterdir()) or not folder.resolve().is_relative_to(Path.cwd()):
+            break
+        folder.rmdir()
+
+
+def _load(path: Path) -> CacheEntry | None:
+    """The content of a file; ``None`` if the file is missing or broken, so that it is computed again."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["facts"])
-            return Cached({key: file.get_tensor(key) for key in file.keys()}, facts)  # noqa: SIM118  # not a mapping
+            metadata = json.loads((file.metadata() or {})["facts"])
+            return CacheEntry({key: file.get_tensor(key) for key in file.keys()}, metadata)  # noqa: SIM118  # not a mapping
     except (FileNotFoundError, NotADirectoryError, SafetensorError, KeyError, ValueError):
         return None
     except OSError as error:
         raise ConfigError(
             f"`dataset.cache` must be a folder whose files can be read, and {path} cannot: "
-            f"{error.strerror or error}. Remove it, or switch the cache off with dataset.cache=null."
+            f"{error.strerror or error}. Remove it, or turn the cache off with dataset.cache=null."
         ) from error
 
 
-def _unwritable(folder: str, error: Exception) -> ConfigError:
+def _unwritable_error(folder: str, error: Exception) -> ConfigError:
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())
     return ConfigError.broken(
         "dataset.cache",
         "be a folder that can be written to",
         folder,
-        f"{reason}: name another one, or switch the cache off with dataset.cache=null.",
+        f"{reason}: name another folder, or turn the cache off with dataset.cache=null.",
     )

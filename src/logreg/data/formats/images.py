@@ -1,4 +1,12 @@
-"""Pictures: what every source of them offers, which files are some, and files to pixels on all cores."""
+"""Reads image files: finds them, decodes them to pixels on all CPU cores, and names the ones that cannot be read.
+
+Pillow decodes the files.  An image is turned upright by its EXIF orientation, transparent parts are composed onto a
+background, and the first of several frames is taken.  Images of 16 bits per pixel keep all their values.
+
+References:
+    Pillow, image file formats, https://pillow.readthedocs.io/en/stable/handbook/image-file-formats.html
+    W3C (2003), Portable Network Graphics (PNG) specification.
+"""
 
 from __future__ import annotations
 
@@ -18,182 +26,203 @@ import torch
 from torch import Tensor
 
 from logreg.data.base import RawData
-from logreg.errors import DataError
+from logreg.errors import DataError, name_list
 from logreg.facts import Split
+from logreg.hardware import usable_cores
 from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-"""Of files that are images: torchvision's list, and Keras's GIF."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+"""Suffixes of image files: the list of torchvision, and GIF, which Keras also reads."""
 
-DEEP_EXTENSIONS = (".png", ".pgm", ".tif", ".tiff")
-"""Of files that may have 16 bits a pixel."""
+SUFFIXES_OF_16_BITS = (".png", ".pgm", ".tif", ".tiff")
+"""Suffixes of image files that may have 16 bits per pixel."""
 
 SYSTEM_NAMES = {
     *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),  # network drives
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
     "lost+found",
 }
-"""Files and folders that operating systems and network drives put beside pictures, in lower case."""
+"""Names, in lower case, of files and folders that operating systems and network drives create beside images."""
 
-CHUNK = 16
-"""Images that a thread takes at once."""
+IMAGES_PER_TASK = 16
+"""Images that one task of a thread decodes: enough that starting a task costs little beside the decoding."""
 
-DEPTHS = (8, 10, 12, 14, 16)
-"""Bits a pixel that cameras and scanners have; all but the first write files of 16."""
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits per pixel of cameras and scanners; their files have 16 bits per pixel for all depths but 8."""
 
-FEW_FILES = 20
-"""Files that one message names."""
+MAX_NAMED_FILES = 20
+"""Number of files that one message names, so that it stays readable."""
 
-WHITE = 255
-"""Grey of the background that transparent parts are shown on."""
+OPAQUE_BACKGROUND = 255
+"""Gray level of the background behind transparent parts: white, on which dark drawings stay visible."""
 
-T = TypeVar("T")
+Output = TypeVar("Output")
 
 
 class UnreadableImageError(DataError):
-    """A file that is no image, is cut off, or has pixels of a kind that is not read; says why."""
+    """The file is not an image, is cut off, or has pixels of a kind that is not read; the message says why."""
 
 
 @dataclass(frozen=True)
-class Decoding:
-    """How the file of an image becomes pixels: the same for all images of a model.
+class DecodingOptions:
+    """How image files become pixels; one set of options holds for all images of a model.
 
     Attributes:
-        size: Side that the shorter side is reduced to; the square in the middle is taken. ``None``: as they are.
-        grey: Whether they are made grey, rather than RGB.
-        white_level: Value of a pixel of 16 bits that is served as 1; 0 where all images have 8 bits.
-        background: Grey that transparent parts are shown on.  ``None`` is for models from before they kept this:
-            transparency is dropped, and 16 bits are reduced to the upper 8.
+        size: Side, in pixels, of the square that the middle of each image is reduced to; ``None`` keeps the size.
+        grey: Whether images are converted to grayscale instead of RGB.
+        white_level: Pixel value of 16-bit images that is white, which the model sees as 1; 0 if all images have 8 bits.
+        background: Gray level, in [0, 255], behind transparent parts.  ``None`` is for models from before this option
+            was stored: transparency is dropped, and 16 bits are reduced to the upper 8.
     """
 
     size: int | None = None
     grey: bool = False
     white_level: int = 0
-    background: int | None = WHITE
+    background: int | None = OPAQUE_BACKGROUND
 
     @classmethod
-    def of(cls, kept: Mapping[str, Any], size: int | None = None, grey: bool = False) -> Decoding:
-        """That of a trained model, from what `plain` made; nothing was kept by older ones."""
-        return cls(size, grey, kept.get("white_level", 0), kept.get("background"))
+    def from_facts(cls, facts: Mapping[str, Any], size: int | None = None, grey: bool = False) -> DecodingOptions:
+        """The options of a trained model.
+
+        Args:
+            facts: ``DataFacts.pixels`` of the model; empty for older models.
+            size: As the attribute.
+            grey: As the attribute.
+        """
+        return cls(size, grey, facts.get("white_level", 0), facts.get("background"))
 
     @property
-    def plain(self) -> dict[str, Any]:
-        """What a model keeps of it besides the config."""
+    def facts(self) -> dict[str, Any]:
+        """The options that a model stores besides its config, as ``DataFacts.pixels``."""
         return {"white_level": self.white_level, "background": self.background}
 
     @property
-    def white(self) -> int:
-        """Pixels divided by this are in [0, 1]."""
+    def white_value(self) -> int:
+        """Pixel value of white: pixels divided by it are in [0, 1]."""
         return self.white_level or 255
 
 
 @dataclass
-class Found:
-    """What was met while images were decoded, by many threads: file names under each heading."""
+class DecodingReport:
+    """Names of image files with properties that the user should know, gathered by many threads while they decode."""
 
     transparent: list[str] = field(default_factory=list)
-    several: list[str] = field(default_factory=list)
-    """Files with several frames or pages."""
-    deep: list[str] = field(default_factory=list)
-    """Grey images of 16 bits a pixel."""
-    deep_colors: list[str] = field(default_factory=list)
-    """Images of 16 bits a color channel, of which Pillow reads 8."""
+    """Images with transparent parts."""
+    multi_frame: list[str] = field(default_factory=list)
+    """Images with several frames or pages."""
+    grey_16_bits: list[str] = field(default_factory=list)
+    """Grayscale images of 16 bits per pixel."""
+    color_16_bits: list[str] = field(default_factory=list)
+    """Color images of 16 bits per channel, of which Pillow reads the upper 8."""
     broken: list[str] = field(default_factory=list)
+    """Images that cannot be read."""
 
-    def notes(self, decoding: Decoding) -> tuple[str, ...]:
-        """A sentence for each heading that has files."""
-        white = decoding.white_level
-        said = {
+    def notes(self, options: DecodingOptions) -> tuple[str, ...]:
+        """A sentence for each property that some file has; ``options`` are those of the decoding."""
+        white = options.white_level
+        sentences = {
             "broken": "cannot be read, left out",
             "transparent": "with transparent parts, shown on white",
-            "several": "with several frames or pages, of which the first is taken",
-            "deep": f"of 16 bits a pixel, with white at {white:,} (set another with dataset.white_level)"
+            "multi_frame": "with several frames or pages, of which the first is taken",
+            "grey_16_bits": f"of 16 bits per pixel, with white at {white:,} (set another with dataset.white_level)"
             if white
-            else "of 16 bits a pixel, reduced to the upper 8",
-            "deep_colors": "of 16 bits a color, of which the upper 8 are read",
+            else "of 16 bits per pixel, reduced to the upper 8",
+            "color_16_bits": "of 16 bits per color channel, of which the upper 8 are read",
         }
         notes = []
-        for heading, words in said.items():
-            if names := sorted(getattr(self, heading)):
+        for attribute, sentence in sentences.items():
+            if names := sorted(getattr(self, attribute)):
                 count = "1 image" if len(names) == 1 else f"{len(names):,} images"
-                notes.append(f"{count} {words}: {names[0]}" + (", ..." if len(names) > 1 else ""))
+                notes.append(f"{count} {sentence}: {names[0]}" + (", ..." if len(names) > 1 else ""))
         return tuple(notes)
 
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """The images of one split, each decoded when it is asked for."""
+    """The images of one split, each of which is decoded when it is requested."""
 
     labels: Tensor
     """Shape (N,), int64, in [0, C)."""
     image: Callable[[int, int], Image]
-    """The image of a row, as `open_image` gives it; its shorter side may be reduced, but to no less than twice
-    the second argument.  Raises UnreadableImageError."""
+    """Returns the image of a row as `open_image` does, given the row and ``min_side``.
+
+    Raises:
+        UnreadableImageError: The file of the image cannot be read.
+    """
     names: Sequence[str] = ()
-    """Of the files, N of them, where each image is one."""
+    """Names of the files, N of them, where each image is a file."""
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The images of all splits, and what is met while they are decoded."""
+class ImageDecoder:
+    """Decodes the images of all splits."""
 
     splits: Mapping[Split, ImageSplit]
-    """At least train."""
-    where: str = ""
-    """What the user typed to name the folder of the files, where they are files."""
-    decoding: Decoding = Decoding()
-    found: Found = field(default_factory=Found)
+    """The images of each split; at least train."""
+    typed: str = ""
+    """Key and value that the user typed to name the folder, such as ``dataset.path=birds``; empty if there are no
+    files."""
+    options: DecodingOptions = DecodingOptions()
+    report: DecodingReport = field(default_factory=DecodingReport)
+    """Filled while images are decoded."""
     skip_broken: bool = False
-    """Whether a file that cannot be read is left out, rather than an error."""
+    """Whether a file that cannot be read is left out, instead of raising an error."""
 
-    def decoded(
-        self, work: Callable[[Image], T], doing: str, at_least: int = 0
-    ) -> Generator[tuple[Split, int, T], None, None]:
-        """Split, row and what ``work`` makes of each image that can be read, in order, on all cores.
+    def decode(
+        self, transform: Callable[[Image], Output], progress_label: str, min_side: int = 0
+    ) -> Generator[tuple[Split, int, Output], None, None]:
+        """Decodes the images in order, on all cores.
 
         Args:
-            work: Takes an image, as `open_image` gives it.
-            doing: What a user at a terminal reads beside the progress bar.
-            at_least: As for `open_image`.
+            transform: Is applied to each image, as `open_image` gives it.
+            progress_label: Text beside the progress bar on a terminal.
+            min_side: As for `open_image`.
+
+        Yields:
+            Split, row in the split, and result of ``transform``, for each image that can be read.
 
         Raises:
-            DataError: Files cannot be read, and shall not be left out; names all of them.
+            DataError: Some files cannot be read and ``skip_broken`` is false, or no file can be read.
         """
-        every = [(split, row) for split, images in self.splits.items() for row in range(len(images.labels))]
+        positions = [(split, row) for split, images in self.splits.items() for row in range(len(images.labels))]
         names = [
             images.names[row] if images.names else ""
             for images in self.splits.values()
             for row in range(len(images.labels))
         ]
 
-        def made(number: int) -> T:
-            split, row = every[number]
-            return work(self.splits[split].image(row, at_least))
+        def decode_one(position: int) -> Output:
+            split, row = positions[position]
+            return transform(self.splits[split].image(row, min_side))
 
-        with closing(decoded(made, names, self.where, doing, self.found if self.skip_broken else None)) as results:
-            for number, result in results:
-                yield (*every[number], result)
+        report = self.report if self.skip_broken else None
+        with closing(decode_rows(decode_one, names, self.typed, progress_label, report)) as results:
+            for position, output in results:
+                yield (*positions[position], output)
 
 
 @dataclass(frozen=True)
-class Listing:
-    """What there is, found without a look at any pixel."""
+class ImageListing:
+    """The images of a dataset, found without decoding any of them."""
 
     key: Mapping[str, Any]
-    """Plain values that change when an image, or how it is read, does."""
+    """Plain values that change when an image, or the way it is decoded, changes: a key of the cache."""
     class_names: tuple[str, ...]
     grey: bool
-    open: Callable[[], Opened]
+    """Whether images are grayscale."""
+    make_decoder: Callable[[], ImageDecoder]
     size: int | None = None
-    """Side that images are brought to; ``None``: they are as they are."""
+    """Side, in pixels, that images are reduced to; ``None`` keeps the size."""
     source: str = ""
+    """As ``RawData.source``."""
     notes: tuple[str, ...] = ()
+    """As ``RawData.notes``."""
     groups: Mapping[Split, Tensor] = field(default_factory=dict)
-    """Group of each image, shape (N,), int64, of each split; empty: there are no groups."""
+    """Group of each image of each split, shape (N,), int64; empty without groups."""
 
 
 @runtime_checkable
@@ -202,34 +231,37 @@ class ImageSource(Protocol):
 
     @property
     def name(self) -> str:
-        """As the user selects it."""
+        """The name that the user selects the dataset by."""
 
     @property
     def cache(self) -> str | None:
-        """Folder of what was decoded before; ``None`` for none."""
+        """Folder of the cache for decoded images; ``None`` without a cache."""
 
     def read(self) -> RawData:
         """The images as rows of pixels."""
 
-    def listing(self) -> Listing:
-        """What there is."""
+    def list_images(self) -> ImageListing:
+        """The images, without decoding them."""
 
 
-def files_below(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """The files in a folder and the folders in it, under their names below it, but what `is_hidden` says.
+# Files
 
-    Links are followed, once: not back into a folder that they lie in.
+
+def walk_files(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """All files in a folder and the folders below it, except hidden ones, each with its path relative to ``folder``.
+
+    Symbolic links are followed, but not into a folder that contains the link.
     """
 
-    def walk(place: Path, name: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    def walk(place: Path, name: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
         status = place.stat()
-        if (here := (status.st_dev, status.st_ino)) in above:
+        if (identity := (status.st_dev, status.st_ino)) in ancestors:
             return
         for entry in list(os.scandir(place)):
             if is_hidden(entry.name):
                 continue
             if is_folder(entry):
-                yield from walk(place / entry.name, f"{name}{entry.name}/", above | {here})
+                yield from walk(place / entry.name, f"{name}{entry.name}/", ancestors | {identity})
             else:
                 yield name + entry.name, entry
 
@@ -237,7 +269,7 @@ def files_below(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is one, or a link to one; a link to itself is none."""
+    """Whether an entry is a folder or a symbolic link to one; a link to itself is not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -245,227 +277,277 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden, or is none of the user's: thumbnails, recycle bins, resource forks."""
+    """Whether a file or folder is hidden or made by the system: thumbnails, recycle bins, resource forks."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image, by its name."""
-    return name.lower().endswith(EXTENSIONS)
+    """Whether a file is an image, by its suffix."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+# Decoding of one image
 
 
 def open_image(
-    file: Path, decoding: Decoding = Decoding(), at_least: int = 0, found: Found | None = None, name: str = ""
+    file: Path,
+    options: DecodingOptions = DecodingOptions(),
+    min_side: int = 0,
+    report: DecodingReport | None = None,
+    name: str = "",
 ) -> Image:
-    """An image from a file, upright, its transparent parts on the background, of several frames the first.
+    """Decodes an image file.
 
     Args:
-        file: Any of ``EXTENSIONS``.
-        decoding: What is made of it.
-        at_least: A JPEG may be decoded at a half, a quarter or an eighth, as long as its shorter
-            side is at least twice this; 0 for all of it.
-        found: Takes the name where there is something to say of it.
-        name: What it takes.
+        file: A file with one of ``IMAGE_SUFFIXES``.
+        options: How the file becomes pixels.
+        min_side: A JPEG file may be decoded at a half, a quarter or an eighth of its size, as long as its shorter side
+            has at least twice this many pixels; 0 decodes all pixels.
+        report: Gets the name of the file where the user should know something about it.
+        name: The name for the report.
 
     Returns:
-        Of bytes in RGB or grey; or, if ``white_level`` is set and the file has 16 bits a pixel, of floats in grey
-        whose values are those of the file.
+        An upright image of 8 bits per channel, in RGB or grayscale.  If ``white_level`` is set and the file has 16 bits
+        per pixel: a grayscale image of floats with the values of the file.
 
     Raises:
-        UnreadableImageError: The file is broken, or has pixels of an unusual kind; without its name.
+        UnreadableImageError: The file is broken, or has pixels of a kind that is not read.  The message does not name
+            the file.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    found = found or Found()
-    mode = "L" if decoding.grey else "RGB"
-    if not file.is_file():  # a pipe would be waited for
-        raise UnreadableImageError("it is no file")
+    report = report or DecodingReport()
+    mode = "L" if options.grey else "RGB"
+    if not file.is_file():  # opening a pipe would wait forever
+        raise UnreadableImageError("it is not a file")
     try:
         with Image.open(file) as opened:
-            # At twice the size, Pillow says, the reduction cannot be told from a full one.
-            if wanted := 2 * (decoding.size or at_least):
-                opened.draft(mode, (wanted, wanted))
-            if getattr(opened, "is_animated", False) and opened.format != "MPO":  # a camera's JPEG with its preview
-                found.several.append(name)
+            # Pillow: the result of a reduction from twice the size does not visibly differ from a full reduction.
+            if draft_side := 2 * (options.size or min_side):
+                opened.draft(mode, (draft_side, draft_side))
+            # The further frames of an MPO file are previews that a camera stores in its JPEG.
+            if getattr(opened, "is_animated", False) and opened.format != "MPO":
+                report.multi_frame.append(name)
             if opened.mode in ("LA", "RGB", "RGBA") and any(";16" in str(tile.args) for tile in opened.tile):
-                found.deep_colors.append(name)
-            image: Image.Image = opened
-            ImageOps.exif_transpose(image, in_place=True)
-            if is_deep(image):
-                pixels, deep = deep_pixels(image), decoding.white_level > 0
-                if not deep and decoding.background is not None:
-                    raise ValueError("it has 16 bits a pixel, and the images of train have 8: save it with 8")
-                found.deep.append(name)
-                image = Image.fromarray(pixels.astype(np.float32) if deep else (pixels >> 8).astype(np.uint8))
-                image = image if deep else image.convert(mode)
+                report.color_16_bits.append(name)
+            ImageOps.exif_transpose(opened, in_place=True)
+            if has_16_bits(opened):
+                image = _decode_16_bits(opened, options, report, name)
             else:
-                if decoding.background is not None and image.has_transparency_data:
-                    layer = image.convert("RGBA")
-                    if np.asarray(layer.getchannel("A")).min() < 255:
-                        found.transparent.append(name)
-                        below = Image.new("RGBA", layer.size, (decoding.background,) * 3 + (255,))
-                        image = Image.alpha_composite(below, layer)
-                image = image.convert(mode)
+                image = _compose(opened, options, report, name).convert(mode)
     except UnidentifiedImageError as error:
-        empty = file.stat().st_size == 0
-        raise UnreadableImageError("it is empty" if empty else "its content is no image") from error
-    except Exception as error:  # whatever a decoder trips over, it is the file's
+        is_empty = file.stat().st_size == 0
+        raise UnreadableImageError("it is empty" if is_empty else "its content is not an image") from error
+    except Exception as error:  # decoders raise exceptions of many kinds for a broken file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(reason.removesuffix(".")) from error
-    if decoding.size is not None:
-        image = ImageOps.fit(image, (decoding.size, decoding.size), Image.Resampling.BILINEAR)
+    if options.size is not None:
+        image = ImageOps.fit(image, (options.size, options.size), Image.Resampling.BILINEAR)
     return image
 
 
-def is_deep(image: Image) -> bool:
-    """Whether an image, whose pixels need not be loaded, has more than 8 bits a pixel of grey."""
+def _decode_16_bits(image: Image, options: DecodingOptions, report: DecodingReport, name: str) -> Image:
+    """An image of 16 bits per pixel as floats, or reduced to 8 bits for models from before ``background`` was stored.
+
+    Raises:
+        ValueError: The images of train have 8 bits, so that nothing states the white level.
+    """
+    from PIL import Image as PillowImage
+
+    pixels = read_16_bits(image)
+    if options.white_level > 0:
+        report.grey_16_bits.append(name)
+        return PillowImage.fromarray(pixels.astype(np.float32))
+    if options.background is not None:
+        raise ValueError("it has 16 bits per pixel, and the images of train have 8: save it with 8")
+    report.grey_16_bits.append(name)
+    return PillowImage.fromarray((pixels >> 8).astype(np.uint8)).convert("L" if options.grey else "RGB")
+
+
+def _compose(image: Image, options: DecodingOptions, report: DecodingReport, name: str) -> Image:
+    """An image of 8 bits per channel with its transparent parts on the background."""
+    from PIL import Image as PillowImage
+
+    if options.background is None or not image.has_transparency_data:
+        return image
+    foreground = image.convert("RGBA")
+    if np.asarray(foreground.getchannel("A")).min() == 255:
+        return image
+    report.transparent.append(name)
+    background = PillowImage.new("RGBA", foreground.size, (options.background,) * 3 + (255,))
+    return PillowImage.alpha_composite(background, foreground)
+
+
+def has_16_bits(image: Image) -> bool:
+    """Whether an image, whose pixels need not be loaded, is grayscale with more than 8 bits per pixel."""
     return image.mode.startswith("I;16") or image.mode in ("I", "F")
 
 
-def deep_pixels(image: Image) -> np.ndarray[Any, Any]:
-    """The pixels of an image of 16 bits, in grey, shape (H, W), int64.
+def read_16_bits(image: Image) -> np.ndarray[Any, Any]:
+    """The pixels of a grayscale image of 16 bits per pixel, shape (H, W), int64.
 
     Raises:
-        ValueError: They are fractions, or do not lie in [0, 65535].
+        ValueError: The pixels are floats, or some lie outside of [0, 65535].
     """
     if image.mode == "F":
-        raise ValueError("its pixels are floats, whose white no file states: save it with 8 or 16 bits a pixel")
+        raise ValueError("its pixels are floats, whose white level no file states: save it with 8 or 16 bits per pixel")
     pixels = np.asarray(image).astype(np.int64)
     if pixels.size and not 0 <= pixels.min() <= pixels.max() <= 65535:
         raise ValueError(
-            f"its pixels lie in [{pixels.min()}, {pixels.max()}], not in [0, 65535]: save it with 8 or 16 bits a pixel"
+            f"its pixels lie in [{pixels.min()}, {pixels.max()}], not in [0, 65535]: "
+            "save it with 8 or 16 bits per pixel"
         )
     return pixels
 
 
-def white_level_of(files: Sequence[Path]) -> int:
-    """The white of all images of 16 bits together: the largest value of the fewest of ``DEPTHS`` that hold them.
+def find_white_level(files: Sequence[Path]) -> int:
+    """The white level of all 16-bit images together: the largest value of the smallest bit depth that holds them.
 
-    One for all files, as a darker one may be darker for its class.
+    All files have one white level, since the brightness of a file may depend on its class.
 
     Returns:
-        255, 1023, 4095, 16383 or 65535; 0 if no image has 16 bits a pixel.
+        255, 1023, 4095, 16383 or 65535; 0 if no image has 16 bits per pixel.
     """
     from PIL import Image
 
-    candidates = [file for file in files if file.name.lower().endswith(DEEP_EXTENSIONS) and file.is_file()]
+    candidates = [file for file in files if file.name.lower().endswith(SUFFIXES_OF_16_BITS) and file.is_file()]
 
-    def largest(row: int) -> int:
+    def largest_value(position: int) -> int:
         try:
-            with Image.open(candidates[row]) as image:
-                return max(1, int(deep_pixels(image).max())) if is_deep(image) else 0
-        except Exception:  # it is named when it is decoded
+            with Image.open(candidates[position]) as image:
+                return max(1, int(read_16_bits(image).max())) if has_16_bits(image) else 0
+        except Exception:  # a broken file is named when it is decoded
             return 0
 
-    with closing(in_threads(largest, len(candidates), "looking for images of 16 bits")) as found:
-        brightest = max(found, default=0)
-    return next(2**bits - 1 for bits in DEPTHS if brightest < 2**bits) if brightest else 0
+    with closing(map_in_threads(largest_value, len(candidates), "looking for images of 16 bits")) as values:
+        brightest = max(values, default=0)
+    return next(2**bits - 1 for bits in BIT_DEPTHS if brightest < 2**bits) if brightest else 0
 
 
-def pixels_of(image: Image, decoding: Decoding = Decoding()) -> Tensor:
-    """The pixels of an image: shape (H, W) if it is grey, (3, H, W) in RGB.
+def image_to_tensor(image: Image, options: DecodingOptions = DecodingOptions()) -> Tensor:
+    """The pixels of an image.
 
     Args:
-        image: As `open_image` gives it.
-        decoding: That it was opened with.
+        image: An image as `open_image` gives it.
+        options: The options that the image was opened with.
 
     Returns:
-        uint8; with a ``white_level`` int32, which is the value of white.
+        Shape (H, W) for grayscale, (3, H, W) for RGB.  uint8 without a white level; else int32, scaled so that white is
+        the white level.
     """
     pixels = np.asarray(image)
-    if decoding.white_level:
-        wide = pixels if image.mode == "F" else pixels * (decoding.white_level / 255)
-        pixels = np.rint(wide).astype(np.int32)
-    if image.mode == "F" and not decoding.grey:
+    if options.white_level:
+        scaled = pixels if image.mode == "F" else pixels * (options.white_level / 255)
+        pixels = np.rint(scaled).astype(np.int32)
+    if image.mode == "F" and not options.grey:
         pixels = np.stack([pixels] * 3, axis=-1)
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy() if pixels.ndim == 3 else pixels.copy())
 
 
-def in_bytes(image: Image, decoding: Decoding) -> Image:
-    """An image as `open_image` gives it, of bytes; what is brighter than white is white."""
+def to_8_bits(image: Image, options: DecodingOptions) -> Image:
+    """An image, as `open_image` gives it, with 8 bits per channel; values above the white level become white."""
     from PIL import Image
 
     if image.mode != "F":
         return image
-    pixels = np.rint(np.asarray(image) * (255 / decoding.white_level)).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(pixels).convert("L" if decoding.grey else "RGB")
+    pixels = np.rint(np.asarray(image) * (255 / options.white_level)).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels).convert("L" if options.grey else "RGB")
 
 
-def decoded(
-    work: Callable[[int], T], names: Sequence[str], where: str, doing: str, found: Found | None = None
-) -> Generator[tuple[int, T], None, None]:
-    """The rows whose image can be read, in order, each with what ``work`` makes of it, on all cores.
+# Decoding of many images
+
+
+def decode_rows(
+    decode: Callable[[int], Output],
+    names: Sequence[str],
+    typed: str,
+    progress_label: str,
+    report: DecodingReport | None = None,
+) -> Generator[tuple[int, Output], None, None]:
+    """Decodes the images of all rows in order, on all cores.
 
     Args:
-        work: Decodes the image of a row; raises UnreadableImageError.
-        names: Of the files.
-        where: What the user typed to name their folder, for the error: ``dataset.path=birds``.
-        doing: What a user at a terminal reads beside the progress bar.
-        found: Takes the names of files that cannot be read, which are left out; ``None``: they are an error.
+        decode: Decodes the image of a row; raises UnreadableImageError.
+        names: Name of the file of each row.
+        typed: Key and value that the user typed to name the folder, such as ``dataset.path=birds``.
+        progress_label: Text beside the progress bar on a terminal.
+        report: Gets the names of the files that cannot be read, which are left out; ``None`` makes them an error.
+
+    Yields:
+        Row and result of ``decode`` for each image that can be read.  Without a report, no row after the first that
+        cannot be read.
 
     Raises:
-        DataError: Files cannot be read, or none can; names all of them, after a look at the last one.
+        DataError: Some files cannot be read and there is no report, or no file can be read.  The message names all of
+            them, since it is raised after the last file.
     """
 
-    def attempt(row: int) -> T | UnreadableImageError:
+    def decode_or_error(row: int) -> Output | UnreadableImageError:
         try:
-            return work(row)
+            return decode(row)
         except UnreadableImageError as error:
             return error
 
     broken: dict[str, UnreadableImageError] = {}
-    with closing(in_threads(attempt, len(names), doing)) as results:
+    with closing(map_in_threads(decode_or_error, len(names), progress_label)) as results:
         for row, result in enumerate(results):
             if isinstance(result, UnreadableImageError):
                 broken[names[row]] = result
-            elif found is not None or not broken:
+            elif report is not None or not broken:
                 yield row, result
-    if found is not None:
-        found.broken.extend(broken)
-    if broken and (found is None or len(broken) == len(names)):
-        shown = [f"{name} ({error})" for name, error in list(broken.items())[:FEW_FILES]]
-        more = f" and {len(broken) - FEW_FILES:,} more" if len(broken) > FEW_FILES else ""
-        them = "it" if len(broken) == 1 else "them"
-        skip = f" Set dataset.broken=skip to train without {them}." if where.startswith("dataset") and not found else ""
-        raise DataError(
-            f"`{where}` must hold images that can be read, and {len(broken):,} of {len(names):,} cannot: "
-            f"{', '.join(shown)}{more}. Mend or remove {them}.{skip}"
-        ) from next(iter(broken.values()))
+    if report is not None:
+        report.broken.extend(broken)
+    if broken and (report is None or len(broken) == len(names)):
+        raise _broken_files_error(broken, len(names), typed, report) from next(iter(broken.values()))
 
 
-def in_threads(work: Callable[[int], T], count: int, doing: str) -> Generator[T, None, None]:
-    """``work(0)``, ``work(1)``, ... in this order, done by as many threads as there are cores.
+def _broken_files_error(
+    broken: Mapping[str, UnreadableImageError], num_files: int, typed: str, report: DecodingReport | None
+) -> DataError:
+    named = name_list((f"{name} ({error})" for name, error in broken.items()), MAX_NAMED_FILES)
+    them = "it" if len(broken) == 1 else "them"
+    advice = f" Set dataset.broken=skip to train without {them}." if typed.startswith("dataset") and not report else ""
+    return DataError(
+        f"`{typed}` must hold images that can be read, and {len(broken):,} of {num_files:,} cannot: "
+        f"{named}. Mend or remove {them}.{advice}"
+    )
 
-    Little is done ahead of the reader, so that what it does not keep never fills the memory.
+
+def map_in_threads(function: Callable[[int], Output], count: int, progress_label: str) -> Generator[Output, None, None]:
+    """``function(0)``, ``function(1)``, ... in this order, computed by as many threads as there are cores.
+
+    The threads stay only a few tasks ahead of the reader, so that memory stays bounded.
 
     Args:
-        work: Decodes; Pillow lets other threads run meanwhile.
-        count: How often.
-        doing: What a user at a terminal reads beside the progress bar.
+        function: Decodes an image; Pillow releases Python's global lock meanwhile.
+        count: Number of calls.
+        progress_label: Text beside the progress bar on a terminal.
     """
     if not sys.stderr.isatty():
-        yield from _in_order(work, count)
+        yield from _ordered_map(function, count)
         return
     from rich.progress import track
 
-    yield from track(_in_order(work, count), doing, count, console=terminal(stderr=True), transient=True)
+    yield from track(
+        _ordered_map(function, count), progress_label, count, console=terminal(stderr=True), transient=True
+    )
 
 
-def _in_order(work: Callable[[int], T], count: int) -> Generator[T, None, None]:
-    def chunk(start: int) -> list[T]:
-        return [work(row) for row in range(start, min(start + CHUNK, count))]
+def _ordered_map(function: Callable[[int], Output], count: int) -> Generator[Output, None, None]:
+    def run_task(start: int) -> list[Output]:
+        return [function(number) for number in range(start, min(start + IMAGES_PER_TASK, count))]
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ahead: deque[Future[list[T]]] = deque()
+    cores = usable_cores()
+    pending: deque[Future[list[Output]]] = deque()
     with ThreadPoolExecutor(cores) as pool, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # it minds odd EXIF data of pictures that are fine
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns of odd EXIF data in images that it reads well
         try:
-            for start in range(0, count, CHUNK):
-                ahead.append(pool.submit(chunk, start))
-                if len(ahead) > 2 * cores:
-                    yield from ahead.popleft().result()
-            while ahead:
-                yield from ahead.popleft().result()
+            for start in range(0, count, IMAGES_PER_TASK):
+                pending.append(pool.submit(run_task, start))
+                if len(pending) > 2 * cores:
+                    yield from pending.popleft().result()
+            while pending:
+                yield from pending.popleft().result()
         finally:
-            for future in ahead:
+            for future in pending:
                 future.cancel()

@@ -1,1 +1,1 @@
-"""Every dataset that can be selected: one file a source, each with a `read` that returns `RawData`."""
+"""The datasets that a user can select: one file per source, each with a class whose ``read`` returns `RawData`."""

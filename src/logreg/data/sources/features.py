@@ -1,4 +1,7 @@
-"""Feature matrices of a user's own, such as frozen embeddings: files of named arrays, mapped where they can be."""
+"""Matrices of features that the user computed before, such as embeddings of a frozen model, from files of arrays.
+
+The formats are in `logreg.data.formats.arrays`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from torch import Tensor
 from logreg.constraints import Constraint, check
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels
-from logreg.data.formats.arrays import FORMATS, whole
+from logreg.data.formats.arrays import ARRAY_FORMATS, ArrayFile, explaining_errors
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, did_you_mean
 from logreg.facts import Split
 
@@ -22,25 +25,25 @@ USUAL_NAMES = {
     "features": ("features", "x", "embeddings", "embedding", "data"),
     "labels": ("labels", "y", "targets", "label", "target"),
 }
-"""What the arrays are called, in small letters, when nobody says how."""
+"""Names, in lower case, by which an array is found if the user does not name it."""
 
 
 @dataclass(frozen=True)
 class Features:
     """A row of numbers and a label for each example, from .npz, .npy, .safetensors or .parquet files.
 
-    The matrix keeps its own type of number.  In .npy and .safetensors files it is mapped: the system
-    reads what is looked at, and processes on one machine share it.
+    The matrix keeps the number type that it has in the file.  Matrices in .npy and .safetensors files are
+    memory-mapped: the system reads pages when they are used, and processes on one machine share them.
 
     Attributes:
-        path: One file, or two .npy files [features, labels], to hold val and test out of.
-        train_path: Instead of ``path``: the rows to train on.
-        val_path: Beside ``train_path``: the rows to validate on.
-        test_path: Beside ``train_path``: the rows to test on.
-        features: Name of the matrix: an array or tensor of shape (N, D), or a column of N lists of D numbers.
-        labels: Name of the labels, N values of any kind; a row without a label is left out.
+        path: One file, or two .npy files [features, labels]; val and test are held out of its rows.
+        train_path: Rows of train, instead of ``path``.
+        val_path: Rows of val, together with ``train_path``.
+        test_path: Rows of test, together with ``train_path``.
+        features: Name of the matrix: an array of shape (N, D), or a column of N lists of D numbers.
+        labels: Name of the labels, N values of any type; rows without a label are left out.
         weight: Name of the sample weights, N numbers >= 0.
-        group: Name of what says which rows belong together, N values of any kind.
+        group: Name of the groups, N values of any type; rows with equal values stay in one split.
     """
 
     path: str | Sequence[str] | None = None
@@ -60,22 +63,22 @@ class Features:
             if self.path is not None and key != "path" and given is not None:
                 raise ConfigError(f"`dataset.path` must not go with `dataset.{key}`: set `dataset.train_path` instead.")
         for role in ("features", "labels", "weight", "group"):
-            check(_key(role), getattr(self, role), _NAME)
+            check(_key_of(role), getattr(self, role), _ARRAY_NAME)
 
     def read(self) -> RawData:
-        """The rows of each file, with labels that mean the same in all of them.
+        """The rows of each file; labels and groups have one encoding for all files.
 
         Raises:
             DatasetNotFoundError: A file is missing.
-            ConfigError: No file is named; an array is not there, or must be named.
-            DataError: A file is broken, or what it holds breaks a constraint or disagrees with the other files.
+            ConfigError: No file is named; an array is missing, or must be named.
+            DataError: A file is broken, its arrays break a constraint, or the files do not fit each other.
         """
-        parts = {split: self._part(key) for split, key in self._keys().items()}
+        parts = {split: self._read_part(key) for split, key in self._keys().items()}
         train = parts["train"]
-        labels, class_names = _codes(
+        labels, class_names = _encode_together(
             f"dataset.labels={train.labels_name}", {split: part.labels for split, part in parts.items()}
         )
-        groups = self._groups(parts)
+        groups = self._encode_groups(parts)
         tables: dict[Split, Table] = {}
         notes = []
         for split, part in parts.items():
@@ -84,19 +87,19 @@ class Features:
                     f"`dataset.{split}_path` must have the {train.features.shape[1]} features of `dataset.train_path`, "
                     f"got {part.features.shape[1]} [in {part.source}]. Make both with the same model."
                 )
-            known = labels[split] != MISSING
-            missing = len(known) - int(known.sum())
-            if missing == len(known):
+            has_label = labels[split] != MISSING
+            missing = len(has_label) - int(has_label.sum())
+            if missing == len(has_label):
                 raise DataError(f"`dataset.labels={part.labels_name}` must hold labels, got none [in {part.source}].")
             if missing:
                 notes.append(f"left out {missing:,} rows of {part.source}, since {part.labels_name} is missing there")
-            rows = known.nonzero()[:, 0] if missing else None
+            rows = has_label.nonzero()[:, 0] if missing else None
             tables[split] = Table(part.features, labels[split], rows, part.weight, groups.get(split))
         source = " + ".join(part.source for part in parts.values())
         return RawData(tables, class_names, source=source, notes=tuple(notes), class_kind=class_kind(train.labels))
 
     def _keys(self) -> dict[Split, str]:
-        """The key that names the rows of each split that has some."""
+        """The attribute that names the file of each split that has one."""
         if self.path is not None:
             return {"train": "path"}
         if self.train_path is None:
@@ -104,63 +107,71 @@ class Features:
         keys: dict[Split, str] = {"train": "train_path", "val": "val_path", "test": "test_path"}
         return {split: key for split, key in keys.items() if getattr(self, key) is not None}
 
-    def _part(self, key: str) -> _Part:
-        """What a file, or a pair of files, has to give: as many rows of each."""
+    def _read_part(self, key: str) -> _Part:
+        """The arrays of one split, from the file or the pair of files that the attribute ``key`` names."""
         given = getattr(self, key)
         files = [Path(file) for file in ([given] if isinstance(given, str) else given)]
         for file in files:
-            if not file.is_file():
-                what = f"got the folder {file}" if file.is_dir() else f"and {file} is missing"
-                what = f"got a pipe or a device: {file}" if file.exists() and not file.is_dir() else what
-                raise DatasetNotFoundError(f"`dataset.{key}` must be a file, {what}. Paths start where you stand.")
-        first, last = files[0], files[-1]  # of a pair, the features and the labels
-        with whole(f"dataset.{key}", first):
-            arrays = FORMATS[first.suffix.lower()](files)
-        features_name = self._choose("features", arrays.matrices, first)
-        with whole(f"dataset.{key}", first):
+            _check_exists(f"dataset.{key}", file)
+        features_file, columns_file = files[0], files[-1]  # the same file, unless they are a pair
+        with explaining_errors(f"dataset.{key}", features_file):
+            arrays = ARRAY_FORMATS[features_file.suffix.lower()](files)
+        features_name = self._array_name("features", arrays.matrices, features_file)
+        with explaining_errors(f"dataset.{key}", features_file):
             features = arrays.matrix(features_name)
-        _check_matrix(f"dataset.features={features_name}", features, first)
+        _check_matrix(f"dataset.features={features_name}", features, features_file)
 
         def column(role: str) -> tuple[str, Any]:
-            name = self._choose(role, arrays.columns, last)
-            with whole(f"dataset.{key}", last):
-                values = arrays.column(name)
-            if len(values) != len(features):
-                raise DataError(
-                    f"`{_key(role)}={name}` must have a value for each of the {len(features)} rows of "
-                    f"{features_name}, got {len(values)} [in {last.name}]. "
-                    "Save both from the same rows."
-                )
-            return name, values
+            return self._read_column(role, arrays, key, columns_file, features_name, len(features))
 
-        part = _Part(features, *column("labels"), source=first.name)
+        part = _Part(features, *column("labels"), source=features_file.name)
         if self.weight is not None:
             name, values = column("weight")
-            part.weight = _weights(f"dataset.weight={name}", values, last)
+            part.weight = _check_weights(f"dataset.weight={name}", values, columns_file)
         if self.group is not None:
             _, part.groups = column("group")
         return part
 
-    def _choose(self, role: str, there: Sequence[str], file: Path) -> str:
-        """The array that the user named, or the only one that it can be."""
+    def _read_column(
+        self, role: str, arrays: ArrayFile, key: str, file: Path, features_name: str, num_rows: int
+    ) -> tuple[str, Any]:
+        """Name and values of the array with this role, which must have a value for each row of the features."""
+        name = self._array_name(role, arrays.columns, file)
+        with explaining_errors(f"dataset.{key}", file):
+            values = arrays.column(name)
+        if len(values) != num_rows:
+            raise DataError(
+                f"`{_key_of(role)}={name}` must have a value for each of the {num_rows} rows of {features_name}, "
+                f"got {len(values)} [in {file.name}]. Save both from the same rows."
+            )
+        return name, values
+
+    def _array_name(self, role: str, available: Sequence[str], file: Path) -> str:
+        """The array that the user named for this role, else the only one with a usual name."""
         wanted = getattr(self, role)
-        constraint = f"name one of {', '.join(there) or 'no arrays'} [in {file.name}]"
+        if not available:
+            raise ConfigError(
+                f"`{_key_of(role)}` must name an array [in {file.name}], and the file has none for this purpose. "
+                "Save one into it."
+            )
+        constraint = f"name one of {', '.join(available)} [in {file.name}]"
         if wanted is None:
-            usual = [name for name in there if name.lower() in USUAL_NAMES[role]]
-            if role == "features" and len(there) == 1:
-                usual = list(there)
-            if len(usual) != 1:
-                raise ConfigError.broken(_key(role), constraint, None, f"Set {_key(role)}=NAME.")
-            return usual[0]
-        if wanted not in there:
-            raise ConfigError.broken(_key(role), constraint, wanted, did_you_mean(wanted, there))
+            candidates = [name for name in available if name.lower() in USUAL_NAMES[role]]
+            if role == "features" and len(available) == 1:
+                candidates = list(available)
+            if len(candidates) != 1:
+                raise ConfigError.broken(_key_of(role), constraint, None, f"Set {_key_of(role)}=NAME.")
+            return candidates[0]
+        if wanted not in available:
+            raise ConfigError.broken(_key_of(role), constraint, wanted, did_you_mean(wanted, available))
         return str(wanted)
 
-    def _groups(self, parts: Mapping[Split, _Part]) -> dict[Split, Tensor]:
+    def _encode_groups(self, parts: Mapping[Split, _Part]) -> dict[Split, Tensor]:
+        """The group of each row of each split, shape (N,), int64; empty without groups."""
         if self.group is None:
             return {}
-        key = f"{_key('group')}={self.group}"
-        groups, _ = _codes(key, {split: part.groups for split, part in parts.items()})
+        key = f"{_key_of('group')}={self.group}"
+        groups, _ = _encode_together(key, {split: part.groups for split, part in parts.items()})
         for split, codes in groups.items():
             if len(missing := (codes == MISSING).nonzero()):
                 raise DataError(
@@ -172,39 +183,53 @@ class Features:
 
 @dataclass
 class _Part:
-    """What one file has to give; labels and groups as pyarrow has them."""
+    """The arrays of one split, with N rows."""
 
     features: Tensor
+    """Shape (N, D)."""
     labels_name: str
     labels: Any
+    """Arrow array of shape (N,)."""
     source: str
+    """Name of the file."""
     weight: Tensor | None = None
+    """Shape (N,), float64."""
     groups: Any = None
+    """Arrow array of shape (N,)."""
 
 
-def _key(role: str) -> str:
-    """What a user types to name an array."""
+def _key_of(role: str) -> str:
+    """The key that a user types to name the array with this role."""
     return "dataset.split.group" if role == "group" else f"dataset.{role}"
 
 
 def _is_files(given: object) -> bool:
-    """Whether it is nothing, a file with several arrays, or a pair of files with one each."""
+    """Whether the value is ``None``, a file with several arrays, or a pair of .npy files."""
     if given is None:
         return True
     files = [given] if isinstance(given, str) else given
     if not isinstance(files, list | tuple) or not all(isinstance(file, str) for file in files):
         return False
     suffixes = [Path(file).suffix.lower() for file in files]
-    return suffixes == [".npy", ".npy"] or (isinstance(given, str) and suffixes[0] in FORMATS.keys() - {".npy"})
+    return suffixes == [".npy", ".npy"] or (isinstance(given, str) and suffixes[0] in ARRAY_FORMATS.keys() - {".npy"})
 
 
 _FILES = Constraint("be a .npz, .safetensors or .parquet file, or two files [FEATURES.npy,LABELS.npy]", _is_files)
 
-_NAME = Constraint("be the name of an array", lambda value: value is None or isinstance(value, str))
+_ARRAY_NAME = Constraint("be the name of an array", lambda value: value is None or isinstance(value, str))
+
+
+def _check_exists(key: str, file: Path) -> None:
+    if file.is_file():
+        return
+    fault = f"and {file} is missing"
+    if file.exists():
+        fault = f"got the folder {file}" if file.is_dir() else f"got a pipe or a device: {file}"
+    raise DatasetNotFoundError(f"`{key}` must be a file, {fault}. Relative paths start at the current folder.")
 
 
 def _check_matrix(key: str, features: Tensor, file: Path) -> None:
-    """Two axes, and something in them."""
+    """Refuses a matrix that does not have two axes, or has no values."""
     got = f"shape {tuple(features.shape)} [in {file.name}]"
     if features.ndim != 2:
         advice = "Flatten the other axes, or average over them, before saving."
@@ -215,31 +240,46 @@ def _check_matrix(key: str, features: Tensor, file: Path) -> None:
         raise DataError(f"`{key}` must have rows and features, got {got}.")
 
 
-def _weights(key: str, values: Any, file: Path) -> Tensor:
-    """Sample weights in float64."""
-    import pyarrow as pa
-    import pyarrow.types as kinds
+def _check_weights(key: str, values: Any, file: Path) -> Tensor:
+    """Sample weights from an Arrow array, shape (N,), float64.
 
-    if not (kinds.is_floating(values.type) or kinds.is_integer(values.type)):
+    Raises:
+        DataError: A weight is negative, not finite or not a number.
+    """
+    import pyarrow as pa
+    import pyarrow.types as types
+
+    if not (types.is_floating(values.type) or types.is_integer(values.type)):
         raise DataError(f"`{key}` must hold numbers >= 0, got {values.type} [in {file.name}].")
     weights = np.array(values.cast(pa.float64()).to_numpy(zero_copy_only=False))
-    bad = ~(np.isfinite(weights) & (weights >= 0))
-    if bad.any():
-        row = int(bad.argmax())
+    is_bad = ~(np.isfinite(weights) & (weights >= 0))
+    if is_bad.any():
+        row = int(is_bad.argmax())
         raise DataError(f"`{key}` must hold finite numbers >= 0, got {weights[row]:g} in row {row} [in {file.name}].")
     return torch.from_numpy(weights)
 
 
-def _codes(key: str, columns: Mapping[Split, Any]) -> tuple[dict[Split, Tensor], tuple[str, ...]]:
-    """Integers for the values of several files, the same for equal ones, and what each stands for."""
+def _encode_together(key: str, columns: Mapping[Split, Any]) -> tuple[dict[Split, Tensor], tuple[str, ...]]:
+    """Encodes the values of several files as integers, equal values by the same integer.
+
+    Args:
+        key: Key and value that the user typed to name the array.
+        columns: Arrow array of each split, shape (N,).
+
+    Returns:
+        Codes of each split, shape (N,), int64, `MISSING` for a missing value; the name of each code.
+
+    Raises:
+        DataError: The arrays have types that do not fit each other, or values that cannot be encoded.
+    """
     import pyarrow as pa
 
     tables = [pa.table({key: column}) for column in columns.values()]
     try:
-        together = pa.concat_tables(tables, promote_options="permissive").column(0)
+        joined = pa.concat_tables(tables, promote_options="permissive").column(0)
     except pa.ArrowTypeError as error:
         found = ", ".join(f"{column.type} in {split}" for split, column in columns.items())
-        raise DataError(f"`{key}` must be of one kind in all files, got {found}. Mend the files.") from error
-    codes, names = encode_labels(together, key)
+        raise DataError(f"`{key}` must have one type in all files, got {found}. Mend the files.") from error
+    codes, names = encode_labels(joined, key)
     sizes = [len(column) for column in columns.values()]
     return dict(zip(columns, codes.split(sizes), strict=True)), names

@@ -1,4 +1,11 @@
-"""Frozen features: images through a model of torchvision that is not trained any further."""
+"""Frozen features: a torchvision model without its last layer turns images into features, and is not trained.
+
+A logistic regression on frozen features is also called a linear probe.
+
+References:
+    torchvision, models and pretrained weights, https://pytorch.org/vision/stable/models.html
+    Alain and Bengio (2016), Understanding intermediate layers using linear classifier probes, arXiv:1610.01644.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +24,9 @@ from torch import Tensor, nn
 
 from logreg.constraints import check, text, whole
 from logreg.data.base import Dataset, RawData, Table
-from logreg.data.download import NoAnswer, Remote, alone, fetch, say
-from logreg.data.formats.cache import Cached, cached
-from logreg.data.formats.images import Decoding, ImageSource, Listing, in_bytes, pixels_of
+from logreg.data.download import DownloadError, RemoteFile, download_lock, fetch, print_line
+from logreg.data.formats.cache import CacheEntry, load_or_compute
+from logreg.data.formats.images import DecodingOptions, ImageListing, ImageSource, image_to_tensor, to_8_bits
 from logreg.errors import ConfigError
 from logreg.facts import SPLITS, Split
 
@@ -27,128 +34,132 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-FORMAT = 2
-"""Part of the cache's key: raise it when what is kept changes its meaning."""
+FEATURES_VERSION = 2
+"""Version of the computed features, which is part of the cache's key: raise it when their computation changes."""
 
-RANDOM = "none"
-"""Weights that nobody trained; always the same ones."""
+RANDOM_WEIGHTS = "none"
+"""Value of ``backbone.weights`` for weights that were never trained; they are always the same."""
+
+WRITE_STATE_DICT = "Write it with torch.save(model.state_dict(), FILE)."
+"""Next step after a file that is not a state dict."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model without its last layer, and what it wants its images to be like.
+    """A model without its last layer, and the preprocessing of its images.
 
     Attributes:
-        model: From (N, 3, crop, crop) to (N, F).
-        plain: All that it takes to have it again: ``name``, ``weights`` and their ``checksum``,
-            ``resize``, ``crop``, ``interpolation``, ``mean``, ``std`` and ``num_features``.
-        device: Where the model is.
+        model: Maps images of shape (N, 3, crop, crop) to features of shape (N, F).
+        facts: Plain values from which `from_facts` builds the same backbone: ``name``, ``weights`` and their
+            ``checksum``, ``resize`` and ``crop`` in pixels, ``interpolation``, ``mean`` and ``std`` of the three
+            channels, and ``num_features``, which is F.
+        device: Device of the model.
     """
 
     model: nn.Module
-    plain: Mapping[str, Any]
+    facts: Mapping[str, Any]
     device: torch.device
 
     @classmethod
     def build(cls, name: str, weights: str = "DEFAULT", device: str | torch.device = "cpu") -> Backbone:
-        """A model by name.
+        """A backbone by its name.
 
         Args:
-            name: Any classification model of torchvision.
-            weights: DEFAULT or another name that torchvision has weights under; a file with a state
-                dict, whose last layer may have any number of classes or be missing; "none".
-            device: Where the model shall be.
+            name: A classification model of torchvision.
+            weights: DEFAULT or another name of weights in torchvision; or a file with a state dict, whose last layer
+                may have any number of classes or be missing; or "none" for random weights.
+            device: Device for the model.
 
         Raises:
-            ConfigError: There is no such model, or no such weights; a file is broken or is another
-                model's; a download failed.
+            ConfigError: There is no such model or no such weights; the file is broken or of another model; the
+                download failed.
         """
         import torchvision
 
         names = torchvision.models.list_models(module=torchvision.models)
         if name not in names:
             raise ConfigError.not_a_choice("backbone", names, name)
-        enum = torchvision.models.get_model_weights(name)
-        member = enum.DEFAULT
-        if weights in enum.__members__:
-            member = enum[weights]
-            model = _fetched(name, weights, member)
-            head, width = remove_head(model)
+        weights_enum = torchvision.models.get_model_weights(name)
+        is_pretrained = weights in weights_enum.__members__
+        member = weights_enum[weights] if is_pretrained else weights_enum.DEFAULT
+        if is_pretrained:
+            model = _load_pretrained(name, weights, member)
+            head, num_features = remove_head(model)
         else:
-            if weights != RANDOM and not Path(weights).is_file():
-                named = ", ".join(("DEFAULT", *(other.name for other in enum)))
+            if weights != RANDOM_WEIGHTS and not Path(weights).is_file():
+                choices = ", ".join(("DEFAULT", *(other.name for other in weights_enum)))
                 raise ConfigError.broken(
-                    "backbone.weights", f"be one of {named}, {RANDOM}, or a file with a state dict", weights
+                    "backbone.weights", f"be one of {choices}, {RANDOM_WEIGHTS}, or a file with a state dict", weights
                 )
             model = new_model(name, member.transforms().crop_size[0])
-            head, width = remove_head(model)
-            if weights != RANDOM:
-                _load(model, head, weights)
-        presets = member.transforms()
-        plain = {
+            head, num_features = remove_head(model)
+            if weights != RANDOM_WEIGHTS:
+                _load_state_dict(model, head, weights)
+        transforms = member.transforms()
+        facts = {
             "name": name,
-            "weights": member.name if weights in enum.__members__ else weights,
+            "weights": member.name if is_pretrained else weights,
             "checksum": _checksum(model),
-            "resize": presets.resize_size[0],
-            "crop": presets.crop_size[0],
-            "interpolation": presets.interpolation.value,
-            "mean": list(presets.mean),
-            "std": list(presets.std),
-            "num_features": width,
+            "resize": transforms.resize_size[0],
+            "crop": transforms.crop_size[0],
+            "interpolation": transforms.interpolation.value,
+            "mean": list(transforms.mean),
+            "std": list(transforms.std),
+            "num_features": num_features,
         }
         model = model.eval().requires_grad_(False).to(device)
         if torch.device(device).type == "cpu":
-            model = model.to(memory_format=torch.channels_last)  # convolutions take less time this way
-        return cls(model, plain, torch.device(device))
+            model = model.to(memory_format=torch.channels_last)  # convolutions on a CPU are faster in this layout
+        return cls(model, facts, torch.device(device))
 
     @classmethod
-    def rebuild(cls, plain: Mapping[str, Any], device: str | torch.device = "cpu") -> Backbone:
-        """The backbone that ``plain`` tells of.
+    def from_facts(cls, facts: Mapping[str, Any], device: str | torch.device = "cpu") -> Backbone:
+        """The backbone whose `facts` a trained model stores.
 
         Raises:
-            ConfigError: As ``build``; or the weights are no longer the same.
+            ConfigError: As `build`; or the weights have changed.
         """
-        built = cls.build(plain["name"], plain["weights"], device)
-        if built.plain["checksum"] != plain["checksum"]:
+        built = cls.build(facts["name"], facts["weights"], device)
+        if built.facts["checksum"] != facts["checksum"]:
             raise ConfigError.broken(
                 "backbone.weights",
-                f"be those that the linear model was trained on, with checksum {plain['checksum']}",
-                plain["weights"],
-                f"Their checksum is {built.plain['checksum']}: find the old file, or train again.",
+                f"be those that the linear model was trained on, with checksum {facts['checksum']}",
+                facts["weights"],
+                f"Their checksum is {built.facts['checksum']}: find the old file, or train again.",
             )
-        return cls(built.model, plain, built.device)
+        return cls(built.model, facts, built.device)
 
     def prepare(self, image: Image) -> Tensor:
-        """An image of any size as the model wants it: shape (3, crop, crop), uint8."""
+        """Resizes and crops an image of any size: shape (3, crop, crop), uint8."""
         from torchvision.transforms import InterpolationMode, functional
 
-        mode = InterpolationMode(self.plain["interpolation"])
-        image = functional.resize(image.convert("RGB"), [self.plain["resize"]], mode)
-        return pixels_of(functional.center_crop(image, [self.plain["crop"]]))
+        mode = InterpolationMode(self.facts["interpolation"])
+        image = functional.resize(image.convert("RGB"), [self.facts["resize"]], mode)
+        return image_to_tensor(functional.center_crop(image, [self.facts["crop"]]))
 
     def features(self, prepared: Iterable[Tensor], batch_size: int = 64) -> Iterator[Tensor]:
-        """What the model makes of images, batch by batch: float32 on the CPU, shape (<= batch_size, F)."""
+        """The features of prepared images, batch by batch: float32 on the CPU, shape (<= batch_size, F)."""
         from torchvision.transforms import functional
 
         images = iter(prepared)
-        # Without TF32 a GPU gives what a CPU gives, to rounding: a model may be trained on one and used on the other.
+        # Without TF32 a GPU agrees with a CPU up to rounding: a model may be trained on one and used on the other.
         with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
             while batch := list(islice(images, batch_size)):
                 pixels = functional.convert_image_dtype(torch.stack(batch).to(self.device), torch.float32)
-                outputs: Tensor = self.model(functional.normalize(pixels, self.plain["mean"], self.plain["std"]))
+                outputs: Tensor = self.model(functional.normalize(pixels, self.facts["mean"], self.facts["std"]))
                 yield outputs.float().cpu()
 
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """A dataset of images, whose features are what a backbone makes of them.
+    """A dataset of images whose features are computed by a backbone.
 
     Attributes:
-        source: The images.  What is computed is kept in its ``cache``.
+        source: The images.  The features are kept in the cache of the source.
         backbone: Name of the model.
         weights: As ``Backbone.build`` takes them.
         batch_size: Images that go through the model at once.
-        device: Where it runs.
+        device: Device of the model.
     """
 
     source: Dataset
@@ -168,81 +179,91 @@ class FrozenFeatures:
 
     @property
     def name(self) -> str:
-        """The source's."""
+        """Name of the source."""
         return self.source.name
 
     def read(self) -> RawData:
-        """The source's rows and classes; features of shape (N, F), float32.
+        """The rows and classes of the source; features of shape (N, F), float32.
 
         Raises:
-            LogregError: As ``Backbone.build`` and the source's own ``read``.
+            LogregError: As ``Backbone.build`` and ``read`` of the source.
         """
         assert isinstance(self.source, ImageSource)
-        listing = self.source.listing()
+        listing = self.source.list_images()
+        folder, name = self.source.cache, f"{self.name}-{self.backbone}"
+        entry = load_or_compute(folder, name, self._cache_key(listing), lambda: self._compute(listing))
+        tables = {}
+        for split in SPLITS:
+            if f"{split}.labels" in entry.tensors:
+                groups = listing.groups[split][entry.tensors[f"{split}.rows"]] if listing.groups else None
+                features, labels = (entry.tensors[f"{split}.{part}"] for part in ("features", "labels"))
+                tables[split] = Table(features, labels, groups=groups)
+        options = DecodingOptions(**entry.metadata["decoding"])
+        return RawData(
+            tables,
+            class_names=listing.class_names,
+            source=listing.source,
+            notes=(*listing.notes, *entry.metadata["notes"]),
+            backbone={**entry.metadata["backbone"], "size": listing.size, "grey": listing.grey},
+            pixels=options.facts,
+        )
+
+    def _cache_key(self, listing: ImageListing) -> dict[str, Any]:
+        """Plain values on which the features depend."""
         key: dict[str, Any] = {
             "images": listing.key,
-            "format": FORMAT,
+            "format": FEATURES_VERSION,
             "backbone": self.backbone,
             "weights": self.weights,
-            # which weights are the default, and what random ones are, is theirs to say
+            # torchvision chooses the default weights, and torch draws the random ones.
             "versions": [version("torch"), version("torchvision")],
         }
         if Path(self.weights).is_file():
             status = Path(self.weights).stat()
             key["weights"] = [str(Path(self.weights).resolve()), status.st_size, status.st_mtime_ns]
-        kept = cached(self.source.cache, f"{self.name}-{self.backbone}", key, lambda: self._compute(listing))
-        tables = {}
-        for split in SPLITS:
-            if f"{split}.labels" in kept.tensors:
-                groups = listing.groups[split][kept.tensors[f"{split}.rows"]] if listing.groups else None
-                features, labels = (kept.tensors[f"{split}.{part}"] for part in ("features", "labels"))
-                tables[split] = Table(features, labels, groups=groups)
-        decoding = Decoding(**kept.facts["decoding"])
-        return RawData(
-            tables,
-            class_names=listing.class_names,
-            source=listing.source,
-            notes=(*listing.notes, *kept.facts["notes"]),
-            backbone={**kept.facts["backbone"], "size": listing.size, "grey": listing.grey},
-            pixels=decoding.plain,
-        )
+        return key
 
-    def _compute(self, listing: Listing) -> Cached:
+    def _compute(self, listing: ImageListing) -> CacheEntry:
+        """Rows, features and labels of the images of each split that can be read."""
         backbone = Backbone.build(self.backbone, self.weights, self.device)
-        opened = listing.open()
-        rows: dict[Split, list[int]] = {split: [] for split in opened.splits}
+        decoder = listing.make_decoder()
+        rows: dict[Split, list[int]] = {split: [] for split in decoder.splits}
 
-        def prepared(image: Image) -> Tensor:
-            return backbone.prepare(in_bytes(image, opened.decoding))
+        def prepare(image: Image) -> Tensor:
+            return backbone.prepare(to_8_bits(image, decoder.options))
 
-        def taken(images: Iterable[tuple[Split, int, Tensor]]) -> Iterator[Tensor]:
-            for split, row, image in images:
+        def prepared(decoded: Iterable[tuple[Split, int, Tensor]]) -> Iterator[Tensor]:
+            for split, row, image in decoded:
                 rows[split].append(row)
                 yield image
 
-        images_of = opened.splits.values()
-        features = torch.empty(sum(len(images.labels) for images in images_of), backbone.plain["num_features"])
+        num_images = sum(len(images.labels) for images in decoder.splits.values())
+        features = torch.empty(num_images, backbone.facts["num_features"])
         done = 0
-        with closing(opened.decoded(prepared, self.backbone, backbone.plain["resize"])) as images:
-            for batch in backbone.features(taken(images), self.batch_size):
+        with closing(decoder.decode(prepare, self.backbone, backbone.facts["resize"])) as decoded:
+            for batch in backbone.features(prepared(decoded), self.batch_size):
                 features[done : done + len(batch)] = batch
                 done += len(batch)
-        parts = features[:done].split([len(mine) for mine in rows.values()])
+        parts = features[:done].split([len(split_rows) for split_rows in rows.values()])
         tensors = {}
-        for (split, mine), part in zip(rows.items(), parts, strict=True):
-            positions = torch.tensor(mine, dtype=torch.int64)
+        for (split, split_rows), part in zip(rows.items(), parts, strict=True):
+            positions = torch.tensor(split_rows, dtype=torch.int64)
             tensors[f"{split}.rows"], tensors[f"{split}.features"] = positions, part
-            tensors[f"{split}.labels"] = opened.splits[split].labels[positions]
-        notes = opened.found.notes(opened.decoding)
-        return Cached(tensors, {"backbone": dict(backbone.plain), "decoding": asdict(opened.decoding), "notes": notes})
+            tensors[f"{split}.labels"] = decoder.splits[split].labels[positions]
+        metadata = {
+            "backbone": dict(backbone.facts),
+            "decoding": asdict(decoder.options),
+            "notes": decoder.report.notes(decoder.options),
+        }
+        return CacheEntry(tensors, metadata)
 
 
 def new_model(name: str, crop: int) -> nn.Module:
-    """A model as torchvision builds it for its own weights, but with random ones, always the same.
+    """A model with the architecture of torchvision's pretrained weights and random weights, which are always the same.
 
     Args:
-        name: One of torchvision's classification models.
-        crop: Side of its images.
+        name: A classification model of torchvision.
+        crop: Side of the model's images, in pixels.
     """
     import torchvision
 
@@ -258,78 +279,75 @@ def new_model(name: str, crop: int) -> nn.Module:
 
 
 def remove_head(model: nn.Module) -> tuple[str, int]:
-    """Takes out the layer that tells classes apart, whatever the model calls it.
+    """Replaces the classification layer, which is the last linear layer, by the identity.
 
     Returns:
-        The layer's name, and the width of its input: F.
+        The name of the layer, and the width of its input, which is F.
     """
     linear = [(name, module.in_features) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    # SqueezeNet has none: there a 1 x 1 convolution tells classes apart
+    # SqueezeNet has no linear layer: its classification layer is a 1 x 1 convolution.
     convs = [(name, module.in_channels) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     name, width = (linear or convs)[-1]
     model.set_submodule(name, nn.Identity())
     return name, width
 
 
-def _fetched(name: str, weights: str, member: Any) -> nn.Module:
-    """A model with torchvision's weights, downloaded once."""
+def _load_pretrained(name: str, weights: str, member: Any) -> nn.Module:
+    """A model with weights of torchvision, which are downloaded if their file is missing."""
     import torchvision
 
     file = Path(torch.hub.get_dir(), "checkpoints", Path(member.url).name)
     key = f"`backbone.weights={weights}`"
     try:
         if not file.exists():
-            with alone(file.parent, name):
-                if not file.exists():  # another process may have fetched it meanwhile
-                    remote = Remote((member.url,), "".join(re.findall(r"-([0-9a-f]*)\.", file.name)))
-                    say(f"{name}: downloading its weights from {remote.folder} to {file.parent}")
+            with download_lock(file.parent, name):
+                if not file.exists():  # another process may have downloaded the file in the meantime
+                    remote = RemoteFile((member.url,), "".join(re.findall(r"-([0-9a-f]*)\.", file.name)))
+                    print_line(f"{name}: downloading its weights from {remote.folder} to {file.parent}")
                     fetch(remote, file)
-    except (NoAnswer, OSError) as error:
+    except (DownloadError, OSError) as error:
         raise ConfigError(
             f"{key} could not be downloaded: {error}. Put {member.url} into {file.parent}, or set "
-            "`backbone.weights` to a file with a state dict, or to none for random ones."
+            "`backbone.weights` to a file with a state dict, or to none for random weights."
         ) from error
     try:
         model: nn.Module = torchvision.models.get_model(name, weights=member, progress=False)
-    except Exception as error:  # unpicklers fail in ways of their own
-        raise ConfigError(f"{key} must be a whole file, and {file} is broken. Remove it.") from error
+    except Exception as error:  # unpickling a broken file raises exceptions of many kinds
+        raise ConfigError(f"{key} must be a complete file, and {file} is broken. Remove it.") from error
     return model
 
 
-def _load(model: nn.Module, head: str, file: str) -> None:
-    """Fills a model, whose head is gone, from a file."""
+def _load_state_dict(model: nn.Module, head: str, file: str) -> None:
+    """Loads weights from a file into a model whose layer ``head`` has been removed.
+
+    Raises:
+        ConfigError: The file is not a state dict, or is one of another model.
+    """
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpicklers fail in ways of their own
+    except Exception as error:  # unpickling a broken file raises exceptions of many kinds
         raise ConfigError.broken(
-            "backbone.weights",
-            "be a file that torch.load reads with weights_only=True",
-            file,
-            "Write it with torch.save(model.state_dict(), FILE).",
+            "backbone.weights", "be a file that torch.load reads with weights_only=True", file, WRITE_STATE_DICT
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError.broken(
-            "backbone.weights",
-            "be a file with a state dict",
-            file,
-            "Write it with torch.save(model.state_dict(), FILE).",
-        )
+        raise ConfigError.broken("backbone.weights", "be a file with a state dict", file, WRITE_STATE_DICT)
     shapes = {key: value.shape for key, value in model.state_dict().items()}
-    for key in list(state):  # in place, since load_state_dict looks at an attribute of the dict
-        new = re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)  # DenseNet's own files are older than it
+    for key in list(state):  # in place, since load_state_dict reads an attribute of the dict
+        # torchvision's files of DenseNet have names of an earlier version of the model.
+        new = re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)", r"\1\2", key)
         value = state.pop(key)
         if not re.match(rf"(?:{re.escape(head)}|AuxLogits|aux1|aux2)\.", new):
             state[new] = value
-    must = "hold the weights of the model"
+    expected = f"`backbone.weights={file}` must hold the weights of the model"
     for key, value in state.items():
         if key in shapes and value.shape != shapes[key]:
             got, wanted = (" x ".join(map(str, shape)) or "one number" for shape in (value.shape, shapes[key]))
-            raise ConfigError(f"`backbone.weights={file}` must {must}, and {key} is {got}, not {wanted}.")
-    wrong = model.load_state_dict(state, strict=False)
-    if wrong.missing_keys:
-        raise ConfigError(f"`backbone.weights={file}` must {must}, and {wrong.missing_keys[0]} is missing.")
-    if wrong.unexpected_keys:
-        raise ConfigError(f"`backbone.weights={file}` must {must}, and {wrong.unexpected_keys[0]} is none of them.")
+            raise ConfigError(f"{expected}, and {key} is {got}, not {wanted}.")
+    mismatch = model.load_state_dict(state, strict=False)
+    if mismatch.missing_keys:
+        raise ConfigError(f"{expected}, and {mismatch.missing_keys[0]} is missing.")
+    if mismatch.unexpected_keys:
+        raise ConfigError(f"{expected}, and {mismatch.unexpected_keys[0]} is not one of them.")
 
 
 def _checksum(model: nn.Module) -> int:

@@ -1,4 +1,7 @@
-"""A user's own table: CSV, TSV, Parquet, Arrow or Feather."""
+"""Tables of the user: CSV, TSV, Parquet, Arrow IPC or Feather files with a column of classes.
+
+The formats are in `logreg.data.formats.tables`, the encoding of columns in `logreg.data.encoding.columns`.
+"""
 
 from __future__ import annotations
 
@@ -13,42 +16,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.constraints import Constraint, check, listed, name, one_of, optional, text, whole
+from logreg.constraints import character, check, listed, name, one_of, optional, text, whole
 from logreg.data.base import RawData, Table
-from logreg.data.encoding.columns import Columns, encode, few, is_number, not_a_number, read_columns
+from logreg.data.encoding.columns import Columns, is_number, not_a_number, read_columns
+from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
-from logreg.data.formats.tables import BINARY, column_names, read_table, row_labels, suffix_of
-from logreg.errors import ConfigError, DataError, as_typed, did_you_mean
+from logreg.data.formats.binary_tables import BINARY_SUFFIXES
+from logreg.data.formats.compression import suffix_of
+from logreg.data.formats.tables import column_names, index_columns, read_table
+from logreg.errors import ConfigError, DataError, as_typed, did_you_mean, name_list
 from logreg.facts import SPLITS, DataFacts, Split
 
-NAMED = {
+ROLE_KEYS = {
     "target": "dataset.target",
     "weight": "dataset.weight",
     "split_column": "dataset.split.column",
     "group": "dataset.split.group",
 }
-"""Arguments that name a column with another part than a feature's, and what a user types for each."""
-
-ONE_CHARACTER = Constraint("be one character, such as ';'", lambda value: isinstance(value, str) and len(value) == 1)
+"""Attributes that name a column with another role than a feature, and the key that a user types for each."""
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """One file, or one for each split.
+    """A table with a column of classes, from one file, or from one file for each split.
 
     Attributes:
-        path: The file; or else ``train_path``, with ``val_path`` and ``test_path`` or without.
-        target: The column with the classes.
-        features: Columns to learn from; all others but those named below when ``None``.
+        path: The file, from whose rows val and test are held out.
+        train_path: File of train, instead of ``path``.
+        val_path: File of val, together with ``train_path``.
+        test_path: File of test, together with ``train_path``.
+        target: Column of the classes.
+        features: Columns of the features; ``None`` takes all columns without another role.
         drop: Columns to leave out.
-        categorical: Columns that are categories though they look like numbers.
-        missing: "impute" fills gaps by the median or most frequent of train and marks them; "error" refuses them.
-        missing_values: Words for a missing value in text files, besides nothing, NA, NaN and null.
-        max_levels: More levels than that in a column of text are refused.
-        weight: Column of sample weights, >= 0.
-        split_column: Column that says train, val or test.
-        group: Column whose equal values are never in two splits.
-        separator: Between the values of a line; by the file's suffix when ``None``.
+        categorical: Columns that are categories although their values look like numbers.
+        missing: "impute" replaces missing values by the median or the most frequent level of train, and adds a feature
+            that marks them; "error" refuses them.
+        missing_values: Words for a missing value in text files, besides the empty word, NA, NaN and null.
+        max_levels: Maximum number of levels of a text column, >= 2.
+        weight: Column of the sample weights, >= 0.
+        split_column: Column that states train, val or test for each row.
+        group: Column of the groups; rows with equal values stay in one split.
+        separator: Character between the values of a line; ``None`` takes the one of the file's suffix.
     """
 
     path: str | None = None
@@ -71,114 +79,81 @@ class TableFile:
     def __post_init__(self) -> None:
         for key in ("path", "train_path", "val_path", "test_path"):
             check(f"dataset.{key}", getattr(self, key), optional(text()))
-            if getattr(self, key) is not None:  # the shell leaves a ~ behind an = alone
+            if getattr(self, key) is not None:  # the shell does not expand a ~ after =
                 object.__setattr__(self, key, os.path.expanduser(getattr(self, key)))  # noqa: PTH111  # text stays text
-        for key, typed in NAMED.items():
+        for key, typed in ROLE_KEYS.items():
             check(typed, getattr(self, key), optional(name()))
-            if getattr(self, key) is not None:  # a column may be called 4
+            if getattr(self, key) is not None:  # the name of a column may be typed as a number
                 object.__setattr__(self, key, str(getattr(self, key)))
         for key in ("drop", "categorical", "missing_values"):
             check(f"dataset.{key}", getattr(self, key), listed())
         check("dataset.features", self.features, optional(listed()))
-        check("dataset.separator", self.separator, optional(ONE_CHARACTER))
+        check("dataset.separator", self.separator, optional(character()))
         check("dataset.missing", self.missing, one_of(("impute", "error")))
         check("dataset.max_levels", self.max_levels, whole(at_least=2))
 
     def read(self) -> RawData:
-        """The columns of all files, not yet encoded: that is learned on train.
+        """The columns of all files, as `Columns`: their encoding is learned from train later.
 
         Raises:
-            ConfigError: A column or a file that the user named is not there.
-            DataError: A file is broken, files do not fit each other, or a column does not hold what it must.
+            DatasetNotFoundError: A file is missing.
+            ConfigError: A file is not named, or a column that the user named is missing.
+            DataError: A file is broken, the files do not fit each other, or a column breaks a constraint.
         """
-        import pyarrow as pa
-
         files = self._files()
         headers = {split: column_names(path, key, self.separator) for split, (key, path) in files.items()}
-        labels_of_rows = row_labels(files["train"][1], headers["train"])
-        wanted = self._choose(headers["train"], files["train"][1], labels_of_rows)
-        special = [name for name in (self.target, self.weight, self.split_column, self.group) if name is not None]
+        index = index_columns(files["train"][1], headers["train"])
+        wanted = self._feature_columns(headers["train"], files["train"][1], index)
+        with_role = [name for name in (self.target, self.weight, self.split_column, self.group) if name is not None]
         for split, header in headers.items():
-            known = {*headers["train"], *row_labels(files[split][1], header)}
-            self._check_same(split, wanted, special, known, header)
-        columns = [*dict.fromkeys([*wanted, *special])]
-        as_text = {str(name) for name in self.categorical}
-        codes = {name for name in (self.target, self.split_column, self.group) if name is not None}
-        parts = [
-            read_table(path, key, columns, as_text, [str(word) for word in self.missing_values], self.separator, codes)
-            for key, path in files.values()
-        ]
-        as_text |= {field.name for part in parts for field in part.schema if _is_dictionary(field.type)}
-        starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
-        policy = {
-            "missing": self.missing,
-            "max_levels": self.max_levels,
-            "is_text": not any(suffix_of(path) in BINARY for _, path in files.values()),
-            "settings": {
-                f"dataset.{key}": [str(name) for name in getattr(self, key) or ()]
-                for key in ("features", "drop", "categorical", "missing_values")
-            },
-        }
-        self._check_types(parts, files, policy)
-        whole_table = parts[0]
-        if len(parts) > 1:
-            whole_table = pa.concat_tables([_text_encoded(part) for part in parts], promote_options="permissive")
-        names = [Path(path).name for _, path in files.values()]
-        read = read_columns(
-            whole_table.select(wanted),
-            as_text,
-            " + ".join(names),
-            starts=tuple(zip(starts, names, strict=False)),
-            **policy,
-        )
+            known = {*headers["train"], *index_columns(files[split][1], header)}
+            self._check_header(split, wanted, with_role, known, header)
 
-        labels, class_names = encode_labels(whole_table.column(self.target), f"dataset.target={self.target}")
-        notes = []
-        if unused := sorted(labels_of_rows - {*wanted, *special, *map(str, self.drop)}):
-            notes.append(
-                f"left out, as an index of pandas or without a name: {few(map(repr, unused))}; "
-                "dataset.features=[...] takes what it names"
-            )
-        notes += [
-            f"classes {one!r} and {other!r} differ only by blanks, case or a dot; if they are one, mend {read.source}"
-            for one, other in near_twins(class_names)
-        ]
-        if unlabelled := int((labels == MISSING).sum()):
-            notes.append(f"left out {unlabelled:,} rows, since {self.target} is missing there")
-        if not class_names:  # one alone may be scored by a model, though none can be learned
+        parts = self._read_parts(files, [*dict.fromkeys([*wanted, *with_role])])
+        starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
+        table, columns = self._join(parts, files, wanted, starts)
+
+        labels, class_names = encode_labels(table.column(self.target), f"dataset.target={self.target}")
+        unlabelled = int((labels == MISSING).sum())
+        if not class_names:  # a single class is enough to score a model, though not to train one
             raise DataError(
-                f"`dataset.target={self.target}` must hold at least 2 classes, got none [in {read.source}]."
+                f"`dataset.target={self.target}` must hold at least 2 classes, got none [in {columns.source}]."
             )
-        weights = self._weights(whole_table, read) if self.weight else None
-        groups = self._groups(whole_table, read) if self.group else None
+        weights = self._weights(table, columns) if self.weight else None
+        groups = self._groups(table, columns) if self.group else None
         if self.split_column:
-            rows = self._stated_splits(whole_table, read)
+            rows = self._rows_of_stated_splits(table, columns)
         else:
-            rows = {
-                split: torch.arange(start, end)
-                for split, start, end in zip(files, starts[:-1], starts[1:], strict=True)
-            }
-        every = len(rows) == 1 and not unlabelled
+            bounds = zip(files, starts[:-1], starts[1:], strict=True)
+            rows = {split: torch.arange(start, end) for split, start, end in bounds}
+        takes_all_rows = len(rows) == 1 and not unlabelled
         return RawData(
             {
-                split: Table(read, labels, None if every else mine[labels[mine] != MISSING], weights, groups)
+                split: Table(
+                    columns, labels, None if takes_all_rows else mine[labels[mine] != MISSING], weights, groups
+                )
                 for split, mine in rows.items()
             },
             class_names=class_names,
-            class_kind=class_kind(whole_table.column(self.target)),
-            source=read.source,
-            labels=f"dataset.target={self.target}",
-            notes=tuple(notes),
-            complete=self.split_column is not None,
+            class_kind=class_kind(table.column(self.target)),
+            source=columns.source,
+            target_setting=f"dataset.target={self.target}",
+            notes=self._notes(index - {*wanted, *with_role}, class_names, unlabelled, columns.source),
+            splits_are_stated=self.split_column is not None,
             missing_values=tuple(str(word) for word in self.missing_values),
         )
 
+    # Files and their columns
+
     def _files(self) -> dict[Split, tuple[str, str]]:
-        """Key and path of the file of each split; one file alone is train's."""
+        """Key and path of the file of each split; a single file is the one of train."""
         paths: dict[Split, str | None] = {"train": self.train_path, "val": self.val_path, "test": self.test_path}
         if self.path is not None:
             if any(paths.values()):
-                raise ConfigError("`dataset.path` must not go with `dataset.train_path` and its like: set one of them.")
+                raise ConfigError(
+                    "`dataset.path` must not go with `dataset.train_path`, `dataset.val_path` or `dataset.test_path`. "
+                    "Set either the one file, or the files of the splits."
+                )
             return {"train": ("dataset.path", self.path)}
         if self.train_path is None:
             raise ConfigError.broken(
@@ -188,167 +163,248 @@ class TableFile:
             raise ConfigError("`dataset.split.column` must go with one file, `dataset.path`.")
         return {split: (f"dataset.{split}_path", path) for split in SPLITS if (path := paths[split]) is not None}
 
-    def _choose(self, header: Sequence[str], path: str, row_labels: Collection[str]) -> list[str]:
-        """The columns to learn from: without ``row_labels`` unless they are named."""
+    def _feature_columns(self, header: Sequence[str], path: str, index: Collection[str]) -> list[str]:
+        """The columns of the features, without the columns ``index`` unless the user names them.
+
+        Raises:
+            ConfigError: A column that the user named is missing, is named twice or has two roles.
+        """
+        available = f"{path} has {name_list(header)}."
         if self.target is None:
-            raise ConfigError.broken("dataset.target", "name the column with the classes", None, _has(header, path))
-        named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in NAMED.items()}
+            raise ConfigError.broken("dataset.target", "name the column with the classes", None, available)
+        named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in ROLE_KEYS.items()}
         for key in ("features", "drop", "categorical"):
             named[f"dataset.{key}"] = getattr(self, key) or ()
         if self.weight is not None and self.weight in map(str, self.categorical):
-            raise ConfigError.broken("dataset.categorical", "not name a column that has another part", self.weight)
-        there = set(header)
+            raise ConfigError.broken("dataset.categorical", "not name a column that has another role", self.weight)
+        in_file = set(header)
         for key, columns in named.items():
             for column in columns:
-                if column is not None and str(column) not in there:
-                    near = did_you_mean(column, header) or _has(header, path)
-                    raise ConfigError.broken(key, f"name a column of {path}", column, near)
-        no_features = {getattr(self, key) for key in NAMED} | {str(column) for column in self.drop} | {""}
+                if column is not None and str(column) not in in_file:
+                    raise ConfigError.broken(
+                        key, f"name a column of {path}", column, did_you_mean(column, header) or available
+                    )
+        no_features = {getattr(self, key) for key in ROLE_KEYS} | {str(column) for column in self.drop} | {""}
         if self.features is None:
-            return [column for column in header if column not in no_features and column not in row_labels]
+            return [column for column in header if column not in no_features and column not in index]
         for column in self.features:
             if str(column) in no_features:
-                raise ConfigError.broken("dataset.features", "not name a column that has another part", column)
-        chosen = Counter(str(column) for column in self.features)
-        for column, count in chosen.items():
+                raise ConfigError.broken("dataset.features", "not name a column that has another role", column)
+        counts = Counter(str(column) for column in self.features)
+        for column, count in counts.items():
             if count > 1:
-                raise ConfigError.broken("dataset.features", f"name each column once, {column!r} too", list(chosen))
-        return list(chosen)
+                raise ConfigError.broken("dataset.features", f"name each column once, {column!r} too", list(counts))
+        return list(counts)
 
-    def _check_same(
-        self, split: Split, wanted: Sequence[str], special: Sequence[str], known: set[str], header: Sequence[str]
+    def _check_header(
+        self, split: Split, wanted: Sequence[str], with_role: Sequence[str], known: set[str], header: Sequence[str]
     ) -> None:
-        there, known = set(header), {*known, *(str(drop) for drop in self.drop)}
-        lacking = [column for column in (*wanted, *special) if column not in there]
+        """Refuses a file that lacks a column of train, or has one that is not ``known`` where all columns are read."""
+        in_file, known = set(header), {*known, *(str(drop) for drop in self.drop)}
+        lacking = [column for column in (*wanted, *with_role) if column not in in_file]
         extra = [column for column in header if column not in known] if self.features is None else []
         if lacking or extra:
-            does, column = ("lacks", lacking[0]) if lacking else ("also has", extra[0])
+            fault = f"lacks {lacking[0]!r}" if lacking else f"also has {extra[0]!r}"
             raise DataError(
-                f"`dataset.{split}_path` must have the columns of `dataset.train_path`, and {does} {column!r}. "
-                "Mend the file, or say which columns to learn from with dataset.features=[...]."
+                f"`dataset.{split}_path` must have the columns of `dataset.train_path`, and {fault}. "
+                "Mend the file, or name the columns to learn from with dataset.features=[...]."
             )
 
+    def _read_parts(self, files: Mapping[Split, tuple[str, str]], columns: Sequence[str]) -> list[Any]:
+        """These columns of each file, as Arrow tables."""
+        as_text = {str(name) for name in self.categorical}
+        codes = {name for name in (self.target, self.split_column, self.group) if name is not None}
+        words = [str(word) for word in self.missing_values]
+        return [read_table(path, key, columns, as_text, words, self.separator, codes) for key, path in files.values()]
+
+    def _join(
+        self,
+        parts: Sequence[Any],
+        files: Mapping[Split, tuple[str, str]],
+        features: Sequence[str],
+        starts: Sequence[int],
+    ) -> tuple[Any, Columns]:
+        """One Arrow table of all files, and its feature columns.
+
+        Args:
+            parts: Arrow table of each file.
+            files: Key and path of each file.
+            features: Names of the feature columns.
+            starts: First row of each file in the joined table.
+        """
+        import pyarrow as pa
+
+        options = {
+            "missing": self.missing,
+            "max_levels": self.max_levels,
+            "is_text": not any(suffix_of(path) in BINARY_SUFFIXES for _, path in files.values()),
+            "settings": {
+                f"dataset.{key}": [str(name) for name in getattr(self, key) or ()]
+                for key in ("features", "drop", "categorical", "missing_values")
+            },
+        }
+        self._check_types(parts, files, options)
+        table = parts[0]
+        if len(parts) > 1:
+            table = pa.concat_tables([_encode_text(part) for part in parts], promote_options="permissive")
+        categories = {str(name) for name in self.categorical}
+        categories |= {field.name for part in parts for field in part.schema if _is_category(field.type)}
+        names = [Path(path).name for _, path in files.values()]
+        columns = read_columns(
+            table.select(features),
+            categories,
+            " + ".join(names),
+            starts=tuple(zip(starts, names, strict=False)),
+            **options,
+        )
+        return table, columns
+
     def _check_types(
-        self, parts: Sequence[Any], files: Mapping[Split, tuple[str, str]], policy: Mapping[str, Any]
+        self, parts: Sequence[Any], files: Mapping[Split, tuple[str, str]], options: Mapping[str, Any]
     ) -> None:
-        """A column must be numbers in every file or in none; ``policy`` are the further fields of `Columns`."""
+        """Refuses a column that is numbers in one file and not in another.
+
+        Args:
+            parts: Arrow table of each file.
+            files: Key and path of each file.
+            options: The further fields of `Columns`, for the advice.
+        """
         for column in parts[0].column_names if len(parts) > 1 else ():
-            families = [_family(part.schema.field(column).type) for part in parts]
+            families = [_type_family(part.schema.field(column).type) for part in parts]
             first = next((family for family in families if family != "any"), "any")
             for (key, path), part, family in zip(files.values(), parts, families, strict=True):
                 if family in ("any", first):
                     continue
                 if family == "text" and first == "number":
-                    read = read_columns(part.select([column]), [column], **policy)
-                    series = read.series[0]
+                    columns = read_columns(part.select([column]), [column], **options)
+                    series = columns.series[0]
                     for row, code in enumerate(series.values.tolist()):
                         if code >= 0 and not is_number(series.levels[code]):
                             place = f"row {row + 1} [in {Path(path).name}]"
-                            raise DataError(not_a_number(column, series.levels[code], place, read)[0])
+                            raise DataError(not_a_number(column, series.levels[code], place, columns)[0])
                 advice = as_typed("dataset.categorical", [*self.categorical, column])
                 raise DataError(
-                    f"`{key}` must have the kinds of columns of `dataset.train_path`, and {column!r} is {family} "
+                    f"`{key}` must have the column types of `dataset.train_path`, and {column!r} is {family} "
                     f"[in {path}], not {first}. Mend the file, or set {advice}."
                 )
 
-    def _weights(self, table: Any, read: Columns) -> Tensor:
-        column = read_columns(table.select([self.weight]), (), read.source, starts=read.starts).series[0]
+    def _notes(
+        self, unused_index: set[str], class_names: Sequence[str], unlabelled: int, source: str
+    ) -> tuple[str, ...]:
+        """Notes on index columns that are left out, on classes with similar names and on rows without a label."""
+        notes = []
+        if unused := sorted(unused_index - set(map(str, self.drop))):
+            notes.append(
+                f"left out, as an index of pandas or without a name: {name_list(map(repr, unused))}; "
+                "to use one, name it in dataset.features=[...]"
+            )
+        notes += [
+            f"classes {one!r} and {other!r} differ only by blanks, case or a dot; if they are one, mend {source}"
+            for one, other in near_twins(class_names)
+        ]
+        if unlabelled:
+            notes.append(f"left out {unlabelled:,} rows, since {self.target} is missing there")
+        return tuple(notes)
+
+    # Columns with a role
+
+    def _weights(self, table: Any, columns: Columns) -> Tensor:
+        """Sample weights, shape (N,), float64, of a table whose features are ``columns``."""
+        series = read_columns(table.select([self.weight]), (), columns.source, starts=columns.starts).series[0]
         key = f"`dataset.weight={self.weight}` must hold finite numbers >= 0"
-        if column.kind != "number":
-            for row, code in enumerate(column.values.tolist()):
-                if code >= 0 and not is_number(column.levels[code]):
-                    raise DataError(f"{key}, got {column.levels[code]!r} in {read.place(row)}. Mend the row.")
-            raise DataError(f"{key}, got {column.typed} [in {read.source}]. Name another column.")
-        weights = column.values.astype(np.float64)
-        bad = ~(np.isfinite(weights) & (weights >= 0))
-        if bad.any():
-            row = int(bad.argmax())
-            raise DataError(f"{key}, got {weights[row]:g} in {read.place(row)}. Mend the row, or leave it out.")
+        if series.kind != "number":
+            for row, code in enumerate(series.values.tolist()):
+                if code >= 0 and not is_number(series.levels[code]):
+                    raise DataError(f"{key}, got {series.levels[code]!r} in {columns.place(row)}. Mend the row.")
+            raise DataError(f"{key}, got {series.file_type} [in {columns.source}]. Name another column.")
+        weights = series.values.astype(np.float64)
+        is_bad = ~(np.isfinite(weights) & (weights >= 0))
+        if is_bad.any():
+            row = int(is_bad.argmax())
+            raise DataError(f"{key}, got {weights[row]:g} in {columns.place(row)}. Mend the row, or leave it out.")
         return torch.from_numpy(weights)
 
-    def _groups(self, table: Any, read: Columns) -> Tensor:
+    def _groups(self, table: Any, columns: Columns) -> Tensor:
+        """Group of each row, shape (N,), int64."""
         codes, _ = encode_values(table.column(self.group), f"dataset.split.group={self.group}")
-        self._check_whole("group", codes, read)
+        self._check_no_gaps("group", codes, columns)
         return codes
 
-    def _stated_splits(self, table: Any, read: Columns) -> dict[Split, Tensor]:
-        codes, found = encode_values(table.column(self.split_column), f"dataset.split.column={self.split_column}")
-        self._check_whole("column", codes, read)
-        for code, found_name in enumerate(found):
-            if found_name not in SPLITS:
-                place = read.place(int((codes == code).nonzero()[0]))
+    def _rows_of_stated_splits(self, table: Any, columns: Columns) -> dict[Split, Tensor]:
+        """Positions of the rows of each split that the split column states, shape (n,), int64."""
+        codes, names = encode_values(table.column(self.split_column), f"dataset.split.column={self.split_column}")
+        self._check_no_gaps("column", codes, columns)
+        for code, split_name in enumerate(names):
+            if split_name not in SPLITS:
+                place = columns.place(int((codes == code).nonzero()[0]))
                 key = f"`dataset.split.column={self.split_column}`"
-                raise DataError(f"{key} must hold train, val or test, got {found_name!r} in {place}. Mend the column.")
-        if "train" not in found:
+                raise DataError(f"{key} must hold train, val or test, got {split_name!r} in {place}. Mend the column.")
+        if "train" not in names:
             raise DataError(f"`dataset.split.column={self.split_column}` must leave rows to train on, got none.")
-        return {split: (codes == found.index(split)).nonzero()[:, 0] for split in SPLITS if split in found}
+        return {split: (codes == names.index(split)).nonzero()[:, 0] for split in SPLITS if split in names}
 
-    def _check_whole(self, key: str, codes: Tensor, read: Columns) -> None:
+    def _check_no_gaps(self, key: str, codes: Tensor, columns: Columns) -> None:
         if bool((codes == MISSING).any()):
             row = int((codes == MISSING).nonzero()[0])
-            raise DataError(f"`dataset.split.{key}` must name a column without gaps, got one in {read.place(row)}.")
+            raise DataError(f"`dataset.split.{key}` must name a column without gaps, got one in {columns.place(row)}.")
 
 
 def read_features(
     path: str, facts: DataFacts, dtype: torch.dtype = torch.float32, separator: str | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Features of a new file, by what was learned on train: a checkpoint's facts are all that it takes.
+    """The features of new rows, encoded as the rows that a model was trained on.
 
     Args:
-        path: A table with the columns that the model learned from; others are passed over.
-        facts: Of the model.
-        dtype: Of the features.
-        separator: Between the values of a line; by the file's suffix when ``None``.
+        path: A table with the columns that the model learned from; other columns are ignored.
+        facts: Facts of the model, as its checkpoint stores them.
+        dtype: Type of the features.
+        separator: Character between the values of a line; ``None`` takes the one of the file's suffix.
 
     Returns:
-        Features, shape (N, D), in source units; and by name of a column, the rows whose level train did not have.
+        Features, shape (N, D), in source units; and by the name of each column, the positions of the rows whose level
+        is not one of train.
 
     Raises:
         LogregError: The file is missing or broken, or lacks a column.
     """
-    there = set(column_names(path, "path", separator))
+    in_file = set(column_names(path, "path", separator))
     for column in facts.columns:
-        if column.name not in there:
+        if column.name not in in_file:
             raise DataError(f"`path` must have the column {column.name!r} that the model learned from [in {path}].")
     categories = [column.name for column in facts.columns if column.kind == "category"]
-    words = () if suffix_of(path) in BINARY else facts.missing_values
+    words = () if suffix_of(path) in BINARY_SUFFIXES else facts.missing_values
     table = read_table(path, "path", [column.name for column in facts.columns], categories, words, separator)
     as_category = [column.name for column in facts.columns if column.kind != "number"]
     return encode(read_columns(table, as_category, Path(path).name), facts.columns, dtype)
 
 
-def _has(header: Sequence[str], path: str) -> str:
-    shown = ", ".join(header[:10]) + (f" and {len(header) - 10} more" if len(header) > 10 else "")
-    return f"{path} has {shown}."
+def _type_family(arrow_type: Any) -> str:
+    """Types of Arrow with one family can be joined in one column: number, text, any (no values), or the type's name."""
+    import pyarrow.types as types
 
-
-def _family(kind: Any) -> str:
-    """What values of a type of Arrow can stand in one column with."""
-    import pyarrow.types as kinds
-
-    if kinds.is_dictionary(kind):
-        kind = kind.value_type
-    if kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind):
+    if types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    if types.is_integer(arrow_type) or types.is_floating(arrow_type) or types.is_decimal(arrow_type):
         return "number"
-    return (
-        "any" if kinds.is_null(kind) else "text" if kinds.is_string(kind) or kinds.is_large_string(kind) else str(kind)
-    )
+    if types.is_null(arrow_type):
+        return "any"
+    return "text" if types.is_string(arrow_type) or types.is_large_string(arrow_type) else str(arrow_type)
 
 
-def _is_dictionary(kind: Any) -> bool:
-    """Whether a type of Arrow is a dictionary of anything but text: categories that look like numbers."""
-    import pyarrow.types as kinds
+def _is_category(arrow_type: Any) -> bool:
+    """Whether a type of Arrow is a dictionary of other values than text: categories that look like numbers."""
+    import pyarrow.types as types
 
-    return bool(kinds.is_dictionary(kind)) and _family(kind) != "text"
+    return bool(types.is_dictionary(arrow_type)) and _type_family(arrow_type) != "text"
 
 
-def _text_encoded(table: Any) -> Any:
-    """The table with its text as positions in a dictionary, whatever its file had."""
+def _encode_text(table: Any) -> Any:
+    """The table with all text columns dictionary-encoded, and no other column."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     def encoded(column: Any) -> Any:
-        if _family(column.type) == "text":
+        if _type_family(column.type) == "text":
             return pc.cast(column, pa.string()).dictionary_encode()
         return pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
 

@@ -1,4 +1,4 @@
-"""Three students: hours studied, pass or fail.  Where the tutorials on logistic regression begin."""
+"""Three students with their hours of study, who pass or fail: the example of many tutorials on logistic regression."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from logreg.data.base import RawData, Table
 class Toy:
     """One, two and three hours of study; fail, fail, pass.
 
-    The classes are separable, so without a penalty the loss has no minimum: the coefficient grows
-    as long as training lasts.
+    The classes are separated completely, so that the loss without a penalty has no minimum: the coefficient grows as
+    long as training continues.
     """
 
     name: str = "toy"
 
     def read(self) -> RawData:
-        """Three rows, one feature, two classes; no val, no test."""
+        """Three rows, one feature in hours, two classes; only train."""
         hours = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
-        outcome = torch.tensor([0, 0, 1])
+        outcomes = torch.tensor([0, 0, 1])
         return RawData(
-            {"train": Table(hours, outcome)},
+            {"train": Table(hours, outcomes)},
             class_names=("fail", "pass"),
             feature_names=("hours",),
-            axis=(0.0, 10.0),
+            plot_range=(0.0, 10.0),
         )

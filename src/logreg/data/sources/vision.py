@@ -1,4 +1,10 @@
-"""torchvision's image datasets as tables of pixels.  A new one is a row of ``FACTS`` and a yaml."""
+"""Image datasets of torchvision, downloaded when their files are missing.
+
+To add a dataset, add a row to ``VISION_DATASETS`` and a yaml file to ``conf/dataset``.
+
+References:
+    torchvision, datasets, https://pytorch.org/vision/stable/datasets.html
+"""
 
 from __future__ import annotations
 
@@ -20,67 +26,71 @@ from torch import Tensor
 
 from logreg.constraints import check, flag, one_of, optional, text
 from logreg.data.base import RawData, Table
-from logreg.data.download import LARGE, NoAnswer, Remote, alone, fetch, say, size
-from logreg.data.formats.cache import Cached, cached
-from logreg.data.formats.images import ImageSplit, Listing, Opened
+from logreg.data.download import MIN_PROGRESS_BYTES, DownloadError, RemoteFile, download_lock, fetch, print_line
+from logreg.data.formats.cache import CacheEntry, load_or_compute
+from logreg.data.formats.images import ImageDecoder, ImageListing, ImageSplit
 from logreg.errors import ConfigError, DatasetNotFoundError
 from logreg.facts import Split
 from logreg.files import write_whole
+from logreg.terminal import format_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-SPLITS: tuple[Split, Split] = ("train", "test")
-"""Those that all of them have."""
+OFFICIAL_SPLITS: tuple[Split, Split] = ("train", "test")
+"""The splits that every dataset of this file has."""
 
-AXES = {"hw": (0, 1, 2), "wh": (0, 2, 1), "chw": (0, 1, 2, 3), "hwc": (0, 3, 1, 2)}
-"""By what a reader has after the rows: the order of its axes that makes it (height, width) or (channels, height,
-width)."""
+AXIS_ORDERS = {"hw": (0, 1, 2), "wh": (0, 2, 1), "chw": (0, 1, 2, 3), "hwc": (0, 3, 1, 2)}
+"""Permutation of a reader's axes to (row, height, width) or (row, channel, height, width), by the reader's axes after
+the rows: h is height, w is width, c is channels."""
 
 
-def by_flag(split: Split) -> dict[str, Any]:
-    """How most readers are asked for a split."""
+def train_argument(split: Split) -> dict[str, Any]:
+    """Arguments of a reader of torchvision that selects the split by a flag."""
     return {"train": split == "train"}
 
 
-def by_name(split: Split) -> dict[str, Any]:
-    """How the others are."""
+def split_argument(split: Split) -> dict[str, Any]:
+    """Arguments of a reader of torchvision that selects the split by its name."""
     return {"split": split}
 
 
 @dataclass(frozen=True)
-class ImageFacts:
-    """What must be known of a torchvision dataset before its files are there."""
+class VisionInfo:
+    """Facts about a dataset of torchvision that are needed before its files are there."""
 
     reader: str
-    """Class of ``torchvision.datasets``."""
+    """Name of the class in ``torchvision.datasets``."""
     class_names: tuple[str, ...]
     files: tuple[str, ...]
-    """Under ``root``.  One that is missing is named."""
+    """Decompressed files, relative to ``root``."""
     megabytes: float
-    """Of all that is downloaded, as its servers said in 2024."""
+    """Size of the download, in 10^6 bytes, as the servers stated it in 2024."""
     archive: str = "{}.gz"
-    """Under ``root``: what a file is unpacked from; {} is the file, alone where nothing is packed."""
+    """Path, relative to ``root``, of the archive that holds a file; {} is replaced by the file's path.  "{}" alone
+    means that the file is downloaded as it is."""
     axes: str = "hw"
-    """A key of ``AXES``."""
-    ask: Callable[[Split], dict[str, Any]] = by_flag
-    """Arguments of the reader for each split."""
-    more: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments."""
+    """Axes of the reader's pixels after the rows: a key of ``AXIS_ORDERS``."""
+    split_arguments: Callable[[Split], dict[str, Any]] = train_argument
+    """Returns the arguments of the reader that select a split."""
+    extra_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of the reader."""
     labels: str = "targets"
-    """Attribute of the reader."""
+    """Attribute of the reader that holds the labels."""
     first_label: int = 0
+    """Smallest label of the reader."""
 
 
 def _idx(folder: str, prefixes: tuple[str, str] = ("train", "t10k"), labels: str = "idx1-ubyte") -> tuple[str, ...]:
+    """Files in the IDX format of MNIST: images and labels of each split."""
     kinds = ("images-idx3-ubyte", f"labels-{labels}")
     return tuple(f"{folder}/raw/{prefix}-{kind}" for prefix in prefixes for kind in kinds)
 
 
 DIGITS = tuple(string.digits)
 
-CIFAR100 = (
+CIFAR100_CLASSES = (
     "apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle "
     "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
     "flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man "
@@ -90,89 +100,96 @@ CIFAR100 = (
     "trout tulip turtle wardrobe whale willow_tree wolf woman worm"
 )
 
-_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
+_CIFAR10_BATCHES = tuple(f"data_batch_{number}" for number in range(1, 6))
 
-_MERGED = (*string.digits, *string.ascii_uppercase, *"abdefghnqrt")
+_MERGED_CLASSES = (*string.digits, *string.ascii_uppercase, *"abdefghnqrt")
 
-EMNIST = {
-    "balanced": _MERGED,
+EMNIST_CLASSES = {
+    "balanced": _MERGED_CLASSES,
     "byclass": (*string.digits, *string.ascii_uppercase, *string.ascii_lowercase),
-    "bymerge": _MERGED,
+    "bymerge": _MERGED_CLASSES,
     "digits": DIGITS,
     "letters": tuple(string.ascii_lowercase),
     "mnist": DIGITS,
 }
-"""The classes of each variant; letters look alike in both cases where they are merged."""
+"""Class names of each variant of EMNIST.  Merged variants have one class for letters whose two cases look alike."""
 
 
-def _emnist(variant: str) -> ImageFacts:
-    return ImageFacts(
+def _emnist_info(variant: str) -> VisionInfo:
+    return VisionInfo(
         "EMNIST",
-        EMNIST[variant],
+        EMNIST_CLASSES[variant],
         _idx("EMNIST", (f"emnist-{variant}-train", f"emnist-{variant}-test")),
         561.8,
         archive="EMNIST/raw/gzip.zip",
         axes="wh",
-        more={"split": variant},
+        extra_arguments={"split": variant},
         first_label=int(variant == "letters"),
     )
 
 
-FACTS = {
-    "mnist": ImageFacts("MNIST", DIGITS, _idx("MNIST"), 11.6),
-    "fashion_mnist": ImageFacts(
+VISION_DATASETS = {
+    "mnist": VisionInfo("MNIST", DIGITS, _idx("MNIST"), 11.6),
+    "fashion_mnist": VisionInfo(
         "FashionMNIST",
         ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
         _idx("FashionMNIST"),
         30.9,
     ),
-    "kmnist": ImageFacts("KMNIST", ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"), _idx("KMNIST"), 21.2),
-    "qmnist": ImageFacts("QMNIST", DIGITS, _idx("QMNIST", ("qmnist-train", "qmnist-test"), "idx2-int"), 20.4),
-    "usps": ImageFacts("USPS", DIGITS, ("usps.bz2", "usps.t.bz2"), 8.4, archive="{}"),
-    "svhn": ImageFacts(
-        "SVHN", DIGITS, ("train_32x32.mat", "test_32x32.mat"), 246.3, "{}", "chw", ask=by_name, labels="labels"
+    "kmnist": VisionInfo("KMNIST", ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"), _idx("KMNIST"), 21.2),
+    "qmnist": VisionInfo("QMNIST", DIGITS, _idx("QMNIST", ("qmnist-train", "qmnist-test"), "idx2-int"), 20.4),
+    "usps": VisionInfo("USPS", DIGITS, ("usps.bz2", "usps.t.bz2"), 8.4, archive="{}"),
+    "svhn": VisionInfo(
+        "SVHN",
+        DIGITS,
+        ("train_32x32.mat", "test_32x32.mat"),
+        246.3,
+        "{}",
+        "chw",
+        split_arguments=split_argument,
+        labels="labels",
     ),
-    "cifar10": ImageFacts(
+    "cifar10": VisionInfo(
         "CIFAR10",
         ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-        tuple(f"cifar-10-batches-py/{file}" for file in (*_BATCHES, "test_batch", "batches.meta")),
+        tuple(f"cifar-10-batches-py/{file}" for file in (*_CIFAR10_BATCHES, "test_batch", "batches.meta")),
         170.5,
         archive="cifar-10-python.tar.gz",
         axes="hwc",
     ),
-    "cifar100": ImageFacts(
+    "cifar100": VisionInfo(
         "CIFAR100",
-        tuple(CIFAR100.split()),
+        tuple(CIFAR100_CLASSES.split()),
         tuple(f"cifar-100-python/{file}" for file in ("train", "test", "meta")),
         169.0,
         archive="cifar-100-python.tar.gz",
         axes="hwc",
     ),
-    "stl10": ImageFacts(
+    "stl10": VisionInfo(
         "STL10",
         ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
         tuple(f"stl10_binary/{file}.bin" for file in ("train_X", "train_y", "test_X", "test_y", "unlabeled_X")),
         2640.4,
         archive="stl10_binary.tar.gz",
         axes="chw",
-        ask=by_name,
+        split_arguments=split_argument,
         labels="labels",
     ),
-    "emnist": _emnist("balanced"),
+    "emnist": _emnist_info("balanced"),
 }
-"""By name."""
+"""The datasets, by the name that the user selects them by."""
 
 
 @dataclass(frozen=True)
 class Vision:
-    """Official train and test splits; pixels flattened, kept as bytes, served in [0, 1].
+    """A dataset of torchvision with its official splits; pixels are flattened, stored as uint8 and seen in [0, 1].
 
     Attributes:
-        name: A key of ``FACTS``.
-        root: Folder that torchvision keeps (or shall put) the files in.
-        download: Whether to fetch files that are not there, from where torchvision fetches them.
-        cache: Folder to keep the pixels in as they are served; ``None`` to read the files each time.
-        variant: Which of emnist's collections, a key of ``EMNIST``; for emnist only, ``None`` is balanced.
+        name: A key of ``VISION_DATASETS``.
+        root: Folder where torchvision keeps the files.
+        download: Whether missing files are downloaded, from the addresses that torchvision has.
+        cache: Folder of the cache for the pixels; ``None`` reads the files each time.
+        variant: Variant of emnist, a key of ``EMNIST_CLASSES``; ``None`` is balanced.  Other datasets have none.
     """
 
     name: str
@@ -188,195 +205,211 @@ class Vision:
         if self.variant is not None:
             if self.name != "emnist":
                 raise ConfigError(f"`dataset.variant` is not an argument of dataset={self.name}.")
-            check("dataset.variant", self.variant, one_of(EMNIST))
+            check("dataset.variant", self.variant, one_of(EMNIST_CLASSES))
 
     def read(self) -> RawData:
-        """Both splits; pixels in the order (height, width) or (channels, height, width).
+        """Both splits; features are uint8, shape (N, H * W) or (N, 3 * H * W).
 
         Raises:
             DatasetNotFoundError: A file is missing or broken, or the download failed.
-            ConfigError: ``cache`` cannot be written to.
+            ConfigError: ``root`` or ``cache`` cannot be written to.
         """
-        listing = self.listing()
-        kept = cached(self.cache, self.name, listing.key, lambda: Cached(self._pixels()))
-        pixels = {split: kept.tensors[f"{split}.pixels"] for split in SPLITS}
+        listing = self.list_images()
+        entry = load_or_compute(self.cache, self.name, listing.key, lambda: CacheEntry(self._read_pixels()))
+        pixels = {split: entry.tensors[f"{split}.pixels"] for split in OFFICIAL_SPLITS}
         return RawData(
-            {split: Table(pixels[split].flatten(1), kept.tensors[f"{split}.labels"]) for split in SPLITS},
+            {split: Table(pixels[split].flatten(1), entry.tensors[f"{split}.labels"]) for split in OFFICIAL_SPLITS},
             class_names=listing.class_names,
             image_shape=tuple(pixels["train"].shape[1:]),
             scale=1 / 255,
             source=listing.source,
         )
 
-    def listing(self) -> Listing:
-        """What there is: files, all of them unpacked, and what stands in them.
+    def list_images(self) -> ImageListing:
+        """The images, after missing files have been downloaded and decompressed.
 
         Raises:
-            DatasetNotFoundError: A file is missing or an archive broken, or the download failed.
+            DatasetNotFoundError: A file is missing, an archive is broken, or the download failed.
+            ConfigError: ``root`` cannot be written to.
         """
-        if self._missing():
-            self._provide()
-        status = {file: self._path(file).stat() for file in self._facts.files}
-        return Listing(
+        if self._missing_files():
+            self._provide_files()
+        status = {file: self._path(file).stat() for file in self._info.files}
+        return ImageListing(
             key={file: [found.st_size, found.st_mtime_ns] for file, found in status.items()},
-            class_names=self._facts.class_names,
-            grey=len(self._facts.axes) == 2,
-            open=self._open,
+            class_names=self._info.class_names,
+            grey=len(self._info.axes) == 2,
+            make_decoder=self._make_decoder,
             source=(self.variant or "balanced") if self.name == "emnist" else "",
         )
 
     @property
-    def _facts(self) -> ImageFacts:
-        return FACTS[self.name] if self.variant is None else _emnist(self.variant)
+    def _info(self) -> VisionInfo:
+        return VISION_DATASETS[self.name] if self.variant is None else _emnist_info(self.variant)
 
     @property
     def _reader(self) -> Any:
-        import torchvision  # takes two seconds to import, and no table needs it
+        """The class of torchvision that reads the files."""
+        import torchvision  # takes two seconds to import, and tables do not need it
 
-        return getattr(torchvision.datasets, self._facts.reader)
+        return getattr(torchvision.datasets, self._info.reader)
 
     @property
-    def _where(self) -> str:
+    def _typed_root(self) -> str:
         return f"`dataset.root={self.root}`"
 
     def _path(self, file: str) -> Path:
         return Path(self.root, file)
 
     def _archive(self, file: str) -> Path:
-        return self._path(self._facts.archive.format(file))
+        """The archive that holds a file, or the file itself if it is downloaded as it is."""
+        return self._path(self._info.archive.format(file))
 
-    def _missing(self) -> list[str]:
-        return [file for file in self._facts.files if not self._path(file).is_file()]
+    def _missing_files(self) -> list[str]:
+        return [file for file in self._info.files if not self._path(file).is_file()]
 
-    def _absent(self) -> list[Path]:
-        """Archives that are needed and not there."""
-        return [path for path in dict.fromkeys(map(self._archive, self._missing())) if not path.exists()]
+    def _missing_archives(self) -> list[Path]:
+        """Missing archives that hold missing files."""
+        return [path for path in dict.fromkeys(map(self._archive, self._missing_files())) if not path.exists()]
 
-    def _provide(self) -> None:
-        """Downloads what is not there, and unpacks it; one process at a time.
+    # Download and decompression
+
+    def _provide_files(self) -> None:
+        """Downloads and decompresses the missing files; only one process does so at a time.
 
         Raises:
-            DatasetNotFoundError: It may not be downloaded, no server gave it, or an archive is broken.
+            DatasetNotFoundError: ``download`` is false, the download failed, or an archive is broken.
             ConfigError: ``root`` cannot be written to.
         """
-        for file in self._missing():
+        for file in self._missing_files():
             if self._path(file).exists():
                 raise DatasetNotFoundError(
-                    f"{self.name} could not be read from {self._where}: {file} is no file. Remove it, and run again."
+                    f"{self.name} could not be read from {self._typed_root}: {file} is not a file. "
+                    "Remove it, and run again."
                 )
-        absent = self._absent()
-        if absent and not self.download:
+        if self._missing_archives() and not self.download:
             raise DatasetNotFoundError(
-                f"{self.name} not found in {self._where}: {self._missing()[0]} is missing. "
+                f"{self.name} not found in {self._typed_root}: {self._missing_files()[0]} is missing. "
                 "Run again with `dataset.download=true`, or set `dataset.root` to the folder that has it."
             )
-        known = _known(self._reader)
+        remotes = _remote_files(self._reader)
         try:
-            with alone(Path(self.root), self.name):
-                self._download(known)
-                for file in self._missing():
-                    if not self._path(file).exists():  # a tar has them all
-                        self._unpack(file, known)
+            with download_lock(Path(self.root), self.name):
+                self._download(remotes)
+                for file in self._missing_files():
+                    if not self._path(file).exists():  # a tar archive holds several files
+                        self._decompress(file, remotes)
         except OSError as error:
             reason = (error.strerror or str(error)).rstrip(".")
-            what = {errno.ENOSPC: "have room for the data", errno.EDQUOT: "have room for the data"}
-            must = what.get(error.errno or 0, "be a folder that can be written to")
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            must = "have room for the data" if is_full else "be a folder that can be written to"
             raise ConfigError.broken(
                 "dataset.root", must, self.root, f"{reason}: name another one, or one that has {self.name} already."
             ) from error
 
-    def _download(self, known: Mapping[str, Remote]) -> None:
-        """Fetches the archives that are not there.
+    def _download(self, remotes: Mapping[str, RemoteFile]) -> None:
+        """Downloads the missing archives.
 
         Raises:
-            DatasetNotFoundError: No server gave one.
-            OSError: There is no place for it.
+            DatasetNotFoundError: No server sent an archive.
+            OSError: An archive cannot be written.
         """
-        absent = self._absent()  # which another process may have fetched meanwhile
-        if not absent:
+        missing = self._missing_archives()  # another process may have downloaded some in the meantime
+        if not missing:
             return
-        facts, source = self._facts, known[absent[0].name].folder
-        all_of_it = len(absent) == len({*map(self._archive, facts.files)})
-        much = size(1e6 * facts.megabytes) if all_of_it else f"{len(absent)} of its files"
-        say(f"{self.name}: downloading {much} from {source} to {absent[0].parent}")
-        for path in absent:
+        info, source = self._info, remotes[missing[0].name].folder
+        is_all = len(missing) == len({*map(self._archive, info.files)})
+        amount = format_bytes(1e6 * info.megabytes) if is_all else f"{len(missing)} of its files"
+        print_line(f"{self.name}: downloading {amount} from {source} to {missing[0].parent}")
+        for path in missing:
             try:
-                fetch(known[path.name], path)
-            except NoAnswer as error:
-                names = ", ".join(path.name for path in self._absent())
+                fetch(remotes[path.name], path)
+            except DownloadError as error:
+                names = ", ".join(path.name for path in self._missing_archives())
                 raise DatasetNotFoundError(
-                    f"{self.name} could not be downloaded to {self._where}: {error}. Try again, set `dataset.root` to "
-                    f"a folder that has it, or put {names} from {source} into {path.parent}."
+                    f"{self.name} could not be downloaded to {self._typed_root}: {error}. Try again, set "
+                    f"`dataset.root` to a folder that has it, or put {names} from {source} into {path.parent}."
                 ) from error
 
-    def _unpack(self, file: str, known: Mapping[str, Remote]) -> None:
-        """Unpacks an archive, if it is whole.
+    def _decompress(self, file: str, remotes: Mapping[str, RemoteFile]) -> None:
+        """Checks the checksum of the archive that holds a file, and decompresses it.
 
         Raises:
-            DatasetNotFoundError: It is broken.
-            OSError: There is no place for what is in it.
+            DatasetNotFoundError: The archive is broken.
+            OSError: The files cannot be written.
         """
         from torchvision.datasets.utils import check_integrity
 
         path, archive = self._path(file), self._archive(file)
-        checksum = known[archive.name].digest
+        checksum = remotes[archive.name].digest
         if not check_integrity(str(archive), checksum):
-            again = "run again to download it" if self.download else "put a whole one there"
+            again = "run again to download it" if self.download else "put a complete one there"
             raise DatasetNotFoundError(
-                f"{self.name} could not be unpacked in {self._where}: {archive.name} is broken, its checksum is not "
-                f"{checksum}. Remove {archive}, and {again}."
+                f"{self.name} could not be decompressed in {self._typed_root}: {archive.name} is broken, its checksum "
+                f"is not {checksum}. Remove {archive}, and {again}."
             )
-        if archive.stat().st_size >= LARGE:
-            say(f"{self.name}: unpacking {archive.name}")
-        if archive.suffix == ".zip":  # emnist: of many files packed twice, the one
+        if archive.stat().st_size >= MIN_PROGRESS_BYTES:
+            print_line(f"{self.name}: decompressing {archive.name}")
+        if archive.suffix == ".zip":  # emnist: a zip archive of many .gz files, of which this one is needed
             with zipfile.ZipFile(archive) as outer, gzip.open(outer.open(f"gzip/{path.name}.gz")) as inner:
-                write_whole(path, lambda whole: shutil.copyfileobj(inner, whole))
+                write_whole(path, partial(shutil.copyfileobj, inner))
         elif archive.name.endswith(".tar.gz"):
             with tarfile.open(archive) as tar:
                 for member in tar:
-                    if member.isfile():  # the checksum says that no name leads elsewhere
+                    if member.isfile():  # by the checksum, no name of a member leads out of the folder
                         inner_file = tar.extractfile(member)
                         assert inner_file is not None
                         write_whole(self._path(member.name), partial(shutil.copyfileobj, inner_file))
         else:
             with gzip.open(archive) as inner:
-                write_whole(path, lambda whole: shutil.copyfileobj(inner, whole))
+                write_whole(path, partial(shutil.copyfileobj, inner))
 
-    def _pixels(self) -> dict[str, Tensor]:
-        """Pixels of each split, shape (N, H, W) or (N, 3, H, W), uint8, and labels, shape (N,), int64."""
-        facts, tensors = self._facts, {}
+    # Pixels
+
+    def _read_pixels(self) -> dict[str, Tensor]:
+        """Pixels of each split, shape (N, H, W) or (N, 3, H, W), uint8, and labels, shape (N,), int64.
+
+        Raises:
+            DatasetNotFoundError: A file is broken.
+        """
+        info, tensors = self._info, {}
         try:
-            for split in SPLITS:
-                data = self._reader(self.root, download=False, **facts.ask(split), **facts.more)
-                pixels, labels = torch.as_tensor(data.data), torch.as_tensor(getattr(data, facts.labels))
+            for split in OFFICIAL_SPLITS:
+                data = self._reader(self.root, download=False, **info.split_arguments(split), **info.extra_arguments)
+                pixels, labels = torch.as_tensor(data.data), torch.as_tensor(getattr(data, info.labels))
                 if len(pixels) != len(labels):
                     raise ValueError(f"{split} has {len(pixels)} images and {len(labels)} labels")
-                labels = labels if labels.ndim == 1 else labels[:, 0]  # qmnist: who wrote it and when
-                tensors[f"{split}.pixels"] = pixels.permute(AXES[facts.axes]).contiguous()
-                tensors[f"{split}.labels"] = labels.long() - facts.first_label
+                labels = labels if labels.ndim == 1 else labels[:, 0]  # further columns of qmnist describe the writer
+                tensors[f"{split}.pixels"] = pixels.permute(AXIS_ORDERS[info.axes]).contiguous()
+                tensors[f"{split}.labels"] = labels.long() - info.first_label
         except ImportError:
             raise
-        except Exception as error:  # a reader trips over a broken file in ways of its own
-            reason = self._broken() or " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-            archives = ", ".join(dict.fromkeys(self._archive(file).name for file in facts.files))
-            folder = self._archive(facts.files[0]).parent
+        except Exception as error:  # torchvision's readers raise exceptions of many kinds for a broken file
+            reason = self._find_broken_file() or " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+            archives = ", ".join(dict.fromkeys(self._archive(file).name for file in info.files))
+            folder = self._archive(info.files[0]).parent
             again = "run again" if self.download else f"put {archives} into {folder}"
             raise DatasetNotFoundError(
-                f"{self.name} could not be read from {self._where}: {reason}. Remove the broken file, and {again}."
+                f"{self.name} could not be read from {self._typed_root}: {reason}. Remove the broken file, and {again}."
             ) from error
         return tensors
 
-    def _broken(self) -> str:
-        """Which file is broken, if any is: by torchvision's checksums, or by the length that its own header says."""
+    def _find_broken_file(self) -> str:
+        """A sentence that names a broken file; empty if none is found.
+
+        A file is broken if its checksum is not the one that torchvision has, or if its length is not the one that its
+        IDX header states: four bytes with the number of axes in the last one, the length of each axis as a big-endian
+        uint32, and the values.
+        """
         from torchvision.datasets.utils import check_integrity
 
-        known = _known(self._reader)
-        for file in self._facts.files:
+        remotes = _remote_files(self._reader)
+        for file in self._info.files:
             path = self._path(file)
             if not path.exists():
                 continue
-            if path.name in known and not check_integrity(str(path), known[path.name].digest):
-                return f"{file} is broken, its checksum is not {known[path.name].digest}"
+            if path.name in remotes and not check_integrity(str(path), remotes[path.name].digest):
+                return f"{file} is broken, its checksum is not {remotes[path.name].digest}"
             if "-idx" in path.name:
                 with path.open("rb") as opened:
                     header = opened.read(4)
@@ -387,15 +420,17 @@ class Vision:
                     return f"{file} is cut off, {path.stat().st_size:,} bytes of {expected:,}"
         return ""
 
-    def _open(self) -> Opened:
+    def _make_decoder(self) -> ImageDecoder:
+        """The images as `FrozenFeatures` needs them; their pixels are in memory already."""
         raw = self.read()
-        return Opened({split: self._split(table, raw.image_shape) for split, table in raw.tables.items()})
+        return ImageDecoder({split: self._image_split(table, raw.image_shape) for split, table in raw.tables.items()})
 
-    def _split(self, table: Table, shape: tuple[int, ...]) -> ImageSplit:
+    def _image_split(self, table: Table, shape: tuple[int, ...]) -> ImageSplit:
+        """The images of a split, whose pixels have this shape."""
         assert isinstance(table.features, Tensor)
         pixels = table.features.view(-1, *shape).numpy()
 
-        def image(row: int, at_least: int) -> Image:
+        def image(row: int, min_side: int) -> Image:
             from PIL import Image
 
             return Image.fromarray(pixels[row] if len(shape) == 2 else pixels[row].transpose(1, 2, 0).copy())
@@ -403,24 +438,24 @@ class Vision:
         return ImageSplit(table.labels, image)
 
 
-def _known(reader: Any) -> dict[str, Remote]:
-    """Each file and archive that torchvision knows, by name; its classes keep them in five ways.
+def _remote_files(reader: Any) -> dict[str, RemoteFile]:
+    """Each file that a reader of torchvision has an address or a checksum of, by its name.
 
-    What is inside an archive has no address of its own.
+    The readers hold them in five different attributes.  A file inside an archive has no address of its own.
     """
     resources = getattr(reader, "resources", [])
     pairs = [pair for pairs in resources.values() for pair in pairs] if isinstance(resources, dict) else [*resources]
-    found = [
+    downloads = [
         ([address] if "://" in address else [mirror + address for mirror in reader.mirrors], digest)
         for address, digest in pairs
     ]
-    found += [([url], digest) for url, _, digest in getattr(reader, "split_list", {}).values()]
+    downloads += [([url], digest) for url, _, digest in getattr(reader, "split_list", {}).values()]
     if hasattr(reader, "tgz_md5"):
-        found.append(([reader.url], reader.tgz_md5))
+        downloads.append(([reader.url], reader.tgz_md5))
     if hasattr(reader, "md5"):
-        found.append(([reader.url], reader.md5))
-    remotes = {urls[0].rpartition("/")[2]: Remote(tuple(urls), digest) for urls, digest in found}
-    inside = [*getattr(reader, "train_list", []), *getattr(reader, "test_list", [])]
+        downloads.append(([reader.url], reader.md5))
+    remotes = {urls[0].rpartition("/")[2]: RemoteFile(tuple(urls), digest) for urls, digest in downloads}
+    members = [*getattr(reader, "train_list", []), *getattr(reader, "test_list", [])]
     if hasattr(reader, "meta"):
-        inside.append((reader.meta["filename"], reader.meta["md5"]))
-    return remotes | {name: Remote((), digest) for name, digest in inside}
+        members.append((reader.meta["filename"], reader.meta["md5"]))
+    return remotes | {name: RemoteFile((), digest) for name, digest in members}

@@ -28,9 +28,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.errors import name_list
 from logreg.losses import LOSSES
 from logreg.optimality.separation.inequalities import Inequalities
-from logreg.optimality.separation.rows import FAINT, Kind, SeparationRows, TooMuchWork
+from logreg.optimality.separation.rows import FAINT, Features, Kind, SeparationRows, TooMuchWork
 
 MOST_NAMES = 3
 """Columns and classes named in a sentence; the rest is counted."""
@@ -72,7 +73,9 @@ bound; set a penalty, such as l2=1e-3"
             return (
                 "whether a finite optimum exists was too much work to find out; a penalty, such as l2=1e-3, makes sure"
             )
-        told = _listed([f"'{class_names[place]}'" for place in self.classes], "class", "classes")
+        told = name_list(
+            [f"'{class_names[place]}'" for place in self.classes], MOST_NAMES, ("class", "classes"), last=" and "
+        )
         if len(class_names) == 2:
             told += f" from '{class_names[0]}'"
         elif len(self.classes) < len(class_names):
@@ -80,7 +83,7 @@ bound; set a penalty, such as l2=1e-3"
         else:
             told = f"all {len(class_names)} classes"
         names = [f"'{feature_names[place]}'" if feature_names else f"feature {place}" for place in self.columns]
-        who = _listed(names, "column", "columns") if names else "the intercept alone"
+        who = name_list(names, MOST_NAMES, ("column", "columns"), last=" and ") if names else "the intercept alone"
         if not feature_names and len(names) > MOST_NAMES:  # numbers of pixels say nothing
             who = f"{len(names):,} features"
         some = "" if self.kind == "complete" or not names else "some rows of "
@@ -93,16 +96,8 @@ bound; set a penalty, such as l2=1e-3"
         )
 
 
-def _listed(names: Sequence[str], one: str, many: str) -> str:
-    """a, b and c; a, b, c and 4 more columns."""
-    shown, left = names[:MOST_NAMES], len(names) - MOST_NAMES
-    if left > 0:
-        return f"{', '.join(shown)} and {left:,} more {one if left == 1 else many}"
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
-
-
 def find_separation(
-    features: Tensor,
+    features: Features,
     labels: Tensor,
     num_classes: int,
     loss: str,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -42,11 +42,22 @@ class Scaling(NamedTuple):
     """The standard deviation; 1 where a column is constant."""
 
 
+class Features(Protocol):
+    """Random access to the features of N rows: a tensor, or a reader that holds no more than it must."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """(N, D)."""
+
+    def __getitem__(self, places: Tensor | slice, /) -> Tensor:
+        """The features of these rows, shape (n, D), any type."""
+
+
 class SeparationRows:
     """The rows that count, read in float64 and in blocks."""
 
     def __init__(
-        self, features: Tensor, labels: Tensor, num_classes: int, sample_weight: Tensor | None, deadline: float
+        self, features: Features, labels: Tensor, num_classes: int, sample_weight: Tensor | None, deadline: float
     ) -> None:
         self.features, self.num_classes, self.deadline = features, num_classes, deadline
         self.width = 1 + features.shape[1]

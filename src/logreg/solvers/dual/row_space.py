@@ -23,7 +23,7 @@ from logreg.solvers.dual.span import (
     root_of,
 )
 from logreg.solvers.kernels import STRIP, add_lower_triangle, affine, sum_over_rows
-from logreg.solvers.passes.base import Pass, PassRequests, gather, request
+from logreg.solvers.passes.base import Pass, PassRequests, request, run_pass
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
@@ -113,6 +113,8 @@ class DualRows(Pass["DualRows"]):
 
     What shows them must leave them as they are.  Products with them are not passes.
     """
+
+    samples = ("_blocks",)
 
     def __init__(self, problem: Problem, coordinates: Coordinates, deviation: Tensor | None = None) -> None:
         super().__init__(problem, coordinates, deviation=deviation)
@@ -327,7 +329,7 @@ def _solve_at_root(state: SolverState, solve: Solver) -> PassRequests[None]:
     features = root.to(problem.dtype, memory_format=torch.contiguous_format)
     memory = MemoryRows(features, rows.labels, rows.weights[:, 0] / problem.row_sum_scale)
     for requested in solve(inner, 0.0):
-        gather(memory, requested)
+        run_pass(memory, requested)
     point = inner.solution
     factors = torch.linalg.solve_triangular(root, point[:, :-1], upper=False, left=False).T
     point = torch.cat([rows.combined(factors), point[:, -1:]], dim=1)

@@ -1,8 +1,9 @@
 """What a pass over the rows is, and the one driver that makes it.
 
-A solver is a generator (reverse communication).  It yields a `Pass`; whoever has the rows shows them to it block by
-block, and the solver goes on with what was summed.  So it needs no closure, holds no rows, and does not know whether
-they lie in memory (`logreg.solvers.fit.fit`) or come from Lightning (`logreg.training.module`).
+A solver is a generator (reverse communication, as in ARPACK).  It yields a `Pass`, the caller feeds the rows to the
+pass block by block, and the solver goes on with the sums.  So a solver needs no closure, holds no rows, and does not
+know whether they lie in memory (`logreg.solvers.fit.fit`), come from Lightning (`logreg.training.module`), or are
+shared among processes.
 
 A point is one tensor of shape (K, D + 1): the coefficients, and the intercept as the last column; always in float64.
 Blocks are computed in the problem's floating type and summed over blocks in float64.
@@ -11,7 +12,7 @@ Blocks are computed in the problem's floating type and summed over blocks in flo
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,10 +20,15 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.losses import one_vs_rest
 from logreg.rows import RowSource, part_rows, parts, row_weights
+from logreg.solvers.passes.reduction import Accumulators, Processes, SingleProcess
 from logreg.solvers.problem import Coordinates, Problem
 
-FOLDED = {torch.float32: 10.0, torch.float64: 1e3}
-"""Deviations between zero and the mean of a feature up to which the mean may be subtracted after multiplying."""
+SINGLE_PROCESS: Processes = SingleProcess()
+"""The default of every driver."""
+
+MAX_FOLDED_MEAN = {torch.float32: 10.0, torch.float64: 1e3}
+"""Largest |mean| of a feature, in standard deviations, that is subtracted from sums and not from every row: the sums
+then lose about one digit in float32, and three in float64."""
 
 
 class PreparedRows(NamedTuple):
@@ -47,17 +53,27 @@ Result = TypeVar("Result")
 
 
 class Pass(Generic[Result]):
-    """A requested to the rows; each kind below adds up its own answer.
+    """A streaming reduction over all training rows; subclasses define what is accumulated.
+
+    A subclass names its accumulators in ``sums``, ``maxima`` and ``samples``: attributes that start at the neutral
+    element and that `gather` updates block by block.  `run_pass` alone drives a pass, and alone combines the
+    accumulators of several processes; `result` then computes from what all rows together gave.
 
     Attributes:
+        sums: Names of attributes that are added over processes: tensors, or ``None`` where a sum is not wanted.
+        maxima: Names of attributes of which the elementwise maximum over processes is taken.
+        samples: Names of attributes that are lists and are concatenated over processes.
         dtype: Floating type of the arithmetic within a block.
-        done: Whether enough rows were seen; most kinds want all of them.
-        mixed: Whether each block should be a sample of all rows.
+        done: Whether no more rows are needed; most passes need all of them.
+        interleaved: Whether each block should be a sample of all rows.
         copies: Whether features are copied.
     """
 
+    sums: ClassVar[tuple[str, ...]] = ()
+    maxima: ClassVar[tuple[str, ...]] = ()
+    samples: ClassVar[tuple[str, ...]] = ()
     done = False
-    mixed = False
+    interleaved = False
     copies = False
 
     def __init__(
@@ -67,12 +83,12 @@ class Pass(Generic[Result]):
         dtype: torch.dtype | None = None,
         deviation: Tensor | None = None,
     ) -> None:
-        """``deviation`` (D,) is about that of the features, where it is not the coordinates's scale."""
+        """``deviation`` (D,) approximates the standard deviation of the features; by default the coordinates' scale."""
         self.problem, self.coordinates, self.dtype = problem, coordinates, dtype or problem.dtype
         # The mean is subtracted from the sums where the floating type can afford it, else from every row.
         center, by = coordinates.center.to(self.dtype), (1 / coordinates.scale).to(self.dtype)
         deviation = coordinates.scale if deviation is None else deviation
-        far = bool((coordinates.center.abs() > FOLDED[self.dtype] * deviation).any())
+        far = bool((coordinates.center.abs() > MAX_FOLDED_MEAN[self.dtype] * deviation).any())
         self._shift = (center, by) if far else None
         # What is left to do after a shift is what rounding kept from it.
         rest = Coordinates((coordinates.center - center.double()) * by.double(), coordinates.scale * by.double())
@@ -95,15 +111,31 @@ class Pass(Generic[Result]):
         self.gather(PreparedRows(features, block.labels, weights, self.problem.num_outputs))
 
     def gather(self, rows: PreparedRows) -> None:
-        """Adds the rows' share to the sums."""
+        """Adds the contribution of these rows to the accumulators."""
         raise NotImplementedError
 
+    def finish(self) -> None:
+        """Completes the accumulators after the last block of this process; most are complete."""
+
+    def reduce(self, processes: Processes) -> None:
+        """Replaces the accumulators of this process by those of all processes."""
+        own = Accumulators(
+            self._tensors(self.sums), self._tensors(self.maxima), {n: getattr(self, n) for n in self.samples}
+        )
+        total = processes.reduce(own)
+        if total is not own:
+            for name, value in (*total.sums.items(), *total.maxima.items(), *total.samples.items()):
+                setattr(self, name, value)
+
+    def _tensors(self, names: tuple[str, ...]) -> dict[str, Tensor]:
+        return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+
     def result(self) -> Result:
-        """What all rows together say."""
+        """The result over the rows of all processes."""
         raise NotImplementedError
 
     def zeros(self, *shape: int) -> Tensor:
-        """A sum in float64 where nothing is added yet."""
+        """An empty sum in float64."""
         return self.coordinates.center.new_zeros(shape)
 
     def linear(self, point: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,28 +154,35 @@ class Pass(Generic[Result]):
 
 
 PassRequests = Generator[Pass[Any], None, Result]
-"""What an exact optimizer is: it yields passes, and returns its answer."""
+"""A solver, or a step of one: a generator that yields passes and returns a result."""
 
 
 def request(requested: Pass[Result]) -> PassRequests[Result]:
-    """Has a pass made, and returns what it gathered."""
+    """Requests one pass and returns its result."""
     yield requested
     return requested.result()
 
 
-def gather(rows: RowSource, requested: Pass[Any]) -> None:
-    """Shows the rows to a pass."""
-    for block in rows(requested.mixed):
+def run_pass(source: RowSource, requested: Pass[Any], processes: Processes = SINGLE_PROCESS) -> None:
+    """Makes a pass over the rows of this process, and combines its accumulators with those of the others."""
+    for block in source.interleaved_blocks() if requested.interleaved else source.blocks():
         requested.add(block)
         if requested.done:
-            return
+            break
+    finish_pass(requested, processes)
 
 
-def drive(requests: PassRequests[Result], rows: RowSource) -> Result:
-    """Makes every pass that is asked for, and returns the answer at the end."""
+def finish_pass(requested: Pass[Any], processes: Processes = SINGLE_PROCESS) -> None:
+    """Ends a pass whose blocks have been added: the only place where processes exchange numbers."""
+    requested.finish()
+    requested.reduce(processes)
+
+
+def drive(requests: PassRequests[Result], source: RowSource, processes: Processes = SINGLE_PROCESS) -> Result:
+    """Makes every pass that is requested, and returns the result at the end."""
     try:
         while True:
-            gather(rows, next(requests))
+            run_pass(source, next(requests), processes)
     except StopIteration as end:
-        answer: Result = end.value
-        return answer
+        result: Result = end.value
+        return result

@@ -1,4 +1,4 @@
-"""Passes in float64 that a certificate rests on, with small relative errors of every row's terms."""
+"""Passes in float64 for certificates: every row's terms have small relative rounding errors."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.evaluate import Derivatives, diagonal_of
 from logreg.solvers.problem import Coordinates, Problem
 
-UNIT = 2.0**-53
+UNIT_ROUNDOFF = 2.0**-53
 """Unit roundoff of float64."""
 
-SUMMED = 512
-"""Rows that a product of matrices adds up one after the other; such partial sums are added up in turn."""
+SUM_LENGTH = 512
+"""Terms that a matrix product adds one after the other, at most; partial sums are added in turn (an assumption about
+the BLAS, used for rounding errors)."""
 
-TOGETHER = 2048
-"""Rows at most whose Hessian is one product of matrices."""
+MAX_PRODUCT_ROWS = 2048
+"""Rows at most in one matrix product, so that a partial sum has few terms."""
 
 
 def accumulated(problem: Problem) -> float:
-    """Relative rounding error of a sum over the rows, of products of which each has a few roundings.
+    """Bound on the relative rounding error of a sum over the rows of products with a few roundings each.
 
     References:
         Higham (2002), Accuracy and stability of numerical algorithms, sections 3.1 and 4.2.
     """
-    return (min(problem.rows, SUMMED) + problem.rows / SUMMED + 20) * UNIT
+    return (min(problem.rows, SUM_LENGTH) + problem.rows / SUM_LENGTH + 20) * UNIT_ROUNDOFF
 
 
 class Certifying(Pass[Result]):
     """A pass in float64 that subtracts the center from every row, in coordinates whose scales are powers of two.
 
-    Then a feature in the coordinates has the relative error of one subtraction, whatever its offset and unit.
-    Rows of weight 0 are left out.
+    A transformed feature then has the relative error of one subtraction, whatever its offset and unit.  Rows of weight
+    0 are left out.
     """
 
     def __init__(self, problem: Problem, coordinates: Coordinates) -> None:
@@ -49,13 +50,13 @@ class Certifying(Pass[Result]):
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
-        for part in parts(block, min(part_rows(block.features.shape[1], self.dtype), TOGETHER)):
+        for part in parts(block, min(part_rows(block.features.shape[1], self.dtype), MAX_PRODUCT_ROWS)):
             if len((weighing := weighing_rows(part, self.problem)).labels):
                 self._take(weighing)
 
 
 def weighing_rows(block: Batch, problem: Problem) -> Batch:
-    """Those rows of a block that weigh more than nothing in the loss."""
+    """The rows of a block whose weight in the loss is positive."""
     weights = row_weights(block, problem.class_weight, torch.float64)
     if weights is None or bool((weights > 0).all()):
         return block
@@ -89,33 +90,36 @@ def _power_of_two(size: Tensor) -> Tensor:
 
 
 class Measured(NamedTuple):
-    """f near a point, and how exactly it is known."""
+    """The objective and its derivatives at a point, and sums that bound their rounding errors."""
 
     evaluation: Derivatives
     squares: Tensor
-    """Sum over the rows of what they weigh times squared features, times the problem's share: (D + 1,)."""
+    """Weighted sum over the rows of squared features, times `Problem.row_sum_scale`, (D + 1,)."""
     largest: Tensor
-    """Largest size of a feature, (D + 1,)."""
+    """Largest absolute value of each feature, (D + 1,)."""
     slopes: Tensor
-    """The same sum of sizes of what adds up to the gradient of the loss, (K, D + 1)."""
+    """Weighted sum of the absolute terms of the gradient of the loss, times `Problem.row_sum_scale`, (K, D + 1)."""
     reach: float
-    """Largest sum of sizes of what adds up to a logit, of all rows."""
+    """Largest sum of the absolute terms of a logit, over all rows."""
     rows: int
-    """Rows that weigh more than nothing."""
+    """Number of rows of positive weight."""
 
 
 class Measure(Certifying[Measured]):
-    """The objective, its gradient, and its Hessian if asked for, with small relative errors of every row's share.
+    """The objective, its gradient and, on request, its Hessian; every row's terms have small relative errors.
 
-    Residuals and curvatures are made of the small probability where it is near 1, so that saturated rows keep their
-    digits.
+    `Loss.evaluate_precisely` computes residuals and curvatures from the smaller of two probabilities, so that saturated
+    rows keep their digits.
     """
+
+    sums = ("_loss", "_rows", "_gradient", "_slopes", "_squares", "_curvature", "_by_intercept", "_hessian")
+    maxima = ("_reach", "_largest")
 
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, hessian: bool = False) -> None:
         super().__init__(problem, coordinates)
         self.point, self._wants = point, hessian
         k, p = point.shape
-        self._loss, self._rows, self._reach = self.zeros(), 0, self.zeros()
+        self._loss, self._rows, self._reach = self.zeros(), self.zeros(), self.zeros()
         self._gradient, self._slopes, self._squares = self.zeros(k, p), self.zeros(k, p), self.zeros(p)
         self._largest = self.zeros(p)
         self._curvature, self._by_intercept = self.zeros(k, k), self.zeros(k, p)
@@ -123,7 +127,7 @@ class Measure(Certifying[Measured]):
         self._hessian = self.zeros(*shape)
 
     def gather(self, rows: PreparedRows) -> None:
-        """Adds the rows' share to the sums."""
+        """Adds the terms of these rows."""
         features = F.pad(rows.features, (0, 1), value=float(self.problem.intercept))
         coef = self.point
         logits = affine(features, coef, coef.new_zeros(len(coef)))
@@ -167,7 +171,7 @@ class Measure(Certifying[Measured]):
                 self._hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
 
     def result(self) -> Measured:
-        """What all rows together say."""
+        """The objective with its penalties, in these coordinates."""
         problem, share = self.problem, self.problem.row_sum_scale
         l2, l1 = problem.penalties(self.coordinates)
         loss = float(self._loss) * share
@@ -185,17 +189,19 @@ class Measure(Certifying[Measured]):
             None if problem.coupled else self._by_intercept * share,
         )
         return Measured(
-            evaluation, self._squares * share, self._largest, self._slopes * share, float(self._reach), self._rows
+            evaluation, self._squares * share, self._largest, self._slopes * share, float(self._reach), int(self._rows)
         )
 
 
 class Dual(Pass[tuple[Tensor, float, float]]):
-    """The dual problem at the residuals of a point, moved so that those of each output sum to zero.
+    """The dual objective at a dual point theta that is made of the residuals at a primal point.
 
-    With r_i the residuals and J_i their derivative by the logits, theta_i = r_i - J_i shift is feasible for the free
-    intercept.
-    ``scale`` in (0, 1] shrinks theta further, to what pure l1 asks for.
+    The unpenalized intercept asks that theta sums to 0 over the rows for each output.  With r_i the residuals and J_i
+    their derivatives by the logits, theta_i = r_i - J_i shift has that property for the right ``shift`` (K,).
+    ``scale`` in (0, 1] shrinks theta further, into the feasible set of a pure l1 penalty.
     """
+
+    sums = ("_sums", "_ones", "_fit", "_noise")
 
     def __init__(
         self, problem: Problem, coordinates: Coordinates, point: Tensor, shift: Tensor, scale: float = 1.0
@@ -208,7 +214,7 @@ class Dual(Pass[tuple[Tensor, float, float]]):
         self._fit, self._noise = self.zeros(), self.zeros()
 
     def gather(self, rows: PreparedRows) -> None:
-        """Residuals against features, and what the conjugate of the loss costs beyond Fenchel's equality."""
+        """Adds theta times the features, and the excess of each row over equality in the Fenchel-Young inequality."""
         features, targets, weights = rows.features, rows.targets, rows.weights
         logits = affine(features, self._coef, self._intercept)
         loss = self.problem.loss
@@ -219,7 +225,7 @@ class Dual(Pass[tuple[Tensor, float, float]]):
         product = logits * theta
         excess = values + conjugate - product.sum(1)
         terms = values + conjugate.abs() + product.abs().sum(1)
-        noise = UNIT * (8 * terms + loss.conjugate_slope(0.0) * self.problem.num_outputs)
+        noise = UNIT_ROUNDOFF * (8 * terms + loss.conjugate_slope(0.0) * self.problem.num_outputs)
         if weights is not None:
             excess, noise, theta = excess * weights[:, 0], noise * weights[:, 0], theta * weights
         self._fit += excess.sum()
@@ -234,25 +240,27 @@ class Dual(Pass[tuple[Tensor, float, float]]):
 
 
 class Reached(NamedTuple):
-    """What `Reach` finds, in the units that it was given."""
+    """Bounds on the norms of rows, in given units."""
 
     largest: float
-    """Squared norm of a row."""
+    """Largest squared norm of a row."""
     mean: float
-    """Sum over the rows of what they weigh times their squared norms, times the problem's share."""
+    """Weighted sum over the rows of squared norms, times `Problem.row_sum_scale`."""
     far: float
-    """Square of a mean that is taken away from sums over the rows, the largest of all columns."""
+    """Largest square of a mean that is subtracted from sums over the rows."""
     blurred: float
-    """Rounding of a column of which the mean is subtracted row by row, relative to its deviation."""
+    """Largest rounding error of a column whose mean is subtracted from every row, in standard deviations."""
 
 
 class Reach(Pass[Reached]):
-    """How large rows are in coordinates, with the 1 that the intercept multiplies."""
+    """Norms of the rows in given coordinates and units, with the constant 1 of the intercept."""
 
+    sums = ("_sum",)
+    maxima = ("_largest",)
     copies = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates, size: Tensor) -> None:
-        """``size`` (D + 1,) divides the coordinates of a row in the coordinates, and the 1."""
+        """``size`` (D + 1,) are the units: features and the constant 1 are divided by them."""
         super().__init__(problem, coordinates)
         self._one = float(size[-1]) ** -2 if problem.intercept else 0.0
         self._origin = (-coordinates.center / (coordinates.scale * size[:-1])).to(self.dtype)
@@ -266,7 +274,7 @@ class Reach(Pass[Reached]):
         self._blurred = float(blur.max()) if self._shift is not None else 0.0
 
     def gather(self, rows: PreparedRows) -> None:
-        """Keeps the largest of those that weigh something, and adds up."""
+        """Updates the largest squared norm of a row of positive weight, and the weighted sum."""
         shifted = self._shift is not None
         features = rows.features / self._size if shifted else torch.addcmul(self._origin, rows.features, self._invert)
         squares = torch.linalg.vector_norm(features, dim=1).square_()
@@ -276,7 +284,7 @@ class Reach(Pass[Reached]):
         self._sum += (squares if rows.weights is None else squares * rows.weights[:, 0]).sum(dtype=torch.float64)
 
     def result(self) -> Reached:
-        """With room for the rounding of float32."""
+        """The bounds, with a margin of 1e-3 for the rounding of float32."""
         share, total = self.problem.row_sum_scale, self.problem.total_weight
         mean = float(self._sum) * share + share * total * self._one
         return Reached(1.001 * float(self._largest) + self._one, 1.001 * mean, self._far, self._blurred)

@@ -1,6 +1,8 @@
-"""Passes that tell which linear combinations of the features are the same in all rows."""
+"""Passes that find linear combinations of the features that are constant over all rows: linear dependences."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -12,79 +14,99 @@ from logreg.solvers.passes.base import Pass
 from logreg.solvers.passes.certifying import weighing_rows
 from logreg.solvers.problem import Problem
 
-DISTILLATIONS = 12
-"""Error-free transformations of a sum, before it is taken not to vanish."""
+MAX_DISTILLATIONS = 12
+"""Error-free transformations of a sum at most: a sum that is not proven to vanish by then counts as not zero."""
 
 
-class Vanishing(Pass[Tensor]):
-    """Which linear combinations of the features are the same in all rows, in exact arithmetic.
+class _Dependence(Pass[Tensor]):
+    """Compares combinations of the features of all rows of positive weight with those of one reference row.
 
-    Without an intercept, those of the features less the model's center that are zero.
+    The reference is the model's center without an intercept, else the first row.  Each process compares its rows with
+    its own first row; the first rows of all processes are compared at the end.
     """
 
-    def __init__(self, problem: Problem, combinations: Tensor) -> None:
-        """``combinations`` (M, D) by source units, each coefficient 0 or of `DIGITS` binary digits and at least 1."""
-        super().__init__(problem, problem.model, torch.float64)
-        self._combinations = combinations
-        self._vanish = torch.ones(len(combinations), dtype=torch.bool, device=combinations.device)
-        self._first = None if problem.intercept else problem.model.center.unsqueeze(0)
-
-    def add(self, block: Batch) -> None:
-        """Takes one block of rows, features in source units."""
-        for part in parts(block, part_rows(block.features.shape[1], self.dtype)):
-            features = weighing_rows(part, self.problem).features.double()
-            if not len(features):
-                continue
-            if self._first is None:
-                self._first = features[:1].clone()
-            for number in self._vanish.nonzero()[:, 0].tolist():
-                some = self._combinations[number].nonzero()[:, 0]
-                coef = self._combinations[number, some]
-                numbers: tuple[Tensor, ...] = features[:, some], -self._first[:, some]
-                if bool((torch.frexp(coef).mantissa.abs() != 0.5).any()):
-                    # Products with a power of two are exact, and with others those with half of a number's digits.
-                    numbers = (*halves(numbers[0]), *halves(numbers[1]))
-                terms = [coef * one for one in numbers]
-                self._vanish[number] = _vanish(torch.cat([one.expand(len(features), -1) for one in terms], dim=1))
-
-    def result(self) -> Tensor:
-        """Shape (M,)."""
-        return self._vanish
-
-
-class Residue(Pass[Tensor]):
-    """By how much combinations of the features differ between rows, relative to what they add up, at most."""
+    samples = ("_first_rows",)
 
     def __init__(self, problem: Problem, combinations: Tensor) -> None:
         """``combinations`` (M, D) by source units."""
         super().__init__(problem, problem.model, torch.float64)
         self._combinations = combinations
-        self._largest = self.zeros(len(combinations))
-        self._first = None if problem.intercept else self._sums(problem.model.center.unsqueeze(0))[0]
-
-    def _sums(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the terms of each combination, and of their sizes, (n, M)."""
-        return features @ self._combinations.T, features.abs() @ self._combinations.abs().T
+        self._first_rows: list[Tensor] = [] if problem.intercept else [problem.model.center.unsqueeze(0)]
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
         for part in parts(block, part_rows(block.features.shape[1], self.dtype)):
             features = weighing_rows(part, self.problem).features.double()
-            if not len(features):
-                continue
-            sums, sizes = self._sums(features)
-            self._first = sums[:1] if self._first is None else self._first
-            differences = (sums - self._first).abs() / (sizes + self._first.abs()).clamp(min=1e-300)
-            self._largest = torch.maximum(self._largest, differences.amax(0))
+            if len(features):
+                self._first_rows = self._first_rows or [features[:1].clone()]
+                self._compare(features, self._first_rows[0])
+
+    @abstractmethod
+    def _compare(self, features: Tensor, reference: Tensor) -> None:
+        """Takes rows (n, D) and a reference row (1, D) into account."""
+
+    def _compare_first_rows(self) -> None:
+        if len(self._first_rows) > 1:
+            self._compare(torch.cat(self._first_rows[1:]), self._first_rows[0])
+
+
+class Vanishing(_Dependence):
+    """Which combinations are the same in all rows, in exact arithmetic.
+
+    Each coefficient is 0, or at least 1 with `DIGITS` binary digits.
+    """
+
+    maxima = ("_differs",)
+
+    def __init__(self, problem: Problem, combinations: Tensor) -> None:
+        super().__init__(problem, combinations)
+        self._differs = torch.zeros(len(combinations), dtype=torch.int8, device=combinations.device)
+
+    def _compare(self, features: Tensor, reference: Tensor) -> None:
+        for number in (self._differs == 0).nonzero()[:, 0].tolist():
+            some = self._combinations[number].nonzero()[:, 0]
+            coef = self._combinations[number, some]
+            numbers: tuple[Tensor, ...] = features[:, some], -reference[:, some]
+            if bool((torch.frexp(coef).mantissa.abs() != 0.5).any()):
+                # Products with a power of two are exact, and with others those with half of a number's digits.
+                numbers = (*halves(numbers[0]), *halves(numbers[1]))
+            terms = [coef * one for one in numbers]
+            vanish = _vanish(torch.cat([one.expand(len(features), -1) for one in terms], dim=1))
+            self._differs[number] = int(not vanish)
+
+    def result(self) -> Tensor:
+        """Shape (M,), boolean."""
+        self._compare_first_rows()
+        return self._differs == 0
+
+
+class Residue(_Dependence):
+    """The largest difference of each combination between rows, relative to the sum of the sizes of its terms."""
+
+    maxima = ("_largest",)
+
+    def __init__(self, problem: Problem, combinations: Tensor) -> None:
+        super().__init__(problem, combinations)
+        self._largest = self.zeros(len(combinations))
+
+    def _sums(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the terms of each combination, and of their sizes, (n, M)."""
+        return features @ self._combinations.T, features.abs() @ self._combinations.abs().T
+
+    def _compare(self, features: Tensor, reference: Tensor) -> None:
+        (sums, sizes), (first, _) = self._sums(features), self._sums(reference)
+        differences = (sums - first).abs() / (sizes + first.abs()).clamp(min=1e-300)
+        self._largest = torch.maximum(self._largest, differences.amax(0))
 
     def result(self) -> Tensor:
         """Shape (M,)."""
+        self._compare_first_rows()
         return self._largest
 
 
 def _vanish(terms: Tensor) -> bool:
     """Whether the exact sums of terms (n, m) over m are proven to be zero."""
-    for _ in range(DISTILLATIONS):
+    for _ in range(MAX_DISTILLATIONS):
         terms = terms[:, (terms != 0).any(0)]
         if not terms.shape[1]:
             return True

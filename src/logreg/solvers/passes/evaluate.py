@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,26 +14,30 @@ from logreg.solvers.problem import Coordinates, Problem
 
 
 class Derivatives(NamedTuple):
-    """The objective at a point."""
+    """The objective and its derivatives at a point."""
 
     value: float
     """f."""
     gradient: Tensor
-    """Of the smooth part of f (without l1), shape (K, D + 1)."""
+    """Gradient of the smooth part of f (without l1), (K, D + 1)."""
     curvature: Tensor
-    """Second derivative of f by the intercepts: (K, K)."""
+    """Second derivatives of f by the intercepts, (K, K)."""
     loss: float
     """The data term of f."""
     hessian: Tensor | None = None
-    """Of the smooth part of f, (K, D + 1, K, D + 1), or (K, D + 1, D + 1) where outputs are independent."""
+    """Hessian of the smooth part of f: (K, D + 1, K, D + 1), or (K, D + 1, D + 1) for separate outputs."""
     by_intercept: Tensor | None = None
-    """Of the loss: how a move of its intercept changes each output's gradient, (K, D + 1)."""
+    """Second derivatives of the loss by each output's intercept and its other parameters, (K, D + 1)."""
     change: Tensor | None = None
-    """Most that a row's logit has changed since another point, (K,); of a softmax a difference of two of them, (1,)."""
+    """Largest change of a row's logit since a reference point, (K,); of coupled outputs the largest change of a
+    difference of two logits, (1,)."""
 
 
 class Evaluate(Pass[Derivatives]):
-    """The objective and its gradient at a point, and its Hessian if asked for."""
+    """The objective and its gradient at a point; its Hessian on request."""
+
+    sums: ClassVar[tuple[str, ...]] = ("_loss", "_gradient", "_residuals", "_curvature", "_hessian", "_by_intercept")
+    maxima = ("_change",)
 
     def __init__(
         self,
@@ -69,7 +73,7 @@ class Evaluate(Pass[Derivatives]):
         self._by_intercept = self.zeros(k, d) if column else None
 
     def gather(self, rows: PreparedRows) -> None:
-        """Loss, gradient and, over pairs of outputs, curvature."""
+        """Adds loss, gradient, curvature by the intercepts and, on request, the Hessian."""
         features, weights = rows.features, rows.weights
         values, residuals, curvature = self.problem.loss.evaluate(self.logits(rows), rows.labels)
         self._loss += (values if weights is None else values * weights[:, 0]).sum(dtype=torch.float64)
@@ -96,7 +100,7 @@ class Evaluate(Pass[Derivatives]):
             self._add_hessians(features.to(self._wants), spread.to(self._wants), sums, ones)
 
     def logits(self, rows: PreparedRows) -> Tensor:
-        """Of a block's rows at the point, (n, K)."""
+        """Logits of a block's rows at the point, (n, K)."""
         logits = affine(rows.features, self._coef, self._intercept)
         if self._change is None:
             return logits
@@ -129,7 +133,7 @@ class Evaluate(Pass[Derivatives]):
                 hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
 
     def result(self) -> Derivatives:
-        """What all rows together say."""
+        """The objective with its penalties, in the coordinates of the pass."""
         problem, share = self.problem, self.problem.row_sum_scale
         l2, l1 = problem.penalties(self.coordinates)
         loss = float(self._loss) * share
@@ -149,43 +153,46 @@ class Evaluate(Pass[Derivatives]):
         return Derivatives(loss + penalty, gradient, self._curvature * share, loss, hessian, column, self._change)
 
     def _in_frame(self, hessian: Tensor) -> Tensor:
-        """The Hessian against features as they are seen -> in the coordinates: T' H T with x_frame = T' x."""
+        """The Hessian by raw features -> by these coordinates: T' H T, where x = T' x_raw."""
         d = self.problem.num_features
         center, scale = self._fold
         change = torch.diag(torch.cat([1 / scale, scale.new_ones(1)]))
-        change[d, :d] = -center / scale  # x_frame_j = x_j / scale_j - center_j / scale_j * 1
+        change[d, :d] = -center / scale  # x_j = x_raw_j / scale_j - center_j / scale_j * 1
         if not self.problem.coupled:
             return change.T @ hessian @ change
         return torch.einsum("kalb,ai,bj->kilj", hessian, change, change)
 
 
 class EvaluateSome(Evaluate):
-    """The same over some of the rows.
+    """The objective and its gradient over a sample of about ``rows`` rows of each process.
 
-    It is never done: whoever shows the rows may begin the next pass where one is done, and that may want all of them.
+    It reads all blocks and ignores those after the sample: the driver starts the next pass in the block where one is
+    done, and the next pass may need all rows.
     """
 
-    mixed = True
+    sums: ClassVar[tuple[str, ...]] = (*Evaluate.sums, "_rows", "_weight")
+    interleaved = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, rows: int) -> None:
-        """Sees about so many ``rows``."""
+        """``rows`` is the size of the sample; it ends with the block that reaches it."""
         super().__init__(problem, coordinates, point)
-        self._rows, self._seen, self._weight = rows, 0, self.zeros()
+        self._wanted, self._seen, self._rows, self._weight = rows, 0, self.zeros(), self.zeros()
 
     def add(self, block: Batch) -> None:
-        """Takes one block of rows, as long as there are not enough."""
-        if self._seen < self._rows:
+        """Takes one block of rows, until the sample is complete."""
+        if self._seen < self._wanted:
             super().add(block)
 
     def gather(self, rows: PreparedRows) -> None:
-        """Counts them."""
+        """Counts the rows and their weights."""
         super().gather(rows)
         self._seen += len(rows.labels)
+        self._rows += len(rows.labels)
         self._weight += len(rows.labels) if rows.weights is None else rows.weights.sum(dtype=torch.float64)
 
     def result(self) -> Derivatives:
-        """What those rows together say."""
-        self.problem = self.problem.part(self._seen, max(float(self._weight), 1e-300))
+        """The objective of the problem over the sample."""
+        self.problem = self.problem.part(int(self._rows), max(float(self._weight), 1e-300))
         return super().result()
 
 

@@ -1,4 +1,4 @@
-"""Passes that know the Hessian only by its products, its diagonal, or a sample of its rows."""
+"""Passes over a Hessian that is not held: its products with a direction, its diagonal, a sampled estimate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Cached = TypeVar("Cached")
 
 
 class BlockCache(Generic[Cached]):
-    """What passes keep of each block of rows for those after them, which must bring the same blocks."""
+    """Numbers that one pass keeps of each block for the passes after it; every pass must read the same blocks."""
 
     def __init__(self) -> None:
         self._pages: list[tuple[Tensor, Cached]] = []
@@ -25,18 +25,18 @@ class BlockCache(Generic[Cached]):
         return len(self._pages)
 
     def rewind(self) -> None:
-        """A new pass begins."""
+        """Starts again at the first block."""
         self._next = 0
 
-    def write(self, labels: Tensor, note: Cached) -> None:
-        """Keeps something of the block with these labels, (n,)."""
-        self._pages.append((labels, note))
+    def write(self, labels: Tensor, item: Cached) -> None:
+        """Keeps ``item`` for the next block, whose labels (n,) identify it."""
+        self._pages.append((labels, item))
 
     def read(self, labels: Tensor) -> Cached:
         """What was kept of the next block.
 
         Raises:
-            RuntimeError: It is another block than it was.
+            RuntimeError: The block is not the one that was written.
         """
         if self._next >= len(self) or not torch.equal(self._pages[self._next][0], labels):
             raise RuntimeError(
@@ -50,10 +50,12 @@ class BlockCache(Generic[Cached]):
 class Product(Pass[Tensor]):
     """The Hessian at a point times a direction."""
 
+    sums = ("_sums", "_ones")
+
     def __init__(
         self, problem: Problem, coordinates: Coordinates, point: Tensor, direction: Tensor, known: BlockCache[Tensor]
     ) -> None:
-        """``known`` are the curvatures at the point; where nothing is noted yet, this pass notes them."""
+        """``known`` caches the curvatures at the point; an empty cache is filled by this pass."""
         super().__init__(problem, coordinates)
         self.direction = direction
         coef, intercept = self.linear(point)
@@ -67,7 +69,7 @@ class Product(Pass[Tensor]):
         self._sums, self._ones = self.zeros(k, d), self.zeros(k)
 
     def gather(self, rows: PreparedRows) -> None:
-        """The change of the residuals along the direction, against the features."""
+        """Adds the change of the residuals along the direction, times the features."""
         features, labels, weights, _ = rows
         change = affine(features, self._coef, self._intercept)
         if self._first:
@@ -91,17 +93,18 @@ class Product(Pass[Tensor]):
 class SampledCurvature(Pass[Tensor]):
     """Each output's own Hessian block at a point, from rows drawn in proportion to their curvature.
 
-    Row i counts for output k with probability q = min(1, rows * w_ik / sum_i w_ik), w its curvature, and then weighs
-    w_ik / q: an unbiased estimate that spends its rows where there is curvature.
+    Importance sampling: row i is drawn for output k with probability q = min(1, rows * w_ik / sum_i w_ik), w its
+    curvature, and then has weight w_ik / q.  The estimate is unbiased, and most rows drawn have large curvature.
     """
 
+    sums = ("_blocks", "_sums", "_ones")
     enough, together = 64, 256
-    """Rows whose products are added up at once, at least and at most about so many."""
+    """Least and about the largest number of drawn rows in one matrix product."""
 
     def __init__(
         self, problem: Problem, coordinates: Coordinates, point: Tensor, mass: Tensor, rows: int, seed: int
     ) -> None:
-        """Asks for about ``rows`` rows per output; ``mass`` (K,) is the curvature of f by each intercept."""
+        """``rows`` is the expected number per output; ``mass`` (K,) the second derivative of f by each intercept."""
         super().__init__(problem, coordinates)
         self._coef, self._intercept = self.linear(point)
         self._rate = (rows * problem.row_sum_scale / mass.clamp(min=1e-300)).to(self.dtype)
@@ -113,7 +116,7 @@ class SampledCurvature(Pass[Tensor]):
         self._ones = self.zeros(k)
 
     def gather(self, rows: PreparedRows) -> None:
-        """Draws rows for each output."""
+        """Draws rows of the block for each output."""
         features, labels, weights, _ = rows
         loss = self.problem.loss
         spread = loss.own_curvature(loss.curvature_at(affine(features, self._coef, self._intercept), labels))
@@ -138,10 +141,13 @@ class SampledCurvature(Pass[Tensor]):
             add_lower_triangle(self._blocks[output], rows.T)
             some.clear()
 
-    def result(self) -> Tensor:
-        """Shape (K, D, D), the lower triangles alone: the blocks of the coefficients, penalty included."""
+    def finish(self) -> None:
+        """Adds the products of the rows that are still waiting."""
         for output in range(self.problem.num_outputs):
             self._add_up(output)
+
+    def result(self) -> Tensor:
+        """Lower triangles of the diagonal blocks by the coefficients, (K, D, D), with the penalty."""
         center, scale = self._fold
         share, (l2, _) = self.problem.row_sum_scale, self.problem.penalties(self.coordinates)
         # sum w (x - c)(x - c)' = sum w x x' - a c' - c a' + (sum w) c c', with a = sum w x
@@ -157,6 +163,7 @@ class SampledCurvature(Pass[Tensor]):
 class Diagonal(Pass[Tensor]):
     """The diagonal of the Hessian at a point."""
 
+    sums = ("_squares", "_sums", "_ones")
     copies = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor) -> None:
@@ -170,7 +177,7 @@ class Diagonal(Pass[Tensor]):
         )
 
     def gather(self, rows: PreparedRows) -> None:
-        """Weighted squares."""
+        """Adds the curvature times squared features."""
         features, labels, weights, _ = rows
         loss = self.problem.loss
         spread = loss.own_curvature(loss.curvature_at(affine(features, self._coef, self._intercept), labels))
@@ -181,7 +188,7 @@ class Diagonal(Pass[Tensor]):
         self._ones += spread.sum(0, dtype=torch.float64)
 
     def result(self) -> Tensor:
-        """Shape (K, D + 1), penalty included."""
+        """Shape (K, D + 1), with the penalty."""
         center, scale = self._fold
         squares = self._squares - 2 * center * self._sums + center.square() * self._ones.unsqueeze(1)
         diagonal = torch.cat([squares.clamp(min=0) / scale.square(), self._ones.unsqueeze(1)], dim=1)

@@ -1,4 +1,4 @@
-"""Passes that see a sample of the rows: one block of it, or stochastic gradient descent."""
+"""A sample of the rows, and a pass of stochastic gradient descent."""
 
 from __future__ import annotations
 
@@ -14,38 +14,52 @@ from logreg.solvers.problem import Coordinates, Problem
 
 
 class Sample(Pass[Batch]):
-    """Rows of the first block themselves."""
+    """A sample of the rows: evenly spaced rows of the first block of each process, as many as `part_rows` allows."""
 
-    mixed = True
+    samples = ("_blocks",)
+    interleaved = True
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, problem.model)
-        self._block: Batch | None = None
+        self._blocks: list[Batch] = []
 
     def add(self, block: Batch) -> None:
-        """Keeps of it what may be copied, evenly.  Sets: done."""
-        every = slice(None, None, max(1, -(-len(block.labels) // part_rows(block.features.shape[1], torch.float32))))
-        weights = None if block.sample_weight is None else block.sample_weight[every]
-        self._block, self.done = Batch(block.features[every], block.labels[every], weights), True
+        """Keeps rows of the first block.  Sets: done."""
+        self._blocks.append(self._thinned(block))
+        self.done = True
 
     def result(self) -> Batch:
-        """The block."""
-        assert self._block is not None
-        return self._block
+        """The rows, in the order of the processes."""
+        if len(self._blocks) == 1:
+            return self._blocks[0]
+        features = torch.cat([block.features for block in self._blocks])
+        labels = torch.cat([block.labels for block in self._blocks])
+        weights = [block.sample_weight for block in self._blocks if block.sample_weight is not None]
+        return self._thinned(Batch(features, labels, torch.cat(weights) if weights else None))
+
+    @staticmethod
+    def _thinned(block: Batch) -> Batch:
+        step = max(1, -(-len(block.labels) // part_rows(block.features.shape[1], torch.float32)))
+        weights = None if block.sample_weight is None else block.sample_weight[::step]
+        return Batch(block.features[::step], block.labels[::step], weights)
 
 
 class Stochastic(Pass[Tensor]):
-    """A pass of stochastic gradient descent in small batches, one of several with a step that falls to zero."""
+    """A pass of stochastic gradient descent in small batches, one of several with a step that falls to zero.
 
-    mixed = True
+    Several processes descend each on its own rows; the result is the mean of their points.
+    """
+
+    sums = ("_coef", "_intercept", "_processes")
+    interleaved = True
     batch_size = 256
-    together = 2
-    """Batches that are centered at once."""
+    batches_per_copy = 2
+    """Batches whose features are centered in one copy."""
 
     def __init__(
         self, problem: Problem, coordinates: Coordinates, point: Tensor, step: float, number: int = 0, passes: int = 1
     ) -> None:
-        """The pass of this ``number``, out of ``passes``."""
+        """``number`` counts the passes from 0; the step falls from ``step`` to 0 (cosine) over all ``passes``."""
         super().__init__(problem, coordinates)
         self._coef, self._intercept = point[:, :-1].to(self.dtype).clone(), point[:, -1].to(self.dtype).clone()
         self._decay = problem.penalties(coordinates)[0][:-1].to(self.dtype) / (
@@ -53,14 +67,16 @@ class Stochastic(Pass[Tensor]):
         )
         self._step, self._seen, self._all = step, number * problem.rows, passes * problem.rows
         self._center, self._invert = coordinates.center.to(self.dtype), (1 / coordinates.scale).to(self.dtype)
+        self._processes = self.zeros()
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, a few batches at a time."""
-        for part in parts(block, self.together * self.batch_size):
+        self._processes.fill_(1)
+        for part in parts(block, self.batches_per_copy * self.batch_size):
             super().add(part)
 
     def gather(self, rows: PreparedRows) -> None:
-        """Steps through the batches."""
+        """Takes one step for each batch."""
         problem, loss = self.problem, self.problem.loss
         features = rows.features if self._shift is not None else (rows.features - self._center).mul_(self._invert)
         size, mean_weight = self.batch_size, problem.total_weight / problem.rows
@@ -76,6 +92,12 @@ class Stochastic(Pass[Tensor]):
                 self._intercept.add_(residuals.sum(0), alpha=scale)
             self._seen += len(x)
 
+    def finish(self) -> None:
+        """A process without rows has no point."""
+        if not self._processes:
+            self._coef.zero_()
+            self._intercept.zero_()
+
     def result(self) -> Tensor:
-        """The point, (K, D + 1)."""
-        return torch.cat([self._coef, self._intercept.unsqueeze(1)], dim=1).double()
+        """The mean of the points of the processes that have rows, (K, D + 1)."""
+        return torch.cat([self._coef, self._intercept.unsqueeze(1)], dim=1).double() / self._processes

@@ -1,0 +1,338 @@
+"""Learns the encoding of columns as features from the train rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from logreg.data.encoding.columns import NUMBER, Columns, Series, Values
+from logreg.data.encoding.parallel import map_in_parts
+from logreg.errors import DataError, name_list
+from logreg.facts import Column
+from logreg.stored_form import Moments, StoredForm, choose_stored_form, moments
+
+BLOCK_NUMBERS = 2**20
+"""Numbers of several columns that are measured at once; as float64 they take 8 MiB."""
+
+SAMPLE_ROWS = 1_000
+"""Rows of the sample that locates the median of a column, and that shows at once whether the column varies."""
+
+MIN_ID_ROWS = 30
+"""Rows from which on a column of unique whole numbers may be an id; fewer rows are often unique by chance."""
+
+MAX_LEVELS_FACTOR = 10
+"""Multiple of ``max_levels`` up to which raising ``max_levels`` is advised; the features of more levels may not fit
+into memory."""
+
+MAX_MISSING_WORDS = 3
+"""Different words among numbers up to which all of them may mean a missing value."""
+
+LIST_SETTINGS = ("dataset.drop", "dataset.categorical", "dataset.missing_values")
+"""Settings that are lists of names, in the order in which messages advise them."""
+
+FLOAT32_MAX = 3e38
+"""Largest number that float32 can hold, rounded down."""
+
+OUTLIER_RATIO = 2.0**-64
+"""Median absolute deviation, relative to the standard deviation, below which outliers alone make a column large."""
+
+FILE_DTYPES = {"halffloat": torch.float16, "float": torch.float32}
+"""Floating type to which a file has rounded a column, by Arrow's name of the type; float64 for all other types."""
+
+
+@dataclass(frozen=True)
+class ColumnProfile:
+    """Properties of one column in the train rows, and its encoding."""
+
+    series: Series
+    column: Column | None = None
+    """Its encoding; ``None`` for a column without information (constant or empty) or with a problem."""
+    levels_in_train: int = 0
+    """Number of levels in train."""
+    missing_in_train: int = 0
+    """Number of missing values in train."""
+    missing_anywhere: int = 0
+    """Number of missing values in all splits."""
+    problem: str = ""
+    """Message that says why the column cannot be used, and the next step; empty where it can."""
+    short_problem: str = ""
+    """The problem as the end of a sentence that begins with the column: has '7,25' in row 1."""
+    remedies: tuple[tuple[str, str], ...] = ()
+    """Settings that solve the problem, as keys and values; a value is added to a setting that is a list."""
+    is_unique_integer: bool = False
+    """Whether the column holds whole numbers that are unique in train, and so may be an id."""
+
+
+def profile_columns(columns: Columns, rows: Tensor | None, used: Tensor | None = None) -> list[ColumnProfile]:
+    """Profiles each column.
+
+    Args:
+        columns: Columns of all M rows.
+        rows: Numbers of the train rows, shape (N,); ``None`` for all.
+        used: Numbers of the rows of all splits; ``None`` for all.  Other rows, such as those without a label, do not
+            count.
+    """
+    chosen = np.arange(len(columns)) if rows is None else rows.numpy()
+    counted = None if used is None else used.numpy()
+    return map_in_parts(lambda part: [_profile(series, chosen, counted, columns) for series in part], columns.series)
+
+
+def learn_encoding(
+    columns: Columns, rows: Tensor | None, used: Tensor | None = None
+) -> tuple[tuple[Column, ...], tuple[str, ...]]:
+    """Learns the encoding of each column from the train rows.
+
+    Args:
+        columns: Columns of all M rows.
+        rows: Numbers of the train rows, shape (N,); ``None`` for all.
+        used: Numbers of the rows of all splits; ``None`` for all.
+
+    Returns:
+        The encoding of each column that carries information, and sentences for the user on what was done.
+
+    Raises:
+        DataError: A column cannot be used, or has missing values although ``missing`` is "error".
+    """
+    profiles = profile_columns(columns, rows, used)
+    faults = [profile for profile in profiles if profile.problem]
+    if faults:
+        alone = len(faults) == 1
+        raise DataError(faults[0].problem if alone else _all_refused(faults, len(faults) < len(profiles), columns))
+    kept = [profile.column for profile in profiles if profile.column is not None]
+    if not kept:
+        raise DataError(
+            f"`dataset.features` must leave a column that varies over train, got none [in {columns.source}]."
+        )
+    empty = [one.series.name for one in profiles if one.column is None and one.missing_in_train]
+    constant = [one.series.name for one in profiles if one.column is None and not one.missing_in_train]
+    notes = {
+        "filled missing values with the median or most frequent level of train, and marked them": [
+            f"{one.series.name} {one.missing_anywhere / (len(columns) if used is None else len(used)):.1%}"
+            for one in profiles
+            if one.column is not None and one.column.indicator
+        ],
+        "filled missing values of val or test with the median or most frequent level of train, which has none": [
+            f"{one.series.name} {one.missing_anywhere:,}"
+            for one in profiles
+            if one.column is not None and one.missing_anywhere and not one.column.indicator
+        ],
+        "whole numbers that are unique in every row, used as numbers; if they are ids, add them to dataset.drop": [
+            one.series.name for one in profiles if one.column is not None and one.is_unique_integer
+        ],
+        "left out, since constant over train": constant,
+        "left out, since all values are missing in train": empty,
+    }
+    return tuple(kept), tuple(f"{what}: {name_list(names)}" for what, names in notes.items() if names)
+
+
+def learn_stored_form(
+    columns: Columns, encoding: Sequence[Column], rows: Tensor | None, weights: Tensor | None, shifts: bool
+) -> tuple[StoredForm, Moments, Tensor]:
+    """Learns the stored form of the D features: by the moments over train for numbers, plain for all others.
+
+    Missing values count as the value that fills them.
+
+    Args:
+        columns: Columns of all M rows.
+        encoding: Encoding of the columns.
+        rows: Numbers of the train rows, shape (N,); ``None`` for all.
+        weights: Weights of the train rows, shape (N,), float64; ``None`` for weight 1.
+        shifts: Whether a mean may be subtracted.
+
+    Returns:
+        The stored form; the moments of the features, with mean 0 and standard deviation 1 for those that are not
+        measured; and whether each feature has few significant digits in the file, shape (D,), boolean (see
+        `Moments.lacks_digits`).
+
+    Raises:
+        DataError: A column is larger or smaller than float64 can compute with.
+    """
+    by_name = {series.name: series for series in columns.series}
+    chosen: Any = slice(None) if rows is None else rows.numpy()
+    starts = np.cumsum([0, *(len(column.feature_names) for column in encoding)]).tolist()
+    found = Moments(torch.zeros(starts[-1], dtype=torch.float64), torch.ones(starts[-1], dtype=torch.float64))
+    numbers = [
+        (start, column)
+        for start, column in zip(starts, encoding, strict=False)
+        if column.kind == "number" and not column.constant
+    ]
+
+    def measure(part: Sequence[tuple[int, Column]]) -> list[tuple[int, Column]]:
+        """Measures some columns into ``found``, and returns those whose moments are finite and of use."""
+        values = torch.from_numpy(
+            np.stack([by_name[column.name].values[chosen].astype(np.float64) for _, column in part])
+        )
+        fills = torch.tensor([[float(column.fill)] for _, column in part], dtype=torch.float64)
+        values = torch.where(values.isnan(), fills, values)
+        usable = values.isfinite().all(1)  # `encode` reports the row of a value that is not finite
+        of_part = moments(lambda: [(values.where(usable[:, None], fills).T, weights)])
+        size = (values - fills).abs_()
+        for row in (size.amax(1) > FLOAT32_MAX).nonzero()[:, 0].tolist():
+            if float(size[row].median()) < OUTLIER_RATIO * float(of_part.std[row]):
+                usable[row] = False  # no unit suits an outlier: `encode` reports its row, unless float64 holds it
+        places = torch.tensor([start for start, _ in part])[usable]
+        found.mean[places], found.std[places] = of_part.mean[usable], of_part.std[usable]
+        return [one for one, measured in zip(part, usable.tolist(), strict=True) if measured]
+
+    rows_each = len(columns) if rows is None else len(rows)
+    measured = map_in_parts(measure, numbers, most=max(1, BLOCK_NUMBERS // max(1, rows_each)))
+    form, places = StoredForm.plain(starts[-1]), [start for start, _ in measured]
+    of_numbers = Moments(found.mean[places], found.std[places])
+    names = [column.name for _, column in measured]
+    form.shift[places], form.unit[places] = choose_stored_form(of_numbers, shifts, names)
+    lost = torch.zeros(starts[-1], dtype=torch.bool)
+    for dtype in (torch.float64, *FILE_DTYPES.values()):
+        has_dtype = [FILE_DTYPES.get(by_name[name].file_type, torch.float64) == dtype for name in names]
+        lost[torch.tensor(places, dtype=torch.int64)[has_dtype]] = of_numbers.lacks_digits(dtype)[has_dtype]
+    return form, found, lost
+
+
+def _profile(series: Series, chosen: Values, used: Values | None, columns: Columns) -> ColumnProfile:
+    """Profiles one column.
+
+    Args:
+        series: The column, all M rows.
+        chosen: Numbers of the train rows.
+        used: Numbers of the rows of all splits; ``None`` for all.
+        columns: The table, for its settings.
+    """
+    missing = series.is_missing()
+    anywhere = int(missing.sum() if used is None else missing[used].sum())
+    in_train = int(missing[chosen].sum()) if anywhere else 0
+    found = ColumnProfile(series, None, 0, in_train, anywhere, series.problem, series.short_problem)
+    fill = (("dataset.missing", "impute"),) if columns.missing == "error" else ()
+    impute = fill if anywhere else ()
+    if series.problem and series.kind == "none":
+        return replace(found, remedies=(("dataset.drop", series.name),))
+    if series.kind == "none":
+        return found
+    counts: Values = np.zeros(0)
+    if series.kind != "number":
+        counts = np.bincount(series.values[chosen] + 1, minlength=len(series.levels) + 1)[1:]
+    levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
+    if series.problem:
+        remedies = _remedies(series, len(levels), columns)
+        then = {"dataset.drop": (), "dataset.missing_values": fill}.get(remedies[0][0], impute)
+        return replace(found, remedies=remedies + then)
+    if len(levels) > columns.max_levels:
+        is_id = len(levels) > counts.sum() / 2
+        short_problem = f"has {len(levels):,} levels in {counts.sum():,} train rows"
+        problem = (
+            f"`dataset.max_levels={columns.max_levels}` must not be exceeded, and column {series.name!r} "
+            f"{short_problem} [in {columns.source}]. {'It looks like an id: add' if is_id else 'Add'} "
+            f"{columns.setting('dataset.drop', [series.name])}, or raise dataset.max_levels."
+        )
+        remedies = (("dataset.drop", series.name),)
+        if not is_id and len(levels) <= MAX_LEVELS_FACTOR * columns.max_levels:
+            remedies = (("dataset.max_levels", str(len(levels))), *impute)
+        return replace(
+            found, levels_in_train=len(levels), problem=problem, short_problem=short_problem, remedies=remedies
+        )
+    if impute:
+        first = int(missing.argmax()) if used is None else int(used[missing[used]].min())
+        problem = (
+            f"`dataset.missing=error` must find no missing values, and column {series.name!r} has {anywhere:,}, "
+            f"the first in {columns.place(first)}. Mend the file, or set dataset.missing=impute."
+        )
+        return replace(
+            found,
+            problem=problem,
+            short_problem=f"has {anywhere:,} missing value{'s' * (anywhere > 1)}",
+            remedies=impute,
+        )
+    if in_train == len(chosen):
+        return found
+    if series.kind == "number":
+        column = _learn_number(series, chosen[~missing[chosen]] if in_train else chosen, marked=in_train > 0)
+        if column.constant and not in_train:
+            return found
+        return replace(
+            found, column=column, is_unique_integer=not anywhere and _are_unique_integers(series.values[chosen])
+        )
+    if len(levels) == 1 and not in_train:
+        return replace(found, levels_in_train=1)
+    most = series.levels[int(counts.argmax())]
+    column = Column(series.name, series.kind, levels, most, in_train > 0, len(levels) == 1)
+    return replace(found, column=column, levels_in_train=len(levels))
+
+
+def _remedies(series: Series, levels: int, columns: Columns) -> tuple[tuple[str, str], ...]:
+    """Settings that make a column usable which mixes numbers and text; ``levels`` is its number of levels in train."""
+    words = [level.strip() for level in series.levels if not NUMBER.fullmatch(level.strip())]
+    if (
+        columns.is_text
+        and len(words) <= MAX_MISSING_WORDS
+        and not any(letter.isdigit() for word in words for letter in word)
+    ):
+        return tuple(("dataset.missing_values", word) for word in words)
+    return (("dataset.categorical" if levels <= columns.max_levels else "dataset.drop", series.name),)
+
+
+def _all_refused(faults: Sequence[ColumnProfile], others: bool, columns: Columns) -> str:
+    """One message for several columns with problems, and one line to type.
+
+    Args:
+        faults: Profiles of these columns.
+        others: Whether there are other columns, without a problem.
+        columns: The table.
+    """
+    named: dict[str, list[str]] = {}
+    for key, value in (remedy for fault in faults for remedy in fault.remedies):
+        named.setdefault(key, []).append(value)
+    typed = [columns.setting(key, named[key]) for key in LIST_SETTINGS if key in named]
+    if "dataset.max_levels" in named:
+        typed.append(f"dataset.max_levels={max(map(int, named['dataset.max_levels']))}")
+    if "dataset.missing" in named:
+        typed.append("dataset.missing=impute")
+    listed = name_list(f"{fault.series.name!r} {fault.short_problem}" for fault in faults)
+    problem = f"columns must hold usable values, and {len(faults):,} do not [in {columns.source}]: {listed}."
+    leaves_columns = others or any(key != "dataset.drop" for key in named)
+    return f"{problem} Mend the file, or type: {' '.join(typed)}" if leaves_columns else f"{problem} Mend the file."
+
+
+def _learn_number(series: Series, chosen: Values, marked: bool) -> Column:
+    """Learns the encoding of a column of numbers.
+
+    Args:
+        series: The column, all M rows.
+        chosen: Numbers of the train rows that have a value.
+        marked: Whether missing values get an indicator feature.
+    """
+    values = series.values[chosen]
+    constant = not (values[:SAMPLE_ROWS] != values[0]).any() and not (values != values[0]).any()
+    return Column(series.name, "number", (), median(values), marked, constant)
+
+
+def median(values: Values) -> float:
+    """The median of finite values, shape (N,), N > 0; for even N the mean of the middle two.
+
+    Of many values only those are sorted that lie between two quantiles of a sample (selection by sampling, as in
+    Floyd and Rivest's SELECT).
+    """
+    near = values
+    below = 0
+    if len(values) > 10 * SAMPLE_ROWS:
+        sample = np.sort(values[:: len(values) // SAMPLE_ROWS])
+        low, high = sample[int(0.45 * len(sample))], sample[int(0.55 * len(sample))]
+        below = int(np.count_nonzero(values < low))
+        near = values[(values >= low) & (values <= high)]
+    first, last = (len(values) - 1) // 2 - below, len(values) // 2 - below
+    if first < 0 or last >= len(near):  # the quantiles of the sample do not enclose the median
+        near, first, last = values, (len(values) - 1) // 2, len(values) // 2
+    middle = np.partition(near, (first, last))[[first, last]].astype(np.float64)
+    return float(middle[0] / 2 + middle[1] / 2)
+
+
+def _are_unique_integers(values: Values) -> bool:
+    """Whether values, shape (N,), are unique whole numbers, and at least ``MIN_ID_ROWS`` of them."""
+    first = values[:MIN_ID_ROWS]
+    if len(first) < MIN_ID_ROWS or len(np.unique(first)) < MIN_ID_ROWS or (first != np.floor(first)).any():
+        return False
+    if values.dtype.kind == "f" and (values != np.floor(values)).any():  # also integers beyond the range of int64
+        return False
+    return len(np.unique(values)) == len(values)

@@ -1,0 +1,130 @@
+"""Tables in binary files: Parquet, and Arrow IPC files and streams.
+
+References:
+    Apache Parquet, file format, https://parquet.apache.org/docs/file-format/
+    Apache Arrow, columnar format (IPC files, IPC streams, Feather), https://arrow.apache.org/docs/format/Columnar.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from logreg.data.encoding.labels import plain_values
+from logreg.data.formats.compression import max_decoded_bytes, suffix_of
+from logreg.data.formats.table_errors import explained_batches, explained_read
+from logreg.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+BINARY_SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
+"""Suffixes of files that hold typed columns: Parquet, and Arrow IPC under its three names."""
+
+TABLE_BATCH_ROWS = 2**14
+"""Rows of a Parquet file that `open_blocks` decodes at once: few enough for memory, enough to make calls cheap."""
+
+
+def schema_of(path: str) -> pa.Schema:
+    """The names and types of the columns of a file, by its header or footer alone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if suffix_of(path) in (".parquet", ".pq"):
+        return pq.read_schema(path)
+    with pa.memory_map(path) as file:
+        return (pa.ipc.open_file if _is_ipc_file(path) else pa.ipc.open_stream)(file).schema
+
+
+def read_binary(path: str, key: str, columns: list[str]) -> pa.Table:
+    """All rows of these columns, in plain types of Arrow.
+
+    Args:
+        path: The file.
+        key: The key that the user typed to name the file.
+        columns: The columns to read, all of which the file has.
+
+    Raises:
+        DataError: The file is broken, or states more rows than it can hold.
+    """
+    return explained_read(path, key, lambda: _plain_columns(_read_columns(path, key, columns)))
+
+
+def _read_columns(path: str, key: str, columns: list[str]) -> pa.Table:
+    if suffix_of(path) in (".parquet", ".pq"):
+        import pyarrow.parquet as pq
+
+        _check_stated_rows(path, key, pq.read_metadata(path).num_rows, len(columns))
+        return pq.read_table(path, columns=columns)
+    import pyarrow as pa
+
+    with pa.memory_map(path) as file:
+        table = (pa.ipc.open_file if _is_ipc_file(path) else pa.ipc.open_stream)(file).read_all().select(columns)
+    _check_stated_rows(path, key, table.num_rows, len(columns))
+    return table
+
+
+def binary_blocks(path: str, key: str, columns: list[str]) -> tuple[int | None, Iterator[pa.Table]]:
+    """These columns in blocks of rows, in plain types of Arrow.
+
+    Args:
+        path: The file.
+        key: The key that the user typed to name the file.
+        columns: The columns to read, all of which the file has.
+
+    Returns:
+        The number of rows, or ``None`` where the file does not state it; and the blocks.
+
+    Raises:
+        DataError: The file is broken, or states more rows than it can hold.
+    """
+    import pyarrow as pa
+
+    num_rows, batches = _open_batches(path, key, columns)
+
+    def tables() -> Iterator[pa.Table]:
+        for batch in explained_batches(path, key, batches):
+            yield _plain_columns(pa.Table.from_batches([batch]).select(columns))
+
+    return num_rows, tables()
+
+
+def _open_batches(path: str, key: str, columns: list[str]) -> tuple[int | None, Iterator[pa.RecordBatch]]:
+    """The number of rows where the file states it, and an iterator over its record batches."""
+    import pyarrow as pa
+
+    if suffix_of(path) in (".parquet", ".pq"):
+        from pyarrow.parquet import ParquetFile
+
+        file = explained_read(path, key, lambda: ParquetFile(path, pre_buffer=False, buffer_size=2**20))
+        _check_stated_rows(path, key, file.metadata.num_rows, len(columns))
+        return file.metadata.num_rows, file.iter_batches(TABLE_BATCH_ROWS, columns=columns)
+    source = explained_read(path, key, lambda: pa.memory_map(path))
+    if not _is_ipc_file(path):
+        return None, iter(explained_read(path, key, lambda: pa.ipc.open_stream(source)))
+    opened = explained_read(path, key, lambda: pa.ipc.open_file(source))
+    return None, (opened.get_batch(number) for number in range(opened.num_record_batches))
+
+
+def _is_ipc_file(path: str) -> bool:
+    """Whether an Arrow IPC file has the random-access format, which begins with ARROW1; else it is a stream."""
+    with Path(path).open("rb") as file:
+        return file.read(6) == b"ARROW1"
+
+
+def _check_stated_rows(path: str, key: str, rows: int, columns: int) -> None:
+    """Refuses a small file that states so many rows that they would fill the memory."""
+    if rows * max(1, columns) > max_decoded_bytes(path):
+        raise DataError(
+            f"`{key}` must have the rows that its header states, and {path} states {rows:,} rows in "
+            f"{Path(path).stat().st_size:,} bytes. Write the file again."
+        )
+
+
+def _plain_columns(table: pa.Table) -> pa.Table:
+    """The table with its columns in plain types of Arrow."""
+    import pyarrow as pa
+
+    return pa.table([plain_values(column) for column in table.columns], names=table.column_names)

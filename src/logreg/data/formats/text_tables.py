@@ -1,0 +1,415 @@
+"""Tables in text files: CSV, TSV and other separators, also compressed, and CSV on standard input.
+
+References:
+    RFC 4180 (2005), Common format and MIME type for comma-separated values (CSV) files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from logreg.data.formats import arrow_errors
+from logreg.data.formats.compression import open_text, suffix_of
+from logreg.data.formats.table_errors import (
+    encoding_error,
+    explained_batches,
+    explained_read,
+    ragged_error,
+    unreadable_error,
+)
+from logreg.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t"}
+"""Separator between the values of a line, by the suffix of a text file."""
+
+SEPARATOR_LINE = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n')
+"""The first line by which spreadsheet programs state the separator: ``sep=;``."""
+
+LONG_LINE_BYTES = 2**28
+"""Block size, in bytes, for text files with a line longer than the usual block of 1 or 4 MiB: a block holds whole
+lines.  256 MiB is far more than a line of any table, and still fits into memory."""
+
+TEXT_BLOCK_BYTES = 2**22
+"""Block size, in bytes, of `open_blocks` for text.  Standard input cannot be read again with larger blocks, so 4 MiB is
+also its longest line."""
+
+MAX_DICTIONARY_SIZE = 2**31 - 1
+"""Distinct texts up to which Arrow dictionary-encodes a column; the largest int32, so that every text column is."""
+
+
+class _Layout(NamedTuple):
+    """How the lines of a text file are laid out."""
+
+    skipped_lines: int
+    """Lines before the header."""
+    separator: str
+    """Character between the values of a line."""
+
+
+def text_header(path: str, key: str, separator: str | None) -> list[str]:
+    """The names in the header of a text file, with the blanks around them."""
+    csv.field_size_limit(LONG_LINE_BYTES)
+    layout = _text_layout(path, key, separator)
+
+    def first_line() -> list[str]:
+        with open_text(path, key) as file:
+            # Bytes that are not UTF-8 are kept: the buffer also holds values, which are checked later.
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+            lines = itertools.islice(text, layout.skipped_lines, None)
+            return next((row for row in csv.reader(lines, delimiter=layout.separator) if row), [])
+
+    names: list[str] = explained_read(path, key, first_line)
+    if any("\udc80" <= letter <= "\udcff" for name in names for letter in name):
+        raise encoding_error(path, key, "the header")
+    if not names:
+        raise DataError(f"`{key}` must have a header and rows, and {path} has only empty lines.")
+    other = next((mark for mark in ";\t|" if mark in names[0]), None)
+    if len(names) == 1 and other and separator is None and not layout.skipped_lines:
+        raise DataError(
+            f"`{key}` must have {layout.separator!r} between values, and {path} seems to have {other!r}. "
+            f"Set \"{'separator' if key == 'input' else 'dataset.separator'}='{other}'\"."
+        )
+    return names
+
+
+def _text_layout(path: str, key: str, separator: str | None) -> _Layout:
+    """The layout of a text file: by ``separator``, else by its `SEPARATOR_LINE`, else by its suffix."""
+
+    def first_bytes() -> bytes:
+        with open_text(path, key) as file:
+            return bytes(file.read(16))
+
+    stated = SEPARATOR_LINE.match(explained_read(path, key, first_bytes))
+    default = stated[1].decode("latin1") if stated else SEPARATORS[suffix_of(path)]
+    return _Layout(1 if stated else 0, separator or default)
+
+
+def _header_names(path: str, key: str, separator: str | None, columns: Sequence[str]) -> dict[str, str]:
+    """The column of each name in the header: the name has the blanks that stand in the file, the column has none.
+
+    The order is that of ``columns``.
+    """
+    in_header = {name.strip(): name for name in text_header(path, key, separator)}
+    return {in_header[column]: column for column in columns}
+
+
+def missing_words(missing_values: Sequence[str] = ()) -> list[str]:
+    """Words for a missing value in a text file: those that Arrow knows, and those that the user named."""
+    import pyarrow.csv
+
+    return [*pyarrow.csv.ConvertOptions().null_values, *(word.strip() for word in missing_values)]
+
+
+def mark_missing(column: Any, missing_values: Sequence[str] = ()) -> Any:
+    """A column of a text file without the blanks around its values, and null where it has a word for a missing value.
+
+    Args:
+        column: Arrow array of text, shape (N,).
+        missing_values: Words for a missing value that the user named.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.is_in(column, value_set=pa.array(missing_words(missing_values))), None, column)
+
+
+# All rows
+
+
+def read_text(
+    path: str,
+    key: str,
+    columns: list[str],
+    as_text: Collection[str],
+    missing_values: Sequence[str],
+    separator: str | None,
+    codes: Collection[str],
+) -> pa.Table:
+    """`read_table` for a text file; text columns are dictionary-encoded."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    layout = _text_layout(path, key, separator)
+    header_names = _header_names(path, key, separator, columns)
+    convert = pyarrow.csv.ConvertOptions(
+        include_columns=list(header_names),
+        column_types={
+            name: pa.dictionary(pa.int32(), pa.string())
+            for name, column in header_names.items()
+            if column in as_text or column in codes
+        },
+        strings_can_be_null=True,
+        null_values=[*pyarrow.csv.ConvertOptions().null_values, *missing_values],
+        auto_dict_encode=True,
+        auto_dict_max_cardinality=MAX_DICTIONARY_SIZE,
+    )
+    table = _parse_text(path, key, separator, layout, convert).rename_columns(columns)
+    for field in table.schema:
+        if field.type in (pa.binary(), pa.dictionary(pa.int32(), pa.binary())):  # Arrow's types of text not in UTF-8
+            raise encoding_error(path, key, f"column {field.name!r}")
+    if not table.num_rows:
+        return table
+    typed = [
+        _infer_type(column, missing_values, name in as_text, name in codes)
+        if pa.types.is_dictionary(column.type)
+        else column
+        for name, column in zip(columns, table.columns, strict=True)
+    ]
+    return pa.table(typed, names=columns)
+
+
+def _parse_text(path: str, key: str, separator: str | None, layout: _Layout, convert: Any) -> pa.Table:
+    """All rows of a text file as Arrow's CSV reader gives them.
+
+    Raises:
+        DataError: A line has another number of values than the header, text is not in UTF-8, or the file is broken.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    parse = pyarrow.csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True)
+
+    def read(threads: bool, block_size: int | None = None) -> pa.Table:
+        options = pyarrow.csv.ReadOptions(use_threads=threads, block_size=block_size, skip_rows=layout.skipped_lines)
+        with open_text(path, key) as file:
+            return pyarrow.csv.read_csv(file, options, parse, convert)
+
+    try:
+        try:
+            return read(threads=True)
+        except pa.ArrowInvalid as error:
+            if not arrow_errors.is_longer_than_block(error):
+                raise
+            return read(threads=True, block_size=LONG_LINE_BYTES)
+    except (pa.ArrowException, OSError) as error:
+        column = arrow_errors.invalid_utf8_column(error)
+        if column is not None:
+            name = text_header(path, key, separator)[column]
+            raise encoding_error(path, key, f"column {name!r}") from error
+        if arrow_errors.is_ragged(error):
+            try:
+                read(threads=False)  # slower, but its error has the number of the line
+            except pa.ArrowException as error_with_line:
+                raise ragged_error(path, key, error_with_line) from error
+        raise unreadable_error(path, key, error) from error
+
+
+def _infer_type(column: pa.ChunkedArray, missing_values: Sequence[str], is_text: bool, is_code: bool) -> Any:
+    """A dictionary-encoded text column without the blanks around its values, in the type that its values look like.
+
+    Args:
+        column: Values as Arrow read them.
+        missing_values: Words for a missing value that the user named.
+        is_text: Whether the column stays text.
+        is_code: Whether the column is numbers only if the numbers, written again, give the same text.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    encoded = column.unify_dictionaries().combine_chunks()
+    trimmed = mark_missing(encoded.dictionary, missing_values)
+    if trimmed.equals(encoded.dictionary):
+        if not is_code or is_text:
+            return column
+    else:
+        encoded = trimmed.take(encoded.indices).dictionary_encode()
+    texts = encoded.dictionary
+    if is_text:
+        return encoded
+    if not len(texts):
+        return pa.nulls(len(encoded))
+    # Arrow's CSV reader infers the type, as for the other columns.
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(pa.table({"text": texts}), sink)
+    values = pyarrow.csv.read_csv(
+        pa.BufferReader(sink.getvalue()),
+        pyarrow.csv.ReadOptions(block_size=LONG_LINE_BYTES),
+        pyarrow.csv.ParseOptions(newlines_in_values=True),
+    ).column(0)
+    if pa.types.is_string(values.type) or (is_code and not _is_canonical(texts, values)):
+        return encoded
+    return values.combine_chunks().take(encoded.indices)
+
+
+def _is_canonical(texts: Any, values: Any) -> bool:
+    """Whether all whole numbers are written as numbers are: no leading zeros, no exponent, no digits beyond the type.
+
+    Columns with fractions count as numbers however they are written, since codes are whole.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_floating(values.type) and pc.all(pc.equal(pc.floor(values), values)).as_py():
+        texts = pc.replace_substring_regex(texts, r"\.0*$", "")
+        values = pc.cast(values, pa.decimal128(38), safe=False) if pc.max(pc.abs(values)).as_py() < 2**53 else None
+    elif not pa.types.is_integer(values.type):
+        return True
+    return values is not None and bool(pc.all(pc.equal(pc.cast(values, pa.string()), texts)).as_py())
+
+
+# Blocks
+
+
+def text_blocks(
+    path: str,
+    key: str,
+    columns: Sequence[str],
+    numbers: Collection[str],
+    missing_values: Sequence[str],
+    separator: str | None,
+) -> Iterator[pa.Table]:
+    """`open_blocks` for a text file, with the columns that were chosen."""
+    layout = _text_layout(path, key, separator)
+    header_names = _header_names(path, key, separator, columns)
+    return _read_blocks(path, key, None, header_names, numbers, missing_values, layout)
+
+
+def standard_input_blocks(
+    key: str,
+    choose: Callable[[Sequence[str]], list[str]],
+    numbers: Collection[str],
+    missing_values: Sequence[str],
+    separator: str | None,
+) -> Iterator[pa.Table]:
+    """`open_blocks` for a CSV on standard input, whose header is read at once."""
+    header, lines = "", 0
+    while not header.strip():
+        line = sys.stdin.buffer.readline()
+        if not line:
+            break
+        header, lines = line.decode("utf-8-sig", errors="replace"), lines + 1
+        if stated := SEPARATOR_LINE.match(line):
+            separator, header = separator or stated[1].decode("latin1"), ""
+    row = next(csv.reader([header.rstrip("\r\n")], delimiter=separator or ","), [])
+    names = [name.strip() for name in row]
+    if not names:
+        raise DataError(f"`{key}` must have a header and rows, and standard input is empty.")
+    header_names = {name: name for name in choose(names)}
+    return _read_blocks("-", key, names, header_names, numbers, missing_values, _Layout(0, separator or ","), lines)
+
+
+def _read_blocks(
+    path: str,
+    key: str,
+    header: list[str] | None,
+    header_names: Mapping[str, str],
+    numbers: Collection[str],
+    missing_values: Sequence[str],
+    layout: _Layout,
+    earlier_lines: int = 0,
+) -> Iterator[pa.Table]:
+    """Blocks of a text file.
+
+    Args:
+        path: The file; "-" is standard input.
+        key: The key that the user typed to name the file.
+        header: All columns, where the line of the header has been read already; else ``None``.
+        header_names: The columns to read, see `_header_names`.
+        numbers: Columns that are numbers; the others are text.
+        missing_values: Words for a missing value that the user named.
+        layout: Layout of the lines.
+        earlier_lines: Lines up to the header, where they have been read already.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    as_typed, as_text = _conversions(header_names, numbers, missing_values)
+    number_names = {name for name, column in header_names.items() if column in numbers}
+    parse = pyarrow.csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True)
+
+    def read(block_size: int, convert: Any = as_typed) -> Iterator[Any]:
+        # Threads do not make reading by blocks faster, and their errors lack the number of the line.
+        options = pyarrow.csv.ReadOptions(
+            use_threads=False, block_size=block_size, column_names=header, skip_rows=layout.skipped_lines
+        )
+        source = pa.PythonFile(sys.stdin.buffer, mode="r") if path == "-" else open_text(path, key)
+        with source, pyarrow.csv.open_csv(source, options, parse, convert) as reader:
+            yield from reader
+
+    def batches() -> Iterator[Any]:
+        rows_done = 0
+        try:
+            for batch in read(TEXT_BLOCK_BYTES):
+                yield batch
+                rows_done += batch.num_rows
+        except pa.ArrowInvalid as error:
+            # `read_table` accepts numbers with non-ASCII blanks around them and hexadecimal ones such as 0x1F; Arrow
+            # does not accept them in a column that is declared as numbers.
+            retry_as_text = arrow_errors.invalid_number(error) is not None
+            if path == "-" and arrow_errors.is_straddling(error):
+                raise DataError(
+                    f"`{key}` must have lines of at most {TEXT_BLOCK_BYTES:,} bytes on standard input, "
+                    "got a longer one. Write the table to a file, and name the file."
+                ) from error
+            if path == "-" or not (retry_as_text or arrow_errors.is_longer_than_block(error)):
+                raise
+            # The file is read again from its start, and the rows that were yielded are skipped.
+            for batch in read(TEXT_BLOCK_BYTES, as_text) if retry_as_text else read(LONG_LINE_BYTES):
+                rest = batch.slice(min(rows_done, batch.num_rows))
+                rows_done = max(0, rows_done - batch.num_rows)
+                yield _text_to_numbers(rest, number_names, missing_values, error) if retry_as_text else rest
+
+    shown_path = "standard input" if path == "-" else path
+    for batch in explained_batches(shown_path, key, batches(), earlier_lines):
+        table = pa.Table.from_batches([batch]).select(list(header_names))
+        yield table.rename_columns(list(header_names.values()))
+
+
+def _conversions(
+    header_names: Mapping[str, str], numbers: Collection[str], missing_values: Sequence[str]
+) -> tuple[Any, Any]:
+    """Arrow's options for the types of blocks: one with ``numbers`` as float64 and the rest as text, one all text.
+
+    The arguments are those of `_read_blocks`.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    words = [*pyarrow.csv.ConvertOptions().null_values, *missing_values]
+    types = {name: pa.float64() if column in numbers else pa.string() for name, column in header_names.items()}
+    as_typed = pyarrow.csv.ConvertOptions(
+        include_columns=list(header_names),
+        column_types=types,
+        strings_can_be_null=False,  # text columns may be copied to the output; `mark_missing` is for the others
+        null_values=[before + word + after for word in words for before in ("", " ") for after in ("", " ")],
+    )
+    as_text = pyarrow.csv.ConvertOptions(
+        include_columns=list(header_names), column_types=dict.fromkeys(types, pa.string()), strings_can_be_null=False
+    )
+    return as_typed, as_text
+
+
+def _text_to_numbers(
+    batch: Any, numbers: Collection[str], missing_values: Sequence[str], original_error: Exception
+) -> Any:
+    """A batch of text columns, with the columns ``numbers`` as float64.
+
+    Raises:
+        Exception: ``original_error``, where a value is not a number.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for position, name in enumerate(batch.schema.names):
+        if name in numbers:
+            text = mark_missing(batch.column(position), missing_values)
+            try:
+                column = pc.cast(text, pa.float64())
+            except pa.ArrowInvalid:
+                try:
+                    column = pc.cast(pc.cast(text, pa.int64()), pa.float64(), safe=False)
+                except pa.ArrowInvalid:
+                    raise original_error from None
+            batch = batch.set_column(position, name, column)
+    return batch

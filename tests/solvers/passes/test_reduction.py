@@ -1,0 +1,300 @@
+"""Rows dealt to several processes give the sums and the optimum of one process that has all of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from logreg.facts import Batch
+from logreg.losses.objective import Objective
+from logreg.rows import MemoryRows
+from logreg.solvers.curvature_bound import Leverage
+from logreg.solvers.dual.row_space import DualRows
+from logreg.solvers.fit import EXACT, bound_of, problem_of
+from logreg.solvers.minimum_norm import Triangle
+from logreg.solvers.passes.base import Pass, drive, run_pass
+from logreg.solvers.passes.certifying import Dual, Measure, Reach, centered_coordinates
+from logreg.solvers.passes.dependence import Residue, Vanishing
+from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
+from logreg.solvers.passes.hessian import BlockCache, Diagonal, Product, SampledCurvature
+from logreg.solvers.passes.reduction import Accumulators, combined
+from logreg.solvers.passes.sampling import Sample, Stochastic
+from logreg.solvers.problem import Problem
+from logreg.solvers.state import SolverState
+from logreg.solvers.subspace_descent import Along, Follow
+
+
+class Simulated:
+    """One of several processes, each a thread: they meet at a barrier and add up what they bring."""
+
+    def __init__(self, rank: int, parts: list[Accumulators | None], barrier: Barrier) -> None:
+        self.rank, self.parts, self.barrier = rank, parts, barrier
+
+    def reduce(self, own: Accumulators) -> Accumulators:
+        self.parts[self.rank] = own
+        self.barrier.wait()
+        total = combined([part for part in self.parts if part is not None])
+        self.barrier.wait()
+        return total
+
+
+def together(sources: Sequence[MemoryRows], work: Callable[[MemoryRows, Simulated], Any]) -> list[Any]:
+    """What each process returns; the control flow of one that leaves the others breaks the barrier."""
+    barrier, parts = Barrier(len(sources), timeout=60), [None] * len(sources)
+
+    def process(rank: int) -> Any:
+        try:
+            return work(sources[rank], Simulated(rank, parts, barrier))  # type: ignore[arg-type]  # filled meanwhile
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(len(sources)) as pool:
+        return list(pool.map(process, range(len(sources))))
+
+
+def dealt(memory: MemoryRows, processes: int) -> list[MemoryRows]:
+    """Parts of the rows: the second process has none, the last one all rows of class 0 that there are to deal."""
+    labels = memory.labels
+    number = torch.arange(len(labels)) % processes
+    number[number == 1] = 0
+    number[labels == 0] = processes - 1
+
+    def of(rank: int) -> MemoryRows:
+        some = number == rank
+        weights = None if memory.sample_weight is None else memory.sample_weight[some]
+        part = MemoryRows(memory.features[some], labels[some], weights)
+        part.block_rows = memory.block_rows
+        return part
+
+    parts = [of(rank) for rank in range(processes)]
+    assert not parts[1].num_rows or processes == 2
+    assert not bool((parts[0].labels == 0).any())
+    return parts
+
+
+def rows_of(classes: int, weighted: bool, rows: int = 240, features: int = 5) -> MemoryRows:
+    draw = torch.Generator().manual_seed(rows + classes)
+    x = torch.randn(rows, features, generator=draw, dtype=torch.float64) * torch.logspace(-1, 1, features) + 3.0
+    noise = torch.randn(rows, generator=draw, dtype=torch.float64)
+    score = x[:, 0] / 0.1 + (x[:, 1] - 3) + noise
+    labels = torch.bucketize(score, score.quantile(torch.arange(1, classes, dtype=torch.float64) / classes))
+    weights = torch.rand(rows, generator=draw, dtype=torch.float64) * 2 if weighted else None
+    if weights is not None:
+        weights[::7] = 0
+    memory = MemoryRows(x, labels, weights)
+    memory.block_rows = 64
+    return memory
+
+
+def _after(first: Callable[[BlockCache[Any]], Pass[Any]], then: Callable[[BlockCache[Any]], Pass[Any]]) -> Any:
+    """Two passes that share a cache: the second one is of interest."""
+    cache: BlockCache[Any] = BlockCache()
+    return first(cache), then(cache)
+
+
+def _column(problem: Problem, point: Tensor) -> Tensor:
+    return torch.full_like(point, 0.1)
+
+
+PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], tuple[Pass[Any], ...]]] = {
+    Evaluate: lambda p, at: (Evaluate(p, p.model, at, hessian=torch.float64),),
+    EvaluateSome: lambda p, at: (EvaluateSome(p, p.model, at, rows=10**9),),
+    Product: lambda p, at: _after(
+        lambda cache: Product(p, p.model, at, _column(p, at), cache),
+        lambda cache: Product(p, p.model, at, at + 1, cache),
+    ),
+    SampledCurvature: lambda p, at: (
+        SampledCurvature(p, p.model, at, torch.full((len(at),), 1e-9, dtype=torch.float64), 4000, 0),  # all rows
+    ),
+    Diagonal: lambda p, at: (Diagonal(p, p.model, at),),
+    Measure: lambda p, at: (Measure(p, p.model, at, hessian=True),),
+    Dual: lambda p, at: (Dual(p, p.model, at, torch.full((len(at),), 0.01, dtype=torch.float64)),),
+    Reach: lambda p, at: (Reach(p, p.model, torch.ones_like(at[0])),),
+    Leverage: lambda p, at: (Leverage(p, p.model, torch.ones(len(at), at.shape[1], 1, dtype=torch.float64)),),
+    Triangle: lambda p, at: (Triangle(p, p.model),),
+    Follow: lambda p, at: _after(
+        lambda cache: Follow(p, p.model, at, cache),
+        lambda cache: Along(p, p.model, _column(p, at), cache, 0),
+    ),
+    Along: lambda p, at: _after(
+        lambda cache: Follow(p, p.model, at, cache),
+        lambda cache: Along(p, p.model, _column(p, at), cache, 0),
+    ),
+}
+"""Passes whose results do not depend on who had which rows, up to rounding; made anew for each process."""
+
+ELSEWHERE = {Sample, Stochastic, Vanishing, Residue, DualRows}
+"""Passes whose results depend on the order of the rows; each has a test of its own below."""
+
+
+def comparable(result: Any) -> list[Tensor]:
+    """The numbers of a result, in order."""
+    if isinstance(result, Tensor):
+        return [result.double()]
+    if isinstance(result, bool | int | float):
+        return [torch.tensor(float(result), dtype=torch.float64)]
+    if isinstance(result, tuple):
+        return [number for part in result if part is not None for number in comparable(part)]
+    raise TypeError(type(result))
+
+
+def test_every_pass_is_tested() -> None:
+    def below(kind: type[Any]) -> Iterator[type[Any]]:
+        for one in kind.__subclasses__():
+            yield from (one, *below(one))
+
+    public = {one for one in below(Pass) if not one.__name__.startswith("_") and one.__module__.startswith("logreg.")}
+    concrete = {one for one in public if not inspect.isabstract(one) and one.__name__ != "Certifying"}
+    assert concrete == PASSES.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("kind", PASSES)
+def test_sums_over_processes_are_those_over_all_rows(kind: type[Pass[Any]], classes: int, processes: int) -> None:
+    memory = rows_of(classes, weighted=True)
+    problem = problem_of(memory, Objective("bce" if classes == 2 else "cross_entropy", l2=0.1), classes)
+    at = 0.1 * torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def made(source: MemoryRows, one: Simulated | None) -> Any:
+        *before, last = PASSES[kind](problem, at)
+        for each in (*before, last):
+            run_pass(source, each) if one is None else run_pass(source, each, one)
+        return last.result()
+
+    alone = comparable(made(memory, None))
+    if kind is Triangle:  # the factor of a QR decomposition is unique up to signs
+        alone = [alone[0].T @ alone[0]]
+    for result in together(dealt(memory, processes), made):
+        found = comparable(result)
+        found = [found[0].T @ found[0]] if kind is Triangle else found
+        for mine, expected in zip(found, alone, strict=True):
+            scale = float(expected.abs().max()) if expected.numel() else 0.0
+            torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12 * max(scale, 1e-300))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_a_dependence_between_the_rows_of_two_processes_is_seen(processes: int) -> None:
+    memory = rows_of(2, weighted=False)
+    step = torch.arange(memory.num_rows) % 2
+    x = memory.features
+    x[:, 1] = 2 * x[:, 0] + 5  # in all rows
+    x[:, 2] = x[:, 0] + step  # within each process below, but not over both
+    memory = MemoryRows(x, step)
+    problem = problem_of(memory, Objective("bce"))
+    combinations = torch.tensor([[2.0, -1, 0, 0, 0], [1, 0, -1, 0, 0]], dtype=torch.float64)
+    parts = [MemoryRows(x[step == rank], step[step == rank]) for rank in range(2)]
+    parts += [MemoryRows(x[:0], step[:0]) for _ in range(processes - 2)]
+    for kind, expected in ((Vanishing, [True, False]), (Residue, [True, False])):
+
+        def found(source: MemoryRows, one: Simulated, kind: Any = kind) -> list[bool]:
+            requested = kind(problem, combinations)
+            run_pass(source, requested, one)
+            result = requested.result()
+            vanishes: Tensor = result if result.dtype == torch.bool else result < 1e-6
+            return [bool(each) for each in vanishes]
+
+        if kind is Vanishing:  # rounding of 2 x + 5 is a difference in exact arithmetic
+            x[:, :3] = x[:, :3].mul(2**10).round().div(2**10)
+            x[:, 1], x[:, 2] = 2 * x[:, 0] + 5, x[:, 0] + step
+            for rank in range(2):
+                parts[rank].features = x[step == rank]
+        assert together(parts, found) == [expected] * processes
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_a_sample_has_rows_of_every_process_that_has_some(processes: int) -> None:
+    memory = rows_of(3, weighted=True)
+    problem = problem_of(memory, Objective("cross_entropy"), 3)
+    parts = dealt(memory, processes)
+
+    def sampled(source: MemoryRows, one: Simulated) -> Batch:
+        requested = Sample(problem)
+        run_pass(source, requested, one)
+        return requested.result()
+
+    first, *others = together(parts, sampled)
+    assert len(first.labels) == sum(
+        min(part.num_rows, len(next(part.interleaved_blocks()).labels)) for part in parts if part.num_rows
+    )
+    assert set(first.labels.tolist()) == {0, 1, 2}
+    for other in others:
+        assert torch.equal(first.features, other.features)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_stochastic_descent_gives_the_mean_of_the_points_of_those_that_have_rows(processes: int) -> None:
+    memory = rows_of(2, weighted=False)
+    problem = problem_of(memory, Objective("bce", l2=0.1))
+    coordinates = centered_coordinates(problem, next(memory.blocks()))
+    parts = dealt(memory, processes)
+
+    def descended(source: MemoryRows, one: Simulated | None) -> Tensor:
+        requested = Stochastic(problem, coordinates, problem.zeros(), 0.1)
+        run_pass(source, requested) if one is None else run_pass(source, requested, one)
+        return requested.result()
+
+    points = [descended(part, None) for part in parts if part.num_rows]
+    for found in together(parts, descended):
+        torch.testing.assert_close(found, torch.stack(points).mean(0), rtol=1e-12, atol=1e-12)
+
+
+OPTIMA = {
+    "binary": (2, Objective("bce", l2=0.01), "newton", 5),
+    "binary, sum": (2, Objective("bce", "sum", l2=2.0), "newton", 5),
+    "softmax": (3, Objective("cross_entropy", l2=0.01), "newton", 5),
+    "one-vs-rest": (3, Objective("bce", l2=0.01), "newton", 5),
+    "without a penalty": (2, Objective("bce"), "newton", 5),
+    "l1": (2, Objective("bce", l2=0.001, l1=0.01), "newton", 5),
+    "l1, softmax": (3, Objective("cross_entropy", l2=0.001, l1=0.01), "newton", 5),
+    "L-BFGS": (2, Objective("bce", l2=0.3), "lbfgs", 5),
+    "L-BFGS, softmax": (3, Objective("cross_entropy", l2=0.3), "lbfgs", 5),
+    "few rows of many features": (2, Objective("bce", l2=0.1), "newton", 1500),
+}
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+@pytest.mark.parametrize("name", OPTIMA)
+def test_the_optimum_over_processes_is_that_over_all_rows(name: str, processes: int) -> None:
+    classes, objective, optimizer, features = OPTIMA[name]
+    memory = rows_of(classes, weighted=features == 5, features=features)
+    problem = problem_of(memory, objective, classes)
+
+    def solved(source: MemoryRows, one: Simulated | None) -> SolverState:
+        state = SolverState(problem, problem.zeros(), tolerance=1e-20 if optimizer == "lbfgs" else 1e-14)
+        if one is None:
+            drive(EXACT[optimizer](state), source)
+        else:
+            drive(EXACT[optimizer](state), source, one)
+        return state
+
+    alone = solved(memory, None)
+    assert alone.converged
+    for state in together(dealt(memory, processes), solved):
+        assert state.converged
+        assert state.bound is not None
+        assert state.bound.rigorous
+        assert bound_of(problem, state.solution, memory, enough=1e-12).gap <= 1e-12 * abs(state.bound.value)
+        size = float(alone.solution.abs().max())
+        torch.testing.assert_close(state.solution, alone.solution, rtol=1e-9, atol=1e-9 * size)
+
+
+def test_a_process_that_takes_another_path_is_noticed() -> None:
+    # else the tests above would not see control flow that depends on the rows of one process
+    memory = rows_of(2, weighted=False)
+    problem = problem_of(memory, Objective("bce", l2=0.1))
+
+    def uneven(source: MemoryRows, one: Simulated) -> None:
+        one.barrier = one.barrier if one.rank else Barrier(2, timeout=0.2)
+        run_pass(source, Diagonal(problem, problem.model, problem.zeros()), one)
+
+    with pytest.raises(RuntimeError):
+        together(dealt(memory, 2), uneven)
