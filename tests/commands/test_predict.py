@@ -346,7 +346,7 @@ MISTAKES = {
     ("toy", ("new.csv",)): "`new.csv` must be written as key=value, such as input=new.csv. `--help` lists the keys.",
     ("toy", ("hours=long",)): "`hours` must be a number, got 'long'.",
     ("toy", ("hours=3", "threshold=2")): "`threshold` must be a finite number > 0 and < 1 or null, got 2.",
-    ("toy", ("input=x.csv", "hours=3")): "`hours` must be a key of predict.py beside input=. `--help` lists the keys.",
+    ("toy", ("input=x.csv", "hours=3")): "`hours` must be a key of predict beside input=. `--help` lists the keys.",
     ("toy", ("input=x.csv", "output=x.xls")): "`output` must end in one of .csv, .tsv, .parquet, .npz, got 'x.xls'.",
     ("softmax", ("hours=3", "threshold=0.3")): (
         "`threshold` must go with two classes, and the model has 3. Leave it out."

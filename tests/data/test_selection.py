@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from logreg.commands.overrides import parse
+from logreg.commands.overrides import parse_overrides
 from logreg.data.selection import Selection, class_named, class_weights
 from logreg.errors import ConfigError
 
@@ -34,7 +34,7 @@ SHOWN = (
 
 def typed(text: str) -> Any:
     """What Hydra makes of it."""
-    return parse([f"x={text}"])[0].value()
+    return parse_overrides([f"x={text}"])[0].value()
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -72,7 +72,7 @@ def test_of_two_names_that_read_alike_the_advice_names_one(names: tuple[str, ...
     assert f"may be {names[0]} or {names[1]}. Write 'dataset.positive=" in str(caught.value)
     advice = re.search(r"Write '(.*)'\.$", str(caught.value))
     assert advice
-    assert parse([advice[1]])[0].value() == [names[0]]
+    assert parse_overrides([advice[1]])[0].value() == [names[0]]
     assert class_named("dataset.positive", names[0], names) == names[0]
 
 

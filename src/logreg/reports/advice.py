@@ -12,6 +12,7 @@ from typing import Any
 from logreg.config import EXACT
 from logreg.errors import shell_line
 from logreg.evaluation.held_out import BINS
+from logreg.invocation import command_words
 from logreg.run_folder import RUNS, is_finished, latest_run
 
 MOST = 2
@@ -70,7 +71,7 @@ def _again(summary: Summary, *settings: str, without: Sequence[str] = ()) -> str
     """The same run with other settings."""
     left_out = {*SHOWN_ONLY, *without, *(setting.partition("=")[0] for setting in settings)}
     kept = [line for line in summary["overrides"] if line.lstrip("+").partition("=")[0] not in left_out]
-    return shell_line(["python", "scripts/train.py", *kept, *settings])
+    return shell_line([*command_words("train"), *kept, *settings])
 
 
 def _of_this(summary: Summary) -> list[str]:
@@ -95,7 +96,8 @@ def _penalized(summary: Summary) -> str:
     found = summary["optimality"]
     lacks = bool(found["separation"] or found.get("dependent")) or _overfits(summary)
     if _is_exact(summary):
-        return _again(summary, "l2=path" if "val" in summary["metrics"] else "l2=1e-3") if lacks else ""
+        l2 = "l2=path" if "val" in summary["metrics"] else "l2=1e-3"
+        return _again(summary, l2, without=["l2_path"]) if lacks else ""
     # A first-order optimizer stops long before coefficients are large: it is val that says whether they are.
     lacks = lacks and (has_risen(summary) or "val" not in summary["metrics"])
     return _again(summary, "l2=1e-3") if lacks else ""
@@ -121,7 +123,7 @@ def _longer(summary: Summary) -> str:
     if best and best["epoch"] < epochs and not _is_exact(summary):
         return ""
     ours = _of_this(summary) or ["ckpt_path=latest"]
-    return shell_line(["python", "scripts/train.py", *ours, f"max_epochs={2 * epochs}"])
+    return shell_line([*command_words("train"), *ours, f"max_epochs={2 * epochs}"])
 
 
 def _calibrated(summary: Summary) -> str:
@@ -143,12 +145,12 @@ def _compared(summary: Summary) -> str:
     if logdir(summary["folder"]) != above.as_posix() or not above.is_dir():
         return ""
     before = [path for path in above.iterdir() if path.name < folder.name and is_finished(path)]
-    return shell_line(["python", "scripts/compare.py", max(before).as_posix(), folder.as_posix()]) if before else ""
+    return shell_line([*command_words("compare"), max(before).as_posix(), folder.as_posix()]) if before else ""
 
 
 def _used(summary: Summary) -> str:
     """Predictions for a file of rows, or for one row where features are few."""
-    words = ["python", "scripts/predict.py", *_of_this(summary)]
+    words = [*command_words("predict"), *_of_this(summary)]
     if example := summary.get("example"):
         return shell_line([*words, *(f"{name}={value:.4g}" for name, value in example.items())])
     dataset = summary["config"].get("dataset", {})
@@ -162,4 +164,4 @@ def _used(summary: Summary) -> str:
 
 def _evaluated(summary: Summary) -> str:
     """All scores with their intervals."""
-    return shell_line(["python", "scripts/evaluate.py", *_of_this(summary)])
+    return shell_line([*command_words("evaluate"), *_of_this(summary)])

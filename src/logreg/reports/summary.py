@@ -22,6 +22,7 @@ from logreg.evaluation.path_selection import PathRow, path_summary
 from logreg.evaluation.scores import Scores
 from logreg.facts import Split
 from logreg.files import shown
+from logreg.invocation import command_words
 from logreg.optimality.certificate import Certificate
 from logreg.run_folder import CHECKPOINTS
 from logreg.training.module import LogisticModule
@@ -89,7 +90,7 @@ def summarize(result: RunResult, seconds: Mapping[str, float]) -> Summary:
         "status": "finished",
         "folder": shown(result.folder),
         "resumed_from": shown(result.resumed_from) if result.resumed_from else None,
-        "command": shell_line(["python", "scripts/train.py", *result.overrides]),
+        "command": shell_line([*command_words("train"), *result.overrides]),
         "overrides": list(result.overrides),
         "dataset": {
             "name": facts.name,

@@ -70,10 +70,11 @@ def chosen_before(config: RunConfig, held: Mapping[str, Any]) -> tuple[float, li
         ConfigError: Another path is asked for.
     """
     # Checkpoints of before say nothing of it.
-    before, chosen = held.get("path", {"asked": config.l2}) or {}, float(held["hyper_parameters"]["l2"])
-    if config.l2 not in ("auto", before.get("asked")):
+    typed = config.typed_l2
+    before, chosen = held.get("path", {"asked": typed}) or {}, float(held["hyper_parameters"]["l2"])
+    if typed not in ("auto", before.get("asked")):
         raise ConfigError.broken(
-            "l2", "be one number to go on from this checkpoint", config.l2, f"Set l2={chosen:g}, which it has."
+            "l2", "be one number to go on from this checkpoint", typed, f"Set l2={chosen:g}, which it has."
         )
     return chosen, [PathRow(**row) for row in before.get("rows", ())] or None, before.get("reason", "")
 
@@ -106,8 +107,8 @@ def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[
             print(line, file=sys.stderr, flush=True)
             told_s = time.monotonic()
 
-    values = list(config.l2) if isinstance(config.l2, list | tuple) else []
-    if config.l2 == "path":
+    values = config.l2_path if isinstance(config.l2_path, list) else []
+    if config.l2_path == "default":
         values = default_strengths(problem, next(train.interleaved_blocks()))
     if shown and values:
         said = f"path: {len(values)} strengths of l2 from {max(values):.3g} to {min(values):.3g}"

@@ -95,7 +95,8 @@ def train(
     """
     started = time.perf_counter() if started is None else started
     resumed, held, ours, ended, epochs = None, None, False, False, 0
-    path, start, asked, l2_reason = None, None, config.l2, ""
+    path, start, l2_reason = None, None, ""
+    chooses_l2, typed_l2 = config.l2 is None, config.typed_l2
     if config.ckpt_path:
         resumed = find_checkpoint(config.ckpt_path, root, "leave ckpt_path out to start from scratch")
         held = read_checkpoint(resumed)
@@ -116,9 +117,9 @@ def train(
     data.setup("fit")
     if resumed and held:
         epochs, ended = check_resumable(resumed, held, config, data.facts, ours)
-        if not isinstance(config.l2, int | float):
+        if config.l2 is None:
             strength, path, l2_reason = chosen_before(config, held)
-            config = dataclasses.replace(config, l2=strength)
+            config = dataclasses.replace(config, l2=strength, l2_path=None)
         said = f"going on from {shown(resumed)}, epoch {epochs}"
         print(f"all {epochs} epochs are in {shown(resumed)}: making the report" if ended else said, file=sys.stderr)
     if ours:  # it is one run, as it was begun
@@ -130,18 +131,18 @@ def train(
     if config.calibrate != "none" and "val" not in data.splits:
         raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
     check_select(config, data)
-    if config.l2 == "auto":
+    if config.l2 is None and config.l2_path is None:
         l2, l2_reason = without_choice(config, data)
-        config = config if l2 is None else dataclasses.replace(config, l2=l2)
-    if not isinstance(config.l2, int | float):
+        config = dataclasses.replace(config, l2=l2)
+    if config.l2 is None:
         path, start = along_path(config, data, progress_lines > 0)
-        config = dataclasses.replace(config, l2=start.l2)
+        config = dataclasses.replace(config, l2=start.l2, l2_path=None)
     module = build_module(config, data.facts)
     if start is not None:
         module.start_at(start.point)
     along = None
-    if not isinstance(asked, int | float):
-        along = {"asked": asked, "rows": [dataclasses.asdict(row) for row in path or ()], "reason": l2_reason}
+    if chooses_l2:
+        along = {"asked": typed_l2, "rows": [dataclasses.asdict(row) for row in path or ()], "reason": l2_reason}
     if not ours:
         check_new("hydra.run.dir", folder, begun=True)
         start_anew(folder)
@@ -290,7 +291,7 @@ def _hparams(
     columns: dict[str, Any] = {
         "batch_size": str(config.batch_size),  # a number or "full"
         "dataset": config.dataset["name"],
-        "l2": float(config.l2),  # type: ignore[arg-type]  # a path has chosen one
+        "l2": module.objective.l2,
         "loss": module.objective.loss,
         "lr": config.lr,
         "max_epochs": config.max_epochs,

@@ -16,6 +16,7 @@ from typing import Any
 from logreg.config import SELECT
 from logreg.errors import shell_line
 from logreg.files import write_whole
+from logreg.invocation import command_words
 from logreg.run_folder import RUNS, is_finished, latest_run
 from logreg.sweeps.grid import SAME_DATA
 from logreg.terminal import terminal
@@ -151,7 +152,7 @@ def _print_table(
         console.print(table)
         best = [override for override in ranked[0][1][0]["overrides"] if not override.startswith(f"{SEED}=")]
         console.print(
-            f"best: {shell_line(['python', 'scripts/train.py', *best])}", markup=False, highlight=False, soft_wrap=True
+            f"best: {shell_line([*command_words('train'), *best])}", markup=False, highlight=False, soft_wrap=True
         )
     if pruned:
         console.print(f"{pruned} were broken off, since they fell behind", markup=False, highlight=False)
@@ -170,14 +171,14 @@ def _next_after(ranked: Sequence[Path], best: Mapping[str, Any]) -> list[str]:
         ranked: Folders of jobs, the best first.
         best: The summary of the first.
     """
-    newest, words = latest_run(RUNS), ["python", "scripts/compare.py", ranked[0].as_posix()]
+    newest, words = latest_run(RUNS), [*command_words("compare"), ranked[0].as_posix()]
     if newest is not None and is_finished(newest):
         alone = json.loads((newest / "summary.json").read_text(encoding="utf-8"))
         if alone["status"] == "finished" and all(alone["dataset"][key] == best["dataset"][key] for key in SAME_DATA):
             return [shell_line([*words, newest.as_posix()])]
     if len(ranked) > 1:
         return [shell_line([*words, ranked[1].as_posix()])]
-    return [shell_line(["python", "scripts/evaluate.py", f"ckpt_path={ranked[0].as_posix()}"])]
+    return [shell_line([*command_words("evaluate"), f"ckpt_path={ranked[0].as_posix()}"])]
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:
