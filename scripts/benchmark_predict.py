@@ -18,8 +18,8 @@ from logreg.commands.predict import predicted
 from logreg.data.blocks import BLOCK_BYTES
 from logreg.data.new_rows import Rows
 from logreg.facts import DataFacts
+from logreg.training.checkpoint_reading import Predictor
 from logreg.training.module import LogisticModule
-from logreg.training.trained import Predictor
 
 PREDICT = str(Path(__file__).with_name("predict.py"))
 

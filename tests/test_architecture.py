@@ -166,7 +166,7 @@ def uses_of_rows(name: str, tree: ast.AST) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in INSIDE_DATA:
             owner = ast.unparse(node.value)
-            settings = node.attr == "dataset" and owner.endswith("config")  # the section of a config
+            settings = node.attr == "dataset" and owner.endswith(("config", "summary"))  # a section of these
             own = owner in ("self", "self.rows")  # `SeparationRows.raw` and other fields that share a name
             if not settings and not own:
                 found.append(f"{name}: {ast.unparse(node)}")

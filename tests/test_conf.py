@@ -20,6 +20,7 @@ from logreg.config import DATASET_SETTINGS, SECTIONS, SETTINGS, RunConfig
 from logreg.constraints import check
 from logreg.data import DATASETS
 from logreg.facts import SPLITS
+from logreg.reports.summary_schema import Summary
 from logreg.run.building import build_data, build_module
 from logreg.run.train import train
 from logreg.solvers.fit import EXACT
@@ -68,7 +69,7 @@ def config_of(*overrides: str) -> RunConfig:
     return RunConfig.from_mapping(plain_of(*overrides))
 
 
-Trained = tuple[dict[str, Any], bool]
+Trained = tuple[Summary, bool]
 """The summary of a run, and whether its parameters moved."""
 
 
@@ -133,13 +134,13 @@ def test_every_file_builds_and_trains(file: str, trained: Callable[[RunConfig], 
     if config.dataset["name"] in NEED_FILES:
         pytest.skip("its files are not there until somebody has fetched them")
     summary, moved = trained(config)
-    assert summary["status"] == "finished"
+    assert summary.status == "finished"
     assert moved
     if exact:
-        assert 1 < summary["epochs"] < config.max_epochs
-        assert summary["optimality"]["converged"]
+        assert 1 < summary.epochs < config.max_epochs
+        assert summary.optimality.converged
     else:
-        assert summary["epochs"] == 1
+        assert summary.epochs == 1
 
 
 @pytest.mark.parametrize("name", options("dataset"))

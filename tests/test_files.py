@@ -14,8 +14,8 @@ import pytest
 
 import logreg
 from logreg.errors import ConfigError
-from logreg.files import LEFT_BEHIND, unfinished, write_whole
-from logreg.run_folder import written_by_us
+from logreg.files import TEMPORARY_NAME, unfinished, write_whole
+from logreg.run_folder import locked_run_folder
 from models import Models
 from whole_runs import SCRIPT
 
@@ -39,7 +39,7 @@ def of_a_killed_process(place: Path) -> str:
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(place)], check=False)
     assert done.returncode == -signal.SIGKILL
     (name,) = names_in(place.parent) - before
-    assert LEFT_BEHIND.fullmatch(name)
+    assert TEMPORARY_NAME.fullmatch(name)
     return name
 
 
@@ -90,7 +90,7 @@ def test_a_killed_predict_leaves_nothing_for_long(tmp_path: Path, models: Models
         [sys.executable, "-c", textwrap.dedent(code), *typed, "output=a.csv"], cwd=tmp_path, check=False
     )
     assert done.returncode == -signal.SIGKILL
-    assert [name for name in names_in(tmp_path) if LEFT_BEHIND.fullmatch(name)]
+    assert [name for name in names_in(tmp_path) if TEMPORARY_NAME.fullmatch(name)]
     script = SCRIPT.with_name("predict.py")
     subprocess.run([sys.executable, script, *typed, "output=b.csv"], cwd=tmp_path, check=True, capture_output=True)
     assert names_in(tmp_path) == {"b.csv"}
@@ -117,7 +117,7 @@ def test_every_file_that_is_not_there_yet_is_written_by_the_one_mechanism() -> N
 
 def test_a_folder_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     refused = pytest.raises(ConfigError, match=r"^`hydra.run.dir` must not be the folder of a run that is under way")
-    with written_by_us("hydra.run.dir", tmp_path), refused, written_by_us("hydra.run.dir", tmp_path):
+    with locked_run_folder("hydra.run.dir", tmp_path), refused, locked_run_folder("hydra.run.dir", tmp_path):
         pass
-    with written_by_us("hydra.run.dir", tmp_path):
+    with locked_run_folder("hydra.run.dir", tmp_path):
         pass

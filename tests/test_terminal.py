@@ -16,7 +16,7 @@ import pytest
 from rich.progress import Progress
 from rich.table import Table
 
-from logreg.terminal import Letters, Screen, doing, on_one_line, screened, terminal, without_passwords
+from logreg.terminal import Letters, Screen, on_one_line, safe_terminal, show_status, terminal, without_passwords
 from whole_runs import SCRIPT, Answer, train
 
 Types = Callable[..., Answer]
@@ -88,7 +88,7 @@ def test_rich_keeps_its_colors_and_none_of_the_names(monkeypatch: pytest.MonkeyP
     table = Table()
     table.add_column("bold\x1b[5m")
     table.add_row("a\x1b]0;owned\x07", style="red")
-    with screened():
+    with safe_terminal():
         console = terminal()
         console.print(table)
         console.print("plain \x1b[31m", markup=False, highlight=False)
@@ -106,7 +106,7 @@ def test_a_bar_moves_and_what_is_said_meanwhile_is_shown_above_it(monkeypatch: p
     monkeypatch.setattr(sys, "stderr", there)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
-    with screened(), Progress(console=terminal(stderr=True), transient=True) as bar:
+    with safe_terminal(), Progress(console=terminal(stderr=True), transient=True) as bar:
         task = bar.add_task("mnist\x1bc", total=2)
         bar.advance(task)
         bar.refresh()
@@ -132,12 +132,12 @@ def test_what_is_being_done_is_replaced_by_what_comes_next(monkeypatch: pytest.M
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     monkeypatch.setenv("COLUMNS", "20")
-    doing("nobody looks after it")
-    with screened():
-        doing("reading a\x1bb ...")
-        doing("scoring what is longer than a line ...")
+    show_status("nobody looks after it")
+    with safe_terminal():
+        show_status("reading a\x1bb ...")
+        show_status("scoring what is longer than a line ...")
         sys.stdout.write("table\n")  # another stream, the same terminal
-        doing("writing ...")
+        show_status("writing ...")
     first, second, third = "reading a\\x1bb ...", "scoring what is lon", "writing ..."
     assert err.getvalue() == "".join(f"{line}\r{' ' * len(line)}\r" for line in (first, second, third))
     assert out.getvalue() == "table\n"
@@ -186,7 +186,7 @@ def test_letters_that_a_terminal_lacks_are_written_otherwise() -> None:
 def test_whoever_puts_another_stream_there_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     mine, other = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", mine)
-    with screened():
+    with safe_terminal():
         sys.stdout.write("x\n")
         sys.stdout = other
     assert sys.stdout is other

@@ -95,7 +95,7 @@ def test_a_command_on_mnist_gives_what_is_shown(
     (loss, accuracy), (shown_loss, shown_accuracy) = ([float(number) for number in pair] for pair in numbers)
     assert loss == pytest.approx(shown_loss, abs=0.005)
     assert accuracy == pytest.approx(shown_accuracy, abs=0.3)
-    assert "is right in 11.35% of test" in answer.out
+    assert "scores 11.35% on test" in answer.out
 
 
 def test_the_python_of_the_page_gives_what_is_shown(tmp_path: Path) -> None:

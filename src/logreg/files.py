@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whatever ends the process; names that any disk takes."""
+"""Atomic file writing, locks, and file names that any file system accepts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import IO
 from logreg.errors import ConfigError
 from logreg.terminal import on_one_line
 
-LONGEST_NAME = 255
-"""Bytes of a file's name on most file systems."""
+MAX_NAME_BYTES = 255
+"""Largest number of bytes of a file name on most file systems."""
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Writes a file, whole or not at all: readers see the old or the new one.
 
     Args:
-        path: Where the file shall be.
-        write: Is given the open binary file.
+        path: The file.
+        write: Is called with the open binary file.
     """
     with whole_file(path) as file:
         write(file)
@@ -32,7 +32,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file beside its place, which is moved there at the end, and removed if there is none."""
+    """An open temporary file in the same folder, which replaces ``path`` at the end and is removed on an error."""
     with unfinished(path) as temporary:
         with temporary.open("wb") as file:
             yield file
@@ -42,31 +42,31 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 _UNFINISHED: set[Path] = set()
-"""Files that are being written, and folders that were made for them."""
+"""Temporary files that are being written, and folders that were made for them."""
 
 _NUMBERS = itertools.count()
-"""Tell the unfinished files of this process apart."""
+"""Numbers for the names of this process's temporary files."""
 
-LEFT_BEHIND = re.compile(r"\.logreg-(\d+)-\d+\..*", re.DOTALL)
-"""The name of an unfinished file, with the process that writes it."""
+TEMPORARY_NAME = re.compile(r"\.logreg-(\d+)-\d+\..*", re.DOTALL)
+"""Name of a temporary file, with the id of the process that writes it."""
 
-_SWEPT: set[Path] = set()
-"""Folders in which this process has looked for unfinished files of others."""
+_CLEANED: set[Path] = set()
+"""Folders that this process has cleaned of the temporary files of dead processes."""
 
-LONGEST_END = 40
-"""Characters of the name of a file in that of its unfinished one: of four bytes each, they still make a name."""
+MAX_TAIL_CHARACTERS = 40
+"""Characters of a file's name that are part of its temporary name: with four bytes each, the name is not too long."""
 
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """Where to write a file before it is moved to its place; what is still there at the end is removed.
+    """A temporary file to write before it is moved to ``path``; it is removed at the end where it was not moved.
 
-    So is what a process left in the same folder that was killed while it wrote.
+    Temporary files that killed processes left in the same folder are removed too.
     """
-    end = path.name[-LONGEST_END:]  # some software goes by the suffix
+    end = path.name[-MAX_TAIL_CHARACTERS:]  # some writers depend on the suffix
     temporary = path.with_name(f".logreg-{os.getpid()}-{next(_NUMBERS)}.{end}")
     with made_folders(path.parent):
-        _sweep(path.parent)
+        _remove_abandoned(path.parent)
         _UNFINISHED.add(temporary)
         try:
             with temporary.open("wb") as held:
@@ -82,7 +82,7 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def made_folders(folder: Path) -> Iterator[None]:
-    """A folder, made with those above it where they are not there; what was made and is empty at the end is removed."""
+    """Makes a folder and its parents; removes at the end those that were made and are empty."""
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     _UNFINISHED.update(made)
     try:
@@ -90,26 +90,26 @@ def made_folders(folder: Path) -> Iterator[None]:
         yield
     finally:
         for place in made:
-            with suppress(OSError):  # it holds something, as it should
+            with suppress(OSError):  # the folder is not empty
                 place.rmdir()
         _UNFINISHED.difference_update(made)
 
 
-def _sweep(folder: Path) -> None:
-    """Removes the unfinished files of processes that are gone, once for each folder."""
+def _remove_abandoned(folder: Path) -> None:
+    """Removes the temporary files of dead processes, once for each folder."""
     folder = folder.resolve()
-    if folder in _SWEPT:
+    if folder in _CLEANED:
         return
-    _SWEPT.add(folder)
+    _CLEANED.add(folder)
     with suppress(OSError):  # a folder whose names may not be read; a file that another process removes
         for entry in list(os.scandir(folder)):
-            found = LEFT_BEHIND.fullmatch(entry.name)
+            found = TEMPORARY_NAME.fullmatch(entry.name)
             if found and entry.is_file(follow_symlinks=False) and _is_abandoned(Path(entry), int(found[1])):
                 Path(entry).unlink(missing_ok=True)
 
 
 def _is_abandoned(file: Path, process: int) -> bool:
-    """Whether the process that wrote a file is gone; one on another machine is gone if it left the lock."""
+    """Whether the process that wrote a file is dead; on another machine, whether it holds no lock on the file."""
     if os.name != "posix":
         return False
     with suppress(ProcessLookupError, OverflowError):
@@ -121,10 +121,10 @@ def _is_abandoned(file: Path, process: int) -> bool:
 
 
 def lock_file(descriptor: int) -> bool:
-    """Holds an open file or folder until it is closed; the system lets go for a process that is killed.
+    """Locks an open file or folder until it is closed; the lock of a killed process ends with it.
 
     Returns:
-        Whether no other process holds it; where nothing can be held, none does.
+        Whether this process has the lock; true on systems and file systems without locks.
     """
     try:
         from fcntl import LOCK_EX, LOCK_NB, flock
@@ -139,7 +139,7 @@ def lock_file(descriptor: int) -> bool:
 
 @contextmanager
 def passing_file(path: Path) -> Iterator[None]:
-    """A file, such as a lock, that is gone at the end."""
+    """Removes a file, such as a lock, at the end."""
     _UNFINISHED.add(path)
     try:
         yield
@@ -150,7 +150,7 @@ def passing_file(path: Path) -> Iterator[None]:
 
 
 def remove_unfinished() -> None:
-    """Removes what is being written, for a process that ends without its ``finally``."""
+    """Removes all temporary files, for a process that ends without running its ``finally`` blocks."""
     for path in sorted(_UNFINISHED, key=lambda path: len(path.parts), reverse=True):
         with suppress(OSError):
             if path.is_dir():
@@ -160,16 +160,16 @@ def remove_unfinished() -> None:
 
 
 def check_free(key: str, path: Path, overwrite: bool, suffixes: Sequence[str] = ()) -> None:
-    """Nothing is lost by writing there, and it can be written to.
+    """Checks that a file can be written, and that nothing is overwritten.
 
     Args:
-        key: What the user typed to name it.
-        path: A file that shall be written.
-        overwrite: Whether one that is there may be lost.
-        suffixes: One of which the name must end in; any if there are none.
+        key: The setting that names the file.
+        path: The file.
+        overwrite: Whether an existing file may be overwritten.
+        suffixes: Suffixes that the name may have; any where empty.
 
     Raises:
-        ConfigError: Says which.
+        ConfigError: The file cannot be written, or must not be.
     """
     if suffixes and path.suffix.lower() not in suffixes:
         raise ConfigError.broken(key, f"end in one of {', '.join(suffixes)}", str(path))
@@ -183,14 +183,14 @@ def check_free(key: str, path: Path, overwrite: bool, suffixes: Sequence[str] = 
 
 
 def folder_name(text: str) -> str:
-    """Text as the name of one folder: without separators, control characters and "=", and not too long for the disk.
+    """Text as the name of one folder: without separators, control characters and "=", and short enough for the disk.
 
     Example:
         >>> folder_name("0_dataset.path-data/a.csv")
         '0_dataset.path-data-a.csv'
     """
     name = re.sub(r"[/\\:=\0]", "-", on_one_line(text))
-    longest = os.pathconf(".", "PC_NAME_MAX") if hasattr(os, "pathconf") else LONGEST_NAME
+    longest = os.pathconf(".", "PC_NAME_MAX") if hasattr(os, "pathconf") else MAX_NAME_BYTES
     held = name.encode("utf-8", "replace")
     if len(held) <= longest:
         return name
@@ -199,8 +199,8 @@ def folder_name(text: str) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as a user would type it: relative if it lies below where they stand."""
+    """A path as a user would type it: relative where it lies below the current folder."""
     try:
         return path.resolve().relative_to(Path.cwd().resolve()).as_posix()
-    except (ValueError, RuntimeError, OSError):  # the latter two of links that go around in a circle
+    except (ValueError, RuntimeError, OSError):  # the latter two for links that form a circle
         return str(path)

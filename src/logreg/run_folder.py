@@ -1,4 +1,4 @@
-"""The run folder: what lies where, which run is the newest, which checkpoint a path means."""
+"""The run folder: its files, the newest run, and the checkpoint that a path names."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from logreg.errors import ConfigError
-from logreg.files import LEFT_BEHIND, lock_file, shown, write_whole
+from logreg.files import TEMPORARY_NAME, lock_file, shown, write_whole
 
 RUNS = Path("runs")
-"""Where runs live, seen from where the user stands."""
+"""The folder of all runs, relative to the current folder."""
 
 CHECKPOINTS = "checkpoints"
 """Folder of best.ckpt and last.ckpt inside a run folder."""
 
-MADE_BY_STARTING = {".hydra", "train.log", "multirun.yaml", "metrics.csv", CHECKPOINTS}
-"""What lies in the folder of a run or a sweep before its first checkpoint, besides events."""
+FILES_BEFORE_CHECKPOINT = {".hydra", "train.log", "multirun.yaml", "metrics.csv", CHECKPOINTS}
+"""Files in the folder of a run or a sweep before its first checkpoint, besides TensorBoard's events."""
 
-LONGEST_PATH = 2**12
-"""Bytes of a path that an operating system takes."""
+MAX_PATH_BYTES = 2**12
+"""Largest number of bytes of a path on common operating systems."""
 
 
 @contextmanager
-def written_by_us(key: str, folder: Path) -> Iterator[None]:
-    """No other process writes a run into a folder while this one does.
+def locked_run_folder(key: str, folder: Path) -> Iterator[None]:
+    """Locks a run folder, so that no other process writes a run into it.
 
     Args:
-        key: What was typed to name the folder.
-        folder: Which is there.
+        key: The setting that names the folder.
+        folder: An existing folder.
 
     Raises:
-        ConfigError: Another one does.
+        ConfigError: Another process has the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
     try:
@@ -49,9 +49,9 @@ def written_by_us(key: str, folder: Path) -> Iterator[None]:
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether nothing lies in a folder but what a run leaves that was killed before its first checkpoint."""
+    """Whether a folder has no files but those of a run that was killed before its first checkpoint."""
     there = {path.name for path in folder.iterdir()}
-    of_a_run = {name for name in there if name in MADE_BY_STARTING or _is_of_a_start(name)}
+    of_a_run = {name for name in there if name in FILES_BEFORE_CHECKPOINT or _is_of_a_start(name)}
     if there - of_a_run:
         return False
     # best.ckpt, which is written first, is of no use without last.ckpt
@@ -59,38 +59,38 @@ def is_unused(folder: Path) -> bool:
 
 
 def _is_of_a_start(name: str) -> bool:
-    return name.startswith("events.out.tfevents.") or LEFT_BEHIND.fullmatch(name) is not None
+    return name.startswith("events.out.tfevents.") or TEMPORARY_NAME.fullmatch(name) is not None
 
 
-def start_anew(folder: Path) -> None:
-    """Removes the curves of a run that was killed before its first checkpoint: those of another one follow."""
+def remove_unsaved_run(folder: Path) -> None:
+    """Removes the curves of a run that was killed before its first checkpoint, for a run that starts again."""
     for file in folder.iterdir() if folder.is_dir() else ():
         if file.name == "metrics.csv" or _is_of_a_start(file.name):
             file.unlink()
     (folder / CHECKPOINTS / "best.ckpt").unlink(missing_ok=True)
 
 
-def goes_on_in(checkpoint: Path, folder: Path) -> bool:
-    """Whether who goes on from a checkpoint in a run folder goes on with that very run."""
+def continues_in_place(checkpoint: Path, folder: Path) -> bool:
+    """Whether a run in ``folder`` that continues from a checkpoint is the run of that checkpoint."""
     own = run_folder_of(checkpoint)
     return own is not None and own.resolve() == folder.resolve()
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a run has come to an end: its summary, which is written last, is there."""
+    """Whether a run is finished: it has its summary, which is written last."""
     return (folder / "summary.json").exists()
 
 
 def check_new(key: str, folder: Path, begun: bool = False) -> None:
-    """A run can be written there, and nothing of others lies there.
+    """Checks that a run can be written into a folder, and that the folder has no other files.
 
     Args:
-        key: What was typed to name it.
-        folder: Which need not exist.
-        begun: Whether this run has files there already.
+        key: The setting that names the folder.
+        folder: A folder that may not exist yet.
+        begun: Whether the folder has files of this run already.
 
     Raises:
-        ConfigError: Says why not.
+        ConfigError: The folder cannot be used.
     """
     try:
         if folder.exists() and not folder.is_dir():
@@ -101,7 +101,7 @@ def check_new(key: str, folder: Path, begun: bool = False) -> None:
             what = "a run" if (folder / CHECKPOINTS).exists() else "other things"
             raise ConfigError(f"`{key}` must name a new folder, and {shown(folder)} holds {what}.")
         if folder.exists() and not begun:
-            with written_by_us(key, folder):
+            with locked_run_folder(key, folder):
                 pass
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
@@ -109,17 +109,17 @@ def check_new(key: str, folder: Path, begun: bool = False) -> None:
 
 
 def mark_latest(folder: Path, root: Path) -> None:
-    """Makes the text file ``root/latest`` name the run folder.
+    """Writes the name of the run folder into the text file ``root/latest``.
 
-    Not a link: TensorBoard would follow it and show the newest run twice.
+    The file is no link: TensorBoard would follow a link and show the newest run twice.
     """
     write_whole(root / "latest", lambda file: file.write(os.fsencode(f"{os.path.relpath(folder, root)}\n")))
 
 
 class Latest:
-    """Makes ``root/latest`` name a run each time that it is called.
+    """Callable that writes a run's name into ``root/latest``.
 
-    Where that cannot be written, a run that lies elsewhere says so once and goes on.
+    Where the file cannot be written, a run that lies elsewhere warns once and continues.
     """
 
     def __init__(self, folder: Path, root: Path) -> None:
@@ -130,7 +130,7 @@ class Latest:
         """Writes the file.
 
         Raises:
-            OSError: It cannot be written, and the run lies below ``root``.
+            OSError: The file cannot be written, and the run lies below ``root``.
         """
         if self._failed:
             return
@@ -148,16 +148,16 @@ class Latest:
 
 
 def find_checkpoint(ckpt_path: str, root: Path, or_else: str = "train one first: scripts/train.py") -> Path:
-    """The checkpoint file that a user means.
+    """The checkpoint file that a setting names.
 
     Args:
         ckpt_path: "latest" (or "last") and "best" for those of the newest run; a run folder, for
             its last.ckpt; or a file.
         root: The folder whose ``latest`` names the newest run.
-        or_else: What a user may do who has none.
+        or_else: Advice for a user without a checkpoint.
 
     Raises:
-        ConfigError: There is none: nothing ever starts from scratch in silence.
+        ConfigError: There is no such checkpoint; a run never starts from scratch silently.
     """
     advice = f"Name a run folder or a .ckpt file, or {or_else}."
     if ckpt_path in ("latest", "last", "best"):
@@ -167,7 +167,7 @@ def find_checkpoint(ckpt_path: str, root: Path, or_else: str = "train one first:
         path = folder / CHECKPOINTS / ("best.ckpt" if ckpt_path == "best" else "last.ckpt")
     else:
         path = Path(ckpt_path)
-        with suppress(OSError):  # a name that no file can have
+        with suppress(OSError):  # a name that is invalid on this system
             path = path / CHECKPOINTS / "last.ckpt" if path.is_dir() else path
     there = False
     with suppress(OSError):
@@ -178,15 +178,15 @@ def find_checkpoint(ckpt_path: str, root: Path, or_else: str = "train one first:
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:
-    """The run folder that a checkpoint lies in, or ``None`` if it was moved elsewhere."""
+    """The run folder of a checkpoint; ``None`` where the file was moved elsewhere."""
     folder = checkpoint.parent.parent
     return folder if checkpoint.parent.name == CHECKPOINTS and (folder / ".hydra").is_dir() else None
 
 
 def latest_run(root: Path) -> Path | None:
-    """The run folder that ``root/latest`` names, or ``None`` if there is no such file."""
+    """The run folder that ``root/latest`` names; ``None`` where that file is missing."""
     latest = root / "latest"
     if not latest.is_file():
         return None
     with latest.open("rb") as file:
-        return root / os.fsdecode(file.read(LONGEST_PATH)).strip("\n")
+        return root / os.fsdecode(file.read(MAX_PATH_BYTES)).strip("\n")

@@ -1,7 +1,7 @@
-r"""What reaches a terminal: text without control characters, in the letters that it has.
+r"""Safe output to terminals: text without control characters, in the terminal's encoding.
 
-Names of columns, classes and files come from files of strangers: an escape sequence in one could recolor the terminal,
-set its title, or hide what was said before.
+Names of columns, classes and files may come from untrusted files: an escape sequence in a name could recolor the
+terminal, set its title, or hide earlier output.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 UNPRINTABLE = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-"""Control characters but tab and the ends of lines, separators of lines and paragraphs, marks that turn the direction
-of writing, and half characters, which stand for bytes of a file name that are not UTF-8."""
+"""Control characters except tab and line ends, separators of lines and paragraphs, marks that change the direction of
+writing, and surrogates, which stand for bytes of a file name that are not UTF-8."""
 
 INSIDE_A_LINE = re.compile(rf"[{UNPRINTABLE}\r\n]")
 
 IN_A_TEXT = re.compile(rf"[{UNPRINTABLE}]|(?<!\A)\r(?!\Z)")
-"""A carriage return may begin or end what is written at once, as those of progress bars do."""
+"""A carriage return is allowed at the two ends of a text, where progress bars have it."""
 
 ASCII = str.maketrans({"±": "+/-", "…": "...", "≤": "<=", "≥": ">="})
-"""What our own sentences have beyond ASCII."""
+"""Replacements for the characters beyond ASCII in the sentences of this package."""
 
 PASSWORD = re.compile(
     r"(?<=://)([^\s/:@]*):[^\s/]*@|(?<=[?&;])((?:\w*password|pwd|\w*token)=)[^\s&;'\"]+", re.IGNORECASE
 )
-"""Of a URL: what stands between the name and the last @ of the host, or in a parameter."""
+"""The passwords of a URL: between the user name and the host's last @, or in a parameter."""
 
 
 def on_one_line(text: str) -> str:
-    r"""Text without control characters and ends of lines, each written as Python writes it.
+    r"""Text with control characters and line ends escaped as in Python.
 
     Example:
         >>> on_one_line("a\x1b[31m\nb")
@@ -74,7 +74,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 class Screen:
-    """A text stream that is only given what it can show; all else is that of the stream."""
+    """A text stream that escapes what a terminal must not get; all else is the stream's own."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -91,7 +91,7 @@ class Screen:
 
     @property
     def rich_proxied_file(self) -> Letters:
-        """Where rich writes, whose own control sequences are meant: `terminal` escapes those of others."""
+        """The stream that rich writes to: its own control sequences are kept, and `terminal` escapes all others."""
         return Letters(self._stream)
 
     @property
@@ -100,18 +100,18 @@ class Screen:
         return _Bytes(self) if self._stream.isatty() else self._stream.buffer
 
     def __getattr__(self, name: str) -> Any:
-        """What the stream has besides."""
+        """All other attributes are those of the stream."""
         return getattr(self._stream, name)
 
 
 class Letters:
-    """A text stream that takes characters which its encoding lacks, too."""
+    """A text stream that replaces characters which its encoding lacks."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = self.whole = stream
 
     def write(self, text: str) -> int:
-        """Writes text, with what cannot be encoded written otherwise, in place of what `doing` shows."""
+        """Writes text over the line of `show_status`, with replacements for characters that cannot be encoded."""
         _wipe()
         encoding = self._stream.encoding or "utf-8"
         try:
@@ -121,12 +121,12 @@ class Letters:
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
-        """What the stream has besides."""
+        """All other attributes are those of the stream."""
         return getattr(self._stream, name)
 
 
 class _Bytes(io.RawIOBase):
-    """UTF-8 on its way to a screen."""
+    """A binary stream whose bytes are written as UTF-8 text to a screen."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -140,17 +140,17 @@ class _Bytes(io.RawIOBase):
 
 
 _shown: list[tuple[TextIO, int]] = []
-"""Where `doing` shows a line, and its width; nothing where it shows none."""
+"""The stream on which `show_status` shows a line, and the line's width; empty where it shows none."""
 
 
-def doing(words: str) -> None:
-    """Shows on a terminal what is being done, in a line that the next output takes the place of.
+def show_status(line: str) -> None:
+    """Shows a status line on the terminal, which the next output replaces.
 
-    It is for standard error within `screened`, and does nothing where that is a pipe or has a progress bar.
+    The line goes to standard error within `safe_terminal`; nothing is shown where that is a pipe or has a progress bar.
     """
     if not isinstance(sys.stderr, Screen) or not sys.stderr.isatty():
         return
-    line = on_one_line(words)[: shutil.get_terminal_size().columns - 1]
+    line = on_one_line(line)[: shutil.get_terminal_size().columns - 1]
     stream = sys.stderr.rich_proxied_file
     stream.write(line + "\r")
     stream.flush()
@@ -165,8 +165,8 @@ def _wipe() -> None:
 
 
 @contextmanager
-def screened() -> Iterator[None]:
-    """Standard output and standard error that are only given what they can show."""
+def safe_terminal() -> Iterator[None]:
+    """Replaces standard output and standard error by a `Screen` each."""
     out, err = sys.stdout, sys.stderr
     shown = Screen(out), Screen(err)
     sys.stdout, sys.stderr = shown
@@ -174,7 +174,7 @@ def screened() -> Iterator[None]:
         yield
     finally:
         _wipe()
-        # Whoever put something else in their place since then had a reason, such as a closed pipe.
+        # A stream that was replaced since then stays, such as one for a closed pipe.
         sys.stdout = out if sys.stdout is shown[0] else sys.stdout
         sys.stderr = err if sys.stderr is shown[1] else sys.stderr
 
@@ -189,7 +189,7 @@ def terminal(*, stderr: bool = False, width: int | None = None) -> Console:
 
 @cache
 def _console_class() -> type[Console]:
-    """Made when it is first asked for: rich takes a while to import."""
+    """The class of consoles; made on first use, since rich is slow to import."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
     from rich.text import Text

@@ -42,7 +42,9 @@ MODULES = (
     *(f"logreg.commands.{command}" for command in COMMANDS),
     *words("logreg.run.train logreg.reports.writing logreg.reports.html logreg.reports.model_card"),
     *words("logreg.reports.figures logreg.reports.diagnostic_plots logreg.export.formats logreg.export.predictions"),
-    *words("logreg.sweeps.grid logreg.sweeps.search logreg.evaluation.paired_comparison logreg.training.trained"),
+    *words(
+        "logreg.sweeps.grid logreg.sweeps.search logreg.evaluation.paired_comparison logreg.training.checkpoint_reading"
+    ),
     *words("logreg.data.new_rows logreg.data.sources.table logreg.data.sources.features"),
     *words("logreg.data.sources.image_folder logreg.data.sources.vision"),
     *words("logreg.solvers.fit logreg.optimality.separation logreg.optimality.certificate"),

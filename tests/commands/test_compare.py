@@ -13,7 +13,8 @@ import torch
 from scipy.stats import binomtest, chi2
 
 from logreg.commands.compare import MAX_NAME_LENGTH, shortened
-from logreg.evaluation.held_out import Measured, Predicted
+from logreg.evaluation.held_out import Predicted
+from logreg.evaluation.measured import Measured
 from logreg.evaluation.paired_comparison import Paired, compare, mcnemar
 from models import Models
 from whole_runs import Answer, train
@@ -80,17 +81,17 @@ LOWER, HIGHER, ROUND_ZERO = (-0.1, -0.2, -0.01), (0.1, 0.01, 0.2), (0.001, -0.1,
 @pytest.mark.parametrize(
     ("loss", "accuracy", "p_value", "verdict"),
     [
-        (LOWER, HIGHER, 0.01, "B is better than A: the interval of the difference of log-loss leaves 0 out"),
-        (HIGHER, LOWER, 0.01, "A is better than B: the interval of the difference of log-loss leaves 0 out"),
-        (LOWER, LOWER, 0.01, "B by log-loss, A by accuracy; both differences are more than noise"),
-        (HIGHER, HIGHER, 0.01, "A by log-loss, B by accuracy; both differences are more than noise"),
-        (LOWER, (-0.1, -0.2, 0.1), 0.4, "B by log-loss, A by accuracy; only that of log-loss is more than noise"),
-        ((-0.1, -0.2, 0.1), LOWER, 0.01, "B by log-loss, A by accuracy; only that of accuracy is more than noise"),
-        ((-0.1, -0.2, 0.1), LOWER, None, "B by log-loss, A by accuracy; only that of accuracy is more than noise"),
-        ((-0.1, -0.2, 0.1), HIGHER, 0.01, "B is right more often than A, though its log-loss may be no lower"),
-        (LOWER, (0.0, -0.1, 0.1), 1.0, "B is better than A: the interval of the difference of log-loss leaves 0 out"),
-        (ROUND_ZERO, ROUND_ZERO, 0.5, "no difference that 1,000 rows could tell from noise"),
-        (ROUND_ZERO, ROUND_ZERO, None, "no difference that 1,000 rows could tell from noise"),
+        (LOWER, HIGHER, 0.01, "B is better than A: the interval of the difference in log-loss excludes 0"),
+        (HIGHER, LOWER, 0.01, "A is better than B: the interval of the difference in log-loss excludes 0"),
+        (LOWER, LOWER, 0.01, "B by log-loss, A by accuracy; both differences are significant"),
+        (HIGHER, HIGHER, 0.01, "A by log-loss, B by accuracy; both differences are significant"),
+        (LOWER, (-0.1, -0.2, 0.1), 0.4, "B by log-loss, A by accuracy; only that in log-loss is significant"),
+        ((-0.1, -0.2, 0.1), LOWER, 0.01, "B by log-loss, A by accuracy; only that in accuracy is significant"),
+        ((-0.1, -0.2, 0.1), LOWER, None, "B by log-loss, A by accuracy; only that in accuracy is significant"),
+        ((-0.1, -0.2, 0.1), HIGHER, 0.01, "B is more accurate than A, though its log-loss may be no lower"),
+        (LOWER, (0.0, -0.1, 0.1), 1.0, "B is better than A: the interval of the difference in log-loss excludes 0"),
+        (ROUND_ZERO, ROUND_ZERO, 0.5, "no significant difference on 1,000 rows"),
+        (ROUND_ZERO, ROUND_ZERO, None, "no significant difference on 1,000 rows"),
     ],
 )
 def test_the_verdict_says_by_what(

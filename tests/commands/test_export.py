@@ -20,8 +20,9 @@ from logreg.export.formats import FORMATS
 from logreg.export.linear import Linear
 from logreg.export.sklearn import as_sklearn
 from logreg.facts import DataFacts
-from logreg.training.trained import Trained
+from logreg.training.checkpoint_reading import TrainedModel
 from models import MODELS, Models
+from summaries import EVALUATION, summary_of
 from whole_runs import Answer, train
 
 Types = Callable[..., Answer]
@@ -46,7 +47,7 @@ def test_a_program_of_torch_takes_any_number_of_rows(name: str, models: Models, 
     assert types(models(name), "export", "format=torch_export", f"output={file}").code == 0
     described = {"logreg.json": ""}
     program = torch.export.load(file, extra_files=described).module()
-    trained = Trained.load(models.run(name).folder / "checkpoints" / "last.ckpt")
+    trained = TrainedModel.load(models.run(name).folder / "checkpoints" / "last.ckpt")
     for rows in (1, 2, 57):
         features = torch.randn(rows, 4)
         torch.testing.assert_close(program(features), Linear.of(trained.module).probabilities(features))
@@ -98,7 +99,7 @@ def test_onnx_takes_pixels_of_16_bits_as_they_are_in_the_files(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", ["binary", "softmax", "one_vs_rest", "two_outputs"])
 def test_scikit_learn_decides_as_the_model(name: str, models: Models) -> None:
-    trained = Trained.load(models.run(name).folder / "checkpoints" / "last.ckpt")
+    trained = TrainedModel.load(models.run(name).folder / "checkpoints" / "last.ckpt")
     linear = Linear.of(trained.module)
     estimator = as_sklearn(linear)
     features = torch.randn(50, trained.facts.num_features, dtype=torch.float64) * 3
@@ -354,22 +355,17 @@ def test_the_card_says_what_the_summary_knows(models: Models, types: Types, tmp_
 def test_a_card_warns_of_what_the_numbers_show() -> None:
     from logreg.reports.model_card import warnings
 
-    summary: dict[str, Any] = {
-        "evaluation": {
-            "split": "test",
-            "rows": 40,
-            "metrics": {"log_loss": {"value": 0.6, "low": 0.5, "high": 0.9}},
-            "baseline": {"log_loss": 0.69},
-            "classes": [
-                {"class": "a", "weight": 40.0, "recall": {"value": 1.0}},
-                {"class": "b", "weight": 0.0, "recall": {"value": float("nan")}},
-            ],
-        },
-        "dataset": {"class_weight": {"a": 2.0}, "classes": ["a", "b", "c"]},
+    score = {"value": 0.5, "low": 0.4, "high": 0.6}
+    classes = [
+        {"class": "a", "weight": 40.0, "precision": score, "recall": score | {"value": 1.0}, "f1": score},
+        {"class": "b", "weight": 0.0, "precision": score, "recall": score | {"value": float("nan")}, "f1": score},
+    ]
+    found = {"rows": 40, "metrics": {"log_loss": {"value": 0.6, "low": 0.5, "high": 0.9}}, "classes": classes}
+    changes: dict[str, Any] = {
+        "dataset": {"class_weight": {"a": 2.0}},
         "metrics": {"train": {"accuracy": 0.99}, "test": {"accuracy": 0.7}},
-        "objective": {"loss": "bce"},
-        "optimality": {"separation": "", "converged": False},
     }
+    summary = summary_of(**changes, evaluation=EVALUATION | found)
     text = "\n".join(warnings(summary))
     for words in (
         "40 rows",
@@ -381,7 +377,9 @@ def test_a_card_warns_of_what_the_numbers_show() -> None:
         "before the optimum",
     ):
         assert words in text
-    assert "learned from alone" in "\n".join(warnings({**summary, "evaluation": {"split": "train"}}))
+    assert "trained on, and on no others" in "\n".join(
+        warnings(summary_of(**changes, evaluation=EVALUATION | {"split": "train"}))
+    )
 
 
 def test_without_the_package_the_extra_is_named(models: Models, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from logreg.losses import LOSSES
-from logreg.training.trained import Trained
+from logreg.training.checkpoint_reading import TrainedModel
 from models import TABLE_HEADER, Models, table_rows, write_pictures, write_table
 from whole_runs import Answer
 
@@ -41,8 +41,8 @@ def predicted(types: Types, here: Path, *arguments: str) -> dict[str, list[Any]]
     return rows_of(here / "out.csv")
 
 
-def model_of(models: Models, name: str) -> Trained:
-    return Trained.load(models.run(name).folder / "checkpoints" / "last.ckpt")
+def model_of(models: Models, name: str) -> TrainedModel:
+    return TrainedModel.load(models.run(name).folder / "checkpoints" / "last.ckpt")
 
 
 def test_a_row_out_of_the_command_line(models: Models, types: Types) -> None:

@@ -16,7 +16,7 @@ import pytest
 from fake_server import Server, serving
 from logreg.data import download
 from logreg.data.download import DownloadError, RemoteFile, download_lock, fetch
-from logreg.terminal import screened
+from logreg.terminal import safe_terminal
 
 CONTENT = bytes(range(256)) * 40
 
@@ -110,7 +110,7 @@ def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
-    with screened():
+    with safe_terminal():
         fetch(remote(server.address), tmp_path / "file.gz")
     assert "file.gz" in screen.getvalue()
     assert "\\x1b" not in screen.getvalue()

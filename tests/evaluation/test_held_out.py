@@ -12,7 +12,17 @@ import torch
 from sklearn import metrics as theirs
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
-from logreg.evaluation.held_out import BINS, UNITS, Predicted, are_counts, best_threshold, evaluate, rows_worth, wilson
+from logreg.evaluation.held_out import (
+    BINS,
+    MAX_UNITS,
+    Predicted,
+    are_counts,
+    best_threshold,
+    effective_rows,
+    evaluate,
+    wilson,
+)
+from logreg.evaluation.measured import RowWeights
 
 
 def made(rows: int, classes: int, seed: int = 0, weighted: bool = False) -> Predicted:
@@ -97,9 +107,9 @@ def test_wilson_is_that_of_the_textbook() -> None:
 
 def test_how_many_rows_weights_are_worth() -> None:
     three = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    assert rows_worth(three, counts=True) == 6
-    assert rows_worth(three, counts=False) == pytest.approx(36 / 14)  # Kish: 6^2 / (1 + 4 + 9)
-    assert rows_worth(0.37 * torch.ones(10, dtype=torch.float64), counts=False) == pytest.approx(10)
+    assert effective_rows(three, counts=True) == 6
+    assert effective_rows(three, counts=False) == pytest.approx(36 / 14)  # Kish: 6^2 / (1 + 4 + 9)
+    assert effective_rows(0.37 * torch.ones(10, dtype=torch.float64), counts=False) == pytest.approx(10)
     assert are_counts(three)
     assert are_counts(torch.tensor([0.0, 1.0]))
     assert not are_counts(torch.ones(3))
@@ -125,7 +135,7 @@ def test_a_count_of_two_is_two_rows_in_every_interval(rows: int, classes: int, g
         weighted, repeated = (dataclasses.replace(each, groups=None) for each in (weighted, repeated))
     ours, theirs = scored(weighted), scored(repeated)
     assert ours.rows == rows
-    assert ours.weights == {"counts": True, "rows": len(repeated.labels)}
+    assert ours.weights == RowWeights(counts=True, rows=len(repeated.labels))
     for name, one in theirs.metrics.items():
         assert ours.metrics[name] == pytest.approx(one, rel=1e-12), name
     for one, other in zip(ours.classes, theirs.classes, strict=True):
@@ -140,7 +150,7 @@ def test_a_count_of_two_is_two_rows_in_every_interval(rows: int, classes: int, g
 def test_counts_that_are_too_many_to_repeat_have_the_same_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     weighted, repeated = (dataclasses.replace(each, groups=None) for each in counted(1500, 2, 30))
     expected = scored(repeated)
-    monkeypatch.setattr("logreg.evaluation.held_out.SPELLED_OUT", 1000)
+    monkeypatch.setattr("logreg.evaluation.held_out.MAX_REPEATED_CELLS", 1000)
     found = scored(weighted)
     assert found.metrics["accuracy"] == pytest.approx(expected.metrics["accuracy"], rel=1e-12)
     for name, one in expected.metrics.items():
@@ -157,7 +167,7 @@ def test_the_scale_of_sampling_weights_changes_no_interval() -> None:
     one, ten = (scored(dataclasses.replace(plain, sample_weight=scale * weight)) for scale in (1.0, 10.0))
     for name, measured in one.metrics.items():
         assert ten.metrics[name] == pytest.approx(measured, rel=1e-9), name
-    assert one.weights["rows"] == pytest.approx(float(weight.sum() ** 2 / weight.square().sum()))
+    assert one.weights.rows == pytest.approx(float(weight.sum() ** 2 / weight.square().sum()))
 
 
 def test_the_calibration_error_of_the_positive_class_is_that_of_bins_counted_by_hand() -> None:
@@ -201,7 +211,7 @@ def test_nineteen_of_twenty_intervals_hold_the_true_value() -> None:
 
 def test_more_rows_than_units_give_the_same_intervals() -> None:
     # rows dealt at random to units, and the units drawn, are as good as rows drawn
-    predicted = made(3 * UNITS, 3, seed=2)
+    predicted = made(3 * MAX_UNITS, 3, seed=2)
     found = scored(predicted)
     losses = predicted.losses
     half = 1.96 * float(losses.std()) / math.sqrt(len(losses))
@@ -221,7 +231,9 @@ def test_rows_of_one_group_are_drawn_together() -> None:
 
 def test_the_same_seed_gives_the_same_intervals_and_another_one_others() -> None:
     predicted = made(100, 2)
-    first, second, other = (scored(predicted, seed=seed).as_dict() for seed in (0, 0, 1))
+    first, second, other = (
+        (found.metrics, found.classes, found.baseline) for found in (scored(predicted, seed=seed) for seed in (0, 0, 1))
+    )
     assert first == second != other
 
 

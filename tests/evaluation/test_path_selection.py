@@ -16,9 +16,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import (
-    SAME,
-    PathRow,
+    SCORE_RTOL,
     alarm,
     best_of,
     path_csv,
@@ -180,7 +180,7 @@ def searched(
     problem = problem_of(memory, Objective("bce" if classes == 2 else "cross_entropy", l2=1.0), classes)
     sample = Batch(features, labels)
     rows, points, place = search_strength(problem, memory, held, select)
-    same = SAME * abs(rows[0].score(select))
+    same = SCORE_RTOL * abs(rows[0].score(select))
     assert place == best_of(rows, select, same)
     assert (
         [each.l2 for each in rows] == [each.l2 for each in points] == sorted({each.l2 for each in rows}, reverse=True)
@@ -261,10 +261,10 @@ def test_what_is_best_is_the_metrics_to_say_and_of_equals_the_strongest() -> Non
 
 
 def test_a_best_strength_at_an_edge_beyond_which_nothing_changes_raises_no_alarm() -> None:
-    flat = 0.5 * (1 + SAME / 2)
+    flat = 0.5 * (1 + SCORE_RTOL / 2)
     assert alarm([row(1, 0.9), row(0.1, flat), row(0.01, 0.5)]) is None
     assert alarm([row(1, 0.5), row(0.1, flat), row(0.01, 0.9)]) is None
-    assert alarm([row(1, 0.9), row(0.1, 0.5 * (1 + 2 * SAME)), row(0.01, 0.5)]) is not None
+    assert alarm([row(1, 0.9), row(0.1, 0.5 * (1 + 2 * SCORE_RTOL)), row(0.01, 0.5)]) is not None
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_tables_get_a_strength_that_val_has_chosen(tmp_path: Path, dataset: str)
     path, l2 = run.summary["path"], run.summary["config"]["l2"]
     best = path["rows"][path["best"]]
     lowest = min(line["loss_val"] for line in path["rows"])
-    assert lowest <= best["loss_val"] <= lowest + SAME * max(line["loss_val"] for line in path["rows"])
+    assert lowest <= best["loss_val"] <= lowest + SCORE_RTOL * max(line["loss_val"] for line in path["rows"])
     assert run.summary["objective"]["l2"] == l2 == best["l2"] > 0
     assert path["alarm"] is None
     # found roughly, fitted exactly
@@ -400,7 +400,7 @@ def test_rows_of_one_class_alone_choose_nothing_and_few_rows_little(desk: Callab
     rows = [(*each, "val" if number < 20 else "train") for number, each in enumerate(some_rows())]
     typed = written(Path(), rows, "x,z,y,s") + " dataset.split.column=s"
     answer = desk(typed)
-    assert "val has 20 rows, so the choice of l2 means little: " in answer.out
+    assert "val has 20 rows, too few for a reliable choice of l2: " in answer.out
     alone = [(*each[:3], "val" if each[2] == "n" and number < 50 else "train") for number, each in enumerate(rows)]
     written(Path(), alone, "x,z,y,s")
     answer = desk(typed)
@@ -432,7 +432,7 @@ def test_a_sweep_chooses_for_each_job_by_what_it_is_told(tmp_path: Path) -> None
     path = run.summary["path"]
     assert path["select"] == "auroc"
     best = path["rows"][path["best"]]
-    assert best["auroc_val"] >= max(line["auroc_val"] for line in path["rows"]) - SAME
+    assert best["auroc_val"] >= max(line["auroc_val"] for line in path["rows"]) - SCORE_RTOL
     assert f"strengths by auroc on val: {best['auroc_val']:.4f}" in (run.folder / "report.md").read_text()
     assert "within one standard error" not in (run.folder / "report.md").read_text()
 

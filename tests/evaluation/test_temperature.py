@@ -13,9 +13,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from logreg.evaluation.temperature import WIDE, Calibration, fit_calibration
+from logreg.evaluation.temperature import WIDE_INTERVAL_RATIO, Calibration, fit_calibration
 from logreg.losses import LOSSES
-from logreg.training.trained import Trained
+from logreg.training.checkpoint_reading import TrainedModel
 from models import Models
 from whole_runs import Answer, train
 
@@ -116,10 +116,10 @@ def test_few_rows_are_said_to_be_few(number: int, little: bool) -> None:
     found = fitted(logits, labels, "bce")
     assert found.low is not None
     assert found.high is not None
-    assert (found.high > WIDE * found.low) is little
+    assert (found.high > WIDE_INTERVAL_RATIO * found.low) is little
     (line,) = found.in_words(["c0", "c1"])
     assert f"fitted on {number:,} rows" in line
-    assert ("too few to say much" in line) is little
+    assert ("too few for a precise one" in line) is little
 
 
 WEIGHTS = torch.tensor([0.5, 3.0, 20.0, 1.0], dtype=torch.float64)
@@ -170,7 +170,7 @@ def test_balanced_class_weights_are_taken_out_wherever_a_probability_comes_from(
     found = run.summary["evaluation"]
     no, yes = found["calibration"]["class_weight"]
     assert math.log(yes / no) == pytest.approx(shift, rel=1e-3)  # train is 95.0 % no
-    module = Trained.load(run.folder / "checkpoints" / "last.ckpt").module
+    module = TrainedModel.load(run.folder / "checkpoints" / "last.ckpt").module
     coef, intercept = (float(part) for part in module.model.in_source_units())
     heat = module.calibration.temperature
     assert heat == found["calibration"]["temperature"] != 1
@@ -185,7 +185,7 @@ def test_balanced_class_weights_are_taken_out_wherever_a_probability_comes_from(
     for kind in ("onnx", "sklearn", "json"):
         answer = types(tmp_path, "export", f"format={kind}", f"output=model.{kind}.{SUFFIX[kind]}", "overwrite=true")
         assert answer.code == 0, answer.err
-    words = "class weights are taken out of the probabilities again (2.944 is subtracted from the log-odds of yes)"
+    words = "class weights are removed from the probabilities (2.944 is subtracted from the log-odds of yes)"
     answer = types(tmp_path, "evaluate")
     assert words in answer.out
     assert "temperature" in answer.out
@@ -215,7 +215,7 @@ def test_without_calibration_they_are_those_of_the_weighted_problem_and_said_to_
     run = train(tmp_path, *typed, "l2=0", "tolerance=1e-12", "dataset.split.val=0", "dataset.split.test=0")
     theirs = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12, class_weight="balanced")
     theirs.fit(features, labels)
-    module = Trained.load(run.folder / "checkpoints" / "last.ckpt").module
+    module = TrainedModel.load(run.folder / "checkpoints" / "last.ckpt").module
     coef, intercept = (float(part) for part in module.model.in_source_units())
     assert (coef, intercept) == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), rel=1e-4)
     assert types(tmp_path, "export", "format=json", "output=model.json").code == 0
@@ -241,4 +241,4 @@ def test_a_checkpoint_of_before_has_its_temperature_alone(models: Models, tmp_pa
     del held["calibration"]
     for old, expected in (({"temperature": 1.7}, 1.7), ({}, 1.0)):
         torch.save({**held, **old}, tmp_path / "old.ckpt")
-        assert Trained.load(tmp_path / "old.ckpt").module.calibration == Calibration(expected)
+        assert TrainedModel.load(tmp_path / "old.ckpt").module.calibration == Calibration(expected)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import shlex
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from logreg.reports.advice import logdir, next_commands
+from summaries import EVALUATION, merged, summary_of
 from whole_runs import Answer
 
 Types = Callable[..., Answer]
@@ -95,7 +95,7 @@ def test_the_default_run_goes_on_to_a_penalty_and_a_prediction(tmp_path: Path, t
 def test_a_short_run_of_sgd_is_told_to_go_on_and_to_calibrate(tmp_path: Path, types: Types) -> None:
     typed = ("dataset=iris", "optimizer=sgd", "max_epochs=2", "lr=0.01", "report=brief", "hydra.run.dir=elsewhere")
     answer = types(tmp_path, "train", *typed)
-    assert "after epoch 2 of 2: it still falls, so longer training may lower it" in answer.out
+    assert "after epoch 2 of 2: loss/val is still falling, so longer training may lower it" in answer.out
     folder, *lines = after(answer)
     assert folder == "elsewhere"
     assert lines[0] == "python scripts/train.py ckpt_path=latest max_epochs=4"
@@ -111,7 +111,7 @@ def test_a_short_run_of_sgd_is_told_to_go_on_and_to_calibrate(tmp_path: Path, ty
 def test_a_run_that_overfits_says_so_and_since_when(tmp_path: Path, types: Types) -> None:
     typed = ("dataset=breast_cancer", "lr=5", "max_epochs=40", "report=brief")
     answer = types(tmp_path, "train", *typed)
-    assert " at the end: the model overfits; best.ckpt is that of epoch " in answer.out
+    assert " at the end: the model overfits; best.ckpt is from epoch " in answer.out
     _, first, *_ = after(answer)
     assert first == f"python scripts/train.py optimizer=sgd {' '.join(typed[:-1])} l2=1e-3"
     paste(types, tmp_path, f"{first} report=brief")
@@ -122,7 +122,7 @@ def test_better_models_on_the_way_to_a_penalty_are_no_overfitting(tmp_path: Path
     # typed, the penalty is far too strong; chosen on val, no other strength does better there
     dataset = "digits" if l2 == "1e-2" else "iris"
     answer = types(tmp_path, "train", f"dataset={dataset}", f"l2={l2}", "report=brief")
-    assert " at the end; best.ckpt is that of epoch " in answer.out
+    assert " at the end; best.ckpt is from epoch " in answer.out
     assert "overfits" not in answer.out
 
 
@@ -151,32 +151,26 @@ def test_a_row_to_predict_is_one_that_predict_takes(tmp_path: Path, types: Types
 
 
 FINE: dict[str, Any] = {
-    "folder": "runs/made/2026",
     "overrides": ["dataset=table", "dataset.path=t.csv", "dataset.drop=[id]", "report=brief", "ckpt_path='a.ckpt'"],
-    "dataset": {"class_weight": None, "leak": "dataset.drop=[id,alive]"},
+    "dataset": {"leak": "dataset.drop=[id,alive]"},
     "metrics": {"train": {"loss": 0.5}, "val": {"loss": 0.5}},
-    "evaluation": {
-        "split": "val",
-        "rows": 400,
-        "metrics": {"log_loss": {"value": 0.5, "low": 0.4}, "ece": {"value": 0.1, "low": 0.08}},
-    },
+    "evaluation": EVALUATION | {"split": "val", "rows": 400},
     "config": {"optimizer": {"name": "auto"}, "l2": 0.0, "l1": 0.0, "calibrate": "none", "max_epochs": 9},
-    "optimality": {"separation": "", "converged": True},
+    "optimality": {"converged": True},
     "best": {"epoch": 9, "loss/val": 0.5},
     "epochs": 9,
 }
 
 
 def test_columns_that_may_be_the_target_come_first() -> None:
-    lines = next_commands(FINE)[1:]
+    lines = next_commands(summary_of(**FINE))[1:]
     assert lines == [
         "python scripts/train.py dataset=table dataset.path=t.csv 'dataset.drop=[id,alive]'",
         "python scripts/train.py dataset=table dataset.path=t.csv 'dataset.drop=[id]' calibrate=temperature",
     ]
-    plain = copy.deepcopy(FINE)
-    plain["dataset"]["leak"] = ""
-    plain["evaluation"]["metrics"]["ece"] = {"value": 0.1, "low": 0.07}  # may be chance
-    assert next_commands(plain)[1:] == ["python scripts/evaluate.py ckpt_path=runs/made/2026"]
+    by_chance = {"metrics": {"ece": {"value": 0.1, "low": 0.07, "high": 0.12}}}
+    summary = summary_of(**merged(FINE, {"dataset": {"leak": ""}, "evaluation": by_chance}))
+    assert next_commands(summary)[1:] == ["python scripts/evaluate.py ckpt_path=runs/made/2026"]
 
 
 @pytest.mark.parametrize(

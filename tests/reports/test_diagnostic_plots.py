@@ -29,6 +29,7 @@ from logreg.reports.diagnostic_plots import (
     roc_and_precision_recall,
 )
 from logreg.reports.html import as_html
+from logreg.reports.summary_schema import CoefficientSummary
 from whole_runs import Run, train
 
 
@@ -107,7 +108,7 @@ def test_the_mark_of_the_threshold_lies_on_both_curves_where_its_rows_are() -> N
         recall, fallout = float(yes[positive].double().mean()), float(yes[~positive].double().mean())
         (mark,) = [line for line in figure.axes[0].lines if line.get_marker() == "D"]
         assert np.ravel(np.asarray(mark.get_data())).tolist() == pytest.approx([fallout, recall])
-        assert f"recall {recall:.1%}, false alarms {fallout:.1%}" in str(mark.get_label())
+        assert f"recall {recall:.1%}, false positive rate {fallout:.1%}" in str(mark.get_label())
         assert not mark.get_clip_on()  # whole also in a corner
         marks = [line for line in figure.axes[1].lines if line.get_marker() == "D"]
         assert len(marks) == bool(yes.any())
@@ -182,7 +183,7 @@ def test_mistakes_as_thumbnails(shape: tuple[int, ...]) -> None:
     first = found[0]
     assert (
         figure.axes[0].get_title(loc="left")
-        == f"true: class {first.true}\nsaid: class {first.predicted}, {first.probability:.2f}"
+        == f"true: class {first.true}\npred: class {first.predicted}, {first.probability:.2f}"
     )
 
 
@@ -192,7 +193,7 @@ def test_titles_of_mistakes_do_not_lie_on_each_other(mistakes: int) -> None:
     found = confident_mistakes(predicted, mistakes)
     names = ("MOUNTAIN BIKES AND WAGONS", "_comp.windows.x and more", "$a class$")
     facts = replace(facts_of(3, image_shape=(2, 2)), class_names=names)
-    figure = mistakes_as_images(torch.rand(mistakes, 4), found, facts, "the surest mistakes on test")
+    figure = mistakes_as_images(torch.rand(mistakes, 4), found, facts, "most confident mistakes on test")
     drawn(figure)
     boxes = [axes._left_title.get_window_extent() for axes in figure.axes[:mistakes]]  # type: ignore[attr-defined]  # matplotlib's own
     for one, other in pairwise(boxes[:6]):
@@ -221,8 +222,8 @@ def test_the_curves_of_a_training() -> None:
 
 def test_bars_of_coefficients_are_told_apart_without_colors() -> None:
     largest = [
-        {"feature": "a", "class": "yes", "coef": 2.0, "coef_per_std": 1.0},
-        {"feature": "b", "class": "yes", "coef": -9.0, "coef_per_std": -0.5},
+        CoefficientSummary(feature="a", class_name="yes", coef=2.0, coef_per_std=1.0),
+        CoefficientSummary(feature="b", class_name="yes", coef=-9.0, coef_per_std=-0.5),
     ]
     figure = coefficient_bars(largest, "made")
     drawn(figure)
@@ -232,7 +233,9 @@ def test_bars_of_coefficients_are_told_apart_without_colors() -> None:
 
 
 def bars_of(*values: float) -> Figure:
-    largest = [{"feature": f"x{k}", "class": "yes", "coef": 1.0, "coef_per_std": v} for k, v in enumerate(values)]
+    largest = [
+        CoefficientSummary(feature=f"x{k}", class_name="yes", coef=1.0, coef_per_std=v) for k, v in enumerate(values)
+    ]
     figure = coefficient_bars(largest, "made")
     drawn(figure)
     return figure
@@ -259,7 +262,9 @@ def test_bars_that_can_be_seen_are_whole(values: tuple[float, ...]) -> None:
 
 def test_names_of_strangers_are_no_formulas_and_not_too_long() -> None:
     names = ["$\\frac{", "costs $5 or $6", "x" * 300, "two\nlines", "_hidden", "a\x1b[31m"]
-    largest = [{"feature": name, "class": f"class {name}", "coef": 1.0, "coef_per_std": None} for name in names]
+    largest = [
+        CoefficientSummary(feature=name, class_name=f"class {name}", coef=1.0, coef_per_std=None) for name in names
+    ]
     figure = coefficient_bars(largest, "made")
     drawn(figure)
     texts = [tick.get_text() for tick in figure.axes[0].get_yticklabels()][::-1]
@@ -333,9 +338,7 @@ def test_tensorboard_has_the_pictures_the_curves_and_the_coefficients(full: Run)
 
 
 def test_text_in_a_page_is_no_markup() -> None:
-    page = as_html(
-        {"folder": "runs/<x>"}, "# a <b> & c\n\n| x\\|y | n |\n|---|--:|\n| <script> | 1 |\n\n- `<i>` & <u>\n", {}
-    )
+    page = as_html("runs/<x>", "# a <b> & c\n\n| x\\|y | n |\n|---|--:|\n| <script> | 1 |\n\n- `<i>` & <u>\n", {})
     parsed = Page()
     parsed.feed(page)
     assert parsed.open == []

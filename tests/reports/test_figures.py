@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.font_manager import fontManager
 
-from logreg.evaluation.path_selection import PathRow
+from logreg.evaluation.path_row import PathRow
 from logreg.facts import DataFacts
 from logreg.reports.figures import (
     coefficient_images,

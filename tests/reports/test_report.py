@@ -15,8 +15,10 @@ from logreg.reports.console import print_summary
 from logreg.reports.figures import coefficient_images, probability_curve
 from logreg.reports.markdown import as_markdown
 from logreg.reports.summary import equation
+from logreg.reports.summary_schema import Summary
 from logreg.reports.wording import optimality_in_words, remarks, score_table, settings_in_words
 from logreg.training.module import LogisticModule
+from summaries import summary_of
 
 
 def module_of(coef: list[list[float]], intercept: list[float], names: tuple[str, ...], **others: Any) -> LogisticModule:
@@ -51,70 +53,22 @@ def test_the_equation_in_words(module: LogisticModule, expected: str | None) -> 
     assert equation(module) == expected
 
 
-OPTIMALITY: dict[str, Any] = {
-    "value": 0.375,
-    "gap": 1.5e-3,
-    "rigorous": True,
-    "max_abs_gradient": 0.0625,
-    "tolerance": 1e-6,
-    "rows": 1200,
-    "passes": 10,
-    "seconds": 1.0,
-    "separation": "",
-    "converged": False,
-    "verdict": "0.0015 nats above the optimum at most: train longer, or use optimizer=newton",
-}
-
-SUMMARY: dict[str, Any] = {
-    "folder": "runs/made/2026",
-    "command": "python scripts/train.py dataset=made",
-    "overrides": ["dataset=made", "l2=0.1"],
-    "dataset": {
-        "name": "made",
-        "source": "made.csv",
-        "rows": {"train": 1200, "test": 300},
-        "classes": ["a", "b", "c"],
+SUMMARY = summary_of(
+    dataset={
         "class_weight": {"a": 1.0, "b": 2.5, "c": 1.0},
-        "backbone": None,
         "notes": ["left out, since constant over train: z"],
     },
-    "majority": {"class": "b", "accuracy": {"train": 0.5, "test": 0.4}},
-    "largest_coefficients": [
+    largest_coefficients=[
         {"feature": "color=E", "class": "c", "coef": -2.5, "coef_per_std": -0.5},
         {"feature": "carat", "class": "a", "coef": 0.125, "coef_per_std": 0.25},
     ],
-    "metrics": {"train": {"loss": 0.25, "accuracy": 0.5}, "test": {"loss": 0.5, "accuracy": 0.25}},
-    "evaluation": None,
-    "mistakes": None,
-    "objective": {"loss": "bce", "reduction": "mean", "l2": 0.1, "l1": 0.0, "train": 0.375},
-    "resumed_from": "runs/made/2025/checkpoints/last.ckpt",
-    "config": {
-        "optimizer": {"name": "sgd"},
-        "schedule": {"name": "cosine"},
-        "lr": 0.5,
-        "batch_size": 32,
-        "l2": 0.1,
-        "l1": 0.0,
-        "tolerance": 1e-6,
-        "polish": False,
-    },
-    "optimality": OPTIMALITY,
-    "reason": None,
-    "path": None,
-    "equation": None,
-    "known_answer": None,
-    "expected": [{"metric": "accuracy/test", "value": 0.9, "tolerance": 0.01, "got": 0.25, "reached": False}],
-    "best": None,
-    "epochs": 10,
-    "seconds": {"total": 2.0, "fit": 1.0},
-    "seed": 0,
-    "git_commit": None,
-    "versions": {"python": "3.11"},
-}
+    resumed_from="runs/made/2025/checkpoints/last.ckpt",
+    expected=[{"metric": "accuracy/test", "value": 0.9, "tolerance": 0.01, "got": 0.25, "reached": False}],
+)
 
 
 def test_the_table_has_a_row_per_split_and_a_column_per_metric_that_there_is() -> None:
-    header, rows = score_table(SUMMARY)
+    header, rows = score_table(SUMMARY.metrics, SUMMARY.dataset.rows)
     assert header == ["split", "rows", "loss", "accuracy"]
     assert rows == [["train", "1,200", "0.2500", "50.00%"], ["test", "300", "0.5000", "25.00%"]]
 
@@ -139,16 +93,18 @@ def test_the_end_of_a_run_on_the_terminal() -> None:
     print_summary(SUMMARY, Console(file=shown, width=80))
     lines = [line.rstrip() for line in shown.getvalue().splitlines()]
     assert lines[0] == "made made.csv: one-vs-rest cross-entropy of 3 outputs, mean over rows"
-    assert "objective on train 0.3750, of it penalty 0.1250" in lines
+    assert "objective on train 0.3750, of which penalty 0.1250" in lines
     assert "expected accuracy/test 0.9 ± 0.01: NOT reached, got 0.25" in lines
-    assert "always 'b', most frequent in train, is right in 40.00% of test" in lines
-    assert any(line.startswith("class weights a 1, b 2.5, c 1 count in the loss: probabilities and") for line in lines)
-    assert "took 2.0 s, 1.0 s of it training" in lines
+    assert "baseline: always predicting 'b' (most frequent in train) scores 40.00% on test" in lines
+    assert any(
+        line.startswith("class weights a 1, b 2.5, c 1 are part of the loss: probabilities and") for line in lines
+    )
+    assert "took 2.0 s, of which training 1.0 s" in lines
     assert (
         "0.0015 nats above the optimum at most: train longer, or use optimizer=newton [objective 0.375, gap <= 0.0015, "
-        "largest slope 0.062, in float64 over 1,200 rows; 10 passes, 1 s]"
+        "max |gradient| 0.062, in float64 over 1,200 rows; 10 passes, 1 s]"
     ) in lines
-    folder = SUMMARY["folder"]
+    folder = SUMMARY.folder
     assert next_commands(SUMMARY)[1:] == [
         f"python scripts/train.py ckpt_path={folder} max_epochs=20",
         f"python scripts/evaluate.py ckpt_path={folder}",
@@ -162,22 +118,22 @@ def test_the_report_page_has_the_table_and_the_pictures() -> None:
     page = as_markdown(SUMMARY, ["probability.png"])
     assert "| train | 1,200 | 0.2500 | 50.00% |" in page
     assert "![probability](figures/probability.png)" in page
-    assert "Goes on from `runs/made/2025/checkpoints/last.ckpt`." in page
+    assert "Continues `runs/made/2025/checkpoints/last.ckpt`." in page
     assert "Trained by sgd with lr 0.5 (cosine), batches of 32, 10 epochs, l2 0.1, l1 0." in page
     assert "- left out, since constant over train: z" in page
     assert "| color=E | c | -2.5 | -0.5 |" in page
     assert "\n\n\n" not in page
 
 
-def a_summary(optimizer: str = "sgd", polish: bool = False, **optimality: Any) -> dict[str, Any]:
-    config = {**SUMMARY["config"], "optimizer": {"name": optimizer}, "polish": polish}
+def a_summary(optimizer: str = "sgd", polish: bool = False, reason: str | None = None, **optimality: Any) -> Summary:
+    config: dict[str, Any] = {"optimizer": {"name": optimizer}, "polish": polish}
     if optimizer == "auto":
         config |= {"lr": None, "batch_size": "full"}
-    return {**SUMMARY, "config": config, "optimality": {**OPTIMALITY, **optimality}}
+    return summary_of(SUMMARY.to_json(), reason=reason, config=config, optimality=optimality)
 
 
 def test_an_exact_run_is_reported_with_its_tolerance_and_why_it_was_chosen() -> None:
-    summary = a_summary("auto") | {"reason": "Newton with Cholesky, since 3 parameters are few"}
+    summary = a_summary("auto", reason="Newton with Cholesky, since 3 parameters are few")
     assert settings_in_words(summary) == (
         "Trained by auto (Newton with Cholesky, since 3 parameters are few) to a relative gap of 1e-06, 10 passes, "
         "l2 0.1, l1 0."
@@ -195,10 +151,10 @@ def test_an_exact_run_is_reported_with_its_tolerance_and_why_it_was_chosen() -> 
         (a_summary("auto", separation="no finite optimum", verdict="no finite optimum"), False),
     ],
 )
-def test_an_optimum_that_was_promised_and_not_reached_is_warned_of(summary: dict[str, Any], warned: bool) -> None:
+def test_an_optimum_that_was_promised_and_not_reached_is_warned_of(summary: Summary, warned: bool) -> None:
     words = optimality_in_words(summary)
     assert words.startswith("WARNING: not within tolerance=1e-06: ") == warned
-    assert f"{summary['optimality']['verdict']} [objective 0.375, gap <= 0.0015, " in words
+    assert f"{summary.optimality.verdict} [objective 0.375, gap <= 0.0015, " in words
 
 
 def test_an_estimate_within_the_tolerance_is_a_warning_of_its_own() -> None:

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from logreg.commands.train import main
 from logreg.errors import ConfigError
+from logreg.training.checkpoint_reading import read_checkpoint
 from logreg.training.module import LogisticModule
-from logreg.training.trained import read_checkpoint
 from whole_runs import SCRIPT, Run, data_of, newest, standing_in, train
 
 
@@ -371,6 +371,7 @@ def test_a_run_that_ends_before_its_last_epoch_is_saved_too(tmp_path: Path) -> N
     assert 1 < epochs < 100000
     assert run.checkpoint()["epoch"] == epochs - 1
     assert run.summary["optimality"]["passes"] == epochs
+    assert run.checkpoint()["optimality"] == run.summary["optimality"]
     resumed = train(tmp_path, "ckpt_path=latest", f"max_epochs={epochs + 1}", "trainer.max_time=null")
     assert list(resumed.curve("loss/train")) == [epochs + 1]
 
@@ -778,7 +779,7 @@ KILLED: dict[str, tuple[tuple[str, ...], str, int]] = {
     "before the scores": ((*SGD, "report=brief"), "logreg.run.train:score", 1),
     "while it calibrates": (
         (*SGD, "calibrate=temperature", "report=brief"),
-        "logreg.training.checkpoints:Checkpoints._amend",
+        "logreg.training.checkpoints:Checkpoints.amend",
         2,
     ),
     "in its pictures": ((*CANCER, "report=full"), "logreg.reports.drawing:_save", 3),

@@ -28,6 +28,7 @@ from logreg.commands.train import main
 from logreg.errors import DataError
 from logreg.sweeps.grid import run_in_sweep
 from logreg.sweeps.results import gather
+from summaries import PLAIN, merged
 from whole_runs import Answer, standing_in
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -417,13 +418,14 @@ def test_a_job_that_runs_alone_keeps_all_cores(door_in_here: Path) -> None:
 def a_job(folder: Path, l2: float, select: str, **val: float) -> None:
     """A job that came to an end."""
     folder.mkdir(parents=True)
-    plain = {
-        "status": "finished",
+    changes: dict[str, Any] = {
         "overrides": [f"l2={l2:g}"],
         "metrics": {"train": {"loss": 9.0, "accuracy": 0.0}, "val": val},
         "objective": {"l2": l2, "l1": 0.0},
         "config": {"select": select},
     }
+    plain = merged(PLAIN, changes)
+    plain["metrics"] = changes["metrics"]
     (folder / "summary.json").write_text(json.dumps(plain))
 
 

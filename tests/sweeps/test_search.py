@@ -55,15 +55,15 @@ def test_a_range_as_it_is_typed(text: str, expected: Range) -> None:
     assert Range.read("lr", text) == expected
 
 
-FORMS = "be written as log(1e-4,1), uniform(0,1), int(1,100) or choice(a,b,c)"
+RANGE_FORMS = "be written as log(1e-4,1), uniform(0,1), int(1,100) or choice(a,b,c)"
 
 
 @pytest.mark.parametrize(
     ("text", "rest"),
     [
-        ("0.1", f"{FORMS}, got '0.1'."),
-        ("log()", f"{FORMS}, got 'log()'."),
-        ("normal(0,1)", f"{FORMS}, got 'normal(0,1)'."),
+        ("0.1", f"{RANGE_FORMS}, got '0.1'."),
+        ("log()", f"{RANGE_FORMS}, got 'log()'."),
+        ("normal(0,1)", f"{RANGE_FORMS}, got 'normal(0,1)'."),
         ("log(1,1)", "have two numbers, the smaller one first, got 'log(1,1)'."),
         ("log(1,1e-4)", "have two numbers, the smaller one first, got 'log(1,1e-4)'."),
         ("log(0,1)", "begin above 0, since it is drawn on a log scale, got 'log(0,1)'."),
@@ -128,10 +128,10 @@ def test_a_trial_whose_process_is_gone_is_as_if_it_had_never_begun(tmp_path: Pat
     asked = search.ask(5)
     assert asked is not None
     trial, values = asked
-    assert search.free_what_was_killed() == 0  # it is ours, and we are alive
+    assert search.fail_killed_trials() == 0  # it is ours, and we are alive
     assert len(search.counted) == 1
     trial.set_user_attr("pid", gone.pid)
-    assert search.free_what_was_killed() == 1
+    assert search.fail_killed_trials() == 1
     assert search.counted == []
     again = search.ask(5)
     assert again is not None
@@ -150,9 +150,9 @@ def test_a_trial_that_is_killed_as_it_begins_does_not_count(tmp_path: Path, monk
         with pytest.raises(KeyboardInterrupt):
             search.ask(1)
     assert len(search.counted) == 1
-    assert search.free_what_was_killed() == 0
+    assert search.fail_killed_trials() == 0
     monkeypatch.setattr("logreg.sweeps.search._is_alive", lambda pid: pid != os.getpid())
-    assert search.free_what_was_killed() == 1
+    assert search.fail_killed_trials() == 1
     assert search.counted == []
     assert search.ask(1) is not None
 
@@ -192,12 +192,12 @@ def test_another_search_does_not_go_on_with_the_study(whole: Path, types: Types)
     answer = types(whole, "sweep", *typed)
     assert answer.code == 2
     assert answer.err == (
-        "`search` must go on with what iris_l2_lr began with: its search lr=log(0.001,1) l2=log(1e-06,1), "
+        "`search` must continue iris_l2_lr as it began: its search lr=log(0.001,1) l2=log(1e-06,1), "
         "got lr=log(0.01,1) l2=log(1e-06,1). Type the same again, or begin another one with study=NAME.\n"
     )
     answer = types(whole, "sweep", *IRIS, "batch_size=8")
     assert answer.code == 2
-    assert answer.err.startswith("`study` must go on with what iris_l2_lr began with: its settings dataset=iris")
+    assert answer.err.startswith("`study` must continue iris_l2_lr as it began: its settings dataset=iris")
 
 
 def test_what_falls_behind_is_broken_off(tmp_path: Path, types: Types) -> None:
@@ -396,7 +396,7 @@ def test_select_says_what_is_looked_for_and_which_way(tmp_path: Path, types: Typ
     assert f"select=accuracy l2={best['l2']}\n" in answer.out
     answer = types(tmp_path, "sweep", *typed[:-1])
     assert answer.code == 2  # another thing to look for
-    assert answer.err.startswith("`study` must go on with what digits_l2 began with: ")
+    assert answer.err.startswith("`study` must continue digits_l2 as it began: ")
 
 
 def test_what_falls_behind_is_told_by_what_is_looked_for(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from logreg.errors import ConfigError, LogregError, Terminated, did_you_mean, sh
 from logreg.invocation import as_started
 from logreg.run_folder import RUNS
 from logreg.settings import Setting
-from logreg.terminal import doing, on_one_line, screened, without_passwords
+from logreg.terminal import on_one_line, safe_terminal, show_status, without_passwords
 
 ROOT = RUNS
 """The folder of all runs, relative to the working folder."""
@@ -80,7 +80,7 @@ def run_command(
     """
     early_end = EarlyEnd() if early_end is None else early_end
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    with screened():
+    with safe_terminal():
         try:
             if {"-h", "--help"} & set(typed):
                 print(as_started(help_text().rstrip("\n")), flush=True)
@@ -125,7 +125,7 @@ def _close_stdout() -> None:
 
 def import_libraries() -> None:
     """Imports torch and Lightning, which takes seconds; a terminal shows a line meanwhile."""
-    doing("importing torch and lightning ...")
+    show_status("importing torch and lightning ...")
     from logreg.training.fast_import import import_lightning
 
     import_lightning()

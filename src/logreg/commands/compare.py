@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from logreg.commands.command_line import ROOT, import_libraries, parse_arguments, run_command
 from logreg.commands.overrides import is_override
-from logreg.commands.summary_files import read_summary, reading_summary
 from logreg.constraints import flag, one_of, optional
 from logreg.errors import ConfigError
 from logreg.files import shown
+from logreg.reports.json_fields import to_json
+from logreg.reports.summary_schema import Summary, read_summary, reading_summary
 from logreg.run_folder import find_checkpoint
 from logreg.settings import Setting, help_lines
 from logreg.terminal import terminal
@@ -87,12 +88,12 @@ def _run(arguments: list[str]) -> int:
             raise ConfigError(f"`{argument}` is no option. `--help` lists the keys.")
     if not named:
         raise ConfigError("`RUN` must be given: run folders to compare, or the folder of a sweep. See --help.")
-    runs = {folder: read_summary(folder) for name in named for folder in _runs_in(name)}
-    rows, typed_keys = [], set[str]()
+    runs = {folder: summary for name in named for folder, summary in _runs_in(name).items()}
+    rows = []
     for folder, summary in runs.items():
         with reading_summary(folder / "summary.json"):
             rows.append(_row(folder, summary))
-            typed_keys |= {override.lstrip("+").partition("=")[0] for override in summary["overrides"]}
+    typed_keys = {override.lstrip("+").partition("=")[0] for one in runs.values() for override in one.overrides}
     differing = _differing([row["settings"] for row in rows], typed_keys)
     paired = None
     if len(runs) == 2:
@@ -106,8 +107,8 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
-def _runs_in(name: str) -> list[Path]:
-    """The run folder of that name, or the run folders in it.
+def _runs_in(name: str) -> dict[Path, Summary]:
+    """The finished run in the folder of that name, or those in folders inside it.
 
     Raises:
         ConfigError: There is none.
@@ -117,31 +118,25 @@ def _runs_in(name: str) -> list[Path]:
         found = [folder]
     else:
         found = sorted({file.parent for file in folder.rglob("summary.json")}) if folder.is_dir() else []
-    finished = [each for each in found if _status(each) == "finished"]
+    read = {each: read_summary(each) for each in found}
+    finished = {each: summary for each, summary in read.items() if isinstance(summary, Summary)}
     if not finished:
         what = "holds no finished run" if folder.is_dir() else "is a file" if folder.exists() else "is missing"
         raise ConfigError(f"`{name}` must be a run folder or hold some, and {folder} {what}.")
     return finished
 
 
-def _status(folder: Path) -> str:
-    return str(read_summary(folder).get("status"))
-
-
-def _row(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    found = summary.get("evaluation") or {}
+def _row(folder: Path, summary: Summary) -> dict[str, Any]:
+    evaluation = summary.evaluation
+    measured = evaluation.metrics if evaluation else {}
     return {
         "run": shown(folder),
-        "data": f"{summary['dataset']['name']} {summary['dataset']['source']}".rstrip(),
-        "split": found.get("split"),
-        "settings": _flat(summary["config"]),
-        "metrics": {
-            name: {part: float(found["metrics"][name][part]) for part in ("value", "low", "high")}
-            for name in SCORES
-            if name in found.get("metrics", {})
-        },
-        "verdict": str(summary["optimality"]["verdict"]),
-        "seconds": float(summary["seconds"]["total"]),
+        "data": f"{summary.dataset.name} {summary.dataset.source}".rstrip(),
+        "split": evaluation.split if evaluation else None,
+        "settings": _flat(summary.config),
+        "metrics": {name: to_json(measured[name]) for name in SCORES if name in measured},
+        "verdict": summary.optimality.verdict,
+        "seconds": summary.seconds.total,
     }
 
 
@@ -169,10 +164,10 @@ def _compared(folders: Sequence[Path], split: str | None) -> tuple[str, Paired] 
     from logreg.facts import SPLITS
     from logreg.run.building import build_data
     from logreg.run.scoring import predict
-    from logreg.training.trained import Trained
+    from logreg.training.checkpoint_reading import TrainedModel
 
-    both = [Trained.load(find_checkpoint(str(folder), ROOT)) for folder in folders]
-    configs = [trained.of_its_run() for trained in both]
+    both = [TrainedModel.load(find_checkpoint(str(folder), ROOT)) for folder in folders]
+    configs = [trained.run_config() for trained in both]
     data = [build_data(config, trained.facts) for config, trained in zip(configs, both, strict=True)]
     shared = [name for name in SPLITS if all(name in each.splits for each in data)]
     if split is not None and split not in shared:

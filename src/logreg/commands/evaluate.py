@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from logreg.settings import Setting, help_lines
 from logreg.terminal import terminal
 
 if TYPE_CHECKING:
-    from logreg.training.trained import Trained
+    from logreg.reports.summary_schema import EvaluationSummary
+    from logreg.training.checkpoint_reading import TrainedModel
 
 OWN = {
     "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
@@ -84,24 +86,41 @@ def _run(arguments: list[str]) -> int:
         check_free("output", output, typed.values["overwrite"], (".json",))
     import_libraries()
 
-    from logreg.training.trained import Trained
+    from logreg.reports.json_fields import to_json
+    from logreg.training.checkpoint_reading import TrainedModel
 
-    trained = Trained.load(checkpoint)
+    trained = TrainedModel.load(checkpoint)
     found = evaluate(trained, typed)
     if output is not None:
-        plain = json.dumps(found, indent=2, ensure_ascii=False)
+        plain = json.dumps(to_json(found), indent=2, ensure_ascii=False)
         write_whole(output, lambda file: file.write((plain + "\n").encode()))
     if typed.values["json"]:
-        print(json.dumps(found))
+        print(json.dumps(to_json(found)))
     else:
         _show(found, terminal())
     return 0
 
 
-def evaluate(trained: Trained, typed: TypedArguments) -> dict[str, Any]:
-    """All scores of a model, its threshold, calibration and certificate, as plain values."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOutput:
+    """The output of the command; fields are its keys in JSON."""
+
+    checkpoint: str
+    data: str
+    rows: Mapping[str, int]
+    classes: tuple[str, ...]
+    loss: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, float]]
+    evaluation: EvaluationSummary
+    optimality: Mapping[str, Any] | None
+    notes: tuple[str, ...]
+
+
+def evaluate(trained: TrainedModel, typed: TypedArguments) -> EvaluateOutput:
+    """Scores a trained model on its own splits, or on other rows."""
     from logreg.evaluation.held_out import best_threshold
     from logreg.evaluation.held_out import evaluate as evaluate_rows
+    from logreg.reports.summary import summarize_evaluation
     from logreg.run.scoring import predict, score
 
     module, facts = trained.module, trained.facts
@@ -114,32 +133,27 @@ def evaluate(trained: Trained, typed: TypedArguments) -> dict[str, Any]:
     threshold = None
     if facts.is_binary and not others and split == "test" and "val" in data.splits:
         threshold = best_threshold(predict(module, data, "val"), ratio), "val"
-    scores = {name: score(module, data, name) for name in data.splits}
+    scores: dict[str, Mapping[str, float]] = {name: score(module, data, name) for name in data.splits}
     notes = list(data.notes)
     if not others and data.facts.fingerprint != facts.fingerprint:
         notes.append("these are not the rows that the model was trained with: the data has changed since")
-    return {
-        "checkpoint": shown(trained.file),
-        "data": data.facts.title,
-        "rows": dict(data.facts.rows),
-        "classes": list(facts.class_names),
-        "loss": dataclasses.asdict(module.objective),
-        "metrics": scores,
-        "evaluation": {
-            "split": ALL_ROWS if others and len(data.splits) == 1 else split,
-            "calibration": module.calibration.as_dict(),
-            "calibrated": module.calibration.in_words(facts.class_names),
-            **evaluate_rows(predicted, facts.class_names, facts.class_rates, threshold, ratio, config.seed).as_dict(),
-        },
-        "optimality": trained.optimality,
-        "notes": notes,
-    }
+    evaluation = evaluate_rows(predicted, facts.class_names, facts.class_rates, threshold, ratio, config.seed)
+    return EvaluateOutput(
+        checkpoint=shown(trained.file),
+        data=data.facts.title,
+        rows=data.facts.rows,
+        classes=facts.class_names,
+        loss=dataclasses.asdict(module.objective),
+        metrics=scores,
+        evaluation=summarize_evaluation(evaluation, ALL_ROWS if others and len(data.splits) == 1 else split, module),
+        optimality=trained.optimality,
+        notes=tuple(notes),
+    )
 
 
-def _show(found: Mapping[str, Any], console: Any) -> None:
+def _show(output: EvaluateOutput, console: Any) -> None:
     from logreg.reports.console import print_table
     from logreg.reports.wording import (
-        calibration_lines,
         class_table,
         evaluation_table,
         score_table,
@@ -147,19 +161,19 @@ def _show(found: Mapping[str, Any], console: Any) -> None:
         weight_lines,
     )
 
-    evaluation = found["evaluation"]
-    console.print(f"{found['checkpoint']} on {found['data']}", markup=False, highlight=False, soft_wrap=True)
-    header, scores = score_table({"metrics": found["metrics"], "dataset": {"rows": found["rows"]}})
-    if evaluation["split"] == ALL_ROWS:  # nothing was trained with them
+    evaluation = output.evaluation
+    console.print(f"{output.checkpoint} on {output.data}", markup=False, highlight=False, soft_wrap=True)
+    header, scores = score_table(output.metrics, output.rows)
+    if evaluation.split == ALL_ROWS:  # nothing was trained with them
         scores = [["all", *scores[0][1:]]]
     print_table(console, header, scores)
-    line = f"{evaluation['split']}: {evaluation['rows']:,} rows, intervals of {evaluation['confidence']:.0%}"
+    line = f"{evaluation.split}: {evaluation.rows:,} rows, intervals of {evaluation.confidence:.0%}"
     console.print(line, markup=False, highlight=False)
     print_table(console, *evaluation_table(evaluation))
     print_table(console, *class_table(evaluation))
-    lines = [] if evaluation["threshold"] is None else [threshold_in_words(evaluation["threshold"])]
-    lines += [*weight_lines(evaluation), *calibration_lines(evaluation)]
-    if found["optimality"]:
-        lines.append(f"at the end of training: {found['optimality']['verdict']}")
-    for each in [*lines, *found["notes"]]:
+    lines = [] if evaluation.threshold is None else [threshold_in_words(evaluation.threshold)]
+    lines += [*weight_lines(evaluation), *evaluation.calibrated]
+    if output.optimality:
+        lines.append(f"at the end of training: {output.optimality['verdict']}")
+    for each in [*lines, *output.notes]:
         console.print(each, markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from logreg.commands.command_line import ROOT, TypedArguments, import_libraries, parse_arguments, run_command
 from logreg.commands.rows_for_model import data_of
-from logreg.commands.summary_files import read_summary, reading_summary
 from logreg.constraints import flag, one_of, optional, text
 from logreg.errors import ConfigError, LogregError
 from logreg.files import check_free, shown, unfinished, write_whole
@@ -19,7 +18,7 @@ from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
     from logreg.export.linear import Linear, Sample
-    from logreg.training.trained import Trained
+    from logreg.training.checkpoint_reading import TrainedModel
 
 OWN = {
     "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
@@ -89,10 +88,11 @@ def _run(arguments: list[str]) -> int:
     checkpoint = find_checkpoint(typed.values["ckpt_path"], ROOT)
     run = run_folder_of(checkpoint)
     import_libraries()
-    from logreg.export.formats import FORMATS, check_installed, what_to_pass
+    from logreg.export.formats import FORMATS, check_installed, describe_inputs
     from logreg.export.linear import Linear
     from logreg.reports.model_card import model_card
-    from logreg.training.trained import Trained
+    from logreg.reports.summary_schema import Summary, read_summary, reading_summary
+    from logreg.training.checkpoint_reading import TrainedModel
 
     check_installed(name)
     suffix = FORMATS[name].suffix
@@ -100,12 +100,12 @@ def _run(arguments: list[str]) -> int:
     output = Path(typed.values["output"] or folder / f"model{suffix}")
     check_free("output", output, overwrite, (suffix,))
     summary = None if run is None or not (run / "summary.json").is_file() else read_summary(run)
-    if summary is not None and summary.get("status") != "finished":
+    if not isinstance(summary, Summary):  # of a job of a sweep that was not finished
         summary = None
     card = output.parent / CARD
     if card.exists() and not overwrite and CARD_MARK not in card.read_text(encoding="utf-8", errors="replace"):
         raise ConfigError(f"`output` must leave {card} as it is, which logreg did not write. Name another folder.")
-    trained = Trained.load(checkpoint)
+    trained = TrainedModel.load(checkpoint)
     model = Linear.of(trained.module)
     if run is not None and summary is not None:
         with reading_summary(run / "summary.json"):  # before anything is written
@@ -116,7 +116,7 @@ def _run(arguments: list[str]) -> int:
     if summary is None:
         print(f"no {CARD}: there is no summary.json beside the checkpoint", file=sys.stderr)
     else:
-        in_double, given = not model.facts.stored.is_plain, what_to_pass(name, model)
+        in_double, given = not model.facts.stored.is_plain, describe_inputs(name, model)
         page = model_card(summary, output.name, agreement, in_double, given)
         write_whole(card, lambda file: file.write(page.encode()))
         print(on_one_line(shown(card)))
@@ -152,7 +152,7 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
     return difference
 
 
-def _held_out(trained: Trained, typed: TypedArguments) -> Sample:
+def _held_out(trained: TrainedModel, typed: TypedArguments) -> Sample:
     """Rows of the last split: their features and, of a table, their columns as they are in the file."""
     from logreg.export.linear import Sample
 

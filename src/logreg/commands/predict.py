@@ -21,7 +21,7 @@ from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
     from logreg.data.new_rows import NewRowsReader, Rows
-    from logreg.training.trained import Predictor, Trained
+    from logreg.training.checkpoint_reading import Predictor, TrainedModel
 
 SEPARATOR = optional(character(escaped_tab=True))
 """Separator of the values of a line; a tab may be typed as a backslash and a t."""
@@ -91,10 +91,10 @@ def _run(arguments: list[str]) -> int:
     import_libraries()
     from logreg.data.new_rows import NewRowsReader
     from logreg.run.building import check_hardware, device_of
+    from logreg.training.checkpoint_reading import Predictor, TrainedModel
     from logreg.training.module import DTYPES
-    from logreg.training.trained import Predictor, Trained
 
-    trained = Trained.load(checkpoint)
+    trained = TrainedModel.load(checkpoint)
     check_hardware(values["accelerator"])
     if values["threshold"] is not None and not trained.facts.is_binary:
         classes = trained.facts.num_classes
@@ -145,7 +145,7 @@ def _check_combinations(typed: TypedArguments) -> None:
             )
 
 
-def _separator(trained: Trained, typed: str | None) -> str | None:
+def _separator(trained: TrainedModel, typed: str | None) -> str | None:
     """The separator that was typed, or else that of the file that the model learned from."""
     if typed is None:
         own = None if trained.config is None else trained.config.dataset.get("separator")
@@ -154,7 +154,7 @@ def _separator(trained: Trained, typed: str | None) -> str | None:
     return "\t" if typed == "\\t" else typed
 
 
-def _predict(trained: Trained, predictor: Predictor, reader: NewRowsReader, typed: TypedArguments) -> None:
+def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader, typed: TypedArguments) -> None:
     from logreg.export.predictions import open_writer
 
     values, facts = typed.values, trained.facts
@@ -192,7 +192,7 @@ def predicted(predictor: Predictor, rows: Rows, threshold: float | None) -> tupl
     return probabilities.cpu().numpy(), labels.cpu().numpy()
 
 
-def _print_single(trained: Trained, predictor: Predictor, rows: Rows, threshold: float | None) -> None:
+def _print_single(trained: TrainedModel, predictor: Predictor, rows: Rows, threshold: float | None) -> None:
     probabilities, labels = predicted(predictor, rows, threshold)
     names = trained.facts.class_names
     print(on_one_line(names[int(labels[0])]))

@@ -10,12 +10,12 @@ from logreg.commands.command_line import TypedArguments
 from logreg.commands.overrides import apply_overrides
 from logreg.config import RunConfig
 from logreg.errors import ConfigError
-from logreg.terminal import doing
+from logreg.terminal import show_status
 
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
     from logreg.facts import DataFacts
-    from logreg.training.trained import Trained
+    from logreg.training.checkpoint_reading import TrainedModel
 
 FILE_KEYS = {f"dataset.{key}path" for key in ("", "train_", "val_", "test_")}
 """Keys that name files with rows."""
@@ -38,7 +38,7 @@ LOCATION_KEYS = {"dataset.root", "dataset.cache", "dataset.download"}
 """Keys that name where the rows of the run are, and no other rows."""
 
 
-def data_of(trained: Trained, typed: TypedArguments) -> tuple[RunConfig, TensorDataModule, bool]:
+def data_of(trained: TrainedModel, typed: TypedArguments) -> tuple[RunConfig, TensorDataModule, bool]:
     """The rows of the run of a trained model, or other rows that a user named.
 
     Returns:
@@ -46,13 +46,13 @@ def data_of(trained: Trained, typed: TypedArguments) -> tuple[RunConfig, TensorD
     """
     from logreg.run.building import build_data, check_hardware, device_of
 
-    config = apply_overrides(trained.of_its_run(), typed.overrides)
+    config = apply_overrides(trained.run_config(), typed.overrides)
     others = {key for key in typed.given if key.startswith("dataset.")} - LOCATION_KEYS
     if others:
         _check_others(config, others)
         config = dataclasses.replace(config, dataset=_all_rows(config.dataset, others, trained.facts))
     check_hardware(config.accelerator)
-    doing(f"reading {config.dataset['name']} ...")
+    show_status(f"reading {config.dataset['name']} ...")
     data = build_data(config, trained.facts)
     data.device = device_of(config.accelerator)
     return config, data, bool(others)

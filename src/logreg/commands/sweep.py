@@ -28,7 +28,7 @@ from logreg.constraints import flag, optional, text, whole
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.files import folder_name, shown, write_whole
 from logreg.settings import Setting, help_lines
-from logreg.sweeps.search import FORMS, Range, Search, sqlite_url
+from logreg.sweeps.search import RANGE_FORMS, Range, Search, sqlite_url
 from logreg.sweeps.search import shown as shown_value
 from logreg.terminal import on_one_line, terminal
 
@@ -65,7 +65,7 @@ REFUSED = {
 
 def help_text() -> str:
     """What ``--help`` prints."""
-    searched = Setting(None, text(), f"the values of a key of scripts/train.py: {FORMS}", shown="")
+    searched = Setting(None, text(), f"the values of a key of scripts/train.py: {RANGE_FORMS}", shown="")
     return f"""\
 Searches for the values that give the best score on val, and learns from each trial which ones to try next.
 
@@ -147,7 +147,7 @@ def parse_plan(arguments: Sequence[str]) -> Plan:
         else:
             settings.append(argument)
     if not ranges:
-        raise ConfigError(f"`search.<key>` must name what to search, such as 'search.lr=log(1e-4,1)': {FORMS}.")
+        raise ConfigError(f"`search.<key>` must name what to search, such as 'search.lr=log(1e-4,1)': {RANGE_FORMS}.")
     keys = [one.key for one in ranges]
     for key in keys:
         if keys.count(key) > 1:
@@ -210,7 +210,7 @@ def _run(arguments: list[str]) -> int:
             if is_new:
                 _remove(folder)
             raise
-        search.free_what_was_killed()
+        search.fail_killed_trials()
         before = len(search.counted)
         # A running trial keeps other processes from removing the study.
         request = search.ask(plan.values["trials"])
@@ -332,7 +332,7 @@ def _trial(
         _write_unfinished(folder, "failed", overrides, {"metrics": {}, "error": line})
         search.failed(trial, line)
         return f"{values}: failed: {line}"
-    score = float(summary["metrics"]["val"][name])
+    score = summary.metrics["val"][name]
     search.finished(trial, score, shown(folder))
     return f"{values}: {name}/val {score:.4f}"
 

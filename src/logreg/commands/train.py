@@ -44,10 +44,10 @@ from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.files import shown
 from logreg.run_folder import (
     CHECKPOINTS,
-    goes_on_in,
+    continues_in_place,
     is_unused,
     latest_run,
-    written_by_us,
+    locked_run_folder,
 )
 from logreg.terminal import terminal
 
@@ -185,7 +185,7 @@ def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     import_libraries()
     from logreg.reports.console import print_summary
     from logreg.run.train import show_facts, train
-    from logreg.training.callbacks import Ending
+    from logreg.training.callbacks import TrainingEnd
 
     if config.facts == "only":
         show_facts(config)
@@ -194,12 +194,12 @@ def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     single = HydraConfig.get().mode == RunMode.RUN
     if not single and not any(override.startswith("report=") for override in overrides):
         config = dataclasses.replace(config, report="brief")
-    ending = Ending()
-    resumes_itself = config.ckpt_path is not None and goes_on_in(Path(config.ckpt_path), folder)
+    ending = TrainingEnd()
+    resumes_itself = config.ckpt_path is not None and continues_in_place(Path(config.ckpt_path), folder)
     # In a sweep each job prints one line at its end.
     lines, is_newest = 5 if single else 0, single and not (folder.parent / "multirun.yaml").exists()
     try:
-        with written_by_us("ckpt_path" if resumes_itself else "hydra.run.dir", folder):
+        with locked_run_folder("ckpt_path" if resumes_itself else "hydra.run.dir", folder):
             summary = train(config, folder, ROOT, is_newest, overrides, started, lines, callbacks=[ending])
     except OSError as error:
         if error.errno not in UNWRITABLE_ERRNOS or ending.epochs is None:
@@ -211,15 +211,15 @@ def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: floa
         ) from error
     if single:
         print_summary(summary, terminal())
-    metrics, score = summary["metrics"], SELECT[config.select][0]
-    return float(metrics.get("val", metrics["train"])[score])
+    metrics, score = summary.metrics, SELECT[config.select][0]
+    return metrics.get("val", metrics["train"])[score]
 
 
 def _remove_if_unused(folder: Path) -> None:
     """Removes the folder of a run or a sweep that ended before it had saved anything."""
     if not folder.is_dir() or not is_unused(folder):
         return
-    with suppress(ConfigError), written_by_us("hydra.run.dir", folder):  # not that of a run which is under way
+    with suppress(ConfigError), locked_run_folder("hydra.run.dir", folder):  # not that of a run which is under way
         for path in folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

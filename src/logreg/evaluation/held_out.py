@@ -1,93 +1,49 @@
-"""What a model's probabilities are worth on rows of known class: every score with its uncertainty, and a baseline."""
+"""Scores of predicted probabilities on rows of known class, each with a confidence interval and a baseline."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from logreg.evaluation.measured import ClassScores, Measured, RowWeights, Threshold
 from logreg.evaluation.ranking import Ranked, Ranking
 from logreg.losses import decided
 
 CONFIDENCE = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
 
 Z = 1.959963984540054
-"""Standard deviations of a normal distribution on both sides of its mean that hold so much of it."""
+"""The 0.975 quantile of the standard normal distribution: half the width of a 95 % interval, in standard errors."""
 
 RESAMPLES = 1000
-"""Bootstrap samples."""
+"""Number of bootstrap samples."""
 
-UNITS = 10_000
-"""More rows than that are dealt at random to so many units, and the units drawn: as good, and quicker."""
+MAX_UNITS = 10_000
+"""Largest number of bootstrap units: above it the bootstrap resamples random bundles of rows instead of single rows,
+which gives the same intervals in less time."""
 
-SPELLED_OUT = 2 * 10**7
-"""Rows times classes at most, of a table in which rows are repeated."""
+MAX_REPEATED_CELLS = 2 * 10**7
+"""Largest number of rows times classes of a table in which each row is repeated as often as its weight counts."""
 
-DRAWN = 2 * 10**7
-"""Rows times samples at most, where each row is drawn for itself."""
+MAX_POISSON_DRAWS = 2 * 10**7
+"""Largest number of rows times bootstrap samples in the Poisson bootstrap; bounds its time and memory."""
 
-ORDERED = 10**8
-"""Rows times samples at most, where each sample must be walked through in the order of the scores."""
+MAX_RANKED_DRAWS = 10**8
+"""Largest number of rows times bootstrap samples for AUROC and average precision, which need the rows in the order
+of their scores; bounds their time."""
 
 BINS = 15
-"""Of equal width, for the expected calibration error."""
+"""Number of bins of equal width, for the expected calibration error."""
 
-TOP = 5
-"""Classes among which the right one is looked for, where there are more than that."""
+TOP_K = 5
+"""k of the top-k accuracy, which is computed where there are more than k classes."""
 
-TINY = torch.finfo(torch.float64).tiny
-"""Least probability that a logarithm is taken of."""
-
-
-class Measured(NamedTuple):
-    """A score with the interval that holds its true value in 95 of 100 such samples of rows."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class ClassScores:
-    """How one class fares against all others.
-
-    Attributes:
-        name: Of the class.
-        weight: Of its rows; their number where all weigh 1.
-        precision: Of the rows that are taken for it, the part that is of it.
-        recall: Of its rows, the part that is taken for it.
-        f1: Harmonic mean of both.
-    """
-
-    name: str
-    weight: float
-    precision: Measured
-    recall: Measured
-    f1: Measured
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """Where to say yes, for two classes.
-
-    Attributes:
-        cost_ratio: A miss costs so many false alarms.
-        value: Least probability of the positive class at which yes costs least.
-        chosen_on: The split that it was chosen on.
-        cost: Mean cost of a row, in false alarms, on the rows that were scored.
-        cost_at_half: The same with 0.5.
-    """
-
-    cost_ratio: float
-    value: float
-    chosen_on: str
-    cost: float
-    cost_at_half: float
+MIN_PROBABILITY = torch.finfo(torch.float64).tiny
+"""Lower limit of a probability before its logarithm is taken."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +55,11 @@ class Evaluation:
         metrics: By name: log_loss, accuracy, balanced_accuracy, top_5_accuracy (more than 5 classes), brier, ece
             (of the most probable class); for two classes ece_positive (of the second one), and where both are there
             auroc and average_precision.
-        baseline: The same of a model that knows nothing but how frequent each class is in train.
-        classes: One for each class.
-        confusion: Weight of the rows of class i that were taken for class j, shape (C, C).
-        threshold: Two classes only.
-        weights: What those of the rows mean: ``counts``, whether they are numbers of rows, and ``rows``, how many rows
-            of equal weight say as much; ``None`` where rows have none.
+        baseline: The same metrics of a model that predicts the class rates of train for every row.
+        classes: C of them, in the order of the classes.
+        confusion: Weight of the rows of class i that are predicted as class j, shape (C, C).
+        threshold: Of two classes; else ``None``.
+        weights: The meaning of the rows' weights; ``None`` where rows have none.
     """
 
     rows: int
@@ -113,41 +68,22 @@ class Evaluation:
     classes: tuple[ClassScores, ...]
     confusion: Tensor
     threshold: Threshold | None
-    weights: dict[str, Any] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "rows": self.rows,
-            "confidence": CONFIDENCE,
-            "metrics": {name: measured._asdict() for name, measured in self.metrics.items()},
-            "baseline": dict(self.baseline),
-            "classes": [
-                {
-                    "class": one.name,
-                    "weight": one.weight,
-                    **{name: getattr(one, name)._asdict() for name in ("precision", "recall", "f1")},
-                }
-                for one in self.classes
-            ],
-            "confusion": self.confusion.tolist(),
-            "weights": self.weights,
-            "threshold": None if self.threshold is None else dict(vars(self.threshold)),
-        }
+    weights: RowWeights | None = None
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """Rows of known class and what a model says of them.
+    """Rows of known class and the probabilities that a model predicts for them.
 
     Attributes:
         probabilities: Shape (N, C), float64, on the CPU; rows sum to 1.
         labels: Shape (N,), int64, in [0, C).
         sample_weight: Shape (N,), float64, >= 0; ``None`` weighs all rows 1.
-        groups: Shape (N,), int64: rows of one group are drawn together; ``None``: each for itself.
-        counts: Whether these weights are numbers of rows: one of weight 2 is two rows that are alike.  Else they say
-            how much of the population a row stands for, and a row is one row whatever its weight.
-        log_odds: Of two classes, what rows are ranked by, shape (N,); made of the probabilities when ``None``.
+        groups: Shape (N,), int64: the bootstrap draws the rows of one group together; ``None``: each row alone.
+        counts: Whether the weights are numbers of rows: a row of weight 2 is two equal rows.  Else the weights are
+            sampling weights, and a row is one row whatever its weight.
+        log_odds: Of two classes, the score that rows are ranked by, shape (N,); ``None``: computed from the
+            probabilities.
     """
 
     probabilities: Tensor
@@ -159,17 +95,18 @@ class Predicted:
 
     @property
     def weight(self) -> Tensor:
-        """Of each row, shape (N,), float64."""
+        """The weight of each row, shape (N,), float64."""
         if self.sample_weight is None:
             return torch.ones(len(self.labels), dtype=torch.float64)
         return self.sample_weight
 
-    def spelled_out(self) -> Predicted:
-        """The same rows without weights, where these are counts: each row as often as it counts.
+    def repeated(self) -> Predicted:
+        """The same rows with each row repeated as often as its weight counts, and without weights.
 
-        Where they would be too many, the weights stay.
+        The rows stay as they are where weights are no counts, or where the repeated rows would be more than
+        ``MAX_REPEATED_CELLS`` allows.
         """
-        if not self.counts or float(self.weight.sum()) * self.probabilities.shape[1] > SPELLED_OUT:
+        if not self.counts or float(self.weight.sum()) * self.probabilities.shape[1] > MAX_REPEATED_CELLS:
             return self
         times = self.weight.long()
         return Predicted(
@@ -181,21 +118,21 @@ class Predicted:
 
     @property
     def decided(self) -> Tensor:
-        """The class that each row is taken for, shape (N,)."""
+        """The predicted class of each row, shape (N,)."""
         return decided(self.probabilities)
 
     @property
     def scores(self) -> Tensor:
-        """What rows of two classes are ranked by, shape (N,)."""
+        """The score that rows of two classes are ranked by, shape (N,)."""
         if self.log_odds is not None:
             return self.log_odds
-        return self.probabilities.clamp(min=TINY).log().diff(dim=1)[:, 0]
+        return self.probabilities.clamp(min=MIN_PROBABILITY).log().diff(dim=1)[:, 0]
 
     @property
     def losses(self) -> Tensor:
         """-log of the probability of the right class, in nats, shape (N,)."""
         right = self.probabilities.gather(1, self.labels.unsqueeze(1)).squeeze(1)
-        return -right.clamp(min=TINY).log()
+        return -right.clamp(min=MIN_PROBABILITY).log()
 
 
 def evaluate(
@@ -209,31 +146,31 @@ def evaluate(
     """Scores a split.
 
     Args:
-        predicted: Its rows; at least one of them weighs something.
+        predicted: Its rows; at least one has a weight above 0.
         class_names: C of them; of two the second is the positive one.
-        base_rates: Part of each class in train, shape (C,).
-        threshold: As `best_threshold` has it, and the split that it is from; ``None`` to choose it here.
-        cost_ratio: A miss costs so many false alarms.
+        base_rates: Fraction of each class in train, shape (C,).
+        threshold: The result of `best_threshold` and the split that it was chosen on; ``None`` to choose it here.
+        cost_ratio: Cost of a missed positive row, in false alarms.
         seed: Of the bootstrap.
 
     Returns:
-        Intervals are percentiles of ``RESAMPLES`` bootstrap samples; that of the accuracy is Wilson's, and those of
-        the calibration errors, which resampling only makes larger, are reflected at their values.
+        Intervals are percentiles of ``RESAMPLES`` bootstrap samples.  The accuracy has Wilson's interval.  Resampling
+        biases the calibration errors upwards, so their intervals are reflected at their values (basic bootstrap).
 
-        Weights that are counts of rows give the intervals of the table in which rows are repeated.  Other weights are
-        sampling weights: the bootstrap draws rows and keeps the weight of each, and Wilson's interval is that of as
-        many equal rows as would be as sure (Kish's effective sample size).
+        Weights that are counts give the intervals of the table in which rows are repeated.  Other weights are sampling
+        weights: the bootstrap draws rows with their weights, and Wilson's interval is computed for Kish's effective
+        sample size.
 
     References:
         Kish (1965), Survey Sampling.
     """
     rows, of_weights = len(predicted.labels), _weights(predicted)
-    predicted = predicted.spelled_out()
+    predicted = predicted.repeated()
     sums = _Sums(predicted, len(class_names))
     drawn = draws(predicted, sums.units, seed)
     value, sampled = sums.scores(torch.ones(1, sums.units, dtype=torch.float64)), sums.scores(drawn)
     metrics = {name: interval(float(value[name][0]), sampled[name]) for name in value if name in NAMES}
-    metrics["accuracy"] = wilson(metrics["accuracy"].value, rows_worth(predicted.weight, predicted.counts))
+    metrics["accuracy"] = wilson(metrics["accuracy"].value, effective_rows(predicted.weight, predicted.counts))
     for name in ("ece", "ece_positive"):
         if name in metrics:
             value_of, low, high = metrics[name]
@@ -264,7 +201,7 @@ NAMES = (
     "log_loss",
     "accuracy",
     "balanced_accuracy",
-    f"top_{TOP}_accuracy",
+    f"top_{TOP_K}_accuracy",
     "auroc",
     "average_precision",
     "brier",
@@ -281,22 +218,22 @@ def are_counts(weight: Tensor) -> bool:
     return bool((weight == weight.round()).all()) and bool((weight != 1).any())
 
 
-def rows_worth(weight: Tensor, counts: bool) -> float:
-    """How many rows of equal weight say as much as these: of counts the sum, else Kish's effective sample size."""
+def effective_rows(weight: Tensor, counts: bool) -> float:
+    """The effective number of rows: the sum of weights that are counts, else Kish's effective sample size."""
     total = float(weight.sum())
     return total if counts or not total else total**2 / float(weight.square().sum())
 
 
-def _weights(predicted: Predicted) -> dict[str, Any] | None:
+def _weights(predicted: Predicted) -> RowWeights | None:
     if predicted.sample_weight is None:
         return None
-    return {"counts": predicted.counts, "rows": rows_worth(predicted.weight, predicted.counts)}
+    return RowWeights(predicted.counts, effective_rows(predicted.weight, predicted.counts))
 
 
 def wilson(accuracy: float, rows: float) -> Measured:
-    """The accuracy of so many rows with its interval.
+    """The accuracy on a number of rows, with Wilson's score interval.
 
-    Source:
+    References:
         Wilson (1927), Probable inference, the law of succession, and statistical inference.
     """
     if not rows:
@@ -308,15 +245,15 @@ def wilson(accuracy: float, rows: float) -> Measured:
 
 
 def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
-    """The least probability of the positive class at which saying yes costs least on these rows.
+    """The threshold of the positive class's probability that has the lowest cost on these rows.
 
     Args:
         predicted: Of two classes.
-        cost_ratio: A miss costs so many false alarms.
+        cost_ratio: Cost of a missed positive row, in false alarms.
 
     Returns:
-        In [0, 1], halfway between two probabilities that occur; of equal ones that nearest to where it
-        would be if the probabilities were true, 1 / (1 + cost_ratio).
+        In [0, 1], halfway between two probabilities that occur.  Of several thresholds with the lowest cost, the
+        nearest to 1 / (1 + cost_ratio), which is the best threshold of calibrated probabilities.
     """
     positive, order = predicted.probabilities[:, 1].sort()
     labels, weight = predicted.labels[order], predicted.weight[order]
@@ -325,10 +262,10 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
         [torch.zeros(1, dtype=torch.float64), (weight * (labels == 0)).cumsum(0)]
     )
     edges = torch.cat([torch.zeros(1, dtype=torch.float64), positive, torch.ones(1, dtype=torch.float64)])
-    places = (edges[:-1] + edges[1:]) / 2  # below place i lie i rows
+    places = (edges[:-1] + edges[1:]) / 2  # i rows lie below threshold i
     cost = torch.where(edges[:-1] < edges[1:], cost_ratio * misses + alarms, math.inf)
     ideal = 1 / (1 + cost_ratio)
-    # Between the neighbors of a place everything costs the same: as near to the ideal as that allows.
+    # The cost is constant between two neighboring probabilities: take the point nearest to the ideal.
     inside = torch.minimum(torch.maximum(torch.tensor(ideal, dtype=torch.float64), edges[:-1]), edges[1:])
     places = torch.where((inside > edges[:-1]) & (inside < edges[1:]), inside, places)
     least = cost <= cost.min() * (1 + 1e-12)
@@ -336,7 +273,7 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
 
 
 class _Sums:
-    """What a split's scores are made of, added up within the units that the bootstrap draws."""
+    """The sums that the scores of a split are computed from, one for each unit that the bootstrap draws."""
 
     def __init__(self, predicted: Predicted, classes: int) -> None:
         n, weight = len(predicted.labels), predicted.weight
@@ -348,15 +285,15 @@ class _Sums:
         right = probabilities.gather(1, predicted.labels.unsqueeze(1)).squeeze(1)
         brier = probabilities.square().sum(1) - 2 * right + 1
         if classes == 2:
-            brier = brier / 2  # of two classes by habit that of the positive one alone
+            brier = brier / 2  # by convention, the score of two classes is that of the positive one alone
         rows = [torch.ones_like(weight), predicted.losses, hit, brier]
-        if classes > TOP:
-            # a class is among the first few if few are more probable; ties go to the first, as in the decision
+        if classes > TOP_K:
+            # the rank of the true class; ties go to the first class, as in the decision
             ahead = (probabilities > right.unsqueeze(1)).sum(1)
             ahead += ((probabilities == right.unsqueeze(1)) & (torch.arange(classes) < predicted.labels[:, None])).sum(
                 1
             )
-            rows.append((ahead < TOP).double())
+            rows.append((ahead < TOP_K).double())
         self.means = self._added(torch.stack(rows, 1) * weight[:, None])
         column = torch.arange(n)
 
@@ -398,36 +335,36 @@ class _Sums:
         }
         if self.classes == 2:
             scores["ece_positive"] = (counts @ self.off_positive).abs().sum(1) / total[:, 0]
-        if self.classes > TOP:
-            scores[f"top_{TOP}_accuracy"] = means[:, 4] / total[:, 0]
+        if self.classes > TOP_K:
+            scores[f"top_{TOP_K}_accuracy"] = means[:, 4] / total[:, 0]
         return scores
 
 
 def units_of(predicted: Predicted) -> tuple[int, Tensor]:
-    """What the bootstrap draws: groups where rows have some, else rows, or random bundles of them where they are many.
+    """The units that the bootstrap draws: groups, or rows, or random bundles of rows where there are many.
 
     Returns:
-        How many; and that of each row, shape (N,).
+        The number of units; the unit of each row, shape (N,).
     """
     n = len(predicted.labels)
     if predicted.groups is not None:
         unit = predicted.groups.unique(return_inverse=True)[1]
-    elif n > UNITS and not predicted.counts:
-        unit = torch.randperm(n, generator=torch.Generator().manual_seed(0)) % UNITS
+    elif n > MAX_UNITS and not predicted.counts:
+        unit = torch.randperm(n, generator=torch.Generator().manual_seed(0)) % MAX_UNITS
     else:
         unit = torch.arange(n)
     return int(unit.max()) + 1, unit
 
 
 def draws(predicted: Predicted, units: int, seed: int) -> Tensor:
-    """How often each unit of `units_of` is in each sample, shape (B, units), float64; B is ``RESAMPLES`` or fewer.
+    """Multiplicity of each unit of `units_of` in each sample, shape (B, units), float64; B is at most ``RESAMPLES``.
 
-    Of counts that were too many to be spelled out each row is drawn a Poisson number of times, of which its count is
-    the mean: as if each of the rows that it stands for were drawn for itself (Poisson bootstrap).
+    Rows whose counts were too large to be spelled out are drawn a Poisson number of times, with the count as its mean
+    (Poisson bootstrap).
     """
     generator = torch.Generator().manual_seed(seed)
     if predicted.counts and predicted.groups is None:
-        samples, weight = max(100, min(RESAMPLES, DRAWN // units)), predicted.weight
+        samples, weight = max(100, min(RESAMPLES, MAX_POISSON_DRAWS // units)), predicted.weight
         return torch.poisson(weight.expand(samples, -1), generator) / weight.clamp(min=1)
     drawn = torch.randint(units, (RESAMPLES, units), generator=generator)
     drawn += units * torch.arange(RESAMPLES).unsqueeze(1)
@@ -435,7 +372,7 @@ def draws(predicted: Predicted, units: int, seed: int) -> Tensor:
 
 
 def interval(value: float, sampled: Tensor) -> Measured:
-    """Percentiles of what the samples gave, those left out that gave nothing."""
+    """A score with percentiles of its bootstrap samples; samples without a value are left out."""
     there = sampled[~sampled.isnan()]
     if not len(there):
         return Measured(value, math.nan, math.nan)
@@ -445,26 +382,26 @@ def interval(value: float, sampled: Tensor) -> Measured:
 
 
 def _ranked(predicted: Predicted, sums: _Sums, drawn: Tensor) -> dict[str, Measured]:
-    """The scores that only the order of the rows decides, where both classes are there."""
+    """AUROC and average precision; empty where a class is missing."""
     weight, n = predicted.weight, len(predicted.labels)
     there = predicted.labels[weight > 0]
     if not 0 < int(there.sum()) < len(there):
         return {}
     ranking = Ranking.of(predicted.scores)
-    samples = max(100, min(RESAMPLES, ORDERED // n))
+    samples = max(100, min(RESAMPLES, MAX_RANKED_DRAWS // n))
     unit, is_positive = sums.unit[ranking.order], predicted.labels[ranking.order] == 1
     of_row, ones = weight[ranking.order], torch.ones(1, sums.units, dtype=torch.float64)
     found = [
         ranking.scored(is_positive, counts[:, unit] * of_row)
         for counts in (ones, *drawn[:samples].split(max(1, 2**22 // n)))
     ]
-    # the first sample is the rows themselves
+    # the first column is the rows themselves, the others are bootstrap samples
     both = Ranked(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     return {name: interval(float(each[0]), each[1:]) for name, each in both._asdict().items()}
 
 
 def _baseline(predicted: Predicted, rates: Tensor) -> dict[str, float]:
-    """The scores of one who gives every row the rates of train."""
+    """The scores of a model that predicts the class rates of train for every row."""
     same = Predicted(rates.expand(len(predicted.labels), -1), predicted.labels, predicted.sample_weight)
     sums = _Sums(same, len(rates))
     scores = sums.scores(torch.ones(1, sums.units, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Two models on the same rows: is one better, or is it noise?"""
+"""Paired comparison of two models on the same rows: whether one is significantly better."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import Any
 
 import torch
 
-from logreg.evaluation.held_out import CONFIDENCE, Measured, Predicted, draws, interval, units_of
+from logreg.evaluation.held_out import CONFIDENCE, Predicted, draws, interval, units_of
+from logreg.evaluation.measured import Measured
 
 ALPHA = 1 - CONFIDENCE
-"""Chance of calling a difference real that is none."""
+"""Significance level: probability of calling a difference significant where there is none."""
 
-EXACT_UP_TO = 1000
-"""Rows on which only one is right, up to which McNemar's test is the exact one."""
+MAX_EXACT_DISCORDANT = 1000
+"""Largest number of discordant rows, on which only one model is right, for the exact form of McNemar's test."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What a paired comparison found; differences are B minus A.
+    """The result of a paired comparison; differences are B minus A.
 
     Attributes:
-        rows: That both were asked about.
+        rows: Number of rows that both predicted.
         log_loss: Difference of the log-loss, with a bootstrap interval: below 0 B is better.
-        accuracy: Difference of the accuracy, likewise: above 0 B is better.
-        only_a, only_b: Rows on which only one of them is right.
-        p_value: Of McNemar's test that both are right equally often; ``None`` where rows have weights.
+        accuracy: Difference of the accuracy, with a bootstrap interval: above 0 B is better.
+        only_a, only_b: Number of rows on which only A, or only B, is right.
+        p_value: Of McNemar's test of equal accuracies; ``None`` where rows have weights.
     """
 
     rows: int
@@ -38,7 +39,7 @@ class Paired:
 
     @property
     def verdict(self) -> str:
-        """The answer in a sentence."""
+        """The result in a sentence."""
         by_loss, by_accuracy = ("B" if self.log_loss.value < 0 else "A"), ("B" if self.accuracy.value > 0 else "A")
         loss_differs = self.log_loss.high < 0 or self.log_loss.low > 0
         if self.p_value is None:
@@ -46,17 +47,17 @@ class Paired:
         else:
             accuracy_differs = self.p_value < ALPHA
         if not loss_differs and not accuracy_differs:
-            return f"no difference that {self.rows:,} rows could tell from noise"
+            return f"no significant difference on {self.rows:,} rows"
         if by_loss != by_accuracy and self.accuracy.value and self.log_loss.value:
             of_both = loss_differs and accuracy_differs
             sure = (
-                "both differences are" if of_both else f"only that of {'log-loss' if loss_differs else 'accuracy'} is"
+                "both differences are" if of_both else f"only that in {'log-loss' if loss_differs else 'accuracy'} is"
             )
-            return f"{by_loss} by log-loss, {by_accuracy} by accuracy; {sure} more than noise"
+            return f"{by_loss} by log-loss, {by_accuracy} by accuracy; {sure} significant"
         better, worse = ("B", "A") if (by_loss if loss_differs else by_accuracy) == "B" else ("A", "B")
         if loss_differs:
-            return f"{better} is better than {worse}: the interval of the difference of log-loss leaves 0 out"
-        return f"{better} is right more often than {worse}, though its log-loss may be no lower"
+            return f"{better} is better than {worse}: the interval of the difference in log-loss excludes 0"
+        return f"{better} is more accurate than {worse}, though its log-loss may be no lower"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -72,16 +73,16 @@ def compare(a: Predicted, b: Predicted, seed: int = 0) -> Paired:
     """Compares two models on the same rows.
 
     Args:
-        a: What one says of them.
-        b: What the other says of the same ones, in the same order.
+        a: Predictions of the first model.
+        b: Predictions of the second model, for the same rows in the same order.
         seed: Of the bootstrap.
 
-    Source:
+    References:
         McNemar (1947), Note on the sampling error of the difference between correlated proportions or percentages.
     """
     assert torch.equal(a.labels, b.labels)
     rows = len(a.labels)
-    a, b = a.spelled_out(), b.spelled_out()
+    a, b = a.repeated(), b.repeated()
     weight = a.weight
     right_a, right_b = a.decided == a.labels, b.decided == b.labels
     units, unit = units_of(a)
@@ -98,7 +99,11 @@ def compare(a: Predicted, b: Predicted, seed: int = 0) -> Paired:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Chance of so uneven a count where each row is as likely to be on one side as on the other; two-sided.
+    """Two-sided p-value of McNemar's test: each discordant row is as likely to favor A as B.
+
+    Args:
+        only_a: Number of rows on which only A is right.
+        only_b: Number of rows on which only B is right.
 
     Example:
         >>> mcnemar(0, 0), mcnemar(5, 5)
@@ -107,7 +112,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
         0.001953125
     """
     n, fewer = only_a + only_b, min(only_a, only_b)
-    if n > EXACT_UP_TO:
+    if n > MAX_EXACT_DISCORDANT:
         # chi-squared with one degree of freedom, with Edwards' correction
         statistic = (abs(only_a - only_b) - 1) ** 2 / n
         return float(torch.erfc(torch.tensor((statistic / 2) ** 0.5, dtype=torch.float64)))

@@ -1,4 +1,4 @@
-"""What only the order of scores decides: AUROC and average precision of two classes, exact with ties."""
+"""Metrics of a ranking of rows: AUROC and average precision of two classes, exact with ties."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SAME = 1e-12
-"""Scores that differ by less than this part of the largest are the same.
+TIE_RTOL = 1e-12
+"""Scores that differ by less than this fraction of the largest one are ties.
 
-A matrix product may give equal rows logits that differ in their last bits (1e-16 of the largest term), by the place of
-the row in its block and by the kernel of the processor.  Equal inputs must be tied all the same.  Scores of different
-rows are that near to each other only by chance, and then it moves the AUROC by less than its own rounding.
+A matrix product may give equal rows logits that differ in their last bits (1e-16 of the largest term), depending on
+the position of the row in its block and on the processor's kernel.  Equal inputs must be tied all the same.  Scores of
+different rows are this close only by chance, and a tie then changes the AUROC by less than its rounding error.
 """
 
 
 class Ranked(NamedTuple):
-    """Scores of samples of the rows: (B,) each."""
+    """The two metrics of B weighted samples of the rows, shape (B,) each."""
 
     auroc: Tensor
     average_precision: Tensor
 
 
 class Ranking(NamedTuple):
-    """Rows in the order of their scores, highest first."""
+    """Rows sorted by their scores, highest first."""
 
     order: Tensor
-    """Their places, shape (N,)."""
+    """Positions of the rows, shape (N,)."""
     last: Tensor
-    """Where in that order a group of tied rows ends, shape (G,)."""
+    """Position in ``order`` of the last row of each group of ties, shape (G,)."""
 
     @classmethod
     def of(cls, scores: Tensor) -> Ranking:
-        """By scores (N,), floating; what is not a number stands with 0."""
+        """Sorts by scores (N,), floating; nan counts as 0."""
         values, order = scores.double().nan_to_num(0.0, torch.inf, -torch.inf).sort(descending=True, stable=True)
         largest = values[values.isfinite()].abs().max() if bool(values.isfinite().any()) else values.new_zeros(())
         ends = torch.ones(len(values), dtype=torch.bool, device=values.device)
-        ends[:-1] = values[:-1] - values[1:] > SAME * largest  # of equal infinities it is nan, which is not greater
+        ends[:-1] = values[:-1] - values[1:] > TIE_RTOL * largest  # nan, of equal infinities, is not greater
         return cls(order, ends.nonzero()[:, 0])
 
     def scored(self, positive: Tensor, weights: Tensor) -> Ranked:
-        """The scores of samples; nan where a class is missing.
+        """The metrics of weighted samples of the rows; nan where a class is missing.
 
         Args:
-            positive: Which rows are of the positive class in this order, shape (N,), boolean.
-            weights: Of the rows in this order, shape (B, N), float64, >= 0.
+            positive: Whether each row, in sorted order, is of the positive class, shape (N,), boolean.
+            weights: Weight of each row, in sorted order, in each sample, shape (B, N), float64, >= 0.
 
         References:
             Fawcett (2006), An introduction to ROC analysis, Pattern Recognition Letters 27: tied rows are one step of
@@ -62,12 +62,12 @@ class Ranking(NamedTuple):
 
 
 def log_odds(logits: Tensor) -> Tensor:
-    """Logits of two classes, (N, 1) or (N, 2) -> what the rows are ranked by, (N,)."""
+    """Logits of two classes, (N, 1) or (N, 2) -> log-odds of the second class, (N,)."""
     return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
 
 
 def area_under_roc(scores: Tensor, labels: Tensor, weights: Tensor | None = None) -> float:
-    """Probability that a row of class 1 ranks above one of class 0, where a tie counts half; both are there.
+    """Probability that a row of class 1 ranks above one of class 0, where a tie counts half; both classes must occur.
 
     Args:
         scores: Shape (N,).

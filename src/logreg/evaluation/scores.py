@@ -1,4 +1,4 @@
-"""What a split's rows score, over all rows at once and never averaged over batches."""
+"""Loss, accuracy and AUROC of a split, over all rows at once and never averaged over batches."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class SplitScorer:
     """Gathers blocks of one split, then scores the split.
 
     The metrics: ``loss`` is the data term under the objective's reduction; ``accuracy`` the
-    fraction of rows that are taken for their class (`losses.decided`); ``auroc`` (binary only, when asked for,
-    and when both classes are there) the probability that a row of class 1 ranks above one of class 0.
-    A row of weight 2 counts as two rows in each of them; class weights count in the loss alone.
+    fraction of rows whose predicted class is right (`losses.decided`); ``auroc`` (binary only, when asked for,
+    and when both classes occur) the probability that a row of class 1 ranks above one of class 0.
+    A row of weight 2 counts as two rows in each metric; class weights are part of the loss alone.
     """
 
     def __init__(self, objective: Objective, auroc: bool, class_weight: Sequence[float] = ()) -> None:
@@ -32,7 +32,7 @@ class SplitScorer:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets all rows.  Sets: everything."""
+        """Forgets all rows."""
         self.rows = 0
         self._losses: list[Tensor] = []
         self._hits: list[Tensor] = []
@@ -54,10 +54,10 @@ class SplitScorer:
         Args:
             logits: Shape (N, K).
             labels: Shape (N,), int64, in [0, C).
-            targets: Shape (N, K), if they are made already.
+            targets: Shape (N, K); computed from the labels when ``None``.
             sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
-            log_weight: Class weights that are taken out of the probabilities, and so of the decisions, of a calibrated
-                model (`Loss.class_probabilities`).
+            log_weight: Logarithms of class weights that a calibration removes from the probabilities, and so from the
+                decisions (`Loss.class_probabilities`).
         """
         labels = labels.to(logits.device)
         sample_weight = None if sample_weight is None else sample_weight.to(logits.device)
@@ -65,7 +65,7 @@ class SplitScorer:
             targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
         predicted = decided(self.objective.row_loss.class_probabilities(logits, log_weight=log_weight))
         self.rows += len(labels)
-        # Kept on their device and added up at the end: one wait for the accelerator, not one per block.
+        # Sums stay on their device until the end: one synchronization with the accelerator, not one per block.
         losses, hits = self.objective.row_loss.value(logits, targets), predicted == labels
         weights = row_weights(Batch(logits, labels, sample_weight), tuple(self.class_weight), losses.dtype)
         self._losses.append(losses.sum() if weights is None else losses @ weights)
@@ -75,14 +75,14 @@ class SplitScorer:
         if sample_weight is not None:
             self._weights.append(sample_weight)
         if self.auroc and logits.shape[1] <= 2:
-            # By the logits: all probabilities of logits above 37 are 1, and sigmoids of equal logits may differ.
+            # Ranked by logits: probabilities of logits above 37 are all 1, and sigmoids of equal logits may differ.
             self._scores.append(log_odds(logits.detach()).cpu())
             self._labels.append(labels.cpu())
 
     def compute(self) -> Scores:
-        """The metrics of all rows since the last ``clear``; then forgets them.
+        """The metrics of all rows since the last ``clear``; then forgets the rows.
 
-        A split whose rows all weigh 0 scores nan.
+        The metrics are nan where all rows weigh 0.
         """
         loss = math.fsum(torch.stack(self._losses).tolist())
         loss_weight = math.fsum(torch.stack(self._loss_weights).tolist()) if self._loss_weights else self.rows

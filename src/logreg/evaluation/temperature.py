@@ -1,4 +1,4 @@
-"""Calibration: class weights are taken out of the probabilities, then one number is fitted on rows held out."""
+"""Calibration: removes class weights from the probabilities, then fits a temperature on held-out rows."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from logreg.evaluation.held_out import Z, rows_worth
+from logreg.evaluation.held_out import Z, effective_rows
 from logreg.losses import LOSSES, decided
 
-LIMITS = (0.01, 100.0)
-"""Where the temperature is looked for; rows without an error would have it at 0, rows of chance at infinity."""
+TEMPERATURE_RANGE = (0.01, 100.0)
+"""Range in which the temperature is searched; its optimum would be 0 for rows without an error, and infinite where
+predictions are no better than chance."""
 
-AT_AN_EDGE = 1.01
-"""A temperature that is within this factor of a limit is none."""
+LIMIT_FACTOR = 1.01
+"""A temperature within this factor of a limit is rejected: its optimum lies beyond."""
 
-WIDE = 2.0
-"""Ratio of the ends of a 95 % interval of the temperature from which it says little: at either end a stated 90 % would
-be 83 % or 96 %."""
+WIDE_INTERVAL_RATIO = 2.0
+"""Ratio of the ends of the temperature's 95 % interval above which the report calls it imprecise: at the two ends, a
+probability of 90 % becomes 83 % or 96 %."""
 
-CURVED = 1e-2
+LOG_TEMPERATURE_STEP = 1e-2
 """Step in log T for the second derivative: its relative error is about its square, and rounding stays below 1e-10."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How logits become probabilities of classes; plain values, kept in the checkpoint.
+    """A map from logits to class probabilities; plain values, kept in the checkpoint.
 
     Attributes:
         temperature: Logits are divided by it; 1 where none was fitted.
-        class_weight: Weights of the classes that are taken out of the probabilities first, C of them; empty for none.
-        rows: Rows of val with some weight; 0 where nothing was to be fitted.
+        class_weight: Class weights that are removed from the probabilities first, C of them; empty for none.
+        rows: Rows of val with a weight above 0; 0 where nothing was fitted.
         low, high: 95 % interval of the temperature; ``None`` where none was fitted.
-        reason: Why none was fitted, though it was asked for; else empty.
+        reason: Why no temperature was fitted, where one was asked for; else empty.
     """
 
     temperature: float = 1.0
@@ -49,7 +50,7 @@ class Calibration:
 
     @property
     def log_weight(self) -> Tensor | None:
-        """As `Loss.class_probabilities` takes it, shape (C,), float64."""
+        """Logarithms of the class weights, shape (C,), float64; ``None`` without any."""
         return torch.tensor(self.class_weight, dtype=torch.float64).log() if self.class_weight else None
 
     def probabilities(self, logits: Tensor, loss: str) -> Tensor:
@@ -62,14 +63,14 @@ class Calibration:
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Mapping[str, Any]) -> Calibration:
-        """That of a checkpoint; older ones have a temperature alone, or nothing."""
+        """The calibration in a checkpoint; older checkpoints have a temperature alone, or nothing."""
         plain = checkpoint.get("calibration")
         if plain is None:
             return cls(float(checkpoint.get("temperature", 1.0)))
         return cls(**dict(plain) | {"class_weight": tuple(plain["class_weight"])})
 
     def in_words(self, class_names: Sequence[str]) -> list[str]:
-        """What was done to the probabilities, and how well it is known, a sentence each."""
+        """Sentences on the calibration and its precision; none where there is none."""
         lines = []
         if self.class_weight:
             how = "log w is subtracted from the logit of a class of weight w"
@@ -77,8 +78,8 @@ class Calibration:
                 shift = math.log(self.class_weight[1] / self.class_weight[0])
                 how = f"{shift:.4g} is subtracted from the log-odds of {class_names[1]}"
             lines.append(
-                f"class weights are taken out of the probabilities again ({how}), "
-                "so that they are frequencies, and predicted labels follow them"
+                f"class weights are removed from the probabilities ({how}), "
+                "so that these estimate frequencies, and predicted labels follow them"
             )
         if self.reason:
             lines.append(f"no temperature was fitted: {self.reason}")
@@ -86,7 +87,7 @@ class Calibration:
             lines.append(
                 f"calibrated on val: temperature {self.temperature:.4g} (95 % interval {self.low:.3g} to "
                 f"{self.high:.3g}), fitted on {self.rows:,} row{'s' if self.rows != 1 else ''}"
-                + (", which is too few to say much" if self.high > WIDE * self.low else "")
+                + (", too few for a precise one" if self.high > WIDE_INTERVAL_RATIO * self.low else "")
             )
         elif self.temperature != 1:  # of an older checkpoint
             lines.append(f"calibrated on val: temperature {self.temperature:.4g}")
@@ -103,22 +104,22 @@ def fit_calibration(
     sample_weight: Tensor | None = None,
     counts: bool = False,
 ) -> Calibration:
-    """The prior correction for class weights, and then the temperature under which the rows are most probable.
+    """The prior correction for class weights, then the temperature of the highest likelihood on held-out rows.
 
-    Weights of rows are not corrected for: they say how many rows, or how much of the population, a row stands for.
+    Weights of rows are part of that likelihood and are not corrected for.
 
     Args:
-        logits: Of rows that the model was not fitted to, shape (N, K).
+        logits: Of held-out rows, shape (N, K).
         labels: Shape (N,), int64, in [0, C).
-        loss: That the model was fitted with.
+        loss: The loss that the model was fitted with.
         class_names: C of them.
-        class_weight: That the model was fitted with, C weights; empty for none.
+        class_weight: The class weights that the model was fitted with, C of them; empty for none.
         sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
-        counts: Whether these weights are numbers of rows.
+        counts: Whether the weights of rows are numbers of rows.
 
     Returns:
-        A temperature within ``LIMITS``, with an interval of log T from the curvature of the rows' log-likelihood; 1
-        with the reason where there is none.
+        A temperature within ``TEMPERATURE_RANGE``, with an interval of log T from the curvature of the rows'
+        log-likelihood; or 1, with the reason, where none can be fitted.
 
     References:
         Guo, Pleiss, Sun and Weinberger (2017), On Calibration of Modern Neural Networks.
@@ -126,7 +127,7 @@ def fit_calibration(
     weight = torch.ones(len(logits), dtype=torch.float64) if sample_weight is None else sample_weight.cpu().double()
     there = weight > 0
     wide, labels, weight = logits.detach().cpu().double()[there], labels.cpu()[there], weight[there]
-    weight = weight * (rows_worth(weight, counts) / weight.sum())
+    weight = weight * (effective_rows(weight, counts) / weight.sum())
     found = Calibration(1.0, tuple(class_weight), len(wide))
 
     def cost(log_temperature: float) -> float:
@@ -139,20 +140,31 @@ def fit_calibration(
     if len(classes := labels.unique()) == 1:
         return dataclasses.replace(found, reason=f"{rows} are all of class {class_names[int(classes)]!r}")
     if bool((decided(found.probabilities(wide, loss)) == labels).all()):
-        # the colder the better, without end
-        return dataclasses.replace(found, reason=f"the model makes no mistake on {rows}, so none is too sure")
-    best = _least(cost, *map(math.log, LIMITS))
-    if not LIMITS[0] * AT_AN_EDGE < math.exp(best) < LIMITS[1] / AT_AN_EDGE:
-        beyond = f"below {LIMITS[0]:g}" if best < 0 else f"above {LIMITS[1]:g}, as if probabilities said nothing"
+        # the likelihood grows without end as the temperature falls to 0
+        return dataclasses.replace(
+            found, reason=f"the model makes no mistake on {rows}, so its probabilities are never too high"
+        )
+    best = _least(cost, *map(math.log, TEMPERATURE_RANGE))
+    if not TEMPERATURE_RANGE[0] * LIMIT_FACTOR < math.exp(best) < TEMPERATURE_RANGE[1] / LIMIT_FACTOR:
+        beyond = (
+            f"below {TEMPERATURE_RANGE[0]:g}"
+            if best < 0
+            else f"above {TEMPERATURE_RANGE[1]:g}, where probabilities carry no information"
+        )
         return dataclasses.replace(found, reason=f"the best one on {rows} is {beyond}")
-    curvature = (cost(best + CURVED) - 2 * cost(best) + cost(best - CURVED)) / CURVED**2
+    curvature = (
+        cost(best + LOG_TEMPERATURE_STEP) - 2 * cost(best) + cost(best - LOG_TEMPERATURE_STEP)
+    ) / LOG_TEMPERATURE_STEP**2
     half = Z / math.sqrt(curvature) if curvature > 0 else math.inf
-    low, high = (math.exp(min(max(best + step, math.log(LIMITS[0])), math.log(LIMITS[1]))) for step in (-half, half))
+    low, high = (
+        math.exp(min(max(best + step, math.log(TEMPERATURE_RANGE[0])), math.log(TEMPERATURE_RANGE[1])))
+        for step in (-half, half)
+    )
     return dataclasses.replace(found, temperature=math.exp(best), low=low, high=high)
 
 
 def _least(cost: Callable[[float], float], low: float, high: float, tolerance: float = 1e-9) -> float:
-    """Where a function with one valley is lowest."""
+    """The minimizer of a unimodal function."""
     from scipy.optimize import minimize_scalar
 
     found = minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": tolerance})

@@ -1,4 +1,4 @@
-"""The formats that a model is exported to, by name."""
+"""The export formats by name, and the inputs that each of them takes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from logreg.export.sklearn import read_sklearn, write_sklearn
 from logreg.export.torch_program import read_torch_export, write_torch_export
 
 AGREEMENT = 1e-6
-"""Largest difference of a probability between the model and what was read again."""
+"""Largest allowed difference between a probability of the trained model and of the exported one."""
 
 
 def check_installed(name: str) -> None:
-    """A format's packages are there.
+    """Checks that a format's packages are installed.
 
     Raises:
-        ConfigError: Names the extra to install.
+        ConfigError: One is missing; names the extra to install.
     """
     from importlib.util import find_spec
 
@@ -29,12 +29,12 @@ def check_installed(name: str) -> None:
             raise ConfigError(f"`format={name}` must have the package {package}: pip install {package}.")
 
 
-def what_to_pass(name: str, model: Linear) -> list[str]:
-    """What a program that reads a format must give to the model, a line of Markdown each.
+def describe_inputs(name: str, model: Linear) -> list[str]:
+    """The inputs of an exported model, a line of Markdown each.
 
     Args:
         name: Of the format.
-        model: That was exported.
+        model: The model.
     """
     facts, lines = model.facts, list[str]()
     if name == "sklearn":
@@ -44,8 +44,8 @@ def what_to_pass(name: str, model: Linear) -> list[str]:
     if not facts.columns or name not in ("onnx", "sklearn"):
         if facts.columns:
             lines.append(
-                "It takes features, not rows of the table: `columns` in it says of each column its levels, what fills "
-                "a gap, and whether the gap is a feature; `features` has their names in order."
+                "It takes features, not rows of the table: `columns` in it has, for each column, its levels, the value "
+                "that fills a gap, and whether a gap is a feature; `features` has the features' names in order."
             )
         return lines
     number = "float64" if model.input_dtype == torch.float64 else "float32"

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The model as every export format needs it: coefficients in float64 with the calibration folded in."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Linear:
-    """The model as it is exported.
+    """A trained model as it is exported.
 
     Attributes:
-        coef: Shape (K, D), float64, of the features as they are stored; the temperature is in it.
-        intercept: Shape (K,), float64.
-        loss: Says the link.
+        coef: Shape (K, D), float64, of stored features, divided by the temperature.
+        intercept: Shape (K,), float64, divided by the temperature.
+        loss: Name of the loss, which determines the inverse link.
         facts: Of the data.
         precision: "32" or "64": the floating type in which the model reads features.
         divisor: Of a calibrated one-vs-rest model with class weights, shape (C,): sigmoids are divided by it before
-            they are divided by their sum; ``None`` elsewhere, where the intercept has such a correction in it.
+            they are divided by their sum.  ``None`` for other models, whose intercept includes the correction.
     """
 
     coef: Tensor
@@ -44,7 +44,7 @@ class Linear:
 
     @classmethod
     def of(cls, module: LogisticModule) -> Linear:
-        """That of a trained module."""
+        """The exported form of a trained module."""
         coef, intercept = (part.detach().cpu() for part in module.model.of_stored())
         calibration, loss = module.calibration, module.objective.loss
         heat, log_weight = calibration.temperature, calibration.log_weight
@@ -57,12 +57,12 @@ class Linear:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating type of the features as they are stored."""
+        """Floating type of stored features."""
         return DTYPES[self.precision]
 
     @property
     def input_dtype(self) -> torch.dtype:
-        """Floating type in which a program takes features in source units without losing a digit of what is stored."""
+        """Floating type of a program's inputs, in source units: float64 where float32 would lose stored digits."""
         return self.dtype if self.facts.stored.is_plain else torch.float64
 
     def in_source_units(self) -> tuple[Tensor, Tensor]:
@@ -78,11 +78,11 @@ class Linear:
 
     @property
     def log_divisor(self) -> Tensor | None:
-        """As `Loss.class_probabilities` takes it, shape (C,)."""
+        """Logarithm of the divisor, shape (C,), for `Loss.class_probabilities`; ``None`` without one."""
         return None if self.divisor is None else self.divisor.log()
 
     def described(self) -> dict[str, Any]:
-        """What somebody must know to use the numbers, as plain values."""
+        """Everything that is needed to use the coefficients, as plain values."""
         links = {"cross_entropy": "softmax", "bce": "sigmoid"}
         link = links[self.loss] if len(self.coef) > 1 or self.loss == "cross_entropy" else "sigmoid"
         if self.loss == "bce" and len(self.coef) > 1:
@@ -105,7 +105,7 @@ class Linear:
 
 
 def classes_of(facts: DataFacts) -> Array:
-    """The classes as what they are in the data: numbers, booleans or text; shape (C,)."""
+    """The classes in the type that they have in the data: numbers, booleans or text; shape (C,)."""
     if facts.class_kind == "boolean":
         return np.array([name == "true" for name in facts.class_names])
     convert = {"integer": int, "float": float}.get(facts.class_kind, str)
@@ -113,17 +113,17 @@ def classes_of(facts: DataFacts) -> Array:
 
 
 def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[str, int]:
-    """What a column of text or booleans may hold, without blanks around it, and the place of the level that it is.
+    """The spellings of a column of text or booleans, without blanks around them, each with its level's position.
 
-    A gap has the place -1; what is not there is no level.  `logreg.data.encoding.encode` reads a text file so.
+    A gap has the position -1; other texts are no level.  `logreg.data.encoding.encode` reads a text file so.
 
     Args:
-        column: How it was learned.
+        column: The encoding of the column.
         facts: Of the data.
-        any_case: Whether booleans will be in small letters; else they are there in every case.
+        any_case: Whether the caller lowers booleans itself; else their spellings in every case are listed.
 
     Raises:
-        ConfigError: A level is written as a gap is.
+        ConfigError: A level has the spelling of a gap.
     """
     if column.indicator and "" in column.levels:
         raise ConfigError(
@@ -146,11 +146,11 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
 
 @dataclass(frozen=True)
 class Sample:
-    """Held-out rows to compare on.
+    """Held-out rows on which the exported model is compared with the trained one.
 
     Attributes:
         features: Shape (n, D), in source units, float64.
-        columns: The same rows as they stand in the table, arrays (n,) of numbers or text by name; none elsewhere.
+        columns: The same rows before encoding, arrays (n,) of numbers or text by column; empty without a table.
     """
 
     features: Tensor
@@ -159,13 +159,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Format:
-    """A way to write a model.
+    """A format that models are exported to.
 
     Attributes:
         suffix: Of the file.
-        packages: That it takes besides ours.
+        packages: Further packages that writing it needs.
         write: Writes a model.
-        read: Reads the file again as its user would, and gives the probabilities of a sample (n, C).
+        read: Reads the file as its user would, and returns the probabilities of a sample, shape (n, C).
     """
 
     suffix: str
@@ -175,7 +175,7 @@ class Format:
 
 
 def linked(coef: Array, intercept: Array, link: str, sample: Sample, divisor: Sequence[float] | None) -> Array:
-    """Probabilities in NumPy, by the words of `Linear.described`."""
+    """Probabilities in NumPy, computed as `Linear.described` describes."""
     logits = sample.features.double().numpy() @ coef.T + intercept
     if link == "softmax":
         powers = np.exp(logits - logits.max(1, keepdims=True))
@@ -188,10 +188,10 @@ def linked(coef: Array, intercept: Array, link: str, sample: Sample, divisor: Se
     return np.asarray(sigmoid / sigmoid.sum(1, keepdims=True))
 
 
-def of_spellings(column: Column, places: Mapping[str, int], coef: Array) -> Array:
-    """Coefficients (K, n) of features that say which of n spellings is there; ``coef`` (K, d) those of the column."""
+def spelling_coefficients(column: Column, places: Mapping[str, int], coef: Array) -> Array:
+    """Coefficients (K, n) of one-hot features of n spellings, from ``coef`` (K, d) of a column's features."""
     of_level = np.zeros((len(coef), len(column.levels))) if column.constant else coef[:, : len(column.levels)]
-    # A gap counts as the level that fills it, and as a gap.
+    # A gap has the coefficient of the level that fills it and that of its indicator.
     of_gap = of_level[:, column.levels.index(str(column.fill))] + (coef[:, -1] if column.indicator else 0)
     every: Array = np.column_stack([of_level, of_gap])[:, list(places.values())]
     return every

@@ -1,4 +1,4 @@
-"""A model as an ONNX graph that takes rows of a table as they stand in the file."""
+"""Exports a model as an ONNX graph that takes rows before encoding, as they are in the source."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from logreg.errors import ConfigError
-from logreg.export.linear import Array, Linear, Sample, classes_of, of_spellings, spellings
+from logreg.export.linear import Array, Linear, Sample, classes_of, spelling_coefficients, spellings
 
 
 def write_onnx(model: Linear, file: Path) -> None:
-    """A graph that takes rows as they are: the columns of a table by name, pictures in bytes, or a matrix.
+    """Writes a graph that takes rows before encoding: columns of a table by name, images as bytes, or a matrix.
 
     Outputs: ``label`` (N,), as the classes are in the data; ``probabilities`` (N, C), float32, in the order of the
     metadata's ``classes``.
@@ -45,7 +45,7 @@ def write_onnx(model: Linear, file: Path) -> None:
 
 
 class _Graph:
-    """An ONNX graph in the making; a method returns the name of what it made."""
+    """Builds an ONNX graph; each method returns the name of the value that it adds."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -93,16 +93,16 @@ class _Graph:
         return self.linear(stored, model.coef.numpy(), model.intercept.numpy())
 
     def stored(self, numbers: str, model: Linear, places: slice) -> str:
-        """Numbers in source units, (N, n) of double -> those of these features as the model stores them, (N, n)."""
+        """Features in source units, (N, n) of double -> stored features, (N, n)."""
         from onnx import TensorProto
 
         if model.facts.stored.is_plain:
             return numbers
         shift, unit = (self.constant(part[places].numpy()) for part in model.facts.stored)
-        near = self.node("Div", self.node("Sub", numbers, shift), unit)
-        if model.dtype == torch.float32:  # rounded as what the model learned from
-            near = self.double(self.node("Cast", near, to=TensorProto.FLOAT))
-        return near
+        scaled = self.node("Div", self.node("Sub", numbers, shift), unit)
+        if model.dtype == torch.float32:  # rounded as the features that the model was trained on
+            scaled = self.double(self.node("Cast", scaled, to=TensorProto.FLOAT))
+        return scaled
 
     def from_images(self, model: Linear) -> str:
         from onnx import TensorProto
@@ -114,7 +114,7 @@ class _Graph:
         return self.linear(features, model.coef.numpy() / (level or 255), model.intercept.numpy())
 
     def from_columns(self, model: Linear) -> str:
-        """Gaps are nan in numbers, and nothing or a word for it in text; what fills them stands in the graph."""
+        """Logits of a table's columns: gaps are nan in numbers, empty or a gap word in text; the graph fills them."""
         from onnx import TensorProto
 
         coef, parts, weights, start = model.coef.numpy(), [], [], 0
@@ -139,7 +139,7 @@ class _Graph:
             places = spellings(column, model.facts)
             known = self.node("OneHotEncoder", given, domain="ai.onnx.ml", cats_strings=list(places), zeros=1)
             parts.append(self.node("Flatten", self.double(known), axis=1))
-            weights.append(of_spellings(column, places, mine))
+            weights.append(spelling_coefficients(column, places, mine))
         features = self.node("Concat", *parts, axis=1)
         return self.linear(features, np.concatenate(weights, axis=1), model.intercept.numpy())
 
@@ -158,7 +158,7 @@ class _Graph:
                 sigmoid = self.node("Div", sigmoid, self.constant(model.divisor.numpy()))
             total = self.node("ReduceSum", sigmoid, self.constant(np.array([1])), keepdims=1)
             probabilities = self.node("Div", sigmoid, total)
-        # As `losses.decided`: ArgMax takes the first of equal ones, which is the first class at even odds.
+        # As in `losses.decided`: ArgMax takes the first of equal values, which is the first class at even odds.
         best = self.node("ArgMax", probabilities, axis=1, keepdims=0)
         names, kind = classes_of(model.facts), TensorProto.STRING
         if names.dtype.kind in "biuf":
@@ -172,7 +172,7 @@ class _Graph:
 
 
 OUTPUTS = ("label", "probabilities")
-"""Of an ONNX graph."""
+"""Names of the outputs of an ONNX graph."""
 
 
 def _float(model: Linear) -> int:
@@ -182,7 +182,7 @@ def _float(model: Linear) -> int:
 
 
 def read_onnx(file: Path, model: Linear, sample: Sample) -> Array:
-    """With onnxruntime."""
+    """Probabilities of a sample, shape (n, C), by onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

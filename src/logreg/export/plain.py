@@ -1,4 +1,4 @@
-"""A model as JSON and as safetensors."""
+"""Exports a model as JSON or safetensors: coefficients, and how to use them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from logreg.export.linear import Array, Linear, Sample, linked
 
 
 def write_json(model: Linear, file: Path) -> None:
-    """Coefficients and all that it takes to use them, as JSON."""
+    """Writes coefficients in source units and `Linear.described` as JSON."""
     coef, intercept = model.in_source_units()
     plain = {**model.described(), "coef": coef.tolist(), "intercept": intercept.tolist()}
     file.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path, model: Linear, sample: Sample) -> Array:
-    """With the standard library and NumPy."""
+    """Probabilities of a sample, shape (n, C), by the standard library and NumPy."""
     held = json.loads(file.read_text(encoding="utf-8"))
     return linked(np.array(held["coef"]), np.array(held["intercept"]), held["link"], sample, held.get("divisor"))
 
 
 def write_safetensors(model: Linear, file: Path) -> None:
-    """Tensors ``coef`` and ``intercept``, and the rest as JSON under ``logreg`` in the metadata."""
+    """Writes tensors ``coef`` and ``intercept``, and `Linear.described` as JSON under ``logreg`` in the metadata."""
     from safetensors.torch import save_file
 
     coef, intercept = model.in_source_units()
@@ -33,7 +33,7 @@ def write_safetensors(model: Linear, file: Path) -> None:
 
 
 def read_safetensors(file: Path, model: Linear, sample: Sample) -> Array:
-    """With the package safetensors and NumPy."""
+    """Probabilities of a sample, shape (n, C), by the package safetensors and NumPy."""
     from safetensors import safe_open
 
     with safe_open(file, "np") as held:

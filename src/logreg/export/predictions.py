@@ -1,4 +1,4 @@
-"""Predictions on their way into a file: text, Parquet or arrays, block by block, whole or not at all."""
+"""Writes predictions into a file (text, Parquet or arrays), block by block, whole or not at all."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ PREDICTED = "predicted"
 
 
 class Writer(Protocol):
-    """Takes predictions in the order of the rows."""
+    """Writes predictions in the order of the rows."""
 
     def write(self, kept: Mapping[str, Any], labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> None:
-        """One block: Arrow arrays by name, labels (n,) int, probabilities (n, C)."""
+        """Writes one block: Arrow arrays by name, labels (n,) int, probabilities (n, C)."""
 
     def close(self) -> None:
-        """Writes what comes at the end."""
+        """Ends the file."""
 
 
 def column_names(class_names: Sequence[str], kept: Sequence[str]) -> list[str]:
-    """What the probability of each class is called: the class's name, or ``p(name)`` where another column has it."""
+    """Names of the columns of probabilities: the class's name, or ``p(name)`` where another column has that name."""
     taken = {*kept, PREDICTED}
     return [f"p({name})" if name in taken else name for name in class_names]
 
 
 class _Tables:
-    """Kept columns, label and probabilities as an Arrow table."""
+    """Writes kept columns, label and probabilities as an Arrow table."""
 
     def __init__(self, class_names: Sequence[str], kept: Sequence[str], open_: Callable[[pa.Schema], Any]) -> None:
         import pyarrow as pa
@@ -73,7 +73,7 @@ class _Tables:
 class _Npz:
     """Arrays ``probabilities`` (N, C), ``predicted`` (N,) positions in ``classes`` (C,), and the kept columns as text.
 
-    Each array grows in a file of its own beside the output, since its length is known at the end alone.
+    Each array grows in a temporary file beside the output, since its length is known only at the end.
     """
 
     def __init__(self, class_names: Sequence[str], kept: Sequence[str], file: IO[bytes], folder: Path) -> None:
@@ -114,7 +114,7 @@ def _text(separator: str) -> Callable[[pa.Schema, IO[bytes]], Any]:
 
         import pyarrow.csv
 
-        header = io.StringIO()  # pyarrow would put all names in quotes
+        header = io.StringIO()  # pyarrow would quote all names
         csv.writer(header, delimiter=separator, lineterminator="\n").writerow(schema.names)
         file.write(header.getvalue().encode())
         options = pyarrow.csv.WriteOptions(include_header=False, delimiter=separator, quoting_style="needed")
@@ -130,20 +130,20 @@ def _parquet(schema: pa.Schema, file: IO[bytes]) -> Any:
 
 
 TABLES: dict[str, Callable[[Any, IO[bytes]], Any]] = {".csv": _text(","), ".tsv": _text("\t"), ".parquet": _parquet}
-"""What writes a table, by the suffix of the file."""
+"""Opens a writer of tables, by the suffix of the file."""
 
 SUFFIXES = (*TABLES, ".npz")
-"""Of files that predictions can be written to."""
+"""Suffixes of files that predictions can be written to."""
 
 
 @contextmanager
 def open_writer(output: str, class_names: Sequence[str], kept: Sequence[str]) -> Iterator[Writer]:
-    """A writer by the suffix of the file; what is broken off leaves nothing.
+    """A writer, by the suffix of the file; an error leaves no file.
 
     Args:
         output: The file; "-" is standard output, in CSV.
         class_names: C of them.
-        kept: Columns that shall stand before the predictions.
+        kept: Names of input columns that precede the predictions.
     """
     if output == "-":
         writer: Writer = _Tables(class_names, kept, lambda schema: TABLES[".csv"](schema, sys.stdout.buffer))

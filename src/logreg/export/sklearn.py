@@ -1,4 +1,4 @@
-"""A model as a fitted estimator of scikit-learn."""
+"""Exports a model as a fitted estimator of scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from logreg.errors import ConfigError
-from logreg.export.linear import Array, Linear, Sample, classes_of, of_spellings, spellings
+from logreg.export.linear import Array, Linear, Sample, classes_of, spelling_coefficients, spellings
 
 
 def write_sklearn(model: Linear, file: Path) -> None:
-    """A fitted estimator, by joblib: of a table's rows as they are, else of features under their names."""
+    """Writes a fitted estimator with joblib; it takes a table's rows before encoding, or else named features."""
     import joblib
 
     joblib.dump(as_sklearn(model), file)
@@ -37,7 +37,7 @@ def as_sklearn(model: Linear) -> Any:
         encoder, coef = _encoder(model, coef)
         names = ()
     classes = classes_of(facts)
-    order = np.argsort(classes)  # scikit-learn sorts its classes, ours have the order of the source
+    order = np.argsort(classes)  # scikit-learn sorts its classes; logreg keeps the order of the source
     classes = classes[order]
 
     def fitted(coef: Array, intercept: Array, classes: Array) -> Any:
@@ -73,9 +73,9 @@ def as_sklearn(model: Linear) -> Any:
 
 
 def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
-    """What makes numbers of the columns of a table, fitted, and the coefficients of these (K, n).
+    """A fitted encoder of a table's columns, and the coefficients (K, n) of its output.
 
-    Made of scikit-learn and NumPy alone, so that who has the file needs nothing of ours.
+    The encoder consists of scikit-learn and NumPy alone, so that the file can be used without logreg.
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import MissingIndicator, SimpleImputer
@@ -91,7 +91,7 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
         first, start = start, start + len(column.feature_names)
         mine = coef[:, first:start]
         if column.kind == "number":
-            # A column far from zero is stored less its offset, which single precision would round away before.
+            # A column far from zero is stored minus an offset: single precision would round its digits away before.
             is_plain = bool((stored.shift[first:start] == 0).all() and (stored.unit[first:start] == 1).all())
             number = np.float32 if is_plain and model.dtype == torch.float32 else np.float64
             steps = [] if column.constant else [SimpleImputer(strategy="constant", fill_value=number(column.fill))]
@@ -106,7 +106,7 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
             text = make_pipeline(by(np.asarray, dtype=str), by(np.char.strip), *small, by(np.asarray, dtype=object))
             levels = OneHotEncoder(categories=[np.array(list(places), dtype=object)], handle_unknown="ignore")
             branch = make_pipeline(text, levels)
-            weights.append(of_spellings(column, places, mine))
+            weights.append(spelling_coefficients(column, places, mine))
         parts.append((f"column {place}", branch, [place]))
     row = [[0.0 if column.kind == "number" else "" for column in model.facts.columns]]
     encoder = ColumnTransformer(parts, sparse_threshold=0).fit(np.array(row, dtype=object))
@@ -114,11 +114,11 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
 
 
 GAPS = ("None", "nan", "<NA>")
-"""What ``str`` makes of a gap in Python, NumPy and pandas."""
+"""The results of ``str`` for a gap in Python, NumPy and pandas."""
 
 
 def read_sklearn(file: Path, model: Linear, sample: Sample) -> Array:
-    """As whoever has scikit-learn would, and back into our order of the classes."""
+    """Probabilities of a sample, shape (n, C), by scikit-learn alone, in logreg's order of the classes."""
     import warnings
 
     import joblib
@@ -128,7 +128,7 @@ def read_sklearn(file: Path, model: Linear, sample: Sample) -> Array:
     if sample.columns:
         given = np.column_stack([values.astype(object) for values in sample.columns.values()])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an array has no names of features, and says so
+        warnings.simplefilter("ignore")  # an array has no names of features, of which scikit-learn warns
         probabilities = estimator.predict_proba(given)
     place = {one: number for number, one in enumerate(estimator.classes_.tolist())}
     return np.asarray(probabilities[:, [place[one] for one in classes_of(model.facts).tolist()]])

@@ -1,4 +1,4 @@
-"""A model as a program of torch.export."""
+"""Exports a model as a program of torch.export."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Probabilities(nn.Module):
         self.register_buffer("log_divisor", model.log_divisor)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Shape (N, D), in source units -> (N, C), float64."""
+        """Features (N, D) in source units -> probabilities (N, C), float64."""
         if not self.is_plain:
             features = ((features - self.shift) / self.unit).to(self.dtype)  # type: ignore[operator]  # buffers
         logits = torch.addmm(self.intercept, features.double(), self.coef.T)  # type: ignore[arg-type]  # buffers
@@ -36,7 +36,7 @@ class _Probabilities(nn.Module):
 
 
 def write_torch_export(model: Linear, file: Path) -> None:
-    """A program of any number of rows; classes and names lie beside it in ``logreg.json``."""
+    """Writes a program for any number of rows, with `Linear.described` inside as ``logreg.json``."""
     example = (torch.zeros(2, model.facts.num_features, dtype=model.input_dtype),)
     rows = torch.export.Dim("rows", min=1)
     program = torch.export.export(_Probabilities(model), example, dynamic_shapes={"features": {0: rows}})
@@ -45,6 +45,6 @@ def write_torch_export(model: Linear, file: Path) -> None:
 
 
 def read_torch_export(file: Path, model: Linear, sample: Sample) -> Array:
-    """With torch alone."""
+    """Probabilities of a sample, shape (n, C), by torch alone."""
     program = torch.export.load(file).module()
     return np.asarray(program(sample.features.to(model.input_dtype)).detach().numpy())

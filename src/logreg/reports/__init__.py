@@ -1,1 +1,1 @@
-"""What users see of a run: the terminal, report.md, report.html, pictures, the model card."""
+"""Reports of a run: terminal, report.md, report.html, summary.json, pictures, model card."""

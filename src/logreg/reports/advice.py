@@ -1,148 +1,146 @@
-"""What to type after a run: the one or two commands that help now."""
+"""The commands that a run suggests to type next."""
 
 from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from logreg.config import EXACT
 from logreg.errors import shell_line
 from logreg.evaluation.held_out import BINS
 from logreg.invocation import command_words
+from logreg.reports.summary_schema import Summary
 from logreg.run_folder import RUNS, is_finished, latest_run
 
-MOST = 2
-"""Commands at most, besides TensorBoard: who reads more does none."""
+MAX_COMMANDS = 2
+"""Largest number of commands, besides TensorBoard's."""
 
-OVERFITTED = 1.1
-"""How many times the loss on train that of held-out rows is, at the low end of its interval, where l2 may help."""
+OVERFITTING_RATIO = 1.1
+"""Ratio of the loss on held-out rows, at the low end of its interval, to that on train above which l2 may help."""
 
-RISEN = 1.01
-"""How many times its lowest value loss/val is when it has risen."""
+RISEN_RATIO = 1.01
+"""Ratio of the last loss/val to the lowest one above which loss/val has risen."""
 
-MISCALIBRATED = 0.05
-"""Expected calibration error from which a temperature is worth fitting, if it is more than chance."""
+MIN_CALIBRATION_ERROR = 0.05
+"""Expected calibration error above which a temperature is suggested, where the error is significant."""
 
 SHOWN_ONLY = ("report", "verbose", "facts", "expected", "ckpt_path")
-"""Keys that a run which is typed again does not need."""
+"""Keys that are left out when a run is typed again."""
 
 ROWS = ("dataset.path", "dataset.test_path", "dataset.val_path", "dataset.train_path")
-"""Keys that name a file whose rows a model can predict."""
-
-Summary = Mapping[str, Any]
-"""The content of summary.json."""
+"""Keys that name a file of rows, which the model can predict."""
 
 
 def next_commands(summary: Summary) -> list[str]:
-    """TensorBoard, and one or two commands that help now; each can be typed from where the user stands."""
+    """TensorBoard, and at most ``MAX_COMMANDS`` commands that help now; each runs in the current folder."""
     ways = (_without_leak, _penalized, _longer, _calibrated, _compared, _used, _evaluated)
-    helping = islice(filter(None, (way(summary) for way in ways)), MOST)
-    return [f"tensorboard --logdir {shlex.quote(logdir(summary['folder']))}", *helping]
+    helping = islice(filter(None, (way(summary) for way in ways)), MAX_COMMANDS)
+    return [f"tensorboard --logdir {shlex.quote(logdir(summary.folder))}", *helping]
 
 
 def logdir(folder: str) -> str:
-    """What TensorBoard shall show beside a run: all runs of the same data, or the run alone where it lies elsewhere."""
+    """The folder for TensorBoard: that of all runs on the same data, or the run's own where it lies elsewhere."""
     path = Path(folder)
     return path.parent.as_posix() if path.parts[:1] == RUNS.parts and len(path.parts) == 3 else folder
 
 
 def has_risen(summary: Summary) -> bool:
     """Whether loss/val was clearly lower before the end."""
-    best, now = summary["best"], summary["metrics"].get("val")
-    return bool(best and now) and now["loss"] > RISEN * best["loss/val"]
+    best, now = summary.best, summary.metrics.get("val")
+    return best is not None and now is not None and now["loss"] > RISEN_RATIO * best.loss_val
 
 
 def overfits(summary: Summary) -> bool:
-    """Whether loss/val rose while loss/train fell, by an optimizer that was not told to stop where val is best.
+    """Whether loss/val rose while loss/train fell, and l2 was not chosen on val.
 
-    An exact optimizer on its way to a strong penalty passes better models, which had a lower loss on train, too; and
-    where l2 was chosen on val, all other strengths did no better there.
+    An exact optimizer may pass points of lower loss/val on its way to the optimum of a strong penalty, but their
+    loss/train is lower too.  Where l2 was chosen on val, no other strength was better there.
     """
-    best = summary["best"]
-    fell = bool(best) and summary["metrics"]["train"]["loss"] < best.get("loss/train", math.inf)
-    return has_risen(summary) and fell and not summary["path"]
+    if summary.best is None:
+        return False
+    before = math.inf if summary.best.loss_train is None else summary.best.loss_train
+    return has_risen(summary) and summary.metrics["train"]["loss"] < before and not summary.path
 
 
 def _again(summary: Summary, *settings: str, without: Sequence[str] = ()) -> str:
-    """The same run with other settings."""
+    """The command of the same run with other settings."""
     left_out = {*SHOWN_ONLY, *without, *(setting.partition("=")[0] for setting in settings)}
-    kept = [line for line in summary["overrides"] if line.lstrip("+").partition("=")[0] not in left_out]
+    kept = [line for line in summary.overrides if line.lstrip("+").partition("=")[0] not in left_out]
     return shell_line([*command_words("train"), *kept, *settings])
 
 
 def _of_this(summary: Summary) -> list[str]:
-    """What names the run, where it is not the newest."""
+    """The setting that names the run, where it is not the newest."""
     newest = latest_run(RUNS)
-    is_newest = newest is not None and newest.resolve() == Path(summary["folder"]).resolve()
-    return [] if is_newest else [f"ckpt_path={summary['folder']}"]
-
-
-def _is_exact(summary: Summary) -> bool:
-    return summary["config"]["optimizer"]["name"] in EXACT
+    is_newest = newest is not None and newest.resolve() == Path(summary.folder).resolve()
+    return [] if is_newest else [f"ckpt_path={summary.folder}"]
 
 
 def _without_leak(summary: Summary) -> str:
-    """The run again without the columns that may be the target under another name."""
-    leak = shlex.split(summary["dataset"].get("leak") or "")
+    """The run without the columns that may be the target under another name."""
+    leak = shlex.split(summary.dataset.leak)
     return _again(summary, leak[0]) if len(leak) == 1 and leak[0].startswith("dataset.") else ""
 
 
 def _penalized(summary: Summary) -> str:
-    """The run again with a penalty, where it lacks one."""
-    found = summary["optimality"]
-    lacks = bool(found["separation"] or found.get("dependent")) or _overfits(summary)
-    if _is_exact(summary):
-        l2 = "l2=path" if "val" in summary["metrics"] else "l2=1e-3"
+    """The run with a penalty, where it lacks one."""
+    lacks = bool(summary.optimality.separation or summary.optimality.dependent) or _overfits(summary)
+    if summary.is_exact:
+        l2 = "l2=path" if "val" in summary.metrics else "l2=1e-3"
         return _again(summary, l2, without=["l2_path"]) if lacks else ""
-    # A first-order optimizer stops long before coefficients are large: it is val that says whether they are.
-    lacks = lacks and (has_risen(summary) or "val" not in summary["metrics"])
+    # A first-order optimizer stops long before coefficients are large: val shows whether they are.
+    lacks = lacks and (has_risen(summary) or "val" not in summary.metrics)
     return _again(summary, "l2=1e-3") if lacks else ""
 
 
 def _overfits(summary: Summary) -> bool:
-    """Whether nothing is penalized and rows that were held out have a higher loss, by more than chance."""
-    found, config = summary["evaluation"], summary["config"]
-    if config["l2"] or config["l1"] or not found or found["split"] == "train" or summary["dataset"]["class_weight"]:
+    """Whether nothing is penalized and held-out rows have a significantly higher loss."""
+    evaluation, config, metrics = summary.evaluation, summary.config, summary.metrics
+    if (
+        config["l2"]
+        or config["l1"]
+        or evaluation is None
+        or evaluation.split == "train"
+        or summary.dataset.class_weight
+    ):
         return False
-    measured, metrics = found["metrics"]["log_loss"], summary["metrics"]
-    low = metrics[found["split"]]["loss"] * measured["low"] / measured["value"] if measured["value"] else 0.0
-    return bool(low > OVERFITTED * metrics["train"]["loss"])
+    log_loss = evaluation.metrics["log_loss"]
+    low = metrics[evaluation.split]["loss"] * log_loss.low / log_loss.value if log_loss.value else 0.0
+    return low > OVERFITTING_RATIO * metrics["train"]["loss"]
 
 
 def _longer(summary: Summary) -> str:
-    """Goes on, where that brings the model nearer to its optimum."""
-    found, best, epochs = summary["optimality"], summary["best"], summary["epochs"]
-    ended = summary["config"].get("max_epochs", epochs) > epochs  # an exact optimizer that has done what it could
-    endless = found["separation"] and (_is_exact(summary) or not best)
-    if found["converged"] or endless or ended or has_risen(summary):
+    """The run for longer, where that brings the model nearer to its optimum."""
+    found, best, epochs = summary.optimality, summary.best, summary.epochs
+    ended = summary.config.get("max_epochs", epochs) > epochs  # an exact optimizer that can get no further
+    endless = found.separation and (summary.is_exact or not best)
+    if found.converged or endless or ended or has_risen(summary):
         return ""
-    if best and best["epoch"] < epochs and not _is_exact(summary):
+    if best and best.epoch < epochs and not summary.is_exact:
         return ""
     ours = _of_this(summary) or ["ckpt_path=latest"]
     return shell_line([*command_words("train"), *ours, f"max_epochs={2 * epochs}"])
 
 
 def _calibrated(summary: Summary) -> str:
-    """The run again with a temperature, where probabilities are off."""
-    found = summary["evaluation"]
-    if summary["config"].get("calibrate") != "none" or "val" not in summary["metrics"] or not found:
+    """The run with a temperature, where probabilities are miscalibrated."""
+    evaluation = summary.evaluation
+    if summary.config.get("calibrate") != "none" or "val" not in summary.metrics or not evaluation:
         return ""
-    error = found["metrics"]["ece"]
-    # What it is on average where probabilities are right: 0.8 standard deviations, of 0.5 at most a row, in each bin.
-    chance = 0.4 * (BINS / found["rows"]) ** 0.5
-    is_off = error["value"] > MISCALIBRATED and error["low"] > chance
+    error = evaluation.metrics["ece"]
+    # Mean of the error for calibrated probabilities: 0.8 standard deviations in each bin, each at most 0.5 per row.
+    chance = 0.4 * (BINS / evaluation.rows) ** 0.5
+    is_off = error.value > MIN_CALIBRATION_ERROR and error.low > chance
     return _again(summary, "calibrate=temperature") if is_off else ""
 
 
 def _compared(summary: Summary) -> str:
-    """This run beside the one before it on the same data."""
-    folder = Path(summary["folder"])
+    """A comparison of the run with the one before it on the same data."""
+    folder = Path(summary.folder)
     above = folder.parent
-    if logdir(summary["folder"]) != above.as_posix() or not above.is_dir():
+    if logdir(summary.folder) != above.as_posix() or not above.is_dir():
         return ""
     before = [path for path in above.iterdir() if path.name < folder.name and is_finished(path)]
     return shell_line([*command_words("compare"), max(before).as_posix(), folder.as_posix()]) if before else ""
@@ -151,9 +149,9 @@ def _compared(summary: Summary) -> str:
 def _used(summary: Summary) -> str:
     """Predictions for a file of rows, or for one row where features are few."""
     words = [*command_words("predict"), *_of_this(summary)]
-    if example := summary.get("example"):
-        return shell_line([*words, *(f"{name}={value:.4g}" for name, value in example.items())])
-    dataset = summary["config"].get("dataset", {})
+    if summary.example:
+        return shell_line([*words, *(f"{name}={value:.4g}" for name, value in summary.example.items())])
+    dataset = summary.config.get("dataset", {})
     keys = (key.removeprefix("dataset.") for key in ROWS)
     path = next((dataset[key] for key in keys if isinstance(dataset.get(key), str)), None)
     if path is None:
@@ -163,5 +161,5 @@ def _used(summary: Summary) -> str:
 
 
 def _evaluated(summary: Summary) -> str:
-    """All scores with their intervals."""
+    """An evaluation with all scores and their intervals."""
     return shell_line([*command_words("evaluate"), *_of_this(summary)])

@@ -1,4 +1,4 @@
-"""The end of a run on the terminal."""
+"""Shows the results of a run on the terminal."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from logreg.reports.advice import next_commands
-from logreg.reports.summary import Summary
+from logreg.reports.summary_schema import Summary
 from logreg.reports.wording import loss_in_words, remarks, score_table, title
 
 
 def print_summary(summary: Summary, console: Console) -> None:
-    """The end of a run on the terminal."""
-    header, rows = score_table(summary)
+    """Prints the scores of a run, the lines below them, its folder, and commands to type next."""
+    header, rows = score_table(summary.metrics, summary.dataset.rows)
     console.print(f"{title(summary)}: {loss_in_words(summary)}", markup=False, highlight=False)
     print_table(console, header, rows)
     for line in remarks(summary):  # in a terminal it is wrapped between words, in a pipe it is one line
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
-    console.print(summary["folder"], markup=False, highlight=False, soft_wrap=True)
+    console.print(summary.folder, markup=False, highlight=False, soft_wrap=True)
     console.print("next:")
     for command in next_commands(summary):
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on the terminal; all but the first column lean to the right."""
+    """Prints a table; the first column is left-aligned, the others right-aligned."""
     table = Table()
     for position, name in enumerate(header):
         table.add_column(escape(name), justify="left" if position == 0 else "right")

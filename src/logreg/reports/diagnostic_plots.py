@@ -1,6 +1,7 @@
-"""Pictures of how a model fares: curves of the training, and what its probabilities are worth on held-out rows.
+"""Diagnostic pictures: loss curves, reliability, ROC, confusion matrix, mistakes, coefficients.
 
-Colors are those of Okabe and Ito, which the color-blind tell apart; lines differ in their dashes too, for print.
+Colors are those of Okabe and Ito, which color-blind readers can distinguish; lines differ in their dashes too, for
+print.
 """
 
 from __future__ import annotations
@@ -16,32 +17,33 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from logreg.evaluation.held_out import BINS, Evaluation, Predicted, rows_worth, wilson
+from logreg.evaluation.held_out import BINS, Evaluation, Predicted, effective_rows, wilson
 from logreg.evaluation.ranking import Ranking
 from logreg.facts import DataFacts
 from logreg.reports.figures import label, labels
+from logreg.reports.summary_schema import CoefficientSummary
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
 
-MOST_CLASSES = 100
-"""More than that are not written beside a confusion matrix."""
+MAX_NAMED_CLASSES = 100
+"""Largest number of classes whose names are written beside a confusion matrix."""
 
-SMALLEST = 5.0
-"""Points: letters of this size can be read, and smaller ones not."""
+MIN_FONT_SIZE = 5.0
+"""Smallest font size that can be read, in points."""
 
-FAR = 10.0
-"""Times the next one: a bar that is so much longer is cut off, or nothing would be seen of the others."""
+CUT_OFF_RATIO = 10.0
+"""Ratio of a bar's length to the next one's above which it is cut off: otherwise the others could not be seen."""
 
-POINTS = 2000
-"""Of a curve that is drawn; more cannot be seen."""
+MAX_POINTS = 2000
+"""Largest number of points of a curve; more cannot be seen."""
 
 
 def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figure | None:
-    """Loss on train and val against passes over the data, with the gap to the optimum where it was known.
+    """Loss on train and val against passes over the data, with the bound on the gap to the optimum.
 
     Args:
         history: Value by pass, by tag such as "loss/train".
-        title: Over the picture.
+        title: Of the picture.
 
     Returns:
         ``None`` where no curve has two points.
@@ -65,13 +67,13 @@ def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figur
         handles += other.plot(
             *_thinned(gaps), ":", color=GREEN, linewidth=2, marker=".", label="optimality/gap (right)"
         )
-        other.set(yscale="log", ylabel="objective above its least value, at most")
+        other.set(yscale="log", ylabel="upper bound on objective - minimum, nats")
     axes.legend(handles=handles, loc="best")
     return figure
 
 
 def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, title: str) -> Figure:
-    """How often the model is right against how sure it was, with the rows in each bin below."""
+    """Fraction of right predictions against the predicted probability, with the number of rows in each bin below."""
     if facts.is_binary:
         sure, right = predicted.probabilities[:, 1], (predicted.labels == 1).double()
         name = label(facts.class_names[1], 24)
@@ -86,7 +88,7 @@ def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, 
     at, of = (at / total)[there], (of / total)[there]
     bins = there.nonzero()[:, 0].tolist()
     sure_of = [
-        wilson(part, rows_worth(weight[places == number], predicted.counts))
+        wilson(part, effective_rows(weight[places == number], predicted.counts))
         for part, number in zip(of.tolist(), bins, strict=True)
     ]
     figure = Figure(figsize=(5.2, 5.6), layout="constrained")
@@ -121,7 +123,7 @@ def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, 
 def roc_and_precision_recall(
     predicted: Predicted, evaluation: Evaluation, facts: DataFacts, title: str
 ) -> Figure | None:
-    """Both curves of two classes side by side, with the chosen threshold; ``None`` where one class is missing."""
+    """ROC and precision-recall curves of two classes, with the chosen threshold; ``None`` where a class is missing."""
     if "auroc" not in evaluation.metrics:
         return None
     order, last = Ranking.of(predicted.scores)
@@ -147,21 +149,21 @@ def roc_and_precision_recall(
     right.plot(
         *_few(recall, torch.cat([precision[:1], precision])),
         color=BLUE,
-        drawstyle="steps-pre",  # average precision is the area below
+        drawstyle="steps-pre",  # so that the area below is the average precision
         linewidth=2,
         label=f"average precision {mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]",
     )
     if evaluation.threshold is not None:
-        taken_so_far = int((score > evaluation.threshold.value).sum())  # of the scores that differ
+        taken_so_far = int((score > evaluation.threshold.value).sum())  # number of distinct scores above the threshold
         at, caught = float(fallout[taken_so_far]), float(recall[taken_so_far])
         mark: dict[str, Any] = {"marker": "D", "color": ORANGE, "linestyle": "none", "clip_on": False, "zorder": 3}
         words = f"p > {evaluation.threshold.value:.3f}, best on {evaluation.threshold.chosen_on}"
-        left.plot(at, caught, label=f"{words}: recall {caught:.1%}, false alarms {at:.1%}", **mark)
+        left.plot(at, caught, label=f"{words}: recall {caught:.1%}, false positive rate {at:.1%}", **mark)
         if taken_so_far:
             exact = float(precision[taken_so_far - 1])
             right.plot(caught, exact, label=f"{words}: precision {exact:.1%}", **mark)
     name = label(facts.class_names[1], 24)
-    left.set(xlabel="false alarms, fraction of the others", ylabel=f"recall of {name}")
+    left.set(xlabel="false positive rate", ylabel=f"recall of {name}")
     right.set(xlabel=f"recall of {name}", ylabel="precision")
     for axes in (left, right):
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
@@ -172,21 +174,21 @@ def roc_and_precision_recall(
 
 
 def confusion_matrix(evaluation: Evaluation, facts: DataFacts, title: str) -> Figure:
-    """What each class was taken for, a row's weight being 1 together: darker is more."""
+    """Predicted against true classes; the colors are fractions of each true class."""
     counts = evaluation.confusion
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1e-300)
     classes = len(counts)
     side = max(2.6, min(9.0, 0.5 * classes))
     cell = 72 * side / classes  # points
-    names = labels(facts.class_names, 16) if classes <= MOST_CLASSES else []
-    letters, size = max(map(len, names), default=0), max(SMALLEST, min(10.0, 0.8 * cell))
+    names = labels(facts.class_names, 16) if classes <= MAX_NAMED_CLASSES else []
+    letters, size = max(map(len, names), default=0), max(MIN_FONT_SIZE, min(10.0, 0.8 * cell))
     turned = 0.65 * size * letters > cell
     margin = 0.65 * size * letters / 72  # for the longest name
     width, height = side + margin + 1.6, side + (margin if turned else 0.2) + 1.0
     figure = Figure(figsize=(width, height), layout="constrained")
     axes: Axes = figure.subplots()
     drawn = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(drawn, ax=axes, shrink=0.8, label="part of the class's rows")
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="fraction of the true class")
     if names:
         axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=size)
         axes.set_yticks(range(classes), names, fontsize=size)
@@ -195,7 +197,7 @@ def confusion_matrix(evaluation: Evaluation, facts: DataFacts, title: str) -> Fi
     texts = [f"{count:,.0f}" if count == int(count) else f"{count:,.1f}" for count in counts.flatten().tolist()]
     size = min(8.0, 0.8 * cell, 0.9 * cell / (0.65 * max(map(len, texts))))
     for (row, column), text in zip(np.ndindex(classes, classes), texts, strict=True):
-        if size < SMALLEST or not counts[row, column]:
+        if size < MIN_FONT_SIZE or not counts[row, column]:
             continue
         color = "white" if float(shares[row, column]) > 0.5 else "0.2"
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
@@ -207,7 +209,7 @@ def confusion_matrix(evaluation: Evaluation, facts: DataFacts, title: str) -> Fi
 
 
 class Mistake(NamedTuple):
-    """A row that the model is wrong about."""
+    """A row with a wrong prediction."""
 
     position: int
     """In its split, from 0."""
@@ -218,7 +220,7 @@ class Mistake(NamedTuple):
 
 
 def confident_mistakes(predicted: Predicted, most: int) -> list[Mistake]:
-    """The rows of wrong class that the model was surest of, surest first."""
+    """The wrong predictions with the highest probabilities, highest first, at most ``most``."""
     sure, decided = predicted.probabilities.max(1)
     wrong = ((decided != predicted.labels) & (predicted.weight > 0)).nonzero()[:, 0]
     order = sure[wrong].argsort(descending=True, stable=True)[:most]
@@ -228,13 +230,13 @@ def confident_mistakes(predicted: Predicted, most: int) -> list[Mistake]:
 
 
 def mistakes_as_images(images: Tensor, mistakes: Sequence[Mistake], facts: DataFacts, title: str) -> Figure:
-    """Thumbnails of confident mistakes.
+    """Thumbnails of the most confident mistakes.
 
     Args:
         images: Pixels in [0, 1] of the mistakes, shape (M, D).
         mistakes: M of them.
         facts: The shape of an image, the names of the classes.
-        title: Over the picture.
+        title: Of the picture.
     """
     columns = min(6, len(mistakes))
     rows = -(-len(mistakes) // columns)
@@ -243,28 +245,26 @@ def mistakes_as_images(images: Tensor, mistakes: Sequence[Mistake], facts: DataF
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, pixels, mistake in zip(grid.flat, images, mistakes, strict=False):
-        image = pixels.reshape(facts.image_shape).clamp(0, 1)  # of 16 bits some may be brighter than white
+        image = pixels.reshape(facts.image_shape).clamp(0, 1)  # 16-bit pixels may be brighter than white
         axes.imshow((image.permute(1, 2, 0) if image.ndim == 3 else image).numpy(), cmap="gray", vmin=0, vmax=1)
-        true, said = (label(facts.class_names[number], 11) for number in (mistake.true, mistake.predicted))
-        axes.set_title(f"true: {true}\nsaid: {said}, {mistake.probability:.2f}", fontsize=8, loc="left")
+        true, predicted = (label(facts.class_names[number], 11) for number in (mistake.true, mistake.predicted))
+        axes.set_title(f"true: {true}\npred: {predicted}, {mistake.probability:.2f}", fontsize=8, loc="left")
     figure.suptitle(title, fontsize=11)
     return figure
 
 
-def coefficient_bars(largest: Sequence[Mapping[str, object]], title: str) -> Figure:
+def coefficient_bars(largest: Sequence[CoefficientSummary], title: str) -> Figure:
     """The largest coefficients by name, each with its value.
 
     Args:
-        largest: As `logreg.reports.summary.largest_coefficients` has them.
-        title: Over the picture.
+        largest: The result of `logreg.reports.summary.largest_coefficients`.
+        title: Of the picture.
     """
-    per_std = largest[0]["coef_per_std"] is not None
-    values = [float(str(row["coef_per_std" if per_std else "coef"])) for row in largest][::-1]
-    several = len({row["class"] for row in largest}) > 1
+    values = [row.coef if row.coef_per_std is None else row.coef_per_std for row in largest][::-1]
+    per_std = largest[0].coef_per_std is not None
+    several = len({row.class_name for row in largest}) > 1
     names = [
-        f"{label(str(row['feature']), 26)} → {label(str(row['class']), 16)}"
-        if several
-        else label(str(row["feature"]), 36)
+        f"{label(row.feature, 26)} → {label(row.class_name, 16)}" if several else label(row.feature, 36)
         for row in largest
     ][::-1]
     figure = Figure(figsize=(8, 1.1 + 0.3 * len(names)), layout="constrained")
@@ -282,7 +282,7 @@ def coefficient_bars(largest: Sequence[Mapping[str, object]], title: str) -> Fig
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.margins(x=0.16 if max(map(abs, values)) == end else 0.24, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)
-    towards = "" if several else f" towards {label(str(largest[0]['class']), 24)}"
+    towards = "" if several else f" towards {label(largest[0].class_name, 24)}"
     axes.set_xlabel(f"log-odds{towards} per {'standard deviation' if per_std else 'unit'}")
     figure.suptitle(title, fontsize=11)
     axes.grid(alpha=0.3, axis="x")
@@ -290,23 +290,23 @@ def coefficient_bars(largest: Sequence[Mapping[str, object]], title: str) -> Fig
 
 
 def _end_of_bars(sizes: Sequence[float]) -> float:
-    """Where bars end: at the longest one, or not far beyond the others if few are ``FAR`` times as long as those."""
+    """Length at which bars are cut off: the longest, or less where a few exceed the next ``CUT_OFF_RATIO`` times."""
     ordered = sorted(sizes, reverse=True)
     few = max(1, len(ordered) // 4)
     for longer, next_one in pairwise(ordered[: few + 1]):
-        if longer > FAR * next_one > 0:
+        if longer > CUT_OFF_RATIO * next_one > 0:
             return 1.5 * next_one
     return ordered[0]
 
 
 def _thinned(points: Mapping[int, float]) -> tuple[list[int], list[float]]:
     steps = sorted(points)
-    every = -(-len(steps) // POINTS)
+    every = -(-len(steps) // MAX_POINTS)
     kept = sorted({*steps[::every], steps[-1]})
     return kept, [points[step] for step in kept]
 
 
 def _few(x: Tensor, y: Tensor) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """A curve with no more points than can be seen, its ends among them."""
-    kept = torch.linspace(0, len(x) - 1, min(len(x), POINTS)).long()
+    """A curve reduced to ``MAX_POINTS`` points, with both ends."""
+    kept = torch.linspace(0, len(x) - 1, min(len(x), MAX_POINTS)).long()
     return x[kept].numpy(), y[kept].numpy()

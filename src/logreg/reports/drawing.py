@@ -1,4 +1,4 @@
-"""The pictures of a run: which there are, and where they go."""
+"""Draws the pictures of a run, into its folder and into TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-THUMBNAILS = 24
-"""The same as pictures."""
+NUM_THUMBNAILS = 24
+"""Number of the most confident mistakes that are drawn as images."""
 
-MOST_CURVES = 20
-"""Up to so many classes each has its precision against recall."""
+MAX_CURVES = 20
+"""Largest number of classes with precision-recall curves in TensorBoard."""
 
-BARS = 20
-"""The same as bars."""
+NUM_BARS = 20
+"""Number of coefficients that are drawn as bars."""
 
 
 def draw(result: RunResult, logger: RunLogger) -> list[str]:
-    """Draws what there is to see into figures/*.png and TensorBoard; returns the names of the files."""
+    """Draws all pictures into figures/*.png and TensorBoard; returns the names of the files."""
     from logreg.reports.figures import label, lettered
 
     facts = result.module.facts
@@ -45,12 +45,12 @@ def draw(result: RunResult, logger: RunLogger) -> list[str]:
 
 
 def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | None]:
-    """The pictures by name; ``None`` is one that has nothing to show.
+    """The pictures by name; ``None`` for a picture without content.
 
     Args:
         result: The run.
         logger: Has its curves.
-        of: What the data is called over each picture.
+        of: Name of the data, for the titles.
     """
     from logreg.reports import diagnostic_plots as diagnostics
     from logreg.reports import figures
@@ -67,7 +67,7 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
         )
     elif facts.image_shape:
         drawn["coefficients"] = figures.coefficient_images(module.model.in_source_units()[0], facts)
-    elif largest := largest_coefficients(module, BARS):
+    elif largest := largest_coefficients(module, NUM_BARS):
         all_of_them = module.model.coef.numel()
         which = (
             "coefficients" if len(largest) == all_of_them else f"{len(largest)} largest of {all_of_them:,} coefficients"
@@ -77,7 +77,7 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
         drawn["path"] = figures.path_curve(
             result.path, f"{of}: loss and accuracy along l2", result.config.select, result.place
         )
-    else:  # a fit that begins at the end of a path has no curve worth seeing
+    else:  # a fit that starts from a path's point is over after few passes
         drawn["loss"] = diagnostics.loss_curves(logger.history, f"{of}: loss")
     if result.predicted is not None and result.evaluation is not None and result.scored != "train":
         predicted, evaluation, title = result.predicted, result.evaluation, f"{of}, {result.scored}"
@@ -85,10 +85,12 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
         drawn["confusion"] = diagnostics.confusion_matrix(evaluation, facts, title)
         if facts.is_binary:
             drawn["roc"] = diagnostics.roc_and_precision_recall(predicted, evaluation, facts, title)
-        wrong = diagnostics.confident_mistakes(predicted, THUMBNAILS)
+        wrong = diagnostics.confident_mistakes(predicted, NUM_THUMBNAILS)
         if wrong and facts.image_shape:
             pixels = data.rows(result.scored, [one.position for one in wrong]).features
-            drawn["mistakes"] = diagnostics.mistakes_as_images(pixels, wrong, facts, f"{title}: the surest mistakes")
+            drawn["mistakes"] = diagnostics.mistakes_as_images(
+                pixels, wrong, facts, f"{title}: most confident mistakes"
+            )
         _log_curves(predicted, result, logger)
     for name, row in zip(module.output_names, module.model.coef.detach().cpu(), strict=True):
         logger.writer.add_histogram(f"coefficients/{name}", row, result.epochs)
@@ -96,10 +98,10 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
 
 
 def _log_curves(predicted: Predicted, result: RunResult, logger: RunLogger) -> None:
-    """Precision against recall for TensorBoard's PR CURVES: of the positive class, or of each of a few."""
+    """Logs precision-recall curves to TensorBoard: of the positive class, or of each of a few classes."""
     facts = result.module.facts
     classes = [1] if facts.is_binary else range(facts.num_classes)
-    for label in classes if facts.num_classes <= MOST_CURVES else ():
+    for label in classes if facts.num_classes <= MAX_CURVES else ():
         tag = f"{result.scored}/{facts.class_names[label]}"
         of_class, weight = predicted.labels == label, predicted.sample_weight
         logger.writer.add_pr_curve(
@@ -120,7 +122,7 @@ def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> st
     figure.set_dpi(130)
     canvas = FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # a name may be in any script, and `draw` has said so
+        # `draw` warns of letters that no font has
         warnings.filterwarnings("ignore", "Glyph .* missing from font|Matplotlib currently does not support")
         canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]

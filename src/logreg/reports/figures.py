@@ -17,23 +17,25 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from logreg.evaluation.path_selection import PathRow, best_of, simplest_of
+from logreg.evaluation.path_row import PathRow
+from logreg.evaluation.path_selection import best_of, simplest_of
 from logreg.facts import DataFacts
 from logreg.terminal import on_one_line
 
-MOST_IMAGES = 100
-"""Classes whose coefficients are shown as images; more would be too small to see."""
+MAX_COEFFICIENT_IMAGES = 100
+"""Largest number of classes whose coefficients are drawn as images; more would be too small to see."""
 
-OUTLIER = 5.0
-"""Times the 95th percentile of what is shown: where colors end, so that one huge coefficient leaves the others some."""
+COLOR_LIMIT_RATIO = 5.0
+"""Upper end of the color scale, as a multiple of the 95th percentile of the sizes: otherwise one huge coefficient
+would leave the others without color."""
 
 
 def label(text: str, most: int = 40) -> str:
-    r"""A name as a picture shows it: on one line, not too long, and never a formula.
+    r"""A name for a picture: on one line, not too long, and never read as a formula.
 
     Args:
-        text: Of anybody.
-        most: Letters; of a longer one the middle is left out, since names often differ in their ends.
+        text: The name.
+        most: Largest width in letters; the middle of a longer name is left out, since names often differ in their ends.
 
     Example:
         >>> label("talk.politics.mideast", 15)
@@ -51,7 +53,7 @@ def label(text: str, most: int = 40) -> str:
 
 
 def labels(names: Sequence[str], most: int) -> list[str]:
-    """The same of several that shall differ as they did, with up to four times as many letters where they must."""
+    """Names for a picture that stay different, with up to four times as many letters where needed."""
     for letters in (most, 2 * most, 4 * most):
         found = [label(name, letters) for name in names]
         if len({*found}) == len({*names}):
@@ -60,16 +62,16 @@ def labels(names: Sequence[str], most: int) -> list[str]:
 
 
 def further_fonts(text: str) -> tuple[list[str], str]:
-    """Fonts of this machine for letters that the usual one lacks, such as Chinese ones.
+    """Fonts of this machine for letters that the default font lacks, such as Chinese ones.
 
     Returns:
-        Their names, and the letters that no font has.
+        The names of the fonts; the letters that no font has.
     """
     usual = get_font(findfont(FontProperties())).get_charmap()
     missing = {letter for letter in text if ord(letter) not in usual and letter.isprintable()}
     families: list[str] = []
     for entry in fontManager.ttflist if missing else ():
-        if entry.name.startswith("Last Resort"):  # boxes for all there is
+        if entry.name.startswith("Last Resort"):  # a font of boxes for every letter
             continue
         charmap = get_font(entry.fname).get_charmap()
         if found := {letter for letter in missing if ord(letter) in charmap}:
@@ -82,10 +84,10 @@ def further_fonts(text: str) -> tuple[list[str], str]:
 
 @contextmanager
 def lettered(texts: Iterable[str]) -> Iterator[str]:
-    """Pictures that are made and drawn inside have the letters of these texts, if this machine has them.
+    """Adds fonts for the letters of some texts to pictures that are made and drawn inside.
 
     Yields:
-        The letters that no font has: boxes stand for them.
+        The letters that no font has, which are drawn as boxes.
     """
     families, missing = further_fonts("".join(texts))
     with mpl.rc_context({"font.family": [*mpl.rcParams["font.family"], *families]}):
@@ -101,7 +103,7 @@ def probability_curve(
     title: str,
     axis: tuple[float, float] | None = None,
 ) -> Figure:
-    """Probability of the positive class against the one feature, with the rows it was learned from.
+    """Probability of the positive class against the one feature, with the train rows.
 
     Args:
         coef: In source units.
@@ -109,8 +111,8 @@ def probability_curve(
         facts: Names the feature and the classes.
         features: Shape (N, 1), source units.
         labels: Shape (N,), 0 or 1.
-        title: Over the picture.
-        axis: Range of the feature to draw; the rows' own when ``None``.
+        title: Of the picture.
+        axis: Range of the feature to draw; that of the rows when ``None``.
     """
     low, high = axis or _padded(float(features.min()), float(features.max()))
     feature = label(facts.feature_names[0], 60) if facts.feature_names else "feature"
@@ -149,14 +151,14 @@ def probability_curve(
 
 
 def coefficient_images(coef: Tensor, facts: DataFacts) -> Figure:
-    """One picture of the coefficients per output, red where a pixel speaks for the class.
+    """One image of the coefficients per output, red where a pixel raises the class's probability.
 
     Args:
         coef: Shape (K, D), source units.
         facts: Names the classes and the shape of an image.
     """
     names = facts.class_names if len(coef) > 1 else facts.class_names[1:]
-    shown = names[:MOST_IMAGES]
+    shown = names[:MAX_COEFFICIENT_IMAGES]
     columns = min(5 if len(shown) <= 25 else 10, len(shown))
     rows, side = -(-len(shown) // columns), 2.1 if columns <= 5 else 1.3
     figure = Figure(figsize=(side * columns + 0.9, (side + 0.2) * rows + 0.4), layout="constrained")
@@ -164,7 +166,7 @@ def coefficient_images(coef: Tensor, facts: DataFacts) -> Figure:
     for axes in grid.flat:
         axes.set_axis_off()
     images = coef.numpy()[: len(shown)].reshape(len(shown), *facts.image_shape)
-    if images.ndim == 4:  # colors: a pixel's say is the sum over its channels
+    if images.ndim == 4:  # colors: the sum over the channels of a pixel
         images = images.sum(1)
     limit, largest = _limit_of_colors(images)
     for axes, name, image in zip(grid.flat, shown, images, strict=False):
@@ -181,14 +183,14 @@ def coefficient_images(coef: Tensor, facts: DataFacts) -> Figure:
 
 
 def _limit_of_colors(images: NDArray[Any]) -> tuple[float, float]:
-    """Where the colors end, and the largest value.
+    """Upper end of the color scale, and the largest value.
 
-    One scale for all, symmetric about 0: white is "no say", and classes can be compared.
+    All images have one scale, symmetric about 0: white is 0, and classes can be compared.
     """
     sizes = np.abs(images)
     largest = float(sizes.max()) or 1.0
     some = sizes[sizes > 0]
-    return min(largest, OUTLIER * float(np.quantile(some, 0.95))) if len(some) else largest, largest
+    return min(largest, COLOR_LIMIT_RATIO * float(np.quantile(some, 0.95))) if len(some) else largest, largest
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
@@ -197,13 +199,13 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 
 def path_curve(rows: Sequence[PathRow], title: str, select: str = "log_loss", chosen: int | None = None) -> Figure:
-    """Loss on train and val, and accuracy on val, against l2, with what was chosen.
+    """Loss on train and val, and accuracy on val, against l2, with the chosen strength.
 
     Args:
         rows: Of the path.
-        title: Over the picture.
-        select: What it was chosen by.
-        chosen: Its place; that of the best score when ``None``.
+        title: Of the picture.
+        select: Name of the score that l2 was chosen by.
+        chosen: Position of the chosen strength; that of the best score when ``None``.
     """
     best, simplest = rows[best_of(rows, select) if chosen is None else chosen], rows[simplest_of(rows)]
     rows = sorted(rows, key=lambda row: row.l2)
@@ -238,13 +240,13 @@ def path_curve(rows: Sequence[PathRow], title: str, select: str = "log_loss", ch
 def search_history(
     history: Sequence[tuple[str, float | None]], title: str, score: str = "loss", sign: int = -1
 ) -> Figure:
-    """Score on val of each trial of a search in their order, and the best so far.
+    """Score on val of each trial of a search, in order, and the best so far.
 
     Args:
-        history: State (complete, pruned, fail) and score of each.
-        title: Over the picture.
-        score: Its name.
-        sign: 1 if more of it is better, or else -1.
+        history: State (complete, pruned, fail) and score of each trial.
+        title: Of the picture.
+        score: Name of the score.
+        sign: 1 where a higher score is better, else -1.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes: Axes = figure.subplots()
@@ -259,11 +261,11 @@ def search_history(
         if values.max() > 3 * values.min() > 0:
             axes.set_yscale("log")
     low = axes.get_ylim()[0]
-    for state, marker, words in (("pruned", "|", "broken off"), ("fail", "x", "failed")):
+    for state, marker, words in (("pruned", "|", "pruned"), ("fail", "x", "failed")):
         numbers = [number for number, (was, _) in enumerate(history, start=1) if was == state]
         if numbers:
             axes.plot(numbers, [low] * len(numbers), marker, color="0.4", label=words, clip_on=False, linestyle="none")
-    axes.set(xlabel="trial", ylabel=f"{score} on val", title=f"{title}: what was tried")
+    axes.set(xlabel="trial", ylabel=f"{score} on val", title=f"{title}: trials")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -271,7 +273,7 @@ def search_history(
 
 
 def importance_bars(importance: Mapping[str, float], title: str, score: str = "loss") -> Figure:
-    """Part of the spread of the scores that each key explains."""
+    """Share of the variance of the scores that each key explains."""
     names, parts = list(importance)[::-1], list(importance.values())[::-1]
     figure = Figure(figsize=(7, 1.1 + 0.4 * len(names)), layout="constrained")
     axes: Axes = figure.subplots()
@@ -279,5 +281,5 @@ def importance_bars(importance: Mapping[str, float], title: str, score: str = "l
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     for place, part in enumerate(parts):
         axes.annotate(f"{part:.0%}", (part, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set(xlim=(0, 1.1), xlabel=f"part of the spread of {score} on val that it explains (fANOVA)", title=title)
+    axes.set(xlim=(0, 1.1), xlabel=f"share of the variance of {score} on val (fANOVA)", title=title)
     return figure

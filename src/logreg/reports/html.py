@@ -1,4 +1,4 @@
-"""report.html: one file that holds the whole report, pictures inside, and needs nothing else to be read."""
+"""report.html: the whole report in one file, with its pictures inside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import html
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff }
@@ -31,25 +30,25 @@ img { max-width: 100%; height: auto } figcaption { color: #555 }
 
 
 CAPTIONS = {
-    "probability": "Probability against the one feature, with the rows it was learned from",
-    "coefficients": "The coefficients: what speaks for a class, and what against it",
-    "loss": "Loss over the passes of the training, with the distance from the optimum where it was certified",
-    "path": "Loss and accuracy against the strength of the penalty, and which one was chosen",
-    "reliability": "Reliability: of rows with probability p a part p should be right",
-    "confusion": "What each class was taken for",
+    "probability": "Probability against the one feature, with the train rows",
+    "coefficients": "Coefficients: positive ones raise the probability of a class, negative ones lower it",
+    "loss": "Loss over the passes of the training, with the certified gap to the optimum",
+    "path": "Loss and accuracy against the strength of the penalty, with the chosen one",
+    "reliability": "Reliability: of the rows with predicted probability p, a fraction p should be positive or right",
+    "confusion": "Confusion matrix: predicted against true classes",
     "roc": "ROC, and precision against recall",
-    "mistakes": "The mistakes that the model was surest of",
+    "mistakes": "Most confident mistakes",
 }
-"""What each picture shows, by the name of its file."""
+"""Caption of each picture, by the name of its file."""
 
 
-def as_html(summary: Mapping[str, Any], markdown: str, figures: Mapping[str, Path]) -> str:
+def as_html(folder: str, markdown: str, figures: Mapping[str, Path]) -> str:
     """The report as a page.
 
     Args:
-        summary: The content of summary.json.
+        folder: The run folder.
         markdown: report.md.
-        figures: Where each of its pictures is, by the name that it goes by there.
+        figures: File of each picture, by its name in report.md.
     """
     lines = markdown.splitlines()
     title = html.escape(lines[0].removeprefix("# "))
@@ -58,12 +57,12 @@ def as_html(summary: Mapping[str, Any], markdown: str, figures: Mapping[str, Pat
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>logreg: {title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n"
-        f"<p>Made by logreg in <code>{html.escape(str(summary['folder']))}</code>.</p>\n</body>\n</html>\n"
+        f"<p>Made by logreg in <code>{html.escape(folder)}</code>.</p>\n</body>\n</html>\n"
     )
 
 
 def _blocks(lines: Sequence[str], figures: Mapping[str, Path]) -> Iterator[str]:
-    """The little Markdown that reports are written in: headings, tables, lists, pictures, paragraphs."""
+    """Converts the part of Markdown that reports use: headings, tables, lists, pictures, paragraphs."""
     place = 0
     while place < len(lines):
         line, end = lines[place], place + 1

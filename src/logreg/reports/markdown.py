@@ -1,11 +1,11 @@
-"""report.md."""
+"""Writes the text of report.md."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from logreg.reports.summary import Summary
+from logreg.reports.summary_schema import Summary
 from logreg.reports.wording import (
     class_table,
     evaluation_table,
@@ -20,27 +20,32 @@ from logreg.terminal import on_one_line
 
 
 def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
-    """report.md: the same, to keep."""
-    header, rows = score_table(summary)
+    """The text of report.md.
+
+    Args:
+        summary: Of the run.
+        figures: File names of its pictures.
+    """
+    header, rows = score_table(summary.metrics, summary.dataset.rows)
     lines = [
         f"# {title(summary)}",
         "",
-        f"`{summary['command']}`",
+        f"`{summary.command}`",
         "",
-        *([f"Goes on from `{summary['resumed_from']}`.", ""] if summary["resumed_from"] else []),
+        *([f"Continues `{summary.resumed_from}`.", ""] if summary.resumed_from else []),
         f"Loss: {loss_in_words(summary)}. {settings_in_words(summary)}",
         "",
         *markdown_table(header, rows),
         "",
-        *(f"- {line}" for line in [*summary["dataset"]["notes"], *remarks(summary)]),
+        *(f"- {line}" for line in [*summary.dataset.notes, *remarks(summary)]),
         "",
         *_evaluation_lines(summary),
         *_coefficient_lines(summary),
         *_mistake_lines(summary),
         *(["## Pictures", ""] if figures else []),
         *(line for figure in figures for line in (f"![{Path(figure).stem}](figures/{figure})", "")),
-        f"Commit {summary['git_commit'] or 'unknown'}, seed {summary['seed']}, "
-        + ", ".join(f"{package} {number}" for package, number in summary["versions"].items())
+        f"Commit {summary.git_commit or 'unknown'}, seed {summary.seed}, "
+        + ", ".join(f"{package} {number}" for package, number in summary.versions.items())
         + ".",
         "",
     ]
@@ -48,26 +53,26 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
 
 
 def _evaluation_lines(summary: Summary) -> list[str]:
-    """Every score of the last split with its interval, beside what the base rates alone would score."""
-    found = summary["evaluation"]
-    if found is None or found["split"] == "train":
+    """All scores of the last split with their intervals, beside those of the baseline."""
+    evaluation = summary.evaluation
+    if evaluation is None or evaluation.split == "train":
         return []
     lines = [
-        f"## Scores on {found['split']}",
+        f"## Scores on {evaluation.split}",
         "",
-        f"{found['rows']:,} rows, intervals of {found['confidence']:.0%}; "
-        "the baseline gives every row the rates of train.",
+        f"{evaluation.rows:,} rows, intervals of {evaluation.confidence:.0%}; "
+        "the baseline predicts the class rates of train for every row.",
         "",
-        *markdown_table(*evaluation_table(found)),
+        *markdown_table(*evaluation_table(evaluation)),
         "",
     ]
-    if threshold := found["threshold"]:
+    if threshold := evaluation.threshold:
         lines += [f"{threshold_in_words(threshold)}.", ""]
-    return [*lines, *markdown_table(*class_table(found)), ""]
+    return [*lines, *markdown_table(*class_table(evaluation)), ""]
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Lines of a table; all but the first columns lean to the right."""
+    """Lines of a Markdown table; the first ``left`` columns are left-aligned, the others right-aligned."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     rule = "|" + "".join("---|" if number < left else "--:|" for number in range(len(header)))
     first, *others = ("| " + " | ".join(row) + " |" for row in cells)
@@ -75,24 +80,28 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: i
 
 
 def _mistake_lines(summary: Summary) -> list[str]:
-    if not summary["mistakes"]:
+    if not summary.mistakes or summary.evaluation is None:
         return []
     rows = [
-        [f"{one['row']:,}", one["true"], one["predicted"], f"{one['probability']:.1%}", ", ".join(one["because"])]
-        for one in summary["mistakes"]
+        [f"{one.row:,}", one.true, one.predicted, f"{one.probability:.1%}", ", ".join(one.because)]
+        for one in summary.mistakes
     ]
-    header = ["row, from 1", "is", "taken for", "with", "because of"]
-    if not any(one["because"] for one in summary["mistakes"]):
+    header = ["row, from 1", "class", "predicted", "probability", "largest contributions"]
+    if not any(one.because for one in summary.mistakes):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    split = summary["evaluation"]["split"]
-    return [f"## The surest mistakes on {split}", "", *markdown_table(header, rows, left=len(header)), ""]
+    return [
+        f"## Most confident mistakes on {summary.evaluation.split}",
+        "",
+        *markdown_table(header, rows, left=len(header)),
+        "",
+    ]
 
 
 def _coefficient_lines(summary: Summary) -> list[str]:
-    largest = summary["largest_coefficients"]
+    largest = summary.largest_coefficients
     if not largest:
         return []
-    per_std = largest[0]["coef_per_std"] is not None
+    per_std = largest[0].coef_per_std is not None
     return [
         "## Largest coefficients" + (" per standard deviation of the feature" if per_std else ""),
         "",
@@ -100,16 +109,16 @@ def _coefficient_lines(summary: Summary) -> list[str]:
             ["feature", "class", "per unit", *(["per standard deviation"] if per_std else [])],
             [
                 [
-                    row["feature"],
-                    row["class"],
-                    f"{row['coef']:.4g}",
-                    *([f"{row['coef_per_std']:.4g}"] if per_std else []),
+                    row.feature,
+                    row.class_name,
+                    f"{row.coef:.4g}",
+                    *([f"{row.coef_per_std:.4g}"] if per_std else []),
                 ]
                 for row in largest
             ],
             left=2,
         ),
         "",
-        "All of them: coefficients.csv.",
+        "coefficients.csv has all coefficients.",
         "",
     ]

@@ -1,14 +1,13 @@
-"""MODEL_CARD.md: what somebody must know who is given a model and nothing else; made from the summary of its run."""
+"""MODEL_CARD.md: describes an exported model to its users; made from the summary of its run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from logreg.errors import name_list
 from logreg.reports.markdown import markdown_table
+from logreg.reports.summary_schema import Summary
 from logreg.reports.wording import (
-    calibration_lines,
     class_table,
     evaluation_table,
     is_corrected,
@@ -22,84 +21,80 @@ from logreg.reports.wording import (
 )
 from logreg.terminal import on_one_line
 
-FEW_ROWS = 100
-"""Rows of the scored split below which the scores themselves are doubtful."""
+MIN_SCORED_ROWS = 100
+"""Rows of the scored split below which the card warns of wide intervals."""
 
-RARE = 0.01
-"""Part of train below which a class is rare."""
+RARE_CLASS_FRACTION = 0.01
+"""Fraction of the scored rows below which a class is called rare."""
 
-MOST_CLASSES = 20
+MAX_CLASSES = 20
 """Number of classes that the card lists."""
 
-GAP = 0.05
-"""How much lower than on train an accuracy is when the model has learned its rows by heart."""
+MAX_ACCURACY_GAP = 0.05
+"""Difference of the accuracies on train and on the scored split above which the card warns of overfitting."""
 
 
 def model_card(
-    summary: Mapping[str, Any], file: str, agreement: float, in_double: bool = False, given: Sequence[str] = ()
+    summary: Summary, file: str, agreement: float, in_double: bool = False, given: Sequence[str] = ()
 ) -> str:
-    """The card.
+    """The text of the card.
 
     Args:
-        summary: The content of summary.json.
+        summary: Of the run.
         file: The exported model's name.
-        agreement: Largest difference of a probability between it and the model that was trained.
-        in_double: Whether numbers must be given in double precision.
-        given: What to pass to it, a line of Markdown each.
+        agreement: Largest difference between a probability of the exported model and of the trained one.
+        in_double: Whether inputs must be in double precision.
+        given: The inputs of the exported model, a line of Markdown each.
     """
-    data, found = summary["dataset"], summary["evaluation"]
-    classes = data["classes"]
+    data, evaluation, classes = summary.dataset, summary.evaluation, summary.dataset.classes
     lines = [
-        f"# {title(dict(summary))}",
+        f"# {title(summary)}",
         "",
-        f"A logistic regression of {data['features']:,} features that gives the probability of each of "
-        f"{len(classes)} classes: {name_list(classes, MOST_CLASSES)}.",
+        f"A logistic regression of {data.features:,} features that gives the probability of each of "
+        f"{len(classes)} classes: {name_list(classes, MAX_CLASSES)}.",
         "",
         f"`{file}` was read again after it was written, and gives the probabilities of the trained model to "
-        f"{agreement:.1g} on held-out rows. Made by `{summary['command']}`.",
+        f"{agreement:.1g} on held-out rows. Made by `{summary.command}`.",
         "",
-        *(
-            ["Give it numbers in double precision: single precision loses the digits that tell them apart.", ""]
-            * in_double
-        ),
+        *(["Give it numbers in double precision: single precision loses digits that matter here.", ""] * in_double),
         *(["## What to pass", "", *_spaced(given), ""] if given else []),
         "## Data",
         "",
-        *(f"- {rows:,} rows of {split}" for split, rows in data["rows"].items()),
-        *(f"- {note}" for note in data["notes"]),
+        *(f"- {rows:,} rows of {split}" for split, rows in data.rows.items()),
+        *(f"- {note}" for note in data.notes),
         *(
-            [f"- features are made of images by {data['backbone']['name']}, which is not in the file"]
-            if data["backbone"]
+            [f"- features are made of images by {data.backbone['name']}, which is not in the file"]
+            if data.backbone
             else []
         ),
         "",
         "## Training",
         "",
-        f"Loss: {loss_in_words(dict(summary))}. {settings_in_words(dict(summary))}",
+        f"Loss: {loss_in_words(summary)}. {settings_in_words(summary)}",
         "",
-        f"Certificate: {optimality_in_words(dict(summary))}.",
+        f"Certificate: {optimality_in_words(summary)}.",
         "",
         "## Scores",
         "",
-        *markdown_table(*score_table(dict(summary))),
+        *markdown_table(*score_table(summary.metrics, data.rows)),
         "",
     ]
-    if found:
+    if evaluation:
         lines += [
-            f"On {found['split']}, {found['rows']:,} rows, intervals of {found['confidence']:.0%}; the baseline gives "
-            "every row the rates of train:",
+            f"On {evaluation.split}, {evaluation.rows:,} rows, intervals of {evaluation.confidence:.0%}; the baseline "
+            "predicts the class rates of train for every row:",
             "",
-            *markdown_table(*evaluation_table(found)),
+            *markdown_table(*evaluation_table(evaluation)),
             "",
-            *markdown_table(*class_table(found)),
+            *markdown_table(*class_table(evaluation)),
             "",
         ]
-        if found["threshold"]:
-            lines += [f"{threshold_in_words(found['threshold'])}.", ""]
-        for words in [*weight_lines(found), *calibration_lines(found)]:
+        if evaluation.threshold:
+            lines += [f"{threshold_in_words(evaluation.threshold)}.", ""]
+        for words in [*weight_lines(evaluation), *evaluation.calibrated]:
             lines += [f"{words[:1].upper()}{words[1:]}.", ""]
-    if largest := summary["largest_coefficients"]:
-        rows = [[row["feature"], row["class"], f"{row['coef']:.4g}"] for row in largest]
+    if largest := summary.largest_coefficients:
+        rows = [[row.feature, row.class_name, f"{row.coef:.4g}"] for row in largest]
         lines += [
             "## Largest coefficients, per unit of the feature",
             "",
@@ -107,13 +102,13 @@ def model_card(
             "",
         ]
     lines += ["## When not to use it", "", *(f"- {reason}" for reason in warnings(summary)), ""]
-    versions = ", ".join(f"{package} {number}" for package, number in summary["versions"].items())
-    lines += [f"Commit {summary['git_commit'] or 'unknown'}, seed {summary['seed']}, {versions}.", ""]
+    versions = ", ".join(f"{package} {number}" for package, number in summary.versions.items())
+    lines += [f"Commit {summary.git_commit or 'unknown'}, seed {summary.seed}, {versions}.", ""]
     return "\n".join(map(on_one_line, lines))
 
 
 def _spaced(lines: Sequence[str]) -> list[str]:
-    """Paragraphs and lists of Markdown, with an empty line between those that are not of one list."""
+    """Lines of Markdown with an empty line between them, except between items of one list."""
     spaced: list[str] = []
     for line in lines:
         if spaced and not (line.startswith("- ") and spaced[-1].startswith("- ")):
@@ -122,48 +117,50 @@ def _spaced(lines: Sequence[str]) -> list[str]:
     return spaced
 
 
-def warnings(summary: Mapping[str, Any]) -> list[str]:
-    """Where the model must not be trusted, as far as its own numbers tell."""
-    found, data, metrics = summary["evaluation"], summary["dataset"], summary["metrics"]
+def warnings(summary: Summary) -> list[str]:
+    """Uses that the model is not fit for, as far as its summary shows."""
+    evaluation, data, metrics = summary.evaluation, summary.dataset, summary.metrics
     lines = [
-        "On rows of another origin than the data above: nothing here says how it fares there.",
-        "To tell causes: a coefficient says what goes with a class in these data, the other features being equal.",
+        "For rows from another source than the data above: its scores there are unknown.",
+        "For causal claims: a coefficient is an association with a class in these data, other features held fixed.",
     ]
-    optimality = summary["optimality"]
-    if optimality["separation"]:
-        lines.append(f"For its probabilities: {optimality['separation']}.")
-    elif not optimality["converged"]:
+    optimality = summary.optimality
+    if optimality.separation:
+        lines.append(f"For its probabilities: {optimality.separation}.")
+    elif not optimality.converged:
         lines.append("For its coefficients: the training ended before the optimum was certified.")
-    if data["class_weight"] and not is_corrected(found):
+    if data.class_weight and not is_corrected(evaluation):
         lines.append(
-            "For frequencies: class weights make its probabilities and labels those of the weighted problem, in which "
-            "each class has so many times its rows."
+            "For frequencies: with class weights, its probabilities and labels are those of the weighted problem, not "
+            "of the data."
         )
-    if summary["objective"]["loss"] == "bce" and len(data["classes"]) > 2:
-        lines.append("Where classes compete: one-vs-rest fits each class for itself and divides by the sum afterwards.")
-    if found is None or found["split"] == "train":
-        lines.append("For anything that matters: it was scored on the rows that it learned from alone.")
+    if summary.objective.loss == "bce" and len(data.classes) > 2:
+        lines.append(
+            "For probabilities of exclusive classes: one-vs-rest fits each class alone, and normalizes afterwards."
+        )
+    if evaluation is None or evaluation.split == "train":
+        lines.append("Without further tests: it was scored on the rows that it was trained on, and on no others.")
         return lines
-    split = found["split"]
-    if found["rows"] < FEW_ROWS:
+    split = evaluation.split
+    if evaluation.rows < MIN_SCORED_ROWS:
         lines.append(
-            f"For fine distinctions: {found['rows']} rows of {split} leave the scores uncertain, see their intervals."
+            f"For fine distinctions: with {evaluation.rows} rows of {split} the intervals of the scores are wide."
         )
-    ours, baseline = found["metrics"]["log_loss"], found["baseline"]["log_loss"]
-    if ours["high"] >= baseline:
+    ours, baseline = evaluation.metrics["log_loss"], evaluation.baseline["log_loss"]
+    if ours.high >= baseline:
         lines.append(
-            f"Instead of the base rates: its log-loss on {split}, up to {ours['high']:.4f}, is not surely below "
+            f"In place of the base rates: its log-loss on {split}, up to {ours.high:.4f}, is not significantly below "
             f"theirs, {baseline:.4f}."
         )
-    if metrics["train"]["accuracy"] - metrics[split]["accuracy"] > GAP:
+    if metrics["train"]["accuracy"] - metrics[split]["accuracy"] > MAX_ACCURACY_GAP:
         lines.append(
-            f"Without a stronger penalty: it is right in {metrics['train']['accuracy']:.1%} of train and "
-            f"{metrics[split]['accuracy']:.1%} of {split}."
+            f"Without a stronger penalty: it overfits, with accuracy {metrics['train']['accuracy']:.1%} on train and "
+            f"{metrics[split]['accuracy']:.1%} on {split}."
         )
-    total = sum(one["weight"] for one in found["classes"])
+    total = sum(one.weight for one in evaluation.classes)
     lines += [
-        f"To find {one['class']!r}: {one['weight']:,.6g} rows of {split}, found {one['recall']['value']:.0%}."
-        for one in found["classes"]
-        if one["weight"] < RARE * total or not one["recall"]["value"] > 0
+        f"To detect {one.name!r}: {one.weight:,.6g} rows of {split}, recall {one.recall.value:.0%}."
+        for one in evaluation.classes
+        if one.weight < RARE_CLASS_FRACTION * total or not one.recall.value > 0
     ]
     return lines

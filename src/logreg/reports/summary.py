@@ -1,4 +1,4 @@
-"""A finished run as plain values: the content of summary.json."""
+"""Summarizes a finished run: its objects in memory become the plain values of summary.json."""
 
 from __future__ import annotations
 
@@ -17,27 +17,42 @@ import torch
 from logreg.config import RunConfig
 from logreg.data import BayesClassifier, TensorDataModule
 from logreg.errors import shell_line
-from logreg.evaluation.held_out import Evaluation, Predicted
-from logreg.evaluation.path_selection import PathRow, path_summary
+from logreg.evaluation.held_out import CONFIDENCE, Evaluation, Predicted
+from logreg.evaluation.path_row import PathRow
+from logreg.evaluation.path_selection import alarm, simplest_of
 from logreg.evaluation.scores import Scores
 from logreg.facts import Split
 from logreg.files import shown
 from logreg.invocation import command_words
 from logreg.optimality.certificate import Certificate
+from logreg.reports.json_fields import from_json
+from logreg.reports.summary_schema import (
+    BestEpochSummary,
+    CalibrationSummary,
+    CoefficientSummary,
+    DatasetSummary,
+    EvaluationSummary,
+    ExpectationSummary,
+    KnownAnswerSummary,
+    MajoritySummary,
+    MistakeSummary,
+    ObjectiveSummary,
+    OptimalitySummary,
+    PathSummary,
+    SecondsSummary,
+    Summary,
+)
 from logreg.run_folder import CHECKPOINTS
 from logreg.training.module import LogisticModule
 
-Summary = dict[str, Any]
-"""The content of summary.json."""
+MAX_EQUATION_FEATURES = 4
+"""Largest number of features for which the fitted equation is written out."""
 
-FEW_FEATURES = 4
-"""Up to so many features the learned equation is written out."""
+NUM_MISTAKES = 8
+"""Number of the most confident mistakes in report.md."""
 
-MISTAKES = 8
-"""Rows that the model is surest of and wrong about, in report.md."""
-
-LARGEST = 10
-"""Coefficients in report.md; all of them stand in coefficients.csv."""
+NUM_COEFFICIENTS = 10
+"""Number of coefficients in report.md; coefficients.csv has all."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +65,26 @@ class RunResult:
     module: LogisticModule
     data: TensorDataModule
     scores: Mapping[Split, Scores]
-    """Of the parameters at the end of training."""
+    """Scores of the parameters at the end of training."""
     certificate: Certificate
-    """Of the same parameters."""
+    """Certificate of the same parameters."""
     best: Mapping[str, float]
     """Epoch and loss/val of best.ckpt."""
     epochs: int
     resumed_from: Path | None = None
-    """The checkpoint that the run went on from."""
+    """The checkpoint that the run continued."""
     path: Sequence[PathRow] | None = None
     """The regularization path that l2 was chosen from."""
     predicted: Predicted | None = None
-    """The last split (test, or val, or train where there is no other) as the model sees it."""
+    """Predictions of the last split: test, or else val, or else train."""
     evaluation: Evaluation | None = None
-    """All scores of that split."""
+    """All scores of the last split."""
     l2_reason: str = ""
-    """Why l2 is what it is, where nobody said what it shall be and none was chosen."""
+    """Why l2 has its value, where it was neither typed nor chosen on val; else empty."""
 
     @property
     def place(self) -> int:
-        """Of what was chosen, in the path."""
+        """Position of the chosen strength in the path."""
         return [row.l2 for row in self.path or ()].index(self.module.objective.l2)
 
     @property
@@ -78,118 +93,153 @@ class RunResult:
         return self.data.splits[-1]
 
 
-def summarize(result: RunResult, seconds: Mapping[str, float]) -> Summary:
-    """All that is worth keeping of a run, as plain values.
+def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Summary:
+    """The summary of a run.
 
     Args:
         result: The run.
-        seconds: How long what took.
+        fit_seconds: Duration of the fit.
+        total_seconds: Duration of the run so far, from the command on.
     """
-    module, facts = result.module, result.module.facts
-    summary: Summary = {
-        "status": "finished",
-        "folder": shown(result.folder),
-        "resumed_from": shown(result.resumed_from) if result.resumed_from else None,
-        "command": shell_line([*command_words("train"), *result.overrides]),
-        "overrides": list(result.overrides),
-        "dataset": {
-            "name": facts.name,
-            "source": facts.source,
-            "rows": dict(facts.rows),
-            "features": facts.num_features,
-            "classes": list(facts.class_names),
-            "class_weight": dict(zip(facts.class_names, facts.class_weight, strict=True))
-            if facts.class_weight
-            else None,
-            "backbone": dict(facts.backbone) or None,
-            "notes": list(result.data.notes),
-            "leak": result.data.leaks.advice,
-        },
-        "majority": _majority(result),
-        "largest_coefficients": largest_coefficients(module),
-        "metrics": {split: dict(scores) for split, scores in result.scores.items()},
-        "evaluation": None
+    module = result.module
+    return Summary(
+        folder=shown(result.folder),
+        resumed_from=shown(result.resumed_from) if result.resumed_from else None,
+        command=shell_line([*command_words("train"), *result.overrides]),
+        overrides=tuple(result.overrides),
+        dataset=_dataset(result),
+        majority=_majority(result),
+        largest_coefficients=largest_coefficients(module),
+        metrics={split: dict(scores) for split, scores in result.scores.items()},
+        evaluation=None
         if result.evaluation is None
-        else {
-            "split": result.scored,
-            "calibration": module.calibration.as_dict(),
-            "calibrated": module.calibration.in_words(facts.class_names),
-            **result.evaluation.as_dict(),
-        },
-        "mistakes": mistakes(result),
-        "objective": {
-            **dataclasses.asdict(module.objective),
-            "train": result.scores["train"]["loss"]
-            + float(module.objective.penalty(module.model.coef.detach().double())),
-        },
-        "optimality": result.certificate.as_dict(),
-        "reason": module.reason or None,
-        "l2_reason": result.l2_reason or None,
-        "path": path_summary(result.path, result.config.select, result.place) if result.path else None,
-        "equation": equation(module),
-        "example": example(result),
-        "known_answer": _against(result.data.bayes_classifier, result) if result.data.bayes_classifier else None,
-        "expected": _expected(result.config.expected, result.scores),
-        "best": dict(result.best) or None,
-        "checkpoints": [f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"],
-        "epochs": result.epochs,
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "seed": result.config.seed,
-        "config": dataclasses.asdict(result.config),
-        "git_commit": _git_commit(),
-        "versions": {
+        else summarize_evaluation(result.evaluation, result.scored, module),
+        mistakes=mistakes(result),
+        objective=_objective(result),
+        optimality=from_json(OptimalitySummary, result.certificate.as_dict()),
+        reason=module.reason or None,
+        l2_reason=result.l2_reason or None,
+        path=_path(result),
+        equation=equation(module),
+        example=example(result),
+        known_answer=_against(result.data.bayes_classifier, result) if result.data.bayes_classifier else None,
+        expected=_expected(result.config.expected, result.scores),
+        best=from_json(BestEpochSummary, result.best) if result.best else None,
+        checkpoints=(f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"),
+        epochs=result.epochs,
+        seconds=SecondsSummary(fit=round(fit_seconds, 3), total=round(total_seconds, 3)),
+        seed=result.config.seed,
+        config=dataclasses.asdict(result.config),
+        git_commit=_git_commit(),
+        versions={
             "python": platform.python_version(),
-            "torch": torch.__version__,  # says which CUDA it was built for, unlike the package's number
+            "torch": torch.__version__,  # with the CUDA it was built for, which the package's number lacks
             **{package: version(package) for package in ("lightning", "torchmetrics", "numpy")},
         },
-    }
-    return summary
+    )
 
 
-def mistakes(result: RunResult) -> list[dict[str, Any]] | None:
-    """The rows that the model is wrong about and surest of, surest first.
+def summarize_evaluation(evaluation: Evaluation, split: str, module: LogisticModule) -> EvaluationSummary:
+    """The scores of one split, with the calibration of the model that they are of."""
+    calibration = module.calibration
+    return EvaluationSummary(
+        split=split,
+        calibration=CalibrationSummary(**vars(calibration)),
+        calibrated=tuple(calibration.in_words(module.facts.class_names)),
+        rows=evaluation.rows,
+        confidence=CONFIDENCE,
+        metrics=evaluation.metrics,
+        baseline=evaluation.baseline,
+        classes=evaluation.classes,
+        confusion=tuple(map(tuple, evaluation.confusion.tolist())),
+        weights=evaluation.weights,
+        threshold=evaluation.threshold,
+    )
+
+
+def _dataset(result: RunResult) -> DatasetSummary:
+    facts, data = result.module.facts, result.data
+    return DatasetSummary(
+        name=facts.name,
+        source=facts.source,
+        rows=facts.rows,
+        features=facts.num_features,
+        classes=facts.class_names,
+        class_weight=dict(zip(facts.class_names, facts.class_weight, strict=True)) if facts.class_weight else None,
+        backbone=facts.backbone or None,
+        notes=tuple(data.notes),
+        leak=data.leaks.advice,
+    )
+
+
+def _objective(result: RunResult) -> ObjectiveSummary:
+    objective, coef = result.module.objective, result.module.model.coef.detach().double()
+    return ObjectiveSummary(
+        loss=objective.loss,
+        reduction=objective.reduction,
+        l2=objective.l2,
+        l1=objective.l1,
+        train=result.scores["train"]["loss"] + float(objective.penalty(coef)),
+    )
+
+
+def _path(result: RunResult) -> PathSummary | None:
+    if not result.path:
+        return None
+    rows, select, chosen = tuple(result.path), result.config.select, result.place
+    return PathSummary(
+        rows=rows,
+        select=select,
+        best=chosen,
+        one_standard_error=simplest_of(rows),
+        alarm=alarm(rows, select, chosen),
+    )
+
+
+def mistakes(result: RunResult) -> tuple[MistakeSummary, ...] | None:
+    """The wrong predictions with the highest probabilities, highest first.
 
     Returns:
-        The row as it was read, counted from 1; its class, the predicted one and its probability; and, where
-        features have names, the three that spoke most for the wrong class.  ``None`` where no rows were held out.
+        At most ``NUM_MISTAKES``; where features have names, each with the three features that contributed most to the
+        wrong class.  ``None`` where no rows were held out.
     """
     from logreg.reports.diagnostic_plots import confident_mistakes
 
     if result.predicted is None or result.scored == "train":
         return None
     module, data, split = result.module, result.data, result.scored
-    facts, wrong = module.facts, confident_mistakes(result.predicted, MISTAKES)
-    listed: list[dict[str, Any]] = []
+    facts, wrong = module.facts, confident_mistakes(result.predicted, NUM_MISTAKES)
+    listed: list[MistakeSummary] = []
     if not wrong:
-        return listed
+        return ()
     features = data.rows(split, [one.position for one in wrong]).features
     row_numbers = data.source_row_numbers(split)
     coef = module.model.coef.detach().cpu().double()
     coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef
     standardized = module.model.cpu().standardize(features.double())
     for one, source, x in zip(wrong, facts.stored.inverse_transform(features), standardized, strict=True):
-        said = (coef[one.predicted] - coef[one.true]) * x
-        most = said.topk(min(3, len(said))).indices.tolist() if facts.feature_names else []
+        contributions = (coef[one.predicted] - coef[one.true]) * x
+        most = contributions.topk(min(3, len(contributions))).indices.tolist() if facts.feature_names else []
         listed.append(
-            {
-                "row": 1 + int(row_numbers[one.position]),
-                "true": facts.class_names[one.true],
-                "predicted": facts.class_names[one.predicted],
-                "probability": one.probability,
-                "because": [f"{facts.feature_names[place]} = {float(source[place]):.4g}" for place in most],
-            }
+            MistakeSummary(
+                row=1 + int(row_numbers[one.position]),
+                true=facts.class_names[one.true],
+                predicted=facts.class_names[one.predicted],
+                probability=one.probability,
+                because=tuple(f"{facts.feature_names[place]} = {float(source[place]):.4g}" for place in most),
+            )
         )
-    return listed
+    return tuple(listed)
 
 
 def equation(module: LogisticModule) -> str | None:
-    """The fitted model in words, for two classes and few features: what it predicts, calibrated if it is.
+    """The fitted model as a formula, for two classes and few features; calibrated where the model is.
 
     Returns:
         Such as "p(pass) = sigmoid(1.50 * hours - 4.08), even odds at 2.72 hours", or ``None``.
     """
     facts = module.facts
-    if not facts.is_binary or facts.num_features > FEW_FEATURES or not facts.feature_names:
+    if not facts.is_binary or facts.num_features > MAX_EQUATION_FEATURES or not facts.feature_names:
         return None
     slope, offset = calibrated_log_odds(module)
     terms = [(float(value), f" * {name}") for value, name in zip(slope, facts.feature_names, strict=True)]
@@ -206,26 +256,26 @@ def equation(module: LogisticModule) -> str | None:
 
 
 def short(value: float) -> str:
-    """Two decimals, or three digits of a very small or large number."""
+    """A number with two decimals, or with three digits where it is very small or large."""
     return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 1e4 else f"{value:.3g}"
 
 
 def example(result: RunResult) -> dict[str, float] | None:
-    """The first row of train, as `scripts/predict.py` takes one; ``None`` where it is not a few numbers with names."""
+    """The first row of train, as an example for `scripts/predict.py`; ``None`` unless it is a few named numbers."""
     facts = result.module.facts
-    few = 0 < len(facts.feature_names) <= FEW_FEATURES
+    few = 0 < len(facts.feature_names) <= MAX_EQUATION_FEATURES
     if not few or tuple(column.name for column in facts.columns) not in ((), facts.feature_names):
         return None
     row = facts.stored.inverse_transform(result.data.rows("train", [0]).features)[0]
     return dict(zip(facts.feature_names, row.tolist(), strict=True))
 
 
-def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> list[dict[str, Any]] | None:
-    """The features that say most, where they have names.
+def largest_coefficients(module: LogisticModule, most: int = NUM_COEFFICIENTS) -> tuple[CoefficientSummary, ...] | None:
+    """The largest coefficients by name; ``None`` where features have no names.
 
     Returns:
-        Feature, class, coefficient in source units, and coefficient per standard deviation (``None`` where
-        the features are not standardized), by the size of what the model multiplies; at most ``most``.
+        At most ``most``, by size on the scale on which the model was fitted: per standard deviation where features
+        are standardized.
     """
     facts = module.facts
     if not facts.feature_names:
@@ -233,29 +283,29 @@ def largest_coefficients(module: LogisticModule, most: int = LARGEST) -> list[di
     own, (coef, _) = module.model.coef.detach().cpu().double(), module.model.in_source_units()
     names = facts.class_names if len(coef) > 1 else facts.class_names[1:]
     largest = own.abs().flatten().topk(min(most, own.numel())).indices
-    return [
-        {
-            "feature": facts.feature_names[place % own.shape[1]],
-            "class": names[place // own.shape[1]],
-            "coef": float(coef.flatten()[place]),
-            "coef_per_std": float(own.flatten()[place]) if facts.std else None,
-        }
+    return tuple(
+        CoefficientSummary(
+            feature=facts.feature_names[place % own.shape[1]],
+            class_name=names[place // own.shape[1]],
+            coef=float(coef.flatten()[place]),
+            coef_per_std=float(own.flatten()[place]) if facts.std else None,
+        )
         for place in largest.tolist()
-    ]
+    )
 
 
-def _majority(result: RunResult) -> dict[str, Any]:
-    """The most frequent class of train, and how often it is right in each split: what any model must beat."""
+def _majority(result: RunResult) -> MajoritySummary:
+    """The baseline of always predicting the most frequent class of train, and its accuracy in each split."""
     facts, data = result.module.facts, result.data
     counts = {
         split: torch.bincount(data.labels(split), data.sample_weight(split), facts.num_classes).double()
         for split in data.splits
     }
     most = int(counts["train"].argmax())
-    return {
-        "class": facts.class_names[most],
-        "accuracy": {split: float(count[most] / count.sum()) for split, count in counts.items()},
-    }
+    return MajoritySummary(
+        class_name=facts.class_names[most],
+        accuracy={split: float(count[most] / count.sum()) for split, count in counts.items()},
+    )
 
 
 def _log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
@@ -267,7 +317,7 @@ def _log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
 
 
 def calibrated_log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
-    """The same of the probabilities as they are predicted."""
+    """Slope (D,) and offset of the log-odds of class 1 after calibration, in source units; of two classes."""
     slope, offset = _log_odds(module)
     calibration = module.calibration
     if calibration.log_weight is not None:
@@ -275,24 +325,24 @@ def calibrated_log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
     return slope / calibration.temperature, offset / calibration.temperature
 
 
-def _against(answer: BayesClassifier, result: RunResult) -> dict[str, Any]:
-    """The learned coefficients against the best ones; error relative to the norm of the latter."""
+def _against(answer: BayesClassifier, result: RunResult) -> KnownAnswerSummary:
+    """The learned coefficients beside the best ones."""
     slope, offset = _log_odds(result.module)
     best = torch.cat([answer.coef, torch.tensor([answer.intercept], dtype=torch.float64)])
     learned = torch.cat([slope, torch.tensor([offset], dtype=torch.float64)])
     few = len(answer.coef) <= 100
-    return {
-        "accuracy": answer.accuracy,
-        "coef": answer.coef.tolist() if few else None,
-        "intercept": answer.intercept,
-        "learned_coef": slope.tolist() if few else None,
-        "learned_intercept": offset,
-        "coef_error": float((learned - best).norm() / best.norm()) if float(best.norm()) else None,
-    }
+    return KnownAnswerSummary(
+        accuracy=answer.accuracy,
+        coef=tuple(answer.coef.tolist()) if few else None,
+        intercept=answer.intercept,
+        learned_coef=tuple(slope.tolist()) if few else None,
+        learned_intercept=offset,
+        coef_error=float((learned - best).norm() / best.norm()) if float(best.norm()) else None,
+    )
 
 
-def _expected(expected: Mapping[str, Any], scores: Mapping[Split, Scores]) -> list[dict[str, Any]] | None:
-    """What an experiment promised against what came out."""
+def _expected(expected: Mapping[str, Any], scores: Mapping[Split, Scores]) -> tuple[ExpectationSummary, ...] | None:
+    """The scores that an experiment expects, beside those of the run."""
     checks = []
     for metric, value in expected.items():
         if metric == "tolerance":
@@ -301,8 +351,8 @@ def _expected(expected: Mapping[str, Any], scores: Mapping[Split, Scores]) -> li
         got = scores.get(split, {}).get(name)  # type: ignore[call-overload]  # any text
         tolerance = expected["tolerance"]
         reached = got is not None and abs(got - value) <= tolerance
-        checks.append({"metric": metric, "value": value, "tolerance": tolerance, "got": got, "reached": reached})
-    return checks or None
+        checks.append(ExpectationSummary(metric=metric, value=value, tolerance=tolerance, got=got, reached=reached))
+    return tuple(checks) or None
 
 
 def _git_commit() -> str | None:

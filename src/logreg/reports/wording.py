@@ -3,242 +3,238 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from logreg.config import EXACT, SELECT
-from logreg.evaluation.path_selection import CAP
+from logreg.config import SELECT
+from logreg.evaluation.measured import Threshold
+from logreg.evaluation.path_selection import MAX_ROW_LOSS
 from logreg.facts import SPLITS
 from logreg.losses import LOSSES
 from logreg.reports.advice import has_risen, overfits
-from logreg.reports.summary import Summary
+from logreg.reports.summary_schema import EvaluationSummary, Summary
 
 METRICS = ("loss", "accuracy", "auroc")
-"""Columns of every table, in this order; a column that no split has is left out."""
+"""Columns of the table of scores, in this order; a metric that no split has is left out."""
 
-FEW_CLASSES = 10
-"""Up to so many classes their weights are written out."""
+MAX_LISTED_WEIGHTS = 10
+"""Largest number of classes whose weights are written out; of more the range is given."""
 
-FEW_ROWS = 30
-"""Below so many rows val says little."""
+MIN_VAL_ROWS = 30
+"""Rows of val below which the report calls the choice of l2 unreliable."""
 
 
 def loss_in_words(summary: Summary) -> str:
-    """What the column "loss" is, such as "softmax cross-entropy, mean over rows"."""
-    objective, classes = summary["objective"], len(summary["dataset"]["classes"])
-    loss = LOSSES[objective["loss"]]
-    return f"{loss.described(loss.num_outputs(classes))}, {objective['reduction']} over rows"
+    """The meaning of the column "loss", such as "softmax cross-entropy, mean over rows"."""
+    objective, classes = summary.objective, len(summary.dataset.classes)
+    loss = LOSSES[objective.loss]
+    return f"{loss.described(loss.num_outputs(classes))}, {objective.reduction} over rows"
 
 
 def settings_in_words(summary: Summary) -> str:
-    """How it was trained, in one sentence."""
-    config = summary["config"]
-    if config["optimizer"]["name"] in EXACT:
-        why = f" ({summary['reason']})" if summary["reason"] else ""
+    """Optimizer, its settings and the penalties, in one sentence."""
+    config = summary.config
+    if summary.is_exact:
+        why = f" ({summary.reason})" if summary.reason else ""
         return (
             f"Trained by {config['optimizer']['name']}{why} to a relative gap of {config['tolerance']:g}, "
-            f"{summary['epochs']} passes, l2 {config['l2']:g}, l1 {config['l1']:g}."
+            f"{summary.epochs} passes, l2 {config['l2']:g}, l1 {config['l1']:g}."
         )
     batches = "full batches" if config["batch_size"] == "full" else f"batches of {config['batch_size']}"
     return (
         f"Trained by {config['optimizer']['name']} with lr {config['lr']:g} ({config['schedule']['name']}), {batches}, "
-        f"{summary['epochs']} epochs, l2 {config['l2']:g}, l1 {config['l1']:g}."
+        f"{summary.epochs} epochs, l2 {config['l2']:g}, l1 {config['l1']:g}."
     )
 
 
-def score_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the one table: a row per split that there is, a column per metric that there is."""
-    metrics = summary["metrics"]
+def score_table(
+    metrics: Mapping[str, Mapping[str, float]], num_rows: Mapping[str, int]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of scores: a row for each split, a column for each metric that some split has.
+
+    Args:
+        metrics: Scores by split, then by name.
+        num_rows: Number of rows by split.
+    """
     columns = [name for name in METRICS if any(name in scores for scores in metrics.values())]
     header = ["split", "rows", *columns]
     rows = [
-        [split, f"{summary['dataset']['rows'][split]:,}", *(_cell(name, metrics[split].get(name)) for name in columns)]
+        [split, f"{num_rows[split]:,}", *(_cell(name, metrics[split].get(name)) for name in columns)]
         for split in SPLITS
         if split in metrics
     ]
     return header, rows
 
 
-def is_corrected(found: Mapping[str, Any] | None) -> bool:
+def is_corrected(evaluation: EvaluationSummary | None) -> bool:
     """Whether class weights were taken out of the probabilities of an evaluation."""
-    return bool(found and found.get("calibration", {}).get("class_weight"))
+    return bool(evaluation and evaluation.calibration.class_weight)
 
 
 def remarks(summary: Summary) -> list[str]:
-    """What the table does not say, a line each."""
+    """The lines below the table of scores."""
     lines = []
-    if summary["equation"]:
-        lines.append(summary["equation"])
-    majority = summary["majority"]
-    split, accuracy = list(majority["accuracy"].items())[-1]
-    lines.append(f"always {majority['class']!r}, most frequent in train, is right in {accuracy:.2%} of {split}")
-    if weights := summary["dataset"]["class_weight"]:
+    if summary.equation:
+        lines.append(summary.equation)
+    majority = summary.majority
+    split, accuracy = list(majority.accuracy.items())[-1]
+    lines.append(
+        f"baseline: always predicting {majority.class_name!r} (most frequent in train) scores {accuracy:.2%} on {split}"
+    )
+    if weights := summary.dataset.class_weight:
         shown = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
-        if len(weights) > FEW_CLASSES:
+        if len(weights) > MAX_LISTED_WEIGHTS:
             shown = f"from {min(weights.values()):.3g} to {max(weights.values()):.3g}"
-        lines.append(f"class weights {shown} count in the loss")
-        if not is_corrected(summary["evaluation"]):
+        lines.append(f"class weights {shown} are part of the loss")
+        if not is_corrected(summary.evaluation):
             lines[-1] += (
-                ": probabilities and predicted labels are those of the weighted problem, in which each class has so "
-                "many times its rows, not frequencies; calibrate=temperature takes the weights out of them"
+                ": probabilities and predicted labels are those of the weighted problem, not frequencies; "
+                "calibrate=temperature removes the weights from them"
             )
-    found = summary["evaluation"]
-    lines += calibration_lines(found)
-    if found and found["split"] != "train":
+    evaluation = summary.evaluation
+    lines += evaluation.calibrated if evaluation else []
+    if evaluation and evaluation.split != "train":
         intervals = ", ".join(
-            f"{name.replace('_', ' ')} {scored(name, one['low'])} to {scored(name, one['high'])}"
+            f"{name.replace('_', ' ')} {scored(name, one.low)} to {scored(name, one.high)}"
             for name in ("accuracy", "log_loss")
-            for one in [found["metrics"][name]]
+            for one in [evaluation.metrics[name]]
         )
-        lines.append(f"{found['confidence']:.0%} intervals on {found['split']}: {intervals}")
-        lines += weight_lines(found)
-    objective = summary["objective"]
-    if objective["l2"] or objective["l1"]:
-        penalty = objective["train"] - summary["metrics"]["train"]["loss"]
-        lines.append(f"objective on train {objective['train']:.4f}, of it penalty {penalty:.4f}")
-    if answer := summary["known_answer"]:
-        line = f"the best classifier scores {answer['accuracy']:.2%} on unseen rows"
-        if answer["coef_error"] is not None:
-            line += f"; the distance from its coefficients is {answer['coef_error']:.1%} of their norm"
+        lines.append(f"{evaluation.confidence:.0%} intervals on {evaluation.split}: {intervals}")
+        lines += weight_lines(evaluation)
+    objective = summary.objective
+    if objective.l2 or objective.l1:
+        penalty = objective.train - summary.metrics["train"]["loss"]
+        lines.append(f"objective on train {objective.train:.4f}, of which penalty {penalty:.4f}")
+    if answer := summary.known_answer:
+        line = f"the best classifier scores {answer.accuracy:.2%} on unseen rows"
+        if answer.coef_error is not None:
+            line += f"; the distance from its coefficients is {answer.coef_error:.1%} of their norm"
         lines.append(line)
     lines += _path_lines(summary)
-    exact = summary["config"]["optimizer"]["name"] in EXACT
-    if best := summary["best"]:
-        lines.append(f"lowest loss/val {best['loss/val']:.4f} after epoch {best['epoch']:.0f} of {summary['epochs']}")
+    if best := summary.best:
+        lines.append(f"lowest loss/val {best.loss_val:.4f} after epoch {best.epoch:.0f} of {summary.epochs}")
         if has_risen(summary):
-            now, held = summary["metrics"]["val"]["loss"], f"best.ckpt is that of epoch {best['epoch']:.0f}"
+            now, held = summary.metrics["val"]["loss"], f"best.ckpt is from epoch {best.epoch:.0f}"
             lines[-1] += f", and {now:.4f} at the end{': the model overfits' if overfits(summary) else ''}; {held}"
-        elif not exact and best["epoch"] == summary["epochs"]:
-            lines[-1] += ": it still falls, so longer training may lower it"
-        elif not exact:
-            lines[-1] += ": it no longer falls, so longer training changes little"
+        elif not summary.is_exact and best.epoch == summary.epochs:
+            lines[-1] += ": loss/val is still falling, so longer training may lower it"
+        elif not summary.is_exact:
+            lines[-1] += ": loss/val no longer falls, so longer training changes little"
     lines.append(optimality_in_words(summary))
-    for check in summary["expected"] or []:
-        got = "nothing" if check["got"] is None else f"{check['got']:.4g}"
-        verdict = "reached" if check["reached"] else "NOT reached"
-        lines.append(f"expected {check['metric']} {check['value']:g} ± {check['tolerance']:g}: {verdict}, got {got}")
-    seconds = summary["seconds"]
-    lines.append(f"took {seconds['total']:.1f} s, {seconds['fit']:.1f} s of it training")
+    for check in summary.expected or ():
+        got = "nothing" if check.got is None else f"{check.got:.4g}"
+        verdict = "reached" if check.reached else "NOT reached"
+        lines.append(f"expected {check.metric} {check.value:g} ± {check.tolerance:g}: {verdict}, got {got}")
+    lines.append(f"took {summary.seconds.total:.1f} s, of which training {summary.seconds.fit:.1f} s")
     return lines
 
 
 def _path_lines(summary: Summary) -> list[str]:
-    """How l2 was chosen where nobody typed it, and whether to trust that."""
-    path = summary["path"]
+    """How l2 was chosen where it was not typed, and warnings where that choice is unreliable."""
+    path = summary.path
     if not path:
-        return [summary["l2_reason"]] if summary.get("l2_reason") else []
-    rows, best, simplest = path["rows"], path["rows"][path["best"]], path["rows"][path["one_standard_error"]]
-    select, val = path["select"], summary["dataset"]["rows"]["val"]
+        return [summary.l2_reason] if summary.l2_reason else []
+    rows, best, simplest = path.rows, path.rows[path.best], path.rows[path.one_standard_error]
+    select, val = path.select, summary.dataset.rows["val"]
     name, _ = SELECT[select]
-    value = f"{best['loss_val']:.4f} ± {best['error']:.4f}" if name == "loss" else _cell(name, best[f"{name}_val"])
-    parts = [f"l2={best['l2']:.3g}, chosen among {len(rows)} strengths by {select.replace('_', '-')} on val: {value}"]
+    value = f"{best.loss_val:.4f} ± {best.error:.4f}" if name == "loss" else _cell(name, getattr(best, f"{name}_val"))
+    parts = [f"l2={best.l2:.3g}, chosen among {len(rows)} strengths by {select.replace('_', '-')} on val: {value}"]
     if name == "loss":
-        parts.append(f"l2={simplest['l2']:.3g} is the strongest within one standard error, {simplest['loss_val']:.4f}")
-    sure, worst = sum(row["converged"] for row in rows), max(row["relative_gap"] for row in rows)
+        parts.append(f"l2={simplest.l2:.3g} is the strongest within one standard error, {simplest.loss_val:.4f}")
+    sure, worst = sum(row.converged for row in rows), max(row.relative_gap for row in rows)
     if sure < len(rows):
-        parts.append(f"{sure} of {len(rows)} are within the tolerance")
+        parts.append(f"{sure} of {len(rows)} fits are within the tolerance")
     else:
-        about = "is optimal to" if worst <= summary["config"]["tolerance"] else "fitted to about"
-        parts.append(f"each {about} {worst:.0e}")
+        about = "is optimal to" if worst <= summary.config["tolerance"] else "is optimal to about"
+        parts.append(f"each fit {about} {worst:.0e}")
     lines = [f"{'; '.join(parts)} [path.csv]"]
-    if name == "loss" and any((row["capped_val"] or 0) < row["loss_val"] for row in rows):
-        lines.append(f"to choose l2, a row of val counts {CAP:g} nats at most: some have more with weak penalties")
-    if val < FEW_ROWS:
-        lines.append(f"val has {val} rows, so the choice of l2 means little: type l2, or get more rows")
-    return [*lines, f"ALARM: {path['alarm']}"] if path["alarm"] else lines
+    if name == "loss" and any((row.capped_val or 0) < row.loss_val for row in rows):
+        lines.append(
+            f"to choose l2, the loss of a val row is capped at {MAX_ROW_LOSS:g} nats: with weak penalties, some rows "
+            "exceed it"
+        )
+    if val < MIN_VAL_ROWS:
+        lines.append(f"val has {val} rows, too few for a reliable choice of l2: type l2, or get more rows")
+    return [*lines, f"ALARM: {path.alarm}"] if path.alarm else lines
 
 
 def optimality_in_words(summary: Summary) -> str:
-    """The verdict, with what it rests on."""
-    found = summary["optimality"]
-    at_most = "<=" if found["rigorous"] else "about"
+    """The verdict of the certificate, with the numbers it rests on."""
+    found = summary.optimality
+    at_most = "<=" if found.rigorous else "about"
     line = (
-        f"{found['verdict']} [objective {found['value']:.6g}, gap {at_most} {found['gap']:.2g}, largest slope "
-        f"{found['max_abs_gradient']:.2g}, in float64 over {found['rows']:,} rows; {found['passes']} passes, "
-        f"{found['seconds']:.2g} s]"
+        f"{found.verdict} [objective {found.value:.6g}, gap {at_most} {found.gap:.2g}, max |gradient| "
+        f"{found.max_abs_gradient:.2g}, in float64 over {found.rows:,} rows; {found.passes} passes, "
+        f"{found.seconds:.2g} s]"
     )
-    exact = summary["config"]["optimizer"]["name"] in EXACT or summary["config"]["polish"]
-    if not exact or found["converged"] or found["separation"]:
+    exact = summary.is_exact or summary.config["polish"]
+    if not exact or found.converged or found.separation:
         return line
-    if not found["rigorous"] and found["relative_gap"] <= found["tolerance"]:
+    if not found.rigorous and found.relative_gap <= found.tolerance:
         return f"WARNING: {line}"
-    return f"WARNING: not within tolerance={found['tolerance']:g}: {line}"
+    return f"WARNING: not within tolerance={found.tolerance:g}: {line}"
 
 
 def title(summary: Summary) -> str:
-    """The dataset and what was read: ``table diamonds.csv``, ``image_folder birds by resnet18``."""
-    dataset = summary["dataset"]
-    by = f" by {dataset['backbone']['name']}" if dataset["backbone"] else ""
-    return f"{dataset['name']} {dataset['source']}".rstrip() + by
+    """The dataset and its source, such as "table diamonds.csv" or "image_folder birds by resnet18"."""
+    dataset = summary.dataset
+    by = f" by {dataset.backbone['name']}" if dataset.backbone else ""
+    return f"{dataset.name} {dataset.source}".rstrip() + by
 
 
-def evaluation_table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of all scores with their intervals, beside the baseline's."""
+def evaluation_table(evaluation: EvaluationSummary) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of all scores with their intervals, beside those of the baseline."""
     rows = [
         [
             name.replace("_", " "),
-            scored(name, one["value"]),
-            f"{scored(name, one['low'])} to {scored(name, one['high'])}",
-            scored(name, found["baseline"][name]),
+            scored(name, one.value),
+            f"{scored(name, one.low)} to {scored(name, one.high)}",
+            scored(name, evaluation.baseline[name]),
         ]
-        for name, one in found["metrics"].items()
+        for name, one in evaluation.metrics.items()
     ]
     return ["metric", "value", "interval", "baseline"], rows
 
 
-def class_table(found: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of what each class scores."""
+def class_table(evaluation: EvaluationSummary) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of the scores of each class."""
     rows = [
         [
-            one["class"],
-            f"{one['weight']:,.6g}",
-            *(
-                f"{one[what]['value']:.2f} [{one[what]['low']:.2f},{one[what]['high']:.2f}]"
-                for what in ("precision", "recall", "f1")
-            ),
+            one.name,
+            f"{one.weight:,.6g}",
+            *(f"{score.value:.2f} [{score.low:.2f},{score.high:.2f}]" for score in (one.precision, one.recall, one.f1)),
         ]
-        for one in found["classes"]
+        for one in evaluation.classes
     ]
     return ["class", "rows", "precision", "recall", "F1"], rows
 
 
-def weight_lines(found: Mapping[str, Any]) -> list[str]:
-    """What the weights of the rows mean to the intervals, where they have some."""
-    weights = found.get("weights")
+def weight_lines(evaluation: EvaluationSummary) -> list[str]:
+    """The meaning of the rows' weights for the intervals; no line without weights."""
+    weights = evaluation.weights
     if weights is None:
         return []
-    if weights["counts"]:
+    if weights.counts:
         return [
-            f"weights are counts of rows, since all are whole numbers: the {found['rows']:,} lines are "
-            f"{weights['rows']:,.0f} rows"
+            f"weights are counts of rows, since all are whole numbers: the {evaluation.rows:,} lines are "
+            f"{weights.rows:,.0f} rows"
         ]
     return [
-        f"weights are sampling weights, since not all are whole numbers: intervals are those of {weights['rows']:,.1f} "
-        f"equal rows (Kish's effective sample size of {found['rows']:,})"
+        f"weights are sampling weights, since not all are whole numbers: intervals are those of {weights.rows:,.1f} "
+        f"equal rows (Kish's effective sample size of {evaluation.rows:,})"
     ]
 
 
-def calibration_lines(found: Mapping[str, Any] | None) -> list[str]:
-    """How probabilities were calibrated, and how well that is known; nothing where they were not."""
-    if found is None:
-        return []
-    if "calibrated" in found:
-        return list(found["calibrated"])
-    heat = found.get("temperature", 1)  # the summary of an older run
-    return [] if heat == 1 else [f"calibrated on val: temperature {heat:.4g}"]
-
-
-def threshold_in_words(threshold: Mapping[str, Any]) -> str:
-    """Where to say yes, and what it saves."""
-    ratio = threshold["cost_ratio"]
+def threshold_in_words(threshold: Threshold) -> str:
+    """The best threshold and its cost, against that of 0.5."""
+    ratio = threshold.cost_ratio
     return (
         f"Where a miss costs {ratio:g} false alarm{'s' if ratio != 1 else ''}, the best threshold is "
-        f"{threshold['value']:.4f} (chosen on {threshold['chosen_on']}): {threshold['cost']:.4g} a row, "
-        f"against {threshold['cost_at_half']:.4g} at 0.5"
+        f"{threshold.value:.4f} (chosen on {threshold.chosen_on}): {threshold.cost:.4g} a row, "
+        f"against {threshold.cost_at_half:.4g} at 0.5"
     )
 
 
 def scored(name: str, value: float) -> str:
-    """A score as it is written: accuracies in percent."""
+    """A score as text; accuracies in percent."""
     return f"{value:.2%}" if name.endswith("accuracy") else f"{value:.4f}"
 
 

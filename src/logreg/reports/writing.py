@@ -11,13 +11,14 @@ from logreg.evaluation.path_selection import path_csv
 from logreg.files import write_whole
 from logreg.reports.html import as_html
 from logreg.reports.markdown import as_markdown
-from logreg.reports.summary import RunResult, Summary
+from logreg.reports.summary import RunResult
+from logreg.reports.summary_schema import FILE, Summary
 from logreg.training.module import LogisticModule
 from logreg.training.tracking import HPARAMS_METRICS, RunLogger
 
 
 def write_report(result: RunResult, summary: Summary, figures: Sequence[str], logger: RunLogger) -> None:
-    """Writes summary.json and report.md, and closes TensorBoard's file.
+    """Writes all files of the report, summary.json last, and closes TensorBoard's file.
 
     Args:
         result: The run.
@@ -28,7 +29,7 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
     curves = logger.history
     for split, scores in result.scores.items():
         last = {f"{name}/{split}": value for name, value in scores.items()}
-        if split != "test":  # these have curves, but the accuracy on train of an exact optimizer
+        if split != "test":  # train and val have curves, except for the accuracy on train of an exact optimizer
             last = {tag: value for tag, value in last.items() if tag in HPARAMS_METRICS and tag not in curves}
         if last:
             logger.log_metrics(last, result.epochs)
@@ -43,11 +44,11 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
     page = as_markdown(summary, figures)
     write_whole(result.folder / "report.md", lambda file: file.write(page.encode()))
     if result.config.report == "full":
-        html = as_html(summary, page, {name: result.folder / "figures" / name for name in figures})
+        html = as_html(summary.folder, page, {name: result.folder / "figures" / name for name in figures})
         write_whole(result.folder / "report.html", lambda file: file.write(html.encode()))
-    plain = json.dumps(summary, indent=2, ensure_ascii=False)
-    # last, since it says that the run has come to its end
-    write_whole(result.folder / "summary.json", lambda file: file.write((plain + "\n").encode()))
+    plain = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)
+    # last, since a run that has this file is finished
+    write_whole(result.folder / FILE, lambda file: file.write((plain + "\n").encode()))
 
 
 def coefficients_csv(module: LogisticModule) -> str:

@@ -1,4 +1,4 @@
-"""Builds what a run consists of from its config: data, module, Trainer."""
+"""Builds the parts of a run from its config: data, module, Trainer."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from logreg.training.tracking import RunLogger
 SPLIT_BY = {"column": "split_column", "group": "group"}
 """Keys of ``dataset.split`` that name a column, and the dataset's argument for each."""
 
-POLISHING = 1000
-"""Passes at most of an exact optimizer that finishes what a first-order one began."""
+MAX_POLISHING_PASSES = 1000
+"""Largest number of passes of the exact optimizer that follows a first-order one (``polish``)."""
 
 
 def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataModule:
-    """The DataModule that a config names; with the facts of a trained model its rows are for that one."""
+    """The DataModule that a config names; with the facts of a trained model its rows are encoded for that model."""
     own = dict(config.dataset)
     split = dict(own.pop("split", {}))
-    own.pop("recipe", None)  # the front desk has taken from it what the user left open
+    own.pop("recipe", None)  # the command line has filled in the settings from it
     generic = {key: own.pop(key) for key in DATASET_SETTINGS if key in own}
-    # Which column says it is the source's to know; which fraction, the DataModule's.
+    # A column that splits rows is an argument of the source; fractions are one of the DataModule.
     own |= {argument: split.pop(key) for key, argument in SPLIT_BY.items() if key in split}
     dataset = build_dataset(own.pop("name"), own)
     if model is not None and isinstance(dataset, ImageFolder):
@@ -61,7 +61,7 @@ def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataM
 
 
 def device_of(accelerator: str) -> torch.device:
-    """Where a backbone runs, and a model that needs no Trainer."""
+    """The device of a backbone, and of a model outside of a Trainer."""
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.device("cuda")
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
@@ -100,9 +100,18 @@ def build_trainer(
     has_val: bool,
     most: int | None = None,
 ) -> pl.Trainer:
-    """Lightning's Trainer; ``config.trainer`` reaches it unchanged; with ``most`` it ends after so many epochs.
+    """Lightning's Trainer, with ``config.trainer`` as further arguments.
 
-    One without a logger shows that it takes ``config.trainer``.
+    Args:
+        config: Of the run.
+        logger: ``None`` for a Trainer that is built only to check ``config.trainer``.
+        io: Writes the checkpoints.
+        callbacks: In the order in which they are called.
+        has_val: Whether there is a val split.
+        most: Largest number of epochs; ``None`` for that of the config.
+
+    Raises:
+        ConfigError: ``config.trainer``, or a variable of the environment, does not suit Lightning.
     """
     known = set(inspect.signature(pl.Trainer.__init__).parameters) - set(REFUSED_TRAINER_ARGUMENTS)
     for key in config.trainer:
@@ -110,7 +119,7 @@ def build_trainer(
             near = did_you_mean(f"trainer.{key}", [f"trainer.{name}" for name in sorted(known)])
             raise ConfigError(f"`trainer.{key}` must be an argument of Lightning's Trainer. {near}".rstrip())
     for variable in sorted(os.environ):
-        # Lightning takes them as arguments that were not given, unchecked.
+        # Lightning would use them for arguments that are not given, unchecked.
         if variable.startswith("PL_TRAINER_"):
             key = variable.removeprefix("PL_TRAINER_").lower()
             raise ConfigError(
@@ -120,11 +129,11 @@ def build_trainer(
         "accelerator": config.accelerator,
         "devices": config.devices,
         "precision": f"{config.precision}-true",
-        "max_epochs": most or config.max_epochs + (POLISHING if config.polish else 0),
+        "max_epochs": most or config.max_epochs + (MAX_POLISHING_PASSES if config.polish else 0),
         "logger": logger or False,
         "callbacks": list(callbacks),
         "plugins": [io, OneProcess()],
-        # Lightning looks there for checkpoints of its own that SLURM had it write
+        # Lightning would look there for the checkpoints that it writes under SLURM
         "default_root_dir": None if logger is None else str(logger.folder.resolve()),
         "enable_progress_bar": False,
         "enable_model_summary": config.verbose,
@@ -137,16 +146,16 @@ def build_trainer(
     try:
         limit = arguments.pop("max_time", None)
         if limit is not None:
-            arguments["callbacks"].append(TimeLimit(limit))
+            arguments["callbacks"].insert(0, TimeLimit(limit))  # first: the others see that the epoch is the last
         return pl.Trainer(**arguments)
     except (AttributeError, TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         raise ConfigError(f"`trainer` must suit Lightning's Trainer: {error}") from error
 
 
 class OneProcess(ClusterEnvironment):
-    """A process that trains for itself, whatever started it: SLURM, LSF, torchrun, Kubeflow or nobody.
+    """A single process, whatever started it: SLURM, LSF, torchrun, Kubeflow or a user.
 
-    Without it Lightning reads from the environment how many processes there are, and waits for the others.
+    Without this class Lightning reads the number of processes from the environment, and waits for the others.
     """
 
     creates_processes_externally = True
@@ -155,44 +164,44 @@ class OneProcess(ClusterEnvironment):
 
     @staticmethod
     def detect() -> bool:
-        """Whether it is there, as it always is."""
+        """Always true."""
         return True
 
     def world_size(self) -> int:
-        """How many processes train together."""
+        """Number of processes: 1."""
         return 1
 
     def set_world_size(self, size: int) -> None:
-        """Nothing: it stays 1."""
+        """Does nothing: the size stays 1."""
 
     def global_rank(self) -> int:
-        """Which of them it is."""
+        """Rank of this process: 0."""
         return 0
 
     def set_global_rank(self, rank: int) -> None:
-        """Nothing: it stays 0."""
+        """Does nothing: the rank stays 0."""
 
     def local_rank(self) -> int:
-        """Which of them on its machine."""
+        """Rank on this machine: 0."""
         return 0
 
     def node_rank(self) -> int:
-        """Which machine."""
+        """Rank of this machine: 0."""
         return 0
 
 
-STARTED_BY = {
+LAUNCHERS = {
     "torchrun": ("RANK", "WORLD_SIZE"),  # Kubeflow sets the same
     "SLURM": ("SLURM_PROCID", "SLURM_NTASKS"),
     "LSF": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
     "MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
 }
-"""Which variables of the environment say the number of a process, and how many there are."""
+"""By launcher: the variables of the environment that hold a process's rank and the number of processes."""
 
 
 def started_beside_others() -> str | None:
-    """That this process is one of several which something started together, in words."""
-    for starter, (rank, size) in STARTED_BY.items():
+    """A warning where this process is one of several that a launcher started together; else ``None``."""
+    for starter, (rank, size) in LAUNCHERS.items():
         if os.environ.get(size, "1") not in ("", "0", "1"):
             return (
                 f"process {os.environ.get(rank, '?')} of {os.environ[size]} that {starter} started: "
@@ -202,7 +211,11 @@ def started_beside_others() -> str | None:
 
 
 def check_hardware(accelerator: str) -> None:
-    """``gpu`` without one is an error, never a quiet run on the CPU."""
+    """Checks that torch can use the hardware that was asked for.
+
+    Raises:
+        ConfigError: There is no such hardware; a run never falls back to the CPU silently.
+    """
     there = {
         "gpu": torch.cuda.is_available() or torch.backends.mps.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -216,5 +229,5 @@ def check_hardware(accelerator: str) -> None:
 
 
 def batch_size(config: RunConfig) -> int | None:
-    """Rows of a batch; ``None`` for all."""
+    """Number of rows of a batch; ``None`` for all rows."""
     return None if config.batch_size == "full" else int(config.batch_size)

@@ -26,8 +26,8 @@ from logreg.run.building import build_data
 from logreg.run.separability import separation_in
 from logreg.solvers.fit import bound_of
 from logreg.solvers.problem import Coordinates
+from logreg.training.checkpoint_reading import TrainedModel
 from logreg.training.module import DTYPES, resolve_loss
-from logreg.training.trained import Trained
 
 INTERCEPT_ROUNDING = 1e-5
 """Largest intercept, relative to the largest in source units, that a model in float32 may have in place of 0."""
@@ -168,7 +168,7 @@ class _Model:
 
 def _of_checkpoint(request: CertifyRequest, facts: DataFacts) -> _Model:
     assert request.checkpoint is not None
-    module = Trained.load(request.checkpoint).module
+    module = TrainedModel.load(request.checkpoint).module
     theirs, objective = module.facts, module.objective
     for what, ours, its in (
         ("classes", facts.class_names, theirs.class_names),

@@ -1,14 +1,16 @@
-"""Goes on from a checkpoint: what must be the same, and what is taken over."""
+"""Continues a run from a checkpoint: checks that the two fit, then trains, or restores a fit that had ended."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback
 
 from logreg.config import RunConfig
 from logreg.data import TensorDataModule
@@ -16,17 +18,60 @@ from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
-from logreg.run.building import POLISHING
-from logreg.training.callbacks import Ending
+from logreg.run.building import MAX_POLISHING_PASSES
+from logreg.run_folder import continues_in_place, find_checkpoint
+from logreg.training.callbacks import TrainingEnd
+from logreg.training.checkpoint_reading import read_checkpoint
 from logreg.training.checkpoints import Checkpoints
 from logreg.training.module import LogisticModule, resolve_loss
 
 RESTORING = "lightning.pytorch.trainer.connectors.checkpoint_connector"
-"""The module that takes a checkpoint apart before training goes on."""
+"""Lightning's module that restores a checkpoint before training continues."""
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """A checkpoint that a run continues.
+
+    Attributes:
+        file: The checkpoint.
+        held: Its content.
+        in_place: Whether the run is the one that was broken off, and continues in its own folder.
+    """
+
+    file: Path
+    held: Mapping[str, Any]
+    in_place: bool
+
+    @classmethod
+    def of(cls, config: RunConfig, folder: Path, root: Path) -> Resumption | None:
+        """The checkpoint that a config names, if it names one.
+
+        Raises:
+            ConfigError: The checkpoint is missing or broken.
+        """
+        if not config.ckpt_path:
+            return None
+        file = find_checkpoint(config.ckpt_path, root, "leave ckpt_path out to start from scratch")
+        return cls(file, read_checkpoint(file), continues_in_place(file, folder))
+
+    @property
+    def epochs(self) -> int:
+        """Number of passes over the train rows that the checkpoint has made."""
+        return int(self.held["epoch"]) + 1
+
+    def has_ended(self, config: RunConfig) -> bool:
+        """Whether the training of the checkpoint came to its end."""
+        last = config.max_epochs + (MAX_POLISHING_PASSES if config.polish else 0)
+        return bool(self.held.get("ended")) or self.epochs >= last
+
+    def lacks_only_report(self, config: RunConfig) -> bool:
+        """Whether the run was broken off after its training, so that nothing but its report is left to make."""
+        return self.in_place and self.has_ended(config)
 
 
 def fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, resumed: Path | None) -> None:
-    """Trains, from a checkpoint on where there is one.
+    """Trains, from a checkpoint where there is one.
 
     Raises:
         ConfigError: Lightning refuses its arguments, or the checkpoint.
@@ -40,57 +85,50 @@ def fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, res
         restoring = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
         if resumed is not None and not isinstance(error, LogregError) and RESTORING in restoring:
             raise ConfigError(
-                f"`ckpt_path` must be a checkpoint to go on from, and {shown(resumed)} lacks what Lightning wants of "
-                "one. Leave ckpt_path out to start from scratch."
+                f"`ckpt_path` must be a checkpoint to go on from, and {shown(resumed)} lacks a part that Lightning "
+                "needs. Leave ckpt_path out to start from scratch."
             ) from error
         raise
     except Terminated:
         raise
-    except SystemExit as left:  # how Lightning answers Ctrl-C
+    except SystemExit as left:  # Lightning turns Ctrl-C into SystemExit
         if trainer.interrupted:
             raise KeyboardInterrupt from left
         raise
 
 
-def take_over(
-    held: Mapping[str, Any],
-    module: LogisticModule,
-    data: TensorDataModule,
-    checkpoints: Checkpoints,
-    callbacks: Sequence[Ending],
+def restore_ended(
+    resumed: Resumption, module: LogisticModule, checkpoints: Checkpoints, callbacks: Sequence[Callback]
 ) -> None:
-    """Sets all to where a fit ended that a checkpoint is of."""
+    """Sets the module and the callbacks to the end of the fit that a checkpoint is of, in place of the fit."""
+    held = resumed.held
     module.load_state_dict(held["state_dict"])
-    epochs = held["epoch"] + 1
     if "optimality" in held:
-        module.certificate = epochs, Certificate.of(held["optimality"])
+        module.certificate = Certificate.of(held["optimality"])
     state = held.get("callbacks", {}).get(checkpoints.state_key)
     if state is not None:
         checkpoints.load_state_dict(state)
     if checkpoints.when_saved is not None:
         checkpoints.when_saved()
-    for watcher in callbacks:
-        watcher.epochs = epochs
+    for callback in callbacks:
+        if isinstance(callback, TrainingEnd):
+            callback.epochs = resumed.epochs
 
 
-def check_resumable(
-    checkpoint: Path, held: Mapping[str, Any], config: RunConfig, facts: DataFacts, ours: bool
-) -> tuple[int, bool]:
-    """A checkpoint goes on only with the data, loss and optimizer it was made with, and with epochs left.
+def check_resumable(resumed: Resumption, config: RunConfig, facts: DataFacts) -> None:
+    """Checks that a run has the data, loss and optimizer of its checkpoint, and that epochs are left.
 
     lr, l2, l1, batch_size, schedule and max_epochs may change.
 
     Args:
-        checkpoint: The file.
-        held: What is in it.
-        config: Of this run.
+        resumed: The checkpoint.
+        config: Of the run.
         facts: Of its data.
-        ours: Whether it is this run, which was broken off: then it may be that nothing but the report is left.
 
-    Returns:
-        The epochs that it has behind it, and whether nothing but the report is left.
+    Raises:
+        ConfigError: Something differs that must not, or ``max_epochs`` is reached.
     """
-    arguments, epochs = held["hyper_parameters"], held["epoch"] + 1
+    checkpoint, arguments, epochs = resumed.file, resumed.held["hyper_parameters"], resumed.epochs
     theirs = DataFacts.from_dict(arguments["facts"])
     if "shift" not in arguments["facts"] and not facts.stored.is_plain:
         raise ConfigError(
@@ -120,12 +158,10 @@ def check_resumable(
         if mine != its:
             raise ConfigError(
                 f"`ckpt_path` must fit the run: the {what} of {shown(checkpoint)} is {its!r}, of this run {mine!r}. "
-                "Leave out what was typed anew, or name another run."
+                "Leave out the changed settings, or name another run."
             )
-    ended = bool(held.get("ended")) or epochs >= config.max_epochs + (POLISHING if config.polish else 0)
-    if ours and ended:
-        return int(epochs), True
-    if config.max_epochs <= epochs and (ended or not config.polish):
+    if resumed.lacks_only_report(config):
+        return
+    if config.max_epochs <= epochs and (resumed.has_ended(config) or not config.polish):
         constraint = f"exceed the {epochs} epochs in {shown(checkpoint)}"
         raise ConfigError.broken("max_epochs", constraint, config.max_epochs, f"Try max_epochs={2 * epochs}.")
-    return int(epochs), False

@@ -30,7 +30,7 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
 
 @torch.no_grad()
 def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Predicted:
-    """Probabilities of all rows of a split, with what is known of the rows."""
+    """Predicted probabilities of all rows of a split, with their labels, weights and groups."""
     logits = torch.cat([module.to(block.features.device).model(block.features).cpu() for block in data.blocks(split)])
     return Predicted(
         module.calibration.probabilities(logits, module.objective.loss),
@@ -43,14 +43,14 @@ def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Pre
 
 
 def weights_are_counts(data: TensorDataModule) -> bool:
-    """Whether the weights of the rows are numbers of rows: those of all splits are whole, and not all are 1."""
+    """Whether the weights of the rows are counts: those of all splits are whole numbers, and not all are 1."""
     weights = [weight for split in data.splits if (weight := data.sample_weight(split)) is not None]
     return bool(weights) and are_counts(torch.cat(weights))
 
 
 @torch.no_grad()
 def calibrate(module: LogisticModule, data: TensorDataModule) -> Calibration:
-    """The calibration of a model: its class weights taken out, then a temperature fitted on the val split."""
+    """The calibration of a model: class weights are removed, then a temperature is fitted on the val split."""
     logits, labels, weights = [], [], []
     for block in data.blocks("val"):
         logits.append(module.to(block.features.device).model(block.features).cpu())

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from logreg.data import TensorDataModule
 from logreg.losses.objective import Objective
 from logreg.optimality.separation.explain import SEARCH_LIMITS_S, explain_separation
 from logreg.training.module import LogisticModule
+
+MAX_SEARCHED_NUMBERS = 10**6
+"""Rows times features of train up to which the search takes less time than a short fit, and is made before it."""
+
+SEARCHING = "looking whether the classes are separable ..."
+"""The status line during the search."""
 
 
 def separation_in(
@@ -28,3 +36,46 @@ def separation_in(
 def separation_of(module: LogisticModule, data: TensorDataModule, seconds: float = SEARCH_LIMITS_S[-1]) -> str:
     """`separation_in` for a module's own objective."""
     return separation_in(data, module.objective, module.has_intercept, seconds)
+
+
+def is_searched_after_fit(module: LogisticModule) -> bool:
+    """Whether the full search for separation waits until after the fit.
+
+    A few passes of a first-order optimizer over many rows may take less time than the search.  Single columns are
+    tried before the fit in any case.
+    """
+    facts = module.facts
+    return module.exact is None and facts.rows["train"] * facts.num_features > MAX_SEARCHED_NUMBERS
+
+
+def separation_before_fit(module: LogisticModule, data: TensorDataModule, status: Callable[[str], None]) -> str:
+    """`separation_of`, as far as it is searched for before the fit.
+
+    Args:
+        module: Its objective.
+        data: Its rows.
+        status: Shows what is being done.
+    """
+    if is_searched_after_fit(module):
+        return separation_of(module, data, 0.0)
+    status(SEARCHING)
+    return separation_of(module, data)
+
+
+def separation_after_fit(module: LogisticModule, data: TensorDataModule, status: Callable[[str], None]) -> str:
+    """The separation that is known already, or `separation_of` where the search has waited for the end of the fit."""
+    if module.separation or not is_searched_after_fit(module):
+        return module.separation
+    status(SEARCHING)
+    # Features without names, such as pixels, explain nothing to a user: the short search is enough.
+    return separation_of(module, data, SEARCH_LIMITS_S[-1 if module.facts.feature_names else 0])
+
+
+def is_worth_warning(module: LogisticModule) -> bool:
+    """Whether separation is announced before the fit, and not in the report alone.
+
+    Few rows of many features are always separable, and some images are: for a first-order optimizer, which stops long
+    before coefficients are large, the report is soon enough.
+    """
+    facts = module.facts
+    return module.exact is not None or bool(facts.feature_names and facts.rows["train"] > 2 * (facts.num_features + 1))

@@ -18,16 +18,13 @@ from logreg.files import shown, write_whole
 from logreg.hardware import usable_cores
 from logreg.terminal import on_one_line
 
-SAME_DATA = ("name", "source", "rows", "classes")
-"""What two runs on the same data have in common, of a summary's dataset."""
-
 
 def sweep_overrides(overrides: Sequence[Override], root: Path) -> tuple[list[str], Path]:
-    """What Hydra must be told besides: where the sweep lives, and how its jobs are named.
+    """Further overrides for Hydra: the sweep folder, and the names of its jobs' folders.
 
     Args:
-        overrides: What the user typed.
-        root: Where runs live.
+        overrides: As typed.
+        root: The folder of all runs.
 
     Returns:
         Overrides to add, and the sweep folder.
@@ -43,7 +40,7 @@ def sweep_overrides(overrides: Sequence[Override], root: Path) -> tuple[list[str
     else:
         folder = root / "sweeps" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
         added.append(f"hydra.sweep.dir={folder.as_posix()}")
-    # A job's folder names what the sweep varies; what all jobs share would only make it long.
+    # The name of a job's folder has the settings that the sweep varies, and not those that all jobs share.
     shared = [key for key, override in given.items() if not override.is_sweep_override()]
     if shared:
         added.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]")
@@ -51,16 +48,16 @@ def sweep_overrides(overrides: Sequence[Override], root: Path) -> tuple[list[str
 
 
 def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str], score: str = "loss") -> float | None:
-    """One job; its failure is shown at once and written down, and the sweep goes on.
+    """Runs one job; a failure is shown and recorded in its folder, and the sweep continues.
 
     Args:
-        run: The job; returns what it is ranked by.
+        run: The job; returns the score that jobs are ranked by.
         folder: Its folder.
-        overrides: What makes it differ.
-        score: Name of what it is ranked by.
+        overrides: The settings that distinguish it.
+        score: Name of the score.
 
     Returns:
-        What ``run`` returns, or ``None`` if it failed.
+        The score; ``None`` where the job failed.
     """
     _share_the_cores()
     try:
@@ -73,17 +70,17 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
             file.write(details + "\n")
         failure = {"status": "failed", "error": line, "overrides": list(overrides), "metrics": {}}
         write_whole(folder / "summary.json", lambda file: file.write((json.dumps(failure, indent=2) + "\n").encode()))
-        said = on_one_line(f"failed: {' '.join(overrides)} [{shown(folder)}]")
-        print(f"{said}\n  {on_one_line(line)}", file=sys.stderr, flush=True)
+        headline = on_one_line(f"failed: {' '.join(overrides)} [{shown(folder)}]")
+        print(f"{headline}\n  {on_one_line(line)}", file=sys.stderr, flush=True)
         return None
     print(on_one_line(f"done: {' '.join(overrides)}: {score} {value:.4f}"), file=sys.stderr, flush=True)
     return value
 
 
 def _share_the_cores() -> None:
-    """Gives each worker of a parallel launcher its share of the cores, so that they do not fight.
+    """Limits the threads of each worker of a parallel launcher to its share of the cores.
 
-    The launcher's own processes each believe that they are alone.
+    Otherwise every worker would use all cores.
     """
     workers = HydraConfig.get().launcher.get("n_jobs", 1)
     if not workers or workers == 1:

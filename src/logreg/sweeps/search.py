@@ -1,4 +1,4 @@
-"""A tuned sweep: what to try next, remembered in a database, so that a killed sweep goes on where it stopped."""
+"""A tuned sweep: proposes trials, and keeps them in a database, so that a killed sweep continues where it stopped."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-FORMS = "log(1e-4,1), uniform(0,1), int(1,100) or choice(a,b,c)"
-"""How a range is written."""
+RANGE_FORMS = "log(1e-4,1), uniform(0,1), int(1,100) or choice(a,b,c)"
+"""The ways to write a range, for messages."""
 
-ATTEMPTS = 10
-"""Times that a database is tried which another process is just making."""
+OPEN_ATTEMPTS = 10
+"""Number of attempts to open a database that another process is creating."""
 
-BEING_MADE = re.compile("exists|unique|duplicate|locked", re.IGNORECASE)
-"""What a database says against making what another process makes at the same moment."""
+BEING_CREATED = re.compile("exists|unique|duplicate|locked", re.IGNORECASE)
+"""Errors of a database whose tables another process is creating at the same moment."""
 
-STARTUP = 10
-"""Trials that are drawn at random before the others are learned from."""
+RANDOM_TRIALS = 10
+"""Number of trials that are drawn at random before the sampler models the scores."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Range:
 
     @classmethod
     def read(cls, key: str, text: str) -> Range:
-        """What was typed, such as ``log(1e-4,1)``.
+        """Parses a range as typed, such as ``log(1e-4,1)``.
 
         Raises:
-            ConfigError: It is written otherwise, empty, or not positive under log.
+            ConfigError: The text has another form, the range is empty, or not positive under log.
         """
         typed = f"search.{key}"
         found = re.fullmatch(r"\s*(log|uniform|int|choice)\((.*)\)\s*", text)
         parts = [part.strip() for part in found[2].split(",")] if found else []
         if found is None or not all(parts):
-            raise ConfigError.broken(typed, f"be written as {FORMS}", text)
+            raise ConfigError.broken(typed, f"be written as {RANGE_FORMS}", text)
         kind = found[1]
         if kind == "choice":
             if len(set(parts)) < len(parts):
@@ -78,18 +78,18 @@ class Range:
 
     @property
     def text(self) -> str:
-        """As it is typed, the same for the same range."""
+        """The range in its canonical form, the same for equal ranges."""
         return f"{self.kind}({','.join(f'{end:g}' if isinstance(end, float) else str(end) for end in self.ends)})"
 
     @property
     def samples(self) -> tuple[Any, ...]:
-        """Its ends, and where it is continuous a value between them."""
+        """Its ends, and a value between them where it is continuous."""
         if self.kind in ("log", "uniform"):
             return (*self.ends, 0.61803 * self.ends[0] + 0.38197 * self.ends[1])
         return self.ends
 
     def distribution(self) -> BaseDistribution:
-        """The same in Optuna's words."""
+        """The range as a distribution of Optuna."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.kind == "choice":
@@ -101,16 +101,16 @@ class Range:
 
 
 def shown(value: Any) -> str:
-    """A value as a user would type it: four digits are more than any range is worth."""
+    """A value as a user would type it, with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class Search:
     """A study in a database, which several processes may share.
 
-    Counted are trials that came to an end, and those that are under way; one that was killed is as if it had never
-    begun.  What is tried next depends on the seed and on the trials that came to an end, so that a sweep that was
-    killed and goes on tries what it would have tried.
+    Trials that have ended and trials that are running count towards the total; a trial that was killed does not.  The
+    next trial depends on the seed and on the trials that have ended, so that a killed sweep that continues makes the
+    same trials as one that was never killed.
     """
 
     def __init__(
@@ -123,16 +123,16 @@ class Search:
         prune: bool,
         sign: int = -1,
     ) -> None:
-        """Opens the study, or makes it.
+        """Opens the study, or creates it.
 
         Args:
             name: Of the study.
             storage: URL of the database.
-            ranges: What is searched.
-            settings: What was typed besides; a study goes on only with the same.
-            seed: Fixes what is tried.
-            prune: Whether trials that fall behind are broken off.
-            sign: 1 if more of what trials score is better, or else -1.
+            ranges: The values to search.
+            settings: All other settings as typed; a study continues only with the same ones.
+            seed: Of the sampler.
+            prune: Whether trials that fall behind are stopped.
+            sign: 1 where a higher score is better, else -1.
 
         Raises:
             ConfigError: The study searched something else, or the database cannot be opened.
@@ -144,11 +144,11 @@ class Search:
         self.ranges, self.seed = {one.key: one for one in ranges}, seed
         pruner: Any = optuna.pruners.NopPruner()
         if prune:
-            # The first epochs favor large steps, whatever they lead to.
+            # The first epochs favor large learning rates, also those that end badly.
             pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
-        # A process that finds the database busy waits for it, and one that finds it half made tries again.
+        # A process waits for a database that is busy, and tries again where its tables are only half created.
         wait = {"connect_args": {"timeout": 60}} if storage.startswith("sqlite") else {}
-        for attempt in range(ATTEMPTS):
+        for attempt in range(OPEN_ATTEMPTS):
             try:
                 held = optuna.storages.RDBStorage(storage, engine_kwargs=wait)
                 self.study: Study = optuna.create_study(
@@ -160,7 +160,11 @@ class Search:
                 )
                 break
             except (SQLAlchemyError, optuna.exceptions.OptunaError, ValueError, ImportError, AssertionError) as error:
-                if isinstance(error, SQLAlchemyError) and BEING_MADE.search(str(error)) and attempt < ATTEMPTS - 1:
+                if (
+                    isinstance(error, SQLAlchemyError)
+                    and BEING_CREATED.search(str(error))
+                    and attempt < OPEN_ATTEMPTS - 1
+                ):
                     time.sleep(0.5)
                     continue
                 reason = " ".join(str(error).split())[:200]
@@ -187,8 +191,8 @@ class Search:
             and (trial.state != TrialState.FAIL or "error" in trial.user_attrs)
         ]
 
-    def free_what_was_killed(self) -> int:
-        """Counts trials no longer whose process, on this machine, is gone; returns how many."""
+    def fail_killed_trials(self) -> int:
+        """Fails running trials whose process on this machine has died; returns their number."""
         from optuna.trial import TrialState
 
         gone = 0
@@ -201,7 +205,7 @@ class Search:
         return gone
 
     def ask(self, total: int) -> tuple[Trial, dict[str, Any]] | None:
-        """The next trial and its values; ``None`` where so many count already."""
+        """The next trial and its values; ``None`` where ``total`` trials count already."""
         from optuna.samplers import TPESampler
         from optuna.trial import TrialState
 
@@ -211,9 +215,9 @@ class Search:
         ended = sum(trial.state != TrialState.RUNNING for trial in before)
         digest = hashlib.sha256(f"{self.seed} {ended} {len(before)}".encode()).digest()
         self.study.sampler = TPESampler(
-            n_startup_trials=STARTUP, seed=int.from_bytes(digest[:4], "big"), constant_liar=True
+            n_startup_trials=RANDOM_TRIALS, seed=int.from_bytes(digest[:4], "big"), constant_liar=True
         )
-        trial = self._begun()
+        trial = self._new_trial()
         ahead = [other for other in self.counted if other.number < trial.number]
         if len(ahead) >= total:  # another process took the last one at the same moment
             trial.set_user_attr("surplus", True)
@@ -221,56 +225,56 @@ class Search:
             return None
         return trial, {key: trial._suggest(key, kind) for key, kind in self._distributions.items()}
 
-    def _begun(self) -> Trial:
-        """A new trial, which says from the first moment on which process runs it: one that is killed can be freed."""
+    def _new_trial(self) -> Trial:
+        """A new trial that has its process in the database from its first moment, for `fail_killed_trials`."""
         import optuna
 
-        stated = {"host": socket.gethostname(), "pid": os.getpid()}
-        template = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs=stated)
+        owner = {"host": socket.gethostname(), "pid": os.getpid()}
+        template = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs=owner)
         number = self.study._storage.create_new_trial(self.study._study_id, template_trial=template)
         return optuna.trial.Trial(self.study, number)
 
     def finished(self, trial: Trial, score: float, folder: str) -> None:
-        """Notes the result of a trial."""
+        """Records the score of a trial."""
         trial.set_user_attr("folder", folder)
         self.study.tell(trial, score)
 
     def pruned(self, trial: Trial, folder: str) -> None:
-        """Notes that a trial was broken off, with what it had reached."""
+        """Records that a trial was pruned."""
         from optuna.trial import TrialState
 
         trial.set_user_attr("folder", folder)
         self.study.tell(trial, state=TrialState.PRUNED)
 
     def failed(self, trial: Trial, error: str) -> None:
-        """Notes that a trial came to nothing."""
+        """Records that a trial failed, with its error."""
         from optuna.trial import TrialState
 
         trial.set_user_attr("error", error)
         self.study.tell(trial, state=TrialState.FAIL)
 
     def dropped(self, trial: Trial) -> None:
-        """Notes that a trial does not count."""
+        """Records that a trial failed and does not count."""
         from optuna.trial import TrialState
 
         self.study.tell(trial, state=TrialState.FAIL)
 
     def forget(self) -> None:
-        """Takes a study back that nothing came of."""
+        """Deletes the study, which has no trials."""
         import optuna
 
         optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage)
 
     @property
     def best(self) -> tuple[float, Mapping[str, Any]] | None:
-        """The best score on val and the values it was reached with, once there is one."""
+        """The best score on val and its values; ``None`` before a trial has a score."""
         with suppress(ValueError):
             return self.study.best_value, self.study.best_params
         return None
 
     @property
     def history(self) -> list[tuple[str, float | None]]:
-        """State and score on val of the trials that came to an end, in the order of their numbers."""
+        """State and score on val of the trials that have ended, in the order of their numbers."""
         from optuna.trial import TrialState
 
         return [
@@ -280,9 +284,9 @@ class Search:
         ]
 
     def importance(self) -> dict[str, float]:
-        """How much of the spread of the scores each key explains, largest first; nothing where that cannot be told.
+        """Share of the variance of the scores that each key explains, largest first; empty where it is not known.
 
-        Source:
+        References:
             Hutter, Hoos and Leyton-Brown (2014), An efficient approach for assessing hyperparameter importance: fANOVA.
         """
         import optuna
@@ -298,10 +302,10 @@ class Search:
 
 def _refuse(name: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     what = next(key for key in wanted if known.get(key) != wanted[key])
-    said = {key: _listed(value[what]) for key, value in (("known", known), ("wanted", wanted))}
+    texts = {key: _listed(value[what]) for key, value in (("known", known), ("wanted", wanted))}
     key = "search" if what == "search" else "study"
     raise ConfigError(
-        f"`{key}` must go on with what {name} began with: its {what} {said['known']}, got {said['wanted']}. "
+        f"`{key}` must continue {name} as it began: its {what} {texts['known']}, got {texts['wanted']}. "
         "Type the same again, or begin another one with study=NAME."
     )
 
@@ -323,5 +327,5 @@ def _is_alive(pid: int) -> bool:
 
 
 def sqlite_url(file: Path) -> str:
-    """The database in a file, which need not be there."""
+    """The URL of a database in a file, which may not exist yet."""
     return f"sqlite:///{file.as_posix()}"

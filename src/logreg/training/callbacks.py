@@ -1,4 +1,4 @@
-"""Callbacks of the Trainer: certificates, the end of a fit, limits of time."""
+"""Callbacks: certificates, the end of training, the time limit."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from logreg.training.module import LogisticModule
 
 
 class Certificates(Callback):
-    """Says how far the parameters are from the optimum: after epochs 1, 2, 4, 8, ... and after the last.
+    """Certifies the distance of the parameters from the optimum, after epochs 1, 2, 4, 8, ... and after the last.
 
-    A certificate costs two passes in float64, and where the Hessian is small two more.  With many parameters the last
-    one, where it would say little, costs at most as many passes as the fit and 25 in any case: an exact optimizer goes
-    on from there, and tells how far below the optimum lies.  Without a penalty it costs up to 25, and the others are
-    left out.
+    A certificate takes two passes in float64, and two more where the Hessian is small.  With many parameters its bound
+    may be loose.  The last certificate is then improved by an exact optimizer that continues from the parameters, for
+    at most as many passes as the fit, or 25 where the fit was shorter.  Without a penalty and with many parameters the
+    last certificate alone is made, in up to 25 passes.
     """
 
-    def __init__(self, tell: Callable[[str], None] = lambda words: None) -> None:
+    def __init__(self, status: Callable[[str], None] = lambda line: None) -> None:
         """Nothing is certified yet.
 
         Args:
-            tell: Is told of the last certificate, which may take a while.
+            status: Shows a line before the last certificate, which may take seconds.
         """
-        self._started_s, self._tell = time.perf_counter(), tell
+        self._started_s, self._status = time.perf_counter(), status
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
         self._started_s = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Certifies, when it is time."""
+        """Certifies the parameters after epochs 1, 2, 4, 8, ... and after the last."""
         assert isinstance(pl_module, LogisticModule)
         epochs = trainer.current_epoch + 1
         last = trainer.should_stop or epochs == trainer.max_epochs
         if last:
-            self._tell("certifying how far the optimum is ...")
+            self._status("certifying how far the optimum is ...")
         if last or (pl_module.is_stochastic_now and not epochs & (epochs - 1)):
             self.certify(trainer, pl_module, epochs, last)
 
     def certify(self, trainer: pl.Trainer, module: LogisticModule, epochs: int, last: bool) -> None:
-        """Gives the module its certificate, and logs it."""
+        """Certifies the parameters of the module, and logs the certificate."""
         data = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
         seconds = time.perf_counter() - self._started_s
         if not module.certify(data.row_source("train", module.device), epochs, seconds, last):
             return
         assert module.certificate is not None
-        certificate = module.certificate[1]
+        certificate = module.certificate
         metrics = {
             "optimality/gap": certificate.gap,
             "optimality/max_abs_gradient": certificate.max_abs_gradient,
@@ -61,26 +61,26 @@ class Certificates(Callback):
             logger.log_metrics(metrics, step=epochs)
 
 
-class Ending(Callback):
-    """Notes that training came to its end.
+class TrainingEnd(Callback):
+    """Records that training came to its end.
 
     Attributes:
-        epochs: That the model has behind it; ``None`` before the end.
+        epochs: Number of epochs of the whole training; ``None`` before its end.
     """
 
     epochs: int | None = None
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes it."""
+        """Records the number of epochs."""
         self.epochs = trainer.current_epoch
 
 
 class TimeLimit(Timer):
-    """``trainer.max_time``, but at the end of an epoch: half an epoch could not be resumed bit for bit."""
+    """``trainer.max_time``, checked at the end of each epoch: half an epoch could not be resumed bit for bit."""
 
     def __init__(self, duration: Any) -> None:
         super().__init__(duration, interval="epoch", verbose=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: a resumed run has the whole time again."""
+        """Empty: a resumed run has the whole time again."""
         return {}

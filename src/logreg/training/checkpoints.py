@@ -1,4 +1,4 @@
-"""Checkpoints that a kill cannot break."""
+"""Crash-safe checkpoints: a kill at any moment leaves whole files."""
 
 from __future__ import annotations
 
@@ -15,29 +15,27 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from logreg.evaluation.temperature import Calibration
 from logreg.files import write_whole
 from logreg.run_folder import CHECKPOINTS, run_folder_of
-from logreg.training.module import LogisticModule
+from logreg.training.checkpoint_reading import read_checkpoint
 from logreg.training.tracking import RunLogger
-from logreg.training.trained import Trained, read_checkpoint
 
 
 class BufferedCheckpointIO(TorchCheckpointIO):
-    """Holds the newest state of each file in memory until ``flush`` writes it, whole or not at all.
+    """Buffers the newest content of each file in memory until ``flush`` writes it, whole or not at all.
 
-    An epoch of a small table takes a millisecond, a file takes longer.
+    Writing a file takes longer than an epoch of a small table, which takes a millisecond.
     """
 
     def __init__(self) -> None:
         self._held: dict[Path, dict[str, Any]] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """As Lightning calls it.  Copies: the parameters will move on."""
+        """Buffers a copy, since training changes the parameters in place; Lightning calls this."""
         self._held[Path(path)] = copy.deepcopy(checkpoint)
 
     def flush(self) -> None:
-        """Writes what is held."""
+        """Writes the buffered files."""
         for path, checkpoint in self._held.items():
             write_whole(path, lambda file, checkpoint=checkpoint: torch.save(checkpoint, file))  # type: ignore[misc]
         self._held.clear()
@@ -46,9 +44,9 @@ class BufferedCheckpointIO(TorchCheckpointIO):
 class Checkpoints(Checkpoint):
     """Keeps ``last.ckpt`` and ``best.ckpt`` in the run folder's ``checkpoints``.
 
-    ``best`` has the lowest loss/val so far; without a val split there is nothing to choose by and
-    it equals ``last``.  Both are written after the first epoch, then whenever ``every_s`` seconds
-    have gone, and after the last.
+    ``best`` has the lowest loss/val so far; without a val split it equals ``last``.  Both are written
+    after the first epoch, then after each epoch that ends ``every_s`` seconds or more after the last
+    write, and after the last epoch.
     """
 
     def __init__(
@@ -66,9 +64,10 @@ class Checkpoints(Checkpoint):
             folder: The run folder.
             io: Holds and writes the files; the Trainer must have it as a plugin.
             when_saved: Is called each time that both files are on disk.
-            every_s: Seconds between two times.
-            config: Of the run, as plain values: with it the checkpoint says which data it is of.
-            path: What was asked of l2 and the regularization path that it was chosen from, as plain values.
+            every_s: Least seconds between two writes.
+            config: Of the run, as plain values: it names the data of the checkpoint.
+            path: The setting of l2 as typed and the regularization path that its strength was chosen from, as plain
+                values.
         """
         self.config, self.path = config, path
         self.folder, self.io, self.when_saved, self.every_s = folder / CHECKPOINTS, io, when_saved, every_s
@@ -79,46 +78,42 @@ class Checkpoints(Checkpoint):
 
     @property
     def last_path(self) -> Path:
-        """Where last.ckpt is."""
+        """The file last.ckpt."""
         return self.folder / "last.ckpt"
 
     @property
     def best_path(self) -> Path:
-        """Where best.ckpt is."""
+        """The file best.ckpt."""
         return self.folder / "best.ckpt"
 
     def state_dict(self) -> dict[str, Any]:
-        """Which epoch was best, for a resumed run to beat."""
+        """The best epoch, which a resumed run has to beat."""
         return {"best": dict(self.best)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes up what ``state_dict`` gave."""
+        """Restores the result of ``state_dict``."""
         self.best = dict(state_dict["best"])
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the config, the path, and whether training came to its end, so that nothing but the report is left."""
+        """Adds the config, the path, and whether training has ended, so that only the report is left to make."""
         if self.config is not None:
             checkpoint["config"] = copy.deepcopy(dict(self.config))
         checkpoint["path"] = copy.deepcopy(self.path)
         checkpoint["ended"] = self._ended
 
-    def calibrate(self, fit: Callable[[LogisticModule], Calibration]) -> None:
-        """Writes into each checkpoint the calibration of the model that is in it."""
-        for path in (self.last_path, self.best_path):
-            self._amend(path, calibration=fit(Trained.load(path).module).as_dict())
+    def amend(self, path: Path, **values: Any) -> None:
+        """Writes a checkpoint again with values that were computed after training, whole or not at all.
 
-    def certify(self, optimality: Mapping[str, Any]) -> None:
-        """Writes what is known by now of the last parameters into their checkpoint."""
-        self._amend(self.last_path, optimality=dict(optimality))
-
-    def _amend(self, path: Path, **values: Any) -> None:
+        The end of training is on disk before these values are computed, which may take seconds: a run that is killed
+        meanwhile loses nothing of its training.
+        """
         self.io.save_checkpoint({**read_checkpoint(path), **values}, path)
         self.io.flush()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A resumed run may never beat the best epoch so far, so it brings that along."""
+        """Copies best.ckpt of the run that is resumed, whose best epoch this run may never beat."""
         resumed = Path(trainer.ckpt_path) if trainer.ckpt_path else None
         if not self.best or resumed is None:
             return
@@ -132,7 +127,7 @@ class Checkpoints(Checkpoint):
             self.best = {}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes a new best epoch; writes the files when it is time."""
+        """Buffers a new best epoch; writes the files when it is time."""
         self._ended = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
         loss = trainer.callback_metrics.get("loss/val")
         if loss is not None and float(loss) < self.best.get("loss/val", math.inf):
@@ -144,11 +139,11 @@ class Checkpoints(Checkpoint):
             self._write(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Saves a best epoch that is held; of the last ones up to ``every_s`` seconds are lost."""
+        """Writes a buffered best epoch; up to ``every_s`` seconds of the last epochs are lost."""
         self.io.flush()
 
     def _write(self, trainer: pl.Trainer) -> None:
-        for logger in trainer.loggers:  # first: whoever goes on from the checkpoint needs the curves up to it
+        for logger in trainer.loggers:  # first: a run that continues from the checkpoint needs the curves up to it
             if isinstance(logger, RunLogger):
                 logger.flush()
         trainer.save_checkpoint(self.last_path, weights_only=False)

@@ -1,14 +1,14 @@
-"""Imports Lightning without what a linear model never uses: half the time to the first epoch.
+"""Imports Lightning without packages that a linear model never uses: half the time to the first epoch.
 
 Lightning imports torchmetrics for two class names, and torchmetrics imports all of its metrics,
 image and audio ones too, with torchvision's models, SciPy's signal processing and matplotlib.  It
-imports them only if lightning_utilities finds those packages installed; here it is told that they
-are not, for as long as that one import takes.  The metrics of classification work as ever; those of
-images and audio, what needs SciPy, and plots do not.  The packages themselves can be imported as ever.
+imports them only if lightning_utilities finds those packages installed.  Here it does not find them,
+for the duration of that one import.  The metrics of classification work as usual; those of images and
+audio, those that need SciPy, and plots do not.  The packages themselves can be imported as usual.
 
 Lightning also imports torch's compiler, for a class to compare with and for functions that it must not
-compile, and so do torch's optimizers.  Nothing is compiled here, so something small stands in for it until
-Lightning is there; whoever asks for the compiler later gets the true one.
+compile, and so do torch's optimizers.  Nothing is compiled here, so a small stand-in replaces it until
+Lightning is imported; a later import of the compiler gets the real one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 COMPILER = "torch._dynamo"
 
 UNUSED = frozenset({"torchvision", "scipy", "matplotlib"})
-"""What torchmetrics need not find."""
+"""Packages that torchmetrics does not find."""
 
 
 def import_lightning() -> None:
-    """Imports ``lightning.pytorch``; without the detour if it is imported already.
+    """Imports ``lightning.pytorch``; does nothing where it is imported already.
 
-    Leaves nothing changed but ``sys.modules``, and that torch's optimizers no longer hide from the compiler.
+    Nothing stays changed but ``sys.modules``, and that torch's optimizers are no longer excluded from compilation.
     """
     if "torchmetrics" not in sys.modules:
         from lightning_utilities.core import imports
@@ -57,7 +57,7 @@ def import_lightning() -> None:
 
 @contextmanager
 def without_compiler() -> Iterator[bool]:
-    """Whoever imports torch's compiler within gets a stand-in; yields False where the true one is there already."""
+    """Replaces torch's compiler by a stand-in; yields False where the real one is imported already."""
     if COMPILER in sys.modules:
         yield False
         return
@@ -71,7 +71,7 @@ def without_compiler() -> Iterator[bool]:
 
 
 def _keep_away() -> None:
-    """Calls once what an optimizer hides from the compiler at its first call, and would import it for."""
+    """Makes an optimizer's first calls, which would import the compiler in order to be excluded from it."""
     import torch
 
     optimizer = torch.optim.SGD([torch.zeros(1)])

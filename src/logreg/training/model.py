@@ -14,8 +14,8 @@ from logreg.solvers.kernels import affine
 
 Init = Literal["zeros", "linear"]
 
-WIDENED = 2**21
-"""Numbers that are converted to float64 at once on a processor, 16 megabytes: a block of rows, as they are read."""
+MAX_CONVERTED = 2**21
+"""Numbers that are converted to float64 at a time on a CPU, 16 megabytes: about one block of rows."""
 
 
 def in_float64(tensor: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def linear_in_float64(features: Tensor, coef: Tensor, intercept: Tensor) -> Tens
         coef: Shape (K, D), float64.
         intercept: Shape (K,), float64.
     """
-    rows = max(1, WIDENED // max(1, features.shape[1]))
+    rows = max(1, MAX_CONVERTED // max(1, features.shape[1]))
     if features.dtype == torch.float64 or features.device.type != "cpu" or torch.is_grad_enabled():
         return affine(in_float64(features), coef, intercept)
     parts = [affine(_widened(part), coef, intercept) for part in features.split(rows)]
@@ -41,14 +41,14 @@ def linear_in_float64(features: Tensor, coef: Tensor, intercept: Tensor) -> Tens
 
 
 _SCRATCH = threading.local()
-"""Memory that each thread has for its copies: to ask the system for it each time takes longer than to write it."""
+"""Buffer of each thread for float64 copies: to allocate it each time takes longer than to fill it."""
 
 
 def _widened(features: Tensor) -> Tensor:
-    """Features (n, D) of the CPU in float64, until the thread asks for others."""
+    """Features (n, D) on the CPU in float64, in a buffer that the next call of the thread overwrites."""
     if getattr(_SCRATCH, "numbers", torch.empty(0)).numel() < features.numel():
-        with torch.inference_mode(False):  # it outlives the mode
-            _SCRATCH.numbers = torch.empty(max(features.numel(), WIDENED), dtype=torch.float64)
+        with torch.inference_mode(False):  # the buffer outlives the inference mode
+            _SCRATCH.numbers = torch.empty(max(features.numel(), MAX_CONVERTED), dtype=torch.float64)
     numbers: Tensor = _SCRATCH.numbers
     return numbers[: features.numel()].view(features.shape).copy_(features)
 
@@ -56,13 +56,13 @@ def _widened(features: Tensor) -> Tensor:
 class LogisticModel(nn.Module):
     """logits = ((features - mean) / std) @ coef.T + intercept.
 
-    Features come as they are stored (`DataFacts.stored`), and logits are float64 whatever the type of the features and
-    of the parameters: what is scored is what the certificate, which is in float64 too, speaks of.
+    Features come as they are stored (`DataFacts.stored`).  Logits are float64 whatever the types of the features and
+    of the parameters, so that scores and the certificate, which is in float64 too, agree.
 
     Attributes:
         coef: Shape (K, D), of the features as standardized here.
         intercept: Shape (K,).
-        mean, std: Shape (D,) each, of the stored features, or empty when nothing is to be done.
+        mean, std: Shape (D,) each, of the stored features; empty where features are not standardized.
     """
 
     mean: Tensor
@@ -79,18 +79,18 @@ class LogisticModel(nn.Module):
         """Starts the parameters.
 
         Args:
-            facts: Says D, how features are stored, and the mean and std to standardize by.
+            facts: Has D, the stored form of features, and the mean and std to standardize by.
             num_outputs: K.
             init: "zeros", or "linear" for the start of ``nn.Linear`` right after
                 ``torch.manual_seed(seed)``: uniform within 1 / sqrt(D).
             seed: Fixes the "linear" start.
-            dtype: Floating type of parameters and buffers, which training computes in; the start is drawn in float32
-                all the same.
+            dtype: Floating type of parameters and buffers, in which training computes; the start is always drawn in
+                float32.
         """
         super().__init__()
         coef, intercept = torch.zeros(num_outputs, facts.num_features), torch.zeros(num_outputs)
         if init == "linear":
-            # The draws of nn.Linear.reset_parameters in its order, from a generator of our own.
+            # The draws of nn.Linear.reset_parameters in the same order, from a separate generator.
             draw = torch.Generator().manual_seed(seed)
             nn.init.kaiming_uniform_(coef, a=math.sqrt(5), generator=draw)
             bound = 1 / math.sqrt(facts.num_features)
@@ -103,13 +103,13 @@ class LogisticModel(nn.Module):
         self.stored = facts.stored
 
     def standardize(self, features: Tensor) -> Tensor:
-        """Features (N, D) as they are stored -> what ``coef`` multiplies, (N, D), in the same type."""
+        """Stored features (N, D) -> standardized features (N, D), in the same type."""
         if not len(self.mean):
             return features
         return (features - self.mean.to(features)) / self.std.to(features)
 
     def of_stored(self) -> tuple[Tensor, Tensor]:
-        """``coef`` (K, D) and ``intercept`` (K,) of the features as they are stored, in float64."""
+        """``coef`` (K, D) and ``intercept`` (K,) of stored features, in float64."""
         coef, intercept = in_float64(self.coef), in_float64(self.intercept)
         if not len(self.mean):
             return coef, intercept
@@ -117,7 +117,7 @@ class LogisticModel(nn.Module):
         return coef, intercept - coef @ in_float64(self.mean)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, D) as they are stored -> logits (N, K), in float64."""
+        """Stored features (N, D) -> logits (N, K), in float64."""
         coef, intercept = self.of_stored()
         return linear_in_float64(features, coef, intercept)
 

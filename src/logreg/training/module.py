@@ -44,7 +44,7 @@ DTYPES = {"32": torch.float32, "64": torch.float64}
 
 
 def resolve_loss(loss: str, facts: DataFacts) -> str:
-    """The loss that a name means: "auto" is bce for two classes and cross_entropy for more."""
+    """The name of a loss, where "auto" is bce for two classes and cross_entropy for more."""
     if loss == "auto":
         return "bce" if facts.is_binary else "cross_entropy"
     return loss
@@ -62,10 +62,11 @@ class LogisticModule(pl.LightningModule):
         facts: All that is known of the data.
         objective: What is minimized.
         model: Features as they are stored -> logits (N, K); K = 1 for two classes under bce, else C.
-        reason: Why optimizer "auto" chose what it chose; else empty.
-        progress: Of the exact optimizer; ``None`` before it begins.
-        certificate: The newest, with the epochs behind it; ``None`` before there is one.
-        calibration: How logits become probabilities of classes; by the link alone until it is fitted.
+        reason: Why optimizer "auto" chose its solver; else empty.
+        progress: State of the exact optimizer; ``None`` before it begins.
+        certificate: The newest, which may be of an earlier epoch (its ``passes``); ``None`` before there is one.
+        separation: Why no finite optimum exists, where that is known; part of every certificate; else empty.
+        calibration: Maps logits to class probabilities; the inverse link alone until a calibration is fitted.
     """
 
     def __init__(
@@ -96,16 +97,16 @@ class LogisticModule(pl.LightningModule):
             l2: Strength of the penalty (l2 / 2) * |coef|^2, >= 0.
             l1: Strength of the penalty l1 * |coef|_1, >= 0; first-order optimizers follow its subgradient.
             init: "zeros", or "linear" as ``nn.Linear`` starts.
-            optimizer: Name, or a mapping of ``name`` and arguments; "auto" is the exact one that suits.
-            schedule: Likewise.
+            optimizer: Name, or a mapping of ``name`` and arguments; "auto" chooses an exact one by the problem's shape.
+            schedule: Name, or a mapping of ``name`` and arguments.
             lr: Step size of a first-order optimizer in the first epoch, > 0.
-            batch_size: Its rows of a batch; ``None`` for all rows of a block.
-            max_epochs: Length of its schedule, in passes over the train rows.
-            seed: Fixes the "linear" start, and what an exact optimizer draws.
+            batch_size: Rows of a batch of a first-order optimizer; ``None`` for all rows of a block.
+            max_epochs: Length of the schedule, in passes over the train rows.
+            seed: Of the "linear" start, and of the random draws of an exact optimizer.
             precision: Bits of the arithmetic; the Trainer's must be the same.
             tolerance: Relative gap to the optimum at which an exact optimizer ends.
             polish: Whether an exact optimizer goes on where a first-order one ends, after ``max_epochs``.
-            intercept: Whether there is one; else it stays 0.
+            intercept: Whether the model has an intercept; else it stays 0.
         """
         super().__init__()
         check("l2", l2, number(at_least=0))
@@ -140,7 +141,8 @@ class LogisticModule(pl.LightningModule):
         self.optimizer, self.schedule, self.lr = {**optimizer, "name": chosen}, schedule, lr
         self.batch_size, self.max_epochs, self.polish = batch_size, max_epochs, polish
         self.progress: SolverState | None = None
-        self.certificate: tuple[int, Certificate] | None = None
+        self.certificate: Certificate | None = None
+        self.separation = ""
         self.calibration = Calibration()
         # Plain values only: an object in here would make the checkpoint unreadable for torch.load.
         self.save_hyperparameters(
@@ -173,35 +175,35 @@ class LogisticModule(pl.LightningModule):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The class that each output speaks for, K of them."""
+        """The class of each output, K of them."""
         names = self.facts.class_names
         return names if len(self.model.intercept) > 1 else names[1:]
 
     def scorer(self, auroc: bool) -> SplitScorer:
-        """Of this objective and these class weights."""
+        """A scorer with this objective and these class weights."""
         return SplitScorer(self.objective, auroc, self.facts.class_weight)
 
     def problem(self, device: torch.device, num_outputs: int | None = None) -> Problem:
-        """What is minimized over the train rows, for exact optimizers and certificates."""
+        """The minimization problem over the train rows, for exact optimizers and certificates."""
         outputs = len(self.model.intercept) if num_outputs is None else num_outputs
         return problem_of(self.objective, self.facts, outputs, self.dtype_of_arithmetic, device, self.has_intercept)
 
     def start_at(self, point: Tensor) -> None:
-        """Sets: the parameters, to a point (K, D + 1) whose last column is the intercept."""
+        """Sets the parameters to a point (K, D + 1) whose last column is the intercept."""
         self.model.coef.data.copy_(point[:, :-1])
         self.model.intercept.data.copy_(point[:, -1])
 
     def point_of(self, problem: Problem) -> Tensor:
-        """The parameters as the problem over the train rows has them, (K, D + 1) in float64, the intercept last."""
+        """The parameters in the coordinates of `problem`, (K, D + 1) in float64, the intercept last."""
         point = torch.cat([self.model.coef, self.model.intercept.unsqueeze(1)], dim=1).detach().double()
         if self.model.coef.dtype == torch.float64 or not len(self.model.mean):
             return point
-        # A first-order optimizer reads features by means and deviations that are rounded to its type.
+        # A first-order optimizer standardizes by means and deviations that are rounded to its type.
         return Coordinates(self.model.mean.double(), self.model.std.double()).to(problem.model, point)
 
     @property
     def is_stochastic_now(self) -> bool:
-        """Whether this epoch is one of a first-order optimizer."""
+        """Whether a first-order optimizer makes the steps of this epoch."""
         return self.exact is None or (self.polish and self.current_epoch < self.max_epochs)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -218,24 +220,27 @@ class LogisticModule(pl.LightningModule):
         return build_optimizer(self.optimizer, self.lr, self.model.coef, intercept)
 
     def on_train_start(self) -> None:
-        """Sets: the gradients, which each batch overwrites in place."""
+        """Allocates the gradients, which each batch overwrites in place."""
         if self.exact and not self.polish:
             return
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        # torch's own, not Lightning's wrapper, whose bookkeeping takes longer than a batch; and without what torch
-        # wraps around it: hooks of its profiler, a fifth of a step, and a word to its compiler, which takes over a
-        # second to import.  Gradients are off already.
+        # torch's own optimizer, since the bookkeeping of Lightning's wrapper takes longer than a batch.  Its step is
+        # unwrapped: torch wraps it with hooks of the profiler, which take a fifth of a step, and with a call that
+        # imports the compiler, which takes over a second.  Gradients are off already.
         self._optimizer, self._step = optimizer, inspect.unwrap(type(optimizer).step)
         self._steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
     def on_validation_model_zero_grad(self) -> None:
-        """Keeps the gradients, which Lightning would free before each validation."""
+        """Keeps the gradients: Lightning's default would free them before each validation."""
 
     def on_train_epoch_start(self) -> None:
-        """Sets: the learning rate of this epoch.  Forgets the rows of an epoch that was broken off."""
+        """Sets the learning rate of this epoch, or starts the exact optimizer; clears the train scorer.
+
+        The scorer still holds rows where the previous epoch was interrupted.
+        """
         self.scorers["train"].clear()
         if not self.is_stochastic_now:
             if self.progress is None:
@@ -247,7 +252,7 @@ class LogisticModule(pl.LightningModule):
             group["lr"] = lr
 
     def training_step(self, block: Batch, batch_idx: int) -> None:
-        """Walks through a block batch by batch, one optimizer step each; or shows it to an exact optimizer."""
+        """Makes one optimizer step for each batch of a block, or adds the block to the pass of an exact optimizer."""
         with torch.no_grad():
             if self.is_stochastic_now:
                 self._walk_through(block)
@@ -272,7 +277,7 @@ class LogisticModule(pl.LightningModule):
         self.scorers["train"].update(logits, block.labels, targets, block.sample_weight)
 
     def _begin_exact(self) -> None:
-        """Sets: the exact optimizer, starting at the parameters as they are."""
+        """Starts the exact optimizer at the current parameters."""
         assert self.exact is not None
         problem = self.problem(self.device)
         self.progress = SolverState(problem, self.point_of(problem), self.tolerance, self.seed)
@@ -289,7 +294,7 @@ class LogisticModule(pl.LightningModule):
             self._requested = next(self._requests, None)
 
     def _end_pass(self) -> None:
-        """Goes on with what was gathered; takes over the point that was reached.  Sets: the parameters."""
+        """Ends a pass: the exact optimizer uses its sums, and the parameters become the point that it has reached."""
         progress = self.progress
         assert progress is not None
         if self._requested is not None:
@@ -311,9 +316,9 @@ class LogisticModule(pl.LightningModule):
             self._write(metrics)
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
-        """Logs the train split as the epoch saw it: each row scored just before its step.
+        """Logs the scores of the train split, where each row was scored just before its step.
 
-        After the last block and not in ``on_train_epoch_end``, which comes after that of the callbacks.
+        This happens after the last block and not in ``on_train_epoch_end``, which comes after that of the callbacks.
         """
         if not self.trainer.is_last_batch:
             return
@@ -330,16 +335,16 @@ class LogisticModule(pl.LightningModule):
         self._log("train", scores, lr=float(self._optimizer.param_groups[0]["lr"]))
 
     def certify(self, rows: RowSource, epochs: int, seconds: float, last: bool) -> bool:
-        """Sets: the certificate of the parameters as they are.
+        """Certifies the current parameters, and keeps the certificate in ``certificate``.
 
         Args:
             rows: The train rows.
             epochs: Passes of the fit so far.
-            seconds: Of the fit so far.
-            last: Whether more passes may be spent on it, since it is the last one.
+            seconds: Duration of the fit so far.
+            last: Whether this is the last certificate, for which more passes may be made.
 
         Returns:
-            Whether there is one: where nothing but a costly estimate could be had, it is left to the last.
+            Whether the parameters were certified: where only a costly estimate is possible, the last one alone is made.
         """
         problem = self.problem(self.device)
         known = self.progress.bound if self.progress is not None else None
@@ -351,43 +356,41 @@ class LogisticModule(pl.LightningModule):
             if last and is_penalized(self.objective) and known.gap > LOOSE_RELATIVE_GAP * known.value:
                 most = max(MIN_IMPROVING_PASSES, epochs)
                 known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
-        self.certificate = (
-            epochs,
-            Certificate(
-                objective=objective_in_words(
-                    self.objective, len(self.model.intercept), self.facts.mean_weight != 1, self.has_intercept
-                ),
-                value=known.value,
-                gap=known.gap,
-                rigorous=known.rigorous,
-                max_abs_gradient=float(known.gradient.abs().max()),
-                tolerance=self.tolerance,
-                rows=self.facts.rows["train"],
-                dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
-                passes=epochs,
-                seconds=seconds,
-                rounding=known.rounding,
-                dependent=names_of(known.dependent, self.facts.feature_names),
+        self.certificate = Certificate(
+            objective=objective_in_words(
+                self.objective, len(self.model.intercept), self.facts.mean_weight != 1, self.has_intercept
             ),
+            value=known.value,
+            gap=known.gap,
+            rigorous=known.rigorous,
+            max_abs_gradient=float(known.gradient.abs().max()),
+            tolerance=self.tolerance,
+            rows=self.facts.rows["train"],
+            dtype=str(self.dtype_of_arithmetic).removeprefix("torch."),
+            passes=epochs,
+            seconds=seconds,
+            separation=self.separation,
+            rounding=known.rounding,
+            dependent=names_of(known.dependent, self.facts.feature_names),
         )
         return True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Sets: the calibration.  Training that goes on from here will fit another one."""
+        """Restores the calibration; training that continues from here fits another one."""
         self.calibration = Calibration.of_checkpoint(checkpoint)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the calibration, and the certificate of the parameters as they are where there is one."""
+        """Adds the calibration and, where the current parameters are certified, their certificate."""
         checkpoint["calibration"] = self.calibration.as_dict()
-        if self.certificate is not None and self.certificate[0] == checkpoint["epoch"] + 1:
-            checkpoint["optimality"] = self.certificate[1].as_dict()
+        if self.certificate is not None and self.certificate.passes == checkpoint["epoch"] + 1:
+            checkpoint["optimality"] = self.certificate.as_dict()
 
     def validation_step(self, block: Batch, batch_idx: int) -> None:
         """Scores a block of the val split."""
         self.scorers["val"].update(self.model(block.features), block.labels, sample_weight=block.sample_weight)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the val split as the parameters are at the end of the epoch."""
+        """Logs the scores of the val split at the end of the epoch."""
         if self.scorers["val"].rows:
             self._log("val", self.scorers["val"].compute())
 
@@ -396,7 +399,7 @@ class LogisticModule(pl.LightningModule):
         self.scorers["test"].update(self.model(block.features), block.labels, sample_weight=block.sample_weight)
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test split."""
+        """Logs the scores of the test split."""
         if self.scorers["test"].rows:
             self._log("test", self.scorers["test"].compute())
 
@@ -405,13 +408,13 @@ class LogisticModule(pl.LightningModule):
         return self.calibration.probabilities(self.model(block.features), self.objective.loss)
 
     def probabilities(self, features: Tensor) -> Tensor:
-        """Features (N, D) in source units -> probability of each class (N, C), calibrated if the model is."""
+        """Features (N, D) in source units -> probability of each class (N, C), calibrated where the model is."""
         return self.calibration.probabilities(self(features), self.objective.loss)
 
     def _log(self, split: Split, scores: Scores, **others: float) -> None:
-        """To the loggers and, for callbacks that monitor a metric, to the Trainer.
+        """Logs scores to the loggers and, for callbacks that monitor a metric, to the Trainer.
 
-        ``self.log`` does the same, but takes longer for it than an epoch of a small table.
+        ``self.log`` does the same, but takes longer than an epoch of a small table.
         """
         if self.trainer.sanity_checking:
             return

@@ -21,15 +21,15 @@ class ProgressDisplay(Callback):
 
         Args:
             label: Such as the dataset's name.
-            lines: How many plain lines, spread evenly over the epochs; with 0 nothing else is said either.
-            warning: What to know of the fit before it begins.
+            lines: Number of plain lines, spread evenly over the epochs; 0 silences the display.
+            warning: A line to show before the fit.
         """
         self.label, self.lines, self.warning = label, lines, warning
         self._bar: Progress | None = None
         self._shown_s = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says what "auto" chose, and the warning; starts the bar, at the epoch that a resumed run begins with."""
+        """Shows the choice of "auto" and the warning; starts the bar at the first epoch of this run."""
         if isinstance(pl_module, LogisticModule) and pl_module.reason and self.lines:
             print(f"optimizer=auto: {pl_module.reason}", file=sys.stderr)
         if self.warning and self.lines:
@@ -61,13 +61,13 @@ class ProgressDisplay(Callback):
             print(f"{self.label}: epoch {done}/{total} {self._scores(trainer)}", file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self.on_train_end(trainer, pl_module)
 
     def _scores(self, trainer: pl.Trainer) -> str:

@@ -10,12 +10,12 @@ from lightning.pytorch.callbacks import Callback
 from logreg.training.module import LogisticModule
 
 
-class Pruned(Exception):  # no error: a trial that was not worth going on
+class Pruned(Exception):  # a signal, not an error
     """A trial of a search that fell behind the others.
 
     Attributes:
-        score: On val, when it was broken off.
-        epoch: When that was.
+        score: On val, when the trial was stopped.
+        epoch: Number of epochs until then.
     """
 
     def __init__(self, score: float, epoch: int, name: str = "loss") -> None:
@@ -24,26 +24,26 @@ class Pruned(Exception):  # no error: a trial that was not worth going on
 
 
 class Trial(Protocol):
-    """What Optuna calls so."""
+    """The part of Optuna's trial that pruning uses."""
 
     def report(self, value: float, step: int) -> None:
-        """Takes a score."""
+        """Records a score."""
 
     def should_prune(self) -> bool:
-        """Whether others were better at the same step."""
+        """Whether other trials were better at the same step."""
 
 
 class Pruning(Callback):
-    """Tells a search a score on val after epochs 1, 2, 4, 8, ..., and breaks off what falls behind.
+    """Reports the score on val to a search after epochs 1, 2, 4, 8, ..., and stops a trial that falls behind.
 
-    An exact optimizer, which takes few epochs and has its score at the end, is left alone.
+    Epochs of an exact optimizer are not reported: they are few, and their score counts at the end alone.
     """
 
     def __init__(self, trial: Trial, name: str = "loss") -> None:
         self.trial, self.name = trial, name
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Reports where it is time.
+        """Reports the score where it is due.
 
         Raises:
             Pruned: The trial fell behind.

@@ -22,7 +22,7 @@ def cosine(epoch: int, max_epochs: int, floor: float = 0.0) -> float:
         >>> [round(cosine(epoch, 4), 3) for epoch in range(4)]
         [1.0, 0.854, 0.5, 0.146]
 
-    Source:
+    References:
         Loshchilov and Hutter (2017), SGDR, without restarts.
     """
     return floor + (1 - floor) * (1 + math.cos(math.pi * min(epoch / max_epochs, 1.0))) / 2
@@ -43,7 +43,7 @@ SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "cosine": co
 
 
 def lr_factor(schedule: Mapping[str, Any], epoch: int, max_epochs: int) -> float:
-    """What the learning rate is multiplied by in an epoch.
+    """The factor of the learning rate in an epoch.
 
     Args:
         schedule: ``name`` of a schedule, and its own arguments.

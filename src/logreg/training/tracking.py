@@ -28,13 +28,13 @@ _of_all_threads = threading.excepthook
 
 
 def _but_of_events(args: threading.ExceptHookArgs) -> None:
-    """Shows what ends a thread, but of the one that writes events: whoever writes the next event is told again."""
+    """Shows an exception that ends a thread, but not of the thread that writes events: the next write raises it."""
     if type(args.thread).__module__ != event_file_writer.__name__:
         _of_all_threads(args)
 
 
 def _rows_until(last: int, file: Path) -> dict[int, dict[str, float]]:
-    """The curves in a metrics.csv up to a pass, without scores of test, which are the report's; empty if it has none.
+    """The curves in a metrics.csv up to a pass, without scores of test, which the report adds; empty without any.
 
     Returns:
         Value by tag, by passes over the data.
@@ -49,7 +49,7 @@ def _rows_until(last: int, file: Path) -> dict[int, dict[str, float]]:
             for step, row in rows.items()
             if step <= last
         }
-    except (KeyError, TypeError, ValueError):  # somebody wrote into it: the model goes on all the same
+    except (KeyError, TypeError, ValueError):  # the file was edited: the run continues without its curves
         return {}
 
 
@@ -64,8 +64,8 @@ class RunLogger(Logger):
 
         Args:
             folder: The run folder.
-            after: Passes over the data after which a run goes on whose curves are in the folder; ``None`` for a new
-                run.  What was logged later is forgotten.
+            after: Passes over the data of a run that continues in the folder, whose later points are dropped; ``None``
+                for a new run.
         """
         super().__init__()
         self.folder, self.after = folder, after
@@ -75,7 +75,7 @@ class RunLogger(Logger):
     def writer(self) -> SummaryWriter:
         """TensorBoard's writer; its file is made when it is first used."""
         threading.excepthook = _but_of_events
-        # What is purged includes the last pass, which the report may have added to.
+        # The last pass is purged too, since the report may have added points to it.
         writer = SummaryWriter(str(self.folder), flush_secs=5, purge_step=self.after)
         if self.after is None:
             writer.add_custom_scalars({"loss": {"train and val": ["Multiline", ["loss/train", "loss/val"]]}})
@@ -94,12 +94,12 @@ class RunLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Nothing: the run folder is the run."""
+        """Empty: the run folder names the run."""
         return ""
 
     @property
     def version(self) -> str:
-        """Nothing: the run folder is the run."""
+        """Empty: the run folder names the run."""
         return ""
 
     @property
@@ -109,7 +109,7 @@ class RunLogger(Logger):
 
     @property
     def experiment(self) -> SummaryWriter:
-        """TensorBoard's writer, for what is not a scalar."""
+        """TensorBoard's writer, for values other than scalars."""
         return self.writer
 
     def log_hyperparams(self, params: Mapping[str, Any] | Any, *args: Any, **kwargs: Any) -> None:
@@ -122,8 +122,8 @@ class RunLogger(Logger):
         the dataset lacks stays blank.
 
         Args:
-            plain: Value by column; ``None`` leaves a column of numbers blank, since text beside numbers makes it a
-                column of text, which TensorBoard cannot sort.
+            plain: Value by column; ``None`` leaves a number blank.  A text there would make the whole column text,
+                which TensorBoard cannot sort.
         """
         metrics = dict.fromkeys(HPARAMS_METRICS, 0.0)
         columns, _, _ = hparams_summaries(
@@ -143,7 +143,7 @@ class RunLogger(Logger):
         assert step is not None
         row = self._rows.setdefault(int(step), {})
         for tag, value in metrics.items():
-            if tag == "epoch":  # Lightning adds it; the axis says it already
+            if tag == "epoch":  # Lightning adds it; it is the axis already
                 continue
             self.writer.add_scalar(tag, value, int(step))
             row[tag] = value

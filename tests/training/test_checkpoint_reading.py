@@ -12,8 +12,8 @@ import torch
 from logreg.errors import ConfigError
 from logreg.evaluation.temperature import Calibration
 from logreg.facts import DataFacts
+from logreg.training.checkpoint_reading import Predictor, TrainedModel, read_checkpoint
 from logreg.training.module import LogisticModule
-from logreg.training.trained import Predictor, Trained, read_checkpoint
 from models import Models
 from whole_runs import Answer
 
@@ -64,8 +64,8 @@ def test_even_odds_are_the_first_class_with_and_without_a_threshold() -> None:
 
 
 def test_a_checkpoint_knows_its_run_and_what_was_certified(models: Models) -> None:
-    trained = Trained.load(models.run("binary").folder / "checkpoints" / "last.ckpt")
-    assert trained.of_its_run().dataset["name"] == "breast_cancer"
+    trained = TrainedModel.load(models.run("binary").folder / "checkpoints" / "last.ckpt")
+    assert trained.run_config().dataset["name"] == "breast_cancer"
     assert trained.optimality is not None
     assert trained.optimality["converged"] is True
     assert trained.facts.class_rates == pytest.approx((126 / 341, 215 / 341))
@@ -77,6 +77,7 @@ def test_that_there_is_no_finite_optimum_stands_in_the_checkpoint(tmp_path: Path
 
     run = train(tmp_path, "max_epochs=3")
     assert run.checkpoint()["optimality"] == run.summary["optimality"]
+    assert run.checkpoint("best")["optimality"] == run.summary["optimality"], "without a val split it is the last"
     assert run.summary["optimality"]["separation"]
 
 
@@ -128,7 +129,7 @@ def test_one_that_holds_something_else_is_refused(
     with pytest.raises(
         ConfigError, match=r"^`ckpt_path` must be a checkpoint of logreg, and .*strange\.ckpt is not one\.$"
     ):
-        Trained.load(tmp_path / "strange.ckpt")
+        TrainedModel.load(tmp_path / "strange.ckpt")
 
 
 def test_one_that_training_cannot_go_on_from_is_one_line(models: Models, types: Types, tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_one_that_training_cannot_go_on_from_is_one_line(models: Models, types: 
     answer = types(tmp_path, "train", *typed)
     assert answer.code == 2
     assert answer.err.splitlines()[-1] == (
-        "`ckpt_path` must be a checkpoint to go on from, and strange.ckpt lacks what Lightning wants of one. "
+        "`ckpt_path` must be a checkpoint to go on from, and strange.ckpt lacks a part that Lightning needs. "
         "Leave ckpt_path out to start from scratch."
     )
 
@@ -148,6 +149,6 @@ def test_one_that_was_trained_from_python_does_not_say_which_data(models: Models
     held = read_checkpoint(models.run("toy").folder / "checkpoints" / "last.ckpt")
     del held["config"]
     torch.save(held, tmp_path / "mine.ckpt")
-    trained = Trained.load(tmp_path / "mine.ckpt")
-    with pytest.raises(ConfigError, match=r"must be a checkpoint of scripts/train\.py, and .*mine\.ckpt does not say"):
-        trained.of_its_run()
+    trained = TrainedModel.load(tmp_path / "mine.ckpt")
+    with pytest.raises(ConfigError, match=r"must be a checkpoint of scripts/train\.py, and .*mine\.ckpt does not name"):
+        trained.run_config()

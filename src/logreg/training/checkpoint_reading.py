@@ -1,4 +1,4 @@
-"""A trained model out of its checkpoint, which is all that it takes to use it."""
+"""Reads checkpoints safely, and makes trained models of them that can predict."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from logreg.training.module import LogisticModule
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A model, and the run that it comes from.
+class TrainedModel:
+    """A model that was read from a checkpoint.
 
     Attributes:
         file: The checkpoint.
-        module: On the CPU, ready to predict.
-        config: Of its run; ``None`` where it was trained from Python.
-        epochs: That it has behind it.
-        optimality: Its certificate as plain values, where it was saved with one.
+        module: The model, on the CPU and ready to predict.
+        config: Of its run; ``None`` where the model was trained from Python.
+        epochs: Passes over the train rows.
+        optimality: Its certificate as plain values; ``None`` where the checkpoint has none.
     """
 
     file: Path
@@ -41,14 +41,14 @@ class Trained:
     optimality: dict[str, Any] | None
 
     @classmethod
-    def load(cls, file: Path) -> Trained:
+    def load(cls, file: Path) -> TrainedModel:
         """Reads a checkpoint; code inside is never executed.
 
         Raises:
-            ConfigError: It is not one of ours, or broken.
+            ConfigError: The file is no complete, safe checkpoint of logreg.
         """
         held = read_checkpoint(file)
-        with _of_strangers(file):
+        with _refusing_foreign(file):
             module = LogisticModule(**held["hyper_parameters"])
             module.load_state_dict(held["state_dict"])
             module.on_load_checkpoint(held)
@@ -61,43 +61,43 @@ class Trained:
 
     @property
     def facts(self) -> DataFacts:
-        """Of the data that it was trained on."""
+        """Facts of the data that the model was trained on."""
         return self.module.facts
 
-    def of_its_run(self) -> RunConfig:
-        """The config of its run, for those who cannot do without.
+    def run_config(self) -> RunConfig:
+        """The config of the model's run.
 
         Raises:
-            ConfigError: It was trained from Python, so nothing is known of where its data came from.
+            ConfigError: The model was trained from Python, so the source of its data is unknown.
         """
         if self.config is None:
             raise ConfigError(
-                f"`ckpt_path` must be a checkpoint of scripts/train.py, and {shown(self.file)} does not say which "
+                f"`ckpt_path` must be a checkpoint of scripts/train.py, and {shown(self.file)} does not name the "
                 "data it was trained on."
             )
         return self.config
 
 
 class Predictor:
-    """A trained model made ready for many blocks: means and deviations are in its coefficients, all in float64."""
+    """A trained model for fast prediction: standardization is folded into the coefficients, all in float64."""
 
     def __init__(self, module: LogisticModule, device: str | torch.device = "cpu") -> None:
         """Copies the parameters.
 
         Args:
-            module: Trained.
-            device: Where the arithmetic is done; on the CPU where it has no float64.
+            module: The trained model.
+            device: Of the arithmetic; the CPU where the device has no float64.
         """
         self.device = torch.device("cpu" if torch.device(device).type == "mps" else device)
         self.loss, self.calibration = module.objective.loss, module.calibration
         self.coef, self.intercept = (part.detach().to(self.device) for part in module.model.of_stored())
 
     def __call__(self, features: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:
-        """Probabilities (N, C) in float64 and labels (N,) of features (N, D) as they are stored.
+        """Probabilities (N, C) in float64 and predicted labels (N,) of stored features (N, D).
 
         Args:
             features: On any device.
-            threshold: Of two classes, the second is the label where its probability is greater.
+            threshold: Probability above which the second of two classes is predicted.
         """
         logits = linear_in_float64(features.to(self.device), self.coef, self.intercept)
         probabilities = self.calibration.probabilities(logits, self.loss)
@@ -105,35 +105,38 @@ class Predictor:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Tensors and plain values of a checkpoint.
+    """Tensors and plain values of a checkpoint; code in the file is never executed.
 
     Raises:
-        ConfigError: It is not one of ours, or broken.
+        ConfigError: The file is no complete, safe checkpoint of logreg.
     """
-    with _of_strangers(file):
+    with _refusing_foreign(file):
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                # torch packs nothing, and unpacks whatever it finds
+                # torch never compresses, but would unpack a compressed file of any size
                 if sum(member.file_size for member in archive.infolist()) > file.stat().st_size:
                     raise zipfile.BadZipFile
         held = torch.load(file, map_location="cpu", weights_only=True)
         if type(held["epoch"]) is not int or held["epoch"] < 0 or not isinstance(held["state_dict"], dict):
             raise TypeError("epoch")
         own = held["hyper_parameters"]
-        held["hyper_parameters"] = {**LogisticModule(**own).hparams, **own}  # also what older ones did not state
+        held["hyper_parameters"] = {
+            **LogisticModule(**own).hparams,
+            **own,
+        }  # with defaults for arguments that older checkpoints lack
     checked: dict[str, Any] = held
     return checked
 
 
 @contextmanager
-def _of_strangers(file: Path) -> Iterator[None]:
-    """For what takes a checkpoint apart, which may hold anything.
+def _refusing_foreign(file: Path) -> Iterator[None]:
+    """Turns every exception into one sentence, while a checkpoint is read whose content may be anything.
 
     Raises:
-        ConfigError: Whatever was wrong with it.
+        ConfigError: The file is no complete, safe checkpoint of logreg.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of pickles as others write them, of values as nobody does
+        with warnings.catch_warnings(action="ignore"):  # about foreign pickles and strange values
             yield
     except Exception as error:
         raise ConfigError(f"`ckpt_path` must be a checkpoint of logreg, and {shown(file)} is not one.") from error

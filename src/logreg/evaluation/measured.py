@@ -1,0 +1,65 @@
+"""Scores with their intervals: of a metric, of a class, of a decision threshold; needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Measured(NamedTuple):
+    """A score and the 95 % confidence interval of its true value."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores of one class against all others.
+
+    Attributes:
+        name: Of the class; "class" in JSON.
+        weight: Sum of the weights of its rows; their number where all weigh 1.
+        precision: Fraction of the rows predicted as this class that belong to it.
+        recall: Fraction of its rows that are predicted as this class.
+        f1: Harmonic mean of precision and recall.
+    """
+
+    name: str = field(metadata={"key": "class"})
+    weight: float
+    precision: Measured
+    recall: Measured
+    f1: Measured
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A decision threshold of two classes and its cost.
+
+    Attributes:
+        cost_ratio: Cost of a missed positive row, in false alarms.
+        value: Probability of the positive class from which a row is predicted positive.
+        chosen_on: The split on which the threshold was chosen.
+        cost: Mean cost per scored row, in false alarms.
+        cost_at_half: The same at a threshold of 0.5.
+    """
+
+    cost_ratio: float
+    value: float
+    chosen_on: str
+    cost: float
+    cost_at_half: float
+
+
+@dataclass(frozen=True)
+class RowWeights:
+    """The meaning of the rows' weights.
+
+    Attributes:
+        counts: Whether weights are numbers of rows; else they are sampling weights.
+        rows: The sum of counts, or Kish's effective sample size of sampling weights.
+    """
+
+    counts: bool
+    rows: float

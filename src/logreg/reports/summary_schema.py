@@ -1,0 +1,356 @@
+"""The content of summary.json as frozen dataclasses, and the one way to read it back; needs no torch.
+
+A field is a key, in the order of the file.  Fields with a default are those that the first versions did not write.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from logreg.config import EXACT
+from logreg.errors import ConfigError, LogregError
+from logreg.evaluation.measured import ClassScores, Measured, RowWeights, Threshold
+from logreg.evaluation.path_row import PathRow
+from logreg.files import shown
+from logreg.reports.json_fields import from_json, to_json
+
+FILE = "summary.json"
+"""Name of the file in a run folder; it is written last, so a run that has it is finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary:
+    """The data of a run.
+
+    Attributes:
+        rows: Number of rows by split.
+        features: D.
+        classes: C names.
+        class_weight: By class; ``None`` where all weigh 1.
+        backbone: Settings of the network that made the features; ``None`` without one.
+        notes: Sentences about the reading of the data.
+        leak: The setting that drops columns suspected to be the target under another name; empty for none.
+    """
+
+    name: str
+    source: str
+    rows: Mapping[str, int]
+    features: int
+    classes: tuple[str, ...]
+    class_weight: Mapping[str, float] | None
+    backbone: Mapping[str, Any] | None
+    notes: tuple[str, ...]
+    leak: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MajoritySummary:
+    """The baseline of the most frequent class in train, and its accuracy by split."""
+
+    class_name: str = field(metadata={"key": "class"})
+    accuracy: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoefficientSummary:
+    """One coefficient by name.
+
+    Attributes:
+        coef: Per unit of the feature.
+        coef_per_std: Per standard deviation of the feature; ``None`` where features are not standardized.
+    """
+
+    feature: str
+    class_name: str = field(metadata={"key": "class"})
+    coef: float
+    coef_per_std: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSummary:
+    """The fields of `Calibration`, as plain values."""
+
+    temperature: float = 1.0
+    class_weight: tuple[float, ...] = ()
+    rows: int = 0
+    low: float | None = None
+    high: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSummary:
+    """All scores of one split, with intervals.
+
+    Attributes:
+        split: The split.
+        calibration: Of the probabilities that were scored.
+        calibrated: Sentences on the calibration; none where there is none.
+        rows: N.
+        confidence: Of every interval.
+        metrics: By name, in reading order.
+        baseline: The same metrics of a model that predicts the class rates of train for every row.
+        classes: In the order of the classes.
+        confusion: Weight of the rows of class i that are predicted as class j, (C, C).
+        weights: The meaning of the rows' weights; ``None`` where rows have none.
+        threshold: Of two classes; else ``None``.
+    """
+
+    split: str
+    calibration: CalibrationSummary
+    calibrated: tuple[str, ...]
+    rows: int
+    confidence: float
+    metrics: Mapping[str, Measured]
+    baseline: Mapping[str, float]
+    classes: tuple[ClassScores, ...]
+    confusion: tuple[tuple[float, ...], ...]
+    weights: RowWeights | None = None
+    threshold: Threshold | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MistakeSummary:
+    """A row that the model is sure of and wrong about.
+
+    Attributes:
+        row: Number of the row as it was read, from 1.
+        true, predicted: Class names.
+        probability: Of the predicted class.
+        because: The features that contributed most to the predicted class, as "name = value".
+    """
+
+    row: int
+    true: str
+    predicted: str
+    probability: float
+    because: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSummary:
+    """The minimized function, and its value on train at the end, in nats."""
+
+    loss: str
+    reduction: str
+    l2: float
+    l1: float
+    train: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimalitySummary:
+    """The certificate: the fields of `Certificate`, and the properties that it computes from them."""
+
+    objective: str
+    value: float
+    gap: float
+    rigorous: bool
+    max_abs_gradient: float
+    tolerance: float
+    rows: int
+    dtype: str
+    passes: int
+    seconds: float
+    separation: str = ""
+    rounding: float = 0.0
+    dependent: tuple[str, ...] = ()
+    relative_gap: float
+    converged: bool
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathSummary:
+    """The regularization path that l2 was chosen from.
+
+    Attributes:
+        rows: The strengths, strongest first.
+        select: Name of the score that was chosen by.
+        best: Position of the chosen strength in ``rows``.
+        one_standard_error: Position of the strongest penalty within one standard error of the lowest loss on val.
+        alarm: A sentence where the best strength lies at an end of the path; else ``None``.
+    """
+
+    rows: tuple[PathRow, ...]
+    select: str = "log_loss"
+    best: int
+    one_standard_error: int
+    alarm: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownAnswerSummary:
+    """The learned log-odds beside the best ones, where the data were drawn from a known distribution.
+
+    Attributes:
+        accuracy: Of the best classifier on unseen rows.
+        coef, intercept: The best, in source units; ``coef`` is ``None`` for many features, as is ``learned_coef``.
+        learned_coef, learned_intercept: Of this run.
+        coef_error: Distance of the two, intercept included, relative to the norm of the best.
+    """
+
+    accuracy: float
+    coef: tuple[float, ...] | None
+    intercept: float
+    learned_coef: tuple[float, ...] | None
+    learned_intercept: float
+    coef_error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectationSummary:
+    """A score that the config expects, such as ``accuracy/test``, and the score of this run."""
+
+    metric: str
+    value: float
+    tolerance: float
+    got: float | None
+    reached: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestEpochSummary:
+    """The epoch of best.ckpt, its loss on val and, where that is known, on train."""
+
+    epoch: float
+    loss_val: float = field(metadata={"key": "loss/val"})
+    loss_train: float | None = field(default=None, metadata={"key": "loss/train", "omit_none": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondsSummary:
+    """Wall-clock time of the fit and of the whole run, in seconds."""
+
+    fit: float
+    total: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A finished run.
+
+    Attributes:
+        folder: The run folder, as seen from where the command was typed.
+        resumed_from: The checkpoint that the run continued; ``None`` for none.
+        command: To run it again.
+        overrides: Settings as typed.
+        largest_coefficients: Largest first; ``None`` where features have no names.
+        metrics: By split: ``loss``, the data term of the objective, which a calibration does not change; ``accuracy``;
+            and ``auroc`` of two classes.
+        evaluation: All scores of the last split with intervals, of calibrated probabilities.  Accuracy and AUROC are
+            those of ``metrics``; its log-loss is of calibrated probabilities and without class weights.
+        mistakes: Most certain first; ``None`` where no rows were held out.
+        reason: Why optimizer "auto" chose what it chose.
+        l2_reason: Why l2 has its value, where it was neither typed nor chosen on val.
+        equation: The fitted model in words, where it is short.
+        example: The first row of train by feature, where features are few.
+        best: ``None`` without a val split.
+        checkpoints: Files, relative to the folder.
+        epochs: Passes over the train rows.
+        config: All settings.
+        git_commit: Of the code; ``None`` where the code is no checkout.
+        versions: By package.
+    """
+
+    status: str = "finished"
+    folder: str
+    resumed_from: str | None = None
+    command: str
+    overrides: tuple[str, ...]
+    dataset: DatasetSummary
+    majority: MajoritySummary
+    largest_coefficients: tuple[CoefficientSummary, ...] | None
+    metrics: Mapping[str, Mapping[str, float]]
+    evaluation: EvaluationSummary | None = None
+    mistakes: tuple[MistakeSummary, ...] | None = None
+    objective: ObjectiveSummary
+    optimality: OptimalitySummary
+    reason: str | None
+    l2_reason: str | None = None
+    path: PathSummary | None = None
+    equation: str | None = None
+    example: Mapping[str, float] | None = None
+    known_answer: KnownAnswerSummary | None = None
+    expected: tuple[ExpectationSummary, ...] | None = None
+    best: BestEpochSummary | None = None
+    checkpoints: tuple[str, ...] = ()
+    epochs: int
+    seconds: SecondsSummary
+    seed: int
+    config: Mapping[str, Any]
+    git_commit: str | None
+    versions: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as they stand in summary.json."""
+        plain: dict[str, Any] = to_json(self)
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """The summary of a run of this version or an earlier one.
+
+        Raises:
+            LookupError: A key is missing that every version wrote.
+            TypeError: A value has another type.
+        """
+        evaluation = plain.get("evaluation")
+        if evaluation is not None and "calibration" not in evaluation:
+            # The first versions knew a temperature alone, and wrote no sentences.
+            temperature = evaluation.get("temperature", 1)
+            sentences = [] if temperature == 1 else [f"calibrated on val: temperature {temperature:.4g}"]
+            older = {"calibration": {"temperature": temperature}, "calibrated": sentences}
+            plain = {**plain, "evaluation": {**older, **evaluation}}
+        return from_json(cls, plain)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the run was trained by an exact optimizer."""
+        return self.config["optimizer"]["name"] in EXACT
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnfinishedSummary:
+    """A job of a sweep that failed, with the error, or was pruned, with the score it had reached."""
+
+    status: str = ""
+    overrides: tuple[str, ...] = ()
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    error: str | None = None
+    epochs: int | None = None
+
+
+@contextmanager
+def reading_summary(file: Path) -> Iterator[None]:
+    """Guards code that reads a summary.json, which may have come from anywhere.
+
+    Raises:
+        ConfigError: The file lacks something, or holds something else.
+    """
+    try:
+        yield
+    except LogregError:
+        raise
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise ConfigError(
+            f"`{shown(file)}` must be the summary of a run, and cannot be read as that. Remove it, or train anew."
+        ) from error
+
+
+def read_summary(folder: Path) -> Summary | UnfinishedSummary:
+    """The summary of the run in a folder.
+
+    Raises:
+        ConfigError: The file is no summary.
+    """
+    with reading_summary(folder / FILE):
+        plain = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if plain.get("status") == "finished":
+            return Summary.from_json(plain)
+        return from_json(UnfinishedSummary, plain)
