@@ -1,4 +1,4 @@
-"""Says how far coefficients are from the optimum: `python scripts/certify.py ckpt_path=latest`; or `--help`."""
+"""Certifies coefficients: `python scripts/certify.py ckpt_path=latest`; `--help` lists all keys."""
 
 import sys
 

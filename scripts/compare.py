@@ -1,4 +1,4 @@
-"""Compares runs: `python scripts/compare.py RUN RUN`; `--help` says the rest."""
+"""Compares runs: `python scripts/compare.py RUN RUN`; `--help` lists all keys."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Scores a trained model: `python scripts/evaluate.py ckpt_path=latest`; `--help` says the rest."""
+"""Scores a trained model: `python scripts/evaluate.py ckpt_path=latest`; `--help` lists all keys."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Exports a trained model: `python scripts/export.py format=onnx`; `--help` says the rest."""
+"""Exports a trained model: `python scripts/export.py format=onnx`; `--help` lists all keys."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Predicts new rows: `python scripts/predict.py input=new.csv output=predictions.csv`; `--help` says the rest."""
+"""Predicts new rows: `python scripts/predict.py input=new.csv output=predictions.csv`; `--help` lists all keys."""
 
 import sys
 

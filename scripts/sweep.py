@@ -1,4 +1,4 @@
-"""Tunes hyper-parameters: `python scripts/sweep.py dataset=digits "search.lr=log(1e-4,1)"`; `--help` says the rest."""
+"""Tunes hyper-parameters: `python scripts/sweep.py dataset=digits "search.lr=log(1e-4,1)"`; `--help` lists all keys."""
 
 import sys
 

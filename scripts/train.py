@@ -1,4 +1,4 @@
-"""Fits a logistic regression: `python scripts/train.py dataset=mnist lr=0.1`; `--help` says the rest."""
+"""Fits a logistic regression: `python scripts/train.py dataset=mnist lr=0.1`; `--help` lists all keys."""
 
 import sys
 

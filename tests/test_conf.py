@@ -14,9 +14,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from logreg import config as front_desk
+from logreg import config as config_module
 from logreg.commands.overrides import CONF
 from logreg.config import DATASET_SETTINGS, SECTIONS, SETTINGS, RunConfig
+from logreg.constraints import check
 from logreg.data import DATASETS
 from logreg.facts import SPLITS
 from logreg.reports.summary_schema import Summary
@@ -114,18 +115,18 @@ def test_no_file_names_code_to_be_run(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", sorted(set(FILES) - FRAGMENTS))
-def test_every_file_composes_and_keeps_every_promise(file: str) -> None:
+def test_every_file_composes_and_satisfies_every_constraint(file: str) -> None:
     config = config_of(*chosen_by(file))
     group, _, name = file.removesuffix(".yaml").rpartition("/")
     if group in ("dataset", "optimizer", "schedule"):
         assert getattr(config, group)["name"] == name
 
 
-# Recipes are run whole, with what they constraint, by tests/test_reference_results.py.
+# Recipes are run whole, with the results that they expect, by tests/test_reference_results.py.
 @pytest.mark.parametrize("file", [file for file in sorted(set(FILES) - FRAGMENTS) if "experiment/" not in file])
 def test_every_file_builds_and_trains(file: str, trained: Callable[[RunConfig], Trained]) -> None:
     config = config_of(*chosen_by(file))
-    exact = config.optimizer["name"] in front_desk.EXACT
+    exact = config.optimizer["name"] in config_module.EXACT
     # A first-order optimizer has an epoch; an exact one as many as it takes to an optimum, which a penalty makes.
     config = dataclasses.replace(config, l2=0.01) if exact else dataclasses.replace(config, max_epochs=1)
     if config.backbone["name"] != "none":
@@ -158,19 +159,19 @@ def test_tables_have_an_exact_optimizer_and_the_rest_stochastic_gradient_descent
 @pytest.mark.parametrize("name", options("dataset"))
 def test_the_penalty_of_tables_is_chosen_and_the_rest_have_none(name: str) -> None:
     chosen = name in TABLES - {"blobs"}  # the best classifier of those is known, and it is not penalized
-    assert config_of(f"dataset={name}").l2 == ("auto" if chosen else 0)
+    assert config_of(f"dataset={name}").l2 == (None if chosen else 0)
     assert config_of(f"dataset={name}", "l2=0.25").l2 == 0.25
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "image_folder"])
 def test_frozen_features_are_fitted_as_a_table_is(dataset: str) -> None:
     config = config_of(f"dataset={dataset}", "backbone=torchvision")
-    assert (config.optimizer["name"], config.lr, config.l2) == ("auto", None, "auto")
+    assert (config.optimizer["name"], config.lr, config.typed_l2) == ("auto", None, "auto")
     config = config_of(f"dataset={dataset}", "backbone=torchvision", "optimizer=sgd", "l2=0")
     assert (config.optimizer["name"], config.lr, config.l2) == ("sgd", 0.03, 0)
 
 
-@pytest.mark.parametrize("name", sorted(front_desk.EXACT))
+@pytest.mark.parametrize("name", sorted(config_module.EXACT))
 @pytest.mark.parametrize("dataset", ["toy", "digits", "mnist"])
 def test_an_exact_optimizer_has_no_learning_rate_whatever_the_dataset(dataset: str, name: str) -> None:
     config = config_of(f"dataset={dataset}", f"optimizer={name}")
@@ -213,10 +214,21 @@ def test_the_schedules_on_disk_are_the_schedules_in_the_code() -> None:
     assert options("schedule") == sorted(SCHEDULES) == sorted(SECTIONS["schedule"])
 
 
-def test_the_keys_of_the_front_desk_are_the_keys_in_the_code() -> None:
-    plain = plain_of()
-    assert set(SETTINGS) <= set(plain)
-    assert set(plain) == set(RunConfig.__dataclass_fields__)
+def test_the_settings_of_the_file_are_those_of_the_code_with_the_same_defaults_in_the_same_order() -> None:
+    plain = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    assert isinstance(plain, dict)
+    assert {key: plain[key] for key in plain if key not in ("defaults", "hydra")} == {
+        key: setting.default for key, setting in SETTINGS.items()
+    }
+    assert [key for key in plain if key in SETTINGS] == list(SETTINGS)
+    assert set(plain_of()) == set(RunConfig.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_a_default_satisfies_its_constraint(key: str) -> None:
+    setting = SETTINGS[key]
+    default = plain_of()[key] if str(setting.default).startswith("${") else setting.default
+    check(key, default, setting.constraint)
 
 
 @pytest.mark.parametrize(("section", "name"), [(section, name) for section in SECTIONS for name in options(section)])

@@ -1,4 +1,4 @@
-"""The front desk: every constraint and every setting, what it takes, what it refuses and in which words."""
+"""Every constraint and every setting: the values it takes, the values it refuses, and the message."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from logreg.config import EXACT, REFUSED_TRAINER_ARGUMENTS, SECTIONS, SETTINGS, RunConfig, unknown_key
+from logreg.config import ADDED_LATER, EXACT, REFUSED_TRAINER_ARGUMENTS, SECTIONS, SETTINGS, RunConfig, unknown_key
 from logreg.constraints import Constraint, check, flag, labels, listed, number, one_of, optional, text, weights, whole
 from logreg.errors import ConfigError, LogregError, did_you_mean
 from logreg.training.fast_import import import_lightning
 
 
 def a_run(**changes: Any) -> dict[str, Any]:
-    """What a user may have asked for, as a yaml file has it, with some of it changed."""
+    """A whole config as a yaml file has it, with some values changed."""
     plain: dict[str, Any] = {
         "dataset": {"name": "iris", "split": {"val": 0.2, "test": 0.2}, "standardize": True},
         "backbone": {"name": "none", "weights": "DEFAULT", "batch_size": 64},
@@ -26,6 +26,7 @@ def a_run(**changes: Any) -> dict[str, Any]:
         "loss": "auto",
         "reduction": "mean",
         "l2": 0.0,
+        "l2_path": None,
         "l1": 0.0,
         "intercept": True,
         "init": "zeros",
@@ -88,7 +89,7 @@ def whole_sentence(sentence: str) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_promise_says_what_it_takes_and_takes_no_more(
+def test_a_constraint_holds_of_what_its_description_names_and_of_nothing_else(
     constraint: Constraint, words: str, good: list[Any], bad: list[Any]
 ) -> None:
     assert constraint.description == words
@@ -96,7 +97,7 @@ def test_a_promise_says_what_it_takes_and_takes_no_more(
     assert [value for value in bad if constraint.holds(value)] == []
 
 
-def test_check_names_the_key_the_promise_the_value_and_the_next_step() -> None:
+def test_check_names_the_key_the_constraint_the_value_and_the_next_step() -> None:
     sentence = "`dataset.rows` must be a whole number >= 10, got 3. Three points are no cloud."
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         check("dataset.rows", 3, whole(at_least=10), "Three points are no cloud.")
@@ -108,7 +109,7 @@ def test_check_lists_the_choices_and_offers_the_nearest() -> None:
         check("reduction", "maen", one_of(("mean", "sum")))
 
 
-def test_check_is_silent_when_the_promise_is_kept() -> None:
+def test_check_is_silent_when_the_constraint_holds() -> None:
     check("lr", 0.1, number(above=0))
 
 
@@ -133,6 +134,7 @@ LOSSES, REDUCTIONS, STARTS = "one of auto, bce, cross_entropy", "one of mean, su
 ACCELERATORS, BITS = "one of auto, cpu, gpu, mps", "one of 32, 64"
 POSITIVE, NOT_NEGATIVE = "a finite number > 0", "a finite number >= 0"
 STRENGTHS = f"{NOT_NEGATIVE}, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]"
+PATHS = "null, default, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]"
 POSITIVE_OR_NULL, FRACTION = "a finite number > 0 or null", "a finite number > 0 and < 1"
 ROWS, FROM_ONE, FROM_ZERO = "a whole number >= 1 or full", "a whole number >= 1", "a whole number >= 0"
 
@@ -145,8 +147,9 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
     "reduction": [("none", f"{REDUCTIONS}, got 'none'."), (0, f"{REDUCTIONS}, got 0.")],
     "l2": [
         (bad, f"{STRENGTHS}, got {bad!r}.")
-        for bad in (-1e-3, "1e-3", math.nan, math.inf, True, "paths", [], [0.1, 0], [0.1, "1"], {"a": 1}, None)
+        for bad in (-1e-3, "1e-3", math.nan, math.inf, True, "paths", [], [0.1, 0], [0.1, "1"], {"a": 1}, "default")
     ],
+    "l2_path": [(bad, f"{PATHS}, got {bad!r}.") for bad in (0.1, "path", "auto", [], [0.1, 0], True)],
     "l1": [(-1, f"{NOT_NEGATIVE}, got -1."), (None, f"{NOT_NEGATIVE}, got None.")],
     "intercept": [("no", "true or false, got 'no'."), (0, "true or false, got 0."), (None, "true or false, got None.")],
     "init": [("zero", f"{STARTS}, got 'zero'. Did you mean zeros?"), ("random", f"{STARTS}, got 'random'.")],
@@ -198,6 +201,11 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
     ],
     "precision": [(16, f"{BITS}, got 16."), ("bf16", f"{BITS}, got 'bf16'."), (True, f"{BITS}, got True.")],
     "seed": [(bad, f"{FROM_ZERO} and <= 4294967295, got {bad}.") for bad in (-1, 0.5, None, 2**32)],
+    "ckpt_path": [(bad, f"text or null, got {bad!r}.") for bad in ("", True, ["latest"])],
+    "expected": [
+        (bad, f"values and a tolerance, such as {{accuracy/test: 0.92, tolerance: 0.003}} or null, got {bad!r}.")
+        for bad in (3, "high", [0.9])
+    ],
     "verbose": [("yes", "true or false, got 'yes'."), (1, "true or false, got 1.")],
 }
 """For each setting: bad values, and how the sentence "`setting` must be ..." goes on."""
@@ -205,7 +213,8 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
 TAKEN: dict[str, list[Any]] = {
     "loss": ["auto", "bce", "cross_entropy"],
     "reduction": ["mean", "sum"],
-    "l2": [0, 0.0, 1e-3, 10, "auto"],
+    "l2": [0, 0.0, 1e-3, 10, None],
+    "l2_path": [None],
     "l1": [0, 0.0, 1e-3, 10],
     "intercept": [True, False],
     "init": ["zeros", "linear"],
@@ -222,12 +231,14 @@ TAKEN: dict[str, list[Any]] = {
     "devices": [1],
     "precision": [32, "32", 64, "64"],
     "seed": [0, 1, 2**32 - 1],
+    "ckpt_path": [None, "latest", "runs/iris/2026"],
+    "expected": [{}, {"accuracy/test": 0.92, "tolerance": 0.003}],
     "verbose": [True, False],
 }
 """For each setting: values that it must take."""
 
 
-def test_every_knob_stands_in_the_tables_of_this_file() -> None:
+def test_every_setting_is_in_the_tables_of_this_file() -> None:
     # A new setting without a bad value here would be a setting whose constraint nobody has seen broken.
     assert set(REFUSED) == set(TAKEN) == set(SETTINGS)
 
@@ -235,7 +246,7 @@ def test_every_knob_stands_in_the_tables_of_this_file() -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "rest"), [(setting, *row) for setting, rows in REFUSED.items() for row in rows]
 )
-def test_a_knob_refuses_what_breaks_its_promise(setting: str, value: Any, rest: str) -> None:
+def test_a_setting_refuses_what_breaks_its_constraint(setting: str, value: Any, rest: str) -> None:
     with pytest.raises(ConfigError, match=whole_sentence(f"`{setting}` must be {rest}")):
         RunConfig.from_mapping(a_run(**{setting: value}))
 
@@ -243,7 +254,7 @@ def test_a_knob_refuses_what_breaks_its_promise(setting: str, value: Any, rest: 
 @pytest.mark.parametrize(
     ("setting", "value"), [(setting, value) for setting, values in TAKEN.items() for value in values]
 )
-def test_a_knob_takes_what_keeps_its_promise(setting: str, value: Any) -> None:
+def test_a_setting_takes_what_satisfies_its_constraint(setting: str, value: Any) -> None:
     ours = getattr(RunConfig.from_mapping(a_run(**{setting: value})), setting)
     # yaml reads 32 as a number and "32" as text: both are the same constraint kept, and one spelling comes out
     assert ours == (str(value) if setting == "precision" else value)
@@ -275,10 +286,19 @@ def test_an_exact_optimizer_refuses_what_it_would_ignore(name: str, key: str, va
 
 @pytest.mark.parametrize("l2", ["path", [0.1, 0.01], [1e-3]])
 def test_a_path_of_penalties_goes_with_an_exact_optimizer(l2: Any) -> None:
-    assert RunConfig.from_mapping(an_exact_run(l2=l2)).l2 == l2
+    ours = RunConfig.from_mapping(an_exact_run(l2=l2))
+    assert (ours.l2, ours.l2_path, ours.typed_l2) == (None, "default" if l2 == "path" else l2, l2)
+    assert RunConfig.from_mapping(an_exact_run(l2_path=ours.l2_path)) == ours  # whatever l2 the recipe has
+    assert RunConfig.from_mapping(ours.as_dict()) == ours
     sentence = "`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path."
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(l2=l2))
+
+
+@pytest.mark.parametrize("l2", ["auto", None])
+def test_a_strength_that_is_to_be_chosen_is_no_number(l2: Any) -> None:
+    ours = RunConfig.from_mapping(a_run(l2=l2))
+    assert (ours.l2, ours.l2_path, ours.typed_l2) == (None, None, "auto")
 
 
 @pytest.mark.parametrize("name", sorted(set(SECTIONS["optimizer"]) - set(EXACT)))
@@ -288,7 +308,7 @@ def test_a_first_order_optimizer_needs_a_learning_rate(name: str) -> None:
         RunConfig.from_mapping(a_run(optimizer={"name": name}, lr=None))
 
 
-def test_a_mistake_at_the_front_desk_is_one_that_the_door_turns_into_one_line() -> None:
+def test_a_mistake_in_a_config_is_a_message_of_one_line() -> None:
     with pytest.raises(LogregError) as caught:
         RunConfig.from_mapping(a_run(lr="abc"))
     assert "\n" not in str(caught.value)
@@ -308,11 +328,9 @@ def test_an_unknown_key_that_is_near_nothing_is_sent_to_the_help() -> None:
     assert ours == "`zzz` must be a key of the config, and there is none of that name. `--help` lists the keys."
 
 
-LATER = {"select": "log_loss"}
-"""Keys that older checkpoints lack, and what they meant."""
-
-
-@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(RunConfig) if field.name not in LATER])
+@pytest.mark.parametrize(
+    "key", [field.name for field in dataclasses.fields(RunConfig) if field.name not in ADDED_LATER]
+)
 def test_a_key_that_is_missing_is_named(key: str) -> None:
     plain = a_run()
     del plain[key]
@@ -320,22 +338,11 @@ def test_a_key_that_is_missing_is_named(key: str) -> None:
         RunConfig.from_mapping(plain)
 
 
-@pytest.mark.parametrize("key", LATER)
+@pytest.mark.parametrize("key", ADDED_LATER)
 def test_a_key_that_an_older_checkpoint_lacks_has_the_value_that_was_meant(key: str) -> None:
     plain = a_run()
     del plain[key]
-    assert getattr(RunConfig.from_mapping(plain), key) == LATER[key]
-
-
-@pytest.mark.parametrize("value", ["", True, ["latest"]])
-def test_ckpt_path_refuses_what_is_not_text(value: Any) -> None:
-    with pytest.raises(ConfigError, match=whole_sentence(f"`ckpt_path` must be text, got {value!r}.")):
-        RunConfig.from_mapping(a_run(ckpt_path=value))
-
-
-@pytest.mark.parametrize("value", [None, "latest", "runs/iris/2026"])
-def test_ckpt_path_takes_nothing_or_any_text(value: str | None) -> None:
-    assert RunConfig.from_mapping(a_run(ckpt_path=value)).ckpt_path == value
+    assert getattr(RunConfig.from_mapping(plain), key) == ADDED_LATER[key]
 
 
 # Sections
@@ -357,7 +364,7 @@ BAD_ARGUMENTS: dict[str, dict[str, list[tuple[str, Any, str]]]] = {
         "step": [("every", 0, FROM_ONE), ("every", 2.5, FROM_ONE), ("factor", 0, POSITIVE)],
     },
 }
-"""For each optimizer and schedule: an argument, a value that it refuses, and the constraint in words."""
+"""For each optimizer and schedule: an argument, a value that it refuses, and the description of the constraint."""
 
 GOOD_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
     "optimizer": {
@@ -373,7 +380,7 @@ GOOD_ARGUMENTS: dict[str, dict[str, dict[str, Any]]] = {
 """For each optimizer and schedule: arguments other than the defaults, which it must take."""
 
 
-def test_every_argument_of_every_section_stands_in_the_tables_of_this_file() -> None:
+def test_every_argument_of_every_section_is_in_the_tables_of_this_file() -> None:
     known = {section: {name: set(args) for name, args in choices.items()} for section, choices in SECTIONS.items()}
     good = {section: {name: set(args) for name, args in choices.items()} for section, choices in GOOD_ARGUMENTS.items()}
     bad = {
@@ -392,7 +399,7 @@ def test_every_argument_of_every_section_stands_in_the_tables_of_this_file() -> 
         for row in rows
     ],
 )
-def test_an_argument_of_a_section_refuses_what_breaks_its_promise(
+def test_an_argument_of_a_section_refuses_what_breaks_its_constraint(
     section: str, name: str, argument: str, value: Any, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=whole_sentence(f"`{section}.{argument}` must be {words}, got {value!r}.")):
@@ -523,7 +530,7 @@ def test_a_dataset_need_not_have_a_split() -> None:
         ),
     ],
 )
-def test_what_every_dataset_has_is_checked_at_the_front_desk(dataset: dict[str, Any], sentence: str) -> None:
+def test_the_settings_that_every_dataset_has_are_checked(dataset: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(dataset=dataset))
 
@@ -537,7 +544,7 @@ def test_what_every_dataset_has_is_checked_at_the_front_desk(dataset: dict[str, 
         ({"batch_size": 0}, "`backbone.batch_size` must be a whole number >= 1, got 0."),
     ],
 )
-def test_the_backbone_is_checked_at_the_front_desk(backbone: Any, sentence: str) -> None:
+def test_the_backbone_is_checked(backbone: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=rf"{re.escape(sentence)}$"):
         RunConfig.from_mapping(a_run(backbone=backbone))
 
@@ -546,7 +553,7 @@ def test_the_backbone_is_checked_at_the_front_desk(backbone: Any, sentence: str)
 
 
 @pytest.mark.parametrize("argument", REFUSED_TRAINER_ARGUMENTS)
-def test_an_argument_of_the_trainer_that_would_break_a_promise_is_refused(argument: str) -> None:
+def test_an_argument_of_the_trainer_that_would_have_a_wrong_effect_is_refused(argument: str) -> None:
     sentence = f"`trainer.{argument}` must not be set. {REFUSED_TRAINER_ARGUMENTS[argument]}"
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(trainer={argument: None}))

@@ -19,7 +19,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from logreg.commands.overrides import CONF, parse, resolved
+from logreg.commands.overrides import CONF, parse_overrides, plain_config
 from logreg.commands.train import main
 from logreg.config import RunConfig
 from logreg.data import TensorDataModule
@@ -72,7 +72,7 @@ def left_in(folder: Path) -> list[str]:
 
 @contextmanager
 def standing_in(folder: Path) -> Iterator[None]:
-    """As if the user stood in ``folder`` and typed there; what the door changes is put back."""
+    """As if the user stood in ``folder`` and typed there; what a command changes in the process is put back."""
     cwd, argv, environment = Path.cwd(), sys.argv, dict(os.environ)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
@@ -124,11 +124,11 @@ def _without_hydra(dataset: str) -> DictConfig:
 def composed(dataset: str, *arguments: str) -> DictConfig:
     """What a job gets for ``dataset=... arguments``."""
     config = copy.deepcopy(_without_hydra(dataset))
-    for override in parse(arguments):
+    for override in parse_overrides(arguments):
         OmegaConf.update(config, str(override.key_or_group), override.value())
     return config
 
 
 def data_of(dataset: str, *arguments: str) -> TensorDataModule:
     """The DataModule of ``scripts/train.py dataset=... arguments``."""
-    return build_data(RunConfig.from_mapping(resolved(composed(dataset, *arguments))))
+    return build_data(RunConfig.from_mapping(plain_config(composed(dataset, *arguments))))

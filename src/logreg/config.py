@@ -1,10 +1,13 @@
-"""The front desk: every setting of a run, typed and checked.  Standard library only, so it answers at once."""
+"""The config of a run: every setting with its type, default, constraint and help text.
+
+Standard library only, so that a mistake is answered at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from logreg.constraints import (
@@ -17,39 +20,20 @@ from logreg.constraints import (
     number,
     one_of,
     optional,
+    strength,
     strengths,
     text,
     weights,
     whole,
 )
 from logreg.errors import ConfigError, did_you_mean
+from logreg.settings import Setting
 
 SELECT = {"log_loss": ("loss", -1), "accuracy": ("accuracy", 1), "auroc": ("auroc", 1)}
-"""What may choose among models: its name among the scores of a split, and 1 if more of it is better, or else -1."""
+"""Scores that may choose among models: the name in the scores of a split, and 1 if larger is better, else -1."""
 
-SETTINGS: dict[str, Constraint] = {
-    "loss": one_of(("auto", "bce", "cross_entropy")),
-    "reduction": one_of(("mean", "sum")),
-    "l2": strengths(),
-    "l1": number(at_least=0),
-    "intercept": flag(),
-    "init": one_of(("zeros", "linear")),
-    "lr": optional(number(above=0)),
-    "batch_size": whole(at_least=1, or_word="full"),
-    "max_epochs": whole(at_least=1),
-    "tolerance": number(above=0, below=1),
-    "polish": flag(),
-    "select": one_of(SELECT),
-    "calibrate": one_of(("none", "temperature")),
-    "accelerator": one_of(("auto", "cpu", "gpu", "mps")),
-    "devices": whole(at_least=1),
-    "facts": one_of(("none", "show", "only")),
-    "precision": one_of(("32", "64")),
-    "seed": whole(at_least=0, at_most=2**32 - 1),  # what numpy takes
-    "report": one_of(("full", "brief")),
-    "verbose": flag(),
-}
-"""What each setting must be."""
+MAX_SEED = 2**32 - 1
+"""Largest seed: numpy takes no larger one."""
 
 DATASET_SETTINGS: dict[str, Constraint] = {
     "standardize": flag(),
@@ -58,14 +42,14 @@ DATASET_SETTINGS: dict[str, Constraint] = {
     "limit": optional(whole(at_least=2)),
     "class_weight": weights(),
 }
-"""What every dataset takes, besides ``split`` and arguments of its own."""
+"""Settings that every dataset has, besides ``split`` and arguments of its own."""
 
 BACKBONE_SETTINGS: dict[str, Constraint] = {
     "name": text(),
     "weights": text(),
     "batch_size": whole(at_least=1),
 }
-"""What turns images into features before the model sees them."""
+"""Settings of the network that turns images into features."""
 
 SECTIONS: dict[str, dict[str, dict[str, Constraint]]] = {
     "optimizer": {
@@ -87,10 +71,10 @@ SECTIONS: dict[str, dict[str, dict[str, Constraint]]] = {
         "step": {"every": whole(at_least=1), "factor": number(above=0)},
     },
 }
-"""What a user chooses between, and the arguments of each choice."""
+"""The options of a section, and the arguments of each option."""
 
 EXACT = ("newton", "lbfgs", "auto")
-"""Optimizers that step once per pass over all rows, and end when they are certified to be at the optimum."""
+"""Optimizers that step once per pass over all rows, and stop when a certificate proves them to be at the optimum."""
 
 REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     **{key: f"Set `{key}` instead." for key in ("accelerator", "devices", "precision", "max_epochs")},
@@ -112,12 +96,19 @@ REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     "barebones": "It would switch the checkpoints and TensorBoard off.",
     "fast_dev_run": "Set `max_epochs=1` and `dataset` to a small one instead.",
 }
-"""Arguments of Lightning's Trainer that would be ignored or would break a constraint, and what to do instead."""
+"""Arguments of Lightning's Trainer that have no effect or a wrong one here, and the advice for each."""
+
+
+def _declare(default: Any, constraint: Constraint, help_text: str) -> dict[str, Setting]:
+    """The metadata of a field of `RunConfig` that is a setting of its own."""
+    return {"setting": Setting(default, constraint, help_text)}
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, as a user asked for it.
+    """One run: every setting with its type, default, constraint and help text.
+
+    The default is the one that conf/config.yaml has; a run has all settings, so none is a default in Python.
 
     Attributes:
         dataset: ``name`` of the dataset; ``split`` and the settings of ``DATASET_SETTINGS``; its own arguments.
@@ -125,100 +116,176 @@ class RunConfig:
             ``weights`` and ``batch_size``.
         optimizer: ``name`` and arguments.
         schedule: ``name`` and arguments.
-        loss: "auto" is bce for two classes and cross_entropy for more.
-        reduction: Of the data term, over rows.
-        l2: Strength of the penalty (l2 / 2) * |coef|^2. "path" or a list fits several and takes the best on val; "auto"
-            does so with few, where that is possible.
-        l1: Strength of the penalty l1 * |coef|_1.
-        intercept: Whether there is one; else it stays 0.
-        init: Where the parameters start.
-        lr: Step size of a first-order optimizer in the first epoch; ``None`` for an exact one.
-        batch_size: Its rows of a batch, or "full".
-        max_epochs: Passes over the train rows; of an exact optimizer at most.
-        tolerance: Relative gap to the optimum at which an exact optimizer ends, and which counts as optimal.
-        polish: Whether an exact optimizer finishes what a first-order one began.
-        select: What is best on val among the strengths of a path and the jobs of a sweep.
-        calibrate: "temperature" takes class weights out of the probabilities of classes after training, and fits a
-            temperature on val.
-        accelerator: "auto" takes a GPU if there is one; the others insist.
-        devices: How many of them.
-        precision: Bits of the arithmetic.
-        seed: Fixes the split, the order of rows and the start.
-        ckpt_path: What to resume: latest, best, last, a run folder or a file.
+        l2: ``None`` where the strength is chosen: from ``l2_path``, or else by a short search where that is possible.
         trainer: Further arguments of Lightning's Trainer.
-        facts: Whether the facts of the data are shown before training, or shown and nothing else done.
-        expected: Result an experiment is expected to reach: value by "<metric>/<split>", and ``tolerance``.
-        report: "brief" leaves pictures and report.html out.
-        verbose: Whether Lightning may speak.
     """
 
     dataset: Mapping[str, Any]
     backbone: Mapping[str, Any]
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any]
-    loss: str
-    reduction: str
-    l2: float | str | list[float]
-    l1: float
-    intercept: bool
-    init: str
-    lr: float | None
-    batch_size: int | str
-    max_epochs: int
-    tolerance: float
-    polish: bool
-    calibrate: str
-    accelerator: str
-    devices: int
-    precision: str
-    seed: int
-    ckpt_path: str | None
+    loss: str = field(
+        metadata=_declare(
+            "auto",
+            one_of(("auto", "bce", "cross_entropy")),
+            "auto, bce or cross_entropy; auto is bce for two classes, cross_entropy for more; bce with more classes is "
+            "one-vs-rest",
+        )
+    )
+    reduction: str = field(
+        metadata=_declare("${dataset.recipe.reduction}", one_of(("mean", "sum")), "mean or sum of the loss over rows")
+    )
+    l2: float | None = field(
+        metadata=_declare(
+            "${dataset.recipe.l2}",
+            strength(),
+            "adds l2/2 * |coef|^2, never the intercept; scikit-learn's C is 1/(rows * l2); path, or a list such as "
+            "[1e-2,1e-3], is short for l2_path=default or that list; auto (tables, features and backbones) chooses "
+            "from few strengths on val; 0 for sgd, adam, with l1; C=1 without val",
+        )
+    )
+    l2_path: str | list[float] | None = field(
+        metadata=_declare(
+            None,
+            strengths(),
+            "default, or a list such as [1e-2,1e-3]: fits each strength of l2, from the largest to the smallest, and "
+            "takes the best on val",
+        )
+    )
+    l1: float = field(metadata=_declare(0.0, number(at_least=0), "adds l1 * |coef|_1"))
+    intercept: bool = field(
+        metadata=_declare(
+            True,
+            flag(),
+            "false: none, so the log-odds are 0 where all features, as the model reads them, are 0",
+        )
+    )
+    init: str = field(
+        metadata=_declare(
+            "zeros", one_of(("zeros", "linear")), "where the parameters start: zeros, or linear, as nn.Linear starts"
+        )
+    )
+    lr: float | None = field(
+        metadata=_declare(
+            "${dataset.recipe.lr.${optimizer.name}}",
+            optional(number(above=0)),
+            "step size in the first epoch, > 0; lr, batch_size or schedule implies optimizer=sgd, if none is typed",
+        )
+    )
+    batch_size: int | str = field(
+        metadata=_declare(
+            "${dataset.recipe.batch_size}", whole(at_least=1, or_word="full"), "rows per optimizer step, or full"
+        )
+    )
+    max_epochs: int = field(
+        metadata=_declare(
+            "${dataset.recipe.max_epochs}",
+            whole(at_least=1),
+            "passes over the train rows; of an exact optimizer 1000 at most",
+        )
+    )
+    tolerance: float = field(
+        metadata=_declare(
+            1e-6,
+            number(above=0, below=1),
+            "gap to the optimum, relative to the objective, at which an exact optimizer ends, and which counts as "
+            "optimal",
+        )
+    )
+    polish: bool = field(
+        metadata=_declare(False, flag(), "true: an exact optimizer continues from where sgd or adam ended")
+    )
+    select: str = field(
+        metadata=_declare(
+            "log_loss",
+            one_of(SELECT),
+            "log_loss, accuracy or auroc on val: chooses l2 on a path, ranks the jobs of a sweep, is what a search "
+            "improves (best.ckpt is the epoch of the lowest loss/val, whatever select is)",
+        )
+    )
+    calibrate: str = field(
+        metadata=_declare(
+            "none",
+            one_of(("none", "temperature")),
+            "temperature: class weights are taken out of the probabilities, then a temperature is fitted on val",
+        )
+    )
+    accelerator: str = field(
+        metadata=_declare(
+            "auto",
+            one_of(("auto", "cpu", "gpu", "mps")),
+            "auto, cpu, gpu or mps; auto takes a GPU if there is one, gpu refuses to run where there is none",
+        )
+    )
+    devices: int = field(metadata=_declare(1, whole(at_least=1), "devices to use"))
+    precision: str = field(metadata=_declare(32, one_of(("32", "64")), "bits of the arithmetic, 32 or 64"))
+    seed: int = field(
+        metadata=_declare(
+            0,
+            whole(at_least=0, at_most=MAX_SEED),
+            "fixes the split, the order of rows and the start",
+        )
+    )
+    ckpt_path: str | None = field(
+        metadata=_declare(
+            None,
+            optional(text()),
+            "latest, best, last, a run folder or a .ckpt file to resume from",
+        )
+    )
+    facts: str = field(
+        metadata=_declare(
+            "none",
+            one_of(("none", "show", "only")),
+            "show: a profile of the data, before training; only: the profile and nothing else",
+        )
+    )
+    expected: Mapping[str, Any] = field(
+        metadata=_declare(
+            None,
+            optional(mapping("values and a tolerance, such as {accuracy/test: 0.92, tolerance: 0.003}")),
+            "result that an experiment is expected to reach: {accuracy/test: 0.92, tolerance: 0.003}",
+        )
+    )
+    report: str = field(
+        metadata=_declare(
+            "full",
+            one_of(("full", "brief")),
+            "brief: without pictures and report.html, as the jobs of a sweep have it",
+        )
+    )
+    verbose: bool = field(metadata=_declare(False, flag(), "true: shows the messages of Lightning"))
     trainer: Mapping[str, Any]
-    facts: str
-    expected: Mapping[str, Any]
-    report: str
-    verbose: bool
-    select: str = "log_loss"  # checkpoints from before there was a choice lack it
 
     @classmethod
     def from_mapping(cls, plain: Mapping[str, Any]) -> RunConfig:
         """Checks each setting.
 
         Args:
-            plain: One value for each attribute, as a yaml file has them.
+            plain: One value for each attribute, as a yaml file has them; ``l2`` also as a user may type it: auto, path
+                or a list.
 
         Raises:
             ConfigError: A key is unknown or missing, or a value breaks its constraint.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
+        known = [one.name for one in dataclasses.fields(cls)]
         for key in plain:
             if key not in known:
                 raise unknown_key(key, known)
-        plain = {"select": "log_loss", **plain}
+        plain = {**ADDED_LATER, **plain}
         for key in known:
             if key not in plain:
                 raise ConfigError.broken(key, "be given", None)
-        plain = {**plain, "expected": {} if plain["expected"] is None else plain["expected"]}
-        for key, constraint in SETTINGS.items():
-            check(key, plain[key], constraint)
+        for key, setting in SETTINGS.items():
+            check(key, plain[key], setting.constraint)
+        plain = {**plain, **_separate_path(plain), "expected": plain["expected"] or {}}
         for section, choices in SECTIONS.items():
             _check_section(section, plain[section], choices)
         _check_steps(plain)
         _check_dataset(plain["dataset"])
         _check_backbone(plain["backbone"])
-        if plain["ckpt_path"] is not None:
-            check("ckpt_path", plain["ckpt_path"], text())
         _check_expected(plain["expected"])
-        check(
-            "trainer",
-            plain["trainer"],
-            mapping("arguments of Lightning's Trainer, such as trainer.max_time=00:00:10:00"),
-        )
-        for key, advice in REFUSED_TRAINER_ARGUMENTS.items():
-            if key in plain["trainer"]:
-                raise ConfigError(f"`trainer.{key}` must not be set. {advice}")
-        if plain["trainer"].get("limit_train_batches") == 0:
-            raise ConfigError.broken("trainer.limit_train_batches", "leave something to train on", 0)
+        _check_trainer(plain["trainer"])
         if plain["devices"] != 1:
             raise ConfigError.broken(
                 "devices", "be 1", plain["devices"], "Training on several devices at once is not built yet."
@@ -229,9 +296,36 @@ class RunConfig:
         """Plain values; `from_mapping` takes them back."""
         return dataclasses.asdict(self)
 
+    @property
+    def typed_l2(self) -> float | str | list[float]:
+        """``l2`` and ``l2_path`` as the one value that a user may type for ``l2``."""
+        if self.l2_path is not None:
+            return "path" if self.l2_path == "default" else self.l2_path
+        return "auto" if self.l2 is None else self.l2
+
+
+SETTINGS: dict[str, Setting] = {
+    one.name: one.metadata["setting"] for one in dataclasses.fields(RunConfig) if "setting" in one.metadata
+}
+"""The settings, in the order of ``--help``; the other fields of `RunConfig` are sections of several keys."""
+
+ADDED_LATER = {"select": "log_loss", "l2_path": None}
+"""Settings that the configs in older checkpoints lack, with the values that these runs had."""
+
+
+def _separate_path(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """``l2`` and ``l2_path`` as `RunConfig` has them, of what was typed for them: ``l2=path`` is short for a path.
+
+    A path takes the place of the strength that the dataset's recipe or an experiment has.
+    """
+    l2, path = plain["l2"], plain["l2_path"]
+    if path is None and (l2 == "path" or isinstance(l2, list | tuple)):
+        path = "default" if l2 == "path" else list(l2)
+    return {"l2": l2 if path is None and l2 != "auto" else None, "l2_path": path}
+
 
 def unknown_key(key: str, known: list[str]) -> ConfigError:
-    """The sentence for a key that no config has."""
+    """The message for a key that no config has, with the nearest of the known keys."""
     inner = [one for one in known if one.endswith(f".{key}")]
     if key == "C":
         near = "scikit-learn's C is 1 / (rows * l2): set l2 instead."
@@ -243,9 +337,9 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
 
 
 def _check_steps(plain: Mapping[str, Any]) -> None:
-    """What belongs to first-order optimizers stands with one, and nothing of it with an exact one."""
+    """Checks that lr, batch_size, schedule and polish go with a first-order optimizer, and a path with an exact one."""
     name = plain["optimizer"]["name"]
-    if not isinstance(plain["l2"], int | float) and plain["l2"] != "auto" and name not in EXACT:
+    if plain["l2_path"] is not None and name not in EXACT:
         raise ConfigError("`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path.")
     if name not in EXACT:
         if plain["lr"] is None:
@@ -287,14 +381,22 @@ def _check_backbone(plain: Any) -> None:
         check(f"backbone.{key}", value, BACKBONE_SETTINGS[key])
 
 
-def _check_expected(plain: Any) -> None:
-    check("expected", plain, mapping("values and a tolerance, such as {accuracy/test: 0.92, tolerance: 0.003}"))
+def _check_expected(plain: Mapping[str, Any]) -> None:
     for metric, value in plain.items():
         check(f"expected.{metric}", value, number())
         if metric != "tolerance" and metric.count("/") != 1:
             raise ConfigError(f"`expected.{metric}` must be written <metric>/<split>, such as accuracy/test.")
     if plain and "tolerance" not in plain:
         raise ConfigError.broken("expected", "have a tolerance", dict(plain))
+
+
+def _check_trainer(plain: Any) -> None:
+    check("trainer", plain, mapping("arguments of Lightning's Trainer, such as trainer.max_time=00:00:10:00"))
+    for key, advice in REFUSED_TRAINER_ARGUMENTS.items():
+        if key in plain:
+            raise ConfigError(f"`trainer.{key}` must not be set. {advice}")
+    if plain.get("limit_train_batches") == 0:
+        raise ConfigError.broken("trainer.limit_train_batches", "leave something to train on", 0)
 
 
 def _check_section(section: str, plain: Mapping[str, Any], choices: Mapping[str, Mapping[str, Constraint]]) -> None:

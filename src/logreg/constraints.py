@@ -1,4 +1,4 @@
-"""What a value must be, in description and as a test of it.  Standard library only."""
+"""Constraints on the values of settings: a description for messages, and a test.  Standard library only."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Constraint:
     """Ends the sentence "`key` must ..."."""
     holds: Callable[[Any], bool]
     choices: tuple[str, ...] = ()
-    """The names to choose from, where it is such a choice."""
+    """The names to choose from, of a constraint to one of several names."""
     is_text: bool = False
-    """Whether a value is taken as it was typed, whatever it looks like."""
+    """Whether a value on the command line is text as typed, even where it looks like a number."""
 
 
 def _is_number(value: object) -> bool:
@@ -34,7 +34,7 @@ def _is_number(value: object) -> bool:
 
 
 def number(above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf) -> Constraint:
-    """A finite number, within these bounds."""
+    """A finite number within bounds."""
     bounds = [
         f"> {above:g}" if above > -math.inf else "",
         f">= {at_least:g}" if at_least > -math.inf else "",
@@ -47,21 +47,29 @@ def number(above: float = -math.inf, at_least: float = -math.inf, below: float =
     )
 
 
-def strengths() -> Constraint:
-    """A strength of a penalty, or several to choose from."""
-    one = number(at_least=0)
+def strength() -> Constraint:
+    """The strength of l2 as a user types it: a number, auto, path, or the strengths of a path; ``None`` is auto."""
+    one, several = number(at_least=0), strengths()
     return Constraint(
         f"{one.description}, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
+        lambda value: value in ("auto", "path") or one.holds(value) or (value != "default" and several.holds(value)),
+    )
+
+
+def strengths() -> Constraint:
+    """The strengths of l2 on a path."""
+    return Constraint(
+        "be null, default, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
         lambda value: (
-            value in ("auto", "path")
-            or one.holds(value)
+            value is None
+            or value == "default"
             or (isinstance(value, list | tuple) and bool(value) and all(_is_number(x) and x > 0 for x in value))
         ),
     )
 
 
 def whole(at_least: int, at_most: int | None = None, or_word: str = "") -> Constraint:
-    """A whole number within these bounds, or the one word."""
+    """A whole number within bounds, or the word ``or_word``."""
     description = f"be a whole number >= {at_least}"
     description += (f" and <= {at_most}" if at_most is not None else "") + (f" or {or_word}" if or_word else "")
 
@@ -74,7 +82,7 @@ def whole(at_least: int, at_most: int | None = None, or_word: str = "") -> Const
 
 
 def one_of(choices: Iterable[str]) -> Constraint:
-    """One of these names."""
+    """One of several names."""
     names = tuple(choices)
     return Constraint(f"be one of {', '.join(names)}", lambda value: str(value) in names, names)
 
@@ -85,12 +93,12 @@ def flag() -> Constraint:
 
 
 def mapping(of: str) -> Constraint:
-    """Keys with values; ``of`` says which."""
+    """A mapping; ``of`` describes its content in the message."""
     return Constraint(f"be {of}", lambda value: isinstance(value, Mapping))
 
 
 def text() -> Constraint:
-    """Any text but none at all."""
+    """Text that is not empty."""
     return Constraint("be text", lambda value: isinstance(value, str) and value != "", is_text=True)
 
 
@@ -113,7 +121,7 @@ def name() -> Constraint:
 
 
 def optional(constraint: Constraint) -> Constraint:
-    """This, or nothing."""
+    """A value that satisfies ``constraint``, or ``None``."""
     return dataclasses.replace(
         constraint,
         description=f"{constraint.description} or null",
@@ -159,10 +167,10 @@ def listed() -> Constraint:
 
 
 def check(key: str, value: Any, constraint: Constraint, next_step: str = "") -> None:
-    """Raises the house sentence if ``value`` breaks the constraint.
+    """Checks one value.
 
     Raises:
-        ConfigError: Names the key, the constraint, the value, and the nearest choice.
+        ConfigError: The value does not satisfy the constraint.
     """
     if constraint.holds(value):
         return

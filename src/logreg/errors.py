@@ -1,4 +1,4 @@
-"""Errors a user can mend, each one sentence that says what to do.  Standard library only."""
+"""Exceptions for mistakes of the user, and the form of their messages.  Standard library only."""
 
 from __future__ import annotations
 
@@ -7,57 +7,57 @@ import re
 import shlex
 from collections.abc import Iterable
 
-MOST_CHOICES = 25
-"""Number of choices that one message lists."""
+MAX_CHOICES = 25
+"""Choices listed in one message; the others are counted."""
 
-LONGEST_VALUE = 300
-"""Letters of a value that is at fault, in a message."""
+MAX_VALUE_LENGTH = 300
+"""Characters of a wrong value in a message; a longer one is cut."""
 
 
 class LogregError(ValueError):
-    """A mistake of the user who typed the command: one line on stderr, exit code 2, no traceback."""
+    """A mistake of the user: a command prints it in one line on stderr, without traceback, and exits with code 2."""
 
 
 class ConfigError(LogregError):
-    """A key or a value that a run cannot work with."""
+    """A wrong key, value or combination on the command line or in a config."""
 
     @classmethod
     def broken(cls, key: str, constraint: str, got: object, next_step: str = "") -> ConfigError:
-        """The house sentence: `` `key` must constraint, got value. What to do next. ``.
+        """The message `` `key` must <constraint>, got <value>. <What to do next>. ``.
 
         Args:
             key: The dotted name as the user types it, such as ``dataset.root``.
-            constraint: What holds for a good value, such as "be a finite number > 0".
-            got: The value that broke the constraint.
-            next_step: A sentence that says what to do, if the constraint does not say it.
+            constraint: What a value must satisfy, such as "be a finite number > 0".
+            got: The value that does not.
+            next_step: A sentence about what to do, where the constraint does not make it clear.
         """
         value = repr(got)
-        if len(value) > LONGEST_VALUE:
-            value = f"{value[:LONGEST_VALUE]}..."
+        if len(value) > MAX_VALUE_LENGTH:
+            value = f"{value[:MAX_VALUE_LENGTH]}..."
         return cls(f"`{key}` must {constraint}, got {value}." + (f" {next_step}" if next_step else ""))
 
     @classmethod
     def not_a_choice(cls, key: str, choices: Iterable[str], got: object, advice: str = "") -> ConfigError:
-        """The sentence for a name that is not among ``choices``, with advice or else the nearest one offered."""
+        """The message for a name that is not among ``choices``, with ``advice`` or else the nearest choice."""
         choices = list(choices)
-        listed = name_list(choices, MOST_CHOICES)
+        listed = name_list(choices, MAX_CHOICES)
         return cls.broken(key, f"be one of {listed}", got, advice or did_you_mean(got, choices))
 
 
 class DatasetNotFoundError(LogregError):
-    """Files of a dataset that are not where they were looked for."""
+    """Files of a dataset that are missing."""
 
 
 class DataError(LogregError):
-    """Data that cannot be learned from: values, labels or splits at fault."""
+    """Data that no model can be fitted to: wrong values, labels or splits."""
 
 
 class DivergedError(LogregError):
-    """Training whose loss is no longer a finite number."""
+    """Training whose loss is not finite any more."""
 
 
 class Terminated(SystemExit):
-    """SIGTERM; whoever does not catch it ends with the exit code that shells give to it."""
+    """Is raised by SIGTERM; a process that does not catch it exits with the code that shells use for SIGTERM."""
 
     EXIT_CODE = 143
 
@@ -88,7 +88,7 @@ def name_list(names: Iterable[object], most: int = 10, kind: tuple[str, str] = (
 
 
 def as_typed(key: str, names: Iterable[object]) -> str:
-    r"""A list of names as a user types it, with quotes where Hydra or the shell would take them apart.
+    r"""A list of names as a user types it, with quotes where Hydra or the shell would split or convert them.
 
     Example:
         >>> as_typed("dataset.drop", ["age"])
@@ -105,7 +105,7 @@ def as_typed(key: str, names: Iterable[object]) -> str:
 
 
 def shell_line(words: Iterable[str]) -> str:
-    """Words as they are typed in a shell, in the quotes that leave them readable.
+    """Words joined to a line of a shell, with quotes where the shell needs them, the more readable kind.
 
     Example:
         >>> print(shell_line(["python", "scripts/train.py", "lr=0.1", "dataset.target='a b'", "dataset.drop=[a,b]"]))
@@ -117,7 +117,9 @@ def shell_line(words: Iterable[str]) -> str:
 
 
 def escaped(text: str, quote: str) -> str:
-    r"""What stands between two quotes for Hydra to read the text: a backslash means itself but before a quote.
+    r"""Text with escapes, to stand between two quotes in an override of Hydra.
+
+    Hydra takes a backslash literally, except before a quote.
 
     Example:
         >>> escaped(r"(p\d+)'s", "'")
@@ -127,9 +129,9 @@ def escaped(text: str, quote: str) -> str:
 
 
 NOT_TEXT = {"true", "false", "null", "nan", "inf"}
-"""Words that Hydra takes for something else."""
+"""Words that Hydra converts to a value that is not text."""
 
-OTHER_WORDS = {
+SYNONYMS = {
     "learning_rate": "lr",
     "epochs": "max_epochs",
     "num_epochs": "max_epochs",
@@ -142,7 +144,7 @@ OTHER_WORDS = {
     "cuda": "gpu",
     "device": "accelerator",
 }
-"""What other programs call it."""
+"""Keys and values of other programs, with those of this one."""
 
 
 def nearest(got: object, choices: Iterable[str]) -> str | None:
@@ -153,9 +155,9 @@ def nearest(got: object, choices: Iterable[str]) -> str | None:
         ('mnist', None)
     """
     by_lower = {choice.lower(): choice for choice in choices}
-    other_word = OTHER_WORDS.get(str(got).lower())
-    if other_word in by_lower:
-        return other_word
+    synonym = SYNONYMS.get(str(got).lower())
+    if synonym in by_lower:
+        return synonym
     near = difflib.get_close_matches(str(got).lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[near[0]] if near else None
 

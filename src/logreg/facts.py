@@ -97,7 +97,7 @@ class DataFacts:
     fingerprint: int = 0
     """Checksum (CRC-32) of the rows of all splits; it changes with the data and with the split."""
     source: str = ""
-    """What was read, such as a file name, where the name of the dataset does not tell."""
+    """What was read, such as a file name, where the name of the dataset leaves it open."""
     columns: tuple[Column, ...] = ()
     """Encoding of the columns of a table, in order; empty where the source has features instead of columns."""
     ignored: tuple[str, ...] = ()

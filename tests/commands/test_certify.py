@@ -1,4 +1,4 @@
-"""`scripts/certify.py` as a user types it, on coefficients of ours and of others."""
+"""`scripts/certify.py` as a user types it, on coefficients of this program and of others."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_columns_that_depend_on_each_other_are_named_and_nothing_is_called_optim
 # The command line
 
 
-def test_a_person_reads_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_shows_the_gap_and_the_penalty_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path, converged(10.0))
     with standing_in(tmp_path):
         assert main(shlex.split(f"{TUMOURS} C=1")) == 0
@@ -263,18 +263,18 @@ def test_a_person_reads_how_far_it_is(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 MISTAKES = {
-    "": "`coef` or `ckpt_path` must say whose coefficients, one of the two. See --help.",
-    "coef=a.json ckpt_path=latest": "`coef` or `ckpt_path` must say whose coefficients, one of the two. See --help.",
+    "": "`coef` or `ckpt_path` must name the coefficients, one of the two. See --help.",
+    "coef=a.json ckpt_path=latest": "`coef` or `ckpt_path` must name the coefficients, one of the two. See --help.",
     "coef=a.json dataset=iris": "`l2` must be stated, or C, lambda or weight_decay: see --help. l2=0 is no penalty.",
-    "coef=a.json dataset=iris C=1 l2=1": "`l2` must be the only word for the penalty, got l2 and C.",
-    "coef=a.json dataset=iris C=0": "`C` must be a number > 0, or inf for no penalty, got 0.0.",
+    "coef=a.json dataset=iris C=1 l2=1": "`l2` must be the only name for the penalty, got l2 and C.",
+    "coef=a.json dataset=iris C=0": "`C` must be a number > 0, or inf for no penalty, got 0.",
     "coef=a.json dataset=iris l2=1,2": "`l2` must be a finite number >= 0, got '1,2'.",
     "coef=a.json l2=1": "`dataset` must be given: the data that the coefficients were fitted to.",
     "coef=a.json l2=1 dataset=iris seed=1,2": "`seed` must be one value, got several in seed=1,2.",
     "coef=a.json l2=1 dataset=iris lr=1": (
-        "`lr` must be a key of certify.py, and there is none of that name. `--help` lists the keys."
+        "`lr` must be a key of certify, and there is none of that name. `--help` lists the keys."
     ),
-    "--verbose": "`--verbose` must be written as key=value, such as C=1. `--help` lists the keys.",
+    "--verbose": "`--verbose` must be written as key=value. `--help` lists the keys.",
     "ckpt_path=latest": (
         "`ckpt_path=latest` must find a run, and runs/latest is missing. "
         "Name a run folder or a .ckpt file, or train one first: scripts/train.py."
@@ -328,4 +328,4 @@ def test_help_and_mistakes_are_answered_without_torch(tmp_path: Path) -> None:
         assert done.returncode == code
         assert "hydra" in imported
         assert not imported & {"torch", "lightning", "numpy"}
-        assert done.stdout.startswith("Says how far" if code == 0 else "")
+        assert done.stdout.startswith("Certifies how far" if code == 0 else "")

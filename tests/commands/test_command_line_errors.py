@@ -19,8 +19,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from logreg.commands.overrides import CONF, data_name, implied_overrides, typed_name, with_backbone
-from logreg.config import EXACT, RunConfig
+from logreg.commands.overrides import CONF, expand_backbone, implied_overrides
+from logreg.commands.run_names import data_name, typed_name
+from logreg.config import EXACT, SETTINGS, RunConfig
 from logreg.run_folder import find_checkpoint
 from whole_runs import Answer, left_in, train
 
@@ -273,7 +274,7 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(desk: Callable[
         ("+zzz=1", "`zzz` must be a key of the config, and there is none of that name. `--help` lists the keys."),
     ],
 )
-def test_a_mistake_names_key_promise_value_and_choices(
+def test_a_mistake_names_key_constraint_value_and_choices(
     desk: Callable[[str], Answer], command: str, sentence: str
 ) -> None:
     answer = desk(command)
@@ -354,7 +355,7 @@ def test_a_bug_keeps_its_traceback(desk: Callable[[str], Answer], monkeypatch: p
         raise ZeroDivisionError("a bug of ours")
 
     monkeypatch.setattr("logreg.run.train.train", broken)
-    # What a user cannot mend must not look like what a user can.
+    # What a user cannot correct must not look like what a user can.
     with pytest.raises(ZeroDivisionError, match=r"^a bug of ours$"):
         desk("max_epochs=1")
 
@@ -374,7 +375,7 @@ def test_a_run_that_is_stopped_before_an_epoch_was_saved_says_so_and_leaves_noth
 # Runs
 
 
-def test_a_run_may_live_wherever_the_person_says(desk: Callable[[str], Answer]) -> None:
+def test_a_run_may_be_in_any_folder_that_the_user_names(desk: Callable[[str], Answer]) -> None:
     # In a place where no run has ever been, so `runs` is not there yet.
     answer = desk("max_epochs=1 report=brief hydra.run.dir=out")
     assert answer.code == 0
@@ -415,7 +416,7 @@ NAMES = {
 
 @pytest.mark.parametrize("typed", NAMES)
 def test_a_run_folder_is_called_after_what_was_typed(typed: str) -> None:
-    words = with_backbone(shlex.split(typed))
+    words = expand_backbone(shlex.split(typed))
     lines = [*implied_overrides({word.partition("=")[0] for word in words}), *words]
     assert typed_name(lines) == NAMES[typed]
 
@@ -650,7 +651,7 @@ def test_a_message_does_not_repeat_a_whole_file(desk: Callable[[str], Answer]) -
     assert len(answer.err) < 5000
 
 
-def test_options_may_stand_before_or_after_the_knobs(desk: Callable[[str], Answer]) -> None:
+def test_options_may_stand_before_or_after_the_settings(desk: Callable[[str], Answer]) -> None:
     before, after = desk("--cfg job lr=0.25"), desk("lr=0.25 --cfg job")
     assert before.code == after.code == 0
     assert before.out == after.out
@@ -815,7 +816,7 @@ def test_the_settings_of_a_strangers_run_are_checked_like_typed_ones(
 # Help
 
 
-def test_cfg_job_shows_every_knob_at_once_and_leaves_nothing(typed: Callable[[str], Answer]) -> None:
+def test_cfg_job_shows_every_setting_at_once_and_leaves_nothing(typed: Callable[[str], Answer]) -> None:
     answer = typed("--cfg job")
     assert set(OmegaConf.create(answer.out)) == {field.name for field in dataclasses.fields(RunConfig)}
     assert (answer.code, answer.err, answer.left) == (0, "", [])
@@ -841,7 +842,7 @@ def test_help_names_the_options_on_disk_and_no_others(typed: Callable[[str], Ans
 
 
 @pytest.mark.parametrize("setting", [field.name for field in dataclasses.fields(RunConfig)])
-def test_help_has_every_knob_with_its_default(typed: Callable[[str], Answer], setting: str) -> None:
+def test_help_has_every_setting_with_its_default(typed: Callable[[str], Answer], setting: str) -> None:
     shown = typed("--help").out
     if setting in ("dataset", "backbone", "optimizer", "schedule"):
         assert f"{setting}.<key>" in shown
@@ -851,12 +852,14 @@ def test_help_has_every_knob_with_its_default(typed: Callable[[str], Answer], se
         return
     plain = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
     assert isinstance(plain, dict)
+    assert plain[setting] == SETTINGS[setting].default
     default = plain[setting] if isinstance(plain[setting], str) else json.dumps(plain[setting])
     # What the dataset's recipe decides has no default of its own: D.
     default = "D" if default.startswith("${dataset.recipe.") else default
-    line = re.search(rf"^ +{setting} +(\S+) +\S.*$", shown, re.MULTILINE)
+    line = re.search(rf"^ +{setting} +(\S+) +(\S.*)$", shown, re.MULTILINE)
     assert line is not None
     assert line.group(1) == default
+    assert SETTINGS[setting].help.startswith(line.group(2))
 
 
 def test_a_reader_that_leaves_early_as_head_does_is_no_error() -> None:
@@ -880,3 +883,49 @@ def test_the_examples_of_help_can_be_typed(typed: Callable[[str], Answer], desk:
         plain = OmegaConf.to_container(OmegaConf.create(answer.out))
         assert isinstance(plain, dict)
         RunConfig.from_mapping({str(key): value for key, value in plain.items()})
+
+
+# l2, l2_path and the older form of both in one key
+
+
+def test_a_path_can_be_typed_under_its_own_name(desk: Callable[[str], Answer]) -> None:
+    answer = desk("dataset=iris l2_path=[1,0.1] report=brief")
+    assert answer.code == 0
+    assert "path: 2 strengths of l2 from 1 to 0.1\n" in answer.err
+    summary = json.loads((find_checkpoint("latest", Path("runs")).parents[1] / "summary.json").read_text())
+    assert summary["config"]["l2"] in (1, 0.1)
+    assert len(summary["path"]["rows"]) == 2
+    folder = find_checkpoint("latest", Path("runs")).parents[1]
+    assert folder.name.endswith("_l2_path-1-0.1")
+    # the one that is typed takes the place of the other
+    assert desk(f"ckpt_path={folder} l2=0.5 report=brief").code == 0
+    summary = json.loads((find_checkpoint("latest", Path("runs")).parents[1] / "summary.json").read_text())
+    assert (summary["config"]["l2"], summary["path"]) == (0.5, None)
+
+
+def test_a_path_takes_the_place_of_the_strength_that_a_recipe_has(desk: Callable[[str], Answer]) -> None:
+    answer = desk("dataset=blobs l2_path=[1,0.1] report=brief")  # whose recipe has l2=0
+    assert answer.code == 0
+    assert "path: 2 strengths of l2 from 1 to 0.1\n" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (
+            "dataset=iris l2=0.1 l2_path=default",
+            "`l2_path` must not go with l2, which a path chooses. Type one of them.",
+        ),
+        (
+            "dataset=iris l2_path=path",
+            "`l2_path` must be null, default, or a list of numbers > 0 such as [1e-2,1e-3,1e-4], got 'path'.",
+        ),
+        (
+            "l2_path=default",
+            "`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path.",
+        ),
+    ],
+)
+def test_a_mistake_in_a_path_is_one_line(desk: Callable[[str], Answer], command: str, sentence: str) -> None:
+    answer = desk(command)
+    assert (answer.code, answer.err, answer.left) == (2, sentence + "\n", [])

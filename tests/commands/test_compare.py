@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, chi2
 
-from logreg.commands.compare import LONGEST, shortened
+from logreg.commands.compare import MAX_NAME_LENGTH, shortened
 from logreg.evaluation.held_out import Predicted
 from logreg.evaluation.measured import Measured
 from logreg.evaluation.paired_comparison import Paired, compare, mcnemar
@@ -114,7 +114,7 @@ def test_the_verdict_says_by_what(
 )
 def test_shortened_names_can_be_told_apart(names: list[str]) -> None:
     short = shortened(names)
-    assert max(map(len, short)) <= LONGEST
+    assert max(map(len, short)) <= MAX_NAME_LENGTH
     assert len(set(short)) == len(set(names))
     assert shortened(names, 500) == names
 
@@ -181,12 +181,12 @@ def test_a_folder_of_runs_is_ranked(models: Models, types: Types) -> None:
 MISTAKES = {
     (): "`RUN` must be given: run folders to compare, or the folder of a sweep. See --help.",
     ("nowhere",): "`nowhere` must be a run folder or hold some, and nowhere is missing.",
-    ("hollow",): "`hollow` must be a run folder or hold some, and hollow holds none that came to an end.",
+    ("hollow",): "`hollow` must be a run folder or hold some, and hollow holds no finished run.",
     (
         "torn",
     ): "`torn/summary.json` must be the summary of a run, and cannot be read as that. Remove it, or train anew.",
     ("hollow", "splits=val"): (
-        "`splits` must be a key of compare.py, and there is none of that name. Did you mean split?"
+        "`splits` must be a key of compare, and there is none of that name. Did you mean split?"
     ),
 }
 

@@ -257,12 +257,12 @@ MISTAKES = {
     ("split=valid",): "`split` must be one of train, val, test, got 'valid'. Did you mean val?",
     ("split=val",): "`split` must be one of train, which there are, got 'val'.",
     ("cost_ratio=0",): "`cost_ratio` must be a finite number > 0, got 0.",
-    ("spilt=val",): "`spilt` must be a key of evaluate.py, and there is none of that name. Did you mean split?",
+    ("spilt=val",): "`spilt` must be a key of evaluate, and there is none of that name. Did you mean split?",
     ("new.csv",): "`new.csv` must be written as key=value, such as dataset.path=new.csv. `--help` lists the keys.",
     ("val",): "`val` must be written as key=value, such as split=val. `--help` lists the keys.",
-    ("dataset=iris",): "`dataset` must be that of the checkpoint. Set what is in it: dataset.<key>=VALUE.",
+    ("dataset=iris",): "`dataset` must be that of the checkpoint. Set a key in it: dataset.<key>=VALUE.",
     ("split=val", "split=test"): "`split` must be typed once.",
-    ("~dataset.path=new.csv",): "`~dataset.path=new.csv` must be written as key=value: nothing is taken out here.",
+    ("~dataset.path=new.csv",): "`~dataset.path=new.csv` must be written as key=value: no key can be deleted here.",
     ("output=scores.txt",): "`output` must end in one of .json, got 'scores.txt'.",
 }
 

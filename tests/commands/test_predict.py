@@ -273,9 +273,7 @@ FAULTS = {
     "header.csv": "`input` must have rows, got none [in header.csv].",
     "empty.csv": "`input` must have a header and rows, and empty.csv is empty.",
     "gone.csv": "`input` must be there, and gone.csv is missing. Relative paths start at the current folder.",
-    "matrix.npz": (
-        "`input` must be what the model learned from, a table with the columns size, color, wet, got matrix.npz."
-    ),
+    "matrix.npz": ("`input` must be a table with the columns size, color, wet, as in training, got matrix.npz."),
 }
 
 
@@ -348,7 +346,7 @@ MISTAKES = {
     ("toy", ("new.csv",)): "`new.csv` must be written as key=value, such as input=new.csv. `--help` lists the keys.",
     ("toy", ("hours=long",)): "`hours` must be a number, got 'long'.",
     ("toy", ("hours=3", "threshold=2")): "`threshold` must be a finite number > 0 and < 1 or null, got 2.",
-    ("toy", ("input=x.csv", "hours=3")): "`hours` must be a key of predict.py beside input=. `--help` lists the keys.",
+    ("toy", ("input=x.csv", "hours=3")): "`hours` must be a key of predict beside input=. `--help` lists the keys.",
     ("toy", ("input=x.csv", "output=x.xls")): "`output` must end in one of .csv, .tsv, .parquet, .npz, got 'x.xls'.",
     ("softmax", ("hours=3", "threshold=0.3")): (
         "`threshold` must go with two classes, and the model has 3. Leave it out."

@@ -110,7 +110,7 @@ def test_ctrl_c_in_compiled_code_that_raises_its_own_exception_is_still_ctrl_c(
     answer = types(tmp_path, "train", "max_epochs=3")
     assert (answer.code, answer.err.splitlines()[-1]) == (130, STOPPED.rstrip())
     assert "Traceback" not in answer.err
-    monkeypatch.setattr("logreg.commands.predict._work", draw)
+    monkeypatch.setattr("logreg.commands.predict._run", draw)
     assert types(tmp_path, "predict", "hours=3").code == 130
     # The next command has nothing of it.
     monkeypatch.undo()

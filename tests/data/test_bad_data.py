@@ -419,7 +419,7 @@ def answered(desk: Callable[[str], Answer], bad: Bad) -> None:
 
 
 @pytest.mark.parametrize("mistake", BAD)
-def test_a_bad_table_gets_one_line_that_names_what_is_wrong_and_leaves_nothing(
+def test_a_bad_table_gets_one_line_that_names_the_problem_and_leaves_no_file(
     desk: Callable[[str], Answer], mistake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hydra, "main", composed_at_once)
@@ -427,11 +427,11 @@ def test_a_bad_table_gets_one_line_that_names_what_is_wrong_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("mistake", ["the target is absent", "gzip that is cut off", "a word among numbers"])
-def test_the_door_with_all_of_hydra_answers_in_the_same_way(desk: Callable[[str], Answer], mistake: str) -> None:
+def test_a_bad_table_gets_the_same_line_with_all_of_hydra(desk: Callable[[str], Answer], mistake: str) -> None:
     answered(desk, BAD[mistake])
 
 
-def test_a_good_table_goes_through_the_same_door(
+def test_a_good_table_is_trained_on_in_the_same_way(
     desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Else the answers above could come from the stand-in for Hydra.

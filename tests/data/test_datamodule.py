@@ -93,7 +93,7 @@ def test_all_blocks_but_the_last_hold_whole_batches_within_the_size() -> None:
         assert block.features.nbytes <= BLOCK_BYTES
 
 
-def test_each_epoch_has_an_order_of_its_own_that_a_second_run_repeats() -> None:
+def test_each_epoch_has_its_own_order_which_the_seed_reproduces() -> None:
     first, again, second = (torch.cat([b.labels for b in blocks_of(50, 5, epoch=e)]).tolist() for e in (1, 1, 2))
     assert first == again != second
 
@@ -102,7 +102,7 @@ def test_a_full_batch_is_not_shuffled() -> None:
     assert blocks_of(20, 20)[0].labels.tolist() == list(range(20))
 
 
-def test_blocks_of_whole_passes_are_the_same_in_every_epoch_and_each_a_sample_of_all_rows(
+def test_fixed_blocks_are_the_same_in_every_epoch_and_each_is_a_sample_of_all_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("logreg.data.blocks.BLOCK_BYTES", 400)
@@ -155,7 +155,7 @@ def test_a_reader_of_features_gives_the_same_numbers_at_once_and_in_parts(dtype:
         )
 
 
-def test_a_polished_run_reads_shuffled_batches_first_and_whole_passes_then() -> None:
+def test_a_polished_run_reads_shuffled_batches_first_and_fixed_blocks_later() -> None:
     data = TensorDataModule(Blobs(rows=300), batch_size=20, full_passes_from_epoch=2)
     sampler = data.train_dataloader().sampler
     epochs = []
@@ -223,7 +223,9 @@ def test_facts_come_from_the_train_split_alone(draw: torch.Generator) -> None:
         (torch.zeros(4, 1), torch.zeros(4).long(), 1, "`dataset=given` must hold at least 2 classes, got only '0'."),
     ],
 )
-def test_bad_data_is_named_at_the_door(features: Tensor, labels: Tensor, classes: int, message: str) -> None:
+def test_bad_data_is_refused_with_a_message_that_names_it(
+    features: Tensor, labels: Tensor, classes: int, message: str
+) -> None:
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         TensorDataModule(Given(features, labels, classes)).setup()
 

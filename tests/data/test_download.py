@@ -53,7 +53,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("manner", WRONG)
-def test_a_bad_server_leaves_nothing_and_the_next_one_is_asked(
+def test_a_bad_server_leaves_no_file_and_the_next_address_is_tried(
     manner: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
@@ -69,7 +69,7 @@ def test_a_bad_server_leaves_nothing_and_the_next_one_is_asked(
     assert path.read_bytes() == CONTENT
 
 
-def test_where_nobody_listens_every_address_is_named(tmp_path: Path) -> None:
+def test_without_a_server_every_address_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         DownloadError, match=r"^file\.gz: 127\.0\.0\.1:9: Connection refused; 127\.0\.0\.1:7: Connection"
     ):
@@ -77,7 +77,7 @@ def test_where_nobody_listens_every_address_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_room_is_noticed_before_the_download(
+def test_too_little_disk_space_is_noticed_before_the_download(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Usage:
@@ -90,7 +90,7 @@ def test_no_room_is_noticed_before_the_download(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_pipe_gets_lines(
+def test_a_pipe_gets_lines_of_progress(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "CHUNK_BYTES", 1024)
@@ -121,7 +121,9 @@ def test_a_terminal_gets_a_bar_that_is_gone_at_the_end(
 # several at once
 
 
-def test_one_at_a_time_and_those_who_wait_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_process_downloads_at_a_time_and_waiting_ones_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     inside, most, folder = [], [], tmp_path / "new" / "folder"
 
     def work() -> None:
@@ -146,7 +148,7 @@ def test_one_at_a_time_and_those_who_wait_say_so(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_is_broken_off_leaves_nothing(
+def test_an_interrupted_download_leaves_no_file(
     number: signal.Signals, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.manner = "slowly"

@@ -54,7 +54,7 @@ ANSWERS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("how", ANSWERS)
-def test_the_answer_under_another_name_is_found(how: str, y: list[str]) -> None:
+def test_the_target_under_another_name_is_found(how: str, y: list[str]) -> None:
     found = leaks_of(noise=noise(1), answer=[ANSWERS[how][label] for label in y], y=y)
     assert found.target == ("answer",)
     assert found.advice == "dataset.drop=[answer]"
@@ -64,7 +64,7 @@ def test_the_answer_under_another_name_is_found(how: str, y: list[str]) -> None:
     )
 
 
-def test_finer_levels_and_ranges_of_a_number_tell_too(y: list[str]) -> None:
+def test_finer_levels_and_ranges_of_a_number_are_leaks_too(y: list[str]) -> None:
     draw = np.random.default_rng(2)
     finer = [f"{label}{draw.integers(5)}" for label in y]
     score = [draw.random() + (label == "yes") for label in y]  # no two rows have the same
@@ -76,7 +76,7 @@ def test_finer_levels_and_ranges_of_a_number_tell_too(y: list[str]) -> None:
     assert leaks_of(code=code, shuffled=shuffled, ranges=ranges, y=three).target == ("code", "shuffled", "ranges")
 
 
-def test_one_row_that_disagrees_is_enough_to_clear_a_column(y: list[str]) -> None:
+def test_a_column_with_one_exception_is_not_a_leak(y: list[str]) -> None:
     for row in (0, ROWS // 2, ROWS - 1):
         answer = [label != "no" for label in y]
         answer[row] = not answer[row]
@@ -89,7 +89,7 @@ def test_one_row_that_disagrees_is_enough_to_clear_a_column(y: list[str]) -> Non
         assert leaks_of(answer=[*answer[:row], not answer[row], *answer[row + 1 :]], y=many).target == ()
 
 
-def test_what_chance_can_do_and_ids_are_not_suspected(y: list[str]) -> None:
+def test_columns_that_fit_by_chance_and_ids_are_not_leaks(y: list[str]) -> None:
     assert leaks_of(hours=[1.0, 2.0, 3.0], y=["fail", "fail", "pass"]).target == ()
     assert leaks_of(id=[f"r{row}" for row in range(ROWS)], x=noise(4), y=y).target == ()
     # Of 1,000 columns of noise some tell three rows from three others.
@@ -100,13 +100,13 @@ def test_what_chance_can_do_and_ids_are_not_suspected(y: list[str]) -> None:
     assert leaks_of(wide=[*range(10), *range(20, 30)], y=["a"] * 10 + ["b"] * 10).target == ("wide",)
 
 
-def test_noise_and_strong_features_are_not_suspected(y: list[str]) -> None:
+def test_noise_and_strong_features_are_not_leaks(y: list[str]) -> None:
     strong = [value + 4 * (label == "yes") for value, label in zip(noise(5), y, strict=True)]
     found = leaks_of(noise=noise(6), strong=strong, level=alternating("p", "q", rows=ROWS), y=y)
     assert found == Leaks()
 
 
-def test_rows_that_weigh_nothing_do_not_count(y: list[str]) -> None:
+def test_rows_of_weight_zero_do_not_count(y: list[str]) -> None:
     train, classes = columns_of(answer=[label if row else "other" for row, label in enumerate(y)], y=["no", *y[1:]])
     assert find_leaks(train, classes).target == ("answer",)
     train, classes = columns_of(answer=["yes", *y[1:]], y=["no", *y[1:]])
@@ -116,7 +116,7 @@ def test_rows_that_weigh_nothing_do_not_count(y: list[str]) -> None:
     assert find_leaks(Table(train.features, train.labels, None, weights), classes).target == ("answer",)
 
 
-def test_columns_that_say_the_same_are_named_by_how() -> None:
+def test_duplicate_columns_are_named_with_their_relation() -> None:
     sex = drawn(7, "male", "female", None)
     fare = noise(8)
     found = leaks_of(
@@ -143,7 +143,7 @@ def test_columns_that_say_the_same_are_named_by_how() -> None:
     )
 
 
-def test_columns_that_part_outside_the_sample_do_not_say_the_same() -> None:
+def test_columns_that_differ_outside_the_sample_are_not_duplicates() -> None:
     rows = 5 * SAMPLE_ROWS
     draw = np.random.default_rng(9)
     level, number, y = draw.choice(list("pqr"), rows), draw.normal(size=rows), draw.choice(["no", "yes"], rows)
@@ -153,7 +153,7 @@ def test_columns_that_part_outside_the_sample_do_not_say_the_same() -> None:
     assert leaks_of(a=level, b=other, c=number, d=near, y=y).duplicates == {}
 
 
-def test_a_matrix_has_numbers_for_names() -> None:
+def test_features_of_a_matrix_are_named_by_number() -> None:
     draw = torch.Generator().manual_seed(0)
     features = torch.randn(ROWS, 5, generator=draw)
     labels = (features[:, 3] > 0).long()
@@ -168,7 +168,7 @@ def test_a_matrix_has_numbers_for_names() -> None:
 Captured = pytest.CaptureFixture[str]
 
 
-def test_a_run_says_so_at_once_whatever_the_penalty_and_what_it_advises_works(
+def test_a_run_reports_a_leak_at_once_whatever_the_penalty_and_its_advice_works(
     tmp_path: Path, y: list[str], capsys: Captured
 ) -> None:
     write(tmp_path, age=noise(10), **{"was it so": [label == "yes" for label in y]}, y=y)
@@ -200,7 +200,7 @@ def test_a_run_says_so_at_once_whatever_the_penalty_and_what_it_advises_works(
     assert clean.summary["dataset"]["leak"] == ""
 
 
-def test_a_feature_of_data_that_comes_with_the_library_is_not_suspected(tmp_path: Path, capsys: Captured) -> None:
+def test_bundled_data_has_no_leaks(tmp_path: Path, capsys: Captured) -> None:
     run = train(tmp_path, "dataset=iris", "dataset.classes=[setosa,virginica]", "l2=0", "max_epochs=1")
     assert "another name" not in "".join(capsys.readouterr())
     assert run.summary["optimality"]["separation"].endswith("grow without bound; set a penalty, such as l2=1e-3")

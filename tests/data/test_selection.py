@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from logreg.commands.overrides import parse
+from logreg.commands.overrides import parse_overrides
 from logreg.data.selection import Selection, class_named, class_weights
 from logreg.errors import ConfigError
 
@@ -34,7 +34,7 @@ SHOWN = (
 
 def typed(text: str) -> Any:
     """What Hydra makes of it."""
-    return parse([f"x={text}"])[0].value()
+    return parse_overrides([f"x={text}"])[0].value()
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -72,12 +72,12 @@ def test_of_two_names_that_read_alike_the_advice_names_one(names: tuple[str, ...
     assert f"may be {names[0]} or {names[1]}. Write 'dataset.positive=" in str(caught.value)
     advice = re.search(r"Write '(.*)'\.$", str(caught.value))
     assert advice
-    assert parse([advice[1]])[0].value() == [names[0]]
+    assert parse_overrides([advice[1]])[0].value() == [names[0]]
     assert class_named("dataset.positive", names[0], names) == names[0]
 
 
 @pytest.mark.parametrize("given", ["tru", 3, 2.5, True, float("nan")])
-def test_what_is_no_class_is_one_line(given: Any) -> None:
+def test_a_value_that_names_no_class_is_refused_in_one_line(given: Any) -> None:
     with pytest.raises(ConfigError, match=r"^`dataset\.positive` must be one of a, 1, 2, got "):
         class_named("dataset.positive", given, ("a", "1", "2"))
 
@@ -87,7 +87,7 @@ def test_a_class_named_twice_counts_once_and_true_is_not_one() -> None:
     assert (labels.tolist(), names) == ([0, 1, -1], ("True", "1"))
 
 
-def test_weights_go_to_the_classes_that_were_meant() -> None:
+def test_class_weights_go_to_the_named_classes() -> None:
     names = ("False", "True", "1_000", "1e3")
     assert class_weights(typed("{True:2,1_000:3}"), torch.arange(4), names) == (1.0, 2.0, 3.0, 1.0)
     assert class_weights(typed("{False:2,1e3:3}"), torch.arange(4), names) == (2.0, 1.0, 1.0, 3.0)

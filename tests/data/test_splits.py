@@ -101,7 +101,7 @@ def test_another_seed_is_another_split() -> None:
 
 
 @pytest.mark.parametrize("rare", [[3], [3, 3, 3, 3], [4, 4, 4], [5, 3, 5, 3, 5]])
-def test_a_class_with_as_many_rows_as_there_are_splits_reaches_into_each(rare: list[int]) -> None:
+def test_a_class_with_as_many_rows_as_splits_has_one_in_each(rare: list[int]) -> None:
     # A class with fewer is refused, in the words "must give each class a row in each of 3 splits".
     labels = torch.repeat_interleave(torch.arange(len(rare) + 1), torch.tensor([200, *rare]))
     parts = stratified_split(labels, {"val": 0.2, "test": 0.2}, seed=0)
@@ -115,7 +115,7 @@ def test_a_class_with_as_many_rows_as_there_are_splits_reaches_into_each(rare: l
 
 @given(group=groups(), val=FRACTIONS, test=FRACTIONS, seed=SEEDS)
 @settings(max_examples=40)
-def test_no_group_is_on_two_sides_and_no_row_is_lost(group: Tensor, val: float, test: float, seed: int) -> None:
+def test_no_group_is_in_two_splits_and_no_row_is_lost(group: Tensor, val: float, test: float, seed: int) -> None:
     rows = group_split(group, {"val": val, "test": test}, seed)
     assert torch.cat(list(rows.values())).sort().values.tolist() == list(range(len(group)))
     sides = [set(group[part].tolist()) for part in rows.values()]

@@ -84,7 +84,7 @@ def test_the_screen_counts_rows_and_classes_in_each_split(mixed: Path) -> None:
     assert re.search(r"most frequent.*rarest.*: 3\.0\b", text)
 
 
-def test_the_screen_tells_of_each_column_its_kind_its_gaps_and_its_encoding(mixed: Path) -> None:
+def test_the_screen_shows_kind_missing_values_and_encoding_of_each_column(mixed: Path) -> None:
     text = facts_of(mixed)
     assert cells(text, "size")[1:4] == ["number", "", "1"]
     assert cells(text, "color")[1:4] == ["category", "", "3"]
@@ -99,7 +99,7 @@ def test_the_screen_tells_of_each_column_its_kind_its_gaps_and_its_encoding(mixe
     assert re.search(r"same as size|duplicate of size", cells(text, "twice")[4])
 
 
-def test_the_screen_tells_the_memory_needed(mixed: Path) -> None:
+def test_the_screen_shows_the_memory_of_the_features(mixed: Path) -> None:
     # size, twice, 3 colors, 2 of cleaned, mass and its gaps: 9 features of 4 bytes in 60 rows.
     assert re.search(r"9 of float32, 2 kB", facts_of(mixed))
     assert re.search(r"9 of float64, 4 kB", facts_of(mixed, "precision=64"))
@@ -120,7 +120,7 @@ def test_it_is_one_screen_however_many_columns_and_classes(tmp_path: Path) -> No
 # rows and columns that stand there twice
 
 
-def test_rows_that_stand_in_two_splits_are_counted(tmp_path: Path) -> None:
+def test_rows_that_occur_in_two_splits_are_counted(tmp_path: Path) -> None:
     # 40 rows of train; 10 of test, of which 4 are in train; 10 of val, of which none is.
     a = [*range(40), *range(100, 110), 3, 5, 7, 9, *range(200, 206)]
     part = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
@@ -133,7 +133,7 @@ def test_rows_that_stand_in_two_splits_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8])
 @pytest.mark.parametrize("width", [1, 3, 8])
-def test_no_row_is_called_a_duplicate_that_is_none(dtype: torch.dtype, width: int, draw: torch.Generator) -> None:
+def test_different_rows_are_never_counted_as_equal(dtype: torch.dtype, width: int, draw: torch.Generator) -> None:
     # Small whole numbers, in which a careless checksum sees the same sums again and again.
     every = torch.cartesian_prod(*[torch.arange(200 if width == 1 else 6)] * min(width, 3)).reshape(-1, min(width, 3))
     every = torch.cat([every, torch.zeros(len(every), width - every.shape[1], dtype=torch.int64)], 1)
@@ -145,7 +145,7 @@ def test_no_row_is_called_a_duplicate_that_is_none(dtype: torch.dtype, width: in
     assert re.search(rf"\b5 of {len(every) - half + 5} rows of test", screen(shared))
 
 
-def test_numbers_that_float32_takes_for_one_are_not_called_one_row(tmp_path: Path) -> None:
+def test_numbers_that_are_equal_only_in_float32_are_different_rows(tmp_path: Path) -> None:
     # Seconds since 1970: float32 knows every 128th of them.
     a = [1_600_000_000 + row for row in range(60)]
     assert "also occur in" not in facts_of(write(tmp_path, a=a, y=alternating("no", "yes")))
@@ -158,7 +158,7 @@ def test_levels_that_train_lacks_do_not_make_rows_the_same(tmp_path: Path) -> No
     assert "of test also occur in val" not in facts_of(path, "dataset.split.column=part")
 
 
-def test_columns_that_differ_in_one_row_are_not_the_same(tmp_path: Path) -> None:
+def test_columns_that_differ_in_one_row_are_not_duplicates(tmp_path: Path) -> None:
     a = [float(row) for row in range(60)]
     columns = {"a": a, "b": [*a[:-1], 60.0], "c": a[::-1], "d": [-value for value in a]}
     text = facts_of(
@@ -167,7 +167,7 @@ def test_columns_that_differ_in_one_row_are_not_the_same(tmp_path: Path) -> None
     assert "same as" not in text
 
 
-def test_the_screen_tells_of_recodings_and_of_what_may_be_the_target(tmp_path: Path) -> None:
+def test_the_screen_shows_recodings_and_leaks(tmp_path: Path) -> None:
     y = alternating("no", "yes", "yes", rows=200)
     sex = alternating("m", "f", "f", "m", "m", rows=200)
     path = write(tmp_path, sex=sex, male=[int(one == "m") for one in sex], alive=[label == "yes" for label in y], y=y)

@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor
 
-from logreg.commands.overrides import resolved
+from logreg.commands.overrides import plain_config
 from logreg.commands.train import main
 from logreg.config import RunConfig
 from logreg.errors import ConfigError
@@ -389,7 +389,7 @@ class StopsAfterTwo(Callback):
 
 
 def test_a_fit_that_a_callback_ends_is_certified_in_its_checkpoint_too(tmp_path: Path) -> None:
-    config = RunConfig.from_mapping(resolved(composed("toy", "report=brief")))
+    config = RunConfig.from_mapping(plain_config(composed("toy", "report=brief")))
     summary = run_training(config, tmp_path / "run", tmp_path, callbacks=[StopsAfterTwo()])
     assert summary.epochs == summary.optimality.passes == 3
     found = Run(tmp_path / "run")

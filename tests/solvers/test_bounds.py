@@ -22,8 +22,8 @@ from logreg.solvers.curvature_bound import EvaluatedPoint
 from logreg.solvers.fit import bound_of, fit, problem_of
 from logreg.solvers.newton_steps import intercept_step
 from logreg.solvers.passes.base import drive, request
-from logreg.solvers.passes.certifying import UNIT_ROUNDOFF, Dual, Measure, centered_coordinates
 from logreg.solvers.passes.evaluate import Evaluate
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF, DualObjective, EvaluatePrecisely, centered_coordinates
 from logreg.solvers.problem import Coordinates
 from reference import Array, Reference, Stated
 
@@ -148,7 +148,7 @@ def test_for_independent_outputs_the_evaluation_replaces_a_pass(classes: int, we
     evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
     shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
     assert 0.01 < float(shift.abs().max()) < 0.1
-    sums, excess, rounding = drive(request(Dual(problem, problem.model, point, shift)), rows)
+    sums, excess, rounding = drive(request(DualObjective(problem, problem.model, point, shift)), rows)
     assert evaluation.by_intercept is not None
     smooth = evaluation.gradient - problem.penalties(problem.model)[0] * point
     torch.testing.assert_close(smooth - shift.unsqueeze(1) * evaluation.by_intercept, sums, rtol=1e-10, atol=1e-14)
@@ -165,7 +165,7 @@ def test_measured_derivatives_are_those_of_autograd(loss: str, reduction: Reduct
     rows, objective = MemoryRows(features, labels, weight), Objective(loss, reduction, l2=0.1)
     problem = problem_of(rows, objective, 3)
     point = torch.randn(3, 4, generator=draw, dtype=torch.float64)
-    found = drive(request(Measure(problem, problem.model, point, hessian=True)), rows)
+    found = drive(request(EvaluatePrecisely(problem, problem.model, point, hessian=True)), rows)
 
     def f(at: Tensor) -> Tensor:
         logits = features @ at[:, :-1].T + at[:, -1]

@@ -22,14 +22,14 @@ from logreg.solvers.curvature_bound import (
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.newton_steps import FactoredHessian, factor_hessian
 from logreg.solvers.passes.base import drive, request
-from logreg.solvers.passes.certifying import (
+from logreg.solvers.passes.evaluate import Evaluate
+from logreg.solvers.passes.precise import (
     UNIT_ROUNDOFF,
-    Measure,
-    Reach,
-    Reached,
+    EvaluatePrecisely,
+    RowNormBounds,
+    RowNorms,
     accumulated,
 )
-from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Coordinates
 
 LOOSE = 10.0
@@ -45,10 +45,10 @@ def test_the_norms_of_a_diagonal_hessian_are_those_of_its_entries(intercept: boo
     factored_hessian = FactoredHessian(matrices, matrices.sqrt(), 0.0)
     size = diagonal_roots(factored_hessian, 1)
     torch.testing.assert_close(size, torch.tensor([2.0, 10.0, 1.0]).double())
-    found = inverse_hessian_norms(problem, factored_hessian, size, Reached(5.0, 2.0, 0.0, 0.0))
+    found = inverse_hessian_norms(problem, factored_hessian, size, RowNormBounds(5.0, 2.0, 0.0, 0.0))
     assert found is not None  # in these units each curvature is 1, but for that of an absent intercept
     torch.testing.assert_close(found.rows, torch.tensor([5.0]).double())
-    of_half = inverse_hessian_norms(problem, factored_hessian, size / 2, Reached(5.0, 2.0, 0.0, 0.0))
+    of_half = inverse_hessian_norms(problem, factored_hessian, size / 2, RowNormBounds(5.0, 2.0, 0.0, 0.0))
     assert of_half is not None
     torch.testing.assert_close(of_half.rows, torch.tensor([5.0 / 4]).double())
 
@@ -57,7 +57,7 @@ def test_a_gradient_that_is_not_finite_has_no_bound_by_curvature() -> None:
     rows = MemoryRows(torch.randn(30, 2).double(), torch.arange(30) % 2)
     problem = problem_of(rows, Objective("bce", l2=0.1))
     coordinates, at = problem.model, problem.zeros()
-    measured = drive(request(Measure(problem, coordinates, at, hessian=True)), rows)
+    measured = drive(request(EvaluatePrecisely(problem, coordinates, at, hessian=True)), rows)
     lost = measured._replace(evaluation=measured.evaluation._replace(gradient=torch.full_like(at, math.inf)))
     known = EvaluatedPoint(problem, coordinates, at, *lost[:3])
     assert drive(bound_by_curvature(problem, coordinates, at, known, lost), rows) == (math.inf, True, ())
@@ -68,7 +68,7 @@ def test_curvature_that_is_barely_above_rounding_makes_a_bound_wider_by_as_much(
     rows = MemoryRows(torch.cat([column, column], dim=1), torch.arange(30) % 2)
     problem = problem_of(rows, Objective("bce", l2=0.1))
     coordinates, at = problem.model, problem.zeros()
-    measured = drive(request(Measure(problem, coordinates, at, hessian=True)), rows)
+    measured = drive(request(EvaluatePrecisely(problem, coordinates, at, hessian=True)), rows)
     error = 3 * (accumulated(problem) + 20 * UNIT_ROUNDOFF * 2)
     hessian = torch.eye(3).double()
     hessian[0, 1] = hessian[1, 0] = 1 - 25 * error  # eigenvalues 2, and 25 times their rounding error
@@ -116,7 +116,7 @@ def test_a_hessian_of_a_point_nearby_bounds_the_gap_too(classes: int, loss: str)
         factored_hessian = factor_hessian(problem, then.hessian)
         units = diagonal_roots(factored_hessian, problem.num_outputs)
         row_norms = inverse_hessian_norms(
-            problem, factored_hessian, units, drive(request(Reach(problem, problem.model, units)), rows)
+            problem, factored_hessian, units, drive(request(RowNorms(problem, problem.model, units)), rows)
         )
         assert row_norms is not None
         bound = bound_by_held_hessian(factored_hessian, row_norms, now.change, now.gradient)
@@ -145,7 +145,7 @@ def test_the_error_of_a_hessian_in_float32_is_bounded(offset: float, confidence:
     assert fine is not None
     factored_hessian = factor_hessian(problem, coarse)
     units = diagonal_roots(factored_hessian, 1)
-    reached = drive(request(Reach(problem, coordinates, units)), rows)
+    reached = drive(request(RowNorms(problem, coordinates, units)), rows)
     assert reached.largest < 100 / float(units.min()) ** 2
     row_norms = inverse_hessian_norms(problem, factored_hessian, units, reached)
     values, vectors = torch.linalg.eigh(fine[0])

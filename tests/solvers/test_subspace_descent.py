@@ -21,7 +21,7 @@ from logreg.solvers import subspace_descent as descent
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
-from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
+from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import SampledCurvature
 from logreg.solvers.path import fit_path
 from logreg.solvers.problem import Coordinates, Problem
@@ -368,7 +368,7 @@ def test_an_empty_block_changes_nothing() -> None:
 def test_an_evaluation_over_some_rows_is_that_of_a_problem_of_these_rows(kind: str, weighted: bool) -> None:
     problem, memory = stated(kind, weighted=weighted)
     point = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    some = EvaluateSome(problem, problem.model, point, rows=40)
+    some = EvaluateSample(problem, problem.model, point, rows=40)
     run_pass(memory, some)
     interleaved = memory.interleaved_blocks()
     first = [block for block, _ in zip(interleaved, range(2), strict=False)]  # 30 rows each, drawn from everywhere

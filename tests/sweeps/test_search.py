@@ -254,7 +254,7 @@ def test_trials_share_one_reading_of_the_data(tmp_path: Path, types: Types, monk
 
 
 MISTAKES = {
-    (): "`search.<key>` must say what to look for, such as 'search.lr=log(1e-4,1)': ",
+    (): "`search.<key>` must name what to search, such as 'search.lr=log(1e-4,1)': ",
     ("search.lr=log(1,0.1)",): "`search.lr` must have two numbers, the smaller one first, got 'log(1,0.1)'.",
     ("search.lr=log(1e-3,1)", "lr=0.1"): "`lr` must be searched or set, not both.",
     ("search.lr=log(1e-3,1)", "search.lr=log(1e-3,2)"): "`search.lr` must be typed once.",

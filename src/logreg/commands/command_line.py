@@ -1,4 +1,4 @@
-"""What all commands share: key=value, the exit codes, mistakes answered in one line.
+"""What all commands share: the parser of key=value, exit codes, and one line for a mistake of the user.
 
 Nothing here imports torch: ``--help`` and typing mistakes are answered at once.
 """
@@ -18,93 +18,122 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from logreg import __version__
-from logreg.commands.overrides import explain_hydra_error, is_override, parse, with_backbone
+from logreg.commands.hydra_messages import explain_hydra_error
+from logreg.commands.overrides import expand_backbone, is_override, parse_overrides
 from logreg.commands.signals import ending_on_sigterm, interrupts_kept
 from logreg.constraints import Constraint, check
-from logreg.errors import ConfigError, LogregError, did_you_mean, shell_line
+from logreg.errors import ConfigError, LogregError, Terminated, did_you_mean, shell_line
+from logreg.invocation import as_started
 from logreg.run_folder import RUNS
+from logreg.settings import Setting
 from logreg.terminal import on_one_line, safe_terminal, show_status, without_passwords
 
 ROOT = RUNS
-"""Where runs live, seen from where the user stands."""
+"""The folder of all runs, relative to the working folder."""
 
 MISSING_PATH_ERRNOS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ELOOP}
-"""Why a path that a user named is none."""
+"""System errors of a path that does not exist, or is of the wrong kind."""
 
 UNWRITABLE_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-"""Why a folder or a file cannot be written."""
+"""System errors of a folder or a file that cannot be written."""
 
-LONGEST_MESSAGE = 4_000
-"""Letters of a message; its ends are what is kept."""
+MAX_MESSAGE_LENGTH = 4_000
+"""Characters of a message; of a longer one both ends are kept."""
+
+
+class EarlyEnd:
+    """What a command does when it ends early, besides what all commands do: here nothing."""
+
+    def after_mistake(self) -> None:
+        """Is called after a mistake of the user was printed."""
+
+    def after_interrupt(self, interrupt: BaseException) -> None:
+        """Is called after Ctrl-C or SIGTERM, with the exception that it raised."""
+
+    def unwritable(self, error: OSError) -> ConfigError:
+        """The mistake that an `OSError` is, of those in ``MISSING_PATH_ERRNOS`` and ``UNWRITABLE_ERRNOS``."""
+        reason = " ".join(str(error).split())
+        return ConfigError(f"`output` must be a place to write to: {reason[:300]}. Nothing was left there.")
 
 
 @ending_on_sigterm()
-def run_command(help_text: str, work: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line; what went wrong is said in one line on stderr.
+def run_command(
+    help_text: Callable[[], str],
+    run: Callable[[list[str]], int],
+    arguments: Sequence[str] | None = None,
+    early_end: EarlyEnd | None = None,
+) -> int:
+    """Runs a command line; the only place where an exception becomes an exit code.
 
     Args:
-        help_text: What ``--help`` prints.
-        work: Takes what was typed, returns the exit code.
-        arguments: What follows the script's name; ``sys.argv`` when ``None``.
+        help_text: Returns what ``--help`` prints.
+        run: Takes what was typed, returns the exit code.
+        arguments: What follows the command's name; ``sys.argv`` when ``None``.
+        early_end: What the command does besides when it ends early.
 
     Returns:
-        Exit code: that of ``work``; 2 a mistake that the user can mend; 130 stopped from the
-        keyboard.  SIGTERM ends the process with 143.  A bug leaves with its traceback.
+        Exit code: that of ``run``; 0 where the reader of the output has left, as `head` does; 2 for a mistake of the
+        user, which is one line on stderr; 130 when stopped from the keyboard.  SIGTERM ends the process with 143.
+
+    Raises:
+        Exception: A bug, with its traceback.
     """
+    early_end = EarlyEnd() if early_end is None else early_end
+    typed = list(sys.argv[1:] if arguments is None else arguments)
     with safe_terminal():
-        return _run_command(help_text, work, list(sys.argv[1:] if arguments is None else arguments))
-
-
-def _run_command(help_text: str, work: Callable[[list[str]], int], typed: list[str]) -> int:
-    try:
-        if {"-h", "--help"} & set(typed):
-            print(help_text.rstrip("\n"), flush=True)
+        try:
+            if {"-h", "--help"} & set(typed):
+                print(as_started(help_text().rstrip("\n")), flush=True)
+                return 0
+            if "--version" in typed:
+                print(f"logreg {__version__}")
+                return 0
+            with interrupts_kept():
+                code = run(typed)
+            sys.stdout.flush()
+        except (LogregError, HydraException, OmegaConfBaseException) as error:
+            print_error(error)
+            early_end.after_mistake()
+            return 2
+        except BrokenPipeError:
+            _close_stdout()
             return 0
-        if "--version" in typed:
-            print(f"logreg {__version__}")
-            return 0
-        with interrupts_kept():
-            code = work(typed)
-        sys.stdout.flush()
-    except (LogregError, HydraException, OmegaConfBaseException) as error:
-        print_error(error)
-        return 2
-    except BrokenPipeError:
-        leave_quietly()
-        return 0
-    except OSError as error:
-        if error.errno not in UNWRITABLE_ERRNOS | MISSING_PATH_ERRNOS:
-            raise
-        reason = " ".join(str(error).split())
-        print_error(ConfigError(f"`output` must be a place to write to: {reason[:300]}. Nothing was left there."))
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return code
+        except OSError as error:
+            if error.errno not in UNWRITABLE_ERRNOS | MISSING_PATH_ERRNOS:
+                raise
+            print_error(early_end.unwritable(error))
+            return 2
+        except (KeyboardInterrupt, Terminated) as interrupt:  # after the latter `ending_on_sigterm` ends the process
+            early_end.after_interrupt(interrupt)
+            return 130
+        return code
 
 
 def print_error(error: Exception) -> None:
-    """A mistake in one line on stderr."""
-    words = str(error) if isinstance(error, LogregError) else explain_hydra_error(error)
-    if len(words) > LONGEST_MESSAGE:  # a name in it may be all of a file
-        words = f"{words[: LONGEST_MESSAGE // 2]} ... {words[-LONGEST_MESSAGE // 2 :]}"
-    # a column's name may have lines, an address a password
-    print(without_passwords(on_one_line(" ".join(words.split("\n")))), file=sys.stderr)
+    """Prints a mistake of the user in one line on stderr."""
+    message = as_started(str(error) if isinstance(error, LogregError) else explain_hydra_error(error))
+    if len(message) > MAX_MESSAGE_LENGTH:  # it may have the name of a column that is as long as the file
+        message = f"{message[: MAX_MESSAGE_LENGTH // 2]} ... {message[-MAX_MESSAGE_LENGTH // 2 :]}"
+    # the name of a column may have line breaks, a URL may have a password
+    print(without_passwords(on_one_line(" ".join(message.split("\n")))), file=sys.stderr)
 
 
-def leave_quietly() -> None:
-    """Whoever read our output has left, as `head` does."""
-    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # Python flushes it once more at exit
+def _close_stdout() -> None:
+    """Sends the rest of the output to nowhere: Python flushes stdout once more at exit, and the pipe is closed."""
+    sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # stays open until the process ends
 
 
-def say_importing() -> None:
-    """Bridges the longest silence of a short command, where somebody watches."""
+def import_libraries() -> None:
+    """Imports torch and Lightning, which takes seconds; a terminal shows a line meanwhile."""
     show_status("importing torch and lightning ...")
+    from logreg.training.fast_import import import_lightning
+
+    import_lightning()
 
 
 @dataclass(frozen=True)
 class TypedArguments:
-    """What a user typed after a script that works on a trained model.
+    """What a user typed after the name of a command.
 
     Attributes:
         values: Of the command's own keys; the default of those that were not typed.
@@ -120,7 +149,7 @@ class TypedArguments:
 
 
 def check_root(root: Path) -> None:
-    """The folder of all runs is one, if it is there.
+    """Checks that the folder of all runs is a folder, if it exists.
 
     Raises:
         ConfigError: It is a file.
@@ -129,75 +158,74 @@ def check_root(root: Path) -> None:
         raise ConfigError(f"`{root}` must be the folder of all runs, and it is a file. Move it away.")
 
 
-def read_typed(
+def parse_arguments(
     typed: Sequence[str],
-    script: str,
-    own: Mapping[str, tuple[Constraint, Any]],
-    of_the_run: Sequence[str] = (),
+    command: str,
+    own: Mapping[str, Setting],
+    run_keys: Sequence[str] = (),
     takes_more: bool = False,
 ) -> TypedArguments:
-    """Checks what was typed, all of it ``key=value``.
+    """Parses and checks what was typed, all of it ``key=value``.
 
     Args:
-        typed: What follows the script's name.
-        script: Its name, for messages.
-        own: Constraint and default of the keys of this command alone; text is taken as it stands.
-        of_the_run: Keys of ``scripts/train.py`` that may be typed as well, with what lies below them.
-        takes_more: Whether a key that is none of these is taken all the same.
+        typed: What follows the command's name.
+        command: Its name, for messages.
+        own: The keys of this command alone.
+        run_keys: Keys of ``scripts/train.py`` that may be typed as well, with what lies below them.
+        takes_more: Whether other keys are taken, too.
 
     Raises:
         ConfigError: Names the key, or the constraint that the value breaks.
     """
-    values = {key: default for key, (_, default) in own.items()}
+    values = {key: setting.default for key, setting in own.items()}
     overrides: list[Override] = []
     given, free = [], []
     for argument in typed:
         if not is_override(argument) or argument.startswith("-"):
-            near = _such_as(argument, own, of_the_run)
-            raise ConfigError(f"`{argument}` must be written as key=value{near}. `--help` lists the keys.")
+            example = _example_with_key(argument, own, run_keys)
+            raise ConfigError(f"`{argument}` must be written as key=value{example}. `--help` lists the keys.")
         key, _, text = argument.partition("=")
         group = key.lstrip("+~").partition(".")[0]
-        if takes_more and key not in own and group not in of_the_run:
+        if takes_more and key not in own and group not in run_keys:
             free.append(argument)
             continue
         if key in given:
             raise ConfigError(f"`{key}` must be typed once.")
         given.append(key)
         if key in own:
-            values[key] = read_value(key, text, own[key][0])
-        elif group in of_the_run:
-            overrides += parse(with_backbone([argument]))
+            values[key] = parse_value(key, text, own[key].constraint)
+        elif group in run_keys:
+            overrides += parse_overrides(expand_backbone([argument]))
         else:
-            known = [*own, *of_the_run]
+            known = [*own, *run_keys]
             near = did_you_mean(key, known) or "`--help` lists the keys."
-            raise ConfigError(f"`{key}` must be a key of {script}, and there is none of that name. {near}")
+            raise ConfigError(f"`{key}` must be a key of {command}, and there is none of that name. {near}")
     for override in overrides:
         if override.is_sweep_override():
             raise ConfigError(f"`{override.key_or_group}` must be one value, got several in {override.input_line}.")
     return TypedArguments(values, tuple(overrides), frozenset(given), tuple(free))
 
 
-def read_value(key: str, text: str, constraint: Constraint) -> Any:
-    """A value as it was typed: text where that will do, else what Hydra reads.
+def parse_value(key: str, text: str, constraint: Constraint) -> Any:
+    """The value of one key: the text itself where the constraint is on text, else what Hydra reads.
 
     Raises:
-        ConfigError: It breaks its constraint.
+        ConfigError: The value breaks the constraint.
     """
     value: Any = text
     if not constraint.is_text:
-        value = parse([f"{key}={text}"])[0].value()
+        (override,) = parse_overrides([f"{key}={text}"])
+        value = text if override.is_sweep_override() else override.value()
     check(key, value, constraint)
     return value
 
 
-def _such_as(word: str, own: Mapping[str, tuple[Constraint, Any]], of_the_run: Sequence[str]) -> str:
-    """The key that a value was typed without, where the value tells it."""
-    keys = [key for key, (constraint, _) in own.items() if word in constraint.choices]
+def _example_with_key(word: str, own: Mapping[str, Setting], run_keys: Sequence[str]) -> str:
+    """The argument that a user meant who typed a value without its key, as an example; empty where it is not clear."""
+    keys = [key for key, setting in own.items() if word in setting.constraint.choices]
     path = Path(word)
     if "ckpt_path" in own and (path.suffix == ".ckpt" or (path / ".hydra").is_dir()):
         keys.append("ckpt_path")
     elif not keys and path.suffix:
-        keys += [key for key in ("input",) if key in own] or [
-            "dataset.path" for group in of_the_run if group == "dataset"
-        ]
+        keys += [key for key in ("input",) if key in own] or (["dataset.path"] if "dataset" in run_keys else [])
     return "" if not keys or word.startswith("-") else f", such as {shell_line([f'{keys[0]}={word}'])}"

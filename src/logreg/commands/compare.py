@@ -1,4 +1,4 @@
-"""Runs beside each other, and whether one of two is better: `scripts/compare.py`."""
+"""`scripts/compare.py`: shows runs beside each other, and whether one of two is better."""
 
 from __future__ import annotations
 
@@ -9,22 +9,54 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.command_line import ROOT, read_typed, run_command, say_importing
+from logreg.commands.command_line import ROOT, import_libraries, parse_arguments, run_command
 from logreg.commands.overrides import is_override
-from logreg.constraints import Constraint, flag, one_of, optional
+from logreg.constraints import flag, one_of, optional
 from logreg.errors import ConfigError
 from logreg.files import shown
 from logreg.reports.json_fields import to_json
 from logreg.reports.summary_schema import Summary, read_summary, reading_summary
 from logreg.run_folder import find_checkpoint
+from logreg.settings import Setting, help_lines
 from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from logreg.evaluation.paired_comparison import Paired
 
-HELP = """\
-Shows runs beside each other: what differs in their settings, their scores with intervals, their certificates.  Of two
-runs that were scored on the same rows it says whether one is better, or whether that may be noise.
+OWN = {
+    "split": Setting(
+        None,
+        optional(one_of(("train", "val", "test"))),
+        "val or test, whose rows two runs are compared on; null: the last that both have",
+    ),
+    "json": Setting(False, flag(), "true: prints one JSON object, with all settings"),
+}
+"""The keys of this command."""
+
+SCORES = ("log_loss", "accuracy", "auroc")
+"""Scores in the table, by their names in the evaluation of a run."""
+
+MIN_WIDTH = 80
+"""Columns of the table on a narrower terminal, and in a file."""
+
+WIDTHS = {"log_loss": 23, "accuracy": 20, "auroc": 23}
+"""Columns that a score with its interval takes."""
+
+MAX_NAME_LENGTH = 40
+"""Characters of the name of a run or the value of a setting, unless names of that length would be equal."""
+
+MAX_SETTINGS = 6
+"""Settings that differ, in the table; json=true prints all."""
+
+NOT_OF_THE_MODEL = ("dataset.recipe", "expected", "verbose", "report", "ckpt_path", "facts", "accelerator", "devices")
+"""Settings that do not change the model."""
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    return f"""\
+Shows runs beside each other: what differs in their settings, their scores with intervals, their certificates.  For two
+runs that were scored on the same rows, a paired test shows whether one is better.
 
 usage: python scripts/compare.py RUN RUN ... [key=value ...]
        python scripts/compare.py SWEEP
@@ -36,45 +68,21 @@ examples
   RUN is a run folder, a folder of runs such as a sweep, or latest.
 
 keys
-  split        null      val or test, whose rows two runs are compared on; null: the last that both have
-  json         false     true: prints one JSON object, with all settings
+{help_lines(OWN)}
 
 The paired test: the difference of the log-loss with a 95 % bootstrap interval, and McNemar's test on the rows that only
-one of them is right about.
+one of them classifies correctly.
 """
-
-OWN: dict[str, tuple[Constraint, Any]] = {
-    "split": (optional(one_of(("train", "val", "test"))), None),
-    "json": (flag(), False),
-}
-
-SCORES = ("log_loss", "accuracy", "auroc")
-"""Of the evaluation, in the table."""
-
-COLUMNS = 80
-"""Of the narrowest terminal, and of a file."""
-
-WIDTHS = {"log_loss": 23, "accuracy": 20, "auroc": 23}
-"""Columns of a score with its interval."""
-
-LONGEST = 40
-"""Characters of the name of a run or of the value of a setting, unless it takes more to tell them apart."""
-
-MOST_SETTINGS = 6
-"""Of those that differ; --help tells of json=true, which has all."""
-
-UNINTERESTING = ("dataset.recipe", "expected", "verbose", "report", "ckpt_path", "facts", "accelerator", "devices")
-"""Settings that say nothing of the model."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/compare.py``; the exit code is that of `run_command`."""
-    return run_command(HELP, _work, arguments)
+    return run_command(help_text, _run, arguments)
 
 
-def _work(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
     named = [argument for argument in arguments if not is_override(argument)]
-    typed = read_typed([argument for argument in arguments if is_override(argument)], "compare.py", OWN)
+    typed = parse_arguments([argument for argument in arguments if is_override(argument)], "compare", OWN)
     for argument in named:
         if argument.startswith("-"):
             raise ConfigError(f"`{argument}` is no option. `--help` lists the keys.")
@@ -89,10 +97,7 @@ def _work(arguments: list[str]) -> int:
     differing = _differing([row["settings"] for row in rows], typed_keys)
     paired = None
     if len(runs) == 2:
-        say_importing()
-        from logreg.training.fast_import import import_lightning
-
-        import_lightning()
+        import_libraries()
         paired = _compared(list(runs), typed.values["split"])
     if typed.values["json"]:
         plain = {"runs": rows, "paired": paired[1].as_dict() | {"split": paired[0]} if paired else None}
@@ -116,7 +121,7 @@ def _runs_in(name: str) -> dict[Path, Summary]:
     read = {each: read_summary(each) for each in found}
     finished = {each: summary for each, summary in read.items() if isinstance(summary, Summary)}
     if not finished:
-        what = "holds none that came to an end" if folder.is_dir() else "is a file" if folder.exists() else "is missing"
+        what = "holds no finished run" if folder.is_dir() else "is a file" if folder.exists() else "is missing"
         raise ConfigError(f"`{name}` must be a run folder or hold some, and {folder} {what}.")
     return finished
 
@@ -139,22 +144,22 @@ def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in plain.items():
         name = f"{prefix}{key}"
-        if name in UNINTERESTING:
+        if name in NOT_OF_THE_MODEL:
             continue
         flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
 
 
 def _differing(flat: Sequence[Mapping[str, Any]], typed: Collection[str]) -> list[str]:
-    """Keys that have another value in some run: those that were typed, or all where none of them was."""
+    """Keys whose values differ between runs: those that were typed, or all where none of these was typed."""
     keys = list(dict.fromkeys(key for one in flat for key in one))
     keys = [key for key in keys if len({json.dumps(one.get(key)) for one in flat}) > 1]
     shown = [key for key in keys if key in typed or key.removesuffix(".name") in typed] or keys
-    return shown[:MOST_SETTINGS]
+    return shown[:MAX_SETTINGS]
 
 
 def _compared(folders: Sequence[Path], split: str | None) -> tuple[str, Paired] | None:
-    """The paired test of two runs, on rows that both were asked about; ``None`` where they have none in common."""
+    """The split and the paired test of two runs; ``None`` where their rows differ."""
     from logreg.evaluation.paired_comparison import compare
     from logreg.facts import SPLITS
     from logreg.run.building import build_data
@@ -181,9 +186,9 @@ def _compared(folders: Sequence[Path], split: str | None) -> tuple[str, Paired] 
 
 
 def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: tuple[str, Paired] | None) -> None:
-    """Two lines a run, which fit into 80 columns: what it is, and its scores."""
+    """Prints two lines for each run, which fit into 80 columns: its settings, and its scores."""
     console = terminal()
-    width = max(console.width, COLUMNS) if console.is_terminal else COLUMNS
+    width = max(console.width, MIN_WIDTH) if console.is_terminal else MIN_WIDTH
     letters = len(rows) == 2
     rows = list(rows) if letters else sorted(rows, key=_rank)
     names = "AB" if letters else [str(number) for number in range(1, len(rows) + 1)]
@@ -197,10 +202,10 @@ def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: t
     header = "  ".join(f"{name.replace('_', ' '):<{WIDTHS[name]}}" for name in scores)
     lines.append((indent + header).rstrip() + (f"  on {next(iter(splits))}" if len(splits) == 1 else ""))
     for number, (name, run, row) in enumerate(zip(names, shortened(runs), rows, strict=True)):
-        said = [run, *(f"{key}={of_key[number]}" for key, of_key in settings.items() if of_key[number])]
-        said += [f"on {row['split']}"] if len(splits) > 1 else []
+        parts = [run, *(f"{key}={of_key[number]}" for key, of_key in settings.items() if of_key[number])]
+        parts += [f"on {row['split']}"] if len(splits) > 1 else []
         verdict = row["verdict"].partition(":")[0]
-        lines += _in_columns([*said, f"({verdict})"], f"{name:<{len(indent)}}", width)
+        lines += _wrapped([*parts, f"({verdict})"], f"{name:<{len(indent)}}", width)
         values = "  ".join(f"{_cell(each, row['metrics'].get(each)):<{WIDTHS[each]}}" for each in scores)
         lines.append((indent + values).rstrip())
     if letters:
@@ -222,8 +227,8 @@ def _show(rows: Sequence[Mapping[str, Any]], differing: Sequence[str], paired: t
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _in_columns(parts: Sequence[str], head: str, width: int) -> list[str]:
-    """Parts that stand whole in lines of so many columns, the first of which begins with ``head``."""
+def _wrapped(parts: Sequence[str], head: str, width: int) -> list[str]:
+    """Lines of at most ``width`` columns, broken only between parts; the first begins with ``head``."""
     lines = [head + parts[0]]
     for part in parts[1:]:
         if len(lines[-1]) + 2 + len(part) <= width:
@@ -234,13 +239,13 @@ def _in_columns(parts: Sequence[str], head: str, width: int) -> list[str]:
 
 
 def _without_common_folder(runs: Sequence[str]) -> tuple[str, list[str]]:
-    """The folder that all runs are in, and the rest of their names."""
+    """The folder that has all runs, and the names of the runs relative to it."""
     common = os.path.commonpath([Path(run).parent for run in runs]) if len(runs) > 1 else ""
     return common, [Path(run).relative_to(common).as_posix() if common else run for run in runs]
 
 
-def shortened(names: Sequence[str], most: int = LONGEST) -> list[str]:
-    """Names of at most so many characters, where they can be told apart so: what is left out is where they are alike.
+def shortened(names: Sequence[str], most: int = MAX_NAME_LENGTH) -> list[str]:
+    """Names of at most ``most`` characters that still differ: equal parts are left out; unchanged where that fails.
 
     Example:
         >>> shortened(["2026-11-28_l2-0.1", "2026-11-28_l2-0.01"], 10)
@@ -251,7 +256,7 @@ def shortened(names: Sequence[str], most: int = LONGEST) -> list[str]:
     if max(map(len, names), default=0) <= most:
         return list(names)
     alike = next((place for place, letters in enumerate(zip(*names, strict=False)) if len(set(letters)) > 1), 0)
-    while alike and names[0][alike - 1] not in "/_ ":  # to where a word begins
+    while alike and names[0][alike - 1] not in "/_ ":  # back to the beginning of a word
         alike -= 1
     cut = [f"…{name[alike:]}" if alike > 1 else name for name in names]
 

@@ -1,4 +1,4 @@
-"""What a trained model scores, from its checkpoint alone: `scripts/evaluate.py`."""
+"""`scripts/evaluate.py`: scores a trained model, from its checkpoint alone."""
 
 from __future__ import annotations
 
@@ -9,23 +9,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.command_line import ROOT, TypedArguments, read_typed, run_command, say_importing
-from logreg.commands.overrides import with_overrides
-from logreg.config import RunConfig
-from logreg.constraints import Constraint, flag, number, one_of, optional, text
+from logreg.commands.command_line import ROOT, TypedArguments, import_libraries, parse_arguments, run_command
+from logreg.commands.rows_for_model import data_of
+from logreg.constraints import flag, number, one_of, optional, text
 from logreg.errors import ConfigError
 from logreg.files import check_free, shown, write_whole
 from logreg.run_folder import find_checkpoint
-from logreg.terminal import show_status, terminal
+from logreg.settings import Setting, help_lines
+from logreg.terminal import terminal
 
 if TYPE_CHECKING:
-    from logreg.data import TensorDataModule
-    from logreg.facts import DataFacts
     from logreg.reports.summary_schema import EvaluationSummary
     from logreg.training.checkpoint_reading import TrainedModel
 
-HELP = """\
-Scores a trained model; its checkpoint is all that it takes.
+OWN = {
+    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
+    "split": Setting(
+        None, optional(one_of(("train", "val", "test"))), "train, val or test; null is the last that there is"
+    ),
+    "cost_ratio": Setting(
+        1,
+        number(above=0),
+        "what a false negative costs, in false positives: two classes have a best threshold for it, chosen on val",
+    ),
+    "output": Setting(None, optional(text()), "a .json file to write everything to; it must not exist"),
+    "overwrite": Setting(False, flag(), "true: it may"),
+    "json": Setting(False, flag(), "true: prints everything as one JSON object"),
+}
+"""The keys of this command alone."""
+
+RUN_KEYS = ("dataset", "accelerator")
+"""Keys of ``scripts/train.py`` that may be typed as well."""
+
+ALL_ROWS = "all rows"
+"""Shown in place of a split where other rows than those of the run are scored."""
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    return f"""\
+Scores a trained model; it needs nothing but the checkpoint.
 
 usage: python scripts/evaluate.py [ckpt_path=latest] [key=value ...]
 
@@ -34,15 +57,10 @@ examples
   python scripts/evaluate.py ckpt_path=best                        its epoch of the lowest loss on val
   python scripts/evaluate.py ckpt_path=runs/mnist/2026-11-22_10-00-00-000000 split=val
   python scripts/evaluate.py dataset.path=other.csv                rows that it has never seen, with their classes
-  python scripts/evaluate.py cost_ratio=5                          a miss costs five false alarms
+  python scripts/evaluate.py cost_ratio=5                          a false negative costs five false positives
 
 keys
-  ckpt_path    latest    latest, best, last, a run folder or a .ckpt file
-  split        null      train, val or test; null is the last that there is
-  cost_ratio   1         what a miss costs, in false alarms: two classes have a best threshold for it, chosen on val
-  output       null      a .json file to write everything to; it must not exist
-  overwrite    false     true: it may
-  json         false     true: prints everything as one JSON object
+{help_lines(OWN)}
 
 the data are those of the run, rebuilt from the checkpoint, unless something is set anew
   dataset.<key>, accelerator
@@ -54,57 +72,19 @@ are whole numbers are counts of rows; others are sampling weights.  The baseline
 classes in train.
 """
 
-OWN: dict[str, tuple[Constraint, Any]] = {
-    "ckpt_path": (text(), "latest"),
-    "split": (optional(one_of(("train", "val", "test"))), None),
-    "cost_ratio": (number(above=0), 1.0),
-    "output": (optional(text()), None),
-    "overwrite": (flag(), False),
-    "json": (flag(), False),
-}
-
-OF_THE_RUN = ("dataset", "accelerator")
-"""Keys of scripts/train.py that may be set anew."""
-
-FILES = {f"dataset.{key}path" for key in ("", "train_", "val_", "test_")}
-"""Keys that name other rows."""
-
-OF_THE_MODEL = {
-    "name",
-    "standardize",
-    "limit",
-    "class_weight",
-    "classes",
-    "positive",
-    "recipe",
-    "max_levels",
-    "missing",
-    "white_level",
-}
-"""Keys of a dataset that another value would make another model of."""
-
-ALL_ROWS = "all rows"
-"""Instead of a split, where other rows than those of the run are scored."""
-
-WHERE_ONLY = {"dataset.root", "dataset.cache", "dataset.download"}
-"""Keys that say where the rows are, not which."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/evaluate.py``; the exit code is that of `run_command`."""
-    return run_command(HELP, _work, arguments)
+    return run_command(help_text, _run, arguments)
 
 
-def _work(arguments: list[str]) -> int:
-    typed = read_typed(arguments, "evaluate.py", OWN, OF_THE_RUN)
+def _run(arguments: list[str]) -> int:
+    typed = parse_arguments(arguments, "evaluate", OWN, RUN_KEYS)
     checkpoint = find_checkpoint(typed.values["ckpt_path"], ROOT)
     output = None if typed.values["output"] is None else Path(typed.values["output"])
     if output is not None:
         check_free("output", output, typed.values["overwrite"], (".json",))
-    say_importing()
-    from logreg.training.fast_import import import_lightning
-
-    import_lightning()
+    import_libraries()
 
     from logreg.reports.json_fields import to_json
     from logreg.training.checkpoint_reading import TrainedModel
@@ -119,55 +99,6 @@ def _work(arguments: list[str]) -> int:
     else:
         _show(found, terminal())
     return 0
-
-
-def data_of(trained: TrainedModel, typed: TypedArguments) -> tuple[RunConfig, TensorDataModule, bool]:
-    """The rows of a trained model's run, or others that were typed.
-
-    Returns:
-        The config; the data, as the model reads it; whether the rows are others than those of the run.
-    """
-    from logreg.run.building import build_data, check_hardware, device_of
-
-    config = with_overrides(trained.run_config(), typed.overrides)
-    others = {key for key in typed.given if key.startswith("dataset.")} - WHERE_ONLY
-    if others:
-        _check_others(config, others)
-        config = dataclasses.replace(config, dataset=_all_rows(config.dataset, others, trained.facts))
-    check_hardware(config.accelerator)
-    show_status(f"reading {config.dataset['name']} ...")
-    data = build_data(config, trained.facts)
-    data.device = device_of(config.accelerator)
-    return config, data, bool(others)
-
-
-def _check_others(config: RunConfig, typed: set[str]) -> None:
-    """Keys that are set anew must mean other rows, not another model.
-
-    Raises:
-        ConfigError: One of them is the model's, or no file is named.
-    """
-    made = config.dataset["name"] == "blobs"
-    for key in sorted(typed):
-        if key.removeprefix("dataset.") in OF_THE_MODEL or not (made or FILES & typed):
-            raise ConfigError(f"`{key}` must be that of the checkpoint. Other rows are named by dataset.path=FILE.")
-
-
-def _all_rows(dataset: Mapping[str, Any], typed: set[str], facts: DataFacts) -> dict[str, Any]:
-    """A dataset of whose rows none are held out; of a table the columns that the model learned from."""
-    plain = dict(dataset)
-    if facts.columns:
-        names = [column.name for column in facts.columns]
-        plain |= {
-            "features": names,
-            "drop": [],
-            "categorical": [one for one in plain["categorical"] if str(one) in names],
-        }
-    if "dataset.path" in typed:
-        plain |= {key: None for key in ("train_path", "val_path", "test_path") if key in plain}
-    if not any(key.startswith("dataset.split") for key in typed):
-        plain["split"] = {"val": 0, "test": 0}
-    return plain | {"limit": None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,25 +1,52 @@
-"""A trained model in the format of somebody else: `scripts/export.py`."""
+"""`scripts/export.py`: writes a trained model in a format of another program."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from logreg.commands.command_line import ROOT, TypedArguments, read_typed, run_command, say_importing
-from logreg.constraints import Constraint, flag, one_of, optional, text
+from logreg.commands.command_line import ROOT, TypedArguments, import_libraries, parse_arguments, run_command
+from logreg.commands.rows_for_model import data_of
+from logreg.constraints import flag, one_of, optional, text
 from logreg.errors import ConfigError, LogregError
 from logreg.files import check_free, shown, unfinished, write_whole
 from logreg.run_folder import find_checkpoint, run_folder_of
+from logreg.settings import Setting, help_lines
 from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
     from logreg.export.linear import Linear, Sample
     from logreg.training.checkpoint_reading import TrainedModel
 
-HELP = """\
-Writes a trained model for somebody else, reads it again as they would, and refuses what does not agree.
+OWN = {
+    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
+    "format": Setting(
+        None,
+        optional(one_of(("onnx", "torch_export", "safetensors", "json", "sklearn"))),
+        "one of the formats below",
+        shown="",
+    ),
+    "output": Setting(None, optional(text()), "the file; null: export/model.<suffix> in the run folder"),
+    "overwrite": Setting(False, flag(), "true: the files may exist"),
+}
+"""The keys of this command alone."""
+
+MAX_ROWS = 1000
+"""Rows at most on which the written file is compared with the model."""
+
+CARD = "MODEL_CARD.md"
+"""The file name of the model card, beside the written model."""
+
+CARD_MARK = "was read again after it was written"
+"""Text in every model card that logreg writes: a file without it is not overwritten."""
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    return f"""\
+Writes a trained model for another program, reads it again as that program does, and refuses what does not agree.
 
 usage: python scripts/export.py [ckpt_path=latest] format=FORMAT [output=FILE] [key=value ...]
 
@@ -28,15 +55,16 @@ examples
   python scripts/export.py format=sklearn output=model.joblib ckpt_path=best
 
 keys
-  ckpt_path    latest    latest, best, last, a run folder or a .ckpt file
-  format                 onnx: takes rows as they are (columns by name with their gaps and levels, pictures as bytes, or
-                               a matrix), gives `label` and `probabilities`; pip install -e ".[export]"
-                         torch_export: a program of features, for torch.export.load
-                         safetensors, json: coefficients of features in source units, and how to use them
-                         sklearn: a fitted LogisticRegression, for joblib.load; of a table a Pipeline of its rows as
-                               they are, columns in order
-  output       null      the file; null: export/model.<suffix> in the run folder
-  overwrite    false     true: the files may exist
+{help_lines(OWN)}
+
+formats
+  onnx         takes rows as they are in the source (columns by name with their gaps and levels, images as bytes, or a
+               matrix), gives `label` and `probabilities`; pip install onnx onnxruntime
+  torch_export a program of features, for torch.export.load
+  safetensors  coefficients of features in source units, and how to use them
+  json         the same as text
+  sklearn      a fitted LogisticRegression, for joblib.load; of a table a Pipeline of its rows as they are in the
+               source, columns in order
 
 the held-out rows to compare on are those of the run, unless they lie elsewhere now
   dataset.<key>          such as dataset.root or dataset.path
@@ -46,38 +74,20 @@ zero for how little it varies, such as seconds since 1970, the inputs of a progr
 those that bare coefficients are multiplied with must be.
 """
 
-OWN: dict[str, tuple[Constraint, Any]] = {
-    "ckpt_path": (text(), "latest"),
-    "format": (optional(one_of(("onnx", "torch_export", "safetensors", "json", "sklearn"))), None),
-    "output": (optional(text()), None),
-    "overwrite": (flag(), False),
-}
-
-ROWS = 1000
-"""At most so many rows are compared."""
-
-CARD = "MODEL_CARD.md"
-
-SIGN = "was read again after it was written"
-"""What every card of ours has in it."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/export.py``; the exit code is that of `run_command`."""
-    return run_command(HELP, _work, arguments)
+    return run_command(help_text, _run, arguments)
 
 
-def _work(arguments: list[str]) -> int:
-    typed = read_typed(arguments, "export.py", OWN, ("dataset",))
+def _run(arguments: list[str]) -> int:
+    typed = parse_arguments(arguments, "export", OWN, ("dataset",))
     name, overwrite = typed.values["format"], typed.values["overwrite"]
     if name is None:
-        raise ConfigError(f"`format` must be given: one of {', '.join(OWN['format'][0].choices)}.")
+        raise ConfigError(f"`format` must be given: one of {', '.join(OWN['format'].constraint.choices)}.")
     checkpoint = find_checkpoint(typed.values["ckpt_path"], ROOT)
     run = run_folder_of(checkpoint)
-    say_importing()
-    from logreg.training.fast_import import import_lightning
-
-    import_lightning()
+    import_libraries()
     from logreg.export.formats import FORMATS, check_installed, describe_inputs
     from logreg.export.linear import Linear
     from logreg.reports.model_card import model_card
@@ -90,11 +100,11 @@ def _work(arguments: list[str]) -> int:
     output = Path(typed.values["output"] or folder / f"model{suffix}")
     check_free("output", output, overwrite, (suffix,))
     summary = None if run is None or not (run / "summary.json").is_file() else read_summary(run)
-    if not isinstance(summary, Summary):  # of a job of a sweep that came to nothing
+    if not isinstance(summary, Summary):  # of a job of a sweep that was not finished
         summary = None
     card = output.parent / CARD
-    if card.exists() and not overwrite and SIGN not in card.read_text(encoding="utf-8", errors="replace"):
-        raise ConfigError(f"`output` must leave {card} as it is, which is no card of ours. Name another folder.")
+    if card.exists() and not overwrite and CARD_MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        raise ConfigError(f"`output` must leave {card} as it is, which logreg did not write. Name another folder.")
     trained = TrainedModel.load(checkpoint)
     model = Linear.of(trained.module)
     if run is not None and summary is not None:
@@ -114,13 +124,13 @@ def _work(arguments: list[str]) -> int:
 
 
 def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
-    """Writes a model in a format, reads it again, and keeps it if it agrees.
+    """Writes a model in a format, reads it again, and keeps the file if its probabilities agree with the model.
 
     Returns:
         The largest difference of a probability on the sample.
 
     Raises:
-        LogregError: It does not agree; nothing is left.
+        LogregError: They do not agree; no file is left.
     """
     import numpy as np
 
@@ -128,26 +138,26 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
 
     with unfinished(output) as temporary:
         FORMATS[name].write(model, temporary)
-        theirs = FORMATS[name].read(temporary, model, sample)
-        ours = model.probabilities(sample.features).numpy()
-        difference = float(np.abs(theirs - ours).max())
+        written = FORMATS[name].read(temporary, model, sample)
+        expected = model.probabilities(sample.features).numpy()
+        difference = float(np.abs(written - expected).max())
         if not difference <= AGREEMENT:
             others = " or ".join(other for other in ("onnx", "torch_export") if other != name)
             raise LogregError(
                 f"`format={name}` must give the probabilities of the model to {AGREEMENT:g}, and is off by "
-                f"{difference:.2g} on {len(ours):,} rows. Subtract an offset from the features, or use format={others}."
+                f"{difference:.2g} on {len(expected):,} rows. Subtract an offset from the features, or use "
+                f"format={others}."
             )
         temporary.replace(output)
     return difference
 
 
 def _held_out(trained: TrainedModel, typed: TypedArguments) -> Sample:
-    """Rows of the last split, as features and, of a table, as they stand in it."""
-    from logreg.commands.evaluate import data_of
+    """Rows of the last split: their features and, of a table, their columns as they are in the file."""
     from logreg.export.linear import Sample
 
     _, data, _ = data_of(trained, typed)
     split = data.splits[-1]
-    positions = range(min(ROWS, data.facts.rows[split]))
+    positions = range(min(MAX_ROWS, data.facts.rows[split]))
     features = data.facts.stored.inverse_transform(data.rows(split, positions).features)
     return Sample(features, data.source_columns(split, positions))

@@ -1,4 +1,4 @@
-"""Probabilities for new rows, from a checkpoint alone: `scripts/predict.py`."""
+"""`scripts/predict.py`: probabilities for new rows, from a checkpoint alone."""
 
 from __future__ import annotations
 
@@ -10,20 +10,52 @@ from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.command_line import ROOT, TypedArguments, read_typed, run_command, say_importing
-from logreg.constraints import Constraint, character, check, flag, listed, number, one_of, optional, text, whole
+from logreg.commands.command_line import ROOT, TypedArguments, import_libraries, parse_arguments, run_command
+from logreg.constraints import character, check, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
-from logreg.export.predictions import PREDICTED
+from logreg.export.predictions import PREDICTED, SUFFIXES
 from logreg.files import check_free
 from logreg.run_folder import find_checkpoint
+from logreg.settings import Setting, help_lines
 from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
     from logreg.data.new_rows import NewRowsReader, Rows
     from logreg.training.checkpoint_reading import Predictor, TrainedModel
 
-HELP = """\
-Gives the probability of each class for new rows; the checkpoint is all that it takes.
+SEPARATOR = optional(character(escaped_tab=True))
+"""Separator of the values of a line; a tab may be typed as a backslash and a t."""
+
+OWN = {
+    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
+    "input": Setting(
+        None,
+        optional(text()),
+        "what the model learned from: a table (.csv .tsv .parquet .arrow .feather, text also in .gz) with the columns "
+        "by their names, a matrix (.npz .npy .safetensors .parquet), a folder of images or one image, or - for a CSV "
+        "on standard input",
+        shown="",
+    ),
+    "output": Setting("-", text(), ".csv, .tsv, .parquet or .npz; - is a CSV on standard output"),
+    "overwrite": Setting(False, flag(), "true: the file may exist"),
+    "threshold": Setting(
+        None,
+        optional(number(above=0, below=1)),
+        "the second of two classes is predicted where its probability is greater; null: 0.5",
+    ),
+    "keep": Setting([], listed(), "columns of the input to copy, before the predictions"),
+    "drop": Setting([], listed(), "columns of the input to pass over, which the model's train file did not have"),
+    "separator": Setting(None, SEPARATOR, "between the values of a line; null: by the file's suffix"),
+    "accelerator": Setting("cpu", one_of(("cpu", "gpu", "mps", "auto")), "cpu, gpu, mps or auto"),
+    "batch_size": Setting(64, whole(at_least=1), "images that go through a backbone at once"),
+}
+"""The keys of this command; every other key is a column of a single row."""
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    return f"""\
+Gives the probability of each class for new rows; it needs nothing but the checkpoint.
 
 usage: python scripts/predict.py [ckpt_path=latest] input=FILE [output=FILE] [key=value ...]
        python scripts/predict.py [ckpt_path=latest] COLUMN=VALUE ...
@@ -36,76 +68,27 @@ examples
   python scripts/predict.py input=new.csv output=flagged.csv threshold=0.2
 
 keys
-  ckpt_path    latest    latest, best, last, a run folder or a .ckpt file
-  input                  what the model learned from: a table (.csv .tsv .parquet .arrow .feather, text also in .gz)
-                         with the columns by their names, a matrix (.npz .npy .safetensors .parquet), a folder of images
-                         or one image, or - for a CSV on standard input
-  output       -         .csv, .tsv, .parquet or .npz; - is a CSV on standard output
-  overwrite    false     true: the file may exist
-  threshold    null      the second of two classes is predicted where its probability is greater; null: 0.5
-  keep         []        columns of the input to copy, before the predictions
-  drop         []        columns of the input to pass over, which the model's train file did not have
-  separator    null      between the values of a line; null: by the file's suffix
-  accelerator  cpu       cpu, gpu, mps or auto
-  batch_size   64        images that go through a backbone at once
+{help_lines(OWN)}
 
 The output has the kept columns (of images their file), `predicted`, and for each class a column of probabilities under
 the class's name.  Rows are read, predicted and written in blocks, so a file may be larger than the memory.  A level
 that the model does not know counts as none, and such rows are counted.
 """
 
-SEPARATOR = optional(character(escaped_tab=True))
-"""Separator of the values of a line; a tab may be typed as a backslash and a t."""
-
-OWN: dict[str, tuple[Constraint, Any]] = {
-    "ckpt_path": (text(), "latest"),
-    "input": (optional(text()), None),
-    "output": (text(), "-"),
-    "overwrite": (flag(), False),
-    "threshold": (optional(number(above=0, below=1)), None),
-    "keep": (listed(), []),
-    "drop": (listed(), []),
-    "separator": (SEPARATOR, None),
-    "accelerator": (one_of(("cpu", "gpu", "mps", "auto")), "cpu"),
-    "batch_size": (whole(at_least=1), 64),
-}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/predict.py``; the exit code is that of `run_command`."""
-    return run_command(HELP, _work, arguments)
+    return run_command(help_text, _run, arguments)
 
 
-def _work(arguments: list[str]) -> int:
-    typed = read_typed(arguments, "predict.py", OWN, takes_more=True)
-    values, cells = typed.values, typed.free
-    if values["input"] is not None and cells:
-        raise ConfigError(
-            f"`{cells[0].partition('=')[0]}` must be a key of predict.py beside input=. `--help` lists the keys."
-        )
-    if values["input"] is None and not cells:
-        raise ConfigError("`input` must be given, or a value for each column, such as hours=3.5.")
-    for key in ("output", "keep", "drop", "separator") if values["input"] is None else ():
-        if key in typed.given:
-            raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
-    # not Path.resolve, which raises where a link goes around in a circle
-    if values["input"] not in (None, "-") and realpath(values["input"]) == realpath(values["output"]):
-        raise ConfigError("`output` must be another file than `input`.")
-    taken = {PREDICTED, *(("probabilities", "classes") if values["output"].endswith(".npz") else ())}
-    for name in values["keep"]:
-        if str(name) in taken:
-            raise ConfigError(
-                f"`keep` must not name {str(name)!r}, since the output has one of its own. Rename it first."
-            )
+def _run(arguments: list[str]) -> int:
+    typed = parse_arguments(arguments, "predict", OWN, takes_more=True)
+    _check_combinations(typed)
+    values = typed.values
     checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
     if values["output"] != "-":
-        from logreg.export.predictions import SUFFIXES
-
         check_free("output", Path(values["output"]), values["overwrite"], SUFFIXES)
-    say_importing()
-    from logreg.training.fast_import import import_lightning
-
-    import_lightning()
+    import_libraries()
     from logreg.data.new_rows import NewRowsReader
     from logreg.run.building import check_hardware, device_of
     from logreg.training.checkpoint_reading import Predictor, TrainedModel
@@ -117,7 +100,7 @@ def _work(arguments: list[str]) -> int:
         classes = trained.facts.num_classes
         raise ConfigError(f"`threshold` must go with two classes, and the model has {classes}. Leave it out.")
     device = device_of(values["accelerator"])
-    incoming = NewRowsReader(
+    reader = NewRowsReader(
         trained.facts,
         {} if trained.config is None else trained.config.dataset,
         DTYPES[trained.module.hparams["precision"]],
@@ -129,14 +112,41 @@ def _work(arguments: list[str]) -> int:
     )
     predictor = Predictor(trained.module, device)
     if values["input"] is None:
-        _print_single(trained, predictor, incoming.single(cells), values["threshold"])
+        _print_single(trained, predictor, reader.single(typed.free), values["threshold"])
     else:
-        _predict(trained, predictor, incoming, typed)
+        _predict(trained, predictor, reader, typed)
     return 0
 
 
+def _check_combinations(typed: TypedArguments) -> None:
+    """Checks that keys which are right alone go with each other.
+
+    Raises:
+        ConfigError: Names the key that does not.
+    """
+    values, cells = typed.values, typed.free
+    if values["input"] is not None and cells:
+        raise ConfigError(
+            f"`{cells[0].partition('=')[0]}` must be a key of predict beside input=. `--help` lists the keys."
+        )
+    if values["input"] is None and not cells:
+        raise ConfigError("`input` must be given, or a value for each column, such as hours=3.5.")
+    for key in ("output", "keep", "drop", "separator") if values["input"] is None else ():
+        if key in typed.given:
+            raise ConfigError(f"`{key}` must go with input=: a single row is printed. Leave it out.")
+    # not Path.resolve, which raises where links form a circle
+    if values["input"] not in (None, "-") and realpath(values["input"]) == realpath(values["output"]):
+        raise ConfigError("`output` must be another file than `input`.")
+    taken = {PREDICTED, *(("probabilities", "classes") if values["output"].endswith(".npz") else ())}
+    for name in values["keep"]:
+        if str(name) in taken:
+            raise ConfigError(
+                f"`keep` must not name {str(name)!r}, since the output has one of its own. Rename it first."
+            )
+
+
 def _separator(trained: TrainedModel, typed: str | None) -> str | None:
-    """What was typed, or else what the model's own file had."""
+    """The separator that was typed, or else that of the file that the model learned from."""
     if typed is None:
         own = None if trained.config is None else trained.config.dataset.get("separator")
         check("dataset.separator", own, SEPARATOR)
@@ -144,17 +154,17 @@ def _separator(trained: TrainedModel, typed: str | None) -> str | None:
     return "\t" if typed == "\\t" else typed
 
 
-def _predict(trained: TrainedModel, predictor: Predictor, incoming: NewRowsReader, typed: TypedArguments) -> None:
+def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader, typed: TypedArguments) -> None:
     from logreg.export.predictions import open_writer
 
     values, facts = typed.values, trained.facts
     started, rows, unseen = time.perf_counter(), 0, dict[str, int]()
-    count, blocks = incoming.read(values["input"])
+    count, blocks = reader.read(values["input"])
     first = next(blocks, None)
     if first is None:
         raise ConfigError(f"`input` must have rows, got none [in {values['input']}].")
-    # A bar and the rows would overwrite each other on one screen.
-    bar = _bar(count, shown=not (values["output"] == "-" and sys.stdout.isatty()))
+    # A progress bar and rows on the same terminal would overwrite each other.
+    bar = _progress_bar(count, shown=not (values["output"] == "-" and sys.stdout.isatty()))
     with open_writer(values["output"], facts.class_names, list(first.kept)) as writer, bar as advance:
         block: Rows | None = first
         while block is not None:
@@ -191,8 +201,8 @@ def _print_single(trained: TrainedModel, predictor: Predictor, rows: Rows, thres
 
 
 @contextmanager
-def _bar(count: int | None, shown: bool) -> Iterator[Any]:
-    """A progress bar on a terminal; nothing elsewhere."""
+def _progress_bar(count: int | None, shown: bool) -> Iterator[Any]:
+    """Yields a function that advances a progress bar on a terminal, and does nothing elsewhere."""
     if not (shown and sys.stderr.isatty()):
         yield lambda rows: None
         return

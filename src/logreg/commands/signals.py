@@ -1,4 +1,4 @@
-"""SIGTERM ends a command within a second or two, whatever it does, and leaves no half-written file; Ctrl-C stops it."""
+"""Signals: SIGTERM ends a command within two seconds and leaves no unfinished file; SIGINT (Ctrl-C) interrupts it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from logreg.errors import Terminated
 from logreg.files import remove_unfinished
 
 GRACE_S = 1.0
-"""Seconds that a command has to end in order."""
+"""Seconds between SIGTERM and the end of the process, in which a command may clean up."""
 
 _INTERRUPTED = threading.Event()
-"""Whether SIGINT has come since `ending_on_sigterm` was opened."""
+"""Whether SIGINT has come since `ending_on_sigterm` was entered."""
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
@@ -29,10 +29,10 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def interrupts_kept() -> Iterator[None]:
-    """What raises something else after Ctrl-C raises KeyboardInterrupt.
+    """Raises KeyboardInterrupt in place of another exception that Ctrl-C has led to.
 
-    Compiled code that calls Python may put an exception of its own in the place of the one that it met, as matplotlib's
-    does with "Invalid bounding box".
+    Compiled code that calls Python may replace the exception by one of its own, as matplotlib does with "Invalid
+    bounding box".
     """
     try:
         yield
@@ -44,58 +44,58 @@ def interrupts_kept() -> Iterator[None]:
 
 @contextmanager
 def ending_on_sigterm() -> Iterator[None]:
-    """While it is open, SIGTERM raises `Terminated` in the main thread, as Ctrl-C raises KeyboardInterrupt.
+    """Makes SIGTERM raise `Terminated` in the main thread, as Ctrl-C raises KeyboardInterrupt.
 
-    When it is left after that, the process ends at once, since an interpreter with torch in it takes a second to close.
-    Lightning calls this handler after its own, which only sets a flag that is looked at after a batch.
+    At the end of the block the process exits at once after SIGTERM: a regular exit with torch loaded takes a second.
+    Lightning calls this handler after its own, which only sets a flag that is read after a batch.
 
-    Python runs a handler between two of its instructions: a long call of compiled code would put it off, and so would a
-    pool of threads that finishes its work first.  So a thread hears of the signal too, by the wakeup file descriptor,
-    and ends the process ``GRACE_S`` later if this block has not been left by then.  (Compiled code that does not
-    release the interpreter lock holds up both; that of torch, NumPy, Arrow and SciPy's linear programs releases it.)
+    Python runs a signal handler between two instructions, so a long call of compiled code delays it, and so does a pool
+    of threads that finishes its work first.  Therefore a thread waits for the signal, too, at the wakeup file
+    descriptor, and ends the process after ``GRACE_S`` if the block is not left by then.  (Compiled code that holds the
+    interpreter lock delays both; torch, NumPy, Arrow and SciPy's linear programs release it.)
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     left, terminated = threading.Event(), False
-    hearing, telling = socket.socketpair()
-    telling.setblocking(False)
+    receiving, sending = socket.socketpair()
+    sending.setblocking(False)
 
     def terminate(signum: int, frame: FrameType | None) -> None:
         nonlocal terminated
-        if not terminated:  # a second one would break off the tidying up
+        if not terminated:  # a second one would interrupt the clean-up
             terminated = True
             raise Terminated
 
     def watch() -> None:
-        with hearing:
-            while heard := hearing.recv(64):  # numbers of signals; nothing when ``telling`` is closed
-                if signal.SIGTERM in heard and not left.wait(GRACE_S):
-                    _leave_at_once()
+        with receiving:
+            while received := receiving.recv(64):  # numbers of signals; empty when ``sending`` is closed
+                if signal.SIGTERM in received and not left.wait(GRACE_S):
+                    _exit_at_once()
 
     handler = signal.signal(signal.SIGTERM, terminate)
     _INTERRUPTED.clear()
-    # One that is ignored, as in the background of a shell, stays so.
-    ours = signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    if ours:
+    # A SIGINT that is ignored, as in the background of a shell, stays ignored.
+    handles_sigint = signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    if handles_sigint:
         signal.signal(signal.SIGINT, _interrupt)
-    wakeup = signal.set_wakeup_fd(telling.fileno(), warn_on_full_buffer=False)
+    wakeup = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=watch, name="termination", daemon=True).start()
     try:
         yield
     finally:
         if terminated:
-            with suppress(OSError, ValueError):  # whoever reads our output may have left
+            with suppress(OSError, ValueError):  # the reader of the output may have closed it
                 sys.stdout.flush()
-            _leave_at_once()
+            _exit_at_once()
         left.set()
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, handler)
-        if ours:
+        if handles_sigint:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        telling.close()
+        sending.close()
 
 
-def _leave_at_once() -> NoReturn:
+def _exit_at_once() -> NoReturn:
     remove_unfinished()
     os._exit(Terminated.EXIT_CODE)

@@ -1,4 +1,4 @@
-"""A sweep that learns from its trials which values to try next: `scripts/sweep.py`."""
+"""`scripts/sweep.py`: a search that learns from its trials which values to try next."""
 
 from __future__ import annotations
 
@@ -13,23 +13,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
-
-from logreg.commands.command_line import ROOT, check_root, read_value, run_command, say_importing
+from logreg.commands.command_line import ROOT, check_root, import_libraries, parse_arguments, run_command
 from logreg.commands.overrides import (
     CONF,
+    apply_overrides,
     check_groups,
+    composed_config,
+    expand_backbone,
     implied_overrides,
-    is_override,
-    parse,
-    resolved,
-    with_backbone,
-    with_overrides,
+    parse_overrides,
 )
-from logreg.config import SELECT, RunConfig
-from logreg.constraints import Constraint, flag, optional, text, whole
+from logreg.config import SELECT, SETTINGS, RunConfig
+from logreg.constraints import flag, optional, text, whole
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.files import folder_name, shown, write_whole
+from logreg.settings import Setting, help_lines
 from logreg.sweeps.search import RANGE_FORMS, Range, Search, sqlite_url
 from logreg.sweeps.search import shown as shown_value
 from logreg.terminal import on_one_line, terminal
@@ -37,8 +35,39 @@ from logreg.terminal import on_one_line, terminal
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule
 
-HELP = """\
-Looks for the values that give the best score on val, and learns from each trial which ones to try next.
+OWN = {
+    "trials": Setting(
+        20,
+        whole(at_least=1),
+        "how many in all: the same command typed again goes on where it stopped, also after a kill",
+    ),
+    "study": Setting(None, optional(text()), "name of the sweep; null: the dataset and the keys, such as digits_l2_lr"),
+    "storage": Setting(
+        None,
+        optional(text()),
+        "URL of a database that several processes or machines share, each with the same command; null: study.db in the "
+        "folder of the sweep (which processes on one machine share as well)",
+    ),
+    "prune": Setting(True, flag(), "stops trials that are behind half of the others"),
+}
+"""The keys of this command alone."""
+
+LOCK = ".lock"
+"""The file, in the folder of a sweep, that is locked while the folder is made or removed."""
+
+REFUSED = {
+    "ckpt_path": "Each trial starts anew.",
+    "facts": "Type scripts/train.py facts=only.",
+    "seed": "",
+}
+"""Keys of ``scripts/train.py`` that cannot be searched; those with a reason cannot be set either."""
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    searched = Setting(None, text(), f"the values of a key of scripts/train.py: {RANGE_FORMS}", shown="")
+    return f"""\
+Searches for the values that give the best score on val, and learns from each trial which ones to try next.
 
 usage: python scripts/sweep.py 'search.KEY=RANGE' ... [trials=30] [key=value ...]
 
@@ -48,53 +77,33 @@ examples
   python scripts/sweep.py dataset=mnist optimizer=sgd 'search.batch_size=choice(32,128,512)' 'search.lr=log(1e-3,1)'
 
 keys
-  search.KEY             what to look for, a key of scripts/train.py: {forms}
-  trials       20        how many in all: the same command typed again goes on where it stopped, by a kill too
-  study        null      name of the sweep; null: the dataset and the keys, such as digits_l2_lr
-  storage      null      URL of a database that several processes or machines share, each with the same command; null:
-                         study.db in the folder of the sweep (which processes on one machine share as well)
-  prune        true      breaks trials off that are behind half of the others
-  select       log_loss  what is best: the lowest log-loss, or the highest accuracy or auroc, on val
-  everything else is a key of scripts/train.py and holds for all trials
+{help_lines({"search.KEY": searched, **OWN, "select": SETTINGS["select"]})}
+  every other key is one of scripts/train.py and holds for all trials
 
 Trials run one after the other in this process and share its imports and its data.  The folder of the sweep, under
 runs/sweeps, has a folder for each trial, results.csv, and figures/history.png and importance.png.  A grid is for
 scripts/train.py -m.
-""".replace("{forms}", RANGE_FORMS)
-
-OWN: dict[str, tuple[Constraint, Any]] = {
-    "trials": (whole(at_least=1), 20),
-    "study": (optional(text()), None),
-    "storage": (optional(text()), None),
-    "prune": (flag(), True),
-}
-
-LOCK = ".lock"
-"""Held in the folder of a sweep while it is made or removed."""
-
-REFUSED = {
-    "ckpt_path": "Each trial starts anew.",
-    "facts": "Type scripts/train.py facts=only.",
-    "seed": "",
-}
-"""Keys of scripts/train.py that cannot be searched or set, and why."""
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/sweep.py``.
 
+    Args:
+        arguments: What follows the command's name; ``sys.argv`` when ``None``.
+
     Returns:
-        Exit code: 0 done; 1 no trial came to an end; 2 a mistake that the user can mend; 130 stopped.
+        Exit code: that of `run_command`; 1 where no trial was finished.
     """
-    return run_command(HELP, _work, arguments)
+    return run_command(help_text, _run, arguments)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What was typed.
+    """A sweep as it was typed.
 
     Attributes:
-        values: Of the own keys.
+        values: Of the keys of this command alone.
         ranges: What is searched.
         settings: What holds for all trials, as typed.
         config: The run, with a value of each range.
@@ -106,42 +115,39 @@ class Plan:
     config: RunConfig
 
     def trial(self, values: Mapping[str, str]) -> RunConfig:
-        """The config of one trial; Hydra, which takes a while, is asked only where a group is searched."""
+        """The config of one trial; Hydra composes it, which takes a while, only where a group is searched."""
         if any((CONF / key).is_dir() for key in values):
-            return composed(self.settings, values)
-        return with_overrides(self.config, parse([f"{key}={value}" for key, value in values.items()]))
+            return trial_config(self.settings, values)
+        return apply_overrides(self.config, parse_overrides([f"{key}={value}" for key, value in values.items()]))
 
     @property
     def study(self) -> str:
-        """Its name."""
+        """The name of the study."""
         if self.values["study"]:
             return str(self.values["study"])
         return "_".join([self.config.dataset["name"], *sorted(one.key.replace(".", "-") for one in self.ranges)])
 
 
-def understood(typed: Sequence[str]) -> Plan:
+def parse_plan(arguments: Sequence[str]) -> Plan:
     """What was typed, checked and composed.
 
     Raises:
         ConfigError: A key, a value or a range is at fault.
     """
-    values = {key: default for key, (_, default) in OWN.items()}
+    typed = parse_arguments(arguments, "sweep", OWN, takes_more=True)
+    values = typed.values
     ranges: list[Range] = []
     settings: list[str] = []
-    for argument in typed:
-        if not is_override(argument) or argument.startswith("-"):
-            raise ConfigError(f"`{argument}` must be written as key=value. `--help` lists the keys.")
+    for argument in typed.free:
         key, _, value = argument.partition("=")
-        if key in OWN:
-            values[key] = read_value(key, value, OWN[key][0])
-        elif key.startswith("search."):
+        if key.startswith("search."):
             ranges.append(Range.read(key.removeprefix("search."), value))
         elif REFUSED.get(key):
             raise ConfigError(f"`{key}` must not be set in a sweep. {REFUSED[key]}")
         else:
             settings.append(argument)
     if not ranges:
-        raise ConfigError(f"`search.<key>` must say what to look for, such as 'search.lr=log(1e-4,1)': {RANGE_FORMS}.")
+        raise ConfigError(f"`search.<key>` must name what to search, such as 'search.lr=log(1e-4,1)': {RANGE_FORMS}.")
     keys = [one.key for one in ranges]
     for key in keys:
         if keys.count(key) > 1:
@@ -155,46 +161,47 @@ def understood(typed: Sequence[str]) -> Plan:
     if values["study"] is not None and values["study"][0] in ".-":
         raise ConfigError.broken("study", "begin with a letter or a digit", values["study"])
     first = {one.key: shown_value(one.ends[0]) for one in ranges}
-    plan = Plan(values, tuple(ranges), tuple(settings), composed(settings, first))
+    plan = Plan(values, tuple(ranges), tuple(settings), trial_config(settings, first))
     for one in ranges:
-        for value in one.samples[1:]:  # a constraint that holds for one value and not for another is seen at once
+        for value in one.samples[1:]:  # a mistake at any end of a range is reported before the first trial
             plan.trial(first | {one.key: shown_value(value)})
-    if not isinstance(plan.config.l2, int | float) and plan.config.l2 != "auto":
+    if plan.config.l2_path is not None:
         raise ConfigError("`l2` must be one number in a sweep. A path chooses for itself: scripts/train.py l2=path.")
     return plan
 
 
-def composed(settings: Sequence[str], values: Mapping[str, str]) -> RunConfig:
-    """The config of one trial."""
-    overrides = parse(with_backbone([*settings, *(f"{key}={value}" for key, value in values.items())]))
+def trial_config(settings: Sequence[str], values: Mapping[str, str]) -> RunConfig:
+    """The config of one trial, composed by Hydra.
+
+    Args:
+        settings: What holds for all trials.
+        values: Of the keys that are searched, as typed.
+
+    Raises:
+        ConfigError: A key or a value is at fault.
+    """
+    overrides = parse_overrides(expand_backbone([*settings, *(f"{key}={value}" for key, value in values.items())]))
     for override in overrides:
         if override.is_sweep_override():
             key = override.key_or_group
             raise ConfigError(f"`{key}` must be one value, or searched: search.{key}=choice(a,b).")
     check_groups(overrides)
-    lines = [
-        *implied_overrides({override.key_or_group for override in overrides}),
-        *(one.input_line or "" for one in overrides),
-    ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return RunConfig.from_mapping(resolved(compose("config", lines)))
+    implied = implied_overrides({override.key_or_group for override in overrides})
+    return composed_config([*implied, *(one.input_line or "" for one in overrides)])
 
 
-def _work(typed: list[str]) -> int:
-    plan = understood(typed)
+def _run(arguments: list[str]) -> int:
+    plan = parse_plan(arguments)
     from importlib.util import find_spec
 
     if find_spec("optuna") is None:
-        raise ConfigError('`search` must have the package optuna: pip install -e ".[sweep]".')
-    say_importing()
-    from logreg.training.fast_import import import_lightning
-
-    import_lightning()
+        raise ConfigError("`search` must have the package optuna: pip install optuna.")
+    import_libraries()
     check_root(ROOT)
     folder = ROOT / "sweeps" / folder_name(plan.study)
-    data = {_of_data(plan.config): _read(plan.config)}  # what is wrong with it is said before anything is made
+    data = {_data_key(plan.config): _read(plan.config)}  # a mistake in the data is reported before anything is made
     storage = plan.values["storage"] or sqlite_url(folder / "study.db")
-    with _alone(folder):
+    with _locked(folder):
         is_new = [path.name for path in folder.iterdir()] == [LOCK]
         try:
             prune, (_, sign) = plan.values["prune"], SELECT[plan.config.select]
@@ -205,12 +212,12 @@ def _work(typed: list[str]) -> int:
             raise
         search.fail_killed_trials()
         before = len(search.counted)
-        # A trial that is under way keeps others from taking the study back.
-        asked = search.ask(plan.values["trials"])
+        # A running trial keeps other processes from removing the study.
+        request = search.ask(plan.values["trials"])
     try:
-        _run_trials(plan, search, folder, data, before, asked)
-    except ConfigError:  # of all trials alike
-        with _alone(folder):
+        _run_trials(plan, search, folder, data, before, request)
+    except ConfigError:  # a mistake of all trials alike
+        with _locked(folder):
             if not search.counted and not list(folder.rglob("summary.json")):
                 search.forget()
                 _remove(folder)
@@ -223,8 +230,8 @@ def _work(typed: list[str]) -> int:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """The folder of a sweep, which is there within and which no other process makes or removes."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Makes the folder of a sweep, and keeps other processes from making or removing it meanwhile."""
     from filelock import FileLock
 
     while True:
@@ -240,23 +247,23 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
-    """Takes the folder of a sweep back, and those above it that were made for it."""
+    """Removes the folder of a sweep, and those above it that were made for it."""
     shutil.rmtree(folder)
     with suppress(OSError):  # there are others
         folder.parent.rmdir()
         ROOT.rmdir()
 
 
-def _of_data(config: RunConfig) -> str:
-    """What two configs have in common whose rows are the same."""
+def _data_key(config: RunConfig) -> str:
+    """Equal for two configs whose rows are the same."""
     return json.dumps([dict(config.dataset), dict(config.backbone), config.seed, config.precision], sort_keys=True)
 
 
 def _read(config: RunConfig) -> TensorDataModule:
-    """The rows of a trial.
+    """Reads the rows of a trial.
 
     Raises:
-        LogregError: There is something wrong with them, or none are held out for val.
+        LogregError: A mistake in the data, or no val split.
     """
     from logreg.run.building import build_data
     from logreg.run.choosing_l2 import check_select
@@ -276,43 +283,44 @@ def _run_trials(
     folder: Path,
     data: dict[str, TensorDataModule],
     before: int,
-    asked: tuple[Any, dict[str, Any]] | None,
+    request: tuple[Any, dict[str, Any]] | None,
 ) -> None:
-    """Runs the trial that was asked for, and all that are left."""
+    """Runs the trial that was requested, and all that are left."""
     total = plan.values["trials"]
     if before:
         print(f"{plan.study}: going on from {before} of {total} trials", file=sys.stderr)
-    with _bar(total, before, plan.study, SELECT[plan.config.select][0]) as tell:
-        while asked is not None:
-            trial, values = asked
+    with _progress(total, before, plan.study, SELECT[plan.config.select][0]) as report:
+        while request is not None:
+            trial, values = request
             typed = {key: shown_value(value) for key, value in values.items()}
             name = folder_name("_".join([str(trial.number), *(f"{key}-{value}" for key, value in typed.items())]))
-            words = _trial(plan, search, trial, typed, folder / name, data)
-            tell(len(search.counted), search.best, f"trial {trial.number}: {words}")
-            asked = search.ask(total)
+            outcome = _trial(plan, search, trial, typed, folder / name, data)
+            report(len(search.counted), search.best, f"trial {trial.number}: {outcome}")
+            request = search.ask(total)
 
 
 def _trial(
     plan: Plan, search: Search, trial: Any, typed: Mapping[str, str], folder: Path, shared: dict[str, TensorDataModule]
 ) -> str:
-    """One run; returns what came of it in words."""
+    """Runs one trial; returns its outcome in words."""
     from logreg.run.building import build_data
     from logreg.run.train import train
     from logreg.training.pruning import Pruned, Pruning
 
-    said = " ".join(f"{key}={value}" for key, value in typed.items())
+    values = " ".join(f"{key}={value}" for key, value in typed.items())
     config = dataclasses.replace(plan.trial(typed), report="brief")
     name, _ = SELECT[config.select]
     overrides = [*plan.settings, *(f"{key}={value}" for key, value in typed.items())]
     try:
         data = build_data(config)
-        data.adopt_rows_of(shared.setdefault(_of_data(config), data))
+        data.adopt_rows_of(shared.setdefault(_data_key(config), data))
         callbacks = [Pruning(trial, name)]
         summary = train(config, folder, ROOT, False, overrides, progress_lines=0, data=data, callbacks=callbacks)
     except Pruned as pruned:
-        _note(folder, "pruned", overrides, {"metrics": {"val": {name: pruned.score}}, "epochs": pruned.epoch})
+        reached = {"metrics": {"val": {name: pruned.score}}, "epochs": pruned.epoch}
+        _write_unfinished(folder, "pruned", overrides, reached)
         search.pruned(trial, shown(folder))
-        return f"{said}: pruned after epoch {pruned.epoch}, {name}/val {pruned.score:.4f}"
+        return f"{values}: pruned after epoch {pruned.epoch}, {name}/val {pruned.score:.4f}"
     except ConfigError:
         search.dropped(trial)
         raise
@@ -321,35 +329,35 @@ def _trial(
         details = line if isinstance(error, LogregError) else "".join(traceback.format_exception(error))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "train.log").write_text(details + "\n", encoding="utf-8")
-        _note(folder, "failed", overrides, {"metrics": {}, "error": line})
+        _write_unfinished(folder, "failed", overrides, {"metrics": {}, "error": line})
         search.failed(trial, line)
-        return f"{said}: failed: {line}"
+        return f"{values}: failed: {line}"
     score = summary.metrics["val"][name]
     search.finished(trial, score, shown(folder))
-    return f"{said}: {name}/val {score:.4f}"
+    return f"{values}: {name}/val {score:.4f}"
 
 
-def _note(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str, Any]) -> None:
+def _write_unfinished(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str, Any]) -> None:
     plain = {"status": status, "overrides": list(overrides), **more}
     write_whole(folder / "summary.json", lambda file: file.write((json.dumps(plain, indent=2) + "\n").encode()))
 
 
 def _gather(plan: Plan, search: Search, folder: Path) -> int:
-    """The table, the pictures, and how to have the best run again."""
+    """Prints the table and the command of the best run, and draws the pictures; returns the exit code."""
     from logreg.sweeps.results import draw_search, gather
 
     if search.best is not None:
         name, sign = SELECT[plan.config.select]
         files = draw_search(folder, plan.study, search.history, search.importance(), name, sign)
         print(f"pictures: {' '.join(map(shown, files))}")
-    # One that was killed at its end has a summary, and was tried again.
+    # A trial that was killed after its summary was written has been tried again.
     gather(folder, {str(trial.number) for trial in search.counted})
     return 0 if search.best is not None else 1
 
 
 @contextmanager
-def _bar(total: int, before: int, label: str, name: str) -> Iterator[Callable[[int, Any, str], None]]:
-    """Progress: a bar on a terminal, a line for each trial elsewhere."""
+def _progress(total: int, before: int, label: str, name: str) -> Iterator[Callable[[int, Any, str], None]]:
+    """Yields a function that shows progress: as a bar on a terminal, else as a line for each trial."""
 
     def of_best(best: Any) -> str:
         return "" if best is None else f"best {name}/val {best[0]:.4f}"

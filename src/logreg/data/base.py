@@ -90,7 +90,7 @@ class RawData:
     plot_range: tuple[float, float] | None = None
     """Range over which a single feature is plotted, in source units; ``None`` for the range of the data."""
     source: str = ""
-    """What was read, such as a file name, where the name of the dataset does not tell."""
+    """What was read, such as a file name, where the name of the dataset leaves it open."""
     target_setting: str = ""
     """Setting that names the labels, as the user typed it: ``dataset.target=cut``; empty where there is none."""
     notes: tuple[str, ...] = ()

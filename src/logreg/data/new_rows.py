@@ -118,13 +118,13 @@ class NewRowsReader:
             if self.facts.backbone:
                 raise ConfigError.broken("input", "be a folder of images, or one", path)
         if path != STANDARD_INPUT and (file.is_dir() or is_image_file):
-            raise ConfigError(f"`input` must be what the model learned from, {self._wanted()}, got images: {path}.")
+            raise ConfigError(f"`input` must be {self._wanted()}, as in training, got images: {path}.")
         if file.suffix.lower() in MATRICES or (file.suffix.lower() == ".parquet" and not self.columns):
             if self.facts.columns:
-                raise ConfigError(f"`input` must be what the model learned from, {self._wanted()}, got {path}.")
+                raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {path}.")
             return self._matrix(file)
         if not self.columns:
-            raise ConfigError(f"`input` must be what the model learned from, {self._wanted()}, got {path}.")
+            raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {path}.")
         return self._table(path)
 
     def single(self, typed: Sequence[str]) -> Rows:

@@ -26,7 +26,7 @@ def check_installed(name: str) -> None:
 
     for package in FORMATS[name].packages:
         if find_spec(package) is None:
-            raise ConfigError(f'`format={name}` must have the package {package}: pip install -e ".[export]".')
+            raise ConfigError(f"`format={name}` must have the package {package}: pip install {package}.")
 
 
 def describe_inputs(name: str, model: Linear) -> list[str]:

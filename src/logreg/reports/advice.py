@@ -10,6 +10,7 @@ from pathlib import Path
 
 from logreg.errors import shell_line
 from logreg.evaluation.held_out import BINS
+from logreg.invocation import command_words
 from logreg.reports.summary_schema import Summary
 from logreg.run_folder import RUNS, is_finished, latest_run
 
@@ -67,7 +68,7 @@ def _again(summary: Summary, *settings: str, without: Sequence[str] = ()) -> str
     """The command of the same run with other settings."""
     left_out = {*SHOWN_ONLY, *without, *(setting.partition("=")[0] for setting in settings)}
     kept = [line for line in summary.overrides if line.lstrip("+").partition("=")[0] not in left_out]
-    return shell_line(["python", "scripts/train.py", *kept, *settings])
+    return shell_line([*command_words("train"), *kept, *settings])
 
 
 def _of_this(summary: Summary) -> list[str]:
@@ -87,7 +88,8 @@ def _penalized(summary: Summary) -> str:
     """The run with a penalty, where it lacks one."""
     lacks = bool(summary.optimality.separation or summary.optimality.dependent) or _overfits(summary)
     if summary.is_exact:
-        return _again(summary, "l2=path" if "val" in summary.metrics else "l2=1e-3") if lacks else ""
+        l2 = "l2=path" if "val" in summary.metrics else "l2=1e-3"
+        return _again(summary, l2, without=["l2_path"]) if lacks else ""
     # A first-order optimizer stops long before coefficients are large: val shows whether they are.
     lacks = lacks and (has_risen(summary) or "val" not in summary.metrics)
     return _again(summary, "l2=1e-3") if lacks else ""
@@ -119,7 +121,7 @@ def _longer(summary: Summary) -> str:
     if best and best.epoch < epochs and not summary.is_exact:
         return ""
     ours = _of_this(summary) or ["ckpt_path=latest"]
-    return shell_line(["python", "scripts/train.py", *ours, f"max_epochs={2 * epochs}"])
+    return shell_line([*command_words("train"), *ours, f"max_epochs={2 * epochs}"])
 
 
 def _calibrated(summary: Summary) -> str:
@@ -141,12 +143,12 @@ def _compared(summary: Summary) -> str:
     if logdir(summary.folder) != above.as_posix() or not above.is_dir():
         return ""
     before = [path for path in above.iterdir() if path.name < folder.name and is_finished(path)]
-    return shell_line(["python", "scripts/compare.py", max(before).as_posix(), folder.as_posix()]) if before else ""
+    return shell_line([*command_words("compare"), max(before).as_posix(), folder.as_posix()]) if before else ""
 
 
 def _used(summary: Summary) -> str:
     """Predictions for a file of rows, or for one row where features are few."""
-    words = ["python", "scripts/predict.py", *_of_this(summary)]
+    words = [*command_words("predict"), *_of_this(summary)]
     if summary.example:
         return shell_line([*words, *(f"{name}={value:.4g}" for name, value in summary.example.items())])
     dataset = summary.config.get("dataset", {})
@@ -160,4 +162,4 @@ def _used(summary: Summary) -> str:
 
 def _evaluated(summary: Summary) -> str:
     """An evaluation with all scores and their intervals."""
-    return shell_line(["python", "scripts/evaluate.py", *_of_this(summary)])
+    return shell_line([*command_words("evaluate"), *_of_this(summary)])

@@ -27,8 +27,8 @@ MIN_SCORED_ROWS = 100
 RARE_CLASS_FRACTION = 0.01
 """Fraction of the scored rows below which a class is called rare."""
 
-MAX_LISTED_CLASSES = 20
-"""Largest number of classes that the card lists."""
+MAX_CLASSES = 20
+"""Number of classes that the card lists."""
 
 MAX_ACCURACY_GAP = 0.05
 """Difference of the accuracies on train and on the scored split above which the card warns of overfitting."""
@@ -51,7 +51,7 @@ def model_card(
         f"# {title(summary)}",
         "",
         f"A logistic regression of {data.features:,} features that gives the probability of each of "
-        f"{len(classes)} classes: {name_list(classes, MAX_LISTED_CLASSES)}.",
+        f"{len(classes)} classes: {name_list(classes, MAX_CLASSES)}.",
         "",
         f"`{file}` was read again after it was written, and gives the probabilities of the trained model to "
         f"{agreement:.1g} on held-out rows. Made by `{summary.command}`.",

@@ -23,6 +23,7 @@ from logreg.evaluation.path_selection import alarm, simplest_of
 from logreg.evaluation.scores import Scores
 from logreg.facts import Split
 from logreg.files import shown
+from logreg.invocation import command_words
 from logreg.optimality.certificate import Certificate
 from logreg.reports.json_fields import from_json
 from logreg.reports.summary_schema import (
@@ -104,7 +105,7 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
     return Summary(
         folder=shown(result.folder),
         resumed_from=shown(result.resumed_from) if result.resumed_from else None,
-        command=shell_line(["python", "scripts/train.py", *result.overrides]),
+        command=shell_line([*command_words("train"), *result.overrides]),
         overrides=tuple(result.overrides),
         dataset=_dataset(result),
         majority=_majority(result),

@@ -70,12 +70,13 @@ def device_of(accelerator: str) -> torch.device:
 
 
 def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
-    """The module that a config names."""
+    """The module that a config names; its l2 must be a number, which `run.choosing_l2` chooses where it is not."""
+    assert config.l2 is not None
     return LogisticModule(
         facts=facts,
         loss=config.loss,
         reduction=config.reduction,  # type: ignore[arg-type]  # checked by the config
-        l2=float(config.l2),  # type: ignore[arg-type]  # a path has chosen one
+        l2=float(config.l2),
         l1=float(config.l1),
         init=config.init,  # type: ignore[arg-type]  # checked by the config
         optimizer=config.optimizer,

@@ -71,7 +71,7 @@ class ChosenL2:
 
     Attributes:
         l2: The strength.
-        asked: The setting as typed: a number, "auto", "path" or a list of strengths.
+        asked: The setting as `RunConfig.typed_l2`: a number, "auto", "path" or a list of strengths.
         path: The regularization path that the strength was chosen from; ``None`` where there is none.
         start: The fitted point of that path, from which training starts; ``None`` to start as the config says.
         reason: Why l2 has its value, where it was neither typed nor chosen on val; else empty.
@@ -103,14 +103,13 @@ def choose_l2(config: RunConfig, data: TensorDataModule, shown: bool) -> ChosenL
     Raises:
         ConfigError: There is no val split to choose by.
     """
-    asked, reason = config.l2, ""
-    if config.l2 == "auto":
+    typed, l2, reason = config.typed_l2, config.l2, ""
+    if l2 is None and config.l2_path is None:
         l2, reason = without_choice(config, data)
-        config = config if l2 is None else dataclasses.replace(config, l2=l2)
-    if isinstance(config.l2, int | float):
-        return ChosenL2(config.l2, asked, reason=reason)
+    if l2 is not None:
+        return ChosenL2(l2, typed, reason=reason)
     path, start = along_path(config, data, shown)
-    return ChosenL2(start.l2, asked, path, start)
+    return ChosenL2(start.l2, typed, path, start)
 
 
 def l2_of_checkpoint(config: RunConfig, held: Mapping[str, Any]) -> ChosenL2:
@@ -123,16 +122,17 @@ def l2_of_checkpoint(config: RunConfig, held: Mapping[str, Any]) -> ChosenL2:
     Raises:
         ConfigError: Another path is asked for.
     """
-    if isinstance(config.l2, int | float):
+    if config.l2 is not None:
         return ChosenL2(config.l2, config.l2)
+    typed = config.typed_l2
     # Checkpoints of earlier versions lack it.
-    before, chosen = held.get("path", {"asked": config.l2}) or {}, float(held["hyper_parameters"]["l2"])
-    if config.l2 not in ("auto", before.get("asked")):
+    before, chosen = held.get("path", {"asked": typed}) or {}, float(held["hyper_parameters"]["l2"])
+    if typed not in ("auto", before.get("asked")):
         raise ConfigError.broken(
-            "l2", "be one number to go on from this checkpoint", config.l2, f"Set l2={chosen:g}, which it has."
+            "l2", "be one number to go on from this checkpoint", typed, f"Set l2={chosen:g}, which it has."
         )
     path = [PathRow(**row) for row in before.get("rows", ())] or None
-    return ChosenL2(chosen, config.l2, path, reason=before.get("reason", ""))
+    return ChosenL2(chosen, typed, path, reason=before.get("reason", ""))
 
 
 def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[list[PathRow], PathPoint]:
@@ -166,8 +166,8 @@ def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> tuple[
             print(line, file=sys.stderr, flush=True)
             printed_s = time.monotonic()
 
-    values = list(config.l2) if isinstance(config.l2, list | tuple) else []
-    if config.l2 == "path":
+    values = config.l2_path if isinstance(config.l2_path, list) else []
+    if config.l2_path == "default":
         values = default_strengths(problem, next(train.interleaved_blocks()))
     if shown and values:
         line = f"path: {len(values)} strengths of l2 from {max(values):.3g} to {min(values):.3g}"

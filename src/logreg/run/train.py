@@ -207,7 +207,7 @@ def _data_and_l2(
         raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
     check_select(config, data)
     l2 = choose_l2(config, data, progress_lines > 0) if l2 is None else l2
-    return data, dataclasses.replace(config, l2=l2.l2), l2
+    return data, dataclasses.replace(config, l2=l2.l2, l2_path=None), l2
 
 
 def _max_passes(config: RunConfig, module: LogisticModule, resumed: Resumption | None) -> int | None:
@@ -320,7 +320,7 @@ def _hparams(
     columns: dict[str, Any] = {
         "batch_size": str(config.batch_size),  # a number or "full"
         "dataset": config.dataset["name"],
-        "l2": float(config.l2),  # type: ignore[arg-type]  # a path has chosen one
+        "l2": module.objective.l2,
         "loss": module.objective.loss,
         "lr": config.lr,
         "max_epochs": config.max_epochs,

@@ -38,10 +38,16 @@ from logreg.solvers.curvature_bound import MAX_FEATURE_RMS, SATURATED_LOSS, Eval
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import intercept_step, smallest_subgradient
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, request
-from logreg.solvers.passes.certifying import UNIT_ROUNDOFF, Dual, Measure, accumulated, centered_coordinates
 from logreg.solvers.passes.evaluate import Derivatives
-from logreg.solvers.passes.hessian import Diagonal
-from logreg.solvers.passes.sampling import Sample
+from logreg.solvers.passes.hessian import HessianDiagonal
+from logreg.solvers.passes.precise import (
+    UNIT_ROUNDOFF,
+    DualObjective,
+    EvaluatePrecisely,
+    accumulated,
+    centered_coordinates,
+)
+from logreg.solvers.passes.sampling import RowSample
 from logreg.solvers.problem import Coordinates, Problem
 
 MAX_BOUND_HESSIAN_PARAMETERS = 512
@@ -126,10 +132,10 @@ def bound(
     if evaluation is not None and evaluation.loss > SATURATED_LOSS * total:
         at = evaluated_point(problem, own, point, evaluation)
     else:
-        inner = centered_coordinates(problem, (yield from request(Sample(problem))))
+        inner = centered_coordinates(problem, (yield from request(RowSample(problem))))
         moved = moved_to(own, inner, point)
         hessian = curved and not penalized and enough < math.inf
-        measured = yield from request(Measure(problem, inner, moved, hessian))
+        measured = yield from request(EvaluatePrecisely(problem, inner, moved, hessian))
         evaluation = measured.evaluation
         at = EvaluatedPoint(problem, inner, moved, *measured[:3])
     value, error = evaluation.value, at.value_error
@@ -207,10 +213,10 @@ def _total_gap(found: tuple[float, float]) -> float:
 
 def forms_hessian(problem: Problem) -> bool:
     """Whether a certificate may form the Hessian, which then costs no more than a few passes."""
-    dependent = problem.dependent
+    order = problem.hessian_order
     return (
-        dependent <= MAX_BOUND_HESSIAN_PARAMETERS
-        and problem.rows * dependent * problem.num_parameters <= MAX_BOUND_HESSIAN_WORK
+        order <= MAX_BOUND_HESSIAN_PARAMETERS
+        and problem.rows * order * problem.num_parameters <= MAX_BOUND_HESSIAN_WORK
     )
 
 
@@ -244,7 +250,7 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     sums = evaluation.gradient - problem.penalties(coordinates)[0] * point
     if shift.any():
         if evaluation.by_intercept is None:
-            sums = (yield from request(Dual(problem, coordinates, point, shift)))[0]
+            sums = (yield from request(DualObjective(problem, coordinates, point, shift)))[0]
         else:
             sums = sums - shift.unsqueeze(1) * evaluation.by_intercept
     # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
@@ -264,7 +270,7 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     if not problem.objective.l2 and (reach := float((sums[:, :-1].abs() / l1).max())) > 1:
         # The conjugate of l1 |w| is infinite beyond l1.
         scale = (1 - 1e-12) / reach
-        sums, excess, rounding = yield from request(Dual(problem, coordinates, point, shift, scale))
+        sums, excess, rounding = yield from request(DualObjective(problem, coordinates, point, shift, scale))
         excess = max(excess, 0.0)
     theta = _DualPoint(at, shift, scale, sums[:, :-1], noise, excess)
     if problem.objective.l2:
@@ -295,7 +301,9 @@ def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, 
             return at, shift
         point = at.point.clone()
         point[:, -1] -= shift.clamp(-1, 1)
-        at = at._replace(point=point, evaluation=(yield from request(Measure(problem, coordinates, point))).evaluation)
+        at = at._replace(
+            point=point, evaluation=(yield from request(EvaluatePrecisely(problem, coordinates, point))).evaluation
+        )
     return None
 
 
@@ -324,7 +332,7 @@ def _l1_penalty_terms(theta: _DualPoint, l1: Tensor, rounding: float) -> PassReq
     shrunk = min(max(float(((slopes.abs() + noise) / l1).max()) - 1, 0.0), 1.0)
     if shrunk > MAX_UNCHECKED_SHRINKAGE:  # the exact cost is far less than the fraction times f
         sums, less, noise_there = yield from request(
-            Dual(problem, coordinates, point, theta.shift, theta.scale * (1 - shrunk))
+            DualObjective(problem, coordinates, point, theta.shift, theta.scale * (1 - shrunk))
         )
         more = max(less, 0.0) - theta.excess + float((coef * (sums[:, :-1] - slopes)).sum())
         rounding += max(more, 0.0) + noise_there
@@ -370,7 +378,7 @@ def _balance(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, Tensor]:
 
 def _half_decrement(problem: Problem, point: Tensor, gradient: Tensor) -> PassRequests[float]:
     """Half the Newton decrement g' H^-1 g / 2, by a few steps of conjugate gradients: an estimate from below."""
-    diagonal = yield from request(Diagonal(problem, problem.model, point))
+    diagonal = yield from request(HessianDiagonal(problem, problem.model, point))
     metric = diagonal.clamp(min=1e-12 * float(diagonal.max()))
     solution = yield from conjugate_gradients(
         problem, problem.model, point, gradient, lambda r: r / metric, 0.03, MAX_ESTIMATE_PRODUCTS

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from logreg.solvers.newton_steps import InverseHessian
 from logreg.solvers.passes.base import PassRequests, request
-from logreg.solvers.passes.hessian import BlockCache, Product
+from logreg.solvers.passes.hessian import BlockCache, HessianProduct
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -83,7 +83,7 @@ def conjugate_gradients(
     for number in range(1, max_products + 1):
         if not squared_norm > 0:
             break
-        product = restrict((yield from request(Product(problem, coordinates, point, direction, curvatures))))
+        product = restrict((yield from request(HessianProduct(problem, coordinates, point, direction, curvatures))))
         curvature = float((direction * product).sum())
         if not curvature > 0 or not math.isfinite(curvature):
             break

@@ -33,17 +33,17 @@ from logreg.solvers.dependent_features import RESOLVED_EIGENVALUE_RATIO, rank_of
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import FactoredHessian
 from logreg.solvers.passes.base import PassRequests, PreparedRows, request
-from logreg.solvers.passes.certifying import (
+from logreg.solvers.passes.evaluate import Derivatives
+from logreg.solvers.passes.precise import (
     UNIT_ROUNDOFF,
-    Certifying,
-    Measure,
-    Measured,
-    Reached,
+    EvaluatePrecisely,
+    PreciseDerivatives,
+    PrecisePass,
+    RowNormBounds,
     accumulated,
     centered_coordinates,
 )
-from logreg.solvers.passes.evaluate import Derivatives
-from logreg.solvers.passes.sampling import Sample
+from logreg.solvers.passes.sampling import RowSample
 from logreg.solvers.problem import Coordinates, Problem
 
 MAX_FEATURE_RMS = 10.0
@@ -62,7 +62,7 @@ MAX_LOGIT_ROUNDING_FACTOR = 1.1
 """Largest factor by which rounding of the logits may change the Hessian; beyond it there is no bound."""
 
 SATURATED_LOSS = 1e-6
-"""Mean loss, in nats, below which residuals are computed anew by `Measure`.
+"""Mean loss, in nats, below which residuals are computed anew by `EvaluatePrecisely`.
 
 The probabilities of such rows are so near 1 that 1 - p has lost its digits in an optimizer's evaluation.
 """
@@ -78,9 +78,9 @@ class EvaluatedPoint(NamedTuple):
     evaluation: Derivatives
     """The derivatives there, in float64."""
     squares: Tensor
-    """`Measured.squares` or an upper bound of it, (D + 1,)."""
+    """`PreciseDerivatives.squares` or an upper bound of it, (D + 1,)."""
     largest: Tensor
-    """`Measured.largest` or an upper bound of it, (D + 1,)."""
+    """`PreciseDerivatives.largest` or an upper bound of it, (D + 1,)."""
 
     @property
     def total(self) -> float:
@@ -98,7 +98,7 @@ class EvaluatedPoint(NamedTuple):
         """Upper bound of the rounding error of f, in nats.
 
         The loss changes with its logits at most by its Lipschitz constant times their errors.  Where it is saturated,
-        as computed by `Measure`, it changes at most by the factor exp(relative Lipschitz constant times error).
+        computed by `EvaluatePrecisely`, it changes at most by the factor exp(relative Lipschitz constant * error).
         """
         loss, evaluation = self.problem.loss, self.evaluation
         summed = 2 * accumulated(self.problem) * abs(evaluation.value)
@@ -113,7 +113,7 @@ class EvaluatedPoint(NamedTuple):
         )
 
 
-class Leverage(Certifying[Tensor]):
+class Leverage(PrecisePass[Tensor]):
     """The largest squared norm of a row in a metric, for each output."""
 
     maxima = ("_largest",)
@@ -124,7 +124,7 @@ class Leverage(Certifying[Tensor]):
         self._roots = roots
         self._largest = self.zeros(len(roots))
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Updates the maximum."""
         for output, root in enumerate(self._roots):
             norms = torch.addmm(root[-1], rows.features, root[:-1]).square().sum(1)
@@ -150,7 +150,7 @@ NO_BOUND = CurvatureBound(math.inf, True)
 
 
 def bound_by_curvature(
-    problem: Problem, own: Coordinates, point: Tensor, at: EvaluatedPoint, measured: Measured | None
+    problem: Problem, own: Coordinates, point: Tensor, at: EvaluatedPoint, measured: PreciseDerivatives | None
 ) -> PassRequests[CurvatureBound]:
     """Bounds f - f* at a point by the Hessian there; see the formula of the module.
 
@@ -164,7 +164,7 @@ def bound_by_curvature(
         own: The coordinates of the point.
         point: Shape (K, D + 1).
         at: The same point with its derivatives.
-        measured: The result of `Measure` at the point, if it is known already, with or without the Hessian.
+        measured: The result of `EvaluatePrecisely` at the point, if it is known already, with or without the Hessian.
     """
     at, measured = yield from _with_hessian(problem, own, point, at, measured)
     blocks = _blocks(at, measured)
@@ -201,15 +201,15 @@ def bound_by_curvature(
 
 
 def _with_hessian(
-    problem: Problem, own: Coordinates, point: Tensor, at: EvaluatedPoint, measured: Measured | None
-) -> PassRequests[tuple[EvaluatedPoint, Measured]]:
+    problem: Problem, own: Coordinates, point: Tensor, at: EvaluatedPoint, measured: PreciseDerivatives | None
+) -> PassRequests[tuple[EvaluatedPoint, PreciseDerivatives]]:
     """The point measured together with its Hessian, which takes a pass where it is not known yet."""
     coordinates, moved = at.coordinates, at.point
     if measured is None:
-        coordinates = centered_coordinates(problem, (yield from request(Sample(problem))))
+        coordinates = centered_coordinates(problem, (yield from request(RowSample(problem))))
         moved = moved_to(own, coordinates, point)
     if measured is None or measured.evaluation.hessian is None:
-        measured = yield from request(Measure(problem, coordinates, moved, hessian=True))
+        measured = yield from request(EvaluatePrecisely(problem, coordinates, moved, hessian=True))
     return EvaluatedPoint(problem, coordinates, moved, *measured[:3]), measured
 
 
@@ -226,7 +226,7 @@ class _Blocks(NamedTuple):
     """Upper bound of the rounding errors of the gradient, (B, P)."""
 
 
-def _blocks(at: EvaluatedPoint, measured: Measured) -> _Blocks:
+def _blocks(at: EvaluatedPoint, measured: PreciseDerivatives) -> _Blocks:
     """Flattens the parameters of outputs that are coupled, and leaves out an intercept that is fixed."""
     problem, hessian, gradient = at.problem, measured.evaluation.hessian, measured.evaluation.gradient
     assert hessian is not None
@@ -278,7 +278,12 @@ def _spectrum(problem: Problem, hessian: Tensor) -> _Spectrum | None:
 
 
 def _on_all_of_space(
-    at: EvaluatedPoint, measured: Measured, blocks: _Blocks, spectrum: _Spectrum, of_logits: Tensor, total: float
+    at: EvaluatedPoint,
+    measured: PreciseDerivatives,
+    blocks: _Blocks,
+    spectrum: _Spectrum,
+    of_logits: Tensor,
+    total: float,
 ) -> PassRequests[CurvatureBound]:
     """Decides whether a bound on the span of the resolved eigenvectors holds for all parameters.
 
@@ -344,7 +349,7 @@ class InverseHessianNorms(NamedTuple):
 
 
 def inverse_hessian_norms(
-    problem: Problem, factored_hessian: FactoredHessian, size: Tensor, reached: Reached
+    problem: Problem, factored_hessian: FactoredHessian, size: Tensor, reached: RowNormBounds
 ) -> InverseHessianNorms | None:
     """Bounds norms in the metric of the inverse of a held Hessian by its smallest eigenvalue.
 
@@ -352,7 +357,7 @@ def inverse_hessian_norms(
         problem: A problem without l1.
         factored_hessian: The Hessian.
         size: Units of the coordinates, (D + 1,).
-        reached: The result of `Reach` in these coordinates and units.
+        reached: The result of `RowNorms` in these coordinates and units.
 
     Returns:
         The norms; ``None`` where the smallest eigenvalue is not known above rounding.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from logreg.solvers.passes.base import PassRequests, request
-from logreg.solvers.passes.certifying import UNIT_ROUNDOFF, accumulated
-from logreg.solvers.passes.dependence import Residue, Vanishing
+from logreg.solvers.passes.dependence import DependenceResidual, ExactDependence
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.problem import Coordinates, Problem
 
 COEFFICIENT_BITS = 12
@@ -72,12 +72,12 @@ def rank_of(
     null = values <= RESOLVED_EIGENVALUE_RATIO * p * (accumulated(problem) + 20 * UNIT_ROUNDOFF * values[-1])
     basis = _echelon(vectors[: problem.num_features, null].T.contiguous())
     combinations = _simple(basis * (units[: problem.num_features] / coordinates.scale))
-    vanish = (yield from request(Vanishing(problem, combinations))) & (combinations != 0).any(1)
+    vanish = (yield from request(ExactDependence(problem, combinations))) & (combinations != 0).any(1)
     rest = basis[~vanish]
     known = int(vanish.sum())
     if len(rest):
         rest = rest * (units[: problem.num_features] / coordinates.scale)
-        known += int(((yield from request(Residue(problem, rest))) <= DEPENDENCE_ROUNDING).sum())
+        known += int(((yield from request(DependenceResidual(problem, rest))) <= DEPENDENCE_ROUNDING).sum())
     dependent = (rest != 0).any(0).nonzero()[:, 0]
     return min(p - int(vanish.sum()), rows), p - known, tuple(dependent.tolist())
 

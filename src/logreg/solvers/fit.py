@@ -27,7 +27,7 @@ from logreg.solvers.lbfgs import lbfgs
 from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
-from logreg.solvers.passes.certifying import UNIT_ROUNDOFF
+from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import SolverState

@@ -17,7 +17,7 @@ from logreg.solvers.newton import is_finite, newton
 from logreg.solvers.newton_steps import NOT_FINITE_MESSAGE, smallest_subgradient
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
-from logreg.solvers.passes.hessian import Diagonal, SampledCurvature
+from logreg.solvers.passes.hessian import HessianDiagonal, SampledCurvature
 from logreg.solvers.preconditioner import (
     BLOCKS_MEMORY_FRACTION,
     MAX_BLOCK_FEATURES,
@@ -385,7 +385,7 @@ def _reduced_preconditioner(state: SolverState, now: Derivatives) -> PassRequest
     by_intercept = now.curvature.diagonal().clamp(min=1e-30)
     max_numel = max(BLOCKS_MEMORY_FRACTION * problem.rows * d, SMALL_BLOCKS_NUMEL)
     if d > min(MAX_BLOCK_FEATURES, problem.rows) or k * d * d > max_numel:
-        metric = yield from request(Diagonal(problem, coordinates, point))
+        metric = yield from request(HessianDiagonal(problem, coordinates, point))
         usual = by_intercept.unsqueeze(1)
         metric = torch.where(metric > ZERO_DIAGONAL_RTOL * usual, metric, usual)
         return lambda gradient, _: gradient / metric

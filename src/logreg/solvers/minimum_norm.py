@@ -28,7 +28,7 @@ from logreg.errors import DivergedError
 from logreg.solvers.l1_steps import shift_to_least_penalty
 from logreg.solvers.newton_steps import NOT_FINITE_MESSAGE
 from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
-from logreg.solvers.passes.sampling import Sample
+from logreg.solvers.passes.sampling import RowSample
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.state import SolverState, certified
 
@@ -95,7 +95,7 @@ class TriangularFactor(Pass[Tensor]):
         self._waiting: list[Tensor] = []
         self._rows, self._width = 0, problem.num_features + 1
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Collects the rows; factors them once there are 4 (D + 1) of them."""
         center, scale = self._fold
         features = rows.features if rows.weights is None else rows.features[rows.weights[:, 0] > 0]
@@ -133,7 +133,7 @@ def find_null_space(problem: Problem, coordinates: Coordinates | None = None) ->
         DivergedError: Squares of the rows are not finite.
     """
     if coordinates is None:
-        coordinates = choose_coordinates(problem, (yield from request(Sample(problem))), every_scale=True)
+        coordinates = choose_coordinates(problem, (yield from request(RowSample(problem))), every_scale=True)
     triangle = yield from request(TriangularFactor(problem, coordinates))
     size = torch.linalg.vector_norm(triangle, dim=0)
     if not bool(size.isfinite().all()):

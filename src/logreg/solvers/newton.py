@@ -28,8 +28,8 @@ from logreg.solvers.newton_steps import (
     smallest_subgradient,
 )
 from logreg.solvers.passes.base import PassRequests, request
-from logreg.solvers.passes.certifying import Reach
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
+from logreg.solvers.passes.precise import RowNorms
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import holds_hessian, start
@@ -272,7 +272,7 @@ class _Iteration:
             self.stop_limit = max(STOP_FRACTION * state.tolerance**2, MIN_FIRST_ORDER_STOP)
         if self.holds_hessian and self.unpenalized:
             self.stop_limit *= UNPENALIZED_STOP_FACTOR
-        few = problem.dependent <= MAX_EIGENVALUE_PARAMETERS
+        few = problem.hessian_order <= MAX_EIGENVALUE_PARAMETERS
         self.bounds_cheaply = self.holds_hessian and not objective.l1 and few and not rough
         self.row_norms: InverseHessianNorms | None = None
         self.cheap_bound_limit = math.inf
@@ -526,5 +526,5 @@ def _row_norms(state: SolverState, factored_hessian: FactoredHessian) -> PassReq
     problem = state.problem
     if state.row_sizes is None:
         size = diagonal_roots(factored_hessian, problem.num_outputs)
-        state.row_sizes = size, (yield from request(Reach(problem, state.coordinates, size)))
+        state.row_sizes = size, (yield from request(RowNorms(problem, state.coordinates, size)))
     return inverse_hessian_norms(problem, factored_hessian, *state.row_sizes)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from logreg.solvers.newton_steps import InverseHessian
 from logreg.solvers.passes.base import PassRequests, request
-from logreg.solvers.passes.hessian import Diagonal, SampledCurvature
+from logreg.solvers.passes.hessian import HessianDiagonal, SampledCurvature
 from logreg.solvers.problem import Coordinates, Problem
 
 SAMPLED_ROWS = 4000
@@ -82,7 +82,7 @@ def preconditioner(
             return torch.cat([coef.double(), (gradient[:, -1] / by_intercept).unsqueeze(1)], dim=1)
 
     else:
-        diagonal = yield from request(Diagonal(problem, coordinates, point))
+        diagonal = yield from request(HessianDiagonal(problem, coordinates, point))
         metric = torch.where(diagonal > 0, diagonal, 1.0)
 
         def apply_inverse(gradient: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class Problem:
         return self.loss.couples_outputs
 
     @property
-    def dependent(self) -> int:
+    def hessian_order(self) -> int:
         """Order of a diagonal block of the Hessian: K * (D + 1) if the outputs are coupled, else D + 1."""
         return self.num_parameters if self.coupled else self.num_features + 1
 

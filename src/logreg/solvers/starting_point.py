@@ -27,8 +27,8 @@ from logreg.rows import MemoryRows, parts
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.newton_steps import SINGULAR_PIVOT, factor_hessian
 from logreg.solvers.passes.base import PassRequests, request, run_pass
-from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
-from logreg.solvers.passes.sampling import Sample, Stochastic
+from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
+from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
 from logreg.solvers.state import SolverState
@@ -81,7 +81,7 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         The floating type to continue in.
     """
     problem, held = state.problem, holds_hessian(state.problem)
-    sample = yield from request(Sample(problem))
+    sample = yield from request(RowSample(problem))
     coordinates = choose_coordinates(problem, sample, held)
     state.coordinates, state.point = coordinates, centered(problem, state.coordinates.to(coordinates, state.point))
     if is_wide(problem):
@@ -97,19 +97,19 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
 
 def holds_hessian(problem: Problem) -> bool:
     """Whether Newton's method forms and factors the Hessian; else it multiplies with it."""
-    dependent = problem.dependent
-    enough = problem.rows >= dependent or problem.objective.l1 > 0
+    order = problem.hessian_order
+    enough = problem.rows >= order or problem.objective.l1 > 0
     return (
-        dependent <= MAX_HELD_HESSIAN_PARAMETERS
+        order <= MAX_HELD_HESSIAN_PARAMETERS
         and enough
-        and problem.rows * dependent * problem.num_parameters <= MAX_HELD_HESSIAN_WORK
+        and problem.rows * order * problem.num_parameters <= MAX_HELD_HESSIAN_WORK
     )
 
 
 def enough_rows(problem: Problem, sample: Batch) -> bool:
     """Whether a sample is a small part of the rows and still has enough rows for each parameter."""
-    dependent = problem.dependent
-    return SAMPLE_ROWS_PER_PARAMETER * dependent <= len(sample.labels) <= problem.rows / 4
+    order = problem.hessian_order
+    return SAMPLE_ROWS_PER_PARAMETER * order <= len(sample.labels) <= problem.rows / 4
 
 
 def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> PassRequests[None]:
@@ -145,7 +145,7 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
     run_pass(MemoryRows(*sample), curved)
     hessian = curved.result().hessian
     assert hessian is not None
-    now = yield from request(EvaluateSome(problem, coordinates, state.point, more))
+    now = yield from request(EvaluateSample(problem, coordinates, state.point, more))
     gradient = coordinates.gradient_to(problem.model, now.gradient)
     gradient = model.gradient_to(inner.coordinates, torch.cat([gradient[:, :-1][:, common], gradient[:, -1:]], dim=1))
     factored_hessian = factor_hessian(narrow, hessian, inner.coordinates)
@@ -205,7 +205,9 @@ def _start_stochastically(state: SolverState, sample: Batch) -> PassRequests[Non
     step = STOCHASTIC_STEP_FACTOR * stable_step(problem, state.coordinates, sample)
     point = state.point
     for number in range(STOCHASTIC_PASSES):
-        point = yield from request(Stochastic(problem, state.coordinates, point, step, number, STOCHASTIC_PASSES))
+        point = yield from request(
+            StochasticDescent(problem, state.coordinates, point, step, number, STOCHASTIC_PASSES)
+        )
     there, zero = (_value(problem.sub(sample), state.coordinates, at, sample) for at in (point, state.point))
     if there < zero:
         state.point = centered(problem, point)

@@ -18,8 +18,8 @@ from torch import Tensor
 from logreg.solvers.bounds import Bound, bound
 from logreg.solvers.newton_steps import intercept_step
 from logreg.solvers.passes.base import PassRequests
-from logreg.solvers.passes.certifying import Reached
 from logreg.solvers.passes.evaluate import Derivatives
+from logreg.solvers.passes.precise import RowNormBounds
 from logreg.solvers.preconditioner import SAMPLED_ROWS
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
@@ -69,7 +69,7 @@ class SolverState:
     value: float = math.inf
     predicted_decrease: float = math.inf
     gap: float = math.inf
-    row_sizes: tuple[Tensor, Reached] | None = None
+    row_sizes: tuple[Tensor, RowNormBounds] | None = None
     bound: Bound | None = None
     best: Tensor | None = None
 

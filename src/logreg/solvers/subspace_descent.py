@@ -151,7 +151,7 @@ class SubspaceHessian(Pass[Tensor]):
         m, k = 1 + last_steps, problem.num_outputs
         self._hessian = self.zeros(m, k, m, k)
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Adds the products of pairs of directions, weighted by the curvature of the loss."""
         block = self._cache.read(rows.labels)
         block.direction = affine(rows.features, self._coef, self._intercept).contiguous()

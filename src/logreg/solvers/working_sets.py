@@ -16,7 +16,7 @@ from logreg.solvers.newton_steps import smallest_subgradient
 from logreg.solvers.passes.base import Pass, PassRequests, request
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.passes.reduction import Processes
-from logreg.solvers.passes.sampling import Sample
+from logreg.solvers.passes.sampling import RowSample
 from logreg.solvers.problem import Coordinates, choose_coordinates
 from logreg.solvers.starting_point import MAX_HELD_HESSIAN_PARAMETERS
 from logreg.solvers.state import SolverState, certified
@@ -84,7 +84,7 @@ def newton_on_working_sets(state: SolverState) -> PassRequests[None]:
         min(MAX_HELD_HESSIAN_PARAMETERS // (problem.num_outputs if problem.coupled else 1), problem.num_features + 1)
         - 1
     )
-    sample = yield from request(Sample(problem))
+    sample = yield from request(RowSample(problem))
     deviation = choose_coordinates(problem, sample, every_scale=True).scale
     inner_tol, size, last_value = FIRST_INNER_TOL, FIRST_WORKING_SET_SIZE, math.inf
     for _ in range(MAX_WORKING_SETS):

@@ -15,6 +15,7 @@ from pathlib import Path
 from logreg.config import SELECT
 from logreg.errors import shell_line
 from logreg.files import write_whole
+from logreg.invocation import command_words
 from logreg.reports.summary_schema import Summary, UnfinishedSummary, read_summary
 from logreg.run_folder import RUNS, is_finished, latest_run
 from logreg.terminal import terminal
@@ -162,7 +163,7 @@ def _print_table(
         console.print(table)
         best = [override for override in ranked[0][1][0].summary.overrides if not override.startswith(f"{SEED}=")]
         console.print(
-            f"best: {shell_line(['python', 'scripts/train.py', *best])}", markup=False, highlight=False, soft_wrap=True
+            f"best: {shell_line([*command_words('train'), *best])}", markup=False, highlight=False, soft_wrap=True
         )
     if pruned:
         console.print(f"{pruned} pruned, since they fell behind", markup=False, highlight=False)
@@ -183,14 +184,14 @@ def _next_after(ranked: Sequence[Path], best: Job) -> list[str]:
         ranked: Folders of jobs, the best first.
         best: The first.
     """
-    newest, words = latest_run(RUNS), ["python", "scripts/compare.py", ranked[0].as_posix()]
+    newest, words = latest_run(RUNS), [*command_words("compare"), ranked[0].as_posix()]
     if newest is not None and is_finished(newest):
         alone = read_summary(newest)
         if _is_on_same_data(alone, best.summary):
             return [shell_line([*words, newest.as_posix()])]
     if len(ranked) > 1:
         return [shell_line([*words, ranked[1].as_posix()])]
-    return [shell_line(["python", "scripts/evaluate.py", f"ckpt_path={ranked[0].as_posix()}"])]
+    return [shell_line([*command_words("evaluate"), f"ckpt_path={ranked[0].as_posix()}"])]
 
 
 def _is_on_same_data(summary: Summary | UnfinishedSummary, other_summary: Summary | UnfinishedSummary) -> bool:

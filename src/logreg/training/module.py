@@ -120,7 +120,7 @@ class LogisticModule(pl.LightningModule):
         }
         stated |= {"precision": precision, "tolerance": tolerance, "polish": polish, "intercept": intercept}
         for key, value in stated.items():
-            check(key, value, SETTINGS[key])
+            check(key, value, SETTINGS[key].constraint)
         if not isinstance(facts, DataFacts):
             facts = DataFacts.from_dict(facts)
         optimizer = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)

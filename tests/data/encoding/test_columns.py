@@ -191,7 +191,7 @@ def encoded(values: Any, *more: Any, train: int | None = None) -> tuple[Column, 
     return encoding[0], features.tolist()
 
 
-def test_numbers_are_as_they_are() -> None:
+def test_numbers_are_not_changed() -> None:
     column, features = encoded([3, 1, 2])
     assert column.feature_names == ("c",)
     assert features == [[3.0], [1.0], [2.0]]
@@ -242,7 +242,7 @@ def test_the_median_is_that_of_all_train_rows_however_many() -> None:
     assert encoded(values)[0].fill == float(np.median(values))
 
 
-def test_a_constant_column_with_gaps_leaves_its_indicator() -> None:
+def test_a_constant_column_with_missing_values_becomes_its_indicator() -> None:
     column, features = encoded([5.0, None, 5.0])
     assert (column.feature_names, features) == (("c is missing",), [[0], [1], [0]])
     column, features = encoded(["x", None, "x"])
@@ -250,7 +250,7 @@ def test_a_constant_column_with_gaps_leaves_its_indicator() -> None:
 
 
 @pytest.mark.parametrize("values", [[1, 1, 1], ["x", "x", "x"], [True] * 3, [None] * 3, [float("nan")] * 3])
-def test_a_column_that_says_nothing_is_left_out_and_named(values: Any) -> None:
+def test_a_column_without_information_is_left_out_and_named(values: Any) -> None:
     columns = read_columns(pa.table({"says": [1, 2, 3], "says_nothing": values}))
     encoding, notes = learn_encoding(columns, None)
     assert [column.name for column in encoding] == ["says"]
@@ -269,7 +269,7 @@ def test_a_column_that_the_model_learned_from_must_be_there() -> None:
         encode(read_columns(pa.table({"d": [1.0, 2.0]})), encoding, torch.float32)
 
 
-def test_a_row_with_nothing_but_a_gap_is_filled_like_any_other() -> None:
+def test_a_row_with_a_missing_value_alone_is_filled_like_any_other() -> None:
     table = pa.table({"n": [1.0, None, 5.0], "t": ["a", "a", "b"], "b": [True, True, False]})
     encoding, _ = learn_encoding(read_columns(table), None)
     raw = pa.table({"n": pa.nulls(1), "t": pa.nulls(1), "b": pa.nulls(1)})

@@ -24,7 +24,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from logreg.commands.overrides import parse
+from logreg.commands.overrides import parse_overrides
 from logreg.commands.train import main
 from logreg.data import Table, TensorDataModule
 from logreg.data.encoding.columns import Columns, read_columns
@@ -654,7 +654,7 @@ def test_positive_and_negative_zero_are_one_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Price (USD)", "a,b", "größe", "2020_01", "true", "it's", 'q"q', "a b"])
 def test_an_advised_list_can_be_typed(tmp_path: Path, name: str) -> None:
     (word,) = shlex.split(as_typed("dataset.drop", [name]))
-    (override,) = parse([word])
+    (override,) = parse_overrides([word])
     typed = override.value()
     assert isinstance(typed, list)
     assert [str(value) for value in typed] == [name]

@@ -13,7 +13,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
 from logreg.solvers.passes.base import drive, request
-from logreg.solvers.passes.sampling import Stochastic
+from logreg.solvers.passes.sampling import StochasticDescent
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Problem, choose_coordinates
 
 
@@ -52,7 +52,7 @@ def test_one_batch_of_stochastic_descent_is_a_step_along_the_gradient(weighted: 
     coordinates = choose_coordinates(problem, rows, every_scale=True)
     problem = replace(problem, dtype=torch.float64)
     point = torch.randn(1, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    moved = drive(request(Stochastic(problem, coordinates, point, 0.3)), MemoryRows(*rows))
+    moved = drive(request(StochasticDescent(problem, coordinates, point, 0.3)), MemoryRows(*rows))
     x = (rows.features - coordinates.center) / coordinates.scale
     weight = torch.ones(200).double() if rows.sample_weight is None else rows.sample_weight
     residuals = (torch.sigmoid(x @ point[0, :-1] + point[0, -1]) - rows.labels) * weight / weight.sum()

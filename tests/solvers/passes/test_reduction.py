@@ -20,12 +20,12 @@ from logreg.solvers.dual.row_space import DualRows
 from logreg.solvers.fit import EXACT, bound_of, problem_of
 from logreg.solvers.minimum_norm import TriangularFactor
 from logreg.solvers.passes.base import Pass, drive, run_pass
-from logreg.solvers.passes.certifying import Dual, Measure, Reach, centered_coordinates
-from logreg.solvers.passes.dependence import Residue, Vanishing
-from logreg.solvers.passes.evaluate import Evaluate, EvaluateSome
-from logreg.solvers.passes.hessian import BlockCache, Diagonal, Product, SampledCurvature
+from logreg.solvers.passes.dependence import DependenceResidual, ExactDependence
+from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
+from logreg.solvers.passes.hessian import BlockCache, HessianDiagonal, HessianProduct, SampledCurvature
+from logreg.solvers.passes.precise import DualObjective, EvaluatePrecisely, RowNorms, centered_coordinates
 from logreg.solvers.passes.reduction import Accumulators, combined
-from logreg.solvers.passes.sampling import Sample, Stochastic
+from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.problem import Problem
 from logreg.solvers.state import SolverState
 from logreg.solvers.subspace_descent import EvaluateAfterStep, SubspaceHessian
@@ -106,18 +106,18 @@ def _column(problem: Problem, point: Tensor) -> Tensor:
 
 PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], tuple[Pass[Any], ...]]] = {
     Evaluate: lambda p, at: (Evaluate(p, p.model, at, hessian=torch.float64),),
-    EvaluateSome: lambda p, at: (EvaluateSome(p, p.model, at, rows=10**9),),
-    Product: lambda p, at: _after(
-        lambda cache: Product(p, p.model, at, _column(p, at), cache),
-        lambda cache: Product(p, p.model, at, at + 1, cache),
+    EvaluateSample: lambda p, at: (EvaluateSample(p, p.model, at, rows=10**9),),
+    HessianProduct: lambda p, at: _after(
+        lambda cache: HessianProduct(p, p.model, at, _column(p, at), cache),
+        lambda cache: HessianProduct(p, p.model, at, at + 1, cache),
     ),
     SampledCurvature: lambda p, at: (
         SampledCurvature(p, p.model, at, torch.full((len(at),), 1e-9, dtype=torch.float64), 4000, 0),  # all rows
     ),
-    Diagonal: lambda p, at: (Diagonal(p, p.model, at),),
-    Measure: lambda p, at: (Measure(p, p.model, at, hessian=True),),
-    Dual: lambda p, at: (Dual(p, p.model, at, torch.full((len(at),), 0.01, dtype=torch.float64)),),
-    Reach: lambda p, at: (Reach(p, p.model, torch.ones_like(at[0])),),
+    HessianDiagonal: lambda p, at: (HessianDiagonal(p, p.model, at),),
+    EvaluatePrecisely: lambda p, at: (EvaluatePrecisely(p, p.model, at, hessian=True),),
+    DualObjective: lambda p, at: (DualObjective(p, p.model, at, torch.full((len(at),), 0.01, dtype=torch.float64)),),
+    RowNorms: lambda p, at: (RowNorms(p, p.model, torch.ones_like(at[0])),),
     Leverage: lambda p, at: (Leverage(p, p.model, torch.ones(len(at), at.shape[1], 1, dtype=torch.float64)),),
     TriangularFactor: lambda p, at: (TriangularFactor(p, p.model),),
     EvaluateAfterStep: lambda p, at: _after(
@@ -131,7 +131,7 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], tuple[Pass[Any], ...]]
 }
 """Passes whose results do not depend on who had which rows, up to rounding; made anew for each process."""
 
-ELSEWHERE = {Sample, Stochastic, Vanishing, Residue, DualRows}
+ELSEWHERE = {RowSample, StochasticDescent, ExactDependence, DependenceResidual, DualRows}
 """Passes whose results depend on the order of the rows; each has a test of its own below."""
 
 
@@ -152,7 +152,7 @@ def test_every_pass_is_tested() -> None:
             yield from (one, *below(one))
 
     public = {one for one in below(Pass) if not one.__name__.startswith("_") and one.__module__.startswith("logreg.")}
-    concrete = {one for one in public if not inspect.isabstract(one) and one.__name__ != "Certifying"}
+    concrete = {one for one in public if not inspect.isabstract(one) and one.__name__ != "PrecisePass"}
     assert concrete == PASSES.keys() | ELSEWHERE
 
 
@@ -193,7 +193,7 @@ def test_a_dependence_between_the_rows_of_two_processes_is_seen(processes: int) 
     combinations = torch.tensor([[2.0, -1, 0, 0, 0], [1, 0, -1, 0, 0]], dtype=torch.float64)
     parts = [MemoryRows(x[step == rank], step[step == rank]) for rank in range(2)]
     parts += [MemoryRows(x[:0], step[:0]) for _ in range(processes - 2)]
-    for kind, expected in ((Vanishing, [True, False]), (Residue, [True, False])):
+    for kind, expected in ((ExactDependence, [True, False]), (DependenceResidual, [True, False])):
 
         def found(source: MemoryRows, one: Simulated, kind: Any = kind) -> list[bool]:
             requested = kind(problem, combinations)
@@ -202,7 +202,7 @@ def test_a_dependence_between_the_rows_of_two_processes_is_seen(processes: int) 
             vanishes: Tensor = result if result.dtype == torch.bool else result < 1e-6
             return [bool(each) for each in vanishes]
 
-        if kind is Vanishing:  # rounding of 2 x + 5 is a difference in exact arithmetic
+        if kind is ExactDependence:  # rounding of 2 x + 5 is a difference in exact arithmetic
             x[:, :3] = x[:, :3].mul(2**10).round().div(2**10)
             x[:, 1], x[:, 2] = 2 * x[:, 0] + 5, x[:, 0] + step
             for rank in range(2):
@@ -217,7 +217,7 @@ def test_a_sample_has_rows_of_every_process_that_has_some(processes: int) -> Non
     parts = dealt(memory, processes)
 
     def sampled(source: MemoryRows, one: Simulated) -> Batch:
-        requested = Sample(problem)
+        requested = RowSample(problem)
         run_pass(source, requested, one)
         return requested.result()
 
@@ -238,7 +238,7 @@ def test_stochastic_descent_gives_the_mean_of_the_points_of_those_that_have_rows
     parts = dealt(memory, processes)
 
     def descended(source: MemoryRows, one: Simulated | None) -> Tensor:
-        requested = Stochastic(problem, coordinates, problem.zeros(), 0.1)
+        requested = StochasticDescent(problem, coordinates, problem.zeros(), 0.1)
         run_pass(source, requested) if one is None else run_pass(source, requested, one)
         return requested.result()
 
@@ -294,7 +294,7 @@ def test_a_process_that_takes_another_path_is_noticed() -> None:
 
     def uneven(source: MemoryRows, one: Simulated) -> None:
         one.barrier = one.barrier if one.rank else Barrier(2, timeout=0.2)
-        run_pass(source, Diagonal(problem, problem.model, problem.zeros()), one)
+        run_pass(source, HessianDiagonal(problem, problem.model, problem.zeros()), one)
 
     with pytest.raises(RuntimeError):
         together(dealt(memory, 2), uneven)

@@ -56,7 +56,7 @@ class Pass(Generic[Result]):
     """A streaming reduction over all training rows; subclasses define what is accumulated.
 
     A subclass names its accumulators in ``sums``, ``maxima`` and ``samples``: attributes that start at the neutral
-    element and that `gather` updates block by block.  `run_pass` alone drives a pass, and alone combines the
+    element and that `accumulate` updates block by block.  `run_pass` alone drives a pass, and alone combines the
     accumulators of several processes; `result` then computes from what all rows together gave.
 
     Attributes:
@@ -108,9 +108,9 @@ class Pass(Generic[Result]):
             features = (features - self._shift[0]).mul_(self._shift[1])
         weights = row_weights(block, self.problem.class_weight, self.dtype)
         weights = None if weights is None else weights.unsqueeze(1)
-        self.gather(PreparedRows(features, block.labels, weights, self.problem.num_outputs))
+        self.accumulate(PreparedRows(features, block.labels, weights, self.problem.num_outputs))
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Adds the contribution of these rows to the accumulators."""
         raise NotImplementedError
 

@@ -11,7 +11,7 @@ from logreg.facts import Batch
 from logreg.rows import part_rows, parts
 from logreg.solvers.exact_sums import distilled, halves
 from logreg.solvers.passes.base import Pass
-from logreg.solvers.passes.certifying import weighing_rows
+from logreg.solvers.passes.precise import weighing_rows
 from logreg.solvers.problem import Problem
 
 MAX_DISTILLATIONS = 12
@@ -50,7 +50,7 @@ class _Dependence(Pass[Tensor]):
             self._compare(torch.cat(self._first_rows[1:]), self._first_rows[0])
 
 
-class Vanishing(_Dependence):
+class ExactDependence(_Dependence):
     """Which combinations are the same in all rows, in exact arithmetic.
 
     Each coefficient is 0, or at least 1 with `COEFFICIENT_BITS` binary digits.
@@ -80,7 +80,7 @@ class Vanishing(_Dependence):
         return self._differs == 0
 
 
-class Residue(_Dependence):
+class DependenceResidual(_Dependence):
     """The largest difference of each combination between rows, relative to the sum of the sizes of its terms."""
 
     maxima = ("_largest",)

@@ -72,7 +72,7 @@ class Evaluate(Pass[Derivatives]):
         column = self.dtype == torch.float64 and not problem.coupled and since is None
         self._by_intercept = self.zeros(k, d) if column else None
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Adds loss, gradient, curvature by the intercepts and, on request, the Hessian."""
         features, weights = rows.features, rows.weights
         values, residuals, curvature = self.problem.loss.evaluate(self.logits(rows), rows.labels)
@@ -163,7 +163,7 @@ class Evaluate(Pass[Derivatives]):
         return torch.einsum("kalb,ai,bj->kilj", hessian, change, change)
 
 
-class EvaluateSome(Evaluate):
+class EvaluateSample(Evaluate):
     """The objective and its gradient over a sample of about ``rows`` rows of each process.
 
     It reads all blocks and ignores those after the sample: the driver starts the next pass in the block where one is
@@ -183,9 +183,9 @@ class EvaluateSome(Evaluate):
         if self._seen < self._wanted:
             super().add(block)
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Counts the rows and their weights."""
-        super().gather(rows)
+        super().accumulate(rows)
         self._seen += len(rows.labels)
         self._rows += len(rows.labels)
         self._weight += len(rows.labels) if rows.weights is None else rows.weights.sum(dtype=torch.float64)

@@ -47,7 +47,7 @@ class BlockCache(Generic[Cached]):
         return self._pages[self._next - 1][1]
 
 
-class Product(Pass[Tensor]):
+class HessianProduct(Pass[Tensor]):
     """The Hessian at a point times a direction."""
 
     sums = ("_sums", "_ones")
@@ -68,7 +68,7 @@ class Product(Pass[Tensor]):
         k, d = problem.num_outputs, problem.num_features
         self._sums, self._ones = self.zeros(k, d), self.zeros(k)
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Adds the change of the residuals along the direction, times the features."""
         features, labels, weights, _ = rows
         change = affine(features, self._coef, self._intercept)
@@ -115,7 +115,7 @@ class SampledCurvature(Pass[Tensor]):
         self._sums = self.zeros(k, d)
         self._ones = self.zeros(k)
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Draws rows of the block for each output."""
         features, labels, weights, _ = rows
         loss = self.problem.loss
@@ -160,7 +160,7 @@ class SampledCurvature(Pass[Tensor]):
         return blocks
 
 
-class Diagonal(Pass[Tensor]):
+class HessianDiagonal(Pass[Tensor]):
     """The diagonal of the Hessian at a point."""
 
     sums = ("_squares", "_sums", "_ones")
@@ -176,7 +176,7 @@ class Diagonal(Pass[Tensor]):
             self.zeros(k),
         )
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Adds the curvature times squared features."""
         features, labels, weights, _ = rows
         loss = self.problem.loss

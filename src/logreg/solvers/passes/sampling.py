@@ -13,7 +13,7 @@ from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates, Problem
 
 
-class Sample(Pass[Batch]):
+class RowSample(Pass[Batch]):
     """A sample of the rows: evenly spaced rows of the first block of each process, as many as `part_rows` allows."""
 
     samples = ("_blocks",)
@@ -44,7 +44,7 @@ class Sample(Pass[Batch]):
         return Batch(block.features[::step], block.labels[::step], weights)
 
 
-class Stochastic(Pass[Tensor]):
+class StochasticDescent(Pass[Tensor]):
     """A pass of stochastic gradient descent in small batches, one of several with a step that falls to zero.
 
     Several processes descend each on its own rows; the result is the mean of their points.
@@ -75,7 +75,7 @@ class Stochastic(Pass[Tensor]):
         for part in parts(block, self.batches_per_copy * self.batch_size):
             super().add(part)
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Takes one step for each batch."""
         problem, loss = self.problem, self.problem.loss
         features = rows.features if self._shift is not None else (rows.features - self._center).mul_(self._invert)

@@ -36,7 +36,7 @@ def accumulated(problem: Problem) -> float:
     return (min(problem.rows, SUM_LENGTH) + problem.rows / SUM_LENGTH + 20) * UNIT_ROUNDOFF
 
 
-class Certifying(Pass[Result]):
+class PrecisePass(Pass[Result]):
     """A pass in float64 that subtracts the center from every row, in coordinates whose scales are powers of two.
 
     A transformed feature then has the relative error of one subtraction, whatever its offset and unit.  Rows of weight
@@ -89,7 +89,7 @@ def _power_of_two(size: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(size), torch.where(size > 0, torch.frexp(size).exponent, 0))
 
 
-class Measured(NamedTuple):
+class PreciseDerivatives(NamedTuple):
     """The objective and its derivatives at a point, and sums that bound their rounding errors."""
 
     evaluation: Derivatives
@@ -105,7 +105,7 @@ class Measured(NamedTuple):
     """Number of rows of positive weight."""
 
 
-class Measure(Certifying[Measured]):
+class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
     """The objective, its gradient and, on request, its Hessian; every row's terms have small relative errors.
 
     `Loss.evaluate_precisely` computes residuals and curvatures from the smaller of two probabilities, so that saturated
@@ -126,7 +126,7 @@ class Measure(Certifying[Measured]):
         shape = ((k, p, k, p) if problem.coupled else (k, p, p)) if hessian else (0,)
         self._hessian = self.zeros(*shape)
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Adds the terms of these rows."""
         features = F.pad(rows.features, (0, 1), value=float(self.problem.intercept))
         coef = self.point
@@ -170,7 +170,7 @@ class Measure(Certifying[Measured]):
             if output + 1 < k:
                 self._hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
 
-    def result(self) -> Measured:
+    def result(self) -> PreciseDerivatives:
         """The objective with its penalties, in these coordinates."""
         problem, share = self.problem, self.problem.row_sum_scale
         l2, l1 = problem.penalties(self.coordinates)
@@ -188,12 +188,12 @@ class Measure(Certifying[Measured]):
             hessian,
             None if problem.coupled else self._by_intercept * share,
         )
-        return Measured(
+        return PreciseDerivatives(
             evaluation, self._squares * share, self._largest, self._slopes * share, float(self._reach), int(self._rows)
         )
 
 
-class Dual(Pass[tuple[Tensor, float, float]]):
+class DualObjective(Pass[tuple[Tensor, float, float]]):
     """The dual objective at a dual point theta that is made of the residuals at a primal point.
 
     The unpenalized intercept asks that theta sums to 0 over the rows for each output.  With r_i the residuals and J_i
@@ -213,7 +213,7 @@ class Dual(Pass[tuple[Tensor, float, float]]):
         self._sums, self._ones = self.zeros(k, d), self.zeros(k)
         self._fit, self._noise = self.zeros(), self.zeros()
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Adds theta times the features, and the excess of each row over equality in the Fenchel-Young inequality."""
         features, targets, weights = rows.features, rows.targets, rows.weights
         logits = affine(features, self._coef, self._intercept)
@@ -239,7 +239,7 @@ class Dual(Pass[tuple[Tensor, float, float]]):
         return self.moments(self._sums, self._ones) * share, float(self._fit) * share, float(self._noise) * share
 
 
-class Reached(NamedTuple):
+class RowNormBounds(NamedTuple):
     """Bounds on the norms of rows, in given units."""
 
     largest: float
@@ -252,7 +252,7 @@ class Reached(NamedTuple):
     """Largest rounding error of a column whose mean is subtracted from every row, in standard deviations."""
 
 
-class Reach(Pass[Reached]):
+class RowNorms(Pass[RowNormBounds]):
     """Norms of the rows in given coordinates and units, with the constant 1 of the intercept."""
 
     sums = ("_sum",)
@@ -273,7 +273,7 @@ class Reach(Pass[Reached]):
         blur = torch.finfo(self.dtype).eps * (coordinates.center / coordinates.scale).abs()
         self._blurred = float(blur.max()) if self._shift is not None else 0.0
 
-    def gather(self, rows: PreparedRows) -> None:
+    def accumulate(self, rows: PreparedRows) -> None:
         """Updates the largest squared norm of a row of positive weight, and the weighted sum."""
         shifted = self._shift is not None
         features = rows.features / self._size if shifted else torch.addcmul(self._origin, rows.features, self._invert)
@@ -283,8 +283,8 @@ class Reach(Pass[Reached]):
         self._largest = torch.maximum(self._largest, squares.max())
         self._sum += (squares if rows.weights is None else squares * rows.weights[:, 0]).sum(dtype=torch.float64)
 
-    def result(self) -> Reached:
+    def result(self) -> RowNormBounds:
         """The bounds, with a margin of 1e-3 for the rounding of float32."""
         share, total = self.problem.row_sum_scale, self.problem.total_weight
         mean = float(self._sum) * share + share * total * self._one
-        return Reached(1.001 * float(self._largest) + self._one, 1.001 * mean, self._far, self._blurred)
+        return RowNormBounds(1.001 * float(self._largest) + self._one, 1.001 * mean, self._far, self._blurred)

@@ -1,0 +1,48 @@
+"""The text of `scripts/train.py --help`: the settings are those that `RunConfig` declares."""
+
+from __future__ import annotations
+
+from logreg.config import SETTINGS
+from logreg.settings import help_lines
+
+
+def help_text() -> str:
+    """What ``--help`` prints; a test holds that the options of each group are those in conf/."""
+    return f"""\
+logreg fits a logistic regression: from data to a trained model that you can look at in TensorBoard.
+
+usage: python scripts/train.py [key=value ...]
+
+examples
+  python scripts/train.py                                        three students: hours studied, pass or fail
+  python scripts/train.py dataset=breast_cancer l2=1e-3          a table, to its certified optimum
+  python scripts/train.py dataset=mnist lr=0.1 accelerator=gpu   ten digits on a GPU
+  python scripts/train.py dataset=mnist loss=bce                 one-vs-rest instead of softmax
+  python scripts/train.py dataset=table dataset.path=FILE dataset.target=COLUMN      your own table
+  python scripts/train.py -m dataset=digits lr=0.01,0.1,1 seed=0,1,2      nine runs and their ranking
+  python scripts/train.py ckpt_path=latest max_epochs=2000       resumes the newest run
+
+groups (name=option)
+  dataset      toy | blobs | breast_cancer | iris | wine | digits
+               mnist | fashion_mnist | kmnist | qmnist | emnist | usps | svhn | cifar10 | cifar100 | stl10
+               table | features | image_folder (your own files)
+  backbone     none | torchvision; backbone=resnet18 or any other model of torchvision makes features of images first
+  optimizer    sgd | adam | adamw
+               newton | lbfgs | auto (exact: without lr, they end certified at the optimum; auto chooses by the data)
+  schedule     constant | cosine | step
+  experiment   toy_tutorial | blobs_best | breast_cancer_l2 | digits_softmax | mnist_softmax | mnist_one_vs_rest
+
+settings (name=value; D: from the dataset's own recipe, which for tables is optimizer=auto)
+{help_lines(SETTINGS)}
+
+  dataset.<key>, backbone.<key>, optimizer.<key>, schedule.<key>
+               arguments of the chosen option: conf/<group>/<option>.yaml
+  trainer.<argument>
+               any argument of Lightning's Trainer, whose batches are our blocks of some megabytes:
+               trainer.max_time=00:00:10:00
+
+more
+  --cfg job                 prints the composed config and stops
+  -m key=a,b,c              one run for each value; with hydra/launcher=joblib in parallel
+  tensorboard --logdir runs shows all runs
+"""
