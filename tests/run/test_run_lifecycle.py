@@ -15,17 +15,22 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from torch import Tensor
 
+from logreg.commands.overrides import plain_config
 from logreg.commands.train import main
+from logreg.config import RunConfig
 from logreg.errors import ConfigError
+from logreg.run.train import train as run_training
 from logreg.training.checkpoint_reading import read_checkpoint
 from logreg.training.module import LogisticModule
-from whole_runs import SCRIPT, Run, data_of, newest, standing_in, train
+from whole_runs import SCRIPT, Run, composed, data_of, newest, standing_in, train
 
 
 @pytest.fixture(scope="module")
@@ -374,6 +379,21 @@ def test_a_run_that_ends_before_its_last_epoch_is_saved_too(tmp_path: Path) -> N
     assert run.checkpoint()["optimality"] == run.summary["optimality"]
     resumed = train(tmp_path, "ckpt_path=latest", f"max_epochs={epochs + 1}", "trainer.max_time=null")
     assert list(resumed.curve("loss/train")) == [epochs + 1]
+
+
+class StopsAfterTwo(Callback):
+    """Ends a fit after the certificate of the epoch was due."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch == 2
+
+
+def test_a_fit_that_a_callback_ends_is_certified_in_its_checkpoint_too(tmp_path: Path) -> None:
+    config = RunConfig.from_mapping(plain_config(composed("toy", "report=brief")))
+    summary = run_training(config, tmp_path / "run", tmp_path, callbacks=[StopsAfterTwo()])
+    assert summary.epochs == summary.optimality.passes == 3
+    found = Run(tmp_path / "run")
+    assert found.checkpoint()["optimality"] == found.summary["optimality"] == summary.to_json()["optimality"]
 
 
 @pytest.fixture(scope="module")

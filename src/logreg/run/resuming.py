@@ -36,7 +36,7 @@ class Resumption:
     Attributes:
         file: The checkpoint.
         held: Its content.
-        in_place: Whether the run is the one that was broken off, and continues in its own folder.
+        in_place: Whether the run is the interrupted one itself, and continues in its own folder.
     """
 
     file: Path
@@ -61,12 +61,12 @@ class Resumption:
         return int(self.held["epoch"]) + 1
 
     def has_ended(self, config: RunConfig) -> bool:
-        """Whether the training of the checkpoint came to its end."""
+        """Whether the training of the checkpoint has ended."""
         last = config.max_epochs + (MAX_POLISHING_PASSES if config.polish else 0)
         return bool(self.held.get("ended")) or self.epochs >= last
 
     def lacks_only_report(self, config: RunConfig) -> bool:
-        """Whether the run was broken off after its training, so that nothing but its report is left to make."""
+        """Whether the run was interrupted after its training, so that only its report is left to make."""
         return self.in_place and self.has_ended(config)
 
 

@@ -71,10 +71,10 @@ def train(
 
     Args:
         config: The run, checked.
-        folder: The run folder; one that has no checkpoints yet, or that of the run to go on with.
+        folder: The run folder; without checkpoints, or that of the run that continues.
         root: The folder whose file ``latest`` names the newest run.
         is_newest: Whether ``latest`` shall name this run; false for jobs of a sweep.
-        overrides: What the user typed after ``scripts/train.py``, for the report.
+        overrides: Settings as typed after ``scripts/train.py``, for the report.
         started: ``time.perf_counter()`` when the user pressed Enter; now when ``None``.
         progress_lines: Number of lines on stderr during training, where stderr is not a terminal; 0 for no output.
         data: The data of this config, where they are read already; read when ``None``.
@@ -90,34 +90,33 @@ def train(
     started = time.perf_counter() if started is None else started
     status = show_status if progress_lines else _silent
     resumed = Resumption.of(config, folder, root)
+    same_run = resumed if resumed is not None and resumed.in_place else None
     _prepare(config, progress_lines)
 
     data, config, l2 = _data_and_l2(config, data, resumed, status, progress_lines)
-    if resumed is not None and resumed.in_place:  # one run, as it was begun
+    if same_run is not None:  # its settings are those of its begin
         config = dataclasses.replace(config, ckpt_path=None)
         overrides = [line for line in overrides if line.partition("=")[0] != "ckpt_path"]
 
     module = build_module(config, data.facts)
     if l2.start is not None:
         module.start_at(l2.start.point)
-    if resumed is None or not resumed.in_place:
+    if same_run is None:
         check_new("hydra.run.dir", folder, begun=True)
         remove_unsaved_run(folder)
-    checkpoints = Checkpoints(
-        folder,
-        BufferedCheckpointIO(),
-        Latest(folder, root) if is_newest else None,
-        config=config.as_dict(),
-        path=l2.for_checkpoint,
-    )
     module.separation = separation_before_fit(module, data, status)
+
     max_passes = _max_passes(config, module, resumed)
     display = ProgressDisplay(config.dataset["name"], progress_lines, _warning(config, module, max_passes))
+    mark_newest = Latest(folder, root) if is_newest else None
+    checkpoints = Checkpoints(
+        folder, BufferedCheckpointIO(), mark_newest, config=config.as_dict(), path=l2.for_checkpoint
+    )
     # In this order: the bar is gone before the last certificate, and the checkpoint has it.
     callbacks = [display, Certificates(status), checkpoints, *callbacks]
-    logger = RunLogger(folder, resumed.epochs if resumed is not None and resumed.in_place else None)
+    logger = RunLogger(folder, None if same_run is None else same_run.epochs)
     trainer = build_trainer(config, logger, checkpoints.io, callbacks, "val" in data.splits, max_passes)
-    if resumed is None or not resumed.in_place:
+    if same_run is None:
         logger.log_hparams(_hparams(config, module, overrides))
     log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
 
@@ -147,7 +146,7 @@ def train(
         certificate=certificate,
         best=checkpoints.best,
         epochs=epochs,
-        resumed_from=None if resumed is None or resumed.in_place else resumed.file,
+        resumed_from=resumed.file if resumed is not None and same_run is None else None,
         path=l2.path,
         predicted=predicted,
         evaluation=evaluation,
@@ -214,7 +213,7 @@ def _data_and_l2(
 def _max_passes(config: RunConfig, module: LogisticModule, resumed: Resumption | None) -> int | None:
     """Largest number of passes of an exact optimizer without a finite optimum; ``None`` where no limit applies.
 
-    A run that was broken off ends where it would have ended; a run that had ended continues for as many passes again.
+    A run that was interrupted ends where it would have ended; a run that had ended continues for as many passes again.
     """
     if not module.separation or not module.exact:
         return None

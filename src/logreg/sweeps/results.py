@@ -32,7 +32,7 @@ SEED = "seed"
 
 @dataclass(frozen=True)
 class Job:
-    """A job of a sweep that came to an end.
+    """A job of a sweep that has ended.
 
     Attributes:
         name: Its folder, relative to the sweep's.

@@ -62,7 +62,7 @@ class Certificates(Callback):
 
 
 class TrainingEnd(Callback):
-    """Records that training came to its end.
+    """Records the end of training.
 
     Attributes:
         epochs: Number of epochs of the whole training; ``None`` before its end.
