@@ -405,6 +405,49 @@ def test_every_key_of_a_users_own_data_is_one(page: str, dataset: str) -> None:
     assert keys - named <= shared | {"name", "split", "recipe", "standardize", "train_path", "val_path", "test_path"}
 
 
+def keys_in(plain: Any, above: str = "") -> Iterator[str]:
+    """The keys of nested settings, with the dots that a user types."""
+    for key, value in plain.items() if isinstance(plain, dict) else ():
+        yield f"{above}{key}"
+        yield from keys_in(value, f"{above}{key}.")
+
+
+@cache
+def known_keys() -> set[str]:
+    """Every key that a file of conf/ has."""
+    known = set()
+    for file in CONF.rglob("*.yaml"):
+        group = file.parent.relative_to(CONF).parts[:1]
+        plain = yaml.safe_load(file.read_text(encoding="utf-8"))
+        is_global = group == ("experiment",) or "optimizer" in plain or "backbone" in plain
+        known |= set(keys_in(plain, f"{group[0]}." if group and not is_global else "")) | set(group)
+    return known
+
+
+OF_COMMANDS = {"coef", "cost_ratio", "keep", "trials"}
+"""Keys of commands other than scripts/train.py."""
+
+OF_OTHERS = {"color", "hydra/launcher", "solver"}
+"""A feature, a key of Hydra, an argument of scikit-learn."""
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_every_key_within_a_sentence_is_one(page: str) -> None:
+    prose = re.sub(rf"{BEGINNING}.*?{END}", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    codes = re.findall(r"`([^`\n]+)`", prose)
+    named = {key for code in codes for key in re.findall(r"(?:^| )([a-z_][\w./]*)=", code)}
+    assert sorted(named - known_keys() - OF_COMMANDS - OF_OTHERS) == []
+
+
+def test_every_name_of_the_checklists_is_there() -> None:
+    prose = re.sub(rf"{BEGINNING}.*?{END}", "", text_of("CONTRIBUTING.md"), flags=re.MULTILINE | re.DOTALL)
+    named = set(re.findall(r"`([A-Z]{4,}[A-Z_]*|test_\w+|[A-Z][a-z]+[A-Z]\w+)`", prose)) - {"CHANGELOG"}
+    files = [file for folder in ("src", "tests") for file in (PROJECT / folder).rglob("*.py")]
+    source = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    assert len(named) >= 8
+    assert [name for name in sorted(named) if not re.search(rf"^(class |def )?{name}\b", source, re.MULTILINE)] == []
+
+
 def text_block(page: str, heading: str) -> str:
     """The first ``text`` block under a heading."""
     section = text_of(page).partition(f"## {heading}\n")[2]
