@@ -125,11 +125,11 @@ def unit_of(number: str) -> float:
 def line_matches(shown: str, line: str, of_mnist: bool = False) -> bool:
     """Whether a line is as shown.
 
-    ``...`` stands for any text, right after digits for more digits, and blanks for any number of blanks.  Other processors round otherwise, so a number may
-    differ by one in its last digit.  In a table of scores of MNIST, where stochastic gradient descent amplifies that,
-    losses may differ by 0.005 and percentages by 0.3.
+    ``...`` stands for any text, right after digits for more digits, and blanks for any number of blanks.  Other
+    processors round otherwise, so a number may differ by one in its last digit.  In a table of scores of MNIST,
+    where stochastic gradient descent amplifies that, losses may differ by 0.005 and percentages by 0.3.
     """
-    parts = re.split(rf"(\.\.\.|{NUMBER.pattern})", shown.strip())
+    parts = [part for part in re.split(rf"(\.\.\.|{NUMBER.pattern})", shown.strip()) if part]
     pattern, numbers = "", []
     for part, after in zip(parts, [*parts[1:], ""], strict=True):
         if part == "...":
