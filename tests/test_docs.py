@@ -170,7 +170,7 @@ def line_matches(shown: str, line: str, of_mnist: bool = False) -> bool:
 
 def matches(shown: str, out: str, of_mnist: bool = False) -> bool:
     """Whether an output is as shown; a line ``...`` stands for any lines."""
-    lines, at, gap = out.strip("\n").splitlines(), 0, False
+    lines, at, gap = out.replace("\\", "/").strip("\n").splitlines(), 0, False  # Windows has other paths
     for wanted in shown.strip("\n").splitlines():
         if wanted.strip() == "...":
             gap = True
