@@ -38,9 +38,10 @@ TABLE_ROOTS = (Path(__file__).parents[1] / "data" / "tables", Path(__file__).par
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests that train for a minute")
+    parser.addoption("--refresh-docs", action="store_true", help="rewrite the outputs in README and docs that changed")
 
 
-LONGEST = ("test_run_lifecycle", "test_fit", "test_search", "test_command_line_errors", "test_tutorial")
+LONGEST = ("test_run_lifecycle", "test_fit", "test_search", "test_command_line_errors", "test_docs")
 """Files that begin first, so that no worker is left alone with one at the end."""
 
 

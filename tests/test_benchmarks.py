@@ -1,72 +1,96 @@
-"""Every benchmark runs, at a tiny size; what it measures is for `scripts/benchmark.py` itself."""
+"""Every benchmark runs at a tiny size and prints its table.  Its figures mean nothing at that size."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from typing import NamedTuple
 
 import pytest
 
 from fake_mnist import write_fake_mnist
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, which the script silences
+SHARED = {"common", "training_loops"}
+"""Files that benchmarks import; they measure nothing."""
 
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    import benchmark
-    import benchmark_predict
-
-    monkeypatch.setattr(benchmark, "quieten", lambda: None)  # for good
-    monkeypatch.setattr(benchmark, "TABLE_ROWS", 500)
-    monkeypatch.setattr(benchmark, "IMAGES", 60)
-    monkeypatch.setattr(benchmark, "MATRIX_SHAPE", (500, 16))
-    tiny = [line.replace("rows=1000000", "rows=2000") for line in benchmark.WIDE_RUN]
-    monkeypatch.setattr(benchmark, "WIDE_RUN", tiny)
-    monkeypatch.setattr(benchmark_predict, "MANY_ROWS", 1000)
-    monkeypatch.setattr(benchmark_predict, "SHAPES", {"tiny": (16, 3)})
-    monkeypatch.setattr(benchmark_predict, "HELD", 1)
-    return benchmark
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's about short fits, which the benchmarks silence
 
 
-@pytest.mark.parametrize(
-    ("part", "says"),
-    [
-        ("door", "--help"),
-        ("mnist", "our epoch, part by part"),
-        ("table", "(numbers, text and booleans)"),
-        ("epoch", "hand-written loop"),
-        pytest.param("toy", "the tutorial's plain script", marks=pytest.mark.slow),
-        pytest.param("cache", "second start", marks=pytest.mark.slow),
-        pytest.param("features", ".safetensors", marks=pytest.mark.slow),
-        pytest.param("predict", "a bare product", marks=pytest.mark.slow),
-        ("solvers", "gap <= 1e-03"),
-    ],
-)
-def test_a_part_runs(
-    part: str,
-    says: str,
-    benchmark: ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+class SmokeRun(NamedTuple):
+    """A benchmark at a tiny size."""
+
+    name: str
+    typed: str
+    printed: Sequence[str]
+    """Part of its output, each."""
+
+
+FAST = [
+    SmokeRun("startup", "--repeats 1", ["lrr=0.1 (mistyped)", "<= 1 s"]),
+    SmokeRun("mnist", "--repeats 1 --mnist-root {mnist}", ["image by image", "our epoch, part by part"]),
+    SmokeRun("epoch", "--repeats 1 --rows 2000", ["1,800 train and 200 val rows", "hand-written loop"]),
+    SmokeRun("table_reading", "--repeats 1 --rows 500", ["pyarrow to a matrix", "(numbers, text and booleans)"]),
+    SmokeRun("prediction", "--repeats 1 --blocks 1 --blocks-only --shape 30x1", ["30x1", "a bare product"]),
+    SmokeRun("solvers", "--repeats 1 --problem breast_cancer --gap 1e-3", ["gap <= 1e-03", "newton-cholesky"]),
+    SmokeRun(
+        "regularization_path",
+        "--repeats 1 --rows 50 --strengths 5 --gap 1e-2 --mnist-root {mnist}",
+        ["one fit from scratch", "the path", "5 of 5 converged"],
+    ),
+    SmokeRun("l1", "--l1 1e-2", ["certified: newton 6 of 6", "liblinear"]),
+]
+"""Those of a few seconds."""
+
+SLOW = [
+    SmokeRun("default_run", "--repeats 1", ["the tutorial's plain script"]),
+    SmokeRun("image_cache", "--repeats 1 --images 60", ["second start", "backbone=resnet18"]),
+    SmokeRun("feature_matrix", "--rows 500 --width 16", [".npy", ".npz", ".safetensors", ".parquet"]),
+    SmokeRun(
+        "prediction", "--repeats 1 --blocks 1 --shape 784x10 --rows 1000", ["1,000 rows of 30 features", ".npy to .csv"]
+    ),
+    SmokeRun("solver_memory", "--repeats 1 --rows 200 --mnist-root {mnist}", ["binary", "mnist", "<= 1.25"]),
+]
+"""Those that start many processes."""
+
+RUNS = [*FAST, *(pytest.param(run, marks=pytest.mark.slow) for run in SLOW)]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_a_benchmark_runs_at_a_tiny_size(
+    run: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     write_fake_mnist(tmp_path)
-    of_solvers = ("--problem", "breast_cancer", "--gap", "1e-3", "--ours-alone") if part == "solvers" else ()
-    typed = ["benchmark.py", part, "--repeats", "1", "--mnist-root", str(tmp_path), *of_solvers]
-    monkeypatch.setattr(sys, "argv", typed)
-    assert benchmark.main() == 0
-    assert says in capsys.readouterr().out
+    assert import_module(run.name).main(run.typed.format(mnist=tmp_path).split()) == 0
+    out = capsys.readouterr().out
+    assert [part for part in run.printed if part not in out] == []
 
 
-def test_predictions_are_compared_with_a_bare_product(
-    benchmark: ModuleType, capsys: pytest.CaptureFixture[str]
+def test_every_benchmark_has_a_smoke_run() -> None:
+    files = {file.stem for file in BENCHMARKS.glob("*.py")}
+    assert files >= SHARED
+    assert files - SHARED == {run.name for run in [*FAST, *SLOW]}
+
+
+@pytest.mark.parametrize("name", sorted({run.name for run in [*FAST, *SLOW]}))
+def test_help_states_what_a_benchmark_compares(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import benchmark_predict
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = import_module(name)
+    with pytest.raises(SystemExit, match="0"):
+        module.main(["--help"])
+    assert str(module.__doc__).splitlines()[0] in capsys.readouterr().out
 
-    benchmark_predict.against_a_product("tiny", 16, 3, 1)
-    assert capsys.readouterr().out.count("a bare product") == 3
+
+@pytest.mark.parametrize("repeats", ["0", "-1", "x"])
+def test_a_number_of_repeats_must_be_positive(
+    repeats: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    with pytest.raises(SystemExit, match="2"):
+        import_module("startup").main([f"--repeats={repeats}"])
+    assert "must be a whole number of at least 1" in capsys.readouterr().err

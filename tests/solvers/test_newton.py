@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import importlib
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -279,14 +276,6 @@ def test_an_indefinite_hessian_is_factored_with_a_larger_ridge() -> None:
     assert found.ridge > FIRST_RIDGE
     assert bool(found.factors.isfinite().all())
     assert bool(cholesky_with_ridge(matrix.clone()).isfinite().all())
-
-
-def test_the_benchmark_of_l1_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
-    benchmark = importlib.import_module("benchmark_l1")
-    monkeypatch.setattr(benchmark, "STRENGTHS", (1e-2,))
-    benchmark.run(argparse.Namespace(ours_alone=False))
-    assert "certified: newton 6 of 6" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("offset", "powers"), [(5, 5), (20, 5), (100, 3)])

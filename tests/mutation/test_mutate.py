@@ -1,4 +1,4 @@
-"""`scripts/mutate.py`: which mutants it makes, and that a test kills one of them."""
+"""`tests/mutation/mutate.py`: which mutants it makes, and that a test kills one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("cosmic_ray")
 pytest.importorskip("resource", reason="not on Windows, which cannot fork")
 
-HOUSE = Path(__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 
 SOURCE = '''"""One of 2."""
 
@@ -34,7 +34,7 @@ def between(low: int | None, value: int, high: int = 5) -> int:
 
 @pytest.fixture
 def mutate(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(HOUSE / "scripts"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     return importlib.import_module("mutate")
 
 
@@ -66,7 +66,7 @@ def test_a_sample_follows_the_lines_and_takes_each_line_once_first(mutate: Modul
 
 
 def test_what_is_left_alone_is_there(mutate: ModuleType) -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for pattern in mutate.FILES for path in HOUSE.glob(pattern))
+    sources = "".join(path.read_text(encoding="utf-8") for pattern in mutate.FILES for path in PROJECT.glob(pattern))
     assert [name for name in sorted(mutate.TUNING) if f"{name} =" not in sources and f"{name}, " not in sources] == []
 
 
@@ -80,7 +80,7 @@ def test_a_test_kills_the_mutant_of_what_it_calls_even_in_another_process(tmp_pa
         "def test_two() -> None:\n"
         '    subprocess.run([sys.executable, "-c", "import tiny; assert tiny.two() == 2"], check=True)\n'
     )
-    script, files = str(HOUSE / "scripts" / "mutate.py"), ("--files", "src/*.py")
+    script, files = str(PROJECT / "tests" / "mutation" / "mutate.py"), ("--files", "src/*.py")
     command = [sys.executable, script, "--root", str(tmp_path), *files, "--number", "2", "--preload"]
     plain = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # they take seconds to import, and serve nothing here
     for _ in range(2):  # the second time nothing is left to do

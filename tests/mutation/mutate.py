@@ -1,8 +1,8 @@
 """Mutation testing: does a test fail when the code is wrong?
 
-    python scripts/mutate.py --number 300            # samples mutants, and runs those that have no result yet
-    python scripts/mutate.py --number 300 --again    # once more those that survived, after tests were added
-    python scripts/mutate.py --number 300 --report   # the table, and the survivors
+    python tests/mutation/mutate.py --number 300            # samples mutants, and runs those that have no result yet
+    python tests/mutation/mutate.py --number 300 --again    # once more those that survived, after tests were added
+    python tests/mutation/mutate.py --number 300 --report   # the table, and the survivors
 
 Everything lies in runs/mutation/: a copy of the checkout, which is what is changed; what each test calls (calls.json);
 a line for each mutant (results.jsonl).
@@ -638,7 +638,7 @@ def report(mutants: Sequence[Mutant], results: Mapping[str, Mapping[str, Any]]) 
 def main(arguments: Sequence[str] | None = None) -> None:
     """As the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the project")
+    parser.add_argument("--root", type=Path, default=Path(__file__).parents[2], help="the project")
     parser.add_argument("--work", type=Path, help="where results lie; runs/mutation in the project by default")
     parser.add_argument("--files", nargs="+", default=FILES, help="patterns of what is mutated, relative to the root")
     parser.add_argument("--number", type=int, default=300, help="how many mutants")

@@ -1,109 +1,80 @@
-"""The part `solvers` of the benchmark: seconds to the optimum, against scikit-learn's solvers.
+"""Times the way to the optimum, against scikit-learn's solvers, on seven problems; takes an hour and more.
 
-For each problem f* comes from a float64 run of ours that is certified.  Each solver's own tolerance is swept from loose
-to tight, and the objective at what it answers is computed here, in float64 over all rows; so a solver counts as being
-within a gap where it is, whatever it says itself.  The loosest tolerance that is good enough is what is timed, the
-solvers taking turns, from arrays in memory to the answer; for ours with its certificate.
+For each problem the optimum f* comes from a certified float64 fit of ours.  The tolerance of each solver is swept from
+loose to tight, and the objective at its answer is computed here, in float64 over all rows.  So a solver counts as
+within a gap if its answer is, whatever the solver itself reports.  The loosest tolerance that suffices is timed, the
+solvers in turns, from arrays in memory to the answer; our time includes the certificate.
+
+The figures are seconds to a relative gap (f - f*) / f*.  The column "ours / it" is the ratio of our median to that of
+lbfgs, newton-cg or newton-cholesky, in float32 or float64; a ratio below 1 means that ours is faster.  A last table
+splits our time by kinds of passes.  Progress is printed on standard error.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import signal
 import statistics
 import sys
-import tempfile
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-import benchmark_l1
-from benchmark_tools import Seconds, alternate, process_peak, spread, timed
+from common import Seconds, add_mnist_root, alternate, has_mnist, met, new_parser, print_versions, spread, timed
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
-from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
-from logreg.solvers.passes.base import drive
-from logreg.solvers.path import PathPoint, fit_path
-from logreg.solvers.problem import Problem as Stated
 
 if TYPE_CHECKING:
     import numpy as np
 
 GAPS = (1e-3, 1e-5, 1e-8)
-"""(f - f*) / f* that is to be reached."""
+"""Relative gaps (f - f*) / f* to reach."""
 
-EASY = 1e-5
-"""A gap that arithmetic in float32 can reach."""
+FLOAT32_GAP = 1e-5
+"""A relative gap that float32 arithmetic can reach."""
 
 OPTIMUM = 1e-12
-"""To what f* is to be certified, relative to it."""
+"""Relative gap to which f* is certified."""
 
-CAP = 120.0
-"""Seconds that a fit may take; the iterations that lbfgs may take are counted out for it, others are broken off."""
+MOST_SECONDS = 120.0
+"""Seconds allowed to a fit.  scikit-learn's lbfgs gets the number of iterations that take this long."""
 
-LATE = 1.5
-"""Times that, after which a fit is broken off without an answer."""
+STOP_RATIO = 1.5
+"""A fit is stopped without an answer after this multiple of MOST_SECONDS."""
 
-CLOSE = 1.5
-"""Solvers within this ratio of the fastest, when tried once, are all timed."""
+RIVAL_RATIO = 1.5
+"""Solvers are timed if their first trial took at most this multiple of the fastest solver's."""
 
-SHORT = 5.0
-"""Seconds within which a fit is timed in any case: one trial of it tells little."""
+SHORT_SECONDS = 5.0
+"""Solvers whose first trial was shorter are timed in any case: one short trial is too noisy to exclude a solver."""
 
-HELD = 1000
-"""Parameters up to which scikit-learn's newton-cholesky, which forms the Hessian, is tried."""
+MOST_PARAMETERS = 1000
+"""Largest number of parameters for scikit-learn's newton-cholesky, which forms the Hessian."""
 
-BLOCK = 10_000
+BLOCK_ROWS = 10_000
 """Rows whose objective is computed at a time."""
-
-PATH = 10
-"""Times one fit, the mean of cold ones along it, that a path of 45 may take."""
-
-COLD, COLD_PASSES = 4, 1000
-"""Every how many of its strengths such a fit is made, and passes that it may take; what is not certified by then would
-take longer."""
-
-MEMORY = 1.25
-"""What a fit may occupy at most, the data themselves counted, relative to them."""
-
-FIT = """
-import json, sys
-import numpy as np, torch
-from logreg.objective import Objective
-from logreg.solvers.fit import fit
-
-folder, loss, l2, fits = json.loads(sys.argv[1])
-fit(torch.randn(300, 5), torch.arange(300) % 2, Objective("bce", l2=0.01))
-fit(torch.randn(5000, 110), torch.arange(5000) % 10, Objective("cross_entropy", l2=0.01))
-features, labels = (torch.from_numpy(np.load(f"{folder}/{name}.npy")) for name in ("features", "labels"))
-if fits:
-    assert fit(features, labels, Objective(loss, l2=l2), tolerance=1e-8).converged
-"""
-"""Reads the rows of a problem and, if asked for, fits them; first two small fits, as libraries load some code late."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table: a problem, and what ours must reach on it.
+    """A problem, and the targets of ours on it.
 
     Attributes:
         what: For the title.
-        rows: Reads or makes features (N, D) and labels (N,); ``None`` if they are not there.
-        of_theirs: Gap -> how many times scikit-learn's best ours may take.
-        of_easy: Name of an easier case -> how many times ours on that one ours may take.
-        seconds: Gap -> seconds that ours may take.
+        rows: Reads or makes features (N, D) and labels (N,); ``None`` if the data are not on this disk.
+        of_theirs: Gap -> target for the ratio of our time to that of scikit-learn's best solver.
+        of_easy: Name of an easier case -> target for the ratio of our time to our time on that case.
+        seconds: Gap -> target for our time, in seconds.
     """
 
     what: str
@@ -113,16 +84,29 @@ class Case:
     seconds: Mapping[float, float] = field(default_factory=dict)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Runs the problems that were asked for, all of them if none was; leaves with 2 if there is no such problem."""
-    for name in arguments.problem or []:
-        if name not in PROBLEMS:
-            print(f"`--problem` must be one of {', '.join(PROBLEMS)}, got {name!r}.", file=sys.stderr)
-            sys.exit(2)
-    cuda = arguments.device != "cpu"
-    print(f"ours on {torch.cuda.get_device_name(arguments.device) if cuda else f'{torch.get_num_threads()} threads'}")
-    for name in arguments.problem or PROBLEMS:
-        PROBLEMS[name](arguments)
+def main(typed: Sequence[str] | None = None) -> int:
+    """Prints the tables of the problems that were asked for; returns the exit code 0, whatever the numbers are."""
+    parser = new_parser(__doc__, repeats=3)
+    add_mnist_root(parser)
+    parser.add_argument(
+        "--problem", action="append", choices=list(CASES), help="one of the problems (again for more; default: all)"
+    )
+    parser.add_argument(
+        "--gap",
+        action="append",
+        type=float,
+        metavar="GAP",
+        help="a relative gap to reach, such as 1e-5 (again for more)",
+    )
+    parser.add_argument("--ours-alone", action="store_true", help="leaves scikit-learn out")
+    parser.add_argument("--device", default="cpu", help="cuda times ours alone on a GPU (default: cpu)")
+    arguments = parser.parse_args(typed)
+    print_versions()
+    on_gpu = arguments.device != "cpu"
+    print(f"ours on {torch.cuda.get_device_name(arguments.device) if on_gpu else f'{torch.get_num_threads()} threads'}")
+    for name in arguments.problem or CASES:
+        compare(name, arguments)
+    return 0
 
 
 def compare(name: str, arguments: argparse.Namespace) -> None:
@@ -157,7 +141,7 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """Rows in memory and the objective over them; C = 1 in scikit-learn's words."""
+    """Rows in memory and the objective over them, with scikit-learn's C = 1."""
 
     features: Tensor
     """Shape (N, D)."""
@@ -167,7 +151,7 @@ class Problem:
 
     @classmethod
     def of(cls, case: Case, arguments: argparse.Namespace) -> Problem | None:
-        """That of a case, on the device that was asked for."""
+        """The problem of a case, on the device that was asked for; ``None`` without its data."""
         rows = case.rows(arguments)
         if rows is None:
             return None
@@ -182,7 +166,7 @@ class Problem:
 
     @cached_property
     def optimum(self) -> Optimum:
-        """From a float64 run of ours."""
+        """f*, from a float64 fit of ours."""
         fit = exact.fit(self.features, self.labels, self.objective, tolerance=OPTIMUM, dtype=torch.float64)
         certified = fit.bound.gap / fit.bound.value
         remark = f"certified to {certified:.1e} by a float64 run of {fit.passes} passes in {fit.seconds:.3g} s"
@@ -193,7 +177,7 @@ class Problem:
     def value(self, coef: Tensor, intercept: Tensor) -> float:
         """The objective at coef (K, D) and intercept (K,), in float64 over all rows."""
         summed, total = replace(self.objective, reduction="sum"), 0.0
-        for features, labels in zip(self.features.split(BLOCK), self.labels.split(BLOCK), strict=True):
+        for features, labels in zip(self.features.split(BLOCK_ROWS), self.labels.split(BLOCK_ROWS), strict=True):
             logits = torch.addmm(intercept, features.double(), coef.T)
             total += float(summed.data_term(logits, one_vs_rest(labels, self.num_outputs, torch.float64)))
         return total / len(self.labels) + float(self.objective.penalty(coef))
@@ -204,34 +188,34 @@ class Problem:
 
 
 class Optimum(NamedTuple):
-    """f* and how it is known."""
+    """f*, and how it was certified."""
 
     value: float
     remark: str
 
 
 class Answer(NamedTuple):
-    """What a fit came to."""
+    """The result of a fit."""
 
     coef: Tensor
     """Shape (K, D), float64."""
     intercept: Tensor
     """Shape (K,)."""
     remark: str
-    """What the solver says of it."""
+    """The solver's own report."""
     iterations: int = 0
     cut: bool = False
-    """Whether it ran out of iterations."""
+    """Whether the iterations were used up."""
 
 
 class Solver:
     """A way to fit one problem.
 
     Attributes:
-        name: What it is.
-        rival: Those of one kind compete: only the fastest of them are timed.
-        setting: What its tolerance is called.
-        step: Ratio between two tolerances that are about as far apart as two gaps by a factor of ten.
+        name: For a line of a table.
+        rival: Solvers with the same value compete: only the fastest of them are timed.
+        setting: Name of the argument that sets the tolerance.
+        step: Ratio of two tolerances whose gaps differ by about a factor of ten.
         tolerances: To try, from loose to tight.
     """
 
@@ -257,7 +241,7 @@ class Ours(Solver):
         self.problem, self.name, self.rival = problem, name, name
 
     def fit(self, tolerance: float) -> Answer:
-        """As a user would call it."""
+        """Fits with our defaults."""
         problem = self.problem
         fit = exact.fit(problem.features, problem.labels, problem.objective, tolerance=tolerance)
         return Answer(
@@ -268,7 +252,7 @@ class Ours(Solver):
 class Theirs(Solver):
     """scikit-learn's LogisticRegression."""
 
-    setting, step = "tol", math.sqrt(10)  # of the gradient, whose square is like the gap
+    setting, step = "tol", math.sqrt(10)  # tol bounds the gradient, and the gap grows with its square
     tolerances = tuple(10.0**-power for power in range(1, 13))
 
     def __init__(self, problem: Problem, features: np.ndarray, solver: str) -> None:
@@ -278,11 +262,11 @@ class Theirs(Solver):
         self.max_iter = 1000
 
     def fit(self, tolerance: float) -> Answer:
-        """With iterations enough."""
+        """Fits with a sufficient number of iterations."""
         return self.fit_with(tol=tolerance, max_iter=self.max_iter)
 
     def fit_with(self, **arguments: Any) -> Answer:
-        """With arguments of scikit-learn's; those that are not given have its defaults."""
+        """Fits with the given arguments of scikit-learn, and its defaults for the others."""
         from sklearn.linear_model import LogisticRegression
 
         with warnings.catch_warnings(record=True) as caught:
@@ -300,9 +284,9 @@ class Theirs(Solver):
 
 
 def theirs(problem: Problem) -> list[Theirs]:
-    """scikit-learn's solvers of this objective that are of a size with the problem; says where its defaults end."""
+    """scikit-learn's solvers that fit a problem of this size; prints the gap that its defaults reach."""
     names = ["lbfgs", "newton-cg"]
-    if problem.num_outputs * (problem.features.shape[1] + 1) <= HELD:
+    if problem.num_outputs * (problem.features.shape[1] + 1) <= MOST_PARAMETERS:
         names.append("newton-cholesky")
     solvers = []
     for dtype in (torch.float32, torch.float64):
@@ -315,7 +299,7 @@ def theirs(problem: Problem) -> list[Theirs]:
         print(
             f"scikit-learn's default, {dtype}: ends at {_gap(gap)} after {seconds:.3g} s ({answer.remark})", flush=True
         )
-        first.max_iter = max(100, int(CAP * answer.iterations / seconds))
+        first.max_iter = max(100, int(MOST_SECONDS * answer.iterations / seconds))
         solvers += [first, *(Theirs(problem, features, name) for name in names[1:])]
     return solvers
 
@@ -325,7 +309,7 @@ class Trial(NamedTuple):
 
     tolerance: float
     gap: float
-    """Relative to f*; infinite if there was no answer in time."""
+    """Relative to f*; infinite if the fit was stopped."""
     seconds: float
     remark: str
     last: bool
@@ -333,11 +317,11 @@ class Trial(NamedTuple):
 
 
 def attempt(solver: Solver, tolerance: float) -> Trial:
-    """Fits once, and says on stderr what came of it: looking for tolerances takes longer than the measurement."""
+    """Fits once, and prints the outcome on standard error, since the sweep of tolerances takes long."""
     print(f"  {solver.name}, {solver.setting}={tolerance:.0e}:", end=" ", file=sys.stderr, flush=True)
     start = time.perf_counter()
     try:
-        with at_most(CAP * LATE):
+        with at_most(MOST_SECONDS * STOP_RATIO):
             answer = solver.fit(tolerance)
     except TimeoutError:
         print("no answer", file=sys.stderr)
@@ -346,19 +330,20 @@ def attempt(solver: Solver, tolerance: float) -> Trial:
     gap = solver.problem.gap(answer.coef, answer.intercept)
     remark = f"{solver.setting}={tolerance:.0e}, {answer.remark}"
     print(f"{_gap(gap)} after {seconds:.3g} s", file=sys.stderr)
-    return Trial(tolerance, gap, seconds, remark, answer.cut or seconds > CAP)
+    return Trial(tolerance, gap, seconds, remark, answer.cut or seconds > MOST_SECONDS)
 
 
 def calibrate(solver: Solver, gaps: Sequence[float]) -> list[Trial]:
-    """Tries the tightest tolerance, which tells what can be reached, and then from loose to tight until it is.
+    """Tries tolerances from loose to tight until the smallest gap is reached.
 
-    What float32 reaches in any case is not worth the longest fit of all.
+    Where a gap is smaller than FLOAT32_GAP, the tightest tolerance is tried first, to see which gaps can be reached.
+    Other gaps are always reached, so this longest of all fits is saved.
 
     Returns:
-        What was tried, from loose to tight.
+        All trials, from loose to tight.
     """
     trials, wanted = [], list(gaps)
-    if gaps[-1] < EASY:
+    if gaps[-1] < FLOAT32_GAP:
         trials.append(tightest := attempt(solver, solver.tolerances[-1]))
         wanted = [gap for gap in gaps if gap >= tightest.gap or not math.isfinite(tightest.gap)]
     for tolerance in solver.tolerances[:-1]:
@@ -379,12 +364,12 @@ def _tightness(trial: Trial) -> float:
 
 
 def loosest(trials: Sequence[Trial], gap: float) -> Trial | None:
-    """The first that is within a gap."""
+    """The first trial that reaches a gap; ``None`` if none does."""
     return next((trial for trial in trials if trial.gap <= gap), None)
 
 
 class Setting(NamedTuple):
-    """A solver at the tolerance that it takes for a gap."""
+    """A solver at the tolerance that reaches a gap."""
 
     solver: Solver
     trial: Trial
@@ -400,20 +385,20 @@ class Setting(NamedTuple):
 
 
 def choose(trials: Mapping[Solver, Sequence[Trial]], gap: float) -> list[Setting]:
-    """What is to be timed: ours, and for each floating type about the fastest of theirs."""
+    """The solvers to time: ours, and for float32 and float64 the fastest of scikit-learn's."""
     rivals: dict[str, list[Setting]] = defaultdict(list)
     for solver, tried in trials.items():
         if (trial := loosest(tried, gap)) is not None:
             rivals[solver.rival].append(Setting(solver, trial))
     chosen = []
     for settings in rivals.values():
-        most = max(SHORT, CLOSE * min(setting.trial.seconds for setting in settings))
+        most = max(SHORT_SECONDS, RIVAL_RATIO * min(setting.trial.seconds for setting in settings))
         chosen += [setting for setting in settings if setting.trial.seconds <= most]
     return chosen
 
 
 def print_gap(case: Case, gap: float, settings: Sequence[Setting], seconds: Seconds) -> None:
-    """Prints who is how fast to one gap."""
+    """Prints the seconds of each solver to one gap."""
     medians = {setting.label: statistics.median(seconds[setting.label]) for setting in settings}
     of_theirs = [setting.label for setting in settings if isinstance(setting.solver, Theirs)]
     best = min(of_theirs, key=medians.__getitem__) if of_theirs else None
@@ -426,17 +411,17 @@ def print_gap(case: Case, gap: float, settings: Sequence[Setting], seconds: Seco
         if setting.solver.name == "ours":
             ratio = ""
             if gap in case.seconds:
-                target, verdict = f"<= {case.seconds[gap]} s", f"{_met(ours <= case.seconds[gap])}; {verdict}"
+                target, verdict = f"<= {case.seconds[gap]} s", f"{met(ours <= case.seconds[gap])}; {verdict}"
         elif most := case.of_easy.get(setting.solver.name.removeprefix("ours, ")):
-            target, verdict = f"<= {most:.2f}", _met(ours <= most * medians[label])
+            target, verdict = f"<= {most:.2f}", met(ours <= most * medians[label])
         elif label == best and gap in case.of_theirs:
             most = case.of_theirs[gap]
-            target, verdict = f"<= {most:.2f}", f"{_met(ours <= most * medians[label])}; {verdict}"
+            target, verdict = f"<= {most:.2f}", f"{met(ours <= most * medians[label])}; {verdict}"
         print_line(label, *spread(seconds[label]), _gap(trial.gap), ratio, target, verdict)
 
 
 def print_passes(problem: Problem, tolerance: float) -> None:
-    """Prints what one fit of ours spends its time on: by kinds of passes, each with the work that led to it."""
+    """Prints the time of one fit of ours by kinds of passes, each with the solver's work before it."""
     spent: dict[str, list[float]] = defaultdict(list)
     last = start = time.perf_counter()
 
@@ -463,82 +448,12 @@ def print_line(
     print(f"{name:<40}{median:>9}{least:>9}{most:>9}{gap:>10}{ratio:>11}  {target:<8} {verdict}".rstrip(), flush=True)
 
 
-def path(arguments: argparse.Namespace) -> None:
-    """Prints how long a whole path on MNIST takes, against one fit to the same tolerance: of C = 1, and on average."""
-    problem = Problem.of(CASES["mnist"], arguments)
-    if problem is None:
-        return
-    number = len(problem.labels)
-    strengths = [1 / (10**power * number) for power in torch.linspace(-6, 5, 45).tolist()]
-    rows = MemoryRows(problem.features, problem.labels)
-    stated = exact.problem_of(rows, problem.objective)
-    print(f"\nsolvers, path: MNIST, {len(strengths)} values of C from 1e-6 to 1e5; seconds to a certified relative gap")
-    for gap in arguments.gap or GAPS[:2]:
-        points: list[PathPoint] = []
-        arms = {
-            "one fit, C = 1": partial(timed, partial(Ours(problem).fit, gap)),
-            "the path": partial(timed, partial(_solve_path, stated, rows, strengths, gap, points)),
-        }
-        seconds = alternate(arms, arguments.repeats, cold=0)
-        cold = [_fit_cold(problem, l2, gap) for l2 in strengths[::COLD]]
-        one, mean = statistics.median(seconds["one fit, C = 1"]), statistics.mean(fit.seconds for fit in cold)
-        whole = statistics.median(seconds["the path"])
-        print_line(f"gap <= {gap:.0e}", "median", "min", "max", "", "path / it", "target")
-        print_line("one fit, C = 1", *spread(seconds["one fit, C = 1"]), "", f"{whole / one:.1f}")
-        certified = f"{_met(whole <= PATH * mean)}; {sum(fit.converged for fit in cold)} of {len(cold)} converged"
-        least, most = (f"{end(fit.seconds for fit in cold):.4f}" for end in (min, max))
-        every = f"one fit, mean of every {COLD}th C"
-        print_line(every, f"{mean:.4f}", least, most, "", f"{whole / mean:.1f}", f"<= {PATH}", certified)
-        converged, passes = sum(point.converged for point in points), sum(point.passes for point in points)
-        verdict = f"{converged} of {len(points)} converged, {passes} passes"
-        print_line("the path", *spread(seconds["the path"]), "", "", "", verdict)
-
-
-def _fit_cold(problem: Problem, l2: float, gap: float) -> exact.Fit:
-    objective = replace(problem.objective, l2=l2)
-    return exact.fit(problem.features, problem.labels, objective, tolerance=gap, max_passes=COLD_PASSES)
-
-
-def _solve_path(
-    problem: Stated, rows: MemoryRows, strengths: Sequence[float], gap: float, points: list[PathPoint]
-) -> None:
-    points[:] = drive(fit_path(problem, strengths, gap), rows)
-
-
-def memory(arguments: argparse.Namespace) -> None:
-    """Prints by how much a process that has read its rows grows when it fits them."""
-    if arguments.device != "cpu":
-        return
-    print("\nsolvers, memory: peak GiB of a process that reads the rows, and of one that also fits them")
-    print_line("", "data", "read", "fitted", "", "of data", "target")
-    for name in ("binary", "mnist"):
-        problem = Problem.of(CASES[name], arguments)
-        if problem is None:
-            continue
-        size = (problem.features.nbytes + problem.labels.nbytes) / 2**30
-        with tempfile.TemporaryDirectory() as folder:
-            peaks = ([_peak(problem, Path(folder), fits) for _ in range(arguments.repeats)] for fits in (False, True))
-            read, fitted = (statistics.median(peak) for peak in peaks)
-        share = 1 + (fitted - read) / size
-        verdict = _met(share <= MEMORY)
-        print_line(name, f"{size:.3f}", f"{read:.3f}", f"{fitted:.3f}", "", f"{share:.2f}", f"<= {MEMORY}", verdict)
-
-
-def _peak(problem: Problem, folder: Path, fits: bool) -> float:
-    import numpy as np
-
-    np.save(folder / "features.npy", problem.features.numpy())
-    np.save(folder / "labels.npy", problem.labels.numpy())
-    task = json.dumps([str(folder), problem.objective.loss, problem.objective.l2, fits])
-    return process_peak(["-c", FIT, task])[1]
-
-
 @contextlib.contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Ends what takes longer.
+    """Stops the code inside after a time limit.
 
     Raises:
-        TimeoutError: It took longer.
+        TimeoutError: The limit was reached.
     """
 
     def stop(*_: object) -> None:
@@ -557,16 +472,12 @@ def _gap(gap: float) -> str:
     return f"{gap:.1e}" if gap > OPTIMUM else f"< {OPTIMUM:.0e}"
 
 
-def _met(met: bool) -> str:
-    return "met" if met else "not met"
-
-
 def mnist_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor] | None:
-    """The train split, from --mnist-root."""
+    """MNIST's train images, from --mnist-root."""
     from torchvision.datasets import MNIST
 
     root = arguments.mnist_root
-    if not (root / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+    if not has_mnist(root):
         print(f"\nNo MNIST in {root}: name its folder with --mnist-root.")
         return None
     images = MNIST(str(root), train=True)
@@ -583,7 +494,7 @@ def binary_rows(arguments: argparse.Namespace, columns: int = 30) -> tuple[Tenso
 
 
 def scaled_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """The same in other units, and rare levels."""
+    """The rows of `binary` in other units, and 30 rare indicator columns."""
     features, labels = binary_rows(arguments)
     draw = torch.Generator().manual_seed(1)
     rare = torch.rand(len(labels), 30, generator=draw) < 1e-4
@@ -591,7 +502,7 @@ def scaled_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 
 def wide_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Standard normal features, fifty of which matter."""
+    """Standard normal features; the label depends on fifty of them."""
     draw = torch.Generator().manual_seed(0)
     features = torch.randn(1000, 20_000, generator=draw)
     labels = features[:, :50].sum(1) + 3 * torch.randn(1000, generator=draw) > 0
@@ -599,7 +510,7 @@ def wide_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 
 def alike_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """The same, and fifty factors in all of them, the strongest a hundred times the weakest."""
+    """The rows of `wide` plus fifty common factors, the strongest a hundred times the weakest."""
     features, labels = wide_rows(arguments)
     draw = torch.Generator().manual_seed(1)
     factors = torch.randn(len(features), 50, generator=draw) * torch.logspace(1, -1, 50)
@@ -607,7 +518,7 @@ def alike_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 
 def breast_cancer_rows(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """As scikit-learn brings it, in float64."""
+    """scikit-learn's table, in float64."""
     from sklearn.datasets import load_breast_cancer
 
     features, labels = load_breast_cancer(return_X_y=True)
@@ -619,20 +530,16 @@ CASES = {
     "binary": Case("1,000,000 x 30, well conditioned", binary_rows, of_theirs=dict.fromkeys(GAPS, 0.8)),
     "binary60": Case("1,000,000 x 60, well conditioned", partial(binary_rows, columns=60)),
     "scaled": Case(
-        "the same in scales of 1e-3 to 1e4, and 30 one-hot columns of frequency 1e-4",
+        "1,000,000 x 30 in scales of 1e-3 to 1e4, and 30 one-hot columns of frequency 1e-4",
         scaled_rows,
         of_easy={"binary": 1.5, "binary60": 1.5},
     ),
     "wide": Case("1,000 x 20,000, binary", wide_rows, of_theirs={1e-8: 0.5}),
-    "alike": Case("1,000 x 20,000, binary, rows that have much in common", alike_rows),
+    "alike": Case("1,000 x 20,000, binary, strongly correlated rows", alike_rows),
     "breast_cancer": Case("breast_cancer, 569 x 30, raw units", breast_cancer_rows, seconds={1e-8: 0.2}),
 }
-"""The table's rows by name."""
+"""Name for --problem -> problem."""
 
-PROBLEMS: dict[str, Callable[[argparse.Namespace], None]] = {
-    **{name: partial(compare, name) for name in CASES},
-    "path": path,
-    "memory": memory,
-    "l1": benchmark_l1.run,
-}
-"""What --problem may name."""
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Times a regularization path on MNIST: 45 values of C from 1e-6 to 1e5, each certified to a relative gap.
+
+The path starts each fit from the fits before it.  It is compared with one fit at C = 1, and with the mean of fits from
+scratch at every fourth value of C, each of at most 1000 passes (fits that are not certified by then would take longer).
+The figure "path / it" is the time of the whole path in units of such a fit; 45 would mean that nothing was saved.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from common import add_mnist_root, alternate, met, new_parser, positive, print_versions, spread, timed
+from logreg.rows import MemoryRows
+from logreg.solvers import fit as exact
+from logreg.solvers.passes.base import drive
+from logreg.solvers.path import PathPoint, fit_path
+from logreg.solvers.problem import Problem as SolverProblem
+from solvers import CASES, GAPS, Ours, Problem, print_line
+
+MOST_RATIO = 10
+"""Target for the time of the path, in units of the mean fit from scratch."""
+
+EVERY = 4
+"""A fit from scratch is made at every such value of C."""
+
+MOST_PASSES = 1000
+"""Passes allowed to a fit from scratch."""
+
+
+def main(typed: Sequence[str] | None = None) -> int:
+    """Prints a table for each gap; returns the exit code 0, whatever the numbers are."""
+    parser = new_parser(__doc__, repeats=3)
+    add_mnist_root(parser)
+    parser.add_argument("--strengths", type=positive, default=45, metavar="N", help="values of C (default: 45)")
+    parser.add_argument("--rows", type=positive, metavar="N", help="uses the first N rows (default: all 60,000)")
+    parser.add_argument(
+        "--gap", action="append", type=float, metavar="GAP", help="relative gap (again for more; default: 1e-3, 1e-5)"
+    )
+    parser.set_defaults(device="cpu")
+    arguments = parser.parse_args(typed)
+    print_versions()
+    problem = Problem.of(CASES["mnist"], arguments)
+    if problem is None:
+        return 0
+    if arguments.rows:
+        problem = replace(problem, features=problem.features[: arguments.rows], labels=problem.labels[: arguments.rows])
+    number = len(problem.labels)
+    strengths = [1 / (10**power * number) for power in torch.linspace(-6, 5, arguments.strengths).tolist()]
+    rows = MemoryRows(problem.features, problem.labels)
+    solver_problem = exact.problem_of(rows, problem.objective)
+    print(
+        f"\nregularization_path: MNIST, {number:,} rows, {len(strengths)} values of C from 1e-6 to 1e5; seconds to a "
+        "certified relative gap"
+    )
+    for gap in arguments.gap or GAPS[:2]:
+        compare(problem, solver_problem, rows, strengths, gap, arguments.repeats)
+    return 0
+
+
+def compare(
+    problem: Problem,
+    solver_problem: SolverProblem,
+    rows: MemoryRows,
+    strengths: Sequence[float],
+    gap: float,
+    repeats: int,
+) -> None:
+    """Prints the table of one gap."""
+    points: list[PathPoint] = []
+    single = "one fit, C = 1"
+    arms = {
+        single: partial(timed, partial(Ours(problem).fit, gap)),
+        "the path": partial(timed, partial(_solve_path, solver_problem, rows, strengths, gap, points)),
+    }
+    seconds = alternate(arms, repeats, cold=0)
+    scratch = [_fit_from_scratch(problem, l2, gap) for l2 in strengths[::EVERY]]
+    one, mean = statistics.median(seconds[single]), statistics.mean(fit.seconds for fit in scratch)
+    whole = statistics.median(seconds["the path"])
+    print_line(f"gap <= {gap:.0e}", "median", "min", "max", "", "path / it", "target")
+    print_line(single, *spread(seconds[single]), "", f"{whole / one:.1f}")
+    verdict = f"{met(whole <= MOST_RATIO * mean)}; {sum(fit.converged for fit in scratch)} of {len(scratch)} converged"
+    least, most = (f"{end(fit.seconds for fit in scratch):.4f}" for end in (min, max))
+    name = f"one fit from scratch, mean of every {EVERY}th C"
+    print_line(name, f"{mean:.4f}", least, most, "", f"{whole / mean:.1f}", f"<= {MOST_RATIO}", verdict)
+    converged, passes = sum(point.converged for point in points), sum(point.passes for point in points)
+    verdict = f"{converged} of {len(points)} converged, {passes} passes"
+    print_line("the path", *spread(seconds["the path"]), "", "", "", verdict)
+
+
+def _fit_from_scratch(problem: Problem, l2: float, gap: float) -> exact.Fit:
+    objective = replace(problem.objective, l2=l2)
+    return exact.fit(problem.features, problem.labels, objective, tolerance=gap, max_passes=MOST_PASSES)
+
+
+def _solve_path(
+    problem: SolverProblem, rows: MemoryRows, strengths: Sequence[float], gap: float, points: list[PathPoint]
+) -> None:
+    points[:] = drive(fit_path(problem, strengths, gap), rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Writes the files that the pages of docs/ learn from into the folder `examples`: `python docs/examples.py`.
+
+    loans.csv, new_loans.csv    a table with numbers, text, gaps and a column of classes; rows without classes
+    embeddings.npz              scikit-learn's digits in the place of embeddings: features (1797, 64) and labels (1797,)
+    pictures/                   300 of the digits as PNG files, a folder for each class
+    sklearn_default.npz         coef and intercept of scikit-learn's LogisticRegression() of its breast cancer table
+
+Everything is made from a seed, or comes with scikit-learn.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import random
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+FOLDER = Path("examples")
+
+COLUMNS = ("age", "income", "city", "repaid")
+
+
+def write_examples(folder: Path = FOLDER) -> None:
+    """Writes all files; those of an earlier call are overwritten."""
+    folder.mkdir(exist_ok=True)
+    rows = list(_loans(520))
+    _write_csv(folder / "loans.csv", COLUMNS, rows[:500])
+    _write_csv(folder / "new_loans.csv", COLUMNS[:-1], [row[:-1] for row in rows[500:]])
+    digits = load_digits()
+    np.savez(folder / "embeddings.npz", features=digits.data.astype(np.float32), labels=digits.target)
+    for number, (pixels, label) in enumerate(zip(digits.images[:300], digits.target[:300], strict=True)):
+        place = folder / "pictures" / str(label)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 15.9375).astype(np.uint8)).save(place / f"{number:03}.png")  # 16 becomes 255
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # its 100 iterations are too few, which `certify` shows
+        model = LogisticRegression().fit(*load_breast_cancer(return_X_y=True))
+    np.savez(folder / "sklearn_default.npz", coef=model.coef_, intercept=model.intercept_)
+
+
+def _loans(count: int) -> Iterator[tuple[str, ...]]:
+    """Rows from a seed: repaid more often with age and income, least often in Bern."""
+    draw = random.Random(0)
+    for _ in range(count):
+        age, income = draw.randint(20, 70), round(draw.lognormvariate(8, 0.5), 2)
+        city = draw.choice(["Basel", "Bern", "Geneva"])
+        log_odds = (age - 40) / 10 + 2 * (math.log(income) - 8) - 1.5 * (city == "Bern")
+        repaid = draw.random() < 1 / (1 + math.exp(-log_odds))
+        yield str(age), "" if draw.random() < 0.05 else str(income), city, "yes" if repaid else "no"
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    write_examples()
