@@ -40,7 +40,6 @@ def conjugate_gradients(
     inverse: InverseHessian,
     rtol: float,
     max_products: int,
-    free: Tensor | None = None,
 ) -> PassRequests[Solution]:
     """Solves `H @ step = gradient` for the Hessian H of f at a point; each product with H takes one pass.
 
@@ -63,19 +62,14 @@ def conjugate_gradients(
         inverse: The preconditioner, symmetric and positive definite.
         rtol: Norm of the residual in the metric of the preconditioner, relative to the first, at which to stop.
         max_products: Products with H at most.
-        free: Coordinates that may move, (K, D + 1); ``None`` for all.
 
     References:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 5.3; Nash and Sofer (1990), Assessing a search
         direction within a truncated-Newton method, for the second stopping rule.
     """
-
-    def restrict(vector: Tensor) -> Tensor:
-        return centered(problem, vector) if free is None else vector * free
-
-    residual = restrict(gradient)
+    residual = centered(problem, gradient)
     step, predicted_decrease = torch.zeros_like(residual), 0.0
-    preconditioned = restrict(inverse(residual))
+    preconditioned = centered(problem, inverse(residual))
     direction, squared_norm = preconditioned, float((residual * preconditioned).sum())
     squared_tol = rtol * rtol * squared_norm
     curvatures: BlockCache[Tensor] = BlockCache()
@@ -83,7 +77,9 @@ def conjugate_gradients(
     for number in range(1, max_products + 1):
         if not squared_norm > 0:
             break
-        product = restrict((yield from request(HessianProduct(problem, coordinates, point, direction, curvatures))))
+        product = centered(
+            problem, (yield from request(HessianProduct(problem, coordinates, point, direction, curvatures)))
+        )
         curvature = float((direction * product).sum())
         if not curvature > 0 or not math.isfinite(curvature):
             break
@@ -92,7 +88,7 @@ def conjugate_gradients(
         step = step + length * direction
         residual = residual - length * product
         predicted_decrease += length * squared_norm / 2
-        preconditioned = restrict(inverse(residual))
+        preconditioned = centered(problem, inverse(residual))
         last_squared_norm, squared_norm = squared_norm, float((residual * preconditioned).sum())
         slows_down = number * length * last_squared_norm / 2 <= MIN_DECREASE_RATIO * predicted_decrease
         if squared_norm <= squared_tol or slows_down:

@@ -74,10 +74,6 @@ MAX_STALLED_NEWTON_STEPS = 12
 
 # Hessians
 
-HESSIAN_REUSE_TOL = 1e-3
-"""Predicted decrease of the last step, relative to f, up to which the factored Hessian is used again unless it is
-stale: the point moves so little then that the Hessian hardly changes."""
-
 STALE_CONTRACTION = 0.03
 """Ratio of two successive predicted decreases above which the Hessian is computed anew: it no longer fits the point."""
 
@@ -119,14 +115,16 @@ MAX_FAILED_CERTIFICATES = 5
 # The bound by the factored Hessian
 
 CHEAP_BOUND_TOL = 0.1
-"""Predicted decrease of the last step, relative to f, below which the bound by the factored Hessian is prepared."""
+"""Predicted decrease of the last step, relative to f, below which `RowNorms` is requested, the one pass that the bound
+by self-concordance with the factored Hessian needs."""
 
 MAX_EIGENVALUE_PARAMETERS = 256
 """Parameters that depend on each other up to which that bound is used: the eigenvalues it needs cost almost nothing."""
 
 MIN_CHEAP_BOUND_REACH = 1e-6
-"""Largest gap that the bound can certify, relative to the stopping limit, from which it is used: for a smaller one,
-more steps would be taken than an ordinary certificate costs."""
+"""Smallest reach at which the bound by the factored Hessian is used.  The reach is the largest gap that this bound can
+certify, relative to the stopping limit; with a smaller reach, the further Newton steps would cost more than a
+certificate with a Hessian of its own."""
 
 
 def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | None]:
@@ -419,9 +417,7 @@ class _Iteration:
         problem, coordinates, state, point, slope = self.problem, self.coordinates, self.state, self.point, self.slope
         if state.inverse is None or state.predicted_decrease > PRECONDITIONER_REUSE_TOL:
             state.inverse = None  # frees its memory before the next one takes it
-            first = yield from preconditioner(
-                problem, coordinates, point, now.curvature, state.seed, state.preconditioner_rows
-            )
+            first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
         squared_norm = max(float((slope * state.inverse(slope)).sum()), 0.0)
         rtol_needed = MAX_CG_RTOL * math.sqrt(state.tolerance / max(self.estimated_gap, 1e-300))
@@ -481,7 +477,7 @@ class _Iteration:
     def take_step(self) -> None:
         """Moves the trial point to the end of the step, and chooses how it is evaluated.
 
-        The Hessian is used again unless it is stale, where steps are small or two more of them lead within the limit.
+        The Hessian is used again unless it is stale, where two more steps with it are predicted to reach the limit.
         The second of them starts from a gradient in float64.
         """
         state, decrease = self.state, self.state.predicted_decrease
@@ -491,8 +487,7 @@ class _Iteration:
         next_decrease = decrease * contraction
         is_stale = decrease > STALE_CONTRACTION * self.last_predicted_decrease
         decrease_after_two = decrease * next_decrease
-        is_far = decrease > HESSIAN_REUSE_TOL and decrease_after_two > self.limit
-        self.refresh_hessian = self.holds_hessian and (is_stale or is_far)
+        self.refresh_hessian = self.holds_hessian and (is_stale or decrease_after_two > self.limit)
         float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
         if not self.holds_hessian:
             float64_tol = max(FLOAT64_TOL, STOP_FRACTION * state.tolerance)

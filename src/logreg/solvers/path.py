@@ -23,7 +23,6 @@ from logreg.solvers.bounds import Bound, bound
 from logreg.solvers.fit import EXACT
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import PassRequests
-from logreg.solvers.preconditioner import SAMPLED_ROWS
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import holds_hessian, stable_step
@@ -46,9 +45,6 @@ MAX_INVERSE_STRENGTH_RATIO = 10
 
 MIN_LEARNED_MOVES = 50
 """Moves from which an inverse of the Hessian has learned enough to be kept for any strength."""
-
-PRECONDITIONER_ROWS_FACTOR = 3
-"""Rows that a preconditioner on a path is computed from, relative to those of a single fit: it serves several fits."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +136,12 @@ class PathFitter:
             inverse, self._inverse_l2 = None, l2
         uses_model = self._is_rough and holds_hessian(problem) and not problem.objective.l1
         # Newton's steps with a held Hessian are better off without a line: strengths may be a decade apart.
-        start = _start(problem, self.points, with_line=not uses_model)
+        start = _start(problem, self.points)
         state = SolverState(
             problem,
             start,
             self._tolerance,
             self._seed,
-            preconditioner_rows=PRECONDITIONER_ROWS_FACTOR * SAMPLED_ROWS,
             inverse=inverse,
         )
         passes = 0
@@ -186,18 +181,8 @@ def fit_path(
     return fitter.points
 
 
-def _start(problem: Problem, points: Sequence[PathPoint], with_line: bool = True) -> Tensor:
-    """The start of a fit, (K, D + 1).
-
-    It is zero without a point, then the nearest point in log l2; with two points the extrapolation along the line
-    through the two nearest, as a function of log l2.  With l1 no line is used: it would leave the coefficients that
-    are exactly 0.
-    """
+def _start(problem: Problem, points: Sequence[PathPoint]) -> Tensor:
+    """The start of a fit, (K, D + 1): the point of the nearest l2 on a logarithmic scale, or zero without one."""
     if not points:
         return problem.zeros()
-    last, *others = sorted(points, key=lambda point: abs(math.log(point.l2 / problem.objective.l2)))
-    if not others or not with_line or problem.objective.l1:
-        return last.point
-    before = others[0]
-    ahead = math.log(problem.objective.l2 / last.l2) / math.log(last.l2 / before.l2)
-    return last.point + ahead * (last.point - before.point)
+    return min(points, key=lambda point: abs(math.log(point.l2 / problem.objective.l2))).point

@@ -43,7 +43,6 @@ def preconditioner(
     point: Tensor,
     curvature: Tensor,
     seed: int,
-    sampled_rows: int = SAMPLED_ROWS,
 ) -> PassRequests[InverseHessian]:
     """An approximate inverse of the Hessian at a point, from one pass: that of each output's own block.
 
@@ -57,7 +56,6 @@ def preconditioner(
         point: Shape (K, D + 1).
         curvature: Of f by the intercepts there, (K, K).
         seed: Fixes which rows are drawn.
-        sampled_rows: Rows per output to draw.
     """
     k, d = problem.num_outputs, problem.num_features
     by_intercept = curvature.diagonal().clamp(min=1e-30)
@@ -67,9 +65,9 @@ def preconditioner(
         and d <= problem.rows / MIN_ROWS_PER_FEATURE
         and k * d * d <= max(BLOCKS_MEMORY_FRACTION * problem.rows * d, SMALL_BLOCKS_NUMEL)
     ):
-        factors = yield from request(SampledCurvature(problem, coordinates, point, by_intercept, sampled_rows, seed))
+        factors = yield from request(SampledCurvature(problem, coordinates, point, by_intercept, SAMPLED_ROWS, seed))
         for block in factors:  # factored in place: all blocks together take a good part of the memory of a fit
-            block.diagonal().add_(SAMPLING_RIDGE / sampled_rows * block.diagonal().mean())
+            block.diagonal().add_(SAMPLING_RIDGE / SAMPLED_ROWS * block.diagonal().mean())
             factor, failed = torch.linalg.cholesky_ex(block)
             if bool(failed):
                 block.diagonal().mul_(1 + SAMPLED_BLOCK_RIDGE).add_(1e-30)

@@ -20,7 +20,6 @@ from logreg.solvers.newton_steps import intercept_step
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.evaluate import Derivatives
 from logreg.solvers.passes.precise import RowNormBounds
-from logreg.solvers.preconditioner import SAMPLED_ROWS
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 
@@ -49,7 +48,6 @@ class SolverState:
         coordinates: The coordinates that the optimizer works in.
         tolerance: The relative gap (f - f*) / f to end at.
         seed: Fixes the rows that are sampled.
-        preconditioner_rows: Rows for each output that a preconditioner is computed from.
         inverse: An approximate inverse of the Hessian in ``coordinates``, once one was computed.
         value: f at the point, in nats; infinite until it is known.
         predicted_decrease: The decrease of f that the quadratic model predicts for the next step, relative to f.
@@ -63,7 +61,6 @@ class SolverState:
     point: Tensor
     tolerance: float = 1e-6
     seed: int = 0
-    preconditioner_rows: int = SAMPLED_ROWS
     inverse: LimitedMemoryInverse | None = None
     coordinates: Coordinates = field(init=False)
     value: float = math.inf

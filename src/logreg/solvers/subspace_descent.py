@@ -231,9 +231,7 @@ def descend(state: SolverState) -> PassRequests[bool]:
         if number == MAX_SUBSPACE_STEPS or steps_since_halving == MAX_STEPS_PER_HALVING or decreases_little:
             break
         if state.inverse is None:
-            first = yield from preconditioner(
-                problem, coordinates, point, now.curvature, state.seed, state.preconditioner_rows
-            )
+            first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
         direction = centered(problem, -state.inverse(now.gradient))
         directions = torch.stack([direction] if last_step is None else [direction, last_step])

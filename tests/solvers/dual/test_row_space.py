@@ -25,7 +25,6 @@ from logreg.solvers.dual.span import (
     cholesky_with_ridge,
     inverse_of_gram,
     inverse_of_gram_diagonal,
-    minimize_with_gram_diagonal,
 )
 from logreg.solvers.fit import Fit, fit, problem_of
 from logreg.solvers.passes.base import drive, request, run_pass
@@ -187,16 +186,6 @@ def test_the_inverse_for_orthogonal_rows_is_that_of_a_diagonal_gram_matrix(kind:
     torch.testing.assert_close(ours.intercept_sums, theirs.intercept_sums, rtol=1e-9, atol=1e-11)
     logits = given.logits.sin()
     torch.testing.assert_close(ours.apply(logits), theirs.apply(logits), rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_start_is_the_optimum_for_orthogonal_rows(kind: str) -> None:
-    given = stated(kind, weighted=True)
-    squares = given.rows.squared_norms
-    on = Span(given.problem, given.rows.labels, given.rows.weights)
-    dual_coef = minimize_with_gram_diagonal(on, squares)
-    assert float((squares * on.evaluate(squares * dual_coef, dual_coef).dual_gradient).abs().max()) < 1e-4
-    assert not dual_coef[given.rows.weights[:, 0] == 0].any()
 
 
 # The span

@@ -51,7 +51,6 @@ from logreg.solvers.dual.span import (
     cholesky_with_ridge,
     inverse_of_gram,
     inverse_of_gram_diagonal,
-    minimize_with_gram_diagonal,
 )
 from logreg.solvers.kernels import TRIANGLE_STRIP_COLUMNS, add_lower_triangle, affine, sum_over_rows
 from logreg.solvers.passes.base import Pass, PassRequests, request, run_pass
@@ -324,12 +323,9 @@ class DualSolver:
         """
         squares = self.rows.squared_norms
         for left in range(most, 0, -1):
-            if len(self.estimated_gaps) == 1:
-                self._extend(minimize_with_gram_diagonal(self.span, squares))
-            else:
-                gradient = self.current.dual_gradient
-                inverse = inverse_of_gram_diagonal(squares, self.current)
-                self._extend(self.current.newton_step(squares * gradient, inverse))
+            gradient = self.current.dual_gradient
+            inverse = inverse_of_gram_diagonal(squares, self.current)
+            self._extend(self.current.newton_step(squares * gradient, inverse))
             self.estimated_gaps.append(self.current.estimated_gap(self._gradient_logits()))
             last = self.estimated_gaps[-1]
             if last <= self._stop_gap:

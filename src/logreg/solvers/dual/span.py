@@ -43,23 +43,11 @@ MAX_SPAN_STEPS = 30
 MAX_HALVINGS = 30
 """Halvings of a step within the span, at most, until f is not higher; 2^-30 of a step is no step."""
 
-MAX_ROWWISE_STEPS = 30
-"""Newton's steps for orthogonal rows, at most; they converge quadratically."""
-
 MAX_RIDGE_INCREASES = 30
 """Increases of a ridge, each a hundredfold, at most: beyond them the ridge is not finite."""
 
 SPAN_CURVATURE_ROUNDING = 1e-13
 """Curvature along a direction within the span, relative to the largest, that is rounding of float64."""
-
-MAX_LOGIT_CHANGE = 2.0
-"""Largest change of a logit by one Newton step for orthogonal rows.
-
-The curvature of the logistic loss changes by a factor within such a distance, so that longer steps may go too far.
-"""
-
-LOGIT_CHANGE_TOLERANCE = 1e-3
-"""Largest change of a logit by a Newton step for orthogonal rows at which the steps end; they serve as a start only."""
 
 ORTHOGONAL_PART_ROUNDING = 1e-13
 """Size of a direction's part outside the span, relative to the direction, that is rounding of float64."""
@@ -206,26 +194,6 @@ def cholesky_with_ridge(matrix: Tensor) -> Tensor:
         "the Gram matrix of the rows is not finite. Standardize the features with dataset.standardize=true, or set "
         "precision=64."
     )
-
-
-def minimize_with_gram_diagonal(span: Span, squares: Tensor) -> Tensor:
-    """The optimal dual coefficients (N, K) for rows that are orthogonal to each other, without an intercept.
-
-    Args:
-        span: The problem.
-        squares: Squared norms of the rows, (N, 1).
-    """
-    dual_coef = torch.zeros_like(span.point[0])
-    for _ in range(MAX_ROWWISE_STEPS):
-        current = span.evaluate(squares * dual_coef, dual_coef)
-        inverse = inverse_of_gram_diagonal(squares, current)
-        step = inverse.apply(squares * current.dual_gradient) - current.dual_gradient
-        step /= span.problem.objective.l2
-        change = (squares * step).abs().amax(1, keepdim=True)
-        dual_coef = dual_coef + step * (MAX_LOGIT_CHANGE / change).clamp(max=1)
-        if float(change.max()) <= LOGIT_CHANGE_TOLERANCE:
-            break
-    return dual_coef
 
 
 class Span:
