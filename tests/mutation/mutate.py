@@ -70,18 +70,19 @@ FILES = (
 
 TUNING = frozenset(
     {
-        "BLOCK",
         "BLOCK_BYTES",
+        "BLOCK_NUMEL",
         "BLOCK_ROWS",
-        "COPIED",
-        "GRAM_BYTES",
-        "LANES",
-        "LARGEST",
-        "MOST_NUMBERS",
+        "GRAM_BLOCK_BYTES",
+        "MAX_COPIED_NUMBERS",
+        "MAX_HINGE_COEFFICIENTS",
+        "MAX_NUMEL",
+        "MAX_SAMPLE_NUMEL",
+        "MIN_ROWS_PER_THREAD",
         "ONE_THREAD_FLOP",
         "PART_BYTES",
-        "STRIP",
-        "TALL",
+        "TILE_COLUMNS",
+        "TRIANGLE_STRIP_COLUMNS",
     }
 )
 """Constants that say how much is done at once, or by how many threads: another value changes seconds or memory, and no
