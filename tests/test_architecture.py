@@ -197,6 +197,18 @@ def test_the_base_stands_on_torch_and_the_standard_library_alone(module: str) ->
     assert ours <= {name for name, others in BASE.items() if bool(others) == with_torch}
 
 
+def test_only_losses_know_the_names_of_losses() -> None:
+    # a name in another file would be a branch that the next loss must add to
+    named = [
+        (name, node.lineno)
+        for name, file in MODULES.items()
+        if folder_of(name) not in ("losses", "config")  # config.py types the setting, without torch
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in ("bce", "cross_entropy")
+    ]
+    assert named == []
+
+
 def files_of_the_repository() -> list[Path]:
     """All that git has, and what it would be given next."""
     listed = subprocess.run(

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from logreg.losses import LOSSES, LogisticLoss, SoftmaxLoss, one_vs_rest
+from logreg.config import SETTINGS
+from logreg.losses import LOSSES, LogisticLoss, SoftmaxLoss, default_loss, one_vs_rest
 
 logit = st.floats(-1e4, 1e4)
 
@@ -103,3 +104,10 @@ def test_one_vs_rest_sums_over_outputs_so_each_is_the_fit_it_would_be_alone(draw
     targets = one_vs_rest(torch.tensor([0, 1, 2, 0, 1]), 3)
     alone = [LogisticLoss().value(logits[:, [k]], targets[:, [k]]) for k in range(3)]
     torch.testing.assert_close(LogisticLoss().value(logits, targets), torch.stack(alone).sum(0))
+
+
+def test_a_user_may_type_every_loss_that_there_is() -> None:
+    # config.py, which must not import torch, has the names once more; other tests register losses of their own
+    ours = {name for name, loss in LOSSES.items() if type(loss).__module__.startswith("logreg.")}
+    assert set(SETTINGS["loss"].constraint.choices) == {"auto", *ours}
+    assert {default_loss(2), default_loss(3)} == ours

@@ -12,6 +12,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from logreg.data import TensorDataModule, build_dataset
+from logreg.errors import ConfigError
+from logreg.export.formats import check_link
 from logreg.losses import LOSSES, Loss, register
 from logreg.losses.objective import Objective
 from logreg.solvers.fit import fit
@@ -167,6 +169,14 @@ def test_gradient_descent_ends_with_a_certificate(loss: str) -> None:
     assert certificate.rigorous
     assert certificate.gap <= 0.05 * certificate.value
     assert certificate.objective.startswith(f"mean {loss.replace('_', ' ')} + 0.01/2 |coef|^2")
+
+
+def test_it_is_exported_where_its_link_is_known() -> None:
+    check_link("torch_export", "smooth_hinge")
+    with pytest.raises(
+        ConfigError, match="`format=onnx` must have the inverse link of the loss smooth_hinge, and has not"
+    ):
+        check_link("onnx", "smooth_hinge")
 
 
 def test_a_loss_that_is_not_convex_is_never_called_optimal() -> None:

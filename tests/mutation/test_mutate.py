@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[2]
 
 SOURCE = '''"""One of 2."""
 
-BLOCK = 2**20
+BLOCK_NUMEL = 2**20
 
 
 def between(low: int | None, value: int, high: int = 5) -> int:

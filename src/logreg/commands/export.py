@@ -88,7 +88,7 @@ def _run(arguments: list[str]) -> int:
     checkpoint = find_checkpoint(typed.values["ckpt_path"], ROOT)
     run = run_folder_of(checkpoint)
     import_libraries()
-    from logreg.export.formats import FORMATS, check_installed, describe_inputs
+    from logreg.export.formats import FORMATS, check_installed, check_link, describe_inputs
     from logreg.export.linear import Linear
     from logreg.reports.model_card import model_card
     from logreg.reports.summary_schema import Summary, read_summary, reading_summary
@@ -107,6 +107,7 @@ def _run(arguments: list[str]) -> int:
         raise ConfigError(f"`output` must leave {card} as it is, which logreg did not write. Name another folder.")
     trained = TrainedModel.load(checkpoint)
     model = Linear.of(trained.module)
+    check_link(name, model.loss)
     if run is not None and summary is not None:
         with reading_summary(run / "summary.json"):  # before anything is written
             model_card(summary, output.name, 0.0)

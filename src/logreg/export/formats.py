@@ -11,9 +11,22 @@ from logreg.export.onnx import read_onnx, write_onnx
 from logreg.export.plain import read_json, read_safetensors, write_json, write_safetensors
 from logreg.export.sklearn import read_sklearn, write_sklearn
 from logreg.export.torch_program import read_torch_export, write_torch_export
+from logreg.losses import LOSSES
 
 AGREEMENT = 1e-6
 """Largest allowed difference between a probability of the trained model and of the exported one."""
+
+
+def check_link(name: str, loss: str) -> None:
+    """Checks that a format has the inverse link of a loss.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    if not LOSSES[loss].link and name != "torch_export":
+        raise ConfigError(
+            f"`format={name}` must have the inverse link of the loss {loss}, and has not. Use format=torch_export."
+        )
 
 
 def check_installed(name: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError
 from logreg.facts import Column, DataFacts
-from logreg.losses import LOSSES
+from logreg.losses import LOSSES, Loss
 from logreg.training.module import DTYPES, LogisticModule
 
 Array = np.ndarray[Any, Any]
@@ -49,11 +49,16 @@ class Linear:
         calibration, loss = module.calibration, module.objective.loss
         heat, log_weight = calibration.temperature, calibration.log_weight
         divisor = None
-        if log_weight is not None and loss == "bce" and len(coef) > 1:
+        if log_weight is not None and not LOSSES[loss].couples_outputs and len(coef) > 1:
             divisor = (log_weight / heat).exp()
         elif log_weight is not None:
             intercept = intercept - (log_weight.diff() if len(coef) == 1 else log_weight)
         return cls(coef / heat, intercept / heat, loss, module.facts, module.hparams["precision"], divisor)
+
+    @property
+    def row_loss(self) -> Loss:
+        """The loss by its name."""
+        return LOSSES[self.loss]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,7 +79,7 @@ class Linear:
         """Features (N, D) in source units -> probability of each class (N, C), in float64."""
         stored = self.facts.stored.transform(features, self.dtype).double()
         logits = torch.addmm(self.intercept, stored, self.coef.T)
-        return LOSSES[self.loss].class_probabilities(logits, 1.0, self.log_divisor)
+        return self.row_loss.class_probabilities(logits, 1.0, self.log_divisor)
 
     @property
     def log_divisor(self) -> Tensor | None:
@@ -83,12 +88,11 @@ class Linear:
 
     def described(self) -> dict[str, Any]:
         """Everything that is needed to use the coefficients, as plain values."""
-        links = {"cross_entropy": "softmax", "bce": "sigmoid"}
-        link = links[self.loss] if len(self.coef) > 1 or self.loss == "cross_entropy" else "sigmoid"
-        if self.loss == "bce" and len(self.coef) > 1:
-            link = "sigmoid, divided by the sum over the classes"
-            if self.divisor is not None:
-                link = "sigmoid, divided by divisor, divided by the sum over the classes"
+        link = self.row_loss.link
+        if not self.row_loss.couples_outputs and len(self.coef) > 1:
+            link += (
+                ", divided by divisor" if self.divisor is not None else ""
+            ) + ", divided by the sum over the classes"
         return {
             "made_by": "logreg",
             "data": self.facts.title,

@@ -147,7 +147,7 @@ class _Graph:
         from onnx import TensorProto, helper
 
         classes = len(model.facts.class_names)
-        if model.loss == "cross_entropy":
+        if model.row_loss.couples_outputs:
             probabilities = self.node("Softmax", logits, axis=1)
         elif len(model.coef) == 1:
             no = self.node("Sigmoid", self.node("Neg", logits))

@@ -52,12 +52,12 @@ def as_sklearn(model: Linear) -> Any:
         return estimator if encoder is None else Pipeline([("columns", encoder), ("model", estimator)])
 
     if facts.is_binary:
-        if len(coef) == 2 and model.loss == "cross_entropy":
+        if len(coef) == 2:
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
         sign = 1 if order[1] == 1 else -1
         return whole(fitted(sign * coef, sign * intercept, classes))
     coef, intercept = coef[order], intercept[order]
-    if model.loss == "cross_entropy":
+    if model.row_loss.couples_outputs:
         return whole(fitted(coef, intercept, classes))
     if model.divisor is not None:
         raise ConfigError(

@@ -80,6 +80,9 @@ class Loss(ABC):
     name: ClassVar[str]
     """What a user types."""
 
+    link: ClassVar[str] = ""
+    """Name of the inverse link in the formats of other programs: "sigmoid" or "softmax"; empty for one they lack."""
+
     couples_outputs: ClassVar[bool] = False
     """Whether the outputs of a row share one loss, which does not change when one number is added to all logits."""
 

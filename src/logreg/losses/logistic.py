@@ -22,6 +22,7 @@ class LogisticLoss(CrossEntropy):
     """
 
     name = "bce"
+    link = "sigmoid"
     max_curvature = 0.25
 
     def described(self, num_outputs: int) -> str:

@@ -23,6 +23,7 @@ class SoftmaxLoss(CrossEntropy):
     """
 
     name = "cross_entropy"
+    link = "softmax"
     couples_outputs = True
     max_curvature = 0.5
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from logreg.errors import name_list
+from logreg.losses import LOSSES
 from logreg.reports.markdown import markdown_table
 from logreg.reports.summary_schema import Summary
 from logreg.reports.wording import (
@@ -134,7 +135,7 @@ def warnings(summary: Summary) -> list[str]:
             "For frequencies: with class weights, its probabilities and labels are those of the weighted problem, not "
             "of the data."
         )
-    if summary.objective.loss == "bce" and len(data.classes) > 2:
+    if not LOSSES[summary.objective.loss].couples_outputs and len(data.classes) > 2:
         lines.append(
             "For probabilities of exclusive classes: one-vs-rest fits each class alone, and normalizes afterwards."
         )

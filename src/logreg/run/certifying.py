@@ -17,7 +17,7 @@ from logreg.errors import ConfigError, DataError
 from logreg.export.coefficient_files import read_coefficients
 from logreg.facts import DataFacts
 from logreg.files import shown
-from logreg.losses import LOSSES
+from logreg.losses import LOSSES, SoftmaxLoss
 from logreg.losses.objective import Objective, Reduction
 from logreg.optimality.certificate import bound_by_solution, names_of, objective_in_words, problem_of
 from logreg.optimality.implied_penalty import find_implied_penalty
@@ -199,7 +199,7 @@ def _of_file(request: CertifyRequest, facts: DataFacts) -> _Model:
     coef, intercept = read_coefficients(request.coef, request.config.intercept)
     loss = resolve_loss(request.config.loss, facts)
     if request.config.loss == "auto" and facts.is_binary and len(coef) == 2:
-        loss = "cross_entropy"  # only a softmax has two rows for two classes
+        loss = SoftmaxLoss.name  # only a softmax has two rows for two classes
     _check_shape(request, coef, intercept, facts, loss)
     objective = Objective(loss, cast(Reduction, request.config.reduction))
     return _Model(coef, intercept, objective, request.config.intercept)

@@ -17,7 +17,7 @@ from logreg.errors import DivergedError
 from logreg.evaluation.scores import Scores, SplitScorer
 from logreg.evaluation.temperature import Calibration
 from logreg.facts import Batch, DataFacts, Split
-from logreg.losses import one_vs_rest
+from logreg.losses import default_loss, one_vs_rest
 from logreg.losses.objective import Objective, Reduction
 from logreg.optimality.certificate import (
     LOOSE_RELATIVE_GAP,
@@ -46,7 +46,7 @@ DTYPES = {"32": torch.float32, "64": torch.float64}
 def resolve_loss(loss: str, facts: DataFacts) -> str:
     """The name of a loss, where "auto" is bce for two classes and cross_entropy for more."""
     if loss == "auto":
-        return "bce" if facts.is_binary else "cross_entropy"
+        return default_loss(facts.num_classes)
     return loss
 
 
