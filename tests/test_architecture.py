@@ -209,6 +209,28 @@ def test_only_losses_know_the_names_of_losses() -> None:
     assert named == []
 
 
+ACROSS = {
+    "commands/command_line_errors": "what each command says to each mistake",
+    "data/bad_data": "tables that cannot be learned from, by every way to them",
+    "data/formats/limits": "files that claim to be larger than they are, in every format",
+    "losses/losses": "what holds of every loss",
+    "losses/own_loss": "a loss that is none of ours",
+    "run/run_lifecycle": "train, stop, go on, load elsewhere",
+    "solvers/passes/reduction": "what holds of every pass when several processes share the rows",
+}
+"""Files of tests in a folder of the source that are about more than one module of it."""
+
+
+def test_tests_lie_where_their_source_lies() -> None:
+    # files at the top of tests/ are about the whole project; attacks/ and mutation/ are programs of their own
+    tests = PROJECT / "tests"
+    found = [file.relative_to(tests) for file in sorted(tests.glob("*/**/test_*.py"))]
+    found = [file for file in found if file.parts[0] not in ("attacks", "mutation")]
+    about = [str(file.with_name(file.stem.removeprefix("test_"))) for file in found]
+    assert [name for name in about if not (SOURCE / f"{name}.py").is_file() and name not in ACROSS] == []
+    assert ACROSS.keys() <= set(about)
+
+
 def files_of_the_repository() -> list[Path]:
     """All that git has, and what it would be given next."""
     listed = subprocess.run(
