@@ -147,7 +147,20 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
     "reduction": [("none", f"{REDUCTIONS}, got 'none'."), (0, f"{REDUCTIONS}, got 0.")],
     "l2": [
         (bad, f"{STRENGTHS}, got {bad!r}.")
-        for bad in (-1e-3, "1e-3", math.nan, math.inf, True, "paths", [], [0.1, 0], [0.1, "1"], {"a": 1}, "default")
+        for bad in (
+            -1e-3,
+            "1e-3",
+            math.nan,
+            math.inf,
+            True,
+            "paths",
+            [],
+            [0.1, 0],
+            [0.1, "1"],
+            {"a": 1},
+            "default",
+            None,
+        )
     ],
     "l2_path": [(bad, f"{PATHS}, got {bad!r}.") for bad in (0.1, "path", "auto", [], [0.1, 0], True)],
     "l1": [(-1, f"{NOT_NEGATIVE}, got -1."), (None, f"{NOT_NEGATIVE}, got None.")],
@@ -213,7 +226,7 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
 TAKEN: dict[str, list[Any]] = {
     "loss": ["auto", "bce", "cross_entropy"],
     "reduction": ["mean", "sum"],
-    "l2": [0, 0.0, 1e-3, 10, None],
+    "l2": [0, 0.0, 1e-3, 10],
     "l2_path": [None],
     "l1": [0, 0.0, 1e-3, 10],
     "intercept": [True, False],
@@ -293,12 +306,16 @@ def test_a_path_of_penalties_goes_with_an_exact_optimizer(l2: Any) -> None:
     sentence = "`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path."
     with pytest.raises(ConfigError, match=whole_sentence(sentence)):
         RunConfig.from_mapping(a_run(l2=l2))
+    sentence = "`l2_path` must be null with a first-order optimizer. Set optimizer=auto for a path."
+    with pytest.raises(ConfigError, match=whole_sentence(sentence)):
+        RunConfig.from_mapping(a_run(l2_path=ours.l2_path))
 
 
-@pytest.mark.parametrize("l2", ["auto", None])
-def test_a_strength_that_is_to_be_chosen_is_no_number(l2: Any) -> None:
-    ours = RunConfig.from_mapping(a_run(l2=l2))
+def test_a_strength_that_is_to_be_chosen_is_no_number() -> None:
+    ours = RunConfig.from_mapping(a_run(l2="auto"))
     assert (ours.l2, ours.l2_path, ours.typed_l2) == (None, None, "auto")
+    assert ours.as_dict()["l2"] == "auto"
+    assert RunConfig.from_mapping(ours.as_dict()) == ours
 
 
 @pytest.mark.parametrize("name", sorted(set(SECTIONS["optimizer"]) - set(EXACT)))

@@ -15,7 +15,7 @@ import logreg
 
 PROJECT = Path(__file__).parents[1]
 
-PUBLIC = ["LogisticModule", "TensorDataModule", "build_dataset", "fit"]
+PUBLIC = ["LogisticModule", "Objective", "TensorDataModule", "build_dataset", "fit"]
 
 
 def in_a_process_of_its_own(code: str) -> list[str]:
@@ -38,13 +38,15 @@ def test_the_public_names_are_listed_before_they_are_imported() -> None:
 
 
 def test_the_public_names_are_what_they_are_called() -> None:
-    from logreg import LogisticModule, TensorDataModule, build_dataset, fit
+    from logreg import LogisticModule, Objective, TensorDataModule, build_dataset, fit
     from logreg.data import TensorDataModule as Data
     from logreg.data import build_dataset as build
+    from logreg.losses.objective import Objective as Minimized
     from logreg.solvers.fit import fit as function
     from logreg.training.module import LogisticModule as Module
 
     assert (LogisticModule, TensorDataModule, build_dataset, fit) == (Module, Data, build, function)
+    assert Objective is Minimized
 
 
 def test_type_checkers_see_the_names_that_are_imported_at_their_first_use() -> None:

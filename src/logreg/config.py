@@ -278,10 +278,11 @@ class RunConfig:
                 raise ConfigError.broken(key, "be given", None)
         for key, setting in SETTINGS.items():
             check(key, plain[key], setting.constraint)
+        path_key = "l2" if plain["l2_path"] is None else "l2_path"
         plain = {**plain, **_separate_path(plain), "expected": plain["expected"] or {}}
         for section, choices in SECTIONS.items():
             _check_section(section, plain[section], choices)
-        _check_steps(plain)
+        _check_steps(plain, path_key)
         _check_dataset(plain["dataset"])
         _check_backbone(plain["backbone"])
         _check_expected(plain["expected"])
@@ -293,8 +294,8 @@ class RunConfig:
         return cls(**{**plain, "precision": str(plain["precision"])})
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values; `from_mapping` takes them back."""
-        return dataclasses.asdict(self)
+        """Plain values; `from_mapping` takes them back.  ``l2`` is "auto" where the strength is chosen."""
+        return {**dataclasses.asdict(self), "l2": "auto" if self.l2 is None else self.l2}
 
     @property
     def typed_l2(self) -> float | str | list[float]:
@@ -336,11 +337,20 @@ def unknown_key(key: str, known: list[str]) -> ConfigError:
     return ConfigError(f"`{key}` must be a key of the config, and there is none of that name. {near}")
 
 
-def _check_steps(plain: Mapping[str, Any]) -> None:
-    """Checks that lr, batch_size, schedule and polish go with a first-order optimizer, and a path with an exact one."""
+def _check_steps(plain: Mapping[str, Any], path_key: str) -> None:
+    """Checks that lr, batch_size, schedule and polish go with a first-order optimizer, and a path with an exact one.
+
+    Args:
+        plain: The settings, ``l2`` and ``l2_path`` as `RunConfig` has them.
+        path_key: The key that has the path, if there is one: ``l2`` or ``l2_path``.
+
+    Raises:
+        ConfigError: Names the key that does not go with the optimizer.
+    """
     name = plain["optimizer"]["name"]
     if plain["l2_path"] is not None and name not in EXACT:
-        raise ConfigError("`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path.")
+        kind = "one number" if path_key == "l2" else "null"
+        raise ConfigError(f"`{path_key}` must be {kind} with a first-order optimizer. Set optimizer=auto for a path.")
     if name not in EXACT:
         if plain["lr"] is None:
             raise ConfigError.broken(

@@ -48,11 +48,11 @@ def number(above: float = -math.inf, at_least: float = -math.inf, below: float =
 
 
 def strength() -> Constraint:
-    """The strength of l2 as a user types it: a number, auto, path, or the strengths of a path; ``None`` is auto."""
-    one, several = number(at_least=0), strengths()
+    """The strength of l2 as a user types it: a number, auto, path, or the strengths of a path."""
+    one = number(at_least=0)
     return Constraint(
         f"{one.description}, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
-        lambda value: value in ("auto", "path") or one.holds(value) or (value != "default" and several.holds(value)),
+        lambda value: value in ("auto", "path") or one.holds(value) or _is_path(value),
     )
 
 
@@ -60,12 +60,13 @@ def strengths() -> Constraint:
     """The strengths of l2 on a path."""
     return Constraint(
         "be null, default, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
-        lambda value: (
-            value is None
-            or value == "default"
-            or (isinstance(value, list | tuple) and bool(value) and all(_is_number(x) and x > 0 for x in value))
-        ),
+        lambda value: value is None or value == "default" or _is_path(value),
     )
+
+
+def _is_path(value: object) -> bool:
+    """Whether a value is a list of numbers > 0, with at least one."""
+    return isinstance(value, list | tuple) and bool(value) and all(_is_number(x) and x > 0 for x in value)
 
 
 def whole(at_least: int, at_most: int | None = None, or_word: str = "") -> Constraint:

@@ -922,7 +922,12 @@ def test_a_path_takes_the_place_of_the_strength_that_a_recipe_has(desk: Callable
         ),
         (
             "l2_path=default",
-            "`l2` must be one number with a first-order optimizer. Set optimizer=auto for a path.",
+            "`l2_path` must be null with a first-order optimizer. Set optimizer=auto for a path.",
+        ),
+        (
+            "dataset=iris l2=null",
+            "`l2` must be a finite number >= 0, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4], "
+            "got None.",
         ),
     ],
 )

@@ -271,6 +271,12 @@ MISTAKES = {
     ("search.lr=log(1e-3,1)", "study=../../x"): "`study` must be made of letters, digits and -_., got '../../x'.",
     ("search.lr=log(1e-3,1)", "study=-x"): "`study` must begin with a letter or a digit, got '-x'.",
     ("search.l2=log(1e-3,1)", "l1=1,2"): "`l1` must be one value, or searched: search.l1=choice(a,b).",
+    (
+        "search.l1=log(1e-3,1)",
+        "dataset=iris",
+        "l2=path",
+    ): "`l2` must be one number in a sweep. A path chooses for itself",
+    ("search.l1=log(1e-3,1)", "dataset=iris", "l2_path=[1]"): "`l2_path` must be null in a sweep. A path chooses for ",
 }
 
 

@@ -14,7 +14,7 @@ CHECK = """
 import sys
 from lightning_utilities.core import imports
 before = imports.RequirementCache.__bool__, imports.package_available
-from logreg.lean import import_lightning
+from logreg.training.fast_import import import_lightning
 import_lightning()
 there = [name for name in ("torchvision", "scipy", "matplotlib", "torch._dynamo") if name in sys.modules]
 assert not there, there

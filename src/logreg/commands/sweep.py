@@ -166,7 +166,9 @@ def parse_plan(arguments: Sequence[str]) -> Plan:
         for value in one.samples[1:]:  # a mistake at any end of a range is reported before the first trial
             plan.trial(first | {one.key: shown_value(value)})
     if plan.config.l2_path is not None:
-        raise ConfigError("`l2` must be one number in a sweep. A path chooses for itself: scripts/train.py l2=path.")
+        has_own_key = "l2_path" in keys or any(setting.partition("=")[0] == "l2_path" for setting in settings)
+        mistake = "`l2_path` must be null" if has_own_key else "`l2` must be one number"
+        raise ConfigError(f"{mistake} in a sweep. A path chooses for itself: scripts/train.py l2=path.")
     return plan
 
 

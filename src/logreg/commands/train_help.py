@@ -36,7 +36,7 @@ settings (name=value; D: from the dataset's own recipe, which for tables is opti
 {help_lines(SETTINGS)}
 
   dataset.<key>, backbone.<key>, optimizer.<key>, schedule.<key>
-               arguments of the chosen option: conf/<group>/<option>.yaml
+               arguments of the chosen option, in conf/<group>/<option>.yaml; --cfg job prints them
   trainer.<argument>
                any argument of Lightning's Trainer, whose batches are our blocks of some megabytes:
                trainer.max_time=00:00:10:00
