@@ -84,15 +84,15 @@ def draw() -> torch.Generator:
 
 
 @pytest.fixture
-def desk(
+def run_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[[str], Answer]]:
-    """Types a command of `scripts/train.py` in this process, where torch is there already; leaves it as it was."""
+    """Runs a command of `scripts/train.py` in this process, which has imported torch, and restores its state."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
     from logreg.commands.train import main
-    from whole_runs import Answer, left_in, standing_in
+    from whole_runs import Answer, left_in, working_in
 
     def type_(command: str) -> Answer:
         monkeypatch.setattr(sys, "argv", ["train.py"])
@@ -101,7 +101,7 @@ def desk(
         code = main(shlex.split(command))
         return Answer(code, *capfd.readouterr(), left_in(tmp_path), frozenset())
 
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         yield type_
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
@@ -141,18 +141,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 @pytest.fixture
-def types(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Types a command of any script in this process, standing in a folder: ``types(here, "predict", "hours=3")``."""
+def run_command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Runs a command of any script in this process, in a folder: ``run_command(here, "predict", "hours=3")``."""
     from importlib import import_module
 
     from hydra.core.global_hydra import GlobalHydra
 
-    from whole_runs import Answer, left_in, standing_in
+    from whole_runs import Answer, left_in, working_in
 
     def type_(here: Path, script: str, *arguments: str) -> Answer:
         capfd.readouterr()
         GlobalHydra.instance().clear()
-        with standing_in(here):
+        with working_in(here):
             code = import_module(f"logreg.commands.{script}").main(arguments)
         return Answer(code, *capfd.readouterr(), left_in(here), frozenset())
 

@@ -35,7 +35,7 @@ def write_table(file: Path, number: int = 400, seed: int = 0) -> Path:
 
 
 def write_pictures(folder: Path, number: int = 12, size: int = 6) -> Path:
-    """Grey pictures in a folder for each class: dark ones and bright ones."""
+    """Gray pictures in a folder for each class: dark ones and bright ones."""
     draw = np.random.default_rng(0)
     for name, middle in (("dark", 70), ("bright", 170)):
         (folder / name).mkdir(parents=True)

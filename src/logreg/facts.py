@@ -89,7 +89,7 @@ class DataFacts:
     feature_names: tuple[str, ...] = ()
     """Names of the D features; empty where they have none (pixels)."""
     image_shape: tuple[int, ...] = ()
-    """(height, width) of a grey image, (channels, height, width) of a colored one; empty for other data."""
+    """(height, width) of a gray image, (channels, height, width) of a colored one; empty for other data."""
     mean: tuple[float, ...] = ()
     """Mean of each feature over *train*, in source units; empty where features are not standardized."""
     std: tuple[float, ...] = ()

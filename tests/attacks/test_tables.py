@@ -676,9 +676,9 @@ def check_reading(drawn: Drawn, summary: dict[str, Any], model: dict[str, Any]) 
     assert formed is not None
     classes = [None if label is None else formed[label] for label in labels]
     rows = summary["dataset"]["rows"]
-    labelled = sum(label is not None for label in labels)
+    labeled = sum(label is not None for label in labels)
     if not has(drawn, "dataset.limit"):
-        demand(sum(rows.values()) == labelled, f"{rows} rows of {labelled}")
+        demand(sum(rows.values()) == labeled, f"{rows} rows of {labeled}")
     categorical = " ".join(drawn.options)
     whole = set(rows) == {"train"} and not has(drawn, "dataset.limit")
     for described in model["columns"]:

@@ -394,7 +394,7 @@ BAD: dict[str, Bad] = {
 
 
 def composed_at_once(**_: object) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """In the place of ``hydra.main``, which reads all of conf/ twice for each command; the rest is the door's."""
+    """Replaces ``hydra.main``, which reads all of conf/ twice for each command."""
 
     def starting(job: Callable[[DictConfig], None]) -> None:
         folder = Path("runs/table/now")
@@ -408,11 +408,11 @@ def composed_at_once(**_: object) -> Callable[[Callable[[DictConfig], None]], Ca
     return lambda job: partial(starting, job)
 
 
-def answered(desk: Callable[[str], Answer], bad: Bad) -> None:
+def answered(run_train: Callable[[str], Answer], bad: Bad) -> None:
     files = {"t.csv": bad.files} if isinstance(bad.files, bytes) else bad.files
     for name, content in files.items():
         Path(name).write_bytes(content)
-    answer = desk(f"dataset=table {bad.typed}")
+    answer = run_train(f"dataset=table {bad.typed}")
     assert re.search(bad.answer, answer.err), answer.err
     assert answer.err.count("\n") == 1
     assert (answer.code, answer.out, answer.left) == (2, "", sorted(files))
@@ -420,24 +420,24 @@ def answered(desk: Callable[[str], Answer], bad: Bad) -> None:
 
 @pytest.mark.parametrize("mistake", BAD)
 def test_a_bad_table_gets_one_line_that_names_the_problem_and_leaves_no_file(
-    desk: Callable[[str], Answer], mistake: str, monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[[str], Answer], mistake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hydra, "main", composed_at_once)
-    answered(desk, BAD[mistake])
+    answered(run_train, BAD[mistake])
 
 
 @pytest.mark.parametrize("mistake", ["the target is absent", "gzip that is cut off", "a word among numbers"])
-def test_a_bad_table_gets_the_same_line_with_all_of_hydra(desk: Callable[[str], Answer], mistake: str) -> None:
-    answered(desk, BAD[mistake])
+def test_a_bad_table_gets_the_same_line_with_all_of_hydra(run_train: Callable[[str], Answer], mistake: str) -> None:
+    answered(run_train, BAD[mistake])
 
 
 def test_a_good_table_is_trained_on_in_the_same_way(
-    desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Else the answers above could come from the stand-in for Hydra.
     monkeypatch.setattr(hydra, "main", composed_at_once)
     Path("t.csv").write_bytes(GOOD)
-    answer = desk(f"dataset=table {FILE} max_epochs=1 report=brief accelerator=cpu")
+    answer = run_train(f"dataset=table {FILE} max_epochs=1 report=brief accelerator=cpu")
     assert answer.code == 0
     auto, epoch = answer.err.splitlines()
     assert auto.startswith("optimizer=auto: Newton with Cholesky, since ")
@@ -446,7 +446,7 @@ def test_a_good_table_is_trained_on_in_the_same_way(
 
 
 def test_a_bad_column_that_is_left_out_is_no_mistake(
-    desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hydra, "main", composed_at_once)
     everything: dict[str, Any] = {
@@ -456,7 +456,7 @@ def test_a_bad_column_that_is_left_out_is_no_mistake(
         "endless": but(9, "inf"),
     }
     Path("t.csv").write_bytes(csv(200, **everything))
-    answer = desk(
+    answer = run_train(
         f"dataset=table {FILE} dataset.drop=[{','.join(everything)}] max_epochs=1 report=brief accelerator=cpu"
     )
     assert answer.code == 0

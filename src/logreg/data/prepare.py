@@ -312,7 +312,7 @@ def check_features(tables: Mapping[Split, Table], name: str) -> None:
             if not bool(block.sum().isfinite()) and len(bad := (~block.isfinite()).any(1).nonzero()):
                 raise DataError(
                     f"`features` must be finite, got nan or inf in row {start + int(bad[0])}, counted from 0 "
-                    f"[in {name}]. Mend the row, or leave it out."
+                    f"[in {name}]. Fix the row, or leave it out."
                 )
 
 
@@ -375,7 +375,7 @@ def _check_groups(tables: Mapping[Split, Table]) -> None:
         if both:
             raise DataError(
                 f"`dataset.split.group` must keep each group in one split, and {one} and {other} have {both:,} in "
-                "common. Mend the splits that the data has, or leave dataset.split.group out."
+                "common. Fix the splits that the data has, or leave dataset.split.group out."
             )
 
 

@@ -282,8 +282,8 @@ def coefficient_bars(largest: Sequence[CoefficientSummary], title: str) -> Figur
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.margins(x=0.16 if max(map(abs, values)) == end else 0.24, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)
-    towards = "" if several else f" towards {label(largest[0].class_name, 24)}"
-    axes.set_xlabel(f"log-odds{towards} per {'standard deviation' if per_std else 'unit'}")
+    toward = "" if several else f" toward {label(largest[0].class_name, 24)}"
+    axes.set_xlabel(f"log-odds{toward} per {'standard deviation' if per_std else 'unit'}")
     figure.suptitle(title, fontsize=11)
     axes.grid(alpha=0.3, axis="x")
     return figure

@@ -84,7 +84,7 @@ def train(
         The summary that the folder has.
 
     Raises:
-        LogregError: A mistake that the user can mend; the folder then has no checkpoints, unless training
+        LogregError: A mistake that the user can fix; the folder then has no checkpoints, unless training
             diverged later.
     """
     started = time.perf_counter() if started is None else started

@@ -108,7 +108,7 @@ def shown(value: Any) -> str:
 class Search:
     """A study in a database, which several processes may share.
 
-    Trials that have ended and trials that are running count towards the total; a trial that was killed does not.  The
+    Trials that have ended and trials that are running count toward the total; a trial that was killed does not.  The
     next trial depends on the seed and on the trials that have ended, so that a killed sweep that continues makes the
     same trials as one that was never killed.
     """

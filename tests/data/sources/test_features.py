@@ -630,7 +630,7 @@ def test_files_that_do_not_fit_each_other_are_named(here: Path) -> None:
     refused(
         Features(train_path="train.npz", test_path="words.npz"),
         DataError,
-        "`dataset.labels=y` must have one type in all files, got int64 in train, string in test. Mend the files.",
+        "`dataset.labels=y` must have one type in all files, got int64 in train, string in test. Fix the files.",
     )
 
 

@@ -37,7 +37,7 @@ from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
 from logreg.training.module import LogisticModule
 from tables import alternating, as_text, table, write
-from whole_runs import Run, data_of, standing_in, train
+from whole_runs import Run, data_of, train, working_in
 
 ROWS = 120
 
@@ -623,7 +623,7 @@ def test_a_run_does_not_resume_with_other_data(tmp_path: Path, change: dict[str,
     else:
         columns["part"] = [{"val": "test", "test": "val"}.get(word, word) for word in part]
     write(tmp_path, **columns)
-    with standing_in(tmp_path), redirect_stderr(io.StringIO()) as said:
+    with working_in(tmp_path), redirect_stderr(io.StringIO()) as said:
         assert main([f"ckpt_path={first.folder}", "max_epochs=2"]) == 2
     assert re.search(rf"`ckpt_path` must fit the run: the ({what})", said.getvalue())
 
@@ -803,7 +803,7 @@ def test_all_refused_columns_are_named_at_once_and_the_advice_works(tmp_path: Pa
     assert "'age' has '?' in row 599" in message
     assert "'town' has 120 levels" in message
     assert message.endswith(
-        "'mass' has 1 missing value. Mend the file, or type: "
+        "'mass' has 1 missing value. Fix the file, or type: "
         + (
             '\'dataset.drop=["fine","id","when it was","price"]\' dataset.categorical=[zip] '
             '\'dataset.missing_values=["none","-","?"]\' dataset.max_levels=120 dataset.missing=impute'
@@ -848,7 +848,7 @@ def test_settings_of_text_files_are_not_advised_for_other_files(tmp_path: Path) 
 
 def test_nothing_is_advised_that_leaves_no_column(tmp_path: Path) -> None:
     columns = {name: values for name, values in troubled().items() if name in ("id", "when it was", "y")}
-    with pytest.raises(DataError, match=r"2 do not .*Mend the file\.$"):
+    with pytest.raises(DataError, match=r"2 do not .*Fix the file\.$"):
         table(write(tmp_path, **columns))
 
 

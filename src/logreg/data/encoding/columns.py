@@ -224,7 +224,7 @@ def not_a_number(name: str, word: str, place: str, columns: Columns) -> tuple[st
     """
     missing = f"declare it a missing value: {columns.setting('dataset.missing_values', [word])}, "
     return (
-        f"column {name!r} must hold numbers, got {word!r} in {place}. Mend it, {missing if columns.is_text else ''}"
+        f"column {name!r} must hold numbers, got {word!r} in {place}. Fix it, {missing if columns.is_text else ''}"
         f"or use it as text: {columns.setting('dataset.categorical', [name])}."
     ), f"has {word!r} in {place}"
 

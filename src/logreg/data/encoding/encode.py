@@ -137,7 +137,7 @@ def _check_finite(columns: Columns, encoding: Sequence[Column], features: Tensor
     for column in encoding:
         if column.kind == "number" and not column.constant and len(row := features[:, start].isinf().nonzero()):
             value = float(by_name[column.name].values[int(row[0])])
-            advice = "Set precision=64, or mend the row" if np.isfinite(value) else "Mend the row"
+            advice = "Set precision=64, or fix the row" if np.isfinite(value) else "Fix the row"
             raise DataError(
                 f"column {column.name!r} must hold finite numbers, got {value:g} in {columns.place(int(row[0]))}. "
                 f"{advice}."

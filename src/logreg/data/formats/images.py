@@ -509,7 +509,7 @@ def _broken_files_error(
     advice = f" Set dataset.broken=skip to train without {them}." if typed.startswith("dataset") and not report else ""
     return DataError(
         f"`{typed}` must hold images that can be read, and {len(broken):,} of {num_files:,} cannot: "
-        f"{named}. Mend or remove {them}.{advice}"
+        f"{named}. Fix or remove {them}.{advice}"
     )
 
 
