@@ -33,7 +33,7 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
     """The inputs of an exported model, a line of Markdown each.
 
     Args:
-        name: Of the format.
+        name: Name of the format.
         model: The model.
     """
     facts, lines = model.facts, list[str]()

@@ -29,10 +29,10 @@ class Linear:
         coef: Shape (K, D), float64, of stored features, divided by the temperature.
         intercept: Shape (K,), float64, divided by the temperature.
         loss: Name of the loss, which determines the inverse link.
-        facts: Of the data.
+        facts: Facts of the data.
         precision: "32" or "64": the floating type in which the model reads features.
-        divisor: Of a calibrated one-vs-rest model with class weights, shape (C,): sigmoids are divided by it before
-            they are divided by their sum.  ``None`` for other models, whose intercept includes the correction.
+        divisor: Divisors of the sigmoids of a calibrated one-vs-rest model with class weights, shape (C,); the
+            quotients are then divided by their sum.  ``None`` for other models, whose intercept has the correction.
     """
 
     coef: Tensor
@@ -119,7 +119,7 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
 
     Args:
         column: The encoding of the column.
-        facts: Of the data.
+        facts: Facts of the data.
         any_case: Whether the caller lowers booleans itself; else their spellings in every case are listed.
 
     Raises:
@@ -150,7 +150,7 @@ class Sample:
 
     Attributes:
         features: Shape (n, D), in source units, float64.
-        columns: The same rows before encoding, arrays (n,) of numbers or text by column; empty without a table.
+        columns: The rows before encoding, arrays (n,) of numbers or text by column; empty without a table.
     """
 
     features: Tensor
@@ -162,7 +162,7 @@ class Format:
     """A format that models are exported to.
 
     Attributes:
-        suffix: Of the file.
+        suffix: Suffix of the file.
         packages: Further packages that writing it needs.
         write: Writes a model.
         read: Reads the file as its user would, and returns the probabilities of a sample, shape (n, C).

@@ -35,7 +35,7 @@ class Resumption:
 
     Attributes:
         file: The checkpoint.
-        held: Its content.
+        held: Content of the checkpoint.
         in_place: Whether the run is the interrupted one itself, and continues in its own folder.
     """
 
@@ -122,11 +122,11 @@ def check_resumable(resumed: Resumption, config: RunConfig, facts: DataFacts) ->
 
     Args:
         resumed: The checkpoint.
-        config: Of the run.
-        facts: Of its data.
+        config: Config of the run.
+        facts: Facts of its data.
 
     Raises:
-        ConfigError: Something differs that must not, or ``max_epochs`` is reached.
+        ConfigError: A setting or the data differ where they must be equal, or ``max_epochs`` is reached.
     """
     checkpoint, arguments, epochs = resumed.file, resumed.held["hyper_parameters"], resumed.epochs
     theirs = DataFacts.from_dict(arguments["facts"])

@@ -39,7 +39,7 @@ class Range:
     """Values that a key may take.
 
     Attributes:
-        key: As a user types it, such as "lr".
+        key: Key as a user types it, such as "lr".
         kind: log, uniform, int or choice.
         ends: Smallest and largest; of a choice, its values.
     """
@@ -126,11 +126,11 @@ class Search:
         """Opens the study, or creates it.
 
         Args:
-            name: Of the study.
+            name: Name of the study.
             storage: URL of the database.
             ranges: The values to search.
             settings: All other settings as typed; a study continues only with the same ones.
-            seed: Of the sampler.
+            seed: Seed of the sampler.
             prune: Whether trials that fall behind are stopped.
             sign: 1 where a higher score is better, else -1.
 
