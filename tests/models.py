@@ -15,7 +15,7 @@ TABLE_HEADER = "id,size,color,wet,always,kind"
 
 
 def table_rows(number: int, seed: int) -> list[str]:
-    """Lines of a CSV with everything that tables have: gaps, levels, booleans, a constant, an id."""
+    """Lines of a CSV with everything that tables have: missing values, levels, booleans, a constant, an id."""
     draw = random.Random(seed)
     lines = []
     for row in range(number):

@@ -1,8 +1,8 @@
 """Checkpoints of an earlier version are read, predict what they did, and go on.
 
 ``checkpoints`` has five that commit 50c2f60 wrote, rows for each, and what its predict.py made of them: three students;
-a table with gaps and levels; digits under a softmax; iris, one class against the rest; and that table with class
-weights and a temperature.
+a table with missing values and levels; digits under a softmax; iris, one class against the rest; and that table with
+class weights and a temperature.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class Column(NamedTuple):
 
     name: str
     values: list[Any]
-    """Text of a text file; Python values of a binary one, ``None`` for a gap."""
+    """Text of a text file; Python values of a binary one, ``None`` for a missing value."""
     is_clean: bool = True
     kind: Any = None
     """Of a binary file, the type of Arrow."""
@@ -566,7 +566,7 @@ def array_of(column: Column) -> Any:
 
 
 def plain(drawn: Drawn, value: Any) -> Any:
-    """A cell as it is meant: text without blanks, ``None`` for a gap."""
+    """A cell as it is meant: text without blanks, ``None`` for a missing value."""
     if not drawn.is_text:
         return None if isinstance(value, float) and math.isnan(value) else value
     trimmed = value.strip()
@@ -691,7 +691,7 @@ def check_reading(drawn: Drawn, summary: dict[str, Any], model: dict[str, Any]) 
             continue
         cells = [plain(drawn, value) for value, label in zip(column.values, labels, strict=True) if label is not None]
         given = [cell for cell in cells if cell is not None]
-        demand(described["indicator"] == (len(given) < len(cells)), f"gaps of {column.name!r}")
+        demand(described["indicator"] == (len(given) < len(cells)), f"missing values of {column.name!r}")
         if kind == "number":
             middle = float(np.median([number_of(cell) for cell in given]))
             close = math.isclose(described["fill"], middle, rel_tol=1e-6, abs_tol=1e-300) or math.isnan(middle)

@@ -127,7 +127,7 @@ SPELLED = {
         *("yes", "no", "2", "1.0", "t", "", "NA", "?"),
     ],
 }
-"""What a user may write into the columns of a CSV, in every way that is read as a level, as a gap, or as neither."""
+"""What a user may write into the columns of a CSV, in every way that is read as a level, a missing value or neither."""
 
 CLASSES: dict[str, list[Any]] = {
     "booleans": [False, True],
@@ -146,7 +146,7 @@ def spelled_rows() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module", params=CLASSES)
 def spelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
-    """A folder with a model of a table that has a column of every kind, with gaps, and the classes."""
+    """A folder with a model of a table that has a column of every kind, with missing values, and the classes."""
     folder, classes = tmp_path_factory.mktemp("spelled"), CLASSES[request.param]
     draw = np.random.default_rng(0)
     lines = ["size,code,color,wet,flat,y"]
@@ -155,7 +155,7 @@ def spelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         color = draw.choice(["red", "green", "deep blue"])
         score = size + (code == "1") - 2 * (color == "red") + (wet == "true") + draw.normal()
         label = classes[min(int(score > -0.5) + int(score > 1), len(classes) - 1)]
-        flat = "" if size > 0.7 else "7"  # nothing but its gaps says something
+        flat = "" if size > 0.7 else "7"  # only its missing values are informative
         cells = [f"{size:.3f}", code, color, wet]
         shown = ["?" if draw.random() < 0.1 else cell for cell in cells]
         lines.append(",".join([*shown, flat, str(label).lower() if isinstance(label, bool) else str(label)]))
@@ -271,7 +271,9 @@ def test_values_of_python_and_pandas_say_the_same_to_scikit_learn_as_in_a_file(
     np.testing.assert_allclose(estimator.predict_proba(frame), probabilities, atol=1e-9)
     np.testing.assert_allclose(estimator.predict_proba(frame.to_numpy()), probabilities, atol=1e-9)
     frame = frame.astype({"size": float, "flat": float, "code": "Int64", "wet": "boolean", "color": "string"})
-    frame["code"] = frame["code"].astype("string")  # as the card says: pandas gives out whole numbers with gaps as 1.0
+    frame["code"] = frame["code"].astype(
+        "string"
+    )  # as the card says: pandas gives whole numbers beside missing values as 1.0
     np.testing.assert_allclose(estimator.predict_proba(frame), probabilities, atol=1e-9)
     whole = pandas.DataFrame(
         {"size": [1.0, 2.0], "code": [1, 2], "color": ["red"] * 2, "wet": [True, False], "flat": 7}
@@ -453,8 +455,8 @@ def test_a_level_of_no_letters_beside_gaps_is_refused_where_both_are_the_same_te
         answer = run_command(tmp_path, "export", f"format={kind}")
         assert answer.code == 2
         assert answer.err == (
-            "`format` must tell a gap of 'a' from its level '', and onnx and sklearn have '' for both. Use "
-            "format=json, safetensors or torch_export, or give the level a name in the file.\n"
+            "`format` must distinguish a missing value of 'a' from its level '', and onnx and sklearn have '' for "
+            "both. Use format=json, safetensors or torch_export, or give the level a name in the file.\n"
         )
     for kind in ("json", "safetensors", "torch_export"):
         assert run_command(tmp_path, "export", f"format={kind}").code == 0

@@ -101,7 +101,7 @@ BAD: dict[str, Bad] = {
         {"t.parquet": parquet(pa.table({"a": [1, 2], "y": [[1], [2]]}))},
         r"`dataset\.target=y` .*list.*Name another",
     ),
-    "words for a gap in Parquet": Bad(
+    "words for a missing value in Parquet": Bad(
         "dataset.path=t.parquet dataset.target=y dataset.missing_values=[-999]",
         {"t.parquet": parquet(ARROW)},
         r"`dataset\.missing_values` .*text file.*t\.parquet",
@@ -231,18 +231,18 @@ BAD: dict[str, Bad] = {
     "an infinite value": Bad(FILE, csv(a=but(9, "inf")), r"'a'.*finite.*inf.*row 9\b.*t\.csv"),
     "an infinite value below zero": Bad(FILE, csv(a=but(9, "-inf")), r"'a'.*finite.*-inf.*row 9\b.*t\.csv"),
     "a value beyond float32": Bad(FILE, csv(a=but(9, "1e60")), r"'a'.*finite.*1e\+60.*row 9\b.*precision=64"),
-    "a gap with missing=error": Bad(
+    "a missing value with missing=error": Bad(
         f"{FILE} dataset.missing=error", csv(a=but(9, "")), r"`dataset\.missing=error` .*'a'.*row 9\b.*missing=impute"
     ),
     "NaN with missing=error": Bad(
         f"{FILE} dataset.missing=error", csv(a=but(9, "NaN")), r"`dataset\.missing=error` .*'a'.*row 9\b"
     ),
-    "a gap in a text with missing=error": Bad(
+    "a missing value in a text with missing=error": Bad(
         f"{FILE} dataset.missing=error",
         csv(b=but(9, "", lambda row: "pq"[row % 2])),
         r"`dataset\.missing=error` .*'b'.*row 9\b",
     ),
-    "an unknown way with gaps": Bad(
+    "an unknown way with missing values": Bad(
         f"{FILE} dataset.missing=mean", GOOD, r"`dataset\.missing` .*impute, error.*'mean'"
     ),
     # classes
@@ -316,7 +316,7 @@ BAD: dict[str, Bad] = {
         csv(part=but(9, "tset", halves)),
         r"`dataset\.split\.column=part` .*train, val or test.*'tset'.*row 9\b",
     ),
-    "a split column with a gap": Bad(
+    "a split column with a missing value": Bad(
         f"{FILE} dataset.split.column=part", csv(part=but(9, "", halves)), r"`dataset\.split\.column(=part)?` .*row 9\b"
     ),
     "a split column without train": Bad(
@@ -338,7 +338,7 @@ BAD: dict[str, Bad] = {
     "a group column that is absent": Bad(
         f"{FILE} dataset.split.group=bb", GOOD, r"`dataset\.split\.group` .*'bb'.*mean b"
     ),
-    "a group column with a gap": Bad(
+    "a group column with a missing value": Bad(
         f"{FILE} dataset.split.group=g", csv(g=but(9, "")), r"`dataset\.split\.group(=g)?` .*row 9\b"
     ),
     "too few groups": Bad(f"{FILE} dataset.split.group=b", GOOD, r"`dataset\.split\.(val|test|group)` .*"),
@@ -385,7 +385,7 @@ BAD: dict[str, Bad] = {
         {"train.csv": csv(w=lambda row: 1), "test.csv": csv(w=but(9, -1))},
         r"`dataset\.weight=w` .*row 9\b.*test\.csv",
     ),
-    "test has a gap": Bad(
+    "test has a missing value": Bad(
         f"{TWO_FILES} dataset.missing=error",
         {"train.csv": csv(), "test.csv": csv(a=but(9, ""))},
         r"`dataset\.missing=error` .*'a'.*row 9\b.*test\.csv",

@@ -58,8 +58,8 @@ keys
 {help_lines(OWN)}
 
 formats
-  onnx         takes rows as they are in the source (columns by name with their gaps and levels, images as bytes, or a
-               matrix), gives `label` and `probabilities`; pip install onnx onnxruntime
+  onnx         takes rows as they are in the source (columns by name with missing values and levels, images as bytes, or
+               a matrix), gives `label` and `probabilities`; pip install onnx onnxruntime
   torch_export a program of features, for torch.export.load
   safetensors  coefficients of features in source units, and how to use them
   json         the same as text

@@ -115,7 +115,8 @@ def classes_of(facts: DataFacts) -> Array:
 def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[str, int]:
     """The spellings of a column of text or booleans, without blanks around them, each with its level's position.
 
-    A gap has the position -1; other texts are no level.  `logreg.data.encoding.encode` reads a text file so.
+    A missing value has the position -1; other texts are no level.  `logreg.data.encoding.encode` reads text files in
+    the same way.
 
     Args:
         column: The encoding of the column.
@@ -123,16 +124,17 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
         any_case: Whether the caller lowers booleans itself; else their spellings in every case are listed.
 
     Raises:
-        ConfigError: A level has the spelling of a gap.
+        ConfigError: A level has the spelling of a missing value.
     """
     if column.indicator and "" in column.levels:
         raise ConfigError(
-            f"`format` must tell a gap of {column.name!r} from its level '', and onnx and sklearn have '' for both. "
-            "Use format=json, safetensors or torch_export, or give the level a name in the file."
+            f"`format` must distinguish a missing value of {column.name!r} from its level '', and onnx "
+            "and sklearn have '' for both. Use format=json, safetensors or torch_export, or give the level a name in "
+            "the file."
         )
     places = {level.strip(): place for place, level in enumerate(column.levels)}
     places |= {level: place for place, level in enumerate(column.levels)}
-    gaps = missing_words(facts.missing_values)
+    missing = missing_words(facts.missing_values)
     if column.kind == "boolean":
         digits = {"false": "0", "true": "1"}
         for level, place in list(places.items()):
@@ -140,8 +142,8 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
             if not any_case:
                 letters = product(*zip(level, level.upper(), strict=True))
                 places |= {"".join(spelled): place for spelled in letters}
-        gaps = [gap.lower() for gap in gaps] if any_case else gaps
-    return dict.fromkeys(gaps, -1) | places
+        missing = [word.lower() for word in missing] if any_case else missing
+    return dict.fromkeys(missing, -1) | places
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def linked(coef: Array, intercept: Array, link: str, sample: Sample, divisor: Se
 def spelling_coefficients(column: Column, places: Mapping[str, int], coef: Array) -> Array:
     """Coefficients (K, n) of one-hot features of n spellings, from ``coef`` (K, d) of a column's features."""
     of_level = np.zeros((len(coef), len(column.levels))) if column.constant else coef[:, : len(column.levels)]
-    # A gap has the coefficient of the level that fills it and that of its indicator.
-    of_gap = of_level[:, column.levels.index(str(column.fill))] + (coef[:, -1] if column.indicator else 0)
-    every: Array = np.column_stack([of_level, of_gap])[:, list(places.values())]
+    # A missing value has the coefficient of the level that fills it and that of its indicator.
+    of_missing = of_level[:, column.levels.index(str(column.fill))] + (coef[:, -1] if column.indicator else 0)
+    every: Array = np.column_stack([of_level, of_missing])[:, list(places.values())]
     return every

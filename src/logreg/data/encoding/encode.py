@@ -96,8 +96,9 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
             f"column {column.name!r} must be a {column.kind} as in train, got {series.file_type} [in {columns.source}]."
         )
     if series.kind == "none":
-        gap = np.nan if column.kind == "number" else -1
-        return Series(series.name, column.kind, np.full(len(columns), gap, dtype=np.float32 if gap != -1 else np.int32))
+        missing = np.nan if column.kind == "number" else -1
+        dtype = np.float32 if column.kind == "number" else np.int32
+        return Series(series.name, column.kind, np.full(len(columns), missing, dtype=dtype))
     if (column.kind == "number") != (series.kind == "number"):
         raise DataError(
             f"column {column.name!r} must be a {column.kind} as in train, got a {series.kind} [in {columns.source}]."

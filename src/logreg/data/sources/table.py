@@ -346,7 +346,9 @@ class TableFile:
     def _check_no_gaps(self, key: str, codes: Tensor, columns: Columns) -> None:
         if bool((codes == MISSING).any()):
             row = int((codes == MISSING).nonzero()[0])
-            raise DataError(f"`dataset.split.{key}` must name a column without gaps, got one in {columns.place(row)}.")
+            raise DataError(
+                f"`dataset.split.{key}` must name a column without missing values, got one in {columns.place(row)}."
+            )
 
 
 def read_features(

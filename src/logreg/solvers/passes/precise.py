@@ -199,8 +199,7 @@ class DualObjective(Pass[tuple[Tensor, float, float]]):
 
     Since the intercept is unpenalized, a feasible theta sums to 0 over the rows for each output.  With r_i the
     residuals and J_i their derivatives by the logits, theta_i = r_i - J_i shift has a sum of 0 for the right ``shift``
-    (K,).
-    ``scale`` in (0, 1] shrinks theta further, into the feasible set of a pure l1 penalty.
+    (K,).  ``scale`` in (0, 1] shrinks theta further, into the feasible set of a pure l1 penalty.
     """
 
     sums = ("_sums", "_ones", "_fit", "_noise")
