@@ -1,4 +1,4 @@
-"""What the benchmarks share: their command line, timing in turns, and tables of medians.
+"""Common parts of the benchmarks: the command line, timing in turns, and tables of medians.
 
 Machines differ and are noisy.  Each benchmark therefore times the two things that it compares in turns, and reports the
 ratio of their medians.

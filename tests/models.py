@@ -29,7 +29,7 @@ def table_rows(number: int, seed: int) -> list[str]:
 
 
 def write_table(file: Path, number: int = 400, seed: int = 0) -> Path:
-    """A CSV of such rows."""
+    """A CSV of the rows of `table_rows`."""
     file.write_text("\n".join([TABLE_HEADER, *table_rows(number, seed)]) + "\n", encoding="utf-8")
     return file
 

@@ -22,7 +22,7 @@ from whole_runs import SCRIPT, Answer, train
 RunCommand = Callable[..., Answer]
 
 COLUMN, OTHER, NO, YES = "wid\x1b[31mth\nor so", "two|\u202ebars`", "no\x1b]0;owned\x07", "yes\r\n| a | b |\n\n# c"
-"""Names of columns and classes, by somebody who means ill."""
+"""Hostile names of columns and classes."""
 
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 

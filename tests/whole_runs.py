@@ -1,4 +1,4 @@
-"""Whole runs as a user types them, in this process: what comes back and what lies on the disk."""
+"""Whole runs as a user types them, in this process: their output and their files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from logreg.run.building import build_data
 from logreg.run_folder import latest_run
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
-"""What a user runs."""
+"""The script that a user runs."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def newest(folder: Path) -> Run:
 
 @cache
 def hydra_composed(dataset: str) -> DictConfig:
-    """What Hydra makes of ``dataset=...``, with its own section; the files in conf/ are read once."""
+    """The config that Hydra composes of ``dataset=...``, with its own section; conf/ is read once."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", [f"dataset={dataset}"], return_hydra_config=True)
 
@@ -122,7 +122,7 @@ def _without_hydra(dataset: str) -> DictConfig:
 
 
 def composed(dataset: str, *arguments: str) -> DictConfig:
-    """What a job gets for ``dataset=... arguments``."""
+    """The config of a job for ``dataset=... arguments``."""
     config = copy.deepcopy(_without_hydra(dataset))
     for override in parse_overrides(arguments):
         OmegaConf.update(config, str(override.key_or_group), override.value())

@@ -42,7 +42,7 @@ DATASET_SETTINGS: dict[str, Constraint] = {
     "limit": optional(whole(at_least=2)),
     "class_weight": weights(),
 }
-"""Settings that every dataset has, besides ``split`` and arguments of its own."""
+"""Settings that every dataset has, besides ``split`` and the dataset's own arguments."""
 
 BACKBONE_SETTINGS: dict[str, Constraint] = {
     "name": text(),
@@ -100,7 +100,7 @@ REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
 
 
 def _declare(default: Any, constraint: Constraint, help_text: str) -> dict[str, Setting]:
-    """The metadata of a field of `RunConfig` that is a setting of its own."""
+    """The metadata of a field of `RunConfig` that is one setting and not a section."""
     return {"setting": Setting(default, constraint, help_text)}
 
 

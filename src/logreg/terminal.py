@@ -96,7 +96,7 @@ class Screen:
 
     @property
     def buffer(self) -> Any:
-        """Of bytes: as they are, but on a terminal as text."""
+        """Writes bytes unchanged, but to a terminal as text."""
         return _Bytes(self) if self._stream.isatty() else self._stream.buffer
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What all commands share: the parser of key=value, exit codes, and one line for a mistake of the user.
+"""Common parts of all commands: the parser of key=value, exit codes, and one line for a mistake of the user.
 
 Nothing here imports torch: ``--help`` and typing mistakes are answered at once.
 """
@@ -42,7 +42,7 @@ MAX_MESSAGE_LENGTH = 4_000
 
 
 class EarlyEnd:
-    """What a command does when it ends early, besides what all commands do: here nothing."""
+    """Actions of one command when it ends early, besides those of all commands; by default none."""
 
     def after_mistake(self) -> None:
         """Is called after a mistake of the user was printed."""
@@ -133,13 +133,13 @@ def import_libraries() -> None:
 
 @dataclass(frozen=True)
 class TypedArguments:
-    """What a user typed after the name of a command.
+    """The arguments that a user typed after the name of a command.
 
     Attributes:
-        values: Of the command's own keys; the default of those that were not typed.
+        values: Values of the command's own keys, with defaults for keys that were not typed.
         overrides: ``key=value`` for the config of the run.
         given: Every key that was typed.
-        free: ``key=value`` that is neither, as it was typed.
+        free: All other ``key=value``, as typed.
     """
 
     values: Mapping[str, Any]
@@ -169,7 +169,7 @@ def parse_arguments(
 
     Args:
         typed: What follows the command's name.
-        command: Its name, for messages.
+        command: Name of the command, for messages.
         own: The keys of this command alone.
         run_keys: Keys of ``scripts/train.py`` that may be typed as well, with what lies below them.
         takes_more: Whether other keys are taken, too.

@@ -46,7 +46,7 @@ ALL_ROWS = "all rows"
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     return f"""\
 Scores a trained model; it needs nothing but the checkpoint.
 

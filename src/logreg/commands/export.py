@@ -44,7 +44,7 @@ CARD_MARK = "was read again after it was written"
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     return f"""\
 Writes a trained model for another program, reads it again as that program does, and refuses what does not agree.
 

@@ -53,7 +53,7 @@ OWN = {
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     return f"""\
 Gives the probability of each class for new rows; it needs nothing but the checkpoint.
 

@@ -64,7 +64,7 @@ REFUSED = {
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     searched = Setting(None, text(), f"the values of a key of scripts/train.py: {RANGE_FORMS}", shown="")
     return f"""\
 Searches for the values that give the best score on val, and learns from each trial which ones to try next.
@@ -103,7 +103,7 @@ class Plan:
     """A sweep as it was typed.
 
     Attributes:
-        values: Of the keys of this command alone.
+        values: Values of the keys of this command alone.
         ranges: What is searched.
         settings: What holds for all trials, as typed.
         config: The run, with a value of each range.
@@ -129,10 +129,10 @@ class Plan:
 
 
 def parse_plan(arguments: Sequence[str]) -> Plan:
-    """What was typed, checked and composed.
+    """The typed request, checked and composed.
 
     Raises:
-        ConfigError: A key, a value or a range is at fault.
+        ConfigError: A key, a value or a range is not allowed.
     """
     typed = parse_arguments(arguments, "sweep", OWN, takes_more=True)
     values = typed.values
@@ -175,7 +175,7 @@ def trial_config(settings: Sequence[str], values: Mapping[str, str]) -> RunConfi
 
     Args:
         settings: What holds for all trials.
-        values: Of the keys that are searched, as typed.
+        values: Ranges of the keys that are searched, as typed.
 
     Raises:
         ConfigError: A key or a value is at fault.

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _EarlyEnd(EarlyEnd):
-    """What a run or a sweep does besides when it ends early.
+    """Actions of a run or a sweep when it ends early, besides those of all commands.
 
     Attributes:
         sweep: The folder of the sweep; ``None`` for a single run.
@@ -168,7 +168,7 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
 
 
 def _collecting(failures: list[Exception], started: float) -> Callable[[DictConfig], None]:
-    """`run_job`, which appends what it raises to ``failures``: Hydra would print a message of its own first."""
+    """`run_job`, with its exceptions appended to ``failures``: Hydra would print another message first."""
 
     def job(composed: DictConfig) -> None:
         try:

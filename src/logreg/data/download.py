@@ -151,7 +151,7 @@ def _chunks(url: str, path: Path, digest: str) -> Generator[bytes]:
 
 
 def _reason(error: Exception) -> str:
-    """Why a server did not send a file, in a few words."""
+    """The reason why a server did not send a file, in a few words."""
     from urllib.error import HTTPError
 
     if isinstance(error, HTTPError):

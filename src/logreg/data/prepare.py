@@ -135,7 +135,7 @@ def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name
     """Checks that train has at least two classes, and every class of the other splits.
 
     Raises:
-        DataError: It has not.
+        DataError: A class is missing.
     """
     if len(class_names) < 2:
         place = f" [in {raw.source}]" if raw.source else ""

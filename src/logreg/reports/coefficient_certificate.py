@@ -110,7 +110,7 @@ def _penalty_in_words(implied: ImpliedPenalty, problem: Problem, features: str) 
         if cause := likely_cause(implied, problem.total_weight):
             words += f", {cause}"
     if implied.relative_gap is None:
-        return f"{words}, to {implied.residual:.1g} of the slope"
+        return f"{words}, to {implied.residual:.1g} of the gradient"
     return f"{words}, to a relative gap of at most {implied.relative_gap:.1g}"
 
 
@@ -127,7 +127,7 @@ def certificate_table(found: CoefficientCertificate) -> str:
         "rows": f"{found.rows:,} of train" + (f", not the {others}" if others else ""),
         "value": f"{found.value:.10g} nats, of which {found.value - found.loss:.4g} penalty",
         "gap": f"{found.gap:.3g} nats at most, {found.relative_gap:.3g} of the value; {kind}",
-        "slope": f"{found.max_abs_gradient:.3g} at most by a coefficient, "
+        "gradient": f"{found.max_abs_gradient:.3g} at most by a coefficient, "
         f"{found.max_abs_gradient_intercept:.3g} by an intercept",
         "verdict": found.verdict,
     }

@@ -24,7 +24,7 @@ def check_settings(
     """Checks the arguments that are not data.
 
     Args:
-        objective: Its loss, reduction and penalties are checked.
+        objective: The objective, whose loss, reduction and penalties are checked.
         optimizer: The name to check.
         tolerance: A relative gap, in (0, 1).
         max_passes: At least 1.

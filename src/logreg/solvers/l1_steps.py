@@ -71,8 +71,8 @@ def minimize_with_l1(
     (`DECREASE_ROUNDING`).  Where no candidate decreases the model, the damping is increased; at `MAX_DAMPING` it stops.
 
     Args:
-        problem: Of the point.
-        coordinates: Of the point.
+        problem: The problem of the point.
+        coordinates: Coordinates of the point.
         matrices: H, (B, P, P): one for all outputs together, or one for each.
         gradient: g, of the smooth part of f at the point, (K, D + 1).
         point: u, (K, D + 1).
@@ -183,7 +183,7 @@ def shift_to_least_penalty(point: Tensor, l1: Tensor, shared: SharedShift) -> Te
     the penalties would be 0 if j of the coefficients were below s.
 
     Args:
-        point: Of a softmax, (K * (D + 1),).
+        point: Point of a softmax, (K * (D + 1),).
         l1: Strength of l1 by each coordinate, (K * (D + 1),); coordinates without l1 stay.
         shared: Shape of the point, and l2.
     """

@@ -168,7 +168,7 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
     steps in this type.
 
     Args:
-        state: Of the problem; it is updated in each step.
+        state: State of the problem; updated in each step.
 
     Returns:
         Without a penalty, the directions that change no logit, along which no step has a part; ``None`` where they were
@@ -267,7 +267,7 @@ def expected_gap(state: SolverState, now: Derivatives) -> float:
     is not feasible, and is scaled down until it is.
 
     Args:
-        state: Of a problem with a penalty; without one the gap is infinite.
+        state: State of a problem with a penalty; without a penalty the gap is infinite.
         now: The objective at the point of ``state``.
 
     Returns:

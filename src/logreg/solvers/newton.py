@@ -144,7 +144,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
        Hessian without a pass, or by `certified`.  Where that fails, the next certificate is tried at a tenth of it.
     5. Choose the floating type of the next evaluation and whether it computes H, and take the step.
 
-    float32, where the problem asks for it, is used far from the optimum and for H.  The last gradients are in float64,
+    float32, where it is the problem's type, is used far from the optimum and for H.  The last gradients are in float64,
     so the accuracy of the result does not depend on it.  A Hessian in float32 is computed anew in float64 where it is
     nearly singular without a penalty, where it is not finite, where shortened steps do not decrease f, and where its
     model with l1 predicts no decrease.
@@ -157,7 +157,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     along them, and the point is the one of least norm.
 
     Args:
-        state: Of the problem; it is updated in each step.  With l1 the Hessian must be one that can be held.
+        state: State of the problem; updated in each step.  With l1 the Hessian must be small enough to be held.
         rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
 
     Returns:
@@ -226,12 +226,12 @@ class _Iteration:
         path: The step from the accepted point; ``None`` where the trial point is not the end of a step.
         length: Length of the step that led to the trial point; 1 unless it was shortened.
         stalled_steps: Steps in a row that were rejected or hardly decreased f.
-        last_predicted_decrease: Of the step before the current one.
+        last_predicted_decrease: Predicted decrease of the step before the current one.
         factored_hessian: The last Hessian that was computed, if there is one.
         hessian_point: The point it was computed at.
         null_space: Directions that change no logit, as far as they are known; ``None`` where they do not matter.
         damping: Multiple of the diagonal that steps with l1 add to the Hessian.
-        last_solution: Of conjugate gradients.
+        last_solution: The last solution of conjugate gradients.
         stop_limit: Predicted decrease at which an ordinary certificate is tried.
         cheap_bound_limit: Predicted decrease up to which the factored Hessian gives a bound; infinite where no such
             bound is used.

@@ -40,7 +40,7 @@ class Series:
     levels: tuple[str, ...] = ()
     """Different values of a boolean or a category, ascending."""
     problem: str = ""
-    """Message that says why the column cannot be used, and the next step; empty where it can."""
+    """Message with the reason why the column cannot be used, and the next step; empty where it can be used."""
     short_problem: str = ""
     """The problem as the end of a sentence that begins with the column: has '7,25' in row 1."""
     file_type: str = ""

@@ -19,7 +19,7 @@ from logreg.hardware import usable_cores
 from logreg.stored_form import StoredForm
 
 BLOCK_ROWS = 2**15
-"""Number of rows that are encoded at once: few enough for the cache, and enough to be worth a task of a thread."""
+"""Number of rows that are encoded at once: few enough for the cache, and enough to outweigh the start of a task."""
 
 
 def encode(

@@ -59,7 +59,7 @@ class ColumnProfile:
     missing_anywhere: int = 0
     """Number of missing values in all splits."""
     problem: str = ""
-    """Message that says why the column cannot be used, and the next step; empty where it can."""
+    """Message with the reason why the column cannot be used, and the next step; empty where it can be used."""
     short_problem: str = ""
     """The problem as the end of a sentence that begins with the column: has '7,25' in row 1."""
     remedies: tuple[tuple[str, str], ...] = ()

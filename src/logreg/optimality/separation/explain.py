@@ -27,7 +27,7 @@ def explain_separation(
     leak: str = "",
     seconds: float = SEARCH_LIMITS_S[-1],
 ) -> str:
-    """Why the fit of an objective to these rows has no finite optimum.
+    """The reason why the fit of an objective to these rows has no finite optimum.
 
     Args:
         features: Shape (N, D), any type, finite, in any units.

@@ -211,8 +211,8 @@ class Inequalities:
         The linear program begins with the pairs nearest to the boundary; pairs that its solution gets wrong are added.
 
         Args:
-            pairs: As of `size`.
-            separated: As of `size`.
+            pairs: See `size`.
+            separated: See `size`.
             cosines: The cosines of a direction that separates these pairs, (n, G - 1).
 
         Raises:

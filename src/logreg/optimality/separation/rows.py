@@ -19,7 +19,7 @@ BOUNDARY_COSINE = 1e-11
 ORTHOGONAL_COSINE = 1e-9
 """Length of a row's projection on a subspace, relative to the row, up to which the row is orthogonal to it.
 
-It is larger than `BOUNDARY_COSINE`, since the basis of the subspace has rounding errors of its own.
+It is larger than `BOUNDARY_COSINE`, since the basis of the subspace has rounding errors too.
 """
 
 BLOCK_NUMEL = 2**20

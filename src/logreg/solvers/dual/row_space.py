@@ -11,7 +11,7 @@ identity a product with an inverse in N dimensions:
 
     (l2 + X' D X)^-1 = (1 - X' A X) / l2,    A = (l2 D^-1 + X X')^-1
 
-The solver has three stages, from cheap to dear; each ends where the estimated gap is a fraction of the tolerance:
+The solver has three stages, from cheap to expensive; each ends where the estimated gap is a fraction of the tolerance:
 
 1. Steps with the diagonal of G in place of G: `DualInverse` is then a division.  A step costs one product with the rows
    and one with their transpose.  It is enough where rows are nearly orthogonal, as many rows of noise are.
@@ -146,7 +146,8 @@ def solve_in_rows(state: SolverState, solve: Solver) -> PassRequests[None]:
     The state keeps its point where the dual solver comes no nearer than `MAX_USEFUL_GAP` and the point is not zero.
 
     Args:
-        state: Its point is updated; so are ``inverse`` and ``predicted_decrease`` where the Gram matrix was computed.
+        state: State of the problem; its point is updated, and so are ``inverse`` and
+            ``predicted_decrease`` where the Gram matrix was computed.
         solve: Solves the problem over the rows of the Gram matrix's Cholesky factor, where inverses cannot be held.
     """
     problem = state.problem
