@@ -148,7 +148,7 @@ SYNONYMS = {
 
 
 def nearest(got: object, choices: Iterable[str]) -> str | None:
-    """The choice that ``got`` most likely stands for: another program's name of it, or the closest spelling.
+    """The choice that ``got`` most likely means: another program's name of it, or the closest spelling.
 
     Example:
         >>> nearest("mnits", ["mnist", "toy"]), nearest("x", ["mnist", "toy"])

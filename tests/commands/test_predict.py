@@ -466,10 +466,10 @@ def test_a_column_whose_name_has_an_equals_sign_can_be_typed(tmp_path: Path, run
 
 MORE_MISTAKES = {
     ("table", ("input=x.csv", "keep=[predicted]")): (
-        "`keep` must not name 'predicted', since the output has one of its own. Rename it first."
+        "`keep` must not name 'predicted', since the output has a column of that name. Rename it first."
     ),
     ("table", ("input=x.csv", "output=p.npz", "keep=[classes]")): (
-        "`keep` must not name 'classes', since the output has one of its own. Rename it first."
+        "`keep` must not name 'classes', since the output has a column of that name. Rename it first."
     ),
     ("toy", ("hours=3", "output=p.csv")): "`output` must go with input=: a single row is printed. Leave it out.",
     ("toy", ("input=x.csv", "output=x.csv", "overwrite=true")): "`output` must be another file than `input`.",

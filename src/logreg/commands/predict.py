@@ -141,7 +141,7 @@ def _check_combinations(typed: TypedArguments) -> None:
     for name in values["keep"]:
         if str(name) in taken:
             raise ConfigError(
-                f"`keep` must not name {str(name)!r}, since the output has one of its own. Rename it first."
+                f"`keep` must not name {str(name)!r}, since the output has a column of that name. Rename it first."
             )
 
 

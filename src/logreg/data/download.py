@@ -76,7 +76,7 @@ def download_lock(folder: Path, label: str) -> Iterator[None]:
         print_line(f"{label}: another process is downloading it; waiting until it ends")
         lock.acquire()
     try:
-        with passing_file(path):  # processes that wait go on with a lock file of their own
+        with passing_file(path):  # waiting processes continue with another lock file
             yield
     finally:
         lock.release()

@@ -57,7 +57,7 @@ def split_rows(
     fractions: dict[Split, float] = {}
     for split, fraction in wanted.items():
         if fraction and split in tables:
-            raise DataError(f"`dataset.split.{split}` must not be set: {name} has a {split} split of its own.")
+            raise DataError(f"`dataset.split.{split}` must not be set: {name} already has a {split} split.")
         if fraction is None and split not in tables and not raw.splits_are_stated:
             fraction = DEFAULT_FRACTION
         if fraction:

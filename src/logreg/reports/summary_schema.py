@@ -288,7 +288,7 @@ class Summary:
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as they stand in summary.json."""
+        """Plain values, as in summary.json."""
         plain: dict[str, Any] = to_json(self)
         return plain
 

@@ -73,7 +73,7 @@ class ChosenL2:
         l2: The strength.
         asked: The setting as `RunConfig.typed_l2`: a number, "auto", "path" or a list of strengths.
         path: The regularization path that the strength was chosen from; ``None`` where there is none.
-        start: The fitted point of that path, from which training starts; ``None`` to start as the config says.
+        start: The fitted point of that path, from which training starts; ``None`` for the start that the config names.
         reason: Reason for the value of l2, where it was neither typed nor chosen on val; else empty.
     """
 

@@ -85,7 +85,9 @@ def checked_labels(features: Tensor, labels: Tensor, num_classes: int | None) ->
     if low < 0:
         raise DataError(f"`labels` must be in [0, C) for C classes, got {low}. {MAP_LABELS}")
     if num_classes is not None and high >= num_classes:
-        raise DataError(f"`labels` must be in [0, {num_classes}), as num_classes says, got {high}. {MAP_LABELS}")
+        raise DataError(
+            f"`labels` must be in [0, {num_classes}), since num_classes is {num_classes}, got {high}. {MAP_LABELS}"
+        )
     if num_classes is None:
         if low == high:
             raise DataError(

@@ -120,7 +120,7 @@ class PathFitter:
             tolerance: The relative gap to end each fit at.
             seed: Fixes the rows that are sampled.
             max_passes: Passes for each strength at most, plus the passes that earlier strengths left over.
-            rough: Whether the decrease that the quadratic model predicts may stand for the gap, where the Hessian is
+            rough: Whether the decrease that the quadratic model predicts may replace the gap, where the Hessian is
                 held, in place of a bound; that saves the passes in float64.
         """
         self._is_rough = rough

@@ -505,7 +505,7 @@ BAD_ARRAYS: list[tuple[dict[str, Any], dict[str, str], str]] = [
         {"x": X, "y": Y, "g": np.where(Y == 1, np.nan, 1)},
         {"group": "g"},
         "`dataset.split.group=g` must have a value in every row, got none in row 1 [in emb.npz]. "
-        "Give a row that stands alone a group of its own.",
+        "Give a row without a group its own group.",
     ),
     (
         {"x": X, "y": np.full(12, np.nan)},

@@ -176,7 +176,7 @@ class Features:
             if len(missing := (codes == MISSING).nonzero()):
                 raise DataError(
                     f"`{key}` must have a value in every row, got none in row {int(missing[0])} "
-                    f"[in {parts[split].source}]. Give a row that stands alone a group of its own."
+                    f"[in {parts[split].source}]. Give a row without a group its own group."
                 )
         return groups
 

@@ -10,7 +10,7 @@ and Newton's step of the dual coefficients follows from the Woodbury identity (s
     step = (A X X' g - g) / l2,    A = (l2 D^-1 + X X')^-1
 
 with D the weighted second derivatives of the loss by the logits, plus terms for the intercepts, which are not
-penalized.  For outputs that each have a loss of their own D is diagonal.  For a softmax it is diag(c) - C C' in each
+penalized.  For outputs with separate losses D is diagonal.  For a softmax it is diag(c) - C C' in each
 row, and A follows from the inverses of the outputs' own matrices by a second use of the identity.
 
 References:
