@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/certify.py``; the exit code is that of `run_command`, 0 whatever the verdict.
 
     Args:
-        arguments: What follows the command's name; ``sys.argv`` when ``None``.
+        arguments: The words after the command's name; ``sys.argv`` when ``None``.
     """
     return run_command(help_text, _run, arguments)
 

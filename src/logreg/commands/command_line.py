@@ -68,8 +68,8 @@ def run_command(
     Args:
         help_text: Returns what ``--help`` prints.
         run: Takes what was typed, returns the exit code.
-        arguments: What follows the command's name; ``sys.argv`` when ``None``.
-        early_end: What the command does besides when it ends early.
+        arguments: The words after the command's name; ``sys.argv`` when ``None``.
+        early_end: The command's own actions when it ends early.
 
     Returns:
         Exit code: that of ``run``; 0 where the reader of the output has left, as `head` does; 2 for a mistake of the
@@ -168,7 +168,7 @@ def parse_arguments(
     """Parses and checks what was typed, all of it ``key=value``.
 
     Args:
-        typed: What follows the command's name.
+        typed: The words after the command's name.
         command: Name of the command, for messages.
         own: The keys of this command alone.
         run_keys: Keys of ``scripts/train.py`` that may be typed as well, with what lies below them.

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/sweep.py``.
 
     Args:
-        arguments: What follows the command's name; ``sys.argv`` when ``None``.
+        arguments: The words after the command's name; ``sys.argv`` when ``None``.
 
     Returns:
         Exit code: that of `run_command`; 1 where no trial was finished.
@@ -104,8 +104,8 @@ class Plan:
 
     Attributes:
         values: Values of the keys of this command alone.
-        ranges: What is searched.
-        settings: What holds for all trials, as typed.
+        ranges: The ranges of the searched keys.
+        settings: Settings of all trials, as typed.
         config: The run, with a value of each range.
     """
 
@@ -174,7 +174,7 @@ def trial_config(settings: Sequence[str], values: Mapping[str, str]) -> RunConfi
     """The config of one trial, composed by Hydra.
 
     Args:
-        settings: What holds for all trials.
+        settings: Settings of all trials.
         values: Ranges of the keys that are searched, as typed.
 
     Raises:

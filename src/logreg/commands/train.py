@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/train.py``.
 
     Args:
-        arguments: What follows the command's name; ``sys.argv`` when ``None``.
+        arguments: The words after the command's name; ``sys.argv`` when ``None``.
 
     Returns:
         Exit code: that of `run_command`; 1 where a job of a sweep failed.

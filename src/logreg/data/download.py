@@ -91,7 +91,7 @@ def fetch(remote: RemoteFile, path: Path) -> None:
 
     Args:
         remote: The file to download.
-        path: Where to store it; folders above it are made.
+        path: The file to write; missing folders are created.
 
     Raises:
         DownloadError: No server has the file, or all have a wrong one.

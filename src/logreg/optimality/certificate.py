@@ -56,7 +56,7 @@ class Certificate:
         dtype: Floating type of the arithmetic of the fit.
         passes: Passes over the train rows so far.
         seconds: Seconds of the fit so far.
-        separation: Why there is no finite optimum, where that is known; else empty.
+        separation: Reason why there is no finite optimum; empty where none is known.
         rounding: Upper bound, in nats, of what rounding may add to the gap.
         dependent: Names of features that are linearly dependent to within rounding, where they prevent a bound.
     """

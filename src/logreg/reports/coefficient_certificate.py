@@ -22,7 +22,7 @@ class CoefficientCertificate:
     Attributes:
         coefficients: The file that they come from.
         data: The dataset.
-        objective: What is minimized, in words.
+        objective: The minimized function in words.
         features: The features whose coefficients are penalized, "raw" or "standardized".
         stated: The penalty as typed; empty where the penalty is that of the run.
         classes: Names of the classes, in the order of the rows of the coefficients.

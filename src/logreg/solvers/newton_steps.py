@@ -19,20 +19,20 @@ InverseHessian = Callable[[Tensor], Tensor]
 FIRST_RIDGE = 1e-12
 """First multiple of the identity that is added to a Hessian of unit diagonal.
 
-It is above the rounding errors of float64, so the Hessian of columns that repeat each other can be factored, and too
-small to change a step otherwise."""
+The ridge is above the rounding errors of float64, so the Hessian of columns that repeat each other can be factored, and
+too small to change a step otherwise."""
 
 RIDGE_GROWTH = 100.0
-"""Factor between two such multiples: the next one is tried where Cholesky fails."""
+"""Factor between two ridges: a larger ridge is tried where Cholesky fails."""
 
 MAX_FACTORIZATIONS = 11
-"""Factorizations of one Hessian at most: the last ridge is 1e8, which outweighs any error of a Hessian of unit
-diagonal."""
+"""Largest number of factorizations of one Hessian: the last ridge is 1e8, which outweighs any error of a Hessian of
+unit diagonal."""
 
 ZERO_CURVATURE_RTOL = {torch.float32: 1e-6, torch.float64: 1e-13}
 """Curvature along one coordinate that counts as 0, by the type that the Hessian was computed in.
 
-It is relative to the curvature before the mean of the feature was subtracted: several units of rounding in float32,
+The curvature is relative to that before the mean of the feature was subtracted: several units of rounding in float32,
 several hundred in float64."""
 
 SINGULAR_PIVOT = {torch.float32: 1e-5, torch.float64: 1e-10}

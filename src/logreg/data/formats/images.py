@@ -300,7 +300,7 @@ def open_image(
 
     Args:
         file: A file with one of ``IMAGE_SUFFIXES``.
-        options: How the file becomes pixels.
+        options: The decoding options.
         min_side: A JPEG file may be decoded at a half, a quarter or an eighth of its size, as long as its shorter side
             has at least twice this many pixels; 0 decodes all pixels.
         report: Gets the name of the file where the user should know something about it.

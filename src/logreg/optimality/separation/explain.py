@@ -36,7 +36,7 @@ def explain_separation(
         facts: The facts of the data: number and names of the classes, names of the features.
         has_intercept: Whether the model has an intercept; without one separation is not looked for.
         sample_weight: Shape (N,), >= 0.
-        leak: How to leave out columns that may be the target under another name; empty where there are none.
+        leak: Advice on leaving out columns that may be the target under another name; empty where there are none.
         seconds: The longest search, of `SEARCH_LIMITS_S`; 0 for a comparison of single columns alone.
 
     Returns:

@@ -35,7 +35,7 @@ MAX_PROGRAM_COEFFICIENTS = 300
 """Coefficients up to which the linear program is solved, which takes longer than the squared hinge loss."""
 
 MAX_NUMEL = 10**8
-"""Numbers of one matrix at most: 0.8 GB in float64."""
+"""Largest number of entries of one matrix: 0.8 GB in float64."""
 
 
 class TooMuchWork(Exception):

@@ -38,19 +38,20 @@ The next direction changes the optimum on the span more than further steps would
 """
 
 MAX_SPAN_STEPS = 30
-"""Newton's steps within the span, at most; they converge quadratically."""
+"""Largest number of Newton's steps within the span; they converge quadratically."""
 
 MAX_HALVINGS = 30
-"""Halvings of a step within the span, at most, until f is not higher; 2^-30 of a step is no step."""
+"""Largest number of halvings of a step within the span until f is not higher; 2^-30 of a step changes nothing."""
 
 MAX_ROWWISE_STEPS = 30
-"""Newton's steps for orthogonal rows, at most; they converge quadratically."""
+"""Largest number of Newton's steps for orthogonal rows; they converge quadratically."""
 
 MAX_RIDGE_INCREASES = 30
-"""Increases of a ridge, each a hundredfold, at most: beyond them the ridge is not finite."""
+"""Largest number of increases of a ridge, each a hundredfold; after more the ridge is not finite."""
 
 SPAN_CURVATURE_ROUNDING = 1e-13
-"""Curvature along a direction within the span, relative to the largest, that is rounding of float64."""
+"""Curvature along a direction within the span, relative to the largest, below which it is a rounding error of
+float64."""
 
 MAX_LOGIT_CHANGE = 2.0
 """Largest change of a logit by one Newton step for orthogonal rows.
