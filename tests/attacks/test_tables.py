@@ -879,12 +879,7 @@ def follow_up(server: Server, there: Path, drawn: Drawn, draw: Draw, said: str) 
     form = pick(draw, ["onnx", "onnx", "sklearn", "safetensors"])
     suffix = {"onnx": "onnx", "sklearn": "joblib", "safetensors": "safetensors"}[form]
     if type_("export", f"format={form}", f"output=n.{suffix}", "overwrite=true") is None:
-        if (
-            "logits" in said
-            or "calibrate=temperature takes out" in said
-            or "one-vs-rest" in said
-            or "be off by" in said
-        ):
+        if "logits" in said or "calibrate=temperature removes" in said or "one-vs-rest" in said or "be off by" in said:
             return OK, said  # a format that cannot hold this model says so
         return bad(None), said
     if form == "onnx" and model["columns"]:

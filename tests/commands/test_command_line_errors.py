@@ -876,7 +876,7 @@ def test_the_examples_of_help_can_be_typed(typed: Callable[[str], Answer], run_t
     assert len(examples) == 7
     for example in examples:
         words = shlex.split(example)[2:]
-        # Of a sweep its first job; a checkpoint is not there to go on from.
+        # Of a sweep its first job; a checkpoint is not there to continue from.
         settings = [word.partition(",")[0] for word in words if word != "-m" and not word.startswith("ckpt_path=")]
         answer = run_train(shlex.join([*settings, "--cfg", "job", "--resolve"]))
         assert answer.err == ""

@@ -21,7 +21,7 @@ from whole_runs import SCRIPT, Answer, newest, train
 SOON_S = 2.0
 """What a user waits for at most, on a machine that has a core to spare."""
 
-STOPPED = "Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.\n"
+STOPPED = "Stopped. `ckpt_path=latest` continues from the last epoch that was saved.\n"
 
 
 def ended(process: subprocess.Popen[str], soon: float = SOON_S) -> str:

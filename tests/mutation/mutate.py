@@ -70,22 +70,20 @@ FILES = (
 
 TUNING = frozenset(
     {
-        "BLOCK",
         "BLOCK_BYTES",
+        "BLOCK_NUMEL",
         "BLOCK_ROWS",
-        "COPIED",
-        "GRAM_BYTES",
-        "LANES",
-        "LARGEST",
-        "MOST_NUMBERS",
+        "GRAM_BLOCK_BYTES",
+        "MAX_COPIED_NUMBERS",
+        "MIN_ROWS_PER_THREAD",
         "ONE_THREAD_FLOP",
         "PART_BYTES",
-        "STRIP",
-        "TALL",
+        "TILE_COLUMNS",
+        "TRIANGLE_STRIP_COLUMNS",
     }
 )
-"""Constants that say how much is done at once, or by how many threads: another value changes seconds or memory, and no
-answer.  They are not mutated."""
+"""Constants that set the size of blocks or the number of threads: another value changes time or memory, but no answer.
+They are not mutated."""
 
 PRELOAD = (
     "hypothesis",

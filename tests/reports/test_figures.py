@@ -79,7 +79,8 @@ def test_a_run_with_names_of_many_scripts_is_drawn_and_says_what_it_cannot_write
     assert answer.code == 0
     lines = [line for line in answer.err.splitlines() if not line.startswith(("optimizer=", "table: epoch"))]
     assert lines == [
-        "pictures: no font of this machine has 小時, so boxes stand there. Install one that has, such as Noto Sans CJK."
+        "pictures: no font of this machine has 小時, so boxes are drawn instead. "
+        "Install one that has, such as Noto Sans CJK."
     ]
 
 

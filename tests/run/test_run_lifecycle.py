@@ -364,7 +364,7 @@ def test_stopped_from_the_keyboard_it_says_how_to_go_on(
         patched.setattr(LogisticModule, "on_train_batch_end", control_c)
         assert main(["dataset=iris", "max_epochs=5", "batch_size=full"]) == 130
     signal.signal(signal.SIGINT, handler)  # Lightning has switched it off
-    said = "Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.\n"
+    said = "Stopped. `ckpt_path=latest` continues from the last epoch that was saved.\n"
     assert capsys.readouterr().err.endswith(said)
     resumed = train(tmp_path, "ckpt_path=latest")
     assert resumed.checkpoint()["epoch"] == 4
@@ -973,7 +973,9 @@ def test_the_strength_of_a_path_stays_with_its_checkpoint(tmp_path: Path, capsys
     with working_in(tmp_path):
         assert main(["ckpt_path=latest", "l2=path"]) == 2
         said = capsys.readouterr().err
-        assert said == "`l2` must be one number to go on from this checkpoint, got 'path'. Set l2=0.1, which it has.\n"
+        assert (
+            said == "`l2` must be one number to continue from this checkpoint, got 'path'. Set l2=0.1, which it has.\n"
+        )
         assert main(["ckpt_path=latest", "l2=0.1", "report=brief"]) == 0
 
 
@@ -1061,7 +1063,7 @@ def test_a_process_among_others_is_a_whole_run_and_says_so(
     run = train(tmp_path, "dataset=breast_cancer", "optimizer=sgd", "max_epochs=8", "l2=0.01")
     said = {"Kubeflow": "torchrun"}.get(starter, starter)
     assert capsys.readouterr().err.startswith(
-        f"process 1 of 2 that {said} started: several processes do not train together yet, each is a run of its own\n"
+        f"process 1 of 2 that {said} started: several processes do not train together yet, each is a separate run\n"
     )
     assert run.curve("loss/train") == cancer.curve("loss/train")
     assert (run.folder / "metrics.csv").read_text() == (cancer.folder / "metrics.csv").read_text()

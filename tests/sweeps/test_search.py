@@ -113,7 +113,7 @@ def test_the_command_that_it_ends_with_repeats_the_best_run(whole: Path, tmp_pat
 def test_a_part_and_the_rest_try_what_the_whole_tries(whole: Path, tmp_path: Path, run_command: RunCommand) -> None:
     assert run_command(tmp_path, "sweep", *IRIS, "trials=3").code == 0
     answer = run_command(tmp_path, "sweep", *IRIS, "trials=6")
-    assert "iris_l2_lr: going on from 3 of 6 trials\n" in answer.err
+    assert "iris_l2_lr: continuing from 3 of 6 trials\n" in answer.err
     folder = Path("runs") / "sweeps" / "iris_l2_lr"
     assert tried(tmp_path / folder) == tried(whole / folder)
     # all are done: nothing is tried again
@@ -170,7 +170,7 @@ def test_killed_it_goes_on_and_tries_what_it_would_have_tried(whole: Path, tmp_p
     process.communicate()
     after = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert after.returncode == 0, after.stderr
-    assert re.search(r"going on from [2-6] of 6 trials", after.stderr)
+    assert re.search(r"continuing from [2-6] of 6 trials", after.stderr)
     folder = Path("runs") / "sweeps" / "iris_l2_lr"
     assert tried(tmp_path / folder) == tried(whole / folder)
 
@@ -265,7 +265,10 @@ MISTAKES = {
     ("search.seed=int(1,5)",): "`search.seed` must be a key that makes a model better or worse on the same rows.",
     ("search.max_epochs=uniform(1,5)", "dataset=iris"): "`max_epochs` must be a whole number >= 1, got 2.528",
     ("search.lr=log(1e-3,1)", "trials=0"): "`trials` must be a whole number >= 1, got 0.",
-    ("search.lr=log(1e-3,1)", "ckpt_path=latest"): "`ckpt_path` must not be set in a sweep. Each trial starts anew.",
+    (
+        "search.lr=log(1e-3,1)",
+        "ckpt_path=latest",
+    ): "`ckpt_path` must not be set in a sweep. Each trial starts from scratch.",
     ("search.lr=log(1e-3,1)",): "`search` must have a val split to choose by. Choose another dataset.",
     ("search.lr=log(1e-3,1)", "dataset=iris", "storage=nosuch://x"): "`storage` must be the URL of a database",
     ("search.lr=log(1e-3,1)", "study=a/b"): "`study` must be made of letters, digits and -_., got 'a/b'.",

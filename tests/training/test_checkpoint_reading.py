@@ -142,7 +142,7 @@ def test_one_that_training_cannot_go_on_from_is_one_line(
     answer = run_command(tmp_path, "train", *typed)
     assert answer.code == 2
     assert answer.err.splitlines()[-1] == (
-        "`ckpt_path` must be a checkpoint to go on from, and strange.ckpt lacks a part that Lightning needs. "
+        "`ckpt_path` must be a checkpoint to continue from, and strange.ckpt lacks a part that Lightning needs. "
         "Leave ckpt_path out to start from scratch."
     )
 

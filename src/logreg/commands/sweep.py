@@ -39,7 +39,7 @@ OWN = {
     "trials": Setting(
         20,
         whole(at_least=1),
-        "how many in all: the same command typed again goes on where it stopped, also after a kill",
+        "number of trials in all: the same command typed again continues where it stopped, also after a kill",
     ),
     "study": Setting(None, optional(text()), "name of the sweep; null: the dataset and the keys, such as digits_l2_lr"),
     "storage": Setting(
@@ -56,7 +56,7 @@ LOCK = ".lock"
 """The file, in the folder of a sweep, that is locked while the folder is made or removed."""
 
 REFUSED = {
-    "ckpt_path": "Each trial starts anew.",
+    "ckpt_path": "Each trial starts from scratch.",
     "facts": "Type scripts/train.py facts=only.",
     "seed": "",
 }
@@ -224,7 +224,7 @@ def _run(arguments: list[str]) -> int:
         raise
     except (KeyboardInterrupt, Terminated):
         _gather(plan, search, folder)
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        print("Stopped. The same command continues from here.", file=sys.stderr)
         return 130
     return _gather(plan, search, folder)
 
@@ -288,7 +288,7 @@ def _run_trials(
     """Runs the trial that was requested, and all that are left."""
     total = plan.values["trials"]
     if before:
-        print(f"{plan.study}: going on from {before} of {total} trials", file=sys.stderr)
+        print(f"{plan.study}: continuing from {before} of {total} trials", file=sys.stderr)
     with _progress(total, before, plan.study, SELECT[plan.config.select][0]) as report:
         while request is not None:
             trial, values = request

@@ -163,7 +163,7 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
             newest = latest_run(ROOT)
             is_newest = newest is not None and newest.resolve() == folder.resolve()
             resume = f"`ckpt_path={'latest' if is_newest else shown(folder)}`"
-            stopped.args = (f"{resume} goes on from the last epoch that was saved.",)
+            stopped.args = (f"{resume} continues from the last epoch that was saved.",)
         raise
 
 

@@ -62,7 +62,7 @@ def as_sklearn(model: Linear) -> Any:
     if model.divisor is not None:
         raise ConfigError(
             "`format=sklearn` must be a model that scikit-learn has, and its OneVsRestClassifier has no place for the "
-            "class weights that calibrate=temperature takes out. Use format=onnx, json or torch_export."
+            "class weights that calibrate=temperature removes. Use format=onnx, json or torch_export."
         )
     several = OneVsRestClassifier(LogisticRegression())
     ends = np.array([0, 1])

@@ -205,7 +205,7 @@ def started_beside_others() -> str | None:
         if os.environ.get(size, "1") not in ("", "0", "1"):
             return (
                 f"process {os.environ.get(rank, '?')} of {os.environ[size]} that {starter} started: "
-                "several processes do not train together yet, each is a run of its own"
+                "several processes do not train together yet, each is a separate run"
             )
     return None
 

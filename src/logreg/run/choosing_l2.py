@@ -129,7 +129,7 @@ def l2_of_checkpoint(config: RunConfig, held: Mapping[str, Any]) -> ChosenL2:
     before, chosen = held.get("path", {"asked": typed}) or {}, float(held["hyper_parameters"]["l2"])
     if typed not in ("auto", before.get("asked")):
         raise ConfigError.broken(
-            "l2", "be one number to go on from this checkpoint", typed, f"Set l2={chosen:g}, which it has."
+            "l2", "be one number to continue from this checkpoint", typed, f"Set l2={chosen:g}, which it has."
         )
     path = [PathRow(**row) for row in before.get("rows", ())] or None
     return ChosenL2(chosen, typed, path, reason=before.get("reason", ""))

@@ -85,7 +85,7 @@ def fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, res
         restoring = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
         if resumed is not None and not isinstance(error, LogregError) and RESTORING in restoring:
             raise ConfigError(
-                f"`ckpt_path` must be a checkpoint to go on from, and {shown(resumed)} lacks a part that Lightning "
+                f"`ckpt_path` must be a checkpoint to continue from, and {shown(resumed)} lacks a part that Lightning "
                 "needs. Leave ckpt_path out to start from scratch."
             ) from error
         raise
