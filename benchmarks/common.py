@@ -1,4 +1,4 @@
-"""What the benchmarks share: their command line, timing in turns, and tables of medians.
+"""Common parts of the benchmarks: the command line, timing in turns, and tables of medians.
 
 Machines differ and are noisy.  Each benchmark therefore times the two things that it compares in turns, and reports the
 ratio of their medians.
@@ -146,7 +146,7 @@ def process_seconds(arguments: Sequence[str], exit_code: int = 0) -> list[float]
     """Wall seconds of a Python process in an empty folder, as a list of one.
 
     Args:
-        arguments: What follows ``python``.
+        arguments: The words after ``python``.
         exit_code: The exit code that the process must have.
 
     Raises:
@@ -165,7 +165,7 @@ def process_peak(arguments: Sequence[str]) -> tuple[float, float]:
     """Wall seconds of a Python process in an empty folder, and its peak memory in GiB.
 
     Args:
-        arguments: What follows ``python``.
+        arguments: The words after ``python``.
 
     Raises:
         RuntimeError: The process failed.

@@ -1,7 +1,7 @@
 """Times the second start on a folder of images, which reads the cache, against the first start, which fills it.
 
 Two cases: pixels at dataset.size=32, and frozen features of an untrained resnet18 (as slow as a trained one).  The
-figures are seconds of a process of its own, from the DataModule's setup to rows that are ready to train on.
+figures are seconds of a new process, from the DataModule's setup to rows that are ready to train on.
 """
 
 from __future__ import annotations

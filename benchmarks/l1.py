@@ -49,17 +49,17 @@ def dependent(draw: np.random.Generator, classes: int) -> tuple[Tensor, Tensor]:
     """Five columns, the last the sum of the first two."""
     x = draw.normal(size=(ROWS, 5))
     x[:, 4] = x[:, 0] + x[:, 1]
-    return _labelled(draw, x, 0.5, classes)
+    return _labeled(draw, x, 0.5, classes)
 
 
 def one_hot(draw: np.random.Generator, classes: int) -> tuple[Tensor, Tensor]:
     """A number, and all levels of two categories."""
     first, second = draw.integers(0, 4, ROWS), draw.integers(0, 3, ROWS)
     x = np.column_stack([draw.normal(size=ROWS), np.eye(4)[first], np.eye(3)[second]])
-    return _labelled(draw, x, 1.0, classes)
+    return _labeled(draw, x, 1.0, classes)
 
 
-def _labelled(draw: np.random.Generator, x: np.ndarray, size: float, classes: int) -> tuple[Tensor, Tensor]:
+def _labeled(draw: np.random.Generator, x: np.ndarray, size: float, classes: int) -> tuple[Tensor, Tensor]:
     logits = size * x @ draw.normal(size=(x.shape[1], classes)) + draw.gumbel(size=(len(x), classes))
     return torch.from_numpy(x), torch.from_numpy(logits.argmax(1))
 

@@ -33,7 +33,7 @@ from common import (
 from training_loops import BATCH_SIZE, LR, HandWritten, OurRun, PerImage, PlainLightning, Rows, composed
 
 RUN = ("dataset=mnist", f"batch_size={BATCH_SIZE}", f"lr={LR}")
-"""What is typed after scripts/train.py."""
+"""Arguments of scripts/train.py."""
 
 MOST_SLOW_REPEATS = 3
 """Repeats that include the DataLoader: its epoch takes as long as many epochs of the others."""

@@ -39,7 +39,7 @@ from logreg.training.checkpoint_reading import Predictor
 from logreg.training.module import LogisticModule
 
 FEATURES = 30
-"""Of the rows that are predicted from file to file."""
+"""Number of features of the rows that are predicted from file to file."""
 
 MOST_GIB = 1.5
 """Target for the peak memory of the process."""

@@ -36,7 +36,7 @@ features, labels = (torch.from_numpy(np.load(f"{folder}/{name}.npy")) for name i
 if fits:
     assert fit(features, labels, Objective(loss, l2=l2), tolerance=1e-8).converged
 """
-"""Reads the rows of a problem and, if asked for, fits them.  Two small fits come first, as libraries load some of their
+"""Reads the rows of a problem and, on request, fits them.  Two small fits come first, as libraries load some of their
 code at its first use."""
 
 

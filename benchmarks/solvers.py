@@ -1,8 +1,8 @@
 """Times the way to the optimum, against scikit-learn's solvers, on seven problems; takes an hour and more.
 
 For each problem the optimum f* comes from a certified float64 fit of ours.  The tolerance of each solver is swept from
-loose to tight, and the objective at its answer is computed here, in float64 over all rows.  So a solver counts as
-within a gap if its answer is, whatever the solver itself reports.  The loosest tolerance that suffices is timed, the
+loose to tight, and the objective at its answer is computed here, in float64 over all rows.  A solver therefore counts
+as within a gap if its answer is, whatever the solver itself reports.  The loosest tolerance that suffices is timed, the
 solvers in turns, from arrays in memory to the answer; our time includes the certificate.
 
 The figures are seconds to a relative gap (f - f*) / f*.  The column "ours / it" is the ratio of our median to that of
@@ -70,7 +70,7 @@ class Case:
     """A problem, and the targets of ours on it.
 
     Attributes:
-        what: For the title.
+        what: Description of the problem for the title.
         rows: Reads or makes features (N, D) and labels (N,); ``None`` if the data are not on this disk.
         of_theirs: Gap -> target for the ratio of our time to that of scikit-learn's best solver.
         of_easy: Name of an easier case -> target for the ratio of our time to our time on that case.
@@ -85,7 +85,7 @@ class Case:
 
 
 def main(typed: Sequence[str] | None = None) -> int:
-    """Prints the tables of the problems that were asked for; returns the exit code 0, whatever the numbers are."""
+    """Prints the tables of the chosen problems; returns the exit code 0, whatever the numbers are."""
     parser = new_parser(__doc__, repeats=3)
     add_mnist_root(parser)
     parser.add_argument(
@@ -151,7 +151,7 @@ class Problem:
 
     @classmethod
     def of(cls, case: Case, arguments: argparse.Namespace) -> Problem | None:
-        """The problem of a case, on the device that was asked for; ``None`` without its data."""
+        """The problem of a case, on the chosen device; ``None`` without its data."""
         rows = case.rows(arguments)
         if rows is None:
             return None

@@ -63,7 +63,7 @@ def main(typed: Sequence[str] | None = None) -> int:
 
 
 def write_table(path: Path, rows: int, with_text: bool) -> None:
-    """Writes a table from a seed: numbers and a target; with text and booleans in ten columns, if asked for."""
+    """Writes a table from a seed: numbers and a target; optionally with text and booleans in ten columns."""
     draw = np.random.default_rng(0)
     columns: dict[str, object] = {}
     for number in range(COLUMNS - 1):

@@ -100,7 +100,7 @@ class HandWritten:
 
 
 class PerImage:
-    """The same loop, fed as the tutorials do: a DataLoader that turns image after image into a tensor."""
+    """The plain loop with the tutorials' DataLoader, which turns image after image into a tensor."""
 
     def __init__(self, root: Path, rows: Rows) -> None:
         from torch import nn, optim

@@ -1,6 +1,6 @@
 """Writes the files that the pages of docs/ learn from into the folder `examples`: `python docs/examples.py`.
 
-    loans.csv, new_loans.csv    a table with numbers, text, gaps and a column of classes; rows without classes
+    loans.csv, new_loans.csv    a table with numbers, text, missing values and a column of classes; rows without classes
     embeddings.npz              scikit-learn's digits in the place of embeddings: features (1797, 64) and labels (1797,)
     pictures/                   300 of the digits as PNG files, a folder for each class
     sklearn_default.npz         coef and intercept of scikit-learn's LogisticRegression() of its breast cancer table

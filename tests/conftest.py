@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from models import Models
     from whole_runs import Answer
 
-settings.register_profile("untimed", deadline=None)  # how long a test takes says nothing on a shared machine
+settings.register_profile("untimed", deadline=None)  # on a shared machine the duration of a test means nothing
 settings.load_profile("untimed")
 
-import_lightning()  # as every script does: the tests are of that, and begin seconds sooner
+import_lightning()  # as every script does, which also starts the tests seconds sooner
 
 MNIST_ROOTS = (Path(__file__).parents[1] / "data", Path(__file__).parents[2] / "shared" / "data" / "mnist")
-"""Where the true MNIST may lie: in the project's own data folder, or beside the checkout."""
+"""Folders where the true MNIST may lie: in the project's own data folder, or beside the checkout."""
 
 TABLE_ROOTS = (Path(__file__).parents[1] / "data" / "tables", Path(__file__).parents[2] / "shared" / "data" / "tables")
-"""Where diamonds.csv and planets.csv may lie."""
+"""Folders where diamonds.csv and planets.csv may lie."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,7 +57,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test, and no process that it starts, reaches further than this machine."""
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nobody listens there
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")  # no server listens at this port
     for variable in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(variable, "127.0.0.1,localhost")
     connect = socket.socket.connect
@@ -72,7 +72,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk() -> Iterator[None]:
-    """Nobody pulls the plug here, and what a killed process has written is there without it."""
+    """Replaces fsync by nothing: the power stays on, and the writes of a killed process survive without fsync."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda file: None)
         yield
@@ -84,15 +84,15 @@ def draw() -> torch.Generator:
 
 
 @pytest.fixture
-def desk(
+def run_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[[str], Answer]]:
-    """Types a command of `scripts/train.py` in this process, where torch is there already; leaves it as it was."""
+    """Runs a command of `scripts/train.py` in this process, which has imported torch, and restores its state."""
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
 
     from logreg.commands.train import main
-    from whole_runs import Answer, left_in, standing_in
+    from whole_runs import Answer, left_in, working_in
 
     def type_(command: str) -> Answer:
         monkeypatch.setattr(sys, "argv", ["train.py"])
@@ -101,7 +101,7 @@ def desk(
         code = main(shlex.split(command))
         return Answer(code, *capfd.readouterr(), left_in(tmp_path), frozenset())
 
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         yield type_
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
@@ -125,7 +125,7 @@ def true_tables() -> Path:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """Of the attacks: forks of one process that has imported what commands import."""
+    """Server of the attacks: forks of one process that has imported the modules of all commands."""
     from forks import serving
 
     with serving() as one:
@@ -134,25 +134,25 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
-    """Models that were trained once; nobody may change their runs."""
+    """Models that were trained once; tests may not change their runs."""
     from models import Models
 
     return Models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
-def types(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Types a command of any script in this process, standing in a folder: ``types(here, "predict", "hours=3")``."""
+def run_command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Runs a command of any script in this process, in a folder: ``run_command(here, "predict", "hours=3")``."""
     from importlib import import_module
 
     from hydra.core.global_hydra import GlobalHydra
 
-    from whole_runs import Answer, left_in, standing_in
+    from whole_runs import Answer, left_in, working_in
 
     def type_(here: Path, script: str, *arguments: str) -> Answer:
         capfd.readouterr()
         GlobalHydra.instance().clear()
-        with standing_in(here):
+        with working_in(here):
             code = import_module(f"logreg.commands.{script}").main(arguments)
         return Answer(code, *capfd.readouterr(), left_in(here), frozenset())
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 @dataclass
 class Server:
-    """What it does can be set at any time."""
+    """A server of files, whose behavior can be set at any time."""
 
     folder: Path
-    """Files are found below it by name."""
+    """Folder in which files are found by name."""
     manner: str = "well"
-    """How it answers: well, without_length, moved, missing, cut, broken, stalls, drips, or slowly."""
+    """Manner of the answers: well, without_length, moved, missing, cut, broken, stalls, drips, or slowly."""
     address: str = ""
-    asked: list[str] = field(default_factory=list)
-    """Names of the files, in the order that they were asked for."""
+    requested: list[str] = field(default_factory=list)
+    """Names of the files, in the order of the requests."""
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         name = request.path.rpartition("/")[2]
@@ -30,7 +30,7 @@ class Server:
             request.send_header("Location", f"/moved/{name}")
             request.end_headers()
             return
-        self.asked.append(name)
+        self.requested.append(name)
         found = next(self.folder.rglob(name), None)
         if found is None or self.manner == "missing":
             request.send_error(404)
@@ -59,7 +59,7 @@ def serving(folder: Path, manner: str = "well") -> Iterator[Server]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            with suppress(ConnectionError):  # whoever asked has left
+            with suppress(ConnectionError):  # the client has closed the connection
                 server.answer(self)
 
         def log_message(self, *_: object) -> None:
@@ -67,7 +67,7 @@ def serving(folder: Path, manner: str = "well") -> Iterator[Server]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
         listening.block_on_close = False
-        listening.handle_error = lambda *_: None  # type: ignore[method-assign]  # it would print into a later test
+        listening.handle_error = lambda *_: None  # type: ignore[method-assign]  # the default would print into a later test
         server.address = f"http://127.0.0.1:{listening.server_port}/files/"
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()

@@ -15,7 +15,7 @@ TABLE_HEADER = "id,size,color,wet,always,kind"
 
 
 def table_rows(number: int, seed: int) -> list[str]:
-    """Lines of a CSV with everything that tables have: gaps, levels, booleans, a constant, an id."""
+    """Lines of a CSV with everything that tables have: missing values, levels, booleans, a constant, an id."""
     draw = random.Random(seed)
     lines = []
     for row in range(number):
@@ -29,13 +29,13 @@ def table_rows(number: int, seed: int) -> list[str]:
 
 
 def write_table(file: Path, number: int = 400, seed: int = 0) -> Path:
-    """A CSV of such rows."""
+    """A CSV of the rows of `table_rows`."""
     file.write_text("\n".join([TABLE_HEADER, *table_rows(number, seed)]) + "\n", encoding="utf-8")
     return file
 
 
 def write_pictures(folder: Path, number: int = 12, size: int = 6) -> Path:
-    """Grey pictures in a folder for each class: dark ones and bright ones."""
+    """Gray pictures in a folder for each class: dark ones and bright ones."""
     draw = np.random.default_rng(0)
     for name, middle in (("dark", 70), ("bright", 170)):
         (folder / name).mkdir(parents=True)

@@ -161,7 +161,7 @@ class Reference:
         """The same in source units."""
         point = self.in_source_units(self.solution)
         if self.softmax and self.l2.any() and not self.l1.any():
-            point[:, :-1] -= point[:, :-1].mean(0)  # in large units the penalty hardly says so
+            point[:, :-1] -= point[:, :-1].mean(0)  # in large units the penalty hardly determines the mean
         return Minimum(point[:, :-1], point[:, -1], self.value(self.solution))
 
     def _regauged(self, point: Array) -> Array:
@@ -220,7 +220,7 @@ class Reference:
             if (slope * newton).sum() > 1e-13 * value and not close:
                 tried = (moved(step, 0.5**halving) for step in (newton, steepest) for halving in range(25))
                 better = next((end for end in tried if self.value(end) < value), None)
-            # Nearer than values can tell Newton's step is right.
+            # Nearer to the optimum than values can show, Newton's step is right.
             point, close = (moved(newton, 1.0), close + 1) if better is None else (better, 0)
             if close == 4:
                 break

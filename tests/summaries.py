@@ -75,7 +75,7 @@ PLAIN: dict[str, Any] = {
     "git_commit": None,
     "versions": {"python": "3.11"},
 }
-"""A run of sgd on three classes, as it stands in summary.json."""
+"""A run of sgd on three classes, as in summary.json."""
 
 EVALUATION: dict[str, Any] = {
     "split": "test",

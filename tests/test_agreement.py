@@ -21,7 +21,7 @@ from logreg.solvers.fit import fit
 from logreg.stored_form import choose_stored_form, moments
 from whole_runs import Answer, newest, train
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 SAME = 1e-6
 """Largest difference of a score between two programs."""
@@ -167,9 +167,11 @@ def scores(probabilities: np.ndarray[Any, Any], taken: Sequence[str], truth: Seq
     return found
 
 
-def predicted(here: Path, types: Types, file: str, truth: Sequence[str], classes: list[str], *typed: str) -> Any:
+def predicted(
+    here: Path, run_command: RunCommand, file: str, truth: Sequence[str], classes: list[str], *typed: str
+) -> Any:
     output = here / "out.parquet"
-    assert types(here, "predict", f"input={file}", f"output={output}", "overwrite=true", *typed).code == 0
+    assert run_command(here, "predict", f"input={file}", f"output={output}", "overwrite=true", *typed).code == 0
     import pyarrow.parquet
 
     rows = pyarrow.parquet.read_table(output)
@@ -177,11 +179,11 @@ def predicted(here: Path, types: Types, file: str, truth: Sequence[str], classes
     return scores(p, rows.column("predicted").to_pylist(), truth, classes)
 
 
-def by_onnx(here: Path, types: Types, table: Written, truth: Sequence[str], classes: list[str]) -> Any:
+def by_onnx(here: Path, run_command: RunCommand, table: Written, truth: Sequence[str], classes: list[str]) -> Any:
     import onnxruntime
 
     file = here / "model.onnx"
-    answer = types(here, "export", "format=onnx", f"output={file}", "overwrite=true")
+    answer = run_command(here, "export", "format=onnx", f"output={file}", "overwrite=true")
     assert answer.code == 0, answer.err
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     kinds = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(string)": object}
@@ -202,7 +204,7 @@ def trained(table: Written, here: Path, *typed: str) -> dict[str, Any]:
     return train(here, *typed, "dataset.split.val=0", "dataset.split.test=0").summary
 
 
-def agree(table: Written, here: Path, types: Types) -> dict[str, Any]:
+def agree(table: Written, here: Path, run_command: RunCommand) -> dict[str, Any]:
     """Trains on all rows, asks every program, and compares.
 
     Returns:
@@ -212,7 +214,7 @@ def agree(table: Written, here: Path, types: Types) -> dict[str, Any]:
     in_table, certificate, classes = summary["metrics"]["train"], summary["optimality"], summary["dataset"]["classes"]
     truth = [str(name) for name in table.columns[target]]
     assert certificate["value"] == pytest.approx(summary["objective"]["train"], rel=0, abs=1e-9)
-    answer = types(here, "evaluate", "json=true", "split=train")
+    answer = run_command(here, "evaluate", "json=true", "split=train")
     assert answer.code == 0, answer.err
     evaluated = json.loads(answer.out)
     assert evaluated["metrics"]["train"] == in_table
@@ -223,15 +225,15 @@ def agree(table: Written, here: Path, types: Types) -> dict[str, Any]:
         expected["auroc"] = in_table["auroc"]
     others = {
         "evaluate": {name: measured[name] for name in expected},
-        "predict": predicted(here, types, "t.csv", truth, classes, f"drop=[{target}]"),
-        "onnx": by_onnx(here, types, table, truth, classes),
+        "predict": predicted(here, run_command, "t.csv", truth, classes, f"drop=[{target}]"),
+        "onnx": by_onnx(here, run_command, table, truth, classes),
     }
     for program, found in others.items():
         assert found == pytest.approx(expected, rel=0, abs=SAME), program
     return summary
 
 
-def test_predictions_rank_rows_whose_probabilities_are_all_but_1(tmp_path: Path, types: Types) -> None:
+def test_predictions_rank_rows_whose_probabilities_are_all_but_1(tmp_path: Path, run_command: RunCommand) -> None:
     # 1 - 1e-5 and closer: float32 tells 160 probabilities apart there
     draw = np.random.default_rng(0)
     x = draw.normal(size=1000)
@@ -240,14 +242,16 @@ def test_predictions_rank_rows_whose_probabilities_are_all_but_1(tmp_path: Path,
     auroc = trained(table, tmp_path)["metrics"]["train"]["auroc"]
     slope = np.polyfit(x, np.array(y) == "yes", 1)[0]
     assert auroc == pytest.approx(roc_auc_score(np.array(y) == "yes", np.sign(slope) * x), abs=1e-12)
-    assert predicted(tmp_path, types, "t.csv", y, ["no", "yes"], "drop=[y]")["auroc"] == pytest.approx(auroc, abs=1e-12)
+    assert predicted(tmp_path, run_command, "t.csv", y, ["no", "yes"], "drop=[y]")["auroc"] == pytest.approx(
+        auroc, abs=1e-12
+    )
 
 
-def test_a_threshold_that_stands_in_the_output_divides_the_rows_there(tmp_path: Path, types: Types) -> None:
+def test_a_threshold_that_stands_in_the_output_divides_the_rows_there(tmp_path: Path, run_command: RunCommand) -> None:
     trained(gauge("1e-3"), tmp_path)
-    rows = list(csv.DictReader(types(tmp_path, "predict", "input=t.csv", "drop=[y]").out.splitlines()))
+    rows = list(csv.DictReader(run_command(tmp_path, "predict", "input=t.csv", "drop=[y]").out.splitlines()))
     written = sorted(float(row["yes"]) for row in rows)[100]
-    answer = types(tmp_path, "predict", "input=t.csv", "drop=[y]", f"threshold={written!r}")
+    answer = run_command(tmp_path, "predict", "input=t.csv", "drop=[y]", f"threshold={written!r}")
     for row in csv.DictReader(answer.out.splitlines()):
         assert (row["predicted"] == "yes") == (float(row["yes"]) > written)
 
@@ -262,16 +266,18 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_every_program_gives_the_same_scores(name: str, tmp_path: Path, types: Types) -> None:
-    summary = agree(QUICK[name](), tmp_path, types)
+def test_every_program_gives_the_same_scores(name: str, tmp_path: Path, run_command: RunCommand) -> None:
+    summary = agree(QUICK[name](), tmp_path, run_command)
     right = RIGHT.get(name, {})
     assert {score: summary["metrics"]["train"][score] for score in right} == pytest.approx(right, rel=0, abs=1e-6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
-def test_every_program_gives_the_same_scores_for_more_tables(name: str, tmp_path: Path, types: Types) -> None:
-    agree(SLOW[name](), tmp_path, types)
+def test_every_program_gives_the_same_scores_for_more_tables(
+    name: str, tmp_path: Path, run_command: RunCommand
+) -> None:
+    agree(SLOW[name](), tmp_path, run_command)
 
 
 def read(file: Path, target: str, rows: int, *left_out: str) -> Written:
@@ -285,21 +291,21 @@ def read(file: Path, target: str, rows: int, *left_out: str) -> Written:
 
 
 @pytest.mark.slow
-def test_diamonds(true_tables: Path, tmp_path: Path, types: Types) -> None:
-    agree(read(true_tables / "diamonds.csv", "cut", 3000), tmp_path, types)
+def test_diamonds(true_tables: Path, tmp_path: Path, run_command: RunCommand) -> None:
+    agree(read(true_tables / "diamonds.csv", "cut", 3000), tmp_path, run_command)
 
 
 @pytest.mark.slow
-def test_planets(true_tables: Path, tmp_path: Path, types: Types) -> None:
-    agree(read(true_tables / "planets.csv", "method", 1035), tmp_path, types)
+def test_planets(true_tables: Path, tmp_path: Path, run_command: RunCommand) -> None:
+    agree(read(true_tables / "planets.csv", "method", 1035), tmp_path, run_command)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "target"), [("birthwt.csv", "low"), ("endometrial.csv", "HG")])
-def test_tables_of_r(file: str, target: str, tmp_path: Path, types: Types) -> None:
+def test_tables_of_r(file: str, target: str, tmp_path: Path, run_command: RunCommand) -> None:
     if not (REFERENCES / file).exists():
         pytest.skip("R's tables are not on this disk")
-    agree(read(REFERENCES / file, target, 1000), tmp_path, types)
+    agree(read(REFERENCES / file, target, 1000), tmp_path, run_command)
 
 
 UNITS = [1e-46, 1e-20, 1e19, 1e37]
@@ -333,10 +339,12 @@ def test_a_column_in_any_unit_that_is_not_standardized_gives_the_same_optimum(un
     ],
 )
 def test_a_unit_that_cannot_be_held_is_refused_in_one_line(
-    unit: float, typed: tuple[str, ...], sentence: str, tmp_path: Path, types: Types
+    unit: float, typed: tuple[str, ...], sentence: str, tmp_path: Path, run_command: RunCommand
 ) -> None:
     write(units(unit), tmp_path / "t.csv")
-    answer = types(tmp_path, "train", "dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=1e-3", *typed)
+    answer = run_command(
+        tmp_path, "train", "dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=1e-3", *typed
+    )
     assert answer.code == 2
     assert answer.err.startswith(sentence)
     assert answer.err.count("\n") == 1
@@ -356,7 +364,7 @@ def test_seconds_keep_every_digit_of_their_slope(tmp_path: Path) -> None:
 
 
 def test_an_intercept_beside_all_levels_stays_small_and_what_is_determined_is_right(
-    tmp_path: Path, types: Types
+    tmp_path: Path, run_command: RunCommand
 ) -> None:
     trained(gauge("0"), tmp_path, "tolerance=1e-13")
     lines = (newest(tmp_path).folder / "coefficients.csv").read_text().splitlines()[1:]
@@ -365,15 +373,15 @@ def test_an_intercept_beside_all_levels_stays_small_and_what_is_determined_is_ri
     assert coef["c=l3"] - coef["c=l0"] == pytest.approx(1.70086, abs=1e-5)
     assert sum(coef[f"c=l{level}"] for level in range(4)) == pytest.approx(0, abs=0.1)  # was 1e6
     (tmp_path / "new.csv").write_text("x,c\n500,l1\n")
-    (row,) = csv.DictReader(types(tmp_path, "predict", "input=new.csv").out.splitlines())
+    (row,) = csv.DictReader(run_command(tmp_path, "predict", "input=new.csv").out.splitlines())
     assert float(row["yes"]) == pytest.approx(0.30848, abs=1e-5)
 
 
-def test_even_odds_are_the_first_class_for_every_program(tmp_path: Path, types: Types) -> None:
+def test_even_odds_are_the_first_class_for_every_program(tmp_path: Path, run_command: RunCommand) -> None:
     table = even_odds()
-    agree(table, tmp_path, types)
+    agree(table, tmp_path, run_command)
     for typed in ((), ("threshold=0.5",)):
-        answer = types(tmp_path, "predict", "input=t.csv", "drop=[y]", *typed)
+        answer = run_command(tmp_path, "predict", "input=t.csv", "drop=[y]", *typed)
         assert {line.split(",")[0].strip('"') for line in answer.out.splitlines()[1:]} == {"no"}
     import onnxruntime
 
@@ -473,9 +481,9 @@ def test_an_offset_that_nothing_can_take_up_is_said(typed: tuple[str, ...], is_s
 
 
 @pytest.mark.parametrize("kind", ["json", "safetensors", "sklearn", "torch_export", "onnx"])
-def test_every_format_takes_numbers_from_far_away(kind: str, tmp_path: Path, types: Types) -> None:
+def test_every_format_takes_numbers_from_far_away(kind: str, tmp_path: Path, run_command: RunCommand) -> None:
     trained(seconds(), tmp_path)
-    answer = types(tmp_path, "export", f"format={kind}")
+    answer = run_command(tmp_path, "export", f"format={kind}")
     assert answer.code == 0, answer.err
     assert "double precision" in (newest(tmp_path).folder / "export" / "MODEL_CARD.md").read_text()
 

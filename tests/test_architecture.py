@@ -45,14 +45,14 @@ BASE = {
 
 
 class Import(NamedTuple):
-    """One import statement's worth of one module."""
+    """One module that an import statement names."""
 
     by: str
     """The importing module, without "logreg.": "run", or "data.base"."""
     of: str
     """The imported module, in full: "torch.nn", or "logreg.data.base"."""
     lazy: bool
-    """Whether it stands inside a function."""
+    """Whether the import is inside a function."""
 
 
 def name_of(file: Path) -> str:

@@ -30,13 +30,13 @@ from logreg.training.schedules import SCHEDULES, lr_factor
 FILES = sorted(file.relative_to(CONF).as_posix() for file in CONF.rglob("*.yaml"))
 
 FRAGMENTS = {file for file in FILES if file.startswith("dataset/base/")}
-"""What datasets share; nobody chooses them."""
+"""Files that datasets share; users do not choose them."""
 
 TABLES = {"blobs", "breast_cancer", "iris", "wine", "digits", "table", "features"}
-"""Datasets whose optimizer is an exact one, unless another is asked for."""
+"""Datasets whose default optimizer is exact."""
 
 NEED_FILES = set(DATASETS) - {"toy", "blobs", "breast_cancer", "iris", "wine", "digits"}
-"""Datasets that are not there until somebody has fetched or named their files."""
+"""Datasets whose files must be downloaded or named by the user."""
 
 
 def options(group: str) -> list[str]:
@@ -132,7 +132,7 @@ def test_every_file_builds_and_trains(file: str, trained: Callable[[RunConfig], 
     if config.backbone["name"] != "none":
         pytest.skip("a backbone needs images, and those of the default run are none")
     if config.dataset["name"] in NEED_FILES:
-        pytest.skip("its files are not there until somebody has fetched them")
+        pytest.skip("its files must be downloaded first")
     summary, moved = trained(config)
     assert summary.status == "finished"
     assert moved

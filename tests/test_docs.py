@@ -26,9 +26,9 @@ from logreg.commands.overrides import CONF
 from logreg.config import SECTIONS, RunConfig
 from logreg.data import DATASETS
 from test_architecture import LAYERS
-from whole_runs import Answer, hydra_composed, standing_in
+from whole_runs import Answer, hydra_composed, working_in
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 PROJECT = Path(__file__).parents[1]
 
@@ -253,32 +253,32 @@ class Sitting:
         self.done: dict[int, Answer | str] = {}
         self.names: dict[str, Any] = {}
 
-    def answer(self, step: Step, types: Types, mnist_root: Path | None) -> Answer | str:
+    def answer(self, step: Step, run_command: RunCommand, mnist_root: Path | None) -> Answer | str:
         """That of a step, after those before it.  Slow ones before it are left out if it is not slow itself."""
         for earlier in STEPS[self.page][: step.number + 1]:
             if earlier.number not in self.done and (earlier == step or not earlier.slow):
-                self.done[earlier.number] = self._run(earlier, types, mnist_root)
+                self.done[earlier.number] = self._run(earlier, run_command, mnist_root)
         return self.done[step.number]
 
-    def _run(self, step: Step, types: Types, mnist_root: Path | None) -> Answer | str:
+    def _run(self, step: Step, run_command: RunCommand, mnist_root: Path | None) -> Answer | str:
         if step.kind == "python":
             return self._python(step)
         python, script, *typed = shlex.split(step.text)
         assert python == "python"
         if script == "docs/examples.py":
-            with standing_in(self.here):
+            with working_in(self.here):
                 runpy.run_path(str(PROJECT / script), run_name="__main__")
             return Answer(0, "", "", [], frozenset())
         if script == "scripts/train.py" and (step.page, step.number) != DRAWN and not {"-m", "report=brief"} & {*typed}:
             typed.append("report=brief")
         if mnist_root is not None:
             typed.append(f"dataset.root={mnist_root}")
-        return types(self.here, Path(script).stem, *typed)
+        return run_command(self.here, Path(script).stem, *typed)
 
     def _python(self, step: Step) -> str:
         """What is wrong with a piece of Python; empty if nothing is."""
         found: list[str] = []
-        with standing_in(self.here), warnings.catch_warnings():
+        with working_in(self.here), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what other packages warn of is not what a page shows
             if ">>>" not in step.text:
                 exec(compile(step.text, step.page, "exec"), {"__name__": "__main__"})
@@ -306,10 +306,10 @@ RUN = [step for steps in STEPS.values() for step in steps]
 
 @pytest.mark.parametrize("step", as_parameters([step for step in RUN if step.kind == "console"]))
 def test_a_command_gives_what_is_shown(
-    step: Step, sittings: dict[str, Sitting], types: Types, request: pytest.FixtureRequest
+    step: Step, sittings: dict[str, Sitting], run_command: RunCommand, request: pytest.FixtureRequest
 ) -> None:
     mnist_root = request.getfixturevalue("mnist_root") if step.needs_mnist else None
-    answer = sittings[step.page].answer(step, types, mnist_root)
+    answer = sittings[step.page].answer(step, run_command, mnist_root)
     assert isinstance(answer, Answer)
     is_error = step.shown.startswith("`")
     out = answer.err if is_error else answer.out
@@ -325,8 +325,8 @@ def test_a_command_gives_what_is_shown(
 
 
 @pytest.mark.parametrize("step", as_parameters([step for step in RUN if step.kind == "python"]))
-def test_python_gives_what_is_shown(step: Step, sittings: dict[str, Sitting], types: Types) -> None:
-    assert sittings[step.page].answer(step, types, None) == ""
+def test_python_gives_what_is_shown(step: Step, sittings: dict[str, Sitting], run_command: RunCommand) -> None:
+    assert sittings[step.page].answer(step, run_command, None) == ""
 
 
 def test_there_is_something_to_run() -> None:
@@ -338,18 +338,18 @@ def test_there_is_something_to_run() -> None:
 # ---- parsing ----
 
 
-def check_train(typed: list[str], types: Types, here: Path) -> None:
+def check_train(typed: list[str], run_command: RunCommand, here: Path) -> None:
     """Composes the config of a command and checks every value; of a grid, that of its first job."""
     typed = [one for one in typed if one != "-m" and not one.startswith("ckpt_path=")]
     typed = [re.sub(r"^([^=]+=[^,\[{(]+),.*", r"\1", one) for one in typed]
-    answer = types(here, "train", *typed, "--cfg", "job", "--resolve")
+    answer = run_command(here, "train", *typed, "--cfg", "job", "--resolve")
     assert answer.code == 0, answer.err
     RunConfig.from_mapping(yaml.safe_load(answer.out))
 
 
-def check_command(script: str, typed: list[str], types: Types, here: Path) -> None:
+def check_command(script: str, typed: list[str], run_command: RunCommand, here: Path) -> None:
     """Keys and values are known; without any run or file, that is all that the command can find wrong."""
-    answer = types(here, script, *typed)
+    answer = run_command(here, script, *typed)
     assert answer.code == 2
     assert re.search(r"Name a run|no run|train one first|is missing", answer.err), answer.err
 
@@ -362,7 +362,9 @@ def check_options(script: Path, typed: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("page", "line"), [pytest.param(page, line, id=f"{page}: {line}") for page, line in PARSED])
-def test_a_command_that_is_only_named_is_understood(page: str, line: str, types: Types, tmp_path: Path) -> None:
+def test_a_command_that_is_only_named_is_understood(
+    page: str, line: str, run_command: RunCommand, tmp_path: Path
+) -> None:
     for command in line.partition("  #")[0].split(" && "):
         program, *typed = shlex.split(command, comments=True)
         if program in PLAIN:
@@ -374,11 +376,11 @@ def test_a_command_that_is_only_named_is_understood(page: str, line: str, types:
         script, *typed = typed
         assert (PROJECT / script).is_file()
         if script == "scripts/train.py":
-            check_train(typed, types, tmp_path)
+            check_train(typed, run_command, tmp_path)
         elif script == "scripts/sweep.py":
-            check_train([one for one in typed if not one.startswith(("search.", "trials="))], types, tmp_path)
+            check_train([one for one in typed if not one.startswith(("search.", "trials="))], run_command, tmp_path)
         elif script.startswith("scripts/"):
-            check_command(Path(script).stem, typed, types, tmp_path)
+            check_command(Path(script).stem, typed, run_command, tmp_path)
         elif typed:
             check_options(PROJECT / script, typed)
 

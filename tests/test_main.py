@@ -12,7 +12,7 @@ import pytest
 from logreg import __version__
 from logreg.__main__ import COMMANDS, main
 from logreg.commands import evaluate, train
-from whole_runs import newest, standing_in
+from whole_runs import newest, working_in
 
 PROJECT = Path(__file__).parents[1]
 
@@ -64,7 +64,7 @@ def test_the_help_of_a_command_names_commands_as_they_were_started(
 def test_a_run_names_the_next_commands_as_it_was_started(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         monkeypatch.setattr(sys, "argv", ["/elsewhere/bin/logreg"])
         assert main(["train", "max_epochs=1", "report=brief"]) == 0
         out = capfd.readouterr().out

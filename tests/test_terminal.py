@@ -19,10 +19,10 @@ from rich.table import Table
 from logreg.terminal import Letters, Screen, on_one_line, safe_terminal, show_status, terminal, without_passwords
 from whole_runs import SCRIPT, Answer, train
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 COLUMN, OTHER, NO, YES = "wid\x1b[31mth\nor so", "two|\u202ebars`", "no\x1b]0;owned\x07", "yes\r\n| a | b |\n\n# c"
-"""Names of columns and classes, by somebody who means ill."""
+"""Hostile names of columns and classes."""
 
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -144,14 +144,14 @@ def test_what_is_being_done_is_replaced_by_what_comes_next(monkeypatch: pytest.M
 
 
 def test_a_terminal_has_the_bar_and_says_what_is_being_done(
-    tmp_path: Path, types: Types, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "80")
     err = Tty()
     monkeypatch.setattr(sys, "stderr", err)
     typed = ("dataset=iris", "optimizer=sgd", "max_epochs=3", "calibrate=temperature")
-    assert types(tmp_path, "train", *typed).code == 0
+    assert run_command(tmp_path, "train", *typed).code == 0
     shown = err.getvalue()
     assert "\\x1b" not in shown
     assert "epoch 0/3" in shown
@@ -170,8 +170,8 @@ def test_a_terminal_has_the_bar_and_says_what_is_being_done(
     assert shown.endswith(" \r")
 
 
-def test_a_pipe_has_none_of_that(tmp_path: Path, types: Types) -> None:
-    answer = types(tmp_path, "train", "dataset=iris", "optimizer=sgd", "l2=1e-2", "max_epochs=2", "report=brief")
+def test_a_pipe_has_none_of_that(tmp_path: Path, run_command: RunCommand) -> None:
+    answer = run_command(tmp_path, "train", "dataset=iris", "optimizer=sgd", "l2=1e-2", "max_epochs=2", "report=brief")
     assert [line.partition(" loss/")[0] for line in answer.err.splitlines()] == ["iris: epoch 1/2", "iris: epoch 2/2"]
 
 
@@ -193,18 +193,18 @@ def test_whoever_puts_another_stream_there_keeps_it(monkeypatch: pytest.MonkeyPa
     assert mine.getvalue() == "x\n"
 
 
-def test_names_never_command_the_terminal(hostile: Path, types: Types) -> None:
+def test_names_never_command_the_terminal(hostile: Path, run_command: RunCommand) -> None:
     answers = [
-        types(hostile, "train", *HOSTILE, "facts=show", "report=brief"),
-        types(hostile, "train", *HOSTILE, "dataset.drop=[nowhere\x1bc]"),
-        types(hostile, "evaluate"),
-        types(hostile, "predict", "input=rows\x1bc.csv", "output=out.csv"),
-        types(hostile, "predict", f"{COLUMN}=1", f"{OTHER}=2"),
-        types(hostile, "predict", "input=nowhere\x1bc.csv"),
-        types(hostile, "predict", "no\x1b[1mthing=1"),
-        types(hostile, "compare", "latest"),
-        types(hostile, "certify", "ckpt_path=latest"),
-        types(hostile, "export", "output=model.npz"),
+        run_command(hostile, "train", *HOSTILE, "facts=show", "report=brief"),
+        run_command(hostile, "train", *HOSTILE, "dataset.drop=[nowhere\x1bc]"),
+        run_command(hostile, "evaluate"),
+        run_command(hostile, "predict", "input=rows\x1bc.csv", "output=out.csv"),
+        run_command(hostile, "predict", f"{COLUMN}=1", f"{OTHER}=2"),
+        run_command(hostile, "predict", "input=nowhere\x1bc.csv"),
+        run_command(hostile, "predict", "no\x1b[1mthing=1"),
+        run_command(hostile, "compare", "latest"),
+        run_command(hostile, "certify", "ckpt_path=latest"),
+        run_command(hostile, "export", "output=model.npz"),
     ]
     assert [answer.code for answer in answers if answer.code not in (0, 2)] == []
     assert answers[0].code == answers[2].code == answers[3].code == answers[4].code == 0, answers
@@ -229,7 +229,7 @@ def test_names_do_not_break_the_report(hostile: Path) -> None:
 
 
 def test_a_terminal_without_utf8_gets_readable_text(
-    hostile: Path, types: Types, monkeypatch: pytest.MonkeyPatch
+    hostile: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (hostile / "café.csv").write_text("größe,y\n" + "".join(f"{n % 7},{'ja' if n % 3 else 'né'}\n" for n in range(60)))
     held = io.BytesIO()
@@ -237,7 +237,7 @@ def test_a_terminal_without_utf8_gets_readable_text(
     for script, arguments in (("train", typed), ("predict", ("größe=3",)), ("evaluate", ())):
         for name in ("stdout", "stderr"):
             monkeypatch.setattr(sys, name, io.TextIOWrapper(held, encoding="ascii", write_through=True))
-        assert types(hostile, script, *arguments).code == 0
+        assert run_command(hostile, script, *arguments).code == 0
     shown = held.getvalue().decode("ascii")
     assert "+/-" in shown
     assert "gr\\xf6\\xdfe" in shown
@@ -266,8 +266,8 @@ def test_processes_on_a_terminal_without_utf8_end_well(tmp_path: Path, environme
 
 
 @pytest.mark.slow
-def test_predictions_on_a_terminal_are_shown_and_in_a_pipe_are_data(hostile: Path, types: Types) -> None:
-    assert types(hostile, "train", *HOSTILE, "report=brief").code == 0
+def test_predictions_on_a_terminal_are_shown_and_in_a_pipe_are_data(hostile: Path, run_command: RunCommand) -> None:
+    assert run_command(hostile, "train", *HOSTILE, "report=brief").code == 0
     command = [sys.executable, str(SCRIPT.with_name("predict.py")), "input=rows\x1bc.csv"]
     piped = subprocess.run(command, cwd=hostile, capture_output=True, timeout=120, check=True)
     assert NO.encode() in piped.stdout

@@ -25,10 +25,10 @@ from logreg.training.module import LogisticModule
 from whole_runs import Run, train
 
 WEIGHTS = torch.tensor([2.0, 1.0, 0.0, 3.0, 1.0, 2.0, 1.0, 0.0, 1.0, 2.0, 1.0, 1.0], dtype=torch.float64)
-"""Whole numbers, so that each row can also be there so many times."""
+"""Weights that are whole numbers, so that a row of weight w can also be repeated w times."""
 
 TIMES = torch.repeat_interleave(torch.arange(len(WEIGHTS)), WEIGHTS.long())
-"""The same rows, each as often as it weighs."""
+"""Positions of the rows, each as often as its weight counts."""
 
 KINDS: list[tuple[str, int]] = [("bce", 1), ("bce", 3), ("cross_entropy", 3)]
 
@@ -282,7 +282,7 @@ def parameters_of(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 
 MOMENTUM = ("batch_size=full", "lr=1", "optimizer.momentum=0.7", "max_epochs=200")
-"""So many steps leave a strongly convex objective at machine precision."""
+"""Settings with enough steps to minimize a strongly convex objective to machine precision."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whole runs as a user types them, in this process: what comes back and what lies on the disk."""
+"""Whole runs as a user types them, in this process: their output and their files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from logreg.run.building import build_data
 from logreg.run_folder import latest_run
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train.py"
-"""What a user runs."""
+"""The script that a user runs."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Run:
 
 
 class Answer(NamedTuple):
-    """What a command gave back."""
+    """Exit code and output of a command, and what it left."""
 
     code: int
     out: str
     err: str
     left: list[str]
-    """Files and folders that it left where the user stands."""
+    """Files and folders that it left in the working folder."""
     imported: frozenset[str]
     """Top-level packages that it imported."""
 
@@ -71,8 +71,8 @@ def left_in(folder: Path) -> list[str]:
 
 
 @contextmanager
-def standing_in(folder: Path) -> Iterator[None]:
-    """As if the user stood in ``folder`` and typed there; what a command changes in the process is put back."""
+def working_in(folder: Path) -> Iterator[None]:
+    """Makes ``folder`` the working folder, and restores what a command changes in the process."""
     cwd, argv, environment = Path.cwd(), sys.argv, dict(os.environ)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
@@ -91,18 +91,18 @@ def standing_in(folder: Path) -> Iterator[None]:
 
 
 def train(folder: Path, *arguments: str) -> Run:
-    """``python scripts/train.py`` with these arguments, standing in ``folder``; it must succeed.
+    """``python scripts/train.py`` with these arguments in ``folder``; it must succeed.
 
     Without pictures, which take longer than a small run, unless ``report`` is among the arguments.
     """
     brief = [] if any(argument.startswith("report=") for argument in arguments) else ["report=brief"]
-    with standing_in(folder):
+    with working_in(folder):
         assert main([*arguments, *brief]) == 0
         return newest(folder)
 
 
 def newest(folder: Path) -> Run:
-    """The newest run of those who stand in ``folder``."""
+    """The newest run under ``folder``."""
     run = latest_run(folder / "runs")
     assert run is not None
     return Run(run.resolve())
@@ -110,7 +110,7 @@ def newest(folder: Path) -> Run:
 
 @cache
 def hydra_composed(dataset: str) -> DictConfig:
-    """What Hydra makes of ``dataset=...``, with its own section; the files in conf/ are read once."""
+    """The config that Hydra composes of ``dataset=...``, with its own section; conf/ is read once."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", [f"dataset={dataset}"], return_hydra_config=True)
 
@@ -122,7 +122,7 @@ def _without_hydra(dataset: str) -> DictConfig:
 
 
 def composed(dataset: str, *arguments: str) -> DictConfig:
-    """What a job gets for ``dataset=... arguments``."""
+    """The config of a job for ``dataset=... arguments``."""
     config = copy.deepcopy(_without_hydra(dataset))
     for override in parse_overrides(arguments):
         OmegaConf.update(config, str(override.key_or_group), override.value())

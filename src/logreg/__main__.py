@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``logreg``.
 
     Args:
-        arguments: What follows ``logreg``; ``sys.argv`` when ``None``.
+        arguments: The words after ``logreg``; ``sys.argv`` when ``None``.
 
     Returns:
         Exit code of the command; 0 after the list of commands; 2 where there is no command of that name.

@@ -42,7 +42,7 @@ DATASET_SETTINGS: dict[str, Constraint] = {
     "limit": optional(whole(at_least=2)),
     "class_weight": weights(),
 }
-"""Settings that every dataset has, besides ``split`` and arguments of its own."""
+"""Settings that every dataset has, besides ``split`` and the dataset's own arguments."""
 
 BACKBONE_SETTINGS: dict[str, Constraint] = {
     "name": text(),
@@ -88,9 +88,9 @@ REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     "default_root_dir": "Set `hydra.run.dir` instead.",
     "enable_checkpointing": "Each run keeps best.ckpt and last.ckpt.",
     "num_nodes": "One machine fits a linear model.",
-    "plugins": "Each run is a process of its own, and writes its checkpoints in its own way.",
+    "plugins": "Each run is one process, and writes its checkpoints itself.",
     "strategy": "There is one device.",
-    "enable_progress_bar": "Each run has a progress bar of its own.",
+    "enable_progress_bar": "Each run shows its own progress bar.",
     "overfit_batches": "Take a small dataset instead: Lightning would draw single rows.",
     "use_distributed_sampler": "There is one device.",
     "barebones": "It would switch the checkpoints and TensorBoard off.",
@@ -100,7 +100,7 @@ REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
 
 
 def _declare(default: Any, constraint: Constraint, help_text: str) -> dict[str, Setting]:
-    """The metadata of a field of `RunConfig` that is a setting of its own."""
+    """The metadata of a field of `RunConfig` that is one setting and not a section."""
     return {"setting": Setting(default, constraint, help_text)}
 
 

@@ -27,7 +27,7 @@ class ConfigError(LogregError):
 
         Args:
             key: The dotted name as the user types it, such as ``dataset.root``.
-            constraint: What a value must satisfy, such as "be a finite number > 0".
+            constraint: Condition on a value, after "must", such as "be a finite number > 0".
             got: The value that does not.
             next_step: A sentence about what to do, where the constraint does not make it clear.
         """
@@ -71,7 +71,7 @@ def name_list(names: Iterable[object], most: int = 10, kind: tuple[str, str] = (
     Args:
         names: The names; `str` makes text of them.
         most: Number of names that are listed at most.
-        kind: What is counted, singular and plural.
+        kind: Name of the counted things, singular and plural.
         last: Separates the last two names where none is left out.
 
     Example:
@@ -148,7 +148,7 @@ SYNONYMS = {
 
 
 def nearest(got: object, choices: Iterable[str]) -> str | None:
-    """The choice that ``got`` most likely stands for: another program's name of it, or the closest spelling.
+    """The choice that ``got`` most likely means: another program's name of it, or the closest spelling.
 
     Example:
         >>> nearest("mnits", ["mnist", "toy"]), nearest("x", ["mnist", "toy"])

@@ -89,7 +89,7 @@ class DataFacts:
     feature_names: tuple[str, ...] = ()
     """Names of the D features; empty where they have none (pixels)."""
     image_shape: tuple[int, ...] = ()
-    """(height, width) of a grey image, (channels, height, width) of a colored one; empty for other data."""
+    """(height, width) of a gray image, (channels, height, width) of a colored one; empty for other data."""
     mean: tuple[float, ...] = ()
     """Mean of each feature over *train*, in source units; empty where features are not standardized."""
     std: tuple[float, ...] = ()
@@ -97,7 +97,7 @@ class DataFacts:
     fingerprint: int = 0
     """Checksum (CRC-32) of the rows of all splits; it changes with the data and with the split."""
     source: str = ""
-    """What was read, such as a file name, where the name of the dataset leaves it open."""
+    """The file or folder that was read; empty where the name of the dataset determines it."""
     columns: tuple[Column, ...] = ()
     """Encoding of the columns of a table, in order; empty where the source has features instead of columns."""
     ignored: tuple[str, ...] = ()
@@ -107,7 +107,7 @@ class DataFacts:
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """The network that computes the features from images, as plain values; empty where none does."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
-    """How image files are decoded, apart from size and color: ``white_level`` of 16 bits, ``background``."""
+    """Decoding options of image files, besides size and color: ``white_level`` of 16 bits, ``background``."""
     white_byte: int = 255
     """Byte value of an image that is 1 in source units."""
     class_weight: tuple[float, ...] = ()

@@ -1,4 +1,4 @@
-"""What this process may use of its machine.  Standard library only."""
+"""The hardware that this process may use.  Imports the standard library only."""
 
 from __future__ import annotations
 

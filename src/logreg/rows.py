@@ -21,12 +21,12 @@ PART_BYTES = {torch.float32: 6 * 2**20, torch.float64: 3 * 2**20}
 
 
 def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtype) -> Tensor | None:
-    """Weight of each row in the loss: its own times that of its class, shape (n,); ``None`` if all are 1.
+    """Weight of each row in the loss: sample weight times class weight, shape (n,); ``None`` if all are 1.
 
     Args:
         block: The rows.
-        class_weight: Weight of each class, C of them, or empty for all 1.
-        dtype: Of the result.
+        class_weight: Weight of each class, C numbers, or empty for all 1.
+        dtype: Floating type of the result.
     """
     weights = None if block.sample_weight is None else block.sample_weight.to(dtype)
     if not class_weight:
@@ -36,7 +36,7 @@ def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtyp
 
 
 def parts(block: Batch, rows: int) -> Iterator[Batch]:
-    """A block cut into parts of ``rows`` rows; the last part has the rest."""
+    """A block in parts of ``rows`` rows; the last part may be smaller."""
     for first in range(0, len(block.labels), max(rows, 1)):
         part = slice(first, first + rows)
         weights = None if block.sample_weight is None else block.sample_weight[part]
@@ -51,13 +51,13 @@ def part_rows(features: int, dtype: torch.dtype) -> int:
 class RowSource(Protocol):
     """The rows of one split that this process reads, served in blocks.
 
-    Every pass reads the same blocks in the same order, since solvers keep numbers of each block between passes.
-    Several processes share a split: each has a source of its own part of the rows, which may be empty.
+    Every pass reads the same blocks in the same order, since solvers cache values of each block between passes.
+    Where several processes share a split, the source of each has that process's part of the rows, which may be empty.
     """
 
     @property
     def num_rows(self) -> int:
-        """Rows of this process."""
+        """Number of rows of this process."""
 
     @property
     def num_features(self) -> int:
@@ -65,21 +65,21 @@ class RowSource(Protocol):
 
     @property
     def is_sparse(self) -> bool:
-        """Whether the features of a block are a sparse CSR tensor; else dense."""
+        """Whether the features of a block are a sparse CSR tensor and not a dense one."""
 
     @property
     def has_random_access(self) -> bool:
-        """Whether interleaved blocks cost no more than blocks in order; else both are in order."""
+        """Whether rows can be read in any order at the same cost; where not, `interleaved_blocks` are in order."""
 
     @property
     def may_be_held(self) -> bool:
-        """Whether a solver may keep all rows at once, as solvers in the span of the rows do."""
+        """Whether a solver may hold all rows in memory at once, as solvers in the span of the rows do."""
 
     def blocks(self) -> Iterator[Batch]:
         """All rows in order, block by block."""
 
     def interleaved_blocks(self) -> Iterator[Batch]:
-        """All rows, each block a sample of rows from everywhere, where there is random access."""
+        """All rows; with random access, each block is a sample of all rows."""
 
 
 class MemoryRows:
@@ -101,7 +101,7 @@ class MemoryRows:
             yield self._block(slice(first, first + self.block_rows))
 
     def interleaved_blocks(self) -> Iterator[Batch]:
-        """Every n-th row for a block, n the number of blocks."""
+        """All rows; block i of n has the rows i, i + n, i + 2 n, ..."""
         blocks = -(-self.num_rows // self.block_rows)
         for first in range(blocks):
             yield self._block(slice(first, None, blocks))

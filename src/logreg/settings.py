@@ -26,9 +26,9 @@ class Setting:
 
     Attributes:
         default: The value of a key that was not typed; text with ``${...}`` refers to other keys of the config.
-        constraint: What a value must satisfy.
-        help: Its text in ``--help``, behind the default.
-        shown: What ``--help`` shows as its default; the default itself when ``None``.
+        constraint: Condition on a value.
+        help: Text of the setting in ``--help``, after the default.
+        shown: Text that ``--help`` shows as the default; the default itself when ``None``.
     """
 
     default: Any

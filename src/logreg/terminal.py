@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 UNPRINTABLE = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 """Control characters except tab and line ends, separators of lines and paragraphs, marks that change the direction of
-writing, and surrogates, which stand for bytes of a file name that are not UTF-8."""
+writing, and surrogates, which represent bytes of a file name that are not UTF-8."""
 
 INSIDE_A_LINE = re.compile(rf"[{UNPRINTABLE}\r\n]")
 
@@ -96,7 +96,7 @@ class Screen:
 
     @property
     def buffer(self) -> Any:
-        """Of bytes: as they are, but on a terminal as text."""
+        """Writes bytes unchanged, but to a terminal as text."""
         return _Bytes(self) if self._stream.isatty() else self._stream.buffer
 
     def __getattr__(self, name: str) -> Any:

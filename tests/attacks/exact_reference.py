@@ -51,7 +51,7 @@ class ExactReference:
         self._center()
 
     def _center(self) -> None:
-        """Sets: the same rows with columns of size 1, and mean 0 where an intercept allows it."""
+        """Scales the columns to size 1, and centers them at mean 0 where the model has an intercept."""
         columns = list(zip(*self.rows, strict=True))[:-1]
         total = sum(self.weight)
         self.means = [sum(map(lambda w, x: w * x, self.weight, c)) / total * int(self.intercept) for c in columns]

@@ -184,10 +184,10 @@ class Server:
         memory: int | None = None,
         environment: dict[str, str] | None = None,
     ) -> Running:
-        """Types a command, standing in ``here``.
+        """Runs a command in the folder ``here``.
 
         Args:
-            here: Where it stands.
+            here: The working folder.
             command: Such as "train".
             typed: What follows.
             stdin: What it reads from standard input.

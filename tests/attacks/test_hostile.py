@@ -644,7 +644,7 @@ def attack(server: Server, place: Path, there: Path, case: Case) -> tuple[str, s
         return CODE, told
     if (there / "precious.txt").read_text() != "precious":
         return CHANGED, told
-    notes = re.compile(r"^(left out of the settings of|going on from) .*\n", re.MULTILINE)  # before the one line
+    notes = re.compile(r"^(left out of the settings of|continuing from) .*\n", re.MULTILINE)  # before the one line
     kind = kind_of(result._replace(err=notes.sub("", result.err)) if result.code == 2 else result)
     if kind in WRONG:
         return kind, told

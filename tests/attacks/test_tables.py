@@ -54,7 +54,7 @@ class Column(NamedTuple):
 
     name: str
     values: list[Any]
-    """Text of a text file; Python values of a binary one, ``None`` for a gap."""
+    """Text of a text file; Python values of a binary one, ``None`` for a missing value."""
     is_clean: bool = True
     kind: Any = None
     """Of a binary file, the type of Arrow."""
@@ -566,7 +566,7 @@ def array_of(column: Column) -> Any:
 
 
 def plain(drawn: Drawn, value: Any) -> Any:
-    """A cell as it is meant: text without blanks, ``None`` for a gap."""
+    """A cell as it is meant: text without blanks, ``None`` for a missing value."""
     if not drawn.is_text:
         return None if isinstance(value, float) and math.isnan(value) else value
     trimmed = value.strip()
@@ -676,9 +676,9 @@ def check_reading(drawn: Drawn, summary: dict[str, Any], model: dict[str, Any]) 
     assert formed is not None
     classes = [None if label is None else formed[label] for label in labels]
     rows = summary["dataset"]["rows"]
-    labelled = sum(label is not None for label in labels)
+    labeled = sum(label is not None for label in labels)
     if not has(drawn, "dataset.limit"):
-        demand(sum(rows.values()) == labelled, f"{rows} rows of {labelled}")
+        demand(sum(rows.values()) == labeled, f"{rows} rows of {labeled}")
     categorical = " ".join(drawn.options)
     whole = set(rows) == {"train"} and not has(drawn, "dataset.limit")
     for described in model["columns"]:
@@ -691,7 +691,7 @@ def check_reading(drawn: Drawn, summary: dict[str, Any], model: dict[str, Any]) 
             continue
         cells = [plain(drawn, value) for value, label in zip(column.values, labels, strict=True) if label is not None]
         given = [cell for cell in cells if cell is not None]
-        demand(described["indicator"] == (len(given) < len(cells)), f"gaps of {column.name!r}")
+        demand(described["indicator"] == (len(given) < len(cells)), f"missing values of {column.name!r}")
         if kind == "number":
             middle = float(np.median([number_of(cell) for cell in given]))
             close = math.isclose(described["fill"], middle, rel_tol=1e-6, abs_tol=1e-300) or math.isnan(middle)
@@ -879,12 +879,7 @@ def follow_up(server: Server, there: Path, drawn: Drawn, draw: Draw, said: str) 
     form = pick(draw, ["onnx", "onnx", "sklearn", "safetensors"])
     suffix = {"onnx": "onnx", "sklearn": "joblib", "safetensors": "safetensors"}[form]
     if type_("export", f"format={form}", f"output=n.{suffix}", "overwrite=true") is None:
-        if (
-            "logits" in said
-            or "calibrate=temperature takes out" in said
-            or "one-vs-rest" in said
-            or "be off by" in said
-        ):
+        if "logits" in said or "calibrate=temperature removes" in said or "one-vs-rest" in said or "be off by" in said:
             return OK, said  # a format that cannot hold this model says so
         return bad(None), said
     if form == "onnx" and model["columns"]:

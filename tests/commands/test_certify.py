@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from logreg.commands.certify import main
 from logreg.commands.train import main as train
-from whole_runs import left_in, standing_in
+from whole_runs import left_in, working_in
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "certify.py"
 
@@ -41,7 +41,7 @@ def answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Certify:
     def type_(command: str) -> dict[str, Any]:
         capsys.readouterr()
         before = left_in(tmp_path)
-        with standing_in(tmp_path):
+        with working_in(tmp_path):
             assert main([*shlex.split(command), "json=true"]) == 0
         assert left_in(tmp_path) == before
         answer: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -206,7 +206,7 @@ def test_a_model_without_an_intercept_need_not_bring_one(tmp_path: Path, answere
 def test_a_checkpoint_is_held_against_its_own_run(
     tmp_path: Path, answered: Certify, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         GlobalHydra.instance().clear()
         assert train(shlex.split("dataset=iris optimizer=newton l2=1e-2 report=brief")) == 0
     own = answered("ckpt_path=latest")
@@ -220,7 +220,7 @@ def test_a_checkpoint_is_held_against_its_own_run(
     assert more["notes"] == ["these are not the rows that the checkpoint was trained on"]
     checkpoint = next(tmp_path.glob("runs/iris/*/checkpoints/last.ckpt")).rename(tmp_path / "moved.ckpt")
     assert answered(f"ckpt_path={checkpoint.name} dataset=iris")["value"] == own["value"]
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(["ckpt_path=moved.ckpt"]) == 2
     assert capsys.readouterr().err == "`dataset` must be given: the data that the coefficients were fitted to.\n"
 
@@ -250,7 +250,7 @@ def test_columns_that_depend_on_each_other_are_named_and_nothing_is_called_optim
 
 def test_the_table_shows_the_gap_and_the_penalty_that_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path, converged(10.0))
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(shlex.split(f"{TUMOURS} C=1")) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines["objective"] == (
@@ -309,7 +309,7 @@ def test_a_mistake_is_answered_in_one_line(command: str, tmp_path: Path, capsys:
     with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive, archive.open("coef.npy", "w") as member:
         claimed = {"descr": "<f8", "fortran_order": False, "shape": (10**12, 3)}  # and no value
         np.lib.format.write_array_header_1_0(member, claimed)
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         code = main(shlex.split(command))
     assert (code, *capsys.readouterr()) == (2, "", MISTAKES[command] + "\n")
 

@@ -200,23 +200,23 @@ def test_a_mistake_is_answered_without_waiting_for_torch(typed: Callable[[str], 
 
 
 @pytest.mark.skipif(not NO_GPU, reason="there is a GPU, so this is no mistake here")
-def test_a_gpu_that_is_not_there_is_a_mistake_never_a_quiet_run_on_the_cpu(desk: Callable[[str], Answer]) -> None:
-    answer = desk("accelerator=gpu")
+def test_a_gpu_that_is_not_there_is_a_mistake_never_a_quiet_run_on_the_cpu(run_train: Callable[[str], Answer]) -> None:
+    answer = run_train("accelerator=gpu")
     assert answer.err == GPU_ANSWER + "\n"
     assert (answer.code, answer.out, answer.left) == (2, "", [])
 
 
 @pytest.mark.parametrize("command", LATE_MISTAKES)
 def test_a_mistake_that_torch_must_find_is_answered_in_the_same_way(
-    desk: Callable[[str], Answer], command: str
+    run_train: Callable[[str], Answer], command: str
 ) -> None:
-    answer = desk(command)
+    answer = run_train(command)
     assert answer.err == LATE_MISTAKES[command] + "\n"
     assert (answer.code, answer.out, answer.left) == (2, "", [])
 
 
-def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(desk: Callable[[str], Answer]) -> None:
-    answer = desk("trainer.max_step=3")
+def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(run_train: Callable[[str], Answer]) -> None:
+    answer = run_train("trainer.max_step=3")
     assert re.fullmatch(
         r"`trainer\.max_step` must be an argument of Lightning's Trainer\.( Did you mean trainer\.\w+\?)?\n", answer.err
     )
@@ -275,9 +275,9 @@ def test_an_argument_that_the_trainer_does_not_have_is_a_mistake(desk: Callable[
     ],
 )
 def test_a_mistake_names_key_constraint_value_and_choices(
-    desk: Callable[[str], Answer], command: str, sentence: str
+    run_train: Callable[[str], Answer], command: str, sentence: str
 ) -> None:
-    answer = desk(command)
+    answer = run_train(command)
     assert answer.err == sentence + "\n"
     assert (answer.code, answer.out, answer.left) == (2, "", [])
 
@@ -316,16 +316,16 @@ def test_a_mistake_names_key_constraint_value_and_choices(
     ],
 )
 def test_a_mistake_far_from_what_people_type_is_answered_in_the_same_way(
-    desk: Callable[[str], Answer], command: str, key: str
+    run_train: Callable[[str], Answer], command: str, key: str
 ) -> None:
-    answer = desk(command)
+    answer = run_train(command)
     assert answer.err.startswith(f"`{key}")
     assert answer.err.count("\n") == 1
     assert (answer.code, answer.out, answer.left) == (2, "", [])
 
 
-def test_a_mistake_leaves_the_runs_that_are_there_as_they_were(desk: Callable[[str], Answer]) -> None:
-    before = desk("max_epochs=1 report=brief")
+def test_a_mistake_leaves_the_runs_that_are_there_as_they_were(run_train: Callable[[str], Answer]) -> None:
+    before = run_train("max_epochs=1 report=brief")
     assert before.code == 0
     newest = find_checkpoint("latest", Path("runs"))
     for command, sentence in (
@@ -336,38 +336,38 @@ def test_a_mistake_leaves_the_runs_that_are_there_as_they_were(desk: Callable[[s
             "Try max_epochs=2.",
         ),
     ):
-        answer = desk(command)
+        answer = run_train(command)
         assert (answer.code, answer.err) == (2, sentence + "\n")
         assert answer.left == before.left
         assert find_checkpoint("latest", Path("runs")) == newest
 
 
-def test_a_run_that_has_no_checkpoint_yet_cannot_be_resumed(desk: Callable[[str], Answer]) -> None:
+def test_a_run_that_has_no_checkpoint_yet_cannot_be_resumed(run_train: Callable[[str], Answer]) -> None:
     Path("runs/toy/killed").mkdir(parents=True)
-    answer = desk("ckpt_path=runs/toy/killed")
+    answer = run_train("ckpt_path=runs/toy/killed")
     missing = Path("runs/toy/killed/checkpoints/last.ckpt")
     assert answer.err == f"`ckpt_path=runs/toy/killed` must find a checkpoint, and {missing} is missing. {ADVICE}\n"
     assert (answer.code, answer.out, answer.left) == (2, "", ["runs", "runs/toy", "runs/toy/killed"])
 
 
-def test_a_bug_keeps_its_traceback(desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(run_train: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug of ours")
 
     monkeypatch.setattr("logreg.run.train.train", broken)
     # What a user cannot correct must not look like what a user can.
     with pytest.raises(ZeroDivisionError, match=r"^a bug of ours$"):
-        desk("max_epochs=1")
+        run_train("max_epochs=1")
 
 
 def test_a_run_that_is_stopped_before_an_epoch_was_saved_says_so_and_leaves_nothing(
-    desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("logreg.run.train.train", stopped)
-    answer = desk("max_epochs=1")
+    answer = run_train("max_epochs=1")
     assert answer.err == "Stopped. No epoch was saved yet: the same command starts again.\n"
     assert (answer.code, answer.out, answer.left) == (130, "", [])
 
@@ -375,21 +375,21 @@ def test_a_run_that_is_stopped_before_an_epoch_was_saved_says_so_and_leaves_noth
 # Runs
 
 
-def test_a_run_may_be_in_any_folder_that_the_user_names(desk: Callable[[str], Answer]) -> None:
+def test_a_run_may_be_in_any_folder_that_the_user_names(run_train: Callable[[str], Answer]) -> None:
     # In a place where no run has ever been, so `runs` is not there yet.
-    answer = desk("max_epochs=1 report=brief hydra.run.dir=out")
+    answer = run_train("max_epochs=1 report=brief hydra.run.dir=out")
     assert answer.code == 0
     assert "out/summary.json" in answer.left
 
 
-def test_two_runs_in_the_same_second_have_folders_of_their_own(desk: Callable[[str], Answer]) -> None:
+def test_two_runs_in_the_same_second_have_folders_of_their_own(run_train: Callable[[str], Answer]) -> None:
     for _ in range(2):
-        assert desk("max_epochs=1 report=brief").code == 0
+        assert run_train("max_epochs=1 report=brief").code == 0
     folders = [path.name for path in Path("runs/toy").iterdir()]
     assert len(folders) == 2
     # Microseconds are in the name, so the same second is not the same folder; and it carries no `=`.
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}_max_epochs-1", folder) for folder in folders)
-    assert desk("report=brief").code == 0  # nothing that makes another model
+    assert run_train("report=brief").code == 0  # nothing that makes another model
     assert any(re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", path.name) for path in Path("runs/toy").iterdir())
 
 
@@ -441,29 +441,29 @@ def test_the_folder_above_is_called_after_the_data(dataset: dict[str, object], n
     assert data_name(dataset) == name
 
 
-def test_runs_of_a_file_lie_together_under_its_name(desk: Callable[[str], Answer]) -> None:
+def test_runs_of_a_file_lie_together_under_its_name(run_train: Callable[[str], Answer]) -> None:
     Path("data").mkdir()
     rows = [f"{n % 7},{n % 3},{'no' if (5 * n) % 11 < 5 else 'yes'}" for n in range(60)]
     long = "\N{OX}" * 60 + "=b"
     for file in ("titanic", long):
         Path("data", f"{file}.csv").write_text("\n".join(["x,z,y", *rows]) + "\n", encoding="utf-8")
         typed = f"dataset=table 'dataset.path=\"data/{file}.csv\"' dataset.target=y l2=0.1 report=brief"
-        assert desk(typed).code == 0
+        assert run_train(typed).code == 0
     time = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}"
     (folder,) = Path("runs/titanic").iterdir()
     assert re.fullmatch(time + "_target-y_l2-0.1", folder.name)
     (other,) = (path for path in Path("runs").iterdir() if path.name[0] == "\N{OX}")
     assert "=" not in other.name
     # going on with other settings is a run beside it; the newest
-    assert desk(f"ckpt_path={folder} l2=0.2 report=brief").code == 0
+    assert run_train(f"ckpt_path={folder} l2=0.2 report=brief").code == 0
     (further,) = set(Path("runs/titanic").iterdir()) - {folder}
     assert re.fullmatch(time + "_target-y_l2-0.2", further.name)
     assert find_checkpoint("latest", Path("runs")).parents[1] == further
 
 
-def test_a_folder_that_holds_a_run_is_not_written_over(desk: Callable[[str], Answer]) -> None:
-    before = desk("max_epochs=1 report=brief hydra.run.dir=runs/mine")
-    answer = desk("max_epochs=1 hydra.run.dir=runs/mine")
+def test_a_folder_that_holds_a_run_is_not_written_over(run_train: Callable[[str], Answer]) -> None:
+    before = run_train("max_epochs=1 report=brief hydra.run.dir=runs/mine")
+    answer = run_train("max_epochs=1 hydra.run.dir=runs/mine")
     sentence = "`hydra.run.dir` must name a new folder, and runs/mine holds a run.\n"
     assert (answer.code, answer.out, answer.err) == (2, "", sentence)
     assert answer.left == before.left
@@ -471,11 +471,11 @@ def test_a_folder_that_holds_a_run_is_not_written_over(desk: Callable[[str], Ans
 
 @pytest.mark.parametrize("typed", ["hydra.run.dir={}", "-m hydra.sweep.dir={} lr=0.1,0.2"])
 @pytest.mark.parametrize("place", ["other", ".", "/", "other/..", "file", "file/below", 300 * "a", 3000 * "a/"])
-def test_a_run_lives_in_a_folder_of_its_own(desk: Callable[[str], Answer], typed: str, place: str) -> None:
+def test_a_run_lives_in_a_folder_of_its_own(run_train: Callable[[str], Answer], typed: str, place: str) -> None:
     Path("other").mkdir()
     Path("other/thesis.txt").write_text("three years")
     Path("file").write_text("x")
-    answer = desk(f"{typed.format(place)} max_epochs=1")
+    answer = run_train(f"{typed.format(place)} max_epochs=1")
     assert re.match(
         r"`hydra\.(run|sweep)\.dir` must (name a new folder|be a folder|be a place to write to)\b", answer.err
     )
@@ -483,44 +483,44 @@ def test_a_run_lives_in_a_folder_of_its_own(desk: Callable[[str], Answer], typed
     assert answer.left == ["file", "other", "other/thesis.txt"]
 
 
-def test_a_folder_that_hydra_knows_the_name_of_is_looked_at_too(desk: Callable[[str], Answer]) -> None:
+def test_a_folder_that_hydra_knows_the_name_of_is_looked_at_too(run_train: Callable[[str], Answer]) -> None:
     Path("train").mkdir()
     Path("train/thesis.txt").write_text("three years")
-    answer = desk("'hydra.run.dir=${hydra.job.name}' max_epochs=1")
+    answer = run_train("'hydra.run.dir=${hydra.job.name}' max_epochs=1")
     assert answer.err == "`hydra.run.dir` must name a new folder, and train holds other things.\n"
     assert answer.code == 2
     assert Path("train/thesis.txt").read_text() == "three years"
 
 
 @pytest.mark.parametrize("sweep", ["", "-m lr=0.1,0.2 "])
-def test_a_job_whose_log_would_need_a_folder_is_refused(desk: Callable[[str], Answer], sweep: str) -> None:
-    answer = desk(f"{sweep}hydra.job.name=x/y")
+def test_a_job_whose_log_would_need_a_folder_is_refused(run_train: Callable[[str], Answer], sweep: str) -> None:
+    answer = run_train(f"{sweep}hydra.job.name=x/y")
     assert answer.err == "`hydra.job.name` must be a name without separators, got 'x/y'. Try x-y.\n"
     assert (answer.code, answer.out, answer.left) == (2, "", [])
 
 
-def test_an_empty_folder_and_that_of_a_run_killed_at_its_start_can_be_used(desk: Callable[[str], Answer]) -> None:
+def test_an_empty_folder_and_that_of_a_run_killed_at_its_start_can_be_used(run_train: Callable[[str], Answer]) -> None:
     Path("mine/.hydra").mkdir(parents=True)
     Path("mine/checkpoints").mkdir()
     for name in (".hydra/config.yaml", "train.log", "events.out.tfevents.1.x.1.0", "checkpoints/.last.ckpt.1"):
         (Path("mine") / name).write_text("")
     Path("empty").mkdir()
     for folder in ("mine", "empty"):
-        assert desk(f"max_epochs=1 report=brief hydra.run.dir={folder}").code == 0
+        assert run_train(f"max_epochs=1 report=brief hydra.run.dir={folder}").code == 0
         assert Path(folder, "summary.json").is_file()
 
 
 def test_where_runs_is_a_file_nothing_runs_but_elsewhere(
-    desk: Callable[[str], Answer], types: Callable[..., Answer]
+    run_train: Callable[[str], Answer], run_command: Callable[..., Answer]
 ) -> None:
     Path("runs").write_text("x")
     sentence = "`runs` must be the folder of all runs, and it is a file. Move it away.\n"
     for command in ("max_epochs=1", "-m lr=0.1,0.2"):
-        answer = desk(command)
+        answer = run_train(command)
         assert (answer.code, answer.err, answer.left) == (2, sentence, ["runs"])
-    answer = types(Path.cwd(), "sweep", "dataset=iris", "search.l2=log(1e-3,1)", "trials=1")
+    answer = run_command(Path.cwd(), "sweep", "dataset=iris", "search.l2=log(1e-3,1)", "trials=1")
     assert (answer.code, answer.err, answer.left) == (2, sentence, ["runs"])
-    answer = desk("max_epochs=1 report=brief hydra.run.dir=elsewhere")
+    answer = run_train("max_epochs=1 report=brief hydra.run.dir=elsewhere")
     assert answer.code == 0
     assert "elsewhere/summary.json" in answer.left
     assert "runs/latest cannot be written (file exists): ckpt_path=latest does not know this run, " in answer.err
@@ -528,12 +528,12 @@ def test_where_runs_is_a_file_nothing_runs_but_elsewhere(
     assert Path("runs").read_text() == "x"
 
 
-def test_a_folder_called_latest_is_refused(desk: Callable[[str], Answer]) -> None:
+def test_a_folder_called_latest_is_refused(run_train: Callable[[str], Answer]) -> None:
     Path("runs/latest").mkdir(parents=True)
-    answer = desk("max_epochs=1")
+    answer = run_train("max_epochs=1")
     assert answer.err == "`runs/latest` must be the file that names the newest run, got a folder. Move it away.\n"
     assert (answer.code, answer.left) == (2, ["runs", "runs/latest"])
-    answer = desk("ckpt_path=latest")
+    answer = run_train("ckpt_path=latest")
     assert (answer.code, answer.err.count("\n")) == (2, 1)
 
 
@@ -582,13 +582,13 @@ def test_a_full_disk_is_one_line_that_says_what_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_full_after_training_is_one_line_that_says_so(
-    desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("logreg.run.train.summarize", full)
-    answer = desk("max_epochs=3 hydra.run.dir=here")
+    answer = run_train("max_epochs=3 hydra.run.dir=here")
     assert answer.err.splitlines()[-1] == (
         "`hydra.run.dir` must have room for the report, got no space left on device. Training is finished, and "
         "here/checkpoints/last.ckpt has its 3 epochs. Make room, and type ckpt_path=here/checkpoints/last.ckpt."
@@ -611,48 +611,48 @@ def test_the_thread_that_writes_events_leaves_its_end_to_us(capfd: pytest.Captur
     assert capfd.readouterr().err == ""
 
 
-def test_no_experiment_can_be_typed(desk: Callable[[str], Answer]) -> None:
-    assert desk("experiment=null --cfg job").out == desk("--cfg job").out
+def test_no_experiment_can_be_typed(run_train: Callable[[str], Answer]) -> None:
+    assert run_train("experiment=null --cfg job").out == run_train("--cfg job").out
 
 
 @pytest.mark.parametrize("typed", ["-i l2=0.5", "l2=0.5 -i report=brief", "--cfg job l2=0.5", "l2=0.5 --cfg job"])
-def test_an_option_does_not_take_a_setting_for_its_value(desk: Callable[[str], Answer], typed: str) -> None:
-    answer = desk(typed)
+def test_an_option_does_not_take_a_setting_for_its_value(run_train: Callable[[str], Answer], typed: str) -> None:
+    answer = run_train(typed)
     assert (answer.code, answer.err) == (0, "")
     assert "\nl2: 0.5\n" in answer.out
 
 
-def test_a_name_that_looks_like_a_number_is_typed_in_quotes(desk: Callable[[str], Answer]) -> None:
+def test_a_name_that_looks_like_a_number_is_typed_in_quotes(run_train: Callable[[str], Answer]) -> None:
     typed = "dataset=table dataset.target=y l2=1 report=brief"
-    answer = desk(f"{typed} dataset.path=2024")
+    answer = run_train(f"{typed} dataset.path=2024")
     assert (
         answer.err == "`dataset.path` must be text or null, got 2024. Put quotes around it: 'dataset.path=\"2024\"'.\n"
     )
-    answer = desk(f"{typed} 'dataset.path=\"2024\"'")
+    answer = run_train(f"{typed} 'dataset.path=\"2024\"'")
     assert (
         answer.err
         == "`dataset.path` must be a file, and 2024 is missing. Relative paths start at the current folder.\n"
     )
 
 
-def test_a_long_value_is_not_repeated_in_full(desk: Callable[[str], Answer]) -> None:
-    answer = desk("loss=" + 5000 * "x")
+def test_a_long_value_is_not_repeated_in_full(run_train: Callable[[str], Answer]) -> None:
+    answer = run_train("loss=" + 5000 * "x")
     assert answer.err.startswith("`loss` must be one of auto, bce, cross_entropy, got 'xxx")
     assert answer.err.endswith("x....\n")
     assert len(answer.err) < 400
 
 
-def test_a_message_does_not_repeat_a_whole_file(desk: Callable[[str], Answer]) -> None:
+def test_a_message_does_not_repeat_a_whole_file(run_train: Callable[[str], Answer]) -> None:
     Path("long.csv").write_text(50_000 * "x" + ",y\n1,a\n2,b\n")
-    answer = desk("dataset=table dataset.path=long.csv dataset.target=z")
+    answer = run_train("dataset=table dataset.path=long.csv dataset.target=z")
     assert answer.code == 2
     assert answer.err.startswith("`dataset.target` must name a column of long.csv, got 'z'. long.csv has xxx")
     assert answer.err.endswith("xxx, y.\n")
     assert len(answer.err) < 5000
 
 
-def test_options_may_stand_before_or_after_the_settings(desk: Callable[[str], Answer]) -> None:
-    before, after = desk("--cfg job lr=0.25"), desk("lr=0.25 --cfg job")
+def test_options_may_stand_before_or_after_the_settings(run_train: Callable[[str], Answer]) -> None:
+    before, after = run_train("--cfg job lr=0.25"), run_train("lr=0.25 --cfg job")
     assert before.code == after.code == 0
     assert before.out == after.out
     assert OmegaConf.create(before.out).lr == 0.25
@@ -679,9 +679,9 @@ def test_options_may_stand_before_or_after_the_settings(desk: Callable[[str], An
     ],
 )
 def test_the_optimizer_is_the_one_that_was_named_or_meant(
-    desk: Callable[[str], Answer], command: str, optimizer: str
+    run_train: Callable[[str], Answer], command: str, optimizer: str
 ) -> None:
-    answer = desk(f"{command} --cfg job --resolve")
+    answer = run_train(f"{command} --cfg job --resolve")
     assert answer.err == ""
     plain = OmegaConf.to_container(OmegaConf.create(answer.out))
     assert isinstance(plain, dict)
@@ -726,7 +726,7 @@ HOSTILE = (
 
 @pytest.mark.parametrize("typed", ["ckpt_path=stranger", "ckpt_path=stranger/checkpoints/best.ckpt"])
 def test_the_settings_of_a_strangers_run_folder_set_nothing_of_hydra(
-    desk: Callable[[str], Answer], stranger: Path, typed: str
+    run_train: Callable[[str], Answer], stranger: Path, typed: str
 ) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
@@ -735,7 +735,7 @@ def test_the_settings_of_a_strangers_run_folder_set_nothing_of_hydra(
     Path("evil.pkl").write_bytes(pickle.dumps(Evil()))
     Path("victim").write_text("mine")
     (stranger / ".hydra" / "overrides.yaml").write_text(json.dumps(["l2=0.5", *HOSTILE]))
-    answer = desk(f"{typed} max_epochs=2 report=brief")
+    answer = run_train(f"{typed} max_epochs=2 report=brief")
     assert not Path("executed").exists()
     assert Path("victim").read_text() == "mine"
     assert "victim.d" not in answer.left
@@ -771,7 +771,7 @@ def test_the_settings_of_a_strangers_run_folder_set_nothing_of_hydra(
     ],
 )
 def test_settings_that_cannot_be_read_are_one_line(
-    desk: Callable[[str], Answer], stranger: Path, content: str | bytes | Path | None
+    run_train: Callable[[str], Answer], stranger: Path, content: str | bytes | Path | None
 ) -> None:
     file = stranger / ".hydra" / "overrides.yaml"
     file.unlink()
@@ -779,7 +779,7 @@ def test_settings_that_cannot_be_read_are_one_line(
         file.symlink_to(content)
     elif content is not None:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
-    answer = desk("ckpt_path=stranger max_epochs=2")
+    answer = run_train("ckpt_path=stranger max_epochs=2")
     assert answer.err == (
         "`ckpt_path` must be of a run, whose settings stranger/.hydra/overrides.yaml lists, and that is no list of "
         "settings. Copy the .ckpt file out of the run folder, and type the settings.\n"
@@ -788,17 +788,17 @@ def test_settings_that_cannot_be_read_are_one_line(
     assert not Path("executed").exists()
 
 
-def test_settings_in_a_pipe_are_not_waited_for(desk: Callable[[str], Answer], stranger: Path) -> None:
+def test_settings_in_a_pipe_are_not_waited_for(run_train: Callable[[str], Answer], stranger: Path) -> None:
     file = stranger / ".hydra" / "overrides.yaml"
     file.unlink()
     os.mkfifo(file)
-    answer = desk("ckpt_path=stranger max_epochs=2")
+    answer = run_train("ckpt_path=stranger max_epochs=2")
     assert answer.code == 2
     assert answer.err.startswith("`ckpt_path` must be of a run, whose settings stranger/.hydra/overrides.yaml lists")
 
 
 def test_the_settings_of_a_strangers_run_are_checked_like_typed_ones(
-    desk: Callable[[str], Answer], stranger: Path, monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[[str], Answer], stranger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
     for setting, sentence in (
@@ -807,7 +807,7 @@ def test_the_settings_of_a_strangers_run_are_checked_like_typed_ones(
         ("lr=${oc.env:SECRET}", "`lr` must be a plain value, since the variable SECRET of the environment"),
     ):
         (stranger / ".hydra" / "overrides.yaml").write_text(json.dumps([setting]))
-        answer = desk("ckpt_path=stranger max_epochs=2")
+        answer = run_train("ckpt_path=stranger max_epochs=2")
         assert (answer.code, answer.err.count("\n")) == (2, 1)
         assert answer.err.startswith(sentence)
         assert "hunter2" not in answer.err
@@ -870,15 +870,15 @@ def test_a_reader_that_leaves_early_as_head_does_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_examples_of_help_can_be_typed(typed: Callable[[str], Answer], desk: Callable[[str], Answer]) -> None:
+def test_the_examples_of_help_can_be_typed(typed: Callable[[str], Answer], run_train: Callable[[str], Answer]) -> None:
     lines = [line.strip() for line in typed("--help").out.splitlines()]
     examples = [re.split(r" {2,}", line)[0] for line in lines if line.startswith("python scripts/train.py")]
     assert len(examples) == 7
     for example in examples:
         words = shlex.split(example)[2:]
-        # Of a sweep its first job; a checkpoint is not there to go on from.
+        # Of a sweep its first job; a checkpoint is not there to continue from.
         settings = [word.partition(",")[0] for word in words if word != "-m" and not word.startswith("ckpt_path=")]
-        answer = desk(shlex.join([*settings, "--cfg", "job", "--resolve"]))
+        answer = run_train(shlex.join([*settings, "--cfg", "job", "--resolve"]))
         assert answer.err == ""
         plain = OmegaConf.to_container(OmegaConf.create(answer.out))
         assert isinstance(plain, dict)
@@ -888,8 +888,8 @@ def test_the_examples_of_help_can_be_typed(typed: Callable[[str], Answer], desk:
 # l2, l2_path and the older form of both in one key
 
 
-def test_a_path_can_be_typed_under_its_own_name(desk: Callable[[str], Answer]) -> None:
-    answer = desk("dataset=iris l2_path=[1,0.1] report=brief")
+def test_a_path_can_be_typed_under_its_own_name(run_train: Callable[[str], Answer]) -> None:
+    answer = run_train("dataset=iris l2_path=[1,0.1] report=brief")
     assert answer.code == 0
     assert "path: 2 strengths of l2 from 1 to 0.1\n" in answer.err
     summary = json.loads((find_checkpoint("latest", Path("runs")).parents[1] / "summary.json").read_text())
@@ -898,13 +898,13 @@ def test_a_path_can_be_typed_under_its_own_name(desk: Callable[[str], Answer]) -
     folder = find_checkpoint("latest", Path("runs")).parents[1]
     assert folder.name.endswith("_l2_path-1-0.1")
     # the one that is typed takes the place of the other
-    assert desk(f"ckpt_path={folder} l2=0.5 report=brief").code == 0
+    assert run_train(f"ckpt_path={folder} l2=0.5 report=brief").code == 0
     summary = json.loads((find_checkpoint("latest", Path("runs")).parents[1] / "summary.json").read_text())
     assert (summary["config"]["l2"], summary["path"]) == (0.5, None)
 
 
-def test_a_path_takes_the_place_of_the_strength_that_a_recipe_has(desk: Callable[[str], Answer]) -> None:
-    answer = desk("dataset=blobs l2_path=[1,0.1] report=brief")  # whose recipe has l2=0
+def test_a_path_takes_the_place_of_the_strength_that_a_recipe_has(run_train: Callable[[str], Answer]) -> None:
+    answer = run_train("dataset=blobs l2_path=[1,0.1] report=brief")  # whose recipe has l2=0
     assert answer.code == 0
     assert "path: 2 strengths of l2 from 1 to 0.1\n" in answer.err
 
@@ -931,6 +931,6 @@ def test_a_path_takes_the_place_of_the_strength_that_a_recipe_has(desk: Callable
         ),
     ],
 )
-def test_a_mistake_in_a_path_is_one_line(desk: Callable[[str], Answer], command: str, sentence: str) -> None:
-    answer = desk(command)
+def test_a_mistake_in_a_path_is_one_line(run_train: Callable[[str], Answer], command: str, sentence: str) -> None:
+    answer = run_train(command)
     assert (answer.code, answer.err, answer.left) == (2, sentence + "\n", [])

@@ -19,7 +19,7 @@ from logreg.evaluation.paired_comparison import Paired, compare, mcnemar
 from models import Models
 from whole_runs import Answer, train
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(0, 1), (3, 9), (40, 60), (0, 30)])
@@ -119,7 +119,7 @@ def test_shortened_names_can_be_told_apart(names: list[str]) -> None:
     assert shortened(names, 500) == names
 
 
-def test_all_of_it_fits_into_eighty_columns(tmp_path: Path, types: Types) -> None:
+def test_all_of_it_fits_into_eighty_columns(tmp_path: Path, run_command: RunCommand) -> None:
     typed = (
         "dataset=breast_cancer",
         "report=brief",
@@ -134,7 +134,7 @@ def test_all_of_it_fits_into_eighty_columns(tmp_path: Path, types: Types) -> Non
         train(tmp_path, *typed, f"l2={l2}", f"hydra.run.dir={name}")
         runs.append(name)
     for some in (runs, runs[1:], ["runs"]):
-        answer = types(tmp_path, "compare", *some)
+        answer = run_command(tmp_path, "compare", *some)
         assert answer.code == 0, answer.err
         assert max(map(len, answer.out.splitlines())) <= 80, answer.out
         names = [line for line in answer.out.splitlines() if "_l2-" in line]
@@ -142,16 +142,16 @@ def test_all_of_it_fits_into_eighty_columns(tmp_path: Path, types: Types) -> Non
         assert len(re.findall(r"0\.\d{4} \[0\.\d{4}, 0\.\d{4}\]  \d\d\.\d%", answer.out)) == len(names)
 
 
-def test_two_runs_on_the_same_rows(tmp_path: Path, types: Types) -> None:
+def test_two_runs_on_the_same_rows(tmp_path: Path, run_command: RunCommand) -> None:
     one, other = (
         train(tmp_path, "dataset=digits", f"l2={l2}", "report=brief").folder.relative_to(tmp_path)
         for l2 in ("1e-3", "3")
     )
-    answer = types(tmp_path, "compare", str(one), str(other))
+    answer = run_command(tmp_path, "compare", str(one), str(other))
     assert answer.code == 0, answer.err
     assert "A is better than B" in answer.out
     assert "McNemar p = " in answer.out
-    found = json.loads(types(tmp_path, "compare", str(one), str(other), "json=true").out)
+    found = json.loads(run_command(tmp_path, "compare", str(one), str(other), "json=true").out)
     assert [run["settings"]["l2"] for run in found["runs"]] == [1e-3, 3.0]
     assert found["paired"]["split"] == "test"
     assert found["paired"]["log_loss"]["low"] > 0
@@ -159,21 +159,21 @@ def test_two_runs_on_the_same_rows(tmp_path: Path, types: Types) -> None:
     assert found["paired"]["log_loss"]["value"] == pytest.approx(b - a)
 
 
-def test_runs_on_other_rows_are_shown_and_not_tested(tmp_path: Path, types: Types) -> None:
+def test_runs_on_other_rows_are_shown_and_not_tested(tmp_path: Path, run_command: RunCommand) -> None:
     runs = [train(tmp_path, "dataset=iris", f"seed={seed}", "l2=1e-2", "report=brief").folder for seed in (0, 1)]
-    answer = types(tmp_path, "compare", *map(str, runs))
+    answer = run_command(tmp_path, "compare", *map(str, runs))
     assert answer.code == 0
     assert "no paired test: the two were not scored on the same rows" in answer.out
 
 
-def test_a_folder_of_runs_is_ranked(models: Models, types: Types) -> None:
+def test_a_folder_of_runs_is_ranked(models: Models, run_command: RunCommand) -> None:
     for name in ("softmax", "one_vs_rest", "binary"):
         models(name)
-    answer = types(models.root, "compare", str(models.root))
+    answer = run_command(models.root, "compare", str(models.root))
     assert answer.code == 0
     assert "breast_cancer" in answer.out
     assert "optimal" in answer.out
-    found = json.loads(types(models.root, "compare", str(models.root), "json=true").out)
+    found = json.loads(run_command(models.root, "compare", str(models.root), "json=true").out)
     assert {run["data"] for run in found["runs"]} >= {"iris", "breast_cancer"}
     assert found["paired"] is None
 
@@ -195,10 +195,12 @@ STRANGE = ["", "[]", 5000 * "[", '{"status": "finished"}', '{"status": "finished
 
 
 @pytest.mark.parametrize("content", STRANGE)
-def test_a_summary_that_is_none_is_one_line(content: str | bytes, models: Models, types: Types, tmp_path: Path) -> None:
+def test_a_summary_that_is_none_is_one_line(
+    content: str | bytes, models: Models, run_command: RunCommand, tmp_path: Path
+) -> None:
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "summary.json").write_bytes(content.encode() if isinstance(content, str) else content)
-    answer = types(tmp_path, "compare", "strange", str(models.run("toy").folder))
+    answer = run_command(tmp_path, "compare", "strange", str(models.run("toy").folder))
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == (
         "`strange/summary.json` must be the summary of a run, and cannot be read as that. Remove it, or train anew.\n"
@@ -206,9 +208,11 @@ def test_a_summary_that_is_none_is_one_line(content: str | bytes, models: Models
 
 
 @pytest.mark.parametrize(("typed", "sentence"), MISTAKES.items())
-def test_a_mistake_is_answered_in_one_line(typed: tuple[str, ...], sentence: str, types: Types, tmp_path: Path) -> None:
+def test_a_mistake_is_answered_in_one_line(
+    typed: tuple[str, ...], sentence: str, run_command: RunCommand, tmp_path: Path
+) -> None:
     (tmp_path / "hollow").mkdir()
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "summary.json").write_text("{")
-    answer = types(tmp_path, "compare", *typed)
+    answer = run_command(tmp_path, "compare", *typed)
     assert (answer.code, answer.err, answer.out) == (2, sentence + "\n", "")

@@ -16,52 +16,56 @@ from sklearn.metrics import log_loss
 from models import MODELS, Models, write_pictures, write_table
 from whole_runs import Answer, Run, train
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 
-def evaluated(types: Types, here: Path, *arguments: str) -> dict[str, Any]:
-    answer = types(here, "evaluate", "json=true", *arguments)
+def evaluated(run_command: RunCommand, here: Path, *arguments: str) -> dict[str, Any]:
+    answer = run_command(here, "evaluate", "json=true", *arguments)
     assert answer.code == 0, answer.err
     plain: dict[str, Any] = json.loads(answer.out)
     return plain
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_numbers_are_those_of_the_end_of_training_bit_for_bit(name: str, models: Models, types: Types) -> None:
+def test_the_numbers_are_those_of_the_end_of_training_bit_for_bit(
+    name: str, models: Models, run_command: RunCommand
+) -> None:
     summary = models.run(name).summary
-    found = evaluated(types, models(name))
+    found = evaluated(run_command, models(name))
     assert found["metrics"] == summary["metrics"]
     assert found["evaluation"] == summary["evaluation"]
 
 
 def test_a_checkpoint_that_was_taken_elsewhere_is_all_that_it_takes(
-    models: Models, types: Types, tmp_path: Path
+    models: Models, run_command: RunCommand, tmp_path: Path
 ) -> None:
     shutil.copy(models.run("binary").folder / "checkpoints" / "last.ckpt", tmp_path / "mine.ckpt")
-    found = evaluated(types, tmp_path, "ckpt_path=mine.ckpt")
+    found = evaluated(run_command, tmp_path, "ckpt_path=mine.ckpt")
     assert found["metrics"] == models.run("binary").summary["metrics"]
     assert found["optimality"]["converged"] is True
 
 
-def test_the_best_checkpoint_scores_what_was_lowest_on_val(tmp_path: Path, types: Types) -> None:
+def test_the_best_checkpoint_scores_what_was_lowest_on_val(tmp_path: Path, run_command: RunCommand) -> None:
     run = train(tmp_path, "dataset=iris", "optimizer=sgd", "lr=5", "max_epochs=7", "report=brief")
-    found = evaluated(types, tmp_path, "ckpt_path=best")
+    found = evaluated(run_command, tmp_path, "ckpt_path=best")
     # Lightning keeps what a callback monitors in float32
     assert found["metrics"]["val"]["loss"] == pytest.approx(run.summary["best"]["loss/val"], rel=1e-6)
 
 
-def test_other_rows_are_read_as_the_model_learned_and_teach_it_nothing(models: Models, types: Types) -> None:
+def test_other_rows_are_read_as_the_model_learned_and_teach_it_nothing(models: Models, run_command: RunCommand) -> None:
     here = models("table")
     write_table(here / "others.csv", number=77, seed=5)
-    found = evaluated(types, here, "dataset.path=others.csv")
+    found = evaluated(run_command, here, "dataset.path=others.csv")
     assert found["rows"] == {"train": 77}
     assert found["evaluation"]["split"] == "all rows"
     # predict.py, which knows nothing of labels, gives the probabilities that the log-loss is made of
     assert (
-        types(here, "predict", "input=others.csv", "output=p.csv", "keep=[kind]", "drop=[id]", "overwrite=true").code
+        run_command(
+            here, "predict", "input=others.csv", "output=p.csv", "keep=[kind]", "drop=[id]", "overwrite=true"
+        ).code
         == 0
     )
-    shown = types(here, "evaluate", "dataset.path=others.csv").out
+    shown = run_command(here, "evaluate", "dataset.path=others.csv").out
     assert "│ all   │" in shown
     assert "train" not in shown.split("intervals of")[0].partition("\n")[2]
     import pyarrow.csv
@@ -84,10 +88,12 @@ def test_other_rows_are_read_as_the_model_learned_and_teach_it_nothing(models: M
         ),
     ],
 )
-def test_a_class_that_the_model_does_not_know_is_named(name: str, advice: str, models: Models, types: Types) -> None:
+def test_a_class_that_the_model_does_not_know_is_named(
+    name: str, advice: str, models: Models, run_command: RunCommand
+) -> None:
     here = models("table")
     (here / "new.csv").write_text(f"id,size,color,wet,always,kind\nr0,1,red,true,7,low\nr1,2,red,true,7,{name}\n")
-    answer = types(here, "evaluate", "dataset.path=new.csv")
+    answer = run_command(here, "evaluate", "dataset.path=new.csv")
     assert answer.code == 2
     assert answer.err == (
         f"`dataset=table` must hold classes that the model knows, high, very, low, mid, got '{name}' [in train]. "
@@ -95,38 +101,40 @@ def test_a_class_that_the_model_does_not_know_is_named(name: str, advice: str, m
     )
 
 
-def test_pictures_of_another_size_are_refused(models: Models, types: Types) -> None:
+def test_pictures_of_another_size_are_refused(models: Models, run_command: RunCommand) -> None:
     here = models("pictures")
     write_pictures(here / "large", number=2, size=9)
-    answer = types(here, "evaluate", "dataset.path=large")
+    answer = run_command(here, "evaluate", "dataset.path=large")
     assert answer.code == 2
     assert answer.err == "`dataset=image_folder` must have the features of the model, (6, 6), got (9, 9).\n"
 
 
-def test_rows_that_changed_since_are_spoken_of(tmp_path: Path, types: Types) -> None:
+def test_rows_that_changed_since_are_spoken_of(tmp_path: Path, run_command: RunCommand) -> None:
     write_table(tmp_path / "t.csv")
     train(tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=kind", "dataset.drop=[id]", "report=brief")
     write_table(tmp_path / "t.csv", seed=9)
-    notes = evaluated(types, tmp_path)["notes"]
+    notes = evaluated(run_command, tmp_path)["notes"]
     assert "these are not the rows that the model was trained with: the data has changed since" in notes
 
 
-def test_a_miss_that_costs_more_moves_the_threshold_down(models: Models, types: Types) -> None:
+def test_a_miss_that_costs_more_moves_the_threshold_down(models: Models, run_command: RunCommand) -> None:
     here = models("binary")
-    one, nine = (evaluated(types, here, f"cost_ratio={ratio}")["evaluation"]["threshold"] for ratio in (1, 9))
+    one, nine = (evaluated(run_command, here, f"cost_ratio={ratio}")["evaluation"]["threshold"] for ratio in (1, 9))
     assert nine["value"] < one["value"]
     assert (one["chosen_on"], nine["cost_ratio"]) == ("val", 9)
-    assert evaluated(types, here, "split=val")["evaluation"]["threshold"]["chosen_on"] == "these rows"
+    assert evaluated(run_command, here, "split=val")["evaluation"]["threshold"]["chosen_on"] == "these rows"
 
 
-def test_the_temperature_makes_val_more_probable_and_changes_no_decision(tmp_path: Path, types: Types) -> None:
+def test_the_temperature_makes_val_more_probable_and_changes_no_decision(
+    tmp_path: Path, run_command: RunCommand
+) -> None:
     # a fit without a penalty is too sure of itself
     runs = {
         name: train(tmp_path, "dataset=iris", "l2=1e-6", f"calibrate={name}", "report=brief")
         for name in ("none", "temperature")
     }
     found = {
-        name: evaluated(types, tmp_path, f"ckpt_path={run.folder}", "split=val")["evaluation"]
+        name: evaluated(run_command, tmp_path, f"ckpt_path={run.folder}", "split=val")["evaluation"]
         for name, run in runs.items()
     }
     assert found["temperature"]["calibration"]["temperature"] > 1
@@ -141,7 +149,7 @@ def test_the_temperature_makes_val_more_probable_and_changes_no_decision(tmp_pat
     assert Run(runs["temperature"].folder).checkpoint("best")["calibration"]["temperature"] != 1.0
 
 
-def test_a_table_of_counts_has_the_intervals_of_its_rows_repeated(tmp_path: Path, types: Types) -> None:
+def test_a_table_of_counts_has_the_intervals_of_its_rows_repeated(tmp_path: Path, run_command: RunCommand) -> None:
     draw = np.random.default_rng(0)
     number = 200
     x, times = draw.normal(size=number).round(3), draw.integers(1, 5, number)
@@ -162,7 +170,11 @@ def test_a_table_of_counts_has_the_intervals_of_its_rows_repeated(tmp_path: Path
             "l2=1e-3",
         )
         run = train(tmp_path, *typed, "tolerance=1e-12", *([] if name == "repeated" else ["dataset.weight=n"]))
-        found[name] = run.summary["evaluation"], types(tmp_path, "evaluate").out, (run.folder / "report.md").read_text()
+        found[name] = (
+            run.summary["evaluation"],
+            run_command(tmp_path, "evaluate").out,
+            (run.folder / "report.md").read_text(),
+        )
     ours, theirs = found["counts"][0], found["repeated"][0]
     for metric, one in theirs["metrics"].items():
         assert tuple(ours["metrics"][metric].values()) == pytest.approx(tuple(one.values()), rel=1e-6), metric
@@ -179,20 +191,20 @@ def test_a_table_of_counts_has_the_intervals_of_its_rows_repeated(tmp_path: Path
     assert all(words in text for text in found["other"][1:])
 
 
-def test_everything_can_be_written_and_nothing_is_lost(models: Models, types: Types, tmp_path: Path) -> None:
+def test_everything_can_be_written_and_nothing_is_lost(models: Models, run_command: RunCommand, tmp_path: Path) -> None:
     here = models("toy")
     file = tmp_path / "scores.json"
-    assert types(here, "evaluate", f"output={file}").code == 0
+    assert run_command(here, "evaluate", f"output={file}").code == 0
     before = file.read_bytes()
     assert json.loads(before)["metrics"] == models.run("toy").summary["metrics"]
-    answer = types(here, "evaluate", f"output={file}")
+    answer = run_command(here, "evaluate", f"output={file}")
     assert (answer.code, file.read_bytes()) == (2, before)
     assert answer.err == f"`output` must not exist, and {file} does. Name another one, or set overwrite=true.\n"
-    assert types(here, "evaluate", f"output={file}", "overwrite=true").code == 0
+    assert run_command(here, "evaluate", f"output={file}", "overwrite=true").code == 0
 
 
-def test_what_a_person_reads(models: Models, types: Types) -> None:
-    answer = types(models("softmax"), "evaluate")
+def test_what_a_person_reads(models: Models, run_command: RunCommand) -> None:
+    answer = run_command(models("softmax"), "evaluate")
     assert answer.code == 0
     for words in (
         "checkpoints/last.ckpt on iris",
@@ -218,32 +230,34 @@ def broken(folder: Path, whole: bytes) -> None:
 @pytest.mark.parametrize("name", ["text", "cut", "code", "other"])
 @pytest.mark.parametrize("script", ["evaluate", "predict", "export"])
 def test_what_is_no_whole_checkpoint_is_refused_and_never_run(
-    script: str, name: str, models: Models, types: Types, tmp_path: Path
+    script: str, name: str, models: Models, run_command: RunCommand, tmp_path: Path
 ) -> None:
     broken(tmp_path, (models.run("toy").folder / "checkpoints" / "last.ckpt").read_bytes())
     more = {"evaluate": [], "predict": ["hours=3"], "export": ["format=json", "output=m.json"]}[script]
-    answer = types(tmp_path, script, f"ckpt_path={name}.ckpt", *more)
+    answer = run_command(tmp_path, script, f"ckpt_path={name}.ckpt", *more)
     assert answer.code == 2
     assert answer.err == f"`ckpt_path` must be a checkpoint of logreg, and {name}.ckpt is not one.\n"
     assert not (tmp_path / "m.json").exists()
 
 
-def test_a_file_needs_no_column_that_the_model_does_not_read(models: Models, types: Types) -> None:
+def test_a_file_needs_no_column_that_the_model_does_not_read(models: Models, run_command: RunCommand) -> None:
     here = models("table")
     (here / "less.csv").write_text("kind,size,color,wet\nlow,-3,red,false\nmid,0.5,green,true\n")
-    assert evaluated(types, here, "dataset.path=less.csv")["evaluation"]["rows"] == 2
+    assert evaluated(run_command, here, "dataset.path=less.csv")["evaluation"]["rows"] == 2
 
 
-def test_rows_of_one_class_can_be_scored(models: Models, types: Types) -> None:
+def test_rows_of_one_class_can_be_scored(models: Models, run_command: RunCommand) -> None:
     here = models("table")
     (here / "one.csv").write_text("kind,size,color,wet\nlow,-3,red,false\n")
-    found = evaluated(types, here, "dataset.path=one.csv")["evaluation"]
+    found = evaluated(run_command, here, "dataset.path=one.csv")["evaluation"]
     assert (found["rows"], [one["weight"] for one in found["classes"]]) == (1, [0.0, 1.0, 0.0])
 
 
 @pytest.mark.parametrize("typed", ["dataset.limit=10", "dataset.standardize=true", "dataset.split.val=0.1"])
-def test_what_would_make_another_model_or_no_other_rows_is_refused(typed: str, models: Models, types: Types) -> None:
-    answer = types(models("table"), "evaluate", typed)
+def test_what_would_make_another_model_or_no_other_rows_is_refused(
+    typed: str, models: Models, run_command: RunCommand
+) -> None:
+    answer = run_command(models("table"), "evaluate", typed)
     key = typed.partition("=")[0]
     assert answer.code == 2
     assert answer.err == f"`{key}` must be that of the checkpoint. Other rows are named by dataset.path=FILE.\n"
@@ -268,6 +282,8 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("typed", "sentence"), MISTAKES.items())
-def test_a_mistake_is_answered_in_one_line(typed: tuple[str, ...], sentence: str, models: Models, types: Types) -> None:
-    answer = types(models("toy"), "evaluate", *typed)
+def test_a_mistake_is_answered_in_one_line(
+    typed: tuple[str, ...], sentence: str, models: Models, run_command: RunCommand
+) -> None:
+    answer = run_command(models("toy"), "evaluate", *typed)
     assert (answer.code, answer.err, answer.out) == (2, sentence + "\n", "")

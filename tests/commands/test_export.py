@@ -25,14 +25,16 @@ from models import MODELS, Models
 from summaries import EVALUATION, summary_of
 from whole_runs import Answer, train
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "weighted"])  # not every format can
 @pytest.mark.parametrize("kind", [name for name in FORMATS if name != "torch_export"])
-def test_every_model_goes_into_every_format(kind: str, name: str, models: Models, types: Types, tmp_path: Path) -> None:
+def test_every_model_goes_into_every_format(
+    kind: str, name: str, models: Models, run_command: RunCommand, tmp_path: Path
+) -> None:
     file = tmp_path / f"model{FORMATS[kind].suffix}"
-    answer = types(models(name), "export", f"format={kind}", f"output={file}")
+    answer = run_command(models(name), "export", f"format={kind}", f"output={file}")
     assert answer.code == 0, answer.err
     agrees = float(answer.out.split("agrees to ")[1].split()[0])
     # float32 in the output of onnx, float64 in the others
@@ -42,9 +44,11 @@ def test_every_model_goes_into_every_format(kind: str, name: str, models: Models
 
 
 @pytest.mark.parametrize("name", ["softmax", "one_vs_rest"])
-def test_a_program_of_torch_takes_any_number_of_rows(name: str, models: Models, types: Types, tmp_path: Path) -> None:
+def test_a_program_of_torch_takes_any_number_of_rows(
+    name: str, models: Models, run_command: RunCommand, tmp_path: Path
+) -> None:
     file = tmp_path / "model.pt2"
-    assert types(models(name), "export", "format=torch_export", f"output={file}").code == 0
+    assert run_command(models(name), "export", "format=torch_export", f"output={file}").code == 0
     described = {"logreg.json": ""}
     program = torch.export.load(file, extra_files=described).module()
     trained = TrainedModel.load(models.run(name).folder / "checkpoints" / "last.ckpt")
@@ -54,10 +58,10 @@ def test_a_program_of_torch_takes_any_number_of_rows(name: str, models: Models, 
     assert json.loads(described["logreg.json"])["classes"] == ["setosa", "versicolor", "virginica"]
 
 
-def test_the_onnx_file_runs_where_there_is_no_torch(models: Models, types: Types, tmp_path: Path) -> None:
+def test_the_onnx_file_runs_where_there_is_no_torch(models: Models, run_command: RunCommand, tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     here = models("table")
-    assert types(here, "export", "format=onnx", f"output={file}").code == 0
+    assert run_command(here, "export", "format=onnx", f"output={file}").code == 0
     program = """
 import json, sys
 import numpy as np, onnxruntime
@@ -75,7 +79,7 @@ print(json.dumps([label.tolist(), probabilities.tolist(), classes]))
     process = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=True)
     labels, probabilities, classes = json.loads(process.stdout)
     (here / "three.csv").write_text("size,color,wet\n0.5,red,true\n,,false\n-3,violet,true\n")
-    assert types(here, "predict", "input=three.csv", "output=three_out.csv", "overwrite=true").code == 0
+    assert run_command(here, "predict", "input=three.csv", "output=three_out.csv", "overwrite=true").code == 0
     import pyarrow.csv
 
     rows = pyarrow.csv.read_csv(here / "three_out.csv").to_pydict()
@@ -123,7 +127,7 @@ SPELLED = {
         *("yes", "no", "2", "1.0", "t", "", "NA", "?"),
     ],
 }
-"""What a user may write into the columns of a CSV, in every way that is read as a level, as a gap, or as neither."""
+"""What a user may write into the columns of a CSV, in every way that is read as a level, a missing value or neither."""
 
 CLASSES: dict[str, list[Any]] = {
     "booleans": [False, True],
@@ -142,7 +146,7 @@ def spelled_rows() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module", params=CLASSES)
 def spelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
-    """A folder with a model of a table that has a column of every kind, with gaps, and the classes."""
+    """A folder with a model of a table that has a column of every kind, with missing values, and the classes."""
     folder, classes = tmp_path_factory.mktemp("spelled"), CLASSES[request.param]
     draw = np.random.default_rng(0)
     lines = ["size,code,color,wet,flat,y"]
@@ -151,7 +155,7 @@ def spelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         color = draw.choice(["red", "green", "deep blue"])
         score = size + (code == "1") - 2 * (color == "red") + (wet == "true") + draw.normal()
         label = classes[min(int(score > -0.5) + int(score > 1), len(classes) - 1)]
-        flat = "" if size > 0.7 else "7"  # nothing but its gaps says something
+        flat = "" if size > 0.7 else "7"  # only its missing values are informative
         cells = [f"{size:.3f}", code, color, wet]
         shown = ["?" if draw.random() < 0.1 else cell for cell in cells]
         lines.append(",".join([*shown, flat, str(label).lower() if isinstance(label, bool) else str(label)]))
@@ -161,7 +165,7 @@ def spelled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder, classes
 
 
-def predicted_by_us(types: Types, folder: Path, rows: list[dict[str, str]]) -> tuple[list[str], Any]:
+def predicted_by_us(run_command: RunCommand, folder: Path, rows: list[dict[str, str]]) -> tuple[list[str], Any]:
     """Labels and probabilities that predict.py gives to rows as they stand in a CSV."""
     import csv
 
@@ -169,7 +173,7 @@ def predicted_by_us(types: Types, folder: Path, rows: list[dict[str, str]]) -> t
         writer = csv.DictWriter(file, [*rows[0]])
         writer.writeheader()
         writer.writerows(rows)
-    assert types(folder, "predict", "input=new.csv", "output=out.csv", "overwrite=true").code == 0
+    assert run_command(folder, "predict", "input=new.csv", "output=out.csv", "overwrite=true").code == 0
     with (folder / "out.csv").open(newline="") as file:
         header, *lines = csv.reader(file)
     assert header[0] == "predicted"
@@ -181,16 +185,16 @@ def as_number(word: str) -> float:
 
 
 def test_every_spelling_says_the_same_to_predict_onnx_and_scikit_learn(
-    spelled: tuple[Path, list[Any]], types: Types, tmp_path: Path
+    spelled: tuple[Path, list[Any]], run_command: RunCommand, tmp_path: Path
 ) -> None:
     import joblib
     import onnxruntime
 
     folder, classes = spelled
     rows = [row | {"flat": flat} for row in spelled_rows() for flat in ("7", "")]
-    labels, probabilities = predicted_by_us(types, folder, rows)
-    assert types(folder, "export", "format=onnx", f"output={tmp_path / 'm.onnx'}").code == 0
-    assert types(folder, "export", "format=sklearn", f"output={tmp_path / 'm.joblib'}").code == 0
+    labels, probabilities = predicted_by_us(run_command, folder, rows)
+    assert run_command(folder, "export", "format=onnx", f"output={tmp_path / 'm.onnx'}").code == 0
+    assert run_command(folder, "export", "format=sklearn", f"output={tmp_path / 'm.joblib'}").code == 0
     # classes keep their type
     estimator = joblib.load(tmp_path / "m.joblib")
     held = estimator.classes_.tolist()
@@ -219,7 +223,7 @@ def test_every_spelling_says_the_same_to_predict_onnx_and_scikit_learn(
     np.testing.assert_allclose(estimator.predict_proba(array), probabilities, atol=1e-9)
 
 
-def test_the_card_says_what_to_pass(spelled: tuple[Path, list[Any]], types: Types, tmp_path: Path) -> None:
+def test_the_card_says_what_to_pass(spelled: tuple[Path, list[Any]], run_command: RunCommand, tmp_path: Path) -> None:
     import sklearn
 
     folder, _ = spelled
@@ -227,7 +231,7 @@ def test_the_card_says_what_to_pass(spelled: tuple[Path, list[Any]], types: Type
     for name in ("onnx", "sklearn", "json"):
         file = tmp_path / name / f"m{FORMATS[name].suffix}"
         file.parent.mkdir()
-        assert types(folder, "export", f"format={name}", f"output={file}").code == 0
+        assert run_command(folder, "export", f"format={name}", f"output={file}").code == 0
         card = (file.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
         said[name] = card.split("## What to pass\n")[1].split("\n## ")[0]
     for name in ("onnx", "sklearn"):
@@ -243,13 +247,13 @@ def test_the_card_says_what_to_pass(spelled: tuple[Path, list[Any]], types: Type
 
 
 def test_values_of_python_and_pandas_say_the_same_to_scikit_learn_as_in_a_file(
-    spelled: tuple[Path, list[Any]], types: Types, tmp_path: Path
+    spelled: tuple[Path, list[Any]], run_command: RunCommand, tmp_path: Path
 ) -> None:
     import joblib
 
     pandas = pytest.importorskip("pandas", reason="only for who has it: logreg does not need it")
     folder, _ = spelled
-    assert types(folder, "export", "format=sklearn", f"output={tmp_path / 'm.joblib'}").code == 0
+    assert run_command(folder, "export", "format=sklearn", f"output={tmp_path / 'm.joblib'}").code == 0
     estimator = joblib.load(tmp_path / "m.joblib")
     cells: dict[str, list[Any]] = {
         "size": [1.5, None, 2, float("nan")],
@@ -262,23 +266,25 @@ def test_values_of_python_and_pandas_say_the_same_to_scikit_learn_as_in_a_file(
         {name: "" if one is None or one != one else str(one) for name, one in zip(cells, row, strict=True)}
         for row in zip(*cells.values(), strict=True)
     ]
-    _, probabilities = predicted_by_us(types, folder, rows)
+    _, probabilities = predicted_by_us(run_command, folder, rows)
     frame = pandas.DataFrame({name: pandas.Series(values, dtype=object) for name, values in cells.items()})
     np.testing.assert_allclose(estimator.predict_proba(frame), probabilities, atol=1e-9)
     np.testing.assert_allclose(estimator.predict_proba(frame.to_numpy()), probabilities, atol=1e-9)
     frame = frame.astype({"size": float, "flat": float, "code": "Int64", "wet": "boolean", "color": "string"})
-    frame["code"] = frame["code"].astype("string")  # as the card says: pandas gives out whole numbers with gaps as 1.0
+    frame["code"] = frame["code"].astype(
+        "string"
+    )  # as the card says: pandas gives whole numbers beside missing values as 1.0
     np.testing.assert_allclose(estimator.predict_proba(frame), probabilities, atol=1e-9)
     whole = pandas.DataFrame(
         {"size": [1.0, 2.0], "code": [1, 2], "color": ["red"] * 2, "wet": [True, False], "flat": 7}
     )
-    _, probabilities = predicted_by_us(types, folder, whole.astype(str).to_dict("records"))
+    _, probabilities = predicted_by_us(run_command, folder, whole.astype(str).to_dict("records"))
     np.testing.assert_allclose(estimator.predict_proba(whole), probabilities, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["sklearn", "onnx"])
 def test_columns_near_zero_and_far_from_it_are_rounded_as_the_model_reads_them(
-    tmp_path: Path, types: Types, kind: str
+    tmp_path: Path, run_command: RunCommand, kind: str
 ) -> None:
     # the classes depend on small differences of two columns, so that the rounding of either one shows
     random = np.random.default_rng(0)
@@ -288,13 +294,15 @@ def test_columns_near_zero_and_far_from_it_are_rounded_as_the_model_reads_them(
     lines = [f"{a},{a + b:.2f},{c},{d}" for a, b, c, d in zip(one, gap, far, label, strict=True)]
     (tmp_path / "t.csv").write_text("\n".join(["one,other,far,label", *lines]))
     train(tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=label", "l2=1e-6", "report=brief")
-    answer = types(tmp_path, "export", f"format={kind}")
+    answer = run_command(tmp_path, "export", f"format={kind}")
     assert answer.code == 0, answer.err
 
 
-def test_the_coefficients_are_of_raw_features_and_calibrated(models: Models, types: Types, tmp_path: Path) -> None:
+def test_the_coefficients_are_of_raw_features_and_calibrated(
+    models: Models, run_command: RunCommand, tmp_path: Path
+) -> None:
     file = tmp_path / "model.json"
-    assert types(models("softmax"), "export", "format=json", f"output={file}").code == 0
+    assert run_command(models("softmax"), "export", "format=json", f"output={file}").code == 0
     plain = json.loads(file.read_text())
     held = models.run("softmax").checkpoint()
     parameters, heat = held["state_dict"], held["calibration"]["temperature"]
@@ -305,7 +313,7 @@ def test_the_coefficients_are_of_raw_features_and_calibrated(models: Models, typ
 
 
 def test_what_does_not_agree_is_refused_and_leaves_nothing(
-    models: Models, types: Types, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Models, run_command: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import dataclasses
 
@@ -313,7 +321,7 @@ def test_what_does_not_agree_is_refused_and_leaves_nothing(
         return FORMATS["safetensors"].read(file, model, sample) + 1e-5
 
     monkeypatch.setitem(FORMATS, "json", dataclasses.replace(FORMATS["safetensors"], suffix=".json", read=off))
-    answer = types(models("binary"), "export", "format=json", f"output={tmp_path / 'm.json'}")
+    answer = run_command(models("binary"), "export", "format=json", f"output={tmp_path / 'm.json'}")
     assert answer.code == 2
     assert answer.err == (
         "`format=json` must give the probabilities of the model to 1e-06, and is off by 1e-05 on 114 rows. "
@@ -322,22 +330,24 @@ def test_what_does_not_agree_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_one_format_cannot_hold_the_formats_that_its_message_names_can(types: Types, tmp_path: Path) -> None:
+def test_what_one_format_cannot_hold_the_formats_that_its_message_names_can(
+    run_command: RunCommand, tmp_path: Path
+) -> None:
     # The intercept of numbers so far away, about 1e14, has no digit left for the logit.
     draw = np.random.default_rng(0)
     z = draw.normal(size=(100, 2))
     labels = np.where(draw.random(100) < 1 / (1 + np.exp(-z[:, 0])), "yes", "no")
     np.savez(tmp_path / "far.npz", features=1e12 + 1e-2 * z, labels=labels)
     train(tmp_path, "dataset=features", "dataset.path=far.npz", "l2=0")
-    refused = types(tmp_path, "export", "format=json", "output=m.json")
+    refused = run_command(tmp_path, "export", "format=json", "output=m.json")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "or use format=onnx or torch_export." in refused.err
     for name, file in (("onnx", "m.onnx"), ("torch_export", "m.pt2")):
-        assert types(tmp_path, "export", f"format={name}", f"output={file}").code == 0
+        assert run_command(tmp_path, "export", f"format={name}", f"output={file}").code == 0
 
 
-def test_the_card_says_what_the_summary_knows(models: Models, types: Types, tmp_path: Path) -> None:
-    assert types(models("binary"), "export", "format=json", f"output={tmp_path / 'model.json'}").code == 0
+def test_the_card_says_what_the_summary_knows(models: Models, run_command: RunCommand, tmp_path: Path) -> None:
+    assert run_command(models("binary"), "export", "format=json", f"output={tmp_path / 'model.json'}").code == 0
     card = (tmp_path / "MODEL_CARD.md").read_text()
     summary = models.run("binary").summary
     assert card.startswith("# breast_cancer\n")
@@ -382,12 +392,14 @@ def test_a_card_warns_of_what_the_numbers_show() -> None:
     )
 
 
-def test_without_the_package_the_extra_is_named(models: Models, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_extra_is_named(
+    models: Models, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import importlib.util
 
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnx" else found(name))
-    answer = types(models("binary"), "export", "format=onnx")
+    answer = run_command(models("binary"), "export", "format=onnx")
     assert answer.code == 2
     assert answer.err == "`format=onnx` must have the package onnx: pip install onnx.\n"
 
@@ -406,43 +418,45 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("typed", "sentence"), MISTAKES.items())
-def test_a_mistake_is_answered_in_one_line(typed: tuple[str, ...], sentence: str, models: Models, types: Types) -> None:
+def test_a_mistake_is_answered_in_one_line(
+    typed: tuple[str, ...], sentence: str, models: Models, run_command: RunCommand
+) -> None:
     here = models("binary")
     (here / "there.json").write_text("mine")
-    answer = types(here, "export", *typed)
+    answer = run_command(here, "export", *typed)
     assert (answer.code, answer.err) == (2, sentence + "\n")
     assert (here / "there.json").read_text() == "mine"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"status": "finished"}', 5000 * "["])
 def test_a_summary_that_is_none_is_one_line_and_nothing_is_written(
-    content: str, models: Models, types: Types, tmp_path: Path
+    content: str, models: Models, run_command: RunCommand, tmp_path: Path
 ) -> None:
     shutil.copytree(models.run("toy").folder, tmp_path / "strange", ignore=shutil.ignore_patterns("export"))
     (tmp_path / "strange" / "summary.json").write_text(content)
-    answer = types(tmp_path, "export", "format=json", "ckpt_path=strange")
+    answer = run_command(tmp_path, "export", "format=json", "ckpt_path=strange")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == (
         "`strange/summary.json` must be the summary of a run, and cannot be read as that. Remove it, or train anew.\n"
     )
     assert not (tmp_path / "strange" / "export").exists()
     (tmp_path / "strange" / "summary.json").unlink()  # as it says
-    assert types(tmp_path, "export", "format=json", "ckpt_path=strange").code == 0
+    assert run_command(tmp_path, "export", "format=json", "ckpt_path=strange").code == 0
 
 
 def test_a_level_of_no_letters_beside_gaps_is_refused_where_both_are_the_same_text(
-    tmp_path: Path, types: Types
+    tmp_path: Path, run_command: RunCommand
 ) -> None:
     levels = [["", "b", None][row % 3] for row in range(90)]
     table = pa.table({"a": levels, "y": [["no", "yes"][row % 2] for row in range(90)]})
     pq.write_table(table, tmp_path / "t.parquet")
     train(tmp_path, "dataset=table", "dataset.path=t.parquet", "dataset.target=y", "l2=0.1", "report=brief")
     for kind in ("onnx", "sklearn"):
-        answer = types(tmp_path, "export", f"format={kind}")
+        answer = run_command(tmp_path, "export", f"format={kind}")
         assert answer.code == 2
         assert answer.err == (
-            "`format` must tell a gap of 'a' from its level '', and onnx and sklearn have '' for both. Use "
-            "format=json, safetensors or torch_export, or give the level a name in the file.\n"
+            "`format` must distinguish a missing value of 'a' from its level '', and onnx and sklearn have '' for "
+            "both. Use format=json, safetensors or torch_export, or give the level a name in the file.\n"
         )
     for kind in ("json", "safetensors", "torch_export"):
-        assert types(tmp_path, "export", f"format={kind}").code == 0
+        assert run_command(tmp_path, "export", f"format={kind}").code == 0

@@ -24,7 +24,7 @@ from logreg.training.checkpoint_reading import TrainedModel
 from models import TABLE_HEADER, Models, table_rows, write_pictures, write_table
 from whole_runs import Answer
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "predict.py"
 
@@ -34,9 +34,9 @@ def rows_of(file: Path) -> dict[str, list[Any]]:
     return plain
 
 
-def predicted(types: Types, here: Path, *arguments: str) -> dict[str, list[Any]]:
+def predicted(run_command: RunCommand, here: Path, *arguments: str) -> dict[str, list[Any]]:
     """What the command writes for these arguments."""
-    answer = types(here, "predict", "output=out.csv", "overwrite=true", *arguments)
+    answer = run_command(here, "predict", "output=out.csv", "overwrite=true", *arguments)
     assert answer.code == 0, answer.err
     return rows_of(here / "out.csv")
 
@@ -45,29 +45,29 @@ def model_of(models: Models, name: str) -> TrainedModel:
     return TrainedModel.load(models.run(name).folder / "checkpoints" / "last.ckpt")
 
 
-def test_a_row_out_of_the_command_line(models: Models, types: Types) -> None:
-    answer = types(models("toy"), "predict", "hours=3.5")
+def test_a_row_out_of_the_command_line(models: Models, run_command: RunCommand) -> None:
+    answer = run_command(models("toy"), "predict", "hours=3.5")
     coef, intercept = model_of(models, "toy").module.model.in_source_units()
     p = float(torch.sigmoid(3.5 * coef[0, 0] + intercept[0]))
     assert p > 0.5
     assert answer.out == f"pass\n  {p:.4f}  pass\n  {1 - p:.4f}  fail\n"
 
 
-def test_a_row_with_gaps_and_levels_out_of_the_command_line(models: Models, types: Types) -> None:
+def test_a_row_with_gaps_and_levels_out_of_the_command_line(models: Models, run_command: RunCommand) -> None:
     here = models("table")
-    answer = types(here, "predict", "size=", "color=deep blue", "wet=true")
+    answer = run_command(here, "predict", "size=", "color=deep blue", "wet=true")
     (here / "one.csv").write_text("size,color,wet\n,deep blue,true\n")
-    rows = predicted(types, here, "input=one.csv")
+    rows = predicted(run_command, here, "input=one.csv")
     assert answer.out.splitlines()[0] == rows["predicted"][0]
     for line in answer.out.splitlines()[1:]:
         p, name = line.split(maxsplit=1)
         assert float(p) == pytest.approx(rows[name][0], abs=1e-4)
 
 
-def test_a_table_gives_the_probabilities_of_its_encoding(models: Models, types: Types) -> None:
+def test_a_table_gives_the_probabilities_of_its_encoding(models: Models, run_command: RunCommand) -> None:
     here = models("table")
     write_table(here / "new.csv", number=60, seed=3)
-    rows = predicted(types, here, "input=new.csv", "keep=[id]", "drop=[]")
+    rows = predicted(run_command, here, "input=new.csv", "keep=[id]", "drop=[]")
     assert list(rows) == ["id", "predicted", "high, very", "low", "mid"]
     assert rows["id"] == [f"r{row}" for row in range(60)]
     from logreg.data.sources.table import read_features
@@ -100,7 +100,9 @@ def written_as(name: str, table: pa.Table, file: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "csv.gz", "parquet", "feather", "arrow"])
-def test_every_format_of_a_table_says_the_same(kind: str, models: Models, types: Types, tmp_path: Path) -> None:
+def test_every_format_of_a_table_says_the_same(
+    kind: str, models: Models, run_command: RunCommand, tmp_path: Path
+) -> None:
     here = models("table")
     write_table(here / "same.csv", number=40, seed=4)
     gaps = pyarrow.csv.ConvertOptions(strings_can_be_null=True)
@@ -109,16 +111,18 @@ def test_every_format_of_a_table_says_the_same(kind: str, models: Models, types:
     )  # in another order
     file = tmp_path / f"new.{kind}"
     written_as(kind, table, file)
-    assert predicted(types, here, f"input={file}") == predicted(types, here, "input=same.csv", "drop=[id]")
+    assert predicted(run_command, here, f"input={file}") == predicted(run_command, here, "input=same.csv", "drop=[id]")
 
 
-def test_every_format_of_predictions_says_the_same(models: Models, types: Types, tmp_path: Path) -> None:
+def test_every_format_of_predictions_says_the_same(models: Models, run_command: RunCommand, tmp_path: Path) -> None:
     here = models("softmax")
     columns = [f"{part} {side} (cm)" for part in ("sepal", "petal") for side in ("length", "width")]
     draw = np.random.default_rng(0).normal(3, 2, (25, 4)).astype(np.float32)
     pyarrow.csv.write_csv(pa.table(dict(zip(columns, draw.T, strict=True))), tmp_path / "new.csv")
     for suffix in ("csv", "tsv", "parquet", "npz"):
-        assert types(here, "predict", f"input={tmp_path / 'new.csv'}", f"output={tmp_path / 'p'}.{suffix}").code == 0
+        assert (
+            run_command(here, "predict", f"input={tmp_path / 'new.csv'}", f"output={tmp_path / 'p'}.{suffix}").code == 0
+        )
     tables = [
         pyarrow.csv.read_csv(tmp_path / "p.csv"),
         pyarrow.csv.read_csv(tmp_path / "p.tsv", parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
@@ -136,7 +140,7 @@ def test_every_format_of_predictions_says_the_same(models: Models, types: Types,
 
 
 @pytest.mark.parametrize("suffix", ["npz", "npy", "safetensors", "parquet"])
-def test_a_matrix_in_every_format(suffix: str, models: Models, types: Types, tmp_path: Path) -> None:
+def test_a_matrix_in_every_format(suffix: str, models: Models, run_command: RunCommand, tmp_path: Path) -> None:
     here = models("features")
     features = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
     file = tmp_path / f"new.{suffix}"
@@ -150,19 +154,19 @@ def test_a_matrix_in_every_format(suffix: str, models: Models, types: Types, tmp
         save_file({"features": features}, file)
     else:
         pyarrow.parquet.write_table(pa.table({"features": features.tolist()}), file)
-    rows = predicted(types, here, f"input={file}")
+    rows = predicted(run_command, here, f"input={file}")
     trained = model_of(models, "features")
     expected = trained.module.probabilities(torch.from_numpy(features)).numpy()
     np.testing.assert_allclose(np.column_stack([rows[name] for name in "xyz"]), expected, atol=1e-6)
 
 
-def test_a_folder_of_pictures_and_one_alone(models: Models, types: Types) -> None:
+def test_a_folder_of_pictures_and_one_alone(models: Models, run_command: RunCommand) -> None:
     here = models("pictures")
     write_pictures(here / "new", number=3)
-    rows = predicted(types, here, "input=new")
+    rows = predicted(run_command, here, "input=new")
     assert rows["file"] == [f"{name}/{place}.png" for name in ("bright", "dark") for place in range(3)]
     assert rows["predicted"] == ["bright"] * 3 + ["dark"] * 3
-    alone = predicted(types, here, "input=new/dark/1.png")
+    alone = predicted(run_command, here, "input=new/dark/1.png")
     assert alone["file"] == ["1.png"]
     assert alone["dark"] == [rows["dark"][4]]
     # as bytes in an array the pixels mean the same
@@ -170,30 +174,34 @@ def test_a_folder_of_pictures_and_one_alone(models: Models, types: Types) -> Non
 
     pixels = np.stack([np.asarray(Image.open(here / "new" / file)) for file in rows["file"]])
     np.savez(here / "new.npz", images=pixels)
-    assert predicted(types, here, "input=new.npz")["dark"] == rows["dark"]
+    assert predicted(run_command, here, "input=new.npz")["dark"] == rows["dark"]
 
 
-def test_bytes_of_digits_mean_what_they_meant_in_training(tmp_path: Path, types: Types) -> None:
+def test_bytes_of_digits_mean_what_they_meant_in_training(tmp_path: Path, run_command: RunCommand) -> None:
     # scikit-learn's digits go from 0 to 16, and are read in [0, 1]
     here = tmp_path
-    trained = types(here, "train", "dataset=digits", "dataset.limit=300", "optimizer=newton", "l2=1e-3", "report=brief")
+    trained = run_command(
+        here, "train", "dataset=digits", "dataset.limit=300", "optimizer=newton", "l2=1e-3", "report=brief"
+    )
     assert trained.code == 0
     bunch = load_digits()
     np.save(here / "bytes.npy", bunch.data[:200].astype(np.uint8))
     np.save(here / "parts.npy", bunch.data[:200] / 16)
-    rows = predicted(types, here, "input=bytes.npy")
-    assert rows == predicted(types, here, "input=parts.npy")
+    rows = predicted(run_command, here, "input=bytes.npy")
+    assert rows == predicted(run_command, here, "input=parts.npy")
     right = [str(said) == str(label) for said, label in zip(rows["predicted"], bunch.target, strict=False)]
     assert sum(right) > 150
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.95])
-def test_the_threshold_decides_and_leaves_the_probabilities(threshold: float, models: Models, types: Types) -> None:
+def test_the_threshold_decides_and_leaves_the_probabilities(
+    threshold: float, models: Models, run_command: RunCommand
+) -> None:
     here = models("toy")
     (here / "hours.csv").write_text("hours\n1\n2\n3\n4\n")
-    rows = predicted(types, here, "input=hours.csv", f"threshold={threshold}")
+    rows = predicted(run_command, here, "input=hours.csv", f"threshold={threshold}")
     assert rows["predicted"] == ["pass" if p >= threshold else "fail" for p in rows["pass"]]
-    assert rows["pass"] == predicted(types, here, "input=hours.csv")["pass"]
+    assert rows["pass"] == predicted(run_command, here, "input=hours.csv")["pass"]
 
 
 def test_from_standard_input_to_standard_output(models: Models) -> None:
@@ -211,22 +219,22 @@ def test_from_standard_input_to_standard_output(models: Models) -> None:
     assert process.stderr.decode().startswith("2 rows in ")
 
 
-def test_blocks_change_nothing(models: Models, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_change_nothing(models: Models, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     here = models("table")
     write_table(here / "long.csv", number=3000, seed=6)
-    whole = predicted(types, here, "input=long.csv", "drop=[id]")
+    whole = predicted(run_command, here, "input=long.csv", "drop=[id]")
     monkeypatch.setattr("logreg.data.formats.text_tables.TEXT_BLOCK_BYTES", 2000)
-    parts = predicted(types, here, "input=long.csv", "drop=[id]")
+    parts = predicted(run_command, here, "input=long.csv", "drop=[id]")
     assert parts.keys() == whole.keys()
     assert parts["predicted"] == whole["predicted"]
     for name in parts.keys() - {"predicted"}:  # a product of fewer rows may be another kernel's
         assert parts[name] == pytest.approx(whole[name], rel=1e-12)
 
 
-def test_a_level_that_the_model_does_not_know_is_counted(models: Models, types: Types) -> None:
+def test_a_level_that_the_model_does_not_know_is_counted(models: Models, run_command: RunCommand) -> None:
     here = models("table")
     (here / "odd.csv").write_text("size,color,wet\n1,violet,true\n1,red,true\n1,ochre,false\n")
-    answer = types(here, "predict", "input=odd.csv", "output=odd_out.csv", "overwrite=true")
+    answer = run_command(here, "predict", "input=odd.csv", "output=odd_out.csv", "overwrite=true")
     assert answer.code == 0
     assert "2 rows have a level of color that the model does not know: encoded as no level\n" in answer.err
 
@@ -269,7 +277,7 @@ FAULTS = {
         )
         for file, word in (("text.csv", "large"), ("comma.csv", "7,25"))
     },
-    "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Mend the line.",
+    "ragged.csv": "`input` must have 3 values in every line, got 2 in line 3 [in ragged.csv]: '1,red'. Fix the line.",
     "header.csv": "`input` must have rows, got none [in header.csv].",
     "empty.csv": "`input` must have a header and rows, and empty.csv is empty.",
     "gone.csv": "`input` must be there, and gone.csv is missing. Relative paths start at the current folder.",
@@ -278,55 +286,57 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("file", "sentence"), FAULTS.items())
-def test_bad_input_leaves_what_was_there(file: str, sentence: str, models: Models, types: Types) -> None:
+def test_bad_input_leaves_what_was_there(file: str, sentence: str, models: Models, run_command: RunCommand) -> None:
     here = models("table")
     for name, text in NEW.items():
         (here / name).write_text(text)
     np.savez(here / "matrix.npz", features=np.zeros((2, 3)))
     (here / "kept.csv").write_text("mine")
     before = sorted(path.name for path in here.iterdir())
-    answer = types(here, "predict", f"input={file}", "output=kept.csv", "overwrite=true")
+    answer = run_command(here, "predict", f"input={file}", "output=kept.csv", "overwrite=true")
     assert (answer.code, answer.err) == (2, sentence + "\n")
     assert (here / "kept.csv").read_text() == "mine"
     assert sorted(path.name for path in here.iterdir()) == before
 
 
-def test_a_ragged_line_is_named_however_many_threads_arrow_has(models: Models, types: Types) -> None:
+def test_a_ragged_line_is_named_however_many_threads_arrow_has(models: Models, run_command: RunCommand) -> None:
     before = pa.cpu_count()
     try:
         pa.set_cpu_count(4)
-        test_bad_input_leaves_what_was_there("ragged.csv", FAULTS["ragged.csv"], models, types)
+        test_bad_input_leaves_what_was_there("ragged.csv", FAULTS["ragged.csv"], models, run_command)
     finally:
         pa.set_cpu_count(before)
 
 
 @pytest.mark.parametrize("before", ["", "\n\n", "sep=,\n"])
 def test_a_ragged_line_of_standard_input_is_numbered_as_in_a_file(
-    before: str, models: Models, types: Types, monkeypatch: pytest.MonkeyPatch
+    before: str, models: Models, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = models("table")
     text = before + NEW["ragged.csv"]
     line = 1 + text.splitlines().index("1,red")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-    answer = types(here, "predict", "input=-")
+    answer = run_command(here, "predict", "input=-")
     sentence = FAULTS["ragged.csv"].replace("line 3", f"line {line}").replace("ragged.csv", "standard input")
     assert (answer.code, answer.err) == (2, sentence + "\n")
 
 
 def test_a_fault_in_the_last_block_leaves_nothing(
-    models: Models, types: Types, monkeypatch: pytest.MonkeyPatch
+    models: Models, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = models("table")
     monkeypatch.setattr("logreg.data.formats.text_tables.TEXT_BLOCK_BYTES", 2000)
     lines = [TABLE_HEADER, *table_rows(500, 1), "r500,soup,red,true,7,low"]
     (here / "late.csv").write_text("\n".join(lines) + "\n")
-    answer = types(here, "predict", "input=late.csv", "output=late_out.csv", "drop=[id]")
+    answer = run_command(here, "predict", "input=late.csv", "output=late_out.csv", "drop=[id]")
     assert answer.code == 2
     assert "got 'soup' [in late.csv]" in answer.err
     assert [path for path in here.iterdir() if "late_out" in path.name] == []
 
 
-def test_a_full_disk_leaves_no_part_of_a_file(models: Models, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_part_of_a_file(
+    models: Models, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = models("toy")
     (here / "many.csv").write_text("hours\n" + "3\n" * 100)
 
@@ -334,7 +344,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(models: Models, types: Types, monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    answer = types(here, "predict", "input=many.csv", "output=full.csv")
+    answer = run_command(here, "predict", "input=many.csv", "output=full.csv")
     assert answer.code == 2
     assert answer.err.startswith("`output` must be a place to write to: [Errno 28] No space left on device.")
     assert [path for path in here.iterdir() if "full" in path.name] == []
@@ -368,15 +378,15 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("which", "typed", "sentence"), [(*case, sentence) for case, sentence in MISTAKES.items()])
 def test_a_mistake_is_answered_in_one_line(
-    which: str, typed: tuple[str, ...], sentence: str, models: Models, types: Types
+    which: str, typed: tuple[str, ...], sentence: str, models: Models, run_command: RunCommand
 ) -> None:
     if "accelerator=gpu" in typed and torch.cuda.is_available():
         pytest.skip("there is a GPU here")  # the sentence is about there being none
-    answer = types(models(which), "predict", *typed)
+    answer = run_command(models(which), "predict", *typed)
     assert (answer.code, answer.err, answer.out) == (2, sentence + "\n", "")
 
 
-def test_a_matrix_of_another_width_and_one_with_nan_are_refused(models: Models, types: Types) -> None:
+def test_a_matrix_of_another_width_and_one_with_nan_are_refused(models: Models, run_command: RunCommand) -> None:
     here = models("features")
     np.savez(here / "wide.npz", features=np.zeros((4, 6), dtype=np.float32))
     bad = np.zeros((4, 5), dtype=np.float32)
@@ -386,23 +396,25 @@ def test_a_matrix_of_another_width_and_one_with_nan_are_refused(models: Models, 
         ("wide", "`input` must have rows of 5 numbers as the model, got 6 [in wide.npz]."),
         ("nan", "`input` must be finite, got nan or inf in row 2 [in nan.npz]."),
     ):
-        answer = types(here, "predict", f"input={file}.npz", "output=never.csv")
+        answer = run_command(here, "predict", f"input={file}.npz", "output=never.csv")
         assert (answer.code, answer.err) == (2, sentence + "\n")
         assert not (here / "never.csv").exists()
 
 
-def test_pictures_of_another_size_are_refused(models: Models, types: Types) -> None:
+def test_pictures_of_another_size_are_refused(models: Models, run_command: RunCommand) -> None:
     here = models("pictures")
     write_pictures(here / "larger", number=1, size=9)
-    answer = types(here, "predict", "input=larger", "output=never.csv")
+    answer = run_command(here, "predict", "input=larger", "output=never.csv")
     sentence = "`input` must hold images of 6 x 6 pixels as the model, got bright/0.png of 9 x 9.\n"
     assert (answer.code, answer.err) == (2, sentence)
 
 
-def test_what_is_only_copied_stays_as_it_is(models: Models, types: Types) -> None:
+def test_what_is_only_copied_stays_as_it_is(models: Models, run_command: RunCommand) -> None:
     here = models("table")
     (here / "ids.csv").write_text("size,color,wet,code\n0.190,red,true,NA\n,NA,false,007\n2,green,true,\n")
-    answer = types(here, "predict", "input=ids.csv", "output=ids_out.csv", "keep=[code,size,color]", "overwrite=true")
+    answer = run_command(
+        here, "predict", "input=ids.csv", "output=ids_out.csv", "keep=[code,size,color]", "overwrite=true"
+    )
     assert answer.code == 0, answer.err
     everything = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(("code", "size", "color"), pa.string()))
     rows = pyarrow.csv.read_csv(here / "ids_out.csv", convert_options=everything).to_pydict()
@@ -412,52 +424,52 @@ def test_what_is_only_copied_stays_as_it_is(models: Models, types: Types) -> Non
         ["red", "NA", "green"],
     )
     # and means what it meant
-    plain = predicted(types, here, "input=ids.csv", "drop=[code]")
+    plain = predicted(run_command, here, "input=ids.csv", "drop=[code]")
     assert {name: rows[name] for name in ("predicted", "low", "mid")} == {
         name: plain[name] for name in ("predicted", "low", "mid")
     }
 
 
-def test_the_same_values_in_another_spelling(models: Models, types: Types) -> None:
+def test_the_same_values_in_another_spelling(models: Models, run_command: RunCommand) -> None:
     here = models("table")
     (here / "a.csv").write_text("size,color,wet\n1,red,true\n2,green,false\n")
     (here / "b.csv").write_text("\nsize,color,wet\n 1 , red,1\n2.0,green,0\n")
     table = pa.table({"size": [1, 2], "color": pa.array(["red", "green"]).cast(pa.string_view()), "wet": [1, 0]})
     with pa.OSFile(str(here / "c.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    expected = predicted(types, here, "input=a.csv")
-    assert predicted(types, here, "input=b.csv") == expected
-    assert predicted(types, here, "input=c.arrow") == expected
+    expected = predicted(run_command, here, "input=a.csv")
+    assert predicted(run_command, here, "input=b.csv") == expected
+    assert predicted(run_command, here, "input=c.arrow") == expected
 
 
-def test_a_column_of_dates_is_no_column_of_gaps(models: Models, types: Types) -> None:
+def test_a_column_of_dates_is_no_column_of_gaps(models: Models, run_command: RunCommand) -> None:
     here = models("table")
     dates = pa.array([0, 1], pa.int32()).cast(pa.date32())
     pyarrow.parquet.write_table(
         pa.table({"size": dates, "color": ["red", "red"], "wet": [True, False]}), here / "d.parquet"
     )
-    answer = types(here, "predict", "input=d.parquet", "output=never.csv")
+    answer = run_command(here, "predict", "input=d.parquet", "output=never.csv")
     assert answer.code == 2
     assert answer.err == "column 'size' must be a number as in train, got date32[day] [in d.parquet].\n"
 
 
-def test_a_column_whose_name_has_an_equals_sign_can_be_typed(tmp_path: Path, types: Types) -> None:
+def test_a_column_whose_name_has_an_equals_sign_can_be_typed(tmp_path: Path, run_command: RunCommand) -> None:
     from whole_runs import train
 
     rows = "\n".join(f"{number % 7},{number % 3},{'yes' if number % 7 > 3 else 'no'}" for number in range(60))
     (tmp_path / "t.csv").write_text(f"a=b,a,kind\n{rows}\n")
     train(tmp_path, "dataset=table", "dataset.path=t.csv", "dataset.target=kind", "l2=1e-2")
-    answer = types(tmp_path, "predict", "a=b=6", "a=1")
+    answer = run_command(tmp_path, "predict", "a=b=6", "a=1")
     assert answer.code == 0, answer.err
     assert answer.out.startswith("yes\n")
 
 
 MORE_MISTAKES = {
     ("table", ("input=x.csv", "keep=[predicted]")): (
-        "`keep` must not name 'predicted', since the output has one of its own. Rename it first."
+        "`keep` must not name 'predicted', since the output has a column of that name. Rename it first."
     ),
     ("table", ("input=x.csv", "output=p.npz", "keep=[classes]")): (
-        "`keep` must not name 'classes', since the output has one of its own. Rename it first."
+        "`keep` must not name 'classes', since the output has a column of that name. Rename it first."
     ),
     ("toy", ("hours=3", "output=p.csv")): "`output` must go with input=: a single row is printed. Leave it out.",
     ("toy", ("input=x.csv", "output=x.csv", "overwrite=true")): "`output` must be another file than `input`.",
@@ -472,45 +484,47 @@ MORE_MISTAKES = {
     ("which", "typed", "sentence"), [(*case, sentence) for case, sentence in MORE_MISTAKES.items()]
 )
 def test_what_would_be_ignored_or_lost_is_refused(
-    which: str, typed: tuple[str, ...], sentence: str, models: Models, types: Types
+    which: str, typed: tuple[str, ...], sentence: str, models: Models, run_command: RunCommand
 ) -> None:
     here = models(which)
     np.savez(here / "m.npz", features=np.zeros((2, 5), dtype=np.float32))
-    answer = types(here, "predict", *typed)
+    answer = run_command(here, "predict", *typed)
     assert (answer.code, answer.err) == (2, sentence + "\n")
 
 
-def test_a_path_that_is_none_is_one_line(models: Models, types: Types) -> None:
+def test_a_path_that_is_none_is_one_line(models: Models, run_command: RunCommand) -> None:
     here = models("toy")
     (here / "h.csv").write_text("hours\n1\n")
-    answer = types(here, "predict", "input=h.csv", f"output={'x' * 300}.csv")
+    answer = run_command(here, "predict", "input=h.csv", f"output={'x' * 300}.csv")
     assert answer.code == 2
     assert answer.err.startswith("`output` must be a place to write to: ")
     assert answer.err.count("\n") == 1
 
 
-def test_a_semicolon_is_named_by_the_key_that_there_is(models: Models, types: Types) -> None:
+def test_a_semicolon_is_named_by_the_key_that_there_is(models: Models, run_command: RunCommand) -> None:
     here = models("table")
     (here / "semi.csv").write_text("size;color;wet\n1;red;true\n")
-    answer = types(here, "predict", "input=semi.csv")
+    answer = run_command(here, "predict", "input=semi.csv")
     assert answer.err == (
         "`input` must have ',' between values, and semi.csv seems to have ';'. Set \"separator=';'\".\n"
     )
-    assert types(here, "predict", "input=semi.csv", "separator=;").code == 0
+    assert run_command(here, "predict", "input=semi.csv", "separator=;").code == 0
 
 
 @pytest.mark.parametrize("form", ["\u00a0{}", "{:#04x}"])
-def test_numbers_are_those_of_training_however_they_are_written(form: str, types: Types, tmp_path: Path) -> None:
+def test_numbers_are_those_of_training_however_they_are_written(
+    form: str, run_command: RunCommand, tmp_path: Path
+) -> None:
     rows = "".join(f"{form.format(n % 7)},{n},{'yes' if n % 7 > 2 + n % 2 else 'no'}\n" for n in range(40))
     (tmp_path / "t.csv").write_text(f"x,z,y\n{rows}")
     typed = ("dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=0.1", "report=brief")
-    assert types(tmp_path, "train", *typed).code == 0
+    assert run_command(tmp_path, "train", *typed).code == 0
     (tmp_path / "plain.csv").write_text((tmp_path / "t.csv").read_text().replace("\u00a0", "").replace("0x0", ""))
-    assert types(tmp_path, "predict", "input=t.csv", "output=a.csv").code == 0
-    assert types(tmp_path, "predict", "input=plain.csv", "output=b.csv").code == 0
+    assert run_command(tmp_path, "predict", "input=t.csv", "output=a.csv").code == 0
+    assert run_command(tmp_path, "predict", "input=plain.csv", "output=b.csv").code == 0
     assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
     (tmp_path / "bad.csv").write_text("x,z\n\u00a01,2\n\u2003three,2\n")
-    answer = types(tmp_path, "predict", "input=bad.csv", "output=c.csv")
+    answer = run_command(tmp_path, "predict", "input=bad.csv", "output=c.csv")
     assert answer.code == 2
     assert answer.err.startswith("`input` must hold numbers where the model learned from numbers, got ")
     assert not (tmp_path / "c.csv").exists()

@@ -21,7 +21,7 @@ from whole_runs import SCRIPT, Answer, newest, train
 SOON_S = 2.0
 """What a user waits for at most, on a machine that has a core to spare."""
 
-STOPPED = "Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.\n"
+STOPPED = "Stopped. `ckpt_path=latest` continues from the last epoch that was saved.\n"
 
 
 def ended(process: subprocess.Popen[str], soon: float = SOON_S) -> str:
@@ -98,7 +98,7 @@ def test_a_training_ends_at_once_and_goes_on_from_there(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_compiled_code_that_raises_its_own_exception_is_still_ctrl_c(
-    tmp_path: Path, types: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run_command: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def draw(*_: object) -> None:
         try:
@@ -107,14 +107,14 @@ def test_ctrl_c_in_compiled_code_that_raises_its_own_exception_is_still_ctrl_c(
             raise ValueError("Invalid bounding box") from None
 
     monkeypatch.setattr("logreg.run.train.draw", draw)
-    answer = types(tmp_path, "train", "max_epochs=3")
+    answer = run_command(tmp_path, "train", "max_epochs=3")
     assert (answer.code, answer.err.splitlines()[-1]) == (130, STOPPED.rstrip())
     assert "Traceback" not in answer.err
     monkeypatch.setattr("logreg.commands.predict._run", draw)
-    assert types(tmp_path, "predict", "hours=3").code == 130
+    assert run_command(tmp_path, "predict", "hours=3").code == 130
     # The next command has nothing of it.
     monkeypatch.undo()
-    assert types(tmp_path, "predict", "hours=3").code == 0
+    assert run_command(tmp_path, "predict", "hours=3").code == 0
 
 
 def test_what_a_command_changes_is_put_back() -> None:

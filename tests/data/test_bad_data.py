@@ -101,7 +101,7 @@ BAD: dict[str, Bad] = {
         {"t.parquet": parquet(pa.table({"a": [1, 2], "y": [[1], [2]]}))},
         r"`dataset\.target=y` .*list.*Name another",
     ),
-    "words for a gap in Parquet": Bad(
+    "words for a missing value in Parquet": Bad(
         "dataset.path=t.parquet dataset.target=y dataset.missing_values=[-999]",
         {"t.parquet": parquet(ARROW)},
         r"`dataset\.missing_values` .*text file.*t\.parquet",
@@ -231,18 +231,18 @@ BAD: dict[str, Bad] = {
     "an infinite value": Bad(FILE, csv(a=but(9, "inf")), r"'a'.*finite.*inf.*row 9\b.*t\.csv"),
     "an infinite value below zero": Bad(FILE, csv(a=but(9, "-inf")), r"'a'.*finite.*-inf.*row 9\b.*t\.csv"),
     "a value beyond float32": Bad(FILE, csv(a=but(9, "1e60")), r"'a'.*finite.*1e\+60.*row 9\b.*precision=64"),
-    "a gap with missing=error": Bad(
+    "a missing value with missing=error": Bad(
         f"{FILE} dataset.missing=error", csv(a=but(9, "")), r"`dataset\.missing=error` .*'a'.*row 9\b.*missing=impute"
     ),
     "NaN with missing=error": Bad(
         f"{FILE} dataset.missing=error", csv(a=but(9, "NaN")), r"`dataset\.missing=error` .*'a'.*row 9\b"
     ),
-    "a gap in a text with missing=error": Bad(
+    "a missing value in a text with missing=error": Bad(
         f"{FILE} dataset.missing=error",
         csv(b=but(9, "", lambda row: "pq"[row % 2])),
         r"`dataset\.missing=error` .*'b'.*row 9\b",
     ),
-    "an unknown way with gaps": Bad(
+    "an unknown way with missing values": Bad(
         f"{FILE} dataset.missing=mean", GOOD, r"`dataset\.missing` .*impute, error.*'mean'"
     ),
     # classes
@@ -316,7 +316,7 @@ BAD: dict[str, Bad] = {
         csv(part=but(9, "tset", halves)),
         r"`dataset\.split\.column=part` .*train, val or test.*'tset'.*row 9\b",
     ),
-    "a split column with a gap": Bad(
+    "a split column with a missing value": Bad(
         f"{FILE} dataset.split.column=part", csv(part=but(9, "", halves)), r"`dataset\.split\.column(=part)?` .*row 9\b"
     ),
     "a split column without train": Bad(
@@ -338,7 +338,7 @@ BAD: dict[str, Bad] = {
     "a group column that is absent": Bad(
         f"{FILE} dataset.split.group=bb", GOOD, r"`dataset\.split\.group` .*'bb'.*mean b"
     ),
-    "a group column with a gap": Bad(
+    "a group column with a missing value": Bad(
         f"{FILE} dataset.split.group=g", csv(g=but(9, "")), r"`dataset\.split\.group(=g)?` .*row 9\b"
     ),
     "too few groups": Bad(f"{FILE} dataset.split.group=b", GOOD, r"`dataset\.split\.(val|test|group)` .*"),
@@ -385,7 +385,7 @@ BAD: dict[str, Bad] = {
         {"train.csv": csv(w=lambda row: 1), "test.csv": csv(w=but(9, -1))},
         r"`dataset\.weight=w` .*row 9\b.*test\.csv",
     ),
-    "test has a gap": Bad(
+    "test has a missing value": Bad(
         f"{TWO_FILES} dataset.missing=error",
         {"train.csv": csv(), "test.csv": csv(a=but(9, ""))},
         r"`dataset\.missing=error` .*'a'.*row 9\b.*test\.csv",
@@ -394,7 +394,7 @@ BAD: dict[str, Bad] = {
 
 
 def composed_at_once(**_: object) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """In the place of ``hydra.main``, which reads all of conf/ twice for each command; the rest is the door's."""
+    """Replaces ``hydra.main``, which reads all of conf/ twice for each command."""
 
     def starting(job: Callable[[DictConfig], None]) -> None:
         folder = Path("runs/table/now")
@@ -408,11 +408,11 @@ def composed_at_once(**_: object) -> Callable[[Callable[[DictConfig], None]], Ca
     return lambda job: partial(starting, job)
 
 
-def answered(desk: Callable[[str], Answer], bad: Bad) -> None:
+def answered(run_train: Callable[[str], Answer], bad: Bad) -> None:
     files = {"t.csv": bad.files} if isinstance(bad.files, bytes) else bad.files
     for name, content in files.items():
         Path(name).write_bytes(content)
-    answer = desk(f"dataset=table {bad.typed}")
+    answer = run_train(f"dataset=table {bad.typed}")
     assert re.search(bad.answer, answer.err), answer.err
     assert answer.err.count("\n") == 1
     assert (answer.code, answer.out, answer.left) == (2, "", sorted(files))
@@ -420,24 +420,24 @@ def answered(desk: Callable[[str], Answer], bad: Bad) -> None:
 
 @pytest.mark.parametrize("mistake", BAD)
 def test_a_bad_table_gets_one_line_that_names_the_problem_and_leaves_no_file(
-    desk: Callable[[str], Answer], mistake: str, monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[[str], Answer], mistake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hydra, "main", composed_at_once)
-    answered(desk, BAD[mistake])
+    answered(run_train, BAD[mistake])
 
 
 @pytest.mark.parametrize("mistake", ["the target is absent", "gzip that is cut off", "a word among numbers"])
-def test_a_bad_table_gets_the_same_line_with_all_of_hydra(desk: Callable[[str], Answer], mistake: str) -> None:
-    answered(desk, BAD[mistake])
+def test_a_bad_table_gets_the_same_line_with_all_of_hydra(run_train: Callable[[str], Answer], mistake: str) -> None:
+    answered(run_train, BAD[mistake])
 
 
 def test_a_good_table_is_trained_on_in_the_same_way(
-    desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Else the answers above could come from the stand-in for Hydra.
     monkeypatch.setattr(hydra, "main", composed_at_once)
     Path("t.csv").write_bytes(GOOD)
-    answer = desk(f"dataset=table {FILE} max_epochs=1 report=brief accelerator=cpu")
+    answer = run_train(f"dataset=table {FILE} max_epochs=1 report=brief accelerator=cpu")
     assert answer.code == 0
     auto, epoch = answer.err.splitlines()
     assert auto.startswith("optimizer=auto: Newton with Cholesky, since ")
@@ -446,7 +446,7 @@ def test_a_good_table_is_trained_on_in_the_same_way(
 
 
 def test_a_bad_column_that_is_left_out_is_no_mistake(
-    desk: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
+    run_train: Callable[[str], Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hydra, "main", composed_at_once)
     everything: dict[str, Any] = {
@@ -456,7 +456,7 @@ def test_a_bad_column_that_is_left_out_is_no_mistake(
         "endless": but(9, "inf"),
     }
     Path("t.csv").write_bytes(csv(200, **everything))
-    answer = desk(
+    answer = run_train(
         f"dataset=table {FILE} dataset.drop=[{','.join(everything)}] max_epochs=1 report=brief accelerator=cpu"
     )
     assert answer.code == 0

@@ -212,7 +212,7 @@ def test_facts_come_from_the_train_split_alone(draw: torch.Generator) -> None:
             torch.tensor([0, 1, 0, 1]),
             2,
             "`features` must be finite, got nan or inf in row 2, counted from 0 [in given]. "
-            "Mend the row, or leave it out.",
+            "Fix the row, or leave it out.",
         ),
         (
             torch.zeros(4, 1),

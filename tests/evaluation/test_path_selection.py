@@ -339,15 +339,15 @@ def test_tables_get_a_strength_that_val_has_chosen(tmp_path: Path, dataset: str)
     assert said in (run.folder / "report.md").read_text()
 
 
-def test_a_table_of_ones_own_gets_one_and_zero_is_for_who_types_it(desk: Callable[[str], Answer]) -> None:
+def test_a_table_of_ones_own_gets_one_and_zero_is_for_who_types_it(run_train: Callable[[str], Answer]) -> None:
     typed = written(Path(), some_rows())
-    answer = desk(typed)
+    answer = run_train(typed)
     assert answer.code == 0
     assert "strengths by log-loss on val: " in answer.out
     assert answer.err.startswith("optimizer=auto: ")  # nothing before it, where there is nothing to wait for
     summary = newest(Path()).summary
     assert summary["path"] is not None
-    answer = desk(f"{typed} l2=0")
+    answer = run_train(f"{typed} l2=0")
     assert "chosen" not in answer.out
     summary = newest(Path()).summary
     assert (summary["config"]["l2"], summary["path"], summary["l2_reason"]) == (0, None, None)
@@ -377,9 +377,9 @@ def test_a_matrix_of_ones_own_gets_one(tmp_path: Path) -> None:
     ],
 )
 def test_where_none_can_be_chosen_it_is_said_what_it_is(
-    desk: Callable[[str], Answer], typed: str, l2: float, reason: str
+    run_train: Callable[[str], Answer], typed: str, l2: float, reason: str
 ) -> None:
-    answer = desk(f"{written(Path(), some_rows())} {typed}")
+    answer = run_train(f"{written(Path(), some_rows())} {typed}")
     assert answer.code == 0, answer.err
     run = newest(Path())
     assert run.summary["config"]["l2"] == pytest.approx(l2, rel=2e-3)
@@ -395,16 +395,16 @@ def test_the_strength_without_val_is_that_of_scikit_learn_with_weights_too(tmp_p
     assert run.summary["config"]["l2"] == pytest.approx(1 / 150, rel=2e-3)
 
 
-def test_rows_of_one_class_alone_choose_nothing_and_few_rows_little(desk: Callable[[str], Answer]) -> None:
+def test_rows_of_one_class_alone_choose_nothing_and_few_rows_little(run_train: Callable[[str], Answer]) -> None:
     rows = [(*each, "val" if number < 20 else "train") for number, each in enumerate(some_rows())]
     typed = written(Path(), rows, "x,z,y,s") + " dataset.split.column=s"
-    answer = desk(typed)
+    answer = run_train(typed)
     assert "val has 20 rows, too few for a reliable choice of l2: " in answer.out
     alone = [(*each[:3], "val" if each[2] == "n" and number < 50 else "train") for number, each in enumerate(rows)]
     written(Path(), alone, "x,z,y,s")
-    answer = desk(typed)
+    answer = run_train(typed)
     assert "since all rows of val are 'n': " in answer.out
-    answer = desk(f"{typed} select=auroc")
+    answer = run_train(f"{typed} select=auroc")
     assert answer.code == 2
     assert answer.err == (
         "`select=auroc` must have rows of both classes in val, and all are 'n'. "
@@ -412,17 +412,18 @@ def test_rows_of_one_class_alone_choose_nothing_and_few_rows_little(desk: Callab
     )
 
 
-def test_what_goes_on_has_the_strength_that_was_chosen(tmp_path: Path, types: Callable[..., Answer]) -> None:
+def test_what_goes_on_has_the_strength_that_was_chosen(tmp_path: Path, run_command: Callable[..., Answer]) -> None:
     for typed in ((), ("l2=path",), ("l2=[0.1,0.01]",)):
         first = train(tmp_path, "dataset=iris", "max_epochs=1", "tolerance=1e-14", *typed)
         again = train(tmp_path, "ckpt_path=latest", "max_epochs=5")
         assert again.summary["config"]["l2"] == first.summary["config"]["l2"] > 0
         assert again.summary["path"]["rows"] == first.summary["path"]["rows"]
     train(tmp_path, "dataset=iris", "max_epochs=1", "l2=0.1")
-    answer = types(tmp_path, "train", "ckpt_path=latest", "l2=path", "max_epochs=5")
+    answer = run_command(tmp_path, "train", "ckpt_path=latest", "l2=path", "max_epochs=5")
     assert answer.code == 2
     assert (
-        answer.err == "`l2` must be one number to go on from this checkpoint, got 'path'. Set l2=0.1, which it has.\n"
+        answer.err
+        == "`l2` must be one number to continue from this checkpoint, got 'path'. Set l2=0.1, which it has.\n"
     )
 
 
@@ -445,8 +446,8 @@ def test_a_typed_path_takes_the_score_too(tmp_path: Path) -> None:
     assert json.loads((run.folder / "summary.json").read_text())["config"]["select"] == "accuracy"
 
 
-def test_the_auroc_of_many_classes_is_refused(desk: Callable[[str], Answer]) -> None:
-    answer = desk("dataset=iris select=auroc")
+def test_the_auroc_of_many_classes_is_refused(run_train: Callable[[str], Answer]) -> None:
+    answer = run_train("dataset=iris select=auroc")
     assert (answer.code, answer.out, answer.left) == (2, "", [])
     assert answer.err == (
         "`select=auroc` must have two classes, and iris has 3. Type select=accuracy, or leave it out for log_loss.\n"
@@ -457,8 +458,8 @@ def test_one_row_of_val_with_a_slip_of_the_pen_does_not_choose() -> None:
     features, labels = rows_of(2, 600)
     train_rows, val, val_labels = features[:300], features[300:].clone(), labels[300:]
     fine, _ = searched(train_rows, labels[:300], val, val_labels)
-    towards = fit(train_rows, labels[:300], Objective("bce", l2=1e-3)).coef[0]
-    val[0] = 1000 * towards * (1 - 2 * float(val_labels[0]))  # as if of the other class, and a thousand deviations off
+    toward = fit(train_rows, labels[:300], Objective("bce", l2=1e-3)).coef[0]
+    val[0] = 1000 * toward * (1 - 2 * float(val_labels[0]))  # as if of the other class, and a thousand deviations off
     rows, _ = searched(train_rows, labels[:300], val, val_labels)
     chosen, usual = rows[best_of(rows)], fine[best_of(fine)]
     by_that_row = min(rows, key=lambda each: each.loss_val)

@@ -19,7 +19,7 @@ from logreg.training.checkpoint_reading import TrainedModel
 from models import Models
 from whole_runs import Answer, train
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 
 def rows(outputs: int, loss: str, seed: int = 0, number: int = 40_000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,7 +162,9 @@ def rare(file: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return features[:, None], labels
 
 
-def test_balanced_class_weights_are_taken_out_wherever_a_probability_comes_from(tmp_path: Path, types: Types) -> None:
+def test_balanced_class_weights_are_taken_out_wherever_a_probability_comes_from(
+    tmp_path: Path, run_command: RunCommand
+) -> None:
     features, labels = rare(tmp_path / "rare.csv")
     typed = ("dataset=table", "dataset.path=rare.csv", "dataset.target=y", "dataset.class_weight=balanced")
     run = train(tmp_path, *typed, "calibrate=temperature", "report=brief")
@@ -177,16 +179,18 @@ def test_balanced_class_weights_are_taken_out_wherever_a_probability_comes_from(
     p = 1 / (1 + np.exp(-(features[:, 0] * coef + intercept - math.log(yes / no)) / heat))
     assert p.mean() == pytest.approx(labels.mean(), abs=0.005)  # 1.5 standard errors of so many rows
     # predict.py, each format, and the sentence that the report has for it
-    assert types(tmp_path, "predict", "input=rare.csv", "output=p.csv").code == 0
+    assert run_command(tmp_path, "predict", "input=rare.csv", "output=p.csv").code == 0
     with (tmp_path / "p.csv").open() as file:
         predicted = list(csv.DictReader(file))
     np.testing.assert_allclose([float(row["yes"]) for row in predicted], p, atol=1e-6)
     assert [row["predicted"] == "yes" for row in predicted] == (p > 0.5).tolist()
     for kind in ("onnx", "sklearn", "json"):
-        answer = types(tmp_path, "export", f"format={kind}", f"output=model.{kind}.{SUFFIX[kind]}", "overwrite=true")
+        answer = run_command(
+            tmp_path, "export", f"format={kind}", f"output=model.{kind}.{SUFFIX[kind]}", "overwrite=true"
+        )
         assert answer.code == 0, answer.err
     words = "class weights are removed from the probabilities (2.944 is subtracted from the log-odds of yes)"
-    answer = types(tmp_path, "evaluate")
+    answer = run_command(tmp_path, "evaluate")
     assert words in answer.out
     assert "temperature" in answer.out
     assert words[1:] in (run.folder / "report.md").read_text()
@@ -208,7 +212,7 @@ SUFFIX = {
 
 
 def test_without_calibration_they_are_those_of_the_weighted_problem_and_said_to_be(
-    tmp_path: Path, types: Types
+    tmp_path: Path, run_command: RunCommand
 ) -> None:
     features, labels = rare(tmp_path / "rare.csv")
     typed = ("dataset=table", "dataset.path=rare.csv", "dataset.target=y", "dataset.class_weight=balanced")
@@ -218,19 +222,21 @@ def test_without_calibration_they_are_those_of_the_weighted_problem_and_said_to_
     module = TrainedModel.load(run.folder / "checkpoints" / "last.ckpt").module
     coef, intercept = (float(part) for part in module.model.in_source_units())
     assert (coef, intercept) == pytest.approx((theirs.coef_[0, 0], theirs.intercept_[0]), rel=1e-4)
-    assert types(tmp_path, "export", "format=json", "output=model.json").code == 0
+    assert run_command(tmp_path, "export", "format=json", "output=model.json").code == 0
     for file in (run.folder / "report.md", tmp_path / "MODEL_CARD.md"):
         assert "those of the weighted problem" in file.read_text()
 
 
-def test_one_vs_rest_with_class_weights_goes_where_it_can(models: Models, types: Types, tmp_path: Path) -> None:
+def test_one_vs_rest_with_class_weights_goes_where_it_can(
+    models: Models, run_command: RunCommand, tmp_path: Path
+) -> None:
     here = models("weighted")
     for kind in ("onnx", "json", "safetensors", "torch_export"):
-        answer = types(
+        answer = run_command(
             here, "export", f"format={kind}", f"output={tmp_path / 'model'}.{SUFFIX[kind]}", "overwrite=true"
         )
         assert answer.code == 0, answer.err
-    answer = types(here, "export", "format=sklearn", f"output={tmp_path / 'model.joblib'}")
+    answer = run_command(here, "export", "format=sklearn", f"output={tmp_path / 'model.joblib'}")
     assert answer.code == 2
     assert answer.err.startswith("`format=sklearn` must be a model that scikit-learn has")
     assert answer.err.count("\n") == 1

@@ -85,8 +85,8 @@ TUNING = frozenset(
         "TRIANGLE_STRIP_COLUMNS",
     }
 )
-"""Constants that say how much is done at once, or by how many threads: another value changes seconds or memory, and no
-answer.  They are not mutated."""
+"""Constants that set the size of blocks or the number of threads: another value changes time or memory, but no answer.
+They are not mutated."""
 
 PRELOAD = (
     "hypothesis",
@@ -117,8 +117,11 @@ PRELOAD = (
 NEAREST = 3
 """Test files that a mutant meets first."""
 
-PATIENCE, GRACE = 5.0, 30.0
-"""A run has so many times the seconds that its tests took when they were traced, and so many more."""
+TIME_LIMIT_FACTOR = 5.0
+"""Ratio of the time limit of a mutant's run to the seconds that its tests took when they were traced."""
+
+TIME_LIMIT_EXTRA_S = 30.0
+"""Seconds that are added to the time limit of a mutant's run, for the start of the process."""
 
 MEMORY = 8 * 2**30
 """Bytes of data that a mutant may hold."""
@@ -597,7 +600,7 @@ def run_mutant(
             seconds_of = {test: seconds for tests in stage.values() for test, seconds in tests.items()}
             if not seconds_of or result["killed"]:
                 continue
-            limit = GRACE + PATIENCE * sum(seconds_of.values())
+            limit = TIME_LIMIT_EXTRA_S + TIME_LIMIT_FACTOR * sum(seconds_of.values())
             answer = run_tests(copy, list(stage), Killing(seconds_of), limit, work / "mutant.log")
             result["tests"] += len(seconds_of)
             if answer["status"] in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):

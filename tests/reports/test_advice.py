@@ -15,7 +15,7 @@ from logreg.reports.advice import logdir, next_commands
 from summaries import EVALUATION, merged, summary_of
 from whole_runs import Answer
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 
 def after(answer: Answer) -> list[str]:
@@ -28,10 +28,10 @@ def after(answer: Answer) -> list[str]:
     return [folder, *others]
 
 
-def paste(types: Types, here: Path, line: str) -> Answer:
+def paste(run_command: RunCommand, here: Path, line: str) -> Answer:
     python, script, *arguments = shlex.split(line)
     assert python == "python"
-    answer = types(here, Path(script).stem, *arguments)
+    answer = run_command(here, Path(script).stem, *arguments)
     assert answer.code == 0, f"{line}: {answer.err}"
     return answer
 
@@ -49,10 +49,10 @@ def write_rows(file: Path, noise: float = 1.0) -> None:
     file.write_text("\n".join(["x,c,y", *rows]) + "\n")
 
 
-def test_each_line_after_a_run_on_a_table_can_be_pasted(tmp_path: Path, types: Types) -> None:
+def test_each_line_after_a_run_on_a_table_can_be_pasted(tmp_path: Path, run_command: RunCommand) -> None:
     write_rows(tmp_path / "my data" / "rows.csv")
     typed = ("dataset=table", "dataset.path='my data/rows.csv'", "dataset.target=y", "report=brief")
-    folder, *lines = after(types(tmp_path, "train", *typed, "l2=0.1"))
+    folder, *lines = after(run_command(tmp_path, "train", *typed, "l2=0.1"))
     assert folder == "runs/rows"
     assert (tmp_path / folder).is_dir()
     assert lines == [
@@ -60,94 +60,96 @@ def test_each_line_after_a_run_on_a_table_can_be_pasted(tmp_path: Path, types: T
         "python scripts/evaluate.py",
     ]
     for line in lines:
-        paste(types, tmp_path, line)
+        paste(run_command, tmp_path, line)
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 201
     # of two runs on the same data it is the difference that is asked for
-    _, *lines = after(types(tmp_path, "train", *typed, "l2=0.01"))
+    _, *lines = after(run_command(tmp_path, "train", *typed, "l2=0.01"))
     assert kinds(lines)[1:] == ["predict input"], "predictions.csv is there"
-    assert "B - A on 40 rows of test" in paste(types, tmp_path, lines[0]).out
-    paste(types, tmp_path, lines[1])
+    assert "B - A on 40 rows of test" in paste(run_command, tmp_path, lines[0]).out
+    paste(run_command, tmp_path, lines[1])
 
 
 @pytest.mark.parametrize("target", ["pass", "far"])
-def test_without_a_penalty_one_is_advised(tmp_path: Path, types: Types, target: str) -> None:
+def test_without_a_penalty_one_is_advised(tmp_path: Path, run_command: RunCommand, target: str) -> None:
     draw = np.random.default_rng(0)
     features = draw.normal(size=(200, 20 if target == "far" else 1))
     scores = features[:, 0] + (draw.normal(size=200) if target == "far" else 0)
     np.savez(tmp_path / "f.npz", features=features.astype(np.float32), labels=np.where(scores > 0, "yes", "no"))
-    answer = types(tmp_path, "train", "dataset=features", "dataset.path=f.npz", "l2=0", "report=brief")
+    answer = run_command(tmp_path, "train", "dataset=features", "dataset.path=f.npz", "l2=0", "report=brief")
     _, first, *_ = after(answer)
     assert ("no finite optimum" in answer.out) == (target == "pass")
     assert first == "python scripts/train.py dataset=features dataset.path=f.npz l2=path"
-    better = paste(types, tmp_path, f"{first} report=brief")
+    better = paste(run_command, tmp_path, f"{first} report=brief")
     assert "no finite optimum" not in better.out
     assert "l2=path" not in better.out
 
 
-def test_the_default_run_goes_on_to_a_penalty_and_a_prediction(tmp_path: Path, types: Types) -> None:
-    folder, *lines = after(types(tmp_path, "train", "report=brief"))
+def test_the_default_run_goes_on_to_a_penalty_and_a_prediction(tmp_path: Path, run_command: RunCommand) -> None:
+    folder, *lines = after(run_command(tmp_path, "train", "report=brief"))
     assert folder == "runs/toy"
     assert lines == ["python scripts/train.py l2=1e-3", "python scripts/predict.py hours=1"]
     for line in lines:
-        paste(types, tmp_path, line)
+        paste(run_command, tmp_path, line)
 
 
-def test_a_short_run_of_sgd_is_told_to_go_on_and_to_calibrate(tmp_path: Path, types: Types) -> None:
+def test_a_short_run_of_sgd_is_told_to_go_on_and_to_calibrate(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=iris", "optimizer=sgd", "max_epochs=2", "lr=0.01", "report=brief", "hydra.run.dir=elsewhere")
-    answer = types(tmp_path, "train", *typed)
+    answer = run_command(tmp_path, "train", *typed)
     assert "after epoch 2 of 2: loss/val is still falling, so longer training may lower it" in answer.out
     folder, *lines = after(answer)
     assert folder == "elsewhere"
     assert lines[0] == "python scripts/train.py ckpt_path=latest max_epochs=4"
     assert kinds(lines)[1:] == ["train calibrate"]
     for line in lines:
-        paste(types, tmp_path, f"{line} report=brief")
+        paste(run_command, tmp_path, f"{line} report=brief")
     # what is no longer the newest is named
     (tmp_path / "runs" / "latest").unlink()
-    _, *lines = after(types(tmp_path, "train", *typed[:-1], "hydra.run.dir=further"))
+    _, *lines = after(run_command(tmp_path, "train", *typed[:-1], "hydra.run.dir=further"))
     (tmp_path / "runs" / "latest").unlink()
 
 
-def test_a_run_that_overfits_says_so_and_since_when(tmp_path: Path, types: Types) -> None:
+def test_a_run_that_overfits_says_so_and_since_when(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=breast_cancer", "lr=5", "max_epochs=40", "report=brief")
-    answer = types(tmp_path, "train", *typed)
+    answer = run_command(tmp_path, "train", *typed)
     assert " at the end: the model overfits; best.ckpt is from epoch " in answer.out
     _, first, *_ = after(answer)
     assert first == f"python scripts/train.py optimizer=sgd {' '.join(typed[:-1])} l2=1e-3"
-    paste(types, tmp_path, f"{first} report=brief")
+    paste(run_command, tmp_path, f"{first} report=brief")
 
 
 @pytest.mark.parametrize("l2", ["1e-2", "auto"])
-def test_better_models_on_the_way_to_a_penalty_are_no_overfitting(tmp_path: Path, types: Types, l2: str) -> None:
+def test_better_models_on_the_way_to_a_penalty_are_no_overfitting(
+    tmp_path: Path, run_command: RunCommand, l2: str
+) -> None:
     # typed, the penalty is far too strong; chosen on val, no other strength does better there
     dataset = "digits" if l2 == "1e-2" else "iris"
-    answer = types(tmp_path, "train", f"dataset={dataset}", f"l2={l2}", "report=brief")
+    answer = run_command(tmp_path, "train", f"dataset={dataset}", f"l2={l2}", "report=brief")
     assert " at the end; best.ckpt is from epoch " in answer.out
     assert "overfits" not in answer.out
 
 
 def test_the_best_of_a_sweep_is_compared_with_the_run_before_it_or_with_the_second(
-    tmp_path: Path, types: Types
+    tmp_path: Path, run_command: RunCommand
 ) -> None:
     typed = ("dataset=iris", "optimizer=newton", "report=brief")
     sweep = ("-m", *typed, "l2=0.001,0.1")
-    folder, line = after(types(tmp_path, "train", *sweep))
+    folder, line = after(run_command(tmp_path, "train", *sweep))
     assert sorted(Path(word).parent.as_posix() for word in shlex.split(line)[2:]) == [folder, folder]
-    assert "B - A on 30 rows of test" in paste(types, tmp_path, line).out
-    types(tmp_path, "train", *typed, "l2=0.01")
+    assert "B - A on 30 rows of test" in paste(run_command, tmp_path, line).out
+    run_command(tmp_path, "train", *typed, "l2=0.01")
     alone = "runs/" + (tmp_path / "runs" / "latest").read_text().strip()
-    folder, line = after(types(tmp_path, "train", *sweep))
+    folder, line = after(run_command(tmp_path, "train", *sweep))
     assert shlex.split(line)[3] == alone
-    assert "B - A on 30 rows of test" in paste(types, tmp_path, line).out
-    folder, line = after(types(tmp_path, "train", "-m", "dataset=wine", "report=brief", "l2=0.1"))
+    assert "B - A on 30 rows of test" in paste(run_command, tmp_path, line).out
+    folder, line = after(run_command(tmp_path, "train", "-m", "dataset=wine", "report=brief", "l2=0.1"))
     assert kinds([line]) == ["evaluate ckpt_path"]
-    paste(types, tmp_path, line)
+    paste(run_command, tmp_path, line)
 
 
-def test_a_row_to_predict_is_one_that_predict_takes(tmp_path: Path, types: Types) -> None:
-    _, *lines = after(types(tmp_path, "train", "dataset=iris", "l2=0.01", "report=brief"))
+def test_a_row_to_predict_is_one_that_predict_takes(tmp_path: Path, run_command: RunCommand) -> None:
+    _, *lines = after(run_command(tmp_path, "train", "dataset=iris", "l2=0.01", "report=brief"))
     assert "'sepal length (cm)=" in lines[0]
-    paste(types, tmp_path, lines[0])
+    paste(run_command, tmp_path, lines[0])
 
 
 FINE: dict[str, Any] = {

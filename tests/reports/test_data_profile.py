@@ -218,24 +218,24 @@ def test_all_bad_columns_are_on_the_screen_at_once(tmp_path: Path) -> None:
 # as it is typed
 
 
-def test_facts_only_prints_and_leaves_nothing(desk: Callable[[str], Answer], mixed: Path) -> None:
-    answer = desk(f"dataset=table dataset.path={mixed.name} dataset.target=y facts=only")
+def test_facts_only_prints_and_leaves_nothing(run_train: Callable[[str], Answer], mixed: Path) -> None:
+    answer = run_train(f"dataset=table dataset.path={mixed.name} dataset.target=y facts=only")
     assert (answer.code, answer.err, answer.left) == (0, "", ["t.csv"])
     assert "9 of float32" in answer.out
     assert "epoch" not in answer.out
 
 
 def test_facts_only_of_data_that_would_be_refused_is_the_screen_and_one_line(
-    desk: Callable[[str], Answer], mixed: Path
+    run_train: Callable[[str], Answer], mixed: Path
 ) -> None:
-    answer = desk(f"dataset=table dataset.path={mixed.name} dataset.target=y dataset.missing=error facts=only")
+    answer = run_train(f"dataset=table dataset.path={mixed.name} dataset.target=y dataset.missing=error facts=only")
     assert (answer.code, answer.err.count("\n"), answer.left) == (2, 1, ["t.csv"])
     assert re.search(r"`dataset\.missing=error` .*'mass'", answer.err)
     assert cells(answer.out, "color")[1] == "category"
 
 
-def test_facts_show_is_the_screen_and_then_the_run(desk: Callable[[str], Answer], mixed: Path) -> None:
-    answer = desk(
+def test_facts_show_is_the_screen_and_then_the_run(run_train: Callable[[str], Answer], mixed: Path) -> None:
+    answer = run_train(
         f"dataset=table dataset.path={mixed.name} dataset.target=y facts=show max_epochs=1 report=brief accelerator=cpu"
     )
     assert answer.code == 0
@@ -250,15 +250,17 @@ def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path) -> No
         assert name in text
 
 
-def test_a_table_without_a_usable_column_is_shown_and_refused(desk: Callable[[str], Answer], tmp_path: Path) -> None:
+def test_a_table_without_a_usable_column_is_shown_and_refused(
+    run_train: Callable[[str], Answer], tmp_path: Path
+) -> None:
     path = write(tmp_path, born=[f"2020-01-{1 + row % 28:02}" for row in range(60)], y=alternating("no", "yes"))
-    answer = desk(f"dataset=table dataset.path={path} dataset.target=y facts=only")
+    answer = run_train(f"dataset=table dataset.path={path} dataset.target=y facts=only")
     assert "refused: date32" in answer.out
     assert answer.code == 2
     assert answer.err.count("\n") == 1
 
 
-def test_facts_only_goes_with_one_run(desk: Callable[[str], Answer]) -> None:
-    answer = desk("-m facts=only seed=0,1")
+def test_facts_only_goes_with_one_run(run_train: Callable[[str], Answer]) -> None:
+    answer = run_train("-m facts=only seed=0,1")
     assert (answer.code, answer.out, answer.left) == (2, "", [])
     assert answer.err == "`facts=only` must go with one run. Leave -m out.\n"

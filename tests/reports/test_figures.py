@@ -68,18 +68,19 @@ def test_letters_are_looked_for_in_all_fonts_of_the_machine(monkeypatch: pytest.
 
 
 def test_a_run_with_names_of_many_scripts_is_drawn_and_says_what_it_cannot_write(
-    tmp_path: Path, types: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run_command: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("logreg.reports.figures.further_fonts", lambda text: ([], "小時" if "小時" in text else ""))
     rows = [f"{n % 7},{n % 5},{n % 3},{'通過' if (n * n) % 7 < 3 else '$not'}" for n in range(60)]
     (tmp_path / "t.csv").write_text("\n".join(["小時,$\\frac{,_hidden,y", *rows]) + "\n", encoding="utf-8")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        answer = types(tmp_path, "train", "dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=0.1")
+        answer = run_command(tmp_path, "train", "dataset=table", "dataset.path=t.csv", "dataset.target=y", "l2=0.1")
     assert answer.code == 0
     lines = [line for line in answer.err.splitlines() if not line.startswith(("optimizer=", "table: epoch"))]
     assert lines == [
-        "pictures: no font of this machine has 小時, so boxes stand there. Install one that has, such as Noto Sans CJK."
+        "pictures: no font of this machine has 小時, so boxes are drawn instead. "
+        "Install one that has, such as Noto Sans CJK."
     ]
 
 

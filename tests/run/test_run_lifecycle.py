@@ -30,7 +30,7 @@ from logreg.errors import ConfigError
 from logreg.run.train import train as run_training
 from logreg.training.checkpoint_reading import read_checkpoint
 from logreg.training.module import LogisticModule
-from whole_runs import SCRIPT, Run, composed, data_of, newest, standing_in, train
+from whole_runs import SCRIPT, Run, composed, data_of, newest, train, working_in
 
 
 @pytest.fixture(scope="module")
@@ -360,11 +360,11 @@ def test_stopped_from_the_keyboard_it_says_how_to_go_on(
             raise KeyboardInterrupt
 
     handler = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patched, standing_in(tmp_path):
+    with monkeypatch.context() as patched, working_in(tmp_path):
         patched.setattr(LogisticModule, "on_train_batch_end", control_c)
         assert main(["dataset=iris", "max_epochs=5", "batch_size=full"]) == 130
     signal.signal(signal.SIGINT, handler)  # Lightning has switched it off
-    said = "Stopped. `ckpt_path=latest` goes on from the last epoch that was saved.\n"
+    said = "Stopped. `ckpt_path=latest` continues from the last epoch that was saved.\n"
     assert capsys.readouterr().err.endswith(said)
     resumed = train(tmp_path, "ckpt_path=latest")
     assert resumed.checkpoint()["epoch"] == 4
@@ -435,7 +435,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_nothing_is_written(
     before = sorted(tmp_path.rglob("*"))
     for arguments, message in REFUSED:
         capsys.readouterr()
-        with standing_in(tmp_path):
+        with working_in(tmp_path):
             assert main(["ckpt_path=latest", *arguments]) == 2
         printed = capsys.readouterr()
         assert printed.err.startswith(message)
@@ -463,7 +463,7 @@ def test_a_checkpoint_of_before_offsets_were_subtracted_is_refused_in_words_of_i
     for name in ("shift", "unit"):
         del held["hyper_parameters"]["facts"][name]
     torch.save(held, first.folder / "checkpoints" / "last.ckpt")
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(["ckpt_path=latest", "max_epochs=9"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("`ckpt_path` must be of a run that stores features as this one does, and ")
@@ -473,7 +473,7 @@ def test_a_checkpoint_of_before_offsets_were_subtracted_is_refused_in_words_of_i
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04cut off"])
 def test_a_broken_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
     (tmp_path / "broken.ckpt").write_bytes(content)
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(["ckpt_path=broken.ckpt"]) == 2
     assert capsys.readouterr().err == "`ckpt_path` must be a checkpoint of logreg, and broken.ckpt is not one.\n"
 
@@ -501,13 +501,13 @@ def test_a_checkpoint_that_would_grow_is_not_unpacked(tmp_path: Path, toy: Run) 
 
 def test_a_checkpoint_with_code_inside_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"hyper_parameters": Path("x"), "epoch": 0}, tmp_path / "code.ckpt")  # an object, not a plain value
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(["ckpt_path=code.ckpt"]) == 2
     assert "must be a checkpoint of logreg" in capsys.readouterr().err
 
 
 def test_a_diverging_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(["dataset=digits", "lr=1e38", "max_epochs=5"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -516,7 +516,7 @@ def test_a_diverging_run_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_other_data_of_the_same_shape_is_not_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path, "dataset=blobs", "max_epochs=1")
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(["ckpt_path=latest", "dataset.distance=4", "max_epochs=2"]) == 2
     assert "the checksum of the rows of" in capsys.readouterr().err
 
@@ -561,7 +561,7 @@ MISUSED = [
 def test_what_lightning_would_trip_over_is_one_line_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], typed: str, message: str
 ) -> None:
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(["dataset=iris", "max_epochs=2", typed]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith(message)
@@ -751,7 +751,7 @@ def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: p
     train(tmp_path, "dataset=iris", "max_epochs=1", "hydra.run.dir=mine")
     capsys.readouterr()
     summary = (tmp_path / "mine" / "summary.json").read_text()
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(["dataset=iris", "max_epochs=1", "hydra.run.dir=mine"]) == 2
     assert capsys.readouterr().err == "`hydra.run.dir` must name a new folder, and mine holds a run.\n"
     assert json.loads(summary)["status"] == "finished"
@@ -910,7 +910,7 @@ def test_a_run_that_was_killed_when_training_was_over_is_finished_to_the_bit(
     assert finished.checkpoint()["calibration"] == straight.checkpoint()["calibration"]
     capfd.readouterr()
     # and then it is finished like any other
-    with standing_in(killed[when]):
+    with working_in(killed[when]):
         assert main([f"ckpt_path={folder}", f"max_epochs={epochs}"]) == 2
     assert capfd.readouterr().err.splitlines()[-1].startswith(f"`max_epochs` must exceed the {epochs} epochs in ")
 
@@ -970,10 +970,12 @@ def test_the_strength_of_a_path_stays_with_its_checkpoint(tmp_path: Path, capsys
     assert resumed.summary["config"]["l2"] == first.summary["config"]["l2"]
     assert resumed.summary["path"] == first.summary["path"]
     capsys.readouterr()
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(["ckpt_path=latest", "l2=path"]) == 2
         said = capsys.readouterr().err
-        assert said == "`l2` must be one number to go on from this checkpoint, got 'path'. Set l2=0.1, which it has.\n"
+        assert (
+            said == "`l2` must be one number to continue from this checkpoint, got 'path'. Set l2=0.1, which it has.\n"
+        )
         assert main(["ckpt_path=latest", "l2=0.1", "report=brief"]) == 0
 
 
@@ -988,7 +990,7 @@ def test_nobody_writes_into_the_folder_of_a_run_that_is_under_way(
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        with standing_in(tmp_path):
+        with working_in(tmp_path):
             assert main(["ckpt_path=mine"]) == 2
         assert capfd.readouterr().err.endswith(
             "`ckpt_path` must not be the folder of a run that is under way, and another process trains in mine. "
@@ -996,7 +998,7 @@ def test_nobody_writes_into_the_folder_of_a_run_that_is_under_way(
         )
         (tmp_path / "mine" / "checkpoints" / "last.ckpt").rename(tmp_path / "moved.ckpt")  # as before the first
         (tmp_path / "mine" / "checkpoints" / "best.ckpt").unlink()
-        with standing_in(tmp_path):
+        with working_in(tmp_path):
             assert main(["max_epochs=1", "hydra.run.dir=mine"]) == 2
     finally:
         process.kill()
@@ -1061,7 +1063,7 @@ def test_a_process_among_others_is_a_whole_run_and_says_so(
     run = train(tmp_path, "dataset=breast_cancer", "optimizer=sgd", "max_epochs=8", "l2=0.01")
     said = {"Kubeflow": "torchrun"}.get(starter, starter)
     assert capsys.readouterr().err.startswith(
-        f"process 1 of 2 that {said} started: several processes do not train together yet, each is a run of its own\n"
+        f"process 1 of 2 that {said} started: several processes do not train together yet, each is a separate run\n"
     )
     assert run.curve("loss/train") == cancer.curve("loss/train")
     assert (run.folder / "metrics.csv").read_text() == (cancer.folder / "metrics.csv").read_text()
@@ -1097,7 +1099,7 @@ def test_arguments_of_the_trainer_in_the_environment_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PL_TRAINER_MAX_STEPS", "1")
-    with standing_in(tmp_path):
+    with working_in(tmp_path):
         assert main(["max_epochs=2"]) == 2
     assert capsys.readouterr().err == (
         "`PL_TRAINER_MAX_STEPS` must not be set in the environment. Unset it, and type trainer.max_steps=VALUE.\n"

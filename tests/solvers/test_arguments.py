@@ -35,7 +35,7 @@ def fitted(**changed: Any) -> Any:
         (
             {"labels": LABELS + 1, "num_classes": 2},
             DataError,
-            r"`labels` must be in \[0, 2\), as num_classes says, got 2",
+            r"`labels` must be in \[0, 2\), since num_classes is 2, got 2",
         ),
         ({"labels": LABELS * 0}, DataError, "`labels` must have two classes at least, got 0 alone. Give num_classes"),
         ({"labels": LABELS + 0.5}, DataError, "`labels` must be whole numbers, got 0.5. Number the classes from 0"),

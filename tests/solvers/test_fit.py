@@ -348,7 +348,7 @@ FOR_ALL = [
     the_intercept_takes_up_an_offset,
     a_sum_with_so_many_times_the_penalty_is_a_mean,
 ]
-UNPENALISED = ["unpenalized, binary", "unpenalized"]
+UNPENALIZED = ["unpenalized, binary", "unpenalized"]
 BINARY = ["binary", "unpenalized, binary", "l1, binary", "wide, binary", "many features, l1, binary"]
 
 
@@ -356,7 +356,7 @@ BINARY = ["binary", "unpenalized, binary", "l1, binary", "wide, binary", "many f
     ("name", "twins"),
     [
         *(pytest.param(name, twins, marks=() if name in SHORT else SLOW) for name in ROUTES for twins in FOR_ALL),
-        *((name, units_are_free_without_a_penalty) for name in UNPENALISED),
+        *((name, units_are_free_without_a_penalty) for name in UNPENALIZED),
         *((name, two_classes_of_a_softmax_share_the_penalty) for name in BINARY),
     ],
 )

@@ -46,7 +46,7 @@ TABLES: dict[str, Callable[[np.random.Generator], Array]] = {
 }
 
 
-def labelled(table: str, classes: int) -> tuple[Tensor, Tensor]:
+def labeled(table: str, classes: int) -> tuple[Tensor, Tensor]:
     """Features (N, D) that float32 holds, and labels that they tell something of."""
     draw = np.random.default_rng(7)
     x = TABLES[table](draw).astype(np.float32).astype(np.float64)
@@ -107,7 +107,7 @@ def solved(features: Tensor, labels: Tensor, loss: str = "bce", **settings: Any)
 def test_the_solution_of_least_norm_is_that_of_scikit_learn_by_independent_columns(
     table: str, loss: str, classes: int
 ) -> None:
-    features, labels = labelled(table, classes)
+    features, labels = labeled(table, classes)
     coef, intercept = least_norm(features.numpy(), by_scikit_learn(features.numpy(), labels.numpy(), loss))
     mean, deviation = features.numpy().mean(0), np.maximum(features.numpy().std(0), 1e-3)
     largest = np.abs(coef * deviation).max()
@@ -148,7 +148,7 @@ def test_levels_beside_an_intercept_have_the_contrasts_of_statsmodels(
 @pytest.mark.parametrize("optimizer", EXACT)
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
 def test_it_is_the_limit_of_a_vanishing_penalty(loss: str, optimizer: str) -> None:
-    features, labels = labelled("two categories", 3)
+    features, labels = labeled("two categories", 3)
     near = fit(features, labels, Objective(loss, l2=1e-8), tolerance=1e-15)
     found = solved(features, labels, loss, optimizer=optimizer)
     torch.testing.assert_close(found.coef, near.coef, rtol=0, atol=1e-5)
@@ -157,7 +157,7 @@ def test_it_is_the_limit_of_a_vanishing_penalty(loss: str, optimizer: str) -> No
 
 @pytest.mark.parametrize("optimizer", EXACT)
 def test_without_an_intercept_constant_columns_are_columns(optimizer: str) -> None:
-    features, labels = labelled("two categories", 2)
+    features, labels = labeled("two categories", 2)
     found = solved(features, labels, optimizer=optimizer, intercept=False)
     with_one = solved(features, labels)
     logits = features @ with_one.coef[0] + with_one.intercept  # levels span the ones, so nothing is lost
@@ -168,7 +168,7 @@ def test_without_an_intercept_constant_columns_are_columns(optimizer: str) -> No
 
 @pytest.mark.parametrize("optimizer", EXACT)
 def test_rows_of_weight_0_do_not_make_columns_independent(optimizer: str) -> None:
-    features, labels = labelled("a sum of columns", 2)
+    features, labels = labeled("a sum of columns", 2)
     weight = torch.ones(ROWS, dtype=torch.float64)
     weight[:5] = 0
     features[:5, 2] += 3
@@ -180,7 +180,7 @@ def test_rows_of_weight_0_do_not_make_columns_independent(optimizer: str) -> Non
 @pytest.mark.parametrize("optimizer", EXACT)
 @pytest.mark.parametrize(("loss", "classes"), [("bce", 2), ("cross_entropy", 3)])
 def test_where_a_level_separates_the_other_levels_have_the_least_norm(loss: str, classes: int, optimizer: str) -> None:
-    features, labels = labelled("two categories", classes)
+    features, labels = labeled("two categories", classes)
     known = features[:, 2] > 0
     labels[known] = 1
     found = fit(features, labels, Objective(loss), optimizer=optimizer)
@@ -208,7 +208,7 @@ def kinds_of_passes(features: Tensor, labels: Tensor, objective: Objective) -> l
 
 
 def test_no_null_space_is_looked_for_where_the_hessian_is_positive_definite() -> None:
-    features, labels = labelled("two categories", 2)
+    features, labels = labeled("two categories", 2)
     assert TriangularFactor in kinds_of_passes(features, labels, Objective("bce"))
     assert TriangularFactor not in kinds_of_passes(features[:, [0, 2, 3, 4, 6, 7]], labels, Objective("bce"))
     assert TriangularFactor not in kinds_of_passes(features, labels, Objective("bce", l2=1e-6))
@@ -255,7 +255,7 @@ def test_classes_are_moved_to_where_l1_leaves_the_least_norm(
 
 @pytest.mark.parametrize("optimizer", EXACT)
 def test_rows_repeated_are_rows_weighted_for_l1(optimizer: str) -> None:
-    features, labels = labelled("all levels of a category", 3)
+    features, labels = labeled("all levels of a category", 3)
     times = torch.arange(ROWS) % 3
     objective = Objective("cross_entropy", l1=0.01)
     weighted = fit(features, labels, objective, sample_weight=times.double(), optimizer=optimizer, tolerance=1e-11)

@@ -29,7 +29,7 @@ from logreg.errors import DataError
 from logreg.sweeps.grid import run_in_sweep
 from logreg.sweeps.results import gather
 from summaries import PLAIN, merged
-from whole_runs import Answer, standing_in
+from whole_runs import Answer, working_in
 
 TRAIN = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -85,7 +85,7 @@ def wait(process: subprocess.Popen[str], here: Path) -> Sweep:
 
 def run(here: Path, *arguments: str) -> Sweep:
     """The same in this process, where torch is there already."""
-    with standing_in(here), redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+    with working_in(here), redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
         code = main(arguments)
     return ended(code, out.getvalue(), err.getvalue(), here)
 
@@ -121,8 +121,8 @@ def hopeless(two_sweeps: tuple[Sweep, Sweep]) -> Sweep:
 
 
 @pytest.fixture
-def door_in_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty place to stand in, in a process that is left as it was."""
+def sweep_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty place to work in, in a process that is left as it was."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py"])
     root, environment, threads = logging.getLogger(), dict(os.environ), torch.get_num_threads()
@@ -234,7 +234,7 @@ def test_each_job_is_announced_as_it_ends(good: Sweep) -> None:
         assert line.endswith(f"loss {float(row['loss/val']):.4f}")
 
 
-def test_a_job_of_a_sweep_is_the_run_it_would_be_alone(good: Sweep, door_in_here: Path) -> None:
+def test_a_job_of_a_sweep_is_the_run_it_would_be_alone(good: Sweep, sweep_folder: Path) -> None:
     # The last job, after three others in the same process: what they did to the random numbers must not matter.
     assert main(["dataset=iris", "max_epochs=2", "lr=0.5", "seed=1", "report=brief", "hydra.run.dir=runs/alone"]) == 0
     ours = json.loads((good.jobs[3] / "summary.json").read_text(encoding="utf-8"))["metrics"]
@@ -287,33 +287,33 @@ def test_a_sweep_in_which_every_job_fails_has_no_table_and_still_its_results(hop
     assert [(row["lr"], row["status"]) for row in hopeless.results] == [("-1", "failed"), ("-2", "failed")]
 
 
-def test_a_sweep_may_live_wherever_the_person_says(door_in_here: Path) -> None:
+def test_a_sweep_may_live_wherever_the_person_says(sweep_folder: Path) -> None:
     # In a place where no run has ever been, so `runs` is not there yet.
     assert main(["-m", "max_epochs=1", "lr=0.1,0.2", "hydra.sweep.dir=out"]) == 0
-    assert [row["status"] for row in Sweep(0, "", "", door_in_here / "out").results] == ["finished", "finished"]
+    assert [row["status"] for row in Sweep(0, "", "", sweep_folder / "out").results] == ["finished", "finished"]
 
 
 def test_a_mistake_that_all_jobs_share_is_answered_before_the_first(
-    door_in_here: Path, capfd: pytest.CaptureFixture[str]
+    sweep_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["-m", "dataset=mnits", "lr=0.1,0.2"]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert err.endswith("got 'mnits'. Did you mean mnist?\n")
     assert err.count("\n") == 1
-    assert list(door_in_here.iterdir()) == []
+    assert list(sweep_folder.iterdir()) == []
 
 
-def test_a_name_mistyped_in_one_job_stops_no_other(door_in_here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_name_mistyped_in_one_job_stops_no_other(sweep_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code = main(["-m", "optimizer=sgd,sgdd", "max_epochs=1", "hydra.sweep.dir=runs/mine"])
     out, err = capfd.readouterr()
     assert "got 'sgdd'. Did you mean sgd?" in err
     # Either all is refused before it begins, or the good job runs and the other is a failed one.
     if code == 2:
-        assert list(door_in_here.iterdir()) == []
+        assert list(sweep_folder.iterdir()) == []
     else:
         assert code == 1
-        assert [row["status"] for row in Sweep(1, out, err, door_in_here / "runs" / "mine").results] == [
+        assert [row["status"] for row in Sweep(1, out, err, sweep_folder / "runs" / "mine").results] == [
             "finished",
             "failed",
         ]
@@ -329,13 +329,13 @@ def in_a_sweep(*overrides: str) -> None:
 
 
 def test_a_bug_in_one_job_stops_no_other_and_keeps_its_traceback(
-    door_in_here: Path, capfd: pytest.CaptureFixture[str]
+    sweep_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def broken() -> float:
         raise ZeroDivisionError("a bug of ours")
 
     in_a_sweep()
-    job = door_in_here / "job"
+    job = sweep_folder / "job"
     job.mkdir()
     assert run_in_sweep(broken, job, ["lr=0.1"]) is None
     # One line on the terminal, where the other jobs must stay readable; the whole in the job's log.
@@ -343,12 +343,12 @@ def test_a_bug_in_one_job_stops_no_other_and_keeps_its_traceback(
     assert "Traceback (most recent call last)" in (job / "train.log").read_text(encoding="utf-8")
 
 
-def test_a_mistake_in_one_job_is_logged_without_a_traceback(door_in_here: Path) -> None:
+def test_a_mistake_in_one_job_is_logged_without_a_traceback(sweep_folder: Path) -> None:
     def mistaken() -> float:
         raise DataError("`labels` must lie in [0, 2), got 0 to 2.")
 
     in_a_sweep()
-    job = door_in_here / "job"
+    job = sweep_folder / "job"
     job.mkdir()
     assert run_in_sweep(mistaken, job, ["lr=0.1"]) is None
     assert (job / "train.log").read_text(encoding="utf-8") == "`labels` must lie in [0, 2), got 0 to 2.\n"
@@ -359,7 +359,7 @@ def test_a_mistake_in_one_job_is_logged_without_a_traceback(door_in_here: Path) 
 # In parallel
 
 
-def test_folders_of_jobs_lie_in_that_of_the_sweep_whatever_is_varied(desk: Callable[[str], Answer]) -> None:
+def test_folders_of_jobs_lie_in_that_of_the_sweep_whatever_is_varied(run_train: Callable[[str], Answer]) -> None:
     paths = []
     for letter in "ab":
         folder = Path(letter, 200 * letter)
@@ -367,7 +367,9 @@ def test_folders_of_jobs_lie_in_that_of_the_sweep_whatever_is_varied(desk: Calla
         rows = "".join(f"{n % 7},{'no' if n % 3 else 'yes'}\n" for n in range(60))
         (folder / "t=1.csv").write_text("x,y\n" + rows)
         paths.append(f"'{folder.as_posix()}/t=1.csv'")
-    answer = desk(f"""-m dataset=table "dataset.path={",".join(paths)}" dataset.target=y l2=0.1,0.2 max_epochs=3""")
+    answer = run_train(
+        f"""-m dataset=table "dataset.path={",".join(paths)}" dataset.target=y l2=0.1,0.2 max_epochs=3"""
+    )
     assert answer.code == 0, answer.err
     (sweep,) = Path("runs/sweeps").iterdir()
     folders = {path.parent for path in sweep.rglob("summary.json")}
@@ -377,12 +379,12 @@ def test_folders_of_jobs_lie_in_that_of_the_sweep_whatever_is_varied(desk: Calla
 
 
 @pytest.mark.slow
-def test_a_parallel_sweep_finds_the_same_losses(door_in_here: Path) -> None:
+def test_a_parallel_sweep_finds_the_same_losses(sweep_folder: Path) -> None:
     words = ["-m", "max_epochs=2", "lr=0.5,0.1", "init=linear"]
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    ours = wait(start(door_in_here, *words, *parallel), door_in_here)
+    ours = wait(start(sweep_folder, *words, *parallel), sweep_folder)
     assert main([*words, "hydra.sweep.dir=runs/sweeps/theirs"]) == ours.code == 0
-    theirs = Sweep(0, "", "", door_in_here / "runs" / "sweeps" / "theirs")
+    theirs = Sweep(0, "", "", sweep_folder / "runs" / "sweeps" / "theirs")
     assert [job.name for job in ours.jobs] == [job.name for job in theirs.jobs] == ["0_lr-0.5", "1_lr-0.1"]
     # Two jobs, two workers: else nothing was parallel, and the next line would compare a thing with itself.
     assert len({next(job.glob("events.out.tfevents.*")).name.split(".")[-2] for job in ours.jobs}) == 2
@@ -401,18 +403,18 @@ def test_a_parallel_sweep_finds_the_same_losses(door_in_here: Path) -> None:
     ],
 )
 def test_parallel_jobs_share_the_cores(
-    door_in_here: Path, monkeypatch: pytest.MonkeyPatch, workers: int, cores: int, threads: int
+    sweep_folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int, cores: int, threads: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     in_a_sweep("hydra/launcher=joblib", f"hydra.launcher.n_jobs={workers}")
     torch.set_num_threads(2 if threads != 2 else 3)
-    assert run_in_sweep(lambda: float(torch.get_num_threads()), door_in_here, ["lr=0.1"]) == threads
+    assert run_in_sweep(lambda: float(torch.get_num_threads()), sweep_folder, ["lr=0.1"]) == threads
 
 
-def test_a_job_that_runs_alone_keeps_all_cores(door_in_here: Path) -> None:
+def test_a_job_that_runs_alone_keeps_all_cores(sweep_folder: Path) -> None:
     in_a_sweep()
     torch.set_num_threads(3)
-    assert run_in_sweep(lambda: float(torch.get_num_threads()), door_in_here, ["lr=0.1"]) == 3
+    assert run_in_sweep(lambda: float(torch.get_num_threads()), sweep_folder, ["lr=0.1"]) == 3
 
 
 def a_job(folder: Path, l2: float, select: str, **val: float) -> None:
@@ -454,12 +456,12 @@ def test_select_says_what_ranks_and_of_equals_the_stronger_penalty_is_first(
 
 
 def test_jobs_say_what_they_are_ranked_by_and_all_by_the_same(
-    door_in_here: Path, desk: Callable[[str], Answer]
+    sweep_folder: Path, run_train: Callable[[str], Answer]
 ) -> None:
-    answer = desk("-m dataset=iris l2=1,0.01 select=accuracy")
+    answer = run_train("-m dataset=iris l2=1,0.01 select=accuracy")
     assert answer.code == 0
     assert re.search(r"^done: .*: accuracy 0\.\d{4}$", answer.err, re.MULTILINE)
     assert answer.out.startswith("by accuracy/val, ")
-    answer = desk("-m dataset=iris select=accuracy,log_loss")
+    answer = run_train("-m dataset=iris select=accuracy,log_loss")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == "`select` must be one for all jobs, since it ranks them. Type one of its values.\n"

@@ -23,9 +23,9 @@ import pytest
 from logreg.commands.sweep import main
 from logreg.errors import ConfigError
 from logreg.sweeps.search import Range, Search, sqlite_url
-from whole_runs import Answer, standing_in, train
+from whole_runs import Answer, train, working_in
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "sweep.py"
 
@@ -83,7 +83,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a sweep of six trials ended that nobody stopped; what it said is in ``out`` and ``err``."""
     here = tmp_path_factory.mktemp("whole")
     with (
-        standing_in(here),
+        working_in(here),
         redirect_stdout(io.StringIO()) as out,
         redirect_stderr(io.StringIO()) as err,
     ):
@@ -110,14 +110,14 @@ def test_the_command_that_it_ends_with_repeats_the_best_run(whole: Path, tmp_pat
     assert train(tmp_path, *typed, "report=brief").summary["metrics"]["val"]["loss"] == best
 
 
-def test_a_part_and_the_rest_try_what_the_whole_tries(whole: Path, tmp_path: Path, types: Types) -> None:
-    assert types(tmp_path, "sweep", *IRIS, "trials=3").code == 0
-    answer = types(tmp_path, "sweep", *IRIS, "trials=6")
-    assert "iris_l2_lr: going on from 3 of 6 trials\n" in answer.err
+def test_a_part_and_the_rest_try_what_the_whole_tries(whole: Path, tmp_path: Path, run_command: RunCommand) -> None:
+    assert run_command(tmp_path, "sweep", *IRIS, "trials=3").code == 0
+    answer = run_command(tmp_path, "sweep", *IRIS, "trials=6")
+    assert "iris_l2_lr: continuing from 3 of 6 trials\n" in answer.err
     folder = Path("runs") / "sweeps" / "iris_l2_lr"
     assert tried(tmp_path / folder) == tried(whole / folder)
     # all are done: nothing is tried again
-    assert types(tmp_path, "sweep", *IRIS, "trials=6").code == 0
+    assert run_command(tmp_path, "sweep", *IRIS, "trials=6").code == 0
     assert tried(tmp_path / folder) == tried(whole / folder)
 
 
@@ -170,7 +170,7 @@ def test_killed_it_goes_on_and_tries_what_it_would_have_tried(whole: Path, tmp_p
     process.communicate()
     after = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert after.returncode == 0, after.stderr
-    assert re.search(r"going on from [2-6] of 6 trials", after.stderr)
+    assert re.search(r"continuing from [2-6] of 6 trials", after.stderr)
     folder = Path("runs") / "sweeps" / "iris_l2_lr"
     assert tried(tmp_path / folder) == tried(whole / folder)
 
@@ -187,22 +187,22 @@ def test_two_processes_share_a_study_and_its_total(tmp_path: Path) -> None:
     assert all(" trial " in err for err in said)
 
 
-def test_another_search_does_not_go_on_with_the_study(whole: Path, types: Types) -> None:
+def test_another_search_does_not_go_on_with_the_study(whole: Path, run_command: RunCommand) -> None:
     typed = ["dataset=iris", "max_epochs=9", "search.lr=log(1e-2,1)", "search.l2=log(1e-6,1)", "trials=6"]
-    answer = types(whole, "sweep", *typed)
+    answer = run_command(whole, "sweep", *typed)
     assert answer.code == 2
     assert answer.err == (
         "`search` must continue iris_l2_lr as it began: its search lr=log(0.001,1) l2=log(1e-06,1), "
         "got lr=log(0.01,1) l2=log(1e-06,1). Type the same again, or begin another one with study=NAME.\n"
     )
-    answer = types(whole, "sweep", *IRIS, "batch_size=8")
+    answer = run_command(whole, "sweep", *IRIS, "batch_size=8")
     assert answer.code == 2
     assert answer.err.startswith("`study` must continue iris_l2_lr as it began: its settings dataset=iris")
 
 
-def test_what_falls_behind_is_broken_off(tmp_path: Path, types: Types) -> None:
+def test_what_falls_behind_is_broken_off(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=iris", "max_epochs=12", "search.lr=log(1e-5,1)", "trials=12")
-    assert types(tmp_path, "sweep", *typed).code == 0
+    assert run_command(tmp_path, "sweep", *typed).code == 0
     rows = rows_of(tmp_path / "runs" / "sweeps" / "iris_lr")
     pruned = [row for row in rows if row["status"] == "pruned"]
     finished = [row for row in rows if row["status"] == "finished"]
@@ -219,10 +219,10 @@ def _of(typed: tuple[str, ...]) -> tuple[list[Range], list[str]]:
     return ranges, [argument for argument in typed if "search." not in argument and "trials" not in argument]
 
 
-def test_a_trial_that_fails_counts_and_stops_nobody(tmp_path: Path, types: Types) -> None:
+def test_a_trial_that_fails_counts_and_stops_nobody(tmp_path: Path, run_command: RunCommand) -> None:
     # features of 1e3 and such steps: some diverge
     typed = ("dataset=wine", "dataset.standardize=false", "max_epochs=3", "search.lr=log(1e-9,1e300)", "trials=6")
-    answer = types(tmp_path, "sweep", *typed)
+    answer = run_command(tmp_path, "sweep", *typed)
     assert answer.code == 0, answer.err
     rows = rows_of(tmp_path / "runs" / "sweeps" / "wine_lr")
     assert len(rows) == 6
@@ -230,15 +230,17 @@ def test_a_trial_that_fails_counts_and_stops_nobody(tmp_path: Path, types: Types
     assert "failed: runs/sweeps/wine_lr/" in answer.out
 
 
-def test_groups_and_exact_optimizers_can_be_searched(tmp_path: Path, types: Types) -> None:
+def test_groups_and_exact_optimizers_can_be_searched(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=iris", "search.optimizer=choice(newton,lbfgs)", "search.l2=log(1e-4,1)", "trials=3")
-    assert types(tmp_path, "sweep", *typed).code == 0
+    assert run_command(tmp_path, "sweep", *typed).code == 0
     rows = rows_of(tmp_path / "runs" / "sweeps" / "iris_l2_optimizer")
     assert [row["status"] for row in rows] == ["finished"] * 3
     assert all(row["optimality/converged"] == "True" for row in rows)
 
 
-def test_trials_share_one_reading_of_the_data(tmp_path: Path, types: Types, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trials_share_one_reading_of_the_data(
+    tmp_path: Path, run_command: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from logreg.data.sources.bundled import Bundled
 
     read: list[Bundled] = []
@@ -249,7 +251,7 @@ def test_trials_share_one_reading_of_the_data(tmp_path: Path, types: Types, monk
         return original(self)
 
     monkeypatch.setattr(Bundled, "read", counted)
-    assert types(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-4,1)", "trials=3").code == 0
+    assert run_command(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-4,1)", "trials=3").code == 0
     assert len(read) == 1
 
 
@@ -263,7 +265,10 @@ MISTAKES = {
     ("search.seed=int(1,5)",): "`search.seed` must be a key that makes a model better or worse on the same rows.",
     ("search.max_epochs=uniform(1,5)", "dataset=iris"): "`max_epochs` must be a whole number >= 1, got 2.528",
     ("search.lr=log(1e-3,1)", "trials=0"): "`trials` must be a whole number >= 1, got 0.",
-    ("search.lr=log(1e-3,1)", "ckpt_path=latest"): "`ckpt_path` must not be set in a sweep. Each trial starts anew.",
+    (
+        "search.lr=log(1e-3,1)",
+        "ckpt_path=latest",
+    ): "`ckpt_path` must not be set in a sweep. Each trial starts from scratch.",
     ("search.lr=log(1e-3,1)",): "`search` must have a val split to choose by. Choose another dataset.",
     ("search.lr=log(1e-3,1)", "dataset=iris", "storage=nosuch://x"): "`storage` must be the URL of a database",
     ("search.lr=log(1e-3,1)", "study=a/b"): "`study` must be made of letters, digits and -_., got 'a/b'.",
@@ -280,27 +285,29 @@ MISTAKES = {
 }
 
 
-def test_a_mistake_that_all_trials_share_leaves_nothing(tmp_path: Path, types: Types) -> None:
-    answer = types(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-3,1)", "trainer.bogus=1", "trials=3")
+def test_a_mistake_that_all_trials_share_leaves_nothing(tmp_path: Path, run_command: RunCommand) -> None:
+    answer = run_command(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-3,1)", "trainer.bogus=1", "trials=3")
     assert answer.code == 2
     assert answer.err.startswith("`trainer.bogus` must be an argument of Lightning's Trainer.")
     assert answer.left == []
     # and the corrected line is not held against it
-    assert types(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-3,1)", "trials=1").code == 0
+    assert run_command(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-3,1)", "trials=1").code == 0
 
 
 @pytest.mark.parametrize(("typed", "sentence"), MISTAKES.items())
-def test_a_mistake_is_answered_in_one_line(typed: tuple[str, ...], sentence: str, types: Types, tmp_path: Path) -> None:
-    answer = types(tmp_path, "sweep", *typed)
+def test_a_mistake_is_answered_in_one_line(
+    typed: tuple[str, ...], sentence: str, run_command: RunCommand, tmp_path: Path
+) -> None:
+    answer = run_command(tmp_path, "sweep", *typed)
     assert answer.code == 2
     assert answer.err.startswith(sentence), answer.err
     assert answer.err.count("\n") == 1
     assert answer.left == []
 
 
-def test_a_failure_is_kept_as_plain_values(tmp_path: Path, types: Types) -> None:
+def test_a_failure_is_kept_as_plain_values(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=wine", "dataset.standardize=false", "max_epochs=2", "search.lr=uniform(1e200,1e300)", "trials=1")
-    answer = types(tmp_path, "sweep", *typed)
+    answer = run_command(tmp_path, "sweep", *typed)
     assert answer.code == 1
     (file,) = (tmp_path / "runs" / "sweeps" / "wine_lr").glob("0_*/summary.json")
     plain = json.loads(file.read_text())
@@ -308,10 +315,10 @@ def test_a_failure_is_kept_as_plain_values(tmp_path: Path, types: Types) -> None
     assert plain["error"] in answer.out
 
 
-def test_a_password_in_the_address_of_a_database_is_not_repeated(tmp_path: Path, types: Types) -> None:
+def test_a_password_in_the_address_of_a_database_is_not_repeated(tmp_path: Path, run_command: RunCommand) -> None:
     for address in ("nosuch://me:hunter2@host/trials", "nosuch://host/trials?user=me&password=hunter2"):
         for key in ("storage", "storag"):  # also where the key is mistyped
-            answer = types(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-3,1)", f"{key}={address}")
+            answer = run_command(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-3,1)", f"{key}={address}")
             assert answer.code == 2
             assert "hunter2" not in answer.err
             assert answer.err.count("\n") == 1
@@ -362,26 +369,26 @@ def test_groups_of_sweeps_that_start_together_share_their_study(tmp_path: Path) 
         assert len(rows_of(here / "runs" / "sweeps" / "iris_l2")) == 3
 
 
-def test_a_trial_that_was_killed_after_its_summary_is_no_row(tmp_path: Path, types: Types) -> None:
+def test_a_trial_that_was_killed_after_its_summary_is_no_row(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=iris", "search.l2=log(1e-4,1)", "trials=2")
-    assert types(tmp_path, "sweep", *typed).code == 0
+    assert run_command(tmp_path, "sweep", *typed).code == 0
     folder = tmp_path / "runs" / "sweeps" / "iris_l2"
     before = rows_of(folder)
     assert len(before) == 2
     # tried again under another number, whose values are the same
     shutil.copytree(folder / before[0]["job"], folder / f"7{before[0]['job'][1:]}")
-    assert types(tmp_path, "sweep", *typed).code == 0
+    assert run_command(tmp_path, "sweep", *typed).code == 0
     assert rows_of(folder) == before
 
 
-def test_what_is_searched_never_names_a_folder_elsewhere(tmp_path: Path, types: Types) -> None:
+def test_what_is_searched_never_names_a_folder_elsewhere(tmp_path: Path, run_command: RunCommand) -> None:
     for name in ("a", "b"):
         (tmp_path / name / (200 * name)).mkdir(parents=True)
         rows = "\n".join(f"{n},{'no' if n % 3 else 'yes'}" for n in range(60))
         (tmp_path / name / (200 * name) / "t.csv").write_text(f"x,y\n{rows}\n")
     choice = f"search.dataset.path=choice(a/{200 * 'a'}/t.csv,b/{200 * 'b'}/t.csv)"
     settings = ("dataset=table", "dataset.target=y", "l2=0.1", "trials=2")
-    answer = types(tmp_path, "sweep", *settings, choice)
+    answer = run_command(tmp_path, "sweep", *settings, choice)
     assert answer.code == 0, answer.err
     (study,) = (tmp_path / "runs" / "sweeps").iterdir()
     folders = {path.parent for path in study.rglob("summary.json")}
@@ -389,9 +396,9 @@ def test_what_is_searched_never_names_a_folder_elsewhere(tmp_path: Path, types: 
     assert all(len(os.fsencode(folder.name)) <= 255 for folder in folders)
 
 
-def test_select_says_what_is_looked_for_and_which_way(tmp_path: Path, types: Types) -> None:
+def test_select_says_what_is_looked_for_and_which_way(tmp_path: Path, run_command: RunCommand) -> None:
     typed = ("dataset=digits", "dataset.limit=200", "search.l2=log(1e-4,100)", "trials=4", "select=accuracy")
-    answer = types(tmp_path, "sweep", *typed)
+    answer = run_command(tmp_path, "sweep", *typed)
     assert answer.code == 0, answer.err
     folder = tmp_path / "runs" / "sweeps" / "digits_l2"
     accuracies = [float(row["accuracy/val"]) for row in rows_of(folder)]
@@ -400,7 +407,7 @@ def test_select_says_what_is_looked_for_and_which_way(tmp_path: Path, types: Typ
     assert "by accuracy/val, " in answer.out
     best = next(row for row in rows_of(folder) if float(row["accuracy/val"]) == max(accuracies))
     assert f"select=accuracy l2={best['l2']}\n" in answer.out
-    answer = types(tmp_path, "sweep", *typed[:-1])
+    answer = run_command(tmp_path, "sweep", *typed[:-1])
     assert answer.code == 2  # another thing to look for
     assert answer.err.startswith("`study` must continue digits_l2 as it began: ")
 
@@ -422,16 +429,16 @@ def test_what_falls_behind_is_told_by_what_is_looked_for(tmp_path: Path) -> None
         assert search.best[0] == (0.1 if sign < 0 else 0.5)
 
 
-def test_trials_that_name_no_strength_choose_their_own(tmp_path: Path, types: Types) -> None:
-    answer = types(tmp_path, "sweep", "dataset=iris", "search.loss=choice(bce,cross_entropy)", "trials=2")
+def test_trials_that_name_no_strength_choose_their_own(tmp_path: Path, run_command: RunCommand) -> None:
+    answer = run_command(tmp_path, "sweep", "dataset=iris", "search.loss=choice(bce,cross_entropy)", "trials=2")
     assert answer.code == 0, answer.err
     folder = tmp_path / "runs" / "sweeps" / "iris_loss"
     for file in folder.rglob("summary.json"):
         assert json.loads(file.read_text())["path"]["rows"]
 
 
-def test_what_cannot_be_told_is_not_looked_for(tmp_path: Path, types: Types) -> None:
-    answer = types(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-4,1)", "trials=2", "select=auroc")
+def test_what_cannot_be_told_is_not_looked_for(tmp_path: Path, run_command: RunCommand) -> None:
+    answer = run_command(tmp_path, "sweep", "dataset=iris", "search.l2=log(1e-4,1)", "trials=2", "select=auroc")
     assert (answer.code, answer.out, answer.left) == (2, "", [])
     assert answer.err == (
         "`select=auroc` must have two classes, and iris has 3. Type select=accuracy, or leave it out for log_loss.\n"

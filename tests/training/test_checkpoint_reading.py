@@ -17,7 +17,7 @@ from logreg.training.module import LogisticModule
 from models import Models
 from whole_runs import Answer
 
-Types = Callable[..., Answer]
+RunCommand = Callable[..., Answer]
 
 
 def made(classes: int, loss: str, mean: float | None, precision: str = "32") -> LogisticModule:
@@ -132,15 +132,17 @@ def test_one_that_holds_something_else_is_refused(
         TrainedModel.load(tmp_path / "strange.ckpt")
 
 
-def test_one_that_training_cannot_go_on_from_is_one_line(models: Models, types: Types, tmp_path: Path) -> None:
+def test_one_that_training_cannot_go_on_from_is_one_line(
+    models: Models, run_command: RunCommand, tmp_path: Path
+) -> None:
     held = torch.load(models.run("softmax").folder / "checkpoints" / "last.ckpt", weights_only=True)
     held["loops"]["fit_loop"]["epoch_progress"] = 3
     torch.save(held, tmp_path / "strange.ckpt")
     typed = ("dataset=iris", "l2=1e-3", "max_epochs=2000", "ckpt_path=strange.ckpt")
-    answer = types(tmp_path, "train", *typed)
+    answer = run_command(tmp_path, "train", *typed)
     assert answer.code == 2
     assert answer.err.splitlines()[-1] == (
-        "`ckpt_path` must be a checkpoint to go on from, and strange.ckpt lacks a part that Lightning needs. "
+        "`ckpt_path` must be a checkpoint to continue from, and strange.ckpt lacks a part that Lightning needs. "
         "Leave ckpt_path out to start from scratch."
     )
 

@@ -31,7 +31,7 @@ import_lightning()
 """
 
 
-def test_a_stand_in_for_the_compiler_leaves_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_empty_compiler_is_removed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, COMPILER, raising=False)
     with without_compiler() as is_away:
         stand_in: Any = sys.modules[COMPILER]

@@ -19,7 +19,7 @@ def test_every_optimizer_has_its_row_here() -> None:
     assert set(ARGUMENTS) == set(OPTIMIZERS)
 
 
-def test_the_exact_optimizers_of_the_front_desk_are_those_there_are() -> None:
+def test_the_exact_optimizers_of_the_command_line_are_those_there_are() -> None:
     assert set(config.EXACT) == {*EXACT, "auto"}
 
 

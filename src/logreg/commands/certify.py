@@ -48,7 +48,7 @@ L2_CONVENTIONS = {
     "lambda": Setting(None, number(at_least=0), "glmnet with alpha=0: l2", shown=""),
     "weight_decay": Setting(None, number(at_least=0), "torch's SGD on a mean loss: l2", shown=""),
 }
-"""The names that programs have for the strength of the same penalty; at most one of them is typed."""
+"""Names of the strength of the l2 penalty in several programs; at most one of them may be typed."""
 
 PENALTY = {
     **L2_CONVENTIONS,
@@ -73,7 +73,7 @@ DEFAULTS_OF_FILES = ("dataset.standardize=false", "reduction=mean", "precision=6
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     return f"""\
 Certifies how far coefficients are from the optimum of the problem that they are meant to solve.
 
@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/certify.py``; the exit code is that of `run_command`, 0 whatever the verdict.
 
     Args:
-        arguments: What follows the command's name; ``sys.argv`` when ``None``.
+        arguments: The words after the command's name; ``sys.argv`` when ``None``.
     """
     return run_command(help_text, _run, arguments)
 
@@ -127,12 +127,12 @@ def _run(arguments: list[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> tuple[CertifyRequest, bool]:
-    """What was typed, checked and completed from the run of the checkpoint; and whether to print JSON.
+    """The typed request, checked and completed from the run of the checkpoint; and whether to print JSON.
 
-    Imports torch once all is checked.
+    torch is imported only after these checks.
 
     Raises:
-        ConfigError: A key, a value or a combination is at fault.
+        ConfigError: A key, a value or a combination of keys is not allowed.
     """
     typed = parse_arguments(arguments, "certify", OWN, RUN_KEYS)
     penalty = {key: float(typed.values[key]) for key in PENALTY if key in typed.given}

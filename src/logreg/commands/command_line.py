@@ -1,4 +1,4 @@
-"""What all commands share: the parser of key=value, exit codes, and one line for a mistake of the user.
+"""Common parts of all commands: the parser of key=value, exit codes, and one line for a mistake of the user.
 
 Nothing here imports torch: ``--help`` and typing mistakes are answered at once.
 """
@@ -42,7 +42,7 @@ MAX_MESSAGE_LENGTH = 4_000
 
 
 class EarlyEnd:
-    """What a command does when it ends early, besides what all commands do: here nothing."""
+    """Actions of one command when it ends early, besides those of all commands; by default none."""
 
     def after_mistake(self) -> None:
         """Is called after a mistake of the user was printed."""
@@ -68,8 +68,8 @@ def run_command(
     Args:
         help_text: Returns what ``--help`` prints.
         run: Takes what was typed, returns the exit code.
-        arguments: What follows the command's name; ``sys.argv`` when ``None``.
-        early_end: What the command does besides when it ends early.
+        arguments: The words after the command's name; ``sys.argv`` when ``None``.
+        early_end: The command's own actions when it ends early.
 
     Returns:
         Exit code: that of ``run``; 0 where the reader of the output has left, as `head` does; 2 for a mistake of the
@@ -133,13 +133,13 @@ def import_libraries() -> None:
 
 @dataclass(frozen=True)
 class TypedArguments:
-    """What a user typed after the name of a command.
+    """The arguments that a user typed after the name of a command.
 
     Attributes:
-        values: Of the command's own keys; the default of those that were not typed.
+        values: Values of the command's own keys, with defaults for keys that were not typed.
         overrides: ``key=value`` for the config of the run.
         given: Every key that was typed.
-        free: ``key=value`` that is neither, as it was typed.
+        free: All other ``key=value``, as typed.
     """
 
     values: Mapping[str, Any]
@@ -168,8 +168,8 @@ def parse_arguments(
     """Parses and checks what was typed, all of it ``key=value``.
 
     Args:
-        typed: What follows the command's name.
-        command: Its name, for messages.
+        typed: The words after the command's name.
+        command: Name of the command, for messages.
         own: The keys of this command alone.
         run_keys: Keys of ``scripts/train.py`` that may be typed as well, with what lies below them.
         takes_more: Whether other keys are taken, too.

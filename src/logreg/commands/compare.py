@@ -53,7 +53,7 @@ NOT_OF_THE_MODEL = ("dataset.recipe", "expected", "verbose", "report", "ckpt_pat
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     return f"""\
 Shows runs beside each other: what differs in their settings, their scores with intervals, their certificates.  For two
 runs that were scored on the same rows, a paired test shows whether one is better.

@@ -46,7 +46,7 @@ ALL_ROWS = "all rows"
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     return f"""\
 Scores a trained model; it needs nothing but the checkpoint.
 
@@ -64,7 +64,7 @@ keys
 
 the data are those of the run, rebuilt from the checkpoint, unless something is set anew
   dataset.<key>, accelerator
-               With another dataset.path (root, cache and download only say where the same rows are) all rows of it are
+               With another dataset.path (root, cache and download only locate the same rows) all rows of it are
                scored, encoded as the model learned it from train; nothing is learned from them.
 
 Intervals hold the true value in 95 of 100 samples of rows: bootstrap, Wilson for the accuracy.  Weights of rows that

@@ -44,7 +44,7 @@ CARD_MARK = "was read again after it was written"
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     return f"""\
 Writes a trained model for another program, reads it again as that program does, and refuses what does not agree.
 
@@ -58,8 +58,8 @@ keys
 {help_lines(OWN)}
 
 formats
-  onnx         takes rows as they are in the source (columns by name with their gaps and levels, images as bytes, or a
-               matrix), gives `label` and `probabilities`; pip install onnx onnxruntime
+  onnx         takes rows as they are in the source (columns by name with missing values and levels, images as bytes, or
+               a matrix), gives `label` and `probabilities`; pip install onnx onnxruntime
   torch_export a program of features, for torch.export.load
   safetensors  coefficients of features in source units, and how to use them
   json         the same as text

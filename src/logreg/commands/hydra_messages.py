@@ -19,7 +19,7 @@ MERGE_ERROR = "Error merging override "
 
 
 def explain_hydra_error(error: Exception) -> str:
-    """The message for a mistake that Hydra or OmegaConf found in a command line: one line that says what to do."""
+    """The message for a mistake that Hydra or OmegaConf found in a command line: one line with advice."""
     if isinstance(error, OmegaConfBaseException) and RESOLVER_ERROR in str(error):
         return explain_reference_error(error)
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:

@@ -53,7 +53,7 @@ OWN = {
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     return f"""\
 Gives the probability of each class for new rows; it needs nothing but the checkpoint.
 
@@ -141,7 +141,7 @@ def _check_combinations(typed: TypedArguments) -> None:
     for name in values["keep"]:
         if str(name) in taken:
             raise ConfigError(
-                f"`keep` must not name {str(name)!r}, since the output has one of its own. Rename it first."
+                f"`keep` must not name {str(name)!r}, since the output has a column of that name. Rename it first."
             )
 
 

@@ -44,7 +44,7 @@ def data_name(dataset: Mapping[str, Any]) -> str:
 
 
 def typed_name(lines: Sequence[str]) -> str:
-    """What was typed, as the end of the name of a run folder.
+    """The typed settings as the end of the name of a run folder.
 
     Example:
         >>> typed_name(["dataset=table", "dataset.path=data/titanic.csv", "dataset.drop=[alive]", "l2=0.1"])

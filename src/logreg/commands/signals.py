@@ -31,7 +31,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 def interrupts_kept() -> Iterator[None]:
     """Raises KeyboardInterrupt in place of another exception that Ctrl-C has led to.
 
-    Compiled code that calls Python may replace the exception by one of its own, as matplotlib does with "Invalid
+    Compiled code that calls Python may replace the exception by another one, as matplotlib does with "Invalid
     bounding box".
     """
     try:

@@ -39,7 +39,7 @@ OWN = {
     "trials": Setting(
         20,
         whole(at_least=1),
-        "how many in all: the same command typed again goes on where it stopped, also after a kill",
+        "number of trials in all: the same command typed again continues where it stopped, also after a kill",
     ),
     "study": Setting(None, optional(text()), "name of the sweep; null: the dataset and the keys, such as digits_l2_lr"),
     "storage": Setting(
@@ -56,7 +56,7 @@ LOCK = ".lock"
 """The file, in the folder of a sweep, that is locked while the folder is made or removed."""
 
 REFUSED = {
-    "ckpt_path": "Each trial starts anew.",
+    "ckpt_path": "Each trial starts from scratch.",
     "facts": "Type scripts/train.py facts=only.",
     "seed": "",
 }
@@ -64,7 +64,7 @@ REFUSED = {
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """The text of ``--help``."""
     searched = Setting(None, text(), f"the values of a key of scripts/train.py: {RANGE_FORMS}", shown="")
     return f"""\
 Searches for the values that give the best score on val, and learns from each trial which ones to try next.
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/sweep.py``.
 
     Args:
-        arguments: What follows the command's name; ``sys.argv`` when ``None``.
+        arguments: The words after the command's name; ``sys.argv`` when ``None``.
 
     Returns:
         Exit code: that of `run_command`; 1 where no trial was finished.
@@ -103,9 +103,9 @@ class Plan:
     """A sweep as it was typed.
 
     Attributes:
-        values: Of the keys of this command alone.
-        ranges: What is searched.
-        settings: What holds for all trials, as typed.
+        values: Values of the keys of this command alone.
+        ranges: The ranges of the searched keys.
+        settings: Settings of all trials, as typed.
         config: The run, with a value of each range.
     """
 
@@ -129,10 +129,10 @@ class Plan:
 
 
 def parse_plan(arguments: Sequence[str]) -> Plan:
-    """What was typed, checked and composed.
+    """The typed request, checked and composed.
 
     Raises:
-        ConfigError: A key, a value or a range is at fault.
+        ConfigError: A key, a value or a range is not allowed.
     """
     typed = parse_arguments(arguments, "sweep", OWN, takes_more=True)
     values = typed.values
@@ -176,8 +176,8 @@ def trial_config(settings: Sequence[str], values: Mapping[str, str]) -> RunConfi
     """The config of one trial, composed by Hydra.
 
     Args:
-        settings: What holds for all trials.
-        values: Of the keys that are searched, as typed.
+        settings: Settings of all trials.
+        values: Ranges of the keys that are searched, as typed.
 
     Raises:
         ConfigError: A key or a value is at fault.
@@ -226,7 +226,7 @@ def _run(arguments: list[str]) -> int:
         raise
     except (KeyboardInterrupt, Terminated):
         _gather(plan, search, folder)
-        print("Stopped. The same command goes on from here.", file=sys.stderr)
+        print("Stopped. The same command continues from here.", file=sys.stderr)
         return 130
     return _gather(plan, search, folder)
 
@@ -290,7 +290,7 @@ def _run_trials(
     """Runs the trial that was requested, and all that are left."""
     total = plan.values["trials"]
     if before:
-        print(f"{plan.study}: going on from {before} of {total} trials", file=sys.stderr)
+        print(f"{plan.study}: continuing from {before} of {total} trials", file=sys.stderr)
     with _progress(total, before, plan.study, SELECT[plan.config.select][0]) as report:
         while request is not None:
             trial, values = request

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line of ``scripts/train.py``.
 
     Args:
-        arguments: What follows the command's name; ``sys.argv`` when ``None``.
+        arguments: The words after the command's name; ``sys.argv`` when ``None``.
 
     Returns:
         Exit code: that of `run_command`; 1 where a job of a sweep failed.
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _EarlyEnd(EarlyEnd):
-    """What a run or a sweep does besides when it ends early.
+    """Actions of a run or a sweep when it ends early, besides those of all commands.
 
     Attributes:
         sweep: The folder of the sweep; ``None`` for a single run.
@@ -163,12 +163,12 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
             newest = latest_run(ROOT)
             is_newest = newest is not None and newest.resolve() == folder.resolve()
             resume = f"`ckpt_path={'latest' if is_newest else shown(folder)}`"
-            stopped.args = (f"{resume} goes on from the last epoch that was saved.",)
+            stopped.args = (f"{resume} continues from the last epoch that was saved.",)
         raise
 
 
 def _collecting(failures: list[Exception], started: float) -> Callable[[DictConfig], None]:
-    """`run_job`, which appends what it raises to ``failures``: Hydra would print a message of its own first."""
+    """`run_job`, with its exceptions appended to ``failures``: Hydra would print another message first."""
 
     def job(composed: DictConfig) -> None:
         try:

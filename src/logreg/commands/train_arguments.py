@@ -39,7 +39,7 @@ def parse_train_arguments(options: Sequence[str], settings: Sequence[str]) -> tu
     gets its folder.
 
     Args:
-        options: What starts with a dash, and what follows it.
+        options: Words that start with a dash, and their values.
         settings: key=value.
 
     Returns:

@@ -7,7 +7,7 @@ from logreg.settings import help_lines
 
 
 def help_text() -> str:
-    """What ``--help`` prints; a test holds that the options of each group are those in conf/."""
+    """The text of ``--help``; a test checks that the options of each group are those in conf/."""
     return f"""\
 logreg fits a logistic regression: from data to a trained model that you can look at in TensorBoard.
 

@@ -90,7 +90,7 @@ class RawData:
     plot_range: tuple[float, float] | None = None
     """Range over which a single feature is plotted, in source units; ``None`` for the range of the data."""
     source: str = ""
-    """What was read, such as a file name, where the name of the dataset leaves it open."""
+    """The file or folder that was read; empty where the name of the dataset determines it."""
     target_setting: str = ""
     """Setting that names the labels, as the user typed it: ``dataset.target=cut``; empty where there is none."""
     notes: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ class RawData:
     backbone: Mapping[str, Any] = field(default_factory=dict)
     """The network that computed the features from images, as plain values; empty where none did."""
     pixels: Mapping[str, Any] = field(default_factory=dict)
-    """How image files were decoded, as plain values (``DecodingOptions.facts``); empty for other data."""
+    """Decoding options of image files, as plain values (``DecodingOptions.facts``); empty for other data."""
     class_kind: ClassKind = "text"
     """Type of the classes in the source."""
 

@@ -47,7 +47,7 @@ class _Prepared:
     """Result of ``setup``, kept so that a second call changes nothing."""
 
     raw: RawData
-    """What was read, without its tables."""
+    """The content of the source, without its tables."""
     tables: dict[Split, Table]
     """The encoded rows of each split."""
     facts: DataFacts
@@ -354,7 +354,7 @@ class TensorDataModule(pl.LightningDataModule):
         return form, found, digit_notes(found, form, names, found.lacks_digits(kind), stored_dtype)
 
     def _converted(self, dataset: BlockDataset) -> BlockDataset:
-        """The same rows, converted and put in order once, where the result is small enough to keep."""
+        """The rows in the type and order of the blocks, converted once, where the result is small enough to keep."""
         is_large = len(dataset) * dataset.features.shape[1] * dataset.dtype.itemsize > CONVERTED_BYTES
         if is_large or (dataset.index is None and dataset.is_converted):
             return dataset

@@ -76,7 +76,7 @@ def download_lock(folder: Path, label: str) -> Iterator[None]:
         print_line(f"{label}: another process is downloading it; waiting until it ends")
         lock.acquire()
     try:
-        with passing_file(path):  # processes that wait go on with a lock file of their own
+        with passing_file(path):  # waiting processes continue with another lock file
             yield
     finally:
         lock.release()
@@ -91,7 +91,7 @@ def fetch(remote: RemoteFile, path: Path) -> None:
 
     Args:
         remote: The file to download.
-        path: Where to store it; folders above it are made.
+        path: The file to write; missing folders are created.
 
     Raises:
         DownloadError: No server has the file, or all have a wrong one.
@@ -151,7 +151,7 @@ def _chunks(url: str, path: Path, digest: str) -> Generator[bytes]:
 
 
 def _reason(error: Exception) -> str:
-    """Why a server did not send a file, in a few words."""
+    """The reason why a server did not send a file, in a few words."""
     from urllib.error import HTTPError
 
     if isinstance(error, HTTPError):

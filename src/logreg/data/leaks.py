@@ -47,7 +47,7 @@ class Leaks:
     duplicates: Mapping[str, str] = field(default_factory=dict)
     """Relation to an earlier column, by name: "the same as x", or "a recoding of x" (its levels, renamed)."""
     advice: str = ""
-    """What the user can do to leave out the columns of ``target``."""
+    """Advice on how to leave out the columns of ``target``."""
 
     def notes(self, rows: int) -> tuple[str, ...]:
         """A sentence for the leaks and one for the duplicates.
@@ -167,7 +167,7 @@ class _TrainColumns:
         return bool(is_duplicate)
 
     def advice(self, names: Sequence[str]) -> str:
-        """What the user can do to leave these columns out."""
+        """Advice on how to leave these columns out."""
         if not names:
             return ""
         if isinstance(self.features, Columns):

@@ -38,7 +38,7 @@ from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed
 from logreg.facts import Column, DataFacts
 
 STANDARD_INPUT = "-"
-"""Path that stands for standard input."""
+"""Path that means standard input."""
 
 MATRICES = (".npz", ".npy", ".safetensors")
 """Suffixes of files that hold a matrix without column names."""

@@ -57,7 +57,7 @@ def split_rows(
     fractions: dict[Split, float] = {}
     for split, fraction in wanted.items():
         if fraction and split in tables:
-            raise DataError(f"`dataset.split.{split}` must not be set: {name} has a {split} split of its own.")
+            raise DataError(f"`dataset.split.{split}` must not be set: {name} already has a {split} split.")
         if fraction is None and split not in tables and not raw.splits_are_stated:
             fraction = DEFAULT_FRACTION
         if fraction:
@@ -135,7 +135,7 @@ def check_labels(tables: Mapping[Split, Table], class_names: Sequence[str], name
     """Checks that train has at least two classes, and every class of the other splits.
 
     Raises:
-        DataError: It has not.
+        DataError: A class is missing.
     """
     if len(class_names) < 2:
         place = f" [in {raw.source}]" if raw.source else ""
@@ -312,7 +312,7 @@ def check_features(tables: Mapping[Split, Table], name: str) -> None:
             if not bool(block.sum().isfinite()) and len(bad := (~block.isfinite()).any(1).nonzero()):
                 raise DataError(
                     f"`features` must be finite, got nan or inf in row {start + int(bad[0])}, counted from 0 "
-                    f"[in {name}]. Mend the row, or leave it out."
+                    f"[in {name}]. Fix the row, or leave it out."
                 )
 
 
@@ -375,7 +375,7 @@ def _check_groups(tables: Mapping[Split, Table]) -> None:
         if both:
             raise DataError(
                 f"`dataset.split.group` must keep each group in one split, and {one} and {other} have {both:,} in "
-                "common. Mend the splits that the data has, or leave dataset.split.group out."
+                "common. Fix the splits that the data has, or leave dataset.split.group out."
             )
 
 

@@ -80,8 +80,8 @@ class Selection:
 def class_named(key: str, given: Any, names: Sequence[str]) -> str:
     """Finds the class that a setting names.
 
-    Hydra and YAML read some names as numbers or booleans (1_000, 1e3, True).  A value that is not text therefore stands
-    for the name that is read as this value.
+    Hydra and YAML read some names as numbers or booleans (1_000, 1e3, True).  A value that is not text therefore means
+    the name that is read as this value.
 
     Args:
         key: The setting, for messages.

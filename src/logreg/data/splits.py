@@ -48,7 +48,7 @@ def group_split(groups: Tensor, fractions: Mapping[Split, float], seed: int) -> 
 
     Args:
         groups: Group of each row, shape (N,), integers from 0.
-        fractions: As for `stratified_split`.
+        fractions: See `stratified_split`.
         seed: Seed of the split.
 
     Returns:

@@ -52,13 +52,13 @@ class Evaluation:
 
     Attributes:
         rows: N.
-        metrics: By name: log_loss, accuracy, balanced_accuracy, top_5_accuracy (more than 5 classes), brier, ece
-            (of the most probable class); for two classes ece_positive (of the second one), and where both are there
-            auroc and average_precision.
-        baseline: The same metrics of a model that predicts the class rates of train for every row.
-        classes: C of them, in the order of the classes.
+        metrics: Scores by name: log_loss, accuracy, balanced_accuracy, top_5_accuracy (more than 5 classes), brier, ece
+            (of the most probable class); for two classes ece_positive (of the second class), and where both classes
+            occur auroc and average_precision.
+        baseline: The metrics of a model that predicts the class rates of train for every row.
+        classes: Scores of each of the C classes, in the order of the classes.
         confusion: Weight of the rows of class i that are predicted as class j, shape (C, C).
-        threshold: Of two classes; else ``None``.
+        threshold: The decision threshold for two classes; else ``None``.
         weights: The meaning of the rows' weights; ``None`` where rows have none.
     """
 
@@ -79,10 +79,11 @@ class Predicted:
         probabilities: Shape (N, C), float64, on the CPU; rows sum to 1.
         labels: Shape (N,), int64, in [0, C).
         sample_weight: Shape (N,), float64, >= 0; ``None`` weighs all rows 1.
-        groups: Shape (N,), int64: the bootstrap draws the rows of one group together; ``None``: each row alone.
-        counts: Whether the weights are numbers of rows: a row of weight 2 is two equal rows.  Else the weights are
-            sampling weights, and a row is one row whatever its weight.
-        log_odds: Of two classes, the score that rows are ranked by, shape (N,); ``None``: computed from the
+        groups: Group of each row, shape (N,), int64; the bootstrap draws the rows of a group together.  ``None``: the
+            bootstrap draws single rows.
+        counts: Whether the weights are numbers of rows: a row of weight 2 is two equal rows.  Otherwise they are
+            sampling weights, and a row of any weight is one row.
+        log_odds: Score by which rows of two classes are ranked, shape (N,); ``None``: the score is computed from the
             probabilities.
     """
 
@@ -146,16 +147,16 @@ def evaluate(
     """Scores a split.
 
     Args:
-        predicted: Its rows; at least one has a weight above 0.
-        class_names: C of them; of two the second is the positive one.
+        predicted: The rows of the split; at least one has a weight above 0.
+        class_names: C names; of two classes the second is the positive one.
         base_rates: Fraction of each class in train, shape (C,).
         threshold: The result of `best_threshold` and the split that it was chosen on; ``None`` to choose it here.
         cost_ratio: Cost of a missed positive row, in false alarms.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
         Intervals are percentiles of ``RESAMPLES`` bootstrap samples.  The accuracy has Wilson's interval.  Resampling
-        biases the calibration errors upwards, so their intervals are reflected at their values (basic bootstrap).
+        biases the calibration errors upward, so their intervals are reflected at their values (basic bootstrap).
 
         Weights that are counts give the intervals of the table in which rows are repeated.  Other weights are sampling
         weights: the bootstrap draws rows with their weights, and Wilson's interval is computed for Kish's effective
@@ -211,6 +212,7 @@ NAMES = (
 """The metrics in reading order."""
 
 OF_CLASSES = ("precision", "recall", "f1")
+"""The metrics of each class, in reading order."""
 
 
 def are_counts(weight: Tensor) -> bool:
@@ -248,7 +250,7 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
     """The threshold of the positive class's probability that has the lowest cost on these rows.
 
     Args:
-        predicted: Of two classes.
+        predicted: Rows of two classes.
         cost_ratio: Cost of a missed positive row, in false alarms.
 
     Returns:
@@ -359,8 +361,8 @@ def units_of(predicted: Predicted) -> tuple[int, Tensor]:
 def draws(predicted: Predicted, units: int, seed: int) -> Tensor:
     """Multiplicity of each unit of `units_of` in each sample, shape (B, units), float64; B is at most ``RESAMPLES``.
 
-    Rows whose counts were too large to be spelled out are drawn a Poisson number of times, with the count as its mean
-    (Poisson bootstrap).
+    Rows whose counts are too large for `Predicted.repeated` are drawn a Poisson number of times, with the count as
+    mean (Poisson bootstrap).
     """
     generator = torch.Generator().manual_seed(seed)
     if predicted.counts and predicted.groups is None:
@@ -395,7 +397,7 @@ def _ranked(predicted: Predicted, sums: _Sums, drawn: Tensor) -> dict[str, Measu
         ranking.scored(is_positive, counts[:, unit] * of_row)
         for counts in (ones, *drawn[:samples].split(max(1, 2**22 // n)))
     ]
-    # the first column is the rows themselves, the others are bootstrap samples
+    # the first sample is the rows themselves, the others are bootstrap samples
     both = Ranked(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     return {name: interval(float(each[0]), each[1:]) for name, each in both._asdict().items()}
 

@@ -19,10 +19,10 @@ class ClassScores:
     """Scores of one class against all others.
 
     Attributes:
-        name: Of the class; "class" in JSON.
-        weight: Sum of the weights of its rows; their number where all weigh 1.
-        precision: Fraction of the rows predicted as this class that belong to it.
-        recall: Fraction of its rows that are predicted as this class.
+        name: Name of the class; "class" in JSON.
+        weight: Sum of the weights of the rows of the class; the number of these rows where all weigh 1.
+        precision: Fraction of the rows predicted as this class that are of this class.
+        recall: Fraction of the rows of this class that are predicted as this class.
         f1: Harmonic mean of precision and recall.
     """
 
@@ -42,7 +42,7 @@ class Threshold:
         value: Probability of the positive class from which a row is predicted positive.
         chosen_on: The split on which the threshold was chosen.
         cost: Mean cost per scored row, in false alarms.
-        cost_at_half: The same at a threshold of 0.5.
+        cost_at_half: Mean cost per scored row at a threshold of 0.5.
     """
 
     cost_ratio: float

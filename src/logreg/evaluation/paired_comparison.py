@@ -27,7 +27,7 @@ class Paired:
         log_loss: Difference of the log-loss, with a bootstrap interval: below 0 B is better.
         accuracy: Difference of the accuracy, with a bootstrap interval: above 0 B is better.
         only_a, only_b: Number of rows on which only A, or only B, is right.
-        p_value: Of McNemar's test of equal accuracies; ``None`` where rows have weights.
+        p_value: p-value of McNemar's test of equal accuracies; ``None`` where rows have weights.
     """
 
     rows: int
@@ -75,7 +75,7 @@ def compare(a: Predicted, b: Predicted, seed: int = 0) -> Paired:
     Args:
         a: Predictions of the first model.
         b: Predictions of the second model, for the same rows in the same order.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     References:
         McNemar (1947), Note on the sampling error of the difference between correlated proportions or percentages.

@@ -16,12 +16,12 @@ class PathRow:
         l2: The strength.
         loss_train, loss_val: The data term, mean over rows, in nats.
         error: Standard error of ``loss_val`` as a mean over the val rows.
-        accuracy_val: Fraction of val that is right.
+        accuracy_val: Fraction of the val rows whose predicted class is right.
         gap, relative_gap: Upper bound on f - f* on train, absolute and relative to f.
         converged: Whether the relative gap is within the tolerance.
-        passes: Over the train rows.
+        passes: Number of passes over the train rows.
         nonzero: Number of coefficients that are not zero.
-        auroc_val: AUROC on val, for two classes and where it was asked for.
+        auroc_val: AUROC on val, for two classes and where ``select`` is auroc; else ``None``.
         capped_val: ``loss_val`` with the loss of each row limited to ``MAX_ROW_LOSS``.
     """
 

@@ -32,10 +32,16 @@ without it, one row with a typing error, ten standard deviations off, outweighs 
 MAX_STALLED_DECADES = 2
 """Number of consecutive decades of l2 without a better score after which the search ends."""
 
-MIN_DECADES_BELOW, MAX_DECADES_BELOW, MAX_DECADES_ABOVE = 4, 10, 2
-"""Range of a search, in decades relative to the largest curvature of the loss: the least and the most below it, and
-the most above it, where the strongest penalty is best.  A search that has reached the penalty of scikit-learn's C = 1
-may end before the least."""
+MIN_DECADES_BELOW = 4
+"""Number of decades of l2 below the largest curvature of the loss that a search tries at least.  A search that has
+reached the penalty of scikit-learn's C = 1 may end earlier."""
+
+MAX_DECADES_BELOW = 10
+"""Number of decades of l2 below the largest curvature of the loss that a search tries at most."""
+
+MAX_DECADES_ABOVE = 2
+"""Number of decades of l2 above the largest curvature of the loss that a search tries at most, where the strongest
+penalty is the best so far."""
 
 
 @torch.no_grad()
@@ -45,10 +51,10 @@ def score_path(
     """Scores every point on val, all in one pass.
 
     Args:
-        problem: Of the train rows.
-        points: Of its path.
+        problem: The minimization problem over the train rows.
+        points: The fitted points of its regularization path.
         val: The rows of val, block by block.
-        auroc: Whether the AUROC is computed too, which takes longer than the rest; for two classes only.
+        auroc: Whether the AUROC is computed too, which takes longer than the other scores; for two classes only.
     """
     k, loss = problem.num_outputs, problem.loss
     coef = torch.cat([point.point[:, :-1] for point in points]) / problem.model.scale
@@ -111,20 +117,20 @@ def search_strength(
     """Searches the strength of l2 whose fit scores best on val, with few fits.
 
     The search goes down from the largest curvature of the loss, decade by decade, until two decades in a row are no
-    better or one is worse.  Then it tries half a decade on both sides of the best.
+    better or one is worse.  Then it tries half a decade above and below the best strength.
 
     Args:
-        problem: Of the train rows; its l1 stays.
-        train: Its rows.
+        problem: The minimization problem over the train rows; its l1 is kept.
+        train: The train rows.
         val: The rows of val.
-        select: A name of `SELECT`.
+        select: A key of `SELECT`.
         tolerance: Approximate relative gap at which each fit ends.
-        seed: Of the fits' random draws.
-        show: Is called with the result of each fit.
+        seed: Seed of the fits' random draws.
+        show: Function that is called with the result of each fit.
 
     Returns:
-        Rows and points, from the strongest penalty to the weakest, and the position of the best: the strongest of
-        those with equal scores.
+        Rows and points, from the strongest penalty to the weakest, and the position of the best: among equal scores,
+        that of the strongest penalty.
     """
     fitter, rows = PathFitter(problem, tolerance, seed, rough=True), []
 
@@ -158,7 +164,7 @@ def search_strength(
 
 
 def best_of(rows: Sequence[PathRow], select: str = "log_loss", same: float = 0.0) -> int:
-    """The position of the best score on val; among scores within ``same`` of it, that of the strongest penalty."""
+    """The position of the best score on val; among scores within ``same`` of the best, of the strongest penalty."""
     highest = max(row.score(select) for row in rows)
     return max(
         (place for place, row in enumerate(rows) if row.score(select) >= highest - same),
@@ -194,7 +200,7 @@ def alarm(rows: Sequence[PathRow], select: str = "log_loss", chosen: int | None 
 
 
 def path_csv(rows: Sequence[PathRow], train_rows: int) -> str:
-    """path.csv: a line for each strength; ``C`` is scikit-learn's, for a mean loss over ``train_rows`` rows."""
+    """Content of path.csv: a line for each strength; ``C`` is scikit-learn's, for a mean over ``train_rows`` rows."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     names = ["l2", "C", "loss/train", "loss/val", "standard_error", "accuracy/val", "auroc/val"]

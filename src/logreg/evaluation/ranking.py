@@ -72,7 +72,7 @@ def area_under_roc(scores: Tensor, labels: Tensor, weights: Tensor | None = None
     Args:
         scores: Shape (N,).
         labels: Shape (N,), 0 or 1.
-        weights: Of the rows, shape (N,); ``None`` for all 1.
+        weights: Weight of each row, shape (N,); ``None`` for all 1.
     """
     ranking = Ranking.of(scores)
     weight = torch.ones(len(labels), dtype=torch.float64) if weights is None else weights.double()

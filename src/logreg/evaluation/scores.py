@@ -22,8 +22,8 @@ class SplitScorer:
     """Gathers blocks of one split, then scores the split.
 
     The metrics: ``loss`` is the data term under the objective's reduction; ``accuracy`` the
-    fraction of rows whose predicted class is right (`losses.decided`); ``auroc`` (binary only, when asked for,
-    and when both classes occur) the probability that a row of class 1 ranks above one of class 0.
+    fraction of rows whose predicted class is right (`losses.decided`); ``auroc`` (for two classes, where requested,
+    and where both occur) the probability that a row of class 1 ranks above one of class 0.
     A row of weight 2 counts as two rows in each metric; class weights are part of the loss alone.
     """
 

@@ -34,11 +34,11 @@ class Calibration:
     """A map from logits to class probabilities; plain values, kept in the checkpoint.
 
     Attributes:
-        temperature: Logits are divided by it; 1 where none was fitted.
+        temperature: Divisor of the logits; 1 where none was fitted.
         class_weight: Class weights that are removed from the probabilities first, C of them; empty for none.
         rows: Rows of val with a weight above 0; 0 where nothing was fitted.
         low, high: 95 % interval of the temperature; ``None`` where none was fitted.
-        reason: Why no temperature was fitted, where one was asked for; else empty.
+        reason: Reason why no temperature could be fitted; else empty.
     """
 
     temperature: float = 1.0
@@ -70,7 +70,7 @@ class Calibration:
         return cls(**dict(plain) | {"class_weight": tuple(plain["class_weight"])})
 
     def in_words(self, class_names: Sequence[str]) -> list[str]:
-        """Sentences on the calibration and its precision; none where there is none."""
+        """Sentences on the calibration and its precision; empty without a calibration."""
         lines = []
         if self.class_weight:
             how = "log w is subtracted from the logit of a class of weight w"
@@ -106,14 +106,14 @@ def fit_calibration(
 ) -> Calibration:
     """The prior correction for class weights, then the temperature of the highest likelihood on held-out rows.
 
-    Weights of rows are part of that likelihood and are not corrected for.
+    Weights of rows are part of the likelihood and are not corrected for.
 
     Args:
-        logits: Of held-out rows, shape (N, K).
+        logits: Logits of held-out rows, shape (N, K).
         labels: Shape (N,), int64, in [0, C).
         loss: The loss that the model was fitted with.
-        class_names: C of them.
-        class_weight: The class weights that the model was fitted with, C of them; empty for none.
+        class_names: C names.
+        class_weight: The C class weights that the model was fitted with; empty for none.
         sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
         counts: Whether the weights of rows are numbers of rows.
 

@@ -46,7 +46,7 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
     """The inputs of an exported model, a line of Markdown each.
 
     Args:
-        name: Of the format.
+        name: Name of the format.
         model: The model.
     """
     facts, lines = model.facts, list[str]()
@@ -58,16 +58,17 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
         if facts.columns:
             lines.append(
                 "It takes features, not rows of the table: `columns` in it has, for each column, its levels, the value "
-                "that fills a gap, and whether a gap is a feature; `features` has the features' names in order."
+                "that fills a missing one, and whether a feature marks missing values; `features` has the names of the "
+                "features in order."
             )
         return lines
     number = "float64" if model.input_dtype == torch.float64 else "float32"
     if name == "onnx":
-        lines.append(f"An input of shape (rows, 1) for each column; numbers are {number}, a gap in them is nan.")
+        lines.append(f"An input of shape (rows, 1) for each column; numbers are {number}, and nan is a missing value.")
     else:
         order = ", ".join(f"`{column.name}`" for column in facts.columns)
         lines.append(f"`predict_proba` takes a data frame or an array of objects with the columns, in order: {order}.")
-        lines.append("A gap is None, nan, or one of the words below. Blanks around text do not count.")
+        lines.append("A missing value is None, nan, or one of the words below. Blanks around text do not count.")
     for column in facts.columns:
         if column.kind == "number":
             lines.append(f"- `{column.name}`: a number")
@@ -79,11 +80,13 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
             lines.append(f"- `{column.name}`: text, written so: {levels}; anything else is no level")
     if any(column.kind != "number" for column in facts.columns):
         words = ", ".join(f"`{word}`" for word in dict.fromkeys(missing_words(facts.missing_values)) if word)
-        lines.append(f"A gap in text is nothing, or one of {words}, unless that is a level.")
+        lines.append(f"A missing value in text is empty, or one of {words}, unless that is a level.")
         if name == "onnx":
             lines.append("Take away blanks around text first.")
         else:
-            lines.append("Give codes as text: pandas gives out whole numbers with gaps as 1.0, which is no level 1.")
+            lines.append(
+                "Give codes as text: pandas gives whole numbers beside missing values as 1.0, which is not the level 1."
+            )
     return lines
 
 

@@ -29,10 +29,10 @@ class Linear:
         coef: Shape (K, D), float64, of stored features, divided by the temperature.
         intercept: Shape (K,), float64, divided by the temperature.
         loss: Name of the loss, which determines the inverse link.
-        facts: Of the data.
+        facts: Facts of the data.
         precision: "32" or "64": the floating type in which the model reads features.
-        divisor: Of a calibrated one-vs-rest model with class weights, shape (C,): sigmoids are divided by it before
-            they are divided by their sum.  ``None`` for other models, whose intercept includes the correction.
+        divisor: Divisors of the sigmoids of a calibrated one-vs-rest model with class weights, shape (C,); the
+            quotients are then divided by their sum.  ``None`` for other models, whose intercept has the correction.
     """
 
     coef: Tensor
@@ -119,24 +119,26 @@ def classes_of(facts: DataFacts) -> Array:
 def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[str, int]:
     """The spellings of a column of text or booleans, without blanks around them, each with its level's position.
 
-    A gap has the position -1; other texts are no level.  `logreg.data.encoding.encode` reads a text file so.
+    A missing value has the position -1; other texts are no level.  `logreg.data.encoding.encode` reads text files in
+    the same way.
 
     Args:
         column: The encoding of the column.
-        facts: Of the data.
+        facts: Facts of the data.
         any_case: Whether the caller lowers booleans itself; else their spellings in every case are listed.
 
     Raises:
-        ConfigError: A level has the spelling of a gap.
+        ConfigError: A level has the spelling of a missing value.
     """
     if column.indicator and "" in column.levels:
         raise ConfigError(
-            f"`format` must tell a gap of {column.name!r} from its level '', and onnx and sklearn have '' for both. "
-            "Use format=json, safetensors or torch_export, or give the level a name in the file."
+            f"`format` must distinguish a missing value of {column.name!r} from its level '', and onnx "
+            "and sklearn have '' for both. Use format=json, safetensors or torch_export, or give the level a name in "
+            "the file."
         )
     places = {level.strip(): place for place, level in enumerate(column.levels)}
     places |= {level: place for place, level in enumerate(column.levels)}
-    gaps = missing_words(facts.missing_values)
+    missing = missing_words(facts.missing_values)
     if column.kind == "boolean":
         digits = {"false": "0", "true": "1"}
         for level, place in list(places.items()):
@@ -144,8 +146,8 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
             if not any_case:
                 letters = product(*zip(level, level.upper(), strict=True))
                 places |= {"".join(spelled): place for spelled in letters}
-        gaps = [gap.lower() for gap in gaps] if any_case else gaps
-    return dict.fromkeys(gaps, -1) | places
+        missing = [word.lower() for word in missing] if any_case else missing
+    return dict.fromkeys(missing, -1) | places
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Sample:
 
     Attributes:
         features: Shape (n, D), in source units, float64.
-        columns: The same rows before encoding, arrays (n,) of numbers or text by column; empty without a table.
+        columns: The rows before encoding, arrays (n,) of numbers or text by column; empty without a table.
     """
 
     features: Tensor
@@ -166,7 +168,7 @@ class Format:
     """A format that models are exported to.
 
     Attributes:
-        suffix: Of the file.
+        suffix: Suffix of the file.
         packages: Further packages that writing it needs.
         write: Writes a model.
         read: Reads the file as its user would, and returns the probabilities of a sample, shape (n, C).
@@ -195,7 +197,7 @@ def linked(coef: Array, intercept: Array, link: str, sample: Sample, divisor: Se
 def spelling_coefficients(column: Column, places: Mapping[str, int], coef: Array) -> Array:
     """Coefficients (K, n) of one-hot features of n spellings, from ``coef`` (K, d) of a column's features."""
     of_level = np.zeros((len(coef), len(column.levels))) if column.constant else coef[:, : len(column.levels)]
-    # A gap has the coefficient of the level that fills it and that of its indicator.
-    of_gap = of_level[:, column.levels.index(str(column.fill))] + (coef[:, -1] if column.indicator else 0)
-    every: Array = np.column_stack([of_level, of_gap])[:, list(places.values())]
+    # A missing value has the coefficient of the level that fills it and that of its indicator.
+    of_missing = of_level[:, column.levels.index(str(column.fill))] + (coef[:, -1] if column.indicator else 0)
+    every: Array = np.column_stack([of_level, of_missing])[:, list(places.values())]
     return every

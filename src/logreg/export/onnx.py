@@ -114,7 +114,10 @@ class _Graph:
         return self.linear(features, model.coef.numpy() / (level or 255), model.intercept.numpy())
 
     def from_columns(self, model: Linear) -> str:
-        """Logits of a table's columns: gaps are nan in numbers, empty or a gap word in text; the graph fills them."""
+        """Logits of a table's columns.
+
+        The graph fills missing values: nan in numbers; in text, an empty string or a word for a missing value.
+        """
         from onnx import TensorProto
 
         coef, parts, weights, start = model.coef.numpy(), [], [], 0
@@ -126,13 +129,13 @@ class _Graph:
             mine, start = coef[:, start : start + width], start + width
             if column.kind == "number":
                 given = self.double(self.input(column.name, _float(model), ["rows", 1]))
-                gap = self.node("IsNaN", given)
+                is_missing = self.node("IsNaN", given)
                 if not column.constant:
                     fill = self.constant(np.array(float(column.fill)))
-                    filled = self.node("Where", gap, fill, given)
+                    filled = self.node("Where", is_missing, fill, given)
                     parts.append(self.stored(filled, model, slice(first, first + 1)))
                 if column.indicator:
-                    parts.append(self.double(gap))
+                    parts.append(self.double(is_missing))
                 weights.append(mine)
                 continue
             given = self.input(column.name, TensorProto.STRING, ["rows", 1])

@@ -62,7 +62,7 @@ def as_sklearn(model: Linear) -> Any:
     if model.divisor is not None:
         raise ConfigError(
             "`format=sklearn` must be a model that scikit-learn has, and its OneVsRestClassifier has no place for the "
-            "class weights that calibrate=temperature takes out. Use format=onnx, json or torch_export."
+            "class weights that calibrate=temperature removes. Use format=onnx, json or torch_export."
         )
     several = OneVsRestClassifier(LogisticRegression())
     ends = np.array([0, 1])
@@ -99,7 +99,7 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
             branch = make_pipeline(by(np.asarray, dtype=number), make_union(*steps))
             weights.append(mine)
         else:
-            places = dict.fromkeys(GAPS, -1) | spellings(column, model.facts, any_case=True)
+            places = dict.fromkeys(MISSING_TEXTS, -1) | spellings(column, model.facts, any_case=True)
             if column.kind == "boolean":
                 places = {spelled.lower(): level for spelled, level in places.items()}
             small = [by(np.char.lower)] if column.kind == "boolean" else []
@@ -113,8 +113,8 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
     return encoder, np.concatenate(weights, axis=1)
 
 
-GAPS = ("None", "nan", "<NA>")
-"""The results of ``str`` for a gap in Python, NumPy and pandas."""
+MISSING_TEXTS = ("None", "nan", "<NA>")
+"""The results of ``str`` for a missing value in Python, NumPy and pandas."""
 
 
 def read_sklearn(file: Path, model: Linear, sample: Sample) -> Array:

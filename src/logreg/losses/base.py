@@ -1,4 +1,4 @@
-"""What a loss is: everything that solvers, certificates and scores know of it stands in one object.
+"""The base class of losses: one object has all properties of a loss that solvers, certificates and scores use.
 
 Axes, here and everywhere: N rows, D features, K outputs (K = 1: binary), C classes.
 """
@@ -18,7 +18,7 @@ def one_vs_rest(labels: Tensor, num_outputs: int, dtype: torch.dtype | None = No
 
     Args:
         labels: Classes, shape (N,), integers in [0, max(2, K)).
-        num_outputs: K; with 1 the only column is 1 for class 1, with more column k is 1 for class k.
+        num_outputs: K.  With K = 1 the only column is 1 for class 1; with K > 1 column k is 1 for class k.
         dtype: Floating type of the result; torch's default when ``None``.
 
     Returns:
@@ -37,14 +37,15 @@ def one_vs_rest(labels: Tensor, num_outputs: int, dtype: torch.dtype | None = No
 
 
 def decided(probabilities: Tensor, threshold: float = 0.5) -> Tensor:
-    """The class that each row is taken for; every script and report takes it from here.
+    """The predicted class of each row; every script and report calls this function.
 
-    Of two classes the second where its probability is greater than the threshold, so that even odds are the first, as
-    in scikit-learn's ``predict``; of more classes the most probable one, of equal ones the first.
+    Of two classes, the second is predicted where its probability is greater than the threshold, so that even odds give
+    the first class, as in scikit-learn's ``predict``.  Of more classes, the most probable one is predicted; among
+    equally probable ones, the first.
 
     Args:
-        probabilities: Of `class_probabilities`, shape (N, C).
-        threshold: Of two classes, in [0, 1].
+        probabilities: The result of `Loss.class_probabilities`, shape (N, C).
+        threshold: Probability in [0, 1] above which the second of two classes is predicted.
 
     Returns:
         Shape (N,), int64.
@@ -62,7 +63,7 @@ class RowTerms(NamedTuple):
     """A loss and its derivatives by the logits, row by row."""
 
     value: Tensor
-    """Of each row in nats, (N,)."""
+    """Loss of each row in nats, (N,)."""
     residual: Tensor
     """First derivative by each logit, (N, K)."""
     curvature: Tensor
@@ -72,50 +73,51 @@ class RowTerms(NamedTuple):
 class Loss(ABC):
     """The loss of a row as a function of its logits, with its link.
 
-    A loss is a sum over outputs, each with a target of its own (binary and one-vs-rest losses), unless it couples them
-    (the softmax).  It is smooth and never negative.  A subclass gives the four abstract methods; each of the facts
-    below that it also gives lets certificates prove more.
+    A loss is a sum over outputs, each with a separate target (binary and one-vs-rest losses), unless it couples the
+    outputs (the softmax).  A loss is smooth and never negative.  A subclass defines the four abstract methods; each
+    further bound below that it defines lets certificates prove more.
     """
 
     name: ClassVar[str]
-    """What a user types."""
+    """The name that a user types."""
 
     link: ClassVar[str] = ""
     """Name of the inverse link in the formats of other programs: "sigmoid" or "softmax"; empty for one they lack."""
 
     couples_outputs: ClassVar[bool] = False
-    """Whether the outputs of a row share one loss, which does not change when one number is added to all logits."""
+    """Whether the outputs of a row share one loss, which is unchanged when the same number is added to all logits."""
 
     is_convex: ClassVar[bool] = True
-    """Whether it is convex in the logits: only then may anything be called an optimum."""
+    """Whether the loss is convex in the logits: only then may a point be called an optimum."""
 
     curvature_needs_targets: ClassVar[bool] = False
-    """False for a canonical link: then the curvature depends on the logits alone."""
+    """Whether the curvature depends on the targets; for a canonical link it depends on the logits alone."""
 
     max_curvature: ClassVar[float] = math.inf
     """Largest second derivative along a direction of unit length in the space of a row's logits."""
 
     lipschitz: ClassVar[float] = math.inf
-    """Largest size of the first derivative by a logit."""
+    """Largest absolute first derivative by a logit."""
 
     relative_lipschitz: ClassVar[float] = math.inf
-    """The same relative to the value: a move of the logits by r changes the value at most by the factor exp(2 L r)."""
+    """Bound L on the relative first derivative: where no logit moves by more than r, the value changes at most by the
+    factor exp(2 L r)."""
 
     self_concordance: ClassVar[float] = math.inf
-    """M such that the second derivative along a direction falls at most by exp(-M r) where no logit (of coupled
-    outputs: no difference of two) moves by more than r.
+    """Self-concordance constant M: the second derivative along a direction falls at most by the factor exp(-M r) where
+    no logit (of coupled outputs: no difference of two logits) moves by more than r.
 
     References:
         Bach (2010), Self-concordant analysis for logistic regression.
     """
 
     def described(self, num_outputs: int) -> str:
-        """The loss of so many outputs in words, such as "binary cross-entropy"."""
+        """Name of the loss of ``num_outputs`` outputs in words, such as "binary cross-entropy"."""
         words = self.name.replace("_", " ")
         return words if num_outputs == 1 else f"one-vs-rest {words} of {num_outputs} outputs"
 
     def num_outputs(self, num_classes: int) -> int:
-        """K for C classes: one output tells two classes apart."""
+        """K for C classes: two classes need one output."""
         return 1 if num_classes == 2 else num_classes
 
     @abstractmethod
@@ -132,14 +134,15 @@ class Loss(ABC):
 
     @abstractmethod
     def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """First derivative of the value by the logits, (N, K), in memory of its own."""
+        """First derivative of the value by the logits, (N, K), in a new tensor, which the caller may overwrite."""
 
     @abstractmethod
     def curvature(self, logits: Tensor, targets: Tensor | None) -> Tensor:
-        """What the second derivative by the logits is made of, (N, K).
+        """The second derivative by the logits in a compact form, (N, K).
 
-        Of separate outputs the second derivatives themselves.  Of coupled ones c such that a row has the matrix
-        diag(c) - c c', where c sums to 1.  ``targets`` are given where `curvature_needs_targets`.
+        For separate outputs the form is the K second derivatives.  For coupled outputs it is a vector c for each row,
+        which sums to 1, such that the second derivative is the matrix diag(c) - c c'.  ``targets`` may be
+        ``None`` unless `curvature_needs_targets`.
         """
 
     @abstractmethod
@@ -148,32 +151,37 @@ class Loss(ABC):
 
     @property
     def has_conjugate(self) -> bool:
-        """Whether `conjugate` is worked out, and proves duality gaps."""
+        """Whether the loss defines `conjugate`, which duality gaps need."""
         return type(self).conjugate is not Loss.conjugate
 
     def conjugate(self, dual: Tensor, targets: Tensor) -> Tensor:
-        """Fenchel's conjugate of the value at ``dual`` (N, K), summed over outputs: (N,).
+        """Fenchel conjugate of the value at ``dual`` (N, K), summed over outputs: (N,).
 
         Raises:
-            NotImplementedError: Nobody has worked it out.
+            NotImplementedError: The loss does not define its conjugate.
         """
         raise NotImplementedError
 
     def conjugate_slope(self, reach: float) -> float:
-        """Largest slope of the conjugate between a dual point of logits up to ``reach`` and one that is feasible."""
+        """Largest slope of the conjugate between a feasible dual point and that of logits of at most ``reach``."""
         return math.inf
 
     def residual_bound(self, value: float, weight: float) -> float:
-        """Largest sum over the rows of the size of an output's residual, given the sum of values and of weights."""
-        return math.sqrt(2 * self.max_curvature * value * weight)  # as of any smooth function that is never negative
+        """Upper bound on the sum over rows of an output's absolute residuals.
+
+        Args:
+            value: Weighted sum of the values of all rows.
+            weight: Sum of the weights of all rows.
+        """
+        return math.sqrt(2 * self.max_curvature * value * weight)  # for any smooth function >= 0
 
     def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """All three at logits (N, K) and classes (N,)."""
+        """Value, residual and curvature at logits (N, K) and classes (N,)."""
         targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
         return RowTerms(self.value(logits, targets), self.residual(logits, targets), self.curvature(logits, targets))
 
     def evaluate_precisely(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """The same in float64 with small relative errors of each, also where the loss is nearly 0."""
+        """`evaluate` in float64 with a small relative error in each number, also where the loss is nearly 0."""
         return self.evaluate(logits, labels)
 
     def curvature_at(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -182,11 +190,11 @@ class Loss(ABC):
         return self.curvature(logits, one_vs_rest(labels, logits.shape[1], logits.dtype) if needs else None)
 
     def own_curvature(self, curvature: Tensor) -> Tensor:
-        """Second derivative by each logit alone, (N, K), of a `curvature`."""
+        """Second derivative by each single logit, (N, K), from the result of `curvature`."""
         return curvature * (1 - curvature) if self.couples_outputs else curvature
 
     def curvature_product(self, curvature: Tensor, change: Tensor) -> Tensor:
-        """Second derivative of a `curvature` times a change of the logits, both (N, K)."""
+        """The second derivative, from the result of `curvature`, times a change of the logits, both (N, K)."""
         if self.couples_outputs:
             change = change - (curvature * change).sum(1, keepdim=True)
         return change * curvature
@@ -195,14 +203,13 @@ class Loss(ABC):
         """Probability of each class.
 
         A model that was fitted with class weights w estimates q_k, proportional to w_k p_k: the probabilities of data
-        in which class k occurs w_k times as often.  The prior correction gives p_k back, proportional to q_k / w_k.
-        Of several outputs, each of one class against the rest, the probabilities are divided by their sum, as
-        scikit-learn's ``OneVsRestClassifier`` does.
+        in which class k occurs w_k times as often.  The prior correction recovers p_k, proportional to q_k / w_k.
+        One-vs-rest probabilities are divided by their sum, as in scikit-learn's ``OneVsRestClassifier``.
 
         Args:
             logits: Shape (N, K).
-            temperature: Logits are divided by it, after the correction; above 1 probabilities are less extreme.
-            log_weight: Logarithm of each class's weight, shape (C,), to correct for; ``None`` for no correction.
+            temperature: Divisor of the corrected logits; above 1, probabilities are less extreme.
+            log_weight: Logarithms of the class weights to correct for, shape (C,); ``None`` for no correction.
 
         Returns:
             Shape (N, C), C = max(2, K); rows sum to 1.

@@ -1,11 +1,11 @@
-"""What the logistic and the softmax loss share: each is minus the logarithm of a probability."""
+"""The common base of the logistic and the softmax loss: minus the logarithm of a probability."""
 
 from __future__ import annotations
 
 from logreg.losses.base import Loss
 
 LOGARITHM = 745.0
-"""Size of the logarithm of a positive float64 at most."""
+"""Upper limit of |log x| over all positive float64 x, rounded up: the smallest is 2^-1074."""
 
 
 class CrossEntropy(Loss):
@@ -16,9 +16,9 @@ class CrossEntropy(Loss):
     self_concordance = 1.0
 
     def conjugate_slope(self, reach: float) -> float:
-        """The logarithm of odds."""
+        """Upper bound on the slope of the negative entropy, which is a log-odds."""
         return LOGARITHM + 2 * reach
 
     def residual_bound(self, value: float, weight: float) -> float:
-        """The loss itself: 1 - p <= -log p."""
+        """The sum of values, since 1 - p <= -log p."""
         return value

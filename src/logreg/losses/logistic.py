@@ -26,16 +26,16 @@ class LogisticLoss(CrossEntropy):
     max_curvature = 0.25
 
     def described(self, num_outputs: int) -> str:
-        """As of `Loss`."""
+        """See `Loss.described`."""
         return "binary cross-entropy" if num_outputs == 1 else f"one-vs-rest cross-entropy of {num_outputs} outputs"
 
     def value(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Summed over the K outputs, so that each output is the fit it would be alone."""
+        """Sum of the K outputs' cross-entropies, so that each output is fitted as if it were alone."""
         losses: Tensor = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
         return losses
 
     def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Probabilities less targets."""
+        """Probabilities minus targets."""
         return torch.sigmoid(logits).sub_(targets)
 
     def curvature(self, logits: Tensor, targets: Tensor | None) -> Tensor:
@@ -54,24 +54,24 @@ class LogisticLoss(CrossEntropy):
         return -entropy.sum(1)
 
     def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """With one sigmoid."""
+        """See `Loss.evaluate`; residual and curvature share one sigmoid."""
         targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
         p = torch.sigmoid(logits)
         return RowTerms(self.value(logits, targets), p - targets, p * (1 - p))
 
     def evaluate_precisely(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """By the probability of the wrong class, which keeps its digits where it is small."""
+        """See `Loss.evaluate_precisely`; computed from the wrong class's probability, which is precise where small."""
         sign = 2 * one_vs_rest(labels, logits.shape[1], logits.dtype) - 1
         margins = sign * logits
         wrong = torch.sigmoid(-margins)
         return RowTerms(-F.logsigmoid(margins).sum(1), -sign * wrong, wrong * torch.sigmoid(margins))
 
     def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
-        """As of `Loss`, from logarithms.
+        """See `Loss.class_probabilities`; computed from logarithms.
 
         One logit is corrected by log(w_1 / w_0).  One-vs-rest logits cannot be shifted: the negatives of output k have
-        the weights of their own classes, so that its sigmoid estimates q_k itself, and sigmoid_k / w_k is divided by
-        its sum.
+        the weights of their own classes, so that its sigmoid estimates q_k, and the probabilities are sigmoid_k / w_k
+        divided by the sum over the classes.
 
         Example:
             >>> LogisticLoss().class_probabilities(torch.zeros(1, 1)).tolist()
@@ -86,6 +86,6 @@ class LogisticLoss(CrossEntropy):
             logits = logits if log_weight is None else logits - log_weight.diff()
             logits = logits if temperature == 1 else logits / temperature
             return torch.cat([-logits, logits], dim=1).sigmoid_()
-        # What the sigmoids are over their sum, also where all are 0.
+        # A softmax of log-sigmoids is the sigmoids divided by their sum, and is defined where all sigmoids round to 0.
         logs = F.logsigmoid(logits if temperature == 1 else logits / temperature)
         return torch.softmax(logs if log_weight is None else logs - log_weight / temperature, dim=1)

@@ -23,8 +23,8 @@ class Objective:
                              + (l2 / 2) * |coef|^2 + l1 * |coef|_1
 
     with logits = features @ coef.T + intercept.  ``reduction="sum"`` drops the division, and so
-    scales the data term only.  The intercept is never penalized.  ``coef`` is that of the features
-    as the model reads them: standardized ones if the model standardizes.
+    scales the data term only.  The intercept is never penalized.  ``coef`` multiplies the features
+    that the model reads: standardized features if the model standardizes.
 
     scikit-learn's ``C`` is 1 / (rows * l2) for "mean" and 1 / l2 for "sum".
     """
@@ -36,10 +36,10 @@ class Objective:
 
     @property
     def row_loss(self) -> Loss:
-        """The loss of a row, by its name."""
+        """The loss of a row."""
         return LOSSES[self.loss]
 
-    @cached_property  # a step of SGD asks for it
+    @cached_property  # read in every step of SGD
     def penalties(self) -> tuple[Penalty, ...]:
         """The penalties whose strength is not 0."""
         strengths = {"l2": self.l2, "l1": self.l1}
@@ -107,20 +107,21 @@ class Objective:
     ) -> None:
         """Gradient over one batch, in closed form, into ``coef.grad`` and ``intercept.grad``.
 
-        The derivative of a row's loss by its logits are the residuals, hence that by ``coef`` is
-        residuals.T @ features.  Call it under ``torch.no_grad()``.
+        The derivatives of the rows' losses by their logits are the residuals, so the derivative by ``coef`` is
+        residuals.T @ features.  Call this method under ``torch.no_grad()``.
 
         Args:
             features: The batch, shape (N, D).
             targets: Shape (N, K), in [0, 1].
-            coef: Shape (K, D); its ``grad`` must be there already.
-            intercept: Shape (K,); its ``grad`` likewise.
+            coef: Shape (K, D); its ``grad`` must be allocated.
+            intercept: Shape (K,); its ``grad`` must be allocated.
             share: Fraction of the train rows that this batch holds.  With ``reduction="sum"`` the
                 penalty is scaled by it, so that the batches of an epoch add up to f.
-            logits: Shape (N, K), overwritten by the logits before the step.
+            logits: Shape (N, K); overwritten by the logits before the step.
             sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
-            mean_weight: Of all train rows.  With ``reduction="mean"`` a batch is divided by this times
-                its rows and not by its own weights, so that the batches of an epoch average to f.
+            mean_weight: Mean weight of all train rows.  With ``reduction="mean"`` the sum of a batch is divided by
+                ``mean_weight`` times its number of rows and not by its own weights, so that the batches of an epoch
+                average to f.
         """
         assert coef.grad is not None
         assert intercept.grad is not None

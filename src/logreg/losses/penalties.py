@@ -1,4 +1,4 @@
-"""Penalties on the coefficients: one class each; another one needs a class here and a row of `PENALTIES`."""
+"""Penalties on the coefficients, one class each.  A new penalty is a class in this file and a row of `PENALTIES`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Penalty(ABC):
-    """A convex penalty of the coefficients, the same for each of them; the intercept is never penalized.
+    """A convex penalty that treats all coefficients alike; the intercept is never penalized.
 
     Attributes:
         strength: Factor >= 0.
-        is_smooth: Whether the gradient is continuous; else solvers need the subgradient.
+        is_smooth: Whether the gradient is continuous; where it is not, solvers use the subgradient.
     """
 
     strength: float
@@ -23,7 +23,7 @@ class Penalty(ABC):
 
     @abstractmethod
     def value(self, coef: Tensor) -> Tensor:
-        """Of coefficients (K, D): a scalar."""
+        """The penalty of coefficients (K, D); scalar."""
 
     @abstractmethod
     def add_gradient_(self, coef: Tensor, gradient: Tensor, scale: float = 1.0) -> None:
@@ -31,11 +31,11 @@ class Penalty(ABC):
 
     @abstractmethod
     def rescaled(self, ratio: Tensor) -> Tensor:
-        """Strength by coordinates in which a coefficient is ``ratio`` (D,) times as small: shape (D,)."""
+        """Strength in coordinates in which each coefficient is divided by ``ratio`` (D,): shape (D,)."""
 
     @abstractmethod
     def described(self) -> str:
-        """As a term of a formula, such as "0.001/2 |coef|^2"."""
+        """The penalty as a term of a formula, such as "0.001/2 |coef|^2"."""
 
     def times(self, factor: float) -> Self:
         """The same penalty, ``factor`` times as strong."""
@@ -60,7 +60,7 @@ class L2Penalty(Penalty):
         return self.strength * ratio * ratio
 
     def described(self) -> str:
-        """Such as "0.001/2 |coef|^2"."""
+        """The term, such as "0.001/2 |coef|^2"."""
         return f"{self.strength:g}/2 |coef|^2"
 
 
@@ -74,7 +74,7 @@ class L1Penalty(Penalty):
         return self.strength * coef.abs().sum()
 
     def add_gradient_(self, coef: Tensor, gradient: Tensor, scale: float = 1.0) -> None:
-        """Adds strength * sign(coef); nothing where a coefficient is 0."""
+        """Adds strength * sign(coef), which is 0 where a coefficient is 0."""
         gradient.add_(coef.sign(), alpha=self.strength * scale)
 
     def rescaled(self, ratio: Tensor) -> Tensor:
@@ -82,9 +82,9 @@ class L1Penalty(Penalty):
         return self.strength * ratio
 
     def described(self) -> str:
-        """Such as "0.001 |coef|_1"."""
+        """The term, such as "0.001 |coef|_1"."""
         return f"{self.strength:g} |coef|_1"
 
 
 PENALTIES: dict[str, type[Penalty]] = {"l2": L2Penalty, "l1": L1Penalty}
-"""The penalties by the name of their setting, in the order in which formulas have them."""
+"""The penalties by the name of their setting, in the order of the terms in formulas."""

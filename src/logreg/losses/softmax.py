@@ -28,11 +28,11 @@ class SoftmaxLoss(CrossEntropy):
     max_curvature = 0.5
 
     def described(self, num_outputs: int) -> str:
-        """As of `Loss`."""
+        """See `Loss.described`."""
         return "softmax cross-entropy"
 
     def num_outputs(self, num_classes: int) -> int:
-        """One for each class."""
+        """C: one output for each class."""
         return num_classes
 
     def value(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class SoftmaxLoss(CrossEntropy):
         return losses
 
     def residual(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Probabilities less targets."""
+        """Probabilities minus targets."""
         return torch.softmax(logits, dim=1).sub_(targets)
 
     def curvature(self, logits: Tensor, targets: Tensor | None) -> Tensor:
@@ -58,7 +58,7 @@ class SoftmaxLoss(CrossEntropy):
         return -entropy.sum(1)
 
     def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """Without targets, which are mostly 0."""
+        """See `Loss.evaluate`; the one-hot targets, which are mostly 0, are not built."""
         own = labels.unsqueeze(1)
         log_probabilities = torch.log_softmax(logits, dim=1)
         values = log_probabilities.gather(1, own)[:, 0].neg_()
@@ -67,7 +67,7 @@ class SoftmaxLoss(CrossEntropy):
         return RowTerms(values, p.scatter_add(1, own, minus_one), p)
 
     def evaluate_precisely(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """By the probabilities of the wrong classes, which keep their digits where they are small."""
+        """See `Loss.evaluate_precisely`; computed from the probabilities of the wrong classes, precise where small."""
         own = one_vs_rest(labels, logits.shape[1], logits.dtype) > 0
         behind = (logits - logits[own].unsqueeze(1)).masked_fill(own, -math.inf)
         p = torch.softmax(logits, dim=1)
@@ -75,6 +75,6 @@ class SoftmaxLoss(CrossEntropy):
         return RowTerms(-F.logsigmoid(-behind.logsumexp(1)), torch.where(own, -wrong.sum(1, keepdim=True), wrong), p)
 
     def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
-        """As of `Loss`: each logit is corrected by log w_k."""
+        """See `Loss.class_probabilities`: log w_k is subtracted from logit k."""
         logits = logits if log_weight is None else logits - log_weight.to(logits)
         return torch.softmax(logits if temperature == 1 else logits / temperature, dim=1)

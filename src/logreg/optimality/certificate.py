@@ -1,4 +1,4 @@
-"""The certificate of a fit: how far the model is from the optimum of its own objective, in numbers and in words.
+"""The certificate of a fit: the distance of the model from the optimum of its objective, in numbers and words.
 
 A fit is called optimal if (f - f*) / f <= tolerance is proven by an upper bound of f - f* that is computed in float64
 over all train rows, with its rounding errors (`logreg.solvers.bounds`).  Where a bound is loose, the objective is
@@ -42,7 +42,7 @@ MIN_IMPROVING_PASSES = 25
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far a model is from the optimum of its own objective, in float64 over the whole train split.
+    """Distance of a model from the optimum of its objective, in float64 over the whole train split.
 
     Attributes:
         objective: The objective f, in words.
@@ -56,7 +56,7 @@ class Certificate:
         dtype: Floating type of the arithmetic of the fit.
         passes: Passes over the train rows so far.
         seconds: Seconds of the fit so far.
-        separation: Why there is no finite optimum, where that is known; else empty.
+        separation: Reason why there is no finite optimum; empty where none is known.
         rounding: Upper bound, in nats, of what rounding may add to the gap.
         dependent: Names of features that are linearly dependent to within rounding, where they prevent a bound.
     """

@@ -152,7 +152,7 @@ def _penalty_gradient(point: Tensor, objective: Objective, intercept: bool) -> T
 
 
 def _best_factor(point: Tensor, slope: Tensor, stated: Objective, intercept: bool) -> float:
-    """The factor of the stated penalty whose gradient comes nearest to cancelling that of the loss."""
+    """The factor of the stated penalty whose gradient comes nearest to canceling that of the loss."""
     along = _penalty_gradient(point, _scaled(stated, 1.0), intercept)
     return -float((slope * along).sum() / along.square().sum())
 

@@ -12,31 +12,31 @@ from logreg.solvers.problem import Problem
 from logreg.terminal import on_one_line
 
 MAX_CLASSES = 10
-"""Classes named in the table."""
+"""Largest number of classes named in the table."""
 
 
 @dataclass(frozen=True)
 class CoefficientCertificate:
-    """How far coefficients are from the optimum of a stated problem; plain values.
+    """Distance of coefficients from the optimum of a stated problem; plain values.
 
     Attributes:
         coefficients: The file that they come from.
         data: The dataset.
-        objective: What is minimized, in words.
-        features: Those whose coefficients are penalized, "raw" or "standardized".
-        stated: The penalty as it was typed; empty where it is that of the run.
-        classes: In the order of the rows of the coefficients.
-        rows: Over which the objective is taken, those of train.
-        left_out: Rows of the other splits.
+        objective: The minimized function in words.
+        features: The features whose coefficients are penalized, "raw" or "standardized".
+        stated: The penalty as typed; empty where the penalty is that of the run.
+        classes: Names of the classes, in the order of the rows of the coefficients.
+        rows: Number of rows of the objective, which are those of train.
+        left_out: Number of rows of each other split.
         value: f, in nats, of which ``loss`` is the data term.
-        gap: f - f* is at most this, in nats, with all rounding; where not ``rigorous``, about this.
+        gap: Upper bound on f - f* in nats, rounding errors included; an estimate where not ``rigorous``.
         relative_gap: gap / value.
-        optimum: value - gap, where the problem was solved to know it; else ``None``.
+        optimum: value - gap, where the problem was solved to compute the gap; else ``None``.
         max_abs_gradient: Largest derivative of f by a coefficient; ``max_abs_gradient_intercept`` by an intercept.
         optimal: Whether the relative gap is known to be within the tolerance.
-        verdict: All of it in words.
-        nearest: The penalty whose problem the coefficients do solve, if it is another one.
-        notes: On the data.
+        verdict: The result in words.
+        nearest: Another penalty whose problem the coefficients solve; ``None`` where none was found.
+        notes: Sentences on the data.
         dependent: Names of features that depend on each other to within rounding, where no bound holds for that reason.
     """
 
@@ -69,11 +69,11 @@ def verdict_in_words(
     """The verdict: optimal, not optimal with the gap, or why there is no finite optimum; and which penalty fits.
 
     Args:
-        found: The certificate, whose own verdict is not read.
-        problem: The stated one.
+        found: The certificate; its field ``verdict`` is not read.
+        problem: The stated problem.
         tolerance: Relative gap that counts as optimal.
-        separation: Why there is no finite optimum; empty where there is one.
-        next_step: What follows where coefficients solve the problem with no other strength of the penalty either.
+        separation: Reason why there is no finite optimum; empty where there is one.
+        next_step: Advice for coefficients that do not solve the problem with another strength of the penalty either.
     """
     if not separation and found.relative_gap <= tolerance:
         words = f"optimal to {found.relative_gap:.1g}" + ("" if found.rigorous else " by estimate")
@@ -110,7 +110,7 @@ def _penalty_in_words(implied: ImpliedPenalty, problem: Problem, features: str) 
         if cause := likely_cause(implied, problem.total_weight):
             words += f", {cause}"
     if implied.relative_gap is None:
-        return f"{words}, to {implied.residual:.1g} of the slope"
+        return f"{words}, to {implied.residual:.1g} of the gradient"
     return f"{words}, to a relative gap of at most {implied.relative_gap:.1g}"
 
 
@@ -127,7 +127,7 @@ def certificate_table(found: CoefficientCertificate) -> str:
         "rows": f"{found.rows:,} of train" + (f", not the {others}" if others else ""),
         "value": f"{found.value:.10g} nats, of which {found.value - found.loss:.4g} penalty",
         "gap": f"{found.gap:.3g} nats at most, {found.relative_gap:.3g} of the value; {kind}",
-        "slope": f"{found.max_abs_gradient:.3g} at most by a coefficient, "
+        "gradient": f"{found.max_abs_gradient:.3g} at most by a coefficient, "
         f"{found.max_abs_gradient_intercept:.3g} by an intercept",
         "verdict": found.verdict,
     }

@@ -19,8 +19,11 @@ from logreg.terminal import format_bytes
 WIDEST = 32
 """Width of a name in a table, in characters; a longer name is cut."""
 
-MOST_CLASSES, MOST_COLUMNS = 10, 16
-"""Number of lines of the tables of classes and of columns; the table ends with a count of the lines left out."""
+MOST_CLASSES = 10
+"""Largest number of lines of the table of classes; a further line counts the classes left out."""
+
+MOST_COLUMNS = 16
+"""Largest number of lines of the table of columns; a further line counts the columns left out."""
 
 
 MOST_LEVELS = 6

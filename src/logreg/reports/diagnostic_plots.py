@@ -32,7 +32,7 @@ MIN_FONT_SIZE = 5.0
 """Smallest font size that can be read, in points."""
 
 CUT_OFF_RATIO = 10.0
-"""Ratio of a bar's length to the next one's above which it is cut off: otherwise the others could not be seen."""
+"""Ratio of a bar's length to the next shorter one's above which the bar is cut off, so that the others are visible."""
 
 MAX_POINTS = 2000
 """Largest number of points of a curve; more cannot be seen."""
@@ -42,8 +42,8 @@ def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figur
     """Loss on train and val against passes over the data, with the bound on the gap to the optimum.
 
     Args:
-        history: Value by pass, by tag such as "loss/train".
-        title: Of the picture.
+        history: For each tag, such as "loss/train", the value after each pass.
+        title: Title of the picture.
 
     Returns:
         ``None`` where no curve has two points.
@@ -212,11 +212,11 @@ class Mistake(NamedTuple):
     """A row with a wrong prediction."""
 
     position: int
-    """In its split, from 0."""
+    """Position of the row in its split, from 0."""
     true: int
     predicted: int
     probability: float
-    """Of the predicted class."""
+    """Probability of the predicted class."""
 
 
 def confident_mistakes(predicted: Predicted, most: int) -> list[Mistake]:
@@ -234,9 +234,9 @@ def mistakes_as_images(images: Tensor, mistakes: Sequence[Mistake], facts: DataF
 
     Args:
         images: Pixels in [0, 1] of the mistakes, shape (M, D).
-        mistakes: M of them.
+        mistakes: M mistakes.
         facts: The shape of an image, the names of the classes.
-        title: Of the picture.
+        title: Title of the picture.
     """
     columns = min(6, len(mistakes))
     rows = -(-len(mistakes) // columns)
@@ -258,7 +258,7 @@ def coefficient_bars(largest: Sequence[CoefficientSummary], title: str) -> Figur
 
     Args:
         largest: The result of `logreg.reports.summary.largest_coefficients`.
-        title: Of the picture.
+        title: Title of the picture.
     """
     values = [row.coef if row.coef_per_std is None else row.coef_per_std for row in largest][::-1]
     per_std = largest[0].coef_per_std is not None
@@ -282,8 +282,8 @@ def coefficient_bars(largest: Sequence[CoefficientSummary], title: str) -> Figur
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.margins(x=0.16 if max(map(abs, values)) == end else 0.24, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)
-    towards = "" if several else f" towards {label(largest[0].class_name, 24)}"
-    axes.set_xlabel(f"log-odds{towards} per {'standard deviation' if per_std else 'unit'}")
+    toward = "" if several else f" toward {label(largest[0].class_name, 24)}"
+    axes.set_xlabel(f"log-odds{toward} per {'standard deviation' if per_std else 'unit'}")
     figure.suptitle(title, fontsize=11)
     axes.grid(alpha=0.3, axis="x")
     return figure

@@ -38,7 +38,7 @@ def draw(result: RunResult, logger: RunLogger) -> list[str]:
     if missing:
         letters = on_one_line(missing[:10])
         sys.stderr.write(
-            f"pictures: no font of this machine has {letters}, so boxes stand there. "
+            f"pictures: no font of this machine has {letters}, so boxes are drawn instead. "
             "Install one that has, such as Noto Sans CJK.\n"
         )
     return files

@@ -106,12 +106,12 @@ def probability_curve(
     """Probability of the positive class against the one feature, with the train rows.
 
     Args:
-        coef: In source units.
-        intercept: In source units.
+        coef: Coefficients by features in source units.
+        intercept: Intercept for features in source units.
         facts: Names the feature and the classes.
         features: Shape (N, 1), source units.
         labels: Shape (N,), 0 or 1.
-        title: Of the picture.
+        title: Title of the picture.
         axis: Range of the feature to draw; that of the rows when ``None``.
     """
     low, high = axis or _padded(float(features.min()), float(features.max()))
@@ -202,8 +202,8 @@ def path_curve(rows: Sequence[PathRow], title: str, select: str = "log_loss", ch
     """Loss on train and val, and accuracy on val, against l2, with the chosen strength.
 
     Args:
-        rows: Of the path.
-        title: Of the picture.
+        rows: The strengths of the path with their scores.
+        title: Title of the picture.
         select: Name of the score that l2 was chosen by.
         chosen: Position of the chosen strength; that of the best score when ``None``.
     """
@@ -244,7 +244,7 @@ def search_history(
 
     Args:
         history: State (complete, pruned, fail) and score of each trial.
-        title: Of the picture.
+        title: Title of the picture.
         score: Name of the score.
         sign: 1 where a higher score is better, else -1.
     """

@@ -18,7 +18,7 @@ OMIT_NONE = "omit_none"
 
 
 def to_json(value: Any) -> Any:
-    """Plain values of a dataclass, its parts included; keys stand in the order of the fields."""
+    """Plain values of a dataclass, its parts included; keys are in the order of the fields."""
     if dataclasses.is_dataclass(value):
         return {
             _key(field): to_json(part)

@@ -23,7 +23,7 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
     """The text of report.md.
 
     Args:
-        summary: Of the run.
+        summary: Summary of the run.
         figures: File names of its pictures.
     """
     header, rows = score_table(summary.metrics, summary.dataset.rows)

@@ -41,7 +41,7 @@ def model_card(
     """The text of the card.
 
     Args:
-        summary: Of the run.
+        summary: Summary of the run.
         file: The exported model's name.
         agreement: Largest difference between a probability of the exported model and of the trained one.
         in_double: Whether inputs must be in double precision.

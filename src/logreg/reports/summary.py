@@ -67,7 +67,7 @@ class RunResult:
     scores: Mapping[Split, Scores]
     """Scores of the parameters at the end of training."""
     certificate: Certificate
-    """Certificate of the same parameters."""
+    """Certificate of the parameters at the end of training."""
     best: Mapping[str, float]
     """Epoch and loss/val of best.ckpt."""
     epochs: int
@@ -80,7 +80,7 @@ class RunResult:
     evaluation: Evaluation | None = None
     """All scores of the last split."""
     l2_reason: str = ""
-    """Why l2 has its value, where it was neither typed nor chosen on val; else empty."""
+    """Reason for the value of l2, where it was neither typed nor chosen on val; else empty."""
 
     @property
     def place(self) -> int:
@@ -140,7 +140,7 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
 
 
 def summarize_evaluation(evaluation: Evaluation, split: str, module: LogisticModule) -> EvaluationSummary:
-    """The scores of one split, with the calibration of the model that they are of."""
+    """The scores of one split, with the calibration of the model."""
     calibration = module.calibration
     return EvaluationSummary(
         split=split,

@@ -31,7 +31,7 @@ class DatasetSummary:
         rows: Number of rows by split.
         features: D.
         classes: C names.
-        class_weight: By class; ``None`` where all weigh 1.
+        class_weight: Weight of each class by name; ``None`` where all weigh 1.
         backbone: Settings of the network that made the features; ``None`` without one.
         notes: Sentences about the reading of the data.
         leak: The setting that drops columns suspected to be the target under another name; empty for none.
@@ -89,16 +89,16 @@ class EvaluationSummary:
 
     Attributes:
         split: The split.
-        calibration: Of the probabilities that were scored.
-        calibrated: Sentences on the calibration; none where there is none.
+        calibration: Calibration of the scored probabilities.
+        calibrated: Sentences on the calibration; empty without a calibration.
         rows: N.
-        confidence: Of every interval.
-        metrics: By name, in reading order.
-        baseline: The same metrics of a model that predicts the class rates of train for every row.
-        classes: In the order of the classes.
+        confidence: Confidence level of every interval.
+        metrics: Scores by name, in reading order.
+        baseline: The metrics of a model that predicts the class rates of train for every row.
+        classes: Scores of each class, in the order of the classes.
         confusion: Weight of the rows of class i that are predicted as class j, (C, C).
         weights: The meaning of the rows' weights; ``None`` where rows have none.
-        threshold: Of two classes; else ``None``.
+        threshold: The decision threshold for two classes; else ``None``.
     """
 
     split: str
@@ -116,12 +116,12 @@ class EvaluationSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class MistakeSummary:
-    """A row that the model is sure of and wrong about.
+    """A row whose wrong class has a high predicted probability.
 
     Attributes:
         row: Number of the row as it was read, from 1.
         true, predicted: Class names.
-        probability: Of the predicted class.
+        probability: Probability of the predicted class.
         because: The features that contributed most to the predicted class, as "name = value".
     """
 
@@ -171,7 +171,7 @@ class PathSummary:
 
     Attributes:
         rows: The strengths, strongest first.
-        select: Name of the score that was chosen by.
+        select: Name of the score by which the strength was chosen.
         best: Position of the chosen strength in ``rows``.
         one_standard_error: Position of the strongest penalty within one standard error of the lowest loss on val.
         alarm: A sentence where the best strength lies at an end of the path; else ``None``.
@@ -189,9 +189,9 @@ class KnownAnswerSummary:
     """The learned log-odds beside the best ones, where the data were drawn from a known distribution.
 
     Attributes:
-        accuracy: Of the best classifier on unseen rows.
+        accuracy: Accuracy of the best classifier on unseen rows.
         coef, intercept: The best, in source units; ``coef`` is ``None`` for many features, as is ``learned_coef``.
-        learned_coef, learned_intercept: Of this run.
+        learned_coef, learned_intercept: The coefficients and intercept of this run, in source units.
         coef_error: Distance of the two, intercept included, relative to the norm of the best.
     """
 
@@ -236,26 +236,26 @@ class Summary:
     """A finished run.
 
     Attributes:
-        folder: The run folder, as seen from where the command was typed.
+        folder: The run folder, relative to the folder in which the command was typed.
         resumed_from: The checkpoint that the run continued; ``None`` for none.
-        command: To run it again.
+        command: The command that makes the run again.
         overrides: Settings as typed.
-        largest_coefficients: Largest first; ``None`` where features have no names.
-        metrics: By split: ``loss``, the data term of the objective, which a calibration does not change; ``accuracy``;
-            and ``auroc`` of two classes.
+        largest_coefficients: Coefficients, largest first; ``None`` where features have no names.
+        metrics: Scores by split: ``loss``, the data term of the objective, which a calibration does not change;
+            ``accuracy``; and ``auroc`` of two classes.
         evaluation: All scores of the last split with intervals, of calibrated probabilities.  Accuracy and AUROC are
             those of ``metrics``; its log-loss is of calibrated probabilities and without class weights.
-        mistakes: Most certain first; ``None`` where no rows were held out.
-        reason: Why optimizer "auto" chose what it chose.
-        l2_reason: Why l2 has its value, where it was neither typed nor chosen on val.
+        mistakes: Mistakes, highest probability first; ``None`` where no rows were held out.
+        reason: Reason for the solver that optimizer "auto" chose.
+        l2_reason: Reason for the value of l2, where it was neither typed nor chosen on val.
         equation: The fitted model in words, where it is short.
         example: The first row of train by feature, where features are few.
         best: ``None`` without a val split.
         checkpoints: Files, relative to the folder.
         epochs: Passes over the train rows.
-        config: All settings.
-        git_commit: Of the code; ``None`` where the code is no checkout.
-        versions: By package.
+        config: All settings of the run.
+        git_commit: Commit of the code; ``None`` where the code is no git checkout.
+        versions: Version of each package by name.
     """
 
     status: str = "finished"
@@ -288,7 +288,7 @@ class Summary:
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as they stand in summary.json."""
+        """Plain values, as in summary.json."""
         plain: dict[str, Any] = to_json(self)
         return plain
 

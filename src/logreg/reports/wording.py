@@ -128,7 +128,7 @@ def remarks(summary: Summary) -> list[str]:
 
 
 def _path_lines(summary: Summary) -> list[str]:
-    """How l2 was chosen where it was not typed, and warnings where that choice is unreliable."""
+    """Lines on the choice of l2, where it was not typed, with warnings where the choice is unreliable."""
     path = summary.path
     if not path:
         return [summary.l2_reason] if summary.l2_reason else []

@@ -22,7 +22,7 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
 
     Args:
         result: The run.
-        summary: Of the same run.
+        summary: Summary of the run.
         figures: File names of its pictures.
         logger: Still open.
     """

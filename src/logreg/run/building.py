@@ -103,10 +103,10 @@ def build_trainer(
     """Lightning's Trainer, with ``config.trainer`` as further arguments.
 
     Args:
-        config: Of the run.
+        config: Config of the run.
         logger: ``None`` for a Trainer that is built only to check ``config.trainer``.
         io: Writes the checkpoints.
-        callbacks: In the order in which they are called.
+        callbacks: Callbacks, in the order in which they are called.
         has_val: Whether there is a val split.
         most: Largest number of epochs; ``None`` for that of the config.
 
@@ -119,7 +119,7 @@ def build_trainer(
             near = did_you_mean(f"trainer.{key}", [f"trainer.{name}" for name in sorted(known)])
             raise ConfigError(f"`trainer.{key}` must be an argument of Lightning's Trainer. {near}".rstrip())
     for variable in sorted(os.environ):
-        # Lightning would use them for arguments that are not given, unchecked.
+        # Lightning would read arguments that are not given from these variables, unchecked.
         if variable.startswith("PL_TRAINER_"):
             key = variable.removeprefix("PL_TRAINER_").lower()
             raise ConfigError(
@@ -133,7 +133,7 @@ def build_trainer(
         "logger": logger or False,
         "callbacks": list(callbacks),
         "plugins": [io, OneProcess()],
-        # Lightning would look there for the checkpoints that it writes under SLURM
+        # the folder where Lightning looks for the checkpoints that it writes under SLURM
         "default_root_dir": None if logger is None else str(logger.folder.resolve()),
         "enable_progress_bar": False,
         "enable_model_summary": config.verbose,
@@ -196,7 +196,7 @@ LAUNCHERS = {
     "LSF": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
     "MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
 }
-"""By launcher: the variables of the environment that hold a process's rank and the number of processes."""
+"""For each launcher, the variables of the environment that hold a process's rank and the number of processes."""
 
 
 def started_beside_others() -> str | None:
@@ -205,13 +205,13 @@ def started_beside_others() -> str | None:
         if os.environ.get(size, "1") not in ("", "0", "1"):
             return (
                 f"process {os.environ.get(rank, '?')} of {os.environ[size]} that {starter} started: "
-                "several processes do not train together yet, each is a run of its own"
+                "several processes do not train together yet, each is a separate run"
             )
     return None
 
 
 def check_hardware(accelerator: str) -> None:
-    """Checks that torch can use the hardware that was asked for.
+    """Checks that torch can use the hardware that ``accelerator`` names.
 
     Raises:
         ConfigError: There is no such hardware; a run never falls back to the CPU silently.

@@ -1,4 +1,4 @@
-"""Certifies coefficients of this program or another: how far they are from the optimum of a stated problem."""
+"""Certifies coefficients of this program or another: bounds their distance from the optimum of a stated problem."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GAP_ACCURACY = 0.01
 """Relative error of a gap that is found by solving the problem."""
 
 MAX_FEATURE_NAMES = 3
-"""Features named in a message."""
+"""Largest number of features named in a message."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class CertifyRequest:
 
     Attributes:
         config: Data and loss.
-        checkpoint: The checkpoint that has the coefficients; ``None`` for those of a file.
-        coef: The file that has them; ``None`` for a checkpoint.
-        typed: Keys of the config that the user typed: they win over those of the checkpoint.
-        penalty: The penalty as it was typed, by its name: l2, C, lambda, weight_decay or l1.
+        checkpoint: The checkpoint that has the coefficients; ``None`` where a file has them.
+        coef: The file that has the coefficients; ``None`` for a checkpoint.
+        typed: Keys of the config that the user typed; their values replace those of the checkpoint.
+        penalty: The penalty as typed, by its name: l2, C, lambda, weight_decay or l1.
         tolerance: Relative gap that counts as optimal.
     """
 
@@ -63,8 +63,8 @@ class CertifyRequest:
 def certify(request: CertifyRequest) -> CoefficientCertificate:
     """Reads the data and the coefficients, and bounds their distance from the optimum.
 
-    Where the gap is above the tolerance, the problem is solved, so that the gap is known, and a penalty is looked for
-    whose problem the coefficients do solve.
+    Where the bound is above the tolerance, the problem is solved to compute the gap, and the function searches for
+    another penalty whose problem the coefficients solve.
 
     Raises:
         LogregError: The user can correct it.
@@ -152,10 +152,10 @@ class _Model:
     Attributes:
         coef: Shape (K, D), float64.
         intercept: Shape (K,).
-        objective: Without the penalty that was typed.
-        has_intercept: Whether the model has one.
-        notes: On the data.
-        coordinates: Of the features that the coefficients are of, relative to the stored ones; ``None``: raw features.
+        objective: The objective without the penalty that was typed.
+        has_intercept: Whether the model has an intercept.
+        notes: Sentences on the data.
+        coordinates: Coordinates of the coefficients, relative to the stored features; ``None`` for raw features.
     """
 
     coef: Tensor
@@ -237,7 +237,7 @@ def _stated(penalty: Mapping[str, float], objective: Objective, total_weight: fl
 
 
 def _next_step(request: CertifyRequest, left_out: Mapping[str, int]) -> str:
-    """What may help where coefficients solve the problem with no strength of the penalty."""
+    """Advice for coefficients that solve the problem with no strength of the penalty."""
     if request.checkpoint is not None:
         return "Train longer, or use optimizer=newton"
     words = "The coefficients solve it with no other strength either: they are not converged, or of other data"

@@ -73,8 +73,8 @@ class ChosenL2:
         l2: The strength.
         asked: The setting as `RunConfig.typed_l2`: a number, "auto", "path" or a list of strengths.
         path: The regularization path that the strength was chosen from; ``None`` where there is none.
-        start: The fitted point of that path, from which training starts; ``None`` to start as the config says.
-        reason: Why l2 has its value, where it was neither typed nor chosen on val; else empty.
+        start: The fitted point of that path, from which training starts; ``None`` for the start that the config names.
+        reason: Reason for the value of l2, where it was neither typed nor chosen on val; else empty.
     """
 
     l2: float
@@ -96,8 +96,8 @@ def choose_l2(config: RunConfig, data: TensorDataModule, shown: bool) -> ChosenL
     """The number that was typed, or the strength that is best on val.
 
     Args:
-        config: Of the run.
-        data: Its rows.
+        config: Config of the run.
+        data: The data of the run.
         shown: Whether progress is shown.
 
     Raises:
@@ -116,20 +116,20 @@ def l2_of_checkpoint(config: RunConfig, held: Mapping[str, Any]) -> ChosenL2:
     """The number that was typed, or the strength of the checkpoint that the run continues, with its path.
 
     Args:
-        config: Of the run.
+        config: Config of the run.
         held: The checkpoint.
 
     Raises:
-        ConfigError: Another path is asked for.
+        ConfigError: The config has another path than the checkpoint.
     """
     if config.l2 is not None:
         return ChosenL2(config.l2, config.l2)
     typed = config.typed_l2
-    # Checkpoints of earlier versions lack it.
+    # Checkpoints of earlier versions have no path.
     before, chosen = held.get("path", {"asked": typed}) or {}, float(held["hyper_parameters"]["l2"])
     if typed not in ("auto", before.get("asked")):
         raise ConfigError.broken(
-            "l2", "be one number to go on from this checkpoint", typed, f"Set l2={chosen:g}, which it has."
+            "l2", "be one number to continue from this checkpoint", typed, f"Set l2={chosen:g}, which it has."
         )
     path = [PathRow(**row) for row in before.get("rows", ())] or None
     return ChosenL2(chosen, typed, path, reason=before.get("reason", ""))

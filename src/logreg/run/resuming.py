@@ -35,7 +35,7 @@ class Resumption:
 
     Attributes:
         file: The checkpoint.
-        held: Its content.
+        held: Content of the checkpoint.
         in_place: Whether the run is the interrupted one itself, and continues in its own folder.
     """
 
@@ -85,7 +85,7 @@ def fit(trainer: pl.Trainer, module: LogisticModule, data: TensorDataModule, res
         restoring = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)}
         if resumed is not None and not isinstance(error, LogregError) and RESTORING in restoring:
             raise ConfigError(
-                f"`ckpt_path` must be a checkpoint to go on from, and {shown(resumed)} lacks a part that Lightning "
+                f"`ckpt_path` must be a checkpoint to continue from, and {shown(resumed)} lacks a part that Lightning "
                 "needs. Leave ckpt_path out to start from scratch."
             ) from error
         raise
@@ -122,11 +122,11 @@ def check_resumable(resumed: Resumption, config: RunConfig, facts: DataFacts) ->
 
     Args:
         resumed: The checkpoint.
-        config: Of the run.
-        facts: Of its data.
+        config: Config of the run.
+        facts: Facts of its data.
 
     Raises:
-        ConfigError: Something differs that must not, or ``max_epochs`` is reached.
+        ConfigError: A setting or the data differ where they must be equal, or ``max_epochs`` is reached.
     """
     checkpoint, arguments, epochs = resumed.file, resumed.held["hyper_parameters"], resumed.epochs
     theirs = DataFacts.from_dict(arguments["facts"])

@@ -1,4 +1,4 @@
-"""Why a fit to the train split has no finite optimum, if it has none."""
+"""Searches for separation in the train split: the reason why a fit has no finite optimum."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ MAX_SEARCHED_NUMBERS = 10**6
 """Rows times features of train up to which the search takes less time than a short fit, and is made before it."""
 
 SEARCHING = "looking whether the classes are separable ..."
-"""The status line during the search."""
+"""Status line during the search."""
 
 
 def separation_in(
     data: TensorDataModule, objective: Objective, has_intercept: bool, seconds: float = SEARCH_LIMITS_S[-1]
 ) -> str:
-    """Why the fit of an objective to the train split has no finite optimum; empty where it has one or none is found.
+    """The reason why the fit of an objective to the train split has no finite optimum; empty where none is found.
 
     Args:
         data: The data, whose train split is searched.
         objective: The objective of the fit.
         has_intercept: Whether the model has an intercept.
-        seconds: The longest search, of `SEARCH_LIMITS_S`; with 0 single columns alone are compared.
+        seconds: Limit of the search in seconds, one of `SEARCH_LIMITS_S`; with 0, only single columns are compared.
     """
     features, labels, weights = data.feature_reader("train"), data.labels("train"), data.sample_weight("train")
     return explain_separation(
@@ -52,8 +52,8 @@ def separation_before_fit(module: LogisticModule, data: TensorDataModule, status
     """`separation_of`, as far as it is searched for before the fit.
 
     Args:
-        module: Its objective.
-        data: Its rows.
+        module: The module, which has the objective.
+        data: The data, whose train split is searched.
         status: Shows what is being done.
     """
     if is_searched_after_fit(module):

@@ -84,7 +84,7 @@ def train(
         The summary that the folder has.
 
     Raises:
-        LogregError: A mistake that the user can mend; the folder then has no checkpoints, unless training
+        LogregError: A mistake that the user can fix; the folder then has no checkpoints, unless training
             diverged later.
     """
     started = time.perf_counter() if started is None else started
@@ -200,7 +200,7 @@ def _data_and_l2(
         if resumed.lacks_only_report(config):
             print(f"all {epochs} epochs are in {file}: making the report", file=sys.stderr)
         else:
-            print(f"going on from {file}, epoch {epochs}", file=sys.stderr)
+            print(f"continuing from {file}, epoch {epochs}", file=sys.stderr)
     for note in data.notes if progress_lines else ():
         print(on_one_line(f"{config.dataset['name']}: {note}"), file=sys.stderr)
     if config.calibrate != "none" and "val" not in data.splits:

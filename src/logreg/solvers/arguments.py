@@ -24,7 +24,7 @@ def check_settings(
     """Checks the arguments that are not data.
 
     Args:
-        objective: Its loss, reduction and penalties are checked.
+        objective: The objective, whose loss, reduction and penalties are checked.
         optimizer: The name to check.
         tolerance: A relative gap, in (0, 1).
         max_passes: At least 1.
@@ -85,7 +85,9 @@ def checked_labels(features: Tensor, labels: Tensor, num_classes: int | None) ->
     if low < 0:
         raise DataError(f"`labels` must be in [0, C) for C classes, got {low}. {MAP_LABELS}")
     if num_classes is not None and high >= num_classes:
-        raise DataError(f"`labels` must be in [0, {num_classes}), as num_classes says, got {high}. {MAP_LABELS}")
+        raise DataError(
+            f"`labels` must be in [0, {num_classes}), since num_classes is {num_classes}, got {high}. {MAP_LABELS}"
+        )
     if num_classes is None:
         if low == high:
             raise DataError(

@@ -60,7 +60,7 @@ The product is the number of multiplications; a certificate must not cost more t
 """
 
 GOOD_RELATIVE_GAP = 1e-9
-"""Relative gap below which no better bound is looked for: 1000 times below the default tolerance."""
+"""Relative gap below which no better bound is computed: 1000 times below the default tolerance."""
 
 MAX_UNCHECKED_SHRINKAGE = 1e-9
 """Fraction by which a dual point is scaled down without another pass for the exact cost.
@@ -88,7 +88,7 @@ class Bound(NamedTuple):
     value: float
     """f, in nats."""
     gap: float
-    """f - f* is at most this plus ``rounding``, in nats; an estimate of f - f* where not ``rigorous``."""
+    """Upper bound on f - f* without ``rounding``, in nats; an estimate of f - f* where not ``rigorous``."""
     rigorous: bool
     """Whether the gap is a bound, not an estimate."""
     gradient: Tensor
@@ -96,7 +96,7 @@ class Bound(NamedTuple):
     loss: float
     """f without the penalty, in nats."""
     rounding: float = 0.0
-    """Upper bound of what rounding may add to the gap, in nats: of sums over the rows, and of the point as stored."""
+    """Upper bound of the rounding error of the gap, in nats: of sums over the rows, and of the point as stored."""
     dependent: tuple[int, ...] = ()
     """Features that are linearly dependent to within rounding, in ascending order, where they prevent a bound."""
     error: float = 0.0

@@ -23,13 +23,13 @@ class Solution(NamedTuple):
     """The result of conjugate gradients."""
 
     step: Tensor
-    """To be subtracted, (K, D + 1)."""
+    """The step, which is to be subtracted from the point, (K, D + 1)."""
     predicted_decrease: float
     """Decrease of f that the quadratic model predicts for the step."""
     directions: Tensor
     """Search directions p, scaled to p @ H @ p = 1 and conjugate to each other, (M, K * (D + 1))."""
     products: Tensor
-    """H @ p for each of them, (M, K * (D + 1))."""
+    """H @ p for each search direction, (M, K * (D + 1))."""
 
 
 def conjugate_gradients(
@@ -55,13 +55,13 @@ def conjugate_gradients(
     positive curvature along p.  The step so far is returned in any case; it is 0 where the gradient is.
 
     Args:
-        problem: Over whose rows the passes go.
-        coordinates: Of the point.
-        point: Where the Hessian is taken, (K, D + 1).
+        problem: The problem, over whose rows the passes go.
+        coordinates: Coordinates of the point.
+        point: Point of the Hessian, (K, D + 1).
         gradient: Shape (K, D + 1).
         inverse: The preconditioner, symmetric and positive definite.
         rtol: Norm of the residual in the metric of the preconditioner, relative to the first, at which to stop.
-        max_products: Products with H at most.
+        max_products: Largest number of products with H.
 
     References:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 5.3; Nash and Sofer (1990), Assessing a search

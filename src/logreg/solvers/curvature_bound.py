@@ -47,7 +47,7 @@ from logreg.solvers.passes.sampling import RowSample
 from logreg.solvers.problem import Coordinates, Problem
 
 MAX_FEATURE_RMS = 10.0
-"""Root mean square of a feature in an optimizer's coordinates, at most.
+"""Upper limit of the root mean square of a feature in an optimizer's coordinates.
 
 The coordinates give a sample of the rows a root mean square of about 1; the factor 10 covers what the sample missed.
 """
@@ -74,7 +74,7 @@ class EvaluatedPoint(NamedTuple):
     problem: Problem
     coordinates: Coordinates
     point: Tensor
-    """In the coordinates, (K, D + 1)."""
+    """The point in the coordinates, (K, D + 1)."""
     evaluation: Derivatives
     """The derivatives there, in float64."""
     squares: Tensor
@@ -139,7 +139,7 @@ class CurvatureBound(NamedTuple):
     """The result of `bound_by_curvature`."""
 
     gap: float
-    """f - f* is at most this, in nats; an estimate where not ``rigorous``."""
+    """Upper bound on f - f* in nats; an estimate where not ``rigorous``."""
     rigorous: bool
     dependent: tuple[int, ...] = ()
     """Features that are linearly dependent to within rounding, in ascending order, where they prevent a bound."""
@@ -163,7 +163,7 @@ def bound_by_curvature(
         problem: The problem whose rows are requested.
         own: The coordinates of the point.
         point: Shape (K, D + 1).
-        at: The same point with its derivatives.
+        at: The point with its derivatives.
         measured: The result of `EvaluatePrecisely` at the point, if it is known already, with or without the Hessian.
     """
     at, measured = yield from _with_hessian(problem, own, point, at, measured)
@@ -257,7 +257,7 @@ class _Spectrum(NamedTuple):
     resolved: Tensor
     """Whether an eigenvalue is known above rounding, (B, P)."""
     roots: Tensor
-    """1 / sqrt(eigenvalue) of those, and 0 of the others, (B, P)."""
+    """1 / sqrt(eigenvalue) where the eigenvalue is known above rounding, else 0, (B, P)."""
 
 
 def _spectrum(problem: Problem, hessian: Tensor) -> _Spectrum | None:
@@ -289,8 +289,8 @@ def _on_all_of_space(
 
     Args:
         at: The point.
-        measured: Its measurement.
-        blocks: Its Hessian and gradient.
+        measured: The result of `EvaluatePrecisely` at the point.
+        blocks: The Hessian and the gradient at the point.
         spectrum: The eigenvectors.
         of_logits: Upper bound of the gradient's error by rounding of the logits, in the metric of the inverse, (B,).
         total: The bound of f - f* on the span.
@@ -343,7 +343,7 @@ class InverseHessianNorms(NamedTuple):
 
     @property
     def reach(self) -> float:
-        """The f - f* up to which there is a bound even where curvature fell by half since the Hessian was formed."""
+        """Largest f - f* for which there is a bound even if the curvature fell by half since the Hessian was formed."""
         largest = float(self.rows.max()) * self.self_concordance**2
         return MAX_SCALED_DECREMENT**2 / 8 / largest if largest else math.inf
 
@@ -392,7 +392,7 @@ def bound_by_held_hessian(
 
     Args:
         factored_hessian: The Hessian.
-        row_norms: Its norms.
+        row_norms: Row norms in the metric of the inverse of the Hessian.
         change: The largest change of a logit since the Hessian's point, `Derivatives.change`: curvature fell at most by
             the factor exp(-M change).
         gradient: At the point, (K, D + 1), in the coordinates of the Hessian.

@@ -19,7 +19,7 @@ from logreg.solvers.passes.precise import UNIT_ROUNDOFF, accumulated
 from logreg.solvers.problem import Coordinates, Problem
 
 COEFFICIENT_BITS = 12
-"""Binary digits of a coefficient of an exact linear dependence, at most.
+"""Largest number of binary digits of a coefficient of an exact linear dependence.
 
 The dependences that tables have by construction (copies, sums, levels) have coefficients such as 1, -1 and 0.25.
 """
@@ -31,16 +31,16 @@ Thirds, fifths and twelfths become whole numbers.
 """
 
 NEGLIGIBLE_COEFFICIENT = 1e-5
-"""Coefficient of a numerical null vector, relative to its largest, that is 0 but for rounding."""
+"""Coefficient of a numerical null vector, relative to the largest one, up to which the coefficient counts as 0."""
 
 DEPENDENCE_ROUNDING = 1e-6
-"""Residue of a linear dependence, relative to its terms, that rounding of the features explains.
+"""Residual of a linear dependence, relative to its terms, up to which rounding of the features explains it.
 
 Features in float32 have a relative rounding of 6e-8, and a dependence has a few terms.
 """
 
 RESOLVED_EIGENVALUE_RATIO = 20.0
-"""An eigenvalue of the Hessian counts as known if it is at least 20 times the rounding error of the Hessian."""
+"""Ratio of an eigenvalue to the rounding error of the Hessian from which the eigenvalue counts as known."""
 
 
 def rank_of(

@@ -11,18 +11,19 @@ from logreg.solvers.newton_steps import smallest_subgradient
 from logreg.solvers.problem import Coordinates, Problem
 
 MAX_DAMPING = 1e-7
-"""Multiple of the diagonal that is added to the model's Hessian when a step is computed, at first and at most.
+"""Largest damping, and the first one: the multiple of the diagonal that is added to the model's Hessian.
 
-It bounds steps along directions of almost no curvature, and changes all others by a factor of 1 - 1e-7 at most."""
+The damping bounds steps along directions of almost no curvature, and changes all others by a factor of 1 - 1e-7 at
+most."""
 
 MIN_DAMPING = 1e-13
-"""Smallest such multiple: the rounding error of a Hessian in float64."""
+"""Smallest damping, as a multiple of the diagonal: the rounding error of a Hessian in float64."""
 
 DAMPING_REDUCTION = 1e-3
 """Factor from one strength of damping to the next smaller one: two reductions lead from the largest to the smallest."""
 
 MAX_MODEL_STEPS = 100
-"""Projected Newton steps for one quadratic model at most; the next Newton step does what is left."""
+"""Largest number of projected Newton steps for one quadratic model; the next Newton step does the rest."""
 
 ZERO_CROSSING_LENGTH = 1e-12
 """Fraction of a step at which a coefficient reaches 0 below which it is set to 0 at once.
@@ -30,11 +31,12 @@ ZERO_CROSSING_LENGTH = 1e-12
 Such a coefficient is 0 but for rounding, and would cut the step short for all others."""
 
 DECREASE_ROUNDING = 1e-12
-"""Decrease by one step, relative to that by all steps of the model, that is rounding: some thousand units of
-float64."""
+"""Decrease by one step, relative to that by all steps of the model, below which it is a rounding error: some thousand
+units of float64."""
 
 MAX_REDUCED_SOLVES = 10
-"""Linear systems solved for one step at most: each time, coordinates at 0 that would leave their orthant stay at 0."""
+"""Largest number of linear systems solved for one step: each time, coordinates at 0 that would leave their orthant stay
+at 0."""
 
 PROJECTED_LENGTHS = (1.0, 0.5, 0.25)
 """Lengths of a step whose projections onto the orthant are tried beside the step to the first zero crossing."""
@@ -71,8 +73,8 @@ def minimize_with_l1(
     (`DECREASE_ROUNDING`).  Where no candidate decreases the model, the damping is increased; at `MAX_DAMPING` it stops.
 
     Args:
-        problem: Of the point.
-        coordinates: Of the point.
+        problem: The problem of the point.
+        coordinates: Coordinates of the point.
         matrices: H, (B, P, P): one for all outputs together, or one for each.
         gradient: g, of the smooth part of f at the point, (K, D + 1).
         point: u, (K, D + 1).
@@ -183,7 +185,7 @@ def shift_to_least_penalty(point: Tensor, l1: Tensor, shared: SharedShift) -> Te
     the penalties would be 0 if j of the coefficients were below s.
 
     Args:
-        point: Of a softmax, (K * (D + 1),).
+        point: Point of a softmax, (K * (D + 1),).
         l1: Strength of l1 by each coordinate, (K * (D + 1),); coordinates without l1 stay.
         shared: Shape of the point, and l2.
     """

@@ -43,34 +43,35 @@ CURVATURE_CONSTANT = 0.9
 """c_2 of the Wolfe conditions: the fraction of the slope that may remain.  The usual value for quasi-Newton steps."""
 
 MAX_LINE_SEARCH_POINTS = 8
-"""Points that one line search evaluates at most: each is a pass, and most searches take one."""
+"""Largest number of points that one line search evaluates: each is a pass, and most searches take one."""
 
 PRECONDITIONER_REFRESH_RATIO = 0.01
-"""Ratio of the predicted decrease to that at which the preconditioner was made, at which it is made anew: by then the
-curvature at the point has changed."""
+"""Ratio of the current predicted decrease to that at the time of the preconditioner, below which another preconditioner
+is computed: by then the curvature at the point has changed."""
 
 LAST_REFRESH_TOL = 1e-4
-"""Predicted decrease, relative to f, below which a preconditioner that was made is the last: curvature hardly changes
-from there on."""
+"""Predicted decrease, relative to f, below which a new preconditioner is the last: from there on the curvature hardly
+changes."""
 
 FLOAT32_END_TOL = 1e-6
-"""Predicted decrease, relative to f, at which passes go on in float64: f in float32 has about that accuracy."""
+"""Predicted decrease, relative to f, at which passes continue in float64: f in float32 has about that accuracy."""
 
 MAX_STEPS_WITHOUT_PROGRESS = 8
-"""Steps in a row without progress after which passes go on in float64, and in float64 the solver gives up."""
+"""Consecutive steps without progress after which passes continue in float64; in float64 the solver ends."""
 
 GAP_TO_PREDICTED_DECREASE = 10.0
-"""Estimated gap as a multiple of the predicted decrease, which is too small: the stored steps have not met all of the
-curvature."""
+"""Estimated gap as a multiple of the predicted decrease.  The latter is too small, since the stored steps do not cover
+all directions of curvature."""
 
 MAX_LBFGS_ITERATIONS = 20_000
-"""Steps at most: a backstop, far more than any problem should take."""
+"""Largest number of steps: a safeguard, far more than problems take."""
 
 ROUNDING_PREDICTED_DECREASE = 1e-20
-"""Predicted decrease, relative to f, that is rounding of float64 and no sign of progress."""
+"""Predicted decrease, relative to f, below which it is a rounding error of float64 and not progress."""
 
 MAX_ORTHANT_ROUNDS = 100
-"""Directions computed for one step at most: each time, coordinates at 0 that would leave their orthant stay at 0."""
+"""Largest number of directions computed for one step: each time, coordinates at 0 that would leave their orthant stay
+at 0."""
 
 ZERO_DIAGONAL_RTOL = SAMPLED_BLOCK_RIDGE**2
 """Second derivative by a coefficient, relative to a usual one, that counts as 0 with l1: the square of the relative
@@ -168,7 +169,7 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
     steps in this type.
 
     Args:
-        state: Of the problem; it is updated in each step.
+        state: State of the problem; updated in each step.
 
     Returns:
         Without a penalty, the directions that change no logit, along which no step has a part; ``None`` where they were
@@ -267,7 +268,7 @@ def expected_gap(state: SolverState, now: Derivatives) -> float:
     is not feasible, and is scaled down until it is.
 
     Args:
-        state: Of a problem with a penalty; without one the gap is infinite.
+        state: State of a problem with a penalty; without a penalty the gap is infinite.
         now: The objective at the point of ``state``.
 
     Returns:

@@ -40,13 +40,13 @@ only up to the rounding of float32 have singular values of about this size.
 """
 
 NEGLIGIBLE_COMPONENT = 1e-10
-"""Component of a unit null vector that is 0 but for rounding."""
+"""Component of a unit null vector below which it counts as 0."""
 
 NEGLIGIBLE_CHANGE = 1e-12
-"""Relative change that is rounding: of the coefficients, relative to the largest; and of f, relative to f."""
+"""Change below which it is a rounding error: of the coefficients, relative to the largest; and of f, relative to f."""
 
 MAX_NULL_SPACE_FEATURES = 1024
-"""Features from which no null space is looked for: a singular value decomposition takes D^3 operations."""
+"""Number of features from which no null space is computed: a singular value decomposition takes D^3 operations."""
 
 
 class NullSpace(NamedTuple):

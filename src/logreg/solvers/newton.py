@@ -37,7 +37,7 @@ from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_fro
 from logreg.solvers.subspace_descent import BACKTRACKING_RATIO, descend, uses_descent
 
 MAX_EVALUATIONS = 1000
-"""Points at which f is evaluated at most: a backstop, since Newton steps converge in tens."""
+"""Largest number of points at which f is evaluated: a safeguard, since Newton's method takes some tens of points."""
 
 # Steps
 
@@ -46,31 +46,33 @@ PRECONDITIONER_REUSE_TOL = 2e-3
 then that its curvature hardly changes."""
 
 MAX_CG_PRODUCTS = 100
-"""Products with the Hessian for one step at most: each is a pass."""
+"""Largest number of products with the Hessian for one step: each is a pass."""
 
 MAX_CG_RTOL = 0.3
-"""Tolerance of conjugate gradients far from the optimum.  Nearer it is the square root of the gradient's norm, which
-makes the convergence superlinear."""
+"""Tolerance of conjugate gradients far from the optimum.  Near the optimum the tolerance is the square root of the
+gradient's norm, which makes the convergence superlinear."""
 
 LAST_STEP_CG_RTOL = 0.5
-"""Tolerance of conjugate gradients at most where a rough step will do to get within the tolerance of the fit."""
+"""Largest tolerance of conjugate gradients, where a rough step is enough to reach the tolerance of the fit."""
 
 MAX_MODEL_RTOL = 1e-2
-"""Decrease of a quadratic model with l1 by the last projected step, relative to all of them, at which its minimization
-ends far from the optimum; nearer it is the predicted decrease of the last Newton step, relative to f."""
+"""Decrease of a quadratic model with l1 by the last projected step, relative to that by all steps, at which the
+minimization of the model ends far from the optimum.  Near the optimum this tolerance is the predicted decrease of the
+last Newton step, relative to f."""
 
 MIN_MODEL_RTOL = 1e-8
-"""The smallest such decrease: what is left then, the next model will find."""
+"""Smallest tolerance for the minimization of a quadratic model with l1, a relative decrease: the next model makes up
+for the rest."""
 
 MODEL_ATOL = 1e-24
-"""Decrease of a quadratic model with l1, relative to f, that is rounding: that of a slope, squared, over the least
-curvature."""
+"""Decrease of a quadratic model with l1, relative to f, below which it is a rounding error: the square of a slope's
+rounding error, divided by the least curvature."""
 
 STALLED_DECREASE_RATIO = 0.05
 """Actual decrease of f, relative to the predicted one, below which a step counts as stalled."""
 
 MAX_STALLED_NEWTON_STEPS = 12
-"""Stalled or rejected steps in a row after which passes go on in float64, and in float64 the solver gives up."""
+"""Consecutive stalled or rejected steps after which passes continue in float64; in float64 the solver ends."""
 
 # Hessians
 
@@ -84,8 +86,8 @@ down."""
 # Precision
 
 FLOAT32_MIN_LENGTH = 0.02
-"""Length of a shortened step, as a fraction of the whole one, below which derivatives in float32 are no longer
-trusted."""
+"""Length of a shortened step, as a fraction of the whole one, below which derivatives in float32 are not precise
+enough."""
 
 FLOAT64_TOL_NEW_HESSIAN = 1e-5
 """Predicted decrease, relative to f, below which the next evaluation is in float64, where it computes a Hessian: above
@@ -102,8 +104,8 @@ STOP_FRACTION = 0.1
 the predicted decrease.  With l1 alone, a fraction of the square of the tolerance."""
 
 UNPENALIZED_STOP_FACTOR = 1e-6
-"""Additional factor without a penalty.  The error of coefficients goes with the square root of the gap, and these are
-compared with those of statistics packages digit by digit; one more step gives the digits."""
+"""Factor of the stopping tolerance without a penalty.  Such coefficients are compared with those of statistics packages
+digit by digit, and their error is proportional to the square root of the gap; one more step gives the digits."""
 
 MIN_FIRST_ORDER_STOP = 1e-16
 """Predicted decrease, relative to f, at which a certificate with l1 alone is tried whatever the tolerance: float64
@@ -142,7 +144,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
        Hessian without a pass, or by `certified`.  Where that fails, the next certificate is tried at a tenth of it.
     5. Choose the floating type of the next evaluation and whether it computes H, and take the step.
 
-    float32, where the problem asks for it, is used far from the optimum and for H.  The last gradients are in float64,
+    float32, where it is the problem's type, is used far from the optimum and for H.  The last gradients are in float64,
     so the accuracy of the result does not depend on it.  A Hessian in float32 is computed anew in float64 where it is
     nearly singular without a penalty, where it is not finite, where shortened steps do not decrease f, and where its
     model with l1 predicts no decrease.
@@ -155,7 +157,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     along them, and the point is the one of least norm.
 
     Args:
-        state: Of the problem; it is updated in each step.  With l1 the Hessian must be one that can be held.
+        state: State of the problem; updated in each step.  With l1 the Hessian must be small enough to be held.
         rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
 
     Returns:
@@ -224,12 +226,12 @@ class _Iteration:
         path: The step from the accepted point; ``None`` where the trial point is not the end of a step.
         length: Length of the step that led to the trial point; 1 unless it was shortened.
         stalled_steps: Steps in a row that were rejected or hardly decreased f.
-        last_predicted_decrease: Of the step before the current one.
+        last_predicted_decrease: Predicted decrease of the step before the current one.
         factored_hessian: The last Hessian that was computed, if there is one.
         hessian_point: The point it was computed at.
         null_space: Directions that change no logit, as far as they are known; ``None`` where they do not matter.
         damping: Multiple of the diagonal that steps with l1 add to the Hessian.
-        last_solution: Of conjugate gradients.
+        last_solution: The last solution of conjugate gradients.
         stop_limit: Predicted decrease at which an ordinary certificate is tried.
         cheap_bound_limit: Predicted decrease up to which the factored Hessian gives a bound; infinite where no such
             bound is used.

@@ -19,20 +19,20 @@ InverseHessian = Callable[[Tensor], Tensor]
 FIRST_RIDGE = 1e-12
 """First multiple of the identity that is added to a Hessian of unit diagonal.
 
-It is above the rounding errors of float64, so the Hessian of columns that repeat each other can be factored, and too
-small to change a step otherwise."""
+The ridge is above the rounding errors of float64, so the Hessian of columns that repeat each other can be factored, and
+too small to change a step otherwise."""
 
 RIDGE_GROWTH = 100.0
-"""Factor between two such multiples: the next one is tried where Cholesky fails."""
+"""Factor between two ridges: a larger ridge is tried where Cholesky fails."""
 
 MAX_FACTORIZATIONS = 11
-"""Factorizations of one Hessian at most: the last ridge is 1e8, which outweighs any error of a Hessian of unit
-diagonal."""
+"""Largest number of factorizations of one Hessian: the last ridge is 1e8, which outweighs any error of a Hessian of
+unit diagonal."""
 
 ZERO_CURVATURE_RTOL = {torch.float32: 1e-6, torch.float64: 1e-13}
 """Curvature along one coordinate that counts as 0, by the type that the Hessian was computed in.
 
-It is relative to the curvature before the mean of the feature was subtracted: several units of rounding in float32,
+The curvature is relative to that before the mean of the feature was subtracted: several units of rounding in float32,
 several hundred in float64."""
 
 SINGULAR_PIVOT = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -49,11 +49,11 @@ NOT_FINITE_MESSAGE = (
 def smallest_subgradient(point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
     """The subgradient of f of minimum norm, given the gradient of the smooth part of f.
 
-    It is 0 where a coefficient is 0 and the l1 penalty exceeds the slope of the smooth part.
+    The subgradient is 0 where a coefficient is 0 and the l1 penalty exceeds the slope of the smooth part.
 
     Args:
         point: Shape (K, D + 1).
-        gradient: Of the smooth part of f (without l1), (K, D + 1).
+        gradient: Gradient of the smooth part of f (without l1), (K, D + 1).
         l1: Strength of l1 by each coordinate, (D + 1,).
 
     References:
@@ -66,11 +66,11 @@ def smallest_subgradient(point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
 def intercept_step(problem: Problem, gradient: Tensor, curvature: Tensor) -> Tensor:
     """Newton's step for the intercepts alone, to be subtracted, (K,).
 
-    It is the solution of `curvature @ step = gradient` of least norm.
+    The step is the solution of `curvature @ step = gradient` of least norm.
 
     Args:
-        problem: Whose intercepts they are.
-        gradient: Of f by the intercepts, (K,).
+        problem: The problem of the intercepts.
+        gradient: Gradient of f by the intercepts, (K,).
         curvature: Second derivative of f by the intercepts, (K, K); singular for a softmax, whose probabilities depend
             on differences of the intercepts alone.
     """
@@ -114,9 +114,9 @@ def factor_hessian(
     5. Cholesky with an added multiple of the identity: the multiple grows by `RIDGE_GROWTH` until it succeeds.
 
     Args:
-        problem: Whose Hessian it is.
-        hessian: As `Derivatives` has it.
-        coordinates: Of the Hessian; the model's own for ``None``.
+        problem: The problem of the Hessian.
+        hessian: The Hessian as in `Derivatives.hessian`.
+        coordinates: Coordinates of the Hessian; ``None`` for those of the model.
         null: Directions that change no logit, (D + 1, R), in those coordinates.
         zero_curvature_rtol: Relative curvature along a coordinate that counts as 0, where there is no penalty.
 

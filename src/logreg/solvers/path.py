@@ -35,7 +35,7 @@ STRENGTHS_PER_DECADE = 4
 """Default strengths for each power of ten: neighbors differ by the factor 10^(1/4), about 1.8."""
 
 MAX_PASSES_PER_STRENGTH = 100
-"""Passes for each strength at most, plus the passes that earlier strengths left over.
+"""Largest number of passes for each strength, plus the passes that earlier strengths left over.
 
 A fit that is not within the tolerance by then has a larger gap, and its point is not converged.
 """
@@ -115,8 +115,8 @@ class PathFitter:
             problem: The problem whose rows are requested; its own l2 does not matter, its l1 stays.
             tolerance: The relative gap to end each fit at.
             seed: Fixes the rows that are sampled.
-            max_passes: Passes for each strength at most, plus the passes that earlier strengths left over.
-            rough: Whether the decrease that the quadratic model predicts may stand for the gap, where the Hessian is
+            max_passes: Largest number of passes for each strength, plus the passes that earlier strengths left over.
+            rough: Whether the decrease that the quadratic model predicts may replace the gap, where the Hessian is
                 held, in place of a bound; that saves the passes in float64.
         """
         self._is_rough = rough

@@ -31,10 +31,10 @@ MIN_ROWS_PER_FEATURE = 4
 operations) costs less than a twelfth of forming it from all rows (N * D^2)."""
 
 BLOCKS_MEMORY_FRACTION = 0.2
-"""Size of those matrices at most, as a fraction of the numbers in the data."""
+"""Largest size of the preconditioner's matrices, as a fraction of the numbers in the data."""
 
 SMALL_BLOCKS_NUMEL = 16e6
-"""Numbers in those matrices that are allowed however small the data is: 64 MB in float32."""
+"""Numbers that the preconditioner's matrices may have for data of any size: 64 MB in float32."""
 
 
 def preconditioner(
@@ -44,17 +44,17 @@ def preconditioner(
     curvature: Tensor,
     seed: int,
 ) -> PassRequests[InverseHessian]:
-    """An approximate inverse of the Hessian at a point, from one pass: that of each output's own block.
+    """An approximate inverse of the Hessian at a point, from one pass: the inverse of each output's own block.
 
     1. Where blocks are small beside the data, each output's block (D, D) is estimated from rows that are drawn in
        proportion to their curvature, and factored.  Each intercept is divided by its own curvature.
     2. Else the diagonal of the Hessian is computed over all rows, and the gradient is divided by it.
 
     Args:
-        problem: Over whose rows the passes go.
-        coordinates: Of the point.
+        problem: The problem, over whose rows the passes go.
+        coordinates: Coordinates of the point.
         point: Shape (K, D + 1).
-        curvature: Of f by the intercepts there, (K, K).
+        curvature: Second derivatives of f by the intercepts at the point, (K, K).
         seed: Fixes which rows are drawn.
     """
     k, d = problem.num_outputs, problem.num_features

@@ -1,4 +1,4 @@
-"""The problem that a solver is given: the objective, the shape of the data, and the coordinates."""
+"""The problem that a solver solves: the objective, the shape of the data, and the coordinates."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Coordinates(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """The objective over the rows of one train split: all that a solver knows of the rows.
+    """The objective over the rows of one train split, without the rows.
 
     Attributes:
         objective: The function to minimize.
@@ -125,10 +125,10 @@ def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Co
     """Coordinates in which a sample has mean 0 and deviations of one size; the model's own where it standardizes.
 
     Args:
-        problem: Whose rows they are.
-        sample: Some of its rows.
-        every_scale: Whether small deviations are brought to 1 too.  That blows rare features up, which harms
-            steps along the gradient and nothing else.
+        problem: The problem of the rows.
+        sample: Some of the rows.
+        every_scale: Whether small deviations are scaled to 1 too.  This scaling enlarges rare features, which harms
+            only steps along the gradient.
     """
     model = problem.model
     of_units = torch.frexp(model.scale).mantissa == 0.5  # powers of two: features in source units, as they are stored
@@ -144,7 +144,7 @@ def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Co
     near = center.to(torch.promote_types(features.dtype, torch.float32))
     squares = sum(((part - near).square_().sum(0) for part in few), start=torch.zeros_like(center))
     deviation = (squares / number).sqrt()
-    if not problem.intercept:  # moving the features would need one
+    if not problem.intercept:  # a shift of the features would need an intercept
         center = torch.zeros_like(center)
     deviation = torch.where(deviation > 1e-9 * center.abs(), deviation, 1.0).nan_to_num(1.0)
     if every_scale:

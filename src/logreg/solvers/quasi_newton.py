@@ -12,14 +12,14 @@ from logreg.solvers.newton_steps import InverseHessian
 from logreg.solvers.problem import Problem
 
 MAX_STORED_PAIRS = 300
-"""Pairs (step, change of the gradient) that are stored at most: each adds two inner products and two sums of vectors to
-every application."""
+"""Largest number of stored pairs (step, change of the gradient): each adds two inner products and two sums of vectors
+to every application."""
 
 PAIRS_MEMORY_FRACTION = 0.1
-"""Size of those pairs at most, as a fraction of the numbers in the data."""
+"""Largest size of the stored pairs, as a fraction of the numbers in the data."""
 
 SMALL_PAIRS_NUMEL = 4e6
-"""Numbers in those pairs that are allowed however small the data is: 16 MB in float32."""
+"""Numbers that the stored pairs may have for data of any size: 16 MB in float32."""
 
 
 class LimitedMemoryInverse:
@@ -36,7 +36,7 @@ class LimitedMemoryInverse:
     """
 
     def __init__(self, first: InverseHessian, problem: Problem, l2: Tensor) -> None:
-        """``first`` is the preconditioner, and ``l2`` the penalty by each of its coordinates, (D + 1,)."""
+        """``first`` is the preconditioner, and ``l2`` the penalty by each coordinate, (D + 1,)."""
         self._first, self._l2 = first, l2
         numel = max(SMALL_PAIRS_NUMEL, PAIRS_MEMORY_FRACTION * problem.rows * problem.num_features)
         # One allocation, whose pages the system maps when they are written: many small ones would fragment the memory.
@@ -55,7 +55,7 @@ class LimitedMemoryInverse:
 
     @property
     def max_pairs(self) -> int:
-        """Pairs that are stored at most."""
+        """Largest number of stored pairs."""
         return len(self._pairs)
 
     def __call__(self, gradient: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class LimitedMemoryInverse:
         return True
 
     def change_l2(self, l2: Tensor) -> None:
-        """Makes it the inverse for another penalty, (D + 1,): each y gains (new l2 - old l2) * s."""
+        """Changes the inverse to that for another penalty, (D + 1,): (new l2 - old l2) * s is added to each y."""
         added = (l2 - self._l2).to(self._pairs.dtype)
         self._l2 = l2
         if not bool(added.any()):

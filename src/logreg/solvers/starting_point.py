@@ -74,7 +74,7 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     A start elsewhere stays, unless the problem is solved in the span of its rows.
 
     Args:
-        state: Its coordinates and its point are updated.
+        state: State of the problem; its coordinates and its point are updated.
         solve: The solver for smaller problems.
 
     Returns:

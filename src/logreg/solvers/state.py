@@ -26,14 +26,15 @@ from logreg.solvers.quasi_newton import LimitedMemoryInverse
 VALUE_ROUNDING = {torch.float32: 3e-7, torch.float64: 1e-13}
 """Rounding error of a computed f, relative to f, by the type of the arithmetic.
 
-It is some machine epsilons, since f is a sum over many rows.  A step whose f is higher by no more is not called worse.
+The error is some machine epsilons, since f is a sum over many rows.  A step whose f is higher by no more than this
+error does not count as worse.
 """
 
 CURVATURE_MEAN_OFFSET = 0.05
 """Assumed squared distance between two means of a feature, in squared standard deviations of the feature.
 
-One is the mean over all rows, where the coordinates have their center.  The other is the mean over the rows weighted by
-their curvature, which is the one that a move of an intercept acts at.
+One mean is over all rows, and is the center of the coordinates.  The other weighs the rows by their curvature; a move
+of an intercept changes the gradient by the coefficients in proportion to it.
 """
 
 
@@ -46,13 +47,13 @@ class SolverState:
         point: The best point so far, (K, D + 1), in ``coordinates``; before the first pass the start, in
             `Problem.model`.
         coordinates: The coordinates that the optimizer works in.
-        tolerance: The relative gap (f - f*) / f to end at.
-        seed: Fixes the rows that are sampled.
+        tolerance: The relative gap (f - f*) / f at which the optimizer ends.
+        seed: Seed of the samples of rows.
         inverse: An approximate inverse of the Hessian in ``coordinates``, once one was computed.
         value: f at the point, in nats; infinite until it is known.
         predicted_decrease: The decrease of f that the quadratic model predicts for the next step, relative to f.
         gap: The optimizer's current estimate of f - f*, in nats.
-        row_sizes: Units of the coordinates, (D + 1,), and how large rows are in these units, once known.
+        row_sizes: Units of the coordinates, (D + 1,), and the norms of the rows in these units; ``None`` until known.
         bound: The best bound of f - f* so far; the optimizer ends with it.
         best: The point of that bound, (K, D + 1), in ``coordinates``.
     """
@@ -80,7 +81,7 @@ class SolverState:
 
     @property
     def converged(self) -> bool:
-        """Whether the gap is within the tolerance, by the bound; by an estimate where no bound could be had."""
+        """Whether the gap is within the tolerance, by the bound; by an estimate where there is no bound."""
         return self.bound is not None and within(self.bound, self.tolerance)
 
 
@@ -128,7 +129,7 @@ def certified(state: SolverState, evaluation: Derivatives | None) -> PassRequest
     """Bounds the gap of the state's point in float64, and keeps the bound if it is the best one so far.
 
     Args:
-        state: Its ``bound``, ``best`` and ``gap`` are updated.
+        state: State of the problem; its ``bound``, ``best`` and ``gap`` are updated.
         evaluation: The derivatives at the point in float64, if they are known already.
 
     Returns:

@@ -21,30 +21,32 @@ from logreg.solvers.starting_point import MIN_STOCHASTIC_ROWS, holds_hessian
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient, scaled_gradient
 
 LOGITS_PER_OUTPUT = 3
-"""Numbers that are cached for each row and output: those of `BlockLogits`."""
+"""Numbers that `BlockLogits` caches for each row and output."""
 
 LOGITS_MEMORY_FRACTION = 0.1
-"""Size of that cache at most, as a fraction of the numbers in the data."""
+"""Largest size of the cache of logits, as a fraction of the numbers in the data."""
 
 SMALL_LOGITS_NUMEL = 4e6
-"""Numbers in that cache that are allowed however small the data is: 16 MB in float32."""
+"""Numbers that the cache of logits may have for data of any size: 16 MB in float32."""
 
 MAX_SUBSPACE_STEPS = 300
-"""Steps at most; Newton's method goes on from there."""
+"""Largest number of steps; Newton's method continues from there."""
 
 MAX_STEPS_PER_HALVING = 30
-"""Steps in a row that may pass without halving the estimated gap: a gradient in float32 has only so many digits, so at
-some point more steps bring none."""
+"""Consecutive steps without halving the estimated gap after which descent ends: a gradient in float32 has about seven
+digits, beyond which further steps do not reduce it."""
 
 MIN_PREDICTED_DECREASE = 1e-8
 """Predicted decrease of a step, relative to f, at which descent ends where there is no l2: then no gap can be estimated
 from the gradient, and Newton steps with exact curvature converge faster."""
 
 MAX_EXTRAPOLATION_PAIRS = 40
-"""Last steps whose span is searched for the point of least gradient norm: their Gram matrix then costs little."""
+"""Number of last steps whose span is searched for the point of least gradient norm; their Gram matrix costs
+little."""
 
 EXTRAPOLATION_PINV_RTOL = 1e-10
-"""Eigenvalues of that Gram matrix, relative to the largest, that count as linear dependence of the steps."""
+"""Eigenvalue of the Gram matrix of the last steps, relative to the largest, below which steps count as linearly
+dependent."""
 
 CERTIFY_TOL_FACTOR = 0.8
 """Estimated gap, as a multiple of the tolerance, at which a point is evaluated in float64 to be certified.
@@ -78,11 +80,11 @@ class BlockLogits:
     """The logits of a block of rows that are cached from one pass to the next, each (n, K)."""
 
     logits: Tensor
-    """At the point."""
+    """Logits at the point."""
     direction: Tensor | None = None
-    """Their derivative along the new direction."""
+    """Derivative of the logits along the new direction."""
     last_step: Tensor | None = None
-    """Their change by the last step."""
+    """Change of the logits by the last step."""
 
 
 LogitsCache = BlockCache[BlockLogits]
@@ -115,7 +117,7 @@ class EvaluateAfterStep(Evaluate):
         cache.rewind()
 
     def logits(self, rows: PreparedRows) -> Tensor:
-        """Of the block's rows after the step, (n, K)."""
+        """Logits of the block's rows after the step, (n, K)."""
         if self._fills_cache:
             block = BlockLogits(super().logits(rows).contiguous())
             self._cache.write(rows.labels, block)
@@ -195,7 +197,7 @@ def descend(state: SolverState) -> PassRequests[bool]:
     by less than `MIN_PREDICTED_DECREASE`.
 
     Args:
-        state: Of the problem; it is updated in each step, and gets an ``inverse`` where it has none yet.
+        state: State of the problem; updated in each step.  It gets an ``inverse`` where it has none yet.
 
     Returns:
         Whether the point is certified.
@@ -281,7 +283,7 @@ def _least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) 
     by the norm of the gradient.
 
     Args:
-        state: Of the problem, with the steps in its ``inverse``.
+        state: State of the problem, with the steps in its ``inverse``.
         now: The objective at the last point.
         num_pairs: Last steps to use, >= 1.
 
@@ -315,11 +317,11 @@ def _subspace_newton_step(
     """Minimizes the quadratic model of f on the span of the directions: `H @ factors = -slopes`.
 
     Args:
-        problem: Of the point.
-        coordinates: Of the point.
-        gradient: Of f, (K, D + 1).
+        problem: The problem of the point.
+        coordinates: Coordinates of the point.
+        gradient: Gradient of f, (K, D + 1).
         directions: Shape (M, K, D + 1).
-        hessian: Of the loss on the span, (M, K, M, K); the penalty's part is added.
+        hessian: Hessian of the loss on the span, (M, K, M, K); the penalty's part is added.
 
     Returns:
         Factors of the directions, (M, K), and the predicted decrease.

@@ -22,7 +22,7 @@ from logreg.solvers.starting_point import MAX_HELD_HESSIAN_PARAMETERS
 from logreg.solvers.state import SolverState, certified
 
 MAX_WORKING_SETS = 200
-"""Working sets that are solved for at most."""
+"""Largest number of working sets."""
 
 FIRST_WORKING_SET_SIZE = 50
 """Features of the first working set: so small a Hessian costs little beside a pass over all features."""
@@ -37,23 +37,23 @@ is solved more exactly than the last one, which may lower f."""
 
 
 class _SelectedFeatures(Pass[None]):
-    """A pass that sees some of the features."""
+    """A pass over some of the features."""
 
     def __init__(self, requested: Pass[Any], features: Tensor) -> None:
-        """``features`` are the numbers of the columns that ``requested`` is shown, (M,)."""
+        """``features`` are the positions of the columns that ``requested`` gets, (M,)."""
         self.requested, self.features, self.interleaved = requested, features, requested.interleaved
 
     def add(self, block: Batch) -> None:
-        """Hands on those features of a block; sets ``done``."""
+        """Passes these features of a block to ``requested``, and sets ``done``."""
         self.requested.add(block._replace(features=block.features.index_select(1, self.features)))
         self.done = self.requested.done
 
     def finish(self) -> None:
-        """Ends the pass that it hands rows to."""
+        """Ends ``requested``."""
         self.requested.finish()
 
     def reduce(self, processes: Processes) -> None:
-        """Combines the accumulators of that pass."""
+        """Combines the accumulators of ``requested`` over processes."""
         self.requested.reduce(processes)
 
 
@@ -73,7 +73,7 @@ def newton_on_working_sets(state: SolverState) -> PassRequests[None]:
     whose Hessian can be held, L-BFGS goes on over all features.
 
     Args:
-        state: Of the problem; it is updated in each round.
+        state: State of the problem; updated in each round.
 
     References:
         Massias, Gramfort and Salmon (2018), Celer: a fast solver for the lasso with dual extrapolation.

@@ -23,7 +23,7 @@ def sweep_overrides(overrides: Sequence[Override], root: Path) -> tuple[list[str
     """Further overrides for Hydra: the sweep folder, and the names of its jobs' folders.
 
     Args:
-        overrides: As typed.
+        overrides: Overrides as typed.
         root: The folder of all runs.
 
     Returns:
@@ -52,8 +52,8 @@ def run_in_sweep(run: Callable[[], float], folder: Path, overrides: Sequence[str
 
     Args:
         run: The job; returns the score that jobs are ranked by.
-        folder: Its folder.
-        overrides: The settings that distinguish it.
+        folder: Folder of the job.
+        overrides: The settings in which the job differs from others.
         score: Name of the score.
 
     Returns:

@@ -35,8 +35,8 @@ class Job:
     """A job of a sweep that has ended.
 
     Attributes:
-        name: Its folder, relative to the sweep's.
-        summary: As the job wrote it.
+        name: Folder of the job, relative to that of the sweep.
+        summary: Summary that the job wrote.
     """
 
     name: str
@@ -182,7 +182,7 @@ def _next_after(ranked: Sequence[Path], best: Job) -> list[str]:
 
     Args:
         ranked: Folders of jobs, the best first.
-        best: The first.
+        best: The first of these jobs.
     """
     newest, words = latest_run(RUNS), [*command_words("compare"), ranked[0].as_posix()]
     if newest is not None and is_finished(newest):
@@ -220,8 +220,8 @@ def draw_search(
     """Draws the pictures of a tuned sweep: the scores in order, and the importance of each key.
 
     Args:
-        folder: Of the sweep.
-        title: Of the pictures.
+        folder: Folder of the sweep.
+        title: Title of the pictures.
         history: State and score of each trial.
         importance: Share of the variance of the scores that each key explains; empty where it is not known.
         score: Name of the score.

@@ -39,7 +39,7 @@ class Range:
     """Values that a key may take.
 
     Attributes:
-        key: As a user types it, such as "lr".
+        key: Key as a user types it, such as "lr".
         kind: log, uniform, int or choice.
         ends: Smallest and largest; of a choice, its values.
     """
@@ -108,7 +108,7 @@ def shown(value: Any) -> str:
 class Search:
     """A study in a database, which several processes may share.
 
-    Trials that have ended and trials that are running count towards the total; a trial that was killed does not.  The
+    Trials that have ended and trials that are running count toward the total; a trial that was killed does not.  The
     next trial depends on the seed and on the trials that have ended, so that a killed sweep that continues makes the
     same trials as one that was never killed.
     """
@@ -126,11 +126,11 @@ class Search:
         """Opens the study, or creates it.
 
         Args:
-            name: Of the study.
+            name: Name of the study.
             storage: URL of the database.
             ranges: The values to search.
             settings: All other settings as typed; a study continues only with the same ones.
-            seed: Of the sampler.
+            seed: Seed of the sampler.
             prune: Whether trials that fall behind are stopped.
             sign: 1 where a higher score is better, else -1.
 

@@ -1,4 +1,4 @@
-"""Reads checkpoints safely, and makes trained models of them that can predict."""
+"""Reads checkpoints safely, and builds trained models from them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class TrainedModel:
     Attributes:
         file: The checkpoint.
         module: The model, on the CPU and ready to predict.
-        config: Of its run; ``None`` where the model was trained from Python.
+        config: Config of its run; ``None`` where the model was trained from Python.
         epochs: Passes over the train rows.
-        optimality: Its certificate as plain values; ``None`` where the checkpoint has none.
+        optimality: The certificate of the fit, as plain values; ``None`` where the checkpoint has none.
     """
 
     file: Path
@@ -86,7 +86,7 @@ class Predictor:
 
         Args:
             module: The trained model.
-            device: Of the arithmetic; the CPU where the device has no float64.
+            device: Device of the arithmetic; replaced by the CPU where the device has no float64.
         """
         self.device = torch.device("cpu" if torch.device(device).type == "mps" else device)
         self.loss, self.calibration = module.objective.loss, module.calibration

@@ -62,10 +62,10 @@ class Checkpoints(Checkpoint):
 
         Args:
             folder: The run folder.
-            io: Holds and writes the files; the Trainer must have it as a plugin.
-            when_saved: Is called each time that both files are on disk.
+            io: Buffers and writes the files; the Trainer must have it as a plugin.
+            when_saved: Function that is called each time that both files are on disk.
             every_s: Least seconds between two writes.
-            config: Of the run, as plain values: it names the data of the checkpoint.
+            config: Config of the run as plain values, so that the checkpoint names its data.
             path: The setting of l2 as typed and the regularization path that its strength was chosen from, as plain
                 values.
         """

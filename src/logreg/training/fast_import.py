@@ -57,13 +57,13 @@ def import_lightning() -> None:
 
 @contextmanager
 def without_compiler() -> Iterator[bool]:
-    """Replaces torch's compiler by a stand-in; yields False where the real one is imported already."""
+    """Replaces torch's compiler by an empty module; yields False where the compiler is imported already."""
     if COMPILER in sys.modules:
         yield False
         return
-    import torch  # noqa: F401  # the whole of it, which must not see the stand-in
+    import torch  # noqa: F401  # torch itself must not see the empty module
 
-    sys.modules[COMPILER] = _stand_in()
+    sys.modules[COMPILER] = _empty_compiler()
     try:
         yield True
     finally:
@@ -78,7 +78,7 @@ def _keep_away() -> None:
     optimizer.load_state_dict(optimizer.state_dict())
 
 
-def _stand_in() -> ModuleType:
+def _empty_compiler() -> ModuleType:
     def disable(function: Callable[..., Any] | None = None, *_: object, **__: object) -> Any:
         return (lambda decorated: decorated) if function is None else function
 

@@ -59,13 +59,13 @@ class LogisticModule(pl.LightningModule):
     training when it is certified to be at the optimum.
 
     Attributes:
-        facts: All that is known of the data.
-        objective: What is minimized.
+        facts: Facts of the data: shapes, names, class weights, standardization.
+        objective: The minimized function.
         model: Features as they are stored -> logits (N, K); K = 1 for two classes under bce, else C.
-        reason: Why optimizer "auto" chose its solver; else empty.
+        reason: Reason for the solver that optimizer "auto" chose; else empty.
         progress: State of the exact optimizer; ``None`` before it begins.
-        certificate: The newest, which may be of an earlier epoch (its ``passes``); ``None`` before there is one.
-        separation: Why no finite optimum exists, where that is known; part of every certificate; else empty.
+        certificate: The newest certificate, which may be of an earlier epoch (its ``passes``); ``None`` without one.
+        separation: Reason why no finite optimum exists; empty where none is known.  Part of every certificate.
         calibration: Maps logits to class probabilities; the inverse link alone until a calibration is fitted.
     """
 
@@ -91,7 +91,7 @@ class LogisticModule(pl.LightningModule):
         """Builds the model; all arguments are kept in the checkpoint as plain values.
 
         Args:
-            facts: Of the data, as the DataModule has them.
+            facts: Facts of the data, from the DataModule.
             loss: "bce", "cross_entropy", or "auto" for bce when there are two classes.
             reduction: "mean" or "sum" of the data term over rows.
             l2: Strength of the penalty (l2 / 2) * |coef|^2, >= 0.
@@ -102,7 +102,7 @@ class LogisticModule(pl.LightningModule):
             lr: Step size of a first-order optimizer in the first epoch, > 0.
             batch_size: Rows of a batch of a first-order optimizer; ``None`` for all rows of a block.
             max_epochs: Length of the schedule, in passes over the train rows.
-            seed: Of the "linear" start, and of the random draws of an exact optimizer.
+            seed: Seed of the "linear" start, and of the random draws of an exact optimizer.
             precision: Bits of the arithmetic; the Trainer's must be the same.
             tolerance: Relative gap to the optimum at which an exact optimizer ends.
             polish: Whether an exact optimizer goes on where a first-order one ends, after ``max_epochs``.

@@ -1,4 +1,4 @@
-"""The progress of a fit: a bar in a terminal, a few lines in a pipe."""
+"""Shows the progress of a fit: a bar in a terminal, a few lines in a pipe."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from logreg.training.module import LogisticModule
 
 
 class ProgressDisplay(Callback):
-    """A progress bar where a user watches stderr, a few plain lines where a file does."""
+    """Shows a progress bar where stderr is a terminal, and a few plain lines where it is not."""
 
     def __init__(self, label: str, lines: int = 5, warning: str = "") -> None:
         """Names the run.
 
         Args:
-            label: Such as the dataset's name.
+            label: First words of each line: the dataset's name.
             lines: Number of plain lines, spread evenly over the epochs; 0 silences the display.
             warning: A line to show before the fit.
         """

@@ -14,7 +14,7 @@ class Pruned(Exception):  # a signal, not an error
     """A trial of a search that fell behind the others.
 
     Attributes:
-        score: On val, when the trial was stopped.
+        score: Score on val when the trial was stopped.
         epoch: Number of epochs until then.
     """
 

@@ -16,7 +16,7 @@ def constant(epoch: int, max_epochs: int) -> float:
 
 
 def cosine(epoch: int, max_epochs: int, floor: float = 0.0) -> float:
-    """Half a cosine from 1 in the first epoch towards ``floor``, which epoch ``max_epochs`` would have.
+    """Half a cosine from 1 in the first epoch toward ``floor``, which epoch ``max_epochs`` would have.
 
     Example:
         >>> [round(cosine(epoch, 4), 3) for epoch in range(4)]

@@ -25,7 +25,7 @@ from logreg.training.module import LogisticModule
 
 ROWS = 16
 
-GAP = st.none()
+MISSING = st.none()
 KINDS: dict[str, st.SearchStrategy[Any]] = {
     "float": st.floats(-1e3, 1e3, width=16) | st.just(float("nan")),
     "int": st.integers(-1000, 1000),
@@ -34,7 +34,7 @@ KINDS: dict[str, st.SearchStrategy[Any]] = {
     "levels like numbers": st.sampled_from(["1", "2", "01", "3.0", "1e3"]),
     "dictionary": st.sampled_from(["a", "b", "c"]),
 }
-"""Kinds of columns; each may also have gaps, be constant or be nothing but gaps."""
+"""Kinds of columns; each may also have missing values, be constant or be all missing."""
 
 TYPES = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "dictionary": pa.string()}
 
@@ -47,7 +47,8 @@ def tables(draw: st.DrawFn) -> pa.Table:
     columns = {}
     for name in names:
         kind = draw(st.sampled_from(list(KINDS)))
-        values = draw(st.lists(KINDS[kind] | GAP if draw(st.booleans()) else KINDS[kind], min_size=ROWS, max_size=ROWS))
+        one = KINDS[kind] | MISSING if draw(st.booleans()) else KINDS[kind]
+        values = draw(st.lists(one, min_size=ROWS, max_size=ROWS))
         column = pa.array(values, TYPES.get(kind, pa.string()))
         columns[name] = column.dictionary_encode() if kind == "dictionary" else column
     return pa.table(columns)
@@ -224,7 +225,7 @@ def test_levels_and_the_median_are_those_of_train() -> None:
     column, features = encoded(["a", "b", "a", "new", None], train=3)
     assert column.feature_names == ("c=a", "c=b")
     assert features[3] == [0.0, 0.0]
-    assert features[4] == [1.0, 0.0]  # the most frequent of train, which had no gap to mark
+    assert features[4] == [1.0, 0.0]  # the most frequent of train, which had no missing value to mark
     column, features = encoded([1.0, None, 2.0, 9.0, None, 100.0], train=4)
     assert (column.fill, column.feature_names) == (2.0, ("c", "c is missing"))
     assert features == [[1, 0], [2, 1], [2, 0], [9, 0], [2, 1], [100, 0]]
@@ -236,7 +237,7 @@ def test_of_equally_frequent_levels_the_first_in_the_alphabet_fills() -> None:
 
 
 def test_the_median_is_that_of_all_train_rows_however_many() -> None:
-    # A column without gaps, too: a raw row may have one when the model is used.
+    # Also for a column without missing values: a raw row may have one when the model is used.
     values = np.random.default_rng(0).exponential(size=30_000)
     values[1::2] += 100  # a sample of every third row or so would do; one of every other row would not
     assert encoded(values)[0].fill == float(np.median(values))

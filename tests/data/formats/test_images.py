@@ -245,9 +245,9 @@ def test_all_broken_files_are_named_and_no_row_follows_the_first_one() -> None:
     assert rows == [*range(50)]
     assert str(caught.value) == (
         "`input=x` must hold images that can be read, and 2 of 100 cannot: 50.jpg (why), 70.jpg (why). "
-        "Mend or remove them."
+        "Fix or remove them."
     )
-    with pytest.raises(DataError, match=r"45 of 100 cannot: 0\.jpg \(why\), .*19\.jpg \(why\) and 25 more\. Mend"):
+    with pytest.raises(DataError, match=r"45 of 100 cannot: 0\.jpg \(why\), .*19\.jpg \(why\) and 25 more\. Fix"):
         list(decode_rows(fails(set(range(45))), names, "dataset.path=x", ""))
 
 

@@ -505,7 +505,7 @@ BAD_ARRAYS: list[tuple[dict[str, Any], dict[str, str], str]] = [
         {"x": X, "y": Y, "g": np.where(Y == 1, np.nan, 1)},
         {"group": "g"},
         "`dataset.split.group=g` must have a value in every row, got none in row 1 [in emb.npz]. "
-        "Give a row that stands alone a group of its own.",
+        "Give a row without a group its own group.",
     ),
     (
         {"x": X, "y": np.full(12, np.nan)},
@@ -630,7 +630,7 @@ def test_files_that_do_not_fit_each_other_are_named(here: Path) -> None:
     refused(
         Features(train_path="train.npz", test_path="words.npz"),
         DataError,
-        "`dataset.labels=y` must have one type in all files, got int64 in train, string in test. Mend the files.",
+        "`dataset.labels=y` must have one type in all files, got int64 in train, string in test. Fix the files.",
     )
 
 

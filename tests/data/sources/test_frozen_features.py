@@ -346,7 +346,7 @@ def test_weights_are_downloaded_once(
         monkeypatch.setattr(member(), "_value_", dataclasses.replace(member().value, url=url))
         built = Backbone.build(SMALL, "DEFAULT")
         assert Backbone.build(SMALL, "DEFAULT").facts["checksum"] == built.facts["checksum"]
-        assert server.asked == [there.name]
+        assert server.requested == [there.name]
     assert built.facts["checksum"] == Backbone.build(SMALL, str(there)).facts["checksum"]
     folder = tmp_path / "torch" / "hub" / "checkpoints"
     assert [file.name for file in folder.iterdir()] == [there.name]

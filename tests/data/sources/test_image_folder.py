@@ -325,7 +325,7 @@ def test_a_broken_image_is_named(kind: str, ending: str, tmp_path: Path, monkeyp
     with pytest.raises(
         DataError,
         match=rf"^`dataset\.path={tmp_path}` must hold images that can be read, and 1 of 2 cannot: b/{file.name} "
-        r"\([^\n]*[^.]\)\. Mend or remove it\. Set dataset\.broken=skip to train without it\.$",
+        r"\([^\n]*[^.]\)\. Fix or remove it\. Set dataset\.broken=skip to train without it\.$",
     ):
         read(tmp_path)
 
@@ -348,7 +348,7 @@ def test_links_to_nothing_and_pipes_are_named_with_the_broken_files(tmp_path: Pa
     (tmp_path / "b/3.png").symlink_to("3.png")
     os.mkfifo(tmp_path / "b/4.png")
     named = ", ".join(rf"b/{number}\.png \(it is not a file\)" for number in (2, 3, 4))
-    message = rf" 3 of 5 cannot: {named}\. Mend"
+    message = rf" 3 of 5 cannot: {named}\. Fix"
     with pytest.raises(DataError, match=message):
         read(tmp_path)
     assert len(read(tmp_path, broken="skip").tables["train"]) == 2
@@ -420,7 +420,7 @@ def spoil(root: Path) -> Path:
 
 BROKEN = (
     r"`dataset\.path=.*` must hold images that can be read, and 3 of 8 cannot: train/a/0\.jpg \(it is empty\), "
-    r"train/b/1\.jpg \(.*runcated.*\), test/a/1\.jpg \(its content is not an image\)\. Mend or remove them\. "
+    r"train/b/1\.jpg \(.*runcated.*\), test/a/1\.jpg \(its content is not an image\)\. Fix or remove them\. "
     r"Set dataset\.broken=skip to train without them\."
 )
 
@@ -431,7 +431,7 @@ def test_all_broken_files_are_named_at_once_with_the_setting_that_leaves_them_ou
         read(root)
     model = dataclasses.replace(learned(write(tmp_path / "fine", "a/1.png", "b/1.png")).facts, image_shape=(3, 64, 64))
     with pytest.raises(
-        DataError, match=r"^`input=.*/test` must .* 1 of 4 cannot: a/1\.jpg \(its .*\)\. Mend or remove it\.$"
+        DataError, match=r"^`input=.*/test` must .* 1 of 4 cannot: a/1\.jpg \(its .*\)\. Fix or remove it\.$"
     ):
         incoming(model, root / "test", broken="skip")  # a prediction for every file or none
 
@@ -631,13 +631,13 @@ def test_unusable_groups_are_refused_in_one_line(group: str, message: str, tmp_p
         read(root, group=group.format(here=tmp_path))
 
 
-def test_names_of_many_subjects_give_a_note_and_its_advice_works(tmp_path: Path, desk: Any) -> None:
+def test_names_of_many_subjects_give_a_note_and_its_advice_works(tmp_path: Path, run_train: Any) -> None:
     root = patients(tmp_path / "patients", 12)
     (note,) = read(root).notes
     assert note.startswith("the names look like 12 subjects with several images each (ill/p")
     advice = re.search(r"'dataset[^']*'", note)
     assert advice
-    answer = desk(f"dataset=image_folder dataset.path=patients dataset.cache=null facts=only {advice[0]}")
+    answer = run_train(f"dataset=image_folder dataset.path=patients dataset.cache=null facts=only {advice[0]}")
     assert answer.code == 0
     assert "subjects" not in answer.out
     write(root, "train/ill/x_0.png", "train/well/x_1.png")  # with folders for splits nothing is split by chance
@@ -689,9 +689,9 @@ def test_classes_that_are_numbers_are_sorted_by_value(names: list[str], order: l
     ],
 )
 def test_names_typed_as_they_are_shown_work(
-    folders: str, typed: str, classes: list[str], tmp_path: Path, desk: Any
+    folders: str, typed: str, classes: list[str], tmp_path: Path, run_train: Any
 ) -> None:
     write(tmp_path / "root", *(f"{name}/{n}.png" for name in folders.split() for n in range(5)))
-    answer = desk(f"dataset=image_folder dataset.path=root dataset.cache=null facts=only {typed}")
+    answer = run_train(f"dataset=image_folder dataset.path=root dataset.cache=null facts=only {typed}")
     shown = [line.split("│")[1].strip() for line in answer.out.splitlines() if line.startswith("│")]
     assert (answer.code, answer.err, sorted(shown)) == (0, "", sorted([*classes, "all"]))

@@ -37,7 +37,7 @@ from logreg.errors import DataError, as_typed
 from logreg.facts import SPLITS
 from logreg.training.module import LogisticModule
 from tables import alternating, as_text, table, write
-from whole_runs import Run, data_of, standing_in, train
+from whole_runs import Run, data_of, train, working_in
 
 ROWS = 120
 
@@ -210,7 +210,7 @@ def test_a_level_that_train_lacks_is_all_zeros_and_counted(tmp_path: Path) -> No
 # Missing values
 
 
-def test_gaps_are_filled_by_median_and_most_frequent_of_train_and_marked(files: Path) -> None:
+def test_missing_values_are_filled_by_median_and_most_frequent_of_train_and_marked(files: Path) -> None:
     columns, data = stones(), table(files / "t.csv", target="cut")
     learned_from = rows_of(data, "train")
     median = statistics.median(value for row in learned_from if (value := columns["mass"][row]) is not None)
@@ -230,7 +230,7 @@ def test_gaps_are_filled_by_median_and_most_frequent_of_train_and_marked(files: 
     assert all(f"{name} {share}" in line for name, share in shares.items())
 
 
-def test_a_gap_in_a_column_without_gaps_in_train_is_filled_by_the_exact_median_and_not_marked(tmp_path: Path) -> None:
+def test_a_missing_value_in_a_column_complete_in_train_is_filled_by_the_exact_median(tmp_path: Path) -> None:
     # 30,000 train rows in a rhythm: of every other row the median is another one.
     rows = 30_000
     a = [float(row if row % 2 else row + 10**6) for row in range(rows)]
@@ -250,7 +250,7 @@ def test_words_for_a_missing_value_can_be_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written", ["", "NA", "NaN", "nan", "null", "N/A"])
-def test_a_gap_is_written_in_many_ways(tmp_path: Path, written: str) -> None:
+def test_a_missing_value_is_written_in_many_ways(tmp_path: Path, written: str) -> None:
     path = write(tmp_path, a=[*range(40), *[written] * 20], y=alternating("no", "yes"))
     assert table(path).facts.feature_names == ("a", "a is missing")
 
@@ -474,7 +474,7 @@ def test_a_checkpoint_alone_takes_raw_rows_to_the_same_probabilities(run: Run, f
     as_category = [column.name for column in module.facts.columns if column.kind != "number"]
     features, _ = encode(read_columns(raw, as_category), module.facts.columns, torch.float64)
     torch.testing.assert_close(torch.softmax(module(features), 1), expected, atol=1e-12, rtol=0)
-    # One row, with a level that was never seen and a gap.
+    # One row, with a level that was never seen and a missing value.
     one = pa.table({"carat": [1.0], "color": ["Z"], "cleaned": [True], "mass": pa.nulls(1), "shape": ["oval"]})
     features, unseen = encode(read_columns(one, as_category), module.facts.columns, torch.float64)
     assert unseen["color"].tolist() == [0]
@@ -623,7 +623,7 @@ def test_a_run_does_not_resume_with_other_data(tmp_path: Path, change: dict[str,
     else:
         columns["part"] = [{"val": "test", "test": "val"}.get(word, word) for word in part]
     write(tmp_path, **columns)
-    with standing_in(tmp_path), redirect_stderr(io.StringIO()) as said:
+    with working_in(tmp_path), redirect_stderr(io.StringIO()) as said:
         assert main([f"ckpt_path={first.folder}", "max_epochs=2"]) == 2
     assert re.search(rf"`ckpt_path` must fit the run: the ({what})", said.getvalue())
 
@@ -803,13 +803,13 @@ def test_all_refused_columns_are_named_at_once_and_the_advice_works(tmp_path: Pa
     assert "'age' has '?' in row 599" in message
     assert "'town' has 120 levels" in message
     assert message.endswith(
-        "'mass' has 1 missing value. Mend the file, or type: "
+        "'mass' has 1 missing value. Fix the file, or type: "
         + (
             '\'dataset.drop=["fine","id","when it was","price"]\' dataset.categorical=[zip] '
             '\'dataset.missing_values=["none","-","?"]\' dataset.max_levels=120 dataset.missing=impute'
         )
     )
-    # whether "age" and "mass" have a gap in train is a matter of chance
+    # whether "age" and "mass" have a missing value in train is a matter of chance
     names = [name for name in table(path, *typed, *advised(message)).facts.feature_names if "missing" not in name]
     assert names == [*(f"zip={10 + k} kg" for k in range(7)), "age", *sorted(f"town=t{k}" for k in range(120)), "mass"]
 
@@ -848,7 +848,7 @@ def test_settings_of_text_files_are_not_advised_for_other_files(tmp_path: Path) 
 
 def test_nothing_is_advised_that_leaves_no_column(tmp_path: Path) -> None:
     columns = {name: values for name, values in troubled().items() if name in ("id", "when it was", "y")}
-    with pytest.raises(DataError, match=r"2 do not .*Mend the file\.$"):
+    with pytest.raises(DataError, match=r"2 do not .*Fix the file\.$"):
         table(write(tmp_path, **columns))
 
 
@@ -898,8 +898,8 @@ def test_several_columns_may_have_no_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["impute", "error"])
-def test_gaps_in_rows_of_no_split_do_not_count(missing: str, tmp_path: Path) -> None:
-    # 8 rows without a label and 12 of a class that is left out: their gaps are nobody's.
+def test_missing_values_in_rows_of_no_split_do_not_count(missing: str, tmp_path: Path) -> None:
+    # 8 rows without a label and 12 of a class that is left out: their missing values do not count.
     values = [*range(60), *[None] * 20]
     path = write(tmp_path, a=values, b=[1, *values[1:]], y=[*alternating("no", "yes"), *[None] * 8, *["other"] * 12])
     data = table(path, "dataset.classes=[no,yes]", f"dataset.missing={missing}")

@@ -261,7 +261,7 @@ def test_missing_files_are_downloaded(
         table = raw.tables[split]  # type: ignore[index]  # the two splits are named alike
         np.testing.assert_array_equal(table.features.view(-1, *raw.image_shape), images)  # type: ignore[union-attr]
         assert table.labels.tolist() == labels.tolist()
-    assert server.asked == [archive.name for archive in archives]
+    assert server.requested == [archive.name for archive in archives]
     first, *lines = capsys.readouterr().err.splitlines()
     where = (
         "http://127.0.0.1:9/"
@@ -274,7 +274,7 @@ def test_missing_files_are_downloaded(
     left = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     assert left == {*VISION_DATASETS[name].files, *map(str, archives)}  # no lock, nothing unfinished
     Vision(name, str(root), cache=None).read()
-    assert len(server.asked) == len(archives)
+    assert len(server.requested) == len(archives)
 
 
 def test_only_missing_files_are_downloaded(
@@ -286,10 +286,10 @@ def test_only_missing_files_are_downloaded(
     (tmp_path / VISION_DATASETS["kmnist"].files[2]).unlink()  # its archive is there
     (tmp_path / VISION_DATASETS["kmnist"].files[3]).unlink()
     (tmp_path / archives[3]).unlink()
-    server.asked.clear()
+    server.requested.clear()
     capsys.readouterr()
     Vision("kmnist", str(tmp_path), cache=None).read()
-    assert server.asked == [archives[3].name]
+    assert server.requested == [archives[3].name]
     assert "kmnist: downloading 1 of its files from " in capsys.readouterr().err
 
 
@@ -352,9 +352,9 @@ def test_a_broken_download_is_named_and_complete_files_stay(
     assert [path.name for path in root.iterdir()] == ["train_32x32.mat"]
     monkeypatch.setattr(server, "answer", fetched)
     server.manner = "well"
-    server.asked.clear()
+    server.requested.clear()
     Vision("svhn", str(root), cache=None).read()
-    assert server.asked == ["test_32x32.mat"]
+    assert server.requested == ["test_32x32.mat"]
 
 
 @pytest.mark.parametrize("manner", ["well", "missing"])
@@ -375,7 +375,7 @@ def test_parallel_jobs_download_once(
         rows = list(pool.map(read, range(4)))
     if manner == "well":
         assert rows == [20] * 4
-        assert server.asked == [archive.name for archive in archives_of("mnist")]
+        assert server.requested == [archive.name for archive in archives_of("mnist")]
     else:
         assert rows == [None] * 4
         assert not (tmp_path / "new").exists()
@@ -414,6 +414,6 @@ def test_a_full_disk_leaves_no_incomplete_file(
     left = {path.relative_to(tmp_path / "root").as_posix() for path in (tmp_path / "root").rglob("*") if path.is_file()}
     unpacked = left - {*map(str, archives_of(name))}
     assert unpacked == {VISION_DATASETS[name].files[0]}  # whole
-    server.asked.clear()
+    server.requested.clear()
     dataset.read()
-    assert server.asked == []  # the archives were whole
+    assert server.requested == []  # the archives were whole

@@ -1,1 +1,1 @@
-"""From values as they were read to numbers: columns of a table to features, classes to labels."""
+"""Encodes values as numbers: columns of a table as features, classes as labels."""

@@ -40,7 +40,7 @@ class Series:
     levels: tuple[str, ...] = ()
     """Different values of a boolean or a category, ascending."""
     problem: str = ""
-    """Message that says why the column cannot be used, and the next step; empty where it can."""
+    """Message with the reason why the column cannot be used, and the next step; empty where it can be used."""
     short_problem: str = ""
     """The problem as the end of a sentence that begins with the column: has '7,25' in row 1."""
     file_type: str = ""
@@ -224,7 +224,7 @@ def not_a_number(name: str, word: str, place: str, columns: Columns) -> tuple[st
     """
     missing = f"declare it a missing value: {columns.setting('dataset.missing_values', [word])}, "
     return (
-        f"column {name!r} must hold numbers, got {word!r} in {place}. Mend it, {missing if columns.is_text else ''}"
+        f"column {name!r} must hold numbers, got {word!r} in {place}. Fix it, {missing if columns.is_text else ''}"
         f"or use it as text: {columns.setting('dataset.categorical', [name])}."
     ), f"has {word!r} in {place}"
 

@@ -19,7 +19,7 @@ from logreg.hardware import usable_cores
 from logreg.stored_form import StoredForm
 
 BLOCK_ROWS = 2**15
-"""Number of rows that are encoded at once: few enough for the cache, and enough to be worth a task of a thread."""
+"""Number of rows that are encoded at once: few enough for the cache, and enough to outweigh the start of a task."""
 
 
 def encode(
@@ -96,8 +96,9 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
             f"column {column.name!r} must be a {column.kind} as in train, got {series.file_type} [in {columns.source}]."
         )
     if series.kind == "none":
-        gap = np.nan if column.kind == "number" else -1
-        return Series(series.name, column.kind, np.full(len(columns), gap, dtype=np.float32 if gap != -1 else np.int32))
+        missing = np.nan if column.kind == "number" else -1
+        dtype = np.float32 if column.kind == "number" else np.int32
+        return Series(series.name, column.kind, np.full(len(columns), missing, dtype=dtype))
     if (column.kind == "number") != (series.kind == "number"):
         raise DataError(
             f"column {column.name!r} must be a {column.kind} as in train, got a {series.kind} [in {columns.source}]."
@@ -137,7 +138,7 @@ def _check_finite(columns: Columns, encoding: Sequence[Column], features: Tensor
     for column in encoding:
         if column.kind == "number" and not column.constant and len(row := features[:, start].isinf().nonzero()):
             value = float(by_name[column.name].values[int(row[0])])
-            advice = "Set precision=64, or mend the row" if np.isfinite(value) else "Mend the row"
+            advice = "Set precision=64, or fix the row" if np.isfinite(value) else "Fix the row"
             raise DataError(
                 f"column {column.name!r} must hold finite numbers, got {value:g} in {columns.place(int(row[0]))}. "
                 f"{advice}."

@@ -175,7 +175,7 @@ def name_of(value: Any) -> str:
 
 
 def boolean_of(text: str) -> str:
-    """The name of a boolean that text stands for: true and false in any case, or 1 and 0; other text in lower case."""
+    """The name of the boolean that a text means: true and false in any case, or 1 and 0; other text in lower case."""
     lower = text.strip().lower()
     return {"0": "false", "1": "true"}.get(lower, lower)
 

@@ -59,7 +59,7 @@ class ColumnProfile:
     missing_anywhere: int = 0
     """Number of missing values in all splits."""
     problem: str = ""
-    """Message that says why the column cannot be used, and the next step; empty where it can."""
+    """Message with the reason why the column cannot be used, and the next step; empty where it can be used."""
     short_problem: str = ""
     """The problem as the end of a sentence that begins with the column: has '7,25' in row 1."""
     remedies: tuple[tuple[str, str], ...] = ()
@@ -237,7 +237,7 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
         first = int(missing.argmax()) if used is None else int(used[missing[used]].min())
         problem = (
             f"`dataset.missing=error` must find no missing values, and column {series.name!r} has {anywhere:,}, "
-            f"the first in {columns.place(first)}. Mend the file, or set dataset.missing=impute."
+            f"the first in {columns.place(first)}. Fix the file, or set dataset.missing=impute."
         )
         return replace(
             found,
@@ -292,7 +292,7 @@ def _all_refused(faults: Sequence[ColumnProfile], others: bool, columns: Columns
     listed = name_list(f"{fault.series.name!r} {fault.short_problem}" for fault in faults)
     problem = f"columns must hold usable values, and {len(faults):,} do not [in {columns.source}]: {listed}."
     leaves_columns = others or any(key != "dataset.drop" for key in named)
-    return f"{problem} Mend the file, or type: {' '.join(typed)}" if leaves_columns else f"{problem} Mend the file."
+    return f"{problem} Fix the file, or type: {' '.join(typed)}" if leaves_columns else f"{problem} Fix the file."
 
 
 def _learn_number(series: Series, chosen: Values, marked: bool) -> Column:

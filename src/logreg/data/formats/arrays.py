@@ -174,7 +174,7 @@ class _ParquetLists:
             )
 
     def _check_stated_rows(self) -> None:
-        """Refuses a small file that states so many rows or values that they would fill the memory."""
+        """Refuses a small file whose stated rows or values would not fit into memory."""
         metadata = self.file.metadata
         values = sum(
             metadata.row_group(group).column(column).num_values

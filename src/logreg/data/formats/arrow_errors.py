@@ -1,6 +1,6 @@
 """Recognizes errors of Arrow's CSV reader by their English text: Arrow offers neither error codes nor fields.
 
-All patterns of Arrow's messages stand in this file.  tests/data/formats/test_arrow_errors.py provokes each message with
+All patterns of Arrow's messages are in this file.  tests/data/formats/test_arrow_errors.py provokes each message with
 the installed version of Arrow, so that a version with other messages is noticed.
 """
 

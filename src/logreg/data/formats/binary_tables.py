@@ -115,7 +115,7 @@ def _is_ipc_file(path: str) -> bool:
 
 
 def _check_stated_rows(path: str, key: str, rows: int, columns: int) -> None:
-    """Refuses a small file that states so many rows that they would fill the memory."""
+    """Refuses a small file whose stated number of rows would not fit into memory."""
     if rows * max(1, columns) > max_decoded_bytes(path):
         raise DataError(
             f"`{key}` must have the rows that its header states, and {path} states {rows:,} rows in "

@@ -64,12 +64,12 @@ Output = TypeVar("Output")
 
 
 class UnreadableImageError(DataError):
-    """The file is not an image, is cut off, or has pixels of a kind that is not read; the message says why."""
+    """The file is not an image, is cut off, or has unsupported pixels; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """How image files become pixels; one set of options holds for all images of a model.
+    """Options for the decoding of image files; all images of a model have the same options.
 
     Attributes:
         size: Side, in pixels, of the square that the middle of each image is reduced to; ``None`` keeps the size.
@@ -90,8 +90,8 @@ class DecodingOptions:
 
         Args:
             facts: ``DataFacts.pixels`` of the model; empty for older models.
-            size: As the attribute.
-            grey: As the attribute.
+            size: See the attribute.
+            grey: See the attribute.
         """
         return cls(size, grey, facts.get("white_level", 0), facts.get("background"))
 
@@ -180,7 +180,7 @@ class ImageDecoder:
         Args:
             transform: Is applied to each image, as `open_image` gives it.
             progress_label: Text beside the progress bar on a terminal.
-            min_side: As for `open_image`.
+            min_side: See `open_image`.
 
         Yields:
             Split, row in the split, and result of ``transform``, for each image that can be read.
@@ -218,9 +218,9 @@ class ImageListing:
     size: int | None = None
     """Side, in pixels, that images are reduced to; ``None`` keeps the size."""
     source: str = ""
-    """As ``RawData.source``."""
+    """See ``RawData.source``."""
     notes: tuple[str, ...] = ()
-    """As ``RawData.notes``."""
+    """See ``RawData.notes``."""
     groups: Mapping[Split, Tensor] = field(default_factory=dict)
     """Group of each image of each split, shape (N,), int64; empty without groups."""
 
@@ -300,7 +300,7 @@ def open_image(
 
     Args:
         file: A file with one of ``IMAGE_SUFFIXES``.
-        options: How the file becomes pixels.
+        options: The decoding options.
         min_side: A JPEG file may be decoded at a half, a quarter or an eighth of its size, as long as its shorter side
             has at least twice this many pixels; 0 decodes all pixels.
         report: Gets the name of the file where the user should know something about it.
@@ -509,7 +509,7 @@ def _broken_files_error(
     advice = f" Set dataset.broken=skip to train without {them}." if typed.startswith("dataset") and not report else ""
     return DataError(
         f"`{typed}` must hold images that can be read, and {len(broken):,} of {num_files:,} cannot: "
-        f"{named}. Mend or remove {them}.{advice}"
+        f"{named}. Fix or remove {them}.{advice}"
     )
 
 

@@ -64,7 +64,7 @@ def ragged_error(path: str, key: str, error: Exception, earlier_lines: int = 0) 
         )
     return DataError(
         f"`{key}` must have {line.expected} values in every line, got {line.found} in line "
-        f"{line.number + earlier_lines} [in {path}]: {line.text[:60]!r}. Mend the line."
+        f"{line.number + earlier_lines} [in {path}]: {line.text[:60]!r}. Fix the line."
     )
 
 

@@ -48,7 +48,7 @@ MAX_DICTIONARY_SIZE = 2**31 - 1
 
 
 class _Layout(NamedTuple):
-    """How the lines of a text file are laid out."""
+    """Layout of the lines of a text file."""
 
     skipped_lines: int
     """Lines before the header."""
@@ -95,7 +95,7 @@ def _text_layout(path: str, key: str, separator: str | None) -> _Layout:
 
 
 def _header_names(path: str, key: str, separator: str | None, columns: Sequence[str]) -> dict[str, str]:
-    """The column of each name in the header: the name has the blanks that stand in the file, the column has none.
+    """The column of each name in the header: the name includes blanks around it in the file, the column does not.
 
     The order is that of ``columns``.
     """
@@ -104,7 +104,7 @@ def _header_names(path: str, key: str, separator: str | None, columns: Sequence[
 
 
 def missing_words(missing_values: Sequence[str] = ()) -> list[str]:
-    """Words for a missing value in a text file: those that Arrow knows, and those that the user named."""
+    """Words for a missing value in a text file: those of Arrow, and those that the user named."""
     import pyarrow.csv
 
     return [*pyarrow.csv.ConvertOptions().null_values, *(word.strip() for word in missing_values)]

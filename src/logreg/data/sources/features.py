@@ -176,7 +176,7 @@ class Features:
             if len(missing := (codes == MISSING).nonzero()):
                 raise DataError(
                     f"`{key}` must have a value in every row, got none in row {int(missing[0])} "
-                    f"[in {parts[split].source}]. Give a row that stands alone a group of its own."
+                    f"[in {parts[split].source}]. Give a row without a group its own group."
                 )
         return groups
 
@@ -279,7 +279,7 @@ def _encode_together(key: str, columns: Mapping[Split, Any]) -> tuple[dict[Split
         joined = pa.concat_tables(tables, promote_options="permissive").column(0)
     except pa.ArrowTypeError as error:
         found = ", ".join(f"{column.type} in {split}" for split, column in columns.items())
-        raise DataError(f"`{key}` must have one type in all files, got {found}. Mend the files.") from error
+        raise DataError(f"`{key}` must have one type in all files, got {found}. Fix the files.") from error
     codes, names = encode_labels(joined, key)
     sizes = [len(column) for column in columns.values()]
     return dict(zip(columns, codes.split(sizes), strict=True)), names

@@ -157,7 +157,7 @@ class FrozenFeatures:
     Attributes:
         source: The images.  The features are kept in the cache of the source.
         backbone: Name of the model.
-        weights: As ``Backbone.build`` takes them.
+        weights: See ``Backbone.build``.
         batch_size: Images that go through the model at once.
         device: Device of the model.
     """

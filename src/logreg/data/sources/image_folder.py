@@ -329,7 +329,7 @@ class ImageFolder:
         return ImageDecoder(splits, f"dataset.path={self.path}", options, report, self.broken == "skip")
 
     def _decode(self, files: Mapping[Split, list[_File]]) -> CacheEntry:
-        """Of each split, the rows that can be read, shape (N,), and their pixels, shape (N, H, W) or (N, 3, H, W)."""
+        """For each split, the rows that can be read, shape (N,), and their pixels, shape (N, H, W) or (N, 3, H, W)."""
         decoder = self._make_decoder(files)
         rows: dict[Split, list[int]] = {split: [] for split in files}
         pixels, count, first = torch.empty(0), 0, ""

@@ -114,7 +114,7 @@ class TableFile:
         table, columns = self._join(parts, files, wanted, starts)
 
         labels, class_names = encode_labels(table.column(self.target), f"dataset.target={self.target}")
-        unlabelled = int((labels == MISSING).sum())
+        unlabeled = int((labels == MISSING).sum())
         if not class_names:  # a single class is enough to score a model, though not to train one
             raise DataError(
                 f"`dataset.target={self.target}` must hold at least 2 classes, got none [in {columns.source}]."
@@ -126,7 +126,7 @@ class TableFile:
         else:
             bounds = zip(files, starts[:-1], starts[1:], strict=True)
             rows = {split: torch.arange(start, end) for split, start, end in bounds}
-        takes_all_rows = len(rows) == 1 and not unlabelled
+        takes_all_rows = len(rows) == 1 and not unlabeled
         return RawData(
             {
                 split: Table(
@@ -138,7 +138,7 @@ class TableFile:
             class_kind=class_kind(table.column(self.target)),
             source=columns.source,
             target_setting=f"dataset.target={self.target}",
-            notes=self._notes(index - {*wanted, *with_role}, class_names, unlabelled, columns.source),
+            notes=self._notes(index - {*wanted, *with_role}, class_names, unlabeled, columns.source),
             splits_are_stated=self.split_column is not None,
             missing_values=tuple(str(word) for word in self.missing_values),
         )
@@ -207,7 +207,7 @@ class TableFile:
             fault = f"lacks {lacking[0]!r}" if lacking else f"also has {extra[0]!r}"
             raise DataError(
                 f"`dataset.{split}_path` must have the columns of `dataset.train_path`, and {fault}. "
-                "Mend the file, or name the columns to learn from with dataset.features=[...]."
+                "Fix the file, or name the columns to learn from with dataset.features=[...]."
             )
 
     def _read_parts(self, files: Mapping[Split, tuple[str, str]], columns: Sequence[str]) -> list[Any]:
@@ -285,11 +285,11 @@ class TableFile:
                 advice = as_typed("dataset.categorical", [*self.categorical, column])
                 raise DataError(
                     f"`{key}` must have the column types of `dataset.train_path`, and {column!r} is {family} "
-                    f"[in {path}], not {first}. Mend the file, or set {advice}."
+                    f"[in {path}], not {first}. Fix the file, or set {advice}."
                 )
 
     def _notes(
-        self, unused_index: set[str], class_names: Sequence[str], unlabelled: int, source: str
+        self, unused_index: set[str], class_names: Sequence[str], unlabeled: int, source: str
     ) -> tuple[str, ...]:
         """Notes on index columns that are left out, on classes with similar names and on rows without a label."""
         notes = []
@@ -299,11 +299,11 @@ class TableFile:
                 "to use one, name it in dataset.features=[...]"
             )
         notes += [
-            f"classes {one!r} and {other!r} differ only by blanks, case or a dot; if they are one, mend {source}"
+            f"classes {one!r} and {other!r} differ only by blanks, case or a dot; if they are one, fix {source}"
             for one, other in near_twins(class_names)
         ]
-        if unlabelled:
-            notes.append(f"left out {unlabelled:,} rows, since {self.target} is missing there")
+        if unlabeled:
+            notes.append(f"left out {unlabeled:,} rows, since {self.target} is missing there")
         return tuple(notes)
 
     # Columns with a role
@@ -315,13 +315,13 @@ class TableFile:
         if series.kind != "number":
             for row, code in enumerate(series.values.tolist()):
                 if code >= 0 and not is_number(series.levels[code]):
-                    raise DataError(f"{key}, got {series.levels[code]!r} in {columns.place(row)}. Mend the row.")
+                    raise DataError(f"{key}, got {series.levels[code]!r} in {columns.place(row)}. Fix the row.")
             raise DataError(f"{key}, got {series.file_type} [in {columns.source}]. Name another column.")
         weights = series.values.astype(np.float64)
         is_bad = ~(np.isfinite(weights) & (weights >= 0))
         if is_bad.any():
             row = int(is_bad.argmax())
-            raise DataError(f"{key}, got {weights[row]:g} in {columns.place(row)}. Mend the row, or leave it out.")
+            raise DataError(f"{key}, got {weights[row]:g} in {columns.place(row)}. Fix the row, or leave it out.")
         return torch.from_numpy(weights)
 
     def _groups(self, table: Any, columns: Columns) -> Tensor:
@@ -338,7 +338,7 @@ class TableFile:
             if split_name not in SPLITS:
                 place = columns.place(int((codes == code).nonzero()[0]))
                 key = f"`dataset.split.column={self.split_column}`"
-                raise DataError(f"{key} must hold train, val or test, got {split_name!r} in {place}. Mend the column.")
+                raise DataError(f"{key} must hold train, val or test, got {split_name!r} in {place}. Fix the column.")
         if "train" not in names:
             raise DataError(f"`dataset.split.column={self.split_column}` must leave rows to train on, got none.")
         return {split: (codes == names.index(split)).nonzero()[:, 0] for split in SPLITS if split in names}
@@ -346,7 +346,9 @@ class TableFile:
     def _check_no_gaps(self, key: str, codes: Tensor, columns: Columns) -> None:
         if bool((codes == MISSING).any()):
             row = int((codes == MISSING).nonzero()[0])
-            raise DataError(f"`dataset.split.{key}` must name a column without gaps, got one in {columns.place(row)}.")
+            raise DataError(
+                f"`dataset.split.{key}` must name a column without missing values, got one in {columns.place(row)}."
+            )
 
 
 def read_features(

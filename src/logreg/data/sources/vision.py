@@ -439,9 +439,9 @@ class Vision:
 
 
 def _remote_files(reader: Any) -> dict[str, RemoteFile]:
-    """Each file that a reader of torchvision has an address or a checksum of, by its name.
+    """By name, each file whose address or checksum a reader of torchvision has.
 
-    The readers hold them in five different attributes.  A file inside an archive has no address of its own.
+    The readers hold them in five different attributes.  A file inside an archive has no address.
     """
     resources = getattr(reader, "resources", [])
     pairs = [pair for pairs in resources.values() for pair in pairs] if isinstance(resources, dict) else [*resources]

@@ -27,7 +27,7 @@ def explain_separation(
     leak: str = "",
     seconds: float = SEARCH_LIMITS_S[-1],
 ) -> str:
-    """Why the fit of an objective to these rows has no finite optimum.
+    """The reason why the fit of an objective to these rows has no finite optimum.
 
     Args:
         features: Shape (N, D), any type, finite, in any units.
@@ -36,7 +36,7 @@ def explain_separation(
         facts: The facts of the data: number and names of the classes, names of the features.
         has_intercept: Whether the model has an intercept; without one separation is not looked for.
         sample_weight: Shape (N,), >= 0.
-        leak: How to leave out columns that may be the target under another name; empty where there are none.
+        leak: Advice on leaving out columns that may be the target under another name; empty where there are none.
         seconds: The longest search, of `SEARCH_LIMITS_S`; 0 for a comparison of single columns alone.
 
     Returns:

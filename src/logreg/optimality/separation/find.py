@@ -62,7 +62,7 @@ class Separation:
         Args:
             feature_names: The names of all features, or empty.
             class_names: The names of all classes.
-            leak: How to leave out columns that may be the target under another name; empty where there are none.
+            leak: Advice on leaving out columns that may be the target under another name; empty where there are none.
 
         Example:
             >>> Separation("complete", (0,), (1,)).in_words(["hours"], ["failed", "passed"])

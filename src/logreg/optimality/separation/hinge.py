@@ -23,7 +23,7 @@ MAX_HINGE_STEPS = 100
 """Newton's steps at most; in exact arithmetic they end after fewer."""
 
 MAX_STEP_DOUBLINGS = 1100
-"""Doublings of a step's length at most: all that the exponents of float64 allow."""
+"""Largest number of doublings of a step's length; the exponents of float64 allow no more."""
 
 STEP_BISECTIONS = 10
 """Bisections of a step's length: the line search need not be exact to the last digit."""

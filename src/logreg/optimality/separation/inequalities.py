@@ -47,7 +47,7 @@ SAMPLE_PAIRS_PER_COEFFICIENT = 10
 """Pairs of a sample for each coefficient of a direction: enough for most directions to be right on all pairs."""
 
 MAX_SAMPLE_NUMEL = 2**24
-"""Numbers of the first sample at most: 128 MB in float64."""
+"""Largest number of entries of the first sample: 128 MB in float64."""
 
 PROGRAM_PAIRS_PER_COEFFICIENT = 5
 """Pairs of the first linear program for each coefficient: those nearest to the boundary, of which few are active."""
@@ -211,8 +211,8 @@ class Inequalities:
         The linear program begins with the pairs nearest to the boundary; pairs that its solution gets wrong are added.
 
         Args:
-            pairs: As of `size`.
-            separated: As of `size`.
+            pairs: See `size`.
+            separated: See `size`.
             cosines: The cosines of a direction that separates these pairs, (n, G - 1).
 
         Raises:
@@ -343,7 +343,7 @@ def _with_worst(chosen: Tensor, lack: Tensor, most: int) -> Tensor:
 
     Args:
         chosen: Positions of pairs in the flattened (n, G - 1), shape (m,).
-        lack: How much each pair lacks, >= 0, (n, G - 1).
+        lack: Amount by which each pair's margin is too small, >= 0, (n, G - 1).
         most: Pairs to add at most.
 
     Raises:

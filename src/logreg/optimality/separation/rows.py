@@ -19,7 +19,7 @@ BOUNDARY_COSINE = 1e-11
 ORTHOGONAL_COSINE = 1e-9
 """Length of a row's projection on a subspace, relative to the row, up to which the row is orthogonal to it.
 
-It is larger than `BOUNDARY_COSINE`, since the basis of the subspace has rounding errors of its own.
+It is larger than `BOUNDARY_COSINE`, since the basis of the subspace has rounding errors too.
 """
 
 BLOCK_NUMEL = 2**20
@@ -35,7 +35,7 @@ MAX_PROGRAM_COEFFICIENTS = 300
 """Coefficients up to which the linear program is solved, which takes longer than the squared hinge loss."""
 
 MAX_NUMEL = 10**8
-"""Numbers of one matrix at most: 0.8 GB in float64."""
+"""Largest number of entries of one matrix: 0.8 GB in float64."""
 
 
 class TooMuchWork(Exception):

@@ -11,7 +11,7 @@ identity a product with an inverse in N dimensions:
 
     (l2 + X' D X)^-1 = (1 - X' A X) / l2,    A = (l2 D^-1 + X X')^-1
 
-The solver has three stages, from cheap to dear; each ends where the estimated gap is a fraction of the tolerance:
+The solver has three stages, from cheap to expensive; each ends where the estimated gap is a fraction of the tolerance:
 
 1. Steps with the diagonal of G in place of G: `DualInverse` is then a division.  A step costs one product with the rows
    and one with their transpose.  It is enough where rows are nearly orthogonal, as many rows of noise are.
@@ -65,35 +65,37 @@ MIN_FEATURES_PER_ROW = 4
 GRAM_BLOCK_BYTES = 8 * 2**20
 """Size of the block of columns whose share of the Gram matrix is computed at once, in bytes.
 
-It holds all rows, so that products are large, and is no second copy of the data.
+The block has all rows, so that products are large, and is much smaller than the data.
 """
 
 GRAM_ROWS_PER_TRIAL = 40
-"""Cost model: the Gram matrix of N rows takes as long as N / (40 + 8 K) steps without it; this is the 40."""
+"""The 40 of the cost model: the Gram matrix of N rows takes as long as N / (40 + 8 K) steps without it, for K
+outputs."""
 
 GRAM_ROWS_PER_TRIAL_AND_OUTPUT = 8
-"""The 8 of the cost model N / (40 + 8 K) of the Gram matrix, for each of the K outputs."""
+"""The 8 of the cost model: the Gram matrix of N rows takes as long as N / (40 + 8 K) steps without it, for K
+outputs."""
 
 MIN_TRIALS = 8
-"""Steps that must cost less than the Gram matrix for any to be tried before it."""
+"""Least number of steps that cost less than the Gram matrix for which steps are tried before it."""
 
 MIN_PACE_STEPS = 3
-"""Steps that are made before their pace decides whether to go on without the Gram matrix."""
+"""Steps after which their pace decides whether the solver continues without the Gram matrix."""
 
 MAX_INVERSE_DATA_RATIO = 0.6
 """Numbers in the inverses of all outputs, K N^2, relative to those of the data, up to which the inverses are held.
 
-With the factors that belong to them they are then about as large as the data.
+Together with their factors, the inverses are then about as large as the data.
 """
 
 MIN_INVERSE_NUMEL = 8e6
-"""Numbers in the inverses of all outputs, K N^2, up to which they are held whatever the data: 64 MB in float64."""
+"""Numbers in the inverses of all outputs, K N^2, up to which they are held for data of any size: 64 MB in float64."""
 
 MAX_DIAGONAL_STEPS = 20
-"""Steps with the inverse of the Gram matrix's diagonal, once the Gram matrix is there, at most."""
+"""Largest number of steps with the inverse of the Gram matrix's diagonal after the Gram matrix was computed."""
 
 MAX_DUAL_NEWTON_STEPS = 60
-"""Newton's steps with the Gram matrix, at most."""
+"""Largest number of Newton's steps with the Gram matrix."""
 
 MAX_USEFUL_GAP = 1.0
 """Estimated gap, relative to f, above which a point is not used: Newton's steps begin at zero again."""
@@ -102,7 +104,7 @@ STOP_GAP_FRACTION = 0.3
 """Fraction of the tolerance at which the estimated gap ends the solver: a certificate may be a little larger."""
 
 MIN_STOP_GAP = 1e-15
-"""Estimated relative gap that ends the solver whatever the tolerance: it is rounding of float64."""
+"""Estimated relative gap that ends the solver at any tolerance: smaller gaps are rounding errors of float64."""
 
 MAX_REUSE_CONTRACTION = 0.1
 """Ratio of the gaps after and before a Newton step above which the inverse is computed anew."""
@@ -145,7 +147,8 @@ def solve_in_rows(state: SolverState, solve: Solver) -> PassRequests[None]:
     The state keeps its point where the dual solver comes no nearer than `MAX_USEFUL_GAP` and the point is not zero.
 
     Args:
-        state: Its point is updated; so are ``inverse`` and ``predicted_decrease`` where the Gram matrix was computed.
+        state: State of the problem; its point is updated, and so are ``inverse`` and
+            ``predicted_decrease`` where the Gram matrix was computed.
         solve: Solves the problem over the rows of the Gram matrix's Cholesky factor, where inverses cannot be held.
     """
     problem = state.problem

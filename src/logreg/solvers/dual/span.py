@@ -10,7 +10,7 @@ and Newton's step of the dual coefficients follows from the Woodbury identity (s
     step = (A X X' g - g) / l2,    A = (l2 D^-1 + X X')^-1
 
 with D the weighted second derivatives of the loss by the logits, plus terms for the intercepts, which are not
-penalized.  For outputs that each have a loss of their own D is diagonal.  For a softmax it is diag(c) - C C' in each
+penalized.  For outputs with separate losses D is diagonal.  For a softmax it is diag(c) - C C' in each
 row, and A follows from the inverses of the outputs' own matrices by a second use of the identity.
 
 References:
@@ -38,16 +38,17 @@ The next direction changes the optimum on the span more than further steps would
 """
 
 MAX_SPAN_STEPS = 30
-"""Newton's steps within the span, at most; they converge quadratically."""
+"""Largest number of Newton's steps within the span; they converge quadratically."""
 
 MAX_HALVINGS = 30
-"""Halvings of a step within the span, at most, until f is not higher; 2^-30 of a step is no step."""
+"""Largest number of halvings of a step within the span until f is not higher; 2^-30 of a step changes nothing."""
 
 MAX_RIDGE_INCREASES = 30
-"""Increases of a ridge, each a hundredfold, at most: beyond them the ridge is not finite."""
+"""Largest number of increases of a ridge, each a hundredfold; after more the ridge is not finite."""
 
 SPAN_CURVATURE_ROUNDING = 1e-13
-"""Curvature along a direction within the span, relative to the largest, that is rounding of float64."""
+"""Curvature along a direction within the span, relative to the largest, below which it is a rounding error of
+float64."""
 
 ORTHOGONAL_PART_ROUNDING = 1e-13
 """Size of a direction's part outside the span, relative to the direction, that is rounding of float64."""

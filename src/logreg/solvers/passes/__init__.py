@@ -1,1 +1,1 @@
-"""Passes over the rows: what each accumulates, and the driver that makes them."""
+"""Passes over the rows: one class for each set of accumulators, and the driver of all passes."""

@@ -1,9 +1,9 @@
-"""What a pass over the rows is, and the one driver that makes it.
+"""A pass over the rows, and its driver.
 
 A solver is a generator (reverse communication, as in ARPACK).  It yields a `Pass`, the caller feeds the rows to the
-pass block by block, and the solver goes on with the sums.  So a solver needs no closure, holds no rows, and does not
-know whether they lie in memory (`logreg.solvers.fit.fit`), come from Lightning (`logreg.training.module`), or are
-shared among processes.
+pass block by block, and the solver continues with the sums.  A solver therefore holds no rows, and the same code serves
+rows in memory (`logreg.solvers.fit.fit`), rows from Lightning (`logreg.training.module`) and rows that several
+processes share.
 
 A point is one tensor of shape (K, D + 1): the coefficients, and the intercept as the last column; always in float64.
 Blocks are computed in the problem's floating type and summed over blocks in float64.
@@ -24,7 +24,7 @@ from logreg.solvers.passes.reduction import Accumulators, Processes, SingleProce
 from logreg.solvers.problem import Coordinates, Problem
 
 SINGLE_PROCESS: Processes = SingleProcess()
-"""The default of every driver."""
+"""The processes of a driver by default: this one alone."""
 
 MAX_FOLDED_MEAN = {torch.float32: 10.0, torch.float64: 1e3}
 """Largest |mean| of a feature, in standard deviations, that is subtracted from sums and not from every row: the sums
@@ -32,10 +32,10 @@ then lose about one digit in float32, and three in float64."""
 
 
 class PreparedRows(NamedTuple):
-    """A block, ready to be computed with."""
+    """A block after conversion, as `Pass.accumulate` takes it."""
 
     features: Tensor
-    """Shape (n, D), in the coordinates that the pass works in."""
+    """Shape (n, D), in the coordinates of the pass."""
     labels: Tensor
     """Shape (n,)."""
     weights: Tensor | None
@@ -45,7 +45,7 @@ class PreparedRows(NamedTuple):
 
     @property
     def targets(self) -> Tensor:
-        """Shape (n, K); made anew each time, since many passes need none."""
+        """Shape (n, K); computed at each access, since many passes do not use targets."""
         return one_vs_rest(self.labels, self.outputs, self.features.dtype)
 
 
@@ -56,11 +56,11 @@ class Pass(Generic[Result]):
     """A streaming reduction over all training rows; subclasses define what is accumulated.
 
     A subclass names its accumulators in ``sums``, ``maxima`` and ``samples``: attributes that start at the neutral
-    element and that `accumulate` updates block by block.  `run_pass` alone drives a pass, and alone combines the
-    accumulators of several processes; `result` then computes from what all rows together gave.
+    element and that `accumulate` updates block by block.  `run_pass` reads the blocks and combines the accumulators of
+    several processes; `result` then computes the result from the accumulators of all rows.
 
     Attributes:
-        sums: Names of attributes that are added over processes: tensors, or ``None`` where a sum is not wanted.
+        sums: Names of attributes that are added over processes: tensors, or ``None`` where a sum is not computed.
         maxima: Names of attributes of which the elementwise maximum over processes is taken.
         samples: Names of attributes that are lists and are concatenated over processes.
         dtype: Floating type of the arithmetic within a block.
@@ -85,12 +85,12 @@ class Pass(Generic[Result]):
     ) -> None:
         """``deviation`` (D,) approximates the standard deviation of the features; by default the coordinates' scale."""
         self.problem, self.coordinates, self.dtype = problem, coordinates, dtype or problem.dtype
-        # The mean is subtracted from the sums where the floating type can afford it, else from every row.
+        # The mean is subtracted from the sums where the floating type has enough digits, else from every row.
         center, by = coordinates.center.to(self.dtype), (1 / coordinates.scale).to(self.dtype)
         deviation = coordinates.scale if deviation is None else deviation
         far = bool((coordinates.center.abs() > MAX_FOLDED_MEAN[self.dtype] * deviation).any())
         self._shift = (center, by) if far else None
-        # What is left to do after a shift is what rounding kept from it.
+        # After a shift, only the rounding errors of center and scale are left to correct.
         rest = Coordinates((coordinates.center - center.double()) * by.double(), coordinates.scale * by.double())
         self._fold = rest if far else coordinates
 
@@ -135,19 +135,24 @@ class Pass(Generic[Result]):
         raise NotImplementedError
 
     def zeros(self, *shape: int) -> Tensor:
-        """An empty sum in float64."""
+        """A sum of no terms: zeros in float64."""
         return self.coordinates.center.new_zeros(shape)
 
     def linear(self, point: Tensor) -> tuple[Tensor, Tensor]:
-        """(K, D) and (K,) such that logits of features as they are seen are features @ coef.T + intercept."""
+        """``coef`` (K, D) and ``intercept`` (K,) of ``point`` for the features that `accumulate` gets."""
         center, scale = self._fold
         coef = point[:, :-1] / scale
         return coef.to(self.dtype), (point[:, -1] - coef @ center).to(self.dtype)
 
     def moments(self, of_features: Tensor, of_ones: Tensor) -> Tensor:
-        """Sums (K, D) against features as they are seen and sums (K,) of the same -> (K, D + 1) in the coordinates."""
+        """Sums over rows in the coordinates of the pass, (K, D + 1).
+
+        Args:
+            of_features: Sums of numbers times the features that `accumulate` gets, (K, D).
+            of_ones: Sums of the numbers, (K,).
+        """
         center, scale = self._fold
-        if not self.problem.intercept:  # nothing ever moves it away from 0
+        if not self.problem.intercept:  # the intercept stays 0
             zero = torch.zeros_like(of_ones.unsqueeze(-1))
             return torch.cat([(of_features - of_ones.unsqueeze(-1) * center) / scale, zero], dim=-1)
         return torch.cat([(of_features - of_ones.unsqueeze(-1) * center) / scale, of_ones.unsqueeze(-1)], dim=-1)
@@ -164,7 +169,7 @@ def request(requested: Pass[Result]) -> PassRequests[Result]:
 
 
 def run_pass(source: RowSource, requested: Pass[Any], processes: Processes = SINGLE_PROCESS) -> None:
-    """Makes a pass over the rows of this process, and combines its accumulators with those of the others."""
+    """Makes a pass over the rows of this process, and combines the accumulators of all processes."""
     for block in source.interleaved_blocks() if requested.interleaved else source.blocks():
         requested.add(block)
         if requested.done:

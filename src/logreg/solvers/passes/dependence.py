@@ -15,20 +15,20 @@ from logreg.solvers.passes.precise import weighing_rows
 from logreg.solvers.problem import Problem
 
 MAX_DISTILLATIONS = 12
-"""Error-free transformations of a sum at most: a sum that is not proven to vanish by then counts as not zero."""
+"""Largest number of error-free transformations of a sum; a sum not proven to vanish by then counts as not zero."""
 
 
 class _Dependence(Pass[Tensor]):
     """Compares combinations of the features of all rows of positive weight with those of one reference row.
 
-    The reference is the model's center without an intercept, else the first row.  Each process compares its rows with
+    The reference is the first row; without an intercept, the model's center.  Each process compares its rows with
     its own first row; the first rows of all processes are compared at the end.
     """
 
     samples = ("_first_rows",)
 
     def __init__(self, problem: Problem, combinations: Tensor) -> None:
-        """``combinations`` (M, D) by source units."""
+        """``combinations`` (M, D) of features in source units."""
         super().__init__(problem, problem.model, torch.float64)
         self._combinations = combinations
         self._first_rows: list[Tensor] = [] if problem.intercept else [problem.model.center.unsqueeze(0)]
@@ -51,7 +51,7 @@ class _Dependence(Pass[Tensor]):
 
 
 class ExactDependence(_Dependence):
-    """Which combinations are the same in all rows, in exact arithmetic.
+    """Tests in exact arithmetic whether each combination is the same in all rows.
 
     Each coefficient is 0, or at least 1 with `COEFFICIENT_BITS` binary digits.
     """
@@ -68,20 +68,20 @@ class ExactDependence(_Dependence):
             coef = self._combinations[number, some]
             numbers: tuple[Tensor, ...] = features[:, some], -reference[:, some]
             if bool((torch.frexp(coef).mantissa.abs() != 0.5).any()):
-                # Products with a power of two are exact, and with others those with half of a number's digits.
+                # A product with a power of two is exact; other products are exact with half of a number's digits.
                 numbers = (*halves(numbers[0]), *halves(numbers[1]))
             terms = [coef * one for one in numbers]
             vanish = _vanish(torch.cat([one.expand(len(features), -1) for one in terms], dim=1))
             self._differs[number] = int(not vanish)
 
     def result(self) -> Tensor:
-        """Shape (M,), boolean."""
+        """Whether each combination is constant, shape (M,), boolean."""
         self._compare_first_rows()
         return self._differs == 0
 
 
 class DependenceResidual(_Dependence):
-    """The largest difference of each combination between rows, relative to the sum of the sizes of its terms."""
+    """The largest difference of each combination between rows, relative to the sum of its absolute terms."""
 
     maxima = ("_largest",)
 
@@ -90,7 +90,7 @@ class DependenceResidual(_Dependence):
         self._largest = self.zeros(len(combinations))
 
     def _sums(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the terms of each combination, and of their sizes, (n, M)."""
+        """Sums of the terms of each combination, and of their absolute values, (n, M) each."""
         return features @ self._combinations.T, features.abs() @ self._combinations.abs().T
 
     def _compare(self, features: Tensor, reference: Tensor) -> None:
@@ -99,7 +99,7 @@ class DependenceResidual(_Dependence):
         self._largest = torch.maximum(self._largest, differences.amax(0))
 
     def result(self) -> Tensor:
-        """Shape (M,)."""
+        """The largest relative differences, shape (M,)."""
         self._compare_first_rows()
         return self._largest
 

@@ -48,10 +48,10 @@ class Evaluate(Pass[Derivatives]):
         hessian: torch.dtype | None = None,
         since: Tensor | None = None,
     ) -> None:
-        """``dtype`` is that of value and gradient, ``hessian`` that of the Hessian; ``None`` for no Hessian.
+        """``dtype`` is the floating type of value and gradient, ``hessian`` of the Hessian; ``None`` for no Hessian.
 
-        With ``since``, a point in the same coordinates whose Hessian is known, the largest change of the logits since
-        then is computed in place of what a certificate by duality needs.
+        ``since`` is a point in the same coordinates whose Hessian is known: then the largest change of the logits from
+        that point is computed, and `Derivatives.by_intercept`, which a certificate by duality needs, is not.
         """
         super().__init__(problem, coordinates, dtype)
         self.point = point
@@ -68,7 +68,7 @@ class Evaluate(Pass[Derivatives]):
         shape = ((k, d + 1, k, d + 1) if problem.coupled else (k, d + 1, d + 1)) if hessian is not None else (0,)
         self._hessian = self.zeros(*shape)
         self._wants, self.copies = hessian, hessian is not None
-        # A certificate asks for it, and there each output's needs one more product alone.
+        # Only certificates use `by_intercept`; in their passes it takes one more matrix product.
         column = self.dtype == torch.float64 and not problem.coupled and since is None
         self._by_intercept = self.zeros(k, d) if column else None
 
@@ -153,7 +153,7 @@ class Evaluate(Pass[Derivatives]):
         return Derivatives(loss + penalty, gradient, self._curvature * share, loss, hessian, column, self._change)
 
     def _in_frame(self, hessian: Tensor) -> Tensor:
-        """The Hessian by raw features -> by these coordinates: T' H T, where x = T' x_raw."""
+        """The Hessian by raw features -> the Hessian by these coordinates: T' H T, where x = T' x_raw."""
         d = self.problem.num_features
         center, scale = self._fold
         change = torch.diag(torch.cat([1 / scale, scale.new_ones(1)]))
@@ -166,8 +166,8 @@ class Evaluate(Pass[Derivatives]):
 class EvaluateSample(Evaluate):
     """The objective and its gradient over a sample of about ``rows`` rows of each process.
 
-    It reads all blocks and ignores those after the sample: the driver starts the next pass in the block where one is
-    done, and the next pass may need all rows.
+    The pass reads all blocks and ignores those after the sample: otherwise, in training, the next pass, which may need
+    all rows, would start in the middle of the rows.
     """
 
     sums: ClassVar[tuple[str, ...]] = (*Evaluate.sums, "_rows", "_weight")

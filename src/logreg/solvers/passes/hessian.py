@@ -1,4 +1,4 @@
-"""Passes over a Hessian that is not held: its products with a direction, its diagonal, a sampled estimate."""
+"""Passes for a Hessian that is not stored: its products with a direction, its diagonal, a sampled estimate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Cached = TypeVar("Cached")
 
 
 class BlockCache(Generic[Cached]):
-    """Numbers that one pass keeps of each block for the passes after it; every pass must read the same blocks."""
+    """Values of each block that one pass stores for later passes; every pass must read the same blocks."""
 
     def __init__(self) -> None:
         self._pages: list[tuple[Tensor, Cached]] = []
@@ -29,11 +29,11 @@ class BlockCache(Generic[Cached]):
         self._next = 0
 
     def write(self, labels: Tensor, item: Cached) -> None:
-        """Keeps ``item`` for the next block, whose labels (n,) identify it."""
+        """Stores the values of the next block, which its labels (n,) identify."""
         self._pages.append((labels, item))
 
     def read(self, labels: Tensor) -> Cached:
-        """What was kept of the next block.
+        """The values of the next block.
 
         Raises:
             RuntimeError: The block is not the one that was written.
@@ -69,7 +69,7 @@ class HessianProduct(Pass[Tensor]):
         self._sums, self._ones = self.zeros(k, d), self.zeros(k)
 
     def accumulate(self, rows: PreparedRows) -> None:
-        """Adds the change of the residuals along the direction, times the features."""
+        """Adds the derivative of the residuals along the direction, times the features."""
         features, labels, weights, _ = rows
         change = affine(features, self._coef, self._intercept)
         if self._first:
@@ -85,7 +85,7 @@ class HessianProduct(Pass[Tensor]):
         self._ones += change.sum(0, dtype=torch.float64)
 
     def result(self) -> Tensor:
-        """Shape (K, D + 1)."""
+        """The product with the penalty's part, shape (K, D + 1)."""
         l2, _ = self.problem.penalties(self.coordinates)
         return self.moments(self._sums, self._ones) * self.problem.row_sum_scale + l2 * self.direction
 
@@ -93,8 +93,9 @@ class HessianProduct(Pass[Tensor]):
 class SampledCurvature(Pass[Tensor]):
     """Each output's own Hessian block at a point, from rows drawn in proportion to their curvature.
 
-    Importance sampling: row i is drawn for output k with probability q = min(1, rows * w_ik / sum_i w_ik), w its
-    curvature, and then has weight w_ik / q.  The estimate is unbiased, and most rows drawn have large curvature.
+    Importance sampling: row i, of curvature w_ik, is drawn for output k with probability
+    q = min(1, rows * w_ik / sum_i w_ik), and then has weight w_ik / q.  The estimate is unbiased, and most drawn rows
+    have a large curvature.
     """
 
     sums = ("_blocks", "_sums", "_ones")
@@ -142,7 +143,7 @@ class SampledCurvature(Pass[Tensor]):
             some.clear()
 
     def finish(self) -> None:
-        """Adds the products of the rows that are still waiting."""
+        """Adds the products of the drawn rows that are left."""
         for output in range(self.problem.num_outputs):
             self._add_up(output)
 
@@ -188,7 +189,7 @@ class HessianDiagonal(Pass[Tensor]):
         self._ones += spread.sum(0, dtype=torch.float64)
 
     def result(self) -> Tensor:
-        """Shape (K, D + 1), with the penalty."""
+        """The diagonal with the penalty's part, shape (K, D + 1)."""
         center, scale = self._fold
         squares = self._squares - 2 * center * self._sums + center.square() * self._ones.unsqueeze(1)
         diagonal = torch.cat([squares.clamp(min=0) / scale.square(), self._ones.unsqueeze(1)], dim=1)

@@ -20,11 +20,11 @@ UNIT_ROUNDOFF = 2.0**-53
 """Unit roundoff of float64."""
 
 SUM_LENGTH = 512
-"""Terms that a matrix product adds one after the other, at most; partial sums are added in turn (an assumption about
-the BLAS, used for rounding errors)."""
+"""Largest number of terms that a matrix product adds in sequence, after which it adds partial sums: an assumption about
+the BLAS, for bounds on rounding errors."""
 
 MAX_PRODUCT_ROWS = 2048
-"""Rows at most in one matrix product, so that a partial sum has few terms."""
+"""Largest number of rows in one matrix product, so that a partial sum has few terms."""
 
 
 def accumulated(problem: Problem) -> float:
@@ -68,7 +68,8 @@ def weighing_rows(block: Batch, problem: Problem) -> Batch:
 def centered_coordinates(problem: Problem, sample: Batch) -> Coordinates:
     """Coordinates in which a weighted sample has mean 0 and deviations between 1/2 and 1, up to rounding.
 
-    Scales are powers of two, found without squaring a feature in its own unit: so nothing overflows or underflows.
+    Scales are powers of two.  Features are divided by their size before they are squared, so that no square overflows
+    or underflows.
     """
     some = weighing_rows(sample, problem)
     features = (some if len(some.labels) else sample).features.double()
@@ -78,14 +79,14 @@ def centered_coordinates(problem: Problem, sample: Batch) -> Coordinates:
     unit = _power_of_two(features.abs().amax(0))
     features = features / unit
     center = (weights @ features).clamp(features.amin(0), features.amax(0))
-    if not problem.intercept:  # moving the features would need one
+    if not problem.intercept:  # a shift of the features would need an intercept
         center = problem.model.center / unit
     deviation = (weights @ (features - center).square()).sqrt()
     return Coordinates(center * unit, (unit * _power_of_two(deviation)).clamp(2.0**-1000, 2.0**1000))
 
 
 def _power_of_two(size: Tensor) -> Tensor:
-    """The smallest power of two above each, and 1 for 0."""
+    """The smallest power of two above each number; 1 for 0."""
     return torch.ldexp(torch.ones_like(size), torch.where(size > 0, torch.frexp(size).exponent, 0))
 
 
@@ -194,11 +195,11 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
 
 
 class DualObjective(Pass[tuple[Tensor, float, float]]):
-    """The dual objective at a dual point theta that is made of the residuals at a primal point.
+    """The dual objective at a dual point theta that is computed from the residuals at a primal point.
 
-    The unpenalized intercept asks that theta sums to 0 over the rows for each output.  With r_i the residuals and J_i
-    their derivatives by the logits, theta_i = r_i - J_i shift has that property for the right ``shift`` (K,).
-    ``scale`` in (0, 1] shrinks theta further, into the feasible set of a pure l1 penalty.
+    Since the intercept is unpenalized, a feasible theta sums to 0 over the rows for each output.  With r_i the
+    residuals and J_i their derivatives by the logits, theta_i = r_i - J_i shift has a sum of 0 for the right ``shift``
+    (K,).  ``scale`` in (0, 1] shrinks theta further, into the feasible set of a pure l1 penalty.
     """
 
     sums = ("_sums", "_ones", "_fit", "_noise")
@@ -234,7 +235,7 @@ class DualObjective(Pass[tuple[Tensor, float, float]]):
         self._ones += theta.sum(0)
 
     def result(self) -> tuple[Tensor, float, float]:
-        """The sums of theta x, (K, D + 1), the excess, and its rounding; all times `Problem.row_sum_scale`."""
+        """The sum of theta x, (K, D + 1), the excess, and its rounding error; all times `Problem.row_sum_scale`."""
         share = self.problem.row_sum_scale
         return self.moments(self._sums, self._ones) * share, float(self._fit) * share, float(self._noise) * share
 

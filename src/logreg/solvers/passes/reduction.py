@@ -1,4 +1,4 @@
-"""What a pass accumulates, and how the accumulators of several processes are combined."""
+"""The accumulators of a pass, and their combination over processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Accumulators:
-    """All that one process has accumulated in a pass, by name.
+    """All accumulators of one process in a pass, by name.
 
     Attributes:
-        sums: Are added over processes.
-        maxima: Of which the elementwise maximum over processes is taken.
+        sums: Tensors that are added over processes.
+        maxima: Tensors whose elementwise maximum over processes is taken.
         samples: Lists of rows, blocks or matrices, which are concatenated in the order of the processes.
     """
 

@@ -24,7 +24,7 @@ class RowSample(Pass[Batch]):
         self._blocks: list[Batch] = []
 
     def add(self, block: Batch) -> None:
-        """Keeps rows of the first block.  Sets: done."""
+        """Keeps rows of the first block, and sets ``done``."""
         self._blocks.append(self._thinned(block))
         self.done = True
 
@@ -47,14 +47,14 @@ class RowSample(Pass[Batch]):
 class StochasticDescent(Pass[Tensor]):
     """A pass of stochastic gradient descent in small batches, one of several with a step that falls to zero.
 
-    Several processes descend each on its own rows; the result is the mean of their points.
+    Each of several processes descends on its own rows; the result is the mean of their points.
     """
 
     sums = ("_coef", "_intercept", "_processes")
     interleaved = True
     batch_size = 256
     batches_per_copy = 2
-    """Batches whose features are centered in one copy."""
+    """Number of batches whose features are centered in one copy."""
 
     def __init__(
         self, problem: Problem, coordinates: Coordinates, point: Tensor, step: float, number: int = 0, passes: int = 1
@@ -93,7 +93,7 @@ class StochasticDescent(Pass[Tensor]):
             self._seen += len(x)
 
     def finish(self) -> None:
-        """A process without rows has no point."""
+        """Sets the point to 0 where this process has no rows, so that it adds nothing to the mean."""
         if not self._processes:
             self._coef.zero_()
             self._intercept.zero_()
