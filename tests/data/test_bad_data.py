@@ -325,12 +325,12 @@ BAD: dict[str, Bad] = {
     "a fraction for a split that is there": Bad(
         f"{FILE} dataset.split.column=part dataset.split.test=0.2",
         csv(part=halves),
-        r"`dataset\.split\.test` .*of its own",
+        r"`dataset\.split\.test` .*already has a test split",
     ),
     "a fraction for a split that has a file": Bad(
         f"{TWO_FILES} dataset.split.test=0.2",
         {"train.csv": GOOD, "test.csv": GOOD},
-        r"`dataset\.split\.test` .*of its own",
+        r"`dataset\.split\.test` .*already has a test split",
     ),
     "a split column with files for each split": Bad(
         f"{TWO_FILES} dataset.split.column=b", {"train.csv": GOOD, "test.csv": GOOD}, r"`dataset\.split\.column` "
