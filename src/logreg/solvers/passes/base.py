@@ -20,11 +20,8 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.losses import one_vs_rest
 from logreg.rows import RowSource, part_rows, parts, row_weights
-from logreg.solvers.passes.reduction import Accumulators, Processes, SingleProcess
+from logreg.solvers.passes.reduction import Accumulators, Processes
 from logreg.solvers.problem import Coordinates, Problem
-
-SINGLE_PROCESS: Processes = SingleProcess()
-"""The processes of a driver by default: this one alone."""
 
 MAX_FOLDED_MEAN = {torch.float32: 10.0, torch.float64: 1e3}
 """Largest |mean| of a feature, in standard deviations, that is subtracted from sums and not from every row: the sums
@@ -123,9 +120,8 @@ class Pass(Generic[Result]):
             self._tensors(self.sums), self._tensors(self.maxima), {n: getattr(self, n) for n in self.samples}
         )
         total = processes.reduce(own)
-        if total is not own:
-            for name, value in (*total.sums.items(), *total.maxima.items(), *total.samples.items()):
-                setattr(self, name, value)
+        for name, value in (*total.sums.items(), *total.maxima.items(), *total.samples.items()):
+            setattr(self, name, value)
 
     def _tensors(self, names: tuple[str, ...]) -> dict[str, Tensor]:
         return {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
@@ -168,8 +164,8 @@ def request(requested: Pass[Result]) -> PassRequests[Result]:
     return requested.result()
 
 
-def run_pass(source: RowSource, requested: Pass[Any], processes: Processes = SINGLE_PROCESS) -> None:
-    """Makes a pass over the rows of this process, and combines the accumulators of all processes."""
+def run_pass(source: RowSource, requested: Pass[Any], processes: Processes | None = None) -> None:
+    """Makes a pass over the rows of this process, and combines the accumulators of all; ``None`` for one process."""
     for block in source.interleaved_blocks() if requested.interleaved else source.blocks():
         requested.add(block)
         if requested.done:
@@ -177,13 +173,14 @@ def run_pass(source: RowSource, requested: Pass[Any], processes: Processes = SIN
     finish_pass(requested, processes)
 
 
-def finish_pass(requested: Pass[Any], processes: Processes = SINGLE_PROCESS) -> None:
+def finish_pass(requested: Pass[Any], processes: Processes | None = None) -> None:
     """Ends a pass whose blocks have been added: the only place where processes exchange numbers."""
     requested.finish()
-    requested.reduce(processes)
+    if processes is not None:
+        requested.reduce(processes)
 
 
-def drive(requests: PassRequests[Result], source: RowSource, processes: Processes = SINGLE_PROCESS) -> Result:
+def drive(requests: PassRequests[Result], source: RowSource, processes: Processes | None = None) -> Result:
     """Makes every pass that is requested, and returns the result at the end."""
     try:
         while True:

@@ -32,14 +32,6 @@ class Processes(Protocol):
         """The accumulators of all processes combined, the same on each of them; called once for each pass."""
 
 
-class SingleProcess:
-    """One process that has all rows."""
-
-    def reduce(self, own: Accumulators) -> Accumulators:
-        """Its own accumulators."""
-        return own
-
-
 def combined(parts: Sequence[Accumulators]) -> Accumulators:
     """The accumulators of all processes as one, given those of each in the order of their ranks."""
     first = parts[0]
