@@ -19,7 +19,8 @@ EARLIER = Path(__file__).parent / "earlier_summaries"
 
 VOLATILE = {
     *("folder", "seconds", "versions", "git_commit"),  # of the machine and the moment
-    *("gap", "relative_gap", "rounding", "max_abs_gradient"),  # of the last step of a solver
+    *("gap", "relative_gap", "rounding", "max_abs_gradient", "passes", "epochs"),  # of the last step of a solver
+    "largest_coefficients",  # some are equal up to rounding, which orders them
     "config",  # has every setting, new ones too
 }
 """Keys whose values are not compared."""
