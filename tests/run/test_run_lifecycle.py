@@ -763,7 +763,7 @@ def test_a_run_never_writes_into_the_folder_of_another(tmp_path: Path, capsys: p
 KILLING = """
 import importlib, json, os, signal, sys
 from logreg.commands.train import main
-import logreg.run
+import logreg.run.train
 
 def killed(typed, here, place, calls):
     os.chdir(here)
