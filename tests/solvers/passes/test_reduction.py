@@ -182,6 +182,26 @@ def test_sums_over_processes_are_those_over_all_rows(kind: type[Pass[Any]], clas
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_largest_change_of_a_logit_is_that_over_all_processes(classes: int, processes: int) -> None:
+    memory = rows_of(classes, weighted=True)
+    problem = problem_of(memory, Objective("bce" if classes == 2 else "cross_entropy", l2=0.1), classes)
+    at = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def change(source: MemoryRows, one: Simulated | None) -> Tensor:
+        requested = Evaluate(problem, problem.model, at, since=problem.zeros())
+        run_pass(source, requested, one)
+        found = requested.result().change
+        assert found is not None
+        return found
+
+    parts = dealt(memory, processes)
+    assert len({float(change(part, None).max()) for part in parts}) > 1  # so the maximum is not that of every part
+    for found in together(parts, change):
+        torch.testing.assert_close(found, change(memory, None), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
 def test_a_dependence_between_the_rows_of_two_processes_is_seen(processes: int) -> None:
     memory = rows_of(2, weighted=False)
     step = torch.arange(memory.num_rows) % 2
