@@ -40,6 +40,7 @@ FAST = [
         "--repeats 1 --rows 50 --strengths 5 --gap 1e-2 --mnist-root {mnist}",
         ["one fit from scratch", "the path", "5 of 5 converged"],
     ),
+    SmokeRun("map", "--tiny --repeats 1 --case 1000-10 --gap 1e-3", ["300 x 10, 2 classes", "newton-cholesky"]),
     SmokeRun("solver_map", "--tiny", ["working sets", "one thread for little work"]),
     SmokeRun("l1", "--l1 1e-2", ["certified: newton 6 of 6", "liblinear"]),
 ]
