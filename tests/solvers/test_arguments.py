@@ -72,7 +72,7 @@ def fitted(**changed: Any) -> Any:
         ({"tolerance": 0.0}, ConfigError, "`tolerance` must be a finite number > 0 and < 1, got 0.0"),
         ({"tolerance": math.nan}, ConfigError, "`tolerance` must be a finite number > 0 and < 1, got nan"),
         ({"max_passes": 0}, ConfigError, "`max_passes` must be an integer >= 1, got 0"),
-        ({"optimizer": "adam"}, ConfigError, "`optimizer` must be one of newton, lbfgs, got 'adam'"),
+        ({"optimizer": "adam"}, ConfigError, "`optimizer` must be one of newton, lbfgs, auto, got 'adam'"),
         ({"objective": Objective("bce", l2=-1.0)}, ConfigError, "`l2` must be a finite number >= 0, got -1.0"),
         ({"objective": Objective("bce", l1=math.inf)}, ConfigError, "`l1` must be a finite number >= 0, got inf"),
         ({"objective": Objective("hinge")}, ConfigError, "`loss` must be one of .*, got 'hinge'"),

@@ -29,6 +29,7 @@ from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.small import is_small, solve_small
 from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
@@ -105,7 +106,7 @@ def fit(
     num_classes: int | None = None,
     sample_weight: Tensor | None = None,
     class_weight: Sequence[float] = (),
-    optimizer: str = "newton",
+    optimizer: str = "auto",
     tolerance: float = 1e-6,
     max_passes: int = 10_000,
     dtype: torch.dtype | None = None,
@@ -121,13 +122,13 @@ def fit(
         num_classes: C; ``None`` for one more than the largest label, where every class must have a row.
         sample_weight: Shape (N,), >= 0, some > 0; ``None`` for all 1.
         class_weight: C weights > 0 in the loss; empty for all 1.
-        optimizer: A name of `EXACT`.
+        optimizer: A name of `EXACT`; "auto" for `logreg.solvers.small` where the problem is small, and newton else.
         tolerance: The relative gap > 0 to end at.
         max_passes: Passes over the rows at most.
         dtype: The type of the arithmetic far from the optimum; ``None`` for float64 where features are in float64, and
             for float32 else.
         intercept: Whether an intercept is fitted; else it is 0.
-        watch: Is called after each pass with the state and the pass.
+        watch: Is called after each pass with the state and the pass; a small problem takes none.
 
     Returns:
         The fit.  Where the optimum is not unique it has the coefficients of least norm: without a penalty, where
@@ -142,7 +143,7 @@ def fit(
         DivergedError: Features are too large or too small for the arithmetic.
     """
     started, passes = time.perf_counter(), 0
-    check_settings(objective, optimizer, tolerance, max_passes, EXACT)
+    check_settings(objective, optimizer, tolerance, max_passes, (*EXACT, "auto"))
     labels, num_classes = checked_labels(features, labels, num_classes)
     check_weights(labels, sample_weight, class_weight, num_classes)
     least, largest = (float(extreme) for extreme in features.aminmax()) if features.numel() else (0.0, 0.0)
@@ -162,13 +163,16 @@ def fit(
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
     state = SolverState(problem, problem.zeros(), tolerance)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
-        for requested in EXACT[optimizer](state):
-            run_pass(memory, requested)
-            passes += not requested.done
-            if watch is not None:
-                watch(state, requested)
-            if passes >= max_passes:
-                break
+        if optimizer == "auto" and is_small(problem, memory):
+            passes = solve_small(state, memory, max_passes)
+        if not state.converged and passes < max_passes:
+            for requested in EXACT["newton" if optimizer == "auto" else optimizer](state):
+                run_pass(memory, requested)
+                passes += not requested.done
+                if watch is not None:
+                    watch(state, requested)
+                if passes >= max_passes:
+                    break
         if state.bound is None:
             state.bound = bound_of(problem, state.solution, memory)
     point, bound = _in_source_units(problem, stored, state.solution, state.bound)

@@ -35,6 +35,9 @@ ZERO_CURVATURE_RTOL = {torch.float32: 1e-6, torch.float64: 1e-13}
 The curvature is relative to that before the mean of the feature was subtracted: several units of rounding in float32,
 several hundred in float64."""
 
+ZERO_INTERCEPT_CURVATURE = 1e-12
+"""Curvature by an intercept, relative to the largest one, that counts as 0: rounding of a sum over many rows."""
+
 SINGULAR_PIVOT = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Smallest pivot, relative to the diagonal, below which a Hessian counts as nearly singular, by the type that the
 Hessian was computed in."""
@@ -74,10 +77,13 @@ def intercept_step(problem: Problem, gradient: Tensor, curvature: Tensor) -> Ten
         curvature: Second derivative of f by the intercepts, (K, K); singular for a softmax, whose probabilities depend
             on differences of the intercepts alone.
     """
-    inverse: Tensor = torch.linalg.pinv(curvature, rtol=1e-12, hermitian=True)
+    if not problem.coupled:
+        own = curvature.diagonal()
+        return torch.where(own > ZERO_INTERCEPT_CURVATURE * own.max(), gradient / own, 0.0)
+    inverse: Tensor = torch.linalg.pinv(curvature, rtol=ZERO_INTERCEPT_CURVATURE, hermitian=True)
     step = inverse @ gradient
     # Rounding may have left some curvature along the vector of ones, which changes no probability of a softmax.
-    return step - step.mean() if problem.coupled else step
+    return step - step.mean()
 
 
 class FactoredHessian(NamedTuple):

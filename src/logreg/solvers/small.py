@@ -1,0 +1,174 @@
+"""Newton's method for problems so small that bookkeeping, and not arithmetic, takes the time: no passes, float64 alone.
+
+A pass over some hundred rows takes far less time than its preparation.  Here the rows are standardized once, and each
+iteration is a handful of tensor operations.  The certificate is the same as everywhere (`logreg.solvers.bounds`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from logreg.facts import Batch
+from logreg.rows import MemoryRows, row_weights
+from logreg.solvers.bounds import bound
+from logreg.solvers.passes.base import drive
+from logreg.solvers.passes.evaluate import Derivatives
+from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, within
+
+MAX_SMALL_NUMEL = 2**17
+"""Numbers in the features up to which a problem is small: 1 MiB in float64, which stays in the processor's cache."""
+
+MAX_SMALL_FLOP = 5e6
+"""Multiplications of one Newton step up to which a problem is small: about the time that the bookkeeping of a pass
+takes."""
+
+MAX_HALVINGS = 30
+"""Halvings of a step that increases f, after which the general solver goes on."""
+
+
+def is_small(problem: Problem, rows: MemoryRows) -> bool:
+    """Whether `solve_small` is the fastest way: little work, l2 alone, and a loss with a bound by duality."""
+    loss, objective, order = problem.loss, problem.objective, problem.hessian_order
+    flop = problem.num_parameters * order * (problem.rows + order / 3)
+    return (
+        rows.features.device.type == "cpu"
+        and problem.rows * problem.num_features <= MAX_SMALL_NUMEL
+        and flop <= MAX_SMALL_FLOP
+        and objective.l2 > 0
+        and not objective.l1
+        and loss.is_convex
+        and loss.has_conjugate
+    )
+
+
+def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
+    """Minimizes f by Newton's method from the point of ``state``, and certifies the point.
+
+    Each iteration:
+
+    1. Compute f, its gradient and its Hessian, all in float64.
+    2. Where f increased, halve the last step.
+    3. Where the gap that the gradient implies is within the tolerance, certify the point; stop if it is certified.
+    4. Factor the Hessian and take Newton's step.
+
+    It stops as well where the Hessian is not positive definite, where no step decreases f, and after ``max_passes``.
+
+    Args:
+        state: State of a problem that `is_small`; its coordinates, point, value and bound are updated.
+        rows: All rows of the problem.
+        max_passes: Evaluations of f at most.
+
+    Returns:
+        Evaluations of f: each reads all rows once, as a pass does.
+
+    References:
+        Nocedal and Wright (2006), Numerical Optimization, chapter 3.3.
+    """
+    small = _SmallProblem(state.problem, rows)
+    coordinates, trial = small.coordinates, state.problem.model.to(small.coordinates, state.point)
+    state.coordinates, state.value, step, limit = coordinates, math.inf, torch.zeros_like(trial), state.tolerance
+    halvings = 0
+    for number in range(1, max_passes + 1):
+        now = small.evaluate(trial)
+        if not now.value <= state.value + VALUE_ROUNDING[torch.float64] * abs(state.value):
+            halvings += 1
+            if halvings > MAX_HALVINGS or not math.isfinite(state.value):
+                return number
+            step = step / 2
+            trial = state.point - step
+            continue
+        state.point, state.value, halvings = trial, now.value, 0
+        gap = small.estimated_gap(now)
+        if gap <= limit:
+            found = drive(bound(state.problem, trial, now, state.tolerance, coordinates), rows)
+            if state.bound is None or found.gap <= state.bound.gap:
+                state.bound, state.best, state.gap = found, trial, found.gap
+            if within(found, state.tolerance):
+                return number
+            limit = gap / 10
+        found_step = small.newton_step(now)
+        if found_step is None:
+            return number
+        step = found_step
+        trial = trial - step
+    return max_passes
+
+
+class _SmallProblem:
+    """The rows of a small problem, standardized, with a column of ones for the intercept."""
+
+    def __init__(self, problem: Problem, rows: MemoryRows) -> None:
+        features = rows.features.double()
+        center, scale = features.mean(0), features.std(0, correction=0)
+        scale = torch.where(scale > 1e-9 * center.abs(), scale, 1.0)
+        if not problem.intercept:
+            center = torch.zeros_like(center)
+        self.problem, self.coordinates = problem, Coordinates(center, scale)
+        features = (features - center) / scale
+        self._rows = F.pad(features, (0, 1), value=1.0) if problem.intercept else features
+        self._ratio = scale / problem.model.scale
+        self._labels, self._l2 = rows.labels, problem.penalties(self.coordinates)[0]
+        weights = row_weights(Batch(features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
+        weights = features.new_ones(()) if weights is None else weights
+        self._weights = (weights * problem.row_sum_scale).unsqueeze(-1)
+        self._identity = torch.eye(problem.num_outputs, dtype=torch.float64) if problem.coupled else None
+
+    def evaluate(self, point: Tensor) -> Derivatives:
+        """The objective and its derivatives at a point (K, D + 1); its Hessian is without the penalty."""
+        problem, rows = self.problem, self._rows
+        parameters = point if problem.intercept else point[:, :-1]
+        values, residuals, curvature = problem.loss.evaluate(rows @ parameters.T, self._labels)
+        loss = float((values.unsqueeze(1) * self._weights).sum())
+        spread = curvature * self._weights
+        gradient, of_ones = (residuals * self._weights).T @ rows, spread.sum(0)
+        if problem.coupled:
+            k, p = parameters.shape
+            joint = (curvature.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
+            weighted = (spread.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
+            hessian = (weighted.T @ joint).neg_().view(k, p, k, p)
+            hessian.diagonal(dim1=0, dim2=2).add_((weighted.T @ rows).view(k, p, p).permute(1, 2, 0))
+            by_intercept, curvature = None, torch.diag(of_ones) - spread.T @ curvature
+        else:
+            hessian = torch.stack([rows.T @ (rows * column.unsqueeze(1)) for column in spread.T])
+            by_intercept, curvature = spread.T @ rows, torch.diag(of_ones)
+        if not problem.intercept:
+            gradient = F.pad(gradient, (0, 1))
+            by_intercept = None if by_intercept is None else F.pad(by_intercept, (0, 1))
+        shrunk = self._l2 * point
+        value = loss + float((shrunk * point).sum()) / 2
+        return Derivatives(value, gradient + shrunk, curvature, loss, hessian, by_intercept)
+
+    def estimated_gap(self, now: Derivatives) -> float:
+        """About the relative gap that a bound by duality would find; see `logreg.solvers.state.gap_from_gradient`."""
+        coef, intercepts = now.gradient[:, :-1] * self._ratio, now.gradient[:, -1]
+        of_coef = float(coef.square().sum()) / (2 * self.problem.objective.l2)
+        of_intercepts = float((intercepts.square() / now.curvature.diagonal()).sum()) if self.problem.intercept else 0.0
+        return (of_coef + of_intercepts) / max(abs(now.value), 1e-300)
+
+    def newton_step(self, now: Derivatives) -> Tensor | None:
+        """Newton's step to be subtracted, (K, D + 1); ``None`` where the Hessian is not positive definite."""
+        problem, hessian = self.problem, now.hessian
+        assert hessian is not None
+        p = hessian.shape[-1]
+        gradient, l2 = now.gradient[:, :p], self._l2[:p]
+        if self._identity is not None:
+            k = len(gradient)
+            # A softmax has no curvature along vectors that are equal for all outputs; any curvature there will do.
+            mean = hessian.diagonal(dim1=1, dim2=3).diagonal(dim1=0, dim2=1).mean(1)
+            hessian = hessian + torch.diag(mean)[None, :, None, :] / k
+            hessian.diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1).add_(l2)
+            hessian, gradient = hessian.reshape(1, k * p, k * p), gradient.reshape(1, k * p)
+        else:
+            hessian.diagonal(dim1=1, dim2=2).add_(l2)
+        factors, failed = torch.linalg.cholesky_ex(hessian)
+        if bool(failed.any()):
+            return None
+        step = torch.cholesky_solve(gradient.unsqueeze(2), factors).view_as(now.gradient[:, :p])
+        if problem.coupled:
+            step = step - step.mean(0)
+        return step if problem.intercept else F.pad(step, (0, 1))
