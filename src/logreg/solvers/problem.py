@@ -124,6 +124,8 @@ class Problem:
 def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Coordinates:
     """Coordinates in which a sample has mean 0 and deviations of one size; the model's own where it standardizes.
 
+    Without an intercept the mean stays, and the deviations are those from 0.
+
     Args:
         problem: The problem of the rows.
         sample: Some of the rows.
@@ -141,11 +143,11 @@ def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Co
     )  # at a time, since copies of all would be large
     number = max(len(features), 1)
     center = sum((part.sum(0, dtype=torch.float64) for part in few), start=torch.zeros_like(model.center)) / number
+    if not problem.intercept:  # a shift of the features would need an intercept
+        center = torch.zeros_like(center)
     near = center.to(torch.promote_types(features.dtype, torch.float32))
     squares = sum(((part - near).square_().sum(0) for part in few), start=torch.zeros_like(center))
     deviation = (squares / number).sqrt()
-    if not problem.intercept:  # a shift of the features would need an intercept
-        center = torch.zeros_like(center)
     deviation = torch.where(deviation > 1e-9 * center.abs(), deviation, 1.0).nan_to_num(1.0)
     if every_scale:
         return Coordinates(center, deviation)

@@ -86,9 +86,8 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
         gap = small.estimated_gap(now)
         if gap <= limit:
             found = drive(bound(state.problem, trial, now, state.tolerance, coordinates), rows)
-            if state.bound is None or found.gap <= state.bound.gap:
-                state.bound, state.best, state.gap = found, trial, found.gap
             if within(found, state.tolerance):
+                state.bound, state.best, state.gap = found, trial, found.gap
                 return number
             limit = gap / 10
         found_step = small.newton_step(now)
@@ -104,19 +103,19 @@ class _SmallProblem:
 
     def __init__(self, problem: Problem, rows: MemoryRows) -> None:
         features = rows.features.double()
-        center, scale = features.mean(0), features.std(0, correction=0)
-        scale = torch.where(scale > 1e-9 * center.abs(), scale, 1.0)
-        if not problem.intercept:
-            center = torch.zeros_like(center)
-        self.problem, self.coordinates = problem, Coordinates(center, scale)
-        features = (features - center) / scale
-        self._rows = F.pad(features, (0, 1), value=1.0) if problem.intercept else features
-        self._ratio = scale / problem.model.scale
-        self._labels, self._l2 = rows.labels, problem.penalties(self.coordinates)[0]
         weights = row_weights(Batch(features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
-        weights = features.new_ones(()) if weights is None else weights
-        self._weights = (weights * problem.row_sum_scale).unsqueeze(-1)
-        self._identity = torch.eye(problem.num_outputs, dtype=torch.float64) if problem.coupled else None
+        shares = features.new_full((len(features),), 1 / len(features)) if weights is None else weights / weights.sum()
+        center = shares @ features
+        if not problem.intercept:  # a shift of the features would need an intercept
+            center = torch.zeros_like(center)
+        features = features - center
+        scale = (shares @ features.square()).sqrt()
+        scale = torch.where(scale > 1e-9 * center.abs(), scale, 1.0)
+        features /= scale
+        self.problem, self.coordinates = problem, Coordinates(center, scale)
+        self._rows = F.pad(features, (0, 1), value=1.0) if problem.intercept else features
+        self._labels, self._weights = rows.labels, (shares * problem.row_sum_scale * problem.total_weight).unsqueeze(1)
+        self._l2, self._ratio = problem.penalties(self.coordinates)[0], scale / problem.model.scale
 
     def evaluate(self, point: Tensor) -> Derivatives:
         """The objective and its derivatives at a point (K, D + 1); its Hessian is without the penalty."""
@@ -156,7 +155,7 @@ class _SmallProblem:
         assert hessian is not None
         p = hessian.shape[-1]
         gradient, l2 = now.gradient[:, :p], self._l2[:p]
-        if self._identity is not None:
+        if problem.coupled:
             k = len(gradient)
             # A softmax has no curvature along vectors that are equal for all outputs; any curvature there will do.
             mean = hessian.diagonal(dim1=1, dim2=3).diagonal(dim1=0, dim2=1).mean(1)
