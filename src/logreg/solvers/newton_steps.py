@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from logreg.errors import DivergedError
+from logreg.solvers.passes.evaluate import InterceptCurvature
 from logreg.solvers.problem import Coordinates, Problem
 
 InverseHessian = Callable[[Tensor], Tensor]
@@ -35,12 +36,12 @@ ZERO_CURVATURE_RTOL = {torch.float32: 1e-6, torch.float64: 1e-13}
 The curvature is relative to that before the mean of the feature was subtracted: several units of rounding in float32,
 several hundred in float64."""
 
-ZERO_INTERCEPT_CURVATURE = 1e-12
-"""Curvature by an intercept, relative to the largest one, that counts as 0: rounding of a sum over many rows."""
-
 SINGULAR_PIVOT = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Smallest pivot, relative to the diagonal, below which a Hessian counts as nearly singular, by the type that the
 Hessian was computed in."""
+
+ZERO_INTERCEPT_RTOL = 1e-12
+"""Curvature by the intercepts, relative to the largest, that counts as 0: the rounding error of a sum in float64."""
 
 NOT_FINITE_MESSAGE = (
     "the curvature of the objective is not finite: features are too large or too small for the arithmetic. Standardize "
@@ -66,24 +67,26 @@ def smallest_subgradient(point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
     return torch.where(point == 0, at_zero, gradient + l1 * point.sign())
 
 
-def intercept_step(problem: Problem, gradient: Tensor, curvature: Tensor) -> Tensor:
+def intercept_step(problem: Problem, gradient: Tensor, curvature: InterceptCurvature) -> Tensor:
     """Newton's step for the intercepts alone, to be subtracted, (K,).
 
-    The step is the solution of `curvature @ step = gradient` of least norm.
+    The step is the solution of `curvature @ step = gradient` of least norm.  Where the matrix of a softmax is not kept,
+    since outputs are many, the step is a rough one, by its diagonal.
 
     Args:
         problem: The problem of the intercepts.
         gradient: Gradient of f by the intercepts, (K,).
-        curvature: Second derivative of f by the intercepts, (K, K); singular for a softmax, whose probabilities depend
-            on differences of the intercepts alone.
+        curvature: Second derivatives of f by the intercepts; singular for a softmax, whose probabilities depend on
+            differences of the intercepts alone.
     """
-    if not problem.coupled:
-        own = curvature.diagonal()
-        return torch.where(own > ZERO_INTERCEPT_CURVATURE * own.max(), gradient / own, 0.0)
-    inverse: Tensor = torch.linalg.pinv(curvature, rtol=ZERO_INTERCEPT_CURVATURE, hermitian=True)
-    step = inverse @ gradient
+    if curvature.joint is None:
+        own = curvature.own
+        step = torch.where(own > ZERO_INTERCEPT_RTOL * own.max(), gradient / own, 0.0)
+    else:
+        inverse: Tensor = torch.linalg.pinv(curvature.joint, rtol=ZERO_INTERCEPT_RTOL, hermitian=True)
+        step = inverse @ gradient
     # Rounding may have left some curvature along the vector of ones, which changes no probability of a softmax.
-    return step - step.mean()
+    return step - step.mean() if problem.coupled else step
 
 
 class FactoredHessian(NamedTuple):

@@ -16,7 +16,7 @@ from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
 from logreg.solvers.bounds import bound
 from logreg.solvers.passes.base import drive
-from logreg.solvers.passes.evaluate import Derivatives
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, within
 
@@ -131,16 +131,17 @@ class _SmallProblem:
             weighted = (spread.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
             hessian = (weighted.T @ joint).neg_().view(k, p, k, p)
             hessian.diagonal(dim1=0, dim2=2).add_((weighted.T @ rows).view(k, p, p).permute(1, 2, 0))
-            by_intercept, curvature = None, torch.diag(of_ones) - spread.T @ curvature
+            joint_curvature = torch.diag(of_ones) - spread.T @ curvature
+            by_intercept, by_intercepts = None, InterceptCurvature(joint_curvature.diagonal(), of_ones, joint_curvature)
         else:
             hessian = torch.stack([rows.T @ (rows * column.unsqueeze(1)) for column in spread.T])
-            by_intercept, curvature = spread.T @ rows, torch.diag(of_ones)
+            by_intercept, by_intercepts = spread.T @ rows, InterceptCurvature(of_ones, of_ones)
         if not problem.intercept:
             gradient = F.pad(gradient, (0, 1))
             by_intercept = None if by_intercept is None else F.pad(by_intercept, (0, 1))
         shrunk = self._l2 * point
         value = loss + float((shrunk * point).sum()) / 2
-        return Derivatives(value, gradient + shrunk, curvature, loss, hessian, by_intercept)
+        return Derivatives(value, gradient + shrunk, by_intercepts, loss, hessian, by_intercept)
 
     def estimated_gap(self, now: Derivatives) -> float:
         """About the relative gap that a bound by duality would find; see `logreg.solvers.state.gap_from_gradient`."""
