@@ -19,8 +19,8 @@ def gather(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int) -> p
     """One table of all rows of batches.
 
     Args:
-        batches: Batches of one schema.
-        schema: The schema.
+        batches: Batches with the columns of the schema, in any order.
+        schema: The names and types of the columns.
         rows: The number of rows, about; an array that turns out too short is copied to a longer one.
 
     Returns:
@@ -30,7 +30,7 @@ def gather(batches: Iterable[pa.RecordBatch], schema: pa.Schema, rows: int) -> p
 
     columns = [_Column(field.type, rows) for field in schema]
     for batch in batches:
-        for column, values in zip(columns, batch.columns, strict=True):
+        for column, values in zip(columns, batch.select(schema.names).columns, strict=True):
             column.add(values)
     return pa.table([column.result() for column in columns], names=schema.names)
 
