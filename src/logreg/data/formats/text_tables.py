@@ -11,7 +11,9 @@ import io
 import itertools
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +28,7 @@ from logreg.data.formats.table_errors import (
     unreadable_error,
 )
 from logreg.errors import DataError
+from logreg.hardware import usable_cores
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -241,6 +244,7 @@ def _read_typed(path: str, key: str, layout: _Layout, parse: Any, convert: Any) 
     import pyarrow as pa
     import pyarrow.csv
 
+    header = text_header(path, key, layout.separator)
     options = pyarrow.csv.ReadOptions(block_size=INFERRED_BYTES, skip_rows=layout.skipped_lines)
     text, declared = pa.dictionary(pa.int32(), pa.string()), convert.column_types
 
@@ -252,27 +256,93 @@ def _read_typed(path: str, key: str, layout: _Layout, parse: Any, convert: Any) 
             null_values=convert.null_values,
         )
 
-    def read(types: Mapping[str, pa.DataType]) -> pa.Table:
+    def in_order(types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         with open_text(path, key) as file, pyarrow.csv.open_csv(file, options, parse, typed(types)) as reader:
-            batches = iter(reader)
-            first = next(batches)
-            rows = int(len(first) * max(1, 1.05 * Path(path).stat().st_size / INFERRED_BYTES))
-            return gather(itertools.chain([first], batches), reader.schema, rows)
+            yield from reader
+
+    def read(types: Mapping[str, pa.DataType]) -> pa.Table:
+        try:
+            with open_text(path, key) as file:
+                batches = _parse_blocks(_line_blocks(file, header, layout), header, parse, typed(types))
+                return _gather_text(path, batches)
+        except _NotLineByLineError:
+            return _gather_text(path, in_order(types))
 
     try:
         with open_text(path, key) as file, pyarrow.csv.open_csv(file, options, parse, typed(declared)) as reader:
             types = {one.name: text if one.type in (pa.string(), pa.binary()) else one.type for one in reader.schema}
+        for _ in range(MAX_RETYPED + 1):
+            try:
+                return read(types)
+            except pa.ArrowException as error:
+                retyped = _retyped(error, types, header)
+                if not retyped:
+                    return None
+                types |= retyped
     except (pa.ArrowException, OSError):
-        return None
-    for _ in range(MAX_RETYPED + 1):
-        try:
-            return read(types)
-        except (pa.ArrowException, StopIteration) as error:
-            retyped = _retyped(error, types, text_header(path, key, layout.separator))
-            if not retyped:
-                return None
-            types |= retyped
+        pass
     return None
+
+
+def _gather_text(path: str, batches: Iterator[pa.RecordBatch]) -> pa.Table:
+    """One table of the batches of a text file; the first one tells how many rows to expect."""
+    first = next(batches)
+    rows = int(len(first) * max(1, 1.05 * Path(path).stat().st_size / INFERRED_BYTES))
+    return gather(itertools.chain([first], batches), first.schema, rows)
+
+
+class _NotLineByLineError(Exception):
+    """A text file has quotes, so that a value may have a line break, or other ends of lines than line feeds."""
+
+
+def _line_blocks(file: Any, header: Sequence[str], layout: _Layout) -> Iterator[bytes]:
+    """The lines after the header in blocks of whole lines, about ``INFERRED_BYTES`` each.
+
+    Raises:
+        _NotLineByLineError: Lines cannot be told apart by line feeds alone.
+    """
+    rest, is_first = b"", True
+    while block := file.read(INFERRED_BYTES):
+        lines, feed, rest_of_block = block.rpartition(b"\n")
+        if not feed:
+            raise _NotLineByLineError
+        lines, rest = rest + lines + feed, rest_of_block
+        if is_first:
+            is_first, skipped = False, layout.skipped_lines + 1
+            first_line, lines = lines.split(b"\n", skipped)[skipped - 1 :]
+            names = csv.reader([first_line.decode("utf-8-sig", "replace").rstrip("\r")], delimiter=layout.separator)
+            if next(names, []) != header:
+                raise _NotLineByLineError
+        if b'"' in lines:
+            raise _NotLineByLineError
+        yield lines
+    if b'"' in rest:
+        raise _NotLineByLineError
+    yield rest
+
+
+def _parse_blocks(blocks: Iterator[bytes], header: Sequence[str], parse: Any, convert: Any) -> Iterator[pa.RecordBatch]:
+    """Blocks of lines as batches of Arrow, in order; each core parses another block.
+
+    Arrow's reader of blocks uses one core, and its reader of whole files, which uses all, keeps the whole table.
+    """
+    import pyarrow as pa
+    import pyarrow.csv
+
+    def parsed(lines: bytes) -> list[pa.RecordBatch]:
+        options = pyarrow.csv.ReadOptions(use_threads=False, block_size=len(lines), column_names=header)
+        table = pyarrow.csv.read_csv(pa.BufferReader(lines), options, parse, convert)
+        return table.to_batches()  # type: ignore[no-any-return]  # pyarrow has no types
+
+    cores, waiting = usable_cores(), deque[Future[list[pa.RecordBatch]]]()
+    with ThreadPoolExecutor(cores) as pool:
+        for lines in blocks:
+            if lines.strip():
+                waiting.append(pool.submit(parsed, lines))
+            if len(waiting) > cores:
+                yield from waiting.popleft().result()
+        for task in waiting:
+            yield from task.result()
 
 
 def _retyped(error: Exception, types: Mapping[str, pa.DataType], header: Sequence[str]) -> dict[str, pa.DataType]:
