@@ -13,10 +13,23 @@ _RAGGED_LINE = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)"
 
 _INVALID_UTF8 = re.compile(r"In CSV column #(\d+).*invalid UTF8")
 
-_INVALID_NUMBER = re.compile(r"In CSV column #\d+: (?:Row #\d+: )?CSV conversion error to double: invalid value '(.*)'")
+_UNCONVERTED = re.compile(
+    r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to ([^:]*): invalid value '(.*)'", re.DOTALL
+)
 
 _NO_COLUMNS = "cannot infer number of columns"
 """The text of the error for a block without a whole line: a file with only a header, or a line longer than a block."""
+
+
+class Unconverted(NamedTuple):
+    """A value that does not have the type of its column."""
+
+    column: int
+    """Position of the column in the file, from 0."""
+    type: str
+    """Arrow's name of the type."""
+    value: str
+    """The value."""
 
 
 class RaggedLine(NamedTuple):
@@ -60,10 +73,16 @@ def is_not_utf8(error: Exception, path: str) -> bool:
     return isinstance(error, UnicodeDecodeError) or "UTF8" in reason or "UTF-8" in reason
 
 
+def unconverted(error: Exception) -> Unconverted | None:
+    """The value that does not have the type of its column; ``None`` for another error."""
+    match = _UNCONVERTED.search(str(error))
+    return Unconverted(int(match[1]), match[2], match[3]) if match else None
+
+
 def invalid_number(error: Exception) -> str | None:
     """The value that is not a number in a column of numbers; ``None`` for another error."""
-    match = _INVALID_NUMBER.search(str(error))
-    return match[1] if match else None
+    found = unconverted(error)
+    return found.value if found is not None and found.type == "double" else None
 
 
 def is_only_header(error: Exception) -> bool:

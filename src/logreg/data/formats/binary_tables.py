@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from logreg.data.encoding.labels import plain_values
 from logreg.data.formats.compression import max_decoded_bytes, suffix_of
+from logreg.data.formats.gathering import gather
 from logreg.data.formats.table_errors import explained_batches, explained_read
 from logreg.errors import DataError
 
@@ -25,6 +26,10 @@ BINARY_SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
 
 TABLE_BATCH_ROWS = 2**14
 """Rows of a Parquet file that `open_blocks` decodes at once: few enough for memory, enough to make calls cheap."""
+
+BATCH_NUMBERS = 2**21
+"""Numbers of a Parquet file that `read_binary` decodes at once, where a batch of ``TABLE_BATCH_ROWS`` has fewer; they
+take at most 16 MiB."""
 
 
 def schema_of(path: str) -> pa.Schema:
@@ -54,16 +59,25 @@ def read_binary(path: str, key: str, columns: list[str]) -> pa.Table:
 
 def _read_columns(path: str, key: str, columns: list[str]) -> pa.Table:
     if suffix_of(path) in (".parquet", ".pq"):
-        import pyarrow.parquet as pq
-
-        _check_stated_rows(path, key, pq.read_metadata(path).num_rows, len(columns))
-        return pq.read_table(path, columns=columns)
+        return _read_parquet(path, key, columns)
     import pyarrow as pa
 
     with pa.memory_map(path) as file:
         table = (pa.ipc.open_file if _is_ipc_file(path) else pa.ipc.open_stream)(file).read_all().select(columns)
     _check_stated_rows(path, key, table.num_rows, len(columns))
     return table
+
+
+def _read_parquet(path: str, key: str, columns: list[str]) -> pa.Table:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+        rows = file.metadata.num_rows
+        _check_stated_rows(path, key, rows, len(columns))
+        schema = pa.schema([file.schema_arrow.field(name) for name in columns])
+        batch_rows = min(max(TABLE_BATCH_ROWS, BATCH_NUMBERS // max(1, len(columns))), rows)
+        return gather(file.iter_batches(max(1, batch_rows), columns=columns), schema, rows)
 
 
 def binary_blocks(path: str, key: str, columns: list[str]) -> tuple[int | None, Iterator[pa.Table]]:

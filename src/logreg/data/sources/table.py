@@ -100,6 +100,8 @@ class TableFile:
             ConfigError: A file is not named, or a column that the user named is missing.
             DataError: A file is broken, the files do not fit each other, or a column breaks a constraint.
         """
+        import pyarrow as pa
+
         files = self._files()
         headers = {split: column_names(path, key, self.separator) for split, (key, path) in files.items()}
         index = index_columns(files["train"][1], headers["train"])
@@ -126,6 +128,7 @@ class TableFile:
         else:
             bounds = zip(files, starts[:-1], starts[1:], strict=True)
             rows = {split: torch.arange(start, end) for split, start, end in bounds}
+        pa.default_memory_pool().release_unused()  # Arrow keeps the memory of the blocks that it has read
         takes_all_rows = len(rows) == 1 and not unlabeled
         return RawData(
             {

@@ -1,0 +1,160 @@
+"""Large text files are read with the types of their first block, and give the same tables as if all were inferred."""
+
+from __future__ import annotations
+
+import gzip
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from logreg.data.formats import text_tables
+from logreg.data.formats.tables import column_names, read_table
+from logreg.errors import DataError
+
+ROWS = 400
+
+COLUMNS: dict[str, Any] = {
+    # name: function of the row; blocks have about 20 rows
+    "whole": lambda row: row % 7,
+    "fraction": lambda row: f"{row / 7:.3f}",
+    "late fraction": lambda row: row if row < 300 else row + 0.5,
+    "late exponent": lambda row: row if row < 100 else "1e2",
+    "late integer": lambda row: row + 0.5 if row < 100 else row,
+    "too large": lambda row: row if row < 200 else 2**63 + row,
+    "wide": lambda row: 2**53 + 1 if row < 200 else "9007199254740993.0",
+    "hexadecimal": lambda row: "0x1F" if row > 350 else row,
+    "blanks": lambda row: f" {row} ",
+    "gaps": lambda row: "" if row % 5 == 2 else row,
+    "late gaps": lambda row: "" if row > 300 else row,
+    "fraction with gaps": lambda row: "NA" if row % 5 == 2 else row / 4,
+    "starts empty": lambda row: "" if row < 100 else row,
+    "starts empty, late fraction": lambda row: "" if row < 100 else row if row < 200 else 0.5,
+    "starts empty, then text": lambda row: "" if row < 100 else f"w{row % 3}",
+    "empty": lambda row: "",
+    "text": lambda row: ["red", "green", "blue"][row % 3],
+    "quoted": lambda row: '"a, ""b""\nc"' if row % 2 else "d",
+    "late text": lambda row: row / 2 if row < 390 else "many",
+    "late quote": lambda row: row if row < 300 else '"x""y"',
+    "boolean": lambda row: "true" if row % 2 else "false",
+    "boolean of numbers": lambda row: row % 2 if row < 200 else "true",
+    "date": lambda row: f"2020-01-{row % 28 + 1:02d}",
+    "late date": lambda row: 2020 if row < 200 else "2020-01-01",
+    "time": lambda row: f"{row % 24:02d}:00:00",
+    "words for missing": lambda row: "null" if row % 3 else "x",
+    "nan": lambda row: "nan" if row == 200 else row / 2,
+    "infinite": lambda row: "-inf" if row > 200 else row / 2,
+}
+
+
+def write(path: Path, names: list[str], rows: int = ROWS) -> Path:
+    lines = [
+        ",".join(f'"{name}"' for name in names),
+        *(",".join(str(COLUMNS[name](row)) for name in names) for row in range(rows)),
+    ]
+    text = "\n".join(lines) + "\n"
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text, encoding="utf-8")
+    return path
+
+
+def both(path: Path, monkeypatch: pytest.MonkeyPatch, block: int, **arguments: Any) -> tuple[Any, Any, list[bool]]:
+    """The table as it is read in blocks, and as it is when Arrow infers all types; and whether the blocks sufficed."""
+    names, typed, found = column_names(str(path), "k"), text_tables._read_typed, []
+
+    def read(*given: Any) -> Any:
+        table = typed(*given)
+        found.append(table is not None)
+        return table
+
+    with monkeypatch.context() as patch:
+        patch.setattr(text_tables, "INFERRED_BYTES", block)
+        patch.setattr(text_tables, "_read_typed", read)
+        in_blocks = read_table(str(path), "k", names, **arguments)
+        patch.setattr(text_tables, "_read_typed", lambda *given: None)
+        return in_blocks, read_table(str(path), "k", names, **arguments), found
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """The same names, types and values; nan and a missing float are the same."""
+    assert one.column_names == other.column_names
+    for name in one.column_names:
+        ours, theirs = one.column(name), other.column(name)
+        assert str(ours.type) == str(theirs.type), name
+        if str(ours.type) == "double":
+            np.testing.assert_array_equal(ours.to_numpy(), theirs.to_numpy(), name)
+        else:
+            assert ours.to_pylist() == theirs.to_pylist(), name
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_each_kind_of_column_is_read_as_if_its_type_were_inferred(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "t.csv", list(dict.fromkeys([name, "text", "whole"])))
+    assert_same(*both(path, monkeypatch, 300)[:2])
+
+
+@pytest.mark.parametrize(
+    "name", ["late fraction", "starts empty, late fraction", "starts empty, then text", "too large"]
+)
+def test_a_type_that_is_contradicted_is_changed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    *_, found = both(write(tmp_path / "t.csv", list(dict.fromkeys([name, "text", "whole"]))), monkeypatch, 300)
+    assert found == [True]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_tables_of_many_kinds_are_read_as_if_all_types_were_inferred(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(seed)
+    names = draw.sample(list(COLUMNS), draw.randint(2, 9))
+    path = write(tmp_path / draw.choice(["t.csv", "t.csv.gz"]), names)
+    arguments = {"as_text": names[:1], "codes": names[1:2], "missing_values": draw.choice([(), ("many", "0")])}
+    assert_same(*both(path, monkeypatch, draw.choice([400, 1000, 4000]), **arguments)[:2])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"1,2\n", "must have 3 values in every line, got 2 in line 302"),
+        (b"1,\xe9,3\n", "must be in UTF-8, and column 'text'"),
+    ],
+)
+def test_a_broken_line_far_down_is_named(
+    line: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "t.csv", ["whole", "text", "fraction"], 300)
+    path.write_bytes(path.read_bytes() + line)
+    monkeypatch.setattr(text_tables, "INFERRED_BYTES", 300)
+    with pytest.raises(DataError, match=message):
+        read_table(str(path), "k", ["whole", "text", "fraction"])
+
+
+def test_a_line_longer_than_a_block_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "t.csv", ["whole", "text"])
+    path.write_text(path.read_text() + f"1,{'x' * 1000}\n")
+    assert_same(*both(path, monkeypatch, 300)[:2])
+
+
+def test_more_rows_than_the_first_block_lets_expect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "1.000000000000000000000,2\n" * 20 + "1,2.5\n" * 5000 + ",\n")
+    in_blocks, inferred, found = both(path, monkeypatch, 300)
+    assert found == [True]
+    assert_same(in_blocks, inferred)
+    assert in_blocks.column("a").num_chunks == 1
+
+
+def test_numbers_are_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_tables, "INFERRED_BYTES", 300)
+    table = read_table(
+        str(write(tmp_path / "t.csv", ["whole", "fraction with gaps"])), "k", ["whole", "fraction with gaps"]
+    )
+    for column in table.columns:
+        first, second = column.to_numpy(), column.to_numpy()
+        assert np.shares_memory(first, second)
