@@ -262,7 +262,8 @@ class LogisticModule(pl.LightningModule):
     def _walk_through(self, block: Batch) -> None:
         model, rows = self.model, self.facts.rows["train"]
         features = model.standardize(block.features.to(model.coef.dtype))
-        targets = one_vs_rest(block.labels, len(model.intercept), features.dtype)
+        # With each column contiguous: the logits of few outputs are then computed faster, and much faster their softmax.
+        targets = one_vs_rest(block.labels, len(model.intercept), features.dtype).T.contiguous().T
         logits = torch.empty_like(targets)
         weights = row_weights(block, self.facts.class_weight, features.dtype)
         size = self.batch_size or len(features)
