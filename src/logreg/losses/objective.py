@@ -119,7 +119,8 @@ class Objective:
             intercept: Shape (K,); its ``grad`` must be allocated.
             share: Fraction of the train rows that the batch holds.  With ``reduction="sum"`` the
                 penalty is scaled by it, so that the batches of an epoch add up to f.
-            logits: Shape (N, K); overwritten by the logits before the step.
+            logits: Shape (N, K); overwritten by the logits before the step.  Fastest is one whose columns are
+                contiguous.
             sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
             mean_weight: Mean weight of all train rows.  With ``reduction="mean"`` the sum of a batch is divided by
                 ``mean_weight`` times its number of rows and not by its own weights, so that the batches of an epoch
@@ -129,7 +130,7 @@ class Objective:
         """
         assert coef.grad is not None
         assert intercept.grad is not None
-        torch.addmm(intercept, features, coef.T, out=logits)
+        torch.addmm(intercept.unsqueeze(1), coef, features.T, out=logits.T)
         residuals = self.row_loss.residual(logits, targets)
         scale = 1.0
         if sample_weight is not None:
