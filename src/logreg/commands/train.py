@@ -26,7 +26,7 @@ from logreg.commands.command_line import (
     ROOT,
     UNWRITABLE_ERRNOS,
     EarlyEnd,
-    import_libraries,
+    importing_libraries,
     run_command,
 )
 from logreg.commands.hydra_messages import explain_hydra_error
@@ -182,10 +182,10 @@ def _collecting(failures: list[Exception], started: float) -> Callable[[DictConf
 def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
     """Checks the config, imports torch, trains and shows the result; returns the score that ``select`` names."""
     config = RunConfig.from_mapping(plain_config(composed))
-    import_libraries()
-    from logreg.reports.console import print_summary
-    from logreg.run.train import show_facts, train
-    from logreg.training.callbacks import TrainingEnd
+    with importing_libraries():
+        from logreg.reports.console import print_summary
+        from logreg.run.train import show_facts, train
+        from logreg.training.callbacks import TrainingEnd
 
     if config.facts == "only":
         show_facts(config)
