@@ -99,7 +99,7 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
     Args:
         result: The run.
         fit_seconds: Duration of the fit.
-        total_seconds: Duration of the run so far, from the command on.
+        total_seconds: Duration of the run until its results are known, from the command on.
     """
     module = result.module
     return Summary(
