@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_the_results_are_shown_before_the_pictures_are_drawn(
     assert resumed.code == 0
     assert resumed.err.endswith("last.ckpt: making the report\n")
     assert (newest(tmp_path).folder / "report.html").is_file()
+
+
+def test_a_run_imports_only_what_it_uses(tmp_path: Path) -> None:
+    code = """
+import sys
+from logreg.commands.train import main
+assert main(["dataset=breast_cancer", "report=brief"]) == 0
+unused = {"matplotlib", "pandas", "scipy", "sklearn", "tensorflow", "torch._dynamo", "torchvision", "triton"}
+assert not unused & {*sys.modules}, unused & {*sys.modules}
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 class Left(io.TextIOWrapper):

@@ -26,6 +26,7 @@ from logreg.files import shown
 from logreg.invocation import command_words
 from logreg.optimality.certificate import Certificate
 from logreg.reports.json_fields import from_json
+from logreg.reports.mistakes import confident_mistakes
 from logreg.reports.summary_schema import (
     BestEpochSummary,
     CalibrationSummary,
@@ -203,8 +204,6 @@ def mistakes(result: RunResult) -> tuple[MistakeSummary, ...] | None:
         At most ``NUM_MISTAKES``; where features have names, each with the three features that contributed most to the
         wrong class.  ``None`` where no rows were held out.
     """
-    from logreg.reports.diagnostic_plots import confident_mistakes
-
     if result.predicted is None or result.scored == "train":
         return None
     module, data, split = result.module, result.data, result.scored
