@@ -7,6 +7,7 @@ ratio of their medians.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import platform
@@ -24,16 +25,17 @@ from typing import NamedTuple
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 """The commands of the project."""
 
-MEASURE_PEAK = """
-import os, subprocess, sys
+MEASURE = """
+import json, os, subprocess, sys, time
 
+start = time.perf_counter()
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
 _, status, usage = os.wait4(process.pid, 0)
-print(usage.ru_maxrss)
-sys.exit(os.waitstatus_to_exitcode(status))
+seconds = time.perf_counter() - start
+print(json.dumps([os.waitstatus_to_exitcode(status), seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
 """
-"""Runs a command and prints its peak memory.  Linux counts the memory of the process that started a command as the
-command's own, so a small process has to start it."""
+"""Runs a command and prints its exit code, its wall and processor time, and its peak memory.  Linux counts the memory
+of the process that started a command as the command's own, so a small process has to start it."""
 
 IDLE_SECONDS = 0.2
 """Pause between two turns: the threads of some pools spin for a while after their last work."""
@@ -142,43 +144,36 @@ def timed(work: Callable[[], object], times: int = 1) -> list[float]:
     return seconds
 
 
-def process_seconds(arguments: Sequence[str], exit_code: int = 0) -> list[float]:
-    """Wall seconds of a Python process in an empty folder, as a list of one.
+class ProcessUse(NamedTuple):
+    """The use that a process made of the machine."""
+
+    seconds: float
+    """Wall time."""
+    processor_seconds: float
+    """Processor time of all its threads and of the processes that it started."""
+    peak: float
+    """Peak memory, GiB."""
+
+
+def process_use(arguments: Sequence[str], folder: Path | None = None, exit_code: int = 0) -> ProcessUse:
+    """Runs a Python process.
 
     Args:
         arguments: The words after ``python``.
+        folder: Its working folder; an empty one when ``None``.
         exit_code: The exit code that the process must have.
 
     Raises:
         RuntimeError: The process had another exit code.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - start
-    if done.returncode != exit_code:
-        raise RuntimeError(f"python {' '.join(arguments)} left with {done.returncode}:\n{done.stderr}")
-    return [seconds]
-
-
-def process_peak(arguments: Sequence[str]) -> tuple[float, float]:
-    """Wall seconds of a Python process in an empty folder, and its peak memory in GiB.
-
-    Args:
-        arguments: The words after ``python``.
-
-    Raises:
-        RuntimeError: The process failed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        start = time.perf_counter()
-        command = [sys.executable, "-c", MEASURE_PEAK, sys.executable, *arguments]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - start
-    if done.returncode:
-        raise RuntimeError(f"python {' '.join(arguments)} left with {done.returncode}:\n{done.stderr}")
+    with tempfile.TemporaryDirectory() as empty:
+        command = [sys.executable, "-c", MEASURE, sys.executable, *arguments]
+        done = subprocess.run(command, cwd=folder or empty, capture_output=True, text=True, check=True)
+    code, seconds, processor_seconds, peak = json.loads(done.stdout)
+    if code != exit_code:
+        raise RuntimeError(f"python {' '.join(arguments)} left with {code}:\n{done.stderr}")
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return seconds, int(done.stdout) * unit / 2**30
+    return ProcessUse(seconds, processor_seconds, peak * unit / 2**30)
 
 
 def print_ratios(title: str, seconds: Seconds, targets: Mapping[str, Target]) -> None:

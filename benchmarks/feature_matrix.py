@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from safetensors.numpy import save_file
 
-from common import SCRIPTS, met, new_parser, positive, print_row, print_versions, process_peak
+from common import SCRIPTS, met, new_parser, positive, print_row, print_versions, process_use
 
 MOST_GIB = 8
 """Target for the peak memory at the default size."""
@@ -38,7 +38,7 @@ def main(typed: Sequence[str] | None = None) -> int:
             write(path, matrix, labels)
             named = str(path) if path.exists() else f"[{folder}/features.npy,{folder}/labels.npy]"
             run = ["dataset=features", f"dataset.path={named}", "max_epochs=1", "accelerator=cpu"]
-            seconds, peak = process_peak([str(SCRIPTS / "train.py"), *run])
+            seconds, _, peak = process_use([str(SCRIPTS / "train.py"), *run])
             path.unlink(missing_ok=True)
             print_row(suffix, f"{seconds:.1f}", f"{peak:.2f}", "", "", f"<= {MOST_GIB}", met(peak <= MOST_GIB))
     return 0

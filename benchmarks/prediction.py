@@ -28,7 +28,7 @@ from common import (
     print_ratios,
     print_row,
     print_versions,
-    process_peak,
+    process_use,
     timed,
 )
 from logreg.commands.predict import predicted
@@ -91,7 +91,7 @@ def file_to_file(folder: Path, num_rows: int) -> None:
     print_row("", "seconds", "peak GiB", "", "", "target")
     for suffix in (".npz", ".parquet", ".csv"):
         typed = [f"ckpt_path={folder / 'model.ckpt'}", f"input={folder / 'x.npy'}", f"output={folder / 'p'}{suffix}"]
-        seconds, peak = process_peak([str(SCRIPTS / "predict.py"), *typed])
+        seconds, _, peak = process_use([str(SCRIPTS / "predict.py"), *typed])
         print_row(f".npy to {suffix}", f"{seconds:.1f}", f"{peak:.2f}", "", "", f"<= {MOST_GIB}", met(peak <= MOST_GIB))
 
 

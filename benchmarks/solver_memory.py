@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import add_mnist_root, met, new_parser, positive, print_row, print_versions, process_peak
+from common import add_mnist_root, met, new_parser, positive, print_row, print_versions, process_use
 from solvers import CASES, Problem
 
 MOST_SHARE = 1.25
@@ -72,7 +72,7 @@ def _peak(problem: Problem, folder: Path, fits: bool) -> float:
     np.save(folder / "features.npy", problem.features.numpy())
     np.save(folder / "labels.npy", problem.labels.numpy())
     task = json.dumps([str(folder), problem.objective.loss, problem.objective.l2, fits])
-    return process_peak(["-c", FIT, task])[1]
+    return process_use(["-c", FIT, task]).peak
 
 
 if __name__ == "__main__":

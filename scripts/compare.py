@@ -1,8 +1,7 @@
 """Compares runs: `python scripts/compare.py RUN RUN`; `--help` lists all keys."""
 
-import sys
-
 from logreg.commands.compare import main
+from logreg.commands.process import run_process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

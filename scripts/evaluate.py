@@ -1,8 +1,7 @@
 """Scores a trained model: `python scripts/evaluate.py ckpt_path=latest`; `--help` lists all keys."""
 
-import sys
-
 from logreg.commands.evaluate import main
+from logreg.commands.process import run_process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -1,8 +1,7 @@
 """Exports a trained model: `python scripts/export.py format=onnx`; `--help` lists all keys."""
 
-import sys
-
 from logreg.commands.export import main
+from logreg.commands.process import run_process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -1,8 +1,7 @@
 """Tunes hyper-parameters: `python scripts/sweep.py dataset=digits "search.lr=log(1e-4,1)"`; `--help` lists all keys."""
 
-import sys
-
+from logreg.commands.process import run_process
 from logreg.commands.sweep import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -29,7 +29,7 @@ class SmokeRun(NamedTuple):
 
 
 FAST = [
-    SmokeRun("startup", "--repeats 1", ["lrr=0.1 (mistyped)", "<= 1 s"]),
+    SmokeRun("commands", "--repeats 1 --only answers", ["lrr=0.1 (mistyped)", "<= 1 s"]),
     SmokeRun("mnist", "--repeats 1 --mnist-root {mnist}", ["image by image", "our epoch, part by part"]),
     SmokeRun("epoch", "--repeats 1 --rows 2000", ["1,800 train and 200 val rows", "hand-written loop"]),
     SmokeRun("table_reading", "--repeats 1 --rows 500", ["pyarrow to a matrix", "(numbers, text and booleans)"]),
@@ -47,7 +47,8 @@ FAST = [
 """Those of a few seconds."""
 
 SLOW = [
-    SmokeRun("default_run", "--repeats 1", ["the tutorial's plain script"]),
+    SmokeRun("commands", "--repeats 1 --only commands", ["train.py breast_cancer", "the tutorial's plain script"]),
+    SmokeRun("commands", "--repeats 1 --only table --rows 1000", ["1,000 x 30 in CSV: peak memory, GiB"]),
     SmokeRun("image_cache", "--repeats 1 --images 60", ["second start", "backbone=resnet18"]),
     SmokeRun("feature_matrix", "--rows 500 --width 16", [".npy", ".npz", ".safetensors", ".parquet"]),
     SmokeRun(
@@ -94,5 +95,5 @@ def test_a_number_of_repeats_must_be_positive(
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     with pytest.raises(SystemExit, match="2"):
-        import_module("startup").main([f"--repeats={repeats}"])
+        import_module("commands").main([f"--repeats={repeats}"])
     assert "must be a whole number of at least 1" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from logreg.errors import ConfigError, did_you_mean
 
@@ -66,5 +67,12 @@ def _refuse(typed: list[str]) -> int:
     raise ConfigError(f"`logreg` must be followed by one of {', '.join(COMMANDS)}, got {word!r}. {near}".rstrip())
 
 
+def start() -> NoReturn:
+    """Runs the command line of ``logreg`` as a process of its own."""
+    from logreg.commands.process import run_process
+
+    run_process(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    start()

@@ -195,6 +195,9 @@ def _console_class() -> type[Console]:
     from rich.text import Text
 
     class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError that rich would turn into the exit code 1
+
         def render_str(self, text: str, **how: Any) -> Text:
             return super().render_str(on_one_line(text), **how)  # before its width is measured
 

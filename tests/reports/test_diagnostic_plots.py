@@ -21,7 +21,6 @@ from logreg.evaluation.held_out import Evaluation, Predicted, best_threshold, ev
 from logreg.facts import DataFacts
 from logreg.reports.diagnostic_plots import (
     coefficient_bars,
-    confident_mistakes,
     confusion_matrix,
     loss_curves,
     mistakes_as_images,
@@ -29,6 +28,7 @@ from logreg.reports.diagnostic_plots import (
     roc_and_precision_recall,
 )
 from logreg.reports.html import as_html
+from logreg.reports.mistakes import confident_mistakes
 from logreg.reports.summary_schema import CoefficientSummary
 from whole_runs import Run, train
 
@@ -160,17 +160,6 @@ def test_numbers_too_wide_for_their_cells_are_left_out() -> None:
     assert len(texts) > 40
     evaluation = replace(evaluation, confusion=evaluation.confusion * 12345.5)
     assert len(confusion_matrix(evaluation, facts_of(40), "made").axes[0].texts) == 0
-
-
-def test_the_surest_mistakes_come_first() -> None:
-    predicted, _ = made(3)
-    found = confident_mistakes(predicted, 10)
-    wrong = predicted.decided != predicted.labels
-    expected = predicted.probabilities.max(1).values[wrong].sort(descending=True).values[:10]
-    assert [one.probability for one in found] == expected.tolist()
-    assert all(one.true != one.predicted == int(predicted.decided[one.position]) for one in found)
-    right = Predicted(torch.eye(3, dtype=torch.float64), torch.arange(3))
-    assert confident_mistakes(right, 10) == []
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (3, 2, 2)])

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
-from logreg.training.fast_import import COMPILER, without_compiler
+from logreg.training import fast_import
+from logreg.training.fast_import import COMPILER, TRITON, without_compiler, without_triton
 
 CHECK = """
 import sys
@@ -16,7 +19,7 @@ from lightning_utilities.core import imports
 before = imports.RequirementCache.__bool__, imports.package_available
 from logreg.training.fast_import import import_lightning
 import_lightning()
-there = [name for name in ("torchvision", "scipy", "matplotlib", "torch._dynamo") if name in sys.modules]
+there = [name for name in ("torchvision", "scipy", "matplotlib", "torch._dynamo", "triton") if name in sys.modules]
 assert not there, there
 assert before == (imports.RequirementCache.__bool__, imports.package_available)
 # What was hidden for that one import is there as ever.
@@ -49,6 +52,54 @@ def test_a_compiler_that_is_there_stays(monkeypatch: pytest.MonkeyPatch) -> None
         assert not is_away
         assert sys.modules[COMPILER] is there
     assert sys.modules[COMPILER] is there
+
+
+def test_triton_is_replaced_only_where_it_would_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == TRITON]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(fast_import, "find_spec", lambda name: None)
+    with without_triton():
+        assert TRITON not in sys.modules
+    monkeypatch.setattr(fast_import, "find_spec", lambda name: ModuleSpec(name, None))
+    with without_triton():
+        from triton.runtime.jit import JITFunction  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        assert not isinstance(len, JITFunction)
+    assert not [name for name in sys.modules if name.partition(".")[0] == TRITON]
+
+
+def test_the_collector_is_off_during_imports_alone() -> None:
+    code = """
+    import gc
+    from logreg.training.fast_import import without_collector
+    with without_collector():
+        assert not gc.isenabled()
+    assert gc.isenabled() and gc.get_freeze_count() > 1000
+    gc.unfreeze()
+    import sys
+    sys.modules["torch"] = gc  # a process that has imported it keeps its own objects
+    with without_collector():
+        assert gc.isenabled()
+    assert not gc.get_freeze_count()
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["fast_import._empty_compiler = lambda: None", "fast_import.re = None"])
+def test_a_release_that_does_not_come_with_less_is_imported_whole(change: str) -> None:
+    code = f"""
+    import sys
+    from logreg.training import fast_import
+    {change}
+    fast_import.import_lightning()
+    import lightning.pytorch, torch
+    assert torch._dynamo.__file__
+    lightning.pytorch.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    """
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logreg.commands.command_line import ROOT, import_libraries, parse_arguments, run_command
+from logreg.commands.command_line import ROOT, importing_libraries, parse_arguments, run_command
 from logreg.commands.overrides import check_groups, composed_config, resumed_overrides
 from logreg.constraints import Constraint, flag, number, text
 from logreg.errors import ConfigError
@@ -155,8 +155,8 @@ def _parse(arguments: Sequence[str]) -> tuple[CertifyRequest, bool]:
     if not given & {"dataset", "experiment"} and (checkpoint is None or run_folder_of(checkpoint) is None):
         raise ConfigError("`dataset` must be given: the data that the coefficients were fitted to.")
     config = composed_config([*before, *(override.input_line or "" for override in typed.overrides)])
-    import_libraries()
-    from logreg.run.certifying import CertifyRequest
+    with importing_libraries():
+        from logreg.run.certifying import CertifyRequest
 
     tolerance = float(typed.values["tolerance"])
     return CertifyRequest(config, checkpoint, coef, frozenset(given), penalty, tolerance), typed.values["json"]

@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,12 +124,15 @@ def _close_stdout() -> None:
     sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # stays open until the process ends
 
 
-def import_libraries() -> None:
-    """Imports torch and Lightning, which takes seconds; a terminal shows a line meanwhile."""
+@contextmanager
+def importing_libraries() -> Iterator[None]:
+    """Imports torch and Lightning, which takes seconds, for the imports inside; a terminal shows a line meanwhile."""
     show_status("importing torch and lightning ...")
-    from logreg.training.fast_import import import_lightning
+    from logreg.training.fast_import import import_lightning, without_collector
 
-    import_lightning()
+    with without_collector():
+        import_lightning()
+        yield
 
 
 @dataclass(frozen=True)

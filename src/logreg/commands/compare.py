@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.command_line import ROOT, import_libraries, parse_arguments, run_command
+from logreg.commands.command_line import ROOT, importing_libraries, parse_arguments, run_command
 from logreg.commands.overrides import is_override
 from logreg.constraints import flag, one_of, optional
 from logreg.errors import ConfigError
@@ -97,7 +97,6 @@ def _run(arguments: list[str]) -> int:
     differing = _differing([row["settings"] for row in rows], typed_keys)
     paired = None
     if len(runs) == 2:
-        import_libraries()
         paired = _compared(list(runs), typed.values["split"])
     if typed.values["json"]:
         plain = {"runs": rows, "paired": paired[1].as_dict() | {"split": paired[0]} if paired else None}
@@ -160,11 +159,12 @@ def _differing(flat: Sequence[Mapping[str, Any]], typed: Collection[str]) -> lis
 
 def _compared(folders: Sequence[Path], split: str | None) -> tuple[str, Paired] | None:
     """The split and the paired test of two runs; ``None`` where their rows differ."""
-    from logreg.evaluation.paired_comparison import compare
-    from logreg.facts import SPLITS
-    from logreg.run.building import build_data
-    from logreg.run.scoring import predict
-    from logreg.training.checkpoint_reading import TrainedModel
+    with importing_libraries():
+        from logreg.evaluation.paired_comparison import compare
+        from logreg.facts import SPLITS
+        from logreg.run.building import build_data
+        from logreg.run.scoring import predict
+        from logreg.training.checkpoint_reading import TrainedModel
 
     both = [TrainedModel.load(find_checkpoint(str(folder), ROOT)) for folder in folders]
     configs = [trained.run_config() for trained in both]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.command_line import ROOT, TypedArguments, import_libraries, parse_arguments, run_command
+from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
 from logreg.commands.rows_for_model import data_of
 from logreg.constraints import flag, number, one_of, optional, text
 from logreg.errors import ConfigError
@@ -84,10 +84,9 @@ def _run(arguments: list[str]) -> int:
     output = None if typed.values["output"] is None else Path(typed.values["output"])
     if output is not None:
         check_free("output", output, typed.values["overwrite"], (".json",))
-    import_libraries()
-
-    from logreg.reports.json_fields import to_json
-    from logreg.training.checkpoint_reading import TrainedModel
+    with importing_libraries():
+        from logreg.reports.json_fields import to_json
+        from logreg.training.checkpoint_reading import TrainedModel
 
     trained = TrainedModel.load(checkpoint)
     found = evaluate(trained, typed)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logreg.commands.command_line import ROOT, TypedArguments, import_libraries, parse_arguments, run_command
+from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
 from logreg.commands.rows_for_model import data_of
 from logreg.constraints import flag, one_of, optional, text
 from logreg.errors import ConfigError, LogregError
@@ -87,12 +87,12 @@ def _run(arguments: list[str]) -> int:
         raise ConfigError(f"`format` must be given: one of {', '.join(OWN['format'].constraint.choices)}.")
     checkpoint = find_checkpoint(typed.values["ckpt_path"], ROOT)
     run = run_folder_of(checkpoint)
-    import_libraries()
-    from logreg.export.formats import FORMATS, check_installed, check_link, describe_inputs
-    from logreg.export.linear import Linear
-    from logreg.reports.model_card import model_card
-    from logreg.reports.summary_schema import Summary, read_summary, reading_summary
-    from logreg.training.checkpoint_reading import TrainedModel
+    with importing_libraries():
+        from logreg.export.formats import FORMATS, check_installed, check_link, describe_inputs
+        from logreg.export.linear import Linear
+        from logreg.reports.model_card import model_card
+        from logreg.reports.summary_schema import Summary, read_summary, reading_summary
+        from logreg.training.checkpoint_reading import TrainedModel
 
     check_installed(name)
     suffix = FORMATS[name].suffix

@@ -10,7 +10,7 @@ from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.command_line import ROOT, TypedArguments, import_libraries, parse_arguments, run_command
+from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
 from logreg.constraints import character, check, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
 from logreg.export.predictions import PREDICTED, SUFFIXES
@@ -88,11 +88,11 @@ def _run(arguments: list[str]) -> int:
     checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
     if values["output"] != "-":
         check_free("output", Path(values["output"]), values["overwrite"], SUFFIXES)
-    import_libraries()
-    from logreg.data.new_rows import NewRowsReader
-    from logreg.run.building import check_hardware, device_of
-    from logreg.training.checkpoint_reading import Predictor, TrainedModel
-    from logreg.training.module import DTYPES
+    with importing_libraries():
+        from logreg.data.new_rows import NewRowsReader
+        from logreg.run.building import check_hardware, device_of
+        from logreg.training.checkpoint_reading import Predictor, TrainedModel
+        from logreg.training.module import DTYPES
 
     trained = TrainedModel.load(checkpoint)
     check_hardware(values["accelerator"])

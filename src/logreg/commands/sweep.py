@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from logreg.commands.command_line import ROOT, check_root, import_libraries, parse_arguments, run_command
+from logreg.commands.command_line import ROOT, check_root, importing_libraries, parse_arguments, run_command
 from logreg.commands.overrides import (
     CONF,
     apply_overrides,
@@ -198,7 +198,8 @@ def _run(arguments: list[str]) -> int:
 
     if find_spec("optuna") is None:
         raise ConfigError("`search` must have the package optuna: pip install optuna.")
-    import_libraries()
+    with importing_libraries():
+        from logreg.run.train import train  # noqa: F401  # and all that a trial needs
     check_root(ROOT)
     folder = ROOT / "sweeps" / folder_name(plan.study)
     data = {_data_key(plan.config): _read(plan.config)}  # a mistake in the data is reported before anything is made

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,7 +27,7 @@ from logreg.commands.command_line import (
     ROOT,
     UNWRITABLE_ERRNOS,
     EarlyEnd,
-    import_libraries,
+    importing_libraries,
     run_command,
 )
 from logreg.commands.hydra_messages import explain_hydra_error
@@ -50,6 +51,9 @@ from logreg.run_folder import (
     locked_run_folder,
 )
 from logreg.terminal import terminal
+
+if TYPE_CHECKING:
+    from logreg.reports.summary_schema import Summary
 
 NOTHING_SAVED = "No epoch was saved yet: the same command starts again."
 """The end of the message about a run that was stopped before its first checkpoint."""
@@ -182,10 +186,10 @@ def _collecting(failures: list[Exception], started: float) -> Callable[[DictConf
 def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
     """Checks the config, imports torch, trains and shows the result; returns the score that ``select`` names."""
     config = RunConfig.from_mapping(plain_config(composed))
-    import_libraries()
-    from logreg.reports.console import print_summary
-    from logreg.run.train import show_facts, train
-    from logreg.training.callbacks import TrainingEnd
+    with importing_libraries():
+        from logreg.reports.console import print_summary
+        from logreg.run.train import show_facts, train
+        from logreg.training.callbacks import TrainingEnd
 
     if config.facts == "only":
         show_facts(config)
@@ -198,9 +202,19 @@ def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     resumes_itself = config.ckpt_path is not None and continues_in_place(Path(config.ckpt_path), folder)
     # In a sweep each job prints one line at its end.
     lines, is_newest = 5 if single else 0, single and not (folder.parent / "multirun.yaml").exists()
+    unprinted: list[OSError] = []
+
+    def show(summary: Summary) -> None:
+        try:
+            if single:
+                print_summary(summary, terminal())
+                sys.stdout.flush()
+        except OSError as error:  # such as a reader of the output who has left; the report is still written
+            unprinted.append(error)
+
     try:
         with locked_run_folder("ckpt_path" if resumes_itself else "hydra.run.dir", folder):
-            summary = train(config, folder, ROOT, is_newest, overrides, started, lines, callbacks=[ending])
+            summary = train(config, folder, ROOT, is_newest, overrides, started, lines, callbacks=[ending], show=show)
     except OSError as error:
         if error.errno not in UNWRITABLE_ERRNOS or ending.epochs is None:
             raise
@@ -209,8 +223,8 @@ def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: floa
             f"`hydra.run.dir` must have room for the report, got {(error.strerror or str(error)).lower()}. Training is "
             f"finished, and {last} has its {ending.epochs} epochs. Make room, and type ckpt_path={last}."
         ) from error
-    if single:
-        print_summary(summary, terminal())
+    if unprinted:
+        raise unprinted[0]
     metrics, score = summary.metrics, SELECT[config.select][0]
     return metrics.get("val", metrics["train"])[score]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from logreg.evaluation.held_out import BINS, Evaluation, Predicted, effective_ro
 from logreg.evaluation.ranking import Ranking
 from logreg.facts import DataFacts
 from logreg.reports.figures import label, labels
+from logreg.reports.mistakes import Mistake
 from logreg.reports.summary_schema import CoefficientSummary
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
@@ -206,27 +207,6 @@ def confusion_matrix(evaluation: Evaluation, facts: DataFacts, title: str) -> Fi
     axes.set(xlabel=f"predicted{of}", ylabel=f"true{of}")
     figure.suptitle(f"{title}\naccuracy {accuracy.value:.2%} [{accuracy.low:.2%}, {accuracy.high:.2%}]", fontsize=10)
     return figure
-
-
-class Mistake(NamedTuple):
-    """A row with a wrong prediction."""
-
-    position: int
-    """Position of the row in its split, from 0."""
-    true: int
-    predicted: int
-    probability: float
-    """Probability of the predicted class."""
-
-
-def confident_mistakes(predicted: Predicted, most: int) -> list[Mistake]:
-    """The wrong predictions with the highest probabilities, highest first, at most ``most``."""
-    sure, decided = predicted.probabilities.max(1)
-    wrong = ((decided != predicted.labels) & (predicted.weight > 0)).nonzero()[:, 0]
-    order = sure[wrong].argsort(descending=True, stable=True)[:most]
-    return [
-        Mistake(row, int(predicted.labels[row]), int(decided[row]), float(sure[row])) for row in wrong[order].tolist()
-    ]
 
 
 def mistakes_as_images(images: Tensor, mistakes: Sequence[Mistake], facts: DataFacts, title: str) -> Figure:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from logreg.evaluation.held_out import Predicted
 from logreg.files import write_whole
+from logreg.reports.mistakes import confident_mistakes
 from logreg.reports.summary import RunResult, calibrated_log_odds, equation, largest_coefficients
 from logreg.terminal import on_one_line
 from logreg.training.tracking import RunLogger
@@ -85,7 +86,7 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
         drawn["confusion"] = diagnostics.confusion_matrix(evaluation, facts, title)
         if facts.is_binary:
             drawn["roc"] = diagnostics.roc_and_precision_recall(predicted, evaluation, facts, title)
-        wrong = diagnostics.confident_mistakes(predicted, NUM_THUMBNAILS)
+        wrong = confident_mistakes(predicted, NUM_THUMBNAILS)
         if wrong and facts.image_shape:
             pixels = data.rows(result.scored, [one.position for one in wrong]).features
             drawn["mistakes"] = diagnostics.mistakes_as_images(

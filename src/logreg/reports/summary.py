@@ -26,6 +26,7 @@ from logreg.files import shown
 from logreg.invocation import command_words
 from logreg.optimality.certificate import Certificate
 from logreg.reports.json_fields import from_json
+from logreg.reports.mistakes import confident_mistakes
 from logreg.reports.summary_schema import (
     BestEpochSummary,
     CalibrationSummary,
@@ -99,7 +100,7 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
     Args:
         result: The run.
         fit_seconds: Duration of the fit.
-        total_seconds: Duration of the run so far, from the command on.
+        total_seconds: Duration of the run until its results are known, from the command on.
     """
     module = result.module
     return Summary(
@@ -203,8 +204,6 @@ def mistakes(result: RunResult) -> tuple[MistakeSummary, ...] | None:
         At most ``NUM_MISTAKES``; where features have names, each with the three features that contributed most to the
         wrong class.  ``None`` where no rows were held out.
     """
-    from logreg.reports.diagnostic_plots import confident_mistakes
-
     if result.predicted is None or result.scored == "train":
         return None
     module, data, split = result.module, result.data, result.scored

@@ -225,7 +225,7 @@ class BestEpochSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class SecondsSummary:
-    """Wall-clock time of the fit and of the whole run, in seconds."""
+    """Wall-clock time of the fit, and of the run until its results are known, in seconds."""
 
     fit: float
     total: float

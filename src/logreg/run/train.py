@@ -64,10 +64,11 @@ def train(
     progress_lines: int = 5,
     data: TensorDataModule | None = None,
     callbacks: Sequence[Callback] = (),
+    show: Callable[[Summary], None] = lambda summary: None,
 ) -> Summary:
     """Fits one model to one dataset and fills the run folder.
 
-    Order: seed -> data -> l2 -> module -> Trainer -> fit -> certificate -> scores -> report.
+    Order: seed -> data -> l2 -> module -> Trainer -> fit -> certificate -> scores -> show -> pictures and report.
 
     Args:
         config: The run, checked.
@@ -79,6 +80,7 @@ def train(
         progress_lines: Number of lines on stderr during training, where stderr is not a terminal; 0 for no output.
         data: The data of this config, where they are read already; read when ``None``.
         callbacks: Further callbacks of the Trainer.
+        show: Shows the results; called as soon as they are known, before pictures are drawn and the report is written.
 
     Returns:
         The summary that the folder has.
@@ -153,9 +155,11 @@ def train(
         l2_reason=l2.reason,
     )
 
+    summary = summarize(result, fit_seconds, time.perf_counter() - started)
+    show(summary)
+
     status("drawing pictures and writing the report ...")
     figures = draw(result, logger) if config.report == "full" else []
-    summary = summarize(result, fit_seconds, time.perf_counter() - started)
     write_report(result, summary, figures, logger)
     log.info("finished: %s", summary.metrics)
     return summary

@@ -1,0 +1,28 @@
+"""The wrong predictions of a model that it is most confident of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from logreg.evaluation.held_out import Predicted
+
+
+class Mistake(NamedTuple):
+    """A row with a wrong prediction."""
+
+    position: int
+    """Position of the row in its split, from 0."""
+    true: int
+    predicted: int
+    probability: float
+    """Probability of the predicted class."""
+
+
+def confident_mistakes(predicted: Predicted, most: int) -> list[Mistake]:
+    """The wrong predictions with the highest probabilities, highest first, at most ``most``."""
+    sure, decided = predicted.probabilities.max(1)
+    wrong = ((decided != predicted.labels) & (predicted.weight > 0)).nonzero()[:, 0]
+    order = sure[wrong].argsort(descending=True, stable=True)[:most]
+    return [
+        Mistake(row, int(predicted.labels[row]), int(decided[row]), float(sure[row])) for row in wrong[order].tolist()
+    ]

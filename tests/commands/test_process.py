@@ -1,0 +1,71 @@
+"""The end of a command's process: what is still done, and what is left out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import atexit, sys, threading, time
+from logreg.commands.process import run_process
+
+class Freed:
+    def __del__(self):
+        print("freed", flush=True)
+
+freed = Freed()
+
+def wait():
+    time.sleep(0.2)
+    print("the thread has ended")
+
+def command():
+    atexit.register(print, "registered by the command")
+    threading.Thread(target=wait).start()
+    print("out")
+    print("err", file=sys.stderr)
+    ENDS
+
+run_process(command)
+"""
+
+DONE = ["out", "the thread has ended", "registered by the command"]
+
+
+def ended(code: str, here: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=here)
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_all_is_done_but_to_free_every_object(tmp_path: Path, code: int) -> None:
+    done = ended(PROGRAM.replace("ENDS", f"return {code}"), tmp_path)
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (code, DONE, "err\n")
+
+
+def test_a_bug_ends_as_usual(tmp_path: Path) -> None:
+    done = ended(PROGRAM.replace("ENDS", "raise KeyError"), tmp_path)
+    assert (done.returncode, done.stdout.splitlines()) == (1, [*DONE, "freed"])
+    assert done.stderr.splitlines()[-1] == "KeyError"
+
+
+def test_a_program_that_runs_a_script_inside_itself_ends_in_its_own_way(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(PROGRAM.replace("ENDS", "return 3"))
+    host = """
+        import runpy
+        try:
+            runpy.run_path("script.py", run_name="__main__")
+        except SystemExit as end:
+            print("the script has ended with", end.code)
+    """
+    done = ended(textwrap.dedent(host), tmp_path)
+    assert done.returncode == 0
+    assert "the script has ended with 3" in done.stdout.splitlines()
+
+
+def test_a_command_that_has_closed_its_output_keeps_its_exit_code(tmp_path: Path) -> None:
+    code = PROGRAM.replace("ENDS", "sys.stdout.close(); return 4")
+    assert ended(code, tmp_path).returncode == 4
