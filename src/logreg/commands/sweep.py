@@ -199,7 +199,8 @@ def _run(arguments: list[str]) -> int:
     if find_spec("optuna") is None:
         raise ConfigError("`search` must have the package optuna: pip install optuna.")
     with importing_libraries():
-        from logreg.run.train import train  # noqa: F401  # and all that a trial needs
+        import logreg.reports.figures  # after SIGTERM there is time to draw, but not to import matplotlib
+        import logreg.run.train  # noqa: F401
     check_root(ROOT)
     folder = ROOT / "sweeps" / folder_name(plan.study)
     data = {_data_key(plan.config): _read(plan.config)}  # a mistake in the data is reported before anything is made

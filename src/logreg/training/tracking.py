@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
@@ -134,19 +135,17 @@ class RunLogger(Logger):
             self.writer._get_file_writer().add_summary(summary)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Writes one point of each curve.
+        """Writes one point of each curve, all in one event: an event takes as long as a batch of a small table.
 
         Args:
             metrics: Value by tag, such as "loss/train".
             step: Passes over the data.
         """
         assert step is not None
-        row = self._rows.setdefault(int(step), {})
-        for tag, value in metrics.items():
-            if tag == "epoch":  # Lightning adds it; it is the axis already
-                continue
-            self.writer.add_scalar(tag, value, int(step))
-            row[tag] = value
+        points = {tag: value for tag, value in metrics.items() if tag != "epoch"}  # Lightning adds it; it is the axis
+        self._rows.setdefault(int(step), {}).update(points)
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()])
+        self.writer._get_file_writer().add_summary(summary, int(step))
 
     def flush(self) -> None:
         """Brings metrics.csv and the events on disk up to date.
