@@ -117,6 +117,7 @@ class TensorDataModule(pl.LightningDataModule):
         if self.model is not None:
             self._ready = self._prepare_for(self.model)
             return
+        is_alone = "raw" not in self.__dict__  # whoever has read the columns before may still need them
         raw, (tables, class_names) = self.raw, self.selected
         check_labels(tables, class_names, self.dataset.name, raw)
         check_weights(tables)
@@ -127,7 +128,7 @@ class TensorDataModule(pl.LightningDataModule):
         column_names = (
             [series.name for series in source_features.series] if isinstance(source_features, Columns) else []
         )
-        tables, columns, stored, notes = encode_columns(tables, self.dtype, shifts=self.shifts)
+        tables, columns, stored, notes = encode_columns(tables, self.dtype, shifts=self.shifts, free=is_alone)
         if not columns:  # columns are checked when they are encoded, by name
             check_features(tables, self.dataset.name)
         train = tables["train"]

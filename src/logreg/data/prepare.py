@@ -209,7 +209,11 @@ class Encoded(NamedTuple):
 
 
 def encode_columns(
-    tables: Mapping[Split, Table], dtype: torch.dtype, model: DataFacts | None = None, shifts: bool = True
+    tables: Mapping[Split, Table],
+    dtype: torch.dtype,
+    model: DataFacts | None = None,
+    shifts: bool = True,
+    free: bool = False,
 ) -> Encoded:
     """Encodes columns as features, with an encoding that is learned on train; features pass unchanged.
 
@@ -218,6 +222,7 @@ def encode_columns(
         dtype: Floating type of the features.
         model: Facts of a trained model, whose encoding is used; ``None`` to learn one.
         shifts: Whether a column that lies far from zero may be stored as its deviation from its mean.
+        free: Whether the columns may be freed while they are encoded, where the source allows it too.
 
     Raises:
         DataError: A column cannot be learned from, or does not fit the model.
@@ -233,7 +238,7 @@ def encode_columns(
         notes = (*notes, *digit_notes(found, stored, names, lost, dtype))
     else:
         encoding, stored, notes = model.columns, model.stored, ()
-    features, unseen = encode(columns, encoding, dtype, stored)
+    features, unseen = encode(columns, encoding, dtype, stored, free and columns.is_temporary)
     for column, rows in unseen.items():
         for split, table in tables.items():
             mine = len(rows) if table.index is None else int(torch.isin(rows, table.index).sum())
@@ -248,8 +253,10 @@ def encode_columns(
 
 def used_rows(tables: Mapping[Split, Table]) -> Tensor | None:
     """Row numbers that are in any split, ascending and without repetition; ``None`` for all rows of the source."""
-    chosen = [table.index for table in tables.values() if table.index is not None]
-    return torch.cat(chosen).unique() if len(chosen) == len(tables) else None
+    is_used = torch.zeros(len(next(iter(tables.values())).labels), dtype=torch.bool)
+    for table in tables.values():
+        is_used[slice(None) if table.index is None else table.index] = True
+    return None if bool(is_used.all()) else is_used.nonzero()[:, 0]
 
 
 def digit_notes(

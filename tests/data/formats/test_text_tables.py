@@ -72,7 +72,7 @@ def both(path: Path, monkeypatch: pytest.MonkeyPatch, block: int, **arguments: A
         return table
 
     with monkeypatch.context() as patch:
-        patch.setattr(text_tables, "INFERRED_BYTES", block)
+        patch.setattr(text_tables, "_block_bytes", lambda header: block)
         patch.setattr(text_tables, "_read_typed", read)
         in_blocks = read_table(str(path), "k", names, **arguments)
         patch.setattr(text_tables, "_read_typed", lambda *given: None)
@@ -130,7 +130,7 @@ def test_a_broken_line_far_down_is_named(
 ) -> None:
     path = write(tmp_path / "t.csv", ["whole", "text", "fraction"], 300)
     path.write_bytes(path.read_bytes() + line)
-    monkeypatch.setattr(text_tables, "INFERRED_BYTES", 300)
+    monkeypatch.setattr(text_tables, "_block_bytes", lambda header: 300)
     with pytest.raises(DataError, match=message):
         read_table(str(path), "k", ["whole", "text", "fraction"])
 
@@ -151,7 +151,7 @@ def test_more_rows_than_the_first_block_lets_expect(tmp_path: Path, monkeypatch:
 
 
 def test_numbers_are_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_tables, "INFERRED_BYTES", 300)
+    monkeypatch.setattr(text_tables, "_block_bytes", lambda header: 300)
     table = read_table(
         str(write(tmp_path / "t.csv", ["whole", "fraction with gaps"])), "k", ["whole", "fraction with gaps"]
     )

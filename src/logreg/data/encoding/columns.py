@@ -57,8 +57,8 @@ class Series:
 class Columns:
     """The columns of a table as they were read; they are encoded as a feature matrix later."""
 
-    series: tuple[Series, ...]
-    """The columns."""
+    series: list[Series]
+    """The columns; empty once `encode` has taken them."""
     num_rows: int
     """Number of rows, M."""
     source: str = ""
@@ -71,6 +71,8 @@ class Columns:
     """Largest number of levels of a category."""
     is_text: bool = True
     """Whether all files are text files, where words may mean a missing value."""
+    is_temporary: bool = False
+    """Whether no one needs the columns once they are encoded, so that encoding may free them."""
     settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Values of ``dataset.features``, ``drop``, ``categorical`` and ``missing_values`` that the user set."""
 
@@ -98,12 +100,12 @@ def read_columns(table: pa.Table, as_category: Collection[str] = (), source: str
         source: Name of the file, for messages.
         policy: Further fields of `Columns`.
     """
-    columns = Columns((), table.num_rows, source, **policy)
+    columns = Columns([], table.num_rows, source, **policy)
 
     def read(part: Sequence[str]) -> list[Series]:
         return [_read_series(name, table.column(name), name in as_category, columns) for name in part]
 
-    return replace(columns, series=tuple(map_in_parts(read, table.column_names)))
+    return replace(columns, series=map_in_parts(read, table.column_names))
 
 
 def _read_series(name: str, column: Any, as_category: bool, columns: Columns) -> Series:

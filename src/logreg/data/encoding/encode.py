@@ -13,6 +13,8 @@ from torch import Tensor
 
 from logreg.data.encoding.columns import Columns, Series, Values
 from logreg.data.encoding.labels import boolean_of
+from logreg.data.encoding.parallel import map_in_parts
+from logreg.data.memory import mapped_array
 from logreg.errors import DataError
 from logreg.facts import Column
 from logreg.hardware import usable_cores
@@ -23,7 +25,11 @@ BLOCK_ROWS = 2**15
 
 
 def encode(
-    columns: Columns, encoding: Sequence[Column], dtype: torch.dtype, stored: StoredForm | None = None
+    columns: Columns,
+    encoding: Sequence[Column],
+    dtype: torch.dtype,
+    stored: StoredForm | None = None,
+    free: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Encodes columns as a feature matrix.
 
@@ -32,6 +38,8 @@ def encode(
         encoding: Encoding of each column, learned on train.
         dtype: Floating type of the matrix.
         stored: Stored form of the features; ``None`` for source units.
+        free: Whether the series are taken out of ``columns`` and freed one by one: columns of float64 and a matrix of
+            float32 then never take their memory together.
 
     Returns:
         Stored features, shape (M, D); and, by name of a column, the numbers of the rows with a level that train lacks,
@@ -41,39 +49,73 @@ def encode(
         DataError: A column is missing, is text where train had numbers, or holds infinite values.
     """
     by_name = {series.name: series for series in columns.series}
-    features = torch.zeros(len(columns), sum(len(column.feature_names) for column in encoding), dtype=dtype)
-    writers: list[Callable[[slice], None]] = []
-    unseen: dict[str, Tensor] = {}
-    start = 0
-    for column in encoding:
-        series = _as_learned(by_name.get(column.name), column, columns)
-        place = features.numpy()[:, start : start + len(column.feature_names)]
-        form = (0.0, 1.0) if stored is None else (float(stored.shift[start]), float(stored.unit[start]))
-        start += place.shape[1]
-        if column.kind == "number":
-            writers.append(partial(_write_numbers, place, column, series.values, form))
-            continue
-        position = {level.strip(): number for number, level in enumerate(column.levels)}
-        position |= {level: number for number, level in enumerate(column.levels)}
-        # The last entry, at index -1, is for missing values.
-        places = [_place(level, column, position) for level in series.levels]
-        feature_of = np.array([*places, position[str(column.fill)]])
-        writers.append(partial(_write_levels, place, column, series.values, feature_of))
-        if bool((feature_of < 0).any()):
-            unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
+    learned: list[Series | None] = [_as_learned(by_name.get(column.name), column, columns) for column in encoding]
+    starts = np.cumsum([0, *(len(column.feature_names) for column in encoding)]).tolist()
+    forms = [(0.0, 1.0) if stored is None else (float(stored.shift[at]), float(stored.unit[at])) for at in starts[:-1]]
+    float_dtype = torch.empty(0, dtype=dtype).numpy().dtype
+    parts: list[Values | None] = [None] * len(encoding)
 
-    def write(begin: int) -> float:
-        rows = slice(begin, begin + BLOCK_ROWS)
-        with np.errstate(over="ignore", invalid="ignore"):  # values that are too large are reported afterwards
+    def narrow(numbers: Sequence[int]) -> list[None]:
+        """Encodes some columns of numbers that are wider than the features, into ``parts``, and frees them."""
+        for number in numbers:
+            column, series = encoding[number], learned[number]
+            assert series is not None
+            if column.kind != "number" or series.values.itemsize <= float_dtype.itemsize:
+                continue
+            part = mapped_array((len(columns), len(column.feature_names)), float_dtype)
+            for rows in _row_blocks(len(columns)):
+                _write_numbers(part, column, series.values, forms[number], rows)
+            _check_finite(column, series, part, columns)
+            parts[number], learned[number] = part, None
+        return []
+
+    if free:
+        columns.series.clear()
+        by_name.clear()
+        map_in_parts(narrow, range(len(encoding)))
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        features = mapped_array((len(columns), starts[-1]), float_dtype)
+        writers: list[Callable[[slice], None]] = []
+        unseen: dict[str, Tensor] = {}
+        for column, series, part, form, start in zip(encoding, learned, parts, forms, starts, strict=False):
+            place = features[:, start : start + len(column.feature_names)]
+            if part is not None:
+                writers.append(partial(_copy, place, part))
+                continue
+            assert series is not None
+            if column.kind == "number":
+                writers.append(partial(_write_numbers, place, column, series.values, form))
+                continue
+            position = {level.strip(): number for number, level in enumerate(column.levels)}
+            position |= {level: number for number, level in enumerate(column.levels)}
+            # The last entry, at index -1, is for missing values.
+            places = [_place(level, column, position) for level in series.levels]
+            feature_of = np.array([*places, position[str(column.fill)]])
+            writers.append(partial(_write_levels, place, column, series.values, feature_of))
+            if bool((feature_of < 0).any()):
+                unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
+
+        def write(rows: slice) -> float:
             for writer in writers:
                 writer(rows)
-            return float(features.numpy()[rows].sum())
+            with np.errstate(over="ignore", invalid="ignore"):
+                return float(features[rows].sum())
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        sums = list(pool.map(write, range(0, len(columns), BLOCK_ROWS)))
+        sums = list(pool.map(write, _row_blocks(len(columns))))
     if not math.isfinite(sum(sums)):
-        _check_finite(columns, encoding, features)
-    return features, unseen
+        for column, series, start in zip(encoding, learned, starts, strict=False):
+            if series is not None and column.kind == "number":
+                _check_finite(column, series, features[:, start:], columns)
+    return torch.from_numpy(features), unseen
+
+
+def _row_blocks(rows: int) -> list[slice]:
+    return [slice(begin, begin + BLOCK_ROWS) for begin in range(0, rows, BLOCK_ROWS)]
+
+
+def _copy(place: Values, part: Values, rows: slice) -> None:
+    """Copies some rows."""
+    place[rows] = part[rows]
 
 
 def _place(level: str, column: Column, position: Mapping[str, int]) -> int:
@@ -113,9 +155,10 @@ def _write_numbers(place: Values, column: Column, values: Values, form: tuple[fl
     missing = np.isnan(values) if values.dtype.kind == "f" and math.isnan(values.sum()) else None
     if not column.constant:
         filled = values if missing is None else np.where(missing, column.fill, values)
-        if form != (0.0, 1.0):
-            filled = (filled.astype(np.float64) - form[0]) / form[1]
-        place[rows, 0] = filled
+        with np.errstate(over="ignore", invalid="ignore"):  # values that are too large are reported afterwards
+            if form != (0.0, 1.0):
+                filled = (filled.astype(np.float64) - form[0]) / form[1]
+            place[rows, 0] = filled
     if column.indicator and missing is not None:
         place[rows, -1] = missing
 
@@ -131,16 +174,13 @@ def _write_levels(place: Values, column: Column, codes: Values, feature_of: Valu
         place[rows, -1] = codes < 0
 
 
-def _check_finite(columns: Columns, encoding: Sequence[Column], features: Tensor) -> None:
-    """Raises a DataError that names the first infinite number of a column."""
-    by_name = {series.name: series for series in columns.series}
-    start = 0
-    for column in encoding:
-        if column.kind == "number" and not column.constant and len(row := features[:, start].isinf().nonzero()):
-            value = float(by_name[column.name].values[int(row[0])])
-            advice = "Set precision=64, or fix the row" if np.isfinite(value) else "Fix the row"
-            raise DataError(
-                f"column {column.name!r} must hold finite numbers, got {value:g} in {columns.place(int(row[0]))}. "
-                f"{advice}."
-            )
-        start += len(column.feature_names)
+def _check_finite(column: Column, series: Series, features: Values, columns: Columns) -> None:
+    """Raises a DataError that names the first infinite number of a column with these features (M, k)."""
+    if column.constant or not np.isinf(features[:, 0]).any():
+        return
+    row = int(np.isinf(features[:, 0]).argmax())
+    value = float(series.values[row])
+    advice = "Set precision=64, or fix the row" if np.isfinite(value) else "Fix the row"
+    raise DataError(
+        f"column {column.name!r} must hold finite numbers, got {value:g} in {columns.place(row)}. {advice}."
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from logreg.data.memory import mapped_array
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,10 +41,11 @@ class _Column:
     def __init__(self, kind: pa.DataType, rows: int) -> None:
         import pyarrow.types as kinds
 
-        self.kind, self.size, self.chunks = kind, 0, []
+        self.kind, self.size = kind, 0
+        self.chunks: list[Any] = []
         self.is_float = kinds.is_floating(kind)
         is_number = self.is_float or kinds.is_integer(kind)
-        self.values: Any = np.empty(rows, kind.to_pandas_dtype()) if is_number else None
+        self.values: Any = mapped_array(rows, kind.to_pandas_dtype()) if is_number else None
 
     def add(self, values: Any) -> None:
         """Adds values of a batch."""
@@ -57,7 +58,7 @@ class _Column:
             return
         end = self.size + len(values)
         if end > len(self.values):
-            longer = np.empty(end + end // 2, self.values.dtype)
+            longer = mapped_array(end + end // 2, self.values.dtype)
             longer[: self.size] = self.values[: self.size]
             self.values = longer
         self.values[self.size : end] = values.to_numpy(zero_copy_only=False)

@@ -48,10 +48,12 @@ TEXT_BLOCK_BYTES = 2**22
 """Block size, in bytes, of `open_blocks` for text.  Standard input cannot be read again with larger blocks, so 4 MiB is
 also its longest line."""
 
-INFERRED_BYTES = 2**20
-"""Size of a text file, in bytes, up to which Arrow infers the types of its columns from all of its values.  Arrow keeps
-the text of all blocks while it infers.  A larger file is read with the types of its first block of this size, which
-takes half the time and a fraction of the memory; a value that contradicts them changes the type of its column."""
+PARSED_BYTES = 2**19
+"""Smallest size, in bytes, of the blocks that `read_text` parses; Arrow takes about 30 times the memory of a block."""
+
+HEADERS_PER_BLOCK = 128
+"""Size of a block relative to the header of the file, so that a block has many lines also where there are thousands of
+columns: each column of a block costs some microseconds."""
 
 MAX_RETYPED = 8
 """Largest number of columns that change their type while a file is read.  Each costs another reading; inferring the
@@ -199,12 +201,10 @@ def _parse_text(path: str, key: str, separator: str | None, layout: _Layout, con
         with open_text(path, key) as file:
             return pyarrow.csv.read_csv(file, options, parse, convert)
 
-    is_compressed = Path(path).suffix.lower() in COMPRESSED_SUFFIXES
     try:
-        if is_compressed or Path(path).stat().st_size > INFERRED_BYTES:
-            table = _read_typed(path, key, layout, parse, convert)
-            if table is not None:
-                return table
+        table = _read_typed(path, key, layout, parse, convert)
+        if table is not None:
+            return table
         try:
             return read(threads=True)
         except pa.ArrowInvalid as error:
@@ -225,10 +225,12 @@ def _parse_text(path: str, key: str, separator: str | None, layout: _Layout, con
 
 
 def _read_typed(path: str, key: str, layout: _Layout, parse: Any, convert: Any) -> pa.Table | None:
-    """All rows of a text file, read with the types of its first block.
+    """All rows of a text file of several blocks, read with the types of its first block.
 
-    Arrow tries the types in a fixed order and takes the first that fits all values.  Where all values have the type of
-    the first block, this is that type.
+    Arrow infers a type by trying types in a fixed order, and takes the first that fits all values.  Where all values
+    have the type of the first block, this is that type.  Arrow keeps the text of all blocks while it infers, so that
+    known types take a fraction of the memory, and half the time.  A value that contradicts them changes the type of its
+    column.
 
     Args:
         path: The file.
@@ -238,14 +240,17 @@ def _read_typed(path: str, key: str, layout: _Layout, parse: Any, convert: Any) 
         convert: Arrow's options for the values; its ``column_types`` are kept.
 
     Returns:
-        The table; ``None`` where a value contradicts the types, or where a line is broken or longer than a block: the
-        reader of whole files then infers the types, or says what is wrong.
+        The table; ``None`` where the file is a single block, where values contradict the types, or where a line is
+        broken or longer than a block: the reader of whole files then infers the types, or says what is wrong.
     """
     import pyarrow as pa
     import pyarrow.csv
 
     header = text_header(path, key, layout.separator)
-    options = pyarrow.csv.ReadOptions(block_size=INFERRED_BYTES, skip_rows=layout.skipped_lines)
+    block_bytes = _block_bytes(header)
+    if Path(path).suffix.lower() not in COMPRESSED_SUFFIXES and Path(path).stat().st_size <= block_bytes:
+        return None
+    options = pyarrow.csv.ReadOptions(block_size=block_bytes, skip_rows=layout.skipped_lines)
     text, declared = pa.dictionary(pa.int32(), pa.string()), convert.column_types
 
     def typed(types: Mapping[str, pa.DataType]) -> Any:
@@ -263,10 +268,10 @@ def _read_typed(path: str, key: str, layout: _Layout, parse: Any, convert: Any) 
     def read(types: Mapping[str, pa.DataType]) -> pa.Table:
         try:
             with open_text(path, key) as file:
-                batches = _parse_blocks(_line_blocks(file, header, layout), header, parse, typed(types))
-                return _gather_text(path, batches)
+                blocks = _line_blocks(file, header, layout, block_bytes)
+                return _gather_text(path, _parse_blocks(blocks, header, parse, typed(types)), block_bytes)
         except _NotLineByLineError:
-            return _gather_text(path, in_order(types))
+            return _gather_text(path, in_order(types), block_bytes)
 
     try:
         with open_text(path, key) as file, pyarrow.csv.open_csv(file, options, parse, typed(declared)) as reader:
@@ -284,10 +289,15 @@ def _read_typed(path: str, key: str, layout: _Layout, parse: Any, convert: Any) 
     return None
 
 
-def _gather_text(path: str, batches: Iterator[pa.RecordBatch]) -> pa.Table:
-    """One table of the batches of a text file; the first one tells how many rows to expect."""
+def _block_bytes(header: Sequence[str]) -> int:
+    """The size of the blocks of a text file with these columns, in bytes."""
+    return max(PARSED_BYTES, HEADERS_PER_BLOCK * sum(len(name) + 1 for name in header))
+
+
+def _gather_text(path: str, batches: Iterator[pa.RecordBatch], block_bytes: int) -> pa.Table:
+    """One table of the batches of a text file; the first one, of ``block_bytes``, tells how many rows to expect."""
     first = next(batches)
-    rows = int(len(first) * max(1, 1.05 * Path(path).stat().st_size / INFERRED_BYTES))
+    rows = int(len(first) * max(1, 1.05 * Path(path).stat().st_size / block_bytes))
     return gather(itertools.chain([first], batches), first.schema, rows)
 
 
@@ -295,14 +305,14 @@ class _NotLineByLineError(Exception):
     """A text file has quotes, so that a value may have a line break, or other ends of lines than line feeds."""
 
 
-def _line_blocks(file: Any, header: Sequence[str], layout: _Layout) -> Iterator[bytes]:
-    """The lines after the header in blocks of whole lines, about ``INFERRED_BYTES`` each.
+def _line_blocks(file: Any, header: Sequence[str], layout: _Layout, block_bytes: int) -> Iterator[bytes]:
+    """The lines after the header in blocks of whole lines, about ``block_bytes`` each.
 
     Raises:
         _NotLineByLineError: Lines cannot be told apart by line feeds alone.
     """
     rest, is_first = b"", True
-    while block := file.read(INFERRED_BYTES):
+    while block := file.read(block_bytes):
         lines, feed, rest_of_block = block.rpartition(b"\n")
         if not feed:
             raise _NotLineByLineError

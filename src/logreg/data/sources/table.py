@@ -240,6 +240,7 @@ class TableFile:
         options = {
             "missing": self.missing,
             "max_levels": self.max_levels,
+            "is_temporary": True,
             "is_text": not any(suffix_of(path) in BINARY_SUFFIXES for _, path in files.values()),
             "settings": {
                 f"dataset.{key}": [str(name) for name in getattr(self, key) or ()]

@@ -1,0 +1,54 @@
+"""The memory that a table takes above that of its numbers, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+ROWS, COLUMNS = 300_000, 20
+
+MEASURED = """
+import json, sys
+import pyarrow.compute, pyarrow.csv, pyarrow.parquet
+import torch
+from logreg.data.datamodule import TensorDataModule
+from logreg.data.sources.table import TableFile
+from logreg.evaluation.held_out import Predicted, evaluate
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+before = peak()
+data = TensorDataModule(TableFile(path=sys.argv[1], target="y"), split={"val": None, "test": None})
+data.setup()
+read = peak() - before
+labels = data.labels("test")
+positive = torch.rand(len(labels), dtype=torch.float64)
+evaluate(Predicted(torch.stack([1 - positive, positive], 1), labels), data.facts.class_names, data.facts.class_rates)
+print(json.dumps({"read": read, "evaluate": peak() - before}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_reading_and_scoring_take_little_more_memory_than_the_columns(suffix: str, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(ROWS, COLUMNS)).round(5)
+    table = pa.table({**{f"x{k}": features[:, k] for k in range(COLUMNS)}, "y": draw.integers(2, size=ROWS)})
+    path = tmp_path / f"t.{suffix}"
+    pyarrow.csv.write_csv(table, path) if suffix == "csv" else pq.write_table(table, path)
+    of_columns = features.nbytes / 2**20  # 46 MiB; the matrix of float32 has half, and is made while they are freed
+    answer = subprocess.run([sys.executable, "-c", MEASURED, str(path)], capture_output=True, text=True, check=True)
+    found = json.loads(answer.stdout)
+    print(found)
+    assert found["read"] < 1.3 * of_columns + 40, found
+    assert found["evaluate"] < 1.3 * of_columns + 40, found
