@@ -43,7 +43,7 @@ def main(typed: Sequence[str] | None = None) -> int:
         arms = {"ours": ours.epochs, "hand-written loop": HandWritten(rows, BATCH_SIZE).epochs}
         print_ratios(
             f"epoch: seconds of an epoch, {rows.counts} of {rows.features.shape[1]} features, batches of "
-            f"{BATCH_SIZE}, with validation; ours with all that a run does",
+            f"{BATCH_SIZE}, ours with all that a run does",
             alternate(arms, arguments.repeats),
             {"hand-written loop": Target(0.75)},
         )

@@ -72,7 +72,7 @@ def compare(root: Path, scratch: Path, repeats: int) -> None:
         for name, taken in alternate(arms, repeats - MOST_SLOW_REPEATS).items():
             seconds[name] = [*seconds[name], *taken]
     print_ratios(
-        f"mnist: seconds of an epoch, {rows.counts}, batches of {BATCH_SIZE}, with validation; ours with all that a run does",
+        f"mnist: seconds of an epoch, {rows.counts}, batches of {BATCH_SIZE}, ours with all that a run does",
         seconds,
         {
             "hand-written loop": Target(0.75),

@@ -262,7 +262,7 @@ class LogisticModule(pl.LightningModule):
     def _walk_through(self, block: Batch) -> None:
         model, rows = self.model, self.facts.rows["train"]
         features = model.standardize(block.features.to(model.coef.dtype))
-        # With each column contiguous: the logits of few outputs are then computed faster, and much faster their softmax.
+        # Stored by columns, in which a CPU computes logits and softmax of few outputs faster.
         targets = one_vs_rest(block.labels, len(model.intercept), features.dtype).T.contiguous().T
         logits = torch.empty_like(targets)
         weights = row_weights(block, self.facts.class_weight, features.dtype)
