@@ -8,7 +8,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from common import alternate, timed
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    import torch
     from torch import Tensor
 
     from logreg.config import RunConfig
@@ -67,6 +68,11 @@ class Rows:
         num_train = run.data.facts.rows["train"]
         return cls(features, labels, numbers[:num_train], numbers[num_train:], outputs=1)
 
+    def to(self, device: torch.device) -> Rows:
+        """The rows on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("features", "labels", "train", "val")}
+        return replace(self, **moved)
+
     @property
     def counts(self) -> str:
         """The number of rows of each split, for a title."""
@@ -86,7 +92,7 @@ class HandWritten:
         self.batch_size = batch_size
         self.train = rows.features[rows.train], rows.labels[rows.train]
         self.val = rows.features[rows.val], rows.labels[rows.val]
-        self.model = nn.Linear(rows.features.shape[1], rows.outputs)
+        self.model = nn.Linear(rows.features.shape[1], rows.outputs, device=rows.features.device)
         self.optimizer = optim.SGD(self.model.parameters(), lr=LR)
 
     def epochs(self) -> list[float]:
@@ -98,7 +104,7 @@ class HandWritten:
         import torch
 
         features, labels = self.train
-        for rows in torch.randperm(len(labels)).split(self.batch_size):
+        for rows in torch.randperm(len(labels), device=labels.device).split(self.batch_size):
             yield features[rows], labels[rows]
 
 
@@ -290,8 +296,8 @@ class OurRun:
         self.module.scorers["val"].compute()
 
 
-def composed(overrides: Sequence[str], **dataset: str) -> RunConfig:
-    """The config of a run of `EPOCHS` on the CPU; with further arguments of its dataset."""
+def composed(overrides: Sequence[str], accelerator: str = "cpu", **dataset: str) -> RunConfig:
+    """The config of a run of `EPOCHS`; with further arguments of its dataset."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -299,7 +305,7 @@ def composed(overrides: Sequence[str], **dataset: str) -> RunConfig:
     from logreg.config import RunConfig
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [*overrides, f"max_epochs={EPOCHS}", "accelerator=cpu"])
+        config = compose("config", [*overrides, f"max_epochs={EPOCHS}", f"accelerator={accelerator}"])
         plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     plain["dataset"] |= dataset
