@@ -148,11 +148,11 @@ def test_for_independent_outputs_the_evaluation_replaces_a_pass(classes: int, we
     evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
     shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
     assert 0.01 < float(shift.abs().max()) < 0.1
-    sums, excess, rounding = drive(request(DualObjective(problem, problem.model, point, shift)), rows)
+    sums, excess, rounding, _ = drive(request(DualObjective(problem, problem.model, point, shift)), rows)
     assert evaluation.by_intercept is not None
     smooth = evaluation.gradient - problem.penalties(problem.model)[0] * point
     torch.testing.assert_close(smooth - shift.unsqueeze(1) * evaluation.by_intercept, sums, rtol=1e-10, atol=1e-14)
-    assert excess <= float(shift @ evaluation.curvature @ shift) <= 3 * excess
+    assert excess <= float(shift.square() @ evaluation.curvature.own) <= 3 * excess
     assert 0 < rounding < 1e-12
 
 
@@ -179,8 +179,11 @@ def test_measured_derivatives_are_those_of_autograd(loss: str, reduction: Reduct
     own = torch.stack([hessian[k, :, k] for k in range(3)])
     assert found.evaluation.hessian is not None
     torch.testing.assert_close(found.evaluation.hessian, hessian if problem.coupled else own, rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(found.evaluation.curvature, hessian[:, -1, :, -1], rtol=1e-12, atol=1e-13)
-    if not problem.coupled:
+    curvature, by_intercepts = found.evaluation.curvature, hessian[:, -1, :, -1]
+    torch.testing.assert_close(curvature.own, by_intercepts.diagonal(), rtol=1e-12, atol=1e-13)
+    if problem.coupled:
+        torch.testing.assert_close(curvature.joint, by_intercepts, rtol=1e-12, atol=1e-13)
+    else:
         torch.testing.assert_close(found.evaluation.by_intercept, own[:, -1], rtol=1e-12, atol=1e-13)
     assert found.rows == int((weight > 0).sum())
     mine = torch.cat([features, torch.ones(40, 1).double()], dim=1)

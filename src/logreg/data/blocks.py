@@ -138,7 +138,12 @@ class BlockSampler(Sampler[Rows]):
 
 
 def block_loader(
-    dataset: BlockDataset, batch_size: int, shuffle: bool, seed: int = 0, interleaved_from_epoch: int | None = None
+    dataset: BlockDataset,
+    batch_size: int,
+    shuffle: bool,
+    seed: int = 0,
+    interleaved_from_epoch: int | None = None,
+    num_outputs: int = 1,
 ) -> DataLoader[Batch]:
     """A DataLoader whose items are blocks of whole batches, as many as fit into ``LOADED_BLOCK_BYTES``.
 
@@ -150,9 +155,10 @@ def block_loader(
         seed: Seed of the order.
         interleaved_from_epoch: First epoch in which the blocks are fixed and interleaved: block b of B takes the rows
             b, b + B, b + 2B, ..., and so is a sample of all rows.  ``None`` for never.
+        num_outputs: Logits that are computed for each row of a block at once; they fit into ``LOADED_BLOCK_BYTES`` too.
     """
     num_rows, num_features = len(dataset), dataset.features.shape[1]
-    batch_bytes = batch_size * num_features * dataset.dtype.itemsize
+    batch_bytes = batch_size * max(num_features, num_outputs) * dataset.dtype.itemsize
     block_rows = batch_size * max(1, LOADED_BLOCK_BYTES // batch_bytes)
     sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed, interleaved_from_epoch)
     return DataLoader(dataset, batch_size=None, sampler=sampler)

@@ -255,8 +255,8 @@ class TensorDataModule(pl.LightningDataModule):
         return self.blocks("test") if "test" in self.splits else []
 
     def blocks(self, split: Split) -> DataLoader[Batch]:
-        """All rows of a split in order, block by block."""
-        return block_loader(self._blocks(split), batch_size=1, shuffle=False)
+        """All rows of a split in order, block by block; blocks are small enough for a number for each class."""
+        return block_loader(self._blocks(split), batch_size=1, shuffle=False, num_outputs=self.facts.num_classes)
 
     def row_source(self, split: Split, device: torch.device | None = None) -> SplitRows:
         """The rows of a split for exact solvers and certificates, on ``device``; on the CPU when ``None``."""

@@ -14,7 +14,7 @@ from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.ranking import area_under_roc, log_odds
 from logreg.facts import Batch
 from logreg.losses import decided, one_vs_rest
-from logreg.rows import RowSource, row_weights
+from logreg.rows import RowSource, logit_rows, parts, row_weights
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathFitter, PathPoint, largest_curvature, to_two_digits
 from logreg.solvers.problem import Problem
@@ -60,7 +60,8 @@ def score_path(
     coef = torch.cat([point.point[:, :-1] for point in points]) / problem.model.scale
     intercept = torch.cat([point.point[:, -1] for point in points]) - coef @ problem.model.center
     losses, hits, weights, own_weights, odds, labels = [], [], [], [], [], []
-    for block in val:
+    rows = logit_rows(len(intercept), torch.float64)
+    for block in (part for whole in val for part in parts(whole, rows)):
         logits = torch.addmm(intercept, block.features.double(), coef.T).split(k, dim=1)
         targets = one_vs_rest(block.labels, k, torch.float64)
         losses.append(torch.stack([loss.value(mine, targets) for mine in logits]))

@@ -104,6 +104,8 @@ class Objective:
         logits: Tensor,
         sample_weight: Tensor | None = None,
         mean_weight: float = 1.0,
+        of_rows: int | None = None,
+        is_first: bool = True,
     ) -> None:
         """Gradient over one batch, in closed form, into ``coef.grad`` and ``intercept.grad``.
 
@@ -115,7 +117,7 @@ class Objective:
             targets: Shape (N, K), in [0, 1].
             coef: Shape (K, D); its ``grad`` must be allocated.
             intercept: Shape (K,); its ``grad`` must be allocated.
-            share: Fraction of the train rows that this batch holds.  With ``reduction="sum"`` the
+            share: Fraction of the train rows that the batch holds.  With ``reduction="sum"`` the
                 penalty is scaled by it, so that the batches of an epoch add up to f.
             logits: Shape (N, K); overwritten by the logits before the step.  Fastest is one whose columns are
                 contiguous.
@@ -123,6 +125,8 @@ class Objective:
             mean_weight: Mean weight of all train rows.  With ``reduction="mean"`` the sum of a batch is divided by
                 ``mean_weight`` times its number of rows and not by its own weights, so that the batches of an epoch
                 average to f.
+            of_rows: Number of rows of the batch where these rows are a part of it; ``None`` for a whole batch.
+            is_first: Whether these are the first rows of the batch; the terms of further rows are added.
         """
         assert coef.grad is not None
         assert intercept.grad is not None
@@ -132,9 +136,13 @@ class Objective:
         if sample_weight is not None:
             residuals.mul_(sample_weight.unsqueeze(1))
         if self.reduction == "mean":
-            residuals.div_(len(features) * mean_weight)
+            residuals.div_((of_rows or len(features)) * mean_weight)
         else:
             scale = share
+        if not is_first:
+            coef.grad.addmm_(residuals.T, features)
+            intercept.grad.add_(residuals.sum(0))
+            return
         torch.mm(residuals.T, features, out=coef.grad)
         torch.sum(residuals, dim=0, out=intercept.grad)
         for penalty in self.penalties:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.losses.base import RowTerms, one_vs_rest
+from logreg.losses.base import RowTerms
 from logreg.losses.cross_entropy import CrossEntropy
 
 MIN_ROWWISE_OUTPUTS = 16
@@ -74,11 +74,12 @@ class SoftmaxLoss(CrossEntropy):
 
     def evaluate_precisely(self, logits: Tensor, labels: Tensor) -> RowTerms:
         """See `Loss.evaluate_precisely`; computed from the probabilities of the wrong classes, precise where small."""
-        own = one_vs_rest(labels, logits.shape[1], logits.dtype) > 0
-        behind = (logits - logits[own].unsqueeze(1)).masked_fill(own, -math.inf)
+        own = labels.unsqueeze(1)
+        behind = (logits - logits.gather(1, own)).scatter_(1, own, -math.inf)
         p = softmax(logits)
-        wrong = p.masked_fill(own, 0.0)
-        return RowTerms(-F.logsigmoid(-behind.logsumexp(1)), torch.where(own, -wrong.sum(1, keepdim=True), wrong), p)
+        wrong = p.scatter(1, own, 0.0)
+        residuals = wrong.scatter_(1, own, -wrong.sum(1, keepdim=True))
+        return RowTerms(-F.logsigmoid(-behind.logsumexp(1)), residuals, p)
 
     def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
         """See `Loss.class_probabilities`: log w_k is subtracted from logit k."""

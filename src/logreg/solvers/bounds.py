@@ -75,6 +75,16 @@ The moved point theta_i = r_i - c_i shift, with residual r_i and curvature c_i, 
 with room to spare.
 """
 
+INTERCEPT_CG_RTOL = 1e-5
+"""Tolerance of conjugate gradients for the last step of the intercepts of a softmax of many outputs, which about six
+products reach: what is left of the gradient then costs its square, some orders of magnitude more than at the best."""
+
+FIRST_INTERCEPT_CG_RTOL = 0.1
+"""Tolerance for the steps before, after which the curvature is another one."""
+
+MAX_INTERCEPT_PRODUCTS = 20
+"""Products with the Hessian for one step of these intercepts; each is a pass."""
+
 MAX_INTERCEPT_PASSES = 30
 """Passes of Newton's method for the intercepts alone; where they do not suffice there is no bound by duality."""
 
@@ -246,16 +256,17 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     problem, coordinates, point, evaluation, squares, _ = at
     l2, l1 = (strength[:-1] for strength in problem.penalties(coordinates))
     coef = point[:, :-1]
-    # Sums of theta that are only rounding are made exactly 0 by one more small move, which `_balance` accounts for.
-    sums = evaluation.gradient - problem.penalties(coordinates)[0] * point
-    if shift.any():
-        if evaluation.by_intercept is None:
-            sums = (yield from request(DualObjective(problem, coordinates, point, shift)))[0]
-        else:
-            sums = sums - shift.unsqueeze(1) * evaluation.by_intercept
+    # Sums of theta that are left are made exactly 0 by one more small move, which `_balance` accounts for.
+    before = evaluation.gradient - problem.penalties(coordinates)[0] * point
+    sums, with_hub = before, None
+    hub = int(evaluation.curvature.own.argmax()) if _moves_through_one_class(at) else None
+    if evaluation.by_intercept is not None:
+        sums = sums - shift.unsqueeze(1) * evaluation.by_intercept
+    elif shift.any() or hub is not None:
+        sums, _, _, with_hub = yield from request(DualObjective(problem, coordinates, point, shift, hub=hub))
     # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
-    excess = max(float(shift @ evaluation.curvature @ shift), 0.0)
-    costs, moves = _balance(at, sums[:, -1])
+    excess = max(float(shift @ (before - sums)[:, -1]), 0.0)
+    costs, moves = _balance(at, sums[:, -1], hub, with_hub)
     balance = float(costs.sum())
     # The norm of theta over the rows: |residual|^2 <= 2 max_curvature loss, for a loss that is smooth and >= 0.
     steepest = problem.loss.max_curvature
@@ -266,11 +277,12 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     rounding = (
         8 * UNIT_ROUNDOFF * start.total * problem.num_outputs if evaluation.loss > SATURATED_LOSS * start.total else 0.0
     )
+    rounding += 2 * float(shift.abs() @ _sums_error(at))
     scale = 1.0
     if not problem.objective.l2 and (reach := float((sums[:, :-1].abs() / l1).max())) > 1:
         # The conjugate of l1 |w| is infinite beyond l1.
         scale = (1 - 1e-12) / reach
-        sums, excess, rounding = yield from request(DualObjective(problem, coordinates, point, shift, scale))
+        sums, excess, rounding, _ = yield from request(DualObjective(problem, coordinates, point, shift, scale))
         excess = max(excess, 0.0)
     theta = _DualPoint(at, shift, scale, sums[:, :-1], noise, excess)
     if problem.objective.l2:
@@ -281,7 +293,9 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     if at.point is not start.point:
         rounding += start.value_error + at.value_error
     rounding += balance + 2 * math.sqrt(excess * balance)
-    return start.evaluation.value - evaluation.value + excess + max(float(terms.sum()), 0.0), rounding
+    gap = start.evaluation.value - evaluation.value + excess + max(float(terms.sum()), 0.0)
+    # Conjugate gradients leave more of the sums than rounding does.
+    return (gap, rounding) if hub is None else (gap + rounding, 0.0)
 
 
 def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, Tensor] | None]:
@@ -293,10 +307,13 @@ def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, 
     """
     problem, coordinates = at.problem, at.coordinates
     for _ in range(MAX_INTERCEPT_PASSES):
-        evaluation = at.evaluation
-        if not bool(evaluation.curvature.isfinite().all() & evaluation.gradient.isfinite().all()):
+        gradient, curvature = at.evaluation.gradient, at.evaluation.curvature
+        if not bool(curvature.own.isfinite().all() & gradient.isfinite().all()):
             return None
-        shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
+        if _moves_through_one_class(at):
+            shift = yield from _intercept_step_by_products(at)
+        else:
+            shift = intercept_step(problem, gradient[:, -1], curvature)
         if float(shift.abs().max()) * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT:
             return at, shift
         point = at.point.clone()
@@ -305,6 +322,29 @@ def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, 
             point=point, evaluation=(yield from request(EvaluatePrecisely(problem, coordinates, point))).evaluation
         )
     return None
+
+
+def _moves_through_one_class(at: EvaluatedPoint) -> bool:
+    """Whether the intercepts are those of a softmax whose joint curvature is not kept, since outputs are many."""
+    return at.problem.coupled and at.problem.intercept and at.evaluation.curvature.joint is None
+
+
+def _intercept_step_by_products(at: EvaluatedPoint) -> PassRequests[Tensor]:
+    """About the Newton step for the intercepts alone, (K,), by conjugate gradients."""
+    problem, gradient = at.problem, at.evaluation.gradient
+
+    def of_intercepts(gradient: Tensor) -> Tensor:
+        """The step by the diagonal of the curvature by the intercepts; 0 for the coefficients."""
+        step = torch.zeros_like(gradient)
+        step[:, -1] = intercept_step(problem, gradient[:, -1], at.evaluation.curvature)
+        return step
+
+    far = float(of_intercepts(gradient).abs().max()) * problem.loss.self_concordance > MAX_FEASIBLE_SHIFT
+    rtol = FIRST_INTERCEPT_CG_RTOL if far else INTERCEPT_CG_RTOL
+    solution = yield from conjugate_gradients(
+        problem, at.coordinates, at.point, gradient, of_intercepts, rtol, MAX_INTERCEPT_PRODUCTS, 0.0
+    )
+    return solution.step[:, -1]
 
 
 def _penalty_terms(theta: _DualPoint, l2: Tensor, l1: Tensor, rounding: float) -> tuple[Tensor, float]:
@@ -342,38 +382,70 @@ def _l1_penalty_terms(theta: _DualPoint, l1: Tensor, rounding: float) -> PassReq
     return terms, rounding
 
 
-def _balance(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, Tensor]:
+def _sums_error(at: EvaluatedPoint) -> Tensor:
+    """Upper bound of the rounding error of each output's sum of theta over the rows, (K,)."""
+    problem, evaluation = at.problem, at.evaluation
+    sizes = problem.loss.residual_bound(evaluation.loss, at.total)
+    own = 2 * MAX_FEASIBLE_SHIFT * evaluation.curvature.own
+    if problem.coupled:  # residuals p - y are at most p + y, and the sum of y is that of p less the gradient
+        of_classes = 2 * evaluation.curvature.mass + evaluation.gradient[:, -1].abs()
+        return accumulated(problem) * (of_classes.clamp(max=sizes) + own)
+    return accumulated(problem) * (sizes + own)
+
+
+def _balance(at: EvaluatedPoint, sums: Tensor, hub: int | None, with_hub: Tensor | None) -> tuple[Tensor, Tensor]:
     """The cost of moving a dual point until its sums over the rows, (K,), known up to rounding, are exactly zero.
 
-    A move that is spread over the rows in proportion to their curvatures costs its chi squared.  Where curvatures are
-    so small that such a move is not feasible, the move is made at rows with curvature; it costs at most the largest
-    slope of the conjugate.
+    A move that is spread over the rows in proportion to their curvatures costs its chi squared.  A softmax moves the
+    sum of each class to one class, the hub, in proportion to the product p_ik p_ih of their probabilities: moves of
+    u_k in all then cost at most sum_k u_k^2 / sum_i s_i p_ik p_ih.  Where such a move is not feasible, since curvatures
+    are too small, the move is made at rows with curvature; it costs at most the largest slope of the conjugate.
+
+    Args:
+        at: The point.
+        sums: The sums of theta.
+        hub: The hub; ``None`` for the best one, where the joint curvature is kept.
+        with_hub: `DualSums.with_hub` of the hub.
 
     Returns:
         The cost for each output, (K,), and by how much the sums of theta x change at most, (K, D).
     """
-    problem, evaluation = at.problem, at.evaluation
+    problem, curvature = at.problem, at.evaluation.curvature
     reach, largest = at.squares[:-1].sqrt(), at.largest[:-1]
     if not problem.intercept:
         return torch.zeros_like(sums), torch.zeros_like(at.point[:, :-1])
-    curvature = evaluation.curvature
-    sizes = problem.loss.residual_bound(evaluation.loss, at.total) + 2 * MAX_FEASIBLE_SHIFT * curvature.diagonal()
-    off = sums.abs() * (1 + UNIT_ROUNDOFF) + accumulated(problem) * sizes
-    if problem.coupled:
-        second = float(torch.linalg.eigvalsh(curvature)[1]) - accumulated(problem) * float(curvature.trace())
-        least = torch.full_like(off, second)
-        feasible = (off.norm() * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT * least) & (least > 0)
-    else:
-        least = curvature.diagonal()
-        feasible = (off * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT * least) & (least > 0)
-    squared = off.square() / least
-    squared = squared.sum().expand_as(off) if problem.coupled else squared
-    spread = squared.sqrt().unsqueeze(1) * reach
-    costs = squared / len(off) if problem.coupled else squared
+    off = sums.abs() * (1 + UNIT_ROUNDOFF) + _sums_error(at)
     far = problem.loss.conjugate_slope(float((at.point.abs() @ at.largest).max()))
-    return torch.where(feasible, costs, far * off), torch.where(
-        feasible.unsqueeze(1), spread, off.unsqueeze(1) * largest
-    )
+    if not problem.coupled:
+        conductance = curvature.own
+    elif with_hub is not None:
+        conductance = with_hub * (1 - accumulated(problem))
+    else:
+        assert curvature.joint is not None
+        conductance = -curvature.joint * (1 - accumulated(problem))
+        costs, _ = _costs_of_moves(problem, off, conductance, far)
+        hub = int(costs.fill_diagonal_(0.0).sum(1).argmin())
+        conductance = conductance[hub]
+    if hub is not None:
+        off[hub] = 0.0
+    costs, feasible = _costs_of_moves(problem, off, conductance, far)
+    moves = torch.where(feasible.unsqueeze(1), costs.sqrt().unsqueeze(1) * reach, off.unsqueeze(1) * largest)
+    if hub is not None:
+        moves[hub] = costs[feasible].sum().sqrt() * reach + off[~feasible].sum() * largest
+    return costs, moves
+
+
+def _costs_of_moves(problem: Problem, off: Tensor, conductance: Tensor, far: float) -> tuple[Tensor, Tensor]:
+    """The costs of moves of ``off`` (K,), and whether each is feasible in proportion to the curvatures of the rows.
+
+    Args:
+        problem: The problem.
+        off: Size of each move.
+        conductance: Sums of the curvatures over the rows, (..., K).
+        far: The largest slope of the conjugate.
+    """
+    feasible = (off * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT * conductance) & (conductance > 0)
+    return torch.where(feasible, off.square() / conductance, far * off), feasible
 
 
 def _half_decrement(problem: Problem, point: Tensor, gradient: Tensor) -> PassRequests[float]:

@@ -40,6 +40,7 @@ def conjugate_gradients(
     inverse: InverseHessian,
     rtol: float,
     max_products: int,
+    min_decrease_ratio: float = MIN_DECREASE_RATIO,
 ) -> PassRequests[Solution]:
     """Solves `H @ step = gradient` for the Hessian H of f at a point; each product with H takes one pass.
 
@@ -51,7 +52,7 @@ def conjugate_gradients(
     4. Make the next direction conjugate: p = z + (new r @ z) / (old r @ z) * p.
 
     It stops where sqrt(r @ z) is at most ``rtol`` times what it was at first, where the last product decreased the
-    model by less than `MIN_DECREASE_RATIO` of the mean decrease, after ``max_products``, or where rounding leaves no
+    model by less than ``min_decrease_ratio`` of the mean decrease, after ``max_products``, or where rounding leaves no
     positive curvature along p.  The step so far is returned in any case; it is 0 where the gradient is.
 
     Args:
@@ -62,6 +63,7 @@ def conjugate_gradients(
         inverse: The preconditioner, symmetric and positive definite.
         rtol: Norm of the residual in the metric of the preconditioner, relative to the first, at which to stop.
         max_products: Largest number of products with H.
+        min_decrease_ratio: See `MIN_DECREASE_RATIO`; 0 where another point is no better than more products.
 
     References:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 5.3; Nash and Sofer (1990), Assessing a search
@@ -72,7 +74,7 @@ def conjugate_gradients(
     preconditioned = centered(problem, inverse(residual))
     direction, squared_norm = preconditioned, float((residual * preconditioned).sum())
     squared_tol = rtol * rtol * squared_norm
-    curvatures: BlockCache[Tensor] = BlockCache()
+    curvatures: BlockCache[Tensor | None] = BlockCache()
     pairs: list[tuple[Tensor, Tensor]] = []
     for number in range(1, max_products + 1):
         if not squared_norm > 0:
@@ -90,7 +92,7 @@ def conjugate_gradients(
         predicted_decrease += length * squared_norm / 2
         preconditioned = centered(problem, inverse(residual))
         last_squared_norm, squared_norm = squared_norm, float((residual * preconditioned).sum())
-        slows_down = number * length * last_squared_norm / 2 <= MIN_DECREASE_RATIO * predicted_decrease
+        slows_down = number * length * last_squared_norm / 2 <= min_decrease_ratio * predicted_decrease
         if squared_norm <= squared_tol or slows_down:
             break
         direction = preconditioned + squared_norm / last_squared_norm * direction

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from logreg.errors import DivergedError
+from logreg.solvers.passes.evaluate import InterceptCurvature
 from logreg.solvers.problem import Coordinates, Problem
 
 InverseHessian = Callable[[Tensor], Tensor]
@@ -39,6 +40,9 @@ SINGULAR_PIVOT = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Smallest pivot, relative to the diagonal, below which a Hessian counts as nearly singular, by the type that the
 Hessian was computed in."""
 
+ZERO_INTERCEPT_RTOL = 1e-12
+"""Curvature by the intercepts, relative to the largest, that counts as 0: the rounding error of a sum in float64."""
+
 NOT_FINITE_MESSAGE = (
     "the curvature of the objective is not finite: features are too large or too small for the arithmetic. Standardize "
     "them with dataset.standardize=true, bring them to units in which they are about 1, or set precision=64."
@@ -63,19 +67,24 @@ def smallest_subgradient(point: Tensor, gradient: Tensor, l1: Tensor) -> Tensor:
     return torch.where(point == 0, at_zero, gradient + l1 * point.sign())
 
 
-def intercept_step(problem: Problem, gradient: Tensor, curvature: Tensor) -> Tensor:
+def intercept_step(problem: Problem, gradient: Tensor, curvature: InterceptCurvature) -> Tensor:
     """Newton's step for the intercepts alone, to be subtracted, (K,).
 
-    The step is the solution of `curvature @ step = gradient` of least norm.
+    The step is the solution of `curvature @ step = gradient` of least norm.  Where the matrix of a softmax is not kept,
+    since outputs are many, the step is a rough one, by its diagonal.
 
     Args:
         problem: The problem of the intercepts.
         gradient: Gradient of f by the intercepts, (K,).
-        curvature: Second derivative of f by the intercepts, (K, K); singular for a softmax, whose probabilities depend
-            on differences of the intercepts alone.
+        curvature: Second derivatives of f by the intercepts; singular for a softmax, whose probabilities depend on
+            differences of the intercepts alone.
     """
-    inverse: Tensor = torch.linalg.pinv(curvature, rtol=1e-12, hermitian=True)
-    step = inverse @ gradient
+    if curvature.joint is None:
+        own = curvature.own
+        step = torch.where(own > ZERO_INTERCEPT_RTOL * own.max(), gradient / own, 0.0)
+    else:
+        inverse: Tensor = torch.linalg.pinv(curvature.joint, rtol=ZERO_INTERCEPT_RTOL, hermitian=True)
+        step = inverse @ gradient
     # Rounding may have left some curvature along the vector of ones, which changes no probability of a softmax.
     return step - step.mean() if problem.coupled else step
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from logreg.solvers.newton_steps import InverseHessian
 from logreg.solvers.passes.base import PassRequests, request
+from logreg.solvers.passes.evaluate import InterceptCurvature
 from logreg.solvers.passes.hessian import HessianDiagonal, SampledCurvature
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -41,7 +42,7 @@ def preconditioner(
     problem: Problem,
     coordinates: Coordinates,
     point: Tensor,
-    curvature: Tensor,
+    curvature: InterceptCurvature,
     seed: int,
 ) -> PassRequests[InverseHessian]:
     """An approximate inverse of the Hessian at a point, from one pass: the inverse of each output's own block.
@@ -54,7 +55,7 @@ def preconditioner(
         problem: The problem, over whose rows the passes go.
         coordinates: Coordinates of the point.
         point: Shape (K, D + 1).
-        curvature: Second derivatives of f by the intercepts at the point, (K, K).
+        curvature: Second derivatives of f by the intercepts at the point.
         seed: Fixes which rows are drawn.
     """
     k, d = problem.num_outputs, problem.num_features

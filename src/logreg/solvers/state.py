@@ -18,7 +18,7 @@ from torch import Tensor
 from logreg.solvers.bounds import Bound, bound
 from logreg.solvers.newton_steps import intercept_step
 from logreg.solvers.passes.base import PassRequests
-from logreg.solvers.passes.evaluate import Derivatives
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.precise import RowNormBounds
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
@@ -90,7 +90,7 @@ def within(bound: Bound, tolerance: float) -> bool:
     return bound.gap <= tolerance * abs(bound.value)
 
 
-def gap_from_gradient(state: SolverState, slope: Tensor, curvature: Tensor) -> float:
+def gap_from_gradient(state: SolverState, slope: Tensor, curvature: InterceptCurvature) -> float:
     """Estimates the relative gap that a certificate would find, from the gradient alone; infinite without l2.
 
         |gradient by the coefficients|^2 / (2 l2)  +  half the Newton decrement of the intercepts alone
@@ -98,7 +98,7 @@ def gap_from_gradient(state: SolverState, slope: Tensor, curvature: Tensor) -> f
     Args:
         state: The state whose point has the gradient.
         slope: The gradient of f in ``state.coordinates``, (K, D + 1); with l1 its smallest subgradient.
-        curvature: The second derivatives of f by the intercepts, (K, K).
+        curvature: The second derivatives of f by the intercepts.
     """
     l2 = state.problem.objective.l2
     if not l2:

@@ -29,7 +29,7 @@ from logreg.optimality.certificate import (
     objective_in_words,
     problem_of,
 )
-from logreg.rows import RowSource, row_weights
+from logreg.rows import RowSource, logit_rows, parts, row_weights
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
 from logreg.solvers.passes.base import Pass, PassRequests, finish_pass
@@ -260,21 +260,48 @@ class LogisticModule(pl.LightningModule):
                 self._gather(block)
 
     def _walk_through(self, block: Batch) -> None:
+        size = self.batch_size or len(block.labels)
+        at_once = logit_rows(len(self.model.intercept), self.model.coef.dtype)
+        if size <= at_once:
+            for batches in parts(block, at_once // size * size):
+                self._descend(batches, size)
+            return
+        for batch in parts(block, size):  # whose logits are too many to be computed at once
+            left = of_rows = len(batch.labels)
+            for part in parts(batch, at_once):
+                is_first, left = left == of_rows, left - len(part.labels)
+                self._descend(part, at_once, of_rows, is_first, is_last=not left)
+
+    def _descend(
+        self, block: Batch, size: int, of_rows: int | None = None, is_first: bool = True, is_last: bool = True
+    ) -> None:
+        """Makes one step for each batch of ``size`` rows of a block, and scores the block.
+
+        Args:
+            block: Whole batches; or a part of one, which ``is_first``, ``is_last`` or neither.
+            size: Rows of a batch, or of the part.
+            of_rows: Rows of the batch that the block is a part of.
+            is_first: Whether the gradient is set, not added to.
+            is_last: Whether a step is made.
+        """
         model, rows = self.model, self.facts.rows["train"]
         features = model.standardize(block.features.to(model.coef.dtype))
         # Stored by columns, in which a CPU computes logits and softmax of few outputs faster.
         targets = one_vs_rest(block.labels, len(model.intercept), features.dtype).T.contiguous().T
         logits = torch.empty_like(targets)
         weights = row_weights(block, self.facts.class_weight, features.dtype)
-        size = self.batch_size or len(features)
-        parts = features.split(size), targets.split(size), logits.split(size)
-        part_weights = [None] * len(parts[0]) if weights is None else weights.split(size)
+        batches = features.split(size), targets.split(size), logits.split(size)
+        batch_weights = [None] * len(batches[0]) if weights is None else weights.split(size)
         mean_weight = self.facts.mean_weight
-        for x, y, z, weight in zip(*parts, part_weights, strict=True):
-            self.objective.gradient_(x, y, model.coef, model.intercept, len(x) / rows, z, weight, mean_weight)
-            self._step(self._optimizer)
-            self._steps.increment_ready()
-            self._steps.increment_completed()
+        for x, y, z, weight in zip(*batches, batch_weights, strict=True):
+            share = (of_rows or len(x)) / rows
+            self.objective.gradient_(
+                x, y, model.coef, model.intercept, share, z, weight, mean_weight, of_rows, is_first
+            )
+            if is_last:
+                self._step(self._optimizer)
+                self._steps.increment_ready()
+                self._steps.increment_completed()
         self.scorers["train"].update(logits, block.labels, targets, block.sample_weight)
 
     def _begin_exact(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from logreg.facts import Batch
 from logreg.losses import one_vs_rest
-from logreg.rows import RowSource, part_rows, parts, row_weights
+from logreg.rows import RowSource, logit_rows, part_rows, parts, row_weights
 from logreg.solvers.passes.reduction import Accumulators, Processes
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -96,7 +96,7 @@ class Pass(Generic[Result]):
         rows = len(block.labels)
         if self.copies or self._shift is not None or block.features.dtype != self.dtype:
             rows = part_rows(block.features.shape[1], self.dtype)
-        for part in parts(block, rows):
+        for part in parts(block, min(rows, logit_rows(self.problem.num_outputs, self.dtype))):
             self._take(part)
 
     def _take(self, block: Batch) -> None:

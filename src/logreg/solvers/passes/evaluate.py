@@ -12,6 +12,43 @@ from logreg.solvers.kernels import affine, sum_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates, Problem
 
+MAX_JOINT_OUTPUTS = {torch.float32: 64, torch.float64: 512}
+"""Outputs of a softmax up to which their joint curvature by the intercepts is summed whatever the number of features.
+
+The sums, K^2 of them, take longer than the rest of such a pass where outputs are many and features few.  In float64
+they save a certificate several passes, and few passes are in float64."""
+
+LARGEST_JOINT_OUTPUTS = 1024
+"""Outputs up to which it is summed where features are as many: 8 MiB, the size of a block of rows."""
+
+
+def sums_joint_curvature(problem: Problem, dtype: torch.dtype) -> bool:
+    """Whether a pass in this type sums the joint curvature by the intercepts.
+
+    With at least as many features as outputs, the sums take no longer than those of the gradient.
+    """
+    few = max(MAX_JOINT_OUTPUTS[dtype], min(problem.num_features + 1, LARGEST_JOINT_OUTPUTS))
+    return problem.coupled and problem.num_outputs <= few
+
+
+class InterceptCurvature(NamedTuple):
+    """Second derivatives of f by the intercepts.
+
+    Of separate outputs they are the K numbers ``own``.  Of a softmax with probabilities p_i and weights s_i they are
+    the matrix sum_i s_i (diag(p_i) - p_i p_i'), which is kept where outputs are few: else memory is O(K).
+    """
+
+    own: Tensor
+    """The diagonal, (K,)."""
+    mass: Tensor
+    """Weighted sum of `Loss.curvature` over the rows, (K,): of a softmax, the probability of each class."""
+    joint: Tensor | None = None
+    """The matrix, (K, K), where `sums_joint_curvature`."""
+
+    def diagonal(self) -> Tensor:
+        """The second derivative by each intercept alone, (K,)."""
+        return self.own
+
 
 class Derivatives(NamedTuple):
     """The objective and its derivatives at a point."""
@@ -20,8 +57,8 @@ class Derivatives(NamedTuple):
     """f."""
     gradient: Tensor
     """Gradient of the smooth part of f (without l1), (K, D + 1)."""
-    curvature: Tensor
-    """Second derivatives of f by the intercepts, (K, K)."""
+    curvature: InterceptCurvature
+    """Second derivatives of f by the intercepts."""
     loss: float
     """The data term of f."""
     hessian: Tensor | None = None
@@ -36,7 +73,16 @@ class Derivatives(NamedTuple):
 class Evaluate(Pass[Derivatives]):
     """The objective and its gradient at a point; its Hessian on request."""
 
-    sums: ClassVar[tuple[str, ...]] = ("_loss", "_gradient", "_residuals", "_curvature", "_hessian", "_by_intercept")
+    sums: ClassVar[tuple[str, ...]] = (
+        "_loss",
+        "_gradient",
+        "_residuals",
+        "_own",
+        "_mass",
+        "_joint",
+        "_hessian",
+        "_by_intercept",
+    )
     maxima = ("_change",)
 
     def __init__(
@@ -64,7 +110,8 @@ class Evaluate(Pass[Derivatives]):
             self._change = torch.zeros(1 if problem.coupled else k, dtype=self.dtype, device=point.device)
         self._loss = self.zeros()
         self._gradient, self._residuals = self.zeros(k, d), self.zeros(k)
-        self._curvature = self.zeros(k, k)
+        self._own, self._mass = self.zeros(k), self.zeros(k)
+        self._joint = self.zeros(k, k) if sums_joint_curvature(problem, self.dtype) else None
         shape = ((k, d + 1, k, d + 1) if problem.coupled else (k, d + 1, d + 1)) if hessian is not None else (0,)
         self._hessian = self.zeros(*shape)
         self._wants, self.copies = hessian, hessian is not None
@@ -81,14 +128,18 @@ class Evaluate(Pass[Derivatives]):
             residuals *= weights
         self._residuals += residuals.sum(0, dtype=torch.float64)
         spread = curvature if weights is None else curvature * weights
+        ones = spread.sum(0, dtype=torch.float64)
+        self._mass += ones
         if self.problem.coupled:
             self._gradient += sum_over_rows(residuals, features)
-            self._curvature += torch.diag(spread.sum(0, dtype=torch.float64)) - spread.T @ curvature
+            if self._joint is None:
+                self._own += ones - (spread * curvature).sum(0, dtype=torch.float64)
+            else:
+                self._joint += torch.diag(ones) - spread.T @ curvature
             if self._wants is not None:
                 self._add_joint_hessian(features.to(self._wants), curvature.to(self._wants), spread.to(self._wants))
             return
-        ones = spread.sum(0, dtype=torch.float64)
-        self._curvature += torch.diag(ones)
+        self._own += ones
         if self._wants is None and self._by_intercept is None:
             self._gradient += sum_over_rows(residuals, features)
             return
@@ -149,8 +200,11 @@ class Evaluate(Pass[Derivatives]):
             diagonal += l2
         column = None
         if self._by_intercept is not None:
-            column = self.moments(self._by_intercept, self._curvature.diagonal()) * share
-        return Derivatives(loss + penalty, gradient, self._curvature * share, loss, hessian, column, self._change)
+            column = self.moments(self._by_intercept, self._own) * share
+        joint = None if self._joint is None else self._joint * share
+        own = self._own * share if joint is None else joint.diagonal()
+        curvature = InterceptCurvature(own, self._mass * share, joint)
+        return Derivatives(loss + penalty, gradient, curvature, loss, hessian, column, self._change)
 
     def _in_frame(self, hessian: Tensor) -> Tensor:
         """The Hessian by raw features -> the Hessian by these coordinates: T' H T, where x = T' x_raw."""

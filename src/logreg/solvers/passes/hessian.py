@@ -14,6 +14,11 @@ from logreg.solvers.problem import Coordinates, Problem
 Cached = TypeVar("Cached")
 
 
+MIN_CACHED_CURVATURES = 2**26
+"""Curvatures that products with the Hessian keep from the first to the later ones whatever the size of the data, 256
+MiB in float32; they keep as many as there are numbers in the data, and compute the others again for each product."""
+
+
 class BlockCache(Generic[Cached]):
     """Values of each block that one pass stores for later passes; every pass must read the same blocks."""
 
@@ -53,31 +58,37 @@ class HessianProduct(Pass[Tensor]):
     sums = ("_sums", "_ones")
 
     def __init__(
-        self, problem: Problem, coordinates: Coordinates, point: Tensor, direction: Tensor, known: BlockCache[Tensor]
+        self,
+        problem: Problem,
+        coordinates: Coordinates,
+        point: Tensor,
+        direction: Tensor,
+        known: BlockCache[Tensor | None],
     ) -> None:
         """``known`` caches the curvatures at the point; an empty cache is filled by this pass."""
         super().__init__(problem, coordinates)
         self.direction = direction
-        coef, intercept = self.linear(point)
-        along, offset = self.linear(direction)
+        self._along, at_point = self.linear(direction), self.linear(point)
+        # One product for both, since a second one over the same features would cost as much.
+        self._both = tuple(torch.cat(pair) for pair in zip(self._along, at_point, strict=True))
         self._first, self._known = not known, known
         known.rewind()
-        if self._first:  # one product for both, since a second one over the same features would cost as much
-            along, offset = torch.cat([along, coef]), torch.cat([offset, intercept])
-        self._coef, self._intercept = along, offset
         k, d = problem.num_outputs, problem.num_features
+        self._left = max(MIN_CACHED_CURVATURES, problem.rows * d)
         self._sums, self._ones = self.zeros(k, d), self.zeros(k)
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the derivative of the residuals along the direction, times the features."""
         features, labels, weights, _ = rows
-        change = affine(features, self._coef, self._intercept)
-        if self._first:
-            change, logits = change.chunk(2, dim=1)
+        curvature = None if self._first else self._known.read(labels)
+        if curvature is None:
+            change, logits = affine(features, *self._both).chunk(2, dim=1)
             curvature = self.problem.loss.curvature_at(logits, labels)
-            self._known.write(labels, curvature)
         else:
-            curvature = self._known.read(labels)
+            change = affine(features, *self._along)
+        if self._first:
+            self._left -= curvature.numel()
+            self._known.write(labels, curvature if self._left >= 0 else None)
         change = self.problem.loss.curvature_product(curvature, change)
         if weights is not None:
             change = change * weights

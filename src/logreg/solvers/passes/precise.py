@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from logreg.facts import Batch
-from logreg.rows import part_rows, parts, row_weights
+from logreg.rows import logit_rows, part_rows, parts, row_weights
 from logreg.solvers.kernels import affine, sum_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
-from logreg.solvers.passes.evaluate import Derivatives, diagonal_of
+from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of, sums_joint_curvature
 from logreg.solvers.problem import Coordinates, Problem
 
 UNIT_ROUNDOFF = 2.0**-53
@@ -29,10 +29,14 @@ MAX_PRODUCT_ROWS = 2048
 def accumulated(problem: Problem) -> float:
     """Bound on the relative rounding error of a sum over the rows of products with a few roundings each.
 
+    A part of a block has fewer rows than `SUM_LENGTH` where features or outputs are many; then there are more sums of
+    parts to add.
+
     References:
         Higham (2002), Accuracy and stability of numerical algorithms, sections 3.1 and 4.2.
     """
-    return (min(problem.rows, SUM_LENGTH) + problem.rows / SUM_LENGTH + 20) * UNIT_ROUNDOFF
+    part = min(part_rows(problem.num_features, torch.float64), logit_rows(problem.num_outputs, torch.float64))
+    return (min(problem.rows, SUM_LENGTH) + problem.rows / min(SUM_LENGTH, part) + 20) * UNIT_ROUNDOFF
 
 
 class PrecisePass(Pass[Result]):
@@ -49,7 +53,8 @@ class PrecisePass(Pass[Result]):
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
-        for part in parts(block, min(part_rows(block.features.shape[1], self.dtype), MAX_PRODUCT_ROWS)):
+        rows = min(part_rows(block.features.shape[1], self.dtype), logit_rows(self.problem.num_outputs, self.dtype))
+        for part in parts(block, min(rows, MAX_PRODUCT_ROWS)):
             if len((weighing := weighing_rows(part, self.problem)).labels):
                 self._take(weighing)
 
@@ -112,7 +117,18 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
     rows keep their digits.
     """
 
-    sums = ("_loss", "_rows", "_gradient", "_slopes", "_squares", "_curvature", "_by_intercept", "_hessian")
+    sums = (
+        "_loss",
+        "_rows",
+        "_gradient",
+        "_slopes",
+        "_squares",
+        "_own",
+        "_mass",
+        "_joint",
+        "_by_intercept",
+        "_hessian",
+    )
     maxima = ("_reach", "_largest")
 
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, hessian: bool = False) -> None:
@@ -122,7 +138,8 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         self._loss, self._rows, self._reach = self.zeros(), self.zeros(), self.zeros()
         self._gradient, self._slopes, self._squares = self.zeros(k, p), self.zeros(k, p), self.zeros(p)
         self._largest = self.zeros(p)
-        self._curvature, self._by_intercept = self.zeros(k, k), self.zeros(k, p)
+        self._own, self._mass, self._by_intercept = self.zeros(k), self.zeros(k), self.zeros(k, p)
+        self._joint = self.zeros(k, k) if sums_joint_curvature(problem, self.dtype) else None
         shape = ((k, p, k, p) if problem.coupled else (k, p, p)) if hessian else (0,)
         self._hessian = self.zeros(*shape)
 
@@ -135,11 +152,14 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         self._rows += len(features)
         values, residuals, curvature = self.problem.loss.evaluate_precisely(logits, rows.labels)
         spread = curvature * weights
-        if self.problem.coupled:
+        self._mass += spread.sum(0)
+        if self._joint is not None:
             pairs = (spread.T @ curvature).fill_diagonal_(0)
-            self._curvature += torch.diag(pairs.sum(1)) - pairs
+            self._joint += torch.diag(pairs.sum(1)) - pairs
+        elif self.problem.coupled:
+            self._own += (spread * (1 - curvature)).sum(0)
         else:
-            self._curvature += torch.diag(spread.sum(0))
+            self._own += spread.sum(0)
             self._by_intercept += sum_over_rows(spread, features)
         self._loss += (values * weights[:, 0]).sum()
         residuals = residuals * weights
@@ -181,10 +201,12 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         if hessian is not None:
             diagonal = hessian.diagonal(dim1=1, dim2=2) if not problem.coupled else diagonal_of(hessian)
             diagonal += l2
+        joint = None if self._joint is None else self._joint * share
+        own = self._own * share if joint is None else joint.diagonal()
         evaluation = Derivatives(
             loss + penalty,
             self._gradient * share + l2 * self.point,
-            self._curvature * share,
+            InterceptCurvature(own, self._mass * share, joint),
             loss,
             hessian,
             None if problem.coupled else self._by_intercept * share,
@@ -194,7 +216,20 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         )
 
 
-class DualObjective(Pass[tuple[Tensor, float, float]]):
+class DualSums(NamedTuple):
+    """The sums of `DualObjective` over the rows, times `Problem.row_sum_scale`."""
+
+    moments: Tensor
+    """Sum of theta x, (K, D + 1)."""
+    excess: float
+    """The excess of the rows over equality in the Fenchel-Young inequality, in nats."""
+    rounding: float
+    """Upper bound of its rounding error."""
+    with_hub: Tensor | None
+    """Sum of the product of each class's probability with that of ``hub``, (K,); ``None`` without one."""
+
+
+class DualObjective(Pass[DualSums]):
     """The dual objective at a dual point theta that is computed from the residuals at a primal point.
 
     Since the intercept is unpenalized, a feasible theta sums to 0 over the rows for each output.  With r_i the
@@ -202,17 +237,25 @@ class DualObjective(Pass[tuple[Tensor, float, float]]):
     (K,).  ``scale`` in (0, 1] shrinks theta further, into the feasible set of a pure l1 penalty.
     """
 
-    sums = ("_sums", "_ones", "_fit", "_noise")
+    sums = ("_sums", "_ones", "_fit", "_noise", "_with_hub")
 
     def __init__(
-        self, problem: Problem, coordinates: Coordinates, point: Tensor, shift: Tensor, scale: float = 1.0
+        self,
+        problem: Problem,
+        coordinates: Coordinates,
+        point: Tensor,
+        shift: Tensor,
+        scale: float = 1.0,
+        hub: int | None = None,
     ) -> None:
+        """``hub`` is a class of a softmax whose `DualSums.with_hub` are wanted."""
         super().__init__(problem, coordinates, torch.float64)
         self._coef, self._intercept = self.linear(point)
         self._move, self._scale = shift, scale
         k, d = problem.num_outputs, problem.num_features
         self._sums, self._ones = self.zeros(k, d), self.zeros(k)
         self._fit, self._noise = self.zeros(), self.zeros()
+        self._hub, self._with_hub = hub, None if hub is None else self.zeros(k)
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds theta times the features, and the excess of each row over equality in the Fenchel-Young inequality."""
@@ -227,6 +270,9 @@ class DualObjective(Pass[tuple[Tensor, float, float]]):
         excess = values + conjugate - product.sum(1)
         terms = values + conjugate.abs() + product.abs().sum(1)
         noise = UNIT_ROUNDOFF * (8 * terms + loss.conjugate_slope(0.0) * self.problem.num_outputs)
+        if self._hub is not None:
+            of_hub = curvature[:, self._hub]
+            self._with_hub += curvature.T @ (of_hub if weights is None else of_hub * weights[:, 0])
         if weights is not None:
             excess, noise, theta = excess * weights[:, 0], noise * weights[:, 0], theta * weights
         self._fit += excess.sum()
@@ -234,10 +280,15 @@ class DualObjective(Pass[tuple[Tensor, float, float]]):
         self._sums += sum_over_rows(theta, features)
         self._ones += theta.sum(0)
 
-    def result(self) -> tuple[Tensor, float, float]:
-        """The sum of theta x, (K, D + 1), the excess, and its rounding error; all times `Problem.row_sum_scale`."""
+    def result(self) -> DualSums:
+        """The sums, times `Problem.row_sum_scale`."""
         share = self.problem.row_sum_scale
-        return self.moments(self._sums, self._ones) * share, float(self._fit) * share, float(self._noise) * share
+        return DualSums(
+            self.moments(self._sums, self._ones) * share,
+            float(self._fit) * share,
+            float(self._noise) * share,
+            None if self._with_hub is None else self._with_hub * share,
+        )
 
 
 class RowNormBounds(NamedTuple):
