@@ -18,7 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,7 +102,9 @@ def has_mnist(root: Path) -> bool:
 
 def print_versions() -> None:
     """Prints the versions of Python and of the packages that matter, and the number of cores."""
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "lightning", "scikit-learn"))
+    packages = {distribution.name for distribution in distributions()}
+    there = [package for package in ("torch", "lightning", "scikit-learn") if package in packages]
+    versions = ", ".join(f"{package} {version(package)}" for package in there)
     print(f"python {platform.python_version()}, {versions}; {os.cpu_count()} cores", flush=True)
 
 

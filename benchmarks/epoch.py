@@ -1,7 +1,8 @@
-"""Times a training epoch on rows in memory: 900,000 x 30 in batches of 1024, with validation and logging.
+"""Times a training epoch on rows in memory: 900,000 x 30 in batches of 1024, with validation.
 
-Ours is compared with a hand-written PyTorch loop over the same tensors.  The figures are seconds of one epoch; a ratio
-below 1 means that ours is faster.
+Ours is the mean over a fit of 20 epochs: its logging, checkpoints and certificates are included.  It is compared with a
+hand-written PyTorch loop over the same tensors.  The figures are seconds of one epoch; a ratio below 1 means that ours
+is faster.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def main(typed: Sequence[str] | None = None) -> int:
         arms = {"ours": ours.epochs, "hand-written loop": HandWritten(rows, BATCH_SIZE).epochs}
         print_ratios(
             f"epoch: seconds of an epoch, {rows.counts} of {rows.features.shape[1]} features, batches of "
-            f"{BATCH_SIZE}, with validation and logging",
+            f"{BATCH_SIZE}, ours with all that a run does",
             alternate(arms, arguments.repeats),
-            {"hand-written loop": Target(1.5)},
+            {"hand-written loop": Target(0.75)},
         )
     return 0
 

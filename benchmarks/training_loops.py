@@ -8,7 +8,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from common import alternate, timed
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
+    import torch
     from torch import Tensor
 
     from logreg.config import RunConfig
@@ -28,6 +29,9 @@ BATCH_SIZE = 128
 """For MNIST."""
 
 LR = 0.1
+
+EPOCHS = 20
+"""Epochs of a fit of ours: those of the recipe of MNIST, so that certificates weigh as much as in a run."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ class Rows:
         num_train = run.data.facts.rows["train"]
         return cls(features, labels, numbers[:num_train], numbers[num_train:], outputs=1)
 
+    def to(self, device: torch.device) -> Rows:
+        """The rows on a device."""
+        moved = {name: getattr(self, name).to(device) for name in ("features", "labels", "train", "val")}
+        return replace(self, **moved)
+
     @property
     def counts(self) -> str:
         """The number of rows of each split, for a title."""
@@ -83,7 +92,7 @@ class HandWritten:
         self.batch_size = batch_size
         self.train = rows.features[rows.train], rows.labels[rows.train]
         self.val = rows.features[rows.val], rows.labels[rows.val]
-        self.model = nn.Linear(rows.features.shape[1], rows.outputs)
+        self.model = nn.Linear(rows.features.shape[1], rows.outputs, device=rows.features.device)
         self.optimizer = optim.SGD(self.model.parameters(), lr=LR)
 
     def epochs(self) -> list[float]:
@@ -95,7 +104,7 @@ class HandWritten:
         import torch
 
         features, labels = self.train
-        for rows in torch.randperm(len(labels)).split(self.batch_size):
+        for rows in torch.randperm(len(labels), device=labels.device).split(self.batch_size):
             yield features[rows], labels[rows]
 
 
@@ -224,7 +233,7 @@ def plain_module() -> pl.LightningModule:
 
 
 class OurRun:
-    """Ours: data, module and Trainer as ``scripts/train.py`` builds them."""
+    """Ours: data, module, callbacks and Trainer as ``scripts/train.py`` builds them."""
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         from logreg.run.building import build_data
@@ -237,8 +246,9 @@ class OurRun:
         self.module: LogisticModule
 
     def epochs(self) -> list[float]:
-        """Fits a new model; seconds of its steady epochs."""
+        """Fits a new model; seconds of an epoch as a list of one: the mean, with the certificates of the fit."""
         from logreg.run.building import build_module, build_trainer
+        from logreg.training.callbacks import Certificates
         from logreg.training.checkpoints import BufferedCheckpointIO, Checkpoints
         from logreg.training.progress_display import ProgressDisplay
         from logreg.training.tracking import RunLogger
@@ -247,13 +257,13 @@ class OurRun:
         folder = self.folder / str(self.fits)
         self.module = build_module(self.config, self.data.facts)
         checkpoint_io = BufferedCheckpointIO()
-        callbacks = [ProgressDisplay("benchmark"), Checkpoints(folder, checkpoint_io)]
+        callbacks = [Certificates(), ProgressDisplay("benchmark"), Checkpoints(folder, checkpoint_io)]
         trainer = build_trainer(self.config, RunLogger(folder), checkpoint_io, callbacks, has_val=True)
         clock = EpochClock()
         trainer.callbacks.insert(0, clock.callback())  # type: ignore[attr-defined]  # a connector of Lightning's sets it
         with contextlib.redirect_stderr(io.StringIO()):  # the display of progress
             trainer.fit(self.module, datamodule=self.data)
-        return clock.steady()
+        return [clock.mean()]
 
     def parts(self, repeats: int) -> dict[str, float]:
         """Median seconds of each part of an epoch, timed alone, after a fit."""
@@ -265,11 +275,17 @@ class OurRun:
             "loading and scoring val": self._validate,
         }
         seconds = alternate({name: partial(timed, part) for name, part in parts.items()}, 3 * repeats)
-        return {name: statistics.median(taken) for name, taken in seconds.items()}
+        last = statistics.median(alternate({"last": lambda: timed(self._certify)}, repeats)["last"])
+        return {name: statistics.median(taken) for name, taken in seconds.items()} | {
+            f"the last certificate / {EPOCHS}": last / EPOCHS
+        }
 
     def _steps(self, blocks: Iterable[Batch]) -> None:
         for block in blocks:
             self.module.training_step(block, 0)
+
+    def _certify(self) -> None:
+        self.module.certify(self.data.row_source("train"), EPOCHS, seconds=0.0, last=True)
 
     def _validate(self) -> None:
         import torch
@@ -280,8 +296,8 @@ class OurRun:
         self.module.scorers["val"].compute()
 
 
-def composed(overrides: Sequence[str], **dataset: str) -> RunConfig:
-    """The config of a run, for five epochs on the CPU; with further arguments of its dataset."""
+def composed(overrides: Sequence[str], accelerator: str = "cpu", **dataset: str) -> RunConfig:
+    """The config of a run of `EPOCHS`; with further arguments of its dataset."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -289,7 +305,7 @@ def composed(overrides: Sequence[str], **dataset: str) -> RunConfig:
     from logreg.config import RunConfig
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", [*overrides, "max_epochs=5", "accelerator=cpu"])
+        config = compose("config", [*overrides, f"max_epochs={EPOCHS}", f"accelerator={accelerator}"])
         plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     plain["dataset"] |= dataset
@@ -297,16 +313,27 @@ def composed(overrides: Sequence[str], **dataset: str) -> RunConfig:
 
 
 class EpochClock:
-    """Notes the time at which each epoch of a fit starts."""
+    """Notes the time at which each epoch of a fit starts, and the end of the fit."""
 
     def __init__(self) -> None:
         self.starts: list[float] = []
+        self.end = 0.0
 
     def callback(self) -> pl.Callback:
         """The callback for the Trainer."""
         from lightning.pytorch.callbacks import LambdaCallback
 
-        return LambdaCallback(on_train_epoch_start=lambda trainer, module: self.starts.append(time.perf_counter()))
+        def on_train_end(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            self.end = time.perf_counter()
+
+        return LambdaCallback(
+            on_train_epoch_start=lambda trainer, module: self.starts.append(time.perf_counter()),
+            on_train_end=on_train_end,
+        )
+
+    def mean(self) -> float:
+        """Seconds of the fit by epochs, with validation, logging, checkpoints and certificates."""
+        return (self.end - self.starts[0]) / len(self.starts)
 
     def steady(self) -> list[float]:
         """Seconds from start to start, with validation, logging and checkpoints, without the first and last epoch."""

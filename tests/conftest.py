@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: seeds, no network, the slow marker."""
+"""Fixtures shared by all tests: seeds, no network, the markers of slow tests and of those on a GPU."""
 
 from __future__ import annotations
 
@@ -51,6 +51,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: takes a minute or needs real data; run with --slow"))
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="gpu: torch.cuda finds no GPU"))
 
 
 @pytest.fixture(autouse=True)

@@ -41,6 +41,12 @@ FAST = [
         ["one fit from scratch", "the path", "5 of 5 converged"],
     ),
     SmokeRun("map", "--tiny --repeats 1 --case 1000-10 --gap 1e-3", ["300 x 10, 2 classes", "newton-cholesky"]),
+    SmokeRun(
+        "gpu",
+        "--device cpu --tiny --repeats 1 --case 20k-30-30 --case l1-20k-200-0.1 --case epoch --gap 1e-3 "
+        "--mnist-root {mnist}",
+        ["300 x 30, 5 classes", "lbfgs float", "300 x 40, 2 classes", "hand-written loop"],
+    ),
     SmokeRun("solver_map", "--tiny", ["working sets", "one thread for little work"]),
     SmokeRun("l1", "--l1 1e-2", ["certified: newton 6 of 6", "liblinear"]),
 ]
@@ -66,6 +72,7 @@ def test_a_benchmark_runs_at_a_tiny_size(
     run: SmokeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # the one for the GPU sets it; it ends with the test
     write_fake_mnist(tmp_path)
     assert import_module(run.name).main(run.typed.format(mnist=tmp_path).split()) == 0
     out = capsys.readouterr().out

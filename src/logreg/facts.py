@@ -28,7 +28,10 @@ class Batch(NamedTuple):
     """A block of N rows, as a DataModule yields it and a training step receives it."""
 
     features: Tensor
-    """Stored features, (x - shift) / unit by ``DataFacts``, shape (N, D), floating; pixels lie in [0, 1]."""
+    """Stored features, (x - shift) / unit by ``DataFacts``, shape (N, D), floating; pixels lie in [0, 1].
+
+    Pixels that a first-order optimizer trains on are bytes, which are ``DataFacts.white_byte`` times as large.
+    """
     labels: Tensor
     """Class of each row, shape (N,), int64, in [0, C)."""
     sample_weight: Tensor | None = None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fake_mnist import write_fake_mnist
 from logreg.data import DATASETS, RawData, Table, TensorDataModule, build_dataset
-from logreg.data.blocks import BLOCK_BYTES, BlockDataset, FeatureReader, block_loader
+from logreg.data.blocks import LOADED_BLOCK_BYTES, BlockDataset, FeatureReader, block_loader
 from logreg.data.sources.blobs import Blobs
 from logreg.data.splits import stratified_split
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
@@ -85,12 +85,12 @@ def test_an_epoch_is_each_row_once_with_its_own_label(rows: int, batch_size: int
 
 
 def test_all_blocks_but_the_last_hold_whole_batches_within_the_size() -> None:
-    wide = BLOCK_BYTES // 4 // 100
+    wide = LOADED_BLOCK_BYTES // 4 // 100
     blocks = blocks_of(1000, 7, features=wide)
     assert len(blocks) > 2
     for block in blocks[:-1]:
         assert len(block.features) % 7 == 0
-        assert block.features.nbytes <= BLOCK_BYTES
+        assert block.features.nbytes <= LOADED_BLOCK_BYTES
 
 
 def test_each_epoch_has_its_own_order_which_the_seed_reproduces() -> None:
@@ -105,7 +105,7 @@ def test_a_full_batch_is_not_shuffled() -> None:
 def test_fixed_blocks_are_the_same_in_every_epoch_and_each_is_a_sample_of_all_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("logreg.data.blocks.BLOCK_BYTES", 400)
+    monkeypatch.setattr("logreg.data.blocks.LOADED_BLOCK_BYTES", 400)
     data = TensorDataModule(Blobs(rows=300), full_passes_from_epoch=0)
     epochs = []
     for epoch in (0, 1):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from logreg.config import SETTINGS
-from logreg.losses import LOSSES, LogisticLoss, SoftmaxLoss, default_loss, one_vs_rest
+from logreg.losses import LOSSES, LogisticLoss, SoftmaxLoss, decided, default_loss, one_vs_rest
 
 logit = st.floats(-1e4, 1e4)
 
@@ -97,6 +97,29 @@ def test_rows_of_known_classes_are_scored_as_their_targets_are(
         torch.testing.assert_close(found.residual, LOSSES[loss].residual(logits, targets))
         torch.testing.assert_close(found.curvature, LOSSES[loss].curvature(logits, targets))
     assert torch.equal(logits, before)
+
+
+@pytest.mark.parametrize("outputs", [2, 15, 16, 17])
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_a_softmax_does_not_depend_on_the_layout_of_the_logits(
+    outputs: int, by_columns: bool, draw: torch.Generator
+) -> None:
+    logits = 50 * torch.randn(7, outputs, dtype=torch.float64, generator=draw)
+    labels = torch.arange(7) % outputs
+    stored = logits.T.contiguous().T if by_columns else logits
+    loss, targets = SoftmaxLoss(), one_vs_rest(labels, outputs, torch.float64)
+    torch.testing.assert_close(loss.inverse_link(stored), torch.softmax(logits, dim=1))
+    torch.testing.assert_close(loss.residual(stored, targets), torch.softmax(logits, dim=1) - targets)
+    theirs = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    torch.testing.assert_close(loss.value(stored, targets), theirs)
+    torch.testing.assert_close(loss.evaluate(stored, labels).value, theirs)
+
+
+@pytest.mark.parametrize("by_columns", [False, True])
+def test_the_first_of_equally_probable_classes_is_predicted(by_columns: bool, draw: torch.Generator) -> None:
+    probabilities = torch.randint(3, (1000, 7), generator=draw).float()
+    first = [row.index(max(row)) for row in probabilities.tolist()]
+    assert decided(probabilities.T.contiguous().T if by_columns else probabilities).tolist() == first
 
 
 def test_one_vs_rest_sums_over_outputs_so_each_is_the_fit_it_would_be_alone(draw: torch.Generator) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fake_mnist import write_fake_mnist
 from logreg.data import TensorDataModule, build_dataset
 from logreg.errors import DivergedError
 from logreg.facts import Batch
@@ -66,6 +67,51 @@ def test_steps_in_closed_form_are_those_of_autograd_on_the_same_batches(optimize
                 stepper.step()
     torch.testing.assert_close(module.model.coef, theirs.weight)
     torch.testing.assert_close(module.model.intercept, theirs.bias)
+
+
+def images(root: Path, standardize: bool, full_passes_from_epoch: int | None = None) -> TensorDataModule:
+    write_fake_mnist(root)
+    source = build_dataset("mnist", {"root": str(root), "download": False, "cache": str(root / "cache")})
+    return TensorDataModule(source, 16, standardize=standardize, full_passes_from_epoch=full_passes_from_epoch)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_pixels_that_come_as_bytes_train_as_numbers_do(standardize: bool, tmp_path: Path) -> None:
+    data = images(tmp_path, standardize)
+    module = LogisticModule(data.facts, lr=0.1, batch_size=16, max_epochs=2)
+    blocks = list(data.train_dataloader())
+    assert {block.features.dtype for block in blocks} == {torch.uint8}
+    trainer(max_epochs=2, limit_val_batches=0).fit(module, datamodule=data)
+
+    numbers = images(tmp_path, standardize, full_passes_from_epoch=0)
+    theirs = LogisticModule(data.facts, lr=0.1, batch_size=16, max_epochs=2)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    positions = torch.arange(len(numbers.labels("train")))
+    for epoch in range(2):
+        order = torch.Generator().manual_seed(epoch)
+        for batch in positions[torch.randperm(len(positions), generator=order)].split(16):
+            rows = numbers.rows("train", batch)
+            assert rows.features.dtype == torch.float32
+            assert float(rows.features.max()) <= 1
+            optimizer.zero_grad()
+            features = theirs.model.standardize(rows.features)
+            logits = torch.addmm(theirs.model.intercept, features, theirs.model.coef.T)
+            torch.nn.functional.cross_entropy(logits, rows.labels).backward()
+            optimizer.step()
+    torch.testing.assert_close(module.model.coef, theirs.model.coef, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(module.model.intercept, theirs.model.intercept, rtol=1e-4, atol=1e-6)
+
+
+def test_an_exact_optimizer_takes_pixels_that_come_as_bytes(tmp_path: Path) -> None:
+    coefs = []
+    for full_passes_from_epoch in (0, None):
+        data = images(tmp_path, False, full_passes_from_epoch)
+        module = LogisticModule(data.facts, l2=1.0, optimizer="newton", lr=None)
+        trainer(max_epochs=100, limit_val_batches=0).fit(module, datamodule=data)
+        assert module.progress is not None
+        assert module.progress.converged
+        coefs.append(module.model.coef)
+    torch.testing.assert_close(coefs[0], coefs[1], rtol=0, atol=1e-4)
 
 
 def test_lightnings_own_verbs_work() -> None:

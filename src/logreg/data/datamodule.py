@@ -238,10 +238,17 @@ class TensorDataModule(pl.LightningDataModule):
         return tuple(self._prepared.tables)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Blocks of whole batches of train, shuffled in each epoch; fixed blocks from ``full_passes_from_epoch``."""
+        """Blocks of whole batches of train, shuffled in each epoch; fixed blocks from ``full_passes_from_epoch``.
+
+        Without fixed blocks pixels stay bytes: a first-order optimizer converts them batch by batch, in the cache.
+        """
         dataset = self._blocks("train")
         if self.full_passes_from_epoch is not None:
             dataset = self._converted(dataset)
+        elif self.facts.image_shape and dataset.features.dtype == torch.uint8:
+            dataset = BlockDataset(
+                dataset.features, dataset.labels, dataset.index, 1.0, torch.uint8, dataset.sample_weight
+            )
         batch_size = 1 if self.full_passes_from_epoch == 0 else self.batch_size or len(dataset)
         return block_loader(
             dataset, batch_size, shuffle=True, seed=self.seed, interleaved_from_epoch=self.full_passes_from_epoch

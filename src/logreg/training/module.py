@@ -284,16 +284,18 @@ class LogisticModule(pl.LightningModule):
             is_first: Whether the gradient is set, not added to.
             is_last: Whether a step is made.
         """
-        model, rows = self.model, self.facts.rows["train"]
-        features = model.standardize(block.features.to(model.coef.dtype))
-        # With each column contiguous, logits of few outputs are computed faster, and their softmax much faster.
-        targets = one_vs_rest(block.labels, len(model.intercept), features.dtype).T.contiguous().T
+        model, rows, dtype = self.model, self.facts.rows["train"], self.model.coef.dtype
+        features = block.features if block.features.dtype == torch.uint8 else self._standardized(block.features)
+        # Stored by columns, in which a CPU computes logits and softmax of few outputs faster.
+        targets = one_vs_rest(block.labels, len(model.intercept), dtype).T.contiguous().T
         logits = torch.empty_like(targets)
-        weights = row_weights(block, self.facts.class_weight, features.dtype)
+        weights = row_weights(block, self.facts.class_weight, dtype)
         batches = features.split(size), targets.split(size), logits.split(size)
         batch_weights = [None] * len(batches[0]) if weights is None else weights.split(size)
         mean_weight = self.facts.mean_weight
         for x, y, z, weight in zip(*batches, batch_weights, strict=True):
+            if x.dtype == torch.uint8:  # a batch stays in the cache, a block of floats would not
+                x = self._standardized(x)
             share = (of_rows or len(x)) / rows
             self.objective.gradient_(
                 x, y, model.coef, model.intercept, share, z, weight, mean_weight, of_rows, is_first
@@ -303,6 +305,16 @@ class LogisticModule(pl.LightningModule):
                 self._steps.increment_ready()
                 self._steps.increment_completed()
         self.scorers["train"].update(logits, block.labels, targets, block.sample_weight)
+
+    def _standardized(self, features: Tensor) -> Tensor:
+        """Features of a block as the coefficients multiply them, in the type of the parameters."""
+        return self.model.standardize(self._of_bytes(features, self.model.coef.dtype))
+
+    def _of_bytes(self, features: Tensor, dtype: torch.dtype) -> Tensor:
+        """Stored features in a floating type; pixels may come as bytes."""
+        if features.dtype == torch.uint8:
+            return features.to(dtype).mul_(1 / self.facts.white_byte)
+        return features.to(dtype)
 
     def _begin_exact(self) -> None:
         """Starts the exact optimizer at the current parameters."""
@@ -314,6 +326,8 @@ class LogisticModule(pl.LightningModule):
 
     def _gather(self, block: Batch) -> None:
         """Adds the block to the pass under way; a pass that needs no more rows is followed by the next one."""
+        if block.features.dtype == torch.uint8:
+            block = block._replace(features=self._of_bytes(block.features, self.dtype_of_arithmetic))
         while self._requested is not None:
             self._requested.add(block)
             if not self._requested.done:

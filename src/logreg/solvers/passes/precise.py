@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -165,7 +164,8 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         self._loss += (values * weights[:, 0]).sum()
         residuals = residuals * weights
         self._gradient += sum_over_rows(residuals, features)
-        self._largest = torch.maximum(self._largest, torch.linalg.vector_norm(features, math.inf, dim=0))
+        # not vector_norm or aminmax, which take ten times as long over columns
+        self._largest = torch.maximum(self._largest, torch.maximum(features.amax(0), -features.amin(0)))
         self._squares += sum_over_rows(weights, features.square())[0]
         if not self._wants:
             return
