@@ -6,9 +6,10 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from logreg.facts import Batch
-from logreg.solvers.kernels import affine, sum_over_rows
+from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -85,7 +86,9 @@ class Evaluate(Pass[Derivatives]):
             self._gradient += sum_over_rows(residuals, features)
             self._curvature += torch.diag(spread.sum(0, dtype=torch.float64)) - spread.T @ curvature
             if self._wants is not None:
-                self._add_joint_hessian(features.to(self._wants), curvature.to(self._wants), spread.to(self._wants))
+                ones = F.pad(features.to(self._wants), (0, 1), value=1.0)
+                scale = None if weights is None else weights.to(self._wants)
+                self._hessian += coupled_gram(ones, curvature.to(self._wants), scale).view_as(self._hessian)
             return
         ones = spread.sum(0, dtype=torch.float64)
         self._curvature += torch.diag(ones)
@@ -114,23 +117,10 @@ class Evaluate(Pass[Derivatives]):
     def _add_hessians(self, features: Tensor, spread: Tensor, sums: Tensor, ones: Tensor) -> None:
         d = self.problem.num_features
         for output, hessian in enumerate(self._hessian):
-            hessian[:d, :d] += sum_over_rows(features, features * spread[:, output : output + 1])
+            hessian[:d, :d] += weighted_gram(features, spread[:, output : output + 1])
             hessian[:d, d] += sums[output]
             hessian[d, :d] += sums[output]
             hessian[d, d] += ones[output]
-
-    def _add_joint_hessian(self, features: Tensor, curvature: Tensor, spread: Tensor) -> None:
-        k, d = self.problem.num_outputs, self.problem.num_features
-        hessian = self._hessian
-        ones = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
-        for output in range(k):
-            of_pairs = -spread[:, output:] * curvature[:, output : output + 1]
-            of_pairs[:, 0] += spread[:, output]
-            weighted = (of_pairs.unsqueeze(2) * ones.unsqueeze(1)).flatten(1)
-            block = sum_over_rows(ones, weighted).view(d + 1, k - output, d + 1).double()
-            hessian[output, :, output:] += block
-            if output + 1 < k:
-                hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
 
     def result(self) -> Derivatives:
         """The objective with its penalties, in the coordinates of the pass."""

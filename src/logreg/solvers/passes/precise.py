@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.rows import part_rows, parts, row_weights
-from logreg.solvers.kernels import affine, sum_over_rows
+from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.evaluate import Derivatives, diagonal_of
 from logreg.solvers.problem import Coordinates, Problem
@@ -153,23 +153,10 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         self._slopes += sum_over_rows(residuals.abs(), sizes)
         self._reach = torch.maximum(self._reach, (sizes @ coef.abs().T).max())
         if self.problem.coupled:
-            self._add_joint_hessian(features, curvature, spread)
+            self._hessian += coupled_gram(features, curvature, weights).view_as(self._hessian)
         else:
             for output, hessian in enumerate(self._hessian):
-                hessian += sum_over_rows(features, features * spread[:, output : output + 1])
-
-    def _add_joint_hessian(self, features: Tensor, curvature: Tensor, spread: Tensor) -> None:
-        k, p = self.point.shape
-        for output in range(k):
-            pairs = spread[:, output : output + 1] * curvature
-            pairs[:, output] = 0
-            of_pairs = -pairs[:, output:]
-            of_pairs[:, 0] = pairs.sum(1)
-            weighted = (of_pairs.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
-            block = sum_over_rows(features, weighted).view(p, k - output, p)
-            self._hessian[output, :, output:] += block
-            if output + 1 < k:
-                self._hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
+                hessian += weighted_gram(features, spread[:, output : output + 1])
 
     def result(self) -> PreciseDerivatives:
         """The objective with its penalties, in these coordinates."""
