@@ -75,6 +75,9 @@ The moved point theta_i = r_i - c_i shift, with residual r_i and curvature c_i, 
 with room to spare.
 """
 
+MAX_MOVE_COST = 0.3
+"""Largest cost of a move of the residuals that takes no pass, relative to the duality gap without it."""
+
 MAX_INTERCEPT_PASSES = 30
 """Passes of Newton's method for the intercepts alone; where they do not suffice there is no bound by duality."""
 
@@ -248,13 +251,14 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     coef = point[:, :-1]
     # Sums of theta that are only rounding are made exactly 0 by one more small move, which `_balance` accounts for.
     sums = evaluation.gradient - problem.penalties(coordinates)[0] * point
-    if shift.any():
+    moved = _balanced_by_least(at, sums)
+    if moved is None and shift.any():
         if evaluation.by_intercept is None:
             sums = (yield from request(DualObjective(problem, coordinates, point, shift)))[0]
         else:
             sums = sums - shift.unsqueeze(1) * evaluation.by_intercept
     # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
-    excess = max(float(shift @ evaluation.curvature @ shift), 0.0)
+    sums, excess = moved or (sums, max(float(shift @ evaluation.curvature @ shift), 0.0))
     costs, moves = _balance(at, sums[:, -1])
     balance = float(costs.sum())
     # The norm of theta over the rows: |residual|^2 <= 2 max_curvature loss, for a loss that is smooth and >= 0.
@@ -305,6 +309,33 @@ def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, 
             point=point, evaluation=(yield from request(EvaluatePrecisely(problem, coordinates, point))).evaluation
         )
     return None
+
+
+def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float] | None:
+    """Moves the residuals of a softmax by multiples of each row's least probability, until they sum to 0 over the rows.
+
+    It takes no pass, while a move by the derivatives of the residuals takes one.  With u the sums, m_i the least
+    probability of row i and M the sum of these, row i moves by u m_i / M, whose chi squared is at most |u|^2 / M.
+
+    Args:
+        at: The point whose residuals they are.
+        sums: The sums of the residuals times the features, (K, D + 1).
+
+    Returns:
+        The sums after the move, and its chi squared, which is at least the excess; ``None`` where it is not feasible,
+        or costs more than `MAX_MOVE_COST`.
+    """
+    problem, least, l2 = at.problem, at.evaluation.of_least, at.problem.objective.l2
+    if least is None or not l2 or not problem.intercept:
+        return None
+    off, total = sums[:, -1] - sums[:, -1].mean(), float(least[-1])
+    if not float(off.abs().max()) <= MAX_FEASIBLE_SHIFT * total or not total > 0:
+        return None
+    cost = float(off.square().sum()) / total
+    slopes = at.evaluation.gradient[:, :-1] * (at.coordinates.scale / problem.model.scale)
+    if not cost <= MAX_MOVE_COST * float(slopes.square().sum()) / (2 * l2):
+        return None
+    return sums - off.unsqueeze(1) * (least / total), cost
 
 
 def _penalty_terms(theta: _DualPoint, l2: Tensor, l1: Tensor, rounding: float) -> tuple[Tensor, float]:

@@ -32,12 +32,22 @@ class Derivatives(NamedTuple):
     change: Tensor | None = None
     """Largest change of a row's logit since a reference point, (K,); of coupled outputs the largest change of a
     difference of two logits, (1,)."""
+    of_least: Tensor | None = None
+    """Sum over the rows of the least probability of a softmax times the features, (D + 1,)."""
 
 
 class Evaluate(Pass[Derivatives]):
     """The objective and its gradient at a point; its Hessian on request."""
 
-    sums: ClassVar[tuple[str, ...]] = ("_loss", "_gradient", "_residuals", "_curvature", "_hessian", "_by_intercept")
+    sums: ClassVar[tuple[str, ...]] = (
+        "_loss",
+        "_gradient",
+        "_residuals",
+        "_curvature",
+        "_hessian",
+        "_by_intercept",
+        "_least",
+    )
     maxima = ("_change",)
 
     def __init__(
@@ -69,9 +79,10 @@ class Evaluate(Pass[Derivatives]):
         shape = ((k, d + 1, k, d + 1) if problem.coupled else (k, d + 1, d + 1)) if hessian is not None else (0,)
         self._hessian = self.zeros(*shape)
         self._wants, self.copies = hessian, hessian is not None
-        # Only certificates use `by_intercept`; in their passes it takes one more matrix product.
-        column = self.dtype == torch.float64 and not problem.coupled and since is None
-        self._by_intercept = self.zeros(k, d) if column else None
+        # Only certificates use `by_intercept` and `of_least`; in their passes these take a part of a matrix product.
+        column = self.dtype == torch.float64 and since is None
+        self._by_intercept = self.zeros(k, d) if column and not problem.coupled else None
+        self._least = self.zeros(d + 1) if column and problem.coupled else None
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds loss, gradient, curvature by the intercepts and, on request, the Hessian."""
@@ -83,7 +94,13 @@ class Evaluate(Pass[Derivatives]):
         self._residuals += residuals.sum(0, dtype=torch.float64)
         spread = curvature if weights is None else curvature * weights
         if self.problem.coupled:
-            self._gradient += sum_over_rows(residuals, features)
+            if self._least is None:
+                self._gradient += sum_over_rows(residuals, features)
+            else:
+                least = spread.amin(1, keepdim=True)
+                sums = sum_over_rows(torch.cat([residuals, least], dim=1), features)
+                self._gradient += sums[:-1]
+                self._least += torch.cat([sums[-1], least.sum(0)])
             self._curvature += torch.diag(spread.sum(0, dtype=torch.float64)) - spread.T @ curvature
             if self._wants is not None:
                 ones = F.pad(features.to(self._wants), (0, 1), value=1.0)
@@ -140,7 +157,10 @@ class Evaluate(Pass[Derivatives]):
         column = None
         if self._by_intercept is not None:
             column = self.moments(self._by_intercept, self._curvature.diagonal()) * share
-        return Derivatives(loss + penalty, gradient, self._curvature * share, loss, hessian, column, self._change)
+        least = None if self._least is None else self.moments(self._least[:-1], self._least[-1]) * share
+        return Derivatives(
+            loss + penalty, gradient, self._curvature * share, loss, hessian, column, self._change, least
+        )
 
     def _in_frame(self, hessian: Tensor) -> Tensor:
         """The Hessian by raw features -> the Hessian by these coordinates: T' H T, where x = T' x_raw."""

@@ -113,7 +113,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
     rows keep their digits.
     """
 
-    sums = ("_loss", "_rows", "_gradient", "_slopes", "_squares", "_curvature", "_by_intercept", "_hessian")
+    sums = ("_loss", "_rows", "_gradient", "_slopes", "_squares", "_curvature", "_by_intercept", "_least", "_hessian")
     maxima = ("_reach", "_largest")
 
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, hessian: bool = False) -> None:
@@ -122,7 +122,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         k, p = point.shape
         self._loss, self._rows, self._reach = self.zeros(), self.zeros(), self.zeros()
         self._gradient, self._slopes, self._squares = self.zeros(k, p), self.zeros(k, p), self.zeros(p)
-        self._largest = self.zeros(p)
+        self._largest, self._least = self.zeros(p), self.zeros(p)
         self._curvature, self._by_intercept = self.zeros(k, k), self.zeros(k, p)
         shape = ((k, p, k, p) if problem.coupled else (k, p, p)) if hessian else (0,)
         self._hessian = self.zeros(*shape)
@@ -139,6 +139,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         if self.problem.coupled:
             pairs = (spread.T @ curvature).fill_diagonal_(0)
             self._curvature += torch.diag(pairs.sum(1)) - pairs
+            self._least += sum_over_rows(spread.amin(1, keepdim=True), features)[0]
         else:
             self._curvature += torch.diag(spread.sum(0))
             self._by_intercept += sum_over_rows(spread, features)
@@ -175,6 +176,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             loss,
             hessian,
             None if problem.coupled else self._by_intercept * share,
+            of_least=self._least * share if problem.coupled else None,
         )
         return PreciseDerivatives(
             evaluation, self._squares * share, self._largest, self._slopes * share, float(self._reach), int(self._rows)
