@@ -15,7 +15,7 @@ from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import drive, request
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import Problem, choose_coordinates
-from logreg.solvers.starting_point import enough_rows, holds_hessian, stable_step, start
+from logreg.solvers.starting_point import avoids_hessian, enough_rows, holds_hessian, stable_step, start
 from logreg.solvers.state import SolverState
 from reference import correlated_rows
 
@@ -42,25 +42,37 @@ def test_the_stable_step_is_one_over_the_largest_curvature_at_zero(loss: str, cl
     assert stable_step(problem, coordinates, sample) == pytest.approx(400 / (spread * 81), rel=1e-3)
 
 
+def shaped(rows: int, features: int, outputs: int = 1, loss: str = "bce") -> Problem:
+    """A problem of a shape, with l2."""
+    ones = torch.ones(features).double()
+    problem = replace(stated()[0], rows=rows, num_outputs=outputs, objective=Objective(loss, l2=1.0))
+    return replace(problem, model=problem.model._replace(center=ones, scale=ones))
+
+
 def test_a_sample_is_enough_where_it_is_a_small_part_of_the_rows_with_twenty_for_each_parameter() -> None:
-    problem, sample = stated()  # D + 1 = 5 parameters: 100 rows are enough
+    def enough(problem: Problem, rows: int) -> int:
+        return enough_rows(problem, Batch(torch.zeros(rows, 1), torch.zeros(rows)))
 
-    def enough(problem: Problem, rows: int) -> bool:
-        return enough_rows(problem, sample._replace(labels=sample.labels[:rows]))
+    assert [enough(shaped(10**6, 99), rows) for rows in (1999, 2000, 10_000)] == [0, 2000, 10_000]
+    assert [enough(shaped(rows, 99), 10_000) for rows in (7999, 8000)] == [0, 2000]  # a quarter of the rows at most
+    assert [enough(shaped(10**6, 99, 3), rows) for rows in (1999, 2000)] == [0, 2000]  # outputs are independent
+    assert [enough(shaped(10**6, 99, 3, "cross_entropy"), rows) for rows in (5999, 6000)] == [0, 6000]
+    assert enough(shaped(10_000, 4), 2500) == 0  # a pass over all rows takes no longer
 
-    assert [enough(problem, rows) for rows in (99, 100, 101)] == [False, True, False]  # 400 / 4 at most
-    several = replace(problem, num_outputs=3, rows=10_000)
-    assert [enough(several, rows) for rows in (99, 100)] == [False, True]  # outputs are independent
-    softmax = replace(several, objective=Objective("cross_entropy"))
-    assert [enough(softmax, rows) for rows in (299, 300)] == [False, True]
+
+def test_a_hessian_is_avoided_where_it_takes_longer_than_a_few_passes() -> None:
+    assert not avoids_hessian(shaped(10**6, 30))
+    assert not avoids_hessian(shaped(10_000, 4, 3, "cross_entropy"))
+    assert avoids_hessian(shaped(10_000, 900))
+    assert avoids_hessian(shaped(100_000, 20, 20, "cross_entropy"))
+    assert not avoids_hessian(shaped(100, 900))  # the span of the rows is smaller
+    for objective in (Objective("bce", l1=1e-3), Objective("bce")):  # no bound without a Hessian
+        assert not avoids_hessian(replace(shaped(10_000, 900), objective=objective))
 
 
 def test_a_hessian_is_held_up_to_1024_parameters_of_one_matrix() -> None:
     def holds(features: int, outputs: int, loss: str, rows: int = 10_000) -> bool:
-        zeros = torch.zeros(features).double()
-        problem = replace(stated()[0], rows=rows, num_outputs=outputs)
-        model = problem.model._replace(center=zeros, scale=zeros + 1)
-        return holds_hessian(replace(problem, model=model, objective=Objective(loss, l2=1.0)))
+        return holds_hessian(shaped(rows, features, outputs, loss))
 
     assert holds(1023, 10, "bce")
     assert not holds(1024, 10, "bce")
@@ -74,11 +86,11 @@ def test_a_hessian_is_held_up_to_1024_parameters_of_one_matrix() -> None:
 def test_a_start_from_a_sample_is_improved_by_a_step_with_the_gradient_of_more_rows(
     rare: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features, labels = correlated_rows(40_000, 6, 2)
+    features, labels = correlated_rows(160_000, 6, 2)
     if rare:  # a column that is almost constant in the sample
-        features = torch.cat([features, (torch.arange(40_000) % 8000 == 0).float().unsqueeze(1)], dim=1)
+        features = torch.cat([features, (torch.arange(160_000) % 32_000 == 0).float().unsqueeze(1)], dim=1)
     memory = MemoryRows(features, labels)
-    memory.block_rows = 1000
+    memory.block_rows = 4000
     problem = problem_of(memory, Objective("bce", l2=1e-4))
     best = fit(features, labels, problem.objective, tolerance=1e-8).bound.value
     excess = []
@@ -93,13 +105,13 @@ def test_a_start_from_a_sample_is_improved_by_a_step_with_the_gradient_of_more_r
 
 @pytest.mark.parametrize("without", ["a class", "any weight"])
 def test_a_sample_without_a_class_or_any_weight_leaves_a_good_start(without: str) -> None:
-    features, _ = correlated_rows(40_000, 2, 2)
+    features, _ = correlated_rows(160_000, 2, 2)
     number = torch.arange(len(features))
     drawn_ones = number % 20 == 0  # the first of 20 blocks
-    labels = ((number % 1999 == 1) & ~drawn_ones if without == "a class" else number % 2 == 0).long()
+    labels = ((number % 7999 == 1) & ~drawn_ones if without == "a class" else number % 2 == 0).long()
     weights = (~drawn_ones).double() if without == "any weight" else None
     memory = MemoryRows(features, labels, weights)
-    memory.block_rows = 2000
+    memory.block_rows = 8000
     problem = problem_of(memory, Objective("bce", l2=1e-4), 2)
     state = SolverState(problem, problem.zeros())
     drive(start(state, newton), memory)

@@ -85,6 +85,9 @@ FIRST_INTERCEPT_CG_RTOL = 0.1
 MAX_INTERCEPT_PRODUCTS = 20
 """Products with the Hessian for one step of these intercepts; each is a pass."""
 
+MAX_MOVE_COST = 0.3
+"""Largest cost of a move of the residuals that takes no pass, relative to the duality gap without it."""
+
 MAX_INTERCEPT_PASSES = 30
 """Passes of Newton's method for the intercepts alone; where they do not suffice there is no bound by duality."""
 
@@ -258,14 +261,15 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     coef = point[:, :-1]
     # Sums of theta that are left are made exactly 0 by one more small move, which `_balance` accounts for.
     before = evaluation.gradient - problem.penalties(coordinates)[0] * point
-    sums, with_hub = before, None
-    hub = int(evaluation.curvature.own.argmax()) if _moves_through_one_class(at) else None
-    if evaluation.by_intercept is not None:
+    moved, with_hub = _balanced_by_least(at, before), None
+    hub = int(evaluation.curvature.own.argmax()) if moved is None and _moves_through_one_class(at) else None
+    sums = before
+    if moved is None and evaluation.by_intercept is not None:
         sums = sums - shift.unsqueeze(1) * evaluation.by_intercept
-    elif shift.any() or hub is not None:
+    elif moved is None and (shift.any() or hub is not None):
         sums, _, _, with_hub = yield from request(DualObjective(problem, coordinates, point, shift, hub=hub))
     # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
-    excess = max(float(shift @ (before - sums)[:, -1]), 0.0)
+    sums, excess = moved or (sums, max(float(shift @ (before - sums)[:, -1]), 0.0))
     costs, moves = _balance(at, sums[:, -1], hub, with_hub)
     balance = float(costs.sum())
     # The norm of theta over the rows: |residual|^2 <= 2 max_curvature loss, for a loss that is smooth and >= 0.
@@ -345,6 +349,33 @@ def _intercept_step_by_products(at: EvaluatedPoint) -> PassRequests[Tensor]:
         problem, at.coordinates, at.point, gradient, of_intercepts, rtol, MAX_INTERCEPT_PRODUCTS, 0.0
     )
     return solution.step[:, -1]
+
+
+def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float] | None:
+    """Moves the residuals of a softmax by multiples of each row's least probability, until they sum to 0 over the rows.
+
+    It takes no pass, while a move by the derivatives of the residuals takes one.  With u the sums, m_i the least
+    probability of row i and M the sum of these, row i moves by u m_i / M, whose chi squared is at most |u|^2 / M.
+
+    Args:
+        at: The point whose residuals they are.
+        sums: The sums of the residuals times the features, (K, D + 1).
+
+    Returns:
+        The sums after the move, and its chi squared, which is at least the excess; ``None`` where it is not feasible,
+        or costs more than `MAX_MOVE_COST`.
+    """
+    problem, least, l2 = at.problem, at.evaluation.of_least, at.problem.objective.l2
+    if least is None or not l2 or not problem.intercept:
+        return None
+    off, total = sums[:, -1] - sums[:, -1].mean(), float(least[-1])
+    if not float(off.abs().max()) <= MAX_FEASIBLE_SHIFT * total or not total > 0:
+        return None
+    cost = float(off.square().sum()) / total
+    slopes = at.evaluation.gradient[:, :-1] * (at.coordinates.scale / problem.model.scale)
+    if not cost <= MAX_MOVE_COST * float(slopes.square().sum()) / (2 * l2):
+        return None
+    return sums - off.unsqueeze(1) * (least / total), cost
 
 
 def _penalty_terms(theta: _DualPoint, l2: Tensor, l1: Tensor, rounding: float) -> tuple[Tensor, float]:

@@ -32,6 +32,10 @@ TRIANGLE_STRIP_COLUMNS = 128
 Only the lower triangle is wanted; a strip computes its square on the diagonal in full, and nothing above it.
 """
 
+MAX_OUTER_NUMBERS = {"cpu": 2**19, "cuda": 2**24}
+"""Numbers of the products of curvatures and features that are held at once, by device: 2 MiB in float32 stay in a CPU's
+cache, and 64 MiB keep a GPU busy."""
+
 
 def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
     """Features (n, D) @ coef.T + intercept, for coef (K, D) and intercept (K,): shape (n, K)."""
@@ -81,14 +85,58 @@ def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
     return total if even == len(left) else total.addmm_(left[even:].T, right[even:])
 
 
-def add_lower_triangle(square: Tensor, rows: Tensor) -> None:
-    """Adds rows (n, B) @ rows.T to the lower triangle of ``square`` (n, n).
+def add_lower_triangle(square: Tensor, rows: Tensor, others: Tensor | None = None, sign: float = 1.0) -> None:
+    """Adds ``sign`` times rows (n, B) @ others.T, which is symmetric, to the lower triangle of ``square`` (n, n).
 
     Entries above the diagonal are not complete afterwards: only those within a strip of the diagonal are added to.
+    Without ``others`` the product is rows @ rows.T.
     """
+    others = rows if others is None else others
     for first in range(0, len(rows), TRIANGLE_STRIP_COLUMNS):
         end = first + TRIANGLE_STRIP_COLUMNS
-        square[first:, first:end].addmm_(rows[first:], rows[first:end].T)
+        square[first:, first:end].addmm_(rows[first:], others[first:end].T, alpha=sign)
+
+
+def weighted_gram(features: Tensor, weights: Tensor) -> Tensor:
+    """Sum over the rows of weight x x', for features (n, D) and weights (n, 1): shape (D, D)."""
+    if features.shape[1] <= TRIANGLE_STRIP_COLUMNS:
+        return sum_over_rows(features, features * weights)
+    gram = features.new_zeros(features.shape[1], features.shape[1])
+    add_lower_triangle(gram, features.T, (features * weights).T)
+    return mirrored(gram)
+
+
+def coupled_gram(features: Tensor, curvature: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum over the rows of s (diag(c) - c c') x x', the Kronecker product of two matrices: shape (K * D, K * D).
+
+    The second term is one symmetric product of the matrix with the rows sqrt(s) c x, as fast as a product can be.
+
+    Args:
+        features: Shape (n, D).
+        curvature: The vectors c, (n, K).
+        weights: The weights s, (n, 1), >= 0; ``None`` for all 1.
+    """
+    (n, d), k = features.shape, curvature.shape[1]
+    gram, own = features.new_zeros(k * d, k * d), features.new_zeros(k * d, d)
+    few = max(1, MAX_OUTER_NUMBERS.get(features.device.type, MAX_OUTER_NUMBERS["cuda"]) // (k * d))
+    for first in range(0, n, few):
+        x, c = features[first : first + few], curvature[first : first + few]
+        x = x if weights is None else x * weights[first : first + few].sqrt()
+        outer = (c.unsqueeze(2) * x.unsqueeze(1)).flatten(1)
+        add_lower_triangle(gram, outer.T, sign=-1.0)
+        own.addmm_(outer.T, x)
+    gram.view(k, d, k, d).diagonal(dim1=0, dim2=2).add_(own.view(k, d, d).permute(1, 2, 0))
+    return mirrored(gram)
+
+
+def mirrored(square: Tensor) -> Tensor:
+    """The symmetric matrix with the lower triangle of a square one, in its place."""
+    for first in range(0, len(square), TRIANGLE_STRIP_COLUMNS):
+        end = first + TRIANGLE_STRIP_COLUMNS
+        corner = square[first:end, first:end].tril(-1)
+        square[first:end, first:end].tril_().add_(corner.T)
+        square[first:end, end:] = square[end:, first:end].T
+    return square
 
 
 def _padding(rows: Tensor, columns: int) -> int:

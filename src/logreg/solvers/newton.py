@@ -32,7 +32,8 @@ from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.precise import RowNorms
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.starting_point import holds_hessian, start
+from logreg.solvers.quasi_newton_steps import quasi_newton_steps
+from logreg.solvers.starting_point import avoids_hessian, holds_hessian, start
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
 from logreg.solvers.subspace_descent import BACKTRACKING_RATIO, descend, uses_descent
 
@@ -174,10 +175,13 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     problem = state.problem
     assert holds_hessian(problem) or not problem.objective.l1, "working_sets selects features of such a problem first"
     dtype = yield from start(state, newton)
-    if uses_descent(problem):
-        if (yield from descend(state)):
+    if avoids_hessian(problem):
+        if problem.objective.l2 and (yield from quasi_newton_steps(state, rough)):
             return None
-        dtype = torch.float64
+        if uses_descent(problem) and not rough:
+            if (yield from descend(state)):
+                return None
+        dtype = dtype if rough else torch.float64
     loop = _Iteration(state, dtype, rough)
     for _ in range(MAX_EVALUATIONS):
         now = yield from loop.evaluate()
@@ -307,7 +311,7 @@ class _Iteration:
         if self.holds_hessian and is_short and self.hessian_dtype != torch.float64:
             # A Hessian in float32 may have the wrong curvature along directions of almost none.
             self._evaluate_base_again()
-            self.hessian_dtype, self.refresh_hessian = torch.float64, True
+            self.hessian_dtype, self.refresh_hessian, self.stalled_steps = torch.float64, True, 0
             return True
         assert self.path is not None
         self.length, self.stalled_steps = self.length * BACKTRACKING_RATIO, self.stalled_steps + 1

@@ -125,6 +125,7 @@ class _SmallProblem:
         loss = float((values.unsqueeze(1) * self._weights).sum())
         spread = curvature * self._weights
         gradient, of_ones = (residuals * self._weights).T @ rows, spread.sum(0)
+        by_intercept = of_least = None
         if problem.coupled:
             k, p = parameters.shape
             joint = (curvature.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
@@ -132,16 +133,17 @@ class _SmallProblem:
             hessian = (weighted.T @ joint).neg_().view(k, p, k, p)
             hessian.diagonal(dim1=0, dim2=2).add_((weighted.T @ rows).view(k, p, p).permute(1, 2, 0))
             joint_curvature = torch.diag(of_ones) - spread.T @ curvature
-            by_intercept, by_intercepts = None, InterceptCurvature(joint_curvature.diagonal(), of_ones, joint_curvature)
+            of_least = spread.amin(1) @ rows
+            by_intercepts = InterceptCurvature(joint_curvature.diagonal(), of_ones, joint_curvature)
         else:
             hessian = torch.stack([rows.T @ (rows * column.unsqueeze(1)) for column in spread.T])
             by_intercept, by_intercepts = spread.T @ rows, InterceptCurvature(of_ones, of_ones)
         if not problem.intercept:
             gradient = F.pad(gradient, (0, 1))
-            by_intercept = None if by_intercept is None else F.pad(by_intercept, (0, 1))
+            by_intercept, of_least = (None if one is None else F.pad(one, (0, 1)) for one in (by_intercept, of_least))
         shrunk = self._l2 * point
         value = loss + float((shrunk * point).sum()) / 2
-        return Derivatives(value, gradient + shrunk, by_intercepts, loss, hessian, by_intercept)
+        return Derivatives(value, gradient + shrunk, by_intercepts, loss, hessian, by_intercept, of_least=of_least)
 
     def estimated_gap(self, now: Derivatives) -> float:
         """About the relative gap that a bound by duality would find; see `logreg.solvers.state.gap_from_gradient`."""

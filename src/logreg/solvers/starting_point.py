@@ -21,16 +21,20 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, parts
+from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.newton_steps import SINGULAR_PIVOT, factor_hessian
 from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
+from logreg.solvers.passes.hessian import HessianDiagonal
 from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
+from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.state import SolverState
 
 MAX_HELD_HESSIAN_PARAMETERS = 1024
@@ -45,6 +49,10 @@ The product is the number of multiplications that one Hessian takes.
 MIN_STOCHASTIC_ROWS = 5000
 """Rows from which stochastic gradient descent gets near the optimum in two passes, of 20 steps with 256 rows each."""
 
+MIN_STOCHASTIC_PARAMETERS = 1000
+"""Parameters from which stochastic gradient descent saves time: with fewer, the fixed time of its many steps is more
+than that of some passes over all rows."""
+
 STOCHASTIC_PASSES = 2
 """Passes of stochastic gradient descent that replace a start at zero."""
 
@@ -58,8 +66,19 @@ largest at zero.
 SAMPLE_ROWS_PER_PARAMETER = 20
 """Rows of a sample for each parameter of one output from which the sample's optimum is a good start."""
 
+SAMPLE_TOL = 3e-3
+"""Predicted decrease, relative to f, at which the search for a sample's optimum ends: the optimum itself is farther
+from that of all rows."""
+
 EXTRA_ROWS_DIVISOR = 8
 """One row in 8 serves for the gradient at the sample's optimum: many more rows than the sample, at 1 / 8 of a pass."""
+
+HESSIAN_PASSES = 2
+"""Passes that a Hessian saves in about every fit: where it costs more, quasi-Newton steps are the faster way."""
+
+MIN_SAMPLED_PASSES = 5
+"""Time of a pass with a Hessian, in fixed times of a pass, below which no sample is solved first: the five passes over
+a sample would take as long."""
 
 MAX_SAMPLE_STEP_DECREASE = 0.1
 """Predicted decrease of the step from the sample's optimum, relative to f, above which the step is not taken."""
@@ -80,17 +99,20 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     Returns:
         The floating type to continue in.
     """
-    problem, held = state.problem, holds_hessian(state.problem)
+    problem, avoids = state.problem, avoids_hessian(state.problem)
     sample = yield from request(RowSample(problem))
-    coordinates = choose_coordinates(problem, sample, held)
+    rows = enough_rows(problem, sample) if avoids or holds_hessian(problem) else 0
+    many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS
+    stochastic = many and not rows and (avoids or not holds_hessian(problem))
+    coordinates = choose_coordinates(problem, sample, not stochastic)
     state.coordinates, state.point = coordinates, centered(problem, state.coordinates.to(coordinates, state.point))
     if is_wide(problem):
         yield from solve_in_rows(state, solve)
         return torch.float64
     if not state.point.any():
-        if held and enough_rows(problem, sample):
-            yield from _start_from_sample(state, sample, solve)
-        elif not held and problem.rows >= MIN_STOCHASTIC_ROWS:
+        if rows:
+            yield from _start_from_sample(state, _thinned(sample, rows), solve)
+        elif stochastic:
             yield from _start_stochastically(state, sample)
     return problem.dtype
 
@@ -106,55 +128,85 @@ def holds_hessian(problem: Problem) -> bool:
     )
 
 
-def enough_rows(problem: Problem, sample: Batch) -> bool:
-    """Whether a sample is a small part of the rows and still has enough rows for each parameter."""
-    order = problem.hessian_order
-    return SAMPLE_ROWS_PER_PARAMETER * order <= len(sample.labels) <= problem.rows / 4
+def avoids_hessian(problem: Problem) -> bool:
+    """Whether quasi-Newton steps come before Newton's method: where one Hessian costs more than a few passes.
+
+    Without a penalty and with l1 they come too late to an end that can be certified, so a Hessian is held where it can.
+    """
+    if problem.objective.l1 or is_wide(problem):
+        return False
+    if not problem.objective.l2:
+        return problem.rows >= MIN_STOCHASTIC_ROWS and not holds_hessian(problem)
+    return hessian_seconds(problem) > HESSIAN_PASSES * pass_seconds(problem)
+
+
+def enough_rows(problem: Problem, sample: Batch) -> int:
+    """Rows of a sample that are a small part of all rows and still enough for each parameter; 0 where there are none.
+
+    The Hessian of so many rows takes no longer than a pass, unless the parameters need more rows.
+    """
+    order, rows = problem.hessian_order, min(len(sample.labels), problem.rows // 4)
+    needed, of_pass, of_hessian = SAMPLE_ROWS_PER_PARAMETER * order, pass_seconds(problem), hessian_seconds(problem)
+    if rows < needed or of_pass + of_hessian < MIN_SAMPLED_PASSES * SECONDS_PER_PASS:
+        return 0
+    cheap = int(problem.rows * of_pass / of_hessian)
+    return max(needed, min(rows, cheap))
 
 
 def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> PassRequests[None]:
-    """Moves the start to about the optimum of a sample, and from there by one Newton step of the sample's Hessian.
+    """Moves the start to about the optimum of a sample, with the Hessian of the sample there.
 
-    Coefficients of rare features (`_common`) keep their starting value.
+    Where Newton's method follows, the start is moved on by one Newton step with that Hessian and the gradient of more
+    rows.  Where quasi-Newton steps follow, they start from its inverse.  Coefficients of rare features (`_common`) keep
+    their starting value.
     """
     problem, coordinates = state.problem, state.coordinates
     common = _common(sample, coordinates).nonzero()[:, 0]
     if not len(common):
         return
     model = Coordinates(problem.model.center[common], problem.model.scale[common])
+    own = Coordinates(coordinates.center[common], coordinates.scale[common])
     sample = sample._replace(features=sample.features[:, common])
     narrow = replace(problem, model=model, dtype=torch.float32).sub(sample)
     if not narrow.total_weight > 0:
         return
     inner = SolverState(narrow, narrow.zeros())
-    for requested in solve(inner, 1e-3):
+    for requested in solve(inner, SAMPLE_TOL):
         run_pass(MemoryRows(*sample), requested)
-
-    def whole(step: Tensor) -> Tensor:
-        """A point of the common features in the sample's coordinates, as a point of all features in the state's."""
-        step = inner.coordinates.to(model, step)
-        point = problem.zeros()
-        point[:, common], point[:, -1] = step[:, :-1], step[:, -1]
-        return problem.model.to(coordinates, point)
-
-    state.point = whole(inner.point)
-    more = problem.rows // EXTRA_ROWS_DIVISOR
-    if more < 2 * len(sample.labels) or problem.objective.l1:
+    inner_point, chosen = inner.coordinates.to(own, inner.point), F.pad(common, (0, 1), value=problem.num_features)
+    state.point = problem.zeros().index_copy_(1, chosen, inner_point)
+    more, avoids = problem.rows // EXTRA_ROWS_DIVISOR, avoids_hessian(problem)
+    if problem.objective.l1 or not (avoids or more >= 2 * len(sample.labels)):
         return
-    curved = Evaluate(narrow, inner.coordinates, inner.point, hessian=torch.float32)
+    curved = Evaluate(narrow, own, inner_point, hessian=torch.float32)
     run_pass(MemoryRows(*sample), curved)
-    hessian = curved.result().hessian
-    assert hessian is not None
-    now = yield from request(EvaluateSample(problem, coordinates, state.point, more))
-    gradient = coordinates.gradient_to(problem.model, now.gradient)
-    gradient = model.gradient_to(inner.coordinates, torch.cat([gradient[:, :-1][:, common], gradient[:, -1:]], dim=1))
-    factored_hessian = factor_hessian(narrow, hessian, inner.coordinates)
+    there = curved.result()
+    assert there.hessian is not None
+    factored_hessian = factor_hessian(narrow, there.hessian, own)
     if factored_hessian.smallest_pivot < SINGULAR_PIVOT[torch.float32]:
         return  # along a direction without curvature in the sample the length of a step is not determined
+    if avoids:
+        metric = torch.ones_like(state.point)  # of rare features
+        if len(common) < problem.num_features:
+            metric = (yield from request(HessianDiagonal(problem, coordinates, state.point))).clamp(min=1e-30)
+
+        def apply_inverse(gradient: Tensor) -> Tensor:
+            return (gradient / metric).index_copy_(1, chosen, factored_hessian.step(gradient[:, chosen]))
+
+        state.inverse = LimitedMemoryInverse(apply_inverse, problem, problem.penalties(coordinates)[0])
+        return
+    now = yield from request(EvaluateSample(problem, coordinates, state.point, more))
+    gradient = now.gradient[:, chosen]
     step = factored_hessian.step(gradient)
     # A sample without a row of some class has no curvature there, and its predicted decrease is far too large.
     if 0 < float((step * gradient).sum()) / 2 <= MAX_SAMPLE_STEP_DECREASE * now.value:
-        state.point = centered(problem, whole(inner.point - step))
+        state.point = centered(problem, state.point.index_add(1, chosen, -step))
+
+
+def _thinned(sample: Batch, rows: int) -> Batch:
+    """So many rows of a sample, evenly spaced."""
+    some = torch.arange(rows, device=sample.labels.device) * len(sample.labels) // rows
+    return Batch(*(None if part is None else part[some] for part in sample))
 
 
 def _common(sample: Batch, coordinates: Coordinates) -> Tensor:

@@ -125,17 +125,19 @@ def scaled_gradient(state: SolverState, slopes: Tensor) -> Tensor:
     return slopes * torch.cat([ratio, size.unsqueeze(0)])
 
 
-def certified(state: SolverState, evaluation: Derivatives | None) -> PassRequests[bool]:
+def certified(state: SolverState, evaluation: Derivatives | None, cheaply: bool = False) -> PassRequests[bool]:
     """Bounds the gap of the state's point in float64, and keeps the bound if it is the best one so far.
 
     Args:
         state: State of the problem; its ``bound``, ``best`` and ``gap`` are updated.
         evaluation: The derivatives at the point in float64, if they are known already.
+        cheaply: Whether only a bound by duality is computed, which costs next to nothing.
 
     Returns:
         Whether the best bound so far is within the tolerance.
     """
-    found = yield from bound(state.problem, state.point, evaluation, state.tolerance, state.coordinates)
+    enough = math.inf if cheaply else state.tolerance
+    found = yield from bound(state.problem, state.point, evaluation, enough, state.coordinates)
     best = state.bound
     # A bound is better than an estimate, unless only the estimate is within the tolerance.
     if best is None or (within(found, state.tolerance), found.rigorous, -found.gap) >= (

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.kernels import affine
 from logreg.solvers.newton_steps import newton_step_pinv
 from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
@@ -17,7 +16,7 @@ from logreg.solvers.passes.hessian import BlockCache
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.starting_point import MIN_STOCHASTIC_ROWS, holds_hessian
+from logreg.solvers.starting_point import avoids_hessian
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient, scaled_gradient
 
 LOGITS_PER_OUTPUT = 3
@@ -66,13 +65,12 @@ SUBSPACE_PINV_RTOL = 1e-6
 def uses_descent(problem: Problem) -> bool:
     """Whether subspace descent comes before Newton's method.
 
-    It does where there are many rows, where the cache of logits is small beside them, and where neither a factored
-    Hessian nor the span of the rows gives a faster way.  It cannot handle l1.
+    It does where a Hessian costs more than the passes it saves, where the cache of logits is small beside the data, and
+    where the span of the rows does not give a faster way.  It cannot handle l1.
     """
     per_row = LOGITS_PER_OUTPUT * problem.num_outputs
     small = per_row <= LOGITS_MEMORY_FRACTION * problem.num_features or per_row * problem.rows <= SMALL_LOGITS_NUMEL
-    has_faster_solver = holds_hessian(problem) or is_wide(problem) or problem.objective.l1 > 0
-    return problem.rows >= MIN_STOCHASTIC_ROWS and small and not has_faster_solver
+    return avoids_hessian(problem) and small
 
 
 @dataclass
@@ -217,7 +215,7 @@ def descend(state: SolverState) -> PassRequests[bool]:
         state.point, state.value, state.predicted_decrease = point, now.value, predicted_decrease
         gap_here = gap_from_gradient(state, now.gradient, now.curvature)
         state.gap = min(gap_here, 1.0) * abs(now.value)
-        flattest, gap = _least_gradient_point(state, now, num_pairs) if num_pairs else (point, gap_here)
+        flattest, gap = least_gradient_point(state, now, num_pairs) if num_pairs else (point, gap_here)
         halved = gap <= smallest_gap / 2
         smallest_gap, steps_since_halving = (gap, 0) if halved else (smallest_gap, steps_since_halving + 1)
         if gap <= gap_limit:
@@ -275,7 +273,7 @@ def _backtrack(
     return (length, last_length, after) if after.value <= largest_value else None
 
 
-def _least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) -> tuple[Tensor, float]:
+def least_gradient_point(state: SolverState, now: Derivatives, num_pairs: int) -> tuple[Tensor, float]:
     """Extrapolates to the point of least gradient norm in the span of the last steps.
 
     The gradient is taken to be linear on that span: gradient + sum_i factor_i * change_i, whose norm is least where the

@@ -6,9 +6,10 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from logreg.facts import Batch
-from logreg.solvers.kernels import affine, sum_over_rows
+from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -68,6 +69,8 @@ class Derivatives(NamedTuple):
     change: Tensor | None = None
     """Largest change of a row's logit since a reference point, (K,); of coupled outputs the largest change of a
     difference of two logits, (1,)."""
+    of_least: Tensor | None = None
+    """Sum over the rows of the least probability of a softmax times the features, (D + 1,)."""
 
 
 class Evaluate(Pass[Derivatives]):
@@ -82,6 +85,7 @@ class Evaluate(Pass[Derivatives]):
         "_joint",
         "_hessian",
         "_by_intercept",
+        "_least",
     )
     maxima = ("_change",)
 
@@ -115,9 +119,10 @@ class Evaluate(Pass[Derivatives]):
         shape = ((k, d + 1, k, d + 1) if problem.coupled else (k, d + 1, d + 1)) if hessian is not None else (0,)
         self._hessian = self.zeros(*shape)
         self._wants, self.copies = hessian, hessian is not None
-        # Only certificates use `by_intercept`; in their passes it takes one more matrix product.
-        column = self.dtype == torch.float64 and not problem.coupled and since is None
-        self._by_intercept = self.zeros(k, d) if column else None
+        # Only certificates use `by_intercept` and `of_least`; in their passes these take a part of a matrix product.
+        column = self.dtype == torch.float64 and since is None
+        self._by_intercept = self.zeros(k, d) if column and not problem.coupled else None
+        self._least = self.zeros(d + 1) if column and problem.coupled else None
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds loss, gradient, curvature by the intercepts and, on request, the Hessian."""
@@ -131,13 +136,21 @@ class Evaluate(Pass[Derivatives]):
         ones = spread.sum(0, dtype=torch.float64)
         self._mass += ones
         if self.problem.coupled:
-            self._gradient += sum_over_rows(residuals, features)
+            if self._least is None:
+                self._gradient += sum_over_rows(residuals, features)
+            else:
+                least = spread.amin(1, keepdim=True)
+                sums = sum_over_rows(torch.cat([residuals, least], dim=1), features)
+                self._gradient += sums[:-1]
+                self._least += torch.cat([sums[-1], least.sum(0)])
             if self._joint is None:
                 self._own += ones - (spread * curvature).sum(0, dtype=torch.float64)
             else:
                 self._joint += torch.diag(ones) - spread.T @ curvature
             if self._wants is not None:
-                self._add_joint_hessian(features.to(self._wants), curvature.to(self._wants), spread.to(self._wants))
+                padded = F.pad(features.to(self._wants), (0, 1), value=1.0)
+                scale = None if weights is None else weights.to(self._wants)
+                self._hessian += coupled_gram(padded, curvature.to(self._wants), scale).view_as(self._hessian)
             return
         self._own += ones
         if self._wants is None and self._by_intercept is None:
@@ -165,23 +178,10 @@ class Evaluate(Pass[Derivatives]):
     def _add_hessians(self, features: Tensor, spread: Tensor, sums: Tensor, ones: Tensor) -> None:
         d = self.problem.num_features
         for output, hessian in enumerate(self._hessian):
-            hessian[:d, :d] += sum_over_rows(features, features * spread[:, output : output + 1])
+            hessian[:d, :d] += weighted_gram(features, spread[:, output : output + 1])
             hessian[:d, d] += sums[output]
             hessian[d, :d] += sums[output]
             hessian[d, d] += ones[output]
-
-    def _add_joint_hessian(self, features: Tensor, curvature: Tensor, spread: Tensor) -> None:
-        k, d = self.problem.num_outputs, self.problem.num_features
-        hessian = self._hessian
-        ones = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
-        for output in range(k):
-            of_pairs = -spread[:, output:] * curvature[:, output : output + 1]
-            of_pairs[:, 0] += spread[:, output]
-            weighted = (of_pairs.unsqueeze(2) * ones.unsqueeze(1)).flatten(1)
-            block = sum_over_rows(ones, weighted).view(d + 1, k - output, d + 1).double()
-            hessian[output, :, output:] += block
-            if output + 1 < k:
-                hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
 
     def result(self) -> Derivatives:
         """The objective with its penalties, in the coordinates of the pass."""
@@ -204,7 +204,8 @@ class Evaluate(Pass[Derivatives]):
         joint = None if self._joint is None else self._joint * share
         own = self._own * share if joint is None else joint.diagonal()
         curvature = InterceptCurvature(own, self._mass * share, joint)
-        return Derivatives(loss + penalty, gradient, curvature, loss, hessian, column, self._change)
+        least = None if self._least is None else self.moments(self._least[:-1], self._least[-1]) * share
+        return Derivatives(loss + penalty, gradient, curvature, loss, hessian, column, self._change, least)
 
     def _in_frame(self, hessian: Tensor) -> Tensor:
         """The Hessian by raw features -> the Hessian by these coordinates: T' H T, where x = T' x_raw."""

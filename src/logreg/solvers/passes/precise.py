@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.rows import logit_rows, part_rows, parts, row_weights
-from logreg.solvers.kernels import affine, sum_over_rows
+from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of, sums_joint_curvature
 from logreg.solvers.problem import Coordinates, Problem
@@ -127,6 +127,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         "_mass",
         "_joint",
         "_by_intercept",
+        "_least",
         "_hessian",
     )
     maxima = ("_reach", "_largest")
@@ -137,7 +138,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         k, p = point.shape
         self._loss, self._rows, self._reach = self.zeros(), self.zeros(), self.zeros()
         self._gradient, self._slopes, self._squares = self.zeros(k, p), self.zeros(k, p), self.zeros(p)
-        self._largest = self.zeros(p)
+        self._largest, self._least = self.zeros(p), self.zeros(p)
         self._own, self._mass, self._by_intercept = self.zeros(k), self.zeros(k), self.zeros(k, p)
         self._joint = self.zeros(k, k) if sums_joint_curvature(problem, self.dtype) else None
         shape = ((k, p, k, p) if problem.coupled else (k, p, p)) if hessian else (0,)
@@ -153,6 +154,8 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         values, residuals, curvature = self.problem.loss.evaluate_precisely(logits, rows.labels)
         spread = curvature * weights
         self._mass += spread.sum(0)
+        if self.problem.coupled:
+            self._least += sum_over_rows(spread.amin(1, keepdim=True), features)[0]
         if self._joint is not None:
             pairs = (spread.T @ curvature).fill_diagonal_(0)
             self._joint += torch.diag(pairs.sum(1)) - pairs
@@ -173,23 +176,10 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         self._slopes += sum_over_rows(residuals.abs(), sizes)
         self._reach = torch.maximum(self._reach, (sizes @ coef.abs().T).max())
         if self.problem.coupled:
-            self._add_joint_hessian(features, curvature, spread)
+            self._hessian += coupled_gram(features, curvature, weights).view_as(self._hessian)
         else:
             for output, hessian in enumerate(self._hessian):
-                hessian += sum_over_rows(features, features * spread[:, output : output + 1])
-
-    def _add_joint_hessian(self, features: Tensor, curvature: Tensor, spread: Tensor) -> None:
-        k, p = self.point.shape
-        for output in range(k):
-            pairs = spread[:, output : output + 1] * curvature
-            pairs[:, output] = 0
-            of_pairs = -pairs[:, output:]
-            of_pairs[:, 0] = pairs.sum(1)
-            weighted = (of_pairs.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
-            block = sum_over_rows(features, weighted).view(p, k - output, p)
-            self._hessian[output, :, output:] += block
-            if output + 1 < k:
-                self._hessian[output + 1 :, :, output] += block[:, 1:].permute(1, 2, 0)
+                hessian += weighted_gram(features, spread[:, output : output + 1])
 
     def result(self) -> PreciseDerivatives:
         """The objective with its penalties, in these coordinates."""
@@ -210,6 +200,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             loss,
             hessian,
             None if problem.coupled else self._by_intercept * share,
+            of_least=self._least * share if problem.coupled else None,
         )
         return PreciseDerivatives(
             evaluation, self._squares * share, self._largest, self._slopes * share, float(self._reach), int(self._rows)
