@@ -178,9 +178,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     if avoids_hessian(problem):
         if problem.objective.l2 and (yield from quasi_newton_steps(state, rough)):
             return None
-        if uses_descent(problem) and not rough:
-            if (yield from descend(state)):
-                return None
+        if uses_descent(problem) and not rough and (yield from descend(state)):
+            return None
         dtype = dtype if rough else torch.float64
     loop = _Iteration(state, dtype, rough)
     for _ in range(MAX_EVALUATIONS):
