@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from logreg.solvers.minimum_norm import SharedShift, shift_to_least_penalty
 from logreg.solvers.newton_steps import smallest_subgradient
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -40,11 +41,6 @@ at 0."""
 
 PROJECTED_LENGTHS = (1.0, 0.5, 0.25)
 """Lengths of a step whose projections onto the orthant are tried beside the step to the first zero crossing."""
-
-SharedShift = tuple[tuple[int, ...], Tensor]
-"""The shape (K, D + 1) of a softmax's point, and l2 by each coordinate, (D + 1,).
-
-Adding one vector to the coefficients of all outputs changes the penalties and no probability."""
 
 
 def minimize_with_l1(
@@ -175,30 +171,6 @@ def _reduced_step(matrix: Tensor, slope: Tensor, free: Tensor, at_zero: Tensor, 
             break
         free = free & ~wrong
     return step
-
-
-def shift_to_least_penalty(point: Tensor, l1: Tensor, shared: SharedShift) -> Tensor:
-    """Subtracts from all outputs' coefficients of a feature the number s that minimizes their penalties.
-
-    Without l2, any median of the K coefficients is such an s; the median nearest to their mean leaves the least norm.
-    With l2, s is the median of the K coefficients and of K + 1 numbers: for each j, the place where the derivative of
-    the penalties would be 0 if j of the coefficients were below s.
-
-    Args:
-        point: Point of a softmax, (K * (D + 1),).
-        l1: Strength of l1 by each coordinate, (K * (D + 1),); coordinates without l1 stay.
-        shared: Shape of the point, and l2.
-    """
-    shape, l2 = shared
-    values, l1 = point.view(shape), l1.view(shape)[0]
-    k = len(values)
-    below = torch.arange(k + 1, dtype=point.dtype, device=point.device).unsqueeze(1)
-    zeros = values.mean(0) + (k - 2 * below) * (l1 / (k * l2.clamp(min=1e-300)))
-    shift = torch.cat([values, zeros]).median(0).values
-    ordered = values.sort(0).values
-    median = values.mean(0).clamp(ordered[(k - 1) // 2], ordered[k // 2])
-    shift = torch.where(l2 > 0, shift, median)
-    return (values - torch.where(l1 > 0, shift, 0.0)).flatten()
 
 
 def _model_change(matrix: Tensor, smooth: Tensor, l1: Tensor, v: Tensor, moved: Tensor) -> float:

@@ -135,7 +135,12 @@ def certified(state: SolverState, evaluation: Derivatives | None) -> PassRequest
     Returns:
         Whether the best bound so far is within the tolerance.
     """
-    found = yield from bound(state.problem, state.point, evaluation, state.tolerance, state.coordinates)
+    keep_bound(state, (yield from bound(state.problem, state.point, evaluation, state.tolerance, state.coordinates)))
+    return state.converged
+
+
+def keep_bound(state: SolverState, found: Bound) -> None:
+    """Keeps a bound at the state's point if it is the best one so far."""
     best = state.bound
     # A bound is better than an estimate, unless only the estimate is within the tolerance.
     if best is None or (within(found, state.tolerance), found.rigorous, -found.gap) >= (
@@ -145,4 +150,3 @@ def certified(state: SolverState, evaluation: Derivatives | None) -> PassRequest
     ):
         state.bound, state.best = found, state.point
     state.gap = found.gap
-    return state.converged
