@@ -88,7 +88,7 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         yield from solve_in_rows(state, solve)
         return torch.float64
     if not state.point.any():
-        if held and enough_rows(problem, sample):
+        if held and not problem.objective.l1 and enough_rows(problem, sample):
             yield from _start_from_sample(state, sample, solve)
         elif not held and problem.rows >= MIN_STOCHASTIC_ROWS:
             yield from _start_stochastically(state, sample)
@@ -139,7 +139,7 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
 
     state.point = whole(inner.point)
     more = problem.rows // EXTRA_ROWS_DIVISOR
-    if more < 2 * len(sample.labels) or problem.objective.l1:
+    if more < 2 * len(sample.labels):
         return
     curved = Evaluate(narrow, inner.coordinates, inner.point, hessian=torch.float32)
     run_pass(MemoryRows(*sample), curved)
