@@ -160,11 +160,17 @@ def prox_newton(state: SolverState) -> PassRequests[None]:
     Args:
         state: State of the problem; updated in each step.
     """
+    working_set = yield from working_set_of(state)
+    yield from working_set.solve()
+
+
+def working_set_of(state: SolverState) -> PassRequests[WorkingSet]:
+    """The working set that the solver starts with: all coefficients that are not 0, or all of few features."""
     coordinates, units = yield from _coordinates(state.problem)
     state.coordinates, state.point = coordinates, state.coordinates.to(coordinates, state.point)
     working_set = WorkingSet(state, HeldRows(state.problem, coordinates), units)
     yield from working_set.start()
-    yield from working_set.solve()
+    return working_set
 
 
 def _coordinates(problem: Problem) -> PassRequests[tuple[Coordinates, Coordinates]]:
@@ -251,6 +257,19 @@ class WorkingSet:
         point = self.state.point[:, self._places]
         if bool(point.any()):
             yield from request(EvaluateHeld(self.rows, point, 1.0))
+
+    def continue_with(self, state: SolverState) -> PassRequests[None]:
+        """Takes over another strength of l1, from the solution for the last one and with all that is held."""
+        before, slopes = self._l1[:-1], self.slopes
+        state.coordinates, state.point = self.state.coordinates, self.state.point
+        self._set_problem(state)
+        # By the sequential strong rule other coefficients stay 0; where that is wrong, they join later.
+        self._is_settled, self._decrease = True, MIN_SAMPLE_DECREASE
+        kept = state.point[:, :-1] != 0
+        if slopes is not None:
+            kept |= slopes[:, :-1].abs() >= 2 * self._l1[:-1] - before
+        self.wanted = torch.ones_like(kept) if self._has_all else kept
+        yield from self._hold()
 
     def solve(self) -> PassRequests[None]:
         """Minimizes f; see `prox_newton`."""
