@@ -48,6 +48,12 @@ Between them float32 holds sums of weights and their products with residuals.
 SAMPLE_ROWS = 1000
 """Rows of the sample from which `is_plain_by_sample` estimates mean and standard deviation."""
 
+SAMPLE_NUMEL = 2**18
+"""Numbers of that sample, where its rows are long: 2 MiB in float64, which stay in the cache."""
+
+MIN_SAMPLE_ROWS = 64
+"""Rows of that sample at least: half the distance that they must clear is several times the error of their mean."""
+
 ORIGIN_ROWS = 1000
 """Rows whose mean is the origin of the one-pass moments: any value near the mean will do."""
 
@@ -219,8 +225,10 @@ def is_plain_by_sample(features: Tensor, largest: float) -> bool:
         features: Shape (N, D).
         largest: Largest absolute value of all features.
     """
-    sample = features[:: max(1, len(features) // SAMPLE_ROWS)].double()
-    mean, std = sample.mean(0), sample.std(0, correction=0)
+    rows = min(SAMPLE_ROWS, max(SAMPLE_NUMEL // features.shape[1], MIN_SAMPLE_ROWS)) if features.numel() else 1
+    sample = features[:: max(1, len(features) // rows)].double()
+    mean = sample.mean(0)
+    std = (sample - mean).square_().mean(0).sqrt()  # torch's own function of it takes several times as long
     is_near = (mean.abs() <= MAX_MEAN_IN_STDS / 2 * std) & ((std >= PLAIN_SIZES[0] ** 0.5) | (std == 0))
     return largest <= PLAIN_SIZES[1] and bool(is_near.all())
 

@@ -268,7 +268,8 @@ def test_the_expected_gap_is_about_the_certified_gap(
         run_pass(rows, requested := Evaluate(problem, problem.model, point, torch.float64))
         point[:, -1] -= requested.result().gradient[:, -1] / requested.result().curvature[0]
     run_pass(rows, requested := Evaluate(problem, problem.model, point, torch.float64))
-    expected = expected_gap(SolverState(problem, point), requested.result())
+    there = requested.result()
+    expected = expected_gap(SolverState(problem, point), there.gradient, there.loss)
     bound = bound_of(problem, point, rows)
     assert min(expected, bound.value) == pytest.approx(bound.gap, rel=0.3 if l2 == 0 else 1e-6)
 
@@ -329,7 +330,7 @@ def test_a_separated_problem_ends_at_the_first_value_near_zero(monkeypatch: pyte
 
     def counted(state: SolverState, now: Derivatives) -> float:
         evaluated.append(now.value)
-        return expected_gap(state, now)
+        return expected_gap(state, now.gradient, now.loss)
 
     monkeypatch.setattr("logreg.solvers.lbfgs.expected_gap", counted)
     features = torch.linspace(-1, 1, 20, dtype=torch.float64).unsqueeze(1)

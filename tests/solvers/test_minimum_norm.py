@@ -15,8 +15,8 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.solvers import prox_newton
 from logreg.solvers import starting_point as start
-from logreg.solvers import working_sets
 from logreg.solvers.fit import EXACT, Fit, bound_of, fit, problem_of
 from logreg.solvers.minimum_norm import TriangularFactor, move_to_minimum_norm
 from logreg.solvers.passes.base import drive
@@ -226,7 +226,7 @@ def test_classes_are_moved_to_where_l1_leaves_the_least_norm(
 ) -> None:
     if not held:
         monkeypatch.setattr(start, "MAX_HELD_HESSIAN_PARAMETERS", 40)
-        monkeypatch.setattr(working_sets, "MAX_HELD_HESSIAN_PARAMETERS", 40)
+        monkeypatch.setattr(prox_newton, "MAX_COMPLETE_FEATURES", 0)
     draw = np.random.default_rng(classes)
     x = draw.normal(size=(300, 20))
     y = (x[:, :5] @ draw.normal(size=(5, classes)) + draw.gumbel(size=(300, classes))).argmax(1)

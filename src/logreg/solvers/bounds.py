@@ -27,6 +27,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -233,32 +234,52 @@ def forms_hessian(problem: Problem) -> bool:
     )
 
 
-class _DualPoint(NamedTuple):
-    """A feasible point theta of the dual problem: residuals minus curvature times ``shift``, times ``scale``."""
+class DualPoint(NamedTuple):
+    """A point theta of the dual problem; with l1 alone times the largest number at which it is feasible."""
 
-    at: EvaluatedPoint
-    """The primal point whose residuals they are."""
-    shift: Tensor
-    """The move of the intercepts that balances the residuals, (K,)."""
+    sums: Tensor
+    """The sums of theta x over the rows, V, and of theta, (K, D + 1)."""
     scale: float
-    """In (0, 1]."""
-    slopes: Tensor
-    """V, the sums of theta x over the rows, (K, D)."""
-    noise: Tensor
-    """Upper bound of the rounding errors of V, (K, D)."""
+    """The number, in (0, 1], that theta has been multiplied with; see `feasible_scale`."""
     excess: float
-    """The Fenchel-Young excess."""
+    """The Fenchel-Young excess at the primal point that theta belongs to."""
+    rounding: float
+    """Upper bound of the rounding error of the excess."""
+    scaled: Callable[[float], PassRequests[tuple[Tensor, float, float]]]
+    """Computes sums, excess and rounding of theta at another scale, which is relative to that of theta at scale 1."""
+    hub: int | None = None
+    """The class through which sums of a softmax of many outputs are moved; see `_balance`."""
+    with_hub: Tensor | None = None
+    """`DualSums.with_hub` of that class."""
+
+
+def feasible_scale(problem: Problem, coordinates: Coordinates, sums: Tensor) -> float:
+    """The factor in (0, 1] that makes a dual point feasible.
+
+    The conjugate of l1 |w| is infinite beyond l1; with l2 every dual point is feasible.
+
+    Args:
+        problem: The problem.
+        coordinates: The coordinates of ``sums``.
+        sums: The sums of theta x over the rows, (K, D + 1).
+    """
+    if problem.objective.l2 or not problem.num_features:
+        return 1.0
+    l1 = problem.penalties(coordinates)[1][:-1]
+    reach = float((sums[:, :-1].abs() / l1).max())
+    return (1 - 1e-12) / reach if reach > 1 else 1.0
 
 
 def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]]:
-    """The duality gap at a point as it is computed, and an upper bound of what rounding hides of the exact one."""
+    """The duality gap at a point as it is computed, and an upper bound of what rounding hides of the exact one.
+
+    The dual point is that of the residuals, after the intercepts are solved.
+    """
     solved = yield from _solve_intercepts(start)
     if solved is None:
         return math.inf, 0.0
     at, shift = solved
-    problem, coordinates, point, evaluation, squares, _ = at
-    l2, l1 = (strength[:-1] for strength in problem.penalties(coordinates))
-    coef = point[:, :-1]
+    problem, coordinates, point, evaluation, _, _ = at
     # Sums of theta that are left are made exactly 0 by one more small move, which `_balance` accounts for.
     before = evaluation.gradient - problem.penalties(coordinates)[0] * point
     moved, with_hub = _balanced_by_least(at, before), None
@@ -270,36 +291,67 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
         sums, _, _, with_hub = yield from request(DualObjective(problem, coordinates, point, shift, hub=hub))
     # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
     sums, excess = moved or (sums, max(float(shift @ (before - sums)[:, -1]), 0.0))
-    costs, moves = _balance(at, sums[:, -1], hub, with_hub)
-    balance = float(costs.sum())
-    # The norm of theta over the rows: |residual|^2 <= 2 max_curvature loss, for a loss that is smooth and >= 0.
-    steepest = problem.loss.max_curvature
-    size = math.sqrt(2 * steepest * evaluation.loss) + math.sqrt(steepest * excess)
-    noise = accumulated(problem) * size * squares[:-1].sqrt() + moves
-    noise = noise + 8 * UNIT_ROUNDOFF * (sums[:, :-1].abs() + l2 * coef.abs())
     # An optimizer's evaluation has probabilities near 1 that are rounded to float64.
     rounding = (
         8 * UNIT_ROUNDOFF * start.total * problem.num_outputs if evaluation.loss > SATURATED_LOSS * start.total else 0.0
     )
-    rounding += 2 * float(shift.abs() @ _sums_error(at))
-    scale = 1.0
-    if not problem.objective.l2 and (reach := float((sums[:, :-1].abs() / l1).max())) > 1:
-        # The conjugate of l1 |w| is infinite beyond l1.
-        scale = (1 - 1e-12) / reach
-        sums, excess, rounding, _ = yield from request(DualObjective(problem, coordinates, point, shift, scale))
-        excess = max(excess, 0.0)
-    theta = _DualPoint(at, shift, scale, sums[:, :-1], noise, excess)
-    if problem.objective.l2:
-        terms, rounding = _penalty_terms(theta, l2, l1, rounding)
-    else:
-        terms, rounding = yield from _l1_penalty_terms(theta, l1, rounding)
-    rounding += 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum()) + _second_order(problem, at.logits_error)
+    rounding += 2 * float(shift.abs() @ _sums_error(at, 0.0))
+
+    def scaled(scale: float) -> PassRequests[tuple[Tensor, float, float]]:
+        return (yield from request(DualObjective(problem, coordinates, point, shift, scale)))[:3]
+
+    scale = feasible_scale(problem, coordinates, sums)
+    if scale < 1:
+        sums, excess, rounding = yield from scaled(scale)
+    gap, rounding = yield from _duality_gap(at, DualPoint(sums, scale, excess, rounding, scaled, hub, with_hub))
     if at.point is not start.point:
         rounding += start.value_error + at.value_error
-    rounding += balance + 2 * math.sqrt(excess * balance)
-    gap = start.evaluation.value - evaluation.value + excess + max(float(terms.sum()), 0.0)
+    gap += start.evaluation.value - evaluation.value
     # Conjugate gradients leave more of the sums than rounding does.
     return (gap, rounding) if hub is None else (gap + rounding, 0.0)
+
+
+def bound_at_dual_point(at: EvaluatedPoint, own: Coordinates, theta: DualPoint) -> PassRequests[Bound]:
+    """Bounds f - f* by the duality gap between a point and a dual point that a solver has found.
+
+    Args:
+        at: The point; the gradient of its evaluation may be that of theta.
+        own: The coordinates in which the caller holds the point.
+        theta: The dual point.
+    """
+    problem, evaluation = at.problem, at.evaluation
+    slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
+    l1 = problem.penalties(problem.model)[1]
+    slope = smallest_subgradient(at.coordinates.to(problem.model, at.point), slope, l1)
+    gap, rounding = yield from _duality_gap(at, theta)
+    if math.isnan(gap + rounding) or gap + rounding > evaluation.value + at.value_error:
+        gap, rounding = evaluation.value + at.value_error, 0.0  # neither a loss nor a penalty is negative
+    rounding += conversion_rounding(at, own)
+    return Bound(evaluation.value, gap, True, slope, evaluation.loss, rounding, error=at.value_error)
+
+
+def _duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[float, float]]:
+    """The duality gap between a point and a dual point, and an upper bound of what rounding hides of the exact one."""
+    problem, coordinates, point, evaluation, squares, _ = at
+    l2, l1 = (strength[:-1] for strength in problem.penalties(coordinates))
+    coef, slopes, excess = point[:, :-1], theta.sums[:, :-1], max(theta.excess, 0.0)
+    # The norm over the rows of the residuals: |residual|^2 <= 2 max_curvature loss, for a loss that is smooth and >= 0;
+    # and that of theta minus the residuals, by the strong convexity of the conjugate.
+    steepest = 2 * problem.loss.max_curvature
+    distance = math.sqrt(steepest * excess)
+    size = math.sqrt(steepest * evaluation.loss) + distance
+    costs, moves = _balance(at, theta.sums[:, -1], math.sqrt(at.total) * distance, theta.hub, theta.with_hub)
+    balance = float(costs.sum())
+    noise = accumulated(problem) * size * squares[:-1].sqrt() + moves
+    noise = noise + 8 * UNIT_ROUNDOFF * (slopes.abs() + l2 * coef.abs())
+    if problem.objective.l2:
+        terms, rounding = _penalty_terms(coef, slopes, noise, l2, l1)
+    else:
+        terms, rounding = yield from _l1_penalty_terms(at, theta, noise, l1)
+    rounding += theta.rounding + 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum())
+    rounding += _second_order(problem, at.logits_error) + distance * float(at.logits_error.norm())
+    rounding += balance + 2 * math.sqrt(excess * balance)
+    return excess + max(float(terms.sum()), 0.0), rounding
 
 
 def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, Tensor] | None]:
@@ -378,53 +430,53 @@ def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float]
     return sums - off.unsqueeze(1) * (least / total), cost
 
 
-def _penalty_terms(theta: _DualPoint, l2: Tensor, l1: Tensor, rounding: float) -> tuple[Tensor, float]:
-    """The terms w V + g(w) + g*(-V) of the coefficients, (K, D), with l2 > 0; and ``rounding`` with theirs added.
+def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor) -> tuple[Tensor, float]:
+    """The terms w V + g(w) + g*(-V) of the coefficients, (K, D), with l2 > 0; and what rounding adds.
 
     |V + l2 w|^2 / (2 l2) for l1 = 0, written so that nothing large cancels.
     """
-    coef, slopes, noise = theta.at.point[:, :-1], theta.slopes, theta.noise
     held = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
     off = (held + l2 * coef).abs()
     terms = off * (off / l2) / 2 + l1 * coef.abs() + coef * (slopes - held)
-    rounding += float((noise * (off / l2) + noise * (noise / l2) / 2).sum())
-    return terms, rounding
+    return terms, float((noise * (off / l2) + noise * (noise / l2) / 2).sum())
 
 
-def _l1_penalty_terms(theta: _DualPoint, l1: Tensor, rounding: float) -> PassRequests[tuple[Tensor, float]]:
-    """The terms w V + l1 |w| of the coefficients, (K, D), with l1 alone; and ``rounding`` with theirs added.
+def _l1_penalty_terms(
+    at: EvaluatedPoint, theta: DualPoint, noise: Tensor, l1: Tensor
+) -> PassRequests[tuple[Tensor, float]]:
+    """The terms w V + l1 |w| of the coefficients, (K, D), with l1 alone; and what rounding adds.
 
     A theta whose exact V is too large by rounding is feasible once it is scaled down by that little.  The excess is
     convex in the scale, and is the loss where nothing of theta is left: so the cost is at most the fraction times f.
     """
-    problem, coordinates, point, evaluation, _, _ = theta.at
-    coef, slopes, noise = point[:, :-1], theta.slopes, theta.noise
+    coef, slopes = at.point[:, :-1], theta.sums[:, :-1]
     terms = coef * slopes + l1 * coef.abs()
-    shrunk = min(max(float(((slopes.abs() + noise) / l1).max()) - 1, 0.0), 1.0)
+    shrunk = min(max(float(((slopes.abs() + noise) / l1).max()) - 1, 0.0), 1.0) if terms.numel() else 0.0
+    rounding = float((noise * coef.abs()).sum())
     if shrunk > MAX_UNCHECKED_SHRINKAGE:  # the exact cost is far less than the fraction times f
-        sums, less, noise_there = yield from request(
-            DualObjective(problem, coordinates, point, theta.shift, theta.scale * (1 - shrunk))
-        )
-        more = max(less, 0.0) - theta.excess + float((coef * (sums[:, :-1] - slopes)).sum())
-        rounding += max(more, 0.0) + noise_there
-    else:
-        rounding += shrunk * evaluation.value
-    rounding += float((noise * coef.abs()).sum())
-    return terms, rounding
+        sums, less, noise_there = yield from theta.scaled(theta.scale * (1 - shrunk))
+        more = max(less, 0.0) - max(theta.excess, 0.0) + float((coef * (sums[:, :-1] - slopes)).sum())
+        return terms, rounding + max(more, 0.0) + noise_there
+    return terms, rounding + shrunk * at.evaluation.value
 
 
-def _sums_error(at: EvaluatedPoint) -> Tensor:
-    """Upper bound of the rounding error of each output's sum of theta over the rows, (K,)."""
+def _sums_error(at: EvaluatedPoint, distance: float) -> Tensor:
+    """Upper bound of the rounding error of each output's sum of theta over the rows, (K,).
+
+    ``distance`` is an upper bound of the sum over the rows of the distances of an output's theta from its residuals.
+    """
     problem, evaluation = at.problem, at.evaluation
     sizes = problem.loss.residual_bound(evaluation.loss, at.total)
     own = 2 * MAX_FEASIBLE_SHIFT * evaluation.curvature.own
     if problem.coupled:  # residuals p - y are at most p + y, and the sum of y is that of p less the gradient
         of_classes = 2 * evaluation.curvature.mass + evaluation.gradient[:, -1].abs()
-        return accumulated(problem) * (of_classes.clamp(max=sizes) + own)
-    return accumulated(problem) * (sizes + own)
+        return accumulated(problem) * (of_classes.clamp(max=sizes) + own + distance)
+    return accumulated(problem) * (sizes + own + distance)
 
 
-def _balance(at: EvaluatedPoint, sums: Tensor, hub: int | None, with_hub: Tensor | None) -> tuple[Tensor, Tensor]:
+def _balance(
+    at: EvaluatedPoint, sums: Tensor, distance: float, hub: int | None, with_hub: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The cost of moving a dual point until its sums over the rows, (K,), known up to rounding, are exactly zero.
 
     A move that is spread over the rows in proportion to their curvatures costs its chi squared.  A softmax moves the
@@ -433,10 +485,11 @@ def _balance(at: EvaluatedPoint, sums: Tensor, hub: int | None, with_hub: Tensor
     are too small, the move is made at rows with curvature; it costs at most the largest slope of the conjugate.
 
     Args:
-        at: The point.
-        sums: The sums of theta.
+        at: The primal point.
+        sums: The sums of theta over the rows.
+        distance: As of `_sums_error`.
         hub: The hub; ``None`` for the best one, where the joint curvature is kept.
-        with_hub: `DualSums.with_hub` of the hub.
+        with_hub: `DualSums.with_hub` of the hub; ``None`` where it is not known.
 
     Returns:
         The cost for each output, (K,), and by how much the sums of theta x change at most, (K, D).
@@ -445,14 +498,15 @@ def _balance(at: EvaluatedPoint, sums: Tensor, hub: int | None, with_hub: Tensor
     reach, largest = at.squares[:-1].sqrt(), at.largest[:-1]
     if not problem.intercept:
         return torch.zeros_like(sums), torch.zeros_like(at.point[:, :-1])
-    off = sums.abs() * (1 + UNIT_ROUNDOFF) + _sums_error(at)
+    off = sums.abs() * (1 + UNIT_ROUNDOFF) + _sums_error(at, distance)
     far = problem.loss.conjugate_slope(float((at.point.abs() @ at.largest).max()))
     if not problem.coupled:
         conductance = curvature.own
     elif with_hub is not None:
         conductance = with_hub * (1 - accumulated(problem))
+    elif curvature.joint is None:
+        hub, conductance = int(curvature.own.argmax()), torch.zeros_like(off)
     else:
-        assert curvature.joint is not None
         conductance = -curvature.joint * (1 - accumulated(problem))
         costs, _ = _costs_of_moves(problem, off, conductance, far)
         hub = int(costs.fill_diagonal_(0.0).sum(1).argmin())

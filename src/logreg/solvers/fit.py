@@ -29,19 +29,19 @@ from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.prox_newton import prox_newton
 from logreg.solvers.small import is_small, solve_small
 from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
-from logreg.solvers.working_sets import newton_on_working_sets
 from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, choose_stored_form, is_plain_by_sample, moments
 
 
 def _newton(state: SolverState) -> PassRequests[None]:
     """Newton's method, on working sets where l1 is used without a held Hessian; ends at the optimum of least norm."""
     problem = state.problem
-    if problem.objective.l1 > 0 and not holds_hessian(problem):
-        yield from newton_on_working_sets(state)
+    if problem.objective.l1 > 0:
+        yield from prox_newton(state)
         yield from move_to_minimum_norm(state)
     else:
         yield from move_to_minimum_norm(state, (yield from newton(state)))

@@ -209,7 +209,7 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
             continue
         point, exact, size = state.point, dtype == torch.float64, max(abs(now.value), 1e-300)
         slope, noise = smallest_subgradient(point, now.gradient, l1), VALUE_ROUNDING[dtype] * size
-        gap = expected_gap(state, now) / size
+        gap = expected_gap(state, now.gradient, now.loss) / size
         if gap > gap_limit:
             stale = (
                 decrease_at_refresh > LAST_REFRESH_TOL
@@ -261,7 +261,7 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
     return null
 
 
-def expected_gap(state: SolverState, now: Derivatives) -> float:
+def expected_gap(state: SolverState, gradient: Tensor, loss: float) -> float:
     """Estimates the duality gap without a pass, as if the intercepts were at their optimum.
 
     With l2 the gap of the dual point that the residuals give is a sum over the coefficients.  With l1 alone that point
@@ -269,7 +269,8 @@ def expected_gap(state: SolverState, now: Derivatives) -> float:
 
     Args:
         state: State of a problem with a penalty; without a penalty the gap is infinite.
-        now: The objective at the point of ``state``.
+        gradient: Gradient of the smooth part of f at the point of ``state``, (K, D + 1).
+        loss: The data term of f there.
 
     Returns:
         About f - f*, in units of f.
@@ -277,7 +278,7 @@ def expected_gap(state: SolverState, now: Derivatives) -> float:
     problem = state.problem
     l2, l1 = problem.objective.l2, problem.objective.l1
     coef = state.solution[:, :-1]
-    slopes = state.coordinates.gradient_to(problem.model, now.gradient)[:, :-1] - l2 * coef
+    slopes = state.coordinates.gradient_to(problem.model, gradient)[:, :-1] - l2 * coef
     if l2:
         beyond_l1 = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
         gaps = (beyond_l1 + l2 * coef).square() / (2 * l2) + l1 * coef.abs() + coef * (slopes - beyond_l1)
@@ -286,7 +287,7 @@ def expected_gap(state: SolverState, now: Derivatives) -> float:
         return math.inf
     # Scaling the dual point costs about (1 - scale)^2 of the loss.
     scale = min(1.0, l1 / max(float(slopes.abs().max()), 1e-300))
-    return float((scale * coef * slopes + l1 * coef.abs()).sum()) + (1 - scale) ** 2 * now.loss
+    return float((scale * coef * slopes + l1 * coef.abs()).sum()) + (1 - scale) ** 2 * loss
 
 
 def _line_search(

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.solvers.l1_steps import shift_to_least_penalty
 from logreg.solvers.newton_steps import NOT_FINITE_MESSAGE
 from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
 from logreg.solvers.passes.sampling import RowSample
@@ -47,6 +46,12 @@ NEGLIGIBLE_CHANGE = 1e-12
 
 MAX_NULL_SPACE_FEATURES = 1024
 """Number of features from which no null space is computed: a singular value decomposition takes D^3 operations."""
+
+
+SharedShift = tuple[tuple[int, ...], Tensor]
+"""The shape (K, D + 1) of a softmax's point, and l2 by each coordinate, (D + 1,).
+
+Adding one vector to the coefficients of all outputs changes the penalties and no probability."""
 
 
 class NullSpace(NamedTuple):
@@ -206,3 +211,27 @@ def move_to_minimum_norm(state: SolverState, null: NullSpace | None = None) -> P
     old, new = was[-1], state.bound
     if old is not None and new is not None and not new.value <= old.value + NEGLIGIBLE_CHANGE * abs(old.value):
         state.coordinates, state.point, state.best, state.bound = was
+
+
+def shift_to_least_penalty(point: Tensor, l1: Tensor, shared: SharedShift) -> Tensor:
+    """Subtracts from all outputs' coefficients of a feature the number s that minimizes their penalties.
+
+    Without l2, any median of the K coefficients is such an s; the median nearest to their mean leaves the least norm.
+    With l2, s is the median of the K coefficients and of K + 1 numbers: for each j, the place where the derivative of
+    the penalties would be 0 if j of the coefficients were below s.
+
+    Args:
+        point: Point of a softmax, (K * (D + 1),).
+        l1: Strength of l1 by each coordinate, (K * (D + 1),); coordinates without l1 stay.
+        shared: Shape of the point, and l2.
+    """
+    shape, l2 = shared
+    values, l1 = point.view(shape), l1.view(shape)[0]
+    k = len(values)
+    below = torch.arange(k + 1, dtype=point.dtype, device=point.device).unsqueeze(1)
+    zeros = values.mean(0) + (k - 2 * below) * (l1 / (k * l2.clamp(min=1e-300)))
+    shift = torch.cat([values, zeros]).median(0).values
+    ordered = values.sort(0).values
+    median = values.mean(0).clamp(ordered[(k - 1) // 2], ordered[k // 2])
+    shift = torch.where(l2 > 0, shift, median)
+    return (values - torch.where(l1 > 0, shift, 0.0)).flatten()

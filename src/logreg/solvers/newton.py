@@ -17,7 +17,6 @@ from logreg.solvers.curvature_bound import (
     diagonal_roots,
     inverse_hessian_norms,
 )
-from logreg.solvers.l1_steps import DAMPING_REDUCTION, MAX_DAMPING, MIN_DAMPING, minimize_with_l1
 from logreg.solvers.minimum_norm import NullSpace, find_null_space
 from logreg.solvers.newton_steps import (
     NOT_FINITE_MESSAGE,
@@ -25,7 +24,6 @@ from logreg.solvers.newton_steps import (
     ZERO_CURVATURE_RTOL,
     FactoredHessian,
     factor_hessian,
-    smallest_subgradient,
 )
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
@@ -56,19 +54,6 @@ gradient's norm, which makes the convergence superlinear."""
 LAST_STEP_CG_RTOL = 0.5
 """Largest tolerance of conjugate gradients, where a rough step is enough to reach the tolerance of the fit."""
 
-MAX_MODEL_RTOL = 1e-2
-"""Decrease of a quadratic model with l1 by the last projected step, relative to that by all steps, at which the
-minimization of the model ends far from the optimum.  Near the optimum this tolerance is the predicted decrease of the
-last Newton step, relative to f."""
-
-MIN_MODEL_RTOL = 1e-8
-"""Smallest tolerance for the minimization of a quadratic model with l1, a relative decrease: the next model makes up
-for the rest."""
-
-MODEL_ATOL = 1e-24
-"""Decrease of a quadratic model with l1, relative to f, below which it is a rounding error: the square of a slope's
-rounding error, divided by the least curvature."""
-
 STALLED_DECREASE_RATIO = 0.05
 """Actual decrease of f, relative to the predicted one, below which a step counts as stalled."""
 
@@ -79,10 +64,6 @@ MAX_STALLED_NEWTON_STEPS = 12
 
 STALE_CONTRACTION = 0.03
 """Ratio of two successive predicted decreases above which the Hessian is computed anew: it no longer fits the point."""
-
-SLOW_CONTRACTION = 0.5
-"""Ratio of two successive predicted decreases above which steps with l1 are damped less: the damping slows them
-down."""
 
 # Precision
 
@@ -102,15 +83,11 @@ a pass is cheap, and the point may be one of the last."""
 
 STOP_FRACTION = 0.1
 """Predicted decrease at which a certificate is tried, as a fraction of the tolerance: a bound on the gap is larger than
-the predicted decrease.  With l1 alone, a fraction of the square of the tolerance."""
+the predicted decrease."""
 
 UNPENALIZED_STOP_FACTOR = 1e-6
 """Factor of the stopping tolerance without a penalty.  Such coefficients are compared with those of statistics packages
 digit by digit, and their error is proportional to the square root of the gap; one more step gives the digits."""
-
-MIN_FIRST_ORDER_STOP = 1e-16
-"""Predicted decrease, relative to f, at which a certificate with l1 alone is tried whatever the tolerance: float64
-resolves no smaller one."""
 
 MAX_FAILED_CERTIFICATES = 5
 """Certificates in a row that do not halve the smallest gap so far, after which the solver gives up."""
@@ -134,9 +111,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     """Minimizes f by Newton's method from the point of ``state`` until it is certified to be within the tolerance.
 
     The step solves `H @ step = gradient` and is subtracted.  Where the Hessian H can be held (see `holds_hessian`), it
-    is factored; with l1, the step goes to the minimum of the quadratic model with the penalty (see `minimize_with_l1`).
-    Where it cannot, `descend` comes first where there are many rows, and then preconditioned conjugate gradients solve
-    for the step, one pass for each product with H.  Each iteration:
+    is factored.  Where it cannot, `descend` comes first where there are many rows, and then preconditioned conjugate
+    gradients solve for the step, one pass for each product with H.  Each iteration:
 
     1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
@@ -147,8 +123,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
 
     float32, where it is the problem's type, is used far from the optimum and for H.  The last gradients are in float64,
     so the accuracy of the result does not depend on it.  A Hessian in float32 is computed anew in float64 where it is
-    nearly singular without a penalty, where it is not finite, where shortened steps do not decrease f, and where its
-    model with l1 predicts no decrease.
+    nearly singular without a penalty, where it is not finite, and where shortened steps do not decrease f.
 
     It stops where the point is certified, after `MAX_FAILED_CERTIFICATES` that did not halve the gap, after
     `MAX_STALLED_NEWTON_STEPS` in float64, after `MAX_EVALUATIONS`, and without a penalty where f is nearly 0, which
@@ -158,7 +133,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     along them, and the point is the one of least norm.
 
     Args:
-        state: State of the problem; updated in each step.  With l1 the Hessian must be small enough to be held.
+        state: State of a problem without l1 (see `logreg.solvers.prox_newton`); updated in each step.
         rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
 
     Returns:
@@ -169,11 +144,10 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
         DivergedError: f or its derivatives are not finite.
 
     References:
-        Nocedal and Wright (2006), Numerical Optimization, chapters 3.3 and 7.1; Byrd and others (2016), A family of
-        second-order methods for convex l1-regularized optimization.
+        Nocedal and Wright (2006), Numerical Optimization, chapters 3.3 and 7.1.
     """
     problem = state.problem
-    assert holds_hessian(problem) or not problem.objective.l1, "working_sets selects features of such a problem first"
+    assert not problem.objective.l1
     dtype = yield from start(state, newton)
     if avoids_hessian(problem):
         if problem.objective.l2 and (yield from quasi_newton_steps(state, rough)):
@@ -224,7 +198,7 @@ class _Iteration:
         base: f and its derivatives at the last accepted point, the point of the state; ``None`` while it is evaluated
             again.
         exact: Whether ``base`` was evaluated in float64.
-        slope: Subgradient of f of minimum norm at the accepted point, (K, D + 1).
+        slope: The gradient of f at the accepted point, (K, D + 1).
         estimated_gap: Gap that `gap_from_gradient` estimates there.
         path: The step from the accepted point; ``None`` where the trial point is not the end of a step.
         length: Length of the step that led to the trial point; 1 unless it was shortened.
@@ -233,7 +207,6 @@ class _Iteration:
         factored_hessian: The last Hessian that was computed, if there is one.
         hessian_point: The point it was computed at.
         null_space: Directions that change no logit, as far as they are known; ``None`` where they do not matter.
-        damping: Multiple of the diagonal that steps with l1 add to the Hessian.
         last_solution: The last solution of conjugate gradients.
         stop_limit: Predicted decrease at which an ordinary certificate is tried.
         cheap_bound_limit: Predicted decrease up to which the factored Hessian gives a bound; infinite where no such
@@ -246,12 +219,8 @@ class _Iteration:
     def __init__(self, state: SolverState, dtype: torch.dtype, rough: float) -> None:
         problem, objective = state.problem, state.problem.objective
         self.state, self.problem, self.coordinates = state, problem, state.coordinates
-        self.l1 = problem.penalties(state.coordinates)[1]
         self.holds_hessian = holds_hessian(problem)
-        self.unpenalized = not (objective.l2 or objective.l1)
-        # With l1 alone, the duality gap is of first order in the distance to the optimum, and the predicted decrease of
-        # second order.
-        self.first_order_gap = objective.l1 > 0 and not objective.l2
+        self.unpenalized = not objective.l2
 
         self.point, self.dtype = state.point, dtype
         self.refresh_hessian, self.hessian_dtype = self.holds_hessian, problem.dtype
@@ -267,16 +236,13 @@ class _Iteration:
         no_directions = state.coordinates.center.new_zeros(problem.num_features + 1, 0)
         self.null_space = NullSpace(no_directions) if self.holds_hessian and self.unpenalized else None
         self.looked_for_null_space = False
-        self.damping = MAX_DAMPING
         self.last_solution: Solution | None = None
 
         self.stop_limit = STOP_FRACTION * state.tolerance
-        if self.first_order_gap:
-            self.stop_limit = max(STOP_FRACTION * state.tolerance**2, MIN_FIRST_ORDER_STOP)
         if self.holds_hessian and self.unpenalized:
             self.stop_limit *= UNPENALIZED_STOP_FACTOR
         few = problem.hessian_order <= MAX_EIGENVALUE_PARAMETERS
-        self.bounds_cheaply = self.holds_hessian and not objective.l1 and few and not rough
+        self.bounds_cheaply = self.holds_hessian and few and not rough
         self.row_norms: InverseHessianNorms | None = None
         self.cheap_bound_limit = math.inf
         self.failed_certificates, self.smallest_gap = 0, math.inf
@@ -342,7 +308,7 @@ class _Iteration:
         state = self.state
         self.base, self.exact, self.length = now, self.dtype == torch.float64, 1.0
         state.point, state.value = self.point, now.value
-        self.slope = smallest_subgradient(self.point, now.gradient, self.l1)
+        self.slope = now.gradient
         self.estimated_gap = gap_from_gradient(state, self.slope, now.curvature)
         state.gap = self.estimated_gap * abs(now.value)
 
@@ -359,20 +325,11 @@ class _Iteration:
             if now.hessian is not None and not (yield from self._update_factors(now.hessian)):
                 return False
             decrease = self._solve_with_factors(now)
-            no_decrease = self.failed_certificates or not decrease > 0
-            if self.first_order_gap and self.hessian_dtype != torch.float64 and no_decrease and bool(self.slope.any()):
-                # Where columns are nearly alike, a Hessian in float32 is not even positive semidefinite.
-                self.dtype = self.hessian_dtype = torch.float64
-                self.path, self.refresh_hessian, self.failed_certificates = None, True, 0
-                return False
         else:
             decrease = yield from self._solve_by_conjugate_gradients(now)
         self.last_predicted_decrease = state.predicted_decrease
         state.predicted_decrease = decrease / max(abs(now.value), 1e-300)
         state.gap = min(state.gap, now.value, decrease if self.holds_hessian else math.inf)
-        is_slow = state.predicted_decrease > SLOW_CONTRACTION * self.last_predicted_decrease
-        if is_slow and self.hessian_dtype == torch.float64 and not self.failed_certificates:
-            self.damping = max(self.damping * DAMPING_REDUCTION, MIN_DAMPING)
         return True
 
     def _update_factors(self, hessian: Tensor) -> PassRequests[bool]:
@@ -400,20 +357,12 @@ class _Iteration:
 
     def _solve_with_factors(self, now: Derivatives) -> float:
         """Solves for a step by the factored Hessian; returns the predicted decrease, in units of f."""
-        problem, state, point, null_space = self.problem, self.state, self.point, self.null_space
+        problem, point, null_space = self.problem, self.point, self.null_space
         assert self.factored_hessian is not None
-        if problem.objective.l1:
-            rtol = min(MAX_MODEL_RTOL, max(MIN_MODEL_RTOL, state.predicted_decrease))
-            atol = MODEL_ATOL * abs(state.value)
-            matrices = self.factored_hessian.matrices
-            target, decrease = minimize_with_l1(
-                problem, self.coordinates, matrices, now.gradient, point, rtol, atol, self.damping
-            )
-        else:
-            step = self.factored_hessian.step(now.gradient)
-            target, decrease = centered(problem, point - step), float((step * now.gradient).sum()) / 2
-            target = target if null_space is None else null_space.project_out(problem, self.coordinates, target)
-        # A whole step gives the target itself, so that zeros are exact.
+        step = self.factored_hessian.step(now.gradient)
+        target, decrease = centered(problem, point - step), float((step * now.gradient).sum()) / 2
+        target = target if null_space is None else null_space.project_out(problem, self.coordinates, target)
+        # A whole step gives the target itself, which is centered.
         self.path = lambda length: target if length == 1 else point + length * (target - point)
         return decrease
 
@@ -452,7 +401,6 @@ class _Iteration:
         if self._certified_by_factored_hessian() or (yield from certified(state, self.base)):
             return True
         self.failed_certificates = 0 if state.gap <= self.smallest_gap / 2 else self.failed_certificates + 1
-        self.damping = MAX_DAMPING  # short steps are repeated, which refines the solution of the damped system
         self.smallest_gap = min(self.smallest_gap, state.gap)
         self.stop_limit, self.cheap_bound_limit = self.stop_limit / 10, math.inf
         return self.failed_certificates >= MAX_FAILED_CERTIFICATES

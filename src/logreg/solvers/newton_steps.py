@@ -139,11 +139,7 @@ def factor_hessian(
         raise DivergedError(NOT_FINITE_MESSAGE)
     k, p = problem.num_outputs, problem.num_features + 1
     if problem.coupled:
-        # With l1 the penalty alone decides on the coefficients along these vectors (see `shift_to_least_penalty`), so
-        # their curvature stays 0 there.
         mean = hessian.diagonal(dim1=1, dim2=3).diagonal(dim1=0, dim2=1).mean(1)  # (P,)
-        if problem.objective.l1:
-            mean = torch.cat([torch.zeros_like(mean[:-1]), mean[-1:]])
         hessian = hessian + torch.diag(mean)[None, :, None, :] / k
         matrices = hessian.reshape(1, k * p, k * p)
     else:

@@ -176,7 +176,7 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
     inner_point, chosen = inner.coordinates.to(own, inner.point), F.pad(common, (0, 1), value=problem.num_features)
     state.point = problem.zeros().index_copy_(1, chosen, inner_point)
     more, avoids = problem.rows // EXTRA_ROWS_DIVISOR, avoids_hessian(problem)
-    if problem.objective.l1 or not (avoids or more >= 2 * len(sample.labels)):
+    if not (avoids or more >= 2 * len(sample.labels)):
         return
     curved = Evaluate(narrow, own, inner_point, hessian=torch.float32)
     run_pass(MemoryRows(*sample), curved)
@@ -206,7 +206,8 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
 def _thinned(sample: Batch, rows: int) -> Batch:
     """So many rows of a sample, evenly spaced."""
     some = torch.arange(rows, device=sample.labels.device) * len(sample.labels) // rows
-    return Batch(*(None if part is None else part[some] for part in sample))
+    weights = None if sample.sample_weight is None else sample.sample_weight[some]
+    return Batch(sample.features[some], sample.labels[some], weights)
 
 
 def _common(sample: Batch, coordinates: Coordinates) -> Tensor:

@@ -137,7 +137,12 @@ def certified(state: SolverState, evaluation: Derivatives | None, cheaply: bool 
         Whether the best bound so far is within the tolerance.
     """
     enough = math.inf if cheaply else state.tolerance
-    found = yield from bound(state.problem, state.point, evaluation, enough, state.coordinates)
+    keep_bound(state, (yield from bound(state.problem, state.point, evaluation, enough, state.coordinates)))
+    return state.converged
+
+
+def keep_bound(state: SolverState, found: Bound) -> None:
+    """Keeps a bound at the state's point if it is the best one so far."""
     best = state.bound
     # A bound is better than an estimate, unless only the estimate is within the tolerance.
     if best is None or (within(found, state.tolerance), found.rigorous, -found.gap) >= (
@@ -147,4 +152,3 @@ def certified(state: SolverState, evaluation: Derivatives | None, cheaply: bool 
     ):
         state.bound, state.best = found, state.point
     state.gap = found.gap
-    return state.converged

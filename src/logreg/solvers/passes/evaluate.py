@@ -46,6 +46,14 @@ class InterceptCurvature(NamedTuple):
     joint: Tensor | None = None
     """The matrix, (K, K), where `sums_joint_curvature`."""
 
+    @classmethod
+    def of_matrix(cls, problem: Problem, matrix: Tensor) -> InterceptCurvature:
+        """From the matrix (K, K); the mass of a softmax is then an upper bound, the weight of all rows."""
+        own = matrix.diagonal()
+        if not problem.coupled:
+            return cls(own, own)
+        return cls(own, torch.full_like(own, problem.row_sum_scale * problem.total_weight), matrix)
+
     def diagonal(self) -> Tensor:
         """The second derivative by each intercept alone, (K,)."""
         return self.own

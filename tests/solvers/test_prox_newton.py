@@ -1,0 +1,119 @@
+"""Proximal Newton on working sets ends at the optimum of all features."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from logreg.losses.objective import Objective
+from logreg.rows import MemoryRows
+from logreg.solvers import prox_newton as module
+from logreg.solvers.fit import fit, problem_of
+from logreg.solvers.passes import columns
+from logreg.solvers.passes.base import Pass, drive
+from logreg.solvers.prox_newton import prox_newton
+from logreg.solvers.state import SolverState
+from reference import Reference
+
+
+def sparse(rows: int, features: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Rows whose labels depend on four of the features, with a mean of 1."""
+    draw = torch.Generator().manual_seed(seed + classes)
+    x = torch.randn(rows, features, generator=draw, dtype=torch.float64) + 1
+    logits = x[:, :4] @ torch.randn(4, classes, generator=draw, dtype=torch.float64)
+    return x, (logits + torch.rand(logits.shape, generator=draw).logit()).argmax(1)
+
+
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+@pytest.mark.parametrize(("classes", "loss"), [(2, "bce"), (3, "bce"), (3, "cross_entropy")])
+@pytest.mark.parametrize("held", [True, False])
+def test_the_optimum_is_that_of_all_features(
+    held: bool, classes: int, loss: str, l2: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not held:
+        monkeypatch.setattr(columns, "MAX_HELD_NUMEL", 4000)
+    features, labels = sparse(150, 80, classes)
+    objective = Objective(loss, l1=0.02, l2=l2)
+    memory = MemoryRows(features, labels)
+    memory.block_rows = 64
+    problem = problem_of(memory, objective, classes)
+    state = SolverState(problem, problem.zeros(), tolerance=1e-9)
+    drive(prox_newton(state), memory)
+    least = Reference(features, labels, objective, classes).minimum
+    assert state.converged
+    assert state.bound is not None
+    assert state.bound.value == pytest.approx(least.value, rel=2e-9)
+    assert torch.equal(state.solution[:, :-1] != 0, torch.from_numpy(least.coef) != 0)
+
+
+def test_a_loose_tolerance_takes_fewer_steps() -> None:
+    features, labels = sparse(400, 300, 2)
+    objective, steps = Objective("bce", l1=0.01), []
+    least = fit(features, labels, objective, tolerance=1e-12).bound.value
+    for tolerance in (1e-1, 1e-3, 1e-6, 1e-9):
+        requests: list[str] = []
+
+        def watch(_: SolverState, requested: Pass[object], names: list[str] = requests) -> None:
+            names.append(type(requested).__name__)
+
+        found = fit(features, labels, objective, tolerance=tolerance, watch=watch)
+        assert found.converged
+        assert found.bound.rigorous
+        assert found.bound.value - least <= found.bound.gap + found.bound.rounding <= tolerance * found.bound.value
+        steps.append(requests.count("TryStep"))
+    assert steps == sorted(steps)
+    assert steps[0] < steps[-1]
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+def test_a_step_reads_held_columns_and_no_rows(intercept: bool) -> None:
+    features, labels = sparse(300, 200, 2)
+    requests: list[str] = []
+    found = fit(
+        features,
+        labels,
+        Objective("bce", l1=0.03),
+        intercept=intercept,
+        watch=lambda _, requested: requests.append(type(requested).__name__),
+    )
+    assert found.converged
+    assert requests.count("TryStep") >= 3
+    # labels, and for each working set its columns and the slopes of all coefficients
+    assert found.passes == 1 + requests.count("GatherColumns") + requests.count("DualSlopes")
+    assert requests.count("DualSlopes") <= 8
+
+
+def test_a_hessian_from_a_sample_and_one_that_is_extended_lead_to_the_same_optimum(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, labels = sparse(20_000, 100, 2)
+    objective = Objective("bce", l1=1e-3)
+    found = fit(features, labels, objective, tolerance=1e-8)
+    monkeypatch.setattr(module, "REUSE_CONTRACTION", 0.0)
+    monkeypatch.setattr(module, "MIN_SAMPLE_DIVISOR", 10**9)
+    other = fit(features, labels, objective, tolerance=1e-8)
+    assert found.converged
+    assert other.converged
+    torch.testing.assert_close(found.coef, other.coef, rtol=0, atol=1e-4)
+
+
+def test_more_coefficients_than_a_model_may_have_are_left_to_lbfgs(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = sparse(150, 80, 2)
+    least = fit(features, labels, Objective("bce", l1=1e-3), tolerance=1e-8)
+    monkeypatch.setattr(module, "MAX_MODEL_PARAMETERS", 20)
+    found = fit(features, labels, Objective("bce", l1=1e-3), tolerance=1e-8)
+    assert found.converged
+    assert found.bound.value == pytest.approx(least.bound.value, rel=2e-8)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_answer_does_not_depend_on_units_and_offsets(weighted: bool) -> None:
+    features, labels = sparse(300, 90, 2)
+    weights = torch.arange(300).double() % 4 if weighted else None
+    plain = fit(features, labels, Objective("bce", l2=0.0, l1=0.02), sample_weight=weights, tolerance=1e-9)
+    moved = fit(features + 3e4, labels, Objective("bce", l1=0.02), sample_weight=weights, tolerance=1e-9)
+    assert plain.converged
+    assert moved.converged
+    assert moved.bound.value == pytest.approx(plain.bound.value, rel=1e-8)
+    torch.testing.assert_close(moved.coef, plain.coef, rtol=0, atol=1e-4)
