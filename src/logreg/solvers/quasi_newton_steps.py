@@ -108,7 +108,7 @@ class _Steps:
             last_decrease, state.predicted_decrease = state.predicted_decrease, decrease / max(abs(now.value), 1e-300)
             if rough and state.predicted_decrease + last_decrease < rough:
                 return True
-            left.append(state.predicted_decrease / rough if rough else gap / limit)
+            left.append(state.predicted_decrease / rough if rough else gap / max(limit, 1e-300))
             if _are_slow(left, most):
                 if math.isfinite(most) or dtype == torch.float64:
                     return False
