@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-ROWS, COLUMNS = 300_000, 20
+ROWS, COLUMNS = 600_000, 20
 
 MEASURED = """
 import json, sys
@@ -34,21 +34,24 @@ read = peak() - before
 labels = data.labels("test")
 positive = torch.rand(len(labels), dtype=torch.float64)
 evaluate(Predicted(torch.stack([1 - positive, positive], 1), labels), data.facts.class_names, data.facts.class_rates)
-print(json.dumps({"read": read, "evaluate": peak() - before}))
+print(json.dumps({"read": read, "evaluate": peak() - before, "pandas": "pandas" in sys.modules}))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc")
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_reading_and_scoring_take_little_more_memory_than_the_columns(suffix: str, tmp_path: Path) -> None:
+def test_reading_and_scoring_take_little_more_memory_than_the_columns_and_no_pandas(
+    suffix: str, tmp_path: Path
+) -> None:
     draw = np.random.default_rng(0)
     features = draw.normal(size=(ROWS, COLUMNS)).round(5)
     table = pa.table({**{f"x{k}": features[:, k] for k in range(COLUMNS)}, "y": draw.integers(2, size=ROWS)})
     path = tmp_path / f"t.{suffix}"
     pyarrow.csv.write_csv(table, path) if suffix == "csv" else pq.write_table(table, path)
-    of_columns = features.nbytes / 2**20  # 46 MiB; the matrix of float32 has half, and is made while they are freed
+    of_columns = features.nbytes / 2**20  # 92 MiB; the matrix of float32 has half, and is made while they are freed
     answer = subprocess.run([sys.executable, "-c", MEASURED, str(path)], capture_output=True, text=True, check=True)
     found = json.loads(answer.stdout)
-    print(found)
-    assert found["read"] < 1.3 * of_columns + 40, found
-    assert found["evaluate"] < 1.3 * of_columns + 40, found
+    # besides the columns: labels, row numbers and the split, blocks of the file, and the code of Arrow
+    assert found["read"] < 2.7 * of_columns, found
+    assert found["evaluate"] < 2.7 * of_columns, found
+    assert not found["pandas"]

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from logreg.data.arrow_numbers import array_of, text_array
 from logreg.files import whole_file
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class _Tables:
     def __init__(self, class_names: Sequence[str], kept: Sequence[str], open_: Callable[[pa.Schema], Any]) -> None:
         import pyarrow as pa
 
-        self.class_names, self.kept = list(class_names), list(kept)
+        self.class_names, self.kept = text_array(class_names), list(kept)
         self.names = column_names(class_names, kept)
         self.schema = pa.schema(
             [
@@ -58,11 +59,11 @@ class _Tables:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        label = pa.DictionaryArray.from_arrays(labels.astype(np.int32), self.class_names).cast(pa.string())
+        label = pa.DictionaryArray.from_arrays(array_of(labels.astype(np.int32)), self.class_names).cast(pa.string())
         columns = [
             *(pc.cast(kept[name], pa.string()) for name in self.kept),
             label,
-            *(pa.array(np.ascontiguousarray(column, dtype=np.float64)) for column in probabilities.T),
+            *(array_of(np.ascontiguousarray(column, dtype=np.float64)) for column in probabilities.T),
         ]
         self.sink.write_table(pa.Table.from_arrays(columns, schema=self.schema))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from logreg.data.arrow_numbers import numbers
 from logreg.data.encoding.labels import name_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.errors import as_typed
@@ -128,7 +129,7 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
     if is_number and not as_category:
         if kinds.is_decimal(kind) or kinds.is_uint64(kind) or (kinds.is_integer(kind) and column.null_count):
             column = pc.cast(column, pa.float64(), safe=False)
-        values = column.to_numpy()
+        values = numbers(column)
         if values.dtype == np.float16:
             values = values.astype(np.float32)
         return (
@@ -138,7 +139,7 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
         )
     if kinds.is_boolean(kind) or is_number:
         if kinds.is_floating(kind):  # nan is a missing value; 3.0 is the level 3
-            column = pc.if_else(pc.is_nan(column), None, column)
+            column = pc.if_else(pc.is_nan(column), pa.nulls(len(column), kind), column)
         encoded = column.combine_chunks().dictionary_encode()
         levels = [name_of(level) for level in encoded.dictionary.to_pylist()]
     elif kinds.is_string(kind) or kinds.is_large_string(kind):
@@ -154,7 +155,7 @@ def _read_series(name: str, column: Any, as_category: bool, columns: Columns) ->
     names = sorted({level for level in levels if level is not None})
     position = {level: number for number, level in enumerate(names)}
     lookup = np.array([*(position.get(level, -1) for level in levels), -1], dtype=np.int32)
-    codes = lookup[pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(levels)).to_numpy(zero_copy_only=False)]
+    codes = lookup[numbers(pc.cast(encoded.indices, pa.int64()), missing=len(levels))]
     text = not as_category and not kinds.is_boolean(kind)
     problem, short_problem = _text_among_numbers(name, names, codes, columns) if text else ("", "")
     return Series(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logreg.data.arrow_numbers import array_of, numbers
 from logreg.errors import DataError
 from logreg.facts import ClassKind
 
@@ -90,8 +91,8 @@ def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
     if kinds.is_dictionary(array.type):
         array = array.dictionary_decode()
     if kinds.is_floating(array.type):
-        array = pc.add(array.cast(pa.float64()), 0.0)  # + 0.0 turns -0 into 0
-        array = pc.if_else(pc.is_nan(array), None, array)
+        values = numbers(array.cast(pa.float64())) + 0.0  # + 0.0 turns -0 into 0
+        array = pc.if_else(pc.is_nan(array_of(values)), pa.nulls(len(values), pa.float64()), array_of(values))
     if kinds.is_null(array.type):
         return torch.full((len(array),), MISSING), []
     try:
@@ -100,8 +101,8 @@ def encode_values(values: Any, key: str) -> tuple[Tensor, list[Any]]:
     except pa.ArrowNotImplementedError as error:
         raise DataError(f"`{key}` must hold text or numbers, got {array.type}. Name another column.") from error
     rank = np.full(len(order) + 1, MISSING)  # the last entry is for a missing value
-    rank[order.to_numpy()] = np.arange(len(order))
-    codes = rank[pc.fill_null(encoded.indices, len(order)).to_numpy(zero_copy_only=False)]
+    rank[numbers(order)] = np.arange(len(order))
+    codes = rank[numbers(encoded.indices, missing=len(order))]
     return torch.from_numpy(codes), encoded.dictionary.take(order).to_pylist()
 
 

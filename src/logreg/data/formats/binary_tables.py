@@ -27,9 +27,9 @@ BINARY_SUFFIXES = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
 TABLE_BATCH_ROWS = 2**14
 """Rows of a Parquet file that `open_blocks` decodes at once: few enough for memory, enough to make calls cheap."""
 
-BATCH_NUMBERS = 2**21
+BATCH_NUMBERS = 2**20
 """Numbers of a Parquet file that `read_binary` decodes at once, where a batch of ``TABLE_BATCH_ROWS`` has fewer; they
-take at most 16 MiB."""
+take at most 8 MiB."""
 
 
 def schema_of(path: str) -> pa.Schema:
@@ -72,7 +72,7 @@ def _read_parquet(path: str, key: str, columns: list[str]) -> pa.Table:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+    with ParquetFile(path, pre_buffer=False, buffer_size=2**16) as file:
         rows = file.metadata.num_rows
         _check_stated_rows(path, key, rows, len(columns))
         schema = pa.schema([file.schema_arrow.field(name) for name in columns])

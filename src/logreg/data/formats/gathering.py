@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from logreg.data.arrow_numbers import array_of, numbers
 from logreg.data.memory import mapped_array
 
 if TYPE_CHECKING:
@@ -49,10 +50,8 @@ class _Column:
 
     def add(self, values: Any) -> None:
         """Adds values of a batch."""
-        import pyarrow as pa
-
         if self.values is not None and values.null_count and not self.is_float:  # NumPy has no missing integers
-            self.chunks, self.values = [pa.array(self.values[: self.size])], None
+            self.chunks, self.values = [array_of(self.values[: self.size], self.kind)], None
         if self.values is None:
             self.chunks.append(values)
             return
@@ -61,12 +60,12 @@ class _Column:
             longer = mapped_array(end + end // 2, self.values.dtype)
             longer[: self.size] = self.values[: self.size]
             self.values = longer
-        self.values[self.size : end] = values.to_numpy(zero_copy_only=False)
+        self.values[self.size : end] = numbers(values)
         self.size = end
 
     def result(self) -> pa.ChunkedArray:
         """All values."""
         import pyarrow as pa
 
-        chunks = self.chunks if self.values is None else [pa.array(self.values[: self.size], self.kind)]
+        chunks = self.chunks if self.values is None else [array_of(self.values[: self.size], self.kind)]
         return pa.chunked_array(chunks, self.kind)

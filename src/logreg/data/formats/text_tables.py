@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from logreg.data.arrow_numbers import text_array
 from logreg.data.formats import arrow_errors
 from logreg.data.formats.compression import COMPRESSED_SUFFIXES, open_text, suffix_of
 from logreg.data.formats.gathering import gather
@@ -137,7 +138,8 @@ def mark_missing(column: Any, missing_values: Sequence[str] = ()) -> Any:
     import pyarrow.compute as pc
 
     column = pc.utf8_trim_whitespace(column)
-    return pc.if_else(pc.is_in(column, value_set=pa.array(missing_words(missing_values))), None, column)
+    is_missing = pc.is_in(column, value_set=text_array(missing_words(missing_values)))
+    return pc.if_else(is_missing, pa.nulls(len(column), column.type), column)
 
 
 # All rows
