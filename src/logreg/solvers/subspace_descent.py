@@ -1,4 +1,4 @@
-"""Subspace descent: Newton steps on the span of a quasi-Newton direction and the last step, for many rows."""
+"""Subspace descent: Newton steps on the span of a quasi-Newton direction and the last step, without a held Hessian."""
 
 from __future__ import annotations
 
@@ -17,17 +17,27 @@ from logreg.solvers.passes.hessian import BlockCache
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.starting_point import MIN_STOCHASTIC_ROWS, holds_hessian
+from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient, scaled_gradient
 
 LOGITS_PER_OUTPUT = 3
 """Numbers that `BlockLogits` caches for each row and output."""
 
 LOGITS_MEMORY_FRACTION = 0.1
-"""Largest size of the cache of logits, as a fraction of the numbers in the data."""
+"""Largest size of the cache of logits, as a fraction of the numbers in the data: with the pairs of the limited-memory
+inverse and the preconditioner, a fit then takes about a quarter of the data."""
 
-SMALL_LOGITS_NUMEL = 4e6
-"""Numbers that the cache of logits may have for data of any size: 16 MB in float32."""
+SMALL_LOGITS_NUMEL = 8e6
+"""Numbers that the cache of logits may have for data of any size: 32 MB in float32, half of the 64 MB that a fit may
+take for data of any size."""
+
+MIN_DATA_NUMEL = 6e5
+"""Numbers in the data from which descent is used: in smaller data, which the cache of a processor holds, a step takes
+longer than its passes, and products with the Hessian have less overhead."""
+
+MIN_DATA_PER_SUBSPACE = 20
+"""Numbers in the data for each squared output of a softmax from which the Hessian on the subspace, of order 2 K, is
+decomposed in a small part of a pass."""
 
 MAX_SUBSPACE_STEPS = 300
 """Largest number of steps; Newton's method continues from there."""
@@ -66,13 +76,19 @@ SUBSPACE_PINV_RTOL = 1e-6
 def uses_descent(problem: Problem) -> bool:
     """Whether subspace descent comes before Newton's method.
 
-    It does where there are many rows, where the cache of logits is small beside them, and where neither a factored
-    Hessian nor the span of the rows gives a faster way.  It cannot handle l1.
+    It does where the data are large, the cache of logits and the Hessian on the subspace small beside them, and where
+    neither a factored Hessian nor the span of the rows gives a faster way.  It cannot handle l1.
     """
-    per_row = LOGITS_PER_OUTPUT * problem.num_outputs
-    small = per_row <= LOGITS_MEMORY_FRACTION * problem.num_features or per_row * problem.rows <= SMALL_LOGITS_NUMEL
-    has_faster_solver = holds_hessian(problem) or is_wide(problem) or problem.objective.l1 > 0
-    return problem.rows >= MIN_STOCHASTIC_ROWS and small and not has_faster_solver
+    numel = LOGITS_PER_OUTPUT * problem.num_outputs * problem.rows
+    data = problem.rows * problem.num_features
+    is_small = numel <= max(LOGITS_MEMORY_FRACTION * data, SMALL_LOGITS_NUMEL)
+    is_cheap = not problem.coupled or MIN_DATA_PER_SUBSPACE * problem.num_outputs**2 <= data
+    return (
+        data >= MIN_DATA_NUMEL
+        and is_small
+        and is_cheap
+        and not (holds_hessian(problem) or is_wide(problem) or problem.objective.l1 > 0)
+    )
 
 
 @dataclass
