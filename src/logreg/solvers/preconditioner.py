@@ -87,16 +87,28 @@ def preconditioner(
     mass = mass if number < problem.rows else 0.0  # few rows are all drawn
     drawn = yield from request(CurvatureSample(problem, coordinates, point, mass, number, seed))
     spikes = _spikes(problem, coordinates, diagonal, by_intercept, *drawn, is_sample=number < problem.rows)
-    if holds_blocks(problem) and not spikes.suffice:
-        return (yield from _inverse_of_blocks(problem, coordinates, point, by_intercept, seed))
+    d = problem.num_features
+    few = d <= MAX_BLOCK_FEATURES and d <= problem.rows / MIN_ROWS_PER_FEATURE
+    if few and holds_blocks(problem) and not spikes.suffice:
+        return (yield from inverse_of_blocks(problem, coordinates, point, by_intercept, seed))
     return _inverse_of_spikes(problem, coordinates, diagonal, by_intercept, spikes)
 
 
 def holds_blocks(problem: Problem) -> bool:
-    """Whether a matrix (D, D) for each output is small beside the data, and factored at little cost."""
+    """Whether a matrix (D, D) for each output is small beside the data."""
     k, d = problem.num_outputs, problem.num_features
-    max_numel = max(BLOCKS_MEMORY_FRACTION * problem.rows * d, SMALL_BLOCKS_NUMEL)
-    return d <= min(MAX_BLOCK_FEATURES, problem.rows / MIN_ROWS_PER_FEATURE) and k * d * d <= max_numel
+    return k * d * d <= max(BLOCKS_MEMORY_FRACTION * problem.rows * d, SMALL_BLOCKS_NUMEL)
+
+
+def blocks_work(problem: Problem) -> float:
+    """Multiplications to form and factor each output's block (`inverse_of_blocks`)."""
+    d = problem.num_features
+    return problem.num_outputs * (min(_block_rows(problem), problem.rows) * d**2 / 2 + d**3 / 6)
+
+
+def _block_rows(problem: Problem) -> int:
+    """Rows that each block is estimated from."""
+    return max(SAMPLED_ROWS, MIN_ROWS_PER_FEATURE * problem.num_features)
 
 
 def _rows_to_draw(problem: Problem) -> int:
@@ -198,25 +210,47 @@ def _inverse_of_spikes(
     return apply_inverse
 
 
-def _inverse_of_blocks(
+class BlockInverse(NamedTuple):
+    """The inverse of each output's Hessian block."""
+
+    factors: Tensor
+    """Cholesky factors of the blocks by the coefficients, (K, D, D)."""
+    by_intercept: Tensor
+    """Second derivatives by the intercepts, (K,), each of which counts as a block of its own."""
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """The step to be subtracted, (K, D + 1) as the gradient is."""
+        slopes = gradient[:, :-1].to(self.factors.dtype).unsqueeze(2)
+        half = torch.linalg.solve_triangular(self.factors, slopes, upper=False)
+        coef = torch.linalg.solve_triangular(self.factors.mT, half, upper=True)[..., 0]
+        return torch.cat([coef.double(), (gradient[:, -1] / self.by_intercept).unsqueeze(1)], dim=1)
+
+
+def inverse_of_blocks(
     problem: Problem, coordinates: Coordinates, point: Tensor, by_intercept: Tensor, seed: int
-) -> PassRequests[InverseHessian]:
-    """The inverse of each output's block by its Cholesky factor; each intercept is divided by its own curvature."""
-    factors = yield from request(SampledCurvature(problem, coordinates, point, by_intercept, SAMPLED_ROWS, seed))
+) -> PassRequests[BlockInverse]:
+    """The inverse of each output's block, estimated from rows that are drawn in proportion to their curvature.
+
+    Args:
+        problem: The problem, over whose rows the pass goes.
+        coordinates: Coordinates of the point.
+        point: Shape (K, D + 1).
+        by_intercept: Second derivatives of f by the intercepts at the point, (K,).
+        seed: Fixes which rows are drawn.
+    """
+    number = _block_rows(problem)
+    mass = by_intercept if number < problem.rows else torch.zeros_like(by_intercept)  # few rows are all drawn
+    factors = yield from request(SampledCurvature(problem, coordinates, point, mass, number, seed))
+    ridge = SAMPLING_RIDGE / number if number < problem.rows else 0.0
     for block in factors:  # factored in place: all blocks together take a good part of the memory of a fit
-        block.diagonal().add_(SAMPLING_RIDGE / SAMPLED_ROWS * block.diagonal().mean())
+        block.diagonal().add_(ridge * block.diagonal().mean())
         factor, failed = torch.linalg.cholesky_ex(block)
         if bool(failed):
             block.diagonal().mul_(1 + SAMPLED_BLOCK_RIDGE).add_(1e-30)
             factor = torch.linalg.cholesky_ex(block)[0]
         block.copy_(factor)
 
-    def apply_inverse(gradient: Tensor) -> Tensor:
-        half = torch.linalg.solve_triangular(factors, gradient[:, :-1].to(factors.dtype).unsqueeze(2), upper=False)
-        coef = torch.linalg.solve_triangular(factors.mT, half, upper=True)[..., 0]
-        return torch.cat([coef.double(), (gradient[:, -1] / by_intercept).unsqueeze(1)], dim=1)
-
-    return apply_inverse
+    return BlockInverse(factors, by_intercept)
 
 
 def centered(problem: Problem, point: Tensor) -> Tensor:
