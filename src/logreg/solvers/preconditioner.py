@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from logreg.solvers.newton_steps import InverseHessian
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import InterceptCurvature
-from logreg.solvers.passes.hessian import HessianDiagonal, SampledCurvature
+from logreg.solvers.passes.hessian import CurvatureSample, HessianDiagonal, SampledCurvature
 from logreg.solvers.problem import Coordinates, Problem
 
 SAMPLED_ROWS = 4000
@@ -38,6 +41,26 @@ SMALL_BLOCKS_NUMEL = 16e6
 """Numbers that the preconditioner's matrices may have for data of any size: 64 MB in float32."""
 
 
+SPECTRUM_ROWS = 512
+"""Rows that show the spectrum of the curvature: their covariance is decomposed in the time of a few passes."""
+
+SAMPLE_MEMORY_FRACTION = 0.1
+"""Largest size of these rows, as a fraction of the numbers in the data."""
+
+SMALL_SAMPLE_NUMEL = 4e6
+"""Numbers that these rows may have for data of any size: 16 MB in float32."""
+
+MAX_SPIKES_PER_ROW = 0.4
+"""Large eigenvalues for each drawn row above which the spectrum is steep: its smaller eigenvalues then matter too, and
+few rows do not tell them."""
+
+ZERO_VARIANCE_RATIO = 1e-6
+"""Variance of a feature, relative to the mean one, that counts as 0 in the drawn rows."""
+
+MIN_REST = 1e-4
+"""Least eigenvalue of the preconditioner in units in which the diagonal is 1: a sample tells no smaller one."""
+
+
 def preconditioner(
     problem: Problem,
     coordinates: Coordinates,
@@ -45,11 +68,13 @@ def preconditioner(
     curvature: InterceptCurvature,
     seed: int,
 ) -> PassRequests[InverseHessian]:
-    """An approximate inverse of the Hessian at a point, from one pass: the inverse of each output's own block.
+    """An approximate inverse of the Hessian at a point, from two or three passes: each output's own block is inverted.
 
-    1. Where blocks are small beside the data, each output's block (D, D) is estimated from rows that are drawn in
-       proportion to their curvature, and factored.  Each intercept is divided by its own curvature.
-    2. Else the diagonal of the Hessian is computed over all rows, and the gradient is divided by it.
+    1. The diagonal of the Hessian is computed over all rows, and a few rows are drawn in proportion to their curvature.
+       Their covariance gives the directions of large curvature (`_spikes`).
+    2. Where that spectrum shows that more rows would tell more, and blocks are small beside the data, each output's
+       block (D, D) is estimated from many rows and factored.
+    3. Else the inverse is that of the diagonal with the large eigenvalues corrected.  Without any it is the diagonal.
 
     Args:
         problem: The problem, over whose rows the passes go.
@@ -58,36 +83,177 @@ def preconditioner(
         curvature: Second derivatives of f by the intercepts at the point.
         seed: Fixes which rows are drawn.
     """
-    k, d = problem.num_outputs, problem.num_features
     by_intercept = curvature.diagonal().clamp(min=1e-30)
-    apply_inverse: InverseHessian
-    if (
-        d <= MAX_BLOCK_FEATURES
-        and d <= problem.rows / MIN_ROWS_PER_FEATURE
-        and k * d * d <= max(BLOCKS_MEMORY_FRACTION * problem.rows * d, SMALL_BLOCKS_NUMEL)
-    ):
-        factors = yield from request(SampledCurvature(problem, coordinates, point, by_intercept, SAMPLED_ROWS, seed))
-        for block in factors:  # factored in place: all blocks together take a good part of the memory of a fit
-            block.diagonal().add_(SAMPLING_RIDGE / SAMPLED_ROWS * block.diagonal().mean())
-            factor, failed = torch.linalg.cholesky_ex(block)
-            if bool(failed):
-                block.diagonal().mul_(1 + SAMPLED_BLOCK_RIDGE).add_(1e-30)
-                factor = torch.linalg.cholesky_ex(block)[0]
-            block.copy_(factor)
+    diagonal = yield from request(HessianDiagonal(problem, coordinates, point))
+    number, mass = _rows_to_draw(problem), float(by_intercept.sum())
+    mass = mass if number < problem.rows else 0.0  # few rows are all drawn
+    drawn = yield from request(CurvatureSample(problem, coordinates, point, mass, number, seed))
+    spikes = _spikes(problem, coordinates, diagonal, by_intercept, *drawn, is_sample=number < problem.rows)
+    d = problem.num_features
+    few = d <= MAX_BLOCK_FEATURES and d <= problem.rows / MIN_ROWS_PER_FEATURE
+    if few and holds_blocks(problem) and not spikes.suffice:
+        return (yield from inverse_of_blocks(problem, coordinates, point, by_intercept, seed))
+    return _inverse_of_spikes(problem, coordinates, diagonal, by_intercept, spikes)
 
-        def apply_inverse(gradient: Tensor) -> Tensor:
-            half = torch.linalg.solve_triangular(factors, gradient[:, :-1].to(factors.dtype).unsqueeze(2), upper=False)
-            coef = torch.linalg.solve_triangular(factors.mT, half, upper=True)[..., 0]
-            return torch.cat([coef.double(), (gradient[:, -1] / by_intercept).unsqueeze(1)], dim=1)
 
-    else:
-        diagonal = yield from request(HessianDiagonal(problem, coordinates, point))
-        metric = torch.where(diagonal > 0, diagonal, 1.0)
+def holds_blocks(problem: Problem) -> bool:
+    """Whether a matrix (D, D) for each output is small beside the data."""
+    k, d = problem.num_outputs, problem.num_features
+    return k * d * d <= max(BLOCKS_MEMORY_FRACTION * problem.rows * d, SMALL_BLOCKS_NUMEL)
 
-        def apply_inverse(gradient: Tensor) -> Tensor:
-            return gradient / metric
+
+def blocks_work(problem: Problem) -> float:
+    """Multiplications to form and factor each output's block (`inverse_of_blocks`)."""
+    d = problem.num_features
+    return problem.num_outputs * (min(_block_rows(problem), problem.rows) * d**2 / 2 + d**3 / 6)
+
+
+def _block_rows(problem: Problem) -> int:
+    """Rows that each block is estimated from."""
+    return max(SAMPLED_ROWS, MIN_ROWS_PER_FEATURE * problem.num_features)
+
+
+def _rows_to_draw(problem: Problem) -> int:
+    """Rows for the spectrum of the curvature."""
+    numel = max(SAMPLE_MEMORY_FRACTION * problem.rows * problem.num_features, SMALL_SAMPLE_NUMEL)
+    return min(SPECTRUM_ROWS, int(numel / problem.num_features) + 1)
+
+
+class _Spikes(NamedTuple):
+    """The large eigenvalues of the curvature, in units in which its diagonal is 1; the other ones count as equal."""
+
+    center: Tensor
+    """Mean of the features, weighted by curvature, (D,)."""
+    values: Tensor
+    """Large eigenvalues, in descending order, (R,)."""
+    vectors: Tensor
+    """Their eigenvectors, (D, R)."""
+    rest: float
+    """The mean of the other eigenvalues."""
+    suffice: bool
+    """Whether nothing is gained by a larger sample or by a covariance for each output: where few eigenvalues stand out,
+    and none where there are several outputs, whose covariances differ."""
+
+
+def _spikes(
+    problem: Problem,
+    coordinates: Coordinates,
+    diagonal: Tensor,
+    by_intercept: Tensor,
+    rows: Tensor,
+    weights: Tensor,
+    is_sample: bool,
+) -> _Spikes:
+    """The eigenvalues of the drawn rows' covariance that no noise explains, corrected for their bias.
+
+    In a sample of n rows of D features with equal variances v, the eigenvalues of the covariance reach up to
+    (1 + sqrt(D / n))^2 v, the edge of Marchenko and Pastur.  An eigenvalue beyond the edge belongs to a direction of
+    larger variance.  It is too large by about the sum of the smaller ones divided by n, which is subtracted.
+
+    Args:
+        problem: The problem.
+        coordinates: Coordinates of the rows.
+        diagonal: The diagonal of the Hessian, (K, D + 1).
+        by_intercept: Second derivatives by the intercepts, (K,).
+        rows: Drawn rows, (n, D).
+        weights: Their weights, (n,).
+        is_sample: Whether there are more rows than those drawn; else the eigenvalues are exact.
+
+    References:
+        Baik and Silverstein (2006), Eigenvalues of large sample covariance matrices of spiked population models.
+        Yata and Aoshima (2012), Effective PCA for high-dimension, low-sample-size data with noise reduction.
+    """
+    (n, d), share = rows.shape, (weights / weights.sum().clamp(min=1e-300)).to(rows.dtype)
+    center = share @ rows if problem.intercept else rows.new_zeros(d)
+    l2 = problem.penalties(coordinates)[0][:-1]
+    variance = ((diagonal[:, :-1] - l2).clamp(min=0).sum(0) / by_intercept.sum() - center.double().square()).clamp(
+        min=0
+    )
+    units = torch.where(variance > ZERO_VARIANCE_RATIO * variance.mean(), variance.rsqrt(), 0.0).to(rows.dtype)
+    rows = (rows - center).mul_(units).mul_(share.sqrt().unsqueeze(1))
+    values, vectors = torch.linalg.eigh(rows @ rows.T if n < d else rows.T @ rows)
+    values, vectors = values.double().clamp(min=0).flip(0), vectors.flip(1)
+    smaller = values.flip(0).cumsum(0).flip(0) - values
+    number = torch.arange(1, len(values) + 1, device=values.device)
+    rows_left, features_left = (n - number).clamp(min=1), (d - number).clamp(min=1)
+    edge = (values + smaller) / (features_left + 1) * (1 + (features_left / rows_left).sqrt()).square()
+    bias = smaller / rows_left
+    if not is_sample:
+        edge, bias = MIN_REST * values[:1], torch.zeros_like(values)
+    rank = int((values > edge).long().cumprod(0).sum())
+    large = (values - bias)[:rank]
+    rest = float(values.sum() - large.sum()) / max(d - rank, 1)
+    vectors = vectors[:, :rank] if n >= d else rows.T @ (vectors[:, :rank] / values[:rank].sqrt().to(rows.dtype))
+    suffice = rank <= (MAX_SPIKES_PER_ROW * n if problem.num_outputs == 1 else 0)
+    return _Spikes(center, large.clamp(min=rest), vectors, rest, suffice)
+
+
+def _inverse_of_spikes(
+    problem: Problem, coordinates: Coordinates, diagonal: Tensor, by_intercept: Tensor, spikes: _Spikes
+) -> InverseHessian:
+    """The inverse of D^1/2 (V (values - rest) V' + rest) D^1/2 for each output, with D its own diagonal.
+
+    l2 is part of D: in its share of D the matrix between is the identity.
+    """
+    l2 = problem.penalties(coordinates)[0][:-1]
+    scale = torch.where(diagonal > 0, diagonal, 1.0)[:, :-1].rsqrt()
+    penalty = (l2 * scale.square()).mean(1, keepdim=True)
+    values, rest = (penalty + (1 - penalty) * value for value in (spikes.values, spikes.rest))
+    rest = rest.clamp(min=MIN_REST)
+    excess, vectors, dtype = (1 / values.clamp(min=MIN_REST) - 1 / rest), spikes.vectors, spikes.vectors.dtype
+    scale, rest, excess = scale.to(dtype), rest.to(dtype), excess.to(dtype)
+    center = spikes.center.double() if len(spikes.values) else torch.zeros_like(l2)
+
+    def apply_inverse(gradient: Tensor) -> Tensor:
+        slopes = (gradient[:, :-1] - gradient[:, -1:] * center).to(dtype) * scale
+        coef = ((slopes / rest + ((slopes @ vectors) * excess) @ vectors.T) * scale).double()
+        return torch.cat([coef, (gradient[:, -1] / by_intercept - coef @ center).unsqueeze(1)], dim=1)
 
     return apply_inverse
+
+
+@dataclass(frozen=True, eq=False)
+class BlockInverse:
+    """The inverse of each output's Hessian block."""
+
+    factors: Tensor
+    """Cholesky factors of the blocks by the coefficients, (K, D, D)."""
+    by_intercept: Tensor
+    """Second derivatives by the intercepts, (K,), each of which counts as a block of its own."""
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """The step to be subtracted, (K, D + 1) as the gradient is."""
+        slopes = gradient[:, :-1].to(self.factors.dtype).unsqueeze(2)
+        half = torch.linalg.solve_triangular(self.factors, slopes, upper=False)
+        coef = torch.linalg.solve_triangular(self.factors.mT, half, upper=True)[..., 0]
+        return torch.cat([coef.double(), (gradient[:, -1] / self.by_intercept).unsqueeze(1)], dim=1)
+
+
+def inverse_of_blocks(
+    problem: Problem, coordinates: Coordinates, point: Tensor, by_intercept: Tensor, seed: int
+) -> PassRequests[BlockInverse]:
+    """The inverse of each output's block, estimated from rows that are drawn in proportion to their curvature.
+
+    Args:
+        problem: The problem, over whose rows the pass goes.
+        coordinates: Coordinates of the point.
+        point: Shape (K, D + 1).
+        by_intercept: Second derivatives of f by the intercepts at the point, (K,).
+        seed: Fixes which rows are drawn.
+    """
+    number = _block_rows(problem)
+    mass = by_intercept if number < problem.rows else torch.zeros_like(by_intercept)  # few rows are all drawn
+    factors = yield from request(SampledCurvature(problem, coordinates, point, mass, number, seed))
+    ridge = SAMPLING_RIDGE / number if number < problem.rows else 0.0
+    for block in factors:  # factored in place: all blocks together take a good part of the memory of a fit
+        block.diagonal().add_(ridge * block.diagonal().mean())
+        factor, failed = torch.linalg.cholesky_ex(block)
+        if bool(failed):
+            block.diagonal().mul_(1 + SAMPLED_BLOCK_RIDGE).add_(1e-30)
+            factor = torch.linalg.cholesky_ex(block)[0]
+        block.copy_(factor)
+
+    return BlockInverse(factors, by_intercept)
 
 
 def centered(problem: Problem, point: Tensor) -> Tensor:

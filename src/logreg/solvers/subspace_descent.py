@@ -1,4 +1,4 @@
-"""Subspace descent: Newton steps on the span of a quasi-Newton direction and the last step, for many rows."""
+"""Subspace descent: Newton steps on the span of a quasi-Newton direction and the last step, without a held Hessian."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from logreg.solvers.newton_steps import newton_step_pinv
 from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.hessian import BlockCache
-from logreg.solvers.preconditioner import centered, preconditioner
+from logreg.solvers.preconditioner import (
+    BlockInverse,
+    blocks_work,
+    centered,
+    holds_blocks,
+    inverse_of_blocks,
+    preconditioner,
+)
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import avoids_hessian
@@ -23,10 +30,26 @@ LOGITS_PER_OUTPUT = 3
 """Numbers that `BlockLogits` caches for each row and output."""
 
 LOGITS_MEMORY_FRACTION = 0.1
-"""Largest size of the cache of logits, as a fraction of the numbers in the data."""
+"""Largest size of the cache of logits, as a fraction of the numbers in the data: with the pairs of the limited-memory
+inverse and the preconditioner, a fit then takes about a quarter of the data."""
 
-SMALL_LOGITS_NUMEL = 4e6
-"""Numbers that the cache of logits may have for data of any size: 16 MB in float32."""
+SMALL_LOGITS_NUMEL = 8e6
+"""Numbers that the cache of logits may have for data of any size: 32 MB in float32, half of the 64 MB that a fit may
+take for data of any size."""
+
+MIN_DATA_NUMEL = 6e5
+"""Numbers in the data from which descent is used: in smaller data, which the cache of a processor holds, a step takes
+longer than its passes, and products with the Hessian have less overhead."""
+
+OUTPUTS_PER_READ = 12
+"""Outputs for which a product with features takes as long as reading them from memory."""
+
+REMAKE_VALUE_RATIO = 0.8
+"""Ratio of f to that at the last preconditioner below which another one may be made: the curvature has changed."""
+
+MIN_DATA_PER_SUBSPACE = 20
+"""Numbers in the data for each squared output of a softmax from which the Hessian on the subspace, of order 2 K, is
+decomposed in a small part of a pass."""
 
 MAX_SUBSPACE_STEPS = 300
 """Largest number of steps; Newton's method continues from there."""
@@ -34,6 +57,10 @@ MAX_SUBSPACE_STEPS = 300
 MAX_STEPS_PER_HALVING = 30
 """Consecutive steps without halving the estimated gap after which descent ends: a gradient in float32 has about seven
 digits, beyond which further steps do not reduce it."""
+
+MAX_ROUNDED_STEPS = 10
+"""Consecutive steps without halving the estimated gap or the predicted decrease, where the latter is at most
+`MIN_PREDICTED_DECREASE`, after which descent ends: both are rounding errors of float32 then."""
 
 MIN_PREDICTED_DECREASE = 1e-8
 """Predicted decrease of a step, relative to f, at which descent ends where there is no l2: then no gap can be estimated
@@ -65,12 +92,20 @@ SUBSPACE_PINV_RTOL = 1e-6
 def uses_descent(problem: Problem) -> bool:
     """Whether subspace descent comes before Newton's method.
 
-    It does where a Hessian costs more than the passes it saves, where the cache of logits is small beside the data, and
-    where the span of the rows does not give a faster way.  It cannot handle l1.
+    It does where a Hessian costs more than the passes it saves, where the data are large, and the cache of logits and
+    the Hessian on the subspace are small beside them, and where the span of the rows does not give a faster way.  It
+    cannot handle l1.
     """
-    per_row = LOGITS_PER_OUTPUT * problem.num_outputs
-    small = per_row <= LOGITS_MEMORY_FRACTION * problem.num_features or per_row * problem.rows <= SMALL_LOGITS_NUMEL
-    return avoids_hessian(problem) and small
+    numel = LOGITS_PER_OUTPUT * problem.num_outputs * problem.rows
+    data = problem.rows * problem.num_features
+    is_small = numel <= max(LOGITS_MEMORY_FRACTION * data, SMALL_LOGITS_NUMEL)
+    is_cheap = not problem.coupled or MIN_DATA_PER_SUBSPACE * problem.num_outputs**2 <= data
+    return avoids_hessian(problem) and data >= MIN_DATA_NUMEL and is_small and is_cheap
+
+
+def step_work(problem: Problem) -> float:
+    """Multiplications in the time of a step, which reads the features twice."""
+    return 2.0 * problem.rows * problem.num_features * (problem.num_outputs + OUTPUTS_PER_READ)
 
 
 @dataclass
@@ -190,9 +225,13 @@ def descend(state: SolverState) -> PassRequests[bool]:
     4. While f is larger than before, shorten the step.
     5. Store the step and the change of the gradient in B.
 
+    A better preconditioner, each output's block of the Hessian, is made once steps have taken as long as it does, where
+    there is none yet or f has fallen since (`REMAKE_VALUE_RATIO`): whenever the fit would have ended, it takes at most
+    twice as long as with the better choice.
+
     It stops where a point is certified, after `MAX_SUBSPACE_STEPS`, after `MAX_STEPS_PER_HALVING` steps that did not
-    halve the estimated gap, where no shorter step decreases f, and without l2 where a step is predicted to decrease f
-    by less than `MIN_PREDICTED_DECREASE`.
+    halve the estimated gap, or `MAX_ROUNDED_STEPS` of rounding, where no shorter step decreases f, and without l2 where
+    a step is predicted to decrease f by less than `MIN_PREDICTED_DECREASE`.
 
     Args:
         state: State of the problem; updated in each step.  It gets an ``inverse`` where it has none yet.
@@ -202,12 +241,14 @@ def descend(state: SolverState) -> PassRequests[bool]:
 
     References:
         Narkiss and Zibulevsky (2005), Sequential subspace optimization method for large-scale unconstrained problems.
+        Karlin, Manasse, Rudolph and Sleator (1988), Competitive snoopy caching, for when to pay for the preconditioner.
     """
     problem, coordinates = state.problem, state.coordinates
     cache: LogitsCache = BlockCache()
     point, last_step, predicted_decrease = state.point, None, math.inf
     gap_limit, num_pairs = CERTIFY_TOL_FACTOR * state.tolerance, 0
-    smallest_gap, steps_since_halving = math.inf, 0
+    smallest_gap, steps_since_halving, work_since = math.inf, 0, 0.0
+    smallest_decrease, rounded_steps = math.inf, 0
     if state.inverse is not None:
         state.inverse.change_l2(problem.penalties(coordinates)[0])
     now = yield from request(EvaluateAfterStep(problem, coordinates, point, cache))
@@ -218,6 +259,9 @@ def descend(state: SolverState) -> PassRequests[bool]:
         flattest, gap = least_gradient_point(state, now, num_pairs) if num_pairs else (point, gap_here)
         halved = gap <= smallest_gap / 2
         smallest_gap, steps_since_halving = (gap, 0) if halved else (smallest_gap, steps_since_halving + 1)
+        progresses = halved or not predicted_decrease > smallest_decrease / 2
+        smallest_decrease = min(smallest_decrease, predicted_decrease)
+        rounded_steps = 0 if progresses or predicted_decrease > MIN_PREDICTED_DECREASE else rounded_steps + 1
         if gap <= gap_limit:
             there = yield from request(Evaluate(problem, coordinates, flattest, torch.float64))
             gap_there = gap_from_gradient(state, there.gradient, there.curvature)
@@ -228,11 +272,21 @@ def descend(state: SolverState) -> PassRequests[bool]:
                 state.point, gap_there = point, state.gap / max(abs(there.value), 1e-300)
             gap_limit *= CERTIFY_TOL_FACTOR * gap / gap_there
         decreases_little = predicted_decrease <= MIN_PREDICTED_DECREASE and math.isinf(gap_here)
-        if number == MAX_SUBSPACE_STEPS or steps_since_halving == MAX_STEPS_PER_HALVING or decreases_little:
+        stalls = steps_since_halving == MAX_STEPS_PER_HALVING or rounded_steps == MAX_ROUNDED_STEPS
+        if number == MAX_SUBSPACE_STEPS or stalls or decreases_little:
             break
         if state.inverse is None:
             first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
+            work_since, made_at = 0.0, now.value if isinstance(first, BlockInverse) else math.inf
+        elif work_since > blocks_work(problem) and holds_blocks(problem) and now.value < REMAKE_VALUE_RATIO * made_at:
+            made_at = now.value
+            state.inverse = None  # frees its memory before the next one takes it
+            by_intercept = now.curvature.diagonal().clamp(min=1e-30)
+            first = yield from inverse_of_blocks(problem, coordinates, point, by_intercept, state.seed)
+            state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
+            work_since, num_pairs = 0.0, 0
+        work_since += step_work(problem)
         direction = centered(problem, -state.inverse(now.gradient))
         directions = torch.stack([direction] if last_step is None else [direction, last_step])
         hessian = yield from request(SubspaceHessian(problem, coordinates, direction, cache, len(directions) - 1))

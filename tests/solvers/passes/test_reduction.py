@@ -33,7 +33,7 @@ from logreg.solvers.passes.columns import (
 )
 from logreg.solvers.passes.dependence import DependenceResidual, ExactDependence
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
-from logreg.solvers.passes.hessian import BlockCache, HessianDiagonal, HessianProduct, SampledCurvature
+from logreg.solvers.passes.hessian import BlockCache, CurvatureSample, HessianDiagonal, HessianProduct, SampledCurvature
 from logreg.solvers.passes.precise import DualObjective, EvaluatePrecisely, RowNorms, centered_coordinates
 from logreg.solvers.passes.reduction import Accumulators, combined
 from logreg.solvers.passes.sampling import RowSample, StochasticDescent
@@ -173,7 +173,7 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
 }
 """Passes whose results do not depend on who had which rows, up to rounding; made anew for each process."""
 
-ELSEWHERE = {RowSample, StochasticDescent, ExactDependence, DependenceResidual, DualRows}
+ELSEWHERE = {RowSample, CurvatureSample, StochasticDescent, ExactDependence, DependenceResidual, DualRows}
 """Passes whose results depend on the order of the rows; each has a test of its own below."""
 
 WITHOUT_RESULT = {HeldPass, ReadLabels, GatherColumns}
@@ -294,6 +294,22 @@ def test_a_sample_has_rows_of_every_process_that_has_some(processes: int) -> Non
     assert set(first.labels.tolist()) == {0, 1, 2}
     for other in others:
         assert torch.equal(first.features, other.features)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_rows_drawn_by_curvature_are_those_of_every_process(processes: int) -> None:
+    memory = rows_of(3, weighted=True)
+    problem = problem_of(memory, Objective("cross_entropy"), 3)
+
+    def drawn(source: MemoryRows, one: Simulated | None) -> tuple[Tensor, Tensor]:
+        requested = CurvatureSample(problem, problem.model, problem.zeros(), 1e-9, 1000, seed=0)  # all rows
+        run_pass(source, requested, one)
+        return requested.result()
+
+    rows, weights = drawn(memory, None)
+    assert len(rows) == int((weights > 0).sum()) > 0
+    for found, their in together(dealt(memory, processes), drawn):
+        torch.testing.assert_close(found.T @ (their.unsqueeze(1) * found), rows.T @ (weights.unsqueeze(1) * rows))
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])

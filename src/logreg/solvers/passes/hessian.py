@@ -172,6 +172,45 @@ class SampledCurvature(Pass[Tensor]):
         return blocks
 
 
+class CurvatureSample(Pass[tuple[Tensor, Tensor]]):
+    """Rows drawn in proportion to their curvature summed over the outputs, for a covariance that all outputs share.
+
+    Row i, of curvature c_i = sum_k w_ik, is drawn with probability q = min(1, rows * c_i / sum_i c_i), and then has
+    weight c_i / q.
+    """
+
+    samples = ("_rows", "_weights")
+
+    def __init__(
+        self, problem: Problem, coordinates: Coordinates, point: Tensor, mass: float, rows: int, seed: int
+    ) -> None:
+        """``rows`` is the expected number; ``mass`` the second derivative of f by the intercepts, summed over them."""
+        super().__init__(problem, coordinates)
+        self._coef, self._intercept = self.linear(point)
+        self._rate = rows * problem.row_sum_scale / max(mass, 1e-300)
+        self._draw = torch.Generator().manual_seed(seed)
+        self._rows: list[Tensor] = []
+        self._weights: list[Tensor] = []
+
+    def accumulate(self, rows: PreparedRows) -> None:
+        """Draws rows of the block."""
+        features, labels, weights, _ = rows
+        loss = self.problem.loss
+        spread = loss.own_curvature(loss.curvature_at(affine(features, self._coef, self._intercept), labels))
+        if weights is not None:
+            spread = spread * weights
+        total = spread.sum(1)
+        chance = (total * self._rate).clamp(max=1)
+        which = torch.rand(chance.shape, generator=self._draw, dtype=chance.dtype).to(chance.device) < chance
+        self._rows.append(features[which])
+        self._weights.append((total[which] / chance[which]).double())
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """The drawn rows in the coordinates of the pass, (n, D), and their weights, (n,), float64."""
+        center, scale = (part.to(self.dtype) for part in self._fold)
+        return (torch.cat(self._rows) - center).div_(scale), torch.cat(self._weights)
+
+
 class HessianDiagonal(Pass[Tensor]):
     """The diagonal of the Hessian at a point."""
 
