@@ -248,7 +248,7 @@ def descend(state: SolverState) -> PassRequests[bool]:
     point, last_step, predicted_decrease = state.point, None, math.inf
     gap_limit, num_pairs = CERTIFY_TOL_FACTOR * state.tolerance, 0
     smallest_gap, steps_since_halving, work_since = math.inf, 0, 0.0
-    smallest_decrease, rounded_steps = math.inf, 0
+    smallest_decrease, rounded_steps, made_at = math.inf, 0, math.inf
     if state.inverse is not None:
         state.inverse.change_l2(problem.penalties(coordinates)[0])
     now = yield from request(EvaluateAfterStep(problem, coordinates, point, cache))
