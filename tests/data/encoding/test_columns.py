@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -15,9 +18,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from logreg.data import RawData, Table, TensorDataModule
-from logreg.data.encoding.columns import read_columns
+from logreg.data.encoding.columns import Columns, read_columns
 from logreg.data.encoding.encode import encode
-from logreg.data.encoding.learning import learn_encoding
+from logreg.data.encoding.learning import learn_encoding, learn_stored_form
+from logreg.data.sources.table import TableFile
 from logreg.errors import DataError
 from logreg.facts import Column, DataFacts
 from logreg.losses import one_vs_rest
@@ -276,3 +280,71 @@ def test_a_row_with_a_missing_value_alone_is_filled_like_any_other() -> None:
     raw = pa.table({"n": pa.nulls(1), "t": pa.nulls(1), "b": pa.nulls(1)})
     features, unseen = encode(read_columns(raw), encoding, torch.float64)
     assert (features.tolist(), unseen) == ([[3.0, 1.0, 1.0, 0.0, 0.0, 1.0]], {})
+
+
+def many_kinds(rows: int = 70_000) -> pa.Table:
+    """Columns of every kind, more rows than a block has."""
+    numbers = np.random.default_rng(0).normal(size=rows)
+    return pa.table(
+        {
+            "double": numbers,
+            "far": 1.7e9 + numbers,
+            "gaps": pa.array(np.where(numbers > 1, np.nan, numbers)),
+            "single": numbers.astype(np.float32),
+            "whole": np.arange(rows) % 7,
+            "text": pa.array([f"w{row % 3}" for row in range(rows)]),
+        }
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_columns_that_are_freed_are_encoded_alike(dtype: torch.dtype) -> None:
+    columns = read_columns(many_kinds())
+    encoding, _ = learn_encoding(columns, None)
+    stored, _, _ = learn_stored_form(columns, encoding, None, None, True)
+    kept, _ = encode(columns, encoding, dtype, stored)
+    assert len(columns.series) == 6
+    freed, _ = encode(columns, encoding, dtype, stored, free=True)
+    assert torch.equal(kept, freed)
+    assert kept.dtype == dtype
+    assert not columns.series
+
+
+@pytest.mark.parametrize("free", [False, True])
+@pytest.mark.parametrize(("value", "advice"), [(np.inf, "Fix the row."), (1e39, "Set precision=64, or fix the row.")])
+def test_an_infinite_number_is_named(value: float, advice: str, free: bool) -> None:
+    columns = read_columns(many_kinds(), source="t.csv")
+    encoding, _ = learn_encoding(columns, None)
+    values = columns.series[0].values.copy()
+    values[40_000] = value
+    columns.series[0] = dataclasses.replace(columns.series[0], values=values)
+    message = f"column 'double' must hold finite numbers, got {value:g} in row 40001 [in t.csv]. {advice}"
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        encode(columns, encoding, torch.float32, free=free)
+
+
+def test_columns_are_freed_unless_someone_has_read_them_before(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n" + "".join(f"{row / 7},{row % 2}\n" for row in range(60)))
+
+    raw = TableFile(path=str(path), target="y").read()
+    columns = raw.tables["train"].features
+    assert isinstance(columns, Columns)
+    reader = TensorDataModule(Once(raw))
+    assert reader.raw is raw  # as `profile_data` does
+    reader.setup()
+    assert len(columns.series) == 1
+    TensorDataModule(Once(raw)).setup()
+    assert not columns.series
+
+
+class Once:
+    """A dataset that gives what was read already."""
+
+    name = "table"
+
+    def __init__(self, raw: RawData) -> None:
+        self.raw = raw
+
+    def read(self) -> RawData:
+        return self.raw

@@ -10,7 +10,7 @@ import pyarrow.csv
 import pytest
 
 from logreg.data.formats import arrow_errors
-from logreg.data.formats.arrow_errors import RaggedLine
+from logreg.data.formats.arrow_errors import RaggedLine, Unconverted
 
 NUMBERS = pyarrow.csv.ConvertOptions(column_types={"a": pa.float64()})
 
@@ -75,6 +75,10 @@ def test_the_column_and_the_value_are_found(threads: bool) -> None:
     assert arrow_errors.invalid_utf8_column(error_of(content, threads, convert=convert)) == 1
     content, _, convert = CONTENTS["not a number"]
     assert arrow_errors.invalid_number(error_of(content, threads, convert=convert)) == "?"
+    whole = pyarrow.csv.ConvertOptions(column_types={"b": pa.int64()})
+    error = error_of(b"a,b\n1,2\n3,4.5\n", threads, convert=whole)
+    assert arrow_errors.unconverted(error) == Unconverted(1, "int64", "4.5")
+    assert arrow_errors.invalid_number(error) is None
 
 
 def test_the_reason_is_one_line_without_the_file() -> None:
