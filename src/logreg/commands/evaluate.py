@@ -67,9 +67,9 @@ the data are those of the run, rebuilt from the checkpoint, unless something is 
                With another dataset.path (root, cache and download only locate the same rows) all rows of it are
                scored, encoded as the model learned it from train; nothing is learned from them.
 
-Intervals hold the true value in 95 of 100 samples of rows: bootstrap, Wilson for the accuracy.  Weights of rows that
-are whole numbers are counts of rows; others are sampling weights.  The baseline gives every row the rates of the
-classes in train.
+Intervals hold the true value in 95 of 100 samples of rows: Wilson's for the accuracy, DeLong's for AUROC and the
+infinitesimal jackknife for the average precision, bootstrap for the others.  Weights of rows that are whole numbers
+are counts of rows; others are sampling weights.  The baseline gives every row the rates of the classes in train.
 """
 
 

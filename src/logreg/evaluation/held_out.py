@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from logreg.evaluation.measured import ClassScores, Measured, RowWeights, Threshold
-from logreg.evaluation.ranking import Ranked, Ranking
+from logreg.evaluation.ranking import Ranking
 from logreg.losses import decided
 
 CONFIDENCE = 0.95
@@ -30,11 +30,13 @@ MAX_REPEATED_CELLS = 2 * 10**7
 """Largest number of rows times classes of a table in which each row is repeated as often as its weight counts."""
 
 MAX_POISSON_DRAWS = 2 * 10**7
-"""Largest number of rows times bootstrap samples in the Poisson bootstrap; bounds its time and memory."""
+"""Largest number of rows times bootstrap samples in the Poisson bootstrap; bounds its time."""
 
-MAX_RANKED_DRAWS = 10**8
-"""Largest number of rows times bootstrap samples for AUROC and average precision, which need the rows in the order
-of their scores; bounds their time."""
+DRAWS_AT_ONCE = 2**20
+"""Number of units times bootstrap samples that are drawn at once; as float64 they take 8 MiB."""
+
+ROUNDING = 1e-12
+"""Distance from 1 below which the AUROC of weighted rows may be 1 but for the rounding of sums."""
 
 BINS = 15
 """Number of bins of equal width, for the expected calibration error."""
@@ -156,7 +158,8 @@ def evaluate(
 
     Returns:
         Intervals are percentiles of ``RESAMPLES`` bootstrap samples.  The accuracy has Wilson's interval.  Resampling
-        biases the calibration errors upward, so their intervals are reflected at their values (basic bootstrap).
+        biases the calibration errors upward, so their intervals are reflected at their values (basic bootstrap).  AUROC
+        and average precision have intervals in closed form (`ranked_interval`).
 
         Weights that are counts give the intervals of the table in which rows are repeated.  Other weights are sampling
         weights: the bootstrap draws rows with their weights, and Wilson's interval is computed for Kish's effective
@@ -168,8 +171,9 @@ def evaluate(
     rows, of_weights = len(predicted.labels), _weights(predicted)
     predicted = predicted.repeated()
     sums = _Sums(predicted, len(class_names))
-    drawn = draws(predicted, sums.units, seed)
-    value, sampled = sums.scores(torch.ones(1, sums.units, dtype=torch.float64)), sums.scores(drawn)
+    value = sums.scores(torch.ones(1, sums.units, dtype=torch.float64))
+    parts = [sums.scores(drawn) for drawn in draws(predicted, sums.units, seed)]
+    sampled = {name: torch.cat([part[name] for part in parts]) for name in value}
     metrics = {name: interval(float(value[name][0]), sampled[name]) for name in value if name in NAMES}
     metrics["accuracy"] = wilson(metrics["accuracy"].value, effective_rows(predicted.weight, predicted.counts))
     for name in ("ece", "ece_positive"):
@@ -177,7 +181,7 @@ def evaluate(
             value_of, low, high = metrics[name]
             metrics[name] = Measured(value_of, max(0.0, 2 * value_of - high), max(value_of, 2 * value_of - low))
     if sums.classes == 2:
-        metrics |= _ranked(predicted, sums, drawn)
+        metrics |= _ranked(predicted)
     classes = tuple(
         ClassScores(
             name,
@@ -358,19 +362,25 @@ def units_of(predicted: Predicted) -> tuple[int, Tensor]:
     return int(unit.max()) + 1, unit
 
 
-def draws(predicted: Predicted, units: int, seed: int) -> Tensor:
-    """Multiplicity of each unit of `units_of` in each sample, shape (B, units), float64; B is at most ``RESAMPLES``.
+def draws(predicted: Predicted, units: int, seed: int) -> Iterator[Tensor]:
+    """Multiplicity of each unit of `units_of` in each sample, at most ``RESAMPLES`` in all.
 
     Rows whose counts are too large for `Predicted.repeated` are drawn a Poisson number of times, with the count as
     mean (Poisson bootstrap).
+
+    Yields:
+        Some samples at a time, shape (B, units), float64.
     """
     generator = torch.Generator().manual_seed(seed)
-    if predicted.counts and predicted.groups is None:
-        samples, weight = max(100, min(RESAMPLES, MAX_POISSON_DRAWS // units)), predicted.weight
-        return torch.poisson(weight.expand(samples, -1), generator) / weight.clamp(min=1)
-    drawn = torch.randint(units, (RESAMPLES, units), generator=generator)
-    drawn += units * torch.arange(RESAMPLES).unsqueeze(1)
-    return torch.bincount(drawn.flatten(), minlength=RESAMPLES * units).view(RESAMPLES, units).double()
+    is_poisson, weight = predicted.counts and predicted.groups is None, predicted.weight
+    samples = max(100, min(RESAMPLES, MAX_POISSON_DRAWS // units)) if is_poisson else RESAMPLES
+    for size in torch.arange(samples).split(max(1, DRAWS_AT_ONCE // units)):
+        if is_poisson:
+            yield torch.poisson(weight.expand(len(size), -1), generator) / weight.clamp(min=1)
+            continue
+        drawn = torch.randint(units, (len(size), units), generator=generator)
+        drawn += units * torch.arange(len(size)).unsqueeze(1)
+        yield torch.bincount(drawn.flatten(), minlength=drawn.numel()).view_as(drawn).double()
 
 
 def interval(value: float, sampled: Tensor) -> Measured:
@@ -383,23 +393,87 @@ def interval(value: float, sampled: Tensor) -> Measured:
     return Measured(value, low, high)
 
 
-def _ranked(predicted: Predicted, sums: _Sums, drawn: Tensor) -> dict[str, Measured]:
+def _ranked(predicted: Predicted) -> dict[str, Measured]:
     """AUROC and average precision; empty where a class is missing."""
-    weight, n = predicted.weight, len(predicted.labels)
-    there = predicted.labels[weight > 0]
+    there = predicted.labels[predicted.weight > 0]
     if not 0 < int(there.sum()) < len(there):
         return {}
     ranking = Ranking.of(predicted.scores)
-    samples = max(100, min(RESAMPLES, MAX_RANKED_DRAWS // n))
-    unit, is_positive = sums.unit[ranking.order], predicted.labels[ranking.order] == 1
-    of_row, ones = weight[ranking.order], torch.ones(1, sums.units, dtype=torch.float64)
-    found = [
-        ranking.scored(is_positive, counts[:, unit] * of_row)
-        for counts in (ones, *drawn[:samples].split(max(1, 2**22 // n)))
+    steps, group = ranking.steps(predicted.labels, predicted.sample_weight), ranking.group
+    negative, positive = _class_rows(predicted)
+    scores = {
+        "auroc": (steps.auroc, steps.auroc_derivatives(), min(negative, positive)),
+        "average_precision": (steps.average_precision, steps.average_precision_derivatives(), positive),
+    }
+    return {
+        name: ranked_interval(value, _ranked_variance(predicted, group, by_row, (negative, positive)), rows)
+        for name, (value, by_row, rows) in scores.items()
+    }
+
+
+def _class_rows(predicted: Predicted) -> tuple[float, float]:
+    """The effective number of rows, or of groups, that have rows of class 0 and of class 1."""
+    counts = predicted.counts and predicted.groups is None
+    parts = [_unit_sums(predicted, predicted.weight * (predicted.labels == label)) for label in (0, 1)]
+    return effective_rows(parts[0], counts), effective_rows(parts[1], counts)
+
+
+def _unit_sums(predicted: Predicted, values: Tensor) -> Tensor:
+    """The sum of the rows' values (N,) in each group; the values themselves where there are no groups."""
+    if predicted.groups is None:
+        return values
+    return torch.bincount(predicted.groups.unique(return_inverse=True)[1], values)
+
+
+def _ranked_variance(
+    predicted: Predicted, group: Tensor, by_row: tuple[Tensor, Tensor], rows: tuple[float, float]
+) -> float:
+    """The variance of a score of a ranking, by the infinitesimal jackknife.
+
+    Of the AUROC it is that of DeLong, DeLong and Clarke-Pearson (1988), and with groups that of Obuchowski (1997),
+    Nonparametric analysis of clustered ROC curve data.
+
+    Args:
+        predicted: The rows.
+        group: Group of ties of each row, shape (N,).
+        by_row: Derivatives of the score by the weight of a row of class 1 and of class 0 in each group of ties.
+        rows: The effective number of rows of class 0 and of class 1.
+    """
+    if min(rows) <= 1:
+        return math.inf
+    positive, weight = predicted.labels == 1, predicted.weight
+    if predicted.counts and predicted.groups is None:
+        weight = weight.sqrt()  # a row of weight 2 adds two equal squares
+    of_class = [
+        _unit_sums(predicted, torch.where(is_mine, derivative[group] * weight, 0.0))
+        for is_mine, derivative in zip((~positive, positive), reversed(by_row), strict=True)
     ]
-    # the first sample is the rows themselves, the others are bootstrap samples
-    both = Ranked(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-    return {name: interval(float(each[0]), each[1:]) for name, each in both._asdict().items()}
+    # The squares are those of deviations from estimated means: n / (n - 1), as in every sample variance.
+    (of_negative, of_positive), factors = of_class, [n / (n - 1) for n in (*rows, sum(rows))]
+    squares = factors[0] * of_negative @ of_negative + factors[1] * of_positive @ of_positive
+    return float(squares + 2 * factors[2] * of_negative @ of_positive)
+
+
+def ranked_interval(value: float, variance: float, rows: float) -> Measured:
+    """AUROC or average precision with its interval: symmetric on the scale of the logit, and so within [0, 1].
+
+    A perfect ranking, or a class with a single row, shows no variance.  The interval is then Wilson's for a fraction of
+    ``rows``: the variance of an AUROC A is at most A (1 - A) / ``rows``, whatever the distributions.
+
+    Args:
+        value: The score, in [0, 1].
+        variance: Its variance; infinite where unknown.
+        rows: The effective number of rows of the smaller class, or of class 1 for average precision.
+
+    References:
+        Pepe (2003), The Statistical Evaluation of Medical Tests for Classification and Prediction, section 5.2.
+        Boyd, Eng and Page (2013), Area under the precision-recall curve: point estimates and confidence intervals.
+        Birnbaum and Klose (1957), Bounds for the variance of the Mann-Whitney statistic.
+    """
+    if min(value, 1 - value) < ROUNDING or not math.isfinite(variance):
+        return wilson(value, rows)
+    ends = torch.tensor([-Z, Z], dtype=torch.float64) * (math.sqrt(variance) / (value * (1 - value)))
+    return Measured(value, *(ends + math.log(value / (1 - value))).sigmoid().tolist())
 
 
 def _baseline(predicted: Predicted, rates: Tensor) -> dict[str, float]:

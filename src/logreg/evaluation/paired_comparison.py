@@ -89,7 +89,7 @@ def compare(a: Predicted, b: Predicted, seed: int = 0) -> Paired:
     per_row = torch.stack([torch.ones_like(weight), b.losses - a.losses, right_b.double() - right_a.double()], 1)
     sums = torch.zeros(units, 3, dtype=torch.float64).index_add_(0, unit, per_row * weight[:, None])
     total = sums.sum(0)
-    sampled = draws(a, units, seed) @ sums
+    sampled = torch.cat([drawn @ sums for drawn in draws(a, units, seed)])
     loss, accuracy = (
         interval(float(total[column] / total[0]), sampled[:, column] / sampled[:, 0]) for column in (1, 2)
     )

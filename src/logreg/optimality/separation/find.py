@@ -131,7 +131,7 @@ def find_separation(
     group = torch.arange(num_classes)
     if LOSSES[loss].couples_outputs:
         return _softmax(rows, group)
-    alone = [separate_groups(rows, (group == own).long()) for own in range(num_classes)]
+    alone = _separate_each(rows, group)
     return _summarize(alone, group, _kind_of(alone))
 
 
@@ -171,17 +171,67 @@ def separate_groups(rows: SeparationRows, group: Tensor) -> _GroupSeparation:
         kind, direction, separated = inequalities.solve(inequalities.pairs())
     if kind == "none":
         return _GroupSeparation("none", nobody, lambda: nothing)
-    low, high = ([extreme[group == own] for own in (0, 1)] for extreme in rows.column_ranges[1:])
-    gap = torch.maximum(low[1].amin(0) - high[0].amax(0), low[0].amin(0) - high[1].amax(0))
-    if bool((gap > 0).any()):
-        return _GroupSeparation("complete", everybody, lambda: gap.clamp_min(0))
-    if kind == "unknown":
-        alone = (gap == 0) & (torch.cat(high).amax(0) > torch.cat(low).amin(0))
-        return _GroupSeparation("quasi-complete" if bool(alone.any()) else "unknown", nobody, alone.double)
+    low, high = rows.column_ranges[1:]
+    gap, touching = _gaps(
+        *(low[group == own].amin(0) for own in (0, 1)), *(high[group == own].amax(0) for own in (0, 1))
+    )
+    if kind == "unknown" or bool((gap > 0).any()):
+        return _by_single_columns(gap, touching, nobody, everybody)
     separated_rows = nobody.index_copy(0, inequalities.places, separated[:, 0])
     return _GroupSeparation(
         kind, separated_rows, lambda: inequalities.size(direction, inequalities.pairs(), separated).amax(0)
     )
+
+
+def _gaps(low: Tensor, other_low: Tensor, high: Tensor, other_high: Tensor) -> tuple[Tensor, Tensor]:
+    """The gap in each column between two groups, and whether they touch, from their extremes; all (..., D)."""
+    gap = torch.maximum(other_low - high, low - other_high)
+    return gap, (gap == 0) & (torch.maximum(high, other_high) > torch.minimum(low, other_low))
+
+
+def _by_single_columns(gap: Tensor, touching: Tensor, nobody: Tensor, everybody: Tensor) -> _GroupSeparation:
+    """What a look at single columns shows of two groups, from the result of `_gaps` for them, (D,) each."""
+    if bool((gap > 0).any()):
+        return _GroupSeparation("complete", everybody, lambda: gap.clamp_min(0))
+    return _GroupSeparation("quasi-complete" if bool(touching.any()) else "unknown", nobody, touching.double)
+
+
+def _separate_each(rows: SeparationRows, group: Tensor) -> list[_GroupSeparation]:
+    """`separate_groups` of each group against the others together; single columns alone once the time is over.
+
+    Args:
+        rows: All rows.
+        group: The group of each class, shape (C,), in [0, G), G > 2.
+    """
+    groups = int(group.max()) + 1
+    found: list[_GroupSeparation] = []
+    with contextlib.suppress(TooMuchWork):
+        while len(found) < groups:
+            rows.seconds_left()
+            found.append(separate_groups(rows, (group == len(found)).long()))
+    if len(found) == groups:
+        return found
+    index, columns = group.unsqueeze(1).expand(-1, rows.width - 1), rows.column_ranges
+    extremes = torch.full((groups, rows.width - 1), torch.inf, dtype=torch.float64)
+    low, high = (
+        extremes.scatter_reduce(0, index, columns[1], "amin"),
+        (-extremes).scatter_reduce(0, index, columns[2], "amax"),
+    )
+    # The extreme of all others is the first of all, or the second where the first is of the group itself.
+    own = torch.arange(groups).unsqueeze(1)
+    other_low, other_high = (
+        first.values[0].where(first.indices[0] != own, first.values[1])
+        for first in (low.topk(2, dim=0, largest=False), high.topk(2, dim=0))
+    )
+    gaps, touching = _gaps(low, other_low, high, other_high)
+    nobody = torch.zeros_like(rows.labels, dtype=torch.bool)
+    everybody, nothing = ~nobody, torch.zeros(rows.width - 1, dtype=torch.float64)
+    for number in range(len(found), groups):
+        if bool(low[number, 0] <= high[number, 0]):
+            found.append(_by_single_columns(gaps[number], touching[number], nobody, everybody))
+        else:  # no row is of this group
+            found.append(_GroupSeparation("complete", everybody, lambda: nothing))
+    return found
 
 
 def _kind_of(outputs: Sequence[_GroupSeparation]) -> Kind:
@@ -219,7 +269,7 @@ def _softmax(rows: SeparationRows, group: Tensor) -> Separation:
         group: The group of each class, shape (C,), in [0, G).
     """
     groups = int(group.max()) + 1
-    alone = [separate_groups(rows, (group == own).long()) for own in range(groups if groups > 2 else 1)]
+    alone = _separate_each(rows, group) if groups > 2 else [separate_groups(rows, (group == 0).long())]
     kind = _kind_of(alone)
     if groups == 2 or kind == "complete":
         return _summarize(alone, group, kind)

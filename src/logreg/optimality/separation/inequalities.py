@@ -201,6 +201,7 @@ class Inequalities:
         """
         again = Inequalities(self.rows, self.group, self.rows.column_ranges[0])
         with contextlib.suppress(TooMuchWork):
+            self.rows.seconds_left()
             direction = again._sparse(pairs, separated, self.cosines(direction))
             return direction[:, 1:].abs()
         return (direction[:, 1:] / self.scaling.scale * again.scaling.scale).abs()
