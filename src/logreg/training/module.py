@@ -301,7 +301,7 @@ class LogisticModule(pl.LightningModule):
                 self._step(self._optimizer)
                 self._steps.increment_ready()
                 self._steps.increment_completed()
-        self.scorers["train"].update(logits, block.labels, targets, block.sample_weight)
+        self.scorers["train"].update(logits, block.labels, block.sample_weight)
 
     def _begin_exact(self) -> None:
         """Starts the exact optimizer at the current parameters."""
