@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 
 from logreg.data import TensorDataModule
 from logreg.evaluation.held_out import MAX_KEPT_CLASSES, Predicted, RowSummary, are_counts
@@ -59,18 +62,17 @@ def weights_are_counts(data: TensorDataModule) -> bool:
 @torch.no_grad()
 def calibrate(module: LogisticModule, data: TensorDataModule) -> Calibration:
     """The calibration of a model: class weights are removed, then a temperature is fitted on the val split."""
-    logits, labels, weights = [], [], []
-    for block in data.blocks("val"):
-        logits.append(module.to(block.features.device).model(block.features).cpu())
-        labels.append(block.labels.cpu())
-        weights += [] if block.sample_weight is None else [block.sample_weight.cpu()]
-    weight = torch.cat(weights) if weights else None
+
+    def logits() -> Iterator[Tensor]:
+        for block in data.blocks("val"):
+            yield module.to(block.features.device).model(block.features)
+
     return fit_calibration(
-        torch.cat(logits),
-        torch.cat(labels),
+        logits,
+        data.labels("val"),
         module.objective.loss,
         module.facts.class_names,
         module.facts.class_weight,
-        weight,
+        data.sample_weight("val"),
         weights_are_counts(data),
     )
