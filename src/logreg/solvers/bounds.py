@@ -264,6 +264,10 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
         sums = sums - shift.unsqueeze(1) * evaluation.by_intercept
     elif shift.any() or hub is not None:
         sums, _, _, with_hub = yield from request(DualObjective(problem, coordinates, point, shift, hub=hub))
+    # With l1 alone, its conjugate is infinite beyond l1.
+    reach = 0.0 if problem.objective.l2 else float((sums[:, :-1].abs() / l1).max())
+    if with_hub is not None and reach > 1:
+        with_hub = torch.zeros_like(with_hub)  # far from the residuals the cost of a move is no chi squared
     # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
     excess = max(float(shift @ (before - sums)[:, -1]), 0.0)
     costs, moves = _balance(at, sums[:, -1], hub, with_hub)
@@ -279,8 +283,7 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     )
     rounding += 2 * float(shift.abs() @ _sums_error(at))
     scale = 1.0
-    if not problem.objective.l2 and (reach := float((sums[:, :-1].abs() / l1).max())) > 1:
-        # The conjugate of l1 |w| is infinite beyond l1.
+    if reach > 1:
         scale = (1 - 1e-12) / reach
         sums, excess, rounding, _ = yield from request(DualObjective(problem, coordinates, point, shift, scale))
         excess = max(excess, 0.0)
@@ -371,7 +374,7 @@ def _l1_penalty_terms(theta: _DualPoint, l1: Tensor, rounding: float) -> PassReq
     terms = coef * slopes + l1 * coef.abs()
     shrunk = min(max(float(((slopes.abs() + noise) / l1).max()) - 1, 0.0), 1.0)
     if shrunk > MAX_UNCHECKED_SHRINKAGE:  # the exact cost is far less than the fraction times f
-        sums, less, noise_there = yield from request(
+        sums, less, noise_there, _ = yield from request(
             DualObjective(problem, coordinates, point, theta.shift, theta.scale * (1 - shrunk))
         )
         more = max(less, 0.0) - theta.excess + float((coef * (sums[:, :-1] - slopes)).sum())
