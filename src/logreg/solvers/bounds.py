@@ -38,7 +38,7 @@ from logreg.solvers.curvature_bound import MAX_FEATURE_RMS, SATURATED_LOSS, Eval
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import intercept_step, smallest_subgradient
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, request
-from logreg.solvers.passes.evaluate import Derivatives
+from logreg.solvers.passes.evaluate import Derivatives, sums_joint_curvature
 from logreg.solvers.passes.hessian import HessianDiagonal
 from logreg.solvers.passes.precise import (
     UNIT_ROUNDOFF,
@@ -325,6 +325,11 @@ def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, 
             point=point, evaluation=(yield from request(EvaluatePrecisely(problem, coordinates, point))).evaluation
         )
     return None
+
+
+def has_many_coupled_outputs(problem: Problem) -> bool:
+    """Whether a bound by duality takes several passes, since outputs are too many for their joint curvature."""
+    return problem.coupled and problem.intercept and not sums_joint_curvature(problem, torch.float64)
 
 
 def _moves_through_one_class(at: EvaluatedPoint) -> bool:
