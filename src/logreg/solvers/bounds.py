@@ -82,6 +82,10 @@ products reach: what is left of the gradient then costs its square, some orders 
 FIRST_INTERCEPT_CG_RTOL = 0.1
 """Tolerance for the steps before, after which the curvature is another one."""
 
+MIN_SCALING = 1e-12
+"""Smallest factor by which a step of iterative scaling changes a probability, as for a class without rows, and smallest
+relative sum of the probabilities of a class that is scaled."""
+
 MAX_INTERCEPT_PRODUCTS = 20
 """Products with the Hessian for one step of these intercepts; each is a pass."""
 
@@ -314,13 +318,15 @@ def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, 
         if not bool(curvature.own.isfinite().all() & gradient.isfinite().all()):
             return None
         if _moves_through_one_class(at):
-            shift = yield from _intercept_step_by_products(at)
+            shift = _scaling_step(at)
+            if _is_feasible(problem, shift):
+                shift = (yield from _intercept_step_by_products(at)).clamp(-1, 1)
         else:
-            shift = intercept_step(problem, gradient[:, -1], curvature)
-        if float(shift.abs().max()) * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT:
+            shift = intercept_step(problem, gradient[:, -1], curvature).clamp(-1, 1)
+        if _is_feasible(problem, shift):
             return at, shift
         point = at.point.clone()
-        point[:, -1] -= shift.clamp(-1, 1)
+        point[:, -1] -= shift
         at = at._replace(
             point=point, evaluation=(yield from request(EvaluatePrecisely(problem, coordinates, point))).evaluation
         )
@@ -337,6 +343,22 @@ def _moves_through_one_class(at: EvaluatedPoint) -> bool:
     return at.problem.coupled and at.problem.intercept and at.evaluation.curvature.joint is None
 
 
+def _is_feasible(problem: Problem, shift: Tensor) -> bool:
+    """Whether a dual point that is moved by a shift of the intercepts (K,) is feasible; see `MAX_FEASIBLE_SHIFT`."""
+    return float(shift.abs().max()) * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT
+
+
+def _scaling_step(at: EvaluatedPoint) -> Tensor:
+    """The step of iterative scaling for the intercepts, (K,): f falls at each, fast where classes are far from even.
+
+    References:
+        Darroch and Ratcliff (1972), Generalized iterative scaling for log-linear models.
+    """
+    mass, gradient = at.evaluation.curvature.mass, at.evaluation.gradient[:, -1]
+    share = ((mass - gradient) / mass).clamp(min=MIN_SCALING)  # rows of the class, to the sum of their probabilities
+    return torch.where(mass > MIN_SCALING * mass.max(), -share.log(), 0.0)
+
+
 def _intercept_step_by_products(at: EvaluatedPoint) -> PassRequests[Tensor]:
     """About the Newton step for the intercepts alone, (K,), by conjugate gradients."""
     problem, gradient = at.problem, at.evaluation.gradient
@@ -347,11 +369,13 @@ def _intercept_step_by_products(at: EvaluatedPoint) -> PassRequests[Tensor]:
         step[:, -1] = intercept_step(problem, gradient[:, -1], at.evaluation.curvature)
         return step
 
-    far = float(of_intercepts(gradient).abs().max()) * problem.loss.self_concordance > MAX_FEASIBLE_SHIFT
-    rtol = FIRST_INTERCEPT_CG_RTOL if far else INTERCEPT_CG_RTOL
-    solution = yield from conjugate_gradients(
-        problem, at.coordinates, at.point, gradient, of_intercepts, rtol, MAX_INTERCEPT_PRODUCTS, 0.0
-    )
+    near = _is_feasible(problem, of_intercepts(gradient)[:, -1])
+    for rtol in (INTERCEPT_CG_RTOL,) if near else (FIRST_INTERCEPT_CG_RTOL, INTERCEPT_CG_RTOL):
+        solution = yield from conjugate_gradients(
+            problem, at.coordinates, at.point, gradient, of_intercepts, rtol, MAX_INTERCEPT_PRODUCTS, 0.0
+        )
+        if not _is_feasible(problem, solution.step[:, -1]):
+            break
     return solution.step[:, -1]
 
 
