@@ -316,7 +316,7 @@ def test_scores_of_many_classes_are_those_of_few(weighted: bool, ratio: int, mon
     expected = scored(predicted)
     monkeypatch.setattr("logreg.evaluation.held_out.CLASS_SCORES_AT_ONCE", 7000)  # 7 classes at once
     monkeypatch.setattr("logreg.evaluation.held_out.GATHERED_RATIO", ratio)
-    summarized = dataclasses.replace(predicted, probabilities=None, summary=predicted.rows)
+    summarized = dataclasses.replace(predicted, kept=None, summary=predicted.rows)
     rates = torch.bincount(predicted.labels, predicted.weight, 30).double()
     found = evaluate(summarized, [f"c{k}" for k in range(30)], (rates / rates.sum()).tolist())
     for name, one in expected.metrics.items():

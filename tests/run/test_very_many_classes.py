@@ -29,7 +29,7 @@ class Largest(TorchDispatchMode):
     """Notes the size of the largest tensor that an operation returns; of sparse ones the numbers that are stored."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self.numel, self.where = 0, ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -128,7 +128,7 @@ class Predicted:
     """Rows of known class and the probabilities that a model predicts for them.
 
     Attributes:
-        probabilities: Shape (N, C), float64, on the CPU; rows sum to 1.  ``None`` for more classes than
+        kept: The probabilities, shape (N, C), float64, on the CPU; rows sum to 1.  ``None`` for more classes than
             `MAX_KEPT_CLASSES`, with ``summary`` in their place.
         labels: Shape (N,), int64, in [0, C).
         sample_weight: Shape (N,), float64, >= 0; ``None`` weighs all rows 1.
@@ -141,7 +141,7 @@ class Predicted:
         summary: The summary of the probabilities; ``None``: it is computed from them.
     """
 
-    probabilities: Tensor | None
+    kept: Tensor | None
     labels: Tensor
     sample_weight: Tensor | None = None
     groups: Tensor | None = None
@@ -149,13 +149,16 @@ class Predicted:
     counts: bool = False
     summary: RowSummary | None = None
 
+    @property
+    def probabilities(self) -> Tensor:
+        """The probabilities, where they are kept: of few classes."""
+        assert self.kept is not None
+        return self.kept
+
     @cached_property
     def rows(self) -> RowSummary:
         """The summary of each row's probabilities."""
-        if self.summary is not None:
-            return self.summary
-        assert self.probabilities is not None
-        return RowSummary.of(self.probabilities, self.labels)
+        return RowSummary.of(self.probabilities, self.labels) if self.summary is None else self.summary
 
     @property
     def weight(self) -> Tensor:
@@ -170,15 +173,19 @@ class Predicted:
         The rows stay as they are where weights are no counts, or where the repeated rows would be more than
         ``MAX_REPEATED_CELLS`` allows.
         """
-        kept = 1 if self.probabilities is None else self.probabilities.shape[1]
-        if not self.counts or float(self.weight.sum()) * kept > MAX_REPEATED_CELLS:
+        classes = 1 if self.kept is None else self.kept.shape[1]
+        if not self.counts or float(self.weight.sum()) * classes > MAX_REPEATED_CELLS:
             return self
         times = self.weight.long()
+
+        def repeated(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part.repeat_interleave(times, 0)
+
         return Predicted(
-            *(
-                None if part is None else part.repeat_interleave(times, 0)  # type: ignore[arg-type]  # one is a tensor
-                for part in (self.probabilities, self.labels, None, self.groups, self.log_odds)
-            ),
+            repeated(self.kept),
+            self.labels.repeat_interleave(times),
+            groups=repeated(self.groups),
+            log_odds=repeated(self.log_odds),
             summary=RowSummary(*(part.repeat_interleave(times) for part in self.rows)),
         )
 
@@ -190,7 +197,6 @@ class Predicted:
     @property
     def positive(self) -> Tensor:
         """The probability of the second of two classes, shape (N,)."""
-        assert self.probabilities is not None
         return self.probabilities[:, 1]
 
     @property
@@ -198,7 +204,6 @@ class Predicted:
         """The score that rows of two classes are ranked by, shape (N,)."""
         if self.log_odds is not None:
             return self.log_odds
-        assert self.probabilities is not None
         return self.probabilities.clamp(min=MIN_PROBABILITY).log().diff(dim=1)[:, 0]
 
     @property
@@ -609,7 +614,6 @@ def _threshold(predicted: Predicted, chosen: tuple[float, str] | None, cost_rati
 
 
 def _cost(predicted: Predicted, threshold: float, cost_ratio: float) -> float:
-    assert predicted.probabilities is not None
     yes, weight = decided(predicted.probabilities, threshold) == 1, predicted.weight
     alarm, miss = yes & (predicted.labels == 0), ~yes & (predicted.labels == 1)
     return float(weight @ (alarm.double() + cost_ratio * miss.double()) / weight.sum())

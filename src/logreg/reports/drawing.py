@@ -101,7 +101,7 @@ def _log_curves(predicted: Predicted, result: RunResult, logger: RunLogger) -> N
     """Logs precision-recall curves to TensorBoard: of the positive class, or of each of a few classes."""
     facts = result.module.facts
     classes = [1] if facts.is_binary else range(facts.num_classes)
-    for label in classes if predicted.probabilities is not None else ():
+    for label in classes if predicted.kept is not None else ():
         tag = f"{result.scored}/{facts.class_names[label]}"
         of_class, weight = predicted.labels == label, predicted.sample_weight
         logger.writer.add_pr_curve(
