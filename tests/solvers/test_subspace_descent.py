@@ -21,7 +21,7 @@ from logreg.solvers import subspace_descent as descent
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, request, run_pass
-from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
+from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample, InterceptCurvature
 from logreg.solvers.passes.hessian import SampledCurvature
 from logreg.solvers.path import fit_path
 from logreg.solvers.problem import Coordinates, Problem
@@ -125,7 +125,8 @@ def test_an_intercept_alone_costs_half_its_newton_decrement() -> None:
     state.coordinates = Coordinates(
         state.coordinates.center, state.coordinates.scale * 1e-100
     )  # no coefficient turns with it
-    found = gap_from_gradient(state, slope, torch.tensor([[0.2]], dtype=torch.float64))
+    own = torch.tensor([0.2], dtype=torch.float64)
+    found = gap_from_gradient(state, slope, InterceptCurvature(own, own))
     assert found == pytest.approx(0.01**2 / 0.2 / 2 / 0.5, rel=1e-12)
 
 

@@ -270,7 +270,7 @@ class DualObjective(Pass[DualSums]):
         excess = values + conjugate - product.sum(1)
         terms = values + conjugate.abs() + product.abs().sum(1)
         noise = UNIT_ROUNDOFF * (8 * terms + loss.conjugate_slope(0.0) * self.problem.num_outputs)
-        if self._hub is not None:
+        if self._hub is not None and self._with_hub is not None:
             of_hub = curvature[:, self._hub]
             self._with_hub += curvature.T @ (of_hub if weights is None else of_hub * weights[:, 0])
         if weights is not None:
