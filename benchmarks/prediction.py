@@ -33,7 +33,6 @@ from common import (
 )
 from logreg.commands.predict import predicted
 from logreg.data.blocks import BLOCK_BYTES
-from logreg.data.new_rows import Rows
 from logreg.facts import DataFacts
 from logreg.training.checkpoint_reading import Predictor
 from logreg.training.module import LogisticModule
@@ -110,7 +109,7 @@ def against_a_product(name: str, features: int, outputs: int, num_blocks: int, r
 
         def ours(predictor: Predictor = predictor) -> None:
             for block in blocks:
-                predicted(predictor, Rows(block), None)
+                predicted(predictor, block, None)
 
         arms: dict[str, Callable[[], list[float]]] = {
             "ours": lambda ours=ours: timed(ours, 3),  # type: ignore[misc]  # a default that binds early

@@ -216,6 +216,7 @@ ACROSS = {
     "losses/losses": "what holds of every loss",
     "losses/own_loss": "a loss that is none of ours",
     "run/run_lifecycle": "train, stop, go on, load elsewhere",
+    "run/very_many_classes": "the memory of a run and of the commands after it, and what they list",
     "solvers/passes/reduction": "what holds of every pass when several processes share the rows",
 }
 """Files of tests in a folder of the source that are about more than one module of it."""

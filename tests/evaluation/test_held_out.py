@@ -20,9 +20,10 @@ from logreg.evaluation.held_out import (
     best_threshold,
     effective_rows,
     evaluate,
+    frequent_mistakes,
     wilson,
 )
-from logreg.evaluation.measured import RowWeights
+from logreg.evaluation.measured import ClassScores, Measured, RowWeights, notable_classes
 
 
 def made(rows: int, classes: int, seed: int = 0, weighted: bool = False) -> Predicted:
@@ -71,7 +72,7 @@ def test_every_score_is_that_of_scikit_learn(classes: int, weighted: bool) -> No
         ours = (one.precision.value, one.recall.value, one.f1.value, one.weight)
         assert ours == pytest.approx([column[number] for column in three], rel=1e-12)
     confusion = theirs.confusion_matrix(y, taken, sample_weight=w)
-    np.testing.assert_allclose(found.confusion.numpy(), confusion)
+    np.testing.assert_allclose(found.confusion.to_dense().numpy(), confusion)
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -246,7 +247,7 @@ def test_a_weight_of_two_is_the_row_twice() -> None:
     twice = scored(Predicted(predicted.probabilities[rows], predicted.labels[rows]))
     for name, measured in weighted.metrics.items():
         assert measured.value == pytest.approx(twice.metrics[name].value, rel=1e-12)
-    assert torch.equal(weighted.confusion, twice.confusion)
+    assert torch.equal(weighted.confusion.to_dense(), twice.confusion.to_dense())
 
 
 def test_a_perfect_model_and_a_confidently_wrong_one() -> None:
@@ -306,3 +307,48 @@ def test_the_threshold_of_true_probabilities_is_where_theory_has_it() -> None:
     p = torch.rand(200_000, generator=draw, dtype=torch.float64)
     labels = (torch.rand(200_000, generator=draw, dtype=torch.float64) < p).long()
     assert best_threshold(Predicted(torch.stack([1 - p, p], 1), labels), 3.0) == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("ratio", [0, 16, 10**9])  # sums by a matrix product, by what takes less time, row by row
+@pytest.mark.parametrize("weighted", [False, True])
+def test_scores_of_many_classes_are_those_of_few(weighted: bool, ratio: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted = made(300, 30, weighted=weighted)
+    expected = scored(predicted)
+    monkeypatch.setattr("logreg.evaluation.held_out.CLASS_SCORES_AT_ONCE", 7000)  # 7 classes at once
+    monkeypatch.setattr("logreg.evaluation.held_out.GATHERED_RATIO", ratio)
+    summarized = dataclasses.replace(predicted, kept=None, summary=predicted.rows)
+    rates = torch.bincount(predicted.labels, predicted.weight, 30).double()
+    found = evaluate(summarized, [f"c{k}" for k in range(30)], (rates / rates.sum()).tolist())
+    for name, one in expected.metrics.items():
+        assert found.metrics[name] == pytest.approx(one, rel=1e-12), name
+        assert found.baseline[name] == pytest.approx(expected.baseline[name], rel=1e-12), name
+    for mine, theirs_ in zip(found.classes, expected.classes, strict=True):
+        assert (mine.name, mine.weight) == (theirs_.name, theirs_.weight)
+        for what in ("precision", "recall", "f1"):
+            assert getattr(mine, what) == pytest.approx(getattr(theirs_, what), rel=1e-12, nan_ok=True)
+
+
+def test_the_baseline_is_a_model_that_predicts_the_same_for_every_row() -> None:
+    predicted = made(300, 9)
+    rates = torch.tensor([0.2, 0.05, 0.2, 0.1, 0.05, 0.1, 0.1, 0.1, 0.1], dtype=torch.float64)
+    names = [f"c{k}" for k in range(9)]
+    same = evaluate(Predicted(rates.expand(300, -1), predicted.labels), names, rates.tolist())
+    for name, one in same.metrics.items():
+        assert same.baseline[name] == pytest.approx(one.value, rel=1e-12), name
+
+
+def test_the_most_frequent_mistakes_come_first() -> None:
+    confusion = torch.tensor([[5, 2, 0], [7, 1, 0], [0, 2, 9]]).double().to_sparse()
+    assert frequent_mistakes(confusion) == [(1, 0, 7.0), (0, 1, 2.0), (2, 1, 2.0)]
+    assert frequent_mistakes(confusion, 1) == [(1, 0, 7.0)]
+
+
+def test_of_very_many_classes_the_largest_and_the_worst_are_notable() -> None:
+    def one(number: int) -> ClassScores:
+        f1 = Measured(number / 1000, 0.0, 1.0)
+        return ClassScores(str(number), float(number % 500), f1, f1, f1)
+
+    classes = [one(number) for number in range(700)]
+    assert notable_classes(classes[:100]) == tuple(classes[:100])
+    names = [each.name for each in notable_classes(classes)]
+    assert names == [*(str(number) for number in range(499, 489, -1)), *(str(number) for number in range(1, 11))]

@@ -298,3 +298,42 @@ def test_an_objective_that_is_not_finite_has_an_infinite_bound(size: float, pena
     objective = Objective("bce", l2=1e-3 * (penalty == "l2"), l1=1e-3 * (penalty == "l1"))
     found = bound_of(problem_of(rows, objective, 2), torch.tensor([[1e10, 1e300]], dtype=torch.float64), rows)
     assert found.gap == math.inf
+
+
+def without_joint_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every softmax one of too many outputs for the matrix of second derivatives by its intercepts."""
+    monkeypatch.setattr("logreg.solvers.passes.evaluate.MAX_JOINT_OUTPUTS", {torch.float32: 1, torch.float64: 1})
+    monkeypatch.setattr("logreg.solvers.passes.evaluate.LARGEST_JOINT_OUTPUTS", 1)
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-3, 0.1, 1.0])
+@pytest.mark.parametrize(("signal", "l2"), [(1.0, 1e-2), (1.0, 1e-4), (4.0, 1e-3)])
+def test_many_outputs_are_bounded_by_products_as_by_the_matrix(
+    signal: float, l2: float, off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(40, (1500,), generator=draw).square() // 40  # some classes have few rows
+    features = signal * torch.randn(40, 15, generator=draw)[labels] + torch.randn(1500, 15, generator=draw)
+    rows, objective = MemoryRows(features.double(), labels), Objective("cross_entropy", l2=l2)
+    problem = problem_of(rows, objective, 40)
+    best = fit(rows.features, labels, objective, 40, tolerance=1e-5)
+    point = torch.cat([best.coef, best.intercept.unsqueeze(1)], dim=1)
+    point[:, -1] += off * torch.randn(40, generator=draw, dtype=torch.float64)
+    by_matrix = bound_of(problem, point, rows)
+    without_joint_curvature(monkeypatch)
+    by_products = bound_of(problem, point, rows)
+    assert by_products.rigorous
+    assert by_products.value == pytest.approx(by_matrix.value, rel=1e-13)
+    assert by_products.gap <= 2 * (by_matrix.gap + by_matrix.rounding)
+
+
+@pytest.mark.parametrize("penalty", ["l2", "l1", "elastic net"])
+def test_bounds_by_products_hold(penalty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logreg.solvers.bounds.forms_hessian", lambda problem: False)  # else curvature decides
+    without_joint_curvature(monkeypatch)
+    seeds = [seed for seed in range(80) if drawn(penalty, seed, 2e4)[2].loss == "cross_entropy"][:8]
+    found = [one for seed in seeds for one in judged(penalty, seed, 2e4)]
+    assert len(found) >= 40
+    assert [one for one in found if not (one.rigorous and one.bound >= one.gap - ROUNDING)] == []
+    ratios = [one.bound / one.gap for one in found if one.gap > 1e-6]
+    assert float(np.median(ratios)) < LOOSE

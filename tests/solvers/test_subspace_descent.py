@@ -125,8 +125,8 @@ def test_an_intercept_alone_costs_half_its_newton_decrement() -> None:
     state.coordinates = Coordinates(
         state.coordinates.center, state.coordinates.scale * 1e-100
     )  # no coefficient turns with it
-    of_intercept = torch.tensor([0.2], dtype=torch.float64)
-    found = gap_from_gradient(state, slope, InterceptCurvature(of_intercept, of_intercept))
+    own = torch.tensor([0.2], dtype=torch.float64)
+    found = gap_from_gradient(state, slope, InterceptCurvature(own, own))
     assert found == pytest.approx(0.01**2 / 0.2 / 2 / 0.5, rel=1e-12)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -16,6 +17,7 @@ from logreg.errors import DivergedError
 from logreg.facts import Batch
 from logreg.files import write_whole
 from logreg.losses import one_vs_rest
+from logreg.losses.objective import Reduction
 from logreg.run_folder import find_checkpoint, mark_latest
 from logreg.training.checkpoints import BufferedCheckpointIO
 from logreg.training.module import LogisticModule
@@ -43,6 +45,44 @@ def trainer(**arguments: object) -> pl.Trainer:
 
 def digits(batch_size: int | None = 50) -> TensorDataModule:
     return TensorDataModule(build_dataset("digits", {}), batch_size, {"val": 0.2, "test": 0.2}, dtype=torch.float64)
+
+
+def test_a_batch_whose_logits_are_many_is_added_up_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fitted(batch_size: int | None, reduction: Reduction) -> LogisticModule:
+        data = TensorDataModule(
+            build_dataset("digits", {}),
+            batch_size,
+            {"val": 0.2, "test": 0.2},
+            dtype=torch.float64,
+            class_weight="balanced",
+        )
+        module = LogisticModule(
+            data.facts,
+            reduction=reduction,
+            l2=0.1,
+            lr=0.01 if reduction == "mean" else 1e-5,
+            batch_size=batch_size,
+            max_epochs=2,
+            precision="64",
+        )
+        runner = trainer(max_epochs=2, precision="64-true")
+        runner.fit(module, datamodule=data)
+        steps[batch_size] = runner.global_step
+        losses.append(float(runner.callback_metrics["loss/train"]))
+        return module
+
+    reductions: tuple[Reduction, ...] = ("mean", "sum")
+    for batch_size, reduction in product((None, 50), reductions):
+        steps: dict[int | None, int] = {}
+        losses: list[float] = []
+        whole = fitted(batch_size, reduction)
+        with monkeypatch.context() as patch:
+            patch.setattr("logreg.rows.PART_BYTES", {torch.float32: 80, torch.float64: 80 * 7})  # 7 rows
+            in_parts = fitted(batch_size, reduction)
+        assert steps == {batch_size: 2 * (1 if batch_size is None else -(-whole.facts.rows["train"] // batch_size))}
+        assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+        torch.testing.assert_close(in_parts.model.coef, whole.model.coef, rtol=1e-11, atol=1e-13)
+        torch.testing.assert_close(in_parts.model.intercept, whole.model.intercept, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

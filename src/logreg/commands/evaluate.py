@@ -119,6 +119,7 @@ def evaluate(trained: TrainedModel, typed: TypedArguments) -> EvaluateOutput:
     """Scores a trained model on its own splits, or on other rows."""
     from logreg.evaluation.held_out import best_threshold
     from logreg.evaluation.held_out import evaluate as evaluate_rows
+    from logreg.evaluation.measured import MAX_LISTED_CLASSES
     from logreg.reports.summary import summarize_evaluation
     from logreg.run.scoring import predict, score
 
@@ -141,7 +142,7 @@ def evaluate(trained: TrainedModel, typed: TypedArguments) -> EvaluateOutput:
         checkpoint=shown(trained.file),
         data=data.facts.title,
         rows=data.facts.rows,
-        classes=facts.class_names,
+        classes=facts.class_names[:MAX_LISTED_CLASSES],
         loss=dataclasses.asdict(module.objective),
         metrics=scores,
         evaluation=summarize_evaluation(evaluation, ALL_ROWS if others and len(data.splits) == 1 else split, module),
@@ -154,6 +155,7 @@ def _show(output: EvaluateOutput, console: Any) -> None:
     from logreg.reports.console import print_table
     from logreg.reports.wording import (
         class_table,
+        class_table_in_words,
         evaluation_table,
         score_table,
         threshold_in_words,
@@ -169,6 +171,8 @@ def _show(output: EvaluateOutput, console: Any) -> None:
     line = f"{evaluation.split}: {evaluation.rows:,} rows, intervals of {evaluation.confidence:.0%}"
     console.print(line, markup=False, highlight=False)
     print_table(console, *evaluation_table(evaluation))
+    for words in class_table_in_words(evaluation):
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
     print_table(console, *class_table(evaluation))
     lines = [] if evaluation.threshold is None else [threshold_in_words(evaluation.threshold)]
     lines += [*weight_lines(evaluation), *evaluation.calibrated]

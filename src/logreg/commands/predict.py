@@ -13,18 +13,26 @@ from typing import TYPE_CHECKING, Any
 from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
 from logreg.constraints import character, check, flag, listed, number, one_of, optional, text, whole
 from logreg.errors import ConfigError
-from logreg.export.predictions import PREDICTED, SUFFIXES
+from logreg.export.predictions import MAX_PROBABILITY_COLUMNS, NUM_TOP, PREDICTED, SUFFIXES
 from logreg.files import check_free
 from logreg.run_folder import find_checkpoint
 from logreg.settings import Setting, help_lines
 from logreg.terminal import on_one_line, terminal
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from logreg.data.new_rows import NewRowsReader, Rows
     from logreg.training.checkpoint_reading import Predictor, TrainedModel
 
 SEPARATOR = optional(character(escaped_tab=True))
 """Separator of the values of a line; a tab may be typed as a backslash and a t."""
+
+MAX_PRINTED_CLASSES = 100
+"""Largest number of classes whose probabilities are printed for a single row."""
+
+NUM_PRINTED_CLASSES = 10
+"""Number of the most probable classes that are printed where there are more."""
 
 OWN = {
     "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
@@ -71,8 +79,9 @@ keys
 {help_lines(OWN)}
 
 The output has the kept columns (of images their file), `predicted`, and for each class a column of probabilities under
-the class's name.  Rows are read, predicted and written in blocks, so a file may be larger than the memory.  A level
-that the model does not know counts as none, and such rows are counted.
+the class's name; of more than {MAX_PROBABILITY_COLUMNS:,} classes, a table has the {NUM_TOP} most probable ones of each
+row, `top 1`, `p(top 1)` and so on.  Rows are read, predicted and written in blocks, so a file may be larger than the
+memory.  A level that the model does not know counts as none, and such rows are counted.
 """
 
 
@@ -155,7 +164,10 @@ def _separator(trained: TrainedModel, typed: str | None) -> str | None:
 
 
 def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader, typed: TypedArguments) -> None:
+    import torch
+
     from logreg.export.predictions import open_writer
+    from logreg.rows import logit_rows
 
     values, facts = typed.values, trained.facts
     started, rows, unseen = time.perf_counter(), 0, dict[str, int]()
@@ -163,17 +175,21 @@ def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader,
     first = next(blocks, None)
     if first is None:
         raise ConfigError(f"`input` must have rows, got none [in {values['input']}].")
+    at_once = logit_rows(facts.num_classes, torch.float64)
     # A progress bar and rows on the same terminal would overwrite each other.
     bar = _progress_bar(count, shown=not (values["output"] == "-" and sys.stdout.isatty()))
     with open_writer(values["output"], facts.class_names, list(first.kept)) as writer, bar as advance:
         block: Rows | None = first
         while block is not None:
-            probabilities, labels = predicted(predictor, block, values["threshold"])
-            writer.write(block.kept, labels, probabilities)
-            rows += len(labels)
+            for start in range(0, len(block.features), at_once):
+                part = slice(start, start + at_once)
+                probabilities, labels = predicted(predictor, block.features[part], values["threshold"])
+                kept = {name: column.slice(start, at_once) for name, column in block.kept.items()}
+                writer.write(kept, labels, probabilities)
+                rows += len(labels)
+                advance(len(labels))
             for name, number_of_rows in block.unseen.items():
                 unseen[name] = unseen.get(name, 0) + number_of_rows
-            advance(len(labels))
             block = next(blocks, None)
     for name, number_of_rows in unseen.items():
         line = f"{number_of_rows:,} rows have a level of {name} that the model does not know: encoded as no level"
@@ -183,21 +199,24 @@ def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader,
     print(on_one_line(f"{rows:,} rows in {seconds:.2f} s{where}"), file=sys.stderr)
 
 
-def predicted(predictor: Predictor, rows: Rows, threshold: float | None) -> tuple[Any, Any]:
-    """Probabilities (n, C) and labels (n,) of a block, as NumPy arrays."""
+def predicted(predictor: Predictor, features: Tensor, threshold: float | None) -> tuple[Any, Any]:
+    """Probabilities (n, C) and labels (n,) of stored features (n, D), as NumPy arrays."""
     import torch
 
     with torch.inference_mode():
-        probabilities, labels = predictor(rows.features, 0.5 if threshold is None else float(threshold))
+        probabilities, labels = predictor(features, 0.5 if threshold is None else float(threshold))
     return probabilities.cpu().numpy(), labels.cpu().numpy()
 
 
 def _print_single(trained: TrainedModel, predictor: Predictor, rows: Rows, threshold: float | None) -> None:
-    probabilities, labels = predicted(predictor, rows, threshold)
+    probabilities, labels = predicted(predictor, rows.features, threshold)
     names = trained.facts.class_names
     print(on_one_line(names[int(labels[0])]))
-    for place in probabilities[0].argsort()[::-1].tolist():
+    shown = len(names) if len(names) <= MAX_PRINTED_CLASSES else NUM_PRINTED_CLASSES
+    for place in probabilities[0].argsort()[::-1][:shown].tolist():
         print(on_one_line(f"  {float(probabilities[0, place]):.4f}  {names[place]}"))
+    if shown < len(names):
+        print(f"  and {len(names) - shown:,} more")
 
 
 @contextmanager

@@ -70,10 +70,11 @@ class Selection:
                 "dataset.positive", "leave at least one class as the other class", list(self.positive)
             )
         if not positive:
-            return torch.tensor([kept.index(name) if name in kept else -1 for name in names]), tuple(kept)
+            places = {name: place for place, name in enumerate(kept)}
+            return torch.tensor([places.get(name, -1) for name in names]), tuple(kept)
         rest = [name for name in kept if name not in positive]
         other = rest[0] if len(rest) == 1 else f"not {positive[0]}" if len(positive) == 1 else "other"
-        labels = [-1 if name not in kept else int(name in positive) for name in names]
+        labels = [-1 if name not in selected else int(name in positive) for name in names]
         return torch.tensor(labels), (other, " or ".join(positive))
 
 

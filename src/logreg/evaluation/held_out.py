@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +30,16 @@ which gives the same intervals in less time."""
 
 MAX_REPEATED_CELLS = 2 * 10**7
 """Largest number of rows times classes of a table in which each row is repeated as often as its weight counts."""
+
+MAX_KEPT_CLASSES = 20
+"""Largest number of classes whose probabilities are kept for all rows, for their curves."""
+
+CLASS_SCORES_AT_ONCE = 2**22
+"""Number of classes times bootstrap samples whose scores are computed at once; as float64 they take 32 MiB."""
+
+GATHERED_RATIO = 16
+"""Number of units times classes, per row, above which a sum over the rows of each class adds rows one by one: a matrix
+product adds as many zeros in the time of one row."""
 
 MAX_POISSON_DRAWS = 2 * 10**7
 """Largest number of rows times bootstrap samples in the Poisson bootstrap; bounds its time."""
@@ -59,7 +71,7 @@ class Evaluation:
             occur auroc and average_precision.
         baseline: The metrics of a model that predicts the class rates of train for every row.
         classes: Scores of each of the C classes, in the order of the classes.
-        confusion: Weight of the rows of class i that are predicted as class j, shape (C, C).
+        confusion: Weight of the rows of class i that are predicted as class j, shape (C, C), sparse (COO, coalesced).
         threshold: The decision threshold for two classes; else ``None``.
         weights: The meaning of the rows' weights; ``None`` where rows have none.
     """
@@ -73,12 +85,51 @@ class Evaluation:
     weights: RowWeights | None = None
 
 
+class RowSummary(NamedTuple):
+    """What scores need of the probabilities that a model predicts for N rows: some numbers for each row, on the CPU."""
+
+    decided: Tensor
+    """The predicted class, (N,), int64."""
+    confidence: Tensor
+    """The largest probability, (N,), float64."""
+    right: Tensor
+    """The probability of the right class, (N,), float64."""
+    squares: Tensor
+    """The sum of the squared probabilities, (N,), float64."""
+    ahead: Tensor
+    """The number of classes before the right one in the order of the probabilities, (N,), int64; where they are equal,
+    the first class comes first, as in the decision."""
+
+    @classmethod
+    def of(cls, probabilities: Tensor, labels: Tensor) -> RowSummary:
+        """The numbers of rows with these probabilities (N, C) and classes (N,)."""
+        own = labels.unsqueeze(1)
+        right = probabilities.gather(1, own)
+        ahead = (probabilities > right).sum(1)
+        first = torch.arange(probabilities.shape[1], device=labels.device) < own
+        ahead += ((probabilities == right) & first).sum(1)
+        return cls(
+            decided(probabilities),
+            probabilities.max(1).values,
+            right[:, 0],
+            torch.linalg.vector_norm(probabilities, dim=1).square(),
+            ahead,
+        )
+
+    @classmethod
+    def empty(cls, rows: int) -> RowSummary:
+        """Room for the numbers of so many rows, to be filled block by block."""
+        whole, real = (torch.empty(rows, dtype=dtype) for dtype in (torch.int64, torch.float64))
+        return cls(whole, real, torch.empty_like(real), torch.empty_like(real), torch.empty_like(whole))
+
+
 @dataclass(frozen=True)
 class Predicted:
     """Rows of known class and the probabilities that a model predicts for them.
 
     Attributes:
-        probabilities: Shape (N, C), float64, on the CPU; rows sum to 1.
+        kept: The probabilities, shape (N, C), float64, on the CPU; rows sum to 1.  ``None`` for more classes than
+            `MAX_KEPT_CLASSES`, with ``summary`` in their place.
         labels: Shape (N,), int64, in [0, C).
         sample_weight: Shape (N,), float64, >= 0; ``None`` weighs all rows 1.
         groups: Group of each row, shape (N,), int64; the bootstrap draws the rows of a group together.  ``None``: the
@@ -87,14 +138,27 @@ class Predicted:
             sampling weights, and a row of any weight is one row.
         log_odds: Score by which rows of two classes are ranked, shape (N,); ``None``: the score is computed from the
             probabilities.
+        summary: The summary of the probabilities; ``None``: it is computed from them.
     """
 
-    probabilities: Tensor
+    kept: Tensor | None
     labels: Tensor
     sample_weight: Tensor | None = None
     groups: Tensor | None = None
     log_odds: Tensor | None = None
     counts: bool = False
+    summary: RowSummary | None = None
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The probabilities, where they are kept: of few classes."""
+        assert self.kept is not None
+        return self.kept
+
+    @cached_property
+    def rows(self) -> RowSummary:
+        """The summary of each row's probabilities."""
+        return RowSummary.of(self.probabilities, self.labels) if self.summary is None else self.summary
 
     @property
     def weight(self) -> Tensor:
@@ -109,20 +173,31 @@ class Predicted:
         The rows stay as they are where weights are no counts, or where the repeated rows would be more than
         ``MAX_REPEATED_CELLS`` allows.
         """
-        if not self.counts or float(self.weight.sum()) * self.probabilities.shape[1] > MAX_REPEATED_CELLS:
+        classes = 1 if self.kept is None else self.kept.shape[1]
+        if not self.counts or float(self.weight.sum()) * classes > MAX_REPEATED_CELLS:
             return self
         times = self.weight.long()
+
+        def repeated(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part.repeat_interleave(times, 0)
+
         return Predicted(
-            *(
-                None if part is None else part.repeat_interleave(times, 0)  # type: ignore[arg-type]  # two are tensors
-                for part in (self.probabilities, self.labels, None, self.groups, self.log_odds)
-            )
+            repeated(self.kept),
+            self.labels.repeat_interleave(times),
+            groups=repeated(self.groups),
+            log_odds=repeated(self.log_odds),
+            summary=RowSummary(*(part.repeat_interleave(times) for part in self.rows)),
         )
 
     @property
     def decided(self) -> Tensor:
         """The predicted class of each row, shape (N,)."""
-        return decided(self.probabilities)
+        return self.rows.decided
+
+    @property
+    def positive(self) -> Tensor:
+        """The probability of the second of two classes, shape (N,)."""
+        return self.probabilities[:, 1]
 
     @property
     def scores(self) -> Tensor:
@@ -134,8 +209,7 @@ class Predicted:
     @property
     def losses(self) -> Tensor:
         """-log of the probability of the right class, in nats, shape (N,)."""
-        right = self.probabilities.gather(1, self.labels.unsqueeze(1)).squeeze(1)
-        return -right.clamp(min=MIN_PROBABILITY).log()
+        return -self.rows.right.clamp(min=MIN_PROBABILITY).log()
 
 
 def evaluate(
@@ -171,10 +245,8 @@ def evaluate(
     rows, of_weights = len(predicted.labels), _weights(predicted)
     predicted = predicted.repeated()
     sums = _Sums(predicted, len(class_names))
-    value = sums.scores(torch.ones(1, sums.units, dtype=torch.float64))
-    parts = [sums.scores(drawn) for drawn in draws(predicted, sums.units, seed)]
-    sampled = {name: torch.cat([part[name] for part in parts]) for name in value}
-    metrics = {name: interval(float(value[name][0]), sampled[name]) for name in value if name in NAMES}
+    scores, classes = _sampled(predicted, sums, class_names, seed)
+    metrics = {name: interval(float(both[0]), both[1:]) for name, both in scores.items()}
     metrics["accuracy"] = wilson(metrics["accuracy"].value, effective_rows(predicted.weight, predicted.counts))
     for name in ("ece", "ece_positive"):
         if name in metrics:
@@ -182,20 +254,12 @@ def evaluate(
             metrics[name] = Measured(value_of, max(0.0, 2 * value_of - high), max(value_of, 2 * value_of - low))
     if sums.classes == 2:
         metrics |= _ranked(predicted)
-    classes = tuple(
-        ClassScores(
-            name,
-            float(sums.actual[:, number].sum()),
-            *(interval(float(value[what][0, number]), sampled[what][:, number]) for what in OF_CLASSES),
-        )
-        for number, name in enumerate(class_names)
-    )
     baseline = _baseline(predicted, torch.tensor(base_rates, dtype=torch.float64))
     return Evaluation(
         rows=rows,
         metrics={name: metrics[name] for name in NAMES if name in metrics},
         baseline={name: baseline[name] for name in NAMES if name in metrics},
-        classes=classes,
+        classes=tuple(classes),
         confusion=_confusion(predicted, len(class_names)),
         threshold=_threshold(predicted, threshold, cost_ratio) if sums.classes == 2 else None,
         weights=of_weights,
@@ -261,7 +325,7 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
         In [0, 1], halfway between two probabilities that occur.  Of several thresholds with the lowest cost, the
         nearest to 1 / (1 + cost_ratio), which is the best threshold of calibrated probabilities.
     """
-    positive, order = predicted.probabilities[:, 1].sort()
+    positive, order = predicted.positive.sort()
     labels, weight = predicted.labels[order], predicted.weight[order]
     misses = torch.cat([torch.zeros(1, dtype=torch.float64), (weight * (labels == 1)).cumsum(0)])
     alarms = (weight * (labels == 0)).sum() - torch.cat(
@@ -282,68 +346,98 @@ class _Sums:
     """The sums that the scores of a split are computed from, one for each unit that the bootstrap draws."""
 
     def __init__(self, predicted: Predicted, classes: int) -> None:
-        n, weight = len(predicted.labels), predicted.weight
         self.units, self.unit = units_of(predicted)
-        self.classes = classes
-        decided, probabilities = predicted.decided, predicted.probabilities
-        confidence = probabilities.max(1).values
-        hit = (decided == predicted.labels).double()
-        right = probabilities.gather(1, predicted.labels.unsqueeze(1)).squeeze(1)
-        brier = probabilities.square().sum(1) - 2 * right + 1
+        self.classes, self.labels, self.weight = classes, predicted.labels, predicted.weight
+        self.decided, confidence, right, squares, ahead = predicted.rows
+        self.hit = (self.decided == self.labels).double()
+        brier = squares - 2 * right + 1
         if classes == 2:
             brier = brier / 2  # by convention, the score of two classes is that of the positive one alone
-        rows = [torch.ones_like(weight), predicted.losses, hit, brier]
-        if classes > TOP_K:
-            # the rank of the true class; ties go to the first class, as in the decision
-            ahead = (probabilities > right.unsqueeze(1)).sum(1)
-            ahead += ((probabilities == right.unsqueeze(1)) & (torch.arange(classes) < predicted.labels[:, None])).sum(
-                1
-            )
-            rows.append((ahead < TOP_K).double())
-        self.means = self._added(torch.stack(rows, 1) * weight[:, None])
-        column = torch.arange(n)
-
-        def of_classes(chosen: Tensor, weights: Tensor) -> Tensor:
-            table = torch.zeros(self.units, classes, dtype=torch.float64)
-            return table.index_put_((self.unit[column], chosen), weights, accumulate=True)
-
-        self.actual = of_classes(predicted.labels, weight)
-        self.taken = of_classes(decided, weight)
-        self.both = of_classes(predicted.labels, weight * hit)
-        bin_ = (confidence * BINS).long().clamp(max=BINS - 1)
-        calibration = torch.zeros(self.units, BINS, dtype=torch.float64)
-        self.off = calibration.index_put_((self.unit, bin_), weight * (confidence - hit), accumulate=True)
+        columns = [torch.ones_like(self.weight), predicted.losses, self.hit, brier, (ahead < TOP_K).double()]
+        self.means = torch.zeros(self.units, len(columns), dtype=torch.float64)
+        self.means.index_add_(0, self.unit, torch.stack(columns, 1) * self.weight[:, None])
+        self.off = self._binned(confidence, self.hit)
         if classes == 2:
-            positive, is_positive = probabilities[:, 1], (predicted.labels == 1).double()
-            bin_ = (positive * BINS).long().clamp(max=BINS - 1)
-            self.off_positive = torch.zeros_like(calibration).index_put_(
-                (self.unit, bin_), weight * (positive - is_positive), accumulate=True
-            )
+            self.off_positive = self._binned(predicted.positive, (self.labels == 1).double())
 
-    def _added(self, rows: Tensor) -> Tensor:
-        return torch.zeros(self.units, rows.shape[1], dtype=torch.float64).index_add_(0, self.unit, rows)
+    def _binned(self, probability: Tensor, happened: Tensor) -> Tensor:
+        """The weighted sum of the errors of a probability in each bin, (units, BINS)."""
+        bins = (probability * BINS).long().clamp(max=BINS - 1)
+        sums = torch.zeros(self.units, BINS, dtype=torch.float64)
+        return sums.index_put_((self.unit, bins), self.weight * (probability - happened), accumulate=True)
 
     def scores(self, counts: Tensor) -> dict[str, Tensor]:
-        """The scores of samples, (B, units) -> (B,) each, (B, C) those of classes."""
+        """The scores of samples that need no single classes, (B, units) -> (B,) each."""
         means = counts @ self.means
-        total = means[:, :1]
-        actual, taken, both = counts @ self.actual, counts @ self.taken, counts @ self.both
-        recall = torch.where(actual > 0, both / actual, math.nan)
+        total = means[:, 0]
         scores = {
-            "log_loss": means[:, 1] / total[:, 0],
-            "accuracy": means[:, 2] / total[:, 0],
-            "brier": means[:, 3] / total[:, 0],
-            "balanced_accuracy": recall.nanmean(1),
-            "ece": (counts @ self.off).abs().sum(1) / total[:, 0],
-            "precision": torch.where(taken > 0, both / taken, 0.0),
-            "recall": recall,
-            "f1": torch.where(actual + taken > 0, 2 * both / (actual + taken), 0.0),
+            "log_loss": means[:, 1] / total,
+            "accuracy": means[:, 2] / total,
+            "brier": means[:, 3] / total,
+            "ece": (counts @ self.off).abs().sum(1) / total,
         }
         if self.classes == 2:
-            scores["ece_positive"] = (counts @ self.off_positive).abs().sum(1) / total[:, 0]
+            scores["ece_positive"] = (counts @ self.off_positive).abs().sum(1) / total
         if self.classes > TOP_K:
-            scores[f"top_{TOP_K}_accuracy"] = means[:, 4] / total[:, 0]
+            scores[f"top_{TOP_K}_accuracy"] = means[:, 4] / total
         return scores
+
+    def of_classes(self, counts: Tensor, part: range) -> dict[str, Tensor]:
+        """The scores of some classes in samples, (B, units) -> (B, len(part)) each."""
+        actual = self._per_class(counts, part, self.labels, self.weight)
+        taken = self._per_class(counts, part, self.decided, self.weight)
+        both = self._per_class(counts, part, self.labels, self.weight * self.hit)
+        return {
+            "precision": torch.where(taken > 0, both / taken, 0.0),
+            "recall": torch.where(actual > 0, both / actual, math.nan),
+            "f1": torch.where(actual + taken > 0, 2 * both / (actual + taken), 0.0),
+        }
+
+    def _per_class(self, counts: Tensor, part: range, chosen: Tensor, weight: Tensor) -> Tensor:
+        """The weight of the rows for which each class is chosen, in samples: (B, len(part))."""
+        mine = ((chosen >= part.start) & (chosen < part.stop)).nonzero()[:, 0]
+        place, unit, weight = chosen[mine] - part.start, self.unit[mine], weight[mine]
+        if GATHERED_RATIO * len(mine) >= self.units * len(part):
+            table = torch.zeros(self.units, len(part), dtype=torch.float64)
+            return counts @ table.index_put_((unit, place), weight, accumulate=True)
+        total, of_units = counts.new_zeros(len(part), len(counts)), counts.T.contiguous()
+        for some in torch.arange(len(mine)).split(max(1, CLASS_SCORES_AT_ONCE // len(counts))):
+            total.index_add_(0, place[some], of_units[unit[some]] * weight[some, None])
+        return total.T
+
+
+def _sampled(
+    predicted: Predicted, sums: _Sums, class_names: Sequence[str], seed: int
+) -> tuple[dict[str, Tensor], list[ClassScores]]:
+    """The scores of the rows themselves and of B bootstrap samples, (1 + B,) each, and those of the classes.
+
+    Where classes are many, the same samples are drawn again for each part of them.
+    """
+    ones, classes = torch.ones(1, sums.units, dtype=torch.float64), len(class_names)
+    weights, at_once = torch.bincount(sums.labels, sums.weight, classes).tolist(), CLASS_SCORES_AT_ONCE // RESAMPLES
+    scores, of_classes = [sums.scores(ones)], list[ClassScores]()
+    total, number = torch.zeros(()), torch.zeros(())  # of the classes that occur in each sample
+    for first in range(0, classes, at_once):
+        part = range(first, min(first + at_once, classes))
+        of_part = [sums.of_classes(ones, part)]
+        for drawn in draws(predicted, sums.units, seed):
+            of_part.append(sums.of_classes(drawn, part))
+            if not first:
+                scores.append(sums.scores(drawn))
+        joined = [torch.cat([each[name] for each in of_part]) for name in OF_CLASSES]
+        recall = joined[OF_CLASSES.index("recall")]
+        total, number = total + recall.nansum(1), number + recall.isfinite().sum(1)
+        for label, measured in zip(part, zip(*map(_intervals, joined), strict=True), strict=True):
+            of_classes.append(ClassScores(class_names[label], weights[label], *measured))
+    of_rows = {name: torch.cat([each[name] for each in scores]) for name in scores[0]}
+    return of_rows | {"balanced_accuracy": total / number}, of_classes
+
+
+def _intervals(scores: Tensor) -> list[Measured]:
+    """`interval` of each column of scores (1 + B, C), whose first row has the values and the others the samples."""
+    tail = (1 - CONFIDENCE) / 2
+    ends = torch.nanquantile(scores[1:], torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return [Measured(*each) for each in zip(scores[0].tolist(), *ends.tolist(), strict=True)]
 
 
 def units_of(predicted: Predicted) -> tuple[int, Tensor]:
@@ -478,19 +572,40 @@ def ranked_interval(value: float, variance: float, rows: float) -> Measured:
 
 def _baseline(predicted: Predicted, rates: Tensor) -> dict[str, float]:
     """The scores of a model that predicts the class rates of train for every row."""
-    same = Predicted(rates.expand(len(predicted.labels), -1), predicted.labels, predicted.sample_weight)
-    sums = _Sums(same, len(rates))
-    scores = sums.scores(torch.ones(1, sums.units, dtype=torch.float64))
+    labels, rows = predicted.labels, len(predicted.labels)
+    order = torch.empty_like(rates, dtype=torch.int64)
+    order[rates.argsort(descending=True, stable=True)] = torch.arange(len(rates))
+    one = RowSummary.of(rates.unsqueeze(0), torch.zeros(1, dtype=torch.int64))
+    same = [part.expand(rows) for part in (one.decided, one.confidence, one.squares)]
+    summary = RowSummary(same[0], same[1], rates[labels], same[2], order[labels])
+    kept = rates.expand(rows, -1) if len(rates) == 2 else None
+    sums = _Sums(Predicted(kept, labels, predicted.sample_weight, summary=summary), len(rates))
+    ones = torch.ones(1, sums.units, dtype=torch.float64)
+    scores = sums.scores(ones)
+    scores["balanced_accuracy"] = sums.of_classes(ones, range(len(rates)))["recall"].nanmean(1)
     found = {name: float(scores[name][0]) for name in NAMES if name in scores}
     if len(rates) == 2:
         weight = predicted.weight
-        found |= {"auroc": 0.5, "average_precision": float(weight @ (predicted.labels == 1).double() / weight.sum())}
+        found |= {"auroc": 0.5, "average_precision": float(weight @ (labels == 1).double() / weight.sum())}
     return found
 
 
 def _confusion(predicted: Predicted, classes: int) -> Tensor:
-    cells = predicted.labels * classes + predicted.decided
-    return torch.bincount(cells, predicted.weight, classes * classes).view(classes, classes)
+    cells = torch.stack([predicted.labels, predicted.decided])
+    return torch.sparse_coo_tensor(cells, predicted.weight, (classes, classes), check_invariants=True).coalesce()
+
+
+def frequent_mistakes(confusion: Tensor, most: int | None = None) -> list[tuple[int, int, float]]:
+    """The kinds of mistakes with the most weight, at most ``most``: right class, predicted class and weight.
+
+    Args:
+        confusion: `Evaluation.confusion`.
+        most: ``None`` for all.
+    """
+    (true, predicted), weight = confusion.indices(), confusion.values()
+    wrong = ((true != predicted) & (weight > 0)).nonzero()[:, 0]
+    order = wrong[weight[wrong].argsort(descending=True, stable=True)[:most]]
+    return list(zip(true[order].tolist(), predicted[order].tolist(), weight[order].tolist(), strict=True))
 
 
 def _threshold(predicted: Predicted, chosen: tuple[float, str] | None, cost_ratio: float) -> Threshold:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+MAX_LISTED_CLASSES = 100
+"""Largest number of classes that a report lists one by one; of more it lists `notable_classes`, and files have all."""
+
+NUM_NOTABLE = 10
+"""Number of the largest classes, and of those with the lowest F1, that a report lists of very many."""
 
 
 class Measured(NamedTuple):
@@ -31,6 +38,15 @@ class ClassScores:
     precision: Measured
     recall: Measured
     f1: Measured
+
+
+def notable_classes(classes: Sequence[ClassScores]) -> tuple[ClassScores, ...]:
+    """All classes where they are few; else those with the most rows, and then those with rows and the lowest F1."""
+    if len(classes) <= MAX_LISTED_CLASSES:
+        return tuple(classes)
+    largest = sorted(classes, key=lambda one: -one.weight)[:NUM_NOTABLE]
+    others = [one for one in classes if one.weight and one not in largest]
+    return (*largest, *sorted(others, key=lambda one: (one.f1.value, -one.weight))[:NUM_NOTABLE])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.ranking import area_under_roc, log_odds
 from logreg.facts import Batch
-from logreg.losses import decided, one_vs_rest
+from logreg.losses import decided
 from logreg.rows import RowSource, logit_rows, parts, row_weights
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathFitter, PathPoint, largest_curvature, to_two_digits
@@ -63,8 +63,7 @@ def score_path(
     rows = logit_rows(len(intercept), torch.float64)
     for block in (part for whole in val for part in parts(whole, rows)):
         logits = torch.addmm(intercept, block.features.double(), coef.T).split(k, dim=1)
-        targets = one_vs_rest(block.labels, k, torch.float64)
-        losses.append(torch.stack([loss.value(mine, targets) for mine in logits]))
+        losses.append(torch.stack([loss.value_at(mine, block.labels) for mine in logits]))
         predicted = torch.stack([decided(loss.class_probabilities(mine)) for mine in logits])
         hits.append((predicted == block.labels).double())
         ones = torch.ones(len(block.labels), dtype=torch.float64, device=coef.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from logreg.evaluation.ranking import area_under_roc, log_odds
 from logreg.facts import Batch
-from logreg.losses import decided, one_vs_rest
+from logreg.losses import decided
 from logreg.losses.objective import Objective
 from logreg.rows import row_weights
 
@@ -34,9 +34,9 @@ class SplitScorer:
     def clear(self) -> None:
         """Forgets all rows."""
         self.rows = 0
-        self._losses: list[Tensor] = []
-        self._hits: list[Tensor] = []
-        self._loss_weights: list[Tensor] = []
+        self._losses: list[Tensor | float] = []
+        self._hits: list[Tensor | float] = []
+        self._loss_weights: list[Tensor | float] = []
         self._weights: list[Tensor] = []
         self._scores: list[Tensor] = []
         self._labels: list[Tensor] = []
@@ -45,7 +45,6 @@ class SplitScorer:
         self,
         logits: Tensor,
         labels: Tensor,
-        targets: Tensor | None = None,
         sample_weight: Tensor | None = None,
         log_weight: Tensor | None = None,
     ) -> None:
@@ -54,24 +53,20 @@ class SplitScorer:
         Args:
             logits: Shape (N, K).
             labels: Shape (N,), int64, in [0, C).
-            targets: Shape (N, K); computed from the labels when ``None``.
             sample_weight: Shape (N,), >= 0; ``None`` weighs all rows 1.
             log_weight: Logarithms of class weights that a calibration removes from the probabilities, and so from the
                 decisions (`Loss.class_probabilities`).
         """
         labels = labels.to(logits.device)
         sample_weight = None if sample_weight is None else sample_weight.to(logits.device)
-        if targets is None:
-            targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
         predicted = decided(self.objective.row_loss.class_probabilities(logits, log_weight=log_weight))
         self.rows += len(labels)
-        # Sums stay on their device until the end: one synchronization with the accelerator, not one per block.
-        losses, hits = self.objective.row_loss.value(logits, targets), predicted == labels
+        losses, hits = self.objective.row_loss.value_at(logits, labels), predicted == labels
         weights = row_weights(Batch(logits, labels, sample_weight), tuple(self.class_weight), losses.dtype)
-        self._losses.append(losses.sum() if weights is None else losses @ weights)
-        self._hits.append(hits.sum() if sample_weight is None else sample_weight.double()[hits].sum())
+        self._losses.append(_number(losses.sum() if weights is None else losses @ weights))
+        self._hits.append(_number(hits.sum() if sample_weight is None else sample_weight.double()[hits].sum()))
         if weights is not None:
-            self._loss_weights.append(weights.double().sum())
+            self._loss_weights.append(_number(weights.double().sum()))
         if sample_weight is not None:
             self._weights.append(sample_weight)
         if self.auroc and logits.shape[1] <= 2:
@@ -84,13 +79,13 @@ class SplitScorer:
 
         The metrics are nan where all rows weigh 0.
         """
-        loss = math.fsum(torch.stack(self._losses).tolist())
-        loss_weight = math.fsum(torch.stack(self._loss_weights).tolist()) if self._loss_weights else self.rows
+        loss = math.fsum(map(float, self._losses))
+        loss_weight = math.fsum(map(float, self._loss_weights)) if self._loss_weights else self.rows
         weights = torch.cat(self._weights).cpu().double() if self._weights else None
         weight = self.rows if weights is None else float(weights.sum())
         scores = {
             "loss": loss if self.objective.reduction == "sum" else loss / loss_weight if loss_weight else math.nan,
-            "accuracy": math.fsum(torch.stack(self._hits).tolist()) / weight if weight else math.nan,
+            "accuracy": math.fsum(map(float, self._hits)) / weight if weight else math.nan,
         }
         if self._labels and weight:
             labels = torch.cat(self._labels)
@@ -99,3 +94,11 @@ class SplitScorer:
                 scores["auroc"] = area_under_roc(torch.cat(self._scores), labels, weights)
         self.clear()
         return scores
+
+
+def _number(total: Tensor) -> Tensor | float:
+    """A sum of a block: a tensor on an accelerator, where a number for each block would wait for it; else a number.
+
+    A small tensor that is kept on the CPU may hold back the memory of the large ones that were freed around it.
+    """
+    return float(total) if total.device.type == "cpu" else total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ class Calibration:
 
 @torch.no_grad()
 def fit_calibration(
-    logits: Tensor,
+    logits: Tensor | Callable[[], Iterable[Tensor]],
     labels: Tensor,
     loss: str,
     class_names: Sequence[str],
@@ -109,7 +109,8 @@ def fit_calibration(
     Weights of rows are part of the likelihood and are not corrected for.
 
     Args:
-        logits: Logits of held-out rows, shape (N, K).
+        logits: Logits of held-out rows, shape (N, K); or a function that gives them block by block, each time anew,
+            since those of many classes are not held at once.
         labels: Shape (N,), int64, in [0, C).
         loss: The loss that the model was fitted with.
         class_names: C names.
@@ -124,22 +125,31 @@ def fit_calibration(
     References:
         Guo, Pleiss, Sun and Weinberger (2017), On Calibration of Modern Neural Networks.
     """
-    weight = torch.ones(len(logits), dtype=torch.float64) if sample_weight is None else sample_weight.cpu().double()
-    there = weight > 0
-    wide, labels, weight = logits.detach().cpu().double()[there], labels.cpu()[there], weight[there]
-    weight = weight * (effective_rows(weight, counts) / weight.sum())
-    found = Calibration(1.0, tuple(class_weight), len(wide))
+    weight = torch.ones(len(labels), dtype=torch.float64) if sample_weight is None else sample_weight.cpu().double()
+    labels, there = labels.cpu(), weight > 0
+    weight = weight * (effective_rows(weight[there], counts) / weight[there].sum())
+    found = Calibration(1.0, tuple(class_weight), int(there.sum()))
+
+    def blocks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Logits, labels and weights of the rows that have a weight."""
+        first = 0
+        for block in logits() if callable(logits) else [logits]:
+            rows = slice(first, first := first + len(block))
+            mine = there[rows]
+            yield block.detach().cpu().double()[mine], labels[rows][mine], weight[rows][mine]
 
     def cost(log_temperature: float) -> float:
-        temperature = math.exp(log_temperature)
-        probabilities = LOSSES[loss].class_probabilities(wide, temperature, found.log_weight)
-        right = probabilities.gather(1, labels.unsqueeze(1)).squeeze(1)
-        return float(weight @ -right.clamp(min=torch.finfo(torch.float64).tiny).log())
+        temperature, total = math.exp(log_temperature), 0.0
+        for wide, own, weights in blocks():
+            probabilities = LOSSES[loss].class_probabilities(wide, temperature, found.log_weight)
+            right = probabilities.gather(1, own.unsqueeze(1)).squeeze(1)
+            total += float(weights @ -right.clamp(min=torch.finfo(torch.float64).tiny).log())
+        return total
 
-    rows = f"the {len(wide):,} rows of val"
-    if len(classes := labels.unique()) == 1:
+    rows = f"the {found.rows:,} rows of val"
+    if len(classes := labels[there].unique()) == 1:
         return dataclasses.replace(found, reason=f"{rows} are all of class {class_names[int(classes)]!r}")
-    if bool((decided(found.probabilities(wide, loss)) == labels).all()):
+    if all(bool((decided(found.probabilities(wide, loss)) == own).all()) for wide, own, _ in blocks()):
         # the likelihood grows without end as the temperature falls to 0
         return dataclasses.replace(
             found, reason=f"the model makes no mistake on {rows}, so its probabilities are never too high"

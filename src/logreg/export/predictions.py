@@ -22,6 +22,14 @@ PREDICTED = "predicted"
 """Name of the column with the label."""
 
 
+MAX_PROBABILITY_COLUMNS = 1000
+"""Largest number of classes that have a column of probabilities each in a table; tables of more columns are slow to
+read for most programs."""
+
+NUM_TOP = 5
+"""Number of the most probable classes of each row in a table where there are more classes."""
+
+
 class Writer(Protocol):
     """Writes predictions in the order of the rows."""
 
@@ -46,12 +54,13 @@ class _Tables:
 
         self.class_names, self.kept = text_array(class_names), list(kept)
         self.names = column_names(class_names, kept)
+        probabilities = [(name, pa.float64()) for name in self.names]
+        self.is_top = len(self.class_names) > MAX_PROBABILITY_COLUMNS
+        if self.is_top:
+            self.names = [f"top {place}" for place in range(1, NUM_TOP + 1)]
+            probabilities = [one for name in self.names for one in ((name, pa.string()), (f"p({name})", pa.float64()))]
         self.schema = pa.schema(
-            [
-                *((name, pa.string()) for name in self.kept),
-                (PREDICTED, pa.string()),
-                *((name, pa.float64()) for name in self.names),
-            ]
+            [*((name, pa.string()) for name in self.kept), (PREDICTED, pa.string()), *probabilities]
         )
         self.sink = open_(self.schema)
 
@@ -59,12 +68,22 @@ class _Tables:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        label = pa.DictionaryArray.from_arrays(array_of(labels.astype(np.int32)), self.class_names).cast(pa.string())
-        columns = [
-            *(pc.cast(kept[name], pa.string()) for name in self.kept),
-            label,
-            *(array_of(np.ascontiguousarray(column, dtype=np.float64)) for column in probabilities.T),
-        ]
+        def named(places: np.ndarray[Any, Any]) -> pa.Array:
+            return pa.DictionaryArray.from_arrays(array_of(places.astype(np.int32)), self.class_names).cast(pa.string())
+
+        if self.is_top:
+            some = np.argpartition(-probabilities, NUM_TOP, axis=1)[:, :NUM_TOP]
+            order = np.lexsort((some, -np.take_along_axis(probabilities, some, axis=1)), axis=1)
+            top = np.take_along_axis(some, order, axis=1)
+            values = np.take_along_axis(probabilities, top, axis=1)
+            of_classes = [
+                one
+                for place in range(NUM_TOP)
+                for one in (named(top[:, place]), array_of(np.ascontiguousarray(values[:, place], dtype=np.float64)))
+            ]
+        else:
+            of_classes = [array_of(np.ascontiguousarray(column, dtype=np.float64)) for column in probabilities.T]
+        columns = [*(pc.cast(kept[name], pa.string()) for name in self.kept), named(labels), *of_classes]
         self.sink.write_table(pa.Table.from_arrays(columns, schema=self.schema))
 
     def close(self) -> None:

@@ -184,6 +184,10 @@ class Loss(ABC):
         """`evaluate` in float64 with a small relative error in each number, also where the loss is nearly 0."""
         return self.evaluate(logits, labels)
 
+    def value_at(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """`value` at logits (N, K) and classes (N,)."""
+        return self.value(logits, one_vs_rest(labels, logits.shape[1], logits.dtype))
+
     def curvature_at(self, logits: Tensor, labels: Tensor) -> Tensor:
         """`curvature` at logits (N, K) and classes (N,)."""
         needs = self.curvature_needs_targets

@@ -63,6 +63,11 @@ class SoftmaxLoss(CrossEntropy):
         entropy: Tensor = torch.special.entr(targets + dual)
         return -entropy.sum(1)
 
+    def value_at(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Loss.value_at`; the one-hot targets, which are mostly 0, are not built."""
+        losses: Tensor = F.cross_entropy(logits, labels, reduction="none")
+        return losses
+
     def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
         """See `Loss.evaluate`; the one-hot targets, which are mostly 0, are not built."""
         own = labels.unsqueeze(1)

@@ -36,8 +36,14 @@ MAX_NAMED = 3
 LOOSE_RELATIVE_GAP = 0.01
 """Relative gap above which an exact optimizer improves the bound of a finished fit."""
 
-MIN_IMPROVING_PASSES = 25
-"""Passes that the exact optimizer may take to improve a bound, where the fit itself took fewer."""
+IMPROVING_PASSES = 25
+"""Passes that the exact optimizer may take to improve a bound, where the fit itself took fewer and a pass is short."""
+
+MAX_IMPROVING_WORK = 2e10
+"""Rows times parameters of these passes together, above which they would take longer than some seconds."""
+
+MIN_IMPROVING_PASSES = 10
+"""Passes below which the exact optimizer does not begin, since it would hardly improve a bound."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +234,11 @@ def bound_by_solution(
     if not gap < known.gap:
         return known
     return known._replace(gap=gap, rigorous=solved.rigorous, dependent=solved.dependent)
+
+
+def improving_passes(problem: Problem) -> int:
+    """Passes that an exact optimizer may take to improve a bound, however short the fit was."""
+    return min(IMPROVING_PASSES, int(MAX_IMPROVING_WORK / max(problem.rows * problem.num_parameters, 1)))
 
 
 def is_penalized(objective: Objective) -> bool:

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from logreg.evaluation.held_out import BINS, Evaluation, Predicted, effective_rows, wilson
+from logreg.evaluation.held_out import BINS, Evaluation, Predicted, effective_rows, frequent_mistakes, wilson
+from logreg.evaluation.measured import MAX_LISTED_CLASSES
 from logreg.evaluation.ranking import Ranking
 from logreg.facts import DataFacts
 from logreg.reports.figures import label, labels
@@ -26,8 +27,8 @@ from logreg.reports.summary_schema import CoefficientSummary
 
 BLUE, ORANGE, GREEN, BLACK = "#0072b2", "#d55e00", "#009e73", "#000000"
 
-MAX_NAMED_CLASSES = 100
-"""Largest number of classes whose names are written beside a confusion matrix."""
+NUM_CONFUSIONS = 20
+"""Number of the most frequent mistakes that are drawn where classes are too many for a confusion matrix."""
 
 MIN_FONT_SIZE = 5.0
 """Smallest font size that can be read, in points."""
@@ -76,11 +77,11 @@ def loss_curves(history: Mapping[str, Mapping[int, float]], title: str) -> Figur
 def reliability(predicted: Predicted, evaluation: Evaluation, facts: DataFacts, title: str) -> Figure:
     """Fraction of right predictions against the predicted probability, with the number of rows in each bin below."""
     if facts.is_binary:
-        sure, right = predicted.probabilities[:, 1], (predicted.labels == 1).double()
+        sure, right = predicted.positive, (predicted.labels == 1).double()
         name = label(facts.class_names[1], 24)
         x, y = f"predicted probability of {name}", f"fraction that is {name}"
     else:
-        sure, right = predicted.probabilities.max(1).values, (predicted.decided == predicted.labels).double()
+        sure, right = predicted.rows.confidence, (predicted.decided == predicted.labels).double()
         x, y = "probability of the predicted class", "fraction that is right"
     weight = predicted.weight
     places = (sure * BINS).long().clamp(max=BINS - 1)
@@ -128,7 +129,7 @@ def roc_and_precision_recall(
     if "auroc" not in evaluation.metrics:
         return None
     order, last = Ranking.of(predicted.scores)
-    score, weight = predicted.probabilities[order, 1], predicted.weight[order]
+    score, weight = predicted.positive[order], predicted.weight[order]
     positive = (predicted.labels[order] == 1).double() * weight
     hits, taken = positive.cumsum(0)[last], weight.cumsum(0)[last]
     alarms, score = taken - hits, score[last]
@@ -175,13 +176,18 @@ def roc_and_precision_recall(
 
 
 def confusion_matrix(evaluation: Evaluation, facts: DataFacts, title: str) -> Figure:
-    """Predicted against true classes; the colors are fractions of each true class."""
-    counts = evaluation.confusion
+    """Predicted against true classes; the colors are fractions of each true class.
+
+    Of more than `MAX_LISTED_CLASSES` classes, whose cells would be too small to see, the most frequent mistakes.
+    """
+    if len(evaluation.classes) > MAX_LISTED_CLASSES:
+        return _frequent_mistakes(evaluation, facts, title)
+    counts = evaluation.confusion.to_dense()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1e-300)
     classes = len(counts)
     side = max(2.6, min(9.0, 0.5 * classes))
     cell = 72 * side / classes  # points
-    names = labels(facts.class_names, 16) if classes <= MAX_NAMED_CLASSES else []
+    names = labels(facts.class_names, 16)
     letters, size = max(map(len, names), default=0), max(MIN_FONT_SIZE, min(10.0, 0.8 * cell))
     turned = 0.65 * size * letters > cell
     margin = 0.65 * size * letters / 72  # for the longest name
@@ -190,11 +196,8 @@ def confusion_matrix(evaluation: Evaluation, facts: DataFacts, title: str) -> Fi
     axes: Axes = figure.subplots()
     drawn = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(drawn, ax=axes, shrink=0.8, label="fraction of the true class")
-    if names:
-        axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=size)
-        axes.set_yticks(range(classes), names, fontsize=size)
-    else:
-        axes.set(xticks=[], yticks=[])
+    axes.set_xticks(range(classes), names, rotation=90 if turned else 0, fontsize=size)
+    axes.set_yticks(range(classes), names, fontsize=size)
     texts = [f"{count:,.0f}" if count == int(count) else f"{count:,.1f}" for count in counts.flatten().tolist()]
     size = min(8.0, 0.8 * cell, 0.9 * cell / (0.65 * max(map(len, texts))))
     for (row, column), text in zip(np.ndindex(classes, classes), texts, strict=True):
@@ -203,9 +206,31 @@ def confusion_matrix(evaluation: Evaluation, facts: DataFacts, title: str) -> Fi
         color = "white" if float(shares[row, column]) > 0.5 else "0.2"
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
     accuracy = evaluation.metrics["accuracy"]
-    of = "" if names else f" ({classes:,} classes)"
-    axes.set(xlabel=f"predicted{of}", ylabel=f"true{of}")
+    axes.set(xlabel="predicted", ylabel="true")
     figure.suptitle(f"{title}\naccuracy {accuracy.value:.2%} [{accuracy.low:.2%}, {accuracy.high:.2%}]", fontsize=10)
+    return figure
+
+
+def _frequent_mistakes(evaluation: Evaluation, facts: DataFacts, title: str) -> Figure:
+    """The numbers of rows of the most frequent mistakes, as bars."""
+    frequent = frequent_mistakes(evaluation.confusion, NUM_CONFUSIONS)[::-1]
+    names = [
+        f"{label(facts.class_names[true], 24)} → {label(facts.class_names[predicted], 24)}"
+        for true, predicted, _ in frequent
+    ]
+    figure = Figure(figsize=(7, 1.4 + 0.26 * max(len(names), 1)), layout="constrained")
+    axes: Axes = figure.subplots()
+    bars = axes.barh(range(len(names)), [weight for _, _, weight in frequent], color=ORANGE)
+    axes.bar_label(bars, fmt="{:,.4g}", padding=3, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.margins(x=0.12, y=0.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="rows", ylabel="class → predicted class")
+    axes.grid(alpha=0.3, axis="x")
+    accuracy = evaluation.metrics["accuracy"]
+    words = f"accuracy {accuracy.value:.2%} [{accuracy.low:.2%}, {accuracy.high:.2%}]"
+    which = f"the most frequent mistakes of {facts.num_classes:,} classes"
+    figure.suptitle(f"{title}, {which}\n{words}", fontsize=10)
     return figure
 
 

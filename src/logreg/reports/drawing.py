@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from logreg.evaluation.held_out import Predicted
+from logreg.evaluation.measured import MAX_LISTED_CLASSES
 from logreg.files import write_whole
 from logreg.reports.mistakes import confident_mistakes
 from logreg.reports.summary import RunResult, calibrated_log_odds, equation, largest_coefficients
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 NUM_THUMBNAILS = 24
 """Number of the most confident mistakes that are drawn as images."""
-
-MAX_CURVES = 20
-"""Largest number of classes with precision-recall curves in TensorBoard."""
 
 NUM_BARS = 20
 """Number of coefficients that are drawn as bars."""
@@ -93,7 +91,9 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
                 pixels, wrong, facts, f"{title}: most confident mistakes"
             )
         _log_curves(predicted, result, logger)
-    for name, row in zip(module.output_names, module.model.coef.detach().cpu(), strict=True):
+    coef = module.model.coef.detach().cpu()
+    few = len(coef) <= MAX_LISTED_CLASSES
+    for name, row in zip(module.output_names, coef, strict=True) if few else [("all classes", coef)]:
         logger.writer.add_histogram(f"coefficients/{name}", row, result.epochs)
     return drawn
 
@@ -102,7 +102,7 @@ def _log_curves(predicted: Predicted, result: RunResult, logger: RunLogger) -> N
     """Logs precision-recall curves to TensorBoard: of the positive class, or of each of a few classes."""
     facts = result.module.facts
     classes = [1] if facts.is_binary else range(facts.num_classes)
-    for label in classes if facts.num_classes <= MAX_CURVES else ():
+    for label in classes if predicted.kept is not None else ():
         tag = f"{result.scored}/{facts.class_names[label]}"
         of_class, weight = predicted.labels == label, predicted.sample_weight
         logger.writer.add_pr_curve(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from logreg.reports.summary_schema import Summary
+from logreg.reports.summary_schema import CLASSES_FILE, Summary
 from logreg.reports.wording import (
     class_table,
+    class_table_in_words,
     evaluation_table,
     loss_in_words,
     remarks,
@@ -68,6 +69,7 @@ def _evaluation_lines(summary: Summary) -> list[str]:
     ]
     if threshold := evaluation.threshold:
         lines += [f"{threshold_in_words(threshold)}.", ""]
+    lines += [line for words in class_table_in_words(evaluation, CLASSES_FILE) for line in (words, "")]
     return [*lines, *markdown_table(*class_table(evaluation)), ""]
 
 

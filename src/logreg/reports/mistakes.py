@@ -20,7 +20,7 @@ class Mistake(NamedTuple):
 
 def confident_mistakes(predicted: Predicted, most: int) -> list[Mistake]:
     """The wrong predictions with the highest probabilities, highest first, at most ``most``."""
-    sure, decided = predicted.probabilities.max(1)
+    sure, decided = predicted.rows.confidence, predicted.decided
     wrong = ((decided != predicted.labels) & (predicted.weight > 0)).nonzero()[:, 0]
     order = sure[wrong].argsort(descending=True, stable=True)[:most]
     return [

@@ -10,6 +10,7 @@ from logreg.reports.markdown import markdown_table
 from logreg.reports.summary_schema import Summary
 from logreg.reports.wording import (
     class_table,
+    class_table_in_words,
     evaluation_table,
     is_corrected,
     loss_in_words,
@@ -47,12 +48,14 @@ def model_card(
         in_double: Whether inputs must be in double precision.
         given: The inputs of the exported model, a line of Markdown each.
     """
-    data, evaluation, classes = summary.dataset, summary.evaluation, summary.dataset.classes
+    data, evaluation = summary.dataset, summary.evaluation
+    classes, others = data.classes[:MAX_CLASSES], data.number_of_classes - MAX_CLASSES
+    more = f" and {others:,} more" if others > 0 else ""
     lines = [
         f"# {title(summary)}",
         "",
         f"A logistic regression of {data.features:,} features that gives the probability of each of "
-        f"{len(classes)} classes: {name_list(classes, MAX_CLASSES)}.",
+        f"{data.number_of_classes:,} classes: {name_list(classes, MAX_CLASSES)}{more}.",
         "",
         f"`{file}` was read again after it was written, and gives the probabilities of the trained model to "
         f"{agreement:.1g} on held-out rows. Made by `{summary.command}`.",
@@ -87,6 +90,7 @@ def model_card(
             "",
             *markdown_table(*evaluation_table(evaluation)),
             "",
+            *(line for words in class_table_in_words(evaluation) for line in (words, "")),
             *markdown_table(*class_table(evaluation)),
             "",
         ]
@@ -135,7 +139,7 @@ def warnings(summary: Summary) -> list[str]:
             "For frequencies: with class weights, its probabilities and labels are those of the weighted problem, not "
             "of the data."
         )
-    if not LOSSES[summary.objective.loss].couples_outputs and len(data.classes) > 2:
+    if not LOSSES[summary.objective.loss].couples_outputs and data.number_of_classes > 2:
         lines.append(
             "For probabilities of exclusive classes: one-vs-rest fits each class alone, and normalizes afterwards."
         )
@@ -158,6 +162,8 @@ def warnings(summary: Summary) -> list[str]:
             f"Without a stronger penalty: it overfits, with accuracy {metrics['train']['accuracy']:.1%} on train and "
             f"{metrics[split]['accuracy']:.1%} on {split}."
         )
+    if evaluation.num_classes is not None:
+        return [*lines, "To detect the classes of the lowest F1 above, and others with few rows."]
     total = sum(one.weight for one in evaluation.classes)
     lines += [
         f"To detect {one.name!r}: {one.weight:,.6g} rows of {split}, recall {one.recall.value:.0%}."

@@ -18,6 +18,7 @@ from logreg.config import RunConfig
 from logreg.data import BayesClassifier, TensorDataModule
 from logreg.errors import shell_line
 from logreg.evaluation.held_out import CONFIDENCE, Evaluation, Predicted
+from logreg.evaluation.measured import MAX_LISTED_CLASSES, notable_classes
 from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import alarm, simplest_of
 from logreg.evaluation.scores import Scores
@@ -142,34 +143,41 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
 
 def summarize_evaluation(evaluation: Evaluation, split: str, module: LogisticModule) -> EvaluationSummary:
     """The scores of one split, with the calibration of the model."""
-    calibration = module.calibration
+    calibration, many = module.calibration, len(evaluation.classes) > MAX_LISTED_CLASSES
+    weights = calibration.class_weight
+    if many and weights:
+        weights = (min(weights), max(weights))
     return EvaluationSummary(
         split=split,
-        calibration=CalibrationSummary(**vars(calibration)),
+        calibration=CalibrationSummary(**vars(calibration) | {"class_weight": weights}),
         calibrated=tuple(calibration.in_words(module.facts.class_names)),
         rows=evaluation.rows,
         confidence=CONFIDENCE,
         metrics=evaluation.metrics,
         baseline=evaluation.baseline,
-        classes=evaluation.classes,
-        confusion=tuple(map(tuple, evaluation.confusion.tolist())),
+        classes=notable_classes(evaluation.classes),
+        confusion=() if many else tuple(map(tuple, evaluation.confusion.to_dense().tolist())),
         weights=evaluation.weights,
         threshold=evaluation.threshold,
+        num_classes=len(evaluation.classes) if many else None,
     )
 
 
 def _dataset(result: RunResult) -> DatasetSummary:
     facts, data = result.module.facts, result.data
+    many = facts.num_classes > MAX_LISTED_CLASSES
+    weights = sorted(zip(facts.class_names, facts.class_weight, strict=False), key=lambda one: one[1] if many else 0)
     return DatasetSummary(
         name=facts.name,
         source=facts.source,
         rows=facts.rows,
         features=facts.num_features,
-        classes=facts.class_names,
-        class_weight=dict(zip(facts.class_names, facts.class_weight, strict=True)) if facts.class_weight else None,
+        classes=facts.class_names[:MAX_LISTED_CLASSES],
+        class_weight=(dict([weights[0], weights[-1]] if many else weights) if weights else None),
         backbone=facts.backbone or None,
         notes=tuple(data.notes),
         leak=data.leaks.advice,
+        num_classes=facts.num_classes if many else None,
     )
 
 

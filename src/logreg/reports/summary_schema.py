@@ -22,6 +22,9 @@ from logreg.reports.json_fields import from_json, to_json
 FILE = "summary.json"
 """Name of the file in a run folder; it is written last, so a run that has it is finished."""
 
+CLASSES_FILE, CONFUSIONS_FILE = "classes.csv", "confusions.csv"
+"""Names of the files with the scores of all classes and with all kinds of mistakes, where classes are very many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSummary:
@@ -30,11 +33,13 @@ class DatasetSummary:
     Attributes:
         rows: Number of rows by split.
         features: D.
-        classes: C names.
-        class_weight: Weight of each class by name; ``None`` where all weigh 1.
+        classes: C names; the first `MAX_LISTED_CLASSES` where they are more.
+        class_weight: Weight of each class by name, of so many classes the smallest and the largest; ``None`` where all
+            weigh 1.
         backbone: Settings of the network that made the features; ``None`` without one.
         notes: Sentences about the reading of the data.
         leak: The setting that drops columns suspected to be the target under another name; empty for none.
+        num_classes: C, where ``classes`` does not name all; else ``None``.
     """
 
     name: str
@@ -46,6 +51,12 @@ class DatasetSummary:
     backbone: Mapping[str, Any] | None
     notes: tuple[str, ...]
     leak: str = ""
+    num_classes: int | None = field(default=None, metadata={"omit_none": True})
+
+    @property
+    def number_of_classes(self) -> int:
+        """C."""
+        return self.num_classes or len(self.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +106,13 @@ class EvaluationSummary:
         confidence: Confidence level of every interval.
         metrics: Scores by name, in reading order.
         baseline: The metrics of a model that predicts the class rates of train for every row.
-        classes: Scores of each class, in the order of the classes.
-        confusion: Weight of the rows of class i that are predicted as class j, (C, C).
+        classes: Scores of each class, in the order of the classes; of more than `MAX_LISTED_CLASSES` those of
+            `notable_classes`, and classes.csv has all.
+        confusion: Weight of the rows of class i that are predicted as class j, (C, C); empty for so many classes, and
+            confusions.csv has the mistakes.
         weights: The meaning of the rows' weights; ``None`` where rows have none.
         threshold: The decision threshold for two classes; else ``None``.
+        num_classes: C, where ``classes`` does not have all; else ``None``.
     """
 
     split: str
@@ -112,6 +126,7 @@ class EvaluationSummary:
     confusion: tuple[tuple[float, ...], ...]
     weights: RowWeights | None = None
     threshold: Threshold | None
+    num_classes: int | None = field(default=None, metadata={"omit_none": True})
 
 
 @dataclass(frozen=True, kw_only=True)

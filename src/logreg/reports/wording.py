@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from logreg.config import SELECT
-from logreg.evaluation.measured import Threshold
+from logreg.evaluation.measured import NUM_NOTABLE, Threshold
 from logreg.evaluation.path_selection import MAX_ROW_LOSS
 from logreg.facts import SPLITS
 from logreg.losses import LOSSES
@@ -24,7 +24,7 @@ MIN_VAL_ROWS = 30
 
 def loss_in_words(summary: Summary) -> str:
     """The meaning of the column "loss", such as "softmax cross-entropy, mean over rows"."""
-    objective, classes = summary.objective, len(summary.dataset.classes)
+    objective, classes = summary.objective, summary.dataset.number_of_classes
     loss = LOSSES[objective.loss]
     return f"{loss.described(loss.num_outputs(classes))}, {objective.reduction} over rows"
 
@@ -81,7 +81,7 @@ def remarks(summary: Summary) -> list[str]:
     )
     if weights := summary.dataset.class_weight:
         shown = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
-        if len(weights) > MAX_LISTED_WEIGHTS:
+        if summary.dataset.number_of_classes > MAX_LISTED_WEIGHTS:
             shown = f"from {min(weights.values()):.3g} to {max(weights.values()):.3g}"
         lines.append(f"class weights {shown} are part of the loss")
         if not is_corrected(summary.evaluation):
@@ -205,6 +205,22 @@ def class_table(evaluation: EvaluationSummary) -> tuple[list[str], list[list[str
         for one in evaluation.classes
     ]
     return ["class", "rows", "precision", "recall", "F1"], rows
+
+
+def class_table_in_words(evaluation: EvaluationSummary, file: str = "") -> list[str]:
+    """The sentence on the classes that `class_table` lists, where it does not list all; else no sentence.
+
+    Args:
+        evaluation: The scores.
+        file: The file that has all classes; empty for none.
+    """
+    if evaluation.num_classes is None:
+        return []
+    rest = f"; {file} has all" if file else ""
+    return [
+        f"Of {evaluation.num_classes:,} classes, the {NUM_NOTABLE} with the most rows, and the {NUM_NOTABLE} with the "
+        f"lowest F1{rest}."
+    ]
 
 
 def weight_lines(evaluation: EvaluationSummary) -> list[str]:

@@ -7,12 +7,14 @@ import io
 import json
 from collections.abc import Sequence
 
+from logreg.evaluation.held_out import OF_CLASSES, Evaluation, frequent_mistakes
+from logreg.evaluation.measured import MAX_LISTED_CLASSES
 from logreg.evaluation.path_selection import path_csv
 from logreg.files import write_whole
 from logreg.reports.html import as_html
 from logreg.reports.markdown import as_markdown
 from logreg.reports.summary import RunResult
-from logreg.reports.summary_schema import FILE, Summary
+from logreg.reports.summary_schema import CLASSES_FILE, CONFUSIONS_FILE, FILE, Summary
 from logreg.training.module import LogisticModule
 from logreg.training.tracking import HPARAMS_METRICS, RunLogger
 
@@ -41,6 +43,14 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
     if result.module.facts.feature_names:
         text = coefficients_csv(result.module)
         write_whole(result.folder / "coefficients.csv", lambda file: file.write(text.encode()))
+    evaluation = result.evaluation
+    if evaluation is not None and len(evaluation.classes) > MAX_LISTED_CLASSES:
+        names = result.module.facts.class_names
+        for name, text in (
+            (CLASSES_FILE, classes_csv(evaluation)),
+            (CONFUSIONS_FILE, confusions_csv(evaluation, names)),
+        ):
+            write_whole(result.folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
     page = as_markdown(summary, figures)
     write_whole(result.folder / "report.md", lambda file: file.write(page.encode()))
     if result.config.report == "full":
@@ -60,4 +70,25 @@ def coefficients_csv(module: LogisticModule) -> str:
     writer.writerow(["feature", *(facts.class_names if len(coef) > 1 else facts.class_names[1:])])
     writer.writerow(["intercept", *intercept.tolist()])
     writer.writerows([name, *row] for name, row in zip(facts.feature_names, coef.T.tolist(), strict=True))
+    return lines.getvalue()
+
+
+def classes_csv(evaluation: Evaluation) -> str:
+    """The scores of each class with their intervals, a line per class."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    ends = [f"{name}{end}" for name in OF_CLASSES for end in ("", "_low", "_high")]
+    writer.writerow(["class", "rows", *ends])
+    for one in evaluation.classes:
+        writer.writerow([one.name, f"{one.weight:.10g}", *one.precision, *one.recall, *one.f1])
+    return lines.getvalue()
+
+
+def confusions_csv(evaluation: Evaluation, class_names: Sequence[str]) -> str:
+    """The kinds of mistakes with the number of their rows, a line for each class that is predicted as another one."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["class", "predicted", "rows"])
+    for true, predicted, weight in frequent_mistakes(evaluation.confusion):
+        writer.writerow([class_names[true], class_names[predicted], f"{weight:.10g}"])
     return lines.getvalue()

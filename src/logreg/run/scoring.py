@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 
 from logreg.data import TensorDataModule
-from logreg.evaluation.held_out import Predicted, are_counts
+from logreg.evaluation.held_out import MAX_KEPT_CLASSES, Predicted, RowSummary, are_counts
 from logreg.evaluation.ranking import log_odds
 from logreg.evaluation.scores import Scores
 from logreg.evaluation.temperature import Calibration, fit_calibration
@@ -31,15 +34,23 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
 @torch.no_grad()
 def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Predicted:
     """Predicted probabilities of all rows of a split, with their labels, weights and groups."""
-    logits = torch.cat([module.to(block.features.device).model(block.features).cpu() for block in data.blocks(split)])
-    return Predicted(
-        module.calibration.probabilities(logits, module.objective.loss),
-        data.labels(split),
-        data.sample_weight(split),
-        data.groups(split),
-        log_odds(logits) if module.facts.is_binary else None,
-        weights_are_counts(data),
-    )
+    labels, facts = data.labels(split), module.facts
+    summary, first = RowSummary.empty(len(labels)), 0
+    few = facts.num_classes <= MAX_KEPT_CLASSES
+    kept = torch.empty(len(labels), facts.num_classes if few else 0, dtype=torch.float64)
+    odds = torch.empty(len(labels), dtype=torch.float64) if facts.is_binary else None
+    for block in data.blocks(split):  # the numbers of the rows are small, their probabilities may be many
+        logits = module.to(block.features.device).model(block.features)
+        probabilities = module.calibration.probabilities(logits, module.objective.loss)
+        rows = slice(first, first := first + len(logits))
+        for all_rows, of_block in zip(summary, RowSummary.of(probabilities, block.labels), strict=True):
+            all_rows[rows] = of_block
+        if few:
+            kept[rows] = probabilities
+        if odds is not None:
+            odds[rows] = log_odds(logits)
+    weight, groups = data.sample_weight(split), data.groups(split)
+    return Predicted(kept if few else None, labels, weight, groups, odds, weights_are_counts(data), summary)
 
 
 def weights_are_counts(data: TensorDataModule) -> bool:
@@ -51,18 +62,17 @@ def weights_are_counts(data: TensorDataModule) -> bool:
 @torch.no_grad()
 def calibrate(module: LogisticModule, data: TensorDataModule) -> Calibration:
     """The calibration of a model: class weights are removed, then a temperature is fitted on the val split."""
-    logits, labels, weights = [], [], []
-    for block in data.blocks("val"):
-        logits.append(module.to(block.features.device).model(block.features).cpu())
-        labels.append(block.labels.cpu())
-        weights += [] if block.sample_weight is None else [block.sample_weight.cpu()]
-    weight = torch.cat(weights) if weights else None
+
+    def logits() -> Iterator[Tensor]:
+        for block in data.blocks("val"):
+            yield module.to(block.features.device).model(block.features)
+
     return fit_calibration(
-        torch.cat(logits),
-        torch.cat(labels),
+        logits,
+        data.labels("val"),
         module.objective.loss,
         module.facts.class_names,
         module.facts.class_weight,
-        weight,
+        data.sample_weight("val"),
         weights_are_counts(data),
     )

@@ -39,7 +39,7 @@ from logreg.solvers.curvature_bound import MAX_FEATURE_RMS, SATURATED_LOSS, Eval
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import intercept_step, smallest_subgradient
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, request
-from logreg.solvers.passes.evaluate import Derivatives
+from logreg.solvers.passes.evaluate import Derivatives, sums_joint_curvature
 from logreg.solvers.passes.hessian import HessianDiagonal
 from logreg.solvers.passes.precise import (
     UNIT_ROUNDOFF,
@@ -82,6 +82,10 @@ products reach: what is left of the gradient then costs its square, some orders 
 
 FIRST_INTERCEPT_CG_RTOL = 0.1
 """Tolerance for the steps before, after which the curvature is another one."""
+
+MIN_SCALING = 1e-12
+"""Smallest factor by which a step of iterative scaling changes a probability, as for a class without rows, and smallest
+relative sum of the probabilities of a class that is scaled."""
 
 MAX_INTERCEPT_PRODUCTS = 20
 """Products with the Hessian for one step of these intercepts; each is a pass."""
@@ -303,6 +307,8 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     scale = feasible_scale(problem, coordinates, sums)
     if scale < 1:
         sums, excess, rounding = yield from scaled(scale)
+        # Far from the residuals the cost of a move is no chi squared.
+        with_hub = None if with_hub is None else torch.zeros_like(with_hub)
     gap, rounding = yield from _duality_gap(at, DualPoint(sums, scale, excess, rounding, scaled, hub, with_hub))
     if at.point is not start.point:
         rounding += start.value_error + at.value_error
@@ -367,22 +373,45 @@ def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, 
         if not bool(curvature.own.isfinite().all() & gradient.isfinite().all()):
             return None
         if _moves_through_one_class(at):
-            shift = yield from _intercept_step_by_products(at)
+            shift = _scaling_step(at)
+            if _is_feasible(problem, shift):
+                shift = (yield from _intercept_step_by_products(at)).clamp(-1, 1)
         else:
-            shift = intercept_step(problem, gradient[:, -1], curvature)
-        if float(shift.abs().max()) * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT:
+            shift = intercept_step(problem, gradient[:, -1], curvature).clamp(-1, 1)
+        if _is_feasible(problem, shift):
             return at, shift
         point = at.point.clone()
-        point[:, -1] -= shift.clamp(-1, 1)
+        point[:, -1] -= shift
         at = at._replace(
             point=point, evaluation=(yield from request(EvaluatePrecisely(problem, coordinates, point))).evaluation
         )
     return None
 
 
+def has_many_coupled_outputs(problem: Problem) -> bool:
+    """Whether a bound by duality takes several passes, since outputs are too many for their joint curvature."""
+    return problem.coupled and problem.intercept and not sums_joint_curvature(problem, torch.float64)
+
+
 def _moves_through_one_class(at: EvaluatedPoint) -> bool:
     """Whether the intercepts are those of a softmax whose joint curvature is not kept, since outputs are many."""
     return at.problem.coupled and at.problem.intercept and at.evaluation.curvature.joint is None
+
+
+def _is_feasible(problem: Problem, shift: Tensor) -> bool:
+    """Whether a dual point that is moved by a shift of the intercepts (K,) is feasible; see `MAX_FEASIBLE_SHIFT`."""
+    return float(shift.abs().max()) * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT
+
+
+def _scaling_step(at: EvaluatedPoint) -> Tensor:
+    """The step of iterative scaling for the intercepts, (K,): f falls at each, fast where classes are far from even.
+
+    References:
+        Darroch and Ratcliff (1972), Generalized iterative scaling for log-linear models.
+    """
+    mass, gradient = at.evaluation.curvature.mass, at.evaluation.gradient[:, -1]
+    share = ((mass - gradient) / mass).clamp(min=MIN_SCALING)  # rows of the class, to the sum of their probabilities
+    return torch.where(mass > MIN_SCALING * mass.max(), -share.log(), 0.0)
 
 
 def _intercept_step_by_products(at: EvaluatedPoint) -> PassRequests[Tensor]:
@@ -395,11 +424,13 @@ def _intercept_step_by_products(at: EvaluatedPoint) -> PassRequests[Tensor]:
         step[:, -1] = intercept_step(problem, gradient[:, -1], at.evaluation.curvature)
         return step
 
-    far = float(of_intercepts(gradient).abs().max()) * problem.loss.self_concordance > MAX_FEASIBLE_SHIFT
-    rtol = FIRST_INTERCEPT_CG_RTOL if far else INTERCEPT_CG_RTOL
-    solution = yield from conjugate_gradients(
-        problem, at.coordinates, at.point, gradient, of_intercepts, rtol, MAX_INTERCEPT_PRODUCTS, 0.0
-    )
+    near = _is_feasible(problem, of_intercepts(gradient)[:, -1])
+    for rtol in (INTERCEPT_CG_RTOL,) if near else (FIRST_INTERCEPT_CG_RTOL, INTERCEPT_CG_RTOL):
+        solution = yield from conjugate_gradients(
+            problem, at.coordinates, at.point, gradient, of_intercepts, rtol, MAX_INTERCEPT_PRODUCTS, 0.0
+        )
+        if not _is_feasible(problem, solution.step[:, -1]):
+            break
     return solution.step[:, -1]
 
 

@@ -18,8 +18,9 @@ class Certificates(Callback):
 
     A certificate takes two passes in float64, and two more where the Hessian is small.  With many parameters its bound
     may be loose.  The last certificate is then improved by an exact optimizer that continues from the parameters, for
-    at most as many passes as the fit, or 25 where the fit was shorter.  Without a penalty and with many parameters the
-    last certificate alone is made, in up to 25 passes.
+    at most as many passes as the fit, or 25 where the fit was shorter and passes take less than about a second.
+    Without a penalty and with many parameters, and for a softmax of very many classes, the last certificate alone is
+    made, in up to 25 passes.
     """
 
     def __init__(self, status: Callable[[str], None] = lambda line: None) -> None:

@@ -24,13 +24,14 @@ from logreg.optimality.certificate import (
     MIN_IMPROVING_PASSES,
     Certificate,
     bound_by_solution,
+    improving_passes,
     is_penalized,
     names_of,
     objective_in_words,
     problem_of,
 )
 from logreg.rows import RowSource, logit_rows, parts, row_weights
-from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian
+from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
 from logreg.solvers.passes.base import Pass, PassRequests, finish_pass
 from logreg.solvers.problem import Coordinates, Problem
@@ -304,7 +305,7 @@ class LogisticModule(pl.LightningModule):
                 self._step(self._optimizer)
                 self._steps.increment_ready()
                 self._steps.increment_completed()
-        self.scorers["train"].update(logits, block.labels, targets, block.sample_weight)
+        self.scorers["train"].update(logits, block.labels, block.sample_weight)
 
     def _standardized(self, features: Tensor) -> Tensor:
         """Features of a block as the coefficients multiply them, in the type of the parameters."""
@@ -391,13 +392,15 @@ class LogisticModule(pl.LightningModule):
         problem = self.problem(self.device)
         known = self.progress.bound if self.progress is not None else None
         if known is None:
-            if not (last or is_penalized(self.objective) or forms_hessian(problem)):
+            cheap = is_penalized(self.objective) and not has_many_coupled_outputs(problem)
+            if not (last or cheap or forms_hessian(problem)):
                 return False
             enough = GOOD_RELATIVE_GAP if last or forms_hessian(problem) else math.inf
             known = bound_of(problem, self.point_of(problem), rows, enough)
             if last and is_penalized(self.objective) and known.gap > LOOSE_RELATIVE_GAP * known.value:
-                most = max(MIN_IMPROVING_PASSES, epochs)
-                known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
+                most = max(improving_passes(problem), epochs)
+                if most >= MIN_IMPROVING_PASSES:
+                    known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
         self.certificate = Certificate(
             objective=objective_in_words(
                 self.objective, len(self.model.intercept), self.facts.mean_weight != 1, self.has_intercept

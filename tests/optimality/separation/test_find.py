@@ -14,9 +14,9 @@ from scipy.optimize import linprog
 from sklearn import datasets
 from torch import Tensor
 
-from logreg.optimality.separation.find import Separation, find_separation
+from logreg.optimality.separation.find import Separation, _separate_each, find_separation, separate_groups
 from logreg.optimality.separation.inequalities import _with_worst
-from logreg.optimality.separation.rows import Kind, TooMuchWork
+from logreg.optimality.separation.rows import Kind, SeparationRows, TooMuchWork
 
 Array = NDArray[np.float64]
 
@@ -396,3 +396,20 @@ def test_the_sentence_counts_many_classes_and_numbers_columns_without_names() ->
     assert many.startswith("no finite optimum: 297 features separate all 10 classes in some rows (quasi-complete ")
     some = Separation("complete", (3,), (0, 1, 2, 4, 5)).in_words([], names)
     assert "separates '0', '1', '2' and 2 more classes from the rest" in some
+
+
+def test_without_time_single_columns_are_compared_for_every_class(draw: torch.Generator) -> None:
+    labels = torch.arange(400) % 40
+    features = torch.randn(400, 3, generator=draw)
+    features[labels == 7, 1] += 9  # alone beyond all others
+    features[labels == 9, 2] = features[labels != 9, 2].max()  # touches them
+    features[labels == 9, 0] = 0
+    weight = torch.where(labels == 11, 0.0, 1.0)  # no row counts
+    rows = SeparationRows(features, labels, 40, weight, deadline=0.0)
+    found = _separate_each(rows, torch.arange(40))
+    expected = [separate_groups(rows, (torch.arange(40) == own).long()) for own in range(40)]
+    assert [one.kind for one in found] == [one.kind for one in expected]
+    assert (found[7].kind, found[9].kind, found[11].kind) == ("complete", "quasi-complete", "complete")
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.column_sizes(), other.column_sizes())
+        assert torch.equal(one.separated, other.separated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -380,3 +381,64 @@ def test_a_process_that_takes_another_path_is_noticed() -> None:
 
     with pytest.raises(RuntimeError):
         together(dealt(memory, 2), uneven)
+
+
+MANY_OUTPUTS: dict[str, Callable[[Problem, Tensor], Pass[Any]]] = {
+    "Evaluate": lambda p, at: Evaluate(p, p.model, at),
+    "EvaluatePrecisely": lambda p, at: EvaluatePrecisely(p, p.model, at),
+    "DualObjective": lambda p, at: DualObjective(p, p.model, at, torch.full((len(at),), 0.01).double(), hub=1),
+    "SampledCurvature": lambda p, at: SampledCurvature(p, p.model, at, torch.full((len(at),), 1e-9).double(), 4000, 0),
+}
+"""Passes that compute something else where outputs are many."""
+
+
+@pytest.mark.parametrize("name", MANY_OUTPUTS)
+def test_sums_of_very_many_outputs_are_those_of_few(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = rows_of(3, weighted=True)
+    problem = problem_of(memory, Objective("cross_entropy", l2=0.1), 3)
+    at = 0.1 * torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def made(source: MemoryRows, one: Simulated | None) -> Any:
+        requested = MANY_OUTPUTS[name](problem, at)
+        run_pass(source, requested) if one is None else run_pass(source, requested, one)
+        return requested.result()
+
+    def numbers(result: Any) -> list[Tensor]:
+        if name == "SampledCurvature":
+            return [result.tril()]
+        curvature = getattr(getattr(result, "evaluation", result), "curvature", None)
+        without = result if curvature is None else (getattr(result, "evaluation", result)._replace(curvature=None))
+        return comparable(without) + ([] if curvature is None else [curvature.own, curvature.mass])
+
+    few = numbers(made(memory, None))
+    monkeypatch.setattr("logreg.solvers.passes.evaluate.MAX_JOINT_OUTPUTS", {torch.float32: 1, torch.float64: 1})
+    monkeypatch.setattr("logreg.solvers.passes.evaluate.LARGEST_JOINT_OUTPUTS", 1)
+    monkeypatch.setattr("logreg.rows.PART_BYTES", {torch.float32: 100, torch.float64: 200})
+    many = made(memory, None)
+    if "Evaluate" in name:
+        assert getattr(many, "evaluation", many).curvature.joint is None
+    for found in (many, *together(dealt(memory, 3), made)):
+        for mine, expected in zip(numbers(found), few, strict=True):
+            torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_curvatures_that_are_not_kept_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = rows_of(3, weighted=True)
+    problem = problem_of(memory, Objective("cross_entropy", l2=0.1), 3)
+    at = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def product() -> tuple[Tensor, int]:
+        cache: BlockCache[Tensor | None] = BlockCache()
+        for direction in (at, at + 1):
+            requested = HessianProduct(problem, problem.model, at, direction, cache)
+            run_pass(memory, requested)
+        cache.rewind()
+        return requested.result(), sum(cache.read(block.labels) is not None for block in memory.blocks())
+
+    kept, number = product()
+    assert number == 4  # blocks
+    monkeypatch.setattr("logreg.solvers.passes.hessian.MIN_CACHED_CURVATURES", 0)
+    problem = dataclasses.replace(problem, rows=80)  # times 5 features: the curvatures of two blocks
+    again, number = product()
+    assert number == 2
+    torch.testing.assert_close(again, kept, rtol=1e-13, atol=1e-14)
