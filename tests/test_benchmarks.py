@@ -41,7 +41,8 @@ FAST = [
         ["one fit from scratch", "the path", "5 of 5 converged"],
     ),
     SmokeRun("solver_map", "--tiny", ["working sets", "one thread for little work"]),
-    SmokeRun("l1", "--l1 1e-2", ["certified: newton 6 of 6", "liblinear"]),
+    SmokeRun("l1", "--part dependent --l1 1e-2", ["certified: newton 6 of 6", "liblinear"]),
+    SmokeRun("l1", "--part path --tiny --repeats 1", ["500 x 5,000", "certified"]),
 ]
 """Those of a few seconds."""
 

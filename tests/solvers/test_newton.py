@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import lapack
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from logreg.errors import DivergedError, LogregError
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
-from logreg.solvers import l1_model
 from logreg.solvers.dual.span import cholesky_with_ridge
 from logreg.solvers.fit import EXACT, fit, problem_of
 from logreg.solvers.newton import newton
@@ -112,7 +112,7 @@ def test_columns_that_are_nearly_equal_in_float64_end_within_200_passes() -> Non
 
 def test_a_newton_step_with_l1_takes_at_most_20_factorizations(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = one_hot(2)
-    number, steps, solve = [0], [0], l1_model.lapack.dposv
+    number, steps, solve = [0], [0], lapack.dposv
 
     def counted(*args: Any, **settings: Any) -> Any:
         number[0] += 1
@@ -121,7 +121,7 @@ def test_a_newton_step_with_l1_takes_at_most_20_factorizations(monkeypatch: pyte
     def watch(_: SolverState, requested: Pass[object]) -> None:
         steps[0] += isinstance(requested, TryStep)
 
-    monkeypatch.setattr(l1_model.lapack, "dposv", counted)
+    monkeypatch.setattr(lapack, "dposv", counted)
     fit(features, labels, Objective("bce", l1=1e-4), watch=watch)
     assert steps[0] < number[0] <= 20 * steps[0]
 

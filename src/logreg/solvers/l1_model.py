@@ -93,7 +93,7 @@ def _solve(h: Array, which: Array, right: Array) -> Array:
     """Solves the equations of some of the coordinates; raises `LinAlgError` for a matrix not positive definite."""
     if not len(which):
         return right
-    _, solution, failed = lapack.dposv(h[which[:, None], which], right, lower=1, overwrite_a=1, overwrite_b=1)
+    _, solution, failed = lapack.dposv(h[which][:, which], right, lower=1, overwrite_a=1, overwrite_b=1)
     if failed:
         raise np.linalg.LinAlgError
     return solution  # type: ignore[no-any-return]  # scipy has no types

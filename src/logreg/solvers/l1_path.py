@@ -1,8 +1,8 @@
 """A path over l1: the optimum for each of several strengths, with warm starts and one working set.
 
-Each strength starts from the optimum of the one before, and with the columns, the logits and the Hessian that its solver
-holds.  The working set is the support and the coefficients that the sequential strong rule keeps: those whose slope
-would exceed l1 if it changed as fast as l1 does.
+Each strength starts from the optimum of the one before, and with the columns, the logits and the Hessian that its
+solver holds.  The working set is the support and the coefficients that the sequential strong rule keeps: those whose
+slope would exceed l1 if it changed as fast as l1 does.
 
 References:
     Tibshirani and others (2012), Strong rules for discarding predictors in lasso-type problems.
