@@ -1,28 +1,44 @@
-"""Compares l1-penalized fits of tables with linearly dependent columns with scikit-learn's liblinear and saga.
+"""Compares l1-penalized fits with scikit-learn's liblinear and saga, skglm and celer, and a path of them with celer's.
 
-Two small tables in float64, seven penalties, three losses: 42 problems.  For our newton and lbfgs the table shows
-whether the fit is certified, its passes and its seconds.  For liblinear and saga it shows the relative gap of their
-answer, of the same objective and computed here, and their seconds.  Each problem is solved once.
+``--part dependent`` has tables with linearly dependent columns: two small tables in float64, seven penalties, three
+losses: 42 problems.  For our newton and lbfgs the table shows whether the fit is certified, its passes and its seconds.
+For liblinear and saga it shows the relative gap of their answer, of the same objective and computed here, and their
+seconds.  Each problem is solved once.
+
+``--part gaps`` has three shapes of problem, two penalties and three relative gaps, without an intercept.  Each rival
+gets the loosest tolerance whose answer has that gap.  Ours ends by its own certificate, whose time counts.
+
+``--part path`` has 100 penalties from the largest useful one down to a hundredth of it.
+
+Times are those of the process, on one thread; what is compiled at the first call does not count.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
+import statistics
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common import new_parser, print_versions
+from common import new_parser, positive, print_versions
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
+from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
+from logreg.solvers.l1_path import L1PathPoint, fit_l1_path
+from logreg.solvers.passes.base import drive
+from logreg.solvers.problem import Problem as Stated
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 """Values of l1; the loss is a mean over rows."""
@@ -144,16 +160,228 @@ def theirs(problem: Problem, solver: str) -> tuple[np.ndarray, np.ndarray] | Non
     return np.vstack([model.coef_ for model in models]), np.hstack([model.intercept_ for model in models])
 
 
+Array = np.ndarray
+Rival = Callable[[Array, Array, float, float], Callable[[], Array]]
+"""Features (N, D), labels (N,), l1 and a tolerance -> a fit, which returns coefficients (D,)."""
+
+GAPS = (1e-3, 1e-6, 1e-8)
+"""Relative gaps that a fit is asked for."""
+
+FRACTIONS = (0.1, 0.01)
+"""Values of l1, relative to the smallest one at which all coefficients are 0."""
+
+RIVAL_TOLERANCES = tuple(10.0 ** (-step / 2) for step in range(2, 28))
+"""Tolerances that are tried for a rival, the loosest one first."""
+
+MOST_RIVAL_SECONDS = 5.0
+"""Seconds of one fit after which no tighter tolerance of a rival is tried."""
+
+PATH_LENGTH = 100
+"""Penalties of a path."""
+
+
+def _breast_cancer(_: bool) -> tuple[Array, Array]:
+    from sklearn.datasets import load_breast_cancer
+
+    x, y = load_breast_cancer(return_X_y=True)
+    return (x - x.mean(0)) / x.std(0), y
+
+
+def _normal(rows: int, features: int) -> Callable[[bool], tuple[Array, Array]]:
+    def table(tiny: bool) -> tuple[Array, Array]:
+        draw, n, d = np.random.default_rng(0), rows // (20 if tiny else 1), features // (20 if tiny else 1)
+        x = draw.normal(size=(n, d))
+        return x, (x[:, :10] @ draw.normal(size=10) + draw.logistic(size=n) > 0).astype(np.int64)
+
+    return table
+
+
+SHAPES: dict[str, Callable[[bool], tuple[Array, Array]]] = {
+    "breast_cancer, standardized": _breast_cancer,
+    "20,000 x 200": _normal(20_000, 200),
+    "500 x 5,000": _normal(500, 5000),
+}
+"""The shapes of the second and the third part; the argument is whether they are made small."""
+
+
+def _skglm(x: Array, y: Array, l1: float, tol: float) -> Callable[[], Array]:
+    solvers, datafits, penalties = (import_module(f"skglm.{part}") for part in ("solvers", "datafits", "penalties"))
+    columns, signs = np.asfortranarray(x), 2.0 * y - 1
+    solver = solvers.ProxNewton(tol=tol / 10, fit_intercept=False, max_iter=100)
+    return lambda: solver.solve(columns, signs, datafits.Logistic(), penalties.L1(l1))[0]
+
+
+def _celer(x: Array, y: Array, l1: float, tol: float) -> Callable[[], Array]:
+    columns = np.asfortranarray(x)
+    model = import_module("celer").LogisticRegression(C=1 / (len(y) * l1), tol=tol, fit_intercept=False, max_iter=200)
+    return lambda: model.fit(columns, y).coef_[0]
+
+
+def _sklearn(solver: str) -> Rival:
+    def rival(x: Array, y: Array, l1: float, tol: float) -> Callable[[], Array]:
+        from sklearn.linear_model import LogisticRegression
+
+        own = {"C": 1 / (len(y) * l1), "l1_ratio": 1.0, "solver": solver, "tol": tol, "fit_intercept": False}
+        model = LogisticRegression(**own, max_iter=5000, random_state=0)
+        return lambda: model.fit(x, y).coef_[0]
+
+    return rival
+
+
+RIVALS: dict[str, tuple[str, Rival]] = {
+    "skglm": ("skglm", _skglm),
+    "celer": ("celer", _celer),
+    "liblinear": ("sklearn", _sklearn("liblinear")),
+    "saga": ("sklearn", _sklearn("saga")),
+}
+"""The rivals: the package that each needs, and its fit."""
+
+
+def _installed() -> dict[str, Rival]:
+    """The rivals whose package is installed; names the others."""
+    found = {}
+    for name, (package, rival) in RIVALS.items():
+        if importlib.util.find_spec(package) is None:
+            print(f"{name}: skipped, since {package} is not installed")
+        else:
+            found[name] = rival
+    return found
+
+
+def _value(x: Array, y: Array, coef: Array, l1: float) -> float:
+    logits = x @ coef
+    return float(np.mean(np.logaddexp(0, logits) - y * logits) + l1 * np.abs(coef).sum())
+
+
+def _process_seconds(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def compare_gaps(repeats: int, tiny: bool) -> None:
+    """Prints a line for each shape, penalty and gap: our time, and that of each rival."""
+    rivals = _installed()
+    print(
+        "\nshape                          l1    gap   nonzero   ours, certified   "
+        + "".join(f"{n:<20}" for n in rivals)
+    )
+    for name, table in SHAPES.items():
+        x, y = table(tiny)
+        rows = torch.from_numpy(x), torch.from_numpy(y)
+        for fraction in FRACTIONS:
+            l1 = fraction * float(np.abs(x.T @ (y - 0.5)).max()) / len(y)
+            objective = Objective("bce", l1=l1)
+            least = exact.fit(*rows, objective, 2, tolerance=1e-11, intercept=False)
+            for gap in GAPS:
+                ours = partial(exact.fit, *rows, objective, 2, tolerance=gap, intercept=False)
+                arms: dict[str, Callable[[], object]] = {"ours": ours}
+                for rival, fit in rivals.items():
+                    if (found := _loosest(fit, x, y, l1, gap, least.bound.value)) is not None:
+                        arms[rival] = found
+                seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+                for turn in range(repeats + 1):
+                    for arm, work in arms.items():
+                        taken = _process_seconds(work)
+                        seconds[arm] += [taken] if turn else []
+                median = {arm: statistics.median(taken) for arm, taken in seconds.items()}
+                cells = [
+                    f"{1e3 * median[rival]:8.1f} ms ({median['ours'] / median[rival]:.2f})" if rival in median else "-"
+                    for rival in rivals
+                ]
+                certified = "yes" if ours().converged else "no"
+                nonzero = int((least.coef != 0).sum())
+                print(
+                    f"{name:<28}{fraction:5.0%}  {gap:5.0e}  {nonzero:8}",
+                    f"{1e3 * median['ours']:8.1f} ms, {certified:<5}",
+                    *(f"{cell:<19}" for cell in cells),
+                    flush=True,
+                )
+
+
+def _loosest(fit: Rival, x: Array, y: Array, l1: float, gap: float, least: float) -> Callable[[], Array] | None:
+    """A rival's fit with the loosest tolerance that reaches a relative gap; ``None`` where none does in time."""
+    for tol in RIVAL_TOLERANCES:
+        work, started = fit(x, y, l1, tol), time.process_time()
+        coef = work()
+        if _value(x, y, coef, l1) - least <= gap * least:
+            return work
+        if time.process_time() - started > MOST_RIVAL_SECONDS:
+            return None
+    return None
+
+
+def _path(memory: MemoryRows, problem: Stated, strengths: Array, gap: float) -> list[L1PathPoint]:
+    return drive(fit_l1_path(problem, strengths.tolist(), gap), memory)
+
+
+def _celer_path(columns: Array, signs: Array, strengths: Array, tol: float) -> Array:
+    path = import_module("celer").celer_path
+    coefs: Array = path(columns, signs, "logreg", alphas=strengths * len(signs), tol=tol, use_PN=True, max_iter=100)[
+        1
+    ].T
+    return coefs
+
+
+def compare_paths(repeats: int, tiny: bool) -> None:
+    """Prints a line for each shape and gap: the time of a path of ours and of celer's."""
+    has_celer = importlib.util.find_spec("celer") is not None
+    if not has_celer:
+        print("celer: skipped, since celer is not installed")
+    print(
+        f"\n{PATH_LENGTH} penalties              gap   ours, certified   passes   celer       ours / it   its worst gap"
+    )
+    for name, table in SHAPES.items():
+        x, y = table(tiny)
+        memory = MemoryRows(torch.from_numpy(x), torch.from_numpy(y))
+        problem = exact.problem_of(memory, Objective("bce"), 2, intercept=False)
+        largest = float(np.abs(x.T @ (y - 0.5)).max()) / len(y)
+        strengths = np.geomspace(largest, largest * FRACTIONS[-1], PATH_LENGTH)
+        for gap in GAPS[:2]:
+            ours = partial(_path, memory, problem, strengths, gap)
+            points = ours()
+            mine = statistics.median(_process_seconds(ours) for _ in range(repeats))
+            certified = sum(point.converged for point in points)
+            line = f"{name:<28}{gap:5.0e}  {1e3 * mine:8.0f} ms, {certified:3} {sum(p.passes for p in points):8}"
+            if has_celer:
+                columns, signs = np.asfortranarray(x), 2.0 * y - 1
+
+                theirs = partial(_celer_path, columns, signs, strengths, gap)
+                coefs = theirs()
+                its = statistics.median(_process_seconds(theirs) for _ in range(repeats))
+                worst = max(
+                    (_value(x, y, coef, point.l1) - point.bound.value + point.bound.gap) / point.bound.value
+                    for coef, point in zip(coefs, points, strict=True)
+                )
+                line += f"   {1e3 * its:8.0f} ms   {mine / its:9.2f}   {worst:9.0e}"
+            print(line, flush=True)
+
+
 def main(typed: Sequence[str] | None = None) -> int:
-    """Prints a line for each problem, and totals; returns the exit code 0, whatever the numbers are."""
+    """Prints the tables of the parts; returns the exit code 0, whatever the numbers are."""
     parser = new_parser(__doc__, repeats=None)
+    parser.add_argument("--part", choices=("dependent", "gaps", "path"), help="one part (default: all)")
+    parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="times of a fit of the last two parts")
+    parser.add_argument("--tiny", action="store_true", help="small shapes, whose figures mean nothing")
     parser.add_argument("--ours-alone", action="store_true", help="leaves scikit-learn out")
     parser.add_argument(
         "--l1", action="append", type=float, metavar="L1", help="a penalty (again for more; default: seven values)"
     )
     arguments = parser.parse_args(typed)
     print_versions()
-    warnings.filterwarnings("ignore", module="sklearn")
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    if arguments.part in (None, "dependent"):
+        compare_dependent(arguments.l1 or STRENGTHS, arguments.ours_alone)
+    if arguments.part in (None, "gaps"):
+        compare_gaps(arguments.repeats, arguments.tiny)
+    if arguments.part in (None, "path"):
+        compare_paths(arguments.repeats, arguments.tiny)
+    return 0
+
+
+def compare_dependent(strengths: Sequence[float], ours_alone: bool) -> None:
+    """Prints a line for each problem with linearly dependent columns, and totals."""
     print(
         f"\nl1: {ROWS} rows, float64, dependent columns, tolerance {TOLERANCE:.0e}; "
         f"scikit-learn's tol {SKLEARN_TOL:.0e}"
@@ -161,7 +389,7 @@ def main(typed: Sequence[str] | None = None) -> int:
     print("table      loss            l1   newton            lbfgs             liblinear         saga")
     ended, seconds, passes = {"newton": 0, "lbfgs": 0}, dict.fromkeys(("newton", "lbfgs", "liblinear", "saga"), 0.0), 0
     total = 0
-    for problem in problems(arguments.l1 or STRENGTHS):
+    for problem in problems(strengths):
         total += 1
         cells: list[str] = []
         fits: dict[str, exact.Fit] = {}
@@ -176,7 +404,7 @@ def main(typed: Sequence[str] | None = None) -> int:
             passes += fit.passes if optimizer == "newton" else 0
             cells.append(f"{'yes' if fit.converged else 'no':<3} {fit.passes:4d} {took:6.3f} s")
         least = min(fit.bound.value for fit in fits.values())
-        for solver in () if arguments.ours_alone else ("liblinear", "saga"):
+        for solver in () if ours_alone else ("liblinear", "saga"):
             started = time.perf_counter()
             answer = theirs(problem, solver)
             took = time.perf_counter() - started
@@ -186,7 +414,6 @@ def main(typed: Sequence[str] | None = None) -> int:
         print(problem.name, *(f"{cell:<16}" for cell in cells), sep="  ", flush=True)
     print(f"certified: newton {ended['newton']} of {total} ({passes} passes), lbfgs {ended['lbfgs']} of {total}")
     print("seconds in all: " + ", ".join(f"{name} {took:.2f}" for name, took in seconds.items() if took))
-    return 0
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ FAST = [
         ["300 x 30, 5 classes", "lbfgs float", "300 x 40, 2 classes", "hand-written loop"],
     ),
     SmokeRun("solver_map", "--tiny", ["working sets", "one thread for little work"]),
-    SmokeRun("l1", "--l1 1e-2", ["certified: newton 6 of 6", "liblinear"]),
+    SmokeRun("l1", "--part dependent --l1 1e-2", ["certified: newton 6 of 6", "liblinear"]),
+    SmokeRun("l1", "--part path --tiny --repeats 1", ["500 x 5,000", "certified"]),
 ]
 """Those of a few seconds."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -117,3 +118,17 @@ def test_the_answer_does_not_depend_on_units_and_offsets(weighted: bool) -> None
     assert moved.converged
     assert moved.bound.value == pytest.approx(plain.bound.value, rel=1e-8)
     torch.testing.assert_close(moved.coef, plain.coef, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [25, 50])
+@pytest.mark.parametrize("fraction", [1e-1, 1e-2, 1e-3])
+def test_few_rows_of_many_features_that_separate_the_classes_are_certified(fraction: float, rows: int) -> None:
+    # models with more free coefficients than rows are singular, and pivoting alone does not end
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(rows, 10 * rows))
+    y = (x[:, :10] @ draw.normal(size=10) + draw.logistic(size=rows) > 0).astype(np.int64)
+    l1 = fraction * float(np.abs(x.T @ (y - 0.5)).max()) / rows
+    found = fit(torch.from_numpy(x), torch.from_numpy(y), Objective("bce", l1=l1), 2, intercept=False)
+    assert found.converged
+    assert found.bound.rigorous
+    assert 0 < int((found.coef != 0).sum()) <= rows

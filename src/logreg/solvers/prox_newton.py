@@ -55,9 +55,13 @@ MAX_MODEL_PARAMETERS = 1024
 MAX_COMPLETE_FEATURES = 64
 """Features up to which all coefficients are in the working set from the start: a model of so many costs little."""
 
-MIN_NEW_COEFFICIENTS = 64
-"""Coefficients that may join the working set in a round, at least.  With more of them most would leave it again, and
-the time to minimize a model goes with the cube of its size."""
+NEW_COEFFICIENTS = 64
+"""Coefficients that may join the working set in a round.  With more of them most would leave it again, and the time to
+minimize a model goes with the cube of its size."""
+
+MIN_NEW_COEFFICIENTS = 10
+"""Coefficients that may join in a round however few the rows are.  More than half as many as rows would make the matrix
+of the model singular, and its minimum hard to find."""
 
 ROWS_PER_NEW_COEFFICIENT = 100
 """Rows for each coefficient that may join in a round: with many rows, a pass over all columns outweighs a few
@@ -471,7 +475,8 @@ class WorkingSet:
             self._is_settled = True
             return self._failures < MAX_FAILURES
         self._is_settled = False
-        most = max(MIN_NEW_COEFFICIENTS, self.problem.rows // ROWS_PER_NEW_COEFFICIENT)
+        rows = self.problem.rows
+        most = min(max(NEW_COEFFICIENTS, rows // ROWS_PER_NEW_COEFFICIENT), max(rows // 2, MIN_NEW_COEFFICIENTS))
         new = outside.flatten().topk(min(missing, most)).indices
         kept = (self.state.point[:, :-1] != 0) | (self.wanted & (ratios > MIN_KEPT_RATIO))
         self.wanted = kept.flatten().index_fill(0, new, True).view_as(kept)
