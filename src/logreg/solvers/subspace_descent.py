@@ -16,7 +16,7 @@ from logreg.solvers.passes.hessian import BlockCache
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.starting_point import avoids_hessian
+from logreg.solvers.starting_point import MIN_STOCHASTIC_ROWS, avoids_hessian
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient, scaled_gradient
 
 LOGITS_PER_OUTPUT = 3
@@ -65,12 +65,12 @@ SUBSPACE_PINV_RTOL = 1e-6
 def uses_descent(problem: Problem) -> bool:
     """Whether subspace descent comes before Newton's method.
 
-    It does where a Hessian costs more than the passes it saves, where the cache of logits is small beside the data, and
-    where the span of the rows does not give a faster way.  It cannot handle l1.
+    It does where there are many rows, where the cache of logits is small beside them, and where neither a factored
+    Hessian nor the span of the rows gives a faster way (`avoids_hessian`).  It cannot handle l1.
     """
     per_row = LOGITS_PER_OUTPUT * problem.num_outputs
     small = per_row <= LOGITS_MEMORY_FRACTION * problem.num_features or per_row * problem.rows <= SMALL_LOGITS_NUMEL
-    return avoids_hessian(problem) and small
+    return avoids_hessian(problem) and problem.rows >= MIN_STOCHASTIC_ROWS and small
 
 
 @dataclass
