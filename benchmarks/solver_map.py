@@ -354,6 +354,11 @@ def one_part(rows: Tensor) -> int:
     return 1
 
 
+def no_rows(*_: object) -> int:
+    """Too few rows for a sample."""
+    return 0
+
+
 def no_passes(*_: object) -> PassRequests[None]:
     """A part that makes no pass."""
     yield from ()
@@ -361,7 +366,8 @@ def no_passes(*_: object) -> PassRequests[None]:
 
 LBFGS = Way("lbfgs", optimizer="lbfgs")
 NO_DESCENT = {"newton.uses_descent": never}
-NO_HESSIAN = {"starting_point.MAX_HELD_HESSIAN_PARAMETERS": 0}
+NO_QUASI_NEWTON = {"newton.quasi_newton_steps": no_passes}
+NO_HESSIAN = {"starting_point.HESSIAN_PASSES": 0, "starting_point.MAX_HELD_HESSIAN_PARAMETERS": 0}
 NO_MEMORY = {"quasi_newton.LimitedMemoryInverse.update": never}
 DIAGONAL = {"preconditioner.MAX_BLOCK_FEATURES": -1}
 IDENTITY = {"lbfgs._reduced_preconditioner": identity}
@@ -385,8 +391,8 @@ CASES = [
     Case(
         "held Hessian, reused", TALL, (Way("new at each point", {"newton.Evaluate": always_hessian}),), tolerance=1e-9
     ),
-    Case("held Hessian bounds the gap", TALL, (Way("other certificates", {"newton.MAX_EIGENVALUE_PARAMETERS": 0}),)),
-    Case("start: solve a sample", TALL, (Way("start at zero", {"starting_point.enough_rows": never}),)),
+    Case("held Hessian bounds the gap", TALL, (Way("other certificates", {"newton.CHEAP_BOUND_TOL": 0.0}),)),
+    Case("start: solve a sample", TALL, (Way("start at zero", {"starting_point.enough_rows": no_rows}),)),
     Case(
         "start: step by more rows",
         Data(1_000_000, 60),
@@ -398,6 +404,15 @@ CASES = [
         PIXELS,
         (Way("start at zero", {"starting_point.MIN_STOCHASTIC_ROWS": NEVER}),),
         tolerance=1e-3,
+    ),
+    Case(
+        "quasi-Newton steps",
+        Data(100_000, 20, 20),
+        (
+            Way("subspace descent alone", NO_QUASI_NEWTON),
+            Way("Newton at once", {"starting_point.HESSIAN_PASSES": NEVER}),
+            LBFGS,
+        ),
     ),
     Case("float32 first", TALL, (Way("float64 from the start", work=in_float64),)),
     Case("conjugate gradients", Data(2000, 1200), (LBFGS,)),

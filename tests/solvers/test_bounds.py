@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
-from logreg.solvers.bounds import bound, conversion_rounding
+from logreg.solvers.bounds import _balanced_by_least, bound, conversion_rounding
 from logreg.solvers.curvature_bound import EvaluatedPoint
 from logreg.solvers.fit import bound_of, fit, problem_of
 from logreg.solvers.newton_steps import intercept_step
@@ -154,6 +155,46 @@ def test_for_independent_outputs_the_evaluation_replaces_a_pass(classes: int, we
     torch.testing.assert_close(smooth - shift.unsqueeze(1) * evaluation.by_intercept, sums, rtol=1e-10, atol=1e-14)
     assert excess <= float(shift.square() @ evaluation.curvature.own) <= 3 * excess
     assert 0 < rounding < 1e-12
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("precise", [False, True])
+def test_residuals_of_a_softmax_that_move_by_their_least_probabilities_are_a_dual_point(
+    precise: bool, weighted: bool
+) -> None:
+    draw = torch.Generator().manual_seed(3)
+    features = torch.randn(300, 5, generator=draw, dtype=torch.float64) + 2
+    labels = torch.randint(4, (300,), generator=draw)
+    weights = torch.rand(300, generator=draw, dtype=torch.float64) if weighted else torch.ones(300).double()
+    rows = MemoryRows(features, labels, weights)
+    problem = problem_of(rows, Objective("cross_entropy", l2=1e-3), 4)
+    point = torch.randn(4, 6, generator=draw, dtype=torch.float64) / 10
+    for off in (0.0, 0.0, 0.0, 0.01):  # the intercepts are solved, and then are off a little
+        evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
+        shift = intercept_step(problem, evaluation.gradient[:, -1], evaluation.curvature)
+        point[:, -1] += off * torch.tensor([1.0, -1.0, 2.0, -2.0]) - shift
+    if precise:
+        evaluation = drive(request(EvaluatePrecisely(problem, problem.model, point)), rows).evaluation
+    else:
+        evaluation = drive(request(Evaluate(problem, problem.model, point, torch.float64)), rows)
+    at = EvaluatedPoint(problem, problem.model, point, evaluation, torch.ones(6).double(), torch.ones(6).double())
+    before = evaluation.gradient - problem.penalties(problem.model)[0] * point
+    moved = _balanced_by_least(at, before)
+    assert moved is not None
+    sums, cost = moved
+    share, ones = weights / weights.sum(), F.pad(features, (0, 1), value=1.0)
+    p = (ones @ point.T).softmax(1)
+    least = p.amin(1, keepdim=True)
+    dual = p - F.one_hot(labels, 4) - least * before[:, -1] / (share @ least)
+    moved_p = F.one_hot(labels, 4) + dual
+    assert float(moved_p.min()) > 0  # within the domain of the conjugate
+    torch.testing.assert_close(sums, (share.unsqueeze(1) * dual).T @ ones)
+    assert float(sums[:, -1].abs().max()) < 1e-15
+    excess = float(share @ (moved_p * (moved_p / p).log()).sum(1))
+    assert 0 < excess <= cost
+    far = before.clone()
+    far[:, -1] = torch.tensor([1.0, -1.0, 0.0, 0.0])  # no feasible move
+    assert _balanced_by_least(at, far) is None
 
 
 @pytest.mark.parametrize("loss", ["bce", "cross_entropy"])

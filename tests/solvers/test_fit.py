@@ -554,7 +554,8 @@ def test_a_fit_leaves_the_rows_as_they_are(rows: int, features: int, classes: in
             "on working sets of features, since l1 holds most coefficients at 0 [5,000 rows x 2,000 features]",
         ),
         (500, 2000, 0.0, "in 500 dimensions, since the optimal coefficients lie in the span of the rows"),
-        (5000, 2000, 0.0, "with conjugate gradients, since 2,001 parameters are many"),
+        (5000, 2000, 0.0, "Quasi-Newton steps, since a Hessian of 2,001 parameters is large"),
+        (1000, 2000, 0.0, "Quasi-Newton steps, since a Hessian of 2,001 parameters is large"),
     ],
 )
 def test_the_chosen_optimizer_comes_with_the_reason(rows: int, features: int, l1: float, words: str) -> None:

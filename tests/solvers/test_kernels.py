@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from logreg.solvers.kernels import _onednn, add_lower_triangle, affine, sum_over_rows
+from logreg.solvers import kernels
+from logreg.solvers.kernels import (
+    _onednn,
+    add_lower_triangle,
+    affine,
+    coupled_gram,
+    sum_over_rows,
+    weighted_gram,
+)
 
 
 @pytest.mark.parametrize("onednn", [True, False])
@@ -70,3 +78,27 @@ def test_the_lower_triangle_of_a_gram_matrix_is_added(rows: int) -> None:
     square = torch.ones(rows, rows, dtype=torch.float64)
     add_lower_triangle(square, some)
     torch.testing.assert_close(square.tril(), (some @ some.T + 1).tril(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("features", [5, 150])  # within one strip of the triangle, and beyond
+def test_a_weighted_gram_matrix_is_the_sum_of_its_terms(features: int) -> None:
+    draw = torch.Generator().manual_seed(5)
+    x = torch.randn(40, features, generator=draw, dtype=torch.float64)
+    weights = torch.randn(40, 1, generator=draw, dtype=torch.float64)  # a loss that is not convex has negative ones
+    torch.testing.assert_close(weighted_gram(x, weights), torch.einsum("ni,n,nj->ij", x, weights[:, 0], x))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("features", "outputs", "numbers"), [(3, 4, 1000), (60, 5, 1000), (60, 5, 2**19)])
+def test_a_coupled_gram_matrix_is_the_sum_of_its_terms(
+    features: int, outputs: int, numbers: int, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(kernels.MAX_OUTER_NUMBERS, "cpu", numbers)
+    draw = torch.Generator().manual_seed(6)
+    x = torch.randn(40, features, generator=draw, dtype=torch.float64)
+    c = torch.randn(40, outputs, generator=draw, dtype=torch.float64).softmax(1)
+    weights = torch.rand(40, 1, generator=draw, dtype=torch.float64) if weighted else None
+    own = torch.diag_embed(c) - c.unsqueeze(2) * c.unsqueeze(1)
+    own = own if weights is None else own * weights.unsqueeze(2)
+    exact = torch.einsum("nkl,ni,nj->kilj", own, x, x).reshape(outputs * features, -1)
+    torch.testing.assert_close(coupled_gram(x, c, weights), exact)

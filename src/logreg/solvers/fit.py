@@ -31,7 +31,7 @@ from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.prox_newton import prox_newton
 from logreg.solvers.small import is_small, solve_small
-from logreg.solvers.starting_point import holds_hessian
+from logreg.solvers.starting_point import avoids_hessian, holds_hessian
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
 from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, choose_stored_form, is_plain_by_sample, moments
@@ -63,7 +63,7 @@ def choose_optimizer(problem: Problem) -> tuple[str, str]:
     """The name of the exact optimizer that suits a problem, and the reason in a few words."""
     rows, features, outputs = problem.rows, problem.num_features, problem.num_outputs
     shape = f"{rows:,} rows x {features:,} features" + (f" x {outputs} outputs" if outputs > 1 else "")
-    if holds_hessian(problem):
+    if holds_hessian(problem) and not avoids_hessian(problem):
         return (
             "newton",
             f"Newton with Cholesky, since a Hessian of {problem.num_parameters:,} parameters is small [{shape}]",
@@ -75,7 +75,8 @@ def choose_optimizer(problem: Problem) -> tuple[str, str]:
             "newton",
             f"Newton in {rows:,} dimensions, since the optimal coefficients lie in the span of the rows [{shape}]",
         )
-    return "newton", f"Newton with conjugate gradients, since {problem.num_parameters:,} parameters are many [{shape}]"
+    way = "Quasi-Newton steps" if avoids_hessian(problem) else "Newton with conjugate gradients"
+    return "newton", f"{way}, since a Hessian of {problem.num_parameters:,} parameters is large [{shape}]"
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,6 @@ CHEAP_BOUND_TOL = 0.1
 """Predicted decrease of the last step, relative to f, below which `RowNorms` is requested, the one pass that the bound
 by self-concordance with the factored Hessian needs."""
 
-MAX_EIGENVALUE_PARAMETERS = 256
-"""Parameters that depend on each other up to which that bound is used: the eigenvalues it needs cost almost nothing."""
-
 MIN_CHEAP_BOUND_REACH = 1e-6
 """Smallest reach at which the bound by the factored Hessian is used.  The reach is the largest gap that this bound can
 certify, relative to the stopping limit; with a smaller reach, the further Newton steps would cost more than a
@@ -152,7 +149,9 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     if avoids_hessian(problem):
         if problem.objective.l2 and (yield from quasi_newton_steps(state, rough)):
             return None
-        if uses_descent(problem) and not rough and (yield from descend(state)):
+        # Close to the optimum the Hessian bounds the gap at once, where it can be held.
+        is_close = holds_hessian(problem) and state.predicted_decrease <= STOP_FRACTION * state.tolerance
+        if not (rough or is_close) and uses_descent(problem) and (yield from descend(state)):
             return None
         dtype = dtype if rough else torch.float64
     loop = _Iteration(state, dtype, rough)
@@ -241,8 +240,7 @@ class _Iteration:
         self.stop_limit = STOP_FRACTION * state.tolerance
         if self.holds_hessian and self.unpenalized:
             self.stop_limit *= UNPENALIZED_STOP_FACTOR
-        few = problem.hessian_order <= MAX_EIGENVALUE_PARAMETERS
-        self.bounds_cheaply = self.holds_hessian and few and not rough
+        self.bounds_cheaply = self.holds_hessian and not rough
         self.row_norms: InverseHessianNorms | None = None
         self.cheap_bound_limit = math.inf
         self.failed_certificates, self.smallest_gap = 0, math.inf
@@ -313,10 +311,10 @@ class _Iteration:
         state.gap = self.estimated_gap * abs(now.value)
 
     def certified_by_gradient(self) -> PassRequests[bool]:
-        """Certifies the point before conjugate gradients solve for a step, where its gradient is small enough."""
-        if self.holds_hessian or not self.exact or not self.estimated_gap <= self.state.tolerance:
+        """Certifies the point before a step is solved for, where its gradient is small enough."""
+        if not self.exact or not self.estimated_gap <= self.state.tolerance:
             return False
-        return (yield from certified(self.state, self.base))
+        return (yield from certified(self.state, self.base, cheaply=True))
 
     def solve(self) -> PassRequests[bool]:
         """Solves for the next step and its predicted decrease; returns False where a Hessian in float64 is needed."""
@@ -398,7 +396,12 @@ class _Iteration:
         state = self.state
         if not (self.exact and state.predicted_decrease <= self.limit):
             return False
-        if self._certified_by_factored_hessian() or (yield from certified(state, self.base)):
+        if self._certified_by_factored_hessian():
+            return True
+        if self.problem.objective.l2 and not self.failed_certificates:
+            # Another step, which makes the bound by duality small enough, is cheaper than a bound that takes passes.
+            state.gap = min(self.estimated_gap, 1.0) * abs(self._now().value)
+        elif (yield from certified(state, self.base)):
             return True
         self.failed_certificates = 0 if state.gap <= self.smallest_gap / 2 else self.failed_certificates + 1
         self.smallest_gap = min(self.smallest_gap, state.gap)
@@ -430,8 +433,8 @@ class _Iteration:
     def take_step(self) -> None:
         """Moves the trial point to the end of the step, and chooses how it is evaluated.
 
-        The Hessian is used again unless it is stale, where two more steps with it are predicted to reach the limit.
-        The second of them starts from a gradient in float64.
+        The Hessian is used again unless it is stale, where two more steps with it are predicted to reach the limit, and
+        where one step with it is enough for a bound by duality.  The last of them ends at a gradient in float64.
         """
         state, decrease = self.state, self.state.predicted_decrease
         has_new_hessian = self._now().hessian is not None or not self.holds_hessian
@@ -440,11 +443,12 @@ class _Iteration:
         next_decrease = decrease * contraction
         is_stale = decrease > STALE_CONTRACTION * self.last_predicted_decrease
         decrease_after_two = decrease * next_decrease
-        self.refresh_hessian = self.holds_hessian and (is_stale or decrease_after_two > self.limit)
+        suffices = self.estimated_gap * STALE_CONTRACTION <= state.tolerance
+        self.refresh_hessian = self.holds_hessian and not suffices and (is_stale or decrease_after_two > self.limit)
         float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
         if not self.holds_hessian:
             float64_tol = max(FLOAT64_TOL, STOP_FRACTION * state.tolerance)
-        may_be_last = self.holds_hessian and not self.refresh_hessian and next_decrease <= self.limit
+        may_be_last = self.holds_hessian and not self.refresh_hessian and (suffices or next_decrease <= self.limit)
         if self.stalled_steps >= MAX_STALLED_NEWTON_STEPS or decrease < float64_tol or may_be_last:
             self.dtype, self.stalled_steps = torch.float64, self.stalled_steps if self.exact else 0
         assert self.path is not None

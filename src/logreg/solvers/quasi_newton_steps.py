@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from logreg.solvers.costs import blocks_seconds, pass_seconds
+from logreg.solvers.costs import blocks_seconds, hessian_seconds, pass_seconds
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.preconditioner import SAMPLED_ROWS, centered, preconditioner
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
+from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
 from logreg.solvers.subspace_descent import CERTIFY_TOL_FACTOR, MAX_EXTRAPOLATION_PAIRS, least_gradient_point
 
@@ -22,12 +23,20 @@ MAX_UNIT_STEPS = 300
 MIN_ACTUAL_DECREASE = 0.01
 """Actual decrease of f, relative to the predicted one, below which a step has failed."""
 
-LENGTHS = (1.0, 0.25)
-"""Lengths of a step that are tried, in this order."""
+MIN_LENGTH = 0.1
+"""Smallest length of a step that is tried where the whole step fails."""
+
+MAX_LENGTH = 0.7
+"""Largest length that is tried then, so that it differs from the whole step."""
 
 MAX_DIAGONAL_STEPS = 16
 """Steps that may be left with the diagonal, beyond those that take as long as better matrices take to form: with these,
 some steps are left as well."""
+
+LATE_FRACTION = 0.1
+"""Predicted decrease, as a fraction of the tolerance, below which steps serve the bound by duality alone.
+
+Such steps end where they take as long as a Hessian, which bounds the gap by about the predicted decrease."""
 
 MAX_EXTRAPOLATION = 100
 """Estimated gap, relative to the limit, from which the point of least gradient is looked for: its gap is smaller, but
@@ -76,6 +85,7 @@ class _Steps:
 
     def __init__(self, state: SolverState, now: Derivatives, diagonal: _ScaledDiagonal | None = None) -> None:
         self.state, self.now, self._diagonal = state, now, diagonal
+        self._exact = state.problem.dtype == torch.float64  # whether ``now`` was evaluated in float64
         if diagonal is not None:
             l2 = state.problem.penalties(state.coordinates)[0]
             state.inverse = LimitedMemoryInverse(diagonal, state.problem, l2)
@@ -85,46 +95,59 @@ class _Steps:
         state, problem, coordinates = self.state, self.state.problem, self.state.coordinates
         inverse, limit, dtype = state.inverse, CERTIFY_TOL_FACTOR * state.tolerance, problem.dtype
         assert inverse is not None
-        num_pairs, left = 0, []
+        most_late = hessian_seconds(problem) / pass_seconds(problem) if holds_hessian(problem) else math.inf
+        num_pairs, left, late = 0, [], 0
         for _ in range(MAX_UNIT_STEPS):
             now, state.value = self.now, self.now.value
             gap_here = gap_from_gradient(state, now.gradient, now.curvature)
             state.gap = min(gap_here, 1.0) * abs(now.value)
+            if self._exact and gap_here <= state.tolerance and (yield from certified(state, now, cheaply=True)):
+                return True
             extrapolates = num_pairs and gap_here <= MAX_EXTRAPOLATION * limit
             flattest, gap = least_gradient_point(state, now, num_pairs) if extrapolates else (state.point, gap_here)
             noise = VALUE_ROUNDING[problem.dtype] * abs(now.value)
-            if gap <= limit and not rough:
+            if gap <= limit and not rough and not (self._exact and flattest is state.point):
                 there = yield from request(Evaluate(problem, coordinates, flattest, torch.float64))
                 gap_there = gap_from_gradient(state, there.gradient, there.curvature)
-                if there.value <= now.value + noise:
-                    state.point, state.value, self.now = flattest, there.value, there
+                if gap_there <= gap_here and there.value <= now.value + noise:
+                    state.point, state.value, self.now, self._exact, now = flattest, there.value, there, True, there
                     if gap_there <= state.tolerance and (yield from certified(state, there, cheaply=True)):
                         return True
-                    now = there
                 limit *= CERTIFY_TOL_FACTOR * min(gap / max(gap_there, 1e-300), 1.0)
-                gap = gap_there
+                gap, num_pairs = min(gap_here, gap_there), 0
             step = centered(problem, -inverse(now.gradient))
             decrease = -float((step * now.gradient).sum()) / 2
             last_decrease, state.predicted_decrease = state.predicted_decrease, decrease / max(abs(now.value), 1e-300)
             if rough and state.predicted_decrease + last_decrease < rough:
                 return True
             left.append(state.predicted_decrease / rough if rough else gap / max(limit, 1e-300))
+            late += state.predicted_decrease <= LATE_FRACTION * state.tolerance
+            if late > most_late:
+                return False
             if _are_slow(left, most):
                 if math.isfinite(most) or dtype == torch.float64:
                     return False
-                dtype, left = torch.float64, []  # float32 does not go any farther
-            for length in LENGTHS:
+                dtype, left, num_pairs = torch.float64, [], 0  # float32 does not go any farther
+            length = 1.0
+            after = yield from request(Evaluate(problem, coordinates, state.point + step, dtype))
+            if self._has_failed(after, decrease, noise):
+                # To the minimum along the step, if the slope along it changes at one rate.
+                slope = float((step * after.gradient).sum())
+                length = 2 * decrease / (2 * decrease + slope)
+                length = min(max(length, MIN_LENGTH), MAX_LENGTH) if math.isfinite(length) else MIN_LENGTH
                 after = yield from request(Evaluate(problem, coordinates, state.point + length * step, dtype))
-                if after.value <= now.value - MIN_ACTUAL_DECREASE * length * decrease + noise:
-                    break
-            else:
-                return False
+                if self._has_failed(after, length * decrease, noise):
+                    return False
             if self._diagonal is not None:
                 self._diagonal.fit(length * step, after.gradient - now.gradient)
             num_pairs += inverse.update(length * step, after.gradient - now.gradient)
             num_pairs = min(num_pairs, MAX_EXTRAPOLATION_PAIRS, len(inverse))
-            state.point, self.now = state.point + length * step, after
+            state.point, self.now, self._exact = state.point + length * step, after, dtype == torch.float64
         return False
+
+    def _has_failed(self, after: Derivatives, decrease: float, noise: float) -> bool:
+        """Whether a step decreased f by too little, for a decrease that was predicted."""
+        return not after.value <= self.now.value - MIN_ACTUAL_DECREASE * decrease + noise
 
 
 def _are_slow(left: list[float], most: float) -> bool:

@@ -66,9 +66,12 @@ largest at zero.
 SAMPLE_ROWS_PER_PARAMETER = 20
 """Rows of a sample for each parameter of one output from which the sample's optimum is a good start."""
 
-SAMPLE_TOL = 3e-3
-"""Predicted decrease, relative to f, at which the search for a sample's optimum ends: the optimum itself is farther
-from that of all rows."""
+SAMPLE_TOL = 0.03
+"""Predicted decrease, relative to f, at which the search for a sample's optimum ends: with 20 rows for each parameter
+that optimum is about as far from that of all rows, and has too large coefficients."""
+
+NEAR_SAMPLE_TOL = 0.003
+"""The same where a step by more rows and Newton's method follow, which take few steps from a point that is near."""
 
 EXTRA_ROWS_DIVISOR = 8
 """One row in 8 serves for the gradient at the sample's optimum: many more rows than the sample, at 1 / 8 of a pass."""
@@ -171,11 +174,12 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
     if not narrow.total_weight > 0:
         return
     inner = SolverState(narrow, narrow.zeros())
-    for requested in solve(inner, SAMPLE_TOL):
+    avoids = avoids_hessian(problem)
+    for requested in solve(inner, SAMPLE_TOL if avoids else NEAR_SAMPLE_TOL):
         run_pass(MemoryRows(*sample), requested)
     inner_point, chosen = inner.coordinates.to(own, inner.point), F.pad(common, (0, 1), value=problem.num_features)
     state.point = problem.zeros().index_copy_(1, chosen, inner_point)
-    more, avoids = problem.rows // EXTRA_ROWS_DIVISOR, avoids_hessian(problem)
+    more = problem.rows // EXTRA_ROWS_DIVISOR
     if not (avoids or more >= 2 * len(sample.labels)):
         return
     curved = Evaluate(narrow, own, inner_point, hessian=torch.float32)

@@ -109,7 +109,7 @@ class Evaluate(Pass[Derivatives]):
         """``dtype`` is the floating type of value and gradient, ``hessian`` of the Hessian; ``None`` for no Hessian.
 
         ``since`` is a point in the same coordinates whose Hessian is known: then the largest change of the logits from
-        that point is computed, and `Derivatives.by_intercept`, which a certificate by duality needs, is not.
+        that point is computed.
         """
         super().__init__(problem, coordinates, dtype)
         self.point = point
@@ -128,7 +128,7 @@ class Evaluate(Pass[Derivatives]):
         self._hessian = self.zeros(*shape)
         self._wants, self.copies = hessian, hessian is not None
         # Only certificates use `by_intercept` and `of_least`; in their passes these take a part of a matrix product.
-        column = self.dtype == torch.float64 and since is None
+        column = self.dtype == torch.float64
         self._by_intercept = self.zeros(k, d) if column and not problem.coupled else None
         self._least = self.zeros(d + 1) if column and problem.coupled else None
 
