@@ -39,8 +39,18 @@ SMALL_BLOCKS_NUMEL = 16e6
 """Numbers that the preconditioner's matrices may have for data of any size: 64 MB in float32."""
 
 
-SPECTRUM_ROWS = 512
-"""Rows that show the spectrum of the curvature: their covariance is decomposed in the time of a few passes."""
+MAX_SPECTRUM_ROWS = 512
+"""Rows at most that show the spectrum of the curvature: the decomposition of their covariance takes their third
+power."""
+
+SPECTRUM_PASSES = 16
+"""Products with the features in whose time that covariance is decomposed, at most."""
+
+EIGENVALUE_WORK = 10
+"""Multiplications to decompose a symmetric matrix, as a multiple of the third power of its order."""
+
+OUTPUTS_PER_READ = 12
+"""Outputs for which a product with features takes as long as reading them from memory."""
 
 SAMPLE_MEMORY_FRACTION = 0.1
 """Largest size of these rows, as a fraction of the numbers in the data."""
@@ -54,6 +64,10 @@ few rows do not tell them."""
 
 ZERO_VARIANCE_RATIO = 1e-6
 """Variance of a feature, relative to the mean one, that counts as 0 in the drawn rows."""
+
+ZERO_DIAGONAL_RATIO = 1e-5
+"""Second derivative by a coefficient, relative to the mean one, that a smaller one is raised to: that of a constant
+feature is a rounding error of float32."""
 
 MIN_REST = 1e-4
 """Least eigenvalue of the preconditioner in units in which the diagonal is 1: a sample tells no smaller one."""
@@ -83,6 +97,7 @@ def preconditioner(
     """
     by_intercept = curvature.diagonal().clamp(min=1e-30)
     diagonal = yield from request(HessianDiagonal(problem, coordinates, point))
+    diagonal = diagonal.clamp(min=1e-300).maximum(ZERO_DIAGONAL_RATIO * diagonal[:, :-1].mean(1, keepdim=True))
     number, mass = _rows_to_draw(problem), float(by_intercept.sum())
     mass = mass if number < problem.rows else 0.0  # few rows are all drawn
     drawn = yield from request(CurvatureSample(problem, coordinates, point, mass, number, seed))
@@ -113,8 +128,10 @@ def _block_rows(problem: Problem) -> int:
 
 def _rows_to_draw(problem: Problem) -> int:
     """Rows for the spectrum of the curvature."""
-    numel = max(SAMPLE_MEMORY_FRACTION * problem.rows * problem.num_features, SMALL_SAMPLE_NUMEL)
-    return min(SPECTRUM_ROWS, int(numel / problem.num_features) + 1)
+    data = problem.rows * problem.num_features
+    most = max(SAMPLE_MEMORY_FRACTION * data, SMALL_SAMPLE_NUMEL) / max(problem.num_features, 1)
+    in_time = (SPECTRUM_PASSES * data * (problem.num_outputs + OUTPUTS_PER_READ) / EIGENVALUE_WORK) ** (1 / 3)
+    return 1 + int(min(MAX_SPECTRUM_ROWS, most, in_time))
 
 
 class _Spikes(NamedTuple):
@@ -194,7 +211,7 @@ def _inverse_of_spikes(
     l2 is part of D: in its share of D the matrix between is the identity.
     """
     l2 = problem.penalties(coordinates)[0][:-1]
-    scale = torch.where(diagonal > 0, diagonal, 1.0)[:, :-1].rsqrt()
+    scale = diagonal[:, :-1].rsqrt()
     penalty = (l2 * scale.square()).mean(1, keepdim=True)
     values, rest = (penalty + (1 - penalty) * value for value in (spikes.values, spikes.rest))
     rest = rest.clamp(min=MIN_REST)
@@ -241,7 +258,7 @@ def inverse_of_blocks(
     number = _block_rows(problem)
     mass = by_intercept if number < problem.rows else torch.zeros_like(by_intercept)  # few rows are all drawn
     factors = yield from request(SampledCurvature(problem, coordinates, point, mass, number, seed))
-    ridge = SAMPLING_RIDGE / number if number < problem.rows else 0.0
+    ridge = SAMPLING_RIDGE / number if number < problem.rows else ZERO_DIAGONAL_RATIO
     for block in factors:  # factored in place: all blocks together take a good part of the memory of a fit
         block.diagonal().add_(ridge * block.diagonal().mean())
         factor, failed = torch.linalg.cholesky_ex(block)

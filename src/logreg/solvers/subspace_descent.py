@@ -15,6 +15,7 @@ from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.hessian import BlockCache
 from logreg.solvers.preconditioner import (
+    OUTPUTS_PER_READ,
     BlockInverse,
     blocks_work,
     centered,
@@ -41,9 +42,6 @@ take for data of any size."""
 MIN_DATA_NUMEL = 6e5
 """Numbers in the data from which descent is used: in smaller data, which the cache of a processor holds, a step takes
 longer than its passes, and products with the Hessian have less overhead."""
-
-OUTPUTS_PER_READ = 12
-"""Outputs for which a product with features takes as long as reading them from memory."""
 
 REMAKE_VALUE_RATIO = 0.8
 """Ratio of f to that at the last preconditioner below which another one may be made: the curvature has changed."""
