@@ -17,6 +17,7 @@ from logreg.solvers.passes.hessian import BlockCache
 from logreg.solvers.preconditioner import (
     OUTPUTS_PER_READ,
     BlockInverse,
+    block_rows,
     blocks_work,
     centered,
     holds_blocks,
@@ -286,7 +287,9 @@ def descend(state: SolverState) -> PassRequests[bool]:
             made_at = now.value
             state.inverse = None  # frees its memory before the next one takes it
             by_intercept = now.curvature.diagonal().clamp(min=1e-30)
-            first = yield from inverse_of_blocks(problem, coordinates, point, by_intercept, state.seed)
+            first = yield from inverse_of_blocks(
+                problem, coordinates, point, by_intercept, block_rows(problem), state.seed
+            )
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
             work_since, num_pairs = 0.0, 0
         work_since += step_work(problem)
