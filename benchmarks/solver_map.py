@@ -29,6 +29,7 @@ from logreg.solvers import fit as exact
 from logreg.solvers import kernels, path
 from logreg.solvers.passes.base import PassRequests, drive
 from logreg.solvers.passes.evaluate import Evaluate
+from logreg.solvers.preconditioner import spikes_of
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import gap_from_gradient
 
@@ -344,6 +345,12 @@ def first_alone(inverse: Any, known: Any) -> Any:
     return inverse
 
 
+def no_spikes(*arguments: Any, **settings: Any) -> Any:
+    """No large eigenvalue of the curvature."""
+    found = spikes_of(*arguments, **settings)
+    return found._replace(values=found.values[:0], vectors=found.vectors[:, :0], rest=1.0)
+
+
 def no_padding(rows: Tensor, columns: int) -> int:
     """No columns to add."""
     return 0
@@ -369,7 +376,8 @@ NO_DESCENT = {"newton.uses_descent": never}
 NO_QUASI_NEWTON = {"newton.quasi_newton_steps": no_passes}
 NO_HESSIAN = {"starting_point.HESSIAN_PASSES": 0, "starting_point.MAX_HELD_HESSIAN_PARAMETERS": 0}
 NO_MEMORY = {"quasi_newton.LimitedMemoryInverse.update": never}
-DIAGONAL = {"preconditioner.MAX_BLOCK_FEATURES": -1}
+NO_BLOCKS = {"preconditioner.holds_blocks": never, "subspace_descent.holds_blocks": never}
+DIAGONAL = {"preconditioner.spikes_of": no_spikes, **NO_BLOCKS}
 IDENTITY = {"lbfgs._reduced_preconditioner": identity}
 NOT_WIDE = {"dual.row_space.MIN_FEATURES_PER_ROW": NEVER}
 GRAM_AT_ONCE = {"dual.row_space.MIN_TRIALS": NEVER}
@@ -423,7 +431,9 @@ CASES = [
         (Way("off", {"newton.corrected": first_alone}), LBFGS),
         tolerance=1e-8,
     ),
-    Case("sampled preconditioner", MEDIUM, (Way("diagonal", DIAGONAL), Way("lbfgs, diagonal", DIAGONAL, "lbfgs"))),
+    Case("preconditioner: large eigenvalues", Data(5000, 2000, factors=40), (Way("diagonal", DIAGONAL),)),
+    Case("preconditioner: sampled blocks", CLASSES, (Way("large eigenvalues", NO_BLOCKS), Way("diagonal", DIAGONAL))),
+    Case("preconditioner: blocks made late", Data(5000, 2000), (Way("off", {"subspace_descent.holds_blocks": never}),)),
     Case(
         "limited-memory inverse",
         MEDIUM,

@@ -36,7 +36,7 @@ FAST = [
     SmokeRun("prediction", "--repeats 1 --blocks 1 --blocks-only --shape 30x1", ["30x1", "a bare product"]),
     SmokeRun("solvers", "--repeats 1 --problem breast_cancer --gap 1e-3", ["gap <= 1e-03", "newton-cholesky"]),
     SmokeRun(
-        "regularization_path",
+        "path",
         "--repeats 1 --rows 50 --strengths 5 --gap 1e-2 --mnist-root {mnist}",
         ["one fit from scratch", "the path", "5 of 5 converged"],
     ),

@@ -45,7 +45,7 @@ def test_few_rows_tell_the_common_factors_of_many_features(intercept: bool) -> N
     rows = factored(2000, 600, 5) + 3  # more features than a quarter of the rows, so that no block is held
     covariance = torch.linalg.eigvalsh((rows.T @ rows / 2000).double() / 4)
     assert float(covariance[-1] / covariance[0]) > 1e5
-    assert condition(rows, l2=1e-3, intercept=intercept) < 200
+    assert condition(rows, l2=1e-3, intercept=intercept) < 1000
 
 
 def test_features_without_common_factors_are_divided_by_the_diagonal() -> None:
@@ -55,9 +55,7 @@ def test_features_without_common_factors_are_divided_by_the_diagonal() -> None:
 
 
 def test_all_of_few_rows_give_the_inverse_itself() -> None:
-    rows = torch.randn(100, 150, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    rows /= rows.square().sum(0).sqrt()
-    labels = torch.arange(100) % 2
+    rows = torch.randn(60, 400, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     rows -= rows.mean(0)
-    assert labels.float().mean() == 0.5
-    assert condition(rows, l2=1e-3) < 1.5
+    rows /= rows.square().mean(0).sqrt()  # equal features, so that l2 has the same share of each
+    assert condition(rows, l2=1e-2) < 1.1

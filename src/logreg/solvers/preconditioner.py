@@ -41,8 +41,18 @@ SMALL_BLOCKS_NUMEL = 16e6
 """Numbers that the preconditioner's matrices may have for data of any size: 64 MB in float32."""
 
 
-SPECTRUM_ROWS = 512
-"""Rows that show the spectrum of the curvature: their covariance is decomposed in the time of a few passes."""
+MAX_SPECTRUM_ROWS = 512
+"""Rows at most that show the spectrum of the curvature: the decomposition of their covariance takes their third
+power."""
+
+SPECTRUM_PASSES = 16
+"""Products with the features in whose time that covariance is decomposed, at most."""
+
+EIGENVALUE_WORK = 10
+"""Multiplications to decompose a symmetric matrix, as a multiple of the third power of its order."""
+
+OUTPUTS_PER_READ = 12
+"""Outputs for which a product with features takes as long as reading them from memory."""
 
 SAMPLE_MEMORY_FRACTION = 0.1
 """Largest size of these rows, as a fraction of the numbers in the data."""
@@ -50,12 +60,12 @@ SAMPLE_MEMORY_FRACTION = 0.1
 SMALL_SAMPLE_NUMEL = 4e6
 """Numbers that these rows may have for data of any size: 16 MB in float32."""
 
-MAX_SPIKES_PER_ROW = 0.4
-"""Large eigenvalues for each drawn row above which the spectrum is steep: its smaller eigenvalues then matter too, and
-few rows do not tell them."""
-
 ZERO_VARIANCE_RATIO = 1e-6
 """Variance of a feature, relative to the mean one, that counts as 0 in the drawn rows."""
+
+ZERO_DIAGONAL_RATIO = 1e-5
+"""Second derivative by a coefficient, relative to the mean one, that a smaller one is raised to: that of a constant
+feature is a rounding error of float32."""
 
 MIN_REST = 1e-4
 """Least eigenvalue of the preconditioner in units in which the diagonal is 1: a sample tells no smaller one."""
@@ -71,9 +81,9 @@ def preconditioner(
     """An approximate inverse of the Hessian at a point, from two or three passes: each output's own block is inverted.
 
     1. The diagonal of the Hessian is computed over all rows, and a few rows are drawn in proportion to their curvature.
-       Their covariance gives the directions of large curvature (`_spikes`).
-    2. Where that spectrum shows that more rows would tell more, and blocks are small beside the data, each output's
-       block (D, D) is estimated from many rows and factored.
+       Their covariance gives the directions of large curvature (`spikes_of`).
+    2. Where there are any, and blocks are small and few features are to be determined, each output's block (D, D) is
+       estimated from many rows and factored.
     3. Else the inverse is that of the diagonal with the large eigenvalues corrected.  Without any it is the diagonal.
 
     Args:
@@ -85,14 +95,15 @@ def preconditioner(
     """
     by_intercept = curvature.diagonal().clamp(min=1e-30)
     diagonal = yield from request(HessianDiagonal(problem, coordinates, point))
+    diagonal = diagonal.clamp(min=1e-300).maximum(ZERO_DIAGONAL_RATIO * diagonal[:, :-1].mean(1, keepdim=True))
     number, mass = _rows_to_draw(problem), float(by_intercept.sum())
     mass = mass if number < problem.rows else 0.0  # few rows are all drawn
     drawn = yield from request(CurvatureSample(problem, coordinates, point, mass, number, seed))
-    spikes = _spikes(problem, coordinates, diagonal, by_intercept, *drawn, is_sample=number < problem.rows)
+    spikes = spikes_of(problem, coordinates, diagonal, by_intercept, *drawn, is_sample=number < problem.rows)
     d = problem.num_features
     few = d <= MAX_BLOCK_FEATURES and d <= problem.rows / MIN_ROWS_PER_FEATURE
-    if few and holds_blocks(problem) and not spikes.suffice:
-        return (yield from inverse_of_blocks(problem, coordinates, point, by_intercept, seed))
+    if few and holds_blocks(problem) and len(spikes.values):
+        return (yield from inverse_of_blocks(problem, coordinates, point, by_intercept, SAMPLED_ROWS, seed))
     return _inverse_of_spikes(problem, coordinates, diagonal, by_intercept, spikes)
 
 
@@ -103,23 +114,25 @@ def holds_blocks(problem: Problem) -> bool:
 
 
 def blocks_work(problem: Problem) -> float:
-    """Multiplications to form and factor each output's block (`inverse_of_blocks`)."""
+    """Multiplications to form and factor each output's block (`inverse_of_blocks`) from `block_rows`."""
     d = problem.num_features
-    return problem.num_outputs * (min(_block_rows(problem), problem.rows) * d**2 / 2 + d**3 / 6)
+    return problem.num_outputs * (min(block_rows(problem), problem.rows) * d**2 / 2 + d**3 / 6)
 
 
-def _block_rows(problem: Problem) -> int:
-    """Rows that each block is estimated from."""
+def block_rows(problem: Problem) -> int:
+    """Rows from which even the small eigenvalues of a block are known well."""
     return max(SAMPLED_ROWS, MIN_ROWS_PER_FEATURE * problem.num_features)
 
 
 def _rows_to_draw(problem: Problem) -> int:
     """Rows for the spectrum of the curvature."""
-    numel = max(SAMPLE_MEMORY_FRACTION * problem.rows * problem.num_features, SMALL_SAMPLE_NUMEL)
-    return min(SPECTRUM_ROWS, int(numel / problem.num_features) + 1)
+    data = problem.rows * problem.num_features
+    most = max(SAMPLE_MEMORY_FRACTION * data, SMALL_SAMPLE_NUMEL) / max(problem.num_features, 1)
+    in_time = (SPECTRUM_PASSES * data * (problem.num_outputs + OUTPUTS_PER_READ) / EIGENVALUE_WORK) ** (1 / 3)
+    return 1 + int(min(MAX_SPECTRUM_ROWS, most, in_time))
 
 
-class _Spikes(NamedTuple):
+class Spikes(NamedTuple):
     """The large eigenvalues of the curvature, in units in which its diagonal is 1; the other ones count as equal."""
 
     center: Tensor
@@ -130,12 +143,9 @@ class _Spikes(NamedTuple):
     """Their eigenvectors, (D, R)."""
     rest: float
     """The mean of the other eigenvalues."""
-    suffice: bool
-    """Whether nothing is gained by a larger sample or by a covariance for each output: where few eigenvalues stand out,
-    and none where there are several outputs, whose covariances differ."""
 
 
-def _spikes(
+def spikes_of(
     problem: Problem,
     coordinates: Coordinates,
     diagonal: Tensor,
@@ -143,7 +153,7 @@ def _spikes(
     rows: Tensor,
     weights: Tensor,
     is_sample: bool,
-) -> _Spikes:
+) -> Spikes:
     """The eigenvalues of the drawn rows' covariance that no noise explains, corrected for their bias.
 
     In a sample of n rows of D features with equal variances v, the eigenvalues of the covariance reach up to
@@ -184,19 +194,18 @@ def _spikes(
     large = (values - bias)[:rank]
     rest = float(values.sum() - large.sum()) / max(d - rank, 1)
     vectors = vectors[:, :rank] if n >= d else rows.T @ (vectors[:, :rank] / values[:rank].sqrt().to(rows.dtype))
-    suffice = rank <= (MAX_SPIKES_PER_ROW * n if problem.num_outputs == 1 else 0)
-    return _Spikes(center, large.clamp(min=rest), vectors, rest, suffice)
+    return Spikes(center, large.clamp(min=rest), vectors, rest)
 
 
 def _inverse_of_spikes(
-    problem: Problem, coordinates: Coordinates, diagonal: Tensor, by_intercept: Tensor, spikes: _Spikes
+    problem: Problem, coordinates: Coordinates, diagonal: Tensor, by_intercept: Tensor, spikes: Spikes
 ) -> InverseHessian:
     """The inverse of D^1/2 (V (values - rest) V' + rest) D^1/2 for each output, with D its own diagonal.
 
     l2 is part of D: in its share of D the matrix between is the identity.
     """
     l2 = problem.penalties(coordinates)[0][:-1]
-    scale = torch.where(diagonal > 0, diagonal, 1.0)[:, :-1].rsqrt()
+    scale = diagonal[:, :-1].rsqrt()
     penalty = (l2 * scale.square()).mean(1, keepdim=True)
     values, rest = (penalty + (1 - penalty) * value for value in (spikes.values, spikes.rest))
     rest = rest.clamp(min=MIN_REST)
@@ -230,7 +239,7 @@ class BlockInverse:
 
 
 def inverse_of_blocks(
-    problem: Problem, coordinates: Coordinates, point: Tensor, by_intercept: Tensor, seed: int
+    problem: Problem, coordinates: Coordinates, point: Tensor, by_intercept: Tensor, number: int, seed: int
 ) -> PassRequests[BlockInverse]:
     """The inverse of each output's block, estimated from rows that are drawn in proportion to their curvature.
 
@@ -239,12 +248,12 @@ def inverse_of_blocks(
         coordinates: Coordinates of the point.
         point: Shape (K, D + 1).
         by_intercept: Second derivatives of f by the intercepts at the point, (K,).
+        number: Rows that are drawn for each output.
         seed: Fixes which rows are drawn.
     """
-    number = _block_rows(problem)
     mass = by_intercept if number < problem.rows else torch.zeros_like(by_intercept)  # few rows are all drawn
     factors = yield from request(SampledCurvature(problem, coordinates, point, mass, number, seed))
-    ridge = SAMPLING_RIDGE / number if number < problem.rows else 0.0
+    ridge = SAMPLING_RIDGE / number if number < problem.rows else ZERO_DIAGONAL_RATIO
     for block in factors:  # factored in place: all blocks together take a good part of the memory of a fit
         block.diagonal().add_(ridge * block.diagonal().mean())
         factor, failed = torch.linalg.cholesky_ex(block)

@@ -14,7 +14,9 @@ from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.hessian import BlockCache
 from logreg.solvers.preconditioner import (
+    OUTPUTS_PER_READ,
     BlockInverse,
+    block_rows,
     blocks_work,
     centered,
     holds_blocks,
@@ -40,9 +42,6 @@ take for data of any size."""
 MIN_DATA_NUMEL = 6e5
 """Numbers in the data from which descent is used: in smaller data, which the cache of a processor holds, a step takes
 longer than its passes, and products with the Hessian have less overhead."""
-
-OUTPUTS_PER_READ = 12
-"""Outputs for which a product with features takes as long as reading them from memory."""
 
 REMAKE_VALUE_RATIO = 0.8
 """Ratio of f to that at the last preconditioner below which another one may be made: the curvature has changed."""
@@ -283,7 +282,9 @@ def descend(state: SolverState) -> PassRequests[bool]:
             made_at = now.value
             state.inverse = None  # frees its memory before the next one takes it
             by_intercept = now.curvature.diagonal().clamp(min=1e-30)
-            first = yield from inverse_of_blocks(problem, coordinates, point, by_intercept, state.seed)
+            first = yield from inverse_of_blocks(
+                problem, coordinates, point, by_intercept, block_rows(problem), state.seed
+            )
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
             work_since, num_pairs = 0.0, 0
         work_since += step_work(problem)

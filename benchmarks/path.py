@@ -55,7 +55,7 @@ def main(typed: Sequence[str] | None = None) -> int:
     rows = MemoryRows(problem.features, problem.labels)
     solver_problem = exact.problem_of(rows, problem.objective)
     print(
-        f"\nregularization_path: MNIST, {number:,} rows, {len(strengths)} values of C from 1e-6 to 1e5; seconds to a "
+        f"\npath: MNIST, {number:,} rows, {len(strengths)} values of C from 1e-6 to 1e5; seconds to a "
         "certified relative gap"
     )
     for gap in arguments.gap or GAPS[:2]:
