@@ -104,12 +104,18 @@ certify, relative to the stopping limit; with a smaller reach, the further Newto
 certificate with a Hessian of its own."""
 
 
+MAX_QUASI_NEWTON_NUMEL = 2e7
+"""Numbers in the data from which `descend` comes without `quasi_newton_steps` before it: a step of both takes one pass,
+and that of `descend` is the better one; its overhead is small beside such a pass."""
+
+
 def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | None]:
     """Minimizes f by Newton's method from the point of ``state`` until it is certified to be within the tolerance.
 
     The step solves `H @ step = gradient` and is subtracted.  Where the Hessian H can be held (see `holds_hessian`), it
-    is factored.  Where it cannot, `descend` comes first where there are many rows, and then preconditioned conjugate
-    gradients solve for the step, one pass for each product with H.  Each iteration:
+    is factored.  Where it cannot, preconditioned conjugate gradients solve for the step, one pass for each product with
+    H.  Where H costs more than the passes it saves (see `avoids_hessian`), `quasi_newton_steps` and `descend` come
+    first, and often suffice.  Each iteration:
 
     1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
@@ -147,11 +153,13 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     assert not problem.objective.l1
     dtype = yield from start(state, newton)
     if avoids_hessian(problem):
-        if problem.objective.l2 and (yield from quasi_newton_steps(state, rough)):
+        descends = uses_descent(problem) and not rough
+        is_large = problem.rows * problem.num_features > MAX_QUASI_NEWTON_NUMEL
+        if problem.objective.l2 and not (descends and is_large) and (yield from quasi_newton_steps(state, rough)):
             return None
         # Close to the optimum the Hessian bounds the gap at once, where it can be held.
         is_close = holds_hessian(problem) and state.predicted_decrease <= STOP_FRACTION * state.tolerance
-        if not (rough or is_close) and uses_descent(problem) and (yield from descend(state)):
+        if descends and not is_close and (yield from descend(state)):
             return None
         dtype = dtype if rough else torch.float64
     loop = _Iteration(state, dtype, rough)
