@@ -226,7 +226,7 @@ def test_classes_are_moved_to_where_l1_leaves_the_least_norm(
 ) -> None:
     if not held:
         monkeypatch.setattr(start, "MAX_HELD_HESSIAN_PARAMETERS", 40)
-        monkeypatch.setattr(prox_newton, "MAX_COMPLETE_FEATURES", 0)
+        monkeypatch.setattr(prox_newton, "MAX_COMPLETE_COEFFICIENTS", 0)
     draw = np.random.default_rng(classes)
     x = draw.normal(size=(300, 20))
     y = (x[:, :5] @ draw.normal(size=(5, classes)) + draw.gumbel(size=(300, classes))).argmax(1)

@@ -52,8 +52,8 @@ MAX_ROUNDS = 200
 MAX_MODEL_PARAMETERS = 1024
 """Coefficients of one quadratic model up to which it is formed and minimized; with more of them L-BFGS goes on."""
 
-MAX_COMPLETE_FEATURES = 64
-"""Features up to which all coefficients are in the working set from the start: a model of so many costs little."""
+MAX_COMPLETE_COEFFICIENTS = 64
+"""Coefficients of one model up to which all are in the working set from the start: a model of so many costs little."""
 
 NEW_COEFFICIENTS = 64
 """Coefficients that may join the working set in a round.  With more of them most would leave it again, and the time to
@@ -234,7 +234,8 @@ class WorkingSet:
         """``units`` are coordinates in which features have about unit size."""
         self.rows, self._units = rows, units
         self.slopes: Tensor | None = None
-        self._has_all = state.problem.num_features <= MAX_COMPLETE_FEATURES
+        coupled = state.problem.num_outputs if state.problem.coupled else 1
+        self._has_all = state.problem.num_features * coupled <= MAX_COMPLETE_COEFFICIENTS
         self._column = torch.zeros_like(rows.coordinates.center, dtype=torch.long)
         """The held column of each feature, (D,); 0 where it is not held."""
         self._places = self._column.new_tensor([state.problem.num_features])
