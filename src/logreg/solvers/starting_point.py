@@ -210,7 +210,8 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
 def _thinned(sample: Batch, rows: int) -> Batch:
     """So many rows of a sample, evenly spaced."""
     some = torch.arange(rows, device=sample.labels.device) * len(sample.labels) // rows
-    return Batch(*(None if part is None else part[some] for part in sample))
+    weights = None if sample.sample_weight is None else sample.sample_weight[some]
+    return Batch(sample.features[some], sample.labels[some], weights)
 
 
 def _common(sample: Batch, coordinates: Coordinates) -> Tensor:

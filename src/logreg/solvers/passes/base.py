@@ -28,6 +28,14 @@ MAX_FOLDED_MEAN = {torch.float32: 10.0, torch.float64: 1e3}
 then lose about one digit in float32, and three in float64."""
 
 
+MAX_LOGITS = 2**17
+"""Logits of rows that a CPU computes at once: tensors of 512 KiB stay in the cache, and the next ones use their memory
+again.  The system maps larger ones anew each time, which can take as long as the arithmetic."""
+
+MIN_PART_ROWS = 1024
+"""Smallest number of rows for which that limit holds, so that the fixed cost of an operation is small."""
+
+
 class PreparedRows(NamedTuple):
     """A block after conversion, as `Pass.accumulate` takes it."""
 
@@ -96,6 +104,8 @@ class Pass(Generic[Result]):
         rows = len(block.labels)
         if self.copies or self._shift is not None or block.features.dtype != self.dtype:
             rows = part_rows(block.features.shape[1], self.dtype)
+        if block.features.device.type == "cpu":
+            rows = min(rows, max(MAX_LOGITS // self.problem.num_outputs, MIN_PART_ROWS))
         for part in parts(block, rows):
             self._take(part)
 
