@@ -34,7 +34,6 @@ FAST = [
     SmokeRun("epoch", "--repeats 1 --rows 2000", ["1,800 train and 200 val rows", "hand-written loop"]),
     SmokeRun("table_reading", "--repeats 1 --rows 500", ["pyarrow to a matrix", "(numbers, text and booleans)"]),
     SmokeRun("prediction", "--repeats 1 --blocks 1 --blocks-only --shape 30x1", ["30x1", "a bare product"]),
-    SmokeRun("solvers", "--repeats 1 --problem breast_cancer --gap 1e-3", ["gap <= 1e-03", "newton-cholesky"]),
     SmokeRun(
         "path",
         "--repeats 1 --rows 50 --strengths 5 --gap 1e-2 --mnist-root {mnist}",
@@ -61,7 +60,6 @@ SLOW = [
     SmokeRun(
         "prediction", "--repeats 1 --blocks 1 --shape 784x10 --rows 1000", ["1,000 rows of 30 features", ".npy to .csv"]
     ),
-    SmokeRun("solver_memory", "--repeats 1 --rows 200 --mnist-root {mnist}", ["binary", "mnist", "<= 1.25"]),
 ]
 """Those that start many processes."""
 

@@ -389,9 +389,9 @@ def test_the_benchmarks_page_names_every_benchmark_and_its_options() -> None:
     named = re.findall(r"`((\w+)\.py[^`]*)`", text_of("docs/benchmarks.md"))
     shared = {"common", "training_loops"}
     assert {name for _, name in named} == {file.stem for file in (PROJECT / "benchmarks").glob("*.py")} - shared
-    problems = {command.partition("--problem ")[2] for command, name in named if name == "solvers"} - {""}
-    source = (PROJECT / "benchmarks" / "solvers.py").read_text(encoding="utf-8")
-    assert [name for name in problems if f'"{name}": Case(' not in source] == []
+    cases = {case for command, _ in named for case in re.findall(r"--case ([\w.-]+)", command)}
+    source = (PROJECT / "benchmarks" / "map.py").read_text(encoding="utf-8")
+    assert [name for name in cases if f'"{name}": Case(' not in source] == []
 
 
 # ---- names ----

@@ -93,7 +93,7 @@ class _Steps:
     def run(self, rough: float, most: float) -> PassRequests[bool]:
         """Takes steps until certified, rough enough, failed, or predicted to be more than ``most``."""
         state, problem, coordinates = self.state, self.state.problem, self.state.coordinates
-        inverse, limit, dtype = state.inverse, CERTIFY_TOL_FACTOR * state.tolerance, problem.dtype
+        inverse, limit, dtype = state.inverse, max(CERTIFY_TOL_FACTOR * state.tolerance, 1e-300), problem.dtype
         assert inverse is not None
         most_late = hessian_seconds(problem) / pass_seconds(problem) if holds_hessian(problem) else math.inf
         num_pairs, left, late = 0, [], 0
@@ -113,7 +113,7 @@ class _Steps:
                     state.point, state.value, self.now, self._exact, now = flattest, there.value, there, True, there
                     if gap_there <= state.tolerance and (yield from certified(state, there, cheaply=True)):
                         return True
-                limit *= CERTIFY_TOL_FACTOR * min(gap / max(gap_there, 1e-300), 1.0)
+                limit = max(limit * CERTIFY_TOL_FACTOR * min(gap / max(gap_there, 1e-300), 1.0), 1e-300)
                 gap, num_pairs = min(gap_here, gap_there), 0
             step = centered(problem, -inverse(now.gradient))
             decrease = -float((step * now.gradient).sum()) / 2
@@ -133,7 +133,7 @@ class _Steps:
             if self._has_failed(after, decrease, noise):
                 # To the minimum along the step, if the slope along it changes at one rate.
                 slope = float((step * after.gradient).sum())
-                length = 2 * decrease / (2 * decrease + slope)
+                length = 2 * decrease / max(2 * decrease + slope, 1e-300)
                 length = min(max(length, MIN_LENGTH), MAX_LENGTH) if math.isfinite(length) else MIN_LENGTH
                 after = yield from request(Evaluate(problem, coordinates, state.point + length * step, dtype))
                 if self._has_failed(after, length * decrease, noise):
