@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -219,7 +220,8 @@ def _inverse_of_spikes(
     return apply_inverse
 
 
-class BlockInverse(NamedTuple):
+@dataclass(frozen=True)
+class BlockInverse:
     """The inverse of each output's Hessian block."""
 
     factors: Tensor
