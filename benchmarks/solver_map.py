@@ -423,11 +423,11 @@ CASES = [
         ),
     ),
     Case("float32 first", TALL, (Way("float64 from the start", work=in_float64),)),
-    Case("conjugate gradients", Data(2000, 1200), (LBFGS,)),
+    Case("conjugate gradients", Data(1000, 550, 4, factors=40), (LBFGS,)),
     Case("conjugate gradients", ALIKE, (LBFGS,)),
     Case(
         "correction of conjugate gradients",
-        Data(1500, 1400, factors=40),
+        Data(1000, 550, 4, factors=40),
         (Way("off", {"newton.corrected": first_alone}), LBFGS),
         tolerance=1e-8,
     ),
