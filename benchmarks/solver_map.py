@@ -445,7 +445,7 @@ CASES = [
     Case(
         "extrapolated point of least gradient",
         PIXELS,
-        (Way("off", {"subspace_descent._least_gradient_point": without_extrapolation}),),
+        (Way("off", {"subspace_descent.least_gradient_point": without_extrapolation}),),
     ),
     Case("lbfgs", MEDIUM, (Way("newton"),), optimizer="lbfgs", tolerance=1e-9),
     Case(

@@ -21,6 +21,13 @@ PART_BYTES = {torch.float32: 6 * 2**20, torch.float64: 3 * 2**20}
 cache of common processors."""
 
 
+LOGITS_BYTES = {"cpu": 2**20, "other": 2**28}
+"""Bytes of the logits that are computed at once, on a CPU and on other devices.
+
+On a CPU they stay in the second-level cache of common processors through the operations of the loss; a GPU needs many
+at once."""
+
+
 def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtype) -> Tensor | None:
     """Weight of each row in the loss: sample weight times class weight, shape (n,); ``None`` if all are 1.
 
@@ -49,12 +56,13 @@ def part_rows(features: int, dtype: torch.dtype) -> int:
     return min(max(1, PART_BYTES[dtype] // max(features * dtype.itemsize, 1)), BLOCK_ROWS)
 
 
-def logit_rows(outputs: int, dtype: torch.dtype) -> int:
-    """Number of rows whose logits, ``outputs`` for each row, are computed at once: at most `PART_BYTES` of them.
+def logit_rows(outputs: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> int:
+    """Number of rows whose logits, ``outputs`` for each row, are computed at once: at most `LOGITS_BYTES` of them.
 
-    Memory then does not grow with rows times outputs.  Logits that stay in the cache are several times faster too.
+    Memory then does not grow with rows times outputs.
     """
-    return max(1, PART_BYTES[dtype] // (outputs * dtype.itemsize))
+    kind = "cpu" if torch.device(device).type == "cpu" else "other"
+    return max(1, LOGITS_BYTES[kind] // (outputs * dtype.itemsize))
 
 
 class RowSource(Protocol):

@@ -74,7 +74,7 @@ TUNING = frozenset(
         "BLOCK_NUMEL",
         "BLOCK_ROWS",
         "GRAM_BLOCK_BYTES",
-        "LOADED_BLOCK_BYTES",
+        "LOGITS_BYTES",
         "MAX_COPIED_NUMBERS",
         "MAX_HINGE_COEFFICIENTS",
         "MAX_NUMEL",

@@ -132,3 +132,13 @@ def test_few_rows_of_many_features_that_separate_the_classes_are_certified(fract
     assert found.converged
     assert found.bound.rigorous
     assert 0 < int((found.coef != 0).sum()) <= rows
+
+
+def test_classes_of_equal_size_leave_the_first_model_without_a_step() -> None:
+    # The intercept is at its optimum at once, so its Hessian, of some of the rows, is not made anew for more columns.
+    draw = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(300, 600, generator=draw, dtype=torch.float64), torch.arange(300) % 2
+    features[:, 0] += labels
+    found = fit(features, labels, Objective("bce", l1=3e-2))
+    assert found.converged
+    assert 0 < int((found.coef != 0).sum()) < 300

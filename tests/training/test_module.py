@@ -77,7 +77,7 @@ def test_a_batch_whose_logits_are_many_is_added_up_part_by_part(monkeypatch: pyt
         losses: list[float] = []
         whole = fitted(batch_size, reduction)
         with monkeypatch.context() as patch:
-            patch.setattr("logreg.rows.PART_BYTES", {torch.float32: 80, torch.float64: 80 * 7})  # 7 rows
+            patch.setattr("logreg.rows.LOGITS_BYTES", {"cpu": 80 * 7})  # 7 rows
             in_parts = fitted(batch_size, reduction)
         assert steps == {batch_size: 2 * (1 if batch_size is None else -(-whole.facts.rows["train"] // batch_size))}
         assert losses[0] == pytest.approx(losses[1], rel=1e-12)

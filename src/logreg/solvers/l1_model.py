@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 from torch import Tensor
 
 MIN_DAMPING = 1e-12
@@ -82,6 +81,8 @@ def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
     penalized, limit = l1 > 0, l1 * (1 + BOUNDARY_RTOL)
     leaving = np.where(np.abs(g) > limit, -np.sign(g), 0.0)
     sign = np.where(penalized, np.where(u != 0, np.sign(u), leaving), 0.0)
+    from scipy.linalg import lapack  # takes longer to import than a fit
+
     fewest, tries = len(u) + 1, FULL_EXCHANGES
     while True:
         free = (sign != 0) | ~penalized

@@ -369,10 +369,11 @@ class WorkingSet:
             new = [one[~torch.isin(one, other)] for one, other in zip(self._free, known.columns, strict=True)]
             if not any(len(one) for one in new):
                 return (yield from request(DifferentiateHeld(rows))), False
-            joined = [torch.cat(pair) for pair in zip(known.columns, new, strict=True)]
-            found = yield from request(DifferentiateHeld(rows, joined, new, 1, False, self._dtype))
-            self._hessian = known.extended(found.hessian, new, problem.coupled)
-            return found, False
+            if known.every == 1:  # one of fewer rows stores no curvatures that more columns could use
+                joined = [torch.cat(pair) for pair in zip(known.columns, new, strict=True)]
+                found = yield from request(DifferentiateHeld(rows, joined, new, 1, False, self._dtype))
+                self._hessian = known.extended(found.hessian, new, problem.coupled)
+                return found, False
         every = problem.rows // (SAMPLE_ROWS_PER_PARAMETER * self._model_size)
         every = every if every >= MIN_SAMPLE_DIVISOR and self._decrease > MIN_SAMPLE_DECREASE else 1
         is_large = problem.rows * self._model_size**2 > REUSE_FLOP and not problem.coupled

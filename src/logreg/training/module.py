@@ -262,7 +262,7 @@ class LogisticModule(pl.LightningModule):
 
     def _walk_through(self, block: Batch) -> None:
         size = self.batch_size or len(block.labels)
-        at_once = logit_rows(len(self.model.intercept), self.model.coef.dtype)
+        at_once = logit_rows(len(self.model.intercept), self.model.coef.dtype, self.device)
         if size <= at_once:
             for batches in parts(block, at_once // size * size):
                 self._descend(batches, size)

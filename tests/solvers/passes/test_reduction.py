@@ -413,7 +413,7 @@ def test_sums_of_very_many_outputs_are_those_of_few(name: str, monkeypatch: pyte
     few = numbers(made(memory, None))
     monkeypatch.setattr("logreg.solvers.passes.evaluate.MAX_JOINT_OUTPUTS", {torch.float32: 1, torch.float64: 1})
     monkeypatch.setattr("logreg.solvers.passes.evaluate.LARGEST_JOINT_OUTPUTS", 1)
-    monkeypatch.setattr("logreg.rows.PART_BYTES", {torch.float32: 100, torch.float64: 200})
+    monkeypatch.setattr("logreg.rows.LOGITS_BYTES", {"cpu": 200})
     many = made(memory, None)
     if "Evaluate" in name:
         assert getattr(many, "evaluation", many).curvature.joint is None

@@ -96,7 +96,7 @@ class Pass(Generic[Result]):
         rows = len(block.labels)
         if self.copies or self._shift is not None or block.features.dtype != self.dtype:
             rows = part_rows(block.features.shape[1], self.dtype)
-        for part in parts(block, min(rows, logit_rows(self.problem.num_outputs, self.dtype))):
+        for part in parts(block, min(rows, logit_rows(self.problem.num_outputs, self.dtype, block.features.device))):
             self._take(part)
 
     def _take(self, block: Batch) -> None:

@@ -53,7 +53,10 @@ class PrecisePass(Pass[Result]):
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
-        rows = min(part_rows(block.features.shape[1], self.dtype), logit_rows(self.problem.num_outputs, self.dtype))
+        rows = min(
+            part_rows(block.features.shape[1], self.dtype),
+            logit_rows(self.problem.num_outputs, self.dtype, block.features.device),
+        )
         for part in parts(block, min(rows, MAX_PRODUCT_ROWS)):
             if len((weighing := weighing_rows(part, self.problem)).labels):
                 self._take(weighing)
