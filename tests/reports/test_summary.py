@@ -26,14 +26,28 @@ VOLATILE = {
 """Keys whose values are not compared."""
 
 
+ADDED = {"num_classes"}
+"""Keys that later versions have added."""
+
+OTHER_INTERVALS = {"auroc", "average_precision"}
+"""Scores whose intervals later versions compute in another way."""
+
+
 def same(now: object, before: object) -> bool:
     """Whether plain values have the same keys in the same order, and the same numbers to rounding.
 
     Texts may be put in other words.
     """
     if isinstance(now, dict) and isinstance(before, dict):
-        keys = [key for key in now if key not in VOLATILE]
-        return list(now) == list(before) and all(same(now[key], before[key]) for key in keys)
+        now, before = (
+            {
+                key: value["value"] if key in OTHER_INTERVALS and isinstance(value, dict) else value
+                for key, value in each.items()
+                if key not in ADDED
+            }
+            for each in (now, before)
+        )
+        return list(now) == list(before) and all(same(now[key], before[key]) for key in now if key not in VOLATILE)
     if isinstance(now, list) and isinstance(before, list):
         return len(now) == len(before) and all(map(same, now, before))
     if isinstance(now, float) and isinstance(before, float):
