@@ -142,3 +142,50 @@ def test_classes_of_equal_size_leave_the_first_model_without_a_step() -> None:
     found = fit(features, labels, Objective("bce", l1=3e-2))
     assert found.converged
     assert 0 < int((found.coef != 0).sum()) < 300
+
+
+@pytest.mark.parametrize(("rows", "features"), [(2000, 1), (2000, 8), (5000, 20)])
+def test_a_rare_feature_that_a_sample_of_the_rows_does_not_show(rows: int, features: int) -> None:
+    for seed in range(3):
+        draw = torch.Generator().manual_seed(seed)
+        x = torch.randn(rows, features, generator=draw, dtype=torch.float64)
+        x[:, -1] = 0
+        x[torch.randperm(rows, generator=draw)[:2], -1] = 1
+        labels = (x.sum(1) + torch.randn(rows, generator=draw) > 0).long()
+        assert fit(x, labels, Objective("bce", l1=1e-5)).converged
+
+
+def test_pivots_that_would_cycle_end() -> None:
+    torch.manual_seed(4)
+    x = torch.randn(1281, 9).double() @ torch.randn(9, 46).double() + 0.1 * torch.randn(1281, 46).double()
+    labels = torch.randint(2, (1281,))
+    labels[torch.rand(1281) < 0.5] = 0
+    largest = float((x.T @ (labels - labels.double().mean())).abs().max()) / 1281
+    for tolerance in (1e-2, 1e-4, 1e-6, 1e-8):
+        found = fit(x, labels, Objective("bce", l1=0.1 * largest), tolerance=tolerance)
+        assert found.converged
+        assert found.passes < 50
+
+
+def test_outputs_without_any_coefficient() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 100, generator=draw, dtype=torch.float64)
+    labels = torch.randint(3, (200,), generator=draw)
+    targets = torch.eye(3, dtype=torch.float64)[labels]
+    slopes = (x.T @ (targets - 0.5)).abs().amax(0) / 200
+    assert float(slopes.max()) > 1.05 * float(slopes.min())
+    found = fit(x, labels, Objective("bce", l1=0.99 * float(slopes.max())), intercept=False)
+    assert found.converged
+    assert int((found.coef != 0).any(1).sum()) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["newton", "lbfgs"])
+def test_the_bound_of_a_fit_that_passes_end_is_that_of_its_point(optimizer: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 100, generator=draw, dtype=torch.float64)
+    labels = (x[:, 0] > 0).long()
+    objective = Objective("bce", l1=0.02, l2=0.01)
+    for most in range(2, 8):
+        found = fit(x, labels, objective, max_passes=most, optimizer=optimizer)
+        value = objective.value(x, labels.double().unsqueeze(1), found.coef, found.intercept)
+        assert found.bound.value == pytest.approx(float(value), rel=1e-12)

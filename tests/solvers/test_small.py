@@ -143,3 +143,12 @@ def test_other_penalties_are_for_the_general_solvers(objective: Objective) -> No
     features, labels = drawn(0)
     rows = MemoryRows(features, labels)
     assert not is_small(problem_of(rows, objective), rows)
+
+
+def test_a_gap_below_rounding_is_left_to_the_general_solver() -> None:
+    draw = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 5, generator=draw, dtype=torch.float64)
+    features[:, 0] += 1e6
+    found = fit(features * 1e6, torch.arange(60) % 2, Objective("bce", l2=1e-6), intercept=False)
+    assert found.converged
+    assert found.passes < 100

@@ -174,7 +174,7 @@ def fit(
                     watch(state, requested)
                 if passes >= max_passes:
                     break
-        if state.bound is None:
+        if state.bound is None or state.best is not state.point:  # the bound of another point
             state.bound = bound_of(problem, state.solution, memory)
     point, bound = _in_source_units(problem, stored, state.solution, state.bound)
     seconds = time.perf_counter() - started

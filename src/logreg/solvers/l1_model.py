@@ -21,7 +21,12 @@ MAX_DAMPING = 1e4
 """Largest damping: the matrix is diagonal then, up to rounding that no pivot depends on."""
 
 FULL_EXCHANGES = 4
-"""Exchanges in a row that leave no fewer wrong coordinates than before, after which pivoting is given up."""
+"""Exchanges of all wrong coordinates in a row that leave no fewer of them than before, after which one at a time is
+exchanged: full exchanges may cycle."""
+
+SINGLE_EXCHANGES = 3
+"""Exchanges of one coordinate, for each coordinate of the model, after which pivoting is given up: they end in the end,
+but each of them factors a matrix."""
 
 BOUNDARY_RTOL = 1e-11
 """Amount by which the slope at a coordinate that is held at 0 may exceed l1, relative to l1: rounding."""
@@ -43,8 +48,9 @@ def minimize_model(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor) 
 
     A guess which coordinates are not 0, and of their signs, makes the optimality conditions linear equations.
     Coordinates whose solution has another sign are then held at 0, and those at 0 whose slope exceeds l1 are freed, all
-    at once: there are usually 2 to 8 such pivots.  Where that repeatedly leaves no fewer wrong ones, as with almost
-    singular matrices, a multiple of the diagonal is added to the matrix: a proximal term, which grows until it ends.
+    at once: there are usually 2 to 8 such pivots.  Where that repeatedly leaves no fewer wrong ones, they are exchanged
+    one at a time.  Where the matrix is almost singular, a multiple of the diagonal is added: a proximal term, which
+    grows until pivoting ends.
 
     The small matrices of a working set are factored on the CPU by LAPACK itself: the number of pivots depends on the
     numbers, so a GPU would wait for the CPU after each of them.
@@ -57,6 +63,7 @@ def minimize_model(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor) 
 
     References:
         Kim and Park (2010), Fast active-set-type algorithms for l1-regularized linear regression.
+        Murty (1974), Note on a Bard-type scheme for solving the complementarity problem.
     """
     h, g, u, strength = (part.cpu().numpy() for part in (matrix, gradient, start, l1))
     diagonal = h.diagonal().copy()
@@ -83,8 +90,8 @@ def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
     sign = np.where(penalized, np.where(u != 0, np.sign(u), leaving), 0.0)
     from scipy.linalg import lapack  # takes longer to import than a fit
 
-    fewest, tries = len(u) + 1, FULL_EXCHANGES
-    while True:
+    fewest, tries, singles = len(u) + 1, FULL_EXCHANGES, SINGLE_EXCHANGES * len(u)
+    while singles:
         free = (sign != 0) | ~penalized
         which = free.nonzero()[0]
         move = np.where(free, 0.0, -u)
@@ -101,8 +108,10 @@ def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
         number = int(np.count_nonzero(wrong))
         if not number:
             return v
-        tries = FULL_EXCHANGES if number < fewest else tries - 1
+        tries = FULL_EXCHANGES if number < fewest else max(tries - 1, 0)
         fewest = min(fewest, number)
-        if not tries:
-            return None
+        if not tries:  # the one of the largest index, by the rule of Murty, which cannot cycle
+            wrong[: wrong.nonzero()[0][-1]] = False
+            singles -= 1
         sign = np.where(wrong, np.where(leaves, 0.0, -np.sign(slope)), sign)
+    return None

@@ -42,7 +42,7 @@ from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.passes.sampling import RowSample
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
-from logreg.solvers.state import SolverState, certified, keep_bound
+from logreg.solvers.state import SolverState, certified, keep_bound, within
 
 # Working sets
 
@@ -244,6 +244,8 @@ class WorkingSet:
         self._dtype = torch.float32
         self._is_residual, self._excess = True, 0.0
         """Whether the dual point is the residuals, and its excess."""
+        self._samples_rows = True
+        """Whether the Hessian of the first steps may come from some of the rows."""
         self._set_problem(state)
         self.wanted = torch.full_like(self._l1[:-1], self._has_all, dtype=torch.bool) | (state.point[:, :-1] != 0)
 
@@ -335,7 +337,11 @@ class WorkingSet:
                 new_penalty = self._penalty(new)
                 trial = yield from request(TryStep(rows, None, length, False))
             if length < MIN_LENGTH:
-                break
+                if self._hessian is None or self._hessian.every == 1:
+                    break
+                # Some rows show nothing of a feature that is not 0 in few others.
+                self._samples_rows, self._hessian = False, None
+                continue
             rows.move(length)
             point, penalty, excess = new, new_penalty, trial.excess
             state.value, self._decrease = trial.loss + penalty, state.predicted_decrease
@@ -375,7 +381,8 @@ class WorkingSet:
                 self._hessian = known.extended(found.hessian, new, problem.coupled)
                 return found, False
         every = problem.rows // (SAMPLE_ROWS_PER_PARAMETER * self._model_size)
-        every = every if every >= MIN_SAMPLE_DIVISOR and self._decrease > MIN_SAMPLE_DECREASE else 1
+        few = self._samples_rows and every >= MIN_SAMPLE_DIVISOR and self._decrease > MIN_SAMPLE_DECREASE
+        every = every if few else 1
         is_large = problem.rows * self._model_size**2 > REUSE_FLOP and not problem.coupled
         dtype = self._dtype if is_large else torch.float64
         found = yield from request(DifferentiateHeld(rows, self._free, self._free, every, True, dtype))
@@ -395,6 +402,8 @@ class WorkingSet:
             groups = [(torch.full_like(one, output), one) for output, one in enumerate(known.columns)]
         for at, hessian in zip(groups, known.matrices, strict=True):
             column = at[1]
+            if not len(column):
+                continue
             if problem.objective.l2:
                 hessian = hessian + torch.diag(l2[column])
             if problem.coupled:
@@ -461,7 +470,10 @@ class WorkingSet:
         now = Derivatives(state.value, gradient, curvature, held.loss)
         at = evaluated_point(problem, self._units, state.coordinates.to(self._units, point), now)
         theta = DualPoint(sums * scale, scale, excess, noise, scaled)
-        keep_bound(state, (yield from bound_at_dual_point(at, state.coordinates, theta)))
+        found = yield from bound_at_dual_point(at, state.coordinates, theta)
+        if within(found, state.tolerance) and found.rounding > state.tolerance * abs(found.value):
+            return (yield from certified(state, None))  # with the true sizes of the features rounding may be less
+        keep_bound(state, found)
         self.gap = state.gap
         return state.converged
 

@@ -18,7 +18,7 @@ from logreg.solvers.bounds import bound
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.state import VALUE_ROUNDING, SolverState, within
+from logreg.solvers.state import VALUE_ROUNDING, SolverState
 
 MAX_SMALL_NUMEL = 2**17
 """Numbers in the features up to which a problem is small: 1 MiB in float64, which stays in the processor's cache."""
@@ -26,6 +26,10 @@ MAX_SMALL_NUMEL = 2**17
 MAX_SMALL_FLOP = 5e6
 """Multiplications of one Newton step up to which a problem is small: about the time that the bookkeeping of a pass
 takes."""
+
+MAX_STALLED_STEPS = 10
+"""Steps in a row that do not halve the gap, after which the general solver goes on: the gap is one of rounding, or the
+start was far."""
 
 MAX_HALVINGS = 30
 """Halvings of a step that increases f, after which the general solver goes on."""
@@ -56,7 +60,8 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     3. Where the gap that the gradient implies is within the tolerance, certify the point; stop if it is certified.
     4. Factor the Hessian and take Newton's step.
 
-    It stops as well where the Hessian is not positive definite, where no step decreases f, and after ``max_passes``.
+    It stops as well where the Hessian is not positive definite, where no step decreases f, after `MAX_STALLED_STEPS`,
+    and after ``max_passes``.
 
     Args:
         state: State of a problem that `is_small`; its coordinates, point, value and bound are updated.
@@ -72,7 +77,7 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     small = _SmallProblem(state.problem, rows)
     coordinates, trial = small.coordinates, state.problem.model.to(small.coordinates, state.point)
     state.coordinates, state.value, step, limit = coordinates, math.inf, torch.zeros_like(trial), state.tolerance
-    halvings = 0
+    halvings, smallest_gap, stalled = 0, math.inf, 0
     for number in range(1, max_passes + 1):
         now = small.evaluate(trial)
         if not now.value <= state.value + VALUE_ROUNDING[torch.float64] * abs(state.value):
@@ -86,10 +91,14 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
         gap = small.estimated_gap(now)
         if gap <= limit:
             found = drive(bound(state.problem, trial, now, state.tolerance, coordinates), rows)
-            if within(found, state.tolerance):
+            if found.gap + found.rounding <= state.tolerance * abs(found.value):
                 state.bound, state.best, state.gap = found, trial, found.gap
                 return number
             limit = gap / 10
+        stalled = 0 if gap <= smallest_gap / 2 else stalled + 1
+        smallest_gap = min(smallest_gap, gap)
+        if stalled == MAX_STALLED_STEPS:
+            return number
         found_step = small.newton_step(now)
         if found_step is None:
             return number
