@@ -51,7 +51,8 @@ def test_reading_and_scoring_take_little_more_memory_than_the_columns_and_no_pan
     of_columns = features.nbytes / 2**20  # 92 MiB; the matrix of float32 has half, and is made while they are freed
     answer = subprocess.run([sys.executable, "-c", MEASURED, str(path)], capture_output=True, text=True, check=True)
     found = json.loads(answer.stdout)
-    # besides the columns: labels, row numbers and the split, blocks of the file, and the code of Arrow
-    assert found["read"] < 2.7 * of_columns, found
-    assert found["evaluate"] < 2.7 * of_columns, found
+    # Besides the columns: labels, row numbers and the split, blocks of the file for each thread, and the code of Arrow.
+    # With all rows in Arrow's memory, or probabilities of all bootstrap samples, it was 5 to 20 times.
+    assert found["read"] < 3.2 * of_columns, found
+    assert found["evaluate"] < 3.2 * of_columns, found
     assert not found["pandas"]

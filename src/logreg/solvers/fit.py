@@ -38,13 +38,25 @@ from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, choose_
 
 
 def _newton(state: SolverState) -> PassRequests[None]:
-    """Newton's method, on working sets where l1 is used without a held Hessian; ends at the optimum of least norm."""
-    problem = state.problem
-    if problem.objective.l1 > 0:
+    """Newton's method, by proximal steps with l1; ends at the optimum of least norm.
+
+    Where the fast ways end without a certificate, which happens where some rows are far larger than most, slower ones
+    that depend less on the data follow: with l1 L-BFGS, else Newton's method from zero.
+    """
+    problem, null = state.problem, None
+    if problem.objective.l1:
         yield from prox_newton(state)
-        yield from move_to_minimum_norm(state)
+        if not state.converged:
+            null = yield from lbfgs(state)
     else:
-        yield from move_to_minimum_norm(state, (yield from newton(state)))
+        null = yield from newton(state)
+        if not state.converged and problem.objective.l2 and avoids_hessian(problem):
+            state.point, state.coordinates, state.inverse = problem.zeros(), problem.model, None
+            state.predicted_decrease, state.row_sizes, state.plain = math.inf, None, True
+            # A bound so far is of a point in other coordinates.
+            state.bound = state.best = None
+            null = yield from newton(state)
+    yield from move_to_minimum_norm(state, null)
 
 
 def _lbfgs(state: SolverState) -> PassRequests[None]:

@@ -24,9 +24,8 @@ FULL_EXCHANGES = 4
 """Exchanges of all wrong coordinates in a row that leave no fewer of them than before, after which one at a time is
 exchanged: full exchanges may cycle."""
 
-SINGLE_EXCHANGES = 3
-"""Exchanges of one coordinate, for each coordinate of the model, after which pivoting is given up: they end in the end,
-but each of them factors a matrix."""
+SINGLE_EXCHANGES = 100
+"""Exchanges of one coordinate after which pivoting is given up: they end some time, but each factors a matrix."""
 
 BOUNDARY_RTOL = 1e-11
 """Amount by which the slope at a coordinate that is held at 0 may exceed l1, relative to l1: rounding."""
@@ -90,7 +89,7 @@ def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
     sign = np.where(penalized, np.where(u != 0, np.sign(u), leaving), 0.0)
     from scipy.linalg import lapack  # takes longer to import than a fit
 
-    fewest, tries, singles = len(u) + 1, FULL_EXCHANGES, SINGLE_EXCHANGES * len(u)
+    fewest, tries, singles = len(u) + 1, FULL_EXCHANGES, SINGLE_EXCHANGES
     while singles:
         free = (sign != 0) | ~penalized
         which = free.nonzero()[0]

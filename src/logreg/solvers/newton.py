@@ -152,7 +152,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     problem = state.problem
     assert not problem.objective.l1
     dtype = yield from start(state, newton)
-    if avoids_hessian(problem):
+    if avoids_hessian(problem) and not state.plain:
         descends = uses_descent(problem) and not rough
         is_large = problem.rows * problem.num_features > MAX_QUASI_NEWTON_NUMEL
         if problem.objective.l2 and not (descends and is_large) and (yield from quasi_newton_steps(state, rough)):

@@ -102,7 +102,7 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     Returns:
         The floating type to continue in.
     """
-    problem, avoids = state.problem, avoids_hessian(state.problem)
+    problem, avoids = state.problem, avoids_hessian(state.problem) and not state.plain
     sample = yield from request(RowSample(problem))
     rows = enough_rows(problem, sample) if avoids or holds_hessian(problem) else 0
     many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS
@@ -174,7 +174,7 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
     if not narrow.total_weight > 0:
         return
     inner = SolverState(narrow, narrow.zeros())
-    avoids = avoids_hessian(problem)
+    avoids = avoids_hessian(problem) and not state.plain
     for requested in solve(inner, SAMPLE_TOL if avoids else NEAR_SAMPLE_TOL):
         run_pass(MemoryRows(*sample), requested)
     inner_point, chosen = inner.coordinates.to(own, inner.point), F.pad(common, (0, 1), value=problem.num_features)
