@@ -280,3 +280,18 @@ def test_the_rounding_of_a_bound_does_not_grow_as_l1_shrinks(l1: float) -> None:
     found = fit(torch.from_numpy(z), labels, Objective("bce", l1=l1))
     assert found.converged
     assert found.bound.rounding < 1e-7  # 1e-12 / l1 before
+
+
+@pytest.mark.parametrize("seed", [28, 30])
+def test_quasi_newton_steps_that_fail_on_heavy_tailed_rows_are_followed_by_newtons_method(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    normal = torch.randn(2, 280, 24, generator=draw, dtype=torch.float64)
+    features = normal[0] / normal[1]  # Cauchy
+    coef = torch.randn(24, 8, generator=draw, dtype=torch.float64)
+    labels = (features @ coef + torch.randn(280, 8, generator=draw)).argmax(1)
+    labels[:8] = torch.arange(8)
+    is_plain = []
+    objective = Objective("cross_entropy", l2=1.0)
+    found = fit(features, labels, objective, tolerance=1e-2, watch=lambda state, _: is_plain.append(state.plain))
+    assert found.converged
+    assert found.bound.value == pytest.approx(fit(features, labels, objective, optimizer="lbfgs").bound.value, rel=1e-2)
