@@ -24,7 +24,7 @@ from logreg.solvers.bounds import GOOD_RELATIVE_GAP, Bound, bound
 from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.lbfgs import lbfgs
-from logreg.solvers.minimum_norm import move_to_minimum_norm
+from logreg.solvers.minimum_norm import NullSpace, move_to_minimum_norm
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
@@ -36,27 +36,52 @@ from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
 from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, choose_stored_form, is_plain_by_sample, moments
 
+FAILED_RELATIVE_GAP = 1e-3
+"""Relative gap at the end of the fast ways from which slower ones follow; a smaller gap is mostly one of rounding."""
+
 
 def _newton(state: SolverState) -> PassRequests[None]:
     """Newton's method, by proximal steps with l1; ends at the optimum of least norm.
 
-    Where the fast ways end without a certificate, which happens where some rows are far larger than most, slower ones
+    Where the fast ways end far from the optimum, which happens where some rows are far larger than most, slower ones
     that depend less on the data follow: with l1 L-BFGS, else Newton's method from zero.
     """
-    problem, null = state.problem, None
+    problem = state.problem
     if problem.objective.l1:
         yield from prox_newton(state)
-        if not state.converged:
-            null = yield from lbfgs(state)
+        null = (yield from _second_way(state, lbfgs)) if _has_failed(state) else None
     else:
         null = yield from newton(state)
-        if not state.converged and problem.objective.l2 and avoids_hessian(problem):
-            state.point, state.coordinates, state.inverse = problem.zeros(), problem.model, None
-            state.predicted_decrease, state.row_sizes, state.plain = math.inf, None, True
-            # A bound so far is of a point in other coordinates.
-            state.bound = state.best = None
-            null = yield from newton(state)
+        if problem.objective.l2 and avoids_hessian(problem) and _has_failed(state):
+            null = yield from _second_way(state, _newton_from_zero)
     yield from move_to_minimum_norm(state, null)
+
+
+def _has_failed(state: SolverState) -> bool:
+    """Whether an optimizer has ended far from the optimum."""
+    bound = state.bound
+    return not state.converged and (bound is None or not bound.gap <= FAILED_RELATIVE_GAP * abs(bound.value))
+
+
+def _second_way(
+    state: SolverState, way: Callable[[SolverState], PassRequests[NullSpace | None]]
+) -> PassRequests[NullSpace | None]:
+    """Goes on in another way, after one that has failed, and keeps the better of both points."""
+    first, point = state.bound, state.solution
+    state.bound = state.best = None  # it is of a point in other coordinates
+    null = yield from way(state)
+    if first is not None and not state.converged and (state.bound is None or first.gap < state.bound.gap):
+        state.coordinates, state.point, state.bound = state.problem.model, point, first
+        state.best = state.point
+    return null
+
+
+def _newton_from_zero(state: SolverState) -> PassRequests[NullSpace | None]:
+    """Newton's method alone."""
+    problem = state.problem
+    state.point, state.coordinates, state.inverse = problem.zeros(), problem.model, None
+    state.predicted_decrease, state.row_sizes, state.plain = math.inf, None, True
+    return (yield from newton(state))
 
 
 def _lbfgs(state: SolverState) -> PassRequests[None]:
