@@ -31,7 +31,7 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")  # SciPy reads it when it is impor
 
 import torch
 
-from common import Target, add_mnist_root, alternate, has_mnist, new_parser, print_ratios, print_versions
+from common import Target, add_mnist_root, alternate, new_parser, print_ratios, print_versions
 from map import CASES, GAPS, Answer, Clock, Problem, Solver, Trial, at_most, ours, peak_memory, swept
 
 EPOCH = "epoch"
@@ -160,17 +160,13 @@ def print_epoch(arguments: argparse.Namespace) -> None:
         print(f"\nepoch: skipped, since {', '.join(missing)} cannot be imported")
         return
     from common import silence_lightning
-    from mnist import RUN, write_random_mnist
+    from mnist import RUN, true_or_random_mnist
     from training_loops import HandWritten, OurRun, Rows, composed
 
     silence_lightning()
     accelerator = "gpu" if arguments.device.type == "cuda" else "cpu"
     with tempfile.TemporaryDirectory() as scratch:
-        root = arguments.mnist_root
-        if not has_mnist(root):
-            print(f"\nNo MNIST in {root}: timed with random pixels of the same shape.")
-            root = Path(scratch, "data")
-            write_random_mnist(root / "MNIST" / "raw")
+        root = true_or_random_mnist(arguments.mnist_root, Path(scratch))
         rows = Rows.of_mnist(root)
         run = OurRun(composed(RUN, accelerator, root=str(root)), Path(scratch, "runs"))
         arms = {"ours": run.epochs, "hand-written loop": HandWritten(rows.to(arguments.device)).epochs}

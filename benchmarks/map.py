@@ -342,9 +342,9 @@ def rivals(problem: Problem) -> Iterator[Solver]:
         return
     features = problem.features.double().numpy()
     if problem.num_outputs == 1:
-        for name, fit in {"skglm": _skglm, "celer": _celer, "glum": _glum, "cyanure": _cyanure}.items():
+        for name in L1_RIVALS:
             if importlib.util.find_spec(name):
-                yield Solver(name, partial(fit, problem, features))
+                yield Solver(name, partial(_other_package, problem, features, name))
         yield Solver("liblinear", partial(_scikit_learn, problem, features, "liblinear"))
     yield Solver("saga", partial(_scikit_learn, problem, features, "saga"))
 
@@ -364,58 +364,48 @@ def _scikit_learn(problem: Problem, features: np.ndarray, solver: str, tolerance
     return _answer(model.coef_, model.intercept_)
 
 
-def _skglm(problem: Problem, features: np.ndarray, tolerance: float) -> Answer:
-    model = (
-        import_module("skglm")
-        .SparseLogisticRegression(
-            problem.objective.l1, tol=tolerance, max_iter=1000, max_epochs=100_000, fit_intercept=problem.intercept
-        )
-        .fit(features, problem.labels.numpy())
+def _skglm(problem: Problem, tolerance: float) -> Any:
+    return import_module("skglm").SparseLogisticRegression(
+        problem.objective.l1, tol=tolerance, max_iter=1000, max_epochs=100_000, fit_intercept=problem.intercept
     )
-    return _answer(model.coef_, model.intercept_)
 
 
-def _celer(problem: Problem, features: np.ndarray, tolerance: float) -> Answer:
-    model = (
-        import_module("celer")
-        .LogisticRegression(
-            C=1 / (len(features) * problem.objective.l1), tol=tolerance, max_iter=1000, max_epochs=100_000
-        )
-        .fit(features, problem.labels.numpy())
+def _celer(problem: Problem, tolerance: float) -> Any:
+    return import_module("celer").LogisticRegression(
+        C=1 / (len(problem.labels) * problem.objective.l1), tol=tolerance, max_iter=1000, max_epochs=100_000
     )
-    return _answer(model.coef_, model.intercept_)
 
 
-def _glum(problem: Problem, features: np.ndarray, tolerance: float) -> Answer:
-    model = (
-        import_module("glum")
-        .GeneralizedLinearRegressor(
-            family="binomial",
-            alpha=problem.objective.l1,
-            l1_ratio=1.0,
-            fit_intercept=problem.intercept,
-            gradient_tol=tolerance,
-            max_iter=1000,
-        )
-        .fit(features, problem.labels.double().numpy())
+def _glum(problem: Problem, tolerance: float) -> Any:
+    return import_module("glum").GeneralizedLinearRegressor(
+        family="binomial",
+        alpha=problem.objective.l1,
+        l1_ratio=1.0,
+        fit_intercept=problem.intercept,
+        gradient_tol=tolerance,
+        max_iter=1000,
     )
-    return _answer(model.coef_, model.intercept_)
 
 
-def _cyanure(problem: Problem, features: np.ndarray, tolerance: float) -> Answer:
-    model = (
-        import_module("cyanure.estimators")
-        .Classifier(
-            loss="logistic",
-            penalty="l1",
-            lambda_1=problem.objective.l1,
-            fit_intercept=problem.intercept,
-            tol=tolerance,
-            max_iter=10_000,
-            verbose=False,
-        )
-        .fit(features, problem.labels.numpy())
+def _cyanure(problem: Problem, tolerance: float) -> Any:
+    return import_module("cyanure.estimators").Classifier(
+        loss="logistic",
+        penalty="l1",
+        lambda_1=problem.objective.l1,
+        fit_intercept=problem.intercept,
+        tol=tolerance,
+        max_iter=10_000,
+        verbose=False,
     )
+
+
+L1_RIVALS = {"skglm": _skglm, "celer": _celer, "glum": _glum, "cyanure": _cyanure}
+"""Package -> its estimator for a problem with l1 and a tolerance."""
+
+
+def _other_package(problem: Problem, features: np.ndarray, name: str, tolerance: float) -> Answer:
+    labels = problem.labels.double() if name == "glum" else problem.labels
+    model = L1_RIVALS[name](problem, tolerance).fit(features, labels.numpy())
     return _answer(model.coef_, model.intercept_ if problem.intercept else 0.0)
 
 

@@ -47,11 +47,7 @@ def main(typed: Sequence[str] | None = None) -> int:
     print_versions()
     silence_lightning()
     with tempfile.TemporaryDirectory() as scratch:
-        root = arguments.mnist_root
-        if not has_mnist(root):
-            print(f"\nNo MNIST in {root}: timed with random pixels of the same shape.")
-            root = Path(scratch, "data")
-            write_random_mnist(root / "MNIST" / "raw")
+        root = true_or_random_mnist(arguments.mnist_root, Path(scratch))
         compare(root, Path(scratch), arguments.repeats)
     return 0
 
@@ -88,6 +84,15 @@ def print_parts(parts: Mapping[str, float], epoch: float) -> None:
     print_row("", "median", share="of epoch")
     for name, median in {**parts, "the rest": epoch - sum(parts.values())}.items():
         print_row(name, f"{median:.4f}", share=f"{median / epoch:.0%}")
+
+
+def true_or_random_mnist(root: Path, scratch: Path) -> Path:
+    """The root if MNIST lies there; else one in ``scratch`` with random pixels, and a line that says so."""
+    if has_mnist(root):
+        return root
+    print(f"\nNo MNIST in {root}: timed with random pixels of the same shape.")
+    write_random_mnist(scratch / "data" / "MNIST" / "raw")
+    return scratch / "data"
 
 
 def write_random_mnist(folder: Path) -> None:

@@ -93,7 +93,7 @@ class WatchedDevice(TorchFunctionMode):
 
     @staticmethod
     def _mark(tensor: Tensor) -> Tensor:
-        tensor._on_device = True  # type: ignore[attr-defined]
+        tensor._on_device = True  # type: ignore[attr-defined]  # a mark of this class's own
         return tensor
 
 

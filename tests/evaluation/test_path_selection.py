@@ -97,7 +97,7 @@ def test_a_fit_starts_at_the_optimum_of_the_nearest_strength() -> None:
     problem = problem_of(MemoryRows(*rows_of(2)), Objective("bce", l2=1e-3))
     line = torch.arange(14.0).double().view(2, 1, 7)
     bound = Bound(1.0, 0.0, True, line[0], 1.0)
-    before, last = (PathPoint(10.0**power, line[0] + power * line[1], bound, True, 1) for power in (1, -1))
+    before, last = (PathPoint(line[0] + power * line[1], bound, True, 1, 10.0**power) for power in (1, -1))
     assert torch.equal(_start(problem, [before, last]), last.point)
     assert torch.equal(_start(problem, []), torch.zeros(1, 7).double())
 

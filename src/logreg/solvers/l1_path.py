@@ -15,33 +15,19 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
-from logreg.solvers.bounds import Bound
 from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.passes.base import PassRequests
+from logreg.solvers.path import FittedPoint
 from logreg.solvers.problem import Problem
 from logreg.solvers.prox_newton import WorkingSet, working_set_of
 from logreg.solvers.state import SolverState
 
 
 @dataclass(frozen=True)
-class L1PathPoint:
-    """The fit for one strength.
-
-    Attributes:
-        l1: The strength.
-        point: Coefficients and, in the last column, intercepts, (K, D + 1), of the features as the model reads them.
-        bound: The bound of f - f* there.
-        converged: Whether the gap is within the tolerance.
-        passes: Passes over the rows that this fit took.
-    """
+class L1PathPoint(FittedPoint):
+    """The fit for one strength of l1."""
 
     l1: float
-    point: Tensor
-    bound: Bound
-    converged: bool
-    passes: int
 
 
 def fit_l1_path(
@@ -74,5 +60,5 @@ def fit_l1_path(
         solved = copy(state)  # the next strength starts in the solver's own coordinates
         yield from move_to_minimum_norm(solved)
         assert solved.bound is not None
-        points.append(L1PathPoint(l1, solved.solution, solved.bound, solved.converged, passes))
+        points.append(L1PathPoint(solved.solution, solved.bound, solved.converged, passes, l1))
     return points

@@ -48,22 +48,27 @@ MIN_LEARNED_MOVES = 50
 
 
 @dataclass(frozen=True)
-class PathPoint:
-    """The fit for one strength.
+class FittedPoint:
+    """The fit for one strength of a penalty.
 
     Attributes:
-        l2: The strength.
         point: Coefficients and, in the last column, intercepts, (K, D + 1), of the features as the model reads them.
         bound: The bound of f - f* there.
         converged: Whether the gap is within the tolerance.
         passes: Passes over the rows that this fit took.
     """
 
-    l2: float
     point: Tensor
     bound: Bound
     converged: bool
     passes: int
+
+
+@dataclass(frozen=True)
+class PathPoint(FittedPoint):
+    """The fit for one strength of l2."""
+
+    l2: float
 
 
 def largest_curvature(problem: Problem, sample: Batch) -> float:
@@ -159,7 +164,7 @@ class PathFitter:
         if state.bound is None:
             state.bound = yield from bound(problem, state.solution, enough=self._tolerance)
         self._inverse, self._passes_left = state.inverse, max(self._passes_left - passes, 0)
-        self.points.append(PathPoint(l2, state.solution, state.bound, state.converged, passes))
+        self.points.append(PathPoint(state.solution, state.bound, state.converged, passes, l2))
         return self.points[-1]
 
 

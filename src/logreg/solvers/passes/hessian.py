@@ -107,6 +107,13 @@ class HessianProduct(Pass[Tensor]):
         return self.moments(self._sums, self._ones) * self.problem.row_sum_scale + l2 * self.direction
 
 
+def weighted_curvature(problem: Problem, rows: PreparedRows, coef: Tensor, intercept: Tensor) -> Tensor:
+    """Second derivative of each row's weighted loss by each logit, (n, K), at coef (K, D) and intercept (K,)."""
+    loss, weights = problem.loss, rows.weights
+    spread = loss.own_curvature(loss.curvature_at(affine(rows.features, coef, intercept), rows.labels))
+    return spread if weights is None else spread * weights
+
+
 class SampledCurvature(Pass[Tensor]):
     """Each output's own Hessian block at a point, from rows drawn in proportion to their curvature.
 
@@ -141,11 +148,7 @@ class SampledCurvature(Pass[Tensor]):
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Draws rows of the block for each output, or adds all rows."""
-        features, labels, weights, _ = rows
-        loss = self.problem.loss
-        spread = loss.own_curvature(loss.curvature_at(affine(features, self._coef, self._intercept), labels))
-        if weights is not None:
-            spread = spread * weights
+        features, spread = rows.features, weighted_curvature(self.problem, rows, self._coef, self._intercept)
         if self._pairs is not None:
             size = part_rows(len(self._pairs[0]), self.dtype)
             for some, of_some in zip(features.split(size), spread.split(size), strict=True):
@@ -215,11 +218,7 @@ class CurvatureSample(Pass[tuple[Tensor, Tensor]]):
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Draws rows of the block."""
-        features, labels, weights, _ = rows
-        loss = self.problem.loss
-        spread = loss.own_curvature(loss.curvature_at(affine(features, self._coef, self._intercept), labels))
-        if weights is not None:
-            spread = spread * weights
+        features, spread = rows.features, weighted_curvature(self.problem, rows, self._coef, self._intercept)
         total = spread.sum(1)
         chance = (total * self._rate).clamp(max=1)
         which = torch.rand(chance.shape, generator=self._draw, dtype=chance.dtype).to(chance.device) < chance
@@ -250,11 +249,7 @@ class HessianDiagonal(Pass[Tensor]):
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the curvature times squared features."""
-        features, labels, weights, _ = rows
-        loss = self.problem.loss
-        spread = loss.own_curvature(loss.curvature_at(affine(features, self._coef, self._intercept), labels))
-        if weights is not None:
-            spread = spread * weights
+        features, spread = rows.features, weighted_curvature(self.problem, rows, self._coef, self._intercept)
         self._squares += sum_over_rows(spread, features.square())
         self._sums += sum_over_rows(spread, features)
         self._ones += spread.sum(0, dtype=torch.float64)
