@@ -87,3 +87,13 @@ def test_it_can_be_run_as_a_module(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "usage: python -m logreg train [key=value ...]" in done.stdout
+
+
+def test_no_command_imports_torch_before_it_understands_what_is_typed() -> None:
+    code = (
+        "import sys; from importlib import import_module\n"
+        "from logreg.__main__ import COMMANDS\n"
+        "for name in COMMANDS: import_module(f'logreg.commands.{name}'); assert 'torch' not in sys.modules, name"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""

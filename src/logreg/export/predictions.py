@@ -11,7 +11,6 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from logreg.data.arrow_numbers import array_of, text_array
 from logreg.files import whole_file
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ class _Tables:
     def __init__(self, class_names: Sequence[str], kept: Sequence[str], open_: Callable[[pa.Schema], Any]) -> None:
         import pyarrow as pa
 
+        from logreg.data.arrow_numbers import text_array  # with `logreg.data` come torch and Lightning
+
         self.class_names, self.kept = text_array(class_names), list(kept)
         self.names = column_names(class_names, kept)
         probabilities = [(name, pa.float64()) for name in self.names]
@@ -67,6 +68,8 @@ class _Tables:
     def write(self, kept: Mapping[str, Any], labels: np.ndarray[Any, Any], probabilities: np.ndarray[Any, Any]) -> None:
         import pyarrow as pa
         import pyarrow.compute as pc
+
+        from logreg.data.arrow_numbers import array_of
 
         def named(places: np.ndarray[Any, Any]) -> pa.Array:
             return pa.DictionaryArray.from_arrays(array_of(places.astype(np.int32)), self.class_names).cast(pa.string())
