@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "solvers"),
     ("evaluation", "optimality"),
     ("training",),
-    ("reports", "export"),
+    ("reports", "export", "estimators"),
     ("run", "sweeps"),
     ("commands",),
     ("__main__",),
