@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule as TensorDataModule
     from logreg.data import build_dataset as build_dataset
+    from logreg.estimators.logistic_regression import LogisticRegression as LogisticRegression
     from logreg.losses.objective import Objective as Objective
     from logreg.solvers.fit import fit as fit
     from logreg.training.module import LogisticModule as LogisticModule
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "LogisticModule": "logreg.training.module",
+    "LogisticRegression": "logreg.estimators.logistic_regression",
     "Objective": "logreg.losses.objective",
     "TensorDataModule": "logreg.data",
     "build_dataset": "logreg.data",
@@ -25,7 +27,7 @@ _MODULES = {
 }
 """The module of each public name."""
 
-__all__ = ["LogisticModule", "Objective", "TensorDataModule", "__version__", "build_dataset", "fit"]
+__all__ = ["LogisticModule", "LogisticRegression", "Objective", "TensorDataModule", "__version__", "build_dataset", "fit"]
 
 
 def __getattr__(name: str) -> Any:
