@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from logreg.errors import ConfigError, DataError
-from logreg.estimators.input import Array, as_array, as_tensor, encoded_labels, features_of, raise_not_finite
+from logreg.estimators.input import Array, as_array, as_tensor, encoded_labels, features_of, raise_not_finite, rows_of
 from logreg.facts import DataFacts
 from logreg.losses import LOSSES, decided, default_loss
 from logreg.losses.objective import Objective
@@ -157,10 +157,10 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             ValueError: A parameter, or the data, cannot be fitted; the message says what to do.
         """
         self._check_parameters()
-        features, y = features_of(self, X, y, self.device)
+        features, y = rows_of(self, X, y, self.device)
         classes, labels = encoded_labels(y)
         if len(classes) < 2:
-            raise DataError(f"y must have samples of at least 2 classes, got the class {classes[0]!r} alone.")
+            raise DataError(f"y must have rows of at least 2 classes, got one class, {classes.tolist()[0]!r}.")
         weights = self._weights(sample_weight, classes, labels, len(features))
         labels = labels.to(features.device)
         weights = None if weights is None else weights.to(features.device)
@@ -307,6 +307,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
                 raise DataError(
                     f"sample_weight must have one number for each row, shape ({rows},), got {tuple(weights.shape)}."
                 )
+        if not bool(weights.any()):
+            raise DataError("sample_weight must have a number that is not zero. Give some row a weight.")
         if self.class_weight is None:
             return weights
         labels = labels.cpu()
@@ -375,7 +377,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """The logits (N, K), float64, on the device of X where it is a tensor."""
         if not hasattr(self, "coef_"):
             check_is_fitted(self)
-        features, _ = features_of(self, X)
+        features = features_of(self, X)
         coef, intercept = (as_tensor(part).to(features.device) for part in (self.coef_, self.intercept_))
         logits = linear_in_float64(features, coef, intercept)
         if not bool(logits.isfinite().all()):
