@@ -27,7 +27,15 @@ _MODULES = {
 }
 """The module of each public name."""
 
-__all__ = ["LogisticModule", "LogisticRegression", "Objective", "TensorDataModule", "__version__", "build_dataset", "fit"]
+__all__ = [
+    "LogisticModule",
+    "LogisticRegression",
+    "Objective",
+    "TensorDataModule",
+    "__version__",
+    "build_dataset",
+    "fit",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from logreg.export.formats import FORMATS
-from logreg.export.linear import Linear
 from logreg.export.sklearn import as_sklearn
 from logreg.facts import DataFacts
 from logreg.training.checkpoint_reading import TrainedModel
+from logreg.training.linear import Linear
 from models import MODELS, Models
 from summaries import EVALUATION, summary_of
 from whole_runs import Answer, train

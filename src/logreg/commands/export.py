@@ -17,8 +17,9 @@ from logreg.settings import Setting, help_lines
 from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
-    from logreg.export.linear import Linear, Sample
+    from logreg.export.linear import Sample
     from logreg.training.checkpoint_reading import TrainedModel
+    from logreg.training.linear import Linear
 
 OWN = {
     "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
@@ -89,10 +90,10 @@ def _run(arguments: list[str]) -> int:
     run = run_folder_of(checkpoint)
     with importing_libraries():
         from logreg.export.formats import FORMATS, check_installed, check_link, describe_inputs
-        from logreg.export.linear import Linear
         from logreg.reports.model_card import model_card
         from logreg.reports.summary_schema import Summary, read_summary, reading_summary
         from logreg.training.checkpoint_reading import TrainedModel
+        from logreg.training.linear import Linear
 
     check_installed(name)
     suffix = FORMATS[name].suffix

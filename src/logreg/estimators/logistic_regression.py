@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -27,10 +26,14 @@ from logreg.losses import LOSSES, decided, default_loss
 from logreg.losses.objective import Objective
 from logreg.optimality.certificate import Advice, Certificate, names_of, objective_in_words
 from logreg.optimality.separation.explain import explain_separation
+from logreg.run_folder import find_checkpoint
 from logreg.solvers.fit import EXACT, Fit, fit
 from logreg.solvers.passes.base import Pass
 from logreg.solvers.state import SolverState
 from logreg.training.model import linear_in_float64
+
+if TYPE_CHECKING:
+    from logreg.training.linear import Linear
 
 DTYPES = {32: torch.float32, 64: torch.float64}
 """Floating type of the arithmetic by ``precision``."""
@@ -227,6 +230,41 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         return float(super().score(X, as_array(y), None if sample_weight is None else as_array(sample_weight)))
 
     @classmethod
+    def from_checkpoint(cls, ckpt_path: str | Path) -> Any:
+        """The model of a run as a fitted estimator.
+
+        Args:
+            ckpt_path: A run folder, for its last checkpoint, or a checkpoint.
+
+        Returns:
+            The estimator.  Its coefficients are of features in source units; a calibration is part of them, so that
+            probabilities are those of the run.
+
+        Raises:
+            ConfigError: There is no checkpoint, or no estimator gives the same probabilities.
+        """
+        from logreg.training.checkpoint_reading import TrainedModel
+        from logreg.training.linear import Linear
+
+        trained = TrainedModel.load(find_checkpoint(str(ckpt_path), Path("runs")))
+        certificate = None if trained.optimality is None else Certificate.of(trained.optimality)
+        return cls._of_model(Linear.of(trained.module), certificate)
+
+    @classmethod
+    def _of_model(cls, model: Linear, certificate: Certificate | None = None) -> Any:
+        """The estimator of a trained model."""
+        from logreg.training.linear import classes_of
+
+        if model.divisor is not None:
+            raise ConfigError(
+                "`ckpt_path` must be a model of an estimator, which has no place for the class weights that "
+                "calibrate=temperature removes from one-vs-rest. Train with loss=cross_entropy."
+            )
+        coef, intercept = (part.numpy() for part in model.in_source_units())
+        names = model.facts.feature_names
+        return cls._fitted(coef, intercept, classes_of(model.facts), names, certificate, model.loss)
+
+    @classmethod
     def _fitted(
         cls,
         coef: Array,
@@ -274,7 +312,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             ConfigError: One of them is out of its range.
         """
         for key, holds, constraint in (
-            ("C", _is_number(self.C) and self.C > 0 and 1 / self.C < math.inf, "be a number > 0, or np.inf"),
+            ("C", _is_number(self.C) and self.C > 0 and math.inf > 1 / self.C, "be a number > 0, or np.inf"),
             ("l1_ratio", _is_number(self.l1_ratio) and 0 <= self.l1_ratio <= 1, "be a number in [0, 1]"),
             ("fit_intercept", isinstance(self.fit_intercept, bool | np.bool_), "be True or False"),
             ("tol", _is_number(self.tol) and 0 < self.tol < 1, "be a number > 0 and < 1"),
@@ -336,7 +374,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """The certificate of a fit."""
         bound, names = found.bound, list(getattr(self, "feature_names_in_", ()))
         separation = ""
-        if self.C == math.inf:
+        if math.inf == self.C:
             texts = tuple(str(one) for one in self.classes_)
             facts = DataFacts("", features.shape[1], texts, {}, tuple(names))
             separation = explain_separation(

@@ -6,12 +6,13 @@ import torch
 
 from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError, name_list
-from logreg.export.linear import Format, Linear
+from logreg.export.linear import Format
 from logreg.export.onnx import read_onnx, write_onnx
 from logreg.export.plain import read_json, read_safetensors, write_json, write_safetensors
 from logreg.export.sklearn import read_sklearn, write_sklearn
 from logreg.export.torch_program import read_torch_export, write_torch_export
 from logreg.losses import LOSSES
+from logreg.training.linear import Linear
 
 AGREEMENT = 1e-6
 """Largest allowed difference between a probability of the trained model and of the exported one."""

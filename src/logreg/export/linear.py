@@ -1,4 +1,4 @@
-"""The model as every export format needs it: coefficients in float64 with the calibration folded in."""
+"""Common parts of the export formats: the spellings of a table's levels, and the sample that a file is tried on."""
 
 from __future__ import annotations
 
@@ -6,114 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError
 from logreg.facts import Column, DataFacts
-from logreg.losses import LOSSES, Loss
-from logreg.training.module import DTYPES, LogisticModule
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A trained model as it is exported.
-
-    Attributes:
-        coef: Shape (K, D), float64, of stored features, divided by the temperature.
-        intercept: Shape (K,), float64, divided by the temperature.
-        loss: Name of the loss, which determines the inverse link.
-        facts: Facts of the data.
-        precision: "32" or "64": the floating type in which the model reads features.
-        divisor: Divisors of the sigmoids of a calibrated one-vs-rest model with class weights, shape (C,); the
-            quotients are then divided by their sum.  ``None`` for other models, whose intercept has the correction.
-    """
-
-    coef: Tensor
-    intercept: Tensor
-    loss: str
-    facts: DataFacts
-    precision: str
-    divisor: Tensor | None = None
-
-    @classmethod
-    def of(cls, module: LogisticModule) -> Linear:
-        """The exported form of a trained module."""
-        coef, intercept = (part.detach().cpu() for part in module.model.of_stored())
-        calibration, loss = module.calibration, module.objective.loss
-        heat, log_weight = calibration.temperature, calibration.log_weight
-        divisor = None
-        if log_weight is not None and not LOSSES[loss].couples_outputs and len(coef) > 1:
-            divisor = (log_weight / heat).exp()
-        elif log_weight is not None:
-            intercept = intercept - (log_weight.diff() if len(coef) == 1 else log_weight)
-        return cls(coef / heat, intercept / heat, loss, module.facts, module.hparams["precision"], divisor)
-
-    @property
-    def row_loss(self) -> Loss:
-        """The loss by its name."""
-        return LOSSES[self.loss]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Floating type of stored features."""
-        return DTYPES[self.precision]
-
-    @property
-    def input_dtype(self) -> torch.dtype:
-        """Floating type of a program's inputs, in source units: float64 where float32 would lose stored digits."""
-        return self.dtype if self.facts.stored.is_plain else torch.float64
-
-    def in_source_units(self) -> tuple[Tensor, Tensor]:
-        """``coef`` (K, D) and ``intercept`` (K,) of features in source units."""
-        coef = self.coef / self.facts.stored.unit
-        return coef, self.intercept - coef @ self.facts.stored.shift
-
-    def probabilities(self, features: Tensor) -> Tensor:
-        """Features (N, D) in source units -> probability of each class (N, C), in float64."""
-        stored = self.facts.stored.transform(features, self.dtype).double()
-        logits = torch.addmm(self.intercept, stored, self.coef.T)
-        return self.row_loss.class_probabilities(logits, 1.0, self.log_divisor)
-
-    @property
-    def log_divisor(self) -> Tensor | None:
-        """Logarithm of the divisor, shape (C,), for `Loss.class_probabilities`; ``None`` without one."""
-        return None if self.divisor is None else self.divisor.log()
-
-    def described(self) -> dict[str, Any]:
-        """Everything that is needed to use the coefficients, as plain values."""
-        link = self.row_loss.link
-        if not self.row_loss.couples_outputs and len(self.coef) > 1:
-            link += (
-                ", divided by divisor" if self.divisor is not None else ""
-            ) + ", divided by the sum over the classes"
-        return {
-            "made_by": "logreg",
-            "data": self.facts.title,
-            "classes": list(self.facts.class_names),
-            "link": link,
-            **({} if self.divisor is None else {"divisor": self.divisor.tolist()}),
-            "outputs": list(self.facts.class_names if len(self.coef) > 1 else self.facts.class_names[1:]),
-            "features": list(self.facts.feature_names),
-            "image_shape": list(self.facts.image_shape),
-            "columns": self.facts.as_dict()["columns"],
-            "backbone": dict(self.facts.backbone),
-            "pixels": dict(self.facts.pixels),
-        }
-
-
-def classes_of(facts: DataFacts) -> Array:
-    """The classes in the type that they have in the data: numbers, booleans or text; shape (C,)."""
-    if facts.class_kind == "boolean":
-        return np.array([name == "true" for name in facts.class_names])
-    convert = {"integer": int, "float": float}.get(facts.class_kind, str)
-    return np.array([convert(name) for name in facts.class_names])
+from logreg.training.linear import Array, Linear
 
 
 def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[str, int]:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from logreg.errors import ConfigError
-from logreg.export.linear import Array, Linear, Sample, classes_of, spelling_coefficients, spellings
+from logreg.export.linear import Sample, spelling_coefficients, spellings
+from logreg.training.linear import Array, Linear, classes_of
 
 
 def write_sklearn(model: Linear, file: Path) -> None:
