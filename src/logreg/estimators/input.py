@@ -158,4 +158,4 @@ def raise_not_finite(estimator: Any, features: Tensor) -> None:
         where = f"row {row}, column {column if names is None else repr(names[column])}"
         what = "NaN" if value != value else "infinity"
         advice = "Fill gaps first, for example with SimpleImputer." if what == "NaN" else "Cut or drop such values."
-        raise DataError(f"X must be finite, got {what} in {where}. {advice}")
+        raise DataError(f"Input X contains {what} in {where}. {advice}")
