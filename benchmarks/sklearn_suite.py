@@ -105,20 +105,21 @@ class Suite:
                 return [*logreg.LogisticRegression._get_param_names(), "penalty", "dual", "intercept_scaling"]
 
             def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
-                given = vars(self).copy()
+                given = {name: getattr(self, name) for name in ("solver", "tol", "C", "l1_ratio")}
                 self.solver, self.tol = SOLVERS.get(self.solver, self.solver), min(self.tol, TOLERANCE)
                 self.C = np.inf if self.penalty is None else self.C
                 self.l1_ratio = {"l1": 1.0, "l2": 0.0}.get(self.penalty, self.l1_ratio)
                 try:
                     return super().fit(X, y, sample_weight)
                 finally:
-                    vars(self).update({name: given[name] for name in ("solver", "tol", "C", "l1_ratio")})
+                    self.set_params(**given)
 
         sklearn.linear_model.LogisticRegression = LogisticRegression
         sklearn.utils.fixes.CSR_CONTAINERS = sklearn.utils.fixes.COO_CONTAINERS = [
             np.asarray
         ]  # dense rows in the tests of sparse ones
-        self.only, self.results = only, {}
+        self.only = only
+        self.results: dict[str, str] = {}
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         """Leaves out the tests that are not applicable."""
