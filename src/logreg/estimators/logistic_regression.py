@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 DTYPES = {32: torch.float32, 64: torch.float64}
 """Floating type of the arithmetic by ``precision``."""
 
+LARGEST = -torch.finfo(torch.float64).max, torch.finfo(torch.float64).max
+"""Limits of a logit that overflows."""
+
 PENALIZE = "set a penalty, such as C=1"
 """Advice on how to set a penalty."""
 
@@ -164,9 +167,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         classes, labels = encoded_labels(y)
         if len(classes) < 2:
             raise DataError(f"y must have rows of at least 2 classes, got one class, {classes.tolist()[0]!r}.")
-        weights = self._weights(sample_weight, classes, labels, len(features))
         labels = labels.to(features.device)
-        weights = None if weights is None else weights.to(features.device)
+        weights = self._weights(sample_weight, classes, labels)
         loss = default_loss(len(classes)) if self.loss == "auto" else self.loss
         objective = Objective(loss, "sum", (1 - self.l1_ratio) / self.C, self.l1_ratio / self.C)
         try:
@@ -331,20 +333,22 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             if getattr(self, key) not in choices:
                 raise ConfigError.not_a_choice(key, choices, getattr(self, key))
 
-    def _weights(self, sample_weight: Any, classes: Array, labels: Tensor, rows: int) -> Tensor | None:
+    def _weights(self, sample_weight: Any, classes: Array, labels: Tensor) -> Tensor | None:
         """The weight of each row, times that of its class, (N,), float64; ``None`` for 1 everywhere."""
-        if sample_weight is None:
-            if self.class_weight is None:
-                return None
-            weights = torch.ones(rows, dtype=torch.float64)
-        elif _is_number(sample_weight):
-            weights = torch.full((rows,), float(sample_weight), dtype=torch.float64)
-        else:
-            weights = as_tensor(np.asarray(as_array(sample_weight), dtype=np.float64))
-            if weights.shape != (rows,):
+        if sample_weight is None and self.class_weight is None:
+            return None
+        weights = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
+        if _is_number(sample_weight):
+            weights *= sample_weight
+        elif sample_weight is not None:
+            if not isinstance(sample_weight, Tensor):
+                sample_weight = as_tensor(np.asarray(sample_weight, dtype=np.float64))
+            if sample_weight.shape != labels.shape:
                 raise DataError(
-                    f"sample_weight must have one number for each row, shape ({rows},), got {tuple(weights.shape)}."
+                    f"sample_weight must have one number for each row, shape {tuple(labels.shape)}, got "
+                    f"{tuple(sample_weight.shape)}."
                 )
+            weights = sample_weight.detach().to(labels.device, torch.float64)
         if self.class_weight is not None:
             weights = weights * self._class_weights(classes, labels, weights)[labels]
         if not bool(weights.any()):
@@ -359,7 +363,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         by_class = as_tensor(compute_class_weight(self.class_weight, classes=classes, y=classes))
         if not bool(((by_class >= 0) & by_class.isfinite()).all()):
             raise ConfigError.broken("class_weight", "have finite numbers >= 0", self.class_weight)
-        return by_class
+        return by_class.to(labels.device)
 
     def _start(self, classes: Array, features: Tensor, objective: Objective) -> tuple[Tensor, Tensor] | None:
         """The coefficients (K, D) and intercepts (K,) of the fit before; ``None`` where they have another shape."""
@@ -424,6 +428,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         logits = linear_in_float64(features, coef, intercept)
         if not bool(logits.isfinite().all()):
             raise_not_finite(self, features)
+            if bool(logits.isnan().any()):  # products of both signs overflow
+                raise DataError("X is too large for float64 to add its products with coef_. Write it in another unit.")
+            logits = logits.clamp(*LARGEST)
         return logits
 
     def _probabilities(self, X: Any) -> Tensor:
