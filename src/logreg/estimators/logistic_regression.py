@@ -381,9 +381,15 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     ) -> FitCertificate:
         """The certificate of a fit."""
         bound, names = found.bound, list(getattr(self, "feature_names_in_", ()))
-        separation = ""
-        if math.inf == self.C:
-            texts = tuple(str(one) for one in self.classes_)
+        separation, texts = "", tuple(map(str, self.classes_.tolist()))
+        if weights is not None and self.fit_intercept:
+            weighted = labels[weights > 0]
+            if bool((weighted == weighted[0]).all()):
+                separation = (
+                    f"no finite optimum: all rows of positive weight are of the class '{texts[int(weighted[0])]}', so "
+                    "the intercept grows without bound; give rows of another class a weight"
+                )
+        if self.C == math.inf and not separation:
             facts = DataFacts("", features.shape[1], texts, {}, tuple(names))
             separation = explain_separation(
                 features, labels, objective, facts, self.fit_intercept, weights, penalize=PENALIZE
