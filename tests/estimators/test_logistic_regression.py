@@ -383,7 +383,7 @@ def test_a_data_frame_is_its_columns_by_name(kind: str) -> None:
 @pytest.mark.parametrize("kind", [np.float32, np.float16, np.int16, np.uint8, bool, object])
 def test_numbers_of_every_type_are_features(kind: type) -> None:
     X, y = iris()
-    rounded = X.round().astype(kind)
+    rounded: Array = X.round().astype(kind)
     model = LogisticRegression(**TIGHT).fit(rounded, y)
     np.testing.assert_allclose(model.coef_, LogisticRegression(**TIGHT).fit(rounded.astype(float), y).coef_, atol=1e-6)
     assert model.coef_.dtype == np.float64
