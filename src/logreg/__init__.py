@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule as TensorDataModule
     from logreg.data import build_dataset as build_dataset
+    from logreg.estimators.table_encoder import TableEncoder as TableEncoder
     from logreg.losses.objective import Objective as Objective
     from logreg.solvers.fit import fit as fit
     from logreg.training.module import LogisticModule as LogisticModule
@@ -19,13 +20,14 @@ __version__ = "0.1.0"
 _MODULES = {
     "LogisticModule": "logreg.training.module",
     "Objective": "logreg.losses.objective",
+    "TableEncoder": "logreg.estimators.table_encoder",
     "TensorDataModule": "logreg.data",
     "build_dataset": "logreg.data",
     "fit": "logreg.solvers.fit",
 }
 """The module of each public name."""
 
-__all__ = ["LogisticModule", "Objective", "TensorDataModule", "__version__", "build_dataset", "fit"]
+__all__ = ["LogisticModule", "Objective", "TableEncoder", "TensorDataModule", "__version__", "build_dataset", "fit"]
 
 
 def __getattr__(name: str) -> Any:

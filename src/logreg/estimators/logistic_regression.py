@@ -80,8 +80,14 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         else:
             coef, intercept = coef[order], intercept[order]
         self.classes_ = classes[order]
-        self.coef_, self.intercept_ = np.ascontiguousarray(coef, np.float64), np.ascontiguousarray(intercept, np.float64)
-        self.n_features_in_, self.n_iter_ = coef.shape[1], np.array([certificate.passes if certificate else 0], np.int32)
+        self.coef_, self.intercept_ = (
+            np.ascontiguousarray(coef, np.float64),
+            np.ascontiguousarray(intercept, np.float64),
+        )
+        self.n_features_in_, self.n_iter_ = (
+            coef.shape[1],
+            np.array([certificate.passes if certificate else 0], np.int32),
+        )
         if feature_names:
             self.feature_names_in_ = np.array(feature_names, dtype=object)
         if certificate is not None:
