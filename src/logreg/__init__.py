@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule as TensorDataModule
     from logreg.data import build_dataset as build_dataset
+    from logreg.estimators.logistic_regression import LogisticRegression as LogisticRegression
     from logreg.estimators.table_encoder import TableEncoder as TableEncoder
     from logreg.losses.objective import Objective as Objective
     from logreg.solvers.fit import fit as fit
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "LogisticModule": "logreg.training.module",
+    "LogisticRegression": "logreg.estimators.logistic_regression",
     "Objective": "logreg.losses.objective",
     "TableEncoder": "logreg.estimators.table_encoder",
     "TensorDataModule": "logreg.data",
@@ -27,7 +29,16 @@ _MODULES = {
 }
 """The module of each public name."""
 
-__all__ = ["LogisticModule", "Objective", "TableEncoder", "TensorDataModule", "__version__", "build_dataset", "fit"]
+__all__ = [
+    "LogisticModule",
+    "LogisticRegression",
+    "Objective",
+    "TableEncoder",
+    "TensorDataModule",
+    "__version__",
+    "build_dataset",
+    "fit",
+]
 
 
 def __getattr__(name: str) -> Any:

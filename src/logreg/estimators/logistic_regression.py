@@ -2,19 +2,112 @@
 
 from __future__ import annotations
 
+import math
+import time
+import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
-from logreg.optimality.certificate import Certificate
+from logreg.errors import ConfigError, DataError
+from logreg.estimators.input import Array, as_array, as_tensor, encoded_labels, features_of, raise_not_finite
+from logreg.facts import DataFacts
+from logreg.losses import LOSSES, decided, default_loss
+from logreg.losses.objective import Objective
+from logreg.optimality.certificate import Advice, Certificate, names_of, objective_in_words
+from logreg.optimality.separation.explain import explain_separation
+from logreg.solvers.fit import EXACT, Fit, fit
+from logreg.solvers.passes.base import Pass
+from logreg.solvers.state import SolverState
+from logreg.training.model import linear_in_float64
 
-Array = np.ndarray[Any, Any]
+DTYPES = {32: torch.float32, 64: torch.float64}
+"""Floating type of the arithmetic by ``precision``."""
+
+PENALIZE = "set a penalty, such as C=1"
+"""Advice on how to set a penalty."""
+
+
+@dataclass(frozen=True)
+class FitCertificate(Certificate):
+    """The certificate of an estimator's fit; see `Certificate`.  Its advice names parameters of the estimator."""
+
+    advice: ClassVar[Advice] = Advice(
+        penalize=PENALIZE,
+        go_on="raise max_iter",
+        go_on_otherwise="raise max_iter, or scale the features (StandardScaler)",
+        standardize="scale the features (StandardScaler)",
+    )
 
 
 class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
-    """Logistic regression whose distance from the optimum is known."""
+    """Logistic regression whose distance from the optimum is known, with scikit-learn's interface.
+
+    It minimizes scikit-learn's objective, here divided by C:
+
+        sum_i s_i loss_i  +  ((1 - l1_ratio) / 2 |coef|^2 + l1_ratio |coef|_1) / C,
+
+    with the weight s_i of a row times that of its class.  The intercept is not penalized.
+
+    X is an array, a data frame (pandas, polars, or any other that NumPy converts) or a tensor of torch.  Attributes are
+    NumPy arrays in float64 whatever X is.  Predictions for a tensor are tensors on its device (labels only where the
+    classes are numbers or booleans); other predictions are arrays.
+
+    Args:
+        C: Inverse strength of the penalty, > 0; ``np.inf`` for no penalty.
+        l1_ratio: Share of the l1 penalty, in [0, 1].
+        fit_intercept: Whether an intercept is fitted; else it is 0.
+        class_weight: ``None`` for 1; a dict from class to weight; or "balanced" for weights in inverse proportion to
+            the weights of the classes' rows.
+        tol: Relative gap (f - minimum) / f at which a fit ends, > 0.  It is proven, not estimated from steps.
+        max_iter: Passes over the rows at most.
+        loss: "auto" for "bce" with two classes and "cross_entropy" (softmax) with more.  "bce" with several classes is
+            one-vs-rest.
+        solver: "newton", "lbfgs", or "auto" for the one that suits the problem.
+        precision: 32 or 64 bits of the arithmetic far from the optimum.  Rows keep their own type, and the certificate
+            is computed in float64.
+        device: Device of the arithmetic, such as "cuda".  Tensors are fitted where they are.
+        warm_start: Whether a fit starts from the coefficients of the one before, if these have the same shape.
+        verbose: 1 prints a line for each fit, 2 one for each pass too.
+        random_state: Seed of the samples of rows from which some solvers estimate the curvature; ``None`` for 0.
+
+    Attributes:
+        coef_: Coefficients of the features as they are, (1, D) of two classes and else (C, D).
+        intercept_: Shape (1,) or (C,).
+        classes_: The classes in ascending order, (C,).
+        n_iter_: Passes over the rows that the fit took, (1,).
+        n_features_in_: D.
+        feature_names_in_: Names of the columns, (D,); only where X is a data frame whose names are texts.
+        certificate_: How far the coefficients are from the optimum, a `Certificate`: ``value`` is f as above, in nats,
+            and f - minimum is at most ``gap`` plus ``rounding``; ``relative_gap``, ``converged``, ``rigorous``,
+            ``max_abs_gradient``, ``separation`` and ``verdict`` (in words) say more.
+
+    Example:
+        >>> model = LogisticRegression(C=np.inf).fit([[0.0], [1.0], [2.0], [3.0]], ["no", "yes", "no", "yes"])
+        >>> model.predict([[2.5]]).tolist(), model.certificate_.converged
+        (['yes'], True)
+
+    References:
+        Buitinck et al. (2013), API design for machine learning software: experiences from the scikit-learn project.
+    """
+
+    classes_: Array
+    coef_: Array
+    intercept_: Array
+    n_features_in_: int
+    n_iter_: Array
+    certificate_: Certificate
 
     def __init__(
         self,
@@ -46,6 +139,92 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.warm_start = warm_start
         self.verbose = verbose
         self.random_state = random_state
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fits the coefficients to a certified optimum.
+
+        Args:
+            X: Shape (N, D), numbers without gaps.
+            y: Shape (N,): the class of each row, as text, whole numbers or booleans.
+            sample_weight: Shape (N,), >= 0; a number for all rows; ``None`` for 1.
+
+        Warns:
+            ConvergenceWarning: The relative gap is above ``tol``, or there is no penalty and the classes are separated,
+                so that no finite optimum exists.
+
+        Raises:
+            TypeError: X is sparse.
+            ValueError: A parameter, or the data, cannot be fitted; the message says what to do.
+        """
+        self._check_parameters()
+        features, y = features_of(self, X, y, self.device)
+        classes, labels = encoded_labels(y)
+        if len(classes) < 2:
+            raise DataError(f"y must have samples of at least 2 classes, got the class {classes[0]!r} alone.")
+        weights = self._weights(sample_weight, classes, labels, len(features))
+        labels = labels.to(features.device)
+        weights = None if weights is None else weights.to(features.device)
+        loss = default_loss(len(classes)) if self.loss == "auto" else self.loss
+        objective = Objective(loss, "sum", (1 - self.l1_ratio) / self.C, self.l1_ratio / self.C)
+        try:
+            found = fit(
+                features,
+                labels,
+                objective,
+                len(classes),
+                weights,
+                optimizer=self.solver,
+                tolerance=self.tol,
+                max_passes=self.max_iter,
+                dtype=DTYPES[self.precision],
+                intercept=self.fit_intercept,
+                watch=_print_pass if self.verbose > 1 else None,
+                start=self._start(classes, features, objective) if self.warm_start else None,
+                seed=0 if self.random_state is None else _seed(self.random_state),
+            )
+        except DataError:
+            raise_not_finite(self, features)
+            raise
+        coef, intercept = found.coef, found.intercept
+        if len(classes) == 2 and len(coef) == 2:  # a softmax
+            coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+        self.coef_, self.intercept_, self.classes_ = coef.cpu().numpy(), intercept.cpu().numpy(), classes
+        self.n_iter_ = np.array([found.passes], dtype=np.int32)
+        self.certificate_ = self._certificate(found, objective, features, labels, weights)
+        self._report()
+        return self
+
+    def decision_function(self, X: Any) -> Any:
+        """The logits: (N,) for two classes, of the second one, and else (N, C)."""
+        logits = self._logits(X)
+        return _like(X, logits[:, 0] if logits.shape[1] == 1 else logits)
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probability of each class in ``classes_``, (N, C); of one-vs-rest they are divided by their sum."""
+        return _like(X, self._probabilities(X))
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """Logarithm of `predict_proba`."""
+        return _like(X, self._probabilities(X).log())
+
+    def predict(self, X: Any) -> Any:
+        """The most probable class of each row, (N,)."""
+        places = decided(self._probabilities(X))
+        if isinstance(X, Tensor) and self.classes_.dtype.kind in "biuf":
+            return torch.from_numpy(self.classes_).to(places.device)[places]
+        return self.classes_[places.cpu().numpy()]
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy: the share of rows whose class is predicted.
+
+        Args:
+            X: Shape (N, D).
+            y: Shape (N,), the true classes.
+            sample_weight: Shape (N,); ``None`` for 1.
+        """
+        if isinstance(X, Tensor):
+            X = as_array(X)
+        return float(super().score(X, as_array(y), None if sample_weight is None else as_array(sample_weight)))
 
     @classmethod
     def _fitted(
@@ -79,17 +258,159 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
                 coef, intercept = -coef, -intercept
         else:
             coef, intercept = coef[order], intercept[order]
-        self.classes_ = classes[order]
-        self.coef_, self.intercept_ = (
-            np.ascontiguousarray(coef, np.float64),
-            np.ascontiguousarray(intercept, np.float64),
-        )
-        self.n_features_in_, self.n_iter_ = (
-            coef.shape[1],
-            np.array([certificate.passes if certificate else 0], np.int32),
-        )
+        self.classes_, self.n_features_in_ = classes[order], coef.shape[1]
+        self.coef_, self.intercept_ = (np.array(part, dtype=np.float64) for part in (coef, intercept))
+        self.n_iter_ = np.array([certificate.passes if certificate else 0], dtype=np.int32)
         if feature_names:
             self.feature_names_in_ = np.array(feature_names, dtype=object)
         if certificate is not None:
             self.certificate_ = certificate
         return self
+
+    def _check_parameters(self) -> None:
+        """Checks the parameters.
+
+        Raises:
+            ConfigError: One of them is out of its range.
+        """
+        for key, holds, constraint in (
+            ("C", _is_number(self.C) and self.C > 0 and 1 / self.C < math.inf, "be a number > 0, or np.inf"),
+            ("l1_ratio", _is_number(self.l1_ratio) and 0 <= self.l1_ratio <= 1, "be a number in [0, 1]"),
+            ("fit_intercept", isinstance(self.fit_intercept, bool | np.bool_), "be True or False"),
+            ("tol", _is_number(self.tol) and 0 < self.tol < 1, "be a number > 0 and < 1"),
+            ("max_iter", _is_whole(self.max_iter) and self.max_iter >= 1, "be a whole number >= 1"),
+            ("precision", self.precision in DTYPES, "be 32 or 64"),
+            ("verbose", isinstance(self.verbose, Integral) and self.verbose >= 0, "be a whole number >= 0"),
+            (
+                "class_weight",
+                self.class_weight is None or isinstance(self.class_weight, dict) or self.class_weight == "balanced",
+                'be None, "balanced" or a dict from class to weight',
+            ),
+        ):
+            if not holds:
+                raise ConfigError.broken(key, constraint, getattr(self, key))
+        for key, choices in (("loss", ("auto", *LOSSES)), ("solver", ("auto", *EXACT))):
+            if getattr(self, key) not in choices:
+                raise ConfigError.not_a_choice(key, choices, getattr(self, key))
+
+    def _weights(self, sample_weight: Any, classes: Array, labels: Tensor, rows: int) -> Tensor | None:
+        """The weight of each row, times that of its class, (N,), float64; ``None`` for 1 everywhere."""
+        if sample_weight is None:
+            if self.class_weight is None:
+                return None
+            weights = torch.ones(rows, dtype=torch.float64)
+        elif _is_number(sample_weight):
+            weights = torch.full((rows,), float(sample_weight), dtype=torch.float64)
+        else:
+            weights = as_tensor(np.asarray(as_array(sample_weight), dtype=np.float64))
+            if weights.shape != (rows,):
+                raise DataError(
+                    f"sample_weight must have one number for each row, shape ({rows},), got {tuple(weights.shape)}."
+                )
+        if self.class_weight is None:
+            return weights
+        labels = labels.cpu()
+        if self.class_weight == "balanced":
+            totals = torch.bincount(labels, weights, len(classes))
+            by_class = torch.where(totals > 0, totals.sum() / (len(classes) * totals), 0.0)
+        else:
+            by_class = as_tensor(compute_class_weight(self.class_weight, classes=classes, y=classes))
+        return weights * by_class[labels]
+
+    def _start(self, classes: Array, features: Tensor, objective: Objective) -> tuple[Tensor, Tensor] | None:
+        """The coefficients (K, D) and intercepts (K,) of the fit before; ``None`` where they have another shape."""
+        coef, intercept = getattr(self, "coef_", None), getattr(self, "intercept_", None)
+        outputs = 1 if len(classes) == 2 else len(classes)
+        if coef is None or intercept is None or coef.shape != (outputs, features.shape[1]):
+            return None
+        start = [torch.from_numpy(part).to(features.device, torch.float64) for part in (coef, intercept)]
+        if objective.row_loss.num_outputs(len(classes)) > outputs:  # a softmax of two classes
+            start = [torch.cat([-part, part]) / 2 for part in start]
+        return start[0], start[1] * self.fit_intercept
+
+    def _certificate(
+        self, found: Fit, objective: Objective, features: Tensor, labels: Tensor, weights: Tensor | None
+    ) -> FitCertificate:
+        """The certificate of a fit."""
+        bound, names = found.bound, list(getattr(self, "feature_names_in_", ()))
+        separation = ""
+        if self.C == math.inf:
+            texts = tuple(str(one) for one in self.classes_)
+            facts = DataFacts("", features.shape[1], texts, {}, tuple(names))
+            separation = explain_separation(
+                features, labels, objective, facts, self.fit_intercept, weights, penalize=PENALIZE
+            )
+        return FitCertificate(
+            objective=objective_in_words(objective, len(found.coef), weights is not None, self.fit_intercept),
+            value=bound.value,
+            gap=bound.gap,
+            rigorous=bound.rigorous,
+            max_abs_gradient=float(bound.gradient.abs().max()),
+            tolerance=self.tol,
+            rows=len(features),
+            dtype=f"float{self.precision}",
+            passes=found.passes,
+            seconds=found.seconds,
+            separation=separation,
+            rounding=bound.rounding,
+            dependent=names_of(bound.dependent, names),
+        )
+
+    def _report(self) -> None:
+        """Prints or warns what the certificate says."""
+        certificate, name = self.certificate_, type(self).__name__
+        if self.verbose:
+            print(f"{name}: {certificate.passes} passes, {certificate.seconds:.2g} s: {certificate.verdict}")
+        if certificate.separation:
+            warnings.warn(f"{name}: {certificate.separation}.", ConvergenceWarning, stacklevel=3)
+        elif not certificate.relative_gap <= self.tol:
+            warnings.warn(
+                f"{name} has not reached tol={self.tol:g} in {certificate.passes} passes: {certificate.verdict}. "
+                f"The relative gap is {certificate.relative_gap:.2g}.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def _logits(self, X: Any) -> Tensor:
+        """The logits (N, K), float64, on the device of X where it is a tensor."""
+        if not hasattr(self, "coef_"):
+            check_is_fitted(self)
+        features, _ = features_of(self, X)
+        coef, intercept = (as_tensor(part).to(features.device) for part in (self.coef_, self.intercept_))
+        logits = linear_in_float64(features, coef, intercept)
+        if not bool(logits.isfinite().all()):
+            raise_not_finite(self, features)
+        return logits
+
+    def _probabilities(self, X: Any) -> Tensor:
+        """Probability of each class, (N, C), float64."""
+        logits = self._logits(X)
+        loss = LOSSES[default_loss(len(self.classes_)) if self.loss == "auto" else self.loss]
+        if logits.shape[1] == 1:  # a softmax of two classes is a sigmoid of the difference
+            loss = LOSSES[default_loss(2)] if loss.couples_outputs else loss
+        return loss.class_probabilities(logits)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _seed(random_state: Any) -> int:
+    """A seed from a random state of scikit-learn's kinds."""
+    if _is_whole(random_state):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31))
+
+
+def _print_pass(state: SolverState, requested: Pass[object]) -> None:
+    """Prints the state of a solver after a pass."""
+    print(f"f = {state.value:.9g}, gap about {state.gap:.2g}, predicted decrease {state.predicted_decrease:.2g}")
+
+
+def _like(X: Any, result: Tensor) -> Any:
+    """A result for X: a tensor for a tensor, else an array."""
+    return result if isinstance(X, Tensor) else result.numpy()

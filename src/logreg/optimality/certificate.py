@@ -13,7 +13,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -44,6 +44,15 @@ MAX_IMPROVING_WORK = 2e10
 
 MIN_IMPROVING_PASSES = 10
 """Passes below which the exact optimizer does not begin, since it would hardly improve a bound."""
+
+
+class Advice(NamedTuple):
+    """What a certificate advises, in the words of its reader: by default of the commands."""
+
+    penalize: str = "set l2"
+    go_on: str = "train longer"
+    go_on_otherwise: str = "train longer, or use optimizer=newton"
+    standardize: str = "set dataset.standardize=true"
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,11 @@ class Certificate:
     rounding: float = 0.0
     dependent: tuple[str, ...] = ()
 
+    advice: ClassVar[Advice] = Advice()
+    """What to do where the model is not optimal."""
+
     @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Certificate:
+    def of(cls, plain: Mapping[str, Any]) -> Self:
         """The certificate that `as_dict` made plain values of."""
         own = {field.name: plain[field.name] for field in dataclasses.fields(cls)}
         return cls(**own | {"dependent": tuple(plain["dependent"])})
@@ -110,17 +122,17 @@ class Certificate:
                 known = "at an unknown distance from the optimum"
             elif self.relative_gap <= self.tolerance:
                 known = f"optimal to {self.relative_gap:.1g} by estimate"
-            return f"{known}: {dependence_in_words(self.dependent)}"
+            return f"{known}: {dependence_in_words(self.dependent, self.advice.penalize)}"
         if self.gap <= self.tolerance * abs(self.value) and self.rigorous:
             return (
                 f"{self.rounding:.2g} nats above the optimum at most, by rounding alone: "
-                "subtract an offset from the features, or set dataset.standardize=true"
+                f"subtract an offset from the features, or {self.advice.standardize}"
             )
         most = "at most" if self.rigorous else "by estimate"
         if self.rigorous and self.gap >= self.value:
-            advice = "set l2, or train longer" if "no penalty" in self.objective else "train longer"
-            return f"no useful bound yet: the optimum may be as low as 0; {advice}"
-        return f"{self.gap:.2g} nats above the optimum {most}: train longer, or use optimizer=newton"
+            penalize = f"{self.advice.penalize}, or " if "no penalty" in self.objective else ""
+            return f"no useful bound yet: the optimum may be as low as 0; {penalize}{self.advice.go_on}"
+        return f"{self.gap:.2g} nats above the optimum {most}: {self.advice.go_on_otherwise}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for summary.json and the checkpoint."""
@@ -142,10 +154,10 @@ def names_of(positions: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names[position] if names else f"feature {position}" for position in positions)
 
 
-def dependence_in_words(dependent: Sequence[str]) -> str:
+def dependence_in_words(dependent: Sequence[str], penalize: str = Advice().penalize) -> str:
     """The sentence on features that are linearly dependent to within rounding, with what to do."""
     names = name_list(map(repr, dependent), MAX_NAMED, ("feature", "features"), last=" and ")
-    return f"{names} are linearly dependent to within rounding, so no bound holds; drop one, or set l2"
+    return f"{names} are linearly dependent to within rounding, so no bound holds; drop one, or {penalize}"
 
 
 def problem_of(

@@ -150,6 +150,8 @@ def fit(
     dtype: torch.dtype | None = None,
     intercept: bool = True,
     watch: Callable[[SolverState, Pass[object]], None] | None = None,
+    start: tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
 ) -> Fit:
     """Fits rows in memory to a certified optimum.
 
@@ -167,6 +169,8 @@ def fit(
             for float32 else.
         intercept: Whether an intercept is fitted; else it is 0.
         watch: Is called after each pass with the state and the pass; a small problem takes none.
+        start: Coefficients (K, D) and intercepts (K,) in source units to start from; ``None`` for zero.
+        seed: Seed of the samples of rows from which some optimizers estimate the curvature.
 
     Returns:
         The fit.  Where the optimum is not unique it has the coefficients of least norm: without a penalty, where
@@ -199,7 +203,8 @@ def fit(
         features if stored.is_plain else stored.transform(features, features.dtype), labels, sample_weight
     )
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
-    state = SolverState(problem, problem.zeros(), tolerance)
+    point = problem.zeros() if start is None else _start(problem, stored, *start)
+    state = SolverState(problem, point, tolerance, seed)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         if optimizer == "auto" and is_small(problem, memory):
             passes = solve_small(state, memory, max_passes)
@@ -218,13 +223,39 @@ def fit(
     return Fit(point[:, :-1], point[:, -1], bound, state.converged, passes, seconds)
 
 
+def _start(problem: Problem, stored: StoredForm, coef: Tensor, intercept: Tensor) -> Tensor:
+    """A start in source units, (K, D) and (K,), as a point (K, D + 1) in the model's coordinates.
+
+    Raises:
+        DataError: The start has another shape, or is not finite.
+    """
+    zeros = problem.zeros()
+    expected = tuple(zeros[:, :-1].shape), (len(zeros),)
+    if (tuple(coef.shape), tuple(intercept.shape)) != expected:
+        got = tuple(coef.shape), tuple(intercept.shape)
+        raise DataError(f"`start` must have coef {expected[0]} and intercept {expected[1]}, got {got[0]} and {got[1]}.")
+    point = torch.cat([coef, intercept.unsqueeze(1)], dim=1).to(zeros)
+    if not bool(point.isfinite().all()):
+        raise DataError("`start` must be finite. Leave it out to start from zero.")
+    if stored.is_plain:
+        return point
+    plain, form = _coordinates(problem, stored)
+    return moved_to(plain, form, point)
+
+
+def _coordinates(problem: Problem, stored: StoredForm) -> tuple[Coordinates, Coordinates]:
+    """The coordinates of source units, and those of the model, both relative to the features in source units."""
+    shift, unit = (part.to(problem.model.scale.device) for part in stored)
+    plain = Coordinates(torch.zeros_like(shift), torch.ones_like(unit))
+    return plain, Coordinates(shift, unit * problem.model.scale)
+
+
 def _in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound: Bound) -> tuple[Tensor, Bound]:
     """The point (K, D + 1) and its bound in source units; the bound includes the rounding of the intercepts there."""
     if stored.is_plain:
         return point, bound
-    shift, unit = (part.to(point.device) for part in stored)
-    plain = Coordinates(torch.zeros_like(shift), torch.ones_like(unit))
-    point = moved_to(Coordinates(shift, unit * problem.model.scale), plain, point)
+    plain, form = _coordinates(problem, stored)
+    point = moved_to(form, plain, point)
     error = 2 * UNIT_ROUNDOFF * point[:, -1].abs()
     total = problem.row_sum_scale * problem.total_weight
     second = problem.loss.max_curvature / 2 * total * float(error.square().sum())

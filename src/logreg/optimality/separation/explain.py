@@ -7,7 +7,7 @@ from torch import Tensor
 from logreg.facts import DataFacts
 from logreg.losses.objective import Objective
 from logreg.optimality.certificate import is_penalized
-from logreg.optimality.separation.find import Separation, find_separation
+from logreg.optimality.separation.find import PENALIZE, Separation, find_separation
 from logreg.optimality.separation.rows import Features
 
 SEARCH_LIMITS_S = (0.5, 5.0)
@@ -26,6 +26,7 @@ def explain_separation(
     sample_weight: Tensor | None = None,
     leak: str = "",
     seconds: float = SEARCH_LIMITS_S[-1],
+    penalize: str = PENALIZE,
 ) -> str:
     """The reason why the fit of an objective to these rows has no finite optimum.
 
@@ -38,6 +39,7 @@ def explain_separation(
         sample_weight: Shape (N,), >= 0.
         leak: Advice on leaving out columns that may be the target under another name; empty where there are none.
         seconds: The longest search, of `SEARCH_LIMITS_S`; 0 for a comparison of single columns alone.
+        penalize: Advice on how to set a penalty.
 
     Returns:
         The sentence of `Separation.in_words`; empty where a finite optimum exists or the search did not decide.
@@ -51,4 +53,4 @@ def explain_separation(
             break
     if found.kind in ("none", "unknown"):
         return ""
-    return found.in_words(facts.feature_names, facts.class_names, leak)
+    return found.in_words(facts.feature_names, facts.class_names, leak, penalize)

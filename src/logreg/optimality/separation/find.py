@@ -37,6 +37,9 @@ from logreg.optimality.certificate import MAX_NAMED
 from logreg.optimality.separation.inequalities import Inequalities
 from logreg.optimality.separation.rows import NEGLIGIBLE_SLOPE, Features, Kind, SeparationRows, TooMuchWork
 
+PENALIZE = "set a penalty, such as l2=1e-3"
+"""Advice of a command on how to set a penalty."""
+
 
 @dataclass(frozen=True)
 class Separation:
@@ -56,13 +59,16 @@ class Separation:
     can have a separation where no class can be separated from the others together: then the classes whose
     coefficients grow."""
 
-    def in_words(self, feature_names: Sequence[str], class_names: Sequence[str], leak: str = "") -> str:
+    def in_words(
+        self, feature_names: Sequence[str], class_names: Sequence[str], leak: str = "", penalize: str = PENALIZE
+    ) -> str:
         """The separation in one sentence, with what to do.
 
         Args:
             feature_names: The names of all features, or empty.
             class_names: The names of all classes.
             leak: Advice on leaving out columns that may be the target under another name; empty where there are none.
+            penalize: Advice on how to set a penalty.
 
         Example:
             >>> Separation("complete", (0,), (1,)).in_words(["hours"], ["failed", "passed"])
@@ -73,8 +79,8 @@ coefficients grow without bound; set a penalty, such as l2=1e-3"
             return "a finite optimum exists: the classes overlap"
         if self.kind == "unknown":
             return (
-                "whether a finite optimum exists is unknown, since the search for separation was too much work; a "
-                "penalty, such as l2=1e-3, ensures one"
+                "whether a finite optimum exists is unknown, since the search for separation was too much work; to "
+                f"ensure one, {penalize}"
             )
         classes = [f"'{class_names[place]}'" for place in self.classes]
         separated = name_list(classes, MAX_NAMED, ("class", "classes"), last=" and ")
@@ -92,9 +98,9 @@ coefficients grow without bound; set a penalty, such as l2=1e-3"
             extent = " perfectly (complete separation)"
         else:
             extent = f"{' in some rows' if names else ''} (quasi-complete separation)"
-        advice = "set a penalty, such as l2=1e-3"
+        advice = penalize
         if leak:
-            advice = f"may be the target under another name: {leak}; if not, {advice}"
+            advice = f"may be the target under another name: {leak}; if not, {penalize}"
         return (
             f"no finite optimum: {columns} {'separate' if len(names) > 1 else 'separates'} {separated}{extent}, "
             f"so coefficients grow without bound; {advice}"
