@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from logreg.export.linear import Array, Linear, Sample, linked
+from logreg.export.base import Sample, linked
+from logreg.training.linear import Array, Linear
 
 
 def write_json(model: Linear, file: Path) -> None:

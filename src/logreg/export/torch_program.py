@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from logreg.export.linear import Array, Linear, Sample
+from logreg.export.base import Sample
 from logreg.losses import LOSSES
+from logreg.training.linear import Array, Linear
 
 
 class _Probabilities(nn.Module):

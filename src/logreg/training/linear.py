@@ -1,20 +1,15 @@
-"""The model as every export format needs it: coefficients in float64 with the calibration folded in."""
+"""A trained model as other programs need it: coefficients in float64 with the calibration folded in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.data.formats.text_tables import missing_words
-from logreg.errors import ConfigError
-from logreg.facts import Column, DataFacts
+from logreg.facts import DataFacts
 from logreg.losses import LOSSES, Loss
 from logreg.training.module import DTYPES, LogisticModule
 
@@ -23,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Linear:
-    """A trained model as it is exported.
+    """A trained model: its coefficients, and the way from the logits to probabilities.
 
     Attributes:
         coef: Shape (K, D), float64, of stored features, divided by the temperature.
@@ -114,90 +109,3 @@ def classes_of(facts: DataFacts) -> Array:
         return np.array([name == "true" for name in facts.class_names])
     convert = {"integer": int, "float": float}.get(facts.class_kind, str)
     return np.array([convert(name) for name in facts.class_names])
-
-
-def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[str, int]:
-    """The spellings of a column of text or booleans, without blanks around them, each with its level's position.
-
-    A missing value has the position -1; other texts are no level.  `logreg.data.encoding.encode` reads text files in
-    the same way.
-
-    Args:
-        column: The encoding of the column.
-        facts: Facts of the data.
-        any_case: Whether the caller lowers booleans itself; else their spellings in every case are listed.
-
-    Raises:
-        ConfigError: A level has the spelling of a missing value.
-    """
-    if column.indicator and "" in column.levels:
-        raise ConfigError(
-            f"`format` must distinguish a missing value of {column.name!r} from its level '', and onnx "
-            "and sklearn have '' for both. Use format=json, safetensors or torch_export, or give the level a name in "
-            "the file."
-        )
-    places = {level.strip(): place for place, level in enumerate(column.levels)}
-    places |= {level: place for place, level in enumerate(column.levels)}
-    missing = missing_words(facts.missing_values)
-    if column.kind == "boolean":
-        digits = {"false": "0", "true": "1"}
-        for level, place in list(places.items()):
-            places[digits[level]] = place
-            if not any_case:
-                letters = product(*zip(level, level.upper(), strict=True))
-                places |= {"".join(spelled): place for spelled in letters}
-        missing = [word.lower() for word in missing] if any_case else missing
-    return dict.fromkeys(missing, -1) | places
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Held-out rows on which the exported model is compared with the trained one.
-
-    Attributes:
-        features: Shape (n, D), in source units, float64.
-        columns: The rows before encoding, arrays (n,) of numbers or text by column; empty without a table.
-    """
-
-    features: Tensor
-    columns: Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Format:
-    """A format that models are exported to.
-
-    Attributes:
-        suffix: Suffix of the file.
-        packages: Further packages that writing it needs.
-        write: Writes a model.
-        read: Reads the file as its user would, and returns the probabilities of a sample, shape (n, C).
-    """
-
-    suffix: str
-    packages: tuple[str, ...]
-    write: Callable[[Linear, Path], None]
-    read: Callable[[Path, Linear, Sample], Array]
-
-
-def linked(coef: Array, intercept: Array, link: str, sample: Sample, divisor: Sequence[float] | None) -> Array:
-    """Probabilities in NumPy, computed as `Linear.described` describes."""
-    logits = sample.features.double().numpy() @ coef.T + intercept
-    if link == "softmax":
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(powers / powers.sum(1, keepdims=True))
-    sigmoid = (1 + np.tanh(logits / 2)) / 2
-    if sigmoid.shape[1] == 1:
-        return np.hstack([1 - sigmoid, sigmoid])
-    if divisor is not None:
-        sigmoid = sigmoid / np.array(divisor)
-    return np.asarray(sigmoid / sigmoid.sum(1, keepdims=True))
-
-
-def spelling_coefficients(column: Column, places: Mapping[str, int], coef: Array) -> Array:
-    """Coefficients (K, n) of one-hot features of n spellings, from ``coef`` (K, d) of a column's features."""
-    of_level = np.zeros((len(coef), len(column.levels))) if column.constant else coef[:, : len(column.levels)]
-    # A missing value has the coefficient of the level that fills it and that of its indicator.
-    of_missing = of_level[:, column.levels.index(str(column.fill))] + (coef[:, -1] if column.indicator else 0)
-    every: Array = np.column_stack([of_level, of_missing])[:, list(places.values())]
-    return every
