@@ -20,96 +20,114 @@ from logreg.errors import DataError
 
 Array = np.ndarray[Any, Any]
 
+MAX_COUNTED_CLASSES = 1000
+"""Range of whole numbers up to which classes are found by counting."""
+
 FLOATING = (np.dtype(np.float64), np.dtype(np.float32))
 """Types of rows that are fitted as they are."""
 
-NO_SPARSE = "X must be dense, and sparse matrices are not supported yet. Give X.toarray()."
-"""The message for a sparse X."""
 
-
-def features_of(estimator: Any, X: Any, y: Any = None, device: str = "cpu") -> tuple[Tensor, Any]:
-    """The features as a tensor (N, D) of floating numbers, and y, with the checks that need no look at the numbers.
+def rows_of(estimator: Any, X: Any, y: Any, device: str) -> tuple[Tensor, Array]:
+    """The rows of a fit: features (N, D), floating, and classes (N,); `raise_not_finite` looks at the numbers.
 
     Args:
-        estimator: With a y, its ``n_features_in_`` and ``feature_names_in_`` are set; else X must have these.
+        estimator: The estimator that is fitted; its ``n_features_in_`` and ``feature_names_in_`` are set.
         X: An array, data frame or tensor; a tensor stays on its device.
-        y: Classes (N,); ``None`` for a prediction.
+        y: An array, a column of a data frame, a list or a tensor.
         device: The device of features that are not a tensor.
 
     Raises:
         TypeError: X is sparse.
-        ValueError: X or y has another shape, or X is no matrix of numbers.
+        ValueError: X or y has another shape, X is no matrix of numbers, or y holds no classes.
     """
+    y = as_array(y)
     if isinstance(X, Tensor):
-        return _checked_tensor(estimator, X, y), _plain(y)
-    if issparse(X):
-        raise TypeError(NO_SPARSE)
-    y = _plain(y)
-    if _is_plain(X) and not hasattr(estimator, "feature_names_in_") and (y is None or _goes_with(X, y)):
-        if y is not None:
-            estimator.n_features_in_ = X.shape[1]
-        elif X.shape[1] != estimator.n_features_in_:
-            raise _other_width(estimator, X.shape[1])
-    elif y is None:
-        X = validate_data(estimator, X, reset=False, dtype=FLOATING, ensure_all_finite=False)
+        features = _of_tensor(X)
+        y = _classes_of(estimator, y)
+        if len(y) != len(X):
+            raise DataError(f"y must have one class for each of the {len(X)} rows of X, got {len(y)}.")
+        _set_width(estimator, X.shape[1])
+        return features, y
+    _refuse_sparse(X)
+    if _is_plain(X) and type(y) is np.ndarray and y.dtype.kind in "biuU" and y.shape == X.shape[:1]:
+        _set_width(estimator, X.shape[1])
     else:
         X, y = validate_data(estimator, X, y, dtype=FLOATING, ensure_all_finite=False)
-    features = as_tensor(np.ascontiguousarray(X))
-    return features if device == "cpu" else features.to(device), y
+        check_classification_targets(y)
+    return as_tensor(np.ascontiguousarray(X)).to(device), y
+
+
+def features_of(estimator: Any, X: Any) -> Tensor:
+    """The features of a prediction (N, D), floating, on the device of X where it is a tensor, and else on the CPU.
+
+    Args:
+        estimator: The fitted estimator.
+        X: An array, data frame or tensor, with the width and the names of those that were fitted.
+
+    Raises:
+        TypeError: X is sparse.
+        ValueError: X has another width or other names, or is no matrix of numbers.
+    """
+    if isinstance(X, Tensor):
+        features = _of_tensor(X)
+    elif _is_plain(X) and not hasattr(estimator, "feature_names_in_"):
+        features = as_tensor(np.ascontiguousarray(X))
+    else:
+        _refuse_sparse(X)
+        X = validate_data(estimator, X, reset=False, dtype=FLOATING, ensure_all_finite=False)
+        return as_tensor(np.ascontiguousarray(X))
+    if X.shape[1] != estimator.n_features_in_:
+        name, expected = type(estimator).__name__, estimator.n_features_in_
+        raise DataError(f"X has {X.shape[1]} features, but {name} is expecting {expected} features as input.")
+    return features
 
 
 def _is_plain(X: Any) -> bool:
     return type(X) is np.ndarray and X.ndim == 2 and X.size > 0 and X.dtype in FLOATING
 
 
-def _goes_with(X: Array, y: Any) -> bool:
-    """Whether y is a plain array of classes, one for each row of X."""
-    return type(y) is np.ndarray and y.shape == X.shape[:1] and y.dtype.kind in "biuU"
+def _refuse_sparse(X: Any) -> None:
+    if issparse(X):
+        raise TypeError("X must be dense, and sparse matrices are not supported yet. Give X.toarray().")
 
 
-def _checked_tensor(estimator: Any, X: Tensor, y: Any) -> Tensor:
+def _of_tensor(X: Tensor) -> Tensor:
     """The features of a tensor: in float64 unless they are in float32."""
     if X.layout is not torch.strided:
-        raise TypeError(NO_SPARSE.replace("toarray", "to_dense"))
+        raise TypeError("X must be dense, and sparse tensors are not supported yet. Give X.to_dense().")
     if X.ndim != 2 or not X.numel() or X.is_complex():
         raise DataError(f"X must be a matrix (N, D) of real numbers, got {X.dtype} of shape {tuple(X.shape)}.")
-    if y is None:
-        if X.shape[1] != estimator.n_features_in_:
-            raise _other_width(estimator, X.shape[1])
-    elif len(y) != len(X):
-        raise DataError(f"y must have one class for each of the {len(X)} rows of X, got {len(y)}.")
-    else:
-        estimator.n_features_in_ = X.shape[1]
-        if hasattr(estimator, "feature_names_in_"):
-            del estimator.feature_names_in_
     X = X.detach()
     return X if X.dtype in (torch.float32, torch.float64) else X.double()
 
 
-def _other_width(estimator: Any, width: int) -> DataError:
-    name = type(estimator).__name__
-    return DataError(f"X has {width} features, but {name} is expecting {estimator.n_features_in_} features as input.")
+def _classes_of(estimator: Any, y: Any) -> Array:
+    """The classes of rows whose features are a tensor, checked."""
+    y = validate_data(estimator, y=y)
+    check_classification_targets(y)
+    return y
 
 
-def _plain(y: Any) -> Any:
-    """y, as an array where it is a tensor."""
-    return as_array(y) if isinstance(y, Tensor) else y
+def _set_width(estimator: Any, width: int) -> None:
+    """Notes the number of features of a fit without names."""
+    estimator.n_features_in_ = width
+    if hasattr(estimator, "feature_names_in_"):
+        del estimator.feature_names_in_
 
 
-def encoded_labels(y: Any) -> tuple[Array, Tensor]:
-    """The classes in ascending order, (C,), and the position of each row's class among them, (N,).
-
-    Args:
-        y: Shape (N,).
-
-    Raises:
-        ValueError: y holds no classes, but for example measurements.
-    """
-    y = np.asarray(y)
-    if y.dtype.kind not in "biuU":
-        check_classification_targets(y)
-    classes, labels = np.unique(y, return_inverse=True)
-    return classes, torch.from_numpy(labels)
+def encoded_labels(y: Array) -> tuple[Array, Tensor]:
+    """The classes in ascending order, (C,), and the position of each row's class among them, (N,)."""
+    if y.dtype.kind in "biu":
+        low, high = int(y.min()), int(y.max())
+        if high - low < MAX_COUNTED_CLASSES and high < 2**63:  # counting takes less time than sorting
+            places = y.astype(np.int64) - low
+            is_there = np.bincount(places) > 0
+            classes = (np.flatnonzero(is_there) + low).astype(y.dtype)
+            if len(classes) <= high - low:  # some numbers in between are no class
+                places = (np.cumsum(is_there) - 1)[places]
+            return classes, torch.from_numpy(places)
+    classes, places = np.unique(y, return_inverse=True)
+    return classes, torch.from_numpy(places)
 
 
 def as_array(values: Any) -> Any:

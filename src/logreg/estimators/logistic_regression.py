@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from logreg.errors import ConfigError, DataError
-from logreg.estimators.input import Array, as_array, as_tensor, encoded_labels, features_of, raise_not_finite
+from logreg.estimators.input import Array, as_array, as_tensor, encoded_labels, features_of, raise_not_finite, rows_of
 from logreg.facts import DataFacts
 from logreg.losses import LOSSES, decided, default_loss
 from logreg.losses.objective import Objective
@@ -157,10 +156,10 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             ValueError: A parameter, or the data, cannot be fitted; the message says what to do.
         """
         self._check_parameters()
-        features, y = features_of(self, X, y, self.device)
+        features, y = rows_of(self, X, y, self.device)
         classes, labels = encoded_labels(y)
         if len(classes) < 2:
-            raise DataError(f"y must have samples of at least 2 classes, got the class {classes[0]!r} alone.")
+            raise DataError(f"y must have rows of at least 2 classes, got one class, {classes.tolist()[0]!r}.")
         weights = self._weights(sample_weight, classes, labels, len(features))
         labels = labels.to(features.device)
         weights = None if weights is None else weights.to(features.device)
@@ -227,6 +226,25 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         return float(super().score(X, as_array(y), None if sample_weight is None else as_array(sample_weight)))
 
     @classmethod
+    def from_checkpoint(cls, ckpt_path: str | Path) -> Any:
+        """The model of a run as a fitted estimator.
+
+        Args:
+            ckpt_path: A run folder, for its last checkpoint, or a checkpoint.
+
+        Returns:
+            The estimator.  Its coefficients are of features in source units; a calibration is part of them, so that
+            probabilities are those of the run.  Of a table it is a Pipeline of a `TableEncoder` and the estimator,
+            which takes a data frame as it stands.
+
+        Raises:
+            ConfigError: There is no checkpoint, or no estimator gives the same probabilities.
+        """
+        from logreg.estimators.from_checkpoint import read_estimator  # it brings Lightning, which takes seconds
+
+        return read_estimator(ckpt_path, cls)
+
+    @classmethod
     def _fitted(
         cls,
         coef: Array,
@@ -274,7 +292,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             ConfigError: One of them is out of its range.
         """
         for key, holds, constraint in (
-            ("C", _is_number(self.C) and self.C > 0 and 1 / self.C < math.inf, "be a number > 0, or np.inf"),
+            ("C", _is_number(self.C) and self.C > 0 and math.inf > 1 / self.C, "be a number > 0, or np.inf"),
             ("l1_ratio", _is_number(self.l1_ratio) and 0 <= self.l1_ratio <= 1, "be a number in [0, 1]"),
             ("fit_intercept", isinstance(self.fit_intercept, bool | np.bool_), "be True or False"),
             ("tol", _is_number(self.tol) and 0 < self.tol < 1, "be a number > 0 and < 1"),
@@ -307,6 +325,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
                 raise DataError(
                     f"sample_weight must have one number for each row, shape ({rows},), got {tuple(weights.shape)}."
                 )
+        if not bool(weights.any()):
+            raise DataError("sample_weight must have a number that is not zero. Give some row a weight.")
         if self.class_weight is None:
             return weights
         labels = labels.cpu()
@@ -334,7 +354,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """The certificate of a fit."""
         bound, names = found.bound, list(getattr(self, "feature_names_in_", ()))
         separation = ""
-        if self.C == math.inf:
+        if math.inf == self.C:
             texts = tuple(str(one) for one in self.classes_)
             facts = DataFacts("", features.shape[1], texts, {}, tuple(names))
             separation = explain_separation(
@@ -375,7 +395,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """The logits (N, K), float64, on the device of X where it is a tensor."""
         if not hasattr(self, "coef_"):
             check_is_fitted(self)
-        features, _ = features_of(self, X)
+        features = features_of(self, X)
         coef, intercept = (as_tensor(part).to(features.device) for part in (self.coef_, self.intercept_))
         logits = linear_in_float64(features, coef, intercept)
         if not bool(logits.isfinite().all()):

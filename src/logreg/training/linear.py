@@ -1,4 +1,4 @@
-"""A trained model as other programs need it: coefficients in float64 with the calibration folded in."""
+"""A trained model as a linear function: coefficients in float64 with the calibration folded in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Linear:
-    """A trained model: its coefficients, and the way from the logits to probabilities.
+    """A trained model as other programs and estimators need it.
 
     Attributes:
         coef: Shape (K, D), float64, of stored features, divided by the temperature.
