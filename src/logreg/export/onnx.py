@@ -203,8 +203,8 @@ def read_onnx(file: Path, model: Linear, sample: Sample) -> Array:
         }
     elif model.facts.image_shape and not model.facts.backbone:
         pixels = (sample.features.double() * white_level(model)).round().numpy()
-        kind = np.uint16 if model.facts.pixels.get("white_level") else np.uint8
-        feed = {"images": pixels.reshape(-1, *model.facts.image_shape).astype(kind)}
+        whole = np.uint16 if model.facts.pixels.get("white_level") else np.uint8
+        feed = {"images": pixels.reshape(-1, *model.facts.image_shape).astype(whole)}
     else:
         feed = {"features": sample.features.numpy().astype(kind)}
     return np.asarray(session.run(["probabilities"], feed)[0])
