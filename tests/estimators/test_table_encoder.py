@@ -40,7 +40,7 @@ from whole_runs import Answer, train
 RunCommand = Callable[..., Answer]
 
 
-@parametrize_with_checks([TableEncoder(), TableEncoder(standardize=False)])
+@parametrize_with_checks([TableEncoder(), TableEncoder(standardize=False)])  # type: ignore[untyped-decorator] # no types
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
