@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from logreg.errors import DataError
+from logreg.errors import ConfigError, DataError, name_list
 
 Array = np.ndarray[Any, Any]
 
@@ -53,8 +53,9 @@ def rows_of(estimator: Any, X: Any, y: Any, device: str) -> tuple[Tensor, Array]
         _set_width(estimator, X.shape[1])
     else:
         X, y = validate_data(estimator, X, y, dtype=FLOATING, ensure_all_finite=False)
-        check_classification_targets(y)
-    return as_tensor(np.ascontiguousarray(X)).to(device), y
+        _check_classes(y)
+    features = as_tensor(np.ascontiguousarray(X))
+    return features if device == "cpu" else _on(device, features), y
 
 
 def features_of(estimator: Any, X: Any) -> Tensor:
@@ -82,6 +83,21 @@ def features_of(estimator: Any, X: Any) -> Tensor:
     return features
 
 
+def _on(device: str, features: Tensor) -> Tensor:
+    """The features on a device.
+
+    Raises:
+        ConfigError: torch cannot use the device here.
+    """
+    try:
+        return features.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch has no exception of its own for either
+        reason = str(error).partition(".")[0].partition("\n")[0]
+        raise ConfigError.broken(
+            "device", "be a device that torch can use here", device, f"torch: {reason}."
+        ) from error
+
+
 def _is_plain(X: Any) -> bool:
     return type(X) is np.ndarray and X.ndim == 2 and X.size > 0 and X.dtype in FLOATING
 
@@ -103,9 +119,25 @@ def _of_tensor(X: Tensor) -> Tensor:
 
 def _classes_of(estimator: Any, y: Any) -> Array:
     """The classes of rows whose features are a tensor, checked."""
-    y = validate_data(estimator, y=y)
+    checked: Array = validate_data(estimator, y=y)
+    _check_classes(checked)
+    return checked
+
+
+def _check_classes(y: Array) -> None:
+    """Checks that y (N,) has classes and no measurements, all of one type and without gaps.
+
+    Raises:
+        ValueError: y has something else.
+        TypeError: The classes have several types.
+    """
+    if y.dtype.kind == "O":
+        kinds = sorted({kind.__name__ for kind in set(map(type, y))})
+        if "NoneType" in kinds or "NAType" in kinds:
+            raise DataError("Input y contains a gap. Drop the rows without a class.")
+        if len(kinds) > 1 and "str" in kinds:
+            raise TypeError(f"y must have classes of one type, got {name_list(kinds, last=' and ')}. Give all as text.")
     check_classification_targets(y)
-    return y
 
 
 def _set_width(estimator: Any, width: int) -> None:
@@ -158,4 +190,4 @@ def raise_not_finite(estimator: Any, features: Tensor) -> None:
         where = f"row {row}, column {column if names is None else repr(names[column])}"
         what = "NaN" if value != value else "infinity"
         advice = "Fill gaps first, for example with SimpleImputer." if what == "NaN" else "Cut or drop such values."
-        raise DataError(f"X must be finite, got {what} in {where}. {advice}")
+        raise DataError(f"Input X contains {what} in {where}. {advice}")

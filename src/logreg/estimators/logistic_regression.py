@@ -325,17 +325,21 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
                 raise DataError(
                     f"sample_weight must have one number for each row, shape ({rows},), got {tuple(weights.shape)}."
                 )
+        if self.class_weight is not None:
+            weights = weights * self._class_weights(classes, labels, weights)[labels]
         if not bool(weights.any()):
-            raise DataError("sample_weight must have a number that is not zero. Give some row a weight.")
-        if self.class_weight is None:
-            return weights
-        labels = labels.cpu()
-        if self.class_weight == "balanced":
+            raise DataError("sample_weight times class_weight must not be zero in every row. Give some row a weight.")
+        return weights
+
+    def _class_weights(self, classes: Array, labels: Tensor, weights: Tensor) -> Tensor:
+        """The weight of each class, (C,), float64."""
+        if self.class_weight == "balanced":  # a class whose rows weigh nothing counts, as in scikit-learn
             totals = torch.bincount(labels, weights, len(classes))
-            by_class = torch.where(totals > 0, totals.sum() / (len(classes) * totals), 0.0)
-        else:
-            by_class = as_tensor(compute_class_weight(self.class_weight, classes=classes, y=classes))
-        return weights * by_class[labels]
+            return torch.where(totals > 0, totals.sum() / (len(classes) * totals), 0.0)
+        by_class = as_tensor(compute_class_weight(self.class_weight, classes=classes, y=classes))
+        if not bool(((by_class >= 0) & by_class.isfinite()).all()):
+            raise ConfigError.broken("class_weight", "have finite numbers >= 0", self.class_weight)
+        return by_class
 
     def _start(self, classes: Array, features: Tensor, objective: Objective) -> tuple[Tensor, Tensor] | None:
         """The coefficients (K, D) and intercepts (K,) of the fit before; ``None`` where they have another shape."""
