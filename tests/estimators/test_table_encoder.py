@@ -291,6 +291,8 @@ def test_columns_that_mix_numbers_and_text_are_text() -> None:
     mixed = np.array([[1, "a"], [2.0, "b"], ["x", None], [None, True], [True, "a"], ["x", "b"]], dtype=object)
     encoder = TableEncoder(standardize=False, categorical=[0]).fit(mixed)
     assert [column.levels for column in encoder.columns_] == [("1", "2", "true", "x"), ("a", "b", "true")]
+    large = np.array([[2**70], [1], [None], [0.5]], dtype=object)
+    assert TableEncoder(standardize=False).fit_transform(large)[:, 0].tolist() == [2.0**70, 1, 1, 0.5]
 
 
 def test_numbers_beside_a_word_for_a_missing_value_are_numbers() -> None:
@@ -516,8 +518,11 @@ def test_two_columns_of_one_name_are_refused() -> None:
 
 def test_objects_that_are_no_values_are_refused() -> None:
     rows = np.array([[1.0, 2], [2.0, {"a": 1}]], dtype=object)
-    with pytest.raises(DataError, match=r"column 'x1' must hold numbers.*got dict in row 1, counted from 0 \[in X\]"):
+    with pytest.raises(
+        DataError, match=r"'x1' must hold .*got dict in row 1, counted from 0 \[in X\]\. Add drop=\['x1'\]"
+    ):
         TableEncoder().fit(rows)
+    assert TableEncoder(drop=["x1"]).fit(rows).get_feature_names_out().tolist() == ["x0"]
 
 
 CHANGES: dict[str, tuple[Callable[[pa.Table], pa.Table], str]] = {

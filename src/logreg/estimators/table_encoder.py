@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -19,15 +19,12 @@ from logreg.data.base import Table
 from logreg.data.encoding.columns import Columns, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.encoding.learning import learn_encoding, learn_stored_form
-from logreg.data.formats.frames import is_frame, table_of_array, table_of_frame
+from logreg.data.formats.frames import arrow_column, columns_of, is_frame
 from logreg.data.formats.text_tables import missing_words
 from logreg.data.prepare import moments_of
 from logreg.errors import ConfigError, DataError, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts
 from logreg.stored_form import StoredForm
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Array = np.ndarray[Any, Any]
 
@@ -117,10 +114,12 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
                 ValueError.
         """
         check_is_fitted(self)
-        table = self._known_columns(X)
-        kinds = {column.name: column for column in self.columns_}
-        cells = {name: self._as_learned(table.column(name), column) for name, column in kinds.items()}
-        columns = self._columns(cells, {name for name, column in kinds.items() if column.kind != "number"})
+        given = self._read_as_learned(X)
+        cells = {
+            column.name: self._as_learned(arrow_column(column.name, given[column.name]), column)
+            for column in self.columns_
+        }
+        columns = self._columns(cells, [column.name for column in self.columns_ if column.kind != "number"])
         features, _ = encode(columns, self.columns_, self._dtype, self._stored, free=True)
         return self._scaled(features)
 
@@ -172,10 +171,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             "standardize": flag(),
         }.items():
             check(key, self._given(key), constraint)
-        table = self._read(X)
+        given = self._read(X)
         chosen, categorical = self._chosen(), self._named("categorical")
         words = [str(word).strip() for word in self._given("missing_values")]
-        cells = {name: _without_words(table.column(name), words, name in categorical) for name in chosen}
+        cells = {name: _without_words(arrow_column(name, given[name]), words, name in categorical) for name in chosen}
         columns = self._columns(cells, categorical)
         encoding, notes = learn_encoding(columns, None)
         stored = StoredForm.plain(sum(len(column.feature_names) for column in encoding))
@@ -194,25 +193,26 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             warnings.warn(f"left out, since all values are missing: {name_list(empty)}", stacklevel=3)
         return features
 
-    def _read(self, X: Any) -> pa.Table:
-        """The table of `fit`; sets the names and the number of its columns.
+    def _read(self, X: Any) -> dict[str, Any]:
+        """The columns of the table of `fit`; sets their names and their number.
 
         Raises:
             ValueError: It is no table of at least two rows.
         """
         if is_frame(X):
-            table = table_of_frame(X)
-            self.feature_names_in_ = np.array(table.column_names, dtype=object)
-            self.n_features_in_ = table.num_columns
-            if table.num_rows < 2 or not table.num_columns:
-                raise DataError(f"`X` must have at least 2 rows and 1 column, got shape {table.shape}.")
+            columns = columns_of(X)
+            shape = len(next(iter(columns.values()), ())), len(columns)
+            if shape[0] < 2:
+                raise DataError(f"`X` must have at least 2 rows and 1 column, got shape {shape}.")
+            self.feature_names_in_ = np.array(list(columns), dtype=object)
+            self.n_features_in_ = len(columns)
         else:
             array = validate_data(self, _objects(X), dtype=None, ensure_all_finite=False, ensure_min_samples=2)
             if hasattr(self, "feature_names_in_"):  # of a fit before
                 del self.feature_names_in_
-            table = table_of_array(array, [f"x{place}" for place in range(array.shape[1])])
-        self._names = table.column_names
-        return table
+            columns = {f"x{place}": array[:, place] for place in range(array.shape[1])}
+        self._names = list(columns)
+        return columns
 
     def _given(self, key: str) -> Any:
         """A parameter as a plain value: a list where it is an array of names."""
@@ -264,26 +264,25 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
 
     # Encoding
 
-    def _known_columns(self, X: Any) -> pa.Table:
-        """The table of `transform`.
+    def _read_as_learned(self, X: Any) -> dict[str, Any]:
+        """The columns of the table of `transform`.
 
         Raises:
             ValueError: It lacks a column, has one that is not known, or has no rows.
         """
         if not is_frame(X):
             array = validate_data(self, _objects(X), reset=False, dtype=None, ensure_all_finite=False)
-            return table_of_array(array, self._names)
-        table = table_of_frame(X)
-        if not table.num_rows:
+            return {name: array[:, place] for place, name in enumerate(self._names)}
+        columns = columns_of(X)
+        if not len(next(iter(columns.values()), ())):
             raise DataError("`X` must have rows, got 0 samples.")
         if not hasattr(self, "feature_names_in_"):  # of an array
-            if table.num_columns != len(self._names):
-                raise DataError(f"`X` must have {len(self._names)} columns as in fit, got {table.num_columns}.")
-            return table.rename_columns(self._names)
-        present = set(table.column_names)
-        extra = [name for name in table.column_names if name not in self._names]
+            if len(columns) != len(self._names):
+                raise DataError(f"`X` must have {len(self._names)} columns as in fit, got {len(columns)}.")
+            return dict(zip(self._names, columns.values(), strict=True))
+        extra = [name for name in columns if name not in self._names]
         for column in self.columns_:
-            if column.name not in present:
+            if column.name not in columns:
                 near = nearest(column.name, extra)
                 advice = f" Is it {near!r}? Rename that one." if near else ""
                 raise DataError(f"`X` must have the column {column.name!r} that fit learned from.{advice}")
@@ -292,7 +291,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
                 f"`X` must have the columns of fit, and also has {name_list(extra, MOST_NAMES)}. Leave them out, or "
                 "name the columns to learn from: TableEncoder(features=[...])."
             )
-        return table
+        return columns
 
     def _as_learned(self, column: Any, learned: Column) -> Any:
         """A column of text as the command reads one: without the words of missing values, numbers as numbers."""
