@@ -15,7 +15,15 @@ import logreg
 
 PROJECT = Path(__file__).parents[1]
 
-PUBLIC = ["LogisticModule", "LogisticRegression", "Objective", "TensorDataModule", "build_dataset", "fit"]
+PUBLIC = [
+    "LogisticModule",
+    "LogisticRegression",
+    "Objective",
+    "TableEncoder",
+    "TensorDataModule",
+    "build_dataset",
+    "fit",
+]
 
 
 def in_a_process_of_its_own(code: str) -> list[str]:

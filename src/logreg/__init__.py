@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from logreg.data import TensorDataModule as TensorDataModule
     from logreg.data import build_dataset as build_dataset
     from logreg.estimators.logistic_regression import LogisticRegression as LogisticRegression
+    from logreg.estimators.table_encoder import TableEncoder as TableEncoder
     from logreg.losses.objective import Objective as Objective
     from logreg.solvers.fit import fit as fit
     from logreg.training.module import LogisticModule as LogisticModule
@@ -21,6 +22,7 @@ _MODULES = {
     "LogisticModule": "logreg.training.module",
     "LogisticRegression": "logreg.estimators.logistic_regression",
     "Objective": "logreg.losses.objective",
+    "TableEncoder": "logreg.estimators.table_encoder",
     "TensorDataModule": "logreg.data",
     "build_dataset": "logreg.data",
     "fit": "logreg.solvers.fit",
@@ -31,6 +33,7 @@ __all__ = [
     "LogisticModule",
     "LogisticRegression",
     "Objective",
+    "TableEncoder",
     "TensorDataModule",
     "__version__",
     "build_dataset",

@@ -159,8 +159,7 @@ class DataFacts:
         """
         stored = self.stored
         if self.mean:
-            mean, std = (torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std))
-            return (mean - stored.shift) / stored.unit, std / stored.unit
+            return stored.of_stored(*(torch.tensor(values, dtype=torch.float64) for values in (self.mean, self.std)))
         if not self.unit:
             return None
         return torch.zeros_like(stored.unit), 1 / stored.unit

@@ -104,6 +104,10 @@ class StoredForm(NamedTuple):
         """Moments of stored features -> moments of the features in source units."""
         return Moments(self.shift + found.mean * self.unit, torch.where(found.is_constant, 0.0, found.std * self.unit))
 
+    def of_stored(self, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and divisor (D,) of features in source units -> those of the stored features."""
+        return (mean - self.shift) / self.unit, std / self.unit
+
     def standardization(self, found: Moments) -> tuple[list[float], list[float]]:
         """Mean and divisor of each feature in source units; the divisor of a constant feature is its unit."""
         return found.mean.tolist(), torch.where(found.is_constant, self.unit, found.std).tolist()

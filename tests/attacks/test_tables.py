@@ -796,7 +796,7 @@ def raw_rows(drawn: Drawn, model: dict[str, Any]) -> Array:
         if described["kind"] == "number":
             columns.append([np.nan if cell is None else number_of(cell) for cell in cells])
         else:
-            columns.append(["" if cell is None else str(cell) for cell in cells])
+            columns.append([None if cell is None else str(cell) for cell in cells])
     return np.array(columns, dtype=object).T
 
 
@@ -876,10 +876,17 @@ def follow_up(server: Server, there: Path, drawn: Drawn, draw: Draw, said: str) 
         counts = Counter(one for one in classes if one is not None)
         for one in scores["evaluation"]["classes"]:
             demand(one["weight"] == counts[one["class"]], f"{one['weight']} rows of class {one['class']!r}")
-    form = pick(draw, ["onnx", "onnx", "sklearn", "safetensors"])
-    suffix = {"onnx": "onnx", "sklearn": "joblib", "safetensors": "safetensors"}[form]
+    form = pick(draw, ["onnx", "sklearn", "sklearn_only", "safetensors"])
+    suffix = {"onnx": "onnx", "sklearn": "joblib", "sklearn_only": "joblib", "safetensors": "safetensors"}[form]
     if type_("export", f"format={form}", f"output=n.{suffix}", "overwrite=true") is None:
-        if "logits" in said or "calibrate=temperature removes" in said or "one-vs-rest" in said or "be off by" in said:
+        cannot = (
+            "logits",
+            "calibrate=temperature removes",
+            "one-vs-rest",
+            "be off by",
+            "must distinguish a missing value",
+        )
+        if any(words in said for words in cannot):
             return OK, said  # a format that cannot hold this model says so
         return bad(None), said
     if form == "onnx" and model["columns"]:
@@ -887,7 +894,7 @@ def follow_up(server: Server, there: Path, drawn: Drawn, draw: Draw, said: str) 
         with np.errstate(invalid="ignore"):
             worst = float(np.abs(theirs - expected).max())
         demand(worst < 1e-4, f"ONNX differs by {worst:.3g}")
-    if form == "sklearn":
+    if form in ("sklearn", "sklearn_only"):
         import joblib
 
         estimator = joblib.load(there / "n.joblib")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from logreg.export.formats import FORMATS
-from logreg.export.sklearn import as_sklearn
+from logreg.export.sklearn_only import as_sklearn
 from logreg.facts import DataFacts
 from logreg.training.checkpoint_reading import TrainedModel
 from logreg.training.linear import Linear
@@ -85,6 +86,45 @@ print(json.dumps([label.tolist(), probabilities.tolist(), classes]))
     rows = pyarrow.csv.read_csv(here / "three_out.csv").to_pydict()
     assert labels == rows["predicted"]
     np.testing.assert_allclose(probabilities, np.column_stack([rows[name] for name in classes]), atol=2e-6)
+
+
+def test_the_file_of_scikit_learn_alone_needs_no_logreg(
+    models: Models, run_command: RunCommand, tmp_path: Path
+) -> None:
+    file, here = tmp_path / "model.joblib", models("table")
+    assert run_command(here, "export", "format=sklearn_only", f"output={file}").code == 0
+    program = """
+import json, sys
+sys.modules["logreg"] = None
+import joblib, numpy as np
+estimator = joblib.load(sys.argv[1])
+rows = np.array([[0.5, "red", True], [None, None, False], [-3, "violet", True]], dtype=object)
+assert "torch" not in sys.modules
+print(json.dumps(estimator.predict_proba(rows).tolist()))
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(file)], capture_output=True, text=True, check=True)
+    rows = [{"size": "0.5", "color": "red", "wet": "true"}, {"size": "", "color": "", "wet": "false"}]
+    _, probabilities = predicted_by_us(run_command, here, [*rows, {"size": "-3", "color": "violet", "wet": "true"}])
+    np.testing.assert_allclose(json.loads(done.stdout), probabilities, atol=1e-9)
+
+
+def test_onnx_takes_pixels_that_are_no_bytes_of_255_as_they_are_in_the_source(
+    run_command: RunCommand, tmp_path: Path
+) -> None:
+    import onnxruntime
+    from sklearn.datasets import load_digits
+
+    train(tmp_path, "dataset=digits", "l2=1e-2", "max_epochs=3")
+    answer = run_command(tmp_path, "export", "format=onnx", "output=m.onnx")
+    assert answer.code == 0, answer.err
+    assert "of shape (rows, 8, 8), uint8: pixels from 0 to 16." in (tmp_path / "MODEL_CARD.md").read_text()
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    images = load_digits().images
+    (probabilities,) = session.run(["probabilities"], {"images": images.astype(np.uint8)})
+    np.savez(tmp_path / "digits.npz", features=images.reshape(-1, 64) / 16)
+    assert run_command(tmp_path, "predict", "input=digits.npz", "output=out.csv").code == 0
+    ours = np.loadtxt(tmp_path / "out.csv", delimiter=",", skiprows=1, usecols=range(1, 11))
+    np.testing.assert_allclose(probabilities, ours, atol=2e-6)
 
 
 def test_onnx_takes_pixels_of_16_bits_as_they_are_in_the_files(tmp_path: Path) -> None:
@@ -194,12 +234,14 @@ def test_every_spelling_says_the_same_to_predict_onnx_and_scikit_learn(
     rows = [row | {"flat": flat} for row in spelled_rows() for flat in ("7", "")]
     labels, probabilities = predicted_by_us(run_command, folder, rows)
     assert run_command(folder, "export", "format=onnx", f"output={tmp_path / 'm.onnx'}").code == 0
-    assert run_command(folder, "export", "format=sklearn", f"output={tmp_path / 'm.joblib'}").code == 0
-    # classes keep their type
-    estimator = joblib.load(tmp_path / "m.joblib")
-    held = estimator.classes_.tolist()
-    assert held == sorted(classes)
-    assert [type(one) for one in held] == [type(one) for one in sorted(classes)]
+    estimators = {}
+    for kind in ("sklearn", "sklearn_only"):
+        assert run_command(folder, "export", f"format={kind}", f"output={tmp_path / kind}.joblib").code == 0
+        estimators[kind] = joblib.load(tmp_path / f"{kind}.joblib")
+        # classes keep their type
+        held = estimators[kind].classes_.tolist()
+        assert held == sorted(classes)
+        assert [type(one) for one in held] == [type(one) for one in sorted(classes)]
     # ONNX: text without blanks around it, numbers as numbers
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     kinds = {one.name: np.float32 if "float" in one.type else object for one in session.get_inputs()}
@@ -219,41 +261,51 @@ def test_every_spelling_says_the_same_to_predict_onnx_and_scikit_learn(
     array = np.empty((len(rows), len(kinds)), dtype=object)
     for place, name in enumerate(kinds):
         array[:, place] = columns[name] if kinds[name] is np.float32 else [row[name] for row in rows]
-    assert estimator.predict(array).tolist() == [named[one] for one in labels]
-    np.testing.assert_allclose(estimator.predict_proba(array), probabilities, atol=1e-9)
+    table = pa.table({name: array[:, place].tolist() for place, name in enumerate(kinds)})
+    for kind, given in (("sklearn", table), ("sklearn", array), ("sklearn_only", array)):
+        estimator = estimators[kind]
+        with catch_warnings(action="ignore"):  # an array has no names of columns, and says so
+            assert estimator.predict(given).tolist() == [named[one] for one in labels]
+            np.testing.assert_allclose(estimator.predict_proba(given), probabilities, atol=1e-9)
 
 
 def test_the_card_says_what_to_pass(spelled: tuple[Path, list[Any]], run_command: RunCommand, tmp_path: Path) -> None:
     import sklearn
 
+    import logreg
+
     folder, _ = spelled
     said = {}
-    for name in ("onnx", "sklearn", "json"):
+    for name in ("onnx", "sklearn", "sklearn_only", "json"):
         file = tmp_path / name / f"m{FORMATS[name].suffix}"
         file.parent.mkdir()
         assert run_command(folder, "export", f"format={name}", f"output={file}").code == 0
         card = (file.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
         said[name] = card.split("## What to pass\n")[1].split("\n## ")[0]
-    for name in ("onnx", "sklearn"):
+    for name in ("onnx", "sklearn", "sklearn_only"):
         assert "\n- `size`: a number\n- `code`: text, written so: `1`, `10`, `2`; anything else" in said[name]
         assert "\n- `wet`: " in said[name]
         assert "true or false in any case, 1 or 0" in said[name]
         assert "`NA`" in said[name]
         assert "`?`, unless that is a level." in said[name]
     assert "float32" in said["onnx"]
-    assert f"scikit-learn {sklearn.__version__}" in said["sklearn"]
-    assert "in order: `size`, `code`, `color`, `wet`, `flat`." in said["sklearn"]
+    assert f"Made with scikit-learn {sklearn.__version__}: load it with that version" in said["sklearn_only"]
+    assert f"Made with logreg {logreg.__version__} and scikit-learn {sklearn.__version__}" in said["sklearn"]
+    for name in ("sklearn", "sklearn_only"):
+        assert "in order: `size`, `code`, `color`, `wet`, `flat`." in said[name]
     assert "It takes features, not rows of the table" in said["json"]
 
 
+@pytest.mark.parametrize("kind", ["sklearn", "sklearn_only"])
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")  # of an array
 def test_values_of_python_and_pandas_say_the_same_to_scikit_learn_as_in_a_file(
-    spelled: tuple[Path, list[Any]], run_command: RunCommand, tmp_path: Path
+    spelled: tuple[Path, list[Any]], run_command: RunCommand, tmp_path: Path, kind: str
 ) -> None:
     import joblib
 
     pandas = pytest.importorskip("pandas", reason="only for who has it: logreg does not need it")
     folder, _ = spelled
-    assert run_command(folder, "export", "format=sklearn", f"output={tmp_path / 'm.joblib'}").code == 0
+    assert run_command(folder, "export", f"format={kind}", f"output={tmp_path / 'm.joblib'}").code == 0
     estimator = joblib.load(tmp_path / "m.joblib")
     cells: dict[str, list[Any]] = {
         "size": [1.5, None, 2, float("nan")],
@@ -269,6 +321,7 @@ def test_values_of_python_and_pandas_say_the_same_to_scikit_learn_as_in_a_file(
     _, probabilities = predicted_by_us(run_command, folder, rows)
     frame = pandas.DataFrame({name: pandas.Series(values, dtype=object) for name, values in cells.items()})
     np.testing.assert_allclose(estimator.predict_proba(frame), probabilities, atol=1e-9)
+    np.testing.assert_allclose(estimator.predict_proba(frame[[*reversed(cells)]]), probabilities, atol=1e-9)
     np.testing.assert_allclose(estimator.predict_proba(frame.to_numpy()), probabilities, atol=1e-9)
     frame = frame.astype({"size": float, "flat": float, "code": "Int64", "wet": "boolean", "color": "string"})
     frame["code"] = frame["code"].astype(
@@ -282,7 +335,7 @@ def test_values_of_python_and_pandas_say_the_same_to_scikit_learn_as_in_a_file(
     np.testing.assert_allclose(estimator.predict_proba(whole), probabilities, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["sklearn", "onnx"])
+@pytest.mark.parametrize("kind", ["sklearn", "sklearn_only", "onnx"])
 def test_columns_near_zero_and_far_from_it_are_rounded_as_the_model_reads_them(
     tmp_path: Path, run_command: RunCommand, kind: str
 ) -> None:
@@ -406,9 +459,10 @@ def test_without_the_package_the_extra_is_named(
 
 MISTAKES = {
     ("onnx",): "`onnx` must be written as key=value, such as format=onnx. `--help` lists the keys.",
-    (): "`format` must be given: one of onnx, torch_export, safetensors, json, sklearn.",
+    (): "`format` must be given: one of onnx, torch_export, safetensors, json, sklearn, sklearn_only.",
     ("format=onxx",): (
-        "`format` must be one of onnx, torch_export, safetensors, json, sklearn, got 'onxx'. Did you mean onnx?"
+        "`format` must be one of onnx, torch_export, safetensors, json, sklearn, sklearn_only, got 'onxx'. "
+        "Did you mean onnx?"
     ),
     ("format=json", "output=model.onnx"): "`output` must end in one of .json, got 'model.onnx'.",
     ("format=json", "output=there.json"): (
@@ -451,12 +505,12 @@ def test_a_level_of_no_letters_beside_gaps_is_refused_where_both_are_the_same_te
     table = pa.table({"a": levels, "y": [["no", "yes"][row % 2] for row in range(90)]})
     pq.write_table(table, tmp_path / "t.parquet")
     train(tmp_path, "dataset=table", "dataset.path=t.parquet", "dataset.target=y", "l2=0.1", "report=brief")
-    for kind in ("onnx", "sklearn"):
+    for kind in ("onnx", "sklearn_only"):
         answer = run_command(tmp_path, "export", f"format={kind}")
         assert answer.code == 2
         assert answer.err == (
-            "`format` must distinguish a missing value of 'a' from its level '', and onnx and sklearn have '' for "
-            "both. Use format=json, safetensors or torch_export, or give the level a name in the file.\n"
+            "`format` must distinguish a missing value of 'a' from its level '', and onnx and sklearn_only have '' for "
+            "both. Use format=sklearn, json, safetensors or torch_export, or give the level a name in the file.\n"
         )
-    for kind in ("json", "safetensors", "torch_export"):
+    for kind in ("sklearn", "json", "safetensors", "torch_export"):  # as it says
         assert run_command(tmp_path, "export", f"format={kind}").code == 0

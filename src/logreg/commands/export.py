@@ -17,7 +17,7 @@ from logreg.settings import Setting, help_lines
 from logreg.terminal import on_one_line
 
 if TYPE_CHECKING:
-    from logreg.export.linear import Sample
+    from logreg.export.base import Sample
     from logreg.training.checkpoint_reading import TrainedModel
     from logreg.training.linear import Linear
 
@@ -25,7 +25,7 @@ OWN = {
     "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file"),
     "format": Setting(
         None,
-        optional(one_of(("onnx", "torch_export", "safetensors", "json", "sklearn"))),
+        optional(one_of(("onnx", "torch_export", "safetensors", "json", "sklearn", "sklearn_only"))),
         "one of the formats below",
         shown="",
     ),
@@ -64,8 +64,9 @@ formats
   torch_export a program of features, for torch.export.load
   safetensors  coefficients of features in source units, and how to use them
   json         the same as text
-  sklearn      a fitted LogisticRegression, for joblib.load; of a table a Pipeline of its rows as they are in the
-               source, columns in order
+  sklearn      a fitted logreg.LogisticRegression, for joblib.load where logreg is installed; of a table a Pipeline that
+               takes a data frame as it stands
+  sklearn_only the same of scikit-learn's own parts, which need no logreg
 
 the held-out rows to compare on are those of the run, unless they lie elsewhere now
   dataset.<key>          such as dataset.root or dataset.path
@@ -156,7 +157,7 @@ def export(name: str, model: Linear, sample: Sample, output: Path) -> float:
 
 def _held_out(trained: TrainedModel, typed: TypedArguments) -> Sample:
     """Rows of the last split: their features and, of a table, their columns as they are in the file."""
-    from logreg.export.linear import Sample
+    from logreg.export.base import Sample
 
     _, data, _ = data_of(trained, typed)
     split = data.splits[-1]

@@ -1,14 +1,17 @@
-"""The datasets that a user can select by name.  To add one, see CONTRIBUTING, "Add a dataset"."""
+"""The datasets that a user can select by name.  To add one, see CONTRIBUTING, "Add a dataset".
+
+`TensorDataModule` is imported when it is first used: it brings Lightning, which takes seconds to import, and which the
+encoding of tables does not need.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from logreg.data.base import BayesClassifier, Dataset, RawData, Table
-from logreg.data.datamodule import TensorDataModule
 from logreg.data.selection import Selection
 from logreg.data.sources.blobs import Blobs
 from logreg.data.sources.bundled import Bundled
@@ -18,6 +21,9 @@ from logreg.data.sources.table import TableFile
 from logreg.data.sources.toy import Toy
 from logreg.data.sources.vision import VISION_DATASETS, Vision
 from logreg.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from logreg.data.datamodule import TensorDataModule
 
 __all__ = [
     "DATASETS",
@@ -43,6 +49,20 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     **{name: partial(Vision, name) for name in VISION_DATASETS},
 }
 """Class or constructor of each dataset, by name."""
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `TensorDataModule` at its first use (PEP 562).
+
+    Raises:
+        AttributeError: There is nothing of that name.
+    """
+    if name != "TensorDataModule":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from logreg.data.datamodule import TensorDataModule
+
+    globals()[name] = TensorDataModule
+    return TensorDataModule
 
 
 def build_frozen_features(source: Dataset, backbone: Mapping[str, Any], device: Any) -> Dataset:

@@ -325,7 +325,7 @@ class TensorDataModule(pl.LightningDataModule):
 
         Returns:
             The values of each column that the model learned from, shape (n,): numbers in float64, nan where missing;
-            levels as text, "" where missing.  Empty for a dataset without columns.
+            levels as text, ``None`` where missing.  Empty for a dataset without columns.
         """
         if not self.facts.columns:
             return {}
@@ -340,7 +340,7 @@ class TensorDataModule(pl.LightningDataModule):
                 columns[column.name] = series.values[numbers].astype(np.float64)
                 continue
             levels = [level.lower() if column.kind == "boolean" else level for level in series.levels]
-            columns[column.name] = np.array([*levels, ""], dtype=object)[series.values[numbers]]
+            columns[column.name] = np.array([*levels, None], dtype=object)[series.values[numbers]]
         return columns
 
     def adopt_rows_of(self, other: TensorDataModule) -> None:

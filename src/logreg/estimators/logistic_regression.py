@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -26,14 +26,10 @@ from logreg.losses import LOSSES, decided, default_loss
 from logreg.losses.objective import Objective
 from logreg.optimality.certificate import Advice, Certificate, names_of, objective_in_words
 from logreg.optimality.separation.explain import explain_separation
-from logreg.run_folder import find_checkpoint
 from logreg.solvers.fit import EXACT, Fit, fit
 from logreg.solvers.passes.base import Pass
 from logreg.solvers.state import SolverState
 from logreg.training.model import linear_in_float64
-
-if TYPE_CHECKING:
-    from logreg.training.linear import Linear
 
 DTYPES = {32: torch.float32, 64: torch.float64}
 """Floating type of the arithmetic by ``precision``."""
@@ -240,31 +236,15 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
         Returns:
             The estimator.  Its coefficients are of features in source units; a calibration is part of them, so that
-            probabilities are those of the run.
+            probabilities are those of the run.  Of a table it is a Pipeline of a `TableEncoder` and the estimator,
+            which takes a data frame as it stands.
 
         Raises:
             ConfigError: There is no checkpoint, or no estimator gives the same probabilities.
         """
-        from logreg.training.checkpoint_reading import TrainedModel
-        from logreg.training.linear import Linear
+        from logreg.estimators.from_checkpoint import read_estimator  # it brings Lightning, which takes seconds
 
-        trained = TrainedModel.load(find_checkpoint(str(ckpt_path), Path("runs")))
-        certificate = None if trained.optimality is None else Certificate.of(trained.optimality)
-        return cls._of_model(Linear.of(trained.module), certificate)
-
-    @classmethod
-    def _of_model(cls, model: Linear, certificate: Certificate | None = None) -> Any:
-        """The estimator of a trained model."""
-        from logreg.training.linear import classes_of
-
-        if model.divisor is not None:
-            raise ConfigError(
-                "`ckpt_path` must be a model of an estimator, which has no place for the class weights that "
-                "calibrate=temperature removes from one-vs-rest. Train with loss=cross_entropy."
-            )
-        coef, intercept = (part.numpy() for part in model.in_source_units())
-        names = model.facts.feature_names
-        return cls._fitted(coef, intercept, classes_of(model.facts), names, certificate, model.loss)
+        return read_estimator(ckpt_path, cls)
 
     @classmethod
     def _fitted(

@@ -6,13 +6,17 @@ import torch
 
 from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError, name_list
-from logreg.export.linear import Format
-from logreg.export.onnx import read_onnx, write_onnx
+from logreg.export.base import Format
+from logreg.export.onnx import read_onnx, white_level, write_onnx
 from logreg.export.plain import read_json, read_safetensors, write_json, write_safetensors
 from logreg.export.sklearn import read_sklearn, write_sklearn
+from logreg.export.sklearn_only import read_sklearn_only, write_sklearn_only
 from logreg.export.torch_program import read_torch_export, write_torch_export
 from logreg.losses import LOSSES
 from logreg.training.linear import Linear
+
+SKLEARN = ("sklearn", "sklearn_only")
+"""The formats with scikit-learn's interface."""
 
 AGREEMENT = 1e-6
 """Largest allowed difference between a probability of the trained model and of the exported one."""
@@ -51,11 +55,19 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
         model: The model.
     """
     facts, lines = model.facts, list[str]()
-    if name == "sklearn":
+    if name in SKLEARN:
         import sklearn
 
-        lines.append(f"Made with scikit-learn {sklearn.__version__}: load it with that version, by `joblib.load`.")
-    if not facts.columns or name not in ("onnx", "sklearn"):
+        import logreg
+
+        ours = f"logreg {logreg.__version__} and " if name == "sklearn" else ""
+        them = "these versions" if ours else "that version"
+        lines.append(f"Made with {ours}scikit-learn {sklearn.__version__}: load it with {them}, by `joblib.load`.")
+    if name == "onnx" and facts.image_shape and not facts.backbone:
+        kind = "uint16" if facts.pixels.get("white_level") else "uint8"
+        shape = ", ".join(map(str, facts.image_shape))
+        lines.append(f"An input `images` of shape (rows, {shape}), {kind}: pixels from 0 to {white_level(model):,}.")
+    if not facts.columns or name not in ("onnx", *SKLEARN):
         if facts.columns:
             lines.append(
                 "It takes features, not rows of the table: `columns` in it has, for each column, its levels, the value "
@@ -68,13 +80,13 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
         lines.append(f"An input of shape (rows, 1) for each column; numbers are {number}, and nan is a missing value.")
     else:
         order = ", ".join(f"`{column.name}`" for column in facts.columns)
-        lines.append(f"`predict_proba` takes a data frame or an array of objects with the columns, in order: {order}.")
+        lines.append(f"`predict_proba` takes a data frame with these columns, or an array with them in order: {order}.")
         lines.append("A missing value is None, nan, or one of the words below. Blanks around text do not count.")
     for column in facts.columns:
         if column.kind == "number":
             lines.append(f"- `{column.name}`: a number")
         elif column.kind == "boolean":
-            truth = "True or False, or " if name == "sklearn" else ""
+            truth = "True or False, or " if name in SKLEARN else ""
             lines.append(f"- `{column.name}`: {truth}text: true or false in any case, 1 or 0; anything else is neither")
         else:
             levels = name_list(f"`{level}`" for level in column.levels)
@@ -84,7 +96,7 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
         lines.append(f"A missing value in text is empty, or one of {words}, unless that is a level.")
         if name == "onnx":
             lines.append("Take away blanks around text first.")
-        else:
+        elif name == "sklearn_only":
             lines.append(
                 "Give codes as text: pandas gives whole numbers beside missing values as 1.0, which is not the level 1."
             )
@@ -97,5 +109,6 @@ FORMATS: dict[str, Format] = {
     "safetensors": Format(".safetensors", (), write_safetensors, read_safetensors),
     "json": Format(".json", (), write_json, read_json),
     "sklearn": Format(".joblib", (), write_sklearn, read_sklearn),
+    "sklearn_only": Format(".joblib", (), write_sklearn_only, read_sklearn_only),
 }
 """The formats by the name a user types."""

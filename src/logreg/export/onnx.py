@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from logreg.errors import ConfigError
-from logreg.export.linear import Sample, spelling_coefficients, spellings
+from logreg.export.base import Sample, spelling_coefficients, spellings
 from logreg.training.linear import Array, Linear, classes_of
 
 
@@ -108,11 +108,10 @@ class _Graph:
     def from_images(self, model: Linear) -> str:
         from onnx import TensorProto
 
-        level = model.facts.pixels.get("white_level")
-        kind = TensorProto.UINT16 if level else TensorProto.UINT8
+        kind = TensorProto.UINT16 if model.facts.pixels.get("white_level") else TensorProto.UINT8
         images = self.input("images", kind, ["rows", *model.facts.image_shape])
         features = self.node("Flatten", self.double(images), axis=1)
-        return self.linear(features, model.coef.numpy() / (level or 255), model.intercept.numpy())
+        return self.linear(features, model.coef.numpy() / white_level(model), model.intercept.numpy())
 
     def from_columns(self, model: Linear) -> str:
         """Logits of a table's columns.
@@ -179,6 +178,11 @@ OUTPUTS = ("label", "probabilities")
 """Names of the outputs of an ONNX graph."""
 
 
+def white_level(model: Linear) -> int:
+    """The whole number that is white, 1 in source units, in the pixels that a graph takes: bytes, or 16 bits."""
+    return int(model.facts.pixels.get("white_level") or model.facts.white_byte)
+
+
 def _float(model: Linear) -> int:
     from onnx import TensorProto
 
@@ -193,13 +197,14 @@ def read_onnx(file: Path, model: Linear, sample: Sample) -> Array:
     kind = np.float64 if model.input_dtype == torch.float64 else np.float32
     if sample.columns:
         feed = {
-            name: (values.astype(kind) if values.dtype.kind == "f" else values.astype(object)).reshape(-1, 1)
+            name: np.array([[one if is_number else one or ""] for one in values], kind if is_number else object)
             for name, values in sample.columns.items()
+            for is_number in [values.dtype.kind == "f"]
         }
     elif model.facts.image_shape and not model.facts.backbone:
-        level = model.facts.pixels.get("white_level")
-        pixels = (sample.features.double() * (level or 255)).round().numpy()
-        feed = {"images": pixels.reshape(-1, *model.facts.image_shape).astype("uint16" if level else "uint8")}
+        pixels = (sample.features.double() * white_level(model)).round().numpy()
+        whole = np.uint16 if model.facts.pixels.get("white_level") else np.uint8
+        feed = {"images": pixels.reshape(-1, *model.facts.image_shape).astype(whole)}
     else:
         feed = {"features": sample.features.numpy().astype(kind)}
     return np.asarray(session.run(["probabilities"], feed)[0])

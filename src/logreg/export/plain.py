@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from logreg.export.linear import Sample, linked
+from logreg.export.base import Sample, linked
 from logreg.training.linear import Array, Linear
 
 

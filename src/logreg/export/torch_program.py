@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from logreg.export.linear import Sample
+from logreg.export.base import Sample
 from logreg.losses import LOSSES
 from logreg.training.linear import Array, Linear
 

@@ -76,20 +76,34 @@ class Columns:
     """Whether no one needs the columns once they are encoded, so that encoding may free them."""
     settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Values of ``dataset.features``, ``drop``, ``categorical`` and ``missing_values`` that the user set."""
+    in_python: bool = False
+    """Whether the columns come from Python: settings are then arguments of a call, and rows count from 0."""
 
     def __len__(self) -> int:
         return self.num_rows
 
     def place(self, row: int) -> str:
         """Location of a row for the user: ``row 3 [in new.csv]``, counted from 1 without the header."""
+        if self.in_python:
+            return f"row {row}, counted from 0 [in {self.source}]"
         start, file = max((start, file) for start, file in self.starts or ((0, self.source),) if start <= row)
         return f"row {row - start + 1} [in {file}]"
+
+    def key(self, key: str) -> str:
+        """The name of a setting for the user: ``dataset.drop``, or ``drop`` in Python."""
+        return key.removeprefix("dataset.") if self.in_python else key
+
+    def value(self, key: str, value: object) -> str:
+        """A setting with a value, as the user types it: ``dataset.missing=impute``, or ``missing='impute'``."""
+        return f"{self.key(key)}={value!r}" if self.in_python else f"{key}={value}"
 
     def setting(self, key: str, names: Sequence[str]) -> str:
         """A setting that is a list, as the user types it, with ``names`` added to its present value."""
         if key == "dataset.drop" and (features := self.settings.get("dataset.features")):
-            return as_typed("dataset.features", [name for name in features if name not in names])
-        return as_typed(key, dict.fromkeys([*self.settings.get(key, ()), *names]))
+            key, named = "dataset.features", [name for name in features if name not in names]
+        else:
+            named = list(dict.fromkeys([*self.settings.get(key, ()), *names]))
+        return self.value(key, named) if self.in_python else as_typed(key, named)
 
 
 def read_columns(table: pa.Table, as_category: Collection[str] = (), source: str = "", **policy: Any) -> Columns:
@@ -177,17 +191,17 @@ def _unfit(name: str, kind: Any, columns: Columns) -> tuple[str, str]:
     short_problem = f"holds {kind}"
     if kinds.is_temporal(kind):
         return (
-            f"`dataset.drop` must leave dates out, and column {name!r} {short_problem} [in {source}]. "
+            f"`{columns.key('dataset.drop')}` must leave dates out, and column {name!r} {short_problem} [in {source}]. "
             f"Make numbers of it first, such as days since a start, or add {without}."
         ), short_problem
     if kinds.is_binary(kind) or kinds.is_large_binary(kind):
+        convert = "Decode them" if columns.in_python else "Convert the file (iconv -f latin1 -t utf-8)"
         return (
-            f"column {name!r} must be text in UTF-8, and holds other bytes [in {source}]. "
-            f"Convert the file (iconv -f latin1 -t utf-8), or add {without}."
+            f"column {name!r} must be text in UTF-8, and holds other bytes [in {source}]. {convert}, or add {without}."
         ), "holds bytes that are not text in UTF-8"
+    lists = "" if columns.in_python else "; a column of lists is read by dataset=features"
     return (
-        f"column {name!r} must hold numbers, text or true and false, got {kind} [in {source}]. "
-        f"Add {without}; a column of lists is read by dataset=features."
+        f"column {name!r} must hold numbers, text or true and false, got {kind} [in {source}]. Add {without}{lists}."
     ), short_problem
 
 

@@ -107,7 +107,8 @@ def learn_encoding(
     kept = [profile.column for profile in profiles if profile.column is not None]
     if not kept:
         raise DataError(
-            f"`dataset.features` must leave a column that varies over train, got none [in {columns.source}]."
+            f"`{columns.key('dataset.features')}` must leave a column that varies over train, got none "
+            f"[in {columns.source}]."
         )
     empty = [one.series.name for one in profiles if one.column is None and one.missing_in_train]
     constant = [one.series.name for one in profiles if one.column is None and not one.missing_in_train]
@@ -122,7 +123,8 @@ def learn_encoding(
             for one in profiles
             if one.column is not None and one.missing_anywhere and not one.column.indicator
         ],
-        "whole numbers that are unique in every row, used as numbers; if they are ids, add them to dataset.drop": [
+        "whole numbers that are unique in every row, used as numbers; "
+        f"if they are ids, add them to {columns.key('dataset.drop')}": [
             one.series.name for one in profiles if one.column is not None and one.is_unique_integer
         ],
         "left out, since constant over train": constant,
@@ -251,9 +253,9 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
         is_id = len(levels) > counts.sum() / 2
         short_problem = f"has {len(levels):,} levels in {counts.sum():,} train rows"
         problem = (
-            f"`dataset.max_levels={columns.max_levels}` must not be exceeded, and column {series.name!r} "
-            f"{short_problem} [in {columns.source}]. {'It looks like an id: add' if is_id else 'Add'} "
-            f"{columns.setting('dataset.drop', [series.name])}, or raise dataset.max_levels."
+            f"`{columns.value('dataset.max_levels', columns.max_levels)}` must not be exceeded, and column "
+            f"{series.name!r} {short_problem} [in {columns.source}]. {'It looks like an id: add' if is_id else 'Add'} "
+            f"{columns.setting('dataset.drop', [series.name])}, or raise {columns.key('dataset.max_levels')}."
         )
         remedies = (("dataset.drop", series.name),)
         if not is_id and len(levels) <= MAX_LEVELS_FACTOR * columns.max_levels:
@@ -264,8 +266,9 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
     if impute:
         first = int(missing.argmax()) if used is None else int(used[missing[used]].min())
         problem = (
-            f"`dataset.missing=error` must find no missing values, and column {series.name!r} has {anywhere:,}, "
-            f"the first in {columns.place(first)}. Fix the file, or set dataset.missing=impute."
+            f"`{columns.value('dataset.missing', 'error')}` must find no missing values, and column {series.name!r} "
+            f"has {anywhere:,}, the first in {columns.place(first)}. "
+            f"Fill them, or set {columns.value('dataset.missing', 'impute')}."
         )
         return replace(
             found,
@@ -314,13 +317,17 @@ def _all_refused(faults: Sequence[ColumnProfile], others: bool, columns: Columns
         named.setdefault(key, []).append(value)
     typed = [columns.setting(key, named[key]) for key in LIST_SETTINGS if key in named]
     if "dataset.max_levels" in named:
-        typed.append(f"dataset.max_levels={max(map(int, named['dataset.max_levels']))}")
+        typed.append(columns.value("dataset.max_levels", max(map(int, named["dataset.max_levels"]))))
     if "dataset.missing" in named:
-        typed.append("dataset.missing=impute")
+        typed.append(columns.value("dataset.missing", "impute"))
     listed = name_list(f"{fault.series.name!r} {fault.short_problem}" for fault in faults)
     problem = f"columns must hold usable values, and {len(faults):,} do not [in {columns.source}]: {listed}."
     leaves_columns = others or any(key != "dataset.drop" for key in named)
-    return f"{problem} Fix the file, or type: {' '.join(typed)}" if leaves_columns else f"{problem} Fix the file."
+    if not leaves_columns:
+        return f"{problem} Fix the {'table' if columns.in_python else 'file'}."
+    if columns.in_python:
+        return f"{problem} Fix the table, or set {', '.join(typed)}."
+    return f"{problem} Fix the file, or type: {' '.join(typed)}"
 
 
 def _learn_number(series: Series, chosen: Values, marked: bool) -> Column:

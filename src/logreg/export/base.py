@@ -1,4 +1,4 @@
-"""Common parts of the export formats: the spellings of a table's levels, and the sample that a file is tried on."""
+"""What the export formats share: their type, the rows to compare on, and the spellings of levels."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
     """
     if column.indicator and "" in column.levels:
         raise ConfigError(
-            f"`format` must distinguish a missing value of {column.name!r} from its level '', and onnx "
-            "and sklearn have '' for both. Use format=json, safetensors or torch_export, or give the level a name in "
-            "the file."
+            f"`format` must distinguish a missing value of {column.name!r} from its level '', and onnx and "
+            "sklearn_only have '' for both. Use format=sklearn, json, safetensors or torch_export, or give the level a "
+            "name in the file."
         )
     places = {level.strip(): place for place, level in enumerate(column.levels)}
     places |= {level: place for place, level in enumerate(column.levels)}
@@ -56,7 +56,8 @@ class Sample:
 
     Attributes:
         features: Shape (n, D), in source units, float64.
-        columns: The rows before encoding, arrays (n,) of numbers or text by column; empty without a table.
+        columns: The rows before encoding, arrays (n,) of numbers or text by column, nan or None where missing; empty
+            without a table.
     """
 
     features: Tensor

@@ -1,0 +1,360 @@
+"""`TableEncoder`: a table with numbers, categories, booleans and missing values as a matrix of numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+from torch import Tensor
+
+from logreg.constraints import check, flag, listed, one_of, optional, whole
+from logreg.data.arrow_numbers import text_array
+from logreg.data.base import Table
+from logreg.data.encoding.columns import Columns, read_columns
+from logreg.data.encoding.encode import encode
+from logreg.data.encoding.learning import learn_encoding, learn_stored_form
+from logreg.data.formats.frames import arrow_column, columns_of, is_frame
+from logreg.data.formats.text_tables import missing_words
+from logreg.data.prepare import moments_of
+from logreg.errors import ConfigError, DataError, did_you_mean, name_list, nearest
+from logreg.facts import Column, DataFacts
+from logreg.stored_form import StoredForm
+
+Array = np.ndarray[Any, Any]
+
+MOST_NAMES = 20
+"""Number of columns that one message lists."""
+
+
+class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+    """Encodes the columns of a table as ``dataset=table`` of ``scripts/train.py`` does.
+
+    A number is a feature; a missing one is replaced by the median, and marked by a feature ``carat is missing``.  A
+    category or a boolean has a feature of 0 or 1 for each level, ``color=D``; a missing one is replaced by the most
+    frequent level, and marked.  A level that `fit` has not seen is 0 in all features of its column.  Columns that are
+    constant or have no values are left out.
+
+    The types of the frame count: text is a category also where it looks like numbers, and numbers are numbers unless
+    ``categorical`` names their column or the frame has them as categories.
+
+    Args:
+        features: Columns to learn from; ``None`` for all.  `transform` ignores other columns if it is given, and else
+            refuses columns that it does not know.
+        drop: Columns to leave out.
+        categorical: Columns of categories that look like numbers.  As in the two above, a whole number is the position
+            of a column; the columns of an array are also called x0, x1, ...
+        missing: "impute", or "error" to refuse missing values.
+        missing_values: Words that mean a missing value, besides None, nan and NA.
+        max_levels: Largest number of levels of a column of text, >= 2; one with more may be an id, and is refused.
+        standardize: Whether every feature has mean 0 and standard deviation 1 over the rows of `fit`.  So it is by
+            default, as in the command, so that a penalty weighs all columns alike whatever their units are.
+
+    Attributes:
+        columns_: The encoding of each column that is used, as `logreg.facts.Column`.
+        mean_: Mean of each feature, shape (D,), where ``standardize`` is set; else ``None``.
+        scale_: Divisor of each feature, shape (D,): its standard deviation; ``None`` as above.
+        notes_: Sentences on what was filled and left out.
+        n_features_in_: Number of columns of the table.
+        feature_names_in_: Their names, where the table has names.
+    """
+
+    def __init__(
+        self,
+        *,
+        features: Sequence[str | int] | None = None,
+        drop: Sequence[str | int] = (),
+        categorical: Sequence[str | int] = (),
+        missing: Literal["impute", "error"] = "impute",
+        missing_values: Sequence[str] = (),
+        max_levels: int = 100,
+        standardize: bool = True,
+    ) -> None:
+        self.features = features
+        self.drop = drop
+        self.categorical = categorical
+        self.missing = missing
+        self.missing_values = missing_values
+        self.max_levels = max_levels
+        self.standardize = standardize
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learns the encoding of the columns.
+
+        Args:
+            X: A DataFrame of pandas or polars, a table of Arrow, or an array of numbers or objects; N rows.
+            y: Ignored.
+
+        Raises:
+            LogregError: A column cannot be used, or a parameter breaks its constraint; a ValueError.
+        """
+        self._learn(X)
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None) -> Array:
+        """Learns the encoding of the columns and encodes them; as `fit`, then `transform`, in less time."""
+        return self._scaled(self._learn(X))
+
+    def transform(self, X: Any) -> Array:
+        """Encodes a table as the one of `fit`.
+
+        Args:
+            X: A table with the columns that `fit` learned from, in any order; an array has them in the order of `fit`.
+
+        Returns:
+            Features, shape (N, D), float64, under the names of `get_feature_names_out`.
+
+        Raises:
+            LogregError: A column is missing, is not known, or has another type than in `fit`; a number is infinite.  A
+                ValueError.
+        """
+        check_is_fitted(self)
+        given = self._read_as_learned(X)
+        cells = {
+            column.name: self._as_learned(arrow_column(column.name, given[column.name]), column)
+            for column in self.columns_
+        }
+        columns = self._columns(cells, [column.name for column in self.columns_ if column.kind != "number"])
+        features, _ = encode(columns, self.columns_, self._dtype, self._stored, free=True)
+        return self._scaled(features)
+
+    def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """Names of the D features: ``carat``, ``carat is missing``, ``color=D``, ...
+
+        Args:
+            input_features: Names of the columns; ``None`` for those of `fit`.
+        """
+        check_is_fitted(self)
+        named = dict(zip(self._names, _check_feature_names_in(self, input_features), strict=True))
+        columns = [dataclasses.replace(column, name=named[column.name]) for column in self.columns_]
+        return np.array([name for column in columns for name in column.feature_names], dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.categorical = tags.input_tags.string = True
+        return tags
+
+    @classmethod
+    def _of_run(cls, facts: DataFacts, dtype: torch.dtype) -> Self:
+        """The encoder of a model that was trained on a table; its features are in source units.
+
+        Args:
+            facts: Facts of the model.
+            dtype: Floating type in which the model reads features: they are rounded to it, so that probabilities are
+                those of the model.
+        """
+        names = [column.name for column in facts.columns]
+        words = list(dict.fromkeys(missing_words(facts.missing_values)))
+        self = cls(features=names, missing_values=words, standardize=False)
+        self.feature_names_in_, self.n_features_in_, self._names = np.array(names, dtype=object), len(names), names
+        self.columns_, self.notes_ = facts.columns, ()
+        self.mean_ = self.scale_ = None
+        self._stored, self._dtype = facts.stored, dtype
+        return self
+
+    # Learning
+
+    def _learn(self, X: Any) -> Tensor:
+        """Learns the encoding, and returns the stored features, shape (N, D), float64."""
+        for key, constraint in {
+            "features": optional(listed()),
+            "drop": listed(),
+            "categorical": listed(),
+            "missing": one_of(("impute", "error")),
+            "missing_values": listed(),
+            "max_levels": whole(at_least=2),
+            "standardize": flag(),
+        }.items():
+            check(key, self._given(key), constraint)
+        given = self._read(X)
+        chosen, categorical = self._chosen(), self._named("categorical")
+        words = [str(word).strip() for word in self._given("missing_values")]
+        cells = {name: _without_words(arrow_column(name, given[name]), words, name in categorical) for name in chosen}
+        columns = self._columns(cells, categorical)
+        encoding, notes = learn_encoding(columns, None)
+        stored = StoredForm.plain(sum(len(column.feature_names) for column in encoding))
+        if self.standardize:
+            stored, _, _ = learn_stored_form(columns, encoding, None, None, shifts=True)
+        features, _ = encode(columns, encoding, torch.float64, stored)
+        self.columns_, self.notes_ = encoding, notes
+        self._stored, self._dtype = stored, torch.float64
+        self.mean_ = self.scale_ = None
+        if self.standardize:
+            labels = torch.zeros(len(features), dtype=torch.int64)  # moments have no use for them
+            found = stored.moments_in_source_units(moments_of(Table(features, labels)))
+            self.mean_, self.scale_ = (np.array(part) for part in stored.standardization(found))
+        empty = [series.name for series in columns.series if series.kind == "none"]
+        if empty:
+            warnings.warn(f"left out, since all values are missing: {name_list(empty)}", stacklevel=3)
+        return features
+
+    def _read(self, X: Any) -> dict[str, Any]:
+        """The columns of the table of `fit`; sets their names and their number.
+
+        Raises:
+            ValueError: It is no table of at least two rows.
+        """
+        if is_frame(X):
+            columns = columns_of(X)
+            shape = len(next(iter(columns.values()), ())), len(columns)
+            if shape[0] < 2:
+                raise DataError(f"`X` must have at least 2 rows and 1 column, got shape {shape}.")
+            self.feature_names_in_ = np.array(list(columns), dtype=object)
+            self.n_features_in_ = len(columns)
+        else:
+            array = validate_data(self, _objects(X), dtype=None, ensure_all_finite=False, ensure_min_samples=2)
+            if hasattr(self, "feature_names_in_"):  # of a fit before
+                del self.feature_names_in_
+            columns = {f"x{place}": array[:, place] for place in range(array.shape[1])}
+        self._names = list(columns)
+        return columns
+
+    def _given(self, key: str) -> Any:
+        """A parameter as a plain value: a list where it is an array of names."""
+        value = getattr(self, key)
+        return value.tolist() if hasattr(value, "tolist") else value
+
+    def _named(self, key: str) -> list[str]:
+        """Names of the columns that a parameter names, each by its name or its position.
+
+        Raises:
+            ConfigError: There is no such column.
+        """
+        found = []
+        for given in self._given(key):
+            is_place = isinstance(given, int) and given not in self._names and 0 <= given < len(self._names)
+            name = self._names[given] if is_place else given
+            if name not in self._names:
+                advice = did_you_mean(name, self._names) or f"X has {name_list(self._names, MOST_NAMES)}."
+                raise ConfigError.broken(key, "name a column of X", given, advice)
+            found.append(name)
+        return found
+
+    def _chosen(self) -> list[str]:
+        """Names of the columns to learn from.
+
+        Raises:
+            ConfigError: A parameter names a column that X lacks, or all are left out.
+        """
+        wanted = self._names if self.features is None else dict.fromkeys(self._named("features"))
+        dropped = set(self._named("drop"))
+        return [name for name in wanted if name not in dropped]
+
+    def _columns(self, cells: dict[str, Any], as_category: Iterable[str]) -> Columns:
+        """The columns as the encoding reads them."""
+        import pyarrow as pa
+
+        return read_columns(
+            pa.table(cells),
+            set(as_category),
+            "X",
+            missing=self.missing,
+            max_levels=self._given("max_levels"),
+            settings={
+                f"dataset.{key}": list(self._given(key) or ())
+                for key in ("features", "drop", "categorical", "missing_values")
+            },
+            in_python=True,
+        )
+
+    # Encoding
+
+    def _read_as_learned(self, X: Any) -> dict[str, Any]:
+        """The columns of the table of `transform`.
+
+        Raises:
+            ValueError: It lacks a column, has one that is not known, or has no rows.
+        """
+        if not is_frame(X):
+            array = validate_data(self, _objects(X), reset=False, dtype=None, ensure_all_finite=False)
+            return {name: array[:, place] for place, name in enumerate(self._names)}
+        columns = columns_of(X)
+        if not len(next(iter(columns.values()), ())):
+            raise DataError("`X` must have rows, got 0 samples.")
+        if not hasattr(self, "feature_names_in_"):  # of an array
+            if len(columns) != len(self._names):
+                raise DataError(f"`X` must have {len(self._names)} columns as in fit, got {len(columns)}.")
+            return dict(zip(self._names, columns.values(), strict=True))
+        extra = [name for name in columns if name not in self._names]
+        for column in self.columns_:
+            if column.name not in columns:
+                near = nearest(column.name, extra)
+                advice = f" Is it {near!r}? Rename that one." if near else ""
+                raise DataError(f"`X` must have the column {column.name!r} that fit learned from.{advice}")
+        if extra and self.features is None:
+            raise DataError(
+                f"`X` must have the columns of fit, and also has {name_list(extra, MOST_NAMES)}. Leave them out, or "
+                "name the columns to learn from: TableEncoder(features=[...])."
+            )
+        return columns
+
+    def _as_learned(self, column: Any, learned: Column) -> Any:
+        """A column of text as the command reads one: without the words of missing values, numbers as numbers."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        words = {str(word).strip() for word in self._given("missing_values")} - set(learned.levels)
+        if not _is_text(column.type) or not (words or learned.kind == "number"):
+            return column
+        column = _mark(column, sorted(words))
+        if learned.kind != "number":
+            return column
+        try:
+            return pc.cast(pc.utf8_trim_whitespace(column), pa.float64())
+        except pa.ArrowInvalid as error:
+            raise DataError(
+                f"`X` must hold numbers where fit learned from numbers, and {learned.name!r} has text [in X]."
+            ) from error
+
+    def _scaled(self, features: Tensor) -> Array:
+        """Stored features (N, D), which are changed in place -> features as `transform` returns them."""
+        if self.mean_ is not None:
+            center, scale = self._stored.of_stored(torch.from_numpy(self.mean_), torch.from_numpy(self.scale_))
+            features = features.sub_(center).div_(scale)
+        elif not self._stored.is_plain:
+            features = self._stored.inverse_transform(features)
+        return np.asarray(features.double().numpy())
+
+
+def _objects(X: Any) -> Any:
+    """Rows that are lists, as an array of objects: NumPy would make text of numbers beside text."""
+    return np.array(X, dtype=object) if isinstance(X, list | tuple) else X
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a type of Arrow is text, dictionary-encoded or not."""
+    import pyarrow.types as kinds
+
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind))
+
+
+def _mark(column: Any, words: Sequence[str]) -> Any:
+    """A column of text with null where it has one of these words, with or without blanks around it."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = pc.cast(column, pa.string())
+    is_missing = pc.is_in(pc.utf8_trim_whitespace(column), value_set=text_array(words))
+    return pc.if_else(is_missing, pa.nulls(len(column), pa.string()), column)
+
+
+def _without_words(column: Any, words: Sequence[str], is_category: bool) -> Any:
+    """A column without the words of missing values; numbers that stood beside such words as text are numbers again."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not words or not _is_text(column.type):
+        return column
+    marked = _mark(column, words)
+    if marked.null_count == column.null_count or is_category:
+        return marked
+    try:
+        return pc.cast(pc.utf8_trim_whitespace(marked), pa.float64())
+    except pa.ArrowInvalid:
+        return marked
