@@ -571,6 +571,17 @@ def test_a_warm_start_of_rows_in_odd_units_is_where_it_was() -> None:
     np.testing.assert_allclose(model.coef_, first, rtol=1e-3)
 
 
+def test_a_warm_start_that_is_too_far_away_does_no_harm() -> None:
+    draw = np.random.default_rng(8)
+    X = draw.standard_normal((2000, 10))
+    y = X @ draw.standard_normal(10) + draw.standard_normal(2000) > 0
+    cold, warm = LogisticRegression(C=np.inf).fit(X, y), LogisticRegression(C=np.inf, warm_start=True)
+    warm.coef_, warm.intercept_ = np.full((1, 10), 50.0), np.zeros(1)
+    warm.fit(X, y)
+    np.testing.assert_allclose(warm.coef_, cold.coef_, rtol=0, atol=1e-6)
+    assert warm.n_iter_[0] > cold.n_iter_[0]
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # a run as an estimator
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -79,7 +80,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         solver: "newton", "lbfgs", or "auto" for the one that suits the problem.
         precision: 32 or 64 bits of the arithmetic far from the optimum.  Rows keep their own type, and the certificate
             is computed in float64.
-        device: Device of the arithmetic, such as "cuda".  Tensors are fitted where they are.
+        device: Device that arrays and data frames are fitted on, "cpu" or "cuda".  Tensors are fitted where they are.
         warm_start: Whether a fit starts from the coefficients of the one before, if these have the same shape.
         verbose: 1 prints a line for each fit, 2 one for each pass too.
         random_state: Seed of the samples of rows from which some solvers estimate the curvature; ``None`` for 0.
@@ -167,25 +168,29 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         weights = self._weights(sample_weight, classes, labels)
         loss = default_loss(len(classes)) if self.loss == "auto" else self.loss
         objective = Objective(loss, "sum", (1 - self.l1_ratio) / self.C, self.l1_ratio / self.C)
+        start = self._start(classes, features, objective) if self.warm_start else None
+        solve = partial(
+            fit,
+            features,
+            labels,
+            objective,
+            len(classes),
+            weights,
+            optimizer=self.solver,
+            tolerance=self.tol,
+            dtype=DTYPES[self.precision],
+            intercept=self.fit_intercept,
+            watch=_print_pass if self.verbose > 1 else None,
+            seed=0 if self.random_state is None else _seed(self.random_state),
+        )
         try:
-            found = fit(
-                features,
-                labels,
-                objective,
-                len(classes),
-                weights,
-                optimizer=self.solver,
-                tolerance=self.tol,
-                max_passes=self.max_iter,
-                dtype=DTYPES[self.precision],
-                intercept=self.fit_intercept,
-                watch=_print_pass if self.verbose > 1 else None,
-                start=self._start(classes, features, objective) if self.warm_start else None,
-                seed=0 if self.random_state is None else _seed(self.random_state),
-            )
+            found = solve(max_passes=self.max_iter, start=start)
         except DataError:
             raise_not_finite(self, features)
             raise
+        if start is not None and not found.converged and found.passes < self.max_iter:  # too far from the optimum
+            before, found = found.passes, solve(max_passes=self.max_iter - found.passes)
+            found = replace(found, passes=before + found.passes)
         coef, intercept = found.coef, found.intercept
         if len(classes) == 2 and len(coef) == 2:  # a softmax
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
