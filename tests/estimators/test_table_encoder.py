@@ -295,6 +295,7 @@ def test_columns_that_mix_numbers_and_text_are_text() -> None:
     assert [column.levels for column in encoder.columns_] == [("1", "2", "true", "x"), ("a", "b", "true")]
     wide = np.array([[1.5], [2.5]], dtype=np.longdouble)
     assert TableEncoder(standardize=False).fit_transform(wide).tolist() == [[1.5], [2.5]]
+    assert TableEncoder().fit([[1, "a"], [2, "b"], [3, "a"]]).columns_[0].kind == "number"
     large = np.array([[2**70], [1], [None], [0.5]], dtype=object)
     assert TableEncoder(standardize=False).fit_transform(large)[:, 0].tolist() == [2.0**70, 1, 1, 0.5]
 
