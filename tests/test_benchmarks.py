@@ -48,6 +48,7 @@ FAST = [
     ),
     SmokeRun("solver_map", "--tiny", ["working sets", "one thread for little work"]),
     SmokeRun("l1", "--part dependent --l1 1e-2", ["certified: newton 6 of 6", "liblinear"]),
+    SmokeRun("estimator", "--repeats 1 --fits 1", ["100 x 5: milliseconds of a fit", "ours: optimal to"]),
     SmokeRun(
         "sklearn_suite",
         "--only test_(nan|sparsify)",

@@ -448,8 +448,8 @@ def known_keys() -> set[str]:
 OF_COMMANDS = {"coef", "cost_ratio", "keep", "trials"}
 """Keys of commands other than scripts/train.py."""
 
-OF_OTHERS = {"color", "hydra/launcher", "solver"}
-"""A feature, a key of Hydra, an argument of scikit-learn."""
+OF_OTHERS = {"color", "hydra/launcher", "solver", "warm_start"}
+"""A feature, a key of Hydra, arguments of scikit-learn."""
 
 
 @pytest.mark.parametrize("page", LINKED)

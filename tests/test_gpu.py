@@ -8,11 +8,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch import Tensor
 
 from devices import WatchedDevice
+from logreg import LogisticRegression
 from logreg.data import TensorDataModule, build_dataset
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
@@ -133,6 +136,36 @@ def test_a_certificate_of_any_point_is_that_of_the_cpu(l2: float, watched: Watch
     assert ours.rigorous == theirs.rigorous
     assert ours.gap == pytest.approx(theirs.gap)
     assert watched.largest_copy < len(labels)
+
+
+@pytest.mark.parametrize("name", ["newton", "softmax", "l1", "weighted, softmax"])
+def test_an_estimator_of_tensors_is_that_of_the_cpu(name: str, watched: WatchedDevice) -> None:
+    case = CASES[name]
+    tensors = case.tensors()
+    objective = case.objective
+    C = 1 / (case.rows * (objective.l2 + objective.l1))
+    model = LogisticRegression(C=C, l1_ratio=float(objective.l1 > 0), class_weight="balanced", warm_start=True)
+    theirs = clone(model).fit(*(None if one is None else one.numpy() for one in tensors))
+    features, labels, weights = (None if one is None else watched.put(one) for one in tensors)
+    with watched:
+        model.fit(features, labels, weights)
+        copied = watched.largest_copy
+        model.fit(features, labels, weights)  # from the coefficients of the first
+        found = [getattr(model, method)(features) for method in ("predict", "predict_proba", "decision_function")]
+    assert all(watched.holds(one) for one in found)
+    np.testing.assert_allclose(model.coef_, theirs.coef_, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found[1].cpu().numpy(), theirs.predict_proba(tensors[0].numpy()), rtol=0, atol=1e-4)
+    assert model.certificate_.converged
+    assert copied < case.rows * (case.features if objective.l1 else 1)
+
+
+@pytest.mark.gpu
+def test_arrays_are_fitted_on_the_device_that_is_named() -> None:
+    features, labels, _ = CASES["softmax"].tensors()
+    ours = LogisticRegression(device="cuda").fit(features.numpy(), labels.numpy())
+    theirs = LogisticRegression().fit(features.numpy(), labels.numpy())
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=0, atol=1e-3)
+    assert ours.score(features.cuda(), labels.cuda()) == theirs.score(features.numpy(), labels.numpy())
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*isinstance.treespec, LeafSpec")

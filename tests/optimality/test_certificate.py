@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from logreg.estimators.logistic_regression import FitCertificate
 from logreg.losses.objective import Objective
 from logreg.optimality.certificate import Certificate, bound_by_solution, names_of, objective_in_words
 from logreg.rows import MemoryRows
@@ -73,6 +75,25 @@ def test_the_verdict_names_what_spoils_a_bound(changed: dict[str, Any], words: s
     certificate = dataclasses.replace(plain, **changed)
     assert words in certificate.verdict
     assert certificate.converged == (not changed)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"gap": 0.5, "dependent": ("a",)},
+        {"rounding": 1e-3},
+        {"gap": 0.6},
+        {"gap": 0.1},
+        {"gap": 0.1, "rigorous": False},
+    ],
+)
+def test_the_advice_is_in_the_words_of_the_reader(changed: dict[str, Any]) -> None:
+    plain = FitCertificate("sum, no penalty", 0.5, 1e-9, True, 0.0, 1e-6, 10, "float64", 1, 1.0)
+    certificate = dataclasses.replace(plain, **changed)
+    of_commands = Certificate(**dataclasses.asdict(certificate)).verdict
+    assert not re.search(r"l2|train|dataset\.|optimizer=", certificate.verdict)
+    assert re.search("a penalty, such as C=1|raise max_iter|StandardScaler", certificate.verdict)
+    assert of_commands.partition(":")[0] == certificate.verdict.partition(":")[0]
 
 
 def test_a_certificate_without_rounding_has_the_relative_gap_of_the_bound() -> None:

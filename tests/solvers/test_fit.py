@@ -543,6 +543,51 @@ def test_a_fit_leaves_the_rows_as_they_are(rows: int, features: int, classes: in
     assert torch.equal(x, before)
 
 
+STARTED = {
+    "small": (100, 5, 2, "auto", Objective("bce", l2=1e-2)),
+    "newton": (2000, 30, 2, "newton", Objective("bce", l2=1e-2)),
+    "lbfgs": (2000, 30, 2, "lbfgs", Objective("bce", l2=1e-2)),
+    "softmax": (2000, 20, 4, "lbfgs", Objective("cross_entropy", "sum", l2=1.0)),
+    "conjugate gradients": (2000, 1100, 2, "newton", Objective("bce", l2=1e-2)),
+    "l1": (300, 600, 2, "newton", Objective("bce", l1=3e-2)),
+    "no penalty": (2000, 10, 3, "newton", Objective("cross_entropy")),
+    "odd units": (2000, 10, 2, "newton", Objective("bce")),
+}
+
+
+@pytest.mark.parametrize("name", STARTED)
+def test_a_fit_that_starts_at_the_optimum_is_there_at_once(name: str) -> None:
+    rows, features, classes, optimizer, objective = STARTED[name]
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, features, generator=draw, dtype=torch.float64)
+    logits = x @ torch.randn(features, classes, generator=draw, dtype=torch.float64) / features**0.5
+    labels = (logits + torch.randn(rows, classes, generator=draw)).argmax(1)
+    unit = 1e12 if name == "odd units" else 1.0
+    x = x * unit + (1e14 if unit > 1 else 0.0)  # stored as (x - shift) / unit
+    first = fit(x, labels, objective, optimizer=optimizer, tolerance=1e-9)
+    again = fit(x, labels, objective, optimizer=optimizer, start=(first.coef, first.intercept))
+    assert again.converged
+    assert again.passes <= 3 < first.passes
+    torch.testing.assert_close(again.coef, first.coef, rtol=1e-3, atol=1e-4 / unit)
+
+
+def test_a_start_that_is_none_is_refused() -> None:
+    x, labels = torch.randn(20, 3), torch.arange(20) % 2
+    with pytest.raises(LogregError, match=r"`start` must have coef \(1, 3\) and intercept \(1,\), got \(3,\)"):
+        fit(x, labels, Objective("bce", l2=1.0), start=(torch.zeros(3), torch.zeros(1)))
+    with pytest.raises(LogregError, match="`start` must be finite"):
+        fit(x, labels, Objective("bce", l2=1.0), start=(torch.full((1, 3), torch.nan), torch.zeros(1)))
+
+
+def test_the_seed_chooses_the_sampled_rows() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(20_000, 30, generator=draw), torch.randint(2, (20_000,), generator=draw)
+    fits = [fit(x, labels, Objective("bce", l2=1e-2), optimizer="lbfgs", seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(fits[0].coef, fits[1].coef)
+    assert not torch.equal(fits[0].coef, fits[2].coef)
+    torch.testing.assert_close(fits[0].coef, fits[2].coef, rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("rows", "features", "l1", "words"),
     [

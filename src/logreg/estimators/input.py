@@ -27,8 +27,10 @@ FLOATING = (np.dtype(np.float64), np.dtype(np.float32))
 """Types of rows that are fitted as they are."""
 
 
-def rows_of(estimator: Any, X: Any, y: Any, device: str) -> tuple[Tensor, Array]:
+def rows_of(estimator: Any, X: Any, y: Any, device: str) -> tuple[Tensor, Array | Tensor]:
     """The rows of a fit: features (N, D), floating, and classes (N,); `raise_not_finite` looks at the numbers.
+
+    The classes are a tensor only where both X and y are.
 
     Args:
         estimator: The estimator that is fitted; its ``n_features_in_`` and ``feature_names_in_`` are set.
@@ -40,15 +42,16 @@ def rows_of(estimator: Any, X: Any, y: Any, device: str) -> tuple[Tensor, Array]
         TypeError: X is sparse.
         ValueError: X or y has another shape, X is no matrix of numbers, or y holds no classes.
     """
-    y = as_array(y)
     if isinstance(X, Tensor):
         features = _of_tensor(X)
-        y = _classes_of(estimator, y)
+        if not (isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point()):
+            y = _classes_of(estimator, as_array(y))
         if len(y) != len(X):
             raise DataError(f"y must have one class for each of the {len(X)} rows of X, got {len(y)}.")
         _set_width(estimator, X.shape[1])
         return features, y
     _refuse_sparse(X)
+    y = as_array(y)
     if _is_plain(X) and type(y) is np.ndarray and y.dtype.kind in "biuU" and y.shape == X.shape[:1]:
         _set_width(estimator, X.shape[1])
     else:
@@ -147,8 +150,11 @@ def _set_width(estimator: Any, width: int) -> None:
         del estimator.feature_names_in_
 
 
-def encoded_labels(y: Array) -> tuple[Array, Tensor]:
+def encoded_labels(y: Array | Tensor) -> tuple[Array, Tensor]:
     """The classes in ascending order, (C,), and the position of each row's class among them, (N,)."""
+    if isinstance(y, Tensor):
+        found, labels = torch.unique(y, return_inverse=True)
+        return found.cpu().numpy(), labels
     if y.dtype.kind in "biu":
         low, high = int(y.min()), int(y.max())
         if high - low < MAX_COUNTED_CLASSES and high < 2**63:  # counting takes less time than sorting

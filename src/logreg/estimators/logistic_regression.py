@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -33,6 +34,9 @@ from logreg.training.model import linear_in_float64
 
 DTYPES = {32: torch.float32, 64: torch.float64}
 """Floating type of the arithmetic by ``precision``."""
+
+LARGEST = -torch.finfo(torch.float64).max, torch.finfo(torch.float64).max
+"""Limits of a logit that overflows."""
 
 PENALIZE = "set a penalty, such as C=1"
 """Advice on how to set a penalty."""
@@ -76,7 +80,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         solver: "newton", "lbfgs", or "auto" for the one that suits the problem.
         precision: 32 or 64 bits of the arithmetic far from the optimum.  Rows keep their own type, and the certificate
             is computed in float64.
-        device: Device of the arithmetic, such as "cuda".  Tensors are fitted where they are.
+        device: Device that arrays and data frames are fitted on, "cpu" or "cuda".  Tensors are fitted where they are.
         warm_start: Whether a fit starts from the coefficients of the one before, if these have the same shape.
         verbose: 1 prints a line for each fit, 2 one for each pass too.
         random_state: Seed of the samples of rows from which some solvers estimate the curvature; ``None`` for 0.
@@ -160,30 +164,33 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         classes, labels = encoded_labels(y)
         if len(classes) < 2:
             raise DataError(f"y must have rows of at least 2 classes, got one class, {classes.tolist()[0]!r}.")
-        weights = self._weights(sample_weight, classes, labels, len(features))
         labels = labels.to(features.device)
-        weights = None if weights is None else weights.to(features.device)
+        weights = self._weights(sample_weight, classes, labels)
         loss = default_loss(len(classes)) if self.loss == "auto" else self.loss
         objective = Objective(loss, "sum", (1 - self.l1_ratio) / self.C, self.l1_ratio / self.C)
+        start = self._start(classes, features, objective) if self.warm_start else None
+        solve = partial(
+            fit,
+            features,
+            labels,
+            objective,
+            len(classes),
+            weights,
+            optimizer=self.solver,
+            tolerance=self.tol,
+            dtype=DTYPES[self.precision],
+            intercept=self.fit_intercept,
+            watch=_print_pass if self.verbose > 1 else None,
+            seed=0 if self.random_state is None else _seed(self.random_state),
+        )
         try:
-            found = fit(
-                features,
-                labels,
-                objective,
-                len(classes),
-                weights,
-                optimizer=self.solver,
-                tolerance=self.tol,
-                max_passes=self.max_iter,
-                dtype=DTYPES[self.precision],
-                intercept=self.fit_intercept,
-                watch=_print_pass if self.verbose > 1 else None,
-                start=self._start(classes, features, objective) if self.warm_start else None,
-                seed=0 if self.random_state is None else _seed(self.random_state),
-            )
+            found = solve(max_passes=self.max_iter, start=start)
         except DataError:
             raise_not_finite(self, features)
             raise
+        if start is not None and not found.converged and found.passes < self.max_iter:  # too far from the optimum
+            before, found = found.passes, solve(max_passes=self.max_iter - found.passes)
+            found = replace(found, passes=before + found.passes)
         coef, intercept = found.coef, found.intercept
         if len(classes) == 2 and len(coef) == 2:  # a softmax
             coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
@@ -311,20 +318,22 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             if getattr(self, key) not in choices:
                 raise ConfigError.not_a_choice(key, choices, getattr(self, key))
 
-    def _weights(self, sample_weight: Any, classes: Array, labels: Tensor, rows: int) -> Tensor | None:
+    def _weights(self, sample_weight: Any, classes: Array, labels: Tensor) -> Tensor | None:
         """The weight of each row, times that of its class, (N,), float64; ``None`` for 1 everywhere."""
-        if sample_weight is None:
-            if self.class_weight is None:
-                return None
-            weights = torch.ones(rows, dtype=torch.float64)
-        elif _is_number(sample_weight):
-            weights = torch.full((rows,), float(sample_weight), dtype=torch.float64)
-        else:
-            weights = as_tensor(np.asarray(as_array(sample_weight), dtype=np.float64))
-            if weights.shape != (rows,):
+        if sample_weight is None and self.class_weight is None:
+            return None
+        weights = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
+        if _is_number(sample_weight):
+            weights *= sample_weight
+        elif sample_weight is not None:
+            if not isinstance(sample_weight, Tensor):
+                sample_weight = as_tensor(np.asarray(sample_weight, dtype=np.float64))
+            if sample_weight.shape != labels.shape:
                 raise DataError(
-                    f"sample_weight must have one number for each row, shape ({rows},), got {tuple(weights.shape)}."
+                    f"sample_weight must have one number for each row, shape {tuple(labels.shape)}, got "
+                    f"{tuple(sample_weight.shape)}."
                 )
+            weights = sample_weight.detach().to(labels.device, torch.float64)
         if self.class_weight is not None:
             weights = weights * self._class_weights(classes, labels, weights)[labels]
         if not bool(weights.any()):
@@ -339,7 +348,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         by_class = as_tensor(compute_class_weight(self.class_weight, classes=classes, y=classes))
         if not bool(((by_class >= 0) & by_class.isfinite()).all()):
             raise ConfigError.broken("class_weight", "have finite numbers >= 0", self.class_weight)
-        return by_class
+        return by_class.to(labels.device)
 
     def _start(self, classes: Array, features: Tensor, objective: Objective) -> tuple[Tensor, Tensor] | None:
         """The coefficients (K, D) and intercepts (K,) of the fit before; ``None`` where they have another shape."""
@@ -357,9 +366,15 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     ) -> FitCertificate:
         """The certificate of a fit."""
         bound, names = found.bound, list(getattr(self, "feature_names_in_", ()))
-        separation = ""
-        if math.inf == self.C:
-            texts = tuple(str(one) for one in self.classes_)
+        separation, texts = "", tuple(map(str, self.classes_.tolist()))
+        if weights is not None and self.fit_intercept:
+            weighted = labels[weights > 0]
+            if bool((weighted == weighted[0]).all()):
+                separation = (
+                    f"no finite optimum: all rows of positive weight are of the class '{texts[int(weighted[0])]}', so "
+                    "the intercept grows without bound; give rows of another class a weight"
+                )
+        if math.isinf(self.C) and not separation:
             facts = DataFacts("", features.shape[1], texts, {}, tuple(names))
             separation = explain_separation(
                 features, labels, objective, facts, self.fit_intercept, weights, penalize=PENALIZE
@@ -404,6 +419,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         logits = linear_in_float64(features, coef, intercept)
         if not bool(logits.isfinite().all()):
             raise_not_finite(self, features)
+            if bool(logits.isnan().any()):  # products of both signs overflow
+                raise DataError("X is too large for float64 to add its products with coef_. Write it in another unit.")
+            logits = logits.clamp(*LARGEST)
         return logits
 
     def _probabilities(self, X: Any) -> Tensor:
