@@ -269,6 +269,8 @@ def test_frames_of_pandas_say_the_same() -> None:
     out = TableEncoder().set_output(transform="pandas").fit(frame).transform(rows)
     assert out.index.tolist() == rows.index.tolist()
     assert out.columns.tolist() == encoder.get_feature_names_out().tolist()
+    sparse = frame.assign(year=pandas.arrays.SparseArray(columns["year"]))
+    np.testing.assert_array_equal(TableEncoder().fit_transform(sparse), wanted)
     numbered = pandas.DataFrame(np.arange(12.0).reshape(4, 3) ** 2)
     assert TableEncoder().fit(numbered).get_feature_names_out().tolist() == ["x0", "x1", "x2"]
 
@@ -291,17 +293,27 @@ def test_columns_that_mix_numbers_and_text_are_text() -> None:
     mixed = np.array([[1, "a"], [2.0, "b"], ["x", None], [None, True], [True, "a"], ["x", "b"]], dtype=object)
     encoder = TableEncoder(standardize=False, categorical=[0]).fit(mixed)
     assert [column.levels for column in encoder.columns_] == [("1", "2", "true", "x"), ("a", "b", "true")]
+    wide = np.array([[1.5], [2.5]], dtype=np.longdouble)
+    assert TableEncoder(standardize=False).fit_transform(wide).tolist() == [[1.5], [2.5]]
+    assert TableEncoder().fit([[1, "a"], [2, "b"], [3, "a"]]).columns_[0].kind == "number"
     large = np.array([[2**70], [1], [None], [0.5]], dtype=object)
     assert TableEncoder(standardize=False).fit_transform(large)[:, 0].tolist() == [2.0**70, 1, 1, 0.5]
 
 
 def test_numbers_beside_a_word_for_a_missing_value_are_numbers() -> None:
-    table = pa.table({"mass": ["1.5", " ?", "2.5", "4", None], "code": ["1", "?", "2", "1", "1"]})
+    table = pa.table(
+        {
+            "mass": ["1.5", " ?", "2.5", "4", None],
+            "code": ["01", "?", "2", "01", "01"],
+            "key": ["01", "2", "2", "01", "01"],  # text without such a word stays text
+        }
+    )
     encoder = TableEncoder(standardize=False, missing_values=["?"], categorical=["code"])
     features = encoder.fit_transform(table)
-    assert [column.kind for column in encoder.columns_] == ["number", "category"]
+    assert [column.levels for column in encoder.columns_] == [(), ("01", "2"), ("01", "2")]
     assert features[:, :2].tolist() == [[1.5, 0], [2.5, 1], [2.5, 0], [4, 0], [2.5, 1]]
-    assert encoder.transform(pa.table({"mass": ["?"], "code": [" ? "]})).tolist() == [[2.5, 1, 1, 0, 1]]
+    new = pa.table({"mass": ["?"], "code": [" ? "], "key": ["?"]})
+    assert encoder.transform(new).tolist() == [[2.5, 1, 1, 0, 1, 1, 0]]
 
 
 def test_names_come_from_the_frame_or_from_the_step_before() -> None:
@@ -319,7 +331,7 @@ def test_names_come_from_the_frame_or_from_the_step_before() -> None:
 
 def test_it_goes_through_clone_pickle_and_joblib(tmp_path: Path) -> None:
     given = frames()["arrow"]
-    encoder = TableEncoder(drop=["year"], max_levels=5)
+    encoder = TableEncoder(drop=np.array(["year"]), max_levels=5)
     assert clone(encoder).get_params() == encoder.get_params()
     wanted = encoder.fit_transform(given)
     joblib.dump(encoder, tmp_path / "encoder.joblib")

@@ -208,8 +208,6 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             self.n_features_in_ = len(columns)
         else:
             array = validate_data(self, _objects(X), dtype=None, ensure_all_finite=False, ensure_min_samples=2)
-            if hasattr(self, "feature_names_in_"):  # of a fit before
-                del self.feature_names_in_
             columns = {f"x{place}": array[:, place] for place in range(array.shape[1])}
         self._names = list(columns)
         return columns
