@@ -15,7 +15,9 @@ from torch import Tensor
 
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch
-from logreg.rows import RowSource, logit_rows, parts, row_weights
+from logreg.rows import MemoryRows, RowSource, logit_rows, parts, row_weights
+from logreg.solvers.bounds import Bound
+from logreg.solvers.small_folds import fit_small_folds, fits_in_batch
 from logreg.solvers.l1_path import fit_elastic_net_path
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathFitter, PathPoint, Strength
@@ -65,12 +67,32 @@ def fit_folds(
         ConfigError: A strength has no penalty.
     """
     totals = _check(problem, rows, folds, strengths)
+    if isinstance(rows, MemoryRows) and fits_in_batch(problem, rows, folds):
+        return _fit_batch(problem, rows, folds, strengths, tolerance, seed, with_full, totals)
     full = _fit_path(problem, rows, strengths, tolerance, seed) if with_full else []
     of_folds = []
     for fold, total in enumerate(totals.tolist()):
         own = replace(problem, total_weight=problem.total_weight - total)
         of_folds.append(_fit_path(own, _WithoutFold(rows, folds, fold), strengths, tolerance, seed))
     return FoldPaths(strengths, full, of_folds)
+
+
+def _fit_batch(problem, rows, folds, strengths, tolerance, seed, with_full, totals):
+    order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
+    without = [None] * with_full + list(range(len(totals)))
+    found = fit_small_folds(problem, rows, folds, without, order, tolerance)
+    place = {one: number for number, one in enumerate(order)}
+    value, gap, gradient, loss, rounding, error = found.bounds
+    cols = [t.tolist() for t in (value, gap, loss, rounding, error, found.converged, found.passes)]
+    paths = []
+    for b, fold in enumerate(without):
+        line = []
+        for one in strengths:
+            p = place[one]
+            v, g, l, r, e, c, n = (col[p][b] for col in cols)
+            line.append(PathPoint(found.points[p, b], Bound(v, g, True, gradient[p, b], l, r, (), e), c, n, one.l2, one.l1))
+        paths.append(line)
+    return FoldPaths(strengths, paths[0] if with_full else [], paths[with_full:])
 
 
 def _check(problem: Problem, rows: RowSource, folds: Tensor, strengths: Sequence[Strength]) -> Tensor:
