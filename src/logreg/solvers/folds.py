@@ -82,15 +82,16 @@ def _fit_batch(problem, rows, folds, strengths, tolerance, seed, with_full, tota
     without = [None] * with_full + list(range(len(totals)))
     found = fit_small_folds(problem, rows, folds, without, order, tolerance)
     place = {one: number for number, one in enumerate(order)}
-    value, gap, gradient, loss, rounding, error = found.bounds
-    cols = [t.tolist() for t in (value, gap, loss, rounding, error, found.converged, found.passes)]
+    at = found.bounds
+    within = at.gap + at.rounding <= tolerance * at.value
+    numbers = [field.tolist() for field in (at.value, at.gap, at.loss, at.rounding, at.error, within, found.passes)]
     paths = []
     for b, fold in enumerate(without):
         line = []
         for one in strengths:
             p = place[one]
-            v, g, l, r, e, c, n = (col[p][b] for col in cols)
-            line.append(PathPoint(found.points[p, b], Bound(v, g, True, gradient[p, b], l, r, (), e), c, n, one.l2, one.l1))
+            v, g, l, r, e, c, n = (field[p][b] for field in numbers)
+            line.append(PathPoint(at.point[p, b], Bound(v, g, True, at.gradient[p, b], l, r, (), e), c, n, one.l2, one.l1))
         paths.append(line)
     return FoldPaths(strengths, paths[0] if with_full else [], paths[with_full:])
 

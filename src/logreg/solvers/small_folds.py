@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
-from logreg.solvers.batch_bounds import BatchPoint, batch_bound
+from logreg.solvers.batch_bounds import BatchBound, BatchPoint, BatchRows, batch_bound
 from logreg.solvers.batch_model import minimize_models
 from logreg.solvers.path import Strength
 from logreg.solvers.problem import Coordinates, Problem
@@ -46,25 +46,36 @@ MAX_LOGITS = 2**20
 MAX_STEPS = 30
 """Steps for a strength, after which a problem is left to the general solvers."""
 
-REUSE_CONTRACTION = 0.1
-"""Ratio of two successive gaps up to which the Hessians serve the next strengths too."""
+MAX_HALVINGS = 30
+"""Halvings of a step that increases f, after which a problem is left to the general solvers."""
 
 SLOW_CONTRACTION = 0.3
-"""Ratio of two successive gaps above which each problem gets its own Hessian."""
+"""Ratio of two successive gaps above which better Hessians are computed."""
 
-EXTRAPOLATED = 4
-"""Optima that the start of a fit is extrapolated from: the polynomial through them is of third degree."""
+MIN_LEARNED = 1e-20
+"""Curvature along a move, relative to the weight of the rows, below which the change of the gradient is rounding."""
+
+ALL = slice(None)
+"""All columns."""
+
+_STALE, _SHARED, _OWN = range(3)
+"""The Hessians of an earlier strength, from averaged curvatures at this strength, and of each problem alone."""
+
+MAX_REPAIRS = 5
+"""Times that a fit goes on, each with a tenth of the limit, where its bound is not within the tolerance."""
+
+MIN_BOUND_LOGITS = 2**17
+"""Logits, over several strengths, whose bounds are computed at once: of fewer the time is the overhead of operations."""
+
+EXTRAPOLATED = 3
+"""Optima that the start of a fit is extrapolated from: the polynomial through them is of second degree."""
 
 
 class BatchPaths(NamedTuple):
     """The fits of B problems for P strengths."""
 
-    points: Tensor
-    """Shape (P, B, K, D + 1), in the problem's model coordinates."""
-    bounds: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-    """Fields of `Bound`, each (P, B, ...): value, gap, gradient, loss, rounding, error."""
-    converged: Tensor
-    """Shape (P, B)."""
+    bounds: BatchBound
+    """The points and their bounds; S is P."""
     passes: Tensor
     """Evaluations of f, (P, B)."""
 
@@ -113,13 +124,13 @@ class FoldedRows:
         self.by_fold = self.features.view(number, size, -1)
 
     def weights_of(self, without: Sequence[int | None]) -> Tensor:
-        """The weights of the rows, (n, B), in the problems without a fold, or with all for ``None``."""
-        weights = self.weights.unsqueeze(1).repeat(1, len(without)).view(self.folds, -1, len(without))
-        for column, fold in enumerate(without):
+        """The weights of the rows, (B, n), in the problems without a fold, or with all for ``None``."""
+        weights = self.weights.repeat(len(without), 1).view(len(without), self.folds, -1)
+        for number, fold in enumerate(without):
             if fold is not None:
-                weights[fold, :, column] = 0.0
-        weights = weights.flatten(0, 1)
-        return weights if self.problem.objective.reduction == "sum" else weights / weights.sum(0)
+                weights[number, fold] = 0.0
+        weights = weights.flatten(1)
+        return weights if self.problem.objective.reduction == "sum" else weights / weights.sum(1, keepdim=True)
 
 
 def fit_small_folds(
@@ -140,208 +151,277 @@ def fit_small_folds(
         strengths: In the order of the fits, best from the strongest to the weakest.
         tolerance: The relative gap to end each fit at.
     """
-    folded = FoldedRows(problem, rows, folds)
-    most = max(1, MAX_LOGITS // (len(folded.weights) * problem.num_outputs))
-    parts = [_Batch(folded, without[i : i + most]).fit(strengths, tolerance) for i in range(0, len(without), most)]
-    bounds = zip(*(part.bounds for part in parts), strict=True)
-    return BatchPaths(
-        torch.cat([part.points for part in parts], dim=1),
-        tuple(torch.cat(field, dim=1) for field in bounds),  # type: ignore[arg-type]  # of the same length
-        torch.cat([part.converged for part in parts], dim=1),
-        torch.cat([part.passes for part in parts], dim=1),
-    )
+    with torch.inference_mode():
+        folded = FoldedRows(problem, rows, folds)
+        most = max(1, MAX_LOGITS // (len(folded.weights) * problem.num_outputs))
+        starts = range(0, len(without), most)
+        parts = [_Batch(folded, without[i : i + most], tolerance).fit(strengths) for i in starts]
+    bounds, passes = zip(*parts, strict=True)
+    return BatchPaths(BatchBound(*(torch.cat(field, dim=1) for field in zip(*bounds, strict=True))), torch.cat(passes, 1))
 
 
 class _Evaluation(NamedTuple):
-    """f and its derivatives at a point (C, p), for C = B * K columns: output k of problem b is b * K + k."""
+    """f and its derivatives at a point (C, p), for C = B * K columns: output k of problem b is b * K + k.
+
+    The fields are those of `BatchPoint`, for one strength.
+    """
 
     loss: Tensor
-    """Shape (C,)."""
     value: Tensor
-    """f of each problem, (B,)."""
     slopes: Tensor
-    """The gradient of the loss, (C, p)."""
     residuals: Tensor
-    """Weighted residuals of the rows, (n, C)."""
     curvature: Tensor
-    """Curvatures of the rows, (n, C)."""
     logits: Tensor
-    """Shape (n, C)."""
+
+
+class _Fitted(NamedTuple):
+    """The end of a fit, whose bound is not computed yet."""
+
+    number: int
+    """Place of the strength."""
+    point: Tensor
+    now: _Evaluation
 
 
 class _Batch:
     """B problems that are fitted together."""
 
-    def __init__(self, rows: FoldedRows, without: Sequence[int | None]) -> None:
+    def __init__(self, rows: FoldedRows, without: Sequence[int | None], tolerance: float) -> None:
         problem = self.problem = rows.problem
-        self.rows, self.k = rows, problem.num_outputs
-        self._x = rows.features
-        self._of_problem = rows.weights_of(without)
-        self._weights = self._of_problem.repeat_interleave(self.k, dim=1)
-        self._totals = self._of_problem.sum(0)
-        """The weight of all rows in each objective, (B,): 1 for a mean loss."""
-        self._scale = (self._of_problem.sum(0) / (self._of_problem > 0).double().mul(rows.weights.unsqueeze(1)).sum(0))
-        if self.k == 1:
-            targets = rows.labels.double().unsqueeze(1)
-        else:
-            targets = F.one_hot(rows.labels, self.k).double()
-        self._targets = targets.repeat(1, len(without)).view(-1)
-        self._squares = (self._weights.T @ self._x.square())
-        self._largest = self._x.abs().amax(0)
+        self.folded, self.k, self.number, self.tolerance = rows, problem.num_outputs, len(without), tolerance
+        weights = rows.weights_of(without)
+        self._share = weights.sum(1) / ((weights > 0).double() @ rows.weights)
+        """The factor from the weight of a row to its weight in each objective, (B,)."""
+        targets = rows.labels.double().unsqueeze(0) if self.k == 1 else F.one_hot(rows.labels, self.k).double().T
+        own = weights.repeat_interleave(self.k, dim=0)
+        self.rows = BatchRows(
+            problem,
+            rows.coordinates,
+            rows.features,
+            own,
+            own.sum(1),
+            targets.repeat(self.number, 1),
+            own @ rows.features.square(),
+        )
         self._held = [(b, fold) for b, fold in enumerate(without) if fold is not None]
-        self._ratio = rows.coordinates.scale / problem.model.scale
+        self._ratio = problem.model.scale / rows.coordinates.scale
         self._hessian: Tensor | None = None
-        """The Hessians of the loss, (C, p, p)."""
-        self._is_own = False
-        """Whether each problem has its own Hessian."""
+        """About the Hessians of the loss, (C, p, p)."""
+        self._age = _STALE
+        self._last: tuple[Tensor, Tensor] | None = None
+        """The optimum for the last strength, and the slopes there."""
 
-    def fit(self, strengths: Sequence[Strength], tolerance: float) -> BatchPaths:
+    def fit(self, strengths: Sequence[Strength]) -> BatchPaths:
         """Finds the optimum for each strength; see `fit_small_folds`."""
         optima: list[tuple[float, Tensor]] = []
-        found: list[tuple[Tensor, ...]] = []
-        for strength in strengths:
+        waiting: list[_Fitted] = []
+        found: list[BatchBound] = []
+        passes = torch.zeros(len(strengths), self.number, dtype=torch.int64)
+        limit = torch.full((self.number,), self.tolerance, dtype=torch.float64)
+        for number, strength in enumerate(strengths):
             at = math.log(strength.l2 + strength.l1)
             self._set(strength)
-            start = self._extrapolated(optima, at)
-            point, result = self._minimize(start, tolerance)
-            found.append(result)
-            optima = [*(one for one in optima[1 - EXTRAPOLATED :] if one[0] != at), (at, point)]
-        points, *bounds, converged, passes = (torch.stack(field) for field in zip(*found, strict=True))
-        return BatchPaths(points, tuple(bounds), converged, passes)  # type: ignore[arg-type]  # six of them
+            fitted = _Fitted(number, *self._minimize(self._extrapolated(optima, at), passes[number], limit))
+            waiting.append(fitted)
+            optima = [*(one for one in optima[1 - EXTRAPOLATED :] if one[0] != at), (at, fitted.point)]
+            if number + 1 == len(strengths) or (
+                strengths[number + 1].kind != strength.kind
+                or len(waiting) * self.rows.weights.numel() >= MIN_BOUND_LOGITS
+            ):
+                found.append(self._certify(waiting, strengths, passes))
+                waiting = []
+        return BatchPaths(BatchBound(*(torch.cat(field) for field in zip(*found, strict=True))), passes)
+
+    def _certify(self, waiting: Sequence[_Fitted], strengths: Sequence[Strength], passes: Tensor) -> BatchBound:
+        """Bounds the gaps of fits; where a bound is not within the tolerance, more steps follow."""
+        found = self._bound(waiting, strengths)
+        missed = found.gap + found.rounding > self.tolerance * found.value
+        for place in missed.any(1).nonzero()[:, 0].tolist():
+            fitted, hessian, last = waiting[place], self._hessian, self._last
+            self._set(strengths[fitted.number])
+            limit = torch.where(missed[place], self.tolerance / 10, self.tolerance)
+            for _ in range(MAX_REPAIRS):
+                point, now = self._minimize(fitted.point, passes[fitted.number], limit)
+                better = self._bound([_Fitted(fitted.number, point, now)], strengths)
+                left = better.gap + better.rounding > self.tolerance * better.value
+                if not bool(left[0].any()):
+                    break
+                limit = torch.where(left[0], limit / 10, limit)
+            for field, new in zip(found, better, strict=True):
+                field[place] = new[0]
+            self._hessian, self._last = hessian, last
+        return found
+
+    def _bound(self, fitted: Sequence[_Fitted], strengths: Sequence[Strength]) -> BatchBound:
+        """Bounds the gaps of fits."""
+        if len(fitted) == 1:
+            at = BatchPoint(*(field.unsqueeze(0) for field in (fitted[0].point, *fitted[0].now)))
+        else:
+            at = BatchPoint(*map(torch.stack, zip(*((one.point, *one.now) for one in fitted), strict=True)))
+        own = [strengths[one.number] for one in fitted]
+        l2, l1 = (at.loss.new_tensor(one) for one in ([s.l2 for s in own], [s.l1 for s in own]))
+        return batch_bound(self.rows, at, l2, l1)
 
     def _set(self, strength: Strength) -> None:
         """Takes a strength."""
-        self._strength = strength
-        problem = strength.of(self.problem)
-        l2, l1 = (one if problem.intercept else one[:-1] for one in problem.penalties(self.rows.coordinates))
-        self._l2, self._l1 = l2, l1
+        self._strength, self._age = strength, _STALE
+        l2, l1 = strength.l2 * self._ratio.square(), strength.l1 * self._ratio
+        self._l2, self._l1 = (F.pad(one, (0, 1)) if self.problem.intercept else one for one in (l2, l1))
 
     def _extrapolated(self, optima: Sequence[tuple[float, Tensor]], at: float) -> Tensor:
         """The value at ``at`` of the polynomial through the optima; coefficients of 0, and of a new sign, are 0."""
         if not optima:
-            return self._x.new_zeros(self._weights.shape[1], self._x.shape[1])
+            return self.rows.features.new_zeros(len(self.rows.weights), self.rows.features.shape[1])
         point = torch.zeros_like(optima[0][1])
         for number, (place, optimum) in enumerate(optima):
             others = [other for index, (other, _) in enumerate(optima) if index != number]
-            point = point + optimum * math.prod((at - other) / (place - other) for other in others)
+            point = point.add(optimum, alpha=math.prod((at - other) / (place - other) for other in others))
         if self._strength.l1:
             last = optima[-1][1]
             point = torch.where((last * point > 0) | (self._l1 == 0), point, 0.0)
         return point
 
-    def _evaluate(self, point: Tensor) -> _Evaluation:
-        logits = self._x @ point.T
-        values, residuals, curvature = self.problem.loss.evaluate(logits.view(-1, 1), self._targets)
-        loss = torch.linalg.vecdot(values.view(logits.shape), self._weights, dim=0)
-        weighted = residuals.view(logits.shape).mul_(self._weights)
-        penalty = point.square() @ (self._l2 / 2)
+    def _evaluate(self, point: Tensor, columns: Tensor | slice = ALL) -> _Evaluation:
+        """f and its derivatives at points of some columns."""
+        features, weights, targets = self.rows.features, self.rows.weights[columns], self.rows.targets[columns]
+        logits = point @ features.T
+        values, residuals, curvature = self.problem.loss.evaluate(logits.view(-1, 1), targets.view(-1))
+        loss = torch.linalg.vecdot(values.view_as(logits), weights)
+        weighted = residuals.view_as(logits).mul_(weights)
+        of_columns = loss
+        if self._strength.l2:
+            of_columns = torch.addmv(of_columns, point.square(), self._l2, alpha=0.5)
         if self._strength.l1:
-            penalty = penalty + point.abs() @ self._l1
-        value = (loss + penalty).view(-1, self.k).sum(1)
-        return _Evaluation(loss, value, weighted.T @ self._x, weighted, curvature.view(logits.shape), logits)
+            of_columns = torch.addmv(of_columns, point.abs(), self._l1)
+        value = of_columns if self.k == 1 else of_columns.view(-1, self.k).sum(1)
+        return _Evaluation(loss, value, weighted @ features, weighted, curvature.view_as(logits), logits)
 
-    def _estimated_gap(self, now: _Evaluation, point: Tensor) -> Tensor:
-        """About the gap that a bound would find, (B,)."""
-        slopes = now.slopes
+    def _estimated_gap(self, now: _Evaluation, point: Tensor, columns: Tensor | slice = ALL) -> Tensor:
+        """About the gap that a bound would find, relative to f, (B,)."""
         d = self.problem.num_features
-        l2, l1, coef = self._l2[:d], self._l1[:d], point[:, :d]
-        of_intercept = 0.0
-        if self.problem.intercept:
-            of_intercept = slopes[:, -1].square() / torch.linalg.vecdot(now.curvature, self._weights, dim=0)
-        slope = slopes[:, :d]
-        if self._strength.l1 and not self._strength.l2:
-            reach = (slope.abs() / l1).amax(1).clamp(min=1.0).unsqueeze(1)
-            gap = (coef * slope / reach + l1 * coef.abs()).sum(1) + (1 - 1 / reach[:, 0]).square() * now.loss
+        l2, l1, coef, slope = self._l2[:d], self._l1[:d], point[:, :d], now.slopes[:, :d]
+        if not self._strength.l1:
+            gap = (slope + l2 * coef).square() @ (0.5 / l2)
+        elif self._strength.l2:
+            held = F.softshrink(slope / l1, 1.0) * l1
+            gap = (held + l2 * coef).square() @ (0.5 / l2) + coef.abs() @ l1 + (coef * (slope - held)).sum(1)
         else:
-            held = (slope.abs() - l1).clamp(min=0) * slope.sign() if self._strength.l1 else slope
-            gap = ((held + l2 * coef).square() / l2).sum(1) / 2
-            if self._strength.l1:
-                gap = gap + (l1 * coef.abs() + coef * (slope - held)).sum(1)
-        return (gap + of_intercept).view(-1, self.k).sum(1)
+            scale = 1 / (slope / l1).abs().amax(1).clamp(min=1.0)
+            gap = torch.linalg.vecdot(coef, slope) * scale + coef.abs() @ l1 + (1 - scale).square() * now.loss
+        if self.problem.intercept:
+            gap += now.slopes[:, -1].square() / torch.linalg.vecdot(now.curvature, self.rows.weights[columns])
+        return (gap if self.k == 1 else gap.view(-1, self.k).sum(1)) / now.value
 
-    def _minimize(self, start: Tensor, tolerance: float) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Newton's method from a start (C, p); returns the point and the fields of `BatchPaths` at this strength."""
-        k, best, step = self.k, start, torch.zeros_like(start)
-        trial, now = start, self._evaluate(start)
-        best_now = now
-        gap = self._estimated_gap(now, trial) / now.value.abs().clamp(min=1e-300)
-        passes, limit = 1, tolerance
-        rounding = VALUE_ROUNDING[torch.float64]
+    def _minimize(self, start: Tensor, passes: Tensor, limit: Tensor) -> tuple[Tensor, _Evaluation]:
+        """Newton's method from a start (C, p) to an estimated relative gap of ``limit`` (B,).
+
+        Problems whose gap is within the limit rest, while the others take steps.
+        """
+        point, now, first = start, self._evaluate(start), passes.clone()
+        passes += 1
+        if self._last is not None:
+            self._learn(ALL, point - self._last[0], now.slopes - self._last[1])
+        gap = self._estimated_gap(now, point)
         while True:
-            if bool((gap <= limit).all()) or passes >= MAX_STEPS:
-                result = self._bound(best, best_now, passes, tolerance)
-                if bool(result[-2].all()) or passes >= MAX_STEPS or not limit > 1e-3 * tolerance:
-                    return best, result
-                limit = float(gap.max()) / 10
-            step = self._step(best, best_now)
-            if step is None:
-                return best, self._bound(best, best_now, passes, tolerance)
-            trial = best + step
-            now = self._evaluate(trial)
-            passes += 1
-            worse = ~(now.value <= best_now.value + rounding * best_now.value.abs())
-            while bool(worse.any()) and passes < MAX_STEPS:
-                step = torch.where(worse.repeat_interleave(k).unsqueeze(1), step / 2, step)
-                trial = best + step
-                now = self._evaluate(trial)
-                passes += 1
-                worse = ~(now.value <= best_now.value + rounding * best_now.value.abs())
-            if bool(worse.any()):
-                return best, self._bound(best, best_now, passes, tolerance)
-            before, gap = gap, self._estimated_gap(now, trial) / now.value.abs().clamp(min=1e-300)
-            best, best_now = trial, now
-            contraction = float(torch.where(gap > limit, gap / before, 0.0).max())
-            if contraction > REUSE_CONTRACTION:
-                self._is_own = contraction > SLOW_CONTRACTION
-                self._hessian = None
+            active = ~(gap <= limit) & (passes - first < MAX_STEPS)
+            number = int(active.sum())
+            if not number:
+                self._last = point, now.slopes
+                return point, now
+            if number == self.number:
+                columns: Tensor | slice = ALL
+                problems: Tensor | slice = ALL
+            else:
+                problems = active.nonzero()[:, 0]
+                columns = problems if self.k == 1 else active.repeat_interleave(self.k).nonzero()[:, 0]
+            at, slopes, value = point[columns], now.slopes[columns], now.value[problems]
+            step = self._step(at, slopes, columns, now)
+            tried = None if step is None else self._try(at, step, value, columns)
+            passes[problems] += 1
+            if tried is None:
+                passes[problems] += MAX_STEPS
+                continue
+            trial, found = tried
+            self._learn(columns, trial - at, found.slopes - slopes)
+            before, after = gap[problems], self._estimated_gap(found, trial, columns)
+            if number == self.number:
+                point, now, gap = trial, found, after
+            else:
+                point = point.index_copy(0, columns, trial)
+                for name, field in now._asdict().items():
+                    field.index_copy_(0, problems if name == "value" else columns, getattr(found, name))
+                gap[problems] = after
+            if bool(((after > limit[problems]) & (after > SLOW_CONTRACTION * before)).any()):
+                self._renew(now, columns)
 
-    def _bound(self, point: Tensor, now: _Evaluation, passes: int, tolerance: float) -> tuple[Tensor, ...]:
-        """The fields of `BatchPaths` at a point."""
-        at = BatchPoint(
-            self._strength.of(self.problem),
-            self.rows.coordinates,
-            point,
-            self._x,
-            self._weights,
-            self._totals.repeat_interleave(self.k),
-            self._targets,
-            self._squares,
-            self._largest,
-            *now,
-        )
-        points, *bounds = batch_bound(at)
-        value, gap, _, _, hidden, _ = bounds
-        converged = gap + hidden <= tolerance * value.abs()
-        return (points, *bounds, converged, torch.full_like(converged, passes, dtype=torch.int64))
+    def _try(
+        self, at: Tensor, step: Tensor, value: Tensor, columns: Tensor | slice
+    ) -> tuple[Tensor, _Evaluation] | None:
+        """Takes a step, halved for each problem until f does not increase; ``None`` where it does not help."""
+        largest = value * (1 + VALUE_ROUNDING[torch.float64])
+        for _ in range(MAX_HALVINGS):
+            trial = at + step
+            found = self._evaluate(trial, columns)
+            worse = ~(found.value <= largest)
+            if not bool(worse.any()):
+                return trial, found
+            step = torch.where(worse.repeat_interleave(self.k).unsqueeze(1), step / 2, step)
+        return None
 
-    def _step(self, point: Tensor, now: _Evaluation) -> Tensor | None:
-        """Newton's step to be added, (C, p); ``None`` where a Hessian is not positive definite."""
+    # Steps
+
+    def _step(self, point: Tensor, slopes: Tensor, columns: Tensor | slice, now: _Evaluation) -> Tensor | None:
+        """Newton's step to be added, for points of some columns; ``None`` where a Hessian is not positive definite."""
         if self._hessian is None:
-            self._hessian = self._own_hessians(now) if self._is_own else self._shared_hessians(now)
-        hessian = self._hessian + torch.diag(self._l2)
-        gradient = now.slopes + self._l2 * point
+            self._hessian, self._age = self._shared_hessians(now), _SHARED
+        hessian, gradient = self._hessian[columns], slopes
+        if self._strength.l2:
+            hessian = hessian.clone() if isinstance(columns, slice) else hessian
+            hessian.diagonal(dim1=1, dim2=2).add_(self._l2)
+            gradient = torch.addcmul(slopes, point, self._l2)
         if self._strength.l1:
             target = minimize_models(hessian, gradient, point, self._l1)
             return None if target is None else target - point
         factors, failed = torch.linalg.cholesky_ex(hessian)
         if bool(failed.any()):
             return None
-        return -torch.cholesky_solve(gradient.unsqueeze(2), factors)[:, :, 0]
+        return torch.cholesky_solve(gradient.unsqueeze(2), factors)[:, :, 0].neg_()
+
+    def _learn(self, columns: Tensor | slice, move: Tensor, change: Tensor) -> None:
+        """The BFGS update of the Hessians by the change of the gradients along a move."""
+        if self._hessian is None:
+            return
+        hessian = self._hessian[columns]
+        product = (hessian @ move.unsqueeze(2))[:, :, 0]
+        known, true = torch.linalg.vecdot(product, move), torch.linalg.vecdot(change, move)
+        use = (known > MIN_LEARNED) & (true > MIN_LEARNED)
+        new = change * torch.where(use, true.rsqrt(), 0.0).unsqueeze(1)
+        old = product * torch.where(use, known.rsqrt(), 0.0).unsqueeze(1)
+        pair, signed = torch.stack([new, old], dim=1), torch.stack([new, -old], dim=2)
+        hessian = torch.baddbmm(hessian, signed, pair)
+        if isinstance(columns, slice):
+            self._hessian = hessian
+        else:
+            self._hessian[columns] = hessian
+
+    def _renew(self, now: _Evaluation, columns: Tensor | slice) -> None:
+        """Computes Hessians that are better than those that made a slow step."""
+        if self._age == _STALE:
+            self._hessian, self._age = self._shared_hessians(now), _SHARED
+        elif self._hessian is not None:
+            spread, features = (now.curvature * self.rows.weights)[columns], self.rows.features
+            self._hessian[columns] = torch.stack([(features * row.unsqueeze(1)).T @ features for row in spread])
+            self._age = _OWN
 
     def _shared_hessians(self, now: _Evaluation) -> Tensor:
         """About the Hessians of the loss, (C, p, p), from the curvatures averaged over the problems."""
-        k, rows = self.k, self.rows
-        mean = now.curvature.view(len(self._x), -1, k).mean(1) * rows.weights.unsqueeze(1)
+        rows = self.folded
+        mean = now.curvature.view(-1, self.k, len(rows.weights)).mean(0) * rows.weights
         found = []
-        for column in mean.T:
-            parts = (rows.by_fold * column.view(rows.folds, -1, 1)).transpose(1, 2) @ rows.by_fold
-            whole = parts.sum(0).expand(len(self._totals), -1, -1).clone()
+        for row in mean:
+            parts = (rows.by_fold * row.view(rows.folds, -1, 1)).transpose(1, 2) @ rows.by_fold
+            whole = parts.sum(0).expand(self.number, -1, -1).clone()
             for b, fold in self._held:
                 whole[b] -= parts[fold]
-            found.append(whole * self._scale.view(-1, 1, 1))
+            found.append(whole * self._share.view(-1, 1, 1))
         return torch.stack(found, dim=1).flatten(0, 1)
-
-    def _own_hessians(self, now: _Evaluation) -> Tensor:
-        """The Hessians of the loss, (C, p, p)."""
-        spread = now.curvature * self._weights
-        return torch.stack([(self._x * column.unsqueeze(1)).T @ self._x for column in spread.T])
