@@ -1,17 +1,19 @@
 """Several quadratic models with an l1 penalty, minimized at once by block principal pivoting.
 
-`logreg.solvers.l1_model` minimizes one model; here the models are small, and the time of an operation is its overhead.
+`logreg.solvers.l1_model` minimizes one model.  Here the models are many and small, so that the time is the overhead of
+the operations: they are those of numpy, whose overhead is the least.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.solvers.l1_model import BOUNDARY_RTOL, DAMPING_GROWTH, FULL_EXCHANGES, MAX_DAMPING, MIN_DAMPING
+from logreg.solvers.l1_model import BOUNDARY_RTOL, DAMPING_GROWTH, FULL_EXCHANGES, MAX_DAMPING, MIN_DAMPING, Array
 
 MAX_PIVOTS = 100
-"""Exchanges after which pivoting is given up."""
+"""Exchanges after which pivoting is given up, and a larger damping is tried."""
 
 
 def minimize_models(matrices: Tensor, gradients: Tensor, starts: Tensor, l1: Tensor) -> Tensor | None:
@@ -29,60 +31,57 @@ def minimize_models(matrices: Tensor, gradients: Tensor, starts: Tensor, l1: Ten
     References:
         Kim and Park (2010), Fast active-set-type algorithms for l1-regularized linear regression.
     """
-    diagonal = matrices.diagonal(dim1=1, dim2=2)
-    added = torch.where(diagonal > 0, diagonal, diagonal.amax(1, keepdim=True).clamp(min=1e-300))
-    damping = MIN_DAMPING
+    h, g, u, strength = (part.numpy() for part in (matrices, gradients, starts, l1))
+    diagonal = h.diagonal(axis1=1, axis2=2)
+    added = np.where(diagonal > 0, diagonal, np.maximum(diagonal.max(1, keepdims=True), 1e-300))
+    damping, places = MIN_DAMPING, np.arange(h.shape[1])
     while damping <= MAX_DAMPING:
-        found = _pivot(matrices + torch.diag_embed(damping * added), gradients, starts, l1)
-        if found is not None:
-            return found
+        damped = h.copy()
+        damped[:, places, places] += damping * added
+        if (found := _pivot(damped, g, u, strength)) is not None:
+            return torch.from_numpy(found)
         damping *= DAMPING_GROWTH
     return None
 
 
-def _pivot(h: Tensor, g: Tensor, u: Tensor, l1: Tensor) -> Tensor | None:
-    """`minimize_models`; ``None`` where a matrix is not positive definite, or pivoting does not end."""
+def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
+    """`minimize_models`; ``None`` where a matrix is singular, or pivoting does not end."""
     always, limit = l1 == 0, l1 * (1 + BOUNDARY_RTOL)
-    sign = torch.where(u != 0, u.sign(), torch.where(g.abs() > limit, -g.sign(), 0.0)).masked_fill_(always, 0.0)
-    result = u.clone()
-    models = torch.arange(len(u))
-    fewest, tries = torch.full_like(models, u.shape[1] + 1), torch.full_like(models, FULL_EXCHANGES)
+    sign = np.where(u != 0, np.sign(u), np.where(np.abs(g) > limit, -np.sign(g), 0.0))
+    sign[:, always] = 0.0
+    result, models, slope, move = u.copy(), np.arange(len(u)), g, np.zeros_like(u)
+    fewest, tries = np.full(len(u), u.shape[1] + 1), np.full(len(u), FULL_EXCHANGES)
     for _ in range(MAX_PIVOTS):
         free = (sign != 0) | always
-        columns = free.any(0).nonzero()[:, 0]
-        move = torch.where(free, 0.0, -u)
-        slope = g + (h @ move.unsqueeze(2))[:, :, 0] if bool(move.any()) else g
+        columns = free.any(0).nonzero()[0]
         if len(columns):
             mine = free[:, columns]
-            both = mine.unsqueeze(1) & mine.unsqueeze(2)
-            matrix = torch.where(both, h[:, columns][:, :, columns], 0.0)
-            matrix.diagonal(dim1=1, dim2=2).add_((~mine).double())
-            right = torch.where(mine, -(slope + l1 * sign)[:, columns], 0.0)
-            factors, failed = torch.linalg.cholesky_ex(matrix)
-            if bool(failed.any()):
+            # Coordinates that are not free have a row of the identity.
+            matrix = h[:, columns[:, None], columns] * (mine[:, :, None] & mine[:, None, :])
+            matrix.reshape(len(u), -1)[:, :: len(columns) + 1] += ~mine
+            right = (-(slope + l1 * sign)[:, columns] * mine)[:, :, None]
+            try:
+                move[:, columns] += np.linalg.solve(matrix, right)[:, :, 0]
+            except np.linalg.LinAlgError:
                 return None
-            move[:, columns] += torch.cholesky_solve(right.unsqueeze(2), factors)[:, :, 0]
-        slope = g + (h @ move.unsqueeze(2))[:, :, 0]
-        v = torch.where(free, u + move, 0.0)
+        slope = g + (h @ move[:, :, None])[:, :, 0]
+        v = np.where(free, u + move, 0.0)
         leaves = v * sign < 0
-        wrong = leaves | (~free & (slope.abs() > limit))
+        wrong = leaves | (~free & (np.abs(slope) > limit))
         number = wrong.sum(1)
         going = number > 0
-        if not bool(going.all()):
-            result[models[~going]] = v[~going]
-        if not bool(going.any()):
+        result[models[~going]] = v[~going]
+        if not going.any():
             return result
-        tries = torch.where(number < fewest, FULL_EXCHANGES, (tries - 1).clamp(min=0))
-        fewest = torch.minimum(fewest, number)
-        if bool((single := (tries == 0) & going).any()):  # the one of the largest index: Murty's rule, without cycles
-            last = wrong.shape[1] - 1 - wrong.flip(1).to(torch.uint8).argmax(1)
-            wrong[single] &= F_one_hot(last[single], wrong.shape[1])
-        sign = torch.where(wrong, torch.where(leaves, 0.0, -slope.sign()), sign)
-        if not bool(going.all()):
-            h, g, u, sign = h[going], g[going], u[going], sign[going]
-            models, tries, fewest = models[going], tries[going], fewest[going]
+        if not going.all():
+            h, g, u, sign, slope = h[going], g[going], u[going], sign[going], slope[going]
+            models, tries, fewest, number = models[going], tries[going], fewest[going], number[going]
+            wrong, leaves = wrong[going], leaves[going]
+        tries = np.where(number < fewest, FULL_EXCHANGES, np.maximum(tries - 1, 0))
+        fewest = np.minimum(fewest, number)
+        for model in (tries == 0).nonzero()[0]:  # the one of the largest index, by the rule of Murty, which cannot cycle
+            wrong[model, : wrong[model].nonzero()[0][-1]] = False
+        sign = np.where(wrong, np.where(leaves, 0.0, -np.sign(slope)), sign)
+        move = np.where((sign != 0) | always, 0.0, -u)
+        slope = g + (h @ move[:, :, None])[:, :, 0] if move.any() else g
     return None
-
-
-def F_one_hot(index: Tensor, size: int) -> Tensor:
-    return torch.arange(size) == index.unsqueeze(1)

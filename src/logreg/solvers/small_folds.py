@@ -49,7 +49,7 @@ MAX_STEPS = 30
 MAX_HALVINGS = 30
 """Halvings of a step that increases f, after which a problem is left to the general solvers."""
 
-SLOW_CONTRACTION = 0.3
+SLOW_CONTRACTION = (0.3, 0.3, 2.0)
 """Ratio of two successive gaps above which better Hessians are computed."""
 
 MIN_LEARNED = 1e-20
@@ -64,7 +64,7 @@ _STALE, _SHARED, _OWN = range(3)
 MAX_REPAIRS = 5
 """Times that a fit goes on, each with a tenth of the limit, where its bound is not within the tolerance."""
 
-MIN_BOUND_LOGITS = 2**17
+MIN_BOUND_LOGITS = 2**15
 """Logits, over several strengths, whose bounds are computed at once: of fewer the time is the overhead of operations."""
 
 EXTRAPOLATED = 3
@@ -351,7 +351,9 @@ class _Batch:
                 for name, field in now._asdict().items():
                     field.index_copy_(0, problems if name == "value" else columns, getattr(found, name))
                 gap[problems] = after
-            if bool(((after > limit[problems]) & (after > SLOW_CONTRACTION * before)).any()):
+            slow = SLOW_CONTRACTION[self._age]
+            is_slow = (after > limit[problems]) & (after > slow * before)
+            if bool(is_slow.any()):
                 self._renew(now, columns)
 
     def _try(
