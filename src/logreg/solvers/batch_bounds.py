@@ -1,8 +1,8 @@
 """Bounds on f - f* of many points at once, for losses of separate outputs and features that are held in float64.
 
-The formulas, and the bounds of their rounding errors, are those of `logreg.solvers.bounds`, where they are derived.  Here
-each number is a tensor over S strengths and C columns, one for each output of each problem, and sums over the rows are
-matrix products.
+The formulas, and the bounds of their rounding errors, are those of `logreg.solvers.bounds`, where they are derived.
+Here each number is a tensor over S strengths and C columns, one for each output of each problem, and sums over the rows
+are matrix products.
 """
 
 from __future__ import annotations
@@ -172,4 +172,5 @@ def _excess(rows: BatchRows, at: BatchPoint, theta: Tensor) -> Tensor:
     dual = torch.where(rows.weights > 0, theta / rows.weights, 0.0)
     targets = rows.targets.expand_as(dual).reshape(-1, 1)
     conjugate = rows.problem.loss.conjugate(dual.view(-1, 1), targets).view_as(dual)
-    return at.loss + torch.linalg.vecdot(conjugate - dual * at.logits, rows.weights.expand_as(dual))
+    excess: Tensor = at.loss + torch.linalg.vecdot(conjugate - dual * at.logits, rows.weights.expand_as(dual))
+    return excess

@@ -27,9 +27,11 @@ from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
 from logreg.solvers.batch_bounds import BatchBound, BatchPoint, BatchRows, batch_bound
 from logreg.solvers.batch_model import minimize_models
-from logreg.solvers.path import Strength
+from logreg.solvers.bounds import Bound
+from logreg.solvers.path import PathPoint, Strength
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import VALUE_ROUNDING
+from logreg.solvers.threads import threads_for
 
 MAX_ROW_NUMBERS = 2**22
 """Numbers of the rows, with those that fill the folds to one size, up to which a path is fitted in a batch: 32 MiB."""
@@ -41,7 +43,7 @@ MAX_PADDING = 2.0
 """Largest ratio of the rows, when all folds are filled to the size of the largest, to the rows alone."""
 
 MAX_LOGITS = 2**20
-"""Logits of one batch: 8 MiB; more problems are fitted in several batches."""
+"""Logits, and numbers of Hessians, of one batch: 8 MiB; more problems are fitted in several batches."""
 
 MAX_STEPS = 30
 """Steps for a strength, after which a problem is left to the general solvers."""
@@ -49,8 +51,17 @@ MAX_STEPS = 30
 MAX_HALVINGS = 30
 """Halvings of a step that increases f, after which a problem is left to the general solvers."""
 
-SLOW_CONTRACTION = (0.3, 0.3, 2.0)
-"""Ratio of two successive gaps above which better Hessians are computed."""
+MAX_OWN_FLOP = 2e6
+"""Multiplications of one Hessian up to which it is cheap: it takes about the time of the overhead of a step."""
+
+SLOW_CONTRACTION = 0.3
+"""Ratio of two successive gaps above which Hessians are computed anew, from averaged curvatures."""
+
+CHEAP_CONTRACTION = 0.1
+"""Ratio of two successive gaps above which each problem gets its own Hessian, where Hessians are cheap."""
+
+STALLED_CONTRACTION = 0.95
+"""Ratio of two successive gaps above which each problem gets its own Hessian, where they are not."""
 
 MIN_LEARNED = 1e-20
 """Curvature along a move, relative to the weight of the rows, below which the change of the gradient is rounding."""
@@ -59,7 +70,7 @@ ALL = slice(None)
 """All columns."""
 
 _STALE, _SHARED, _OWN = range(3)
-"""The Hessians of an earlier strength, from averaged curvatures at this strength, and of each problem alone."""
+"""The age of Hessians: of an earlier strength, from averaged curvatures at this strength, of each problem alone."""
 
 MAX_REPAIRS = 5
 """Times that a fit goes on, each with a tenth of the limit, where its bound is not within the tolerance."""
@@ -79,19 +90,32 @@ class BatchPaths(NamedTuple):
     passes: Tensor
     """Evaluations of f, (P, B)."""
 
+    def of_problem(self, number: int, strengths: Sequence[Strength], tolerance: float) -> list[PathPoint]:
+        """The fits of one problem, one for each strength."""
+        at = self.bounds
+        fields = (at.value, at.gap, at.loss, at.rounding, at.error, self.passes)
+        columns = (field[:, number].tolist() for field in fields)
+        points, gradients = at.point[:, number].unbind(), at.gradient[:, number].unbind()
+        found = []
+        for strength, point, gradient, value, gap, loss, rounding, error, passes in zip(
+            strengths, points, gradients, *columns, strict=True
+        ):
+            bound = Bound(value, gap, True, gradient, loss, rounding, error=error)
+            converged = gap + rounding <= tolerance * value
+            found.append(PathPoint(point, bound, converged, passes, strength.l2, strength.l1))
+        return found
 
-def fits_in_batch(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:
-    """Whether `fit_small_folds` may be called."""
-    largest = int(folds.bincount().max())
-    padded = largest * (int(folds.max()) + 1)
+
+def fits_in_batch(problem: Problem, folds: Tensor) -> bool:
+    """Whether `fit_small_folds` may be called, for dense rows on the CPU."""
+    sizes = folds.bincount()
+    padded = int(sizes.max()) * len(sizes)
     return (
-        rows.features.device.type == "cpu"
-        and not rows.features.is_sparse_csr
-        and not problem.coupled
+        not problem.coupled
         and problem.loss.is_convex
         and problem.loss.has_conjugate
         and problem.num_features + 1 <= MAX_PARAMETERS
-        and padded <= MAX_PADDING * rows.num_rows
+        and padded <= MAX_PADDING * len(folds)
         and padded * (problem.num_features + 1) <= MAX_ROW_NUMBERS
     )
 
@@ -106,7 +130,9 @@ class FoldedRows:
         first = counts.cumsum(0) - counts
         place = torch.empty_like(folds)
         place[order] = torch.arange(len(folds)) - first.repeat_interleave(counts) + folds[order] * size
-        weights = row_weights(Batch(rows.features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
+        weights = row_weights(
+            Batch(rows.features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64
+        )
         weights = torch.ones(len(folds), dtype=torch.float64) if weights is None else weights
         features = rows.features.double()
         shares = weights / weights.sum()
@@ -151,13 +177,16 @@ def fit_small_folds(
         strengths: In the order of the fits, best from the strongest to the weakest.
         tolerance: The relative gap to end each fit at.
     """
-    with torch.inference_mode():
+    work = 4.0 * problem.rows * problem.num_parameters * len(without)
+    with torch.inference_mode(), threads_for(work):
         folded = FoldedRows(problem, rows, folds)
-        most = max(1, MAX_LOGITS // (len(folded.weights) * problem.num_outputs))
+        most = max(1, MAX_LOGITS // (max(len(folded.weights), folded.features.shape[1] ** 2) * problem.num_outputs))
         starts = range(0, len(without), most)
         parts = [_Batch(folded, without[i : i + most], tolerance).fit(strengths) for i in starts]
     bounds, passes = zip(*parts, strict=True)
-    return BatchPaths(BatchBound(*(torch.cat(field, dim=1) for field in zip(*bounds, strict=True))), torch.cat(passes, 1))
+    return BatchPaths(
+        BatchBound(*(torch.cat(field, dim=1) for field in zip(*bounds, strict=True))), torch.cat(passes, 1)
+    )
 
 
 class _Evaluation(NamedTuple):
@@ -203,13 +232,15 @@ class _Batch:
             targets.repeat(self.number, 1),
             own @ rows.features.square(),
         )
+        self._is_cheap = rows.features.numel() * rows.features.shape[1] <= MAX_OWN_FLOP
+        self._slow = (CHEAP_CONTRACTION,) * 2 if self._is_cheap else (SLOW_CONTRACTION, STALLED_CONTRACTION)
         self._held = [(b, fold) for b, fold in enumerate(without) if fold is not None]
         self._ratio = problem.model.scale / rows.coordinates.scale
         self._hessian: Tensor | None = None
         """About the Hessians of the loss, (C, p, p)."""
         self._age = _STALE
-        self._last: tuple[Tensor, Tensor] | None = None
-        """The optimum for the last strength, and the slopes there."""
+        self._last: tuple[Tensor, _Evaluation] | None = None
+        """The optimum for the last strength, and the evaluation there."""
 
     def fit(self, strengths: Sequence[Strength]) -> BatchPaths:
         """Finds the optimum for each strength; see `fit_small_folds`."""
@@ -220,6 +251,8 @@ class _Batch:
         limit = torch.full((self.number,), self.tolerance, dtype=torch.float64)
         for number, strength in enumerate(strengths):
             at = math.log(strength.l2 + strength.l1)
+            if number and strengths[number - 1].kind != strength.kind:
+                optima = []
             self._set(strength)
             fitted = _Fitted(number, *self._minimize(self._extrapolated(optima, at), passes[number], limit))
             waiting.append(fitted)
@@ -271,7 +304,8 @@ class _Batch:
     def _extrapolated(self, optima: Sequence[tuple[float, Tensor]], at: float) -> Tensor:
         """The value at ``at`` of the polynomial through the optima; coefficients of 0, and of a new sign, are 0."""
         if not optima:
-            return self.rows.features.new_zeros(len(self.rows.weights), self.rows.features.shape[1])
+            zeros = self.rows.features.new_zeros(len(self.rows.weights), self.rows.features.shape[1])
+            return zeros if self._last is None else self._last[0]
         point = torch.zeros_like(optima[0][1])
         for number, (place, optimum) in enumerate(optima):
             others = [other for index, (other, _) in enumerate(optima) if index != number]
@@ -282,19 +316,22 @@ class _Batch:
         return point
 
     def _evaluate(self, point: Tensor, columns: Tensor | slice = ALL) -> _Evaluation:
-        """f and its derivatives at points of some columns."""
+        """F and its derivatives at points of some columns."""
         features, weights, targets = self.rows.features, self.rows.weights[columns], self.rows.targets[columns]
         logits = point @ features.T
         values, residuals, curvature = self.problem.loss.evaluate(logits.view(-1, 1), targets.view(-1))
         loss = torch.linalg.vecdot(values.view_as(logits), weights)
         weighted = residuals.view_as(logits).mul_(weights)
-        of_columns = loss
-        if self._strength.l2:
-            of_columns = torch.addmv(of_columns, point.square(), self._l2, alpha=0.5)
-        if self._strength.l1:
-            of_columns = torch.addmv(of_columns, point.abs(), self._l1)
-        value = of_columns if self.k == 1 else of_columns.view(-1, self.k).sum(1)
+        value = self._value(loss, point)
         return _Evaluation(loss, value, weighted @ features, weighted, curvature.view_as(logits), logits)
+
+    def _value(self, loss: Tensor, point: Tensor) -> Tensor:
+        """F of each problem, (B,), from the losses (C,) at a point (C, p)."""
+        if self._strength.l2:
+            loss = torch.addmv(loss, point.square(), self._l2, alpha=0.5)
+        if self._strength.l1:
+            loss = torch.addmv(loss, point.abs(), self._l1)
+        return loss if self.k == 1 else loss.view(-1, self.k).sum(1)
 
     def _estimated_gap(self, now: _Evaluation, point: Tensor, columns: Tensor | slice = ALL) -> Tensor:
         """About the gap that a bound would find, relative to f, (B,)."""
@@ -320,13 +357,21 @@ class _Batch:
         point, now, first = start, self._evaluate(start), passes.clone()
         passes += 1
         if self._last is not None:
-            self._learn(ALL, point - self._last[0], now.slopes - self._last[1])
+            before, there = self._last
+            # Extrapolated far, a polynomial leads astray.
+            astray = ~(now.value <= self._value(there.loss, before))
+            if bool(astray.any()):
+                columns = astray.repeat_interleave(self.k)
+                point = torch.where(columns.unsqueeze(1), before, point)
+                now = self._evaluate(point)
+                passes += 1
+            self._learn(ALL, point - before, now.slopes - there.slopes)
         gap = self._estimated_gap(now, point)
         while True:
             active = ~(gap <= limit) & (passes - first < MAX_STEPS)
             number = int(active.sum())
             if not number:
-                self._last = point, now.slopes
+                self._last = point, now
                 return point, now
             if number == self.number:
                 columns: Tensor | slice = ALL
@@ -336,6 +381,9 @@ class _Batch:
                 columns = problems if self.k == 1 else active.repeat_interleave(self.k).nonzero()[:, 0]
             at, slopes, value = point[columns], now.slopes[columns], now.value[problems]
             step = self._step(at, slopes, columns, now)
+            if step is None and self._age != _OWN:
+                self._renew(now, columns)
+                continue
             tried = None if step is None else self._try(at, step, value, columns)
             passes[problems] += 1
             if tried is None:
@@ -343,7 +391,7 @@ class _Batch:
                 continue
             trial, found = tried
             self._learn(columns, trial - at, found.slopes - slopes)
-            before, after = gap[problems], self._estimated_gap(found, trial, columns)
+            before_step, after = gap[problems], self._estimated_gap(found, trial, columns)
             if number == self.number:
                 point, now, gap = trial, found, after
             else:
@@ -351,9 +399,8 @@ class _Batch:
                 for name, field in now._asdict().items():
                     field.index_copy_(0, problems if name == "value" else columns, getattr(found, name))
                 gap[problems] = after
-            slow = SLOW_CONTRACTION[self._age]
-            is_slow = (after > limit[problems]) & (after > slow * before)
-            if bool(is_slow.any()):
+            slow = math.inf if self._age == _OWN else self._slow[self._age]
+            if bool(((after > limit[problems]) & (after > slow * before_step)).any()):
                 self._renew(now, columns)
 
     def _try(
@@ -396,7 +443,8 @@ class _Batch:
         hessian = self._hessian[columns]
         product = (hessian @ move.unsqueeze(2))[:, :, 0]
         known, true = torch.linalg.vecdot(product, move), torch.linalg.vecdot(change, move)
-        use = (known > MIN_LEARNED) & (true > MIN_LEARNED)
+        least = MIN_LEARNED * self.rows.totals[columns]
+        use = (known > least) & (true > least)
         new = change * torch.where(use, true.rsqrt(), 0.0).unsqueeze(1)
         old = product * torch.where(use, known.rsqrt(), 0.0).unsqueeze(1)
         pair, signed = torch.stack([new, old], dim=1), torch.stack([new, -old], dim=2)
@@ -408,12 +456,16 @@ class _Batch:
 
     def _renew(self, now: _Evaluation, columns: Tensor | slice) -> None:
         """Computes Hessians that are better than those that made a slow step."""
-        if self._age == _STALE:
+        features = self.rows.features
+        if self._hessian is None or (self._age == _STALE and not self._is_cheap):
             self._hessian, self._age = self._shared_hessians(now), _SHARED
-        elif self._hessian is not None:
-            spread, features = (now.curvature * self.rows.weights)[columns], self.rows.features
+            return
+        spread = (now.curvature * self.rows.weights)[columns]
+        if self._is_cheap:
+            self._hessian[columns] = (features * spread.unsqueeze(2)).transpose(1, 2) @ features
+        else:
             self._hessian[columns] = torch.stack([(features * row.unsqueeze(1)).T @ features for row in spread])
-            self._age = _OWN
+        self._age = _OWN
 
     def _shared_hessians(self, now: _Evaluation) -> Tensor:
         """About the Hessians of the loss, (C, p, p), from the curvatures averaged over the problems."""
