@@ -4,8 +4,9 @@ Ridge, elastic net (l1_ratio 0.5) and lasso, in 10 folds, at the strengths that 
 where it stops early.  The tables are breast_cancer (569 x 30), and 4,600 x 57 of skewed columns that are 0 or more, as
 in the spambase data.  All columns are standardized before, and the folds are the same.
 
-glmnet stops at its default tolerance, ours where the relative gap of every fit is certified.  The gaps of glmnet's fits
-on all rows are computed here in float64.  scikit-learn fits ridge alone, with newton-cholesky, at its default tolerance.
+glmnet stops at its default tolerance, ours where the relative gap of every fit is certified.  The gaps of glmnet's
+fits on all rows are computed here in float64.  scikit-learn fits ridge alone, with newton-cholesky, at its default
+tolerance.
 
 "deviance" compares the mean deviance of the held-out rows for each strength with cv.glmnet's at thresh=1e-12, with
 probabilities that are cut off at 1e-5 as glmnet's are.
@@ -185,8 +186,8 @@ def compare(table: Table, ratio: float, gap: float, repeats: int, tiny: bool, fo
     tight = fit_folds(table.problem, table.rows, table.folds, strengths, 1e-10)
     gaps = _gaps(table, strengths, glmnet_points, tight)
     print(
-        f"glmnet, {len(gaps)} fits on all rows: true relative gap {statistics.median(gaps):.1e} median, {max(gaps):.1e} "
-        "largest"
+        f"glmnet, {len(gaps)} fits on all rows: true relative gap {statistics.median(gaps):.1e} median, "
+        f"{max(gaps):.1e} largest"
     )
     np.savetxt(folder / "lambda.csv", [one.l2 + one.l1 for one in strengths], fmt="%.17g")
     _in_r(PRECISE, folder, ratio)

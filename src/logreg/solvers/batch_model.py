@@ -79,9 +79,7 @@ def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
             wrong, leaves = wrong[going], leaves[going]
         tries = np.where(number < fewest, FULL_EXCHANGES, np.maximum(tries - 1, 0))
         fewest = np.minimum(fewest, number)
-        for model in (tries == 0).nonzero()[
-            0
-        ]:  # the one of the largest index, by the rule of Murty, which cannot cycle
+        for model in (tries == 0).nonzero()[0]:  # the one of the largest index: Murty's rule, which cannot cycle
             wrong[model, : wrong[model].nonzero()[0][-1]] = False
         sign = np.where(wrong, np.where(leaves, 0.0, -np.sign(slope)), sign)
         move = np.where((sign != 0) | always, 0.0, -u)

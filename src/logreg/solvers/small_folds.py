@@ -76,7 +76,7 @@ MAX_REPAIRS = 5
 """Times that a fit goes on, each with a tenth of the limit, where its bound is not within the tolerance."""
 
 MIN_BOUND_LOGITS = 2**15
-"""Logits, over several strengths, whose bounds are computed at once: of fewer the time is the overhead of operations."""
+"""Logits, over several strengths, whose bounds are computed at once: of fewer the time is mostly overhead."""
 
 EXTRAPOLATED = 3
 """Optima that the start of a fit is extrapolated from: the polynomial through them is of second degree."""
@@ -366,30 +366,24 @@ class _Batch:
                 now = self._evaluate(point)
                 passes += 1
             self._learn(ALL, point - before, now.slopes - there.slopes)
-        gap = self._estimated_gap(now, point)
+        gap, stuck = self._estimated_gap(now, point), torch.zeros_like(passes, dtype=torch.bool)
         while True:
-            active = ~(gap <= limit) & (passes - first < MAX_STEPS)
+            active = ~(gap <= limit) & ~stuck & (passes - first < MAX_STEPS)
             number = int(active.sum())
             if not number:
                 self._last = point, now
                 return point, now
-            if number == self.number:
-                columns: Tensor | slice = ALL
-                problems: Tensor | slice = ALL
-            else:
-                problems = active.nonzero()[:, 0]
-                columns = problems if self.k == 1 else active.repeat_interleave(self.k).nonzero()[:, 0]
+            problems, columns = self._places(active, number)
             at, slopes, value = point[columns], now.slopes[columns], now.value[problems]
             step = self._step(at, slopes, columns, now)
             if step is None and self._age != _OWN:
                 self._renew(now, columns)
                 continue
-            tried = None if step is None else self._try(at, step, value, columns)
             passes[problems] += 1
-            if tried is None:
-                passes[problems] += MAX_STEPS
+            if step is None:
+                stuck |= active
                 continue
-            trial, found = tried
+            trial, found, stuck[problems] = self._try(at, step, value, columns)
             self._learn(columns, trial - at, found.slopes - slopes)
             before_step, after = gap[problems], self._estimated_gap(found, trial, columns)
             if number == self.number:
@@ -403,19 +397,33 @@ class _Batch:
             if bool(((after > limit[problems]) & (after > slow * before_step)).any()):
                 self._renew(now, columns)
 
+    def _places(self, active: Tensor, number: int) -> tuple[Tensor | slice, Tensor | slice]:
+        """The places of the active problems, ``number`` of them, and of their columns."""
+        if number == self.number:
+            return ALL, ALL
+        problems = active.nonzero()[:, 0]
+        return problems, problems if self.k == 1 else active.repeat_interleave(self.k).nonzero()[:, 0]
+
     def _try(
         self, at: Tensor, step: Tensor, value: Tensor, columns: Tensor | slice
-    ) -> tuple[Tensor, _Evaluation] | None:
-        """Takes a step, halved for each problem until f does not increase; ``None`` where it does not help."""
-        largest = value * (1 + VALUE_ROUNDING[torch.float64])
-        for _ in range(MAX_HALVINGS):
+    ) -> tuple[Tensor, _Evaluation, Tensor]:
+        """Takes a step, halved for each problem until f does not increase.
+
+        Returns:
+            The point, the evaluation there, and the problems whose step is 0 in the end, since none lowers f.
+        """
+        largest, halvings = value * (1 + VALUE_ROUNDING[torch.float64]), 0
+        failed = torch.zeros_like(value, dtype=torch.bool)
+        while True:
             trial = at + step
             found = self._evaluate(trial, columns)
-            worse = ~(found.value <= largest)
+            worse = ~(found.value <= largest) & ~failed
             if not bool(worse.any()):
-                return trial, found
-            step = torch.where(worse.repeat_interleave(self.k).unsqueeze(1), step / 2, step)
-        return None
+                return trial, found, failed
+            halvings += 1
+            failed = worse if halvings > MAX_HALVINGS else failed
+            factor = 0.0 if halvings > MAX_HALVINGS else 0.5
+            step = torch.where(worse.repeat_interleave(self.k).unsqueeze(1), factor * step, step)
 
     # Steps
 
