@@ -20,7 +20,7 @@ def minimize_models(matrices: Tensor, gradients: Tensor, starts: Tensor, l1: Ten
     """Minimizes g (v - u) + (v - u) H (v - u) / 2 + l1 |v| for each of B models; see `l1_model.minimize_model`.
 
     Args:
-        matrices: H, symmetric and positive semidefinite, (B, p, p).
+        matrices: H, symmetric and positive semidefinite, (B, p, p); a proximal term is added to it in place.
         gradients: g, (B, p).
         starts: u, (B, p).
         l1: Strength of l1 by each coordinate, (p,); coordinates with 0 are always free.
@@ -36,9 +36,8 @@ def minimize_models(matrices: Tensor, gradients: Tensor, starts: Tensor, l1: Ten
     added = np.where(diagonal > 0, diagonal, np.maximum(diagonal.max(1, keepdims=True), 1e-300))
     damping, places = MIN_DAMPING, np.arange(h.shape[1])
     while damping <= MAX_DAMPING:
-        damped = h.copy()
-        damped[:, places, places] += damping * added
-        if (found := _pivot(damped, g, u, strength)) is not None:
+        h[:, places, places] += damping * added
+        if (found := _pivot(h, g, u, strength)) is not None:
             return torch.from_numpy(found)
         damping *= DAMPING_GROWTH
     return None

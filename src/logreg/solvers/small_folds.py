@@ -361,8 +361,7 @@ class _Batch:
             # Extrapolated far, a polynomial leads astray.
             astray = ~(now.value <= self._value(there.loss, before))
             if bool(astray.any()):
-                columns = astray.repeat_interleave(self.k)
-                point = torch.where(columns.unsqueeze(1), before, point)
+                point = torch.where(astray.repeat_interleave(self.k).unsqueeze(1), before, point)
                 now = self._evaluate(point)
                 passes += 1
             self._learn(ALL, point - before, now.slopes - there.slopes)
@@ -393,9 +392,11 @@ class _Batch:
                 for name, field in now._asdict().items():
                     field.index_copy_(0, problems if name == "value" else columns, getattr(found, name))
                 gap[problems] = after
-            slow = math.inf if self._age == _OWN else self._slow[self._age]
-            if bool(((after > limit[problems]) & (after > slow * before_step)).any()):
-                self._renew(now, columns)
+            if self._age != _OWN:
+                slow = (after > limit[problems]) & (after > self._slow[self._age] * before_step)
+                if bool(slow.any()):
+                    active = torch.zeros_like(active).masked_scatter_(active, slow) if self._age == _SHARED else active
+                    self._renew(now, self._places(active, int(active.sum()))[1])
 
     def _places(self, active: Tensor, number: int) -> tuple[Tensor | slice, Tensor | slice]:
         """The places of the active problems, ``number`` of them, and of their columns."""
@@ -431,9 +432,9 @@ class _Batch:
         """Newton's step to be added, for points of some columns; ``None`` where a Hessian is not positive definite."""
         if self._hessian is None:
             self._hessian, self._age = self._shared_hessians(now), _SHARED
-        hessian, gradient = self._hessian[columns], slopes
+        hessian = self._hessian.clone() if isinstance(columns, slice) else self._hessian[columns]
+        gradient = slopes
         if self._strength.l2:
-            hessian = hessian.clone() if isinstance(columns, slice) else hessian
             hessian.diagonal(dim1=1, dim2=2).add_(self._l2)
             gradient = torch.addcmul(slopes, point, self._l2)
         if self._strength.l1:
