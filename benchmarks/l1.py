@@ -36,8 +36,9 @@ from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
-from logreg.solvers.l1_path import L1PathPoint, fit_l1_path
+from logreg.solvers.l1_path import fit_l1_path
 from logreg.solvers.passes.base import drive
+from logreg.solvers.path import PathPoint
 from logreg.solvers.problem import Problem as Stated
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -311,7 +312,7 @@ def _loosest(fit: Rival, x: Array, y: Array, l1: float, gap: float, least: float
     return None
 
 
-def _path(memory: MemoryRows, problem: Stated, strengths: Array, gap: float) -> list[L1PathPoint]:
+def _path(memory: MemoryRows, problem: Stated, strengths: Array, gap: float) -> list[PathPoint]:
     return drive(fit_l1_path(problem, strengths.tolist(), gap), memory)
 
 

@@ -54,6 +54,9 @@ FAST = [
         "--only test_(nan|sparsify)",
         ["test_nan: passed", "test_sparsify[asarray]: not applicable", " 0 failed"],
     ),
+    SmokeRun(
+        "cross_validation", "--tiny --repeats 1 --without-r", ["60 x 4, lasso: 10 folds", "55 of 55 fits certified"]
+    ),
     SmokeRun("l1", "--part path --tiny --repeats 1", ["500 x 5,000", "certified"]),
 ]
 """Those of a few seconds."""

@@ -48,27 +48,41 @@ MIN_LEARNED_MOVES = 50
 
 
 @dataclass(frozen=True)
-class FittedPoint:
-    """The fit for one strength of a penalty.
+class Strength:
+    """The strengths of both penalties, each >= 0."""
+
+    l2: float = 0.0
+    l1: float = 0.0
+
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Whether there is l2, and whether there is l1."""
+        return self.l2 > 0, self.l1 > 0
+
+    def of(self, problem: Problem) -> Problem:
+        """The same problem with these penalties."""
+        return replace(problem, objective=replace(problem.objective, l2=self.l2, l1=self.l1))
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """The fit for one strength of the penalties.
 
     Attributes:
         point: Coefficients and, in the last column, intercepts, (K, D + 1), of the features as the model reads them.
         bound: The bound of f - f* there.
         converged: Whether the gap is within the tolerance.
         passes: Passes over the rows that this fit took.
+        l2: Strength of l2.
+        l1: Strength of l1.
     """
 
     point: Tensor
     bound: Bound
     converged: bool
     passes: int
-
-
-@dataclass(frozen=True)
-class PathPoint(FittedPoint):
-    """The fit for one strength of l2."""
-
-    l2: float
+    l2: float = 0.0
+    l1: float = 0.0
 
 
 def largest_curvature(problem: Problem, sample: Batch) -> float:
@@ -164,7 +178,8 @@ class PathFitter:
         if state.bound is None:
             state.bound = yield from bound(problem, state.solution, enough=self._tolerance)
         self._inverse, self._passes_left = state.inverse, max(self._passes_left - passes, 0)
-        self.points.append(PathPoint(state.solution, state.bound, state.converged, passes, l2))
+        l1 = problem.objective.l1
+        self.points.append(PathPoint(state.solution, state.bound, state.converged, passes, l2, l1))
         return self.points[-1]
 
 

@@ -1,0 +1,210 @@
+"""Cross-validated regularization paths: the optimum for every strength, on all rows and without each fold.
+
+References:
+    Friedman, Hastie and Tibshirani (2010), Regularization paths for generalized linear models via coordinate descent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from logreg.errors import ConfigError, DataError
+from logreg.facts import Batch
+from logreg.rows import MemoryRows, RowSource, logit_rows, parts, row_weights
+from logreg.solvers.l1_path import fit_elastic_net_path
+from logreg.solvers.passes.base import drive
+from logreg.solvers.path import PathFitter, PathPoint, Strength
+from logreg.solvers.problem import Problem
+from logreg.solvers.small_folds import fit_small_folds, fits_in_batch
+
+
+@dataclass(frozen=True)
+class FoldPaths:
+    """The fitted points of a cross-validated path.
+
+    Attributes:
+        strengths: The strengths, P of them, as given.
+        full: The fit on all rows for each strength; empty where it was not asked for.
+        of_folds: For each of the F folds, the fits without its rows, one for each strength.
+    """
+
+    strengths: Sequence[Strength]
+    full: Sequence[PathPoint]
+    of_folds: Sequence[Sequence[PathPoint]]
+
+
+def fit_folds(
+    problem: Problem,
+    rows: RowSource,
+    folds: Tensor,
+    strengths: Sequence[Strength],
+    tolerance: float = 1e-6,
+    seed: int = 0,
+    with_full: bool = True,
+) -> FoldPaths:
+    """Finds the optimum for every strength, on all rows and without each fold.
+
+    The penalty of a fold's fit has the same strengths l2 and l1: with a mean loss they are per row, as glmnet's lambda
+    is; with a summed loss they are those of scikit-learn's C.  Class weights stay those of the problem.
+
+    Args:
+        problem: The problem over all rows; its own penalties do not matter.
+        rows: The rows.
+        folds: The fold that each row is held out of the fit of, (N,), int64 in [0, F).
+        strengths: Each with l2 > 0 or l1 > 0, in any order.
+        tolerance: The relative gap to end each fit at.
+        seed: Fixes the rows that are sampled.
+        with_full: Whether the path on all rows is fitted too.
+
+    Raises:
+        DataError: ``folds`` does not have a fold for each row; or a fold has no rows, or all rows of a class.
+        ConfigError: A strength has no penalty.
+    """
+    totals = _check(problem, rows, folds, strengths)
+    order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
+    without = [None, *range(len(totals))] if with_full else list(range(len(totals)))
+    memory = _in_memory(rows) if fits_in_batch(problem, folds) else None
+    batch = None if memory is None else fit_small_folds(problem, memory, folds, without, order, tolerance)
+    paths = []
+    for number, fold in enumerate(without):
+        own, mine = problem, memory or rows
+        if fold is not None:
+            own = replace(problem, total_weight=problem.total_weight - float(totals[fold]))
+            mine = _WithoutFold(mine, folds, fold)
+        path = {} if batch is None else dict(zip(order, batch.of_problem(number, order, tolerance), strict=True))
+        missing = [one for one in order if one not in path or not path[one].converged]
+        for one, point in zip(missing, _fit_path(own, mine, missing, tolerance, seed), strict=True):
+            if one not in path or point.converged or point.bound.gap < path[one].bound.gap:
+                path[one] = point
+        paths.append([path[one] for one in strengths])
+    return FoldPaths(strengths, paths[0] if with_full else [], paths[int(with_full) :])
+
+
+def _in_memory(rows: RowSource) -> MemoryRows | None:
+    """All rows in memory; ``None`` where they are sparse, not on the CPU, or may not be held."""
+    if rows.is_sparse or not rows.may_be_held:
+        return None
+    if isinstance(rows, MemoryRows):
+        return rows if rows.features.device.type == "cpu" else None
+    blocks = list(rows.blocks())
+    if any(block.features.device.type != "cpu" for block in blocks):
+        return None
+    weights = [block.sample_weight for block in blocks if block.sample_weight is not None]
+    features, labels = (torch.cat(part) for part in zip(*((one.features, one.labels) for one in blocks), strict=True))
+    return MemoryRows(features, labels, torch.cat(weights) if weights else None)
+
+
+def _check(problem: Problem, rows: RowSource, folds: Tensor, strengths: Sequence[Strength]) -> Tensor:
+    """Checks the arguments of `fit_folds`, and returns the weight in the loss of each fold, (F,)."""
+    if not strengths:
+        raise ConfigError("`strengths` must have at least one strength. Add one.")
+    for strength in strengths:
+        if not (strength.l2 >= 0 and strength.l1 >= 0 and strength.l2 + strength.l1 > 0):
+            raise ConfigError.broken("strengths", "each have l2 > 0 or l1 > 0", strength, "Leave it out.")
+    if folds.shape != (rows.num_rows,) or folds.dtype != torch.int64 or not len(folds) or int(folds.min()) < 0:
+        raise DataError(
+            f"folds must be {rows.num_rows} whole numbers (int64) from 0 on, one for each row, "
+            f"got {folds.dtype} of shape {tuple(folds.shape)}."
+        )
+    number, classes = int(folds.max()) + 1, max(2, problem.num_outputs)
+    if number < 2:
+        raise DataError("folds must be at least 2, got 1. Give some rows another fold.")
+    weights = torch.zeros(number, classes, dtype=torch.float64)
+    first = 0
+    for block in rows.blocks():
+        last = first + len(block.labels)
+        weight = row_weights(block, problem.class_weight, torch.float64)
+        weight = torch.ones(last - first, dtype=torch.float64) if weight is None else weight.cpu()
+        place = folds[first:last].cpu() * classes + block.labels.cpu()
+        weights.view(-1).index_add_(0, place, weight)
+        first = last
+    if bool((weights.sum(1) == 0).any()):
+        fold = int((weights.sum(1) == 0).nonzero()[0])
+        raise DataError(f"each fold must have rows of a weight > 0, and fold {fold} has none. Use fewer folds.")
+    if bool((weights == weights.sum(0)).any()):
+        fold, label = (int(place) for place in (weights == weights.sum(0)).nonzero()[0])
+        raise DataError(
+            f"without fold {fold} no row of class {label} is left to fit. Use stratified folds, and fewer of them than "
+            "the smallest class has rows."
+        )
+    return weights.sum(1)
+
+
+class _WithoutFold:
+    """A `RowSource` in which the rows of one fold have the weight 0."""
+
+    def __init__(self, rows: RowSource, folds: Tensor, fold: int) -> None:
+        self._rows, self._held_out = rows, folds == fold
+        self.num_rows, self.num_features = rows.num_rows, rows.num_features
+        self.is_sparse, self.has_random_access = rows.is_sparse, rows.has_random_access
+        self.may_be_held = rows.may_be_held
+        self._number = sum(1 for _ in rows.blocks()) if rows.has_random_access else 0
+        """Blocks of a pass, where block i of n has the rows i, i + n, i + 2 n, ..."""
+
+    def blocks(self) -> Iterator[Batch]:
+        """All rows in order."""
+        return self._weighted(self._rows.blocks(), self._held_out.split([len(b.labels) for b in self._rows.blocks()]))
+
+    def interleaved_blocks(self) -> Iterator[Batch]:
+        """All rows, each block a sample of them where rows have random access."""
+        if not self.has_random_access:
+            return self.blocks()
+        return self._weighted(
+            self._rows.interleaved_blocks(), [self._held_out[i :: self._number] for i in range(self._number)]
+        )
+
+    def _weighted(self, blocks: Iterator[Batch], held_out: Sequence[Tensor]) -> Iterator[Batch]:
+        for block, out in zip(blocks, held_out, strict=True):
+            weight = block.sample_weight
+            if weight is None:
+                weight = torch.ones(len(block.labels), dtype=torch.float32, device=block.labels.device)
+            yield Batch(block.features, block.labels, weight.masked_fill(out.to(weight.device), 0.0))
+
+
+def _fit_path(
+    problem: Problem, rows: RowSource, strengths: Sequence[Strength], tolerance: float, seed: int
+) -> list[PathPoint]:
+    """Finds the optimum for every strength with warm starts; those with l1 must come first."""
+    with_l1 = [one for one in strengths if one.l1]
+    points = drive(fit_elastic_net_path(problem, with_l1, tolerance, seed), rows)
+    fitter = PathFitter(replace(problem, objective=replace(problem.objective, l1=0.0)), tolerance, seed)
+    return points + [drive(fitter.fit(one.l2), rows) for one in strengths if not one.l1]
+
+
+class HeldOutBlock(NamedTuple):
+    """A block of rows with the logits of fits that have not seen them."""
+
+    rows: Batch
+    logits: Tensor
+    """Shape (n, K, P), float64."""
+
+
+def held_out_logits(problem: Problem, rows: RowSource, folds: Tensor, paths: FoldPaths) -> Iterator[HeldOutBlock]:
+    """All rows in order, block by block, with the logits of the fits without their folds.
+
+    Args:
+        problem: The problem over all rows.
+        rows: The rows.
+        folds: As of `fit_folds`.
+        paths: The result of `fit_folds`.
+    """
+    k, p = problem.num_outputs, len(paths.strengths)
+    center, scale = problem.model
+    first = 0
+    for block in rows.blocks():
+        for part in parts(block, logit_rows(k * p, torch.float64)):
+            own = folds[first : first + len(part.labels)].to(part.labels.device)
+            first += len(part.labels)
+            logits = torch.empty(len(own), k * p, dtype=torch.float64, device=own.device)
+            for fold in own.unique().tolist():
+                here = (own == fold).nonzero()[:, 0]
+                points = torch.stack([one.point for one in paths.of_folds[fold]], dim=1).view(k * p, -1)
+                coef = points[:, :-1] / scale
+                intercept = points[:, -1] - coef @ center
+                logits[here] = torch.addmm(intercept, part.features[here].double(), coef.T)
+            yield HeldOutBlock(part, logits.view(-1, k, p))
