@@ -22,8 +22,9 @@ from logreg.commands.overrides import (
     expand_backbone,
     implied_overrides,
     parse_overrides,
+    rows_for_folds,
 )
-from logreg.config import SELECT, SETTINGS, RunConfig
+from logreg.config import SELECT, SETTINGS, RunConfig, is_path
 from logreg.constraints import flag, optional, text, whole
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.files import folder_name, shown, write_whole
@@ -165,6 +166,8 @@ def parse_plan(arguments: Sequence[str]) -> Plan:
     for one in ranges:
         for value in one.samples[1:]:  # a mistake at any end of a range is reported before the first trial
             plan.trial(first | {one.key: shown_value(value)})
+    if is_path(plan.config.l1):
+        raise ConfigError("`l1` must be one number in a sweep. A path chooses for itself: scripts/train.py l1=path.")
     if plan.config.l2_path is not None:
         has_own_key = "l2_path" in keys or any(setting.partition("=")[0] == "l2_path" for setting in settings)
         mistake = "`l2_path` must be null" if has_own_key else "`l2` must be one number"
@@ -188,7 +191,7 @@ def trial_config(settings: Sequence[str], values: Mapping[str, str]) -> RunConfi
             key = override.key_or_group
             raise ConfigError(f"`{key}` must be one value, or searched: search.{key}=choice(a,b).")
     check_groups(overrides)
-    implied = implied_overrides({override.key_or_group for override in overrides})
+    implied = implied_overrides({override.key_or_group for override in overrides}) + rows_for_folds(overrides)
     return composed_config([*implied, *(one.input_line or "" for one in overrides)])
 
 
@@ -267,16 +270,19 @@ def _read(config: RunConfig) -> TensorDataModule:
     """Reads the rows of a trial.
 
     Raises:
-        LogregError: A mistake in the data, or no val split.
+        LogregError: A mistake in the data, no val split and no cross-validation, or too few rows for its folds.
     """
     from logreg.run.building import build_data
-    from logreg.run.choosing_l2 import check_select
+    from logreg.run.choosing_strength import check_select
+    from logreg.run.cross_validating import make_folds
 
     data = build_data(config)
     data.setup()
-    if "val" not in data.splits:
+    if config.cv is not None:
+        make_folds(data, config.cv, config.cv_repeats, config.seed)
+    elif "val" not in data.splits:
         advice = "Set dataset.split.val=0.2." if "split" in config.dataset else "Choose another dataset."
-        raise ConfigError(f"`search` must have a val split to choose by. {advice}")
+        raise ConfigError(f"`search` must have a val split to choose by, or cv. {advice}")
     check_select(config, data)
     return data
 
@@ -336,9 +342,10 @@ def _trial(
         _write_unfinished(folder, "failed", overrides, {"metrics": {}, "error": line})
         search.failed(trial, line)
         return f"{values}: failed: {line}"
-    score = summary.metrics["val"][name]
+    split = summary.ranking_split
+    score = summary.metrics[split][name]
     search.finished(trial, score, shown(folder))
-    return f"{values}: {name}/val {score:.4f}"
+    return f"{values}: {name}/{split} {score:.4f}"
 
 
 def _write_unfinished(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str, Any]) -> None:

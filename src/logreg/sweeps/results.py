@@ -57,8 +57,8 @@ def gather(folder: Path, numbers: Collection[str] | None = None) -> int:
     """Ranks the jobs of a sweep, prints the table and writes results.csv.
 
     Jobs that differ in the seed alone are one row: mean and standard deviation over the seeds.
-    Rows are ranked by the score that ``select`` names on val, or on train where there is no val split; among equal
-    scores the stronger penalty comes first.
+    Rows are ranked by the score that ``select`` names: cross-validated, or on val, or on train where there is neither;
+    among equal scores the stronger penalty comes first.
 
     Args:
         folder: The sweep folder.
@@ -104,7 +104,7 @@ def _metric_names(jobs: Sequence[Job], ranking: str) -> list[str]:
             f"{metric}/{split}" for job in jobs for split, scores in job.summary.metrics.items() for metric in scores
         )
     )
-    splits = ("val", "test") if "loss/val" in there else ("train",)
+    splits = ("cv", "val", "test") if {"loss/cv", "loss/val"} & set(there) else ("train",)
     names = sorted(("loss", "accuracy", "auroc"), key=lambda name: name != ranking)
     order = [f"{name}/{split}" for split in splits for name in names]
     return [name for name in order if name in there] + [name for name in there if name not in order]
