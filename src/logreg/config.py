@@ -157,7 +157,7 @@ class RunConfig:
         metadata=_declare(
             0.0,
             strength("path"),
-            "adds l1 * |coef|_1; path, or a list such as [1e-2,1e-3], fits each strength and takes the best, as l2 does: "
+            "adds l1 * |coef|_1; path, or a list such as [1e-2,1e-3], fits each strength and takes the best, as l2; "
             "path begins where all coefficients are 0",
         )
     )
@@ -165,8 +165,8 @@ class RunConfig:
         metadata=_declare(
             None,
             optional(number(above=0, at_most=1)),
-            "with l1=path or a list: the elastic net, in which l1 is this part of l1 + l2, as in scikit-learn; null: l2 "
-            "stays as it is",
+            "with l1=path or a list: the elastic net, in which l1 is this part of l1 + l2, as in scikit-learn; null: "
+            "l2 stays as it is",
         )
     )
     cv: int | None = field(
@@ -185,8 +185,8 @@ class RunConfig:
         metadata=_declare(
             "best",
             one_of(("best", "one_se")),
-            "the strength that a cross-validated path takes: best, or one_se for the strongest within one standard error "
-            "of the best",
+            "the strength that a cross-validated path takes: best, or one_se for the strongest within one standard "
+            "error of the best",
         )
     )
     intercept: bool = field(
@@ -235,8 +235,8 @@ class RunConfig:
         metadata=_declare(
             "log_loss",
             one_of(SELECT),
-            "log_loss, accuracy or auroc, cross-validated or on val: chooses the strength on a path, ranks the jobs of a "
-            "sweep, is what a search improves (best.ckpt is the epoch of the lowest loss/val, whatever select is)",
+            "log_loss, accuracy or auroc, cross-validated or on val: chooses the strength on a path, ranks the jobs of "
+            "a sweep, is what a search improves (best.ckpt is the epoch of the lowest loss/val, whatever select is)",
         )
     )
     calibrate: str = field(
@@ -428,8 +428,8 @@ def _check_path(plain: Mapping[str, Any], path_key: str) -> None:
     along_l1, along_l2 = is_path(plain["l1"]), plain["l2_path"] is not None
     if along_l1 and along_l2:
         raise ConfigError(
-            f"`l1` must be one number beside {path_key}, since a path goes along one of them. Leave {path_key} out, and "
-            "type l1_ratio=0.5 for an elastic net."
+            f"`l1` must be one number beside a path of l2. Leave {path_key} out, and type l1_ratio=0.5 for a path over "
+            "both (elastic net)."
         )
     if plain["l1_ratio"] is not None and not along_l1:
         raise ConfigError("`l1_ratio` must go with a path over l1. Type l1=path.")

@@ -189,7 +189,7 @@ def implied_overrides(typed: Collection[str]) -> list[str]:
 
 
 def rows_for_folds(overrides: Sequence[Override]) -> list[str]:
-    """The override that lets the rows of val join train for a cross-validation, where ``dataset.split.val`` is not typed.
+    """The override by which the rows of val join train for a cross-validation, unless ``dataset.split.val`` is typed.
 
     A split that the dataset itself has stays as it is.
     """

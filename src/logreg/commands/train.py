@@ -145,8 +145,8 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
         started: ``time.perf_counter()`` at the start of the command, for a single run.
 
     Returns:
-        The score that ``select`` names: cross-validated where ``cv`` is typed, else of val, or of train where there is no
-        val split.  It is for sweepers of Hydra.
+        The score that ``select`` names, for sweepers of Hydra: cross-validated where ``cv`` is typed, else of val, or
+        of train where there is no val split.
     """
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)

@@ -91,8 +91,8 @@ class FoldScores:
     def mean_and_error(self, name: str) -> tuple[Tensor, Tensor]:
         """Mean of one score over the folds, weighted by their rows, and its standard error, shape (P,) each.
 
-        The squared standard error is the weighted variance of the folds, divided by one less than their number.  That of
-        repeated folds is its mean over the repetitions: each holds out the same rows, and so knows no more than one.
+        The squared standard error is the weighted variance of the folds, divided by one less than their number.  That
+        of repeated folds is its mean over the repetitions, since each of them holds out the same rows.
         """
         values, weights = self.values(name), self.weights(name)
         assert values is not None

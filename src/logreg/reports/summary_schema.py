@@ -312,7 +312,7 @@ class Summary:
     reason: str | None
     l2_reason: str | None = None
     path: PathSummary | None = None
-    cross_validation: CrossValidationSummary | None = None
+    cross_validation: CrossValidationSummary | None = field(default=None, metadata={"omit_none": True})
     equation: str | None = None
     example: Mapping[str, float] | None = None
     known_answer: KnownAnswerSummary | None = None

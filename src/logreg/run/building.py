@@ -73,7 +73,7 @@ def device_of(accelerator: str) -> torch.device:
 
 
 def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
-    """The module that a config names; its l2 must be a number, which `run.choosing_strength` chooses where it is not."""
+    """The module that a config names; l2 and l1 must be numbers, which `run.choosing_strength` puts in their place."""
     assert config.l2 is not None
     assert not isinstance(config.l1, str | list)
     return LogisticModule(
