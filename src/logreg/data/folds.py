@@ -76,7 +76,7 @@ def group_folds(labels: Tensor, groups: Tensor, folds: int, seed: int) -> Tensor
 
 
 def cross_validation_folds(
-    labels: Tensor, groups: Tensor | None, class_names: Sequence[str], folds: int, seed: int
+    labels: Tensor, groups: Tensor | None, class_names: Sequence[str], folds: int, seed: int, limited: bool = False
 ) -> Tensor:
     """The folds of `stratified_folds`, or of `group_folds` where rows have groups; each fold has every class.
 
@@ -86,6 +86,7 @@ def cross_validation_folds(
         class_names: C names, for messages.
         folds: F.
         seed: Seed of the folds.
+        limited: Whether train is a sample of more rows (``dataset.limit``), for messages.
 
     Raises:
         DataError: A class has fewer rows than folds, there are fewer groups than folds, or a fold lacks a class.
@@ -93,7 +94,7 @@ def cross_validation_folds(
     counts = torch.bincount(labels, minlength=len(class_names))
     least = int(counts[counts > 0].min())
     if least < folds:
-        _refuse_small_class(counts, class_names, folds)
+        _refuse_small_class(counts, class_names, folds, limited)
     if groups is None:
         return stratified_folds(labels, folds, seed)
     number = len(groups.unique())
@@ -124,21 +125,21 @@ def _lacking(labels: Tensor, fold: Tensor, folds: int) -> tuple[int, int] | None
     return None if not len(missing) else (int(missing[0, 0]), int(missing[0, 1]))
 
 
-def _refuse_small_class(counts: Tensor, class_names: Sequence[str], folds: int) -> None:
-    """Says which class has too few rows for the folds.
+def _refuse_small_class(counts: Tensor, class_names: Sequence[str], folds: int, limited: bool) -> None:
+    """Says which class has too few rows for the folds; arguments as of `cross_validation_folds`.
 
     Raises:
         DataError: Always.
     """
     least = int(counts[counts > 0].min())
     name = class_names[int((counts == least).nonzero()[0])]
-    several = [class_names[label] for label in (counts > 1).nonzero()[:, 0].tolist()]
+    enough = [class_names[label] for label in (counts >= folds).nonzero()[:, 0].tolist()]
     if least > 1:
         advice = f"Type cv={least}, or get more rows."
-    elif len(several) > 1:
-        advice = f"Leave such classes out with {as_typed('dataset.classes', several)}, or get more rows."
+    elif len(enough) > 1:
+        advice = f"Leave such classes out with {as_typed('dataset.classes', enough)}, or get more rows of them."
     else:
-        advice = "Leave cv out, or get more rows."
+        advice = f"Get more rows of it{', or raise dataset.limit' if limited else ''}."
     raise DataError(
         f"`cv={folds}` must be at most the number of train rows of each class, and {name!r} has {least}. {advice}"
     )

@@ -146,24 +146,24 @@ def asked_of(config: RunConfig) -> dict[str, Any]:
     return asked | ({"l1": config.l1, "l1_ratio": config.l1_ratio} if is_path(config.l1) else {})
 
 
-def choose_strengths(config: RunConfig, data: TensorDataModule, shown: bool) -> Chosen:
+def choose_strengths(config: RunConfig, data: TensorDataModule, folds: list[Tensor], shown: bool) -> Chosen:
     """The numbers that were typed, or the strength of a path or a search that is best.
 
     Args:
         config: Config of the run.
         data: The data of the run.
+        folds: Fold of each train row, shape (N,), of each repetition of a cross-validation that was typed; else empty.
         shown: Whether progress is shown.
 
     Raises:
         ConfigError: There is no val split to choose by, and too many rows for a cross-validation by itself.
-        DataError: The rows do not allow so many folds.
     """
     l2, reason, asked = config.l2, "", asked_of(config)
     if config.has_path:
-        return along_path(config, data, shown)
+        return along_path(config, data, folds, shown)
     if l2 is None:
         l2, reason = without_choice(config, data)
-    return along_path(config, data, shown) if l2 is None else Chosen(l2, float(config.l1), asked, reason=reason)
+    return along_path(config, data, folds, shown) if l2 is None else Chosen(l2, float(config.l1), asked, reason=reason)
 
 
 def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run: bool) -> Chosen:
@@ -214,19 +214,13 @@ def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run
     )
 
 
-def _folds(config: RunConfig, data: TensorDataModule) -> list[Tensor]:
-    """The folds of each repetition by which a strength is chosen; empty where it is chosen on val.
-
-    Raises:
-        DataError: The rows do not allow as many folds as were typed.
-    """
-    if config.cv is not None:
-        return make_folds(data, config.cv, config.cv_repeats, config.seed)
+def _default_folds(config: RunConfig, data: TensorDataModule) -> list[Tensor]:
+    """The folds by which a strength is chosen where none were typed; empty where it is chosen on val."""
     if data.facts.rows["train"] >= MAX_DEFAULT_ROWS:
         return []
     try:
         return make_folds(data, DEFAULT_FOLDS, 1, config.seed)
-    except DataError:  # a class or the groups are too few, so val chooses
+    except DataError:  # rows of a class, or groups, are too few for folds: val chooses
         return []
 
 
@@ -247,19 +241,17 @@ def strengths_along(config: RunConfig, problem: Problem, train: RowSource) -> li
     return sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
 
 
-def along_path(config: RunConfig, data: TensorDataModule, shown: bool) -> Chosen:
+def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], shown: bool) -> Chosen:
     """Fits several strengths of a penalty, scores them by cross-validation or on val, and chooses one.
 
-    With ``l2=auto`` the fits are few and rough.  In either case the final fit starts from the chosen point.
-
-    Raises:
-        ConfigError: There is no val split to choose by, and too many rows for a cross-validation by itself.
-        DataError: The rows do not allow so many folds.
+    With ``l2=auto`` the fits are few and rough.  In either case the final fit starts from the chosen point.  Arguments
+    and errors are those of `choose_strengths`.
     """
-    folds, name = _folds(config, data), "l1" if is_path(config.l1) else "l2"
+    folds, name = folds or _default_folds(config, data), "l1" if is_path(config.l1) else "l2"
     if not folds and "val" not in data.splits:
+        more = ", or cv=5" if data.facts.rows["train"] >= MAX_DEFAULT_ROWS else ""  # of fewer rows 5 folds were tried
         raise ConfigError(
-            f"`{name}` must be one number where there is no val split to choose by. Set dataset.split.val=0.2, or cv=5."
+            f"`{name}` must be one number where there is no val split to choose by. Set dataset.split.val=0.2{more}."
         )
     if not folds and config.cv_rule != "best":
         raise ConfigError("`cv_rule` must go with a cross-validation, and val chooses here. Type cv=5.")

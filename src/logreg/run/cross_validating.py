@@ -31,7 +31,8 @@ def make_folds(data: TensorDataModule, folds: int, repeats: int, seed: int) -> l
     """
     labels, groups, names = data.labels("train"), data.groups("train"), data.facts.class_names
     seeds = ((seed + repeat) % (MAX_SEED + 1) for repeat in range(repeats))
-    return [cross_validation_folds(labels, groups, names, folds, each) for each in seeds]
+    limited = data.limit is not None
+    return [cross_validation_folds(labels, groups, names, folds, each, limited) for each in seeds]
 
 
 def summarize_folds(
@@ -54,7 +55,9 @@ def device_for_exact(config: RunConfig) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def cross_validate(config: RunConfig, data: TensorDataModule, status: Callable[[str], None]) -> CrossValidationSummary:
+def cross_validate(
+    config: RunConfig, data: TensorDataModule, folds: list[Tensor], status: Callable[[str], None]
+) -> CrossValidationSummary:
     """Scores a recipe: fits it without the rows of each fold, and scores it on them.
 
     Features are encoded and standardized as over all train rows, for which no labels are used.
@@ -62,13 +65,10 @@ def cross_validate(config: RunConfig, data: TensorDataModule, status: Callable[[
     Args:
         config: Config of the run, with numbers for l2 and l1.
         data: The data of the run.
+        folds: Fold of each train row, shape (N,), of each repetition.
         status: Shows a line while it works.
-
-    Raises:
-        DataError: The rows do not allow so many folds.
     """
     assert config.cv is not None
-    folds = make_folds(data, config.cv, config.cv_repeats, config.seed)
     words = f"cross-validation: {len(folds) * config.cv} fits without the rows of a fold ..."
     status(words)
     auroc, module = data.facts.is_binary, build_module(config, data.facts)

@@ -36,7 +36,7 @@ from logreg.run.building import (
     started_beside_others,
 )
 from logreg.run.choosing_strength import Chosen, check_select, choose_strengths, strengths_of_checkpoint
-from logreg.run.cross_validating import cross_validate
+from logreg.run.cross_validating import cross_validate, make_folds
 from logreg.run.resuming import Resumption, check_resumable, fit, restore_ended
 from logreg.run.scoring import calibrate, predict, score
 from logreg.run.separability import is_worth_warning, separation_after_fit, separation_before_fit
@@ -212,12 +212,13 @@ def _data_and_strengths(
     if config.calibrate != "none" and "val" not in data.splits:
         raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
     check_select(config, data)
+    folds = [] if config.cv is None else make_folds(data, config.cv, config.cv_repeats, config.seed)
     if config.cv is not None and progress_lines:
         print(on_one_line(_rows_of_folds(config.cv, data)), file=sys.stderr)
-    chosen = choose_strengths(config, data, progress_lines > 0) if chosen is None else chosen
+    chosen = choose_strengths(config, data, folds, progress_lines > 0) if chosen is None else chosen
     config = chosen.fixed(config)
-    if config.cv is not None and chosen.cross_validation is None:
-        chosen = dataclasses.replace(chosen, cross_validation=cross_validate(config, data, status))
+    if folds and chosen.cross_validation is None:
+        chosen = dataclasses.replace(chosen, cross_validation=cross_validate(config, data, folds, status))
     return data, config, chosen
 
 
