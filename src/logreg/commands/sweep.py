@@ -68,7 +68,8 @@ def help_text() -> str:
     """The text of ``--help``."""
     searched = Setting(None, text(), f"the values of a key of scripts/train.py: {RANGE_FORMS}", shown="")
     return f"""\
-Searches for the values that give the best score on val, and learns from each trial which ones to try next.
+Searches for the values that give the best score, on val or by cross-validation (cv=5), and learns from each trial
+which ones to try next.
 
 usage: python scripts/sweep.py 'search.KEY=RANGE' ... [trials=30] [key=value ...]
 
@@ -120,6 +121,11 @@ class Plan:
         if any((CONF / key).is_dir() for key in values):
             return trial_config(self.settings, values)
         return apply_overrides(self.config, parse_overrides([f"{key}={value}" for key, value in values.items()]))
+
+    @property
+    def score(self) -> str:
+        """The score that the sweep improves, such as "loss/val"; of a cross-validation "loss/cv"."""
+        return f"{SELECT[self.config.select][0]}/{'val' if self.config.cv is None else 'cv'}"
 
     @property
     def study(self) -> str:
@@ -299,7 +305,7 @@ def _run_trials(
     total = plan.values["trials"]
     if before:
         print(f"{plan.study}: continuing from {before} of {total} trials", file=sys.stderr)
-    with _progress(total, before, plan.study, SELECT[plan.config.select][0]) as report:
+    with _progress(total, before, plan.study, plan.score) as report:
         while request is not None:
             trial, values = request
             typed = {key: shown_value(value) for key, value in values.items()}
@@ -342,10 +348,9 @@ def _trial(
         _write_unfinished(folder, "failed", overrides, {"metrics": {}, "error": line})
         search.failed(trial, line)
         return f"{values}: failed: {line}"
-    split = summary.ranking_split
-    score = summary.metrics[split][name]
+    score = summary.metrics[summary.ranking_split][name]
     search.finished(trial, score, shown(folder))
-    return f"{values}: {name}/{split} {score:.4f}"
+    return f"{values}: {plan.score} {score:.4f}"
 
 
 def _write_unfinished(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str, Any]) -> None:
@@ -358,8 +363,8 @@ def _gather(plan: Plan, search: Search, folder: Path) -> int:
     from logreg.sweeps.results import draw_search, gather
 
     if search.best is not None:
-        name, sign = SELECT[plan.config.select]
-        files = draw_search(folder, plan.study, search.history, search.importance(), name, sign)
+        _, sign = SELECT[plan.config.select]
+        files = draw_search(folder, plan.study, search.history, search.importance(), plan.score, sign)
         print(f"pictures: {' '.join(map(shown, files))}")
     # A trial that was killed after its summary was written has been tried again.
     gather(folder, {str(trial.number) for trial in search.counted})
@@ -367,11 +372,11 @@ def _gather(plan: Plan, search: Search, folder: Path) -> int:
 
 
 @contextmanager
-def _progress(total: int, before: int, label: str, name: str) -> Iterator[Callable[[int, Any, str], None]]:
+def _progress(total: int, before: int, label: str, score: str) -> Iterator[Callable[[int, Any, str], None]]:
     """Yields a function that shows progress: as a bar on a terminal, else as a line for each trial."""
 
     def of_best(best: Any) -> str:
-        return "" if best is None else f"best {name}/val {best[0]:.4f}"
+        return "" if best is None else f"best {score} {best[0]:.4f}"
 
     if not sys.stderr.isatty():
         yield lambda done, best, words: print(

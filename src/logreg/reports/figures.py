@@ -353,14 +353,14 @@ def coefficient_paths(
 
 
 def search_history(
-    history: Sequence[tuple[str, float | None]], title: str, score: str = "loss", sign: int = -1
+    history: Sequence[tuple[str, float | None]], title: str, score: str = "loss/val", sign: int = -1
 ) -> Figure:
-    """Score on val of each trial of a search, in order, and the best so far.
+    """Score of each trial of a search, in order, and the best so far.
 
     Args:
         history: State (complete, pruned, fail) and score of each trial.
         title: Title of the picture.
-        score: Name of the score.
+        score: Name of the score, such as "loss/val".
         sign: 1 where a higher score is better, else -1.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -380,14 +380,14 @@ def search_history(
         numbers = [number for number, (was, _) in enumerate(history, start=1) if was == state]
         if numbers:
             axes.plot(numbers, [low] * len(numbers), marker, color="0.4", label=words, clip_on=False, linestyle="none")
-    axes.set(xlabel="trial", ylabel=f"{score} on val", title=f"{title}: trials")
+    axes.set(xlabel="trial", ylabel=score, title=f"{title}: trials")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
-def importance_bars(importance: Mapping[str, float], title: str, score: str = "loss") -> Figure:
+def importance_bars(importance: Mapping[str, float], title: str, score: str = "loss/val") -> Figure:
     """Share of the variance of the scores that each key explains."""
     names, parts = list(importance)[::-1], list(importance.values())[::-1]
     figure = Figure(figsize=(7, 1.1 + 0.4 * len(names)), layout="constrained")
@@ -396,5 +396,5 @@ def importance_bars(importance: Mapping[str, float], title: str, score: str = "l
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     for place, part in enumerate(parts):
         axes.annotate(f"{part:.0%}", (part, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set(xlim=(0, 1.1), xlabel=f"share of the variance of {score} on val (fANOVA)", title=title)
+    axes.set(xlim=(0, 1.1), xlabel=f"share of the variance of {score} (fANOVA)", title=title)
     return figure

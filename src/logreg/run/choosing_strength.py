@@ -181,7 +181,8 @@ def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run
     # Checkpoints of earlier versions have no path.
     before = held.get("path", {"asked": config.typed_l2}) or {}
     kept = before.get("cross_validation")
-    scores = from_json(CrossValidationSummary, kept) if kept and (asked or same_run) else None
+    # A recipe that continues for longer is another one, unlike a strength that was chosen.
+    scores = from_json(CrossValidationSummary, kept) if kept and (before.get("rows") or same_run) else None
     if not asked:
         return Chosen(float(config.l2 or 0), float(config.l1), cross_validation=scores)
     for key, name in (("asked", "l2"), ("l1", "l1"), ("l1_ratio", "l1_ratio")):
@@ -204,14 +205,12 @@ def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run
                 "Leave it out, or leave ckpt_path out to train anew.",
             )
     has_own_l2 = config.l2 is not None and config.l1_ratio is None
-    return Chosen(
-        float(config.l2 if has_own_l2 else arguments["l2"]),  # type: ignore[arg-type]  # has_own_l2
-        float(arguments["l1"] if is_path(config.l1) else config.l1),
-        asked,
-        [PathRow(**row) for row in before.get("rows", ())] or None,
-        cross_validation=scores,
-        reason=before.get("reason", ""),
-    )
+    l2 = float(config.l2 if has_own_l2 else arguments["l2"])  # type: ignore[arg-type]  # has_own_l2
+    l1 = float(arguments["l1"] if is_path(config.l1) else config.l1)  # type: ignore[arg-type]  # no path: a number
+    path = [PathRow(**row) for row in before.get("rows", ())]
+    if (l1, l2) not in [row.order for row in path]:
+        path = []
+    return Chosen(l2, l1, asked, path or None, cross_validation=scores, reason=before.get("reason", ""))
 
 
 def _default_folds(config: RunConfig, data: TensorDataModule) -> list[Tensor]:

@@ -214,7 +214,7 @@ def draw_search(
     title: str,
     history: Sequence[tuple[str, float | None]],
     importance: Mapping[str, float],
-    score: str = "loss",
+    score: str = "loss/val",
     sign: int = -1,
 ) -> list[Path]:
     """Draws the pictures of a tuned sweep: the scores in order, and the importance of each key.
@@ -224,7 +224,7 @@ def draw_search(
         title: Title of the pictures.
         history: State and score of each trial.
         importance: Share of the variance of the scores that each key explains; empty where it is not known.
-        score: Name of the score.
+        score: Name of the score, such as "loss/val".
         sign: 1 where a higher score is better, else -1.
 
     Returns:
