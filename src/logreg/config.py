@@ -340,6 +340,11 @@ class RunConfig:
         return self.l2_path is not None or is_path(self.l1)
 
     @property
+    def fixed_l1(self) -> float:
+        """The strength of l1 where it is one number; 0 where a path goes along it."""
+        return float(self.l1) if isinstance(self.l1, int | float) else 0.0
+
+    @property
     def typed_l2(self) -> float | str | list[float]:
         """``l2`` and ``l2_path`` as the one value that a user may type for ``l2``."""
         if self.l2_path is not None:

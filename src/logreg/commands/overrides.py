@@ -205,6 +205,7 @@ def rows_for_folds(overrides: Sequence[Override]) -> list[str]:
 def _holds_out_val(file: Path) -> bool:
     """Whether the config of a dataset, or one that it builds on, holds out rows for val."""
     plain = OmegaConf.load(file)
+    assert isinstance(plain, DictConfig)
     bases = [str(one).partition("@")[0] for one in plain.get("defaults", ()) if "@_here_" in str(one)]
     return "split" in plain or any(_holds_out_val(file.parent / f"{name}.yaml") for name in bases)
 

@@ -287,8 +287,8 @@ def _read(config: RunConfig) -> TensorDataModule:
     if config.cv is not None:
         make_folds(data, config.cv, config.cv_repeats, config.seed)
     elif "val" not in data.splits:
-        advice = "Set dataset.split.val=0.2." if "split" in config.dataset else "Choose another dataset."
-        raise ConfigError(f"`search` must have a val split to choose by, or cv. {advice}")
+        advice = "Set dataset.split.val=0.2, or cv=5." if "split" in config.dataset else "Choose another dataset."
+        raise ConfigError(f"`search` must have a val split to choose by. {advice}")
     check_select(config, data)
     return data
 

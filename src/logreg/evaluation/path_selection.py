@@ -298,7 +298,15 @@ def path_csv(rows: Sequence[PathRow], train_rows: int, select: str = "log_loss")
     writer.writerow([*names, *(f"{name}/fold {number}" for number in range(1, folds + 1))])
     for row in rows:
         total = row.l2 + row.l1
-        cells = [row.l2, row.l1, 1 / (train_rows * total), row.loss_train, row.loss_val, row.error, row.accuracy_val]
+        cells: list[float | None] = [
+            row.l2,
+            row.l1,
+            1 / (train_rows * total),
+            row.loss_train,
+            row.loss_val,
+            row.error,
+            row.accuracy_val,
+        ]
         cells += [row.auroc_val, *([row.accuracy_error, row.auroc_error] if folds else [])]
         writer.writerow([*cells, row.gap, row.relative_gap, row.converged, row.passes, row.nonzero, *row.folds])
     return lines.getvalue()

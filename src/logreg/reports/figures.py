@@ -292,7 +292,7 @@ def path_curve(
 
 
 def _error_bars(axes: Axes, x: Any, mean: Any, error: Any, **more: Any) -> None:
-    style = {"fmt": "o-", "color": BLUE, "markersize": 3, "linewidth": 1, "elinewidth": 0.8}
+    style: dict[str, Any] = {"fmt": "o-", "color": BLUE, "markersize": 3, "linewidth": 1, "elinewidth": 0.8}
     axes.errorbar(x, mean, error, capsize=2 if len(x) <= MAX_CAPS else 0, **style, **more)
 
 

@@ -75,13 +75,13 @@ def device_of(accelerator: str) -> torch.device:
 def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
     """The module that a config names; l2 and l1 must be numbers, which `run.choosing_strength` puts in their place."""
     assert config.l2 is not None
-    assert not isinstance(config.l1, str | list)
+    assert not config.has_path
     return LogisticModule(
         facts=facts,
         loss=config.loss,
         reduction=config.reduction,  # type: ignore[arg-type]  # checked by the config
         l2=float(config.l2),
-        l1=float(config.l1),
+        l1=config.fixed_l1,
         init=config.init,  # type: ignore[arg-type]  # checked by the config
         optimizer=config.optimizer,
         schedule=config.schedule,

@@ -77,8 +77,8 @@ def without_choice(config: RunConfig, data: TensorDataModule) -> tuple[float | N
     if config.optimizer["name"] not in EXACT:
         optimizer = config.optimizer["name"]
         return 0.0, f"l2=0 with optimizer={optimizer}: type another, or optimizer=auto to have it chosen"
-    if config.l1:
-        return 0.0, f"l2=0 beside l1={config.l1:g}: type l2=path to have it chosen"
+    if config.fixed_l1:
+        return 0.0, f"l2=0 beside l1={config.fixed_l1:g}: type l2=path to have it chosen"
     if config.cv is not None:
         return None, ""
     alone = _only_class(data, "val") if "val" in data.splits else None
@@ -163,7 +163,7 @@ def choose_strengths(config: RunConfig, data: TensorDataModule, folds: list[Tens
         return along_path(config, data, folds, shown)
     if l2 is None:
         l2, reason = without_choice(config, data)
-    return along_path(config, data, folds, shown) if l2 is None else Chosen(l2, float(config.l1), asked, reason=reason)
+    return along_path(config, data, folds, shown) if l2 is None else Chosen(l2, config.fixed_l1, asked, reason=reason)
 
 
 def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run: bool) -> Chosen:
@@ -184,7 +184,7 @@ def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run
     # A recipe that continues for longer is another one, unlike a strength that was chosen.
     scores = from_json(CrossValidationSummary, kept) if kept and (before.get("rows") or same_run) else None
     if not asked:
-        return Chosen(float(config.l2 or 0), float(config.l1), cross_validation=scores)
+        return Chosen(float(config.l2 or 0), config.fixed_l1, cross_validation=scores if same_run else None)
     for key, name in (("asked", "l2"), ("l1", "l1"), ("l1_ratio", "l1_ratio")):
         mine = asked.get(key)
         if mine not in (None, "auto", before.get(key)):
@@ -206,7 +206,7 @@ def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run
             )
     has_own_l2 = config.l2 is not None and config.l1_ratio is None
     l2 = float(config.l2 if has_own_l2 else arguments["l2"])  # type: ignore[arg-type]  # has_own_l2
-    l1 = float(arguments["l1"] if is_path(config.l1) else config.l1)  # type: ignore[arg-type]  # no path: a number
+    l1 = float(arguments["l1"]) if is_path(config.l1) else config.fixed_l1
     path = [PathRow(**row) for row in before.get("rows", ())]
     if (l1, l2) not in [row.order for row in path]:
         path = []
@@ -233,7 +233,7 @@ def strengths_along(config: RunConfig, problem: Problem, train: RowSource) -> li
         assert isinstance(config.l1, list)
         strengths = [Strength(l2 if config.l1_ratio is None else l1 * (1 - ratio) / ratio, l1) for l1 in config.l1]
     else:
-        l1, values = float(config.l1), config.l2_path if isinstance(config.l2_path, list) else []  # type: ignore[arg-type]
+        l1, values = config.fixed_l1, config.l2_path if isinstance(config.l2_path, list) else []
         if config.l2_path == "default":
             values = default_strengths(problem, next(train.interleaved_blocks()))
         strengths = [Strength(float(l2), l1) for l2 in values]
@@ -261,6 +261,7 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
     if shown:
         print(_announced(config, data, strengths, folds), end="", file=sys.stderr, flush=True)
     scored = _CrossValidated(config, problem, train, folds) if folds else None
+    points: Sequence[PathPoint]
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         if not strengths:
             tolerance = max(SEARCH_TOLERANCE, config.tolerance)
@@ -351,7 +352,7 @@ class _CrossValidated:
 
     def fit(self, l2: float, tolerance: float, show: Callable[[PathRow], None]) -> tuple[PathRow, PathPoint]:
         """The row and the point of one strength of l2."""
-        rows, points = self.fit_path([Strength(l2, float(self._config.l1))], tolerance)  # type: ignore[arg-type]
+        rows, points = self.fit_path([Strength(l2, self._config.fixed_l1)], tolerance)
         show(rows[0])
         return rows[0], points[0]
 
