@@ -255,7 +255,7 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
     if not folds and config.cv_rule != "best":
         raise ConfigError("`cv_rule` must go with a cross-validation, and val chooses here. Type cv=5.")
     data.device = device = device_for_exact(config)
-    problem = build_module(dataclasses.replace(config, l2=1.0, l1=0.0), data.facts).problem(device)
+    problem = build_module(dataclasses.replace(config, l2=1.0, l2_path=None, l1=0.0), data.facts).problem(device)
     train = data.row_source("train", device)
     strengths = strengths_along(config, problem, train)
     if shown:
