@@ -48,6 +48,9 @@ FAST = [
     ),
     SmokeRun("solver_map", "--tiny", ["working sets", "one thread for little work"]),
     SmokeRun("l1", "--part dependent --l1 1e-2", ["certified: newton 6 of 6", "liblinear"]),
+    SmokeRun(
+        "cross_validation", "--tiny --repeats 1 --without-r", ["60 x 4, lasso: 10 folds", "55 of 55 fits certified"]
+    ),
     SmokeRun("l1", "--part path --tiny --repeats 1", ["500 x 5,000", "certified"]),
 ]
 """Those of a few seconds."""

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch
-from logreg.rows import RowSource, logit_rows, parts, row_weights
+from logreg.rows import MemoryRows, RowSource, logit_rows, parts, row_weights
 from logreg.solvers.l1_path import fit_elastic_net_path
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathFitter, PathPoint, Strength
 from logreg.solvers.problem import Problem
+from logreg.solvers.small_folds import fit_small_folds, fits_in_batch
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,37 @@ def fit_folds(
         ConfigError: A strength has no penalty.
     """
     totals = _check(problem, rows, folds, strengths)
-    full = _fit_path(problem, rows, strengths, tolerance, seed) if with_full else []
-    of_folds = []
-    for fold, total in enumerate(totals.tolist()):
-        own = replace(problem, total_weight=problem.total_weight - total)
-        of_folds.append(_fit_path(own, _WithoutFold(rows, folds, fold), strengths, tolerance, seed))
-    return FoldPaths(strengths, full, of_folds)
+    order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
+    without = [None, *range(len(totals))] if with_full else list(range(len(totals)))
+    memory = _in_memory(rows) if fits_in_batch(problem, folds) else None
+    batch = None if memory is None else fit_small_folds(problem, memory, folds, without, order, tolerance)
+    paths = []
+    for number, fold in enumerate(without):
+        own, mine = problem, memory or rows
+        if fold is not None:
+            own = replace(problem, total_weight=problem.total_weight - float(totals[fold]))
+            mine = _WithoutFold(mine, folds, fold)
+        path = {} if batch is None else dict(zip(order, batch.of_problem(number, order, tolerance), strict=True))
+        missing = [one for one in order if one not in path or not path[one].converged]
+        for one, point in zip(missing, _fit_path(own, mine, missing, tolerance, seed), strict=True):
+            if one not in path or point.converged or point.bound.gap < path[one].bound.gap:
+                path[one] = point
+        paths.append([path[one] for one in strengths])
+    return FoldPaths(strengths, paths[0] if with_full else [], paths[int(with_full) :])
+
+
+def _in_memory(rows: RowSource) -> MemoryRows | None:
+    """All rows in memory; ``None`` where they are sparse, not on the CPU, or may not be held."""
+    if rows.is_sparse or not rows.may_be_held:
+        return None
+    if isinstance(rows, MemoryRows):
+        return rows if rows.features.device.type == "cpu" else None
+    blocks = list(rows.blocks())
+    if any(block.features.device.type != "cpu" for block in blocks):
+        return None
+    weights = [block.sample_weight for block in blocks if block.sample_weight is not None]
+    features, labels = (torch.cat(part) for part in zip(*((one.features, one.labels) for one in blocks), strict=True))
+    return MemoryRows(features, labels, torch.cat(weights) if weights else None)
 
 
 def _check(problem: Problem, rows: RowSource, folds: Tensor, strengths: Sequence[Strength]) -> Tensor:
@@ -143,14 +169,11 @@ class _WithoutFold:
 def _fit_path(
     problem: Problem, rows: RowSource, strengths: Sequence[Strength], tolerance: float, seed: int
 ) -> list[PathPoint]:
-    """Finds the optimum for every strength, from the strongest to the weakest, with warm starts."""
-    order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
-    with_l1 = [one for one in order if one.l1]
+    """Finds the optimum for every strength with warm starts; those with l1 must come first."""
+    with_l1 = [one for one in strengths if one.l1]
     points = drive(fit_elastic_net_path(problem, with_l1, tolerance, seed), rows)
     fitter = PathFitter(replace(problem, objective=replace(problem.objective, l1=0.0)), tolerance, seed)
-    points += [drive(fitter.fit(one.l2), rows) for one in order if not one.l1]
-    at = dict(zip(order, points, strict=True))
-    return [at[one] for one in strengths]
+    return points + [drive(fitter.fit(one.l2), rows) for one in strengths if not one.l1]
 
 
 class HeldOutBlock(NamedTuple):

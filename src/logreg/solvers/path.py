@@ -54,6 +54,11 @@ class Strength:
     l2: float = 0.0
     l1: float = 0.0
 
+    @property
+    def kind(self) -> tuple[bool, bool]:
+        """Whether there is l2, and whether there is l1."""
+        return self.l2 > 0, self.l1 > 0
+
     def of(self, problem: Problem) -> Problem:
         """The same problem with these penalties."""
         return replace(problem, objective=replace(problem.objective, l2=self.l2, l1=self.l1))
