@@ -215,6 +215,7 @@ ACROSS = {
     "data/formats/limits": "files that claim to be larger than they are, in every format",
     "losses/losses": "what holds of every loss",
     "losses/own_loss": "a loss that is none of ours",
+    "data/stratified_folds": "the folds of data.folds; the file of solvers.folds has their name",
     "run/run_lifecycle": "train, stop, go on, load elsewhere",
     "run/very_many_classes": "the memory of a run and of the commands after it, and what they list",
     "solvers/passes/reduction": "what holds of every pass when several processes share the rows",

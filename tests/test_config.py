@@ -28,6 +28,10 @@ def a_run(**changes: Any) -> dict[str, Any]:
         "l2": 0.0,
         "l2_path": None,
         "l1": 0.0,
+        "l1_ratio": None,
+        "cv": None,
+        "cv_repeats": 1,
+        "cv_rule": "best",
         "intercept": True,
         "init": "zeros",
         "lr": 0.1,
@@ -65,6 +69,7 @@ def whole_sentence(sentence: str) -> str:
         (number(), "be a finite number", [-1, 0, 0.5, 1e300], [math.inf, -math.inf, math.nan, "1", None, True, [1]]),
         (number(above=0), "be a finite number > 0", [1, 5e-324, 1e9], [0, 0.0, -0.0, -1, math.nan, math.inf, "abc"]),
         (number(at_least=0), "be a finite number >= 0", [0, 0.0, 3], [-1, -5e-324, math.nan, False, "0"]),
+        (number(above=0, at_most=1), "be a finite number > 0 and <= 1", [1e-9, 1, 1.0], [0, 1.1, math.nan, True]),
         (number(at_least=0, below=1), "be a finite number >= 0 and < 1", [0, 0.999], [1, 1.0, -0.1, math.nan, True]),
         (whole(at_least=1), "be a whole number >= 1", [1, 10**12], [0, -1, 1.0, 1.5, True, "1", None, "full"]),
         (whole(at_least=1, or_word="full"), "be a whole number >= 1 or full", [1, "full"], [0, 1.0, True, "half", ""]),
@@ -134,6 +139,8 @@ LOSSES, REDUCTIONS, STARTS = "one of auto, bce, cross_entropy", "one of mean, su
 ACCELERATORS, BITS = "one of auto, cpu, gpu, mps", "one of 32, 64"
 POSITIVE, NOT_NEGATIVE = "a finite number > 0", "a finite number >= 0"
 STRENGTHS = f"{NOT_NEGATIVE}, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]"
+STRENGTHS_OF_L1 = STRENGTHS.replace("auto, ", "")
+RATIO = "a finite number > 0 and <= 1 or null"
 PATHS = "null, default, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]"
 POSITIVE_OR_NULL, FRACTION = "a finite number > 0 or null", "a finite number > 0 and < 1"
 ROWS, FROM_ONE, FROM_ZERO = "a whole number >= 1 or full", "a whole number >= 1", "a whole number >= 0"
@@ -163,7 +170,14 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
         )
     ],
     "l2_path": [(bad, f"{PATHS}, got {bad!r}.") for bad in (0.1, "path", "auto", [], [0.1, 0], True)],
-    "l1": [(-1, f"{NOT_NEGATIVE}, got -1."), (None, f"{NOT_NEGATIVE}, got None.")],
+    "l1": [(bad, f"{STRENGTHS_OF_L1}, got {bad!r}.") for bad in (-1, None, "auto", [], [0.1, 0], True, math.nan)],
+    "l1_ratio": [(bad, f"{RATIO}, got {bad!r}.") for bad in (0, -0.5, 1.1, "half", True, math.nan)],
+    "cv": [(bad, f"a whole number >= 2 or null, got {bad!r}.") for bad in (1, 0, -5, 2.0, "ten", True, [5])],
+    "cv_repeats": [(bad, f"{FROM_ONE}, got {bad!r}.") for bad in (0, 1.5, None, True)],
+    "cv_rule": [
+        ("1se", "one of best, one_se, got '1se'."),
+        ("one-se", "one of best, one_se, got 'one-se'. Did you mean one_se?"),
+    ],
     "intercept": [("no", "true or false, got 'no'."), (0, "true or false, got 0."), (None, "true or false, got None.")],
     "init": [("zero", f"{STARTS}, got 'zero'. Did you mean zeros?"), ("random", f"{STARTS}, got 'random'.")],
     "lr": [
@@ -229,6 +243,10 @@ TAKEN: dict[str, list[Any]] = {
     "l2": [0, 0.0, 1e-3, 10],
     "l2_path": [None],
     "l1": [0, 0.0, 1e-3, 10],
+    "l1_ratio": [None],
+    "cv": [None, 2, 10],
+    "cv_repeats": [1],
+    "cv_rule": ["best"],
     "intercept": [True, False],
     "init": ["zeros", "linear"],
     "lr": [1e-12, 0.1, 1, 1e3],

@@ -116,7 +116,8 @@ class RunConfig:
             ``weights`` and ``batch_size``.
         optimizer: ``name`` and arguments.
         schedule: ``name`` and arguments.
-        l2: ``None`` where the strength is chosen: from ``l2_path``, or else by a short search where that is possible.
+        l2: ``None`` where the strength is chosen: along a path, or else by a short search where that is possible.
+        l1: A number; "path" or a list of strengths where it is chosen.
         trainer: Further arguments of Lightning's Trainer.
     """
 
@@ -138,7 +139,7 @@ class RunConfig:
     l2: float | None = field(
         metadata=_declare(
             "${dataset.recipe.l2}",
-            strength(),
+            strength("auto", "path"),
             "adds l2/2 * |coef|^2, never the intercept; scikit-learn's C is 1/(rows * l2); path, or a list such as "
             "[1e-2,1e-3], is short for l2_path=default or that list; auto (tables, features and backbones) chooses "
             "from few strengths on val; 0 for sgd, adam, with l1; C=1 without val",
@@ -149,10 +150,45 @@ class RunConfig:
             None,
             strengths(),
             "default, or a list such as [1e-2,1e-3]: fits each strength of l2, from the largest to the smallest, and "
-            "takes the best on val",
+            "takes the best: on val, or by cross-validation (cv)",
         )
     )
-    l1: float = field(metadata=_declare(0.0, number(at_least=0), "adds l1 * |coef|_1"))
+    l1: float | str | list[float] = field(
+        metadata=_declare(
+            0.0,
+            strength("path"),
+            "adds l1 * |coef|_1; path, or a list such as [1e-2,1e-3], fits each strength and takes the best, as l2; "
+            "path begins where all coefficients are 0",
+        )
+    )
+    l1_ratio: float | None = field(
+        metadata=_declare(
+            None,
+            optional(number(above=0, at_most=1)),
+            "with l1=path or a list: the elastic net, in which l1 is this part of l1 + l2, as in scikit-learn; null: "
+            "l2 stays as it is",
+        )
+    )
+    cv: int | None = field(
+        metadata=_declare(
+            None,
+            optional(whole(at_least=2)),
+            "number of folds of a cross-validation over the train rows, stratified, and of whole groups with "
+            "dataset.split.group: chooses the strength of a path, or else scores the recipe; val joins train unless "
+            "dataset.split.val is typed; null: a path over fewer than 2,000 train rows takes 5",
+        )
+    )
+    cv_repeats: int = field(
+        metadata=_declare(1, whole(at_least=1), "repeats the cross-validation with other folds, and takes the mean")
+    )
+    cv_rule: str = field(
+        metadata=_declare(
+            "best",
+            one_of(("best", "one_se")),
+            "the strength that a cross-validated path takes: best, or one_se for the strongest within one standard "
+            "error of the best",
+        )
+    )
     intercept: bool = field(
         metadata=_declare(
             True,
@@ -199,8 +235,8 @@ class RunConfig:
         metadata=_declare(
             "log_loss",
             one_of(SELECT),
-            "log_loss, accuracy or auroc on val: chooses l2 on a path, ranks the jobs of a sweep, is what a search "
-            "improves (best.ckpt is the epoch of the lowest loss/val, whatever select is)",
+            "log_loss, accuracy or auroc, cross-validated or on val: chooses the strength on a path, ranks the jobs of "
+            "a sweep, is what a search improves (best.ckpt is the epoch of the lowest loss/val, whatever select is)",
         )
     )
     calibrate: str = field(
@@ -283,6 +319,7 @@ class RunConfig:
         for section, choices in SECTIONS.items():
             _check_section(section, plain[section], choices)
         _check_steps(plain, path_key)
+        _check_path(plain, path_key)
         _check_dataset(plain["dataset"])
         _check_backbone(plain["backbone"])
         _check_expected(plain["expected"])
@@ -298,6 +335,16 @@ class RunConfig:
         return {**dataclasses.asdict(self), "l2": "auto" if self.l2 is None else self.l2}
 
     @property
+    def has_path(self) -> bool:
+        """Whether strengths of a penalty are fitted along a path, and one of them is chosen."""
+        return self.l2_path is not None or is_path(self.l1)
+
+    @property
+    def fixed_l1(self) -> float:
+        """The strength of l1 where it is one number; 0 where a path goes along it."""
+        return float(self.l1) if isinstance(self.l1, int | float) else 0.0
+
+    @property
     def typed_l2(self) -> float | str | list[float]:
         """``l2`` and ``l2_path`` as the one value that a user may type for ``l2``."""
         if self.l2_path is not None:
@@ -310,7 +357,7 @@ SETTINGS: dict[str, Setting] = {
 }
 """The settings, in the order of ``--help``; the other fields of `RunConfig` are sections of several keys."""
 
-ADDED_LATER = {"select": "log_loss", "l2_path": None}
+ADDED_LATER = {"select": "log_loss", "l2_path": None, "l1_ratio": None, "cv": None, "cv_repeats": 1, "cv_rule": "best"}
 """Settings that the configs in older checkpoints lack, with the values that these runs had."""
 
 
@@ -348,10 +395,13 @@ def _check_steps(plain: Mapping[str, Any], path_key: str) -> None:
         ConfigError: Names the key that does not go with the optimizer.
     """
     name = plain["optimizer"]["name"]
-    if plain["l2_path"] is not None and name not in EXACT:
-        kind = "one number" if path_key == "l2" else "null"
-        raise ConfigError(f"`{path_key}` must be {kind} with a first-order optimizer. Set optimizer=auto for a path.")
     if name not in EXACT:
+        for key, has_path in ((path_key, plain["l2_path"] is not None), ("l1", is_path(plain["l1"]))):
+            if has_path:
+                kind = "null" if key == "l2_path" else "one number"
+                raise ConfigError(
+                    f"`{key}` must be {kind} with a first-order optimizer. Set optimizer=auto for a path."
+                )
         if plain["lr"] is None:
             raise ConfigError.broken(
                 "lr", f"be given with optimizer={name}", None, "Leave it to the dataset, or set it."
@@ -363,6 +413,35 @@ def _check_steps(plain: Mapping[str, Any], path_key: str) -> None:
             raise ConfigError(f"`{key}` must go with a first-order optimizer, and {advice}")
     if plain["schedule"]["name"] != "constant":
         raise ConfigError(f"`schedule` must go with a first-order optimizer, and {advice}")
+
+
+def is_path(value: Any) -> bool:
+    """Whether the value of ``l2`` or ``l1`` is a path: the word, or a list of strengths."""
+    return value == "path" or isinstance(value, list | tuple)
+
+
+def _check_path(plain: Mapping[str, Any], path_key: str) -> None:
+    """Checks that settings of a path and of a cross-validation have what they belong to.
+
+    Args:
+        plain: The settings, ``l2`` and ``l2_path`` as `RunConfig` has them.
+        path_key: The key that has the path of l2, if there is one: ``l2`` or ``l2_path``.
+
+    Raises:
+        ConfigError: Names the key that stands alone.
+    """
+    along_l1, along_l2 = is_path(plain["l1"]), plain["l2_path"] is not None
+    if along_l1 and along_l2:
+        raise ConfigError(
+            f"`l1` must be one number beside a path of l2. Leave {path_key} out, and type l1_ratio=0.5 for a path over "
+            "both (elastic net)."
+        )
+    if plain["l1_ratio"] is not None and not along_l1:
+        raise ConfigError("`l1_ratio` must go with a path over l1. Type l1=path.")
+    if plain["cv_repeats"] > 1 and plain["cv"] is None:
+        raise ConfigError("`cv_repeats` must go with cv. Type cv=5.")
+    if plain["cv_rule"] != "best" and not along_l1 and plain["l2"] is not None:
+        raise ConfigError("`cv_rule` must go with a path, from which it takes a strength. Type l2=path.")
 
 
 def _check_dataset(plain: Mapping[str, Any]) -> None:

@@ -33,26 +33,29 @@ def _is_number(value: object) -> bool:
         return False
 
 
-def number(above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf) -> Constraint:
+def number(
+    above: float = -math.inf, at_least: float = -math.inf, below: float = math.inf, at_most: float = math.inf
+) -> Constraint:
     """A finite number within bounds."""
     bounds = [
         f"> {above:g}" if above > -math.inf else "",
         f">= {at_least:g}" if at_least > -math.inf else "",
         f"< {below:g}" if below < math.inf else "",
+        f"<= {at_most:g}" if at_most < math.inf else "",
     ]
     description = " and ".join(bound for bound in bounds if bound)
     return Constraint(
         f"be a finite number {description}".rstrip(),
-        lambda value: _is_number(value) and value > above and value >= at_least and value < below,
+        lambda value: _is_number(value) and at_least <= value <= at_most and above < value < below,
     )
 
 
-def strength() -> Constraint:
-    """The strength of l2 as a user types it: a number, auto, path, or the strengths of a path."""
+def strength(*words: str) -> Constraint:
+    """The strength of a penalty as a user types it: a number, one of some words, or the strengths of a path."""
     one = number(at_least=0)
     return Constraint(
-        f"{one.description}, auto, path, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
-        lambda value: value in ("auto", "path") or one.holds(value) or _is_path(value),
+        f"{one.description}, {', '.join(words)}, or a list of numbers > 0 such as [1e-2,1e-3,1e-4]",
+        lambda value: value in words or one.holds(value) or _is_path(value),
     )
 
 

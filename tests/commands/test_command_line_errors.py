@@ -891,7 +891,7 @@ def test_the_examples_of_help_can_be_typed(typed: Callable[[str], Answer], run_t
 def test_a_path_can_be_typed_under_its_own_name(run_train: Callable[[str], Answer]) -> None:
     answer = run_train("dataset=iris l2_path=[1,0.1] report=brief")
     assert answer.code == 0
-    assert "path: 2 strengths of l2 from 1 to 0.1\n" in answer.err
+    assert "path: 2 strengths of l2 from 1 to 0.1" in answer.err
     summary = json.loads((find_checkpoint("latest", Path("runs")).parents[1] / "summary.json").read_text())
     assert summary["config"]["l2"] in (1, 0.1)
     assert len(summary["path"]["rows"]) == 2
@@ -906,7 +906,7 @@ def test_a_path_can_be_typed_under_its_own_name(run_train: Callable[[str], Answe
 def test_a_path_takes_the_place_of_the_strength_that_a_recipe_has(run_train: Callable[[str], Answer]) -> None:
     answer = run_train("dataset=blobs l2_path=[1,0.1] report=brief")  # whose recipe has l2=0
     assert answer.code == 0
-    assert "path: 2 strengths of l2 from 1 to 0.1\n" in answer.err
+    assert "path: 2 strengths of l2 from 1 to 0.1" in answer.err
 
 
 @pytest.mark.parametrize(

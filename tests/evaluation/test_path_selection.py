@@ -291,6 +291,13 @@ def test_path_csv_has_a_line_for_each_strength_with_scikit_learns_c() -> None:
     assert [float(line["loss/val"]) for line in lines] == [0.3, 0.2]
 
 
+@pytest.fixture
+def val_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strengths are chosen on val, as over many train rows; of the few of these tests, folds would choose."""
+    monkeypatch.setattr("logreg.run.choosing_strength.MAX_DEFAULT_ROWS", 0)
+
+
+@pytest.mark.usefixtures("val_chooses")
 def test_a_path_is_one_word_on_the_command_line(tmp_path: Path) -> None:
     run = train(tmp_path, "dataset=iris", "l2=path", "report=full")
     path = run.summary["path"]
@@ -322,6 +329,7 @@ def some_rows(number: int = 300) -> list[tuple[object, ...]]:
     return [(*map(float, x[:2]), "yn"[int(y)]) for x, y in zip(features, labels, strict=True)]
 
 
+@pytest.mark.usefixtures("val_chooses")
 @pytest.mark.parametrize("dataset", ["breast_cancer", "iris", "wine", "digits"])
 def test_tables_get_a_strength_that_val_has_chosen(tmp_path: Path, dataset: str) -> None:
     run = train(tmp_path, f"dataset={dataset}", *(["dataset.limit=400"] if dataset == "digits" else []))
@@ -339,6 +347,7 @@ def test_tables_get_a_strength_that_val_has_chosen(tmp_path: Path, dataset: str)
     assert said in (run.folder / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("val_chooses")
 def test_a_table_of_ones_own_gets_one_and_zero_is_for_who_types_it(run_train: Callable[[str], Answer]) -> None:
     typed = written(Path(), some_rows())
     answer = run_train(typed)
@@ -367,7 +376,7 @@ def test_a_matrix_of_ones_own_gets_one(tmp_path: Path) -> None:
         ("optimizer=sgd max_epochs=1", 0, "l2=0 with optimizer=sgd: type another, or optimizer=auto to have it chosen"),
         ("lr=0.1 max_epochs=1", 0, "l2=0 with optimizer=sgd: "),
         ("optimizer=adam polish=true max_epochs=1", 0, "l2=0 with optimizer=adam: "),
-        ("l1=0.01", 0, "l2=0 beside l1=0.01: type l2=path to have it chosen on val"),
+        ("l1=0.01", 0, "l2=0 beside l1=0.01: type l2=path to have it chosen"),
         (
             "dataset.split.val=0",
             1 / 240,
@@ -395,6 +404,7 @@ def test_the_strength_without_val_is_that_of_scikit_learn_with_weights_too(tmp_p
     assert run.summary["config"]["l2"] == pytest.approx(1 / 150, rel=2e-3)
 
 
+@pytest.mark.usefixtures("val_chooses")
 def test_rows_of_one_class_alone_choose_nothing_and_few_rows_little(run_train: Callable[[str], Answer]) -> None:
     rows = [(*each, "val" if number < 20 else "train") for number, each in enumerate(some_rows())]
     typed = written(Path(), rows, "x,z,y,s") + " dataset.split.column=s"
@@ -427,6 +437,7 @@ def test_what_goes_on_has_the_strength_that_was_chosen(tmp_path: Path, run_comma
     )
 
 
+@pytest.mark.usefixtures("val_chooses")
 def test_a_sweep_chooses_for_each_job_by_what_it_is_told(tmp_path: Path) -> None:
     run = train(tmp_path, "dataset=breast_cancer", "select=auroc")
     path = run.summary["path"]

@@ -317,7 +317,7 @@ def test_the_page_is_whole_and_needs_nothing_else(full: Run) -> None:
     page.feed((full.folder / "report.html").read_text(encoding="utf-8"))
     assert page.open == []
     pictures = {path.stem for path in (full.folder / "figures").glob("*.png")}
-    assert pictures == {"coefficients", "confusion", "path", "reliability", "roc"}
+    assert pictures == {"coefficient_paths", "coefficients", "confusion", "path", "reliability", "roc"}
     assert len(page.sources) == len(pictures)
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     inside = {base64.b64decode(source.partition(",")[2]) for source in page.sources}
@@ -328,7 +328,7 @@ def test_the_page_is_whole_and_needs_nothing_else(full: Run) -> None:
 
 def test_tensorboard_has_the_pictures_the_curves_and_the_coefficients(full: Run) -> None:
     tags = full.events().Tags()
-    assert set(tags["images"]) == {"coefficients", "confusion", "path", "reliability", "roc"}
+    assert set(tags["images"]) == {"coefficient_paths", "coefficients", "confusion", "path", "reliability", "roc"}
     assert tags["histograms"] == ["coefficients/benign"]
     assert "test/benign" in tags["tensors"]
 

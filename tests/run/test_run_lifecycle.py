@@ -562,7 +562,7 @@ def test_what_lightning_would_trip_over_is_one_line_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], typed: str, message: str
 ) -> None:
     with working_in(tmp_path):
-        assert main(["dataset=iris", "max_epochs=2", typed]) == 2
+        assert main(["dataset=iris", "l2=0.1", "max_epochs=2", typed]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith(message)
     assert printed.count("\n") == 1

@@ -188,6 +188,28 @@ def implied_overrides(typed: Collection[str]) -> list[str]:
     return ["optimizer=sgd"] if is_first_order else []
 
 
+def rows_for_folds(overrides: Sequence[Override]) -> list[str]:
+    """The override by which the rows of val join train for a cross-validation, unless ``dataset.split.val`` is typed.
+
+    A split that the dataset itself has stays as it is.
+    """
+    given = {override.key_or_group: override for override in overrides}
+    if "dataset.split.val" in given or "cv" not in given or _values(given["cv"]) == [None]:
+        return []
+    datasets = _values(given["dataset"]) if "dataset" in given else ["toy"]
+    held_out = [_holds_out_val(CONF / "dataset" / f"{name}.yaml") for name in datasets]
+    # A dataset without held-out rows has no such key.
+    return [f"{'' if all(held_out) else '++'}dataset.split.val=0"] if any(held_out) else []
+
+
+def _holds_out_val(file: Path) -> bool:
+    """Whether the config of a dataset, or one that it builds on, holds out rows for val."""
+    plain = OmegaConf.load(file)
+    assert isinstance(plain, DictConfig)
+    bases = [str(one).partition("@")[0] for one in plain.get("defaults", ()) if "@_here_" in str(one)]
+    return "split" in plain or any(_holds_out_val(file.parent / f"{name}.yaml") for name in bases)
+
+
 def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
     """The overrides that the run of a checkpoint was started with, less those whose keys are typed anew.
 
@@ -202,7 +224,9 @@ def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:
     if folder is None:
         return []
     if typed & {"l2", "l2_path"}:  # each takes the place of the other
-        typed = typed | {"l2", "l2_path"}
+        typed = typed | {"l2", "l2_path", "l1_ratio"}
+    if "l1" in typed:
+        typed = typed | {"l1_ratio"}
     groups = {key for key in typed if "." not in key}
     kept = []
     for override in parse_overrides(overrides_in(folder)):

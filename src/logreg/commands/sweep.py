@@ -22,8 +22,9 @@ from logreg.commands.overrides import (
     expand_backbone,
     implied_overrides,
     parse_overrides,
+    rows_for_folds,
 )
-from logreg.config import SELECT, SETTINGS, RunConfig
+from logreg.config import SELECT, SETTINGS, RunConfig, is_path
 from logreg.constraints import flag, optional, text, whole
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.files import folder_name, shown, write_whole
@@ -67,7 +68,8 @@ def help_text() -> str:
     """The text of ``--help``."""
     searched = Setting(None, text(), f"the values of a key of scripts/train.py: {RANGE_FORMS}", shown="")
     return f"""\
-Searches for the values that give the best score on val, and learns from each trial which ones to try next.
+Searches for the values that give the best score, on val or by cross-validation (cv=5), and learns from each trial
+which ones to try next.
 
 usage: python scripts/sweep.py 'search.KEY=RANGE' ... [trials=30] [key=value ...]
 
@@ -121,6 +123,11 @@ class Plan:
         return apply_overrides(self.config, parse_overrides([f"{key}={value}" for key, value in values.items()]))
 
     @property
+    def score(self) -> str:
+        """The score that the sweep improves, such as "loss/val"; of a cross-validation "loss/cv"."""
+        return f"{SELECT[self.config.select][0]}/{'val' if self.config.cv is None else 'cv'}"
+
+    @property
     def study(self) -> str:
         """The name of the study."""
         if self.values["study"]:
@@ -165,6 +172,8 @@ def parse_plan(arguments: Sequence[str]) -> Plan:
     for one in ranges:
         for value in one.samples[1:]:  # a mistake at any end of a range is reported before the first trial
             plan.trial(first | {one.key: shown_value(value)})
+    if is_path(plan.config.l1):
+        raise ConfigError("`l1` must be one number in a sweep. A path chooses for itself: scripts/train.py l1=path.")
     if plan.config.l2_path is not None:
         has_own_key = "l2_path" in keys or any(setting.partition("=")[0] == "l2_path" for setting in settings)
         mistake = "`l2_path` must be null" if has_own_key else "`l2` must be one number"
@@ -188,7 +197,7 @@ def trial_config(settings: Sequence[str], values: Mapping[str, str]) -> RunConfi
             key = override.key_or_group
             raise ConfigError(f"`{key}` must be one value, or searched: search.{key}=choice(a,b).")
     check_groups(overrides)
-    implied = implied_overrides({override.key_or_group for override in overrides})
+    implied = implied_overrides({override.key_or_group for override in overrides}) + rows_for_folds(overrides)
     return composed_config([*implied, *(one.input_line or "" for one in overrides)])
 
 
@@ -267,15 +276,18 @@ def _read(config: RunConfig) -> TensorDataModule:
     """Reads the rows of a trial.
 
     Raises:
-        LogregError: A mistake in the data, or no val split.
+        LogregError: A mistake in the data, no val split and no cross-validation, or too few rows for its folds.
     """
     from logreg.run.building import build_data
-    from logreg.run.choosing_l2 import check_select
+    from logreg.run.choosing_strength import check_select
+    from logreg.run.cross_validating import make_folds
 
     data = build_data(config)
     data.setup()
-    if "val" not in data.splits:
-        advice = "Set dataset.split.val=0.2." if "split" in config.dataset else "Choose another dataset."
+    if config.cv is not None:
+        make_folds(data, config.cv, config.cv_repeats, config.seed)
+    elif "val" not in data.splits:
+        advice = "Set dataset.split.val=0.2, or cv=5." if "split" in config.dataset else "Choose another dataset."
         raise ConfigError(f"`search` must have a val split to choose by. {advice}")
     check_select(config, data)
     return data
@@ -293,7 +305,7 @@ def _run_trials(
     total = plan.values["trials"]
     if before:
         print(f"{plan.study}: continuing from {before} of {total} trials", file=sys.stderr)
-    with _progress(total, before, plan.study, SELECT[plan.config.select][0]) as report:
+    with _progress(total, before, plan.study, plan.score) as report:
         while request is not None:
             trial, values = request
             typed = {key: shown_value(value) for key, value in values.items()}
@@ -336,9 +348,9 @@ def _trial(
         _write_unfinished(folder, "failed", overrides, {"metrics": {}, "error": line})
         search.failed(trial, line)
         return f"{values}: failed: {line}"
-    score = summary.metrics["val"][name]
+    score = summary.metrics[summary.ranking_split][name]
     search.finished(trial, score, shown(folder))
-    return f"{values}: {name}/val {score:.4f}"
+    return f"{values}: {plan.score} {score:.4f}"
 
 
 def _write_unfinished(folder: Path, status: str, overrides: Sequence[str], more: Mapping[str, Any]) -> None:
@@ -351,8 +363,8 @@ def _gather(plan: Plan, search: Search, folder: Path) -> int:
     from logreg.sweeps.results import draw_search, gather
 
     if search.best is not None:
-        name, sign = SELECT[plan.config.select]
-        files = draw_search(folder, plan.study, search.history, search.importance(), name, sign)
+        _, sign = SELECT[plan.config.select]
+        files = draw_search(folder, plan.study, search.history, search.importance(), plan.score, sign)
         print(f"pictures: {' '.join(map(shown, files))}")
     # A trial that was killed after its summary was written has been tried again.
     gather(folder, {str(trial.number) for trial in search.counted})
@@ -360,11 +372,11 @@ def _gather(plan: Plan, search: Search, folder: Path) -> int:
 
 
 @contextmanager
-def _progress(total: int, before: int, label: str, name: str) -> Iterator[Callable[[int, Any, str], None]]:
+def _progress(total: int, before: int, label: str, score: str) -> Iterator[Callable[[int, Any, str], None]]:
     """Yields a function that shows progress: as a bar on a terminal, else as a line for each trial."""
 
     def of_best(best: Any) -> str:
-        return "" if best is None else f"best {name}/val {best[0]:.4f}"
+        return "" if best is None else f"best {score} {best[0]:.4f}"
 
     if not sys.stderr.isatty():
         yield lambda done, best, words: print(

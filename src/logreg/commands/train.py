@@ -145,7 +145,8 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
         started: ``time.perf_counter()`` at the start of the command, for a single run.
 
     Returns:
-        The score that ``select`` names, of val (of train where there is no val split), for sweepers of Hydra.
+        The score that ``select`` names, for sweepers of Hydra: cross-validated where ``cv`` is typed, else of val, or
+        of train where there is no val split.
     """
     settings = HydraConfig.get()
     folder = Path(settings.runtime.output_dir)
@@ -225,8 +226,7 @@ def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: floa
         ) from error
     if unprinted:
         raise unprinted[0]
-    metrics, score = summary.metrics, SELECT[config.select][0]
-    return metrics.get("val", metrics["train"])[score]
+    return summary.metrics[summary.ranking_split][SELECT[config.select][0]]
 
 
 def _remove_if_unused(folder: Path) -> None:

@@ -20,6 +20,7 @@ from logreg.commands.overrides import (
     parse_overrides,
     quoted,
     resumed_overrides,
+    rows_for_folds,
 )
 from logreg.errors import ConfigError
 from logreg.files import folder_name, shown
@@ -35,8 +36,8 @@ FROM_SCRATCH = "leave ckpt_path out to start from scratch"
 def parse_train_arguments(options: Sequence[str], settings: Sequence[str]) -> tuple[list[str], Path | None]:
     """Parses and checks what was typed, and completes it.
 
-    A checkpoint adds the settings of its run, a setting of a first-order optimizer adds ``optimizer=sgd``, and a sweep
-    gets its folder.
+    A checkpoint adds the settings of its run, a setting of a first-order optimizer adds ``optimizer=sgd``, ``cv`` adds
+    ``dataset.split.val=0``, and a sweep gets its folder.
 
     Args:
         options: Words that start with a dash, and their values.
@@ -59,6 +60,8 @@ def parse_train_arguments(options: Sequence[str], settings: Sequence[str]) -> tu
         raise ConfigError("`facts=only` must go with one run. Leave -m out.")
     if "l2" in given and "l2_path" in given:
         raise ConfigError("`l2_path` must not go with l2, which a path chooses. Type one of them.")
+    if "l2" in given and "l1_ratio" in given and given["l1_ratio"].value() is not None:
+        raise ConfigError("`l1_ratio` must not go with l2, which it sets beside each strength of l1. Leave l2 out.")
     if "hydra.mode" in given:
         raise ConfigError("`hydra.mode` must not be set. Add -m for several runs.")
     if "hydra.job.name" in given and folder_name(name := str(given["hydra.job.name"].value())) != name:
@@ -80,7 +83,7 @@ def parse_train_arguments(options: Sequence[str], settings: Sequence[str]) -> tu
             # .hydra stays as it was when the run began
             added += [f"hydra.run.dir={quoted(shown(checkpoint.parents[1]))}", "hydra.output_subdir=null"]
     typed = set(given) | {override.key_or_group for override in parse_overrides(added)}
-    added += implied_overrides(typed)
+    added += implied_overrides(typed) + rows_for_folds([*parse_overrides(added), *overrides])
     if sweeping:
         from logreg.sweeps.grid import sweep_overrides
 

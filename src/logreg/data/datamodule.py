@@ -343,9 +343,30 @@ class TensorDataModule(pl.LightningDataModule):
             columns[column.name] = np.array([*levels, None], dtype=object)[series.values[numbers]]
         return columns
 
-    def adopt_rows_of(self, other: TensorDataModule) -> None:
-        """Uses the prepared rows of a DataModule with the same dataset, split and seed; batches stay separate."""
-        self._ready = other._prepared
+    def adopt_rows_of(self, other: TensorDataModule, held_out: Tensor | None = None) -> None:
+        """Uses the prepared rows of a DataModule with the same dataset, split and seed; batches stay separate.
+
+        Args:
+            other: The DataModule that has read the rows.
+            held_out: Whether each train row is left out, shape (N,), bool; the others stay encoded, standardized and
+                weighted by class as they are, and no other split is left.  ``None`` for all rows of all splits.
+        """
+        self._ready = prepared = other._prepared
+        if held_out is None:
+            return
+        train, facts = prepared.tables["train"].subset((~held_out).nonzero()[:, 0]), prepared.facts
+        self._ready = dataclasses.replace(
+            prepared,
+            tables={"train": train},
+            facts=dataclasses.replace(
+                facts,
+                rows={"train": len(train)},
+                mean_weight=mean_weight(train, facts.class_weight),
+                class_rates=class_rates(train, facts.num_classes),
+            ),
+            datasets={},
+            converted=None,
+        )
 
     @property
     def _prepared(self) -> _Prepared:

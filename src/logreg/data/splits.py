@@ -28,7 +28,7 @@ def stratified_split(labels: Tensor, fractions: Mapping[Split, float], seed: int
         Row numbers of each split, ascending.  Train has the remaining rows, and at least one row of each class.  A
         class with three rows or more has a row in every split.
     """
-    classes = _shuffled_classes(labels, seed)
+    classes = shuffled_classes(labels, seed)
     sizes = [len(members) for members in classes]
     least = [int(size > 2) for size in sizes]
     most = [size - 1 - for_val for size, for_val in zip(sizes, least, strict=True)]  # one row stays for train
@@ -80,14 +80,14 @@ def stratified_sample(labels: Tensor, count: int, seed: int) -> Tensor:
     """
     if count >= len(labels):
         return torch.arange(len(labels))
-    classes = _shuffled_classes(labels, seed)
+    classes = shuffled_classes(labels, seed)
     # One row of each class is drawn first, so that small classes are in the sample; the rest is in proportion.
     sizes = [len(members) - 1 for members in classes]
     counts = _in_proportion(sizes, (count - len(classes)) / sum(sizes), [0] * len(sizes), sizes)
     return torch.cat([members[: 1 + more] for members, more in zip(classes, counts, strict=True)]).sort().values
 
 
-def _shuffled_classes(labels: Tensor, seed: int) -> list[Tensor]:
+def shuffled_classes(labels: Tensor, seed: int) -> list[Tensor]:
     """The row numbers of each class that occurs, in random order."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     classes = labels[shuffled].numpy()

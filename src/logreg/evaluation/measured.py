@@ -21,6 +21,21 @@ class Measured(NamedTuple):
     high: float
 
 
+class CrossValidated(NamedTuple):
+    """A score over the folds of a cross-validation."""
+
+    mean: float
+    """Mean over the folds, weighted by their rows."""
+    error: float
+    """Standard error of the mean."""
+    low: float
+    """Lower end of its 95 % confidence interval."""
+    high: float
+    """Upper end of its 95 % confidence interval."""
+    folds: tuple[float, ...]
+    """Score of each fold, one repetition after the other."""
+
+
 @dataclass(frozen=True)
 class ClassScores:
     """Scores of one class against all others.

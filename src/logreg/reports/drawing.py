@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from logreg.evaluation.held_out import Predicted
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
+from logreg.evaluation.path_row import varied
 from logreg.files import write_whole
 from logreg.reports.mistakes import confident_mistakes
 from logreg.reports.summary import RunResult, calibrated_log_odds, equation, largest_coefficients
+from logreg.reports.wording import folds_in_words
 from logreg.terminal import on_one_line
 from logreg.training.tracking import RunLogger
 
@@ -73,9 +75,26 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
         )
         drawn["coefficients"] = diagnostics.coefficient_bars(largest, f"{of}: {which}")
     if result.path:
+        folds = "" if result.cross_validation is None else folds_in_words(result.cross_validation)
         drawn["path"] = figures.path_curve(
-            result.path, f"{of}: loss and accuracy along l2", result.config.select, result.place
+            result.path,
+            f"{of}: loss and accuracy along {varied(result.path)}",
+            result.config.select,
+            result.place,
+            folds,
+            result.path_rule,
         )
+        if result.path_coef is not None and facts.feature_names:
+            of_one = module.model.coef.shape[0] == 1
+            names = [
+                name if of_one else f"{output}: {name}"
+                for output in module.output_names
+                for name in facts.feature_names
+            ]
+            title = f"{of}: coefficients along {varied(result.path)}"
+            drawn["coefficient_paths"] = figures.coefficient_paths(
+                result.path_coef, result.path, names, title, result.place, bool(facts.std)
+            )
     else:  # a fit that starts from a path's point is over after few passes
         drawn["loss"] = diagnostics.loss_curves(logger.history, f"{of}: loss")
     if result.predicted is not None and result.evaluation is not None and result.scored != "train":

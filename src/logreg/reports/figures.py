@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from logreg.evaluation.path_row import PathRow
+from logreg.evaluation.path_row import PathRow, varied
 from logreg.evaluation.path_selection import best_of, simplest_of
 from logreg.facts import DataFacts
 from logreg.terminal import on_one_line
@@ -28,6 +28,31 @@ MAX_COEFFICIENT_IMAGES = 100
 COLOR_LIMIT_RATIO = 5.0
 """Upper end of the color scale, as a multiple of the 95th percentile of the sizes: otherwise one huge coefficient
 would leave the others without color."""
+
+BLUE = "#0072b2"
+"""Color of the scores that choose."""
+
+MAX_COUNTS = 8
+"""Number of the ticks on the upper axis of a path; more would overlap."""
+
+MAX_CAPS = 40
+"""Largest number of error bars with caps; those of more would touch."""
+
+MAX_LINES = 200
+"""Largest number of coefficients that are drawn along a path: the largest."""
+
+MAX_NAMED = 10
+"""Number of the largest coefficients whose lines have a color and a name."""
+
+MAX_COEFFICIENT_RATIO = 3.0
+"""Upper end of the axis of coefficients along a path, as a multiple of the largest one at the chosen strength:
+otherwise weak penalties, whose coefficients explode, would flatten the rest."""
+
+LINE_COLORS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"),
+    *("#56b4e9", "#000000", "#882255", "#999933", "#6a3d9a"),
+)
+"""Colors of lines that color-blind readers can tell apart (Okabe and Ito, and Tol)."""
 
 
 def label(text: str, most: int = 40) -> str:
@@ -198,54 +223,144 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def path_curve(rows: Sequence[PathRow], title: str, select: str = "log_loss", chosen: int | None = None) -> Figure:
-    """Loss on train and val, and accuracy on val, against l2, with the chosen strength.
+def path_curve(
+    rows: Sequence[PathRow],
+    title: str,
+    select: str = "log_loss",
+    chosen: int | None = None,
+    folds: str = "",
+    rule: str = "best",
+) -> Figure:
+    """Loss on train and on held-out rows, and accuracy on these, against the strength, with the chosen one.
+
+    Lines mark the best strength and the strongest within one standard error of it.  Where a path goes along l1, the
+    upper axis has the numbers of coefficients that are not 0.
 
     Args:
         rows: The strengths of the path with their scores.
         title: Title of the picture.
-        select: Name of the score that l2 was chosen by.
+        select: Name of the score that the strength was chosen by.
         chosen: Position of the chosen strength; that of the best score when ``None``.
+        folds: The cross-validation in words, such as "10-fold cross-validation"; empty where val has chosen.
+        rule: The rule by which the strength was chosen: best, or one_se.
+
+    References:
+        Friedman, Hastie and Tibshirani (2010): the picture of their plot.cv.glmnet.
     """
-    best, simplest = rows[best_of(rows, select) if chosen is None else chosen], rows[simplest_of(rows)]
-    rows = sorted(rows, key=lambda row: row.l2)
-    l2 = np.array([row.l2 for row in rows])
-    val, error = np.array([row.loss_val for row in rows]), np.array([row.error for row in rows])
+    simplest, along = rows[simplest_of(rows, select)], varied(rows)
+    best = rows[best_of(rows, select) if chosen is None or rule == "one_se" else chosen]
+    taken = best if chosen is None else rows[chosen]
+    at_best, at_simplest, at_taken = (float(getattr(row, along)) for row in (best, simplest, taken))
+    rows = sorted(rows, key=lambda row: row.order)
+    x = np.array([getattr(row, along) for row in rows])
+    loss, error = np.array([row.loss_val for row in rows]), np.array([row.error for row in rows])
     figure = Figure(figsize=(7, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    upper.fill_between(l2, val - error, val + error, color="#0072b2", alpha=0.2, label="val, ± one standard error")
-    upper.plot(l2, val, "o-", color="#0072b2", markersize=4, label="val")
-    upper.plot(l2, [row.loss_train for row in rows], "--", color="#d55e00", label="train")
-    lower.plot(l2, [row.accuracy_val for row in rows], "o-", color="#0072b2", markersize=4)
-    for axes, at in ((upper, best.loss_val), (lower, best.accuracy_val)):
-        axes.axvline(simplest.l2, color="0.5", linewidth=1, linestyle="--", zorder=1)
-        axes.axvline(best.l2, color="black", linewidth=1, zorder=1)
-        axes.plot(best.l2, at, "*", color="black", markersize=11, clip_on=False, zorder=4)
+    if folds:
+        _error_bars(upper, x, loss, error, label=f"{folds}, ± one standard error")
+        _error_bars(lower, x, [row.accuracy_val for row in rows], [row.accuracy_error or 0.0 for row in rows])
+    else:
+        upper.fill_between(x, loss - error, loss + error, color=BLUE, alpha=0.2, label="val, ± one standard error")
+        upper.plot(x, loss, "o-", color=BLUE, markersize=4, label="val")
+        lower.plot(x, [row.accuracy_val for row in rows], "o-", color=BLUE, markersize=4)
+    upper.plot(x, [row.loss_train for row in rows], "--", color="#d55e00", label="train")
+    for axes, at in ((upper, taken.loss_val), (lower, taken.accuracy_val)):
+        axes.axvline(at_simplest, color="0.5", linewidth=1, linestyle="--", zorder=1)
+        axes.axvline(at_best, color="black", linewidth=1, zorder=1)
+        axes.plot(at_taken, at, "*", color="black", markersize=11, clip_on=False, zorder=4)
         axes.grid(alpha=0.3)
-    words = f"best {select.replace('_', '-')} on val: l2 = {best.l2:.3g}"
+    score = select.replace("_", "-")
+    words = f"best {score} {'of the folds' if folds else 'on val'}: {along} = {at_best:.3g}"
     words += f", loss {best.loss_val:.4g}, accuracy {best.accuracy_val:.2%}"
-    upper.plot([], [], "k*-", linewidth=1, markersize=9, label=words)
-    upper.plot([], [], "--", color="0.5", linewidth=1, label=f"strongest within one error: l2 = {simplest.l2:.3g}")
-    top = (val + error)[np.isfinite(val + error)].max(initial=best.loss_val)
-    upper.set(
-        xscale="log", ylim=(0, 1.05 * min(top, 10 * best.loss_val) or 1), ylabel="loss, nats per row", title=title
-    )
-    lower.set(xlabel="l2 (stronger penalty to the right)", ylabel="accuracy on val")
+    within = f"strongest within one error: {along} = {at_simplest:.3g}"
+    for style, color, line, row in (("-", "black", words, best), ("--", "0.5", within, simplest)):
+        star: dict[str, Any] = {"marker": "*", "markersize": 9, "markerfacecolor": "black"} if row is taken else {}
+        upper.plot([], [], style, color=color, linewidth=1, label=line, **star)
+    top = (loss + error)[np.isfinite(loss + error)].max(initial=best.loss_val)
+    top = 1.05 * min(top, 10 * best.loss_val) or 1
+    low = max(0.0, min([*(loss - error), *(row.loss_train for row in rows)]) - 0.05 * top) if folds else 0.0
+    upper.set(xscale="log", ylim=(low, top), ylabel="loss, nats per row", title=title)
+    lower.set(xlabel=f"{along} (stronger penalty to the right)", ylabel=f"accuracy {'of folds' if folds else 'on val'}")
     lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    handles, words_of = upper.get_legend_handles_labels()
-    figure.legend(handles, words_of, loc="outside lower center", ncols=1, frameon=False, fontsize=9)
+    if along == "l1":
+        _count_above(upper, x, [row.nonzero for row in rows])
+    entries = sorted(
+        zip(*upper.get_legend_handles_labels(), strict=True), key=lambda entry: entry[1] in ("train", words, within)
+    )
+    figure.legend(*zip(*entries, strict=True), loc="outside lower center", ncols=1, frameon=False, fontsize=9)
+    return figure
+
+
+def _error_bars(axes: Axes, x: Any, mean: Any, error: Any, **more: Any) -> None:
+    style: dict[str, Any] = {"fmt": "o-", "color": BLUE, "markersize": 3, "linewidth": 1, "elinewidth": 0.8}
+    axes.errorbar(x, mean, error, capsize=2 if len(x) <= MAX_CAPS else 0, **style, **more)
+
+
+def _count_above(axes: Axes, x: NDArray[Any], counts: Sequence[int]) -> None:
+    """Numbers of coefficients that are not 0 on an axis above the picture, at some of the strengths."""
+    shown = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_COUNTS)).round().astype(int))
+    above = axes.secondary_xaxis("top")
+    above.xaxis.set_major_locator(FixedLocator(x[shown].tolist()))
+    above.xaxis.set_minor_locator(NullLocator())
+    above.xaxis.set_major_formatter(FixedFormatter([f"{counts[place]:,}" for place in shown]))
+    above.set_xlabel("coefficients that are not 0", fontsize=9)
+    above.tick_params(labelsize=9)
+
+
+def coefficient_paths(
+    coefs: Sequence[Tensor],
+    rows: Sequence[PathRow],
+    names: Sequence[str],
+    title: str,
+    chosen: int,
+    standardized: bool = True,
+) -> Figure:
+    """Each coefficient against the strength, with names: those of the largest at the chosen strength, then elsewhere.
+
+    Args:
+        coefs: Coefficients for each strength, as the model has them, (K, D) each.
+        rows: The strengths of the path, in the same order.
+        names: Name of each of the K * D coefficients, output by output.
+        title: Title of the picture.
+        chosen: Position of the chosen strength.
+        standardized: Whether coefficients are per standard deviation of the feature.
+    """
+    along = varied(rows)
+    x = np.array([getattr(row, along) for row in rows])
+    values = np.stack([coef.flatten().numpy() for coef in coefs])
+    lines = np.argsort(-np.abs(values).max(0), kind="stable")[:MAX_LINES]
+    named = np.lexsort((-np.abs(values).max(0), -np.abs(values[chosen])))[:MAX_NAMED]
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes: Axes = figure.subplots()
+    axes.plot(x, values[:, [line for line in lines if line not in named]], color="0.75", linewidth=0.8)
+    for color, line in zip(LINE_COLORS, named, strict=False):
+        axes.plot(x, values[:, line], color=color, linewidth=1.5, label=label(names[line], 30))
+    axes.axhline(0, color="0.5", linewidth=0.8)
+    axes.axvline(x[chosen], color="black", linewidth=1, zorder=1)
+    widest = np.abs(values[chosen]).max()
+    if widest and np.abs(values).max() > MAX_COEFFICIENT_RATIO * widest:
+        axes.set_ylim(-MAX_COEFFICIENT_RATIO * widest, MAX_COEFFICIENT_RATIO * widest)
+    per = "per standard deviation of the feature" if standardized else "per unit of the feature"
+    axes.set(xscale="log", xlabel=f"{along} (stronger penalty to the right)", ylabel=f"coefficient {per}", title=title)
+    axes.grid(alpha=0.3)
+    if along == "l1":
+        _count_above(axes, x[::-1], [row.nonzero for row in rows][::-1])
+    axes.plot([], [], color="black", linewidth=1, label=f"chosen: {along} = {x[chosen]:.3g}")
+    if len(lines) > len(named):
+        axes.plot([], [], color="0.75", linewidth=0.8, label=f"{len(lines) - len(named):,} others")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=9)
     return figure
 
 
 def search_history(
-    history: Sequence[tuple[str, float | None]], title: str, score: str = "loss", sign: int = -1
+    history: Sequence[tuple[str, float | None]], title: str, score: str = "loss/val", sign: int = -1
 ) -> Figure:
-    """Score on val of each trial of a search, in order, and the best so far.
+    """Score of each trial of a search, in order, and the best so far.
 
     Args:
         history: State (complete, pruned, fail) and score of each trial.
         title: Title of the picture.
-        score: Name of the score.
+        score: Name of the score, such as "loss/val".
         sign: 1 where a higher score is better, else -1.
     """
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -265,14 +380,14 @@ def search_history(
         numbers = [number for number, (was, _) in enumerate(history, start=1) if was == state]
         if numbers:
             axes.plot(numbers, [low] * len(numbers), marker, color="0.4", label=words, clip_on=False, linestyle="none")
-    axes.set(xlabel="trial", ylabel=f"{score} on val", title=f"{title}: trials")
+    axes.set(xlabel="trial", ylabel=score, title=f"{title}: trials")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
-def importance_bars(importance: Mapping[str, float], title: str, score: str = "loss") -> Figure:
+def importance_bars(importance: Mapping[str, float], title: str, score: str = "loss/val") -> Figure:
     """Share of the variance of the scores that each key explains."""
     names, parts = list(importance)[::-1], list(importance.values())[::-1]
     figure = Figure(figsize=(7, 1.1 + 0.4 * len(names)), layout="constrained")
@@ -281,5 +396,5 @@ def importance_bars(importance: Mapping[str, float], title: str, score: str = "l
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     for place, part in enumerate(parts):
         axes.annotate(f"{part:.0%}", (part, place), xytext=(4, 0), textcoords="offset points", va="center")
-    axes.set(xlim=(0, 1.1), xlabel=f"share of the variance of {score} on val (fANOVA)", title=title)
+    axes.set(xlim=(0, 1.1), xlabel=f"share of the variance of {score} (fANOVA)", title=title)
     return figure

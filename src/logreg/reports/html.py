@@ -34,6 +34,7 @@ CAPTIONS = {
     "coefficients": "Coefficients: positive ones raise the probability of a class, negative ones lower it",
     "loss": "Loss over the passes of the training, with the certified gap to the optimum",
     "path": "Loss and accuracy against the strength of the penalty, with the chosen one",
+    "coefficient_paths": "Coefficients against the strength of the penalty, with the names of the largest",
     "reliability": "Reliability: of the rows with predicted probability p, a fraction p should be positive or right",
     "confusion": "Confusion matrix: predicted against true classes",
     "roc": "ROC, and precision against recall",

@@ -32,6 +32,7 @@ from logreg.reports.summary_schema import (
     BestEpochSummary,
     CalibrationSummary,
     CoefficientSummary,
+    CrossValidationSummary,
     DatasetSummary,
     EvaluationSummary,
     ExpectationSummary,
@@ -76,7 +77,13 @@ class RunResult:
     resumed_from: Path | None = None
     """The checkpoint that the run continued."""
     path: Sequence[PathRow] | None = None
-    """The regularization path that l2 was chosen from."""
+    """The regularization path that the strength of a penalty was chosen from."""
+    path_coef: Sequence[torch.Tensor] | None = None
+    """Coefficients (K, D) of each strength of the path; ``None`` where the path is that of a checkpoint."""
+    path_rule: str = "best"
+    """The rule by which the strength was chosen: best, or one_se."""
+    cross_validation: CrossValidationSummary | None = None
+    """The scores of the held-out rows of each fold."""
     predicted: Predicted | None = None
     """Predictions of the last split: test, or else val, or else train."""
     evaluation: Evaluation | None = None
@@ -87,7 +94,8 @@ class RunResult:
     @property
     def place(self) -> int:
         """Position of the chosen strength in the path."""
-        return [row.l2 for row in self.path or ()].index(self.module.objective.l2)
+        objective = self.module.objective
+        return [row.order for row in self.path or ()].index((objective.l1, objective.l2))
 
     @property
     def scored(self) -> Split:
@@ -104,6 +112,9 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
         total_seconds: Duration of the run until its results are known, from the command on.
     """
     module = result.module
+    metrics: dict[str, dict[str, float]] = {split: dict(scores) for split, scores in result.scores.items()}
+    if result.cross_validation is not None and result.cross_validation.typed:
+        metrics["cv"] = {name: score.mean for name, score in result.cross_validation.metrics.items()}
     return Summary(
         folder=shown(result.folder),
         resumed_from=shown(result.resumed_from) if result.resumed_from else None,
@@ -112,7 +123,7 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
         dataset=_dataset(result),
         majority=_majority(result),
         largest_coefficients=largest_coefficients(module),
-        metrics={split: dict(scores) for split, scores in result.scores.items()},
+        metrics=metrics,
         evaluation=None
         if result.evaluation is None
         else summarize_evaluation(result.evaluation, result.scored, module),
@@ -122,10 +133,11 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
         reason=module.reason or None,
         l2_reason=result.l2_reason or None,
         path=_path(result),
+        cross_validation=result.cross_validation,
         equation=equation(module),
         example=example(result),
         known_answer=_against(result.data.bayes_classifier, result) if result.data.bayes_classifier else None,
-        expected=_expected(result.config.expected, result.scores),
+        expected=_expected(result.config.expected, metrics),
         best=from_json(BestEpochSummary, result.best) if result.best else None,
         checkpoints=(f"{CHECKPOINTS}/best.ckpt", f"{CHECKPOINTS}/last.ckpt"),
         epochs=result.epochs,
@@ -199,9 +211,10 @@ def _path(result: RunResult) -> PathSummary | None:
     return PathSummary(
         rows=rows,
         select=select,
+        rule=result.path_rule,
         best=chosen,
-        one_standard_error=simplest_of(rows),
-        alarm=alarm(rows, select, chosen),
+        one_standard_error=simplest_of(rows, select),
+        alarm=alarm(rows, select, chosen if result.path_rule == "best" else None),
     )
 
 
@@ -348,14 +361,14 @@ def _against(answer: BayesClassifier, result: RunResult) -> KnownAnswerSummary:
     )
 
 
-def _expected(expected: Mapping[str, Any], scores: Mapping[Split, Scores]) -> tuple[ExpectationSummary, ...] | None:
+def _expected(expected: Mapping[str, Any], scores: Mapping[str, Scores]) -> tuple[ExpectationSummary, ...] | None:
     """The scores that an experiment expects, beside those of the run."""
     checks = []
     for metric, value in expected.items():
         if metric == "tolerance":
             continue
         name, split = metric.split("/")
-        got = scores.get(split, {}).get(name)  # type: ignore[call-overload]  # any text
+        got = scores.get(split, {}).get(name)
         tolerance = expected["tolerance"]
         reached = got is not None and abs(got - value) <= tolerance
         checks.append(ExpectationSummary(metric=metric, value=value, tolerance=tolerance, got=got, reached=reached))

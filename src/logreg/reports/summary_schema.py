@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from logreg.config import EXACT
 from logreg.errors import ConfigError, LogregError
-from logreg.evaluation.measured import ClassScores, Measured, RowWeights, Threshold
+from logreg.evaluation.measured import ClassScores, CrossValidated, Measured, RowWeights, Threshold
 from logreg.evaluation.path_row import PathRow
 from logreg.files import shown
 from logreg.reports.json_fields import from_json, to_json
@@ -181,19 +181,42 @@ class OptimalitySummary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CrossValidationSummary:
+    """The scores of the held-out rows of each fold, of the recipe or of the strength that was chosen by them.
+
+    Attributes:
+        folds: Number of folds of a repetition.
+        repeats: Number of repetitions.
+        rows: Number of train rows, each of which is in a fold.
+        metrics: Scores by name: loss, the mean over rows whatever ``reduction`` is, accuracy, and auroc of two classes.
+        confidence: Confidence level of every interval.
+        typed: Whether the user typed ``cv``; else it is the default of small tables.
+    """
+
+    folds: int
+    repeats: int = 1
+    rows: int
+    metrics: Mapping[str, CrossValidated]
+    confidence: float
+    typed: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class PathSummary:
-    """The regularization path that l2 was chosen from.
+    """The regularization path that the strength of a penalty was chosen from.
 
     Attributes:
         rows: The strengths, strongest first.
         select: Name of the score by which the strength was chosen.
+        rule: The rule by which it was chosen: best, or one_se.
         best: Position of the chosen strength in ``rows``.
-        one_standard_error: Position of the strongest penalty within one standard error of the lowest loss on val.
+        one_standard_error: Position of the strongest penalty whose score is within one standard error of the best.
         alarm: A sentence where the best strength lies at an end of the path; else ``None``.
     """
 
     rows: tuple[PathRow, ...]
     select: str = "log_loss"
+    rule: str = "best"
     best: int
     one_standard_error: int
     alarm: str | None
@@ -257,7 +280,7 @@ class Summary:
         overrides: Settings as typed.
         largest_coefficients: Coefficients, largest first; ``None`` where features have no names.
         metrics: Scores by split: ``loss``, the data term of the objective, which a calibration does not change;
-            ``accuracy``; and ``auroc`` of two classes.
+            ``accuracy``; and ``auroc`` of two classes.  "cv" has the means of a cross-validation that was typed.
         evaluation: All scores of the last split with intervals, of calibrated probabilities.  Accuracy and AUROC are
             those of ``metrics``; its log-loss is of calibrated probabilities and without class weights.
         mistakes: Mistakes, highest probability first; ``None`` where no rows were held out.
@@ -289,6 +312,7 @@ class Summary:
     reason: str | None
     l2_reason: str | None = None
     path: PathSummary | None = None
+    cross_validation: CrossValidationSummary | None = field(default=None, metadata={"omit_none": True})
     equation: str | None = None
     example: Mapping[str, float] | None = None
     known_answer: KnownAnswerSummary | None = None
@@ -323,6 +347,11 @@ class Summary:
             older = {"calibration": {"temperature": temperature}, "calibrated": sentences}
             plain = {**plain, "evaluation": {**older, **evaluation}}
         return from_json(cls, plain)
+
+    @property
+    def ranking_split(self) -> str:
+        """Whose scores compare the run with others: "cv" where a cross-validation was typed, else val, else train."""
+        return next(split for split in ("cv", "val", "train") if split in self.metrics)
 
     @property
     def is_exact(self) -> bool:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from logreg.config import SELECT
 from logreg.evaluation.measured import NUM_NOTABLE, Threshold
+from logreg.evaluation.path_row import PathRow, varied
 from logreg.evaluation.path_selection import MAX_ROW_LOSS
-from logreg.facts import SPLITS
 from logreg.losses import LOSSES
 from logreg.reports.advice import has_risen, overfits
-from logreg.reports.summary_schema import EvaluationSummary, Summary
+from logreg.reports.summary_schema import CrossValidationSummary, EvaluationSummary, Summary
 
 METRICS = ("loss", "accuracy", "auroc")
 """Columns of the table of scores, in this order; a metric that no split has is left out."""
+
+SCORED = ("train", "cv", "val", "test")
+"""Rows of the table of scores, in this order; those of cv are means over the folds of train."""
 
 MAX_LISTED_WEIGHTS = 10
 """Largest number of classes whose weights are written out; of more the range is given."""
@@ -57,8 +60,12 @@ def score_table(
     columns = [name for name in METRICS if any(name in scores for scores in metrics.values())]
     header = ["split", "rows", *columns]
     rows = [
-        [split, f"{num_rows[split]:,}", *(_cell(name, metrics[split].get(name)) for name in columns)]
-        for split in SPLITS
+        [
+            split,
+            f"{num_rows['train' if split == 'cv' else split]:,}",
+            *(_cell(name, metrics[split].get(name)) for name in columns),
+        ]
+        for split in SCORED
         if split in metrics
     ]
     return header, rows
@@ -109,6 +116,8 @@ def remarks(summary: Summary) -> list[str]:
             line += f"; the distance from its coefficients is {answer.coef_error:.1%} of their norm"
         lines.append(line)
     lines += _path_lines(summary)
+    if (scores := summary.cross_validation) is not None and scores.typed:
+        lines.append(_cross_validation_line(scores, bool(summary.path)))
     if best := summary.best:
         lines.append(f"lowest loss/val {best.loss_val:.4f} after epoch {best.epoch:.0f} of {summary.epochs}")
         if has_risen(summary):
@@ -128,17 +137,28 @@ def remarks(summary: Summary) -> list[str]:
 
 
 def _path_lines(summary: Summary) -> list[str]:
-    """Lines on the choice of l2, where it was not typed, with warnings where the choice is unreliable."""
+    """Lines on the choice of a strength, where it was not typed, with warnings where the choice is unreliable."""
     path = summary.path
     if not path:
         return [summary.l2_reason] if summary.l2_reason else []
     rows, best, simplest = path.rows, path.rows[path.best], path.rows[path.one_standard_error]
-    select, val = path.select, summary.dataset.rows["val"]
+    scores, select, along = summary.cross_validation, path.select, varied(path.rows)
     name, _ = SELECT[select]
-    value = f"{best.loss_val:.4f} ± {best.error:.4f}" if name == "loss" else _cell(name, getattr(best, f"{name}_val"))
-    parts = [f"l2={best.l2:.3g}, chosen among {len(rows)} strengths by {select.replace('_', '-')} on val: {value}"]
-    if name == "loss":
-        parts.append(f"l2={simplest.l2:.3g} is the strongest within one standard error, {simplest.loss_val:.4f}")
+    by = f"{select.replace('_', '-')} {'on val' if scores is None else f'of {folds_in_words(scores)}'}"
+    within = _strengths(simplest, rows)
+    chosen = f"chosen among {len(rows)} strengths"
+    if path.rule == "one_se":
+        parts = [f"{within}, {chosen} as the strongest within one standard error of the best {by}"]
+        parts[0] += f": {_mean_of(simplest, select)}"
+    else:
+        parts = [f"{_strengths(best, rows)}, {chosen} by {by}: {_mean_of(best, select)}"]
+        if name == "loss" or scores is not None:
+            value = _cell(name, simplest.mean_and_error(select)[0])
+            parts.append(f"{within} is the strongest within one standard error, {value}")
+    if any(row.l1 for row in rows):
+        outputs = LOSSES[summary.objective.loss].num_outputs(summary.dataset.number_of_classes)
+        kept = simplest if path.rule == "one_se" else best
+        parts.append(f"{kept.nonzero:,} of {summary.dataset.features * outputs:,} coefficients are not 0")
     sure, worst = sum(row.converged for row in rows), max(row.relative_gap for row in rows)
     if sure < len(rows):
         parts.append(f"{sure} of {len(rows)} fits are within the tolerance")
@@ -147,13 +167,43 @@ def _path_lines(summary: Summary) -> list[str]:
         parts.append(f"each fit {about} {worst:.0e}")
     lines = [f"{'; '.join(parts)} [path.csv]"]
     if name == "loss" and any((row.capped_val or 0) < row.loss_val for row in rows):
+        held_out = "val" if scores is None else "held-out"
         lines.append(
-            f"to choose l2, the loss of a val row is capped at {MAX_ROW_LOSS:g} nats: with weak penalties, some rows "
-            "exceed it"
+            f"to choose {along}, the loss of a {held_out} row is capped at {MAX_ROW_LOSS:g} nats: with weak penalties, "
+            "some rows exceed it"
         )
-    if val < MIN_VAL_ROWS:
-        lines.append(f"val has {val} rows, too few for a reliable choice of l2: type l2, or get more rows")
+    if scores is None and (val := summary.dataset.rows["val"]) < MIN_VAL_ROWS:
+        lines.append(f"val has {val} rows, too few for a reliable choice of l2: type cv=5 or l2, or get more rows")
     return [*lines, f"ALARM: {path.alarm}"] if path.alarm else lines
+
+
+def _strengths(row: PathRow, rows: Sequence[PathRow]) -> str:
+    """The strengths that change along a path: "l2=0.1", or those of an elastic net."""
+    names = [name for name in ("l1", "l2") if len({getattr(one, name) for one in rows}) > 1] or [varied(rows)]
+    return " ".join(f"{name}={getattr(row, name):.3g}" for name in names)
+
+
+def folds_in_words(scores: CrossValidationSummary) -> str:
+    """Such as "10-fold cross-validation", with the number of repetitions where there are several."""
+    times = f"{scores.repeats} times " if scores.repeats > 1 else ""
+    return f"{times}{scores.folds}-fold cross-validation"
+
+
+def _mean_of(row: PathRow, select: str) -> str:
+    """The score of a strength, with its standard error where it is known."""
+    name, (value, error) = SELECT[select][0], row.mean_and_error(select)
+    return _cell(name, value) if error != error else f"{_cell(name, value)} ± {_cell(name, error)}"
+
+
+def _cross_validation_line(scores: CrossValidationSummary, has_path: bool) -> str:
+    """Means over the folds with their intervals."""
+    parts = [
+        f"{'log-loss' if name == 'loss' else 'AUROC' if name == 'auroc' else name} {_cell(name, one.mean)} "
+        f"({_cell(name, one.low)} to {_cell(name, one.high)})"
+        for name, one in scores.metrics.items()
+    ]
+    line = f"{folds_in_words(scores)} on train, means and {scores.confidence:.0%} intervals: {', '.join(parts)}"
+    return f"{line}; the choice of the strength makes them slightly optimistic" if has_path else line
 
 
 def optimality_in_words(summary: Summary) -> str:

@@ -35,10 +35,12 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
             last = {tag: value for tag, value in last.items() if tag in HPARAMS_METRICS and tag not in curves}
         if last:
             logger.log_metrics(last, result.epochs)
+    if "cv" in summary.metrics:
+        logger.log_metrics({f"{name}/cv": value for name, value in summary.metrics["cv"].items()}, result.epochs)
     logger.flush()
     logger.writer.close()
     if result.path:
-        table = path_csv(result.path, result.module.facts.rows["train"])
+        table = path_csv(result.path, result.module.facts.rows["train"], result.config.select)
         write_whole(result.folder / "path.csv", lambda file: file.write(table.encode()))
     if result.module.facts.feature_names:
         text = coefficients_csv(result.module)

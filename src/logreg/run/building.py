@@ -27,6 +27,9 @@ from logreg.training.tracking import RunLogger
 SPLIT_BY = {"column": "split_column", "group": "group"}
 """Keys of ``dataset.split`` that name a column, and the dataset's argument for each."""
 
+PASSES_WITHOUT_OPTIMUM = 50
+"""Passes of an exact optimizer where no finite optimum exists: the loss no longer changes in its first digits."""
+
 MAX_POLISHING_PASSES = 1000
 """Largest number of passes of the exact optimizer that follows a first-order one (``polish``)."""
 
@@ -70,14 +73,15 @@ def device_of(accelerator: str) -> torch.device:
 
 
 def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
-    """The module that a config names; its l2 must be a number, which `run.choosing_l2` chooses where it is not."""
+    """The module that a config names; l2 and l1 must be numbers, which `run.choosing_strength` puts in their place."""
     assert config.l2 is not None
+    assert not config.has_path
     return LogisticModule(
         facts=facts,
         loss=config.loss,
         reduction=config.reduction,  # type: ignore[arg-type]  # checked by the config
         l2=float(config.l2),
-        l1=float(config.l1),
+        l1=config.fixed_l1,
         init=config.init,  # type: ignore[arg-type]  # checked by the config
         optimizer=config.optimizer,
         schedule=config.schedule,
@@ -104,7 +108,7 @@ def build_trainer(
 
     Args:
         config: Config of the run.
-        logger: ``None`` for a Trainer that is built only to check ``config.trainer``.
+        logger: ``None`` for a Trainer that writes nothing: it checks ``config.trainer``, or fits without a fold.
         io: Writes the checkpoints.
         callbacks: Callbacks, in the order in which they are called.
         has_val: Whether there is a val split.
@@ -136,6 +140,7 @@ def build_trainer(
         # the folder where Lightning looks for the checkpoints that it writes under SLURM
         "default_root_dir": None if logger is None else str(logger.folder.resolve()),
         "enable_progress_bar": False,
+        "enable_checkpointing": logger is not None,  # else Lightning would write checkpoints of its own
         "enable_model_summary": config.verbose,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,

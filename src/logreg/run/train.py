@@ -28,13 +28,15 @@ from logreg.reports.summary_schema import Summary
 from logreg.reports.writing import write_report
 from logreg.run.building import (
     MAX_POLISHING_PASSES,
+    PASSES_WITHOUT_OPTIMUM,
     build_data,
     build_module,
     build_trainer,
     check_hardware,
     started_beside_others,
 )
-from logreg.run.choosing_l2 import ChosenL2, check_select, choose_l2, l2_of_checkpoint
+from logreg.run.choosing_strength import Chosen, check_select, choose_strengths, strengths_of_checkpoint
+from logreg.run.cross_validating import cross_validate, make_folds
 from logreg.run.resuming import Resumption, check_resumable, fit, restore_ended
 from logreg.run.scoring import calibrate, predict, score
 from logreg.run.separability import is_worth_warning, separation_after_fit, separation_before_fit
@@ -49,9 +51,6 @@ from logreg.training.progress_display import ProgressDisplay
 from logreg.training.tracking import RunLogger
 
 log = logging.getLogger("logreg")
-
-PASSES_WITHOUT_OPTIMUM = 50
-"""Passes of an exact optimizer where no finite optimum exists: the loss no longer changes in its first digits."""
 
 
 def train(
@@ -95,14 +94,14 @@ def train(
     same_run = resumed if resumed is not None and resumed.in_place else None
     _prepare(config, progress_lines)
 
-    data, config, l2 = _data_and_l2(config, data, resumed, status, progress_lines)
+    data, config, chosen = _data_and_strengths(config, data, resumed, status, progress_lines)
     if same_run is not None:  # its settings are those of its begin
         config = dataclasses.replace(config, ckpt_path=None)
         overrides = [line for line in overrides if line.partition("=")[0] != "ckpt_path"]
 
     module = build_module(config, data.facts)
-    if l2.start is not None:
-        module.start_at(l2.start.point)
+    if chosen.start is not None:
+        module.start_at(chosen.start.point)
     if same_run is None:
         check_new("hydra.run.dir", folder, begun=True)
         remove_unsaved_run(folder)
@@ -112,7 +111,7 @@ def train(
     display = ProgressDisplay(config.dataset["name"], progress_lines, _warning(config, module, max_passes))
     mark_newest = Latest(folder, root) if is_newest else None
     checkpoints = Checkpoints(
-        folder, BufferedCheckpointIO(), mark_newest, config=config.as_dict(), path=l2.for_checkpoint
+        folder, BufferedCheckpointIO(), mark_newest, config=config.as_dict(), path=chosen.for_checkpoint
     )
     # In this order: the bar is gone before the last certificate, and the checkpoint has it.
     callbacks = [display, Certificates(status), checkpoints, *callbacks]
@@ -149,10 +148,13 @@ def train(
         best=checkpoints.best,
         epochs=epochs,
         resumed_from=resumed.file if resumed is not None and same_run is None else None,
-        path=l2.path,
+        path=chosen.path,
+        path_coef=[point.point[:, :-1].cpu() for point in chosen.points] or None,
+        path_rule=chosen.rule,
+        cross_validation=chosen.cross_validation,
         predicted=predicted,
         evaluation=evaluation,
-        l2_reason=l2.reason,
+        l2_reason=chosen.reason,
     )
 
     summary = summarize(result, fit_seconds, time.perf_counter() - started)
@@ -176,17 +178,17 @@ def _prepare(config: RunConfig, progress_lines: int) -> None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
 
-def _data_and_l2(
+def _data_and_strengths(
     config: RunConfig,
     data: TensorDataModule | None,
     resumed: Resumption | None,
     status: Callable[[str], None],
     progress_lines: int,
-) -> tuple[TensorDataModule, RunConfig, ChosenL2]:
-    """Reads the data, and chooses the strength of l2 where no number was typed.
+) -> tuple[TensorDataModule, RunConfig, Chosen]:
+    """Reads the data, chooses the strengths of the penalties where no numbers were typed, and cross-validates.
 
     Returns:
-        The data; the config, with a number for l2; how that number was chosen.
+        The data; the config, with numbers for l2 and l1; how these numbers were chosen.
 
     Raises:
         LogregError: The data, or the checkpoint to continue from, do not fit the config.
@@ -196,10 +198,10 @@ def _data_and_l2(
     if config.facts == "show":
         print_facts(data, terminal())
     data.setup("fit")
-    l2 = None
+    chosen = None
     if resumed is not None:
         check_resumable(resumed, config, data.facts)
-        l2 = l2_of_checkpoint(config, resumed.held)
+        chosen = strengths_of_checkpoint(config, resumed.held, resumed.in_place)
         file, epochs = shown(resumed.file), resumed.epochs
         if resumed.lacks_only_report(config):
             print(f"all {epochs} epochs are in {file}: making the report", file=sys.stderr)
@@ -210,8 +212,22 @@ def _data_and_l2(
     if config.calibrate != "none" and "val" not in data.splits:
         raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
     check_select(config, data)
-    l2 = choose_l2(config, data, progress_lines > 0) if l2 is None else l2
-    return data, dataclasses.replace(config, l2=l2.l2, l2_path=None), l2
+    folds = [] if config.cv is None else make_folds(data, config.cv, config.cv_repeats, config.seed)
+    if config.cv is not None and progress_lines:
+        print(on_one_line(_rows_of_folds(config.cv, data)), file=sys.stderr)
+    chosen = choose_strengths(config, data, folds, progress_lines > 0) if chosen is None else chosen
+    config = chosen.fixed(config)
+    if folds and chosen.cross_validation is None:
+        chosen = dataclasses.replace(chosen, cross_validation=cross_validate(config, data, folds, status))
+    return data, config, chosen
+
+
+def _rows_of_folds(folds: int, data: TensorDataModule) -> str:
+    """The line on the rows of a cross-validation that was typed."""
+    rows = f"cv={folds}: folds of the {data.facts.rows['train']:,} train rows"
+    if "val" in data.splits:
+        return f"{rows}; val stays apart"
+    return f"{rows}; no rows are held out for val (dataset.split.val=0.2 keeps some)"
 
 
 def _max_passes(config: RunConfig, module: LogisticModule, resumed: Resumption | None) -> int | None:

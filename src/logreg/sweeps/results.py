@@ -57,8 +57,8 @@ def gather(folder: Path, numbers: Collection[str] | None = None) -> int:
     """Ranks the jobs of a sweep, prints the table and writes results.csv.
 
     Jobs that differ in the seed alone are one row: mean and standard deviation over the seeds.
-    Rows are ranked by the score that ``select`` names on val, or on train where there is no val split; among equal
-    scores the stronger penalty comes first.
+    Rows are ranked by the score that ``select`` names: cross-validated, or on val, or on train where there is neither;
+    among equal scores the stronger penalty comes first.
 
     Args:
         folder: The sweep folder.
@@ -104,7 +104,7 @@ def _metric_names(jobs: Sequence[Job], ranking: str) -> list[str]:
             f"{metric}/{split}" for job in jobs for split, scores in job.summary.metrics.items() for metric in scores
         )
     )
-    splits = ("val", "test") if "loss/val" in there else ("train",)
+    splits = ("cv", "val", "test") if {"loss/cv", "loss/val"} & set(there) else ("train",)
     names = sorted(("loss", "accuracy", "auroc"), key=lambda name: name != ranking)
     order = [f"{name}/{split}" for split in splits for name in names]
     return [name for name in order if name in there] + [name for name in there if name not in order]
@@ -214,7 +214,7 @@ def draw_search(
     title: str,
     history: Sequence[tuple[str, float | None]],
     importance: Mapping[str, float],
-    score: str = "loss",
+    score: str = "loss/val",
     sign: int = -1,
 ) -> list[Path]:
     """Draws the pictures of a tuned sweep: the scores in order, and the importance of each key.
@@ -224,7 +224,7 @@ def draw_search(
         title: Title of the pictures.
         history: State and score of each trial.
         importance: Share of the variance of the scores that each key explains; empty where it is not known.
-        score: Name of the score.
+        score: Name of the score, such as "loss/val".
         sign: 1 where a higher score is better, else -1.
 
     Returns:

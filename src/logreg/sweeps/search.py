@@ -267,14 +267,14 @@ class Search:
 
     @property
     def best(self) -> tuple[float, Mapping[str, Any]] | None:
-        """The best score on val and its values; ``None`` before a trial has a score."""
+        """The best score and its values; ``None`` before a trial has a score."""
         with suppress(ValueError):
             return self.study.best_value, self.study.best_params
         return None
 
     @property
     def history(self) -> list[tuple[str, float | None]]:
-        """State and score on val of the trials that have ended, in the order of their numbers."""
+        """State and score of the trials that have ended, in the order of their numbers."""
         from optuna.trial import TrialState
 
         return [

@@ -1,0 +1,105 @@
+"""Cross-validation of a run: makes the folds, and scores a recipe on the rows that each of its fits has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from logreg.config import EXACT, MAX_SEED, RunConfig
+from logreg.data import TensorDataModule
+from logreg.data.folds import cross_validation_folds
+from logreg.evaluation.cross_validation import FoldScores, cross_validated, held_out_rows
+from logreg.evaluation.held_out import CONFIDENCE
+from logreg.evaluation.path_selection import HeldOutScores, score_points
+from logreg.reports.summary_schema import CrossValidationSummary
+from logreg.run.building import PASSES_WITHOUT_OPTIMUM, build_data, build_module, build_trainer, device_of
+from logreg.run.separability import separation_before_fit
+from logreg.solvers.folds import fit_folds
+from logreg.solvers.path import Strength
+from logreg.solvers.problem import Problem
+from logreg.solvers.threads import threads_for
+from logreg.training.checkpoints import BufferedCheckpointIO
+
+
+def make_folds(data: TensorDataModule, folds: int, repeats: int, seed: int) -> list[Tensor]:
+    """The fold of each train row, shape (N,), of each repetition; every repetition has a seed of its own.
+
+    Raises:
+        DataError: The rows do not allow so many folds.
+    """
+    labels, groups, names = data.labels("train"), data.groups("train"), data.facts.class_names
+    seeds = ((seed + repeat) % (MAX_SEED + 1) for repeat in range(repeats))
+    limited = data.limit is not None
+    return [cross_validation_folds(labels, groups, names, folds, each, limited) for each in seeds]
+
+
+def summarize_folds(
+    scores: FoldScores, folds: list[Tensor], place: int = 0, typed: bool = True
+) -> CrossValidationSummary:
+    """The scores of one point over the folds; ``place`` is its position, ``typed`` whether the user typed ``cv``."""
+    return CrossValidationSummary(
+        folds=len(scores.of_folds) // len(folds),
+        repeats=len(folds),
+        rows=len(folds[0]),
+        metrics=cross_validated(scores, place),
+        confidence=CONFIDENCE,
+        typed=typed,
+    )
+
+
+def device_for_exact(config: RunConfig) -> torch.device:
+    """The device of passes in float64, which Apple's GPUs lack."""
+    device = device_of(config.accelerator)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def cross_validate(
+    config: RunConfig, data: TensorDataModule, folds: list[Tensor], status: Callable[[str], None]
+) -> CrossValidationSummary:
+    """Scores a recipe: fits it without the rows of each fold, and scores it on them.
+
+    Features are encoded and standardized as over all train rows, for which no labels are used.
+
+    Args:
+        config: Config of the run, with numbers for l2 and l1.
+        data: The data of the run.
+        folds: Fold of each train row, shape (N,), of each repetition.
+        status: Shows a line while it works.
+    """
+    assert config.cv is not None
+    words = f"cross-validation: {len(folds) * config.cv} fits without the rows of a fold ..."
+    status(words)
+    auroc, module = data.facts.is_binary, build_module(config, data.facts)
+    data.device = device = device_for_exact(config)
+    problem, train = module.problem(device), data.row_source("train", device)
+    strength = Strength(module.objective.l2, module.objective.l1)
+    if config.optimizer["name"] in EXACT and strength != Strength():
+        with threads_for(4.0 * problem.rows * problem.num_parameters):
+            paths = [
+                fit_folds(problem, train, fold, [strength], config.tolerance, config.seed, with_full=False)
+                for fold in folds
+            ]
+        return summarize_folds(FoldScores.of_paths(problem, train, folds, paths, auroc), folds)
+    scores: list[HeldOutScores] = []
+    for fold in folds:
+        for number in range(config.cv):
+            point = _fitted_without(config, data, fold == number, problem)
+            scores.append(score_points(problem, [point], held_out_rows(train, fold, number), auroc))
+            status(f"{words} {len(scores)} done")
+    return summarize_folds(FoldScores(scores, len(folds)), folds)
+
+
+def _fitted_without(config: RunConfig, data: TensorDataModule, held_out: Tensor, problem: Problem) -> Tensor:
+    """The parameters (K, D + 1) of a fit without some train rows, in the coordinates of ``problem``."""
+    part = build_data(config)
+    part.adopt_rows_of(data, held_out)
+    module, most = build_module(config, part.facts), None
+    if module.exact and (separation := separation_before_fit(module, part, lambda line: None)):
+        module.separation, begins = separation, config.max_epochs if config.polish else 0
+        most = begins + PASSES_WITHOUT_OPTIMUM
+    trainer = build_trainer(config, None, BufferedCheckpointIO(), [], has_val=False, most=most)
+    with threads_for(4.0 * problem.rows * problem.num_parameters):
+        trainer.fit(module, datamodule=part)
+    return module.point_of(problem).to(problem.model.center.device)
