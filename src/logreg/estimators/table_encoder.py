@@ -225,7 +225,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         """
         found = []
         for given in self._given(key):
-            is_place = isinstance(given, int) and given not in self._names and 0 <= given < len(self._names)
+            is_place = isinstance(given, int) and 0 <= given < len(self._names)
             name = self._names[given] if is_place else given
             if name not in self._names:
                 advice = did_you_mean(name, self._names) or f"X has {name_list(self._names, MOST_NAMES)}."
@@ -237,7 +237,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         """Names of the columns to learn from.
 
         Raises:
-            ConfigError: A parameter names a column that X lacks, or all are left out.
+            ConfigError: A parameter names a column that X lacks.
         """
         wanted = self._names if self.features is None else dict.fromkeys(self._named("features"))
         dropped = set(self._named("drop"))
@@ -306,7 +306,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             return pc.cast(pc.utf8_trim_whitespace(column), pa.float64())
         except pa.ArrowInvalid as error:
             raise DataError(
-                f"`X` must hold numbers where fit learned from numbers, and {learned.name!r} has text [in X]."
+                f"`X` must hold numbers where fit learned from numbers, and {learned.name!r} has text. "
+                "Make numbers of it, or None where there is none."
             ) from error
 
     def _scaled(self, features: Tensor) -> Array:

@@ -180,7 +180,8 @@ def _check_finite(column: Column, series: Series, features: Values, columns: Col
         return
     row = int(np.isinf(features[:, 0]).argmax())
     value = float(series.values[row])
-    advice = "Set precision=64, or fix the row" if np.isfinite(value) else "Fix the row"
+    is_too_large = np.isfinite(value) and not columns.in_python  # in Python the type is the model's
+    advice = "Set precision=64, or fix the row" if is_too_large else "Fix the row"
     raise DataError(
         f"column {column.name!r} must hold finite numbers, got {value:g} in {columns.place(row)}. {advice}."
     )
