@@ -48,7 +48,7 @@ FAST = [
     ),
     SmokeRun("solver_map", "--tiny", ["working sets", "one thread for little work"]),
     SmokeRun("l1", "--part dependent --l1 1e-2", ["certified: newton 6 of 6", "liblinear"]),
-    SmokeRun("l1", "--part path --tiny --repeats 1", ["500 x 5,000", "certified"]),
+    SmokeRun("l1", "--part path --tiny --repeats 1 --rival celer", ["500 x 5,000", "certified"]),
 ]
 """Those of a few seconds."""
 
@@ -103,3 +103,13 @@ def test_a_number_of_repeats_must_be_positive(
     with pytest.raises(SystemExit, match="2"):
         import_module("commands").main([f"--repeats={repeats}"])
     assert "must be a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_a_path_is_not_compared_with_glmnet_where_r_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    benchmark = import_module("l1")
+    assert list(benchmark._path_rivals(["glmnet"])) == []
+    assert "glmnet: skipped, since R" in capsys.readouterr().out
