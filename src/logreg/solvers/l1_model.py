@@ -13,7 +13,7 @@ from torch import Tensor
 from logreg.solvers.minimum_norm import shift_to_least_penalty
 from logreg.solvers.problem import Problem
 
-SHIFT_DAMPING, MAX_SHIFT_DAMPING = 1e-10, 3e-3
+SHIFT_DAMPING, MAX_SHIFT_DAMPING = 1e-10, 1e-3
 """Curvature that is added along a shift of all outputs of a feature, relative to the mean curvature of its
 coefficients: a softmax has none there, so the signs of coefficients may change from pivot to pivot.  The larger one is
 for models whose pivots do not end with the smaller one; it makes a step shorter."""
@@ -33,7 +33,7 @@ FULL_EXCHANGES = 4
 """Exchanges of all wrong coordinates in a row that leave no fewer of them than before, after which one at a time is
 exchanged: full exchanges may cycle."""
 
-SINGLE_EXCHANGES = 20
+SINGLE_EXCHANGES = 100
 """Exchanges of one coordinate after which pivoting is given up: they end some time, but each factors a matrix."""
 
 BOUNDARY_RTOL = 1e-11
