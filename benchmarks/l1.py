@@ -1,4 +1,4 @@
-"""Compares l1-penalized fits with scikit-learn's liblinear and saga, skglm and celer, and a path of them with celer's.
+"""Compares l1-penalized fits with scikit-learn's liblinear and saga, skglm and celer; a path with celer and glmnet.
 
 ``--part dependent`` has tables with linearly dependent columns: two small tables in float64, seven penalties, three
 losses: 42 problems.  For our newton and lbfgs the table shows whether the fit is certified, its passes and its seconds.
@@ -8,7 +8,8 @@ seconds.  Each problem is solved once.
 ``--part gaps`` has three shapes of problem, two penalties and three relative gaps, without an intercept.  Each rival
 gets the loosest tolerance whose answer has that gap.  Ours ends by its own certificate, whose time counts.
 
-``--part path`` has 100 penalties from the largest useful one down to a hundredth of it.
+``--part path`` has 100 penalties from the largest useful one down to a hundredth of it.  A rival again gets the
+loosest tolerance whose answers all have the gap; its largest gap is shown.  glmnet runs in R, and is timed there.
 
 Times are those of the process, on one thread; what is compiled at the first call does not count.
 """
@@ -18,14 +19,18 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
+import shutil
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -316,21 +321,76 @@ def _path(memory: MemoryRows, problem: Stated, strengths: Array, gap: float) -> 
     return drive(fit_l1_path(problem, strengths.tolist(), gap), memory)
 
 
-def _celer_path(columns: Array, signs: Array, strengths: Array, tol: float) -> Array:
-    path = import_module("celer").celer_path
-    coefs: Array = path(columns, signs, "logreg", alphas=strengths * len(signs), tol=tol, use_PN=True, max_iter=100)[
-        1
-    ].T
-    return coefs
+PathOf = Callable[[Array, Array, Array, float, int], tuple[float, Array]]
+"""Features (N, D), labels (N,), penalties, a tolerance and repeats -> median seconds of a path, coefficients (P, D)."""
 
 
-def compare_paths(repeats: int, tiny: bool) -> None:
-    """Prints a line for each shape and gap: the time of a path of ours and of celer's."""
-    has_celer = importlib.util.find_spec("celer") is not None
-    if not has_celer:
+def _celer_path(x: Array, y: Array, strengths: Array, tol: float, repeats: int) -> tuple[float, Array]:
+    path, columns, signs = import_module("celer").celer_path, np.asfortranarray(x), 2.0 * y - 1
+    settings = {"alphas": strengths * len(signs), "tol": tol, "use_PN": True, "max_iter": 100}
+    coefs = path(columns, signs, "logreg", **settings)[1].T
+    return statistics.median(
+        _process_seconds(lambda: path(columns, signs, "logreg", **settings)) for _ in range(repeats)
+    ), coefs
+
+
+GLMNET = """
+given <- commandArgs(TRUE); folder <- given[1]; n <- as.integer(given[2]); d <- as.integer(given[3])
+read <- function(name, number) readBin(file.path(folder, name), "double", number)
+x <- matrix(read("x", n * d), n, d); y <- factor(read("y", n)); strengths <- read("strengths", as.integer(given[4]))
+library(glmnet)
+glmnet.control(fdev = 0, devmax = 1, mnlam = length(strengths))
+times <- c()
+for (turn in seq_len(as.integer(given[6]) + 1)) {
+  before <- proc.time()
+  found <- glmnet(x, y, family = "binomial", lambda = strengths, thresh = as.double(given[5]), maxit = 1e8,
+                  standardize = FALSE, intercept = FALSE)
+  times <- c(times, sum((proc.time() - before)[1:2]))
+}
+writeBin(as.double(as.matrix(found$beta)), file.path(folder, "coefs"))
+cat(median(times[-1]))
+"""
+"""A path of glmnet in R; the first turn does not count.  Its criteria for an early end of the path are switched off."""
+
+
+def _glmnet_path(x: Array, y: Array, strengths: Array, tol: float, repeats: int) -> tuple[float, Array]:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, numbers in {"x": x.T, "y": y, "strengths": strengths}.items():
+            np.ascontiguousarray(numbers, dtype=np.float64).tofile(Path(folder, name))
+        script = Path(folder, "path.R")
+        script.write_text(GLMNET)
+        given = [folder, *x.shape, len(strengths), tol, repeats]
+        run = subprocess.run(["Rscript", str(script), *map(str, given)], capture_output=True, text=True, check=True)
+        return float(run.stdout), np.fromfile(Path(folder, "coefs")).reshape(-1, x.shape[1])
+
+
+PATH_RIVALS: dict[str, PathOf] = {"celer": _celer_path, "glmnet": _glmnet_path}
+"""The rivals of a path."""
+
+
+def _has_glmnet() -> bool:
+    asks = ["Rscript", "-e", 'quit(status = !requireNamespace("glmnet", quietly = TRUE))']
+    return shutil.which("Rscript") is not None and not subprocess.run(asks, capture_output=True, check=False).returncode
+
+
+def _path_rivals(wanted: Sequence[str]) -> dict[str, PathOf]:
+    """The wanted rivals of a path that are installed; names the others."""
+    found = {name: PATH_RIVALS[name] for name in wanted}
+    if "celer" in found and importlib.util.find_spec("celer") is None:
         print("celer: skipped, since celer is not installed")
+        del found["celer"]
+    if "glmnet" in found and not _has_glmnet():
+        print("glmnet: skipped, since R with its package glmnet is not installed")
+        del found["glmnet"]
+    return found
+
+
+def compare_paths(repeats: int, tiny: bool, wanted: Sequence[str]) -> None:
+    """Prints a line for each shape and gap: the time of a path of ours, and that of each rival."""
+    rivals = _path_rivals(wanted)
     print(
-        f"\n{PATH_LENGTH} penalties              gap   ours, certified   passes   celer       ours / it   its worst gap"
+        f"\n{PATH_LENGTH} penalties, intercept 0    gap   ours, certified   passes   "
+        + "".join(f"{name:<31}" for name in rivals)
     )
     for name, table in SHAPES.items():
         x, y = table(tiny)
@@ -338,24 +398,33 @@ def compare_paths(repeats: int, tiny: bool) -> None:
         problem = exact.problem_of(memory, Objective("bce"), 2, intercept=False)
         largest = float(np.abs(x.T @ (y - 0.5)).max()) / len(y)
         strengths = np.geomspace(largest, largest * FRACTIONS[-1], PATH_LENGTH)
+        least = [point.bound.value - point.bound.gap for point in _path(memory, problem, strengths, GAPS[-1])]
         for gap in GAPS[:2]:
             ours = partial(_path, memory, problem, strengths, gap)
             points = ours()
             mine = statistics.median(_process_seconds(ours) for _ in range(repeats))
             certified = sum(point.converged for point in points)
-            line = f"{name:<28}{gap:5.0e}  {1e3 * mine:8.0f} ms, {certified:3} {sum(p.passes for p in points):8}"
-            if has_celer:
-                columns, signs = np.asfortranarray(x), 2.0 * y - 1
+            line = f"{name:<28}{gap:5.0e}  {1e3 * mine:8.0f} ms, {certified:3} {sum(p.passes for p in points):8}   "
+            for path in rivals.values():
+                found = _loosest_path(path, x, y, strengths, gap, least, repeats)
+                cell = "-" if found is None else f"{1e3 * found[0]:6.0f} ms ({mine / found[0]:.2f}), {found[1]:.0e}"
+                line += f"{cell:<31}"
+            print(line.rstrip(), flush=True)
 
-                theirs = partial(_celer_path, columns, signs, strengths, gap)
-                coefs = theirs()
-                its = statistics.median(_process_seconds(theirs) for _ in range(repeats))
-                worst = max(
-                    (_value(x, y, coef, point.l1) - point.bound.value + point.bound.gap) / point.bound.value
-                    for coef, point in zip(coefs, points, strict=True)
-                )
-                line += f"   {1e3 * its:8.0f} ms   {mine / its:9.2f}   {worst:9.0e}"
-            print(line, flush=True)
+
+def _loosest_path(
+    path: PathOf, x: Array, y: Array, strengths: Array, gap: float, least: Sequence[float], repeats: int
+) -> tuple[float, float] | None:
+    """The seconds of a rival's path with the loosest tolerance that reaches a gap everywhere, and its largest gap."""
+    for tol in RIVAL_TOLERANCES:
+        seconds, coefs = path(x, y, strengths, tol, 1)
+        if len(coefs) == len(strengths):
+            gaps = [_value(x, y, coef, l1) / value - 1 for coef, l1, value in zip(coefs, strengths, least, strict=True)]
+            if max(gaps) <= gap:
+                return path(x, y, strengths, tol, repeats)[0], max(gaps)
+        if seconds > MOST_RIVAL_SECONDS:
+            return None
+    return None
 
 
 def main(typed: Sequence[str] | None = None) -> int:
@@ -368,6 +437,9 @@ def main(typed: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--l1", action="append", type=float, metavar="L1", help="a penalty (again for more; default: seven values)"
     )
+    parser.add_argument(
+        "--rival", action="append", choices=PATH_RIVALS, help="a rival of the path (again for more; default: all)"
+    )
     arguments = parser.parse_args(typed)
     print_versions()
     torch.set_num_threads(1)
@@ -377,7 +449,7 @@ def main(typed: Sequence[str] | None = None) -> int:
     if arguments.part in (None, "gaps"):
         compare_gaps(arguments.repeats, arguments.tiny)
     if arguments.part in (None, "path"):
-        compare_paths(arguments.repeats, arguments.tiny)
+        compare_paths(arguments.repeats, arguments.tiny, arguments.rival or list(PATH_RIVALS))
     return 0
 
 

@@ -166,5 +166,5 @@ def run_command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
 @pytest.fixture(autouse=True)
 def general_solvers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """No problem counts as small in the tests of the other solvers, whose problems nearly all are."""
-    if "solvers" in request.path.parts and request.path.stem != "test_small":
+    if "solvers" in request.path.parts and not request.path.stem.startswith("test_small"):
         monkeypatch.setattr("logreg.solvers.small.MAX_SMALL_NUMEL", -1)

@@ -57,7 +57,7 @@ FAST = [
     SmokeRun(
         "cross_validation", "--tiny --repeats 1 --without-r", ["60 x 4, lasso: 10 folds", "55 of 55 fits certified"]
     ),
-    SmokeRun("l1", "--part path --tiny --repeats 1", ["500 x 5,000", "certified"]),
+    SmokeRun("l1", "--part path --tiny --repeats 1 --rival celer", ["500 x 5,000", "certified"]),
 ]
 """Those of a few seconds."""
 
@@ -112,3 +112,13 @@ def test_a_number_of_repeats_must_be_positive(
     with pytest.raises(SystemExit, match="2"):
         import_module("commands").main([f"--repeats={repeats}"])
     assert "must be a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_a_path_is_not_compared_with_glmnet_where_r_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    benchmark = import_module("l1")
+    assert list(benchmark._path_rivals(["glmnet"])) == []
+    assert "glmnet: skipped, since R" in capsys.readouterr().out

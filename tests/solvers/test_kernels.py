@@ -16,6 +16,7 @@ from logreg.solvers.kernels import (
     add_lower_triangle,
     affine,
     coupled_gram,
+    gram_of_columns,
     sum_over_rows,
     weighted_gram,
 )
@@ -102,3 +103,14 @@ def test_a_coupled_gram_matrix_is_the_sum_of_its_terms(
     own = own if weights is None else own * weights.unsqueeze(2)
     exact = torch.einsum("nkl,ni,nj->kilj", own, x, x).reshape(outputs * features, -1)
     torch.testing.assert_close(coupled_gram(x, c, weights), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gram_matrix_of_columns_is_the_plain_product(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    columns, weights = torch.randn(40, 300, generator=draw, dtype=dtype), torch.rand(300, generator=draw, dtype=dtype)
+    before, which = columns.clone(), torch.tensor([3, 1, 20])
+    torch.testing.assert_close(gram_of_columns(columns, weights), columns @ (columns * weights).T)
+    some = columns[which]
+    torch.testing.assert_close(gram_of_columns(columns, weights, which), some @ (some * weights).T)
+    assert torch.equal(columns, before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
+from logreg.solvers import l1_model
 from logreg.solvers import prox_newton as module
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes import columns
@@ -165,6 +168,23 @@ def test_pivots_that_would_cycle_end() -> None:
         found = fit(x, labels, Objective("bce", l1=0.1 * largest), tolerance=tolerance)
         assert found.converged
         assert found.passes < 50
+
+
+def test_pivots_of_a_softmax_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its coefficients of a feature may be shifted together, so their signs change from pivot to pivot.
+    features, labels = sparse(300, 20, 3)
+    pivot, ended = l1_model._pivot, []
+
+    def recorded(*given: l1_model.Array) -> l1_model.Array | None:
+        found = pivot(*given)
+        ended.append(found is not None)
+        return found
+
+    monkeypatch.setattr(l1_model, "_pivot", recorded)
+    found = fit(features, labels, Objective("cross_entropy", l1=1e-4))
+    assert found.converged
+    assert False in ended
+    assert (False, False) not in set(pairwise(ended))
 
 
 def test_outputs_without_any_coefficient() -> None:

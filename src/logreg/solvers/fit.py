@@ -31,6 +31,7 @@ from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.prox_newton import prox_newton
 from logreg.solvers.small import is_small, solve_small
+from logreg.solvers.small_l1 import solve_small_l1
 from logreg.solvers.starting_point import avoids_hessian, holds_hessian
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
@@ -207,7 +208,7 @@ def fit(
     state = SolverState(problem, point, tolerance, seed)
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         if optimizer == "auto" and is_small(problem, memory):
-            passes = solve_small(state, memory, max_passes)
+            passes = (solve_small_l1 if objective.l1 else solve_small)(state, memory, max_passes)
         if not state.converged and passes < max_passes:
             for requested in EXACT["newton" if optimizer == "auto" else optimizer](state):
                 run_pass(memory, requested)

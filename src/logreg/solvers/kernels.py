@@ -106,6 +106,18 @@ def weighted_gram(features: Tensor, weights: Tensor) -> Tensor:
     return mirrored(gram)
 
 
+def gram_of_columns(columns: Tensor, weights: Tensor, which: Tensor | None = None) -> Tensor:
+    """Sum over the rows of weight x x', for columns (D, n), or ``which`` of them, and weights (n,) >= 0: shape (D, D).
+
+    On a CPU NumPy computes it: it sees that the product is symmetric, and computes one triangle alone.
+    """
+    scaled = columns * weights.sqrt() if which is None else columns[which].mul_(weights.sqrt())
+    if columns.device.type != "cpu":
+        return scaled @ scaled.T
+    rows = scaled.numpy()
+    return torch.from_numpy(rows @ rows.T)
+
+
 def coupled_gram(features: Tensor, curvature: Tensor, weights: Tensor | None) -> Tensor:
     """Sum over the rows of s (diag(c) - c c') x x', the Kronecker product of two matrices: shape (K * D, K * D).
 

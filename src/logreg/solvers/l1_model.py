@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from logreg.solvers.minimum_norm import shift_to_least_penalty
+from logreg.solvers.problem import Problem
+
+SHIFT_DAMPING, MAX_SHIFT_DAMPING = 1e-10, 1e-3
+"""Curvature that is added along a shift of all outputs of a feature, relative to the mean curvature of its
+coefficients: a softmax has none there, so the signs of coefficients may change from pivot to pivot.  The larger one is
+for models whose pivots do not end with the smaller one; it makes a step shorter."""
 
 MIN_DAMPING = 1e-12
 """First multiple of the diagonal that is added to the matrix as a proximal term: it keeps the matrix of columns that
@@ -42,7 +51,56 @@ class ModelMinimum(NamedTuple):
     """By how much the model is lower there than at the start; 0 where no lower point was found."""
 
 
-def minimize_model(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor) -> ModelMinimum:
+def minimize_penalized_model(
+    problem: Problem,
+    matrices: Sequence[Tensor],
+    columns: Sequence[Tensor],
+    gradient: Tensor,
+    point: Tensor,
+    l2: Tensor,
+    l1: Tensor,
+) -> tuple[Tensor, float]:
+    """The minimum of the quadratic model of f at a point, with the penalty, over some of the coefficients.
+
+    Args:
+        problem: The problem of the point.
+        matrices: The Hessian of the loss by these coefficients: one matrix for coupled outputs, else one for each.
+        columns: The columns of each output's coefficients.
+        gradient: Gradient of the smooth part of f, (K, W).
+        point: Shape (K, W).
+        l2: Strength of l2 by each column, (W,).
+        l1: Strength of l1 by each column, (W,).
+
+    Returns:
+        The minimum, (K, W), and by how much the model is lower there than at the point.
+    """
+    target, decrease = point.clone(), 0.0
+    groups: list[tuple[int | Tensor, Tensor]] = list(enumerate(columns))
+    if problem.coupled:
+        outputs = torch.cat([torch.full_like(one, output) for output, one in enumerate(columns)])
+        groups = [(outputs, torch.cat(list(columns)))]
+    for at, hessian in zip(groups, matrices, strict=True):
+        column = at[1]
+        if not len(column):
+            continue
+        if problem.objective.l2:
+            hessian = hessian + torch.diag(l2[column])
+        shift = None
+        if problem.coupled:
+            mean = torch.zeros_like(l2).index_add(0, column, hessian.diagonal()) / problem.num_outputs
+            shift = torch.where(column.unsqueeze(1) == column, mean[column], 0.0)
+        best = minimize_model(hessian, gradient[at], point[at], l1[column], shift)
+        target[at] = best.point
+        decrease += best.decrease
+    if problem.coupled:
+        strengths = l1.expand_as(point).flatten()
+        target = shift_to_least_penalty(target.flatten(), strengths, (point.shape, l2)).view_as(point)
+    return target, decrease
+
+
+def minimize_model(
+    matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, shift: Tensor | None = None
+) -> ModelMinimum:
     """Minimizes g (v - u) + (v - u) H (v - u) / 2 + l1 |v| by block principal pivoting.
 
     A guess which coordinates are not 0, and of their signs, makes the optimality conditions linear equations.
@@ -59,22 +117,26 @@ def minimize_model(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor) 
         gradient: g, (P,).
         start: u, (P,).
         l1: Strength of l1 by each coordinate, (P,); coordinates with 0 are always free.
+        shift: A matrix (P, P) with curvature along the shifts of a softmax, for `SHIFT_DAMPING`.
 
     References:
         Kim and Park (2010), Fast active-set-type algorithms for l1-regularized linear regression.
         Murty (1974), Note on a Bard-type scheme for solving the complementarity problem.
     """
     h, g, u, strength = (part.cpu().numpy() for part in (matrix, gradient, start, l1))
-    diagonal = h.diagonal().copy()
+    diagonal = h.diagonal()
     added = np.where(diagonal > 0, diagonal, max(float(diagonal.max()), 1e-300))
-    damping, v = MIN_DAMPING, u
-    while damping <= MAX_DAMPING:
-        damped = h.copy()
-        damped.reshape(-1)[:: len(h) + 1] += damping * added
-        if (found := _pivot(damped, g, u, strength)) is not None:
-            v = found
-            break
-        damping *= DAMPING_GROWTH
+    damping, damped = MIN_DAMPING, h
+    if shift is not None:
+        damped = h + SHIFT_DAMPING * shift.cpu().numpy()
+    v = _pivot(damped, damping * added, g, u, strength)
+    if shift is not None and v is None:
+        damped = h + MAX_SHIFT_DAMPING * shift.cpu().numpy()
+        v = _pivot(damped, damping * added, g, u, strength)
+    while v is None and (damping := damping * DAMPING_GROWTH) <= MAX_DAMPING:
+        v = _pivot(damped, damping * added, g, u, strength)
+    if v is None:
+        return ModelMinimum(start, 0.0)
     move = v - u
     # |u + m| - |u| = m sign(u) where u + m and u have the same sign: small changes keep their digits.
     change_of_l1 = np.where(v * u > 0, move * np.sign(u), np.abs(v) - np.abs(u))
@@ -82,13 +144,16 @@ def minimize_model(matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor) 
     return ModelMinimum(torch.from_numpy(v).to(start.device), decrease) if decrease > 0 else ModelMinimum(start, 0.0)
 
 
-def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
-    """`minimize_model`; ``None`` where the matrix is not positive definite, or pivoting does not end."""
+def _pivot(h: Array, added: Array, g: Array, u: Array, l1: Array) -> Array | None:
+    """`minimize_model` with a diagonal that is added to the matrix.
+
+    ``None`` where the matrix is not positive definite, or pivoting does not end.
+    """
+    from scipy.linalg import lapack  # takes longer to import than a fit
+
     penalized, limit = l1 > 0, l1 * (1 + BOUNDARY_RTOL)
     leaving = np.where(np.abs(g) > limit, -np.sign(g), 0.0)
     sign = np.where(penalized, np.where(u != 0, np.sign(u), leaving), 0.0)
-    from scipy.linalg import lapack  # takes longer to import than a fit
-
     fewest, tries, singles = len(u) + 1, FULL_EXCHANGES, SINGLE_EXCHANGES
     while singles:
         free = (sign != 0) | ~penalized
@@ -96,11 +161,13 @@ def _pivot(h: Array, g: Array, u: Array, l1: Array) -> Array | None:
         move = np.where(free, 0.0, -u)
         slope = g + h @ move if move.any() else g
         if len(which):
+            part = h[which][:, which]
+            part.reshape(-1, order="A")[:: len(which) + 1] += added[which]
             right = -(slope + l1 * sign)[which]
-            _, move[which], failed = lapack.dposv(h[which][:, which], right, lower=1, overwrite_a=1, overwrite_b=1)
+            _, move[which], failed = lapack.dposv(part, right, lower=1, overwrite_a=1, overwrite_b=1)
             if failed:
                 return None
-        slope = g + h @ move
+        slope = g + h @ move + added * move
         v = np.where(free, u + move, 0.0)
         leaves = v * sign < 0
         wrong = leaves | (~free & (np.abs(slope) > limit))

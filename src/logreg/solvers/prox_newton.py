@@ -22,9 +22,8 @@ from torch import Tensor
 from logreg.facts import Batch
 from logreg.solvers.bounds import DualPoint, bound_at_dual_point, evaluated_point, feasible_scale
 from logreg.solvers.curvature_bound import SATURATED_LOSS
-from logreg.solvers.l1_model import minimize_model
+from logreg.solvers.l1_model import minimize_penalized_model
 from logreg.solvers.lbfgs import expected_gap, lbfgs
-from logreg.solvers.minimum_norm import shift_to_least_penalty
 from logreg.solvers.newton_steps import intercept_step
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.columns import (
@@ -99,21 +98,14 @@ VALUE_RTOL = 1e-13
 MIN_DECREASE = 1e-15
 """Predicted decrease, relative to f, below which steps go on only while each of them halves it."""
 
-SHIFT_DAMPING = 1e-10
-"""Curvature that is added along a shift of all outputs of a feature, relative to the mean curvature of its
-coefficients: a softmax has none there."""
-
 # Hessians
 
-REUSE_CONTRACTION = 0.03
+REUSE_CONTRACTION = 0.1
 """Ratio of two successive predicted decreases below which the Hessian serves the next step too."""
 
-SLOW_CONTRACTION = 0.5
-"""Ratio of two successive predicted decreases above which Hessians are computed in float64."""
-
 REUSE_FLOP = 2e6
-"""Rows times the square of the coefficients, from which a Hessian is computed in float32 at first, and used again:
-below, it costs less than the rest of a step."""
+"""Rows times the square of the coefficients, from which a Hessian is used again: below, it costs less than the rest of
+a step."""
 
 SAMPLE_ROWS_PER_PARAMETER = 20
 """Rows for each coefficient that a Hessian far from the optimum is estimated from."""
@@ -241,7 +233,6 @@ class WorkingSet:
         self._places = self._column.new_tensor([state.problem.num_features])
         """The column of a point that each held column belongs to, (W + 1,)."""
         self._hessian: _Hessian | None = None
-        self._dtype = torch.float32
         self._is_residual, self._excess = True, 0.0
         """Whether the dual point is the residuals, and its excess."""
         self._samples_rows = True
@@ -321,9 +312,9 @@ class WorkingSet:
             target, decrease = self._model_minimum(found, point)
             last, state.predicted_decrease = self._decrease, decrease / max(value, 1e-300)
             if not state.predicted_decrease > (0 if last > MIN_DECREASE else last / 2):
-                if self._dtype == torch.float64:
+                if is_new:
                     break
-                self._dtype, self._hessian = torch.float64, None
+                self._hessian = None
                 continue
             assert self._hessian is not None
             has_prediction = self._hessian.every == 1 and self._tolerance > MIN_PREDICTED_TOL
@@ -346,8 +337,6 @@ class WorkingSet:
             point, penalty, excess = new, new_penalty, trial.excess
             state.value, self._decrease = trial.loss + penalty, state.predicted_decrease
             contraction = self._decrease / last
-            if length < 1 or contraction > SLOW_CONTRACTION:
-                self._dtype = torch.float64
             is_large = self.problem.rows * self._model_size**2 > REUSE_FLOP
             if not (has_prediction and is_large and contraction < REUSE_CONTRACTION):
                 self._hessian = None
@@ -377,45 +366,22 @@ class WorkingSet:
                 return (yield from request(DifferentiateHeld(rows))), False
             if known.every == 1:  # one of fewer rows stores no curvatures that more columns could use
                 joined = [torch.cat(pair) for pair in zip(known.columns, new, strict=True)]
-                found = yield from request(DifferentiateHeld(rows, joined, new, 1, False, self._dtype))
+                found = yield from request(DifferentiateHeld(rows, joined, new, 1, False))
                 self._hessian = known.extended(found.hessian, new, problem.coupled)
                 return found, False
         every = problem.rows // (SAMPLE_ROWS_PER_PARAMETER * self._model_size)
         few = self._samples_rows and every >= MIN_SAMPLE_DIVISOR and self._decrease > MIN_SAMPLE_DECREASE
         every = every if few else 1
-        is_large = problem.rows * self._model_size**2 > REUSE_FLOP and not problem.coupled
-        dtype = self._dtype if is_large else torch.float64
-        found = yield from request(DifferentiateHeld(rows, self._free, self._free, every, True, dtype))
+        found = yield from request(DifferentiateHeld(rows, self._free, self._free, every))
         self._hessian = _Hessian(found.hessian, self._free, every)
         return found, True
 
     def _model_minimum(self, found: LocalModel, point: Tensor) -> tuple[Tensor, float]:
         """The minimum of the quadratic model with the penalty, (K, W + 1), and by how much the model is lower there."""
-        problem, l2, l1, known = self.problem, self._own_l2, self._own_l1, self._hessian
+        known, l2 = self._hessian, self._own_l2
         assert known is not None
-        gradient = found.gradient + l2 * point if problem.objective.l2 else found.gradient
-        target, decrease = point.clone(), 0.0
-        if problem.coupled:
-            outputs = torch.cat([torch.full_like(one, output) for output, one in enumerate(known.columns)])
-            groups = [(outputs, torch.cat(known.columns))]
-        else:
-            groups = [(torch.full_like(one, output), one) for output, one in enumerate(known.columns)]
-        for at, hessian in zip(groups, known.matrices, strict=True):
-            column = at[1]
-            if not len(column):
-                continue
-            if problem.objective.l2:
-                hessian = hessian + torch.diag(l2[column])
-            if problem.coupled:
-                mean = torch.zeros_like(l2).index_add(0, column, hessian.diagonal()) / problem.num_outputs
-                hessian = hessian + torch.where(column.unsqueeze(1) == column, SHIFT_DAMPING * mean[column], 0.0)
-            best = minimize_model(hessian, gradient[at], point[at], l1[column])
-            target[at] = best.point
-            decrease += best.decrease
-        if problem.coupled:
-            strengths = l1.expand_as(point).flatten()
-            target = shift_to_least_penalty(target.flatten(), strengths, (point.shape, l2)).view_as(point)
-        return target, decrease
+        gradient = found.gradient + l2 * point if self.problem.objective.l2 else found.gradient
+        return minimize_penalized_model(self.problem, known.matrices, known.columns, gradient, point, l2, self._own_l1)
 
     # The dual point
 

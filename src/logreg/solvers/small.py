@@ -36,15 +36,14 @@ MAX_HALVINGS = 30
 
 
 def is_small(problem: Problem, rows: MemoryRows) -> bool:
-    """Whether `solve_small` is the fastest way: little work, l2 alone, and a loss with a bound by duality."""
+    """Whether `solve_small` or `solve_small_l1` is the fastest way: little work, a penalty, and a bound by duality."""
     loss, objective, order = problem.loss, problem.objective, problem.hessian_order
     flop = problem.num_parameters * order * (problem.rows + order / 3)
     return (
         rows.features.device.type == "cpu"
         and problem.rows * problem.num_features <= MAX_SMALL_NUMEL
         and flop <= MAX_SMALL_FLOP
-        and objective.l2 > 0
-        and not objective.l1
+        and (objective.l2 > 0 or objective.l1 > 0)
         and loss.is_convex
         and loss.has_conjugate
     )
@@ -107,24 +106,34 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     return max_passes
 
 
+def standardized_rows(problem: Problem, rows: MemoryRows) -> tuple[Tensor, Tensor, Coordinates]:
+    """All rows, standardized, with a column of ones for the intercept if there is one: (n, D + 1) or (n, D).
+
+    Returns:
+        The rows; the weight of each row's loss in f, (n, 1); and the coordinates.
+    """
+    features = rows.features.double()
+    weights = row_weights(Batch(features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
+    shares = features.new_full((len(features),), 1 / len(features)) if weights is None else weights / weights.sum()
+    center = shares @ features
+    if not problem.intercept:  # a shift of the features would need an intercept
+        center = torch.zeros_like(center)
+    features = features - center
+    scale = (shares @ features.square()).sqrt()
+    scale = torch.where(scale > 1e-9 * center.abs(), scale, 1.0)
+    features /= scale
+    padded = F.pad(features, (0, 1), value=1.0) if problem.intercept else features
+    of_rows = (shares * problem.row_sum_scale * problem.total_weight).unsqueeze(1)
+    return padded, of_rows, Coordinates(center, scale)
+
+
 class _SmallProblem:
     """The rows of a small problem, standardized, with a column of ones for the intercept."""
 
     def __init__(self, problem: Problem, rows: MemoryRows) -> None:
-        features = rows.features.double()
-        weights = row_weights(Batch(features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
-        shares = features.new_full((len(features),), 1 / len(features)) if weights is None else weights / weights.sum()
-        center = shares @ features
-        if not problem.intercept:  # a shift of the features would need an intercept
-            center = torch.zeros_like(center)
-        features = features - center
-        scale = (shares @ features.square()).sqrt()
-        scale = torch.where(scale > 1e-9 * center.abs(), scale, 1.0)
-        features /= scale
-        self.problem, self.coordinates = problem, Coordinates(center, scale)
-        self._rows = F.pad(features, (0, 1), value=1.0) if problem.intercept else features
-        self._labels, self._weights = rows.labels, (shares * problem.row_sum_scale * problem.total_weight).unsqueeze(1)
-        self._l2, self._ratio = problem.penalties(self.coordinates)[0], scale / problem.model.scale
+        self.problem, self._labels = problem, rows.labels
+        self._rows, self._weights, self.coordinates = standardized_rows(problem, rows)
+        self._l2, self._ratio = problem.penalties(self.coordinates)[0], self.coordinates.scale / problem.model.scale
 
     def evaluate(self, point: Tensor) -> Derivatives:
         """The objective and its derivatives at a point (K, D + 1); its Hessian is without the penalty."""

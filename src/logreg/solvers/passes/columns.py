@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
-from logreg.losses import one_vs_rest
+from logreg.losses import Loss, one_vs_rest
 from logreg.rows import row_weights
-from logreg.solvers.kernels import sum_over_rows
+from logreg.solvers.kernels import gram_of_columns, sum_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
@@ -243,7 +243,6 @@ class DifferentiateHeld(HeldPass[LocalModel]):
         right: Sequence[Tensor] = (),
         every: int = 1,
         is_new: bool = True,
-        dtype: torch.dtype = torch.float64,
     ) -> None:
         """The Hessian has a row for each coefficient of ``left`` and a column for each of ``right``.
 
@@ -253,10 +252,9 @@ class DifferentiateHeld(HeldPass[LocalModel]):
             right: The columns of each output's coefficients; in ascending order where it is ``left`` itself.
             every: The Hessian is estimated from every ``every``-th row; only one of all rows stores its curvatures.
             is_new: Whether the Hessian is that at the logits; else that of the curvatures that are stored.
-            dtype: Floating type of the products of the Hessian.
         """
         super().__init__(rows)
-        self._left, self._right, self._every, self._is_new, self._dtype = left, right, every, is_new, dtype
+        self._left, self._right, self._every, self._is_new = left, right, every, is_new
         self._loss, self._gradient = self.zeros(), self.zeros(self.problem.num_outputs, len(rows.features) + 1)
         self._shapes = [(len(one), len(other)) for one, other in zip(left, right, strict=True)]
         if self.problem.coupled and self._shapes:
@@ -284,29 +282,36 @@ class DifferentiateHeld(HeldPass[LocalModel]):
             curvature = rows.curvature[part]
         elif every == 1:
             rows.curvature[part] = curvature
+        of_rows = self.weighted(part, torch.ones_like(curvature[:, :1])).T
         spread, curvature = self.weighted(part, curvature).T, curvature.T
         if every > 1:
-            columns, spread, curvature = (_every(numbers, every) for numbers in (columns, spread, curvature))
-        spread, curvature = spread.to(self._dtype), curvature.to(self._dtype)
-        left = [self._selected(columns, which) for which in self._left]
-        right = left if self._right is self._left else [self._selected(columns, which) for which in self._right]
+            columns, of_rows, spread, curvature = (_every(one, every) for one in (columns, of_rows, spread, curvature))
         if not self.problem.coupled:
-            for hessian, one, other, each in zip(self._hessian, left, right, spread, strict=True):
-                hessian += one @ (other * each).T
+            for hessian, left, right, each in zip(self._hessian, self._left, self._right, spread, strict=True):
+                hessian += self._product(columns, left, right, each)
             return
         # diag(c) - c c' for each row, with the columns of the outputs on either side
         (hessian,) = self._hessian
-        weighted = [other * each for other, each in zip(right, spread, strict=True)]
-        times = torch.cat([one * each for one, each in zip(left, curvature, strict=True)])
-        hessian -= times @ torch.cat(weighted).T
+        times = self._times(columns, self._left, curvature)
+        if self._right is self._left:
+            hessian -= gram_of_columns(times, of_rows[0])
+        else:
+            hessian -= times @ (self._times(columns, self._right, curvature) * of_rows).T
         first = second = 0
-        for one, other in zip(left, weighted, strict=True):
-            hessian[first : first + len(one), second : second + len(other)] += one @ other.T
-            first, second = first + len(one), second + len(other)
+        for left, right, each in zip(self._left, self._right, spread, strict=True):
+            last, end = first + len(left), second + len(right)
+            hessian[first:last, second:end] += self._product(columns, left, right, each)
+            first, second = last, end
 
-    def _selected(self, columns: Tensor, which: Tensor) -> Tensor:
-        has_all = which.shape[0] == columns.shape[0] and self._right is self._left
-        return (columns if has_all else columns[which]).to(self._dtype)
+    def _product(self, columns: Tensor, left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sum over the rows of the products of two selections of the columns."""
+        if self._right is not self._left:
+            return columns[left] @ (columns[right] * weights).T
+        return gram_of_columns(columns, weights, None if len(left) == len(columns) else left)
+
+    def _times(self, columns: Tensor, which: Sequence[Tensor], curvature: Tensor) -> Tensor:
+        """Each output's columns times its curvature."""
+        return torch.cat([columns[one] * each for one, each in zip(which, curvature, strict=True)])
 
     def result(self) -> LocalModel:
         """The sums in units of f."""
@@ -417,6 +422,21 @@ class SumTheta(HeldPass[tuple[Tensor, Tensor]]):
         return self._theta * share, self._curvature * share
 
 
+def fenchel_young(loss: Loss, values: Tensor, logits: Tensor, theta: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The Fenchel-Young excess of each row, and an upper bound of its rounding error, (n,) each.
+
+    Args:
+        loss: The loss.
+        values: The loss of each row, (n,).
+        logits: Shape (n, K).
+        theta: A point of the dual problem, (n, K).
+        targets: Shape (n, K).
+    """
+    conjugate, product = loss.conjugate(theta, targets), logits * theta
+    noise = 8 * (values + conjugate.abs() + product.abs().sum(1)) + loss.conjugate_slope(0.0) * logits.shape[1]
+    return values + conjugate - product.sum(1), noise * UNIT_ROUNDOFF
+
+
 class HeldDual(NamedTuple):
     """The loss at the logits, and the excess of the dual point there; all in units of f."""
 
@@ -456,12 +476,10 @@ class EvaluateHeld(HeldPass[HeldDual]):
         rows, loss = self.rows, self.problem.loss
         if self._point is not None:
             rows.logits[part] = (self._point @ columns).T
-        logits, theta, targets = rows.logits[part], rows.theta[part] * self._scale, self.targets(part)
+        logits, theta = rows.logits[part], rows.theta[part] * self._scale
         values, _, curvature = loss.evaluate(logits, rows.labels[part])
-        conjugate, product = loss.conjugate(theta, targets), logits * theta
-        excess = values + conjugate - product.sum(1)
-        noise = 8 * (values + conjugate.abs() + product.abs().sum(1)) + loss.conjugate_slope(0.0) * logits.shape[1]
-        sums = self.weighted(part, torch.stack([values, excess, noise * UNIT_ROUNDOFF], dim=1)).sum(0)
+        excess, noise = fenchel_young(loss, values, logits, theta, self.targets(part))
+        sums = self.weighted(part, torch.stack([values, excess, noise], dim=1)).sum(0)
         self._loss += sums[0]
         self._excess += sums[1]
         self._noise += sums[2]

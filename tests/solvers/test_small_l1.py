@@ -1,0 +1,170 @@
+"""Small problems with l1: the same optimum as by the general solver, certified, whatever the loss and the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from logreg.losses.base import RowTerms
+from logreg.losses.objective import Objective, Reduction
+from logreg.rows import MemoryRows
+from logreg.solvers import small_l1
+from logreg.solvers.fit import fit, problem_of
+from logreg.solvers.small import is_small
+from logreg.solvers.small_l1 import solve_small_l1
+from logreg.solvers.state import SolverState
+from reference import Reference
+
+LOSSES = [("bce", 2), ("bce", 4), ("cross_entropy", 2), ("cross_entropy", 4)]
+
+
+def drawn(seed: int, rows: int = 80, features: int = 9, classes: int = 2) -> tuple[Tensor, Tensor]:
+    """Features (N, D) with a mean of 1, and labels that depend on three of them; every class has a row."""
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, features, generator=draw, dtype=torch.float64) + 1
+    noise = torch.rand(rows, classes, generator=draw, dtype=torch.float64)
+    slopes = torch.randn(3, classes, generator=draw, dtype=torch.float64)
+    labels = (x[:, :3] @ slopes - (-noise.log()).log()).argmax(1)
+    labels[:classes] = torch.arange(classes)
+    return x, labels
+
+
+def solved(features: Tensor, labels: Tensor, objective: Objective, tolerance: float, **options: Any) -> SolverState:
+    """The state after `solve_small_l1` alone."""
+    rows = MemoryRows(features, labels, options.pop("sample_weight", None))
+    problem = problem_of(rows, objective, int(labels.max()) + 1, **options)
+    assert is_small(problem, rows)
+    state = SolverState(problem, problem.zeros(), tolerance)
+    solve_small_l1(state, rows, 1000)
+    return state
+
+
+@pytest.mark.parametrize(("loss", "classes"), LOSSES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("l2", [0.0, 1e-3])
+def test_the_optimum_is_that_of_the_general_solver(
+    loss: str, classes: int, reduction: Reduction, intercept: bool, l2: float
+) -> None:
+    for seed, l1 in enumerate((1e-3, 1e-2, 5e-2)):
+        features, labels = drawn(seed, classes=classes)
+        size = 80 if reduction == "sum" else 1
+        objective = Objective(loss, reduction, l1=l1 * size, l2=l2 * size)
+        state = solved(features, labels, objective, 1e-8, intercept=intercept)
+        other = fit(features, labels, objective, tolerance=1e-12, optimizer="newton", intercept=intercept)
+        assert state.converged
+        assert state.bound is not None
+        assert state.bound.rigorous
+        assert state.bound.value == pytest.approx(other.bound.value, rel=1e-8)
+        assert torch.equal(state.solution[:, :-1] != 0, other.coef != 0)
+
+
+@pytest.mark.parametrize(("loss", "classes"), LOSSES)
+def test_weights_count(loss: str, classes: int) -> None:
+    features, labels = drawn(1, classes=classes)
+    weight = 3 * torch.rand(80, generator=torch.Generator().manual_seed(0), dtype=torch.float64).square()
+    objective, of_classes = Objective(loss, l1=0.01), [2.0] + [0.5] * (classes - 1)
+    state = solved(features, labels, objective, 1e-9, sample_weight=weight, class_weight=of_classes)
+    every = weight * torch.tensor(of_classes, dtype=torch.float64)[labels]
+    other = fit(features, labels, objective, sample_weight=every, tolerance=1e-11, optimizer="newton")
+    assert state.converged
+    assert state.bound is not None
+    assert state.bound.value == pytest.approx(other.bound.value, rel=2e-9)
+
+
+def test_it_is_the_optimum_of_another_program() -> None:
+    features, labels = drawn(3)
+    objective = Objective("bce", l1=0.03)
+    found = fit(features, labels, objective, tolerance=1e-10)
+    least = Reference(features, labels, objective, 2).minimum
+    assert found.converged
+    assert found.bound.value == pytest.approx(least.value, rel=1e-9)
+    torch.testing.assert_close(found.coef, torch.from_numpy(least.coef), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-6, 1e-9])
+def test_the_gap_holds_at_every_tolerance(tolerance: float) -> None:
+    for seed in range(10):
+        features, labels = drawn(seed)
+        objective = Objective("bce", l1=0.1 ** (1 + seed % 3))
+        state = solved(features, labels, objective, tolerance)
+        best = fit(features, labels, objective, tolerance=1e-13, optimizer="newton")
+        assert state.bound is not None
+        gap = state.bound.value - best.bound.value
+        assert -1e-14 <= gap <= state.bound.gap + state.bound.rounding <= tolerance * state.bound.value
+
+
+def test_a_loose_tolerance_takes_fewer_evaluations() -> None:
+    features, labels = drawn(0)
+    passes = [fit(features, labels, Objective("bce", l1=1e-3), tolerance=t).passes for t in (1e-1, 1e-3, 1e-10)]
+    assert passes == sorted(passes)
+    assert passes[0] < passes[2]
+
+
+def test_columns_of_every_kind() -> None:
+    features, labels = drawn(2)
+    features[:, 4] = 7.0
+    features[:, 5] = features[:, 0]
+    features[:, 6] = features[:, 0] + features[:, 1]
+    features[:, 7] *= 1e6
+    objective = Objective("bce", l1=1e-3)
+    found = fit(
+        features, labels, objective, tolerance=1e-8
+    )  # by the general solver in the end, since rounding is large
+    best = fit(features, labels, objective, tolerance=1e-11, optimizer="newton")
+    assert found.converged
+    assert found.bound.value == pytest.approx(best.bound.value, rel=2e-8)
+
+
+def test_a_strength_at_which_all_coefficients_are_zero() -> None:
+    features, labels = drawn(0)
+    found = fit(features, labels, Objective("bce", l1=10.0))
+    share = float(labels.double().mean())
+    assert found.converged
+    assert not found.coef.any()
+    assert float(found.intercept) == pytest.approx(torch.tensor(share).logit().item(), rel=1e-4)
+
+
+def test_without_an_intercept_all_zeros_are_certified() -> None:
+    features, labels = drawn(0)
+    found = fit(features, labels, Objective("bce", l1=10.0), intercept=False)
+    assert found.converged
+    assert not found.coef.any()
+    assert found.bound.value == pytest.approx(torch.tensor(2.0).log().item())
+
+
+def test_a_step_that_increases_f_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = drawn(0)
+    minimum, lengths = small_l1._SmallL1Problem.model_minimum, []
+
+    def beyond(self: small_l1._SmallL1Problem, now: RowTerms, point: Tensor) -> tuple[Tensor, float]:
+        target, decrease = minimum(self, now, point)
+        lengths.append(float((target - point).norm()))
+        return point + 8 * (target - point), decrease
+
+    monkeypatch.setattr(small_l1._SmallL1Problem, "model_minimum", beyond)
+    state = solved(features, labels, Objective("bce", l1=1e-2), 1e-6)
+    best = fit(features, labels, Objective("bce", l1=1e-2), tolerance=1e-10, optimizer="newton")
+    assert len(lengths) > 1
+    assert state.value == pytest.approx(best.bound.value, rel=1e-3)
+
+
+@pytest.mark.parametrize("max_passes", [1, 2, 3])
+def test_passes_end_it(max_passes: int) -> None:
+    features, labels = drawn(0)
+    found = fit(features, labels, Objective("bce", l1=1e-4), tolerance=1e-9, max_passes=max_passes)
+    assert found.passes == max_passes
+    assert not found.converged
+    assert found.bound.gap > 0
+
+
+def test_what_it_cannot_end_goes_on_with_the_general_solver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_l1._SmallL1Problem, "model_minimum", lambda self, now, point: (point, 0.0))
+    features, labels = drawn(0)
+    kinds: list[str] = []
+    found = fit(features, labels, Objective("bce", l1=1e-2), watch=lambda _, one: kinds.append(type(one).__name__))
+    assert found.converged
+    assert "TryStep" in kinds
