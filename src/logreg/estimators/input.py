@@ -155,17 +155,18 @@ def encoded_labels(y: Array | Tensor) -> tuple[Array, Tensor]:
     if isinstance(y, Tensor):
         found, labels = torch.unique(y, return_inverse=True)
         return found.cpu().numpy(), labels
-    if y.dtype.kind in "biu":
-        low, high = int(y.min()), int(y.max())
-        if high - low < MAX_COUNTED_CLASSES and high < 2**63:  # counting takes less time than sorting
-            places = y.astype(np.int64) - low
-            is_there = np.bincount(places) > 0
-            classes = (np.flatnonzero(is_there) + low).astype(y.dtype)
-            if len(classes) <= high - low:  # some numbers in between are no class
-                places = (np.cumsum(is_there) - 1)[places]
-            return classes, torch.from_numpy(places)
-    classes, places = np.unique(y, return_inverse=True)
-    return classes, torch.from_numpy(places)
+    if y.dtype.kind in "biu" and y.dtype != np.uint64:
+        numbers = as_tensor(np.ascontiguousarray(y, dtype=np.int64))
+        low, high = (int(extreme) for extreme in numbers.aminmax())
+        if high - low < MAX_COUNTED_CLASSES:  # counting takes less time than sorting
+            places = numbers - low
+            is_there = torch.bincount(places) > 0
+            found = is_there.nonzero()[:, 0]
+            if len(found) <= high - low:  # some numbers in between are no class
+                places = (is_there.cumsum(0) - 1)[places]
+            return (found + low).numpy().astype(y.dtype), places
+    classes, order = np.unique(y, return_inverse=True)
+    return classes, torch.from_numpy(order)
 
 
 def as_array(values: Any) -> Any:

@@ -82,7 +82,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             is computed in float64.
         device: Device that arrays and data frames are fitted on, "cpu" or "cuda".  Tensors are fitted where they are.
         warm_start: Whether a fit starts from the coefficients of the one before, if these have the same shape.
-        verbose: 1 prints a line for each fit, 2 one for each pass too.
+        verbose: 1 prints a line for each fit, 2 one for each pass too (small problems are solved without passes).
         random_state: Seed of the samples of rows from which some solvers estimate the curvature; ``None`` for 0.
 
     Attributes:
