@@ -88,7 +88,7 @@ def _penalized(summary: Summary) -> str:
     """The run with a penalty, where it lacks one."""
     lacks = bool(summary.optimality.separation or summary.optimality.dependent) or _overfits(summary)
     if summary.is_exact:
-        l2 = "l2=path" if "val" in summary.metrics else "l2=1e-3"
+        l2 = "l2=path" if summary.ranking_split != "train" else "l2=1e-3"
         return _again(summary, l2, without=["l2_path"]) if lacks else ""
     # A first-order optimizer stops long before coefficients are large: val shows whether they are.
     lacks = lacks and (has_risen(summary) or "val" not in summary.metrics)
