@@ -53,10 +53,10 @@ def has_risen(summary: Summary) -> bool:
 
 
 def overfits(summary: Summary) -> bool:
-    """Whether loss/val rose while loss/train fell, and l2 was not chosen on val.
+    """Whether loss/val rose while loss/train fell, and l2 was not chosen by scores.
 
     An exact optimizer may pass points of lower loss/val on its way to the optimum of a strong penalty, but their
-    loss/train is lower too.  Where l2 was chosen on val, no other strength was better there.
+    loss/train is lower too.  Where l2 was chosen by scores, no other strength had a better one.
     """
     if summary.best is None:
         return False
