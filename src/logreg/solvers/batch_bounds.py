@@ -111,9 +111,12 @@ def batch_bound(rows: BatchRows, at: BatchPoint, l2: Tensor, l1: Tensor) -> Batc
             theta = theta - shift.unsqueeze(-1) * spread
     rounding = 8 * UNIT_ROUNDOFF * totals
     if has_l1 and not has_l2:
-        room = 4 * accumulated * (steepest * at.loss).sqrt().unsqueeze(-1) * reach[:, :d]
+        # With room for rounding errors, whose cost then is known, and is counted as one of rounding.
+        room = 2 * accumulated * (steepest * at.loss).sqrt().unsqueeze(-1) * reach[:, :d]
+        plain = (sums[..., :d].abs() / l1).amax(-1, keepdim=True).clamp(min=1.0)
         scale = (1 - 1e-12) / ((sums[..., :d].abs() + room) / l1).amax(-1, keepdim=True).clamp(min=1.0)
         excess, sums = _excess(rows, at, theta * scale), sums * scale
+        of_room = (1 - plain * scale)[..., 0] * (coef * sums[..., :d]).abs().sum(-1)
     excess = excess.clamp(min=0)
     distance = (steepest * excess).sqrt()
     size = (steepest * at.loss).sqrt() + distance
@@ -144,6 +147,9 @@ def batch_bound(rows: BatchRows, at: BatchPoint, l2: Tensor, l1: Tensor) -> Batc
     second = max(loss.max_curvature, 1.0) / 2
     rounding = rounding + 8 * UNIT_ROUNDOFF * of_l1.sum(-1) + second * logits_error.square() + distance * logits_error
     gap = excess + terms.sum(-1).clamp(min=0)
+    if has_l1 and not has_l2:
+        of_room = torch.minimum(of_room, gap)
+        gap, rounding = gap - of_room, rounding + of_room
     gap = torch.where(feasible & (gap + rounding).isfinite(), gap, math.inf)
 
     # f, and the point as it is stored.

@@ -74,8 +74,8 @@ def fit_folds(
     for number, fold in enumerate(without):
         own, mine = problem, memory or rows
         if fold is not None:
-            own = replace(problem, total_weight=problem.total_weight - float(totals[fold]))
             mine = _WithoutFold(mine, folds, fold)
+            own = replace(problem, rows=mine.num_rows, total_weight=problem.total_weight - float(totals[fold]))
         path = {} if batch is None else dict(zip(order, batch.of_problem(number, order, tolerance), strict=True))
         missing = [one for one in order if one not in path or not path[one].converged]
         for one, point in zip(missing, _fit_path(own, mine, missing, tolerance, seed), strict=True):
@@ -136,11 +136,11 @@ def _check(problem: Problem, rows: RowSource, folds: Tensor, strengths: Sequence
 
 
 class _WithoutFold:
-    """A `RowSource` in which the rows of one fold have the weight 0."""
+    """A `RowSource` without the rows of one fold; the others are copied block by block."""
 
     def __init__(self, rows: RowSource, folds: Tensor, fold: int) -> None:
         self._rows, self._held_out = rows, folds == fold
-        self.num_rows, self.num_features = rows.num_rows, rows.num_features
+        self.num_rows, self.num_features = int((~self._held_out).sum()), rows.num_features
         self.is_sparse, self.has_random_access = rows.is_sparse, rows.has_random_access
         self.may_be_held = rows.may_be_held
         self._number = sum(1 for _ in rows.blocks()) if rows.has_random_access else 0
@@ -148,22 +148,22 @@ class _WithoutFold:
 
     def blocks(self) -> Iterator[Batch]:
         """All rows in order."""
-        return self._weighted(self._rows.blocks(), self._held_out.split([len(b.labels) for b in self._rows.blocks()]))
+        return self._filtered(self._rows.blocks(), self._held_out.split([len(b.labels) for b in self._rows.blocks()]))
 
     def interleaved_blocks(self) -> Iterator[Batch]:
         """All rows, each block a sample of them where rows have random access."""
         if not self.has_random_access:
             return self.blocks()
-        return self._weighted(
+        return self._filtered(
             self._rows.interleaved_blocks(), [self._held_out[i :: self._number] for i in range(self._number)]
         )
 
-    def _weighted(self, blocks: Iterator[Batch], held_out: Sequence[Tensor]) -> Iterator[Batch]:
+    def _filtered(self, blocks: Iterator[Batch], held_out: Sequence[Tensor]) -> Iterator[Batch]:
         for block, out in zip(blocks, held_out, strict=True):
-            weight = block.sample_weight
-            if weight is None:
-                weight = torch.ones(len(block.labels), dtype=torch.float32, device=block.labels.device)
-            yield Batch(block.features, block.labels, weight.masked_fill(out.to(weight.device), 0.0))
+            kept = (~out).nonzero()[:, 0].to(block.labels.device)
+            weight = None if block.sample_weight is None else block.sample_weight[kept]
+            if len(kept):
+                yield Batch(block.features[kept], block.labels[kept], weight)
 
 
 def _fit_path(

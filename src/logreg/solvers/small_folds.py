@@ -30,7 +30,7 @@ from logreg.solvers.batch_model import minimize_models
 from logreg.solvers.bounds import Bound
 from logreg.solvers.path import PathPoint, Strength
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.state import VALUE_ROUNDING
+from logreg.solvers.state import VALUE_ROUNDING, within
 from logreg.solvers.threads import threads_for
 
 MAX_ROW_NUMBERS = 2**22
@@ -101,8 +101,7 @@ class BatchPaths(NamedTuple):
             strengths, points, gradients, *columns, strict=True
         ):
             bound = Bound(value, gap, True, gradient, loss, rounding, error=error)
-            converged = gap + rounding <= tolerance * value
-            found.append(PathPoint(point, bound, converged, passes, strength.l2, strength.l1))
+            found.append(PathPoint(point, bound, within(bound, tolerance), passes, strength.l2, strength.l1))
         return found
 
 
@@ -268,7 +267,7 @@ class _Batch:
     def _certify(self, waiting: Sequence[_Fitted], strengths: Sequence[Strength], passes: Tensor) -> BatchBound:
         """Bounds the gaps of fits; where a bound is not within the tolerance, more steps follow."""
         found = self._bound(waiting, strengths)
-        missed = found.gap + found.rounding > self.tolerance * found.value
+        missed = found.gap > self.tolerance * found.value
         for place in missed.any(1).nonzero()[:, 0].tolist():
             fitted, hessian, last = waiting[place], self._hessian, self._last
             self._set(strengths[fitted.number])
@@ -276,7 +275,7 @@ class _Batch:
             for _ in range(MAX_REPAIRS):
                 point, now = self._minimize(fitted.point, passes[fitted.number], limit)
                 better = self._bound([_Fitted(fitted.number, point, now)], strengths)
-                left = better.gap + better.rounding > self.tolerance * better.value
+                left = better.gap > self.tolerance * better.value
                 if not bool(left[0].any()):
                     break
                 limit = torch.where(left[0], limit / 10, limit)
@@ -385,7 +384,7 @@ class _Batch:
             trial, found, stuck[problems] = self._try(at, step, value, columns)
             self._learn(columns, trial - at, found.slopes - slopes)
             before_step, after = gap[problems], self._estimated_gap(found, trial, columns)
-            if number == self.number:
+            if isinstance(columns, slice):
                 point, now, gap = trial, found, after
             else:
                 point = point.index_copy(0, columns, trial)
