@@ -142,7 +142,7 @@ class RunConfig:
             strength("auto", "path"),
             "adds l2/2 * |coef|^2, never the intercept; scikit-learn's C is 1/(rows * l2); path, or a list such as "
             "[1e-2,1e-3], is short for l2_path=default or that list; auto (tables, features and backbones) chooses "
-            "from few strengths on val; 0 for sgd, adam, with l1; C=1 without val",
+            "from few strengths, by cross-validation or on val; 0 for sgd, adam, with l1; C=1 without both",
         )
     )
     l2_path: str | list[float] | None = field(

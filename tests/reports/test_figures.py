@@ -12,12 +12,14 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
 from logreg.evaluation.path_row import PathRow
 from logreg.facts import DataFacts
 from logreg.reports.figures import (
     coefficient_images,
+    coefficient_paths,
     further_fonts,
     label,
     labels,
@@ -165,3 +167,98 @@ def test_a_weak_penalty_whose_loss_explodes_does_not_flatten_the_rest() -> None:
     ]
     assert path_curve(rows, "made").axes[0].get_ylim()[1] < 4
     assert path_curve(rows[1:2], "made").axes[0].get_ylim()[1] > 0.4  # one strength alone
+
+
+def cross_validated(along: str, errors: float = 0.05) -> list[PathRow]:
+    """Six strengths of l1 or l2, of which the third is best and the second the strongest within one error."""
+    losses = {1.0: 0.69, 0.3: 0.33, 0.1: 0.3, 0.03: 0.31, 0.01: 0.35, 0.003: 0.4}
+    return [
+        PathRow(
+            **{"l2": 0.0, along: strength},
+            loss_train=loss / 2,
+            loss_val=loss,
+            error=errors,
+            accuracy_val=1 - loss,
+            accuracy_error=0.02,
+            gap=0.0,
+            relative_gap=0.0,
+            converged=True,
+            passes=3,
+            nonzero=place,
+            folds=(loss, loss),
+        )
+        for place, (strength, loss) in enumerate(losses.items())
+    ]
+
+
+def texts_in(figure: Figure) -> list[str]:
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize("rule", ["best", "one_se"])
+def test_a_cross_validated_path_has_error_bars_both_lines_and_a_star_at_the_chosen(rule: str) -> None:
+    rows = cross_validated("l2")
+    figure = path_curve(rows, "made", chosen=2 if rule == "best" else 1, folds="10-fold cross-validation", rule=rule)
+    FigureCanvasAgg(figure).draw()
+    upper, lower = figure.axes
+    for axes, value, error in ((upper, "loss_val", 0.05), (lower, "accuracy_val", 0.02)):
+        (bars,) = axes.containers
+        (segments,) = bars[2]
+        ends = [[low[1], high[1]] for low, high in segments.get_segments()]
+        means = [getattr(row, value) for row in rows[::-1]]
+        assert ends == [pytest.approx([mean - error, mean + error]) for mean in means]
+        places = [np.ravel(np.asarray(line.get_xdata())).tolist() for line in axes.lines]
+        vertical = {place[0] for place in places if len({*place}) == 1}
+        assert {0.1, 0.3} <= vertical
+        stars = [line for line in axes.lines if line.get_marker() == "*" and len(np.ravel(line.get_xdata()))]
+        assert [float(np.ravel(star.get_xdata())[0]) for star in stars] == [0.1 if rule == "best" else 0.3]
+    assert texts_in(figure) == [
+        "10-fold cross-validation, ± one standard error",
+        "train",
+        "best log-loss of the folds: l2 = 0.1, loss 0.3, accuracy 70.00%",
+        "strongest within one error: l2 = 0.3",
+    ]
+    assert upper.child_axes == []  # of l2, no coefficient is 0
+
+
+def test_along_l1_the_upper_axis_counts_coefficients_below_the_title() -> None:
+    rows = cross_validated("l1")
+    figure = path_curve(rows, "made", folds="5-fold cross-validation")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    upper = figure.axes[0]
+    (above,) = upper.child_axes
+    assert dict(zip(above.get_xticks(), [text.get_text() for text in above.get_xticklabels()], strict=True)) == {
+        row.l1: str(row.nonzero) for row in rows
+    }
+    labels = [text.get_window_extent() for text in above.get_xticklabels()]
+    assert not any(one.overlaps(other) for place, one in enumerate(labels) for other in labels[:place])
+    assert not upper.title.get_window_extent().overlaps(above.xaxis.label.get_window_extent())
+    assert figure.axes[1].get_xlabel() == "l1 (stronger penalty to the right)"
+
+
+def test_coefficients_along_a_path_have_the_names_of_the_largest_where_it_was_chosen() -> None:
+    rows = cross_validated("l1")
+    coefs = [torch.linspace(-1, 1, 40).view(2, 20) * row.nonzero for row in rows]
+    coefs[-1] = coefs[-1] * 100  # a weak penalty does not flatten the rest
+    names = [f"feature {number}" for number in range(40)]
+    figure = coefficient_paths(coefs, rows, names, "made", chosen=2)
+    FigureCanvasAgg(figure).draw()
+    (axes,) = figure.axes
+    texts = texts_in(figure)
+    assert {*texts[:10]} == {f"feature {number}" for number in (*range(5), *range(35, 40))}
+    assert texts[10:] == ["chosen: l1 = 0.1", "30 others"]
+    by_name = {str(line.get_label()): line for line in axes.lines}
+    assert np.ravel(by_name["feature 39"].get_ydata()).tolist() == pytest.approx([float(coef[1, 19]) for coef in coefs])
+    assert axes.get_ylim()[1] == pytest.approx(3 * 2)
+    (above,) = axes.child_axes
+    assert [text.get_text() for text in above.get_xticklabels()] == ["5", "4", "3", "2", "1", "0"]
+
+
+def test_where_all_coefficients_are_0_the_largest_elsewhere_have_names() -> None:
+    rows = cross_validated("l1")
+    coefs = [torch.tensor([[1.0, -3.0, 2.0]]) * row.nonzero for row in rows]
+    figure = coefficient_paths(coefs, rows, ["a", "b", "c"], "made", chosen=0, standardized=False)
+    assert texts_in(figure) == ["b", "c", "a", "chosen: l1 = 1"]
+    assert figure.axes[0].get_ylabel() == "coefficient per unit of the feature"

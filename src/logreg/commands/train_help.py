@@ -16,6 +16,7 @@ usage: python scripts/train.py [key=value ...]
 examples
   python scripts/train.py                                        three students: hours studied, pass or fail
   python scripts/train.py dataset=breast_cancer l2=1e-3          a table, to its certified optimum
+  python scripts/train.py dataset=breast_cancer l1=path cv=10    a lasso path, chosen by 10-fold cross-validation
   python scripts/train.py dataset=mnist lr=0.1 accelerator=gpu   ten digits on a GPU
   python scripts/train.py dataset=mnist loss=bce                 one-vs-rest instead of softmax
   python scripts/train.py dataset=table dataset.path=FILE dataset.target=COLUMN      your own table

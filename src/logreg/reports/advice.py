@@ -53,10 +53,10 @@ def has_risen(summary: Summary) -> bool:
 
 
 def overfits(summary: Summary) -> bool:
-    """Whether loss/val rose while loss/train fell, and l2 was not chosen on val.
+    """Whether loss/val rose while loss/train fell, and l2 was not chosen by scores.
 
     An exact optimizer may pass points of lower loss/val on its way to the optimum of a strong penalty, but their
-    loss/train is lower too.  Where l2 was chosen on val, no other strength was better there.
+    loss/train is lower too.  Where l2 was chosen by scores, no other strength had a better one.
     """
     if summary.best is None:
         return False
@@ -88,7 +88,7 @@ def _penalized(summary: Summary) -> str:
     """The run with a penalty, where it lacks one."""
     lacks = bool(summary.optimality.separation or summary.optimality.dependent) or _overfits(summary)
     if summary.is_exact:
-        l2 = "l2=path" if "val" in summary.metrics else "l2=1e-3"
+        l2 = "l2=path" if summary.ranking_split != "train" else "l2=1e-3"
         return _again(summary, l2, without=["l2_path"]) if lacks else ""
     # A first-order optimizer stops long before coefficients are large: val shows whether they are.
     lacks = lacks and (has_risen(summary) or "val" not in summary.metrics)

@@ -89,7 +89,7 @@ class RunResult:
     evaluation: Evaluation | None = None
     """All scores of the last split."""
     l2_reason: str = ""
-    """Reason for the value of l2, where it was neither typed nor chosen on val; else empty."""
+    """Reason for the value of l2, where it was neither typed nor chosen by scores; else empty."""
 
     @property
     def place(self) -> int:

@@ -285,7 +285,7 @@ class Summary:
             those of ``metrics``; its log-loss is of calibrated probabilities and without class weights.
         mistakes: Mistakes, highest probability first; ``None`` where no rows were held out.
         reason: Reason for the solver that optimizer "auto" chose.
-        l2_reason: Reason for the value of l2, where it was neither typed nor chosen on val.
+        l2_reason: Reason for the value of l2, where it was neither typed nor chosen by scores.
         equation: The fitted model in words, where it is short.
         example: The first row of train by feature, where features are few.
         best: ``None`` without a val split.
