@@ -104,7 +104,7 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     """
     problem, avoids = state.problem, avoids_hessian(state.problem) and not state.plain
     sample = yield from request(RowSample(problem))
-    rows = enough_rows(problem, sample) if avoids or holds_hessian(problem) else 0
+    few, rows = enough_rows(problem, sample) if avoids or holds_hessian(problem) else (0, 0)
     many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS
     stochastic = many and not rows and (avoids or not holds_hessian(problem))
     coordinates = choose_coordinates(problem, sample, not stochastic)
@@ -114,7 +114,7 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         return torch.float64
     if not state.point.any():
         if rows:
-            yield from _start_from_sample(state, _thinned(sample, rows), solve)
+            yield from _start_from_sample(state, _thinned(sample, few), _thinned(sample, rows), solve)
         elif stochastic:
             yield from _start_stochastically(state, sample)
     return problem.dtype
@@ -143,52 +143,57 @@ def avoids_hessian(problem: Problem) -> bool:
     return hessian_seconds(problem) > HESSIAN_PASSES * pass_seconds(problem)
 
 
-def enough_rows(problem: Problem, sample: Batch) -> int:
-    """Rows of a sample that are a small part of all rows and still enough for each parameter; 0 where there are none.
+def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
+    """Rows of a sample for its optimum and for its Hessian; 0 where no small part of all rows is enough for them.
 
-    The Hessian of so many rows takes no longer than a pass, unless the parameters need more rows.
+    The optimum needs enough rows for each parameter, of the rarest class too.  The Hessian takes as many as it can in
+    the time of a pass.
     """
     order, rows = problem.hessian_order, min(len(sample.labels), problem.rows // 4)
-    needed, of_pass, of_hessian = SAMPLE_ROWS_PER_PARAMETER * order, pass_seconds(problem), hessian_seconds(problem)
-    if rows < needed or of_pass + of_hessian < MIN_SAMPLED_PASSES * SECONDS_PER_PASS:
-        return 0
-    cheap = int(problem.rows * of_pass / of_hessian)
-    return max(needed, min(rows, cheap))
+    of_pass, of_hessian = pass_seconds(problem), hessian_seconds(problem)
+    if rows < SAMPLE_ROWS_PER_PARAMETER * order or of_pass + of_hessian < MIN_SAMPLED_PASSES * SECONDS_PER_PASS:
+        return 0, 0
+    classes = problem.num_outputs if problem.coupled else 2
+    counts = torch.bincount(sample.labels, minlength=classes)
+    rarest = max(int(counts.min()), 1) * classes / len(sample.labels)
+    few = min(int(SAMPLE_ROWS_PER_PARAMETER * order / rarest), rows)
+    return few, max(few, min(rows, int(problem.rows * of_pass / of_hessian)))
 
 
-def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> PassRequests[None]:
-    """Moves the start to about the optimum of a sample, with the Hessian of the sample there.
+def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Solver) -> PassRequests[None]:
+    """Moves the start to about the optimum of few rows, and on by a Newton step with the Hessian of a sample there.
 
-    Where Newton's method follows, the start is moved on by one Newton step with that Hessian and the gradient of more
-    rows.  Where quasi-Newton steps follow, they start from its inverse.  Coefficients of rare features (`_common`) keep
-    their starting value.
+    Where Newton's method follows, the gradient of that step is one of more rows.  Where quasi-Newton steps follow, they
+    start from the inverse of the Hessian.  Coefficients of rare features (`_common`) keep their starting value.
     """
     problem, coordinates = state.problem, state.coordinates
-    common = _common(sample, coordinates).nonzero()[:, 0]
+    common = _common(few, coordinates).nonzero()[:, 0]
     if not len(common):
         return
     model = Coordinates(problem.model.center[common], problem.model.scale[common])
     own = Coordinates(coordinates.center[common], coordinates.scale[common])
-    sample = sample._replace(features=sample.features[:, common])
-    narrow = replace(problem, model=model, dtype=torch.float32).sub(sample)
-    if not narrow.total_weight > 0:
+    few, sample = (part._replace(features=part.features[:, common]) for part in (few, sample))
+    narrow = replace(problem, model=model, dtype=torch.float32)
+    if not narrow.sub(few).total_weight > 0:
         return
-    inner = SolverState(narrow, narrow.zeros())
+    inner = SolverState(narrow.sub(few), narrow.zeros())
     avoids = avoids_hessian(problem) and not state.plain
     for requested in solve(inner, SAMPLE_TOL if avoids else NEAR_SAMPLE_TOL):
-        run_pass(MemoryRows(*sample), requested)
+        run_pass(MemoryRows(*few), requested)
     inner_point, chosen = inner.coordinates.to(own, inner.point), F.pad(common, (0, 1), value=problem.num_features)
     state.point = problem.zeros().index_copy_(1, chosen, inner_point)
     more = problem.rows // EXTRA_ROWS_DIVISOR
     if not (avoids or more >= 2 * len(sample.labels)):
         return
+    narrow = narrow.sub(sample)
     curved = Evaluate(narrow, own, inner_point, hessian=torch.float32)
     run_pass(MemoryRows(*sample), curved)
-    there = curved.result()
-    assert there.hessian is not None
-    factored_hessian = factor_hessian(narrow, there.hessian, own)
+    now = curved.result()
+    assert now.hessian is not None
+    factored_hessian = factor_hessian(narrow, now.hessian, own)
     if factored_hessian.smallest_pivot < SINGULAR_PIVOT[torch.float32]:
         return  # along a direction without curvature in the sample the length of a step is not determined
+    gradient = now.gradient
     if avoids:
         metric = torch.ones_like(state.point)  # of rare features
         if len(common) < problem.num_features:
@@ -198,9 +203,9 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
             return (gradient / metric).index_copy_(1, chosen, factored_hessian.step(gradient[:, chosen]))
 
         state.inverse = LimitedMemoryInverse(apply_inverse, problem, problem.penalties(coordinates)[0])
-        return
-    now = yield from request(EvaluateSample(problem, coordinates, state.point, more))
-    gradient = now.gradient[:, chosen]
+    else:
+        now = yield from request(EvaluateSample(problem, coordinates, state.point, more))
+        gradient = now.gradient[:, chosen]
     step = factored_hessian.step(gradient)
     # A sample without a row of some class has no curvature there, and its predicted decrease is far too large.
     if 0 < float((step * gradient).sum()) / 2 <= MAX_SAMPLE_STEP_DECREASE * now.value:
