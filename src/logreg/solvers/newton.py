@@ -226,7 +226,7 @@ class _Iteration:
     def __init__(self, state: SolverState, dtype: torch.dtype, rough: float) -> None:
         problem, objective = state.problem, state.problem.objective
         self.state, self.problem, self.coordinates = state, problem, state.coordinates
-        self.holds_hessian = holds_hessian(problem)
+        self.holds_hessian = holds_hessian(problem) and (state.plain or not avoids_hessian(problem))
         self.unpenalized = not objective.l2
 
         self.point, self.dtype = state.point, dtype

@@ -45,6 +45,12 @@ hardly by more."""
 RATE_STEPS = 4
 """Last steps whose convergence is compared; where they do not halve the estimated gap together, steps end."""
 
+FAR_DECREASE = 0.05
+"""Predicted decrease, relative to f, above which the convergence is not judged yet: the point is far from the optimum."""
+
+MAX_FAR_STEPS = 20
+"""Steps with a good first matrix after which it is judged anyway."""
+
 
 def quasi_newton_steps(state: SolverState, rough: float = 0.0) -> PassRequests[bool]:
     """Minimizes f by steps s = -B @ gradient, with B the `LimitedMemoryInverse`, until certified or a step fails.
@@ -97,7 +103,7 @@ class _Steps:
         assert inverse is not None
         most_late = hessian_seconds(problem) / pass_seconds(problem) if holds_hessian(problem) else math.inf
         num_pairs, left, late = 0, [], 0
-        for _ in range(MAX_UNIT_STEPS):
+        for number in range(MAX_UNIT_STEPS):
             now, state.value = self.now, self.now.value
             gap_here = gap_from_gradient(state, now.gradient, now.curvature)
             state.gap = min(gap_here, 1.0) * abs(now.value)
@@ -120,7 +126,8 @@ class _Steps:
             last_decrease, state.predicted_decrease = state.predicted_decrease, decrease / max(abs(now.value), 1e-300)
             if rough and state.predicted_decrease + last_decrease < rough:
                 return True
-            left.append(state.predicted_decrease / rough if rough else gap / max(limit, 1e-300))
+            if math.isfinite(most) or state.predicted_decrease <= FAR_DECREASE or number >= MAX_FAR_STEPS:
+                left.append(state.predicted_decrease / rough if rough else gap / max(limit, 1e-300))
             late += state.predicted_decrease <= LATE_FRACTION * state.tolerance
             if late > most_late:
                 return False

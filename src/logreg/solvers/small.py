@@ -99,13 +99,13 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
         if found_step is None:
             return number
         step = found_step
-        gap = float((step * now.gradient).sum()) / 2 / max(abs(value), 1e-300)
-        if gap <= limit:
+        gap = float((step * now.gradient).sum()) / 2
+        if gap <= limit * abs(value):
             found = small.bound(state, now, step)
             if found is not None and found.gap + found.rounding <= state.tolerance * abs(found.value):
                 state.bound, state.best, state.gap = found, state.point, found.gap
                 return number
-            limit = gap / 10
+            limit = gap / 10 / abs(value)
         stalled = 0 if gap <= smallest_gap / 2 else stalled + 1
         smallest_gap = min(smallest_gap, gap)
         if stalled == MAX_STALLED_STEPS:
