@@ -26,13 +26,27 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from logreg.solvers.bounds import MAX_FEASIBLE_SHIFT, Bound, DualPoint, conversion_rounding, duality_gap
+from logreg.facts import Batch
+from logreg.rows import row_weights
+from logreg.solvers.bounds import (
+    MAX_FEASIBLE_SHIFT,
+    Bound,
+    DualPoint,
+    conversion_rounding,
+    duality_gap,
+    evaluated_point,
+)
 from logreg.solvers.curvature_bound import EvaluatedPoint
+from logreg.solvers.kernels import coupled_gram, weighted_gram
+from logreg.solvers.newton_steps import factor_hessian
 from logreg.solvers.passes.base import PassRequests
+from logreg.solvers.passes.evaluate import Derivatives, diagonal_of
 from logreg.solvers.passes.precise import accumulated
+from logreg.solvers.problem import Coordinates, Problem
 
 MAX_REACH = 0.7
 """Largest change of a logit by the step, times the self-concordance of the loss: there is no bound beyond 1, and some
@@ -65,7 +79,7 @@ def bound_by_newton_step(
     kappa = 0.5 + reach / 6 + reach**2 / (12 * (1 - reach))  # it is 1/2 + r / 6 + r^2 / 12 + r^3 / 20 + ...
     excess = kappa * float((moves * change).sum()) * (1 + 4 * accumulated(problem))
     moved = moves.T @ rows
-    moved = moved if problem.intercept else F.pad(moved, (0, 1))
+    moved = moved if moved.shape == at.point.shape else F.pad(moved, (0, 1))
     sums = evaluation.gradient - problem.penalties(at.coordinates)[0] * at.point - moved
     theta = DualPoint(sums, 1.0, excess, at.probabilities_error, reach=max(reach, MAX_FEASIBLE_SHIFT))
     gap, hidden = yield from duality_gap(at, theta)
@@ -74,3 +88,35 @@ def bound_by_newton_step(
     slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
     hidden += conversion_rounding(at, at.coordinates)
     return Bound(evaluation.value, gap, True, slope, evaluation.loss, hidden, error=at.value_error)
+
+
+def bound_by_sample(
+    problem: Problem, coordinates: Coordinates, point: Tensor, evaluation: Derivatives, sample: Batch
+) -> PassRequests[Bound | None]:
+    """Bounds f - f* at a point by the Newton step of a sample of the rows; no pass is requested.
+
+    Args:
+        problem: A problem with l2 > 0 and a loss that has a conjugate.
+        coordinates: The coordinates of the point.
+        point: Shape (K, D + 1).
+        evaluation: The derivatives there, in float64, over all rows.
+        sample: Some of the rows, each at most once.
+
+    Returns:
+        The bound; ``None`` where the step changes a logit by too much.
+    """
+    rows = (sample.features.double() - coordinates.center).div_(coordinates.scale)
+    rows = F.pad(rows, (0, 1), value=1.0 if problem.intercept else 0.0)
+    own = row_weights(sample, problem.class_weight, torch.float64)
+    weights = (rows.new_ones(len(rows)) if own is None else own).mul(problem.row_sum_scale).unsqueeze(1)
+    curvature = problem.loss.evaluate_precisely(rows @ point.T, sample.labels).curvature
+    l2 = problem.penalties(coordinates)[0]
+    if problem.coupled:
+        hessian = coupled_gram(rows, curvature, weights).view(*point.shape, *point.shape)
+        diagonal_of(hessian).add_(l2)
+    else:
+        hessian = torch.stack([weighted_gram(rows, column.unsqueeze(1)) for column in (curvature * weights).T])
+        hessian.diagonal(dim1=1, dim2=2).add_(l2)
+    step = factor_hessian(problem, hessian, coordinates).step(evaluation.gradient)
+    at = evaluated_point(problem, coordinates, point, evaluation)
+    return (yield from bound_by_newton_step(at, rows, weights, curvature, step))

@@ -114,6 +114,8 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         return torch.float64
     if not state.point.any():
         if rows:
+            if avoids:  # a Hessian in float64 takes twice as long
+                state.sample = _thinned(sample, max(few, rows // 2))
             yield from _start_from_sample(state, _thinned(sample, few), _thinned(sample, rows), solve)
         elif stochastic:
             yield from _start_stochastically(state, sample)
@@ -199,8 +201,10 @@ def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Sol
         if len(common) < problem.num_features:
             metric = (yield from request(HessianDiagonal(problem, coordinates, state.point))).clamp(min=1e-30)
 
+        total = problem.row_sum_scale * problem.total_weight  # the objective of a sample is always a mean
+
         def apply_inverse(gradient: Tensor) -> Tensor:
-            return (gradient / metric).index_copy_(1, chosen, factored_hessian.step(gradient[:, chosen]))
+            return (gradient / metric).index_copy_(1, chosen, factored_hessian.step(gradient[:, chosen] / total))
 
         state.inverse = LimitedMemoryInverse(apply_inverse, problem, problem.penalties(coordinates)[0])
     else:
