@@ -47,5 +47,5 @@ def hessian_seconds(problem: Problem) -> float:
 def blocks_seconds(problem: Problem, rows: int) -> float:
     """Time to form each output's own block of the Hessian from so many rows, and to factor the blocks."""
     d, k = problem.num_features, problem.num_outputs
-    gram = SECONDS_PER_GRAM_PRODUCT / 2 * rows * d**2
+    gram = rows * d * (SECONDS_PER_GRAM_NUMBER + SECONDS_PER_GRAM_PRODUCT / 2 * d)
     return pass_seconds(problem) + k * (SECONDS_PER_PASS + gram + SECONDS_PER_FACTOR_PRODUCT / 3 * d**3)

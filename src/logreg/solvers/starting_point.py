@@ -148,8 +148,8 @@ def avoids_hessian(problem: Problem) -> bool:
 def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
     """Rows of a sample for its optimum and for its Hessian; 0 where no small part of all rows is enough for them.
 
-    The optimum needs enough rows for each parameter, of the rarest class too.  The Hessian takes as many as it can in
-    the time of a pass.
+    The Hessian takes as many rows as it can in the time of a pass.  Where it is dear, the optimum, which takes several,
+    is that of fewer rows: enough for each parameter, of the rarest class too.
     """
     order, rows = problem.hessian_order, min(len(sample.labels), problem.rows // 4)
     of_pass, of_hessian = pass_seconds(problem), hessian_seconds(problem)
@@ -159,7 +159,8 @@ def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
     counts = torch.bincount(sample.labels, minlength=classes)
     rarest = max(int(counts.min()), 1) * classes / len(sample.labels)
     few = min(int(SAMPLE_ROWS_PER_PARAMETER * order / rarest), rows)
-    return few, max(few, min(rows, int(problem.rows * of_pass / of_hessian)))
+    many = max(few, min(rows, int(problem.rows * of_pass / of_hessian)))
+    return (few if avoids_hessian(problem) else many), many
 
 
 def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Solver) -> PassRequests[None]:
