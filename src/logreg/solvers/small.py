@@ -54,7 +54,7 @@ def is_small(problem: Problem, rows: MemoryRows) -> bool:
     )
 
 
-def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
+def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: float = 0.0) -> int:
     """Minimizes f by Newton's method from the point of ``state``, and certifies the point.
 
     Each iteration:
@@ -73,6 +73,7 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
         state: State of a problem that `is_small`; its coordinates, point, value and bound are updated.
         rows: All rows of the problem.
         max_passes: Evaluations of f at most.
+        rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
 
     Returns:
         Evaluations of f: each reads all rows once, as a pass does.
@@ -100,6 +101,8 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
             return number
         step = found_step
         gap = float((step * now.gradient).sum()) / 2
+        if gap < rough * abs(value):
+            return number
         if gap <= limit * abs(value):
             found = small.bound(state, now, step)
             if found is not None and found.gap + found.rounding <= state.tolerance * abs(found.value):

@@ -35,6 +35,7 @@ from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
+from logreg.solvers.small import is_small, solve_small
 from logreg.solvers.state import SolverState
 
 MAX_HELD_HESSIAN_PARAMETERS = 1024
@@ -72,6 +73,9 @@ that optimum is about as far from that of all rows, and has too large coefficien
 
 NEAR_SAMPLE_TOL = 0.003
 """The same where a step by more rows and Newton's method follow, which take few steps from a point that is near."""
+
+MAX_SAMPLE_STEPS = 50
+"""Newton steps on a small sample at most."""
 
 EXTRA_ROWS_DIVISOR = 8
 """One row in 8 serves for the gradient at the sample's optimum: many more rows than the sample, at 1 / 8 of a pass."""
@@ -175,14 +179,19 @@ def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Sol
         return
     model = Coordinates(problem.model.center[common], problem.model.scale[common])
     own = Coordinates(coordinates.center[common], coordinates.scale[common])
-    few, sample = (part._replace(features=part.features[:, common]) for part in (few, sample))
+    if len(common) < problem.num_features:
+        few, sample = (part._replace(features=part.features[:, common]) for part in (few, sample))
     narrow = replace(problem, model=model, dtype=torch.float32)
     if not narrow.sub(few).total_weight > 0:
         return
     inner = SolverState(narrow.sub(few), narrow.zeros())
     avoids = avoids_hessian(problem) and not state.plain
-    for requested in solve(inner, SAMPLE_TOL if avoids else NEAR_SAMPLE_TOL):
-        run_pass(MemoryRows(*few), requested)
+    memory, tolerance = MemoryRows(*few), SAMPLE_TOL if avoids else NEAR_SAMPLE_TOL
+    if is_small(inner.problem, memory):
+        solve_small(inner, memory, MAX_SAMPLE_STEPS, tolerance)
+    else:
+        for requested in solve(inner, tolerance):
+            run_pass(memory, requested)
     inner_point, chosen = inner.coordinates.to(own, inner.point), F.pad(common, (0, 1), value=problem.num_features)
     state.point = problem.zeros().index_copy_(1, chosen, inner_point)
     more = problem.rows // EXTRA_ROWS_DIVISOR
