@@ -338,8 +338,8 @@ def bound_at_dual_point(at: EvaluatedPoint, own: Coordinates, theta: DualPoint) 
 
 def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[float, float]]:
     """The duality gap between a point and a dual point, and an upper bound of what rounding hides of the exact one."""
-    problem, coordinates, point, evaluation = at.problem, at.coordinates, at.point, at.evaluation
-    l2, l1 = (strength[:-1] for strength in problem.penalties(coordinates))
+    problem, point, evaluation = at.problem, at.point, at.evaluation
+    l2, l1 = (strength[:-1] for strength in at.penalties)
     coef, slopes, excess = point[:, :-1], theta.sums[:, :-1], max(theta.excess, 0.0)
     # The norm over the rows of the residuals: |residual|^2 <= 2 max_curvature loss, for a loss that is smooth and >= 0;
     # and that of theta minus the residuals, by the strong convexity of the conjugate.
@@ -351,10 +351,12 @@ def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[floa
     noise = accumulated(problem) * size * at.squares[:-1].sqrt() + moves
     noise = noise + 8 * UNIT_ROUNDOFF * (slopes.abs() + l2 * coef.abs())
     if problem.objective.l2:
-        terms, rounding = _penalty_terms(coef, slopes, noise, l2, l1)
+        terms, rounding = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
     else:
         terms, rounding = yield from _l1_penalty_terms(at, theta, noise, l1)
-    rounding += theta.rounding + 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum())
+    rounding += theta.rounding
+    if problem.objective.l1:
+        rounding += 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum())
     rounding += _second_order(problem, at.logits_error) + distance * float(at.logits_error.norm())
     # The second derivative of the conjugate is 1 / q at a probability q, which is at least (1 - the fractions) p.
     balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - theta.reach)
@@ -462,15 +464,19 @@ def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float]
     return sums - off.unsqueeze(1) * (least / total), cost
 
 
-def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor) -> tuple[Tensor, float]:
+def _penalty_terms(
+    coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None
+) -> tuple[Tensor, float]:
     """The terms w V + g(w) + g*(-V) of the coefficients, (K, D), with l2 > 0; and what rounding adds.
 
-    |V + l2 w|^2 / (2 l2) for l1 = 0, written so that nothing large cancels.
+    |V + l2 w|^2 / (2 l2) without l1, written so that nothing large cancels.
     """
-    held = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
+    held = slopes if l1 is None else (slopes.abs() - l1).clamp(min=0) * slopes.sign()
     off = (held + l2 * coef).abs()
-    terms = off * (off / l2) / 2 + l1 * coef.abs() + coef * (slopes - held)
-    return terms, float((noise * (off / l2) + noise * (noise / l2) / 2).sum())
+    terms = off * (off / l2) / 2
+    if l1 is not None:
+        terms = terms + l1 * coef.abs() + coef * (slopes - held)
+    return terms, float((noise * ((off + noise / 2) / l2)).sum())
 
 
 def _l1_penalty_terms(
@@ -563,7 +569,7 @@ def _costs_of_moves(problem: Problem, off: Tensor, conductance: Tensor, far: flo
         far: The largest slope of the conjugate.
     """
     feasible = (off * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT * conductance) & (conductance > 0)
-    return torch.where(feasible, off.square() / conductance, far * off), feasible
+    return torch.where(feasible, off * (off / conductance), far * off), feasible
 
 
 def _half_decrement(problem: Problem, point: Tensor, gradient: Tensor) -> PassRequests[float]:

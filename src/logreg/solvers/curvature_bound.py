@@ -96,6 +96,11 @@ class EvaluatedPoint:
         return self.problem.row_sum_scale * self.problem.total_weight
 
     @cached_property
+    def penalties(self) -> tuple[Tensor, Tensor]:
+        """See `Problem.penalties`."""
+        return self.problem.penalties(self.coordinates)
+
+    @cached_property
     def logits_error(self) -> Tensor:
         """Root of the weighted sum over the rows of the squared rounding errors of each output's logits, (K,)."""
         reach = self.point[:, :-1].abs() @ self.squares[:-1].sqrt() + self.point[:, -1].abs() * math.sqrt(self.total)

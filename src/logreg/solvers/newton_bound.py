@@ -80,7 +80,7 @@ def bound_by_newton_step(
     excess = kappa * float((moves * change).sum()) * (1 + 4 * accumulated(problem))
     moved = moves.T @ rows
     moved = moved if moved.shape == at.point.shape else F.pad(moved, (0, 1))
-    sums = evaluation.gradient - problem.penalties(at.coordinates)[0] * at.point - moved
+    sums = evaluation.gradient - at.penalties[0] * at.point - moved
     theta = DualPoint(sums, 1.0, excess, at.probabilities_error, reach=max(reach, MAX_FEASIBLE_SHIFT))
     gap, hidden = yield from duality_gap(at, theta)
     if not math.isfinite(gap + hidden):

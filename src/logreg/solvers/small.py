@@ -167,7 +167,7 @@ class _SmallProblem:
             hessian = coupled_gram(rows, curvature, weights)
             hessian.diagonal().view_as(point).add_(self._l2)
         else:
-            hessian = torch.stack([rows.T @ (rows * column.unsqueeze(1)) for column in spread.T])
+            hessian = rows.T @ (rows * spread.T.unsqueeze(2))
             hessian.diagonal(dim1=1, dim2=2).add_(self._l2)
         value = loss + float((shrunk * point).sum()) / 2
         gradient = (residuals * weights).T @ rows + shrunk

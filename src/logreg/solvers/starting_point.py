@@ -67,6 +67,9 @@ largest at zero.
 SAMPLE_ROWS_PER_PARAMETER = 20
 """Rows of a sample for each parameter of one output from which the sample's optimum is a good start."""
 
+MIN_CLASS_ROWS = 5
+"""Rows of the rarest class in a sample, below which its optimum is far from that of all rows."""
+
 SAMPLE_TOL = 0.03
 """Predicted decrease, relative to f, at which the search for a sample's optimum ends: with 20 rows for each parameter
 that optimum is about as far from that of all rows, and has too large coefficients."""
@@ -108,7 +111,7 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     """
     problem, avoids = state.problem, avoids_hessian(state.problem) and not state.plain
     sample = yield from request(RowSample(problem))
-    few, rows = enough_rows(problem, sample) if avoids or holds_hessian(problem) else (0, 0)
+    few, rows = enough_rows(problem, sample) if avoids or (holds_hessian(problem) and not state.plain) else (0, 0)
     many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS
     stochastic = many and not rows and (avoids or not holds_hessian(problem))
     coordinates = choose_coordinates(problem, sample, not stochastic)
@@ -161,7 +164,9 @@ def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
         return 0, 0
     classes = problem.num_outputs if problem.coupled else 2
     counts = torch.bincount(sample.labels, minlength=classes)
-    rarest = max(int(counts.min()), 1) * classes / len(sample.labels)
+    rarest = int(counts.min()) * classes / len(sample.labels)
+    if rarest * rows < MIN_CLASS_ROWS * classes:
+        return 0, 0
     few = min(int(SAMPLE_ROWS_PER_PARAMETER * order / rarest), rows)
     many = max(few, min(rows, int(problem.rows * of_pass / of_hessian)))
     return (few if avoids_hessian(problem) else many), many
@@ -174,7 +179,7 @@ def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Sol
     start from the inverse of the Hessian.  Coefficients of rare features (`_common`) keep their starting value.
     """
     problem, coordinates = state.problem, state.coordinates
-    common = _common(few, coordinates).nonzero()[:, 0]
+    common = _common(sample, coordinates).nonzero()[:, 0]
     if not len(common):
         return
     model = Coordinates(problem.model.center[common], problem.model.scale[common])
