@@ -464,9 +464,7 @@ def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float]
     return sums - off.unsqueeze(1) * (least / total), cost
 
 
-def _penalty_terms(
-    coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None
-) -> tuple[Tensor, float]:
+def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None) -> tuple[Tensor, float]:
     """The terms w V + g(w) + g*(-V) of the coefficients, (K, D), with l2 > 0; and what rounding adds.
 
     |V + l2 w|^2 / (2 l2) without l1, written so that nothing large cancels.

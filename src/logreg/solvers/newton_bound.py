@@ -6,15 +6,14 @@ a step s changes them to first order,
     theta_i = r_i - J_i t_i    with t_i = s x_i, the change of the logits, and J_i the second derivative by the logits.
 
 Where no logit (of coupled outputs: no difference of two logits) changes by more than r < 1, theta is feasible, and the
-Fenchel-Young excess of a row is at most kappa(r) t_i' J_i t_i, with kappa(r) = ((1 - r) log(1 - r) + r) / r^2, between
-1/2 and 1.  The term of the penalty is |gradient - M s|^2 / (2 l2) + ..., with M the Hessian of the loss of the rows S.
-At the solution of (M + l2) s = gradient both terms together are at most
+Fenchel-Young excess of a row is at most kappa(r) t_i' J_i t_i, with kappa(r) = ((1 - r) log(1 - r) + r) / r^2, which
+grows from 1/2 at 0 to 1 at 1.  With M the Hessian of the loss of the rows S alone, the gap is at most
 
-    f - f*  <=  kappa(r) gradient' (M + l2)^-1 gradient.
+    f - f*  <=  kappa(r) s' M s + |gradient - M s|^2 / (2 l2)
 
-With S all rows this is about half the squared Newton decrement, which is f - f* near the optimum.  With a part of the
-rows M is the smaller, and the bound the larger, by about that part.  The step need not be exact: the terms are computed
-for the step as it is.
+for any step s.  For the solution of (M + l2) s = gradient it is at most kappa(r) gradient' (M + l2)^-1 gradient.  With
+S all rows that is about half the squared Newton decrement, and as close to f - f* as the quadratic model.  With a part
+of the rows M is the smaller, and the bound the larger, by about that part.
 
 References:
     Boyd and Vandenberghe (2004), Convex optimization, sections 5.7 (Fenchel duality) and 9.5.1 (the Newton decrement).

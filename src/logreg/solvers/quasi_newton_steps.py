@@ -46,7 +46,7 @@ RATE_STEPS = 4
 """Last steps whose convergence is compared; where they do not halve the estimated gap together, steps end."""
 
 FAR_DECREASE = 0.05
-"""Predicted decrease, relative to f, above which the convergence is not judged yet: the point is far from the optimum."""
+"""Predicted decrease, relative to f, above which the convergence is not judged yet: the optimum is far."""
 
 SAMPLE_TOL_FACTOR = 0.8
 """Predicted decrease, divided by the part of the rows in the sample, at which a bound by the sample is tried, as a

@@ -202,5 +202,6 @@ class _SmallProblem:
         largest = self.padded(self._rows.abs().amax(0).unsqueeze(0))[0]
         at = EvaluatedPoint(problem, self.coordinates, state.point, evaluation, squares, largest)
         return drive(
-            bound_by_newton_step(at, self._rows, self._weights, now.curvature, step), MemoryRows(self._rows, self._labels)
+            bound_by_newton_step(at, self._rows, self._weights, now.curvature, step),
+            MemoryRows(self._rows, self._labels),
         )
