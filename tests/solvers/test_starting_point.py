@@ -69,6 +69,8 @@ def test_a_sample_is_enough_where_it_is_a_small_part_of_the_rows_with_twenty_for
 
 def test_a_hessian_is_avoided_where_it_takes_longer_than_a_few_passes() -> None:
     assert not avoids_hessian(shaped(10**6, 10))
+    assert not avoids_hessian(shaped(10**6, 30))  # a sample is a small part of the rows
+    assert avoids_hessian(shaped(10**5, 30))
     assert avoids_hessian(shaped(20_000, 50))
     assert not avoids_hessian(shaped(10_000, 2, 3, "cross_entropy"))
     assert avoids_hessian(shaped(10_000, 900))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from logreg.facts import Batch
-from logreg.rows import MemoryRows, parts
+from logreg.rows import MemoryRows, part_rows, parts
 from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.newton_steps import SINGULAR_PIVOT, factor_hessian
@@ -83,8 +83,17 @@ MAX_SAMPLE_STEPS = 50
 EXTRA_ROWS_DIVISOR = 8
 """One row in 8 serves for the gradient at the sample's optimum: many more rows than the sample, at 1 / 8 of a pass."""
 
-HESSIAN_PASSES = 2
-"""Passes that a Hessian saves in about every fit: where it costs more, quasi-Newton steps are the faster way."""
+HESSIAN_PASSES = {False: 2, True: 4}
+"""Passes that a Hessian saves in about every fit: where it costs more, quasi-Newton steps are the faster way.
+
+It saves more where rows are so many that a sample is a small part of them: then the Hessian of a sample bounds no gap,
+and quasi-Newton steps go on until the gradient does."""
+
+MAX_ROWS_PER_SAMPLED = 8
+"""Rows for each row of the largest sample, above which the sample is a small part of them."""
+
+MIN_BOUND_ROWS_PER_PARAMETER = 4
+"""Rows of a sample for each parameter of one output from which the sample bounds the gap."""
 
 MIN_SAMPLED_PASSES = 5
 """Time of a pass with a Hessian, in fixed times of a pass, below which no sample is solved first: the five passes over
@@ -121,8 +130,10 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         return torch.float64
     if not state.point.any():
         if rows:
-            if avoids:  # a Hessian in float64 takes twice as long
-                state.sample = _thinned(sample, max(few, rows // 2))
+            # A Hessian in float64 takes twice as long; it must not take longer than a pass.
+            cheap = int(problem.rows * pass_seconds(problem) / hessian_seconds(problem)) // 2
+            if avoids and cheap >= MIN_BOUND_ROWS_PER_PARAMETER * problem.hessian_order:
+                state.sample = _thinned(sample, min(cheap, rows))
             yield from _start_from_sample(state, _thinned(sample, few), _thinned(sample, rows), solve)
         elif stochastic:
             yield from _start_stochastically(state, sample)
@@ -149,7 +160,8 @@ def avoids_hessian(problem: Problem) -> bool:
         return False
     if not problem.objective.l2:
         return problem.rows >= MIN_STOCHASTIC_ROWS and not holds_hessian(problem)
-    return hessian_seconds(problem) > HESSIAN_PASSES * pass_seconds(problem)
+    many_rows = problem.rows > MAX_ROWS_PER_SAMPLED * part_rows(problem.num_features, torch.float32)
+    return hessian_seconds(problem) > HESSIAN_PASSES[many_rows] * pass_seconds(problem)
 
 
 def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
