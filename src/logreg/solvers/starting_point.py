@@ -92,7 +92,7 @@ and quasi-Newton steps go on until the gradient does."""
 MAX_ROWS_PER_SAMPLED = 8
 """Rows for each row of the largest sample, above which the sample is a small part of them."""
 
-MIN_BOUND_ROWS_PER_PARAMETER = 4
+MIN_BOUND_ROWS_PER_PARAMETER = 10
 """Rows of a sample for each parameter of one output from which the sample bounds the gap."""
 
 MIN_SAMPLED_PASSES = 5
