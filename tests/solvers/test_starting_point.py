@@ -59,7 +59,7 @@ def test_a_sample_is_enough_where_it_is_a_small_part_of_the_rows_with_twenty_for
 
     assert [enough(shaped(10**6, 99), rows)[0] for rows in (1999, 2000, 10_000)] == [0, 2000, 2000]
     assert enough(shaped(10**6, 99), 10_000) == (2000, 10_000)  # the Hessian takes more
-    assert enough(shaped(10**6, 99), 10_000, rare=4) == (4000, 10_000)  # as many of each of two classes
+    assert enough(shaped(10**6, 99), 10_000, rare=8) == (4000, 10_000)  # half as many of the rare class as if even
     assert [enough(shaped(rows, 99), 10_000)[0] for rows in (7999, 8000)] == [0, 2000]  # a quarter at most
     assert [enough(shaped(10**6, 99, 3), rows)[0] for rows in (1999, 2000)] == [0, 2000]  # outputs are independent
     assert [enough(shaped(10**6, 99, 3, "cross_entropy"), rows)[0] for rows in (5999, 6000)] == [0, 6000]

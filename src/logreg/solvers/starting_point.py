@@ -168,7 +168,7 @@ def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
     """Rows of a sample for its optimum and for its Hessian; 0 where no small part of all rows is enough for them.
 
     The Hessian takes as many rows as it can in the time of a pass.  Where it is dear, the optimum, which takes several,
-    is that of fewer rows: enough for each parameter, of the rarest class too.
+    is that of fewer rows: enough for each parameter, and half as many of the rarest class as of even classes.
     """
     order, rows = problem.hessian_order, min(len(sample.labels), problem.rows // 4)
     of_pass, of_hessian = pass_seconds(problem), hessian_seconds(problem)
@@ -179,7 +179,7 @@ def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
     rarest = int(counts.min()) * classes / len(sample.labels)
     if rarest * rows < MIN_CLASS_ROWS * classes:
         return 0, 0
-    few = min(int(SAMPLE_ROWS_PER_PARAMETER * order / rarest), rows)
+    few = min(int(SAMPLE_ROWS_PER_PARAMETER * order / min(2 * rarest, 1.0)), rows)
     many = max(few, min(rows, int(problem.rows * of_pass / of_hessian)))
     return (few if avoids_hessian(problem) else many), many
 
