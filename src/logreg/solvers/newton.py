@@ -120,7 +120,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     The step solves `H @ step = gradient` and is subtracted.  Where the Hessian H can be held (see `holds_hessian`), it
     is factored.  Where it cannot, preconditioned conjugate gradients solve for the step, one pass for each product with
     H.  Where H costs more than the passes it saves (see `avoids_hessian`), `quasi_newton_steps` and `descend` come
-    first, and often suffice.  Each iteration:
+    first, and often suffice; conjugate gradients follow where H costs `DEAR_HESSIAN_PASSES`.  Each iteration:
 
     1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
