@@ -48,8 +48,8 @@ Between them float32 holds sums of weights and their products with residuals.
 SAMPLE_ROWS = 1000
 """Rows of the sample from which `is_plain_by_sample` estimates mean and standard deviation."""
 
-SAMPLE_NUMEL = 2**18
-"""Numbers of that sample, where its rows are long: 2 MiB in float64, which stay in the cache."""
+SAMPLE_NUMEL = 2**16
+"""Numbers of that sample, where its rows are long: 512 KiB in float64, which stay in the cache."""
 
 MIN_SAMPLE_ROWS = 64
 """Rows of that sample at least: half the distance that they must clear is several times the error of their mean."""

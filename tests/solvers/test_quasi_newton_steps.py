@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.newton import newton
-from logreg.solvers.passes.base import run_pass
+from logreg.solvers.passes.base import Pass, run_pass
+from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.problem import choose_coordinates
 from logreg.solvers.quasi_newton_steps import quasi_newton_steps
 from logreg.solvers.starting_point import start
@@ -104,3 +107,37 @@ def test_the_hessian_of_a_sample_serves_as_the_first_matrix() -> None:
     kinds = kinds_of_passes(state, memory)
     assert state.converged
     assert len(kinds) < 12
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1e-5, 1e-9])
+def test_a_sample_bounds_the_gap_in_few_passes_however_weak_the_penalty(l2: float) -> None:
+    features, labels = correlated_rows(30_000, 60, 2)
+    found = fit(features, labels, Objective("bce", l2=l2), tolerance=1e-6)
+    assert found.converged
+    assert found.bound.rigorous
+    assert found.passes <= 6
+    best = fit(features.double(), labels, Objective("bce", l2=l2), tolerance=1e-11).bound
+    assert found.bound.value - best.value <= found.bound.gap + found.bound.error
+
+
+@pytest.mark.parametrize("correlated", [False, True])
+def test_a_sum_over_the_rows_takes_the_passes_of_their_mean(correlated: bool) -> None:
+    memory = rows_of(correlated)
+    features, labels = torch.cat([memory.features] * 5), torch.cat([memory.labels] * 5)
+    mean = fit(features, labels, Objective("bce", l2=1e-4))
+    summed = fit(features, labels, Objective("bce", "sum", l2=1e-4 * len(labels)))
+    assert summed.converged
+    assert summed.passes == mean.passes
+
+
+def test_a_dear_hessian_is_never_formed() -> None:
+    pixels, digits = load_digits(return_X_y=True)
+    features, labels = torch.tensor(pixels) / 16, torch.tensor(digits)
+    hessians = []
+
+    def watch(state: SolverState, requested: Pass[object]) -> None:
+        hessians.append(isinstance(requested, Evaluate) and requested._wants is not None)
+
+    found = fit(features, labels, Objective("cross_entropy", l2=1 / len(labels)), tolerance=1e-6, watch=watch)
+    assert found.converged
+    assert not any(hessians)

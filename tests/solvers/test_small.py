@@ -32,7 +32,7 @@ def assert_same(features: Tensor, labels: Tensor, objective: Objective, rtol: fl
     weight = options.get("sample_weight")
     problem = problem_of(MemoryRows(features, labels, weight), objective, classes)
     assert is_small(problem, MemoryRows(features, labels))
-    one = fit(features, labels, objective, tolerance=1e-12, **options)
+    one = fit(features, labels, objective, tolerance=1e-13, **options)
     other = fit(features, labels, objective, tolerance=1e-12, optimizer="newton", **options)
     assert one.converged
     assert one.bound.rigorous

@@ -50,19 +50,29 @@ def shaped(rows: int, features: int, outputs: int = 1, loss: str = "bce") -> Pro
 
 
 def test_a_sample_is_enough_where_it_is_a_small_part_of_the_rows_with_twenty_for_each_parameter() -> None:
-    def enough(problem: Problem, rows: int) -> int:
-        return enough_rows(problem, Batch(torch.zeros(rows, 1), torch.zeros(rows)))
+    def enough(problem: Problem, rows: int, rare: int = 2) -> tuple[int, int]:
+        classes = max(problem.num_outputs, 2) if problem.coupled else 2
+        labels = torch.arange(rows) % classes
+        if rare > 2:
+            labels = (torch.arange(rows) % rare == 0).long()
+        return enough_rows(problem, Batch(torch.zeros(rows, 1), labels))
 
-    assert [enough(shaped(10**6, 99), rows) for rows in (1999, 2000, 10_000)] == [0, 2000, 10_000]
-    assert [enough(shaped(rows, 99), 10_000) for rows in (7999, 8000)] == [0, 2000]  # a quarter of the rows at most
-    assert [enough(shaped(10**6, 99, 3), rows) for rows in (1999, 2000)] == [0, 2000]  # outputs are independent
-    assert [enough(shaped(10**6, 99, 3, "cross_entropy"), rows) for rows in (5999, 6000)] == [0, 6000]
-    assert enough(shaped(10_000, 4), 2500) == 0  # a pass over all rows takes no longer
+    assert [enough(shaped(10**6, 99), rows)[0] for rows in (1999, 2000, 10_000)] == [0, 2000, 2000]
+    assert enough(shaped(10**6, 99), 10_000) == (2000, 10_000)  # the Hessian takes more
+    assert enough(shaped(10**6, 99), 10_000, rare=8) == (4000, 10_000)  # half as many of the rare class as if even
+    assert [enough(shaped(rows, 99), 10_000)[0] for rows in (7999, 8000)] == [0, 2000]  # a quarter at most
+    assert [enough(shaped(10**6, 99, 3), rows)[0] for rows in (1999, 2000)] == [0, 2000]  # outputs are independent
+    assert [enough(shaped(10**6, 99, 3, "cross_entropy"), rows)[0] for rows in (5999, 6000)] == [0, 6000]
+    assert enough(shaped(10_000, 4), 2500) == (0, 0)  # a pass over all rows takes no longer
+    assert enough(shaped(10**6, 10), 10_000) == (10_000, 10_000)  # a Hessian is cheap
 
 
 def test_a_hessian_is_avoided_where_it_takes_longer_than_a_few_passes() -> None:
-    assert not avoids_hessian(shaped(10**6, 30))
-    assert not avoids_hessian(shaped(10_000, 4, 3, "cross_entropy"))
+    assert not avoids_hessian(shaped(10**6, 10))
+    assert not avoids_hessian(shaped(10**6, 30))  # a sample is a small part of the rows
+    assert avoids_hessian(shaped(10**5, 30))
+    assert avoids_hessian(shaped(20_000, 50))
+    assert not avoids_hessian(shaped(10_000, 2, 3, "cross_entropy"))
     assert avoids_hessian(shaped(10_000, 900))
     assert avoids_hessian(shaped(100_000, 20, 20, "cross_entropy"))
     assert not avoids_hessian(shaped(100, 900))  # the span of the rows is smaller

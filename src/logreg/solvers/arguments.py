@@ -122,6 +122,8 @@ def check_weights(labels: Tensor, sample_weight: Tensor | None, class_weight: Se
         raise ConfigError.broken("class_weight", f"have one number for each of {classes} classes", tuple(class_weight))
     if not all(0 < weight < math.inf for weight in class_weight):
         raise ConfigError.broken("class_weight", "have finite numbers > 0", tuple(class_weight))
+    if sample_weight is None and not class_weight:
+        return
     weights = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
     if sample_weight is not None:
         if sample_weight.shape != labels.shape:

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -249,12 +250,15 @@ class DualPoint(NamedTuple):
     """The Fenchel-Young excess at the primal point that theta belongs to."""
     rounding: float
     """Upper bound of the rounding error of the excess."""
-    scaled: Callable[[float], PassRequests[tuple[Tensor, float, float]]]
-    """Computes sums, excess and rounding of theta at another scale, which is relative to that of theta at scale 1."""
+    scaled: Callable[[float], PassRequests[tuple[Tensor, float, float]]] | None = None
+    """Computes sums, excess and rounding of theta at another scale, which is relative to that of theta at scale 1;
+    only l1 alone needs it."""
     hub: int | None = None
     """The class through which sums of a softmax of many outputs are moved; see `_balance`."""
     with_hub: Tensor | None = None
     """`DualSums.with_hub` of that class."""
+    reach: float = MAX_FEASIBLE_SHIFT
+    """Largest fraction by which theta changes a probability from that of the residuals."""
 
 
 def feasible_scale(problem: Problem, coordinates: Coordinates, sums: Tensor) -> float:
@@ -283,7 +287,7 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
     if solved is None:
         return math.inf, 0.0
     at, shift = solved
-    problem, coordinates, point, evaluation, _, _ = at
+    problem, coordinates, point, evaluation = at.problem, at.coordinates, at.point, at.evaluation
     # Sums of theta that are left are made exactly 0 by one more small move, which `_balance` accounts for.
     before = evaluation.gradient - problem.penalties(coordinates)[0] * point
     moved, with_hub = _balanced_by_least(at, before), None
@@ -295,11 +299,7 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
         sums, _, _, with_hub = yield from request(DualObjective(problem, coordinates, point, shift, hub=hub))
     # Chi squared of the move, which is at least the excess: within such a move the conjugate is nearly quadratic.
     sums, excess = moved or (sums, max(float(shift @ (before - sums)[:, -1]), 0.0))
-    # An optimizer's evaluation has probabilities near 1 that are rounded to float64.
-    rounding = (
-        8 * UNIT_ROUNDOFF * start.total * problem.num_outputs if evaluation.loss > SATURATED_LOSS * start.total else 0.0
-    )
-    rounding += 2 * float(shift.abs() @ _sums_error(at, 0.0))
+    rounding = start.probabilities_error + 2 * float(shift.abs() @ _sums_error(at, 0.0))
 
     def scaled(scale: float) -> PassRequests[tuple[Tensor, float, float]]:
         return (yield from request(DualObjective(problem, coordinates, point, shift, scale)))[:3]
@@ -309,7 +309,7 @@ def _bound_by_duality(start: EvaluatedPoint) -> PassRequests[tuple[float, float]
         sums, excess, rounding = yield from scaled(scale)
         # Far from the residuals the cost of a move is no chi squared.
         with_hub = None if with_hub is None else torch.zeros_like(with_hub)
-    gap, rounding = yield from _duality_gap(at, DualPoint(sums, scale, excess, rounding, scaled, hub, with_hub))
+    gap, rounding = yield from duality_gap(at, DualPoint(sums, scale, excess, rounding, scaled, hub, with_hub))
     if at.point is not start.point:
         rounding += start.value_error + at.value_error
     gap += start.evaluation.value - evaluation.value
@@ -329,17 +329,17 @@ def bound_at_dual_point(at: EvaluatedPoint, own: Coordinates, theta: DualPoint) 
     slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
     l1 = problem.penalties(problem.model)[1]
     slope = smallest_subgradient(at.coordinates.to(problem.model, at.point), slope, l1)
-    gap, rounding = yield from _duality_gap(at, theta)
+    gap, rounding = yield from duality_gap(at, theta)
     if math.isnan(gap + rounding) or gap + rounding > evaluation.value + at.value_error:
         gap, rounding = evaluation.value + at.value_error, 0.0  # neither a loss nor a penalty is negative
     rounding += conversion_rounding(at, own)
     return Bound(evaluation.value, gap, True, slope, evaluation.loss, rounding, error=at.value_error)
 
 
-def _duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[float, float]]:
+def duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[float, float]]:
     """The duality gap between a point and a dual point, and an upper bound of what rounding hides of the exact one."""
-    problem, coordinates, point, evaluation, squares, _ = at
-    l2, l1 = (strength[:-1] for strength in problem.penalties(coordinates))
+    problem, point, evaluation = at.problem, at.point, at.evaluation
+    l2, l1 = (strength[:-1] for strength in at.penalties)
     coef, slopes, excess = point[:, :-1], theta.sums[:, :-1], max(theta.excess, 0.0)
     # The norm over the rows of the residuals: |residual|^2 <= 2 max_curvature loss, for a loss that is smooth and >= 0;
     # and that of theta minus the residuals, by the strong convexity of the conjugate.
@@ -348,14 +348,18 @@ def _duality_gap(at: EvaluatedPoint, theta: DualPoint) -> PassRequests[tuple[flo
     size = math.sqrt(steepest * evaluation.loss) + distance
     costs, moves = _balance(at, theta.sums[:, -1], math.sqrt(at.total) * distance, theta.hub, theta.with_hub)
     balance = float(costs.sum())
-    noise = accumulated(problem) * size * squares[:-1].sqrt() + moves
+    noise = accumulated(problem) * size * at.squares[:-1].sqrt() + moves
     noise = noise + 8 * UNIT_ROUNDOFF * (slopes.abs() + l2 * coef.abs())
     if problem.objective.l2:
-        terms, rounding = _penalty_terms(coef, slopes, noise, l2, l1)
+        terms, rounding = _penalty_terms(coef, slopes, noise, l2, l1 if problem.objective.l1 else None)
     else:
         terms, rounding = yield from _l1_penalty_terms(at, theta, noise, l1)
-    rounding += theta.rounding + 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum())
+    rounding += theta.rounding
+    if problem.objective.l1:
+        rounding += 8 * UNIT_ROUNDOFF * float((l1 * coef.abs()).sum())
     rounding += _second_order(problem, at.logits_error) + distance * float(at.logits_error.norm())
+    # The second derivative of the conjugate is 1 / q at a probability q, which is at least (1 - the fractions) p.
+    balance /= 2 * (1 - MAX_FEASIBLE_SHIFT - theta.reach)
     rounding += balance + 2 * math.sqrt(excess * balance)
     return excess + max(float(terms.sum()), 0.0), rounding
 
@@ -382,9 +386,8 @@ def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, 
             return at, shift
         point = at.point.clone()
         point[:, -1] -= shift
-        at = at._replace(
-            point=point, evaluation=(yield from request(EvaluatePrecisely(problem, coordinates, point))).evaluation
-        )
+        there = yield from request(EvaluatePrecisely(problem, coordinates, point))
+        at = replace(at, point=point, evaluation=there.evaluation)
     return None
 
 
@@ -461,15 +464,17 @@ def _balanced_by_least(at: EvaluatedPoint, sums: Tensor) -> tuple[Tensor, float]
     return sums - off.unsqueeze(1) * (least / total), cost
 
 
-def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor) -> tuple[Tensor, float]:
+def _penalty_terms(coef: Tensor, slopes: Tensor, noise: Tensor, l2: Tensor, l1: Tensor | None) -> tuple[Tensor, float]:
     """The terms w V + g(w) + g*(-V) of the coefficients, (K, D), with l2 > 0; and what rounding adds.
 
-    |V + l2 w|^2 / (2 l2) for l1 = 0, written so that nothing large cancels.
+    |V + l2 w|^2 / (2 l2) without l1, written so that nothing large cancels.
     """
-    held = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
+    held = slopes if l1 is None else (slopes.abs() - l1).clamp(min=0) * slopes.sign()
     off = (held + l2 * coef).abs()
-    terms = off * (off / l2) / 2 + l1 * coef.abs() + coef * (slopes - held)
-    return terms, float((noise * (off / l2) + noise * (noise / l2) / 2).sum())
+    terms = off * (off / l2) / 2
+    if l1 is not None:
+        terms = terms + l1 * coef.abs() + coef * (slopes - held)
+    return terms, float((noise * ((off + noise / 2) / l2)).sum())
 
 
 def _l1_penalty_terms(
@@ -485,6 +490,7 @@ def _l1_penalty_terms(
     shrunk = min(max(float(((slopes.abs() + noise) / l1).max()) - 1, 0.0), 1.0) if terms.numel() else 0.0
     rounding = float((noise * coef.abs()).sum())
     if shrunk > MAX_UNCHECKED_SHRINKAGE:  # the exact cost is far less than the fraction times f
+        assert theta.scaled is not None
         sums, less, noise_there = yield from theta.scaled(theta.scale * (1 - shrunk))
         more = max(less, 0.0) - max(theta.excess, 0.0) + float((coef * (sums[:, :-1] - slopes)).sum())
         return terms, rounding + max(more, 0.0) + noise_there
@@ -561,7 +567,7 @@ def _costs_of_moves(problem: Problem, off: Tensor, conductance: Tensor, far: flo
         far: The largest slope of the conjugate.
     """
     feasible = (off * problem.loss.self_concordance <= MAX_FEASIBLE_SHIFT * conductance) & (conductance > 0)
-    return torch.where(feasible, off.square() / conductance, far * off), feasible
+    return torch.where(feasible, off * (off / conductance), far * off), feasible
 
 
 def _half_decrement(problem: Problem, point: Tensor, gradient: Tensor) -> PassRequests[float]:

@@ -11,7 +11,7 @@ from logreg.solvers.problem import Problem
 SECONDS_PER_PASS = 3e-4
 """Fixed time of a pass: some tens of operations on small tensors."""
 
-SECONDS_PER_NUMBER = 6e-10
+SECONDS_PER_NUMBER = 3e-10
 """Time to read a feature twice, for the logits and for the gradient: a matrix-vector product waits for the memory."""
 
 SECONDS_PER_LOGIT = 4e-9
@@ -20,8 +20,11 @@ SECONDS_PER_LOGIT = 4e-9
 SECONDS_PER_PRODUCT = 1.3e-10
 """Time of the multiplications of one feature for one output, for the logits and for the gradient: 30 GFLOP/s."""
 
-SECONDS_PER_GRAM_PRODUCT = 2.5e-11
-"""Time of one multiplication of a Hessian: 80 GFLOP/s, as a product of large matrices."""
+SECONDS_PER_GRAM_PRODUCT = 2e-11
+"""Time of one multiplication of a Hessian: 100 GFLOP/s, as a product of large matrices."""
+
+SECONDS_PER_GRAM_NUMBER = 1.2e-9
+"""Time to weigh one feature of one output for a Hessian, and to read it again."""
 
 SECONDS_PER_FACTOR_PRODUCT = 1e-10
 """Time of one multiplication of a Cholesky factorization or of triangular solves: 20 GFLOP/s."""
@@ -37,12 +40,12 @@ def pass_seconds(problem: Problem) -> float:
 def hessian_seconds(problem: Problem) -> float:
     """Time to form the Hessian and to factor it."""
     order, parameters = problem.hessian_order, problem.num_parameters
-    gram = SECONDS_PER_GRAM_PRODUCT * problem.rows * order * parameters
+    gram = problem.rows * parameters * (SECONDS_PER_GRAM_NUMBER + SECONDS_PER_GRAM_PRODUCT * order)
     return SECONDS_PER_PASS + gram + SECONDS_PER_FACTOR_PRODUCT / 3 * order**2 * parameters
 
 
 def blocks_seconds(problem: Problem, rows: int) -> float:
     """Time to form each output's own block of the Hessian from so many rows, and to factor the blocks."""
     d, k = problem.num_features, problem.num_outputs
-    gram = SECONDS_PER_GRAM_PRODUCT / 2 * rows * d**2
+    gram = rows * d * (SECONDS_PER_GRAM_NUMBER + SECONDS_PER_GRAM_PRODUCT / 2 * d)
     return pass_seconds(problem) + k * (SECONDS_PER_PASS + gram + SECONDS_PER_FACTOR_PRODUCT / 3 * d**3)

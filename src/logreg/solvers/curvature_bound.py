@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -68,30 +70,47 @@ The probabilities of such rows are so near 1 that 1 - p has lost its digits in a
 """
 
 
-class EvaluatedPoint(NamedTuple):
-    """A point with its derivatives in float64, and with the sizes that bound their rounding errors."""
+@dataclass(frozen=True, eq=False)
+class EvaluatedPoint:
+    """A point with its derivatives in float64, and with the sizes that bound their rounding errors.
+
+    Attributes:
+        problem: The problem.
+        coordinates: The coordinates of the point.
+        point: Shape (K, D + 1).
+        evaluation: The derivatives there, in float64.
+        squares: `PreciseDerivatives.squares` or an upper bound of it, (D + 1,).
+        largest: `PreciseDerivatives.largest` or an upper bound of it, (D + 1,).
+    """
 
     problem: Problem
     coordinates: Coordinates
     point: Tensor
-    """The point in the coordinates, (K, D + 1)."""
     evaluation: Derivatives
-    """The derivatives there, in float64."""
     squares: Tensor
-    """`PreciseDerivatives.squares` or an upper bound of it, (D + 1,)."""
     largest: Tensor
-    """`PreciseDerivatives.largest` or an upper bound of it, (D + 1,)."""
 
     @property
     def total(self) -> float:
         """The weight of all rows in the objective: 1 for a mean loss."""
         return self.problem.row_sum_scale * self.problem.total_weight
 
-    @property
+    @cached_property
+    def penalties(self) -> tuple[Tensor, Tensor]:
+        """See `Problem.penalties`."""
+        return self.problem.penalties(self.coordinates)
+
+    @cached_property
     def logits_error(self) -> Tensor:
         """Root of the weighted sum over the rows of the squared rounding errors of each output's logits, (K,)."""
         reach = self.point[:, :-1].abs() @ self.squares[:-1].sqrt() + self.point[:, -1].abs() * math.sqrt(self.total)
         return (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach
+
+    @property
+    def probabilities_error(self) -> float:
+        """Upper bound of the change of f by rounding of probabilities near 1, in nats, where they may be rounded."""
+        is_saturated = self.evaluation.loss <= SATURATED_LOSS * self.total
+        return 0.0 if is_saturated else 8 * UNIT_ROUNDOFF * self.total * self.problem.num_outputs
 
     @property
     def value_error(self) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from logreg.errors import DivergedError
 from logreg.solvers.bounds import Bound, conversion_rounding, evaluated_point
 from logreg.solvers.conjugate_gradients import Solution, conjugate_gradients, corrected
+from logreg.solvers.costs import hessian_seconds, pass_seconds
 from logreg.solvers.curvature_bound import (
     InverseHessianNorms,
     bound_by_held_hessian,
@@ -61,6 +62,10 @@ MAX_STALLED_NEWTON_STEPS = 12
 """Consecutive stalled or rejected steps after which passes continue in float64; in float64 the solver ends."""
 
 # Hessians
+
+DEAR_HESSIAN_PASSES = 20
+"""Time of a Hessian, in passes, above which conjugate gradients solve for the steps that follow quasi-Newton steps: a
+step takes some five products, each a pass, where features are of one size, and far more where they are heavy-tailed."""
 
 STALE_CONTRACTION = 0.03
 """Ratio of two successive predicted decreases above which the Hessian is computed anew: it no longer fits the point."""
@@ -115,7 +120,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     The step solves `H @ step = gradient` and is subtracted.  Where the Hessian H can be held (see `holds_hessian`), it
     is factored.  Where it cannot, preconditioned conjugate gradients solve for the step, one pass for each product with
     H.  Where H costs more than the passes it saves (see `avoids_hessian`), `quasi_newton_steps` and `descend` come
-    first, and often suffice.  Each iteration:
+    first, and often suffice; conjugate gradients follow where H costs `DEAR_HESSIAN_PASSES`.  Each iteration:
 
     1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
@@ -226,7 +231,8 @@ class _Iteration:
     def __init__(self, state: SolverState, dtype: torch.dtype, rough: float) -> None:
         problem, objective = state.problem, state.problem.objective
         self.state, self.problem, self.coordinates = state, problem, state.coordinates
-        self.holds_hessian = holds_hessian(problem)
+        is_dear = avoids_hessian(problem) and hessian_seconds(problem) > DEAR_HESSIAN_PASSES * pass_seconds(problem)
+        self.holds_hessian = holds_hessian(problem) and (state.plain or not is_dear)
         self.unpenalized = not objective.l2
 
         self.point, self.dtype = state.point, dtype

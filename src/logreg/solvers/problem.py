@@ -17,6 +17,9 @@ from logreg.rows import row_weights
 MAX_COPIED_NUMBERS = 2**18
 """Numbers of a sample that are copied at once: 1 MiB in float32, which stays in the cache."""
 
+MAX_MOMENTS_NUMEL = 2**19
+"""About the largest amount of numbers in the rows that show the means and the deviations of the features."""
+
 
 class Coordinates(NamedTuple):
     """An affine map of the features, (features - center) / scale, and the coefficients that go with it.
@@ -137,7 +140,8 @@ def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Co
     if bool((model.center != 0).any() | ~of_units.all()):
         return model
     weights = row_weights(sample, (), torch.float32)
-    features = sample.features if weights is None else sample.features[weights > 0]
+    spaced = slice(None, None, max(1, sample.features.numel() // MAX_MOMENTS_NUMEL))
+    features = sample.features[spaced] if weights is None else sample.features[spaced][weights[spaced] > 0]
     few = features.split(
         max(1, MAX_COPIED_NUMBERS // len(model.center))
     )  # at a time, since copies of all would be large

@@ -14,7 +14,7 @@ from logreg.solvers.preconditioner import SAMPLED_ROWS, centered, preconditioner
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import holds_hessian
-from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
+from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, certified_by_sample, gap_from_gradient
 from logreg.solvers.subspace_descent import CERTIFY_TOL_FACTOR, MAX_EXTRAPOLATION_PAIRS, least_gradient_point
 
 MAX_UNIT_STEPS = 300
@@ -44,6 +44,16 @@ hardly by more."""
 
 RATE_STEPS = 4
 """Last steps whose convergence is compared; where they do not halve the estimated gap together, steps end."""
+
+FAR_DECREASE = 0.05
+"""Predicted decrease, relative to f, above which the convergence is not judged yet: the optimum is far."""
+
+SAMPLE_TOL_FACTOR = 0.8
+"""Predicted decrease, divided by the part of the rows in the sample, at which a bound by the sample is tried, as a
+multiple of the tolerance: the bound is a little more."""
+
+MAX_FAR_STEPS = 20
+"""Steps with a good first matrix after which it is judged anyway."""
 
 
 def quasi_newton_steps(state: SolverState, rough: float = 0.0) -> PassRequests[bool]:
@@ -96,8 +106,8 @@ class _Steps:
         inverse, limit, dtype = state.inverse, max(CERTIFY_TOL_FACTOR * state.tolerance, 1e-300), problem.dtype
         assert inverse is not None
         most_late = hessian_seconds(problem) / pass_seconds(problem) if holds_hessian(problem) else math.inf
-        num_pairs, left, late = 0, [], 0
-        for _ in range(MAX_UNIT_STEPS):
+        num_pairs, left, late, sample_limit = 0, [], 0, SAMPLE_TOL_FACTOR * state.tolerance
+        for number in range(MAX_UNIT_STEPS):
             now, state.value = self.now, self.now.value
             gap_here = gap_from_gradient(state, now.gradient, now.curvature)
             state.gap = min(gap_here, 1.0) * abs(now.value)
@@ -120,7 +130,15 @@ class _Steps:
             last_decrease, state.predicted_decrease = state.predicted_decrease, decrease / max(abs(now.value), 1e-300)
             if rough and state.predicted_decrease + last_decrease < rough:
                 return True
-            left.append(state.predicted_decrease / rough if rough else gap / max(limit, 1e-300))
+            by_sample = state.predicted_decrease / max(state.sample_part, 1e-300)
+            if self._exact and not rough and by_sample <= sample_limit:
+                if (yield from certified_by_sample(state, now)):
+                    return True
+                sample_limit = by_sample / 10
+            contraction = min(state.predicted_decrease / last_decrease, 1.0) if math.isfinite(last_decrease) else 0.1
+            is_last = not rough and by_sample * contraction <= sample_limit
+            if math.isfinite(most) or state.predicted_decrease <= FAR_DECREASE or number >= MAX_FAR_STEPS:
+                left.append(state.predicted_decrease / rough if rough else gap / max(limit, 1e-300))
             late += state.predicted_decrease <= LATE_FRACTION * state.tolerance
             if late > most_late:
                 return False
@@ -128,21 +146,21 @@ class _Steps:
                 if math.isfinite(most) or dtype == torch.float64:
                     return False
                 dtype, left, num_pairs = torch.float64, [], 0  # float32 does not go any farther
-            length = 1.0
-            after = yield from request(Evaluate(problem, coordinates, state.point + step, dtype))
+            length, type_there = 1.0, torch.float64 if is_last else dtype
+            after = yield from request(Evaluate(problem, coordinates, state.point + step, type_there))
             if self._has_failed(after, decrease, noise):
                 # To the minimum along the step, if the slope along it changes at one rate.
                 slope = float((step * after.gradient).sum())
                 length = 2 * decrease / max(2 * decrease + slope, 1e-300)
                 length = min(max(length, MIN_LENGTH), MAX_LENGTH) if math.isfinite(length) else MIN_LENGTH
-                after = yield from request(Evaluate(problem, coordinates, state.point + length * step, dtype))
+                after = yield from request(Evaluate(problem, coordinates, state.point + length * step, type_there))
                 if self._has_failed(after, length * decrease, noise):
                     return False
             if self._diagonal is not None:
                 self._diagonal.fit(length * step, after.gradient - now.gradient)
             num_pairs += inverse.update(length * step, after.gradient - now.gradient)
             num_pairs = min(num_pairs, MAX_EXTRAPOLATION_PAIRS, len(inverse))
-            state.point, self.now, self._exact = state.point + length * step, after, dtype == torch.float64
+            state.point, self.now, self._exact = state.point + length * step, after, type_there == torch.float64
         return False
 
     def _has_failed(self, after: Derivatives, decrease: float, noise: float) -> bool:

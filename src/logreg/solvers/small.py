@@ -7,6 +7,7 @@ iteration is a handful of tensor operations.  The certificate is the same as eve
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,10 @@ from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
-from logreg.solvers.bounds import bound
+from logreg.solvers.bounds import Bound
+from logreg.solvers.curvature_bound import EvaluatedPoint
+from logreg.solvers.kernels import coupled_gram
+from logreg.solvers.newton_bound import bound_by_newton_step
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.problem import Coordinates, Problem
@@ -49,15 +53,17 @@ def is_small(problem: Problem, rows: MemoryRows) -> bool:
     )
 
 
-def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
+def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: float = 0.0) -> int:
     """Minimizes f by Newton's method from the point of ``state``, and certifies the point.
 
     Each iteration:
 
     1. Compute f, its gradient and its Hessian, all in float64.
     2. Where f increased, halve the last step.
-    3. Where the gap that the gradient implies is within the tolerance, certify the point; stop if it is certified.
-    4. Factor the Hessian and take Newton's step.
+    3. Factor the Hessian and solve for Newton's step.
+    4. Where the decrease of f that it predicts is within the tolerance, certify the point by the step
+       (`logreg.solvers.newton_bound`); stop if it is certified.
+    5. Take the step.
 
     It stops as well where the Hessian is not positive definite, where no step decreases f, after `MAX_STALLED_STEPS`,
     and after ``max_passes``.
@@ -66,6 +72,7 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
         state: State of a problem that `is_small`; its coordinates, point, value and bound are updated.
         rows: All rows of the problem.
         max_passes: Evaluations of f at most.
+        rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
 
     Returns:
         Evaluations of f: each reads all rows once, as a pass does.
@@ -73,37 +80,57 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int) -> int:
     References:
         Nocedal and Wright (2006), Numerical Optimization, chapter 3.3.
     """
-    small = _SmallProblem(state.problem, rows)
-    coordinates, trial = small.coordinates, state.problem.model.to(small.coordinates, state.point)
-    state.coordinates, state.value, step, limit = coordinates, math.inf, torch.zeros_like(trial), state.tolerance
+    problem, small = state.problem, _SmallProblem(state.problem, rows)
+    trial = problem.model.to(small.coordinates, state.point)[:, : small.num_parameters]
+    state.coordinates, value, point, step, limit = small.coordinates, math.inf, trial, trial, state.tolerance
     halvings, smallest_gap, stalled = 0, math.inf, 0
     for number in range(1, max_passes + 1):
         now = small.evaluate(trial)
-        if not now.value <= state.value + VALUE_ROUNDING[torch.float64] * abs(state.value):
+        if not now.value <= value + VALUE_ROUNDING[torch.float64] * abs(value):
             halvings += 1
-            if halvings > MAX_HALVINGS or not math.isfinite(state.value):
+            if halvings > MAX_HALVINGS or not math.isfinite(value):
                 return number
             step = step / 2
-            trial = state.point - step
+            trial = point - step
             continue
-        state.point, state.value, halvings = trial, now.value, 0
-        gap = small.estimated_gap(now)
-        if gap <= limit:
-            found = drive(bound(state.problem, trial, now, state.tolerance, coordinates), rows)
-            if found.gap + found.rounding <= state.tolerance * abs(found.value):
-                state.bound, state.best, state.gap = found, trial, found.gap
-                return number
-            limit = gap / 10
-        stalled = 0 if gap <= smallest_gap / 2 else stalled + 1
-        smallest_gap = min(smallest_gap, gap)
-        if stalled == MAX_STALLED_STEPS:
-            return number
+        point, value, halvings = trial, now.value, 0
+        state.point, state.value = small.padded(point), value
         found_step = small.newton_step(now)
         if found_step is None:
             return number
         step = found_step
+        gap = float((step * now.gradient).sum()) / 2
+        if gap < rough * abs(value):
+            return number
+        if gap <= limit * abs(value):
+            found = small.bound(state, now, step)
+            if found is not None and found.gap + found.rounding <= state.tolerance * abs(found.value):
+                state.bound, state.best, state.gap = found, state.point, found.gap
+                return number
+            limit = gap / 10 / abs(value)
+        stalled = 0 if gap <= smallest_gap / 2 else stalled + 1
+        smallest_gap = min(smallest_gap, gap)
+        if stalled == MAX_STALLED_STEPS:
+            return number
         trial = trial - step
     return max_passes
+
+
+class _Evaluation(NamedTuple):
+    """A point of a small problem with its derivatives; P = D + 1, or D without an intercept."""
+
+    value: float
+    """f."""
+    loss: float
+    """f without the penalty."""
+    gradient: Tensor
+    """Shape (K, P)."""
+    hessian: Tensor
+    """Hessian of f, (K P, K P) for coupled outputs, else (K, P, P)."""
+    curvature: Tensor
+    """`Loss.curvature` of each row, (N, K)."""
+    spread: Tensor
+    """The same times the weight of the row in f."""
 
 
 def standardized_rows(problem: Problem, rows: MemoryRows) -> tuple[Tensor, Tensor, Coordinates]:
@@ -133,62 +160,57 @@ class _SmallProblem:
     def __init__(self, problem: Problem, rows: MemoryRows) -> None:
         self.problem, self._labels = problem, rows.labels
         self._rows, self._weights, self.coordinates = standardized_rows(problem, rows)
-        self._l2, self._ratio = problem.penalties(self.coordinates)[0], self.coordinates.scale / problem.model.scale
+        self.num_parameters = self._rows.shape[1]
+        self._l2 = problem.penalties(self.coordinates)[0][: self.num_parameters]
 
-    def evaluate(self, point: Tensor) -> Derivatives:
-        """The objective and its derivatives at a point (K, D + 1); its Hessian is without the penalty."""
-        problem, rows = self.problem, self._rows
-        parameters = point if problem.intercept else point[:, :-1]
-        values, residuals, curvature = problem.loss.evaluate(rows @ parameters.T, self._labels)
-        loss = float((values.unsqueeze(1) * self._weights).sum())
-        spread = curvature * self._weights
-        gradient, of_ones = (residuals * self._weights).T @ rows, spread.sum(0)
-        by_intercept = of_least = None
-        if problem.coupled:
-            k, p = parameters.shape
-            joint = (curvature.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
-            weighted = (spread.unsqueeze(2) * rows.unsqueeze(1)).flatten(1)
-            hessian = (weighted.T @ joint).neg_().view(k, p, k, p)
-            hessian.diagonal(dim1=0, dim2=2).add_((weighted.T @ rows).view(k, p, p).permute(1, 2, 0))
-            joint_curvature = torch.diag(of_ones) - spread.T @ curvature
-            of_least = spread.amin(1) @ rows
-            by_intercepts = InterceptCurvature(joint_curvature.diagonal(), of_ones, joint_curvature)
+    def padded(self, point: Tensor) -> Tensor:
+        """A point (K, P) or gradient with its intercept, which is 0 where there is none: (K, D + 1)."""
+        return point if self.problem.intercept else F.pad(point, (0, 1))
+
+    def evaluate(self, point: Tensor) -> _Evaluation:
+        """The objective and its derivatives at a point (K, P)."""
+        rows, weights = self._rows, self._weights
+        values, residuals, curvature = self.problem.loss.evaluate_precisely(rows @ point.T, self._labels)
+        loss, spread, shrunk = float(values @ weights), curvature * weights, self._l2 * point
+        if self.problem.coupled:
+            hessian = coupled_gram(rows, curvature, weights)
+            hessian.diagonal().view_as(point).add_(self._l2)
         else:
-            hessian = torch.stack([rows.T @ (rows * column.unsqueeze(1)) for column in spread.T])
-            by_intercept, by_intercepts = spread.T @ rows, InterceptCurvature(of_ones, of_ones)
-        if not problem.intercept:
-            gradient = F.pad(gradient, (0, 1))
-            by_intercept, of_least = (None if one is None else F.pad(one, (0, 1)) for one in (by_intercept, of_least))
-        shrunk = self._l2 * point
+            hessian = rows.T @ (rows * spread.T.unsqueeze(2))
+            hessian.diagonal(dim1=1, dim2=2).add_(self._l2)
         value = loss + float((shrunk * point).sum()) / 2
-        return Derivatives(value, gradient + shrunk, by_intercepts, loss, hessian, by_intercept, of_least=of_least)
+        gradient = (residuals * weights).T @ rows + shrunk
+        return _Evaluation(value, loss, gradient, hessian, curvature, spread)
 
-    def estimated_gap(self, now: Derivatives) -> float:
-        """About the relative gap that a bound by duality would find; see `logreg.solvers.state.gap_from_gradient`."""
-        coef, intercepts = now.gradient[:, :-1] * self._ratio, now.gradient[:, -1]
-        of_coef = float(coef.square().sum()) / (2 * self.problem.objective.l2)
-        of_intercepts = float((intercepts.square() / now.curvature.diagonal()).sum()) if self.problem.intercept else 0.0
-        return (of_coef + of_intercepts) / max(abs(now.value), 1e-300)
-
-    def newton_step(self, now: Derivatives) -> Tensor | None:
-        """Newton's step to be subtracted, (K, D + 1); ``None`` where the Hessian is not positive definite."""
-        problem, hessian = self.problem, now.hessian
-        assert hessian is not None
-        p = hessian.shape[-1]
-        gradient, l2 = now.gradient[:, :p], self._l2[:p]
-        if problem.coupled:
-            k = len(gradient)
+    def newton_step(self, now: _Evaluation) -> Tensor | None:
+        """Newton's step to be subtracted, (K, P); ``None`` where the Hessian is not positive definite."""
+        hessian, gradient = now.hessian, now.gradient
+        if self.problem.coupled:
             # A softmax has no curvature along vectors that are equal for all outputs; any curvature there will do.
-            mean = hessian.diagonal(dim1=1, dim2=3).diagonal(dim1=0, dim2=1).mean(1)
-            hessian = hessian + torch.diag(mean)[None, :, None, :] / k
-            hessian.diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1).add_(l2)
-            hessian, gradient = hessian.reshape(1, k * p, k * p), gradient.reshape(1, k * p)
-        else:
-            hessian.diagonal(dim1=1, dim2=2).add_(l2)
+            blocks = hessian.view(*gradient.shape, *gradient.shape)
+            mean = blocks.diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1).mean(0)
+            hessian = (blocks + torch.diag(mean)[None, :, None, :] / len(gradient)).view(1, *hessian.shape)
         factors, failed = torch.linalg.cholesky_ex(hessian)
         if bool(failed.any()):
             return None
-        step = torch.cholesky_solve(gradient.unsqueeze(2), factors).view_as(now.gradient[:, :p])
+        step = torch.cholesky_solve(gradient.view(len(hessian), -1, 1), factors).view_as(gradient)
+        return step - step.mean(0) if self.problem.coupled else step
+
+    def bound(self, state: SolverState, now: _Evaluation, step: Tensor) -> Bound | None:
+        """Bounds f - f* at the point of the state, by the Newton step there; see `bound_by_newton_step`."""
+        problem, mass = self.problem, now.spread.sum(0)
+        curvature = InterceptCurvature(mass, mass)
         if problem.coupled:
-            step = step - step.mean(0)
-        return step if problem.intercept else F.pad(step, (0, 1))
+            pairs = (now.spread.T @ now.curvature).fill_diagonal_(0)
+            joint = torch.diag(pairs.sum(1)) - pairs
+            curvature = InterceptCurvature(joint.diagonal(), mass, joint)
+        evaluation = Derivatives(now.value, self.padded(now.gradient), curvature, now.loss)
+        # The weighted mean of the squares is 1, or 0.
+        total = problem.row_sum_scale * problem.total_weight
+        squares = torch.full_like(state.point[0], total * (1 + 1e-9))
+        largest = self.padded(self._rows.abs().amax(0).unsqueeze(0))[0]
+        at = EvaluatedPoint(problem, self.coordinates, state.point, evaluation, squares, largest)
+        return drive(
+            bound_by_newton_step(at, self._rows, self._weights, now.curvature, step),
+            MemoryRows(self._rows, self._labels),
+        )

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from logreg.facts import Batch
-from logreg.rows import MemoryRows, parts
+from logreg.rows import MemoryRows, part_rows, parts
 from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.newton_steps import SINGULAR_PIVOT, factor_hessian
@@ -35,6 +35,7 @@ from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
+from logreg.solvers.small import is_small, solve_small
 from logreg.solvers.state import SolverState
 
 MAX_HELD_HESSIAN_PARAMETERS = 1024
@@ -66,6 +67,9 @@ largest at zero.
 SAMPLE_ROWS_PER_PARAMETER = 20
 """Rows of a sample for each parameter of one output from which the sample's optimum is a good start."""
 
+MIN_CLASS_ROWS = 5
+"""Rows of the rarest class in a sample, below which its optimum is far from that of all rows."""
+
 SAMPLE_TOL = 0.03
 """Predicted decrease, relative to f, at which the search for a sample's optimum ends: with 20 rows for each parameter
 that optimum is about as far from that of all rows, and has too large coefficients."""
@@ -73,11 +77,23 @@ that optimum is about as far from that of all rows, and has too large coefficien
 NEAR_SAMPLE_TOL = 0.003
 """The same where a step by more rows and Newton's method follow, which take few steps from a point that is near."""
 
+MAX_SAMPLE_STEPS = 50
+"""Newton steps on a small sample at most."""
+
 EXTRA_ROWS_DIVISOR = 8
 """One row in 8 serves for the gradient at the sample's optimum: many more rows than the sample, at 1 / 8 of a pass."""
 
-HESSIAN_PASSES = 2
-"""Passes that a Hessian saves in about every fit: where it costs more, quasi-Newton steps are the faster way."""
+HESSIAN_PASSES = {False: 2, True: 4}
+"""Passes that a Hessian saves in about every fit: where it costs more, quasi-Newton steps are the faster way.
+
+It saves more where rows are so many that a sample is a small part of them: then the Hessian of a sample bounds no gap,
+and quasi-Newton steps go on until the gradient does."""
+
+MAX_ROWS_PER_SAMPLED = 8
+"""Rows for each row of the largest sample, above which the sample is a small part of them."""
+
+MIN_BOUND_ROWS_PER_PARAMETER = 10
+"""Rows of a sample for each parameter of one output from which the sample bounds the gap."""
 
 MIN_SAMPLED_PASSES = 5
 """Time of a pass with a Hessian, in fixed times of a pass, below which no sample is solved first: the five passes over
@@ -104,7 +120,7 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
     """
     problem, avoids = state.problem, avoids_hessian(state.problem) and not state.plain
     sample = yield from request(RowSample(problem))
-    rows = enough_rows(problem, sample) if avoids or holds_hessian(problem) else 0
+    few, rows = enough_rows(problem, sample) if avoids or (holds_hessian(problem) and not state.plain) else (0, 0)
     many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS
     stochastic = many and not rows and (avoids or not holds_hessian(problem))
     coordinates = choose_coordinates(problem, sample, not stochastic)
@@ -114,7 +130,11 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         return torch.float64
     if not state.point.any():
         if rows:
-            yield from _start_from_sample(state, _thinned(sample, rows), solve)
+            # A Hessian in float64 takes twice as long; it must not take longer than a pass.
+            cheap = int(problem.rows * pass_seconds(problem) / hessian_seconds(problem)) // 2
+            if avoids and cheap >= MIN_BOUND_ROWS_PER_PARAMETER * problem.hessian_order:
+                state.sample = _thinned(sample, min(cheap, rows))
+            yield from _start_from_sample(state, _thinned(sample, few), _thinned(sample, rows), solve)
         elif stochastic:
             yield from _start_stochastically(state, sample)
     return problem.dtype
@@ -140,28 +160,35 @@ def avoids_hessian(problem: Problem) -> bool:
         return False
     if not problem.objective.l2:
         return problem.rows >= MIN_STOCHASTIC_ROWS and not holds_hessian(problem)
-    return hessian_seconds(problem) > HESSIAN_PASSES * pass_seconds(problem)
+    many_rows = problem.rows > MAX_ROWS_PER_SAMPLED * part_rows(problem.num_features, torch.float32)
+    return hessian_seconds(problem) > HESSIAN_PASSES[many_rows] * pass_seconds(problem)
 
 
-def enough_rows(problem: Problem, sample: Batch) -> int:
-    """Rows of a sample that are a small part of all rows and still enough for each parameter; 0 where there are none.
+def enough_rows(problem: Problem, sample: Batch) -> tuple[int, int]:
+    """Rows of a sample for its optimum and for its Hessian; 0 where no small part of all rows is enough for them.
 
-    The Hessian of so many rows takes no longer than a pass, unless the parameters need more rows.
+    The Hessian takes as many rows as it can in the time of a pass.  Where it is dear, the optimum, which takes several,
+    is that of fewer rows: enough for each parameter, and half as many of the rarest class as of even classes.
     """
     order, rows = problem.hessian_order, min(len(sample.labels), problem.rows // 4)
-    needed, of_pass, of_hessian = SAMPLE_ROWS_PER_PARAMETER * order, pass_seconds(problem), hessian_seconds(problem)
-    if rows < needed or of_pass + of_hessian < MIN_SAMPLED_PASSES * SECONDS_PER_PASS:
-        return 0
-    cheap = int(problem.rows * of_pass / of_hessian)
-    return max(needed, min(rows, cheap))
+    of_pass, of_hessian = pass_seconds(problem), hessian_seconds(problem)
+    if rows < SAMPLE_ROWS_PER_PARAMETER * order or of_pass + of_hessian < MIN_SAMPLED_PASSES * SECONDS_PER_PASS:
+        return 0, 0
+    classes = problem.num_outputs if problem.coupled else 2
+    counts = torch.bincount(sample.labels, minlength=classes)
+    rarest = int(counts.min()) * classes / len(sample.labels)
+    if rarest * rows < MIN_CLASS_ROWS * classes:
+        return 0, 0
+    few = min(int(SAMPLE_ROWS_PER_PARAMETER * order / min(2 * rarest, 1.0)), rows)
+    many = max(few, min(rows, int(problem.rows * of_pass / of_hessian)))
+    return (few if avoids_hessian(problem) else many), many
 
 
-def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> PassRequests[None]:
-    """Moves the start to about the optimum of a sample, with the Hessian of the sample there.
+def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Solver) -> PassRequests[None]:
+    """Moves the start to about the optimum of few rows, and on by a Newton step with the Hessian of a sample there.
 
-    Where Newton's method follows, the start is moved on by one Newton step with that Hessian and the gradient of more
-    rows.  Where quasi-Newton steps follow, they start from its inverse.  Coefficients of rare features (`_common`) keep
-    their starting value.
+    Where Newton's method follows, the gradient of that step is one of more rows.  Where quasi-Newton steps follow, they
+    start from the inverse of the Hessian.  Coefficients of rare features (`_common`) keep their starting value.
     """
     problem, coordinates = state.problem, state.coordinates
     common = _common(sample, coordinates).nonzero()[:, 0]
@@ -169,38 +196,47 @@ def _start_from_sample(state: SolverState, sample: Batch, solve: Solver) -> Pass
         return
     model = Coordinates(problem.model.center[common], problem.model.scale[common])
     own = Coordinates(coordinates.center[common], coordinates.scale[common])
-    sample = sample._replace(features=sample.features[:, common])
-    narrow = replace(problem, model=model, dtype=torch.float32).sub(sample)
-    if not narrow.total_weight > 0:
+    if len(common) < problem.num_features:
+        few, sample = (part._replace(features=part.features[:, common]) for part in (few, sample))
+    narrow = replace(problem, model=model, dtype=torch.float32)
+    if not narrow.sub(few).total_weight > 0:
         return
-    inner = SolverState(narrow, narrow.zeros())
+    inner = SolverState(narrow.sub(few), narrow.zeros())
     avoids = avoids_hessian(problem) and not state.plain
-    for requested in solve(inner, SAMPLE_TOL if avoids else NEAR_SAMPLE_TOL):
-        run_pass(MemoryRows(*sample), requested)
+    memory, tolerance = MemoryRows(*few), SAMPLE_TOL if avoids else NEAR_SAMPLE_TOL
+    if is_small(inner.problem, memory) and not problem.objective.l1:
+        solve_small(inner, memory, MAX_SAMPLE_STEPS, tolerance)
+    else:
+        for requested in solve(inner, tolerance):
+            run_pass(memory, requested)
     inner_point, chosen = inner.coordinates.to(own, inner.point), F.pad(common, (0, 1), value=problem.num_features)
     state.point = problem.zeros().index_copy_(1, chosen, inner_point)
     more = problem.rows // EXTRA_ROWS_DIVISOR
     if not (avoids or more >= 2 * len(sample.labels)):
         return
+    narrow = narrow.sub(sample)
     curved = Evaluate(narrow, own, inner_point, hessian=torch.float32)
     run_pass(MemoryRows(*sample), curved)
-    there = curved.result()
-    assert there.hessian is not None
-    factored_hessian = factor_hessian(narrow, there.hessian, own)
+    now = curved.result()
+    assert now.hessian is not None
+    factored_hessian = factor_hessian(narrow, now.hessian, own)
     if factored_hessian.smallest_pivot < SINGULAR_PIVOT[torch.float32]:
         return  # along a direction without curvature in the sample the length of a step is not determined
+    gradient = now.gradient
     if avoids:
         metric = torch.ones_like(state.point)  # of rare features
         if len(common) < problem.num_features:
             metric = (yield from request(HessianDiagonal(problem, coordinates, state.point))).clamp(min=1e-30)
 
+        total = problem.row_sum_scale * problem.total_weight  # the objective of a sample is always a mean
+
         def apply_inverse(gradient: Tensor) -> Tensor:
-            return (gradient / metric).index_copy_(1, chosen, factored_hessian.step(gradient[:, chosen]))
+            return (gradient / metric).index_copy_(1, chosen, factored_hessian.step(gradient[:, chosen] / total))
 
         state.inverse = LimitedMemoryInverse(apply_inverse, problem, problem.penalties(coordinates)[0])
-        return
-    now = yield from request(EvaluateSample(problem, coordinates, state.point, more))
-    gradient = now.gradient[:, chosen]
+    else:
+        now = yield from request(EvaluateSample(problem, coordinates, state.point, more))
+        gradient = now.gradient[:, chosen]
     step = factored_hessian.step(gradient)
     # A sample without a row of some class has no curvature there, and its predicted decrease is far too large.
     if 0 < float((step * gradient).sum()) / 2 <= MAX_SAMPLE_STEP_DECREASE * now.value:

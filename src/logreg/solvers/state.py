@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from logreg.facts import Batch
 from logreg.solvers.bounds import Bound, bound
+from logreg.solvers.newton_bound import bound_by_sample
 from logreg.solvers.newton_steps import intercept_step
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
@@ -56,6 +58,7 @@ class SolverState:
         predicted_decrease: The decrease of f that the quadratic model predicts for the next step, relative to f.
         gap: The optimizer's current estimate of f - f*, in nats.
         row_sizes: Units of the coordinates, (D + 1,), and the norms of the rows in these units; ``None`` until known.
+        sample: Rows of a sample, each at most once, whose Newton step bounds the gap; ``None`` where there is none.
         bound: The best bound of f - f* so far; the optimizer ends with it.
         best: The point of that bound, (K, D + 1), in ``coordinates``.
     """
@@ -71,6 +74,7 @@ class SolverState:
     predicted_decrease: float = math.inf
     gap: float = math.inf
     row_sizes: tuple[Tensor, RowNormBounds] | None = None
+    sample: Batch | None = None
     bound: Bound | None = None
     best: Tensor | None = None
 
@@ -81,6 +85,11 @@ class SolverState:
     def solution(self) -> Tensor:
         """The point in the model's own coordinates, (K, D + 1)."""
         return self.coordinates.to(self.problem.model, self.point)
+
+    @property
+    def sample_part(self) -> float:
+        """About the part of all rows that the sample has; 0 without one."""
+        return 0.0 if self.sample is None else len(self.sample.labels) / self.problem.rows
 
     @property
     def converged(self) -> bool:
@@ -141,6 +150,20 @@ def certified(state: SolverState, evaluation: Derivatives | None, cheaply: bool 
     """
     enough = math.inf if cheaply else state.tolerance
     keep_bound(state, (yield from bound(state.problem, state.point, evaluation, enough, state.coordinates)))
+    return state.converged
+
+
+def certified_by_sample(state: SolverState, evaluation: Derivatives) -> PassRequests[bool]:
+    """Bounds the gap of the state's point by the Newton step of its sample, without a pass; see `certified`.
+
+    Args:
+        state: State of a problem with l2.
+        evaluation: The derivatives at the point in float64.
+    """
+    if state.sample is not None:
+        found = yield from bound_by_sample(state.problem, state.coordinates, state.point, evaluation, state.sample)
+        if found is not None:
+            keep_bound(state, found)
     return state.converged
 
 
