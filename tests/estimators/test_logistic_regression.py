@@ -37,8 +37,11 @@ from logreg.training.checkpoint_reading import TrainedModel
 Array = np.ndarray[Any, Any]
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 
-TIGHT: dict[str, Any] = {"tol": 1e-10, "precision": 64}
+TIGHT: dict[str, Any] = {"tol": 1e-12, "precision": 64}
 """Coefficients of a fit to this gap have six digits and more."""
+
+ROUNDED: dict[str, Any] = TIGHT | {"tol": 1e-10}
+"""For l1 and for columns of very different sizes, whose gap is known up to a larger rounding error."""
 
 
 def iris() -> tuple[Array, Array]:
@@ -106,7 +109,7 @@ def test_coefficients_and_objective_are_those_of_scikit_learn(case: dict[str, An
     smooth = not case.get("l1_ratio")
     reference = {"solver": "newton-cg" if smooth else "saga", "tol": 1e-8, "max_iter": 20_000}
     theirs = Theirs(**case, **reference).fit(X, y, weights)
-    ours = LogisticRegression(**case, **TIGHT).fit(X, y, weights)
+    ours = LogisticRegression(**case, **(TIGHT if smooth else ROUNDED)).fit(X, y, weights)
     np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-4, atol=2e-5)
     np.testing.assert_allclose(ours.intercept_, theirs.intercept_, rtol=1e-4, atol=2e-5)
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=1e-3, atol=1e-5)
@@ -742,7 +745,7 @@ def test_labels_that_were_not_fitted_are_an_error_of_the_score() -> None:
 
 def test_more_digits_than_single_precision_has_are_compared() -> None:
     wine = load_wine()
-    model = LogisticRegression(**TIGHT, C=1e4).fit(wine.data, wine.target)
+    model = LogisticRegression(**ROUNDED, C=1e4).fit(wine.data, wine.target)
     assert model.certificate_.converged
     with config_context(assume_finite=True):
         np.testing.assert_array_equal(model.predict(wine.data), wine.target)

@@ -238,7 +238,7 @@ def test_one_vs_rest_with_class_weights_goes_where_it_can(
         assert answer.code == 0, answer.err
     answer = run_command(here, "export", "format=sklearn", f"output={tmp_path / 'model.joblib'}")
     assert answer.code == 2
-    assert answer.err.startswith("`format=sklearn` must be a model that scikit-learn has")
+    assert answer.err.startswith("a model must have probabilities that its coefficients give")
     assert answer.err.count("\n") == 1
 
 

@@ -209,6 +209,8 @@ def fit(
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         if optimizer == "auto" and is_small(problem, memory):
             passes = (solve_small_l1 if objective.l1 else solve_small)(state, memory, max_passes)
+            if state.converged:
+                drive(move_to_minimum_norm(state), memory)
         if not state.converged and passes < max_passes:
             for requested in EXACT["newton" if optimizer == "auto" else optimizer](state):
                 run_pass(memory, requested)
