@@ -34,8 +34,8 @@ from logreg.rows import MemoryRows
 from logreg.solvers.arguments import check_weights
 from logreg.solvers.fit import in_source_units, problem_of, stored_rows
 from logreg.solvers.folds import FoldPaths, fit_folds, fit_parts
-from logreg.solvers.l1_path import default_l1_strengths
-from logreg.solvers.path import PATH_DECADES, PathPoint, Strength, largest_curvature
+from logreg.solvers.l1_path import default_l1_strengths, largest_slope
+from logreg.solvers.path import PathPoint, Strength, default_strengths
 from logreg.solvers.problem import Problem
 from logreg.solvers.threads import threads_for
 from logreg.stored_form import StoredForm
@@ -47,7 +47,7 @@ RULES = ("best", "one_se")
 """The rules by which a penalty is chosen, as the commands name them (``cv_rule``)."""
 
 DEFAULT_FOLDS = 5
-"""Number of folds where ``cv`` is ``None``, as in scikit-learn."""
+"""Number of folds where ``cv`` is ``None``, as in scikit-learn, unless a class has fewer rows."""
 
 Split = tuple[Array, Array]
 """The positions of the rows that are fitted, and of those that are scored."""
@@ -64,11 +64,12 @@ class LogisticRegressionCV(LogisticRegression):
         Cs: The values of C, each > 0 and finite; or their number, for values at equal distances on a logarithmic scale.
             These begin where the penalty outweighs the data.  With l1 that is glmnet's largest lambda, from which all
             coefficients are 0, and the last is 1e-4 of it (1e-2 where rows do not outnumber features).  With l2
-            alone it is the largest curvature of the loss at zero, and the last is 1e-6 of it.  Several ``l1_ratios``
+            alone it is the largest curvature of the loss at zero, and the last is 1e-6 of it, as with ``l2=path``.  Several ``l1_ratios``
             share the values, from the strongest penalty of any to the weakest of any.
         l1_ratios: The values of l1_ratio, each in [0, 1].
         cv: The number of folds, which are stratified and not shuffled; a splitter of scikit-learn; or an iterable of
-            pairs of positions, of the rows that are fitted and of those that are scored.  ``None`` for 5.
+            pairs of positions, of the rows that are fitted and of those that are scored.  ``None`` for 5 folds, or as
+            many as the smallest class has rows.
         cv_rule: "best" for the best mean score, or "one_se" for the strongest penalty, with the same l1_ratio, whose
             score is within one standard error of the best.
         scoring: The score that chooses: "neg_log_loss", "accuracy" or, for two classes, "roc_auc".
@@ -206,14 +207,13 @@ class LogisticRegressionCV(LogisticRegression):
             score_points(problem, [one.point for one in points], rows.blocks(), self.scoring == "roc_auc")
             for points, rows in zip(of_splits, held_out, strict=True)
         ]
-        place = self._choose(problem, FoldScores(scores, max(1, len(partitions))), full, of_splits)
+        self._choose(problem, FoldScores(scores, max(1, len(partitions))), full, of_splits)
         self.full_path_ = self._coefficients(problem, stored, [full])[0]
         self.coefs_paths_ = self._coefficients(problem, stored, of_splits)
         passes = np.array([[one.passes for one in points] for points in of_splits], dtype=np.int32)
         if self.refit:
             objective = self._objective(classes, self.C_, self.l1_ratio_)
-            start, _ = in_source_units(problem, stored, full[place].point, full[place].bound)
-            self._fit_rows(classes, features, labels, weights, objective, (start[:, :-1], start[:, -1]))
+            self._fit_rows(classes, features, labels, weights, objective)
             self._report()
         else:
             self._average()
@@ -277,10 +277,11 @@ class LogisticRegressionCV(LogisticRegression):
         elif others := params.keys() - {"groups"}:
             raise TypeError(f"fit takes X, y, sample_weight and groups, got {', '.join(sorted(others))}.")
         params = {key: as_array(value) for key, value in params.items() if value is not None}
-        cv = DEFAULT_FOLDS if self.cv is None else self.cv
+        cv, counts = self.cv, np.bincount(labels.cpu())
+        if cv is None:
+            cv = max(2, min(DEFAULT_FOLDS, int(counts.min())))
         y, positions = classes[labels.cpu().numpy()], np.arange(len(labels))
         if is_whole(cv):
-            counts = np.bincount(labels.cpu())
             least = int(counts.min())
             if least < cv:
                 advice = f"Set cv={least}" if least > 1 else "Leave out its rows"
@@ -336,16 +337,15 @@ class LogisticRegressionCV(LogisticRegression):
         """The values of C, (P,)."""
         if not is_whole(self.Cs):
             return np.array(self.Cs, dtype=np.float64)
+        if not largest_slope(problem, rows):  # every penalty holds all coefficients at 0, as of constant features
+            return np.geomspace(1e-4, 1e4, self.Cs)
         strongest, weakest = 0.0, math.inf
         for l1_ratio in self.l1_ratios_.tolist():
             if l1_ratio:
                 ends = [one.l1 / l1_ratio for one in default_l1_strengths(problem, rows, l1_ratio, 2)]
             else:
-                most = largest_curvature(problem, next(rows.interleaved_blocks()))
-                ends = [most, most / 10**PATH_DECADES]
-            strongest, weakest = max(strongest, ends[0]), min(weakest, ends[1])
-        if not 0 < weakest <= strongest < math.inf:  # no feature has anything to say
-            strongest, weakest = 1.0, 10.0**-PATH_DECADES
+                ends = default_strengths(problem, next(rows.interleaved_blocks()))
+            strongest, weakest = max(strongest, ends[0]), min(weakest, ends[-1])
         return 1 / np.geomspace(strongest, weakest, self.Cs)
 
     def _fit_splits(
@@ -372,8 +372,8 @@ class LogisticRegressionCV(LogisticRegression):
 
     def _choose(
         self, problem: Problem, scores: FoldScores, full: list[PathPoint], of_splits: list[list[PathPoint]]
-    ) -> int:
-        """Sets the scores and the chosen penalty, and returns its position in the paths."""
+    ) -> None:
+        """Sets the scores and the chosen penalty."""
         select = SCORINGS[self.scoring]
         name, sign = SELECT[select]
         shape = len(self.l1_ratios_), len(self.Cs_)
@@ -388,7 +388,6 @@ class LogisticRegressionCV(LogisticRegression):
             first = place - place % shape[1]
             place = first + simplest_of(rows[first : first + shape[1]], select)
         self.C_, self.l1_ratio_ = float(self.Cs_[place % shape[1]]), float(self.l1_ratios_[place // shape[1]])
-        return place
 
     def _coefficients(self, problem: Problem, stored: StoredForm, paths: Sequence[Sequence[PathPoint]]) -> Array:
         """Coefficients and intercepts in source units of each of F paths, (F, R, P, K, D + 1)."""

@@ -194,7 +194,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         labels: Tensor,
         weights: Tensor | None,
         objective: Objective,
-        start: tuple[Tensor, Tensor] | None,
+        start: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Fits the coefficients, and sets the attributes; ``start`` has coefficients (K, D) and intercepts (K,)."""
         solve = partial(
