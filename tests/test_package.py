@@ -18,6 +18,7 @@ PROJECT = Path(__file__).parents[1]
 PUBLIC = [
     "LogisticModule",
     "LogisticRegression",
+    "LogisticRegressionCV",
     "Objective",
     "TableEncoder",
     "TensorDataModule",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from logreg.data import TensorDataModule as TensorDataModule
     from logreg.data import build_dataset as build_dataset
+    from logreg.estimators.cross_validated import LogisticRegressionCV as LogisticRegressionCV
     from logreg.estimators.logistic_regression import LogisticRegression as LogisticRegression
     from logreg.estimators.table_encoder import TableEncoder as TableEncoder
     from logreg.losses.objective import Objective as Objective
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "LogisticModule": "logreg.training.module",
     "LogisticRegression": "logreg.estimators.logistic_regression",
+    "LogisticRegressionCV": "logreg.estimators.cross_validated",
     "Objective": "logreg.losses.objective",
     "TableEncoder": "logreg.estimators.table_encoder",
     "TensorDataModule": "logreg.data",
@@ -32,6 +34,7 @@ _MODULES = {
 __all__ = [
     "LogisticModule",
     "LogisticRegression",
+    "LogisticRegressionCV",
     "Objective",
     "TableEncoder",
     "TensorDataModule",

@@ -160,15 +160,43 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             ValueError: A parameter, or the data, cannot be fitted; the message says what to do.
         """
         self._check_parameters()
+        classes, features, labels, weights = self._read(X, y, sample_weight)
+        objective = self._objective(classes, self.C, self.l1_ratio)
+        start = self._start(classes, features, objective) if self.warm_start else None
+        self._fit_rows(classes, features, labels, weights, objective, start)
+        self._report()
+        return self
+
+    def _read(self, X: Any, y: Any, sample_weight: Any) -> tuple[Array, Tensor, Tensor, Tensor | None]:
+        """The classes (C,), and the features (N, D), the labels (N,) and the weights (N,) of the rows of `fit`."""
         features, y = rows_of(self, X, y, self.device)
         classes, labels = encoded_labels(y)
         if len(classes) < 2:
             raise DataError(f"y must have rows of at least 2 classes, got one class, {classes.tolist()[0]!r}.")
         labels = labels.to(features.device)
-        weights = self._weights(sample_weight, classes, labels)
+        return classes, features, labels, self._weights(sample_weight, classes, labels)
+
+    def _objective(self, classes: Array, C: float, l1_ratio: float) -> Objective:
+        """The objective divided by C, for these strengths of the penalties."""
         loss = default_loss(len(classes)) if self.loss == "auto" else self.loss
-        objective = Objective(loss, "sum", (1 - self.l1_ratio) / self.C, self.l1_ratio / self.C)
-        start = self._start(classes, features, objective) if self.warm_start else None
+        return Objective(loss, "sum", (1 - l1_ratio) / C, l1_ratio / C)
+
+    def _seed(self) -> int:
+        """The seed of a fit."""
+        if self.random_state is None or is_whole(self.random_state):
+            return int(self.random_state or 0)
+        return int(check_random_state(self.random_state).randint(2**31))
+
+    def _fit_rows(
+        self,
+        classes: Array,
+        features: Tensor,
+        labels: Tensor,
+        weights: Tensor | None,
+        objective: Objective,
+        start: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Fits the coefficients, and sets the attributes; ``start`` has coefficients (K, D) and intercepts (K,)."""
         solve = partial(
             fit,
             features,
@@ -181,7 +209,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             dtype=DTYPES[self.precision],
             intercept=self.fit_intercept,
             watch=_print_pass if self.verbose > 1 else None,
-            seed=0 if self.random_state is None else _seed(self.random_state),
+            seed=self._seed(),
         )
         try:
             found = solve(max_passes=self.max_iter, start=start)
@@ -197,8 +225,6 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.coef_, self.intercept_, self.classes_ = coef.cpu().numpy(), intercept.cpu().numpy(), classes
         self.n_iter_ = np.array([found.passes], dtype=np.int32)
         self.certificate_ = self._certificate(found, objective, features, labels, weights)
-        self._report()
-        return self
 
     def decision_function(self, X: Any) -> Any:
         """The logits: (N,) for two classes, of the second one, and else (N, C)."""
@@ -298,42 +324,50 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         Raises:
             ConfigError: One of them is out of its range.
         """
-        for key, holds, constraint in (
-            ("C", _is_number(self.C) and self.C > 0 and math.inf > 1 / self.C, "be a number > 0, or np.inf"),
-            ("l1_ratio", _is_number(self.l1_ratio) and 0 <= self.l1_ratio <= 1, "be a number in [0, 1]"),
-            ("fit_intercept", isinstance(self.fit_intercept, bool | np.bool_), "be True or False"),
-            ("tol", _is_number(self.tol) and 0 < self.tol < 1, "be a number > 0 and < 1"),
-            ("max_iter", _is_whole(self.max_iter) and self.max_iter >= 1, "be a whole number >= 1"),
-            ("precision", self.precision in DTYPES, "be 32 or 64"),
-            ("verbose", isinstance(self.verbose, Integral) and self.verbose >= 0, "be a whole number >= 0"),
-            (
-                "class_weight",
+        self._check(
+            C=(is_strength(self.C), "be a number > 0, or np.inf"),
+            l1_ratio=(is_share(self.l1_ratio), "be a number in [0, 1]"),
+        )
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        """Checks the parameters other than the penalty.
+
+        Raises:
+            ConfigError: One of them is out of its range.
+        """
+        self._check(
+            fit_intercept=(isinstance(self.fit_intercept, bool | np.bool_), "be True or False"),
+            tol=(_is_number(self.tol) and 0 < self.tol < 1, "be a number > 0 and < 1"),
+            max_iter=(is_whole(self.max_iter) and self.max_iter >= 1, "be a whole number >= 1"),
+            precision=(self.precision in DTYPES, "be 32 or 64"),
+            verbose=(isinstance(self.verbose, Integral) and self.verbose >= 0, "be a whole number >= 0"),
+            class_weight=(
                 self.class_weight is None or isinstance(self.class_weight, dict) or self.class_weight == "balanced",
                 'be None, "balanced" or a dict from class to weight',
             ),
-        ):
-            if not holds:
-                raise ConfigError.broken(key, constraint, getattr(self, key))
+        )
         for key, choices in (("loss", ("auto", *LOSSES)), ("solver", ("auto", *EXACT))):
             if getattr(self, key) not in choices:
                 raise ConfigError.not_a_choice(key, choices, getattr(self, key))
 
+    def _check(self, **constraints: tuple[bool, str]) -> None:
+        """Checks parameters, each by whether its constraint holds and the constraint in words.
+
+        Raises:
+            ConfigError: One does not hold.
+        """
+        for key, (holds, constraint) in constraints.items():
+            if not holds:
+                raise ConfigError.broken(key, constraint, getattr(self, key))
+
     def _weights(self, sample_weight: Any, classes: Array, labels: Tensor) -> Tensor | None:
         """The weight of each row, times that of its class, (N,), float64; ``None`` for 1 everywhere."""
-        if sample_weight is None and self.class_weight is None:
+        weights = sample_weights(sample_weight, labels)
+        if weights is None and self.class_weight is None:
             return None
-        weights = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
-        if _is_number(sample_weight):
-            weights *= sample_weight
-        elif sample_weight is not None:
-            if not isinstance(sample_weight, Tensor):
-                sample_weight = as_tensor(np.asarray(sample_weight, dtype=np.float64))
-            if sample_weight.shape != labels.shape:
-                raise DataError(
-                    f"sample_weight must have one number for each row, shape {tuple(labels.shape)}, got "
-                    f"{tuple(sample_weight.shape)}."
-                )
-            weights = sample_weight.detach().to(labels.device, torch.float64)
+        if weights is None:
+            weights = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
         if self.class_weight is not None:
             weights = weights * self._class_weights(classes, labels, weights)[labels]
         if not bool(weights.any()):
@@ -374,7 +408,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
                     f"no finite optimum: all rows of positive weight are of the class '{texts[int(weighted[0])]}', so "
                     "the intercept grows without bound; give rows of another class a weight"
                 )
-        if math.isinf(self.C) and not separation:
+        if not (objective.l1 or objective.l2 or separation):
             facts = DataFacts("", features.shape[1], texts, {}, tuple(names))
             separation = explain_separation(
                 features, labels, objective, facts, self.fit_intercept, weights, penalize=PENALIZE
@@ -437,15 +471,36 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _is_whole(value: object) -> bool:
+def sample_weights(sample_weight: Any, labels: Tensor) -> Tensor | None:
+    """The ``sample_weight`` of `LogisticRegression.fit` for each row, (N,), float64; ``None`` for 1 everywhere."""
+    if sample_weight is None:
+        return None
+    if _is_number(sample_weight):
+        return torch.full(labels.shape, sample_weight, dtype=torch.float64, device=labels.device)
+    if not isinstance(sample_weight, Tensor):
+        sample_weight = as_tensor(np.asarray(sample_weight, dtype=np.float64))
+    if sample_weight.shape != labels.shape:
+        raise DataError(
+            f"sample_weight must have one number for each row, shape {tuple(labels.shape)}, got "
+            f"{tuple(sample_weight.shape)}."
+        )
+    weights: Tensor = sample_weight.detach().to(labels.device, torch.float64)
+    return weights
+
+
+def is_strength(value: Any) -> bool:
+    """Whether a value can be C: a number > 0 whose inverse is finite."""
+    return _is_number(value) and value > 0 and math.inf > 1 / value
+
+
+def is_share(value: Any) -> bool:
+    """Whether a value can be l1_ratio: a number in [0, 1]."""
+    return _is_number(value) and 0 <= value <= 1
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number, and no boolean."""
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _seed(random_state: Any) -> int:
-    """A seed from a random state of scikit-learn's kinds."""
-    if _is_whole(random_state):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31))
 
 
 def _print_pass(state: SolverState, requested: Pass[object]) -> None:

@@ -189,20 +189,7 @@ def fit(
     check_settings(objective, optimizer, tolerance, max_passes, (*EXACT, "auto"))
     labels, num_classes = checked_labels(features, labels, num_classes)
     check_weights(labels, sample_weight, class_weight, num_classes)
-    least, largest = (float(extreme) for extreme in features.aminmax()) if features.numel() else (0.0, 0.0)
-    if not (math.isfinite(least) and math.isfinite(largest)):
-        finite = features.isfinite()
-        row, column = (int(place) for place in (~finite).nonzero()[0])
-        raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
-    stored = StoredForm.plain(features.shape[1])
-    if not is_plain_by_sample(features, max(-least, largest)):
-        # Only float64 features are stored shifted: a difference of narrower numbers may not fit into their type, and
-        # passes subtract the mean from each row anyway.
-        shifts = intercept and features.dtype == torch.float64
-        stored = choose_stored_form(_moments(features, sample_weight), shifts).with_exact_shifts(features)
-    memory = MemoryRows(
-        features if stored.is_plain else stored.transform(features, features.dtype), labels, sample_weight
-    )
+    memory, stored = stored_rows(features, labels, sample_weight, intercept)
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
     point = problem.zeros() if start is None else _start(problem, stored, *start)
     state = SolverState(problem, point, tolerance, seed)
@@ -221,9 +208,38 @@ def fit(
                     break
         if state.bound is None or state.best is not state.point:  # the bound of another point
             state.bound = bound_of(problem, state.solution, memory)
-    point, bound = _in_source_units(problem, stored, state.solution, state.bound)
+    point, bound = in_source_units(problem, stored, state.solution, state.bound)
     seconds = time.perf_counter() - started
     return Fit(point[:, :-1], point[:, -1], bound, state.converged, passes, seconds)
+
+
+def stored_rows(
+    features: Tensor, labels: Tensor, sample_weight: Tensor | None = None, intercept: bool = True
+) -> tuple[MemoryRows, StoredForm]:
+    """The rows of a fit with features that are well scaled, and the form that they are stored in.
+
+    Args:
+        features: As of `fit`; `in_source_units` takes a point back to their units.
+        labels: Shape (N,), int64.
+        sample_weight: As of `fit`.
+        intercept: As of `fit`.
+
+    Raises:
+        DataError: A feature is not finite, or larger or smaller than float64 can compute with.
+    """
+    least, largest = (float(extreme) for extreme in features.aminmax()) if features.numel() else (0.0, 0.0)
+    if not (math.isfinite(least) and math.isfinite(largest)):
+        finite = features.isfinite()
+        row, column = (int(place) for place in (~finite).nonzero()[0])
+        raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
+    stored = StoredForm.plain(features.shape[1])
+    if not is_plain_by_sample(features, max(-least, largest)):
+        # Only float64 features are stored shifted: a difference of narrower numbers may not fit into their type, and
+        # passes subtract the mean from each row anyway.
+        shifts = intercept and features.dtype == torch.float64
+        stored = choose_stored_form(_moments(features, sample_weight), shifts).with_exact_shifts(features)
+        features = features if stored.is_plain else stored.transform(features, features.dtype)
+    return MemoryRows(features, labels, sample_weight), stored
 
 
 def _start(problem: Problem, stored: StoredForm, coef: Tensor, intercept: Tensor) -> Tensor:
@@ -253,7 +269,7 @@ def _coordinates(problem: Problem, stored: StoredForm) -> tuple[Coordinates, Coo
     return plain, Coordinates(shift, unit * problem.model.scale)
 
 
-def _in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound: Bound) -> tuple[Tensor, Bound]:
+def in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound: Bound) -> tuple[Tensor, Bound]:
     """The point (K, D + 1) and its bound in source units; the bound includes the rounding of the intercepts there."""
     if stored.is_plain:
         return point, bound

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from logreg.facts import Batch
+from logreg.rows import row_weights
 from logreg.solvers.bounds import Bound, bound
 from logreg.solvers.fit import EXACT
 from logreg.solvers.newton import newton
@@ -93,6 +94,15 @@ def largest_curvature(problem: Problem, sample: Batch) -> float:
         sample: Some of the rows, which the curvature is estimated from.
     """
     coordinates = Coordinates(choose_coordinates(problem, sample, every_scale=False).center, problem.model.scale)
+    weights = row_weights(sample, problem.class_weight, torch.float64)
+    if weights is not None:  # rows whose mean square is the weighted one
+        features, shares = sample.features.double(), weights / weights.sum()
+        center = shares @ features if problem.intercept else coordinates.center
+        features = (features - center) * (shares * len(shares)).sqrt().unsqueeze(1)
+        coordinates, sample = (
+            Coordinates(torch.zeros_like(center), coordinates.scale),
+            sample._replace(features=features),
+        )
     curvature = 1 / stable_step(problem, coordinates, sample)
     return curvature * problem.total_weight if problem.objective.reduction == "sum" else curvature
 
