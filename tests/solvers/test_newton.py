@@ -103,7 +103,7 @@ def test_columns_that_are_nearly_equal_in_float64_end_within_some_passes() -> No
     y = (x @ draw.standard_normal(12) + draw.logistic(size=200) > 0).astype(int)
     x = x + np.abs(x).max(0) * np.geomspace(1, 1e8, 12)
     found = fit(torch.from_numpy(x), torch.from_numpy(y), Objective("bce", l1=1e-4), intercept=False)
-    assert found.passes <= 400  # of two ways, since the first fails
+    assert found.passes <= 800  # of three ways, since the first two fail
     # With an intercept, which moves the columns to 0, the optimum is lower, and not by less than the bound.
     free = fit(torch.from_numpy(x), torch.from_numpy(y), Objective("bce", l1=1e-4))
     assert free.converged
