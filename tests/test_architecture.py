@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "logreg"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "constraints", "hardware", "invocation", "settings", "terminal", "stored_form"),
+    ("csr", "errors", "constraints", "hardware", "invocation", "settings", "terminal", "stored_form"),
     ("facts", "files", "rows", "losses", "config", "run_folder"),
     ("data", "solvers"),
     ("evaluation", "optimality"),
