@@ -154,7 +154,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     dtype = yield from start(state, newton)
     if avoids_hessian(problem) and not state.plain:
         descends = uses_descent(problem) and not rough
-        is_large = problem.rows * problem.num_features > MAX_QUASI_NEWTON_NUMEL
+        is_large = problem.numel > MAX_QUASI_NEWTON_NUMEL
         if problem.objective.l2 and not (descends and is_large) and (yield from quasi_newton_steps(state, rough)):
             return None
         # Close to the optimum the Hessian bounds the gap at once, where it can be held.
