@@ -218,6 +218,7 @@ ACROSS = {
     "run/run_lifecycle": "train, stop, go on, load elsewhere",
     "run/very_many_classes": "the memory of a run and of the commands after it, and what they list",
     "solvers/passes/reduction": "what holds of every pass when several processes share the rows",
+    "solvers/sparse": "sparse rows in every pass, solver, bound and search",
 }
 """Files of tests in a folder of the source that are about more than one module of it."""
 
