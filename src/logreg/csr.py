@@ -2,8 +2,7 @@
 
 A CSR (compressed sparse row) matrix has three arrays: ``values`` and ``columns`` of its non-zeros, row by row, and the
 position at which each row begins.  Columns are held as int32, which halves the memory that a product reads.  No product
-needs a transposed copy: X' R adds each row's multiples to the result (SciPy, on one
-thread), about as fast as X W.
+needs a transposed copy: X' R adds each row's multiples to the result (SciPy, on one thread), about as fast as X W.
 """
 
 from __future__ import annotations
@@ -30,9 +29,6 @@ CHECKED_NUMEL = 2**20
 
 NARROW_TYPES = (torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8, torch.int16)
 """Types whose numbers float32 holds exactly."""
-
-OTHER_LAYOUTS = "Give features.to_sparse_csr(), or features.to_dense()."
-"""The advice for sparse tensors that are not CSR."""
 
 
 def is_sparse(features: Any) -> bool:
@@ -73,7 +69,7 @@ def as_scipy(features: Tensor) -> csr_array:
 
 def of_scipy(matrix: Any) -> Tensor:
     """A CSR tensor of SciPy's CSR matrix, on the same memory."""
-    begins, columns, values = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
+    begins, columns, values = (_tensor_of(part) for part in (matrix.indptr, matrix.indices, matrix.data))
     return csr(begins, columns, values, matrix.shape[1])
 
 
@@ -90,65 +86,68 @@ def checked_sparse(features: Any) -> Tensor:
         DataError: The features are no matrix of real numbers, a sparse tensor in another form than CSR, or their
             arrays do not fit together.
     """
-    if isinstance(features, Tensor) and features.layout == torch.strided:
-        return features
+    if isinstance(features, Tensor):
+        if features.layout == torch.strided or features.ndim != 2 or features.is_complex():
+            return features  # the check of dense features has the message
+        device = features.device
+    else:
+        device = torch.device("cpu")
+    try:
+        matrix = _csr_of_tensor(features) if isinstance(features, Tensor) else _csr_of_scipy(features)
+        matrix.check_format(full_check=True)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(
+            f"sparse `features` must have valid CSR arrays, got: {error}. Make them with "
+            "scipy.sparse.csr_array((values, (rows, columns)), shape=(N, D))."
+        ) from None
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    begins, columns, values = (_tensor_of(part).to(device) for part in (matrix.indptr, matrix.indices, matrix.data))
+    return csr(begins, columns.to(torch.int32), values, matrix.shape[1])
+
+
+def _csr_of_tensor(features: Tensor) -> csr_array:
+    """SciPy's matrix of a sparse tensor of real numbers, in float32 or float64."""
+    if features.layout != torch.sparse_csr:
+        layout = str(features.layout).removeprefix("torch.")
+        raise DataError(
+            f"sparse `features` must be in the form CSR, got {layout}. Give features.to_sparse_csr(), or "
+            "features.to_dense()."
+        )
+    values = features.values().detach()
+    if values.dtype not in (torch.float32, torch.float64):
+        values = values.to(torch.float32 if values.dtype in NARROW_TYPES else torch.float64)
+    return as_scipy(with_values(features, values))
+
+
+def _csr_of_scipy(features: Any) -> csr_array:
+    """A sparse matrix or array of SciPy as a CSR array in float32 or float64, on the same memory where it is one."""
     from scipy import sparse
 
-    if isinstance(features, Tensor):
-        if features.layout != torch.sparse_csr:
-            layout = str(features.layout).removeprefix("torch.")
-            raise DataError(f"sparse `features` must be in the form CSR, got {layout}. {OTHER_LAYOUTS}")
-        device = features.device
-        if features.ndim != 2 or features.is_complex():
-            return features  # the check of dense features has the message
-        values = features.values().detach()
-        wide = torch.float32 if values.dtype in NARROW_TYPES else torch.float64
-        values = values if values.dtype in (torch.float32, torch.float64) else values.to(wide)
-        begins, columns = features.crow_indices(), features.col_indices()
-        try:
-            arrays = tuple(part.cpu().numpy() for part in (values, columns, begins))
-            matrix = sparse.csr_array(arrays, shape=tuple(features.shape), copy=False)
-        except ValueError as error:
-            raise _broken(error) from None
-    elif sparse.issparse(features):
-        device = torch.device("cpu")
-        if features.ndim != 2 or features.dtype.kind not in "fiub":
-            raise DataError(
-                f"`features` must be a matrix (N, D) of real numbers, got {features.dtype} of shape {features.shape}."
-            )
-        matrix = sparse.csr_array(features)
-        wide_name = "float32" if matrix.dtype.itemsize <= 2 else "float64"
-        if matrix.dtype not in ("float32", "float64"):
-            matrix = matrix.astype(wide_name)
-    else:
+    if not sparse.issparse(features):
         raise DataError(
             f"`features` must be a tensor or a sparse matrix of SciPy, got {type(features).__name__}. "
             "Give torch.as_tensor(features)."
         )
-    try:
-        matrix.check_format(full_check=True)
-    except ValueError as error:
-        raise _broken(error) from None
+    if features.ndim != 2 or features.dtype.kind not in "fiub":
+        raise DataError(
+            f"`features` must be a matrix (N, D) of real numbers, got {features.dtype} of shape {features.shape}."
+        )
+    matrix = sparse.csr_array(features)
+    if matrix.dtype not in ("float32", "float64"):
+        matrix = matrix.astype("float32" if matrix.dtype.itemsize <= 2 else "float64")
     # A new matrix: flags of the user's own say nothing of what was changed since.
-    matrix = sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape, copy=False)
-    if not matrix.has_canonical_format:
-        matrix = matrix.copy()
-        matrix.sum_duplicates()
-    tensor = of_scipy(matrix)
-    return csr(
-        tensor.crow_indices().to(device),
-        tensor.col_indices().to(device, torch.int32),
-        tensor.values().to(device),
-        tensor.shape[1],
-    )
+    return sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=matrix.shape, copy=False)
 
 
-def _broken(error: ValueError) -> DataError:
-    """The error of CSR arrays that do not fit together, in SciPy's words."""
-    return DataError(
-        f"sparse `features` must have valid CSR arrays, got: {error}. Make them with scipy.sparse.csr_array((values, "
-        "(rows, columns)), shape=(N, D))."
-    )
+def _tensor_of(array: Any) -> Tensor:
+    """A tensor on the memory of an array, which may be a read-only one of a file; nothing here writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def check_finite(features: Tensor) -> None:

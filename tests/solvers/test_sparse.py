@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -324,6 +325,15 @@ def test_every_kind_of_sparse_matrix_is_accepted(kind: str) -> None:
     checked = checked_sparse(KINDS[kind](features))
     torch.testing.assert_close(checked.to_dense(), dense_of(features), rtol=1e-7, atol=0)
     assert checked.col_indices().dtype == torch.int32
+
+
+def test_read_only_arrays_are_accepted_without_a_warning() -> None:
+    features, labels = made(Shape(50, 8))
+    for array in (features.data, features.indices, features.indptr):
+        array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fit(features, labels, BCE, optimizer="newton").converged
 
 
 def test_numbers_of_a_checked_matrix_are_not_copied() -> None:
