@@ -96,10 +96,10 @@ CASES: dict[str, tuple[Shape, Objective, dict[str, Any]]] = {
     "elastic net": (Shape(200, 8), Objective("bce", l1=0.02, l2=0.05), {}),
     "no Hessian": (Shape(600, 300), BCE, {}),
     "no Hessian, softmax": (Shape(400, 300, 3), SOFTMAX, {"class_weight": (1.0, 3.0, 0.5)}),
-    "wide": (Shape(40, 60), BCE, {}),
-    "wide, softmax": (Shape(40, 60, 3), SOFTMAX, {"sample_weight": torch.arange(40) % 4 * 1.0}),
-    "wide, one-vs-rest": (Shape(40, 60, 3), BCE, {"intercept": False}),
-    "wide, l1": (Shape(40, 60), Objective("bce", l1=0.02), {}),
+    "wide": (Shape(40, 100), BCE, {}),
+    "wide, softmax": (Shape(40, 100, 3), SOFTMAX, {"sample_weight": torch.arange(40) % 4 * 1.0}),
+    "wide, one-vs-rest": (Shape(40, 100, 3), BCE, {"intercept": False}),
+    "wide, l1": (Shape(40, 100), Objective("bce", l1=0.02), {}),
 }
 
 
@@ -494,7 +494,7 @@ def test_quasi_newton_steps_come_first_however_many_sparse_rows_there_are(monkey
 
 
 def test_many_rows_and_outputs_are_not_solved_in_their_span(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, labels = made(Shape(40, 60, 3))
+    features, labels = made(Shape(40, 100, 3))
     expected = fit(dense_of(features), labels, SOFTMAX, optimizer="newton", tolerance=1e-20, max_passes=400)
     monkeypatch.setattr(row_space, "MAX_COUPLED_OUTPUTS", 2)
     found = fit(features, labels, SOFTMAX, optimizer="newton", tolerance=1e-20, max_passes=400)
@@ -505,7 +505,7 @@ def test_many_rows_and_outputs_are_not_solved_in_their_span(monkeypatch: pytest.
 def test_other_methods_go_on_where_steps_in_the_span_do_not_suffice(
     steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features, labels = made(Shape(40, 60, 3))
+    features, labels = made(Shape(40, 100, 3))
     monkeypatch.setattr(sparse_rows, "MAX_STEPS", steps)
     found = fit(features, labels, SOFTMAX, optimizer="newton", tolerance=1e-8)
     assert found.converged

@@ -63,8 +63,8 @@ from logreg.solvers.state import SolverState
 MIN_FEATURES_PER_ROW = 4
 """Features for each row from which the problem is solved in the span of its rows."""
 
-MIN_SPARSE_FEATURES_PER_ROW = 1
-"""The same where features are sparse: then the operations on the coefficients take most of the time of a pass."""
+MIN_SPARSE_FEATURES_PER_ROW = 2
+"""The same where features are sparse, whose passes take little longer than the operations on the coefficients."""
 
 MAX_COUPLED_OUTPUTS = 512
 """Outputs of a softmax up to which sparse rows are solved in their span: each step inverts a matrix of that order."""
