@@ -154,8 +154,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     dtype = yield from start(state, newton)
     if avoids_hessian(problem) and not state.plain:
         descends = uses_descent(problem) and not rough
-        # Sparse features are nearly independent: steps with a diagonal take 9 passes over the rows of
-        # benchmarks/sparse.py, and the steps of `descend` 40.
+        # A sample of sparse rows shows little of their curvature, and `descend` starts from it; the diagonal is known.
         is_large = problem.numel > MAX_QUASI_NEWTON_NUMEL and not problem.is_sparse
         if problem.objective.l2 and not (descends and is_large) and (yield from quasi_newton_steps(state, rough)):
             return None
