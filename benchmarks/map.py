@@ -476,8 +476,10 @@ class Timed:
         return statistics.median(self.seconds)
 
 
-def compare(problem: Problem, arguments: argparse.Namespace) -> Iterator[str]:
-    """A line of the map for each gap."""
+def compare(
+    problem: Problem, arguments: argparse.Namespace, others: Callable[[Any], Iterator[Solver]] = rivals
+) -> Iterator[str]:
+    """A line of the map for each gap; ``others`` are the solvers to compare with."""
     clock, gaps = Clock(arguments.process_time), sorted(arguments.gap or GAPS, reverse=True)
     own = ours(problem)
     with contextlib.suppress(TimeoutError), at_most(arguments.limit):
@@ -485,7 +487,7 @@ def compare(problem: Problem, arguments: argparse.Namespace) -> Iterator[str]:
     trials = {own: swept(problem, own, clock, gaps, arguments.limit)}
     slowest = max(trial.seconds for trial in trials[own])
     if not arguments.ours_alone:
-        for rival in rivals(problem):
+        for rival in others(problem):
             with contextlib.suppress(Exception), at_most(arguments.limit):
                 rival.fit(0.1)
             trials[rival] = swept(problem, rival, clock, gaps, max(arguments.cut * slowest, SHORT_SECONDS))

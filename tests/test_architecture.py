@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "logreg"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "constraints", "hardware", "invocation", "settings", "terminal", "stored_form"),
+    ("csr", "errors", "constraints", "hardware", "invocation", "settings", "terminal", "stored_form"),
     ("facts", "files", "rows", "losses", "config", "run_folder"),
     ("data", "solvers"),
     ("evaluation", "optimality"),
@@ -219,6 +219,7 @@ ACROSS = {
     "run/run_lifecycle": "train, stop, go on, load elsewhere",
     "run/very_many_classes": "the memory of a run and of the commands after it, and what they list",
     "solvers/passes/reduction": "what holds of every pass when several processes share the rows",
+    "solvers/sparse": "sparse rows in every pass, solver, bound and search",
 }
 """Files of tests in a folder of the source that are about more than one module of it."""
 

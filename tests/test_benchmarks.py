@@ -58,6 +58,8 @@ FAST = [
         "cross_validation", "--tiny --repeats 1 --without-r", ["60 x 4, lasso: 10 folds", "55 of 55 fits certified"]
     ),
     SmokeRun("l1", "--part path --tiny --repeats 1 --rival celer", ["500 x 5,000", "certified"]),
+    SmokeRun("sparse", "--repeats 1 --rows 300 --features 60 --gap 1e-3", ["300 x 60", "2 classes", "| 1e-03 |"]),
+    SmokeRun("sparse", "--repeats 1 --text {text} --gap 1e-3", ["**text**", "3 classes"]),
 ]
 """Those of a few seconds."""
 
@@ -82,7 +84,10 @@ def test_a_benchmark_runs_at_a_tiny_size(
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # the one for the GPU sets it; it ends with the test
     write_fake_mnist(tmp_path)
-    assert import_module(run.name).main(run.typed.format(mnist=tmp_path).split()) == 0
+    text = tmp_path / "text.csv"
+    words = ["red green blue", "one two three", "north south east"]
+    text.write_text("text,topic\n" + "".join(f"{words[row % 3]} {row % 4},{row % 3}\n" for row in range(60)))
+    assert import_module(run.name).main(run.typed.format(mnist=tmp_path, text=text).split()) == 0
     out = capsys.readouterr().out
     assert [part for part in run.printed if part not in out] == []
 

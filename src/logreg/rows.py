@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from logreg.csr import is_sparse, selected_rows, some_rows
 from logreg.facts import Batch
 
 BLOCK_BYTES = 32 * 2**20
@@ -15,6 +16,9 @@ BLOCK_BYTES = 32 * 2**20
 
 BLOCK_ROWS = 16_384
 """Largest number of rows in a block."""
+
+BLOCK_NONZEROS = 2**21
+"""Non-zeros of a block of sparse features, about: their copy in float64 takes 16 MiB."""
 
 PART_BYTES = {torch.float32: 6 * 2**20, torch.float64: 3 * 2**20}
 """Bytes of features that are copied at once, or of logits that are computed at once, by floating type: they stay in the
@@ -43,12 +47,37 @@ def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtyp
     return of_class if weights is None else of_class * weights
 
 
-def parts(block: Batch, rows: int) -> Iterator[Batch]:
-    """A block in parts of ``rows`` rows; the last part may be smaller."""
+def parts(block: Batch, rows: int, dense: bool = False) -> Iterator[Batch]:
+    """A block in parts of ``rows`` rows; the last part may be smaller.
+
+    Args:
+        block: The rows.
+        rows: Number of rows of a part.
+        dense: Whether sparse features become dense ones.
+    """
+    if is_sparse(block.features) and not dense and rows >= len(block.labels):
+        yield block
+        return
     for first in range(0, len(block.labels), max(rows, 1)):
         part = slice(first, first + rows)
         weights = None if block.sample_weight is None else block.sample_weight[part]
-        yield Batch(block.features[part], block.labels[part], weights)
+        features = block.features
+        if is_sparse(features):
+            features = some_rows(features, first, min(first + rows, len(block.labels)))
+            features = features.to_dense() if dense else features
+        else:
+            features = features[part]
+        yield Batch(features, block.labels[part], weights)
+
+
+def chosen_rows(block: Batch, which: Tensor) -> Batch:
+    """The rows of a block that a mask (n,) or positions (m,) choose."""
+    features, weights = block.features, block.sample_weight
+    return Batch(
+        selected_rows(features, which) if is_sparse(features) else features[which],
+        block.labels[which],
+        None if weights is None else weights[which],
+    )
 
 
 def part_rows(features: int, dtype: torch.dtype) -> int:
@@ -63,6 +92,15 @@ def logit_rows(outputs: int, dtype: torch.dtype, device: torch.device | str = "c
     """
     kind = "cpu" if torch.device(device).type == "cpu" else "other"
     return max(1, LOGITS_BYTES[kind] // (outputs * dtype.itemsize))
+
+
+def sparse_part_rows(num_features: int) -> int:
+    """Number of rows of sparse features that are in one product, at most.
+
+    Their logits are then no more than the coefficients, or few; the sums over a part, which have the size of the
+    coefficients, cost little beside its products.
+    """
+    return max(BLOCK_ROWS, num_features)
 
 
 class RowSource(Protocol):
@@ -102,15 +140,18 @@ class RowSource(Protocol):
 class MemoryRows:
     """A `RowSource` of tensors in memory; blocks are views."""
 
-    is_sparse = False
-    has_random_access = True
     may_be_held = True
 
     def __init__(self, features: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Features (N, D) in source units, labels (N,), weights (N,) or ``None``."""
+        """Features (N, D) in source units, dense or sparse, labels (N,), weights (N,) or ``None``."""
         self.features, self.labels, self.sample_weight = features, labels, sample_weight
         self.num_rows, self.num_features = len(labels), features.shape[1]
+        self.is_sparse = is_sparse(features)
+        self.has_random_access = not self.is_sparse
         self.block_rows = min(max(1, BLOCK_BYTES // max(4 * self.num_features, 1)), BLOCK_ROWS)
+        if self.is_sparse:
+            of_row = max(features.values().shape[0] // max(self.num_rows, 1), 1)
+            self.block_rows = min(max(1, BLOCK_NONZEROS // of_row), sparse_part_rows(self.num_features))
 
     def blocks(self) -> Iterator[Batch]:
         """All rows in order."""
@@ -118,11 +159,17 @@ class MemoryRows:
             yield self._block(slice(first, first + self.block_rows))
 
     def interleaved_blocks(self) -> Iterator[Batch]:
-        """All rows; block i of n has the rows i, i + n, i + 2 n, ..."""
+        """All rows; block i of n has the rows i, i + n, i + 2 n, ...; of sparse rows those of `blocks`."""
+        if self.is_sparse:
+            yield from self.blocks()
+            return
         blocks = -(-self.num_rows // self.block_rows)
         for first in range(blocks):
             yield self._block(slice(first, None, blocks))
 
     def _block(self, part: slice) -> Batch:
         weights = None if self.sample_weight is None else self.sample_weight[part]
+        if self.is_sparse:
+            features = some_rows(self.features, part.start, min(part.stop, self.num_rows))
+            return Batch(features, self.labels[part], weights)
         return Batch(self.features[part], self.labels[part], weights)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.csr import converted, is_sparse, scaled_columns
 from logreg.errors import DataError
 
 MAX_MEAN_IN_STDS = 8.0
@@ -85,7 +86,9 @@ class StoredForm(NamedTuple):
     def transform(self, features: Tensor, dtype: torch.dtype) -> Tensor:
         """Features in source units, shape (N, D), any type -> stored features, same shape, in ``dtype``."""
         if self.is_plain:
-            return features.to(dtype)
+            return converted(features, dtype)
+        if is_sparse(features):  # nothing is subtracted from sparse features
+            return scaled_columns(features, 1 / self.unit, dtype)
         shift, unit = self.shift.to(features.device), self.unit.to(features.device)
         return features.to(torch.float64, copy=True).sub_(shift).div_(unit).to(dtype)
 

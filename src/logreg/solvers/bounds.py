@@ -48,6 +48,7 @@ from logreg.solvers.passes.precise import (
     EvaluatePrecisely,
     accumulated,
     centered_coordinates,
+    uncentered_coordinates,
 )
 from logreg.solvers.passes.sampling import RowSample
 from logreg.solvers.problem import Coordinates, Problem
@@ -151,9 +152,12 @@ def bound(
     if evaluation is not None and evaluation.loss > SATURATED_LOSS * total:
         at = evaluated_point(problem, own, point, evaluation)
     else:
-        inner = centered_coordinates(problem, (yield from request(RowSample(problem))))
-        moved = moved_to(own, inner, point)
         hessian = curved and not penalized and enough < math.inf
+        if problem.is_sparse and not hessian:
+            inner = uncentered_coordinates(problem)
+        else:
+            inner = centered_coordinates(problem, (yield from request(RowSample(problem))))
+        moved = moved_to(own, inner, point)
         measured = yield from request(EvaluatePrecisely(problem, inner, moved, hessian))
         evaluation = measured.evaluation
         at = EvaluatedPoint(problem, inner, moved, *measured[:3])
@@ -194,7 +198,8 @@ def evaluated_point(
     """
     # `Pass` subtracts the center after multiplying with the features, unless it is too large for that.
     folded = (coordinates.center / coordinates.scale).abs()
-    folded = torch.zeros_like(folded) if bool((folded > MAX_FOLDED_MEAN[torch.float64]).any()) else folded
+    is_shifted = bool((folded > MAX_FOLDED_MEAN[torch.float64]).any()) and not problem.is_sparse
+    folded = torch.zeros_like(folded) if is_shifted else folded
     size = F.pad(MAX_FEATURE_RMS + folded, (0, 1), value=1.0)
     squares = size.square() * problem.row_sum_scale * problem.total_weight
     return EvaluatedPoint(problem, coordinates, point, evaluation, squares, size * math.sqrt(problem.rows))

@@ -20,6 +20,12 @@ SECONDS_PER_LOGIT = 4e-9
 SECONDS_PER_PRODUCT = 1.3e-10
 """Time of the multiplications of one feature for one output, for the logits and for the gradient: 30 GFLOP/s."""
 
+SECONDS_PER_NONZERO = 1.6e-9
+"""Time to read a sparse feature twice, with its column."""
+
+SECONDS_PER_SPARSE_PRODUCT = 2e-10
+"""Time of the multiplications of one sparse feature for one output."""
+
 SECONDS_PER_GRAM_PRODUCT = 2e-11
 """Time of one multiplication of a Hessian: 100 GFLOP/s, as a product of large matrices."""
 
@@ -33,6 +39,9 @@ SECONDS_PER_FACTOR_PRODUCT = 1e-10
 def pass_seconds(problem: Problem) -> float:
     """Time of one pass that evaluates the objective and its gradient."""
     d, k = problem.num_features, problem.num_outputs
+    if problem.is_sparse:
+        of_numbers = (SECONDS_PER_NONZERO + SECONDS_PER_SPARSE_PRODUCT * k) * problem.numel
+        return SECONDS_PER_PASS + of_numbers + SECONDS_PER_LOGIT * k * problem.rows
     per_row = SECONDS_PER_NUMBER * d + SECONDS_PER_LOGIT * k + SECONDS_PER_PRODUCT * d * k
     return SECONDS_PER_PASS + problem.rows * per_row
 

@@ -11,10 +11,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from logreg.csr import check_finite, checked_sparse, column_sizes, is_sparse, value_range
 from logreg.errors import DataError
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
@@ -30,12 +32,24 @@ from logreg.solvers.passes.base import Pass, PassRequests, drive, run_pass
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.prox_newton import prox_newton
-from logreg.solvers.small import is_small, solve_small
+from logreg.solvers.small import MAX_SMALL_NUMEL, is_small, solve_small
 from logreg.solvers.small_l1 import solve_small_l1
 from logreg.solvers.starting_point import avoids_hessian, holds_hessian
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
-from logreg.stored_form import Blocks, Moments, StoredForm, check_scale, choose_stored_form, is_plain_by_sample, moments
+from logreg.stored_form import (
+    PLAIN_SIZES,
+    Blocks,
+    Moments,
+    StoredForm,
+    check_scale,
+    choose_stored_form,
+    is_plain_by_sample,
+    moments,
+)
+
+if TYPE_CHECKING:
+    from scipy.sparse import sparray, spmatrix
 
 FAILED_RELATIVE_GAP = 1e-3
 """Relative gap at the end of the fast ways from which slower ones follow; a smaller gap is mostly one of rounding."""
@@ -139,7 +153,7 @@ class Fit:
 
 
 def fit(
-    features: Tensor,
+    features: Tensor | spmatrix | sparray,
     labels: Tensor,
     objective: Objective,
     num_classes: int | None = None,
@@ -157,7 +171,8 @@ def fit(
     """Fits rows in memory to a certified optimum.
 
     Args:
-        features: Shape (N, D), any floating type, in source units; the penalty is on their coefficients.
+        features: Shape (N, D), any floating type, in source units; the penalty is on their coefficients.  A sparse CSR
+            tensor, or a sparse matrix or array of SciPy, is not made dense, unless it is small.
         labels: Shape (N,), whole numbers in [0, C) of any type.
         objective: The objective f to minimize.
         num_classes: C; ``None`` for one more than the largest label, where every class must have a row.
@@ -166,8 +181,8 @@ def fit(
         optimizer: A name of `EXACT`; "auto" for `logreg.solvers.small` where the problem is small, and newton else.
         tolerance: The relative gap > 0 to end at.
         max_passes: Passes over the rows at most.
-        dtype: The type of the arithmetic far from the optimum; ``None`` for float64 where features are in float64, and
-            for float32 else.
+        dtype: The type of the arithmetic far from the optimum; ``None`` for float64 where dense features are in
+            float64, and for float32 else.
         intercept: Whether an intercept is fitted; else it is 0.
         watch: Is called after each pass with the state and the pass; a small problem takes none.
         start: Coefficients (K, D) and intercepts (K,) in source units to start from; ``None`` for zero.
@@ -187,13 +202,16 @@ def fit(
     """
     started, passes = time.perf_counter(), 0
     check_settings(objective, optimizer, tolerance, max_passes, (*EXACT, "auto"))
+    features = checked_sparse(features)
+    if is_sparse(features) and optimizer == "auto" and features.numel() <= MAX_SMALL_NUMEL:
+        features = features.to_dense()  # which is the fastest way
     labels, num_classes = checked_labels(features, labels, num_classes)
     check_weights(labels, sample_weight, class_weight, num_classes)
     memory, stored = stored_rows(features, labels, sample_weight, intercept)
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)
     point = problem.zeros() if start is None else _start(problem, stored, *start)
     state = SolverState(problem, point, tolerance, seed)
-    with threads_for(4.0 * problem.rows * problem.num_parameters):
+    with threads_for(4.0 * problem.numel * problem.num_outputs):
         if optimizer == "auto" and is_small(problem, memory):
             passes = (solve_small_l1 if objective.l1 else solve_small)(state, memory, max_passes)
             if state.converged:
@@ -227,19 +245,45 @@ def stored_rows(
     Raises:
         DataError: A feature is not finite, or larger or smaller than float64 can compute with.
     """
+    stored = (
+        _stored_form_of_sparse(features) if is_sparse(features) else _stored_form(features, sample_weight, intercept)
+    )
+    features = features if stored.is_plain else stored.transform(features, features.dtype)
+    return MemoryRows(features, labels, sample_weight), stored
+
+
+def _stored_form(features: Tensor, sample_weight: Tensor | None, intercept: bool) -> StoredForm:
+    """The form in which dense features (N, D) are stored.
+
+    Raises:
+        DataError: A feature is not finite, or larger or smaller than float64 can compute with.
+    """
     least, largest = (float(extreme) for extreme in features.aminmax()) if features.numel() else (0.0, 0.0)
     if not (math.isfinite(least) and math.isfinite(largest)):
         finite = features.isfinite()
         row, column = (int(place) for place in (~finite).nonzero()[0])
         raise DataError(f"features must be finite, got {float(features[row, column])} in row {row}, column {column}.")
-    stored = StoredForm.plain(features.shape[1])
-    if not is_plain_by_sample(features, max(-least, largest)):
-        # Only float64 features are stored shifted: a difference of narrower numbers may not fit into their type, and
-        # passes subtract the mean from each row anyway.
-        shifts = intercept and features.dtype == torch.float64
-        stored = choose_stored_form(_moments(features, sample_weight), shifts).with_exact_shifts(features)
-        features = features if stored.is_plain else stored.transform(features, features.dtype)
-    return MemoryRows(features, labels, sample_weight), stored
+    if is_plain_by_sample(features, max(-least, largest)):
+        return StoredForm.plain(features.shape[1])
+    # Only float64 features are stored shifted: a difference of narrower numbers may not fit into their type, and
+    # passes subtract the mean from each row anyway.
+    shifts = intercept and features.dtype == torch.float64
+    return choose_stored_form(_moments(features, sample_weight), shifts).with_exact_shifts(features)
+
+
+def _stored_form_of_sparse(features: Tensor) -> StoredForm:
+    """The form in which sparse features (N, D) are stored: nothing is subtracted, so that they stay sparse.
+
+    Raises:
+        DataError: A feature is not finite, or larger or smaller than float64 can compute with.
+    """
+    least, largest = value_range(features)
+    if not math.isfinite(largest):
+        check_finite(features)
+    if PLAIN_SIZES[0] <= least and largest <= PLAIN_SIZES[1]:
+        return StoredForm.plain(features.shape[1])
+    sizes = column_sizes(features).cpu()
+    return choose_stored_form(Moments(torch.zeros_like(sizes), sizes), shifts=False)
 
 
 def _start(problem: Problem, stored: StoredForm, coef: Tensor, intercept: Tensor) -> Tensor:
@@ -325,7 +369,7 @@ def problem_of(
     if stored is not None and (objective.l2 or objective.l1):
         check_scale(1 / stored.unit)
         scale = 1 / stored.unit.to(features.device)
-    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
+    wide = torch.float64 if features.dtype == torch.float64 and not is_sparse(features) else torch.float32
     return Problem(
         objective,
         rows=len(labels),
@@ -335,6 +379,7 @@ def problem_of(
         class_weight=tuple(class_weight),
         dtype=dtype or wide,
         intercept=intercept,
+        nonzeros=features.values().shape[0] if is_sparse(features) else None,
     )
 
 

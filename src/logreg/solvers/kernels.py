@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from logreg.csr import is_sparse, times, transposed_times
+
 TILE_COLUMNS = {torch.float32: 8, torch.float64: 12}
 """Columns of one tile of a CPU's matrix kernel, by type; fewer columns than a multiple of it take longer, not less."""
 
@@ -38,7 +40,9 @@ cache, and 64 MiB keep a GPU busy."""
 
 
 def affine(features: Tensor, coef: Tensor, intercept: Tensor) -> Tensor:
-    """Features (n, D) @ coef.T + intercept, for coef (K, D) and intercept (K,): shape (n, K)."""
+    """Features (n, D), dense or sparse, @ coef.T + intercept, for coef (K, D) and intercept (K,): shape (n, K)."""
+    if is_sparse(features):
+        return times(features, coef.T).add_(intercept)
     outputs, parts = len(intercept), _parts(features)
     if outputs == 1 and parts > 1:  # BLAS computes a product with one vector on one thread
         even = len(features) // parts * parts
@@ -74,7 +78,12 @@ def _onednn() -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
 
 
 def sum_over_rows(left: Tensor, right: Tensor) -> Tensor:
-    """Left (n, A).T @ right (n, B): shape (A, B), with the rows split into one part for each thread."""
+    """Left (n, A).T @ right (n, B): shape (A, B), with the rows split into one part for each thread.
+
+    ``right`` may be sparse.
+    """
+    if is_sparse(right):
+        return transposed_times(right, left)
     parts, columns = _parts(left), left.shape[1]
     if left.dtype == torch.float64 and (padding := _padding(left, columns)):
         return sum_over_rows(F.pad(left, (0, padding)), right)[:columns]

@@ -385,7 +385,7 @@ def _reduced_preconditioner(state: SolverState, now: Derivatives) -> PassRequest
         apply_inverse = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
         return lambda gradient, _: apply_inverse(gradient)
     by_intercept = now.curvature.diagonal().clamp(min=1e-30)
-    max_numel = max(BLOCKS_MEMORY_FRACTION * problem.rows * d, SMALL_BLOCKS_NUMEL)
+    max_numel = max(BLOCKS_MEMORY_FRACTION * problem.numel, SMALL_BLOCKS_NUMEL)
     if d > min(MAX_BLOCK_FEATURES, problem.rows) or k * d * d > max_numel:
         metric = yield from request(HessianDiagonal(problem, coordinates, point))
         usual = by_intercept.unsqueeze(1)

@@ -159,7 +159,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     dtype = yield from start(state, newton)
     if avoids_hessian(problem) and not state.plain:
         descends = uses_descent(problem) and not rough
-        is_large = problem.rows * problem.num_features > MAX_QUASI_NEWTON_NUMEL
+        # A sample of sparse rows shows little of their curvature, and `descend` starts from it; the diagonal is known.
+        is_large = problem.numel > MAX_QUASI_NEWTON_NUMEL and not problem.is_sparse
         if problem.objective.l2 and not (descends and is_large) and (yield from quasi_newton_steps(state, rough)):
             return None
         # Close to the optimum the Hessian bounds the gap at once, where it can be held.

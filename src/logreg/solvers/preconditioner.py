@@ -110,7 +110,7 @@ def preconditioner(
 def holds_blocks(problem: Problem) -> bool:
     """Whether a matrix (D, D) for each output is small beside the data."""
     k, d = problem.num_outputs, problem.num_features
-    return k * d * d <= max(BLOCKS_MEMORY_FRACTION * problem.rows * d, SMALL_BLOCKS_NUMEL)
+    return k * d * d <= max(BLOCKS_MEMORY_FRACTION * problem.numel, SMALL_BLOCKS_NUMEL)
 
 
 def blocks_work(problem: Problem) -> float:
@@ -126,7 +126,7 @@ def block_rows(problem: Problem) -> int:
 
 def _rows_to_draw(problem: Problem) -> int:
     """Rows for the spectrum of the curvature."""
-    data = problem.rows * problem.num_features
+    data = problem.numel
     most = max(SAMPLE_MEMORY_FRACTION * data, SMALL_SAMPLE_NUMEL) / max(problem.num_features, 1)
     in_time = (SPECTRUM_PASSES * data * (problem.num_outputs + OUTPUTS_PER_READ) / EIGENVALUE_WORK) ** (1 / 3)
     return 1 + int(min(MAX_SPECTRUM_ROWS, most, in_time))

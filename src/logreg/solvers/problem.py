@@ -58,6 +58,7 @@ class Problem:
         class_weight: Weight of each class in the loss, C of them, or empty.
         dtype: Floating type of the arithmetic within a block.
         intercept: Whether the model has an intercept; else the last column of every point is 0.
+        nonzeros: Number of the non-zero features of all rows, where these are sparse; ``None`` for dense rows.
     """
 
     objective: Objective
@@ -68,6 +69,17 @@ class Problem:
     class_weight: tuple[float, ...] = ()
     dtype: torch.dtype = torch.float32
     intercept: bool = True
+    nonzeros: int | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the features of a block are sparse."""
+        return self.nonzeros is not None
+
+    @property
+    def numel(self) -> int:
+        """Numbers in the features of all rows: N * D, or the non-zeros of sparse ones."""
+        return self.rows * self.num_features if self.nonzeros is None else self.nonzeros
 
     @property
     def num_features(self) -> int:
@@ -121,7 +133,8 @@ class Problem:
         if objective.reduction == "sum":  # the sum over a sample is smaller than that over all rows: a mean is not
             l2, l1 = objective.l2 / self.total_weight, objective.l1 / self.total_weight
             objective = replace(objective, reduction="mean", l2=l2, l1=l1)
-        return replace(self, objective=objective, rows=rows, total_weight=total)
+        nonzeros = None if self.nonzeros is None else self.nonzeros * rows // self.rows
+        return replace(self, objective=objective, rows=rows, total_weight=total, nonzeros=nonzeros)
 
 
 def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Coordinates:
@@ -136,8 +149,7 @@ def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Co
             only steps along the gradient.
     """
     model = problem.model
-    of_units = torch.frexp(model.scale).mantissa == 0.5  # powers of two: features in source units, as they are stored
-    if bool((model.center != 0).any() | ~of_units.all()):
+    if is_standardized(problem):
         return model
     weights = row_weights(sample, (), torch.float32)
     spaced = slice(None, None, max(1, sample.features.numel() // MAX_MOMENTS_NUMEL))
@@ -156,3 +168,10 @@ def choose_coordinates(problem: Problem, sample: Batch, every_scale: bool) -> Co
     if every_scale:
         return Coordinates(center, deviation)
     return Coordinates(center, deviation.clamp(min=float(deviation.median())))
+
+
+def is_standardized(problem: Problem) -> bool:
+    """Whether the model standardizes the features; else they are in source units, as they are stored."""
+    model = problem.model
+    of_units = torch.frexp(model.scale).mantissa == 0.5  # powers of two
+    return bool((model.center != 0).any() | ~of_units.all())

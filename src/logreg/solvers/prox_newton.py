@@ -38,6 +38,7 @@ from logreg.solvers.passes.columns import (
     TryStep,
 )
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
+from logreg.solvers.passes.moments import sparse_coordinates
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
 from logreg.solvers.passes.sampling import RowSample
 from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
@@ -171,6 +172,8 @@ def working_set_of(state: SolverState) -> PassRequests[WorkingSet]:
 
 def _coordinates(problem: Problem) -> PassRequests[tuple[Coordinates, Coordinates]]:
     """The coordinates of the solver, in which no mean is large, and those in which features have about unit size."""
+    if problem.is_sparse:
+        return problem.model, (yield from sparse_coordinates(problem))
     sample = yield from request(RowSample(problem))
     step = max(1, len(sample.labels) // COORDINATE_ROWS)
     weights = None if sample.sample_weight is None else sample.sample_weight[::step]

@@ -38,7 +38,7 @@ class LimitedMemoryInverse:
     def __init__(self, first: InverseHessian, problem: Problem, l2: Tensor) -> None:
         """``first`` is the preconditioner, and ``l2`` the penalty by each coordinate, (D + 1,)."""
         self._first, self._l2 = first, l2
-        numel = max(SMALL_PAIRS_NUMEL, PAIRS_MEMORY_FRACTION * problem.rows * problem.num_features)
+        numel = max(SMALL_PAIRS_NUMEL, PAIRS_MEMORY_FRACTION * problem.numel)
         # One allocation, whose pages the system maps when they are written: many small ones would fragment the memory.
         self._pairs = torch.empty(
             min(MAX_STORED_PAIRS, int(numel / (2 * problem.num_parameters))),

@@ -27,10 +27,12 @@ from logreg.facts import Batch
 from logreg.rows import MemoryRows, part_rows, parts
 from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
+from logreg.solvers.dual.sparse_rows import solve_sparse_rows
 from logreg.solvers.newton_steps import SINGULAR_PIVOT, factor_hessian
 from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import HessianDiagonal
+from logreg.solvers.passes.moments import sparse_coordinates
 from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.preconditioner import centered
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Coordinates, Problem, choose_coordinates
@@ -119,6 +121,13 @@ def start(state: SolverState, solve: Solver) -> PassRequests[torch.dtype]:
         The floating type to continue in.
     """
     problem, avoids = state.problem, avoids_hessian(state.problem) and not state.plain
+    if problem.is_sparse:
+        coordinates = yield from sparse_coordinates(problem)
+        state.coordinates, state.point = coordinates, centered(problem, state.coordinates.to(coordinates, state.point))
+        if is_wide(problem):
+            yield from solve_sparse_rows(state)
+            return torch.float64
+        return problem.dtype
     sample = yield from request(RowSample(problem))
     few, rows = enough_rows(problem, sample) if avoids or (holds_hessian(problem) and not state.plain) else (0, 0)
     many = problem.rows >= MIN_STOCHASTIC_ROWS and problem.num_parameters >= MIN_STOCHASTIC_PARAMETERS

@@ -96,7 +96,7 @@ def uses_descent(problem: Problem) -> bool:
     cannot handle l1.
     """
     numel = LOGITS_PER_OUTPUT * problem.num_outputs * problem.rows
-    data = problem.rows * problem.num_features
+    data = problem.numel
     is_small = numel <= max(LOGITS_MEMORY_FRACTION * data, SMALL_LOGITS_NUMEL)
     is_cheap = not problem.coupled or MIN_DATA_PER_SUBSPACE * problem.num_outputs**2 <= data
     return avoids_hessian(problem) and data >= MIN_DATA_NUMEL and is_small and is_cheap
@@ -104,7 +104,7 @@ def uses_descent(problem: Problem) -> bool:
 
 def step_work(problem: Problem) -> float:
     """Multiplications in the time of a step, which reads the features twice."""
-    return 2.0 * problem.rows * problem.num_features * (problem.num_outputs + OUTPUTS_PER_READ)
+    return 2.0 * problem.numel * (problem.num_outputs + OUTPUTS_PER_READ)
 
 
 @dataclass
@@ -173,6 +173,7 @@ class SubspaceHessian(Pass[Tensor]):
     """
 
     sums = ("_hessian",)
+    takes_sparse = True
 
     def __init__(
         self, problem: Problem, coordinates: Coordinates, direction: Tensor, cache: LogitsCache, last_steps: int

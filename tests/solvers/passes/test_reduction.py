@@ -35,6 +35,7 @@ from logreg.solvers.passes.columns import (
 from logreg.solvers.passes.dependence import DependenceResidual, ExactDependence
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import BlockCache, CurvatureSample, HessianDiagonal, HessianProduct, SampledCurvature
+from logreg.solvers.passes.moments import ColumnMoments
 from logreg.solvers.passes.precise import DualObjective, EvaluatePrecisely, RowNorms, centered_coordinates
 from logreg.solvers.passes.reduction import Accumulators, combined
 from logreg.solvers.passes.sampling import RowSample, StochasticDescent
@@ -141,6 +142,7 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
         SampledCurvature(p, p.model, at, torch.full((len(at),), 1e-9, dtype=torch.float64), 4000, 0),  # all rows
     ),
     HessianDiagonal: lambda p, at: (HessianDiagonal(p, p.model, at),),
+    ColumnMoments: lambda p, at: (ColumnMoments(p),),
     EvaluatePrecisely: lambda p, at: (EvaluatePrecisely(p, p.model, at, hessian=True),),
     DualObjective: lambda p, at: (DualObjective(p, p.model, at, torch.full((len(at),), 0.01, dtype=torch.float64)),),
     RowNorms: lambda p, at: (RowNorms(p, p.model, torch.ones_like(at[0])),),

@@ -31,11 +31,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.csr import is_sparse
 from logreg.errors import name_list
 from logreg.losses import LOSSES
 from logreg.optimality.certificate import MAX_NAMED
 from logreg.optimality.separation.inequalities import Inequalities
-from logreg.optimality.separation.rows import NEGLIGIBLE_SLOPE, Features, Kind, SeparationRows, TooMuchWork
+from logreg.optimality.separation.rows import (
+    MAX_HINGE_COEFFICIENTS,
+    NEGLIGIBLE_SLOPE,
+    Features,
+    Kind,
+    SeparationRows,
+    SparseFeatures,
+    TooMuchWork,
+)
 
 PENALIZE = "set a penalty, such as l2=1e-3"
 """Advice of a command on how to set a penalty."""
@@ -121,7 +130,8 @@ def find_separation(
     standard deviation: rows that overlap by so little do overlap, and the optimum is then very far out.
 
     Args:
-        features: Shape (N, D), any type, finite.  They are not copied.
+        features: Shape (N, D), any type, finite.  They are not copied.  A sparse CSR tensor becomes dense block by
+            block; with `MAX_HINGE_COEFFICIENTS` features or more it is not searched.
         labels: Shape (N,), integers in [0, C).
         num_classes: C >= 2.
         loss: The name of the loss.  With more than two classes, "bce" fits one output to each class against the rest.
@@ -131,6 +141,10 @@ def find_separation(
     Returns:
         The kind of separation, the columns and the classes.
     """
+    if isinstance(features, Tensor) and is_sparse(features):
+        if features.shape[1] >= MAX_HINGE_COEFFICIENTS:
+            return Separation("unknown")
+        features = SparseFeatures(features)
     rows = SeparationRows(features, labels, num_classes, sample_weight, time.process_time() + seconds)
     if num_classes == 2:
         return _softmax(rows, torch.tensor([1, 0]))  # the one output is for class 1

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from logreg.csr import selected_rows, some_rows
+
 Kind = Literal["none", "quasi-complete", "complete", "unknown"]
 """The kind of separation, in the terms of Albert and Anderson (1984); "unknown" where it was not decided."""
 
@@ -60,6 +62,20 @@ class Features(Protocol):
 
     def __getitem__(self, places: Tensor | slice, /) -> Tensor:
         """The features of these rows, shape (n, D), any type."""
+
+
+class SparseFeatures:
+    """Random access to the rows of a sparse CSR tensor; those that are read become dense."""
+
+    def __init__(self, features: Tensor) -> None:
+        """Features of shape (N, D)."""
+        self._features, self.shape = features, tuple(features.shape)
+
+    def __getitem__(self, places: Tensor | slice, /) -> Tensor:
+        """The features of these rows, shape (n, D)."""
+        if isinstance(places, slice):
+            return some_rows(self._features, *places.indices(self.shape[0])[:2]).to_dense()
+        return selected_rows(self._features, places).to_dense()
 
 
 class SeparationRows:

@@ -43,6 +43,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logreg.csr import converted, squared, times
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, part_rows, parts, row_weights
 from logreg.solvers.dual.span import (
@@ -61,6 +62,12 @@ from logreg.solvers.state import SolverState
 
 MIN_FEATURES_PER_ROW = 4
 """Features for each row from which the problem is solved in the span of its rows."""
+
+MIN_SPARSE_FEATURES_PER_ROW = 2
+"""The same where features are sparse, whose passes take little longer than the operations on the coefficients."""
+
+MAX_COUPLED_OUTPUTS = 512
+"""Outputs of a softmax up to which sparse rows are solved in their span: each step inverts a matrix of that order."""
 
 GRAM_BLOCK_BYTES = 8 * 2**20
 """Size of the block of columns whose share of the Gram matrix is computed at once, in bytes.
@@ -134,11 +141,12 @@ certificate.
 
 def is_wide(problem: Problem) -> bool:
     """Whether there are so few rows, and l2 alone, that the problem is solved in the span of its rows."""
-    return (
-        problem.objective.l2 > 0
-        and not problem.objective.l1
-        and problem.num_features >= MIN_FEATURES_PER_ROW * problem.rows
-    )
+    if not problem.objective.l2 > 0 or problem.objective.l1:
+        return False
+    if problem.is_sparse:
+        few = not problem.coupled or problem.num_outputs <= MAX_COUPLED_OUTPUTS
+        return few and problem.num_features >= MIN_SPARSE_FEATURES_PER_ROW * problem.rows
+    return problem.num_features >= MIN_FEATURES_PER_ROW * problem.rows
 
 
 def solve_in_rows(state: SolverState, solve: Solver) -> PassRequests[None]:
@@ -184,6 +192,7 @@ class DualRows(Pass["DualRows"]):
     """
 
     samples = ("_blocks",)
+    takes_sparse = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates, deviation: Tensor | None = None) -> None:
         super().__init__(problem, coordinates, deviation=deviation)
@@ -191,7 +200,7 @@ class DualRows(Pass["DualRows"]):
 
     def add(self, block: Batch) -> None:
         """Keeps the rows: a view, or a copy where their type differs or their mean is too large to subtract later."""
-        features = block.features.to(self.dtype)
+        features = converted(block.features, self.dtype)
         if self._shift is not None:
             features = (features - self._shift[0]).mul_(self._shift[1])
         self._blocks.append(block._replace(features=features))
@@ -199,6 +208,11 @@ class DualRows(Pass["DualRows"]):
     def result(self) -> DualRows:
         """This pass itself."""
         return self
+
+    @property
+    def features(self) -> list[Tensor]:
+        """The features of each block."""
+        return [block.features for block in self._blocks]
 
     @cached_property
     def labels(self) -> Tensor:
@@ -217,6 +231,12 @@ class DualRows(Pass["DualRows"]):
     def squared_norms(self) -> Tensor:
         """Squared norms of the rows in the coordinates, the diagonal of the Gram matrix, (N, 1), float64."""
         center, scale = self._fold
+        if self.problem.is_sparse:
+            # |x - c|^2 = |x|^2 - 2 x'c + |c|^2, in float64 since the terms may cancel
+            by, offset = (1 / scale.square()).unsqueeze(1), float((center / scale).square().sum())
+            blocks = (converted(block.features, torch.float64) for block in self._blocks)
+            squares = [times(squared(one), by) - 2 * times(one, center.unsqueeze(1) * by) for one in blocks]
+            return (torch.cat(squares) + offset).clamp(min=0)
         origin, invert = (-center / scale).to(self.dtype), (1 / scale).to(self.dtype)
         norms = [
             torch.linalg.vector_norm(torch.addcmul(origin, part.features, invert), dim=1)

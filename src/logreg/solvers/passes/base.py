@@ -17,9 +17,10 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from logreg.csr import converted, is_sparse
 from logreg.facts import Batch
 from logreg.losses import one_vs_rest
-from logreg.rows import RowSource, logit_rows, part_rows, parts, row_weights
+from logreg.rows import RowSource, logit_rows, part_rows, parts, row_weights, sparse_part_rows
 from logreg.solvers.passes.reduction import Accumulators, Processes
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -64,6 +65,8 @@ class Pass(Generic[Result]):
         done: Whether no more rows are needed; most passes need all of them.
         interleaved: Whether each block should be a sample of all rows.
         copies: Whether features are copied.
+        takes_sparse: Whether `accumulate` takes sparse features, from whose sums the mean is subtracted; else it gets
+            them as dense ones, a few rows at a time.
     """
 
     sums: ClassVar[tuple[str, ...]] = ()
@@ -72,6 +75,7 @@ class Pass(Generic[Result]):
     done = False
     interleaved = False
     copies = False
+    takes_sparse = False
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class Pass(Generic[Result]):
         center, by = coordinates.center.to(self.dtype), (1 / coordinates.scale).to(self.dtype)
         deviation = coordinates.scale if deviation is None else deviation
         far = bool((coordinates.center.abs() > MAX_FOLDED_MEAN[self.dtype] * deviation).any())
+        far = far and not (problem.is_sparse and self.takes_sparse)
         self._shift = (center, by) if far else None
         # After a shift, only the rounding errors of center and scale are left to correct.
         rest = Coordinates((coordinates.center - center.double()) * by.double(), coordinates.scale * by.double())
@@ -93,14 +98,20 @@ class Pass(Generic[Result]):
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
-        rows = len(block.labels)
-        if self.copies or self._shift is not None or block.features.dtype != self.dtype:
-            rows = part_rows(block.features.shape[1], self.dtype)
-        for part in parts(block, min(rows, logit_rows(self.problem.num_outputs, self.dtype, block.features.device))):
+        features, rows = block.features, len(block.labels)
+        of_logits = logit_rows(self.problem.num_outputs, self.dtype, features.device)
+        stays_sparse = is_sparse(features) and self.takes_sparse
+        if stays_sparse:
+            rows = max(sparse_part_rows(features.shape[1]), of_logits)
+        elif self.copies or self._shift is not None or features.dtype != self.dtype or is_sparse(features):
+            rows = min(part_rows(features.shape[1], self.dtype), of_logits)
+        else:
+            rows = min(rows, of_logits)
+        for part in parts(block, rows, dense=not stays_sparse):
             self._take(part)
 
     def _take(self, block: Batch) -> None:
-        features = block.features.to(self.dtype)
+        features = converted(block.features, self.dtype)
         if self._shift is not None:
             features = (features - self._shift[0]).mul_(self._shift[1])
         weights = row_weights(block, self.problem.class_weight, self.dtype)

@@ -15,9 +15,10 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.csr import is_sparse, selected_columns
 from logreg.facts import Batch
 from logreg.losses import Loss, one_vs_rest
-from logreg.rows import row_weights
+from logreg.rows import parts, row_weights
 from logreg.solvers.kernels import gram_of_columns, sum_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.precise import UNIT_ROUNDOFF
@@ -25,6 +26,9 @@ from logreg.solvers.problem import Coordinates, Problem
 
 MAX_HELD_NUMEL = 2**28
 """Numbers of the working set's columns, of all processes together, up to which they are held: 2 GiB in float64."""
+
+SMALL_HELD_NUMEL = 2**23
+"""The same where features are sparse, unless they have more non-zeros: columns are held as dense ones, 64 MiB."""
 
 MAX_PART_NUMEL = 2**20
 """Numbers of the held columns that one matrix product reads, so that temporary copies of them stay small: 8 MiB."""
@@ -91,7 +95,9 @@ class HeldRows:
 
     def select(self, features: Tensor, which: Tensor, into: Tensor | None = None) -> Tensor:
         """Columns of a block's features (n, D) in the coordinates, (W, n); in the memory of ``into`` where given."""
-        if into is not None and into.is_contiguous() and features.dtype == into.dtype:
+        if is_sparse(features):
+            columns = selected_columns(features, which).T.double()
+        elif into is not None and into.is_contiguous() and features.dtype == into.dtype:
             columns = torch.index_select(features.T, 0, which, out=into)
         else:
             columns = features.T[which].double()
@@ -149,7 +155,8 @@ class GatherColumns(Pass[None]):
         """``features`` are the positions of the new features, (W,); none of them is held yet."""
         self.rows, self.new, self._first = rows, features, 0
         size = rows.problem.rows * (len(rows.features) + len(features) + 1)
-        self._room = rows.make_room(len(features)) if size <= MAX_HELD_NUMEL and rows.columns is not None else None
+        most = max(rows.problem.numel, SMALL_HELD_NUMEL) if rows.problem.is_sparse else MAX_HELD_NUMEL
+        self._room = rows.make_room(len(features)) if size <= most and rows.columns is not None else None
         self.done = self._room is None
 
     def add(self, block: Batch) -> None:
@@ -189,10 +196,14 @@ class HeldPass(Pass[Result]):
         """Takes the held rows, in parts; or this block, where the columns are not held."""
         rows, columns = self.rows, self.rows.columns
         if columns is None and self.needs_columns:
-            part = slice(self._first, self._first + len(block.labels))
-            self._first = part.stop
-            selected = rows.select(block.features, rows.features)
-            self.take(part, torch.cat([rows.intercept_column(len(block.labels)), selected]))
+            size = len(block.labels)
+            if is_sparse(block.features):  # which may have many more rows than a block of dense ones
+                size = max(MAX_PART_NUMEL // (len(rows.features) + 1), 1)
+            for some in parts(block, size):
+                part = slice(self._first, self._first + len(some.labels))
+                self._first = part.stop
+                selected = rows.select(some.features, rows.features)
+                self.take(part, torch.cat([rows.intercept_column(len(some.labels)), selected]))
             return
         columns = rows.intercept_column(0) if columns is None else columns
         number, size = rows.labels.shape[0], max(MAX_PART_NUMEL // columns.shape[0], 1)
@@ -502,6 +513,7 @@ class DualSlopes(Pass[Tensor]):
     """The sums of theta x over all rows, for the dual point of held rows and all features."""
 
     sums = ("_sums", "_ones")
+    takes_sparse = True
 
     def __init__(self, rows: HeldRows, dtype: torch.dtype) -> None:
         """``dtype`` is the floating type of the products."""

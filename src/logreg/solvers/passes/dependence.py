@@ -35,7 +35,7 @@ class _Dependence(Pass[Tensor]):
 
     def add(self, block: Batch) -> None:
         """Takes one block of rows, features in source units."""
-        for part in parts(block, part_rows(block.features.shape[1], self.dtype)):
+        for part in parts(block, part_rows(block.features.shape[1], self.dtype), dense=True):
             features = weighing_rows(part, self.problem).features.double()
             if len(features):
                 self._first_rows = self._first_rows or [features[:1].clone()]

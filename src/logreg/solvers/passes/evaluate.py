@@ -111,6 +111,7 @@ class Evaluate(Pass[Derivatives]):
         ``since`` is a point in the same coordinates whose Hessian is known: then the largest change of the logits from
         that point is computed.
         """
+        self.takes_sparse = hessian is None
         super().__init__(problem, coordinates, dtype)
         self.point = point
         self._coef, self._intercept = self.linear(point)

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
+from logreg.csr import is_sparse, selected_rows, squared
 from logreg.rows import BLOCK_ROWS, logit_rows, part_rows
 from logreg.solvers.kernels import add_lower_triangle, affine, sum_over_rows
 from logreg.solvers.passes.base import Pass, PreparedRows
@@ -62,6 +63,7 @@ class HessianProduct(Pass[Tensor]):
     """The Hessian at a point times a direction."""
 
     sums = ("_sums", "_ones")
+    takes_sparse = True
 
     def __init__(
         self,
@@ -80,7 +82,7 @@ class HessianProduct(Pass[Tensor]):
         self._first, self._known = not known, known
         known.rewind()
         k, d = problem.num_outputs, problem.num_features
-        self._left = max(MIN_CACHED_CURVATURES, problem.rows * d)
+        self._left = max(MIN_CACHED_CURVATURES, problem.numel)
         self._sums, self._ones = self.zeros(k, d), self.zeros(k)
 
     def accumulate(self, rows: PreparedRows) -> None:
@@ -206,6 +208,7 @@ class CurvatureSample(Pass[tuple[Tensor, Tensor]]):
     """
 
     samples = ("_rows", "_weights")
+    takes_sparse = True
 
     def __init__(
         self, problem: Problem, coordinates: Coordinates, point: Tensor, mass: float, rows: int, seed: int
@@ -224,7 +227,7 @@ class CurvatureSample(Pass[tuple[Tensor, Tensor]]):
         total = spread.sum(1)
         chance = (total * self._rate).clamp(max=1)
         which = torch.rand(chance.shape, generator=self._draw, dtype=chance.dtype).to(chance.device) < chance
-        self._rows.append(features[which])
+        self._rows.append(selected_rows(features, which).to_dense() if is_sparse(features) else features[which])
         self._weights.append((total[which] / chance[which]).double())
 
     def result(self) -> tuple[Tensor, Tensor]:
@@ -238,6 +241,7 @@ class HessianDiagonal(Pass[Tensor]):
 
     sums = ("_squares", "_sums", "_ones")
     copies = True
+    takes_sparse = True
 
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor) -> None:
         super().__init__(problem, coordinates)
@@ -252,7 +256,7 @@ class HessianDiagonal(Pass[Tensor]):
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the curvature times squared features."""
         features, spread = rows.features, weighted_curvature(self.problem, rows, self._coef, self._intercept)
-        self._squares += sum_over_rows(spread, features.square())
+        self._squares += sum_over_rows(spread, squared(features))
         self._sums += sum_over_rows(spread, features)
         self._ones += spread.sum(0, dtype=torch.float64)
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from logreg.csr import is_sparse, squared
 from logreg.facts import Batch
-from logreg.rows import logit_rows, part_rows, parts, row_weights
+from logreg.rows import (
+    BLOCK_NONZEROS,
+    BLOCK_ROWS,
+    chosen_rows,
+    logit_rows,
+    part_rows,
+    parts,
+    row_weights,
+    sparse_part_rows,
+)
 from logreg.solvers.kernels import affine, coupled_gram, sum_over_rows, weighted_gram
 from logreg.solvers.passes.base import Pass, PreparedRows, Result
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature, diagonal_of, sums_joint_curvature
@@ -35,6 +46,10 @@ def accumulated(problem: Problem) -> float:
     References:
         Higham (2002), Accuracy and stability of numerical algorithms, sections 3.1 and 4.2.
     """
+    if problem.nonzeros is not None:  # one sum for each feature of a block, and then the sum over the blocks
+        longest = min(problem.rows, sparse_part_rows(problem.num_features))
+        blocks = problem.rows / BLOCK_ROWS + problem.nonzeros / BLOCK_NONZEROS
+        return (longest + blocks + 20) * UNIT_ROUNDOFF
     part = min(part_rows(problem.num_features, torch.float64), logit_rows(problem.num_outputs, torch.float64))
     return (min(problem.rows, SUM_LENGTH) + problem.rows / min(SUM_LENGTH, part) + 20) * UNIT_ROUNDOFF
 
@@ -43,11 +58,14 @@ class PrecisePass(Pass[Result]):
     """A pass in float64 that subtracts the center from every row, in coordinates whose scales are powers of two.
 
     A transformed feature then has the relative error of one subtraction, whatever its offset and unit.  Rows of weight
-    0 are left out.
+    0 are left out.  From sparse rows nothing is subtracted: their center is usually 0 (see `uncentered_coordinates`),
+    and the center of a model without an intercept is subtracted from sums.
     """
 
     def __init__(self, problem: Problem, coordinates: Coordinates) -> None:
         super().__init__(problem, coordinates, torch.float64)
+        if problem.is_sparse and self.takes_sparse:
+            return
         self._shift = (coordinates.center, 1 / coordinates.scale)
         self._fold = Coordinates(torch.zeros_like(coordinates.center), torch.ones_like(coordinates.scale))
 
@@ -57,7 +75,10 @@ class PrecisePass(Pass[Result]):
             part_rows(block.features.shape[1], self.dtype),
             logit_rows(self.problem.num_outputs, self.dtype, block.features.device),
         )
-        for part in parts(block, min(rows, MAX_PRODUCT_ROWS)):
+        rows, dense = min(rows, MAX_PRODUCT_ROWS), not self.takes_sparse
+        if is_sparse(block.features) and self.takes_sparse:
+            rows = sparse_part_rows(block.features.shape[1])
+        for part in parts(block, rows, dense):
             if len((weighing := weighing_rows(part, self.problem)).labels):
                 self._take(weighing)
 
@@ -67,9 +88,7 @@ def weighing_rows(block: Batch, problem: Problem) -> Batch:
     weights = row_weights(block, problem.class_weight, torch.float64)
     if weights is None or bool((weights > 0).all()):
         return block
-    some = weights > 0
-    own = None if block.sample_weight is None else block.sample_weight[some]
-    return Batch(block.features[some], block.labels[some], own)
+    return chosen_rows(block, weights > 0)
 
 
 def centered_coordinates(problem: Problem, sample: Batch) -> Coordinates:
@@ -90,6 +109,16 @@ def centered_coordinates(problem: Problem, sample: Batch) -> Coordinates:
         center = problem.model.center / unit
     deviation = (weights @ (features - center).square()).sqrt()
     return Coordinates(center * unit, (unit * _power_of_two(deviation)).clamp(2.0**-1000, 2.0**1000))
+
+
+def uncentered_coordinates(problem: Problem) -> Coordinates:
+    """The coordinates of a precise pass over sparse rows: the units of the model, rounded to powers of two.
+
+    The center is 0, so that no product cancels.  The intercept takes up a shift of the features; without an intercept
+    the model's center stays.
+    """
+    center = torch.zeros_like(problem.model.center) if problem.intercept else problem.model.center
+    return Coordinates(center, _power_of_two(problem.model.scale))
 
 
 def _power_of_two(size: Tensor) -> Tensor:
@@ -136,6 +165,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
     maxima = ("_reach", "_largest")
 
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, hessian: bool = False) -> None:
+        self.takes_sparse = not hessian
         super().__init__(problem, coordinates)
         self.point, self._wants = point, hessian
         k, p = point.shape
@@ -149,16 +179,19 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the terms of these rows."""
-        features = F.pad(rows.features, (0, 1), value=float(self.problem.intercept))
-        coef = self.point
-        logits = affine(features, coef, coef.new_zeros(len(coef)))
-        weights = features.new_ones(len(features), 1) if rows.weights is None else rows.weights
-        self._rows += len(features)
+        coef, features, ones = self.point, rows.features, float(self.problem.intercept)
+        weights = coef.new_ones(len(rows.labels), 1) if rows.weights is None else rows.weights
+        if is_sparse(features):
+            logits = affine(features, *self.linear(coef))
+        else:
+            features = F.pad(features, (0, 1), value=ones)
+            logits = affine(features, coef, coef.new_zeros(len(coef)))
+        self._rows += len(weights)
         values, residuals, curvature = self.problem.loss.evaluate_precisely(logits, rows.labels)
         spread = curvature * weights
         self._mass += spread.sum(0)
         if self.problem.coupled:
-            self._least += sum_over_rows(spread.amin(1, keepdim=True), features)[0]
+            self._least += self._sum_over_rows(spread.amin(1, keepdim=True), features)[0]
         if self._joint is not None:
             pairs = (spread.T @ curvature).fill_diagonal_(0)
             self._joint += torch.diag(pairs.sum(1)) - pairs
@@ -166,10 +199,17 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             self._own += (spread * (1 - curvature)).sum(0)
         else:
             self._own += spread.sum(0)
-            self._by_intercept += sum_over_rows(spread, features)
+            self._by_intercept += self._sum_over_rows(spread, features)
         self._loss += (values * weights[:, 0]).sum()
         residuals = residuals * weights
-        self._gradient += sum_over_rows(residuals, features)
+        self._gradient += self._sum_over_rows(residuals, features)
+        if is_sparse(features):
+            of_rows = torch.cat([weights, torch.ones_like(weights)], dim=1)
+            weighted, plain = F.pad(sum_over_rows(of_rows, squared(features)), (0, 1), value=ones)
+            weighted[-1] *= weights.sum()
+            self._squares += weighted
+            self._largest = torch.maximum(self._largest, plain.sqrt())  # no number is larger than the root of the sum
+            return
         # not vector_norm or aminmax, which take ten times as long over columns
         self._largest = torch.maximum(self._largest, torch.maximum(features.amax(0), -features.amin(0)))
         self._squares += sum_over_rows(weights, features.square())[0]
@@ -183,6 +223,23 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         else:
             for output, hessian in enumerate(self._hessian):
                 hessian += weighted_gram(features, spread[:, output : output + 1])
+
+    def _sum_over_rows(self, factors: Tensor, features: Tensor) -> Tensor:
+        """Sums over the rows of factors (n, A) times the features and the constant of the intercept, (A, D + 1)."""
+        if is_sparse(features):
+            return self.moments(sum_over_rows(factors, features), factors.sum(0))
+        return sum_over_rows(factors, features)
+
+    def _sizes(self) -> tuple[Tensor, Tensor]:
+        """`PreciseDerivatives.squares` without its factor, and `PreciseDerivatives.largest`."""
+        if not (self.problem.is_sparse and self.takes_sparse):
+            return self._squares, self._largest
+        # Upper bounds, as if rows and center had opposite signs.
+        center, scale = self._fold
+        far = center.abs() * math.sqrt(self.problem.total_weight)
+        squares = ((self._squares[:-1].sqrt() + far) / scale).square()
+        largest = (self._largest[:-1] + center.abs()) / scale
+        return torch.cat([squares, self._squares[-1:]]), torch.cat([largest, self._largest[-1:]])
 
     def result(self) -> PreciseDerivatives:
         """The objective with its penalties, in these coordinates."""
@@ -205,8 +262,9 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
             None if problem.coupled else self._by_intercept * share,
             of_least=self._least * share if problem.coupled else None,
         )
+        squares, largest = self._sizes()
         return PreciseDerivatives(
-            evaluation, self._squares * share, self._largest, self._slopes * share, float(self._reach), int(self._rows)
+            evaluation, squares * share, largest, self._slopes * share, float(self._reach), int(self._rows)
         )
 
 
@@ -232,6 +290,7 @@ class DualObjective(Pass[DualSums]):
     """
 
     sums = ("_sums", "_ones", "_fit", "_noise", "_with_hub")
+    takes_sparse = True
 
     def __init__(
         self,

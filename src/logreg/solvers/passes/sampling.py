@@ -7,14 +7,18 @@ import math
 import torch
 from torch import Tensor
 
+from logreg.csr import is_sparse
 from logreg.facts import Batch
-from logreg.rows import part_rows, parts
+from logreg.rows import chosen_rows, part_rows, parts
 from logreg.solvers.passes.base import Pass, PreparedRows
 from logreg.solvers.problem import Coordinates, Problem
 
 
 class RowSample(Pass[Batch]):
-    """A sample of the rows: evenly spaced rows of the first block of each process, as many as `part_rows` allows."""
+    """A sample of the rows: evenly spaced rows of the first block of each process, as many as `part_rows` allows.
+
+    The features of the sample are dense.
+    """
 
     samples = ("_blocks",)
     interleaved = True
@@ -40,6 +44,9 @@ class RowSample(Pass[Batch]):
     @staticmethod
     def _thinned(block: Batch) -> Batch:
         step = max(1, -(-len(block.labels) // part_rows(block.features.shape[1], torch.float32)))
+        if is_sparse(block.features):
+            few = chosen_rows(block, torch.arange(0, len(block.labels), step))
+            return few._replace(features=few.features.to_dense())
         weights = None if block.sample_weight is None else block.sample_weight[::step]
         return Batch(block.features[::step], block.labels[::step], weights)
 
@@ -72,7 +79,7 @@ class StochasticDescent(Pass[Tensor]):
     def add(self, block: Batch) -> None:
         """Takes one block of rows, a few batches at a time."""
         self._processes.fill_(1)
-        for part in parts(block, self.batches_per_copy * self.batch_size):
+        for part in parts(block, self.batches_per_copy * self.batch_size, dense=True):
             super().add(part)
 
     def accumulate(self, rows: PreparedRows) -> None:

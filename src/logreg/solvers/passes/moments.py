@@ -1,0 +1,55 @@
+"""Means and deviations of sparse features, over all rows."""
+
+from __future__ import annotations
+
+import torch
+
+from logreg.csr import squared
+from logreg.solvers.kernels import sum_over_rows
+from logreg.solvers.passes.base import Pass, PassRequests, PreparedRows, request
+from logreg.solvers.problem import Coordinates, Problem, is_standardized
+
+NEGLIGIBLE_VARIANCE = 1e-5
+"""Variance of a feature, relative to its mean square, that is a rounding error of the sums."""
+
+
+class ColumnMoments(Pass[Coordinates]):
+    """The weighted mean and standard deviation of each feature; 1 in place of a deviation of 0.
+
+    Without an intercept the mean is taken to be 0, since a shift of the features would need one.
+    """
+
+    sums = ("_sums", "_squares", "_total")
+    takes_sparse = True
+
+    def __init__(self, problem: Problem) -> None:
+        zero = torch.zeros_like(problem.model.center)
+        super().__init__(problem, Coordinates(zero, torch.ones_like(zero)))
+        self._sums, self._squares, self._total = torch.zeros_like(zero), torch.zeros_like(zero), self.zeros()
+
+    def accumulate(self, rows: PreparedRows) -> None:
+        """Adds the features and their squares."""
+        features, weights = rows.features, rows.weights
+        weights = (
+            torch.ones(len(rows.labels), 1, dtype=self.dtype, device=features.device) if weights is None else weights
+        )
+        self._squares += sum_over_rows(weights, squared(features))[0]
+        if self.problem.intercept:
+            self._sums += sum_over_rows(weights, features)[0]
+        self._total += weights.sum(dtype=torch.float64)
+
+    def result(self) -> Coordinates:
+        """Mean and deviation, (D,) each."""
+        mean, square = self._sums / self._total, self._squares / self._total
+        variance = square - mean.square()
+        return Coordinates(mean, torch.where(variance > NEGLIGIBLE_VARIANCE * square, variance, 1.0).sqrt())
+
+
+def sparse_coordinates(problem: Problem) -> PassRequests[Coordinates]:
+    """Coordinates in which all rows have mean 0 and deviation 1; the model's own where it standardizes.
+
+    The mean is subtracted from sums over the rows, so that the rows stay sparse.
+    """
+    if is_standardized(problem):
+        return problem.model
+    return (yield from request(ColumnMoments(problem)))
