@@ -274,16 +274,20 @@ def test_rows_may_be_frames_and_tensors() -> None:
     assert tensors.score(torch.from_numpy(X), torch.from_numpy(y)) == pytest.approx(once.score(X, y), rel=1e-3)
 
 
-def test_features_of_any_size_and_offset_are_scored_in_their_own_units() -> None:
+@pytest.mark.parametrize("l1_ratio", [0.0, 1.0])
+def test_the_unit_and_the_offset_of_features_do_not_matter(l1_ratio: float) -> None:
     X, y = two_classes()
-    X = 1e-10 * (X * 10.0 ** np.arange(-4, 4) + 10)  # stored in other units and shifted
-    model = LogisticRegressionCV(Cs=CS * 1e10, l1_ratios=[1.0]).fit(X, y)
-    for fold, (_, test) in enumerate(StratifiedKFold(5).split(X, y)):
-        points = model.coefs_paths_[fold, 0, :, 0]
-        odds = X[test] @ points[:, :-1].T + points[:, -1]
-        losses = np.logaddexp(0, np.where(y[test] == 1, -1, 1)[:, None] * odds).mean(0)
-        np.testing.assert_allclose(-model.scores_[fold, 0], losses, rtol=1e-6)
-    assert model.mean_scores_.max() > -0.3
+    unit = 1e-10  # such features are stored in other units and shifted
+    factor = unit ** -(1 if l1_ratio else 2)
+    once = LogisticRegressionCV(Cs=CS, l1_ratios=[l1_ratio], tol=1e-9, precision=64).fit(X, y)
+    again = LogisticRegressionCV(Cs=CS * factor, l1_ratios=[l1_ratio], tol=1e-9, precision=64).fit(unit * (X + 10), y)
+    np.testing.assert_allclose(again.scores_, once.scores_, rtol=1e-5)
+    for name in ("coefs_paths_", "full_path_"):
+        paths, others = getattr(again, name), getattr(once, name)
+        np.testing.assert_allclose(paths[..., :-1] * unit, others[..., :-1], atol=1e-4)
+        moved = others[..., -1] - 10 * others[..., :-1].sum(-1)
+        np.testing.assert_allclose(paths[..., -1], moved, atol=1e-3)
+    assert again.C_ / factor == pytest.approx(once.C_)
 
 
 @pytest.mark.parametrize("scoring", ["neg_log_loss", "accuracy", "roc_auc"])

@@ -194,8 +194,8 @@ class LogisticRegressionCV(LogisticRegression):
         except DataError:
             raise_not_finite(self, features)
             raise
-        dtype, without = DTYPES[self.precision], self._objective(classes, np.inf, 0.0)
-        problem = problem_of(memory, without, len(classes), (), dtype, self.fit_intercept, stored)
+        dtype, some = DTYPES[self.precision], self._objective(classes, 1.0, 0.0)  # any penalty, in source units
+        problem = problem_of(memory, some, len(classes), (), dtype, self.fit_intercept, stored)
         self.classes_, self.l1_ratios_ = classes, np.array(self.l1_ratios, dtype=np.float64)
         self.Cs_ = self._grid(problem, memory)
         partitions = _partitions(splits, len(labels))
