@@ -1,8 +1,9 @@
-"""scikit-learn's own tests of logistic regression, with our class in place of theirs.
+"""scikit-learn's own tests of logistic regression, with our classes in place of theirs.
 
 Runs ``sklearn/linear_model/tests/test_logistic.py`` of the installed scikit-learn.  Each test has passed, has failed,
 or is not applicable, for the reason that is printed.  The exit code is 1 where a test fails.  Names of their solvers
-stand for ours, and tests of sparse rows get dense ones.
+stand for ours, and tests of sparse rows get dense ones.  Where a test gives no values of C to LogisticRegressionCV, it
+gets theirs.
 """
 
 from __future__ import annotations
@@ -38,15 +39,19 @@ TOLERANCE = 1e-12
 """Largest ``tol`` of a fit.  Theirs is of the gradient and ours of the gap, which falls as the gradient squared; their
 tests compare coefficients with four to seven digits."""
 
-OF_CV = "it is about LogisticRegressionCV"
+OTHER_SCORES = "it takes another score than log-loss, accuracy and AUROC, or a scorer"
 
 NOT_APPLICABLE = {
-    r"test_(lr|logistic|multinomial|logistic_regression)_cv_.*|test_logistic_cv\[.*": OF_CV,
-    r"test_(LogisticRegressionCV|logisticregressioncv|logistic_regressioncv)_.*": OF_CV,
-    r"test_.*\[(.*-)?(LogisticRegressionCV|cv)\b.*": OF_CV,
-    r"test_(scores_attribute_layout_elasticnet|lr_scoring_warns|get_default_scorer)": OF_CV,
-    r"test_passing_params_without_enabling_metadata_routing": OF_CV,
-    r"test_l1_ratio_None_deprecated": OF_CV,
+    r"test_logistic_cv_mock_scorer|test_lr_cv_scores_.*": OTHER_SCORES,
+    r"test_logistic_cv_multinomial_score.*": "it is about a private function",
+    r"test_(logistic_cv_folds_with_classes_missing|multinomial_cv_iris).*": (
+        "a split whose fit lacks a class is refused"
+    ),
+    r"test_passing_params_without_enabling_metadata_routing": "groups are taken without metadata routing too",
+    r"test_logisticregressioncv_warns_with_use_legacy_attributes": "it is about warnings of a deprecated default",
+    r"test_(lr_scoring_warns|get_default_scorer|l1_ratio_None_deprecated)": (
+        "it is about warnings of a deprecated default"
+    ),
     r"test_logistic_regression_path_.*": "it is about a private function",
     r"test_logreg_predict_proba_multinomial.*": "it calls a private method",
     r"test_(sparsify|large_sparse_matrix).*": "sparse rows are refused",
@@ -64,7 +69,7 @@ NOT_APPLICABLE = {
     r"test_dtype_match.*": "coefficients are in float64 whatever the type of X",
     r"test_zero_max_iter.*": "max_iter is at least 1: a fit without a pass has no certificate",
 }
-"""Pattern of names of tests -> the reason why they say nothing about our class; the first that fits."""
+"""Pattern of names of tests -> the reason why they say nothing about our classes; the first that fits."""
 
 
 def reason_of(test: str) -> str | None:
@@ -73,10 +78,10 @@ def reason_of(test: str) -> str | None:
 
 
 class Suite:
-    """A plugin of pytest that replaces scikit-learn's class, leaves out tests and notes the results."""
+    """A plugin of pytest that replaces scikit-learn's classes, leaves out tests and notes the results."""
 
     def __init__(self, only: str) -> None:
-        """Replaces the class; ``only`` is a pattern of the tests to run."""
+        """Replaces the classes; ``only`` is a pattern of the tests to run."""
         import numpy as np
         import sklearn.linear_model
         import sklearn.utils.fixes
@@ -114,6 +119,62 @@ class Suite:
                 finally:
                     self.set_params(**given)
 
+        class LogisticRegressionCV(logreg.LogisticRegressionCV):
+            """Ours, with the names of their solvers, their older arguments and their attributes."""
+
+            def __init__(
+                self,
+                *,
+                Cs: Any = 10,
+                l1_ratios: Any = None,
+                penalty: Any = "",
+                dual: bool = False,
+                intercept_scaling: float = 1,
+                n_jobs: Any = None,
+                scoring: Any = None,
+                tol: float = 1e-4,
+                max_iter: int = 100,
+                solver: str = "lbfgs",
+                use_legacy_attributes: bool = True,
+                **others: Any,
+            ) -> None:
+                super().__init__(
+                    Cs=Cs, l1_ratios=l1_ratios, scoring=scoring, tol=tol, max_iter=max_iter, solver=solver, **others
+                )
+                self.penalty, self.dual, self.intercept_scaling, self.n_jobs = penalty, dual, intercept_scaling, n_jobs
+                self.use_legacy_attributes = use_legacy_attributes
+
+            @classmethod
+            def _get_param_names(cls) -> list[str]:
+                older = ["penalty", "dual", "intercept_scaling", "n_jobs", "use_legacy_attributes"]
+                return [*logreg.LogisticRegressionCV._get_param_names(), *older]
+
+            def fit(self, X: Any, y: Any, sample_weight: Any = None, **params: Any) -> Any:
+                given = {name: getattr(self, name) for name in ("solver", "tol", "Cs", "l1_ratios", "scoring")}
+                self.solver, self.tol = SOLVERS.get(self.solver, self.solver), min(self.tol, TOLERANCE)
+                self.Cs = np.logspace(-4, 4, self.Cs) if isinstance(self.Cs, int) else self.Cs
+                self.l1_ratios = (0.0,) if self.l1_ratios is None else self.l1_ratios
+                self.scoring = self.scoring or "accuracy"
+                try:
+                    super().fit(X, y, sample_weight, **params)
+                finally:
+                    self.set_params(**given)
+                if self.use_legacy_attributes:
+                    self._take_legacy_attributes()
+                return self
+
+            def _take_legacy_attributes(self) -> None:
+                several = len(self.coef_)
+                self.C_, self.l1_ratio_ = np.full(several, self.C_), np.full(several, self.l1_ratio_)
+                scores, n_iter = self.scores_.swapaxes(1, 2), self.n_iter_.swapaxes(1, 2)[None]
+                paths = self.coefs_paths_.transpose(3, 0, 2, 1, 4)
+                if self.l1_ratios is None:
+                    scores, n_iter, paths = scores[..., 0], n_iter[..., 0], paths[..., 0, :]
+                names = self.classes_[-several:]
+                self.scores_, self.n_iter_ = dict.fromkeys(names, scores), n_iter
+                self.coefs_paths_ = dict(zip(names, paths, strict=True))
+
+        sklearn.linear_model.LogisticRegressionCV = LogisticRegressionCV
         sklearn.linear_model.LogisticRegression = LogisticRegression
         sklearn.utils.fixes.CSR_CONTAINERS = sklearn.utils.fixes.COO_CONTAINERS = [
             np.asarray
@@ -176,7 +237,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results, output = run_suite(options.only)
     if options.output:
         print(output)
-    print(f"{SUITE} of scikit-learn {version('scikit-learn')} with logreg's LogisticRegression\n")
+    print(
+        f"{SUITE} of scikit-learn {version('scikit-learn')} with logreg's LogisticRegression and LogisticRegressionCV\n"
+    )
     for test, result in sorted(results.items()):
         print(f"{test}: {result if result in ('passed', 'failed') else f'not applicable: {result}'}")
     counts = Counter(result if result in ("passed", "failed") else "not applicable" for result in results.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import doctest
+import json
 import math
 import re
 import runpy
@@ -45,6 +46,9 @@ DRAWN = ("README.md", 0)
 
 PLAIN = {"pip", "pytest", "tensorboard", "logreg"}
 """Other programs that a page may name."""
+
+MAX_NOTEBOOK_BYTES = 200_000
+"""Size of the notebook with its pictures, which every checkout has."""
 
 BEGINNING, END = r"^(<!-- slow -->\n)?```(\w+)\n", r"^```$"
 
@@ -327,6 +331,23 @@ def test_a_command_gives_what_is_shown(
 @pytest.mark.parametrize("step", as_parameters([step for step in RUN if step.kind == "python"]))
 def test_python_gives_what_is_shown(step: Step, sittings: dict[str, Sitting], run_command: RunCommand) -> None:
     assert sittings[step.page].answer(step, run_command, None) == ""
+
+
+def test_the_notebook_gives_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a change, ``jupyter execute --inplace docs/python.ipynb`` runs it again."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    text, names = text_of("docs/python.ipynb"), {"__name__": "__main__"}
+    assert len(text) < MAX_NOTEBOOK_BYTES
+    with working_in(tmp_path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Agg, which shows nothing
+        for cell in json.loads(text)["cells"]:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), "python.ipynb", "exec"), names)
+                shown = [out for out in cell["outputs"] if out["output_type"] == "stream"]
+                assert {out["name"] for out in shown} <= {"stdout"}
+                assert matches("".join("".join(out["text"]) for out in shown), capsys.readouterr().out)
 
 
 def test_there_is_something_to_run() -> None:

@@ -93,6 +93,20 @@ def test_default_strengths_are_a_quarter_of_a_decade_apart() -> None:
     assert len(found) == 25
 
 
+@pytest.mark.parametrize("intercept", [True, False])
+def test_default_strengths_of_weighted_rows_are_those_of_repeated_ones(intercept: bool) -> None:
+    features, labels = rows_of(2)
+    times = torch.where(features[:, 0] > 1, 50, torch.arange(len(labels)) % 3)
+    found = []
+    for memory in (
+        MemoryRows(features, labels, times.double()),
+        MemoryRows(features.repeat_interleave(times, 0), labels.repeat_interleave(times)),
+    ):
+        problem = problem_of(memory, Objective("bce", "sum"), 2, intercept=intercept)
+        found.append(default_strengths(problem, next(memory.interleaved_blocks())))
+    assert found[0] == found[1]
+
+
 def test_a_fit_starts_at_the_optimum_of_the_nearest_strength() -> None:
     problem = problem_of(MemoryRows(*rows_of(2)), Objective("bce", l2=1e-3))
     line = torch.arange(14.0).double().view(2, 1, 7)

@@ -15,7 +15,7 @@ from logreg.rows import MemoryRows
 from logreg.solvers import small_folds
 from logreg.solvers.batch_model import minimize_models
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.folds import FoldPaths, fit_folds, held_out_logits
+from logreg.solvers.folds import FoldPaths, fit_folds, fit_parts, held_out_logits
 from logreg.solvers.l1_model import minimize_model
 from logreg.solvers.l1_path import default_l1_strengths, largest_slope
 from logreg.solvers.path import PathPoint, Strength
@@ -301,6 +301,22 @@ def test_dependent_columns_are_fitted() -> None:
     for point in points_of(paths):
         assert point.converged
     assert paths.full[0].bound.value == pytest.approx(fit(x, y, Objective("bce", l2=1.0), tolerance=1e-9).bound.value)
+
+
+@pytest.mark.parametrize("strengths", [RIDGE, LASSO, ELASTIC_NET], ids=["ridge", "lasso", "elastic net"])
+def test_parts_of_the_rows_are_fitted_as_each_alone(strengths: Sequence[Strength]) -> None:
+    x, y = table()
+    rows = MemoryRows(x, y, 1.0 + torch.arange(len(y)) % 3)
+    problem = problem_of(rows, Objective("bce", "sum"), class_weight=(1.0, 2.0))
+    parts = [torch.arange(60), torch.arange(40, 90), torch.tensor([*range(50), 7, 7])]
+    assert rows.sample_weight is not None
+    for part, points in zip(parts, fit_parts(problem, rows, parts, strengths, 1e-10), strict=True):
+        for strength, point in zip(strengths, points, strict=True):
+            objective = Objective("bce", "sum", strength.l2, strength.l1)
+            alone = fit(x[part], y[part], objective, 2, rows.sample_weight[part], (1.0, 2.0), tolerance=1e-10)
+            assert (point.l2, point.l1, point.converged) == (strength.l2, strength.l1, True)
+            torch.testing.assert_close(point.point[:, :-1], alone.coef, atol=1e-5, rtol=1e-4)
+            assert point.bound.value == pytest.approx(alone.bound.value, rel=1e-9)
 
 
 def test_held_out_logits_are_those_of_the_fits_without_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,6 +22,7 @@ from logreg.estimators.input import Array, as_array, raise_not_finite
 from logreg.estimators.logistic_regression import (
     DTYPES,
     LogisticRegression,
+    is_number,
     is_share,
     is_strength,
     is_whole,
@@ -64,7 +64,7 @@ class LogisticRegressionCV(LogisticRegression):
         Cs: The values of C, each > 0 and finite; or their number, for values at equal distances on a logarithmic scale.
             These begin where the penalty outweighs the data.  With l1 that is glmnet's largest lambda, from which all
             coefficients are 0, and the last is 1e-4 of it (1e-2 where rows do not outnumber features).  With l2
-            alone it is the largest curvature of the loss at zero, and the last is 1e-6 of it, as with ``l2=path``.  Several ``l1_ratios``
+            alone it is the largest curvature of the loss at zero, and the last is 1e-6 of it.  Several ``l1_ratios``
             share the values, from the strongest penalty of any to the weakest of any.
         l1_ratios: The values of l1_ratio, each in [0, 1].
         cv: The number of folds, which are stratified and not shuffled; a splitter of scikit-learn; or an iterable of
@@ -194,8 +194,8 @@ class LogisticRegressionCV(LogisticRegression):
         except DataError:
             raise_not_finite(self, features)
             raise
-        dtype, without = DTYPES[self.precision], self._objective(classes, np.inf, 0.0)
-        problem = problem_of(memory, without, len(classes), (), dtype, self.fit_intercept, stored)
+        dtype, some = DTYPES[self.precision], self._objective(classes, 1.0, 0.0)  # any penalty, in source units
+        problem = problem_of(memory, some, len(classes), (), dtype, self.fit_intercept, stored)
         self.classes_, self.l1_ratios_ = classes, np.array(self.l1_ratios, dtype=np.float64)
         self.Cs_ = self._grid(problem, memory)
         partitions = _partitions(splits, len(labels))
@@ -250,7 +250,7 @@ class LogisticRegressionCV(LogisticRegression):
                 "be a whole number >= 1, or a list of finite numbers > 0",
             ),
             l1_ratios=(_all_are(self.l1_ratios, is_share), "be a list of numbers in [0, 1]"),
-            cv=(not isinstance(self.cv, Real) or (is_whole(self.cv) and self.cv >= 2), "be a whole number >= 2"),
+            cv=(not is_number(self.cv) or (is_whole(self.cv) and self.cv >= 2), "be a whole number >= 2"),
             refit=(isinstance(self.refit, bool | np.bool_), "be True or False"),
         )
         for key, choices in (("cv_rule", RULES), ("scoring", SCORINGS)):
@@ -356,16 +356,17 @@ class LogisticRegressionCV(LogisticRegression):
         of_splits: list[list[PathPoint]] = [[] for _ in splits]
         for l1_ratio in self.l1_ratios_.tolist():
             strengths = [Strength((1 - l1_ratio) / C, l1_ratio / C) for C in self.Cs_.tolist()]
+            found: list[Sequence[PathPoint]] = []
             if partitions:
-                found: list[Sequence[PathPoint]] = []
                 for number, folds in enumerate(partitions):
                     paths = fit_folds(problem, rows, folds, strengths, self.tol, self._seed(), with_full=not number)
                     full += paths.full
                     found += paths.of_folds
             else:
                 places = [torch.arange(len(rows.labels)), *(torch.from_numpy(train) for train, _ in splits)]
-                on_all, *found = fit_parts(problem, rows, places, strengths, self.tol, self._seed())
+                on_all, *others = fit_parts(problem, rows, places, strengths, self.tol, self._seed())
                 full += on_all
+                found += others
             for mine, points in zip(of_splits, found, strict=True):
                 mine += points
         return full, of_splits

@@ -338,7 +338,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """
         self._check(
             fit_intercept=(isinstance(self.fit_intercept, bool | np.bool_), "be True or False"),
-            tol=(_is_number(self.tol) and 0 < self.tol < 1, "be a number > 0 and < 1"),
+            tol=(is_number(self.tol) and 0 < self.tol < 1, "be a number > 0 and < 1"),
             max_iter=(is_whole(self.max_iter) and self.max_iter >= 1, "be a whole number >= 1"),
             precision=(self.precision in DTYPES, "be 32 or 64"),
             verbose=(isinstance(self.verbose, Integral) and self.verbose >= 0, "be a whole number >= 0"),
@@ -467,7 +467,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         return loss.class_probabilities(logits)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a real number, and no boolean."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
@@ -475,7 +476,7 @@ def sample_weights(sample_weight: Any, labels: Tensor) -> Tensor | None:
     """The ``sample_weight`` of `LogisticRegression.fit` for each row, (N,), float64; ``None`` for 1 everywhere."""
     if sample_weight is None:
         return None
-    if _is_number(sample_weight):
+    if is_number(sample_weight):
         return torch.full(labels.shape, sample_weight, dtype=torch.float64, device=labels.device)
     if not isinstance(sample_weight, Tensor):
         sample_weight = as_tensor(np.asarray(sample_weight, dtype=np.float64))
@@ -490,12 +491,12 @@ def sample_weights(sample_weight: Any, labels: Tensor) -> Tensor | None:
 
 def is_strength(value: Any) -> bool:
     """Whether a value can be C: a number > 0 whose inverse is finite."""
-    return _is_number(value) and value > 0 and math.inf > 1 / value
+    return is_number(value) and value > 0 and math.inf > 1 / value
 
 
 def is_share(value: Any) -> bool:
     """Whether a value can be l1_ratio: a number in [0, 1]."""
-    return _is_number(value) and 0 <= value <= 1
+    return is_number(value) and 0 <= value <= 1
 
 
 def is_whole(value: object) -> bool:
