@@ -165,14 +165,18 @@ class Suite:
 
             def _take_legacy_attributes(self) -> None:
                 several = len(self.coef_)
-                self.C_, self.l1_ratio_ = np.full(several, self.C_), np.full(several, self.l1_ratio_)
                 scores, n_iter = self.scores_.swapaxes(1, 2), self.n_iter_.swapaxes(1, 2)[None]
                 paths = self.coefs_paths_.transpose(3, 0, 2, 1, 4)
                 if self.l1_ratios is None:
                     scores, n_iter, paths = scores[..., 0], n_iter[..., 0], paths[..., 0, :]
                 names = self.classes_[-several:]
-                self.scores_, self.n_iter_ = dict.fromkeys(names, scores), n_iter
-                self.coefs_paths_ = dict(zip(names, paths, strict=True))
+                vars(self).update(
+                    C_=np.full(several, self.C_),
+                    l1_ratio_=np.full(several, self.l1_ratio_),
+                    scores_=dict.fromkeys(names, scores),
+                    coefs_paths_=dict(zip(names, paths, strict=True)),
+                    n_iter_=n_iter,
+                )
 
         sklearn.linear_model.LogisticRegressionCV = LogisticRegressionCV
         sklearn.linear_model.LogisticRegression = LogisticRegression

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import torch
 from sklearn import config_context
@@ -142,6 +143,14 @@ def test_the_rule_of_one_standard_error_takes_the_strongest_penalty_within_it() 
     assert best.Cs_[place] == best.C_
     assert simple.C_ == simple.Cs_[np.flatnonzero(simple.mean_scores_[0] >= least)[0]] < best.C_
     assert np.count_nonzero(simple.coef_) < np.count_nonzero(best.coef_)
+    best, simple = (
+        LogisticRegressionCV(Cs=CS, l1_ratios=[1.0, 0.0], cv_rule=rule).fit(X, y) for rule in ("best", "one_se")
+    )
+    ratio, place = np.unravel_index(best.mean_scores_.argmax(), best.mean_scores_.shape)
+    assert simple.l1_ratio_ == best.l1_ratio_ == best.l1_ratios_[ratio]
+    assert CS[place] == best.C_
+    least = best.mean_scores_[ratio, place] - best.standard_errors_[ratio, place]
+    assert CS[np.flatnonzero(simple.mean_scores_[ratio] >= least)[0]] == simple.C_
 
 
 @pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
@@ -245,6 +254,18 @@ def test_groups_stay_together() -> None:
             LogisticRegressionCV(Cs=CS).fit(X, y, groups=groups)
 
 
+def test_repetitions_have_the_standard_error_of_one() -> None:
+    X, y = two_classes()
+    twice = list(StratifiedKFold(4).split(X, y)) * 2
+    once, again = (LogisticRegressionCV(Cs=CS, cv=cv, **TIGHT).fit(X, y) for cv in (4, twice))
+    assert again.scores_.shape == (8, 1, 5)
+    np.testing.assert_allclose(again.mean_scores_, once.mean_scores_, rtol=1e-12)
+    np.testing.assert_allclose(again.standard_errors_, once.standard_errors_, rtol=1e-12)
+    single = LogisticRegressionCV(Cs=CS, cv=twice[:1], **TIGHT).fit(X, y)
+    assert np.isnan(single.standard_errors_).all()
+    np.testing.assert_allclose(single.scores_, once.scores_[:1], atol=1e-5)
+
+
 def test_one_row_may_be_held_out_at_a_time() -> None:
     X, y = (part[::8] for part in two_classes())
     ours = LogisticRegressionCV(Cs=[1.0], cv=LeaveOneOut(), **TIGHT).fit(X, y)
@@ -268,6 +289,8 @@ def test_rows_may_be_frames_and_tensors() -> None:
     np.testing.assert_array_equal(frame.scores_, once.scores_)
     assert frame.feature_names_in_[0] == "x0"
     assert frame.classes_.tolist() == ["no", "yes"]
+    columns = pl.DataFrame(dict(zip("abcdefgh", X.T, strict=True)))
+    np.testing.assert_array_equal(LogisticRegressionCV(Cs=CS).fit(columns, y.tolist(), 1.0).scores_, once.scores_)
     tensors = LogisticRegressionCV(Cs=CS).fit(torch.from_numpy(X), torch.from_numpy(y), torch.ones(len(y)))
     np.testing.assert_allclose(tensors.scores_, once.scores_, atol=1e-5)
     assert isinstance(tensors.predict(torch.from_numpy(X)), torch.Tensor)
@@ -330,8 +353,10 @@ def test_fits_that_miss_the_tolerance_warn(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.warns(ConvergenceWarning, match=r"has not reached tol=1e-06 in 1 passes"):
         LogisticRegressionCV(Cs=CS, max_iter=1, solver="lbfgs").fit(X, y)
     monkeypatch.setattr(cross_validated, "fit_folds", fail_one)
-    with pytest.warns(ConvergenceWarning, match=r"tol=1e-06 in 1 of the 25 fits of the splits\. Raise tol"):
+    with pytest.warns(ConvergenceWarning, match=r"tol=1e-06 in 1 of the 25 fits of the splits\. Set precision=64,"):
         LogisticRegressionCV(Cs=CS).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match=r"tol=1e-06 in 1 of the 25 fits of the splits\. Raise tol,"):
+        LogisticRegressionCV(Cs=CS, precision=64).fit(X, y)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

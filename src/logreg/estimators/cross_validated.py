@@ -422,9 +422,10 @@ class LogisticRegressionCV(LogisticRegression):
             mean = self.mean_scores_.max()
             print(f"{name}: {len(points)} fits, C={self.C_:.3g}, l1_ratio={self.l1_ratio_:g}, best mean {mean:.4g}")
         if failed:
+            advice = "Set precision=64" if self.precision == 32 else "Raise tol"
             warnings.warn(
-                f"{name} has not reached tol={self.tol:g} in {failed} of the {len(points)} fits of the splits. Raise "
-                "tol, or scale the features (StandardScaler).",
+                f"{name} has not reached tol={self.tol:g} in {failed} of the {len(points)} fits of the splits. "
+                f"{advice}, or scale the features (StandardScaler).",
                 ConvergenceWarning,
                 stacklevel=3,
             )
