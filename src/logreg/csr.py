@@ -156,14 +156,21 @@ def check_finite(features: Tensor) -> None:
     Raises:
         DataError: One is not; the message has its place.
     """
+    if (place := place_not_finite(features)) is not None:
+        row, column, value = place
+        raise DataError(f"features must be finite, got {value} in row {row}, column {column}.")
+
+
+def place_not_finite(features: Tensor) -> tuple[int, int, float] | None:
+    """Row and column of the first value of a CSR tensor that is not finite, and the value; ``None`` without one."""
     for first in range(0, features.values().shape[0], CHECKED_NUMEL):
         values = features.values()[first : first + CHECKED_NUMEL]
         finite = values.isfinite()
         if not bool(finite.all()):
             place = int((~finite).nonzero()[0])
             row = int(torch.searchsorted(features.crow_indices(), first + place, right=True)) - 1
-            column = int(features.col_indices()[first + place])
-            raise DataError(f"features must be finite, got {float(values[place])} in row {row}, column {column}.")
+            return row, int(features.col_indices()[first + place]), float(values[place])
+    return None
 
 
 def column_sizes(features: Tensor) -> Tensor:

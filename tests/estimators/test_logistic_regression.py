@@ -16,12 +16,13 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse import coo_array, csr_array, csr_matrix
 from sklearn import config_context, set_config
 from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.feature_selection import RFE
 from sklearn.linear_model import LogisticRegression as Theirs
 from sklearn.model_selection import GridSearchCV, cross_validate
@@ -65,7 +66,7 @@ def overlapping() -> tuple[Array, Array]:
 @parametrize_with_checks(  # type: ignore[untyped-decorator]  # scikit-learn has no types
     [
         LogisticRegression(),
-        LogisticRegression(loss="bce", class_weight="balanced", solver="newton", precision=64, tol=1e-14),
+        LogisticRegression(loss="bce", class_weight="balanced", precision=64, tol=1e-14),
     ]
 )
 def test_the_estimator_passes_every_check_of_scikit_learn(estimator: BaseEstimator, check: Any) -> None:
@@ -671,11 +672,15 @@ ROWS: dict[str, tuple[type[Exception], Any, Any, Any]] = {
     r"0 sample": (ValueError, X[:0], Y[:0], None),
     r"inconsistent numbers of samples: \[150, 149\]": (ValueError, X, Y[1:], None),
     r"could not convert string to float": (ValueError, np.full((150, 2), "a"), Y, None),
-    r"sparse matrices are not supported yet\. Give X\.toarray\(\)": (TypeError, csr_matrix(X), Y, None),
-    r"sparse matrices are not supported": (TypeError, csr_array(X), Y, None),
-    r"sparse tensors are not supported yet\. Give X\.to_dense\(\)": (
-        TypeError,
+    r"must be in the form CSR, got sparse_coo\. Give features\.to_sparse_csr\(\)": (
+        ValueError,
         torch.from_numpy(X).to_sparse(),
+        Y,
+        None,
+    ),
+    r"Input X contains NaN in row 2, column 1": (
+        ValueError,
+        csr_array(np.where(np.arange(600).reshape(150, 4) == 9, np.nan, X)),
         Y,
         None,
     ),
@@ -704,6 +709,40 @@ ROWS: dict[str, tuple[type[Exception], Any, Any, Any]] = {
 }
 
 
+@pytest.mark.parametrize("make", [csr_array, csr_matrix, coo_array], ids=["csr", "matrix", "coo"])
+@pytest.mark.parametrize("data", [two_classes, iris], ids=["binary", "multinomial"])
+def test_sparse_rows_have_the_fit_of_dense_rows(data: Any, make: Any) -> None:
+    X, y = data()
+    X = np.where(np.median(X, axis=0) < X, X, 0.0)
+    dense = LogisticRegression(**TIGHT).fit(X, y)
+    sparse = LogisticRegression(**TIGHT).fit(make(X), y)
+    np.testing.assert_allclose(sparse.coef_, dense.coef_, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(sparse.predict_proba(make(X)), dense.predict_proba(X), atol=1e-9)
+    np.testing.assert_array_equal(sparse.predict(make(X)), dense.predict(X))
+    assert sparse.certificate_.converged
+
+
+def test_text_is_fitted_in_a_pipeline_of_scikit_learn() -> None:
+    # more features than are made dense, and fewer rows than features
+    words = np.array([f"word{number}" for number in range(4000)])
+    draw = np.random.default_rng(0)
+    places = [np.minimum(draw.geometric(0.002, 40) + 20 * (row % 2), 3999) for row in range(300)]
+    texts, topics = [" ".join(words[place]) for place in places], np.arange(300) % 2
+    model = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10.0, tol=1e-10)).fit(texts, topics)
+    theirs = make_pipeline(TfidfVectorizer(), Theirs(C=10.0, tol=1e-10, max_iter=10_000)).fit(texts, topics)
+    assert model[0].transform(texts).shape[1] > 1000
+    assert model[-1].certificate_.converged
+    np.testing.assert_allclose(model.predict_proba(texts), theirs.predict_proba(texts), atol=1e-5)
+
+
+def test_a_csr_tensor_is_fitted_as_it_is() -> None:
+    X, y = iris()
+    tensor = torch.from_numpy(X).to_sparse_csr()
+    model = LogisticRegression(**TIGHT).fit(tensor, torch.from_numpy(y))
+    np.testing.assert_allclose(model.coef_, LogisticRegression(**TIGHT).fit(X, y).coef_, rtol=1e-6, atol=1e-9)
+    assert torch.equal(model.predict(tensor), torch.from_numpy(model.predict(X)))
+
+
 @pytest.mark.parametrize("words", ROWS)
 def test_rows_that_cannot_be_fitted_are_refused(words: str) -> None:
     kind, features, labels, weights = ROWS[words]
@@ -728,8 +767,8 @@ def test_rows_that_cannot_be_predicted_are_refused() -> None:
         for features in (X * np.nan, torch.from_numpy(X) * np.nan):
             with pytest.raises(ValueError, match="Input X contains NaN in row 0, column 0"):
                 predict(features)
-        with pytest.raises(TypeError, match="sparse"):
-            predict(csr_array(X))
+        with pytest.raises(ValueError, match="Input X contains infinity in row 1, column 3"):
+            predict(csr_array(np.where(np.arange(600).reshape(150, 4) == 7, np.inf, X)))
     with pytest.raises(ValueError, match="too large"):
         model.predict(np.full((1, 4), 1.7e308) * np.sign(model.coef_[0]) * [1, 1, 1, -1])
     assert np.isfinite(model.predict_proba(X * 1e307)).all()  # logits overflow

@@ -123,6 +123,7 @@ class LogisticRegressionCV(LogisticRegression):
     standard_errors_: Array
     coefs_paths_: Array
     full_path_: Array
+    takes_sparse = False
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from logreg.csr import checked_sparse, is_sparse, place_not_finite
 from logreg.errors import ConfigError, DataError, name_list
 
 Array = np.ndarray[Any, Any]
@@ -30,34 +31,37 @@ FLOATING = (np.dtype(np.float64), np.dtype(np.float32))
 def rows_of(estimator: Any, X: Any, y: Any, device: str) -> tuple[Tensor, Array | Tensor]:
     """The rows of a fit: features (N, D), floating, and classes (N,); `raise_not_finite` looks at the numbers.
 
+    Sparse features are a CSR tensor.
+
     The classes are a tensor only where both X and y are.
 
     Args:
         estimator: The estimator that is fitted; its ``n_features_in_`` and ``feature_names_in_`` are set.
-        X: An array, data frame or tensor; a tensor stays on its device.
+        X: An array, data frame, sparse matrix of SciPy or tensor; a tensor stays on its device.
         y: An array, a column of a data frame, a list or a tensor.
         device: The device of features that are not a tensor.
 
     Raises:
-        TypeError: X is sparse.
+        TypeError: X is sparse, and the estimator's ``takes_sparse`` is not set.
         ValueError: X or y has another shape, X is no matrix of numbers, or y holds no classes.
     """
+    if not estimator.takes_sparse:
+        _refuse_sparse(X)
     if isinstance(X, Tensor):
         features = _of_tensor(X)
         if not (isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point()):
             y = _classes_of(estimator, as_array(y))
-        if len(y) != len(X):
-            raise DataError(f"y must have one class for each of the {len(X)} rows of X, got {len(y)}.")
+        if len(y) != X.shape[0]:
+            raise DataError(f"y must have one class for each of the {X.shape[0]} rows of X, got {len(y)}.")
         _set_width(estimator, X.shape[1])
         return features, y
-    _refuse_sparse(X)
     y = as_array(y)
     if _is_plain(X) and type(y) is np.ndarray and y.dtype.kind in "biuU" and y.shape == X.shape[:1]:
         _set_width(estimator, X.shape[1])
     else:
-        X, y = validate_data(estimator, X, y, dtype=FLOATING, ensure_all_finite=False)
+        X, y = validate_data(estimator, X, y, dtype=FLOATING, ensure_all_finite=False, accept_sparse="csr")
         _check_classes(y)
-    features = as_tensor(np.ascontiguousarray(X))
+    features = _as_features(X)
     return features if device == "cpu" else _on(device, features), y
 
 
@@ -66,10 +70,10 @@ def features_of(estimator: Any, X: Any) -> Tensor:
 
     Args:
         estimator: The fitted estimator.
-        X: An array, data frame or tensor, with the width and the names of those that were fitted.
+        X: An array, data frame, sparse matrix of SciPy or tensor, with the width and the names of the one that was
+            fitted.
 
     Raises:
-        TypeError: X is sparse.
         ValueError: X has another width or other names, or is no matrix of numbers.
     """
     if isinstance(X, Tensor):
@@ -77,9 +81,9 @@ def features_of(estimator: Any, X: Any) -> Tensor:
     elif _is_plain(X) and not hasattr(estimator, "feature_names_in_"):
         features = as_tensor(np.ascontiguousarray(X))
     else:
-        _refuse_sparse(X)
-        X = validate_data(estimator, X, reset=False, dtype=FLOATING, ensure_all_finite=False)
-        return as_tensor(np.ascontiguousarray(X))
+        return _as_features(
+            validate_data(estimator, X, reset=False, dtype=FLOATING, ensure_all_finite=False, accept_sparse="csr")
+        )
     if X.shape[1] != estimator.n_features_in_:
         name, expected = type(estimator).__name__, estimator.n_features_in_
         raise DataError(f"X has {X.shape[1]} features, but {name} is expecting {expected} features as input.")
@@ -105,15 +109,22 @@ def _is_plain(X: Any) -> bool:
     return type(X) is np.ndarray and X.ndim == 2 and X.size > 0 and X.dtype in FLOATING
 
 
+def _as_features(X: Any) -> Tensor:
+    """Checked rows of scikit-learn, an array or a CSR matrix, as a tensor."""
+    return checked_sparse(X) if issparse(X) else as_tensor(np.ascontiguousarray(X))
+
+
 def _refuse_sparse(X: Any) -> None:
     if issparse(X):
-        raise TypeError("X must be dense, and sparse matrices are not supported yet. Give X.toarray().")
+        raise TypeError("X must be dense, and sparse matrices are not supported here yet. Give X.toarray().")
+    if isinstance(X, Tensor) and X.layout is not torch.strided:
+        raise TypeError("X must be dense, and sparse tensors are not supported here yet. Give X.to_dense().")
 
 
 def _of_tensor(X: Tensor) -> Tensor:
     """The features of a tensor: in float64 unless they are in float32."""
     if X.layout is not torch.strided:
-        raise TypeError("X must be dense, and sparse tensors are not supported yet. Give X.to_dense().")
+        return checked_sparse(X)
     if X.ndim != 2 or not X.numel() or X.is_complex():
         raise DataError(f"X must be a matrix (N, D) of real numbers, got {X.dtype} of shape {tuple(X.shape)}.")
     X = X.detach()
@@ -190,11 +201,21 @@ def raise_not_finite(estimator: Any, features: Tensor) -> None:
     Raises:
         DataError: A number is not finite.
     """
-    wrong = (~features.isfinite()).nonzero()
-    if len(wrong):
-        row, column = (int(place) for place in wrong[0])
-        names, value = getattr(estimator, "feature_names_in_", None), float(features[row, column])
+    if (place := _place_not_finite(features)) is not None:
+        row, column, value = place
+        names = getattr(estimator, "feature_names_in_", None)
         where = f"row {row}, column {column if names is None else repr(names[column])}"
         what = "NaN" if value != value else "infinity"
         advice = "Fill gaps first, for example with SimpleImputer." if what == "NaN" else "Cut or drop such values."
         raise DataError(f"Input X contains {what} in {where}. {advice}")
+
+
+def _place_not_finite(features: Tensor) -> tuple[int, int, float] | None:
+    """Row and column of the first number that is not finite, and the number; ``None`` without one."""
+    if is_sparse(features):
+        return place_not_finite(features)
+    wrong = (~features.isfinite()).nonzero()
+    if not len(wrong):
+        return None
+    row, column = (int(place) for place in wrong[0])
+    return row, column, float(features[row, column])

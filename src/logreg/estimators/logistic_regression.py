@@ -63,9 +63,10 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     with the weight s_i of a row times that of its class.  The intercept is not penalized.
 
-    X is an array, a data frame (pandas, polars, or any other that NumPy converts) or a tensor of torch.  Attributes are
-    NumPy arrays in float64 whatever X is.  Predictions for a tensor are tensors on its device (labels only where the
-    classes are numbers or booleans); other predictions are arrays.
+    X is an array, a data frame (pandas, polars, or any other that NumPy converts), a sparse matrix of SciPy, or a
+    tensor of torch, dense or CSR; sparse rows stay sparse.  Attributes are NumPy arrays in float64 whatever X is.
+    Predictions for a tensor are tensors on its device (labels only where the classes are numbers or booleans); other
+    predictions are arrays.
 
     Args:
         C: Inverse strength of the penalty, > 0; ``np.inf`` for no penalty.
@@ -111,6 +112,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     n_features_in_: int
     n_iter_: Array
     certificate_: Certificate
+    takes_sparse: ClassVar[bool] = True
+    """Whether X may be sparse."""
 
     def __init__(
         self,
@@ -143,6 +146,11 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.verbose = verbose
         self.random_state = random_state
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = self.takes_sparse
+        return tags
+
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fits the coefficients to a certified optimum.
 
@@ -156,7 +164,6 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
                 so that no finite optimum exists.
 
         Raises:
-            TypeError: X is sparse.
             ValueError: A parameter, or the data, cannot be fitted; the message says what to do.
         """
         self._check_parameters()
@@ -420,7 +427,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             rigorous=bound.rigorous,
             max_abs_gradient=float(bound.gradient.abs().max()),
             tolerance=self.tol,
-            rows=len(features),
+            rows=features.shape[0],
             dtype=f"float{self.precision}",
             passes=found.passes,
             seconds=found.seconds,

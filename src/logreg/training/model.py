@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from logreg.csr import converted, is_sparse
 from logreg.facts import DataFacts
 from logreg.solvers.kernels import affine
 
@@ -29,10 +30,12 @@ def linear_in_float64(features: Tensor, coef: Tensor, intercept: Tensor) -> Tens
     Narrower features are converted a part at a time, so that the copy stays small.
 
     Args:
-        features: Shape (N, D), any floating type.
+        features: Shape (N, D), any floating type, dense or sparse.
         coef: Shape (K, D), float64.
         intercept: Shape (K,), float64.
     """
+    if is_sparse(features):
+        return affine(converted(features, torch.float64), coef, intercept)
     rows = max(1, MAX_CONVERTED // max(1, features.shape[1]))
     if features.dtype == torch.float64 or features.device.type != "cpu" or torch.is_grad_enabled():
         return affine(in_float64(features), coef, intercept)
