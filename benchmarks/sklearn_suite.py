@@ -170,13 +170,15 @@ class Suite:
                 if self.l1_ratios is None:
                     scores, n_iter, paths = scores[..., 0], n_iter[..., 0], paths[..., 0, :]
                 names = self.classes_[-several:]
-                vars(self).update(
-                    C_=np.full(several, self.C_),
-                    l1_ratio_=np.full(several, self.l1_ratio_),
-                    scores_=dict.fromkeys(names, scores),
-                    coefs_paths_=dict(zip(names, paths, strict=True)),
-                    n_iter_=n_iter,
-                )
+                legacy = {
+                    "C_": np.full(several, self.C_),
+                    "l1_ratio_": np.full(several, self.l1_ratio_),
+                    "scores_": dict.fromkeys(names, scores),
+                    "coefs_paths_": dict(zip(names, paths, strict=True)),
+                    "n_iter_": n_iter,
+                }
+                for name, value in legacy.items():
+                    setattr(self, name, value)
 
         sklearn.linear_model.LogisticRegressionCV = LogisticRegressionCV
         sklearn.linear_model.LogisticRegression = LogisticRegression

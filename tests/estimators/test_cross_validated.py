@@ -146,7 +146,7 @@ def test_the_rule_of_one_standard_error_takes_the_strongest_penalty_within_it() 
     best, simple = (
         LogisticRegressionCV(Cs=CS, l1_ratios=[1.0, 0.0], cv_rule=rule).fit(X, y) for rule in ("best", "one_se")
     )
-    ratio, place = np.unravel_index(best.mean_scores_.argmax(), best.mean_scores_.shape)
+    ratio, place = divmod(int(best.mean_scores_.argmax()), len(CS))
     assert simple.l1_ratio_ == best.l1_ratio_ == best.l1_ratios_[ratio]
     assert CS[place] == best.C_
     least = best.mean_scores_[ratio, place] - best.standard_errors_[ratio, place]
@@ -196,7 +196,17 @@ def test_default_strengths_begin_where_all_coefficients_are_zero() -> None:
     assert both.Cs_[0] == min(lasso.Cs_[0], ridge.Cs_[0])
     assert both.Cs_[-1] == pytest.approx(max(lasso.Cs_[-1], ridge.Cs_[-1]))
     assert both.scores_.shape == (5, 2, 8)
-    assert not LogisticRegressionCV().fit(np.ones((20, 2)), np.arange(20) % 2).coef_.any()
+    constant = LogisticRegressionCV().fit(np.ones((20, 2)), np.arange(20) % 2)
+    assert not constant.coef_.any()
+    np.testing.assert_allclose(constant.Cs_[[0, -1]], [1e-4, 1e4])
+
+
+def test_a_softmax_of_two_classes_has_half_the_penalty() -> None:
+    X, y = two_classes()
+    once = LogisticRegressionCV(Cs=CS, **TIGHT).fit(X, y)
+    again = LogisticRegressionCV(Cs=CS / 2, loss="cross_entropy", **TIGHT).fit(X, y)
+    for name in ("scores_", "coefs_paths_", "full_path_", "coef_"):
+        np.testing.assert_allclose(getattr(again, name), getattr(once, name), rtol=1e-3, atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -252,6 +262,27 @@ def test_groups_stay_together() -> None:
         np.testing.assert_allclose(pipeline[-1].scores_, expected.scores_, atol=1e-2)  # columns are scaled again
         with pytest.raises(TypeError, match="unexpected argument"):
             LogisticRegressionCV(Cs=CS).fit(X, y, groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "repetitions"),
+    [
+        ([[0, 1], [2, 3]], 1),
+        ([[0], [1, 2], [3]], 1),
+        ([[0, 1], [2, 3], [0, 2], [1, 3]], 2),
+        ([[0, 1]], 0),
+        ([[0, 1], [1, 2], [3]], 0),
+        ([[0, 1], [2, 3], [0]], 0),
+        ([[0, 1], [2, 3], [0], [1], [2, 3]], 0),
+    ],
+)
+def test_splits_that_hold_out_each_row_once_are_folds(held_out: list[list[int]], repetitions: int) -> None:
+    splits = [(np.setdiff1d(np.arange(4), rows), np.array(rows)) for rows in held_out]
+    partitions = cross_validated._partitions(splits, 4)
+    assert len(partitions) == repetitions
+    for number, rows in enumerate(held_out[:2] if repetitions else []):
+        assert (partitions[0][rows] == number).all()
+    assert not cross_validated._partitions([(train[1:], test) for train, test in splits], 4)
 
 
 def test_repetitions_have_the_standard_error_of_one() -> None:

@@ -96,7 +96,7 @@ def test_default_strengths_are_a_quarter_of_a_decade_apart() -> None:
 @pytest.mark.parametrize("intercept", [True, False])
 def test_default_strengths_of_weighted_rows_are_those_of_repeated_ones(intercept: bool) -> None:
     features, labels = rows_of(2)
-    times = torch.where(features[:, 0] > 1, 50, torch.arange(len(labels)) % 3)
+    times = torch.where(features.norm(dim=1) > features.norm(dim=1).quantile(0.9), 1000, 1)
     found = []
     for memory in (
         MemoryRows(features, labels, times.double()),

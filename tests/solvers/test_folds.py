@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -304,15 +305,16 @@ def test_dependent_columns_are_fitted() -> None:
 
 
 @pytest.mark.parametrize("strengths", [RIDGE, LASSO, ELASTIC_NET], ids=["ridge", "lasso", "elastic net"])
-def test_parts_of_the_rows_are_fitted_as_each_alone(strengths: Sequence[Strength]) -> None:
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_parts_of_the_rows_are_fitted_as_each_alone(reduction: Any, strengths: Sequence[Strength]) -> None:
     x, y = table()
     rows = MemoryRows(x, y, 1.0 + torch.arange(len(y)) % 3)
-    problem = problem_of(rows, Objective("bce", "sum"), class_weight=(1.0, 2.0))
+    problem = problem_of(rows, Objective("bce", reduction), class_weight=(1.0, 2.0))
     parts = [torch.arange(60), torch.arange(40, 90), torch.tensor([*range(50), 7, 7])]
     assert rows.sample_weight is not None
     for part, points in zip(parts, fit_parts(problem, rows, parts, strengths, 1e-10), strict=True):
         for strength, point in zip(strengths, points, strict=True):
-            objective = Objective("bce", "sum", strength.l2, strength.l1)
+            objective = Objective("bce", reduction, strength.l2, strength.l1)
             alone = fit(x[part], y[part], objective, 2, rows.sample_weight[part], (1.0, 2.0), tolerance=1e-10)
             assert (point.l2, point.l1, point.converged) == (strength.l2, strength.l1, True)
             torch.testing.assert_close(point.point[:, :-1], alone.coef, atol=1e-5, rtol=1e-4)
