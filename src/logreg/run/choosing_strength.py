@@ -248,10 +248,10 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
     """
     folds, name = folds or _default_folds(config, data), "l1" if is_path(config.l1) else "l2"
     if not folds and "val" not in data.splits:
-        more = ", or cv=5" if data.facts.rows["train"] >= MAX_DEFAULT_ROWS else ""  # of fewer rows 5 folds were tried
-        raise ConfigError(
-            f"`{name}` must be one number where there is no val split to choose by. Set dataset.split.val=0.2{more}."
-        )
+        advice = "Set dataset.split.val=0.2" if config.takes_split else f"Type {name}=1e-3"
+        if data.facts.rows["train"] >= MAX_DEFAULT_ROWS:  # of fewer rows 5 folds were tried
+            advice += ", or cv=5"
+        raise ConfigError(f"`{name}` must be one number where there is no val split to choose by. {advice}.")
     if not folds and config.cv_rule != "best":
         raise ConfigError("`cv_rule` must go with a cross-validation, and val chooses here. Type cv=5.")
     data.device = device = device_for_exact(config)
