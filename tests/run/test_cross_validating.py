@@ -376,6 +376,8 @@ SETTINGS = {
     "l1_ratio=0.5": "`l1_ratio` must go with a path over l1. Type l1=path.",
     "l1=path l1_ratio=0.5 l2=0.1": "`l1_ratio` must not go with l2, which it sets beside each strength of l1. Leave l2 "
     "out.",
+    "l2=path l1_ratio=0.5": "`l1_ratio` must not go with l2, which it sets beside each strength of l1. Type l1=path in "
+    "place of l2.",
     "cv_repeats=2": "`cv_repeats` must go with cv. Type cv=5.",
     "l2=0.1 cv=3 cv_rule=one_se": "`cv_rule` must go with a path, from which it takes a strength. Type l2=path.",
     "cv=10": "`cv=10` must be at most the number of train rows of each class, and 'rare' has 7. Type cv=7, or get "
