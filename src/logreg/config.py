@@ -335,6 +335,11 @@ class RunConfig:
         return {**dataclasses.asdict(self), "l2": "auto" if self.l2 is None else self.l2}
 
     @property
+    def takes_split(self) -> bool:
+        """Whether the dataset has ``dataset.split``; toy has too few rows for it."""
+        return "split" in self.dataset
+
+    @property
     def has_path(self) -> bool:
         """Whether strengths of a penalty are fitted along a path, and one of them is chosen."""
         return self.l2_path is not None or is_path(self.l1)

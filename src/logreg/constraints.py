@@ -162,10 +162,10 @@ def weights() -> Constraint:
     )
 
 
-def listed() -> Constraint:
-    """A list of names."""
+def listed(example: str = "[a,b]") -> Constraint:
+    """A list of names; ``example`` is one as the user writes it."""
     return Constraint(
-        "be a list, such as [a,b]",
+        f"be a list, such as {example}",
         lambda value: isinstance(value, list | tuple) and all(isinstance(name, str | int | float) for name in value),
     )
 

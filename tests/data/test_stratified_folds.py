@@ -127,7 +127,8 @@ def test_without_groups_folds_are_stratified_and_with_groups_whole() -> None:
             [0] * 9 + [1],
             None,
             2,
-            "`cv=2` must be at most the number of train rows of each class, and 'b' has 1. Get more rows of it.",
+            "`cv=2` must be at most the number of train rows of each class, and 'b' has 1. Leave cv out, or get more "
+            "rows of it.",
         ),
         (
             [0] * 9 + [1] * 9 + [2],
@@ -170,5 +171,5 @@ def test_where_rows_or_groups_are_too_few_the_advice_works(
 
 
 def test_a_limit_is_named_where_it_may_be_the_reason() -> None:
-    with pytest.raises(DataError, match=r"Get more rows of it, or raise dataset\.limit\.$"):
+    with pytest.raises(DataError, match=r"Leave cv out, raise dataset\.limit, or get more rows of it\.$"):
         cross_validation_folds(torch.tensor([0] * 9 + [1]), None, NAMES, 2, seed=0, limited=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -452,8 +453,10 @@ def test_rows_that_cannot_be_fitted_are_refused() -> None:
         LogisticRegressionCV().fit(X, Y, np.where(Y == 2, 0.0, 1.0))
     with pytest.raises(ValueError, match="groups"):
         LogisticRegressionCV(cv=GroupKFold(5)).fit(X, Y, groups=rows % 3)
-    with pytest.raises(ValueError, match="greater than the number of groups: 3"):
-        LogisticRegressionCV(cv=5).fit(X, Y, groups=rows % 3)
+    for groups, words in ((rows % 3, "3. Set cv=3."), (rows * 0, "1. Leave groups out.")):
+        sentence = f"`cv` must be at most the number of groups, got 5, and groups has {words}"
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            LogisticRegressionCV(cv=5).fit(X, Y, groups=groups)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         LogisticRegressionCV(cv=5).fit(X, Y, groups=rows[:9])
     with pytest.raises(TypeError, match="fit takes X, y, sample_weight and groups, got group"):

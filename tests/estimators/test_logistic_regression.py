@@ -636,7 +636,7 @@ PARAMETERS: dict[str, Any] = {
     "max_iter must be a whole number >= 1": [{"max_iter": value} for value in (0, 1.5, True)],
     "loss must be one of auto, bce, cross_entropy": [{"loss": value} for value in ("hinge", None, ["bce"])],
     "solver must be one of auto, newton, lbfgs": [{"solver": "liblinear"}],
-    "precision must be 32 or 64": [{"precision": value} for value in (16, "32-true")],
+    "precision must be 32 or 64": [{"precision": value} for value in (16, "32-true", [64])],
     "verbose must be a whole number >= 0": [{"verbose": -1}],
     "class_weight must be None": [{"class_weight": "even"}],
     "class_weight must have finite numbers >= 0": [{"class_weight": {0: -1}}, {"class_weight": {1: np.nan}}],
@@ -671,7 +671,12 @@ ROWS: dict[str, tuple[type[Exception], Any, Any, Any]] = {
     r"Found array with dim 3": (ValueError, X[None], Y, None),
     r"0 sample": (ValueError, X[:0], Y[:0], None),
     r"inconsistent numbers of samples: \[150, 149\]": (ValueError, X, Y[1:], None),
-    r"could not convert string to float": (ValueError, np.full((150, 2), "a"), Y, None),
+    r"X must hold numbers: could not convert string to float: .* Encode text first, for example with TableEncoder": (
+        ValueError,
+        np.full((150, 2), "a"),
+        Y,
+        None,
+    ),
     r"must be in the form CSR, got sparse_coo\. Give features\.to_sparse_csr\(\)": (
         ValueError,
         torch.from_numpy(X).to_sparse(),

@@ -376,12 +376,14 @@ SETTINGS = {
     "l1_ratio=0.5": "`l1_ratio` must go with a path over l1. Type l1=path.",
     "l1=path l1_ratio=0.5 l2=0.1": "`l1_ratio` must not go with l2, which it sets beside each strength of l1. Leave l2 "
     "out.",
+    "l2=path l1_ratio=0.5": "`l1_ratio` must not go with l2, which it sets beside each strength of l1. Type l1=path in "
+    "place of l2.",
     "cv_repeats=2": "`cv_repeats` must go with cv. Type cv=5.",
     "l2=0.1 cv=3 cv_rule=one_se": "`cv_rule` must go with a path, from which it takes a strength. Type l2=path.",
     "cv=10": "`cv=10` must be at most the number of train rows of each class, and 'rare' has 7. Type cv=7, or get "
     "more rows.",
     "l2=path cv=10 dataset.limit=9": "`cv=10` must be at most the number of train rows of each class, and 'rare' has "
-    "1. Get more rows of it, or raise dataset.limit.",
+    "1. Leave cv out, raise dataset.limit, or get more rows of it.",
     "cv=6 dataset.split.group=site": "`cv=6` must be at most the number of groups in train, and dataset.split.group "
     "has 5 there. Type cv=5.",
 }
@@ -425,6 +427,35 @@ def test_one_standard_error_needs_folds(run_train: Type, monkeypatch: pytest.Mon
         "`l1` must be one number where there is no val split to choose by. Set dataset.split.val=0.2, or cv=5.\n"
     )
     assert run_train(f"{TABLE} 'l1=[0.1]' dataset.split.val=0 cv=5").code == 0
+
+
+def test_a_dataset_without_splits_is_not_told_to_split(run_train: Type) -> None:
+    for typed, sentence, advised in (
+        (
+            "optimizer=auto l2=path",
+            "`l2` must be one number where there is no val split to choose by. Type l2=1e-3.",
+            "optimizer=auto l2=1e-3",
+        ),
+        (
+            "optimizer=auto l1=path",
+            "`l1` must be one number where there is no val split to choose by. Type l1=1e-3.",
+            "optimizer=auto l1=1e-3",
+        ),
+        (
+            "calibrate=temperature",
+            "`calibrate=temperature` must have a val split to be fitted on. Leave calibrate out.",
+            "optimizer=auto",
+        ),
+        (
+            "optimizer=auto l2=1e-3 cv=2",
+            "`cv=2` must be at most the number of train rows of each class, and 'pass' has 1. Leave cv out, or get "
+            "more rows of it.",
+            "optimizer=auto l2=1e-3",
+        ),
+    ):
+        answer = run_train(f"dataset=toy report=brief accelerator=cpu {typed}")
+        assert (answer.code, answer.err) == (2, f"{sentence}\n")
+        assert run_train(f"dataset=toy report=brief accelerator=cpu {advised}").code == 0, advised
 
 
 def test_a_path_does_not_continue_with_other_folds(tmp_path: Path, run_command: Callable[..., Answer]) -> None:

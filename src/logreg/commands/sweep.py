@@ -287,7 +287,7 @@ def _read(config: RunConfig) -> TensorDataModule:
     if config.cv is not None:
         make_folds(data, config.cv, config.cv_repeats, config.seed)
     elif "val" not in data.splits:
-        advice = "Set dataset.split.val=0.2, or cv=5." if "split" in config.dataset else "Choose another dataset."
+        advice = "Set dataset.split.val=0.2, or cv=5." if config.takes_split else "Choose another dataset."
         raise ConfigError(f"`search` must have a val split to choose by. {advice}")
     check_select(config, data)
     return data

@@ -61,7 +61,8 @@ def parse_train_arguments(options: Sequence[str], settings: Sequence[str]) -> tu
     if "l2" in given and "l2_path" in given:
         raise ConfigError("`l2_path` must not go with l2, which a path chooses. Type one of them.")
     if "l2" in given and "l1_ratio" in given and given["l1_ratio"].value() is not None:
-        raise ConfigError("`l1_ratio` must not go with l2, which it sets beside each strength of l1. Leave l2 out.")
+        advice = "Leave l2 out." if "l1" in given else "Type l1=path in place of l2."
+        raise ConfigError(f"`l1_ratio` must not go with l2, which it sets beside each strength of l1. {advice}")
     if "hydra.mode" in given:
         raise ConfigError("`hydra.mode` must not be set. Add -m for several runs.")
     if "hydra.job.name" in given and folder_name(name := str(given["hydra.job.name"].value())) != name:

@@ -139,7 +139,7 @@ def _refuse_small_class(counts: Tensor, class_names: Sequence[str], folds: int, 
     elif len(enough) > 1:
         advice = f"Leave such classes out with {as_typed('dataset.classes', enough)}, or get more rows of them."
     else:
-        advice = f"Get more rows of it{', or raise dataset.limit' if limited else ''}."
+        advice = f"Leave cv out, {'raise dataset.limit, ' if limited else ''}or get more rows of it."
     raise DataError(
         f"`cv={folds}` must be at most the number of train rows of each class, and {name!r} has {least}. {advice}"
     )

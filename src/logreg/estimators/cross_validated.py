@@ -290,7 +290,14 @@ class LogisticRegressionCV(LogisticRegression):
                     f"`cv` must be at most the number of rows of each class, got {cv}, and class "
                     f"{classes.tolist()[counts.argmin()]!r} has {least}. {advice}, or get more of them."
                 )
-            cv = StratifiedGroupKFold(cv) if "groups" in params else cv
+            if "groups" in params:
+                number = len(np.unique(params["groups"]))
+                if number < cv:
+                    advice = f"Set cv={number}" if number > 1 else "Leave groups out"
+                    raise DataError(
+                        f"`cv` must be at most the number of groups, got {cv}, and groups has {number}. {advice}."
+                    )
+                cv = StratifiedGroupKFold(cv)
         splits = check_cv(cv, y, classifier=True).split(positions[:, None] if isinstance(X, Tensor) else X, y, **params)
         try:
             return [(positions[as_array(train)], positions[as_array(test)]) for train, test in splits]

@@ -59,7 +59,14 @@ def rows_of(estimator: Any, X: Any, y: Any, device: str) -> tuple[Tensor, Array 
     if _is_plain(X) and type(y) is np.ndarray and y.dtype.kind in "biuU" and y.shape == X.shape[:1]:
         _set_width(estimator, X.shape[1])
     else:
-        X, y = validate_data(estimator, X, y, dtype=FLOATING, ensure_all_finite=False, accept_sparse="csr")
+        try:
+            X, y = validate_data(estimator, X, y, dtype=FLOATING, ensure_all_finite=False, accept_sparse="csr")
+        except ValueError as error:
+            if "could not convert string to float" not in str(error):
+                raise
+            raise DataError(
+                f"X must hold numbers: {error}. Encode text first, for example with TableEncoder."
+            ) from error
         _check_classes(y)
     features = _as_features(X)
     return features if device == "cpu" else _on(device, features), y

@@ -347,7 +347,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             fit_intercept=(isinstance(self.fit_intercept, bool | np.bool_), "be True or False"),
             tol=(is_number(self.tol) and 0 < self.tol < 1, "be a number > 0 and < 1"),
             max_iter=(is_whole(self.max_iter) and self.max_iter >= 1, "be a whole number >= 1"),
-            precision=(self.precision in DTYPES, "be 32 or 64"),
+            precision=(self.precision in tuple(DTYPES), "be 32 or 64"),
             verbose=(isinstance(self.verbose, Integral) and self.verbose >= 0, "be a whole number >= 0"),
             class_weight=(
                 self.class_weight is None or isinstance(self.class_weight, dict) or self.class_weight == "balanced",

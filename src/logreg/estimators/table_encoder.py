@@ -161,12 +161,13 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
 
     def _learn(self, X: Any) -> Tensor:
         """Learns the encoding, and returns the stored features, shape (N, D), float64."""
+        names = listed("['a', 'b']")
         for key, constraint in {
-            "features": optional(listed()),
-            "drop": listed(),
-            "categorical": listed(),
+            "features": optional(names),
+            "drop": names,
+            "categorical": names,
             "missing": one_of(("impute", "error")),
-            "missing_values": listed(),
+            "missing_values": names,
             "max_levels": whole(at_least=2),
             "standardize": flag(),
         }.items():

@@ -248,10 +248,10 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
     """
     folds, name = folds or _default_folds(config, data), "l1" if is_path(config.l1) else "l2"
     if not folds and "val" not in data.splits:
-        more = ", or cv=5" if data.facts.rows["train"] >= MAX_DEFAULT_ROWS else ""  # of fewer rows 5 folds were tried
-        raise ConfigError(
-            f"`{name}` must be one number where there is no val split to choose by. Set dataset.split.val=0.2{more}."
-        )
+        advice = "Set dataset.split.val=0.2" if config.takes_split else f"Type {name}=1e-3"
+        if data.facts.rows["train"] >= MAX_DEFAULT_ROWS:  # of fewer rows 5 folds were tried
+            advice += ", or cv=5"
+        raise ConfigError(f"`{name}` must be one number where there is no val split to choose by. {advice}.")
     if not folds and config.cv_rule != "best":
         raise ConfigError("`cv_rule` must go with a cross-validation, and val chooses here. Type cv=5.")
     data.device = device = device_for_exact(config)
@@ -276,11 +276,11 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
             rows, points = scored.fit_path(strengths, config.tolerance)
             place = best_of(rows, config.select)
         else:
-            of_path = fit_path(
-                problem_with(problem, strengths[0].l1), [one.l2 for one in strengths], config.tolerance, config.seed
-            )
             if name == "l1":
                 of_path = fit_elastic_net_path(problem, strengths, config.tolerance, config.seed)
+            else:
+                beside = problem_with(problem, config.fixed_l1)
+                of_path = fit_path(beside, [one.l2 for one in strengths], config.tolerance, config.seed)
             points = drive(of_path, train)
             rows = score_path(problem, points, data.row_source("val", device).blocks(), config.select == "auroc")
             place = best_of(rows, config.select)
@@ -300,15 +300,18 @@ def _announced(
     config: RunConfig, data: TensorDataModule, strengths: Sequence[Strength], folds: Sequence[Tensor]
 ) -> str:
     """The line on a path that begins, or on folds that were not typed; empty for a search on val."""
-    by_itself = f"{DEFAULT_FOLDS}-fold cross-validation over the {data.facts.rows['train']:,} train rows, the default "
-    by_itself += f"below {MAX_DEFAULT_ROWS:,} (cv={DEFAULT_FOLDS})"
-    by_itself = by_itself if folds and config.cv is None else ""
+    by_default = ""
+    if folds and config.cv is None:
+        by_default = (
+            f"{DEFAULT_FOLDS}-fold cross-validation over the {data.facts.rows['train']:,} train rows, the default "
+            f"below {MAX_DEFAULT_ROWS:,} (cv={DEFAULT_FOLDS})"
+        )
     if not strengths:
-        return f"choosing l2 by {by_itself}\n" if by_itself else ""
+        return f"choosing l2 by {by_default}\n" if by_default else ""
     name = "l1" if is_path(config.l1) else "l2"
     values = [getattr(one, name) for one in strengths]
     line = f"path: {len(values)} strengths of {name} from {max(values):.3g} to {min(values):.3g}"
-    return f"{line}, chosen by {by_itself}\n" if by_itself else f"{line}\n"
+    return f"{line}, chosen by {by_default}\n" if by_default else f"{line}\n"
 
 
 def _progress(shown: bool, by: str) -> Callable[[PathRow], None]:

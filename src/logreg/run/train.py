@@ -210,7 +210,8 @@ def _data_and_strengths(
     for note in data.notes if progress_lines else ():
         print(on_one_line(f"{config.dataset['name']}: {note}"), file=sys.stderr)
     if config.calibrate != "none" and "val" not in data.splits:
-        raise ConfigError("`calibrate=temperature` must have a val split to be fitted on. Set dataset.split.val=0.2.")
+        advice = "Set dataset.split.val=0.2." if config.takes_split else "Leave calibrate out."
+        raise ConfigError(f"`calibrate=temperature` must have a val split to be fitted on. {advice}")
     check_select(config, data)
     folds = [] if config.cv is None else make_folds(data, config.cv, config.cv_repeats, config.seed)
     if config.cv is not None and progress_lines:
