@@ -208,8 +208,6 @@ def _start_from_sample(state: SolverState, few: Batch, sample: Batch, solve: Sol
     if len(common) < problem.num_features:
         few, sample = (part._replace(features=part.features[:, common]) for part in (few, sample))
     narrow = replace(problem, model=model, dtype=torch.float32)
-    if not narrow.sub(few).total_weight > 0:
-        return
     inner = SolverState(narrow.sub(few), narrow.zeros())
     avoids = avoids_hessian(problem) and not state.plain
     memory, tolerance = MemoryRows(*few), SAMPLE_TOL if avoids else NEAR_SAMPLE_TOL

@@ -13,7 +13,7 @@ from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import problem_of
 from logreg.solvers.passes.base import drive, request
-from logreg.solvers.passes.sampling import StochasticDescent
+from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.problem import MAX_COPIED_NUMBERS, Problem, choose_coordinates
 
 
@@ -44,6 +44,27 @@ def test_coordinates_have_the_means_and_deviations_of_the_sample(
     fixed = choose_coordinates(replace(problem, intercept=False), sample, every_scale=True)
     assert not fixed.center.any()
     torch.testing.assert_close(fixed.scale, there.square().mean(0).sqrt())  # from 0
+
+
+@pytest.mark.parametrize("stride", [2, 3, 7])
+def test_a_sample_has_rows_that_weigh_however_few_they_are(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, rows = stated(stride * 60)
+    monkeypatch.setattr("logreg.solvers.passes.sampling.part_rows", lambda *_: 60)  # one row of so many is in a sample
+    for first in range(stride):  # one row of so many weighs, or all others do
+        one = (torch.arange(problem.rows) % stride == first).double()
+        for weight in (one, 1 - one):
+            sample = drive(request(RowSample(problem)), MemoryRows(rows.features, rows.labels, weight))
+            assert sample.sample_weight is not None
+            assert 30 <= len(sample.labels) <= 60
+            assert bool((sample.sample_weight == 1).all())
+
+
+def test_a_first_block_without_weight_is_left_out_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logreg.rows.BLOCK_ROWS", 100)  # block i of 4 has the rows i, i + 4, ...
+    problem, rows = stated(400)
+    weight = (torch.arange(400) % 4 == 2).double()
+    sample = drive(request(RowSample(problem)), MemoryRows(rows.features, rows.labels, weight))
+    assert torch.equal(sample.features, rows.features[2::4])
 
 
 @pytest.mark.parametrize("weighted", [False, True])

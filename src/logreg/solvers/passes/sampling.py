@@ -11,13 +11,15 @@ from logreg.csr import is_sparse
 from logreg.facts import Batch
 from logreg.rows import chosen_rows, part_rows, parts
 from logreg.solvers.passes.base import Pass, PreparedRows
+from logreg.solvers.passes.precise import weighing_rows
 from logreg.solvers.problem import Coordinates, Problem
 
 
 class RowSample(Pass[Batch]):
     """A sample of the rows: evenly spaced rows of the first block of each process, as many as `part_rows` allows.
 
-    The features of the sample are dense.
+    Rows of weight 0 are left out, and so is a first block that has no others: it would show nothing of f.  The
+    features of the sample are dense.
     """
 
     samples = ("_blocks",)
@@ -28,9 +30,11 @@ class RowSample(Pass[Batch]):
         self._blocks: list[Batch] = []
 
     def add(self, block: Batch) -> None:
-        """Keeps rows of the first block, and sets ``done``."""
-        self._blocks.append(self._thinned(block))
-        self.done = True
+        """Keeps rows of the first block that weighs, and sets ``done``."""
+        block = weighing_rows(block, self.problem)
+        if len(block.labels):
+            self._blocks.append(self._thinned(block))
+            self.done = True
 
     def result(self) -> Batch:
         """The rows, in the order of the processes."""
