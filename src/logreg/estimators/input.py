@@ -55,14 +55,7 @@ def rows_of(estimator: Any, X: Any, y: Any, device: str) -> tuple[Tensor, Array 
     if _is_plain(X) and type(y) is np.ndarray and y.dtype.kind in "biuU" and y.shape == X.shape[:1]:
         _set_width(estimator, X.shape[1])
     else:
-        try:
-            X, y = validate_data(estimator, X, y, dtype=FLOATING, ensure_all_finite=False)
-        except ValueError as error:
-            if "could not convert string to float" not in str(error):
-                raise
-            raise DataError(
-                f"X must hold numbers: {error}. Encode text first, for example with TableEncoder."
-            ) from error
+        X, y = _checked(estimator, X, y)
         _check_classes(y)
     features = as_tensor(np.ascontiguousarray(X))
     return features if device == "cpu" else _on(device, features), y
@@ -85,7 +78,7 @@ def features_of(estimator: Any, X: Any) -> Tensor:
         features = as_tensor(np.ascontiguousarray(X))
     else:
         _refuse_sparse(X)
-        X = validate_data(estimator, X, reset=False, dtype=FLOATING, ensure_all_finite=False)
+        X = _checked(estimator, X, reset=False)
         return as_tensor(np.ascontiguousarray(X))
     if X.shape[1] != estimator.n_features_in_:
         name, expected = type(estimator).__name__, estimator.n_features_in_
@@ -106,6 +99,20 @@ def _on(device: str, features: Tensor) -> Tensor:
         raise ConfigError.broken(
             "device", "be a device that torch can use here", device, f"torch: {reason}."
         ) from error
+
+
+def _checked(estimator: Any, *rows: Any, **options: Any) -> Any:
+    """The rows as scikit-learn's `validate_data` returns them, floating; it does not look for gaps.
+
+    Raises:
+        ValueError: X has text, or scikit-learn refuses the rows.
+    """
+    try:
+        return validate_data(estimator, *rows, dtype=FLOATING, ensure_all_finite=False, **options)
+    except ValueError as error:
+        if "could not convert string to float" not in str(error):
+            raise
+        raise DataError(f"X must hold numbers: {error}. Encode text first, for example with TableEncoder.") from error
 
 
 def _is_plain(X: Any) -> bool:
