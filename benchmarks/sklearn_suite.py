@@ -122,6 +122,11 @@ class Suite:
         class LogisticRegressionCV(logreg.LogisticRegressionCV):
             """Ours, with the names of their solvers, their older arguments and their attributes."""
 
+            C_: Any  # these four have another form with ``use_legacy_attributes``
+            l1_ratio_: Any
+            scores_: Any
+            coefs_paths_: Any
+
             def __init__(
                 self,
                 *,

@@ -766,6 +766,10 @@ def test_rows_that_cannot_be_predicted_are_refused() -> None:
         with pytest.raises(NotFittedError, match="not fitted yet"):
             getattr(LogisticRegression(), method)(X)
         predict = getattr(model, method)
+        with pytest.raises(
+            ValueError, match=r"X must hold numbers: .* Encode text first, for example with TableEncoder"
+        ):
+            predict(np.full((2, 4), "a"))
         for features in (X[:, :3], torch.from_numpy(X[:, :3]), X[:, :3].tolist()):
             with pytest.raises(ValueError, match="X has 3 features, but LogisticRegression is expecting 4 features"):
                 predict(features)

@@ -309,6 +309,13 @@ def test_the_threshold_of_true_probabilities_is_where_theory_has_it() -> None:
     assert best_threshold(Predicted(torch.stack([1 - p, p], 1), labels), 3.0) == pytest.approx(0.25, abs=0.03)
 
 
+def test_rounding_of_equal_probabilities_makes_no_threshold() -> None:
+    p = torch.full((6,), 0.3, dtype=torch.float64)
+    p[:3] = math.nextafter(0.3, 1.0)
+    predicted = Predicted(torch.stack([1 - p, p], 1), torch.tensor([1, 1, 0, 0, 0, 0]))
+    assert best_threshold(predicted, 1.0) == 0.5  # and not between the first three rows and the others
+
+
 @pytest.mark.parametrize("ratio", [0, 16, 10**9])  # sums by a matrix product, by what takes less time, row by row
 @pytest.mark.parametrize("weighted", [False, True])
 def test_scores_of_many_classes_are_those_of_few(weighted: bool, ratio: int, monkeypatch: pytest.MonkeyPatch) -> None:

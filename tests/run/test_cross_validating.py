@@ -125,7 +125,9 @@ def test_a_list_of_l1_keeps_the_l2_that_is_typed_and_a_ratio_sets_it(run_train: 
     run_train(f"{TABLE} 'l1=[0.01,0.1]' l2=0.3 cv=3")
     rows = newest(Path()).summary["path"]["rows"]
     assert [(row["l1"], row["l2"]) for row in rows] == [(0.1, 0.3), (0.01, 0.3)]
-    run_train(f"{TABLE} 'l1=[0.01,0.1]' l1_ratio=0.2 cv=3")
+    answer = run_train(f"{TABLE} 'l1=[0.01,0.1]' l1_ratio=0.2 cv=3")
+    chosen = r"log-loss of 3-fold cross-validation: \S+ ± \S+; \d+ of \d+ coefficients are not 0; l1=\S+ l2=\S+ is the"
+    assert re.search(chosen, answer.out)
     rows = newest(Path()).summary["path"]["rows"]
     assert [(row["l1"], row["l2"]) for row in rows] == [(0.1, pytest.approx(0.4)), (0.01, pytest.approx(0.04))]
 

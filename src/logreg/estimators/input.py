@@ -59,14 +59,7 @@ def rows_of(estimator: Any, X: Any, y: Any, device: str) -> tuple[Tensor, Array 
     if _is_plain(X) and type(y) is np.ndarray and y.dtype.kind in "biuU" and y.shape == X.shape[:1]:
         _set_width(estimator, X.shape[1])
     else:
-        try:
-            X, y = validate_data(estimator, X, y, dtype=FLOATING, ensure_all_finite=False, accept_sparse="csr")
-        except ValueError as error:
-            if "could not convert string to float" not in str(error):
-                raise
-            raise DataError(
-                f"X must hold numbers: {error}. Encode text first, for example with TableEncoder."
-            ) from error
+        X, y = _checked(estimator, X, y)
         _check_classes(y)
     features = _as_features(X)
     return features if device == "cpu" else _on(device, features), y
@@ -88,9 +81,7 @@ def features_of(estimator: Any, X: Any) -> Tensor:
     elif _is_plain(X) and not hasattr(estimator, "feature_names_in_"):
         features = as_tensor(np.ascontiguousarray(X))
     else:
-        return _as_features(
-            validate_data(estimator, X, reset=False, dtype=FLOATING, ensure_all_finite=False, accept_sparse="csr")
-        )
+        return _as_features(_checked(estimator, X, reset=False))
     if X.shape[1] != estimator.n_features_in_:
         name, expected = type(estimator).__name__, estimator.n_features_in_
         raise DataError(f"X has {X.shape[1]} features, but {name} is expecting {expected} features as input.")
@@ -110,6 +101,20 @@ def _on(device: str, features: Tensor) -> Tensor:
         raise ConfigError.broken(
             "device", "be a device that torch can use here", device, f"torch: {reason}."
         ) from error
+
+
+def _checked(estimator: Any, *rows: Any, **options: Any) -> Any:
+    """The rows as scikit-learn's `validate_data` returns them, floating; it does not look for gaps.
+
+    Raises:
+        ValueError: X has text, or scikit-learn refuses the rows.
+    """
+    try:
+        return validate_data(estimator, *rows, dtype=FLOATING, ensure_all_finite=False, accept_sparse="csr", **options)
+    except ValueError as error:
+        if "could not convert string to float" not in str(error):
+            raise
+        raise DataError(f"X must hold numbers: {error}. Encode text first, for example with TableEncoder.") from error
 
 
 def _is_plain(X: Any) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from logreg.evaluation.measured import ClassScores, Measured, RowWeights, Threshold
-from logreg.evaluation.ranking import Ranking
+from logreg.evaluation.ranking import TIE_RTOL, Ranking
 from logreg.losses import decided
 
 CONFIDENCE = 0.95
@@ -333,7 +333,9 @@ def best_threshold(predicted: Predicted, cost_ratio: float) -> float:
     )
     edges = torch.cat([torch.zeros(1, dtype=torch.float64), positive, torch.ones(1, dtype=torch.float64)])
     places = (edges[:-1] + edges[1:]) / 2  # i rows lie below threshold i
-    cost = torch.where(edges[:-1] < edges[1:], cost_ratio * misses + alarms, math.inf)
+    # Rounding parts rows of equal logits, and no threshold does.
+    apart = edges[1:] - edges[:-1] > TIE_RTOL * edges[1:]
+    cost = torch.where(apart, cost_ratio * misses + alarms, math.inf)
     ideal = 1 / (1 + cost_ratio)
     # The cost is constant between two neighboring probabilities: take the point nearest to the ideal.
     inside = torch.minimum(torch.maximum(torch.tensor(ideal, dtype=torch.float64), edges[:-1]), edges[1:])

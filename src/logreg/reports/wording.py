@@ -158,7 +158,7 @@ def _path_lines(summary: Summary) -> list[str]:
     if any(row.l1 for row in rows):
         outputs = LOSSES[summary.objective.loss].num_outputs(summary.dataset.number_of_classes)
         kept = simplest if path.rule == "one_se" else best
-        parts.append(f"{kept.nonzero:,} of {summary.dataset.features * outputs:,} coefficients are not 0")
+        parts.insert(1, f"{kept.nonzero:,} of {summary.dataset.features * outputs:,} coefficients are not 0")
     sure, worst = sum(row.converged for row in rows), max(row.relative_gap for row in rows)
     if sure < len(rows):
         parts.append(f"{sure} of {len(rows)} fits are within the tolerance")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -123,8 +124,9 @@ def gram_of_columns(columns: Tensor, weights: Tensor, which: Tensor | None = Non
     scaled = columns * weights.sqrt() if which is None else columns[which].mul_(weights.sqrt())
     if columns.device.type != "cpu":
         return scaled @ scaled.T
-    rows = scaled.numpy()
-    return torch.from_numpy(rows @ rows.T)
+    rows, gram = scaled.numpy(), scaled.new_empty(len(scaled), len(scaled))
+    np.matmul(rows, rows.T, out=gram.numpy())
+    return gram
 
 
 def coupled_gram(features: Tensor, curvature: Tensor, weights: Tensor | None) -> Tensor:
