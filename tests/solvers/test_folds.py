@@ -389,3 +389,15 @@ def test_models_are_minimized_as_each_alone() -> None:
         assert value(number, found[number]) == pytest.approx(value(number, alone.point), abs=1e-9)
         if number < 10:
             torch.testing.assert_close(found[number], alone.point, rtol=0, atol=1e-9)
+
+
+def test_fits_of_a_batch_that_are_not_certified_go_on_where_they_are() -> None:
+    draw = torch.Generator().manual_seed(2)
+    x = torch.randn(20, 20, generator=draw, dtype=torch.float64) + 3 * torch.randn(20, 1, generator=draw).double()
+    x = x * torch.logspace(-6, 6, 20, dtype=torch.float64)
+    y = (x[:, 10:] / x[:, 10:].std(0)).sum(1).gt(0).long()
+    rows, strengths = MemoryRows(x, y), [Strength(l2) for l2 in (1e6, 1e5, 2541.0, 700.0)]
+    problem = problem_of(rows, Objective("bce"), 2, intercept=False)
+    paths = fit_folds(problem, rows, torch.arange(20) % 5, strengths)
+    assert paths.full[-1].bound.loss < 1e-6  # so small that a batch does not certify it
+    assert all(point.converged and point.passes < 100 for point in points_of(paths))

@@ -13,7 +13,8 @@ from logreg.losses.objective import Objective, Reduction
 from logreg.rows import MemoryRows
 from logreg.solvers import small
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.small import is_small
+from logreg.solvers.small import is_small, solve_small
+from logreg.solvers.state import SolverState
 
 
 def drawn(seed: int, rows: int = 80, features: int = 4, classes: int = 2) -> tuple[Tensor, Tensor]:
@@ -152,3 +153,21 @@ def test_a_gap_below_rounding_is_left_to_the_general_solver() -> None:
     found = fit(features * 1e6, torch.arange(60) % 2, Objective("bce", l2=1e-6), intercept=False)
     assert found.converged
     assert found.passes < 100
+
+
+def test_a_constant_column_of_any_size_has_coefficient_zero() -> None:
+    features, labels = torch.full((3, 1), -44595361743.24037).double(), torch.tensor([0, 1, 0])
+    found = fit(features, labels, Objective("cross_entropy", "sum", l2=5e-4), tolerance=1e-9)
+    assert found.converged
+    assert found.passes < 10
+    assert not found.coef.any()
+    assert found.bound.value == pytest.approx(3 * math.log(3) - 2 * math.log(2), rel=1e-14)
+
+
+def test_steps_of_no_gap_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small._SmallProblem, "bound", lambda *_: None)  # not certified for its rounding errors
+    features, labels = torch.ones(4, 1).double(), torch.arange(4) % 2  # the optimum is the start
+    rows = MemoryRows(features, labels)
+    problem = problem_of(rows, Objective("bce", l2=1.0))
+    state = SolverState(problem, problem.zeros(), 1e-6)
+    assert solve_small(state, rows, 1000) == small.MAX_STALLED_STEPS + 1

@@ -168,3 +168,13 @@ def test_what_it_cannot_end_goes_on_with_the_general_solver(monkeypatch: pytest.
     found = fit(features, labels, Objective("bce", l1=1e-2), watch=lambda _, one: kinds.append(type(one).__name__))
     assert found.converged
     assert "TryStep" in kinds
+
+
+@pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
+def test_rows_of_one_class_alone_have_no_optimum(loss: str) -> None:
+    features, labels = drawn(0)
+    found = fit(features, labels, Objective(loss, l1=1e-3), sample_weight=(labels == 1).double())
+    assert not found.converged  # f tends to 0 as the intercept grows
+    assert not found.coef.any()
+    assert 0 < found.bound.value < 1e-10
+    assert found.bound.gap >= found.bound.value

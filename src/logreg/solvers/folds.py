@@ -78,7 +78,8 @@ def fit_folds(
             own = replace(problem, rows=mine.num_rows, total_weight=problem.total_weight - float(totals[fold]))
         path = {} if batch is None else dict(zip(order, batch.of_problem(number, order, tolerance), strict=True))
         missing = [one for one in order if one not in path or not path[one].converged]
-        for one, point in zip(missing, _fit_path(own, mine, missing, tolerance, seed), strict=True):
+        near = [path[one] for one in path if not one.l1]
+        for one, point in zip(missing, _fit_path(own, mine, missing, tolerance, seed, near), strict=True):
             if one not in path or point.converged or point.bound.gap < path[one].bound.gap:
                 path[one] = point
         paths.append([path[one] for one in strengths])
@@ -206,12 +207,21 @@ def _weights_of(block: Batch, problem: Problem) -> Tensor:
 
 
 def _fit_path(
-    problem: Problem, rows: RowSource, strengths: Sequence[Strength], tolerance: float, seed: int
+    problem: Problem,
+    rows: RowSource,
+    strengths: Sequence[Strength],
+    tolerance: float,
+    seed: int,
+    near: Sequence[PathPoint] = (),
 ) -> list[PathPoint]:
-    """Finds the optimum for every strength with warm starts; those with l1 must come first."""
+    """Finds the optimum for every strength with warm starts; those with l1 must come first.
+
+    ``near`` has points of the same rows with l2 alone, from which fits may start.
+    """
     with_l1 = [one for one in strengths if one.l1]
     points = drive(fit_elastic_net_path(problem, with_l1, tolerance, seed), rows)
     fitter = PathFitter(replace(problem, objective=replace(problem.objective, l1=0.0)), tolerance, seed)
+    fitter.points.extend(near)
     return points + [drive(fitter.fit(one.l2), rows) for one in strengths if not one.l1]
 
 

@@ -99,7 +99,7 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: fl
         if found_step is None:
             return number
         step = found_step
-        gap = float((step * now.gradient).sum()) / 2
+        gap = max(float((step * now.gradient).sum()) / 2, 0.0)  # rounding may leave less than 0
         if gap < rough * abs(value):
             return number
         if gap <= limit * abs(value):
@@ -108,7 +108,7 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: fl
                 state.bound, state.best, state.gap = found, state.point, found.gap
                 return number
             limit = gap / 10 / abs(value)
-        stalled = 0 if gap <= smallest_gap / 2 else stalled + 1
+        stalled = 0 if gap < smallest_gap / 2 else stalled + 1
         smallest_gap = min(smallest_gap, gap)
         if stalled == MAX_STALLED_STEPS:
             return number
@@ -142,7 +142,7 @@ def standardized_rows(problem: Problem, rows: MemoryRows) -> tuple[Tensor, Tenso
     features = rows.features.double()
     weights = row_weights(Batch(features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
     shares = features.new_full((len(features),), 1 / len(features)) if weights is None else weights / weights.sum()
-    center = shares @ features
+    center = (shares @ features).clamp(*features.aminmax(dim=0))  # exact for a constant column
     if not problem.intercept:  # a shift of the features would need an intercept
         center = torch.zeros_like(center)
     features = features - center
@@ -207,8 +207,8 @@ class _SmallProblem:
         evaluation = Derivatives(now.value, self.padded(now.gradient), curvature, now.loss)
         # The weighted mean of the squares is 1, or 0.
         total = problem.row_sum_scale * problem.total_weight
-        squares = torch.full_like(state.point[0], total * (1 + 1e-9))
         largest = self.padded(self._rows.abs().amax(0).unsqueeze(0))[0]
+        squares = torch.where(largest > 0, total * (1 + 1e-9), 0.0).double()
         at = EvaluatedPoint(problem, self.coordinates, state.point, evaluation, squares, largest)
         return drive(
             bound_by_newton_step(at, self._rows, self._weights, now.curvature, step),

@@ -135,7 +135,8 @@ class FoldedRows:
         weights = torch.ones(len(folds), dtype=torch.float64) if weights is None else weights
         features = rows.features.double()
         shares = weights / weights.sum()
-        center = shares @ features if problem.intercept else torch.zeros_like(problem.model.center)
+        center = (shares @ features).clamp(*features.aminmax(dim=0))  # exact for a constant column
+        center = center if problem.intercept else torch.zeros_like(center)
         features = features - center
         scale = (shares @ features.square()).sqrt()
         scale = torch.where(scale > 1e-9 * center.abs(), scale, 1.0)

@@ -50,8 +50,9 @@ def solve_small_l1(state: SolverState, rows: MemoryRows, max_passes: int) -> int
     3. Compute the excess of the dual point that the model predicts.  Where it is within the tolerance, certify the
        point; stop if it is certified.
 
-    It stops as well where no step decreases f, after `MAX_STALLED_STEPS` that do not halve the predicted decrease, and
-    after ``max_passes``; the general solver then goes on.
+    It stops as well where the loss is so small that residuals have lost their digits, where no step decreases f, after
+    `MAX_STALLED_STEPS` that do not halve the predicted decrease, and after ``max_passes``; the general solver then goes
+    on.
 
     Args:
         state: State of a problem with l1 that `logreg.solvers.small.is_small`; its coordinates, point, value and bound
@@ -85,6 +86,9 @@ def solve_small_l1(state: SolverState, rows: MemoryRows, max_passes: int) -> int
             length /= 2
             trial = state.point + length * (target - state.point)
         if not is_lower:
+            break
+        if small.is_saturated(new):
+            state.point = trial
             break
         if length == 1 and (decrease / value) ** 2 <= limit:
             theta = now.residual + state.problem.loss.curvature_product(now.curvature, new_logits - logits)
@@ -126,6 +130,11 @@ class _SmallL1Problem:
         value = float(now.value @ self._weights) + penalty
         return math.inf if math.isnan(value) else value
 
+    def is_saturated(self, now: RowTerms) -> bool:
+        """Whether the loss is so small that residuals have lost their digits."""
+        total = self.problem.row_sum_scale * self.problem.total_weight
+        return float(now.value @ self._weights) <= SATURATED_LOSS * total
+
     def model_minimum(self, now: RowTerms, point: Tensor) -> tuple[Tensor, float]:
         """As of `minimize_penalized_model`, for all coefficients."""
         problem, rows = self.problem, self._rows
@@ -164,8 +173,7 @@ class _SmallL1Problem:
             return excess, noise
 
         excess, noise = scaled_excess(scale)
-        loss, total = float(now.value @ weights), problem.row_sum_scale * problem.total_weight
-        if not excess <= enough * value or loss <= SATURATED_LOSS * total:
+        if not excess <= enough * value:
             return None
 
         def scaled(factor: float) -> PassRequests[tuple[Tensor, float, float]]:
@@ -176,7 +184,7 @@ class _SmallL1Problem:
         curvature = torch.diag(spread.sum(0))
         curvature = curvature - spread.T @ now.curvature if problem.coupled else curvature
         intercepts = InterceptCurvature.of_matrix(problem, curvature)
-        evaluation = Derivatives(value, sums + self._l2 * point, intercepts, loss)
+        evaluation = Derivatives(value, sums + self._l2 * point, intercepts, float(now.value @ weights))
         at = evaluated_point(problem, self.coordinates, point, evaluation)
         dual = DualPoint(sums * scale, scale, excess, noise, scaled)
         return drive(bound_at_dual_point(at, self.coordinates, dual), self._source)
