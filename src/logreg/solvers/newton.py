@@ -154,12 +154,12 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     dtype = yield from start(state, newton)
     if avoids_hessian(problem) and not state.plain:
         descends = uses_descent(problem) and not rough
-        is_large = problem.rows * problem.num_features > MAX_QUASI_NEWTON_NUMEL
-        if problem.objective.l2 and not (descends and is_large) and (yield from quasi_newton_steps(state, rough)):
+        if problem.objective.l2 and (yield from quasi_newton_steps(state, rough, until_slow=descends)):
             return None
         # Close to the optimum the Hessian bounds the gap at once, where it can be held.
-        is_close = holds_hessian(problem) and state.predicted_decrease <= STOP_FRACTION * state.tolerance
-        if descends and not is_close and (yield from descend(state)):
+        if descends and (yield from descend(state)):
+            return None
+        if descends and problem.objective.l2 and (yield from quasi_newton_steps(state)):
             return None
         dtype = dtype if rough else torch.float64
     loop = _Iteration(state, dtype, rough)

@@ -18,8 +18,8 @@ to every application."""
 PAIRS_MEMORY_FRACTION = 0.1
 """Largest size of the stored pairs, as a fraction of the numbers in the data."""
 
-SMALL_PAIRS_NUMEL = 4e6
-"""Numbers that the stored pairs may have for data of any size: 16 MB in float32."""
+SMALL_PAIRS_NUMEL = 12e6
+"""Numbers that the stored pairs may have for data of any size: 48 MB in float32."""
 
 
 class LimitedMemoryInverse:
@@ -85,6 +85,10 @@ class LimitedMemoryInverse:
             self._slots.popleft()
         self._slots.append(slot)
         return True
+
+    def clear(self) -> None:
+        """Forgets all pairs."""
+        self._slots.clear()
 
     def change_l2(self, l2: Tensor) -> None:
         """Changes the inverse to that for another penalty, (D + 1,): (new l2 - old l2) * s is added to each y."""
