@@ -1,4 +1,4 @@
-"""Newton's method: by a Cholesky-factored Hessian where it can be held, by conjugate gradients where it cannot."""
+"""Newton's method by a Cholesky-factored Hessian; without a Hessian, quasi-Newton steps and subspace descent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from logreg.errors import DivergedError
 from logreg.solvers.bounds import Bound, conversion_rounding, evaluated_point
-from logreg.solvers.conjugate_gradients import Solution, conjugate_gradients, corrected
 from logreg.solvers.curvature_bound import (
     InverseHessianNorms,
     bound_by_held_hessian,
@@ -28,8 +27,7 @@ from logreg.solvers.newton_steps import (
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.precise import RowNorms
-from logreg.solvers.preconditioner import centered, preconditioner
-from logreg.solvers.quasi_newton import LimitedMemoryInverse
+from logreg.solvers.preconditioner import centered
 from logreg.solvers.quasi_newton_steps import quasi_newton_steps
 from logreg.solvers.starting_point import avoids_hessian, holds_hessian, start
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
@@ -39,20 +37,6 @@ MAX_EVALUATIONS = 1000
 """Largest number of points at which f is evaluated: a safeguard, since Newton's method takes some tens of points."""
 
 # Steps
-
-PRECONDITIONER_REUSE_TOL = 2e-3
-"""Predicted decrease of the last step, relative to f, up to which the preconditioner is kept: the point moves so little
-then that its curvature hardly changes."""
-
-MAX_CG_PRODUCTS = 100
-"""Largest number of products with the Hessian for one step: each is a pass."""
-
-MAX_CG_RTOL = 0.3
-"""Tolerance of conjugate gradients far from the optimum.  Near the optimum the tolerance is the square root of the
-gradient's norm, which makes the convergence superlinear."""
-
-LAST_STEP_CG_RTOL = 0.5
-"""Largest tolerance of conjugate gradients, where a rough step is enough to reach the tolerance of the fit."""
 
 STALLED_DECREASE_RATIO = 0.05
 """Actual decrease of f, relative to the predicted one, below which a step counts as stalled."""
@@ -104,18 +88,14 @@ certify, relative to the stopping limit; with a smaller reach, the further Newto
 certificate with a Hessian of its own."""
 
 
-MAX_QUASI_NEWTON_NUMEL = 2e7
-"""Numbers in the data from which `descend` comes without `quasi_newton_steps` before it: a step of both takes one pass,
-and that of `descend` is the better one; its overhead is small beside such a pass."""
-
-
 def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | None]:
     """Minimizes f by Newton's method from the point of ``state`` until it is certified to be within the tolerance.
 
-    The step solves `H @ step = gradient` and is subtracted.  Where the Hessian H can be held (see `holds_hessian`), it
-    is factored.  Where it cannot, preconditioned conjugate gradients solve for the step, one pass for each product with
-    H.  Where H costs more than the passes it saves (see `avoids_hessian`), `quasi_newton_steps` and `descend` come
-    first, and often suffice.  Each iteration:
+    Where the Hessian H cannot be held (see `holds_hessian`), or costs more than the passes it saves (see
+    `avoids_hessian`), other ways come first: `quasi_newton_steps`, and `descend` where these are slow.  Newton's method
+    follows where they end without a certificate and H can be held.
+
+    The step solves `H @ step = gradient` by a Cholesky factor of H, and is subtracted.  Each iteration:
 
     1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
@@ -136,7 +116,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     along them, and the point is the one of least norm.
 
     Args:
-        state: State of a problem without l1 (see `logreg.solvers.prox_newton`); updated in each step.
+        state: State of a problem without l1 (see `logreg.solvers.prox_newton`), and with l2 where H cannot be held (see
+            `logreg.solvers.lbfgs`); updated in each step.
         rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
 
     Returns:
@@ -152,14 +133,11 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     problem = state.problem
     assert not problem.objective.l1
     dtype = yield from start(state, newton)
-    if avoids_hessian(problem) and not state.plain:
-        descends = uses_descent(problem) and not rough
-        if problem.objective.l2 and (yield from quasi_newton_steps(state, rough, until_slow=descends)):
+    if not holds_hessian(problem) or (avoids_hessian(problem) and not state.plain):
+        if (yield from _without_hessian(state, rough)):
             return None
-        # Close to the optimum the Hessian bounds the gap at once, where it can be held.
-        if descends and (yield from descend(state)):
-            return None
-        if descends and problem.objective.l2 and (yield from quasi_newton_steps(state)):
+        if not holds_hessian(problem):
+            yield from certify_last_point(state, None)
             return None
         dtype = dtype if rough else torch.float64
     loop = _Iteration(state, dtype, rough)
@@ -184,8 +162,33 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
         if (yield from loop.ends_by_certificate()) or loop.gives_up():
             break
         loop.take_step()
-    yield from loop.certify_last_point()
+    yield from certify_last_point(state, loop.base if loop.exact else None)
     return loop.null_space
+
+
+def _without_hessian(state: SolverState, rough: float) -> PassRequests[bool]:
+    """Minimizes f by steps that need no Hessian; whether the point is certified, or rough enough."""
+    descends = uses_descent(state.problem) and not rough
+    if (yield from quasi_newton_steps(state, rough, until_slow=descends)):
+        return True
+    # Close to the optimum the Hessian bounds the gap at once, where it can be held.
+    is_close = holds_hessian(state.problem) and state.predicted_decrease <= STOP_FRACTION * state.tolerance
+    if not descends or is_close:
+        return False
+    return (yield from descend(state)) or (yield from quasi_newton_steps(state))
+
+
+def certify_last_point(state: SolverState, now: Derivatives | None) -> PassRequests[None]:
+    """Certifies the last point unless it was, and goes back to the point with the best bound.
+
+    Args:
+        state: State whose point is the last one.
+        now: The derivatives there in float64, if they are known.
+    """
+    if state.best is not state.point:
+        yield from certified(state, now)
+    if state.best is not None:
+        state.point = state.best
 
 
 Path = Callable[[float], Tensor]
@@ -214,7 +217,6 @@ class _Iteration:
         factored_hessian: The last Hessian that was computed, if there is one.
         hessian_point: The point it was computed at.
         null_space: Directions that change no logit, as far as they are known; ``None`` where they do not matter.
-        last_solution: The last solution of conjugate gradients.
         stop_limit: Predicted decrease at which an ordinary certificate is tried.
         cheap_bound_limit: Predicted decrease up to which the factored Hessian gives a bound; infinite where no such
             bound is used.
@@ -226,11 +228,10 @@ class _Iteration:
     def __init__(self, state: SolverState, dtype: torch.dtype, rough: float) -> None:
         problem, objective = state.problem, state.problem.objective
         self.state, self.problem, self.coordinates = state, problem, state.coordinates
-        self.holds_hessian = holds_hessian(problem)
         self.unpenalized = not objective.l2
 
         self.point, self.dtype = state.point, dtype
-        self.refresh_hessian, self.hessian_dtype = self.holds_hessian, problem.dtype
+        self.refresh_hessian, self.hessian_dtype = True, problem.dtype
 
         self.base: Derivatives | None = None
         self.exact = False
@@ -241,14 +242,13 @@ class _Iteration:
         self.factored_hessian: FactoredHessian | None = None
         self.hessian_point = self.point
         no_directions = state.coordinates.center.new_zeros(problem.num_features + 1, 0)
-        self.null_space = NullSpace(no_directions) if self.holds_hessian and self.unpenalized else None
+        self.null_space = NullSpace(no_directions) if self.unpenalized else None
         self.looked_for_null_space = False
-        self.last_solution: Solution | None = None
 
         self.stop_limit = STOP_FRACTION * state.tolerance
-        if self.holds_hessian and self.unpenalized:
+        if self.unpenalized:
             self.stop_limit *= UNPENALIZED_STOP_FACTOR
-        self.bounds_cheaply = self.holds_hessian and not rough
+        self.bounds_cheaply = not rough
         self.row_norms: InverseHessianNorms | None = None
         self.cheap_bound_limit = math.inf
         self.failed_certificates, self.smallest_gap = 0, math.inf
@@ -279,7 +279,7 @@ class _Iteration:
             # The value of f there was one of float32, and may have been too small.
             self._evaluate_base_again()
             return True
-        if self.holds_hessian and is_short and self.hessian_dtype != torch.float64:
+        if is_short and self.hessian_dtype != torch.float64:
             # A Hessian in float32 may have the wrong curvature along directions of almost none.
             self._evaluate_base_again()
             self.hessian_dtype, self.refresh_hessian, self.stalled_steps = torch.float64, True, 0
@@ -297,7 +297,7 @@ class _Iteration:
     def require_float64(self) -> None:
         """Has the trial point evaluated in float64; raises `DivergedError` where it was, and was not finite."""
         in_float64 = self.dtype == torch.float64 and (not self.refresh_hessian or self.hessian_dtype == torch.float64)
-        if not self.holds_hessian or in_float64:
+        if in_float64:
             raise DivergedError(NOT_FINITE_MESSAGE)
         self.dtype = self.hessian_dtype = torch.float64
 
@@ -327,15 +327,12 @@ class _Iteration:
     def solve(self) -> PassRequests[bool]:
         """Solves for the next step and its predicted decrease; returns False where a Hessian in float64 is needed."""
         state, now = self.state, self._now()
-        if self.holds_hessian:
-            if now.hessian is not None and not (yield from self._update_factors(now.hessian)):
-                return False
-            decrease = self._solve_with_factors(now)
-        else:
-            decrease = yield from self._solve_by_conjugate_gradients(now)
+        if now.hessian is not None and not (yield from self._update_factors(now.hessian)):
+            return False
+        decrease = self._solve_with_factors(now)
         self.last_predicted_decrease = state.predicted_decrease
         state.predicted_decrease = decrease / max(abs(now.value), 1e-300)
-        state.gap = min(state.gap, now.value, decrease if self.holds_hessian else math.inf)
+        state.gap = min(state.gap, now.value, decrease)
         return True
 
     def _update_factors(self, hessian: Tensor) -> PassRequests[bool]:
@@ -371,21 +368,6 @@ class _Iteration:
         # A whole step gives the target itself, which is centered.
         self.path = lambda length: target if length == 1 else point + length * (target - point)
         return decrease
-
-    def _solve_by_conjugate_gradients(self, now: Derivatives) -> PassRequests[float]:
-        """Solves for a step by conjugate gradients; returns the predicted decrease, in units of f."""
-        problem, coordinates, state, point, slope = self.problem, self.coordinates, self.state, self.point, self.slope
-        if state.inverse is None or state.predicted_decrease > PRECONDITIONER_REUSE_TOL:
-            state.inverse = None  # frees its memory before the next one takes it
-            first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
-            state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
-        squared_norm = max(float((slope * state.inverse(slope)).sum()), 0.0)
-        rtol_needed = MAX_CG_RTOL * math.sqrt(state.tolerance / max(self.estimated_gap, 1e-300))
-        rtol = max(min(squared_norm**0.25, MAX_CG_RTOL), min(LAST_STEP_CG_RTOL, rtol_needed))
-        inverse = state.inverse if self.last_solution is None else corrected(state.inverse, self.last_solution)
-        found = yield from conjugate_gradients(problem, coordinates, point, slope, inverse, rtol, MAX_CG_PRODUCTS)
-        self.last_solution, self.path = found, lambda length: point - length * found.step
-        return found.predicted_decrease
 
     def prepare_cheap_bound(self) -> PassRequests[None]:
         """Computes what a bound by a new factored Hessian needs, once steps are small."""
@@ -445,30 +427,20 @@ class _Iteration:
         where one step with it is enough for a bound by duality.  The last of them ends at a gradient in float64.
         """
         state, decrease = self.state, self.state.predicted_decrease
-        has_new_hessian = self._now().hessian is not None or not self.holds_hessian
+        has_new_hessian = self._now().hessian is not None
         # Newton steps square the error; steps by an earlier Hessian shrink it by as much as the last one did.
         contraction = decrease if has_new_hessian else decrease / max(self.last_predicted_decrease, 1e-300)
         next_decrease = decrease * contraction
         is_stale = decrease > STALE_CONTRACTION * self.last_predicted_decrease
         decrease_after_two = decrease * next_decrease
         suffices = self.estimated_gap * STALE_CONTRACTION <= state.tolerance
-        self.refresh_hessian = self.holds_hessian and not suffices and (is_stale or decrease_after_two > self.limit)
+        self.refresh_hessian = not suffices and (is_stale or decrease_after_two > self.limit)
         float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
-        if not self.holds_hessian:
-            float64_tol = max(FLOAT64_TOL, STOP_FRACTION * state.tolerance)
-        may_be_last = self.holds_hessian and not self.refresh_hessian and (suffices or next_decrease <= self.limit)
+        may_be_last = not self.refresh_hessian and (suffices or next_decrease <= self.limit)
         if self.stalled_steps >= MAX_STALLED_NEWTON_STEPS or decrease < float64_tol or may_be_last:
             self.dtype, self.stalled_steps = torch.float64, self.stalled_steps if self.exact else 0
         assert self.path is not None
         self.point = self.path(1.0)
-
-    def certify_last_point(self) -> PassRequests[None]:
-        """Certifies the last accepted point unless it was, and goes back to the point with the best bound."""
-        state = self.state
-        if state.best is not state.point:
-            yield from certified(state, self.base if self.exact else None)
-        if state.best is not None:
-            state.point = state.best
 
     def _now(self) -> Derivatives:
         assert self.base is not None
