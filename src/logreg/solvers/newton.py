@@ -134,7 +134,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     assert not problem.objective.l1
     dtype = yield from start(state, newton)
     if not holds_hessian(problem) or (avoids_hessian(problem) and not state.plain):
-        if (yield from _without_hessian(state, rough)):
+        if (yield from _without_hessian(state, dtype, rough)):
             return None
         if not holds_hessian(problem):
             yield from certify_last_point(state, None)
@@ -166,16 +166,16 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     return loop.null_space
 
 
-def _without_hessian(state: SolverState, rough: float) -> PassRequests[bool]:
+def _without_hessian(state: SolverState, dtype: torch.dtype, rough: float) -> PassRequests[bool]:
     """Minimizes f by steps that need no Hessian; whether the point is certified, or rough enough."""
     descends = uses_descent(state.problem) and not rough
-    if (yield from quasi_newton_steps(state, rough, until_slow=descends)):
+    if (yield from quasi_newton_steps(state, dtype, rough, until_slow=descends)):
         return True
     # Close to the optimum the Hessian bounds the gap at once, where it can be held.
     is_close = holds_hessian(state.problem) and state.predicted_decrease <= STOP_FRACTION * state.tolerance
     if not descends or is_close:
         return False
-    return (yield from descend(state)) or (yield from quasi_newton_steps(state))
+    return (yield from descend(state)) or (yield from quasi_newton_steps(state, torch.float64))
 
 
 def certify_last_point(state: SolverState, now: Derivatives | None) -> PassRequests[None]:

@@ -66,7 +66,9 @@ RATE_STEPS = 4
 """Last steps whose convergence is compared; steps are slow where they do not halve the estimated gap together."""
 
 
-def quasi_newton_steps(state: SolverState, rough: float = 0.0, until_slow: bool = False) -> PassRequests[bool]:
+def quasi_newton_steps(
+    state: SolverState, dtype: torch.dtype, rough: float = 0.0, until_slow: bool = False
+) -> PassRequests[bool]:
     """Minimizes f by steps along -B @ gradient, with B the `LimitedMemoryInverse`, until certified or at an end.
 
     The first matrix of B is at first the inverse of the state, if it has one: the Hessian of a sample, or that of a
@@ -85,6 +87,7 @@ def quasi_newton_steps(state: SolverState, rough: float = 0.0, until_slow: bool 
 
     Args:
         state: State of the problem, with l2 > 0; updated in each step.
+        dtype: Floating type of the first steps; float64 follows where it is another one.
         rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
         until_slow: Whether another way follows where steps are slow.
 
@@ -95,8 +98,8 @@ def quasi_newton_steps(state: SolverState, rough: float = 0.0, until_slow: bool 
         Nocedal and Wright (2006), Numerical Optimization, chapters 3.5 and 7.2.
         Karlin, Manasse, Rudolph and Sleator (1988), Competitive snoopy caching, for when to pay for the blocks.
     """
-    now = yield from request(Evaluate(state.problem, state.coordinates, state.point))
-    return (yield from _Steps(state, now, rough, until_slow).run())
+    now = yield from request(Evaluate(state.problem, state.coordinates, state.point, dtype))
+    return (yield from _Steps(state, now, dtype, rough, until_slow).run())
 
 
 class _Steps:
@@ -116,10 +119,12 @@ class _Steps:
         stalled_steps: Steps in a row in float64 without progress.
     """
 
-    def __init__(self, state: SolverState, now: Derivatives, rough: float, until_slow: bool) -> None:
+    def __init__(
+        self, state: SolverState, now: Derivatives, dtype: torch.dtype, rough: float, until_slow: bool
+    ) -> None:
         problem = state.problem
         self.state, self.problem, self.now, self.rough, self.until_slow = state, problem, now, rough, until_slow
-        self.dtype, self.exact = problem.dtype, problem.dtype == torch.float64
+        self.dtype, self.exact = dtype, dtype == torch.float64
         self.limit = max(CERTIFY_TOL_FACTOR * state.tolerance, 1e-300)
         self.diagonal: _ScaledDiagonal | None = None
         l2, of_pass, few = (
@@ -178,7 +183,9 @@ class _Steps:
                 if len(self.inverse) and not at_end:
                     self.inverse.clear()  # its curvature may belong to points far away
                 elif self.dtype != torch.float64:
-                    yield from self.continue_in_float64()
+                    self.use_float64(
+                        (yield from request(Evaluate(self.problem, state.coordinates, state.point, torch.float64)))
+                    )
                 else:
                     return False
                 continue
@@ -209,6 +216,8 @@ class _Steps:
                 state.point, state.value, self.now, self.exact = flattest, there.value, there, True
                 if gap_there <= state.tolerance and (yield from certified(state, there, cheaply=True)):
                     return gap_there
+            elif flattest is state.point:  # the gradient in float32 has lost its digits
+                self.use_float64(there)
             self.limit = max(self.limit * CERTIFY_TOL_FACTOR * min(gap / max(gap_there, 1e-300), 1.0), 1e-300)
             self.num_pairs = 0
             return min(gap_here, gap_there)
@@ -268,7 +277,7 @@ class _Steps:
             trials.append(trial)
             if satisfies_armijo(trials[0], trial, self.noise):
                 found = length, after
-                if trial.slope >= CURVATURE_CONSTANT * slope:
+                if trial.slope >= CURVATURE_CONSTANT * slope or -length * slope <= self.noise:
                     break
             elif found is not None:
                 break
@@ -290,10 +299,10 @@ class _Steps:
         state.point, self.now, self.exact = state.point + length * step, after, self.dtype == torch.float64
         return self.stalled_steps < MAX_STEPS_WITHOUT_PROGRESS
 
-    def continue_in_float64(self) -> PassRequests[None]:
-        """Evaluates the point again in float64, and the points after it."""
-        self.dtype, self.exact, self.left, self.num_pairs, self.smallest_decrease = torch.float64, True, [], 0, math.inf
-        self.now = yield from request(Evaluate(self.problem, self.state.coordinates, self.state.point, torch.float64))
+    def use_float64(self, now: Derivatives) -> None:
+        """Continues in float64, from the derivatives at the point of the state."""
+        self.dtype, self.now, self.exact = torch.float64, now, True
+        self.left, self.num_pairs, self.smallest_decrease = [], 0, math.inf
 
 
 def _halvings(left: list[float]) -> float:
