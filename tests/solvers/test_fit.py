@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,13 +18,9 @@ from torch import Tensor
 
 from logreg import rows as row_blocks
 from logreg.errors import LogregError
-from logreg.facts import Batch
 from logreg.losses.objective import Objective
-from logreg.rows import MemoryRows
-from logreg.solvers.fit import EXACT, Fit, choose_optimizer, fit, problem_of
-from logreg.solvers.passes.base import drive
+from logreg.solvers.fit import EXACT, Fit, choose_optimizer, fit
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.state import SolverState
 from reference import Array, Reference, Stated
 
 SAME = 1e-8
@@ -57,7 +53,7 @@ ROUTES = {
     "elastic net": Route(60, 5, 3, Objective("cross_entropy", l2=0.01, l1=0.03)),
     "wide, binary": Route(12, 60, 2, Objective("bce", l2=0.05), 1e-7),
     "wide": Route(12, 60, 3, Objective("cross_entropy", l2=0.05)),
-    "conjugate gradients": Route(80, 300, 4, Objective("cross_entropy", l2=0.01)),
+    "quasi-Newton": Route(80, 300, 4, Objective("cross_entropy", l2=0.01)),
     "many features, l1, binary": Route(50, 100, 2, Objective("bce", l1=0.05)),
     "many features, l1": Route(80, 300, 4, Objective("cross_entropy", l1=0.04)),
     "many features, elastic net": Route(80, 300, 4, Objective("cross_entropy", l2=0.01, l1=0.04), 1e-4),
@@ -116,7 +112,7 @@ SLOW = pytest.mark.slow
 ALL = [pytest.param(name, marks=SLOW) if name.startswith("many") else name for name in ROUTES]
 """Every route, those that take long where people ask for it."""
 
-SHORT = ("binary", "softmax", "l1", "elastic net", "wide", "conjugate gradients")
+SHORT = ("binary", "softmax", "l1", "elastic net", "wide", "quasi-Newton")
 """One of each way to solve."""
 
 # Ours against theirs
@@ -493,7 +489,7 @@ def test_scikit_learns_silent_failure_is_none_of_ours() -> None:
         assert found.passes < 40
 
 
-@pytest.mark.parametrize("name", ["softmax", "conjugate gradients", "many features, l1"])
+@pytest.mark.parametrize("name", ["softmax", "quasi-Newton", "many features, l1"])
 def test_too_few_passes_end_with_an_honest_bound(name: str) -> None:
     early = fitted(stated(name), "newton", 1e-10, max_passes=3)
     assert not early.converged
@@ -503,23 +499,8 @@ def test_too_few_passes_end_with_an_honest_bound(name: str) -> None:
 # What is no problem at all
 
 
-def test_rows_in_another_order_in_a_later_pass_are_noticed() -> None:
-    problem = stated("conjugate gradients")
-    memory = MemoryRows(problem.features, problem.labels)
-    orders = torch.Generator().manual_seed(0)
-
-    class Shuffled(MemoryRows):
-        def blocks(self) -> Iterator[Batch]:
-            order = torch.randperm(len(problem.labels), generator=orders)
-            yield Batch(problem.features[order], problem.labels[order], None)
-
-    this = problem_of(memory, problem.objective)
-    with pytest.raises(RuntimeError, match="do not shuffle"):
-        drive(EXACT["newton"](SolverState(this, this.zeros())), Shuffled(problem.features, problem.labels))
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["binary", "softmax", "l1", "unpenalized", "wide", "conjugate gradients"])
+@pytest.mark.parametrize("name", ["binary", "softmax", "l1", "unpenalized", "wide", "quasi-Newton"])
 def test_features_that_are_not_finite_are_refused(name: str, bad: float) -> None:
     problem = stated(name)
     features = problem.features.clone()

@@ -19,7 +19,7 @@ from reference import correlated_rows
 def kinds_of_passes(state: SolverState, memory: MemoryRows, rough: float = 0.0) -> list[str]:
     """The names of the passes of the steps, which move the state."""
     kinds = []
-    for requested in quasi_newton_steps(state, rough):
+    for requested in quasi_newton_steps(state, state.problem.dtype, rough):
         kinds.append(type(requested).__name__ + ("64" if requested.dtype == torch.float64 else ""))
         run_pass(memory, requested)
     return kinds
@@ -62,7 +62,8 @@ def test_correlated_features_get_a_preconditioner_once_the_diagonal_is_too_slow(
     memory = rows_of(correlated=True)
     state = state_of(memory, 1e-4)
     kinds = kinds_of_passes(state, memory)
-    assert kinds.count("SampledCurvature") == 1
+    assert kinds.index("SampledCurvature") > 5
+    assert kinds.count("HessianDiagonal") == 1
     assert fit(memory.features, memory.labels, state.problem.objective).converged
 
 

@@ -62,6 +62,9 @@ FAR_TOL = 0.03
 """Predicted decrease, relative to f, above which steps are not slow: far from the optimum f falls by as much, while the
 gradient may grow."""
 
+HESSIAN_BOUND_PASSES = 2
+"""Passes that the bound by a Hessian takes besides the Hessian."""
+
 RATE_STEPS = 4
 """Last steps whose convergence is compared; steps are slow where they do not halve the estimated gap together."""
 
@@ -111,7 +114,7 @@ class _Steps:
         exact: Whether ``now`` was evaluated in float64.
         limit: Estimated gap, relative to f, at which a point is evaluated in float64 to be certified.
         diagonal: The first matrix, while it is the diagonal.
-        made_at: f at the last blocks of the Hessian.
+        made_at: f at the first matrix; infinite where it is no Hessian block.
         steps: Steps since the first matrix was made.
         num_pairs: Those of them from which the point of least gradient is extrapolated.
         left: What is left of the way after each of them: an estimate relative to its limit.
@@ -137,11 +140,13 @@ class _Steps:
             state.inverse = LimitedMemoryInverse(self.diagonal, problem, l2)
         else:
             state.inverse.change_l2(l2)
-        self.made_at, self.steps, self.num_pairs = math.inf, 0, 0
+        self.made_at, self.steps, self.num_pairs = now.value, 0, 0
         self.left: list[float] = []
         self.most_diagonal = blocks_seconds(problem, few) / of_pass + MAX_DIAGONAL_STEPS
         self.steps_of_blocks = blocks_seconds(problem, min(block_rows(problem), problem.rows)) / of_pass
-        self.most_late = hessian_seconds(problem) / of_pass if holds_hessian(problem) else math.inf
+        self.most_late = (
+            HESSIAN_BOUND_PASSES + hessian_seconds(problem) / of_pass if holds_hessian(problem) else math.inf
+        )
         self.late_steps, self.stalled_steps, self.smallest_decrease = 0, 0, math.inf
 
     @property
@@ -183,9 +188,9 @@ class _Steps:
                 if len(self.inverse) and not at_end:
                     self.inverse.clear()  # its curvature may belong to points far away
                 elif self.dtype != torch.float64:
-                    self.use_float64(
-                        (yield from request(Evaluate(self.problem, state.coordinates, state.point, torch.float64)))
-                    )
+                    self.use_float64()
+                    self.now = yield from request(Evaluate(self.problem, state.coordinates, state.point, torch.float64))
+                    self.exact = True
                 else:
                     return False
                 continue
@@ -212,15 +217,16 @@ class _Steps:
         if gap <= self.limit and not (self.exact and flattest is state.point):
             there = yield from request(Evaluate(self.problem, state.coordinates, flattest, torch.float64))
             gap_there = gap_from_gradient(state, there.gradient, there.curvature)
-            if gap_there <= gap_here and there.value <= now.value + self.noise:
+            is_better = gap_there <= gap_here and there.value <= now.value + self.noise
+            if flattest is state.point and not is_better:  # the gradient in float32 has lost its digits
+                self.use_float64()
+            if flattest is state.point or is_better:
                 state.point, state.value, self.now, self.exact = flattest, there.value, there, True
                 if gap_there <= state.tolerance and (yield from certified(state, there, cheaply=True)):
                     return gap_there
-            elif flattest is state.point:  # the gradient in float32 has lost its digits
-                self.use_float64(there)
             self.limit = max(self.limit * CERTIFY_TOL_FACTOR * min(gap / max(gap_there, 1e-300), 1.0), 1e-300)
             self.num_pairs = 0
-            return min(gap_here, gap_there)
+            return gap_there if self.now is there else min(gap_here, gap_there)
         return gap
 
     def is_slow(self) -> bool:
@@ -299,9 +305,9 @@ class _Steps:
         state.point, self.now, self.exact = state.point + length * step, after, self.dtype == torch.float64
         return self.stalled_steps < MAX_STEPS_WITHOUT_PROGRESS
 
-    def use_float64(self, now: Derivatives) -> None:
-        """Continues in float64, from the derivatives at the point of the state."""
-        self.dtype, self.now, self.exact = torch.float64, now, True
+    def use_float64(self) -> None:
+        """Has the steps evaluated in float64 from here on."""
+        self.dtype = torch.float64
         self.left, self.num_pairs, self.smallest_decrease = [], 0, math.inf
 
 
