@@ -53,7 +53,7 @@ ROUTES = {
     "elastic net": Route(60, 5, 3, Objective("cross_entropy", l2=0.01, l1=0.03)),
     "wide, binary": Route(12, 60, 2, Objective("bce", l2=0.05), 1e-7),
     "wide": Route(12, 60, 3, Objective("cross_entropy", l2=0.05)),
-    "quasi-Newton": Route(80, 300, 4, Objective("cross_entropy", l2=0.01)),
+    "conjugate gradients": Route(80, 300, 4, Objective("cross_entropy", l2=0.01)),
     "many features, l1, binary": Route(50, 100, 2, Objective("bce", l1=0.05)),
     "many features, l1": Route(80, 300, 4, Objective("cross_entropy", l1=0.04)),
     "many features, elastic net": Route(80, 300, 4, Objective("cross_entropy", l2=0.01, l1=0.04), 1e-4),
@@ -112,7 +112,7 @@ SLOW = pytest.mark.slow
 ALL = [pytest.param(name, marks=SLOW) if name.startswith("many") else name for name in ROUTES]
 """Every route, those that take long where people ask for it."""
 
-SHORT = ("binary", "softmax", "l1", "elastic net", "wide", "quasi-Newton")
+SHORT = ("binary", "softmax", "l1", "elastic net", "wide", "conjugate gradients")
 """One of each way to solve."""
 
 # Ours against theirs
@@ -489,7 +489,7 @@ def test_scikit_learns_silent_failure_is_none_of_ours() -> None:
         assert found.passes < 40
 
 
-@pytest.mark.parametrize("name", ["softmax", "quasi-Newton", "many features, l1"])
+@pytest.mark.parametrize("name", ["softmax", "conjugate gradients", "many features, l1"])
 def test_too_few_passes_end_with_an_honest_bound(name: str) -> None:
     early = fitted(stated(name), "newton", 1e-10, max_passes=3)
     assert not early.converged
@@ -500,7 +500,7 @@ def test_too_few_passes_end_with_an_honest_bound(name: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["binary", "softmax", "l1", "unpenalized", "wide", "quasi-Newton"])
+@pytest.mark.parametrize("name", ["binary", "softmax", "l1", "unpenalized", "wide", "conjugate gradients"])
 def test_features_that_are_not_finite_are_refused(name: str, bad: float) -> None:
     problem = stated(name)
     features = problem.features.clone()

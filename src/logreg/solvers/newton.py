@@ -1,4 +1,4 @@
-"""Newton's method by a Cholesky-factored Hessian; without a Hessian, quasi-Newton steps and subspace descent."""
+"""Newton's method, after quasi-Newton steps and subspace descent where a Hessian costs more than it saves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logreg.errors import DivergedError
 from logreg.solvers.bounds import Bound, conversion_rounding, evaluated_point
+from logreg.solvers.conjugate_gradients import conjugate_gradients
 from logreg.solvers.curvature_bound import (
     InverseHessianNorms,
     bound_by_held_hessian,
@@ -27,7 +28,8 @@ from logreg.solvers.newton_steps import (
 from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.precise import RowNorms
-from logreg.solvers.preconditioner import centered
+from logreg.solvers.preconditioner import centered, preconditioner
+from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.quasi_newton_steps import quasi_newton_steps
 from logreg.solvers.starting_point import avoids_hessian, holds_hessian, start
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
@@ -37,6 +39,17 @@ MAX_EVALUATIONS = 1000
 """Largest number of points at which f is evaluated: a safeguard, since Newton's method takes some tens of points."""
 
 # Steps
+
+PRECONDITIONER_REUSE_TOL = 2e-3
+"""Predicted decrease of the last step, relative to f, up to which the preconditioner is kept: the point moves so little
+then that its curvature hardly changes."""
+
+MAX_CG_PRODUCTS = 100
+"""Largest number of products with the Hessian for one step: each is a pass."""
+
+MAX_CG_RTOL = 0.3
+"""Tolerance of conjugate gradients far from the optimum.  Near the optimum the tolerance is the square root of the
+gradient's norm, which makes the convergence superlinear."""
 
 STALLED_DECREASE_RATIO = 0.05
 """Actual decrease of f, relative to the predicted one, below which a step counts as stalled."""
@@ -93,9 +106,10 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
 
     Where the Hessian H cannot be held (see `holds_hessian`), or costs more than the passes it saves (see
     `avoids_hessian`), other ways come first: `quasi_newton_steps`, and `descend` where these are slow.  Newton's method
-    follows where they end without a certificate and H can be held.
+    follows where they end without a certificate.
 
-    The step solves `H @ step = gradient` by a Cholesky factor of H, and is subtracted.  Each iteration:
+    The step solves `H @ step = gradient`, and is subtracted.  Where H can be held it is factored.  Else preconditioned
+    conjugate gradients solve for the step; each product with H takes a pass.  Each iteration:
 
     1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
@@ -136,9 +150,6 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     if not holds_hessian(problem) or (avoids_hessian(problem) and not state.plain):
         if (yield from _without_hessian(state, dtype, rough)):
             return None
-        if not holds_hessian(problem):
-            yield from certify_last_point(state, None)
-            return None
         dtype = dtype if rough else torch.float64
     loop = _Iteration(state, dtype, rough)
     for _ in range(MAX_EVALUATIONS):
@@ -162,7 +173,7 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
         if (yield from loop.ends_by_certificate()) or loop.gives_up():
             break
         loop.take_step()
-    yield from certify_last_point(state, loop.base if loop.exact else None)
+    yield from loop.certify_last_point()
     return loop.null_space
 
 
@@ -176,19 +187,6 @@ def _without_hessian(state: SolverState, dtype: torch.dtype, rough: float) -> Pa
     if not descends or is_close:
         return False
     return (yield from descend(state)) or (yield from quasi_newton_steps(state, torch.float64))
-
-
-def certify_last_point(state: SolverState, now: Derivatives | None) -> PassRequests[None]:
-    """Certifies the last point unless it was, and goes back to the point with the best bound.
-
-    Args:
-        state: State whose point is the last one.
-        now: The derivatives there in float64, if they are known.
-    """
-    if state.best is not state.point:
-        yield from certified(state, now)
-    if state.best is not None:
-        state.point = state.best
 
 
 Path = Callable[[float], Tensor]
@@ -231,7 +229,8 @@ class _Iteration:
         self.unpenalized = not objective.l2
 
         self.point, self.dtype = state.point, dtype
-        self.refresh_hessian, self.hessian_dtype = True, problem.dtype
+        self.holds_hessian = holds_hessian(problem)
+        self.refresh_hessian, self.hessian_dtype = self.holds_hessian, problem.dtype
 
         self.base: Derivatives | None = None
         self.exact = False
@@ -248,7 +247,7 @@ class _Iteration:
         self.stop_limit = STOP_FRACTION * state.tolerance
         if self.unpenalized:
             self.stop_limit *= UNPENALIZED_STOP_FACTOR
-        self.bounds_cheaply = not rough
+        self.bounds_cheaply = self.holds_hessian and not rough
         self.row_norms: InverseHessianNorms | None = None
         self.cheap_bound_limit = math.inf
         self.failed_certificates, self.smallest_gap = 0, math.inf
@@ -279,7 +278,7 @@ class _Iteration:
             # The value of f there was one of float32, and may have been too small.
             self._evaluate_base_again()
             return True
-        if is_short and self.hessian_dtype != torch.float64:
+        if self.holds_hessian and is_short and self.hessian_dtype != torch.float64:
             # A Hessian in float32 may have the wrong curvature along directions of almost none.
             self._evaluate_base_again()
             self.hessian_dtype, self.refresh_hessian, self.stalled_steps = torch.float64, True, 0
@@ -297,7 +296,7 @@ class _Iteration:
     def require_float64(self) -> None:
         """Has the trial point evaluated in float64; raises `DivergedError` where it was, and was not finite."""
         in_float64 = self.dtype == torch.float64 and (not self.refresh_hessian or self.hessian_dtype == torch.float64)
-        if in_float64:
+        if not self.holds_hessian or in_float64:
             raise DivergedError(NOT_FINITE_MESSAGE)
         self.dtype = self.hessian_dtype = torch.float64
 
@@ -327,12 +326,15 @@ class _Iteration:
     def solve(self) -> PassRequests[bool]:
         """Solves for the next step and its predicted decrease; returns False where a Hessian in float64 is needed."""
         state, now = self.state, self._now()
-        if now.hessian is not None and not (yield from self._update_factors(now.hessian)):
-            return False
-        decrease = self._solve_with_factors(now)
+        if self.holds_hessian:
+            if now.hessian is not None and not (yield from self._update_factors(now.hessian)):
+                return False
+            decrease = self._solve_with_factors(now)
+        else:
+            decrease = yield from self._solve_by_conjugate_gradients(now)
         self.last_predicted_decrease = state.predicted_decrease
         state.predicted_decrease = decrease / max(abs(now.value), 1e-300)
-        state.gap = min(state.gap, now.value, decrease)
+        state.gap = min(state.gap, now.value, decrease if self.holds_hessian else math.inf)
         return True
 
     def _update_factors(self, hessian: Tensor) -> PassRequests[bool]:
@@ -368,6 +370,20 @@ class _Iteration:
         # A whole step gives the target itself, which is centered.
         self.path = lambda length: target if length == 1 else point + length * (target - point)
         return decrease
+
+    def _solve_by_conjugate_gradients(self, now: Derivatives) -> PassRequests[float]:
+        """Solves for a step by conjugate gradients; returns the predicted decrease, in units of f."""
+        problem, coordinates, state, point, slope = self.problem, self.coordinates, self.state, self.point, self.slope
+        learned = state.inverse is not None and len(state.inverse)  # from steps that have failed
+        if state.inverse is None or learned or state.predicted_decrease > PRECONDITIONER_REUSE_TOL:
+            state.inverse = None  # frees its memory before the next one takes it
+            first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
+            state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
+        squared_norm = max(float((slope * state.inverse(slope)).sum()), 0.0)
+        rtol = min(squared_norm**0.25, MAX_CG_RTOL)
+        found = yield from conjugate_gradients(problem, coordinates, point, slope, state.inverse, rtol, MAX_CG_PRODUCTS)
+        self.path = lambda length: point - length * found.step
+        return found.predicted_decrease
 
     def prepare_cheap_bound(self) -> PassRequests[None]:
         """Computes what a bound by a new factored Hessian needs, once steps are small."""
@@ -427,20 +443,28 @@ class _Iteration:
         where one step with it is enough for a bound by duality.  The last of them ends at a gradient in float64.
         """
         state, decrease = self.state, self.state.predicted_decrease
-        has_new_hessian = self._now().hessian is not None
+        has_new_hessian = self._now().hessian is not None or not self.holds_hessian
         # Newton steps square the error; steps by an earlier Hessian shrink it by as much as the last one did.
         contraction = decrease if has_new_hessian else decrease / max(self.last_predicted_decrease, 1e-300)
         next_decrease = decrease * contraction
         is_stale = decrease > STALE_CONTRACTION * self.last_predicted_decrease
         decrease_after_two = decrease * next_decrease
         suffices = self.estimated_gap * STALE_CONTRACTION <= state.tolerance
-        self.refresh_hessian = not suffices and (is_stale or decrease_after_two > self.limit)
+        self.refresh_hessian = self.holds_hessian and not suffices and (is_stale or decrease_after_two > self.limit)
         float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
-        may_be_last = not self.refresh_hessian and (suffices or next_decrease <= self.limit)
+        may_be_last = self.holds_hessian and not self.refresh_hessian and (suffices or next_decrease <= self.limit)
         if self.stalled_steps >= MAX_STALLED_NEWTON_STEPS or decrease < float64_tol or may_be_last:
             self.dtype, self.stalled_steps = torch.float64, self.stalled_steps if self.exact else 0
         assert self.path is not None
         self.point = self.path(1.0)
+
+    def certify_last_point(self) -> PassRequests[None]:
+        """Certifies the last accepted point unless it was, and goes back to the point with the best bound."""
+        state = self.state
+        if state.best is not state.point:
+            yield from certified(state, self.base if self.exact else None)
+        if state.best is not None:
+            state.point = state.best
 
     def _now(self) -> Derivatives:
         assert self.base is not None

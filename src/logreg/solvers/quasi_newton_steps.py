@@ -32,8 +32,11 @@ from logreg.solvers.starting_point import holds_hessian
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
 from logreg.solvers.subspace_descent import CERTIFY_TOL_FACTOR, MAX_EXTRAPOLATION_PAIRS, least_gradient_point
 
-MAX_QUASI_NEWTON_STEPS = 3000
-"""Largest number of steps: a safeguard, far more than problems take."""
+MAX_QUASI_NEWTON_STEPS = 1000
+"""Largest number of steps: other ways continue from there."""
+
+MAX_NEWTON_HESSIANS = 30
+"""Hessians in whose time Newton's method mostly ends: where one can be held, no more time is spent on steps."""
 
 MAX_DIAGONAL_STEPS = 16
 """Steps that may be left with the diagonal, beyond those that take as long as better matrices take to form: with these,
@@ -147,6 +150,10 @@ class _Steps:
         self.most_late = (
             HESSIAN_BOUND_PASSES + hessian_seconds(problem) / of_pass if holds_hessian(problem) else math.inf
         )
+        of_newton = MAX_NEWTON_HESSIANS * hessian_seconds(problem) / of_pass
+        self.most_steps = min(
+            MAX_QUASI_NEWTON_STEPS, int(of_newton) if holds_hessian(problem) else MAX_QUASI_NEWTON_STEPS
+        )
         self.late_steps, self.stalled_steps, self.smallest_decrease = 0, 0, math.inf
 
     @property
@@ -163,7 +170,7 @@ class _Steps:
     def run(self) -> PassRequests[bool]:
         """Takes steps to their end; returns whether the point is certified, or rough enough."""
         state = self.state
-        for _ in range(MAX_QUASI_NEWTON_STEPS):
+        for _ in range(self.most_steps):
             gap = yield from self.certified()
             if state.converged and not self.rough:
                 return True
