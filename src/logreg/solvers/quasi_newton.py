@@ -69,11 +69,14 @@ class LimitedMemoryInverse:
         slopes = (steps @ vector).double()[slots].unsqueeze(1)
         of_changes = torch.linalg.solve_triangular(newer, slopes, upper=True, unitriangular=True)
         factors[slots] = of_changes[:, 0]
-        product = self._first((vector - factors.to(dtype) @ changes).view_as(gradient).double()).flatten().to(dtype)
+        product: Tensor = (
+            self._first((vector - factors.to(dtype) @ changes).view_as(gradient).double()).flatten().to(dtype)
+        )
         slopes = of_changes - (changes @ product).double()[slots].unsqueeze(1)
         of_steps = torch.linalg.solve_triangular(newer.T, slopes, upper=False, unitriangular=True)
         factors[slots] = of_steps[:, 0]
-        return (product + factors.to(dtype) @ steps).view_as(gradient).double()
+        product = product + factors.to(dtype) @ steps
+        return product.view_as(gradient).double()
 
     def update(self, step: Tensor, change: Tensor) -> bool:
         """Stores a step and the change of the gradient along it, both (K, D + 1), in place of the oldest pair if full.
