@@ -38,9 +38,9 @@ MAX_QUASI_NEWTON_STEPS = 1000
 MAX_NEWTON_HESSIANS = 30
 """Hessians in whose time Newton's method mostly ends: where one can be held, no more time is spent on steps."""
 
-MAX_DIAGONAL_STEPS = 16
-"""Steps that may be left with the diagonal, beyond those that take as long as better matrices take to form: with these,
-some steps are left as well."""
+MAX_STEPS_LEFT = 16
+"""Steps that may be left before another way follows; with the diagonal, beyond those that take as long as better
+matrices take to form."""
 
 REMAKE_VALUE_RATIO = 0.8
 """Ratio of f to that at the last blocks below which others may be made: the curvature has changed."""
@@ -89,7 +89,7 @@ def quasi_newton_steps(
     gives the next length to try.
 
     Steps end where float64 brings no more progress, and where a held Hessian bounds the gap sooner than duality does.
-    Where another way follows they end as soon as steps with the first matrix are slow.
+    Where another way follows they end as soon as steps with a better matrix than the diagonal are slow, too.
 
     Args:
         state: State of the problem, with l2 > 0; updated in each step.
@@ -145,7 +145,7 @@ class _Steps:
             state.inverse.change_l2(l2)
         self.made_at, self.steps, self.num_pairs = now.value, 0, 0
         self.left: list[float] = []
-        self.most_diagonal = blocks_seconds(problem, few) / of_pass + MAX_DIAGONAL_STEPS
+        self.most_diagonal = blocks_seconds(problem, few) / of_pass + MAX_STEPS_LEFT
         self.steps_of_blocks = blocks_seconds(problem, min(block_rows(problem), problem.rows)) / of_pass
         self.most_late = (
             HESSIAN_BOUND_PASSES + hessian_seconds(problem) / of_pass if holds_hessian(problem) else math.inf
@@ -175,9 +175,7 @@ class _Steps:
             if state.converged and not self.rough:
                 return True
             self.left.append(gap / self.limit)
-            if self.until_slow and self.is_slow():
-                if self.diagonal is not None:
-                    state.inverse = None
+            if self.until_slow and self.diagonal is None and self.is_slow():
                 return False
             yield from self.improve_matrix()
             step = centered(self.problem, -self.inverse(self.now.gradient))
@@ -238,9 +236,8 @@ class _Steps:
 
     def is_slow(self) -> bool:
         """Whether steps with the first matrix take too long."""
-        if self.state.predicted_decrease > FAR_TOL:
-            return False
-        return _are_slow(self.left, self.most_diagonal) if self.diagonal is not None else _halvings(self.left) < 1
+        most = MAX_STEPS_LEFT if self.diagonal is None else self.most_diagonal
+        return self.state.predicted_decrease <= FAR_TOL and _are_slow(self.left, most)
 
     def improve_matrix(self) -> PassRequests[None]:
         """Replaces the first matrix by a better one where that pays."""
