@@ -105,3 +105,10 @@ def test_the_hessian_of_a_sample_serves_as_the_first_matrix() -> None:
     kinds = kinds_of_passes(state, memory)
     assert state.converged
     assert len(kinds) < 12
+
+
+def test_rough_steps_may_change_the_first_matrix() -> None:
+    memory = rows_of(correlated=True)
+    kinds = kinds_of_passes(state_of(memory, 1e-4), memory, rough=1e-4)
+    assert "SampledCurvature" in kinds
+    assert kinds[-1] == "Evaluate"

@@ -184,7 +184,7 @@ class _Steps:
             if self.rough:
                 if state.predicted_decrease + last_decrease < self.rough:
                     return True
-                self.left[-1] = state.predicted_decrease / self.rough
+                self.left[-1:] = [state.predicted_decrease / self.rough]
             if self.serves_bound_too_long():
                 return False
             at_end = state.predicted_decrease < FLOAT32_END_TOL and _halvings(self.left) < 1
