@@ -30,6 +30,7 @@ from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.precise import RowNorms
 from logreg.solvers.preconditioner import centered, preconditioner
+from logreg.solvers.problem import Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.quasi_newton_steps import quasi_newton_steps
 from logreg.solvers.starting_point import avoids_hessian, holds_hessian, start
@@ -185,14 +186,23 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
 
 def _without_hessian(state: SolverState, dtype: torch.dtype, rough: float) -> PassRequests[bool]:
     """Minimizes f by steps that need no Hessian; whether the point is certified, or rough enough."""
-    descends = uses_descent(state.problem) and not rough
-    if (yield from quasi_newton_steps(state, dtype, rough, until_slow=descends)):
+    descends, is_dear = uses_descent(state.problem) and not rough, _is_dear(state.problem) and not rough
+    if (yield from quasi_newton_steps(state, dtype, rough, until_slow=descends or is_dear)):
         return True
     # Close to the optimum the Hessian bounds the gap at once, where it can be held.
     is_close = holds_hessian(state.problem) and state.predicted_decrease <= STOP_FRACTION * state.tolerance
     if not descends or is_close:
         return False
     return (yield from descend(state)) or (yield from quasi_newton_steps(state, torch.float64))
+
+
+def _is_dear(problem: Problem) -> bool:
+    """Whether a Hessian can be held, but conjugate gradients take less time for a step than it takes."""
+    return (
+        holds_hessian(problem)
+        and avoids_hessian(problem)
+        and hessian_seconds(problem) > DEAR_HESSIAN_PASSES * pass_seconds(problem)
+    )
 
 
 Path = Callable[[float], Tensor]
@@ -232,11 +242,10 @@ class _Iteration:
     def __init__(self, state: SolverState, dtype: torch.dtype, rough: float) -> None:
         problem, objective = state.problem, state.problem.objective
         self.state, self.problem, self.coordinates = state, problem, state.coordinates
-        is_dear = avoids_hessian(problem) and hessian_seconds(problem) > DEAR_HESSIAN_PASSES * pass_seconds(problem)
         self.unpenalized = not objective.l2
 
         self.point, self.dtype = state.point, dtype
-        self.holds_hessian = holds_hessian(problem) and (state.plain or not is_dear)
+        self.holds_hessian = holds_hessian(problem) and (state.plain or not _is_dear(problem))
         self.refresh_hessian, self.hessian_dtype = self.holds_hessian, problem.dtype
 
         self.base: Derivatives | None = None

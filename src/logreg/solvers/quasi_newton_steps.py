@@ -38,9 +38,11 @@ MAX_QUASI_NEWTON_STEPS = 1000
 MAX_NEWTON_HESSIANS = 30
 """Hessians in whose time Newton's method mostly ends: where one can be held, no more time is spent on steps."""
 
-MAX_STEPS_LEFT = 16
-"""Steps that may be left before another way follows; with the diagonal, beyond those that take as long as better
-matrices take to form."""
+MAX_DIAGONAL_STEPS_LEFT = 16
+"""Steps that may be left with the diagonal, beyond those that take as long as better matrices take to form."""
+
+MAX_STEPS_LEFT = 32
+"""Steps that may be left with a better matrix before another way follows, which takes some passes to get going."""
 
 REMAKE_VALUE_RATIO = 0.8
 """Ratio of f to that at the last blocks below which others may be made: the curvature has changed."""
@@ -154,7 +156,7 @@ class _Steps:
             state.inverse.change_l2(l2)
         self.made_at, self.steps, self.num_pairs = now.value, 0, 0
         self.left: list[float] = []
-        self.most_diagonal = blocks_seconds(problem, few) / of_pass + MAX_STEPS_LEFT
+        self.most_diagonal = blocks_seconds(problem, few) / of_pass + MAX_DIAGONAL_STEPS_LEFT
         self.steps_of_blocks = blocks_seconds(problem, min(block_rows(problem), problem.rows)) / of_pass
         self.most_late = (
             HESSIAN_BOUND_PASSES + hessian_seconds(problem) / of_pass if holds_hessian(problem) else math.inf
