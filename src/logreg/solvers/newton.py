@@ -32,7 +32,7 @@ from logreg.solvers.passes.precise import RowNorms
 from logreg.solvers.preconditioner import centered, preconditioner
 from logreg.solvers.problem import Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.quasi_newton_steps import quasi_newton_steps
+from logreg.solvers.quasi_newton_steps import FAR_TOL, quasi_newton_steps
 from logreg.solvers.starting_point import avoids_hessian, holds_hessian, start
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
 from logreg.solvers.subspace_descent import BACKTRACKING_RATIO, descend, uses_descent
@@ -64,6 +64,10 @@ MAX_STALLED_NEWTON_STEPS = 12
 DEAR_HESSIAN_PASSES = 20
 """Time of a Hessian, in passes, above which conjugate gradients solve for the steps that follow quasi-Newton steps: a
 step takes some five products, each a pass, where features are of one size, and far more where they are heavy-tailed."""
+
+NEAR_TOL = 0.003
+"""Predicted decrease, relative to f, below which conjugate gradients follow slow quasi-Newton steps where a Hessian is
+dear: farther from the optimum their steps are too long."""
 
 STALE_CONTRACTION = 0.03
 """Ratio of two successive predicted decreases above which the Hessian is computed anew: it no longer fits the point."""
@@ -186,8 +190,9 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
 
 def _without_hessian(state: SolverState, dtype: torch.dtype, rough: float) -> PassRequests[bool]:
     """Minimizes f by steps that need no Hessian; whether the point is certified, or rough enough."""
-    descends, is_dear = uses_descent(state.problem) and not rough, _is_dear(state.problem) and not rough
-    if (yield from quasi_newton_steps(state, dtype, rough, until_slow=descends or is_dear)):
+    descends = uses_descent(state.problem) and not rough
+    slow_tol = FAR_TOL if descends else NEAR_TOL if _is_dear(state.problem) and not rough else 0.0
+    if (yield from quasi_newton_steps(state, dtype, rough, slow_tol)):
         return True
     # Close to the optimum the Hessian bounds the gap at once, where it can be held.
     is_close = holds_hessian(state.problem) and state.predicted_decrease <= STOP_FRACTION * state.tolerance

@@ -79,7 +79,7 @@ RATE_STEPS = 4
 
 
 def quasi_newton_steps(
-    state: SolverState, dtype: torch.dtype, rough: float = 0.0, until_slow: bool = False
+    state: SolverState, dtype: torch.dtype, rough: float = 0.0, slow_tol: float = 0.0
 ) -> PassRequests[bool]:
     """Minimizes f by steps along -B @ gradient, with B the `LimitedMemoryInverse`, until certified or at an end.
 
@@ -103,7 +103,8 @@ def quasi_newton_steps(
         state: State of the problem, with l2 > 0; updated in each step.
         dtype: Floating type of the first steps; float64 follows where it is another one.
         rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
-        until_slow: Whether another way follows where steps are slow.
+        slow_tol: Predicted decrease, relative to f, from which slow steps end since another way follows; 0 where none
+            does.
 
     Returns:
         Whether the point is certified, or rough enough.
@@ -113,7 +114,7 @@ def quasi_newton_steps(
         Karlin, Manasse, Rudolph and Sleator (1988), Competitive snoopy caching, for when to pay for the blocks.
     """
     now = yield from request(Evaluate(state.problem, state.coordinates, state.point, dtype))
-    return (yield from _Steps(state, now, dtype, rough, until_slow).run())
+    return (yield from _Steps(state, now, dtype, rough, slow_tol).run())
 
 
 class _Steps:
@@ -135,11 +136,9 @@ class _Steps:
         stalled_steps: Steps in a row in float64 without progress.
     """
 
-    def __init__(
-        self, state: SolverState, now: Derivatives, dtype: torch.dtype, rough: float, until_slow: bool
-    ) -> None:
+    def __init__(self, state: SolverState, now: Derivatives, dtype: torch.dtype, rough: float, slow_tol: float) -> None:
         problem = state.problem
-        self.state, self.problem, self.now, self.rough, self.until_slow = state, problem, now, rough, until_slow
+        self.state, self.problem, self.now, self.rough, self.slow_tol = state, problem, now, rough, slow_tol
         self.dtype, self.exact = dtype, dtype == torch.float64
         self.limit = max(CERTIFY_TOL_FACTOR * state.tolerance, 1e-300)
         self.sample_limit = 0.0 if rough else SAMPLE_TOL_FACTOR * state.tolerance
@@ -186,7 +185,7 @@ class _Steps:
             if state.converged and not self.rough:
                 return True
             self.left.append(gap / self.limit)
-            if self.until_slow and self.diagonal is None and self.is_slow():
+            if self.slow_tol and self.diagonal is None and self.is_slow():
                 return False
             yield from self.improve_matrix()
             step = centered(self.problem, -self.inverse(self.now.gradient))
@@ -270,7 +269,8 @@ class _Steps:
     def is_slow(self) -> bool:
         """Whether steps with the first matrix take too long."""
         most = MAX_STEPS_LEFT if self.diagonal is None else self.most_diagonal
-        return self.state.predicted_decrease <= FAR_TOL and _are_slow(self.left, most)
+        tolerance = self.slow_tol if self.diagonal is None else FAR_TOL
+        return self.state.predicted_decrease <= tolerance and _are_slow(self.left, most)
 
     def improve_matrix(self) -> PassRequests[None]:
         """Replaces the first matrix by a better one where that pays."""
