@@ -340,11 +340,6 @@ def identity(state: Any, now: Any) -> PassRequests[Callable[[Tensor, Tensor], Te
     return lambda gradient, _: gradient
 
 
-def first_alone(inverse: Any, known: Any) -> Any:
-    """The inverse without its correction."""
-    return inverse
-
-
 def no_spikes(*arguments: Any, **settings: Any) -> Any:
     """No large eigenvalue of the curvature."""
     found = spikes_of(*arguments, **settings)
@@ -376,7 +371,11 @@ NO_DESCENT = {"newton.uses_descent": never}
 NO_QUASI_NEWTON = {"newton.quasi_newton_steps": no_passes}
 NO_HESSIAN = {"starting_point.HESSIAN_PASSES": 0, "starting_point.MAX_HELD_HESSIAN_PARAMETERS": 0}
 NO_MEMORY = {"quasi_newton.LimitedMemoryInverse.update": never}
-NO_BLOCKS = {"preconditioner.holds_blocks": never, "subspace_descent.holds_blocks": never}
+NO_BLOCKS = {
+    "preconditioner.holds_blocks": never,
+    "subspace_descent.holds_blocks": never,
+    "quasi_newton_steps.holds_blocks": never,
+}
 DIAGONAL = {"preconditioner.spikes_of": no_spikes, **NO_BLOCKS}
 IDENTITY = {"lbfgs._reduced_preconditioner": identity}
 NOT_WIDE = {"dual.row_space.MIN_FEATURES_PER_ROW": NEVER}
@@ -395,7 +394,7 @@ DOUBLE = Data(6000, 784, 20, factors=50, double=True)
 PIXELS = Data(20_000, 400, 10, images=True)
 
 CASES = [
-    Case("held Hessian", Data(200_000, 30), (Way("conjugate gradients or descent", NO_HESSIAN), LBFGS)),
+    Case("held Hessian", Data(200_000, 30), (Way("quasi-Newton steps or descent", NO_HESSIAN), LBFGS)),
     Case(
         "held Hessian, reused", TALL, (Way("new at each point", {"newton.Evaluate": always_hessian}),), tolerance=1e-9
     ),
@@ -423,25 +422,17 @@ CASES = [
         ),
     ),
     Case("float32 first", TALL, (Way("float64 from the start", work=in_float64),)),
-    Case("conjugate gradients", Data(1000, 550, 4, factors=40), (LBFGS,)),
-    Case("conjugate gradients", ALIKE, (LBFGS,)),
-    Case(
-        "correction of conjugate gradients",
-        Data(1000, 550, 4, factors=40),
-        (Way("off", {"newton.corrected": first_alone}), LBFGS),
-        tolerance=1e-8,
-    ),
     Case("preconditioner: large eigenvalues", Data(5000, 2000, factors=40), (Way("diagonal", DIAGONAL),)),
     Case("preconditioner: sampled blocks", CLASSES, (Way("large eigenvalues", NO_BLOCKS), Way("diagonal", DIAGONAL))),
     Case("preconditioner: blocks made late", Data(5000, 2000), (Way("off", {"subspace_descent.holds_blocks": never}),)),
     Case(
         "limited-memory inverse",
         MEDIUM,
-        (Way("off", NO_MEMORY), Way("conjugate gradients", NO_DESCENT), LBFGS),
+        (Way("off", NO_MEMORY), Way("quasi-Newton steps", NO_DESCENT), LBFGS),
         l2=1e-7,
         tolerance=1e-3,
     ),
-    Case("subspace descent", MEDIUM, (Way("conjugate gradients", NO_DESCENT), LBFGS)),
+    Case("subspace descent", MEDIUM, (Way("quasi-Newton steps", NO_DESCENT), LBFGS)),
     Case(
         "extrapolated point of least gradient",
         PIXELS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -18,13 +18,9 @@ from torch import Tensor
 
 from logreg import rows as row_blocks
 from logreg.errors import LogregError
-from logreg.facts import Batch
 from logreg.losses.objective import Objective
-from logreg.rows import MemoryRows
-from logreg.solvers.fit import EXACT, Fit, choose_optimizer, fit, problem_of
-from logreg.solvers.passes.base import drive
+from logreg.solvers.fit import EXACT, Fit, choose_optimizer, fit
 from logreg.solvers.problem import Coordinates, Problem
-from logreg.solvers.state import SolverState
 from reference import Array, Reference, Stated
 
 SAME = 1e-8
@@ -501,21 +497,6 @@ def test_too_few_passes_end_with_an_honest_bound(name: str) -> None:
 
 
 # What is no problem at all
-
-
-def test_rows_in_another_order_in_a_later_pass_are_noticed() -> None:
-    problem = stated("conjugate gradients")
-    memory = MemoryRows(problem.features, problem.labels)
-    orders = torch.Generator().manual_seed(0)
-
-    class Shuffled(MemoryRows):
-        def blocks(self) -> Iterator[Batch]:
-            order = torch.randperm(len(problem.labels), generator=orders)
-            yield Batch(problem.features[order], problem.labels[order], None)
-
-    this = problem_of(memory, problem.objective)
-    with pytest.raises(RuntimeError, match="do not shuffle"):
-        drive(EXACT["newton"](SolverState(this, this.zeros())), Shuffled(problem.features, problem.labels))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

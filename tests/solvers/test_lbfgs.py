@@ -18,14 +18,8 @@ from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import Fit, bound_of, fit, problem_of
-from logreg.solvers.lbfgs import (
-    LineSearchPoint,
-    expected_gap,
-    lbfgs,
-    next_length,
-    satisfies_armijo,
-    satisfies_wolfe,
-)
+from logreg.solvers.lbfgs import expected_gap, lbfgs
+from logreg.solvers.line_search import LineSearchPoint, next_length, satisfies_armijo, satisfies_wolfe
 from logreg.solvers.passes.base import Pass, run_pass
 from logreg.solvers.passes.evaluate import Evaluate
 from logreg.solvers.state import SolverState

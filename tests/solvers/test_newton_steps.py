@@ -31,17 +31,14 @@ def test_conjugate_gradients_solve_with_the_hessian() -> None:
     problem, memory, point = stated(Objective("bce", l2=0.1))
     now = drive(request(Evaluate(problem, problem.model, point, torch.float64, torch.float64)), memory)
     assert now.hessian is not None
-    found = drive(conjugate_gradients(problem, problem.model, point, now.gradient, lambda r: r, 1e-13, 100), memory)
+    found = drive(
+        conjugate_gradients(problem, problem.model, point, now.gradient, lambda r: r, 1e-13, 100, 0.0), memory
+    )
     residual = now.gradient - torch.einsum("kij,kj->ki", now.hessian, found.step)
-    assert float((found.directions @ residual.flatten()).abs().max()) < 1e-12  # the best step within their span
+    assert float(residual.norm()) < 1e-11 * float(now.gradient.norm())
     assert found.predicted_decrease == pytest.approx(
         float((found.step * (now.gradient + residual)).sum()) / 2, rel=1e-9
     )
-    directions = found.directions.view(-1, 3, 4)
-    assert len(directions) > 1
-    products = torch.einsum("kij,mkj->mki", now.hessian, directions).flatten(1)
-    torch.testing.assert_close(found.products, products, rtol=1e-9, atol=1e-11)
-    torch.testing.assert_close(found.directions @ found.products.T, torch.eye(len(directions)).double())
 
 
 def test_conjugate_gradients_return_a_step_of_zero_where_the_gradient_is_zero() -> None:
@@ -49,7 +46,6 @@ def test_conjugate_gradients_return_a_step_of_zero_where_the_gradient_is_zero() 
     found = drive(conjugate_gradients(problem, problem.model, point, problem.zeros(), lambda r: r, 0.1, 9), memory)
     assert not found.step.any()
     assert found.predicted_decrease == 0
-    assert found.directions.shape == found.products.shape == (0, 12)
 
 
 @pytest.mark.parametrize("l1", [0.0, 0.1])

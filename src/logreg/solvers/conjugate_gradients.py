@@ -1,4 +1,4 @@
-"""Truncated Newton steps: `H @ step = gradient` by preconditioned conjugate gradients, without forming H."""
+"""Preconditioned conjugate gradients: `H @ step = gradient` for the Hessian H, without forming H."""
 
 from __future__ import annotations
 
@@ -26,10 +26,6 @@ class Solution(NamedTuple):
     """The step, which is to be subtracted from the point, (K, D + 1)."""
     predicted_decrease: float
     """Decrease of f that the quadratic model predicts for the step."""
-    directions: Tensor
-    """Search directions p, scaled to p @ H @ p = 1 and conjugate to each other, (M, K * (D + 1))."""
-    products: Tensor
-    """H @ p for each search direction, (M, K * (D + 1))."""
 
 
 def conjugate_gradients(
@@ -75,7 +71,6 @@ def conjugate_gradients(
     direction, squared_norm = preconditioned, float((residual * preconditioned).sum())
     squared_tol = rtol * rtol * squared_norm
     curvatures: BlockCache[Tensor | None] = BlockCache()
-    pairs: list[tuple[Tensor, Tensor]] = []
     for number in range(1, max_products + 1):
         if not squared_norm > 0:
             break
@@ -86,7 +81,6 @@ def conjugate_gradients(
         if not curvature > 0 or not math.isfinite(curvature):
             break
         length = squared_norm / curvature
-        pairs.append((direction / math.sqrt(curvature), product / math.sqrt(curvature)))
         step = step + length * direction
         residual = residual - length * product
         predicted_decrease += length * squared_norm / 2
@@ -96,31 +90,4 @@ def conjugate_gradients(
         if squared_norm <= squared_tol or slows_down:
             break
         direction = preconditioned + squared_norm / last_squared_norm * direction
-    if not pairs:
-        none = residual.new_zeros(0, residual.numel())
-        return Solution(step, predicted_decrease, none, none)
-    directions, products = (torch.stack(side).flatten(1) for side in zip(*pairs, strict=True))
-    return Solution(step, predicted_decrease, directions, products)
-
-
-def corrected(inverse: InverseHessian, last_solution: Solution) -> InverseHessian:
-    """A preconditioner corrected to be exact on the search directions of an earlier solution.
-
-    With P the directions and Q = H @ P their products, it applies
-
-        B = P P' + (I - P Q') inverse (I - Q P')
-
-    which is symmetric and positive definite, and for which `B @ Q = P` holds.
-
-    References:
-        Morales and Nocedal (2000), Automatic preconditioning by limited memory quasi-Newton updating.
-    """
-    directions, products = last_solution.directions, last_solution.products
-
-    def apply_inverse(gradient: Tensor) -> Tensor:
-        flat = gradient.flatten()
-        slopes = directions @ flat
-        rest = inverse((flat - slopes @ products).view_as(gradient)).flatten()
-        return (rest + (slopes - products @ rest) @ directions).view_as(gradient)
-
-    return apply_inverse
+    return Solution(step, predicted_decrease)

@@ -58,17 +58,21 @@ FAILED_RELATIVE_GAP = 1e-3
 def _newton(state: SolverState) -> PassRequests[None]:
     """Newton's method, by proximal steps with l1; ends at the optimum of least norm.
 
-    Where the fast ways end far from the optimum, which happens where some rows are far larger than most, slower ones
-    that depend less on the data follow: with l1 L-BFGS, else Newton's method from zero.
+    Without a penalty, L-BFGS takes its place where a Hessian cannot be held.  Where the fast ways end far from the
+    optimum, which happens where some rows are far larger than most, slower ones that depend less on the data follow:
+    Newton's method from zero where a Hessian can be held and was avoided, else L-BFGS.
     """
     problem = state.problem
+    null = None
     if problem.objective.l1:
         yield from prox_newton(state)
-        null = (yield from _second_way(state, lbfgs)) if _has_failed(state) else None
-    else:
+    elif problem.objective.l2 or holds_hessian(problem):
         null = yield from newton(state)
-        if problem.objective.l2 and avoids_hessian(problem) and _has_failed(state):
-            null = yield from _second_way(state, _newton_from_zero)
+    else:
+        null = yield from lbfgs(state)
+    if (problem.objective.l1 or avoids_hessian(problem) or not holds_hessian(problem)) and _has_failed(state):
+        avoided = avoids_hessian(problem) and holds_hessian(problem)
+        null = yield from _second_way(state, _newton_from_zero if avoided else lbfgs)
     yield from move_to_minimum_norm(state, null)
 
 
@@ -127,7 +131,7 @@ def choose_optimizer(problem: Problem) -> tuple[str, str]:
             "newton",
             f"Newton in {rows:,} dimensions, since the optimal coefficients lie in the span of the rows [{shape}]",
         )
-    way = "Quasi-Newton steps" if avoids_hessian(problem) else "Newton with conjugate gradients"
+    way = "Quasi-Newton steps" if problem.objective.l2 else "L-BFGS"
     return "newton", f"{way}, since a Hessian of {problem.num_parameters:,} parameters is large [{shape}]"
 
 

@@ -1,4 +1,4 @@
-"""Newton's method: by a Cholesky-factored Hessian where it can be held, by conjugate gradients where it cannot."""
+"""Newton's method, after quasi-Newton steps and subspace descent where a Hessian costs more than it saves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from logreg.errors import DivergedError
 from logreg.solvers.bounds import Bound, conversion_rounding, evaluated_point
-from logreg.solvers.conjugate_gradients import Solution, conjugate_gradients, corrected
+from logreg.solvers.conjugate_gradients import conjugate_gradients
 from logreg.solvers.costs import hessian_seconds, pass_seconds
 from logreg.solvers.curvature_bound import (
     InverseHessianNorms,
@@ -30,8 +30,9 @@ from logreg.solvers.passes.base import PassRequests, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.passes.precise import RowNorms
 from logreg.solvers.preconditioner import centered, preconditioner
+from logreg.solvers.problem import Problem
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
-from logreg.solvers.quasi_newton_steps import quasi_newton_steps
+from logreg.solvers.quasi_newton_steps import FAR_TOL, quasi_newton_steps
 from logreg.solvers.starting_point import avoids_hessian, holds_hessian, start
 from logreg.solvers.state import VALUE_ROUNDING, SolverState, certified, gap_from_gradient
 from logreg.solvers.subspace_descent import BACKTRACKING_RATIO, descend, uses_descent
@@ -52,9 +53,6 @@ MAX_CG_RTOL = 0.3
 """Tolerance of conjugate gradients far from the optimum.  Near the optimum the tolerance is the square root of the
 gradient's norm, which makes the convergence superlinear."""
 
-LAST_STEP_CG_RTOL = 0.5
-"""Largest tolerance of conjugate gradients, where a rough step is enough to reach the tolerance of the fit."""
-
 STALLED_DECREASE_RATIO = 0.05
 """Actual decrease of f, relative to the predicted one, below which a step counts as stalled."""
 
@@ -66,6 +64,10 @@ MAX_STALLED_NEWTON_STEPS = 12
 DEAR_HESSIAN_PASSES = 20
 """Time of a Hessian, in passes, above which conjugate gradients solve for the steps that follow quasi-Newton steps: a
 step takes some five products, each a pass, where features are of one size, and far more where they are heavy-tailed."""
+
+NEAR_TOL = 0.003
+"""Predicted decrease, relative to f, below which conjugate gradients follow slow quasi-Newton steps where a Hessian is
+dear: farther from the optimum their steps are too long."""
 
 STALE_CONTRACTION = 0.03
 """Ratio of two successive predicted decreases above which the Hessian is computed anew: it no longer fits the point."""
@@ -109,18 +111,16 @@ certify, relative to the stopping limit; with a smaller reach, the further Newto
 certificate with a Hessian of its own."""
 
 
-MAX_QUASI_NEWTON_NUMEL = 2e7
-"""Numbers in the data from which `descend` comes without `quasi_newton_steps` before it: a step of both takes one pass,
-and that of `descend` is the better one; its overhead is small beside such a pass."""
-
-
 def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | None]:
     """Minimizes f by Newton's method from the point of ``state`` until it is certified to be within the tolerance.
 
-    The step solves `H @ step = gradient` and is subtracted.  Where the Hessian H can be held (see `holds_hessian`), it
-    is factored.  Where it cannot, preconditioned conjugate gradients solve for the step, one pass for each product with
-    H.  Where H costs more than the passes it saves (see `avoids_hessian`), `quasi_newton_steps` and `descend` come
-    first, and often suffice; conjugate gradients follow where H costs `DEAR_HESSIAN_PASSES`.  Each iteration:
+    Where the Hessian H cannot be held (see `holds_hessian`), or costs more than the passes it saves (see
+    `avoids_hessian`), other ways come first: `quasi_newton_steps`, and `descend` where these are slow.  Newton's method
+    follows where they end without a certificate.
+
+    The step solves `H @ step = gradient`, and is subtracted.  Where H can be held it is factored.  Where it cannot, or
+    costs more than `DEAR_HESSIAN_PASSES`, preconditioned conjugate gradients solve for the step; each product with H
+    takes a pass.  Each iteration:
 
     1. Evaluate f and its gradient at the trial point, and H where the last one is not used again.
     2. Where f increased, shorten the last step to a quarter, or repeat the evaluation in float64.
@@ -141,7 +141,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     along them, and the point is the one of least norm.
 
     Args:
-        state: State of a problem without l1 (see `logreg.solvers.prox_newton`); updated in each step.
+        state: State of a problem without l1 (see `logreg.solvers.prox_newton`), and with l2 where H cannot be held (see
+            `logreg.solvers.lbfgs`); updated in each step.
         rough: Predicted decrease, relative to f, at which to stop without a certificate; 0 for a certified end.
 
     Returns:
@@ -157,15 +158,8 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     problem = state.problem
     assert not problem.objective.l1
     dtype = yield from start(state, newton)
-    if avoids_hessian(problem) and not state.plain:
-        descends = uses_descent(problem) and not rough
-        # A sample of sparse rows shows little of their curvature, and `descend` starts from it; the diagonal is known.
-        is_large = problem.numel > MAX_QUASI_NEWTON_NUMEL and not problem.is_sparse
-        if problem.objective.l2 and not (descends and is_large) and (yield from quasi_newton_steps(state, rough)):
-            return None
-        # Close to the optimum the Hessian bounds the gap at once, where it can be held.
-        is_close = holds_hessian(problem) and state.predicted_decrease <= STOP_FRACTION * state.tolerance
-        if descends and not is_close and (yield from descend(state)):
+    if not holds_hessian(problem) or (avoids_hessian(problem) and not state.plain):
+        if (yield from _without_hessian(state, dtype, rough)):
             return None
         dtype = dtype if rough else torch.float64
     loop = _Iteration(state, dtype, rough)
@@ -194,6 +188,28 @@ def newton(state: SolverState, rough: float = 0.0) -> PassRequests[NullSpace | N
     return loop.null_space
 
 
+def _without_hessian(state: SolverState, dtype: torch.dtype, rough: float) -> PassRequests[bool]:
+    """Minimizes f by steps that need no Hessian; whether the point is certified, or rough enough."""
+    descends = uses_descent(state.problem) and not rough
+    slow_tol = FAR_TOL if descends else NEAR_TOL if _is_dear(state.problem) and not rough else 0.0
+    if (yield from quasi_newton_steps(state, dtype, rough, slow_tol)):
+        return True
+    # Close to the optimum the Hessian bounds the gap at once, where it can be held.
+    is_close = holds_hessian(state.problem) and state.predicted_decrease <= STOP_FRACTION * state.tolerance
+    if not descends or is_close:
+        return False
+    return (yield from descend(state)) or (yield from quasi_newton_steps(state, torch.float64))
+
+
+def _is_dear(problem: Problem) -> bool:
+    """Whether a Hessian can be held, but conjugate gradients take less time for a step than it takes."""
+    return (
+        holds_hessian(problem)
+        and avoids_hessian(problem)
+        and hessian_seconds(problem) > DEAR_HESSIAN_PASSES * pass_seconds(problem)
+    )
+
+
 Path = Callable[[float], Tensor]
 """The length of a step -> the point it leads to, (K, D + 1)."""
 
@@ -220,7 +236,6 @@ class _Iteration:
         factored_hessian: The last Hessian that was computed, if there is one.
         hessian_point: The point it was computed at.
         null_space: Directions that change no logit, as far as they are known; ``None`` where they do not matter.
-        last_solution: The last solution of conjugate gradients.
         stop_limit: Predicted decrease at which an ordinary certificate is tried.
         cheap_bound_limit: Predicted decrease up to which the factored Hessian gives a bound; infinite where no such
             bound is used.
@@ -232,11 +247,10 @@ class _Iteration:
     def __init__(self, state: SolverState, dtype: torch.dtype, rough: float) -> None:
         problem, objective = state.problem, state.problem.objective
         self.state, self.problem, self.coordinates = state, problem, state.coordinates
-        is_dear = avoids_hessian(problem) and hessian_seconds(problem) > DEAR_HESSIAN_PASSES * pass_seconds(problem)
-        self.holds_hessian = holds_hessian(problem) and (state.plain or not is_dear)
         self.unpenalized = not objective.l2
 
         self.point, self.dtype = state.point, dtype
+        self.holds_hessian = holds_hessian(problem) and (state.plain or not _is_dear(problem))
         self.refresh_hessian, self.hessian_dtype = self.holds_hessian, problem.dtype
 
         self.base: Derivatives | None = None
@@ -248,12 +262,11 @@ class _Iteration:
         self.factored_hessian: FactoredHessian | None = None
         self.hessian_point = self.point
         no_directions = state.coordinates.center.new_zeros(problem.num_features + 1, 0)
-        self.null_space = NullSpace(no_directions) if self.holds_hessian and self.unpenalized else None
+        self.null_space = NullSpace(no_directions) if self.unpenalized else None
         self.looked_for_null_space = False
-        self.last_solution: Solution | None = None
 
         self.stop_limit = STOP_FRACTION * state.tolerance
-        if self.holds_hessian and self.unpenalized:
+        if self.unpenalized:
             self.stop_limit *= UNPENALIZED_STOP_FACTOR
         self.bounds_cheaply = self.holds_hessian and not rough
         self.row_norms: InverseHessianNorms | None = None
@@ -382,16 +395,15 @@ class _Iteration:
     def _solve_by_conjugate_gradients(self, now: Derivatives) -> PassRequests[float]:
         """Solves for a step by conjugate gradients; returns the predicted decrease, in units of f."""
         problem, coordinates, state, point, slope = self.problem, self.coordinates, self.state, self.point, self.slope
-        if state.inverse is None or state.predicted_decrease > PRECONDITIONER_REUSE_TOL:
+        learned = state.inverse is not None and len(state.inverse)  # from steps that have failed
+        if state.inverse is None or learned or state.predicted_decrease > PRECONDITIONER_REUSE_TOL:
             state.inverse = None  # frees its memory before the next one takes it
             first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
             state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
         squared_norm = max(float((slope * state.inverse(slope)).sum()), 0.0)
-        rtol_needed = MAX_CG_RTOL * math.sqrt(state.tolerance / max(self.estimated_gap, 1e-300))
-        rtol = max(min(squared_norm**0.25, MAX_CG_RTOL), min(LAST_STEP_CG_RTOL, rtol_needed))
-        inverse = state.inverse if self.last_solution is None else corrected(state.inverse, self.last_solution)
-        found = yield from conjugate_gradients(problem, coordinates, point, slope, inverse, rtol, MAX_CG_PRODUCTS)
-        self.last_solution, self.path = found, lambda length: point - length * found.step
+        rtol = min(squared_norm**0.25, MAX_CG_RTOL)
+        found = yield from conjugate_gradients(problem, coordinates, point, slope, state.inverse, rtol, MAX_CG_PRODUCTS)
+        self.path = lambda length: point - length * found.step
         return found.predicted_decrease
 
     def prepare_cheap_bound(self) -> PassRequests[None]:
@@ -461,8 +473,6 @@ class _Iteration:
         suffices = self.estimated_gap * STALE_CONTRACTION <= state.tolerance
         self.refresh_hessian = self.holds_hessian and not suffices and (is_stale or decrease_after_two > self.limit)
         float64_tol = FLOAT64_TOL_NEW_HESSIAN if self.refresh_hessian else FLOAT64_TOL
-        if not self.holds_hessian:
-            float64_tol = max(FLOAT64_TOL, STOP_FRACTION * state.tolerance)
         may_be_last = self.holds_hessian and not self.refresh_hessian and (suffices or next_decrease <= self.limit)
         if self.stalled_steps >= MAX_STALLED_NEWTON_STEPS or decrease < float64_tol or may_be_last:
             self.dtype, self.stalled_steps = torch.float64, self.stalled_steps if self.exact else 0

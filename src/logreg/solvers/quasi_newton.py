@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 
 import torch
 from torch import Tensor
@@ -12,43 +11,44 @@ from logreg.solvers.newton_steps import InverseHessian
 from logreg.solvers.problem import Problem
 
 MAX_STORED_PAIRS = 300
-"""Largest number of stored pairs (step, change of the gradient): each adds two inner products and two sums of vectors
-to every application."""
+"""Largest number of stored pairs (step, change of the gradient): each is read four times in every application."""
 
 PAIRS_MEMORY_FRACTION = 0.1
 """Largest size of the stored pairs, as a fraction of the numbers in the data."""
 
-SMALL_PAIRS_NUMEL = 4e6
-"""Numbers that the stored pairs may have for data of any size: 16 MB in float32."""
+SMALL_PAIRS_NUMEL = 8e6
+"""Numbers that the stored pairs may have for data of any size: 32 MB in float32."""
 
 
 class LimitedMemoryInverse:
     """An approximate inverse of the Hessian: a preconditioner, corrected by the steps since it was made.
 
     It is the L-BFGS matrix H that the BFGS updates of all stored pairs (s, y) give when they start from the
-    preconditioner, so `H @ y = s` holds for the last pair.  Products with H take the two-loop recursion.  Each pair is
-    stored divided by sqrt(s @ y), so that s @ y = 1.
+    preconditioner, so `H @ y = s` holds for the last pair.  Each pair is stored divided by sqrt(s @ y), so s @ y = 1.
+
+    A product with H is that of the two-loop recursion.  Its loops solve triangular systems with the inner products
+    s_i @ y_j of an older step i and a newer change j.  With these at hand, a product takes four products of a matrix
+    with a vector, however many pairs there are.
 
     A change of l2 changes each y by a known vector, so the pairs of one strength serve the next.
 
     References:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4.
+        Byrd, Nocedal and Schnabel (1994), Representations of quasi-Newton matrices and their use in limited memory
+        methods.
     """
 
     def __init__(self, first: InverseHessian, problem: Problem, l2: Tensor) -> None:
         """``first`` is the preconditioner, and ``l2`` the penalty by each coordinate, (D + 1,)."""
         self._first, self._l2 = first, l2
         numel = max(SMALL_PAIRS_NUMEL, PAIRS_MEMORY_FRACTION * problem.numel)
+        most = min(MAX_STORED_PAIRS, int(numel / (2 * problem.num_parameters)))
         # One allocation, whose pages the system maps when they are written: many small ones would fragment the memory.
-        self._pairs = torch.empty(
-            min(MAX_STORED_PAIRS, int(numel / (2 * problem.num_parameters))),
-            2,
-            problem.num_parameters,
-            dtype=problem.dtype,
-            device=l2.device,
-        )
-        self._slots: deque[int] = deque()
-        """Rows of the allocation that are in use, from the oldest pair to the newest."""
+        self._steps, self._changes = torch.empty(2, most, problem.num_parameters, dtype=problem.dtype, device=l2.device)
+        self._products = torch.empty(most, most, dtype=torch.float64, device=l2.device)
+        """Inner product of each step with each change."""
+        self._slots: list[int] = []
+        """The rows of these matrices from the oldest pair to the newest: a permutation of the first ones."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -56,17 +56,26 @@ class LimitedMemoryInverse:
     @property
     def max_pairs(self) -> int:
         """Largest number of stored pairs."""
-        return len(self._pairs)
+        return len(self._steps)
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """H @ gradient: about the Newton step to be subtracted, (K, D + 1) as the gradient is."""
-        rest, factors = gradient.flatten().to(self._pairs.dtype), []
-        for step, change in reversed(pairs := self.last_pairs(len(self))):
-            factors.append(float(step @ rest))
-            rest = rest.sub(change, alpha=factors[-1])
-        product = self._first(rest.view_as(gradient).double()).flatten().to(self._pairs.dtype)
-        for (step, change), factor in zip(pairs, reversed(factors), strict=True):
-            product = product.add_(step, alpha=factor - float(change @ product))
+        number, slots = len(self), self._slots
+        if not number:
+            return self._first(gradient)
+        steps, changes = self._steps[:number], self._changes[:number]
+        newer, dtype = self._products[slots][:, slots].triu(), steps.dtype
+        vector, factors = gradient.flatten().to(dtype), newer.new_empty(number)
+        slopes = (steps @ vector).double()[slots].unsqueeze(1)
+        of_changes = torch.linalg.solve_triangular(newer, slopes, upper=True, unitriangular=True)
+        factors[slots] = of_changes[:, 0]
+        product: Tensor = (
+            self._first((vector - factors.to(dtype) @ changes).view_as(gradient).double()).flatten().to(dtype)
+        )
+        slopes = of_changes - (changes @ product).double()[slots].unsqueeze(1)
+        of_steps = torch.linalg.solve_triangular(newer.T, slopes, upper=False, unitriangular=True)
+        factors[slots] = of_steps[:, 0]
+        product = product + factors.to(dtype) @ steps
         return product.view_as(gradient).double()
 
     def update(self, step: Tensor, change: Tensor) -> bool:
@@ -75,37 +84,39 @@ class LimitedMemoryInverse:
         Returns:
             Whether the pair was stored: it is not where the step met no curvature (step @ change <= 0).
         """
-        if not self.max_pairs:
+        curvature = float(step.flatten() @ change.flatten())
+        if not self.max_pairs or not curvature > 0:
             return False
-        full = len(self) == self.max_pairs
-        slot = self._slots[0] if full else min({*range(len(self) + 1)} - {*self._slots})
-        if not self._store(slot, step.flatten(), change.flatten()):
-            return False
-        if full:
-            self._slots.popleft()
+        slot = self._slots.pop(0) if len(self) == self.max_pairs else len(self)
         self._slots.append(slot)
+        size, number = math.sqrt(curvature), len(self)
+        self._steps[slot], self._changes[slot] = step.flatten() / size, change.flatten() / size
+        self._products[:number, slot] = (self._steps[:number] @ self._changes[slot]).double()
+        self._products[slot, :number] = (self._changes[:number] @ self._steps[slot]).double()
         return True
+
+    def clear(self) -> None:
+        """Forgets all pairs."""
+        self._slots.clear()
 
     def change_l2(self, l2: Tensor) -> None:
         """Changes the inverse to that for another penalty, (D + 1,): (new l2 - old l2) * s is added to each y."""
-        added = (l2 - self._l2).to(self._pairs.dtype)
+        added = l2 - self._l2
         self._l2 = l2
         if not bool(added.any()):
             return
-        for slot in list(self._slots):
-            step, change = self._pairs[slot]
-            if not self._store(slot, step, change + (step.view(-1, len(added)) * added).flatten()):
-                self._slots.remove(slot)
+        number = len(self)
+        for step, change in zip(self._steps[:number], self._changes[:number], strict=True):
+            change += (step.view(-1, len(added)) * added.to(step.dtype)).flatten()
+            curvature = float(step @ change)
+            if not curvature > 0:
+                self.clear()  # l2 has no part in the curvature: all of it is rounding
+                return
+            step /= math.sqrt(curvature)
+            change /= math.sqrt(curvature)
+        self._products[:number, :number] = (self._steps[:number] @ self._changes[:number].T).double()
 
     def last_pairs(self, number: int) -> list[tuple[Tensor, Tensor]]:
         """The newest pairs from the oldest to the newest, each vector (K * (D + 1),), scaled to step @ change = 1."""
-        slots = list(self._slots)[len(self) - number :]
-        return [(self._pairs[slot, 0], self._pairs[slot, 1]) for slot in slots]
-
-    def _store(self, slot: int, step: Tensor, change: Tensor) -> bool:
-        curvature = float(step.double() @ change.double())
-        if not curvature > 0:
-            return False
-        size = math.sqrt(curvature)
-        self._pairs[slot, 0], self._pairs[slot, 1] = step / size, change / size
-        return True
+        slots = self._slots[len(self) - number :]
+        return [(self._steps[slot], self._changes[slot]) for slot in slots]

@@ -165,10 +165,8 @@ def avoids_hessian(problem: Problem) -> bool:
 
     Without a penalty and with l1 they come too late to an end that can be certified, so a Hessian is held where it can.
     """
-    if problem.objective.l1 or is_wide(problem):
+    if problem.objective.l1 or not problem.objective.l2 or is_wide(problem):
         return False
-    if not problem.objective.l2:
-        return problem.rows >= MIN_STOCHASTIC_ROWS and not holds_hessian(problem)
     many_rows = problem.rows > MAX_ROWS_PER_SAMPLED * part_rows(problem.num_features, torch.float32)
     return hessian_seconds(problem) > HESSIAN_PASSES[many_rows] * pass_seconds(problem)
 

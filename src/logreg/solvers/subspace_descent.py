@@ -51,7 +51,7 @@ MIN_DATA_PER_SUBSPACE = 20
 decomposed in a small part of a pass."""
 
 MAX_SUBSPACE_STEPS = 300
-"""Largest number of steps; Newton's method continues from there."""
+"""Largest number of steps; other ways continue from there."""
 
 MAX_STEPS_PER_HALVING = 30
 """Consecutive steps without halving the estimated gap after which descent ends: a gradient in float32 has about seven
@@ -59,11 +59,10 @@ digits, beyond which further steps do not reduce it."""
 
 MAX_ROUNDED_STEPS = 10
 """Consecutive steps without halving the estimated gap or the predicted decrease, where the latter is at most
-`MIN_PREDICTED_DECREASE`, after which descent ends: both are rounding errors of float32 then."""
+`ROUNDED_DECREASE`, after which descent ends: both are rounding errors of float32 then."""
 
-MIN_PREDICTED_DECREASE = 1e-8
-"""Predicted decrease of a step, relative to f, at which descent ends where there is no l2: then no gap can be estimated
-from the gradient, and Newton steps with exact curvature converge faster."""
+ROUNDED_DECREASE = 1e-8
+"""Predicted decrease of a step, relative to f, that may be a rounding error of float32."""
 
 MAX_EXTRAPOLATION_PAIRS = 40
 """Number of last steps whose span is searched for the point of least gradient norm; their Gram matrix costs
@@ -230,11 +229,10 @@ def descend(state: SolverState) -> PassRequests[bool]:
     twice as long as with the better choice.
 
     It stops where a point is certified, after `MAX_SUBSPACE_STEPS`, after `MAX_STEPS_PER_HALVING` steps that did not
-    halve the estimated gap, or `MAX_ROUNDED_STEPS` of rounding, where no shorter step decreases f, and without l2 where
-    a step is predicted to decrease f by less than `MIN_PREDICTED_DECREASE`.
+    halve the estimated gap, or `MAX_ROUNDED_STEPS` of rounding, and where no shorter step decreases f.
 
     Args:
-        state: State of the problem; updated in each step.  It gets an ``inverse`` where it has none yet.
+        state: State of the problem, with l2 > 0; updated in each step.  It gets an ``inverse`` where it has none yet.
 
     Returns:
         Whether the point is certified.
@@ -261,7 +259,7 @@ def descend(state: SolverState) -> PassRequests[bool]:
         smallest_gap, steps_since_halving = (gap, 0) if halved else (smallest_gap, steps_since_halving + 1)
         progresses = halved or not predicted_decrease > smallest_decrease / 2
         smallest_decrease = min(smallest_decrease, predicted_decrease)
-        rounded_steps = 0 if progresses or predicted_decrease > MIN_PREDICTED_DECREASE else rounded_steps + 1
+        rounded_steps = 0 if progresses or predicted_decrease > ROUNDED_DECREASE else rounded_steps + 1
         if gap <= gap_limit:
             there = yield from request(Evaluate(problem, coordinates, flattest, torch.float64))
             gap_there = gap_from_gradient(state, there.gradient, there.curvature)
@@ -271,9 +269,8 @@ def descend(state: SolverState) -> PassRequests[bool]:
                     return True
                 state.point, gap_there = point, state.gap / max(abs(there.value), 1e-300)
             gap_limit *= CERTIFY_TOL_FACTOR * gap / gap_there
-        decreases_little = predicted_decrease <= MIN_PREDICTED_DECREASE and math.isinf(gap_here)
         stalls = steps_since_halving == MAX_STEPS_PER_HALVING or rounded_steps == MAX_ROUNDED_STEPS
-        if number == MAX_SUBSPACE_STEPS or stalls or decreases_little:
+        if number == MAX_SUBSPACE_STEPS or stalls:
             break
         if state.inverse is None:
             first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
