@@ -356,9 +356,9 @@ def one_part(rows: Tensor) -> int:
     return 1
 
 
-def no_rows(*_: object) -> int:
+def no_rows(*_: object) -> tuple[int, int]:
     """Too few rows for a sample."""
-    return 0
+    return 0, 0
 
 
 def no_passes(*_: object) -> PassRequests[None]:
@@ -369,7 +369,7 @@ def no_passes(*_: object) -> PassRequests[None]:
 LBFGS = Way("lbfgs", optimizer="lbfgs")
 NO_DESCENT = {"newton.uses_descent": never}
 NO_QUASI_NEWTON = {"newton.quasi_newton_steps": no_passes}
-NO_HESSIAN = {"starting_point.HESSIAN_PASSES": 0, "starting_point.MAX_HELD_HESSIAN_PARAMETERS": 0}
+NO_HESSIAN = {"starting_point.HESSIAN_PASSES": {False: 0, True: 0}, "starting_point.MAX_HELD_HESSIAN_PARAMETERS": 0}
 NO_MEMORY = {"quasi_newton.LimitedMemoryInverse.update": never}
 NO_BLOCKS = {
     "preconditioner.holds_blocks": never,
@@ -417,7 +417,7 @@ CASES = [
         Data(100_000, 20, 20),
         (
             Way("subspace descent alone", NO_QUASI_NEWTON),
-            Way("Newton at once", {"starting_point.HESSIAN_PASSES": NEVER}),
+            Way("Newton at once", {"starting_point.HESSIAN_PASSES": {False: NEVER, True: NEVER}}),
             LBFGS,
         ),
     ),

@@ -873,7 +873,7 @@ def test_a_reader_that_leaves_early_as_head_does_is_no_error() -> None:
 def test_the_examples_of_help_can_be_typed(typed: Callable[[str], Answer], run_train: Callable[[str], Answer]) -> None:
     lines = [line.strip() for line in typed("--help").out.splitlines()]
     examples = [re.split(r" {2,}", line)[0] for line in lines if line.startswith("python scripts/train.py")]
-    assert len(examples) == 7
+    assert len(examples) == 8
     for example in examples:
         words = shlex.split(example)[2:]
         # Of a sweep its first job; a checkpoint is not there to continue from.

@@ -439,7 +439,8 @@ def test_a_good_table_is_trained_on_in_the_same_way(
     Path("t.csv").write_bytes(GOOD)
     answer = run_train(f"dataset=table {FILE} max_epochs=1 report=brief accelerator=cpu")
     assert answer.code == 0
-    auto, epoch = answer.err.splitlines()
+    folds, auto, epoch = answer.err.splitlines()
+    assert folds.startswith("choosing l2 by 5-fold cross-validation")
     assert auto.startswith("optimizer=auto: Newton with Cholesky, since ")
     assert epoch.startswith("table: epoch 1/1")
     assert "runs/table/now/checkpoints/last.ckpt" in answer.left

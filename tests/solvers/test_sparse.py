@@ -30,7 +30,6 @@ from logreg.errors import DataError
 from logreg.losses.objective import Objective
 from logreg.optimality.separation.find import find_separation
 from logreg.rows import MemoryRows
-from logreg.solvers import newton, subspace_descent
 from logreg.solvers.bounds import bound
 from logreg.solvers.dual import row_space, sparse_rows
 from logreg.solvers.dual.row_space import is_wide
@@ -476,21 +475,6 @@ def test_few_rows_of_many_features_are_solved_in_their_span() -> None:
     found = fit(features, labels, SOFTMAX, optimizer="newton", tolerance=1e-6, watch=watch)
     assert found.converged
     assert kinds == ["ColumnMoments", "DualRows", "Evaluate"]
-
-
-def test_quasi_newton_steps_come_first_however_many_sparse_rows_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, labels = made(Shape(600, 300))
-    monkeypatch.setattr(newton, "MAX_QUASI_NEWTON_NUMEL", 0)
-    monkeypatch.setattr(subspace_descent, "MIN_DATA_NUMEL", 0)
-    kinds: set[str] = set()
-
-    def watch(_: SolverState, one: Pass[object]) -> None:
-        kinds.add(type(one).__name__)
-
-    for rows, descends in ((features, False), (dense_of(features), True)):
-        kinds.clear()
-        assert fit(rows, labels, Objective("bce", l2=1e-3), optimizer="newton", watch=watch).converged
-        assert ("SubspaceHessian" in kinds) == descends
 
 
 def test_many_rows_and_outputs_are_not_solved_in_their_span(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,9 @@ TRIANGLE_STRIP_COLUMNS = 128
 Only the lower triangle is wanted; a strip computes its square on the diagonal in full, and nothing above it.
 """
 
+NUMPY_DEVICES = ("cpu",)
+"""Types of devices whose tensors NumPy reads."""
+
 MAX_OUTER_NUMBERS = {"cpu": 2**19, "cuda": 2**24}
 """Numbers of the products of curvatures and features that are held at once, by device: 2 MiB in float32 stay in a CPU's
 cache, and 64 MiB keep a GPU busy."""
@@ -119,10 +122,10 @@ def weighted_gram(features: Tensor, weights: Tensor) -> Tensor:
 def gram_of_columns(columns: Tensor, weights: Tensor, which: Tensor | None = None) -> Tensor:
     """Sum over the rows of weight x x', for columns (D, n), or ``which`` of them, and weights (n,) >= 0: shape (D, D).
 
-    On a CPU NumPy computes it: it sees that the product is symmetric, and computes one triangle alone.
+    NumPy computes it where it can: it sees that the product is symmetric, and computes one triangle alone.
     """
     scaled = columns * weights.sqrt() if which is None else columns[which].mul_(weights.sqrt())
-    if columns.device.type != "cpu":
+    if columns.device.type not in NUMPY_DEVICES:
         return scaled @ scaled.T
     rows, gram = scaled.numpy(), scaled.new_empty(len(scaled), len(scaled))
     np.matmul(rows, rows.T, out=gram.numpy())
