@@ -98,6 +98,7 @@ def minimize_penalized_model(
     return target, decrease
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a minimum that is not finite is not taken
 def minimize_model(
     matrix: Tensor, gradient: Tensor, start: Tensor, l1: Tensor, shift: Tensor | None = None
 ) -> ModelMinimum:
