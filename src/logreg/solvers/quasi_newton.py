@@ -16,8 +16,8 @@ MAX_STORED_PAIRS = 300
 PAIRS_MEMORY_FRACTION = 0.1
 """Largest size of the stored pairs, as a fraction of the numbers in the data."""
 
-SMALL_PAIRS_NUMEL = 8e6
-"""Numbers that the stored pairs may have for data of any size: 32 MB in float32."""
+SMALL_PAIRS_NUMEL = 4e6
+"""Numbers that the stored pairs may have for data of any size: 16 MB in float32."""
 
 
 class LimitedMemoryInverse:
