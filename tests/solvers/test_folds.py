@@ -401,3 +401,18 @@ def test_fits_of_a_batch_that_are_not_certified_go_on_where_they_are() -> None:
     paths = fit_folds(problem, rows, torch.arange(20) % 5, strengths)
     assert paths.full[-1].bound.loss < 1e-6  # so small that a batch does not certify it
     assert all(point.converged and point.passes < 100 for point in points_of(paths))
+
+
+def test_points_that_are_known_are_starts() -> None:
+    x, labels = table(3)
+    rows = MemoryRows(x, labels)
+    problem = problem_of(rows, Objective("cross_entropy", l2=1e-3))
+    folds, near, weak = torch.arange(len(labels)) % 3, Strength(1.1e-3), Strength(1e-3)
+    cold = fit_folds(problem, rows, folds, [weak])
+    before = fit_folds(problem, rows, folds, [near])
+    warm = fit_folds(problem, rows, folds, [weak], before=before)
+    for first, second in zip([cold.full, *cold.of_folds], [warm.full, *warm.of_folds], strict=True):
+        assert second[0].converged
+        assert second[0].passes < first[0].passes
+    assert before.joined(warm).strengths == [near, weak]
+    assert [one.l2 for one in before.joined(warm).of_folds[2]] == [near.l2, weak.l2]

@@ -31,7 +31,7 @@ from logreg.reports.summary_schema import CrossValidationSummary
 from logreg.rows import RowSource
 from logreg.run.building import build_module
 from logreg.run.cross_validating import device_for_exact, make_folds, summarize_folds
-from logreg.solvers.folds import fit_folds
+from logreg.solvers.folds import FoldPaths, fit_folds
 from logreg.solvers.l1_path import default_l1_strengths, fit_elastic_net_path
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathPoint, Strength, default_strengths, fit_path
@@ -338,16 +338,20 @@ class _CrossValidated:
     def __init__(self, config: RunConfig, problem: Problem, train: RowSource, folds: list[Tensor]) -> None:
         self._config, self._problem, self._train, self._folds = config, problem, train, folds
         self._auroc = problem.num_outputs <= 2
+        self._paths: list[FoldPaths] = []
+        """All points of each repetition so far, from which further fits start."""
         self._scores: dict[tuple[float, float], tuple[FoldScores, int]] = {}
         """The scores of each strength, and its position in them."""
 
     def fit_path(self, strengths: Sequence[Strength], tolerance: float) -> tuple[list[PathRow], Sequence[PathPoint]]:
         """The rows and the points of strengths, in their order."""
         problem, train, config = self._problem, self._train, self._config
+        known: Sequence[FoldPaths | None] = self._paths or [None] * len(self._folds)
         paths = [
-            fit_folds(problem, train, fold, strengths, tolerance, config.seed, with_full=not number)
-            for number, fold in enumerate(self._folds)
+            fit_folds(problem, train, fold, strengths, tolerance, config.seed, not number, before)
+            for number, (fold, before) in enumerate(zip(self._folds, known, strict=True))
         ]
+        self._paths = [old.joined(new) for old, new in zip(self._paths, paths, strict=True)] if self._paths else paths
         scores = FoldScores.of_paths(problem, train, self._folds, paths, self._auroc)
         rows = cross_validated_rows(problem, paths[0].full, scores, paths, config.select)
         self._scores |= {row.order: (scores, place) for place, row in enumerate(rows)}

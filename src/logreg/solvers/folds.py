@@ -37,6 +37,11 @@ class FoldPaths:
     full: Sequence[PathPoint]
     of_folds: Sequence[Sequence[PathPoint]]
 
+    def joined(self, other: FoldPaths) -> FoldPaths:
+        """The points of both, of the same rows and folds."""
+        of_folds = [[*mine, *theirs] for mine, theirs in zip(self.of_folds, other.of_folds, strict=True)]
+        return FoldPaths([*self.strengths, *other.strengths], [*self.full, *other.full], of_folds)
+
 
 def fit_folds(
     problem: Problem,
@@ -46,6 +51,7 @@ def fit_folds(
     tolerance: float = 1e-6,
     seed: int = 0,
     with_full: bool = True,
+    before: FoldPaths | None = None,
 ) -> FoldPaths:
     """Finds the optimum for every strength, on all rows and without each fold.
 
@@ -60,6 +66,7 @@ def fit_folds(
         tolerance: The relative gap to end each fit at.
         seed: Fixes the rows that are sampled.
         with_full: Whether the path on all rows is fitted too.
+        before: Paths of the same rows and folds, from whose points with l2 alone fits may start.
 
     Raises:
         DataError: ``folds`` does not have a fold for each row; or a fold has no rows, or all rows of a class.
@@ -70,6 +77,7 @@ def fit_folds(
     without = [None, *range(len(totals))] if with_full else list(range(len(totals)))
     memory = _in_memory(rows) if fits_in_batch(problem, folds) else None
     batch = None if memory is None else fit_small_folds(problem, memory, folds, without, order, tolerance)
+    known = [] if before is None else [*([before.full] if with_full else []), *before.of_folds]
     paths = []
     for number, fold in enumerate(without):
         own, mine = problem, memory or rows
@@ -78,7 +86,7 @@ def fit_folds(
             own = replace(problem, rows=mine.num_rows, total_weight=problem.total_weight - float(totals[fold]))
         path = {} if batch is None else dict(zip(order, batch.of_problem(number, order, tolerance), strict=True))
         missing = [one for one in order if one not in path or not path[one].converged]
-        near = [path[one] for one in path if not one.l1]
+        near = [one for one in (*path.values(), *(known[number] if known else ())) if not one.l1]
         for one, point in zip(missing, _fit_path(own, mine, missing, tolerance, seed, near), strict=True):
             if one not in path or point.converged or point.bound.gap < path[one].bound.gap:
                 path[one] = point
