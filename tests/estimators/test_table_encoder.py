@@ -403,7 +403,8 @@ def test_a_run_of_a_matrix_becomes_an_estimator(name: str, models: Models) -> No
     wanted = model.probabilities(features).numpy()[:, np.argsort(model.facts.class_names)]
     rows: Any = features.numpy()
     if model.facts.feature_names:
-        rows = pytest.importorskip("pandas").DataFrame(rows, columns=list(model.facts.feature_names))
+        pandas = pytest.importorskip("pandas", reason="only for who has it: logreg does not need it")
+        rows = pandas.DataFrame(rows, columns=list(model.facts.feature_names))
     np.testing.assert_allclose(estimator.predict_proba(rows), wanted, atol=1e-6)
 
 
