@@ -23,12 +23,14 @@ SAME = 1e-9
 """How far apart the coefficients of sparse and of dense rows may be, relative to the largest."""
 
 
-def rows_of(classes: int, seed: int = 0, rows: int = ROWS) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Random features, about four of five 0; feature 1 is in no row, feature 2 in all, feature 3 far from 0."""
+def rows_of(
+    classes: int, seed: int = 0, rows: int = ROWS, is_far: bool = True
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Random features, about four of five 0; feature 1 is in no row, feature 2 in all, and so is 3, far from 0."""
     draw = np.random.default_rng(seed)
     dense = draw.standard_normal((rows, WIDTH)) * (draw.random((rows, WIDTH)) < 0.2)
     dense[::40] = 0
-    dense[:, 1], dense[:, 2], dense[:, 3] = 0, 1 + draw.random(rows), 5 + draw.random(rows)
+    dense[:, 1], dense[:, 2], dense[:, 3] = 0, 1 + draw.random(rows), 5 * is_far + draw.random(rows)
     logits = dense @ np.random.default_rng(99).standard_normal((WIDTH, classes)) + draw.gumbel(size=(rows, classes))
     return dense, (logits - logits.mean(0)).argmax(1)
 
@@ -41,8 +43,10 @@ class Written(NamedTuple):
     svmlight: str
 
 
-def write(folder: Path, classes: int = 2, seed: int = 0, name: str = "X", rows: int = ROWS) -> Written:
-    features, labels = rows_of(classes, seed, rows)
+def write(
+    folder: Path, classes: int = 2, seed: int = 0, name: str = "X", rows: int = ROWS, is_far: bool = True
+) -> Written:
+    features, labels = rows_of(classes, seed, rows, is_far)
     np.savez(folder / f"{name}_dense.npz", features=features, labels=labels)
     sparse.save_npz(folder / f"{name}.npz", sparse.csr_array(features))
     np.save(folder / f"{name}_labels.npy", labels)
@@ -114,3 +118,24 @@ def test_the_strength_that_is_chosen_is_that_of_dense_rows(tmp_path: Path, argum
         return
     mine, theirs = (run.summary["cross_validation"]["metrics"] for run in (ours, dense))
     assert mine["loss"]["mean"] == pytest.approx(theirs["loss"]["mean"], rel=1e-3)
+
+
+@pytest.mark.parametrize("standardize", ["true", "false"])
+@pytest.mark.parametrize(
+    ("classes", "arguments"),
+    [
+        (2, ("optimizer=sgd", "lr=0.05", "optimizer.momentum=0.9", "l2=1e-2")),
+        (2, ("optimizer=adam", "lr=0.01", "l1=1e-3")),
+        (3, ("optimizer=adamw", "lr=0.01", "l2=1e-2", "reduction=sum")),
+        (2, ("optimizer=sgd", "lr=0.05", "batch_size=full", "dataset.class_weight=balanced")),
+    ],
+)
+def test_first_order_fits_are_those_of_dense_rows(
+    tmp_path: Path, classes: int, arguments: tuple[str, ...], standardize: str
+) -> None:
+    written = write(tmp_path, classes, is_far=False)  # nothing is subtracted from the dense ones either
+    arguments = ("batch_size=32", "max_epochs=3", f"dataset.standardize={standardize}", "l2=0", *arguments)
+    arguments = tuple({argument.partition("=")[0]: argument for argument in arguments}.values())
+    dense, ours = (fitted(tmp_path, path, *arguments) for path in (written.dense, written.sparse))
+    assert_same_model(ours, dense, same=1e-6)
+    assert ours.curve("loss/train") == pytest.approx(dense.curve("loss/train"), rel=1e-6)
