@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -213,6 +214,28 @@ def selected_rows(features: Tensor, which: Tensor) -> Tensor:
     return of_scipy(as_scipy(features)[which.cpu().numpy()]).to(features.device)
 
 
+def rows_at(features: Tensor, rows: Tensor | slice) -> Tensor:
+    """The rows of features, dense or sparse, at positions (n,) or in a slice; contiguous ones are views."""
+    if is_sparse(features):
+        if isinstance(rows, Tensor):
+            return selected_rows(features, rows)
+        first, end, step = rows.indices(features.shape[0])
+        return some_rows(features, first, end) if step == 1 else selected_rows(features, torch.arange(first, end, step))
+    return features[rows] if isinstance(rows, slice) else features.index_select(0, rows.to(features.device))
+
+
+def arrays_of(features: Tensor) -> tuple[Tensor, ...]:
+    """The dense tensors that hold features: themselves, or the three arrays of a CSR tensor."""
+    if is_sparse(features):
+        return features.crow_indices(), features.col_indices(), features.values()
+    return (features,)
+
+
+def num_bytes(features: Tensor) -> int:
+    """Memory that features, dense or sparse, take, in bytes."""
+    return sum(part.numel() * part.element_size() for part in arrays_of(features))
+
+
 def selected_columns(features: Tensor, which: Tensor) -> Tensor:
     """The columns at these positions, (W,), as a dense matrix (n, W)."""
     columns = torch.from_numpy(as_scipy(features)[:, which.cpu().numpy()].toarray())
@@ -266,3 +289,37 @@ def transposed_times(features: Tensor, left: Tensor) -> Tensor:
         product: Tensor = (features.t() @ left).T
         return product
     return torch.from_numpy(as_scipy(features).T @ left.numpy()).T
+
+
+@dataclass(frozen=True)
+class StandardizedRows:
+    """Sparse rows as (x - mean) / std, which are never formed: products are those of x, corrected afterwards.
+
+    Attributes:
+        rows: A CSR tensor (n, D).
+        mean, std: Shape (D,) each, in the type of the rows; empty where features are not standardized.
+    """
+
+    rows: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def split(self, size: int) -> list[StandardizedRows]:
+        """The rows in parts of ``size`` rows; the last part may be smaller."""
+        n = self.rows.shape[0]
+        parts = [some_rows(self.rows, first, min(first + size, n)) for first in range(0, n, size)]
+        return [StandardizedRows(part, self.mean, self.std) for part in parts]
+
+    def affine(self, coef: Tensor, intercept: Tensor) -> Tensor:
+        """Logits (n, K) of coef (K, D) and intercept (K,)."""
+        if len(self.mean):
+            coef = coef / self.std
+            intercept = intercept - coef @ self.mean
+        return times(self.rows, coef.T).add_(intercept)
+
+    def sums(self, left: Tensor) -> Tensor:
+        """Left (n, K).T @ rows: shape (K, D)."""
+        sums = transposed_times(self.rows, left)
+        if len(self.mean):
+            sums = (sums - torch.outer(left.sum(0), self.mean)) / self.std
+        return sums
