@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +20,9 @@ from logreg.stored_form import StoredForm
 Split = Literal["train", "val", "test"]
 ClassKind = Literal["text", "integer", "float", "boolean"]
 """Type of the classes in the source; their names are always text."""
+
+RARE = "(rare)"
+"""Name of the level that rare levels join."""
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 """The splits in their usual order; a dataset may lack val, test or both."""
@@ -49,7 +53,7 @@ class Column:
     levels: tuple[str, ...] = ()
     """Levels of a boolean or a category, in order.
 
-    Each level is a feature of 0 or 1 (one-hot); an unknown level has 0 in all of them.
+    Each level is a feature of 0 or 1 (one-hot); an unknown level has 0 in all of them, unless there are rare levels.
     """
     fill: float | str = 0.0
     """Value imputed for a missing one: the median of train, or its most frequent level."""
@@ -57,23 +61,63 @@ class Column:
     """Whether "<name> is missing" is a feature, 1 where a value is missing."""
     constant: bool = False
     """Whether all values of train are equal; then the indicator is the only feature."""
+    rare_levels: int = 0
+    """Number of rare levels of train, which share the feature ``<name>=(rare)`` after those of ``levels``.
+
+    Where there are any, unknown levels have that feature too.
+    """
+    buckets: int = 0
+    """Number of buckets that levels are hashed into; 0 where they are not hashed.
+
+    The buckets that train has are then the levels, named by their numbers: ``#12``.
+    """
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of its features: ``carat``, or ``color=D``, ``color=E``, ...; then ``carat is missing``."""
-        values = (self.name,) if self.kind == "number" else tuple(f"{self.name}={level}" for level in self.levels)
+        if self.kind == "number":
+            values: tuple[str, ...] = (self.name,)
+        else:
+            levels = (*self.levels, RARE) if self.rare_levels else self.levels
+            values = tuple(f"{self.name}={level}" for level in levels)
         return (() if self.constant else values) + ((f"{self.name} is missing",) if self.indicator else ())
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """The feature of each level, counted from 0, with and without blanks around the level."""
+        places = {level.strip(): place for place, level in enumerate(self.levels)}
+        return places | {level: place for place, level in enumerate(self.levels)}
+
+    @property
+    def other_place(self) -> int:
+        """The feature of all other levels: that of rare ones, or -1 for none."""
+        return len(self.levels) if self.rare_levels else -1
+
+    @property
+    def num_values(self) -> int:
+        """Number of its features without the indicator: 1 for a number, or one for each level and for rare levels."""
+        if self.constant:
+            return 0
+        return 1 if self.kind == "number" else len(self.levels) + (self.rare_levels > 0)
+
+    @property
+    def num_features(self) -> int:
+        """Number of its features."""
+        return self.num_values + self.indicator
 
     @property
     def is_valid(self) -> bool:
         """Whether all fields have the declared types and fit together; a checkpoint may hold anything."""
-        texts = (self.name, *self.levels)
-        known = {level.strip() for level in self.levels} | set(self.levels)
         return (
-            all(isinstance(one, str) for one in texts)
+            all(isinstance(one, str) for one in (self.name, *self.levels))
             and self.kind in ("number", "boolean", "category")
-            and (_is_number(self.fill) if self.kind == "number" else str(self.fill) in known)
+            and (
+                _is_number(self.fill)
+                if self.kind == "number"
+                else str(self.fill) in self.places or self.rare_levels > 0
+            )
             and all(isinstance(flag, bool) for flag in (self.indicator, self.constant))
+            and all(type(count) is int and count >= 0 for count in (self.rare_levels, self.buckets))
         )
 
 
@@ -175,8 +219,10 @@ class DataFacts:
         return f"{self.name} {self.source}".rstrip()
 
     def as_dict(self) -> dict[str, Any]:
-        """The facts as plain dicts, lists, strings and numbers, for `from_dict`."""
+        """The facts as plain dicts, lists, strings and numbers, for `from_dict`; columns give the names of features."""
         plain = dataclasses.asdict(self)
+        if self.columns:
+            del plain["feature_names"]
         columns = [column | {"levels": list(column["levels"])} for column in plain["columns"]]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} | {
             "rows": dict(self.rows),
@@ -198,6 +244,8 @@ class DataFacts:
         arguments["columns"] = tuple(
             Column(**column | {"levels": tuple(column["levels"])}) for column in plain.get("columns", ())
         )
+        if arguments["columns"] and "feature_names" not in arguments:
+            arguments["feature_names"] = names_of_features(arguments["columns"])
         facts = cls(**arguments)
         facts._check()
         return facts
@@ -218,7 +266,7 @@ class DataFacts:
             "class_rates": (self.class_rates, per_class),
         }
         texts = (self.class_names, self.feature_names, self.ignored, self.missing_values)
-        from_columns = tuple(name for column in self.columns for name in column.feature_names)
+        from_columns = names_of_features(self.columns)
         holds = {
             "name": isinstance(self.name, str) and isinstance(self.source, str),
             "num_features": type(per_feature) is int and per_feature >= 1,
@@ -243,6 +291,11 @@ class DataFacts:
         for key, is_so in holds.items():
             if not is_so:
                 raise ValueError(f"{key} does not fit the other facts")
+
+
+def names_of_features(columns: Sequence[Column]) -> tuple[str, ...]:
+    """Names of the features of columns, in order."""
+    return tuple(name for column in columns for name in column.feature_names)
 
 
 def _is_number(value: object) -> bool:

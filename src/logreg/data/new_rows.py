@@ -168,10 +168,9 @@ class NewRowsReader:
             values[column.name] = [None if not text else float(text) if column.kind == "number" else text]
         kinds = [(column.name, pa.float64() if column.kind == "number" else pa.string()) for column in self.columns]
         rows = self._encoded(pa.table(values, schema=pa.schema(kinds)), "the command line", 0)
-        if rows.unseen:
-            name = next(iter(rows.unseen))
-            levels = next(column.levels for column in self.columns if column.name == name)
-            raise ConfigError.not_a_choice(name, levels, cells[name])
+        for column in self.columns:
+            if column.name in rows.unseen and not column.buckets:  # hashed levels may be any
+                raise ConfigError.not_a_choice(column.name, column.levels, cells[column.name])
         return rows
 
     def _wanted(self) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from logreg.csr import csr
 from logreg.data.encoding.columns import Columns, Series, Values
+from logreg.data.encoding.hashing import bucket_names, buckets_of
 from logreg.data.encoding.labels import boolean_of
 from logreg.data.encoding.parallel import map_in_parts
+from logreg.data.encoding.parts import LevelsPart, NarrowedPart, NumberPart, Part
 from logreg.data.memory import mapped_array
 from logreg.errors import DataError
 from logreg.facts import Column
@@ -23,6 +26,15 @@ from logreg.stored_form import StoredForm
 BLOCK_ROWS = 2**15
 """Number of rows that are encoded at once: few enough for the cache, and enough to outweigh the start of a task."""
 
+SMALL_BYTES = 2**22
+"""Size of a dense matrix up to which it stays dense: a fit of few rows takes about the same time either way."""
+
+DENSE_SPEED = 8
+"""Bytes of a dense matrix that a pass reads in the time of a byte of sparse rows.
+
+Both by ``benchmarks/wide_categories.py --part forms``: fits of sparse rows take less time from this ratio of bytes on.
+"""
+
 
 def encode(
     columns: Columns,
@@ -30,6 +42,7 @@ def encode(
     dtype: torch.dtype,
     stored: StoredForm | None = None,
     free: bool = False,
+    sparse: bool | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Encodes columns as a feature matrix.
 
@@ -40,89 +53,150 @@ def encode(
         stored: Stored form of the features; ``None`` for source units.
         free: Whether the series are taken out of ``columns`` and freed one by one: columns of float64 and a matrix of
             float32 then never take their memory together.
+        sparse: Whether the matrix is sparse; ``None`` for `is_better_sparse`.
 
     Returns:
-        Stored features, shape (M, D); and, by name of a column, the numbers of the rows with a level that train lacks,
-        shape (m,).  Such a row is 0 in all features of the column.
+        Stored features, shape (M, D), dense or as a CSR tensor; and, by name of a column, the numbers of
+        the rows with a level that train lacks, shape (m,).  Such a row is 0 in all features of the column.  Where a
+        column has rare levels, a level that train lacks is one of them, and is not reported.
 
     Raises:
         DataError: A column is missing, is text where train had numbers, or holds infinite values.
     """
     by_name = {series.name: series for series in columns.series}
     learned: list[Series | None] = [_as_learned(by_name.get(column.name), column, columns) for column in encoding]
-    starts = np.cumsum([0, *(len(column.feature_names) for column in encoding)]).tolist()
+    starts = np.cumsum([0, *(column.num_features for column in encoding)]).tolist()
     forms = [(0.0, 1.0) if stored is None else (float(stored.shift[at]), float(stored.unit[at])) for at in starts[:-1]]
     float_dtype = torch.empty(0, dtype=dtype).numpy().dtype
-    parts: list[Values | None] = [None] * len(encoding)
+    narrowed: list[Part | None] = [None] * len(encoding)
 
     def narrow(numbers: Sequence[int]) -> list[None]:
-        """Encodes some columns of numbers that are wider than the features, into ``parts``, and frees them."""
+        """Encodes some columns of numbers that are wider than the features, into ``narrowed``, and frees them."""
         for number in numbers:
             column, series = encoding[number], learned[number]
             assert series is not None
             if column.kind != "number" or series.values.itemsize <= float_dtype.itemsize:
                 continue
-            part = mapped_array((len(columns), len(column.feature_names)), float_dtype)
+            part = NumberPart(column, series.values, forms[number])
+            values = mapped_array((len(columns), part.width), float_dtype)
             for rows in _row_blocks(len(columns)):
-                _write_numbers(part, column, series.values, forms[number], rows)
-            _check_finite(column, series, part, columns)
-            parts[number], learned[number] = part, None
+                part.write(values[rows], rows)
+            _check_finite(column, series, values, columns)
+            narrowed[number], learned[number] = NarrowedPart(column, values), None
         return []
 
     if free:
         columns.series.clear()
         by_name.clear()
         map_in_parts(narrow, range(len(encoding)))
+    parts: list[Part] = []
+    unseen: dict[str, Tensor] = {}
+    for column, series, ready, form in zip(encoding, learned, narrowed, forms, strict=True):
+        if ready is not None:
+            parts.append(ready)
+            continue
+        assert series is not None
+        if column.kind == "number":
+            parts.append(NumberPart(column, series.values, form))
+            continue
+        feature_of = _features_of_levels(column, series)
+        parts.append(LevelsPart(column, series.values, feature_of))
+        if bool((feature_of < 0).any()):
+            unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
+    if sparse is None:
+        sparse = is_better_sparse(len(columns), parts, float_dtype.itemsize)
+    join = _sparse if sparse else _dense
+    features, total = join(parts, len(columns), float_dtype)
+    if not math.isfinite(total):
+        for column, series, part in zip(encoding, learned, parts, strict=True):
+            if series is not None and column.kind == "number":
+                values = np.zeros((len(columns), part.width), float_dtype)
+                part.write(values, slice(0, len(columns)))
+                _check_finite(column, series, values, columns)
+    return features, unseen
+
+
+def is_better_sparse(num_rows: int, parts: Sequence[Part], itemsize: int) -> bool:
+    """Whether a matrix is better held as sparse rows: they take fewer bytes, by so much that passes are faster too.
+
+    A sparse row has an int32 for the place of each entry, and one for its own place.
+
+    Args:
+        num_rows: M.
+        parts: The parts of the matrix.
+        itemsize: Bytes of a number.
+    """
+    dense = num_rows * sum(part.width for part in parts) * itemsize
+    sparse = sum(part.most_entries for part in parts) * (itemsize + 4) + num_rows * 4
+    return dense > max(SMALL_BYTES, DENSE_SPEED * sparse)
+
+
+def _dense(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any]) -> tuple[Tensor, float]:
+    """The dense matrix (M, D) of some parts, and a sum that is finite where all its values are."""
+    starts = np.cumsum([0, *(part.width for part in parts)]).tolist()
+    features = mapped_array((num_rows, starts[-1]), dtype)
+
+    def write(rows: slice) -> float:
+        for part, start in zip(parts, starts, strict=False):
+            part.write(features[rows, start : start + part.width], rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(features[rows].sum())
+
     with ThreadPoolExecutor(usable_cores()) as pool:
-        features = mapped_array((len(columns), starts[-1]), float_dtype)
-        writers: list[Callable[[slice], None]] = []
-        unseen: dict[str, Tensor] = {}
-        for column, series, part, form, start in zip(encoding, learned, parts, forms, starts, strict=False):
-            place = features[:, start : start + len(column.feature_names)]
-            if part is not None:
-                writers.append(partial(_copy, place, part))
-                continue
-            assert series is not None
-            if column.kind == "number":
-                writers.append(partial(_write_numbers, place, column, series.values, form))
-                continue
-            position = {level.strip(): number for number, level in enumerate(column.levels)}
-            position |= {level: number for number, level in enumerate(column.levels)}
-            # The last entry, at index -1, is for missing values.
-            places = [_place(level, column, position) for level in series.levels]
-            feature_of = np.array([*places, position[str(column.fill)]])
-            writers.append(partial(_write_levels, place, column, series.values, feature_of))
-            if bool((feature_of < 0).any()):
-                unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
+        total = sum(pool.map(write, _row_blocks(num_rows)))
+    return torch.from_numpy(features), total
+
+
+def _sparse(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any]) -> tuple[Tensor, float]:
+    """The sparse matrix (M, D) of some parts, and a sum that is finite where all its values are."""
+    starts = np.cumsum([0, *(part.width for part in parts)]).tolist()
+    begins = np.zeros(num_rows + 1, np.int64)
+
+    def count(rows: slice) -> None:
+        for part in parts:
+            begins[rows.start + 1 : rows.stop + 1] += part.counts(rows)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        list(pool.map(count, _row_blocks(num_rows)))
+        np.cumsum(begins, out=begins)
+        columns, values = mapped_array(int(begins[-1]), np.int32), mapped_array(int(begins[-1]), dtype)
 
         def write(rows: slice) -> float:
-            for writer in writers:
-                writer(rows)
+            nexts = begins[rows].copy()
+            for part, start in zip(parts, starts, strict=False):
+                counts, features, numbers = part.entries(rows)
+                # The place of a row's first entry of the part, less the number of entries of the part in rows before.
+                places = np.repeat(nexts - np.cumsum(counts) + counts, counts) + np.arange(len(features))
+                columns[places] = features + start
+                with np.errstate(over="ignore"):
+                    values[places] = numbers
+                nexts += counts
             with np.errstate(over="ignore", invalid="ignore"):
-                return float(features[rows].sum())
+                return float(values[begins[rows.start] : begins[rows.stop]].sum())
 
-        sums = list(pool.map(write, _row_blocks(len(columns))))
-    if not math.isfinite(sum(sums)):
-        for column, series, start in zip(encoding, learned, starts, strict=False):
-            if series is not None and column.kind == "number":
-                _check_finite(column, series, features[:, start:], columns)
-    return torch.from_numpy(features), unseen
+        total = sum(pool.map(write, _row_blocks(num_rows)))
+    if begins[-1] < 2**31:
+        begins = begins.astype(np.int32)
+    return csr(torch.from_numpy(begins), torch.from_numpy(columns), torch.from_numpy(values), starts[-1]), total
 
 
 def _row_blocks(rows: int) -> list[slice]:
-    return [slice(begin, begin + BLOCK_ROWS) for begin in range(0, rows, BLOCK_ROWS)]
+    return [slice(begin, min(begin + BLOCK_ROWS, rows)) for begin in range(0, rows, BLOCK_ROWS)]
 
 
-def _copy(place: Values, part: Values, rows: slice) -> None:
-    """Copies some rows."""
-    place[rows] = part[rows]
+def _features_of_levels(column: Column, series: Series) -> Values:
+    """The feature of each level of a series, -1 for none; the last entry is for missing values.
 
-
-def _place(level: str, column: Column, position: Mapping[str, int]) -> int:
-    """Position of the feature of a level, with or without blanks around it; -1 where train lacks the level."""
-    if column.kind == "boolean":
-        return position.get(boolean_of(level), -1)
-    return position.get(level, position.get(level.strip(), -1))
+    A level is known with or without blanks around it.  The other levels have the feature of rare ones, if there is one.
+    """
+    places, other = column.places, column.other_place
+    levels: Iterable[str] = series.levels
+    if column.buckets:
+        levels = bucket_names(buckets_of(series.levels, column.buckets))
+    elif column.kind == "boolean":
+        levels = map(boolean_of, levels)
+    found = [places.get(level, places.get(level.strip(), other)) for level in levels]
+    return np.array([*found, places.get(str(column.fill), other)])
 
 
 def _as_learned(series: Series | None, column: Column, columns: Columns) -> Series:
@@ -146,32 +220,6 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
             f"column {column.name!r} must be a {column.kind} as in train, got a {series.kind} [in {columns.source}]."
         )
     return series
-
-
-def _write_numbers(place: Values, column: Column, values: Values, form: tuple[float, float], rows: slice) -> None:
-    """Writes some rows of a column of numbers into its features; ``form`` is shift and unit."""
-    values = values[rows]
-    # The sum is nan where a value is, and takes less time than a test of each value.
-    missing = np.isnan(values) if values.dtype.kind == "f" and math.isnan(values.sum()) else None
-    if not column.constant:
-        filled = values if missing is None else np.where(missing, column.fill, values)
-        with np.errstate(over="ignore", invalid="ignore"):  # values that are too large are reported afterwards
-            if form != (0.0, 1.0):
-                filled = (filled.astype(np.float64) - form[0]) / form[1]
-            place[rows, 0] = filled
-    if column.indicator and missing is not None:
-        place[rows, -1] = missing
-
-
-def _write_levels(place: Values, column: Column, codes: Values, feature_of: Values, rows: slice) -> None:
-    """Writes some rows of a column of levels into its features; ``feature_of`` maps codes to features."""
-    codes = codes[rows]
-    if not column.constant:
-        features = feature_of[codes]
-        known = (features >= 0).nonzero()[0]
-        place[rows][known, features[known]] = 1
-    if column.indicator:
-        place[rows, -1] = codes < 0
 
 
 def _check_finite(column: Column, series: Series, features: Values, columns: Columns) -> None:
