@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -39,12 +40,48 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """The n-grams of one kind that a text column is made of, learned on train; plain values."""
+
+    analyzer: Literal["word", "char_wb"]
+    """Kind of the n-grams, as scikit-learn names it: of words, or of characters within words."""
+    ngram_range: tuple[int, int]
+    """Smallest and largest length of an n-gram, in words or characters."""
+    tokens: str
+    """The n-grams in order, V >= 1 of them, separated by line breaks, which no n-gram has.
+
+    One text is read from a checkpoint at once, where 100,000s of texts take seconds.
+    """
+    idf: tuple[float, ...]
+    """Inverse document frequency of each n-gram, V of them: ln((1 + rows) / (1 + rows with it)) + 1."""
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The n-grams in order, V of them."""
+        return tuple(self.tokens.split("\n"))
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether all fields have the declared types and fit together."""
+        return (
+            self.analyzer in ("word", "char_wb")
+            and isinstance(self.ngram_range, tuple)
+            and [type(length) for length in self.ngram_range] == [int, int]
+            and 1 <= self.ngram_range[0] <= self.ngram_range[1]
+            and isinstance(self.tokens, str)
+            and isinstance(self.idf, tuple)
+            and len(set(self.names)) == len(self.names) == len(self.idf)
+            and all(map(_is_number, self.idf))
+        )
+
+
+@dataclass(frozen=True)
 class Column:
     """Encoding of one column of a table as features; plain values, learned on train, kept in the checkpoint."""
 
     name: str
     """Name of the column."""
-    kind: Literal["number", "boolean", "category"]
+    kind: Literal["number", "boolean", "category", "text"]
     """Type of the column."""
     levels: tuple[str, ...] = ()
     """Levels of a boolean or a category, in order.
@@ -57,10 +94,21 @@ class Column:
     """Whether "<name> is missing" is a feature, 1 where a value is missing."""
     constant: bool = False
     """Whether all values of train are equal; then the indicator is the only feature."""
+    vocabularies: tuple[Vocabulary, ...] = ()
+    """The n-grams of a text, each of which is a feature; the features of one vocabulary have length 1 in a row."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of its features: ``carat``, or ``color=D``, ``color=E``, ...; then ``carat is missing``."""
+        """Names of its features: ``carat``, or ``color=D``, ``color=E``, ...; then ``carat is missing``.
+
+        Those of a text are ``review:good`` of words, and ``review:'goo'`` of characters, which may be blanks.
+        """
+        if self.kind == "text":
+            return tuple(
+                f"{self.name}:{token}" if vocabulary.analyzer == "word" else f"{self.name}:'{token}'"
+                for vocabulary in self.vocabularies
+                for token in vocabulary.names
+            )
         values = (self.name,) if self.kind == "number" else tuple(f"{self.name}={level}" for level in self.levels)
         return (() if self.constant else values) + ((f"{self.name} is missing",) if self.indicator else ())
 
@@ -68,12 +116,20 @@ class Column:
     def is_valid(self) -> bool:
         """Whether all fields have the declared types and fit together; a checkpoint may hold anything."""
         texts = (self.name, *self.levels)
+        if self.kind == "text":
+            return (
+                isinstance(self.name, str)
+                and replace(self, vocabularies=()) == Column(self.name, "text", fill="")
+                and bool(self.vocabularies)
+                and all(vocabulary.is_valid for vocabulary in self.vocabularies)
+            )
         known = {level.strip() for level in self.levels} | set(self.levels)
         return (
             all(isinstance(one, str) for one in texts)
             and self.kind in ("number", "boolean", "category")
             and (_is_number(self.fill) if self.kind == "number" else str(self.fill) in known)
             and all(isinstance(flag, bool) for flag in (self.indicator, self.constant))
+            and not self.vocabularies
         )
 
 
@@ -171,9 +227,14 @@ class DataFacts:
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as plain dicts, lists, strings and numbers, for `from_dict`."""
-        plain = dataclasses.asdict(self)
-        columns = [column | {"levels": list(column["levels"])} for column in plain["columns"]]
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} | {
+        columns = [
+            _as_dict(column) | {"vocabularies": [_as_dict(one) for one in column.vocabularies]}
+            if column.vocabularies
+            else {key: value for key, value in _as_dict(column).items() if key != "vocabularies"}
+            for column in self.columns
+        ]
+        return _as_dict(self) | {
+            "feature_names": [] if columns else list(self.feature_names),  # those of columns follow from them
             "rows": dict(self.rows),
             "backbone": dict(self.backbone),
             "pixels": dict(self.pixels),
@@ -190,9 +251,11 @@ class DataFacts:
         arguments: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
         }
-        arguments["columns"] = tuple(
-            Column(**column | {"levels": tuple(column["levels"])}) for column in plain.get("columns", ())
-        )
+        arguments["columns"] = tuple(map(_column_of, plain.get("columns", ())))
+        if not all(column.is_valid for column in arguments["columns"]):
+            raise ValueError("columns does not fit the other facts")
+        if arguments["columns"] and not arguments.get("feature_names"):
+            arguments["feature_names"] = _names_of(arguments["columns"])
         facts = cls(**arguments)
         facts._check()
         return facts
@@ -213,14 +276,14 @@ class DataFacts:
             "class_rates": (self.class_rates, per_class),
         }
         texts = (self.class_names, self.feature_names, self.ignored, self.missing_values)
-        from_columns = tuple(name for column in self.columns for name in column.feature_names)
+        from_columns = _names_of(self.columns)
         holds = {
             "name": isinstance(self.name, str) and isinstance(self.source, str),
             "num_features": type(per_feature) is int and per_feature >= 1,
             "names": all(isinstance(names, tuple) and all(isinstance(one, str) for one in names) for names in texts),
             "class_names": len(set(self.class_names)) == per_class >= 2,
             "feature_names": len(self.feature_names) in (0, per_feature),
-            "columns": all(column.is_valid for column in self.columns) and from_columns in ((), self.feature_names),
+            "columns": from_columns in ((), self.feature_names),
             "image_shape": all(type(side) is int and side >= 1 for side in self.image_shape),
             "rows": all(split in SPLITS and type(count) is int for split, count in self.rows.items()),
             "fingerprint": type(self.fingerprint) is int,
@@ -236,6 +299,26 @@ class DataFacts:
         for key, is_so in holds.items():
             if not is_so:
                 raise ValueError(f"{key} does not fit the other facts")
+
+
+def _as_dict(facts: DataFacts | Column | Vocabulary) -> dict[str, Any]:
+    """The fields by name, tuples as lists; values within them stay as they are."""
+    values = {one.name: getattr(facts, one.name) for one in dataclasses.fields(facts)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _column_of(plain: Mapping[str, Any]) -> Column:
+    """A column from the plain values of `_as_dict`."""
+    vocabularies = tuple(
+        Vocabulary(**{key: tuple(value) if isinstance(value, list) else value for key, value in one.items()})
+        for one in plain.get("vocabularies", ())
+    )
+    return Column(**{**plain, "levels": tuple(plain["levels"]), "vocabularies": vocabularies})
+
+
+def _names_of(columns: tuple[Column, ...]) -> tuple[str, ...]:
+    """Names of the features of columns, in order."""
+    return tuple(name for column in columns for name in column.feature_names)
 
 
 def _is_number(value: object) -> bool:

@@ -13,6 +13,7 @@ from logreg.data.arrow_numbers import numbers
 from logreg.data.encoding.labels import name_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.errors import as_typed
+from logreg.facts import Vocabulary
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,6 +47,8 @@ class Series:
     """The problem as the end of a sentence that begins with the column: has '7,25' in row 1."""
     file_type: str = ""
     """Arrow's name of its type in the file."""
+    counted: dict[Vocabulary, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Counts of the n-grams of its levels, a CSR array, from learning a vocabulary until the column is encoded."""
 
     def is_missing(self) -> Values:
         """Whether each value is missing, shape (M,), boolean."""
@@ -70,12 +73,18 @@ class Columns:
     """Treatment of missing values: "impute" fills and marks them; "error" refuses them."""
     max_levels: int = 100
     """Largest number of levels of a category."""
+    text: Collection[str] = ()
+    """Names of the columns of text, which are learned by their n-grams."""
+    ngrams: Mapping[Literal["word", "char_wb"], tuple[int, int]] = field(default_factory=lambda: {"word": (1, 1)})
+    """Smallest and largest length of the n-grams of text, of words and of characters within words."""
+    min_df: int = 1
+    """Smallest number of train rows with an n-gram that is learned."""
     is_text: bool = True
     """Whether all files are text files, where words may mean a missing value."""
     is_temporary: bool = False
     """Whether no one needs the columns once they are encoded, so that encoding may free them."""
     settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Values of ``dataset.features``, ``drop``, ``categorical`` and ``missing_values`` that the user set."""
+    """Values of ``dataset.features``, ``drop``, ``categorical``, ``text`` and ``missing_values`` that the user set."""
     in_python: bool = False
     """Whether the columns come from Python: settings are then arguments of a call, and rows count from 0."""
 
