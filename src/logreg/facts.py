@@ -113,6 +113,11 @@ class Column:
         return (() if self.constant else values) + ((f"{self.name} is missing",) if self.indicator else ())
 
     @property
+    def num_features(self) -> int:
+        """Number of its features."""
+        return (0 if self.constant else len(self.levels) or 1) + self.indicator
+
+    @property
     def is_valid(self) -> bool:
         """Whether all fields have the declared types and fit together; a checkpoint may hold anything."""
         texts = (self.name, *self.levels)

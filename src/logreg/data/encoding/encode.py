@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from logreg.csr import csr
 from logreg.data.encoding.columns import Columns, Series, Values
 from logreg.data.encoding.labels import boolean_of
 from logreg.data.encoding.parallel import map_in_parts
+from logreg.data.encoding.parts import DensePart, LevelsPart, NumberPart, Part
 from logreg.data.memory import mapped_array
 from logreg.errors import DataError
 from logreg.facts import Column
@@ -22,6 +24,9 @@ from logreg.stored_form import StoredForm
 
 BLOCK_ROWS = 2**15
 """Number of rows that are encoded at once: few enough for the cache, and enough to outweigh the start of a task."""
+
+SMALL_BYTES = 2**24
+"""Size of a dense matrix up to which it is kept dense: sparse rows would save little memory and time."""
 
 
 def encode(
@@ -42,80 +47,134 @@ def encode(
             float32 then never take their memory together.
 
     Returns:
-        Stored features, shape (M, D); and, by name of a column, the numbers of the rows with a level that train lacks,
-        shape (m,).  Such a row is 0 in all features of the column.
+        Stored features, shape (M, D), dense or sparse by `is_smaller_sparse`; and, by name of a column, the numbers of
+        the rows with a level that train lacks, shape (m,).  Such a row is 0 in all features of the column.
 
     Raises:
         DataError: A column is missing, is text where train had numbers, or holds infinite values.
     """
     by_name = {series.name: series for series in columns.series}
     learned: list[Series | None] = [_as_learned(by_name.get(column.name), column, columns) for column in encoding]
-    starts = np.cumsum([0, *(len(column.feature_names) for column in encoding)]).tolist()
+    starts = np.cumsum([0, *(column.num_features for column in encoding)]).tolist()
     forms = [(0.0, 1.0) if stored is None else (float(stored.shift[at]), float(stored.unit[at])) for at in starts[:-1]]
     float_dtype = torch.empty(0, dtype=dtype).numpy().dtype
-    parts: list[Values | None] = [None] * len(encoding)
+    narrowed: list[Part | None] = [None] * len(encoding)
 
     def narrow(numbers: Sequence[int]) -> list[None]:
-        """Encodes some columns of numbers that are wider than the features, into ``parts``, and frees them."""
+        """Encodes some columns of numbers that are wider than the features, into ``narrowed``, and frees them."""
         for number in numbers:
             column, series = encoding[number], learned[number]
             assert series is not None
             if column.kind != "number" or series.values.itemsize <= float_dtype.itemsize:
                 continue
-            part = mapped_array((len(columns), len(column.feature_names)), float_dtype)
+            part = NumberPart(column, series.values, forms[number])
+            values = mapped_array((len(columns), part.width), float_dtype)
             for rows in _row_blocks(len(columns)):
-                _write_numbers(part, column, series.values, forms[number], rows)
-            _check_finite(column, series, part, columns)
-            parts[number], learned[number] = part, None
+                part.write(values[rows], rows)
+            _check_finite(column, series, values, columns)
+            narrowed[number], learned[number] = DensePart(values), None
         return []
 
     if free:
         columns.series.clear()
         by_name.clear()
         map_in_parts(narrow, range(len(encoding)))
+    parts: list[Part] = []
+    unseen: dict[str, Tensor] = {}
+    for column, series, ready, form in zip(encoding, learned, narrowed, forms, strict=True):
+        if ready is not None:
+            parts.append(ready)
+            continue
+        assert series is not None
+        if column.kind == "number":
+            parts.append(NumberPart(column, series.values, form))
+            continue
+        feature_of = _features_of_levels(column, series)
+        parts.append(LevelsPart(column, series.values, feature_of))
+        if bool((feature_of < 0).any()):
+            unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
+    join = _sparse if is_smaller_sparse(len(columns), parts, float_dtype.itemsize) else _dense
+    features, total = join(parts, len(columns), float_dtype)
+    if not math.isfinite(total):
+        for column, series, part in zip(encoding, learned, parts, strict=True):
+            if series is not None and column.kind == "number":
+                values = np.zeros((len(columns), part.width), float_dtype)
+                part.write(values, slice(0, len(columns)))
+                _check_finite(column, series, values, columns)
+    return features, unseen
+
+
+def is_smaller_sparse(num_rows: int, parts: Sequence[Part], itemsize: int) -> bool:
+    """Whether a matrix takes fewer bytes as sparse rows, with an int32 for the place of each entry and of each row.
+
+    Args:
+        num_rows: M.
+        parts: The parts of the matrix.
+        itemsize: Bytes of a number.
+    """
+    dense = num_rows * sum(part.width for part in parts) * itemsize
+    sparse = sum(part.most_entries for part in parts) * (itemsize + 4) + num_rows * 4
+    return dense > SMALL_BYTES and sparse < dense
+
+
+def _dense(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any]) -> tuple[Tensor, float]:
+    """The dense matrix (M, D) of some parts, and a sum that is finite where all its values are."""
+    starts = np.cumsum([0, *(part.width for part in parts)]).tolist()
+    features = mapped_array((num_rows, starts[-1]), dtype)
+
+    def write(rows: slice) -> float:
+        for part, start in zip(parts, starts, strict=False):
+            part.write(features[rows, start : start + part.width], rows)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(features[rows].sum())
+
     with ThreadPoolExecutor(usable_cores()) as pool:
-        features = mapped_array((len(columns), starts[-1]), float_dtype)
-        writers: list[Callable[[slice], None]] = []
-        unseen: dict[str, Tensor] = {}
-        for column, series, part, form, start in zip(encoding, learned, parts, forms, starts, strict=False):
-            place = features[:, start : start + len(column.feature_names)]
-            if part is not None:
-                writers.append(partial(_copy, place, part))
-                continue
-            assert series is not None
-            if column.kind == "number":
-                writers.append(partial(_write_numbers, place, column, series.values, form))
-                continue
-            position = {level.strip(): number for number, level in enumerate(column.levels)}
-            position |= {level: number for number, level in enumerate(column.levels)}
-            # The last entry, at index -1, is for missing values.
-            places = [_place(level, column, position) for level in series.levels]
-            feature_of = np.array([*places, position[str(column.fill)]])
-            writers.append(partial(_write_levels, place, column, series.values, feature_of))
-            if bool((feature_of < 0).any()):
-                unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
+        total = sum(pool.map(write, _row_blocks(num_rows)))
+    return torch.from_numpy(features), total
+
+
+def _sparse(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any]) -> tuple[Tensor, float]:
+    """The sparse matrix (M, D) of some parts, and a sum that is finite where all its values are."""
+    starts = np.cumsum([0, *(part.width for part in parts)]).tolist()
+    begins = np.zeros(num_rows + 1, np.int64)
+
+    def count(rows: slice) -> None:
+        for part in parts:
+            begins[rows.start + 1 : rows.stop + 1] += part.counts(rows)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        list(pool.map(count, _row_blocks(num_rows)))
+        np.cumsum(begins, out=begins)
+        columns, values = mapped_array(int(begins[-1]), np.int32), mapped_array(int(begins[-1]), dtype)
 
         def write(rows: slice) -> float:
-            for writer in writers:
-                writer(rows)
+            nexts = begins[rows].copy()
+            for part, start in zip(parts, starts, strict=False):
+                counts, features, numbers = part.entries(rows)
+                # The place of a row's first entry of the part, less the number of entries of the part in rows before.
+                places = np.repeat(nexts - np.cumsum(counts) + counts, counts) + np.arange(len(features))
+                columns[places] = features + start
+                with np.errstate(over="ignore"):
+                    values[places] = numbers
+                nexts += counts
             with np.errstate(over="ignore", invalid="ignore"):
-                return float(features[rows].sum())
+                return float(values[begins[rows.start] : begins[rows.stop]].sum())
 
-        sums = list(pool.map(write, _row_blocks(len(columns))))
-    if not math.isfinite(sum(sums)):
-        for column, series, start in zip(encoding, learned, starts, strict=False):
-            if series is not None and column.kind == "number":
-                _check_finite(column, series, features[:, start:], columns)
-    return torch.from_numpy(features), unseen
+        total = sum(pool.map(write, _row_blocks(num_rows)))
+    if begins[-1] < 2**31:
+        begins = begins.astype(np.int32)
+    return csr(torch.from_numpy(begins), torch.from_numpy(columns), torch.from_numpy(values), starts[-1]), total
 
 
 def _row_blocks(rows: int) -> list[slice]:
-    return [slice(begin, begin + BLOCK_ROWS) for begin in range(0, rows, BLOCK_ROWS)]
+    return [slice(begin, min(begin + BLOCK_ROWS, rows)) for begin in range(0, rows, BLOCK_ROWS)]
 
 
-def _copy(place: Values, part: Values, rows: slice) -> None:
-    """Copies some rows."""
-    place[rows] = part[rows]
+def _features_of_levels(column: Column, series: Series) -> Values:
+    """The feature of each level of a series, -1 where train lacks the level; the last entry is for missing values."""
+    position = {level.strip(): number for number, level in enumerate(column.levels)}
+    position |= {level: number for number, level in enumerate(column.levels)}
+    return np.array([*(_place(level, column, position) for level in series.levels), position[str(column.fill)]])
 
 
 def _place(level: str, column: Column, position: Mapping[str, int]) -> int:
@@ -146,32 +205,6 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
             f"column {column.name!r} must be a {column.kind} as in train, got a {series.kind} [in {columns.source}]."
         )
     return series
-
-
-def _write_numbers(place: Values, column: Column, values: Values, form: tuple[float, float], rows: slice) -> None:
-    """Writes some rows of a column of numbers into its features; ``form`` is shift and unit."""
-    values = values[rows]
-    # The sum is nan where a value is, and takes less time than a test of each value.
-    missing = np.isnan(values) if values.dtype.kind == "f" and math.isnan(values.sum()) else None
-    if not column.constant:
-        filled = values if missing is None else np.where(missing, column.fill, values)
-        with np.errstate(over="ignore", invalid="ignore"):  # values that are too large are reported afterwards
-            if form != (0.0, 1.0):
-                filled = (filled.astype(np.float64) - form[0]) / form[1]
-            place[rows, 0] = filled
-    if column.indicator and missing is not None:
-        place[rows, -1] = missing
-
-
-def _write_levels(place: Values, column: Column, codes: Values, feature_of: Values, rows: slice) -> None:
-    """Writes some rows of a column of levels into its features; ``feature_of`` maps codes to features."""
-    codes = codes[rows]
-    if not column.constant:
-        features = feature_of[codes]
-        known = (features >= 0).nonzero()[0]
-        place[rows][known, features[known]] = 1
-    if column.indicator:
-        place[rows, -1] = codes < 0
 
 
 def _check_finite(column: Column, series: Series, features: Values, columns: Columns) -> None:

@@ -1,0 +1,92 @@
+"""Columns become a dense matrix or sparse rows, whichever takes fewer bytes, with the same values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from logreg.csr import as_scipy, is_sparse
+from logreg.data.encoding import encode as module
+from logreg.data.encoding.columns import read_columns
+from logreg.data.encoding.encode import encode
+from logreg.data.encoding.learning import learn_encoding, learn_stored_form
+
+ROWS = 40_003
+"""More than a block of rows."""
+
+
+@pytest.fixture
+def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices are sparse as well, where that takes fewer bytes."""
+    monkeypatch.setattr(module, "SMALL_BYTES", 0)
+
+
+def mixed_table() -> pa.Table:
+    """Numbers and levels, with and without missing values, and levels that only the second half has."""
+    draw = np.random.default_rng(0)
+    rare = np.where(np.arange(ROWS) < ROWS // 2, draw.integers(0, 3, ROWS), draw.integers(0, 9, ROWS))
+    return pa.table(
+        {
+            "number": pa.array(draw.normal(1e6, 1, ROWS)),
+            "gaps": pa.array(np.where(draw.random(ROWS) < 0.2, np.nan, draw.integers(0, 3, ROWS))),
+            "level": pa.array([f"l{code}" for code in draw.integers(0, 60, ROWS)]),
+            "level gaps": pa.array([None if code < 9 else f"l{code}" for code in draw.integers(0, 90, ROWS)]),
+            "rare": pa.array([f"r{code}" for code in rare]),
+        }
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("free", [False, True])
+def test_sparse_rows_have_the_values_of_the_dense_matrix(
+    dtype: torch.dtype, free: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[Tensor, dict[str, Any]]] = []
+    for small in (0, 2**40):
+        monkeypatch.setattr(module, "SMALL_BYTES", small)
+        columns = read_columns(mixed_table())
+        encoding, _ = learn_encoding(columns, torch.arange(ROWS // 2))
+        stored, _, _ = learn_stored_form(columns, encoding, None, None, shifts=True)
+        found.append(encode(columns, encoding, dtype, stored, free=free))
+    (sparse, unseen), (dense, expected_unseen) = found
+    assert is_sparse(sparse)
+    assert not is_sparse(dense)
+    assert torch.equal(sparse.to_dense(), dense)
+    assert list(unseen) == list(expected_unseen) == ["rare"]
+    assert torch.equal(unseen["rare"], expected_unseen["rare"])
+    matrix = as_scipy(sparse)
+    assert matrix.has_canonical_format
+    assert matrix.indices.dtype == matrix.indptr.dtype == np.int32
+    matrix.check_format(full_check=True)
+    assert (matrix.data != 0).all()
+
+
+@pytest.mark.usefixtures("any_size")
+def test_rows_are_sparse_where_that_takes_fewer_bytes() -> None:
+    draw = np.random.default_rng(0)
+
+    def is_encoded_sparse(levels: int, numbers: int) -> bool:
+        codes = {"level": [f"l{code % levels}" for code in range(200)]}
+        columns = read_columns(pa.table(codes | {f"x{place}": draw.normal(size=200) for place in range(numbers)}))
+        encoding, _ = learn_encoding(columns, None)
+        return is_sparse(encode(columns, encoding, torch.float32)[0])
+
+    # A row of float32 takes 4 (levels + numbers) bytes, and sparse 8 (1 + numbers) + 4.
+    assert not is_encoded_sparse(levels=3, numbers=0)
+    assert is_encoded_sparse(levels=4, numbers=0)
+    assert not is_encoded_sparse(levels=13, numbers=10)
+    assert is_encoded_sparse(levels=14, numbers=10)
+
+
+def test_a_small_matrix_and_numbers_alone_are_dense() -> None:
+    levels = pa.table({"level": [f"l{code % 50}" for code in range(500)]})
+    numbers = pa.table({f"x{place}": np.arange(100_000) % (2 + place) == 0 for place in range(50)})
+    for table in (levels, pa.table({name: numbers[name].cast(pa.int8()) for name in numbers.column_names})):
+        columns = read_columns(table)
+        encoding, _ = learn_encoding(columns, None)
+        assert not is_sparse(encode(columns, encoding, torch.float32)[0])
