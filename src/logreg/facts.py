@@ -115,6 +115,8 @@ class Column:
     @property
     def num_features(self) -> int:
         """Number of its features."""
+        if self.kind == "text":
+            return sum(len(vocabulary.idf) for vocabulary in self.vocabularies)
         return (0 if self.constant else len(self.levels) or 1) + self.indicator
 
     @property

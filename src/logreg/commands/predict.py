@@ -191,9 +191,12 @@ def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader,
             for name, number_of_rows in block.unseen.items():
                 unseen[name] = unseen.get(name, 0) + number_of_rows
             block = next(blocks, None)
+    texts = {column.name for column in facts.columns if column.kind == "text"}
     for name, number_of_rows in unseen.items():
-        line = f"{number_of_rows:,} rows have a level of {name} that the model does not know: encoded as no level"
-        print(on_one_line(line), file=sys.stderr)
+        what = f"a level of {name} that the model does not know: encoded as no level"
+        if name in texts:
+            what = f"no n-gram of {name} that the model knows: all its features are 0"
+        print(on_one_line(f"{number_of_rows:,} rows have {what}"), file=sys.stderr)
     seconds = time.perf_counter() - started
     where = "" if values["output"] == "-" else f": {values['output']}"
     print(on_one_line(f"{rows:,} rows in {seconds:.2f} s{where}"), file=sys.stderr)

@@ -31,6 +31,7 @@ from logreg.data.prepare import (
     moments_of,
     select_rows,
     split_rows,
+    without_text,
 )
 from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
@@ -137,8 +138,8 @@ class TensorDataModule(pl.LightningDataModule):
         if stored is None:
             stored, found, notes = self._measure(train, raw.scale, names)
             to_store = None if stored.is_plain else stored
-        elif self.standardize:
-            found = stored.moments_in_source_units(moments_of(train))
+        elif self.standardize and any(column.kind != "text" for column in columns):
+            found = without_text(stored.moments_in_source_units(moments_of(train)), columns)
         mean, std = ((), ()) if found is None or not self.standardize else stored.standardization(found)
         weights = class_weights(
             self.class_weight, train.select(train.labels), class_names, train.select(train.sample_weight)

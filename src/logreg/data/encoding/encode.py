@@ -1,4 +1,4 @@
-"""Encodes columns as a feature matrix: numbers as they are, text one-hot, missing values filled."""
+"""Encodes columns as a feature matrix: numbers as they are, categories one-hot, text by its n-grams, missing values filled."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from logreg.data.encoding.columns import Columns, Series, Values
 from logreg.data.encoding.labels import boolean_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.encoding.parts import DensePart, LevelsPart, NumberPart, Part
+from logreg.data.encoding.text import TextPart
 from logreg.data.memory import mapped_array
 from logreg.errors import DataError
 from logreg.facts import Column
@@ -48,7 +49,8 @@ def encode(
 
     Returns:
         Stored features, shape (M, D), dense or sparse by `is_smaller_sparse`; and, by name of a column, the numbers of
-        the rows with a level that train lacks, shape (m,).  Such a row is 0 in all features of the column.
+        the rows with a level that train lacks, or with text of which train has no n-gram, shape (m,).  Such a row is 0
+        in all features of the column.
 
     Raises:
         DataError: A column is missing, is text where train had numbers, or holds infinite values.
@@ -88,6 +90,11 @@ def encode(
         assert series is not None
         if column.kind == "number":
             parts.append(NumberPart(column, series.values, form))
+            continue
+        if column.kind == "text":
+            parts.append(text := TextPart(column, series))
+            if bool(text.unknown.any()):
+                unseen[column.name] = torch.from_numpy(text.unknown.nonzero()[0])
             continue
         feature_of = _features_of_levels(column, series)
         parts.append(LevelsPart(column, series.values, feature_of))

@@ -5,15 +5,15 @@ A folder becomes a table with the columns text and class, and both go the way of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from logreg.data.base import RawData
 from logreg.data.encoding.text import looks_like_text
-from logreg.data.formats.images import walk_files
 from logreg.data.formats.tables import index_columns, open_blocks
+from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
 from logreg.data.sources.image_folder import LAYOUT, list_folder, split_folders
 from logreg.data.sources.table import ROLE_KEYS, TableFile
 from logreg.errors import ConfigError, DataError, as_typed, name_list
@@ -21,9 +21,6 @@ from logreg.facts import SPLITS, Split
 
 FOLDER_COLUMNS = ("text", "class")
 """The columns of the table that a folder becomes."""
-
-SUFFIX = ".txt"
-"""Suffix of the files in a folder."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,9 @@ class Text(TableFile):
             taken = {*texts, *map(str, self.drop), *(getattr(self, key) for key in ROLE_KEYS)}
             header = self._header(path, key)
             left = [column for column in header if column not in taken | index_columns(path, header)]
-            if len(left) == 1 and (texts or target):
+            if Path(path).is_dir():
+                texts, target = texts or [FOLDER_COLUMNS[0]], target or FOLDER_COLUMNS[1]
+            elif len(left) == 1 and (texts or target):
                 texts, target = texts or left, target or left[0]
             else:
                 found = [column for column in left if self._has_text(path, key, column)]
@@ -129,7 +128,7 @@ class Text(TableFile):
             files = text_files(Path(path, name))
             if not files:
                 raise DataError(
-                    f"`{key}` must have {SUFFIX} files in each class folder, got none in {Path(path, name)}. "
+                    f"`{key}` must have {TEXT_SUFFIX} files in each class folder, got none in {Path(path, name)}. "
                     "Add some, or remove the folder."
                 )
             texts += [read_text_file(file, key) for file in files]
@@ -140,45 +139,3 @@ class Text(TableFile):
         folder = Path(path).resolve()
         is_split = folder.is_dir() and folder.name in SPLITS
         return f"{folder.parent.name}/{folder.name}" if is_split else folder.name
-
-
-def text_files(folder: Path) -> list[Path]:
-    """The .txt files in a folder and the folders below it, in the order of their names."""
-    names = (name for name, _ in walk_files(folder) if name.lower().endswith(SUFFIX))
-    return [folder / name for name in sorted(names, key=lambda name: name.split("/"))]
-
-
-def read_text_file(file: Path, key: str) -> str | None:
-    """The text of a file in UTF-8; ``None`` where it has none.
-
-    Args:
-        file: The file.
-        key: The key that the user typed to name it.
-
-    Raises:
-        DataError: It cannot be read, or is not in UTF-8.
-    """
-    try:
-        held = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"`{key}` must hold files that can be read, and {file} cannot: {error.strerror}.") from error
-    try:
-        return held.decode("utf-8-sig").strip() or None
-    except UnicodeDecodeError as error:
-        line = held.count(b"\n", 0, error.start) + 1
-        encoding = "utf-16" if held[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-        raise DataError(
-            f"`{key}` must be in UTF-8, and line {line} of {file} is not. "
-            f"Convert it: iconv -f {encoding} -t utf-8 old.txt > new.txt."
-        ) from error
-
-
-def blocks_of_files(files: Sequence[Path], key: str) -> Iterator[tuple[list[str], list[str | None]]]:
-    """Names and texts of files, some at a time."""
-    for start in range(0, len(files), FILES_PER_BLOCK):
-        block = files[start : start + FILES_PER_BLOCK]
-        yield [str(file) for file in block], [read_text_file(file, key) for file in block]
-
-
-FILES_PER_BLOCK = 1_000
-"""Files that are held in memory at once."""
