@@ -32,8 +32,8 @@ from logreg.data.formats.images import (
 )
 from logreg.data.formats.table_errors import NUMBER_ADVICE
 from logreg.data.formats.tables import index_columns, open_blocks
-from logreg.data.formats.text_tables import mark_missing
 from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
+from logreg.data.formats.text_tables import mark_missing
 from logreg.data.sources.features import USUAL_NAMES
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts

@@ -322,8 +322,8 @@ def largest_tokens(module: LogisticModule, most: int = NUM_TOKENS) -> dict[str, 
     """The n-grams of text that speak most for each class, by the name of the class.
 
     Returns:
-        At most ``most`` n-grams with a coefficient above 0, largest first, of at most `MAX_LISTED_CLASSES` classes; with
-        the name of the column where there are several of text.  ``None`` without text.
+        At most ``most`` n-grams with a coefficient above 0, largest first, of at most `MAX_LISTED_CLASSES` classes;
+        with the name of the column where there are several of text.  ``None`` without text.
     """
     facts = module.facts
     texts = [column for column in facts.columns if column.kind == "text"]

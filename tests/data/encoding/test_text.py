@@ -45,7 +45,9 @@ def columns_of(texts: list[str | None], **policy: object) -> Columns:
     return read_columns(pa.table({"t": pa.array(texts, pa.string())}), ["t"], "t.csv", text={"t"}, **policy)
 
 
-def of_scikit_learn(texts: list[str | None], train: torch.Tensor, kinds: dict, min_df: int) -> tuple[list[str], csr_array]:
+def of_scikit_learn(
+    texts: list[str | None], train: torch.Tensor, kinds: dict, min_df: int
+) -> tuple[list[str], csr_array]:
     """Feature names and features of all rows, by vectorizers that scikit-learn fits to train."""
     documents = [text or "" for text in texts]
     names, parts = [], []
@@ -156,9 +158,17 @@ def test_a_checkpoint_with_another_vocabulary_is_refused(changed: dict) -> None:
 @pytest.mark.parametrize(
     ("texts", "policy", "message"),
     [
-        (["? !", "- -"], {}, r"column 't' must hold text.* no words of two letters.*\[in t.csv\]. Add dataset.drop=\[t\]."),
+        (
+            ["? !", "- -"],
+            {},
+            r"column 't' must hold text.* no words of two letters.*\[in t.csv\]. Add dataset.drop=\[t\].",
+        ),
         ([None, "a"], {}, r"column 't' must hold text, and has no words"),
-        (["red", "red", "blue"], {"min_df": 3}, r"`dataset.min_df=3` .* in more than 2 rows of train .*dataset.min_df=2."),
+        (
+            ["red", "red", "blue"],
+            {"min_df": 3},
+            r"`dataset.min_df=3` .* in more than 2 rows of train .*dataset.min_df=2.",
+        ),
         (["a b", "b"], {"ngrams": {"char_wb": (9, 9)}, "min_df": 9}, r"`dataset.min_df=9` .* more than 2 rows"),
     ],
 )

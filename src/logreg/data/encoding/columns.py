@@ -12,7 +12,7 @@ import numpy as np
 from logreg.data.arrow_numbers import numbers
 from logreg.data.encoding.labels import name_of
 from logreg.data.encoding.parallel import map_in_parts
-from logreg.errors import as_typed
+from logreg.errors import ConfigError, as_typed
 from logreg.facts import Vocabulary
 
 if TYPE_CHECKING:
@@ -113,6 +113,27 @@ class Columns:
         else:
             named = list(dict.fromkeys([*self.settings.get(key, ()), *names]))
         return self.value(key, named) if self.in_python else as_typed(key, named)
+
+
+def ngrams_of(
+    words: Sequence[int] | None, characters: Sequence[int] | None, prefix: str = "dataset."
+) -> dict[Literal["word", "char_wb"], tuple[int, int]]:
+    """The n-grams of text by their kind, as `Columns` has them.
+
+    Args:
+        words: Smallest and largest number of words; ``None`` for none.
+        characters: Smallest and largest number of characters; ``None`` for none.
+        prefix: What stands before the names of the settings that the user typed.
+
+    Raises:
+        ConfigError: Both are ``None``.
+    """
+    if words is None and characters is None:
+        raise ConfigError(
+            f"`{prefix}word_ngrams` must be given where `{prefix}char_ngrams` is not, such as [1,1], got None."
+        )
+    given = {"word": words, "char_wb": characters}
+    return {kind: (lengths[0], lengths[1]) for kind, lengths in given.items() if lengths is not None}
 
 
 def read_columns(table: pa.Table, as_category: Collection[str] = (), source: str = "", **policy: Any) -> Columns:

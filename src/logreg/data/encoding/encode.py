@@ -1,4 +1,7 @@
-"""Encodes columns as a feature matrix: numbers as they are, categories one-hot, text by its n-grams, missing values filled."""
+"""Encodes columns as a feature matrix: numbers as they are, categories one-hot, text by its n-grams.
+
+Missing values are filled.
+"""
 
 from __future__ import annotations
 

@@ -85,14 +85,17 @@ class TextPart(Part):
         self.most_entries = int(self.lengths[self.codes].sum())
 
     def write(self, block: Values, rows: slice) -> None:
+        """Writes some rows into a block of zeros, shape (n, k)."""
         counts, features, values = self.entries(rows)
         block[np.repeat(np.arange(len(counts)), counts), features] = values
 
     def entries(self, rows: slice) -> Entries:
+        """The entries of some rows."""
         texts = self.texts[self.codes[rows]]
         return Entries(np.diff(texts.indptr), texts.indices, texts.data)
 
     def counts(self, rows: slice) -> Values:
+        """Number of entries of each of some rows, shape (n,), integers."""
         return self.lengths[self.codes[rows]]
 
 
@@ -149,6 +152,6 @@ def _is_empty(series: Series, analyzer: str, most: int, columns: Columns) -> str
             f"Add {columns.setting('dataset.drop', [series.name])}."
         )
     return (
-        f"`{columns.value('dataset.min_df', columns.min_df)}` must leave n-grams of column {series.name!r}, and none is "
-        f"in more than {most:,} rows of train [in {columns.source}]. Set {columns.value('dataset.min_df', most)}."
+        f"`{columns.value('dataset.min_df', columns.min_df)}` must leave n-grams of column {series.name!r}, and none "
+        f"is in more than {most:,} rows of train [in {columns.source}]. Set {columns.value('dataset.min_df', most)}."
     )

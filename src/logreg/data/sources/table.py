@@ -18,7 +18,7 @@ from torch import Tensor
 
 from logreg.constraints import character, check, lengths, listed, name, one_of, optional, text, whole
 from logreg.data.base import RawData, Table
-from logreg.data.encoding.columns import Columns, is_number, not_a_number, read_columns
+from logreg.data.encoding.columns import Columns, is_number, ngrams_of, not_a_number, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
@@ -99,8 +99,7 @@ class TableFile:
             check(f"dataset.{key}", getattr(self, key), optional(listed()))
         for key in ("word_ngrams", "char_ngrams"):
             check(f"dataset.{key}", getattr(self, key), optional(lengths()))
-        if self.word_ngrams is None and self.char_ngrams is None:
-            raise ConfigError("`dataset.word_ngrams` must be set without `dataset.char_ngrams`, such as [1,1].")
+        ngrams_of(self.word_ngrams, self.char_ngrams)
         check("dataset.min_df", self.min_df, whole(at_least=1))
         check("dataset.separator", self.separator, optional(character()))
         check("dataset.missing", self.missing, one_of(("impute", "error")))
@@ -132,9 +131,7 @@ class TableFile:
         labels, class_names = encode_labels(table.column(self.target), self._target_setting)
         unlabeled = int((labels == MISSING).sum())
         if not class_names:  # a single class is enough to score a model, though not to train one
-            raise DataError(
-                f"`{self._target_setting}` must hold at least 2 classes, got none [in {columns.source}]."
-            )
+            raise DataError(f"`{self._target_setting}` must hold at least 2 classes, got none [in {columns.source}].")
         weights = self._weights(table, columns) if self.weight else None
         groups = self._groups(table, columns) if self.group else None
         if self.split_column:
@@ -209,7 +206,7 @@ class TableFile:
         if self.target is None:
             raise ConfigError.broken("dataset.target", "name the column with the classes", None, available)
         named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in ROLE_KEYS.items()}
-        for key in ("features", "drop", "categorical", "text"):
+        for key in ("text", "features", "drop", "categorical"):
             named[f"dataset.{key}"] = getattr(self, key) or ()
         if self.weight is not None and self.weight in map(str, self.categorical):
             raise ConfigError.broken("dataset.categorical", "not name a column that has another role", self.weight)
@@ -277,11 +274,7 @@ class TableFile:
             "missing": self.missing,
             "max_levels": self.max_levels,
             "text": {str(name) for name in self.text or ()},
-            "ngrams": {
-                analyzer: tuple(given)
-                for analyzer, given in (("word", self.word_ngrams), ("char_wb", self.char_ngrams))
-                if given is not None
-            },
+            "ngrams": ngrams_of(self.word_ngrams, self.char_ngrams),
             "min_df": self.min_df,
             "is_temporary": True,
             "is_text": not any(suffix_of(path) in BINARY_SUFFIXES for _, path in files.values()),

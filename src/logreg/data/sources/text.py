@@ -39,7 +39,7 @@ class Text(TableFile):
         """The columns of text, as `TableFile.read` has them.
 
         Raises:
-            ConfigError: As `TableFile.read`; or ``text`` or ``target`` is not given, and it is not clear which they are.
+            ConfigError: As `TableFile.read`; or ``text`` or ``target`` is not given, and is not clear.
             DatasetNotFoundError: A file or folder is missing.
             DataError: As `TableFile.read`; or a folder has another layout, or a text is not in UTF-8.
         """
