@@ -36,7 +36,7 @@ MAX_SEED = 2**32 - 1
 """Largest seed: numpy takes no larger one."""
 
 DATASET_SETTINGS: dict[str, Constraint] = {
-    "standardize": flag(),
+    "standardize": optional(flag()),
     "classes": optional(labels()),
     "positive": optional(labels()),
     "limit": optional(whole(at_least=2)),

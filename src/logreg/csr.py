@@ -213,6 +213,28 @@ def selected_rows(features: Tensor, which: Tensor) -> Tensor:
     return of_scipy(as_scipy(features)[which.cpu().numpy()]).to(features.device)
 
 
+def rows_at(features: Tensor, rows: Tensor | slice) -> Tensor:
+    """The rows of features, dense or sparse, at positions (n,) or in a slice; contiguous ones are views."""
+    if is_sparse(features):
+        if isinstance(rows, Tensor):
+            return selected_rows(features, rows)
+        first, end, step = rows.indices(features.shape[0])
+        return some_rows(features, first, end) if step == 1 else selected_rows(features, torch.arange(first, end, step))
+    return features[rows] if isinstance(rows, slice) else features.index_select(0, rows.to(features.device))
+
+
+def arrays_of(features: Tensor) -> tuple[Tensor, ...]:
+    """The dense tensors that hold features: themselves, or the three arrays of a CSR tensor."""
+    if is_sparse(features):
+        return features.crow_indices(), features.col_indices(), features.values()
+    return (features,)
+
+
+def num_bytes(features: Tensor) -> int:
+    """Memory that features, dense or sparse, take, in bytes."""
+    return sum(part.numel() * part.element_size() for part in arrays_of(features))
+
+
 def selected_columns(features: Tensor, which: Tensor) -> Tensor:
     """The columns at these positions, (W,), as a dense matrix (n, W)."""
     columns = torch.from_numpy(as_scipy(features)[:, which.cpu().numpy()].toarray())

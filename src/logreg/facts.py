@@ -189,6 +189,11 @@ class DataFacts:
     """
     unit: tuple[float, ...] = ()
     """Unit of each feature, a power of two in source units; empty for 1 everywhere."""
+    nonzeros: int | None = None
+    """Number of non-zeros in the features of the train rows, where these are sparse; ``None`` for dense features."""
+    first_index: int | None = None
+    """Number of the first feature in the svmlight file of train, 0 or 1, as in files of new rows; ``None`` for other
+    sources."""
     class_kind: ClassKind = "text"
     """Type of the classes in the source, which their names leave open: 3 or "3", True or "true"."""
 
@@ -294,6 +299,8 @@ class DataFacts:
             "image_shape": all(type(side) is int and side >= 1 for side in self.image_shape),
             "rows": all(split in SPLITS and type(count) is int for split, count in self.rows.items()),
             "fingerprint": type(self.fingerprint) is int,
+            "nonzeros": self.nonzeros is None or (type(self.nonzeros) is int and self.nonzeros >= 0),
+            "first_index": self.first_index in (None, 0, 1),
             "white_byte": type(self.white_byte) is int and self.white_byte >= 1,
             "mean_weight": _is_number(self.mean_weight) and self.mean_weight > 0,
             "backbone": isinstance(self.backbone, Mapping) and isinstance(self.pixels, Mapping),

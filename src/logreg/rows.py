@@ -103,6 +103,12 @@ def sparse_part_rows(num_features: int) -> int:
     return max(BLOCK_ROWS, num_features)
 
 
+def sparse_block_rows(rows: int, nonzeros: int, num_features: int) -> int:
+    """Number of rows of a block of sparse features, of all ``rows`` with their ``nonzeros``."""
+    of_row = max(nonzeros // max(rows, 1), 1)
+    return min(max(1, BLOCK_NONZEROS // of_row), sparse_part_rows(num_features))
+
+
 class RowSource(Protocol):
     """The rows of one split that this process reads, served in blocks.
 
@@ -137,6 +143,23 @@ class RowSource(Protocol):
         """All rows; with random access, each block is a sample of all rows."""
 
 
+def dense_sample(rows: RowSource) -> Batch:
+    """Some of the rows, dense: the first interleaved block; of sparse rows as many as `part_rows`, evenly spaced."""
+    if not rows.is_sparse:
+        return next(rows.interleaved_blocks())
+    step = max(1, -(-rows.num_rows // part_rows(rows.num_features, torch.float32)))
+    few, first = [], 0
+    for block in rows.blocks():
+        few.append(chosen_rows(block, torch.arange(-first % step, len(block.labels), step)))
+        first += len(block.labels)
+    weights = [block.sample_weight for block in few if block.sample_weight is not None]
+    return Batch(
+        torch.cat([block.features.to_dense() for block in few]),
+        torch.cat([block.labels for block in few]),
+        torch.cat(weights) if weights else None,
+    )
+
+
 class MemoryRows:
     """A `RowSource` of tensors in memory; blocks are views."""
 
@@ -150,8 +173,7 @@ class MemoryRows:
         self.has_random_access = not self.is_sparse
         self.block_rows = min(max(1, BLOCK_BYTES // max(4 * self.num_features, 1)), BLOCK_ROWS)
         if self.is_sparse:
-            of_row = max(features.values().shape[0] // max(self.num_rows, 1), 1)
-            self.block_rows = min(max(1, BLOCK_NONZEROS // of_row), sparse_part_rows(self.num_features))
+            self.block_rows = sparse_block_rows(self.num_rows, features.values().shape[0], self.num_features)
 
     def blocks(self) -> Iterator[Batch]:
         """All rows in order."""

@@ -10,13 +10,14 @@ and unit 1 and keep their bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from logreg.csr import converted, is_sparse, scaled_columns
+from logreg.csr import check_finite, column_sizes, converted, is_sparse, scaled_columns, value_range
 from logreg.errors import DataError
 
 MAX_MEAN_IN_STDS = 8.0
@@ -93,8 +94,9 @@ class StoredForm(NamedTuple):
         return features.to(torch.float64, copy=True).sub_(shift).div_(unit).to(dtype)
 
     def inverse_transform(self, stored: Tensor) -> Tensor:
-        """Stored features, shape (N, D) -> features in source units, same shape, float64, on the CPU."""
-        return stored.to("cpu", torch.float64) * self.unit + self.shift
+        """Stored features, shape (N, D) -> features in source units, same shape, dense, float64, on the CPU."""
+        dense = stored.to_dense() if is_sparse(stored) else stored
+        return dense.to("cpu", torch.float64) * self.unit + self.shift
 
     def with_exact_shifts(self, features: Tensor) -> StoredForm:
         """The form with shift 0 where subtracting the shift from features (N, D) would round in float64."""
@@ -161,6 +163,51 @@ def moments(begin: Callable[[], Blocks]) -> Moments:
     return found
 
 
+def moments_of_sparse(begin: Callable[[], Blocks]) -> Moments:
+    """Mean and standard deviation of each column of sparse rows, in two passes over the non-zeros.
+
+    The zeros of a column count by their weight: that of all rows less that of its non-zeros.  Columns whose squares
+    float64 cannot sum are measured in another unit.
+
+    Args:
+        begin: Begins a pass over the rows, CSR tensors in float64 of at least one row in all.
+    """
+    total = weighing = 0.0
+    sums = weight_of = largest = numbers = torch.zeros(0)
+    for features, weights in begin():
+        if not len(sums):
+            sums = torch.zeros(features.shape[1], dtype=torch.float64)
+            weight_of, numbers = torch.zeros_like(sums), torch.zeros_like(sums)
+            largest = torch.zeros_like(sums)
+        columns, of_value = _places_and_weights(features, weights)
+        ones = torch.ones_like(of_value)
+        total += len(features) if weights is None else float(weights.sum())
+        weighing += len(features) if weights is None else int((weights > 0).sum())
+        sums.index_add_(0, columns, features.values() * of_value)
+        weight_of.index_add_(0, columns, of_value)
+        numbers.index_add_(0, columns, ones if weights is None else (of_value > 0).double())
+        largest = torch.maximum(largest, column_sizes(features))
+    is_odd = (largest > 0) & ((largest < SQUARABLE_SIZES[0]) | (largest > SQUARABLE_SIZES[1]))
+    unit = torch.where(is_odd, power_of_two(torch.where(is_odd, largest, 1.0)), 1.0)
+    mean = sums / total / unit
+    squares = torch.zeros_like(mean)
+    for features, weights in begin():
+        columns, of_value = _places_and_weights(features, weights)
+        deviations = features.values() / unit[columns] - mean[columns]
+        squares.index_add_(0, columns, deviations.square_().mul_(of_value))
+    of_zeros = torch.where(numbers == weighing, 0.0, (total - weight_of).clamp(min=0))  # exactly 0 without zeros
+    std = ((squares + of_zeros * mean.square()) / total).sqrt()
+    return Moments(mean * unit, std * unit)
+
+
+def _places_and_weights(features: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Column and weight of each non-zero of sparse rows, (non-zeros,) each."""
+    columns, values = features.col_indices().long(), features.values()
+    if weights is None:
+        return columns, torch.ones_like(values)
+    return columns, weights.to(values).repeat_interleave(features.crow_indices().diff().long())
+
+
 def _moments(blocks: Blocks) -> Moments:
     """Mean and standard deviation in one pass.
 
@@ -214,6 +261,25 @@ def choose_stored_form(found: Moments, shifts: bool, names: Sequence[str] = ()) 
     step = power_of_two(torch.where(is_far, std, 1.0))
     shift = torch.where(is_far, (mean / step).round() * step, 0.0)
     return StoredForm(shift, torch.where(needs_unit, power_of_two(size), 1.0))
+
+
+def choose_form_of_sparse(features: Tensor, names: Sequence[str] = ()) -> StoredForm:
+    """Chooses the units of sparse features (N, D); nothing is subtracted, so that they stay sparse.
+
+    Args:
+        features: A CSR tensor.
+        names: Names of the columns, for messages.
+
+    Raises:
+        DataError: A feature is not finite, or larger or smaller than float64 can compute with.
+    """
+    least, largest = value_range(features)
+    if not math.isfinite(largest):
+        check_finite(features)
+    if PLAIN_SIZES[0] <= least and largest <= PLAIN_SIZES[1]:
+        return StoredForm.plain(features.shape[1])
+    sizes = column_sizes(features).cpu()
+    return choose_stored_form(Moments(torch.zeros_like(sizes), sizes), shifts=False, names=names)
 
 
 def power_of_two(size: Tensor) -> Tensor:

@@ -37,6 +37,9 @@ OWN = {
 MAX_ROWS = 1000
 """Rows at most on which the written file is compared with the model."""
 
+MAX_NUMBERS = 2**22
+"""Numbers of those rows at most, where each has many features: 32 MiB in float64."""
+
 CARD = "MODEL_CARD.md"
 """The file name of the model card, beside the written model."""
 
@@ -161,6 +164,7 @@ def _held_out(trained: TrainedModel, typed: TypedArguments) -> Sample:
 
     _, data, _ = data_of(trained, typed)
     split = data.splits[-1]
-    positions = range(min(MAX_ROWS, data.facts.rows[split]))
+    rows = min(MAX_ROWS, max(1, MAX_NUMBERS // data.facts.num_features), data.facts.rows[split])
+    positions = range(rows)
     features = data.facts.stored.inverse_transform(data.rows(split, positions).features)
     return Sample(features, data.source_columns(split, positions))

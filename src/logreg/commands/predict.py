@@ -167,6 +167,7 @@ def _separator(trained: TrainedModel, typed: str | None) -> str | None:
 def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader, typed: TypedArguments) -> None:
     import torch
 
+    from logreg.csr import rows_at
     from logreg.export.predictions import open_writer
     from logreg.rows import logit_rows
 
@@ -182,9 +183,9 @@ def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader,
     with open_writer(values["output"], facts.class_names, list(first.kept)) as writer, bar as advance:
         block: Rows | None = first
         while block is not None:
-            for start in range(0, len(block.features), at_once):
-                part = slice(start, start + at_once)
-                probabilities, labels = predicted(predictor, block.features[part], values["threshold"])
+            for start in range(0, block.features.shape[0], at_once):
+                features = rows_at(block.features, slice(start, start + at_once))
+                probabilities, labels = predicted(predictor, features, values["threshold"])
                 kept = {name: column.slice(start, at_once) for name, column in block.kept.items()}
                 writer.write(kept, labels, probabilities)
                 rows += len(labels)

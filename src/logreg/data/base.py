@@ -22,7 +22,7 @@ class Table:
     """
 
     features: Tensor | Columns
-    """Shape (M, D), floating or integer (pixels are bytes); or columns that are not encoded yet."""
+    """Shape (M, D), floating or integer (pixels are bytes), or a CSR tensor; or columns that are not encoded yet."""
     labels: Tensor
     """Class of each row, shape (M,), int64, in [0, C)."""
     index: Tensor | None = None
@@ -37,7 +37,7 @@ class Table:
 
     @property
     def matrix(self) -> Tensor:
-        """The features as a matrix, shape (M, D); columns must have been encoded."""
+        """The features as a matrix, shape (M, D), dense or sparse; columns must have been encoded."""
         assert isinstance(self.features, Tensor)
         return self.features
 
@@ -105,6 +105,8 @@ class RawData:
     """Decoding options of image files, as plain values (``DecodingOptions.facts``); empty for other data."""
     class_kind: ClassKind = "text"
     """Type of the classes in the source."""
+    first_index: int | None = None
+    """Number of the first feature in a svmlight file: 0 or 1; ``None`` for other sources."""
 
 
 class Dataset(Protocol):

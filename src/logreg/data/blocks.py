@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from logreg.csr import converted, is_sparse, num_bytes, rows_at
 from logreg.facts import Batch
 from logreg.stored_form import StoredForm
 
@@ -42,10 +43,10 @@ class BlockDataset(Dataset[Batch]):
         """Keeps references to the tensors of a table; nothing is copied.
 
         Args:
-            features: Shape (M, D), any dtype, on the device of the blocks.
+            features: Shape (M, D), any dtype, dense or sparse, on the device of the blocks.
             labels: Shape (M,), int64.
             index: Numbers of this split's rows among the M, shape (N,); ``None`` for all M rows in order.
-            scale: Factor from ``features`` to source units.
+            scale: Factor from ``features`` to source units; 1 for sparse ones.
             dtype: Floating type of the blocks.
             sample_weight: Shape (M,), in ``dtype`` and on the device of the features.
             stored: Takes features in source units to the stored form; ``None`` where they have that form.
@@ -58,22 +59,29 @@ class BlockDataset(Dataset[Batch]):
         """Whether the features have the type and the form of the blocks already."""
         return self.features.dtype == self.dtype and self.scale == 1 and self.stored is None
 
+    @property
+    def row_bytes(self) -> int:
+        """Mean size of the features of a row in a block."""
+        if is_sparse(self.features):
+            return -(-num_bytes(self.features) // max(len(self.labels), 1))
+        return self.features.shape[1] * self.dtype.itemsize
+
     def __len__(self) -> int:
-        return len(self.features) if self.index is None else len(self.index)
+        return len(self.labels) if self.index is None else len(self.index)
 
     def __getitem__(self, rows: Rows) -> Batch:
         """The rows at these positions, with stored features."""
         assert not isinstance(rows, int), "blocks need BlockSampler; a standard sampler draws single rows"
         if self.index is not None:
             rows = self.index[rows]
-        if isinstance(rows, slice):
-            features, labels = self.features[rows], self.labels[rows]
-        else:
-            rows = rows.to(self.features.device)
-            features, labels = self.features.index_select(0, rows), self.labels.index_select(0, rows)
+        features = rows_at(self.features, rows)
+        rows = rows if isinstance(rows, slice) else rows.to(self.labels.device)
+        labels = self.labels[rows]
         sample_weight = None if self.sample_weight is None else self.sample_weight[rows]
         if self.stored is not None:
             features = self.stored.transform(features, self.dtype)
+        elif is_sparse(features):
+            features = converted(features, self.dtype)
         elif not self.is_converted:
             features = features.to(self.dtype, copy=True).mul_(self.scale)
         return Batch(features, labels, sample_weight)
@@ -89,23 +97,30 @@ class FeatureReader:
         """Keeps a reference to the features; nothing is copied unless ``stored`` changes them.
 
         Args:
-            features: Shape (M, D), any dtype.
+            features: Shape (M, D), any dtype, dense or sparse.
             index: Numbers of this split's rows among the M, shape (N,); ``None`` for all M rows in order.
             stored: Brings features in source units into the form of the blocks; ``None`` where they have it.
             held_bytes: Size up to which the features of the split are brought into that form once, not at each access.
         """
-        rows = len(features) if index is None else len(index)
+        rows = features.shape[0] if index is None else len(index)
         self.shape = (rows, features.shape[1])
-        if stored is not None and rows * features.shape[1] * torch.float64.itemsize <= held_bytes:
+        if (
+            stored is not None
+            and not is_sparse(features)
+            and rows * features.shape[1] * torch.float64.itemsize <= held_bytes
+        ):
             features = stored.transform(features if index is None else features[index], torch.float64)
             index, stored = None, None
         self.features, self.index, self.stored = features, index, stored
 
     def __getitem__(self, positions: Rows) -> Tensor:
-        """Features as they are stored, shape (n, D), in the type of the source or float64; bytes of pixels unscaled."""
+        """Features as they are stored, shape (n, D), in the type of the source or float64; bytes of pixels unscaled.
+
+        Those of sparse features are sparse.
+        """
         if self.index is not None:
             positions = self.index[positions]
-        values = self.features[positions] if isinstance(positions, slice) else self.features.index_select(0, positions)
+        values = rows_at(self.features, positions)
         return values if self.stored is None else self.stored.transform(values, torch.float64)
 
 
@@ -113,8 +128,16 @@ class BlockSampler(Sampler[Rows]):
     """Chooses the positions of each block; the order depends on the seed and the epoch only."""
 
     def __init__(
-        self, num_rows: int, block_rows: int, shuffle: bool, seed: int = 0, interleaved_from_epoch: int | None = None
+        self,
+        num_rows: int,
+        block_rows: int,
+        shuffle: bool,
+        seed: int = 0,
+        interleaved_from_epoch: int | None = None,
+        in_order: bool = False,
     ) -> None:
+        """Arguments as of `block_loader`; ``in_order`` makes the fixed blocks runs of rows, not interleaved ones."""
+        self.in_order = in_order
         self.num_rows, self.block_rows, self.shuffle, self.seed, self.epoch = num_rows, block_rows, shuffle, seed, 0
         self.interleaved_from_epoch = math.inf if interleaved_from_epoch is None else interleaved_from_epoch
 
@@ -127,10 +150,11 @@ class BlockSampler(Sampler[Rows]):
 
     def __iter__(self) -> Iterator[Rows]:
         starts = range(0, self.num_rows, self.block_rows)
-        if self.epoch >= self.interleaved_from_epoch:
+        is_fixed = self.epoch >= self.interleaved_from_epoch
+        if is_fixed and not self.in_order:
             yield from (slice(first, self.num_rows, len(self)) for first in range(len(self)))
             return
-        if not self.shuffle:
+        if is_fixed or not self.shuffle:
             yield from (slice(start, min(start + self.block_rows, self.num_rows)) for start in starts)
             return
         order = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
@@ -154,11 +178,14 @@ def block_loader(
             change the rounding.
         seed: Seed of the order.
         interleaved_from_epoch: First epoch in which the blocks are fixed and interleaved: block b of B takes the rows
-            b, b + B, b + 2B, ..., and so is a sample of all rows.  ``None`` for never.
+            b, b + B, b + 2B, ..., and so is a sample of all rows; blocks of sparse rows are fixed, but in order, since
+            a run of rows is not copied.  ``None`` for never.
         num_outputs: Logits that are computed for each row of a block at once; they fit into ``LOADED_BLOCK_BYTES`` too.
     """
-    num_rows, num_features = len(dataset), dataset.features.shape[1]
-    batch_bytes = batch_size * max(num_features, num_outputs) * dataset.dtype.itemsize
+    num_rows = len(dataset)
+    batch_bytes = batch_size * max(dataset.row_bytes, num_outputs * dataset.dtype.itemsize, 1)
     block_rows = batch_size * max(1, LOADED_BLOCK_BYTES // batch_bytes)
-    sampler = BlockSampler(num_rows, block_rows, shuffle and batch_size < num_rows, seed, interleaved_from_epoch)
+    shuffle = shuffle and batch_size < num_rows
+    in_order = is_sparse(dataset.features)
+    sampler = BlockSampler(num_rows, block_rows, shuffle, seed, interleaved_from_epoch, in_order)
     return DataLoader(dataset, batch_size=None, sampler=sampler)

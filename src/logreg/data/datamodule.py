@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from logreg.csr import converted, is_sparse, num_bytes
 from logreg.data.base import BayesClassifier, Dataset, RawData, Table
 from logreg.data.blocks import BlockDataset, FeatureReader, block_loader
 from logreg.data.encoding.columns import Columns
@@ -29,6 +30,8 @@ from logreg.data.prepare import (
     fingerprint,
     mean_weight,
     moments_of,
+    nonzeros_of,
+    numbered_as,
     select_rows,
     split_rows,
     without_text,
@@ -37,7 +40,7 @@ from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import DataError
 from logreg.facts import Batch, DataFacts, Split
-from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_stored_form
+from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 
 CONVERTED_BYTES = 2**30
 """Size of converted features, in bytes, up to which an exact optimizer keeps them, to convert them only once."""
@@ -73,7 +76,7 @@ class TensorDataModule(pl.LightningDataModule):
         dataset: Dataset,
         batch_size: int | None = None,
         split: Mapping[Split, float | None] | None = None,
-        standardize: bool = False,
+        standardize: bool | None = False,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         selection: Selection = Selection(),  # noqa: B008  # frozen
@@ -90,7 +93,8 @@ class TensorDataModule(pl.LightningDataModule):
             batch_size: Rows of a batch; ``None`` for all train rows.
             split: Fraction of the train rows to hold out for val and for test, stratified; ``None`` for
                 ``DEFAULT_FRACTION`` where the dataset has no such split.
-            standardize: Whether the facts hold mean and standard deviation of each feature over train.
+            standardize: Whether the facts hold mean and standard deviation of each feature over train; ``None`` for
+                those of dense features alone.
             seed: Seed of the split and of the order of the rows.
             dtype: Floating type of the features.
             selection: The classes to learn.
@@ -135,12 +139,13 @@ class TensorDataModule(pl.LightningDataModule):
         train = tables["train"]
         names = tuple(name for column in columns for name in column.feature_names) or raw.feature_names
         to_store, found = None, None
+        standardize = not is_sparse(train.matrix) if self.standardize is None else self.standardize
         if stored is None:
-            stored, found, notes = self._measure(train, raw.scale, names)
+            stored, found, notes = self._measure(train, raw.scale, names, standardize)
             to_store = None if stored.is_plain else stored
-        elif self.standardize and any(column.kind != "text" for column in columns):
+        elif standardize and any(column.kind != "text" for column in columns):
             found = without_text(stored.moments_in_source_units(moments_of(train)), columns)
-        mean, std = ((), ()) if found is None or not self.standardize else stored.standardization(found)
+        mean, std = ((), ()) if found is None or not standardize else stored.standardization(found)
         weights = class_weights(
             self.class_weight, train.select(train.labels), class_names, train.select(train.sample_weight)
         )
@@ -170,6 +175,8 @@ class TensorDataModule(pl.LightningDataModule):
             shift=tuple(stored.shift.tolist()) if bool(stored.shift.any()) else (),
             class_kind=raw.class_kind if set(class_names) <= set(raw.class_names) else "text",
             unit=tuple(stored.unit.tolist()) if bool((stored.unit != 1).any()) else (),
+            nonzeros=nonzeros_of(train),
+            first_index=raw.first_index,
         )
         notes = (*raw.notes, *notes, *leaks.notes(len(train)))
         self._ready = _Prepared(dataclasses.replace(raw, tables={}), tables, facts, notes, to_store, leaks)
@@ -183,12 +190,20 @@ class TensorDataModule(pl.LightningDataModule):
         tables, _, encoded, notes = encode_columns(tables, self.dtype, model)
         if not model.columns:
             check_features(tables, self.dataset.name)
+        if raw.first_index is not None:
+            tables = numbered_as(tables, raw.first_index, model)
         features, shape = tables["train"].matrix.shape[1], raw.image_shape or (model.num_features,)
         if features != model.num_features or (model.image_shape and shape != model.image_shape):
             wanted, got = model.image_shape or model.num_features, shape if model.image_shape else features
             raise DataError(f"`dataset={self.dataset.name}` must have the features of the model, {wanted}, got {got}.")
         rows: dict[str, int] = {split: len(table) for split, table in tables.items()}
-        facts = dataclasses.replace(model, rows=rows, fingerprint=fingerprint(tables), source=raw.source)
+        facts = dataclasses.replace(
+            model,
+            rows=rows,
+            fingerprint=fingerprint(tables),
+            source=raw.source,
+            nonzeros=nonzeros_of(tables["train"]),
+        )
         to_store = None if encoded is not None or model.stored.is_plain else model.stored
         return _Prepared(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *notes), to_store)
 
@@ -364,6 +379,7 @@ class TensorDataModule(pl.LightningDataModule):
                 rows={"train": len(train)},
                 mean_weight=mean_weight(train, facts.class_weight),
                 class_rates=class_rates(train, facts.num_classes),
+                nonzeros=nonzeros_of(train),
             ),
             datasets={},
             converted=None,
@@ -376,12 +392,14 @@ class TensorDataModule(pl.LightningDataModule):
         return self._ready
 
     def _measure(
-        self, train: Table, scale: float, names: tuple[str, ...]
+        self, train: Table, scale: float, names: tuple[str, ...], standardize: bool
     ) -> tuple[StoredForm, Moments | None, tuple[str, ...]]:
         """Stored form of a matrix, its moments where they were measured, and notes for the user."""
         if train.matrix.dtype == torch.uint8 or scale != 1:  # pixels lie near zero and in a small range
-            found = moments_of(train, scale) if self.standardize else None
+            found = moments_of(train, scale) if standardize else None
             return StoredForm.plain(train.matrix.shape[1]), found, ()
+        if is_sparse(train.matrix):
+            return choose_form_of_sparse(train.matrix, names), moments_of(train) if standardize else None, ()
         found = moments_of(train, scale)
         is_narrow = train.matrix.is_floating_point() and train.matrix.dtype != torch.float64
         kind = torch.float32 if is_narrow else torch.float64
@@ -392,7 +410,7 @@ class TensorDataModule(pl.LightningDataModule):
 
     def _converted(self, dataset: BlockDataset) -> BlockDataset:
         """The rows in the type and order of the blocks, converted once, where the result is small enough to keep."""
-        is_large = len(dataset) * dataset.features.shape[1] * dataset.dtype.itemsize > CONVERTED_BYTES
+        is_large = len(dataset) * dataset.row_bytes > CONVERTED_BYTES
         if is_large or (dataset.index is None and dataset.is_converted):
             return dataset
         if self._prepared.converted is None:
@@ -408,10 +426,10 @@ class TensorDataModule(pl.LightningDataModule):
             features, labels, weights, stored = mine.matrix, mine.labels, mine.sample_weight, prepared.to_store
             # Wider types are converted once; narrower ones (float16, perhaps mapped from a file) block by block.
             if features.is_floating_point() and features.itemsize > self.dtype.itemsize:
-                features = features.to(self.dtype) if stored is None else stored.transform(features, self.dtype)
+                features = converted(features, self.dtype) if stored is None else stored.transform(features, self.dtype)
                 stored = None
             device = self.trainer.strategy.root_device if self.trainer else self.device or torch.device("cpu")
-            if device.type == "cuda" and 2 * features.nbytes < torch.cuda.mem_get_info(device)[0]:
+            if device.type == "cuda" and 2 * num_bytes(features) < torch.cuda.mem_get_info(device)[0]:
                 features, labels = features.to(device), labels.to(device)
             if weights is not None:
                 weights = weights.to(features.device, self.dtype)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from logreg.csr import as_scipy, is_sparse
 from logreg.data.base import Table
 from logreg.data.encoding.columns import Columns, Series
 from logreg.errors import name_list
@@ -85,12 +86,13 @@ def find_leaks(train: Table, num_classes: int) -> Leaks:
     groups: dict[tuple[str, bytes], list[int]] = {}
     most = min(MAX_LEVELS, len(sample) // MIN_ROWS_PER_LEVEL)
     step = max(1, BLOCK_NUMBERS // len(sample))
-    for start in range(0, columns.width, step):
-        places = range(start, min(start + step, columns.width))
+    possible = columns.dense_enough(int(np.bincount(labels).max()))
+    for start in range(0, len(possible), step):
+        places = possible[start : start + step]
         values = columns.block(places, rows[sample])
         candidates = _may_determine(values, labels[sample]).nonzero()[0].tolist()
         target += [
-            start + place for place in candidates if columns.determines_class(start + place, labels, num_classes)
+            places[place] for place in candidates if columns.determines_class(places[place], labels, num_classes)
         ]
         for place, column in zip(places, values.T, strict=True) if columns.names else ():
             codes = _codes(column)
@@ -120,12 +122,32 @@ class _TrainColumns:
         self.names = [one.name for one in self.series]
         self.width = len(self.series) if isinstance(self.features, Columns) else self.features.shape[1]
 
+    def dense_enough(self, most: int) -> Sequence[int]:
+        """Columns that may determine the class: of sparse ones those whose zeros may all be of one class.
+
+        Args:
+            most: Number of train rows of the largest class.
+        """
+        if isinstance(self.features, Columns) or not is_sparse(self.features):
+            return range(self.width)
+        matrix = as_scipy(self.features)
+        counts = np.zeros(self.width, dtype=np.int64)
+        for part in np.array_split(self.rows, max(1, matrix.nnz // BLOCK_NUMBERS)):
+            counts += np.bincount(matrix[part].indices, minlength=self.width)
+        found: list[int] = np.flatnonzero(counts >= len(self.rows) - most).tolist()
+        return found
+
     def block(self, places: Sequence[int], rows: Values) -> Values:
         """Values of k columns in n rows, shape (n, k), float64; a missing value is inf."""
         if isinstance(self.features, Columns):
             parts = [self.series[place].values[rows].astype(np.float64) for place in places]
             values = np.stack(parts, axis=1)
             return np.where(np.isnan(values), np.inf, values) + 0.0  # + 0.0 turns -0 into 0
+        if is_sparse(self.features):
+            matrix = as_scipy(self.features)
+            few_rows = len(rows) < matrix.shape[0] / 2  # then they are chosen first, else the columns
+            part = matrix[rows][:, list(places)] if few_rows else matrix[:, list(places)][rows]
+            return np.asarray(part.toarray().astype(np.float64) + 0.0)
         return self.features[:, places[0] : places[-1] + 1][rows].double().numpy() + 0.0
 
     def column(self, place: int) -> Values:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from logreg.csr import is_sparse, place_not_finite
 from logreg.data.blocks import BLOCK_BYTES
 from logreg.data.encoding.columns import is_number, read_columns
 from logreg.data.encoding.encode import encode
-from logreg.data.formats.arrays import ARRAY_FORMATS, explaining_errors
+from logreg.data.formats.arrays import MATRIX_SUFFIXES, explaining_errors, open_arrays
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
 from logreg.data.formats.images import (
@@ -37,12 +38,10 @@ from logreg.data.formats.text_tables import mark_missing
 from logreg.data.sources.features import USUAL_NAMES
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts
+from logreg.rows import BLOCK_ROWS
 
 STANDARD_INPUT = "-"
 """Path that means standard input."""
-
-MATRICES = (".npz", ".npy", ".safetensors")
-"""Suffixes of files that hold a matrix without column names."""
 
 FILES_AT_ONCE = 1_000
 """Text files of a folder that are read at once."""
@@ -56,7 +55,7 @@ class Rows:
     """A block of n new rows.
 
     Attributes:
-        features: Stored features, shape (n, D).
+        features: Stored features, shape (n, D), dense or sparse.
         kept: Columns to write beside the predictions, by name: Arrow arrays of n values.
         unseen: Number of rows with a level that the model does not know, by column.
     """
@@ -126,7 +125,7 @@ class NewRowsReader:
         if path != STANDARD_INPUT and (file.is_dir() or is_image_file):
             what = "images" if is_image_file or self.facts.image_shape else "a folder"
             raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {what}: {path}.")
-        if file.suffix.lower() in MATRICES or (file.suffix.lower() == ".parquet" and not self.columns):
+        if suffix_of(file) in MATRIX_SUFFIXES or (file.suffix.lower() == ".parquet" and not self.columns):
             if self.facts.columns:
                 raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {path}.")
             return self._matrix(file)
@@ -188,7 +187,7 @@ class NewRowsReader:
             return f"images of {' x '.join(map(str, facts.image_shape))}"
         if self.columns:
             return f"a table with the columns {name_list([column.name for column in self.columns], MOST_NAMES)}"
-        return f"a matrix of {facts.num_features} features ({', '.join(MATRICES)})"
+        return f"a matrix of {facts.num_features} features ({', '.join(MATRIX_SUFFIXES)})"
 
     def _table(self, path: str) -> tuple[int | None, Iterator[Rows]]:
         """Reads a table."""
@@ -313,8 +312,7 @@ class NewRowsReader:
     def _matrix(self, file: Path) -> tuple[int | None, Iterator[Rows]]:
         """Reads a file with a matrix."""
         self._refuse_to_keep(file)
-        with explaining_errors("input", file):
-            arrays = ARRAY_FORMATS[file.suffix.lower()]([file, file])
+        arrays = open_arrays("input", [file, file], self.facts.first_index, self.facts.num_features)
         names = list(arrays.matrices)
         wanted = self.dataset.get("features") if isinstance(self.dataset.get("features"), str) else None
         matches = [name for name in names if name == wanted] or [
@@ -326,7 +324,7 @@ class NewRowsReader:
             )
         name = matches[0] if len(matches) == 1 else names[0]
         shape = self.facts.image_shape or (self.facts.num_features,)
-        block_rows = max(1, BLOCK_BYTES // (4 * self.facts.num_features))
+        block_rows = BLOCK_ROWS if arrays.is_sparse else max(1, BLOCK_BYTES // (4 * self.facts.num_features))
         stored = self.facts.stored
 
         def rows() -> Iterator[Rows]:
@@ -342,6 +340,14 @@ class NewRowsReader:
                         f"`input` must have rows of {' x '.join(map(str, shape))} numbers as the model, "
                         f"got {' x '.join(map(str, block.shape[1:])) or 'one'} [in {file.name}]."
                     )
+                if is_sparse(block):
+                    if (place := place_not_finite(block)) is not None:
+                        raise DataError(
+                            f"`input` must be finite, got {place[2]} in row {start + place[0]} [in {file.name}]."
+                        )
+                    start += block.shape[0]
+                    yield Rows(stored.transform(block, self.dtype))
+                    continue
                 features = stored.transform(block.flatten(1), self.dtype)
                 if self.facts.image_shape and block.dtype == torch.uint8:
                     features = features / self.facts.white_byte

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.csr import arrays_of, csr, is_sparse, place_not_finite
 from logreg.data.base import RawData, Table
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset, block_loader
 from logreg.data.encoding.columns import Columns
@@ -21,7 +22,7 @@ from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed, name_list
 from logreg.facts import SPLITS, Column, DataFacts, Split
-from logreg.stored_form import Moments, StoredForm, check_mean_weight, moments
+from logreg.stored_form import Moments, StoredForm, check_mean_weight, moments, moments_of_sparse
 
 DEFAULT_FRACTION = 0.2
 """Fraction of the train rows that is held out by default for each split that the source lacks."""
@@ -195,6 +196,31 @@ def adopt_classes(tables: Mapping[Split, Table], class_names: Sequence[str], kno
     return {split: dataclasses.replace(table, labels=new[table.labels]) for split, table in tables.items()}
 
 
+def numbered_as(tables: Mapping[Split, Table], first_index: int, model: DataFacts) -> Tables:
+    """The rows of svmlight files with the features of a model, whose numbers and width the files may not show.
+
+    Args:
+        tables: Rows of each split, with sparse features.
+        first_index: Number of the first feature as it was taken for these files.
+        model: Facts of the model.
+
+    Raises:
+        DataError: A file has a feature 0, and the model numbers its features from 1.
+    """
+    known = first_index if model.first_index is None else model.first_index
+    if known > first_index:
+        raise DataError(
+            "`dataset.path` must number its features from 1 on, as the file of train does, got 0. Number both alike."
+        )
+    widened: dict[int, Tensor] = {}  # splits that share their features go on sharing them
+    for table in tables.values():
+        begins, columns, values = arrays_of(table.matrix)
+        offset = first_index - known
+        width = max(table.matrix.shape[1] + offset, model.num_features)
+        widened.setdefault(id(table.features), csr(begins, columns + offset, values, width))
+    return {split: dataclasses.replace(table, features=widened[id(table.features)]) for split, table in tables.items()}
+
+
 class Encoded(NamedTuple):
     """Result of encoding columns."""
 
@@ -312,6 +338,14 @@ def check_features(tables: Mapping[Split, Table], name: str) -> None:
         features = table.matrix
         if not features.is_floating_point():
             continue
+        if is_sparse(features):
+            if (place := place_not_finite(features)) is not None:
+                row, column, value = place
+                raise DataError(
+                    f"`features` must be finite, got {value} in row {row}, column {column}, counted from 0 "
+                    f"[in {name}]. Fix the row, or leave it out."
+                )
+            continue
         wide = torch.promote_types(features.dtype, torch.float32)
         rows = max(1, BLOCK_BYTES // (features.shape[1] * wide.itemsize))
         for start in range(0, len(features), rows):
@@ -333,7 +367,8 @@ def fingerprint(tables: Mapping[Split, Table]) -> int:
         for tensor in (table.matrix, table.labels, table.index, table.sample_weight):
             if tensor is not None and id(tensor) not in seen:  # splits may share it
                 seen.add(id(tensor))
-                checksum = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, checksum)
+                for part in arrays_of(tensor):
+                    checksum = zlib.crc32(part.contiguous().view(torch.uint8).numpy().data, checksum)
     return checksum
 
 
@@ -347,7 +382,15 @@ def moments_of(train: Table, scale: float = 1.0) -> Moments:
     weights = None if train.sample_weight is None else train.sample_weight.double()
     dataset = BlockDataset(train.matrix, train.labels, train.index, scale, torch.float64, weights)
     blocks = block_loader(dataset, batch_size=1, shuffle=False)
-    return moments(lambda: ((block.features, block.sample_weight) for block in blocks))
+    measure = moments_of_sparse if is_sparse(train.matrix) else moments
+    return measure(lambda: ((block.features, block.sample_weight) for block in blocks))
+
+
+def nonzeros_of(train: Table) -> int | None:
+    """Number of non-zeros in the features of the train rows; ``None`` where these are dense."""
+    if not is_sparse(train.matrix):
+        return None
+    return int(train.select(train.matrix.crow_indices().diff()).sum())
 
 
 def without_text(found: Moments, columns: Sequence[Column]) -> Moments:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logreg.csr import is_sparse, num_bytes, selected_rows
 from logreg.data.base import Table
 from logreg.data.datamodule import TensorDataModule
 from logreg.data.encoding.columns import Columns
@@ -107,7 +108,7 @@ def profile_data(data: TensorDataModule) -> DataProfile:
         facts=None if error else data.facts,
         error=error,
         feature_type=str(matrices[0].dtype).removeprefix("torch.") if matrices else "",
-        feature_bytes=sum(matrix.nbytes for matrix in matrices),
+        feature_bytes=sum(num_bytes(matrix) for matrix in matrices),
     )
 
 
@@ -128,6 +129,8 @@ def _row_hashes(table: Table) -> Tensor:
     Equal rows have equal hashes; two different rows collide with probability 2**-64.
     """
     rows = table.row_numbers
+    if isinstance(table.features, Tensor) and is_sparse(table.features):
+        return _sparse_row_hashes(table.features, rows)
     row = _values(table.features, rows[:1])
     row_bytes = row.shape[1] * row.itemsize
     if not row_bytes:
@@ -136,6 +139,19 @@ def _row_hashes(table: Table) -> Tensor:
     salt = torch.randint(-(2**62), 2**62, (row_bytes // size,), generator=torch.Generator().manual_seed(0)) | 1
     blocks = rows.split(max(1, HASH_BYTES // (8 * len(salt))))
     return torch.cat([(_mixed_bits(_values(table.features, block), size) * salt).sum(1) for block in blocks])
+
+
+def _sparse_row_hashes(features: Tensor, rows: Tensor) -> Tensor:
+    """`_row_hashes` of the rows of a CSR tensor at these positions: zeros add nothing to a hash."""
+    salt = torch.randint(-(2**62), 2**62, (features.shape[1],), generator=torch.Generator().manual_seed(0)) | 1
+    of_row = max(1, features.values().shape[0] // features.shape[0])
+    hashes = []
+    for block in rows.split(max(1, HASH_BYTES // (8 * of_row))):
+        part = selected_rows(features, block)
+        bits = _mixed_bits(part.values().unsqueeze(1), part.values().itemsize).squeeze(1)
+        numbers = torch.arange(len(block)).repeat_interleave(part.crow_indices().diff().long())
+        hashes.append(torch.zeros_like(block).index_add_(0, numbers, bits * salt[part.col_indices().long()]))
+    return torch.cat(hashes)
 
 
 def _values(features: Tensor | Columns, rows: Tensor) -> Tensor:

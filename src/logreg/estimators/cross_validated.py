@@ -30,7 +30,8 @@ from logreg.estimators.logistic_regression import (
 )
 from logreg.evaluation.cross_validation import FoldScores, cross_validated_rows
 from logreg.evaluation.path_selection import best_of, score_points, simplest_of
-from logreg.rows import MemoryRows
+from logreg.facts import Batch
+from logreg.rows import MemoryRows, chosen_rows, dense_sample
 from logreg.solvers.arguments import check_weights
 from logreg.solvers.fit import in_source_units, problem_of, stored_rows
 from logreg.solvers.folds import FoldPaths, fit_folds, fit_parts
@@ -352,7 +353,7 @@ class LogisticRegressionCV(LogisticRegression):
             if l1_ratio:
                 ends = [one.l1 / l1_ratio for one in default_l1_strengths(problem, rows, l1_ratio, 2)]
             else:
-                ends = default_strengths(problem, next(rows.interleaved_blocks()))
+                ends = default_strengths(problem, dense_sample(rows))
             strongest, weakest = max(strongest, ends[0]), min(weakest, ends[-1])
         return 1 / np.geomspace(strongest, weakest, self.Cs)
 
@@ -447,8 +448,7 @@ def _all_are(values: Any, holds: Callable[[Any], bool]) -> bool:
 
 def _part(rows: MemoryRows, places: Array) -> MemoryRows:
     """Some of the rows."""
-    part, weights = torch.from_numpy(places), rows.sample_weight
-    return MemoryRows(rows.features[part], rows.labels[part], None if weights is None else weights[part])
+    return MemoryRows(*chosen_rows(Batch(rows.features, rows.labels, rows.sample_weight), torch.from_numpy(places)))
 
 
 def _partitions(splits: Sequence[Split], number: int) -> list[Tensor]:

@@ -194,6 +194,7 @@ def problem_of(
         class_weight=facts.class_weight,
         dtype=dtype,
         intercept=intercept,
+        nonzeros=facts.nonzeros,
     )
 
 

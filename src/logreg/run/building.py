@@ -59,7 +59,7 @@ def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataM
         limit=generic.get("limit"),
         class_weight=generic.get("class_weight", "none"),
         model=model,
-        shifts=config.intercept or generic["standardize"],
+        shifts=config.intercept or generic["standardize"] is not False,
     )
 
 

@@ -70,12 +70,14 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
         LogregError: The user can correct it.
     """
     config = request.config
-    penalized = "standardized" if config.dataset["standardize"] else "raw"
     # Mean and deviation are computed in any case: the penalty may turn out to be on standardized features.
     dataset = {**config.dataset, "standardize": True}
     data = build_data(dataclasses.replace(config, dataset=dataset, optimizer={"name": "newton"}))
-    data.shifts = config.intercept or config.dataset["standardize"]
+    standardize = config.dataset["standardize"]
+    data.shifts = config.intercept or standardize is not False
     facts = data.facts
+    is_standardized = facts.nonzeros is None if standardize is None else standardize
+    penalized = "standardized" if is_standardized else "raw"
     stored = facts.stored
     source = Coordinates(-stored.shift / stored.unit, 1 / stored.unit)  # raw features, in whatever form they are stored
     model = _of_file(request, facts) if request.checkpoint is None else _of_checkpoint(request, facts)

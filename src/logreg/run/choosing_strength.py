@@ -28,7 +28,7 @@ from logreg.evaluation.path_selection import (
 from logreg.facts import Split
 from logreg.reports.json_fields import from_json, to_json
 from logreg.reports.summary_schema import CrossValidationSummary
-from logreg.rows import RowSource
+from logreg.rows import RowSource, dense_sample
 from logreg.run.building import build_module
 from logreg.run.cross_validating import device_for_exact, make_folds, summarize_folds
 from logreg.solvers.folds import FoldPaths, fit_folds
@@ -235,7 +235,7 @@ def strengths_along(config: RunConfig, problem: Problem, train: RowSource) -> li
     else:
         l1, values = config.fixed_l1, config.l2_path if isinstance(config.l2_path, list) else []
         if config.l2_path == "default":
-            values = default_strengths(problem, next(train.interleaved_blocks()))
+            values = default_strengths(problem, dense_sample(train))
         strengths = [Strength(float(l2), l1) for l2 in values]
     return sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
 
@@ -267,7 +267,7 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
             tolerance = max(SEARCH_TOLERANCE, config.tolerance)
             show = _progress(shown, "cross-validation" if folds else "val")
             if scored is not None:
-                sample = next(train.interleaved_blocks())
+                sample = dense_sample(train)
                 rows, points, place = search(lambda l2: scored.fit(l2, tolerance, show), problem, sample, config.select)
             else:
                 val = data.row_source("val", device)

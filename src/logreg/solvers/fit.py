@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from logreg.csr import check_finite, checked_sparse, column_sizes, is_sparse, value_range
+from logreg.csr import checked_sparse, is_sparse
 from logreg.errors import DataError
 from logreg.facts import Batch
 from logreg.losses.objective import Objective
@@ -38,11 +38,11 @@ from logreg.solvers.starting_point import avoids_hessian, holds_hessian
 from logreg.solvers.state import SolverState
 from logreg.solvers.threads import threads_for
 from logreg.stored_form import (
-    PLAIN_SIZES,
     Blocks,
     Moments,
     StoredForm,
     check_scale,
+    choose_form_of_sparse,
     choose_stored_form,
     is_plain_by_sample,
     moments,
@@ -250,7 +250,7 @@ def stored_rows(
         DataError: A feature is not finite, or larger or smaller than float64 can compute with.
     """
     stored = (
-        _stored_form_of_sparse(features) if is_sparse(features) else _stored_form(features, sample_weight, intercept)
+        choose_form_of_sparse(features) if is_sparse(features) else _stored_form(features, sample_weight, intercept)
     )
     features = features if stored.is_plain else stored.transform(features, features.dtype)
     return MemoryRows(features, labels, sample_weight), stored
@@ -273,21 +273,6 @@ def _stored_form(features: Tensor, sample_weight: Tensor | None, intercept: bool
     # passes subtract the mean from each row anyway.
     shifts = intercept and features.dtype == torch.float64
     return choose_stored_form(_moments(features, sample_weight), shifts).with_exact_shifts(features)
-
-
-def _stored_form_of_sparse(features: Tensor) -> StoredForm:
-    """The form in which sparse features (N, D) are stored: nothing is subtracted, so that they stay sparse.
-
-    Raises:
-        DataError: A feature is not finite, or larger or smaller than float64 can compute with.
-    """
-    least, largest = value_range(features)
-    if not math.isfinite(largest):
-        check_finite(features)
-    if PLAIN_SIZES[0] <= least and largest <= PLAIN_SIZES[1]:
-        return StoredForm.plain(features.shape[1])
-    sizes = column_sizes(features).cpu()
-    return choose_stored_form(Moments(torch.zeros_like(sizes), sizes), shifts=False)
 
 
 def _start(problem: Problem, stored: StoredForm, coef: Tensor, intercept: Tensor) -> Tensor:

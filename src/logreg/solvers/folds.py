@@ -15,7 +15,7 @@ from torch import Tensor
 
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch
-from logreg.rows import MemoryRows, RowSource, logit_rows, parts, row_weights
+from logreg.rows import MemoryRows, RowSource, chosen_rows, logit_rows, parts, row_weights
 from logreg.solvers.l1_path import fit_elastic_net_path
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathFitter, PathPoint, Strength
@@ -168,9 +168,8 @@ class _WithoutFold:
     def _filtered(self, blocks: Iterator[Batch], held_out: Sequence[Tensor]) -> Iterator[Batch]:
         for block, out in zip(blocks, held_out, strict=True):
             kept = (~out).nonzero()[:, 0].to(block.labels.device)
-            weight = None if block.sample_weight is None else block.sample_weight[kept]
             if len(kept):
-                yield Batch(block.features[kept], block.labels[kept], weight)
+                yield chosen_rows(block, kept)
 
 
 def fit_parts(

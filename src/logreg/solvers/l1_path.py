@@ -16,10 +16,12 @@ from copy import copy
 
 import torch
 
+from logreg.csr import converted
 from logreg.errors import ConfigError
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource, part_rows, parts, row_weights
 from logreg.solvers.fit import fit
+from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.passes.base import PassRequests
 from logreg.solvers.path import PathPoint, Strength
@@ -79,7 +81,8 @@ def largest_slope(problem: Problem, rows: RowSource) -> float:
             weight = center.new_ones(len(part.labels)) if weight is None else weight
             weights.index_add_(0, part.labels, weight)
             of_class = torch.zeros(len(weight), classes, dtype=torch.float64, device=center.device)
-            sums += of_class.scatter_(1, part.labels.unsqueeze(1), weight.unsqueeze(1)).T @ part.features.double()
+            of_class.scatter_(1, part.labels.unsqueeze(1), weight.unsqueeze(1))
+            sums += sum_over_rows(of_class, converted(part.features, torch.float64))
     labels = torch.arange(classes, device=center.device)
     # Where all coefficients are 0, the rows of a class are alike.
     alone = fit(

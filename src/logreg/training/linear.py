@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from logreg.csr import converted
 from logreg.facts import DataFacts
 from logreg.losses import LOSSES, Loss
+from logreg.solvers.kernels import affine
 from logreg.training.module import DTYPES, LogisticModule
 
 Array = np.ndarray[Any, Any]
@@ -72,8 +74,8 @@ class Linear:
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> probability of each class (N, C), in float64."""
-        stored = self.facts.stored.transform(features, self.dtype).double()
-        logits = torch.addmm(self.intercept, stored, self.coef.T)
+        stored = self.facts.stored.transform(features, self.dtype)
+        logits = affine(converted(stored, torch.float64), self.coef, self.intercept)
         return self.row_loss.class_probabilities(logits, 1.0, self.log_divisor)
 
     @property

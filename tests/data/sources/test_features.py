@@ -324,7 +324,8 @@ def refused(features: Features, kind: type[LogregError], message: str, rest: obj
     [
         (
             {"path": "emb.csv"},
-            "`dataset.path` must be a .npz, .safetensors or .parquet file, or two files [FEATURES.npy,LABELS.npy], got "
+            "`dataset.path` must be a .npz, .safetensors, .parquet or .svm file, or two files: "
+            "[FEATURES.npy,LABELS.npy] or [SPARSE.npz,LABELS.npy], got "
             "'emb.csv'. A table with a column per feature is read by dataset=table.",
         ),
         ({"path": "emb.npy"}, "got 'emb.npy'."),

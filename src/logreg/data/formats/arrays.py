@@ -1,5 +1,7 @@
 """Reads files of named arrays: .npz, .npy, .safetensors and .parquet, memory-mapped where the format allows it.
 
+Sparse .npz files and svmlight files are read by `logreg.data.formats.sparse_arrays`.
+
 Nothing is unpickled, since a pickle may run any code.
 
 References:
@@ -24,7 +26,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from logreg.data.encoding.labels import plain_values
-from logreg.data.formats.compression import MAX_EXPANSION_RATIO, max_decoded_bytes
+from logreg.data.formats.compression import MAX_EXPANSION_RATIO, max_decoded_bytes, suffix_of
+from logreg.data.formats.sparse_arrays import (
+    SVMLIGHT_SUFFIXES,
+    SvmlightFile,
+    is_sparse_npz,
+    read_sparse_npz,
+    sparse_blocks,
+)
 from logreg.errors import DataError, LogregError
 
 LIST_BATCH_ROWS = 1024
@@ -33,6 +42,10 @@ LIST_BATCH_ROWS = 1024
 
 class ArrayFile(Protocol):
     """A file of named arrays.  Reading a broken file raises an exception that `explaining_errors` translates."""
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the matrix is a sparse CSR tensor."""
 
     @property
     def matrices(self) -> Sequence[str]:
@@ -57,6 +70,8 @@ class _NpzFile:
 
     The arrays are copied, since a zip archive does not align numbers as memory needs them.
     """
+
+    is_sparse = False
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.file = files[0]
@@ -97,8 +112,9 @@ class _NpzFile:
 class _NpyPair:
     """Two .npy files, one with the features and one with the labels, memory-mapped."""
 
+    is_sparse = False
     matrices = ("features",)
-    columns = ("labels",)
+    columns: Sequence[str] = ("labels",)
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.features, self.labels = files
@@ -123,8 +139,27 @@ class _NpyPair:
             return np.lib.format.open_memmap(file, mode="c")
 
 
+class _SparseNpz(_NpyPair):
+    """A sparse matrix of SciPy, and a .npy file with the labels, where there is one."""
+
+    is_sparse = True
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        _NpzFile(files)  # checks what the file decompresses to
+        super().__init__([files[0], files[-1]])
+        self.columns = ("labels",) if files[-1].suffix.lower() == ".npy" else ()
+
+    def matrix(self, name: str) -> Tensor:
+        return read_sparse_npz(self.features)
+
+    def blocks(self, name: str, rows: int) -> Iterator[Tensor]:
+        return sparse_blocks(self.matrix(name), rows)
+
+
 class _SafetensorsFile:
     """Named tensors, memory-mapped."""
+
+    is_sparse = False
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.file = files[0]
@@ -149,6 +184,8 @@ class _SafetensorsFile:
 
 class _ParquetLists:
     """A .parquet file with a column of lists, which is the matrix, and columns of single values."""
+
+    is_sparse = False
 
     def __init__(self, files: Sequence[Path]) -> None:
         import pyarrow.types as types
@@ -253,15 +290,6 @@ class _ParquetLists:
         return values.cast(values.type.value_type) if types.is_dictionary(values.type) else values
 
 
-ARRAY_FORMATS: dict[str, Callable[[Sequence[Path]], ArrayFile]] = {
-    ".npz": _NpzFile,
-    ".npy": _NpyPair,
-    ".safetensors": _SafetensorsFile,
-    ".parquet": _ParquetLists,
-}
-"""The reader of each format, by the suffix of its files; it takes one file, or two for .npy."""
-
-
 def read_npz(file: Path) -> dict[str, np.ndarray[Any, Any]]:
     """All arrays of a .npz file by name.
 
@@ -307,6 +335,52 @@ def explaining_errors(key: str, file: Path) -> Iterator[None]:
         raise DataError(
             f"`{key}` must be a complete file, and {file} could not be read: {reason}. Write it again."
         ) from error
+
+
+def _npz(files: Sequence[Path]) -> ArrayFile:
+    """The reader of a .npz file, whose matrix may be sparse, and of the file of its labels."""
+    if is_sparse_npz(files[0]):
+        return _SparseNpz(files)
+    if files[-1] != files[0]:
+        raise DataError(
+            f"{files[0]} must be a sparse matrix of scipy.sparse.save_npz beside a file of labels, got dense arrays. "
+            "Name it alone, with the labels in it."
+        )
+    return _NpzFile(files)
+
+
+ARRAY_FORMATS: dict[str, Callable[[Sequence[Path]], ArrayFile]] = {
+    ".npz": _npz,
+    ".npy": _NpyPair,
+    ".safetensors": _SafetensorsFile,
+    ".parquet": _ParquetLists,
+}
+"""The reader of each format, by the suffix of its files; it takes one file, or two, the second with the labels."""
+
+MATRIX_SUFFIXES = (".npz", ".npy", ".safetensors", *SVMLIGHT_SUFFIXES)
+"""Suffixes of files that hold a matrix without column names."""
+
+
+def open_arrays(
+    key: str, files: Sequence[Path], first_index: int | None = None, num_features: int | None = None
+) -> ArrayFile:
+    """Opens a file, or two of which the second has the labels.
+
+    Args:
+        key: The key that the user typed to name the file.
+        files: The file, or two.
+        first_index: Number of the first feature in svmlight files; ``None`` to see.
+        num_features: Number of features, which svmlight files do not state; ``None`` to see.
+
+    Raises:
+        DataError: The file is broken.
+    """
+    with explaining_errors(key, files[0]):
+        if suffix_of(files[0]) in SVMLIGHT_SUFFIXES:
+            svmlight = SvmlightFile(key, files[0], first_index, num_features)
+            svmlight.rows  # noqa: B018  # read here, where errors are explained
+            return svmlight
+        return ARRAY_FORMATS[files[0].suffix.lower()](files)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from logreg.errors import DataError
 
@@ -40,7 +40,14 @@ def open_text(path: str, key: str) -> Any:
 
     if Path(path).suffix.lower() not in COMPRESSED_SUFFIXES:
         return pa.input_stream(path)
-    return pa.PythonFile(io.BufferedReader(_Decompressed(path, key), 2**20), mode="r")
+    return pa.PythonFile(open_binary(path, key), mode="r")
+
+
+def open_binary(path: str | Path, key: str) -> IO[bytes]:
+    """The decompressed bytes of a text file, as a file of Python."""
+    if Path(path).suffix.lower() not in COMPRESSED_SUFFIXES:
+        return Path(path).open("rb")
+    return io.BufferedReader(_Decompressed(str(path), key), 2**20)
 
 
 class _Decompressed(io.RawIOBase):

@@ -1,4 +1,4 @@
-"""Matrices of features that the user computed before, such as embeddings of a frozen model, from files of arrays.
+"""Matrices of features that the user computed before, such as embeddings of a frozen model or counts of words.
 
 The formats are in `logreg.data.formats.arrays`.
 """
@@ -17,7 +17,9 @@ from torch import Tensor
 from logreg.constraints import Constraint, check
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels
-from logreg.data.formats.arrays import ARRAY_FORMATS, ArrayFile, explaining_errors
+from logreg.data.formats.arrays import ARRAY_FORMATS, ArrayFile, explaining_errors, open_arrays
+from logreg.data.formats.compression import suffix_of
+from logreg.data.formats.sparse_arrays import SVMLIGHT_SUFFIXES, SvmlightFile
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, did_you_mean
 from logreg.facts import Split
 
@@ -30,13 +32,14 @@ USUAL_NAMES = {
 
 @dataclass(frozen=True)
 class Features:
-    """A row of numbers and a label for each example, from .npz, .npy, .safetensors or .parquet files.
+    """A row of numbers and a label for each example, from .npz, .npy, .safetensors, .parquet or svmlight files.
 
-    The matrix keeps the number type that it has in the file.  Matrices in .npy and .safetensors files are
-    memory-mapped: the system reads pages when they are used, and processes on one machine share them.
+    Matrices of svmlight files, and of .npz files that SciPy has written, are sparse and stay so.  A matrix keeps the
+    number type that it has in the file.  Matrices in .npy and .safetensors files are memory-mapped: the system reads
+    pages when they are used, and processes on one machine share them.
 
     Attributes:
-        path: One file, or two .npy files [features, labels]; val and test are held out of its rows.
+        path: One file, or two [features, labels], of which the second is .npy; val and test are held out of its rows.
         train_path: Rows of train, instead of ``path``.
         val_path: Rows of val, together with ``train_path``.
         test_path: Rows of test, together with ``train_path``.
@@ -73,7 +76,9 @@ class Features:
             ConfigError: No file is named; an array is missing, or must be named.
             DataError: A file is broken, its arrays break a constraint, or the files do not fit each other.
         """
-        parts = {split: self._read_part(key) for split, key in self._keys().items()}
+        parts: dict[Split, _Part] = {}
+        for split, key in self._keys().items():
+            parts[split] = self._read_part(key, parts.get("train"))
         train = parts["train"]
         labels, class_names = _encode_together(
             f"dataset.labels={train.labels_name}", {split: part.labels for split, part in parts.items()}
@@ -96,7 +101,14 @@ class Features:
             rows = has_label.nonzero()[:, 0] if missing else None
             tables[split] = Table(part.features, labels[split], rows, part.weight, groups.get(split))
         source = " + ".join(part.source for part in parts.values())
-        return RawData(tables, class_names, source=source, notes=tuple(notes), class_kind=class_kind(train.labels))
+        return RawData(
+            tables,
+            class_names,
+            source=source,
+            notes=tuple(notes),
+            class_kind=class_kind(train.labels),
+            first_index=train.first_index,
+        )
 
     def _keys(self) -> dict[Split, str]:
         """The attribute that names the file of each split that has one."""
@@ -107,15 +119,18 @@ class Features:
         keys: dict[Split, str] = {"train": "train_path", "val": "val_path", "test": "test_path"}
         return {split: key for split, key in keys.items() if getattr(self, key) is not None}
 
-    def _read_part(self, key: str) -> _Part:
-        """The arrays of one split, from the file or the pair of files that the attribute ``key`` names."""
+    def _read_part(self, key: str, train: _Part | None) -> _Part:
+        """The arrays of one split, from the file or the pair of files that the attribute ``key`` names.
+
+        A svmlight file has the features of ``train``, numbered as there.
+        """
         given = getattr(self, key)
         files = [Path(file) for file in ([given] if isinstance(given, str) else given)]
         for file in files:
             _check_exists(f"dataset.{key}", file)
         features_file, columns_file = files[0], files[-1]  # the same file, unless they are a pair
-        with explaining_errors(f"dataset.{key}", features_file):
-            arrays = ARRAY_FORMATS[features_file.suffix.lower()](files)
+        known = (None, None) if train is None else (train.first_index, train.features.shape[1])
+        arrays = open_arrays(f"dataset.{key}", files, *known)
         features_name = self._array_name("features", arrays.matrices, features_file)
         with explaining_errors(f"dataset.{key}", features_file):
             features = arrays.matrix(features_name)
@@ -125,6 +140,8 @@ class Features:
             return self._read_column(role, arrays, key, columns_file, features_name, len(features))
 
         part = _Part(features, *column("labels"), source=features_file.name)
+        if isinstance(arrays, SvmlightFile):
+            part.first_index = arrays.rows.first_index
         if self.weight is not None:
             name, values = column("weight")
             part.weight = _check_weights(f"dataset.weight={name}", values, columns_file)
@@ -149,6 +166,11 @@ class Features:
     def _array_name(self, role: str, available: Sequence[str], file: Path) -> str:
         """The array that the user named for this role, else the only one with a usual name."""
         wanted = getattr(self, role)
+        if not available and role == "labels":  # of a sparse matrix of SciPy
+            raise ConfigError(
+                f"`dataset.path` must name a file of labels beside {file.name}, which has none. "
+                f"Set dataset.path=[{file},LABELS.npy]."
+            )
         if not available:
             raise ConfigError(
                 f"`{_key_of(role)}` must name an array [in {file.name}], and the file has none for this purpose. "
@@ -196,6 +218,8 @@ class _Part:
     """Shape (N,), float64."""
     groups: Any = None
     """Arrow array of shape (N,)."""
+    first_index: int | None = None
+    """Number of the first feature in a svmlight file: 0 or 1; ``None`` for other files."""
 
 
 def _key_of(role: str) -> str:
@@ -204,17 +228,24 @@ def _key_of(role: str) -> str:
 
 
 def _is_files(given: object) -> bool:
-    """Whether the value is ``None``, a file with several arrays, or a pair of .npy files."""
+    """Whether the value is ``None``, a file with several arrays, or a pair of files, the second with the labels."""
     if given is None:
         return True
     files = [given] if isinstance(given, str) else given
     if not isinstance(files, list | tuple) or not all(isinstance(file, str) for file in files):
         return False
     suffixes = [Path(file).suffix.lower() for file in files]
-    return suffixes == [".npy", ".npy"] or (isinstance(given, str) and suffixes[0] in ARRAY_FORMATS.keys() - {".npy"})
+    if suffixes in ([".npy", ".npy"], [".npz", ".npy"]):
+        return True
+    known = suffixes[0] in ARRAY_FORMATS.keys() - {".npy"} or suffix_of(files[0]) in SVMLIGHT_SUFFIXES
+    return isinstance(given, str) and known
 
 
-_FILES = Constraint("be a .npz, .safetensors or .parquet file, or two files [FEATURES.npy,LABELS.npy]", _is_files)
+_FILES = Constraint(
+    "be a .npz, .safetensors, .parquet or .svm file, or two files: [FEATURES.npy,LABELS.npy] or "
+    "[SPARSE.npz,LABELS.npy]",
+    _is_files,
+)
 
 _ARRAY_NAME = Constraint("be the name of an array", lambda value: value is None or isinstance(value, str))
 

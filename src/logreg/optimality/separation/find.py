@@ -142,9 +142,9 @@ def find_separation(
         The kind of separation, the columns and the classes.
     """
     if isinstance(features, Tensor) and is_sparse(features):
-        if features.shape[1] >= MAX_HINGE_COEFFICIENTS:
-            return Separation("unknown")
         features = SparseFeatures(features)
+    if features.shape[1] >= MAX_HINGE_COEFFICIENTS and is_sparse(features[:1]):
+        return Separation("unknown")
     rows = SeparationRows(features, labels, num_classes, sample_weight, time.process_time() + seconds)
     if num_classes == 2:
         return _softmax(rows, torch.tensor([1, 0]))  # the one output is for class 1

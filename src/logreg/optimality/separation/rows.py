@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from logreg.csr import selected_rows, some_rows
+from logreg.csr import is_sparse, rows_at
 
 Kind = Literal["none", "quasi-complete", "complete", "unknown"]
 """The kind of separation, in the terms of Albert and Anderson (1984); "unknown" where it was not decided."""
@@ -54,28 +54,26 @@ class Scaling(NamedTuple):
 
 
 class Features(Protocol):
-    """Random access to the features of N rows: a tensor, or a reader that holds no more than it must."""
+    """Random access to the features of N rows: a dense tensor, or a reader that holds no more than it must."""
 
     @property
     def shape(self) -> Sequence[int]:
         """(N, D)."""
 
     def __getitem__(self, places: Tensor | slice, /) -> Tensor:
-        """The features of these rows, shape (n, D), any type."""
+        """The features of these rows, shape (n, D), any type, dense or sparse."""
 
 
 class SparseFeatures:
-    """Random access to the rows of a sparse CSR tensor; those that are read become dense."""
+    """Random access to the rows of a sparse CSR tensor."""
 
     def __init__(self, features: Tensor) -> None:
         """Features of shape (N, D)."""
         self._features, self.shape = features, tuple(features.shape)
 
     def __getitem__(self, places: Tensor | slice, /) -> Tensor:
-        """The features of these rows, shape (n, D)."""
-        if isinstance(places, slice):
-            return some_rows(self._features, *places.indices(self.shape[0])[:2]).to_dense()
-        return selected_rows(self._features, places).to_dense()
+        """The features of these rows, shape (n, D), sparse."""
+        return rows_at(self._features, places)
 
 
 class SeparationRows:
@@ -101,10 +99,13 @@ class SeparationRows:
             self.labels = self.labels[self._positions]
 
     def in_float64(self, places: Tensor | slice) -> Tensor:
-        """A copy of the features of these rows, shape (n, D), float64."""
+        """A dense copy of the features of these rows, shape (n, D), float64."""
         if self._positions is not None:
             places = self._positions[places]
-        return self.features[places].to("cpu", torch.float64, copy=True)
+        features = self.features[places]
+        if is_sparse(features):
+            return features.to_dense().to("cpu", torch.float64)
+        return features.to("cpu", torch.float64, copy=True)
 
     def blocks(self, places: Tensor, width: int = 0) -> Iterator[tuple[slice, Tensor]]:
         """The features of these rows in blocks.
