@@ -10,6 +10,9 @@ from typing import Any
 
 from logreg.errors import ConfigError
 
+MAX_POWER_DIGITS = 4
+"""Digits of base and exponent up to which a power is computed: more of them may take forever."""
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -83,6 +86,24 @@ def whole(at_least: int, at_most: int | None = None, or_word: str = "") -> Const
         return bool(or_word) and value == or_word
 
     return Constraint(description, holds)
+
+
+def power() -> Constraint:
+    """A whole number >= 2 that fits into 31 bits, which may be typed as a power: 2**18."""
+    return Constraint(
+        "be a whole number >= 2 and < 2**31, such as 2**18",
+        lambda value: not isinstance(value, bool) and 2 <= whole_of(value) < 2**31,
+    )
+
+
+def whole_of(value: Any) -> int:
+    """The whole number that ``value`` is, or means as a power such as "2**18"; 0 for anything else."""
+    if isinstance(value, int):
+        return value
+    base, _, exponent = value.partition("**") if isinstance(value, str) else ("", "", "")
+    if not (base.isdecimal() and exponent.isdecimal() and len(base + exponent) <= MAX_POWER_DIGITS):
+        return 0
+    return int(int(base) ** int(exponent))
 
 
 def one_of(choices: Iterable[str]) -> Constraint:

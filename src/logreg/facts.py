@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -20,6 +20,9 @@ from logreg.stored_form import StoredForm
 Split = Literal["train", "val", "test"]
 ClassKind = Literal["text", "integer", "float", "boolean"]
 """Type of the classes in the source; their names are always text."""
+
+RARE = "(rare)"
+"""Name of the level that rare levels join."""
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 """The splits in their usual order; a dataset may lack val, test or both."""
@@ -86,7 +89,7 @@ class Column:
     levels: tuple[str, ...] = ()
     """Levels of a boolean or a category, in order.
 
-    Each level is a feature of 0 or 1 (one-hot); an unknown level has 0 in all of them.
+    Each level is a feature of 0 or 1 (one-hot); an unknown level has 0 in all of them, unless there are rare levels.
     """
     fill: float | str = 0.0
     """Value imputed for a missing one: the median of train, or its most frequent level."""
@@ -94,6 +97,16 @@ class Column:
     """Whether "<name> is missing" is a feature, 1 where a value is missing."""
     constant: bool = False
     """Whether all values of train are equal; then the indicator is the only feature."""
+    rare_levels: int = 0
+    """Number of rare levels of train, which share the feature ``<name>=(rare)`` after those of ``levels``.
+
+    Where there are any, unknown levels have that feature too.
+    """
+    buckets: int = 0
+    """Number of buckets that levels are hashed into; 0 where they are not hashed.
+
+    The buckets that train has are then the levels, named by their numbers: ``#12``.
+    """
     vocabularies: tuple[Vocabulary, ...] = ()
     """The n-grams of a text, each of which is a feature; the features of one vocabulary have length 1 in a row."""
 
@@ -109,20 +122,41 @@ class Column:
                 for vocabulary in self.vocabularies
                 for token in vocabulary.names
             )
-        values = (self.name,) if self.kind == "number" else tuple(f"{self.name}={level}" for level in self.levels)
+        if self.kind == "number":
+            values: tuple[str, ...] = (self.name,)
+        else:
+            levels = (*self.levels, RARE) if self.rare_levels else self.levels
+            values = tuple(f"{self.name}={level}" for level in levels)
         return (() if self.constant else values) + ((f"{self.name} is missing",) if self.indicator else ())
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """The feature of each level, counted from 0, with and without blanks around the level."""
+        places = {level.strip(): place for place, level in enumerate(self.levels)}
+        return places | {level: place for place, level in enumerate(self.levels)}
+
+    @property
+    def other_place(self) -> int:
+        """The feature of all other levels: that of rare ones, or -1 for none."""
+        return len(self.levels) if self.rare_levels else -1
+
+    @property
+    def num_values(self) -> int:
+        """Number of its features without the indicator: 1 for a number, or one for each level and for rare levels."""
+        if self.constant:
+            return 0
+        if self.kind == "text":
+            return sum(len(vocabulary.idf) for vocabulary in self.vocabularies)
+        return 1 if self.kind == "number" else len(self.levels) + (self.rare_levels > 0)
 
     @property
     def num_features(self) -> int:
         """Number of its features."""
-        if self.kind == "text":
-            return sum(len(vocabulary.idf) for vocabulary in self.vocabularies)
-        return (0 if self.constant else len(self.levels) or 1) + self.indicator
+        return self.num_values + self.indicator
 
     @property
     def is_valid(self) -> bool:
         """Whether all fields have the declared types and fit together; a checkpoint may hold anything."""
-        texts = (self.name, *self.levels)
         if self.kind == "text":
             return (
                 isinstance(self.name, str)
@@ -130,12 +164,16 @@ class Column:
                 and bool(self.vocabularies)
                 and all(vocabulary.is_valid for vocabulary in self.vocabularies)
             )
-        known = {level.strip() for level in self.levels} | set(self.levels)
         return (
-            all(isinstance(one, str) for one in texts)
+            all(isinstance(one, str) for one in (self.name, *self.levels))
             and self.kind in ("number", "boolean", "category")
-            and (_is_number(self.fill) if self.kind == "number" else str(self.fill) in known)
+            and (
+                _is_number(self.fill)
+                if self.kind == "number"
+                else str(self.fill) in self.places or self.rare_levels > 0
+            )
             and all(isinstance(flag, bool) for flag in (self.indicator, self.constant))
+            and all(type(count) is int and count >= 0 for count in (self.rare_levels, self.buckets))
             and not self.vocabularies
         )
 
@@ -238,15 +276,13 @@ class DataFacts:
         return f"{self.name} {self.source}".rstrip()
 
     def as_dict(self) -> dict[str, Any]:
-        """The facts as plain dicts, lists, strings and numbers, for `from_dict`."""
-        columns = [
-            _as_dict(column) | {"vocabularies": [_as_dict(one) for one in column.vocabularies]}
-            if column.vocabularies
-            else {key: value for key, value in _as_dict(column).items() if key != "vocabularies"}
-            for column in self.columns
-        ]
-        return _as_dict(self) | {
-            "feature_names": [] if columns else list(self.feature_names),  # those of columns follow from them
+        """The facts as plain dicts, lists, strings and numbers, for `from_dict`; columns give the names of features."""
+        plain, columns = _as_dict(self), [_as_dict(column) for column in self.columns]
+        if self.columns:
+            del plain["feature_names"]
+        for column in columns:
+            column["vocabularies"] = [_as_dict(one) for one in column["vocabularies"]]
+        return plain | {
             "rows": dict(self.rows),
             "backbone": dict(self.backbone),
             "pixels": dict(self.pixels),
@@ -266,8 +302,8 @@ class DataFacts:
         arguments["columns"] = tuple(map(_column_of, plain.get("columns", ())))
         if not all(column.is_valid for column in arguments["columns"]):
             raise ValueError("columns does not fit the other facts")
-        if arguments["columns"] and not arguments.get("feature_names"):
-            arguments["feature_names"] = _names_of(arguments["columns"])
+        if arguments["columns"] and "feature_names" not in arguments:
+            arguments["feature_names"] = names_of_features(arguments["columns"])
         facts = cls(**arguments)
         facts._check()
         return facts
@@ -288,7 +324,7 @@ class DataFacts:
             "class_rates": (self.class_rates, per_class),
         }
         texts = (self.class_names, self.feature_names, self.ignored, self.missing_values)
-        from_columns = _names_of(self.columns)
+        from_columns = names_of_features(self.columns)
         holds = {
             "name": isinstance(self.name, str) and isinstance(self.source, str),
             "num_features": type(per_feature) is int and per_feature >= 1,
@@ -330,7 +366,7 @@ def _column_of(plain: Mapping[str, Any]) -> Column:
     return Column(**{**plain, "levels": tuple(plain["levels"]), "vocabularies": vocabularies})
 
 
-def _names_of(columns: tuple[Column, ...]) -> tuple[str, ...]:
+def names_of_features(columns: Sequence[Column]) -> tuple[str, ...]:
     """Names of the features of columns, in order."""
     return tuple(name for column in columns for name in column.feature_names)
 

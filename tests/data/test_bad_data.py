@@ -219,12 +219,18 @@ BAD: dict[str, Bad] = {
         r"'list'.*dataset\.drop=\[list\].*dataset=features",
     ),
     "an id": Bad(
-        FILE, csv(200, code=lambda row: f"id{row}"), r"`dataset\.max_levels=100` .*'code'.* id.*dataset\.drop=\[code\]"
+        FILE, csv(200, code=lambda row: f"id{row}"), r"'code' .*120 levels in 120 .* id.*dataset\.drop=\[code\]"
     ),
-    "more levels than allowed": Bad(
-        f"{FILE} dataset.max_levels=4",
-        csv(town=lambda row: f"t{row % 5}"),
-        r"`dataset\.max_levels=4` .*'town'.* 5 levels",
+    "no level in enough rows": Bad(
+        f"{FILE} dataset.min_level_rows=100", csv(a=lambda row: f"t{row % 5}"), r"`dataset\.features` .*varies.*t\.csv"
+    ),
+    "a bad number of rows of a level": Bad(
+        f"{FILE} dataset.min_level_rows=0", GOOD, r"`dataset\.min_level_rows` must be a whole number >= 1, got 0"
+    ),
+    "a bad number of buckets": Bad(
+        f"{FILE} dataset.hash=2**40",
+        GOOD,
+        r"`dataset\.hash` must be a whole number >= 2 and < 2\*\*31, .*got '2\*\*40'",
     ),
     "a word among numbers": Bad(FILE, csv(a=but(9, "tall")), r"'a'.*numbers.*'tall'.*row 9\b.*t\.csv.*missing_values"),
     "a number that only Python would read": Bad(FILE, csv(a=but(9, "1_000")), r"'a'.*numbers.*'1_000'.*row 9\b"),

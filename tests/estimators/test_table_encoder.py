@@ -424,9 +424,10 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str, list[dict[str, Any
     "an id": (
         {"id": [f"r{row}" for row in range(LONG)], "x": NUMBERS},
         {},
-        "`max_levels=100` must not be exceeded, and column 'id' has 300 levels in 300 train rows [in X]. "
-        "It looks like an id: add drop=['id'], or raise max_levels.",
-        [{"drop": ["id"]}, {"max_levels": 300}],
+        "column 'id' must have levels that recur, and has 300 levels in 300 train rows [in X]. It looks like an id: "
+        "add drop=['id']. To use it all the same, join the levels of a single row with min_level_rows=2, or set "
+        "max_levels=300.",
+        [{"drop": ["id"]}, {"min_level_rows": 2}, {"max_levels": 300}],
     ),
     "dates": (
         {"day": pa.array(range(LONG), pa.date32()), "x": NUMBERS},

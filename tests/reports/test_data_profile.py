@@ -184,7 +184,7 @@ def test_the_screen_shows_recodings_and_leaks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "typed", "shown", "refused"),
     [
-        ({"code": [f"id{row}" for row in range(60)]}, "dataset.max_levels=10", r"code .*id\?", "max_levels"),
+        ({"code": [f"id{row}" for row in range(60)]}, "dataset.max_levels=10", r"code .*id\?", "like an id"),
         ({"born": [f"2020-01-{row % 28 + 1:02}" for row in range(60)]}, "", r"born .*refused", "dates"),
         ({"tall": [*range(59), "tall"]}, "", r"tall .*text among numbers", "'tall'"),
         ({"mass": [*range(59), None]}, "dataset.missing=error", r"mass .*1\.7%", "missing=error"),

@@ -29,6 +29,8 @@ OF_THE_MODEL = {
     "positive",
     "recipe",
     "max_levels",
+    "min_level_rows",
+    "hash",
     "missing",
     "text",
     "word_ngrams",

@@ -39,7 +39,7 @@ from logreg.data.prepare import (
 from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import DataError
-from logreg.facts import Batch, DataFacts, Split
+from logreg.facts import Batch, DataFacts, Split, names_of_features
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 
 CONVERTED_BYTES = 2**30
@@ -137,7 +137,7 @@ class TensorDataModule(pl.LightningDataModule):
         if not columns:  # columns are checked when they are encoded, by name
             check_features(tables, self.dataset.name)
         train = tables["train"]
-        names = tuple(name for column in columns for name in column.feature_names) or raw.feature_names
+        names = names_of_features(columns) or raw.feature_names
         to_store, found = None, None
         standardize = not is_sparse(train.matrix) if self.standardize is None else self.standardize
         if stored is None:

@@ -176,7 +176,7 @@ class NewRowsReader:
         kinds = [(column.name, pa.float64() if column.kind == "number" else pa.string()) for column in self.columns]
         rows = self._encoded(pa.table(values, schema=pa.schema(kinds)), "the command line", 0)
         for column in self.columns:
-            if column.name in rows.unseen and column.kind != "text":
+            if column.name in rows.unseen and not column.buckets and column.kind != "text":  # those may be any
                 raise ConfigError.not_a_choice(column.name, column.levels, cells[column.name])
         return rows
 

@@ -21,7 +21,7 @@ from logreg.data.encoding.learning import learn_encoding, learn_stored_form
 from logreg.data.selection import Selection
 from logreg.data.splits import group_split, stratified_sample, stratified_split
 from logreg.errors import ConfigError, DataError, as_typed, name_list
-from logreg.facts import SPLITS, Column, DataFacts, Split
+from logreg.facts import SPLITS, Column, DataFacts, Split, names_of_features
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, moments, moments_of_sparse
 
 DEFAULT_FRACTION = 0.2
@@ -260,7 +260,7 @@ def encode_columns(
     if model is None:
         encoding, notes = learn_encoding(columns, train.index, used_rows(tables))
         stored, found, lost = learn_stored_form(columns, encoding, train.index, _own_weights(train), shifts)
-        names = [name for column in encoding for name in column.feature_names]
+        names = names_of_features(encoding)
         notes = (*notes, *digit_notes(found, stored, names, lost, dtype))
     else:
         encoding, stored, notes = model.columns, model.stored, ()

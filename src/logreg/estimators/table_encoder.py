@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 from torch import Tensor
 
-from logreg.constraints import check, flag, lengths, listed, one_of, optional, whole
+from logreg.constraints import check, flag, lengths, listed, one_of, optional, power, whole, whole_of
+from logreg.csr import as_scipy, is_sparse, with_values
 from logreg.data.arrow_numbers import text_array
 from logreg.data.base import Table
 from logreg.data.encoding.columns import Columns, ngrams_of, read_columns
@@ -23,10 +24,17 @@ from logreg.data.formats.frames import arrow_column, columns_of, is_frame
 from logreg.data.formats.text_tables import missing_words
 from logreg.data.prepare import moments_of, without_text
 from logreg.errors import ConfigError, DataError, did_you_mean, name_list, nearest
-from logreg.facts import Column, DataFacts
-from logreg.stored_form import StoredForm
+from logreg.facts import Column, DataFacts, names_of_features
+from logreg.stored_form import Moments, StoredForm
+from logreg.terminal import format_bytes
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Array = np.ndarray[Any, Any]
+
+MAX_DENSE_FEATURES = 1000
+"""Features of a trained model up to which its encoder returns a dense matrix; more are those of many levels."""
 
 MOST_NAMES = 20
 """Number of columns that one message lists."""
@@ -37,9 +45,9 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
 
     A number is a feature; a missing one is replaced by the median, and marked by a feature ``carat is missing``.  A
     category or a boolean has a feature of 0 or 1 for each level, ``color=D``; a missing one is replaced by the most
-    frequent level, and marked.  A level that `fit` has not seen is 0 in all features of its column.  A text has a
-    feature for each n-gram, ``review:good``, weighted by sublinear TF-IDF, which is not standardized.  Columns that are
-    constant or have no values are left out.
+    frequent level, and marked.  A level that `fit` has not seen is 0 in all features of its column, or counts as rare
+    where there are rare levels.  A text has a feature for each n-gram, ``review:good``, weighted by sublinear TF-IDF,
+    which is not standardized.  Columns that are constant or have no values are left out.
 
     The types of the frame count: text is a category also where it looks like numbers, and numbers are numbers unless
     ``categorical`` names their column or the frame has them as categories.
@@ -56,13 +64,21 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         min_df: Smallest number of rows with an n-gram that is learned.
         missing: "impute", or "error" to refuse missing values.
         missing_values: Words that mean a missing value, besides None, nan and NA.
-        max_levels: Largest number of levels of a column of text, >= 2; one with more may be an id, and is refused.
+        max_levels: Number of levels, >= 2, above which a column of text is refused where it looks like an id: nearly
+            every row has a level of its own.
+        min_level_rows: Number of rows, >= 1, below which a level joins the rare levels of its column, whose feature is
+            ``color=(rare)``.
+        hash: Number of buckets, such as 2**18, that the levels of a column with more than ``max_levels`` are hashed
+            into, as scikit-learn's FeatureHasher does; ``None`` for one feature a level.
         standardize: Whether every feature has mean 0 and standard deviation 1 over the rows of `fit`.  So it is by
             default, as in the command, so that a penalty weighs all columns alike whatever their units are.
+        sparse_output: Whether `transform` returns a sparse matrix, for columns of many levels.  Only numbers have mean
+            0 then; features of 0 and 1 are divided by their standard deviation, and the zeros stay.  A fit with an
+            intercept that is not penalized has the same coefficients.
 
     Attributes:
         columns_: The encoding of each column that is used, as `logreg.facts.Column`.
-        mean_: Mean of each feature, shape (D,), where ``standardize`` is set; else ``None``.
+        mean_: Number that is subtracted from each feature, shape (D,), where ``standardize`` is set; else ``None``.
         scale_: Divisor of each feature, shape (D,): its standard deviation; ``None`` as above.
         notes_: Sentences on what was filled and left out.
         n_features_in_: Number of columns of the table.
@@ -82,7 +98,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         missing: Literal["impute", "error"] = "impute",
         missing_values: Sequence[str] = (),
         max_levels: int = 100,
+        min_level_rows: int = 1,
+        hash: int | None = None,
         standardize: bool = True,
+        sparse_output: bool = False,
     ) -> None:
         self.features = features
         self.drop = drop
@@ -94,7 +113,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         self.missing = missing
         self.missing_values = missing_values
         self.max_levels = max_levels
+        self.min_level_rows = min_level_rows
+        self.hash = hash
         self.standardize = standardize
+        self.sparse_output = sparse_output
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learns the encoding of the columns.
@@ -109,18 +131,19 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         self._learn(X)
         return self
 
-    def fit_transform(self, X: Any, y: Any = None) -> Array:
+    def fit_transform(self, X: Any, y: Any = None) -> Array | csr_array:
         """Learns the encoding of the columns and encodes them; as `fit`, then `transform`, in less time."""
         return self._scaled(self._learn(X))
 
-    def transform(self, X: Any) -> Array:
+    def transform(self, X: Any) -> Array | csr_array:
         """Encodes a table as the one of `fit`.
 
         Args:
             X: A table with the columns that `fit` learned from, in any order; an array has them in the order of `fit`.
 
         Returns:
-            Features, shape (N, D), float64, under the names of `get_feature_names_out`.
+            Features, shape (N, D), float64, under the names of `get_feature_names_out`; a CSR array of SciPy where
+            ``sparse_output`` is set.
 
         Raises:
             LogregError: A column is missing, is not known, or has another type than in `fit`; a number is infinite.  A
@@ -133,7 +156,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             for column in self.columns_
         }
         columns = self._columns(cells, [column.name for column in self.columns_ if column.kind != "number"])
-        features, _ = encode(columns, self.columns_, self._dtype, self._stored, free=True)
+        features = self._encode(columns, free=True)
         return self._scaled(features)
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
@@ -145,7 +168,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         check_is_fitted(self)
         named = dict(zip(self._names, _check_feature_names_in(self, input_features), strict=True))
         columns = [dataclasses.replace(column, name=named[column.name]) for column in self.columns_]
-        return np.array([name for column in columns for name in column.feature_names], dtype=object)
+        return np.array(names_of_features(columns), dtype=object)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -163,7 +186,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         """
         names = [column.name for column in facts.columns]
         words = list(dict.fromkeys(missing_words(facts.missing_values)))
-        self = cls(features=names, missing_values=words, standardize=False)
+        sparse = facts.num_features > MAX_DENSE_FEATURES
+        self = cls(features=names, missing_values=words, standardize=False, sparse_output=sparse)
         self.feature_names_in_, self.n_features_in_, self._names = np.array(names, dtype=object), len(names), names
         self.columns_, self.notes_ = facts.columns, ()
         self.mean_ = self.scale_ = None
@@ -186,7 +210,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             "missing": one_of(("impute", "error")),
             "missing_values": names,
             "max_levels": whole(at_least=2),
+            "min_level_rows": whole(at_least=1),
+            "hash": optional(power()),
             "standardize": flag(),
+            "sparse_output": flag(),
         }.items():
             check(key, self._given(key), constraint)
         given = self._read(X)
@@ -195,17 +222,17 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         cells = {name: _without_words(arrow_column(name, given[name]), words, name in categorical) for name in chosen}
         columns = self._columns(cells, categorical)
         encoding, notes = learn_encoding(columns, None)
-        stored = StoredForm.plain(sum(len(column.feature_names) for column in encoding))
-        if self.standardize:
-            stored, _, _ = learn_stored_form(columns, encoding, None, None, shifts=True)
-        features, _ = encode(columns, encoding, torch.float64, stored)
         self.columns_, self.notes_ = encoding, notes
-        self._stored, self._dtype = stored, torch.float64
-        self.mean_ = self.scale_ = None
+        self._stored, self._dtype = StoredForm.plain(sum(column.num_features for column in encoding)), torch.float64
+        of_numbers = None
         if self.standardize:
-            labels = torch.zeros(len(features), dtype=torch.int64)  # moments have no use for them
-            found = without_text(stored.moments_in_source_units(moments_of(Table(features, labels))), encoding)
-            self.mean_, self.scale_ = (np.array(part) for part in stored.standardization(found))
+            self._stored, of_numbers, _ = learn_stored_form(columns, encoding, None, None, shifts=True)
+        features = self._encode(columns)
+        self.mean_ = self.scale_ = None
+        if of_numbers is not None:
+            found = without_text(self._moments(features, of_numbers), encoding)
+            mean, scale = self._stored.standardization(found)
+            self.mean_, self.scale_ = np.array(mean), np.array(scale)
         empty = [series.name for series in columns.series if series.kind == "none"]
         if empty:
             warnings.warn(f"left out, since all values are missing: {name_list(empty)}", stacklevel=3)
@@ -274,6 +301,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             text=self._named("text"),
             ngrams=ngrams_of(self._given("word_ngrams"), self._given("char_ngrams"), ""),
             min_df=self._given("min_df"),
+            min_level_rows=self._given("min_level_rows"),
+            buckets=whole_of(self._given("hash")),
             settings={
                 f"dataset.{key}": list(self._given(key) or ())
                 for key in ("features", "drop", "categorical", "text", "missing_values")
@@ -331,10 +360,49 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
                 "Make numbers of it, or None where there is none."
             ) from error
 
-    def _scaled(self, features: Tensor) -> Array:
+    def _encode(self, columns: Columns, free: bool = False) -> Tensor:
+        """The stored features of columns, shape (N, D).
+
+        Raises:
+            DataError: They take more memory as a dense matrix than there is.
+        """
+        try:
+            return encode(columns, self.columns_, self._dtype, self._stored, free, sparse=self.sparse_output)[0]
+        except (OSError, MemoryError) as error:
+            width = sum(column.num_features for column in self.columns_)
+            size = format_bytes(width * len(columns) * self._dtype.itemsize)
+            raise DataError(
+                "`sparse_output` must be True where a dense matrix does not fit into memory, and that of "
+                f"{len(columns):,} rows with {width:,} features takes {size}."
+            ) from error
+
+    def _moments(self, features: Tensor, of_numbers: Moments) -> Moments:
+        """The moments of features in source units; of sparse ones, whose zeros must stay, only numbers have a mean.
+
+        Args:
+            features: Stored features, shape (N, D).
+            of_numbers: The moments of the features that are numbers; mean 0 and standard deviation 1 of all others.
+        """
+        if not self.sparse_output:
+            labels = torch.zeros(len(features), dtype=torch.int64)  # moments have no use for them
+            return self._stored.moments_in_source_units(moments_of(Table(features, labels)))
+        rates = torch.bincount(features.col_indices(), minlength=features.shape[1]) / features.shape[0]
+        is_number = np.concatenate(
+            [[column.kind == "number"] * column.num_values + [False] * column.indicator for column in self.columns_]
+        )
+        stds = torch.where(torch.from_numpy(is_number), of_numbers.std, (rates * (1 - rates)).sqrt())
+        return Moments(of_numbers.mean, stds)
+
+    def _scaled(self, features: Tensor) -> Array | csr_array:
         """Stored features (N, D), which are changed in place -> features as `transform` returns them."""
         if self.mean_ is not None:
             center, scale = self._stored.of_stored(torch.from_numpy(self.mean_), torch.from_numpy(self.scale_))
+        else:
+            center, scale = self._stored.of_stored(*StoredForm.plain(len(self._stored.unit)))
+        if is_sparse(features):
+            places = features.col_indices().long()
+            return as_scipy(with_values(features, (features.values().double() - center[places]) / scale[places]))
+        if self.mean_ is not None:
             features = features.sub_(center).div_(scale)
         elif not self._stored.is_plain:
             features = self._stored.inverse_transform(features)

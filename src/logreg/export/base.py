@@ -28,16 +28,20 @@ def spellings(column: Column, facts: DataFacts, any_case: bool = False) -> dict[
         any_case: Whether the caller lowers booleans itself; else their spellings in every case are listed.
 
     Raises:
-        ConfigError: A level has the spelling of a missing value.
+        ConfigError: A level has the spelling of a missing value, or levels are hashed.
     """
+    if column.buckets:
+        raise ConfigError(
+            f"`format` must compute the hash of the levels of {column.name!r}, and onnx and sklearn_only do not. "
+            "Use format=sklearn, json, safetensors or torch_export, or train without dataset.hash."
+        )
     if column.indicator and "" in column.levels:
         raise ConfigError(
             f"`format` must distinguish a missing value of {column.name!r} from its level '', and onnx and "
             "sklearn_only have '' for both. Use format=sklearn, json, safetensors or torch_export, or give the level a "
             "name in the file."
         )
-    places = {level.strip(): place for place, level in enumerate(column.levels)}
-    places |= {level: place for place, level in enumerate(column.levels)}
+    places = dict(column.places)
     missing = missing_words(facts.missing_values)
     if column.kind == "boolean":
         digits = {"false": "0", "true": "1"}
@@ -95,10 +99,24 @@ def linked(coef: Array, intercept: Array, link: str, sample: Sample, divisor: Se
     return np.asarray(sigmoid / sigmoid.sum(1, keepdims=True))
 
 
-def spelling_coefficients(column: Column, places: Mapping[str, int], coef: Array) -> Array:
-    """Coefficients (K, n) of one-hot features of n spellings, from ``coef`` (K, d) of a column's features."""
-    of_level = np.zeros((len(coef), len(column.levels))) if column.constant else coef[:, : len(column.levels)]
+def spelling_coefficients(column: Column, places: Mapping[str, int], coef: Array) -> tuple[Array, Array]:
+    """Coefficients of one-hot features of spellings, which are 0 for any other text.
+
+    Args:
+        column: The encoding of the column.
+        places: The spellings, n of them, with the positions of their levels.
+        coef: Coefficients of the column's features, shape (K, d).
+
+    Returns:
+        Coefficients of the spellings, shape (K, n), less that of any other text: the one of rare levels, or else 0; and
+        the latter, shape (K,), to add to the intercept.
+    """
+    num_levels = len(column.levels)
+    of_level = np.zeros((len(coef), num_levels + 1))
+    of_level[:, : column.num_values] = coef[:, : column.num_values]
+    of_other = of_level[:, num_levels]
     # A missing value has the coefficient of the level that fills it and that of its indicator.
-    of_missing = of_level[:, column.levels.index(str(column.fill))] + (coef[:, -1] if column.indicator else 0)
-    every: Array = np.column_stack([of_level, of_missing])[:, list(places.values())]
-    return every
+    filled = column.places.get(str(column.fill), num_levels)
+    of_missing = of_level[:, filled] + (coef[:, -1] if column.indicator else 0)
+    every: Array = np.column_stack([of_level[:, :num_levels], of_missing])[:, list(places.values())]
+    return every - of_other[:, None], of_other

@@ -90,9 +90,12 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
         elif column.kind == "boolean":
             truth = "True or False, or " if name in SKLEARN else ""
             lines.append(f"- `{column.name}`: {truth}text: true or false in any case, 1 or 0; anything else is neither")
+        elif column.buckets:
+            lines.append(f"- `{column.name}`: any text; it is hashed into {column.buckets:,} buckets")
         else:
             levels = name_list(f"`{level}`" for level in column.levels)
-            lines.append(f"- `{column.name}`: text, written so: {levels}; anything else is no level")
+            other = "a rare level" if column.rare_levels else "no level"
+            lines.append(f"- `{column.name}`: text, written so: {levels}; anything else is {other}")
     if any(column.kind != "number" for column in facts.columns):
         words = ", ".join(f"`{word}`" for word in dict.fromkeys(missing_words(facts.missing_values)) if word)
         lines.append(f"A missing value in text is empty, or one of {words}, unless that is a level.")

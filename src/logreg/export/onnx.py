@@ -120,7 +120,8 @@ class _Graph:
         """
         from onnx import TensorProto
 
-        coef, parts, weights, start = model.coef.numpy(), [], [], 0
+        coef, intercept = model.coef.numpy(), model.intercept.numpy()
+        parts, weights, start = [], [], 0
         for column in model.facts.columns:
             if column.kind == "text":
                 raise ConfigError(
@@ -130,7 +131,7 @@ class _Graph:
             if column.name in OUTPUTS:
                 raise ConfigError(f"`format=onnx` must not have a column {column.name!r}, as an output is called so.")
         for column in model.facts.columns:
-            width, first = len(column.feature_names), start
+            width, first = column.num_features, start
             mine, start = coef[:, start : start + width], start + width
             if column.kind == "number":
                 given = self.double(self.input(column.name, _float(model), ["rows", 1]))
@@ -147,9 +148,11 @@ class _Graph:
             places = spellings(column, model.facts)
             known = self.node("OneHotEncoder", given, domain="ai.onnx.ml", cats_strings=list(places), zeros=1)
             parts.append(self.node("Flatten", self.double(known), axis=1))
-            weights.append(spelling_coefficients(column, places, mine))
+            of_spelling, of_other = spelling_coefficients(column, places, mine)
+            weights.append(of_spelling)
+            intercept = intercept + of_other
         features = self.node("Concat", *parts, axis=1)
-        return self.linear(features, np.concatenate(weights, axis=1), model.intercept.numpy())
+        return self.linear(features, np.concatenate(weights, axis=1), intercept)
 
     def link(self, logits: str, model: Linear) -> None:
         from onnx import TensorProto, helper

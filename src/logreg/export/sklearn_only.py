@@ -40,7 +40,8 @@ def as_sklearn(model: Linear) -> Any:
     coef, intercept = (part.numpy() for part in model.in_source_units())
     names, encoder = facts.feature_names, None
     if facts.columns:
-        encoder, coef = _encoder(model, coef)
+        encoder, coef, of_other = _encoder(model, coef)
+        intercept = intercept + of_other
         names = ()
     classes = classes_of(facts)
     order = np.argsort(classes)  # scikit-learn sorts its classes; logreg keeps the order of the source
@@ -78,8 +79,8 @@ def as_sklearn(model: Linear) -> Any:
     return whole(several)
 
 
-def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
-    """A fitted encoder of a table's columns, and the coefficients (K, n) of its output.
+def _encoder(model: Linear, coef: Array) -> tuple[Any, Array, Array]:
+    """A fitted encoder of a table's columns, the coefficients (K, n) of its output, and a term of the intercept (K,).
 
     The encoder consists of scikit-learn and NumPy alone, so that the file can be used without logreg.
     """
@@ -94,8 +95,9 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
 
     stored = model.facts.stored
     parts, weights, start = [], [], 0
+    intercept = np.zeros(len(coef))
     for place, column in enumerate(model.facts.columns):
-        first, start = start, start + len(column.feature_names)
+        first, start = start, start + column.num_features
         mine = coef[:, first:start]
         if column.kind == "number":
             # A column far from zero is stored minus an offset: single precision would round its digits away before.
@@ -122,13 +124,15 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array]:
             text = make_pipeline(by(np.asarray, dtype=str), by(np.char.strip), *small, by(np.asarray, dtype=object))
             levels = OneHotEncoder(categories=[np.array(list(places), dtype=object)], handle_unknown="ignore")
             branch = make_pipeline(text, levels)
-            weights.append(spelling_coefficients(column, places, mine))
+            of_spelling, of_other = spelling_coefficients(column, places, mine)
+            weights.append(of_spelling)
+            intercept += of_other
         parts.append((f"column {place}", branch, [place]))
     row = [[0.0 if column.kind == "number" else "" for column in model.facts.columns]]
     has_text = any(column.kind == "text" for column in model.facts.columns)
     encoder = ColumnTransformer(parts, sparse_threshold=1 if has_text else 0).fit(np.array(row, dtype=object))
     encoder.feature_names_in_ = np.array([column.name for column in model.facts.columns], dtype=object)
-    return encoder, np.concatenate(weights, axis=1)
+    return encoder, np.concatenate(weights, axis=1), intercept
 
 
 MISSING_TEXTS = ("None", "nan", "<NA>")

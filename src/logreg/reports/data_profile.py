@@ -93,7 +93,7 @@ def _column_table(profiles: Sequence[ColumnProfile], leaks: Leaks, rows: int) ->
     lines = []
     for one in profiles:
         remark = _remark(one, leaks)
-        features = len(one.column.feature_names) if one.column else 0
+        features = one.column.num_features if one.column else 0
         count = one.missing_anywhere if not one.series.problem or one.series.kind == "category" else 0
         missing = f"{count / max(1, rows):.1%}" if count else ""
         kind = one.series.kind if one.series.kind != "none" else one.series.file_type
@@ -115,7 +115,8 @@ def _remark(one: ColumnProfile, leaks: Leaks) -> str:
     if one.problem:
         return f"refused: {one.levels_in_train:,} levels, an id?" if one.levels_in_train else "refused: missing values"
     if one.column is None:
-        return "left out: all values missing" if one.missing_in_train else "left out: constant in train"
+        constant = "constant in train" if one.levels_in_train <= 1 else "all levels rare"
+        return f"left out: {'all values missing' if one.missing_in_train else constant}"
     if one.series.name in leaks.target:
         return "determines the class: the target under another name?"
     if one.series.name in leaks.duplicates:
@@ -127,8 +128,12 @@ def _encoding(one: ColumnProfile) -> str:
     """The encoding of a column in words."""
     if one.column is None or one.column.kind == "number":
         return "unchanged" + (", missing values marked" if one.column and one.column.indicator else "")
-    levels = one.column.levels
-    return f"one-hot: {' '.join(map(_clipped, levels[:MOST_LEVELS]))}" + (" ..." if len(levels) > MOST_LEVELS else "")
+    levels, rare = one.column.levels, one.column.rare_levels
+    if one.column.buckets:
+        shown = f"{one.levels_in_train:,} levels hashed into {one.column.buckets:,} buckets, {one.collisions:,} collide"
+    else:
+        shown = f"one-hot: {' '.join(map(_clipped, levels[:MOST_LEVELS]))}" + " ..." * (len(levels) > MOST_LEVELS)
+    return shown + (f"; {rare:,} rare levels in {one.rare_rows:,} train rows" if rare else "")
 
 
 def _clipped(text: str) -> str:

@@ -72,7 +72,11 @@ class Columns:
     missing: Literal["impute", "error"] = "impute"
     """Treatment of missing values: "impute" fills and marks them; "error" refuses them."""
     max_levels: int = 100
-    """Largest number of levels of a category."""
+    """Number of levels above which a category is wide: it must not look like an id, and may be hashed."""
+    min_level_rows: int = 1
+    """Number of train rows below which a level is rare, and joins the other rare levels of its column."""
+    buckets: int = 0
+    """Number of buckets that the levels of a wide category are hashed into; 0 for one feature a level."""
     text: Collection[str] = ()
     """Names of the columns of text, which are learned by their n-grams."""
     ngrams: Mapping[Literal["word", "char_wb"], tuple[int, int]] = field(default_factory=lambda: {"word": (1, 1)})

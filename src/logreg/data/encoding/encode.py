@@ -6,7 +6,7 @@ Missing values are filled.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from logreg.csr import csr
 from logreg.data.encoding.columns import Columns, Series, Values
+from logreg.data.encoding.hashing import bucket_names, buckets_of
 from logreg.data.encoding.labels import boolean_of
 from logreg.data.encoding.parallel import map_in_parts
-from logreg.data.encoding.parts import DensePart, LevelsPart, NumberPart, Part
+from logreg.data.encoding.parts import LevelsPart, NarrowedPart, NumberPart, Part
 from logreg.data.encoding.text import TextPart
 from logreg.data.memory import mapped_array
 from logreg.errors import DataError
@@ -39,6 +40,7 @@ def encode(
     dtype: torch.dtype,
     stored: StoredForm | None = None,
     free: bool = False,
+    sparse: bool | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Encodes columns as a feature matrix.
 
@@ -49,11 +51,13 @@ def encode(
         stored: Stored form of the features; ``None`` for source units.
         free: Whether the series are taken out of ``columns`` and freed one by one: columns of float64 and a matrix of
             float32 then never take their memory together.
+        sparse: Whether the matrix is sparse; ``None`` for `is_smaller_sparse`.
 
     Returns:
-        Stored features, shape (M, D), dense or sparse by `is_smaller_sparse`; and, by name of a column, the numbers of
+        Stored features, shape (M, D), dense or as a CSR tensor; and, by name of a column, the numbers of
         the rows with a level that train lacks, or with text of which train has no n-gram, shape (m,).  Such a row is 0
-        in all features of the column.
+        in all features of the column.  Where a column has rare levels, a level that train lacks is one of them, and is
+        not reported.
 
     Raises:
         DataError: A column is missing, is text where train had numbers, or holds infinite values.
@@ -77,7 +81,7 @@ def encode(
             for rows in _row_blocks(len(columns)):
                 part.write(values[rows], rows)
             _check_finite(column, series, values, columns)
-            narrowed[number], learned[number] = DensePart(values), None
+            narrowed[number], learned[number] = NarrowedPart(column, values), None
         return []
 
     if free:
@@ -103,7 +107,9 @@ def encode(
         parts.append(LevelsPart(column, series.values, feature_of))
         if bool((feature_of < 0).any()):
             unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
-    join = _sparse if is_smaller_sparse(len(columns), parts, float_dtype.itemsize) else _dense
+    if sparse is None:
+        sparse = is_smaller_sparse(len(columns), parts, float_dtype.itemsize)
+    join = _sparse if sparse else _dense
     features, total = join(parts, len(columns), float_dtype)
     if not math.isfinite(total):
         for column, series, part in zip(encoding, learned, parts, strict=True):
@@ -181,17 +187,18 @@ def _row_blocks(rows: int) -> list[slice]:
 
 
 def _features_of_levels(column: Column, series: Series) -> Values:
-    """The feature of each level of a series, -1 where train lacks the level; the last entry is for missing values."""
-    position = {level.strip(): number for number, level in enumerate(column.levels)}
-    position |= {level: number for number, level in enumerate(column.levels)}
-    return np.array([*(_place(level, column, position) for level in series.levels), position[str(column.fill)]])
+    """The feature of each level of a series, -1 for none; the last entry is for missing values.
 
-
-def _place(level: str, column: Column, position: Mapping[str, int]) -> int:
-    """Position of the feature of a level, with or without blanks around it; -1 where train lacks the level."""
-    if column.kind == "boolean":
-        return position.get(boolean_of(level), -1)
-    return position.get(level, position.get(level.strip(), -1))
+    A level is known with or without blanks around it.  The other levels have the feature of rare ones, if there is one.
+    """
+    places, other = column.places, column.other_place
+    levels: Iterable[str] = series.levels
+    if column.buckets:
+        levels = bucket_names(buckets_of(series.levels, column.buckets))
+    elif column.kind == "boolean":
+        levels = map(boolean_of, levels)
+    found = [places.get(level, places.get(level.strip(), other)) for level in levels]
+    return np.array([*found, places.get(str(column.fill), other)])
 
 
 def _as_learned(series: Series | None, column: Column, columns: Columns) -> Series:

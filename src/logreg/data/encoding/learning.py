@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from logreg.data.encoding.columns import NUMBER, Columns, Series, Values
+from logreg.data.encoding.hashing import bucket_names, buckets_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.encoding.text import learn_text, looks_like_text
 from logreg.errors import DataError, name_list
-from logreg.facts import Column
+from logreg.facts import RARE, Column
 from logreg.stored_form import Moments, StoredForm, choose_stored_form, moments
 
 BLOCK_ROWS = 2**15
@@ -27,9 +28,12 @@ SAMPLE_ROWS = 1_000
 MIN_ID_ROWS = 30
 """Rows from which on a column of unique whole numbers may be an id; fewer rows are often unique by chance."""
 
-MAX_LEVELS_FACTOR = 10
-"""Multiple of ``max_levels`` up to which raising ``max_levels`` is advised; the features of more levels may not fit
-into memory."""
+ID_FRACTION = 0.9
+"""Fraction of train rows with a level of their own from which on a wide category looks like an id.
+
+It estimates the probability that a new row has a level that train lacks (Good 1953, The population frequencies of
+species).
+"""
 
 MAX_MISSING_WORDS = 3
 """Different words among numbers up to which all of them may mean a missing value."""
@@ -68,6 +72,10 @@ class ColumnProfile:
     """Settings that solve the problem, as keys and values; a value is added to a setting that is a list."""
     is_unique_integer: bool = False
     """Whether the column holds whole numbers that are unique in train, and so may be an id."""
+    rare_rows: int = 0
+    """Number of train rows with a rare level."""
+    collisions: int = 0
+    """Number of levels that share their bucket with an earlier level, where levels are hashed."""
 
 
 def profile_columns(columns: Columns, rows: Tensor | None, used: Tensor | None = None) -> list[ColumnProfile]:
@@ -112,7 +120,7 @@ def learn_encoding(
             f"[in {columns.source}]."
         )
     empty = [one.series.name for one in profiles if one.column is None and one.missing_in_train]
-    constant = [one.series.name for one in profiles if one.column is None and not one.missing_in_train]
+    constant = [one for one in profiles if one.column is None and not one.missing_in_train]
     notes = {
         "filled missing values with the median or most frequent level of train, and marked them": [
             f"{one.series.name} {one.missing_anywhere / (len(columns) if used is None else len(used)):.1%}"
@@ -131,7 +139,20 @@ def learn_encoding(
         f"if they are ids, add them to {columns.key('dataset.drop')}": [
             one.series.name for one in profiles if one.column is not None and one.is_unique_integer
         ],
-        "left out, since constant over train": constant,
+        f"joined levels with fewer than {columns.min_level_rows:,} train rows in one feature, {RARE}": [
+            f"{one.series.name} {one.column.rare_levels:,} of {one.levels_in_train:,} levels, {one.rare_rows:,} rows"
+            for one in profiles
+            if one.column is not None and one.column.rare_levels
+        ],
+        f"hashed levels into {columns.buckets:,} buckets": [
+            f"{one.series.name} {one.levels_in_train:,} levels, {one.collisions:,} of them into the bucket of another"
+            for one in profiles
+            if one.column is not None and one.column.buckets
+        ],
+        "left out, since constant over train": [one.series.name for one in constant if one.levels_in_train <= 1],
+        f"left out, since no level has {columns.min_level_rows:,} train rows": [
+            one.series.name for one in constant if one.levels_in_train > 1
+        ],
         "left out, since all values are missing in train": empty,
     }
     return tuple(kept), tuple(f"{what}: {name_list(names)}" for what, names in notes.items() if names)
@@ -161,7 +182,7 @@ def learn_stored_form(
     """
     by_name = {series.name: series for series in columns.series}
     chosen: Any = slice(None) if rows is None else rows.numpy()
-    starts = np.cumsum([0, *(len(column.feature_names) for column in encoding)]).tolist()
+    starts = np.cumsum([0, *(column.num_features for column in encoding)]).tolist()
     found = Moments(torch.zeros(starts[-1], dtype=torch.float64), torch.ones(starts[-1], dtype=torch.float64))
     numbers = [
         (start, column)
@@ -258,36 +279,25 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
     counts: Values = np.zeros(0)
     if series.kind != "number":
         counts = np.bincount(series.values[chosen] + 1, minlength=len(series.levels) + 1)[1:]
-    levels = tuple(level for level, count in zip(series.levels, counts, strict=True) if count)
+    levels = int(np.count_nonzero(counts))
     if series.problem:
-        remedies = _remedies(series, len(levels), columns)
+        remedies = _remedies(series, _looks_like_id(counts, columns), columns)
         then = {"dataset.drop": (), "dataset.missing_values": fill}.get(remedies[0][0], impute)
         return replace(found, remedies=remedies + then)
-    if len(levels) > columns.max_levels and looks_like_text(levels):
+    if _looks_like_id(counts, columns) and looks_like_text(series.levels):
         return replace(
             found,
-            levels_in_train=len(levels),
+            levels_in_train=levels,
             problem=f"`{columns.key('dataset.text')}` must name the columns of text, and column {series.name!r} has "
-            f"{len(levels):,} different texts in {counts.sum():,} train rows [in {columns.source}]. "
+            f"{levels:,} different texts in {counts.sum():,} train rows [in {columns.source}]. "
             f"Add {columns.setting('dataset.text', [series.name])} to learn from its words, or "
             f"{columns.setting('dataset.drop', [series.name])}.",
-            short_problem=f"has {len(levels):,} different texts",
+            short_problem=f"has {levels:,} different texts",
             remedies=(("dataset.text", series.name),),
         )
-    if len(levels) > columns.max_levels:
-        is_id = len(levels) > counts.sum() / 2
-        short_problem = f"has {len(levels):,} levels in {counts.sum():,} train rows"
-        problem = (
-            f"`{columns.value('dataset.max_levels', columns.max_levels)}` must not be exceeded, and column "
-            f"{series.name!r} {short_problem} [in {columns.source}]. {'It looks like an id: add' if is_id else 'Add'} "
-            f"{columns.setting('dataset.drop', [series.name])}, or raise {columns.key('dataset.max_levels')}."
-        )
-        remedies = (("dataset.drop", series.name),)
-        if not is_id and len(levels) <= MAX_LEVELS_FACTOR * columns.max_levels:
-            remedies = (("dataset.max_levels", str(len(levels))), *impute)
-        return replace(
-            found, levels_in_train=len(levels), problem=problem, short_problem=short_problem, remedies=remedies
-        )
+    if _looks_like_id(counts, columns):
+        problem, short_problem, remedies = _id_problem(series, counts, columns)
+        return replace(found, levels_in_train=levels, problem=problem, short_problem=short_problem, remedies=remedies)
     if impute:
         first = int(missing.argmax()) if used is None else int(used[missing[used]].min())
         problem = (
@@ -310,15 +320,81 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
         return replace(
             found, column=column, is_unique_integer=not anywhere and _are_unique_integers(series.values[chosen])
         )
-    if len(levels) == 1 and not in_train:
-        return replace(found, levels_in_train=1)
-    most = series.levels[int(counts.argmax())]
-    column = Column(series.name, series.kind, levels, most, in_train > 0, len(levels) == 1)
-    return replace(found, column=column, levels_in_train=len(levels))
+    column, rare_rows, collisions = _learn_levels(series, counts, in_train > 0, columns)
+    return replace(
+        found,
+        column=None if column.constant and not in_train else column,
+        levels_in_train=levels,
+        rare_rows=rare_rows,
+        collisions=collisions,
+    )
 
 
-def _remedies(series: Series, levels: int, columns: Columns) -> tuple[tuple[str, str], ...]:
-    """Settings that make a column usable which mixes numbers and text; ``levels`` is its number of levels in train."""
+def _looks_like_id(counts: Values, columns: Columns) -> bool:
+    """Whether a column is wide, most rows have a level of their own, and such levels do not join as rare ones.
+
+    Args:
+        counts: Number of train rows of each level, shape (L,).
+        columns: The table, for its settings.
+    """
+    is_wide = np.count_nonzero(counts) > columns.max_levels
+    return bool(is_wide and columns.min_level_rows == 1 and (counts == 1).sum() > ID_FRACTION * counts.sum())
+
+
+def _id_problem(series: Series, counts: Values, columns: Columns) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    """Problem, short problem and remedies of a column that looks like an id.
+
+    Args:
+        series: The column.
+        counts: Number of train rows of each of its levels, shape (L,).
+        columns: The table, for its settings.
+    """
+    levels, rows = int(np.count_nonzero(counts)), int(counts.sum())
+    short_problem = f"has {levels:,} levels in {rows:,} train rows"
+    problem = (
+        f"column {series.name!r} must have levels that recur, and {short_problem} [in {columns.source}]. It looks like "
+        f"an id: add {columns.setting('dataset.drop', [series.name])}. To use it all the same, join the levels of a "
+        f"single row with {columns.value('dataset.min_level_rows', 2)}, or set "
+        f"{columns.value('dataset.max_levels', levels)}."
+    )
+    return problem, short_problem, (("dataset.drop", series.name),)
+
+
+def _learn_levels(series: Series, counts: Values, marked: bool, columns: Columns) -> tuple[Column, int, int]:
+    """Learns the encoding of a column of levels.
+
+    Args:
+        series: The column, all M rows.
+        counts: Number of train rows of each of its levels, shape (L,).
+        marked: Whether missing values get an indicator feature.
+        columns: The table, for its settings.
+
+    Returns:
+        The encoding; the number of train rows with a rare level; the number of levels that share a bucket with an
+        earlier one.
+    """
+    assert series.kind != "none"
+    in_train = counts.nonzero()[0]
+    names: Sequence[str] = [series.levels[code] for code in in_train.tolist()]
+    counts, sizes = counts[in_train], np.ones(len(in_train), dtype=np.int64)  # of each name; rows, and levels
+    buckets = columns.buckets if len(names) > columns.max_levels else 0
+    if buckets:
+        used, place = np.unique(buckets_of(names, buckets), return_inverse=True)
+        names, sizes = bucket_names(used), np.bincount(place)
+        counts = np.bincount(place, counts).astype(np.int64)
+    fill = names[int(counts.argmax())]
+    is_rare = counts < columns.min_level_rows if series.kind == "category" else np.zeros(len(counts), dtype=bool)
+    if is_rare.any() and RARE in names:
+        is_rare[names.index(RARE)] = True
+    kept = tuple(name for name, rare in zip(names, is_rare.tolist(), strict=True) if not rare)
+    rare_levels = int(sizes[is_rare].sum())
+    constant = len(kept) + (rare_levels > 0) == 1
+    column = Column(series.name, series.kind, kept, fill, marked, constant, rare_levels, buckets)
+    return column, int(counts[is_rare].sum()), int((sizes - 1).sum())
+
+
+def _remedies(series: Series, looks_like_id: bool, columns: Columns) -> tuple[tuple[str, str], ...]:
+    """Settings that make a column usable which mixes numbers and text."""
     words = [level.strip() for level in series.levels if not NUMBER.fullmatch(level.strip())]
     if (
         columns.is_text
@@ -326,7 +402,7 @@ def _remedies(series: Series, levels: int, columns: Columns) -> tuple[tuple[str,
         and not any(letter.isdigit() for word in words for letter in word)
     ):
         return tuple(("dataset.missing_values", word) for word in words)
-    return (("dataset.categorical" if levels <= columns.max_levels else "dataset.drop", series.name),)
+    return (("dataset.drop" if looks_like_id else "dataset.categorical", series.name),)
 
 
 def _all_refused(faults: Sequence[ColumnProfile], others: bool, columns: Columns) -> str:
@@ -341,8 +417,6 @@ def _all_refused(faults: Sequence[ColumnProfile], others: bool, columns: Columns
     for key, value in (remedy for fault in faults for remedy in fault.remedies):
         named.setdefault(key, []).append(value)
     typed = [columns.setting(key, named[key]) for key in LIST_SETTINGS if key in named]
-    if "dataset.max_levels" in named:
-        typed.append(columns.value("dataset.max_levels", max(map(int, named["dataset.max_levels"]))))
     if "dataset.missing" in named:
         typed.append(columns.value("dataset.missing", "impute"))
     listed = name_list(f"{fault.series.name!r} {fault.short_problem}" for fault in faults)

@@ -12,7 +12,7 @@ from logreg.facts import Column
 
 
 class Entries(NamedTuple):
-    """Entries other than 0 of n sparse rows, row by row, with ascending features in each row; e of them."""
+    """Entries of n sparse rows, row by row, with ascending features in each row; e of them."""
 
     counts: Values
     """Number of entries of each row, shape (n,), integers."""
@@ -27,7 +27,7 @@ class Part:
 
     Attributes:
         width: Number of features, k.
-        most_entries: Number of entries other than 0 in all rows, or a little more.
+        most_entries: Number of entries in all rows, or a little more.
     """
 
     width: int
@@ -39,31 +39,18 @@ class Part:
 
     def entries(self, rows: slice) -> Entries:
         """The entries of some rows."""
-        block = np.zeros((rows.stop - rows.start, self.width))
-        self.write(block, rows)
-        places, features = block.nonzero()
-        return Entries(np.count_nonzero(block, axis=1), features, block[places, features])
+        raise NotImplementedError
 
     def counts(self, rows: slice) -> Values:
         """Number of entries of each of some rows, shape (n,), integers."""
         return self.entries(rows).counts
 
 
-class DensePart(Part):
-    """Features that are computed already, shape (M, k)."""
-
-    def __init__(self, values: Values) -> None:
-        self.values = values
-        self.width = values.shape[1]
-        self.most_entries = values.size
-
-    def write(self, block: Values, rows: slice) -> None:
-        """Copies some rows."""
-        block[:] = self.values[rows]
-
-
 class NumberPart(Part):
-    """A column of numbers: filled, shifted and scaled; then the indicator of missing values."""
+    """A column of numbers, filled, shifted and scaled; then the indicator of missing values.
+
+    Sparse rows have an entry for the number also where it is 0, so that it may be shifted later.
+    """
 
     def __init__(self, column: Column, values: Values, form: tuple[float, float]) -> None:
         """Takes values (M,), nan where missing, and the shift and the unit of the stored form."""
@@ -84,6 +71,26 @@ class NumberPart(Part):
                 block[:, 0] = filled
         if column.indicator and missing is not None:
             block[:, -1] = missing
+
+    def entries(self, rows: slice) -> Entries:
+        """The numbers of some rows, and the indicators that are 1."""
+        block = np.zeros((rows.stop - rows.start, self.width))
+        self.write(block, rows)
+        is_entry = block != 0
+        is_entry[:, : self.column.num_values] = True
+        return Entries(np.count_nonzero(is_entry, axis=1), is_entry.nonzero()[1], block[is_entry])
+
+
+class NarrowedPart(NumberPart):
+    """A column of numbers whose features (M, k) are computed already, in the type of the matrix."""
+
+    def __init__(self, column: Column, values: Values) -> None:
+        """Takes the features, shape (M, k)."""
+        super().__init__(column, values, (0.0, 1.0))
+
+    def write(self, block: Values, rows: slice) -> None:
+        """Copies some rows."""
+        block[:] = self.values[rows]
 
 
 class LevelsPart(Part):

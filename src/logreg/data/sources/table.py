@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.constraints import character, check, lengths, listed, name, one_of, optional, text, whole
+from logreg.constraints import character, check, lengths, listed, name, one_of, optional, power, text, whole, whole_of
 from logreg.data.base import RawData, Table
 from logreg.data.encoding.columns import Columns, is_number, ngrams_of, not_a_number, read_columns
 from logreg.data.encoding.encode import encode
@@ -56,7 +56,10 @@ class TableFile:
         missing: "impute" replaces missing values by the median or the most frequent level of train, and adds a feature
             that marks them; "error" refuses them.
         missing_values: Words for a missing value in text files, besides the empty word, NA, NaN and null.
-        max_levels: Maximum number of levels of a text column, >= 2.
+        max_levels: Number of levels, >= 2, above which a column of text must not look like an id, and may be hashed.
+        min_level_rows: Number of train rows, >= 1, below which a level joins the rare levels of its column.
+        hash: Number of buckets that the levels of a column with more than ``max_levels`` are hashed into, also as text
+            such as "2**18"; ``None`` for one feature a level.
         weight: Column of the sample weights, >= 0.
         split_column: Column that states train, val or test for each row.
         group: Column of the groups; rows with equal values stay in one split.
@@ -78,6 +81,8 @@ class TableFile:
     missing: Literal["impute", "error"] = "impute"
     missing_values: Sequence[Any] = ()
     max_levels: int = 100
+    min_level_rows: int = 1
+    hash: int | str | None = None
     weight: str | None = None
     split_column: str | None = None
     group: str | None = None
@@ -104,6 +109,8 @@ class TableFile:
         check("dataset.separator", self.separator, optional(character()))
         check("dataset.missing", self.missing, one_of(("impute", "error")))
         check("dataset.max_levels", self.max_levels, whole(at_least=2))
+        check("dataset.min_level_rows", self.min_level_rows, whole(at_least=1))
+        check("dataset.hash", self.hash, optional(power()))
 
     def read(self) -> RawData:
         """The columns of all files, as `Columns`: their encoding is learned from train later.
@@ -276,6 +283,8 @@ class TableFile:
             "text": {str(name) for name in self.text or ()},
             "ngrams": ngrams_of(self.word_ngrams, self.char_ngrams),
             "min_df": self.min_df,
+            "min_level_rows": self.min_level_rows,
+            "buckets": whole_of(self.hash),
             "is_temporary": True,
             "is_text": not any(suffix_of(path) in BINARY_SUFFIXES for _, path in files.values()),
             "settings": {
