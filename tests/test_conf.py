@@ -32,7 +32,7 @@ FILES = sorted(file.relative_to(CONF).as_posix() for file in CONF.rglob("*.yaml"
 FRAGMENTS = {file for file in FILES if file.startswith("dataset/base/")}
 """Files that datasets share; users do not choose them."""
 
-TABLES = {"blobs", "breast_cancer", "iris", "wine", "digits", "table", "features"}
+TABLES = {"blobs", "breast_cancer", "iris", "wine", "digits", "table", "text", "features"}
 """Datasets whose default optimizer is exact."""
 
 NEED_FILES = set(DATASETS) - {"toy", "blobs", "breast_cancer", "iris", "wine", "digits"}

@@ -191,6 +191,18 @@ def listed(example: str = "[a,b]") -> Constraint:
     )
 
 
+def lengths() -> Constraint:
+    """The smallest and the largest length of n-grams."""
+    return Constraint(
+        "be the smallest and the largest length of an n-gram, such as [1,2]",
+        lambda value: (
+            isinstance(value, list | tuple)
+            and [type(length) for length in value] == [int, int]
+            and 1 <= value[0] <= value[1]
+        ),
+    )
+
+
 def check(key: str, value: Any, constraint: Constraint, next_step: str = "") -> None:
     """Checks one value.
 

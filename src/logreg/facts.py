@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -43,12 +43,48 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Vocabulary:
+    """The n-grams of one kind that a text column is made of, learned on train; plain values."""
+
+    analyzer: Literal["word", "char_wb"]
+    """Kind of the n-grams, as scikit-learn names it: of words, or of characters within words."""
+    ngram_range: tuple[int, int]
+    """Smallest and largest length of an n-gram, in words or characters."""
+    tokens: str
+    """The n-grams in order, V >= 1 of them, separated by line breaks, which no n-gram has.
+
+    One text is read from a checkpoint at once, where 100,000s of texts take seconds.
+    """
+    idf: tuple[float, ...]
+    """Inverse document frequency of each n-gram, V of them: ln((1 + rows) / (1 + rows with it)) + 1."""
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The n-grams in order, V of them."""
+        return tuple(self.tokens.split("\n"))
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether all fields have the declared types and fit together."""
+        return (
+            self.analyzer in ("word", "char_wb")
+            and isinstance(self.ngram_range, tuple)
+            and [type(length) for length in self.ngram_range] == [int, int]
+            and 1 <= self.ngram_range[0] <= self.ngram_range[1]
+            and isinstance(self.tokens, str)
+            and isinstance(self.idf, tuple)
+            and len(set(self.names)) == len(self.names) == len(self.idf)
+            and all(map(_is_number, self.idf))
+        )
+
+
+@dataclass(frozen=True)
 class Column:
     """Encoding of one column of a table as features; plain values, learned on train, kept in the checkpoint."""
 
     name: str
     """Name of the column."""
-    kind: Literal["number", "boolean", "category"]
+    kind: Literal["number", "boolean", "category", "text"]
     """Type of the column."""
     levels: tuple[str, ...] = ()
     """Levels of a boolean or a category, in order.
@@ -71,10 +107,21 @@ class Column:
 
     The buckets that train has are then the levels, named by their numbers: ``#12``.
     """
+    vocabularies: tuple[Vocabulary, ...] = ()
+    """The n-grams of a text, each of which is a feature; the features of one vocabulary have length 1 in a row."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of its features: ``carat``, or ``color=D``, ``color=E``, ...; then ``carat is missing``."""
+        """Names of its features: ``carat``, or ``color=D``, ``color=E``, ...; then ``carat is missing``.
+
+        Those of a text are ``review:good`` of words, and ``review:'goo'`` of characters, which may be blanks.
+        """
+        if self.kind == "text":
+            return tuple(
+                f"{self.name}:{token}" if vocabulary.analyzer == "word" else f"{self.name}:'{token}'"
+                for vocabulary in self.vocabularies
+                for token in vocabulary.names
+            )
         if self.kind == "number":
             values: tuple[str, ...] = (self.name,)
         else:
@@ -98,6 +145,8 @@ class Column:
         """Number of its features without the indicator: 1 for a number, or one for each level and for rare levels."""
         if self.constant:
             return 0
+        if self.kind == "text":
+            return sum(len(vocabulary.idf) for vocabulary in self.vocabularies)
         return 1 if self.kind == "number" else len(self.levels) + (self.rare_levels > 0)
 
     @property
@@ -108,6 +157,13 @@ class Column:
     @property
     def is_valid(self) -> bool:
         """Whether all fields have the declared types and fit together; a checkpoint may hold anything."""
+        if self.kind == "text":
+            return (
+                isinstance(self.name, str)
+                and replace(self, vocabularies=()) == Column(self.name, "text", fill="")
+                and bool(self.vocabularies)
+                and all(vocabulary.is_valid for vocabulary in self.vocabularies)
+            )
         return (
             all(isinstance(one, str) for one in (self.name, *self.levels))
             and self.kind in ("number", "boolean", "category")
@@ -118,6 +174,7 @@ class Column:
             )
             and all(isinstance(flag, bool) for flag in (self.indicator, self.constant))
             and all(type(count) is int and count >= 0 for count in (self.rare_levels, self.buckets))
+            and not self.vocabularies
         )
 
 
@@ -220,11 +277,12 @@ class DataFacts:
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as plain dicts, lists, strings and numbers, for `from_dict`; columns give the names of features."""
-        plain = dataclasses.asdict(self)
+        plain, columns = _as_dict(self), [_as_dict(column) for column in self.columns]
         if self.columns:
             del plain["feature_names"]
-        columns = [column | {"levels": list(column["levels"])} for column in plain["columns"]]
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} | {
+        for column in columns:
+            column["vocabularies"] = [_as_dict(one) for one in column["vocabularies"]]
+        return plain | {
             "rows": dict(self.rows),
             "backbone": dict(self.backbone),
             "pixels": dict(self.pixels),
@@ -241,9 +299,9 @@ class DataFacts:
         arguments: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()
         }
-        arguments["columns"] = tuple(
-            Column(**column | {"levels": tuple(column["levels"])}) for column in plain.get("columns", ())
-        )
+        arguments["columns"] = tuple(map(_column_of, plain.get("columns", ())))
+        if not all(column.is_valid for column in arguments["columns"]):
+            raise ValueError("columns does not fit the other facts")
         if arguments["columns"] and "feature_names" not in arguments:
             arguments["feature_names"] = names_of_features(arguments["columns"])
         facts = cls(**arguments)
@@ -273,7 +331,7 @@ class DataFacts:
             "names": all(isinstance(names, tuple) and all(isinstance(one, str) for one in names) for names in texts),
             "class_names": len(set(self.class_names)) == per_class >= 2,
             "feature_names": len(self.feature_names) in (0, per_feature),
-            "columns": all(column.is_valid for column in self.columns) and from_columns in ((), self.feature_names),
+            "columns": from_columns in ((), self.feature_names),
             "image_shape": all(type(side) is int and side >= 1 for side in self.image_shape),
             "rows": all(split in SPLITS and type(count) is int for split, count in self.rows.items()),
             "fingerprint": type(self.fingerprint) is int,
@@ -291,6 +349,21 @@ class DataFacts:
         for key, is_so in holds.items():
             if not is_so:
                 raise ValueError(f"{key} does not fit the other facts")
+
+
+def _as_dict(facts: DataFacts | Column | Vocabulary) -> dict[str, Any]:
+    """The fields by name, tuples as lists; values within them stay as they are."""
+    values = {one.name: getattr(facts, one.name) for one in dataclasses.fields(facts)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _column_of(plain: Mapping[str, Any]) -> Column:
+    """A column from the plain values of `_as_dict`."""
+    vocabularies = tuple(
+        Vocabulary(**{key: tuple(value) if isinstance(value, list) else value for key, value in one.items()})
+        for one in plain.get("vocabularies", ())
+    )
+    return Column(**{**plain, "levels": tuple(plain["levels"]), "vocabularies": vocabularies})
 
 
 def names_of_features(columns: Sequence[Column]) -> tuple[str, ...]:

@@ -169,7 +169,8 @@ def file_as_dataset(name: str) -> str:
     if path.suffix.lower() not in DATA_SUFFIXES and not path.exists():
         return ""
     if path.is_dir():
-        settings = ["dataset=image_folder", f"dataset.path={name}"]
+        has_text = any(next(path.glob(f"{depth}/*.txt"), None) for depth in ("*", "*/*"))
+        settings = [f"dataset={'text' if has_text else 'image_folder'}", f"dataset.path={name}"]
     elif path.suffix.lower() in (".npz", ".npy", ".safetensors"):
         settings = ["dataset=features", f"dataset.path={name}"]
     else:

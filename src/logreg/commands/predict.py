@@ -40,8 +40,8 @@ OWN = {
         None,
         optional(text()),
         "what the model learned from: a table (.csv .tsv .parquet .arrow .feather, text also in .gz) with the columns "
-        "by their names, a matrix (.npz .npy .safetensors .parquet), a folder of images or one image, or - for a CSV "
-        "on standard input",
+        "by their names, a matrix (.npz .npy .safetensors .parquet), a folder of images or one image, a folder of .txt "
+        "files, or - for a CSV on standard input",
         shown="",
     ),
     "output": Setting("-", text(), ".csv, .tsv, .parquet or .npz; - is a CSV on standard output"),
@@ -72,6 +72,7 @@ examples
   python scripts/predict.py hours=3.5                                   one row
   python scripts/predict.py input=new.csv output=predictions.csv keep=[id]
   python scripts/predict.py input=pictures/ output=predictions.parquet  a folder of images
+  python scripts/predict.py input=letters/ output=predictions.csv      a folder of .txt files, for a model of text
   python scripts/predict.py input=- output=- < new.csv                  from standard input to standard output
   python scripts/predict.py input=new.csv output=flagged.csv threshold=0.2
 
@@ -192,9 +193,12 @@ def _predict(trained: TrainedModel, predictor: Predictor, reader: NewRowsReader,
             for name, number_of_rows in block.unseen.items():
                 unseen[name] = unseen.get(name, 0) + number_of_rows
             block = next(blocks, None)
+    texts = {column.name for column in facts.columns if column.kind == "text"}
     for name, number_of_rows in unseen.items():
-        line = f"{number_of_rows:,} rows have a level of {name} that the model does not know: encoded as no level"
-        print(on_one_line(line), file=sys.stderr)
+        what = f"a level of {name} that the model does not know: encoded as no level"
+        if name in texts:
+            what = f"no n-gram of {name} that the model knows: all its features are 0"
+        print(on_one_line(f"{number_of_rows:,} rows have {what}"), file=sys.stderr)
     seconds = time.perf_counter() - started
     where = "" if values["output"] == "-" else f": {values['output']}"
     print(on_one_line(f"{rows:,} rows in {seconds:.2f} s{where}"), file=sys.stderr)

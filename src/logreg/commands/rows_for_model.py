@@ -32,6 +32,10 @@ OF_THE_MODEL = {
     "min_level_rows",
     "hash",
     "missing",
+    "text",
+    "word_ngrams",
+    "char_ngrams",
+    "min_df",
     "white_level",
 }
 """Keys of a dataset that belong to the model: another value would make another model."""
@@ -81,6 +85,7 @@ def _all_rows(dataset: Mapping[str, Any], typed: set[str], facts: DataFacts) -> 
             "features": names,
             "drop": [],
             "categorical": [one for one in plain["categorical"] if str(one) in names],
+            "text": [column.name for column in facts.columns if column.kind == "text"],
         }
     if "dataset.path" in typed:
         plain |= {key: None for key in ("train_path", "val_path", "test_path") if key in plain}

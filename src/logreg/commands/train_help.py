@@ -26,7 +26,7 @@ examples
 groups (name=option)
   dataset      toy | blobs | breast_cancer | iris | wine | digits
                mnist | fashion_mnist | kmnist | qmnist | emnist | usps | svhn | cifar10 | cifar100 | stl10
-               table | features | image_folder (your own files)
+               table | text | features | image_folder (your own files)
   backbone     none | torchvision; backbone=resnet18 or any other model of torchvision makes features of images first
   optimizer    sgd | adam | adamw
                newton | lbfgs | auto (exact: without lr, they end certified at the optimum; auto chooses by the data)

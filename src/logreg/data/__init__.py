@@ -18,6 +18,7 @@ from logreg.data.sources.bundled import Bundled
 from logreg.data.sources.features import Features
 from logreg.data.sources.image_folder import ImageFolder
 from logreg.data.sources.table import TableFile
+from logreg.data.sources.text import Text
 from logreg.data.sources.toy import Toy
 from logreg.data.sources.vision import VISION_DATASETS, Vision
 from logreg.errors import ConfigError, did_you_mean
@@ -44,6 +45,7 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "wine": partial(Bundled, "wine"),
     "digits": partial(Bundled, "digits"),
     "table": TableFile,
+    "text": Text,
     "features": Features,
     "image_folder": ImageFolder,
     **{name: partial(Vision, name) for name in VISION_DATASETS},

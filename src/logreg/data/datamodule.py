@@ -34,6 +34,7 @@ from logreg.data.prepare import (
     numbered_as,
     select_rows,
     split_rows,
+    without_text,
 )
 from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
@@ -142,8 +143,8 @@ class TensorDataModule(pl.LightningDataModule):
         if stored is None:
             stored, found, notes = self._measure(train, raw.scale, names, standardize)
             to_store = None if stored.is_plain else stored
-        elif standardize:
-            found = stored.moments_in_source_units(moments_of(train))
+        elif standardize and any(column.kind != "text" for column in columns):
+            found = without_text(stored.moments_in_source_units(moments_of(train)), columns)
         mean, std = ((), ()) if found is None or not standardize else stored.standardization(found)
         weights = class_weights(
             self.class_weight, train.select(train.labels), class_names, train.select(train.sample_weight)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from logreg.data.formats.images import (
 )
 from logreg.data.formats.table_errors import NUMBER_ADVICE
 from logreg.data.formats.tables import index_columns, open_blocks
+from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
 from logreg.data.formats.text_tables import mark_missing
 from logreg.data.sources.features import USUAL_NAMES
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError, as_typed, did_you_mean, name_list, nearest
@@ -41,6 +42,9 @@ from logreg.rows import BLOCK_ROWS
 
 STANDARD_INPUT = "-"
 """Path that means standard input."""
+
+FILES_AT_ONCE = 1_000
+"""Text files of a folder that are read at once."""
 
 MOST_NAMES = 20
 """Number of columns that one message lists."""
@@ -116,8 +120,11 @@ class NewRowsReader:
                 return self._images(file)
             if self.facts.backbone:
                 raise ConfigError.broken("input", "be a folder of images, or one", path)
+        if file.is_dir() and [column.kind for column in self.columns] == ["text"]:
+            return self._text_folder(file)
         if path != STANDARD_INPUT and (file.is_dir() or is_image_file):
-            raise ConfigError(f"`input` must be {self._wanted()}, as in training, got images: {path}.")
+            what = "images" if is_image_file or self.facts.image_shape else "a folder"
+            raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {what}: {path}.")
         if suffix_of(file) in MATRIX_SUFFIXES or (file.suffix.lower() == ".parquet" and not self.columns):
             if self.facts.columns:
                 raise ConfigError(f"`input` must be {self._wanted()}, as in training, got {path}.")
@@ -169,7 +176,7 @@ class NewRowsReader:
         kinds = [(column.name, pa.float64() if column.kind == "number" else pa.string()) for column in self.columns]
         rows = self._encoded(pa.table(values, schema=pa.schema(kinds)), "the command line", 0)
         for column in self.columns:
-            if column.name in rows.unseen and not column.buckets:  # hashed levels may be any
+            if column.name in rows.unseen and not column.buckets and column.kind != "text":  # those may be any
                 raise ConfigError.not_a_choice(column.name, column.levels, cells[column.name])
         return rows
 
@@ -205,6 +212,24 @@ class NewRowsReader:
 
         return count, rows()
 
+    def _text_folder(self, folder: Path) -> tuple[int | None, Iterator[Rows]]:
+        """Reads the .txt files in a folder and the folders below it."""
+        import pyarrow as pa
+
+        self._refuse_to_keep(folder)
+        files = text_files(folder)
+        if not files:
+            raise DataError(f"`input` must have {TEXT_SUFFIX} files, got none in {folder}.")
+
+        def rows() -> Iterator[Rows]:
+            for start in range(0, len(files), FILES_AT_ONCE):
+                block = files[start : start + FILES_AT_ONCE]
+                texts = pa.array([read_text_file(file, "input") for file in block], pa.string())
+                read = self._encoded(pa.table({self.columns[0].name: texts}), folder.name, start, ())
+                yield replace(read, kept={"file": pa.array([file.relative_to(folder).as_posix() for file in block])})
+
+        return len(files), rows()
+
     def _choose(self, header: Sequence[str], source: str, row_labels: Collection[str]) -> list[str]:
         """Chooses the columns to read; ``row_labels`` are ignored unless the model learned from them.
 
@@ -227,7 +252,7 @@ class NewRowsReader:
         for name in self.keep:
             if name not in header:
                 raise ConfigError.broken("keep", f"name a column of {source}", name, did_you_mean(name, header))
-        if extra and not self.dataset.get("features"):
+        if extra and not self.dataset.get("features") and self.facts.name != "text":  # which takes text alone
             raise DataError(
                 "`input` must have the columns that the model learned from, and also has "
                 f"{name_list(extra, MOST_NAMES)} [in {source}]. "

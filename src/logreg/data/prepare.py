@@ -265,14 +265,15 @@ def encode_columns(
     else:
         encoding, stored, notes = model.columns, model.stored, ()
     features, unseen = encode(columns, encoding, dtype, stored, free and columns.is_temporary)
+    texts = {column.name for column in encoding if column.kind == "text"}
     for column, rows in unseen.items():
         for split, table in tables.items():
             mine = len(rows) if table.index is None else int(torch.isin(rows, table.index).sum())
             if mine:
-                notes = (
-                    *notes,
-                    f"{mine:,} rows of {split} have a level of {column} that train lacks: encoded as no level",
-                )
+                what = f"a level of {column} that train lacks: encoded as no level"
+                if column in texts:
+                    what = f"no n-gram of {column} that train has: all its features are 0"
+                notes = (*notes, f"{mine:,} rows of {split} have {what}")
     encoded = {split: dataclasses.replace(table, features=features) for split, table in tables.items()}
     return Encoded(encoded, encoding, stored, notes)
 
@@ -390,6 +391,15 @@ def nonzeros_of(train: Table) -> int | None:
     if not is_sparse(train.matrix):
         return None
     return int(train.select(train.matrix.crow_indices().diff()).sum())
+
+
+def without_text(found: Moments, columns: Sequence[Column]) -> Moments:
+    """The moments of the features of columns, where text has mean 0 and standard deviation 1: it is not standardized.
+
+    Rows of a text have length 1.  A division by the deviation would make the rarest n-grams the largest features.
+    """
+    is_text = torch.cat([torch.full((column.num_features,), column.kind == "text") for column in columns])
+    return found._replace(mean=found.mean.masked_fill(is_text, 0.0), std=found.std.masked_fill(is_text, 1.0))
 
 
 def _own_weights(table: Table) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""`TableEncoder`: a table with numbers, categories, booleans and missing values as a matrix of numbers."""
+"""`TableEncoder`: a table with numbers, categories, booleans, text and missing values as a matrix of numbers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 from torch import Tensor
 
-from logreg.constraints import check, flag, listed, one_of, optional, power, whole, whole_of
+from logreg.constraints import check, flag, lengths, listed, one_of, optional, power, whole, whole_of
 from logreg.csr import as_scipy, is_sparse, with_values
 from logreg.data.arrow_numbers import text_array
 from logreg.data.base import Table
-from logreg.data.encoding.columns import Columns, read_columns
+from logreg.data.encoding.columns import Columns, ngrams_of, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.encoding.learning import learn_encoding, learn_stored_form
 from logreg.data.formats.frames import arrow_column, columns_of, is_frame
 from logreg.data.formats.text_tables import missing_words
-from logreg.data.prepare import moments_of
+from logreg.data.prepare import moments_of, without_text
 from logreg.errors import ConfigError, DataError, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts, names_of_features
 from logreg.stored_form import Moments, StoredForm
@@ -46,7 +46,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
     A number is a feature; a missing one is replaced by the median, and marked by a feature ``carat is missing``.  A
     category or a boolean has a feature of 0 or 1 for each level, ``color=D``; a missing one is replaced by the most
     frequent level, and marked.  A level that `fit` has not seen is 0 in all features of its column, or counts as rare
-    where there are rare levels.  Columns that are constant or have no values are left out.
+    where there are rare levels.  A text has a feature for each n-gram, ``review:good``, weighted by sublinear TF-IDF,
+    which is not standardized.  Columns that are constant or have no values are left out.
 
     The types of the frame count: text is a category also where it looks like numbers, and numbers are numbers unless
     ``categorical`` names their column or the frame has them as categories.
@@ -57,6 +58,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         drop: Columns to leave out.
         categorical: Columns of categories that look like numbers.  As in the two above, a whole number is the position
             of a column; the columns of an array are also called x0, x1, ...
+        text: Columns of text.
+        word_ngrams: Smallest and largest number of words of an n-gram of text; ``None`` for none.
+        char_ngrams: Smallest and largest number of characters of an n-gram within a word; ``None`` for none.
+        min_df: Smallest number of rows with an n-gram that is learned.
         missing: "impute", or "error" to refuse missing values.
         missing_values: Words that mean a missing value, besides None, nan and NA.
         max_levels: Number of levels, >= 2, above which a column of text is refused where it looks like an id: nearly
@@ -86,6 +91,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         features: Sequence[str | int] | None = None,
         drop: Sequence[str | int] = (),
         categorical: Sequence[str | int] = (),
+        text: Sequence[str | int] = (),
+        word_ngrams: tuple[int, int] | None = (1, 1),
+        char_ngrams: tuple[int, int] | None = None,
+        min_df: int = 1,
         missing: Literal["impute", "error"] = "impute",
         missing_values: Sequence[str] = (),
         max_levels: int = 100,
@@ -97,6 +106,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         self.features = features
         self.drop = drop
         self.categorical = categorical
+        self.text = text
+        self.word_ngrams = word_ngrams
+        self.char_ngrams = char_ngrams
+        self.min_df = min_df
         self.missing = missing
         self.missing_values = missing_values
         self.max_levels = max_levels
@@ -190,6 +203,10 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             "features": optional(names),
             "drop": names,
             "categorical": names,
+            "text": names,
+            "word_ngrams": optional(lengths()),
+            "char_ngrams": optional(lengths()),
+            "min_df": whole(at_least=1),
             "missing": one_of(("impute", "error")),
             "missing_values": names,
             "max_levels": whole(at_least=2),
@@ -200,7 +217,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         }.items():
             check(key, self._given(key), constraint)
         given = self._read(X)
-        chosen, categorical = self._chosen(), self._named("categorical")
+        chosen, categorical = self._chosen(), [*self._named("categorical"), *self._named("text")]
         words = [str(word).strip() for word in self._given("missing_values")]
         cells = {name: _without_words(arrow_column(name, given[name]), words, name in categorical) for name in chosen}
         columns = self._columns(cells, categorical)
@@ -213,7 +230,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         features = self._encode(columns)
         self.mean_ = self.scale_ = None
         if of_numbers is not None:
-            mean, scale = self._stored.standardization(self._moments(features, of_numbers))
+            found = without_text(self._moments(features, of_numbers), encoding)
+            mean, scale = self._stored.standardization(found)
             self.mean_, self.scale_ = np.array(mean), np.array(scale)
         empty = [series.name for series in columns.series if series.kind == "none"]
         if empty:
@@ -280,11 +298,14 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             "X",
             missing=self.missing,
             max_levels=self._given("max_levels"),
+            text=self._named("text"),
+            ngrams=ngrams_of(self._given("word_ngrams"), self._given("char_ngrams"), ""),
+            min_df=self._given("min_df"),
             min_level_rows=self._given("min_level_rows"),
             buckets=whole_of(self._given("hash")),
             settings={
                 f"dataset.{key}": list(self._given(key) or ())
-                for key in ("features", "drop", "categorical", "missing_values")
+                for key in ("features", "drop", "categorical", "text", "missing_values")
             },
             in_python=True,
         )

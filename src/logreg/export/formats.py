@@ -85,6 +85,8 @@ def describe_inputs(name: str, model: Linear) -> list[str]:
     for column in facts.columns:
         if column.kind == "number":
             lines.append(f"- `{column.name}`: a number")
+        elif column.kind == "text":
+            lines.append(f"- `{column.name}`: text in sentences")
         elif column.kind == "boolean":
             truth = "True or False, or " if name in SKLEARN else ""
             lines.append(f"- `{column.name}`: {truth}text: true or false in any case, 1 or 0; anything else is neither")

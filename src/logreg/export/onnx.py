@@ -123,6 +123,11 @@ class _Graph:
         coef, intercept = model.coef.numpy(), model.intercept.numpy()
         parts, weights, start = [], [], 0
         for column in model.facts.columns:
+            if column.kind == "text":
+                raise ConfigError(
+                    "`format=onnx` must have operators for all columns, and ONNX has none that takes n-grams of text "
+                    "as scikit-learn does. Use format=sklearn, sklearn_only or json."
+                )
             if column.name in OUTPUTS:
                 raise ConfigError(f"`format=onnx` must not have a column {column.name!r}, as an output is called so.")
         for column in model.facts.columns:

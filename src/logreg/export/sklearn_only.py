@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from logreg.data.encoding.text import vectorizer
+from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError
 from logreg.export.base import Sample, spelling_coefficients, spellings
 from logreg.export.sklearn import probabilities_in_order
@@ -81,6 +85,7 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array, Array]:
     The encoder consists of scikit-learn and NumPy alone, so that the file can be used without logreg.
     """
     from sklearn.compose import ColumnTransformer
+    from sklearn.frozen import FrozenEstimator
     from sklearn.impute import MissingIndicator, SimpleImputer
     from sklearn.pipeline import make_pipeline, make_union
     from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
@@ -102,6 +107,15 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array, Array]:
             steps += [MissingIndicator(features="all")] if column.indicator else []
             branch = make_pipeline(by(np.asarray, dtype=number), make_union(*steps))
             weights.append(mine)
+        elif column.kind == "text":
+            missing = [*MISSING_TEXTS, *filter(None, missing_words(model.facts.missing_values))]
+            is_missing = re.compile(rf"\A\s*(?:{'|'.join(map(re.escape, missing))})\s*\Z")
+            steps = [by(partial(map, step)) for step in (str, partial(is_missing.sub, ""))]
+            for number, vocabulary in enumerate(column.vocabularies):  # `place` alone, so that each takes one column
+                branch = make_pipeline(*steps, FrozenEstimator(vectorizer(vocabulary)))
+                parts.append((f"column {place}, n-grams {number}", branch, place))
+            weights.append(mine)
+            continue
         else:
             places = dict.fromkeys(MISSING_TEXTS, -1) | spellings(column, model.facts, any_case=True)
             if column.kind == "boolean":
@@ -115,7 +129,8 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array, Array]:
             intercept += of_other
         parts.append((f"column {place}", branch, [place]))
     row = [[0.0 if column.kind == "number" else "" for column in model.facts.columns]]
-    encoder = ColumnTransformer(parts, sparse_threshold=0).fit(np.array(row, dtype=object))
+    has_text = any(column.kind == "text" for column in model.facts.columns)
+    encoder = ColumnTransformer(parts, sparse_threshold=1 if has_text else 0).fit(np.array(row, dtype=object))
     encoder.feature_names_in_ = np.array([column.name for column in model.facts.columns], dtype=object)
     return encoder, np.concatenate(weights, axis=1), intercept
 

@@ -10,7 +10,10 @@ from rich.table import Table
 
 from logreg.reports.advice import next_commands
 from logreg.reports.summary_schema import Summary
-from logreg.reports.wording import loss_in_words, remarks, score_table, title
+from logreg.reports.wording import loss_in_words, remarks, score_table, title, token_lines
+
+MAX_TOKEN_LINES = 10
+"""Largest number of classes whose most telling n-grams are printed."""
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -18,7 +21,10 @@ def print_summary(summary: Summary, console: Console) -> None:
     header, rows = score_table(summary.metrics, summary.dataset.rows)
     console.print(f"{title(summary)}: {loss_in_words(summary)}", markup=False, highlight=False)
     print_table(console, header, rows)
-    for line in remarks(summary):  # in a terminal it is wrapped between words, in a pipe it is one line
+    for line in [
+        *remarks(summary),
+        *token_lines(summary, MAX_TOKEN_LINES),
+    ]:  # in a terminal it is wrapped between words, in a pipe it is one line
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
     console.print(summary.folder, markup=False, highlight=False, soft_wrap=True)
     console.print("next:")

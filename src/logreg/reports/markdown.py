@@ -41,6 +41,7 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
         *(f"- {line}" for line in [*summary.dataset.notes, *remarks(summary)]),
         "",
         *_evaluation_lines(summary),
+        *token_table(summary),
         *_coefficient_lines(summary),
         *_mistake_lines(summary),
         *(["## Pictures", ""] if figures else []),
@@ -97,6 +98,14 @@ def _mistake_lines(summary: Summary) -> list[str]:
         *markdown_table(header, rows, left=len(header)),
         "",
     ]
+
+
+def token_table(summary: Summary) -> list[str]:
+    """A section with the most telling n-grams of text of each class; empty without text."""
+    if not summary.tokens:
+        return []
+    rows = [[name, ", ".join(tokens)] for name, tokens in summary.tokens.items()]
+    return ["## Largest coefficients of text", "", *markdown_table(["class", "n-grams"], rows, left=2), ""]
 
 
 def _coefficient_lines(summary: Summary) -> list[str]:

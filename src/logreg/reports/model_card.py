@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from logreg.errors import name_list
 from logreg.losses import LOSSES
-from logreg.reports.markdown import markdown_table
+from logreg.reports.markdown import markdown_table, token_table
 from logreg.reports.summary_schema import Summary
 from logreg.reports.wording import (
     class_table,
@@ -98,6 +98,7 @@ def model_card(
             lines += [f"{threshold_in_words(evaluation.threshold)}.", ""]
         for words in [*weight_lines(evaluation), *evaluation.calibrated]:
             lines += [f"{words[:1].upper()}{words[1:]}.", ""]
+    lines += token_table(summary)
     if largest := summary.largest_coefficients:
         rows = [[row.feature, row.class_name, f"{row.coef:.4g}"] for row in largest]
         lines += [

@@ -57,6 +57,9 @@ NUM_MISTAKES = 8
 NUM_COEFFICIENTS = 10
 """Number of coefficients in report.md; coefficients.csv has all."""
 
+NUM_TOKENS = 8
+"""Number of n-grams of text that are shown for a class."""
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -123,6 +126,7 @@ def summarize(result: RunResult, fit_seconds: float, total_seconds: float) -> Su
         dataset=_dataset(result),
         majority=_majority(result),
         largest_coefficients=largest_coefficients(module),
+        tokens=largest_tokens(module),
         metrics=metrics,
         evaluation=None
         if result.evaluation is None
@@ -313,6 +317,29 @@ def largest_coefficients(module: LogisticModule, most: int = NUM_COEFFICIENTS) -
         )
         for place in largest.tolist()
     )
+
+
+def largest_tokens(module: LogisticModule, most: int = NUM_TOKENS) -> dict[str, tuple[str, ...]] | None:
+    """The n-grams of text that speak most for each class, by the name of the class.
+
+    Returns:
+        At most ``most`` n-grams with a coefficient above 0, largest first, of at most `MAX_LISTED_CLASSES` classes;
+        with the name of the column where there are several of text.  ``None`` without text.
+    """
+    facts = module.facts
+    texts = [column for column in facts.columns if column.kind == "text"]
+    if not texts:
+        return None
+    is_text = torch.cat([torch.full((column.num_features,), column.kind == "text") for column in facts.columns])
+    places, coef = is_text.nonzero()[:, 0], module.model.coef.detach().cpu().double()[:, is_text]
+    coef = torch.cat([-coef, coef]) if len(coef) == 1 else coef
+    start = len(texts[0].name) + 1 if len(texts) == 1 else 0
+    tokens = {}
+    for name, of_class in zip(facts.class_names[:MAX_LISTED_CLASSES], coef, strict=False):
+        largest = of_class.topk(min(most, len(of_class)))
+        found = places[largest.indices[largest.values > 0]].tolist()
+        tokens[name] = tuple(facts.feature_names[place][start:] for place in found)
+    return tokens
 
 
 def _majority(result: RunResult) -> MajoritySummary:

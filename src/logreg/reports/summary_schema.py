@@ -279,6 +279,8 @@ class Summary:
         command: The command that makes the run again.
         overrides: Settings as typed.
         largest_coefficients: Coefficients, largest first; ``None`` where features have no names.
+        tokens: The n-grams of text with the largest coefficients for each class, largest first, by class; ``None``
+            without text.
         metrics: Scores by split: ``loss``, the data term of the objective, which a calibration does not change;
             ``accuracy``; and ``auroc`` of two classes.  "cv" has the means of a cross-validation that was typed.
         evaluation: All scores of the last split with intervals, of calibrated probabilities.  Accuracy and AUROC are
@@ -304,6 +306,7 @@ class Summary:
     dataset: DatasetSummary
     majority: MajoritySummary
     largest_coefficients: tuple[CoefficientSummary, ...] | None
+    tokens: Mapping[str, tuple[str, ...]] | None = field(default=None, metadata={"omit_none": True})
     metrics: Mapping[str, Mapping[str, float]]
     evaluation: EvaluationSummary | None = None
     mistakes: tuple[MistakeSummary, ...] | None = None

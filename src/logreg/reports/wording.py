@@ -71,6 +71,15 @@ def score_table(
     return header, rows
 
 
+def token_lines(summary: Summary, most: int) -> list[str]:
+    """The most telling n-grams of text of each class, a line each; of at most ``most`` classes."""
+    found = list((summary.tokens or {}).items())
+    lines = [f"largest for {name}: {', '.join(tokens) or 'none'}" for name, tokens in found[:most]]
+    if len(found) > most:
+        lines.append(f"report.md has the largest n-grams of {len(found) - most} more classes")
+    return lines
+
+
 def is_corrected(evaluation: EvaluationSummary | None) -> bool:
     """Whether class weights were taken out of the probabilities of an evaluation."""
     return bool(evaluation and evaluation.calibration.class_weight)

@@ -12,7 +12,8 @@ import numpy as np
 from logreg.data.arrow_numbers import numbers
 from logreg.data.encoding.labels import name_of
 from logreg.data.encoding.parallel import map_in_parts
-from logreg.errors import as_typed
+from logreg.errors import ConfigError, as_typed
+from logreg.facts import Vocabulary
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,6 +47,8 @@ class Series:
     """The problem as the end of a sentence that begins with the column: has '7,25' in row 1."""
     file_type: str = ""
     """Arrow's name of its type in the file."""
+    counted: dict[Vocabulary, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Counts of the n-grams of its levels, a CSR array, from learning a vocabulary until the column is encoded."""
 
     def is_missing(self) -> Values:
         """Whether each value is missing, shape (M,), boolean."""
@@ -74,12 +77,18 @@ class Columns:
     """Number of train rows below which a level is rare, and joins the other rare levels of its column."""
     buckets: int = 0
     """Number of buckets that the levels of a wide category are hashed into; 0 for one feature a level."""
+    text: Collection[str] = ()
+    """Names of the columns of text, which are learned by their n-grams."""
+    ngrams: Mapping[Literal["word", "char_wb"], tuple[int, int]] = field(default_factory=lambda: {"word": (1, 1)})
+    """Smallest and largest length of the n-grams of text, of words and of characters within words."""
+    min_df: int = 1
+    """Smallest number of train rows with an n-gram that is learned."""
     is_text: bool = True
     """Whether all files are text files, where words may mean a missing value."""
     is_temporary: bool = False
     """Whether no one needs the columns once they are encoded, so that encoding may free them."""
     settings: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Values of ``dataset.features``, ``drop``, ``categorical`` and ``missing_values`` that the user set."""
+    """Values of ``dataset.features``, ``drop``, ``categorical``, ``text`` and ``missing_values`` that the user set."""
     in_python: bool = False
     """Whether the columns come from Python: settings are then arguments of a call, and rows count from 0."""
 
@@ -108,6 +117,27 @@ class Columns:
         else:
             named = list(dict.fromkeys([*self.settings.get(key, ()), *names]))
         return self.value(key, named) if self.in_python else as_typed(key, named)
+
+
+def ngrams_of(
+    words: Sequence[int] | None, characters: Sequence[int] | None, prefix: str = "dataset."
+) -> dict[Literal["word", "char_wb"], tuple[int, int]]:
+    """The n-grams of text by their kind, as `Columns` has them.
+
+    Args:
+        words: Smallest and largest number of words; ``None`` for none.
+        characters: Smallest and largest number of characters; ``None`` for none.
+        prefix: What stands before the names of the settings that the user typed.
+
+    Raises:
+        ConfigError: Both are ``None``.
+    """
+    if words is None and characters is None:
+        raise ConfigError(
+            f"`{prefix}word_ngrams` must be given where `{prefix}char_ngrams` is not, such as [1,1], got None."
+        )
+    given = {"word": words, "char_wb": characters}
+    return {kind: (lengths[0], lengths[1]) for kind, lengths in given.items() if lengths is not None}
 
 
 def read_columns(table: pa.Table, as_category: Collection[str] = (), source: str = "", **policy: Any) -> Columns:

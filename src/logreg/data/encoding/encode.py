@@ -1,4 +1,7 @@
-"""Encodes columns as a feature matrix: numbers as they are, text one-hot, missing values filled."""
+"""Encodes columns as a feature matrix: numbers as they are, categories one-hot, text by its n-grams.
+
+Missing values are filled.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from logreg.data.encoding.hashing import bucket_names, buckets_of
 from logreg.data.encoding.labels import boolean_of
 from logreg.data.encoding.parallel import map_in_parts
 from logreg.data.encoding.parts import LevelsPart, NarrowedPart, NumberPart, Part
+from logreg.data.encoding.text import TextPart
 from logreg.data.memory import mapped_array
 from logreg.errors import DataError
 from logreg.facts import Column
@@ -57,8 +61,9 @@ def encode(
 
     Returns:
         Stored features, shape (M, D), dense or as a CSR tensor; and, by name of a column, the numbers of
-        the rows with a level that train lacks, shape (m,).  Such a row is 0 in all features of the column.  Where a
-        column has rare levels, a level that train lacks is one of them, and is not reported.
+        the rows with a level that train lacks, or with text of which train has no n-gram, shape (m,).  Such a row is 0
+        in all features of the column.  Where a column has rare levels, a level that train lacks is one of them, and is
+        not reported.
 
     Raises:
         DataError: A column is missing, is text where train had numbers, or holds infinite values.
@@ -98,6 +103,11 @@ def encode(
         assert series is not None
         if column.kind == "number":
             parts.append(NumberPart(column, series.values, form))
+            continue
+        if column.kind == "text":
+            parts.append(text := TextPart(column, series))
+            if bool(text.unknown.any()):
+                unseen[column.name] = torch.from_numpy(text.unknown.nonzero()[0])
             continue
         feature_of = _features_of_levels(column, series)
         parts.append(LevelsPart(column, series.values, feature_of))

@@ -14,6 +14,7 @@ from torch import Tensor
 from logreg.data.encoding.columns import NUMBER, Columns, Series, Values
 from logreg.data.encoding.hashing import bucket_names, buckets_of
 from logreg.data.encoding.parallel import map_in_parts
+from logreg.data.encoding.text import learn_text, looks_like_text
 from logreg.errors import DataError, name_list
 from logreg.facts import RARE, Column
 from logreg.stored_form import Moments, StoredForm, choose_stored_form, moments
@@ -38,7 +39,7 @@ species).  From there on such a column hardly helps, even where the class depend
 MAX_MISSING_WORDS = 3
 """Different words among numbers up to which all of them may mean a missing value."""
 
-LIST_SETTINGS = ("dataset.drop", "dataset.categorical", "dataset.missing_values")
+LIST_SETTINGS = ("dataset.text", "dataset.drop", "dataset.categorical", "dataset.missing_values")
 """Settings that are lists of names, in the order in which messages advise them."""
 
 FLOAT32_MAX = 3e38
@@ -130,7 +131,10 @@ def learn_encoding(
         "filled missing values of val or test with the median or most frequent level of train, which has none": [
             f"{one.series.name} {one.missing_anywhere:,}"
             for one in profiles
-            if one.column is not None and one.missing_anywhere and not one.column.indicator
+            if one.column is not None
+            and one.column.kind != "text"
+            and one.missing_anywhere
+            and not one.column.indicator
         ],
         "whole numbers that are unique in every row, used as numbers; "
         f"if they are ids, add them to {columns.key('dataset.drop')}": [
@@ -261,6 +265,16 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
     impute = fill if anywhere else ()
     if series.problem and series.kind == "none":
         return replace(found, remedies=(("dataset.drop", series.name),))
+    if series.name in columns.text:
+        try:
+            return replace(found, column=learn_text(series, chosen, columns))
+        except DataError as error:
+            return replace(
+                found,
+                problem=str(error),
+                short_problem="has no n-gram to learn from",
+                remedies=(("dataset.drop", series.name),),
+            )
     if series.kind == "none":
         return found
     counts: Values = np.zeros(0)
@@ -271,6 +285,17 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
         remedies = _remedies(series, _looks_like_id(counts, columns), columns)
         then = {"dataset.drop": (), "dataset.missing_values": fill}.get(remedies[0][0], impute)
         return replace(found, remedies=remedies + then)
+    if _looks_like_id(counts, columns) and looks_like_text(series.levels):
+        return replace(
+            found,
+            levels_in_train=levels,
+            problem=f"`{columns.key('dataset.text')}` must name the columns of text, and column {series.name!r} has "
+            f"{levels:,} different texts in {counts.sum():,} train rows [in {columns.source}]. "
+            f"Add {columns.setting('dataset.text', [series.name])} to learn from its words, or "
+            f"{columns.setting('dataset.drop', [series.name])}.",
+            short_problem=f"has {levels:,} different texts",
+            remedies=(("dataset.text", series.name),),
+        )
     if _looks_like_id(counts, columns):
         problem, short_problem, remedies = _id_problem(series, counts, columns)
         return replace(found, levels_in_train=levels, problem=problem, short_problem=short_problem, remedies=remedies)

@@ -213,13 +213,13 @@ class ImageFolder:
 
     def _scan(self, root: Path) -> _Scan:
         """The classes, the images of each split, and the files that are not images."""
-        folders, others = _list_folder(root)
+        folders, others = list_folder(root)
         class_names: tuple[str, ...] = ()
         files: dict[Split, list[_File]] = {}
-        for split, split_folder in self._split_folders(root, folders).items():
+        for split, split_folder in split_folders(root, folders).items():
             classes = folders
             if split_folder:
-                classes, other_names = _list_folder(root / split_folder)
+                classes, other_names = list_folder(root / split_folder)
                 others += [f"{split_folder}/{other}" for other in other_names]
             place = root / split_folder
             if not classes:
@@ -265,20 +265,6 @@ class ImageFolder:
             status = entry.stat() if os.path.isfile(entry.path) else None  # noqa: PTH113  # no Path is made
             images.append((file, status.st_size, status.st_mtime_ns) if status else (file, 0, 0))
         return images, others
-
-    def _split_folders(self, root: Path, folders: list[str]) -> Mapping[Split, str]:
-        """The folder of each split, relative to ``root``; "" if the classes are in ``root`` itself."""
-        if "train" in folders and _list_folder(root / "train")[0]:
-            for folder in folders:
-                if folder not in SPLITS:
-                    raise DataError(
-                        f"`dataset.path` must have only the folders val and test beside train, got {root / folder}. "
-                        "Rename or remove it."
-                    )
-            return {split: split for split in SPLITS if split in folders}
-        if folders and set(folders) <= {"val", "test"}:
-            raise DataError(f"`dataset.path` must have a folder train beside {' and '.join(folders)} [in {root}].")
-        return {"train": ""}
 
     def _groups(self, files: Mapping[Split, Sequence[_File]]) -> tuple[dict[Split, Tensor], tuple[str, ...]]:
         """The group of each image of each split, shape (N,), int64; and a note if groups are missing but likely needed.
@@ -363,7 +349,22 @@ def sort_classes(classes: Iterable[str]) -> list[str]:
     return names
 
 
-def _list_folder(folder: Path) -> tuple[list[str], list[str]]:
+def split_folders(root: Path, folders: list[str]) -> Mapping[Split, str]:
+    """The folder of each split, relative to ``root``; "" if the classes are in ``root`` itself."""
+    if "train" in folders and list_folder(root / "train")[0]:
+        for folder in folders:
+            if folder not in SPLITS:
+                raise DataError(
+                    f"`dataset.path` must have only the folders val and test beside train, got {root / folder}. "
+                    "Rename or remove it."
+                )
+        return {split: split for split in SPLITS if split in folders}
+    if folders and set(folders) <= {"val", "test"}:
+        raise DataError(f"`dataset.path` must have a folder train beside {' and '.join(folders)} [in {root}].")
+    return {"train": ""}
+
+
+def list_folder(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the folders and of the files in a folder, in alphabetical order, without hidden ones."""
     entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
     folders, files = (sorted(entry.name for entry in entries if is_folder(entry) == wanted) for wanted in (True, False))

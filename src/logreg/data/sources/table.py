@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.constraints import character, check, listed, name, one_of, optional, power, text, whole, whole_of
+from logreg.constraints import character, check, lengths, listed, name, one_of, optional, power, text, whole, whole_of
 from logreg.data.base import RawData, Table
-from logreg.data.encoding.columns import Columns, is_number, not_a_number, read_columns
+from logreg.data.encoding.columns import Columns, is_number, ngrams_of, not_a_number, read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.encoding.labels import MISSING, class_kind, encode_labels, encode_values, near_twins
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
@@ -49,6 +49,10 @@ class TableFile:
         features: Columns of the features; ``None`` takes all columns without another role.
         drop: Columns to leave out.
         categorical: Columns that are categories although their values look like numbers.
+        text: Columns of text, which are learned by their n-grams.
+        word_ngrams: Smallest and largest number of words of an n-gram; ``None`` for none.
+        char_ngrams: Smallest and largest number of characters of an n-gram within a word; ``None`` for none.
+        min_df: Smallest number of train rows with an n-gram that is learned.
         missing: "impute" replaces missing values by the median or the most frequent level of train, and adds a feature
             that marks them; "error" refuses them.
         missing_values: Words for a missing value in text files, besides the empty word, NA, NaN and null.
@@ -70,6 +74,10 @@ class TableFile:
     features: Sequence[Any] | None = None
     drop: Sequence[Any] = ()
     categorical: Sequence[Any] = ()
+    text: Sequence[Any] | None = ()
+    word_ngrams: Sequence[int] | None = (1, 1)
+    char_ngrams: Sequence[int] | None = None
+    min_df: int = 1
     missing: Literal["impute", "error"] = "impute"
     missing_values: Sequence[Any] = ()
     max_levels: int = 100
@@ -92,7 +100,12 @@ class TableFile:
                 object.__setattr__(self, key, str(getattr(self, key)))
         for key in ("drop", "categorical", "missing_values"):
             check(f"dataset.{key}", getattr(self, key), listed())
-        check("dataset.features", self.features, optional(listed()))
+        for key in ("features", "text"):
+            check(f"dataset.{key}", getattr(self, key), optional(listed()))
+        for key in ("word_ngrams", "char_ngrams"):
+            check(f"dataset.{key}", getattr(self, key), optional(lengths()))
+        ngrams_of(self.word_ngrams, self.char_ngrams)
+        check("dataset.min_df", self.min_df, whole(at_least=1))
         check("dataset.separator", self.separator, optional(character()))
         check("dataset.missing", self.missing, one_of(("impute", "error")))
         check("dataset.max_levels", self.max_levels, whole(at_least=2))
@@ -110,7 +123,7 @@ class TableFile:
         import pyarrow as pa
 
         files = self._files()
-        headers = {split: column_names(path, key, self.separator) for split, (key, path) in files.items()}
+        headers = {split: self._header(path, key) for split, (key, path) in files.items()}
         index = index_columns(files["train"][1], headers["train"])
         wanted = self._feature_columns(headers["train"], files["train"][1], index)
         with_role = [name for name in (self.target, self.weight, self.split_column, self.group) if name is not None]
@@ -122,12 +135,10 @@ class TableFile:
         starts = np.cumsum([0, *(len(part) for part in parts)]).tolist()
         table, columns = self._join(parts, files, wanted, starts)
 
-        labels, class_names = encode_labels(table.column(self.target), f"dataset.target={self.target}")
+        labels, class_names = encode_labels(table.column(self.target), self._target_setting)
         unlabeled = int((labels == MISSING).sum())
         if not class_names:  # a single class is enough to score a model, though not to train one
-            raise DataError(
-                f"`dataset.target={self.target}` must hold at least 2 classes, got none [in {columns.source}]."
-            )
+            raise DataError(f"`{self._target_setting}` must hold at least 2 classes, got none [in {columns.source}].")
         weights = self._weights(table, columns) if self.weight else None
         groups = self._groups(table, columns) if self.group else None
         if self.split_column:
@@ -147,13 +158,32 @@ class TableFile:
             class_names=class_names,
             class_kind=class_kind(table.column(self.target)),
             source=columns.source,
-            target_setting=f"dataset.target={self.target}",
+            target_setting=self._target_setting,
             notes=self._notes(index - {*wanted, *with_role}, class_names, unlabeled, columns.source),
             splits_are_stated=self.split_column is not None,
             missing_values=tuple(str(word) for word in self.missing_values),
         )
 
+    @property
+    def _target_setting(self) -> str:
+        """The setting that names the classes, as the user typed it."""
+        return f"dataset.target={self.target}"
+
     # Files and their columns
+
+    def _header(self, path: str, key: str) -> list[str]:
+        """The columns of a file."""
+        return column_names(path, key, self.separator)
+
+    def _read_part(self, path: str, key: str, columns: Sequence[str], as_text: Collection[str]) -> Any:
+        """These columns of a file, as an Arrow table; ``as_text`` stay text though they may look like numbers."""
+        codes = {name for name in (self.target, self.split_column, self.group) if name is not None}
+        words = [str(word) for word in self.missing_values]
+        return read_table(path, key, columns, as_text, words, self.separator, codes)
+
+    def _file_name(self, path: str) -> str:
+        """Name of a file, for messages."""
+        return Path(path).name
 
     def _files(self) -> dict[Split, tuple[str, str]]:
         """Key and path of the file of each split; a single file is the one of train."""
@@ -183,10 +213,11 @@ class TableFile:
         if self.target is None:
             raise ConfigError.broken("dataset.target", "name the column with the classes", None, available)
         named: dict[str, Sequence[Any]] = {typed: [getattr(self, key)] for key, typed in ROLE_KEYS.items()}
-        for key in ("features", "drop", "categorical"):
+        for key in ("text", "features", "drop", "categorical"):
             named[f"dataset.{key}"] = getattr(self, key) or ()
         if self.weight is not None and self.weight in map(str, self.categorical):
             raise ConfigError.broken("dataset.categorical", "not name a column that has another role", self.weight)
+        texts = [str(column) for column in self.text or ()]
         in_file = set(header)
         for key, columns in named.items():
             for column in columns:
@@ -194,6 +225,10 @@ class TableFile:
                     raise ConfigError.broken(
                         key, f"name a column of {path}", column, did_you_mean(column, header) or available
                     )
+        taken = {getattr(self, key) for key in ROLE_KEYS} | {str(column) for column in (*self.drop, *self.categorical)}
+        for column in texts:
+            if column in taken:
+                raise ConfigError.broken("dataset.text", "not name a column that has another role", column)
         no_features = {getattr(self, key) for key in ROLE_KEYS} | {str(column) for column in self.drop} | {""}
         if self.features is None:
             return [column for column in header if column not in no_features and column not in index]
@@ -204,7 +239,7 @@ class TableFile:
         for column, count in counts.items():
             if count > 1:
                 raise ConfigError.broken("dataset.features", f"name each column once, {column!r} too", list(counts))
-        return list(counts)
+        return list(dict.fromkeys([*counts, *texts]))
 
     def _check_header(
         self, split: Split, wanted: Sequence[str], with_role: Sequence[str], known: set[str], header: Sequence[str]
@@ -222,10 +257,8 @@ class TableFile:
 
     def _read_parts(self, files: Mapping[Split, tuple[str, str]], columns: Sequence[str]) -> list[Any]:
         """These columns of each file, as Arrow tables."""
-        as_text = {str(name) for name in self.categorical}
-        codes = {name for name in (self.target, self.split_column, self.group) if name is not None}
-        words = [str(word) for word in self.missing_values]
-        return [read_table(path, key, columns, as_text, words, self.separator, codes) for key, path in files.values()]
+        as_text = {str(name) for name in (*self.categorical, *(self.text or ()))}
+        return [self._read_part(path, key, columns, as_text) for key, path in files.values()]
 
     def _join(
         self,
@@ -247,22 +280,25 @@ class TableFile:
         options = {
             "missing": self.missing,
             "max_levels": self.max_levels,
+            "text": {str(name) for name in self.text or ()},
+            "ngrams": ngrams_of(self.word_ngrams, self.char_ngrams),
+            "min_df": self.min_df,
             "min_level_rows": self.min_level_rows,
             "buckets": whole_of(self.hash),
             "is_temporary": True,
             "is_text": not any(suffix_of(path) in BINARY_SUFFIXES for _, path in files.values()),
             "settings": {
                 f"dataset.{key}": [str(name) for name in getattr(self, key) or ()]
-                for key in ("features", "drop", "categorical", "missing_values")
+                for key in ("features", "drop", "categorical", "text", "missing_values")
             },
         }
         self._check_types(parts, files, options)
         table = parts[0]
         if len(parts) > 1:
             table = pa.concat_tables([_encode_text(part) for part in parts], promote_options="permissive")
-        categories = {str(name) for name in self.categorical}
+        categories = {str(name) for name in (*self.categorical, *(self.text or ()))}
         categories |= {field.name for part in parts for field in part.schema if _is_category(field.type)}
-        names = [Path(path).name for _, path in files.values()]
+        names = [self._file_name(path) for _, path in files.values()]
         columns = read_columns(
             table.select(features),
             categories,

@@ -1,0 +1,141 @@
+"""Text of the user with classes: a table with a column of text, or a folder with a folder of .txt files for each class.
+
+A folder becomes a table with the columns text and class, and both go the way of `dataset=table`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from logreg.data.base import RawData
+from logreg.data.encoding.text import looks_like_text
+from logreg.data.formats.tables import index_columns, open_blocks
+from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
+from logreg.data.sources.image_folder import LAYOUT, list_folder, split_folders
+from logreg.data.sources.table import ROLE_KEYS, TableFile
+from logreg.errors import ConfigError, DataError, as_typed, name_list
+from logreg.facts import SPLITS, Split
+
+FOLDER_COLUMNS = ("text", "class")
+"""The columns of the table that a folder becomes."""
+
+
+@dataclass(frozen=True)
+class Text(TableFile):
+    """Text in a table, or in ``path/<class>/*.txt`` or ``path/{train,val,test}/<class>/*.txt``.
+
+    Attributes:
+        text: Columns of text; ``None`` takes the one of a table of two columns, text and classes.  Other columns are
+            left out, unless ``features`` names them.
+    """
+
+    text: Sequence[Any] | None = None
+    name: str = "text"
+
+    def read(self) -> RawData:
+        """The columns of text, as `TableFile.read` has them.
+
+        Raises:
+            ConfigError: As `TableFile.read`; or ``text`` or ``target`` is not given, and is not clear.
+            DatasetNotFoundError: A file or folder is missing.
+            DataError: As `TableFile.read`; or a folder has another layout, or a text is not in UTF-8.
+        """
+        return TableFile.read(self._resolved())
+
+    def _resolved(self) -> Text:
+        """The same dataset with the columns of text, of classes and of features named.
+
+        Raises:
+            ConfigError: It is not clear which they are.
+        """
+        texts, target = [str(column) for column in self.text or ()], self.target
+        if not texts or target is None:
+            key, path = self._files()["train"]
+            taken = {*texts, *map(str, self.drop), *(getattr(self, key) for key in ROLE_KEYS)}
+            header = self._header(path, key)
+            left = [column for column in header if column not in taken | index_columns(path, header)]
+            if Path(path).is_dir():
+                texts, target = texts or [FOLDER_COLUMNS[0]], target or FOLDER_COLUMNS[1]
+            elif len(left) == 1 and (texts or target):
+                texts, target = texts or left, target or left[0]
+            else:
+                found = [column for column in left if self._has_text(path, key, column)]
+                others = [column for column in left if column not in found]
+                if len(found) != 1 or len(others) != 1 or texts or target:
+                    raise ConfigError(self._is_unclear(path, header, texts or found, target, others))
+                texts, target = found, others[0]
+        features = texts if self.features is None else self.features
+        return replace(self, text=texts, target=target, features=features)
+
+    def _is_unclear(
+        self, path: str, header: Sequence[str], texts: Sequence[str], target: str | None, others: Sequence[str]
+    ) -> str:
+        """The message for a table where columns must be named, with the line to type.
+
+        Args:
+            path: The table.
+            header: Its columns.
+            texts: The columns that may be text.
+            target: The column of the classes; ``None`` where the user has not named it.
+            others: The columns that may have the classes.
+        """
+        named = [as_typed("dataset.text", texts or ["COLUMN"])] if not self.text else []
+        if target is None:
+            named.append(f"dataset.target={others[0] if len(others) == 1 else 'COLUMN'}")
+        keys = " and ".join(f"`{one.lstrip(chr(39)).partition('=')[0]}`" for one in named)
+        what = "the columns of text" if not self.text else ""
+        what += (" and of " if what else "the column of ") + "classes" if target is None else ""
+        return f"{keys} must name {what}: {path} has {name_list(header)}. Set {' '.join(named)}."
+
+    def _has_text(self, path: str, key: str, column: str) -> bool:
+        """Whether the first rows of a column look like text."""
+        _, blocks = open_blocks(path, key, lambda names: [column], (), (), self.separator)
+        block = next(blocks, None)
+        values = [] if block is None else block.column(column).to_pylist()
+        return looks_like_text([value for value in dict.fromkeys(values) if isinstance(value, str)])
+
+    # Folders
+
+    @property
+    def _target_setting(self) -> str:
+        key, path = self._files()["train"]
+        return f"{key}={path}" if Path(path).is_dir() else super()._target_setting
+
+    def _files(self) -> dict[Split, tuple[str, str]]:
+        files = super()._files()
+        key, path = files["train"]
+        if key != "dataset.path" or not Path(path).is_dir():
+            return files
+        parts = split_folders(Path(path), list_folder(Path(path))[0])
+        return {split: (key, str(Path(path, folder))) for split, folder in parts.items()}
+
+    def _header(self, path: str, key: str) -> list[str]:
+        return list(FOLDER_COLUMNS) if Path(path).is_dir() else super()._header(path, key)
+
+    def _read_part(self, path: str, key: str, columns: Sequence[str], as_text: Collection[str]) -> Any:
+        if not Path(path).is_dir():
+            return super()._read_part(path, key, columns, as_text)
+        import pyarrow as pa
+
+        texts, classes = [], []
+        names = list_folder(Path(path))[0]
+        if not names:
+            raise DataError(f"`{key}` must hold {LAYOUT}, and there is no folder in {path}.")
+        for name in names:
+            files = text_files(Path(path, name))
+            if not files:
+                raise DataError(
+                    f"`{key}` must have {TEXT_SUFFIX} files in each class folder, got none in {Path(path, name)}. "
+                    "Add some, or remove the folder."
+                )
+            texts += [read_text_file(file, key) for file in files]
+            classes += [name] * len(files)
+        return pa.table(dict(zip(FOLDER_COLUMNS, (pa.array(texts, pa.string()), pa.array(classes)), strict=True)))
+
+    def _file_name(self, path: str) -> str:
+        folder = Path(path).resolve()
+        is_split = folder.is_dir() and folder.name in SPLITS
+        return f"{folder.parent.name}/{folder.name}" if is_split else folder.name
