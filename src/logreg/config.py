@@ -17,6 +17,7 @@ from logreg.constraints import (
     labels,
     mapping,
     name,
+    names_or_strengths,
     number,
     one_of,
     optional,
@@ -41,8 +42,27 @@ DATASET_SETTINGS: dict[str, Constraint] = {
     "positive": optional(labels()),
     "limit": optional(whole(at_least=2)),
     "class_weight": weights(),
+    "augment": optional(names_or_strengths("[shift,flip] or {shift: 2, flip: 0.5}")),
+    "copies": optional(whole(at_least=1)),
 }
-"""Settings that every dataset has, besides ``split`` and the dataset's own arguments."""
+"""Settings of the rows of any dataset, besides ``split`` and the dataset's own arguments; the last two are those of
+images."""
+
+AUGMENT: dict[str, dict[str, tuple[float, Constraint]]] = {
+    "shift": {"pixels": (2, whole(at_least=1))},
+    "flip": {"probability": (0.5, number(above=0, at_most=1))},
+    "crop": {"area": (0.5, number(above=0, at_most=1))},
+    "affine": {
+        "degrees": (10, number(at_least=0, at_most=180)),
+        "translate": (0, number(at_least=0, at_most=1)),
+        "scale": (0, number(at_least=0, below=1)),
+        "shear": (0, number(at_least=0, below=90)),
+    },
+}
+"""The random changes of train images that ``dataset.augment`` names, and for each strength its default and constraint.
+
+A single number sets the first strength.
+"""
 
 BACKBONE_SETTINGS: dict[str, Constraint] = {
     "name": text(),
@@ -449,10 +469,47 @@ def _check_path(plain: Mapping[str, Any], path_key: str) -> None:
         raise ConfigError("`cv_rule` must go with a path, from which it takes a strength. Type l2=path.")
 
 
+def augmentation_of(given: Any) -> dict[str, dict[str, float]]:
+    """All strengths of each random change that a value of ``dataset.augment`` names, in its order; empty for ``None``.
+
+    Raises:
+        ConfigError: A name is unknown or given twice, or a strength breaks its constraint.
+    """
+    if given is None:
+        return {}
+    names = [given] if isinstance(given, str) else list(given)
+    found: dict[str, dict[str, float]] = {}
+    for name in names:
+        if name not in AUGMENT:
+            advice = ""
+            if isinstance(name, Mapping) or (isinstance(name, str) and ":" in name):
+                advice = "Strengths stand in curly brackets: 'dataset.augment={shift: 2, flip: 0.5}'."
+            raise ConfigError.not_a_choice("dataset.augment", AUGMENT, name, advice)
+        if name in found:
+            raise ConfigError.broken("dataset.augment", "name each change once", names)
+        known, key = AUGMENT[name], f"dataset.augment.{name}"
+        typed = given[name] if isinstance(given, Mapping) else None
+        if typed is not None and not isinstance(typed, Mapping):
+            check(key, typed, next(iter(known.values()))[1])
+            typed = {next(iter(known)): typed}
+        for part, value in (typed or {}).items():
+            if part not in known:
+                raise ConfigError.not_a_choice(key, known, part)
+            check(f"{key}.{part}", value, known[part][1])
+        found[name] = {part: default for part, (default, _) in known.items()} | dict(typed or {})
+    return found
+
+
 def _check_dataset(plain: Mapping[str, Any]) -> None:
     check("dataset.name", plain.get("name"), text())
     for key, constraint in DATASET_SETTINGS.items():
         check(f"dataset.{key}", plain.get(key, "none" if key == "class_weight" else None), constraint)
+    if plain.get("copies") is not None and plain.get("augment") is None:
+        raise ConfigError(
+            "`dataset.copies` must go with dataset.augment, by which copies differ from their rows. "
+            "Set dataset.augment=[shift], or leave copies out."
+        )
+    augmentation_of(plain.get("augment"))
     split = plain.get("split", {})
     check("dataset.split", split, mapping("fractions for val and test, such as {val: 0.2, test: 0.2}"))
     constraints = {
