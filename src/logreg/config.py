@@ -42,11 +42,14 @@ DATASET_SETTINGS: dict[str, Constraint] = {
     "positive": optional(labels()),
     "limit": optional(whole(at_least=2)),
     "class_weight": weights(),
+}
+"""Settings that every dataset has, besides ``split`` and the dataset's own arguments."""
+
+IMAGE_SETTINGS: dict[str, Constraint] = {
     "augment": optional(names_or_strengths("[shift,flip] or {shift: 2, flip: 0.5}")),
     "copies": optional(whole(at_least=1)),
 }
-"""Settings of the rows of any dataset, besides ``split`` and the dataset's own arguments; the last two are those of
-images."""
+"""Settings that every dataset of images has in addition."""
 
 AUGMENT: dict[str, dict[str, tuple[float, Constraint]]] = {
     "shift": {"pixels": (2, whole(at_least=1))},
@@ -479,16 +482,15 @@ def augmentation_of(given: Any) -> dict[str, dict[str, float]]:
         return {}
     names = [given] if isinstance(given, str) else list(given)
     found: dict[str, dict[str, float]] = {}
-    for name in names:
-        if name not in AUGMENT:
-            advice = ""
-            if isinstance(name, Mapping) or (isinstance(name, str) and ":" in name):
-                advice = "Strengths stand in curly brackets: 'dataset.augment={shift: 2, flip: 0.5}'."
-            raise ConfigError.not_a_choice("dataset.augment", AUGMENT, name, advice)
-        if name in found:
+    for change in names:
+        if not isinstance(change, str) or change not in AUGMENT:
+            has_strength = isinstance(change, Mapping) or ":" in str(change)
+            advice = "Type strengths in curly brackets: 'dataset.augment={shift: 2, flip: 0.5}'."
+            raise ConfigError.not_a_choice("dataset.augment", AUGMENT, change, advice if has_strength else "")
+        if change in found:
             raise ConfigError.broken("dataset.augment", "name each change once", names)
-        known, key = AUGMENT[name], f"dataset.augment.{name}"
-        typed = given[name] if isinstance(given, Mapping) else None
+        known, key = AUGMENT[change], f"dataset.augment.{change}"
+        typed = given[change] if isinstance(given, Mapping) else None
         if typed is not None and not isinstance(typed, Mapping):
             check(key, typed, next(iter(known.values()))[1])
             typed = {next(iter(known)): typed}
@@ -496,13 +498,13 @@ def augmentation_of(given: Any) -> dict[str, dict[str, float]]:
             if part not in known:
                 raise ConfigError.not_a_choice(key, known, part)
             check(f"{key}.{part}", value, known[part][1])
-        found[name] = {part: default for part, (default, _) in known.items()} | dict(typed or {})
+        found[change] = {part: default for part, (default, _) in known.items()} | dict(typed or {})
     return found
 
 
 def _check_dataset(plain: Mapping[str, Any]) -> None:
     check("dataset.name", plain.get("name"), text())
-    for key, constraint in DATASET_SETTINGS.items():
+    for key, constraint in (DATASET_SETTINGS | IMAGE_SETTINGS).items():
         check(f"dataset.{key}", plain.get(key, "none" if key == "class_weight" else None), constraint)
     if plain.get("copies") is not None and plain.get("augment") is None:
         raise ConfigError(

@@ -12,7 +12,6 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -338,14 +337,12 @@ def with_copies(
             lambda: CacheEntry({"features": _rows_and_copies(rows, shape, augmentation, copies, seed)}),
         )
         features = entry.tensors["features"]
-    labels, weights, groups = (
-        None if part is None else part.repeat(1 + copies)
-        for part in map(train.select, (train.labels, train.sample_weight, train.groups))
-    )
-    assert labels is not None
-    return dataclasses.replace(
-        train, features=features, labels=labels, index=None, sample_weight=weights, groups=groups
-    )
+
+    def repeated(values: Tensor | None) -> Tensor | None:
+        return None if values is None else train.select(values).repeat(1 + copies)
+
+    labels, weights, groups = train.select(train.labels), repeated(train.sample_weight), repeated(train.groups)
+    return Table(features, labels.repeat(1 + copies), None, weights, groups)
 
 
 def copies_key(rows: Tensor, augmentation: Augmentation, copies: int, seed: int) -> dict[str, Any]:

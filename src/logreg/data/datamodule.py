@@ -104,7 +104,7 @@ class TensorDataModule(pl.LightningDataModule):
             shifts: Whether a column that lies far from zero may be stored as its deviation from its mean.  It may not
                 without an intercept, unless features are standardized.
             augment: Random changes of train images, as `logreg.config.augmentation_of` returns them; ``None`` for none.
-            copies: Changed copies that each train row gets; 0 to draw anew in each epoch.
+            copies: Changed copies that each train row gets besides itself; 0 to draw anew in each epoch.
         """
         super().__init__()
         self.dataset, self.batch_size, self.standardize = dataset, batch_size, standardize
@@ -112,7 +112,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.seed, self.dtype = seed, dtype
         self.selection, self.limit, self.class_weight = selection, limit, class_weight
         self.full_passes_from_epoch, self.model, self.shifts = full_passes_from_epoch, model, shifts
-        self.augmentation, self.copies = Augmentation(augment or {}), copies
+        self.augmentation, self.copies = Augmentation(augment or {}), copies if augment else 0
         self.device: torch.device | None = None
         self._ready: _Prepared | None = None
 
@@ -139,8 +139,8 @@ class TensorDataModule(pl.LightningDataModule):
             check_features(tables, self.dataset.name)
         checksum = fingerprint(tables)
         if self.augmentation.strengths:
-            tables, augment_notes = self._augmented(tables, raw)
-            notes = (*notes, *augment_notes)
+            tables["train"], augment_note = self._augmented(tables["train"], raw)
+            notes = (*notes, augment_note)
         train = tables["train"]
         names = tuple(name for column in columns for name in column.feature_names) or raw.feature_names
         to_store, found = None, None
@@ -187,8 +187,8 @@ class TensorDataModule(pl.LightningDataModule):
         self._ready = _Prepared(dataclasses.replace(raw, tables={}), tables, facts, notes, to_store, leaks)
         del self.raw, self.selected  # the columns take more memory than the features
 
-    def _augmented(self, tables: dict[str, Table], raw: RawData) -> tuple[dict[str, Table], tuple[str, ...]]:
-        """The tables with copies in train, where there are any, and a note on the changes.
+    def _augmented(self, train: Table, raw: RawData) -> tuple[Table, str]:
+        """The train rows, with their copies where there are any, and a note on the changes.
 
         Raises:
             ConfigError: There are no images, or they are too small for a change.
@@ -200,20 +200,14 @@ class TensorDataModule(pl.LightningDataModule):
                 f"`dataset.augment` must go with images, and dataset={self.dataset.name} has none. Leave it out."
             )
         self.augmentation.check_size(*sides)
-        train, words = tables["train"], self.augmentation.in_words()
+        words = self.augmentation.in_words()
         if not self.copies:
             if crop:
                 raise ConfigError("`dataset.copies` must be given with a backbone, which computes features once.")
-            return tables, (
-                f"train is changed at random in each epoch: {words}; it is scored as it is without these changes",
-            )
-        tables = tables | {
-            "train": with_copies(train, self.dataset, raw.image_shape, self.augmentation, self.copies, self.seed)
-        }
+            return train, f"train is changed at random in each epoch, and scored as it is without changes: {words}"
+        enlarged = with_copies(train, self.dataset, raw.image_shape, self.augmentation, self.copies, self.seed)
         copies = "a changed copy" if self.copies == 1 else f"{self.copies} changed copies"
-        return tables, (
-            f"train counts {len(train):,} rows and {copies} of each, {len(tables['train']):,} rows in all: {words}",
-        )
+        return enlarged, f"train counts {len(train):,} rows and {copies} of each, {len(enlarged):,} in all: {words}"
 
     def _prepare_for(self, model: DataFacts) -> _Prepared:
         """Prepares the rows for a trained model."""

@@ -14,7 +14,14 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
-from logreg.config import DATASET_SETTINGS, EXACT, REFUSED_TRAINER_ARGUMENTS, RunConfig, augmentation_of
+from logreg.config import (
+    DATASET_SETTINGS,
+    EXACT,
+    IMAGE_SETTINGS,
+    REFUSED_TRAINER_ARGUMENTS,
+    RunConfig,
+    augmentation_of,
+)
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.data.sources.image_folder import ImageFolder
 from logreg.errors import ConfigError, did_you_mean
@@ -43,7 +50,7 @@ def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataM
     own = dict(config.dataset)
     split = dict(own.pop("split", {}))
     own.pop("recipe", None)  # the command line has filled in the settings from it
-    generic = {key: own.pop(key) for key in DATASET_SETTINGS if key in own}
+    generic = {key: own.pop(key) for key in (*DATASET_SETTINGS, *IMAGE_SETTINGS) if key in own}
     # A column that splits rows is an argument of the source; fractions are one of the DataModule.
     own |= {argument: split.pop(key) for key, argument in SPLIT_BY.items() if key in split}
     dataset = build_dataset(own.pop("name"), own)

@@ -232,8 +232,10 @@ class FrozenFeatures:
         return load_or_compute(self.source.cache, name, {**self._cache_key(self._listing), **key}, compute)
 
     def features_of_copies(self, rows: Tensor, augmentation: Augmentation, copies: int, seed: int) -> Tensor:
-        """Features of changed copies of train images, as `FeatureSource` has it; images are changed as the model
-        receives them, resized and cropped."""
+        """Features of changed copies of train images, as `FeatureSource` has it.
+
+        Images are changed as the model receives them, resized and cropped.
+        """
         key = {"copies": copies_key(rows, augmentation, copies, seed)}
 
         def compute() -> CacheEntry:
