@@ -17,6 +17,7 @@ from logreg.constraints import (
     labels,
     mapping,
     name,
+    names_or_strengths,
     number,
     one_of,
     optional,
@@ -43,6 +44,28 @@ DATASET_SETTINGS: dict[str, Constraint] = {
     "class_weight": weights(),
 }
 """Settings that every dataset has, besides ``split`` and the dataset's own arguments."""
+
+IMAGE_SETTINGS: dict[str, Constraint] = {
+    "augment": optional(names_or_strengths("[shift,flip] or {shift: 2, flip: 0.5}")),
+    "copies": optional(whole(at_least=1)),
+}
+"""Settings that every dataset of images has in addition."""
+
+AUGMENT: dict[str, dict[str, tuple[float, Constraint]]] = {
+    "shift": {"pixels": (2, whole(at_least=1))},
+    "flip": {"probability": (0.5, number(above=0, at_most=1))},
+    "crop": {"area": (0.5, number(above=0, at_most=1))},
+    "affine": {
+        "degrees": (10, number(at_least=0, at_most=180)),
+        "translate": (0, number(at_least=0, at_most=1)),
+        "scale": (0, number(at_least=0, below=1)),
+        "shear": (0, number(at_least=0, below=90)),
+    },
+}
+"""The random changes of train images that ``dataset.augment`` names, and for each strength its default and constraint.
+
+A single number sets the first strength.
+"""
 
 BACKBONE_SETTINGS: dict[str, Constraint] = {
     "name": text(),
@@ -449,10 +472,46 @@ def _check_path(plain: Mapping[str, Any], path_key: str) -> None:
         raise ConfigError("`cv_rule` must go with a path, from which it takes a strength. Type l2=path.")
 
 
+def augmentation_of(given: Any) -> dict[str, dict[str, float]]:
+    """All strengths of each random change that a value of ``dataset.augment`` names, in its order; empty for ``None``.
+
+    Raises:
+        ConfigError: A name is unknown or given twice, or a strength breaks its constraint.
+    """
+    if given is None:
+        return {}
+    names = [given] if isinstance(given, str) else list(given)
+    found: dict[str, dict[str, float]] = {}
+    for change in names:
+        if not isinstance(change, str) or change not in AUGMENT:
+            has_strength = isinstance(change, Mapping) or ":" in str(change)
+            advice = "Type strengths in curly brackets: 'dataset.augment={shift: 2, flip: 0.5}'."
+            raise ConfigError.not_a_choice("dataset.augment", AUGMENT, change, advice if has_strength else "")
+        if change in found:
+            raise ConfigError.broken("dataset.augment", "name each change once", names)
+        known, key = AUGMENT[change], f"dataset.augment.{change}"
+        typed = given[change] if isinstance(given, Mapping) else None
+        if typed is not None and not isinstance(typed, Mapping):
+            check(key, typed, next(iter(known.values()))[1])
+            typed = {next(iter(known)): typed}
+        for part, value in (typed or {}).items():
+            if part not in known:
+                raise ConfigError.not_a_choice(key, known, part)
+            check(f"{key}.{part}", value, known[part][1])
+        found[change] = {part: default for part, (default, _) in known.items()} | dict(typed or {})
+    return found
+
+
 def _check_dataset(plain: Mapping[str, Any]) -> None:
     check("dataset.name", plain.get("name"), text())
-    for key, constraint in DATASET_SETTINGS.items():
+    for key, constraint in (DATASET_SETTINGS | IMAGE_SETTINGS).items():
         check(f"dataset.{key}", plain.get(key, "none" if key == "class_weight" else None), constraint)
+    if plain.get("copies") is not None and plain.get("augment") is None:
+        raise ConfigError(
+            "`dataset.copies` must go with dataset.augment, by which copies differ from their rows. "
+            "Set dataset.augment=[shift], or leave copies out."
+        )
+    augmentation_of(plain.get("augment"))
     split = plain.get("split", {})
     check("dataset.split", split, mapping("fractions for val and test, such as {val: 0.2, test: 0.2}"))
     constraints = {

@@ -183,6 +183,14 @@ def weights() -> Constraint:
     )
 
 
+def names_or_strengths(example: str) -> Constraint:
+    """A name, a list of names, or strengths by name; ``example`` has the last two as the user writes them."""
+    return Constraint(
+        f"be a name, a list of names, or strengths by name, such as {example}",
+        lambda value: bool(value) and isinstance(value, str | list | tuple | Mapping),
+    )
+
+
 def listed(example: str = "[a,b]") -> Constraint:
     """A list of names; ``example`` is one as the user writes it."""
     return Constraint(

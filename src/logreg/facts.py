@@ -234,6 +234,10 @@ class DataFacts:
     sources."""
     class_kind: ClassKind = "text"
     """Type of the classes in the source, which their names leave open: 3 or "3", True or "true"."""
+    augment: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Strengths of the random changes of train images, by name; empty without changes."""
+    copies: int = 0
+    """Changed copies of each train row, which ``rows`` counts too; 0 with ``augment`` where each epoch draws anew."""
 
     @property
     def num_classes(self) -> int:
@@ -244,6 +248,16 @@ class DataFacts:
     def is_binary(self) -> bool:
         """Whether there are two classes."""
         return self.num_classes == 2
+
+    @property
+    def draws_anew(self) -> bool:
+        """Whether train images are changed at random in each epoch, so that the fit minimizes no fixed objective."""
+        return bool(self.augment) and not self.copies
+
+    @property
+    def source_rows(self) -> int:
+        """Number of train rows without their copies."""
+        return self.rows["train"] // (1 + self.copies)
 
     @property
     def stored(self) -> StoredForm:
@@ -286,6 +300,7 @@ class DataFacts:
             "rows": dict(self.rows),
             "backbone": dict(self.backbone),
             "pixels": dict(self.pixels),
+            "augment": {name: dict(strengths) for name, strengths in self.augment.items()},
             "columns": columns,
         }
 
@@ -340,6 +355,7 @@ class DataFacts:
             "white_byte": type(self.white_byte) is int and self.white_byte >= 1,
             "mean_weight": _is_number(self.mean_weight) and self.mean_weight > 0,
             "backbone": isinstance(self.backbone, Mapping) and isinstance(self.pixels, Mapping),
+            "augment": isinstance(self.augment, Mapping) and type(self.copies) is int and self.copies >= 0,
             **{
                 key: isinstance(values, tuple) and len(values) in (0, size) and all(map(_is_number, values))
                 for key, (values, size) in numbers.items()

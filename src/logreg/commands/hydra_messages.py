@@ -6,11 +6,13 @@ tests/commands/test_command_line_errors.py holds each of them.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from logreg.commands.overrides import CONF, RESOLVER_ERROR, all_keys, explain_reference_error, keys_in
+from logreg.commands.overrides import CONF, RESOLVER_ERROR, all_keys, bases_of, explain_reference_error, keys_in
 from logreg.config import unknown_key
 from logreg.errors import ConfigError
 
@@ -46,13 +48,14 @@ def _explain_unknown_key(key: str) -> str:
     if key not in known or "." not in key:
         return str(unknown_key(key, known))
     group, _, inner = key.partition(".")
-    options = [
-        file.stem
-        for file in sorted((CONF / group).glob("*.yaml"))
-        if inner in keys_in(OmegaConf.to_container(OmegaConf.load(file)))
-    ]
-    if not options:  # it is in a file that several options share
-        return f"`{key}` must go with another {group} than the one chosen. Leave it out."
+    options = [file.stem for file in sorted((CONF / group).glob("*.yaml")) if _has_key(file, inner)]
     choices = " or ".join(filter(None, (", ".join(options[:-1]), options[-1])))
     advice = f"Set {group}={options[0]}" if len(options) == 1 else "Set one of these"
     return f"`{key}` must go with {group}={choices}. {advice}, or leave it out."
+
+
+def _has_key(file: Path, key: str) -> bool:
+    """Whether a config, or one whose keys it takes over, has a key."""
+    return key in keys_in(OmegaConf.to_container(OmegaConf.load(file))) or any(
+        _has_key(base, key) for base in bases_of(file)
+    )

@@ -207,8 +207,15 @@ def _holds_out_val(file: Path) -> bool:
     """Whether the config of a dataset, or one that it builds on, holds out rows for val."""
     plain = OmegaConf.load(file)
     assert isinstance(plain, DictConfig)
-    bases = [str(one).partition("@")[0] for one in plain.get("defaults", ()) if "@_here_" in str(one)]
-    return "split" in plain or any(_holds_out_val(file.parent / f"{name}.yaml") for name in bases)
+    return "split" in plain or any(map(_holds_out_val, bases_of(file)))
+
+
+def bases_of(file: Path) -> list[Path]:
+    """The configs whose keys a config of the same group takes over."""
+    plain = OmegaConf.load(file)
+    assert isinstance(plain, DictConfig)
+    names = [str(one).partition("@")[0] for one in plain.get("defaults", ()) if "@_here_" in str(one)]
+    return [file.parent / f"{name}.yaml" for name in names if name != "_self_"]
 
 
 def resumed_overrides(checkpoint: Path, typed: set[str]) -> list[str]:

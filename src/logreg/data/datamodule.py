@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from logreg.csr import converted, is_sparse, num_bytes
+from logreg.data.augmentation import Augmentation, drawn_anew, with_copies
 from logreg.data.base import BayesClassifier, Dataset, RawData, Table
 from logreg.data.blocks import BlockDataset, FeatureReader, block_loader
 from logreg.data.encoding.columns import Columns
@@ -38,7 +39,7 @@ from logreg.data.prepare import (
 )
 from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
-from logreg.errors import DataError
+from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch, DataFacts, Split, names_of_features
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 
@@ -85,6 +86,8 @@ class TensorDataModule(pl.LightningDataModule):
         full_passes_from_epoch: int | None = None,
         model: DataFacts | None = None,
         shifts: bool = True,
+        augment: Mapping[str, Mapping[str, float]] | None = None,
+        copies: int = 0,
     ) -> None:
         """Stores the settings; nothing is read yet.
 
@@ -105,6 +108,8 @@ class TensorDataModule(pl.LightningDataModule):
             model: Facts of a trained model; the rows are then encoded as its train rows were, with its classes.
             shifts: Whether a column that lies far from zero may be stored as its deviation from its mean.  It may not
                 without an intercept, unless features are standardized.
+            augment: Random changes of train images, as `logreg.config.augmentation_of` returns them; ``None`` for none.
+            copies: Changed copies that each train row gets besides itself; 0 to draw anew in each epoch.
         """
         super().__init__()
         self.dataset, self.batch_size, self.standardize = dataset, batch_size, standardize
@@ -112,6 +117,7 @@ class TensorDataModule(pl.LightningDataModule):
         self.seed, self.dtype = seed, dtype
         self.selection, self.limit, self.class_weight = selection, limit, class_weight
         self.full_passes_from_epoch, self.model, self.shifts = full_passes_from_epoch, model, shifts
+        self.augmentation, self.copies = Augmentation(augment or {}), copies if augment else 0
         self.device: torch.device | None = None
         self._ready: _Prepared | None = None
 
@@ -136,12 +142,17 @@ class TensorDataModule(pl.LightningDataModule):
         tables, columns, stored, notes = encode_columns(tables, self.dtype, shifts=self.shifts, free=is_alone)
         if not columns:  # columns are checked when they are encoded, by name
             check_features(tables, self.dataset.name)
+        checksum = fingerprint(tables)
+        if self.augmentation.strengths:
+            tables["train"], augment_note = self._augmented(tables["train"], raw)
+            notes = (*notes, augment_note)
         train = tables["train"]
         names = names_of_features(columns) or raw.feature_names
         to_store, found = None, None
         standardize = not is_sparse(train.matrix) if self.standardize is None else self.standardize
         if stored is None:
-            stored, found, notes = self._measure(train, raw.scale, names, standardize)
+            stored, found, digits = self._measure(train, raw.scale, names, standardize)
+            notes = (*notes, *digits)
             to_store = None if stored.is_plain else stored
         elif standardize and any(column.kind != "text" for column in columns):
             found = without_text(stored.moments_in_source_units(moments_of(train)), columns)
@@ -161,7 +172,7 @@ class TensorDataModule(pl.LightningDataModule):
             image_shape=raw.image_shape,
             mean=tuple(mean),
             std=tuple(std),
-            fingerprint=fingerprint(tables),
+            fingerprint=checksum,
             source=raw.source,
             columns=columns,
             ignored=tuple(name for name in column_names if name not in encoded),
@@ -177,10 +188,34 @@ class TensorDataModule(pl.LightningDataModule):
             unit=tuple(stored.unit.tolist()) if bool((stored.unit != 1).any()) else (),
             nonzeros=nonzeros_of(train),
             first_index=raw.first_index,
+            augment=self.augmentation.strengths,
+            copies=self.copies,
         )
         notes = (*raw.notes, *notes, *leaks.notes(len(train)))
         self._ready = _Prepared(dataclasses.replace(raw, tables={}), tables, facts, notes, to_store, leaks)
         del self.raw, self.selected  # the columns take more memory than the features
+
+    def _augmented(self, train: Table, raw: RawData) -> tuple[Table, str]:
+        """The train rows, with their copies where there are any, and a note on the changes.
+
+        Raises:
+            ConfigError: There are no images, or they are too small for a change.
+        """
+        crop = raw.backbone.get("crop")
+        sides = (crop, crop) if crop else raw.image_shape[-2:]
+        if not sides:
+            raise ConfigError(
+                f"`dataset.augment` must go with images, and dataset={self.dataset.name} has none. Leave it out."
+            )
+        self.augmentation.check_size(*sides)
+        words = self.augmentation.in_words()
+        if not self.copies:
+            if crop:
+                raise ConfigError("`dataset.copies` must be given with a backbone, which computes features once.")
+            return train, f"train is changed at random in each epoch, and scored as it is without changes: {words}"
+        enlarged = with_copies(train, self.dataset, raw.image_shape, self.augmentation, self.copies, self.seed)
+        copies = "a changed copy" if self.copies == 1 else f"{self.copies} changed copies"
+        return enlarged, f"train counts {len(train):,} rows and {copies} of each, {len(enlarged):,} in all: {words}"
 
     def _prepare_for(self, model: DataFacts) -> _Prepared:
         """Prepares the rows for a trained model."""
@@ -203,6 +238,8 @@ class TensorDataModule(pl.LightningDataModule):
             fingerprint=fingerprint(tables),
             source=raw.source,
             nonzeros=nonzeros_of(tables["train"]),
+            augment={},
+            copies=0,
         )
         to_store = None if encoded is not None or model.stored.is_plain else model.stored
         return _Prepared(dataclasses.replace(raw, tables={}), tables, facts, (*raw.notes, *notes), to_store)
@@ -266,9 +303,12 @@ class TensorDataModule(pl.LightningDataModule):
                 dataset.features, dataset.labels, dataset.index, 1.0, torch.uint8, dataset.sample_weight
             )
         batch_size = 1 if self.full_passes_from_epoch == 0 else self.batch_size or len(dataset)
-        return block_loader(
+        loader = block_loader(
             dataset, batch_size, shuffle=True, seed=self.seed, interleaved_from_epoch=self.full_passes_from_epoch
         )
+        if self.facts.draws_anew:
+            return drawn_anew(loader, self.facts.image_shape, self.augmentation, self.seed)
+        return loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Blocks of val in order; empty without a val split (the Trainer then needs ``limit_val_batches=0``)."""

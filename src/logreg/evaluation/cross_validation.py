@@ -32,7 +32,7 @@ def held_out_rows(rows: RowSource, folds: Tensor, fold: int) -> Iterator[Batch]:
 
     Args:
         rows: All rows.
-        folds: Fold of each row, shape (N,).
+        folds: Fold of each of the first N rows, shape (N,); changed copies, which may follow, are not held out.
         fold: The fold.
     """
     first = 0

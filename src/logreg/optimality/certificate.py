@@ -74,6 +74,8 @@ class Certificate:
         separation: Reason why there is no finite optimum; empty where none is known.
         rounding: Upper bound, in nats, of what rounding may add to the gap.
         dependent: Names of features that are linearly dependent to within rounding, where they prevent a bound.
+        draws_anew: Whether each epoch changes the train images at random (``dataset.augment``), while f is the
+            objective over the rows as they are; the mean over all draws, which is minimized, has no certificate.
     """
 
     objective: str
@@ -89,6 +91,7 @@ class Certificate:
     separation: str = ""
     rounding: float = 0.0
     dependent: tuple[str, ...] = ()
+    draws_anew: bool = False
 
     advice: ClassVar[Advice] = Advice()
     """What to do where the model is not optimal."""
@@ -96,7 +99,7 @@ class Certificate:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:
         """The certificate that `as_dict` made plain values of."""
-        own = {field.name: plain[field.name] for field in dataclasses.fields(cls)}
+        own = {field.name: plain[field.name] for field in dataclasses.fields(cls) if field.name in plain}
         return cls(**own | {"dependent": tuple(plain["dependent"])})
 
     @property
@@ -107,13 +110,22 @@ class Certificate:
     @property
     def converged(self) -> bool:
         """Whether the relative gap is known to be within the tolerance."""
-        return self.rigorous and not self.separation and self.relative_gap <= self.tolerance
+        is_known = self.rigorous and not self.separation and not self.draws_anew
+        return is_known and self.relative_gap <= self.tolerance
 
     @property
     def verdict(self) -> str:
         """The certificate in one sentence, with what to do where the model is not optimal."""
         if self.separation:
             return self.separation
+        if self.draws_anew:
+            known = f"{self.gap:.2g} nats above the optimum {'at most' if self.rigorous else 'by estimate'}"
+            if self.rigorous and (self.dependent or self.gap >= self.value):
+                known = "at an unknown distance from the optimum"
+            return (
+                "no certificate: each epoch draws other changes of the train images, so no fixed objective is "
+                f"minimized (dataset.copies=1 fixes them); on the rows as they are the model is {known}"
+            )
         if self.converged:
             return f"optimal to {self.relative_gap:.1g}"
         if self.dependent:

@@ -194,6 +194,7 @@ def _dataset(result: RunResult) -> DatasetSummary:
         notes=tuple(data.notes),
         leak=data.leaks.advice,
         num_classes=facts.num_classes if many else None,
+        copies=facts.copies or None,
     )
 
 

@@ -40,6 +40,7 @@ class DatasetSummary:
         notes: Sentences about the reading of the data.
         leak: The setting that drops columns suspected to be the target under another name; empty for none.
         num_classes: C, where ``classes`` does not name all; else ``None``.
+        copies: Changed copies of each train row, which ``rows`` counts too; ``None`` where train has none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class DatasetSummary:
     notes: tuple[str, ...]
     leak: str = ""
     num_classes: int | None = field(default=None, metadata={"omit_none": True})
+    copies: int | None = field(default=None, metadata={"omit_none": True})
 
     @property
     def number_of_classes(self) -> int:
@@ -175,6 +177,7 @@ class OptimalitySummary:
     separation: str = ""
     rounding: float = 0.0
     dependent: tuple[str, ...] = ()
+    draws_anew: bool = False
     relative_gap: float
     converged: bool
     verdict: str

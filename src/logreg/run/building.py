@@ -14,7 +14,14 @@ from lightning.fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 
-from logreg.config import DATASET_SETTINGS, EXACT, REFUSED_TRAINER_ARGUMENTS, RunConfig
+from logreg.config import (
+    DATASET_SETTINGS,
+    EXACT,
+    IMAGE_SETTINGS,
+    REFUSED_TRAINER_ARGUMENTS,
+    RunConfig,
+    augmentation_of,
+)
 from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen_features
 from logreg.data.sources.image_folder import ImageFolder
 from logreg.errors import ConfigError, did_you_mean
@@ -34,12 +41,16 @@ MAX_POLISHING_PASSES = 1000
 """Largest number of passes of the exact optimizer that follows a first-order one (``polish``)."""
 
 
+DEFAULT_COPIES = 1
+"""Changed copies of each train row (``dataset.augment``), where the rows of a fit must not change."""
+
+
 def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataModule:
     """The DataModule that a config names; with the facts of a trained model its rows are encoded for that model."""
     own = dict(config.dataset)
     split = dict(own.pop("split", {}))
     own.pop("recipe", None)  # the command line has filled in the settings from it
-    generic = {key: own.pop(key) for key in DATASET_SETTINGS if key in own}
+    generic = {key: own.pop(key) for key in (*DATASET_SETTINGS, *IMAGE_SETTINGS) if key in own}
     # A column that splits rows is an argument of the source; fractions are one of the DataModule.
     own |= {argument: split.pop(key) for key, argument in SPLIT_BY.items() if key in split}
     dataset = build_dataset(own.pop("name"), own)
@@ -60,7 +71,20 @@ def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataM
         class_weight=generic.get("class_weight", "none"),
         model=model,
         shifts=config.intercept or generic["standardize"] is not False,
+        augment=augmentation_of(generic.get("augment")),
+        copies=copies_of(config),
     )
+
+
+def copies_of(config: RunConfig) -> int:
+    """Changed copies of each train row; 0 without ``dataset.augment``, and where each epoch draws anew.
+
+    Exact optimizers need a fixed objective, and a backbone computes features once.
+    """
+    if not config.dataset.get("augment"):
+        return 0
+    is_fixed = config.optimizer["name"] in EXACT or config.polish or config.backbone["name"] != "none"
+    return int(config.dataset.get("copies") or (DEFAULT_COPIES if is_fixed else 0))
 
 
 def device_of(accelerator: str) -> torch.device:

@@ -22,7 +22,7 @@ from logreg.losses.objective import Objective, Reduction
 from logreg.optimality.certificate import bound_by_solution, names_of, objective_in_words, problem_of
 from logreg.optimality.implied_penalty import find_implied_penalty
 from logreg.reports.coefficient_certificate import CoefficientCertificate, verdict_in_words
-from logreg.run.building import build_data
+from logreg.run.building import build_data, copies_of
 from logreg.run.separability import separation_in
 from logreg.solvers.fit import bound_of
 from logreg.solvers.problem import Coordinates
@@ -34,6 +34,9 @@ INTERCEPT_ROUNDING = 1e-5
 
 GAP_ACCURACY = 0.01
 """Relative error of a gap that is found by solving the problem."""
+
+UNCHANGED = "these are the train rows as they are, without the changes of dataset.augment, which each epoch draws anew"
+"""Note on the rows, where the training had no fixed ones."""
 
 MAX_FEATURE_NAMES = 3
 """Largest number of features named in a message."""
@@ -72,6 +75,9 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
     config = request.config
     # Mean and deviation are computed in any case: the penalty may turn out to be on standardized features.
     dataset = {**config.dataset, "standardize": True}
+    unchanged = bool(dataset.get("augment")) and not copies_of(config)
+    if unchanged:  # no fixed rows are trained on
+        dataset["augment"] = None
     data = build_data(dataclasses.replace(config, dataset=dataset, optimizer={"name": "newton"}))
     standardize = config.dataset["standardize"]
     data.shifts = config.intercept or standardize is not False
@@ -139,7 +145,7 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
         optimal=within and bound.rigorous,
         verdict="",
         nearest=nearest,
-        notes=(*data.notes, *model.notes),
+        notes=(*data.notes, *([UNCHANGED] if unchanged else []), *model.notes),
         dependent=names_of(bound.dependent, facts.feature_names),
     )
     next_step = _next_step(request, found.left_out)

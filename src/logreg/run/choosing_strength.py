@@ -30,7 +30,7 @@ from logreg.reports.json_fields import from_json, to_json
 from logreg.reports.summary_schema import CrossValidationSummary
 from logreg.rows import RowSource, dense_sample
 from logreg.run.building import build_module
-from logreg.run.cross_validating import device_for_exact, make_folds, summarize_folds
+from logreg.run.cross_validating import device_for_exact, make_folds, summarize_folds, with_copies
 from logreg.solvers.folds import FoldPaths, fit_folds
 from logreg.solvers.l1_path import default_l1_strengths, fit_elastic_net_path
 from logreg.solvers.passes.base import drive
@@ -215,7 +215,7 @@ def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run
 
 def _default_folds(config: RunConfig, data: TensorDataModule) -> list[Tensor]:
     """The folds by which a strength is chosen where none were typed; empty where it is chosen on val."""
-    if data.facts.rows["train"] >= MAX_DEFAULT_ROWS:
+    if data.facts.source_rows >= MAX_DEFAULT_ROWS:
         return []
     try:
         return make_folds(data, DEFAULT_FOLDS, 1, config.seed)
@@ -249,7 +249,7 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
     folds, name = folds or _default_folds(config, data), "l1" if is_path(config.l1) else "l2"
     if not folds and "val" not in data.splits:
         advice = "Set dataset.split.val=0.2" if config.takes_split else f"Type {name}=1e-3"
-        if data.facts.rows["train"] >= MAX_DEFAULT_ROWS:  # of fewer rows 5 folds were tried
+        if data.facts.source_rows >= MAX_DEFAULT_ROWS:  # of fewer rows 5 folds were tried
             advice += ", or cv=5"
         raise ConfigError(f"`{name}` must be one number where there is no val split to choose by. {advice}.")
     if not folds and config.cv_rule != "best":
@@ -260,7 +260,7 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
     strengths = strengths_along(config, problem, train)
     if shown:
         print(_announced(config, data, strengths, folds), end="", file=sys.stderr, flush=True)
-    scored = _CrossValidated(config, problem, train, folds) if folds else None
+    scored = _CrossValidated(config, data, problem, train, folds) if folds else None
     points: Sequence[PathPoint]
     with threads_for(4.0 * problem.rows * problem.num_parameters):
         if not strengths:
@@ -303,7 +303,7 @@ def _announced(
     by_default = ""
     if folds and config.cv is None:
         by_default = (
-            f"{DEFAULT_FOLDS}-fold cross-validation over the {data.facts.rows['train']:,} train rows, the default "
+            f"{DEFAULT_FOLDS}-fold cross-validation over the {data.facts.source_rows:,} train rows, the default "
             f"below {MAX_DEFAULT_ROWS:,} (cv={DEFAULT_FOLDS})"
         )
     if not strengths:
@@ -335,8 +335,11 @@ def _progress(shown: bool, by: str) -> Callable[[PathRow], None]:
 class _CrossValidated:
     """Fits strengths on all rows and without each fold, and scores them on the rows that they have not seen."""
 
-    def __init__(self, config: RunConfig, problem: Problem, train: RowSource, folds: list[Tensor]) -> None:
+    def __init__(
+        self, config: RunConfig, data: TensorDataModule, problem: Problem, train: RowSource, folds: list[Tensor]
+    ) -> None:
         self._config, self._problem, self._train, self._folds = config, problem, train, folds
+        self._held_out = [with_copies(fold, data) for fold in folds]
         self._auroc = problem.num_outputs <= 2
         self._paths: list[FoldPaths] = []
         """All points of each repetition so far, from which further fits start."""
@@ -349,7 +352,7 @@ class _CrossValidated:
         known: Sequence[FoldPaths | None] = self._paths or [None] * len(self._folds)
         paths = [
             fit_folds(problem, train, fold, strengths, tolerance, config.seed, not number, before)
-            for number, (fold, before) in enumerate(zip(self._folds, known, strict=True))
+            for number, (fold, before) in enumerate(zip(self._held_out, known, strict=True))
         ]
         self._paths = [old.joined(new) for old, new in zip(self._paths, paths, strict=True)] if self._paths else paths
         scores = FoldScores.of_paths(problem, train, self._folds, paths, self._auroc)

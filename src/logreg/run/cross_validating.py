@@ -26,13 +26,22 @@ from logreg.training.checkpoints import BufferedCheckpointIO
 def make_folds(data: TensorDataModule, folds: int, repeats: int, seed: int) -> list[Tensor]:
     """The fold of each train row, shape (N,), of each repetition; every repetition has a seed of its own.
 
+    Changed copies of a row are not counted: they are in its fold, and are not scored.
+
     Raises:
         DataError: The rows do not allow so many folds.
     """
-    labels, groups, names = data.labels("train"), data.groups("train"), data.facts.class_names
+    rows, names = data.facts.source_rows, data.facts.class_names
+    labels, groups = data.labels("train")[:rows], data.groups("train")
+    groups = None if groups is None else groups[:rows]
     seeds = ((seed + repeat) % (MAX_SEED + 1) for repeat in range(repeats))
     limited = data.limit is not None
     return [cross_validation_folds(labels, groups, names, folds, each, limited) for each in seeds]
+
+
+def with_copies(fold: Tensor, data: TensorDataModule) -> Tensor:
+    """The fold of each train row and of its copies, which stand behind the rows in the same order."""
+    return fold.repeat(1 + data.facts.copies)
 
 
 def summarize_folds(
@@ -78,14 +87,16 @@ def cross_validate(
     if config.optimizer["name"] in EXACT and strength != Strength():
         with threads_for(4.0 * problem.rows * problem.num_parameters):
             paths = [
-                fit_folds(problem, train, fold, [strength], config.tolerance, config.seed, with_full=False)
+                fit_folds(
+                    problem, train, with_copies(fold, data), [strength], config.tolerance, config.seed, with_full=False
+                )
                 for fold in folds
             ]
         return summarize_folds(FoldScores.of_paths(problem, train, folds, paths, auroc), folds)
     scores: list[HeldOutScores] = []
     for fold in folds:
         for number in range(config.cv):
-            point = _fitted_without(config, data, fold == number, problem)
+            point = _fitted_without(config, data, with_copies(fold, data) == number, problem)
             scores.append(score_points(problem, [point], held_out_rows(train, fold, number), auroc))
             status(f"{words} {len(scores)} done")
     return summarize_folds(FoldScores(scores, len(folds)), folds)

@@ -142,6 +142,8 @@ def check_resumable(resumed: Resumption, config: RunConfig, facts: DataFacts) ->
         ("number of features", facts.num_features, theirs.num_features),
         ("classes", facts.class_names, theirs.class_names),
         ("class weights", facts.class_weight, theirs.class_weight),
+        ("augmentation", [*facts.augment.items()], [*theirs.augment.items()]),
+        ("number of copies of a train row", facts.copies, theirs.copies),
         ("rows of each split", dict(facts.rows), dict(theirs.rows)),
         ("names of the features", facts.feature_names, theirs.feature_names),
         ("encoding of the columns", facts.columns, theirs.columns),

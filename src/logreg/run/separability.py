@@ -56,6 +56,8 @@ def separation_before_fit(module: LogisticModule, data: TensorDataModule, status
         data: The data, whose train split is searched.
         status: Shows what is being done.
     """
+    if module.facts.draws_anew:  # the rows that are trained on are drawn later
+        return ""
     if is_searched_after_fit(module):
         return separation_of(module, data, 0.0)
     status(SEARCHING)
@@ -64,7 +66,7 @@ def separation_before_fit(module: LogisticModule, data: TensorDataModule, status
 
 def separation_after_fit(module: LogisticModule, data: TensorDataModule, status: Callable[[str], None]) -> str:
     """The separation that is known already, or `separation_of` where the search has waited for the end of the fit."""
-    if module.separation or not is_searched_after_fit(module):
+    if module.separation or module.facts.draws_anew or not is_searched_after_fit(module):
         return module.separation
     status(SEARCHING)
     # Features without names, such as pixels, explain nothing to a user: the short search is enough.

@@ -225,7 +225,7 @@ def _data_and_strengths(
 
 def _rows_of_folds(folds: int, data: TensorDataModule) -> str:
     """The line on the rows of a cross-validation that was typed."""
-    rows = f"cv={folds}: folds of the {data.facts.rows['train']:,} train rows"
+    rows = f"cv={folds}: folds of the {data.facts.source_rows:,} train rows"
     if "val" in data.splits:
         return f"{rows}; val stays apart"
     return f"{rows}; no rows are held out for val (dataset.split.val=0.2 keeps some)"

@@ -424,6 +424,7 @@ class LogisticModule(pl.LightningModule):
             separation=self.separation,
             rounding=known.rounding,
             dependent=names_of(known.dependent, self.facts.feature_names),
+            draws_anew=self.facts.draws_anew,
         )
         return True
 

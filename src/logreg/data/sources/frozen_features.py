@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -23,10 +24,19 @@ import torch
 from torch import Tensor, nn
 
 from logreg.constraints import check, text, whole
+from logreg.data.augmentation import Augmentation, copies_key
 from logreg.data.base import Dataset, RawData, Table
 from logreg.data.download import DownloadError, RemoteFile, download_lock, fetch, print_line
 from logreg.data.formats.cache import CacheEntry, load_or_compute
-from logreg.data.formats.images import DecodingOptions, ImageListing, ImageSource, image_to_tensor, to_8_bits
+from logreg.data.formats.images import (
+    DecodingOptions,
+    ImageDecoder,
+    ImageListing,
+    ImageSource,
+    ImageSplit,
+    image_to_tensor,
+    to_8_bits,
+)
 from logreg.errors import ConfigError
 from logreg.facts import SPLITS, Split
 
@@ -188,10 +198,7 @@ class FrozenFeatures:
         Raises:
             LogregError: As ``Backbone.build`` and ``read`` of the source.
         """
-        assert isinstance(self.source, ImageSource)
-        listing = self.source.list_images()
-        folder, name = self.source.cache, f"{self.name}-{self.backbone}"
-        entry = load_or_compute(folder, name, self._cache_key(listing), lambda: self._compute(listing))
+        listing, entry = self._listing, self._entry
         tables = {}
         for split in SPLITS:
             if f"{split}.labels" in entry.tensors:
@@ -207,6 +214,52 @@ class FrozenFeatures:
             backbone={**entry.metadata["backbone"], "size": listing.size, "grey": listing.grey},
             pixels=options.facts,
         )
+
+    @cached_property
+    def _listing(self) -> ImageListing:
+        assert isinstance(self.source, ImageSource)
+        return self.source.list_images()
+
+    @cached_property
+    def _entry(self) -> CacheEntry:
+        """Rows, features and labels of each split."""
+        return self._load_or_compute("", {}, lambda: self._compute(self._listing))
+
+    def _load_or_compute(self, kind: str, key: Mapping[str, Any], compute: Callable[[], CacheEntry]) -> CacheEntry:
+        """An entry of the source's cache that depends on the images, the backbone and ``key``."""
+        assert isinstance(self.source, ImageSource)
+        name = f"{self.name}-{self.backbone}{kind}"
+        return load_or_compute(self.source.cache, name, {**self._cache_key(self._listing), **key}, compute)
+
+    def features_of_copies(self, rows: Tensor, augmentation: Augmentation, copies: int, seed: int) -> Tensor:
+        """Features of changed copies of train images, as `FeatureSource` has it.
+
+        Images are changed as the model receives them, resized and cropped.
+        """
+        key = {"copies": copies_key(rows, augmentation, copies, seed)}
+
+        def compute() -> CacheEntry:
+            return CacheEntry({"features": self._compute_copies(rows, augmentation, copies, seed)})
+
+        return self._load_or_compute("-copies", key, compute).tensors["features"]
+
+    def _compute_copies(self, rows: Tensor, augmentation: Augmentation, copies: int, seed: int) -> Tensor:
+        backbone = Backbone.build(self.backbone, self.weights, self.device)
+        decoder = _only(self._listing.make_decoder(), self._entry.tensors["train.rows"][rows])
+        features = torch.empty(copies, len(rows), backbone.facts["num_features"])
+        draws, done = [augmentation.draws(len(rows), seed, number) for number in range(copies)], 0
+        decoded = decoder.decode(
+            lambda image: backbone.prepare(to_8_bits(image, decoder.options)),
+            f"{self.backbone}, copies",
+            backbone.facts["resize"],
+        )
+        with closing(decoded):
+            while batch := [image for _, _, image in islice(decoded, self.batch_size)]:
+                part, images = slice(done, done := done + len(batch)), torch.stack(batch)
+                for number in range(copies):
+                    changed = augmentation(images, draws[number][part])
+                    features[number, part] = next(backbone.features(changed, self.batch_size))
+        return features.flatten(0, 1)
 
     def _cache_key(self, listing: ImageListing) -> dict[str, Any]:
         """Plain values on which the features depend."""
@@ -256,6 +309,17 @@ class FrozenFeatures:
             "notes": decoder.report.notes(decoder.options),
         }
         return CacheEntry(tensors, metadata)
+
+
+def _only(decoder: ImageDecoder, rows: Tensor) -> ImageDecoder:
+    """A decoder of some images of train, by their positions (n,), all of which can be read."""
+    train, kept = decoder.splits["train"], rows.tolist()
+
+    def image(row: int, min_side: int) -> Image:
+        return train.image(kept[row], min_side)
+
+    names = [train.names[row] for row in kept] if train.names else ()
+    return replace(decoder, splits={"train": ImageSplit(train.labels[rows], image, names)}, skip_broken=False)
 
 
 def new_model(name: str, crop: int) -> nn.Module:
