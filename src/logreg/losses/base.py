@@ -111,6 +111,19 @@ class Loss(ABC):
         Bach (2010), Self-concordant analysis for logistic regression.
     """
 
+    def self_concordance_within(self, reach: float) -> float:
+        """The constant M of `self_concordance` where no logit is larger than ``reach``; it grows with the reach."""
+        return self.self_concordance
+
+    def curvature_sum(self, value: float, weight: float) -> float:
+        """Upper bound on the sum over rows of an output's second derivatives.
+
+        Args:
+            value: Weighted sum of the values of all rows.
+            weight: Sum of the weights of all rows.
+        """
+        return self.max_curvature * weight
+
     def described(self, num_outputs: int) -> str:
         """Name of the loss of ``num_outputs`` outputs in words, such as "binary cross-entropy"."""
         words = self.name.replace("_", " ")
@@ -144,6 +157,16 @@ class Loss(ABC):
         which sums to 1, such that the second derivative is the matrix diag(c) - c c'.  ``targets`` may be
         ``None`` unless `curvature_needs_targets`.
         """
+
+    def expected_curvature(self, logits: Tensor) -> Tensor:
+        """Mean of `curvature` over labels that have the probabilities of the model, (N, K): Fisher's information.
+
+        It is never negative.  The curvature of a canonical link does not depend on the labels, and is its own mean.
+
+        References:
+            McCullagh and Nelder (1989), Generalized linear models, section 2.5: Fisher scoring.
+        """
+        return self.curvature(logits, None)
 
     @abstractmethod
     def inverse_link(self, logits: Tensor) -> Tensor:
@@ -202,6 +225,19 @@ class Loss(ABC):
         if self.couples_outputs:
             change = change - (curvature * change).sum(1, keepdim=True)
         return change * curvature
+
+    def prior_shift(self, log_weight: Tensor, num_outputs: int) -> Tensor | None:
+        """What to subtract from the logits to take class weights out of the probabilities, (K,); see
+        `class_probabilities`.
+
+        Args:
+            log_weight: Logarithms of the class weights, shape (C,).
+            num_outputs: K.
+
+        Returns:
+            ``None`` where no shift of the logits does that.
+        """
+        return None
 
     def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
         """Probability of each class.
