@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,10 @@ class AlgebraicLoss(BinaryLink):
     is_convex = False
     max_curvature = 1.5
     lipschitz = 1.3
+
+    def probability(self, z: Any, functions: Any) -> Any:
+        """See `BinaryLink.probability`."""
+        return (z / functions.sqrt(z * z + 1) + 1) / 2
 
     def of_one(self, logits: Tensor) -> Terms:
         """See `BinaryLink.of_one`."""

@@ -173,6 +173,11 @@ class Loss(ABC):
         """Logits -> probabilities of the targets, both (N, K)."""
 
     @property
+    def mirror(self) -> str:
+        """Name of the loss of 1 - y at -z; for a symmetric link its own."""
+        return self.name
+
+    @property
     def has_conjugate(self) -> bool:
         """Whether the loss defines `conjugate`, which duality gaps need."""
         return type(self).conjugate is not Loss.conjugate
@@ -199,12 +204,18 @@ class Loss(ABC):
         return math.sqrt(2 * self.max_curvature * value * weight)  # for any smooth function >= 0
 
     def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """Value, residual and curvature at logits (N, K) and classes (N,)."""
+        """Value, residual and curvature at logits (N, K) and classes (N,).
+
+        The curvature of a loss that is not convex is the expected one, which optimizers can build on.
+        """
         targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
         return RowTerms(self.value(logits, targets), self.residual(logits, targets), self.curvature(logits, targets))
 
     def evaluate_precisely(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """`evaluate` in float64 with a small relative error in each number, also where the loss is nearly 0."""
+        """`evaluate` in float64 with a small relative error in each number, also where the loss is nearly 0.
+
+        The curvature is the observed one.
+        """
         return self.evaluate(logits, labels)
 
     def value_at(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -212,7 +223,7 @@ class Loss(ABC):
         return self.value(logits, one_vs_rest(labels, logits.shape[1], logits.dtype))
 
     def curvature_at(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """`curvature` at logits (N, K) and classes (N,)."""
+        """`curvature` at logits (N, K) and classes (N,); the expected one of a loss that is not convex."""
         needs = self.curvature_needs_targets
         return self.curvature(logits, one_vs_rest(labels, logits.shape[1], logits.dtype) if needs else None)
 
@@ -227,8 +238,9 @@ class Loss(ABC):
         return change * curvature
 
     def prior_shift(self, log_weight: Tensor, num_outputs: int) -> Tensor | None:
-        """What to subtract from the logits to take class weights out of the probabilities, (K,); see
-        `class_probabilities`.
+        """What to subtract from the logits to take class weights out of the probabilities, (K,).
+
+        See `class_probabilities`.
 
         Args:
             log_weight: Logarithms of the class weights, shape (C,).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +51,15 @@ class BinaryLink(Loss):
         return 1
 
     @abstractmethod
+    def probability(self, z: Any, functions: Any) -> Any:
+        """F(z) as a formula, for programs without this loss: not precise in the tails.
+
+        Args:
+            z: Numbers that have the arithmetic operators.
+            functions: Has the elementary functions of such numbers by NumPy's names, and ``erf``.
+        """
+
+    @abstractmethod
     def of_one(self, logits: Tensor) -> Terms:
         """-log F(z) of logits z in any shape."""
 
@@ -61,7 +70,7 @@ class BinaryLink(Loss):
 
     def terms(self, logits: Tensor, targets: Tensor) -> Terms:
         """The loss of each output and its derivatives at logits and targets, (N, K) each."""
-        return Terms(*map(torch.lerp, self.of_zero(logits), self.of_one(logits), (targets.to(logits),) * 3))
+        return _blended(self.of_one(logits), self.of_zero(logits), targets)
 
     def value(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Minus the logarithm of the probability of the target."""
@@ -86,14 +95,30 @@ class BinaryLink(Loss):
 
     def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
         """See `Loss.evaluate`."""
+        one, zero = self.of_one(logits), self.of_zero(logits)
+        terms = _blended(one, zero, one_vs_rest(labels, logits.shape[1], logits.dtype))
+        curvature = terms.curvature if self.is_convex else -one.slope * zero.slope
+        return RowTerms(terms.value.sum(1), terms.slope, curvature)
+
+    def evaluate_precisely(self, logits: Tensor, labels: Tensor) -> RowTerms:
+        """See `Loss.evaluate_precisely`; the terms are precise where they are small."""
         terms = self.terms(logits, one_vs_rest(labels, logits.shape[1], logits.dtype))
         return RowTerms(terms.value.sum(1), terms.slope, terms.curvature)
+
+    def curvature_at(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Loss.curvature_at`."""
+        return super().curvature_at(logits, labels) if self.is_convex else self.expected_curvature(logits)
 
     def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
         """See `Loss.class_probabilities`; computed from logarithms."""
         logits = logits if temperature == 1 else logits / temperature
         logs = -torch.cat([self.of_zero(logits).value, self.of_one(logits).value], dim=1)
         return logs.exp() if log_weight is None else torch.softmax(logs - log_weight.to(logits) / temperature, dim=1)
+
+
+def _blended(one: Terms, zero: Terms, targets: Tensor) -> Terms:
+    """The terms of targets y in [0, 1], (N, K): y times those of 1, plus 1 - y times those of 0."""
+    return Terms(*(torch.lerp(of_zero, of_one, targets.to(of_one)) for of_one, of_zero in zip(one, zero, strict=True)))
 
 
 def sloped(slope: Tensor, log_density_slope: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ class CauchitLoss(BinaryLink):
     is_convex = False
     max_curvature = 1.0
     lipschitz = 1.0
+
+    def probability(self, z: Any, functions: Any) -> Any:
+        """See `BinaryLink.probability`."""
+        return functions.arctan(z) / math.pi + 0.5
 
     def of_one(self, logits: Tensor) -> Terms:
         """See `BinaryLink.of_one`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class CloglogLoss(BinaryLink):
 
     name = "cloglog"
     formula = "1 - exp(-exp(z))"
+    mirror = "loglog"
 
     def self_concordance_within(self, reach: float) -> float:
         """1 for y = 0; for y = 1 the third derivative over the second is 1 at z -> -inf and about 2 - u for large z."""
@@ -35,6 +37,10 @@ class CloglogLoss(BinaryLink):
     def residual_bound(self, value: float, weight: float) -> float:
         """The derivative is the value for y = 0 and less than 1 for y = 1."""
         return value + weight
+
+    def probability(self, z: Any, functions: Any) -> Any:
+        """See `BinaryLink.probability`."""
+        return -functions.exp(-functions.exp(z)) + 1
 
     def of_zero(self, logits: Tensor) -> Terms:
         """See `BinaryLink.of_zero`."""
@@ -60,6 +66,11 @@ class LoglogLoss(CloglogLoss):
 
     name = "loglog"
     formula = "exp(-exp(-z))"
+    mirror = "cloglog"
+
+    def probability(self, z: Any, functions: Any) -> Any:
+        """See `BinaryLink.probability`."""
+        return functions.exp(-functions.exp(-z))
 
     def of_one(self, logits: Tensor) -> Terms:
         """See `BinaryLink.of_one`."""

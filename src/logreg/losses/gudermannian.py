@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,10 @@ class GudermannianLoss(BinaryLink):
     lipschitz = math.pi / 2
     relative_lipschitz = 1.7
     self_concordance = math.pi
+
+    def probability(self, z: Any, functions: Any) -> Any:
+        """See `BinaryLink.probability`."""
+        return functions.arctan(functions.exp(z * (math.pi / 2))) * (2 / math.pi)
 
     def of_one(self, logits: Tensor) -> Terms:
         """See `BinaryLink.of_one`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,10 @@ class ProbitLoss(BinaryLink):
     def self_concordance_within(self, reach: float) -> float:
         """The third derivative over the second, 1 / (r + z) - (z + 2 r), is about -z for large z and near 0 at -z."""
         return reach + 0.5
+
+    def probability(self, z: Any, functions: Any) -> Any:
+        """See `BinaryLink.probability`."""
+        return (functions.erf(z * math.sqrt(0.5)) + 1) / 2
 
     def of_one(self, logits: Tensor) -> Terms:
         """See `BinaryLink.of_one`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ class _Logit(BinaryLink):
     name = "logit"
     max_curvature = 0.25
     lipschitz = relative_lipschitz = self_concordance = 1.0
+
+    def probability(self, z: Any, functions: Any) -> Any:
+        return (functions.tanh(z / 2) + 1) / 2
 
     def of_one(self, logits: Tensor) -> Terms:
         wrong = torch.sigmoid(-logits)
@@ -45,6 +48,10 @@ class RescaledLink(BinaryLink):
     def self_concordance_within(self, reach: float) -> float:
         """The constant of the other link, times the factor."""
         return self.factor * self.inner.self_concordance_within(self.factor * reach)
+
+    def probability(self, z: Any, functions: Any) -> Any:
+        """See `BinaryLink.probability`."""
+        return self.inner.probability(z * self.factor, functions)
 
     def of_one(self, logits: Tensor) -> Terms:
         """See `BinaryLink.of_one`."""

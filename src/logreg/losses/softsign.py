@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,10 @@ class SoftsignLoss(BinaryLink):
     is_convex = False
     max_curvature = 3.0
     lipschitz = 1.0
+
+    def probability(self, z: Any, functions: Any) -> Any:
+        """See `BinaryLink.probability`."""
+        return (z / (functions.abs(z) + 1) + 1) / 2
 
     def of_one(self, logits: Tensor) -> Terms:
         """See `BinaryLink.of_one`."""

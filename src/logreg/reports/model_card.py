@@ -132,6 +132,8 @@ def warnings(summary: Summary) -> list[str]:
     optimality = summary.optimality
     if optimality.separation:
         lines.append(f"For its probabilities: {optimality.separation}.")
+    elif not optimality.is_convex:
+        lines.append("For its coefficients: the loss is not convex, and other coefficients may fit better.")
     elif not optimality.converged:
         lines.append("For its coefficients: the training ended before the optimum was certified.")
     if data.class_weight and not is_corrected(evaluation):

@@ -175,6 +175,10 @@ class OptimalitySummary:
     separation: str = ""
     rounding: float = 0.0
     dependent: tuple[str, ...] = ()
+    is_convex: bool = True
+    decrement: float | None = None
+    starts: int = 1
+    is_stationary: bool = False
     relative_gap: float
     converged: bool
     verdict: str

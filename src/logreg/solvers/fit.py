@@ -109,9 +109,17 @@ def _newton_from_here(state: SolverState) -> PassRequests[None]:
     Without a penalty, L-BFGS takes its place where a Hessian cannot be held.  Where the fast ways end far from the
     optimum, which happens where some rows are far larger than most, slower ones that depend less on the data follow:
     Newton's method from zero where a Hessian can be held and was avoided, else L-BFGS.
+
+    A loss that the fast ways cannot take (see `has_fast_ways`) has Newton's method where a Hessian is cheap, and L-BFGS
+    else.
     """
     problem = state.problem
     null = None
+    if not has_fast_ways(problem):
+        state.plain = True
+        is_moderate = not problem.objective.l1 and holds_hessian(problem) and not avoids_hessian(problem)
+        yield from move_to_minimum_norm(state, (yield from (newton if is_moderate else lbfgs)(state)))
+        return
     if problem.objective.l1:
         yield from prox_newton(state)
     elif problem.objective.l2 or holds_hessian(problem):
@@ -122,6 +130,11 @@ def _newton_from_here(state: SolverState) -> PassRequests[None]:
         avoided = avoids_hessian(problem) and holds_hessian(problem)
         null = yield from _second_way(state, _newton_from_zero if avoided else lbfgs)
     yield from move_to_minimum_norm(state, null)
+
+
+def has_fast_ways(problem: Problem) -> bool:
+    """Whether the loss is convex and, with l1, has the conjugate that working sets of features need."""
+    return problem.loss.is_convex and (problem.loss.has_conjugate or not problem.objective.l1)
 
 
 def _has_failed(state: SolverState) -> bool:

@@ -369,7 +369,9 @@ class _Iteration:
         state, singular_pivot = self.state, SINGULAR_PIVOT[self.hessian_dtype]
         found = self._factor_hessian(hessian)
         if found.ridge > FIRST_RIDGE and not self.problem.loss.is_convex:
-            expected = Evaluate(self.problem, self.coordinates, self.point, self.dtype, self.hessian_dtype, expected=True)
+            expected = Evaluate(
+                self.problem, self.coordinates, self.point, self.dtype, self.hessian_dtype, expected=True
+            )
             hessian = (yield from request(expected)).hessian
             assert hessian is not None
             found = self._factor_hessian(hessian)
