@@ -84,6 +84,12 @@ class Loss(ABC):
     link: ClassVar[str] = ""
     """Name of the inverse link in the formats of other programs: "sigmoid" or "softmax"; empty for one they lack."""
 
+    formula: ClassVar[str] = ""
+    """The probability of class 1 as a formula of its logit z, where ``link`` does not name it."""
+
+    even_logit: ClassVar[float] = 0.0
+    """The logit of two classes that are equally probable."""
+
     couples_outputs: ClassVar[bool] = False
     """Whether the outputs of a row share one loss, which is unchanged when the same number is added to all logits."""
 
@@ -171,6 +177,11 @@ class Loss(ABC):
     @abstractmethod
     def inverse_link(self, logits: Tensor) -> Tensor:
         """Logits -> probabilities of the targets, both (N, K)."""
+
+    @property
+    def gives_log_odds(self) -> bool:
+        """Whether logits, or their differences for a softmax, are logarithms of odds."""
+        return bool(self.link)
 
     @property
     def mirror(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,8 +33,6 @@ class BinaryLink(Loss):
     """
 
     curvature_needs_targets = True
-    formula: ClassVar[str]
-    """The inverse link as a formula of z."""
 
     def described(self, num_outputs: int) -> str:
         """Such as "binary cross-entropy of a probit link"."""

@@ -25,6 +25,7 @@ class CloglogLoss(BinaryLink):
     name = "cloglog"
     formula = "1 - exp(-exp(z))"
     mirror = "loglog"
+    even_logit = math.log(LOG_2)
 
     def self_concordance_within(self, reach: float) -> float:
         """1 for y = 0; for y = 1 the third derivative over the second is 1 at z -> -inf and about 2 - u for large z."""
@@ -67,6 +68,7 @@ class LoglogLoss(CloglogLoss):
     name = "loglog"
     formula = "exp(-exp(-z))"
     mirror = "cloglog"
+    even_logit = -math.log(LOG_2)
 
     def probability(self, z: Any, functions: Any) -> Any:
         """See `BinaryLink.probability`."""

@@ -372,9 +372,9 @@ class _Iteration:
             expected = Evaluate(
                 self.problem, self.coordinates, self.point, self.dtype, self.hessian_dtype, expected=True
             )
-            hessian = (yield from request(expected)).hessian
-            assert hessian is not None
-            found = self._factor_hessian(hessian)
+            scored = yield from request(expected)
+            assert scored.hessian is not None
+            found = self._factor_hessian(scored.hessian)
         if self.null_space is not None and found.smallest_pivot < singular_pivot:
             if not self.looked_for_null_space:
                 self.null_space = yield from find_null_space(self.problem, self.coordinates)
