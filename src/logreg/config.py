@@ -96,6 +96,21 @@ SECTIONS: dict[str, dict[str, dict[str, Constraint]]] = {
 }
 """The options of a section, and the arguments of each option."""
 
+LINKS = (
+    "logit",
+    "probit",
+    "cloglog",
+    "loglog",
+    "cauchit",
+    "erf",
+    "tanh",
+    "arctan",
+    "gudermannian",
+    "algebraic",
+    "softsign",
+)
+"""The links from probabilities of two classes to logits."""
+
 EXACT = ("newton", "lbfgs", "auto")
 """Optimizers that step once per pass over all rows, and stop when a certificate proves them to be at the optimum."""
 
@@ -154,6 +169,14 @@ class RunConfig:
             one_of(("auto", "bce", "cross_entropy")),
             "auto, bce or cross_entropy; auto is bce for two classes, cross_entropy for more; bce with more classes is "
             "one-vs-rest",
+        )
+    )
+    link: str = field(
+        metadata=_declare(
+            "logit",
+            one_of(LINKS),
+            f"of two classes: {', '.join(LINKS[:-1])} or {LINKS[-1]}; another than logit is a loss of its own, in the "
+            "place of bce",
         )
     )
     reduction: str = field(
@@ -347,6 +370,10 @@ class RunConfig:
         _check_backbone(plain["backbone"])
         _check_expected(plain["expected"])
         _check_trainer(plain["trainer"])
+        if plain["link"] != "logit" and plain["loss"] == "cross_entropy":
+            raise ConfigError.broken(
+                "link", "be logit with loss=cross_entropy", plain["link"], "Leave loss out, or set link=logit."
+            )
         if plain["devices"] != 1:
             raise ConfigError.broken(
                 "devices", "be 1", plain["devices"], "Training on several devices at once is not built yet."
@@ -385,7 +412,15 @@ SETTINGS: dict[str, Setting] = {
 }
 """The settings, in the order of ``--help``; the other fields of `RunConfig` are sections of several keys."""
 
-ADDED_LATER = {"select": "log_loss", "l2_path": None, "l1_ratio": None, "cv": None, "cv_repeats": 1, "cv_rule": "best"}
+ADDED_LATER = {
+    "select": "log_loss",
+    "l2_path": None,
+    "l1_ratio": None,
+    "cv": None,
+    "cv_repeats": 1,
+    "cv_rule": "best",
+    "link": "logit",
+}
 """Settings that the configs in older checkpoints lack, with the values that these runs had."""
 
 

@@ -65,7 +65,18 @@ OTHERS = {
 OWN = {**COEFFICIENTS, **PENALTY, **OTHERS}
 """The keys of this command alone."""
 
-RUN_KEYS = ("dataset", "backbone", "experiment", "seed", "loss", "reduction", "intercept", "precision", "accelerator")
+RUN_KEYS = (
+    "dataset",
+    "backbone",
+    "experiment",
+    "seed",
+    "loss",
+    "link",
+    "reduction",
+    "intercept",
+    "precision",
+    "accelerator",
+)
 """Keys of ``scripts/train.py`` that choose the data and the loss."""
 
 DEFAULTS_OF_FILES = ("dataset.standardize=false", "reduction=mean", "precision=64")

@@ -77,7 +77,8 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         tol: Relative gap (f - minimum) / f at which a fit ends, > 0.  It is proven, not estimated from steps.
         max_iter: Passes over the rows at most.
         loss: "auto" for "bce" with two classes and "cross_entropy" (softmax) with more.  "bce" with several classes is
-            one-vs-rest.
+            one-vs-rest.  With two classes also the name of another link: "probit", "cloglog", and others of
+            `logreg.losses.LINKS`.
         solver: "newton", "lbfgs", or "auto" for the one that suits the problem.
         precision: 32 or 64 bits of the arithmetic far from the optimum.  Rows keep their own type, and the certificate
             is computed in float64.
@@ -307,15 +308,16 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             loss: The loss that was minimized.
             parameters: Further parameters of the estimator.
         """
-        self = cls(loss=loss, **parameters)
         order = np.argsort(classes)
         if len(classes) == 2:
             if len(coef) == 2:
                 coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
             if order[1] == 0:
                 coef, intercept = -coef, -intercept
+                loss = loss if loss == "auto" else LOSSES[loss].mirror
         else:
             coef, intercept = coef[order], intercept[order]
+        self = cls(loss=loss, **parameters)
         self.classes_, self.n_features_in_ = classes[order], coef.shape[1]
         self.coef_, self.intercept_ = (np.array(part, dtype=np.float64) for part in (coef, intercept))
         self.n_iter_ = np.array([certificate.passes if certificate else 0], dtype=np.int32)
@@ -434,6 +436,9 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             separation=separation,
             rounding=bound.rounding,
             dependent=names_of(bound.dependent, names),
+            is_convex=objective.row_loss.is_convex,
+            decrement=bound.decrement,
+            starts=bound.starts,
         )
 
     def _report(self) -> None:
@@ -443,7 +448,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             print(f"{name}: {certificate.passes} passes, {certificate.seconds:.2g} s: {certificate.verdict}")
         if certificate.separation:
             warnings.warn(f"{name}: {certificate.separation}.", ConvergenceWarning, stacklevel=3)
-        elif not certificate.relative_gap <= self.tol:
+        elif not (certificate.relative_gap <= self.tol or certificate.is_stationary):
             warnings.warn(
                 f"{name} has not reached tol={self.tol:g} in {certificate.passes} passes: {certificate.verdict}. "
                 f"The relative gap is {certificate.relative_gap:.2g}.",

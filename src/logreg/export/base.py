@@ -13,6 +13,7 @@ from torch import Tensor
 from logreg.data.formats.text_tables import missing_words
 from logreg.errors import ConfigError
 from logreg.facts import Column, DataFacts
+from logreg.losses import LINKS
 from logreg.training.linear import Array, Linear
 
 
@@ -85,18 +86,36 @@ class Format:
     read: Callable[[Path, Linear, Sample], Array]
 
 
+class _Functions:
+    """The functions of `BinaryLink.probability` in NumPy, without warnings where they overflow."""
+
+    arctan, sqrt, tanh, abs = np.arctan, np.sqrt, np.tanh, np.abs
+
+    def exp(self, numbers: Array) -> Array:
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(numbers))
+
+    def erf(self, numbers: Array) -> Array:
+        from scipy.special import erf
+
+        return np.asarray(erf(numbers))
+
+
 def linked(coef: Array, intercept: Array, link: str, sample: Sample, divisor: Sequence[float] | None) -> Array:
     """Probabilities in NumPy, computed as `Linear.described` describes."""
     logits = sample.features.double().numpy() @ coef.T + intercept
+    link = link.partition(",")[0]
     if link == "softmax":
         powers = np.exp(logits - logits.max(1, keepdims=True))
         return np.asarray(powers / powers.sum(1, keepdims=True))
-    sigmoid = (1 + np.tanh(logits / 2)) / 2
-    if sigmoid.shape[1] == 1:
-        return np.hstack([1 - sigmoid, sigmoid])
+    chances = (1 + np.tanh(logits / 2)) / 2 if link == "sigmoid" else LINKS[link].probability(logits, _Functions())
+    if chances.shape[1] == 1:
+        chances = np.hstack([1 - chances, chances])
+        if divisor is None:
+            return np.asarray(chances)
     if divisor is not None:
-        sigmoid = sigmoid / np.array(divisor)
-    return np.asarray(sigmoid / sigmoid.sum(1, keepdims=True))
+        chances = chances / np.array(divisor)
+    return np.asarray(chances / chances.sum(1, keepdims=True))
 
 
 def spelling_coefficients(column: Column, places: Mapping[str, int], coef: Array) -> tuple[Array, Array]:

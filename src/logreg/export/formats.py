@@ -12,7 +12,7 @@ from logreg.export.plain import read_json, read_safetensors, write_json, write_s
 from logreg.export.sklearn import read_sklearn, write_sklearn
 from logreg.export.sklearn_only import read_sklearn_only, write_sklearn_only
 from logreg.export.torch_program import read_torch_export, write_torch_export
-from logreg.losses import LOSSES
+from logreg.losses import LOSSES, BinaryLink
 from logreg.training.linear import Linear
 
 SKLEARN = ("sklearn", "sklearn_only")
@@ -28,10 +28,11 @@ def check_link(name: str, loss: str) -> None:
     Raises:
         ConfigError: It has not.
     """
-    if not LOSSES[loss].link and name != "torch_export":
-        raise ConfigError(
-            f"`format={name}` must have the inverse link of the loss {loss}, and has not. Use format=torch_export."
-        )
+    if LOSSES[loss].link or name == "torch_export" or (isinstance(LOSSES[loss], BinaryLink) and name != "sklearn_only"):
+        return
+    raise ConfigError(
+        f"`format={name}` must have the inverse link of the loss {loss}, and has not. Use format=torch_export."
+    )
 
 
 def check_installed(name: str) -> None:

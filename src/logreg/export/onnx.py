@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from logreg.errors import ConfigError
 from logreg.export.base import Sample, spelling_coefficients, spellings
+from logreg.losses import BinaryLink
 from logreg.training.linear import Array, Linear, classes_of
 
 
@@ -160,15 +163,16 @@ class _Graph:
         classes = len(model.facts.class_names)
         if model.row_loss.couples_outputs:
             probabilities = self.node("Softmax", logits, axis=1)
+        elif isinstance(model.row_loss, BinaryLink):
+            yes = model.row_loss.probability(_Value(self, logits), _Functions()).name
+            probabilities = self.node("Concat", self.node("Sub", self.constant(np.array(1.0)), yes), yes, axis=1)
+            if model.divisor is not None:
+                probabilities = self.normalized(probabilities, model.divisor)
         elif len(model.coef) == 1:
             no = self.node("Sigmoid", self.node("Neg", logits))
             probabilities = self.node("Concat", no, self.node("Sigmoid", logits), axis=1)
         else:
-            sigmoid = self.node("Sigmoid", logits)
-            if model.divisor is not None:
-                sigmoid = self.node("Div", sigmoid, self.constant(model.divisor.numpy()))
-            total = self.node("ReduceSum", sigmoid, self.constant(np.array([1])), keepdims=1)
-            probabilities = self.node("Div", sigmoid, total)
+            probabilities = self.normalized(self.node("Sigmoid", logits), model.divisor)
         # As in `losses.decided`: ArgMax takes the first of equal values, which is the first class at even odds.
         best = self.node("ArgMax", probabilities, axis=1, keepdims=0)
         names, kind = classes_of(model.facts), TensorProto.STRING
@@ -180,6 +184,70 @@ class _Graph:
             helper.make_tensor_value_info("label", kind, ["rows"]),
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["rows", classes]),
         ]
+
+    def normalized(self, chances: str, divisor: Tensor | None) -> str:
+        """Probabilities of the classes (N, C), divided by the divisor, if there is one, and then by their sum."""
+        if divisor is not None:
+            chances = self.node("Div", chances, self.constant(divisor.numpy()))
+        total = self.node("ReduceSum", chances, self.constant(np.array([1])), keepdims=1)
+        return self.node("Div", chances, total)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value of a graph, of double, with the arithmetic operators."""
+
+    graph: _Graph
+    name: str
+
+    def _with(self, kind: str, other: _Value | float) -> _Value:
+        name = other.name if isinstance(other, _Value) else self.graph.constant(np.array(float(other)))
+        return _Value(self.graph, self.graph.node(kind, self.name, name))
+
+    def __add__(self, other: _Value | float) -> _Value:
+        return self._with("Add", other)
+
+    def __mul__(self, other: _Value | float) -> _Value:
+        return self._with("Mul", other)
+
+    def __truediv__(self, other: _Value | float) -> _Value:
+        return self._with("Div", other)
+
+    def __neg__(self) -> _Value:
+        return self.of("Neg")
+
+    def of(self, kind: str) -> _Value:
+        """A function of the value."""
+        return _Value(self.graph, self.graph.node(kind, self.name))
+
+    def of_float(self, kind: str) -> _Value:
+        """A function that onnxruntime has for float32 alone."""
+        from onnx import TensorProto
+
+        narrow = self.graph.node("Cast", self.name, to=TensorProto.FLOAT)
+        return _Value(self.graph, self.graph.double(self.graph.node(kind, narrow)))
+
+
+class _Functions:
+    """The functions of `BinaryLink.probability` as nodes of a graph."""
+
+    def exp(self, value: _Value) -> _Value:
+        return value.of("Exp")
+
+    def sqrt(self, value: _Value) -> _Value:
+        return value.of("Sqrt")
+
+    def abs(self, value: _Value) -> _Value:
+        return value.of("Abs")
+
+    def tanh(self, value: _Value) -> _Value:
+        return value.of("Tanh")
+
+    def erf(self, value: _Value) -> _Value:
+        return value.of_float("Erf")
+
+    def arctan(self, value: _Value) -> _Value:
+        return value.of_float("Atan")
 
 
 OUTPUTS = ("label", "probabilities")

@@ -1,11 +1,21 @@
 """The losses by the names that users type; nothing else in the code branches on a name."""
 
+from logreg.losses.algebraic import AlgebraicLoss
 from logreg.losses.base import Loss, RowTerms, decided, one_vs_rest
+from logreg.losses.binary_link import BinaryLink
+from logreg.losses.cauchit import CauchitLoss
+from logreg.losses.cloglog import CloglogLoss, LoglogLoss
+from logreg.losses.gudermannian import GudermannianLoss
 from logreg.losses.logistic import LogisticLoss
+from logreg.losses.probit import ProbitLoss
+from logreg.losses.rescaled import ArctanLoss, ErfLoss, TanhLoss
 from logreg.losses.softmax import SoftmaxLoss
+from logreg.losses.softsign import SoftsignLoss
 
 __all__ = [
+    "LINKS",
     "LOSSES",
+    "BinaryLink",
     "LogisticLoss",
     "Loss",
     "RowTerms",
@@ -29,5 +39,22 @@ def default_loss(num_classes: int) -> str:
     return LogisticLoss.name if num_classes == 2 else SoftmaxLoss.name
 
 
-for _loss in (LogisticLoss(), SoftmaxLoss()):
+LINKS: dict[str, BinaryLink] = {
+    link.name: link
+    for link in (
+        ProbitLoss(),
+        CloglogLoss(),
+        LoglogLoss(),
+        CauchitLoss(),
+        ErfLoss(),
+        TanhLoss(),
+        ArctanLoss(),
+        GudermannianLoss(),
+        AlgebraicLoss(),
+        SoftsignLoss(),
+    )
+}
+"""The links of two classes other than logit, which belongs to the logistic loss; each is a loss of the same name."""
+
+for _loss in (LogisticLoss(), SoftmaxLoss(), *LINKS.values()):
     register(_loss)

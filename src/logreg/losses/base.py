@@ -84,6 +84,12 @@ class Loss(ABC):
     link: ClassVar[str] = ""
     """Name of the inverse link in the formats of other programs: "sigmoid" or "softmax"; empty for one they lack."""
 
+    formula: ClassVar[str] = ""
+    """The probability of class 1 as a formula of its logit z, where ``link`` does not name it."""
+
+    even_logit: ClassVar[float] = 0.0
+    """The logit of two classes that are equally probable."""
+
     couples_outputs: ClassVar[bool] = False
     """Whether the outputs of a row share one loss, which is unchanged when the same number is added to all logits."""
 
@@ -110,6 +116,19 @@ class Loss(ABC):
     References:
         Bach (2010), Self-concordant analysis for logistic regression.
     """
+
+    def self_concordance_within(self, reach: float) -> float:
+        """The constant M of `self_concordance` where no logit is larger than ``reach``; it grows with the reach."""
+        return self.self_concordance
+
+    def curvature_sum(self, value: float, weight: float) -> float:
+        """Upper bound on the sum over rows of an output's second derivatives.
+
+        Args:
+            value: Weighted sum of the values of all rows.
+            weight: Sum of the weights of all rows.
+        """
+        return self.max_curvature * weight
 
     def described(self, num_outputs: int) -> str:
         """Name of the loss of ``num_outputs`` outputs in words, such as "binary cross-entropy"."""
@@ -145,9 +164,29 @@ class Loss(ABC):
         ``None`` unless `curvature_needs_targets`.
         """
 
+    def expected_curvature(self, logits: Tensor) -> Tensor:
+        """Mean of `curvature` over labels that have the probabilities of the model, (N, K): Fisher's information.
+
+        It is never negative.  The curvature of a canonical link does not depend on the labels, and is its own mean.
+
+        References:
+            McCullagh and Nelder (1989), Generalized linear models, section 2.5: Fisher scoring.
+        """
+        return self.curvature(logits, None)
+
     @abstractmethod
     def inverse_link(self, logits: Tensor) -> Tensor:
         """Logits -> probabilities of the targets, both (N, K)."""
+
+    @property
+    def gives_log_odds(self) -> bool:
+        """Whether logits, or their differences for a softmax, are logarithms of odds."""
+        return bool(self.link)
+
+    @property
+    def mirror(self) -> str:
+        """Name of the loss of 1 - y at -z; for a symmetric link its own."""
+        return self.name
 
     @property
     def has_conjugate(self) -> bool:
@@ -176,12 +215,18 @@ class Loss(ABC):
         return math.sqrt(2 * self.max_curvature * value * weight)  # for any smooth function >= 0
 
     def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """Value, residual and curvature at logits (N, K) and classes (N,)."""
+        """Value, residual and curvature at logits (N, K) and classes (N,).
+
+        The curvature of a loss that is not convex is the expected one, which optimizers can build on.
+        """
         targets = one_vs_rest(labels, logits.shape[1], logits.dtype)
         return RowTerms(self.value(logits, targets), self.residual(logits, targets), self.curvature(logits, targets))
 
     def evaluate_precisely(self, logits: Tensor, labels: Tensor) -> RowTerms:
-        """`evaluate` in float64 with a small relative error in each number, also where the loss is nearly 0."""
+        """`evaluate` in float64 with a small relative error in each number, also where the loss is nearly 0.
+
+        The curvature is the observed one.
+        """
         return self.evaluate(logits, labels)
 
     def value_at(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -189,7 +234,7 @@ class Loss(ABC):
         return self.value(logits, one_vs_rest(labels, logits.shape[1], logits.dtype))
 
     def curvature_at(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """`curvature` at logits (N, K) and classes (N,)."""
+        """`curvature` at logits (N, K) and classes (N,); the expected one of a loss that is not convex."""
         needs = self.curvature_needs_targets
         return self.curvature(logits, one_vs_rest(labels, logits.shape[1], logits.dtype) if needs else None)
 
@@ -202,6 +247,20 @@ class Loss(ABC):
         if self.couples_outputs:
             change = change - (curvature * change).sum(1, keepdim=True)
         return change * curvature
+
+    def prior_shift(self, log_weight: Tensor, num_outputs: int) -> Tensor | None:
+        """What to subtract from the logits to take class weights out of the probabilities, (K,).
+
+        See `class_probabilities`.
+
+        Args:
+            log_weight: Logarithms of the class weights, shape (C,).
+            num_outputs: K.
+
+        Returns:
+            ``None`` where no shift of the logits does that.
+        """
+        return None
 
     def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
         """Probability of each class.

@@ -66,6 +66,10 @@ class LogisticLoss(CrossEntropy):
         wrong = torch.sigmoid(-margins)
         return RowTerms(-F.logsigmoid(margins).sum(1), -sign * wrong, wrong * torch.sigmoid(margins))
 
+    def prior_shift(self, log_weight: Tensor, num_outputs: int) -> Tensor | None:
+        """log(w_1 / w_0) of one output; one-vs-rest logits cannot be shifted."""
+        return log_weight.diff() if num_outputs == 1 else None
+
     def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
         """See `Loss.class_probabilities`; computed from logarithms.
 

@@ -86,6 +86,10 @@ class SoftmaxLoss(CrossEntropy):
         residuals = wrong.scatter_(1, own, -wrong.sum(1, keepdim=True))
         return RowTerms(-F.logsigmoid(-behind.logsumexp(1)), residuals, p)
 
+    def prior_shift(self, log_weight: Tensor, num_outputs: int) -> Tensor | None:
+        """The logarithms of the weights."""
+        return log_weight
+
     def class_probabilities(self, logits: Tensor, temperature: float = 1.0, log_weight: Tensor | None = None) -> Tensor:
         """See `Loss.class_probabilities`: log w_k is subtracted from logit k."""
         logits = logits if log_weight is None else logits - log_weight.to(logits)

@@ -76,6 +76,9 @@ class Certificate:
         dependent: Names of features that are linearly dependent to within rounding, where they prevent a bound.
         draws_anew: Whether each epoch changes the train images at random (``dataset.augment``), while f is the
             objective over the rows as they are; the mean over all draws, which is minimized, has no certificate.
+        is_convex: Whether the loss is convex; else no point is known to be the optimum.
+        decrement: Of a loss that is not convex: see `Bound.decrement`.
+        starts: Number of starts, of whose ends this is the lowest.
     """
 
     objective: str
@@ -92,6 +95,9 @@ class Certificate:
     rounding: float = 0.0
     dependent: tuple[str, ...] = ()
     draws_anew: bool = False
+    is_convex: bool = True
+    decrement: float | None = None
+    starts: int = 1
 
     advice: ClassVar[Advice] = Advice()
     """What to do where the model is not optimal."""
@@ -99,6 +105,7 @@ class Certificate:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Self:
         """The certificate that `as_dict` made plain values of."""
+        # Earlier versions had not all of them.
         own = {field.name: plain[field.name] for field in dataclasses.fields(cls) if field.name in plain}
         return cls(**own | {"dependent": tuple(plain["dependent"])})
 
@@ -114,6 +121,11 @@ class Certificate:
         return is_known and self.relative_gap <= self.tolerance
 
     @property
+    def is_stationary(self) -> bool:
+        """Whether the point is known to be a local minimum, to within the tolerance, of a loss that is not convex."""
+        return not self.separation and is_local_minimum(self.decrement, self.value, self.tolerance)
+
+    @property
     def verdict(self) -> str:
         """The certificate in one sentence, with what to do where the model is not optimal."""
         if self.separation:
@@ -126,6 +138,11 @@ class Certificate:
                 "no certificate: each epoch draws other changes of the train images, so no fixed objective is "
                 f"minimized (dataset.copies=1 fixes them); on the rows as they are the model is {known}"
             )
+        if not self.is_convex:
+            words = stationarity_in_words(
+                self.decrement, self.value, self.tolerance, self.max_abs_gradient, self.starts
+            )
+            return words if self.is_stationary else f"{words}; {self.advice.go_on_otherwise}"
         if self.converged:
             return f"optimal to {self.relative_gap:.1g}"
         if self.dependent:
@@ -152,8 +169,37 @@ class Certificate:
             "dependent": list(self.dependent),
             "relative_gap": self.relative_gap,
             "converged": self.converged,
+            "is_stationary": self.is_stationary,
             "verdict": self.verdict,
         }
+
+
+def is_local_minimum(decrement: float | None, value: float, tolerance: float) -> bool:
+    """Whether half the squared Newton decrement, ``None`` where it is not known, is small against f."""
+    return decrement is not None and decrement <= tolerance * abs(value)
+
+
+def stationarity_in_words(
+    decrement: float | None, value: float, tolerance: float, max_abs_gradient: float, starts: int = 1
+) -> str:
+    """What is known of a point where the loss is not convex.
+
+    Args:
+        decrement: See `Bound.decrement`.
+        value: f.
+        tolerance: Relative gap that counts as small.
+        max_abs_gradient: Largest absolute derivative.
+        starts: Number of starts, of whose ends this is the lowest.
+    """
+    lowest = f", the lowest of {starts} starts" if starts > 1 else ""
+    beyond = "the loss is not convex, so another point may be lower"
+    if is_local_minimum(decrement, value, tolerance):
+        return f"stationary point, a local minimum to {decrement:.1g} nats{lowest}: {beyond}"
+    if decrement is None:
+        return f"max |gradient| {max_abs_gradient:.1g} (0 at a stationary point){lowest}: {beyond}"
+    if math.isinf(decrement):
+        return f"no stationary point that is a minimum: the Hessian has a negative eigenvalue{lowest}"
+    return f"not yet a stationary point: about {decrement:.2g} nats above a local minimum{lowest}"
 
 
 def names_of(positions: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:

@@ -116,7 +116,7 @@ def _longer(summary: Summary) -> str:
     found, best, epochs = summary.optimality, summary.best, summary.epochs
     ended = summary.config.get("max_epochs", epochs) > epochs  # an exact optimizer that can get no further
     endless = found.separation and (summary.is_exact or not best)
-    if found.converged or endless or ended or has_risen(summary):
+    if found.converged or found.is_stationary or endless or ended or has_risen(summary):
         return ""
     if best and best.epoch < epochs and not summary.is_exact:
         return ""

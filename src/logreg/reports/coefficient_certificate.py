@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from logreg.optimality.certificate import dependence_in_words
+from logreg.optimality.certificate import dependence_in_words, stationarity_in_words
 from logreg.optimality.implied_penalty import SAME_STRENGTH_TOLERANCE, ImpliedPenalty, likely_cause, rounded
 from logreg.solvers.problem import Problem
 from logreg.terminal import on_one_line
@@ -61,6 +61,7 @@ class CoefficientCertificate:
     nearest: ImpliedPenalty | None
     notes: Sequence[str]
     dependent: Sequence[str] = ()
+    decrement: float | None = None
 
 
 def verdict_in_words(
@@ -75,6 +76,9 @@ def verdict_in_words(
         separation: Reason why there is no finite optimum; empty where there is one.
         next_step: Advice for coefficients that do not solve the problem with another strength of the penalty either.
     """
+    if not (separation or problem.loss.is_convex):
+        gradient = max(found.max_abs_gradient, found.max_abs_gradient_intercept)
+        return stationarity_in_words(found.decrement, found.value, tolerance, gradient)
     if not separation and found.relative_gap <= tolerance:
         words = f"optimal to {found.relative_gap:.1g}" + ("" if found.rigorous else " by estimate")
         return f"{words}: {dependence_in_words(found.dependent)}" if found.dependent and not found.optimal else words

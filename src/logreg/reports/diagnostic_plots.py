@@ -258,12 +258,13 @@ def mistakes_as_images(images: Tensor, mistakes: Sequence[Mistake], facts: DataF
     return figure
 
 
-def coefficient_bars(largest: Sequence[CoefficientSummary], title: str) -> Figure:
+def coefficient_bars(largest: Sequence[CoefficientSummary], title: str, scale: str = "log-odds") -> Figure:
     """The largest coefficients by name, each with its value.
 
     Args:
         largest: The result of `logreg.reports.summary.largest_coefficients`.
         title: Title of the picture.
+        scale: Name of the link's scale.
     """
     values = [row.coef if row.coef_per_std is None else row.coef_per_std for row in largest][::-1]
     per_std = largest[0].coef_per_std is not None
@@ -288,7 +289,7 @@ def coefficient_bars(largest: Sequence[CoefficientSummary], title: str) -> Figur
     axes.margins(x=0.16 if max(map(abs, values)) == end else 0.24, y=0.02)
     axes.axvline(0, color="black", linewidth=0.8)
     toward = "" if several else f" toward {label(largest[0].class_name, 24)}"
-    axes.set_xlabel(f"log-odds{toward} per {'standard deviation' if per_std else 'unit'}")
+    axes.set_xlabel(f"{scale}{toward} per {'standard deviation' if per_std else 'unit'}")
     figure.suptitle(title, fontsize=11)
     axes.grid(alpha=0.3, axis="x")
     return figure

@@ -58,13 +58,15 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
 
     facts, data, module = result.module.facts, result.data, result.module
     drawn: dict[str, Figure | None] = {}
+    loss = module.objective.row_loss
     if facts.num_features == 1 and facts.is_binary:
         slope, offset = calibrated_log_odds(module)
+        of_one_logit = None if loss.gives_log_odds else loss  # that of a softmax is a difference of two
         rows = next(iter(data.blocks("train")))
         features, labels = facts.stored.inverse_transform(rows.features), rows.labels.cpu()
         title = figures.label(f"{facts.name}: {equation(module)}", 80)
         drawn["probability"] = figures.probability_curve(
-            float(slope[0]), offset, facts, features, labels, title, data.plot_range
+            float(slope[0]), offset, facts, features, labels, title, data.plot_range, of_one_logit
         )
     elif facts.image_shape:
         drawn["coefficients"] = figures.coefficient_images(module.model.in_source_units()[0], facts)
@@ -73,7 +75,9 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
         which = (
             "coefficients" if len(largest) == all_of_them else f"{len(largest)} largest of {all_of_them:,} coefficients"
         )
-        drawn["coefficients"] = diagnostics.coefficient_bars(largest, f"{of}: {which}")
+        drawn["coefficients"] = diagnostics.coefficient_bars(
+            largest, f"{of}: {which}", "log-odds" if loss.gives_log_odds else loss.name
+        )
     if result.path:
         folds = "" if result.cross_validation is None else folds_in_words(result.cross_validation)
         drawn["path"] = figures.path_curve(

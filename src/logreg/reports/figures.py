@@ -10,6 +10,7 @@ from unicodedata import east_asian_width
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
@@ -20,6 +21,7 @@ from torch import Tensor
 from logreg.evaluation.path_row import PathRow, varied
 from logreg.evaluation.path_selection import best_of, simplest_of
 from logreg.facts import DataFacts
+from logreg.losses import LOSSES, Loss, default_loss
 from logreg.terminal import on_one_line
 
 MAX_COEFFICIENT_IMAGES = 100
@@ -127,6 +129,7 @@ def probability_curve(
     labels: Tensor,
     title: str,
     axis: tuple[float, float] | None = None,
+    loss: Loss | None = None,
 ) -> Figure:
     """Probability of the positive class against the one feature, with the train rows.
 
@@ -138,18 +141,19 @@ def probability_curve(
         labels: Shape (N,), 0 or 1.
         title: Title of the picture.
         axis: Range of the feature to draw; that of the rows when ``None``.
+        loss: Has the inverse link of the logit; the logistic loss when ``None``.
     """
+    loss = loss or LOSSES[default_loss(2)]
     low, high = axis or _padded(float(features.min()), float(features.max()))
     feature = label(facts.feature_names[0], 60) if facts.feature_names else "feature"
     positive = label(facts.class_names[1], 24)
     grid = np.linspace(low, high, 501)
-    # tanh saturates where exp would overflow
-    curve = (1 + np.tanh((coef * grid + intercept) / 2)) / 2
+    curve = loss.inverse_link(torch.from_numpy(coef * grid + intercept).unsqueeze(1))[:, 0].numpy()
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes: Axes = figure.subplots()
     axes.plot(grid, curve, color="#0072b2", linewidth=2, label=f"p({positive})")
     axes.axhline(0.5, color="0.5", linewidth=1, linestyle="--")
-    even = -intercept / coef if coef else math.nan
+    even = (loss.even_logit - intercept) / coef if coef else math.nan
     if low <= even <= high:
         axes.axvline(even, color="0.5", linewidth=1, linestyle="--")
         axes.plot([even], [0.5], "o", color="black", markersize=5)

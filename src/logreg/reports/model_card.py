@@ -51,10 +51,12 @@ def model_card(
     data, evaluation = summary.dataset, summary.evaluation
     classes, others = data.classes[:MAX_CLASSES], data.number_of_classes - MAX_CLASSES
     more = f" and {others:,} more" if others > 0 else ""
+    loss = LOSSES[summary.objective.loss]
+    regression = "A logistic regression" if loss.gives_log_odds else f"A regression with a {loss.name} link"
     lines = [
         f"# {title(summary)}",
         "",
-        f"A logistic regression of {data.features:,} features that gives the probability of each of "
+        f"{regression} of {data.features:,} features that gives the probability of each of "
         f"{data.number_of_classes:,} classes: {name_list(classes, MAX_CLASSES)}{more}.",
         "",
         f"`{file}` was read again after it was written, and gives the probabilities of the trained model to "
@@ -133,6 +135,8 @@ def warnings(summary: Summary) -> list[str]:
     optimality = summary.optimality
     if optimality.separation:
         lines.append(f"For its probabilities: {optimality.separation}.")
+    elif not optimality.is_convex:
+        lines.append("For its coefficients: the loss is not convex, and other coefficients may fit better.")
     elif not optimality.converged:
         lines.append("For its coefficients: the training ended before the optimum was certified.")
     if data.class_weight and not is_corrected(evaluation):

@@ -267,6 +267,9 @@ def equation(module: LogisticModule) -> str | None:
     facts = module.facts
     if not facts.is_binary or facts.num_features > MAX_EQUATION_FEATURES or not facts.feature_names:
         return None
+    loss, log_weight = module.objective.row_loss, module.calibration.log_weight
+    if log_weight is not None and loss.prior_shift(log_weight, len(module.model.coef)) is None:
+        return None
     slope, offset = calibrated_log_odds(module)
     terms = [(float(value), f" * {name}") for value, name in zip(slope, facts.feature_names, strict=True)]
     written = ""
@@ -275,9 +278,11 @@ def equation(module: LogisticModule) -> str | None:
         written += (
             f" {sign} {short(abs(value))}{name}" if written else f"{'-' if value < 0 else ''}{short(abs(value))}{name}"
         )
-    text = f"p({facts.class_names[1]}) = sigmoid({written})"
+    text = f"p({facts.class_names[1]}) = {'sigmoid' if loss.gives_log_odds else 'F'}({written})"
+    if not loss.gives_log_odds:
+        text += f" with F(z) = {loss.formula}"
     if facts.num_features == 1 and slope[0]:
-        text += f", even odds at {short(-offset / float(slope[0]))} {facts.feature_names[0]}"
+        text += f", even odds at {short((loss.even_logit - offset) / float(slope[0]))} {facts.feature_names[0]}"
     return text
 
 
@@ -370,7 +375,7 @@ def calibrated_log_odds(module: LogisticModule) -> tuple[torch.Tensor, float]:
     slope, offset = _log_odds(module)
     calibration = module.calibration
     if calibration.log_weight is not None:
-        offset -= float(calibration.log_weight.diff())
+        offset -= float(calibration.log_weight.diff()) if module.objective.row_loss.gives_log_odds else 0.0
     return slope / calibration.temperature, offset / calibration.temperature
 
 
@@ -380,13 +385,14 @@ def _against(answer: BayesClassifier, result: RunResult) -> KnownAnswerSummary:
     best = torch.cat([answer.coef, torch.tensor([answer.intercept], dtype=torch.float64)])
     learned = torch.cat([slope, torch.tensor([offset], dtype=torch.float64)])
     few = len(answer.coef) <= 100
+    comparable = float(best.norm()) > 0 and result.module.objective.row_loss.gives_log_odds
     return KnownAnswerSummary(
         accuracy=answer.accuracy,
         coef=tuple(answer.coef.tolist()) if few else None,
         intercept=answer.intercept,
         learned_coef=tuple(slope.tolist()) if few else None,
         learned_intercept=offset,
-        coef_error=float((learned - best).norm() / best.norm()) if float(best.norm()) else None,
+        coef_error=float((learned - best).norm() / best.norm()) if comparable else None,
     )
 
 

@@ -178,6 +178,10 @@ class OptimalitySummary:
     rounding: float = 0.0
     dependent: tuple[str, ...] = ()
     draws_anew: bool = False
+    is_convex: bool = True
+    decrement: float | None = None
+    starts: int = 1
+    is_stationary: bool = False
     relative_gap: float
     converged: bool
     verdict: str

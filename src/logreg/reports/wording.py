@@ -219,13 +219,14 @@ def optimality_in_words(summary: Summary) -> str:
     """The verdict of the certificate, with the numbers it rests on."""
     found = summary.optimality
     at_most = "<=" if found.rigorous else "about"
+    gap = f"gap {at_most} {found.gap:.2g}, " if found.is_convex else ""
     line = (
-        f"{found.verdict} [objective {found.value:.6g}, gap {at_most} {found.gap:.2g}, max |gradient| "
+        f"{found.verdict} [objective {found.value:.6g}, {gap}max |gradient| "
         f"{found.max_abs_gradient:.2g}, in float64 over {found.rows:,} rows; {found.passes} passes, "
         f"{found.seconds:.2g} s]"
     )
     exact = summary.is_exact or summary.config["polish"]
-    if not exact or found.converged or found.separation:
+    if not exact or found.converged or found.separation or found.is_stationary:
         return line
     if not found.rigorous and found.relative_gap <= found.tolerance:
         return f"WARNING: {line}"

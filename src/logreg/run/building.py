@@ -103,6 +103,7 @@ def build_module(config: RunConfig, facts: DataFacts) -> LogisticModule:
     return LogisticModule(
         facts=facts,
         loss=config.loss,
+        link=config.link,
         reduction=config.reduction,  # type: ignore[arg-type]  # checked by the config
         l2=float(config.l2),
         l1=config.fixed_l1,

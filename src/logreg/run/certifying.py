@@ -17,7 +17,7 @@ from logreg.errors import ConfigError, DataError
 from logreg.export.coefficient_files import read_coefficients
 from logreg.facts import DataFacts
 from logreg.files import shown
-from logreg.losses import LOSSES, SoftmaxLoss
+from logreg.losses import LOSSES, SoftmaxLoss, default_loss
 from logreg.losses.objective import Objective, Reduction
 from logreg.optimality.certificate import bound_by_solution, names_of, objective_in_words, problem_of
 from logreg.optimality.implied_penalty import find_implied_penalty
@@ -115,13 +115,14 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
         )
     separation = separation_in(data, objective, model.has_intercept)
     gap, optimum, nearest = bound.gap + bound.rounding, None, None
-    if gap > request.tolerance * bound.value and not separation:
+    is_convex = objective.row_loss.is_convex
+    if gap > request.tolerance * bound.value and is_convex and not separation:
         start = problem.zeros()
         bound = bound_by_solution(problem, point, rows, bound, GAP_ACCURACY, 0.1 * request.tolerance, start)
         gap = bound.gap + bound.rounding
         optimum = bound.value - gap
     within = gap <= request.tolerance * bound.value and not separation
-    if not within:
+    if not within and is_convex:
         nearest = find_implied_penalty(
             problem, point, rows, coordinate_systems, intercept=model.has_intercept and request.coef is not None
         )
@@ -147,6 +148,7 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
         nearest=nearest,
         notes=(*data.notes, *([UNCHANGED] if unchanged else []), *model.notes),
         dependent=names_of(bound.dependent, facts.feature_names),
+        decrement=bound.decrement,
     )
     next_step = _next_step(request, found.left_out)
     verdict = verdict_in_words(found, problem, request.tolerance, separation, next_step)
@@ -187,8 +189,8 @@ def _of_checkpoint(request: CertifyRequest, facts: DataFacts) -> _Model:
             raise ConfigError(
                 f"`ckpt_path` must fit the data: the {what} of the run are {its!r}, of the data {ours!r}."
             )
-    if "loss" in request.typed:
-        objective = dataclasses.replace(objective, loss=resolve_loss(request.config.loss, facts))
+    if request.typed & {"loss", "link"}:
+        objective = dataclasses.replace(objective, loss=resolve_loss(request.config.loss, request.config.link, facts))
     if "reduction" in request.typed:
         objective = dataclasses.replace(objective, reduction=cast(Reduction, request.config.reduction))
     has_intercept = request.config.intercept if "intercept" in request.typed else module.has_intercept
@@ -205,8 +207,8 @@ def _of_checkpoint(request: CertifyRequest, facts: DataFacts) -> _Model:
 def _of_file(request: CertifyRequest, facts: DataFacts) -> _Model:
     assert request.coef is not None
     coef, intercept = read_coefficients(request.coef, request.config.intercept)
-    loss = resolve_loss(request.config.loss, facts)
-    if request.config.loss == "auto" and facts.is_binary and len(coef) == 2:
+    loss = resolve_loss(request.config.loss, request.config.link, facts)
+    if loss == default_loss(2) and request.config.loss == "auto" and facts.is_binary and len(coef) == 2:
         loss = SoftmaxLoss.name  # only a softmax has two rows for two classes
     _check_shape(request, coef, intercept, facts, loss)
     objective = Objective(loss, cast(Reduction, request.config.reduction))

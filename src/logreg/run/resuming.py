@@ -150,7 +150,11 @@ def check_resumable(resumed: Resumption, config: RunConfig, facts: DataFacts) ->
         ("backbone", dict(facts.backbone), dict(theirs.backbone)),
         ("checksum of the rows", facts.fingerprint, theirs.fingerprint),
         ("standardizing", bool(facts.mean), bool(theirs.mean)),
-        ("loss", resolve_loss(config.loss, facts), resolve_loss(arguments["loss"], theirs)),
+        (
+            "loss",
+            resolve_loss(config.loss, config.link, facts),
+            resolve_loss(arguments["loss"], arguments.get("link", "logit"), theirs),
+        ),
         ("reduction", config.reduction, arguments["reduction"]),
         ("precision", config.precision, arguments["precision"]),
         ("optimizer", dict(config.optimizer), arguments["optimizer"]),

@@ -35,8 +35,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from logreg.losses import Loss
 from logreg.solvers.conjugate_gradients import conjugate_gradients
-from logreg.solvers.curvature_bound import MAX_FEATURE_RMS, SATURATED_LOSS, EvaluatedPoint, bound_by_curvature
+from logreg.solvers.curvature_bound import (
+    MAX_FEATURE_RMS,
+    SATURATED_LOSS,
+    EvaluatedPoint,
+    bound_by_curvature,
+    half_decrement_by_hessian,
+)
 from logreg.solvers.exact_sums import moved_to
 from logreg.solvers.newton_steps import intercept_step, smallest_subgradient
 from logreg.solvers.passes.base import MAX_FOLDED_MEAN, PassRequests, request
@@ -98,6 +105,10 @@ MAX_MOVE_COST = 0.3
 MAX_INTERCEPT_PASSES = 30
 """Passes of Newton's method for the intercepts alone; where they do not suffice there is no bound by duality."""
 
+SOLVED_INTERCEPT_STEP = 1e-9
+"""Largest Newton step for an intercept from which a bracket of its optimum is tried; it is reached by one or two more
+steps than the point took, and makes the width of the bracket too small to matter."""
+
 MAX_ESTIMATE_PRODUCTS = 25
 """Products with the Hessian, each one pass, for the estimate without a penalty."""
 
@@ -121,6 +132,11 @@ class Bound(NamedTuple):
     """Features that are linearly dependent to within rounding, in ascending order, where they prevent a bound."""
     error: float = 0.0
     """Upper bound of the rounding error of ``value``, in nats; the gap does not contain it."""
+    decrement: float | None = None
+    """Of a loss that is not convex: half the squared Newton decrement, in nats, about the distance from a local minimum
+    nearby; infinite where the Hessian has a negative eigenvalue.  ``None`` where it was not computed."""
+    starts: int = 1
+    """Number of starts, of whose ends this is the lowest."""
 
 
 def bound(
@@ -132,8 +148,9 @@ def bound(
 ) -> PassRequests[Bound]:
     """Bounds f - f* at a point: by duality with a penalty, by curvature where the Hessian can be formed.
 
-    The smaller bound is returned.  Duality needs the conjugate of the loss, curvature its self-concordance.  For a loss
-    that is not convex only f* >= 0 is known.  Where f or the gradient is not finite the gap is infinite.
+    The smaller bound is returned.  Duality needs the conjugate of the loss, curvature its self-concordance; with l2,
+    strong convexity needs neither.  For a loss that is not convex only f* >= 0 is known, and `Bound.decrement` states
+    how near a local minimum is.  Where f or the gradient is not finite the gap is infinite.
 
     Args:
         problem: The problem whose rows are requested.
@@ -145,8 +162,9 @@ def bound(
     """
     objective, loss = problem.objective, problem.loss
     penalized = objective.l2 > 0 or objective.l1 > 0
-    curved = not objective.l1 and forms_hessian(problem) and math.isfinite(loss.self_concordance)
+    curved = not objective.l1 and forms_hessian(problem) and is_self_concordant(loss)
     dual = penalized and loss.has_conjugate
+    strong = not dual and objective.l2 > 0 and not problem.coupled
     measured, own = None, problem.model if coordinates is None else coordinates
     total = problem.row_sum_scale * problem.total_weight
     if evaluation is not None and evaluation.loss > SATURATED_LOSS * total:
@@ -170,15 +188,26 @@ def bound(
     if not math.isfinite(gap) or not bool(evaluation.gradient.isfinite().all()):
         return Bound(value, math.inf, True, slope, evaluation.loss)
     if not loss.is_convex:
-        return Bound(value, gap, True, slope, evaluation.loss, conversion_rounding(at, own), error=error)
+        decrement = None
+        if not objective.l1 and forms_hessian(problem):
+            decrement = yield from half_decrement_by_hessian(problem, own, point, at, measured)
+        return Bound(
+            value, gap, True, slope, evaluation.loss, conversion_rounding(at, own), error=error, decrement=decrement
+        )
     if dual:
         gap, hidden = min((gap, hidden), (yield from _bound_by_duality(at)), key=_total_gap)
+    if strong:
+        gap, hidden = min((gap, hidden), ((yield from _bound_by_strong_convexity(at)), 0.0), key=_total_gap)
     if curved and not gap + hidden <= enough * value:
         found = yield from bound_by_curvature(problem, own, point, at, measured)
         dependent = found.dependent
         if found.gap < gap + hidden:
             gap, hidden, rigorous = found.gap, 0.0, found.rigorous
-    elif not (curved or dual or objective.l1) and not gap <= enough * value and enough < math.inf:
+    elif objective.l1 and not (dual or strong):
+        coef = own.to(problem.model, point)[:, :-1]
+        of_smooth = at.coordinates.gradient_to(problem.model, evaluation.gradient)
+        gap, rigorous = min(gap, gap_by_residuals(problem, coef, of_smooth, evaluation.loss)), False
+    elif not (curved or dual or strong or objective.l1) and not gap <= enough * value and enough < math.inf:
         estimate = yield from _half_decrement(problem, moved_to(own, problem.model, point), slope)
         if estimate < gap:
             gap, rigorous = estimate, False
@@ -222,6 +251,10 @@ def conversion_rounding(at: EvaluatedPoint, own: Coordinates) -> float:
     gradient = at.evaluation.gradient.abs()
     of_slope = float(gradient[:, -1] @ of_intercept + 4 * UNIT_ROUNDOFF * (gradient * at.point.abs()).sum())
     # To first order f changes by the gradient, which vanishes at the optimum, and to second order by the curvature.
+    if not math.isfinite(problem.loss.max_curvature):
+        largest = 4 * at.largest_logit_error + of_intercept
+        curvature = problem.loss.curvature_sum(at.evaluation.loss, at.total)
+        return of_slope + curvature * float(largest.square().sum()) / 2
     return of_slope + _second_order(problem, of_logits)
 
 
@@ -233,6 +266,11 @@ def _second_order(problem: Problem, of_logits: Tensor) -> float:
 def _total_gap(found: tuple[float, float]) -> float:
     """A gap with its rounding; infinite where it is not a number."""
     return math.inf if math.isnan(sum(found)) else sum(found)
+
+
+def is_self_concordant(loss: Loss) -> bool:
+    """Whether the loss has a self-concordance constant for logits within some reach."""
+    return math.isfinite(loss.self_concordance_within(1.0))
 
 
 def forms_hessian(problem: Problem) -> bool:
@@ -394,6 +432,100 @@ def _solve_intercepts(at: EvaluatedPoint) -> PassRequests[tuple[EvaluatedPoint, 
         there = yield from request(EvaluatePrecisely(problem, coordinates, point))
         at = replace(at, point=point, evaluation=there.evaluation)
     return None
+
+
+def gap_by_residuals(problem: Problem, coef: Tensor, gradient: Tensor, loss: float) -> float:
+    """Estimates the duality gap without a pass, as if the intercepts were at their optimum.
+
+    With l2 the gap of the dual point that the residuals give is a sum over the coefficients.  With l1 alone that point
+    is not feasible, and is scaled down until it is.
+
+    Args:
+        problem: A problem with a penalty; without a penalty the gap is infinite.
+        coef: Shape (K, D), in the model's coordinates.
+        gradient: Gradient of the smooth part of f there, (K, D + 1).
+        loss: The data term of f there.
+
+    Returns:
+        About f - f*, in units of f.
+    """
+    l2, l1 = problem.objective.l2, problem.objective.l1
+    slopes = gradient[:, :-1] - l2 * coef
+    if l2:
+        beyond_l1 = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
+        gaps = (beyond_l1 + l2 * coef).square() / (2 * l2) + l1 * coef.abs() + coef * (slopes - beyond_l1)
+        return float(gaps.sum())
+    if not l1:
+        return math.inf
+    # Scaling the dual point costs about (1 - scale)^2 of the loss.
+    scale = min(1.0, l1 / max(float(slopes.abs().max()), 1e-300))
+    return float((scale * coef * slopes + l1 * coef.abs()).sum()) + (1 - scale) ** 2 * loss
+
+
+def _bound_by_strong_convexity(start: EvaluatedPoint) -> PassRequests[float]:
+    """A bound that needs l2 > 0 and a convex loss of separate outputs, and nothing else of the loss.
+
+    Minimized over the intercepts, f is a function of the coefficients that is strongly convex with constant l2.  So
+
+        f - f*  <=  |gradient by the coefficients at the optimal intercepts|^2 / (2 l2).
+
+    The derivatives by the intercepts have opposite signs at both ends of a bracket, which therefore holds the optimal
+    ones.  Within the bracket each residual grows with its intercept: so all residuals together change at most by the
+    difference of the two derivatives, and the gradient by a coefficient by that times the largest feature.
+
+    Returns:
+        The bound with its rounding errors; infinite where no bracket is found.
+    """
+    problem, at = start.problem, start
+    width = torch.zeros_like(start.point[:, -1])
+    for _ in range(MAX_INTERCEPT_PASSES if problem.intercept else 0):
+        gradient, own = at.evaluation.gradient[:, -1], at.evaluation.curvature.own
+        shift = torch.where(own > 0, gradient / own, 0.0).clamp(-1, 1)
+        if not bool(shift.isfinite().all()) or not bool((own > 0).all()):
+            return math.inf
+        noise = _gradient_error(at)[:, -1]
+        if bool((shift.abs() <= SOLVED_INTERCEPT_STEP + noise / own).all()):
+            width = 2 * shift.abs() + 4 * noise / own
+            break
+        there = yield from request(EvaluatePrecisely(problem, at.coordinates, _shifted(at.point, -shift)))
+        at = EvaluatedPoint(problem, at.coordinates, _shifted(at.point, -shift), *there[:3])
+    else:
+        if problem.intercept:
+            return math.inf
+    evaluation, error = at.evaluation, _gradient_error(at)
+    penalty, l1 = at.penalties
+    slopes = smallest_subgradient(at.point, evaluation.gradient, l1)[:, :-1].abs() + error[:, :-1]
+    left = max(start.evaluation.value - evaluation.value, 0.0)
+    if at is not start:
+        left += start.value_error + at.value_error
+    if problem.intercept:
+        ends = []
+        for sign in (-1, 1):
+            there = yield from request(EvaluatePrecisely(problem, at.coordinates, _shifted(at.point, sign * width)))
+            end = EvaluatedPoint(problem, at.coordinates, _shifted(at.point, sign * width), *there[:3])
+            ends.append((sign * end.evaluation.gradient[:, -1], _gradient_error(end)[:, -1], end.largest))
+        (low, low_error, largest), (high, high_error, _) = ends
+        if not bool(((low > low_error) & (high > high_error)).all()):
+            return math.inf
+        slopes = slopes + (low + low_error + high + high_error).unsqueeze(1) * largest[:-1]
+        left += float((evaluation.gradient[:, -1].abs() + error[:, -1]) @ width)
+    return left + float((slopes.square() / (2 * penalty[:-1])).sum()) * (1 + 8 * UNIT_ROUNDOFF)
+
+
+def _gradient_error(at: EvaluatedPoint) -> Tensor:
+    """Upper bound of the rounding error of the gradient, (K, D + 1)."""
+    problem, evaluation = at.problem, at.evaluation
+    summed = accumulated(problem) * problem.loss.residual_bound(evaluation.loss, at.total)
+    of_logits = evaluation.curvature.own.sqrt() * at.curved_error
+    of_penalty = 4 * UNIT_ROUNDOFF * (evaluation.gradient.abs() + at.penalties[0] * at.point.abs())
+    return (summed + of_logits).unsqueeze(1) * at.largest + of_penalty
+
+
+def _shifted(point: Tensor, shift: Tensor) -> Tensor:
+    """A point (K, D + 1) whose intercepts are moved by a shift (K,)."""
+    point = point.clone()
+    point[:, -1] += shift
+    return point
 
 
 def has_many_coupled_outputs(problem: Problem) -> bool:

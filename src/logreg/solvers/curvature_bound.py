@@ -10,6 +10,10 @@ norm of a row in the metric of the inverse Hessian,
 
 For M R d -> 0 it is d^2 / 2, half the squared decrement; there is no bound for M R d >= 1.
 
+Some losses have an M only while logits are within some reach.  For M of the logits as they are and `LOGIT_ROOM` beyond,
+the bound holds if r <= M * LOGIT_ROOM: f is no smaller than at the point where a logit has moved by r / M, so, by
+convexity, neither beyond.
+
 The bound holds within the span of the eigenvectors of H whose eigenvalues are known above rounding.  It holds
 everywhere if the rank of the features is no larger than their number, since f then has the same values on that span as
 everywhere; `rank_of` proves the rank in exact arithmetic.
@@ -60,6 +64,9 @@ MAX_SCALED_DECREMENT = 0.9
 The bound becomes infinite at 1, where rounding would decide on it.
 """
 
+LOGIT_ROOM = 1.0
+"""Distance by which logits may change where the self-concordance of a loss depends on their reach."""
+
 MAX_LOGIT_ROUNDING_FACTOR = 1.1
 """Largest factor by which rounding of the logits may change the Hessian; beyond it there is no bound."""
 
@@ -106,6 +113,19 @@ class EvaluatedPoint:
         reach = self.point[:, :-1].abs() @ self.squares[:-1].sqrt() + self.point[:, -1].abs() * math.sqrt(self.total)
         return (self.problem.num_features + 10) * UNIT_ROUNDOFF * reach
 
+    @cached_property
+    def largest_logit_error(self) -> Tensor:
+        """Largest rounding error of each output's logits over the rows, (K,)."""
+        return (self.problem.num_features + 10) * UNIT_ROUNDOFF * (self.point.abs() @ self.largest)
+
+    @cached_property
+    def curved_error(self) -> Tensor:
+        """Root of the weighted sum over the rows of curvatures times squared rounding errors of the logits, (K,)."""
+        loss = self.problem.loss
+        if math.isfinite(loss.max_curvature):
+            return self.logits_error * math.sqrt(loss.max_curvature)
+        return self.largest_logit_error * math.sqrt(loss.curvature_sum(self.evaluation.loss, self.total))
+
     @property
     def probabilities_error(self) -> float:
         """Upper bound of the change of f by rounding of probabilities near 1, in nats, where they may be rounded."""
@@ -122,6 +142,9 @@ class EvaluatedPoint:
         loss, evaluation = self.problem.loss, self.evaluation
         summed = 2 * accumulated(self.problem) * abs(evaluation.value)
         if evaluation.loss > SATURATED_LOSS * self.total or loss.relative_lipschitz == math.inf:
+            if not math.isfinite(loss.max_curvature):
+                slopes = loss.residual_bound(evaluation.loss, self.total)
+                return float(self.largest_logit_error.sum()) * 2 * slopes + summed
             slope = loss.lipschitz * math.sqrt(self.total)
             slope = slope if math.isfinite(slope) else math.sqrt(2 * loss.max_curvature * evaluation.loss)
             return float(self.logits_error.sum()) * 2 * slope + summed
@@ -189,14 +212,17 @@ def bound_by_curvature(
     blocks = _blocks(at, measured)
     # Rounding moves the logits by ``off`` at most, and the curvature by the factor exp(M off).
     off = 2 * (problem.num_features + 10) * UNIT_ROUNDOFF * measured.reach
-    grown = math.exp(min(problem.loss.self_concordance * off, 10.0))
+    constant, room = problem.loss.self_concordance, math.inf
+    if not math.isfinite(constant):
+        constant = problem.loss.self_concordance_within(measured.farthest + off + LOGIT_ROOM)
+        room = constant * LOGIT_ROOM
+    grown = math.exp(min(constant * off, 10.0))
     spectrum = _spectrum(problem, blocks.hessian)
     if spectrum is None or grown > MAX_LOGIT_ROUNDING_FACTOR:
         return NO_BOUND
     grown = grown / (1 - float((spectrum.error * spectrum.roots.square()).max()))
     inverse_root = spectrum.units.unsqueeze(2) * spectrum.vectors * spectrum.roots.unsqueeze(1)
-    of_logits = at.logits_error * math.sqrt(problem.loss.max_curvature)
-    of_logits = of_logits.norm().unsqueeze(0) if problem.coupled else of_logits
+    of_logits = at.curved_error.norm().unsqueeze(0) if problem.coupled else at.curved_error
     along = (inverse_root.mT @ blocks.gradient.unsqueeze(2))[..., 0]
     blurred = (inverse_root.abs().mT @ blocks.noise.unsqueeze(2))[..., 0]
     decrement = (along.norm(dim=1) + blurred.norm(dim=1) + of_logits).square() * grown
@@ -207,16 +233,35 @@ def bound_by_curvature(
     leverages = yield from request(Leverage(problem, at.coordinates, padded))
     if problem.coupled:  # a difference of two logits changes by at most twice the larger change
         leverages = 4 * leverages.max().unsqueeze(0)
-    leverages = problem.loss.self_concordance**2 * leverages
+    leverages = constant**2 * leverages
     decrements = decrement.tolist()
     products = [
         math.sqrt(squared * leverage)
         for squared, leverage in zip(decrements, (1.01 * grown * leverages).tolist(), strict=True)
     ]
-    total = _sum_of_gaps(decrements, products)
+    total = _sum_of_gaps(decrements, products, room)
     if total == math.inf:
         return NO_BOUND
     return (yield from _on_all_of_space(at, measured, blocks, spectrum, of_logits, total))
+
+
+def half_decrement_by_hessian(
+    problem: Problem, own: Coordinates, point: Tensor, at: EvaluatedPoint, measured: PreciseDerivatives | None
+) -> PassRequests[float]:
+    """Half the squared Newton decrement at a point, in nats: about its distance from a local minimum nearby.
+
+    The arguments are those of `bound_by_curvature`.
+
+    Returns:
+        The estimate; infinite where the Hessian has a direction of negative curvature.
+    """
+    at, measured = yield from _with_hessian(problem, own, point, at, measured)
+    blocks = _blocks(at, measured)
+    spectrum = _spectrum(problem, blocks.hessian)
+    if spectrum is None or bool((spectrum.values < -spectrum.error).any()):
+        return math.inf
+    slopes = spectrum.vectors.mT @ (spectrum.units * blocks.gradient).unsqueeze(2)
+    return float((slopes[..., 0] * spectrum.roots).square().sum()) / 2
 
 
 def _with_hessian(
@@ -426,12 +471,13 @@ def bound_by_held_hessian(
     return _sum_of_gaps(squared.tolist(), products.tolist())
 
 
-def _sum_of_gaps(decrements: Iterable[float], products: Iterable[float]) -> float:
+def _sum_of_gaps(decrements: Iterable[float], products: Iterable[float], room: float = math.inf) -> float:
     """The bound d^2 / (4 psi(r)), summed over the matrices of a Hessian.
 
     Args:
         decrements: Squared Newton decrements d^2.
         products: Scaled decrements M R d.
+        room: The largest r up to which the self-concordance holds.
 
     Returns:
         The bound in nats; infinite where a scaled decrement is too large for one.
@@ -440,7 +486,10 @@ def _sum_of_gaps(decrements: Iterable[float], products: Iterable[float]) -> floa
     for decrement, product in zip(decrements, products, strict=True):
         if not product < MAX_SCALED_DECREMENT:
             return math.inf
-        total += decrement / (4 * _psi(_invert(product)))
+        reach = _invert(product)
+        if reach > room:
+            return math.inf
+        total += decrement / (4 * _psi(reach))
     return total
 
 

@@ -7,6 +7,7 @@ other units (`logreg.stored_form`); the rounding of the way back is part of the 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 from logreg.csr import checked_sparse, is_sparse
 from logreg.errors import DataError
 from logreg.facts import Batch
+from logreg.losses import default_loss
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, RowSource, part_rows, row_weights
 from logreg.solvers.arguments import check_settings, check_weights, checked_labels
@@ -55,15 +57,69 @@ FAILED_RELATIVE_GAP = 1e-3
 """Relative gap at the end of the fast ways from which slower ones follow; a smaller gap is mostly one of rounding."""
 
 
+STEEP_START = 3.0
+"""Multiple of the optimum of the logistic loss that is one of the starts for a loss that is not convex."""
+
+
 def _newton(state: SolverState) -> PassRequests[None]:
+    """Newton's method; see `_from_several_starts` and `_newton_from_here`."""
+    yield from _from_several_starts(state, _newton_from_here)
+
+
+def _lbfgs(state: SolverState) -> PassRequests[None]:
+    """L-BFGS; see `_from_several_starts` and `_lbfgs_from_here`."""
+    yield from _from_several_starts(state, _lbfgs_from_here)
+
+
+def _from_several_starts(state: SolverState, way: Callable[[SolverState], PassRequests[None]]) -> PassRequests[None]:
+    """Goes one way from the point of the state; for a loss that is not convex, from several points.
+
+    A minimum of such a loss may be a local one.  Further starts are the optimum of the logistic loss with the same
+    penalty, which is convex, and `STEEP_START` times that; the state ends at the lowest point of all.
+    """
+    yield from way(state)
+    problem = state.problem
+    if problem.loss.is_convex or problem.num_outputs > 1:
+        return
+    convex = dataclasses.replace(problem.objective, loss=default_loss(2))
+    guide = SolverState(dataclasses.replace(problem, objective=convex), problem.zeros(), state.tolerance, state.seed)
+    yield from way(guide)
+    found = [(state.solution, state.bound)]
+    for factor in (1.0, STEEP_START):
+        _restart(state, factor * guide.solution)
+        yield from way(state)
+        found.append((state.solution, state.bound))
+    values = [math.inf if bound is None else bound.value for _, bound in found]
+    solution, best = found[values.index(min(values))]
+    _restart(state, solution)
+    if best is not None:
+        state.bound, state.best, state.value = best._replace(starts=len(found)), state.point, best.value
+
+
+def _restart(state: SolverState, point: Tensor) -> None:
+    """Makes a state one that begins at a point, (K, D + 1) in the model's coordinates."""
+    state.point, state.coordinates, state.inverse = point, state.problem.model, None
+    state.predicted_decrease, state.row_sizes, state.sample = math.inf, None, None
+    state.bound = state.best = None
+
+
+def _newton_from_here(state: SolverState) -> PassRequests[None]:
     """Newton's method, by proximal steps with l1; ends at the optimum of least norm.
 
     Without a penalty, L-BFGS takes its place where a Hessian cannot be held.  Where the fast ways end far from the
     optimum, which happens where some rows are far larger than most, slower ones that depend less on the data follow:
     Newton's method from zero where a Hessian can be held and was avoided, else L-BFGS.
+
+    A loss that the fast ways cannot take (see `has_fast_ways`) has Newton's method where a Hessian is cheap, and L-BFGS
+    else.
     """
     problem = state.problem
     null = None
+    if not has_fast_ways(problem):
+        state.plain = True
+        is_moderate = not problem.objective.l1 and holds_hessian(problem) and not avoids_hessian(problem)
+        yield from move_to_minimum_norm(state, (yield from (newton if is_moderate else lbfgs)(state)))
+        return
     if problem.objective.l1:
         yield from prox_newton(state)
     elif problem.objective.l2 or holds_hessian(problem):
@@ -74,6 +130,11 @@ def _newton(state: SolverState) -> PassRequests[None]:
         avoided = avoids_hessian(problem) and holds_hessian(problem)
         null = yield from _second_way(state, _newton_from_zero if avoided else lbfgs)
     yield from move_to_minimum_norm(state, null)
+
+
+def has_fast_ways(problem: Problem) -> bool:
+    """Whether the loss is convex and, with l1, has the conjugate that working sets of features need."""
+    return problem.loss.is_convex and (problem.loss.has_conjugate or not problem.objective.l1)
 
 
 def _has_failed(state: SolverState) -> bool:
@@ -97,13 +158,12 @@ def _second_way(
 
 def _newton_from_zero(state: SolverState) -> PassRequests[NullSpace | None]:
     """Newton's method alone."""
-    problem = state.problem
-    state.point, state.coordinates, state.inverse = problem.zeros(), problem.model, None
-    state.predicted_decrease, state.row_sizes, state.plain = math.inf, None, True
+    _restart(state, state.problem.zeros())
+    state.plain = True
     return (yield from newton(state))
 
 
-def _lbfgs(state: SolverState) -> PassRequests[None]:
+def _lbfgs_from_here(state: SolverState) -> PassRequests[None]:
     """L-BFGS; ends at the optimum of least norm."""
     yield from move_to_minimum_norm(state, (yield from lbfgs(state)))
 
@@ -310,7 +370,7 @@ def in_source_units(problem: Problem, stored: StoredForm, point: Tensor, bound: 
     point = moved_to(form, plain, point)
     error = 2 * UNIT_ROUNDOFF * point[:, -1].abs()
     total = problem.row_sum_scale * problem.total_weight
-    second = problem.loss.max_curvature / 2 * total * float(error.square().sum())
+    second = problem.loss.curvature_sum(bound.loss, total) / 2 * float(error.square().sum())
     rounding = float(bound.gradient[:, -1].abs() @ error) + second
     return point, bound._replace(rounding=bound.rounding + rounding, error=bound.error + rounding)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from logreg.errors import DivergedError
-from logreg.solvers.bounds import forms_hessian
+from logreg.solvers.bounds import forms_hessian, gap_by_residuals
 from logreg.solvers.line_search import (
     MAX_LINE_SEARCH_POINTS,
     LineSearchPoint,
@@ -203,32 +203,9 @@ def lbfgs(state: SolverState) -> PassRequests[NullSpace | None]:
 
 
 def expected_gap(state: SolverState, gradient: Tensor, loss: float) -> float:
-    """Estimates the duality gap without a pass, as if the intercepts were at their optimum.
-
-    With l2 the gap of the dual point that the residuals give is a sum over the coefficients.  With l1 alone that point
-    is not feasible, and is scaled down until it is.
-
-    Args:
-        state: State of a problem with a penalty; without a penalty the gap is infinite.
-        gradient: Gradient of the smooth part of f at the point of ``state``, (K, D + 1).
-        loss: The data term of f there.
-
-    Returns:
-        About f - f*, in units of f.
-    """
-    problem = state.problem
-    l2, l1 = problem.objective.l2, problem.objective.l1
-    coef = state.solution[:, :-1]
-    slopes = state.coordinates.gradient_to(problem.model, gradient)[:, :-1] - l2 * coef
-    if l2:
-        beyond_l1 = (slopes.abs() - l1).clamp(min=0) * slopes.sign()
-        gaps = (beyond_l1 + l2 * coef).square() / (2 * l2) + l1 * coef.abs() + coef * (slopes - beyond_l1)
-        return float(gaps.sum())
-    if not l1:
-        return math.inf
-    # Scaling the dual point costs about (1 - scale)^2 of the loss.
-    scale = min(1.0, l1 / max(float(slopes.abs().max()), 1e-300))
-    return float((scale * coef * slopes + l1 * coef.abs()).sum()) + (1 - scale) ** 2 * loss
+    """`gap_by_residuals` at the point of ``state``, where the smooth part of f has this gradient, (K, D + 1)."""
+    gradient = state.coordinates.gradient_to(state.problem.model, gradient)
+    return gap_by_residuals(state.problem, state.solution[:, :-1], gradient, loss)
 
 
 def _line_search(

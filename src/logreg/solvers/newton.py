@@ -20,6 +20,7 @@ from logreg.solvers.curvature_bound import (
 )
 from logreg.solvers.minimum_norm import NullSpace, find_null_space
 from logreg.solvers.newton_steps import (
+    FIRST_RIDGE,
     NOT_FINITE_MESSAGE,
     SINGULAR_PIVOT,
     ZERO_CURVATURE_RTOL,
@@ -268,7 +269,7 @@ class _Iteration:
         self.stop_limit = STOP_FRACTION * state.tolerance
         if self.unpenalized:
             self.stop_limit *= UNPENALIZED_STOP_FACTOR
-        self.bounds_cheaply = self.holds_hessian and not rough
+        self.bounds_cheaply = self.holds_hessian and not rough and math.isfinite(problem.loss.self_concordance)
         self.row_norms: InverseHessianNorms | None = None
         self.cheap_bound_limit = math.inf
         self.failed_certificates, self.smallest_gap = 0, math.inf
@@ -361,10 +362,19 @@ class _Iteration:
     def _update_factors(self, hessian: Tensor) -> PassRequests[bool]:
         """Factors a new Hessian; returns False where it is nearly singular and must be computed in float64.
 
-        The first time it is nearly singular without a penalty, the directions that change no logit are computed.
+        Of a loss that is not convex the expected Hessian takes the place of one that is not positive definite (Fisher
+        scoring).  The first time it is nearly singular without a penalty, the directions that change no logit are
+        computed.
         """
         state, singular_pivot = self.state, SINGULAR_PIVOT[self.hessian_dtype]
         found = self._factor_hessian(hessian)
+        if found.ridge > FIRST_RIDGE and not self.problem.loss.is_convex:
+            expected = Evaluate(
+                self.problem, self.coordinates, self.point, self.dtype, self.hessian_dtype, expected=True
+            )
+            scored = yield from request(expected)
+            assert scored.hessian is not None
+            found = self._factor_hessian(scored.hessian)
         if self.null_space is not None and found.smallest_pivot < singular_pivot:
             if not self.looked_for_null_space:
                 self.null_space = yield from find_null_space(self.problem, self.coordinates)

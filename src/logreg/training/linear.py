@@ -28,8 +28,9 @@ class Linear:
         loss: Name of the loss, which determines the inverse link.
         facts: Facts of the data.
         precision: "32" or "64": the floating type in which the model reads features.
-        divisor: Divisors of the sigmoids of a calibrated one-vs-rest model with class weights, shape (C,); the
-            quotients are then divided by their sum.  ``None`` for other models, whose intercept has the correction.
+        divisor: Divisors of the probabilities of a calibrated model with class weights, shape (C,), where no shift of
+            the intercept has the correction: one-vs-rest, and links other than logit.  The quotients are then divided
+            by their sum.  ``None`` for other models.
     """
 
     coef: Tensor
@@ -46,10 +47,12 @@ class Linear:
         calibration, loss = module.calibration, module.objective.loss
         heat, log_weight = calibration.temperature, calibration.log_weight
         divisor = None
-        if log_weight is not None and not LOSSES[loss].couples_outputs and len(coef) > 1:
-            divisor = (log_weight / heat).exp()
-        elif log_weight is not None:
-            intercept = intercept - (log_weight.diff() if len(coef) == 1 else log_weight)
+        if log_weight is not None:
+            shift = LOSSES[loss].prior_shift(log_weight, len(coef))
+            if shift is None:
+                divisor = (log_weight / heat).exp()
+            else:
+                intercept = intercept - shift
         return cls(coef / heat, intercept / heat, loss, module.facts, module.hparams["precision"], divisor)
 
     @property
@@ -85,11 +88,11 @@ class Linear:
 
     def described(self) -> dict[str, Any]:
         """Everything that is needed to use the coefficients, as plain values."""
-        link = self.row_loss.link
-        if not self.row_loss.couples_outputs and len(self.coef) > 1:
-            link += (
-                ", divided by divisor" if self.divisor is not None else ""
-            ) + ", divided by the sum over the classes"
+        link = self.row_loss.link or self.loss
+        if self.divisor is not None:
+            link += ", divided by divisor"
+        if self.divisor is not None or (not self.row_loss.couples_outputs and len(self.coef) > 1):
+            link += ", divided by the sum over the classes"
         return {
             "made_by": "logreg",
             "data": self.facts.title,

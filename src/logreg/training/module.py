@@ -18,7 +18,7 @@ from logreg.errors import DivergedError
 from logreg.evaluation.scores import Scores, SplitScorer
 from logreg.evaluation.temperature import Calibration
 from logreg.facts import Batch, DataFacts, Split
-from logreg.losses import default_loss, one_vs_rest
+from logreg.losses import LOSSES, default_loss, one_vs_rest
 from logreg.losses.objective import Objective, Reduction
 from logreg.optimality.certificate import (
     LOOSE_RELATIVE_GAP,
@@ -45,8 +45,15 @@ DTYPES = {"32": torch.float32, "64": torch.float64}
 """Floating type by its bits, as a user types them."""
 
 
-def resolve_loss(loss: str, facts: DataFacts) -> str:
-    """The name of a loss, where "auto" is bce for two classes and cross_entropy for more."""
+def resolve_loss(loss: str, link: str, facts: DataFacts) -> str:
+    """The name of a loss, where "auto" is bce for two classes and cross_entropy for more; that of another link is its.
+
+    Raises:
+        ConfigError: There are more than two classes, and another link than logit.
+    """
+    if link != "logit":
+        LOSSES[link].num_outputs(facts.num_classes)  # which checks the number of classes
+        return link
     if loss == "auto":
         return default_loss(facts.num_classes)
     return loss
@@ -89,6 +96,7 @@ class LogisticModule(pl.LightningModule):
         tolerance: float = 1e-6,
         polish: bool = False,
         intercept: bool = True,
+        link: str = "logit",
     ) -> None:
         """Builds the model; all arguments are kept in the checkpoint as plain values.
 
@@ -109,6 +117,7 @@ class LogisticModule(pl.LightningModule):
             tolerance: Relative gap to the optimum at which an exact optimizer ends.
             polish: Whether an exact optimizer goes on where a first-order one ends, after ``max_epochs``.
             intercept: Whether the model has an intercept; else it stays 0.
+            link: "logit", or a name of `logreg.losses.LINKS` with two classes.
         """
         super().__init__()
         check("l2", l2, number(at_least=0))
@@ -121,6 +130,7 @@ class LogisticModule(pl.LightningModule):
             "seed": seed,
         }
         stated |= {"precision": precision, "tolerance": tolerance, "polish": polish, "intercept": intercept}
+        stated |= {"link": link}
         for key, value in stated.items():
             check(key, value, SETTINGS[key].constraint)
         if not isinstance(facts, DataFacts):
@@ -128,7 +138,7 @@ class LogisticModule(pl.LightningModule):
         optimizer = {"name": optimizer} if isinstance(optimizer, str) else dict(optimizer)
         schedule = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
         self.facts = facts
-        self.objective = Objective(resolve_loss(loss, facts), reduction, l2, l1)
+        self.objective = Objective(resolve_loss(loss, link, facts), reduction, l2, l1)
         num_outputs = self.objective.row_loss.num_outputs(facts.num_classes)
         self.dtype_of_arithmetic = DTYPES[precision]
         self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
@@ -165,6 +175,7 @@ class LogisticModule(pl.LightningModule):
                 "tolerance": tolerance,
                 "polish": polish,
                 "intercept": intercept,
+                "link": link,
             },
             logger=False,
         )
@@ -404,7 +415,12 @@ class LogisticModule(pl.LightningModule):
                 return False
             enough = GOOD_RELATIVE_GAP if last or forms_hessian(problem) else math.inf
             known = bound_of(problem, self.point_of(problem), rows, enough)
-            if last and is_penalized(self.objective) and known.gap > LOOSE_RELATIVE_GAP * known.value:
+            if (
+                last
+                and problem.loss.is_convex
+                and is_penalized(self.objective)
+                and known.gap > LOOSE_RELATIVE_GAP * known.value
+            ):
                 most = max(improving_passes(problem), epochs)
                 if most >= MIN_IMPROVING_PASSES:
                     known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
@@ -425,6 +441,9 @@ class LogisticModule(pl.LightningModule):
             rounding=known.rounding,
             dependent=names_of(known.dependent, self.facts.feature_names),
             draws_anew=self.facts.draws_anew,
+            is_convex=self.objective.row_loss.is_convex,
+            decrement=known.decrement,
+            starts=known.starts,
         )
         return True
 

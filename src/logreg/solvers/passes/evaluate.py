@@ -105,15 +105,16 @@ class Evaluate(Pass[Derivatives]):
         dtype: torch.dtype | None = None,
         hessian: torch.dtype | None = None,
         since: Tensor | None = None,
+        expected: bool = False,
     ) -> None:
         """``dtype`` is the floating type of value and gradient, ``hessian`` of the Hessian; ``None`` for no Hessian.
 
         ``since`` is a point in the same coordinates whose Hessian is known: then the largest change of the logits from
-        that point is computed.
+        that point is computed.  The Hessian of a loss that is not convex is the observed one, unless ``expected``.
         """
         self.takes_sparse = hessian is None
         super().__init__(problem, coordinates, dtype)
-        self.point = point
+        self.point, self._expected = point, expected
         self._coef, self._intercept = self.linear(point)
         k, d = problem.num_outputs, problem.num_features
         self._change: Tensor | None = None
@@ -136,7 +137,10 @@ class Evaluate(Pass[Derivatives]):
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds loss, gradient, curvature by the intercepts and, on request, the Hessian."""
         features, weights = rows.features, rows.weights
-        values, residuals, curvature = self.problem.loss.evaluate(self.logits(rows), rows.labels)
+        logits, loss = self.logits(rows), self.problem.loss
+        values, residuals, curvature = loss.evaluate(logits, rows.labels)
+        if self._wants is not None and not (loss.is_convex or self._expected):
+            curvature = loss.curvature(logits, rows.targets)
         self._loss += (values if weights is None else values * weights[:, 0]).sum(dtype=torch.float64)
         if weights is not None:
             residuals *= weights

@@ -140,6 +140,8 @@ class PreciseDerivatives(NamedTuple):
     """Largest sum of the absolute terms of a logit, over all rows."""
     rows: int
     """Number of rows of positive weight."""
+    farthest: float
+    """Largest absolute logit, over all rows."""
 
 
 class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
@@ -162,14 +164,14 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         "_least",
         "_hessian",
     )
-    maxima = ("_reach", "_largest")
+    maxima = ("_reach", "_largest", "_farthest")
 
     def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, hessian: bool = False) -> None:
         self.takes_sparse = not hessian
         super().__init__(problem, coordinates)
         self.point, self._wants = point, hessian
         k, p = point.shape
-        self._loss, self._rows, self._reach = self.zeros(), self.zeros(), self.zeros()
+        self._loss, self._rows, self._reach, self._farthest = (self.zeros() for _ in range(4))
         self._gradient, self._slopes, self._squares = self.zeros(k, p), self.zeros(k, p), self.zeros(p)
         self._largest, self._least = self.zeros(p), self.zeros(p)
         self._own, self._mass, self._by_intercept = self.zeros(k), self.zeros(k), self.zeros(k, p)
@@ -218,6 +220,7 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         sizes = features.abs()
         self._slopes += sum_over_rows(residuals.abs(), sizes)
         self._reach = torch.maximum(self._reach, (sizes @ coef.abs().T).max())
+        self._farthest = torch.maximum(self._farthest, logits.abs().max())
         if self.problem.coupled:
             self._hessian += coupled_gram(features, curvature, weights).view_as(self._hessian)
         else:
@@ -264,7 +267,13 @@ class EvaluatePrecisely(PrecisePass[PreciseDerivatives]):
         )
         squares, largest = self._sizes()
         return PreciseDerivatives(
-            evaluation, squares * share, largest, self._slopes * share, float(self._reach), int(self._rows)
+            evaluation,
+            squares * share,
+            largest,
+            self._slopes * share,
+            float(self._reach),
+            int(self._rows),
+            float(self._farthest),
         )
 
 
