@@ -235,3 +235,230 @@ def test_weights_that_are_whole_are_frequencies(tmp_path: Path, ask: Ask) -> Non
     expanded = ask(again)
     for key in ("rows", "log_likelihood", "bic", "tjur_r2"):
         assert answer["fit"][key] == pytest.approx(expanded["fit"][key], rel=1e-9)
+
+
+# What does not change the answer
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dataset.standardize=false",),
+        ("precision=64",),
+        ("optimizer=lbfgs", "tolerance=1e-8"),
+        ("reduction=sum",),
+        ("loss=cross_entropy",),
+    ],
+    ids=" ".join,
+)
+def test_the_form_of_the_fit_changes_nothing(arguments: tuple[str, ...], tmp_path: Path, ask: Ask) -> None:
+    columns = drawn()
+    columns["year"] = [2e9 + 1e4 * number for number in columns["b"]]  # far from zero, which is stored as a deviation
+    del columns["b"]
+    file = write(tmp_path, {name: columns[name] for name in ("a", "year", "color", "y")})
+    one, other = (ask(fitted(tmp_path, file, "y", *typed)) for typed in ((), arguments))
+    for key in ("coef", "std_error", "p", "low", "high", "odds_ratio"):
+        assert values(other, key) == pytest.approx(values(one, key), rel=1e-9)
+    for key in ("log_likelihood", "tjur_r2", "condition_number"):
+        assert other["fit"][key] == pytest.approx(one["fit"][key], rel=1e-9)
+
+
+def test_the_order_of_the_classes_changes_signs_alone(tmp_path: Path, ask: Ask) -> None:
+    file = write(tmp_path, drawn())
+    run = fitted(tmp_path, file, "y")
+    one, other = ask(run, "covariance=HC3"), ask(run, "covariance=HC3 reference_class=yes")
+    swapped = ask(fitted(tmp_path, file, "y", "dataset.positive=no"), "covariance=HC3")
+    for answer in (other, swapped):
+        assert answer["reference_class"] == "yes"
+        assert values(answer, "coef") == pytest.approx([-coef for coef in values(one, "coef")], rel=1e-9)
+        assert values(answer, "low") == pytest.approx([-high for high in values(one, "high")], rel=1e-9)
+        assert values(answer, "std_error") == pytest.approx(values(one, "std_error"), rel=1e-9)
+
+
+def test_odds_ratios_and_deviations_are_those_of_the_coefficients(tmp_path: Path, ask: Ask) -> None:
+    columns = drawn()
+    answer = ask(fitted(tmp_path, write(tmp_path, columns), "y"))
+    std = float(np.std(columns["a"]))
+    (row,) = (row for row in answer["coefficients"] if row["feature"] == "a")
+    for key in ("coef", "std_error", "low", "high"):
+        assert row["per_std"][key] == pytest.approx(std * row["per_unit"][key], rel=1e-9)
+    assert row["per_unit"]["odds_ratio"] == pytest.approx(np.exp(row["per_unit"]["coef"]))
+    assert row["per_std"]["odds_ratio_high"] == pytest.approx(np.exp(row["per_std"]["high"]))
+    assert row["z"] == pytest.approx(row["per_unit"]["coef"] / row["per_unit"]["std_error"])
+
+
+def test_missing_values_are_columns_of_their_own(tmp_path: Path, ask: Ask) -> None:
+    columns = drawn(300)
+    gaps = random.Random(1)
+    plain = {name: list(of_column) for name, of_column in columns.items()}
+    for name in ("a", "color"):
+        missing = [gaps.random() < 0.1 for _ in plain[name]]
+        columns[name] = ["" if gap else value for gap, value in zip(missing, plain[name], strict=True)]
+        kept = [value for value in columns[name] if value != ""]
+        fill = float(np.median(kept)) if name == "a" else max(set(kept), key=kept.count)
+        plain[name] = [fill if gap else value for gap, value in zip(missing, plain[name], strict=True)]
+        plain[f"{name} is missing"] = [int(gap) for gap in missing]
+    order = ("a", "a is missing", "b", "color", "color is missing", "y")
+    one = ask(fitted(tmp_path, write(tmp_path, columns), "y"))
+    other = ask(fitted(tmp_path, write(tmp_path, {name: plain[name] for name in order}), "y"))
+    assert [row["feature"] for row in one["coefficients"]] == [row["feature"] for row in other["coefficients"]]
+    assert len(one["coefficients"]) == 7
+    assert values(one, "coef") == pytest.approx(values(other, "coef"), rel=1e-9)
+    assert values(one, "std_error") == pytest.approx(values(other, "std_error"), rel=1e-9)
+
+
+def test_sampling_weights_have_robust_errors_and_no_likelihood(tmp_path: Path, ask: Ask) -> None:
+    columns = drawn()
+    columns["w"] = [0.5 + row % 3 for row in range(120)]
+    run = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w")
+    answer = ask(run)
+    assert (answer["weights"], answer["covariance"], answer["fit"]["rows"]) == ("sampling", "HC0", 120)
+    assert answer["fit"]["log_likelihood"] is answer["fit"]["aic"] is answer["fit"]["likelihood_ratio"] is None
+    # weights in another unit are the same weights
+    columns["w"] = [7.3 * weight for weight in columns["w"]]
+    other = ask(fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w"))
+    for key in ("coef", "std_error"):
+        assert values(other, key) == pytest.approx(values(answer, key), rel=1e-8)
+    # of a cluster for each row, errors are those of HC0 but for the factor of few clusters
+    columns["w"] = [weight / 7.3 for weight in columns["w"]]
+    columns["row"] = [f"r{row}" for row in range(120)]
+    typed = ("dataset.weight=w", "dataset.drop=[row]")
+    clustered = ask(fitted(tmp_path, write(tmp_path, columns), "y", *typed), "covariance=cluster:row")
+    factor = (120 / 119 * 119 / (120 - 5)) ** 0.5
+    assert values(clustered, "std_error") == pytest.approx([factor * e for e in values(answer, "std_error")], rel=1e-8)
+
+
+# What is refused
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A fit with no fault."""
+    folder = tmp_path_factory.mktemp("plain")
+    columns = drawn()
+    columns["same"], columns["school"] = ["x"] * 120, [f"s{row % 9}" for row in range(120)]
+    return fitted(folder, write(folder, columns), "y", "dataset.features=[a,b,color]")
+
+
+@pytest.mark.parametrize(
+    ("argument", "answer"),
+    [
+        ("confidence=95", "`confidence` must be a number > 0 and < 1, such as 0.95, got 95."),
+        ("covariance=HC4", "`covariance` must be one of auto, hessian, HC0, HC1, HC2, HC3 or cluster:COLUMN, got "),
+        ("covariance=cluster:scool", "Did you mean school?"),
+        ("covariance=cluster:same", "and all rows of train have one value there. Name another column"),
+        ("reference={colour:red}", "of which there are color, got 'colour'. Did you mean color?"),
+        ("reference={color:rad}", "`reference.color` must be one of blue, green, red, got 'rad'. Did you mean red?"),
+        ("reference={a:1}", "'a' is a column of numbers. Leave it out, or train with dataset.categorical=[a]."),
+        ("reference=white", "`reference` must be levels by column, such as {race:white}, got 'white'."),
+        ("reference_class=yess", "`reference_class` must be one of no, yes, got 'yess'. Did you mean yes?"),
+        ("weights=frequency", "must go with a run with dataset.weight, and this one has none. Leave it out."),
+        ("intervall=profile", "`intervall` must be a key of coefficients, and there is none of that name. Did you"),
+    ],
+)
+def test_a_mistake_is_one_line(argument: str, answer: str, plain: Run, refused: Callable[..., str]) -> None:
+    assert answer in refused(plain, argument)
+
+
+def test_robust_errors_do_not_go_with_the_likelihood(plain: Run, refused: Callable[..., str]) -> None:
+    for argument in ("interval=profile", "test=lrt"):
+        line = refused(plain, argument, "covariance=HC1")
+        assert line.startswith(f"`{argument}` must go with covariance=hessian")
+
+
+FITS = {
+    "a penalty": (("l2=1e-3",), "without penalty, got l2=0.001: a penalty moves", "Train again with l2=0."),
+    "class weights": (("dataset.class_weight=balanced",), "without class weights", "dataset.class_weight=none."),
+    "no intercept": (("intercept=false",), "with an intercept, got intercept=false", "Train again with intercept=true."),
+    "sgd": (
+        ("optimizer=sgd", "max_epochs=2"),
+        "at its optimum, and this one is",
+        "where optimizer=sgd stopped (tolerance=1e-06). Train again with optimizer=newton.",
+    ),
+    "groups": (
+        ("dataset.split.group=school", "dataset.split.val=0.3"),
+        "since rows of one school are not independent",
+        "Set 'covariance=cluster:school'.",
+    ),
+    "few rows": (("dataset.limit=4",), "more rows than parameters", "and train again."),
+}
+
+
+@pytest.mark.parametrize("what", FITS)
+def test_a_fit_without_standard_errors_is_refused(what: str, tmp_path: Path, refused: Callable[..., str]) -> None:
+    typed, reason, way_out = FITS[what]
+    columns = drawn()
+    columns["school"] = [f"s{row % 9}" for row in range(120)]
+    features = "dataset.features=[a,b,color]"
+    line = refused(fitted(tmp_path, write(tmp_path, columns), "y", features, *typed))
+    assert reason in line
+    assert line.endswith(way_out)
+
+
+def test_the_ways_out_work(tmp_path: Path, ask: Ask, refused: Callable[..., str]) -> None:
+    columns = drawn()
+    columns["school"] = [f"s{row % 9}" for row in range(120)]
+    columns["total"] = [round(a + 2 * b, 6) for a, b in zip(columns["a"], columns["b"], strict=True)]
+    file = write(tmp_path, columns)
+    group = ("dataset.split.group=school", "dataset.split.val=0.3", "dataset.drop=[total]")
+    assert ask(fitted(tmp_path, file, "y", *group), "covariance=cluster:school")["covariance"] == "cluster:school"
+    line = refused(fitted(tmp_path, file, "y", "dataset.features=[a,b,color,total]"))
+    assert "'total' is a linear combination of 'a' and 'b', so no coefficient" in line
+    assert line.endswith("Train again with dataset.drop=[total].")
+    run = fitted(tmp_path, file, "y", "dataset.features=[a,b,color]", "optimizer=sgd", "optimizer=newton")
+    assert len(ask(run)["coefficients"]) == 5
+
+
+def test_dependent_columns_are_named(tmp_path: Path, refused: Callable[..., str]) -> None:
+    columns = drawn()
+    columns["shade"] = [{"blue": "dark", "green": "dark", "red": "light"}[color] for color in columns["color"]]
+    columns["fahrenheit"] = [round(1.8 * a + 32, 6) for a in columns["a"]]
+    line = refused(fitted(tmp_path, write(tmp_path, columns), "y"))
+    assert "'shade=light' is a linear combination of 'color=red'" in line
+    assert "'fahrenheit' is a linear combination of 'a', so no coefficient" in line
+    assert line.endswith("Train again with dataset.drop=[shade,fahrenheit].")
+
+
+@pytest.mark.parametrize(("cut", "kind"), [(0, "complete"), (3, "quasi-complete")])
+def test_separated_classes_are_refused(cut: int, kind: str, tmp_path: Path, refused: Callable[..., str]) -> None:
+    columns = drawn()
+    columns["y"] = ["no" if b < 0 else "yes" for b in columns["b"]]
+    if cut:  # three rows of the other class where b is 0
+        columns["b"] = [max(b, 0.0) for b in columns["b"]]
+        columns["y"][:cut], columns["b"][:cut] = ["yes"] * cut, [0.0] * cut
+    line = refused(fitted(tmp_path, write(tmp_path, columns), "y"))
+    assert "'b'" in line
+    assert f"from 'no' {'in some rows' if cut else 'perfectly'} ({kind} separation)" in line
+    assert "dataset.drop" in line
+
+
+def test_data_that_has_changed_is_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
+    columns = drawn()
+    run = fitted(tmp_path, write(tmp_path, columns), "y")
+    columns["b"][7] += 0.001
+    write(tmp_path, columns)
+    assert "the data has changed since: their checksum is another one. Train again." in refused(run)
+    columns["c"] = columns["b"]
+    write(tmp_path, columns)
+    assert "the data has changed since" in refused(run)
+
+
+def test_several_classes_have_no_leverage(tmp_path: Path, refused: Callable[..., str], ask: Ask) -> None:
+    columns = drawn()
+    run = fitted(tmp_path, write(tmp_path, columns), "color")
+    line = refused(run, "covariance=HC3")
+    assert line.startswith("`covariance=HC3` must be asked of a model of two classes")
+    assert len(ask(run, "covariance=HC1")["coefficients"]) == 8
+    one_vs_rest = fitted(tmp_path, write(tmp_path, columns), "color", "loss=bce")
+    assert "loss=bce fits each class against the rest. Train again with loss=auto." in refused(one_vs_rest)
+
+
+def test_what_is_printed_fits_into_100_columns(plain: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with working_in(plain.folder):
+        assert main([f"ckpt_path={plain.folder}", "test=lrt"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "log-odds of 'yes' against 'no'; standard errors of maximum likelihood"
+    assert max(map(len, lines[1:])) <= 100
+    table = lines[4:10]
+    assert len({len(line) for line in table}) == 1
+    assert table[0].split() == ["coef", "std", "error", "z", "p", "low", ".95", "high", ".95"]

@@ -93,8 +93,8 @@ def statistics_in_words(table: CoefficientTable) -> list[str]:
     lines = [f"{fit.rows:,.10g} rows, {fit.parameters:,} parameters"]
     if fit.log_likelihood is not None and fit.likelihood_ratio is not None:
         test = fit.likelihood_ratio
-        lines[0] += (
-            f": log-likelihood {fit.log_likelihood:.8g} (intercept alone {fit.null_log_likelihood:.8g}), "
+        lines.append(
+            f"log-likelihood {fit.log_likelihood:.8g} (intercept alone {fit.null_log_likelihood:.8g}), "
             f"AIC {fit.aic:.8g}, BIC {fit.bic:.8g}"
         )
         lines.append(

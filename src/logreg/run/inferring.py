@@ -79,10 +79,9 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         LogregError: There is no such table for this fit, or the user can correct the request.
     """
     trained, config = request.trained, request.config
-    check_fit(request)
-    loss = trained.module.objective.row_loss
-    outputs = loss.num_outputs(trained.facts.num_classes)
+    outputs = trained.module.objective.row_loss.num_outputs(trained.facts.num_classes)
     design = choose_design(trained.facts, outputs, request.reference, request.reference_class)
+    check_fit(trained, design)
     check_options(request, design)
 
     show_status(f"reading {config.dataset['name']} ...")
@@ -98,18 +97,6 @@ def infer(request: InferenceRequest) -> CoefficientTable:
             "Set covariance=HC0, or weights=frequency where they are counts."
         )
     rows = float(facts.rows["train"] if weights is None else weights.sum() if counts else (weights > 0).sum())
-    parameters = design.shape[0] * design.shape[1]
-    if rows <= parameters:
-        raise DataError(
-            f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,.0f} rows of train have "
-            f"{parameters:,} parameters. Add rows (dataset.split.val=0 dataset.split.test=0), or leave columns out "
-            "with dataset.drop, and train again."
-        )
-    if parameters > MAX_PARAMETERS:
-        raise DataError(
-            f"`ckpt_path` must be of a fit with at most {MAX_PARAMETERS:,} parameters, and this one has "
-            f"{parameters:,}. Leave columns out, and train again."
-        )
     clusters = clusters_of(data, covariance.removeprefix(CLUSTER)) if covariance.startswith(CLUSTER) else None
 
     show_status("summing the information over the rows ...")
@@ -160,13 +147,14 @@ def infer(request: InferenceRequest) -> CoefficientTable:
 # Refusals
 
 
-def check_fit(request: InferenceRequest) -> None:
+def check_fit(trained: TrainedModel, design: Design) -> None:
     """Refuses a fit whose estimates have no standard errors of this kind, from its checkpoint alone.
 
     Raises:
-        ConfigError: It has a penalty, class weights, no intercept, separate outputs, or no finite optimum.
+        ConfigError: It has a penalty, class weights, no intercept or separate outputs.
+        DataError: It has too few rows, too many parameters, or no finite optimum.
     """
-    module, facts = request.trained.module, request.trained.facts
+    module, facts = trained.module, trained.facts
     objective, loss = module.objective, module.objective.row_loss
     if is_penalized(objective):
         stated = " ".join(f"{key}={value:g}" for key, value in (("l2", objective.l2), ("l1", objective.l1)) if value)
@@ -188,7 +176,19 @@ def check_fit(request: InferenceRequest) -> None:
         raise ConfigError(
             "`ckpt_path` must be of a model with an intercept, got intercept=false. Train again with intercept=true."
         )
-    separation = (request.trained.optimality or {}).get("separation", "")
+    rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
+    if rows <= parameters:
+        raise DataError(
+            f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,} rows of train have "
+            f"{parameters:,} parameters. Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), "
+            "or leave columns out with dataset.drop, and train again."
+        )
+    if parameters > MAX_PARAMETERS:
+        raise DataError(
+            f"`ckpt_path` must be of a fit with at most {MAX_PARAMETERS:,} parameters, and this one has "
+            f"{parameters:,}. Leave columns out, and train again."
+        )
+    separation = (trained.optimality or {}).get("separation", "")
     if separation:
         raise _separated(separation)
 
