@@ -65,6 +65,12 @@ OWN = {
         "what dataset.weight is. frequency: a row of weight 3 is three rows. sampling: the inverse of the probability "
         "of being sampled, with robust standard errors. auto: frequency where all are whole numbers",
     ),
+    "firth": Setting(
+        False,
+        flag(),
+        "true: fits Firth's penalized likelihood to the rows of the run: finite estimates for separated classes, and "
+        "less bias for few rows",
+    ),
     "json": Setting(False, flag(), "true: prints one JSON object"),
 }
 """The keys of this command alone."""
@@ -85,6 +91,7 @@ examples
   python scripts/coefficients.py 'reference={{race:white}}'         other races are compared with white
   python scripts/coefficients.py interval=profile test=lrt        profile-likelihood limits, a test of each column
   python scripts/coefficients.py covariance=cluster:school        rows of one school depend on each other
+  python scripts/coefficients.py firth=true interval=profile      classes that a column separates
 
 keys
 {help_lines(OWN)}
@@ -142,4 +149,5 @@ def _request(typed: TypedArguments) -> InferenceRequest:
         reference=values["reference"],
         reference_class=values["reference_class"] or "",
         weights=values["weights"],
+        firth=values["firth"],
     )

@@ -322,7 +322,9 @@ class TensorDataModule(pl.LightningDataModule):
         if not self.facts.columns or dtype == self.dtype:  # only columns are encoded in the type of the arithmetic
             return self.facts.fingerprint
         features = self.tables["train"].matrix.to(dtype)
-        return fingerprint({split: dataclasses.replace(table, features=features) for split, table in self.tables.items()})
+        return fingerprint(
+            {split: dataclasses.replace(table, features=features) for split, table in self.tables.items()}
+        )
 
     def source_row_numbers(self, split: Split) -> Tensor:
         """Row number in the source of each row of a split, counted from 0, shape (N,), int64."""

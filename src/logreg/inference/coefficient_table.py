@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 
 import torch
@@ -92,6 +92,16 @@ class FitStatistics:
     condition_number: float
     variance_inflation: Mapping[str, float]
 
+    def of_penalized_likelihood(self, test: TermTest) -> FitStatistics:
+        """These statistics where the likelihood is penalized: criteria of the likelihood itself do not hold.
+
+        Args:
+            test: The test of all coefficients together.
+        """
+        assert self.log_likelihood is not None
+        null = self.log_likelihood - test.chi2 / 2
+        return replace(self, null_log_likelihood=null, aic=None, bic=None, mcfadden_r2=None, likelihood_ratio=test)
+
 
 @dataclass(frozen=True)
 class CoefficientTable:
@@ -105,6 +115,7 @@ class CoefficientTable:
         references: Reference level of each categorical column.
         confidence: Level of the intervals.
         covariance: How the standard errors were computed, as typed.
+        firth: Whether the estimates maximize Firth's penalized likelihood.
         interval: "wald" or "profile".
         weights: "frequency" or "sampling"; ``None`` without weights.
         coefficients: Intercept first, class by class.
@@ -121,6 +132,7 @@ class CoefficientTable:
     references: Mapping[str, str]
     confidence: float
     covariance: str
+    firth: bool
     interval: str
     weights: str | None
     coefficients: Sequence[Coefficient]

@@ -50,9 +50,9 @@ def linear_combinations(gram: Tensor) -> list[Combination]:
             factor[len(kept), : len(kept)], factor[len(kept), len(kept)] = row, left**0.5
             kept.append(position)
             continue
-        parts = torch.linalg.solve_triangular(
-            factor[: len(kept), : len(kept)].T, row.unsqueeze(1), upper=True
-        )[:, 0].abs()
+        parts = torch.linalg.solve_triangular(factor[: len(kept), : len(kept)].T, row.unsqueeze(1), upper=True)[
+            :, 0
+        ].abs()
         has_part = parts > NEGLIGIBLE_SHARE * float(parts.max()) if len(kept) else parts > 0
         found.append(Combination(position, tuple(sorted(kept[place] for place in has_part.nonzero()[:, 0]))))
     return found

@@ -15,7 +15,6 @@ References:
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from logreg.inference.likelihood import Likelihood, Maximum
@@ -65,9 +64,7 @@ class ScoreProducts(Pass[Tensor]):
         loss, weights = self.problem.loss, rows.weights
         logits = affine(rows.features, self._coef, self._intercept)
         residuals = loss.residual(logits, rows.targets)[:, list(self._design.outputs)]
-        center, scale = self._fold
-        which = list(self._design.features)
-        features = torch.nn.functional.pad((rows.features[:, which] - center[which]) / scale[which], (0, 1), value=1.0)
+        features = self._design.columns(rows.features, self._fold)
         if self._power:  # of one output
             curvature = loss.curvature_at(logits, rows.labels)[:, :1]
             leverage = (features @ self._inverse * features).sum(1, keepdim=True) * curvature

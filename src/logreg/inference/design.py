@@ -16,6 +16,7 @@ from torch import Tensor
 
 from logreg.errors import ConfigError, did_you_mean, name_list
 from logreg.facts import Column, DataFacts
+from logreg.solvers.problem import Coordinates
 
 INTERCEPT = "intercept"
 """Name of the intercept among the parameters."""
@@ -87,6 +88,17 @@ class Design:
         point[torch.tensor(self.outputs).unsqueeze(1), self.kept] = parameters
         return point
 
+    def columns(self, features: Tensor, coordinates: Coordinates) -> Tensor:
+        """The columns that the parameters multiply, (n, P), of features (n, D): standardized, and 1 for the intercept.
+
+        Args:
+            features: Shape (n, D).
+            coordinates: The coordinates of the parameters, relative to these features.
+        """
+        center, scale = coordinates
+        which = list(self.features)
+        return torch.nn.functional.pad((features[:, which] - center[which]) / scale[which], (0, 1), value=1.0)
+
 
 def columns_of(facts: DataFacts) -> list[tuple[int, Column]]:
     """The columns of a table, each with the position of its first feature."""
@@ -127,12 +139,8 @@ def choose_design(facts: DataFacts, num_outputs: int, reference: Mapping[str, ob
     if chosen not in facts.class_names:
         raise ConfigError.not_a_choice("reference_class", facts.class_names, chosen)
     place = facts.class_names.index(chosen)
-    if num_outputs == 1:
-        outputs: tuple[int, ...] = (0,)
-        classes = (facts.class_names[1 - place],)
-    else:
-        outputs = tuple(output for output in range(num_outputs) if output != place)
-        classes = tuple(facts.class_names[output] for output in outputs)
+    outputs = (0,) if num_outputs == 1 else tuple(output for output in range(num_outputs) if output != place)
+    classes = tuple(name for name in facts.class_names if name != chosen)
     sign = -1.0 if num_outputs == 1 and place == 1 else 1.0
     kept = (*(names[feature] for feature in features), INTERCEPT)
     return Design(tuple(features), kept, tuple(terms), references, outputs, classes, chosen, sign)

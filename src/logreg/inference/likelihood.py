@@ -25,9 +25,6 @@ The error is then its square, and the Hessian of the point before differs by abo
 ROUNDING_STEP = 1e-6
 """Length of a step, in standard errors, from which a step that does not halve is due to rounding."""
 
-MAX_STEPS = 40
-"""Newton steps before the search for the maximum is given up: from an optimum to within 1e-6 it takes three."""
-
 
 class LikelihoodPass(Evaluate):
     """Negative log-likelihood, gradient and Hessian, and the predicted probabilities of the true classes."""
@@ -66,7 +63,15 @@ class Evaluation:
 
 
 class Likelihood:
-    """The likelihood of a model without redundancy on the rows of a source; each evaluation is one pass."""
+    """The likelihood of a model without redundancy on the rows of a source; each evaluation is one pass.
+
+    Attributes:
+        max_steps: Newton steps before the search for a maximum is given up; from an optimum to within 1e-6 it takes
+            three.
+        passes: Passes over the rows so far.
+    """
+
+    max_steps = 40
 
     def __init__(self, problem: Problem, rows: RowSource, design: Design, num_classes: int) -> None:
         """``problem`` has the coordinates of the parameters; its objective's loss is the negative log-likelihood."""
@@ -139,10 +144,10 @@ def maximize(likelihood: Likelihood, start: Evaluation, free: Tensor | None = No
         parameters = at.parameters + change.view_as(at.parameters)
         if length <= STEP_TOLERANCE or (length <= ROUNDING_STEP and length > before / 2):
             break
-        if steps >= MAX_STEPS or not math.isfinite(length):
+        if steps >= likelihood.max_steps or not math.isfinite(length):
             raise _no_maximum()
         trial = likelihood.evaluate(parameters)
-        while not trial.value <= at.value + 1e-12 * abs(at.value) and steps < MAX_STEPS:
+        while not trial.value <= at.value + 1e-12 * abs(at.value) and steps < likelihood.max_steps:
             change, steps = change / 2, steps + 1
             trial = likelihood.evaluate(at.parameters + change.view_as(at.parameters))
         at = trial

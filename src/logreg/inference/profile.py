@@ -16,9 +16,6 @@ from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, inverse
 LIMIT_TOLERANCE = 1e-9
 """Error of a profile limit, in standard errors, at which the search for it ends."""
 
-MAX_LIMIT_STEPS = 60
-"""Steps of the search for a limit; about five are usual."""
-
 
 class ProfileLimit(NamedTuple):
     """One limit of a profile-likelihood interval."""
@@ -54,7 +51,7 @@ def profile_limit(likelihood: Likelihood, found: Maximum, functional: Tensor, dr
     path = found.covariance @ functional
     parameters = found.parameters + (sign * math.sqrt(2 * drop) / deviation * path).view_as(found.parameters)
     at = likelihood.evaluate(parameters)
-    for _ in range(MAX_LIMIT_STEPS):
+    for _ in range(likelihood.max_steps):
         step, error = _step_to_limit(at, functional, wanted, sign, deviation)
         if error <= LIMIT_TOLERANCE:
             value = float(functional @ (at.parameters.flatten() + step))

@@ -50,6 +50,8 @@ def shown_rows(rows: Sequence[Coefficient]) -> list[Coefficient]:
 
 def covariance_in_words(table: CoefficientTable) -> str:
     """How the standard errors were computed."""
+    if table.firth:
+        return "of Firth's penalized likelihood"
     kind = table.covariance.partition(":")[0]
     return COVARIANCE_IN_WORDS.get(kind, f"robust ({table.covariance})")
 
@@ -93,9 +95,9 @@ def statistics_in_words(table: CoefficientTable) -> list[str]:
     lines = [f"{fit.rows:,.10g} rows, {fit.parameters:,} parameters"]
     if fit.log_likelihood is not None and fit.likelihood_ratio is not None:
         test = fit.likelihood_ratio
+        criteria = "" if fit.aic is None else f", AIC {fit.aic:.8g}, BIC {fit.bic:.8g}"
         lines.append(
-            f"log-likelihood {fit.log_likelihood:.8g} (intercept alone {fit.null_log_likelihood:.8g}), "
-            f"AIC {fit.aic:.8g}, BIC {fit.bic:.8g}"
+            f"log-likelihood {fit.log_likelihood:.8g} (intercept alone {fit.null_log_likelihood:.8g}){criteria}"
         )
         lines.append(
             f"likelihood-ratio test against the intercept alone: chi2 {test.chi2:.6g}, df {test.degrees}, "

@@ -23,7 +23,8 @@ from logreg.inference.coefficient_table import (
 )
 from logreg.inference.collinearity import linear_combinations
 from logreg.inference.covariance import ROBUST, cluster_covariance, robust_covariance
-from logreg.inference.design import INTERCEPT, Design, choose_design, to_source_units
+from logreg.inference.design import INTERCEPT, Design, Term, choose_design, to_source_units
+from logreg.inference.firth import FirthLikelihood
 from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize
 from logreg.inference.profile import drop_term
 from logreg.optimality.certificate import is_penalized, problem_of
@@ -38,6 +39,12 @@ CLUSTER = "cluster:"
 
 FEW_CLUSTERS = 40
 """Number of clusters below which their standard errors are known to be too small (Cameron and Miller, 2015)."""
+
+FIRTH_IN_WORDS = (
+    "Firth's penalized likelihood: the gradient is 0 to float64 accuracy, and other maxima are not excluded, since it "
+    "is not concave everywhere; log-likelihood and tests are those of the penalized likelihood"
+)
+"""What is certain of a fit of that kind."""
 
 MAX_PARAMETERS = 10_000
 """Largest number of parameters: their information matrix then takes 0.8 GB."""
@@ -58,6 +65,7 @@ class InferenceRequest:
         reference: Reference level by the name of a categorical column.
         reference_class: The class that the others are compared with; empty for the first.
         weights: "auto", "frequency" or "sampling".
+        firth: Whether Firth's penalized likelihood is maximized; of the checkpoint only the data and the loss count.
     """
 
     checkpoint: Path
@@ -70,6 +78,7 @@ class InferenceRequest:
     reference: Mapping[str, object] = dataclasses.field(default_factory=dict)
     reference_class: str = ""
     weights: str = "auto"
+    firth: bool = False
 
 
 def infer(request: InferenceRequest) -> CoefficientTable:
@@ -81,7 +90,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     trained, config = request.trained, request.config
     outputs = trained.module.objective.row_loss.num_outputs(trained.facts.num_classes)
     design = choose_design(trained.facts, outputs, request.reference, request.reference_class)
-    check_fit(trained, design)
+    check_fit(trained, design, request.firth)
     check_options(request, design)
 
     show_status(f"reading {config.dataset['name']} ...")
@@ -101,12 +110,20 @@ def infer(request: InferenceRequest) -> CoefficientTable:
 
     show_status("summing the information over the rows ...")
     problem = problem_of(trained.module.objective, facts, outputs, torch.float64, torch.device("cpu"))
-    likelihood = Likelihood(problem, data.row_source("train"), design, facts.num_classes)
     mean, std = (torch.tensor(part, dtype=torch.float64) for part in (facts.mean, facts.std))
-    start = likelihood.evaluate(_start(trained, design, facts, mean, std))
+    point = torch.zeros(design.shape, dtype=torch.float64)
+    point = point if request.firth else _start(trained, design, facts, mean, std)
+    arguments = problem, data.row_source("train"), design, facts.num_classes
+    plain = Likelihood(*arguments)
+    start = plain.evaluate(point)
     check_rank(design, start, facts)
+    likelihood = plain
+    if request.firth:
+        likelihood = FirthLikelihood(*arguments, to_source_units(design, mean, std))
+        start = likelihood.evaluate(point)
     found = _maximum(request, data, likelihood, start)
-    check_gap(request, start, found)
+    if not request.firth:
+        check_gap(request, start, found)
 
     if clusters is not None:
         matrix = cluster_covariance(likelihood, found, clusters, rows)
@@ -120,6 +137,9 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     labels = data.labels("train")
     totals = torch.bincount(labels, weights, facts.num_classes).double()
     statistics = fit_statistics(likelihood, found, totals, rows, counts)
+    if request.firth:
+        everything = Term("all", tuple(range(design.shape[1] - 1)))
+        statistics = statistics.of_penalized_likelihood(drop_term(likelihood, found, everything))
     tests = [drop_term(likelihood, found, term) for term in design.terms if term.positions] if request.tests else None
     return CoefficientTable(
         checkpoint=shown(request.checkpoint),
@@ -129,6 +149,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         references=design.references,
         confidence=request.confidence,
         covariance=covariance,
+        firth=request.firth,
         interval="profile" if request.profile else "wald",
         weights=kind,
         coefficients=table,
@@ -139,7 +160,10 @@ def infer(request: InferenceRequest) -> CoefficientTable:
             *_weights_in_words(kind, rows, weights, request.weights == "auto"),
             *_clusters_in_words(clusters, covariance),
             *_inflation_in_words(statistics.variance_inflation),
-            f"polished from the checkpoint by {found.steps} Newton steps in float64, {found.moved:.1g} standard errors",
+            FIRTH_IN_WORDS
+            if request.firth
+            else f"polished from the checkpoint by {found.steps} Newton steps in float64, {found.moved:.1g} standard "
+            "errors",
         ),
     )
 
@@ -147,8 +171,13 @@ def infer(request: InferenceRequest) -> CoefficientTable:
 # Refusals
 
 
-def check_fit(trained: TrainedModel, design: Design) -> None:
+def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
     """Refuses a fit whose estimates have no standard errors of this kind, from its checkpoint alone.
+
+    Args:
+        trained: The model.
+        design: Its parameters.
+        firth: Whether it will be fitted again, with Firth's penalty: then its own penalty or separation is no matter.
 
     Raises:
         ConfigError: It has a penalty, class weights, no intercept or separate outputs.
@@ -156,11 +185,12 @@ def check_fit(trained: TrainedModel, design: Design) -> None:
     """
     module, facts = trained.module, trained.facts
     objective, loss = module.objective, module.objective.row_loss
-    if is_penalized(objective):
+    if is_penalized(objective) and not firth:
         stated = " ".join(f"{key}={value:g}" for key, value in (("l2", objective.l2), ("l1", objective.l1)) if value)
         raise ConfigError(
             f"`ckpt_path` must be of a fit without penalty, got {stated}: a penalty moves the estimates by more than "
-            f"their standard errors say. Train again with l2=0{' l1=0' if objective.l1 else ''}."
+            f"their standard errors say. Train again with l2=0{' l1=0' if objective.l1 else ''}, or set "
+            "firth=true, which needs no other fit."
         )
     if not loss.couples_outputs and loss.num_outputs(facts.num_classes) > 1:
         raise ConfigError(
@@ -189,15 +219,15 @@ def check_fit(trained: TrainedModel, design: Design) -> None:
             f"{parameters:,}. Leave columns out, and train again."
         )
     separation = (trained.optimality or {}).get("separation", "")
-    if separation:
+    if separation and not firth:
         raise _separated(separation)
 
 
 def _separated(separation: str) -> DataError:
     reason = separation.partition("; ")[0].removeprefix("no finite optimum: ")
     return DataError(
-        f"`ckpt_path` must be of a fit that has a finite optimum, and {reason}. Leave out what separates the classes "
-        "with dataset.drop, or keep the predictions of a fit with l2=1e-3, which has no standard errors."
+        f"`ckpt_path` must be of a fit that has a finite optimum, and {reason}. Set firth=true for "
+        "finite estimates with standard errors, or leave columns out with dataset.drop and train again."
     )
 
 
@@ -208,6 +238,11 @@ def check_options(request: InferenceRequest, design: Design) -> None:
         ConfigError: One of them.
     """
     covariance = request.covariance or "hessian"
+    if request.firth and covariance != "hessian":
+        raise ConfigError(
+            f"`covariance={covariance}` must not go with firth=true, whose standard errors are those of the "
+            "information. Leave out one of them."
+        )
     if design.shape[0] > 1 and covariance in ("HC2", "HC3"):
         raise ConfigError(
             f"`covariance={covariance}` must be asked of a model of two classes: it divides by the leverage of a row, "
@@ -247,8 +282,8 @@ def kind_of_weights(request: InferenceRequest, weights: Tensor | None) -> str | 
             f"`weights=frequency` must go with whole numbers, and a row has the weight {first:g}. Set weights=sampling."
         )
     kind = ("frequency" if are_whole else "sampling") if request.weights == "auto" else request.weights
-    if kind == "sampling" and (request.profile or request.tests):
-        key = "interval=profile" if request.profile else "test=lrt"
+    if kind == "sampling" and (request.profile or request.tests or request.firth):
+        key = "firth=true" if request.firth else "interval=profile" if request.profile else "test=lrt"
         raise ConfigError(f"`{key}` must not go with sampling weights, which have no likelihood. Leave it out.")
     return kind
 
@@ -283,7 +318,7 @@ def clusters_of(data: TensorDataModule, column: str) -> Tensor:
         ConfigError: There is one cluster alone.
     """
     codes = data.codes("train", column, "covariance")
-    _, clusters = codes.unique(return_inverse=True)
+    clusters: Tensor = codes.unique(return_inverse=True)[1]
     if len(clusters) == 0 or int(clusters.max()) == 0:
         raise ConfigError(
             f"`covariance={CLUSTER}{column}` must name a column with several clusters, and all rows of train have one "
@@ -323,9 +358,7 @@ def check_rank(design: Design, start: Evaluation, facts: DataFacts) -> None:
     )
 
 
-def _maximum(
-    request: InferenceRequest, data: TensorDataModule, likelihood: Likelihood, start: Evaluation
-) -> Maximum:
+def _maximum(request: InferenceRequest, data: TensorDataModule, likelihood: Likelihood, start: Evaluation) -> Maximum:
     """The maximum of the likelihood.
 
     Raises:
@@ -356,11 +389,14 @@ def check_gap(request: InferenceRequest, start: Evaluation, found: Maximum) -> N
     gap = (start.value - found.value) / found.value if found.value else 0.0
     if gap <= request.config.tolerance:
         return
-    name = request.trained.config.optimizer["name"] if request.trained.config is not None else ""
-    stopped = "" if name in EXACT or name == "auto" else f", where optimizer={name} stopped"
+    optimizer = request.config.optimizer["name"]
+    stopped, advice = "", "with a larger max_epochs"
+    if optimizer not in EXACT:
+        stopped = f", where optimizer={optimizer} stopped"
+        advice = "with optimizer=newton, and without lr, batch_size, schedule and max_epochs"
     raise DataError(
         f"`ckpt_path` must be of a fit at its optimum, and this one is {gap:.2g} of the value above it{stopped} "
-        f"(tolerance={request.config.tolerance:g}). Train again with optimizer=newton."
+        f"(tolerance={request.config.tolerance:g}). Train again {advice}."
     )
 
 
@@ -371,7 +407,8 @@ def _start(trained: TrainedModel, design: Design, facts: DataFacts, mean: Tensor
     """The checkpoint's parameters (M, P) by standardized features."""
     coef, intercept = trained.module.model.in_source_units()
     parameters = design.of_point(torch.cat([coef, intercept.unsqueeze(1)], dim=1), facts)
-    return torch.linalg.solve(to_source_units(design, mean, std), parameters.T).T
+    standardized: Tensor = torch.linalg.solve(to_source_units(design, mean, std), parameters.T)
+    return standardized.T
 
 
 def _weights_in_words(kind: str | None, rows: float, weights: Tensor | None, chosen: bool) -> list[str]:

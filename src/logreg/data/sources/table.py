@@ -169,11 +169,15 @@ class TableFile:
                 advice = did_you_mean(column, header) or f"{path} has {name_list(header)}."
                 raise ConfigError.broken(key, f"name a column of {path}", column, advice)
         words = [str(word) for word in self.missing_values]
-        parts = [read_table(path, typed, [column], (), words, self.separator, {column}) for typed, path in files.values()]
+        parts = [
+            read_table(path, typed, [column], (), words, self.separator, {column}) for typed, path in files.values()
+        ]
         codes, _ = encode_values(pa.concat_tables(parts, promote_options="permissive").column(column), key)
         if bool((codes == MISSING).any()):
             row = int((codes == MISSING).nonzero()[0]) + 1
-            raise DataError(f"`{key}` must name a column without missing values, and {column!r} lacks one in row {row:,}.")
+            raise DataError(
+                f"`{key}` must name a column without missing values, and {column!r} lacks one in row {row:,}."
+            )
         return codes
 
     # Files and their columns
