@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("csr", "errors", "constraints", "hardware", "invocation", "settings", "terminal", "stored_form"),
     ("facts", "files", "rows", "losses", "config", "run_folder"),
     ("data", "solvers"),
-    ("evaluation", "optimality"),
+    ("evaluation", "inference", "optimality"),
     ("training",),
     ("reports", "export", "estimators"),
     ("run", "sweeps"),

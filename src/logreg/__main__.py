@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "fits a logistic regression, scores it and writes a report",
     "evaluate": "scores a trained model, with intervals",
     "predict": "gives the probability of each class for new rows",
+    "coefficients": "shows how sure the coefficients are: standard errors, intervals, tests",
     "certify": "certifies how far coefficients are from their optimum, also those of other programs",
     "export": "writes a trained model for other programs",
     "sweep": "searches for the settings with the best score on val",

@@ -39,6 +39,7 @@ from logreg.data.prepare import (
 )
 from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
+from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch, DataFacts, Split, names_of_features
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
@@ -350,6 +351,36 @@ class TensorDataModule(pl.LightningDataModule):
         """Group of each row of a split, shape (N,), int64; ``None`` where the dataset has no groups."""
         table = self.tables[split]
         return table.select(table.groups)
+
+    def codes(self, split: Split, column: str, key: str) -> Tensor:
+        """Value of a column of the table in each row of a split, as codes: equal ones are equal values.
+
+        The file is read again, so that the column may be one that nothing else uses.
+
+        Args:
+            split: One of ``splits``.
+            column: Name of the column.
+            key: The setting that names it, for messages.
+
+        Returns:
+            Shape (N,), int64, >= 0.
+
+        Raises:
+            ConfigError: There is no such column.
+            DataError: A value is missing.
+        """
+        if not isinstance(self.dataset, TableFile):
+            raise ConfigError.broken(key, "name a column of a table", column, f"dataset={self.dataset.name} has none.")
+        return self.dataset.codes(column, key)[self.source_row_numbers(split)]
+
+    def fingerprint_in(self, dtype: torch.dtype) -> int:
+        """The `DataFacts.fingerprint` of these rows in a run whose arithmetic has another floating type."""
+        if not self.facts.columns or dtype == self.dtype:  # only columns are encoded in the type of the arithmetic
+            return self.facts.fingerprint
+        features = self.tables["train"].matrix.to(dtype)
+        return fingerprint(
+            {split: dataclasses.replace(table, features=features) for split, table in self.tables.items()}
+        )
 
     def source_row_numbers(self, split: Split) -> Tensor:
         """Row number in the source of each row of a split, counted from 0, shape (N,), int64."""

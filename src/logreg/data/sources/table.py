@@ -169,6 +169,40 @@ class TableFile:
         """The setting that names the classes, as the user typed it."""
         return f"dataset.target={self.target}"
 
+    def codes(self, column: str, key: str) -> Tensor:
+        """Value of any column in each row of all files, as codes: equal ones are equal values.
+
+        Args:
+            column: Name of the column.
+            key: The setting that names it, for messages.
+
+        Returns:
+            Shape (M,), int64, >= 0.
+
+        Raises:
+            ConfigError: A file has no such column.
+            DataError: A value is missing.
+        """
+        import pyarrow as pa
+
+        files = self._files()
+        for typed, path in files.values():
+            header = column_names(path, typed, self.separator)
+            if column not in header:
+                advice = did_you_mean(column, header) or f"{path} has {name_list(header)}."
+                raise ConfigError.broken(key, f"name a column of {path}", column, advice)
+        words = [str(word) for word in self.missing_values]
+        parts = [
+            read_table(path, typed, [column], (), words, self.separator, {column}) for typed, path in files.values()
+        ]
+        codes, _ = encode_values(pa.concat_tables(parts, promote_options="permissive").column(column), key)
+        if bool((codes == MISSING).any()):
+            row = int((codes == MISSING).nonzero()[0]) + 1
+            raise DataError(
+                f"`{key}` must name a column without missing values, and {column!r} lacks one in row {row:,}."
+            )
+        return codes
+
     # Files and their columns
 
     def _header(self, path: str, key: str) -> list[str]:

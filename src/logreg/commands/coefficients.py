@@ -1,0 +1,153 @@
+"""`scripts/coefficients.py`: how sure the coefficients of a trained model are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
+from logreg.commands.overrides import apply_overrides
+from logreg.constraints import Constraint, flag, one_of, text
+from logreg.run_folder import find_checkpoint
+from logreg.settings import Setting, help_lines
+from logreg.terminal import terminal
+
+if TYPE_CHECKING:
+    from logreg.run.inferring import InferenceRequest
+
+COVARIANCES = ("auto", "hessian", "HC0", "HC1", "HC2", "HC3")
+"""Names of covariances, besides cluster:COLUMN."""
+
+COVARIANCE = Constraint(
+    f"be one of {', '.join(COVARIANCES)} or cluster:COLUMN",
+    lambda value: value in COVARIANCES or (value.startswith("cluster:") and len(value) > len("cluster:")),
+    is_text=True,
+)
+
+CONFIDENCE = Constraint(
+    "be a number > 0 and < 1, such as 0.95",
+    lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1,
+)
+
+REFERENCE = Constraint(
+    "be levels by column, such as {race:white}",
+    lambda value: isinstance(value, dict) and not any(isinstance(level, dict | list) for level in value.values()),
+)
+
+OWN = {
+    "ckpt_path": Setting("latest", text(), "latest, best, last, a run folder or a .ckpt file; its fit has no penalty"),
+    "confidence": Setting(0.95, CONFIDENCE, "level of the intervals"),
+    "covariance": Setting(
+        "auto",
+        COVARIANCE,
+        "hessian: standard errors of maximum likelihood. HC0 to HC3: robust ones. cluster:COLUMN: rows with one value "
+        "there depend on each other. auto: hessian, or HC0 with sampling weights",
+    ),
+    "interval": Setting(
+        "wald",
+        one_of(("wald", "profile")),
+        "wald: estimate and standard errors. profile: from the likelihood, which suits few rows better; some passes "
+        "over the rows for each limit",
+    ),
+    "test": Setting(
+        "none",
+        one_of(("none", "lrt")),
+        "lrt: also the likelihood-ratio test of each column, which is dropped as a whole and the rest fitted again",
+    ),
+    "reference": Setting(
+        {}, REFERENCE, "level that a categorical column is compared with, {race:white}; the first of each", shown=""
+    ),
+    "reference_class": Setting(None, text(), "class that the others are compared with; the first", shown=""),
+    "weights": Setting(
+        "auto",
+        one_of(("auto", "frequency", "sampling")),
+        "what dataset.weight is. frequency: a row of weight 3 is three rows. sampling: the inverse of the probability "
+        "of being sampled, with robust standard errors. auto: frequency where all are whole numbers",
+    ),
+    "firth": Setting(
+        False,
+        flag(),
+        "true: fits Firth's penalized likelihood to the rows of the run: finite estimates for separated classes, and "
+        "less bias for few rows",
+    ),
+    "json": Setting(False, flag(), "true: prints one JSON object"),
+}
+"""The keys of this command alone."""
+
+RUN_KEYS = ("dataset",)
+"""Keys of ``scripts/train.py`` that may be typed as well: where the files of the run are now."""
+
+
+def help_text() -> str:
+    """The text of ``--help``."""
+    return f"""\
+Shows how sure the coefficients of a fit are, as R's summary(glm) does: standard errors, tests, intervals, odds ratios.
+
+usage: python scripts/coefficients.py [ckpt_path=latest] [key=value ...]
+
+examples
+  python scripts/coefficients.py                                  the newest run, which was trained with l2=0
+  python scripts/coefficients.py 'reference={{race:white}}'         other races are compared with white
+  python scripts/coefficients.py interval=profile test=lrt        profile-likelihood limits, a test of each column
+  python scripts/coefficients.py covariance=cluster:school        rows of one school depend on each other
+  python scripts/coefficients.py firth=true interval=profile      classes that a column separates
+
+keys
+{help_lines(OWN)}
+
+  dataset.<key>  where the same rows lie now, such as dataset.path=FILE
+
+The rows are those of train: train with dataset.split.val=0 dataset.split.test=0 to take all.  Coefficients are in
+source units; of a categorical column they are differences from its reference level.  The fit is polished in float64
+before.  Where there is no valid answer (a penalty, separated classes, columns that are combinations of others, a fit
+short of its optimum, data that has changed), the command says why, and what to do.  Nothing is written.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line of ``scripts/coefficients.py``; the exit code is that of `run_command`."""
+    return run_command(help_text, _run, arguments)
+
+
+def _run(arguments: list[str]) -> int:
+    typed = parse_arguments(arguments, "coefficients", OWN, RUN_KEYS)
+    request = _request(typed)
+    from logreg.reports.coefficient_report import print_coefficients
+    from logreg.reports.json_fields import to_json
+    from logreg.run.inferring import infer
+
+    table = infer(request)
+    if typed.values["json"]:
+        print(json.dumps(to_json(table)))
+    else:
+        print_coefficients(table, terminal())
+    return 0
+
+
+def _request(typed: TypedArguments) -> InferenceRequest:
+    """The typed request, completed from the run of the checkpoint.
+
+    Raises:
+        ConfigError: A key or a value is not allowed.
+    """
+    values = typed.values
+    checkpoint = find_checkpoint(values["ckpt_path"], ROOT)
+    with importing_libraries():
+        from logreg.run.inferring import InferenceRequest
+        from logreg.training.checkpoint_reading import TrainedModel
+
+    trained = TrainedModel.load(checkpoint)
+    return InferenceRequest(
+        checkpoint=checkpoint,
+        config=apply_overrides(trained.run_config(), typed.overrides),
+        trained=trained,
+        confidence=float(values["confidence"]),
+        covariance=None if values["covariance"] == "auto" else values["covariance"],
+        profile=values["interval"] == "profile",
+        tests=values["test"] == "lrt",
+        reference=values["reference"],
+        reference_class=values["reference_class"] or "",
+        weights=values["weights"],
+        firth=values["firth"],
+    )

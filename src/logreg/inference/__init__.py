@@ -1,0 +1,1 @@
+"""Statistical inference: standard errors, intervals and tests of the coefficients of an unpenalized fit."""

@@ -1,0 +1,145 @@
+"""The table of coefficients with their standard errors, on the terminal and in the report of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from logreg.inference.coefficient_table import Coefficient, CoefficientTable
+from logreg.inference.design import INTERCEPT
+from logreg.terminal import on_one_line
+
+MAX_SHOWN = 100
+"""Largest number of coefficients on the terminal and in the report; of more, those with the largest z are shown."""
+
+MAX_NAME = 28
+"""Characters of the name of a feature in a table; the middle of a longer one is left out."""
+
+COVARIANCE_IN_WORDS = {"hessian": "of maximum likelihood", "cluster": "by clusters"}
+
+
+def print_coefficients(table: CoefficientTable, console: Console) -> None:
+    """Prints the table, the odds ratios, the tests, and the statistics of the fit."""
+    for line in coefficient_lines(table):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def coefficient_lines(table: CoefficientTable) -> list[str]:
+    """The lines that the terminal shows; all but the last sentences fit into 100 columns."""
+    lines = [f"{table.checkpoint} on {table.data}", ""]
+    for class_name in dict.fromkeys(row.class_name for row in table.coefficients):
+        rows = shown_rows([row for row in table.coefficients if row.class_name == class_name])
+        against = f"log-odds of {class_name!r} against {table.reference_class!r}"
+        lines += [f"{against}; standard errors {covariance_in_words(table)}", ""]
+        lines += aligned(*coefficient_cells(table, rows))
+        lines += ["", f"odds ratios of {class_name!r} against {table.reference_class!r}", ""]
+        lines += [*aligned(*odds_cells(table, rows)), ""]
+    if table.tests is not None:
+        lines += ["likelihood-ratio test of each column", "", *aligned(*test_cells(table)), ""]
+    return [*map(on_one_line, lines), *map(on_one_line, [*statistics_in_words(table), *table.notes])]
+
+
+def shown_rows(rows: Sequence[Coefficient]) -> list[Coefficient]:
+    """The rows of one class that are shown, the intercept among them."""
+    if len(rows) <= MAX_SHOWN:
+        return list(rows)
+    least = sorted((abs(row.z) for row in rows), reverse=True)[MAX_SHOWN - 1]
+    return [row for row in rows if abs(row.z) >= least or row.feature == INTERCEPT]
+
+
+def covariance_in_words(table: CoefficientTable) -> str:
+    """How the standard errors were computed."""
+    if table.firth:
+        return "of Firth's penalized likelihood"
+    kind = table.covariance.partition(":")[0]
+    return COVARIANCE_IN_WORDS.get(kind, f"robust ({table.covariance})")
+
+
+def coefficient_cells(table: CoefficientTable, rows: Sequence[Coefficient]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table of one class."""
+    level = f"{table.confidence:.6g}".removeprefix("0")
+    header = ["", "coef", "std error", "z", "p", f"low {level}", f"high {level}"]
+    cells = []
+    for row in rows:
+        one = row.per_unit
+        numbers = [number(one.coef), number(one.std_error), f"{row.z:.2f}", p_value(row.p)]
+        cells.append([short(row.feature), *numbers, number(one.low), number(one.high)])
+    return header, cells
+
+
+def odds_cells(table: CoefficientTable, rows: Sequence[Coefficient]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the odds ratios of one class, per unit and per standard deviation."""
+    header = ["", "per unit", "low", "high", "per std", "low", "high"]
+    cells = []
+    for row in rows:
+        if row.per_std is not None:
+            ratios = [
+                "inf" if ratio is None else number(ratio)
+                for effect in (row.per_unit, row.per_std)
+                for ratio in (effect.odds_ratio, effect.odds_ratio_low, effect.odds_ratio_high)
+            ]
+            cells.append([short(row.feature), *ratios])
+    return header, cells
+
+
+def test_cells(table: CoefficientTable) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the likelihood-ratio tests."""
+    cells = [[short(one.term), number(one.chi2), str(one.degrees), p_value(one.p)] for one in table.tests or ()]
+    return ["", "chi2", "df", "p"], cells
+
+
+def statistics_in_words(table: CoefficientTable) -> list[str]:
+    """Sentences on the whole fit."""
+    fit = table.fit
+    lines = [f"{fit.rows:,.10g} rows, {fit.parameters:,} parameters"]
+    if fit.log_likelihood is not None and fit.likelihood_ratio is not None:
+        test = fit.likelihood_ratio
+        criteria = "" if fit.aic is None else f", AIC {fit.aic:.8g}, BIC {fit.bic:.8g}"
+        lines.append(
+            f"log-likelihood {fit.log_likelihood:.8g} (intercept alone {fit.null_log_likelihood:.8g}){criteria}"
+        )
+        lines.append(
+            f"likelihood-ratio test against the intercept alone: chi2 {test.chi2:.6g}, df {test.degrees}, "
+            f"p {p_value(test.p)}"
+        )
+    determination = [("McFadden", fit.mcfadden_r2), ("Tjur", fit.tjur_r2)]
+    if any(value is not None for _, value in determination):
+        lines.append("R^2: " + ", ".join(f"{name} {value:.4g}" for name, value in determination if value is not None))
+    if fit.variance_inflation:
+        name, most = max(fit.variance_inflation.items(), key=lambda item: item[1])
+        lines.append(
+            f"condition number {fit.condition_number:.3g}, variance inflation at most {most:.3g} ({on_one_line(name)})"
+        )
+    kind = "Wald" if table.interval == "wald" else "profile likelihood"
+    lines.append(f"intervals of {100 * table.confidence:.6g} %: {kind}")
+    return lines
+
+
+def number(value: float) -> str:
+    """A number with four significant digits."""
+    return f"{value:.4g}"
+
+
+def p_value(value: float) -> str:
+    """A p-value; the smallest ones as a bound."""
+    return "<1e-16" if value < 1e-16 else f"{value:.3g}"
+
+
+def short(name: str) -> str:
+    """The name of a feature, at most `MAX_NAME` characters long."""
+    name = on_one_line(name)
+    kept = MAX_NAME - 1
+    return name if len(name) <= MAX_NAME else f"{name[: kept // 2]}…{name[len(name) - (kept + 1) // 2 :]}"
+
+
+def aligned(header: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table; the first column is left-aligned, the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:<{width}}" if place == 0 else f"{cell:>{width}}"
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (header, *cells)
+    ]

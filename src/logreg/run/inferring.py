@@ -1,0 +1,443 @@
+"""Standard errors, intervals and tests for the coefficients of a checkpoint, or the reason why there are none."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from logreg.config import EXACT, RunConfig
+from logreg.data import TensorDataModule
+from logreg.errors import ConfigError, DataError, as_typed, name_list
+from logreg.facts import DataFacts
+from logreg.files import shown
+from logreg.inference.coefficient_table import (
+    HIGH_VARIANCE_INFLATION,
+    CoefficientTable,
+    coefficient_rows,
+    fit_statistics,
+)
+from logreg.inference.collinearity import linear_combinations
+from logreg.inference.covariance import ROBUST, cluster_covariance, robust_covariance
+from logreg.inference.design import INTERCEPT, Design, Term, choose_design, to_source_units
+from logreg.inference.firth import FirthLikelihood
+from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize
+from logreg.inference.profile import drop_term
+from logreg.optimality.certificate import is_penalized, problem_of
+from logreg.optimality.separation.explain import explain_separation
+from logreg.run.building import build_data
+from logreg.terminal import show_status
+from logreg.training.checkpoint_reading import TrainedModel
+from logreg.training.module import DTYPES
+
+CLUSTER = "cluster:"
+"""Start of a covariance by clusters, before the name of the column."""
+
+FEW_CLUSTERS = 40
+"""Number of clusters below which their standard errors are known to be too small (Cameron and Miller, 2015)."""
+
+FIRTH_IN_WORDS = (
+    "Firth's penalized likelihood: the gradient is 0 to float64 accuracy, and other maxima are not excluded, since it "
+    "is not concave everywhere; log-likelihood and tests are those of the penalized likelihood"
+)
+"""What is certain of a fit of that kind."""
+
+MAX_PARAMETERS = 10_000
+"""Largest number of parameters: their information matrix then takes 0.8 GB."""
+
+
+@dataclass(frozen=True)
+class InferenceRequest:
+    """What is asked of a checkpoint.
+
+    Attributes:
+        checkpoint: The checkpoint.
+        config: The config of its run, with the keys that were typed.
+        trained: The model.
+        confidence: Level of the intervals, in (0, 1).
+        covariance: "hessian", one of `ROBUST`, or "cluster:COLUMN"; ``None`` for the one that suits the weights.
+        profile: Whether limits are those of the profile likelihood.
+        tests: Whether each term is tested by a likelihood ratio.
+        reference: Reference level by the name of a categorical column.
+        reference_class: The class that the others are compared with; empty for the first.
+        weights: "auto", "frequency" or "sampling".
+        firth: Whether Firth's penalized likelihood is maximized; of the checkpoint only the data and the loss count.
+    """
+
+    checkpoint: Path
+    config: RunConfig
+    trained: TrainedModel
+    confidence: float = 0.95
+    covariance: str | None = None
+    profile: bool = False
+    tests: bool = False
+    reference: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    reference_class: str = ""
+    weights: str = "auto"
+    firth: bool = False
+
+
+def infer(request: InferenceRequest) -> CoefficientTable:
+    """Reads the data, polishes the fit to float64 accuracy, and computes the table.
+
+    Raises:
+        LogregError: There is no such table for this fit, or the user can correct the request.
+    """
+    trained, config = request.trained, request.config
+    outputs = trained.module.objective.row_loss.num_outputs(trained.facts.num_classes)
+    design = choose_design(trained.facts, outputs, request.reference, request.reference_class)
+    check_fit(trained, design, request.firth)
+    check_options(request, design)
+
+    show_status(f"reading {config.dataset['name']} ...")
+    data = data_in_float64(request)
+    facts = data.facts
+    weights = data.sample_weight("train")
+    kind = kind_of_weights(request, weights)
+    counts = kind != "sampling"
+    covariance = request.covariance or ("hessian" if counts else "HC0")
+    if not counts and covariance == "hessian":
+        raise ConfigError(
+            "`covariance=hessian` takes weights as counts of rows, and these are sampling weights. "
+            "Set covariance=HC0, or weights=frequency where they are counts."
+        )
+    rows = float(facts.rows["train"] if weights is None else weights.sum() if counts else (weights > 0).sum())
+    clusters = clusters_of(data, covariance.removeprefix(CLUSTER)) if covariance.startswith(CLUSTER) else None
+
+    show_status("summing the information over the rows ...")
+    problem = problem_of(trained.module.objective, facts, outputs, torch.float64, torch.device("cpu"))
+    mean, std = (torch.tensor(part, dtype=torch.float64) for part in (facts.mean, facts.std))
+    point = torch.zeros(design.shape, dtype=torch.float64)
+    point = point if request.firth else _start(trained, design, facts, mean, std)
+    arguments = problem, data.row_source("train"), design, facts.num_classes
+    plain = Likelihood(*arguments)
+    start = plain.evaluate(point)
+    check_rank(design, start, facts)
+    likelihood = plain
+    if request.firth:
+        likelihood = FirthLikelihood(*arguments, to_source_units(design, mean, std))
+        start = likelihood.evaluate(point)
+    found = _maximum(request, data, likelihood, start)
+    if not request.firth:
+        check_gap(request, start, found)
+
+    if clusters is not None:
+        matrix = cluster_covariance(likelihood, found, clusters, rows)
+    elif covariance in ROBUST:
+        matrix = robust_covariance(likelihood, found, covariance, rows, counts)
+    else:
+        matrix = found.covariance
+    table, limit_error = coefficient_rows(
+        likelihood, found, matrix, mean, std, request.confidence, request.profile, show_status
+    )
+    labels = data.labels("train")
+    totals = torch.bincount(labels, weights, facts.num_classes).double()
+    statistics = fit_statistics(likelihood, found, totals, rows, counts)
+    if request.firth:
+        everything = Term("all", tuple(range(design.shape[1] - 1)))
+        statistics = statistics.of_penalized_likelihood(drop_term(likelihood, found, everything))
+    tests = [drop_term(likelihood, found, term) for term in design.terms if term.positions] if request.tests else None
+    return CoefficientTable(
+        checkpoint=shown(request.checkpoint),
+        data=facts.title,
+        classes=facts.class_names,
+        reference_class=design.reference_class,
+        references=design.references,
+        confidence=request.confidence,
+        covariance=covariance,
+        firth=request.firth,
+        interval="profile" if request.profile else "wald",
+        weights=kind,
+        coefficients=table,
+        fit=statistics,
+        tests=tests,
+        limit_error=limit_error,
+        notes=(
+            *_weights_in_words(kind, rows, weights, request.weights == "auto"),
+            *_clusters_in_words(clusters, covariance),
+            *_inflation_in_words(statistics.variance_inflation),
+            FIRTH_IN_WORDS
+            if request.firth
+            else f"polished from the checkpoint by {found.steps} Newton steps in float64, {found.moved:.1g} standard "
+            "errors",
+        ),
+    )
+
+
+# Refusals
+
+
+def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
+    """Refuses a fit whose estimates have no standard errors of this kind, from its checkpoint alone.
+
+    Args:
+        trained: The model.
+        design: Its parameters.
+        firth: Whether it will be fitted again, with Firth's penalty: then its own penalty or separation is no matter.
+
+    Raises:
+        ConfigError: It has a penalty, class weights, no intercept or separate outputs.
+        DataError: It has too few rows, too many parameters, or no finite optimum.
+    """
+    module, facts = trained.module, trained.facts
+    objective, loss = module.objective, module.objective.row_loss
+    if is_penalized(objective) and not firth:
+        stated = " ".join(f"{key}={value:g}" for key, value in (("l2", objective.l2), ("l1", objective.l1)) if value)
+        raise ConfigError(
+            f"`ckpt_path` must be of a fit without penalty, got {stated}: a penalty moves the estimates by more than "
+            f"their standard errors say. Train again with l2=0{' l1=0' if objective.l1 else ''}, or set "
+            "firth=true, which needs no other fit."
+        )
+    if not loss.couples_outputs and loss.num_outputs(facts.num_classes) > 1:
+        raise ConfigError(
+            f"`ckpt_path` must be of a model with one likelihood of all classes, and loss={objective.loss} fits each "
+            "class against the rest. Train again with loss=auto."
+        )
+    if facts.class_weight:
+        raise ConfigError(
+            "`ckpt_path` must be of a fit without class weights, under which the estimates are not those of the "
+            "likelihood. Train again with dataset.class_weight=none."
+        )
+    if not module.has_intercept:
+        raise ConfigError(
+            "`ckpt_path` must be of a model with an intercept, got intercept=false. Train again with intercept=true."
+        )
+    rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
+    if rows <= parameters:
+        raise DataError(
+            f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,} rows of train have "
+            f"{parameters:,} parameters. Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), "
+            "or leave columns out with dataset.drop, and train again."
+        )
+    if parameters > MAX_PARAMETERS:
+        raise DataError(
+            f"`ckpt_path` must be of a fit with at most {MAX_PARAMETERS:,} parameters, and this one has "
+            f"{parameters:,}. Leave columns out, and train again."
+        )
+    separation = (trained.optimality or {}).get("separation", "")
+    if separation and not firth:
+        raise _separated(separation)
+
+
+def _separated(separation: str) -> DataError:
+    reason = separation.partition("; ")[0].removeprefix("no finite optimum: ")
+    return DataError(
+        f"`ckpt_path` must be of a fit that has a finite optimum, and {reason}. Set firth=true for "
+        "finite estimates with standard errors, or leave columns out with dataset.drop and train again."
+    )
+
+
+def check_options(request: InferenceRequest, design: Design) -> None:
+    """Refuses options that do not go together, or not with the run.
+
+    Raises:
+        ConfigError: One of them.
+    """
+    covariance = request.covariance or "hessian"
+    if request.firth and covariance != "hessian":
+        raise ConfigError(
+            f"`covariance={covariance}` must not go with firth=true, whose standard errors are those of the "
+            "information. Leave out one of them."
+        )
+    if design.shape[0] > 1 and covariance in ("HC2", "HC3"):
+        raise ConfigError(
+            f"`covariance={covariance}` must be asked of a model of two classes: it divides by the leverage of a row, "
+            f"and {len(design.classes) + 1} classes have a matrix for it. Set covariance=HC0, or HC1."
+        )
+    if covariance != "hessian" and (request.profile or request.tests):
+        key = "interval=profile" if request.profile else "test=lrt"
+        raise ConfigError(
+            f"`{key}` must go with covariance=hessian: the likelihood itself takes the model for true. "
+            f"Leave out {key}, or covariance={covariance}."
+        )
+    group = request.config.dataset.get("split", {}).get("group")
+    if group is not None and not covariance.startswith(CLUSTER):
+        raise ConfigError(
+            f"`covariance` must take the groups into account by which the run was split, since rows of one {group} "
+            f"are not independent. Set 'covariance={CLUSTER}{group}'."
+        )
+
+
+def kind_of_weights(request: InferenceRequest, weights: Tensor | None) -> str | None:
+    """What the weights of the rows are: "frequency" or "sampling"; ``None`` where there are none.
+
+    Raises:
+        ConfigError: What was typed does not fit the weights.
+    """
+    if weights is None:
+        if request.weights != "auto":
+            raise ConfigError(
+                f"`weights={request.weights}` must go with a run with dataset.weight, and this one has none. Leave it "
+                "out."
+            )
+        return None
+    are_whole = bool((weights == weights.round()).all())
+    if request.weights == "frequency" and not are_whole:
+        first = float(weights[weights != weights.round()][0])
+        raise ConfigError(
+            f"`weights=frequency` must go with whole numbers, and a row has the weight {first:g}. Set weights=sampling."
+        )
+    kind = ("frequency" if are_whole else "sampling") if request.weights == "auto" else request.weights
+    if kind == "sampling" and (request.profile or request.tests or request.firth):
+        key = "firth=true" if request.firth else "interval=profile" if request.profile else "test=lrt"
+        raise ConfigError(f"`{key}` must not go with sampling weights, which have no likelihood. Leave it out.")
+    return kind
+
+
+def data_in_float64(request: InferenceRequest) -> TensorDataModule:
+    """The rows of the run, in float64 whatever its precision, with mean and deviation of each feature.
+
+    Raises:
+        DataError: The data has changed since.
+    """
+    config, theirs = request.config, request.trained.facts
+    dataset = {**config.dataset, "standardize": True}
+    optimizer = {"name": "newton"}
+    data = build_data(dataclasses.replace(config, dataset=dataset, precision="64", optimizer=optimizer))
+    facts = data.facts
+    same = (facts.num_features, facts.feature_names, facts.class_names) == (
+        *(theirs.num_features, theirs.feature_names),
+        theirs.class_names,
+    )
+    if not same or data.fingerprint_in(DTYPES[config.precision]) != theirs.fingerprint:
+        raise DataError(
+            f"`ckpt_path` must be of the rows of {facts.title} as they are now, and the data has changed since: their "
+            "checksum is another one. Train again."
+        )
+    return data
+
+
+def clusters_of(data: TensorDataModule, column: str) -> Tensor:
+    """Cluster of each train row, (N,), from 0, of the clusters that train has.
+
+    Raises:
+        ConfigError: There is one cluster alone.
+    """
+    codes = data.codes("train", column, "covariance")
+    clusters: Tensor = codes.unique(return_inverse=True)[1]
+    if len(clusters) == 0 or int(clusters.max()) == 0:
+        raise ConfigError(
+            f"`covariance={CLUSTER}{column}` must name a column with several clusters, and all rows of train have one "
+            "value there. Name another column, or set covariance=HC1."
+        )
+    return clusters
+
+
+def check_rank(design: Design, start: Evaluation, facts: DataFacts) -> None:
+    """Refuses columns that are linear combinations of others.
+
+    Raises:
+        DataError: Names them, and those that they are combinations of.
+    """
+    size = design.shape[1]
+    combinations = linear_combinations(start.hessian[:size, :size])
+    if not combinations:
+        return
+    by_position = {position: term.name for term in design.terms for position in term.positions}
+    described = []
+    for one in combinations[:3]:
+        name = design.names[one.position]
+        others = [design.names[position] for position in one.others]
+        if others in ([], [INTERCEPT]):
+            described.append(f"{name!r} is constant")
+        else:
+            named = name_list((repr(other) if other != INTERCEPT else other for other in others), 5, last=" and ")
+            described.append(f"{name!r} is a linear combination of {named}")
+    left_out = list(dict.fromkeys(by_position[one.position] for one in combinations))
+    more = f"; and {len(combinations) - 3} more" if len(combinations) > 3 else ""
+    advice = f"Train again with {as_typed('dataset.drop', left_out)}"
+    if not facts.columns:
+        advice = "Leave it out of the file, and train again"
+    raise DataError(
+        f"`ckpt_path` must be of a fit with one solution, and {'; '.join(described)}{more}, so no coefficient there "
+        f"has a standard error. {advice}."
+    )
+
+
+def _maximum(request: InferenceRequest, data: TensorDataModule, likelihood: Likelihood, start: Evaluation) -> Maximum:
+    """The maximum of the likelihood.
+
+    Raises:
+        DataError: There is none; names the separation where it is one.
+    """
+    try:
+        return maximize(likelihood, start)
+    except DataError:
+        objective = request.trained.module.objective
+        separation = explain_separation(
+            data.feature_reader("train"),
+            data.labels("train"),
+            objective,
+            data.facts,
+            sample_weight=data.sample_weight("train"),
+        )
+        if separation:
+            raise _separated(separation) from None
+        raise
+
+
+def check_gap(request: InferenceRequest, start: Evaluation, found: Maximum) -> None:
+    """Refuses a checkpoint that is not at the optimum to within the tolerance of its run.
+
+    Raises:
+        DataError: It is not, with the distance.
+    """
+    gap = (start.value - found.value) / found.value if found.value else 0.0
+    if gap <= request.config.tolerance:
+        return
+    optimizer = request.config.optimizer["name"]
+    stopped, advice = "", "with a larger max_epochs"
+    if optimizer not in EXACT:
+        stopped = f", where optimizer={optimizer} stopped"
+        advice = "with optimizer=newton, and without lr, batch_size, schedule and max_epochs"
+    raise DataError(
+        f"`ckpt_path` must be of a fit at its optimum, and this one is {gap:.2g} of the value above it{stopped} "
+        f"(tolerance={request.config.tolerance:g}). Train again {advice}."
+    )
+
+
+# Parts
+
+
+def _start(trained: TrainedModel, design: Design, facts: DataFacts, mean: Tensor, std: Tensor) -> Tensor:
+    """The checkpoint's parameters (M, P) by standardized features."""
+    coef, intercept = trained.module.model.in_source_units()
+    parameters = design.of_point(torch.cat([coef, intercept.unsqueeze(1)], dim=1), facts)
+    standardized: Tensor = torch.linalg.solve(to_source_units(design, mean, std), parameters.T)
+    return standardized.T
+
+
+def _weights_in_words(kind: str | None, rows: float, weights: Tensor | None, chosen: bool) -> list[str]:
+    if kind is None or weights is None:
+        return []
+    if kind == "frequency":
+        why = ", since all are whole numbers (weights=sampling takes them otherwise)" if chosen else ""
+        return [f"weights are frequencies: {len(weights):,} rows count as {rows:,.0f}{why}"]
+    why = ", since not all are whole numbers" if chosen else ""
+    return [
+        f"weights are sampling weights{why}: standard errors are robust, and there is no likelihood, so no AIC, BIC, "
+        "R^2 of McFadden or likelihood-ratio test"
+    ]
+
+
+def _clusters_in_words(clusters: Tensor | None, covariance: str) -> list[str]:
+    if clusters is None:
+        return []
+    groups = int(clusters.max()) + 1
+    line = f"standard errors by {groups:,} clusters of {covariance.removeprefix(CLUSTER)}"
+    few = f": fewer than {FEW_CLUSTERS}, so they are too small, more so the fewer" if groups < FEW_CLUSTERS else ""
+    return [line + few]
+
+
+def _inflation_in_words(factors: Mapping[str, float]) -> list[str]:
+    high = [f"{name} ({factor:.3g})" for name, factor in factors.items() if factor > HIGH_VARIANCE_INFLATION]
+    if not high:
+        return []
+    return [
+        f"variance inflation above {HIGH_VARIANCE_INFLATION:g}: {name_list(high)}; other columns nearly determine "
+        "them, so their coefficients are known poorly"
+    ]
