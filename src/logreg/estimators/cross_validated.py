@@ -30,7 +30,8 @@ from logreg.estimators.logistic_regression import (
 )
 from logreg.evaluation.cross_validation import FoldScores, cross_validated_rows
 from logreg.evaluation.path_selection import best_of, score_points, simplest_of
-from logreg.rows import MemoryRows
+from logreg.facts import Batch
+from logreg.rows import MemoryRows, chosen_rows
 from logreg.solvers.arguments import check_weights
 from logreg.solvers.fit import in_source_units, problem_of, stored_rows
 from logreg.solvers.folds import FoldPaths, fit_folds, fit_parts
@@ -123,7 +124,6 @@ class LogisticRegressionCV(LogisticRegression):
     standard_errors_: Array
     coefs_paths_: Array
     full_path_: Array
-    takes_sparse = False
 
     def __init__(
         self,
@@ -177,7 +177,7 @@ class LogisticRegressionCV(LogisticRegression):
             ConvergenceWarning: The relative gap of some fit is above ``tol``.
 
         Raises:
-            TypeError: X is sparse, or ``params`` has another name.
+            TypeError: ``params`` has another name.
             ValueError: A parameter, the data or the splits cannot be fitted; the message says what to do.
         """
         self._check_parameters()
@@ -447,8 +447,8 @@ def _all_are(values: Any, holds: Callable[[Any], bool]) -> bool:
 
 def _part(rows: MemoryRows, places: Array) -> MemoryRows:
     """Some of the rows."""
-    part, weights = torch.from_numpy(places), rows.sample_weight
-    return MemoryRows(rows.features[part], rows.labels[part], None if weights is None else weights[part])
+    part = torch.from_numpy(places).to(rows.labels.device)
+    return MemoryRows(*chosen_rows(Batch(rows.features, rows.labels, rows.sample_weight), part))
 
 
 def _partitions(splits: Sequence[Split], number: int) -> list[Tensor]:

@@ -21,7 +21,7 @@ from logreg.evaluation.measured import CrossValidated
 from logreg.evaluation.path_row import PathRow
 from logreg.evaluation.path_selection import HeldOutScores, path_row, score_points
 from logreg.facts import Batch
-from logreg.rows import RowSource
+from logreg.rows import RowSource, chosen_rows
 from logreg.solvers.folds import FoldPaths
 from logreg.solvers.path import PathPoint
 from logreg.solvers.problem import Problem
@@ -40,8 +40,7 @@ def held_out_rows(rows: RowSource, folds: Tensor, fold: int) -> Iterator[Batch]:
         own = folds[first : (first := first + len(block.labels))] == fold
         place = own.nonzero()[:, 0].to(block.labels.device)
         if len(place):
-            weight = block.sample_weight
-            yield Batch(block.features[place], block.labels[place], None if weight is None else weight[place])
+            yield chosen_rows(block, place)
 
 
 @dataclass(frozen=True)

@@ -105,12 +105,14 @@ class BatchPaths(NamedTuple):
         return found
 
 
-def fits_in_batch(problem: Problem, folds: Tensor) -> bool:
-    """Whether `fit_small_folds` may be called, for dense rows on the CPU."""
+def fits_in_batch(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:
+    """Whether `fit_small_folds` may be called."""
     sizes = folds.bincount()
     padded = int(sizes.max()) * len(sizes)
     return (
-        not problem.coupled
+        rows.features.device.type == "cpu"
+        and not rows.is_sparse
+        and not problem.coupled
         and problem.loss.is_convex
         and problem.loss.has_conjugate
         and problem.num_features + 1 <= MAX_PARAMETERS
