@@ -396,6 +396,13 @@ def test_it_is_cloned_pickled_and_cross_validated_itself() -> None:
     assert min(scores) > 0.85
 
 
+def test_a_checkpoint_has_no_such_estimator() -> None:
+    with pytest.raises(
+        ValueError, match=r"^`from_checkpoint` must .* Use LogisticRegression\.from_checkpoint\('latest'\)"
+    ):
+        LogisticRegressionCV.from_checkpoint("latest")
+
+
 def test_verbose_fits_print_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     X, y = two_classes()
     LogisticRegressionCV(Cs=CS, verbose=1).fit(X, y)

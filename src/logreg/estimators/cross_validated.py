@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -237,6 +238,18 @@ class LogisticRegressionCV(LogisticRegression):
         """The metadata that `fit` takes: its own, and that of the splitter."""
         router = MetadataRouter(owner=self).add_self_request(self)
         return router.add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
+
+    @classmethod
+    def from_checkpoint(cls, ckpt_path: str | Path) -> Any:
+        """A run keeps neither scores nor fits of the folds as this estimator has them.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            "`from_checkpoint` must be called on LogisticRegression, since a checkpoint has no scores_ and no "
+            f"coefs_paths_. Use LogisticRegression.from_checkpoint({str(ckpt_path)!r}), and read path.csv of the run."
+        )
 
     def _check_parameters(self) -> None:
         """Checks the parameters.
