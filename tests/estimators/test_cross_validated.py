@@ -12,10 +12,12 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from scipy import sparse
 from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegressionCV as Theirs
 from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.model_selection import (
@@ -92,7 +94,7 @@ def test_scores_and_coefficients_are_those_of_scikit_learn(case: dict[str, Any],
     theirs = Theirs(Cs=CS, use_legacy_attributes=False, max_iter=1000, **reference, **given).fit(
         X, y, sample_weight=weights
     )
-    ours = LogisticRegressionCV(Cs=CS, **TIGHT, **case).fit(X, y, weights)
+    ours = LogisticRegressionCV(Cs=CS, tol=1e-13, precision=64, **case).fit(X, y, weights)
     np.testing.assert_allclose(ours.scores_, theirs.scores_, atol=1e-6)
     np.testing.assert_allclose(ours.coefs_paths_, theirs.coefs_paths_, atol=1e-5)
     np.testing.assert_array_equal(ours.Cs_, theirs.Cs_)
@@ -329,6 +331,32 @@ def test_rows_may_be_frames_and_tensors() -> None:
     assert tensors.score(torch.from_numpy(X), torch.from_numpy(y)) == pytest.approx(once.score(X, y), rel=1e-3)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
+@pytest.mark.parametrize("splits", [3, ShuffleSplit(2, random_state=0)], ids=["folds", "parts"])
+def test_sparse_rows_have_the_paths_of_dense_rows(splits: Any, l1_ratio: float, classes: int) -> None:
+    draw = np.random.default_rng(0)
+    X = sparse.random_array((120, 15), density=0.3, format="csr", rng=draw)
+    y = (X @ draw.standard_normal((15, classes)) + 0.3 * draw.gumbel(size=(120, classes))).argmax(1)
+    weights = 1.0 + draw.integers(0, 2, len(y))
+    estimator = LogisticRegressionCV(Cs=3, cv=splits, l1_ratios=[l1_ratio], tol=1e-11, precision=64, refit=False)
+    dense = clone(estimator).fit(X.toarray(), y, weights)
+    ours = clone(estimator).fit(X, y, weights)
+    np.testing.assert_allclose(ours.Cs_, dense.Cs_, rtol=1e-6)
+    np.testing.assert_allclose(ours.coefs_paths_, dense.coefs_paths_, atol=2e-4 * np.abs(dense.coefs_paths_).max())
+    np.testing.assert_allclose(ours.scores_, dense.scores_, atol=1e-4)
+    np.testing.assert_allclose(ours.predict_proba(X), dense.predict_proba(X.toarray()), atol=1e-4)
+
+
+def test_text_is_cross_validated_in_a_pipeline() -> None:
+    texts = ["a red apple", "a green apple", "the fast car", "a slow car", "red apples", "fast cars"] * 4
+    model = make_pipeline(TfidfVectorizer(), LogisticRegressionCV(Cs=3, cv=3)).fit(texts, ["fruit", "fruit", "car"] * 8)
+    assert model[-1].certificate_.converged
+    tensor = torch.tensor(model[0].transform(texts).toarray()).to_sparse_csr()
+    again = LogisticRegressionCV(Cs=3, cv=3).fit(tensor, torch.arange(len(texts)) % 2)
+    assert again.coef_.shape == (1, tensor.shape[1])
+
+
 @pytest.mark.parametrize("l1_ratio", [0.0, 1.0])
 def test_the_unit_and_the_offset_of_features_do_not_matter(l1_ratio: float) -> None:
     X, y = two_classes()
@@ -366,6 +394,13 @@ def test_it_is_cloned_pickled_and_cross_validated_itself() -> None:
     pipeline = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=CS))
     scores = cross_validate(pipeline, X, y, cv=3, scoring="accuracy")["test_score"]
     assert min(scores) > 0.85
+
+
+def test_a_checkpoint_has_no_such_estimator() -> None:
+    with pytest.raises(
+        ValueError, match=r"^`from_checkpoint` must .* Use LogisticRegression\.from_checkpoint\('latest'\)"
+    ):
+        LogisticRegressionCV.from_checkpoint("latest")
 
 
 def test_verbose_fits_print_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ from logreg.rows import MemoryRows
 from logreg.solvers.bounds import Bound
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.passes.base import drive
-from logreg.solvers.path import PathPoint, _start, default_strengths, fit_path
+from logreg.solvers.path import PathPoint, default_strengths, fit_path, nearest_start
 from whole_runs import Answer, newest, train
 
 STRENGTHS = [1.0, 1e-1, 1e-2, 1e-3]
@@ -112,8 +112,8 @@ def test_a_fit_starts_at_the_optimum_of_the_nearest_strength() -> None:
     line = torch.arange(14.0).double().view(2, 1, 7)
     bound = Bound(1.0, 0.0, True, line[0], 1.0)
     before, last = (PathPoint(line[0] + power * line[1], bound, True, 1, 10.0**power) for power in (1, -1))
-    assert torch.equal(_start(problem, [before, last]), last.point)
-    assert torch.equal(_start(problem, []), torch.zeros(1, 7).double())
+    assert torch.equal(nearest_start(problem, [before, last]), last.point)
+    assert torch.equal(nearest_start(problem, []), torch.zeros(1, 7).double())
 
 
 def test_a_point_that_was_not_given_passes_enough_says_so() -> None:

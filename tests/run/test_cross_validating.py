@@ -345,6 +345,12 @@ def test_a_run_that_continues_keeps_its_path_and_its_folds(tmp_path: Path, typed
     ]
 
 
+def test_a_run_that_continues_draws_the_coefficients_of_its_path(tmp_path: Path) -> None:
+    train(tmp_path, "dataset=iris", "l1=[0.1,0.01]", "cv=3", "max_epochs=1", "tolerance=1e-14")
+    again = train(tmp_path, "ckpt_path=latest", "max_epochs=3", "report=full")
+    assert (again.folder / "figures" / "coefficient_paths.png").exists()
+
+
 def test_a_longer_recipe_is_cross_validated_anew_and_an_interrupted_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,8 +471,10 @@ def test_a_path_does_not_continue_with_other_folds(tmp_path: Path, run_command: 
     for typed, sentence in {
         "cv=4": "`cv` must be 3 to continue from this checkpoint, whose strength it has chosen, got 4. Leave it out, "
         "or leave ckpt_path out to train anew.",
+        "cv=null": "`cv` must be 3 to continue from this checkpoint, whose strength it has chosen, got null. Leave it "
+        "out, or leave ckpt_path out to train anew.",
         "cv_rule=one_se": "`cv_rule` must be best to continue from this checkpoint, whose strength it has chosen, got "
-        "'one_se'. Leave it out, or leave ckpt_path out to train anew.",
+        "one_se. Leave it out, or leave ckpt_path out to train anew.",
     }.items():
         answer = run_command(tmp_path, "train", "ckpt_path=latest", "max_epochs=9", typed)
         assert answer.err.splitlines() == [sentence], typed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -124,7 +125,6 @@ class LogisticRegressionCV(LogisticRegression):
     standard_errors_: Array
     coefs_paths_: Array
     full_path_: Array
-    takes_sparse = False
 
     def __init__(
         self,
@@ -178,7 +178,7 @@ class LogisticRegressionCV(LogisticRegression):
             ConvergenceWarning: The relative gap of some fit is above ``tol``.
 
         Raises:
-            TypeError: X is sparse, or ``params`` has another name.
+            TypeError: ``params`` has another name.
             ValueError: A parameter, the data or the splits cannot be fitted; the message says what to do.
         """
         self._check_parameters()
@@ -238,6 +238,18 @@ class LogisticRegressionCV(LogisticRegression):
         """The metadata that `fit` takes: its own, and that of the splitter."""
         router = MetadataRouter(owner=self).add_self_request(self)
         return router.add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
+
+    @classmethod
+    def from_checkpoint(cls, ckpt_path: str | Path) -> Any:
+        """A run keeps neither scores nor fits of the folds as this estimator has them.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            "`from_checkpoint` must be called on LogisticRegression, since a checkpoint has no scores_ and no "
+            f"coefs_paths_. Use LogisticRegression.from_checkpoint({str(ckpt_path)!r}), and read path.csv of the run."
+        )
 
     def _check_parameters(self) -> None:
         """Checks the parameters.
@@ -448,7 +460,8 @@ def _all_are(values: Any, holds: Callable[[Any], bool]) -> bool:
 
 def _part(rows: MemoryRows, places: Array) -> MemoryRows:
     """Some of the rows."""
-    return MemoryRows(*chosen_rows(Batch(rows.features, rows.labels, rows.sample_weight), torch.from_numpy(places)))
+    part = torch.from_numpy(places).to(rows.labels.device)
+    return MemoryRows(*chosen_rows(Batch(rows.features, rows.labels, rows.sample_weight), part))
 
 
 def _partitions(splits: Sequence[Split], number: int) -> list[Tensor]:

@@ -42,11 +42,8 @@ def rows_of(estimator: Any, X: Any, y: Any, device: str) -> tuple[Tensor, Array 
         device: The device of features that are not a tensor.
 
     Raises:
-        TypeError: X is sparse, and the estimator's ``takes_sparse`` is not set.
         ValueError: X or y has another shape, X is no matrix of numbers, or y holds no classes.
     """
-    if not estimator.takes_sparse:
-        _refuse_sparse(X)
     if isinstance(X, Tensor):
         features = _of_tensor(X)
         if not (isinstance(y, Tensor) and y.ndim == 1 and not y.is_floating_point()):
@@ -124,13 +121,6 @@ def _is_plain(X: Any) -> bool:
 def _as_features(X: Any) -> Tensor:
     """Checked rows of scikit-learn, an array or a CSR matrix, as a tensor."""
     return checked_sparse(X) if issparse(X) else as_tensor(np.ascontiguousarray(X))
-
-
-def _refuse_sparse(X: Any) -> None:
-    if issparse(X):
-        raise TypeError("X must be dense, and sparse matrices are not supported here yet. Give X.toarray().")
-    if isinstance(X, Tensor) and X.layout is not torch.strided:
-        raise TypeError("X must be dense, and sparse tensors are not supported here yet. Give X.to_dense().")
 
 
 def _of_tensor(X: Tensor) -> Tensor:

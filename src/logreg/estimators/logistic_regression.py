@@ -113,8 +113,6 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     n_features_in_: int
     n_iter_: Array
     certificate_: Certificate
-    takes_sparse: ClassVar[bool] = True
-    """Whether X may be sparse."""
 
     def __init__(
         self,
@@ -149,7 +147,7 @@ class LogisticRegression(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = self.takes_sparse
+        tags.input_tags.sparse = True
         return tags
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:

@@ -312,7 +312,7 @@ def _count_above(axes: Axes, x: NDArray[Any], counts: Sequence[int]) -> None:
 
 
 def coefficient_paths(
-    coefs: Sequence[Tensor],
+    coef: Tensor,
     rows: Sequence[PathRow],
     names: Sequence[str],
     title: str,
@@ -322,7 +322,7 @@ def coefficient_paths(
     """Each coefficient against the strength, with names: those of the largest at the chosen strength, then elsewhere.
 
     Args:
-        coefs: Coefficients for each strength, as the model has them, (K, D) each.
+        coef: Coefficients for each strength, as the model has them, (P, K, D).
         rows: The strengths of the path, in the same order.
         names: Name of each of the K * D coefficients, output by output.
         title: Title of the picture.
@@ -331,7 +331,7 @@ def coefficient_paths(
     """
     along = varied(rows)
     x = np.array([getattr(row, along) for row in rows])
-    values = np.stack([coef.flatten().numpy() for coef in coefs])
+    values = coef.flatten(1).numpy()
     lines = np.argsort(-np.abs(values).max(0), kind="stable")[:MAX_LINES]
     named = np.lexsort((-np.abs(values).max(0), -np.abs(values[chosen])))[:MAX_NAMED]
     figure = Figure(figsize=(7, 5), layout="constrained")

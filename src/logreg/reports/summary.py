@@ -81,8 +81,8 @@ class RunResult:
     """The checkpoint that the run continued."""
     path: Sequence[PathRow] | None = None
     """The regularization path that the strength of a penalty was chosen from."""
-    path_coef: Sequence[torch.Tensor] | None = None
-    """Coefficients (K, D) of each strength of the path; ``None`` where the path is that of a checkpoint."""
+    path_coef: torch.Tensor | None = None
+    """Coefficients of each strength of the path, (P, K, D); ``None`` where a checkpoint has not kept them."""
     path_rule: str = "best"
     """The rule by which the strength was chosen: best, or one_se."""
     cross_validation: CrossValidationSummary | None = None

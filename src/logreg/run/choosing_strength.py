@@ -46,6 +46,10 @@ MAX_DEFAULT_ROWS = 2000
 """Number of train rows from which val chooses the strength of a path, unless ``cv`` is typed.  The best strength on a
 fifth of fewer rows is a matter of luck."""
 
+MAX_KEPT_COEF = 2**18
+"""Number of coefficients of all fits of a path up to which a checkpoint keeps them, for the picture of a run that
+continues: 1 MiB."""
+
 PROGRESS_INTERVAL_S = 5.0
 """Least seconds between two progress lines, where stderr is not a terminal."""
 
@@ -101,6 +105,7 @@ class Chosen:
         path: The regularization path that a strength was chosen from; ``None`` where there is none.
         points: The fitted points of that path; empty where it is that of a checkpoint.
         place: Position of the chosen one, from which training starts.
+        kept_coef: The coefficients of that path in a checkpoint, (P, K, D); ``None`` where it has none.
         cross_validation: The scores over the folds: of the chosen strength, or of the recipe.
         reason: Reason for the value of l2, where it was neither typed nor chosen by scores; else empty.
     """
@@ -113,6 +118,14 @@ class Chosen:
     place: int = 0
     cross_validation: CrossValidationSummary | None = None
     reason: str = ""
+    kept_coef: Tensor | None = None
+
+    @property
+    def coef(self) -> Tensor | None:
+        """Coefficients of the path, (P, K, D), as the model has them; ``None`` where they are not known."""
+        if not self.points:
+            return self.kept_coef
+        return torch.stack([point.point[:, :-1] for point in self.points]).cpu()
 
     @property
     def start(self) -> PathPoint | None:
@@ -135,7 +148,9 @@ class Chosen:
             return None
         rows = [dataclasses.asdict(row) for row in self.path or ()]
         kept = None if self.cross_validation is None else to_json(self.cross_validation)
-        return {**self.asked, "rows": rows, "reason": self.reason, "cross_validation": kept}
+        coef = self.coef
+        coef = None if coef is None or coef.numel() > MAX_KEPT_COEF else coef.float()
+        return {**self.asked, "rows": rows, "reason": self.reason, "cross_validation": kept, "coef": coef}
 
 
 def asked_of(config: RunConfig) -> dict[str, Any]:
@@ -198,11 +213,10 @@ def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run
     for key, usual in (("cv", None), ("cv_repeats", 1), ("cv_rule", "best")):
         its = before.get(key, usual)
         if asked[key] != its:
-            raise ConfigError.broken(
-                key,
-                f"be {'null' if its is None else its} to continue from this checkpoint, whose strength it has chosen",
-                asked[key],
-                "Leave it out, or leave ckpt_path out to train anew.",
+            its, mine = ("null" if value is None else value for value in (its, asked[key]))
+            raise ConfigError(
+                f"`{key}` must be {its} to continue from this checkpoint, whose strength it has chosen, got {mine}. "
+                "Leave it out, or leave ckpt_path out to train anew."
             )
     has_own_l2 = config.l2 is not None and config.l1_ratio is None
     l2 = float(config.l2 if has_own_l2 else arguments["l2"])  # type: ignore[arg-type]  # has_own_l2
@@ -210,7 +224,8 @@ def strengths_of_checkpoint(config: RunConfig, held: Mapping[str, Any], same_run
     path = [PathRow(**row) for row in before.get("rows", ())]
     if (l1, l2) not in [row.order for row in path]:
         path = []
-    return Chosen(l2, l1, asked, path or None, cross_validation=scores, reason=before.get("reason", ""))
+    coef, reason = before.get("coef") if path else None, before.get("reason", "")
+    return Chosen(l2, l1, asked, path or None, cross_validation=scores, reason=reason, kept_coef=coef)
 
 
 def _default_folds(config: RunConfig, data: TensorDataModule) -> list[Tensor]:

@@ -149,7 +149,7 @@ def train(
         epochs=epochs,
         resumed_from=resumed.file if resumed is not None and same_run is None else None,
         path=chosen.path,
-        path_coef=[point.point[:, :-1].cpu() for point in chosen.points] or None,
+        path_coef=chosen.coef,
         path_rule=chosen.rule,
         cross_validation=chosen.cross_validation,
         predicted=predicted,

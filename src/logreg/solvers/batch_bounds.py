@@ -39,23 +39,24 @@ class BatchRows(NamedTuple):
     """Weighted sums of the squared features, (C, p)."""
 
 
-class BatchPoint(NamedTuple):
-    """Points with their derivatives in float64."""
+class BatchEvaluation(NamedTuple):
+    """f and its derivatives in float64, at a point (C, p), or at S points (S, C, p) with S first in every shape.
 
-    point: Tensor
-    """In the coordinates of the rows, (S, C, p)."""
+    Column b * K + k is output k of problem b.
+    """
+
     loss: Tensor
-    """Weighted loss, (S, C)."""
+    """Weighted loss, (C,)."""
     value: Tensor
-    """f of each problem, (S, B)."""
+    """f of each problem, (B,)."""
     slopes: Tensor
-    """The gradient of the loss, (S, C, p)."""
+    """The gradient of the loss, (C, p)."""
     residuals: Tensor
-    """Weighted residuals of the rows, (S, C, n)."""
+    """Weighted residuals of the rows, (C, n)."""
     curvature: Tensor
-    """Curvatures of the rows, (S, C, n)."""
+    """Curvatures of the rows, (C, n)."""
     logits: Tensor
-    """Shape (S, C, n)."""
+    """Shape (C, n)."""
 
 
 class BatchBound(NamedTuple):
@@ -73,12 +74,13 @@ class BatchBound(NamedTuple):
     error: Tensor
 
 
-def batch_bound(rows: BatchRows, at: BatchPoint, l2: Tensor, l1: Tensor) -> BatchBound:
+def batch_bound(rows: BatchRows, point: Tensor, at: BatchEvaluation, l2: Tensor, l1: Tensor) -> BatchBound:
     """Bounds f - f* of each problem by duality; without a feasible dual point only f* >= 0 is known.
 
     Args:
         rows: The rows.
-        at: The points.
+        point: The points in the coordinates of the rows, (S, C, p).
+        at: The evaluation there.
         l2: The strength of l2 at each of the S points, (S,): all > 0, or all 0.
         l1: The strength of l1, (S,): all > 0, or all 0.
     """
@@ -87,10 +89,10 @@ def batch_bound(rows: BatchRows, at: BatchPoint, l2: Tensor, l1: Tensor) -> Batc
     ratio, totals = model.scale / own.scale, rows.totals
     has_l2, has_l1, strengths = bool(l2[0] > 0), bool(l1[0] > 0), (l2, l1)
     l2, l1 = l2.view(-1, 1, 1) * ratio.square(), l1.view(-1, 1, 1) * ratio
-    coef = at.point[..., :d]
+    coef = point[..., :d]
     accumulated = (len(rows.features) + 20) * UNIT_ROUNDOFF
     reach = rows.squares.sqrt()
-    logits_error = (d + 10) * UNIT_ROUNDOFF * (at.point.abs() * reach).sum(-1)
+    logits_error = (d + 10) * UNIT_ROUNDOFF * (point.abs() * reach).sum(-1)
     steepest = 2 * loss.max_curvature
 
     # The dual point: the residuals, moved until they sum to 0, and with l1 alone scaled until it is feasible.
@@ -155,8 +157,8 @@ def batch_bound(rows: BatchRows, at: BatchPoint, l2: Tensor, l1: Tensor) -> Batc
     # f, and the point as it is stored.
     steepness = loss.lipschitz * totals.sqrt() if math.isfinite(loss.lipschitz) else (steepest * at.loss).sqrt()
     error = (2 * steepness * logits_error).unflatten(-1, (-1, k)).sum(-1) + 2 * accumulated * at.value.abs()
-    gradient = at.slopes + F.pad(l2, (0, int(problem.intercept))) * at.point
-    point, gradient = (one if problem.intercept else F.pad(one, (0, 1)) for one in (at.point, gradient))
+    gradient = at.slopes + F.pad(l2, (0, int(problem.intercept))) * point
+    point, gradient = (one if problem.intercept else F.pad(one, (0, 1)) for one in (point, gradient))
     offsets = (coef.abs() / own.scale) @ (2 * own.center.abs() + model.center.abs())
     of_intercept = (d + 5) * UNIT_ROUNDOFF * offsets + 4 * UNIT_ROUNDOFF * point[..., -1].abs()
     rounding = rounding + gradient[..., -1].abs() * of_intercept + 4 * UNIT_ROUNDOFF * (gradient * point).abs().sum(-1)
@@ -173,7 +175,7 @@ def batch_bound(rows: BatchRows, at: BatchPoint, l2: Tensor, l1: Tensor) -> Batc
     return BatchBound(stored, slope, at.value, gap, of_rows, rounding, error)
 
 
-def _excess(rows: BatchRows, at: BatchPoint, theta: Tensor) -> Tensor:
+def _excess(rows: BatchRows, at: BatchEvaluation, theta: Tensor) -> Tensor:
     """The Fenchel-Young excess of weighted dual points (S, C, n) at the logits, (S, C)."""
     dual = torch.where(rows.weights > 0, theta / rows.weights, 0.0)
     targets = rows.targets.expand_as(dual).reshape(-1, 1)

@@ -13,14 +13,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from logreg.csr import converted
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, RowSource, chosen_rows, logit_rows, parts, row_weights
+from logreg.solvers.kernels import affine
 from logreg.solvers.l1_path import fit_elastic_net_path
+from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.passes.base import drive
-from logreg.solvers.path import PathFitter, PathPoint, Strength
+from logreg.solvers.path import MAX_PASSES_PER_STRENGTH, PathFitter, PathPoint, Strength, nearest_start
 from logreg.solvers.problem import Problem
-from logreg.solvers.small_folds import fit_small_folds, fits_in_batch
+from logreg.solvers.small import is_small, solve_small
+from logreg.solvers.small_folds import MAX_ROW_NUMBERS, fit_small_folds, fits_in_batch
+from logreg.solvers.state import SolverState
 
 
 @dataclass(frozen=True)
@@ -73,17 +78,19 @@ def fit_folds(
         ConfigError: A strength has no penalty.
     """
     totals = _check(problem, rows, folds, strengths)
+    rows = _in_memory(rows) or rows
     order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
     without = [None, *range(len(totals))] if with_full else list(range(len(totals)))
-    memory = _in_memory(rows) if fits_in_batch(problem, folds) else None
-    batch = None if memory is None else fit_small_folds(problem, memory, folds, without, order, tolerance)
+    batch = None
+    if isinstance(rows, MemoryRows) and fits_in_batch(problem, rows, folds):
+        batch = fit_small_folds(problem, rows, folds, without, order, tolerance)
     known = [] if before is None else [*([before.full] if with_full else []), *before.of_folds]
     paths = []
     for number, fold in enumerate(without):
-        own, mine = problem, memory or rows
+        own, mine = problem, rows
         if fold is not None:
-            mine = _WithoutFold(mine, folds, fold)
-            own = replace(problem, rows=mine.num_rows, total_weight=problem.total_weight - float(totals[fold]))
+            mine = _rows_without(rows, folds, fold)
+            own = _problem_of(problem, mine.num_rows, problem.total_weight - float(totals[fold]))
         path = {} if batch is None else dict(zip(order, batch.of_problem(number, order, tolerance), strict=True))
         missing = [one for one in order if one not in path or not path[one].converged]
         near = [one for one in (*path.values(), *(known[number] if known else ())) if not one.l1]
@@ -95,11 +102,11 @@ def fit_folds(
 
 
 def _in_memory(rows: RowSource) -> MemoryRows | None:
-    """All rows in memory; ``None`` where they are sparse, not on the CPU, or may not be held."""
-    if rows.is_sparse or not rows.may_be_held:
+    """All rows in memory; ``None`` where they are many, sparse, not on the CPU, or may not be held."""
+    if isinstance(rows, MemoryRows) or rows.is_sparse or not rows.may_be_held:
         return None
-    if isinstance(rows, MemoryRows):
-        return rows if rows.features.device.type == "cpu" else None
+    if rows.num_rows * rows.num_features > MAX_ROW_NUMBERS:
+        return None
     blocks = list(rows.blocks())
     if any(block.features.device.type != "cpu" for block in blocks):
         return None
@@ -140,6 +147,25 @@ def _check(problem: Problem, rows: RowSource, folds: Tensor, strengths: Sequence
             "the smallest class has rows."
         )
     return weights.sum(1)
+
+
+def _problem_of(problem: Problem, rows: int, total_weight: float) -> Problem:
+    """The problem over some of the rows; ``rows`` is their number."""
+    nonzeros = None if problem.nonzeros is None else problem.nonzeros * rows // problem.rows  # about; only costs use it
+    return replace(problem, rows=rows, total_weight=total_weight, nonzeros=nonzeros)
+
+
+def _rows_without(rows: RowSource, folds: Tensor, fold: int) -> RowSource:
+    """The rows but those of a fold: copied once where they are sparse or of one block, else block by block."""
+    if isinstance(rows, MemoryRows) and (rows.is_sparse or rows.num_rows <= rows.block_rows):
+        return _some(rows, (folds != fold).nonzero()[:, 0])
+    return _WithoutFold(rows, folds, fold)
+
+
+def _some(rows: MemoryRows, places: Tensor) -> MemoryRows:
+    """The rows at some places: a copy."""
+    whole = Batch(rows.features, rows.labels, rows.sample_weight)
+    return MemoryRows(*chosen_rows(whole, places.to(rows.labels.device)))
 
 
 class _WithoutFold:
@@ -198,10 +224,9 @@ def fit_parts(
     order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
     found = []
     for part in parts:
-        weights = None if rows.sample_weight is None else rows.sample_weight[part]
-        mine = MemoryRows(rows.features[part], rows.labels[part], weights)
+        mine = _some(rows, part)
         total = sum(float(_weights_of(block, problem).sum()) for block in mine.blocks())
-        own = replace(problem, rows=len(part), total_weight=total)
+        own = _problem_of(problem, len(part), total)
         path = dict(zip(order, _fit_path(own, mine, order, tolerance, seed), strict=True))
         found.append([path[one] for one in strengths])
     return found
@@ -229,7 +254,32 @@ def _fit_path(
     points = drive(fit_elastic_net_path(problem, with_l1, tolerance, seed), rows)
     fitter = PathFitter(replace(problem, objective=replace(problem.objective, l1=0.0)), tolerance, seed)
     fitter.points.extend(near)
-    return points + [drive(fitter.fit(one.l2), rows) for one in strengths if not one.l1]
+    for strength in strengths:
+        if strength.l1:
+            continue
+        found = _fit_small(strength.of(problem), rows, fitter.points, tolerance)
+        if found is None:
+            drive(fitter.fit(strength.l2), rows)
+        else:
+            fitter.points.append(found)
+        points.append(fitter.points[-1])
+    return points
+
+
+def _fit_small(problem: Problem, rows: RowSource, near: Sequence[PathPoint], tolerance: float) -> PathPoint | None:
+    """The optimum of a small problem with l2 alone; ``None`` where it is not small, or not certified.
+
+    ``near`` has points of the same rows, from which the fit may start.
+    """
+    if not isinstance(rows, MemoryRows) or rows.is_sparse or not is_small(problem, rows):
+        return None
+    state = SolverState(problem, nearest_start(problem, near), tolerance)
+    passes = solve_small(state, rows, MAX_PASSES_PER_STRENGTH)
+    if not state.converged:
+        return None
+    drive(move_to_minimum_norm(state), rows)
+    assert state.bound is not None
+    return PathPoint(state.solution, state.bound, True, passes, problem.objective.l2)
 
 
 class HeldOutBlock(NamedTuple):
@@ -262,5 +312,5 @@ def held_out_logits(problem: Problem, rows: RowSource, folds: Tensor, paths: Fol
                 points = torch.stack([one.point for one in paths.of_folds[fold]], dim=1).view(k * p, -1)
                 coef = points[:, :-1] / scale
                 intercept = points[:, -1] - coef @ center
-                logits[here] = torch.addmm(intercept, part.features[here].double(), coef.T)
+                logits[here] = affine(converted(chosen_rows(part, here).features, torch.float64), coef, intercept)
             yield HeldOutBlock(part, logits.view(-1, k, p))

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from functools import partial
 
 import torch
 
 from logreg.csr import converted
 from logreg.errors import ConfigError
 from logreg.losses.objective import Objective
-from logreg.rows import RowSource, part_rows, parts, row_weights
+from logreg.rows import RowSource, part_rows, parts, row_weights, sparse_part_rows
 from logreg.solvers.fit import fit
 from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.minimum_norm import move_to_minimum_norm
@@ -75,8 +76,9 @@ def largest_slope(problem: Problem, rows: RowSource) -> float:
     classes = max(2, problem.num_outputs)
     center, scale = problem.model
     sums, weights = center.new_zeros(classes, problem.num_features), center.new_zeros(classes)
+    at_once = (sparse_part_rows if rows.is_sparse else partial(part_rows, dtype=torch.float64))(problem.num_features)
     for block in rows.blocks():
-        for part in parts(block, part_rows(problem.num_features, torch.float64)):
+        for part in parts(block, at_once):
             weight = row_weights(part, problem.class_weight, torch.float64)
             weight = center.new_ones(len(part.labels)) if weight is None else weight
             weights.index_add_(0, part.labels, weight)

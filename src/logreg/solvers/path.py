@@ -18,13 +18,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from logreg.csr import converted
 from logreg.facts import Batch
 from logreg.rows import row_weights
 from logreg.solvers.bounds import Bound, bound
 from logreg.solvers.fit import EXACT
+from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.newton import newton
 from logreg.solvers.passes.base import PassRequests
-from logreg.solvers.problem import Coordinates, Problem, choose_coordinates
+from logreg.solvers.problem import Coordinates, Problem, is_standardized
 from logreg.solvers.quasi_newton import LimitedMemoryInverse
 from logreg.solvers.starting_point import holds_hessian, stable_step
 from logreg.solvers.state import SolverState
@@ -93,17 +95,12 @@ def largest_curvature(problem: Problem, sample: Batch) -> float:
         problem: The problem over all rows.
         sample: Some of the rows, which the curvature is estimated from.
     """
-    coordinates = Coordinates(choose_coordinates(problem, sample, every_scale=False).center, problem.model.scale)
-    weights = row_weights(sample, problem.class_weight, torch.float64)
-    if weights is not None:  # rows whose mean square is the weighted one
-        features, shares = sample.features.double(), weights / weights.sum()
-        center = shares @ features if problem.intercept else coordinates.center
-        features = (features - center) * (shares * len(shares)).sqrt().unsqueeze(1)
-        coordinates, sample = (
-            Coordinates(torch.zeros_like(center), coordinates.scale),
-            sample._replace(features=features),
-        )
-    curvature = 1 / stable_step(problem, coordinates, sample)
+    weights, center = row_weights(sample, problem.class_weight, torch.float64), problem.model.center
+    if problem.intercept and (weights is not None or not is_standardized(problem)):
+        own = torch.ones_like(sample.labels, dtype=torch.float64) if weights is None else weights
+        center = sum_over_rows(own.unsqueeze(1), converted(sample.features, torch.float64))[0] / own.sum()
+    coordinates = Coordinates(center, problem.model.scale)
+    curvature = 1 / stable_step(problem, coordinates, sample._replace(sample_weight=weights))
     return curvature * problem.total_weight if problem.objective.reduction == "sum" else curvature
 
 
@@ -165,7 +162,7 @@ class PathFitter:
             inverse, self._inverse_l2 = None, l2
         uses_model = self._is_rough and holds_hessian(problem) and not problem.objective.l1
         # Newton's steps with a held Hessian are better off without a line: strengths may be a decade apart.
-        start = _start(problem, self.points)
+        start = nearest_start(problem, self.points)
         state = SolverState(
             problem,
             start,
@@ -211,7 +208,7 @@ def fit_path(
     return fitter.points
 
 
-def _start(problem: Problem, points: Sequence[PathPoint]) -> Tensor:
+def nearest_start(problem: Problem, points: Sequence[PathPoint]) -> Tensor:
     """The start of a fit, (K, D + 1): the point of the nearest l2 on a logarithmic scale, or zero without one."""
     if not points:
         return problem.zeros()

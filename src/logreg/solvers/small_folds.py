@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, row_weights
-from logreg.solvers.batch_bounds import BatchBound, BatchPoint, BatchRows, batch_bound
+from logreg.solvers.batch_bounds import BatchBound, BatchEvaluation, BatchRows, batch_bound
 from logreg.solvers.batch_model import minimize_models
 from logreg.solvers.bounds import Bound
 from logreg.solvers.path import PathPoint, Strength
@@ -105,12 +105,14 @@ class BatchPaths(NamedTuple):
         return found
 
 
-def fits_in_batch(problem: Problem, folds: Tensor) -> bool:
-    """Whether `fit_small_folds` may be called, for dense rows on the CPU."""
+def fits_in_batch(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:
+    """Whether `fit_small_folds` may be called."""
     sizes = folds.bincount()
     padded = int(sizes.max()) * len(sizes)
     return (
-        not problem.coupled
+        rows.features.device.type == "cpu"
+        and not rows.is_sparse
+        and not problem.coupled
         and problem.loss.is_convex
         and problem.loss.has_conjugate
         and problem.num_features + 1 <= MAX_PARAMETERS
@@ -189,27 +191,13 @@ def fit_small_folds(
     )
 
 
-class _Evaluation(NamedTuple):
-    """f and its derivatives at a point (C, p), for C = B * K columns: output k of problem b is b * K + k.
-
-    The fields are those of `BatchPoint`, for one strength.
-    """
-
-    loss: Tensor
-    value: Tensor
-    slopes: Tensor
-    residuals: Tensor
-    curvature: Tensor
-    logits: Tensor
-
-
 class _Fitted(NamedTuple):
     """The end of a fit, whose bound is not computed yet."""
 
     number: int
     """Place of the strength."""
     point: Tensor
-    now: _Evaluation
+    now: BatchEvaluation
 
 
 class _Batch:
@@ -239,7 +227,7 @@ class _Batch:
         self._hessian: Tensor | None = None
         """About the Hessians of the loss, (C, p, p)."""
         self._age = _STALE
-        self._last: tuple[Tensor, _Evaluation] | None = None
+        self._last: tuple[Tensor, BatchEvaluation] | None = None
         """The optimum for the last strength, and the evaluation there."""
 
     def fit(self, strengths: Sequence[Strength]) -> BatchPaths:
@@ -287,13 +275,14 @@ class _Batch:
 
     def _bound(self, fitted: Sequence[_Fitted], strengths: Sequence[Strength]) -> BatchBound:
         """Bounds the gaps of fits."""
-        if len(fitted) == 1:
-            at = BatchPoint(*(field.unsqueeze(0) for field in (fitted[0].point, *fitted[0].now)))
-        else:
-            at = BatchPoint(*map(torch.stack, zip(*((one.point, *one.now) for one in fitted), strict=True)))
+        point, *fields = (
+            field[0].unsqueeze(0) if len(fitted) == 1 else torch.stack(field)  # a view where there is one
+            for field in zip(*((one.point, *one.now) for one in fitted), strict=True)
+        )
+        at = BatchEvaluation(*fields)
         own = [strengths[one.number] for one in fitted]
         l2, l1 = (at.loss.new_tensor(one) for one in ([s.l2 for s in own], [s.l1 for s in own]))
-        return batch_bound(self.rows, at, l2, l1)
+        return batch_bound(self.rows, point, at, l2, l1)
 
     def _set(self, strength: Strength) -> None:
         """Takes a strength."""
@@ -315,7 +304,7 @@ class _Batch:
             point = torch.where((last * point > 0) | (self._l1 == 0), point, 0.0)
         return point
 
-    def _evaluate(self, point: Tensor, columns: Tensor | slice = ALL) -> _Evaluation:
+    def _evaluate(self, point: Tensor, columns: Tensor | slice = ALL) -> BatchEvaluation:
         """F and its derivatives at points of some columns."""
         features, weights, targets = self.rows.features, self.rows.weights[columns], self.rows.targets[columns]
         logits = point @ features.T
@@ -323,7 +312,7 @@ class _Batch:
         loss = torch.linalg.vecdot(values.view_as(logits), weights)
         weighted = residuals.view_as(logits).mul_(weights)
         value = self._value(loss, point)
-        return _Evaluation(loss, value, weighted @ features, weighted, curvature.view_as(logits), logits)
+        return BatchEvaluation(loss, value, weighted @ features, weighted, curvature.view_as(logits), logits)
 
     def _value(self, loss: Tensor, point: Tensor) -> Tensor:
         """F of each problem, (B,), from the losses (C,) at a point (C, p)."""
@@ -333,7 +322,7 @@ class _Batch:
             loss = torch.addmv(loss, point.abs(), self._l1)
         return loss if self.k == 1 else loss.view(-1, self.k).sum(1)
 
-    def _estimated_gap(self, now: _Evaluation, point: Tensor, columns: Tensor | slice = ALL) -> Tensor:
+    def _estimated_gap(self, now: BatchEvaluation, point: Tensor, columns: Tensor | slice = ALL) -> Tensor:
         """About the gap that a bound would find, relative to f, (B,)."""
         d = self.problem.num_features
         l2, l1, coef, slope = self._l2[:d], self._l1[:d], point[:, :d], now.slopes[:, :d]
@@ -349,7 +338,7 @@ class _Batch:
             gap += now.slopes[:, -1].square() / torch.linalg.vecdot(now.curvature, self.rows.weights[columns])
         return (gap if self.k == 1 else gap.view(-1, self.k).sum(1)) / now.value
 
-    def _minimize(self, start: Tensor, passes: Tensor, limit: Tensor) -> tuple[Tensor, _Evaluation]:
+    def _minimize(self, start: Tensor, passes: Tensor, limit: Tensor) -> tuple[Tensor, BatchEvaluation]:
         """Newton's method from a start (C, p) to an estimated relative gap of ``limit`` (B,).
 
         Problems whose gap is within the limit rest, while the others take steps.
@@ -407,7 +396,7 @@ class _Batch:
 
     def _try(
         self, at: Tensor, step: Tensor, value: Tensor, columns: Tensor | slice
-    ) -> tuple[Tensor, _Evaluation, Tensor]:
+    ) -> tuple[Tensor, BatchEvaluation, Tensor]:
         """Takes a step, halved for each problem until f does not increase.
 
         Returns:
@@ -428,7 +417,7 @@ class _Batch:
 
     # Steps
 
-    def _step(self, point: Tensor, slopes: Tensor, columns: Tensor | slice, now: _Evaluation) -> Tensor | None:
+    def _step(self, point: Tensor, slopes: Tensor, columns: Tensor | slice, now: BatchEvaluation) -> Tensor | None:
         """Newton's step to be added, for points of some columns; ``None`` where a Hessian is not positive definite."""
         if self._hessian is None:
             self._hessian, self._age = self._shared_hessians(now), _SHARED
@@ -463,7 +452,7 @@ class _Batch:
         else:
             self._hessian[columns] = hessian
 
-    def _renew(self, now: _Evaluation, columns: Tensor | slice) -> None:
+    def _renew(self, now: BatchEvaluation, columns: Tensor | slice) -> None:
         """Computes Hessians that are better than those that made a slow step."""
         features = self.rows.features
         if self._hessian is None or (self._age == _STALE and not self._is_cheap):
@@ -476,7 +465,7 @@ class _Batch:
             self._hessian[columns] = torch.stack([(features * row.unsqueeze(1)).T @ features for row in spread])
         self._age = _OWN
 
-    def _shared_hessians(self, now: _Evaluation) -> Tensor:
+    def _shared_hessians(self, now: BatchEvaluation) -> Tensor:
         """About the Hessians of the loss, (C, p, p), from the curvatures averaged over the problems."""
         rows = self.folded
         mean = now.curvature.view(-1, self.k, len(rows.weights)).mean(0) * rows.weights

@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from logreg.csr import converted
 from logreg.facts import Batch
 from logreg.rows import MemoryRows, part_rows, parts
 from logreg.solvers.costs import SECONDS_PER_PASS, hessian_seconds, pass_seconds
 from logreg.solvers.dual.row_space import Solver, is_wide, solve_in_rows
 from logreg.solvers.dual.sparse_rows import solve_sparse_rows
+from logreg.solvers.kernels import affine, sum_over_rows
 from logreg.solvers.newton_steps import SINGULAR_PIVOT, factor_hessian
 from logreg.solvers.passes.base import PassRequests, request, run_pass
 from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
@@ -278,19 +280,22 @@ def stable_step(problem: Problem, coordinates: Coordinates, sample: Batch) -> fl
     Args:
         problem: Defines the loss.
         coordinates: The coordinates of the steps.
-        sample: Some of the rows.
+        sample: Some of the rows; without weights each weighs 1.
     """
-    features = sample.features.to(torch.float32)
+    features, weights = converted(sample.features, torch.float32), sample.sample_weight
+    total = len(sample.labels) if weights is None else float(weights.sum())
+    weights = None if weights is None else weights.to(torch.float32)
     center, scale = coordinates.center.float(), coordinates.scale.float()
     vector = torch.ones_like(scale)
     for _ in range(10):  # subtracting the mean after the product needs no copy of the features
         unit = vector / vector.norm().clamp(min=1e-30) / scale
-        logits = features @ unit - center @ unit
-        vector = (features.T @ logits - center * logits.sum()) / scale
+        logits = affine(features, unit.unsqueeze(0), -(center @ unit).unsqueeze(0))
+        logits = logits if weights is None else logits * weights.unsqueeze(1)
+        vector = (sum_over_rows(logits, features)[0] - center * logits.sum()) / scale
     k = problem.num_outputs
     zero = problem.loss.curvature_at(torch.zeros(2, k, dtype=torch.float64), torch.arange(2))
     spread = float(problem.loss.own_curvature(zero).max())
-    return 1 / (spread * max(float(vector.norm()) / len(features), 1e-30))
+    return 1 / (spread * max(float(vector.norm()) / total, 1e-30))
 
 
 def _start_stochastically(state: SolverState, sample: Batch) -> PassRequests[None]:
@@ -300,7 +305,7 @@ def _start_stochastically(state: SolverState, sample: Batch) -> PassRequests[Non
     stochastic gradient descent diverges.
     """
     problem = state.problem
-    step = STOCHASTIC_STEP_FACTOR * stable_step(problem, state.coordinates, sample)
+    step = STOCHASTIC_STEP_FACTOR * stable_step(problem, state.coordinates, sample._replace(sample_weight=None))
     point = state.point
     for number in range(STOCHASTIC_PASSES):
         point = yield from request(
