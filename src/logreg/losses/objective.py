@@ -147,13 +147,13 @@ class Objective:
             if isinstance(features, Tensor):
                 coef.grad.addmm_(residuals.T, features)
             else:
-                coef.grad.add_(features.sums(residuals))
+                features.add_sums_(residuals, coef.grad)
             intercept.grad.add_(residuals.sum(0))
             return
         if isinstance(features, Tensor):
             torch.mm(residuals.T, features, out=coef.grad)
         else:
-            coef.grad.copy_(features.sums(residuals))
+            features.add_sums_(residuals, coef.grad.zero_())
         torch.sum(residuals, dim=0, out=intercept.grad)
         for penalty in self.penalties:
             penalty.add_gradient_(coef, coef.grad, scale)
