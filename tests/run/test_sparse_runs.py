@@ -14,6 +14,10 @@ from scipy import sparse
 from sklearn.datasets import dump_svmlight_file
 from torch import Tensor
 
+from logreg.csr import checked_sparse
+from logreg.data import RawData, Table, TensorDataModule
+from logreg.data.prepare import moments_of
+from logreg.data.profile import profile_data
 from logreg.training.checkpoint_reading import TrainedModel
 from whole_runs import Answer, Run, newest, train
 
@@ -174,7 +178,7 @@ def test_new_rows_need_not_have_the_last_features(sparse_run: Path, run_command:
     few = sparse.csr_array(([2.0, 1.0], ([0, 0], [0, 2])), shape=(2, WIDTH))
     sparse.save_npz(sparse_run / "few.npz", few)
     found = [predictions(run_command, sparse_run, file) for file in ("few.svm", "few.npz")]
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 @pytest.mark.parametrize(
@@ -285,3 +289,99 @@ def test_mistakes_are_answered_in_one_line(
     assert len(answer.err.splitlines()) == 1
     assert message in answer.err
     assert not (tmp_path / "runs").exists()
+
+
+# what is measured of the data
+
+
+class Source(NamedTuple):
+    """A dataset of given tables."""
+
+    raw: RawData
+    name: str = "given"
+
+    def read(self) -> RawData:
+        return self.raw
+
+
+def tables_of(features: Tensor, labels: Tensor, weights: Tensor | None = None) -> tuple[RawData, RawData]:
+    """The same rows, dense and sparse, in a file of the user: train and val share them."""
+    rows = torch.arange(len(labels))
+    sources = []
+    for matrix in (features, checked_sparse(sparse.csr_array(features.numpy()))):
+        tables = {
+            "train": Table(matrix, labels, rows[: len(rows) // 2], weights),
+            "val": Table(matrix, labels, rows[len(rows) // 2 :], weights),
+        }
+        sources.append(RawData(tables, ("0", "1"), source="given.svm"))  # type: ignore[arg-type]  # names of splits
+    return sources[0], sources[1]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("factor", [1.0, 1e-200, 1e200])
+def test_means_and_deviations_are_those_of_dense_rows(factor: float, weighted: bool) -> None:
+    features, labels = (torch.from_numpy(part) for part in rows_of(2))
+    features[:, 4], features[:, 5], features[:, 6] = 3.0, 1e6 + features[:, 6], factor * features[:, 7]
+    weights = torch.arange(ROWS).double() % 3 / 7 if weighted else None
+    dense, ours = (moments_of(raw.tables["train"]) for raw in tables_of(features, labels, weights))
+    torch.testing.assert_close(ours.mean, dense.mean, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(ours.std, dense.std, rtol=1e-9, atol=1e-14)
+    assert ours.is_constant.nonzero()[:, 0].tolist() == dense.is_constant.nonzero()[:, 0].tolist() == [1, 4]
+    assert float(ours.std[6] / factor) == pytest.approx(float(dense.std[6] / factor), rel=1e-12)
+
+
+def test_leaks_and_repeated_rows_are_those_of_dense_rows() -> None:
+    features, labels = (torch.from_numpy(part) for part in rows_of(2))
+    features[:, 7] = labels * 2.0  # the target under another name
+    features[ROWS // 2] = features[3]  # a row of val that is one of train
+    features[ROWS // 2, 8], features[3, 8] = -0.0, 0.0
+    dense, ours = (
+        profile_data(TensorDataModule(Source(raw), split={"test": 0})) for raw in tables_of(features, labels)
+    )
+    leaks = [TensorDataModule(Source(raw), split={"test": 0}) for raw in tables_of(features, labels)]
+    for data in leaks:
+        data.setup()
+    assert leaks[0].leaks.target == leaks[1].leaks.target == ("feature 7",)
+    assert [one.count for one in ours.repeated] == [one.count for one in dense.repeated]
+    assert ours.repeated[0].count >= 1
+    nonzeros = int((features != 0).sum())
+    assert ours.feature_bytes == nonzeros * 12 + (ROWS + 1) * 4
+
+
+def test_separation_is_found_in_few_sparse_features(tmp_path: Path) -> None:
+    features, labels = rows_of(2)
+    features[:, 7] = labels * 2.0
+    sparse.save_npz(tmp_path / "X.npz", sparse.csr_array(features))
+    np.save(tmp_path / "y.npy", labels)
+    run = train(tmp_path, "dataset=features", "dataset.path=[X.npz,y.npy]", "l2=0", "optimizer=newton")
+    assert "feature 7 separates '1' from '0' perfectly" in run.summary["optimality"]["separation"]
+
+
+def test_units_of_tiny_and_huge_features_cost_no_digits(tmp_path: Path) -> None:
+    features, labels = rows_of(2)
+    coef = []
+    for factor in (1.0, 2.0**60):
+        scaled = features.copy()
+        scaled[:, 5] *= factor
+        scaled[:, 6] /= factor
+        sparse.save_npz(tmp_path / "X.npz", sparse.csr_array(scaled))
+        np.save(tmp_path / "y.npy", labels)
+        run = train(
+            tmp_path, "dataset=features", "dataset.path=[X.npz,y.npy]", "l2=1e-2", "dataset.standardize=true",
+            "tolerance=1e-22", "precision=64"
+        )  # fmt: skip
+        found = model_of(run)[0][0]
+        found[5] *= factor
+        found[6] /= factor
+        coef.append(found)
+    torch.testing.assert_close(coef[1], coef[0], rtol=0, atol=SAME * float(coef[0].abs().max()))
+
+
+def test_blocks_of_an_epoch_are_each_row_once() -> None:
+    features, labels = (torch.from_numpy(part) for part in rows_of(2))
+    data = TensorDataModule(Source(tables_of(features, labels)[1]), batch_size=7, split={"test": 0}, seed=3)
+    blocks = list(data.train_dataloader())
+    order = torch.cat([block.features.to_dense() for block in blocks])
+    own = features[: ROWS // 2].float()
+    assert not torch.equal(order, own)
+    assert sorted(map(tuple, order.tolist())) == sorted(map(tuple, own.tolist()))
