@@ -12,27 +12,37 @@ includes the certificate.  scikit-learn gets float32 and float64, its liblinear 
 The figures are seconds to a true relative gap (f - f*) / f*.  The ratio is of our median to that of the best rival, so
 below 1 ours is faster.  The memory is the peak during one fit of ours above the memory before it, on Linux; the size of
 the CSR arrays stands in the title of the case.
+
+With --epochs an epoch of sgd (batches of 256) of the training command's module is timed instead, against one of
+SGDClassifier, and with --memory the peak memory of the training command above that of the same command on few rows.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from scipy import sparse
 from scipy.special import logsumexp
 from torch import Tensor
 
-from common import new_parser, positive, print_versions
-from logreg.csr import as_scipy, of_scipy
+from common import SCRIPTS, new_parser, positive, print_versions, process_use, silence_lightning
+from logreg.csr import as_scipy, num_bytes, of_scipy, some_rows
+from logreg.data import RawData, Table, TensorDataModule
 from logreg.losses.objective import Objective
+from logreg.training.module import LogisticModule
 from map import OPTIMUM, Answer, Optimum, Problem, Solver, compare
 
 GAPS = (1e-3, 1e-5)
@@ -43,6 +53,12 @@ WORDS_PER_ROW = 86
 
 ZIPF_EXPONENT = 0.9
 """Exponent of the power law of the words' frequencies."""
+
+BATCH = 256
+"""Rows of a batch of sgd, as dataset=features has."""
+
+SGD_L2 = 1e-5
+"""Penalty of an epoch of sgd."""
 
 INTERCEPT_SCALING = 10.0
 """liblinear penalizes the intercept; with this scale of its column the penalty is small."""
@@ -137,6 +153,69 @@ def text_rows(path: Path) -> tuple[Tensor, Tensor]:
     return of_scipy(x), torch.from_numpy(np.unique([row["topic"] for row in rows], return_inverse=True)[1])
 
 
+class _Given(NamedTuple):
+    """A dataset of rows in memory."""
+
+    features: Tensor
+    labels: Tensor
+    name: str = "given"
+
+    def read(self) -> RawData:
+        return RawData({"train": Table(self.features, self.labels)}, ("0", "1"))
+
+
+class _Timer(pl.Callback):
+    """Processor time of each epoch, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._start = time.process_time()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.seconds.append(time.process_time() - self._start)
+
+
+def epochs(features: Tensor, labels: Tensor, number: int) -> str:
+    """A row of the table: processor time of an epoch of sgd and of SGDClassifier, medians of ``number``."""
+    from sklearn.linear_model import SGDClassifier
+
+    silence_lightning()
+    data = TensorDataModule(_Given(features, labels), BATCH, {"val": 0, "test": 0}, standardize=None)
+    timer, module = _Timer(), LogisticModule(data.facts, l2=SGD_L2, lr=0.1, batch_size=BATCH, max_epochs=number)
+    switches: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    trainer = pl.Trainer(
+        max_epochs=number, accelerator="cpu", callbacks=[timer], enable_model_summary=False, **switches
+    )
+    trainer.fit(module, data)
+    theirs = []
+    for _ in range(number):
+        model = SGDClassifier(loss="log_loss", alpha=SGD_L2, max_iter=1, tol=None, learning_rate="constant", eta0=0.1)
+        start = time.process_time()
+        model.fit(as_scipy(features), labels.numpy())
+        theirs.append(time.process_time() - start)
+    mine, other = median(timer.seconds), median(theirs)
+    return f"| sgd, an epoch | {mine:.3f} | {other:.3f} | SGDClassifier | {mine / other:.2f} |"
+
+
+def memory(features: Tensor, labels: Tensor) -> str:
+    """A line: peak memory of the training command on a file of these rows, above that on the first hundred."""
+    peaks = []  # bytes
+    with TemporaryDirectory() as folder:
+        for x, y in ((features, labels), (some_rows(features, 0, 100), labels[:100])):
+            sparse.save_npz(f"{folder}/X.npz", as_scipy(x), compressed=False)
+            np.save(f"{folder}/y.npy", y.numpy())
+            words = ["dataset=features", "dataset.path=[X.npz,y.npy]", f"l2={1 / len(y)}", "report=brief"]
+            use = process_use([str(SCRIPTS / "train.py"), *words], Path(folder))
+            peaks.append(use.peak * 2**30)
+    arrays = num_bytes(features)
+    return (
+        f"memory of the training command: {(peaks[0] - peaks[1]) / arrays:.2f} times the {arrays / 2**20:.0f} MiB of "
+        "the CSR arrays"
+    )
+
+
 def main(typed: Sequence[str] | None = None) -> int:
     """Prints the table; returns the exit code 0, whatever the numbers are."""
     parser = new_parser(__doc__, repeats=3)
@@ -147,6 +226,8 @@ def main(typed: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--c", action="append", type=float, metavar="C", help="penalty (default: 1; again for more)")
     parser.add_argument("--gap", action="append", type=float, metavar="GAP", help="a relative gap (again for more)")
+    parser.add_argument("--epochs", type=positive, metavar="NUMBER", help="times so many epochs of sgd instead")
+    parser.add_argument("--memory", action="store_true", help="measures the training command's memory instead")
     parser.add_argument("--ours-alone", action="store_true", help="leaves the rivals out")
     parser.add_argument("--process-time", action="store_true", help="CPU time, for machines that are busy otherwise")
     parser.add_argument("--cut", type=float, default=5.0, help="breaks a rival off after this multiple of our time")
@@ -159,6 +240,13 @@ def main(typed: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     print_versions()
     print(f"{torch.get_num_threads()} threads, {'process' if arguments.process_time else 'wall'} time")
+    if arguments.epochs or arguments.memory:
+        features, labels = rcv1_like(arguments.rows, arguments.features)
+        if arguments.epochs:
+            print(epochs(features, labels, arguments.epochs))
+        if arguments.memory:
+            print(memory(features, labels))
+        return 0
     print("| gap | ours, s | best rival, s | which | ratio | true gap | certified | passes | peak, MiB |")
     print("|---|--:|--:|---|--:|--:|--:|--:|--:|")
     name, loss = ("text", "cross_entropy") if arguments.text else ("rcv1", "bce")

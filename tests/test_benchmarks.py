@@ -59,6 +59,7 @@ FAST = [
     ),
     SmokeRun("l1", "--part path --tiny --repeats 1 --rival celer", ["500 x 5,000", "certified"]),
     SmokeRun("sparse", "--repeats 1 --rows 300 --features 60 --gap 1e-3", ["300 x 60", "2 classes", "| 1e-03 |"]),
+    SmokeRun("sparse", "--epochs 2 --rows 300 --features 60", ["sgd, an epoch", "SGDClassifier"]),
     SmokeRun("sparse", "--repeats 1 --text {text} --gap 1e-3", ["**text**", "3 classes"]),
 ]
 """Those of a few seconds."""

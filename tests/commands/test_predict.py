@@ -367,7 +367,7 @@ MISTAKES = {
     ),
     ("features", ("a=1",)): (
         "`input` must be given: the model has features without names, a matrix of 5 features "
-        "(.npz, .npy, .safetensors)."
+        "(.npz, .npy, .safetensors, .svm, .libsvm, .svmlight)."
     ),
     ("toy", ("hours=3", "accelerator=gpu")): (
         "`accelerator=gpu` must name hardware that torch can use here, and there is no CUDA device. "

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from logreg.csr import StandardizedRows
 from logreg.losses import LOSSES, Loss
 from logreg.losses.penalties import PENALTIES, Penalty
 
 Reduction = Literal["mean", "sum"]
+
+
+class ImplicitRows(Protocol):
+    """Features (N, D) that are not formed, such as sparse ones: their products are enough."""
+
+    def affine(self, coef: Tensor, intercept: Tensor) -> Tensor:
+        """Logits (N, K) of coef (K, D) and intercept (K,)."""
+
+    def add_sums_(self, left: Tensor, sums: Tensor) -> None:
+        """Adds left (N, K).T @ features to ``sums`` (K, D)."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,7 @@ class Objective:
 
     def gradient_(
         self,
-        features: Tensor | StandardizedRows,
+        features: Tensor | ImplicitRows,
         targets: Tensor,
         coef: Tensor,
         intercept: Tensor,
@@ -114,7 +123,7 @@ class Objective:
         residuals.T @ features.  Call this method under ``torch.no_grad()``.
 
         Args:
-            features: The batch, shape (N, D), dense or sparse.
+            features: The batch, shape (N, D), or its products alone.
             targets: Shape (N, K), in [0, 1].
             coef: Shape (K, D); its ``grad`` must be allocated.
             intercept: Shape (K,); its ``grad`` must be allocated.
@@ -147,13 +156,13 @@ class Objective:
             if isinstance(features, Tensor):
                 coef.grad.addmm_(residuals.T, features)
             else:
-                coef.grad.add_(features.sums(residuals))
+                features.add_sums_(residuals, coef.grad)
             intercept.grad.add_(residuals.sum(0))
             return
         if isinstance(features, Tensor):
             torch.mm(residuals.T, features, out=coef.grad)
         else:
-            coef.grad.copy_(features.sums(residuals))
+            features.add_sums_(residuals, coef.grad.zero_())
         torch.sum(residuals, dim=0, out=intercept.grad)
         for penalty in self.penalties:
             penalty.add_gradient_(coef, coef.grad, scale)

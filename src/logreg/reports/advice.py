@@ -153,8 +153,10 @@ def _used(summary: Summary) -> str:
         return shell_line([*words, *(f"{name}={value:.4g}" for name, value in summary.example.items())])
     dataset = summary.config.get("dataset", {})
     keys = (key.removeprefix("dataset.") for key in ROWS)
-    path = next((dataset[key] for key in keys if isinstance(dataset.get(key), str)), None)
-    if path is None:
+    path = next((dataset[key] for key in keys if dataset.get(key)), None)
+    if isinstance(path, list | tuple) and dataset.get("name") == "features":
+        path = path[0]  # the second file has the labels
+    if not isinstance(path, str):
         return ""
     output = [] if Path("predictions.csv").exists() else ["output=predictions.csv"]
     return shell_line([*words, f"input={path}", *output])

@@ -11,9 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linprog
+from scipy.sparse import csr_array
 from sklearn import datasets
 from torch import Tensor
 
+from logreg.csr import of_scipy
 from logreg.optimality.separation.find import Separation, _separate_each, find_separation, separate_groups
 from logreg.optimality.separation.inequalities import _with_worst
 from logreg.optimality.separation.rows import Kind, SeparationRows, TooMuchWork
@@ -413,3 +415,47 @@ def test_without_time_single_columns_are_compared_for_every_class(draw: torch.Ge
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one.column_sizes(), other.column_sizes())
         assert torch.equal(one.separated, other.separated)
+
+
+# wide sparse features, of which single columns alone are compared
+
+
+def wide_sparse(classes: int) -> tuple[Tensor, Tensor]:
+    """2,500 columns in 400 rows; each column but the last is in rows of every class, with both signs."""
+    draw = torch.Generator().manual_seed(0)
+    features = torch.zeros(400, 2500, dtype=torch.float64)
+    for column in range(2499):
+        places = torch.randperm(400 // classes, generator=draw)[:2]
+        for label in range(classes):
+            features[places * classes + label, column] = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    return features, torch.arange(400) % classes
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("kind", ["unknown", "quasi-complete", "complete"])
+def test_single_columns_of_wide_sparse_features_are_compared(classes: int, kind: str) -> None:
+    features, labels = wide_sparse(classes)
+    labels = labels[:399]
+    features = features[:399]
+    if kind == "complete":
+        features[:, -1] = torch.where(labels == 1, 3.0, -1.0 * (labels == 0))
+    if kind == "quasi-complete":
+        features[labels.eq(1).nonzero()[:5, 0], -1] = 2.0
+    found = find_separation(of_scipy(csr_array(features.numpy())), labels, classes, "bce")
+    if kind == "unknown":
+        assert found == Separation("unknown")
+        return
+    assert found.kind == ("complete" if kind == "complete" and classes == 2 else "quasi-complete")
+    assert found.columns[0] == 2499
+    assert 1 in found.classes
+
+
+def test_rows_of_weight_0_do_not_hide_a_separation_of_sparse_features() -> None:
+    features, labels = wide_sparse(2)
+    features[:, -1] = labels * 3.0
+    features[:2, -1] = torch.tensor([3.0, 0.0])
+    weights = torch.ones(400)
+    assert find_separation(of_scipy(csr_array(features.numpy())), labels, 2, "bce", weights).kind != "complete"
+    weights[:2] = 0
+    found = find_separation(of_scipy(csr_array(features.numpy())), labels, 2, "bce", weights)
+    assert (found.kind, found.columns) == ("complete", (2499,))

@@ -22,6 +22,7 @@ References:
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from logreg.optimality.certificate import MAX_NAMED
 from logreg.optimality.separation.inequalities import Inequalities
 from logreg.optimality.separation.rows import (
     MAX_HINGE_COEFFICIENTS,
+    MAX_NUMEL,
     NEGLIGIBLE_SLOPE,
     Features,
     Kind,
@@ -131,7 +133,7 @@ def find_separation(
 
     Args:
         features: Shape (N, D), any type, finite.  They are not copied.  A sparse CSR tensor becomes dense block by
-            block; with `MAX_HINGE_COEFFICIENTS` features or more it is not searched.
+            block; with `MAX_HINGE_COEFFICIENTS` features or more its single columns alone are compared.
         labels: Shape (N,), integers in [0, C).
         num_classes: C >= 2.
         loss: The name of the loss.  With more than two classes, "bce" fits one output to each class against the rest.
@@ -144,7 +146,7 @@ def find_separation(
     if isinstance(features, Tensor) and is_sparse(features):
         features = SparseFeatures(features)
     if features.shape[1] >= MAX_HINGE_COEFFICIENTS and is_sparse(features[:1]):
-        return Separation("unknown")
+        return _single_columns_of_sparse(features, labels, num_classes, sample_weight)
     rows = SeparationRows(features, labels, num_classes, sample_weight, time.process_time() + seconds)
     if num_classes == 2:
         return _softmax(rows, torch.tensor([1, 0]))  # the one output is for class 1
@@ -152,6 +154,19 @@ def find_separation(
     if LOSSES[loss].couples_outputs:
         return _softmax(rows, group)
     alone = _separate_each(rows, group)
+    return _summarize(alone, group, _kind_of(alone))
+
+
+def _single_columns_of_sparse(
+    features: Features, labels: Tensor, num_classes: int, sample_weight: Tensor | None
+) -> Separation:
+    """What single columns of sparse features show; arguments as of `find_separation`."""
+    if num_classes * features.shape[1] > MAX_NUMEL:
+        return Separation("unknown")
+    rows = SeparationRows(features, labels, num_classes, sample_weight, deadline=-math.inf)
+    group = torch.tensor([1, 0]) if num_classes == 2 else torch.arange(num_classes)
+    alone = _separate_each(rows, group)  # no time is left, so that only columns are compared
+    alone = alone[:1] if num_classes == 2 else alone
     return _summarize(alone, group, _kind_of(alone))
 
 
@@ -167,8 +182,8 @@ class _GroupSeparation(NamedTuple):
 
 def _largest_first(weight: Tensor) -> tuple[int, ...]:
     """The positions of the weights (D,) that are not negligible, in descending order."""
-    order = weight.argsort(descending=True, stable=True).tolist()
-    return tuple(place for place in order if weight[place] > NEGLIGIBLE_SLOPE * weight.max())
+    order = weight.argsort(descending=True, stable=True)
+    return tuple(order[weight[order] > NEGLIGIBLE_SLOPE * weight.max()].tolist())
 
 
 def separate_groups(rows: SeparationRows, group: Tensor) -> _GroupSeparation:

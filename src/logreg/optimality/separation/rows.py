@@ -27,6 +27,9 @@ It is larger than `BOUNDARY_COSINE`, since the basis of the subspace has roundin
 BLOCK_NUMEL = 2**20
 """Numbers of a block: 8 MB in float64."""
 
+SPARSE_BLOCK_ROWS = 2**14
+"""Rows of a block of sparse features."""
+
 NEGLIGIBLE_SLOPE = 1e-7
 """Coefficient of a separating direction, relative to its largest, that counts as 0."""
 
@@ -136,6 +139,8 @@ class SeparationRows:
 
         The extremes are in standard deviations from the shift; inf and -inf where a class has no row.
         """
+        if is_sparse(self.features[:1]):
+            return self._ranges_of_sparse()
         everyone, shift = torch.arange(len(self.labels)), self.scaling.shift
         low = torch.full((self.num_classes, len(shift)), torch.inf, dtype=torch.float64)
         high, total, square = -low, torch.zeros_like(shift), torch.zeros_like(shift)
@@ -152,6 +157,31 @@ class SeparationRows:
         scale = (square / len(everyone) - (total / len(everyone)).square()).sqrt()
         scale = scale.where(scale > 0, 1)
         return Scaling(shift, scale), low / scale, high / scale
+
+    def _ranges_of_sparse(self) -> tuple[Scaling, Tensor, Tensor]:
+        """`column_ranges` of sparse features, from their non-zeros, with shift 0."""
+        rows, (classes, width) = len(self.labels), (self.num_classes, self.width - 1)
+        low = torch.full((classes * width,), torch.inf, dtype=torch.float64)
+        high, numbers = -low, torch.zeros(classes * width, dtype=torch.float64)
+        total, square = torch.zeros(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
+        for first in range(0, rows, SPARSE_BLOCK_ROWS):
+            part = slice(first, min(first + SPARSE_BLOCK_ROWS, rows))
+            features = self.features[part if self._positions is None else self._positions[part]]
+            columns, values = features.col_indices().long(), features.values().double()
+            of_class = self.labels[part].repeat_interleave(features.crow_indices().diff().long())
+            places = of_class * width + columns
+            low.scatter_reduce_(0, places, values, "amin")
+            high.scatter_reduce_(0, places, values, "amax")
+            numbers.index_add_(0, places, torch.ones_like(values))
+            total.index_add_(0, columns, values)
+            square.index_add_(0, columns, values.square())
+        in_class = torch.bincount(self.labels, minlength=classes).unsqueeze(1)
+        has_zero = numbers.view(classes, width) < in_class
+        low, high = low.view(classes, width), high.view(classes, width)
+        low, high = torch.where(has_zero, low.clamp(max=0), low), torch.where(has_zero, high.clamp(min=0), high)
+        scale = (square / rows - (total / rows).square()).clamp(min=0).sqrt()
+        scale = scale.where(scale > 0, 1)
+        return Scaling(torch.zeros_like(scale), scale), low / scale, high / scale
 
     def seconds_left(self) -> float:
         """Seconds of processor time until the deadline.
