@@ -25,6 +25,7 @@ from logreg.solvers.path import MAX_PASSES_PER_STRENGTH, PathFitter, PathPoint, 
 from logreg.solvers.problem import Problem
 from logreg.solvers.small import is_small, solve_small
 from logreg.solvers.small_folds import MAX_ROW_NUMBERS, fit_small_folds, fits_in_batch
+from logreg.solvers.softmax_folds import fit_softmax_folds, fits_in_softmax_batch
 from logreg.solvers.state import SolverState
 
 
@@ -81,24 +82,42 @@ def fit_folds(
     rows = _in_memory(rows) or rows
     order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
     without = [None, *range(len(totals))] if with_full else list(range(len(totals)))
-    batch = None
-    if isinstance(rows, MemoryRows) and fits_in_batch(problem, rows, folds):
-        batch = fit_small_folds(problem, rows, folds, without, order, tolerance)
     known = [] if before is None else [*([before.full] if with_full else []), *before.of_folds]
+    known = [[one for one in path if not one.l1] for path in known]
+    batch = _fit_batch(problem, rows, folds, without, order, tolerance, known) if isinstance(rows, MemoryRows) else []
     paths = []
     for number, fold in enumerate(without):
         own, mine = problem, rows
         if fold is not None:
             mine = _rows_without(rows, folds, fold)
             own = _problem_of(problem, mine.num_rows, problem.total_weight - float(totals[fold]))
-        path = {} if batch is None else dict(zip(order, batch.of_problem(number, order, tolerance), strict=True))
+        path = {Strength(point.l2, point.l1): point for point in (batch[number] if batch else ())}
         missing = [one for one in order if one not in path or not path[one].converged]
-        near = [one for one in (*path.values(), *(known[number] if known else ())) if not one.l1]
+        near = [*(one for one in path.values() if not one.l1), *(known[number] if known else ())]
         for one, point in zip(missing, _fit_path(own, mine, missing, tolerance, seed, near), strict=True):
             if one not in path or point.converged or point.bound.gap < path[one].bound.gap:
                 path[one] = point
         paths.append([path[one] for one in strengths])
     return FoldPaths(strengths, paths[0] if with_full else [], paths[int(with_full) :])
+
+
+def _fit_batch(
+    problem: Problem,
+    rows: MemoryRows,
+    folds: Tensor,
+    without: Sequence[int | None],
+    strengths: Sequence[Strength],
+    tolerance: float,
+    near: Sequence[Sequence[PathPoint]],
+) -> list[list[PathPoint]]:
+    """The fits of each problem that a batch makes; empty where none can.  Arguments as of `fit_softmax_folds`."""
+    if fits_in_batch(problem, rows, folds):
+        found = fit_small_folds(problem, rows, folds, without, strengths, tolerance)
+        return [found.of_problem(number, strengths, tolerance) for number in range(len(without))]
+    with_l2 = [one for one in strengths if not one.l1]
+    if with_l2 and fits_in_softmax_batch(problem, rows, folds):
+        return fit_softmax_folds(problem, rows, folds, without, with_l2, tolerance, near)
+    return []
 
 
 def _in_memory(rows: RowSource) -> MemoryRows | None:

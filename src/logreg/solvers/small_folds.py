@@ -107,18 +107,34 @@ class BatchPaths(NamedTuple):
 
 def fits_in_batch(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:
     """Whether `fit_small_folds` may be called."""
+    return (
+        not problem.coupled
+        and problem.loss.is_convex
+        and problem.loss.has_conjugate
+        and problem.num_features + 1 <= MAX_PARAMETERS
+        and fits_as_folded(problem, rows, folds)
+    )
+
+
+def fits_as_folded(problem: Problem, rows: MemoryRows, folds: Tensor) -> bool:
+    """Whether `FoldedRows` may be made: few dense rows on the CPU, and folds of about one size."""
     sizes = folds.bincount()
     padded = int(sizes.max()) * len(sizes)
     return (
         rows.features.device.type == "cpu"
         and not rows.is_sparse
-        and not problem.coupled
-        and problem.loss.is_convex
-        and problem.loss.has_conjugate
-        and problem.num_features + 1 <= MAX_PARAMETERS
         and padded <= MAX_PADDING * len(folds)
         and padded * (problem.num_features + 1) <= MAX_ROW_NUMBERS
     )
+
+
+def polynomial_at(at: float, known: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """The value at ``at`` of the polynomial through some points, each with its place; the places differ."""
+    value = torch.zeros_like(known[0][1])
+    for number, (place, point) in enumerate(known):
+        others = [other for index, (other, _) in enumerate(known) if index != number]
+        value = value.add(point, alpha=math.prod((at - other) / (place - other) for other in others))
+    return value
 
 
 class FoldedRows:
@@ -295,10 +311,7 @@ class _Batch:
         if not optima:
             zeros = self.rows.features.new_zeros(len(self.rows.weights), self.rows.features.shape[1])
             return zeros if self._last is None else self._last[0]
-        point = torch.zeros_like(optima[0][1])
-        for number, (place, optimum) in enumerate(optima):
-            others = [other for index, (other, _) in enumerate(optima) if index != number]
-            point = point.add(optimum, alpha=math.prod((at - other) / (place - other) for other in others))
+        point = polynomial_at(at, optima)
         if self._strength.l1:
             last = optima[-1][1]
             point = torch.where((last * point > 0) | (self._l1 == 0), point, 0.0)
