@@ -217,6 +217,7 @@ ACROSS = {
     "losses/own_loss": "a loss that is none of ours",
     "data/stratified_folds": "the folds of data.folds; the file of solvers.folds has their name",
     "run/run_lifecycle": "train, stop, go on, load elsewhere",
+    "run/runs_with_links": "whole runs, and the commands after them, with each link",
     "run/very_many_classes": "the memory of a run and of the commands after it, and what they list",
     "solvers/passes/reduction": "what holds of every pass when several processes share the rows",
     "solvers/sparse": "sparse rows in every pass, solver, bound and search",

@@ -218,7 +218,7 @@ def test_a_user_may_type_every_link_that_there_is() -> None:
 
 def test_a_link_is_for_two_classes() -> None:
     with pytest.raises(ConfigError, match=r"`link=probit` must be used with two classes, got 3\. Use link=logit"):
-        LINKS["probit"].num_outputs(3)
+        fit(torch.eye(3), torch.arange(3), Objective("probit"))
 
 
 # i <- 1:40; x1 <- ((i*7) %% 40)/10 - 2; x2 <- ((i*13) %% 40)/10 - 2; y <- as.integer(x1 - 0.5*x2 + 3*sin(i^2) > 0.3)
