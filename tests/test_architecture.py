@@ -218,6 +218,7 @@ ACROSS = {
     "data/stratified_folds": "the folds of data.folds; the file of solvers.folds has their name",
     "run/run_lifecycle": "train, stop, go on, load elsewhere",
     "run/sparse_runs": "sparse features from the files through every command",
+    "run/runs_with_links": "whole runs, and the commands after them, with each link",
     "run/very_many_classes": "the memory of a run and of the commands after it, and what they list",
     "solvers/passes/reduction": "what holds of every pass when several processes share the rows",
     "solvers/sparse": "sparse rows in every pass, solver, bound and search",

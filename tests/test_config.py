@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from logreg.config import ADDED_LATER, EXACT, REFUSED_TRAINER_ARGUMENTS, SECTIONS, SETTINGS, RunConfig, unknown_key
+from logreg.config import (
+    ADDED_LATER,
+    EXACT,
+    LINKS,
+    REFUSED_TRAINER_ARGUMENTS,
+    SECTIONS,
+    SETTINGS,
+    RunConfig,
+    unknown_key,
+)
 from logreg.constraints import Constraint, check, flag, labels, listed, number, one_of, optional, text, weights, whole
 from logreg.errors import ConfigError, LogregError, did_you_mean
 from logreg.training.fast_import import import_lightning
@@ -24,6 +33,7 @@ def a_run(**changes: Any) -> dict[str, Any]:
         "optimizer": {"name": "sgd", "momentum": 0.0, "nesterov": False},
         "schedule": {"name": "constant"},
         "loss": "auto",
+        "link": "logit",
         "reduction": "mean",
         "l2": 0.0,
         "l2_path": None,
@@ -151,6 +161,11 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
         ("cross-entropy", f"{LOSSES}, got 'cross-entropy'. Did you mean cross_entropy?"),
         (None, f"{LOSSES}, got None."),
     ],
+    "link": [
+        ("probt", f"one of {', '.join(LINKS)}, got 'probt'. Did you mean probit?"),
+        ("bce", f"one of {', '.join(LINKS)}, got 'bce'."),
+        (None, f"one of {', '.join(LINKS)}, got None."),
+    ],
     "reduction": [("none", f"{REDUCTIONS}, got 'none'."), (0, f"{REDUCTIONS}, got 0.")],
     "l2": [
         (bad, f"{STRENGTHS}, got {bad!r}.")
@@ -239,6 +254,7 @@ REFUSED: dict[str, list[tuple[Any, str]]] = {
 
 TAKEN: dict[str, list[Any]] = {
     "loss": ["auto", "bce", "cross_entropy"],
+    "link": [*LINKS],
     "reduction": ["mean", "sum"],
     "l2": [0, 0.0, 1e-3, 10],
     "l2_path": [None],

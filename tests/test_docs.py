@@ -269,7 +269,7 @@ class Sitting:
             return self._python(step)
         python, script, *typed = shlex.split(step.text)
         assert python == "python"
-        if script == "docs/examples.py":
+        if script.startswith("docs/"):
             with working_in(self.here):
                 runpy.run_path(str(PROJECT / script), run_name="__main__")
             return Answer(0, "", "", [], frozenset())

@@ -125,3 +125,49 @@ def test_features_without_names_are_numbered() -> None:
 )
 def test_an_objective_is_written_as_a_formula(objective: Objective, intercept: bool, words: str) -> None:
     assert objective_in_words(objective, 1, False, intercept) == words
+
+
+def not_convex(**changes: Any) -> Certificate:
+    """The certificate of a fit whose loss is not convex."""
+    plain: dict[str, Any] = {"value": 0.5, "gap": 0.5, "rigorous": True, "max_abs_gradient": 1e-3, "tolerance": 1e-6}
+    words: dict[str, Any] = {"objective": "f", "rows": 3, "dtype": "float64", "passes": 1, "seconds": 0.0}
+    return Certificate(**{**plain, **words, "is_convex": False, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_stationary", "words"),
+    [
+        ({"decrement": 1e-9, "starts": 3}, True, "stationary point, a local minimum to 1e-09 nats, the lowest of 3"),
+        (
+            {"decrement": 1e-3},
+            False,
+            "not yet a stationary point: about 0.001 nats above a local minimum; train longer",
+        ),
+        ({"decrement": float("inf")}, False, "no stationary point that is a minimum: the Hessian has a negative"),
+        ({"max_abs_gradient": 1e-9}, True, "stationary point: the loss is not convex, so another point may be lower"),
+        ({}, False, "not yet a stationary point, where max |gradient| is 0 and not 0.001; train longer"),
+        ({"decrement": 1e-9, "separation": "no finite optimum"}, False, "no finite optimum"),
+    ],
+)
+def test_a_point_of_a_loss_that_is_not_convex_is_stationary_at_best(
+    changes: dict[str, Any], is_stationary: bool, words: str
+) -> None:
+    found = not_convex(**changes)
+    assert not found.converged
+    assert found.is_stationary == is_stationary
+    assert found.verdict.startswith(words)
+    assert "optimal" not in found.verdict
+    assert Certificate.of(found.as_dict()) == found
+
+
+def test_a_certificate_of_an_earlier_version_is_of_a_convex_loss() -> None:
+    plain = not_convex().as_dict()
+    for name in ("is_convex", "decrement", "starts", "is_stationary"):
+        del plain[name]
+    assert Certificate.of(plain).is_convex
+
+
+def test_an_estimate_within_the_tolerance_says_how_to_prove_it() -> None:
+    found = not_convex(is_convex=True, rigorous=False, gap=1e-8)
+    assert found.verdict == "optimal to 2e-08 by estimate: for a proof, set l2"
+    assert not found.converged

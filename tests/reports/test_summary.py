@@ -26,7 +26,7 @@ VOLATILE = {
 """Keys whose values are not compared."""
 
 
-ADDED = {"num_classes"}
+ADDED = {"num_classes", "link", "is_convex", "decrement", "starts", "is_stationary"}
 """Keys that later versions have added."""
 
 OTHER_INTERVALS = {"auroc", "average_precision"}

@@ -90,6 +90,9 @@ class Loss(ABC):
     even_logit: ClassVar[float] = 0.0
     """The logit of two classes that are equally probable."""
 
+    is_binary: ClassVar[bool] = False
+    """Whether the loss is one of two classes only."""
+
     couples_outputs: ClassVar[bool] = False
     """Whether the outputs of a row share one loss, which is unchanged when the same number is added to all logits."""
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.errors import ConfigError
 from logreg.losses.base import Loss, RowTerms, one_vs_rest
 
 LOG_2 = math.log(2)
@@ -32,6 +31,7 @@ class BinaryLink(Loss):
         McCullagh and Nelder (1989), Generalized linear models, section 4.3.
     """
 
+    is_binary = True
     curvature_needs_targets = True
 
     def described(self, num_outputs: int) -> str:
@@ -39,13 +39,7 @@ class BinaryLink(Loss):
         return f"binary cross-entropy of a {self.name} link"
 
     def num_outputs(self, num_classes: int) -> int:
-        """1.
-
-        Raises:
-            ConfigError: There are more than two classes.
-        """
-        if num_classes != 2:
-            raise ConfigError(f"`link={self.name}` must be used with two classes, got {num_classes}. Use link=logit.")
+        """1; see `Loss.is_binary`."""
         return 1
 
     @abstractmethod

@@ -32,7 +32,7 @@ class CloglogLoss(BinaryLink):
         return math.exp(min(reach, 700.0))
 
     def curvature_sum(self, value: float, weight: float) -> float:
-        """The second derivative is the value for y = 0 and less than 0.42 for y = 1."""
+        """The second derivative is the value for y = 0 and at most 0.413 for y = 1."""
         return value + 0.42 * weight
 
     def residual_bound(self, value: float, weight: float) -> float:

@@ -122,8 +122,10 @@ class Certificate:
 
     @property
     def is_stationary(self) -> bool:
-        """Whether the point is known to be a local minimum, to within the tolerance, of a loss that is not convex."""
-        return not self.separation and is_local_minimum(self.decrement, self.value, self.tolerance)
+        """Whether the point is stationary to within the tolerance, where the loss is not convex."""
+        if self.is_convex or self.separation:
+            return False
+        return is_stationary(self.decrement, self.value, self.tolerance, self.max_abs_gradient)
 
     @property
     def verdict(self) -> str:
@@ -157,6 +159,8 @@ class Certificate:
                 f"{self.rounding:.2g} nats above the optimum at most, by rounding alone: "
                 f"subtract an offset from the features, or {self.advice.standardize}"
             )
+        if self.relative_gap <= self.tolerance and not self.rigorous:
+            return f"optimal to {self.relative_gap:.1g} by estimate: for a proof, {self.advice.penalize}"
         most = "at most" if self.rigorous else "by estimate"
         if self.rigorous and self.gap >= self.value:
             penalize = f"{self.advice.penalize}, or " if "no penalty" in self.objective else ""
@@ -174,9 +178,12 @@ class Certificate:
         }
 
 
-def is_local_minimum(decrement: float | None, value: float, tolerance: float) -> bool:
-    """Whether half the squared Newton decrement, ``None`` where it is not known, is small against f."""
-    return decrement is not None and decrement <= tolerance * abs(value)
+def is_stationary(decrement: float | None, value: float, tolerance: float, max_abs_gradient: float) -> bool:
+    """Whether half the squared Newton decrement, or else the largest derivative, is small against f.
+
+    The arguments are those of `stationarity_in_words`.
+    """
+    return (max_abs_gradient if decrement is None else decrement) <= tolerance * abs(value)
 
 
 def stationarity_in_words(
@@ -193,10 +200,11 @@ def stationarity_in_words(
     """
     lowest = f", the lowest of {starts} starts" if starts > 1 else ""
     beyond = "the loss is not convex, so another point may be lower"
-    if is_local_minimum(decrement, value, tolerance):
-        return f"stationary point, a local minimum to {decrement:.1g} nats{lowest}: {beyond}"
+    if is_stationary(decrement, value, tolerance, max_abs_gradient):
+        what = "" if decrement is None else f", a local minimum to {decrement:.1g} nats"
+        return f"stationary point{what}{lowest}: {beyond}"
     if decrement is None:
-        return f"max |gradient| {max_abs_gradient:.1g} (0 at a stationary point){lowest}: {beyond}"
+        return f"not yet a stationary point, where max |gradient| is 0 and not {max_abs_gradient:.1g}"
     if math.isinf(decrement):
         return f"no stationary point that is a minimum: the Hessian has a negative eigenvalue{lowest}"
     return f"not yet a stationary point: about {decrement:.2g} nats above a local minimum{lowest}"

@@ -169,7 +169,9 @@ def _path_lines(summary: Summary) -> list[str]:
         kept = simplest if path.rule == "one_se" else best
         parts.insert(1, f"{kept.nonzero:,} of {summary.dataset.features * outputs:,} coefficients are not 0")
     sure, worst = sum(row.converged for row in rows), max(row.relative_gap for row in rows)
-    if sure < len(rows):
+    if not LOSSES[summary.objective.loss].is_convex:
+        parts.append("the loss is not convex, so no fit is known to be the best of its strength")
+    elif sure < len(rows):
         parts.append(f"{sure} of {len(rows)} fits are within the tolerance")
     else:
         about = "is optimal to" if worst <= summary.config["tolerance"] else "is optimal to about"

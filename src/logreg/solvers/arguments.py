@@ -49,6 +49,16 @@ def check_settings(
         raise ConfigError.broken("max_passes", "be an integer >= 1", max_passes)
 
 
+def check_classes(loss: str, num_classes: int) -> None:
+    """Checks that a loss takes this number of classes.
+
+    Raises:
+        ConfigError: It is one of two classes only.
+    """
+    if LOSSES[loss].is_binary and num_classes != 2:
+        raise ConfigError(f"`link={loss}` must be used with two classes, got {num_classes}. Use link=logit.")
+
+
 def checked_labels(features: Tensor, labels: Tensor, num_classes: int | None) -> tuple[Tensor, int]:
     """Checks the shapes of features and labels, and the labels.
 

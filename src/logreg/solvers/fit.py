@@ -23,7 +23,7 @@ from logreg.facts import Batch
 from logreg.losses import default_loss
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows, RowSource, part_rows, row_weights
-from logreg.solvers.arguments import check_settings, check_weights, checked_labels
+from logreg.solvers.arguments import check_classes, check_settings, check_weights, checked_labels
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, Bound, bound
 from logreg.solvers.dual.row_space import is_wide
 from logreg.solvers.exact_sums import moved_to
@@ -270,6 +270,7 @@ def fit(
     if is_sparse(features) and optimizer == "auto" and features.numel() <= MAX_SMALL_NUMEL:
         features = features.to_dense()  # which is the fastest way
     labels, num_classes = checked_labels(features, labels, num_classes)
+    check_classes(objective.loss, num_classes)
     check_weights(labels, sample_weight, class_weight, num_classes)
     memory, stored = stored_rows(features, labels, sample_weight, intercept)
     problem = problem_of(memory, objective, num_classes, class_weight, dtype, intercept, stored)

@@ -21,7 +21,7 @@ from logreg.csr import converted
 from logreg.errors import ConfigError
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource, part_rows, parts, row_weights, sparse_part_rows
-from logreg.solvers.fit import fit
+from logreg.solvers.fit import EXACT, fit, has_fast_ways
 from logreg.solvers.kernels import sum_over_rows
 from logreg.solvers.minimum_norm import move_to_minimum_norm
 from logreg.solvers.passes.base import PassRequests
@@ -134,6 +134,12 @@ def fit_elastic_net_path(
     points: list[PathPoint] = []
     working_set: WorkingSet | None = None
     for strength in strengths:
+        if not has_fast_ways(strength.of(problem)):
+            start = points[-1].point if points else problem.zeros()
+            points.append(
+                (yield from _fitted_alone(strength, SolverState(strength.of(problem), start, tolerance, seed)))
+            )
+            continue
         start = problem.zeros() if working_set is None else working_set.state.solution
         state, passes = SolverState(strength.of(problem), start, tolerance, seed), 0
         if working_set is None:
@@ -148,3 +154,13 @@ def fit_elastic_net_path(
         assert solved.bound is not None
         points.append(PathPoint(solved.solution, solved.bound, solved.converged, passes, strength.l2, strength.l1))
     return points
+
+
+def _fitted_alone(strength: Strength, state: SolverState) -> PassRequests[PathPoint]:
+    """A fit for a loss that working sets of features cannot take."""
+    passes = 0
+    for requested in EXACT["newton"](state):
+        yield requested
+        passes += not requested.done
+    assert state.bound is not None
+    return PathPoint(state.solution, state.bound, state.converged, passes, strength.l2, strength.l1)

@@ -18,7 +18,7 @@ from logreg.errors import DivergedError
 from logreg.evaluation.scores import Scores, SplitScorer
 from logreg.evaluation.temperature import Calibration
 from logreg.facts import Batch, DataFacts, Split
-from logreg.losses import LOSSES, default_loss, one_vs_rest
+from logreg.losses import default_loss, one_vs_rest
 from logreg.losses.objective import Objective, Reduction
 from logreg.optimality.certificate import (
     LOOSE_RELATIVE_GAP,
@@ -32,6 +32,7 @@ from logreg.optimality.certificate import (
     problem_of,
 )
 from logreg.rows import RowSource, logit_rows, parts, row_weights
+from logreg.solvers.arguments import check_classes
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
 from logreg.solvers.passes.base import Pass, PassRequests, finish_pass
@@ -52,7 +53,7 @@ def resolve_loss(loss: str, link: str, facts: DataFacts) -> str:
         ConfigError: There are more than two classes, and another link than logit.
     """
     if link != "logit":
-        LOSSES[link].num_outputs(facts.num_classes)  # which checks the number of classes
+        check_classes(link, facts.num_classes)
         return link
     if loss == "auto":
         return default_loss(facts.num_classes)

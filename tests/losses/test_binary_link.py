@@ -20,6 +20,8 @@ from logreg.losses.binary_link import Terms
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.fit import bound_of, fit, problem_of
+from logreg.solvers.l1_path import fit_l1_path
+from logreg.solvers.passes.base import drive
 
 CONVEX = {"probit", "erf", "cloglog", "loglog", "tanh", "gudermannian"}
 
@@ -218,7 +220,7 @@ def test_a_user_may_type_every_link_that_there_is() -> None:
 
 def test_a_link_is_for_two_classes() -> None:
     with pytest.raises(ConfigError, match=r"`link=probit` must be used with two classes, got 3\. Use link=logit"):
-        LINKS["probit"].num_outputs(3)
+        fit(torch.eye(3), torch.arange(3), Objective("probit"))
 
 
 # i <- 1:40; x1 <- ((i*7) %% 40)/10 - 2; x2 <- ((i*13) %% 40)/10 - 2; y <- as.integer(x1 - 0.5*x2 + 3*sin(i^2) > 0.3)
@@ -267,7 +269,7 @@ def test_fits_are_those_of_r(name: str, optimizer: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(CONVEX))
 @pytest.mark.parametrize("penalty", [{}, {"l2": 0.05}, {"l2": 0.05, "l1": 0.02}])
-def test_a_bound_is_never_below_the_true_distance(name: str, penalty: dict[str, float], draw: torch.Generator) -> None:
+def test_a_bound_is_never_below_the_true_distance(name: str, penalty: dict[str, Any], draw: torch.Generator) -> None:
     features, labels = rows()
     memory, objective = MemoryRows(features, labels), Objective(name, **penalty)
     problem = problem_of(memory, objective)
@@ -318,3 +320,12 @@ def test_further_starts_lead_to_the_lowest_minimum(intercept: float) -> None:
 
 def test_every_link_is_a_binary_link() -> None:
     assert all(isinstance(LOSSES[name], BinaryLink) for name in LINKS)
+
+
+@pytest.mark.parametrize("name", ["probit", "cauchit"])
+def test_paths_of_l1_fit_each_strength(name: str) -> None:
+    features, labels = rows()
+    problem = problem_of(MemoryRows(features, labels), Objective(name))
+    for point in drive(fit_l1_path(problem, [0.1, 0.02]), MemoryRows(features, labels)):
+        alone = fit(features, labels, Objective(name, l1=point.l1))
+        assert point.bound.value == pytest.approx(alone.bound.value, rel=1e-6)
