@@ -31,6 +31,8 @@ OF_THE_MODEL = {
     "max_levels",
     "missing",
     "white_level",
+    "augment",
+    "copies",
 }
 """Keys of a dataset that belong to the model: another value would make another model."""
 
