@@ -311,9 +311,12 @@ def test_copies_are_computed_once_for_the_same_rows_seed_and_changes(
     source = build_dataset("usps", {"root": str(tmp_path / "root"), "cache": str(tmp_path / "cache")})
     computed: list[Any] = []
     compute = augmentation_module._rows_and_copies
-    monkeypatch.setattr(
-        augmentation_module, "_rows_and_copies", lambda *given: (computed.append(given), compute(*given))[1]
-    )
+
+    def counted(*given: Any) -> Tensor:
+        computed.append(given)
+        return compute(*given)
+
+    monkeypatch.setattr(augmentation_module, "_rows_and_copies", counted)
 
     def train(augment: Any = "shift", copies: int = 1, seed: int = 0) -> Tensor:
         data = TensorDataModule(source, seed=seed, augment=augmentation_of(augment), copies=copies)
