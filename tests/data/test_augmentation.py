@@ -219,6 +219,10 @@ def test_a_row_is_drawn_by_seed_epoch_and_position_and_by_nothing_else(monkeypat
         expected = change(images, change.draws(len(images), 0, epoch)).flatten(1) / 16
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert not torch.equal(first, later)
+    loader = data.train_dataloader()  # as Lightning has it: the same one for all epochs
+    for epoch, found in ((0, first), (1, later), (0, first)):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        assert torch.equal(by_row(list(loader), order_of(data, epoch)), found)
     whole = by_row(epoch_of(full := digits(batch_size=None), 0), order_of(full, 0))
     torch.testing.assert_close(whole, first, rtol=0, atol=0)
     monkeypatch.setattr("logreg.data.blocks.LOADED_BLOCK_BYTES", 32 * 64 * 4)

@@ -74,13 +74,13 @@ def test_a_run_that_draws_anew_claims_no_optimum(tmp_path: Path) -> None:
     assert not optimality["converged"]
     assert optimality["verdict"].startswith("no certificate: each epoch draws other changes of the train images")
     assert "nats above the optimum at most" in optimality["verdict"]
-    assert not plain.summary["optimality"]["draws_anew"]
+    assert "draws_anew" not in plain.summary["optimality"]
     # val, test and the majority are those of the rows as they are.
     assert summary["dataset"]["rows"] == plain.summary["dataset"]["rows"]
     assert summary["majority"] == plain.summary["majority"]
     assert run.curve("loss/train") != plain.curve("loss/train")
     fixed = train(tmp_path, *changes, "dataset.augment=shift", "dataset.copies=1").summary["optimality"]
-    assert (fixed["draws_anew"], fixed["rows"]) == (False, 2 * optimality["rows"])
+    assert ("draws_anew" in fixed, fixed["rows"]) == (False, 2 * optimality["rows"])
     assert "dataset.augment" not in fixed["verdict"]
 
 

@@ -182,7 +182,7 @@ class OptimalitySummary:
     separation: str = ""
     rounding: float = 0.0
     dependent: tuple[str, ...] = ()
-    draws_anew: bool = False
+    draws_anew: bool | None = field(default=None, metadata={"omit_none": True})
     relative_gap: float
     converged: bool
     verdict: str
