@@ -219,6 +219,10 @@ def test_a_row_is_drawn_by_seed_epoch_and_position_and_by_nothing_else(monkeypat
         expected = change(images, change.draws(len(images), 0, epoch)).flatten(1) / 16
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert not torch.equal(first, later)
+    loader = data.train_dataloader()  # as Lightning has it: the same one for all epochs
+    for epoch, found in ((0, first), (1, later), (0, first)):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        assert torch.equal(by_row(list(loader), order_of(data, epoch)), found)
     whole = by_row(epoch_of(full := digits(batch_size=None), 0), order_of(full, 0))
     torch.testing.assert_close(whole, first, rtol=0, atol=0)
     monkeypatch.setattr("logreg.data.blocks.LOADED_BLOCK_BYTES", 32 * 64 * 4)
@@ -311,9 +315,12 @@ def test_copies_are_computed_once_for_the_same_rows_seed_and_changes(
     source = build_dataset("usps", {"root": str(tmp_path / "root"), "cache": str(tmp_path / "cache")})
     computed: list[Any] = []
     compute = augmentation_module._rows_and_copies
-    monkeypatch.setattr(
-        augmentation_module, "_rows_and_copies", lambda *given: (computed.append(given), compute(*given))[1]
-    )
+
+    def counted(*given: Any) -> Tensor:
+        computed.append(given)
+        return compute(*given)
+
+    monkeypatch.setattr(augmentation_module, "_rows_and_copies", counted)
 
     def train(augment: Any = "shift", copies: int = 1, seed: int = 0) -> Tensor:
         data = TensorDataModule(source, seed=seed, augment=augmentation_of(augment), copies=copies)

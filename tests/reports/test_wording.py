@@ -68,7 +68,7 @@ SUMMARY = summary_of(
 
 
 def test_the_table_has_a_row_per_split_and_a_column_per_metric_that_there_is() -> None:
-    header, rows = score_table(SUMMARY.metrics, SUMMARY.dataset.rows)
+    header, rows = score_table(SUMMARY.metrics, SUMMARY.dataset.scored_rows)
     assert header == ["split", "rows", "loss", "accuracy"]
     assert rows == [["train", "1,200", "0.2500", "50.00%"], ["test", "300", "0.5000", "25.00%"]]
 

@@ -299,6 +299,8 @@ RECIPES = [
     ("dataset=digits", "optimizer=sgd", "optimizer.momentum=0.9", "optimizer.nesterov=true", "l2=0.001"),
     ("dataset=breast_cancer", "optimizer=adam", "schedule=step", "schedule.every=2"),
     ("dataset=iris", "optimizer=adamw", "optimizer.weight_decay=0.1", "batch_size=full", "l1=0.01"),
+    ("dataset=digits", "optimizer=sgd", "dataset.augment=[shift,flip,crop,affine]"),
+    ("dataset=digits", "optimizer=adam", "dataset.augment=flip", "dataset.copies=2"),
 ]
 
 

@@ -139,13 +139,18 @@ def _row(folder: Path, summary: Summary) -> dict[str, Any]:
     }
 
 
+MAPPINGS = ("dataset.class_weight", "dataset.augment")
+"""Settings whose value may be a mapping."""
+
+
 def _flat(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in plain.items():
         name = f"{prefix}{key}"
         if name in NOT_OF_THE_MODEL:
             continue
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        is_section = isinstance(value, Mapping) and name not in MAPPINGS
+        flat |= _flat(value, f"{name}.") if is_section else {name: value}
     return flat
 
 

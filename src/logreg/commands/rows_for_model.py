@@ -37,6 +37,8 @@ OF_THE_MODEL = {
     "char_ngrams",
     "min_df",
     "white_level",
+    "augment",
+    "copies",
 }
 """Keys of a dataset that belong to the model: another value would make another model."""
 

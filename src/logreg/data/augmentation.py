@@ -256,6 +256,9 @@ class _ChangedRows(Dataset[Batch]):
 
     def __init__(self, rows: BlockDataset, shape: tuple[int, ...], augmentation: Augmentation, seed: int) -> None:
         self._rows, self._shape, self._augmentation, self._seed = rows, shape, augmentation, seed
+        self._unconverted = BlockDataset(
+            rows.features, rows.labels, rows.index, 1.0, rows.features.dtype, rows.sample_weight
+        )
         self._drawn: tuple[int, Tensor] = -1, torch.empty(0)
 
     def __len__(self) -> int:
@@ -266,11 +269,10 @@ class _ChangedRows(Dataset[Batch]):
         if self._drawn[0] != epoch:
             self._drawn = epoch, self._augmentation.draws(len(self), self._seed, epoch)
         rows = self._rows
-        source = positions if rows.index is None else rows.index[positions]
-        images = rows.features[source].view(-1, *self._shape)
-        changed = self._augmentation(images, self._drawn[1][positions].to(images.device)).flatten(1)
-        weights = None if rows.sample_weight is None else rows.sample_weight[source]
-        return BlockDataset(changed, rows.labels[source], None, rows.scale, rows.dtype, weights, rows.stored)[:]
+        features, labels, weights = self._unconverted[positions]
+        images, drawn = features.view(-1, *self._shape), self._drawn[1][positions]
+        changed = self._augmentation(images, drawn.to(features.device)).flatten(1)
+        return BlockDataset(changed, labels, None, rows.scale, rows.dtype, weights, rows.stored)[:]
 
 
 def drawn_anew(

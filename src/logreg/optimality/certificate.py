@@ -168,8 +168,11 @@ class Certificate:
         return f"{self.gap:.2g} nats above the optimum {most}: {self.advice.go_on_otherwise}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for summary.json and the checkpoint."""
-        return dataclasses.asdict(self) | {
+        """Plain values, for summary.json and the checkpoint; ``draws_anew`` only where it is true."""
+        plain = dataclasses.asdict(self)
+        if not self.draws_anew:
+            del plain["draws_anew"]
+        return plain | {
             "dependent": list(self.dependent),
             "relative_gap": self.relative_gap,
             "converged": self.converged,

@@ -18,7 +18,7 @@ MAX_TOKEN_LINES = 10
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Prints the scores of a run, the lines below them, its folder, and commands to type next."""
-    header, rows = score_table(summary.metrics, summary.dataset.rows)
+    header, rows = score_table(summary.metrics, summary.dataset.scored_rows)
     console.print(f"{title(summary)}: {loss_in_words(summary)}", markup=False, highlight=False)
     print_table(console, header, rows)
     for line in [

@@ -27,7 +27,7 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
         summary: Summary of the run.
         figures: File names of its pictures.
     """
-    header, rows = score_table(summary.metrics, summary.dataset.rows)
+    header, rows = score_table(summary.metrics, summary.dataset.scored_rows)
     lines = [
         f"# {title(summary)}",
         "",

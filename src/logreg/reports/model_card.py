@@ -82,7 +82,7 @@ def model_card(
         "",
         "## Scores",
         "",
-        *markdown_table(*score_table(summary.metrics, data.rows)),
+        *markdown_table(*score_table(summary.metrics, data.scored_rows)),
         "",
     ]
     if evaluation:

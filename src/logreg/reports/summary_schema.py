@@ -56,6 +56,11 @@ class DatasetSummary:
     copies: int | None = field(default=None, metadata={"omit_none": True})
 
     @property
+    def scored_rows(self) -> Mapping[str, int]:
+        """Number of rows by split, and that of a cross-validation ("cv"), which scores no copies."""
+        return {**self.rows, "cv": self.rows["train"] // (1 + (self.copies or 0))}
+
+    @property
     def number_of_classes(self) -> int:
         """C."""
         return self.num_classes or len(self.classes)
@@ -177,7 +182,7 @@ class OptimalitySummary:
     separation: str = ""
     rounding: float = 0.0
     dependent: tuple[str, ...] = ()
-    draws_anew: bool = False
+    draws_anew: bool | None = field(default=None, metadata={"omit_none": True})
     is_convex: bool = True
     decrement: float | None = None
     starts: int = 1

@@ -55,14 +55,14 @@ def score_table(
 
     Args:
         metrics: Scores by split, then by name.
-        num_rows: Number of rows by split.
+        num_rows: Number of rows by split, with "cv" where it has scores.
     """
     columns = [name for name in METRICS if any(name in scores for scores in metrics.values())]
     header = ["split", "rows", *columns]
     rows = [
         [
             split,
-            f"{num_rows['train' if split == 'cv' else split]:,}",
+            f"{num_rows[split]:,}",
             *(_cell(name, metrics[split].get(name)) for name in columns),
         ]
         for split in SCORED

@@ -27,7 +27,7 @@ from logreg.run.separability import separation_in
 from logreg.solvers.fit import bound_of
 from logreg.solvers.problem import Coordinates
 from logreg.training.checkpoint_reading import TrainedModel
-from logreg.training.module import DTYPES, resolve_loss
+from logreg.training.module import DTYPES, LogisticModule, resolve_loss
 
 INTERCEPT_ROUNDING = 1e-5
 """Largest intercept, relative to the largest in source units, that a model in float32 may have in place of 0."""
@@ -75,9 +75,12 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
     config = request.config
     # Mean and deviation are computed in any case: the penalty may turn out to be on standardized features.
     dataset = {**config.dataset, "standardize": True}
-    unchanged = bool(dataset.get("augment")) and not copies_of(config)
-    if unchanged:  # no fixed rows are trained on
-        dataset["augment"] = None
+    trained = None if request.checkpoint is None else TrainedModel.load(request.checkpoint).module
+    of_run = trained is not None and not {"dataset.augment", "dataset.copies"} & request.typed
+    copies = trained.facts.copies if trained is not None and of_run else copies_of(config)
+    unchanged = bool(dataset.get("augment")) and not copies
+    if dataset.get("augment"):
+        dataset |= {"copies": copies or None, "augment": dataset["augment"] if copies else None}
     data = build_data(dataclasses.replace(config, dataset=dataset, optimizer={"name": "newton"}))
     standardize = config.dataset["standardize"]
     data.shifts = config.intercept or standardize is not False
@@ -86,7 +89,7 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
     penalized = "standardized" if is_standardized else "raw"
     stored = facts.stored
     source = Coordinates(-stored.shift / stored.unit, 1 / stored.unit)  # raw features, in whatever form they are stored
-    model = _of_file(request, facts) if request.checkpoint is None else _of_checkpoint(request, facts)
+    model = _of_file(request, facts) if trained is None else _of_checkpoint(trained, request, facts)
 
     rows = data.row_source("train")
     outputs, dtype, device = len(model.coef), DTYPES[config.precision], torch.device("cpu")
@@ -176,9 +179,7 @@ class _Model:
     coordinates: Coordinates | None = None
 
 
-def _of_checkpoint(request: CertifyRequest, facts: DataFacts) -> _Model:
-    assert request.checkpoint is not None
-    module = TrainedModel.load(request.checkpoint).module
+def _of_checkpoint(module: LogisticModule, request: CertifyRequest, facts: DataFacts) -> _Model:
     theirs, objective = module.facts, module.objective
     for what, ours, its in (
         ("classes", facts.class_names, theirs.class_names),
