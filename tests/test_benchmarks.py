@@ -66,6 +66,7 @@ FAST = [
 SLOW = [
     SmokeRun("commands", "--repeats 1 --only commands", ["train.py breast_cancer", "the tutorial's plain script"]),
     SmokeRun("commands", "--repeats 1 --only table --rows 1000", ["1,000 x 30 in CSV: peak memory, GiB"]),
+    SmokeRun("text", "--repeats 1 --text {text} --gap 1e-3", ["3 classes", "ours: accuracy", "scikit-learn: accuracy"]),
     SmokeRun("image_cache", "--repeats 1 --images 60", ["second start", "backbone=resnet18"]),
     SmokeRun("feature_matrix", "--rows 500 --width 16", [".npy", ".npz", ".safetensors", ".parquet"]),
     SmokeRun(

@@ -63,6 +63,11 @@ class Vocabulary:
         """The n-grams in order, V of them."""
         return tuple(self.tokens.split("\n"))
 
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """The place of each n-gram, counted from 0."""
+        return {name: place for place, name in enumerate(self.names)}
+
     @property
     def is_valid(self) -> bool:
         """Whether all fields have the declared types and fit together."""
