@@ -114,9 +114,9 @@ def compare_at(gap: float, problem: SparseProblem, here: Path, strength: float, 
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     accuracy = summary["evaluation"]["metrics"]["accuracy"]
     with np.load(theirs) as held:
-        answer = Answer(*(torch.from_numpy(held[name]) for name in ("coef", "intercept")))
+        answer = Answer(torch.from_numpy(held["coef"]), torch.from_numpy(held["intercept"]))
         their_accuracy = float(held["accuracy"])
-    mine = Answer(*(state[f"model.{name}"].double() for name in ("coef", "intercept")))
+    mine = Answer(state["model.coef"].double(), state["model.intercept"].double())
     print(
         f"ours: accuracy {accuracy['value']:.2%} ({accuracy['low']:.2%} to {accuracy['high']:.2%}), true gap "
         f"{problem.gap(mine):.1e}, certified {summary['optimality']['relative_gap']:.1e}"

@@ -15,7 +15,7 @@ import csv
 import math
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,27 +64,31 @@ def _loans(count: int) -> Iterator[tuple[str, ...]]:
 
 
 TOPICS = {
-    "law": "court attorney judge verdict jury appeal statute witness".split(),
-    "music": "piano melody concert violin rhythm chorus opera drum".split(),
-    "travel": "train ticket harbor luggage border hotel island flight".split(),
+    "law": "court attorney judge verdict jury appeal statute witness",
+    "music": "piano melody concert violin rhythm chorus opera drum",
+    "travel": "train ticket harbor luggage border hotel island flight",
 }
 """Words of each topic."""
 
-COMMON = "the letter says that we were late again and nobody knows why it took so long this time".split()
+COMMON = "the letter says that we were late again and nobody knows why it took so long this time"
 
 
 def _letters(count: int) -> Iterator[tuple[str, str]]:
     """Texts from a seed: common words, some words of the topic, and one of any topic."""
     draw = random.Random(0)
-    every = [word for words in TOPICS.values() for word in words]
+    every = " ".join(TOPICS.values()).split()
     for _ in range(count):
         topic = draw.choice(list(TOPICS))
-        words = [*draw.choices(COMMON, k=12), *draw.choices(TOPICS[topic], k=draw.randint(0, 3)), draw.choice(every)]
+        words = [
+            *draw.choices(COMMON.split(), k=12),
+            *draw.choices(TOPICS[topic].split(), k=draw.randint(0, 3)),
+            draw.choice(every),
+        ]
         draw.shuffle(words)
         yield f"{' '.join(words).capitalize()}.", topic
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)

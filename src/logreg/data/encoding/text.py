@@ -103,7 +103,8 @@ class TextPart(Part):
 
     def counts(self, rows: slice) -> Values:
         """Number of entries of each of some rows, shape (n,), integers."""
-        return self.lengths[self.codes[rows]]
+        lengths: Values = self.lengths[self.codes[rows]]
+        return lengths
 
 
 def vectorizer(vocabulary: Vocabulary) -> Any:
@@ -165,7 +166,7 @@ def _of_characters(lengths: tuple[int, int], numbers: defaultdict[str, int]) -> 
 
     @cache
     def of_word(word: str) -> list[int]:
-        padded, found = f" {word} ", []
+        padded, found = f" {word} ", list[int]()
         for length in range(lengths[0], lengths[1] + 1):
             if len(padded) <= length:
                 return [*found, numbers[padded]]
