@@ -215,15 +215,14 @@ class DataFacts:
 
     def as_dict(self) -> dict[str, Any]:
         """The facts as plain dicts, lists, strings and numbers, for `from_dict`; columns give the names of features."""
-        plain = dataclasses.asdict(self)
+        plain = _fields_of(self)
         if self.columns:
             del plain["feature_names"]
-        columns = [column | {"levels": list(column["levels"])} for column in plain["columns"]]
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} | {
             "rows": dict(self.rows),
             "backbone": dict(self.backbone),
             "pixels": dict(self.pixels),
-            "columns": columns,
+            "columns": [_fields_of(column) | {"levels": list(column.levels)} for column in self.columns],
         }
 
     @classmethod
@@ -289,6 +288,11 @@ class DataFacts:
 def names_of_features(columns: Sequence[Column]) -> tuple[str, ...]:
     """Names of the features of columns, in order."""
     return tuple(name for column in columns for name in column.feature_names)
+
+
+def _fields_of(instance: Column | DataFacts) -> dict[str, Any]:
+    """The fields by name; `dataclasses.asdict` copies every number and name of thousands on its own."""
+    return {one.name: getattr(instance, one.name) for one in dataclasses.fields(instance)}
 
 
 def _is_number(value: object) -> bool:
