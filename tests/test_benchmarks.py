@@ -60,6 +60,11 @@ FAST = [
     SmokeRun("l1", "--part path --tiny --repeats 1 --rival celer", ["500 x 5,000", "certified"]),
     SmokeRun("sparse", "--repeats 1 --rows 300 --features 60 --gap 1e-3", ["300 x 60", "2 classes", "| 1e-03 |"]),
     SmokeRun("sparse", "--repeats 1 --text {text} --gap 1e-3", ["**text**", "3 classes"]),
+    SmokeRun(
+        "wide_categories",
+        "--tiny --repeats 1 --rows 2000 --levels 200",
+        ["2,000 rows, 200 levels", "scikit-learn's newton-cg", "20 x 1", "of one row"],
+    ),
 ]
 """Those of a few seconds."""
 

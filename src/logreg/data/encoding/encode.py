@@ -30,8 +30,14 @@ from logreg.stored_form import StoredForm
 BLOCK_ROWS = 2**15
 """Number of rows that are encoded at once: few enough for the cache, and enough to outweigh the start of a task."""
 
-SMALL_BYTES = 2**24
-"""Size of a dense matrix up to which it is kept dense: sparse rows would save little memory and time."""
+SMALL_BYTES = 2**22
+"""Size of a dense matrix up to which it stays dense: a fit of few rows takes about the same time either way."""
+
+DENSE_SPEED = 8
+"""Bytes of a dense matrix that a pass reads in the time of a byte of sparse rows.
+
+Both by ``benchmarks/wide_categories.py --part forms``: fits of sparse rows take less time from this ratio of bytes on.
+"""
 
 
 def encode(
@@ -51,7 +57,7 @@ def encode(
         stored: Stored form of the features; ``None`` for source units.
         free: Whether the series are taken out of ``columns`` and freed one by one: columns of float64 and a matrix of
             float32 then never take their memory together.
-        sparse: Whether the matrix is sparse; ``None`` for `is_smaller_sparse`.
+        sparse: Whether the matrix is sparse; ``None`` for `is_better_sparse`.
 
     Returns:
         Stored features, shape (M, D), dense or as a CSR tensor; and, by name of a column, the numbers of
@@ -108,7 +114,7 @@ def encode(
         if bool((feature_of < 0).any()):
             unseen[column.name] = torch.from_numpy((feature_of[series.values] < 0).nonzero()[0])
     if sparse is None:
-        sparse = is_smaller_sparse(len(columns), parts, float_dtype.itemsize)
+        sparse = is_better_sparse(len(columns), parts, float_dtype.itemsize)
     join = _sparse if sparse else _dense
     features, total = join(parts, len(columns), float_dtype)
     if not math.isfinite(total):
@@ -120,8 +126,10 @@ def encode(
     return features, unseen
 
 
-def is_smaller_sparse(num_rows: int, parts: Sequence[Part], itemsize: int) -> bool:
-    """Whether a matrix takes fewer bytes as sparse rows, with an int32 for the place of each entry and of each row.
+def is_better_sparse(num_rows: int, parts: Sequence[Part], itemsize: int) -> bool:
+    """Whether a matrix is better held as sparse rows: they take fewer bytes, by so much that passes are faster too.
+
+    A sparse row has an int32 for the place of each entry, and one for its own place.
 
     Args:
         num_rows: M.
@@ -130,7 +138,7 @@ def is_smaller_sparse(num_rows: int, parts: Sequence[Part], itemsize: int) -> bo
     """
     dense = num_rows * sum(part.width for part in parts) * itemsize
     sparse = sum(part.most_entries for part in parts) * (itemsize + 4) + num_rows * 4
-    return dense > SMALL_BYTES and sparse < dense
+    return dense > max(SMALL_BYTES, DENSE_SPEED * sparse)
 
 
 def _dense(parts: Sequence[Part], num_rows: int, dtype: np.dtype[Any]) -> tuple[Tensor, float]:

@@ -32,7 +32,8 @@ ID_FRACTION = 0.9
 """Fraction of train rows with a level of their own from which on a wide category looks like an id.
 
 It estimates the probability that a new row has a level that train lacks (Good 1953, The population frequencies of
-species).
+species).  From there on such a column hardly helps, even where the class depends on nothing else
+(``benchmarks/wide_categories.py --part ids``).
 """
 
 MAX_MISSING_WORDS = 3
