@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ MIN_BAG_COLUMNS = 9
 
 CHECKED_NUMEL = 2**20
 """Non-zeros that are checked at once, so that temporary copies of them stay small."""
+
+MIN_NONZEROS_OF_COPY = 8
+"""Non-zeros of a product, for each coefficient of an output, from which copying these in another order pays."""
 
 NARROW_TYPES = (torch.float16, torch.bfloat16, torch.bool, torch.uint8, torch.int8, torch.int16)
 """Types whose numbers float32 holds exactly."""
@@ -278,6 +282,8 @@ def times(features: Tensor, matrix: Tensor) -> Tensor:
         )
     if on_cpu and not torch.backends.mkl.is_available():
         return torch.from_numpy(as_scipy(features) @ matrix.numpy())
+    if matrix.shape[1] == 1:  # torch would copy a column of another layout
+        return (features @ matrix[:, 0].contiguous()).unsqueeze(1)
     product: Tensor = features @ matrix
     return product
 
@@ -288,3 +294,44 @@ def transposed_times(features: Tensor, left: Tensor) -> Tensor:
         product: Tensor = (features.t() @ left).T
         return product
     return torch.from_numpy(as_scipy(features).T @ left.numpy()).T
+
+
+@dataclass(frozen=True)
+class StandardizedRows:
+    """Sparse rows as (x - mean) / std, which are never formed: products are those of x, corrected afterwards.
+
+    Attributes:
+        rows: A CSR tensor (n, D).
+        mean, std: Shape (D,) each, in the type of the rows; empty where features are not standardized.
+    """
+
+    rows: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def split(self, size: int) -> list[StandardizedRows]:
+        """The rows in parts of ``size`` rows; the last part may be smaller."""
+        n = self.rows.shape[0]
+        parts = [some_rows(self.rows, first, min(first + size, n)) for first in range(0, n, size)]
+        return [StandardizedRows(part, self.mean, self.std) for part in parts]
+
+    def affine(self, coef: Tensor, intercept: Tensor) -> Tensor:
+        """Logits (n, K) of coef (K, D) and intercept (K,)."""
+        if len(self.mean):
+            coef = coef / self.std
+            intercept = intercept - coef @ self.mean
+        if len(coef) == 1 or self.rows.values().shape[0] > MIN_NONZEROS_OF_COPY * coef.shape[1]:
+            return times(self.rows, coef.T).add_(intercept)
+        # A product with a matrix would copy the coefficients, which takes longer than a batch.
+        return torch.stack([self.rows @ of_output for of_output in coef], dim=1).add_(intercept)
+
+    def add_sums_(self, left: Tensor, sums: Tensor) -> None:
+        """Adds left (n, K).T @ rows to ``sums`` (K, D)."""
+        numbers, columns, values = self.rows.crow_indices().diff(), self.rows.col_indices(), self.rows.values()
+        own = torch.zeros_like(sums) if len(self.mean) else sums
+        for output in range(len(sums)):
+            own[output].index_add_(
+                0, columns, left[:, output].repeat_interleave(numbers, output_size=len(values)).mul_(values)
+            )
+        if len(self.mean):
+            sums.add_(own.addr_(left.sum(0), self.mean, alpha=-1).div_(self.std))

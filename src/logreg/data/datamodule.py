@@ -429,7 +429,9 @@ class TensorDataModule(pl.LightningDataModule):
                 features = converted(features, self.dtype) if stored is None else stored.transform(features, self.dtype)
                 stored = None
             device = self.trainer.strategy.root_device if self.trainer else self.device or torch.device("cpu")
-            if device.type == "cuda" and 2 * num_bytes(features) < torch.cuda.mem_get_info(device)[0]:
+            # Rows of a sparse matrix are gathered on the CPU, so that only blocks of it are moved.
+            is_moved = device.type == "cuda" and not is_sparse(features)
+            if is_moved and 2 * num_bytes(features) < torch.cuda.mem_get_info(device)[0]:
                 features, labels = features.to(device), labels.to(device)
             if weights is not None:
                 weights = weights.to(features.device, self.dtype)

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from logreg.csr import StandardizedRows
 from logreg.losses import LOSSES, Loss
 from logreg.losses.penalties import PENALTIES, Penalty
 
@@ -96,7 +97,7 @@ class Objective:
 
     def gradient_(
         self,
-        features: Tensor,
+        features: Tensor | StandardizedRows,
         targets: Tensor,
         coef: Tensor,
         intercept: Tensor,
@@ -113,7 +114,7 @@ class Objective:
         residuals.T @ features.  Call this method under ``torch.no_grad()``.
 
         Args:
-            features: The batch, shape (N, D).
+            features: The batch, shape (N, D), dense or sparse.
             targets: Shape (N, K), in [0, 1].
             coef: Shape (K, D); its ``grad`` must be allocated.
             intercept: Shape (K,); its ``grad`` must be allocated.
@@ -130,20 +131,29 @@ class Objective:
         """
         assert coef.grad is not None
         assert intercept.grad is not None
-        torch.addmm(intercept.unsqueeze(1), coef, features.T, out=logits.T)
+        if isinstance(features, Tensor):
+            torch.addmm(intercept.unsqueeze(1), coef, features.T, out=logits.T)
+        else:
+            logits.copy_(features.affine(coef, intercept))
         residuals = self.row_loss.residual(logits, targets)
         scale = 1.0
         if sample_weight is not None:
             residuals.mul_(sample_weight.unsqueeze(1))
         if self.reduction == "mean":
-            residuals.div_((of_rows or len(features)) * mean_weight)
+            residuals.div_((of_rows or len(targets)) * mean_weight)
         else:
             scale = share
         if not is_first:
-            coef.grad.addmm_(residuals.T, features)
+            if isinstance(features, Tensor):
+                coef.grad.addmm_(residuals.T, features)
+            else:
+                features.add_sums_(residuals, coef.grad)
             intercept.grad.add_(residuals.sum(0))
             return
-        torch.mm(residuals.T, features, out=coef.grad)
+        if isinstance(features, Tensor):
+            torch.mm(residuals.T, features, out=coef.grad)
+        else:
+            features.add_sums_(residuals, coef.grad.zero_())
         torch.sum(residuals, dim=0, out=intercept.grad)
         for penalty in self.penalties:
             penalty.add_gradient_(coef, coef.grad, scale)

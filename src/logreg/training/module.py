@@ -13,6 +13,7 @@ from torch import Tensor
 
 from logreg.config import SETTINGS
 from logreg.constraints import check, number
+from logreg.csr import StandardizedRows, converted, is_sparse
 from logreg.errors import DivergedError
 from logreg.evaluation.scores import Scores, SplitScorer
 from logreg.evaluation.temperature import Calibration
@@ -286,7 +287,7 @@ class LogisticModule(pl.LightningModule):
             is_last: Whether a step is made.
         """
         model, rows, dtype = self.model, self.facts.rows["train"], self.model.coef.dtype
-        features = block.features if block.features.dtype == torch.uint8 else self._standardized(block.features)
+        features = self._as_multiplied(block.features)
         # Stored by columns, in which a CPU computes logits and softmax of few outputs faster.
         targets = one_vs_rest(block.labels, len(model.intercept), dtype).T.contiguous().T
         logits = torch.empty_like(targets)
@@ -295,9 +296,9 @@ class LogisticModule(pl.LightningModule):
         batch_weights = [None] * len(batches[0]) if weights is None else weights.split(size)
         mean_weight = self.facts.mean_weight
         for x, y, z, weight in zip(*batches, batch_weights, strict=True):
-            if x.dtype == torch.uint8:  # a batch stays in the cache, a block of floats would not
+            if isinstance(x, Tensor) and x.dtype == torch.uint8:  # a batch stays in the cache, a block would not
                 x = self._standardized(x)
-            share = (of_rows or len(x)) / rows
+            share = (of_rows or len(y)) / rows
             self.objective.gradient_(
                 x, y, model.coef, model.intercept, share, z, weight, mean_weight, of_rows, is_first
             )
@@ -306,6 +307,12 @@ class LogisticModule(pl.LightningModule):
                 self._steps.increment_ready()
                 self._steps.increment_completed()
         self.scorers["train"].update(logits, block.labels, block.sample_weight)
+
+    def _as_multiplied(self, features: Tensor) -> Tensor | StandardizedRows:
+        """Features of a block as the coefficients multiply them, in the type of the parameters; bytes unchanged."""
+        if is_sparse(features):
+            return StandardizedRows(converted(features, self.model.coef.dtype), self.model.mean, self.model.std)
+        return features if features.dtype == torch.uint8 else self._standardized(features)
 
     def _standardized(self, features: Tensor) -> Tensor:
         """Features of a block as the coefficients multiply them, in the type of the parameters."""
