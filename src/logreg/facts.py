@@ -362,7 +362,7 @@ class DataFacts:
 
 
 def _as_dict(facts: DataFacts | Column | Vocabulary) -> dict[str, Any]:
-    """The fields by name, tuples as lists; `dataclasses.asdict` copies every number and name of thousands on its own."""
+    """The fields by name, tuples as lists; `dataclasses.asdict` copies every one of thousands of numbers and names."""
     values = {one.name: getattr(facts, one.name) for one in dataclasses.fields(facts)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
