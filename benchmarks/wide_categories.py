@@ -170,8 +170,8 @@ def _loss(logits: np.ndarray[Any, Any], labels: Tensor) -> float:
     return float(np.logaddexp(0, np.where(labels.numpy() == 1, -logits, logits)).mean())
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the parts that are asked for."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the parts that are asked for, and returns the exit code."""
     parser = new_parser(__doc__)
     parser.add_argument("--part", choices=("steps", "forms", "ids"), help="one part only")
     parser.add_argument("--rows", type=positive, default=1_000_000, help="rows of steps (default: 1000000)")
@@ -185,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_forms([2**17] if options.tiny else [2**22, 2**24, 2**26], options.repeats)
     if options.part in (None, "ids"):
         print_ids(200 if options.tiny else 10_000)
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())

@@ -1,6 +1,7 @@
 """Writes the files that the pages of docs/ learn from into the folder `examples`: `python docs/examples.py`.
 
     loans.csv, new_loans.csv    a table with numbers, text, missing values and a column of classes; rows without classes
+    letters.csv, new_letters/   short texts with topics; a folder of .txt files
     embeddings.npz              scikit-learn's digits in the place of embeddings: features (1797, 64) and labels (1797,)
     pictures/                   300 of the digits as PNG files, a folder for each class
     sklearn_default.npz         coef and intercept of scikit-learn's LogisticRegression() of its breast cancer table
@@ -14,7 +15,7 @@ import csv
 import math
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,11 @@ def write_examples(folder: Path = FOLDER) -> None:
     rows = list(_loans(520))
     _write_csv(folder / "loans.csv", COLUMNS, rows[:500])
     _write_csv(folder / "new_loans.csv", COLUMNS[:-1], [row[:-1] for row in rows[500:]])
+    letters = list(_letters(503))
+    _write_csv(folder / "letters.csv", ("text", "topic"), letters[:500])
+    (folder / "new_letters").mkdir(exist_ok=True)
+    for number, (text, _) in enumerate(letters[500:]):
+        (folder / "new_letters" / f"{number}.txt").write_text(text, encoding="utf-8")
     digits = load_digits()
     np.savez(folder / "embeddings.npz", features=digits.data.astype(np.float32), labels=digits.target)
     for number, (pixels, label) in enumerate(zip(digits.images[:300], digits.target[:300], strict=True)):
@@ -57,7 +63,32 @@ def _loans(count: int) -> Iterator[tuple[str, ...]]:
         yield str(age), "" if draw.random() < 0.05 else str(income), city, "yes" if repaid else "no"
 
 
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+TOPICS = {
+    "law": "court attorney judge verdict jury appeal statute witness",
+    "music": "piano melody concert violin rhythm chorus opera drum",
+    "travel": "train ticket harbor luggage border hotel island flight",
+}
+"""Words of each topic."""
+
+COMMON = "the letter says that we were late again and nobody knows why it took so long this time"
+
+
+def _letters(count: int) -> Iterator[tuple[str, str]]:
+    """Texts from a seed: common words, some words of the topic, and one of any topic."""
+    draw = random.Random(0)
+    every = " ".join(TOPICS.values()).split()
+    for _ in range(count):
+        topic = draw.choice(list(TOPICS))
+        words = [
+            *draw.choices(COMMON.split(), k=12),
+            *draw.choices(TOPICS[topic].split(), k=draw.randint(0, 3)),
+            draw.choice(every),
+        ]
+        draw.shuffle(words)
+        yield f"{' '.join(words).capitalize()}.", topic
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(header)

@@ -61,12 +61,18 @@ FAST = [
     SmokeRun("sparse", "--repeats 1 --rows 300 --features 60 --gap 1e-3", ["300 x 60", "2 classes", "| 1e-03 |"]),
     SmokeRun("sparse", "--epochs 2 --rows 300 --features 60", ["sgd, an epoch", "SGDClassifier"]),
     SmokeRun("sparse", "--repeats 1 --text {text} --gap 1e-3", ["**text**", "3 classes"]),
+    SmokeRun(
+        "wide_categories",
+        "--tiny --repeats 1 --rows 2000 --levels 200",
+        ["2,000 rows, 200 levels", "scikit-learn's newton-cg", "20 x 1", "of one row"],
+    ),
 ]
 """Those of a few seconds."""
 
 SLOW = [
     SmokeRun("commands", "--repeats 1 --only commands", ["train.py breast_cancer", "the tutorial's plain script"]),
     SmokeRun("commands", "--repeats 1 --only table --rows 1000", ["1,000 x 30 in CSV: peak memory, GiB"]),
+    SmokeRun("text", "--repeats 1 --text {text} --gap 1e-3", ["3 classes", "ours: accuracy", "scikit-learn: accuracy"]),
     SmokeRun("image_cache", "--repeats 1 --images 60", ["second start", "backbone=resnet18"]),
     SmokeRun("feature_matrix", "--rows 500 --width 16", [".npy", ".npz", ".safetensors", ".parquet"]),
     SmokeRun(

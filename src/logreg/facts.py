@@ -63,6 +63,11 @@ class Vocabulary:
         """The n-grams in order, V of them."""
         return tuple(self.tokens.split("\n"))
 
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """The place of each n-gram, counted from 0."""
+        return {name: place for place, name in enumerate(self.names)}
+
     @property
     def is_valid(self) -> bool:
         """Whether all fields have the declared types and fit together."""
@@ -290,12 +295,17 @@ class DataFacts:
         return f"{self.name} {self.source}".rstrip()
 
     def as_dict(self) -> dict[str, Any]:
-        """The facts as plain dicts, lists, strings and numbers, for `from_dict`; columns give the names of features."""
+        """The facts as plain dicts, lists, strings, numbers and tensors, for `from_dict`.
+
+        Columns give the names of their features.
+        """
         plain, columns = _as_dict(self), [_as_dict(column) for column in self.columns]
         if self.columns:
             del plain["feature_names"]
-        for column in columns:
-            column["vocabularies"] = [_as_dict(one) for one in column["vocabularies"]]
+        for column in columns:  # a tensor is copied and read at once, as the one text of the n-grams is
+            column["vocabularies"] = [
+                _as_dict(one) | {"idf": torch.tensor(one.idf, dtype=torch.float64)} for one in column["vocabularies"]
+            ]
         return plain | {
             "rows": dict(self.rows),
             "backbone": dict(self.backbone),
@@ -368,18 +378,18 @@ class DataFacts:
 
 
 def _as_dict(facts: DataFacts | Column | Vocabulary) -> dict[str, Any]:
-    """The fields by name, tuples as lists; values within them stay as they are."""
+    """The fields by name, tuples as lists; `dataclasses.asdict` copies every one of thousands of numbers and names."""
     values = {one.name: getattr(facts, one.name) for one in dataclasses.fields(facts)}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _column_of(plain: Mapping[str, Any]) -> Column:
     """A column from the plain values of `_as_dict`."""
-    vocabularies = tuple(
-        Vocabulary(**{key: tuple(value) if isinstance(value, list) else value for key, value in one.items()})
-        for one in plain.get("vocabularies", ())
-    )
-    return Column(**{**plain, "levels": tuple(plain["levels"]), "vocabularies": vocabularies})
+    vocabularies = []
+    for one in plain.get("vocabularies", ()):
+        idf = one["idf"].tolist() if isinstance(one["idf"], Tensor) else one["idf"]
+        vocabularies.append(Vocabulary(**{**one, "ngram_range": tuple(one["ngram_range"]), "idf": tuple(idf)}))
+    return Column(**{**plain, "levels": tuple(plain["levels"]), "vocabularies": tuple(vocabularies)})
 
 
 def names_of_features(columns: Sequence[Column]) -> tuple[str, ...]:

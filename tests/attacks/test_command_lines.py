@@ -136,6 +136,7 @@ KEYS: tuple[str, ...] = (
         "dataset.drop dataset.features dataset.categorical dataset.missing_values dataset.weight dataset.train_path"
     ),
     *words("dataset.separator dataset.max_levels dataset.missing dataset.rows dataset.labels dataset.size"),
+    *words("dataset.min_level_rows dataset.hash"),
     *words("optimizer.momentum optimizer.name optimizer.nesterov schedule.floor schedule.name backbone.weights"),
     *words("input output keep drop threshold split cost_ratio json overwrite format C lambda weight_decay coef"),
     *words("study storage prune trials search.l2 search.seed search.x search.dataset search.optimizer search. search"),

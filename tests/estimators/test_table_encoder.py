@@ -31,6 +31,7 @@ from logreg.data import RawData, Table, TensorDataModule
 from logreg.data.encoding.columns import read_columns
 from logreg.data.new_rows import NewRowsReader
 from logreg.errors import DataError, LogregError
+from logreg.estimators import table_encoder
 from logreg.training.module import LogisticModule
 from models import Models, write_table
 from tables import table as read_table
@@ -40,7 +41,7 @@ from whole_runs import Answer, train
 RunCommand = Callable[..., Answer]
 
 
-@parametrize_with_checks([TableEncoder(), TableEncoder(standardize=False)])  # type: ignore[untyped-decorator] # no types
+@parametrize_with_checks([TableEncoder(), TableEncoder(standardize=False), TableEncoder(sparse_output=True)])  # type: ignore[untyped-decorator] # no types
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:
     check(estimator)
 
@@ -324,6 +325,80 @@ def test_names_come_from_the_frame_or_from_the_step_before() -> None:
     named = encoder.fit(pa.table({"q": [1.0, 2.0], "r": ["u", "v"]}))
     assert (named.n_features_in_, named.feature_names_in_.tolist()) == (2, ["q", "r"])
     assert not hasattr(named.fit(np.eye(3)), "feature_names_in_")
+
+
+# Columns of many levels
+
+
+def wide(rows: int = 500) -> tuple[pa.Table, Any]:
+    """A column of 60 levels, some of them missing, beside numbers far from zero; and classes."""
+    draw = np.random.default_rng(2)
+    codes, x = draw.integers(0, 60, rows), 1e6 + draw.integers(-3, 3, rows)
+    gaps = np.where(draw.random(rows) < 0.1, np.nan, draw.normal(size=rows))
+    table = pa.table({"town": [None if code < 3 else f"t{code}" for code in codes], "x": x, "gaps": gaps})
+    return table, draw.random(rows) < 1 / (1 + np.exp(-draw.normal(size=60)[codes] - (x - 1e6)))
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("parameters", [{}, {"min_level_rows": 8}, {"hash": 32, "max_levels": 20}])
+def test_sparse_output_is_the_dense_one_up_to_the_means_of_levels(
+    standardize: bool, parameters: dict[str, Any]
+) -> None:
+    table, _ = wide()
+    dense = TableEncoder(standardize=standardize, **parameters)
+    sparse = TableEncoder(standardize=standardize, sparse_output=True, **parameters)
+    wanted, found = dense.fit_transform(table), sparse.fit_transform(table)
+    names = dense.get_feature_names_out()
+    assert names.tolist() == sparse.get_feature_names_out().tolist()
+    is_number = np.isin(names, ["x", "gaps"])
+    assert found.nnz == np.count_nonzero(wanted > 0 if not standardize else wanted > wanted.min(0), axis=0)[
+        ~is_number
+    ].sum() + 2 * len(table)
+    moved = wanted - found.toarray()
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[0], moved.shape), atol=1e-12)
+    np.testing.assert_allclose(moved[:, is_number], 0, atol=1e-12)
+    np.testing.assert_array_equal(sparse.transform(table).toarray(), found.toarray())
+    if standardize:
+        np.testing.assert_allclose(sparse.scale_, dense.scale_, rtol=1e-12)
+        assert (sparse.mean_[~is_number] == 0).all()
+
+
+@pytest.mark.filterwarnings("ignore:LogisticRegression has not reached tol=1e-19")  # as close as float64 can
+def test_a_fit_of_sparse_output_is_that_of_the_dense_one() -> None:
+    table, labels = wide()
+    fits = []
+    for sparse in (False, True):
+        encoder = TableEncoder(sparse_output=sparse, min_level_rows=5)
+        model = LogisticRegression(C=1.0, tol=1e-19, solver="newton", precision=64)
+        fits.append(make_pipeline(encoder, model).fit(table, labels))
+    coefs = [one[-1].coef_ for one in fits]
+    np.testing.assert_allclose(coefs[1], coefs[0], atol=1e-9)
+    np.testing.assert_allclose(fits[1].predict_proba(table), fits[0].predict_proba(table), atol=1e-9)
+
+
+def test_a_dense_matrix_that_does_not_fit_is_refused_with_advice_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = table_encoder.encode
+
+    def out_of_memory(*arguments: Any, sparse: bool, **options: Any) -> Any:
+        if not sparse:
+            raise OSError("Cannot allocate memory")
+        return real(*arguments, sparse=sparse, **options)
+
+    monkeypatch.setattr(table_encoder, "encode", out_of_memory)
+    table, _ = wide()
+    with pytest.raises(DataError, match=r"`sparse_output` must be True .* 500 rows with 61 features takes 244 kB\."):
+        TableEncoder().fit(table)
+    TableEncoder(sparse_output=True).fit(table)
+
+
+def test_a_model_of_many_features_reads_sparse_rows(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rows = models.run("table").folder, pyarrow.csv.read_csv(models("table") / "train.csv")
+    dense = LogisticRegression.from_checkpoint(folder)
+    monkeypatch.setattr(table_encoder, "MAX_DENSE_FEATURES", 0)
+    sparse = LogisticRegression.from_checkpoint(folder)
+    rows = rows.select(dense[0].feature_names_in_.tolist())
+    assert not isinstance(sparse[0].transform(rows), np.ndarray)
+    np.testing.assert_allclose(sparse.predict_proba(rows), dense.predict_proba(rows), atol=1e-12)
 
 
 # In scikit-learn's tools

@@ -386,7 +386,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         if not self.sparse_output:
             labels = torch.zeros(len(features), dtype=torch.int64)  # moments have no use for them
             return self._stored.moments_in_source_units(moments_of(Table(features, labels)))
-        rates = torch.bincount(features.col_indices(), minlength=features.shape[1]) / features.shape[0]
+        rates = torch.bincount(features.col_indices(), minlength=features.shape[1]).double() / features.shape[0]
         is_number = np.concatenate(
             [[column.kind == "number"] * column.num_values + [False] * column.indicator for column in self.columns_]
         )

@@ -90,11 +90,11 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array, Array]:
     from sklearn.pipeline import make_pipeline, make_union
     from sklearn.preprocessing import FunctionTransformer, OneHotEncoder
 
-    def by(function: Callable[..., Array], **arguments: Any) -> Any:
+    def by(function: Callable[..., Any], **arguments: Any) -> Any:
         return FunctionTransformer(function, kw_args=arguments)
 
     stored = model.facts.stored
-    parts, weights, start = [], [], 0
+    parts, weights, start = list[tuple[str, Any, Any]](), [], 0
     intercept = np.zeros(len(coef))
     for place, column in enumerate(model.facts.columns):
         first, start = start, start + column.num_features
@@ -111,9 +111,9 @@ def _encoder(model: Linear, coef: Array) -> tuple[Any, Array, Array]:
             missing = [*MISSING_TEXTS, *filter(None, missing_words(model.facts.missing_values))]
             is_missing = re.compile(rf"\A\s*(?:{'|'.join(map(re.escape, missing))})\s*\Z")
             steps = [by(partial(map, step)) for step in (str, partial(is_missing.sub, ""))]
-            for number, vocabulary in enumerate(column.vocabularies):  # `place` alone, so that each takes one column
+            for vocabulary in column.vocabularies:  # `place` alone, so that each takes one column
                 branch = make_pipeline(*steps, FrozenEstimator(vectorizer(vocabulary)))
-                parts.append((f"column {place}, n-grams {number}", branch, place))
+                parts.append((f"column {place}, {vocabulary.analyzer}", branch, place))
             weights.append(mine)
             continue
         else:

@@ -93,6 +93,9 @@ class Linear:
             link += ", divided by divisor"
         if self.divisor is not None or (not self.row_loss.couples_outputs and len(self.coef) > 1):
             link += ", divided by the sum over the classes"
+        columns = self.facts.as_dict()["columns"]
+        for one in (one for column in columns for one in column["vocabularies"]):
+            one |= {"tokens": one["tokens"].split("\n"), "idf": one["idf"].tolist()}
         return {
             "made_by": "logreg",
             "data": self.facts.title,
@@ -102,7 +105,7 @@ class Linear:
             "outputs": list(self.facts.class_names if len(self.coef) > 1 else self.facts.class_names[1:]),
             "features": list(self.facts.feature_names),
             "image_shape": list(self.facts.image_shape),
-            "columns": self.facts.as_dict()["columns"],
+            "columns": columns,
             "backbone": dict(self.facts.backbone),
             "pixels": dict(self.facts.pixels),
         }

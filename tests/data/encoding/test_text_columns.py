@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,7 @@ def columns_of(texts: list[str | None], **policy: object) -> Columns:
 
 
 def of_scikit_learn(
-    texts: list[str | None], train: torch.Tensor, kinds: dict, min_df: int
+    texts: list[str | None], train: torch.Tensor, kinds: dict[Any, Any], min_df: int
 ) -> tuple[list[str], csr_array]:
     """Feature names and features of all rows, by vectorizers that scikit-learn fits to train."""
     documents = [text or "" for text in texts]
@@ -62,7 +63,7 @@ def of_scikit_learn(
 
 @pytest.mark.parametrize("kinds", KINDS, ids=str)
 @pytest.mark.parametrize("min_df", [1, 2])
-def test_tokens_and_values_are_those_of_scikit_learn(kinds: dict, min_df: int) -> None:
+def test_tokens_and_values_are_those_of_scikit_learn(kinds: dict[Any, Any], min_df: int) -> None:
     columns = columns_of(TEXTS, ngrams=kinds, min_df=min_df)
     encoding, notes = learn_encoding(columns, TRAIN)
     names, expected = of_scikit_learn(TEXTS, TRAIN, kinds, min_df)
@@ -120,7 +121,7 @@ def facts_of(column: Column) -> DataFacts:
 
 
 @pytest.mark.parametrize("kinds", KINDS, ids=str)
-def test_a_vocabulary_survives_the_checkpoint(kinds: dict, tmp_path: Path) -> None:
+def test_a_vocabulary_survives_the_checkpoint(kinds: dict[Any, Any], tmp_path: Path) -> None:
     (column,), _ = learn_encoding(columns_of(TEXTS, ngrams=kinds), TRAIN)
     facts = facts_of(column)
     torch.save(facts.as_dict(), tmp_path / "facts.pt")
@@ -138,7 +139,8 @@ def test_a_vocabulary_survives_the_checkpoint(kinds: dict, tmp_path: Path) -> No
         {"tokens": "b"},
         {"tokens": "b\nb"},
         {"tokens": ["b", "c"]},
-        {"idf": [1.0, math.nan]},
+        {"idf": torch.tensor([1.0, math.nan])},
+        {"idf": torch.tensor([1.0, 2.0, 3.0])},
         {"idf": ["1", "2"]},
         {"analyzer": "char"},
         {"ngram_range": [2, 1]},
@@ -146,7 +148,7 @@ def test_a_vocabulary_survives_the_checkpoint(kinds: dict, tmp_path: Path) -> No
     ],
     ids=str,
 )
-def test_a_checkpoint_with_another_vocabulary_is_refused(changed: dict) -> None:
+def test_a_checkpoint_with_another_vocabulary_is_refused(changed: dict[str, Any]) -> None:
     column = Column("t", "text", fill="", vocabularies=(Vocabulary("word", (1, 1), "b\nc", (1.0, 2.0)),))
     plain = facts_of(column).as_dict()
     assert DataFacts.from_dict(plain) == facts_of(column)
@@ -172,7 +174,7 @@ def test_a_checkpoint_with_another_vocabulary_is_refused(changed: dict) -> None:
         (["a b", "b"], {"ngrams": {"char_wb": (9, 9)}, "min_df": 9}, r"`dataset.min_df=9` .* more than 2 rows"),
     ],
 )
-def test_a_vocabulary_without_ngrams_is_refused(texts: list[str | None], policy: dict, message: str) -> None:
+def test_a_vocabulary_without_ngrams_is_refused(texts: list[str | None], policy: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         learn_encoding(columns_of(texts, **policy), None)
 

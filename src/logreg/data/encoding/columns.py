@@ -136,7 +136,7 @@ def ngrams_of(
         raise ConfigError(
             f"`{prefix}word_ngrams` must be given where `{prefix}char_ngrams` is not, such as [1,1], got None."
         )
-    given = {"word": words, "char_wb": characters}
+    given: dict[Literal["word", "char_wb"], Sequence[int] | None] = {"word": words, "char_wb": characters}
     return {kind: (lengths[0], lengths[1]) for kind, lengths in given.items() if lengths is not None}
 
 

@@ -224,7 +224,8 @@ def _as_learned(series: Series | None, column: Column, columns: Columns) -> Seri
     if series.kind == "none":
         missing = np.nan if column.kind == "number" else -1
         dtype = np.float32 if column.kind == "number" else np.int32
-        return Series(series.name, column.kind, np.full(len(columns), missing, dtype=dtype))
+        kind = "category" if column.kind == "text" else column.kind
+        return Series(series.name, kind, np.full(len(columns), missing, dtype=dtype))
     if (column.kind == "number") != (series.kind == "number"):
         raise DataError(
             f"column {column.name!r} must be a {column.kind} as in train, got a {series.kind} [in {columns.source}]."

@@ -1,8 +1,8 @@
-"""Text as features: n-grams of words and of characters, counted and weighted as scikit-learn's vectorizers do.
+"""Text as features: n-grams of words and of characters, counted and weighted as scikit-learn's TfidfVectorizer does.
 
 A feature is (1 + ln count) * idf of an n-gram, 0 where it is absent (sublinear TF-IDF), and the features of one kind of
 n-grams have length 1 in a row.  Different texts are counted once, and texts of train are not counted again to encode
-them.
+them.  scikit-learn's vectorizers give the same numbers; their import alone takes longer than most of this work.
 
 References:
     Salton and Buckley (1988), Term-weighting approaches in automatic text retrieval, Information Processing &
@@ -13,8 +13,11 @@ References:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +25,9 @@ from logreg.data.encoding.columns import Columns, Series, Values
 from logreg.data.encoding.parts import Entries, Part
 from logreg.errors import DataError
 from logreg.facts import Column, Vocabulary
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 MIN_WORDS = 5
 """Mean number of words of a value from which a column with many different values looks like text: names have fewer."""
@@ -31,6 +37,10 @@ SAMPLE_TEXTS = 1_000
 
 WORD = re.compile(r"\b[^\W\d_]{2,}\b")
 """A word of letters: codes, dates and numbers have few."""
+
+
+TOKEN = re.compile(r"\b\w\w+\b")
+"""A word as scikit-learn has it: two letters, digits or underscores or more."""
 
 
 def looks_like_text(values: Sequence[str]) -> bool:
@@ -50,17 +60,14 @@ def learn_text(series: Series, chosen: Values, columns: Columns) -> Column:
     Raises:
         DataError: No n-gram is in enough rows.
     """
-    from sklearn.feature_extraction.text import TfidfTransformer
-
     vocabularies = []
     for analyzer, lengths in columns.ngrams.items():
         tokens, counts = _count(series.levels, analyzer, lengths)
-        train = counts[series.values[chosen]]
-        rows_with = np.bincount(train.indices, minlength=len(tokens))
+        rows_with = np.bincount(counts[series.values[chosen]].indices, minlength=len(tokens))
         kept = (rows_with >= columns.min_df).nonzero()[0]
         if not len(kept):
             raise DataError(_is_empty(series, analyzer, int(rows_with.max(initial=0)), columns))
-        idf = TfidfTransformer(sublinear_tf=True).fit(train[:, kept]).idf_
+        idf = np.log((1 + len(chosen)) / (1 + rows_with[kept])) + 1
         vocabularies.append(Vocabulary(analyzer, lengths, "\n".join(tokens[kept]), tuple(idf.tolist())))
         series.counted[vocabularies[-1]] = counts[:, kept]
     return Column(series.name, "text", fill="", vocabularies=tuple(vocabularies))
@@ -96,7 +103,8 @@ class TextPart(Part):
 
     def counts(self, rows: slice) -> Values:
         """Number of entries of each of some rows, shape (n,), integers."""
-        return self.lengths[self.codes[rows]]
+        lengths: Values = self.lengths[self.codes[rows]]
+        return lengths
 
 
 def vectorizer(vocabulary: Vocabulary) -> Any:
@@ -107,40 +115,85 @@ def vectorizer(vocabulary: Vocabulary) -> Any:
         analyzer=vocabulary.analyzer,
         ngram_range=vocabulary.ngram_range,
         sublinear_tf=True,
-        vocabulary={token: place for place, token in enumerate(vocabulary.names)},
+        vocabulary=dict(vocabulary.places),
     )
     fitted.idf_ = np.array(vocabulary.idf)
     return fitted
 
 
-def _count(texts: Sequence[str], analyzer: str, lengths: tuple[int, int]) -> tuple[Values, Any]:
+def _count(texts: Sequence[str], analyzer: str, lengths: tuple[int, int]) -> tuple[Values, csr_array]:
     """Counts all n-grams of L texts.
 
     Returns:
-        The V n-grams in alphabetical order, shape (V,), objects; and how often each text has each, a CSR array
-        (L + 1, V), whose last row, of a missing text, is empty.
+        The V n-grams in order, shape (V,), objects; and how often each text has each, shape (L + 1, V), whose last row,
+        of a missing text, is empty.
     """
     from scipy.sparse import csr_array
-    from sklearn.feature_extraction.text import CountVectorizer
 
-    counter = CountVectorizer(analyzer=analyzer, ngram_range=lengths)
-    try:
-        counts = counter.fit_transform([*texts, ""])
-    except ValueError:  # "empty vocabulary": no text has an n-gram
-        return np.array([], dtype=object), csr_array((len(texts) + 1, 0), dtype=np.int64)
-    return counter.get_feature_names_out(), csr_array(counts)
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__  # a new n-gram gets the next number
+    found, ends = array("i"), [0]
+    numbers_of = _NUMBERS[analyzer](lengths, numbers)
+    for text in texts:
+        found.extend(numbers_of(text.lower()))
+        ends.append(len(found))
+    tokens = np.array(sorted(numbers), dtype=object)
+    place = np.empty(len(tokens), dtype=np.int32)
+    place[[numbers[token] for token in tokens]] = np.arange(len(tokens), dtype=np.int32)
+    columns = place[np.frombuffer(found, dtype=np.int32)] if found else np.zeros(0, dtype=np.int32)
+    counts = csr_array((np.ones(len(columns)), columns, [*ends, ends[-1]]), shape=(len(texts) + 1, len(tokens)))
+    counts.sum_duplicates()
+    return tokens, counts
 
 
-def _weighted(series: Series, vocabulary: Vocabulary) -> Any:
-    """The features of each text (L + 1, V), a sparse matrix; the last row, of a missing text, is empty."""
-    from sklearn.feature_extraction.text import TfidfTransformer
+def _of_words(lengths: tuple[int, int], numbers: defaultdict[str, int]) -> Callable[[str], Iterable[int]]:
+    """A function of a text in lower case that gives the numbers of its n-grams of words."""
+
+    def of_text(text: str) -> Iterable[int]:
+        words = TOKEN.findall(text)
+        for length in range(lengths[0], min(lengths[1], len(words)) + 1):
+            for start in range(len(words) - length + 1):
+                yield numbers[" ".join(words[start : start + length])]
+
+    return of_text if lengths != (1, 1) else lambda text: map(numbers.__getitem__, TOKEN.findall(text))
+
+
+def _of_characters(lengths: tuple[int, int], numbers: defaultdict[str, int]) -> Callable[[str], Iterable[int]]:
+    """A function of a text in lower case that gives the numbers of its n-grams of characters within words.
+
+    A word has a blank before and after it; one that is shorter than an n-gram is an n-gram itself, once.
+    """
+
+    @cache
+    def of_word(word: str) -> list[int]:
+        padded, found = f" {word} ", list[int]()
+        for length in range(lengths[0], lengths[1] + 1):
+            if len(padded) <= length:
+                return [*found, numbers[padded]]
+            found += [numbers[padded[start : start + length]] for start in range(len(padded) - length + 1)]
+        return found
+
+    return lambda text: (number for word in text.split() for number in of_word(word))
+
+
+_NUMBERS = {"word": _of_words, "char_wb": _of_characters}
+
+
+def _weighted(series: Series, vocabulary: Vocabulary) -> csr_array:
+    """The features of each text, shape (L + 1, V); the last row, of a missing text, is empty."""
+    from scipy.sparse import csr_array
 
     counts = series.counted.pop(vocabulary, None)
     if counts is None:
-        return vectorizer(vocabulary).transform([*series.levels, ""])
-    weights = TfidfTransformer(sublinear_tf=True)
-    weights.idf_ = np.array(vocabulary.idf)
-    return weights.transform(counts)
+        tokens, all_counts = _count(series.levels, vocabulary.analyzer, vocabulary.ngram_range)
+        places = np.array([vocabulary.places.get(token, -1) for token in tokens], dtype=np.int32)
+        known = all_counts[:, places >= 0]  # both are in order, so the columns stay sorted
+        columns = places[places >= 0][known.indices]
+        counts = csr_array((known.data, columns, known.indptr), shape=(known.shape[0], len(vocabulary.idf)))
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    values = (np.log(counts.data) + 1) * np.array(vocabulary.idf)[counts.indices]
+    values /= np.sqrt(np.bincount(rows, values**2, counts.shape[0]))[rows]
+    return csr_array((values, counts.indices, counts.indptr), shape=counts.shape)
 
 
 def _is_empty(series: Series, analyzer: str, most: int, columns: Columns) -> str:

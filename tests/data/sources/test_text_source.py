@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +95,7 @@ def test_the_other_one_of_two_columns_is_taken(tmp_path: Path, named: str) -> No
         (sentences(), "dataset.min_df=99", "`dataset.min_df=99` must leave n-grams of column 't', and none is in more"),
     ],
 )
-def test_messages_of_tables(tmp_path: Path, columns: dict, typed: str, message: str) -> None:
+def test_messages_of_tables(tmp_path: Path, columns: dict[str, list[Any]], typed: str, message: str) -> None:
     file = write(tmp_path, **columns)
     pattern = re.escape(message).replace(re.escape(r"\S*"), r"\S*")
     with pytest.raises(LogregError, match=pattern):
@@ -171,7 +173,7 @@ def test_empty_documents_are_kept_and_counted(tmp_path: Path) -> None:
     ],
     ids=["latin1", "utf-16", "empty class", "one class", "empty"],
 )
-def test_messages_of_folders(tmp_path: Path, spoil, message: str) -> None:  # noqa: ANN001  # a function of the row above
+def test_messages_of_folders(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
     place = folder_of(tmp_path / "f", sentences())
     spoil(place)
     with pytest.raises(LogregError, match=message):
