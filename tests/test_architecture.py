@@ -211,7 +211,9 @@ def test_only_losses_know_the_names_of_losses() -> None:
 
 ACROSS = {
     "commands/command_line_errors": "what each command says to each mistake",
+    "commands/many_levels": "tables with a column of many levels, from training to predictions and exported models",
     "data/bad_data": "tables that cannot be learned from, by every way to them",
+    "data/encoding/wide_categories": "what is learned of columns of many levels, and how they are encoded",
     "data/formats/limits": "files that claim to be larger than they are, in every format",
     "data/sources/text_source": "the source data.sources.text; the file of data.encoding.text has its name",
     "losses/losses": "what holds of every loss",

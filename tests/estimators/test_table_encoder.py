@@ -29,6 +29,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from logreg import LogisticRegression, TableEncoder
 from logreg.data import RawData, Table, TensorDataModule
 from logreg.data.encoding.columns import read_columns
+from logreg.data.encoding.encode import encode
 from logreg.data.new_rows import NewRowsReader
 from logreg.errors import DataError, LogregError
 from logreg.estimators import table_encoder
@@ -347,7 +348,9 @@ def test_sparse_output_is_the_dense_one_up_to_the_means_of_levels(
     table, _ = wide()
     dense = TableEncoder(standardize=standardize, **parameters)
     sparse = TableEncoder(standardize=standardize, sparse_output=True, **parameters)
-    wanted, found = dense.fit_transform(table), sparse.fit_transform(table)
+    wanted: Any = dense.fit_transform(table)
+    found: Any = sparse.fit_transform(table)
+    again: Any = sparse.transform(table)
     names = dense.get_feature_names_out()
     assert names.tolist() == sparse.get_feature_names_out().tolist()
     is_number = np.isin(names, ["x", "gaps"])
@@ -357,8 +360,11 @@ def test_sparse_output_is_the_dense_one_up_to_the_means_of_levels(
     moved = wanted - found.toarray()
     np.testing.assert_allclose(moved, np.broadcast_to(moved[0], moved.shape), atol=1e-12)
     np.testing.assert_allclose(moved[:, is_number], 0, atol=1e-12)
-    np.testing.assert_array_equal(sparse.transform(table).toarray(), found.toarray())
+    np.testing.assert_array_equal(again.toarray(), found.toarray())
     if standardize:
+        assert sparse.scale_ is not None
+        assert dense.scale_ is not None
+        assert sparse.mean_ is not None
         np.testing.assert_allclose(sparse.scale_, dense.scale_, rtol=1e-12)
         assert (sparse.mean_[~is_number] == 0).all()
 
@@ -377,12 +383,10 @@ def test_a_fit_of_sparse_output_is_that_of_the_dense_one() -> None:
 
 
 def test_a_dense_matrix_that_does_not_fit_is_refused_with_advice_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = table_encoder.encode
-
-    def out_of_memory(*arguments: Any, sparse: bool, **options: Any) -> Any:
-        if not sparse:
+    def out_of_memory(*arguments: Any, **options: Any) -> Any:
+        if not options["sparse"]:
             raise OSError("Cannot allocate memory")
-        return real(*arguments, sparse=sparse, **options)
+        return encode(*arguments, **options)
 
     monkeypatch.setattr(table_encoder, "encode", out_of_memory)
     table, _ = wide()

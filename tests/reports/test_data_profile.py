@@ -178,6 +178,22 @@ def test_the_screen_shows_recodings_and_leaks(tmp_path: Path) -> None:
     assert "dataset.drop=[alive]" in text
 
 
+@pytest.mark.parametrize(
+    ("typed", "features", "remark"),
+    [
+        ("", "12", "one-hot: t0 t1 t10 t11 t2 t3 ..."),
+        ("dataset.min_level_rows=5", "3", "one-hot: t0 t1; 10 rare levels in 10 train rows"),
+        ("dataset.min_level_rows=50", "0", "left out: all levels rare"),
+        ("dataset.hash=4 dataset.max_levels=10", "4", "12 levels hashed into 4 buckets, 8 collide"),
+    ],
+)
+def test_the_screen_counts_rare_and_hashed_levels(tmp_path: Path, typed: str, features: str, remark: str) -> None:
+    towns = [f"t{row if row < 12 else row % 2}" for row in range(60)]
+    path = write(tmp_path, town=towns, a=list(range(60)), y=alternating("no", "yes", rows=60))
+    text = facts_of(path, "dataset.split.val=0", "dataset.split.test=0", *typed.split())
+    assert cells(text, "town")[3:] == [features, remark]
+
+
 # data that would be refused
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ HASHES = {"red": 252163, "blue": 3837, "Zürich": 88401, "日本": 132798, "": 0
 
 
 def learned(
-    train: list[Any], new: list[Any] = (), **policy: Any
-) -> tuple[Column, dict[str, list[int]], Any, list[str]]:  # type: ignore[assignment]  # an empty tuple is no list
+    train: Sequence[str | None], new: Sequence[str | None] = (), **policy: Any
+) -> tuple[Column, dict[str, list[int]], dict[str, Tensor], list[str]]:
     """Encodes one column beside a number: its encoding, rows by feature, rows of unknown levels, and the notes."""
     values = [*train, *new]
     columns = read_columns(pa.table({"town": pa.array(values, pa.string()), "x": np.arange(len(values)) / 2}), **policy)
@@ -163,11 +164,12 @@ def test_a_column_is_refused_where_more_than_nine_in_ten_rows_have_a_level_of_th
     singles: int, is_refused: bool
 ) -> None:
     levels = [f"level {place if place < singles else singles}" for place in range(100)]
-    for policy, refused in (
+    policies: list[tuple[dict[str, Any], bool]] = [
         ({"max_levels": 50}, is_refused),
         ({"max_levels": 100}, False),  # the column is not wide
         ({"max_levels": 50, "min_level_rows": 2}, False),  # the levels of a single row join one feature
-    ):
+    ]
+    for policy, refused in policies:
         (profile,) = profile_columns(read_columns(pa.table({"town": levels}), **policy), None)
         assert bool(profile.problem) == refused
         assert (profile.column is None) == refused
