@@ -24,6 +24,9 @@ ClassKind = Literal["text", "integer", "float", "boolean"]
 RARE = "(rare)"
 """Name of the level that rare levels join."""
 
+MOST_SCALED_LEVELS = 100
+"""Number of levels up to which the features of a column are standardized: with more, most levels are rare."""
+
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 """The splits in their usual order; a dataset may lack val, test or both."""
 
@@ -158,6 +161,15 @@ class Column:
     def num_features(self) -> int:
         """Number of its features."""
         return self.num_values + self.indicator
+
+    @property
+    def keeps_scale(self) -> bool:
+        """Whether its features are never standardized: those of text and of many levels.
+
+        Most of them are rare.  Their deviation is small, so a division by it would make them large, and the penalty on
+        their coefficients small.
+        """
+        return self.kind == "text" or self.num_values > MOST_SCALED_LEVELS
 
     @property
     def is_valid(self) -> bool:

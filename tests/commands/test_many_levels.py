@@ -135,3 +135,18 @@ def test_hashed_levels_are_learned_from_as_scikit_learn_does(tmp_path: Path, run
     assert answer.code == 2
     assert "`format` must compute the hash of the levels of 'shop'" in answer.err
     assert run_command(tmp_path, "export", "format=sklearn", "output=m.joblib").code == 0
+
+
+def test_levels_of_a_wide_column_are_not_standardized(tmp_path: Path) -> None:
+    lines = [f"{row % 101},l{row % 101},l{row % 100},{row % 2}" for row in range(404)]
+    (tmp_path / "t.csv").write_text("\n".join(["x,wide,narrow,y", *lines]) + "\n")
+    run = train(
+        tmp_path,
+        *("dataset=table", "dataset.path=t.csv", "dataset.target=y", "dataset.split={val: 0, test: 0}", "l2=1"),
+    )
+    facts = TrainedModel.load(run.folder / "checkpoints" / "last.ckpt").facts
+    found = dict(zip(facts.feature_names, zip(facts.mean, facts.std, strict=True), strict=True))
+    assert found["wide=l7"] == (0, 1)
+    assert found["narrow=l7"][0] == pytest.approx(4 / 404)
+    assert found["narrow=l50"][1] == pytest.approx((4 / 404 * 400 / 404) ** 0.5)
+    assert found["x"][0] == pytest.approx(50)

@@ -23,6 +23,10 @@ LOADED_BLOCK_BYTES = 16 * 2**20
 """Size of the features of a block of a DataLoader: large enough that what Lightning does for each block, which takes
 more than half a millisecond, is little beside the arithmetic, and small enough for the larger caches."""
 
+SEED_STEP = 0x9E3779B1
+"""Distance of the generators' seeds for two seeds of a user, about 2^32 over the golden ratio: the orders of their
+epochs then differ.  torch's generator on the CPU reads the lower 32 bits of its seed."""
+
 Rows = Tensor | slice
 """Positions in a split, counted from 0: a tensor, shape (n,), or a slice."""
 
@@ -157,7 +161,7 @@ class BlockSampler(Sampler[Rows]):
         if is_fixed or not self.shuffle:
             yield from (slice(start, min(start + self.block_rows, self.num_rows)) for start in starts)
             return
-        order = torch.Generator().manual_seed((self.seed << 32) + self.epoch)
+        order = torch.Generator().manual_seed((self.seed * SEED_STEP + self.epoch) % 2**32)
         yield from torch.randperm(self.num_rows, generator=order).split(self.block_rows)
 
 

@@ -33,9 +33,9 @@ from logreg.data.prepare import (
     moments_of,
     nonzeros_of,
     numbered_as,
+    of_scaled_columns,
     select_rows,
     split_rows,
-    without_text,
 )
 from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
@@ -155,8 +155,8 @@ class TensorDataModule(pl.LightningDataModule):
             stored, found, digits = self._measure(train, raw.scale, names, standardize)
             notes = (*notes, *digits)
             to_store = None if stored.is_plain else stored
-        elif standardize and any(column.kind != "text" for column in columns):
-            found = without_text(stored.moments_in_source_units(moments_of(train)), columns)
+        elif standardize and not all(column.keeps_scale for column in columns):
+            found = of_scaled_columns(stored.moments_in_source_units(moments_of(train)), columns)
         mean, std = ((), ()) if found is None or not standardize else stored.standardization(found)
         weights = class_weights(
             self.class_weight, train.select(train.labels), class_names, train.select(train.sample_weight)

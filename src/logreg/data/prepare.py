@@ -393,13 +393,10 @@ def nonzeros_of(train: Table) -> int | None:
     return int(train.select(train.matrix.crow_indices().diff()).sum())
 
 
-def without_text(found: Moments, columns: Sequence[Column]) -> Moments:
-    """The moments of the features of columns, where text has mean 0 and standard deviation 1: it is not standardized.
-
-    Rows of a text have length 1.  A division by the deviation would make the rarest n-grams the largest features.
-    """
-    is_text = torch.cat([torch.full((column.num_features,), column.kind == "text") for column in columns])
-    return found._replace(mean=found.mean.masked_fill(is_text, 0.0), std=found.std.masked_fill(is_text, 1.0))
+def of_scaled_columns(found: Moments, columns: Sequence[Column]) -> Moments:
+    """The moments of the features of columns, with mean 0 and deviation 1 where `Column.keeps_scale`."""
+    kept = torch.cat([torch.full((column.num_features,), column.keeps_scale) for column in columns])
+    return found._replace(mean=found.mean.masked_fill(kept, 0.0), std=found.std.masked_fill(kept, 1.0))
 
 
 def _own_weights(table: Table) -> Tensor | None:

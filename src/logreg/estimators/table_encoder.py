@@ -22,7 +22,7 @@ from logreg.data.encoding.encode import encode
 from logreg.data.encoding.learning import learn_encoding, learn_stored_form
 from logreg.data.formats.frames import arrow_column, columns_of, is_frame
 from logreg.data.formats.text_tables import missing_words
-from logreg.data.prepare import moments_of, without_text
+from logreg.data.prepare import moments_of, of_scaled_columns
 from logreg.errors import ConfigError, DataError, did_you_mean, name_list, nearest
 from logreg.facts import Column, DataFacts, names_of_features
 from logreg.stored_form import Moments, StoredForm
@@ -230,7 +230,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         features = self._encode(columns)
         self.mean_ = self.scale_ = None
         if of_numbers is not None:
-            found = without_text(self._moments(features, of_numbers), encoding)
+            found = of_scaled_columns(self._moments(features, of_numbers), encoding)
             mean, scale = self._stored.standardization(found)
             self.mean_, self.scale_ = np.array(mean), np.array(scale)
         empty = [series.name for series in columns.series if series.kind == "none"]
