@@ -1,4 +1,7 @@
-"""Cross-validated regularization paths: the optimum for every strength, on all rows and without each fold.
+"""Regularization paths over rows that are at hand: of all rows, of parts of them, and without each fold.
+
+Small problems are fitted in a batch (`logreg.solvers.small_folds`); the general solvers fit the others, and what a
+batch does not certify.
 
 References:
     Friedman, Hastie and Tibshirani (2010), Regularization paths for generalized linear models via coordinate descent.
@@ -21,6 +24,10 @@ from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathFitter, PathPoint, Strength
 from logreg.solvers.problem import Problem
 from logreg.solvers.small_folds import fit_small_folds, fits_in_batch
+
+MAX_SINGLE_NUMBERS = 2**19
+"""Numbers of the rows up to which the path of a single problem is fitted as a batch: with more of them the working sets
+of the general solver, which read few columns, take less time."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,8 @@ def fit_folds(
             mine = _WithoutFold(mine, folds, fold)
             own = replace(problem, rows=mine.num_rows, total_weight=problem.total_weight - float(totals[fold]))
         path = {} if batch is None else dict(zip(order, batch.of_problem(number, order, tolerance), strict=True))
-        missing = [one for one in order if one not in path or not path[one].converged]
-        near = [one for one in (*path.values(), *(known[number] if known else ())) if not one.l1]
-        for one, point in zip(missing, _fit_path(own, mine, missing, tolerance, seed, near), strict=True):
-            if one not in path or point.converged or point.bound.gap < path[one].bound.gap:
-                path[one] = point
+        near = known[number] if known else ()
+        path = _completed(own, mine, order, path, tolerance, seed, near)
         paths.append([path[one] for one in strengths])
     return FoldPaths(strengths, paths[0] if with_full else [], paths[int(with_full) :])
 
@@ -140,6 +144,33 @@ def _check(problem: Problem, rows: RowSource, folds: Tensor, strengths: Sequence
             "the smallest class has rows."
         )
     return weights.sum(1)
+
+
+def fit_strengths(
+    problem: Problem, rows: RowSource, strengths: Sequence[Strength], tolerance: float = 1e-6, seed: int = 0
+) -> list[PathPoint]:
+    """Finds the optimum for every strength, with warm starts.
+
+    Args:
+        problem: The problem over the rows; its own penalties do not matter.
+        rows: The rows.
+        strengths: As of `fit_folds`.
+        tolerance: The relative gap to end each fit at.
+        seed: Fixes the rows that are sampled.
+
+    Returns:
+        A point for each strength, in their order.
+    """
+    order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
+    path: dict[Strength, PathPoint] = {}
+    one_fold = torch.zeros(rows.num_rows, dtype=torch.int64)
+    if rows.num_rows * rows.num_features <= MAX_SINGLE_NUMBERS and fits_in_batch(problem, one_fold):
+        memory = _in_memory(rows)
+        if memory is not None:
+            batch = fit_small_folds(problem, memory, one_fold, [None], order, tolerance)
+            path = dict(zip(order, batch.of_problem(0, order, tolerance), strict=True))
+    path = _completed(problem, rows, order, path, tolerance, seed)
+    return [path[one] for one in strengths]
 
 
 class _WithoutFold:
@@ -196,15 +227,13 @@ def fit_parts(
     Returns:
         For each part a point for each strength, in their order.
     """
-    order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
     found = []
     for part in parts:
         weights = None if rows.sample_weight is None else rows.sample_weight[part]
         mine = MemoryRows(rows.features[part], rows.labels[part], weights)
         total = sum(float(_weights_of(block, problem).sum()) for block in mine.blocks())
         own = replace(problem, rows=len(part), total_weight=total)
-        path = dict(zip(order, _fit_path(own, mine, order, tolerance, seed), strict=True))
-        found.append([path[one] for one in strengths])
+        found.append(fit_strengths(own, mine, strengths, tolerance, seed))
     return found
 
 
@@ -212,6 +241,30 @@ def _weights_of(block: Batch, problem: Problem) -> Tensor:
     """The weight in the loss of each row of a block, (n,), float64, on the CPU."""
     weight = row_weights(block, problem.class_weight, torch.float64)
     return torch.ones(len(block.labels), dtype=torch.float64) if weight is None else weight.cpu()
+
+
+def _completed(
+    problem: Problem,
+    rows: RowSource,
+    order: Sequence[Strength],
+    path: dict[Strength, PathPoint],
+    tolerance: float,
+    seed: int,
+    near: Sequence[PathPoint] = (),
+) -> dict[Strength, PathPoint]:
+    """A path with fits by the general solvers for the strengths that have none that is certified.
+
+    The arguments are those of `_fit_path`; ``order`` has all strengths, and ``path`` the fits so far.
+    """
+    missing = [one for one in order if one not in path or not path[one].converged]
+    starts = [one for one in (*path.values(), *near) if not one.l1]
+    found = dict(zip(missing, _fit_path(problem, rows, missing, tolerance, seed, starts), strict=True))
+    better = {
+        one: point
+        for one, point in found.items()
+        if one not in path or point.converged or point.bound.gap < path[one].bound.gap
+    }
+    return path | better
 
 
 def _fit_path(
