@@ -53,9 +53,10 @@ decomposed in a small part of a pass."""
 MAX_SUBSPACE_STEPS = 300
 """Largest number of steps; other ways continue from there."""
 
-MAX_STEPS_PER_HALVING = 30
+MAX_STEPS_PER_HALVING = 60
 """Consecutive steps without halving the estimated gap after which descent ends: a gradient in float32 has about seven
-digits, beyond which further steps do not reduce it."""
+digits, beyond which further steps do not reduce it.  With a weak penalty slow steps are far more common than such an
+end, and steps in float64 take more than twice as long."""
 
 MAX_ROUNDED_STEPS = 10
 """Consecutive steps without halving the estimated gap or the predicted decrease, where the latter is at most
