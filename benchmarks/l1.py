@@ -41,9 +41,8 @@ from logreg.losses import one_vs_rest
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers import fit as exact
-from logreg.solvers.l1_path import fit_l1_path
-from logreg.solvers.passes.base import drive
-from logreg.solvers.path import PathPoint
+from logreg.solvers.folds import fit_strengths
+from logreg.solvers.path import PathPoint, Strength
 from logreg.solvers.problem import Problem as Stated
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -318,7 +317,7 @@ def _loosest(fit: Rival, x: Array, y: Array, l1: float, gap: float, least: float
 
 
 def _path(memory: MemoryRows, problem: Stated, strengths: Array, gap: float) -> list[PathPoint]:
-    return drive(fit_l1_path(problem, strengths.tolist(), gap), memory)
+    return fit_strengths(problem, memory, [Strength(l1=one) for one in strengths.tolist()], gap)
 
 
 PathOf = Callable[[Array, Array, Array, float, int], tuple[float, Array]]

@@ -116,6 +116,19 @@ def test_a_fit_starts_at_the_optimum_of_the_nearest_strength() -> None:
     assert torch.equal(nearest_start(problem, []), torch.zeros(1, 7).double())
 
 
+@pytest.mark.parametrize(
+    ("strengths", "place"),
+    [((4e-3, 2e-3), 2.0), ((2e-3, 4e-3), -1.0), ((2e-3, 0.6e-3), 1.0), ((2.1e-3, 2e-3), 1.0), ((8e-3, 4e-3), 1.0)],
+    ids=["downward", "upward", "between", "too close to each other", "too far"],
+)
+def test_a_fit_starts_where_the_line_through_two_near_optima_leads(strengths: Sequence[float], place: float) -> None:
+    problem = problem_of(MemoryRows(*rows_of(2)), Objective("bce", l2=1e-3))
+    line = torch.arange(14.0).double().view(2, 1, 7)
+    bound = Bound(1.0, 0.0, True, line[0], 1.0)
+    points = [PathPoint(line[0] + at * line[1], bound, True, 1, l2) for at, l2 in enumerate(strengths)]
+    torch.testing.assert_close(nearest_start(problem, points), line[0] + place * line[1])
+
+
 def test_a_point_that_was_not_given_passes_enough_says_so() -> None:
     memory = MemoryRows(*rows_of(3))
     points = drive(

@@ -16,7 +16,7 @@ from logreg.rows import MemoryRows
 from logreg.solvers import small_folds
 from logreg.solvers.batch_model import minimize_models
 from logreg.solvers.fit import fit, problem_of
-from logreg.solvers.folds import FoldPaths, fit_folds, fit_parts, held_out_logits
+from logreg.solvers.folds import FoldPaths, fit_folds, fit_parts, fit_strengths, held_out_logits
 from logreg.solvers.l1_model import minimize_model
 from logreg.solvers.l1_path import default_l1_strengths, largest_slope
 from logreg.solvers.path import PathPoint, Strength
@@ -416,3 +416,21 @@ def test_points_that_are_known_are_starts() -> None:
         assert second[0].passes < first[0].passes
     assert before.joined(warm).strengths == [near, weak]
     assert [one.l2 for one in before.joined(warm).of_folds[2]] == [near.l2, weak.l2]
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("most_steps", [0, small_folds.MAX_STEPS])
+def test_a_path_of_all_rows_has_the_optima_of_separate_fits(
+    intercept: bool, most_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = table()
+    rows, strengths = MemoryRows(x, y), [*LASSO, *RIDGE, *ELASTIC_NET]
+    monkeypatch.setattr(small_folds, "MAX_STEPS", most_steps)
+    points = fit_strengths(problem_of(rows, Objective("bce"), intercept=intercept), rows, strengths, 1e-10)
+    for strength, point in zip(strengths, points, strict=True):
+        objective = Objective("bce", l2=strength.l2, l1=strength.l1)
+        alone = fit(x, y, objective, tolerance=1e-10, intercept=intercept)
+        assert (point.l2, point.l1, point.converged) == (strength.l2, strength.l1, True)
+        assert point.bound.rigorous
+        torch.testing.assert_close(point.point[:, :-1], alone.coef, atol=1e-5, rtol=1e-4)
+        assert point.bound.value == pytest.approx(alone.bound.value, rel=1e-9)

@@ -31,8 +31,8 @@ from logreg.reports.summary_schema import CrossValidationSummary
 from logreg.rows import RowSource, dense_sample
 from logreg.run.building import build_module
 from logreg.run.cross_validating import device_for_exact, make_folds, summarize_folds, with_copies
-from logreg.solvers.folds import FoldPaths, fit_folds
-from logreg.solvers.l1_path import default_l1_strengths, fit_elastic_net_path
+from logreg.solvers.folds import FoldPaths, fit_folds, fit_strengths
+from logreg.solvers.l1_path import default_l1_strengths
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathPoint, Strength, default_strengths, fit_path
 from logreg.solvers.problem import Problem
@@ -292,11 +292,11 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
             place = best_of(rows, config.select)
         else:
             if name == "l1":
-                of_path = fit_elastic_net_path(problem, strengths, config.tolerance, config.seed)
+                points = fit_strengths(problem, train, strengths, config.tolerance, config.seed)
             else:
                 beside = problem_with(problem, config.fixed_l1)
                 of_path = fit_path(beside, [one.l2 for one in strengths], config.tolerance, config.seed)
-            points = drive(of_path, train)
+                points = drive(of_path, train)
             rows = score_path(problem, points, data.row_source("val", device).blocks(), config.select == "auroc")
             place = best_of(rows, config.select)
     if config.cv_rule == "one_se":

@@ -1,4 +1,7 @@
-"""Cross-validated regularization paths: the optimum for every strength, on all rows and without each fold.
+"""Regularization paths over rows that are at hand: of all rows, of parts of them, and without each fold.
+
+Small problems are fitted in a batch (`logreg.solvers.small_folds`); the general solvers fit the others, and what a
+batch does not certify.
 
 References:
     Friedman, Hastie and Tibshirani (2010), Regularization paths for generalized linear models via coordinate descent.
@@ -27,6 +30,10 @@ from logreg.solvers.small import is_small, solve_small
 from logreg.solvers.small_folds import MAX_ROW_NUMBERS, fit_small_folds, fits_in_batch
 from logreg.solvers.softmax_folds import fit_softmax_folds, fits_in_softmax_batch
 from logreg.solvers.state import SolverState
+
+MAX_SINGLE_NUMBERS = 2**19
+"""Numbers of the rows up to which the path of a single problem is fitted as a batch: with more of them the working sets
+of the general solver, which read few columns, take less time."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +99,7 @@ def fit_folds(
             mine = _rows_without(rows, folds, fold)
             own = _problem_of(problem, mine.num_rows, problem.total_weight - float(totals[fold]))
         path = {Strength(point.l2, point.l1): point for point in (batch[number] if batch else ())}
-        missing = [one for one in order if one not in path or not path[one].converged]
-        near = [*(one for one in path.values() if not one.l1), *(known[number] if known else ())]
-        for one, point in zip(missing, _fit_path(own, mine, missing, tolerance, seed, near), strict=True):
-            if one not in path or point.converged or point.bound.gap < path[one].bound.gap:
-                path[one] = point
+        path = _completed(own, mine, order, path, tolerance, seed, known[number] if known else ())
         paths.append([path[one] for one in strengths])
     return FoldPaths(strengths, paths[0] if with_full else [], paths[int(with_full) :])
 
@@ -166,6 +169,32 @@ def _check(problem: Problem, rows: RowSource, folds: Tensor, strengths: Sequence
             "the smallest class has rows."
         )
     return weights.sum(1)
+
+
+def fit_strengths(
+    problem: Problem, rows: RowSource, strengths: Sequence[Strength], tolerance: float = 1e-6, seed: int = 0
+) -> list[PathPoint]:
+    """Finds the optimum for every strength, with warm starts.
+
+    Args:
+        problem: The problem over the rows; its own penalties do not matter.
+        rows: The rows.
+        strengths: As of `fit_folds`.
+        tolerance: The relative gap to end each fit at.
+        seed: Fixes the rows that are sampled.
+
+    Returns:
+        A point for each strength, in their order.
+    """
+    order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
+    path: dict[Strength, PathPoint] = {}
+    memory = rows if isinstance(rows, MemoryRows) else _in_memory(rows)
+    if memory is not None and rows.num_rows * rows.num_features <= MAX_SINGLE_NUMBERS:
+        one_fold = torch.zeros(rows.num_rows, dtype=torch.int64)
+        batch = _fit_batch(problem, memory, one_fold, [None], order, tolerance, [])
+        path = {Strength(point.l2, point.l1): point for points in batch for point in points}
+    path = _completed(problem, memory or rows, order, path, tolerance, seed)
+    return [path[one] for one in strengths]
 
 
 def _problem_of(problem: Problem, rows: int, total_weight: float) -> Problem:
@@ -240,14 +269,12 @@ def fit_parts(
     Returns:
         For each part a point for each strength, in their order.
     """
-    order = sorted(set(strengths), key=lambda one: (one.l1, one.l2), reverse=True)
     found = []
     for part in parts:
         mine = _some(rows, part)
         total = sum(float(_weights_of(block, problem).sum()) for block in mine.blocks())
         own = _problem_of(problem, len(part), total)
-        path = dict(zip(order, _fit_path(own, mine, order, tolerance, seed), strict=True))
-        found.append([path[one] for one in strengths])
+        found.append(fit_strengths(own, mine, strengths, tolerance, seed))
     return found
 
 
@@ -255,6 +282,30 @@ def _weights_of(block: Batch, problem: Problem) -> Tensor:
     """The weight in the loss of each row of a block, (n,), float64, on the CPU."""
     weight = row_weights(block, problem.class_weight, torch.float64)
     return torch.ones(len(block.labels), dtype=torch.float64) if weight is None else weight.cpu()
+
+
+def _completed(
+    problem: Problem,
+    rows: RowSource,
+    order: Sequence[Strength],
+    path: dict[Strength, PathPoint],
+    tolerance: float,
+    seed: int,
+    near: Sequence[PathPoint] = (),
+) -> dict[Strength, PathPoint]:
+    """A path with fits by the general solvers for the strengths that have none that is certified.
+
+    The arguments are those of `_fit_path`; ``order`` has all strengths, and ``path`` the fits so far.
+    """
+    missing = [one for one in order if one not in path or not path[one].converged]
+    starts = [one for one in (*path.values(), *near) if not one.l1]
+    found = dict(zip(missing, _fit_path(problem, rows, missing, tolerance, seed, starts), strict=True))
+    better = {
+        one: point
+        for one, point in found.items()
+        if one not in path or point.converged or point.bound.gap < path[one].bound.gap
+    }
+    return path | better
 
 
 def _fit_path(

@@ -46,6 +46,14 @@ A fit that is not within the tolerance by then has a larger gap, and its point i
 MAX_INVERSE_STRENGTH_RATIO = 10
 """Ratio of two strengths of l2 up to which an inverse of the Hessian that was made for one serves the other."""
 
+MAX_EXTRAPOLATED_RATIO = 2
+"""Ratio of two strengths of l2 up to which a line predicts the optimum: from farther away, Newton's method with a held
+Hessian is better off at the nearest optimum."""
+
+MAX_EXTRAPOLATED = 1.5
+"""Distance to a strength, relative to that of the two nearest ones, up to which the line through them predicts its
+optimum."""
+
 MIN_LEARNED_MOVES = 50
 """Moves from which an inverse of the Hessian has learned enough to be kept for any strength."""
 
@@ -161,7 +169,6 @@ class PathFitter:
         if not is_near and (inverse is None or len(inverse) < MIN_LEARNED_MOVES):
             inverse, self._inverse_l2 = None, l2
         uses_model = self._is_rough and holds_hessian(problem) and not problem.objective.l1
-        # Newton's steps with a held Hessian are better off without a line: strengths may be a decade apart.
         start = nearest_start(problem, self.points)
         state = SolverState(
             problem,
@@ -209,7 +216,19 @@ def fit_path(
 
 
 def nearest_start(problem: Problem, points: Sequence[PathPoint]) -> Tensor:
-    """The start of a fit, (K, D + 1): the point of the nearest l2 on a logarithmic scale, or zero without one."""
+    """The start of a fit, (K, D + 1): the point of the nearest l2 on a logarithmic scale, or zero without one.
+
+    Where the two nearest ones lie on one side of it, and near, it is where the line through them leads; with l1 it is
+    not, since zeros would be lost.
+    """
     if not points:
         return problem.zeros()
-    return min(points, key=lambda point: abs(math.log(point.l2 / problem.objective.l2))).point
+    by_distance = sorted((abs(math.log(one.l2 / problem.objective.l2)), place) for place, one in enumerate(points))
+    near, *others = (points[place] for _, place in by_distance[:2])
+    if not others or by_distance[0][0] > math.log(MAX_EXTRAPOLATED_RATIO) or problem.objective.l1:
+        return near.point
+    (other,) = others
+    ahead, between = math.log(problem.objective.l2 / near.l2), math.log(near.l2 / other.l2)
+    if not 0 < ahead * between <= MAX_EXTRAPOLATED * between**2:
+        return near.point
+    return near.point + ahead / between * (near.point - other.point)

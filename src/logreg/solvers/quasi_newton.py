@@ -32,15 +32,18 @@ class LimitedMemoryInverse:
 
     A change of l2 changes each y by a known vector, so the pairs of one strength serve the next.
 
+    Attributes:
+        made_at: f at the point whose curvature the preconditioner has; infinite where it has no Hessian blocks.
+
     References:
         Nocedal and Wright (2006), Numerical Optimization, algorithm 7.4.
         Byrd, Nocedal and Schnabel (1994), Representations of quasi-Newton matrices and their use in limited memory
         methods.
     """
 
-    def __init__(self, first: InverseHessian, problem: Problem, l2: Tensor) -> None:
+    def __init__(self, first: InverseHessian, problem: Problem, l2: Tensor, made_at: float = math.inf) -> None:
         """``first`` is the preconditioner, and ``l2`` the penalty by each coordinate, (D + 1,)."""
-        self._first, self._l2 = first, l2
+        self._first, self._l2, self.made_at = first, l2, made_at
         numel = max(SMALL_PAIRS_NUMEL, PAIRS_MEMORY_FRACTION * problem.numel)
         most = min(MAX_STORED_PAIRS, int(numel / (2 * problem.num_parameters)))
         # One allocation, whose pages the system maps when they are written: many small ones would fragment the memory.

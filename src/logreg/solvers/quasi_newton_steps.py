@@ -128,7 +128,8 @@ class _Steps:
         sample_limit: Predicted decrease, divided by the part of the rows in the sample, at which a bound by the sample
             is tried next.
         diagonal: The first matrix, while it is the diagonal.
-        made_at: f at the first matrix; infinite where it is no Hessian block.
+        made_at: f where the first matrix was made, or where these steps started if that is not known; infinite where it
+            has no Hessian blocks.
         steps: Steps since the first matrix was made.
         num_pairs: Those of them from which the point of least gradient is extrapolated.
         left: What is left of the way after each of them: an estimate relative to its limit.
@@ -153,7 +154,8 @@ class _Steps:
             state.inverse = LimitedMemoryInverse(self.diagonal, problem, l2)
         else:
             state.inverse.change_l2(l2)
-        self.made_at, self.steps, self.num_pairs = now.value, 0, 0
+        self.made_at = self.inverse.made_at if math.isfinite(self.inverse.made_at) else now.value
+        self.steps, self.num_pairs = 0, 0
         self.left: list[float] = []
         self.most_diagonal = blocks_seconds(problem, few) / of_pass + MAX_DIAGONAL_STEPS_LEFT
         self.steps_of_blocks = blocks_seconds(problem, min(block_rows(problem), problem.rows)) / of_pass
@@ -292,7 +294,7 @@ class _Steps:
                 problem, state.coordinates, state.point, by_intercept, number, state.seed
             )
             self.made_at = now.value
-        state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(state.coordinates)[0])
+        state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(state.coordinates)[0], self.made_at)
         self.steps, self.num_pairs, self.left = 0, 0, []
 
     def serves_bound_too_long(self) -> bool:

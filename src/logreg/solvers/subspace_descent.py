@@ -53,9 +53,10 @@ decomposed in a small part of a pass."""
 MAX_SUBSPACE_STEPS = 300
 """Largest number of steps; other ways continue from there."""
 
-MAX_STEPS_PER_HALVING = 30
+MAX_STEPS_PER_HALVING = 60
 """Consecutive steps without halving the estimated gap after which descent ends: a gradient in float32 has about seven
-digits, beyond which further steps do not reduce it."""
+digits, beyond which further steps do not reduce it.  With a weak penalty slow steps are far more common than such an
+end, and steps in float64 take more than twice as long."""
 
 MAX_ROUNDED_STEPS = 10
 """Consecutive steps without halving the estimated gap or the predicted decrease, where the latter is at most
@@ -246,7 +247,7 @@ def descend(state: SolverState) -> PassRequests[bool]:
     point, last_step, predicted_decrease = state.point, None, math.inf
     gap_limit, num_pairs = CERTIFY_TOL_FACTOR * state.tolerance, 0
     smallest_gap, steps_since_halving, work_since = math.inf, 0, 0.0
-    smallest_decrease, rounded_steps, made_at = math.inf, 0, math.inf
+    smallest_decrease, rounded_steps = math.inf, 0
     if state.inverse is not None:
         state.inverse.change_l2(problem.penalties(coordinates)[0])
     now = yield from request(EvaluateAfterStep(problem, coordinates, point, cache))
@@ -274,16 +275,19 @@ def descend(state: SolverState) -> PassRequests[bool]:
             break
         if state.inverse is None:
             first = yield from preconditioner(problem, coordinates, point, now.curvature, state.seed)
-            state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
-            work_since, made_at = 0.0, now.value if isinstance(first, BlockInverse) else math.inf
-        elif work_since > blocks_work(problem) and holds_blocks(problem) and now.value < REMAKE_VALUE_RATIO * made_at:
-            made_at = now.value
+            made_at, work_since = now.value if isinstance(first, BlockInverse) else math.inf, 0.0
+            state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0], made_at)
+        elif (
+            work_since > blocks_work(problem)
+            and holds_blocks(problem)
+            and now.value < REMAKE_VALUE_RATIO * state.inverse.made_at
+        ):
             state.inverse = None  # frees its memory before the next one takes it
             by_intercept = now.curvature.diagonal().clamp(min=1e-30)
             first = yield from inverse_of_blocks(
                 problem, coordinates, point, by_intercept, block_rows(problem), state.seed
             )
-            state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0])
+            state.inverse = LimitedMemoryInverse(first, problem, problem.penalties(coordinates)[0], now.value)
             work_since, num_pairs = 0.0, 0
         work_since += step_work(problem)
         direction = centered(problem, -state.inverse(now.gradient))
