@@ -21,6 +21,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
@@ -31,7 +32,7 @@ from logreg.data import RawData, Table, TensorDataModule
 from logreg.data.encoding.columns import read_columns
 from logreg.data.encoding.encode import encode
 from logreg.data.new_rows import NewRowsReader
-from logreg.errors import DataError, LogregError
+from logreg.errors import ConfigError, DataError, LogregError
 from logreg.estimators import table_encoder
 from logreg.training.module import LogisticModule
 from models import Models, write_table
@@ -671,3 +672,28 @@ def test_other_columns_are_ignored_where_features_are_named() -> None:
     more = table.append_column("price", [[1.0] * 40]).drop_columns(["color"])
     np.testing.assert_array_equal(encoder.transform(more), encoder.transform(table))
     assert encoder.get_feature_names_out().tolist()[:2] == ["wet=false", "wet=true"]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_text_is_that_of_scikit_learn_and_is_not_standardized(sparse: bool) -> None:
+    texts = ["the red rose", "a blue sea and a red sky", None, "the blue sky", "red red rose"]
+    frame = pa.table({"review": texts, "size": [1.0, 2.0, 3.0, 4.0, 5.0]})
+    encoder = TableEncoder(text=["review"], word_ngrams=(1, 2), char_ngrams=(2, 3), sparse_output=sparse)
+    features = encoder.fit_transform(frame)
+    features = features.toarray() if sparse else features
+    documents = [text or "" for text in texts]
+    parts = [
+        TfidfVectorizer(sublinear_tf=True, **kind).fit_transform(documents).toarray()
+        for kind in ({"ngram_range": (1, 2)}, {"analyzer": "char_wb", "ngram_range": (2, 3)})
+    ]
+    size = (np.arange(1, 6) - 3) / np.sqrt(2)
+    assert np.allclose(features, np.column_stack([*parts, size]), rtol=0, atol=1e-15)
+    again = encoder.transform(frame)
+    assert np.array_equal(again.toarray() if sparse else again, features)
+    assert "review:red rose" in encoder.get_feature_names_out()
+
+
+def test_text_needs_a_kind_of_ngrams() -> None:
+    frame = pa.table({"review": ["red rose", "blue sea"]})
+    with pytest.raises(ConfigError, match=r"`word_ngrams` must be given where `char_ngrams` is not"):
+        TableEncoder(text=["review"], word_ngrams=None).fit(frame)

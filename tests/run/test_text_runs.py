@@ -215,3 +215,25 @@ def test_sklearns_vectorizers_are_imported_only_for_text() -> None:
     program = "import sys, logreg.data.datamodule; print('sklearn.feature_extraction' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_large_vocabulary_is_learned_and_used_as_sparse_rows(tmp_path: Path, run_command: RunCommand) -> None:
+    draw = np.random.default_rng(0)
+    words = ["".join(letters) for letters in draw.choice(list("abcdefgh"), (6_000, 8))]
+    rows = []
+    for row in range(1_200):
+        topic = list(WORDS)[row % len(WORDS)]
+        rows.append((" ".join([*draw.choice(words, 25), *draw.choice(WORDS[topic].split(), 4)]), topic))
+    with (tmp_path / "many.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "topic"), *rows])
+    run = train(tmp_path, "dataset=text", "dataset.path=many.csv", "l2=1e-3", "dataset.split.test=0.5")
+    assert run.summary["optimality"]["converged"]
+    assert run.summary["dataset"]["features"] > 4_500
+    scored = run_command(tmp_path, "evaluate")
+    assert f"{run.summary['metrics']['test']['accuracy']:.2%}" in scored.out
+    predicted = rows_of(run_command(tmp_path, "predict", "input=many.csv", "output=-").out)
+    right = np.mean([one == topic for one, (_, topic) in zip(predicted["predicted"], rows, strict=True)])
+    assert right > 0.9
+    for name in ("sklearn", "sklearn_only"):
+        answer = run_command(tmp_path, "export", f"format={name}", "overwrite=true")
+        assert "agrees to" in answer.out
