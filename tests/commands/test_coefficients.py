@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -541,3 +542,35 @@ def test_several_classes_have_bias_reduced_estimates(tmp_path: Path, ask: Ask) -
     slopes = [(penalized(point + step) - penalized(point - step)) / 2e-5 for step in 1e-5 * np.eye(6)]
     assert np.abs(slopes).max() < 1e-6
     assert np.abs(point).max() > 0.1
+
+
+# The report of the run
+
+
+def test_the_report_of_the_run_gets_a_section_a_picture_and_columns(
+    tmp_path: Path, ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fitted(tmp_path, write(tmp_path, drawn()), "y", "report=full")
+    before = (run.folder / "report.md").read_text(encoding="utf-8")
+    answer = ask(run, "test=lrt")
+    for typed in ([], ["test=lrt"]):  # the second time replaces the first
+        with working_in(tmp_path):
+            assert main([f"ckpt_path={run.folder}", "report=true", *typed]) == 0
+    capsys.readouterr()
+    page = (run.folder / "report.md").read_text(encoding="utf-8")
+    assert page.count("## Coefficients with standard errors") == 1
+    assert page.count("![odds_ratios](figures/odds_ratios.png)") == 1
+    assert "| color | 2" not in before
+    assert re.search(r"^\| color \| [\d.]+ \| 2 \| ", page, re.MULTILINE)
+    assert set(before.splitlines()) <= set(page.splitlines())
+    html = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "Coefficients with standard errors" in html
+    assert "at 1 a feature makes no difference" in html
+    summary = run.summary["inference"]
+    assert summary["coefficients"] == answer["coefficients"]
+    with (run.folder / "coefficients.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["feature"] for row in rows] == ["intercept", "a", "b", "color=blue", "color=green", "color=red"]
+    assert [row["yes: p"] for row in rows if row["yes: p"]] == [str(p) for p in values(answer, "p")]
+    assert rows[3]["yes against no"] == ""
+    assert float(rows[0]["yes against no"]) == pytest.approx(float(rows[0]["yes"]) + float(rows[3]["yes"]), rel=1e-6)

@@ -12,6 +12,7 @@ from torch import Tensor
 from logreg.errors import DataError
 from logreg.inference.design import Term
 from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, inverse_information, maximize
+from logreg.inference.results import TermTest
 
 LIMIT_TOLERANCE = 1e-9
 """Error of a profile limit, in standard errors, at which the search for it ends."""
@@ -87,17 +88,6 @@ def _distance(at: Evaluation, functional: Tensor, wanted: float) -> float:
     newton, path = inverse @ at.gradient, inverse @ functional
     along = float(functional @ newton) ** 2 / float(functional @ path)
     return abs(at.value - wanted) + max(float(at.gradient @ newton) - along, 0.0) / 2
-
-
-class TermTest(NamedTuple):
-    """The likelihood-ratio test of one term."""
-
-    term: str
-    chi2: float
-    """Twice the fall of the log-likelihood where the term is dropped."""
-    degrees: int
-    """Degrees of freedom: the number of its parameters."""
-    p: float
 
 
 def drop_term(likelihood: Likelihood, found: Maximum, term: Term) -> TermTest:

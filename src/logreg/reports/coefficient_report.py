@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from logreg.inference.coefficient_table import Coefficient, CoefficientTable
-from logreg.inference.design import INTERCEPT
+from logreg.inference.results import INTERCEPT, Coefficient, CoefficientTable
 from logreg.terminal import on_one_line
 
 MAX_SHOWN = 100
@@ -15,6 +14,8 @@ MAX_SHOWN = 100
 
 MAX_NAME = 28
 """Characters of the name of a feature in a table; the middle of a longer one is left out."""
+
+TESTS_IN_WORDS = "likelihood-ratio test of each column"
 
 COVARIANCE_IN_WORDS = {"hessian": "of maximum likelihood", "cluster": "by clusters"}
 
@@ -28,16 +29,28 @@ def print_coefficients(table: CoefficientTable, console: Console) -> None:
 def coefficient_lines(table: CoefficientTable) -> list[str]:
     """The lines that the terminal shows; all but the last sentences fit into 100 columns."""
     lines = [f"{table.checkpoint} on {table.data}", ""]
-    for class_name in dict.fromkeys(row.class_name for row in table.coefficients):
-        rows = shown_rows([row for row in table.coefficients if row.class_name == class_name])
-        against = f"log-odds of {class_name!r} against {table.reference_class!r}"
-        lines += [f"{against}; standard errors {covariance_in_words(table)}", ""]
-        lines += aligned(*coefficient_cells(table, rows))
-        lines += ["", f"odds ratios of {class_name!r} against {table.reference_class!r}", ""]
-        lines += [*aligned(*odds_cells(table, rows)), ""]
+    for class_name, rows in by_class(table).items():
+        lines += [log_odds_in_words(table, class_name), "", *aligned(*coefficient_cells(table, rows)), ""]
+        lines += [odds_in_words(table, class_name), "", *aligned(*odds_cells(rows)), ""]
     if table.tests is not None:
-        lines += ["likelihood-ratio test of each column", "", *aligned(*test_cells(table)), ""]
-    return [*map(on_one_line, lines), *map(on_one_line, [*statistics_in_words(table), *table.notes])]
+        lines += [TESTS_IN_WORDS, "", *aligned(*test_cells(table)), ""]
+    return [on_one_line(line) for line in [*lines, *statistics_in_words(table), *table.notes]]
+
+
+def by_class(table: CoefficientTable) -> dict[str, list[Coefficient]]:
+    """The rows that are shown of each class."""
+    names = dict.fromkeys(row.class_name for row in table.coefficients)
+    return {name: shown_rows([row for row in table.coefficients if row.class_name == name]) for name in names}
+
+
+def log_odds_in_words(table: CoefficientTable, class_name: str) -> str:
+    """What the coefficients of a class are, and their standard errors."""
+    return f"log-odds of {class_name!r} against {table.reference_class!r}; standard errors {covariance_in_words(table)}"
+
+
+def odds_in_words(table: CoefficientTable, class_name: str) -> str:
+    """What the odds ratios of a class are."""
+    return f"odds ratios of {class_name!r} against {table.reference_class!r}"
 
 
 def shown_rows(rows: Sequence[Coefficient]) -> list[Coefficient]:
@@ -68,7 +81,7 @@ def coefficient_cells(table: CoefficientTable, rows: Sequence[Coefficient]) -> t
     return header, cells
 
 
-def odds_cells(table: CoefficientTable, rows: Sequence[Coefficient]) -> tuple[list[str], list[list[str]]]:
+def odds_cells(rows: Sequence[Coefficient]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the odds ratios of one class, per unit and per standard deviation."""
     header = ["", "per unit", "low", "high", "per std", "low", "high"]
     cells = []
