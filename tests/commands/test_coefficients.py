@@ -574,3 +574,118 @@ def test_the_report_of_the_run_gets_a_section_a_picture_and_columns(
     assert [row["yes: p"] for row in rows if row["yes: p"]] == [str(p) for p in values(answer, "p")]
     assert rows[3]["yes against no"] == ""
     assert float(rows[0]["yes against no"]) == pytest.approx(float(rows[0]["yes"]) + float(rows[3]["yes"]), rel=1e-6)
+
+
+# Marginal effects
+
+
+@pytest.mark.parametrize("at", ["average", "mean"])
+def test_marginal_effects_are_changes_of_probabilities(at: str, tmp_path: Path, ask: Ask) -> None:
+    columns = drawn(90)
+    columns["hit"] = [row % 2 for row in range(90)]
+    columns["kind"] = [random.Random(row).choice("xyz") for row in range(90)]
+    run = fitted(tmp_path, write(tmp_path, columns), "kind", "dataset.features=[a,hit,color]")
+    answer = ask(run, f"effects={at}")
+    x = features_of(columns)
+    x = x if at == "average" else x.mean(0, keepdims=True)
+    point = np.array([values(answer, "coef", name) for name in ("y", "z")])
+
+    def chances(rows: Array, at_point: Array) -> Array:
+        return softmax(np.column_stack([np.zeros(len(rows)), rows @ at_point.T]), axis=1).mean(0)
+
+    def set_to(place: int, value: float) -> Array:
+        rows = x.copy()
+        if place >= 3:
+            rows[:, 3:] = 0
+        rows[:, place] = value
+        return rows
+
+    def effects(at_point: Array) -> Array:
+        step = 1e-5 * np.eye(5)[1]
+        slope = (chances(x + step, at_point) - chances(x - step, at_point)) / 2e-5
+        others = [chances(set_to(place, 1), at_point) - chances(set_to(place, 0), at_point) for place in (2, 3, 4)]
+        return np.array([slope, *others])
+
+    expected = effects(point)
+    p = softmax(np.column_stack([np.zeros(90), features_of(columns) @ point.T]), axis=1)[:, 1:]
+    information = np.zeros((10, 10))
+    for row, q in zip(features_of(columns), p, strict=True):
+        information += np.kron(np.diag(q) - np.outer(q, q), np.outer(row, row))
+    steps = [1e-4 * step.reshape(2, 5) for step in np.eye(10)]
+    jacobian = np.array([(effects(point + step) - effects(point - step)) / 2e-4 for step in steps])
+    variances = np.einsum("qjc,qr,rjc->jc", jacobian, np.linalg.inv(information), jacobian)
+    assert [row["discrete"] for row in answer["effects"][:4]] == [False, True, True, True]
+    for number, name in enumerate("xyz"):
+        mine = [row for row in answer["effects"] if row["class_name"] == name]
+        assert [row["effect"] for row in mine] == pytest.approx(expected[:, number], abs=1e-8)
+        assert [row["std_error"] for row in mine] == pytest.approx(variances[:, number] ** 0.5, rel=1e-5)
+
+
+def features_of(columns: Mapping[str, Sequence[Any]]) -> Array:
+    """The columns of the test above by R's contrasts."""
+    rows = zip(columns["a"], columns["hit"], columns["color"], strict=True)
+    return np.array([[1.0, a, hit, color == "green", color == "red"] for a, hit, color in rows])
+
+
+# statsmodels on its own data
+
+
+def test_spector_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
+    statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
+    data = statsmodels.datasets.spector.load_pandas()
+    labels = data.endog.astype(int)
+    data.exog.assign(GRADE=labels).to_csv(tmp_path / "t.csv", index=False)
+    run = fitted(tmp_path, tmp_path / "t.csv", "GRADE")
+    model = statsmodels.Logit(labels, statsmodels.add_constant(data.exog))
+    theirs, answer = model.fit(method="newton", tol=1e-14, disp=0), ask(run, "effects=average")
+    for ours, known in (
+        ("coef", theirs.params),
+        ("std_error", theirs.bse),
+        ("z", theirs.tvalues),
+        ("p", theirs.pvalues),
+    ):
+        assert values(answer, ours) == pytest.approx(list(known), rel=1e-6)
+    limits = theirs.conf_int()
+    assert values(answer, "low") == pytest.approx(list(limits[0]), rel=1e-6)
+    fit = answer["fit"]
+    known = (theirs.llf, theirs.llnull, theirs.aic, theirs.bic, theirs.prsquared)
+    names = ("log_likelihood", "null_log_likelihood", "aic", "bic", "mcfadden_r2")
+    assert [fit[name] for name in names] == pytest.approx(known, rel=1e-6)
+    assert fit["likelihood_ratio"]["p"] == pytest.approx(theirs.llr_pvalue, rel=1e-6)
+    effects = theirs.get_margeff(at="overall", dummy=True)
+    assert [row["effect"] for row in answer["effects"]] == pytest.approx(list(effects.margeff), rel=1e-6)
+    assert [row["std_error"] for row in answer["effects"]] == pytest.approx(list(effects.margeff_se), rel=1e-6)
+
+
+def test_fair_of_statsmodels_by_clusters(tmp_path: Path, ask: Ask) -> None:
+    statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
+    table = statsmodels.datasets.fair.load_pandas().data
+    labels, features = (table.affairs > 0).astype(int), table.drop(columns="affairs")
+    features.assign(affair=labels).to_csv(tmp_path / "t.csv", index=False)
+    run = fitted(tmp_path, tmp_path / "t.csv", "affair")
+    model = statsmodels.Logit(labels, statsmodels.add_constant(features))
+    groups = {"groups": table.occupation.astype(int)}
+    theirs = model.fit(method="newton", tol=1e-14, disp=0, cov_type="cluster", cov_kwds=groups)
+    answer = ask(run, "covariance=cluster:occupation")
+    assert values(answer, "coef") == pytest.approx(list(theirs.params), rel=1e-6)
+    assert values(answer, "std_error") == pytest.approx(list(theirs.bse), rel=1e-6)
+
+
+def test_anes96_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
+    statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
+    data = statsmodels.datasets.anes96.load_pandas()
+    features, labels = data.exog[["logpopul", "selfLR", "age", "educ", "income"]], data.endog.astype(int)
+    features.assign(PID=labels).to_csv(tmp_path / "t.csv", index=False)
+    run = fitted(tmp_path, tmp_path / "t.csv", "PID")
+    model = statsmodels.MNLogit(labels, statsmodels.add_constant(features))
+    for kind in ("hessian", "HC0"):
+        theirs = model.fit(method="newton", tol=1e-14, disp=0, cov_type="nonrobust" if kind == "hessian" else kind)
+        answer = ask(run, f"covariance={kind} effects=average")
+        assert values(answer, "coef") == pytest.approx(np.asarray(theirs.params).T.flatten().tolist(), rel=1e-6)
+        assert values(answer, "std_error") == pytest.approx(np.asarray(theirs.bse).T.flatten().tolist(), rel=1e-6)
+        assert answer["fit"]["bic"] == pytest.approx(theirs.bic, rel=1e-6)
+    effects = theirs.get_margeff(at="overall")
+    mine = np.array([row["effect"] for row in answer["effects"]]).reshape(7, 5).T
+    assert mine == pytest.approx(effects.margeff, rel=1e-5)
+    errors = np.array([row["std_error"] for row in answer["effects"]]).reshape(7, 5).T
+    assert errors == pytest.approx(effects.margeff_se, rel=1e-5)

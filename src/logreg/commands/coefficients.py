@@ -66,6 +66,12 @@ OWN = {
         "what dataset.weight is. frequency: a row of weight 3 is three rows. sampling: the inverse of the probability "
         "of being sampled, with robust standard errors. auto: frequency where all are whole numbers",
     ),
+    "effects": Setting(
+        "none",
+        one_of(("none", "average", "mean")),
+        "marginal effects on the probabilities, averaged over the rows or at the mean of the features: derivatives "
+        "by numbers, differences for features of 0 and 1 and for levels",
+    ),
     "firth": Setting(
         False,
         flag(),
@@ -163,5 +169,6 @@ def _request(typed: TypedArguments) -> InferenceRequest:
         reference=values["reference"],
         reference_class=values["reference_class"] or "",
         weights=values["weights"],
+        effects=values["effects"],
         firth=values["firth"],
     )

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from logreg.inference.collinearity import condition_number, variance_inflation
 from logreg.inference.design import Design, to_source_units
+from logreg.inference.effects import Effects
 from logreg.inference.likelihood import Likelihood, Maximum
 from logreg.inference.profile import ProfileLimit, chi_squared_tail, profile_limit
-from logreg.inference.results import Coefficient, Effect, FitStatistics, TermTest
+from logreg.inference.results import Coefficient, Effect, FitStatistics, MarginalEffect, TermTest
 
 
 def coefficient_rows(
@@ -62,9 +63,39 @@ def coefficient_rows(
             per_std = None
             if position < size - 1:
                 per_std = Effect.of(value, error, low, high, float(std[design.features[position]]))
-            tail = math.erfc(abs(z) / math.sqrt(2))
-            rows.append(Coefficient(name, class_name, z, tail, Effect.of(value, error, low, high), per_std))
+            rows.append(Coefficient(name, class_name, z, normal_tails(z), Effect.of(value, error, low, high), per_std))
     return rows, limit_error if profile else None
+
+
+def effect_rows(
+    likelihood: Likelihood, found: Effects, covariance: Tensor, confidence: float
+) -> tuple[MarginalEffect, ...]:
+    """Marginal effects with standard errors by the delta method; of two classes those on the one that is compared.
+
+    Args:
+        likelihood: The likelihood.
+        found: The effects.
+        covariance: Covariance of the parameters, (M * P, M * P).
+        confidence: Level of the intervals, in (0, 1).
+    """
+    design = likelihood.design
+    quantile = NormalDist().inv_cdf((1 + confidence) / 2)
+    variances = torch.einsum("cjq,qr,cjr->cj", found.jacobian, covariance, found.jacobian)
+    rows = []
+    for place, class_name in enumerate((design.reference_class, *design.classes)):
+        if place == 0 and len(design.classes) == 1:
+            continue
+        for position, feature in enumerate(design.names[:-1]):
+            value, error = float(found.values[place, position]), math.sqrt(float(variances[place, position]))
+            z, discrete = value / error, bool(found.discrete[position])
+            low, high = value - quantile * error, value + quantile * error
+            rows.append(MarginalEffect(feature, class_name, discrete, value, error, z, normal_tails(z), low, high))
+    return tuple(rows)
+
+
+def normal_tails(z: float) -> float:
+    """Probability that a normal variable is farther from 0 than z."""
+    return math.erfc(abs(z) / math.sqrt(2))
 
 
 def fit_statistics(

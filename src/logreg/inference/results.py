@@ -66,6 +66,33 @@ class Coefficient:
 
 
 @dataclass(frozen=True)
+class MarginalEffect:
+    """The change of the probability of a class with a feature.
+
+    Attributes:
+        feature: Name of the feature.
+        class_name: The class.
+        discrete: Whether it is the difference between 1 and 0, or between a level and its reference; else it is the
+            derivative, per source unit.
+        effect: The effect, as a mean over the rows or at the mean of the features.
+        std_error: By the delta method.
+        z: The effect in standard errors.
+        p: Two-sided p-value of z by the normal distribution.
+        low, high: Ends of the interval.
+    """
+
+    feature: str
+    class_name: str
+    discrete: bool
+    effect: float
+    std_error: float
+    z: float
+    p: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class FitStatistics:
     """Statistics of the whole fit; those of the likelihood are ``None`` for sampling weights, which have none.
 
@@ -125,6 +152,8 @@ class CoefficientTable:
         fit: Statistics of the whole fit.
         tests: The likelihood-ratio test of each term; ``None`` where they were not asked for.
         limit_error: Largest error of a profile limit, in standard errors; ``None`` for Wald's.
+        effects: Effects on the probabilities; ``None`` where they were not asked for.
+        effects_at: "average" over the rows, at the "mean" of the features, or "none".
         notes: Sentences for the user.
     """
 
@@ -142,6 +171,8 @@ class CoefficientTable:
     fit: FitStatistics
     tests: tuple[TermTest, ...] | None = None
     limit_error: float | None = None
+    effects: tuple[MarginalEffect, ...] | None = None
+    effects_at: str = "none"
     notes: tuple[str, ...] = ()
 
 

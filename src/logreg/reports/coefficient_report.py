@@ -32,6 +32,8 @@ def coefficient_lines(table: CoefficientTable) -> list[str]:
     for class_name, rows in by_class(table).items():
         lines += [log_odds_in_words(table, class_name), "", *aligned(*coefficient_cells(table, rows)), ""]
         lines += [odds_in_words(table, class_name), "", *aligned(*odds_cells(rows)), ""]
+    for class_name, cells in effect_cells(table).items():
+        lines += [effects_in_words(table, class_name), "", *aligned(*cells), ""]
     if table.tests is not None:
         lines += [TESTS_IN_WORDS, "", *aligned(*test_cells(table)), ""]
     return [on_one_line(line) for line in [*lines, *statistics_in_words(table), *table.notes]]
@@ -94,6 +96,26 @@ def odds_cells(rows: Sequence[Coefficient]) -> tuple[list[str], list[list[str]]]
             ]
             cells.append([short(row.feature), *ratios])
     return header, cells
+
+
+def effects_in_words(table: CoefficientTable, class_name: str) -> str:
+    """What the marginal effects on the probability of a class are."""
+    at = "average over the rows" if table.effects_at == "average" else "at the mean of the features"
+    return f"marginal effects on the probability of {class_name!r}, {at}; (d) is a difference"
+
+
+def effect_cells(table: CoefficientTable) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Header and cells of the marginal effects on each class, as many as `MAX_SHOWN`."""
+    tables: dict[str, tuple[list[str], list[list[str]]]] = {}
+    level = f"{table.confidence:.6g}".removeprefix("0")
+    for one in table.effects or ():
+        header = ["", "effect", "std error", "z", "p", f"low {level}", f"high {level}"]
+        cells = tables.setdefault(one.class_name, (header, []))[1]
+        name = short(one.feature) + (" (d)" if one.discrete else "")
+        numbers = [number(one.effect), number(one.std_error), f"{one.z:.2f}", p_value(one.p)]
+        if len(cells) < MAX_SHOWN:
+            cells.append([name, *numbers, number(one.low), number(one.high)])
+    return tables
 
 
 def test_cells(table: CoefficientTable) -> tuple[list[str], list[list[str]]]:

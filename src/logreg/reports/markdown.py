@@ -10,6 +10,8 @@ from logreg.reports.coefficient_report import (
     TESTS_IN_WORDS,
     by_class,
     coefficient_cells,
+    effect_cells,
+    effects_in_words,
     log_odds_in_words,
     odds_cells,
     odds_in_words,
@@ -151,6 +153,8 @@ def inference_lines(table: CoefficientTable | None, level: str = "##") -> list[s
     for class_name, rows in by_class(table).items():
         lines += [f"{log_odds_in_words(table, class_name)}.", "", *markdown_table(*coefficient_cells(table, rows)), ""]
         lines += [f"{odds_in_words(table, class_name)}.", "", *markdown_table(*odds_cells(rows)), ""]
+    for class_name, effects in effect_cells(table).items():
+        lines += [f"{effects_in_words(table, class_name)}.", "", *markdown_table(*effects), ""]
     if table.tests is not None:
         lines += [f"{TESTS_IN_WORDS}.", "", *markdown_table(*test_cells(table)), ""]
     return [*lines, *(f"- {line}" for line in [*statistics_in_words(table), *table.notes]), ""]

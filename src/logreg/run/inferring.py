@@ -15,10 +15,11 @@ from logreg.data import TensorDataModule
 from logreg.errors import ConfigError, DataError, as_typed, name_list
 from logreg.facts import DataFacts
 from logreg.files import shown
-from logreg.inference.coefficient_table import coefficient_rows, fit_statistics
+from logreg.inference.coefficient_table import coefficient_rows, effect_rows, fit_statistics
 from logreg.inference.collinearity import linear_combinations
 from logreg.inference.covariance import ROBUST, cluster_covariance, robust_covariance
 from logreg.inference.design import Design, Term, choose_design, to_source_units
+from logreg.inference.effects import marginal_effects
 from logreg.inference.firth import FirthLikelihood
 from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize
 from logreg.inference.profile import drop_term
@@ -64,6 +65,7 @@ class InferenceRequest:
         reference: Reference level by the name of a categorical column.
         reference_class: The class that the others are compared with; empty for the first.
         weights: "auto", "frequency" or "sampling".
+        effects: "none", "average" or "mean": marginal effects on the probabilities.
         firth: Whether Firth's penalized likelihood is maximized; of the checkpoint only the data and the loss count.
     """
 
@@ -77,6 +79,7 @@ class InferenceRequest:
     reference: Mapping[str, object] = dataclasses.field(default_factory=dict)
     reference_class: str = ""
     weights: str = "auto"
+    effects: str = "none"
     firth: bool = False
 
 
@@ -142,6 +145,10 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     tests = None
     if request.tests:
         tests = tuple(drop_term(likelihood, found, term) for term in design.terms if term.positions)
+    effects = None
+    if request.effects != "none":
+        of_features = marginal_effects(likelihood, found, mean, std, request.effects == "mean")
+        effects = effect_rows(likelihood, of_features, matrix, request.confidence)
     return CoefficientTable(
         checkpoint=shown(request.checkpoint),
         data=facts.title,
@@ -157,6 +164,8 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         fit=statistics,
         tests=tests,
         limit_error=limit_error,
+        effects=effects,
+        effects_at=request.effects,
         notes=(
             *_weights_in_words(kind, rows, weights, request.weights == "auto"),
             *_clusters_in_words(clusters, covariance),
