@@ -497,27 +497,43 @@ def test_separated_data_has_finite_bias_reduced_estimates(
         assert values(answer, ours) == pytest.approx(known[theirs], rel=1e-6)
 
 
-def test_bias_reduced_likelihood_has_its_own_tests_and_limits(tmp_path: Path, ask: Ask) -> None:
-    columns = drawn(40)
-    del columns["color"]
+STUDENTS: dict[str, list[Any]] = {"hours": [1.0, 2.0, 3.0], "y": ["no", "no", "yes"]}
+"""Whose hours separate them."""
+
+
+@pytest.mark.parametrize("students", [False, True])
+def test_bias_reduced_likelihood_has_its_own_tests_and_limits(students: bool, tmp_path: Path, ask: Ask) -> None:
+    columns = {name: of_column for name, of_column in drawn(40).items() if name != "color"}
+    columns = STUDENTS if students else columns
     answer = ask(fitted(tmp_path, write(tmp_path, columns), "y"), "firth=true interval=profile test=lrt")
-    x = np.array([[1.0, a, b] for a, b in zip(columns["a"], columns["b"], strict=True)])
-    y = np.array([label == "yes" for label in columns["y"]])
+    *names, target = columns
+    x = np.column_stack([np.ones(len(columns[target])), *(columns[name] for name in names)])
+    y = np.array([label == "yes" for label in columns[target]])
 
     def penalized(point: Array) -> float:
+        logits = np.where(y, 1, -1) * (x @ point)
         p = expit(x @ point)
         information = (x.T * (p * (1 - p))) @ x
-        return float(np.log(np.where(y, p, 1 - p)).sum() + np.linalg.slogdet(information)[1] / 2)
+        sign, size = np.linalg.slogdet(information)
+        return float(-np.logaddexp(0, -logits).sum() + (size if sign > 0 else -1e6) / 2)
+
+    estimate = np.array(values(answer, "coef"))
 
     def most(place: int, at: float) -> float:
-        start = np.delete(np.array(values(answer, "coef")), place)
-        found = minimize(lambda rest: -penalized(np.insert(rest, place, at)), start, method="Nelder-Mead",
-                         options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 10_000})  # fmt: skip
-        return -float(found.fun)
+        best = np.delete(estimate, place)
+        for value in np.linspace(estimate[place], at, 10):  # the others follow
+            best = minimize(
+                lambda rest, value=value: -penalized(np.insert(rest, place, value)),
+                best,
+                method="Nelder-Mead",
+                options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 10_000},
+            ).x
+        return penalized(np.insert(best, place, at))
 
-    best = penalized(np.array(values(answer, "coef")))
+    best = penalized(estimate)
     assert answer["fit"]["log_likelihood"] == pytest.approx(best, rel=1e-12)
-    for place in range(3):
+    for place in range(x.shape[1]):
+        assert penalized(estimate + 1e-3 * np.eye(x.shape[1])[place]) < best
         for key in ("low", "high"):
             assert best - most(place, values(answer, key)[place]) == pytest.approx(chi2.ppf(0.95, 1) / 2, rel=1e-7)
     for place, test in enumerate(answer["tests"], start=1):
@@ -591,7 +607,8 @@ def test_marginal_effects_are_changes_of_probabilities(at: str, tmp_path: Path, 
     point = np.array([values(answer, "coef", name) for name in ("y", "z")])
 
     def chances(rows: Array, at_point: Array) -> Array:
-        return softmax(np.column_stack([np.zeros(len(rows)), rows @ at_point.T]), axis=1).mean(0)
+        p: Array = softmax(np.column_stack([np.zeros(len(rows)), rows @ at_point.T]), axis=1)
+        return np.asarray(p.mean(0))
 
     def set_to(place: int, value: float) -> Array:
         rows = x.copy()
