@@ -521,7 +521,7 @@ def test_bias_reduced_likelihood_has_its_own_tests_and_limits(students: bool, tm
 
     def most(place: int, at: float) -> float:
         best = np.delete(estimate, place)
-        for value in np.linspace(estimate[place], at, 10):  # the others follow
+        for value in np.linspace(estimate[place], at, 4):  # the others follow
             best = minimize(
                 lambda rest, value=value: -penalized(np.insert(rest, place, value)),
                 best,
