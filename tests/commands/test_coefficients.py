@@ -237,6 +237,10 @@ def test_weights_that_are_whole_are_frequencies(tmp_path: Path, ask: Ask) -> Non
     expanded = ask(again)
     for key in ("rows", "log_likelihood", "bic", "tjur_r2"):
         assert answer["fit"][key] == pytest.approx(expanded["fit"][key], rel=1e-9)
+    one = fitted(tmp_path, write(tmp_path, columns), "low", "dataset.weight=n")
+    errors = values(ask(one, "covariance=HC3"), "std_error")
+    again = fitted(tmp_path, write(tmp_path, counted), "low", "dataset.drop=[n]")
+    assert errors == pytest.approx(values(ask(again, "covariance=HC3"), "std_error"), rel=1e-9)
 
 
 # What does not change the answer
@@ -316,16 +320,19 @@ def test_sampling_weights_have_robust_errors_and_no_likelihood(tmp_path: Path, a
     answer = ask(run)
     assert (answer["weights"], answer["covariance"], answer["fit"]["rows"]) == ("sampling", "HC0", 120)
     assert answer["fit"]["log_likelihood"] is answer["fit"]["aic"] is answer["fit"]["likelihood_ratio"] is None
+    leveraged = ask(run, "covariance=HC3")
     # weights in another unit are the same weights
     columns["w"] = [7.3 * weight for weight in columns["w"]]
-    other = ask(fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w"))
-    for key in ("coef", "std_error"):
-        assert values(other, key) == pytest.approx(values(answer, key), rel=1e-8)
+    run = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w")
+    for known, typed in ((answer, ""), (leveraged, "covariance=HC3")):
+        other = ask(run, typed)
+        for key in ("coef", "std_error"):
+            assert values(other, key) == pytest.approx(values(known, key), rel=1e-8)
     # of a cluster for each row, errors are those of HC0 but for the factor of few clusters
     columns["w"] = [weight / 7.3 for weight in columns["w"]]
     columns["row"] = [f"r{row}" for row in range(120)]
-    typed = ("dataset.weight=w", "dataset.drop=[row]")
-    clustered = ask(fitted(tmp_path, write(tmp_path, columns), "y", *typed), "covariance=cluster:row")
+    run = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w", "dataset.drop=[row]")
+    clustered = ask(run, "covariance=cluster:row")
     factor = (120 / 119 * 119 / (120 - 5)) ** 0.5
     assert values(clustered, "std_error") == pytest.approx([factor * e for e in values(answer, "std_error")], rel=1e-8)
 
@@ -469,6 +476,7 @@ def test_what_is_printed_fits_into_100_columns(plain: Run, capsys: pytest.Captur
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "log-odds of 'yes' against 'no'; standard errors of maximum likelihood"
     assert max(map(len, lines[1:])) <= 100
+    assert "reference levels: color=blue" in lines
     table = lines[4:10]
     assert len({len(line) for line in table}) == 1
     assert table[0].split() == ["coef", "std", "error", "z", "p", "low", ".95", "high", ".95"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from logreg.errors import name_list
 from logreg.inference.results import INTERCEPT, Coefficient, CoefficientTable
 from logreg.terminal import on_one_line
 
@@ -17,13 +18,18 @@ MAX_NAME = 28
 
 TESTS_IN_WORDS = "likelihood-ratio test of each column"
 
+MAX_REFERENCES = 10
+"""Largest number of reference levels in a sentence."""
+
 COVARIANCE_IN_WORDS = {"hessian": "of maximum likelihood", "cluster": "by clusters"}
 
 
 def print_coefficients(table: CoefficientTable, console: Console) -> None:
     """Prints the table, the odds ratios, the tests, and the statistics of the fit."""
     for line in coefficient_lines(table):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        # in a terminal sentences are wrapped between words; in a pipe, and in a table, a line stays one
+        is_row = "  " in line or not console.is_terminal
+        console.print(line, markup=False, highlight=False, soft_wrap=is_row)
 
 
 def coefficient_lines(table: CoefficientTable) -> list[str]:
@@ -146,6 +152,9 @@ def statistics_in_words(table: CoefficientTable) -> list[str]:
         lines.append(
             f"condition number {fit.condition_number:.3g}, variance inflation at most {most:.3g} ({on_one_line(name)})"
         )
+    if table.references:
+        levels = name_list((f"{name}={level}" for name, level in table.references.items()), MAX_REFERENCES)
+        lines.append(f"reference levels: {levels}")
     kind = "Wald" if table.interval == "wald" else "profile likelihood"
     lines.append(f"intervals of {100 * table.confidence:.6g} %: {kind}")
     return lines
