@@ -237,8 +237,8 @@ def test_weights_that_are_whole_are_frequencies(tmp_path: Path, ask: Ask) -> Non
     expanded = ask(again)
     for key in ("rows", "log_likelihood", "bic", "tjur_r2"):
         assert answer["fit"][key] == pytest.approx(expanded["fit"][key], rel=1e-9)
-    one = fitted(tmp_path, write(tmp_path, columns), "low", "dataset.weight=n")
-    errors = values(ask(one, "covariance=HC3"), "std_error")
+    run = fitted(tmp_path, write(tmp_path, columns), "low", "dataset.weight=n")
+    errors = values(ask(run, "covariance=HC3"), "std_error")
     again = fitted(tmp_path, write(tmp_path, counted), "low", "dataset.drop=[n]")
     assert errors == pytest.approx(values(ask(again, "covariance=HC3"), "std_error"), rel=1e-9)
 

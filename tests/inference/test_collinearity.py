@@ -21,7 +21,8 @@ def columns(rows: int = 200) -> Tensor:
 
 def covariance_of(x: Tensor) -> Tensor:
     """Of the slopes of least squares."""
-    return torch.linalg.inv(x.T @ x)[:-1, :-1]
+    whole: Tensor = torch.linalg.inv(x.T @ x)
+    return whole[:-1, :-1]
 
 
 def share_left(x: Tensor, place: int) -> float:
