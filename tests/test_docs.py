@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml  # type: ignore[import-untyped]  # PyYAML brings no types
 
+from logreg.commands.coefficients import OWN as COEFFICIENTS
 from logreg.commands.overrides import CONF
 from logreg.config import SECTIONS, RunConfig
 from logreg.data import DATASETS
@@ -466,7 +467,7 @@ def known_keys() -> set[str]:
     return known
 
 
-OF_COMMANDS = {"coef", "cost_ratio", "keep", "trials"}
+OF_COMMANDS = {"coef", "cost_ratio", "keep", "trials"} | set(COEFFICIENTS)
 """Keys of commands other than scripts/train.py."""
 
 OF_OTHERS = {"color", "hydra/launcher", "solver", "warm_start"}

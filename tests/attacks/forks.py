@@ -36,7 +36,7 @@ def words(text: str, separator: str | None = None) -> tuple[str, ...]:
     return tuple(text.split(separator))
 
 
-COMMANDS = ("train", "evaluate", "predict", "certify", "export", "sweep", "compare")
+COMMANDS = ("train", "evaluate", "predict", "coefficients", "certify", "export", "sweep", "compare")
 
 MODULES = (
     *(f"logreg.commands.{command}" for command in COMMANDS),

@@ -56,6 +56,7 @@ BASES: tuple[str, ...] = (
     "predict input=t.csv output=p.csv keep=[x] threshold=0.3",
     "predict input=t.csv separator=, ckpt_path=best",
     "certify ckpt_path=latest",
+    "coefficients ckpt_path=latest firth=true interval=profile",
     "certify coef=model.npz dataset=features dataset.path=f.npz C=1",
     "export format=json",
     "export format=onnx output=m.onnx overwrite=true",

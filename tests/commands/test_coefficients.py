@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -236,6 +237,10 @@ def test_weights_that_are_whole_are_frequencies(tmp_path: Path, ask: Ask) -> Non
     expanded = ask(again)
     for key in ("rows", "log_likelihood", "bic", "tjur_r2"):
         assert answer["fit"][key] == pytest.approx(expanded["fit"][key], rel=1e-9)
+    run = fitted(tmp_path, write(tmp_path, columns), "low", "dataset.weight=n")
+    errors = values(ask(run, "covariance=HC3"), "std_error")
+    again = fitted(tmp_path, write(tmp_path, counted), "low", "dataset.drop=[n]")
+    assert errors == pytest.approx(values(ask(again, "covariance=HC3"), "std_error"), rel=1e-9)
 
 
 # What does not change the answer
@@ -315,16 +320,19 @@ def test_sampling_weights_have_robust_errors_and_no_likelihood(tmp_path: Path, a
     answer = ask(run)
     assert (answer["weights"], answer["covariance"], answer["fit"]["rows"]) == ("sampling", "HC0", 120)
     assert answer["fit"]["log_likelihood"] is answer["fit"]["aic"] is answer["fit"]["likelihood_ratio"] is None
+    leveraged = ask(run, "covariance=HC3")
     # weights in another unit are the same weights
     columns["w"] = [7.3 * weight for weight in columns["w"]]
-    other = ask(fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w"))
-    for key in ("coef", "std_error"):
-        assert values(other, key) == pytest.approx(values(answer, key), rel=1e-8)
+    run = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w")
+    for known, typed in ((answer, ""), (leveraged, "covariance=HC3")):
+        other = ask(run, typed)
+        for key in ("coef", "std_error"):
+            assert values(other, key) == pytest.approx(values(known, key), rel=1e-8)
     # of a cluster for each row, errors are those of HC0 but for the factor of few clusters
     columns["w"] = [weight / 7.3 for weight in columns["w"]]
     columns["row"] = [f"r{row}" for row in range(120)]
-    typed = ("dataset.weight=w", "dataset.drop=[row]")
-    clustered = ask(fitted(tmp_path, write(tmp_path, columns), "y", *typed), "covariance=cluster:row")
+    run = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.weight=w", "dataset.drop=[row]")
+    clustered = ask(run, "covariance=cluster:row")
     factor = (120 / 119 * 119 / (120 - 5)) ** 0.5
     assert values(clustered, "std_error") == pytest.approx([factor * e for e in values(answer, "std_error")], rel=1e-8)
 
@@ -468,6 +476,7 @@ def test_what_is_printed_fits_into_100_columns(plain: Run, capsys: pytest.Captur
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "log-odds of 'yes' against 'no'; standard errors of maximum likelihood"
     assert max(map(len, lines[1:])) <= 100
+    assert "reference levels: color=blue" in lines
     table = lines[4:10]
     assert len({len(line) for line in table}) == 1
     assert table[0].split() == ["coef", "std", "error", "z", "p", "low", ".95", "high", ".95"]
@@ -496,27 +505,43 @@ def test_separated_data_has_finite_bias_reduced_estimates(
         assert values(answer, ours) == pytest.approx(known[theirs], rel=1e-6)
 
 
-def test_bias_reduced_likelihood_has_its_own_tests_and_limits(tmp_path: Path, ask: Ask) -> None:
-    columns = drawn(40)
-    del columns["color"]
+STUDENTS: dict[str, list[Any]] = {"hours": [1.0, 2.0, 3.0], "y": ["no", "no", "yes"]}
+"""Whose hours separate them."""
+
+
+@pytest.mark.parametrize("students", [False, True])
+def test_bias_reduced_likelihood_has_its_own_tests_and_limits(students: bool, tmp_path: Path, ask: Ask) -> None:
+    columns = {name: of_column for name, of_column in drawn(40).items() if name != "color"}
+    columns = STUDENTS if students else columns
     answer = ask(fitted(tmp_path, write(tmp_path, columns), "y"), "firth=true interval=profile test=lrt")
-    x = np.array([[1.0, a, b] for a, b in zip(columns["a"], columns["b"], strict=True)])
-    y = np.array([label == "yes" for label in columns["y"]])
+    *names, target = columns
+    x = np.column_stack([np.ones(len(columns[target])), *(columns[name] for name in names)])
+    y = np.array([label == "yes" for label in columns[target]])
 
     def penalized(point: Array) -> float:
+        logits = np.where(y, 1, -1) * (x @ point)
         p = expit(x @ point)
         information = (x.T * (p * (1 - p))) @ x
-        return float(np.log(np.where(y, p, 1 - p)).sum() + np.linalg.slogdet(information)[1] / 2)
+        sign, size = np.linalg.slogdet(information)
+        return float(-np.logaddexp(0, -logits).sum() + (size if sign > 0 else -1e6) / 2)
+
+    estimate = np.array(values(answer, "coef"))
 
     def most(place: int, at: float) -> float:
-        start = np.delete(np.array(values(answer, "coef")), place)
-        found = minimize(lambda rest: -penalized(np.insert(rest, place, at)), start, method="Nelder-Mead",
-                         options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 10_000})  # fmt: skip
-        return -float(found.fun)
+        best = np.delete(estimate, place)
+        for value in np.linspace(estimate[place], at, 4):  # the others follow
+            best = minimize(
+                lambda rest, value=value: -penalized(np.insert(rest, place, value)),
+                best,
+                method="Nelder-Mead",
+                options={"xatol": 1e-9, "fatol": 1e-13, "maxiter": 10_000},
+            ).x
+        return penalized(np.insert(best, place, at))
 
-    best = penalized(np.array(values(answer, "coef")))
+    best = penalized(estimate)
     assert answer["fit"]["log_likelihood"] == pytest.approx(best, rel=1e-12)
-    for place in range(3):
+    for place in range(x.shape[1]):
+        assert penalized(estimate + 1e-3 * np.eye(x.shape[1])[place]) < best
         for key in ("low", "high"):
             assert best - most(place, values(answer, key)[place]) == pytest.approx(chi2.ppf(0.95, 1) / 2, rel=1e-7)
     for place, test in enumerate(answer["tests"], start=1):
@@ -541,3 +566,151 @@ def test_several_classes_have_bias_reduced_estimates(tmp_path: Path, ask: Ask) -
     slopes = [(penalized(point + step) - penalized(point - step)) / 2e-5 for step in 1e-5 * np.eye(6)]
     assert np.abs(slopes).max() < 1e-6
     assert np.abs(point).max() > 0.1
+
+
+# The report of the run
+
+
+def test_the_report_of_the_run_gets_a_section_a_picture_and_columns(
+    tmp_path: Path, ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fitted(tmp_path, write(tmp_path, drawn()), "y", "report=full")
+    before = (run.folder / "report.md").read_text(encoding="utf-8")
+    answer = ask(run, "test=lrt")
+    for typed in ([], ["test=lrt"]):  # the second time replaces the first
+        with working_in(tmp_path):
+            assert main([f"ckpt_path={run.folder}", "report=true", *typed]) == 0
+    capsys.readouterr()
+    page = (run.folder / "report.md").read_text(encoding="utf-8")
+    assert page.count("## Coefficients with standard errors") == 1
+    assert page.count("![odds_ratios](figures/odds_ratios.png)") == 1
+    assert "| color | 2" not in before
+    assert re.search(r"^\| color \| [\d.]+ \| 2 \| ", page, re.MULTILINE)
+    assert set(before.splitlines()) <= set(page.splitlines())
+    html = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "Coefficients with standard errors" in html
+    assert "at 1 a feature makes no difference" in html
+    summary = run.summary["inference"]
+    assert summary["coefficients"] == answer["coefficients"]
+    with (run.folder / "coefficients.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["feature"] for row in rows] == ["intercept", "a", "b", "color=blue", "color=green", "color=red"]
+    assert [row["yes: p"] for row in rows if row["yes: p"]] == [str(p) for p in values(answer, "p")]
+    assert rows[3]["yes against no"] == ""
+    assert float(rows[0]["yes against no"]) == pytest.approx(float(rows[0]["yes"]) + float(rows[3]["yes"]), rel=1e-6)
+
+
+# Marginal effects
+
+
+@pytest.mark.parametrize("at", ["average", "mean"])
+def test_marginal_effects_are_changes_of_probabilities(at: str, tmp_path: Path, ask: Ask) -> None:
+    columns = drawn(90)
+    columns["hit"] = [row % 2 for row in range(90)]
+    columns["kind"] = [random.Random(row).choice("xyz") for row in range(90)]
+    run = fitted(tmp_path, write(tmp_path, columns), "kind", "dataset.features=[a,hit,color]")
+    answer = ask(run, f"effects={at}")
+    x = features_of(columns)
+    x = x if at == "average" else x.mean(0, keepdims=True)
+    point = np.array([values(answer, "coef", name) for name in ("y", "z")])
+
+    def chances(rows: Array, at_point: Array) -> Array:
+        p: Array = softmax(np.column_stack([np.zeros(len(rows)), rows @ at_point.T]), axis=1)
+        return np.asarray(p.mean(0))
+
+    def set_to(place: int, value: float) -> Array:
+        rows = x.copy()
+        if place >= 3:
+            rows[:, 3:] = 0
+        rows[:, place] = value
+        return rows
+
+    def effects(at_point: Array) -> Array:
+        step = 1e-5 * np.eye(5)[1]
+        slope = (chances(x + step, at_point) - chances(x - step, at_point)) / 2e-5
+        others = [chances(set_to(place, 1), at_point) - chances(set_to(place, 0), at_point) for place in (2, 3, 4)]
+        return np.array([slope, *others])
+
+    expected = effects(point)
+    p = softmax(np.column_stack([np.zeros(90), features_of(columns) @ point.T]), axis=1)[:, 1:]
+    information = np.zeros((10, 10))
+    for row, q in zip(features_of(columns), p, strict=True):
+        information += np.kron(np.diag(q) - np.outer(q, q), np.outer(row, row))
+    steps = [1e-4 * step.reshape(2, 5) for step in np.eye(10)]
+    jacobian = np.array([(effects(point + step) - effects(point - step)) / 2e-4 for step in steps])
+    variances = np.einsum("qjc,qr,rjc->jc", jacobian, np.linalg.inv(information), jacobian)
+    assert [row["discrete"] for row in answer["effects"][:4]] == [False, True, True, True]
+    for number, name in enumerate("xyz"):
+        mine = [row for row in answer["effects"] if row["class_name"] == name]
+        assert [row["effect"] for row in mine] == pytest.approx(expected[:, number], abs=1e-8)
+        assert [row["std_error"] for row in mine] == pytest.approx(variances[:, number] ** 0.5, rel=1e-5)
+
+
+def features_of(columns: Mapping[str, Sequence[Any]]) -> Array:
+    """The columns of the test above by R's contrasts."""
+    rows = zip(columns["a"], columns["hit"], columns["color"], strict=True)
+    return np.array([[1.0, a, hit, color == "green", color == "red"] for a, hit, color in rows])
+
+
+# statsmodels on its own data
+
+
+def test_spector_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
+    statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
+    data = statsmodels.datasets.spector.load_pandas()
+    labels = data.endog.astype(int)
+    data.exog.assign(GRADE=labels).to_csv(tmp_path / "t.csv", index=False)
+    run = fitted(tmp_path, tmp_path / "t.csv", "GRADE")
+    model = statsmodels.Logit(labels, statsmodels.add_constant(data.exog))
+    theirs, answer = model.fit(method="newton", tol=1e-14, disp=0), ask(run, "effects=average")
+    for ours, known in (
+        ("coef", theirs.params),
+        ("std_error", theirs.bse),
+        ("z", theirs.tvalues),
+        ("p", theirs.pvalues),
+    ):
+        assert values(answer, ours) == pytest.approx(list(known), rel=1e-6)
+    limits = theirs.conf_int()
+    assert values(answer, "low") == pytest.approx(list(limits[0]), rel=1e-6)
+    fit = answer["fit"]
+    known = (theirs.llf, theirs.llnull, theirs.aic, theirs.bic, theirs.prsquared)
+    names = ("log_likelihood", "null_log_likelihood", "aic", "bic", "mcfadden_r2")
+    assert [fit[name] for name in names] == pytest.approx(known, rel=1e-6)
+    assert fit["likelihood_ratio"]["p"] == pytest.approx(theirs.llr_pvalue, rel=1e-6)
+    effects = theirs.get_margeff(at="overall", dummy=True)
+    assert [row["effect"] for row in answer["effects"]] == pytest.approx(list(effects.margeff), rel=1e-6)
+    assert [row["std_error"] for row in answer["effects"]] == pytest.approx(list(effects.margeff_se), rel=1e-6)
+
+
+def test_fair_of_statsmodels_by_clusters(tmp_path: Path, ask: Ask) -> None:
+    statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
+    table = statsmodels.datasets.fair.load_pandas().data
+    labels, features = (table.affairs > 0).astype(int), table.drop(columns="affairs")
+    features.assign(affair=labels).to_csv(tmp_path / "t.csv", index=False)
+    run = fitted(tmp_path, tmp_path / "t.csv", "affair")
+    model = statsmodels.Logit(labels, statsmodels.add_constant(features))
+    groups = {"groups": table.occupation.astype(int)}
+    theirs = model.fit(method="newton", tol=1e-14, disp=0, cov_type="cluster", cov_kwds=groups)
+    answer = ask(run, "covariance=cluster:occupation")
+    assert values(answer, "coef") == pytest.approx(list(theirs.params), rel=1e-6)
+    assert values(answer, "std_error") == pytest.approx(list(theirs.bse), rel=1e-6)
+
+
+def test_anes96_of_statsmodels(tmp_path: Path, ask: Ask) -> None:
+    statsmodels = pytest.importorskip("statsmodels.api", reason="statsmodels is not among the dependencies")
+    data = statsmodels.datasets.anes96.load_pandas()
+    features, labels = data.exog[["logpopul", "selfLR", "age", "educ", "income"]], data.endog.astype(int)
+    features.assign(PID=labels).to_csv(tmp_path / "t.csv", index=False)
+    run = fitted(tmp_path, tmp_path / "t.csv", "PID")
+    model = statsmodels.MNLogit(labels, statsmodels.add_constant(features))
+    for kind in ("hessian", "HC0"):
+        theirs = model.fit(method="newton", tol=1e-14, disp=0, cov_type="nonrobust" if kind == "hessian" else kind)
+        answer = ask(run, f"covariance={kind} effects=average")
+        assert values(answer, "coef") == pytest.approx(np.asarray(theirs.params).T.flatten().tolist(), rel=1e-6)
+        assert values(answer, "std_error") == pytest.approx(np.asarray(theirs.bse).T.flatten().tolist(), rel=1e-6)
+        assert answer["fit"]["bic"] == pytest.approx(theirs.bic, rel=1e-6)
+    effects = theirs.get_margeff(at="overall")
+    mine = np.array([row["effect"] for row in answer["effects"]]).reshape(7, 5).T
+    assert mine == pytest.approx(effects.margeff, rel=1e-5)
+    errors = np.array([row["std_error"] for row in answer["effects"]]).reshape(7, 5).T
+    assert errors == pytest.approx(effects.margeff_se, rel=1e-5)

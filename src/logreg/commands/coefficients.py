@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from logreg.commands.command_line import ROOT, TypedArguments, importing_libraries, parse_arguments, run_command
 from logreg.commands.overrides import apply_overrides
 from logreg.constraints import Constraint, flag, one_of, text
-from logreg.run_folder import find_checkpoint
+from logreg.errors import ConfigError
+from logreg.run_folder import find_checkpoint, run_folder_of
 from logreg.settings import Setting, help_lines
 from logreg.terminal import terminal
 
@@ -65,11 +66,22 @@ OWN = {
         "what dataset.weight is. frequency: a row of weight 3 is three rows. sampling: the inverse of the probability "
         "of being sampled, with robust standard errors. auto: frequency where all are whole numbers",
     ),
+    "effects": Setting(
+        "none",
+        one_of(("none", "average", "mean")),
+        "marginal effects on the probabilities, averaged over the rows or at the mean of the features: derivatives "
+        "by numbers, differences for features of 0 and 1 and for levels",
+    ),
     "firth": Setting(
         False,
         flag(),
         "true: fits Firth's penalized likelihood to the rows of the run: finite estimates for separated classes, and "
         "less bias for few rows",
+    ),
+    "report": Setting(
+        False,
+        flag(),
+        "true: also adds columns to coefficients.csv of the run, and a section and a picture to its report",
     ),
     "json": Setting(False, flag(), "true: prints one JSON object"),
 }
@@ -101,7 +113,8 @@ keys
 The rows are those of train: train with dataset.split.val=0 dataset.split.test=0 to take all.  Coefficients are in
 source units; of a categorical column they are differences from its reference level.  The fit is polished in float64
 before.  Where there is no valid answer (a penalty, separated classes, columns that are combinations of others, a fit
-short of its optimum, data that has changed), the command says why, and what to do.  Nothing is written.
+short of its optimum, data that has changed), the command says why, and what to do.  Nothing is written but
+with report=true.
 """
 
 
@@ -118,6 +131,13 @@ def _run(arguments: list[str]) -> int:
     from logreg.run.inferring import infer
 
     table = infer(request)
+    if typed.values["report"]:
+        from logreg.reports.writing import add_inference
+
+        folder = run_folder_of(request.checkpoint)
+        if folder is None:
+            raise ConfigError("`report=true` must go with a checkpoint in the folder of its run. Leave it out.")
+        add_inference(folder, request.trained.module, table)
     if typed.values["json"]:
         print(json.dumps(to_json(table)))
     else:
@@ -149,5 +169,6 @@ def _request(typed: TypedArguments) -> InferenceRequest:
         reference=values["reference"],
         reference_class=values["reference_class"] or "",
         weights=values["weights"],
+        effects=values["effects"],
         firth=values["firth"],
     )

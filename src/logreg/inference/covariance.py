@@ -67,11 +67,14 @@ class ScoreProducts(Pass[Tensor]):
         features = self._design.columns(rows.features, self._fold)
         if self._power:  # of one output
             curvature = loss.curvature_at(logits, rows.labels)[:, :1]
-            leverage = (features @ self._inverse * features).sum(1, keepdim=True) * curvature
+            leverage = (features @ self._inverse).mul_(features).sum(1, keepdim=True) * curvature
             if weights is not None and not self._counts:
                 leverage = leverage * weights
             residuals = residuals / (1 - leverage).clamp(min=1e-300) ** (self._power / 2)
-        scores = (residuals.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
+        if residuals.shape[1] == 1:
+            scores = features.mul_(residuals)
+        else:
+            scores = (residuals.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
         if self._of_clusters is not None:
             assert self._clusters is not None
             scores = scores if weights is None else scores * weights

@@ -16,10 +16,8 @@ from torch import Tensor
 
 from logreg.errors import ConfigError, did_you_mean, name_list
 from logreg.facts import Column, DataFacts
+from logreg.inference.results import INTERCEPT
 from logreg.solvers.problem import Coordinates
-
-INTERCEPT = "intercept"
-"""Name of the intercept among the parameters."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,14 @@ class Design:
             coordinates: The coordinates of the parameters, relative to these features.
         """
         center, scale = coordinates
-        which = list(self.features)
-        return torch.nn.functional.pad((features[:, which] - center[which]) / scale[which], (0, 1), value=1.0)
+        columns = features.new_ones(len(features), len(self.features) + 1)
+        mine = columns[:, :-1]
+        if len(self.features) == features.shape[1]:
+            torch.sub(features, center, out=mine).div_(scale)
+        else:
+            which = torch.tensor(self.features)
+            mine.copy_(features[:, which]).sub_(center[which]).div_(scale[which])
+        return columns
 
 
 def columns_of(facts: DataFacts) -> list[tuple[int, Column]]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from logreg.inference.coefficient_table import Coefficient, CoefficientTable
-from logreg.inference.design import INTERCEPT
+from logreg.errors import name_list
+from logreg.inference.results import INTERCEPT, Coefficient, CoefficientTable
 from logreg.terminal import on_one_line
 
 MAX_SHOWN = 100
@@ -16,28 +16,49 @@ MAX_SHOWN = 100
 MAX_NAME = 28
 """Characters of the name of a feature in a table; the middle of a longer one is left out."""
 
+TESTS_IN_WORDS = "likelihood-ratio test of each column"
+
+MAX_REFERENCES = 10
+"""Largest number of reference levels in a sentence."""
+
 COVARIANCE_IN_WORDS = {"hessian": "of maximum likelihood", "cluster": "by clusters"}
 
 
 def print_coefficients(table: CoefficientTable, console: Console) -> None:
     """Prints the table, the odds ratios, the tests, and the statistics of the fit."""
     for line in coefficient_lines(table):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        # in a terminal sentences are wrapped between words; in a pipe, and in a table, a line stays one
+        is_row = "  " in line or not console.is_terminal
+        console.print(line, markup=False, highlight=False, soft_wrap=is_row)
 
 
 def coefficient_lines(table: CoefficientTable) -> list[str]:
     """The lines that the terminal shows; all but the last sentences fit into 100 columns."""
     lines = [f"{table.checkpoint} on {table.data}", ""]
-    for class_name in dict.fromkeys(row.class_name for row in table.coefficients):
-        rows = shown_rows([row for row in table.coefficients if row.class_name == class_name])
-        against = f"log-odds of {class_name!r} against {table.reference_class!r}"
-        lines += [f"{against}; standard errors {covariance_in_words(table)}", ""]
-        lines += aligned(*coefficient_cells(table, rows))
-        lines += ["", f"odds ratios of {class_name!r} against {table.reference_class!r}", ""]
-        lines += [*aligned(*odds_cells(table, rows)), ""]
+    for class_name, rows in by_class(table).items():
+        lines += [log_odds_in_words(table, class_name), "", *aligned(*coefficient_cells(table, rows)), ""]
+        lines += [odds_in_words(table, class_name), "", *aligned(*odds_cells(rows)), ""]
+    for class_name, cells in effect_cells(table).items():
+        lines += [effects_in_words(table, class_name), "", *aligned(*cells), ""]
     if table.tests is not None:
-        lines += ["likelihood-ratio test of each column", "", *aligned(*test_cells(table)), ""]
-    return [*map(on_one_line, lines), *map(on_one_line, [*statistics_in_words(table), *table.notes])]
+        lines += [TESTS_IN_WORDS, "", *aligned(*test_cells(table)), ""]
+    return [on_one_line(line) for line in [*lines, *statistics_in_words(table), *table.notes]]
+
+
+def by_class(table: CoefficientTable) -> dict[str, list[Coefficient]]:
+    """The rows that are shown of each class."""
+    names = dict.fromkeys(row.class_name for row in table.coefficients)
+    return {name: shown_rows([row for row in table.coefficients if row.class_name == name]) for name in names}
+
+
+def log_odds_in_words(table: CoefficientTable, class_name: str) -> str:
+    """What the coefficients of a class are, and their standard errors."""
+    return f"log-odds of {class_name!r} against {table.reference_class!r}; standard errors {covariance_in_words(table)}"
+
+
+def odds_in_words(table: CoefficientTable, class_name: str) -> str:
+    """What the odds ratios of a class are."""
+    return f"odds ratios of {class_name!r} against {table.reference_class!r}"
 
 
 def shown_rows(rows: Sequence[Coefficient]) -> list[Coefficient]:
@@ -68,7 +89,7 @@ def coefficient_cells(table: CoefficientTable, rows: Sequence[Coefficient]) -> t
     return header, cells
 
 
-def odds_cells(table: CoefficientTable, rows: Sequence[Coefficient]) -> tuple[list[str], list[list[str]]]:
+def odds_cells(rows: Sequence[Coefficient]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the odds ratios of one class, per unit and per standard deviation."""
     header = ["", "per unit", "low", "high", "per std", "low", "high"]
     cells = []
@@ -81,6 +102,26 @@ def odds_cells(table: CoefficientTable, rows: Sequence[Coefficient]) -> tuple[li
             ]
             cells.append([short(row.feature), *ratios])
     return header, cells
+
+
+def effects_in_words(table: CoefficientTable, class_name: str) -> str:
+    """What the marginal effects on the probability of a class are."""
+    at = "average over the rows" if table.effects_at == "average" else "at the mean of the features"
+    return f"marginal effects on the probability of {class_name!r}, {at}; (d) is a difference"
+
+
+def effect_cells(table: CoefficientTable) -> dict[str, tuple[list[str], list[list[str]]]]:
+    """Header and cells of the marginal effects on each class, as many as `MAX_SHOWN`."""
+    tables: dict[str, tuple[list[str], list[list[str]]]] = {}
+    level = f"{table.confidence:.6g}".removeprefix("0")
+    for one in table.effects or ():
+        header = ["", "effect", "std error", "z", "p", f"low {level}", f"high {level}"]
+        cells = tables.setdefault(one.class_name, (header, []))[1]
+        name = short(one.feature) + (" (d)" if one.discrete else "")
+        numbers = [number(one.effect), number(one.std_error), f"{one.z:.2f}", p_value(one.p)]
+        if len(cells) < MAX_SHOWN:
+            cells.append([name, *numbers, number(one.low), number(one.high)])
+    return tables
 
 
 def test_cells(table: CoefficientTable) -> tuple[list[str], list[list[str]]]:
@@ -111,6 +152,9 @@ def statistics_in_words(table: CoefficientTable) -> list[str]:
         lines.append(
             f"condition number {fit.condition_number:.3g}, variance inflation at most {most:.3g} ({on_one_line(name)})"
         )
+    if table.references:
+        levels = name_list((f"{name}={level}" for name, level in table.references.items()), MAX_REFERENCES)
+        lines.append(f"reference levels: {levels}")
     kind = "Wald" if table.interval == "wald" else "profile likelihood"
     lines.append(f"intervals of {100 * table.confidence:.6g} %: {kind}")
     return lines

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, Locator, MaxNLocator
 from torch import Tensor
 
 from logreg.evaluation.held_out import BINS, Evaluation, Predicted, effective_rows, frequent_mistakes, wilson
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
 from logreg.evaluation.ranking import Ranking
 from logreg.facts import DataFacts
+from logreg.inference.results import CoefficientTable
 from logreg.reports.figures import label, labels
 from logreg.reports.mistakes import Mistake
 from logreg.reports.summary_schema import CoefficientSummary
@@ -35,6 +36,9 @@ MIN_FONT_SIZE = 5.0
 
 CUT_OFF_RATIO = 10.0
 """Ratio of a bar's length to the next shorter one's above which the bar is cut off, so that the others are visible."""
+
+NUM_ODDS_RATIOS = 40
+"""Number of the odds ratios that are drawn, those with the largest z."""
 
 MAX_POINTS = 2000
 """Largest number of points of a curve; more cannot be seen."""
@@ -293,6 +297,69 @@ def coefficient_bars(largest: Sequence[CoefficientSummary], title: str, scale: s
     figure.suptitle(title, fontsize=11)
     axes.grid(alpha=0.3, axis="x")
     return figure
+
+
+def forest_plot(table: CoefficientTable, title: str) -> Figure | None:
+    """Odds ratios per standard deviation with their intervals, the farthest from 1 where they are many.
+
+    Args:
+        table: The coefficients.
+        title: Title of the picture.
+
+    Returns:
+        ``None`` where there is no coefficient besides the intercept.
+    """
+    rows = [(row, row.per_std) for row in table.coefficients if row.per_std is not None]
+    largest = sorted(rows, key=lambda pair: -abs(pair[0].z))[:NUM_ODDS_RATIOS]
+    drawn = [(row, effect) for row, effect in rows if any(row is one for one, _ in largest)][::-1]
+    if not drawn:
+        return None
+    several = len({row.class_name for row, _ in drawn}) > 1
+    names = [
+        f"{label(row.feature, 26)} → {label(row.class_name, 16)}" if several else label(row.feature, 36)
+        for row, _ in drawn
+    ]
+    places = range(len(drawn))
+    # on the scale of log-odds, which is what a logarithmic axis of odds ratios shows, and which does not overflow
+    values = np.array([[effect.low, effect.coef, effect.high] for _, effect in drawn]) / np.log(10)
+    figure = Figure(figsize=(8, 1.3 + 0.3 * len(drawn)), layout="constrained")
+    axes: Axes = figure.subplots()
+    for place, (low, _, high) in zip(places, values, strict=True):
+        color = BLACK if low <= 0 <= high else BLUE
+        axes.plot([low, high], [place, place], color=color, linewidth=1.6)
+    axes.plot(values[:, 1], places, "s", color=BLACK, markersize=4)
+    axes.axvline(0, color=BLACK, linewidth=0.8, linestyle="--")
+    axes.set_yticks(places, names, fontsize=9)
+    axes.margins(y=0.03)
+    axes.xaxis.set_major_formatter(lambda exponent, _: _power_of_ten(exponent))
+    axes.xaxis.set_major_locator(_ticks_of_ratios(float(values.min()), float(values.max())))
+    ratios = [[_power_of_ten(exponent) for exponent in of_row] for of_row in values[:, [1, 0, 2]]]
+    in_words = [f"{one} [{low}, {high}]" for one, low, high in ratios]
+    axes.secondary_yaxis("right").set_yticks(places, in_words, fontsize=8)
+    against = f"odds against {label(table.reference_class, 24)}"
+    if not several:
+        against = f"odds of {label(drawn[0][0].class_name, 24)} {against.removeprefix('odds ')}"
+    axes.set_xlabel(f"{against}, ratio per standard deviation, {100 * table.confidence:.6g} % intervals")
+    figure.suptitle(title, fontsize=11)
+    axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def _ticks_of_ratios(low: float, high: float) -> Locator:
+    """Ticks at round ratios, on an axis of their logarithms to base 10."""
+    for digits in ((1, 1.2, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5)):
+        ticks = [
+            float(np.log10(digit)) + exponent
+            for exponent in range(int(np.floor(low)), int(np.ceil(high)))
+            for digit in digits
+        ]
+        if 3 <= sum(low <= tick <= high for tick in ticks) <= 10:
+            return FixedLocator(ticks)
+    return MaxNLocator(8, integer=high - low > 3)
+
+
+def _power_of_ten(exponent: float) -> str:
+    return f"{10.0**exponent:.3g}" if abs(exponent) < 300 else f"1e{exponent:.0f}"
 
 
 def _end_of_bars(sizes: Sequence[float]) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from logreg.evaluation.held_out import Predicted
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
@@ -17,6 +18,7 @@ from logreg.terminal import on_one_line
 from logreg.training.tracking import RunLogger
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
 
@@ -139,6 +141,13 @@ def _log_curves(predicted: Predicted, result: RunResult, logger: RunLogger) -> N
 
 def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> str:
     """Writes a figure to figures/<name>.png and to TensorBoard; returns the file's name."""
+    path = result.folder / "figures" / f"{name}.png"
+    logger.writer.add_image(name, write_figure(figure, path), result.epochs, dataformats="HWC")
+    return path.name
+
+
+def write_figure(figure: Figure, path: Path) -> np.ndarray[Any, Any]:
+    """Writes a figure to a PNG file; returns its pixels, (height, width, 3), bytes."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -149,8 +158,6 @@ def _save(figure: Figure, name: str, result: RunResult, logger: RunLogger) -> st
         # `draw` warns of letters that no font has
         warnings.filterwarnings("ignore", "Glyph .* missing from font|Matplotlib currently does not support")
         canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    path = result.folder / "figures" / f"{name}.png"
+    pixels: np.ndarray[Any, Any] = np.asarray(canvas.buffer_rgba())[..., :3]
     write_whole(path, lambda file: Image.fromarray(pixels).save(file, format="png"))
-    logger.writer.add_image(name, pixels, result.epochs, dataformats="HWC")
-    return path.name
+    return pixels

@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from logreg.inference.results import CoefficientTable
+from logreg.reports.coefficient_report import (
+    TESTS_IN_WORDS,
+    by_class,
+    coefficient_cells,
+    effect_cells,
+    effects_in_words,
+    log_odds_in_words,
+    odds_cells,
+    odds_in_words,
+    statistics_in_words,
+    test_cells,
+)
 from logreg.reports.summary_schema import CLASSES_FILE, Summary
 from logreg.reports.wording import (
     class_table,
@@ -43,6 +56,7 @@ def as_markdown(summary: Summary, figures: Sequence[str]) -> str:
         *_evaluation_lines(summary),
         *token_table(summary),
         *_coefficient_lines(summary),
+        *inference_lines(summary.inference),
         *_mistake_lines(summary),
         *(["## Pictures", ""] if figures else []),
         *(line for figure in figures for line in (f"![{Path(figure).stem}](figures/{figure})", "")),
@@ -133,3 +147,23 @@ def _coefficient_lines(summary: Summary) -> list[str]:
         "coefficients.csv has all coefficients.",
         "",
     ]
+
+
+def inference_lines(table: CoefficientTable | None, level: str = "##") -> list[str]:
+    """The section on standard errors, intervals and tests of the coefficients; empty without them.
+
+    Args:
+        table: The coefficients.
+        level: The signs before the heading.
+    """
+    if table is None:
+        return []
+    lines = [f"{level} Coefficients with standard errors", ""]
+    for class_name, rows in by_class(table).items():
+        lines += [f"{log_odds_in_words(table, class_name)}.", "", *markdown_table(*coefficient_cells(table, rows)), ""]
+        lines += [f"{odds_in_words(table, class_name)}.", "", *markdown_table(*odds_cells(rows)), ""]
+    for class_name, effects in effect_cells(table).items():
+        lines += [f"{effects_in_words(table, class_name)}.", "", *markdown_table(*effects), ""]
+    if table.tests is not None:
+        lines += [f"{TESTS_IN_WORDS}.", "", *markdown_table(*test_cells(table)), ""]
+    return [*lines, *(f"- {line}" for line in [*statistics_in_words(table), *table.notes]), ""]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from logreg.errors import name_list
 from logreg.losses import LOSSES
-from logreg.reports.markdown import markdown_table, token_table
+from logreg.reports.markdown import inference_lines, markdown_table, token_table
 from logreg.reports.summary_schema import Summary
 from logreg.reports.wording import (
     class_table,
@@ -109,6 +109,7 @@ def model_card(
             *markdown_table(["feature", "class", "coefficient"], rows, 2),
             "",
         ]
+    lines += inference_lines(summary.inference)
     lines += ["## When not to use it", "", *(f"- {reason}" for reason in warnings(summary)), ""]
     versions = ", ".join(f"{package} {number}" for package, number in summary.versions.items())
     lines += [f"Commit {summary.git_commit or 'unknown'}, seed {summary.seed}, {versions}.", ""]

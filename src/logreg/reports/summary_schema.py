@@ -17,6 +17,7 @@ from logreg.errors import ConfigError, LogregError
 from logreg.evaluation.measured import ClassScores, CrossValidated, Measured, RowWeights, Threshold
 from logreg.evaluation.path_row import PathRow
 from logreg.files import shown
+from logreg.inference.results import CoefficientTable
 from logreg.reports.json_fields import from_json, to_json
 
 FILE = "summary.json"
@@ -303,6 +304,7 @@ class Summary:
         equation: The fitted model in words, where it is short.
         example: The first row of train by feature, where features are few.
         best: ``None`` without a val split.
+        inference: Standard errors, intervals and tests of the coefficients; ``None`` where they were not asked for.
         checkpoints: Files, relative to the folder.
         epochs: Passes over the train rows.
         config: All settings of the run.
@@ -333,6 +335,7 @@ class Summary:
     known_answer: KnownAnswerSummary | None = None
     expected: tuple[ExpectationSummary, ...] | None = None
     best: BestEpochSummary | None = None
+    inference: CoefficientTable | None = field(default=None, metadata={"omit_none": True})
     checkpoints: tuple[str, ...] = ()
     epochs: int
     seconds: SecondsSummary

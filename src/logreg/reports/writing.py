@@ -5,18 +5,30 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from logreg.errors import ConfigError
 from logreg.evaluation.held_out import OF_CLASSES, Evaluation, frequent_mistakes
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
 from logreg.evaluation.path_selection import path_csv
-from logreg.files import write_whole
+from logreg.files import shown, write_whole
+from logreg.inference.results import INTERCEPT, CoefficientTable
+from logreg.reports.drawing import write_figure
 from logreg.reports.html import as_html
 from logreg.reports.markdown import as_markdown
 from logreg.reports.summary import RunResult
-from logreg.reports.summary_schema import CLASSES_FILE, CONFUSIONS_FILE, FILE, Summary
+from logreg.reports.summary_schema import CLASSES_FILE, CONFUSIONS_FILE, FILE, Summary, read_summary
 from logreg.training.module import LogisticModule
 from logreg.training.tracking import HPARAMS_METRICS, RunLogger
+
+FOREST_PLOT = "odds_ratios.png"
+"""File of the picture of odds ratios."""
+
+OF_INFERENCE = ("std_error", "z", "p", "low", "high", "odds_ratio", "odds_ratio_low", "odds_ratio_high")
+"""Columns of coefficients.csv for each class, after its coefficient against the reference class."""
 
 
 def write_report(result: RunResult, summary: Summary, figures: Sequence[str], logger: RunLogger) -> None:
@@ -63,16 +75,73 @@ def write_report(result: RunResult, summary: Summary, figures: Sequence[str], lo
     write_whole(result.folder / FILE, lambda file: file.write((plain + "\n").encode()))
 
 
-def coefficients_csv(module: LogisticModule) -> str:
-    """Intercept and coefficients in source units, a line per feature, a column per output."""
+def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = None) -> str:
+    """Intercept and coefficients in source units, a line per feature, a column per output.
+
+    With a table there are more columns for each class: the coefficient against the reference level and the reference
+    class, its standard error, test, interval and odds ratio; they are empty for reference levels.
+    """
     facts = module.facts
     coef, intercept = module.model.in_source_units()
+    header = ["feature", *(facts.class_names if len(coef) > 1 else facts.class_names[1:])]
+    rows: list[list[object]] = [[INTERCEPT, *intercept.tolist()]]
+    rows += ([name, *row] for name, row in zip(facts.feature_names, coef.T.tolist(), strict=True))
+    for class_name in dict.fromkeys(row.class_name for row in table.coefficients) if table is not None else ():
+        assert table is not None
+        of_intercept, *others = (row for row in table.coefficients if row.class_name == class_name)
+        mine = {row.feature: row for row in others}
+        header += [f"{class_name} against {table.reference_class}", *(f"{class_name}: {name}" for name in OF_INFERENCE)]
+        for place, line in enumerate(rows):
+            row = of_intercept if place == 0 else mine.get(str(line[0]))
+            if row is None:
+                line += [""] * (1 + len(OF_INFERENCE))
+            else:
+                one = row.per_unit
+                line += [one.coef, one.std_error, row.z, row.p, one.low, one.high]
+                line += [one.odds_ratio, one.odds_ratio_low, one.odds_ratio_high]
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["feature", *(facts.class_names if len(coef) > 1 else facts.class_names[1:])])
-    writer.writerow(["intercept", *intercept.tolist()])
-    writer.writerows([name, *row] for name, row in zip(facts.feature_names, coef.T.tolist(), strict=True))
+    writer.writerow(header)
+    writer.writerows(rows)
     return lines.getvalue()
+
+
+def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable) -> None:
+    """Adds standard errors, intervals and tests to the report of a finished run, in place of earlier ones.
+
+    coefficients.csv gets columns, report.md and report.html a section and a forest plot, summary.json a key.
+
+    Args:
+        folder: The run folder.
+        module: The model of the run.
+        table: Its coefficients.
+
+    Raises:
+        ConfigError: The run has no report.
+    """
+    from logreg.reports.diagnostic_plots import forest_plot
+    from logreg.reports.figures import label, lettered
+
+    summary = read_summary(folder) if (folder / FILE).is_file() else None
+    if not isinstance(summary, Summary):
+        raise ConfigError(
+            f"`report=true` must go with the folder of a finished run, got {shown(folder)}. Leave it out."
+        )
+    summary = replace(summary, inference=table)
+    figures = re.findall(r"\]\(figures/([^)]+)\)", (folder / "report.md").read_text(encoding="utf-8"))
+    with lettered([table.data, *table.classes, *(row.feature for row in table.coefficients)]):
+        figure = forest_plot(table, f"{label(table.data, 50)}: odds ratios")
+        if figure is not None:
+            write_figure(figure, folder / "figures" / FOREST_PLOT)
+            figures = [*(name for name in figures if name != FOREST_PLOT), FOREST_PLOT]
+    page = as_markdown(summary, figures)
+    texts = {"report.md": page, FILE: json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n"}
+    if (folder / "report.html").is_file():
+        texts["report.html"] = as_html(summary.folder, page, {name: folder / "figures" / name for name in figures})
+    if module.facts.feature_names:
+        texts["coefficients.csv"] = coefficients_csv(module, table)
+    for name, text in texts.items():
+        write_whole(folder / name, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
 
 
 def classes_csv(evaluation: Evaluation) -> str:

@@ -15,18 +15,15 @@ from logreg.data import TensorDataModule
 from logreg.errors import ConfigError, DataError, as_typed, name_list
 from logreg.facts import DataFacts
 from logreg.files import shown
-from logreg.inference.coefficient_table import (
-    HIGH_VARIANCE_INFLATION,
-    CoefficientTable,
-    coefficient_rows,
-    fit_statistics,
-)
+from logreg.inference.coefficient_table import coefficient_rows, effect_rows, fit_statistics
 from logreg.inference.collinearity import linear_combinations
 from logreg.inference.covariance import ROBUST, cluster_covariance, robust_covariance
-from logreg.inference.design import INTERCEPT, Design, Term, choose_design, to_source_units
+from logreg.inference.design import Design, Term, choose_design, to_source_units
+from logreg.inference.effects import marginal_effects
 from logreg.inference.firth import FirthLikelihood
 from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize
 from logreg.inference.profile import drop_term
+from logreg.inference.results import INTERCEPT, CoefficientTable
 from logreg.optimality.certificate import is_penalized, problem_of
 from logreg.optimality.separation.explain import explain_separation
 from logreg.run.building import build_data
@@ -45,6 +42,9 @@ FIRTH_IN_WORDS = (
     "is not concave everywhere; log-likelihood and tests are those of the penalized likelihood"
 )
 """What is certain of a fit of that kind."""
+
+HIGH_VARIANCE_INFLATION = 10.0
+"""Variance inflation factor from which a warning names the column (Kutner, Nachtsheim and Neter, 2004)."""
 
 MAX_PARAMETERS = 10_000
 """Largest number of parameters: their information matrix then takes 0.8 GB."""
@@ -65,6 +65,7 @@ class InferenceRequest:
         reference: Reference level by the name of a categorical column.
         reference_class: The class that the others are compared with; empty for the first.
         weights: "auto", "frequency" or "sampling".
+        effects: "none", "average" or "mean": marginal effects on the probabilities.
         firth: Whether Firth's penalized likelihood is maximized; of the checkpoint only the data and the loss count.
     """
 
@@ -78,6 +79,7 @@ class InferenceRequest:
     reference: Mapping[str, object] = dataclasses.field(default_factory=dict)
     reference_class: str = ""
     weights: str = "auto"
+    effects: str = "none"
     firth: bool = False
 
 
@@ -140,7 +142,13 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     if request.firth:
         everything = Term("all", tuple(range(design.shape[1] - 1)))
         statistics = statistics.of_penalized_likelihood(drop_term(likelihood, found, everything))
-    tests = [drop_term(likelihood, found, term) for term in design.terms if term.positions] if request.tests else None
+    tests = None
+    if request.tests:
+        tests = tuple(drop_term(likelihood, found, term) for term in design.terms if term.positions)
+    effects = None
+    if request.effects != "none":
+        of_features = marginal_effects(likelihood, found, mean, std, request.effects == "mean")
+        effects = effect_rows(likelihood, of_features, matrix, request.confidence)
     return CoefficientTable(
         checkpoint=shown(request.checkpoint),
         data=facts.title,
@@ -152,10 +160,12 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         firth=request.firth,
         interval="profile" if request.profile else "wald",
         weights=kind,
-        coefficients=table,
+        coefficients=tuple(table),
         fit=statistics,
         tests=tests,
         limit_error=limit_error,
+        effects=effects,
+        effects_at=request.effects,
         notes=(
             *_weights_in_words(kind, rows, weights, request.weights == "auto"),
             *_clusters_in_words(clusters, covariance),

@@ -1,0 +1,183 @@
+"""What is known about the coefficients of a fit, as plain values; needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+INTERCEPT = "intercept"
+"""Name of the intercept among the parameters."""
+
+
+class TermTest(NamedTuple):
+    """The likelihood-ratio test of one term."""
+
+    term: str
+    chi2: float
+    """Twice the fall of the log-likelihood where the term is dropped."""
+    degrees: int
+    """Degrees of freedom: the number of its parameters."""
+    p: float
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A coefficient in some unit of its feature, with its interval; odds ratios are ``None`` where float64 overflows.
+
+    For several classes the odds are those against the reference class.
+    """
+
+    coef: float
+    std_error: float
+    low: float
+    high: float
+    odds_ratio: float | None
+    odds_ratio_low: float | None
+    odds_ratio_high: float | None
+
+    @classmethod
+    def of(cls, coef: float, std_error: float, low: float, high: float, factor: float = 1.0) -> Effect:
+        """The effect in a unit ``factor`` times as large."""
+        ratios = [_exponential(factor * number) for number in (coef, low, high)]
+        return cls(factor * coef, factor * std_error, factor * low, factor * high, *ratios)
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One row of the table.
+
+    Attributes:
+        feature: Name of the feature, or "intercept".
+        class_name: The class whose log-odds against the reference class the coefficient is of.
+        z: The coefficient in standard errors.
+        p: Two-sided p-value of z by the normal distribution.
+        per_unit: The effect of one source unit.
+        per_std: The effect of one standard deviation over the train rows; ``None`` for the intercept.
+    """
+
+    feature: str
+    class_name: str
+    z: float
+    p: float
+    per_unit: Effect
+    per_std: Effect | None
+
+
+@dataclass(frozen=True)
+class MarginalEffect:
+    """The change of the probability of a class with a feature.
+
+    Attributes:
+        feature: Name of the feature.
+        class_name: The class.
+        discrete: Whether it is the difference between 1 and 0, or between a level and its reference; else it is the
+            derivative, per source unit.
+        effect: The effect, as a mean over the rows or at the mean of the features.
+        std_error: By the delta method.
+        z: The effect in standard errors.
+        p: Two-sided p-value of z by the normal distribution.
+        low, high: Ends of the interval.
+    """
+
+    feature: str
+    class_name: str
+    discrete: bool
+    effect: float
+    std_error: float
+    z: float
+    p: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class FitStatistics:
+    """Statistics of the whole fit; those of the likelihood are ``None`` for sampling weights, which have none.
+
+    Attributes:
+        rows: Number of rows, n: the sum of weights that are counts.
+        parameters: Number of parameters, k.
+        log_likelihood: In nats.
+        null_log_likelihood: That of the intercepts alone.
+        aic: -2 log-likelihood + 2 k.
+        bic: -2 log-likelihood + k log n.
+        mcfadden_r2: 1 - log-likelihood / null log-likelihood.
+        tjur_r2: Mean probability of the positive class over its rows less that over the others; of two classes.
+        likelihood_ratio: Test of all coefficients together against the null model.
+        condition_number: Of the weighted columns, centered and of one length.
+        variance_inflation: Generalized variance inflation factor by column.
+    """
+
+    rows: float
+    parameters: int
+    log_likelihood: float | None
+    null_log_likelihood: float | None
+    aic: float | None
+    bic: float | None
+    mcfadden_r2: float | None
+    tjur_r2: float | None
+    likelihood_ratio: TermTest | None
+    condition_number: float
+    variance_inflation: Mapping[str, float]
+
+    def of_penalized_likelihood(self, test: TermTest) -> FitStatistics:
+        """These statistics where the likelihood is penalized: criteria of the likelihood itself do not hold.
+
+        Args:
+            test: The test of all coefficients together.
+        """
+        assert self.log_likelihood is not None
+        null = self.log_likelihood - test.chi2 / 2
+        return replace(self, null_log_likelihood=null, aic=None, bic=None, mcfadden_r2=None, likelihood_ratio=test)
+
+
+@dataclass(frozen=True)
+class CoefficientTable:
+    """The answer of the command.
+
+    Attributes:
+        checkpoint: The checkpoint.
+        data: The dataset.
+        classes: Names of the classes.
+        reference_class: The class that the others are compared with.
+        references: Reference level of each categorical column.
+        confidence: Level of the intervals.
+        covariance: How the standard errors were computed, as typed.
+        firth: Whether the estimates maximize Firth's penalized likelihood.
+        interval: "wald" or "profile".
+        weights: "frequency" or "sampling"; ``None`` without weights.
+        coefficients: Intercept first, class by class.
+        fit: Statistics of the whole fit.
+        tests: The likelihood-ratio test of each term; ``None`` where they were not asked for.
+        limit_error: Largest error of a profile limit, in standard errors; ``None`` for Wald's.
+        effects: Effects on the probabilities; ``None`` where they were not asked for.
+        effects_at: "average" over the rows, at the "mean" of the features, or "none".
+        notes: Sentences for the user.
+    """
+
+    checkpoint: str
+    data: str
+    classes: tuple[str, ...]
+    reference_class: str
+    references: Mapping[str, str]
+    confidence: float
+    covariance: str
+    firth: bool
+    interval: str
+    weights: str | None
+    coefficients: tuple[Coefficient, ...]
+    fit: FitStatistics
+    tests: tuple[TermTest, ...] | None = None
+    limit_error: float | None = None
+    effects: tuple[MarginalEffect, ...] | None = None
+    effects_at: str = "none"
+    notes: tuple[str, ...] = ()
+
+
+def _exponential(number: float) -> float | None:
+    try:
+        return math.exp(number)
+    except OverflowError:
+        return None
