@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -237,3 +238,8 @@ def test_a_large_vocabulary_is_learned_and_used_as_sparse_rows(tmp_path: Path, r
     for name in ("sklearn", "sklearn_only"):
         answer = run_command(tmp_path, "export", f"format={name}", "overwrite=true")
         assert "agrees to" in answer.out
+
+
+def test_the_profile_names_text(here: Path, run_command: RunCommand) -> None:
+    answer = run_command(here, "train", *LETTERS, "facts=only")
+    assert re.search(r"text +│ text +│ +│ +\d+ │ TF-IDF of n-grams", answer.out)

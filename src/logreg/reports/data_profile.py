@@ -97,6 +97,7 @@ def _column_table(profiles: Sequence[ColumnProfile], leaks: Leaks, rows: int) ->
         count = one.missing_anywhere if not one.series.problem or one.series.kind == "category" else 0
         missing = f"{count / max(1, rows):.1%}" if count else ""
         kind = one.series.kind if one.series.kind != "none" else one.series.file_type
+        kind = "text" if one.is_text else kind
         cells = [_clipped(one.series.name), kind, missing, str(features), remark or _encoding(one)]
         lines.append((bool(remark), [escape(cell) for cell in cells]))
     if len(lines) > MOST_COLUMNS:
@@ -112,6 +113,8 @@ def _remark(one: ColumnProfile, leaks: Leaks) -> str:
     """The most important remark on a column; empty for an ordinary column."""
     if one.series.problem:
         return "refused: text among numbers" if one.series.kind == "category" else f"refused: {one.series.file_type}"
+    if one.problem and one.is_text:
+        return "refused: text"
     if one.problem:
         return f"refused: {one.levels_in_train:,} levels, an id?" if one.levels_in_train else "refused: missing values"
     if one.column is None:
@@ -128,6 +131,8 @@ def _encoding(one: ColumnProfile) -> str:
     """The encoding of a column in words."""
     if one.column is None or one.column.kind == "number":
         return "unchanged" + (", missing values marked" if one.column and one.column.indicator else "")
+    if one.column.kind == "text":
+        return "TF-IDF of n-grams"
     levels, rare = one.column.levels, one.column.rare_levels
     if one.column.buckets:
         shown = f"{one.levels_in_train:,} levels hashed into {one.column.buckets:,} buckets, {one.collisions:,} collide"

@@ -71,6 +71,8 @@ class ColumnProfile:
     """The problem as the end of a sentence that begins with the column: has '7,25' in row 1."""
     remedies: tuple[tuple[str, str], ...] = ()
     """Settings that solve the problem, as keys and values; a value is added to a setting that is a list."""
+    is_text: bool = False
+    """Whether the column is text, or looks like it and is refused."""
     is_unique_integer: bool = False
     """Whether the column holds whole numbers that are unique in train, and so may be an id."""
     rare_rows: int = 0
@@ -267,12 +269,13 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
         return replace(found, remedies=(("dataset.drop", series.name),))
     if series.name in columns.text:
         try:
-            return replace(found, column=learn_text(series, chosen, columns))
+            return replace(found, column=learn_text(series, chosen, columns), is_text=True)
         except DataError as error:
             return replace(
                 found,
                 problem=str(error),
                 short_problem="has no n-gram to learn from",
+                is_text=True,
                 remedies=(("dataset.drop", series.name),),
             )
     if series.kind == "none":
@@ -294,6 +297,7 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
             f"Add {columns.setting('dataset.text', [series.name])} to learn from its words, or "
             f"{columns.setting('dataset.drop', [series.name])}.",
             short_problem=f"has {levels:,} different texts",
+            is_text=True,
             remedies=(("dataset.text", series.name),),
         )
     if _looks_like_id(counts, columns):
