@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fake_mnist import write_fake_mnist
 from logreg.data import DATASETS, RawData, Table, TensorDataModule, build_dataset
-from logreg.data.blocks import LOADED_BLOCK_BYTES, BlockDataset, FeatureReader, block_loader
+from logreg.data.blocks import LOADED_BLOCK_BYTES, BlockDataset, BlockSampler, FeatureReader, block_loader
 from logreg.data.sources.blobs import Blobs
 from logreg.data.splits import stratified_split
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
@@ -96,6 +96,11 @@ def test_all_blocks_but_the_last_hold_whole_batches_within_the_size() -> None:
 def test_each_epoch_has_its_own_order_which_the_seed_reproduces() -> None:
     first, again, second = (torch.cat([b.labels for b in blocks_of(50, 5, epoch=e)]).tolist() for e in (1, 1, 2))
     assert first == again != second
+
+
+def test_each_seed_has_its_own_orders() -> None:
+    orders = {tuple(next(iter(BlockSampler(20, 20, True, seed))).tolist()) for seed in range(50)}
+    assert len(orders) == 50
 
 
 def test_a_full_batch_is_not_shuffled() -> None:
