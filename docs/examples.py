@@ -50,8 +50,8 @@ def write_examples(folder: Path = FOLDER) -> None:
     topics, codes = np.unique([topic for _, topic in letters], return_inverse=True)
     sparse.save_npz(folder / "counts.npz", counts[:500])
     np.save(folder / "topics.npy", topics[codes[:500]])
-    dump_svmlight_file(counts[:500], codes[:500], folder / "counts.svm", zero_based=False)
-    dump_svmlight_file(counts[500:], codes[500:], folder / "new_counts.svm", zero_based=False)
+    dump_svmlight_file(counts[:500], codes[:500], str(folder / "counts.svm"), zero_based=False)
+    dump_svmlight_file(counts[500:], codes[500:], str(folder / "new_counts.svm"), zero_based=False)
     digits = load_digits()
     np.savez(folder / "embeddings.npz", features=digits.data.astype(np.float32), labels=digits.target)
     for number, (pixels, label) in enumerate(zip(digits.images[:300], digits.target[:300], strict=True)):
