@@ -1,7 +1,10 @@
 """Writes the files that the pages of docs/ learn from into the folder `examples`: `python docs/examples.py`.
 
     loans.csv, new_loans.csv    a table with numbers, text, missing values and a column of classes; rows without classes
+    orders.csv                  a table with a column of 343 levels, most of them rare
     letters.csv, new_letters/   short texts with topics; a folder of .txt files
+    counts.npz, topics.npy      their counts of words, a sparse matrix (500, 42), and their topics (500,)
+    counts.svm, new_counts.svm  counts of words in the svmlight format, with the topics as the numbers 0 to 2
     embeddings.npz              scikit-learn's digits in the place of embeddings: features (1797, 64) and labels (1797,)
     pictures/                   300 of the digits as PNG files, a folder for each class
     sklearn_default.npz         coef and intercept of scikit-learn's LogisticRegression() of its breast cancer table
@@ -20,8 +23,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_breast_cancer, load_digits
+from scipy import sparse
+from sklearn.datasets import dump_svmlight_file, load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 FOLDER = Path("examples")
@@ -35,11 +40,18 @@ def write_examples(folder: Path = FOLDER) -> None:
     rows = list(_loans(520))
     _write_csv(folder / "loans.csv", COLUMNS, rows[:500])
     _write_csv(folder / "new_loans.csv", COLUMNS[:-1], [row[:-1] for row in rows[500:]])
+    _write_csv(folder / "orders.csv", ("price", "product", "returned"), list(_orders(1500)))
     letters = list(_letters(503))
     _write_csv(folder / "letters.csv", ("text", "topic"), letters[:500])
     (folder / "new_letters").mkdir(exist_ok=True)
     for number, (text, _) in enumerate(letters[500:]):
         (folder / "new_letters" / f"{number}.txt").write_text(text, encoding="utf-8")
+    counts = CountVectorizer().fit_transform(text for text, _ in letters)
+    topics, codes = np.unique([topic for _, topic in letters], return_inverse=True)
+    sparse.save_npz(folder / "counts.npz", counts[:500])
+    np.save(folder / "topics.npy", topics[codes[:500]])
+    dump_svmlight_file(counts[:500], codes[:500], str(folder / "counts.svm"), zero_based=False)
+    dump_svmlight_file(counts[500:], codes[500:], str(folder / "new_counts.svm"), zero_based=False)
     digits = load_digits()
     np.savez(folder / "embeddings.npz", features=digits.data.astype(np.float32), labels=digits.target)
     for number, (pixels, label) in enumerate(zip(digits.images[:300], digits.target[:300], strict=True)):
@@ -61,6 +73,17 @@ def _loans(count: int) -> Iterator[tuple[str, ...]]:
         log_odds = (age - 40) / 10 + 2 * (math.log(income) - 8) - 1.5 * (city == "Bern")
         repaid = draw.random() < 1 / (1 + math.exp(-log_odds))
         yield str(age), "" if draw.random() < 0.05 else str(income), city, "yes" if repaid else "no"
+
+
+def _orders(count: int) -> Iterator[tuple[str, ...]]:
+    """Rows from a seed: products of 400, some of them often, are returned with a probability of their own."""
+    draw = random.Random(0)
+    log_odds = [draw.gauss(-0.5, 1.5) for _ in range(400)]
+    for _ in range(count):
+        product = int(400 * draw.random() ** 3)
+        price = round(draw.lognormvariate(3, 0.6), 2)
+        returned = draw.random() < 1 / (1 + math.exp(-log_odds[product] - 0.02 * (price - 20)))
+        yield str(price), f"P{product:03}", "yes" if returned else "no"
 
 
 TOPICS = {

@@ -470,8 +470,8 @@ def known_keys() -> set[str]:
 OF_COMMANDS = {"coef", "cost_ratio", "keep", "trials"} | set(COEFFICIENTS)
 """Keys of commands other than scripts/train.py."""
 
-OF_OTHERS = {"color", "hydra/launcher", "solver", "warm_start"}
-"""A feature, a key of Hydra, arguments of scikit-learn."""
+OF_OTHERS = {"color", "column", "product", "hydra/launcher", "hash", "solver", "sparse_output", "warm_start"}
+"""Names of columns, a key of Hydra, arguments in Python."""
 
 
 @pytest.mark.parametrize("page", LINKED)

@@ -70,8 +70,9 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
             ``color=(rare)``.
         hash: Number of buckets, such as 2**18, that the levels of a column with more than ``max_levels`` are hashed
             into, as scikit-learn's FeatureHasher does; ``None`` for one feature a level.
-        standardize: Whether every feature has mean 0 and standard deviation 1 over the rows of `fit`.  So it is by
-            default, as in the command, so that a penalty weighs all columns alike whatever their units are.
+        standardize: Whether features have mean 0 and standard deviation 1 over the rows of `fit`.  So it is by default,
+            as in the command, so that a penalty weighs all columns alike whatever their units are.  The features of
+            text, and of a column with more than 100 of them, stay as they are.
         sparse_output: Whether `transform` returns a sparse matrix, for columns of many levels.  Only numbers have mean
             0 then; features of 0 and 1 are divided by their standard deviation, and the zeros stay.  A fit with an
             intercept that is not penalized has the same coefficients.
