@@ -12,9 +12,9 @@ from typing import Any
 
 from logreg.data.base import RawData
 from logreg.data.encoding.text import looks_like_text
+from logreg.data.formats.folders import LAYOUT, list_folder, split_folders
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
-from logreg.data.sources.image_folder import LAYOUT, list_folder, split_folders
 from logreg.data.sources.table import ROLE_KEYS, TableFile
 from logreg.errors import ConfigError, DataError, as_typed, name_list
 from logreg.facts import SPLITS, Split
@@ -28,11 +28,12 @@ class Text(TableFile):
     """Text in a table, or in ``path/<class>/*.txt`` or ``path/{train,val,test}/<class>/*.txt``.
 
     Attributes:
-        text: Columns of text; ``None`` takes the one of a table of two columns, text and classes.  Other columns are
-            left out, unless ``features`` names them.
+        text: Columns of text; ``None`` takes the one of a table of two columns, text and classes.
+        features: Other columns to learn from; ``None`` takes all columns without another role.
     """
 
     text: Sequence[Any] | None = None
+    features: Sequence[Any] | None = ()
     name: str = "text"
 
     def read(self) -> RawData:
@@ -46,7 +47,7 @@ class Text(TableFile):
         return TableFile.read(self._resolved())
 
     def _resolved(self) -> Text:
-        """The same dataset with the columns of text, of classes and of features named.
+        """The same dataset with the columns of text and of classes named.
 
         Raises:
             ConfigError: It is not clear which they are.
@@ -67,8 +68,7 @@ class Text(TableFile):
                 if len(found) != 1 or len(others) != 1 or texts or target:
                     raise ConfigError(self._is_unclear(path, header, texts or found, target, others))
                 texts, target = found, others[0]
-        features = texts if self.features is None else self.features
-        return replace(self, text=texts, target=target, features=features)
+        return replace(self, text=texts, target=target)
 
     def _is_unclear(
         self, path: str, header: Sequence[str], texts: Sequence[str], target: str | None, others: Sequence[str]
