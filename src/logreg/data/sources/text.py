@@ -82,13 +82,15 @@ class Text(TableFile):
             target: The column of the classes; ``None`` where the user has not named it.
             others: The columns that may have the classes.
         """
-        named = [as_typed("dataset.text", texts or ["COLUMN"])] if not self.text else []
+        missing = []
+        if not self.text:
+            missing.append(("dataset.text", "the columns of text", as_typed("dataset.text", texts or ["COLUMN"])))
         if target is None:
-            named.append(f"dataset.target={others[0] if len(others) == 1 else 'COLUMN'}")
-        keys = " and ".join(f"`{one.lstrip(chr(39)).partition('=')[0]}`" for one in named)
-        what = "the columns of text" if not self.text else ""
-        what += (" and of " if what else "the column of ") + "classes" if target is None else ""
-        return f"{keys} must name {what}: {path} has {name_list(header)}. Set {' '.join(named)}."
+            typed = f"dataset.target={others[0] if len(others) == 1 else 'COLUMN'}"
+            missing.append(("dataset.target", "the column of classes", typed))
+        keys, what, settings = zip(*missing, strict=True)
+        names = " and ".join(f"`{key}`" for key in keys)
+        return f"{names} must name {' and '.join(what)}: {path} has {name_list(header)}. Set {' '.join(settings)}."
 
     def _has_text(self, path: str, key: str, column: str) -> bool:
         """Whether the first rows of a column look like text."""
@@ -115,9 +117,11 @@ class Text(TableFile):
     def _header(self, path: str, key: str) -> list[str]:
         return list(FOLDER_COLUMNS) if Path(path).is_dir() else super()._header(path, key)
 
-    def _read_part(self, path: str, key: str, columns: Sequence[str], as_text: Collection[str]) -> Any:
+    def _read_part(
+        self, path: str, key: str, columns: Sequence[str], as_text: Collection[str], codes: Collection[str]
+    ) -> Any:
         if not Path(path).is_dir():
-            return super()._read_part(path, key, columns, as_text)
+            return super()._read_part(path, key, columns, as_text, codes)
         import pyarrow as pa
 
         texts, classes = [], []
