@@ -263,6 +263,12 @@ def scaled_columns(features: Tensor, by: Tensor, dtype: torch.dtype) -> Tensor:
     return with_values(features, values.to(dtype))
 
 
+def at_nonzeros(features: Tensor, of_rows: Tensor) -> Tensor:
+    """A number of each row, (n,), at each of its non-zeros: shape (non-zeros,)."""
+    numbers = features.crow_indices().diff().long()
+    return of_rows.repeat_interleave(numbers, output_size=features.values().shape[0])
+
+
 def squared(features: Tensor) -> Tensor:
     """The squares of all features, dense or sparse."""
     return features.square() if features.layout == torch.strided else with_values(features, features.values().square())
@@ -327,11 +333,9 @@ class StandardizedRows:
 
     def add_sums_(self, left: Tensor, sums: Tensor) -> None:
         """Adds left (n, K).T @ rows to ``sums`` (K, D)."""
-        numbers, columns, values = self.rows.crow_indices().diff(), self.rows.col_indices(), self.rows.values()
+        columns, values = self.rows.col_indices(), self.rows.values()
         own = torch.zeros_like(sums) if len(self.mean) else sums
         for output in range(len(sums)):
-            own[output].index_add_(
-                0, columns, left[:, output].repeat_interleave(numbers, output_size=len(values)).mul_(values)
-            )
+            own[output].index_add_(0, columns, at_nonzeros(self.rows, left[:, output]).mul_(values))
         if len(self.mean):
             sums.add_(own.addr_(left.sum(0), self.mean, alpha=-1).div_(self.std))

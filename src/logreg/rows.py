@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from logreg.csr import is_sparse, selected_rows, some_rows
+from logreg.csr import is_sparse, rows_at, selected_rows, some_rows
 from logreg.facts import Batch
 
 BLOCK_BYTES = 32 * 2**20
@@ -160,25 +160,31 @@ def dense_sample(rows: RowSource) -> Batch:
     )
 
 
-class MemoryRows:
-    """A `RowSource` of tensors in memory; blocks are views."""
+class BlockedRows:
+    """A `RowSource` of rows that can be read at any position, in blocks of ``block_rows`` rows.
+
+    Attributes:
+        num_rows: Number of rows.
+        num_features: D.
+        is_sparse: Whether the features are sparse; such rows are read in order, since a run of them is not copied.
+        block_rows: Largest number of rows of a block.
+    """
 
     may_be_held = True
+    num_rows: int
+    num_features: int
+    is_sparse: bool
+    block_rows: int
 
-    def __init__(self, features: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Features (N, D) in source units, dense or sparse, labels (N,), weights (N,) or ``None``."""
-        self.features, self.labels, self.sample_weight = features, labels, sample_weight
-        self.num_rows, self.num_features = len(labels), features.shape[1]
-        self.is_sparse = is_sparse(features)
-        self.has_random_access = not self.is_sparse
-        self.block_rows = min(max(1, BLOCK_BYTES // max(4 * self.num_features, 1)), BLOCK_ROWS)
-        if self.is_sparse:
-            self.block_rows = sparse_block_rows(self.num_rows, features.values().shape[0], self.num_features)
+    @property
+    def has_random_access(self) -> bool:
+        """Whether the rows are dense."""
+        return not self.is_sparse
 
     def blocks(self) -> Iterator[Batch]:
         """All rows in order."""
         for first in range(0, self.num_rows, self.block_rows):
-            yield self._block(slice(first, first + self.block_rows))
+            yield self._block(slice(first, min(first + self.block_rows, self.num_rows)))
 
     def interleaved_blocks(self) -> Iterator[Batch]:
         """All rows; block i of n has the rows i, i + n, i + 2 n, ...; of sparse rows those of `blocks`."""
@@ -187,11 +193,24 @@ class MemoryRows:
             return
         blocks = -(-self.num_rows // self.block_rows)
         for first in range(blocks):
-            yield self._block(slice(first, None, blocks))
+            yield self._block(slice(first, self.num_rows, blocks))
 
-    def _block(self, part: slice) -> Batch:
-        weights = None if self.sample_weight is None else self.sample_weight[part]
+    def _block(self, positions: slice) -> Batch:
+        raise NotImplementedError
+
+
+class MemoryRows(BlockedRows):
+    """The rows of tensors in memory; blocks are views."""
+
+    def __init__(self, features: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> None:
+        """Features (N, D) in source units, dense or sparse, labels (N,), weights (N,) or ``None``."""
+        self.features, self.labels, self.sample_weight = features, labels, sample_weight
+        self.num_rows, self.num_features = len(labels), features.shape[1]
+        self.is_sparse = is_sparse(features)
+        self.block_rows = min(max(1, BLOCK_BYTES // max(4 * self.num_features, 1)), BLOCK_ROWS)
         if self.is_sparse:
-            features = some_rows(self.features, part.start, min(part.stop, self.num_rows))
-            return Batch(features, self.labels[part], weights)
-        return Batch(self.features[part], self.labels[part], weights)
+            self.block_rows = sparse_block_rows(self.num_rows, features.values().shape[0], self.num_features)
+
+    def _block(self, positions: slice) -> Batch:
+        weights = None if self.sample_weight is None else self.sample_weight[positions]
+        return Batch(rows_at(self.features, positions), self.labels[positions], weights)

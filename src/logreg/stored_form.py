@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from logreg.csr import check_finite, column_sizes, converted, is_sparse, scaled_columns, value_range
+from logreg.csr import at_nonzeros, check_finite, column_sizes, converted, is_sparse, scaled_columns, value_range
 from logreg.errors import DataError
 
 MAX_MEAN_IN_STDS = 8.0
@@ -205,7 +205,7 @@ def _places_and_weights(features: Tensor, weights: Tensor | None) -> tuple[Tenso
     columns, values = features.col_indices().long(), features.values()
     if weights is None:
         return columns, torch.ones_like(values)
-    return columns, weights.to(values).repeat_interleave(features.crow_indices().diff().long())
+    return columns, at_nonzeros(features, weights.to(values))
 
 
 def _moments(blocks: Blocks) -> Moments:

@@ -679,7 +679,7 @@ def test_text_is_that_of_scikit_learn_and_is_not_standardized(sparse: bool) -> N
     texts = ["the red rose", "a blue sea and a red sky", None, "the blue sky", "red red rose"]
     frame = pa.table({"review": texts, "size": [1.0, 2.0, 3.0, 4.0, 5.0]})
     encoder = TableEncoder(text=["review"], word_ngrams=(1, 2), char_ngrams=(2, 3), sparse_output=sparse)
-    features = encoder.fit_transform(frame)
+    features: Any = encoder.fit_transform(frame)
     features = features.toarray() if sparse else features
     documents = [text or "" for text in texts]
     parts = [
@@ -688,7 +688,7 @@ def test_text_is_that_of_scikit_learn_and_is_not_standardized(sparse: bool) -> N
     ]
     size = (np.arange(1, 6) - 3) / np.sqrt(2)
     assert np.allclose(features, np.column_stack([*parts, size]), rtol=0, atol=1e-15)
-    again = encoder.transform(frame)
+    again: Any = encoder.transform(frame)
     assert np.array_equal(again.toarray() if sparse else again, features)
     assert "review:red rose" in encoder.get_feature_names_out()
 

@@ -137,3 +137,4 @@ def test_a_user_may_type_every_loss_that_there_is() -> None:
     ours = {name for name, loss in LOSSES.items() if type(loss).__module__.startswith("logreg.")}
     assert set(SETTINGS["loss"].constraint.choices) == {"auto", *ours} - set(LINKS)
     assert {default_loss(2), default_loss(3)} == ours - set(LINKS)
+    assert SETTINGS["link"].constraint.choices == ("logit", *LINKS)

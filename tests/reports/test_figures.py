@@ -243,7 +243,7 @@ def test_coefficients_along_a_path_have_the_names_of_the_largest_where_it_was_ch
     coefs = [torch.linspace(-1, 1, 40).view(2, 20) * row.nonzero for row in rows]
     coefs[-1] = coefs[-1] * 100  # a weak penalty does not flatten the rest
     names = [f"feature {number}" for number in range(40)]
-    figure = coefficient_paths(torch.stack(coefs), rows, names, "made", chosen=2)
+    figure = coefficient_paths(torch.stack(coefs), rows, names.__getitem__, "made", chosen=2)
     FigureCanvasAgg(figure).draw()
     (axes,) = figure.axes
     texts = texts_in(figure)
@@ -259,6 +259,6 @@ def test_coefficients_along_a_path_have_the_names_of_the_largest_where_it_was_ch
 def test_where_all_coefficients_are_0_the_largest_elsewhere_have_names() -> None:
     rows = cross_validated("l1")
     coefs = [torch.tensor([[1.0, -3.0, 2.0]]) * row.nonzero for row in rows]
-    figure = coefficient_paths(torch.stack(coefs), rows, ["a", "b", "c"], "made", chosen=0, standardized=False)
+    figure = coefficient_paths(torch.stack(coefs), rows, "abc".__getitem__, "made", chosen=0, standardized=False)
     assert texts_in(figure) == ["b", "c", "a", "chosen: l1 = 1"]
     assert figure.axes[0].get_ylabel() == "coefficient per unit of the feature"

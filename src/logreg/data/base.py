@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, overload
+from typing import Any, Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -121,4 +121,24 @@ class Dataset(Protocol):
 
         Raises:
             DatasetNotFoundError: Files are missing; the message names them and the next step.
+        """
+
+
+@runtime_checkable
+class ColumnSource(Protocol):
+    """A dataset of tables, any column of which can be read again."""
+
+    def codes(self, column: str, key: str) -> Tensor:
+        """Value of any column in each row of all files, as codes: equal ones are equal values.
+
+        Args:
+            column: Name of the column.
+            key: The setting that names it, for messages.
+
+        Returns:
+            Shape (M,), int64, >= 0.
+
+        Raises:
+            ConfigError: A file has no such column.
+            DataError: A value is missing.
         """

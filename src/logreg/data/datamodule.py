@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from logreg.csr import converted, is_sparse, num_bytes
 from logreg.data.augmentation import Augmentation, drawn_anew, with_copies
-from logreg.data.base import BayesClassifier, Dataset, RawData, Table
+from logreg.data.base import BayesClassifier, ColumnSource, Dataset, RawData, Table
 from logreg.data.blocks import BlockDataset, FeatureReader, block_loader
 from logreg.data.encoding.columns import Columns
 from logreg.data.leaks import Leaks, find_leaks
@@ -39,7 +39,6 @@ from logreg.data.prepare import (
 )
 from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
-from logreg.data.sources.table import TableFile
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch, DataFacts, Split, names_of_features
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
@@ -369,7 +368,7 @@ class TensorDataModule(pl.LightningDataModule):
             ConfigError: There is no such column.
             DataError: A value is missing.
         """
-        if not isinstance(self.dataset, TableFile):
+        if not isinstance(self.dataset, ColumnSource):
             raise ConfigError.broken(key, "name a column of a table", column, f"dataset={self.dataset.name} has none.")
         return self.dataset.codes(column, key)[self.source_row_numbers(split)]
 

@@ -21,15 +21,14 @@ from logreg.data.encoding.encode import encode
 from logreg.data.formats.arrays import MATRIX_SUFFIXES, explaining_errors, open_arrays
 from logreg.data.formats.binary_tables import BINARY_SUFFIXES
 from logreg.data.formats.compression import suffix_of
+from logreg.data.formats.folders import files_with
 from logreg.data.formats.images import (
     IMAGE_SUFFIXES,
     DecodingOptions,
     decode_rows,
     image_to_tensor,
-    is_image,
     open_image,
     to_8_bits,
-    walk_files,
 )
 from logreg.data.formats.table_errors import NUMBER_ADVICE
 from logreg.data.formats.tables import index_columns, open_blocks
@@ -252,7 +251,7 @@ class NewRowsReader:
         for name in self.keep:
             if name not in header:
                 raise ConfigError.broken("keep", f"name a column of {source}", name, did_you_mean(name, header))
-        if extra and not self.dataset.get("features") and self.facts.name != "text":  # which takes text alone
+        if extra and self.dataset.get("features") is None:  # as in `TableFile`, all columns are features
             raise DataError(
                 "`input` must have the columns that the model learned from, and also has "
                 f"{name_list(extra, MOST_NAMES)} [in {source}]. "
@@ -369,11 +368,7 @@ class NewRowsReader:
         import pyarrow as pa
 
         self._refuse_to_keep(path)
-        names = (
-            [path.name]
-            if path.is_file()
-            else sorted((name for name, _ in walk_files(path) if is_image(name)), key=lambda name: name.split("/"))
-        )
+        names = [path.name] if path.is_file() else files_with(IMAGE_SUFFIXES, path)
         if not names:
             raise DataError(f"`input` must have images, got none in {path} ({', '.join(IMAGE_SUFFIXES)}).")
         folder = path.parent if path.is_file() else path

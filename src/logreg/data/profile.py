@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from logreg.csr import is_sparse, num_bytes, selected_rows
+from logreg.csr import at_nonzeros, is_sparse, num_bytes, selected_rows
 from logreg.data.base import Table
 from logreg.data.datamodule import TensorDataModule
 from logreg.data.encoding.columns import Columns
@@ -149,7 +149,7 @@ def _sparse_row_hashes(features: Tensor, rows: Tensor) -> Tensor:
     for block in rows.split(max(1, HASH_BYTES // (8 * of_row))):
         part = selected_rows(features, block)
         bits = _mixed_bits(part.values().unsqueeze(1), part.values().itemsize).squeeze(1)
-        numbers = torch.arange(len(block)).repeat_interleave(part.crow_indices().diff().long())
+        numbers = at_nonzeros(part, torch.arange(len(block)))
         hashes.append(torch.zeros_like(block).index_add_(0, numbers, bits * salt[part.col_indices().long()]))
     return torch.cat(hashes)
 

@@ -225,13 +225,12 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
         encoding, notes = learn_encoding(columns, None)
         self.columns_, self.notes_ = encoding, notes
         self._stored, self._dtype = StoredForm.plain(sum(column.num_features for column in encoding)), torch.float64
-        of_numbers = None
         if self.standardize:
-            self._stored, of_numbers, _ = learn_stored_form(columns, encoding, None, None, shifts=True)
+            self._stored, _, _ = learn_stored_form(columns, encoding, None, None, shifts=True)
         features = self._encode(columns)
         self.mean_ = self.scale_ = None
-        if of_numbers is not None:
-            found = of_scaled_columns(self._moments(features, of_numbers), encoding)
+        if self.standardize:
+            found = of_scaled_columns(self._moments(features), encoding)
             mean, scale = self._stored.standardization(found)
             self.mean_, self.scale_ = np.array(mean), np.array(scale)
         empty = [series.name for series in columns.series if series.kind == "none"]
@@ -377,22 +376,20 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc] # sci
                 f"{len(columns):,} rows with {width:,} features takes {size}."
             ) from error
 
-    def _moments(self, features: Tensor, of_numbers: Moments) -> Moments:
-        """The moments of features in source units; of sparse ones, whose zeros must stay, only numbers have a mean.
+    def _moments(self, features: Tensor) -> Moments:
+        """The moments of stored features (N, D) in source units; of sparse ones, only numbers have a mean other than 0.
 
-        Args:
-            features: Stored features, shape (N, D).
-            of_numbers: The moments of the features that are numbers; mean 0 and standard deviation 1 of all others.
+        So the zeros of the others stay.
         """
+        labels = torch.zeros(features.shape[0], dtype=torch.int64)  # moments have no use for them
+        found = self._stored.moments_in_source_units(moments_of(Table(features, labels)))
         if not self.sparse_output:
-            labels = torch.zeros(len(features), dtype=torch.int64)  # moments have no use for them
-            return self._stored.moments_in_source_units(moments_of(Table(features, labels)))
-        rates = torch.bincount(features.col_indices(), minlength=features.shape[1]).double() / features.shape[0]
-        is_number = np.concatenate(
-            [[column.kind == "number"] * column.num_values + [False] * column.indicator for column in self.columns_]
+            return found
+        parts = [(column.kind == "number", column.num_values, column.indicator) for column in self.columns_]
+        has_mean = np.concatenate(
+            [[is_number] * values + [False] * indicator for is_number, values, indicator in parts]
         )
-        stds = torch.where(torch.from_numpy(is_number), of_numbers.std, (rates * (1 - rates)).sqrt())
-        return Moments(of_numbers.mean, stds)
+        return found._replace(mean=torch.where(torch.from_numpy(has_mean), found.mean, 0.0))
 
     def _scaled(self, features: Tensor) -> Array | csr_array:
         """Stored features (N, D), which are changed in place -> features as `transform` returns them."""

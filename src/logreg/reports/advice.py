@@ -154,7 +154,7 @@ def _used(summary: Summary) -> str:
     dataset = summary.config.get("dataset", {})
     keys = (key.removeprefix("dataset.") for key in ROWS)
     path = next((dataset[key] for key in keys if dataset.get(key)), None)
-    if isinstance(path, list | tuple) and dataset.get("name") == "features":
+    if isinstance(path, list | tuple):
         path = path[0]  # the second file has the labels
     if not isinstance(path, str):
         return ""

@@ -21,10 +21,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     header, rows = score_table(summary.metrics, summary.dataset.scored_rows)
     console.print(f"{title(summary)}: {loss_in_words(summary)}", markup=False, highlight=False)
     print_table(console, header, rows)
-    for line in [
-        *remarks(summary),
-        *token_lines(summary, MAX_TOKEN_LINES),
-    ]:  # in a terminal it is wrapped between words, in a pipe it is one line
+    for line in [*remarks(summary), *token_lines(summary, MAX_TOKEN_LINES)]:
+        # in a terminal it is wrapped between words, in a pipe it is one line
         console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)
     console.print(summary.folder, markup=False, highlight=False, soft_wrap=True)
     console.print("next:")

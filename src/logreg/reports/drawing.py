@@ -91,15 +91,15 @@ def _drawn(result: RunResult, logger: RunLogger, of: str) -> dict[str, Figure | 
             result.path_rule,
         )
         if result.path_coef is not None and facts.feature_names:
-            of_one = module.model.coef.shape[0] == 1
-            names = [
-                name if of_one else f"{output}: {name}"
-                for output in module.output_names
-                for name in facts.feature_names
-            ]
+
+            def name_of(place: int) -> str:
+                output, feature = divmod(place, facts.num_features)
+                name = facts.feature_names[feature]
+                return name if len(module.output_names) == 1 else f"{module.output_names[output]}: {name}"
+
             title = f"{of}: coefficients along {varied(result.path)}"
             drawn["coefficient_paths"] = figures.coefficient_paths(
-                result.path_coef, result.path, names, title, result.place, bool(facts.std)
+                result.path_coef, result.path, name_of, title, result.place, bool(facts.std)
             )
     else:  # a fit that starts from a path's point is over after few passes
         drawn["loss"] = diagnostics.loss_curves(logger.history, f"{of}: loss")

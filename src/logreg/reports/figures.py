@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unicodedata import east_asian_width
@@ -314,7 +314,7 @@ def _count_above(axes: Axes, x: NDArray[Any], counts: Sequence[int]) -> None:
 def coefficient_paths(
     coef: Tensor,
     rows: Sequence[PathRow],
-    names: Sequence[str],
+    name_of: Callable[[int], str],
     title: str,
     chosen: int,
     standardized: bool = True,
@@ -324,7 +324,7 @@ def coefficient_paths(
     Args:
         coef: Coefficients for each strength, as the model has them, (P, K, D).
         rows: The strengths of the path, in the same order.
-        names: Name of each of the K * D coefficients, output by output.
+        name_of: Gives the name of a coefficient by its position among the K * D, output by output.
         title: Title of the picture.
         chosen: Position of the chosen strength.
         standardized: Whether coefficients are per standard deviation of the feature.
@@ -338,7 +338,7 @@ def coefficient_paths(
     axes: Axes = figure.subplots()
     axes.plot(x, values[:, [line for line in lines if line not in named]], color="0.75", linewidth=0.8)
     for color, line in zip(LINE_COLORS, named, strict=False):
-        axes.plot(x, values[:, line], color=color, linewidth=1.5, label=label(names[line], 30))
+        axes.plot(x, values[:, line], color=color, linewidth=1.5, label=label(name_of(int(line)), 30))
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.axvline(x[chosen], color="black", linewidth=1, zorder=1)
     widest = np.abs(values[chosen]).max()

@@ -237,8 +237,7 @@ def mistakes(result: RunResult) -> tuple[MistakeSummary, ...] | None:
     listed: list[MistakeSummary] = []
     if not wrong:
         return ()
-    features = data.rows(split, [one.position for one in wrong]).features
-    features = features.to_dense()
+    features = data.rows(split, [one.position for one in wrong]).features.to_dense()
     row_numbers = data.source_row_numbers(split)
     coef = module.model.coef.detach().cpu().double()
     coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef

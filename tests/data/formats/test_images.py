@@ -14,17 +14,14 @@ import torch
 from PIL import Image
 
 from logreg.data.formats.images import (
-    SYSTEM_NAMES,
     DecodingOptions,
     DecodingReport,
     UnreadableImageError,
     decode_rows,
     find_white_level,
     image_to_tensor,
-    is_hidden,
     open_image,
     to_8_bits,
-    walk_files,
 )
 from logreg.errors import DataError
 
@@ -190,39 +187,6 @@ def test_16_bits_are_reduced_in_size_without_rounding_to_bytes(tmp_path: Path) -
     file, decoding = deep(tmp_path / "x.png", 2000, 2003), DecodingOptions(size=1, grey=True, white_level=4095)
     Image.fromarray(np.array([[2000, 2003], [2001, 2004]], np.uint16)).save(file)
     assert image_to_tensor(open_image(file, decoding), decoding).tolist() == [[2002]]
-
-
-# Files
-
-
-def test_hidden_files_and_files_of_the_system_are_not_listed(tmp_path: Path) -> None:
-    hidden = [
-        "@eaDir",
-        ".thumbnails",
-        "__MACOSX",
-        "Thumbs.db",
-        "thumbs.DB",
-        "._1.jpg",
-        ".ipynb_checkpoints",
-        "desktop.ini",
-    ]
-    assert all(is_hidden(name) for name in hidden)
-    assert not any(is_hidden(name) for name in ("a.b.jpg", "@home", "__a", "thumbnails", "Thumb", "#1"))
-    assert all(name == name.lower() for name in SYSTEM_NAMES)
-    for name in ("a/1.jpg", "a/@eaDir/1.jpg/THUMB.jpg", "a/b/.x/2.jpg", "__MACOSX/a/1.jpg", "a/b/3.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert sorted(name for name, _ in walk_files(tmp_path)) == ["a/1.jpg", "a/b/3.jpg"]
-
-
-def test_links_are_followed_but_not_into_their_own_folder(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there" / "1.jpg").touch()
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "link").symlink_to(tmp_path / "there")
-    (tmp_path / "here" / "circle").symlink_to(tmp_path / "here")
-    (tmp_path / "there" / "back").symlink_to(tmp_path / "here")
-    assert [name for name, _ in walk_files(tmp_path / "here")] == ["link/1.jpg"]
 
 
 # Files that cannot be read

@@ -65,8 +65,8 @@ def test_the_other_one_of_two_columns_is_taken(tmp_path: Path, named: str) -> No
         (
             {"id": ["1"] * 12, **sentences()},
             "",
-            r"`dataset.text` and `dataset.target` must name the columns of text and of classes: \S*t.csv has id, t, y. "
-            r"Set dataset.text=[t] dataset.target=COLUMN.",
+            r"`dataset.text` and `dataset.target` must name the columns of text and the column of classes: "
+            r"\S*t.csv has id, t, y. Set dataset.text=[t] dataset.target=COLUMN.",
         ),
         (
             {"id": ["1"] * 12, **sentences()},
@@ -81,8 +81,8 @@ def test_the_other_one_of_two_columns_is_taken(tmp_path: Path, named: str) -> No
         (
             {"t": ["a"] * 12, "y": ["p"] * 12},
             "",
-            r"`dataset.text` and `dataset.target` must name the columns of text and of classes: \S*t.csv has t, y. "
-            r"Set dataset.text=[COLUMN] dataset.target=COLUMN.",
+            r"`dataset.text` and `dataset.target` must name the columns of text and the column of classes: "
+            r"\S*t.csv has t, y. Set dataset.text=[COLUMN] dataset.target=COLUMN.",
         ),
         ({**sentences(), "x": ["1"] * 12}, "dataset.text=[u] dataset.target=y", "`dataset.text` must name a column of"),
         (sentences(), "dataset.text=[y] dataset.target=y", "`dataset.text` must not name a column that has another"),
@@ -120,6 +120,15 @@ def test_dataset_text_learns_from_other_columns_only_where_they_are_named(tmp_pa
     named = (f"dataset.path={file}", "dataset.text=[t]", "dataset.target=y", *WHOLE)
     assert [column.name for column in text_data(*named).facts.columns] == ["t"]
     assert [column.name for column in text_data(*named, "dataset.features=[x]").facts.columns] == ["x", "t"]
+    every = text_data(*named, "dataset.features=null").facts.columns
+    assert sorted(column.name for column in every) == ["t", "x"]
+
+
+def test_the_columns_of_a_folder_are_read_again_as_codes(tmp_path: Path) -> None:
+    columns = sentences()
+    data = text_data(f"dataset.path={folder_of(tmp_path / 'f', columns)}", *WHOLE)
+    codes = data.codes("train", "class", "covariance")
+    assert codes.tolist() == data.labels("train").tolist()
 
 
 def test_a_folder_gives_the_rows_of_a_table(tmp_path: Path) -> None:

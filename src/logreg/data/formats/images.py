@@ -10,11 +10,10 @@ References:
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -40,13 +39,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 SUFFIXES_OF_16_BITS = (".png", ".pgm", ".tif", ".tiff")
 """Suffixes of image files that may have 16 bits per pixel."""
-
-SYSTEM_NAMES = {
-    *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),  # network drives
-    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
-    "lost+found",
-}
-"""Names, in lower case, of files and folders that operating systems and network drives create beside images."""
 
 IMAGES_PER_TASK = 16
 """Images that one task of a thread decodes: enough that starting a task costs little beside the decoding."""
@@ -242,48 +234,6 @@ class ImageSource(Protocol):
 
     def list_images(self) -> ImageListing:
         """The images, without decoding them."""
-
-
-# Files
-
-
-def walk_files(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """All files in a folder and the folders below it, except hidden ones, each with its path relative to ``folder``.
-
-    Symbolic links are followed, but not into a folder that contains the link.
-    """
-
-    def walk(place: Path, name: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        status = place.stat()
-        if (identity := (status.st_dev, status.st_ino)) in ancestors:
-            return
-        for entry in list(os.scandir(place)):
-            if is_hidden(entry.name):
-                continue
-            if is_folder(entry):
-                yield from walk(place / entry.name, f"{name}{entry.name}/", ancestors | {identity})
-            else:
-                yield name + entry.name, entry
-
-    yield from walk(folder, "", frozenset())
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a symbolic link to one; a link to itself is not."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden or made by the system: thumbnails, recycle bins, resource forks."""
-    return name.startswith(".") or name.lower() in SYSTEM_NAMES
-
-
-def is_image(name: str) -> bool:
-    """Whether a file is an image, by its suffix."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 # Decoding of one image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from logreg.data.formats.images import walk_files
+from logreg.data.formats.folders import files_with
 from logreg.errors import DataError
 
 TEXT_SUFFIX = ".txt"
@@ -13,8 +13,7 @@ TEXT_SUFFIX = ".txt"
 
 def text_files(folder: Path) -> list[Path]:
     """The .txt files in a folder and the folders below it, in the order of their names."""
-    names = (name for name, _ in walk_files(folder) if name.lower().endswith(TEXT_SUFFIX))
-    return [folder / name for name in sorted(names, key=lambda name: name.split("/"))]
+    return [folder / name for name in files_with(TEXT_SUFFIX, folder)]
 
 
 def read_text_file(file: Path, key: str) -> str | None:

@@ -12,7 +12,7 @@ import csv
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -26,6 +26,7 @@ from logreg.constraints import check, flag, one_of, optional, text, whole
 from logreg.constraints import name as column_name
 from logreg.data.base import RawData, Table
 from logreg.data.formats.cache import CacheEntry, load_or_compute
+from logreg.data.formats.folders import LAYOUT, list_folder, sort_classes, split_folders, walk_files
 from logreg.data.formats.images import (
     IMAGE_SUFFIXES,
     DecodingOptions,
@@ -35,21 +36,14 @@ from logreg.data.formats.images import (
     ImageSplit,
     find_white_level,
     image_to_tensor,
-    is_folder,
-    is_hidden,
-    is_image,
     open_image,
-    walk_files,
 )
 from logreg.errors import ConfigError, DataError, DatasetNotFoundError
-from logreg.facts import SPLITS, Split
+from logreg.facts import Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-
-LAYOUT = "a folder for each class, or train, val and test with a folder for each class in them"
-"""Constraint on the folder, for messages."""
 
 DECODING_VERSION = 2
 """Version of the decoding, which is part of the cache's key: raise it when files are decoded to other pixels."""
@@ -59,9 +53,6 @@ MIN_SUBJECTS = 10
 
 MIN_SHARE_IN_SERIES = 0.9
 """Share of images that must belong to subjects with several images for the note that advises to group images."""
-
-NUMBER = r"[+-]?([0-9](_?[0-9])*\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
-"""Pattern of a class name that is a number."""
 
 NUMBERED_NAME = r"([^/]+)[_-]([0-9]+)[.][a-zA-Z]+$"
 """Pattern of a file name that ends in a number; its groups are the text before the number, and the number."""
@@ -258,7 +249,7 @@ class ImageFolder:
         images, others = [], []
         for name, entry in walk_files(root / folder):
             file = f"{folder}/{name}"
-            if not is_image(file):
+            if not file.lower().endswith(IMAGE_SUFFIXES):
                 others.append(file)
                 continue
             # A link to itself has no status; it is named with the files that cannot be read.
@@ -339,36 +330,6 @@ class ImageFolder:
         tensors |= {f"{split}.pixels": part for split, part in zip(rows, parts, strict=True)}
         metadata = {"decoding": asdict(decoder.options), "notes": decoder.report.notes(decoder.options)}
         return CacheEntry(tensors, metadata)
-
-
-def sort_classes(classes: Iterable[str]) -> list[str]:
-    """Class names in alphabetical order; by value, 2 before 10, if all of them are numbers."""
-    names = sorted(classes)
-    if all(re.fullmatch(NUMBER, name) for name in names):
-        names.sort(key=float)
-    return names
-
-
-def split_folders(root: Path, folders: list[str]) -> Mapping[Split, str]:
-    """The folder of each split, relative to ``root``; "" if the classes are in ``root`` itself."""
-    if "train" in folders and list_folder(root / "train")[0]:
-        for folder in folders:
-            if folder not in SPLITS:
-                raise DataError(
-                    f"`dataset.path` must have only the folders val and test beside train, got {root / folder}. "
-                    "Rename or remove it."
-                )
-        return {split: split for split in SPLITS if split in folders}
-    if folders and set(folders) <= {"val", "test"}:
-        raise DataError(f"`dataset.path` must have a folder train beside {' and '.join(folders)} [in {root}].")
-    return {"train": ""}
-
-
-def list_folder(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, in alphabetical order, without hidden ones."""
-    entries = [entry for entry in os.scandir(folder) if not is_hidden(entry.name)]
-    folders, files = (sorted(entry.name for entry in entries if is_folder(entry) == wanted) for wanted in (True, False))
-    return folders, files
 
 
 def _groups_from_pattern(given: str) -> Callable[[str], str | None]:

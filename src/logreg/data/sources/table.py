@@ -170,31 +170,16 @@ class TableFile:
         return f"dataset.target={self.target}"
 
     def codes(self, column: str, key: str) -> Tensor:
-        """Value of any column in each row of all files, as codes: equal ones are equal values.
-
-        Args:
-            column: Name of the column.
-            key: The setting that names it, for messages.
-
-        Returns:
-            Shape (M,), int64, >= 0.
-
-        Raises:
-            ConfigError: A file has no such column.
-            DataError: A value is missing.
-        """
+        """See `logreg.data.base.ColumnSource`."""
         import pyarrow as pa
 
         files = self._files()
         for typed, path in files.values():
-            header = column_names(path, typed, self.separator)
+            header = self._header(path, typed)
             if column not in header:
                 advice = did_you_mean(column, header) or f"{path} has {name_list(header)}."
                 raise ConfigError.broken(key, f"name a column of {path}", column, advice)
-        words = [str(word) for word in self.missing_values]
-        parts = [
-            read_table(path, typed, [column], (), words, self.separator, {column}) for typed, path in files.values()
-        ]
+        parts = [self._read_part(path, typed, [column], (), {column}) for typed, path in files.values()]
         codes, _ = encode_values(pa.concat_tables(parts, promote_options="permissive").column(column), key)
         if bool((codes == MISSING).any()):
             row = int((codes == MISSING).nonzero()[0]) + 1
@@ -209,9 +194,10 @@ class TableFile:
         """The columns of a file."""
         return column_names(path, key, self.separator)
 
-    def _read_part(self, path: str, key: str, columns: Sequence[str], as_text: Collection[str]) -> Any:
-        """These columns of a file, as an Arrow table; ``as_text`` stay text though they may look like numbers."""
-        codes = {name for name in (self.target, self.split_column, self.group) if name is not None}
+    def _read_part(
+        self, path: str, key: str, columns: Sequence[str], as_text: Collection[str], codes: Collection[str]
+    ) -> Any:
+        """These columns of a file, as an Arrow table; ``as_text`` and ``codes`` as of `read_table`."""
         words = [str(word) for word in self.missing_values]
         return read_table(path, key, columns, as_text, words, self.separator, codes)
 
@@ -292,7 +278,8 @@ class TableFile:
     def _read_parts(self, files: Mapping[Split, tuple[str, str]], columns: Sequence[str]) -> list[Any]:
         """These columns of each file, as Arrow tables."""
         as_text = {str(name) for name in (*self.categorical, *(self.text or ()))}
-        return [self._read_part(path, key, columns, as_text) for key, path in files.values()]
+        codes = {name for name in (self.target, self.split_column, self.group) if name is not None}
+        return [self._read_part(path, key, columns, as_text, codes) for key, path in files.values()]
 
     def _join(
         self,

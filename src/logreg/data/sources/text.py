@@ -12,9 +12,9 @@ from typing import Any
 
 from logreg.data.base import RawData
 from logreg.data.encoding.text import looks_like_text
+from logreg.data.formats.folders import LAYOUT, list_folder, split_folders
 from logreg.data.formats.tables import index_columns, open_blocks
 from logreg.data.formats.text_files import TEXT_SUFFIX, read_text_file, text_files
-from logreg.data.sources.image_folder import LAYOUT, list_folder, split_folders
 from logreg.data.sources.table import ROLE_KEYS, TableFile
 from logreg.errors import ConfigError, DataError, as_typed, name_list
 from logreg.facts import SPLITS, Split
@@ -28,11 +28,12 @@ class Text(TableFile):
     """Text in a table, or in ``path/<class>/*.txt`` or ``path/{train,val,test}/<class>/*.txt``.
 
     Attributes:
-        text: Columns of text; ``None`` takes the one of a table of two columns, text and classes.  Other columns are
-            left out, unless ``features`` names them.
+        text: Columns of text; ``None`` takes the one of a table of two columns, text and classes.
+        features: Other columns to learn from; ``None`` takes all columns without another role.
     """
 
     text: Sequence[Any] | None = None
+    features: Sequence[Any] | None = ()
     name: str = "text"
 
     def read(self) -> RawData:
@@ -46,7 +47,7 @@ class Text(TableFile):
         return TableFile.read(self._resolved())
 
     def _resolved(self) -> Text:
-        """The same dataset with the columns of text, of classes and of features named.
+        """The same dataset with the columns of text and of classes named.
 
         Raises:
             ConfigError: It is not clear which they are.
@@ -67,8 +68,7 @@ class Text(TableFile):
                 if len(found) != 1 or len(others) != 1 or texts or target:
                     raise ConfigError(self._is_unclear(path, header, texts or found, target, others))
                 texts, target = found, others[0]
-        features = texts if self.features is None else self.features
-        return replace(self, text=texts, target=target, features=features)
+        return replace(self, text=texts, target=target)
 
     def _is_unclear(
         self, path: str, header: Sequence[str], texts: Sequence[str], target: str | None, others: Sequence[str]
@@ -82,13 +82,15 @@ class Text(TableFile):
             target: The column of the classes; ``None`` where the user has not named it.
             others: The columns that may have the classes.
         """
-        named = [as_typed("dataset.text", texts or ["COLUMN"])] if not self.text else []
+        missing = []
+        if not self.text:
+            missing.append(("dataset.text", "the columns of text", as_typed("dataset.text", texts or ["COLUMN"])))
         if target is None:
-            named.append(f"dataset.target={others[0] if len(others) == 1 else 'COLUMN'}")
-        keys = " and ".join(f"`{one.lstrip(chr(39)).partition('=')[0]}`" for one in named)
-        what = "the columns of text" if not self.text else ""
-        what += (" and of " if what else "the column of ") + "classes" if target is None else ""
-        return f"{keys} must name {what}: {path} has {name_list(header)}. Set {' '.join(named)}."
+            typed = f"dataset.target={others[0] if len(others) == 1 else 'COLUMN'}"
+            missing.append(("dataset.target", "the column of classes", typed))
+        keys, what, settings = zip(*missing, strict=True)
+        names = " and ".join(f"`{key}`" for key in keys)
+        return f"{names} must name {' and '.join(what)}: {path} has {name_list(header)}. Set {' '.join(settings)}."
 
     def _has_text(self, path: str, key: str, column: str) -> bool:
         """Whether the first rows of a column look like text."""
@@ -115,9 +117,11 @@ class Text(TableFile):
     def _header(self, path: str, key: str) -> list[str]:
         return list(FOLDER_COLUMNS) if Path(path).is_dir() else super()._header(path, key)
 
-    def _read_part(self, path: str, key: str, columns: Sequence[str], as_text: Collection[str]) -> Any:
+    def _read_part(
+        self, path: str, key: str, columns: Sequence[str], as_text: Collection[str], codes: Collection[str]
+    ) -> Any:
         if not Path(path).is_dir():
-            return super()._read_part(path, key, columns, as_text)
+            return super()._read_part(path, key, columns, as_text, codes)
         import pyarrow as pa
 
         texts, classes = [], []

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from logreg.csr import is_sparse, rows_at
+from logreg.csr import at_nonzeros, is_sparse, rows_at
 
 Kind = Literal["none", "quasi-complete", "complete", "unknown"]
 """The kind of separation, in the terms of Albert and Anderson (1984); "unknown" where it was not decided."""
@@ -168,7 +168,7 @@ class SeparationRows:
             part = slice(first, min(first + SPARSE_BLOCK_ROWS, rows))
             features = self.features[part if self._positions is None else self._positions[part]]
             columns, values = features.col_indices().long(), features.values().double()
-            of_class = self.labels[part].repeat_interleave(features.crow_indices().diff().long())
+            of_class = at_nonzeros(features, self.labels[part])
             places = of_class * width + columns
             low.scatter_reduce_(0, places, values, "amin")
             high.scatter_reduce_(0, places, values, "amax")
