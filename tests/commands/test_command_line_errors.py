@@ -68,7 +68,7 @@ MISTAKES: dict[str, str] = {
         "For data of your own set dataset=table dataset.path=my/cuts.csv dataset.target=COLUMN."
     ),
     "dataset.path=cuts.csv dataset.target=cut": (
-        "`dataset.path` must go with dataset=features, image_folder or table. Set one of these, or leave it out."
+        "`dataset.path` must go with dataset=features, image_folder, table or text. Set one of these, or leave it out."
     ),
     "lr=1,2": "`lr` must be one value, got '1,2'. Add -m to run once for each of them.",
     "optimizer=adam optimizer.momentum=0.9": (
