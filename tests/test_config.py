@@ -549,7 +549,7 @@ def test_a_dataset_need_not_have_a_split() -> None:
 @pytest.mark.parametrize(
     ("dataset", "sentence"),
     [
-        ({"name": "toy", "standardize": "yes"}, "`dataset.standardize` must be true or false, got 'yes'."),
+        ({"name": "toy", "standardize": "yes"}, "`dataset.standardize` must be true or false or null, got 'yes'."),
         (
             {"name": 3, "standardize": True},
             "`dataset.name` must be text, got 3. Put quotes around it: 'dataset.name=\"3\"'.",

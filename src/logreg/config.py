@@ -175,8 +175,7 @@ class RunConfig:
         metadata=_declare(
             "logit",
             one_of(LINKS),
-            f"of two classes: {', '.join(LINKS[:-1])} or {LINKS[-1]}; another than logit is a loss of its own, in the "
-            "place of bce",
+            f"of two classes: {', '.join(LINKS[:-1])} or {LINKS[-1]}",
         )
     )
     reduction: str = field(
@@ -186,42 +185,41 @@ class RunConfig:
         metadata=_declare(
             "${dataset.recipe.l2}",
             strength("auto", "path"),
-            "adds l2/2 * |coef|^2, never the intercept; scikit-learn's C is 1/(rows * l2); path, or a list such as "
-            "[1e-2,1e-3], is short for l2_path=default or that list; auto (tables, features and backbones) chooses "
-            "from few strengths, by cross-validation or on val; 0 for sgd, adam, with l1; C=1 without both",
+            "adds l2/2 * |coef|^2, never the intercept; scikit-learn's C is 1/(rows * l2); path or a list: see "
+            "l2_path; auto: chosen from few strengths by cross-validation or on val, C=1 with neither, 0 with sgd, "
+            "adam or l1",
         )
     )
     l2_path: str | list[float] | None = field(
         metadata=_declare(
             None,
             strengths(),
-            "default, or a list such as [1e-2,1e-3]: fits each strength of l2, from the largest to the smallest, and "
-            "takes the best: on val, or by cross-validation (cv)",
+            "default, or a list such as [1e-2,1e-3]: fits each strength of l2, and takes the best by cross-validation "
+            "(cv) or on val; l2=path is l2_path=default",
         )
     )
     l1: float | str | list[float] = field(
         metadata=_declare(
             0.0,
             strength("path"),
-            "adds l1 * |coef|_1; path, or a list such as [1e-2,1e-3], fits each strength and takes the best, as l2; "
-            "path begins where all coefficients are 0",
+            "adds l1 * |coef|_1; path or a list: fits each strength and takes the best, as l2_path; path begins where "
+            "all coefficients are 0",
         )
     )
     l1_ratio: float | None = field(
         metadata=_declare(
             None,
             optional(number(above=0, at_most=1)),
-            "with l1=path or a list: the elastic net, in which l1 is this part of l1 + l2, as in scikit-learn; null: "
-            "l2 stays as it is",
+            "with l1=path or a list: the elastic net, in which l1 is this part of l1 + l2; null: l2 stays as it is",
         )
     )
     cv: int | None = field(
         metadata=_declare(
             None,
             optional(whole(at_least=2)),
-            "number of folds of a cross-validation over the train rows, stratified, and of whole groups with "
-            "dataset.split.group: chooses the strength of a path, or else scores the recipe; val joins train unless "
-            "dataset.split.val is typed; null: a path over fewer than 2,000 train rows takes 5",
+            "folds of a cross-validation over the train rows, which chooses the strength of a path, or else scores the "
+            "recipe; stratified, of whole groups with dataset.split.group; val joins train unless dataset.split.val is "
+            "typed; null: 5 for a path over fewer than 2,000 train rows",
         )
     )
     cv_repeats: int = field(

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from logreg.csr import is_sparse, rows_at, selected_rows, some_rows
+from logreg.csr import is_sparse, rows_at, selected_rows
 from logreg.facts import Batch
 
 BLOCK_BYTES = 32 * 2**20
@@ -61,12 +61,8 @@ def parts(block: Batch, rows: int, dense: bool = False) -> Iterator[Batch]:
     for first in range(0, len(block.labels), max(rows, 1)):
         part = slice(first, first + rows)
         weights = None if block.sample_weight is None else block.sample_weight[part]
-        features = block.features
-        if is_sparse(features):
-            features = some_rows(features, first, min(first + rows, len(block.labels)))
-            features = features.to_dense() if dense else features
-        else:
-            features = features[part]
+        features = rows_at(block.features, part)
+        features = features.to_dense() if dense else features
         yield Batch(features, block.labels[part], weights)
 
 
@@ -210,6 +206,11 @@ class MemoryRows(BlockedRows):
         self.block_rows = min(max(1, BLOCK_BYTES // max(4 * self.num_features, 1)), BLOCK_ROWS)
         if self.is_sparse:
             self.block_rows = sparse_block_rows(self.num_rows, features.values().shape[0], self.num_features)
+
+    def at(self, places: Tensor) -> MemoryRows:
+        """The rows at some places, (m,): a copy."""
+        whole = Batch(self.features, self.labels, self.sample_weight)
+        return MemoryRows(*chosen_rows(whole, places.to(self.labels.device)))
 
     def _block(self, positions: slice) -> Batch:
         weights = None if self.sample_weight is None else self.sample_weight[positions]

@@ -489,7 +489,7 @@ def test_a_run_of_a_matrix_becomes_an_estimator(name: str, models: Models) -> No
 
 
 def test_class_weights_that_no_coefficients_hold_are_refused(models: Models) -> None:
-    with pytest.raises(LogregError, match=r"calibrate=temperature removes, has not\. Train with loss=cross_entropy"):
+    with pytest.raises(LogregError, match=r"has not\. Train with loss=cross_entropy link=logit, or export"):
         LogisticRegression.from_checkpoint(models.run("weighted").folder)
 
 

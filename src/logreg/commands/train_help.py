@@ -37,7 +37,7 @@ settings (name=value; D: from the dataset's own recipe, which for tables is opti
 {help_lines(SETTINGS)}
 
   dataset.<key>, backbone.<key>, optimizer.<key>, schedule.<key>
-               arguments of the chosen option, in conf/<group>/<option>.yaml; --cfg job prints them
+               keys of the chosen option: dataset=table --cfg job prints them, conf/dataset/table.yaml explains them
                dataset.augment=[shift,flip] or 'dataset.augment={{shift: 1, flip: 0.5}}' changes train images at random:
                shift, flip, crop, affine; sgd and adam draw anew in each epoch, or dataset.copies=4 makes copies once
   trainer.<argument>

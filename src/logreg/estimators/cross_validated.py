@@ -31,8 +31,7 @@ from logreg.estimators.logistic_regression import (
 )
 from logreg.evaluation.cross_validation import FoldScores, cross_validated_rows
 from logreg.evaluation.path_selection import best_of, score_points, simplest_of
-from logreg.facts import Batch
-from logreg.rows import MemoryRows, chosen_rows, dense_sample
+from logreg.rows import MemoryRows, dense_sample
 from logreg.solvers.arguments import check_weights
 from logreg.solvers.fit import in_source_units, problem_of, stored_rows
 from logreg.solvers.folds import FoldPaths, fit_folds, fit_parts
@@ -204,7 +203,7 @@ class LogisticRegressionCV(LogisticRegression):
         with threads_for(4.0 * problem.rows * problem.num_parameters):
             full, of_splits = self._fit_splits(problem, memory, splits, partitions)
         scored = MemoryRows(memory.features, labels, own_weights)
-        held_out = [_part(scored, test) for _, test in splits]
+        held_out = [scored.at(torch.from_numpy(test)) for _, test in splits]
         scores = [
             score_points(problem, [one.point for one in points], rows.blocks(), self.scoring == "roc_auc")
             for points, rows in zip(of_splits, held_out, strict=True)
@@ -456,12 +455,6 @@ def _all_are(values: Any, holds: Callable[[Any], bool]) -> bool:
     """Whether values are a sequence or an array of one value at least, all of which are as they must be."""
     is_list = isinstance(values, Sequence | np.ndarray) and not isinstance(values, str) and np.ndim(values) == 1
     return is_list and len(values) > 0 and all(map(holds, values))
-
-
-def _part(rows: MemoryRows, places: Array) -> MemoryRows:
-    """Some of the rows."""
-    part = torch.from_numpy(places).to(rows.labels.device)
-    return MemoryRows(*chosen_rows(Batch(rows.features, rows.labels, rows.sample_weight), part))
 
 
 def _partitions(splits: Sequence[Split], number: int) -> list[Tensor]:

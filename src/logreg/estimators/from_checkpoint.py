@@ -47,7 +47,8 @@ def estimator_of(model: Linear, classifier: type[Any], certificate: Certificate 
     if model.divisor is not None:
         raise ConfigError(
             "a model must have probabilities that its coefficients give, and this one, with class weights that "
-            "calibrate=temperature removes, has not. Train with loss=cross_entropy, or export to onnx or json."
+            "calibrate=temperature removes, has not. Train with loss=cross_entropy link=logit, or export to onnx or "
+            "json."
         )
     facts = model.facts
     coef, intercept = (part.numpy() for part in model.in_source_units())

@@ -30,7 +30,7 @@ from logreg.reports.json_fields import from_json, to_json
 from logreg.reports.summary_schema import CrossValidationSummary
 from logreg.rows import RowSource, dense_sample
 from logreg.run.building import build_module
-from logreg.run.cross_validating import device_for_exact, make_folds, summarize_folds, with_copies
+from logreg.run.cross_validating import device_for_exact, fold_with_copies, make_folds, summarize_folds
 from logreg.solvers.folds import FoldPaths, fit_folds, fit_strengths
 from logreg.solvers.l1_path import default_l1_strengths
 from logreg.solvers.passes.base import drive
@@ -354,7 +354,7 @@ class _CrossValidated:
         self, config: RunConfig, data: TensorDataModule, problem: Problem, train: RowSource, folds: list[Tensor]
     ) -> None:
         self._config, self._problem, self._train, self._folds = config, problem, train, folds
-        self._held_out = [with_copies(fold, data) for fold in folds]
+        self._held_out = [fold_with_copies(fold, data) for fold in folds]
         self._auroc = problem.num_outputs <= 2
         self._paths: list[FoldPaths] = []
         """All points of each repetition so far, from which further fits start."""

@@ -39,7 +39,7 @@ def make_folds(data: TensorDataModule, folds: int, repeats: int, seed: int) -> l
     return [cross_validation_folds(labels, groups, names, folds, each, limited) for each in seeds]
 
 
-def with_copies(fold: Tensor, data: TensorDataModule) -> Tensor:
+def fold_with_copies(fold: Tensor, data: TensorDataModule) -> Tensor:
     """The fold of each train row and of its copies, which stand behind the rows in the same order."""
     return fold.repeat(1 + data.facts.copies)
 
@@ -88,7 +88,13 @@ def cross_validate(
         with threads_for(4.0 * problem.rows * problem.num_parameters):
             paths = [
                 fit_folds(
-                    problem, train, with_copies(fold, data), [strength], config.tolerance, config.seed, with_full=False
+                    problem,
+                    train,
+                    fold_with_copies(fold, data),
+                    [strength],
+                    config.tolerance,
+                    config.seed,
+                    with_full=False,
                 )
                 for fold in folds
             ]
@@ -96,7 +102,7 @@ def cross_validate(
     scores: list[HeldOutScores] = []
     for fold in folds:
         for number in range(config.cv):
-            point = _fitted_without(config, data, with_copies(fold, data) == number, problem)
+            point = _fitted_without(config, data, fold_with_copies(fold, data) == number, problem)
             scores.append(score_points(problem, [point], held_out_rows(train, fold, number), auroc))
             status(f"{words} {len(scores)} done")
     return summarize_folds(FoldScores(scores, len(folds)), folds)

@@ -206,14 +206,8 @@ def _problem_of(problem: Problem, rows: int, total_weight: float) -> Problem:
 def _rows_without(rows: RowSource, folds: Tensor, fold: int) -> RowSource:
     """The rows but those of a fold: copied once where they are sparse or of one block, else block by block."""
     if isinstance(rows, MemoryRows) and (rows.is_sparse or rows.num_rows <= rows.block_rows):
-        return _some(rows, (folds != fold).nonzero()[:, 0])
+        return rows.at((folds != fold).nonzero()[:, 0])
     return _WithoutFold(rows, folds, fold)
-
-
-def _some(rows: MemoryRows, places: Tensor) -> MemoryRows:
-    """The rows at some places: a copy."""
-    whole = Batch(rows.features, rows.labels, rows.sample_weight)
-    return MemoryRows(*chosen_rows(whole, places.to(rows.labels.device)))
 
 
 class _WithoutFold:
@@ -271,7 +265,7 @@ def fit_parts(
     """
     found = []
     for part in parts:
-        mine = _some(rows, part)
+        mine = rows.at(part)
         total = sum(float(_weights_of(block, problem).sum()) for block in mine.blocks())
         own = _problem_of(problem, len(part), total)
         found.append(fit_strengths(own, mine, strengths, tolerance, seed))
