@@ -148,7 +148,9 @@ def standardized_rows(problem: Problem, rows: MemoryRows) -> tuple[Tensor, Tenso
     features = rows.features.double()
     weights = row_weights(Batch(features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
     shares = features.new_full((len(features),), 1 / len(features)) if weights is None else weights / weights.sum()
-    center = (shares @ features).clamp(*features.aminmax(dim=0))  # exact for a constant column
+    columns = features.T.contiguous().numpy()  # NumPy's extremes take a third of the time, and less along memory
+    least, largest = (torch.from_numpy(extreme) for extreme in (columns.min(1), columns.max(1)))
+    center = (shares @ features).clamp(least, largest)  # exact for a constant column
     if not problem.intercept:  # a shift of the features would need an intercept
         center = torch.zeros_like(center)
     features = features - center
