@@ -14,6 +14,7 @@ from logreg.rows import MemoryRows
 from logreg.solvers import small
 from logreg.solvers.fit import fit, problem_of
 from logreg.solvers.small import is_small, solve_small
+from logreg.solvers.small_logistic import SmallLogistic
 from logreg.solvers.state import SolverState
 
 
@@ -127,7 +128,7 @@ def test_a_step_that_increases_f_is_halved() -> None:
 
 
 def test_what_newton_cannot_end_goes_on_with_the_general_solver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small._SmallProblem, "newton_step", lambda self, now: None)
+    monkeypatch.setattr(SmallLogistic, "newton_step", lambda self, now: None)
     features, labels = drawn(0)
     kinds: list[str] = []
     found = fit(features, labels, Objective("bce", l2=1e-2), watch=lambda _, one: kinds.append(type(one).__name__))
@@ -165,7 +166,7 @@ def test_a_constant_column_of_any_size_has_coefficient_zero() -> None:
 
 
 def test_steps_of_no_gap_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small._SmallProblem, "bound", lambda *_: None)  # not certified for its rounding errors
+    monkeypatch.setattr(SmallLogistic, "bound", lambda *_: None)  # not certified for its rounding errors
     features, labels = torch.ones(4, 1).double(), torch.arange(4) % 2  # the optimum is the start
     rows = MemoryRows(features, labels)
     problem = problem_of(rows, Objective("bce", l2=1.0))

@@ -75,8 +75,7 @@ def bound_by_newton_step(
     if not reach <= MAX_REACH:
         return None
     moves = loss.curvature_product(curvature, change).mul_(weights)
-    kappa = 0.5 + reach / 6 + reach**2 / (12 * (1 - reach))  # it is 1/2 + r / 6 + r^2 / 12 + r^3 / 20 + ...
-    excess = kappa * float((moves * change).sum()) * (1 + 4 * accumulated(problem))
+    excess = kappa_of(reach) * float((moves * change).sum()) * (1 + 4 * accumulated(problem))
     moved = moves.T @ rows
     moved = moved if moved.shape == at.point.shape else F.pad(moved, (0, 1))
     sums = evaluation.gradient - at.penalties[0] * at.point - moved
@@ -87,6 +86,17 @@ def bound_by_newton_step(
     slope = at.coordinates.gradient_to(problem.model, evaluation.gradient)
     hidden += conversion_rounding(at, at.coordinates)
     return Bound(evaluation.value, gap, True, slope, evaluation.loss, hidden, error=at.value_error)
+
+
+def kappa_of(reach: float) -> float:
+    """Upper bound of the factor from the squared change of the logits, in the metric of the curvature, to the excess.
+
+    The factor is 1/2 + r / 6 + r^2 / 12 + r^3 / 20 + ...
+
+    Args:
+        reach: r, in [0, 1).
+    """
+    return 0.5 + reach / 6 + reach**2 / (12 * (1 - reach))
 
 
 def bound_by_sample(

@@ -1,14 +1,15 @@
 """Newton's method for problems so small that bookkeeping, and not arithmetic, takes the time: no passes, float64 alone.
 
 A pass over some hundred rows takes far less time than its preparation.  Here the rows are standardized once, and each
-iteration is a handful of tensor operations.  The certificate is the same as everywhere (`logreg.solvers.bounds`).
+iteration is a handful of operations.  The certificate is the same as everywhere (`logreg.solvers.bounds`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,7 +23,10 @@ from logreg.solvers.newton_bound import bound_by_newton_step
 from logreg.solvers.passes.base import drive
 from logreg.solvers.passes.evaluate import Derivatives, InterceptCurvature
 from logreg.solvers.problem import Coordinates, Problem
+from logreg.solvers.small_logistic import SQUARES_MARGIN, SmallLogistic
 from logreg.solvers.state import VALUE_ROUNDING, SolverState
+
+Array = np.ndarray[Any, Any]
 
 MAX_SMALL_NUMEL = 2**17
 """Numbers in the features up to which a problem is small: 1 MiB in float64, which stays in the processor's cache."""
@@ -53,6 +57,7 @@ def is_small(problem: Problem, rows: MemoryRows) -> bool:
     )
 
 
+@np.errstate(all="ignore")  # what is not finite ends the steps
 def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: float = 0.0) -> int:
     """Minimizes f by Newton's method from the point of ``state``, and certifies the point.
 
@@ -80,9 +85,11 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: fl
     References:
         Nocedal and Wright (2006), Numerical Optimization, chapter 3.3.
     """
-    problem, small = state.problem, _SmallProblem(state.problem, rows)
-    trial = problem.model.to(small.coordinates, state.point)[:, : small.num_parameters]
-    state.coordinates, value, point, step, limit = small.coordinates, math.inf, trial, trial, state.tolerance
+    problem, (padded, weights, coordinates) = state.problem, standardized_rows(state.problem, rows)
+    kind: type[_SmallProblem] = SmallSoftmax if problem.coupled else SmallLogistic
+    small = kind(problem, padded, rows.labels, weights, coordinates)
+    trial = problem.model.to(coordinates, state.point)[:, : padded.shape[1]].numpy()
+    state.coordinates, value, point, step, limit = coordinates, math.inf, trial, trial, state.tolerance
     halvings, smallest_gap, stalled = 0, math.inf, 0
     for number in range(1, max_passes + 1):
         now = small.evaluate(trial)
@@ -94,16 +101,16 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: fl
             trial = point - step
             continue
         point, value, halvings = trial, now.value, 0
-        state.point, state.value = small.padded(point), value
+        state.point, state.value = _padded(problem, torch.from_numpy(point)), value
         found_step = small.newton_step(now)
         if found_step is None:
             return number
         step = found_step
-        gap = max(float((step * now.gradient).sum()) / 2, 0.0)  # rounding may leave less than 0
+        gap = max(float(np.vdot(step, now.gradient)) / 2, 0.0)  # rounding may leave less than 0
         if gap < rough * abs(value):
             return number
         if gap <= limit * abs(value):
-            found = small.bound(state, now, step)
+            found = small.bound(point, now, step)
             if found is not None and found.gap + found.rounding <= state.tolerance * abs(found.value):
                 state.bound, state.best, state.gap = found, state.point, found.gap
                 return number
@@ -116,21 +123,20 @@ def solve_small(state: SolverState, rows: MemoryRows, max_passes: int, rough: fl
     return max_passes
 
 
-class _Evaluation(NamedTuple):
-    """A point of a small problem with its derivatives; P = D + 1, or D without an intercept."""
+class _SmallProblem(Protocol):
+    """The rows of a small problem, standardized; P = D + 1, or D without an intercept."""
 
-    value: float
-    """f."""
-    loss: float
-    """f without the penalty."""
-    gradient: Tensor
-    """Shape (K, P)."""
-    hessian: Tensor
-    """Hessian of f, (K P, K P) for coupled outputs, else (K, P, P)."""
-    curvature: Tensor
-    """`Loss.curvature` of each row, (N, K)."""
-    spread: Tensor
-    """The same times the weight of the row in f."""
+    def __init__(self, problem: Problem, rows: Tensor, labels: Tensor, weights: Tensor, at: Coordinates) -> None:
+        """The rows (n, P) are standardized, with a last column of ones if there is an intercept; weights are (n, 1)."""
+
+    def evaluate(self, point: Array) -> Any:
+        """The objective and its derivatives at a point (K, P)."""
+
+    def newton_step(self, now: Any) -> Array | None:
+        """Newton's step to be subtracted, (K, P); ``None`` where the Hessian is not positive definite."""
+
+    def bound(self, point: Array, now: Any, step: Array) -> Bound | None:
+        """Bounds f - f* by the Newton step at a point, (K, P) each; see `bound_by_newton_step`."""
 
 
 def standardized_rows(problem: Problem, rows: MemoryRows) -> tuple[Tensor, Tensor, Coordinates]:
@@ -142,7 +148,9 @@ def standardized_rows(problem: Problem, rows: MemoryRows) -> tuple[Tensor, Tenso
     features = rows.features.double()
     weights = row_weights(Batch(features, rows.labels, rows.sample_weight), problem.class_weight, torch.float64)
     shares = features.new_full((len(features),), 1 / len(features)) if weights is None else weights / weights.sum()
-    center = (shares @ features).clamp(*features.aminmax(dim=0))  # exact for a constant column
+    columns = features.T.contiguous().numpy()  # NumPy's extremes take a third of the time, and less along memory
+    least, largest = (torch.from_numpy(extreme) for extreme in (columns.min(1), columns.max(1)))
+    center = (shares @ features).clamp(least, largest)  # exact for a constant column
     if not problem.intercept:  # a shift of the features would need an intercept
         center = torch.zeros_like(center)
     features = features - center
@@ -154,63 +162,73 @@ def standardized_rows(problem: Problem, rows: MemoryRows) -> tuple[Tensor, Tenso
     return padded, of_rows, Coordinates(center, scale)
 
 
-class _SmallProblem:
-    """The rows of a small problem, standardized, with a column of ones for the intercept."""
+def _padded(problem: Problem, point: Tensor) -> Tensor:
+    """A point (K, P) or gradient with its intercept, which is 0 where there is none: (K, D + 1)."""
+    return point if problem.intercept else F.pad(point, (0, 1))
 
-    def __init__(self, problem: Problem, rows: MemoryRows) -> None:
-        self.problem, self._labels = problem, rows.labels
-        self._rows, self._weights, self.coordinates = standardized_rows(problem, rows)
-        self.num_parameters = self._rows.shape[1]
-        self._l2 = problem.penalties(self.coordinates)[0][: self.num_parameters]
 
-    def padded(self, point: Tensor) -> Tensor:
-        """A point (K, P) or gradient with its intercept, which is 0 where there is none: (K, D + 1)."""
-        return point if self.problem.intercept else F.pad(point, (0, 1))
+class SoftmaxEvaluation(NamedTuple):
+    """A point of a small problem with its derivatives; P = D + 1, or D without an intercept."""
 
-    def evaluate(self, point: Tensor) -> _Evaluation:
+    value: float
+    """f."""
+    loss: float
+    """f without the penalty."""
+    gradient: Array
+    """Shape (K, P)."""
+    hessian: Tensor
+    """Hessian of f, (K P, K P)."""
+    probabilities: Tensor
+    """Shape (n, K)."""
+
+
+class SmallSoftmax:
+    """The rows of a small problem with a softmax, standardized."""
+
+    def __init__(self, problem: Problem, rows: Tensor, labels: Tensor, weights: Tensor, at: Coordinates) -> None:
+        """The rows (n, P) are standardized, with a last column of ones if there is an intercept; weights are (n, 1)."""
+        self.problem, self._coordinates = problem, at
+        self._rows, self._labels, self._weights = rows, labels, weights
+        self._l2 = problem.penalties(at)[0][: rows.shape[1]]
+
+    def evaluate(self, point: Array) -> SoftmaxEvaluation:
         """The objective and its derivatives at a point (K, P)."""
-        rows, weights = self._rows, self._weights
-        values, residuals, curvature = self.problem.loss.evaluate_precisely(rows @ point.T, self._labels)
-        loss, spread, shrunk = float(values @ weights), curvature * weights, self._l2 * point
-        if self.problem.coupled:
-            hessian = coupled_gram(rows, curvature, weights)
-            hessian.diagonal().view_as(point).add_(self._l2)
-        else:
-            hessian = rows.T @ (rows * spread.T.unsqueeze(2))
-            hessian.diagonal(dim1=1, dim2=2).add_(self._l2)
-        value = loss + float((shrunk * point).sum()) / 2
+        rows, weights, coef = self._rows, self._weights, torch.from_numpy(point)
+        values, residuals, probabilities = self.problem.loss.evaluate_precisely(rows @ coef.T, self._labels)
+        loss, shrunk = float(values @ weights), self._l2 * coef
+        hessian = coupled_gram(rows, probabilities, weights)
+        hessian.diagonal().view_as(coef).add_(self._l2)
         gradient = (residuals * weights).T @ rows + shrunk
-        return _Evaluation(value, loss, gradient, hessian, curvature, spread)
+        value = loss + float((shrunk * coef).sum()) / 2
+        return SoftmaxEvaluation(value, loss, gradient.numpy(), hessian, probabilities)
 
-    def newton_step(self, now: _Evaluation) -> Tensor | None:
+    def newton_step(self, now: SoftmaxEvaluation) -> Array | None:
         """Newton's step to be subtracted, (K, P); ``None`` where the Hessian is not positive definite."""
-        hessian, gradient = now.hessian, now.gradient
-        if self.problem.coupled:
-            # A softmax has no curvature along vectors that are equal for all outputs; any curvature there will do.
-            blocks = hessian.view(*gradient.shape, *gradient.shape)
-            mean = blocks.diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1).mean(0)
-            hessian = (blocks + torch.diag(mean)[None, :, None, :] / len(gradient)).view(1, *hessian.shape)
-        factors, failed = torch.linalg.cholesky_ex(hessian)
-        if bool(failed.any()):
+        hessian, gradient = now.hessian, torch.from_numpy(now.gradient)
+        # A softmax has no curvature along vectors that are equal for all outputs; any curvature there will do.
+        blocks = hessian.view(*gradient.shape, *gradient.shape)
+        mean = blocks.diagonal(dim1=0, dim2=2).diagonal(dim1=0, dim2=1).mean(0)
+        hessian = (blocks + torch.diag(mean)[None, :, None, :] / len(gradient)).view_as(hessian)
+        factor, failed = torch.linalg.cholesky_ex(hessian)
+        if failed:
             return None
-        step = torch.cholesky_solve(gradient.view(len(hessian), -1, 1), factors).view_as(gradient)
-        return step - step.mean(0) if self.problem.coupled else step
+        step = torch.cholesky_solve(gradient.view(-1, 1), factor).view_as(gradient)
+        centered: Array = (step - step.mean(0)).numpy()
+        return centered
 
-    def bound(self, state: SolverState, now: _Evaluation, step: Tensor) -> Bound | None:
-        """Bounds f - f* at the point of the state, by the Newton step there; see `bound_by_newton_step`."""
-        problem, mass = self.problem, now.spread.sum(0)
-        curvature = InterceptCurvature(mass, mass)
-        if problem.coupled:
-            pairs = (now.spread.T @ now.curvature).fill_diagonal_(0)
-            joint = torch.diag(pairs.sum(1)) - pairs
-            curvature = InterceptCurvature(joint.diagonal(), mass, joint)
-        evaluation = Derivatives(now.value, self.padded(now.gradient), curvature, now.loss)
-        # The weighted mean of the squares is 1, or 0.
+    def bound(self, point: Array, now: SoftmaxEvaluation, step: Array) -> Bound | None:
+        """Bounds f - f* by the Newton step at a point, (K, P) each; see `bound_by_newton_step`."""
+        problem, spread = self.problem, now.probabilities * self._weights
+        pairs = (spread.T @ now.probabilities).fill_diagonal_(0)
+        joint = torch.diag(pairs.sum(1)) - pairs
+        curvature = InterceptCurvature(joint.diagonal(), spread.sum(0), joint)
+        gradient, coef = (_padded(problem, torch.from_numpy(part)) for part in (now.gradient, point))
+        evaluation = Derivatives(now.value, gradient, curvature, now.loss)
+        largest = _padded(problem, self._rows.abs().amax(0).unsqueeze(0))[0]
         total = problem.row_sum_scale * problem.total_weight
-        largest = self.padded(self._rows.abs().amax(0).unsqueeze(0))[0]
-        squares = torch.where(largest > 0, total * (1 + 1e-9), 0.0).double()
-        at = EvaluatedPoint(problem, self.coordinates, state.point, evaluation, squares, largest)
+        squares = torch.where(largest > 0, total * SQUARES_MARGIN, 0.0).double()
+        at = EvaluatedPoint(problem, self._coordinates, coef, evaluation, squares, largest)
         return drive(
-            bound_by_newton_step(at, self._rows, self._weights, now.curvature, step),
+            bound_by_newton_step(at, self._rows, self._weights, now.probabilities, torch.from_numpy(step)),
             MemoryRows(self._rows, self._labels),
         )
