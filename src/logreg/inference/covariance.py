@@ -2,7 +2,8 @@
 
 With the information I and the scores s_i of the rows, the robust ("sandwich") matrix is I^-1 (sum_i s_i s_i') I^-1.
 HC1 multiplies it by n / (n - k), HC2 divides each s_i s_i' by 1 - h_i and HC3 by (1 - h_i)^2, with the leverage h_i of
-the row.  Clusters take the sum of their scores in place of s_i, times G / (G - 1) * (n - 1) / (n - k).
+the row.  As in R's `sandwich`, information and leverages are the expected ones.  Clusters take the sum of their scores
+in place of s_i, times G / (G - 1) * (n - 1) / (n - k).
 
 References:
     White (1982), Maximum likelihood estimation of misspecified models.
@@ -66,7 +67,7 @@ class ScoreProducts(Pass[Tensor]):
         residuals = loss.residual(logits, rows.targets)[:, list(self._design.outputs)]
         features = self._design.columns(rows.features, self._fold)
         if self._power:  # of one output
-            curvature = loss.curvature_at(logits, rows.labels)[:, :1]
+            curvature = loss.own_curvature(loss.expected_curvature(logits))[:, :1]
             leverage = (features @ self._inverse).mul_(features).sum(1, keepdim=True) * curvature
             if weights is not None and not self._counts:
                 leverage = leverage * weights
