@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
 from scipy.stats import cauchy, chi2, norm
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from logreg.commands.coefficients import main
+from logreg.training.checkpoint_reading import TrainedModel
 from whole_runs import Run, left_in, train, working_in
 
 REFERENCES = Path(__file__).parents[3] / "shared" / "references"
@@ -659,7 +661,7 @@ def features_of(columns: Mapping[str, Sequence[Any]]) -> Array:
 # Other links
 
 
-LINKS: Mapping[str, Callable[[Array], Array]] = {
+LINKS: Mapping[str, Callable[[Any], Any]] = {
     "probit": norm.cdf,
     "cloglog": lambda z: -np.expm1(-np.exp(z)),
     "cauchit": cauchy.cdf,
@@ -847,6 +849,79 @@ def test_separated_classes_of_another_link_are_sent_to_firth_by_logit(
     assert "Train again with link=logit and set firth=true for finite" in line
     penalized = refused(fitted(tmp_path, write(tmp_path, drawn()), "y", "link=probit", "l2=1e-3"))
     assert penalized.endswith("Train again with l2=0.")
+
+
+# Sparse features
+
+
+def test_sparse_rows_have_the_numbers_of_dense_ones(tmp_path: Path, ask: Ask) -> None:
+    draw = random.Random(0)
+    rows = [[round(draw.gauss(0, 1), 3) if draw.random() < 0.1 else 0.0 for _ in range(8)] for _ in range(400)]
+    y = [int(sum(row) + draw.gauss(0, 1) > 0) for row in rows]
+    lines = [
+        " ".join([str(label), *(f"{place}:{value}" for place, value in enumerate(row, 1) if value)])
+        for label, row in zip(y, rows, strict=True)
+    ]
+    (tmp_path / "t.svm").write_text("\n".join(lines) + "\n")
+    sparse = train(tmp_path, "dataset=features", f"dataset.path={tmp_path / 't.svm'}", *ALL, "l2=0")
+    facts = TrainedModel.load(sparse.folder / "checkpoints" / "last.ckpt").facts
+    assert facts.nonzeros == sum(value != 0 for row in rows for value in row)
+    columns = {f"x{place}": [row[place] for row in rows] for place in range(8)}
+    dense = fitted(tmp_path, write(tmp_path, {**columns, "y": y}), "y")
+    for typed in ("effects=average", "covariance=HC3", "interval=profile test=lrt"):
+        one, other = ask(sparse, typed), ask(dense, typed)
+        for key in ("coef", "std_error", "low"):
+            assert values(one, key) == pytest.approx(values(other, key), rel=1e-9)
+        for part, key in (("tests", "chi2"), ("effects", "effect")):
+            ours, theirs = ([row[key] for row in answer[part] or ()] for answer in (one, other))
+            assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("precision", [32, 64])
+def test_words_of_text_have_standard_errors(precision: int, tmp_path: Path, ask: Ask) -> None:
+    draw = random.Random(0)
+    texts = [" ".join(word for word in ("one", "two", "red") if draw.random() < 0.5) for _ in range(200)]
+    texts = [text or "one one" for text in texts]
+    y = ["yes" if ("two" in text) + draw.gauss(0, 1) > 0.5 else "no" for text in texts]
+    columns = {"text": texts, "y": y}
+    of_text = ("dataset=text", "dataset.text=[text]", "dataset.target=y", f"dataset.path={tmp_path / 't.csv'}")
+    write(tmp_path, columns)
+    answer = ask(train(tmp_path, *of_text, *ALL, "l2=0", f"precision={precision}"), "test=lrt")
+    matrix = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
+    numbers = {name: matrix[:, place].tolist() for place, name in enumerate(("one", "red", "two"))}
+    known = ask(fitted(tmp_path, write(tmp_path, {**numbers, "y": y}), "y", "precision=64"))
+    assert [row["feature"] for row in answer["coefficients"]] == ["intercept", "text:one", "text:red", "text:two"]
+    for key in ("coef", "std_error"):
+        assert values(answer, key) == pytest.approx(values(known, key), rel=1e-9)
+    for one, other in zip(answer["coefficients"][1:], known["coefficients"][1:], strict=True):
+        assert one["per_std"] == pytest.approx(other["per_std"], rel=1e-9)
+    # the text is one column
+    assert [test["degrees"] for test in answer["tests"]] == [3]
+    assert answer["tests"][0]["chi2"] == pytest.approx(known["fit"]["likelihood_ratio"]["chi2"], rel=1e-9)
+
+
+def test_rare_levels_are_a_level(tmp_path: Path, ask: Ask) -> None:
+    columns = drawn()
+    for row, rare in enumerate(("pink", "pink", "gray", "gray", "gray", "teal", "teal", "teal")):
+        columns["color"][row] = rare
+    of_rare = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.min_level_rows=5")
+    joined = [color if color in ("blue", "green", "red") else "zzz" for color in columns["color"]]
+    (tmp_path / "joined").mkdir()
+    of_one = fitted(tmp_path, write(tmp_path / "joined", {**columns, "color": joined}), "y")
+    for level in ("blue", "green"):
+        one, other = (ask(run, f"'reference={{color:{level}}}'") for run in (of_rare, of_one))
+        assert one["coefficients"][-1]["feature"] == "color=(rare)"
+        for key in ("coef", "std_error"):
+            assert values(one, key) == pytest.approx(values(other, key), rel=1e-9)
+
+
+def test_models_of_many_parameters_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    run = fitted(tmp_path, write(tmp_path, drawn()), "y", "l2=1e-3")
+    monkeypatch.setattr("logreg.run.inferring.MAX_PARAMETERS", 4)
+    assert refused(run, "firth=true") == refused(run)
+    assert "with at most 4 parameters, and this one has 5. Leave columns out, or rare words" in refused(run)
 
 
 # statsmodels on its own data

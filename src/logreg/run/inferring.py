@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -27,7 +26,12 @@ from logreg.inference.results import INTERCEPT, LOGIT, CoefficientTable
 from logreg.losses import LOSSES, Loss
 from logreg.optimality.certificate import is_penalized, problem_of
 from logreg.optimality.separation.explain import explain_separation
+from logreg.rows import RowSource
 from logreg.run.building import build_data
+from logreg.solvers.passes.base import drive
+from logreg.solvers.passes.base import request as request_pass
+from logreg.solvers.passes.moments import ColumnMoments
+from logreg.solvers.problem import Coordinates, Problem
 from logreg.terminal import show_status
 from logreg.training.checkpoint_reading import TrainedModel
 from logreg.training.module import DTYPES
@@ -81,7 +85,7 @@ class InferenceRequest:
     covariance: str | None = None
     profile: bool = False
     tests: bool = False
-    reference: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    reference: Mapping[str, object] = field(default_factory=dict)
     reference_class: str = ""
     weights: str = "auto"
     effects: str = "none"
@@ -118,10 +122,13 @@ def infer(request: InferenceRequest) -> CoefficientTable:
 
     show_status("summing the information over the rows ...")
     problem = problem_of(trained.module.objective, facts, outputs, torch.float64, torch.device("cpu"))
-    mean, std = (torch.tensor(part, dtype=torch.float64) for part in (facts.mean, facts.std))
+    row_source = data.row_source("train")
+    problem = replace(problem, model=_standardization(problem, facts, row_source))
+    stored = facts.stored
+    mean, std = stored.shift + stored.unit * problem.model.center, stored.unit * problem.model.scale
     point = torch.zeros(design.shape, dtype=torch.float64)
     point = point if request.firth else _start(trained, design, facts, mean, std)
-    arguments = problem, data.row_source("train"), design, facts.num_classes
+    arguments = problem, row_source, design, facts.num_classes
     plain = Likelihood(*arguments)
     start = plain.evaluate(point)
     check_rank(design, start, facts)
@@ -205,6 +212,18 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
     """
     module, facts = trained.module, trained.facts
     objective, loss = module.objective, module.objective.row_loss
+    rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
+    if rows <= parameters:
+        raise DataError(
+            f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,} rows of train have "
+            f"{parameters:,} parameters. Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), "
+            "or leave columns out with dataset.drop, and train again."
+        )
+    if parameters > MAX_PARAMETERS:
+        raise DataError(
+            f"`ckpt_path` must be of a fit with at most {MAX_PARAMETERS:,} parameters, and this one has "
+            f"{parameters:,}. Leave columns out, or rare words with a larger dataset.min_df, and train again."
+        )
     if firth and not loss.gives_log_odds:
         raise ConfigError(
             f"`firth=true` must be of a logit link, got link={loss.name} in the run. Leave firth out, or train again "
@@ -230,18 +249,6 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
     if not module.has_intercept:
         raise ConfigError(
             "`ckpt_path` must be of a model with an intercept, got intercept=false. Train again with intercept=true."
-        )
-    rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
-    if rows <= parameters:
-        raise DataError(
-            f"`ckpt_path` must be of a fit to more rows than parameters, and {rows:,} rows of train have "
-            f"{parameters:,} parameters. Take more rows (dataset.limit=null dataset.split.val=0 dataset.split.test=0), "
-            "or leave columns out with dataset.drop, and train again."
-        )
-    if parameters > MAX_PARAMETERS:
-        raise DataError(
-            f"`ckpt_path` must be of a fit with at most {MAX_PARAMETERS:,} parameters, and this one has "
-            f"{parameters:,}. Leave columns out, and train again."
         )
     separation = (trained.optimality or {}).get("separation", "")
     if separation and not firth:
@@ -323,7 +330,7 @@ def data_in_float64(request: InferenceRequest) -> TensorDataModule:
     config, theirs = request.config, request.trained.facts
     dataset = {**config.dataset, "standardize": True}
     optimizer = {"name": "newton"}
-    data = build_data(dataclasses.replace(config, dataset=dataset, precision="64", optimizer=optimizer))
+    data = build_data(replace(config, dataset=dataset, precision="64", optimizer=optimizer))
     facts = data.facts
     same = (facts.num_features, facts.feature_names, facts.class_names) == (
         *(theirs.num_features, theirs.feature_names),
@@ -427,6 +434,15 @@ def check_gap(request: InferenceRequest, start: Evaluation, found: Maximum) -> N
 
 
 # Parts
+
+
+def _standardization(problem: Problem, facts: DataFacts, rows: RowSource) -> Coordinates:
+    """Mean and deviation of all features as they are stored, also of those that a fit does not standardize."""
+    if not any(column.keeps_scale for column in facts.columns):
+        return problem.model
+    kept = torch.cat([torch.full((column.num_features,), column.keeps_scale) for column in facts.columns])
+    measured = drive(request_pass(ColumnMoments(problem)), rows)
+    return Coordinates(*(torch.where(kept, *pair) for pair in zip(measured, problem.model, strict=True)))
 
 
 def _start(trained: TrainedModel, design: Design, facts: DataFacts, mean: Tensor, std: Tensor) -> Tensor:
