@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from logreg.inference.likelihood import Likelihood, Maximum
-from logreg.solvers.kernels import affine
+from logreg.solvers.kernels import affine, gram_of_columns
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request
 
 ROBUST = ("HC0", "HC1", "HC2", "HC3")
@@ -83,9 +83,8 @@ class ScoreProducts(Pass[Tensor]):
             self._of_clusters.index_add_(0, mine, scores)
             self._position += len(scores)
             return
-        if weights is not None:
-            scores = scores * (weights.sqrt() if self._counts else weights)
-        self._products += scores.T @ scores
+        squares = scores.new_ones(len(scores)) if weights is None else weights[:, 0] ** (1 if self._counts else 2)
+        self._products += gram_of_columns(scores.T, squares)
 
     def result(self) -> Tensor:
         """The sum of products, (M * P, M * P)."""

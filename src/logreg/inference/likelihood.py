@@ -12,6 +12,7 @@ from logreg.errors import DataError
 from logreg.inference.design import Design
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource
+from logreg.solvers.kernels import gram_of_columns
 from logreg.solvers.passes.base import PreparedRows, drive, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
@@ -36,6 +37,7 @@ class LikelihoodPass(Evaluate):
     ) -> None:
         super().__init__(problem, coordinates, point, torch.float64, torch.float64, expected=expected)
         self.chances = self.zeros(num_classes)
+        self._is_nonnegative = problem.loss.is_convex or expected
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds all of them."""
@@ -43,6 +45,12 @@ class LikelihoodPass(Evaluate):
         chance = torch.exp(-self.problem.loss.value_at(self.logits(rows), rows.labels))
         chance = chance if rows.weights is None else chance * rows.weights[:, 0]
         self.chances.index_add_(0, rows.labels, chance)
+
+    def gram(self, features: Tensor, weights: Tensor) -> Tensor:
+        """See `Evaluate.gram`; one triangle alone is computed where no weight is negative."""
+        if not self._is_nonnegative:
+            return super().gram(features, weights)
+        return gram_of_columns(features.T, weights[:, 0].clamp(min=0.0))
 
 
 @dataclass(frozen=True)

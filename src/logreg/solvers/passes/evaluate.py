@@ -191,10 +191,14 @@ class Evaluate(Pass[Derivatives]):
         self._change = torch.maximum(self._change, most)
         return logits
 
+    def gram(self, features: Tensor, weights: Tensor) -> Tensor:
+        """Sum over the rows of weight x x', for features (n, D) and weights (n, 1): shape (D, D)."""
+        return weighted_gram(features, weights)
+
     def _add_hessians(self, features: Tensor, spread: Tensor, sums: Tensor, ones: Tensor) -> None:
         d = self.problem.num_features
         for output, hessian in enumerate(self._hessian):
-            hessian[:d, :d] += weighted_gram(features, spread[:, output : output + 1])
+            hessian[:d, :d] += self.gram(features, spread[:, output : output + 1])
             hessian[:d, d] += sums[output]
             hessian[d, :d] += sums[output]
             hessian[d, d] += ones[output]
