@@ -47,7 +47,7 @@ def main(typed: Sequence[str] | None = None) -> int:
     start = torch.cat([found.coef, found.intercept.unsqueeze(1)], dim=1).double()
     table = partial(infer, features, labels, objective, start)
     fitted = "the fit"
-    arms = {
+    arms: dict[str, Callable[[], object]] = {
         fitted: partial(fit, features, labels, objective, tolerance=TOLERANCE),
         "hessian": table,
         "HC1": partial(table, covariance="HC1"),

@@ -731,8 +731,8 @@ def test_robust_and_observed_errors_of_other_links_are_their_formulas(of_link: t
         for one in unit
     ]
     observed = -np.array(corners) / 4e-6
-    errors = np.sqrt(np.diag(np.linalg.inv(observed))) * np.diag(unit) * 1e3
-    assert values(ask(run, f"{WHITE} covariance=hessian"), "std_error") == pytest.approx(errors, rel=1e-4)
+    of_observed = np.sqrt(np.diag(np.linalg.inv(observed))) * np.diag(unit) * 1e3
+    assert values(ask(run, f"{WHITE} covariance=hessian"), "std_error") == pytest.approx(of_observed, rel=1e-4)
 
 
 def test_likelihood_of_other_links_gives_limits_and_tests(of_link: tuple[str, Run], ask: Ask) -> None:
@@ -782,7 +782,7 @@ def test_marginal_effects_of_other_links(at: str, of_link: tuple[str, Run], ask:
     x = x if at == "average" else x.mean(0, keepdims=True)
 
     def effects(at_point: Array) -> Array:
-        def chance(place: int, change: float | None = None, value: float | None = None) -> float:
+        def chance(place: int, change: float = 0.0, value: float | None = None) -> float:
             rows = x.copy()
             rows[:, place] = value if value is not None else rows[:, place] + change
             if place in (3, 4) and value is not None:  # a level in place of the other
