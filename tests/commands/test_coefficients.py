@@ -418,6 +418,13 @@ def test_a_fit_without_standard_errors_is_refused(what: str, tmp_path: Path, ref
     assert line.endswith(way_out)
 
 
+def test_changed_copies_of_rows_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
+    run = train(tmp_path, "dataset=digits", "dataset.augment=[shift]", "max_epochs=1", "l2=0")
+    line = refused(run)
+    assert "of a fit to independent rows, and dataset.augment learns from changed copies of them." in line
+    assert line.endswith("Train again with dataset.augment=null.")
+
+
 def test_the_ways_out_work(tmp_path: Path, ask: Ask, refused: Callable[..., str]) -> None:
     columns = drawn()
     columns["school"] = [f"s{row % 9}" for row in range(120)]

@@ -241,6 +241,11 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
             f"`ckpt_path` must be of a model with one likelihood of all classes, and loss={objective.loss} fits each "
             "class against the rest. Train again with loss=auto."
         )
+    if facts.augment:
+        raise ConfigError(
+            "`ckpt_path` must be of a fit to independent rows, and dataset.augment learns from changed copies of them. "
+            "Train again with dataset.augment=null."
+        )
     if facts.class_weight:
         raise ConfigError(
             "`ckpt_path` must be of a fit without class weights, under which the estimates are not those of the "
