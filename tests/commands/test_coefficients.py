@@ -17,9 +17,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, softmax
-from scipy.stats import chi2
+from scipy.stats import cauchy, chi2, norm
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from logreg.commands.coefficients import main
+from logreg.training.checkpoint_reading import TrainedModel
 from whole_runs import Run, left_in, train, working_in
 
 REFERENCES = Path(__file__).parents[3] / "shared" / "references"
@@ -156,12 +158,7 @@ def test_profile_limits_are_those_of_confint(birthwt: Run, ask: Ask) -> None:
 
 
 def test_the_likelihood_falls_by_half_a_quantile_at_a_profile_limit(birthwt: Run, ask: Ask) -> None:
-    with (REFERENCES / "birthwt.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    races = [[float(row["race"] == race) for race in ("black", "other")] for row in rows]
-    columns = [[float(row[name]) for name in ("age", "lwt", "smoke", "ptl", "ht", "ui", "ftv")] for row in rows]
-    x = np.array([[1, *own[:2], *race, *own[2:]] for own, race in zip(columns, races, strict=True)])
-    y = np.array([float(row["low"]) for row in rows])
+    x, y = design_of_birthwt()
 
     def likelihood(logits: Array) -> float:
         return -float(np.logaddexp(0, np.where(y == 1, -1, 1) * logits).sum())
@@ -269,6 +266,12 @@ def test_the_form_of_the_fit_changes_nothing(arguments: tuple[str, ...], tmp_pat
         assert other["fit"][key] == pytest.approx(one["fit"][key], rel=1e-9)
 
 
+def test_a_softmax_of_two_classes_has_the_leverages_of_the_logistic_loss(tmp_path: Path, ask: Ask) -> None:
+    file = write(tmp_path, drawn())
+    one, other = (ask(fitted(tmp_path, file, "y", *typed), "covariance=HC3") for typed in ((), ("loss=cross_entropy",)))
+    assert values(other, "std_error") == pytest.approx(values(one, "std_error"), rel=1e-9)
+
+
 def test_the_order_of_the_classes_changes_signs_alone(tmp_path: Path, ask: Ask) -> None:
     file = write(tmp_path, drawn())
     run = fitted(tmp_path, file, "y")
@@ -353,7 +356,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
     ("argument", "answer"),
     [
         ("confidence=95", "`confidence` must be a number > 0 and < 1, such as 0.95, got 95."),
-        ("covariance=HC4", "`covariance` must be one of auto, hessian, HC0, HC1, HC2, HC3 or cluster:COLUMN, got "),
+        (
+            "covariance=HC4",
+            "`covariance` must be one of auto, hessian, expected, HC0, HC1, HC2, HC3 or cluster:COLUMN, got ",
+        ),
         ("covariance=cluster:scool", "Did you mean school?"),
         ("covariance=cluster:same", "and all rows of train have one value there. Name another column"),
         ("reference={colour:red}", "of which there are color, got 'colour'. Did you mean color?"),
@@ -372,7 +378,7 @@ def test_a_mistake_is_one_line(argument: str, answer: str, plain: Run, refused: 
 def test_robust_errors_do_not_go_with_the_likelihood(plain: Run, refused: Callable[..., str]) -> None:
     for argument in ("interval=profile", "test=lrt"):
         line = refused(plain, argument, "covariance=HC1")
-        assert line.startswith(f"`{argument}` must go with covariance=hessian")
+        assert line.startswith(f"`{argument}` must go with covariance=auto")
 
 
 FITS = {
@@ -410,6 +416,13 @@ def test_a_fit_without_standard_errors_is_refused(what: str, tmp_path: Path, ref
     line = refused(fitted(tmp_path, write(tmp_path, columns), "y", features, *typed))
     assert reason in line
     assert line.endswith(way_out)
+
+
+def test_changed_copies_of_rows_are_refused(tmp_path: Path, refused: Callable[..., str]) -> None:
+    run = train(tmp_path, "dataset=digits", "dataset.augment=[shift]", "max_epochs=1", "l2=0")
+    line = refused(run)
+    assert "of a fit to independent rows, and dataset.augment learns from changed copies of them." in line
+    assert line.endswith("Train again with dataset.augment=null.")
 
 
 def test_the_ways_out_work(tmp_path: Path, ask: Ask, refused: Callable[..., str]) -> None:
@@ -650,6 +663,272 @@ def features_of(columns: Mapping[str, Sequence[Any]]) -> Array:
     """The columns of the test above by R's contrasts."""
     rows = zip(columns["a"], columns["hit"], columns["color"], strict=True)
     return np.array([[1.0, a, hit, color == "green", color == "red"] for a, hit, color in rows])
+
+
+# Other links
+
+
+LINKS: Mapping[str, Callable[[Any], Any]] = {
+    "probit": norm.cdf,
+    "cloglog": lambda z: -np.expm1(-np.exp(z)),
+    "cauchit": cauchy.cdf,
+}
+"""Distribution functions by SciPy."""
+
+
+@pytest.fixture(scope="module", params=list(LINKS))
+def of_link(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Run]:
+    of_r()
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, fitted(folder, REFERENCES / "birthwt.csv", "low", f"link={request.param}")
+
+
+def design_of_birthwt() -> tuple[Array, Array]:
+    """Rows by R's contrasts, and classes of 0 and 1."""
+    with (REFERENCES / "birthwt.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = [[float(row[name]) for name in ("age", "lwt", "smoke", "ptl", "ht", "ui", "ftv")] for row in rows]
+    races = [[float(row["race"] == race) for race in ("black", "other")] for row in rows]
+    x = np.array([[1, *own[:2], *race, *own[2:]] for own, race in zip(columns, races, strict=True)])
+    return x, np.array([float(row["low"]) for row in rows])
+
+
+def log_likelihood(link: str, x: Array, y: Array, point: Array) -> float:
+    p = LINKS[link](x @ point)
+    return float(np.log(np.where(y == 1, p, 1 - p)).sum())
+
+
+def test_other_links_have_the_numbers_of_glm(of_link: tuple[str, Run], ask: Ask) -> None:
+    link, run = of_link
+    known, answer = of_r()["birthwt"]["links"][link], ask(run, WHITE)
+    for ours, theirs in (("coef", "estimate"), ("std_error", "std_error"), ("z", "z"), ("p", "p")):
+        assert values(answer, ours) == pytest.approx(known[theirs], rel=1e-6)
+    fit = answer["fit"]
+    assert fit["log_likelihood"] == pytest.approx(known["loglik"], rel=1e-10)
+    assert fit["aic"] == pytest.approx(20 - 2 * known["loglik"], rel=1e-10)
+    assert fit["null_log_likelihood"] == pytest.approx(of_r()["birthwt"]["logit"]["null_loglik"], rel=1e-10)
+    assert (answer["link"], answer["covariance"]) == (link, "expected")
+    assert {row[unit][key] for row in answer["coefficients"][1:] for unit in ("per_unit", "per_std")
+            for key in ("odds_ratio", "odds_ratio_low", "odds_ratio_high")} == {None}  # fmt: skip
+    assert any("not concave" in note for note in answer["notes"]) == (link == "cauchit")
+    assert any("ratio of hazards" in note for note in answer["notes"]) == (link == "cloglog")
+
+
+def test_robust_and_observed_errors_of_other_links_are_their_formulas(of_link: tuple[str, Run], ask: Ask) -> None:
+    link, run = of_link
+    x, y = design_of_birthwt()
+    answer = ask(run, f"{WHITE} covariance=HC3")
+    point, step = np.array(values(answer, "coef")), 1e-5
+    p = LINKS[link](x @ point)
+    density = (LINKS[link](x @ point + step) - LINKS[link](x @ point - step)) / (2 * step)
+    weight = density**2 / (p * (1 - p))
+    inverse = np.linalg.inv((x.T * weight) @ x)
+    scores = x * ((y - p) * density / (p * (1 - p)))[:, None]
+    leverage = np.einsum("np,pq,nq->n", x, inverse, x) * weight
+    for kind, factor in (("HC0", 1 + 0 * y), ("HC2", 1 / (1 - leverage)), ("HC3", 1 / (1 - leverage) ** 2)):
+        expected = inverse @ (scores.T * factor) @ scores @ inverse
+        errors = values(ask(run, f"{WHITE} covariance={kind}"), "std_error")
+        assert errors == pytest.approx(np.sqrt(np.diag(expected)), rel=1e-6)
+    unit = np.diag(values(answer, "std_error")) * 1e-3  # second differences, in units of standard errors
+    corners = [
+        [
+            sum(a * b * log_likelihood(link, x, y, point + a * one + b * other) for a in (1, -1) for b in (1, -1))
+            for other in unit
+        ]
+        for one in unit
+    ]
+    observed = -np.array(corners) / 4e-6
+    of_observed = np.sqrt(np.diag(np.linalg.inv(observed))) * np.diag(unit) * 1e3
+    assert values(ask(run, f"{WHITE} covariance=hessian"), "std_error") == pytest.approx(of_observed, rel=1e-4)
+
+
+def test_likelihood_of_other_links_gives_limits_and_tests(of_link: tuple[str, Run], ask: Ask) -> None:
+    link, run = of_link
+    x, y = design_of_birthwt()
+    answer = ask(run, f"{WHITE} interval=profile test=lrt")
+    point, errors = np.array(values(answer, "coef")), np.array(values(answer, "std_error"))
+    best = log_likelihood(link, x, y, point)
+    assert answer["limit_error"] <= 1e-9
+
+    def most(place: int, value: float) -> float:
+        """The largest log-likelihood where one parameter has a value."""
+        others = np.delete(np.arange(10), place)
+        moved = point.copy()
+        moved[place] = value
+
+        def loss(scaled: Array) -> float:
+            moved[others] = point[others] + scaled * errors[others]
+            return -log_likelihood(link, x, y, moved)
+
+        return -float(minimize(loss, np.zeros(9), options={"gtol": 1e-6}).fun)
+
+    for place in (2, 7):  # a number, and a feature of 0 and 1
+        for key in ("low", "high"):
+            fallen = best - most(place, values(answer, key)[place])
+            assert fallen == pytest.approx(chi2.ppf(0.95, 1) / 2, rel=1e-6)
+        name = answer["coefficients"][place]["feature"]
+        (found,) = (test["chi2"] for test in answer["tests"] if test["term"] == name)
+        assert found == pytest.approx(2 * (best - most(place, 0.0)), rel=1e-6)
+
+
+def test_limits_are_found_where_a_likelihood_is_not_concave(tmp_path: Path, ask: Ask) -> None:
+    # Newton's method alone fails here: on the way the observed information is not positive definite
+    answer = ask(fitted(tmp_path, write(tmp_path, drawn(25, 1)), "y", "link=cauchit"), "interval=profile test=lrt")
+    assert answer["limit_error"] <= 1e-9
+
+
+@pytest.mark.parametrize("at", ["average", "mean"])
+def test_marginal_effects_of_other_links(at: str, of_link: tuple[str, Run], ask: Ask) -> None:
+    link, run = of_link
+    x, _ = design_of_birthwt()
+    answer = ask(run, f"{WHITE} effects={at}")
+    point = np.array(values(answer, "coef"))
+    p = LINKS[link](x @ point)
+    density = (LINKS[link](x @ point + 1e-5) - LINKS[link](x @ point - 1e-5)) / 2e-5
+    covariance = np.linalg.inv((x.T * (density**2 / (p * (1 - p)))) @ x)
+    x = x if at == "average" else x.mean(0, keepdims=True)
+
+    def effects(at_point: Array) -> Array:
+        def chance(place: int, change: float = 0.0, value: float | None = None) -> float:
+            rows = x.copy()
+            rows[:, place] = value if value is not None else rows[:, place] + change
+            if place in (3, 4) and value is not None:  # a level in place of the other
+                rows[:, 7 - place] = 0
+            return float(LINKS[link](rows @ at_point).mean())
+
+        numbers = {1, 2, 6, 9}
+        return np.array(
+            [
+                (chance(place, 1e-4) - chance(place, -1e-4)) / 2e-4
+                if place in numbers
+                else chance(place, value=1.0) - chance(place, value=0.0)
+                for place in range(1, 10)
+            ]
+        )
+
+    steps = np.diag(1e-3 * np.sqrt(np.diag(covariance)))
+    jacobian = np.array([(effects(point + step) - effects(point - step)) / (2 * step.sum()) for step in steps]).T
+    assert [row["effect"] for row in answer["effects"]] == pytest.approx(effects(point), rel=1e-5)
+    errors = np.sqrt(np.diag(jacobian @ covariance @ jacobian.T))
+    assert [row["std_error"] for row in answer["effects"]] == pytest.approx(errors, rel=1e-4)
+
+
+def test_the_other_reference_class_has_the_mirrored_link(tmp_path: Path, ask: Ask) -> None:
+    file = write(tmp_path, drawn())
+    one = ask(fitted(tmp_path, file, "y", "link=loglog"), "covariance=HC3")
+    other = ask(fitted(tmp_path, file, "y", "link=cloglog", "dataset.positive=no"), "covariance=HC3 reference_class=no")
+    assert (one["link"], other["link"]) == ("loglog", "loglog")
+    for key in ("coef", "std_error", "low"):
+        assert values(other, key) == pytest.approx(values(one, key), rel=1e-9)
+    assert other["fit"]["log_likelihood"] == pytest.approx(one["fit"]["log_likelihood"], rel=1e-12)
+
+
+def test_other_links_have_no_odds_ratios_in_texts_and_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
+) -> None:
+    run = fitted(tmp_path, write(tmp_path, drawn()), "y", "link=probit")
+    assert refused(run, "firth=true") == (
+        "`firth=true` must be of a logit link, got link=probit in the run. Leave firth out, or train again with "
+        "link=logit."
+    )
+    capsys.readouterr()
+    with working_in(tmp_path):
+        assert main([f"ckpt_path={run.folder}", "report=true"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("probit link of the probability of 'yes' against 'no'; standard errors of the expected")
+    page = (run.folder / "report.md").read_text(encoding="utf-8")
+    assert "probit link of the probability of 'yes' against 'no'" in page
+    assert "odds ratio" not in "\n".join([*lines, page])
+    assert not (run.folder / "figures" / "odds_ratios.png").exists()
+    with (run.folder / "coefficients.csv").open(encoding="utf-8") as file:
+        (header, *rows) = csv.reader(file)
+    assert header[-1] == "yes: high"
+    assert {len(row) for row in rows} == {len(header)}
+
+
+def test_separated_classes_of_another_link_are_sent_to_firth_by_logit(
+    tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    columns = drawn()
+    columns["y"] = ["no" if b < 0 else "yes" for b in columns["b"]]
+    line = refused(fitted(tmp_path, write(tmp_path, columns), "y", "link=probit"))
+    assert "(complete separation)" in line
+    assert "Train again with link=logit and set firth=true for finite" in line
+    penalized = refused(fitted(tmp_path, write(tmp_path, drawn()), "y", "link=probit", "l2=1e-3"))
+    assert penalized.endswith("Train again with l2=0.")
+
+
+# Sparse features
+
+
+def test_sparse_rows_have_the_numbers_of_dense_ones(tmp_path: Path, ask: Ask) -> None:
+    draw = random.Random(0)
+    rows = [[round(draw.gauss(0, 1), 3) if draw.random() < 0.1 else 0.0 for _ in range(8)] for _ in range(400)]
+    y = [int(sum(row) + draw.gauss(0, 1) > 0) for row in rows]
+    lines = [
+        " ".join([str(label), *(f"{place}:{value}" for place, value in enumerate(row, 1) if value)])
+        for label, row in zip(y, rows, strict=True)
+    ]
+    (tmp_path / "t.svm").write_text("\n".join(lines) + "\n")
+    sparse = train(tmp_path, "dataset=features", f"dataset.path={tmp_path / 't.svm'}", *ALL, "l2=0")
+    facts = TrainedModel.load(sparse.folder / "checkpoints" / "last.ckpt").facts
+    assert facts.nonzeros == sum(value != 0 for row in rows for value in row)
+    columns = {f"x{place}": [row[place] for row in rows] for place in range(8)}
+    dense = fitted(tmp_path, write(tmp_path, {**columns, "y": y}), "y")
+    for typed in ("effects=average", "covariance=HC3", "interval=profile test=lrt"):
+        one, other = ask(sparse, typed), ask(dense, typed)
+        for key in ("coef", "std_error", "low"):
+            assert values(one, key) == pytest.approx(values(other, key), rel=1e-9)
+        for part, key in (("tests", "chi2"), ("effects", "effect")):
+            ours, theirs = ([row[key] for row in answer[part] or ()] for answer in (one, other))
+            assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("precision", [32, 64])
+def test_words_of_text_have_standard_errors(precision: int, tmp_path: Path, ask: Ask) -> None:
+    draw = random.Random(0)
+    texts = [" ".join(word for word in ("one", "two", "red") if draw.random() < 0.5) for _ in range(200)]
+    texts = [text or "one one" for text in texts]
+    y = ["yes" if ("two" in text) + draw.gauss(0, 1) > 0.5 else "no" for text in texts]
+    columns = {"text": texts, "y": y}
+    of_text = ("dataset=text", "dataset.text=[text]", "dataset.target=y", f"dataset.path={tmp_path / 't.csv'}")
+    write(tmp_path, columns)
+    answer = ask(train(tmp_path, *of_text, *ALL, "l2=0", f"precision={precision}"), "test=lrt")
+    matrix = TfidfVectorizer(sublinear_tf=True).fit_transform(texts).toarray()
+    numbers = {name: matrix[:, place].tolist() for place, name in enumerate(("one", "red", "two"))}
+    known = ask(fitted(tmp_path, write(tmp_path, {**numbers, "y": y}), "y", "precision=64"))
+    assert [row["feature"] for row in answer["coefficients"]] == ["intercept", "text:one", "text:red", "text:two"]
+    for key in ("coef", "std_error"):
+        assert values(answer, key) == pytest.approx(values(known, key), rel=1e-9)
+    for one, other in zip(answer["coefficients"][1:], known["coefficients"][1:], strict=True):
+        assert one["per_std"] == pytest.approx(other["per_std"], rel=1e-9)
+    # the text is one column
+    assert [test["degrees"] for test in answer["tests"]] == [3]
+    assert answer["tests"][0]["chi2"] == pytest.approx(known["fit"]["likelihood_ratio"]["chi2"], rel=1e-9)
+
+
+def test_rare_levels_are_a_level(tmp_path: Path, ask: Ask) -> None:
+    columns = drawn()
+    for row, rare in enumerate(("pink", "pink", "gray", "gray", "gray", "teal", "teal", "teal")):
+        columns["color"][row] = rare
+    of_rare = fitted(tmp_path, write(tmp_path, columns), "y", "dataset.min_level_rows=5")
+    joined = [color if color in ("blue", "green", "red") else "zzz" for color in columns["color"]]
+    (tmp_path / "joined").mkdir()
+    of_one = fitted(tmp_path, write(tmp_path / "joined", {**columns, "color": joined}), "y")
+    for level in ("blue", "green"):
+        one, other = (ask(run, f"'reference={{color:{level}}}'") for run in (of_rare, of_one))
+        assert one["coefficients"][-1]["feature"] == "color=(rare)"
+        for key in ("coef", "std_error"):
+            assert values(one, key) == pytest.approx(values(other, key), rel=1e-9)
+
+
+def test_models_of_many_parameters_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    run = fitted(tmp_path, write(tmp_path, drawn()), "y", "l2=1e-3")
+    monkeypatch.setattr("logreg.run.inferring.MAX_PARAMETERS", 4)
+    assert refused(run, "firth=true") == refused(run)
+    assert "with at most 4 parameters, and this one has 5. Leave columns out, or rare words" in refused(run)
 
 
 # statsmodels on its own data

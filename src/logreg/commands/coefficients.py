@@ -17,7 +17,7 @@ from logreg.terminal import terminal
 if TYPE_CHECKING:
     from logreg.run.inferring import InferenceRequest
 
-COVARIANCES = ("auto", "hessian", "HC0", "HC1", "HC2", "HC3")
+COVARIANCES = ("auto", "hessian", "expected", "HC0", "HC1", "HC2", "HC3")
 """Names of covariances, besides cluster:COLUMN."""
 
 COVARIANCE = Constraint(
@@ -42,8 +42,9 @@ OWN = {
     "covariance": Setting(
         "auto",
         COVARIANCE,
-        "hessian: standard errors of maximum likelihood. HC0 to HC3: robust ones. cluster:COLUMN: rows with one value "
-        "there depend on each other. auto: hessian, or HC0 with sampling weights",
+        "hessian: standard errors of maximum likelihood. expected: those of the expected information, which for a "
+        "logit link is the Hessian. HC0 to HC3: robust ones. cluster:COLUMN: rows with one value there depend on each "
+        "other. auto: hessian for a logit link and expected for others, as R's glm, or HC0 with sampling weights",
     ),
     "interval": Setting(
         "wald",

@@ -376,7 +376,7 @@ class TensorDataModule(pl.LightningDataModule):
         """The `DataFacts.fingerprint` of these rows in a run whose arithmetic has another floating type."""
         if not self.facts.columns or dtype == self.dtype:  # only columns are encoded in the type of the arithmetic
             return self.facts.fingerprint
-        features = self.tables["train"].matrix.to(dtype)
+        features = converted(self.tables["train"].matrix, dtype)
         return fingerprint(
             {split: dataclasses.replace(table, features=features) for split, table in self.tables.items()}
         )

@@ -42,6 +42,7 @@ def coefficient_rows(
     design: Design = likelihood.design
     outputs, size = design.shape
     to_source = design.sign * torch.block_diag(*[to_source_units(design, mean, std)] * outputs)
+    has_odds = likelihood.problem.loss.gives_log_odds
     coef = (to_source @ found.parameters.flatten()).tolist()
     errors = (to_source @ covariance @ to_source.T).diagonal().sqrt().tolist()
     quantile = NormalDist().inv_cdf((1 + confidence) / 2)
@@ -62,8 +63,9 @@ def coefficient_rows(
             z = value / error
             per_std = None
             if position < size - 1:
-                per_std = Effect.of(value, error, low, high, float(std[design.features[position]]))
-            rows.append(Coefficient(name, class_name, z, normal_tails(z), Effect.of(value, error, low, high), per_std))
+                per_std = Effect.of(value, error, low, high, float(std[design.features[position]]), has_odds)
+            per_unit = Effect.of(value, error, low, high, has_odds=has_odds)
+            rows.append(Coefficient(name, class_name, z, normal_tails(z), per_unit, per_std))
     return rows, limit_error if profile else None
 
 

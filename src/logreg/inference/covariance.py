@@ -2,7 +2,8 @@
 
 With the information I and the scores s_i of the rows, the robust ("sandwich") matrix is I^-1 (sum_i s_i s_i') I^-1.
 HC1 multiplies it by n / (n - k), HC2 divides each s_i s_i' by 1 - h_i and HC3 by (1 - h_i)^2, with the leverage h_i of
-the row.  Clusters take the sum of their scores in place of s_i, times G / (G - 1) * (n - 1) / (n - k).
+the row.  As in R's `sandwich`, information and leverages are the expected ones.  Clusters take the sum of their scores
+in place of s_i, times G / (G - 1) * (n - 1) / (n - k).
 
 References:
     White (1982), Maximum likelihood estimation of misspecified models.
@@ -18,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from logreg.inference.likelihood import Likelihood, Maximum
-from logreg.solvers.kernels import affine
+from logreg.solvers.kernels import affine, gram_of_columns
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request
 
 ROBUST = ("HC0", "HC1", "HC2", "HC3")
@@ -66,7 +67,7 @@ class ScoreProducts(Pass[Tensor]):
         residuals = loss.residual(logits, rows.targets)[:, list(self._design.outputs)]
         features = self._design.columns(rows.features, self._fold)
         if self._power:  # of one output
-            curvature = loss.curvature_at(logits, rows.labels)[:, :1]
+            curvature = loss.own_curvature(loss.expected_curvature(logits))[:, :1]
             leverage = (features @ self._inverse).mul_(features).sum(1, keepdim=True) * curvature
             if weights is not None and not self._counts:
                 leverage = leverage * weights
@@ -82,9 +83,8 @@ class ScoreProducts(Pass[Tensor]):
             self._of_clusters.index_add_(0, mine, scores)
             self._position += len(scores)
             return
-        if weights is not None:
-            scores = scores * (weights.sqrt() if self._counts else weights)
-        self._products += scores.T @ scores
+        squares = scores.new_ones(len(scores)) if weights is None else weights[:, 0] ** (1 if self._counts else 2)
+        self._products += gram_of_columns(scores.T, squares)
 
     def result(self) -> Tensor:
         """The sum of products, (M * P, M * P)."""

@@ -71,7 +71,7 @@ class Design:
         point = point.clone()
         for first, column in columns_of(facts):
             if column.name in self.references:
-                levels = slice(first, first + len(column.levels))
+                levels = slice(first, first + column.num_values)
                 reference = point[:, first + column.levels.index(self.references[column.name])].clone()
                 point[:, levels] -= reference.unsqueeze(1)
                 point[:, -1] += reference

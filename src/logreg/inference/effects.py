@@ -16,6 +16,7 @@ from torch import Tensor
 
 from logreg.inference.design import Design
 from logreg.inference.likelihood import Likelihood, Maximum
+from logreg.losses import BinaryLink
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request
 
 
@@ -55,7 +56,7 @@ class _IsBinary(Pass[Tensor]):
 class EffectSums(Pass[Effects]):
     """Sums of effects over the rows."""
 
-    sums = ("_effects", "_jacobian", "_slopes", "_first", "_second", "_third", "_weight")
+    sums = ("_effects", "_jacobian", "_slopes", "_bends", "_weight")
     copies = True
 
     def __init__(
@@ -84,8 +85,8 @@ class EffectSums(Pass[Effects]):
         }
         m, p = design.shape
         self._effects, self._jacobian = self.zeros(m + 1, p - 1), self.zeros(m + 1, p - 1, m, p)
-        self._slopes, self._first = self.zeros(m + 1, m), self.zeros(m + 1, m, p)
-        self._second, self._third = self.zeros(m + 1, m, m, p), self.zeros(m + 1, m, m, p)
+        # sums of first derivatives by logit a, and of second ones by logits a and b times the columns
+        self._slopes, self._bends = self.zeros(m + 1, m), self.zeros(m + 1, m, m, p)
         self._weight = self.zeros()
 
     def accumulate(self, rows: PreparedRows) -> None:
@@ -97,13 +98,9 @@ class EffectSums(Pass[Effects]):
         weights = columns.new_ones(len(columns), 1) if weights is None else weights
         self._weight += weights.sum()
         if not bool(self._discrete.all()):
-            p, slopes = self._probabilities(columns)
-            weighted = slopes * weights.unsqueeze(2)
-            among = slopes[:, 1:]  # derivatives of the probabilities of the kept classes
-            self._slopes += weighted.sum(0)
-            self._first += torch.einsum("nca,np->cap", weighted, columns)
-            self._second += torch.einsum("nca,nb,np->cabp", weighted, p[:, 1:], columns)
-            self._third += torch.einsum("nc,nba,np->cabp", p * weights, among, columns)
+            _, slopes, bends = self._probabilities(columns)
+            self._slopes += (slopes * weights.unsqueeze(2)).sum(0)
+            self._bends += torch.einsum("ncab,np->cabp", bends, columns * weights)
         for feature in self._discrete.nonzero()[:, 0].tolist():
             for sign, value in ((1.0, self._one), (-1.0, self._zero)):
                 changed = columns.clone()
@@ -111,27 +108,34 @@ class EffectSums(Pass[Effects]):
                 if feature in self._levels:
                     changed[:, levels] = self._zero[levels]
                 changed[:, feature] = value[feature]
-                p, slopes = self._probabilities(changed)
+                p, slopes, _ = self._probabilities(changed)
                 self._effects[:, feature] += sign * (p * weights).sum(0)
                 self._jacobian[:, feature] += sign * torch.einsum("nca,np->cap", slopes * weights.unsqueeze(2), changed)
 
-    def _probabilities(self, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities (n, M + 1), the reference class first, and their derivatives by the logits, (n, M + 1, M)."""
-        logits = columns @ self._parameters.T
+    def _probabilities(self, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities (n, M + 1), the reference class first, and their derivatives by the logits.
+
+        The first derivatives are (n, M + 1, M), the second ones (n, M + 1, M, M).
+        """
+        logits, loss = columns @ self._parameters.T, self.problem.loss
+        if isinstance(loss, BinaryLink):
+            p, slope, bend = loss.probability_terms(logits)
+            slopes = torch.stack([-slope, slope], dim=1)
+            return torch.cat([1 - p, p], dim=1), slopes, torch.stack([-bend, bend], dim=1).unsqueeze(3)
         p = torch.softmax(torch.nn.functional.pad(logits, (1, 0)), dim=1)
         slopes = -p.unsqueeze(2) * p[:, None, 1:]
         slopes[:, 1:] += torch.diag_embed(p[:, 1:])
-        return p, slopes
+        # d slope_cb / d logit_a = slope_ca (delta_cb - p_b) - p_c slope_ba
+        of_class = torch.eye(p.shape[1], dtype=p.dtype)[:, 1:] - p[:, None, 1:]
+        bends = slopes.unsqueeze(3) * of_class.unsqueeze(2) - p[:, :, None, None] * slopes[:, None, 1:].transpose(2, 3)
+        return p, slopes, bends
 
     def result(self) -> Effects:
         """The means."""
         smooth = ~self._discrete
         coef = self._parameters[:, :-1]  # (M, P - 1)
-        of_class = torch.cat([torch.zeros_like(coef[:1]), coef])
         self._effects[:, smooth] = (self._slopes @ coef)[:, smooth]
-        # d/dtheta_ap of sum_b slope_cb coef_bj, with d slope_cb / d logit_a = slope_ca (delta_cb - p_b) - p_c slope_ba
-        jacobian = torch.einsum("cap,cj->cjap", self._first, of_class)
-        jacobian -= torch.einsum("cabp,bj->cjap", self._second + self._third, coef)
+        jacobian = torch.einsum("cabp,bj->cjap", self._bends, coef)  # d/dtheta_ap of sum_b slope_cb coef_bj
         place = torch.arange(coef.shape[1])
         jacobian[:, place, :, place] += self._slopes  # the coefficient itself
         self._jacobian[:, smooth] = jacobian[:, smooth]

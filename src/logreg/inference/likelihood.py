@@ -12,6 +12,7 @@ from logreg.errors import DataError
 from logreg.inference.design import Design
 from logreg.losses.objective import Objective
 from logreg.rows import RowSource
+from logreg.solvers.kernels import gram_of_columns
 from logreg.solvers.passes.base import PreparedRows, drive, request
 from logreg.solvers.passes.evaluate import Derivatives, Evaluate
 from logreg.solvers.problem import Coordinates, Problem
@@ -31,9 +32,12 @@ class LikelihoodPass(Evaluate):
 
     sums = (*Evaluate.sums, "chances")
 
-    def __init__(self, problem: Problem, coordinates: Coordinates, point: Tensor, num_classes: int) -> None:
-        super().__init__(problem, coordinates, point, torch.float64, torch.float64)
+    def __init__(
+        self, problem: Problem, coordinates: Coordinates, point: Tensor, num_classes: int, expected: bool = False
+    ) -> None:
+        super().__init__(problem, coordinates, point, torch.float64, torch.float64, expected=expected)
         self.chances = self.zeros(num_classes)
+        self._is_nonnegative = problem.loss.is_convex or expected
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds all of them."""
@@ -41,6 +45,12 @@ class LikelihoodPass(Evaluate):
         chance = torch.exp(-self.problem.loss.value_at(self.logits(rows), rows.labels))
         chance = chance if rows.weights is None else chance * rows.weights[:, 0]
         self.chances.index_add_(0, rows.labels, chance)
+
+    def gram(self, features: Tensor, weights: Tensor) -> Tensor:
+        """See `Evaluate.gram`; one triangle alone is computed where no weight is negative."""
+        if not self._is_nonnegative:
+            return super().gram(features, weights)
+        return gram_of_columns(features.T, weights[:, 0].clamp(min=0.0))
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,8 @@ class Evaluation:
         parameters: Shape (M, P).
         value: In nats, summed over the rows.
         gradient: Shape (M * P,).
-        hessian: Shape (M * P, M * P): the observed information.
+        hessian: Shape (M * P, M * P): the observed information; the expected one where a likelihood that is not concave
+            has no positive definite one.
         chances: Sum over the rows of each class of the predicted probability of that class, (C,).
     """
 
@@ -81,9 +92,19 @@ class Likelihood:
 
     def evaluate(self, parameters: Tensor) -> Evaluation:
         """Value, gradient and Hessian at parameters (M, P)."""
+        found = self._evaluate(parameters, expected=False)
+        if self.problem.loss.is_convex or not int(torch.linalg.cholesky_ex(found.hessian).info):
+            return found
+        return replace(found, hessian=self.expected_information(parameters))  # Fisher scoring
+
+    def expected_information(self, parameters: Tensor) -> Tensor:
+        """Fisher's information at parameters (M, P): shape (M * P, M * P)."""
+        return self._evaluate(parameters, expected=True).hessian
+
+    def _evaluate(self, parameters: Tensor, expected: bool) -> Evaluation:
         problem, design = self.problem, self.design
         point = design.to_point(parameters, problem.num_outputs, problem.num_features)
-        one = LikelihoodPass(problem, problem.model, point, self.num_classes)
+        one = LikelihoodPass(problem, problem.model, point, self.num_classes, expected)
         found: Derivatives = self.run(one)
         outputs, kept, size = torch.tensor(design.outputs), design.kept, parameters.numel()
         assert found.hessian is not None
@@ -109,7 +130,8 @@ class Maximum:
         parameters: Shape (M, P).
         at: The evaluation from which the last step was taken.
         value: Negative log-likelihood at the maximum.
-        covariance: The inverse of the observed information, (M * P, M * P), 0 for parameters that are held.
+        covariance: The inverse of the information, (M * P, M * P), 0 for parameters that are held; of `maximize` that
+            of the observed one.
         moved: Distance of the start from the maximum in standard errors: the largest change of a combination of the
             parameters.
         steps: Number of Newton steps.
@@ -154,6 +176,24 @@ def maximize(likelihood: Likelihood, start: Evaluation, free: Tensor | None = No
     moved = (parameters - start.parameters).flatten()
     distance = math.sqrt(max(float(moved @ at.hessian @ moved), 0.0))
     return Maximum(parameters, at, at.value - length**2 / 2, covariance, distance, steps)
+
+
+def with_expected_information(likelihood: Likelihood, found: Maximum) -> Maximum:
+    """A maximum with the covariance that R's `glm` reports, from the expected information.
+
+    Of a canonical link, which logit and softmax are, the observed information is the expected one.
+
+    Args:
+        likelihood: The likelihood.
+        found: Its maximum.
+
+    References:
+        Efron and Hinkley (1978), Assessing the accuracy of the maximum likelihood estimator: observed versus expected
+        Fisher information.
+    """
+    if not likelihood.problem.loss.curvature_needs_targets:
+        return found
+    return replace(found, covariance=inverse_information(likelihood.expected_information(found.parameters)))
 
 
 def inverse_information(hessian: Tensor, free: Tensor | None = None) -> Tensor:

@@ -10,6 +10,9 @@ from typing import NamedTuple
 INTERCEPT = "intercept"
 """Name of the intercept among the parameters."""
 
+LOGIT = "logit"
+"""Name of the link whose coefficients are logarithms of odds ratios."""
+
 
 class TermTest(NamedTuple):
     """The likelihood-ratio test of one term."""
@@ -24,9 +27,10 @@ class TermTest(NamedTuple):
 
 @dataclass(frozen=True)
 class Effect:
-    """A coefficient in some unit of its feature, with its interval; odds ratios are ``None`` where float64 overflows.
+    """A coefficient in some unit of its feature, with its interval.
 
-    For several classes the odds are those against the reference class.
+    For several classes the odds are those against the reference class.  Odds ratios are ``None`` where float64
+    overflows, and for links other than logit, whose coefficients are no logarithms of odds.
     """
 
     coef: float
@@ -38,9 +42,11 @@ class Effect:
     odds_ratio_high: float | None
 
     @classmethod
-    def of(cls, coef: float, std_error: float, low: float, high: float, factor: float = 1.0) -> Effect:
+    def of(
+        cls, coef: float, std_error: float, low: float, high: float, factor: float = 1.0, has_odds: bool = True
+    ) -> Effect:
         """The effect in a unit ``factor`` times as large."""
-        ratios = [_exponential(factor * number) for number in (coef, low, high)]
+        ratios = [_exponential(factor * number) if has_odds else None for number in (coef, low, high)]
         return cls(factor * coef, factor * std_error, factor * low, factor * high, *ratios)
 
 
@@ -50,7 +56,7 @@ class Coefficient:
 
     Attributes:
         feature: Name of the feature, or "intercept".
-        class_name: The class whose log-odds against the reference class the coefficient is of.
+        class_name: The class whose log-odds against the reference class, or other link, the coefficient is of.
         z: The coefficient in standard errors.
         p: Two-sided p-value of z by the normal distribution.
         per_unit: The effect of one source unit.
@@ -155,6 +161,7 @@ class CoefficientTable:
         effects: Effects on the probabilities; ``None`` where they were not asked for.
         effects_at: "average" over the rows, at the "mean" of the features, or "none".
         notes: Sentences for the user.
+        link: The link whose scale the coefficients are on; only those of logit have odds ratios.
     """
 
     checkpoint: str
@@ -174,6 +181,7 @@ class CoefficientTable:
     effects: tuple[MarginalEffect, ...] | None = None
     effects_at: str = "none"
     notes: tuple[str, ...] = ()
+    link: str = LOGIT
 
 
 def _exponential(number: float) -> float | None:

@@ -102,6 +102,9 @@ class Loss(ABC):
     curvature_needs_targets: ClassVar[bool] = False
     """Whether the curvature depends on the targets; for a canonical link it depends on the logits alone."""
 
+    ratio_in_words: ClassVar[str] = ""
+    """What the exponential of a coefficient is, where the literature knows it and it is no ratio of odds."""
+
     max_curvature: ClassVar[float] = math.inf
     """Largest second derivative along a direction of unit length in the space of a row's logits."""
 

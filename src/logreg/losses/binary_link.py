@@ -15,7 +15,10 @@ LOG_2 = math.log(2)
 
 
 class Terms(NamedTuple):
-    """Minus the logarithm of a probability, and its derivatives by the logit; all in the shape of the logits."""
+    """A function, such as minus the logarithm of a probability, and its derivatives by the logit.
+
+    All are in the shape of the logits.
+    """
 
     value: Tensor
     slope: Tensor
@@ -84,6 +87,12 @@ class BinaryLink(Loss):
     def inverse_link(self, logits: Tensor) -> Tensor:
         """F(z)."""
         return self.of_one(logits).value.neg().exp()
+
+    def probability_terms(self, logits: Tensor) -> Terms:
+        """F(z), its density F'(z) and the derivative of the density."""
+        value, slope, curvature = self.of_one(logits)
+        p = value.neg().exp()
+        return Terms(p, -slope * p, (slope.square() - curvature) * p)
 
     def evaluate(self, logits: Tensor, labels: Tensor) -> RowTerms:
         """See `Loss.evaluate`."""

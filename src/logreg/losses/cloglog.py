@@ -20,10 +20,17 @@ class CloglogLoss(BinaryLink):
     With u = exp(z), the loss of y = 0 is u, and that of y = 1 is -log(1 - exp(-u)), with the derivative
     -d, d = u / (exp(u) - 1), and the second derivative d (u + d - 1) > 0: both are convex.  u is at most the largest
     number of the type.
+
+    References:
+        Prentice and Gloeckler (1978), Regression analysis of grouped survival data with application to breast cancer
+        data.
     """
 
     name = "cloglog"
     formula = "1 - exp(-exp(z))"
+    ratio_in_words = (
+        "exp(coef) is a ratio of hazards if a row is a time interval of a subject and hazards are proportional"
+    )
     mirror = "loglog"
     even_logit = math.log(LOG_2)
 
@@ -67,6 +74,7 @@ class LoglogLoss(CloglogLoss):
 
     name = "loglog"
     formula = "exp(-exp(-z))"
+    ratio_in_words = ""
     mirror = "cloglog"
     even_logit = -math.log(LOG_2)
 

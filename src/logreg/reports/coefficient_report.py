@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from logreg.errors import name_list
-from logreg.inference.results import INTERCEPT, Coefficient, CoefficientTable
+from logreg.inference.results import INTERCEPT, LOGIT, Coefficient, CoefficientTable
 from logreg.terminal import on_one_line
 
 MAX_SHOWN = 100
@@ -21,7 +21,11 @@ TESTS_IN_WORDS = "likelihood-ratio test of each column"
 MAX_REFERENCES = 10
 """Largest number of reference levels in a sentence."""
 
-COVARIANCE_IN_WORDS = {"hessian": "of maximum likelihood", "cluster": "by clusters"}
+COVARIANCE_IN_WORDS = {
+    "hessian": "of maximum likelihood",
+    "expected": "of the expected information",
+    "cluster": "by clusters",
+}
 
 
 def print_coefficients(table: CoefficientTable, console: Console) -> None:
@@ -36,8 +40,9 @@ def coefficient_lines(table: CoefficientTable) -> list[str]:
     """The lines that the terminal shows; all but the last sentences fit into 100 columns."""
     lines = [f"{table.checkpoint} on {table.data}", ""]
     for class_name, rows in by_class(table).items():
-        lines += [log_odds_in_words(table, class_name), "", *aligned(*coefficient_cells(table, rows)), ""]
-        lines += [odds_in_words(table, class_name), "", *aligned(*odds_cells(rows)), ""]
+        lines += [scale_in_words(table, class_name), "", *aligned(*coefficient_cells(table, rows)), ""]
+        if table.link == LOGIT:
+            lines += [odds_in_words(table, class_name), "", *aligned(*odds_cells(rows)), ""]
     for class_name, cells in effect_cells(table).items():
         lines += [effects_in_words(table, class_name), "", *aligned(*cells), ""]
     if table.tests is not None:
@@ -51,9 +56,10 @@ def by_class(table: CoefficientTable) -> dict[str, list[Coefficient]]:
     return {name: shown_rows([row for row in table.coefficients if row.class_name == name]) for name in names}
 
 
-def log_odds_in_words(table: CoefficientTable, class_name: str) -> str:
+def scale_in_words(table: CoefficientTable, class_name: str) -> str:
     """What the coefficients of a class are, and their standard errors."""
-    return f"log-odds of {class_name!r} against {table.reference_class!r}; standard errors {covariance_in_words(table)}"
+    scale = "log-odds" if table.link == LOGIT else f"{table.link} link of the probability"
+    return f"{scale} of {class_name!r} against {table.reference_class!r}; standard errors {covariance_in_words(table)}"
 
 
 def odds_in_words(table: CoefficientTable, class_name: str) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from logreg.inference.results import CoefficientTable
+from logreg.inference.results import LOGIT, CoefficientTable
 from logreg.reports.coefficient_report import (
     TESTS_IN_WORDS,
     by_class,
     coefficient_cells,
     effect_cells,
     effects_in_words,
-    log_odds_in_words,
     odds_cells,
     odds_in_words,
+    scale_in_words,
     statistics_in_words,
     test_cells,
 )
@@ -160,8 +160,9 @@ def inference_lines(table: CoefficientTable | None, level: str = "##") -> list[s
         return []
     lines = [f"{level} Coefficients with standard errors", ""]
     for class_name, rows in by_class(table).items():
-        lines += [f"{log_odds_in_words(table, class_name)}.", "", *markdown_table(*coefficient_cells(table, rows)), ""]
-        lines += [f"{odds_in_words(table, class_name)}.", "", *markdown_table(*odds_cells(rows)), ""]
+        lines += [f"{scale_in_words(table, class_name)}.", "", *markdown_table(*coefficient_cells(table, rows)), ""]
+        if table.link == LOGIT:
+            lines += [f"{odds_in_words(table, class_name)}.", "", *markdown_table(*odds_cells(rows)), ""]
     for class_name, effects in effect_cells(table).items():
         lines += [f"{effects_in_words(table, class_name)}.", "", *markdown_table(*effects), ""]
     if table.tests is not None:

@@ -15,7 +15,7 @@ from logreg.evaluation.held_out import OF_CLASSES, Evaluation, frequent_mistakes
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
 from logreg.evaluation.path_selection import path_csv
 from logreg.files import shown, write_whole
-from logreg.inference.results import INTERCEPT, CoefficientTable
+from logreg.inference.results import INTERCEPT, LOGIT, CoefficientTable
 from logreg.reports.drawing import write_figure
 from logreg.reports.html import as_html
 from logreg.reports.markdown import as_markdown
@@ -27,8 +27,11 @@ from logreg.training.tracking import HPARAMS_METRICS, RunLogger
 FOREST_PLOT = "odds_ratios.png"
 """File of the picture of odds ratios."""
 
-OF_INFERENCE = ("std_error", "z", "p", "low", "high", "odds_ratio", "odds_ratio_low", "odds_ratio_high")
+OF_INFERENCE = ("std_error", "z", "p", "low", "high")
 """Columns of coefficients.csv for each class, after its coefficient against the reference class."""
+
+ODDS_RATIOS = ("odds_ratio", "odds_ratio_low", "odds_ratio_high")
+"""Further columns of a logit link."""
 
 
 def write_report(result: RunResult, summary: Summary, figures: Sequence[str], logger: RunLogger) -> None:
@@ -90,15 +93,17 @@ def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = No
         assert table is not None
         of_intercept, *others = (row for row in table.coefficients if row.class_name == class_name)
         mine = {row.feature: row for row in others}
-        header += [f"{class_name} against {table.reference_class}", *(f"{class_name}: {name}" for name in OF_INFERENCE)]
+        names = (*OF_INFERENCE, *(ODDS_RATIOS if table.link == LOGIT else ()))
+        header += [f"{class_name} against {table.reference_class}", *(f"{class_name}: {name}" for name in names)]
         for place, line in enumerate(rows):
             row = of_intercept if place == 0 else mine.get(str(line[0]))
             if row is None:
-                line += [""] * (1 + len(OF_INFERENCE))
+                line += [""] * (1 + len(names))
             else:
                 one = row.per_unit
                 line += [one.coef, one.std_error, row.z, row.p, one.low, one.high]
-                line += [one.odds_ratio, one.odds_ratio_low, one.odds_ratio_high]
+                if table.link == LOGIT:
+                    line += [one.odds_ratio, one.odds_ratio_low, one.odds_ratio_high]
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
     writer.writerow(header)
@@ -109,7 +114,8 @@ def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = No
 def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable) -> None:
     """Adds standard errors, intervals and tests to the report of a finished run, in place of earlier ones.
 
-    coefficients.csv gets columns, report.md and report.html a section and a forest plot, summary.json a key.
+    coefficients.csv gets columns, report.md and report.html a section and (of a logit link) a forest plot, summary.json
+    a key.
 
     Args:
         folder: The run folder.
@@ -130,7 +136,7 @@ def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable)
     summary = replace(summary, inference=table)
     figures = re.findall(r"\]\(figures/([^)]+)\)", (folder / "report.md").read_text(encoding="utf-8"))
     with lettered([table.data, *table.classes, *(row.feature for row in table.coefficients)]):
-        figure = forest_plot(table, f"{label(table.data, 50)}: odds ratios")
+        figure = forest_plot(table, f"{label(table.data, 50)}: odds ratios") if table.link == LOGIT else None
         if figure is not None:
             write_figure(figure, folder / "figures" / FOREST_PLOT)
             figures = [*(name for name in figures if name != FOREST_PLOT), FOREST_PLOT]

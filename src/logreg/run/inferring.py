@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,12 +20,18 @@ from logreg.inference.covariance import ROBUST, cluster_covariance, robust_covar
 from logreg.inference.design import Design, Term, choose_design, to_source_units
 from logreg.inference.effects import marginal_effects
 from logreg.inference.firth import FirthLikelihood
-from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize
+from logreg.inference.likelihood import Evaluation, Likelihood, Maximum, maximize, with_expected_information
 from logreg.inference.profile import drop_term
-from logreg.inference.results import INTERCEPT, CoefficientTable
+from logreg.inference.results import INTERCEPT, LOGIT, CoefficientTable
+from logreg.losses import LOSSES, Loss
 from logreg.optimality.certificate import is_penalized, problem_of
 from logreg.optimality.separation.explain import explain_separation
+from logreg.rows import RowSource
 from logreg.run.building import build_data
+from logreg.solvers.passes.base import drive
+from logreg.solvers.passes.base import request as request_pass
+from logreg.solvers.passes.moments import ColumnMoments
+from logreg.solvers.problem import Coordinates, Problem
 from logreg.terminal import show_status
 from logreg.training.checkpoint_reading import TrainedModel
 from logreg.training.module import DTYPES
@@ -42,6 +47,9 @@ FIRTH_IN_WORDS = (
     "is not concave everywhere; log-likelihood and tests are those of the penalized likelihood"
 )
 """What is certain of a fit of that kind."""
+
+OF_LIKELIHOOD = ("hessian", "expected")
+"""Covariances that take the model for true."""
 
 HIGH_VARIANCE_INFLATION = 10.0
 """Variance inflation factor from which a warning names the column (Kutner, Nachtsheim and Neter, 2004)."""
@@ -59,7 +67,8 @@ class InferenceRequest:
         config: The config of its run, with the keys that were typed.
         trained: The model.
         confidence: Level of the intervals, in (0, 1).
-        covariance: "hessian", one of `ROBUST`, or "cluster:COLUMN"; ``None`` for the one that suits the weights.
+        covariance: One of `OF_LIKELIHOOD` or `ROBUST`, or "cluster:COLUMN"; ``None`` for the one that suits the link
+            and the weights.
         profile: Whether limits are those of the profile likelihood.
         tests: Whether each term is tested by a likelihood ratio.
         reference: Reference level by the name of a categorical column.
@@ -76,7 +85,7 @@ class InferenceRequest:
     covariance: str | None = None
     profile: bool = False
     tests: bool = False
-    reference: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    reference: Mapping[str, object] = field(default_factory=dict)
     reference_class: str = ""
     weights: str = "auto"
     effects: str = "none"
@@ -90,7 +99,8 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         LogregError: There is no such table for this fit, or the user can correct the request.
     """
     trained, config = request.trained, request.config
-    outputs = trained.module.objective.row_loss.num_outputs(trained.facts.num_classes)
+    loss = trained.module.objective.row_loss
+    outputs = loss.num_outputs(trained.facts.num_classes)
     design = choose_design(trained.facts, outputs, request.reference, request.reference_class)
     check_fit(trained, design, request.firth)
     check_options(request, design)
@@ -101,10 +111,10 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     weights = data.sample_weight("train")
     kind = kind_of_weights(request, weights)
     counts = kind != "sampling"
-    covariance = request.covariance or ("hessian" if counts else "HC0")
-    if not counts and covariance == "hessian":
+    covariance = request.covariance or ("HC0" if not counts else "hessian" if loss.gives_log_odds else "expected")
+    if not counts and covariance in OF_LIKELIHOOD:
         raise ConfigError(
-            "`covariance=hessian` takes weights as counts of rows, and these are sampling weights. "
+            f"`covariance={covariance}` takes weights as counts of rows, and these are sampling weights. "
             "Set covariance=HC0, or weights=frequency where they are counts."
         )
     rows = float(facts.rows["train"] if weights is None else weights.sum() if counts else (weights > 0).sum())
@@ -112,10 +122,13 @@ def infer(request: InferenceRequest) -> CoefficientTable:
 
     show_status("summing the information over the rows ...")
     problem = problem_of(trained.module.objective, facts, outputs, torch.float64, torch.device("cpu"))
-    mean, std = (torch.tensor(part, dtype=torch.float64) for part in (facts.mean, facts.std))
+    row_source = data.row_source("train")
+    problem = replace(problem, model=_standardization(problem, facts, row_source))
+    stored = facts.stored
+    mean, std = stored.shift + stored.unit * problem.model.center, stored.unit * problem.model.scale
     point = torch.zeros(design.shape, dtype=torch.float64)
     point = point if request.firth else _start(trained, design, facts, mean, std)
-    arguments = problem, data.row_source("train"), design, facts.num_classes
+    arguments = problem, row_source, design, facts.num_classes
     plain = Likelihood(*arguments)
     start = plain.evaluate(point)
     check_rank(design, start, facts)
@@ -126,6 +139,8 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     found = _maximum(request, data, likelihood, start)
     if not request.firth:
         check_gap(request, start, found)
+    if covariance != "hessian":
+        found = with_expected_information(likelihood, found)
 
     if clusters is not None:
         matrix = cluster_covariance(likelihood, found, clusters, rows)
@@ -170,11 +185,13 @@ def infer(request: InferenceRequest) -> CoefficientTable:
             *_weights_in_words(kind, rows, weights, request.weights == "auto"),
             *_clusters_in_words(clusters, covariance),
             *_inflation_in_words(statistics.variance_inflation),
+            *_link_in_words(loss, design),
             FIRTH_IN_WORDS
             if request.firth
             else f"polished from the checkpoint by {found.steps} Newton steps in float64, {found.moved:.1g} standard "
             "errors",
         ),
+        link=LOGIT if loss.gives_log_odds else _link_of(loss, design).name,
     )
 
 
@@ -195,27 +212,6 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
     """
     module, facts = trained.module, trained.facts
     objective, loss = module.objective, module.objective.row_loss
-    if is_penalized(objective) and not firth:
-        stated = " ".join(f"{key}={value:g}" for key, value in (("l2", objective.l2), ("l1", objective.l1)) if value)
-        raise ConfigError(
-            f"`ckpt_path` must be of a fit without penalty, got {stated}: a penalty moves the estimates by more than "
-            f"their standard errors say. Train again with l2=0{' l1=0' if objective.l1 else ''}, or set "
-            "firth=true, which needs no other fit."
-        )
-    if not loss.couples_outputs and loss.num_outputs(facts.num_classes) > 1:
-        raise ConfigError(
-            f"`ckpt_path` must be of a model with one likelihood of all classes, and loss={objective.loss} fits each "
-            "class against the rest. Train again with loss=auto."
-        )
-    if facts.class_weight:
-        raise ConfigError(
-            "`ckpt_path` must be of a fit without class weights, under which the estimates are not those of the "
-            "likelihood. Train again with dataset.class_weight=none."
-        )
-    if not module.has_intercept:
-        raise ConfigError(
-            "`ckpt_path` must be of a model with an intercept, got intercept=false. Train again with intercept=true."
-        )
     rows, parameters = facts.rows["train"], design.shape[0] * design.shape[1]
     if rows <= parameters:
         raise DataError(
@@ -226,17 +222,49 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
     if parameters > MAX_PARAMETERS:
         raise DataError(
             f"`ckpt_path` must be of a fit with at most {MAX_PARAMETERS:,} parameters, and this one has "
-            f"{parameters:,}. Leave columns out, and train again."
+            f"{parameters:,}. Leave columns out, or rare words with a larger dataset.min_df, and train again."
+        )
+    if firth and not loss.gives_log_odds:
+        raise ConfigError(
+            f"`firth=true` must be of a logit link, got link={loss.name} in the run. Leave firth out, or train again "
+            "with link=logit."
+        )
+    if is_penalized(objective) and not firth:
+        stated = " ".join(f"{key}={value:g}" for key, value in (("l2", objective.l2), ("l1", objective.l1)) if value)
+        raise ConfigError(
+            f"`ckpt_path` must be of a fit without penalty, got {stated}: a penalty moves the estimates by more than "
+            f"their standard errors say. Train again with l2=0{' l1=0' if objective.l1 else ''}"
+            f"{', or set firth=true, which needs no other fit' if loss.gives_log_odds else ''}."
+        )
+    if not loss.couples_outputs and loss.num_outputs(facts.num_classes) > 1:
+        raise ConfigError(
+            f"`ckpt_path` must be of a model with one likelihood of all classes, and loss={objective.loss} fits each "
+            "class against the rest. Train again with loss=auto."
+        )
+    if facts.augment:
+        raise ConfigError(
+            "`ckpt_path` must be of a fit to independent rows, and dataset.augment learns from changed copies of them. "
+            "Train again with dataset.augment=null."
+        )
+    if facts.class_weight:
+        raise ConfigError(
+            "`ckpt_path` must be of a fit without class weights, under which the estimates are not those of the "
+            "likelihood. Train again with dataset.class_weight=none."
+        )
+    if not module.has_intercept:
+        raise ConfigError(
+            "`ckpt_path` must be of a model with an intercept, got intercept=false. Train again with intercept=true."
         )
     separation = (trained.optimality or {}).get("separation", "")
     if separation and not firth:
-        raise _separated(separation)
+        raise _separated(separation, loss)
 
 
-def _separated(separation: str) -> DataError:
+def _separated(separation: str, loss: Loss) -> DataError:
     reason = separation.partition("; ")[0].removeprefix("no finite optimum: ")
+    firth = "Set firth=true" if loss.gives_log_odds else "Train again with link=logit and set firth=true"
     return DataError(
-        f"`ckpt_path` must be of a fit that has a finite optimum, and {reason}. Set firth=true for "
+        f"`ckpt_path` must be of a fit that has a finite optimum, and {reason}. {firth} for "
         "finite estimates with standard errors, or leave columns out with dataset.drop and train again."
     )
 
@@ -248,7 +276,7 @@ def check_options(request: InferenceRequest, design: Design) -> None:
         ConfigError: One of them.
     """
     covariance = request.covariance or "hessian"
-    if request.firth and covariance != "hessian":
+    if request.firth and covariance not in OF_LIKELIHOOD:
         raise ConfigError(
             f"`covariance={covariance}` must not go with firth=true, whose standard errors are those of the "
             "information. Leave out one of them."
@@ -258,10 +286,10 @@ def check_options(request: InferenceRequest, design: Design) -> None:
             f"`covariance={covariance}` must be asked of a model of two classes: it divides by the leverage of a row, "
             f"and {len(design.classes) + 1} classes have a matrix for it. Set covariance=HC0, or HC1."
         )
-    if covariance != "hessian" and (request.profile or request.tests):
+    if covariance not in OF_LIKELIHOOD and (request.profile or request.tests):
         key = "interval=profile" if request.profile else "test=lrt"
         raise ConfigError(
-            f"`{key}` must go with covariance=hessian: the likelihood itself takes the model for true. "
+            f"`{key}` must go with covariance=auto: the likelihood itself takes the model for true. "
             f"Leave out {key}, or covariance={covariance}."
         )
     group = request.config.dataset.get("split", {}).get("group")
@@ -307,7 +335,7 @@ def data_in_float64(request: InferenceRequest) -> TensorDataModule:
     config, theirs = request.config, request.trained.facts
     dataset = {**config.dataset, "standardize": True}
     optimizer = {"name": "newton"}
-    data = build_data(dataclasses.replace(config, dataset=dataset, precision="64", optimizer=optimizer))
+    data = build_data(replace(config, dataset=dataset, precision="64", optimizer=optimizer))
     facts = data.facts
     same = (facts.num_features, facts.feature_names, facts.class_names) == (
         *(theirs.num_features, theirs.feature_names),
@@ -386,7 +414,7 @@ def _maximum(request: InferenceRequest, data: TensorDataModule, likelihood: Like
             sample_weight=data.sample_weight("train"),
         )
         if separation:
-            raise _separated(separation) from None
+            raise _separated(separation, objective.row_loss) from None
         raise
 
 
@@ -413,12 +441,37 @@ def check_gap(request: InferenceRequest, start: Evaluation, found: Maximum) -> N
 # Parts
 
 
+def _standardization(problem: Problem, facts: DataFacts, rows: RowSource) -> Coordinates:
+    """Mean and deviation of all features as they are stored, also of those that a fit does not standardize."""
+    if not any(column.keeps_scale for column in facts.columns):
+        return problem.model
+    kept = torch.cat([torch.full((column.num_features,), column.keeps_scale) for column in facts.columns])
+    measured = drive(request_pass(ColumnMoments(problem)), rows)
+    return Coordinates(*(torch.where(kept, *pair) for pair in zip(measured, problem.model, strict=True)))
+
+
 def _start(trained: TrainedModel, design: Design, facts: DataFacts, mean: Tensor, std: Tensor) -> Tensor:
     """The checkpoint's parameters (M, P) by standardized features."""
     coef, intercept = trained.module.model.in_source_units()
     parameters = design.of_point(torch.cat([coef, intercept.unsqueeze(1)], dim=1), facts)
     standardized: Tensor = torch.linalg.solve(to_source_units(design, mean, std), parameters.T)
     return standardized.T
+
+
+def _link_of(loss: Loss, design: Design) -> Loss:
+    """The loss of the classes in the order of the design."""
+    return loss if design.sign > 0 else LOSSES[loss.mirror]
+
+
+def _link_in_words(loss: Loss, design: Design) -> list[str]:
+    ratio = _link_of(loss, design).ratio_in_words
+    lines = [f"{ratio} (Prentice and Gloeckler, 1978)"] if ratio else []
+    if not loss.is_convex:
+        lines.append(
+            f"the likelihood of a {loss.name} link is not concave: the estimates are a stationary point, and other "
+            "maxima are not excluded"
+        )
+    return lines
 
 
 def _weights_in_words(kind: str | None, rows: float, weights: Tensor | None, chosen: bool) -> list[str]:

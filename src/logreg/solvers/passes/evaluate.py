@@ -110,7 +110,7 @@ class Evaluate(Pass[Derivatives]):
         """``dtype`` is the floating type of value and gradient, ``hessian`` of the Hessian; ``None`` for no Hessian.
 
         ``since`` is a point in the same coordinates whose Hessian is known: then the largest change of the logits from
-        that point is computed.  The Hessian of a loss that is not convex is the observed one, unless ``expected``.
+        that point is computed.  The Hessian is the observed one, unless ``expected``: then it is Fisher's information.
         """
         self.takes_sparse = hessian is None
         super().__init__(problem, coordinates, dtype)
@@ -139,8 +139,11 @@ class Evaluate(Pass[Derivatives]):
         features, weights = rows.features, rows.weights
         logits, loss = self.logits(rows), self.problem.loss
         values, residuals, curvature = loss.evaluate(logits, rows.labels)
-        if self._wants is not None and not (loss.is_convex or self._expected):
-            curvature = loss.curvature(logits, rows.targets)
+        if self._wants is not None and loss.curvature_needs_targets:
+            if self._expected:
+                curvature = loss.expected_curvature(logits)
+            elif not loss.is_convex:
+                curvature = loss.curvature(logits, rows.targets)
         self._loss += (values if weights is None else values * weights[:, 0]).sum(dtype=torch.float64)
         if weights is not None:
             residuals *= weights
@@ -188,10 +191,14 @@ class Evaluate(Pass[Derivatives]):
         self._change = torch.maximum(self._change, most)
         return logits
 
+    def gram(self, features: Tensor, weights: Tensor) -> Tensor:
+        """Sum over the rows of weight x x', for features (n, D) and weights (n, 1): shape (D, D)."""
+        return weighted_gram(features, weights)
+
     def _add_hessians(self, features: Tensor, spread: Tensor, sums: Tensor, ones: Tensor) -> None:
         d = self.problem.num_features
         for output, hessian in enumerate(self._hessian):
-            hessian[:d, :d] += weighted_gram(features, spread[:, output : output + 1])
+            hessian[:d, :d] += self.gram(features, spread[:, output : output + 1])
             hessian[:d, d] += sums[output]
             hessian[d, :d] += sums[output]
             hessian[d, d] += ones[output]
