@@ -45,6 +45,7 @@ def coefficient_rows(
     coef = (to_source @ found.parameters.flatten()).tolist()
     errors = (to_source @ covariance @ to_source.T).diagonal().sqrt().tolist()
     quantile = NormalDist().inv_cdf((1 + confidence) / 2)
+    log_odds = likelihood.problem.loss.gives_log_odds
     rows, limit_error = [], 0.0
     for output, class_name in enumerate(design.classes):
         for position in (size - 1, *range(size - 1)):  # the intercept first
@@ -60,10 +61,10 @@ def coefficient_rows(
                 low, high = limits[0].value, limits[1].value
                 limit_error = max(limit_error, *(limit.error for limit in limits))
             z = value / error
-            per_std = None
+            per_unit, per_std = Effect.of(value, error, low, high, 1.0, log_odds), None
             if position < size - 1:
-                per_std = Effect.of(value, error, low, high, float(std[design.features[position]]))
-            rows.append(Coefficient(name, class_name, z, normal_tails(z), Effect.of(value, error, low, high), per_std))
+                per_std = Effect.of(value, error, low, high, float(std[design.features[position]]), log_odds)
+            rows.append(Coefficient(name, class_name, z, normal_tails(z), per_unit, per_std))
     return rows, limit_error if profile else None
 
 

@@ -24,9 +24,10 @@ class TermTest(NamedTuple):
 
 @dataclass(frozen=True)
 class Effect:
-    """A coefficient in some unit of its feature, with its interval; odds ratios are ``None`` where float64 overflows.
+    """A coefficient in some unit of its feature, with its interval.
 
-    For several classes the odds are those against the reference class.
+    Odds ratios are ``None`` where float64 overflows, and where coefficients are not log-odds, as of a probit link.  For
+    several classes the odds are those against the reference class.
     """
 
     coef: float
@@ -38,9 +39,9 @@ class Effect:
     odds_ratio_high: float | None
 
     @classmethod
-    def of(cls, coef: float, std_error: float, low: float, high: float, factor: float = 1.0) -> Effect:
-        """The effect in a unit ``factor`` times as large."""
-        ratios = [_exponential(factor * number) for number in (coef, low, high)]
+    def of(cls, coef: float, std_error: float, low: float, high: float, factor: float, log_odds: bool) -> Effect:
+        """The effect in a unit ``factor`` times as large; ``log_odds`` says whether there are odds ratios."""
+        ratios = [_exponential(factor * number) if log_odds else None for number in (coef, low, high)]
         return cls(factor * coef, factor * std_error, factor * low, factor * high, *ratios)
 
 
@@ -50,7 +51,7 @@ class Coefficient:
 
     Attributes:
         feature: Name of the feature, or "intercept".
-        class_name: The class whose log-odds against the reference class the coefficient is of.
+        class_name: The class whose log-odds against the reference class, or linear predictor, the coefficient is of.
         z: The coefficient in standard errors.
         p: Two-sided p-value of z by the normal distribution.
         per_unit: The effect of one source unit.
@@ -155,6 +156,7 @@ class CoefficientTable:
         effects: Effects on the probabilities; ``None`` where they were not asked for.
         effects_at: "average" over the rows, at the "mean" of the features, or "none".
         notes: Sentences for the user.
+        link: Name of the link; coefficients are log-odds for "logit" alone.
     """
 
     checkpoint: str
@@ -174,6 +176,12 @@ class CoefficientTable:
     effects: tuple[MarginalEffect, ...] | None = None
     effects_at: str = "none"
     notes: tuple[str, ...] = ()
+    link: str = "logit"
+
+    @property
+    def gives_odds(self) -> bool:
+        """Whether the exponential of a coefficient is a ratio of odds."""
+        return self.link == "logit"
 
 
 def _exponential(number: float) -> float | None:

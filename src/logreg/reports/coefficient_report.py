@@ -37,7 +37,8 @@ def coefficient_lines(table: CoefficientTable) -> list[str]:
     lines = [f"{table.checkpoint} on {table.data}", ""]
     for class_name, rows in by_class(table).items():
         lines += [log_odds_in_words(table, class_name), "", *aligned(*coefficient_cells(table, rows)), ""]
-        lines += [odds_in_words(table, class_name), "", *aligned(*odds_cells(rows)), ""]
+        if table.gives_odds:
+            lines += [odds_in_words(table, class_name), "", *aligned(*odds_cells(rows)), ""]
     for class_name, cells in effect_cells(table).items():
         lines += [effects_in_words(table, class_name), "", *aligned(*cells), ""]
     if table.tests is not None:
@@ -53,7 +54,8 @@ def by_class(table: CoefficientTable) -> dict[str, list[Coefficient]]:
 
 def log_odds_in_words(table: CoefficientTable, class_name: str) -> str:
     """What the coefficients of a class are, and their standard errors."""
-    return f"log-odds of {class_name!r} against {table.reference_class!r}; standard errors {covariance_in_words(table)}"
+    scale = "log-odds" if table.gives_odds else f"linear predictor of the {table.link} link"
+    return f"{scale} of {class_name!r} against {table.reference_class!r}; standard errors {covariance_in_words(table)}"
 
 
 def odds_in_words(table: CoefficientTable, class_name: str) -> str:

@@ -161,7 +161,8 @@ def inference_lines(table: CoefficientTable | None, level: str = "##") -> list[s
     lines = [f"{level} Coefficients with standard errors", ""]
     for class_name, rows in by_class(table).items():
         lines += [f"{log_odds_in_words(table, class_name)}.", "", *markdown_table(*coefficient_cells(table, rows)), ""]
-        lines += [f"{odds_in_words(table, class_name)}.", "", *markdown_table(*odds_cells(rows)), ""]
+        if table.gives_odds:
+            lines += [f"{odds_in_words(table, class_name)}.", "", *markdown_table(*odds_cells(rows)), ""]
     for class_name, effects in effect_cells(table).items():
         lines += [f"{effects_in_words(table, class_name)}.", "", *markdown_table(*effects), ""]
     if table.tests is not None:

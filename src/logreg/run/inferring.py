@@ -166,6 +166,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         limit_error=limit_error,
         effects=effects,
         effects_at=request.effects,
+        link="logit" if trained.module.objective.row_loss.gives_log_odds else trained.module.objective.loss,
         notes=(
             *_weights_in_words(kind, rows, weights, request.weights == "auto"),
             *_clusters_in_words(clusters, covariance),
@@ -263,6 +264,13 @@ def check_options(request: InferenceRequest, design: Design) -> None:
         raise ConfigError(
             f"`{key}` must go with covariance=hessian: the likelihood itself takes the model for true. "
             f"Leave out {key}, or covariance={covariance}."
+        )
+    loss = request.trained.module.objective.row_loss
+    if not loss.gives_log_odds and (request.firth or request.effects != "none"):
+        key = "firth=true" if request.firth else f"effects={request.effects}"
+        raise ConfigError(
+            f"`{key}` must go with link=logit, and this model has link={loss.name}. Leave it out, or train again with "
+            "link=logit."
         )
     group = request.config.dataset.get("split", {}).get("group")
     if group is not None and not covariance.startswith(CLUSTER):
@@ -377,6 +385,12 @@ def _maximum(request: InferenceRequest, data: TensorDataModule, likelihood: Like
     try:
         return maximize(likelihood, start)
     except DataError:
+        if request.firth:
+            raise DataError(
+                "`firth=true` must find the maximum of Firth's penalized likelihood, and "
+                f"{likelihood.max_steps} steps do not reach it: there are few rows for the number of parameters. "
+                "Take more rows, or leave columns out, and train again."
+            ) from None
         objective = request.trained.module.objective
         separation = explain_separation(
             data.feature_reader("train"),
