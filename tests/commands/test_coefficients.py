@@ -485,6 +485,14 @@ def test_a_fit_without_standard_errors_is_refused(what: str, tmp_path: Path, ref
     assert line.endswith(way_out)
 
 
+def test_copies_of_changed_images_are_no_rows(tmp_path: Path, refused: Callable[..., str]) -> None:
+    typed = ("dataset=digits", "dataset.classes=[3,8]", "dataset.augment=flip", "optimizer=newton", "max_epochs=2")
+    run = train(tmp_path, *typed, "l2=0")
+    line = "since a changed image tells little that its row does not. Train again without dataset.augment."
+    assert refused(run).endswith(line)
+    assert refused(run, "firth=true").endswith(line)
+
+
 def test_the_ways_out_work(tmp_path: Path, ask: Ask, refused: Callable[..., str]) -> None:
     columns = drawn()
     columns["school"] = [f"s{row % 9}" for row in range(120)]

@@ -191,7 +191,7 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
         firth: Whether it will be fitted again, with Firth's penalty: then its own penalty or separation is no matter.
 
     Raises:
-        ConfigError: It has a penalty, class weights, no intercept or separate outputs.
+        ConfigError: It has a penalty, class weights, changed images, no intercept or separate outputs.
         DataError: It has too few rows, too many parameters, or no finite optimum.
     """
     module, facts = trained.module, trained.facts
@@ -212,6 +212,11 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
         raise ConfigError(
             "`ckpt_path` must be of a fit without class weights, under which the estimates are not those of the "
             "likelihood. Train again with dataset.class_weight=none."
+        )
+    if facts.augment:
+        raise ConfigError(
+            "`ckpt_path` must be of a fit to the rows as they are, since a changed image tells little that its row "
+            "does not. Train again without dataset.augment."
         )
     if not module.has_intercept:
         raise ConfigError(
