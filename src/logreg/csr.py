@@ -28,6 +28,12 @@ MIN_BAG_COLUMNS = 9
 CHECKED_NUMEL = 2**20
 """Non-zeros that are checked at once, so that temporary copies of them stay small."""
 
+MOST_COLUMNS = 2**27
+"""Largest number of columns; an exact fit holds some ten vectors of that many float64, of 1 GiB each.
+
+A wrong index in a file would otherwise fill the memory.
+"""
+
 MIN_NONZEROS_OF_COPY = 8
 """Non-zeros of a product, for each coefficient of an output, from which copying these in another order pays."""
 
@@ -88,7 +94,7 @@ def checked_sparse(features: Any) -> Tensor:
 
     Raises:
         DataError: The features are no matrix of real numbers, a sparse tensor in another form than CSR, or their
-            arrays do not fit together.
+            arrays do not fit together, or they have more than `MOST_COLUMNS`.
     """
     if isinstance(features, Tensor):
         if features.layout == torch.strided or features.ndim != 2 or features.is_complex():
@@ -106,6 +112,11 @@ def checked_sparse(features: Any) -> Tensor:
             f"sparse `features` must have valid CSR arrays, got: {error}. Make them with "
             "scipy.sparse.csr_array((values, (rows, columns)), shape=(N, D))."
         ) from None
+    if matrix.shape[1] > MOST_COLUMNS:
+        raise DataError(
+            f"sparse `features` must have at most {MOST_COLUMNS:,} columns, got {matrix.shape[1]:,}: a fit needs "
+            "memory for each, even where no row has it. Number those that rows have anew, or hash them into fewer."
+        )
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
         matrix.sum_duplicates()

@@ -133,9 +133,16 @@ class Column:
         if self.kind == "number":
             values: tuple[str, ...] = (self.name,)
         else:
-            levels = (*self.levels, RARE) if self.rare_levels else self.levels
-            values = tuple(f"{self.name}={level}" for level in levels)
+            values = tuple(f"{self.name}={level}" for level in self.all_levels)
         return (() if self.constant else values) + ((f"{self.name} is missing",) if self.indicator else ())
+
+    @property
+    def all_levels(self) -> tuple[str, ...]:
+        """Names of its one-hot features: the levels, and ``(rare)`` where there are rare ones.
+
+        A row of train has 1 in one of them, so that they add up to the intercept.
+        """
+        return (*self.levels, RARE) if self.rare_levels else self.levels
 
     @cached_property
     def places(self) -> Mapping[str, int]:

@@ -61,10 +61,9 @@ def coefficient_rows(
                 low, high = limits[0].value, limits[1].value
                 limit_error = max(limit_error, *(limit.error for limit in limits))
             z = value / error
-            per_std = None
+            per_unit, per_std = Effect.of(value, error, low, high, has_odds=has_odds), None
             if position < size - 1:
                 per_std = Effect.of(value, error, low, high, float(std[design.features[position]]), has_odds)
-            per_unit = Effect.of(value, error, low, high, has_odds=has_odds)
             rows.append(Coefficient(name, class_name, z, normal_tails(z), per_unit, per_std))
     return rows, limit_error if profile else None
 

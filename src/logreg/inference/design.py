@@ -71,8 +71,8 @@ class Design:
         point = point.clone()
         for first, column in columns_of(facts):
             if column.name in self.references:
-                levels = slice(first, first + column.num_values)
-                reference = point[:, first + column.levels.index(self.references[column.name])].clone()
+                levels = slice(first, first + len(column.all_levels))
+                reference = point[:, first + column.all_levels.index(self.references[column.name])].clone()
                 point[:, levels] -= reference.unsqueeze(1)
                 point[:, -1] += reference
         if len(point) > len(self.outputs):
@@ -133,7 +133,7 @@ def choose_design(facts: DataFacts, num_outputs: int, reference: Mapping[str, ob
     for first, column in columns_of(facts):
         of_column = [first + number for number in range(len(column.feature_names))]
         if column.name in references:
-            del of_column[column.levels.index(references[column.name])]
+            del of_column[column.all_levels.index(references[column.name])]
         terms.append(Term(column.name, tuple(range(len(features), len(features) + len(of_column)))))
         features += of_column
     if not facts.columns:
@@ -156,13 +156,15 @@ def _references(facts: DataFacts, reference: Mapping[str, object]) -> dict[str, 
     Raises:
         ConfigError: A column or a level is not there.
     """
-    with_levels = {column.name: column for column in facts.columns if column.levels and not column.constant}
-    found = {name: column.levels[0] for name, column in with_levels.items()}
+    with_levels = {column.name: column for column in facts.columns if column.all_levels and not column.constant}
+    found = {name: column.all_levels[0] for name, column in with_levels.items()}
     for name, level in reference.items():
         text = str(level).lower() if isinstance(level, bool) else str(level)
         if name not in with_levels:
-            everything = [column.name for column in facts.columns]
-            if name in everything:
+            kinds = {column.name: column.kind for column in facts.columns}
+            if kinds.get(name) == "text":
+                raise ConfigError(f"`reference` must name columns with levels, and {name!r} is a text. Leave it out.")
+            if name in kinds:
                 raise ConfigError(
                     f"`reference` must name columns with levels, and {name!r} is a column of numbers. "
                     f"Leave it out, or train with dataset.categorical=[{name}]."
@@ -174,8 +176,8 @@ def _references(facts: DataFacts, reference: Mapping[str, object]) -> dict[str, 
                 name,
                 did_you_mean(name, with_levels),
             )
-        if text not in with_levels[name].levels:
-            raise ConfigError.not_a_choice(f"reference.{name}", with_levels[name].levels, text)
+        if text not in with_levels[name].all_levels:
+            raise ConfigError.not_a_choice(f"reference.{name}", with_levels[name].all_levels, text)
         found[name] = text
     return found
 

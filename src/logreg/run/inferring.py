@@ -181,6 +181,7 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         limit_error=limit_error,
         effects=effects,
         effects_at=request.effects,
+        link="logit" if trained.module.objective.row_loss.gives_log_odds else trained.module.objective.loss,
         notes=(
             *_weights_in_words(kind, rows, weights, request.weights == "auto"),
             *_clusters_in_words(clusters, covariance),
@@ -207,7 +208,7 @@ def check_fit(trained: TrainedModel, design: Design, firth: bool) -> None:
         firth: Whether it will be fitted again, with Firth's penalty: then its own penalty or separation is no matter.
 
     Raises:
-        ConfigError: It has a penalty, class weights, no intercept or separate outputs.
+        ConfigError: It has a penalty, class weights, changed images, no intercept or separate outputs.
         DataError: It has too few rows, too many parameters, or no finite optimum.
     """
     module, facts = trained.module, trained.facts
@@ -405,6 +406,12 @@ def _maximum(request: InferenceRequest, data: TensorDataModule, likelihood: Like
     try:
         return maximize(likelihood, start)
     except DataError:
+        if request.firth:
+            raise DataError(
+                "`firth=true` must find the maximum of Firth's penalized likelihood, and "
+                f"{likelihood.max_steps} steps do not reach it: there are few rows for the number of parameters. "
+                "Take more rows, or leave columns out, and train again."
+            ) from None
         objective = request.trained.module.objective
         separation = explain_separation(
             data.feature_reader("train"),

@@ -144,6 +144,7 @@ HEAD = (
         ("1 1:2\n0 3:\n", HEAD.format("'3:' in line 2")),
         ("1 1:2\n0 3\n", HEAD.format("'3' in line 2")),
         ("1 1:2\n0 99999999999:1\n", HEAD.format("the index 99999999999 above 2147483647 in line 2")),
+        ("1 1:2\n0 2000000000:1\n", "must have at most 134,217,728 columns, got 2,000,000,000: a fit needs memory"),
         ("1 1:2\n0 1:x\n", HEAD.format("'1:x' in line 2")),
         ("", "`dataset.path` must have rows, got none [in a.svm]."),
         ("# nothing\n", "`dataset.path` must have rows, got none [in a.svm]."),
