@@ -337,45 +337,6 @@ def test_rare_levels_are_one_level(reference: str, tmp_path: Path, ask: Ask) -> 
     assert {test["term"]: test["degrees"] for test in joined["tests"]} == {"a": 1, "b": 1, "color": 2}
 
 
-@pytest.mark.parametrize("link", ["probit", "cloglog"])
-def test_other_links_have_standard_errors_and_no_odds(
-    link: str, tmp_path: Path, ask: Ask, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    columns = drawn()
-    run = fitted(tmp_path, write(tmp_path, {name: columns[name] for name in ("a", "b", "y")}), "y", f"link={link}")
-    x = np.column_stack([np.ones(120), columns["a"], columns["b"]])
-    is_yes = np.array(columns["y"]) == "yes"
-
-    def loss(parameters: Array) -> float:
-        z = x @ parameters
-        p = norm.cdf(z) if link == "probit" else -np.expm1(-np.exp(z))
-        return -float(np.log(np.where(is_yes, p, 1 - p)).sum())
-
-    answer = ask(run)
-    coef = np.array(values(answer, "coef"))
-    best = minimize(loss, np.zeros(3), tol=1e-10)
-    assert coef == pytest.approx(best.x, abs=1e-4)
-    assert answer["fit"]["log_likelihood"] == pytest.approx(-best.fun, rel=1e-9)
-    step = 1e-3 * np.eye(3)  # second differences of the likelihood: the observed information
-    information = [
-        [(loss(coef + a + b) - loss(coef + a - b) - loss(coef - a + b) + loss(coef - a - b)) / 4e-6 for b in step]
-        for a in step
-    ]
-    errors = np.sqrt(np.linalg.inv(information).diagonal())
-    assert values(answer, "std_error") == pytest.approx(errors.tolist(), rel=1e-5)
-    assert {row["per_unit"]["odds_ratio"] for row in answer["coefficients"]} == {None}
-    for key in ("firth=true", "effects=average"):
-        assert refused(run, key) == (
-            f"`{key}` must go with link=logit, and this model has link={link}. Leave it out, or train again with "
-            "link=logit."
-        )
-    assert main([f"ckpt_path={run.folder}", "report=true"]) == 0
-    printed = capsys.readouterr().out + (run.folder / "report.md").read_text(encoding="utf-8")
-    assert printed.count(f"linear predictor of the {link} link of 'yes' against 'no'") == 2
-    assert "odds" not in printed
-    assert not (run.folder / "figures" / "odds_ratios.png").exists()
-
-
 def test_firth_that_does_not_converge_does_not_advise_firth(
     tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

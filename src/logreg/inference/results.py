@@ -183,6 +183,11 @@ class CoefficientTable:
     notes: tuple[str, ...] = ()
     link: str = LOGIT
 
+    @property
+    def gives_odds(self) -> bool:
+        """Whether the exponential of a coefficient is a ratio of odds."""
+        return self.link == LOGIT
+
 
 def _exponential(number: float) -> float | None:
     try:

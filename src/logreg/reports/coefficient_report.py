@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from logreg.errors import name_list
-from logreg.inference.results import INTERCEPT, LOGIT, Coefficient, CoefficientTable
+from logreg.inference.results import INTERCEPT, Coefficient, CoefficientTable
 from logreg.terminal import on_one_line
 
 MAX_SHOWN = 100
@@ -41,7 +41,7 @@ def coefficient_lines(table: CoefficientTable) -> list[str]:
     lines = [f"{table.checkpoint} on {table.data}", ""]
     for class_name, rows in by_class(table).items():
         lines += [scale_in_words(table, class_name), "", *aligned(*coefficient_cells(table, rows)), ""]
-        if table.link == LOGIT:
+        if table.gives_odds:
             lines += [odds_in_words(table, class_name), "", *aligned(*odds_cells(rows)), ""]
     for class_name, cells in effect_cells(table).items():
         lines += [effects_in_words(table, class_name), "", *aligned(*cells), ""]
@@ -58,7 +58,7 @@ def by_class(table: CoefficientTable) -> dict[str, list[Coefficient]]:
 
 def scale_in_words(table: CoefficientTable, class_name: str) -> str:
     """What the coefficients of a class are, and their standard errors."""
-    scale = "log-odds" if table.link == LOGIT else f"{table.link} link of the probability"
+    scale = "log-odds" if table.gives_odds else f"{table.link} link of the probability"
     return f"{scale} of {class_name!r} against {table.reference_class!r}; standard errors {covariance_in_words(table)}"
 
 

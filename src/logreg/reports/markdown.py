@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from logreg.inference.results import LOGIT, CoefficientTable
+from logreg.inference.results import CoefficientTable
 from logreg.reports.coefficient_report import (
     TESTS_IN_WORDS,
     by_class,
@@ -161,7 +161,7 @@ def inference_lines(table: CoefficientTable | None, level: str = "##") -> list[s
     lines = [f"{level} Coefficients with standard errors", ""]
     for class_name, rows in by_class(table).items():
         lines += [f"{scale_in_words(table, class_name)}.", "", *markdown_table(*coefficient_cells(table, rows)), ""]
-        if table.link == LOGIT:
+        if table.gives_odds:
             lines += [f"{odds_in_words(table, class_name)}.", "", *markdown_table(*odds_cells(rows)), ""]
     for class_name, effects in effect_cells(table).items():
         lines += [f"{effects_in_words(table, class_name)}.", "", *markdown_table(*effects), ""]

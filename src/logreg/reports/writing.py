@@ -15,7 +15,7 @@ from logreg.evaluation.held_out import OF_CLASSES, Evaluation, frequent_mistakes
 from logreg.evaluation.measured import MAX_LISTED_CLASSES
 from logreg.evaluation.path_selection import path_csv
 from logreg.files import shown, write_whole
-from logreg.inference.results import INTERCEPT, LOGIT, CoefficientTable
+from logreg.inference.results import INTERCEPT, CoefficientTable
 from logreg.reports.drawing import write_figure
 from logreg.reports.html import as_html
 from logreg.reports.markdown import as_markdown
@@ -93,7 +93,7 @@ def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = No
         assert table is not None
         of_intercept, *others = (row for row in table.coefficients if row.class_name == class_name)
         mine = {row.feature: row for row in others}
-        names = (*OF_INFERENCE, *(ODDS_RATIOS if table.link == LOGIT else ()))
+        names = (*OF_INFERENCE, *(ODDS_RATIOS if table.gives_odds else ()))
         header += [f"{class_name} against {table.reference_class}", *(f"{class_name}: {name}" for name in names)]
         for place, line in enumerate(rows):
             row = of_intercept if place == 0 else mine.get(str(line[0]))
@@ -102,7 +102,7 @@ def coefficients_csv(module: LogisticModule, table: CoefficientTable | None = No
             else:
                 one = row.per_unit
                 line += [one.coef, one.std_error, row.z, row.p, one.low, one.high]
-                if table.link == LOGIT:
+                if table.gives_odds:
                     line += [one.odds_ratio, one.odds_ratio_low, one.odds_ratio_high]
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
@@ -136,7 +136,7 @@ def add_inference(folder: Path, module: LogisticModule, table: CoefficientTable)
     summary = replace(summary, inference=table)
     figures = re.findall(r"\]\(figures/([^)]+)\)", (folder / "report.md").read_text(encoding="utf-8"))
     with lettered([table.data, *table.classes, *(row.feature for row in table.coefficients)]):
-        figure = forest_plot(table, f"{label(table.data, 50)}: odds ratios") if table.link == LOGIT else None
+        figure = forest_plot(table, f"{label(table.data, 50)}: odds ratios")
         if figure is not None:
             write_figure(figure, folder / "figures" / FOREST_PLOT)
             figures = [*(name for name in figures if name != FOREST_PLOT), FOREST_PLOT]

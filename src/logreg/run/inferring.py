@@ -181,7 +181,6 @@ def infer(request: InferenceRequest) -> CoefficientTable:
         limit_error=limit_error,
         effects=effects,
         effects_at=request.effects,
-        link="logit" if trained.module.objective.row_loss.gives_log_odds else trained.module.objective.loss,
         notes=(
             *_weights_in_words(kind, rows, weights, request.weights == "auto"),
             *_clusters_in_words(clusters, covariance),
