@@ -1,8 +1,9 @@
 """Compares cross-validated regularization paths with R's cv.glmnet and scikit-learn's LogisticRegressionCV.
 
 Ridge, elastic net (l1_ratio 0.5) and lasso, in 10 folds, at the strengths that cv.glmnet chooses: 100 of them, or fewer
-where it stops early.  The tables are breast_cancer (569 x 30), and 4,600 x 57 of skewed columns that are 0 or more, as
-in the spambase data.  All columns are standardized before, and the folds are the same.
+where it stops early.  The tables are breast_cancer (569 x 30), 4,600 x 57 of skewed columns that are 0 or more, as in
+the spambase data, and birthwt of R's package MASS (189 x 9, where there is R).  All columns are standardized before,
+and the folds are the same.  Last, ridge for the 10 classes of digits (softmax), against scikit-learn alone.
 
 glmnet stops at its default tolerance, ours where the relative gap of every fit is certified.  The gaps of glmnet's
 fits on all rows are computed here in float64.  scikit-learn fits ridge alone, with newton-cholesky, at its default
@@ -99,6 +100,13 @@ write.table(found, file.path(folder, "deviance.csv"), sep = ",", quote = FALSE, 
 """Runs cv.glmnet with tight tolerances, and writes a line for each strength: the mean deviances."""
 
 
+BIRTHWT = """
+columns <- model.matrix(~ age + lwt + factor(race) + smoke + ptl + ht + ui + ftv, MASS::birthwt)[, -1]
+write.table(cbind(MASS::birthwt$low, columns), sep = ",", row.names = FALSE, col.names = FALSE)
+"""
+"""Prints a line for each row: low, and the features."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table with its folds."""
@@ -132,11 +140,12 @@ def main(typed: Sequence[str] | None = None) -> int:
     if reason:
         print(f"without cv.glmnet: {reason}")
     torch.set_num_threads(1)
-    for table in tables(arguments.tiny):
+    for table in tables(arguments.tiny, with_r=not reason):
         for penalty, ratio in RATIOS.items():
             print(f"\n{table.name}, {penalty}: {FOLDS} folds, processor seconds")
             with tempfile.TemporaryDirectory() as folder:
                 compare(table, ratio, arguments.gap, arguments.repeats, arguments.tiny, Path(folder), not reason)
+    compare_softmax(arguments.gap, arguments.repeats, arguments.tiny)
     return 0
 
 
@@ -148,7 +157,7 @@ def _missing() -> str:
     return "R has no package glmnet (Debian: apt install r-cran-glmnet)" if done.returncode else ""
 
 
-def tables(tiny: bool) -> list[Table]:
+def tables(tiny: bool, with_r: bool) -> list[Table]:
     """The tables."""
     from sklearn.datasets import load_breast_cancer
 
@@ -158,13 +167,19 @@ def tables(tiny: bool) -> list[Table]:
     coef = torch.randn(57, generator=draw, dtype=torch.float64) * (torch.rand(57, generator=draw) < 0.5)
     odds = ((skewed - skewed.mean(0)) / skewed.std(0)) @ coef
     spam = (torch.rand(4600, generator=draw, dtype=torch.float64) < torch.sigmoid(odds)).long()
+    given = [("breast_cancer", cancer.double(), labels), ("skewed columns", skewed, spam)]
+    if with_r:
+        values = torch.tensor([[float(one) for one in line.split(",")] for line in _of_r(BIRTHWT).split()]).double()
+        given.append(("birthwt", values[:, 1:], values[:, 0].long()))
     found = []
-    for name, x, y in (("breast_cancer", cancer.double(), labels), ("skewed columns", skewed, spam)):
-        rows, columns = (60, 4) if tiny else x.shape
-        x = x[:rows, :columns]
+    for name, x, y in given:
+        if tiny:
+            some = slice(None, None, len(x) // 60)
+            x, y = x[some, :4], y[some]
+        rows, columns = x.shape
         x = (x - x.mean(0)) / x.std(0, correction=0)
         folds = torch.randperm(len(x), generator=draw) % FOLDS
-        found.append(Table(f"{name} {rows:,} x {columns}", x, y[:rows], folds))
+        found.append(Table(f"{name} {rows:,} x {columns}", x, y, folds))
     return found
 
 
@@ -214,6 +229,23 @@ def compare(table: Table, ratio: float, gap: float, repeats: int, tiny: bool, fo
     )
 
 
+def compare_softmax(gap: float, repeats: int, tiny: bool) -> None:
+    """Prints the table of several classes: LogisticRegressionCV of both packages, with the fit at the best strength."""
+    from sklearn.datasets import load_digits
+
+    pixels, digits = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
+    features, labels = (pixels[:300, 20:28], digits[:300]) if tiny else (pixels, digits)
+    draw = torch.Generator().manual_seed(1)
+    table = Table("digits", features / 16, labels, torch.randperm(len(labels), generator=draw) % (FOLDS // 2))
+    strengths = [Strength(10.0**-power) for power in torch.linspace(0, 6, 3 if tiny else 25).tolist()]
+    print(f"\ndigits {len(labels):,} x {features.shape[1]}, softmax, ridge: {FOLDS // 2} folds, processor seconds")
+    arms = {
+        "ours": lambda: _by_class(table, strengths, 0.0, gap),
+        "scikit-learn": lambda: _sklearn(table, strengths),
+    }
+    _show(alternate(arms, repeats))
+
+
 def _default_strengths(table: Table, ratio: float, number: int) -> list[Strength]:
     if ratio:
         return default_l1_strengths(table.problem, table.rows, ratio, number)
@@ -222,9 +254,13 @@ def _default_strengths(table: Table, ratio: float, number: int) -> list[Strength
 
 
 def _in_r(script: str, folder: Path, ratio: float) -> str:
-    """Runs a script in R, and returns what it prints."""
-    command = ["Rscript", "-e", script, str(folder), str(ratio)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    """Runs a script in R on the files of a table, and returns what it prints."""
+    return _of_r(script, str(folder), str(ratio))
+
+
+def _of_r(script: str, *arguments: str) -> str:
+    """What a script prints in R."""
+    return subprocess.run(["Rscript", "-e", script, *arguments], capture_output=True, text=True, check=True).stdout
 
 
 def _ours(table: Table, strengths: Sequence[Strength], gap: float, paths: list[FoldPaths]) -> list[float]:
