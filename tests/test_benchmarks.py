@@ -55,7 +55,9 @@ FAST = [
         ["test_nan: passed", "test_sparsify[asarray]: not applicable", " 0 failed"],
     ),
     SmokeRun(
-        "cross_validation", "--tiny --repeats 1 --without-r", ["60 x 4, lasso: 10 folds", "55 of 55 fits certified"]
+        "cross_validation",
+        "--tiny --repeats 1 --without-r",
+        ["64 x 4, lasso: 10 folds", "55 of 55 fits certified", "softmax"],
     ),
     SmokeRun("l1", "--part path --tiny --repeats 1 --rival celer", ["500 x 5,000", "certified"]),
     SmokeRun("sparse", "--repeats 1 --rows 300 --features 60 --gap 1e-3", ["300 x 60", "2 classes", "| 1e-03 |"]),

@@ -13,7 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from logreg.facts import Batch
+from logreg.facts import Batch, DataFacts
+from logreg.inference.covariance import ScoreProducts
+from logreg.inference.design import choose_design
+from logreg.inference.effects import EffectSums
+from logreg.inference.likelihood import Likelihood, LikelihoodPass, Maximum, maximize
 from logreg.losses.objective import Objective
 from logreg.rows import MemoryRows
 from logreg.solvers.curvature_bound import Leverage
@@ -131,6 +135,17 @@ def _free(problem: Problem, columns: Sequence[int]) -> list[Tensor]:
     return [torch.tensor(columns)] * problem.num_outputs
 
 
+def _at_maximum(problem: Problem) -> tuple[Likelihood, Maximum]:
+    """The likelihood of all rows of `rows_of`, and its maximum."""
+    classes = max(2, problem.num_outputs)
+    rows = rows_of(classes, weighted=True)
+    facts = DataFacts("drawn", problem.num_features, tuple("abc"[:classes]), rows={"train": rows.num_rows})
+    own = problem_of(rows, Objective(problem.objective.loss), classes)
+    likelihood = Likelihood(own, rows, choose_design(facts, problem.num_outputs, {}, ""), classes)
+    size = likelihood.design.shape
+    return likelihood, maximize(likelihood, likelihood.evaluate(torch.zeros(size, dtype=torch.float64)))
+
+
 PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] = {
     Evaluate: lambda p, at: (Evaluate(p, p.model, at, hessian=torch.float64),),
     EvaluateSample: lambda p, at: (EvaluateSample(p, p.model, at, rows=10**9),),
@@ -172,6 +187,11 @@ PASSES: dict[type[Pass[Any]], Callable[[Problem, Tensor], Iterable[Pass[Any]]]] 
     SubspaceHessian: lambda p, at: _after(
         lambda cache: EvaluateAfterStep(p, p.model, at, cache),
         lambda cache: SubspaceHessian(p, p.model, _column(p, at), cache, 0),
+    ),
+    LikelihoodPass: lambda p, at: (LikelihoodPass(p, p.model, at, max(2, p.num_outputs)),),
+    ScoreProducts: lambda p, at: (ScoreProducts(*_at_maximum(p)),),
+    EffectSums: lambda p, at: (
+        EffectSums(*_at_maximum(p), at[0, 1:] * 0 + 1, at[0, 1:] * 0, at[0, 1:] * 0 + 1, torch.arange(5) < 2),
     ),
 }
 """Passes whose results do not depend on who had which rows, up to rounding; made anew for each process."""
