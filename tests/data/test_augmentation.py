@@ -206,7 +206,7 @@ def test_a_row_is_drawn_by_seed_epoch_and_position_and_by_nothing_else(monkeypat
 
     def order_of(data: TensorDataModule, epoch: int) -> Tensor:
         sampler = data.train_dataloader().sampler
-        sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # ours has it
         every = torch.arange(data.facts.rows["train"])
         return torch.cat([every[rows] for _, rows in sampler])
 
@@ -221,7 +221,7 @@ def test_a_row_is_drawn_by_seed_epoch_and_position_and_by_nothing_else(monkeypat
     assert not torch.equal(first, later)
     loader = data.train_dataloader()  # as Lightning has it: the same one for all epochs
     for epoch, found in ((0, first), (1, later), (0, first)):
-        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]  # ours has it
         assert torch.equal(by_row(list(loader), order_of(data, epoch)), found)
     whole = by_row(epoch_of(full := digits(batch_size=None), 0), order_of(full, 0))
     torch.testing.assert_close(whole, first, rtol=0, atol=0)
@@ -231,7 +231,7 @@ def test_a_row_is_drawn_by_seed_epoch_and_position_and_by_nothing_else(monkeypat
     # A process of a DataLoader has a copy of the dataset from before the epoch, and fetches some of the blocks.
     loader = data.train_dataloader()
     process = pickle.loads(pickle.dumps(loader.dataset))
-    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]
+    loader.sampler.set_epoch(1)  # type: ignore[attr-defined]  # ours has it
     for place, block in list(zip(loader.sampler, blocks, strict=True))[::-2]:
         assert torch.equal(process[place].features, block.features)
     torch.testing.assert_close(by_row(epoch_of(data, 1), order_of(data, 1)), later, rtol=0, atol=0)
