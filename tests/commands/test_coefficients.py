@@ -742,8 +742,12 @@ def test_other_links_have_the_numbers_of_glm(of_link: tuple[str, Run], ask: Ask)
     assert fit["aic"] == pytest.approx(20 - 2 * known["loglik"], rel=1e-10)
     assert fit["null_log_likelihood"] == pytest.approx(of_r()["birthwt"]["logit"]["null_loglik"], rel=1e-10)
     assert (answer["link"], answer["covariance"]) == (link, "expected")
-    assert {row[unit][key] for row in answer["coefficients"][1:] for unit in ("per_unit", "per_std")
-            for key in ("odds_ratio", "odds_ratio_low", "odds_ratio_high")} == {None}  # fmt: skip
+    assert {
+        row[unit][key]
+        for row in answer["coefficients"][1:]
+        for unit in ("per_unit", "per_std")
+        for key in ("odds_ratio", "odds_ratio_low", "odds_ratio_high")
+    } == {None}
     assert any("not concave" in note for note in answer["notes"]) == (link == "cauchit")
     assert any("ratio of hazards" in note for note in answer["notes"]) == (link == "cloglog")
 

@@ -5,8 +5,8 @@ n-grams have length 1 in a row.  Different texts are counted once, and texts of 
 them.
 
 scikit-learn's vectorizers give the same numbers, and tests hold that.  They are not used here because a run loads
-nothing else of scikit-learn: in ``benchmarks/text.py --gap 1e-3`` a run takes 0.61 of the time of scikit-learn's script
-with the counting here, and 0.79 with CountVectorizer and TfidfTransformer in its place, most of it for the import.
+nothing else of scikit-learn, whose import takes longer than the counting (``python -X importtime``); the whole command
+is compared with scikit-learn's in ``benchmarks/text.py``.
 
 References:
     Salton and Buckley (1988), Term-weighting approaches in automatic text retrieval, Information Processing &
