@@ -306,7 +306,12 @@ def test_dependent_columns_are_fitted() -> None:
 
 @pytest.mark.parametrize("strengths", [RIDGE, LASSO, ELASTIC_NET], ids=["ridge", "lasso", "elastic net"])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_parts_of_the_rows_are_fitted_as_each_alone(reduction: Any, strengths: Sequence[Strength]) -> None:
+@pytest.mark.parametrize("in_batch", [True, False])
+def test_parts_of_the_rows_are_fitted_as_each_alone(
+    in_batch: bool, reduction: Any, strengths: Sequence[Strength], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_batch:
+        monkeypatch.setattr("logreg.solvers.folds.MAX_SINGLE_NUMBERS", 0)
     x, y = table()
     rows = MemoryRows(x, y, 1.0 + torch.arange(len(y)) % 3)
     problem = problem_of(rows, Objective("bce", reduction), class_weight=(1.0, 2.0))
