@@ -46,6 +46,14 @@ def learned(
     return column, rows, unseen, list(notes)
 
 
+def test_few_sentences_are_levels_and_a_note_offers_their_words() -> None:
+    texts = [f"the weather was fine on day number {word}" for word in ("one", "two", "three", "four", "five", "six")]
+    *_, notes = learned(texts)
+    assert notes == ["sentences, used as levels; to learn from their words, add them to dataset.text: town"]
+    assert not learned([*texts, *texts])[3]
+    assert not learned(["one", "two", "three", "four"])[3]
+
+
 # Rare levels
 
 

@@ -142,6 +142,14 @@ def learn_encoding(
         f"if they are ids, add them to {columns.key('dataset.drop')}": [
             one.series.name for one in profiles if one.column is not None and one.is_unique_integer
         ],
+        f"sentences, used as levels; to learn from their words, add them to {columns.key('dataset.text')}": [
+            one.series.name
+            for one in profiles
+            if one.column is not None
+            and one.column.kind == "category"
+            and 2 * one.levels_in_train > (len(columns) if rows is None else len(rows))
+            and looks_like_text(one.series.levels)
+        ],
         f"joined levels with fewer than {columns.min_level_rows:,} train rows in one feature, {RARE}": [
             f"{one.series.name} {one.column.rare_levels:,} of {one.levels_in_train:,} levels, {one.rare_rows:,} rows"
             for one in profiles
