@@ -20,7 +20,7 @@ SOURCE = PROJECT / "src" / "logreg"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("csr", "errors", "constraints", "hardware", "invocation", "settings", "terminal", "stored_form"),
-    ("facts", "files", "rows", "losses", "config", "run_folder"),
+    ("facts", "files", "processes", "rows", "losses", "config", "run_folder"),
     ("data", "solvers"),
     ("evaluation", "inference", "optimality"),
     ("training",),

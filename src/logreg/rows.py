@@ -10,6 +10,7 @@ from torch import Tensor
 
 from logreg.csr import is_sparse, rows_at, selected_rows
 from logreg.facts import Batch
+from logreg.processes import Processes
 
 BLOCK_BYTES = 32 * 2**20
 """Bytes of a block of features in float32: large enough that the fixed cost of a block is small."""
@@ -132,11 +133,15 @@ class RowSource(Protocol):
     def may_be_held(self) -> bool:
         """Whether a solver may hold all rows in memory at once, as solvers in the span of the rows do."""
 
+    @property
+    def processes(self) -> Processes | None:
+        """The processes that share the split; ``None`` for one process."""
+
     def blocks(self) -> Iterator[Batch]:
-        """All rows in order, block by block."""
+        """All rows of this process in order, block by block."""
 
     def interleaved_blocks(self) -> Iterator[Batch]:
-        """All rows; with random access, each block is a sample of all rows."""
+        """All rows of this process; with random access, each block is a sample of them."""
 
 
 def dense_sample(rows: RowSource) -> Batch:
@@ -164,8 +169,10 @@ class BlockedRows:
         num_features: D.
         is_sparse: Whether the features are sparse; such rows are read in order, since a run of them is not copied.
         block_rows: Largest number of rows of a block.
+        processes: The processes that share the split; ``None`` for one process.
     """
 
+    processes: Processes | None = None
     may_be_held = True
     num_rows: int
     num_features: int
@@ -198,8 +205,18 @@ class BlockedRows:
 class MemoryRows(BlockedRows):
     """The rows of tensors in memory; blocks are views."""
 
-    def __init__(self, features: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Features (N, D) in source units, dense or sparse, labels (N,), weights (N,) or ``None``."""
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        sample_weight: Tensor | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        """Features (N, D) in source units, dense or sparse, labels (N,), weights (N,) or ``None``.
+
+        ``processes`` share the split, of which the tensors are the rows of this process; ``None`` for one process.
+        """
+        self.processes = processes
         self.features, self.labels, self.sample_weight = features, labels, sample_weight
         self.num_rows, self.num_features = len(labels), features.shape[1]
         self.is_sparse = is_sparse(features)

@@ -217,7 +217,7 @@ class _WithoutFold:
         self._rows, self._held_out = rows, folds == fold
         self.num_rows, self.num_features = int((~self._held_out).sum()), rows.num_features
         self.is_sparse, self.has_random_access = rows.is_sparse, rows.has_random_access
-        self.may_be_held = rows.may_be_held
+        self.may_be_held, self.processes = rows.may_be_held, rows.processes
         self._number = sum(1 for _ in rows.blocks()) if rows.has_random_access else 0
         """Blocks of a pass, where block i of n has the rows i, i + n, i + 2 n, ..."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
 
@@ -19,7 +18,9 @@ from logreg.inference.design import choose_design
 from logreg.inference.effects import EffectSums
 from logreg.inference.likelihood import Likelihood, LikelihoodPass, Maximum, maximize
 from logreg.losses.objective import Objective
+from logreg.processes import Processes, share
 from logreg.rows import MemoryRows
+from logreg.solvers.bounds import Bound
 from logreg.solvers.curvature_bound import Leverage
 from logreg.solvers.dual.row_space import DualRows
 from logreg.solvers.fit import EXACT, bound_of, problem_of
@@ -41,60 +42,11 @@ from logreg.solvers.passes.evaluate import Evaluate, EvaluateSample
 from logreg.solvers.passes.hessian import BlockCache, CurvatureSample, HessianDiagonal, HessianProduct, SampledCurvature
 from logreg.solvers.passes.moments import ColumnMoments
 from logreg.solvers.passes.precise import DualObjective, EvaluatePrecisely, RowNorms, centered_coordinates
-from logreg.solvers.passes.reduction import Accumulators, combined
 from logreg.solvers.passes.sampling import RowSample, StochasticDescent
 from logreg.solvers.problem import Problem
 from logreg.solvers.state import SolverState
 from logreg.solvers.subspace_descent import EvaluateAfterStep, SubspaceHessian
-
-
-class Simulated:
-    """One of several processes, each a thread: they meet at a barrier and add up what they bring."""
-
-    def __init__(self, rank: int, parts: list[Accumulators | None], barrier: Barrier) -> None:
-        self.rank, self.parts, self.barrier = rank, parts, barrier
-
-    def reduce(self, own: Accumulators) -> Accumulators:
-        self.parts[self.rank] = own
-        self.barrier.wait()
-        total = combined([part for part in self.parts if part is not None])
-        self.barrier.wait()
-        return total
-
-
-def together(sources: Sequence[MemoryRows], work: Callable[[MemoryRows, Simulated], Any]) -> list[Any]:
-    """What each process returns; the control flow of one that leaves the others breaks the barrier."""
-    barrier, parts = Barrier(len(sources), timeout=60), [None] * len(sources)
-
-    def process(rank: int) -> Any:
-        try:
-            return work(sources[rank], Simulated(rank, parts, barrier))  # type: ignore[arg-type]  # filled meanwhile
-        except BaseException:
-            barrier.abort()
-            raise
-
-    with ThreadPoolExecutor(len(sources)) as pool:
-        return list(pool.map(process, range(len(sources))))
-
-
-def dealt(memory: MemoryRows, processes: int) -> list[MemoryRows]:
-    """Parts of the rows: the second process has none, the last one all rows of class 0 that there are to deal."""
-    labels = memory.labels
-    number = torch.arange(len(labels)) % processes
-    number[number == 1] = 0
-    number[labels == 0] = processes - 1
-
-    def of(rank: int) -> MemoryRows:
-        some = number == rank
-        weights = None if memory.sample_weight is None else memory.sample_weight[some]
-        part = MemoryRows(memory.features[some], labels[some], weights)
-        part.block_rows = memory.block_rows
-        return part
-
-    parts = [of(rank) for rank in range(processes)]
-    assert not parts[1].num_rows or processes == 2
-    assert not bool((parts[0].labels == 0).any())
-    return parts
+from process_groups import Simulated, dealt, in_processes, together
 
 
 def rows_of(classes: int, weighted: bool, rows: int = 240, features: int = 5) -> MemoryRows:
@@ -232,14 +184,14 @@ def test_sums_over_processes_are_those_over_all_rows(kind: type[Pass[Any]], clas
     problem = problem_of(memory, Objective("bce" if classes == 2 else "cross_entropy", l2=0.1), classes)
     at = 0.1 * torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
-    def made(source: MemoryRows, one: Simulated | None) -> Any:
+    def made(source: MemoryRows) -> Any:
         requested = None
         for requested in PASSES[kind](problem, at):
-            run_pass(source, requested) if one is None else run_pass(source, requested, one)
+            run_pass(source, requested)
         assert requested is not None
         return requested.result()
 
-    alone = comparable(made(memory, None))
+    alone = comparable(made(memory))
     if kind is TriangularFactor:  # the factor of a QR decomposition is unique up to signs
         alone = [alone[0].T @ alone[0]]
     for result in together(dealt(memory, processes), made):
@@ -257,17 +209,17 @@ def test_the_largest_change_of_a_logit_is_that_over_all_processes(classes: int, 
     problem = problem_of(memory, Objective("bce" if classes == 2 else "cross_entropy", l2=0.1), classes)
     at = torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
-    def change(source: MemoryRows, one: Simulated | None) -> Tensor:
+    def change(source: MemoryRows) -> Tensor:
         requested = Evaluate(problem, problem.model, at, since=problem.zeros())
-        run_pass(source, requested, one)
+        run_pass(source, requested)
         found = requested.result().change
         assert found is not None
         return found
 
     parts = dealt(memory, processes)
-    assert len({float(change(part, None).max()) for part in parts}) > 1  # so the maximum is not that of every part
+    assert len({float(change(part).max()) for part in parts}) > 1  # so the maximum is not that of every part
     for found in together(parts, change):
-        torch.testing.assert_close(found, change(memory, None), rtol=1e-12, atol=0)
+        torch.testing.assert_close(found, change(memory), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 5])
@@ -284,9 +236,9 @@ def test_a_dependence_between_the_rows_of_two_processes_is_seen(processes: int) 
     parts += [MemoryRows(x[:0], step[:0]) for _ in range(processes - 2)]
     for kind, expected in ((ExactDependence, [True, False]), (DependenceResidual, [True, False])):
 
-        def found(source: MemoryRows, one: Simulated, kind: Any = kind) -> list[bool]:
+        def found(source: MemoryRows, kind: Any = kind) -> list[bool]:
             requested = kind(problem, combinations)
-            run_pass(source, requested, one)
+            run_pass(source, requested)
             result = requested.result()
             vanishes: Tensor = result if result.dtype == torch.bool else result < 1e-6
             return [bool(each) for each in vanishes]
@@ -305,9 +257,9 @@ def test_a_sample_has_rows_of_every_process_that_has_some(processes: int) -> Non
     problem = problem_of(memory, Objective("cross_entropy"), 3)
     parts = dealt(memory, processes)
 
-    def sampled(source: MemoryRows, one: Simulated) -> Batch:
+    def sampled(source: MemoryRows) -> Batch:
         requested = RowSample(problem)
-        run_pass(source, requested, one)
+        run_pass(source, requested)
         return requested.result()
 
     first, *others = together(parts, sampled)
@@ -323,12 +275,12 @@ def test_rows_drawn_by_curvature_are_those_of_every_process(processes: int) -> N
     memory = rows_of(3, weighted=True)
     problem = problem_of(memory, Objective("cross_entropy"), 3)
 
-    def drawn(source: MemoryRows, one: Simulated | None) -> tuple[Tensor, Tensor]:
+    def drawn(source: MemoryRows) -> tuple[Tensor, Tensor]:
         requested = CurvatureSample(problem, problem.model, problem.zeros(), 1e-9, 1000, seed=0)  # all rows
-        run_pass(source, requested, one)
+        run_pass(source, requested)
         return requested.result()
 
-    rows, weights = drawn(memory, None)
+    rows, weights = drawn(memory)
     assert len(rows) == int((weights > 0).sum()) > 0
     for found, their in together(dealt(memory, processes), drawn):
         torch.testing.assert_close(found.T @ (their.unsqueeze(1) * found), rows.T @ (weights.unsqueeze(1) * rows))
@@ -341,12 +293,12 @@ def test_stochastic_descent_gives_the_mean_of_the_points_of_those_that_have_rows
     coordinates = centered_coordinates(problem, next(memory.blocks()))
     parts = dealt(memory, processes)
 
-    def descended(source: MemoryRows, one: Simulated | None) -> Tensor:
+    def descended(source: MemoryRows) -> Tensor:
         requested = StochasticDescent(problem, coordinates, problem.zeros(), 0.1)
-        run_pass(source, requested) if one is None else run_pass(source, requested, one)
+        run_pass(source, requested)
         return requested.result()
 
-    points = [descended(part, None) for part in parts if part.num_rows]
+    points = [descended(part) for part in parts if part.num_rows]
     for found in together(parts, descended):
         torch.testing.assert_close(found, torch.stack(points).mean(0), rtol=1e-12, atol=1e-12)
 
@@ -372,15 +324,12 @@ def test_the_optimum_over_processes_is_that_over_all_rows(name: str, processes: 
     memory = rows_of(classes, weighted=features == 5, features=features)
     problem = problem_of(memory, objective, classes)
 
-    def solved(source: MemoryRows, one: Simulated | None) -> SolverState:
+    def solved(source: MemoryRows) -> SolverState:
         state = SolverState(problem, problem.zeros(), tolerance=1e-20 if optimizer == "lbfgs" else 1e-14)
-        if one is None:
-            drive(EXACT[optimizer](state), source)
-        else:
-            drive(EXACT[optimizer](state), source, one)
+        drive(EXACT[optimizer](state), source)
         return state
 
-    alone = solved(memory, None)
+    alone = solved(memory)
     assert alone.converged
     for state in together(dealt(memory, processes), solved):
         assert state.converged
@@ -391,14 +340,47 @@ def test_the_optimum_over_processes_is_that_over_all_rows(name: str, processes: 
         torch.testing.assert_close(state.solution, alone.solution, rtol=1e-9, atol=1e-9 * size)
 
 
+def _solved(processes: Processes | None, name: str) -> tuple[Tensor, Bound]:
+    """The optimum of a problem of `OPTIMA` and its bound, in a real process that has its share of the rows."""
+    classes, objective, optimizer, features = OPTIMA[name]
+    memory = rows_of(classes, weighted=features == 5, features=features)
+    problem = problem_of(memory, objective, classes)
+    if processes is not None:
+        own = share(memory.num_rows, processes.rank, processes.size)
+        memory = memory.at(torch.arange(own.start, own.stop))
+        memory.processes = processes
+    state = SolverState(problem, problem.zeros(), tolerance=1e-20 if optimizer == "lbfgs" else 1e-14)
+    drive(EXACT[optimizer](state), memory)
+    assert state.converged
+    return state.solution, bound_of(problem, state.solution, memory)
+
+
+def _all_solved(processes: Processes | None) -> list[tuple[Tensor, Bound]]:
+    return [_solved(processes, name) for name in OPTIMA]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_real_processes_find_and_certify_the_optimum_of_one(processes: int) -> None:
+    of_ranks = in_processes(processes, _all_solved)
+    for number, (solution, bound) in enumerate(_all_solved(None)):
+        for found, certified in (solved[number] for solved in of_ranks):
+            torch.testing.assert_close(found, solution, rtol=1e-9, atol=1e-9 * float(solution.abs().max()))
+            assert torch.equal(found, of_ranks[0][number][0])  # bit for bit, since each rank decides by it
+            assert certified.value == pytest.approx(bound.value, rel=1e-12)
+            assert certified.rigorous
+            assert certified.gap <= 1e-12 * bound.value
+
+
 def test_a_process_that_takes_another_path_is_noticed() -> None:
     # else the tests above would not see control flow that depends on the rows of one process
     memory = rows_of(2, weighted=False)
     problem = problem_of(memory, Objective("bce", l2=0.1))
 
-    def uneven(source: MemoryRows, one: Simulated) -> None:
-        one.barrier = one.barrier if one.rank else Barrier(2, timeout=0.2)
-        run_pass(source, HessianDiagonal(problem, problem.model, problem.zeros()), one)
+    def uneven(source: MemoryRows) -> None:
+        one = source.processes
+        assert isinstance(one, Simulated)
+        one.meeting = one.meeting if one.rank else Barrier(2, timeout=0.2)
+        run_pass(source, HessianDiagonal(problem, problem.model, problem.zeros()))
 
     with pytest.raises(RuntimeError):
         together(dealt(memory, 2), uneven)
@@ -419,9 +401,9 @@ def test_sums_of_very_many_outputs_are_those_of_few(name: str, monkeypatch: pyte
     problem = problem_of(memory, Objective("cross_entropy", l2=0.1), 3)
     at = 0.1 * torch.randn(problem.zeros().shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
-    def made(source: MemoryRows, one: Simulated | None) -> Any:
+    def made(source: MemoryRows) -> Any:
         requested = MANY_OUTPUTS[name](problem, at)
-        run_pass(source, requested) if one is None else run_pass(source, requested, one)
+        run_pass(source, requested)
         return requested.result()
 
     def numbers(result: Any) -> list[Tensor]:
@@ -431,11 +413,11 @@ def test_sums_of_very_many_outputs_are_those_of_few(name: str, monkeypatch: pyte
         without = result if curvature is None else (getattr(result, "evaluation", result)._replace(curvature=None))
         return comparable(without) + ([] if curvature is None else [curvature.own, curvature.mass])
 
-    few = numbers(made(memory, None))
+    few = numbers(made(memory))
     monkeypatch.setattr("logreg.solvers.passes.evaluate.MAX_JOINT_OUTPUTS", {torch.float32: 1, torch.float64: 1})
     monkeypatch.setattr("logreg.solvers.passes.evaluate.LARGEST_JOINT_OUTPUTS", 1)
     monkeypatch.setattr("logreg.rows.LOGITS_BYTES", {"cpu": 200})
-    many = made(memory, None)
+    many = made(memory)
     if "Evaluate" in name:
         assert getattr(many, "evaluation", many).curvature.joint is None
     for found in (many, *together(dealt(memory, 3), made)):

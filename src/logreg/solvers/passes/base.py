@@ -20,8 +20,8 @@ from torch import Tensor
 from logreg.csr import converted, is_sparse
 from logreg.facts import Batch
 from logreg.losses import one_vs_rest
+from logreg.processes import Accumulators, Processes
 from logreg.rows import RowSource, logit_rows, part_rows, parts, row_weights, sparse_part_rows
-from logreg.solvers.passes.reduction import Accumulators, Processes
 from logreg.solvers.problem import Coordinates, Problem
 
 MAX_FOLDED_MEAN = {torch.float32: 10.0, torch.float64: 1e3}
@@ -175,13 +175,13 @@ def request(requested: Pass[Result]) -> PassRequests[Result]:
     return requested.result()
 
 
-def run_pass(source: RowSource, requested: Pass[Any], processes: Processes | None = None) -> None:
-    """Makes a pass over the rows of this process, and combines the accumulators of all; ``None`` for one process."""
+def run_pass(source: RowSource, requested: Pass[Any]) -> None:
+    """Makes a pass over the rows of this process, and combines the accumulators of all that share the split."""
     for block in source.interleaved_blocks() if requested.interleaved else source.blocks():
         requested.add(block)
         if requested.done:
             break
-    finish_pass(requested, processes)
+    finish_pass(requested, source.processes)
 
 
 def finish_pass(requested: Pass[Any], processes: Processes | None = None) -> None:
@@ -191,11 +191,11 @@ def finish_pass(requested: Pass[Any], processes: Processes | None = None) -> Non
         requested.reduce(processes)
 
 
-def drive(requests: PassRequests[Result], source: RowSource, processes: Processes | None = None) -> Result:
+def drive(requests: PassRequests[Result], source: RowSource) -> Result:
     """Makes every pass that is requested, and returns the result at the end."""
     try:
         while True:
-            run_pass(source, next(requests), processes)
+            run_pass(source, next(requests))
     except StopIteration as end:
         result: Result = end.value
         return result

@@ -1,0 +1,111 @@
+"""Several processes in tests: threads that take their part, and real processes with torch.distributed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from logreg.processes import Accumulators, ProcessGroup
+from logreg.rows import MemoryRows
+
+
+class Simulated:
+    """One of several processes, each a thread: they meet at a barrier and add up what they bring."""
+
+    def __init__(self, rank: int, parts: list[Any], meeting: Barrier) -> None:
+        self.rank, self.size, self.parts, self.meeting = rank, len(parts), parts, meeting
+
+    def reduce(self, own: Accumulators) -> Accumulators:
+        parts: list[Accumulators] = self.gather(own)
+        first = parts[0]
+        return Accumulators(
+            {name: torch.stack([part.sums[name] for part in parts]).sum(0) for name in first.sums},
+            {name: torch.stack([part.maxima[name] for part in parts]).amax(0) for name in first.maxima},
+            {name: [item for part in parts for item in part.samples[name]] for name in first.samples},
+        )
+
+    def gather(self, own: Any) -> list[Any]:
+        self.parts[self.rank] = own
+        self.meeting.wait()
+        parts = list(self.parts)
+        self.meeting.wait()
+        return parts
+
+    def barrier(self) -> None:
+        self.meeting.wait()
+
+
+def together(sources: Sequence[MemoryRows], work: Callable[[MemoryRows], Any]) -> list[Any]:
+    """What each process returns; the control flow of one that leaves the others breaks the barrier."""
+    meeting, parts = Barrier(len(sources), timeout=60), [None] * len(sources)
+
+    def process(rank: int) -> Any:
+        sources[rank].processes = Simulated(rank, parts, meeting)
+        try:
+            return work(sources[rank])
+        except BaseException:
+            meeting.abort()
+            raise
+
+    with ThreadPoolExecutor(len(sources)) as pool:
+        return list(pool.map(process, range(len(sources))))
+
+
+def dealt(memory: MemoryRows, processes: int) -> list[MemoryRows]:
+    """Parts of the rows: the second process has none, the last one all rows of class 0 that there are to deal."""
+    labels = memory.labels
+    number = torch.arange(len(labels)) % processes
+    number[number == 1] = 0
+    number[labels == 0] = processes - 1
+
+    def of(rank: int) -> MemoryRows:
+        some = number == rank
+        weights = None if memory.sample_weight is None else memory.sample_weight[some]
+        part = MemoryRows(memory.features[some], labels[some], weights)
+        part.block_rows = memory.block_rows
+        return part
+
+    parts = [of(rank) for rank in range(processes)]
+    assert not parts[1].num_rows or processes == 2
+    assert not bool((parts[0].labels == 0).any())
+    return parts
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def in_processes(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What ``work(processes, *arguments)`` returns in each of ``size`` real processes, in the order of the ranks.
+
+    ``work`` must be a function of a module, since the processes import it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(  # type: ignore[no-untyped-call]
+            _work, args=(size, free_port(), folder, work, arguments), nprocs=size, start_method="spawn"
+        )
+        return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(size)]
+
+
+def _work(rank: int, size: int, port: int, folder: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size))
+    dist.init_process_group("gloo")
+    try:
+        torch.save(work(ProcessGroup(), *arguments), Path(folder) / str(rank))
+    finally:
+        dist.destroy_process_group()

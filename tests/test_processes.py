@@ -1,0 +1,56 @@
+"""The shares of processes, and what torch.distributed reduces and gathers for them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from logreg import processes
+from logreg.processes import Accumulators, Processes, share
+from process_groups import in_processes
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 5, 1000])
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_shares_are_adjacent_ranges_of_like_length(rows: int, size: int) -> None:
+    shares = [share(rows, rank, size) for rank in range(size)]
+    assert [position for one in shares for position in one] == list(range(rows))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def _accumulators(rank: int) -> Accumulators:
+    return Accumulators(
+        {
+            "matrix": torch.full((2, 3), 1.0 + rank, dtype=torch.float64),
+            "single": torch.tensor(2.0**-rank),  # a scalar, in float32
+            "nothing": torch.zeros(0),
+        },
+        {
+            "largest": torch.tensor([[-1.0 - rank, 10.0 * rank], [float("-inf"), float("inf")]]),
+            "flags": torch.tensor([rank == 1, False]).to(torch.int8),
+        },
+        {"rows": [torch.full((rank, 2), float(rank))] * rank, "words": [f"rank {rank}"]},
+    )
+
+
+def _reduced(group: Processes, max_slots: int) -> tuple[Accumulators, Accumulators, list[int]]:
+    processes.MAX_SLOTS = max_slots
+    group.barrier()
+    return group.reduce(_accumulators(group.rank)), group.reduce(Accumulators({}, {}, {})), group.gather(group.rank**2)
+
+
+@pytest.mark.parametrize("max_slots", [2**16, 0])
+def test_sums_maxima_and_samples_over_real_processes(max_slots: int) -> None:
+    for total, nothing, squares in in_processes(3, _reduced, max_slots):
+        torch.testing.assert_close(total.sums["matrix"], torch.full((2, 3), 6.0, dtype=torch.float64))
+        assert total.sums["single"].dtype == torch.float32
+        assert total.sums["single"].shape == ()
+        assert total.sums["single"] == 1.75
+        assert total.sums["nothing"].shape == (0,)
+        assert total.maxima["largest"].tolist() == [[-1.0, 20.0], [float("-inf"), float("inf")]]
+        assert total.maxima["flags"].tolist() == [1, 0]
+        assert total.maxima["flags"].dtype == torch.int8
+        assert [row.tolist() for row in total.samples["rows"]] == [[[1.0] * 2]] + [[[2.0] * 2] * 2] * 2
+        assert total.samples["words"] == ["rank 0", "rank 1", "rank 2"]
+        assert nothing == Accumulators({}, {}, {})
+        assert squares == [0, 1, 4]
