@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import start_processes
 
 from logreg.processes import Accumulators, ProcessGroup
 from logreg.rows import MemoryRows
@@ -95,7 +95,7 @@ def in_processes(size: int, work: Callable[..., Any], *arguments: Any) -> list[A
     ``work`` must be a function of a module, since the processes import it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(  # type: ignore[no-untyped-call]
+        start_processes(  # type: ignore[no-untyped-call]
             _work, args=(size, free_port(), folder, work, arguments), nprocs=size, start_method="spawn"
         )
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(size)]
