@@ -70,6 +70,17 @@ class BlockDataset(Dataset[Batch]):
             return -(-num_bytes(self.features) // max(len(self.labels), 1))
         return self.features.shape[1] * self.dtype.itemsize
 
+    def part(self, positions: range) -> BlockDataset:
+        """Adjacent rows of the split, as views."""
+        where = slice(positions.start, positions.stop)
+        features, labels, index, weights = self.features, self.labels, self.index, self.sample_weight
+        if index is None:
+            features, labels = rows_at(features, where), labels[where]
+            weights = None if weights is None else weights[where]
+        else:
+            index = index[where]
+        return BlockDataset(features, labels, index, self.scale, self.dtype, weights, self.stored)
+
     def __len__(self) -> int:
         return len(self.labels) if self.index is None else len(self.index)
 
@@ -129,7 +140,10 @@ class FeatureReader:
 
 
 class BlockSampler(Sampler[Rows]):
-    """Chooses the positions of each block; the order depends on the seed and the epoch only."""
+    """Chooses the positions of each block; the order depends on the seed and the epoch only.
+
+    No rows make one block: Lightning skips an epoch without blocks, in which the other processes have some.
+    """
 
     def __init__(
         self,
@@ -150,10 +164,10 @@ class BlockSampler(Sampler[Rows]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.num_rows // self.block_rows)
+        return max(1, -(-self.num_rows // self.block_rows))
 
     def __iter__(self) -> Iterator[Rows]:
-        starts = range(0, self.num_rows, self.block_rows)
+        starts = range(0, max(1, self.num_rows), self.block_rows)
         is_fixed = self.epoch >= self.interleaved_from_epoch
         if is_fixed and not self.in_order:
             yield from (slice(first, self.num_rows, len(self)) for first in range(len(self)))

@@ -12,6 +12,7 @@ from logreg.evaluation.ranking import area_under_roc, log_odds
 from logreg.facts import Batch
 from logreg.losses import decided
 from logreg.losses.objective import Objective
+from logreg.processes import Processes
 from logreg.rows import row_weights
 
 Scores = dict[str, float]
@@ -74,11 +75,16 @@ class SplitScorer:
             self._scores.append(log_odds(logits.detach()).cpu())
             self._labels.append(labels.cpu())
 
-    def compute(self) -> Scores:
+    def compute(self, processes: Processes | None = None) -> Scores:
         """The metrics of all rows since the last ``clear``; then forgets the rows.
 
         The metrics are nan where all rows weigh 0.
+
+        Args:
+            processes: The processes that each have taken some of the rows; ``None`` for one process.
         """
+        if processes is not None:
+            self._gather(processes)
         loss = math.fsum(map(float, self._losses))
         loss_weight = math.fsum(map(float, self._loss_weights)) if self._loss_weights else self.rows
         weights = torch.cat(self._weights).cpu().double() if self._weights else None
@@ -94,6 +100,23 @@ class SplitScorer:
                 scores["auroc"] = area_under_roc(torch.cat(self._scores), labels, weights)
         self.clear()
         return scores
+
+
+    def _gather(self, processes: Processes) -> None:
+        """Takes the rows of all processes, in the order of the ranks."""
+        own = (
+            [self.rows],
+            [float(one) for one in self._losses],
+            [float(one) for one in self._hits],
+            [float(one) for one in self._loss_weights],
+            [one.cpu() for one in self._weights],
+            self._scores,
+            self._labels,
+        )
+        rows, self._losses, self._hits, self._loss_weights, self._weights, self._scores, self._labels = (
+            [item for part in parts for item in part] for parts in zip(*processes.gather(own), strict=True)
+        )
+        self.rows = sum(rows)
 
 
 def _number(total: Tensor) -> Tensor | float:

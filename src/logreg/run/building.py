@@ -26,6 +26,7 @@ from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen
 from logreg.data.sources.image_folder import ImageFolder
 from logreg.errors import ConfigError, did_you_mean
 from logreg.facts import DataFacts
+from logreg.processes import Processes
 from logreg.training.callbacks import TimeLimit
 from logreg.training.checkpoints import BufferedCheckpointIO
 from logreg.training.module import DTYPES, LogisticModule
@@ -45,8 +46,16 @@ DEFAULT_COPIES = 1
 """Changed copies of each train row (``dataset.augment``), where the rows of a fit must not change."""
 
 
-def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataModule:
-    """The DataModule that a config names; with the facts of a trained model its rows are encoded for that model."""
+def build_data(
+    config: RunConfig, model: DataFacts | None = None, processes: Processes | None = None
+) -> TensorDataModule:
+    """The DataModule that a config names.
+
+    Args:
+        config: Config of the run.
+        model: Facts of a trained model, for which the rows are encoded then.
+        processes: The processes that share the rows; ``None`` for one process.
+    """
     own = dict(config.dataset)
     split = dict(own.pop("split", {}))
     own.pop("recipe", None)  # the command line has filled in the settings from it
@@ -73,6 +82,7 @@ def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataM
         shifts=config.intercept or generic["standardize"] is not False,
         augment=augmentation_of(generic.get("augment")),
         copies=copies_of(config),
+        processes=processes,
     )
 
 

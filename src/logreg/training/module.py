@@ -31,11 +31,12 @@ from logreg.optimality.certificate import (
     objective_in_words,
     problem_of,
 )
+from logreg.processes import Processes
 from logreg.rows import RowSource, logit_rows, parts, row_weights
 from logreg.solvers.arguments import check_classes
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
-from logreg.solvers.passes.base import Pass, PassRequests, finish_pass
+from logreg.solvers.passes.base import Pass, PassRequests, finish_pass, run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 from logreg.training.model import Init, LogisticModel
@@ -220,6 +221,11 @@ class LogisticModule(pl.LightningModule):
         """Whether a first-order optimizer makes the steps of this epoch."""
         return self.exact is None or (self.polish and self.current_epoch < self.max_epochs)
 
+    @property
+    def processes(self) -> Processes | None:
+        """The processes that share the rows of the Trainer's DataModule; ``None`` for one process."""
+        return getattr(self.trainer.datamodule, "processes", None)  # type: ignore[attr-defined]  # Lightning sets it
+
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> logits (N, K), in float64; blocks have another form, for ``model``."""
         logits: Tensor = self.model(self.model.stored.transform(features, self.dtype_of_arithmetic))
@@ -259,6 +265,8 @@ class LogisticModule(pl.LightningModule):
         if not self.is_stochastic_now:
             if self.progress is None:
                 self._begin_exact()
+            if self.processes is not None:
+                self._make_early_passes()
             return
         assert self.lr is not None
         lr = self.lr * lr_factor(self.schedule, self.current_epoch, self.max_epochs)
@@ -344,8 +352,20 @@ class LogisticModule(pl.LightningModule):
         self._requests: PassRequests[None] = EXACT[self.exact](self.progress)
         self._requested: Pass[Any] | None = next(self._requests)
 
+    def _make_early_passes(self) -> None:
+        """Makes the passes up to one that needs all rows.
+
+        A process without rows has no block that would end them, as `_gather` does where there is one process.
+        """
+        rows = self.trainer.datamodule.row_source("train", self.device)  # type: ignore[attr-defined]  # Lightning sets it
+        while self._requested is not None and self._requested.ends_early:
+            run_pass(rows, self._requested)
+            self._requested = next(self._requests, None)
+
     def _gather(self, block: Batch) -> None:
         """Adds the block to the pass under way; a pass that needs no more rows is followed by the next one."""
+        if not len(block.labels):  # of a process without rows
+            return
         if block.features.dtype == torch.uint8:
             block = block._replace(features=self._of_bytes(block.features, self.dtype_of_arithmetic))
         while self._requested is not None:
@@ -360,7 +380,7 @@ class LogisticModule(pl.LightningModule):
         progress = self.progress
         assert progress is not None
         if self._requested is not None:
-            finish_pass(self._requested)
+            finish_pass(self._requested, self.processes)
         self._requested = next(self._requests, None)
         if self._requested is None:
             self.trainer.should_stop = True
@@ -387,7 +407,7 @@ class LogisticModule(pl.LightningModule):
         if not self.is_stochastic_now:
             self._end_pass()
             return
-        scores = self.scorers["train"].compute()
+        scores = self.scorers["train"].compute(self.processes)
         if not math.isfinite(scores["loss"]):
             assert self.lr is not None
             raise DivergedError(
@@ -464,8 +484,7 @@ class LogisticModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the scores of the val split at the end of the epoch."""
-        if self.scorers["val"].rows:
-            self._log("val", self.scorers["val"].compute())
+        self._log_scores("val")
 
     def test_step(self, block: Batch, batch_idx: int) -> None:
         """Scores a block of the test split."""
@@ -473,8 +492,7 @@ class LogisticModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Logs the scores of the test split."""
-        if self.scorers["test"].rows:
-            self._log("test", self.scorers["test"].compute())
+        self._log_scores("test")
 
     def predict_step(self, block: Batch, batch_idx: int) -> Tensor:
         """Probability of each class for the rows of a block, (N, C)."""
@@ -483,6 +501,12 @@ class LogisticModule(pl.LightningModule):
     def probabilities(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> probability of each class (N, C), calibrated where the model is."""
         return self.calibration.probabilities(self(features), self.objective.loss)
+
+    def _log_scores(self, split: Split) -> None:
+        """Logs the scores of the rows of a split that were scored, if any."""
+        processes = self.processes
+        if processes is not None or self.scorers[split].rows:
+            self._log(split, self.scorers[split].compute(processes))
 
     def _log(self, split: Split, scores: Scores, **others: float) -> None:
         """Logs scores to the loggers and, for callbacks that monitor a metric, to the Trainer.
