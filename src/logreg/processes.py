@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from logreg.errors import LogregError, LostProcessError
+from logreg.errors import ConfigError, LogregError, LostProcessError
+from logreg.launchers import ADDRESS, Placement
 
 Value = TypeVar("Value")
 
@@ -146,6 +148,33 @@ class ProcessGroup:
         """Waits until every process is here."""
         with _noticing_the_lost():
             dist.barrier()
+
+
+@contextmanager
+def process_group(placed: Placement, is_gpu: bool) -> Iterator[None]:
+    """Makes torch.distributed's default group of the processes that a launcher started, and destroys it at the end.
+
+    Args:
+        placed: The place of this process.
+        is_gpu: Whether it computes on the GPU of its local rank.
+
+    Raises:
+        ConfigError: The processes cannot meet.
+    """
+    if is_gpu:
+        torch.cuda.set_device(placed.local_rank)
+    os.environ.update(zip(ADDRESS, placed.address, strict=True))
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", rank=placed.rank, world_size=placed.size)
+    except dist.DistError as error:
+        raise ConfigError(
+            f"`{ADDRESS[1]}` must be a free port of {ADDRESS[0]}, where the processes meet: "
+            f"{str(error).splitlines()[0].rstrip('.')}. Set another port."
+        ) from error
+    try:
+        yield
+    finally:  # left alone it aborts the interpreter at its end
+        dist.destroy_process_group()
 
 
 def joined_processes() -> ProcessGroup | None:

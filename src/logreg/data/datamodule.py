@@ -137,8 +137,8 @@ class TensorDataModule(pl.LightningDataModule):
         if self._ready is not None:
             return
         self._ready = ready = in_each(self.processes, self._prepare)
-        checksums = [ready.facts.fingerprint] if self.processes is None else self.processes.gather(
-            ready.facts.fingerprint
+        checksums = (
+            [ready.facts.fingerprint] if self.processes is None else self.processes.gather(ready.facts.fingerprint)
         )
         for rank, checksum in enumerate(checksums):
             if checksum != checksums[0]:

@@ -101,7 +101,6 @@ class SplitScorer:
         self.clear()
         return scores
 
-
     def _gather(self, processes: Processes) -> None:
         """Takes the rows of all processes, in the order of the ranks."""
         own = (

@@ -297,7 +297,9 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
                 beside = problem_with(problem, config.fixed_l1)
                 of_path = fit_path(beside, [one.l2 for one in strengths], config.tolerance, config.seed)
                 points = drive(of_path, train)
-            rows = score_path(problem, points, data.row_source("val", device, is_share=False).blocks(), config.select == "auroc")
+            rows = score_path(
+                problem, points, data.row_source("val", device, is_share=False).blocks(), config.select == "auroc"
+            )
             place = best_of(rows, config.select)
     if config.cv_rule == "one_se":
         place = simplest_of(rows, config.select)

@@ -44,7 +44,9 @@ def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Pre
     few = facts.num_classes <= MAX_KEPT_CLASSES
     kept = torch.empty(own, facts.num_classes if few else 0, dtype=torch.float64)
     odds = torch.empty(own, dtype=torch.float64) if facts.is_binary else None
-    for block in data.blocks(split, is_share=True):  # the numbers of the rows are small, their probabilities may be many
+    for block in data.blocks(
+        split, is_share=True
+    ):  # the numbers of the rows are small, their probabilities may be many
         logits = module.to(block.features.device).model(block.features)
         probabilities = module.calibration.probabilities(logits, module.objective.loss)
         rows = slice(first, first := first + len(logits))
