@@ -95,9 +95,7 @@ def in_processes(size: int, work: Callable[..., Any], *arguments: Any) -> list[A
     ``work`` must be a function of a module, since the processes import it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(  # type: ignore[no-untyped-call]
-            _work, args=(size, free_port(), folder, work, arguments), nprocs=size, start_method="spawn"
-        )
+        start_processes(_work, args=(size, free_port(), folder, work, arguments), nprocs=size, start_method="spawn")
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(size)]
 
 
