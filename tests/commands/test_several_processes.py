@@ -71,6 +71,7 @@ def numbers_in(plain: Any) -> Iterator[float]:
 RUNS = {
     "binary, newton, devices=3": (["dataset=breast_cancer", "optimizer=newton", "l2=0.01"], 3),
     "softmax, lbfgs, torchrun": (["dataset=digits", "optimizer=lbfgs", "l2=0.1", "tolerance=1e-12"], 0),
+    "more processes than rows": (["dataset=toy", "optimizer=newton", "l2=0.1"], 5),
     "path, calibrated, devices=2": (["dataset=wine", "optimizer=newton", "l2=path", "calibrate=temperature"], 2),
 }
 """Settings, and the number of processes; 0 for torchrun with two."""
@@ -206,3 +207,33 @@ def test_other_commands_are_run_by_the_first_process(tmp_path: Path) -> None:
     assert answer.returncode == 0
     assert answer.stderr.count("one process does this: the first of 2 that torchrun started\n") == 1
     assert answer.stdout.count("log loss") == 1
+
+
+def test_two_machines_train_together(tmp_path: Path) -> None:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    settings = ["dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief", "num_nodes=2", "devices=1"]
+    machines = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), *settings],
+            cwd=tmp_path,
+            env=environment(**address, NODE_RANK=str(rank)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [machine.communicate(timeout=SECONDS)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert "optimal to" in said[0]
+    assert said[1] == ""
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    settings = ["dataset=digits", "optimizer=lbfgs", "l2=0.1", "report=brief", "tolerance=1e-12", "precision=64"]
+    begun = train(tmp_path, *settings, "max_epochs=5")
+    words = [sys.executable, str(SCRIPT), f"ckpt_path={begun.folder}", "max_epochs=1000", "devices=2"]
+    answer = typed(tmp_path, *words)
+    assert answer.returncode == 0, answer.stderr
+    assert newest(tmp_path).summary["optimality"]["converged"]
+    assert answer.stderr.count("continuing from ") == 1
