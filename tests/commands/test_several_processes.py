@@ -71,6 +71,7 @@ def numbers_in(plain: Any) -> Iterator[float]:
 RUNS = {
     "binary, newton, devices=3": (["dataset=breast_cancer", "optimizer=newton", "l2=0.01"], 3),
     "softmax, lbfgs, torchrun": (["dataset=digits", "optimizer=lbfgs", "l2=0.1", "tolerance=1e-12"], 0),
+    "one-vs-rest, l1, devices=2": (["dataset=wine", "optimizer=newton", "loss=bce", "l1=0.01", "l2=0.001"], 2),
     "more processes than rows": (["dataset=toy", "optimizer=newton", "l2=0.1"], 5),
     "path, calibrated, devices=2": (["dataset=wine", "optimizer=newton", "l2=path", "calibrate=temperature"], 2),
 }

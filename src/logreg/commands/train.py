@@ -117,9 +117,10 @@ def _run(typed: list[str], started: float, early_end: _EarlyEnd) -> int:
     options = [argument for argument in typed if argument.startswith("-") or not is_override(argument)]
     settings = [argument for argument in typed if argument not in options]
     overrides, early_end.sweep = parse_train_arguments(options, settings)
-    placed = placement()
-    sweeping = early_end.sweep is not None
-    if KEYS_OF_SEVERAL & {override.key_or_group for override in parse_overrides(overrides)} or placed is not None:
+    placed, sweeping = placement(), early_end.sweep is not None
+    keys = {override.key_or_group for override in parse_overrides(overrides)}
+    trains = sweeping or not any(option.startswith("-") for option in options)  # other options show something
+    if trains and (placed is not None or keys & KEYS_OF_SEVERAL):
         devices, num_nodes = _checked_processes(overrides, sweeping, placed)
         if placed is None and devices * num_nodes > 1:
             return start_together(devices, num_nodes, [*_program(), *typed])
