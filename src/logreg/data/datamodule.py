@@ -41,6 +41,7 @@ from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch, DataFacts, Split, names_of_features
+from logreg.processes import Processes
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 
 CONVERTED_BYTES = 2**30
@@ -119,6 +120,8 @@ class TensorDataModule(pl.LightningDataModule):
         self.full_passes_from_epoch, self.model, self.shifts = full_passes_from_epoch, model, shifts
         self.augmentation, self.copies = Augmentation(augment or {}), copies if augment else 0
         self.device: torch.device | None = None
+        self.processes: Processes | None = None
+        """The processes that share the rows; ``None`` for one process."""
         self._ready: _Prepared | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -304,7 +307,7 @@ class TensorDataModule(pl.LightningDataModule):
             )
         batch_size = 1 if self.full_passes_from_epoch == 0 else self.batch_size or len(dataset)
         loader = block_loader(
-            dataset, batch_size, shuffle=True, seed=self.seed, interleaved_from_epoch=self.full_passes_from_epoch
+            dataset, batch_size, True, self.seed, self.full_passes_from_epoch, processes=self.processes
         )
         if self.facts.draws_anew:
             return drawn_anew(loader, self.facts.image_shape, self.augmentation, self.seed)
@@ -312,11 +315,14 @@ class TensorDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Blocks of val in order; empty without a val split (the Trainer then needs ``limit_val_batches=0``)."""
-        return self.blocks("val") if "val" in self.splits else []
+        return self._held_out_blocks("val")
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Blocks of test in order; empty without a test split."""
-        return self.blocks("test") if "test" in self.splits else []
+        return self._held_out_blocks("test")
+
+    def _held_out_blocks(self, split: Split) -> DataLoader[Batch] | list[Any]:
+        return self.blocks(split, self.processes) if split in self.splits else []
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a block; Lightning's way to find its tensors takes as long as a batch of a small table."""
@@ -325,9 +331,13 @@ class TensorDataModule(pl.LightningDataModule):
         weight = batch.sample_weight
         return Batch(features, labels, None if weight is None else weight.to(device, non_blocking=overlaps))
 
-    def blocks(self, split: Split) -> DataLoader[Batch]:
-        """All rows of a split in order, block by block; blocks are small enough for a number for each class."""
-        return block_loader(self._blocks(split), batch_size=1, shuffle=False, num_outputs=self.facts.num_classes)
+    def blocks(self, split: Split, processes: Processes | None = None) -> DataLoader[Batch]:
+        """All rows of a split in order, block by block; blocks are small enough for a number for each class.
+
+        Where ``processes`` share the split, each gets its own part of the rows.
+        """
+        outputs = self.facts.num_classes
+        return block_loader(self._blocks(split), 1, shuffle=False, num_outputs=outputs, processes=processes)
 
     def row_source(self, split: Split, device: torch.device | None = None) -> SplitRows:
         """The rows of a split for exact solvers and certificates, on ``device``; on the CPU when ``None``."""
