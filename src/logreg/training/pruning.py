@@ -36,7 +36,8 @@ class Trial(Protocol):
 class Pruning(Callback):
     """Reports the score on val to a search after epochs 1, 2, 4, 8, ..., and stops a trial that falls behind.
 
-    Epochs of an exact optimizer are not reported: they are few, and their score counts at the end alone.
+    Epochs of an exact optimizer are not reported: they are few, and their score counts at the end alone.  Of several
+    processes the first one reports and decides.
     """
 
     def __init__(self, trial: Trial, name: str = "loss") -> None:
@@ -52,6 +53,9 @@ class Pruning(Callback):
         assert isinstance(pl_module, LogisticModule)
         if score is None or epoch & (epoch - 1) or epoch == trainer.max_epochs or not pl_module.is_stochastic_now:
             return
-        self.trial.report(float(score), epoch)
-        if self.trial.should_prune():
+        processes, is_behind = pl_module.processes, False
+        if processes is None or processes.rank == 0:
+            self.trial.report(float(score), epoch)
+            is_behind = self.trial.should_prune()
+        if is_behind if processes is None else processes.gather(is_behind)[0]:
             raise Pruned(float(score), epoch, self.name)
