@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[1]
 SOURCE = PROJECT / "src" / "logreg"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("csr", "errors", "constraints", "hardware", "invocation", "settings", "terminal", "stored_form"),
+    ("csr", "errors", "constraints", "hardware", "invocation", "launchers", "settings", "terminal", "stored_form"),
     ("facts", "files", "processes", "rows", "losses", "config", "run_folder"),
     ("data", "solvers"),
     ("evaluation", "inference", "optimality"),
@@ -40,6 +40,7 @@ BASE = {
     "settings": set(),
     "terminal": {"rich"},
     "hardware": set(),
+    "launchers": set(),
 }
 """What each may import besides the standard library and the others."""
 

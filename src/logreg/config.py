@@ -115,7 +115,7 @@ EXACT = ("newton", "lbfgs", "auto")
 """Optimizers that step once per pass over all rows, and stop when a certificate proves them to be at the optimum."""
 
 REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
-    **{key: f"Set `{key}` instead." for key in ("accelerator", "devices", "precision", "max_epochs")},
+    **{key: f"Set `{key}` instead." for key in ("accelerator", "devices", "num_nodes", "precision", "max_epochs")},
     "max_steps": "Training counts passes over the data: set `max_epochs`.",
     "min_steps": "Training counts passes over the data: set `max_epochs`.",
     "gradient_clip_val": "The gradient is taken in closed form and not clipped: lower `lr` instead.",
@@ -125,12 +125,11 @@ REFUSED_TRAINER_ARGUMENTS: dict[str, str] = {
     "callbacks": "Build a Trainer of your own: README, From Python.",
     "default_root_dir": "Set `hydra.run.dir` instead.",
     "enable_checkpointing": "Each run keeps best.ckpt and last.ckpt.",
-    "num_nodes": "One machine fits a linear model.",
-    "plugins": "Each run is one process, and writes its checkpoints itself.",
-    "strategy": "There is one device.",
+    "plugins": "Each process has a Trainer of its own, and the first one writes the checkpoints.",
+    "strategy": "Each process has a Trainer of its own: set `devices`.",
     "enable_progress_bar": "Each run shows its own progress bar.",
     "overfit_batches": "Take a small dataset instead: Lightning would draw single rows.",
-    "use_distributed_sampler": "There is one device.",
+    "use_distributed_sampler": "Each process reads its own share of the rows.",
     "barebones": "It would switch the checkpoints and TensorBoard off.",
     "fast_dev_run": "Set `max_epochs=1` and `dataset` to a small one instead.",
 }
@@ -297,7 +296,12 @@ class RunConfig:
             "auto, cpu, gpu or mps; auto takes a GPU if there is one, gpu refuses to run where there is none",
         )
     )
-    devices: int = field(metadata=_declare(1, whole(at_least=1), "devices to use"))
+    devices: int = field(
+        metadata=_declare(
+            1, whole(at_least=1), "processes on each machine that share the rows, each with a GPU of its own or a CPU"
+        )
+    )
+    num_nodes: int = field(metadata=_declare(1, whole(at_least=1), "machines, each of which runs this command"))
     precision: str = field(metadata=_declare(32, one_of(("32", "64")), "bits of the arithmetic, 32 or 64"))
     seed: int = field(
         metadata=_declare(
@@ -372,10 +376,6 @@ class RunConfig:
             raise ConfigError.broken(
                 "link", "be logit with loss=cross_entropy", plain["link"], "Leave loss out, or set link=logit."
             )
-        if plain["devices"] != 1:
-            raise ConfigError.broken(
-                "devices", "be 1", plain["devices"], "Training on several devices at once is not built yet."
-            )
         return cls(**{**plain, "precision": str(plain["precision"])})
 
     def as_dict(self) -> dict[str, Any]:
@@ -418,6 +418,7 @@ ADDED_LATER = {
     "cv_repeats": 1,
     "cv_rule": "best",
     "link": "logit",
+    "num_nodes": 1,
 }
 """Settings that the configs in older checkpoints lack, with the values that these runs had."""
 

@@ -56,6 +56,10 @@ class DivergedError(LogregError):
     """Training whose loss is not finite any more."""
 
 
+class LostProcessError(RuntimeError):
+    """The end of another of several processes, which says itself why it ended."""
+
+
 class Terminated(SystemExit):
     """Is raised by SIGTERM; a process that does not catch it exits with the code that shells use for SIGTERM."""
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from logreg.errors import ConfigError, LogregError, LostProcessError
+from logreg.launchers import ADDRESS, Placement
+
+Value = TypeVar("Value")
 
 MAX_SLOTS = 2**16
 """Maxima of all processes together that travel with the sums, 512 KiB: a second collective takes longer than these."""
@@ -55,6 +62,43 @@ def share(num_rows: int, rank: int, size: int) -> range:
     return range(num_rows * rank // size, num_rows * (rank + 1) // size)
 
 
+def in_each(processes: Processes | None, work: Callable[[], Value]) -> Value:
+    """Does the same work in each process; a mistake of the user that one of them meets is raised in all of them.
+
+    Args:
+        processes: The processes; ``None`` for one.
+        work: Returns the result; it makes no pass.
+
+    Raises:
+        LogregError: That of the first process that has one.
+    """
+    if processes is None:
+        return work()
+    result: Value | None = None
+    mistake: LogregError | None = None
+    try:
+        result = work()
+    except LogregError as error:
+        mistake = error
+    for one in processes.gather(None if mistake is None else (type(mistake), str(mistake))):
+        if one is not None:
+            raise one[0](one[1]) from mistake
+    return result  # type: ignore[return-value]  # there was no mistake
+
+
+def in_first(processes: Processes | None, work: Callable[[], Value]) -> Value:
+    """Does work in the first process alone, and returns its result in all of them.
+
+    Raises:
+        LogregError: That of the work.
+    """
+    if processes is None:
+        return work()
+    result = in_each(processes, work if processes.rank == 0 else lambda: None)
+    first: Value = processes.gather(result)[0]
+    return first
+
+
 class ProcessGroup:
     """The processes of torch.distributed's default group, which must exist.
 
@@ -79,11 +123,13 @@ class ProcessGroup:
             if has_slots:
                 slots[self.rank] = greatest
             total = torch.cat([_flat(sums, device), slots.flatten()])
-            dist.all_reduce(total)
+            with _noticing_the_lost():
+                dist.all_reduce(total)
             if has_slots:
                 greatest = total[len(total) - slots.numel() :].view_as(slots).amax(0)
             else:
-                dist.all_reduce(greatest, dist.ReduceOp.MAX)
+                with _noticing_the_lost():
+                    dist.all_reduce(greatest, dist.ReduceOp.MAX)
             sums, maxima = _like(sums, total), _like(maxima, greatest)
         samples = own.samples
         if samples:
@@ -94,12 +140,56 @@ class ProcessGroup:
     def gather(self, own: Any) -> list[Any]:
         """A plain object of each process, in the order of the ranks; its tensors come back on this process's device."""
         parts: list[Any] = [None] * self.size
-        dist.all_gather_object(parts, own)
+        with _noticing_the_lost():
+            dist.all_gather_object(parts, own)
         return parts
 
     def barrier(self) -> None:
         """Waits until every process is here."""
-        dist.barrier()
+        with _noticing_the_lost():
+            dist.barrier()
+
+
+@contextmanager
+def process_group(placed: Placement, is_gpu: bool) -> Iterator[None]:
+    """Makes torch.distributed's default group of the processes that a launcher started, and destroys it at the end.
+
+    Args:
+        placed: The place of this process.
+        is_gpu: Whether it computes on the GPU of its local rank.
+
+    Raises:
+        ConfigError: The processes cannot meet.
+    """
+    if is_gpu:
+        torch.cuda.set_device(placed.local_rank)
+    os.environ.update(zip(ADDRESS, placed.address, strict=True))
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if is_gpu else "gloo", rank=placed.rank, world_size=placed.size)
+    except dist.DistError as error:
+        raise ConfigError(
+            f"`{ADDRESS[1]}` must be a free port of {ADDRESS[0]}, where the processes meet: "
+            f"{str(error).splitlines()[0].rstrip('.')}. Set another port."
+        ) from error
+    try:
+        yield
+    finally:  # left alone it aborts the interpreter at its end
+        dist.destroy_process_group()
+
+
+def joined_processes() -> ProcessGroup | None:
+    """The processes of torch.distributed's default group; ``None`` where this process is alone."""
+    is_joined = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return ProcessGroup() if is_joined else None
+
+
+@contextmanager
+def _noticing_the_lost() -> Iterator[None]:
+    """Raises `LostProcessError` where a collective fails, as it does when another process has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcessError(f"another process has ended: {str(error).splitlines()[0]}") from error
 
 
 def _flat(tensors: Mapping[str, Tensor], device: torch.device) -> Tensor:

@@ -79,8 +79,8 @@ def fitted(processes: Processes | None, fit: Fit) -> dict[str, Any]:
         class_weight="balanced",
         augment=arguments.pop("augment", None),
         full_passes_from_epoch=EPOCHS if polish else None,
+        processes=processes,
     )
-    data.processes = processes
     module = LogisticModule(
         data.facts,
         loss=fit.loss,
@@ -92,7 +92,6 @@ def fitted(processes: Processes | None, fit: Fit) -> dict[str, Any]:
         precision=fit.precision,  # type: ignore[arg-type]  # one of the two
         **arguments,
     )
-    module.processes = processes
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,

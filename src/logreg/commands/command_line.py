@@ -21,10 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 from logreg import __version__
 from logreg.commands.hydra_messages import explain_hydra_error
 from logreg.commands.overrides import expand_backbone, is_override, parse_overrides
+from logreg.commands.several_processes import silent_unless_first, speak_if_left
 from logreg.commands.signals import ending_on_sigterm, interrupts_kept
 from logreg.constraints import Constraint, check
-from logreg.errors import ConfigError, LogregError, Terminated, did_you_mean, shell_line
+from logreg.errors import ConfigError, LogregError, LostProcessError, Terminated, did_you_mean, shell_line
 from logreg.invocation import as_started
+from logreg.launchers import placement
 from logreg.run_folder import RUNS
 from logreg.settings import Setting
 from logreg.terminal import on_one_line, safe_terminal, show_status, without_passwords
@@ -63,6 +65,7 @@ def run_command(
     run: Callable[[list[str]], int],
     arguments: Sequence[str] | None = None,
     early_end: EarlyEnd | None = None,
+    shares_rows: bool = False,
 ) -> int:
     """Runs a command line; the only place where an exception becomes an exit code.
 
@@ -71,6 +74,8 @@ def run_command(
         run: Takes what was typed, returns the exit code.
         arguments: The words after the command's name; ``sys.argv`` when ``None``.
         early_end: The command's own actions when it ends early.
+        shares_rows: Whether several processes that a launcher has started do the work together; else the first of them
+            does it, and the others end at once.
 
     Returns:
         Exit code: that of ``run``; 0 where the reader of the output has left, as `head` does; 2 for a mistake of the
@@ -81,8 +86,19 @@ def run_command(
     """
     early_end = EarlyEnd() if early_end is None else early_end
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    with safe_terminal():
+    try:
+        placed = placement()
+    except ConfigError as error:
+        print_error(error)
+        return 2
+    with safe_terminal(), silent_unless_first(placed):
         try:
+            if placed is not None and not shares_rows:
+                if placed.rank:
+                    return 0
+                print(
+                    f"one process does this: the first of {placed.size} that {placed.launcher} started", file=sys.stderr
+                )
             if {"-h", "--help"} & set(typed):
                 print(as_started(help_text().rstrip("\n")), flush=True)
                 return 0
@@ -93,9 +109,15 @@ def run_command(
                 code = run(typed)
             sys.stdout.flush()
         except (LogregError, HydraException, OmegaConfBaseException) as error:
+            if placed is not None and placed.rank:
+                speak_if_left()  # the first process has most probably met the same mistake
             print_error(error)
             early_end.after_mistake()
             return 2
+        except LostProcessError as error:
+            speak_if_left()
+            print(f"Stopped: {error}", file=sys.stderr)
+            return 1
         except BrokenPipeError:
             _close_stdout()
             return 0

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,16 +33,20 @@ from logreg.commands.command_line import (
 from logreg.commands.hydra_messages import explain_hydra_error
 from logreg.commands.overrides import (
     CONF,
+    composed_config,
     is_override,
     override_lines,
+    parse_overrides,
     plain_config,
 )
+from logreg.commands.several_processes import OF_OTHER_RANKS, start_together
 from logreg.commands.signals import interrupts_kept
 from logreg.commands.train_arguments import parse_train_arguments
 from logreg.commands.train_help import help_text
 from logreg.config import SELECT, RunConfig
 from logreg.errors import ConfigError, LogregError, Terminated
 from logreg.files import shown
+from logreg.launchers import Placement, placement
 from logreg.run_folder import (
     CHECKPOINTS,
     continues_in_place,
@@ -54,6 +58,12 @@ from logreg.terminal import terminal
 
 if TYPE_CHECKING:
     from logreg.reports.summary_schema import Summary
+
+PROCESS_KEYS = ("devices", "num_nodes")
+"""The keys that say how many processes train."""
+
+KEYS_OF_SEVERAL = {*PROCESS_KEYS, "experiment"}
+"""Keys whose values may make them several; a config is composed twice where one of them is typed."""
 
 NOTHING_SAVED = "No epoch was saved yet: the same command starts again."
 """The end of the message about a run that was stopped before its first checkpoint."""
@@ -71,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.perf_counter()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises, and `run_command` prints the message
     early_end = _EarlyEnd()
-    return run_command(help_text, lambda typed: _run(typed, started, early_end), arguments, early_end)
+    return run_command(help_text, lambda typed: _run(typed, started, early_end), arguments, early_end, True)
 
 
 class _EarlyEnd(EarlyEnd):
@@ -107,13 +117,47 @@ def _run(typed: list[str], started: float, early_end: _EarlyEnd) -> int:
     options = [argument for argument in typed if argument.startswith("-") or not is_override(argument)]
     settings = [argument for argument in typed if argument not in options]
     overrides, early_end.sweep = parse_train_arguments(options, settings)
+    placed = placement()
+    sweeping = early_end.sweep is not None
+    if KEYS_OF_SEVERAL & {override.key_or_group for override in parse_overrides(overrides)} or placed is not None:
+        devices, num_nodes = _checked_processes(overrides, sweeping, placed)
+        if placed is None and devices * num_nodes > 1:
+            return start_together(devices, num_nodes, sys.orig_argv[1:])
+    if placed is not None and placed.rank:
+        overrides = [*overrides, *OF_OTHER_RANKS]
     sys.argv = [sys.argv[0], *overrides, *options]  # an option may take what comes after it for its value
-    _run_hydra(early_end.sweep is not None, started)
+    _run_hydra(sweeping, started)
     if early_end.sweep is None:
         return 0
     from logreg.sweeps.results import gather
 
     return gather(early_end.sweep)
+
+
+def _checked_processes(overrides: Sequence[str], sweeping: bool, placed: Placement | None) -> tuple[int, int]:
+    """The processes on each machine, and the number of machines, that a command line asks for.
+
+    Raises:
+        ConfigError: A launcher has started other ones, or the jobs of a sweep would run in several processes.
+    """
+    if sweeping:
+        numbers = {
+            one.key_or_group: one.value() for one in parse_overrides(overrides) if one.key_or_group in PROCESS_KEYS
+        }
+        if placed is not None or any(number != 1 for number in numbers.values()):
+            raise ConfigError(
+                "`-m` must go with one process, which trains one job after the other. Leave devices, num_nodes and the "
+                "launcher out, or start the runs one by one."
+            )
+        return 1, 1
+    config = composed_config(overrides)
+    devices, num_nodes = config.devices, config.num_nodes
+    if placed is not None and devices * num_nodes not in (1, placed.size):
+        raise ConfigError(
+            f"`devices` times num_nodes must be the number of processes that {placed.launcher} started, {placed.size}, "
+            f"got {devices * num_nodes}. Leave both out: the launcher decides."
+        )
+    return devices, num_nodes
 
 
 def _run_hydra(sweeping: bool, started: float) -> None:
@@ -164,7 +208,7 @@ def run_job(composed: DictConfig, started: float | None = None) -> float | None:
         raise
     except (KeyboardInterrupt, Terminated) as stopped:
         _remove_if_unused(folder)
-        if (folder / CHECKPOINTS / "last.ckpt").is_file():
+        if _is_first() and (folder / CHECKPOINTS / "last.ckpt").is_file():
             newest = latest_run(ROOT)
             is_newest = newest is not None and newest.resolve() == folder.resolve()
             resume = f"`ckpt_path={'latest' if is_newest else shown(folder)}`"
@@ -186,12 +230,19 @@ def _collecting(failures: list[Exception], started: float) -> Callable[[DictConf
 
 def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: float | None) -> float:
     """Checks the config, imports torch, trains and shows the result; returns the score that ``select`` names."""
-    config = RunConfig.from_mapping(plain_config(composed))
+    config, placed = RunConfig.from_mapping(plain_config(composed)), placement()
+    if placed is None and config.devices * config.num_nodes > 1:
+        raise ConfigError(
+            "`devices` and `num_nodes` must be typed, since processes are started before a config is read."
+        )
     with importing_libraries():
+        from logreg.processes import process_group
         from logreg.reports.console import print_summary
+        from logreg.run.building import check_hardware, device_of
         from logreg.run.train import show_facts, train
         from logreg.training.callbacks import TrainingEnd
 
+    check_hardware(config.accelerator, 1 if placed is None else placed.local_size)
     if config.facts == "only":
         show_facts(config)
         _remove_if_unused(folder)
@@ -214,7 +265,11 @@ def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: floa
             unprinted.append(error)
 
     try:
-        with locked_run_folder("ckpt_path" if resumes_itself else "hydra.run.dir", folder):
+        with ExitStack() as during:
+            if placed is not None:
+                during.enter_context(process_group(placed, device_of(config.accelerator).type == "cuda"))
+            if _is_first():
+                during.enter_context(locked_run_folder("ckpt_path" if resumes_itself else "hydra.run.dir", folder))
             summary = train(config, folder, ROOT, is_newest, overrides, started, lines, callbacks=[ending], show=show)
     except OSError as error:
         if error.errno not in UNWRITABLE_ERRNOS or ending.epochs is None:
@@ -229,9 +284,15 @@ def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: floa
     return summary.metrics[summary.ranking_split][SELECT[config.select][0]]
 
 
+def _is_first() -> bool:
+    """Whether this process is alone or the first of several, and so has a folder to write into."""
+    placed = placement()
+    return placed is None or not placed.rank
+
+
 def _remove_if_unused(folder: Path) -> None:
     """Removes the folder of a run or a sweep that ended before it had saved anything."""
-    if not folder.is_dir() or not is_unused(folder):
+    if not _is_first() or not folder.is_dir() or not is_unused(folder):
         return
     with suppress(ConfigError), locked_run_folder("hydra.run.dir", folder):  # not that of a run which is under way
         for path in folder.iterdir():

@@ -72,6 +72,17 @@ class BlockDataset(Dataset[Batch]):
             return -(-num_bytes(self.features) // max(len(self.labels), 1))
         return self.features.shape[1] * self.dtype.itemsize
 
+    def part(self, positions: range) -> BlockDataset:
+        """Adjacent rows of the split, as views."""
+        where = slice(positions.start, positions.stop)
+        features, labels, index, weights = self.features, self.labels, self.index, self.sample_weight
+        if index is None:
+            features, labels = rows_at(features, where), labels[where]
+            weights = None if weights is None else weights[where]
+        else:
+            index = index[where]
+        return BlockDataset(features, labels, index, self.scale, self.dtype, weights, self.stored)
+
     def __len__(self) -> int:
         return len(self.labels) if self.index is None else len(self.index)
 
@@ -133,7 +144,8 @@ class FeatureReader:
 class BlockSampler(Sampler[Rows]):
     """Chooses the positions of each block; the order depends on the seed and the epoch only.
 
-    Several processes have as many blocks as one of them, and each has its part of every batch, which may be empty.
+    Several processes have the same number of blocks, and each has its part of every batch, which may be empty.  No rows
+    make one block: Lightning skips an epoch without blocks, in which the other processes have some.
     """
 
     def __init__(
@@ -211,7 +223,7 @@ def block_loader(
     batch_bytes = batch_size * max(dataset.row_bytes, num_outputs * dataset.dtype.itemsize, 1)
     size = 1 if processes is None else processes.size
     block_batches = max(1, size * LOADED_BLOCK_BYTES // batch_bytes)
-    blocks = -(-num_rows // (batch_size * block_batches))
+    blocks = max(1, -(-num_rows // (batch_size * block_batches)))
     shuffle = shuffle and batch_size < num_rows
     in_order = is_sparse(dataset.features)
     sampler = BlockSampler(num_rows, batch_size, blocks, shuffle, seed, interleaved_from_epoch, in_order, processes)

@@ -41,7 +41,7 @@ from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch, DataFacts, Split, names_of_features
-from logreg.processes import Processes
+from logreg.processes import Processes, in_each, share
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 
 CONVERTED_BYTES = 2**30
@@ -71,6 +71,9 @@ class TensorDataModule(pl.LightningDataModule):
     """Serves any dataset in blocks of rows; the dataset is held in memory or mapped into it.
 
     A split that the dataset lacks and that is not held out is absent, not empty.
+
+    Several processes all read and prepare the dataset, in the same way; then `train_dataloader`, `val_dataloader`,
+    `test_dataloader` and `row_source` serve the share of this process, and everything else is about all rows.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class TensorDataModule(pl.LightningDataModule):
         shifts: bool = True,
         augment: Mapping[str, Mapping[str, float]] | None = None,
         copies: int = 0,
+        processes: Processes | None = None,
     ) -> None:
         """Stores the settings; nothing is read yet.
 
@@ -111,6 +115,7 @@ class TensorDataModule(pl.LightningDataModule):
                 without an intercept, unless features are standardized.
             augment: Random changes of train images, as `logreg.config.augmentation_of` returns them; ``None`` for none.
             copies: Changed copies that each train row gets besides itself; 0 to draw anew in each epoch.
+            processes: The processes that share the rows of each split; ``None`` for one process.
         """
         super().__init__()
         self.dataset, self.batch_size, self.standardize = dataset, batch_size, standardize
@@ -119,18 +124,33 @@ class TensorDataModule(pl.LightningDataModule):
         self.selection, self.limit, self.class_weight = selection, limit, class_weight
         self.full_passes_from_epoch, self.model, self.shifts = full_passes_from_epoch, model, shifts
         self.augmentation, self.copies = Augmentation(augment or {}), copies if augment else 0
+        self.processes = processes
         self.device: torch.device | None = None
-        self.processes: Processes | None = None
-        """The processes that share the rows; ``None`` for one process."""
         self._ready: _Prepared | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads, splits, selects, encodes and checks the rows, and learns the facts from train; only once."""
+        """Reads, splits, selects, encodes and checks the rows, and learns the facts from train; only once.
+
+        Raises:
+            LogregError: The rows cannot be learned from; or several processes read different rows.
+        """
         if self._ready is not None:
             return
+        self._ready = ready = in_each(self.processes, self._prepare)
+        checksums = (
+            [ready.facts.fingerprint] if self.processes is None else self.processes.gather(ready.facts.fingerprint)
+        )
+        for rank, checksum in enumerate(checksums):
+            if checksum != checksums[0]:
+                raise DataError(
+                    f"`dataset={self.dataset.name}` must have the same rows in each process, and those of process "
+                    f"{rank} have another checksum than those of process 0. Give every machine the same files."
+                )
+
+    def _prepare(self) -> _Prepared:
+        """Reads, splits, selects, encodes and checks the rows, and learns the facts from train."""
         if self.model is not None:
-            self._ready = self._prepare_for(self.model)
-            return
+            return self._prepare_for(self.model)
         is_alone = "raw" not in self.__dict__  # whoever has read the columns before may still need them
         raw, (tables, class_names) = self.raw, self.selected
         check_labels(tables, class_names, self.dataset.name, raw)
@@ -195,8 +215,8 @@ class TensorDataModule(pl.LightningDataModule):
             copies=self.copies,
         )
         notes = (*raw.notes, *notes, *leaks.notes(len(train)))
-        self._ready = _Prepared(dataclasses.replace(raw, tables={}), tables, facts, notes, to_store, leaks)
         del self.raw, self.selected  # the columns take more memory than the features
+        return _Prepared(dataclasses.replace(raw, tables={}), tables, facts, notes, to_store, leaks)
 
     def _augmented(self, train: Table, raw: RawData) -> tuple[Table, str]:
         """The train rows, with their copies where there are any, and a note on the changes.
@@ -298,31 +318,28 @@ class TensorDataModule(pl.LightningDataModule):
 
         Without fixed blocks pixels stay bytes: a first-order optimizer converts them batch by batch, in the cache.
         """
-        dataset = self._blocks("train")
-        if self.full_passes_from_epoch is not None:
+        # A step of a first-order optimizer takes rows of the whole split: each process has its part of every batch.
+        is_exact = self.full_passes_from_epoch == 0
+        dataset, processes = (self._share("train"), None) if is_exact else (self._blocks("train"), self.processes)
+        if self.full_passes_from_epoch:
             dataset = self._converted(dataset)
-        elif self.facts.image_shape and dataset.features.dtype == torch.uint8:
+        elif not is_exact and self.facts.image_shape and dataset.features.dtype == torch.uint8:
             dataset = BlockDataset(
                 dataset.features, dataset.labels, dataset.index, 1.0, torch.uint8, dataset.sample_weight
             )
-        batch_size = 1 if self.full_passes_from_epoch == 0 else self.batch_size or len(dataset)
-        loader = block_loader(
-            dataset, batch_size, True, self.seed, self.full_passes_from_epoch, processes=self.processes
-        )
+        batch_size = 1 if is_exact else self.batch_size or len(dataset)
+        loader = block_loader(dataset, batch_size, True, self.seed, self.full_passes_from_epoch, processes=processes)
         if self.facts.draws_anew:
             return drawn_anew(loader, self.facts.image_shape, self.augmentation, self.seed)
         return loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Blocks of val in order; empty without a val split (the Trainer then needs ``limit_val_batches=0``)."""
-        return self._held_out_blocks("val")
+        return self.blocks("val", is_share=True) if "val" in self.splits else []
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Blocks of test in order; empty without a test split."""
-        return self._held_out_blocks("test")
-
-    def _held_out_blocks(self, split: Split) -> DataLoader[Batch] | list[Any]:
-        return self.blocks(split, self.processes) if split in self.splits else []
+        return self.blocks("test", is_share=True) if "test" in self.splits else []
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a block; Lightning's way to find its tensors takes as long as a batch of a small table."""
@@ -331,20 +348,25 @@ class TensorDataModule(pl.LightningDataModule):
         weight = batch.sample_weight
         return Batch(features, labels, None if weight is None else weight.to(device, non_blocking=overlaps))
 
-    def blocks(self, split: Split, processes: Processes | None = None) -> DataLoader[Batch]:
-        """All rows of a split in order, block by block; blocks are small enough for a number for each class.
+    def blocks(self, split: Split, is_share: bool = False) -> DataLoader[Batch]:
+        """Rows of a split in order, block by block; blocks are small enough for a number for each class.
 
-        Where ``processes`` share the split, each gets its own part of the rows.
+        ``is_share``: only the rows of this process, else all rows.
         """
-        outputs = self.facts.num_classes
-        return block_loader(self._blocks(split), 1, shuffle=False, num_outputs=outputs, processes=processes)
+        dataset = self._share(split) if is_share else self._blocks(split)
+        return block_loader(dataset, batch_size=1, shuffle=False, num_outputs=self.facts.num_classes)
 
-    def row_source(self, split: Split, device: torch.device | None = None) -> SplitRows:
-        """The rows of a split for exact solvers and certificates, on ``device``; on the CPU when ``None``."""
-        dataset = self._blocks(split)
-        if split == "train" and self.full_passes_from_epoch is not None:
-            dataset = self._converted(dataset)
-        return SplitRows(dataset, device or torch.device("cpu"))
+    def row_source(self, split: Split, device: torch.device | None = None, is_share: bool = True) -> SplitRows:
+        """The rows of a split for exact solvers and certificates.
+
+        Args:
+            split: One of ``splits``.
+            device: The device of the blocks; the CPU when ``None``.
+            is_share: Whether several processes share the passes; else each makes them over all rows.
+        """
+        processes = self.processes if is_share else None
+        dataset = self._share(split) if processes is self.processes else self._blocks(split)
+        return SplitRows(dataset, device or torch.device("cpu"), processes)
 
     def labels(self, split: Split) -> Tensor:
         """Class of each row of a split, shape (N,), int64, on the CPU."""
@@ -497,6 +519,15 @@ class TensorDataModule(pl.LightningDataModule):
             features, labels, weights = dataset[slice(None)]
             self._prepared.converted = BlockDataset(features, labels, None, 1.0, dataset.dtype, weights)
         return self._prepared.converted
+
+    def _share(self, split: Split) -> BlockDataset:
+        """The rows of a split that this process has, as they are served."""
+        dataset, is_kept = self._blocks(split), split == "train" and self.full_passes_from_epoch is not None
+        if is_kept and self.full_passes_from_epoch:  # before that epoch a process reads rows of all parts
+            dataset, is_kept = self._converted(dataset), False
+        if self.processes is not None:
+            dataset = dataset.part(share(len(dataset), self.processes.rank, self.processes.size))
+        return self._converted(dataset) if is_kept else dataset
 
     def _blocks(self, split: Split) -> BlockDataset:
         """The split as it is served; its features lie on the accelerator where there is one and they fit."""

@@ -7,15 +7,19 @@ import torch
 from logreg.csr import is_sparse
 from logreg.data.blocks import BLOCK_BYTES, BlockDataset
 from logreg.facts import Batch
+from logreg.processes import Processes
 from logreg.rows import BlockedRows, sparse_block_rows
 
 
 class SplitRows(BlockedRows):
-    """The rows of one split, in blocks on one device."""
+    """The rows of one split that this process has, in blocks on one device."""
 
-    def __init__(self, dataset: BlockDataset, device: torch.device) -> None:
-        """Rows of ``dataset``, moved to ``device`` block by block where they lie elsewhere."""
-        self._dataset, self._device = dataset, device
+    def __init__(self, dataset: BlockDataset, device: torch.device, processes: Processes | None = None) -> None:
+        """Rows of ``dataset``, moved to ``device`` block by block where they lie elsewhere.
+
+        ``processes`` share the split; ``None`` where ``dataset`` has all of its rows.
+        """
+        self._dataset, self._device, self.processes = dataset, device, processes
         self.num_rows, self.num_features = len(dataset), dataset.features.shape[1]
         self.is_sparse = is_sparse(dataset.features)
         self.block_rows = max(1, BLOCK_BYTES // max(dataset.row_bytes, 1))

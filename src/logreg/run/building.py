@@ -26,6 +26,7 @@ from logreg.data import Selection, TensorDataModule, build_dataset, build_frozen
 from logreg.data.sources.image_folder import ImageFolder
 from logreg.errors import ConfigError, did_you_mean
 from logreg.facts import DataFacts
+from logreg.processes import Processes
 from logreg.training.callbacks import TimeLimit
 from logreg.training.checkpoints import BufferedCheckpointIO
 from logreg.training.module import DTYPES, LogisticModule
@@ -45,8 +46,16 @@ DEFAULT_COPIES = 1
 """Changed copies of each train row (``dataset.augment``), where the rows of a fit must not change."""
 
 
-def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataModule:
-    """The DataModule that a config names; with the facts of a trained model its rows are encoded for that model."""
+def build_data(
+    config: RunConfig, model: DataFacts | None = None, processes: Processes | None = None
+) -> TensorDataModule:
+    """The DataModule that a config names.
+
+    Args:
+        config: Config of the run.
+        model: Facts of a trained model, for which the rows are encoded then.
+        processes: The processes that share the rows; ``None`` for one process.
+    """
     own = dict(config.dataset)
     split = dict(own.pop("split", {}))
     own.pop("recipe", None)  # the command line has filled in the settings from it
@@ -73,6 +82,7 @@ def build_data(config: RunConfig, model: DataFacts | None = None) -> TensorDataM
         shifts=config.intercept or generic["standardize"] is not False,
         augment=augmentation_of(generic.get("augment")),
         copies=copies_of(config),
+        processes=processes,
     )
 
 
@@ -156,7 +166,7 @@ def build_trainer(
             )
     arguments: dict[str, Any] = {
         "accelerator": config.accelerator,
-        "devices": config.devices,
+        "devices": [torch.cuda.current_device()] if device_of(config.accelerator).type == "cuda" else 1,
         "precision": f"{config.precision}-true",
         "max_epochs": most or config.max_epochs + (MAX_POLISHING_PASSES if config.polish else 0),
         "logger": logger or False,
@@ -185,7 +195,10 @@ def build_trainer(
 class OneProcess(ClusterEnvironment):
     """A single process, whatever started it: SLURM, LSF, torchrun, Kubeflow or a user.
 
-    Without this class Lightning reads the number of processes from the environment, and waits for the others.
+    Without this class Lightning reads the number of processes from the environment, and waits for the others.  Where
+    several processes share the rows, each of them has a Trainer that knows of one: they meet in the passes
+    (`logreg.processes`).  Lightning's own strategies would average gradients, which are sums over a pass here, and meet
+    at each block, of which the processes need not have the same number.
     """
 
     creates_processes_externally = True
@@ -220,28 +233,12 @@ class OneProcess(ClusterEnvironment):
         return 0
 
 
-LAUNCHERS = {
-    "torchrun": ("RANK", "WORLD_SIZE"),  # Kubeflow sets the same
-    "SLURM": ("SLURM_PROCID", "SLURM_NTASKS"),
-    "LSF": ("JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE"),
-    "MPI": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-}
-"""For each launcher, the variables of the environment that hold a process's rank and the number of processes."""
-
-
-def started_beside_others() -> str | None:
-    """A warning where this process is one of several that a launcher started together; else ``None``."""
-    for starter, (rank, size) in LAUNCHERS.items():
-        if os.environ.get(size, "1") not in ("", "0", "1"):
-            return (
-                f"process {os.environ.get(rank, '?')} of {os.environ[size]} that {starter} started: "
-                "several processes do not train together yet, each is a separate run"
-            )
-    return None
-
-
-def check_hardware(accelerator: str) -> None:
+def check_hardware(accelerator: str, processes: int = 1) -> None:
     """Checks that torch can use the hardware that ``accelerator`` names.
+
+    Args:
+        accelerator: As of a config.
+        processes: Number of processes on this machine, each with a GPU of its own.
 
     Raises:
         ConfigError: There is no such hardware; a run never falls back to the CPU silently.
@@ -255,6 +252,13 @@ def check_hardware(accelerator: str) -> None:
         raise ConfigError(
             f"`accelerator={accelerator}` must name hardware that torch can use here, and there is no {kind}. "
             "Use accelerator=cpu, or accelerator=auto to take whatever there is."
+        )
+    if device_of(accelerator).type == "cuda" and processes > (gpus := torch.cuda.device_count()):
+        raise ConfigError.broken(
+            "devices",
+            f"be at most {gpus}, the number of GPUs of this machine",
+            processes,
+            "With accelerator=cpu it may be any number.",
         )
 
 

@@ -271,7 +271,7 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
         raise ConfigError("`cv_rule` must go with a cross-validation, and val chooses here. Type cv=5.")
     data.device = device = device_for_exact(config)
     problem = build_module(dataclasses.replace(config, l2=1.0, l2_path=None, l1=0.0), data.facts).problem(device)
-    train = data.row_source("train", device)
+    train = data.row_source("train", device, is_share=False)
     strengths = strengths_along(config, problem, train)
     if shown:
         print(_announced(config, data, strengths, folds), end="", file=sys.stderr, flush=True)
@@ -285,7 +285,7 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
                 sample = dense_sample(train)
                 rows, points, place = search(lambda l2: scored.fit(l2, tolerance, show), problem, sample, config.select)
             else:
-                val = data.row_source("val", device)
+                val = data.row_source("val", device, is_share=False)
                 rows, points, place = search_strength(problem, train, val, config.select, tolerance, config.seed, show)
         elif scored is not None:
             rows, points = scored.fit_path(strengths, config.tolerance)
@@ -297,7 +297,9 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
                 beside = problem_with(problem, config.fixed_l1)
                 of_path = fit_path(beside, [one.l2 for one in strengths], config.tolerance, config.seed)
                 points = drive(of_path, train)
-            rows = score_path(problem, points, data.row_source("val", device).blocks(), config.select == "auroc")
+            rows = score_path(
+                problem, points, data.row_source("val", device, is_share=False).blocks(), config.select == "auroc"
+            )
             place = best_of(rows, config.select)
     if config.cv_rule == "one_se":
         place = simplest_of(rows, config.select)

@@ -82,7 +82,7 @@ def cross_validate(
     status(words)
     auroc, module = data.facts.is_binary, build_module(config, data.facts)
     data.device = device = device_for_exact(config)
-    problem, train = module.problem(device), data.row_source("train", device)
+    problem, train = module.problem(device), data.row_source("train", device, is_share=False)
     strength = Strength(module.objective.l2, module.objective.l1)
     if config.optimizer["name"] in EXACT and strength != Strength():
         with threads_for(4.0 * problem.rows * problem.num_parameters):
@@ -110,7 +110,7 @@ def cross_validate(
 
 def _fitted_without(config: RunConfig, data: TensorDataModule, held_out: Tensor, problem: Problem) -> Tensor:
     """The parameters (K, D + 1) of a fit without some train rows, in the coordinates of ``problem``."""
-    part = build_data(config)
+    part = build_data(config, processes=data.processes)
     part.adopt_rows_of(data, held_out)
     module, most = build_module(config, part.facts), None
     if module.exact and (separation := separation_before_fit(module, part, lambda line: None)):

@@ -13,14 +13,15 @@ from logreg.evaluation.ranking import log_odds
 from logreg.evaluation.scores import Scores
 from logreg.evaluation.temperature import Calibration, fit_calibration
 from logreg.facts import Split
+from logreg.processes import share
 from logreg.training.module import LogisticModule
 
 
 @torch.no_grad()
 def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Scores:
-    """Loss, accuracy and, for two classes, AUROC of all rows of a split."""
+    """Loss, accuracy and, for two classes, AUROC of all rows of a split, of which each process scores its share."""
     scorer = module.scorer(auroc=True)
-    for block in data.blocks(split):
+    for block in data.blocks(split, is_share=True):
         module.to(block.features.device)
         scorer.update(
             module.model(block.features),
@@ -28,18 +29,24 @@ def score(module: LogisticModule, data: TensorDataModule, split: Split) -> Score
             sample_weight=block.sample_weight,
             log_weight=module.calibration.log_weight,
         )
-    return scorer.compute()
+    return scorer.compute(data.processes)
 
 
 @torch.no_grad()
 def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Predicted:
-    """Predicted probabilities of all rows of a split, with their labels, weights and groups."""
-    labels, facts = data.labels(split), module.facts
-    summary, first = RowSummary.empty(len(labels)), 0
+    """Predicted probabilities of all rows of a split, with their labels, weights and groups.
+
+    Of several processes each predicts its share, and gets what the others have predicted.
+    """
+    labels, facts, processes = data.labels(split), module.facts, data.processes
+    own = len(labels) if processes is None else len(share(len(labels), processes.rank, processes.size))
+    summary, first = RowSummary.empty(own), 0
     few = facts.num_classes <= MAX_KEPT_CLASSES
-    kept = torch.empty(len(labels), facts.num_classes if few else 0, dtype=torch.float64)
-    odds = torch.empty(len(labels), dtype=torch.float64) if facts.is_binary else None
-    for block in data.blocks(split):  # the numbers of the rows are small, their probabilities may be many
+    kept = torch.empty(own, facts.num_classes if few else 0, dtype=torch.float64)
+    odds = torch.empty(own, dtype=torch.float64) if facts.is_binary else None
+    for block in data.blocks(
+        split, is_share=True
+    ):  # the numbers of the rows are small, their probabilities may be many
         logits = module.to(block.features.device).model(block.features)
         probabilities = module.calibration.probabilities(logits, module.objective.loss)
         rows = slice(first, first := first + len(logits))
@@ -49,6 +56,10 @@ def predict(module: LogisticModule, data: TensorDataModule, split: Split) -> Pre
             kept[rows] = probabilities
         if odds is not None:
             odds[rows] = log_odds(logits)
+    if processes is not None:
+        kept, *of_rows = map(torch.cat, zip(*processes.gather((kept, *summary)), strict=True))
+        summary = RowSummary(*of_rows)
+        odds = None if odds is None else torch.cat(processes.gather(odds))
     weight, groups = data.sample_weight(split), data.groups(split)
     return Predicted(kept if few else None, labels, weight, groups, odds, weights_are_counts(data), summary)
 

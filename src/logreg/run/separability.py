@@ -7,6 +7,7 @@ from collections.abc import Callable
 from logreg.data import TensorDataModule
 from logreg.losses.objective import Objective
 from logreg.optimality.separation.explain import SEARCH_LIMITS_S, explain_separation
+from logreg.processes import in_first
 from logreg.training.module import LogisticModule
 
 MAX_SEARCHED_NUMBERS = 10**6
@@ -26,10 +27,15 @@ def separation_in(
         objective: The objective of the fit.
         has_intercept: Whether the model has an intercept.
         seconds: Limit of the search in seconds, one of `SEARCH_LIMITS_S`; with 0, only single columns are compared.
+
+    Of several processes the first one searches: the result depends on the time that the search gets.
     """
     features, labels, weights = data.feature_reader("train"), data.labels("train"), data.sample_weight("train")
-    return explain_separation(
-        features, labels, objective, data.facts, has_intercept, weights, data.leaks.advice, seconds
+    return in_first(
+        data.processes,
+        lambda: explain_separation(
+            features, labels, objective, data.facts, has_intercept, weights, data.leaks.advice, seconds
+        ),
     )
 
 

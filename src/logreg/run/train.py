@@ -14,13 +14,15 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from logreg.config import SECTIONS, SETTINGS, RunConfig
+from logreg.config import EXACT, SECTIONS, SETTINGS, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
 from logreg.evaluation.held_out import Evaluation, Predicted, best_threshold, evaluate
+from logreg.evaluation.temperature import Calibration
 from logreg.facts import DataFacts
 from logreg.files import shown
 from logreg.optimality.certificate import Certificate
+from logreg.processes import in_each, in_first, joined_processes
 from logreg.reports.data_profile import print_facts
 from logreg.reports.drawing import draw
 from logreg.reports.summary import RunResult, summarize
@@ -33,7 +35,6 @@ from logreg.run.building import (
     build_module,
     build_trainer,
     check_hardware,
-    started_beside_others,
 )
 from logreg.run.choosing_strength import Chosen, check_select, choose_strengths, strengths_of_checkpoint
 from logreg.run.cross_validating import cross_validate, make_folds
@@ -69,6 +70,9 @@ def train(
 
     Order: seed -> data -> l2 -> module -> Trainer -> fit -> certificate -> scores -> show -> pictures and report.
 
+    Where torch.distributed's default group has several processes, each of them calls this function: they share the
+    passes over the rows, and the first one shows the results and writes the folder.
+
     Args:
         config: The run, checked.
         folder: The run folder; without checkpoints, or that of the run that continues.
@@ -82,18 +86,23 @@ def train(
         show: Shows the results; called as soon as they are known, before pictures are drawn and the report is written.
 
     Returns:
-        The summary that the folder has.
+        The summary that the folder has, in each process.
 
     Raises:
         LogregError: A mistake that the user can fix; the folder then has no checkpoints, unless training
             diverged later.
     """
     started = time.perf_counter() if started is None else started
+    processes = joined_processes()
+    is_first = processes is None or processes.rank == 0
+    progress_lines = progress_lines if is_first else 0
+    folder = in_first(processes, lambda: folder)
     status = show_status if progress_lines else _silent
-    resumed = Resumption.of(config, folder, root)
+    resumed = in_each(processes, lambda: Resumption.of(config, folder, root))
     same_run = resumed if resumed is not None and resumed.in_place else None
-    _prepare(config, progress_lines)
+    in_each(processes, lambda: _prepare(config))
 
+    data = build_data(config, processes=processes) if data is None else data
     data, config, chosen = _data_and_strengths(config, data, resumed, status, progress_lines)
     if same_run is not None:  # its settings are those of its begin
         config = dataclasses.replace(config, ckpt_path=None)
@@ -103,21 +112,20 @@ def train(
     if chosen.start is not None:
         module.start_at(chosen.start.point)
     if same_run is None:
-        check_new("hydra.run.dir", folder, begun=True)
-        remove_unsaved_run(folder)
+        in_first(processes, lambda: _take_folder(folder))
     module.separation = separation_before_fit(module, data, status)
 
     max_passes = _max_passes(config, module, resumed)
     display = ProgressDisplay(config.dataset["name"], progress_lines, _warning(config, module, max_passes))
-    mark_newest = Latest(folder, root) if is_newest else None
+    mark_newest = Latest(folder, root) if is_newest and is_first else None
     checkpoints = Checkpoints(
         folder, BufferedCheckpointIO(), mark_newest, config=config.as_dict(), path=chosen.for_checkpoint
     )
     # In this order: the bar is gone before the last certificate, and the checkpoint has it.
-    callbacks = [display, Certificates(status), checkpoints, *callbacks]
-    logger = RunLogger(folder, None if same_run is None else same_run.epochs)
+    callbacks = [display, Certificates(status), *([checkpoints] if is_first else []), *callbacks]
+    logger = RunLogger(folder, None if same_run is None else same_run.epochs) if is_first else None
     trainer = build_trainer(config, logger, checkpoints.io, callbacks, "val" in data.splits, max_passes)
-    if same_run is None:
+    if logger is not None and same_run is None:
         logger.log_hparams(_hparams(config, module, overrides))
     log.info("%s: rows %s, %d features", data.facts.name, dict(data.facts.rows), data.facts.num_features)
 
@@ -134,9 +142,21 @@ def train(
 
     status(f"scoring {', '.join(data.splits)} ...")
     if config.calibrate == "temperature":
-        _calibrate(module, data, checkpoints)
+        module.calibration = in_first(processes, lambda: _calibrate(module, data, checkpoints))
     scores = {split: score(module, data, split) for split in data.splits}
     predicted, evaluation = _evaluate(module, data, config.seed)
+
+    def finish() -> Summary:
+        """Shows the results, and writes the report."""
+        assert logger is not None
+        summary = summarize(result, fit_seconds, time.perf_counter() - started)
+        show(summary)
+        status("drawing pictures and writing the report ...")
+        figures = draw(result, logger) if config.report == "full" else []
+        write_report(result, summary, figures, logger)
+        log.info("finished: %s", summary.metrics)
+        return summary
+
     result = RunResult(
         config=config,
         folder=folder,
@@ -157,22 +177,24 @@ def train(
         l2_reason=chosen.reason,
     )
 
-    summary = summarize(result, fit_seconds, time.perf_counter() - started)
-    show(summary)
-
-    status("drawing pictures and writing the report ...")
-    figures = draw(result, logger) if config.report == "full" else []
-    write_report(result, summary, figures, logger)
-    log.info("finished: %s", summary.metrics)
-    return summary
+    return in_first(processes, finish)
 
 
-def _prepare(config: RunConfig, progress_lines: int) -> None:
+def _take_folder(folder: Path) -> None:
+    """Makes sure that a new run can be written into a folder."""
+    check_new("hydra.run.dir", folder, begun=True)
+    remove_unsaved_run(folder)
+
+
+def _prepare(config: RunConfig) -> None:
     """Checks the hardware and Lightning's arguments before anything is read; seeds all generators."""
     _quieten(config.verbose)
-    if progress_lines and (warning := started_beside_others()):
-        print(warning, file=sys.stderr)
     check_hardware(config.accelerator)
+    if joined_processes() is not None and (config.optimizer["name"] not in EXACT or config.polish):
+        raise ConfigError(
+            "`optimizer` must be newton, lbfgs or auto where several processes train, and polish false, since batches "
+            "are not shared yet."
+        )
     if config.trainer:
         build_trainer(config, None, BufferedCheckpointIO(), [], has_val=True)
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -180,7 +202,7 @@ def _prepare(config: RunConfig, progress_lines: int) -> None:
 
 def _data_and_strengths(
     config: RunConfig,
-    data: TensorDataModule | None,
+    data: TensorDataModule,
     resumed: Resumption | None,
     status: Callable[[str], None],
     progress_lines: int,
@@ -194,7 +216,6 @@ def _data_and_strengths(
         LogregError: The data, or the checkpoint to continue from, do not fit the config.
     """
     status(f"reading {config.dataset['name']} ...")
-    data = build_data(config) if data is None else data
     if config.facts == "show":
         print_facts(data, terminal())
     data.setup("fit")
@@ -203,10 +224,11 @@ def _data_and_strengths(
         check_resumable(resumed, config, data.facts)
         chosen = strengths_of_checkpoint(config, resumed.held, resumed.in_place)
         file, epochs = shown(resumed.file), resumed.epochs
+        line = f"continuing from {file}, epoch {epochs}"
         if resumed.lacks_only_report(config):
-            print(f"all {epochs} epochs are in {file}: making the report", file=sys.stderr)
-        else:
-            print(f"continuing from {file}, epoch {epochs}", file=sys.stderr)
+            line = f"all {epochs} epochs are in {file}: making the report"
+        if data.processes is None or data.processes.rank == 0:
+            print(line, file=sys.stderr)
     for note in data.notes if progress_lines else ():
         print(on_one_line(f"{config.dataset['name']}: {note}"), file=sys.stderr)
     if config.calibrate != "none" and "val" not in data.splits:
@@ -271,17 +293,18 @@ def _certificate(
         module.certify(data.row_source("train", module.device), epochs, seconds, last=True)
     assert module.certificate is not None
     module.certificate = dataclasses.replace(module.certificate, separation=module.separation)
-    if module.certificate != saved:
+    if module.certificate != saved and (data.processes is None or data.processes.rank == 0):
         checkpoints.amend(checkpoints.last_path, optimality=module.certificate.as_dict())
     return module.certificate
 
 
-def _calibrate(module: LogisticModule, data: TensorDataModule, checkpoints: Checkpoints) -> None:
-    """Fits the calibration of the model and of best.ckpt, and writes each into its checkpoint."""
+def _calibrate(module: LogisticModule, data: TensorDataModule, checkpoints: Checkpoints) -> Calibration:
+    """Fits the calibration of the model and of best.ckpt, and writes each into its checkpoint; returns the first."""
     module.calibration = calibrate(module, data)
     checkpoints.amend(checkpoints.last_path, calibration=module.calibration.as_dict())
     best = TrainedModel.load(checkpoints.best_path).module
     checkpoints.amend(checkpoints.best_path, calibration=calibrate(best, data).as_dict())
+    return module.calibration
 
 
 def _evaluate(module: LogisticModule, data: TensorDataModule, seed: int) -> tuple[Predicted, Evaluation]:

@@ -36,7 +36,7 @@ from logreg.rows import RowSource, batches_of_block, logit_rows, own_part, row_w
 from logreg.solvers.arguments import check_classes
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
-from logreg.solvers.passes.base import Pass, PassRequests, finish_pass
+from logreg.solvers.passes.base import Pass, PassRequests, finish_pass, run_pass
 from logreg.solvers.problem import Coordinates, Problem
 from logreg.solvers.state import SolverState
 from logreg.training.model import Init, LogisticModel
@@ -77,7 +77,6 @@ class LogisticModule(pl.LightningModule):
         progress: State of the exact optimizer; ``None`` before it begins.
         certificate: The newest certificate, which may be of an earlier epoch (its ``passes``); ``None`` without one.
         separation: Reason why no finite optimum exists; empty where none is known.  Part of every certificate.
-        processes: The processes that train together, each with its part of the rows; ``None`` for one process.
         calibration: Maps logits to class probabilities; the inverse link alone until a calibration is fitted.
     """
 
@@ -183,7 +182,6 @@ class LogisticModule(pl.LightningModule):
             logger=False,
         )
         self.automatic_optimization = False
-        self.processes: Processes | None = None
         self.scorers: dict[Split, SplitScorer] = {
             "train": self.scorer(auroc=False),  # sorting all train rows each epoch is for the end
             "val": self.scorer(auroc=True),
@@ -222,6 +220,11 @@ class LogisticModule(pl.LightningModule):
     def is_stochastic_now(self) -> bool:
         """Whether a first-order optimizer makes the steps of this epoch."""
         return self.exact is None or (self.polish and self.current_epoch < self.max_epochs)
+
+    @property
+    def processes(self) -> Processes | None:
+        """The processes that share the rows of the Trainer's DataModule; ``None`` for one process."""
+        return getattr(self.trainer.datamodule, "processes", None)  # type: ignore[attr-defined]  # Lightning sets it
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (N, D) in source units -> logits (N, K), in float64; blocks have another form, for ``model``."""
@@ -262,6 +265,8 @@ class LogisticModule(pl.LightningModule):
         if not self.is_stochastic_now:
             if self.progress is None:
                 self._begin_exact()
+            if self.processes is not None:
+                self._make_early_passes()
             return
         assert self.lr is not None
         lr = self.lr * lr_factor(self.schedule, self.current_epoch, self.max_epochs)
@@ -378,8 +383,20 @@ class LogisticModule(pl.LightningModule):
         self._requests: PassRequests[None] = EXACT[self.exact](self.progress)
         self._requested: Pass[Any] | None = next(self._requests)
 
+    def _make_early_passes(self) -> None:
+        """Makes the passes up to one that needs all rows.
+
+        A process without rows has no block that would end them, as `_gather` does where there is one process.
+        """
+        rows = self.trainer.datamodule.row_source("train", self.device)  # type: ignore[attr-defined]  # Lightning sets it
+        while self._requested is not None and self._requested.ends_early:
+            run_pass(rows, self._requested)
+            self._requested = next(self._requests, None)
+
     def _gather(self, block: Batch) -> None:
         """Adds the block to the pass under way; a pass that needs no more rows is followed by the next one."""
+        if not len(block.labels):  # of a process without rows
+            return
         if block.features.dtype == torch.uint8:
             block = block._replace(features=self._of_bytes(block.features, self.dtype_of_arithmetic))
         while self._requested is not None:

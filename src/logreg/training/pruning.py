@@ -7,6 +7,7 @@ from typing import Protocol
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from logreg.processes import in_first
 from logreg.training.module import LogisticModule
 
 
@@ -53,9 +54,9 @@ class Pruning(Callback):
         assert isinstance(pl_module, LogisticModule)
         if score is None or epoch & (epoch - 1) or epoch == trainer.max_epochs or not pl_module.is_stochastic_now:
             return
-        processes, is_behind = pl_module.processes, False
-        if processes is None or processes.rank == 0:
-            self.trial.report(float(score), epoch)
-            is_behind = self.trial.should_prune()
-        if is_behind if processes is None else processes.gather(is_behind)[0]:
+        if in_first(pl_module.processes, lambda: self._falls_behind(float(score), epoch)):
             raise Pruned(float(score), epoch, self.name)
+
+    def _falls_behind(self, score: float, epoch: int) -> bool:
+        self.trial.report(score, epoch)
+        return self.trial.should_prune()

@@ -62,7 +62,9 @@ class Pass(Generic[Result]):
         maxima: Names of attributes of which the elementwise maximum over processes is taken.
         samples: Names of attributes that are lists and are concatenated over processes.
         dtype: Floating type of the arithmetic within a block.
-        done: Whether no more rows are needed; most passes need all of them.
+        ends_early: Whether a block or none is enough, which is known before the pass, the same in all processes; most
+            passes need all rows.
+        done: Whether this process needs no more rows.
         interleaved: Whether each block should be a sample of all rows.
         copies: Whether features are copied.
         takes_sparse: Whether `accumulate` takes sparse features, from whose sums the mean is subtracted; else it gets
@@ -72,6 +74,7 @@ class Pass(Generic[Result]):
     sums: ClassVar[tuple[str, ...]] = ()
     maxima: ClassVar[tuple[str, ...]] = ()
     samples: ClassVar[tuple[str, ...]] = ()
+    ends_early = False
     done = False
     interleaved = False
     copies = False

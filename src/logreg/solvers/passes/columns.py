@@ -157,7 +157,7 @@ class GatherColumns(Pass[None]):
         size = rows.problem.rows * (len(rows.features) + len(features) + 1)
         most = max(rows.problem.numel, SMALL_HELD_NUMEL) if rows.problem.is_sparse else MAX_HELD_NUMEL
         self._room = rows.make_room(len(features)) if size <= most and rows.columns is not None else None
-        self.done = self._room is None
+        self.ends_early = self.done = self._room is None
 
     def add(self, block: Batch) -> None:
         """Copies the columns of a block."""
@@ -188,6 +188,11 @@ class HeldPass(Pass[Result]):
         return self.rows.coordinates.center.new_zeros(shape)
 
     @property
+    def ends_early(self) -> bool:  # type: ignore[override]  # an attribute of others
+        """Whether the columns are held, or not needed."""
+        return self.rows.columns is not None or not self.needs_columns
+
+    @property
     def needs_columns(self) -> bool:
         """Whether `take` uses the columns."""
         return True
@@ -195,7 +200,7 @@ class HeldPass(Pass[Result]):
     def add(self, block: Batch) -> None:
         """Takes the held rows, in parts; or this block, where the columns are not held."""
         rows, columns = self.rows, self.rows.columns
-        if columns is None and self.needs_columns:
+        if not self.ends_early:
             size = len(block.labels)
             if is_sparse(block.features):  # which may have many more rows than a block of dense ones
                 size = max(MAX_PART_NUMEL // (len(rows.features) + 1), 1)

@@ -23,7 +23,7 @@ class RowSample(Pass[Batch]):
     """
 
     samples = ("_blocks",)
-    interleaved = True
+    interleaved = ends_early = True
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem, problem.model)
