@@ -98,7 +98,7 @@ def in_processes(size: int, work: Callable[..., Any], *arguments: Any) -> list[A
     """
     set_forkserver_preload(["logreg.data", "logreg.training.module"])
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(  # type: ignore[no-untyped-call]
+        start_processes(
             _work, args=(size, free_port(), folder, work, arguments), nprocs=size, start_method="forkserver"
         )
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(size)]

@@ -1013,77 +1013,38 @@ def test_nobody_writes_into_the_folder_of_a_run_that_is_under_way(
 
 # Clusters
 
-STARTERS = {
-    "SLURM": {
-        "SLURM_JOB_ID": "7",
-        "SLURM_JOB_NAME": "train",
-        "SLURM_NTASKS": "2",
-        "SLURM_PROCID": "1",
-        "SLURM_LOCALID": "1",
-        "SLURM_NODEID": "0",
-        "SLURM_NTASKS_PER_NODE": "2",
-        "SLURM_NODELIST": "a,b",
-    },
-    "LSF": {
-        "LSB_JOBID": "7",
-        "LSB_DJOB_RANKFILE": "nowhere",
-        "JSM_NAMESPACE_RANK": "1",
-        "JSM_NAMESPACE_LOCAL_RANK": "1",
-        "JSM_NAMESPACE_SIZE": "2",
-    },
-    "torchrun": {
-        "TORCHELASTIC_RUN_ID": "7",
-        "RANK": "1",
-        "LOCAL_RANK": "1",
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "1",
-    },
-    "Kubeflow": {
-        "KUBERNETES_PORT": "tcp://127.0.0.1:1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "1",
-        "WORLD_SIZE": "2",
-        "RANK": "1",
-    },
+ALLOCATION = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "0",
+    "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_NODELIST": "a,b",
 }
-"""What each sets in the environment of the second of two processes."""
+"""What SLURM sets in an allocation; a process that srun starts there has the variables of its step, too."""
 
 
-@pytest.mark.parametrize("starter", STARTERS)
-def test_a_process_among_others_is_a_whole_run_and_says_so(
-    tmp_path: Path, cancer: Run, starter: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_plain_python_in_an_allocation_is_one_process(
+    tmp_path: Path, cancer: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
-    for name, value in STARTERS[starter].items():
+    for name, value in ALLOCATION.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(rank_zero_only, "rank", 1)  # what Lightning reads when it is imported
     # what Lightning would silently go on from
     shutil.copyfile(cancer.folder / "checkpoints" / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt")
     run = train(tmp_path, "dataset=breast_cancer", "optimizer=sgd", "max_epochs=8", "l2=0.01")
-    said = {"Kubeflow": "torchrun"}.get(starter, starter)
-    assert capsys.readouterr().err.startswith(
-        f"process 1 of 2 that {said} started: several processes do not train together yet, each is a separate run\n"
-    )
+    assert "process" not in capsys.readouterr().err
     assert run.curve("loss/train") == cancer.curve("loss/train")
     assert (run.folder / "metrics.csv").read_text() == (cancer.folder / "metrics.csv").read_text()
     assert run.summary["metrics"] == cancer.summary["metrics"]
 
 
-def test_one_process_of_a_cluster_says_nothing_of_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name, value in (("SLURM_NTASKS", "1"), ("SLURM_PROCID", "0"), ("SLURM_JOB_NAME", "train")):
-        monkeypatch.setenv(name, value)
-    train(tmp_path, "max_epochs=1")
-    assert "process" not in capsys.readouterr().err
-
-
 def test_slurm_does_not_start_a_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in STARTERS["SLURM"].items():
+    for name, value in ALLOCATION.items():
         monkeypatch.setenv(name, value)
     before = signal.getsignal(signal.SIGUSR1)
     during = []

@@ -48,7 +48,17 @@ MAX_NAME_LENGTH = 40
 MAX_SETTINGS = 6
 """Settings that differ, in the table; json=true prints all."""
 
-NOT_OF_THE_MODEL = ("dataset.recipe", "expected", "verbose", "report", "ckpt_path", "facts", "accelerator", "devices")
+NOT_OF_THE_MODEL = (
+    "dataset.recipe",
+    "expected",
+    "verbose",
+    "report",
+    "ckpt_path",
+    "facts",
+    "accelerator",
+    "devices",
+    "num_nodes",
+)
 """Settings that do not change the model."""
 
 

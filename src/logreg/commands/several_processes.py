@@ -59,20 +59,22 @@ def start_together(devices: int, num_nodes: int, arguments: Sequence[str]) -> in
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed")]:
         logging.getLogger(name).disabled = True
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // devices)))
-    settings = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
-    numbers = {}
+    local: str | None
+    backend, endpoint, local, numbers = "c10d", "127.0.0.1:0", "127.0.0.1", dict[str, int]()
     if num_nodes > 1:
         host, port, rank = (_variable(name, num_nodes) for name in (*ADDRESS, NODE_RANK))
-        settings, numbers = {"rdzv_backend": "static", "rdzv_endpoint": f"{host}:{port}"}, {"rank": int(rank)}
+        backend, endpoint, local, numbers = "static", f"{host}:{port}", None, {"rank": int(rank)}
     config = LaunchConfig(
         min_nodes=num_nodes,
         max_nodes=num_nodes,
         nproc_per_node=devices,
         run_id="logreg",
         max_restarts=0,
+        rdzv_backend=backend,
+        rdzv_endpoint=endpoint,
         rdzv_configs=numbers,
+        local_addr=local,
         shutdown_timeout=KILL_AFTER_S,
-        **settings,
     )
     try:
         elastic_launch(config, sys.executable)(*arguments)

@@ -125,7 +125,7 @@ def _run(typed: list[str], started: float, early_end: _EarlyEnd) -> int:
     if KEYS_OF_SEVERAL & {override.key_or_group for override in parse_overrides(overrides)} or placed is not None:
         devices, num_nodes = _checked_processes(overrides, sweeping, placed)
         if placed is None and devices * num_nodes > 1:
-            return start_together(devices, num_nodes, sys.orig_argv[1:])
+            return start_together(devices, num_nodes, [*_program(), *typed])
     if placed is not None and placed.rank:
         overrides = [*overrides, *OF_OTHER_RANKS]
     sys.argv = [sys.argv[0], *overrides, *options]  # an option may take what comes after it for its value
@@ -135,6 +135,14 @@ def _run(typed: list[str], started: float, early_end: _EarlyEnd) -> int:
     from logreg.sweeps.results import gather
 
     return gather(early_end.sweep)
+
+
+def _program() -> list[str]:
+    """What follows the interpreter in the words that start this command, up to what is typed after its name."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return ["-m", "logreg", "train"]
+    return [sys.argv[0], "train"] if started.name == "logreg" else [sys.argv[0]]
 
 
 def _checked_processes(overrides: Sequence[str], sweeping: bool, placed: Placement | None) -> tuple[int, int]:

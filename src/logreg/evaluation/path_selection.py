@@ -168,6 +168,7 @@ def search_strength(
     tolerance: float = SEARCH_TOLERANCE,
     seed: int = 0,
     show: Callable[[PathRow], None] = lambda row: None,
+    sample: Batch | None = None,
 ) -> tuple[list[PathRow], list[PathPoint], int]:
     """Searches the strength of l2 whose fit scores best on val, with few fits.
 
@@ -176,12 +177,13 @@ def search_strength(
 
     Args:
         problem: The minimization problem over the train rows; its l1 is kept.
-        train: The train rows.
+        train: The train rows, which several processes may share.
         val: The rows of val.
         select: A key of `SELECT`.
         tolerance: Approximate relative gap at which each fit ends.
         seed: Seed of the fits' random draws.
         show: Function that is called with the result of each fit.
+        sample: Some of the train rows, dense; where processes share these, the same in each of them.
 
     Returns:
         Rows and points, from the strongest penalty to the weakest, and the position of the best: among equal scores,
@@ -195,7 +197,7 @@ def search_strength(
         show(row)
         return row, point
 
-    return search(fit, problem, dense_sample(train), select)
+    return search(fit, problem, dense_sample(train) if sample is None else sample, select)
 
 
 def search(

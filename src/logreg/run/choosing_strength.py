@@ -36,6 +36,7 @@ from logreg.solvers.l1_path import default_l1_strengths
 from logreg.solvers.passes.base import drive
 from logreg.solvers.path import PathPoint, Strength, default_strengths, fit_path
 from logreg.solvers.problem import Problem
+from logreg.solvers.small_folds import MAX_ROW_NUMBERS
 from logreg.solvers.threads import threads_for
 from logreg.terminal import show_status
 
@@ -272,6 +273,9 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
     data.device = device = device_for_exact(config)
     problem = build_module(dataclasses.replace(config, l2=1.0, l2_path=None, l1=0.0), data.facts).problem(device)
     train = data.row_source("train", device, is_share=False)
+    # Folds, and rows that are few enough to be solved in memory, are fitted by each process alone, as by one process.
+    is_shared = not folds and problem.rows * problem.num_features > MAX_ROW_NUMBERS
+    passes = data.row_source("train", device, is_share=is_shared)
     strengths = strengths_along(config, problem, train)
     if shown:
         print(_announced(config, data, strengths, folds), end="", file=sys.stderr, flush=True)
@@ -286,17 +290,19 @@ def along_path(config: RunConfig, data: TensorDataModule, folds: list[Tensor], s
                 rows, points, place = search(lambda l2: scored.fit(l2, tolerance, show), problem, sample, config.select)
             else:
                 val = data.row_source("val", device, is_share=False)
-                rows, points, place = search_strength(problem, train, val, config.select, tolerance, config.seed, show)
+                rows, points, place = search_strength(
+                    problem, passes, val, config.select, tolerance, config.seed, show, dense_sample(train)
+                )
         elif scored is not None:
             rows, points = scored.fit_path(strengths, config.tolerance)
             place = best_of(rows, config.select)
         else:
             if name == "l1":
-                points = fit_strengths(problem, train, strengths, config.tolerance, config.seed)
+                points = fit_strengths(problem, passes, strengths, config.tolerance, config.seed)
             else:
                 beside = problem_with(problem, config.fixed_l1)
                 of_path = fit_path(beside, [one.l2 for one in strengths], config.tolerance, config.seed)
-                points = drive(of_path, train)
+                points = drive(of_path, passes)
             rows = score_path(
                 problem, points, data.row_source("val", device, is_share=False).blocks(), config.select == "auroc"
             )

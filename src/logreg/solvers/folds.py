@@ -73,7 +73,7 @@ def fit_folds(
 
     Args:
         problem: The problem over all rows; its own penalties do not matter.
-        rows: The rows.
+        rows: All rows; several processes each make the fits.
         folds: The fold that each row is held out of the fit of, (N,), int64 in [0, F).
         strengths: Each with l2 > 0 or l1 > 0, in any order.
         tolerance: The relative gap to end each fit at.
@@ -124,8 +124,8 @@ def _fit_batch(
 
 
 def _in_memory(rows: RowSource) -> MemoryRows | None:
-    """All rows in memory; ``None`` where they are many, sparse, not on the CPU, or may not be held."""
-    if isinstance(rows, MemoryRows) or rows.is_sparse or not rows.may_be_held:
+    """All rows in memory; ``None`` where they are many, sparse, shared, not on the CPU, or may not be held."""
+    if isinstance(rows, MemoryRows) or rows.is_sparse or rows.processes is not None or not rows.may_be_held:
         return None
     if rows.num_rows * rows.num_features > MAX_ROW_NUMBERS:
         return None
@@ -178,7 +178,7 @@ def fit_strengths(
 
     Args:
         problem: The problem over the rows; its own penalties do not matter.
-        rows: The rows.
+        rows: The rows, which several processes may share.
         strengths: As of `fit_folds`.
         tolerance: The relative gap to end each fit at.
         seed: Fixes the rows that are sampled.

@@ -1,0 +1,239 @@
+"""Runs of several processes as users start them: the answer of one process, and every way out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from process_groups import free_port
+from whole_runs import SCRIPT, Run, left_in, newest, train
+
+SECONDS = 240
+"""Limit of a run in seconds: one that hangs fails."""
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment of a terminal."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **variables}
+
+
+def typed(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """What these words do in a terminal."""
+    return subprocess.run(
+        words,
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+
+
+def assert_same(run: Run, alone: Run, log: str) -> None:
+    """Two runs must have the same coefficients and scores, and a certificate."""
+    found, expected = run.checkpoint(), alone.checkpoint()
+    for name in ("model.coef", "model.intercept"):
+        mine, its = found["state_dict"][name], expected["state_dict"][name]
+        torch.testing.assert_close(mine, its, rtol=0, atol=1e-9 * float(its.abs().max()), msg=log)
+    assert found["optimality"]["converged"]
+    mine, its = run.summary, alone.summary
+    assert mine["optimality"]["passes"] == its["optimality"]["passes"]
+    assert mine["dataset"] == its["dataset"]
+    for part in ("metrics", "evaluation", "path"):
+        close = [*zip(numbers_in(mine[part]), numbers_in(its[part]), strict=True)]
+        assert close or part == "path"
+        for one, other in close:
+            assert one == pytest.approx(other, rel=1e-12, abs=1e-12)
+
+
+def numbers_in(plain: Any) -> Iterator[float]:
+    """All numbers in plain values, in order."""
+    if isinstance(plain, dict | list):
+        for one in plain.values() if isinstance(plain, dict) else plain:
+            yield from numbers_in(one)
+    elif isinstance(plain, int | float):
+        yield plain
+
+
+RUNS = {
+    "binary, newton, devices=3": (["dataset=breast_cancer", "optimizer=newton", "l2=0.01"], 3),
+    "softmax, lbfgs, torchrun": (["dataset=digits", "optimizer=lbfgs", "l2=0.1", "tolerance=1e-12"], 0),
+    "more processes than rows": (["dataset=toy", "optimizer=newton", "l2=0.1"], 5),
+    "path, calibrated, devices=2": (["dataset=wine", "optimizer=newton", "l2=path", "calibrate=temperature"], 2),
+}
+"""Settings, and the number of processes; 0 for torchrun with two."""
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_several_processes_give_the_answer_of_one(tmp_path: Path, name: str) -> None:
+    settings, devices = RUNS[name]
+    settings = [*settings, "precision=64", "report=brief"]
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "together").mkdir()
+    alone = train(tmp_path / "alone", *settings)
+    words = [sys.executable, str(SCRIPT), f"devices={devices}"]
+    if not devices:
+        words = [*TORCHRUN, "--nproc-per-node=2", str(SCRIPT)]
+    answer = typed(tmp_path / "together", *words, *settings)
+    assert answer.returncode == 0, answer.stderr
+    run = newest(tmp_path / "together")
+    assert_same(run, alone, answer.stderr)
+    assert len(left_in(tmp_path / "together")) == len(left_in(tmp_path / "alone"))  # one process wrote
+    assert answer.stdout.count("baseline: ") == 1
+    assert "Traceback" not in answer.stderr
+
+
+def test_tasks_of_slurm_train_together(tmp_path: Path) -> None:
+    port = free_port()
+    tasks = []
+    for rank in range(2):
+        step = {
+            "SLURM_JOB_ID": "7",
+            "MASTER_PORT": str(port),
+            "SLURM_PROCID": str(rank),
+            "SLURM_LOCALID": str(rank),
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_STEP_TASKS_PER_NODE": "2",
+            "SLURM_STEP_NODELIST": "localhost",
+        }
+        words = [sys.executable, str(SCRIPT), "dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief"]
+        tasks.append(subprocess.Popen(words, cwd=tmp_path, env=environment(**step), stdout=subprocess.PIPE, text=True))
+    said = [task.communicate(timeout=SECONDS)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0]
+    assert "optimal to" in said[0]
+    assert said[1] == ""
+    assert newest(tmp_path).summary["optimality"]["converged"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (["dataset=table", "dataset.path=none.csv", "dataset.target=y"], "`dataset.path` must be a file, and none.csv"),
+        (["-m", "l2=0.1,1"], "`-m` must go with one process"),
+        (["num_nodes=2"], "`num_nodes=2` must go with MASTER_ADDR in the environment"),
+    ],
+)
+def test_a_mistake_is_one_line_once(tmp_path: Path, settings: Sequence[str], line: str) -> None:
+    answer = typed(tmp_path, sys.executable, str(SCRIPT), *settings, "optimizer=newton", "devices=2")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith(line)
+    assert answer.stderr.count("\n") == 1
+    assert answer.stdout == ""
+    assert left_in(tmp_path) == []
+
+
+PROGRAM = """
+import os, sys, time
+
+from logreg.commands.process import run_process
+from logreg.commands.train import main
+from logreg.training.fast_import import import_lightning
+
+import_lightning()
+
+from logreg.training.callbacks import Certificates
+
+rank = int(os.environ.get("RANK", "-1"))
+
+
+def disturbed(self, trainer, module):
+    {disturbance}
+
+
+Certificates.on_train_epoch_end = disturbed
+run_process(main)
+"""
+"""The command with a disturbance at the end of the first epoch."""
+
+
+def disturbing(folder: Path, disturbance: str) -> list[str]:
+    """The words that start a disturbed run of two processes."""
+    program = folder / "program.py"
+    program.write_text(PROGRAM.format(disturbance=disturbance))
+    return [sys.executable, str(program), "dataset=breast_cancer", "optimizer=newton", "l2=0.01", "devices=2"]
+
+
+def test_the_crash_of_a_process_ends_all_with_its_message(tmp_path: Path) -> None:
+    words = disturbing(tmp_path, "assert rank != 1, 'a fault of process 1'")
+    answer = typed(tmp_path, *words)
+    assert answer.returncode == 1
+    assert answer.stderr.count("Traceback") == 1
+    assert "AssertionError: a fault of process 1" in answer.stderr
+
+
+def test_a_process_that_is_killed_ends_all(tmp_path: Path) -> None:
+    words = disturbing(tmp_path, "rank or os.kill(os.getpid(), 9)")
+    answer = typed(tmp_path, *words)
+    assert answer.returncode == 128 + 9
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_all(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    words = disturbing(tmp_path, "open(f'{rank}-{os.getpid()}', 'w').close(); time.sleep(600)")
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + SECONDS
+    while len(there := [*tmp_path.glob("[01]-*")]) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=SECONDS)
+    assert process.returncode == code
+    assert said.startswith("Stopped. ")
+    assert said.count("\n") == 1
+    for file in there:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.name[2:]), 0)
+
+
+def test_other_commands_are_run_by_the_first_process(tmp_path: Path) -> None:
+    train(tmp_path, "max_epochs=2")
+    words = [*TORCHRUN, "--nproc-per-node=2", str(SCRIPT.with_name("evaluate.py"))]
+    answer = typed(tmp_path, *words, "split=train")
+    assert answer.returncode == 0
+    assert answer.stderr.count("one process does this: the first of 2 that torchrun started\n") == 1
+    assert answer.stdout.count("log loss") == 1
+
+
+def test_two_machines_train_together(tmp_path: Path) -> None:
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    settings = ["dataset=breast_cancer", "optimizer=newton", "l2=0.01", "report=brief", "num_nodes=2", "devices=1"]
+    machines = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), *settings],
+            cwd=tmp_path,
+            env=environment(**address, NODE_RANK=str(rank)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [machine.communicate(timeout=SECONDS)[0] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], said
+    assert "optimal to" in said[0]
+    assert said[1] == ""
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    settings = ["dataset=digits", "optimizer=lbfgs", "l2=0.1", "report=brief", "tolerance=1e-12", "precision=64"]
+    begun = train(tmp_path, *settings, "max_epochs=5")
+    words = [sys.executable, str(SCRIPT), f"ckpt_path={begun.folder}", "max_epochs=1000", "devices=2"]
+    answer = typed(tmp_path, *words)
+    assert answer.returncode == 0, answer.stderr
+    assert newest(tmp_path).summary["optimality"]["converged"]
+    assert answer.stderr.count("continuing from ") == 1
