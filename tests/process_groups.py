@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -92,10 +93,14 @@ def free_port() -> int:
 def in_processes(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What ``work(processes, *arguments)`` returns in each of ``size`` real processes, in the order of the ranks.
 
-    ``work`` must be a function of a module, since the processes import it.
+    ``work`` must be a function of a module, since the processes import it.  They are forked from a process that has
+    imported torch and Lightning once, which takes seconds.
     """
+    set_forkserver_preload(["logreg.data", "logreg.training.module"])
     with tempfile.TemporaryDirectory() as folder:
-        start_processes(_work, args=(size, free_port(), folder, work, arguments), nprocs=size, start_method="spawn")
+        start_processes(
+            _work, args=(size, free_port(), folder, work, arguments), nprocs=size, start_method="forkserver"
+        )
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(size)]
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -326,10 +328,10 @@ class StandardizedRows:
     mean: Tensor
     std: Tensor
 
-    def split(self, size: int) -> list[StandardizedRows]:
-        """The rows in parts of ``size`` rows; the last part may be smaller."""
-        n = self.rows.shape[0]
-        parts = [some_rows(self.rows, first, min(first + size, n)) for first in range(0, n, size)]
+    def split(self, sizes: Sequence[int]) -> list[StandardizedRows]:
+        """The rows in parts of so many rows each."""
+        ends = accumulate(sizes, initial=0)
+        parts = [some_rows(self.rows, first, end) for first, end in pairwise(ends)]
         return [StandardizedRows(part, self.mean, self.std) for part in parts]
 
     def affine(self, coef: Tensor, intercept: Tensor) -> Tensor:

@@ -171,6 +171,8 @@ def process_group(placed: Placement, is_gpu: bool) -> Iterator[None]:
             f"`{ADDRESS[1]}` must be a free port of {ADDRESS[0]}, where the processes meet: "
             f"{str(error).splitlines()[0].rstrip('.')}. Set another port."
         ) from error
+    except RuntimeError as error:
+        raise LostProcessError(f"another process has ended: {str(error).splitlines()[0]}") from error
     try:
         yield
     finally:  # left alone it aborts the interpreter at its end

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from logreg.csr import is_sparse, rows_at, selected_rows
 from logreg.facts import Batch
-from logreg.processes import Processes
+from logreg.processes import Processes, share
 
 BLOCK_BYTES = 32 * 2**20
 """Bytes of a block of features in float32: large enough that the fixed cost of a block is small."""
@@ -48,6 +48,29 @@ def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtyp
     return of_class if weights is None else of_class * weights
 
 
+def own_part(positions: range, processes: Processes | None) -> range:
+    """The part of adjacent positions that this process has; all of them for one process."""
+    if processes is None:
+        return positions
+    own = share(len(positions), processes.rank, processes.size)
+    return positions[own.start : own.stop]
+
+
+def batches_of_block(num_rows: int, batch_size: int, block: int, blocks: int) -> list[range]:
+    """The batches that make up one block of an epoch, each as its positions in the order of the epoch.
+
+    The blocks have whole batches, as many as each other or one more.  The batches are those of all processes.
+
+    Args:
+        num_rows: Number of rows of the split.
+        batch_size: Rows of a batch; the last one may be smaller.
+        block: Number of the block, from 0.
+        blocks: Number of blocks.
+    """
+    batches = share(-(-num_rows // batch_size), block, blocks)
+    return [range(batch * batch_size, min((batch + 1) * batch_size, num_rows)) for batch in batches]
+
+
 def parts(block: Batch, rows: int, dense: bool = False) -> Iterator[Batch]:
     """A block in parts of ``rows`` rows; the last part may be smaller.
 
@@ -60,11 +83,14 @@ def parts(block: Batch, rows: int, dense: bool = False) -> Iterator[Batch]:
         yield block
         return
     for first in range(0, len(block.labels), max(rows, 1)):
-        part = slice(first, first + rows)
-        weights = None if block.sample_weight is None else block.sample_weight[part]
-        features = rows_at(block.features, part)
-        features = features.to_dense() if dense else features
-        yield Batch(features, block.labels[part], weights)
+        part = run_of(block, first, first + rows)
+        yield part._replace(features=part.features.to_dense()) if dense else part
+
+
+def run_of(block: Batch, first: int, end: int) -> Batch:
+    """The rows of a block from ``first`` to before ``end``: views."""
+    weights = None if block.sample_weight is None else block.sample_weight[first:end]
+    return Batch(rows_at(block.features, slice(first, end)), block.labels[first:end], weights)
 
 
 def chosen_rows(block: Batch, which: Tensor) -> Batch:

@@ -39,6 +39,7 @@ from logreg.commands.overrides import (
     parse_overrides,
     plain_config,
 )
+from logreg.commands.restarts import noted_for_restarts, settings_after_restart
 from logreg.commands.several_processes import OF_OTHER_RANKS, start_together
 from logreg.commands.signals import interrupts_kept
 from logreg.commands.train_arguments import parse_train_arguments
@@ -115,7 +116,9 @@ class _EarlyEnd(EarlyEnd):
 def _run(typed: list[str], started: float, early_end: _EarlyEnd) -> int:
     # Options first, as argparse wants them, whatever the order they were typed in.
     options = [argument for argument in typed if argument.startswith("-") or not is_override(argument)]
-    settings = [argument for argument in typed if argument not in options]
+    settings = settings_after_restart([argument for argument in typed if argument not in options])
+    if settings is None:
+        return 0
     overrides, early_end.sweep = parse_train_arguments(options, settings)
     placed, sweeping = placement(), early_end.sweep is not None
     keys = {override.key_or_group for override in parse_overrides(overrides)}
@@ -279,6 +282,7 @@ def _fit(composed: DictConfig, folder: Path, overrides: list[str], started: floa
                 during.enter_context(process_group(placed, device_of(config.accelerator).type == "cuda"))
             if _is_first():
                 during.enter_context(locked_run_folder("ckpt_path" if resumes_itself else "hydra.run.dir", folder))
+                during.enter_context(noted_for_restarts(folder))
             summary = train(config, folder, ROOT, is_newest, overrides, started, lines, callbacks=[ending], show=show)
     except OSError as error:
         if error.errno not in UNWRITABLE_ERRNOS or ending.epochs is None:

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from logreg.csr import converted, is_sparse, num_bytes, rows_at
 from logreg.facts import Batch
+from logreg.processes import Processes, share
+from logreg.rows import batches_of_block, own_part
 from logreg.stored_form import StoredForm
 
 BLOCK_BYTES = 6 * 2**20
@@ -142,21 +144,24 @@ class FeatureReader:
 class BlockSampler(Sampler[Rows]):
     """Chooses the positions of each block; the order depends on the seed and the epoch only.
 
-    No rows make one block: Lightning skips an epoch without blocks, in which the other processes have some.
+    Several processes have the same number of blocks, and each has its part of every batch, which may be empty.  No rows
+    make one block: Lightning skips an epoch without blocks, in which the other processes have some.
     """
 
     def __init__(
         self,
         num_rows: int,
-        block_rows: int,
+        batch_size: int,
+        blocks: int,
         shuffle: bool,
         seed: int = 0,
         interleaved_from_epoch: int | None = None,
         in_order: bool = False,
+        processes: Processes | None = None,
     ) -> None:
         """Arguments as of `block_loader`; ``in_order`` makes the fixed blocks runs of rows, not interleaved ones."""
-        self.in_order = in_order
-        self.num_rows, self.block_rows, self.shuffle, self.seed, self.epoch = num_rows, block_rows, shuffle, seed, 0
+        self.num_rows, self.batch_size, self.blocks, self.processes = num_rows, batch_size, blocks, processes
+        self.in_order, self.shuffle, self.seed, self.epoch = in_order, shuffle, seed, 0
         self.interleaved_from_epoch = math.inf if interleaved_from_epoch is None else interleaved_from_epoch
 
     def set_epoch(self, epoch: int) -> None:
@@ -164,19 +169,31 @@ class BlockSampler(Sampler[Rows]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return max(1, -(-self.num_rows // self.block_rows))
+        return self.blocks
 
     def __iter__(self) -> Iterator[Rows]:
-        starts = range(0, max(1, self.num_rows), self.block_rows)
         is_fixed = self.epoch >= self.interleaved_from_epoch
-        if is_fixed and not self.in_order:
-            yield from (slice(first, self.num_rows, len(self)) for first in range(len(self)))
+        if self.shuffle and not is_fixed:
+            yield from self._shuffled()
             return
-        if is_fixed or not self.shuffle:
-            yield from (slice(start, min(start + self.block_rows, self.num_rows)) for start in starts)
-            return
-        order = torch.Generator().manual_seed((self.seed * SEED_STEP + self.epoch) % 2**32)
-        yield from torch.randperm(self.num_rows, generator=order).split(self.block_rows)
+        own = own_part(range(self.num_rows), self.processes)
+        for block in range(self.blocks):
+            if is_fixed and not self.in_order:
+                yield slice(own.start + block, own.stop, self.blocks)
+            else:
+                run = share(len(own), block, self.blocks)
+                yield slice(own.start + run.start, own.start + run.stop)
+
+    def _shuffled(self) -> Iterator[Tensor]:
+        draw = torch.Generator().manual_seed((self.seed * SEED_STEP + self.epoch) % 2**32)
+        order = torch.randperm(self.num_rows, generator=draw)
+        for block in range(self.blocks):
+            batches = batches_of_block(self.num_rows, self.batch_size, block, self.blocks)
+            if self.processes is None:
+                yield order[batches[0].start : batches[-1].stop]
+                continue
+            own = [own_part(batch, self.processes) for batch in batches]
+            yield torch.cat([order[part.start : part.stop] for part in own])
 
 
 def block_loader(
@@ -186,12 +203,13 @@ def block_loader(
     seed: int = 0,
     interleaved_from_epoch: int | None = None,
     num_outputs: int = 1,
+    processes: Processes | None = None,
 ) -> DataLoader[Batch]:
     """A DataLoader whose items are blocks of whole batches, as many as fit into ``LOADED_BLOCK_BYTES``.
 
     Args:
         dataset: The split.
-        batch_size: Rows of a batch; a block holds at least one batch.
+        batch_size: Rows of a batch of all processes; a block holds at least one batch.
         shuffle: Whether each epoch has its own order.  A batch of all rows is not shuffled, since the order would only
             change the rounding.
         seed: Seed of the order.
@@ -199,11 +217,14 @@ def block_loader(
             b, b + B, b + 2B, ..., and so is a sample of all rows; blocks of sparse rows are fixed, but in order, since
             a run of rows is not copied.  ``None`` for never.
         num_outputs: Logits that are computed for each row of a block at once; they fit into ``LOADED_BLOCK_BYTES`` too.
+        processes: The processes that share the split; each gets the blocks of its own part.  ``None`` for one process.
     """
     num_rows = len(dataset)
     batch_bytes = batch_size * max(dataset.row_bytes, num_outputs * dataset.dtype.itemsize, 1)
-    block_rows = batch_size * max(1, LOADED_BLOCK_BYTES // batch_bytes)
+    size = 1 if processes is None else processes.size
+    block_batches = max(1, size * LOADED_BLOCK_BYTES // batch_bytes)
+    blocks = max(1, -(-num_rows // (batch_size * block_batches)))
     shuffle = shuffle and batch_size < num_rows
     in_order = is_sparse(dataset.features)
-    sampler = BlockSampler(num_rows, block_rows, shuffle, seed, interleaved_from_epoch, in_order)
+    sampler = BlockSampler(num_rows, batch_size, blocks, shuffle, seed, interleaved_from_epoch, in_order, processes)
     return DataLoader(dataset, batch_size=None, sampler=sampler)

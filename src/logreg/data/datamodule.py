@@ -318,17 +318,17 @@ class TensorDataModule(pl.LightningDataModule):
 
         Without fixed blocks pixels stay bytes: a first-order optimizer converts them batch by batch, in the cache.
         """
-        dataset = self._share("train")
-        if self.full_passes_from_epoch is not None:
+        # A step of a first-order optimizer takes rows of the whole split: each process has its part of every batch.
+        is_exact = self.full_passes_from_epoch == 0
+        dataset, processes = (self._share("train"), None) if is_exact else (self._blocks("train"), self.processes)
+        if self.full_passes_from_epoch:
             dataset = self._converted(dataset)
-        elif self.facts.image_shape and dataset.features.dtype == torch.uint8:
+        elif not is_exact and self.facts.image_shape and dataset.features.dtype == torch.uint8:
             dataset = BlockDataset(
                 dataset.features, dataset.labels, dataset.index, 1.0, torch.uint8, dataset.sample_weight
             )
-        batch_size = 1 if self.full_passes_from_epoch == 0 else self.batch_size or len(dataset)
-        loader = block_loader(
-            dataset, batch_size, shuffle=True, seed=self.seed, interleaved_from_epoch=self.full_passes_from_epoch
-        )
+        batch_size = 1 if is_exact else self.batch_size or len(dataset)
+        loader = block_loader(dataset, batch_size, True, self.seed, self.full_passes_from_epoch, processes=processes)
         if self.facts.draws_anew:
             return drawn_anew(loader, self.facts.image_shape, self.augmentation, self.seed)
         return loader
@@ -365,9 +365,7 @@ class TensorDataModule(pl.LightningDataModule):
             is_share: Whether several processes share the passes; else each makes them over all rows.
         """
         processes = self.processes if is_share else None
-        dataset = self._blocks(split) if processes is None else self._share(split)
-        if split == "train" and self.full_passes_from_epoch is not None and processes is self.processes:
-            dataset = self._converted(dataset)
+        dataset = self._share(split) if processes is self.processes else self._blocks(split)
         return SplitRows(dataset, device or torch.device("cpu"), processes)
 
     def labels(self, split: Split) -> Tensor:
@@ -524,10 +522,12 @@ class TensorDataModule(pl.LightningDataModule):
 
     def _share(self, split: Split) -> BlockDataset:
         """The rows of a split that this process has, as they are served."""
-        dataset = self._blocks(split)
-        if self.processes is None:
-            return dataset
-        return dataset.part(share(len(dataset), self.processes.rank, self.processes.size))
+        dataset, is_kept = self._blocks(split), split == "train" and self.full_passes_from_epoch is not None
+        if is_kept and self.full_passes_from_epoch:  # before that epoch a process reads rows of all parts
+            dataset, is_kept = self._converted(dataset), False
+        if self.processes is not None:
+            dataset = dataset.part(share(len(dataset), self.processes.rank, self.processes.size))
+        return self._converted(dataset) if is_kept else dataset
 
     def _blocks(self, split: Split) -> BlockDataset:
         """The split as it is served; its features lie on the accelerator where there is one and they fit."""

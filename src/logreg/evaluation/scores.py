@@ -12,7 +12,7 @@ from logreg.evaluation.ranking import area_under_roc, log_odds
 from logreg.facts import Batch
 from logreg.losses import decided
 from logreg.losses.objective import Objective
-from logreg.processes import Processes
+from logreg.processes import Accumulators, Processes
 from logreg.rows import row_weights
 
 Scores = dict[str, float]
@@ -81,41 +81,38 @@ class SplitScorer:
         The metrics are nan where all rows weigh 0.
 
         Args:
-            processes: The processes that each have taken some of the rows; ``None`` for one process.
+            processes: The processes that have scored the parts of the split, each its own; all of them get the metrics
+                of the whole split.  ``None`` for one process.
         """
+        weights = _joined(self._weights)
+        totals = [
+            math.fsum(map(float, self._losses)),
+            math.fsum(map(float, self._loss_weights)) if self._loss_weights else self.rows,
+            math.fsum(map(float, self._hits)),
+            float(weights[0].double().sum()) if weights else self.rows,
+        ]
+        of_rows = {"scores": _joined(self._scores), "labels": _joined(self._labels), "weights": weights}
+        split = Accumulators({"totals": torch.tensor(totals, dtype=torch.float64)}, {}, of_rows if self.auroc else {})
+        self.clear()
         if processes is not None:
-            self._gather(processes)
-        loss = math.fsum(map(float, self._losses))
-        loss_weight = math.fsum(map(float, self._loss_weights)) if self._loss_weights else self.rows
-        weights = torch.cat(self._weights).cpu().double() if self._weights else None
-        weight = self.rows if weights is None else float(weights.sum())
+            split = processes.reduce(split)
+        loss, loss_weight, hits, weight = split.sums["totals"].tolist()
         scores = {
             "loss": loss if self.objective.reduction == "sum" else loss / loss_weight if loss_weight else math.nan,
-            "accuracy": math.fsum(map(float, self._hits)) / weight if weight else math.nan,
+            "accuracy": hits / weight if weight else math.nan,
         }
-        if self._labels and weight:
-            labels = torch.cat(self._labels)
-            there = labels if weights is None else labels[weights > 0]
+        if self.auroc and split.samples["labels"] and weight:
+            ranked, labels = torch.cat(split.samples["scores"]), torch.cat(split.samples["labels"])
+            weight_of_row = torch.cat(split.samples["weights"]) if split.samples["weights"] else None
+            there = labels if weight_of_row is None else labels[weight_of_row > 0]
             if 0 < int(there.sum()) < len(there):
-                scores["auroc"] = area_under_roc(torch.cat(self._scores), labels, weights)
-        self.clear()
+                scores["auroc"] = area_under_roc(ranked, labels, weight_of_row)
         return scores
 
-    def _gather(self, processes: Processes) -> None:
-        """Takes the rows of all processes, in the order of the ranks."""
-        own = (
-            [self.rows],
-            [float(one) for one in self._losses],
-            [float(one) for one in self._hits],
-            [float(one) for one in self._loss_weights],
-            [one.cpu() for one in self._weights],
-            self._scores,
-            self._labels,
-        )
-        rows, self._losses, self._hits, self._loss_weights, self._weights, self._scores, self._labels = (
-            [item for part in parts for item in part] for parts in zip(*processes.gather(own), strict=True)
-        )
-        self.rows = sum(rows)
+
+def _joined(parts: list[Tensor]) -> list[Tensor]:
+    """The tensors as one on the CPU, or none: a copy, since a view would be sent with all the memory that it is of."""
+    return [torch.cat(parts).cpu()] if parts else []
 
 
 def _number(total: Tensor) -> Tensor | float:

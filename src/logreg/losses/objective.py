@@ -116,6 +116,7 @@ class Objective:
         mean_weight: float = 1.0,
         of_rows: int | None = None,
         is_first: bool = True,
+        is_penalized: bool = True,
     ) -> None:
         """Gradient over one batch, in closed form, into ``coef.grad`` and ``intercept.grad``.
 
@@ -137,6 +138,8 @@ class Objective:
                 average to f.
             of_rows: Number of rows of the batch where these rows are a part of it; ``None`` for a whole batch.
             is_first: Whether these are the first rows of the batch; the terms of further rows are added.
+            is_penalized: Whether the first rows come with the penalty's gradient; where several processes add up their
+                gradients, it is so on one of them.
         """
         assert coef.grad is not None
         assert intercept.grad is not None
@@ -164,5 +167,5 @@ class Objective:
         else:
             features.add_sums_(residuals, coef.grad.zero_())
         torch.sum(residuals, dim=0, out=intercept.grad)
-        for penalty in self.penalties:
+        for penalty in self.penalties if is_penalized else ():
             penalty.add_gradient_(coef, coef.grad, scale)

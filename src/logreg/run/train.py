@@ -14,7 +14,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from logreg.config import EXACT, SECTIONS, SETTINGS, RunConfig
+from logreg.config import SECTIONS, SETTINGS, RunConfig
 from logreg.data import TensorDataModule
 from logreg.errors import ConfigError
 from logreg.evaluation.held_out import Predicted, best_threshold, evaluate
@@ -190,11 +190,6 @@ def _prepare(config: RunConfig) -> None:
     """Checks the hardware and Lightning's arguments before anything is read; seeds all generators."""
     _quieten(config.verbose)
     check_hardware(config.accelerator)
-    if joined_processes() is not None and (config.optimizer["name"] not in EXACT or config.polish):
-        raise ConfigError(
-            "`optimizer` must be newton, lbfgs or auto where several processes train, and polish false, since batches "
-            "are not shared yet."
-        )
     if config.trainer:
         build_trainer(config, None, BufferedCheckpointIO(), [], has_val=True)
     pl.seed_everything(config.seed, workers=True, verbose=False)

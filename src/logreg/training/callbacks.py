@@ -9,7 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
+from lightning.pytorch.trainer.states import RunningStage
 
+from logreg.processes import Processes
 from logreg.training.module import LogisticModule
 
 
@@ -77,10 +79,24 @@ class TrainingEnd(Callback):
 
 
 class TimeLimit(Timer):
-    """``trainer.max_time``, checked at the end of each epoch: half an epoch could not be resumed bit for bit."""
+    """``trainer.max_time``, checked at the end of each epoch: half an epoch could not be resumed bit for bit.
+
+    Several processes end after the same epoch, by the clock of the first one.
+    """
 
     def __init__(self, duration: Any) -> None:
         super().__init__(duration, interval="epoch", verbose=False)
+        self._processes: Processes | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes the processes of the module."""
+        assert isinstance(pl_module, LogisticModule)
+        self._processes = pl_module.processes
+
+    def time_elapsed(self, stage: str = RunningStage.TRAINING) -> float:
+        """Seconds since the start, in the first process."""
+        elapsed = super().time_elapsed(stage)
+        return elapsed if self._processes is None else float(self._processes.gather(elapsed)[0])
 
     def state_dict(self) -> dict[str, Any]:
         """Empty: a resumed run has the whole time again."""

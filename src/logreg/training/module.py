@@ -31,8 +31,8 @@ from logreg.optimality.certificate import (
     objective_in_words,
     problem_of,
 )
-from logreg.processes import Processes
-from logreg.rows import RowSource, logit_rows, parts, row_weights
+from logreg.processes import Accumulators, Processes
+from logreg.rows import RowSource, batches_of_block, logit_rows, own_part, row_weights, run_of
 from logreg.solvers.arguments import check_classes
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
@@ -277,56 +277,87 @@ class LogisticModule(pl.LightningModule):
         """Makes one optimizer step for each batch of a block, or adds the block to the pass of an exact optimizer."""
         with torch.no_grad():
             if self.is_stochastic_now:
-                self._walk_through(block)
+                self._walk_through(block, batch_idx)
             else:
                 self._gather(block)
 
-    def _walk_through(self, block: Batch) -> None:
-        size = self.batch_size or len(block.labels)
+    def _walk_through(self, block: Batch, number: int) -> None:
+        """Makes one step for each batch of block ``number`` of the epoch; of several processes each has its own part.
+
+        The number of steps is the same on all processes: a part may be empty.
+        """
+        if self.processes is None:
+            rows = len(block.labels)
+            batches = batches_of_block(rows, self.batch_size or rows, block=0, blocks=1)
+        else:
+            rows, blocks = self.facts.rows["train"], len(self.trainer.train_dataloader)
+            batches = batches_of_block(rows, self.batch_size or rows, number, blocks)
+        totals, sizes = map(len, batches), [len(own_part(batch, self.processes)) for batch in batches]
         at_once = logit_rows(len(self.model.intercept), self.model.coef.dtype, self.device)
-        if size <= at_once:
-            for batches in parts(block, at_once // size * size):
-                self._descend(batches, size)
-            return
-        for batch in parts(block, size):  # whose logits are too many to be computed at once
-            left = of_rows = len(batch.labels)
-            for part in parts(batch, at_once):
-                is_first, left = left == of_rows, left - len(part.labels)
-                self._descend(part, at_once, of_rows, is_first, is_last=not left)
+        together, of_rows, first = max(1, at_once // max(*sizes, 1)), list(totals), 0
+        for place in range(0, len(sizes), together):
+            few = slice(place, place + together)
+            end = first + sum(sizes[few])
+            if end - first <= at_once:
+                self._descend(run_of(block, first, end), sizes[few], of_rows[few])
+            else:  # one batch, whose logits are too many to be computed at once
+                for part in range(first, end, at_once):
+                    rows = min(at_once, end - part)
+                    is_first, is_last = part == first, part + rows == end
+                    self._descend(run_of(block, part, part + rows), [rows], of_rows[few], is_first, is_last)
+            first = end
 
     def _descend(
-        self, block: Batch, size: int, of_rows: int | None = None, is_first: bool = True, is_last: bool = True
+        self, block: Batch, sizes: list[int], totals: list[int], is_first: bool = True, is_last: bool = True
     ) -> None:
-        """Makes one step for each batch of ``size`` rows of a block, and scores the block.
+        """Makes one step for each batch of some rows, and scores them.
 
         Args:
-            block: Whole batches; or a part of one, which ``is_first``, ``is_last`` or neither.
-            size: Rows of a batch, or of the part.
-            of_rows: Rows of the batch that the block is a part of.
+            block: The rows of this process: of whole batches; or a part of one batch, which ``is_first``, ``is_last``
+                or neither.
+            sizes: Rows of each batch that are here.
+            totals: Rows of each batch, of all its parts and of all processes.
             is_first: Whether the gradient is set, not added to.
             is_last: Whether a step is made.
         """
-        model, rows, dtype = self.model, self.facts.rows["train"], self.model.coef.dtype
+        model, rows, dtype, processes = self.model, self.facts.rows["train"], self.model.coef.dtype, self.processes
         features = self._as_multiplied(block.features)
         # Stored by columns, in which a CPU computes logits and softmax of few outputs faster.
         targets = one_vs_rest(block.labels, len(model.intercept), dtype).T.contiguous().T
         logits = torch.empty_like(targets)
         weights = row_weights(block, self.facts.class_weight, dtype)
-        batches = features.split(size), targets.split(size), logits.split(size)
-        batch_weights = [None] * len(batches[0]) if weights is None else weights.split(size)
-        mean_weight = self.facts.mean_weight
-        for x, y, z, weight in zip(*batches, batch_weights, strict=True):
+        batches = features.split(sizes), targets.split(sizes), logits.split(sizes)
+        batch_weights = [None] * len(sizes) if weights is None else weights.split(sizes)
+        mean_weight, is_penalized = self.facts.mean_weight, processes is None or processes.rank == 0
+        for x, y, z, weight, of_rows in zip(*batches, batch_weights, totals, strict=True):
             if isinstance(x, Tensor) and x.dtype == torch.uint8:  # a batch stays in the cache, a block would not
                 x = self._standardized(x)
-            share = (of_rows or len(y)) / rows
             self.objective.gradient_(
-                x, y, model.coef, model.intercept, share, z, weight, mean_weight, of_rows, is_first
+                x,
+                y,
+                model.coef,
+                model.intercept,
+                of_rows / rows,
+                z,
+                weight,
+                mean_weight,
+                of_rows,
+                is_first,
+                is_penalized,
             )
             if is_last:
+                if processes is not None:
+                    self._add_up_gradients(processes)
                 self._step(self._optimizer)
                 self._steps.increment_ready()
                 self._steps.increment_completed()
         self.scorers["train"].update(logits, block.labels, block.sample_weight)
+
+    def _add_up_gradients(self, processes: Processes) -> None:
+        """Replaces the gradient of this process's part of a batch by that of the batch, the same on all processes."""
+        gradients = {name: part.grad for name, part in self.model.named_parameters() if part.grad is not None}
+        for name, total in processes.reduce(Accumulators(gradients, {}, {})).sums.items():
+            gradients[name].copy_(total)
 
     def _as_multiplied(self, features: Tensor) -> Tensor | StandardizedRows:
         """Features of a block as the coefficients multiply them, in the type of the parameters; bytes unchanged."""
@@ -372,7 +403,7 @@ class LogisticModule(pl.LightningModule):
             self._requested.add(block)
             if not self._requested.done:
                 return
-            finish_pass(self._requested)
+            finish_pass(self._requested, self.processes)
             self._requested = next(self._requests, None)
 
     def _end_pass(self) -> None:
@@ -503,10 +534,10 @@ class LogisticModule(pl.LightningModule):
         return self.calibration.probabilities(self(features), self.objective.loss)
 
     def _log_scores(self, split: Split) -> None:
-        """Logs the scores of the rows of a split that were scored, if any."""
-        processes = self.processes
-        if processes is not None or self.scorers[split].rows:
-            self._log(split, self.scorers[split].compute(processes))
+        """Logs the scores of a held-out split; a process without rows of it meets the others all the same."""
+        scorer = self.scorers[split]
+        if scorer.rows or self.processes is not None:
+            self._log(split, scorer.compute(self.processes))
 
     def _log(self, split: Split, scores: Scores, **others: float) -> None:
         """Logs scores to the loggers and, for callbacks that monitor a metric, to the Trainer.

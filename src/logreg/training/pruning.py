@@ -7,6 +7,7 @@ from typing import Protocol
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
+from logreg.processes import in_first
 from logreg.training.module import LogisticModule
 
 
@@ -36,7 +37,8 @@ class Trial(Protocol):
 class Pruning(Callback):
     """Reports the score on val to a search after epochs 1, 2, 4, 8, ..., and stops a trial that falls behind.
 
-    Epochs of an exact optimizer are not reported: they are few, and their score counts at the end alone.
+    Epochs of an exact optimizer are not reported: they are few, and their score counts at the end alone.  Of several
+    processes the first one reports and decides.
     """
 
     def __init__(self, trial: Trial, name: str = "loss") -> None:
@@ -52,6 +54,9 @@ class Pruning(Callback):
         assert isinstance(pl_module, LogisticModule)
         if score is None or epoch & (epoch - 1) or epoch == trainer.max_epochs or not pl_module.is_stochastic_now:
             return
-        self.trial.report(float(score), epoch)
-        if self.trial.should_prune():
+        if in_first(pl_module.processes, lambda: self._falls_behind(float(score), epoch)):
             raise Pruned(float(score), epoch, self.name)
+
+    def _falls_behind(self, score: float, epoch: int) -> bool:
+        self.trial.report(score, epoch)
+        return self.trial.should_prune()
