@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from logreg.csr import is_sparse, rows_at, selected_rows
+from logreg.csr import is_sparse, rows_at, selected_rows, without_last_column
 from logreg.facts import Batch
 
 BLOCK_BYTES = 32 * 2**20
@@ -47,6 +47,17 @@ def row_weights(block: Batch, class_weight: tuple[float, ...], dtype: torch.dtyp
     return of_class if weights is None else of_class * weights
 
 
+def with_offset_apart(block: Batch) -> Batch:
+    """A block (n, D) whose last feature is the offset, with that apart from the D - 1 others."""
+    features, offset = offset_apart(block.features)
+    return block._replace(features=features, offset=offset)
+
+
+def offset_apart(features: Tensor) -> tuple[Tensor, Tensor]:
+    """All columns of features (n, D) but the last, (n, D - 1), and the last one, (n,); views of dense features."""
+    return without_last_column(features) if is_sparse(features) else (features[:, :-1], features[:, -1])
+
+
 def parts(block: Batch, rows: int, dense: bool = False) -> Iterator[Batch]:
     """A block in parts of ``rows`` rows; the last part may be smaller.
 
@@ -60,20 +71,29 @@ def parts(block: Batch, rows: int, dense: bool = False) -> Iterator[Batch]:
         return
     for first in range(0, len(block.labels), max(rows, 1)):
         part = slice(first, first + rows)
-        weights = None if block.sample_weight is None else block.sample_weight[part]
         features = rows_at(block.features, part)
         features = features.to_dense() if dense else features
-        yield Batch(features, block.labels[part], weights)
+        yield Batch(features, block.labels[part], *of_rows(block, part))
 
 
-def chosen_rows(block: Batch, which: Tensor) -> Batch:
-    """The rows of a block that a mask (n,) or positions (m,) choose."""
-    features, weights = block.features, block.sample_weight
-    return Batch(
-        selected_rows(features, which) if is_sparse(features) else features[which],
-        block.labels[which],
-        None if weights is None else weights[which],
+def of_rows(block: Batch, which: Tensor | slice) -> tuple[Tensor | None, Tensor | None]:
+    """Weights and offsets of the rows that a mask, positions or a slice choose; ``None`` where a block has none."""
+    return (
+        None if block.sample_weight is None else block.sample_weight[which],
+        None if block.offset is None else block.offset[which],
     )
+
+
+def chosen_rows(block: Batch, which: Tensor | slice) -> Batch:
+    """The rows of a block that a mask (n,) or positions (m,) choose; of dense ones a slice too, as views."""
+    features = block.features
+    chosen = selected_rows(features, which) if isinstance(which, Tensor) and is_sparse(features) else features[which]
+    return Batch(chosen, block.labels[which], *of_rows(block, which))
+
+
+def joined(blocks: Sequence[Batch]) -> Batch:
+    """Dense blocks as one."""
+    return Batch(*(None if part[0] is None else torch.cat(part) for part in zip(*blocks, strict=True)))
 
 
 def part_rows(features: int, dtype: torch.dtype) -> int:
@@ -148,12 +168,7 @@ def dense_sample(rows: RowSource) -> Batch:
     for block in rows.blocks():
         few.append(chosen_rows(block, torch.arange(-first % step, len(block.labels), step)))
         first += len(block.labels)
-    weights = [block.sample_weight for block in few if block.sample_weight is not None]
-    return Batch(
-        torch.cat([block.features.to_dense() for block in few]),
-        torch.cat([block.labels for block in few]),
-        torch.cat(weights) if weights else None,
-    )
+    return joined([block._replace(features=block.features.to_dense()) for block in few])
 
 
 class BlockedRows:
@@ -198,9 +213,11 @@ class BlockedRows:
 class MemoryRows(BlockedRows):
     """The rows of tensors in memory; blocks are views."""
 
-    def __init__(self, features: Tensor, labels: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Features (N, D) in source units, dense or sparse, labels (N,), weights (N,) or ``None``."""
-        self.features, self.labels, self.sample_weight = features, labels, sample_weight
+    def __init__(
+        self, features: Tensor, labels: Tensor, sample_weight: Tensor | None = None, offset: Tensor | None = None
+    ) -> None:
+        """Features (N, D) in source units, dense or sparse, labels (N,), weights and offsets (N,) or ``None``."""
+        self.features, self.labels, self.sample_weight, self.offset = features, labels, sample_weight, offset
         self.num_rows, self.num_features = len(labels), features.shape[1]
         self.is_sparse = is_sparse(features)
         self.block_rows = min(max(1, BLOCK_BYTES // max(4 * self.num_features, 1)), BLOCK_ROWS)
@@ -209,9 +226,11 @@ class MemoryRows(BlockedRows):
 
     def at(self, places: Tensor) -> MemoryRows:
         """The rows at some places, (m,): a copy."""
-        whole = Batch(self.features, self.labels, self.sample_weight)
-        return MemoryRows(*chosen_rows(whole, places.to(self.labels.device)))
+        return MemoryRows(*chosen_rows(self._whole, places.to(self.labels.device)))
+
+    @property
+    def _whole(self) -> Batch:
+        return Batch(self.features, self.labels, self.sample_weight, self.offset)
 
     def _block(self, positions: slice) -> Batch:
-        weights = None if self.sample_weight is None else self.sample_weight[positions]
-        return Batch(rows_at(self.features, positions), self.labels[positions], weights)
+        return Batch(rows_at(self.features, positions), self.labels[positions], *of_rows(self._whole, positions))

@@ -29,6 +29,7 @@ from logreg.data.prepare import (
     digit_notes,
     encode_columns,
     fingerprint,
+    largest_offset,
     mean_weight,
     moments_of,
     nonzeros_of,
@@ -41,6 +42,7 @@ from logreg.data.row_source import SplitRows
 from logreg.data.selection import Selection, class_weights
 from logreg.errors import ConfigError, DataError
 from logreg.facts import Batch, DataFacts, Split, names_of_features
+from logreg.rows import offset_apart
 from logreg.stored_form import Moments, StoredForm, check_mean_weight, choose_form_of_sparse, choose_stored_form
 
 CONVERTED_BYTES = 2**30
@@ -190,6 +192,7 @@ class TensorDataModule(pl.LightningDataModule):
             first_index=raw.first_index,
             augment=self.augmentation.strengths,
             copies=self.copies,
+            largest_offset=largest_offset(train) if columns and columns[-1].is_offset else None,
         )
         notes = (*raw.notes, *notes, *leaks.notes(len(train)))
         self._ready = _Prepared(dataclasses.replace(raw, tables={}), tables, facts, notes, to_store, leaks)
@@ -334,7 +337,7 @@ class TensorDataModule(pl.LightningDataModule):
         dataset = self._blocks(split)
         if split == "train" and self.full_passes_from_epoch is not None:
             dataset = self._converted(dataset)
-        return SplitRows(dataset, device or torch.device("cpu"))
+        return SplitRows(dataset, device or torch.device("cpu"), self.facts.largest_offset is not None)
 
     def labels(self, split: Split) -> Tensor:
         """Class of each row of a split, shape (N,), int64, on the CPU."""
@@ -392,13 +395,14 @@ class TensorDataModule(pl.LightningDataModule):
             split: One of ``splits``.
             positions: Positions in the split, counted from 0, shape (n,).
         """
-        features, labels, weights = self._blocks(split)[torch.as_tensor(positions, dtype=torch.int64)]
-        return Batch(features.cpu(), labels.cpu(), None if weights is None else weights.cpu())
+        rows = self._blocks(split)[torch.as_tensor(positions, dtype=torch.int64)]
+        return Batch(*(None if part is None else part.cpu() for part in rows))
 
     def feature_reader(self, split: Split) -> FeatureReader:
-        """Random access to the features of a split in full precision, whatever the type of the blocks."""
+        """Random access to the features of a split in full precision, whatever the type of the blocks; no offset."""
         table = self.tables[split]
-        return FeatureReader(table.matrix, table.index, self._prepared.to_store, CONVERTED_BYTES)
+        features = table.matrix if self.facts.largest_offset is None else offset_apart(table.matrix)[0]
+        return FeatureReader(features, table.index, self._prepared.to_store, CONVERTED_BYTES)
 
     def source_columns(self, split: Split, positions: Tensor | Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
         """Some rows of a table as they are in the file, column by column.
@@ -484,7 +488,7 @@ class TensorDataModule(pl.LightningDataModule):
         if is_large or (dataset.index is None and dataset.is_converted):
             return dataset
         if self._prepared.converted is None:
-            features, labels, weights = dataset[slice(None)]
+            features, labels, weights, _ = dataset[slice(None)]
             self._prepared.converted = BlockDataset(features, labels, None, 1.0, dataset.dtype, weights)
         return self._prepared.converted
 

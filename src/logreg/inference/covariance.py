@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from logreg.inference.likelihood import Likelihood, Maximum
-from logreg.solvers.kernels import affine, gram_of_columns
+from logreg.solvers.kernels import gram_of_columns
 from logreg.solvers.passes.base import Pass, PreparedRows, drive, request
 
 ROBUST = ("HC0", "HC1", "HC2", "HC3")
@@ -63,7 +63,7 @@ class ScoreProducts(Pass[Tensor]):
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the scores of these rows, which follow those before in the order of the source."""
         loss, weights = self.problem.loss, rows.weights
-        logits = affine(rows.features, self._coef, self._intercept)
+        logits = rows.logits(self._coef, self._intercept)
         residuals = loss.residual(logits, rows.targets)[:, list(self._design.outputs)]
         features = self._design.columns(rows.features, self._fold)
         if self._power:  # of one output

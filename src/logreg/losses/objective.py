@@ -116,6 +116,7 @@ class Objective:
         mean_weight: float = 1.0,
         of_rows: int | None = None,
         is_first: bool = True,
+        offset: Tensor | None = None,
     ) -> None:
         """Gradient over one batch, in closed form, into ``coef.grad`` and ``intercept.grad``.
 
@@ -137,6 +138,7 @@ class Objective:
                 average to f.
             of_rows: Number of rows of the batch where these rows are a part of it; ``None`` for a whole batch.
             is_first: Whether these are the first rows of the batch; the terms of further rows are added.
+            offset: Known term of each row's logit, shape (N,); ``None`` for none.
         """
         assert coef.grad is not None
         assert intercept.grad is not None
@@ -144,6 +146,8 @@ class Objective:
             torch.addmm(intercept.unsqueeze(1), coef, features.T, out=logits.T)
         else:
             logits.copy_(features.affine(coef, intercept))
+        if offset is not None:
+            logits.add_(offset.unsqueeze(1))
         residuals = self.row_loss.residual(logits, targets)
         scale = 1.0
         if sample_weight is not None:

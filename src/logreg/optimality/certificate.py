@@ -250,7 +250,7 @@ def problem_of(
     Raises:
         DataError: A feature that is not standardized is too large or too small for its coefficient to be squared.
     """
-    plain = StoredForm.plain(facts.num_features)
+    plain = StoredForm.plain(facts.num_coef)
     center, scale = facts.standardization or (plain.shift, plain.unit)
     check_scale(scale, facts.feature_names)
     rows = facts.rows["train"]
@@ -264,6 +264,7 @@ def problem_of(
         dtype=dtype,
         intercept=intercept,
         nonzeros=facts.nonzeros,
+        largest_offset=facts.largest_offset,
     )
 
 

@@ -241,7 +241,7 @@ def mistakes(result: RunResult) -> tuple[MistakeSummary, ...] | None:
     row_numbers = data.source_row_numbers(split)
     coef = module.model.coef.detach().cpu().double()
     coef = torch.cat([-coef / 2, coef / 2]) if len(coef) == 1 else coef
-    standardized = module.model.cpu().standardize(features.double())
+    standardized = module.model.cpu().standardize(features[:, : coef.shape[1]].double())
     for one, source, x in zip(wrong, facts.stored.inverse_transform(features), standardized, strict=True):
         contributions = (coef[one.predicted] - coef[one.true]) * x
         most = contributions.topk(min(3, len(contributions))).indices.tolist() if facts.feature_names else []
@@ -336,7 +336,8 @@ def largest_tokens(module: LogisticModule, most: int = NUM_TOKENS) -> dict[str, 
     if not texts:
         return None
     is_text = torch.cat([torch.full((column.num_features,), column.kind == "text") for column in facts.columns])
-    places, coef = is_text.nonzero()[:, 0], module.model.coef.detach().cpu().double()[:, is_text]
+    places, coef = is_text.nonzero()[:, 0], module.model.coef.detach().cpu().double()
+    coef = coef[:, places]
     coef = torch.cat([-coef, coef]) if len(coef) == 1 else coef
     start = len(texts[0].name) + 1 if len(texts) == 1 else 0
     tokens = {}

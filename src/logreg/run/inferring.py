@@ -125,7 +125,8 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     row_source = data.row_source("train")
     problem = replace(problem, model=_standardization(problem, facts, row_source))
     stored = facts.stored
-    mean, std = stored.shift + stored.unit * problem.model.center, stored.unit * problem.model.scale
+    shift, unit = stored.shift[: facts.num_coef], stored.unit[: facts.num_coef]
+    mean, std = shift + unit * problem.model.center, unit * problem.model.scale
     point = torch.zeros(design.shape, dtype=torch.float64)
     point = point if request.firth else _start(trained, design, facts, mean, std)
     arguments = problem, row_source, design, facts.num_classes
@@ -153,10 +154,12 @@ def infer(request: InferenceRequest) -> CoefficientTable:
     )
     labels = data.labels("train")
     totals = torch.bincount(labels, weights, facts.num_classes).double()
-    statistics = fit_statistics(likelihood, found, totals, rows, counts)
-    if request.firth:
-        everything = Term("all", tuple(range(design.shape[1] - 1)))
-        statistics = statistics.of_penalized_likelihood(drop_term(likelihood, found, everything))
+    against_intercept = None
+    if request.firth or facts.largest_offset is not None:
+        against_intercept = drop_term(likelihood, found, Term("all", tuple(range(design.shape[1] - 1))))
+    statistics = fit_statistics(likelihood, found, totals, rows, counts, against_intercept)
+    if request.firth and against_intercept is not None:
+        statistics = statistics.of_penalized_likelihood(against_intercept)
     tests = None
     if request.tests:
         tests = tuple(drop_term(likelihood, found, term) for term in design.terms if term.positions)
@@ -452,6 +455,7 @@ def _standardization(problem: Problem, facts: DataFacts, rows: RowSource) -> Coo
     if not any(column.keeps_scale for column in facts.columns):
         return problem.model
     kept = torch.cat([torch.full((column.num_features,), column.keeps_scale) for column in facts.columns])
+    kept = kept[: facts.num_coef]
     measured = drive(request_pass(ColumnMoments(problem)), rows)
     return Coordinates(*(torch.where(kept, *pair) for pair in zip(measured, problem.model, strict=True)))
 
@@ -459,6 +463,7 @@ def _standardization(problem: Problem, facts: DataFacts, rows: RowSource) -> Coo
 def _start(trained: TrainedModel, design: Design, facts: DataFacts, mean: Tensor, std: Tensor) -> Tensor:
     """The checkpoint's parameters (M, P) by standardized features."""
     coef, intercept = trained.module.model.in_source_units()
+    coef = coef[:, : facts.num_coef]
     parameters = design.of_point(torch.cat([coef, intercept.unsqueeze(1)], dim=1), facts)
     standardized: Tensor = torch.linalg.solve(to_source_units(design, mean, std), parameters.T)
     return standardized.T

@@ -14,7 +14,7 @@ from torch import Tensor
 from logreg.config import SETTINGS
 from logreg.constraints import check, number
 from logreg.csr import StandardizedRows, converted, is_sparse
-from logreg.errors import DivergedError
+from logreg.errors import ConfigError, DivergedError
 from logreg.evaluation.scores import Scores, SplitScorer
 from logreg.evaluation.temperature import Calibration
 from logreg.facts import Batch, DataFacts, Split
@@ -31,7 +31,7 @@ from logreg.optimality.certificate import (
     objective_in_words,
     problem_of,
 )
-from logreg.rows import RowSource, logit_rows, parts, row_weights
+from logreg.rows import RowSource, logit_rows, parts, row_weights, with_offset_apart
 from logreg.solvers.arguments import check_classes
 from logreg.solvers.bounds import GOOD_RELATIVE_GAP, forms_hessian, has_many_coupled_outputs
 from logreg.solvers.fit import EXACT, bound_of, choose_optimizer
@@ -141,6 +141,12 @@ class LogisticModule(pl.LightningModule):
         self.facts = facts
         self.objective = Objective(resolve_loss(loss, link, facts), reduction, l2, l1)
         num_outputs = self.objective.row_loss.num_outputs(facts.num_classes)
+        if facts.largest_offset is not None and num_outputs > 1:
+            name, advice = facts.columns[-1].name, "loss=bce" if facts.is_binary else "dataset.classes, for two of them"
+            raise ConfigError(
+                f"`dataset.offset={name}` must go with one logit, that of two classes, got {num_outputs} with "
+                f"loss={self.objective.loss}. Set {advice}, or leave dataset.offset out."
+            )
         self.dtype_of_arithmetic = DTYPES[precision]
         self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
         problem = self.problem(torch.device("cpu"), num_outputs)
@@ -268,6 +274,7 @@ class LogisticModule(pl.LightningModule):
     def training_step(self, block: Batch, batch_idx: int) -> None:
         """Makes one optimizer step for each batch of a block, or adds the block to the pass of an exact optimizer."""
         with torch.no_grad():
+            block = with_offset_apart(block) if self.model.has_offset else block
             if self.is_stochastic_now:
                 self._walk_through(block)
             else:
@@ -304,15 +311,16 @@ class LogisticModule(pl.LightningModule):
         targets = one_vs_rest(block.labels, len(model.intercept), dtype).T.contiguous().T
         logits = torch.empty_like(targets)
         weights = row_weights(block, self.facts.class_weight, dtype)
+        offset = None if block.offset is None else block.offset.to(dtype)
         batches = features.split(size), targets.split(size), logits.split(size)
-        batch_weights = [None] * len(batches[0]) if weights is None else weights.split(size)
+        extras = [[None] * len(batches[0]) if one is None else one.split(size) for one in (weights, offset)]
         mean_weight = self.facts.mean_weight
-        for x, y, z, weight in zip(*batches, batch_weights, strict=True):
+        for x, y, z, weight, known in zip(*batches, *extras, strict=True):
             if isinstance(x, Tensor) and x.dtype == torch.uint8:  # a batch stays in the cache, a block would not
                 x = self._standardized(x)
             share = (of_rows or len(y)) / rows
             self.objective.gradient_(
-                x, y, model.coef, model.intercept, share, z, weight, mean_weight, of_rows, is_first
+                x, y, model.coef, model.intercept, share, z, weight, mean_weight, of_rows, is_first, known
             )
             if is_last:
                 self._step(self._optimizer)

@@ -117,7 +117,7 @@ def learn_encoding(
         alone = len(faults) == 1
         raise DataError(faults[0].problem if alone else _all_refused(faults, len(faults) < len(profiles), columns))
     kept = [profile.column for profile in profiles if profile.column is not None]
-    if not kept:
+    if all(column.is_offset for column in kept):
         raise DataError(
             f"`{columns.key('dataset.features')}` must leave a column that varies over train, got none "
             f"[in {columns.source}]."
@@ -198,7 +198,7 @@ def learn_stored_form(
     numbers = [
         (start, column)
         for start, column in zip(starts, encoding, strict=False)
-        if column.kind == "number" and not column.constant
+        if column.kind == "number" and not (column.constant or column.is_offset)
     ]
 
     def measure(part: Sequence[tuple[int, Column]]) -> list[tuple[int, Column]]:
@@ -275,6 +275,8 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
     impute = fill if anywhere else ()
     if series.problem and series.kind == "none":
         return replace(found, remedies=(("dataset.drop", series.name),))
+    if series.name == columns.offset:
+        return replace(found, column=Column(series.name, "number", is_offset=True))
     if series.name in columns.text:
         try:
             return replace(found, column=learn_text(series, chosen, columns), is_text=True)

@@ -21,6 +21,7 @@ from logreg.csr import converted, is_sparse
 from logreg.facts import Batch
 from logreg.losses import one_vs_rest
 from logreg.rows import RowSource, logit_rows, part_rows, parts, row_weights, sparse_part_rows
+from logreg.solvers.kernels import affine
 from logreg.solvers.passes.reduction import Accumulators, Processes
 from logreg.solvers.problem import Coordinates, Problem
 
@@ -40,11 +41,18 @@ class PreparedRows(NamedTuple):
     """Shape (n, 1)."""
     outputs: int
     """K."""
+    offset: Tensor | None = None
+    """Shape (n, 1)."""
 
     @property
     def targets(self) -> Tensor:
         """Shape (n, K); computed at each access, since many passes do not use targets."""
         return one_vs_rest(self.labels, self.outputs, self.features.dtype)
+
+    def logits(self, coef: Tensor, intercept: Tensor) -> Tensor:
+        """Logits (n, K) of coef (K, D) and intercept (K,), with the offset of each row."""
+        logits = affine(self.features, coef, intercept)
+        return logits if self.offset is None else logits.add_(self.offset)
 
 
 Result = TypeVar("Result")
@@ -116,7 +124,8 @@ class Pass(Generic[Result]):
             features = (features - self._shift[0]).mul_(self._shift[1])
         weights = row_weights(block, self.problem.class_weight, self.dtype)
         weights = None if weights is None else weights.unsqueeze(1)
-        self.accumulate(PreparedRows(features, block.labels, weights, self.problem.num_outputs))
+        offset = None if block.offset is None else block.offset.to(self.dtype).unsqueeze(1)
+        self.accumulate(PreparedRows(features, block.labels, weights, self.problem.num_outputs, offset))
 
     def accumulate(self, rows: PreparedRows) -> None:
         """Adds the contribution of these rows to the accumulators."""
