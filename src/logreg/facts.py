@@ -47,6 +47,13 @@ class Batch(NamedTuple):
     """Known term of each row's logit, shape (N,), where it is apart from the features; ``None`` for none, and where it
     is the last of them (`logreg.rows.with_offset_apart`)."""
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The rows on a device."""
+        features, labels, *others = (None if one is None else one.to(device, non_blocking=non_blocking) for one in self)
+        assert features is not None
+        assert labels is not None
+        return Batch(features, labels, *others)
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -271,6 +278,11 @@ class DataFacts:
     """Changed copies of each train row, which ``rows`` counts too; 0 with ``augment`` where each epoch draws anew."""
     largest_offset: float | None = None
     """Largest absolute offset of a train row; ``None`` without an offset, which else is the last feature."""
+
+    @property
+    def offset(self) -> str:
+        """Name of the column that is the offset; empty without one."""
+        return "" if self.largest_offset is None else self.feature_names[-1]
 
     @property
     def num_coef(self) -> int:

@@ -92,8 +92,11 @@ def chosen_rows(block: Batch, which: Tensor | slice) -> Batch:
 
 
 def joined(blocks: Sequence[Batch]) -> Batch:
-    """Dense blocks as one."""
-    return Batch(*(None if part[0] is None else torch.cat(part) for part in zip(*blocks, strict=True)))
+    """Dense blocks as one; all of them have weights and offsets, or none."""
+    features, labels, *others = zip(*blocks, strict=True)
+    return Batch(
+        torch.cat(features), torch.cat(labels), *(None if one[0] is None else torch.cat(one) for one in others)
+    )
 
 
 def part_rows(features: int, dtype: torch.dtype) -> int:

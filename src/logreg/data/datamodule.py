@@ -324,9 +324,7 @@ class TensorDataModule(pl.LightningDataModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a block; Lightning's way to find its tensors takes as long as a batch of a small table."""
         overlaps = device.type == "cuda"  # the others would read the copy before it is there
-        features, labels = (part.to(device, non_blocking=overlaps) for part in (batch.features, batch.labels))
-        weight = batch.sample_weight
-        return Batch(features, labels, None if weight is None else weight.to(device, non_blocking=overlaps))
+        return batch.to(device, non_blocking=overlaps)
 
     def blocks(self, split: Split) -> DataLoader[Batch]:
         """All rows of a split in order, block by block; blocks are small enough for a number for each class."""
@@ -395,8 +393,7 @@ class TensorDataModule(pl.LightningDataModule):
             split: One of ``splits``.
             positions: Positions in the split, counted from 0, shape (n,).
         """
-        rows = self._blocks(split)[torch.as_tensor(positions, dtype=torch.int64)]
-        return Batch(*(None if part is None else part.cpu() for part in rows))
+        return self._blocks(split)[torch.as_tensor(positions, dtype=torch.int64)].to("cpu")
 
     def feature_reader(self, split: Split) -> FeatureReader:
         """Random access to the features of a split in full precision, whatever the type of the blocks; no offset."""

@@ -27,5 +27,5 @@ class SplitRows(BlockedRows):
             self.block_rows = sparse_block_rows(dataset.features.shape[0], nonzeros, self.num_features)
 
     def _block(self, positions: slice) -> Batch:
-        block = Batch(*(None if part is None else part.to(self._device) for part in self._dataset[positions]))
+        block = self._dataset[positions].to(self._device)
         return with_offset_apart(block) if self._has_offset else block

@@ -134,7 +134,7 @@ def certify(request: CertifyRequest) -> CoefficientCertificate:
     found = CoefficientCertificate(
         coefficients=shown(request.checkpoint or request.coef or Path()),
         data=facts.title,
-        objective=objective_in_words(objective, outputs, facts.mean_weight != 1, model.has_intercept),
+        objective=objective_in_words(objective, outputs, facts.mean_weight != 1, model.has_intercept, facts.offset),
         features=penalized,
         stated=" ".join(f"{key}={value:g}" for key, value in request.penalty.items()),
         classes=facts.class_names,

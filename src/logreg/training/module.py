@@ -142,10 +142,10 @@ class LogisticModule(pl.LightningModule):
         self.objective = Objective(resolve_loss(loss, link, facts), reduction, l2, l1)
         num_outputs = self.objective.row_loss.num_outputs(facts.num_classes)
         if facts.largest_offset is not None and num_outputs > 1:
-            name, advice = facts.columns[-1].name, "loss=bce" if facts.is_binary else "dataset.classes, for two of them"
+            advice = "Set loss=bce" if facts.is_binary else "Choose two classes with dataset.classes=[...]"
             raise ConfigError(
-                f"`dataset.offset={name}` must go with one logit, that of two classes, got {num_outputs} with "
-                f"loss={self.objective.loss}. Set {advice}, or leave dataset.offset out."
+                f"`dataset.offset={facts.offset}` must go with one logit, that of two classes, got {num_outputs} with "
+                f"loss={self.objective.loss}. {advice}, or leave dataset.offset out."
             )
         self.dtype_of_arithmetic = DTYPES[precision]
         self.tolerance, self.seed, self.has_intercept = tolerance, seed, intercept
@@ -435,7 +435,11 @@ class LogisticModule(pl.LightningModule):
                     known = bound_by_solution(problem, self.point_of(problem), rows, known, accuracy=0.1, most=most)
         self.certificate = Certificate(
             objective=objective_in_words(
-                self.objective, len(self.model.intercept), self.facts.mean_weight != 1, self.has_intercept
+                self.objective,
+                len(self.model.intercept),
+                self.facts.mean_weight != 1,
+                self.has_intercept,
+                self.facts.offset,
             ),
             value=known.value,
             gap=known.gap,
