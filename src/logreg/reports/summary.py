@@ -187,7 +187,7 @@ def _dataset(result: RunResult) -> DatasetSummary:
         name=facts.name,
         source=facts.source,
         rows=facts.rows,
-        features=facts.num_features,
+        features=facts.num_coef,
         classes=facts.class_names[:MAX_LISTED_CLASSES],
         class_weight=(dict([weights[0], weights[-1]] if many else weights) if weights else None),
         backbone=facts.backbone or None,
