@@ -93,8 +93,9 @@ keys
 
 The output has the kept columns (of images their file), `predicted`, and for each class a column of probabilities under
 the class's name; of more than {MAX_PROBABILITY_COLUMNS:,} classes, a table has the {NUM_TOP} most probable ones of each
-row, `top 1`, `p(top 1)` and so on.  With interval=, columns `<class> low` and `<class> high` follow.
-Rows are read, predicted and written in blocks, so a file may be larger than the memory.  A level that the model does not know counts as none, and such rows are counted.
+row, `top 1`, `p(top 1)` and so on.  With interval=, columns `<class> low` and `<class> high` follow.  Rows are read,
+predicted and written in blocks, so a file may be larger than the memory.  A level that the model does not know counts
+as none, and such rows are counted.
 """
 
 

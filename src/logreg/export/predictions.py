@@ -110,8 +110,8 @@ class _Tables:
 class _Npz:
     """Arrays ``probabilities`` (N, C), ``predicted`` (N,) positions in ``classes`` (C,), and the kept columns as text.
 
-    Limits of the probabilities, where there are any, are in ``low`` and ``high``, (N, C).  Each array grows in a temporary
-    file beside the output, since its length is known only at the end.
+    Limits of the probabilities, where there are any, are in ``low`` and ``high``, (N, C).  Each array grows in a
+    temporary file beside the output, since its length is known only at the end.
     """
 
     def __init__(
