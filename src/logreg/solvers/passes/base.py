@@ -160,6 +160,16 @@ class Pass(Generic[Result]):
         coef = point[:, :-1] / scale
         return coef.to(self.dtype), (point[:, -1] - coef @ center).to(self.dtype)
 
+    def frame_change(self) -> Tensor:
+        """The matrix T (D + 1, D + 1) with x = T' x', from the features x' that `accumulate` gets to the coordinates.
+
+        Both have a 1 for the intercept, so that a sum of products of rows is T' (sum of x' x'') T.
+        """
+        center, scale = self._fold
+        change = torch.diag(torch.cat([1 / scale, scale.new_ones(1)]))
+        change[-1, :-1] = -center / scale  # x_j = x'_j / scale_j - center_j / scale_j * 1
+        return change
+
     def moments(self, of_features: Tensor, of_ones: Tensor) -> Tensor:
         """Sums over rows in the coordinates of the pass, (K, D + 1).
 

@@ -229,10 +229,7 @@ class Evaluate(Pass[Derivatives]):
 
     def _in_frame(self, hessian: Tensor) -> Tensor:
         """The Hessian by raw features -> the Hessian by these coordinates: T' H T, where x = T' x_raw."""
-        d = self.problem.num_features
-        center, scale = self._fold
-        change = torch.diag(torch.cat([1 / scale, scale.new_ones(1)]))
-        change[d, :d] = -center / scale  # x_j = x_raw_j / scale_j - center_j / scale_j * 1
+        change = self.frame_change()
         if not self.problem.coupled:
             return change.T @ hessian @ change
         return torch.einsum("kalb,ai,bj->kilj", hessian, change, change)
