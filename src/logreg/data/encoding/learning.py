@@ -268,6 +268,8 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
         used: Numbers of the rows of all splits; ``None`` for all.
         columns: The table, for its settings.
     """
+    if series.name == columns.offset:  # `encode` refuses one that is not a number in every row
+        return ColumnProfile(series, Column(series.name, "number", is_offset=True))
     missing = series.is_missing()
     anywhere = int(missing.sum() if used is None else missing[used].sum())
     in_train = int(missing[chosen].sum()) if anywhere else 0
@@ -276,8 +278,6 @@ def _profile(series: Series, chosen: Values, used: Values | None, columns: Colum
     impute = fill if anywhere else ()
     if series.problem and series.kind == "none":
         return replace(found, remedies=(("dataset.drop", series.name),))
-    if series.name == columns.offset:
-        return replace(found, column=Column(series.name, "number", is_offset=True))
     if series.name in columns.text:
         try:
             return replace(found, column=learn_text(series, chosen, columns), is_text=True)

@@ -184,7 +184,7 @@ class Evaluate(Pass[Derivatives]):
         if self._change is None:
             return rows.logits(self._coef, self._intercept)
         logits, change = affine(rows.features, self._coef, self._intercept).chunk(2, dim=1)
-        logits = logits if rows.offset is None else logits + rows.offset
+        logits = logits if rows.offset is None else logits.add_(rows.offset)
         if rows.weights is not None:
             change = torch.where(rows.weights > 0, change, 0.0)
         most = (change.amax(1) - change.amin(1)).max() if self.problem.coupled else change.abs().amax(0)

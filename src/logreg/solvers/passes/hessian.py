@@ -91,7 +91,7 @@ class HessianProduct(Pass[Tensor]):
         curvature = None if self._first else self._known.read(labels)
         if curvature is None:
             change, logits = affine(features, *self._both).chunk(2, dim=1)
-            logits = logits if rows.offset is None else logits + rows.offset
+            logits = logits if rows.offset is None else logits.add_(rows.offset)
             curvature = self.problem.loss.curvature_at(logits, labels)
         else:
             change = affine(features, *self._along)
